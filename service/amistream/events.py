@@ -1,0 +1,121 @@
+"""What a job tells while it lives: its states, its progress and its end. Published by the socket API as JSON.
+
+The transitions between states stand here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class State(StrEnum):
+    """A job's state; the last five are ends."""
+
+    QUEUED = "queued"
+    CHECKING = "checking"
+    BUNDLING = "bundling"
+    COMMITTING = "committing"
+    REGISTERING = "registering"
+    DONE = "done"
+    REFUSED = "refused"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        return not TRANSITIONS[self]
+
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.QUEUED: frozenset({State.CHECKING, State.CANCELLED, State.FAILED}),
+    State.CHECKING: frozenset({State.BUNDLING, State.REFUSED, State.CANCELLED, State.FAILED}),
+    State.BUNDLING: frozenset({State.COMMITTING, State.CANCELLED, State.FAILED}),
+    State.COMMITTING: frozenset({State.REGISTERING, State.DONE, State.CANCELLED, State.FAILED}),
+    State.REGISTERING: frozenset({State.DONE, State.CANCELLED, State.FAILED}),
+    State.DONE: frozenset(),
+    State.REFUSED: frozenset(),
+    State.FAILED: frozenset(),
+    State.CANCELLED: frozenset(),
+}
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StageProgress(_Model):
+    """One stage of the data path so far."""
+
+    name: str
+    bytes_in: int = Field(description="bytes that entered the stage")
+    bytes_out: int = Field(description="bytes that left it")
+    busy_s: float = Field(description="seconds of work, summed over its threads or uploads")
+    waiting_s: float = Field(description="seconds that work stood before it because it was taken")
+
+
+class Progress(_Model):
+    """The whole data path so far. Rates are bytes per second of the volume."""
+
+    bytes_total: int = Field(description="size of the volume")
+    bytes_done: int = Field(description="bytes of the volume read so far")
+    parts_made: int
+    parts_stored: int
+    bytes_stored: int
+    elapsed_s: float
+    rate: float = Field(description="bytes of the volume per second over the last seconds")
+    eta_s: float | None = Field(description="seconds left, or null when not known yet")
+    bottleneck: str | None = Field(description="the stage that limits now, or null when not known yet")
+    stages: tuple[StageProgress, ...]
+
+
+class ErrorBody(_Model):
+    """Why a job or a request failed: what happened, what to do, and which input is at fault."""
+
+    code: str
+    message: str
+    hint: str = ""
+    field: str = ""
+
+
+class JobResult(_Model):
+    """What a finished job made."""
+
+    manifest: str = Field(description="s3://bucket/key or path of the manifest")
+    image_id: str | None = Field(description="the AMI's id, or null when it was not registered")
+    image_name: str | None
+    region: str | None
+    image_size: int = Field(description="bytes of the volume")
+    bundled_size: int = Field(description="bytes of all parts")
+    parts: int
+    digest: str = Field(description="SHA-1 of the tar archive, hex: image/digest of the manifest")
+    elapsed_s: float
+    cpu_s: float = Field(description="CPU seconds of the whole process while the job ran")
+    stages: tuple[StageProgress, ...]
+
+
+class JobView(_Model):
+    """A job as the API shows it."""
+
+    id: str
+    state: State
+    source: str
+    destinations: tuple[str, ...]
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    progress: Progress | None
+    notices: tuple[str, ...] = Field(description="things worth knowing that did not stop the job")
+    result: JobResult | None
+    error: ErrorBody | None
+
+
+class Event(_Model):
+    """One server-sent event: `state` and `progress` carry the whole job, so that a reader may join at any time."""
+
+    id: int
+    type: Literal["state", "progress", "notice"]
+    job: JobView

@@ -1,0 +1,122 @@
+"""One job's record: its state, what it tells subscribers, and what it ended with. It does no work itself.
+
+State and notice events are kept and reach every subscriber in order; of progress only the newest is kept, so that a slow
+subscriber costs nothing and never holds the job up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Literal
+
+from amistream.errors import AmistreamError
+from amistream.events import TRANSITIONS, ErrorBody, Event, JobResult, JobView, Progress, State
+from amistream.jobs.request import JobRequest
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Job:
+    """Owned by one event loop. `cancel_requested` tells a wanted cancel from one that comes from outside."""
+
+    def __init__(self, request: JobRequest) -> None:
+        self.request = request
+        self.created_at = _now()
+        self.id = f"{self.created_at:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        self.state = State.QUEUED
+        self.started_at: datetime | None = None
+        self.ended_at: datetime | None = None
+        self.progress: Progress | None = None
+        self.result: JobResult | None = None
+        self.error: ErrorBody | None = None
+        self.notices: tuple[str, ...] = ()
+        self.cancel_requested = False
+        self.ended = asyncio.Event()
+        self._serial = 0
+        self._kept: list[Event] = []
+        self._newest_progress: Event | None = None
+        self._changed = asyncio.Event()
+        self._keep("state")
+
+    def view(self) -> JobView:
+        return JobView(
+            id=self.id,
+            state=self.state,
+            source=self.request.source,
+            destinations=self.request.destinations,
+            created_at=self.created_at,
+            started_at=self.started_at,
+            ended_at=self.ended_at,
+            progress=self.progress,
+            notices=self.notices,
+            result=self.result,
+            error=self.error,
+        )
+
+    def move(self, state: State) -> None:
+        """Enter `state`; a transition that the table does not hold is a bug and raises ValueError."""
+        if state not in TRANSITIONS[self.state]:
+            raise ValueError(f"no way from {self.state} to {state}")
+        self.state = state
+        if self.started_at is None and state is not State.CANCELLED:
+            self.started_at = _now()
+        if state.ended:
+            self.ended_at = _now()
+        self._keep("state")
+        if state.ended:
+            self.ended.set()
+
+    def finish(self, result: JobResult) -> None:
+        self.result = result
+        self.move(State.DONE)
+
+    def fail(self, error: AmistreamError, state: State = State.FAILED) -> None:
+        self.error = ErrorBody(**error.as_dict())
+        self.move(state)
+
+    def note(self, text: str) -> None:
+        self.notices = (*self.notices, text)
+        self._keep("notice")
+
+    def report(self, progress: Progress) -> None:
+        self.progress = progress
+        self._newest_progress = self._event("progress")
+        self._wake()
+
+    async def events(self, after: int = 0) -> AsyncIterator[Event]:
+        """Yield the events numbered above `after`, from the past on, until the job has ended."""
+        position = 0
+        while True:
+            changed = self._changed
+            ended = self.state.ended
+            while position < len(self._kept):
+                event = self._kept[position]
+                position += 1
+                if event.id > after:
+                    after = event.id
+                    yield event
+            if ended:
+                return
+            newest = self._newest_progress
+            if newest is not None and newest.id > after:
+                after = newest.id
+                yield newest
+            elif changed is self._changed:
+                await changed.wait()
+
+    def _event(self, kind: Literal["state", "progress", "notice"]) -> Event:
+        self._serial += 1
+        return Event(id=self._serial, type=kind, job=self.view())
+
+    def _keep(self, kind: Literal["state", "notice"]) -> None:
+        self._kept.append(self._event(kind))
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

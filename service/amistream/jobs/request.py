@@ -1,0 +1,162 @@
+"""What a client may ask for: the body of `POST /v1/jobs`, and what `amistream bundle` sends.
+
+Everything that can be judged from the words alone is judged here; what needs the disk, keys or AWS is judged by `preflight`.
+A field that is absent (None) takes the daemon's setting of the same name.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+from amistream.errors import UsageError
+from amistream.settings import Acl, PartSize
+
+PREFIX_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,79}$"
+BUCKET_PATTERN = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+KEY_PREFIX_PATTERN = re.compile(r"[A-Za-z0-9!_.*'()/-]*")
+AMI_NAME_PATTERN = r"^[A-Za-z0-9()\[\] ./'@_-]{3,128}$"
+DEVICE_PATTERN = re.compile(r"(/dev/)?(sd|hd)[a-z][0-9]{0,2}")
+VIRTUAL_PATTERN = re.compile(r"ami|root|swap|ephemeral([0-9]|1[0-9]|2[0-3])")
+
+
+def _check_destination(value: str) -> str:
+    if value.startswith("s3://"):
+        bucket, _, key = value.removeprefix("s3://").partition("/")
+        if not BUCKET_PATTERN.fullmatch(bucket):
+            raise ValueError(f"{bucket!r} is not a bucket name; write s3://BUCKET or s3://BUCKET/KEY/PREFIX")
+        if not KEY_PREFIX_PATTERN.fullmatch(key) or "//" in key or key.startswith("/"):
+            raise ValueError("a key prefix holds letters, digits and !_.*'()/- only, and no empty step (//)")
+        return value.rstrip("/")
+    if not value.startswith("/"):
+        raise ValueError("write s3://BUCKET[/KEY/PREFIX] or an absolute directory")
+    return value
+
+
+def _check_absolute(value: str) -> str:
+    if not value.startswith("/") or "\0" in value:
+        raise ValueError("write an absolute path")
+    return value
+
+
+def _check_account(value: str) -> str:
+    digits = value.replace("-", "")
+    if not re.fullmatch("[0-9]{12}", digits):
+        raise ValueError("an AWS account id has 12 digits, with or without dashes")
+    return digits
+
+
+def _check_mappings(value: dict[str, str]) -> dict[str, str]:
+    for virtual, device in value.items():
+        if not VIRTUAL_PATTERN.fullmatch(virtual):
+            raise ValueError(f"{virtual!r} is not a virtual name; use ami, root, swap or ephemeral0 to ephemeral23")
+        if not DEVICE_PATTERN.fullmatch(device):
+            raise ValueError(
+                f"{device!r} is not a device name that EC2 takes in a manifest; use sdb or sda1 "
+                "(xvdb is called sdb there)"
+            )
+    return value
+
+
+AbsolutePath = Annotated[str, AfterValidator(_check_absolute)]
+
+
+class JobRequest(BaseModel):
+    """One volume to bundle, where to, and whether and how to register it. Unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: AbsolutePath = Field(description="image file or block device")
+    destinations: tuple[Annotated[str, AfterValidator(_check_destination)], ...] = Field(
+        min_length=1, max_length=1, description="s3://bucket[/key/prefix] or an absolute directory"
+    )
+    prefix: str | None = Field(None, pattern=PREFIX_PATTERN, description="start of every object name")
+    architecture: Literal["i386", "x86_64", "arm64"] | None = None
+    account: Annotated[str, AfterValidator(_check_account)] | None = Field(None, description="12 digits")
+    certificate: AbsolutePath | None = Field(None, description="user's X.509 certificate, PEM")
+    private_key: AbsolutePath | None = Field(None, description="user's RSA private key, PEM")
+    ec2_certificate: AbsolutePath | None = Field(None, description="EC2's X.509 certificate, PEM")
+    region: str | None = Field(None, pattern=r"^[a-z]{2,3}(-[a-z]+)+-[0-9]+$")
+    endpoint_url: str | None = Field(None, pattern=r"^https?://[^\s/]+/?$", description="S3, EC2 and STS endpoint")
+    acl: Acl | None = None
+
+    register_image: bool | None = Field(
+        None, description="register the AMI; default: yes for S3, no for a directory"
+    )
+    ami_name: str | None = Field(None, pattern=AMI_NAME_PATTERN, description="default: PREFIX and the time")
+    description: str | None = Field(None, max_length=255)
+    virtualization: Literal["hvm", "paravirtual"] = "hvm"
+    kernel: str | None = Field(None, pattern="^aki-[0-9a-f]{8,17}$")
+    ramdisk: str | None = Field(None, pattern="^ari-[0-9a-f]{8,17}$")
+    sriov: bool = Field(False, description="enhanced networking with the Intel 82599 interface")
+    ena: bool = Field(False, description="enhanced networking with ENA")
+    block_device_mappings: Annotated[dict[str, str], AfterValidator(_check_mappings)] = Field(
+        default_factory=dict, description="virtual name to device, as {'ephemeral0': 'sdb'}"
+    )
+    product_codes: tuple[Annotated[str, Field(pattern="^[A-Za-z0-9]{1,64}$")], ...] = ()
+    ancestors: tuple[Annotated[str, Field(pattern="^ami-[0-9a-f]{8,17}$")], ...] = ()
+    tags: dict[Annotated[str, Field(min_length=1, max_length=128)], Annotated[str, Field(max_length=256)]] = Field(
+        default_factory=dict, max_length=50
+    )
+    inherit: bool = Field(
+        False, description="take mapping, kernel, ramdisk, product codes and ancestors from this instance's metadata"
+    )
+
+    part_size: PartSize | None = Field(None, description="bytes, or text like 10MiB")
+    upload_concurrency: PositiveInt | None = Field(None, le=64)
+    compress: Annotated[str, Field(pattern="^(fast|balanced|small|[1-9])$")] | None = None
+    workers: PositiveInt | None = Field(None, le=256)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.virtualization == "paravirtual" and (self.sriov or self.ena):
+            raise ValueError("sriov and ena need virtualization hvm")
+        if self.virtualization == "hvm" and (self.kernel or self.ramdisk):
+            raise ValueError("kernel and ramdisk need virtualization paravirtual")
+        if self.registers and self.directory:
+            raise ValueError("EC2 registers from S3 only; leave register_image out for a directory")
+        if not self.registers and (self.ami_name or self.tags or self.description):
+            raise ValueError("ami_name, description and tags need register_image")
+        return self
+
+    @property
+    def destination(self) -> str:
+        return self.destinations[0]
+
+    @property
+    def directory(self) -> bool:
+        return not self.destination.startswith("s3://")
+
+    @property
+    def registers(self) -> bool:
+        return (not self.directory) if self.register_image is None else self.register_image
+
+    def image_name(self, prefix: str, now: datetime) -> str:
+        """The AMI's name: as asked, else the prefix and the time in UTC."""
+        return self.ami_name or f"{prefix} {now:%Y-%m-%d %H.%M.%S}"
+
+
+def parse_request(values: dict[str, Any]) -> JobRequest:
+    """Make a request, or raise `UsageError` that names the first field at fault in a person's words."""
+    try:
+        return JobRequest.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        field = str(first["loc"][0]) if first["loc"] else ""
+        reason = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            raise UsageError(
+                "request.unknown_field",
+                f"cannot take the request: there is no field {field!r}",
+                hint="GET /v1/openapi.json lists the fields; check the spelling",
+                field=field,
+            ) from None
+        raise UsageError(
+            "request.invalid",
+            f"cannot take the request: {field + ': ' if field else ''}{reason}",
+            hint="`amistream bundle --help` and GET /v1/openapi.json say what each field takes",
+            field=field,
+        ) from None

@@ -1,0 +1,179 @@
+"""Every setting of the service, once: its default, its unit and where the default comes from.
+
+Sources, the first wins: arguments, `AMISTREAM_*` variables, the TOML file, the defaults here. AWS credentials are never
+settings: they come from the SDK's provider chain. `config/amistream.toml` shows every field; a test keeps the two alike.
+
+The memory ceiling is a formula of these settings (`memory_ceiling`) and does not depend on the volume's size.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, ByteSize, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from amistream.errors import UsageError
+from amistream.values import GIB, KIB, MIB
+
+DEFAULT_CONFIG = Path("/etc/amistream/amistream.toml")
+PROCESS_BASELINE = 90 * MIB
+"""Measured: the daemon's RSS with its SDK models loaded and no job, rounded up."""
+
+
+class OnStop(StrEnum):
+    """What the first SIGTERM does with running jobs; a second one always cancels them."""
+
+    FINISH = "finish"
+    CANCEL = "cancel"
+
+
+class LogFormat(StrEnum):
+    JSON = "json"
+    TEXT = "text"
+
+
+class Acl(StrEnum):
+    """The canned ACLs under which EC2 can read a bundle."""
+
+    AWS_EXEC_READ = "aws-exec-read"
+    PUBLIC_READ = "public-read"
+
+
+def check_part_size(size: ByteSize) -> ByteSize:
+    """A part size is a whole number of KiB: cipher blocks then never straddle a part's end."""
+    if size < 16 * KIB or size > 5 * GIB or size % KIB:
+        raise ValueError("a part is 16KiB to 5GiB and a whole number of KiB")
+    return size
+
+
+PartSize = Annotated[ByteSize, AfterValidator(check_part_size)]
+
+
+class Settings(BaseSettings):
+    """Read-only once made. Names end in their unit: `_s` seconds; sizes are bytes and may be written `10MiB`."""
+
+    model_config = SettingsConfigDict(env_prefix="AMISTREAM_", frozen=True, extra="forbid")
+
+    # The daemon.
+    socket: Path = Field(Path("/run/amistream/amistream.sock"), description="Unix socket of the API")
+    socket_group: str = Field("", description="group that may connect; empty: root and the daemon's user only")
+    state_dir: Path = Field(Path("/var/lib/amistream"), description="where a generated user key is kept (0700)")
+    max_jobs: PositiveInt = Field(2, description="jobs that run at once; the others wait. Guess")
+    max_queued: PositiveInt = Field(100, description="jobs that may wait; more are refused. Guess")
+    on_stop: OnStop = Field(OnStop.FINISH, description="what SIGTERM does with running jobs")
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="least severe level logged")
+    log_format: LogFormat = Field(LogFormat.JSON, description="json for machines, text for people")
+
+    # The bundle.
+    prefix: str = Field("image", description="name of the image inside the bundle and start of every object name")
+    architecture: str = Field("x86_64", pattern="^(i386|x86_64|arm64)$", description="of the image's kernel")
+    part_size: PartSize = Field(ByteSize(10 * MIB), description="size of a part; what the AMI tools use")
+    block_size: ByteSize = Field(
+        ByteSize(2 * MIB), ge=64 * KIB, le=64 * MIB, description="bytes handed from stage to stage. Measured: 2 to 4 MiB"
+    )
+    workers: PositiveInt | None = Field(None, description="compute threads; default: one per core. Measured")
+    compress: str = Field(
+        "fast", pattern="^(fast|balanced|small|[1-9])$", description="fast, balanced, small or a level 1 to 9"
+    )
+    max_image_size: ByteSize = Field(ByteSize(10 * GIB), description="largest volume taken. AWS limit")
+
+    # Identity.
+    account: str = Field("", description="AWS account id; default: asked of STS")
+    certificate: Path | None = Field(None, description="user's X.509 certificate, PEM")
+    private_key: Path | None = Field(None, description="user's RSA private key, PEM")
+    ec2_certificates: dict[str, Path] = Field(
+        default_factory=dict, description="EC2's certificate per region; the key 'default' serves the rest"
+    )
+
+    # AWS.
+    region: str = Field("", description="default: the bucket's region, AWS_REGION, or the SDK's configuration")
+    endpoint_url: str = Field("", description="S3, EC2 and STS endpoint for tests and compatible clouds")
+    acl: Acl = Field(Acl.AWS_EXEC_READ, description="canned ACL sent with every object")
+    sign_payload: bool = Field(False, description="true: hash every body for its signature, as some bucket policies ask")
+
+    # Upload.
+    upload_concurrency: PositiveInt = Field(6, le=64, description="parts in flight. Guess, to be tuned")
+    upload_attempts: PositiveInt = Field(6, description="tries for one request, the first included. Guess")
+    backoff_base_s: PositiveFloat = Field(0.5, description="first retry's longest delay, doubled each time. Guess")
+    backoff_cap_s: PositiveFloat = Field(20.0, description="longest delay between two tries. Guess")
+    stall_timeout_s: PositiveFloat = Field(
+        30.0, description="an attempt in which nothing moves for this long is given up. Guess"
+    )
+    multipart_threshold: ByteSize = Field(
+        ByteSize(64 * MIB), ge=5 * MIB, description="parts larger than this go up as S3 multipart uploads"
+    )
+    multipart_chunk: ByteSize = Field(
+        ByteSize(16 * MIB), ge=5 * MIB, le=5 * GIB, description="chunk of a multipart upload. AWS: 5 MiB at least"
+    )
+    multipart_concurrency: PositiveInt = Field(3, description="chunks of one part in flight. Guess")
+
+    # Registration.
+    register_timeout_s: PositiveFloat = Field(900.0, description="how long to wait for the AMI to be available")
+    register_poll_s: PositiveFloat = Field(3.0, description="pause between two looks at the AMI's state")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put the environment over what `load` read from the file and hands in as arguments."""
+        del settings_cls, dotenv_settings, file_secret_settings
+        return env_settings, init_settings
+
+    def worker_count(self) -> int:
+        """Compute threads: as set, else one per core this process may use."""
+        return self.workers or len(os.sched_getaffinity(0))
+
+
+def load(config: Path | None = None, **overrides: Any) -> Settings:
+    """Read the settings from `config` (default: /etc/amistream/amistream.toml where it exists) and the environment.
+
+    `overrides` that are not None win over everything. Raises `UsageError` naming the file or variable at fault.
+    """
+    named = config or (Path(os.environ["AMISTREAM_CONFIG"]) if os.environ.get("AMISTREAM_CONFIG") else None)
+    path = named or DEFAULT_CONFIG
+    values: dict[str, Any] = {}
+    if named is not None or path.exists():
+        try:
+            values = tomllib.loads(path.read_text())
+        except OSError as error:
+            raise UsageError(
+                "settings.unreadable", f"cannot read the configuration {path}: {error.strerror}", field="config"
+            ) from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(
+                "settings.syntax", f"cannot read the configuration {path}: {error}", field="config"
+            ) from error
+    try:
+        made = Settings(**values)
+        chosen = {name: value for name, value in overrides.items() if value is not None}
+        return made.model_validate({**made.model_dump(), **chosen}) if chosen else made
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else "settings"
+        where = f"AMISTREAM_{name.upper()}" if f"AMISTREAM_{name.upper()}" in os.environ else str(path)
+        raise UsageError(
+            "settings.invalid",
+            f"cannot use the setting {name} (from {where}): {first['msg']}",
+            hint="config/amistream.toml lists every setting with its unit and default",
+            field=name,
+        ) from error
+
+
+def memory_ceiling(*, workers: int, block_size: int, part_size: int, upload_concurrency: int) -> int:
+    """Bytes of RSS that one job's process stays under, whatever the volume's size.
+
+    baseline + per worker (a block, its deflated form twice, 128 KiB of ciphertext) + (uploads in flight + 2) parts:
+    one part being filled and one being handed over.
+    """
+    per_worker = 3 * block_size + 128 * KIB
+    return PROCESS_BASELINE + workers * per_worker + (upload_concurrency + 2) * part_size

@@ -1,0 +1,81 @@
+"""The plain values that travel between modules: what the stages measured, and what names a part.
+
+All are frozen. Sizes are bytes, digests raw bytes unless a name ends in `_hex`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+"""Payload in flight. A memoryview is valid only until its maker is asked for the next one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extent:
+    """A run of bytes of the volume that holds data; everything outside the extents reads as zeros."""
+
+    offset: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.length
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartDigest:
+    """One stored part: its number from 0, its size and its SHA-1 (20 bytes)."""
+
+    index: int
+    size: int
+    sha1: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveResult:
+    """Size and SHA-1 of the whole tar stream: what `image/digest` of the manifest holds."""
+
+    size: int
+    sha1: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GzipResult:
+    """CRC-32 and size of what went into the gzip member, and the member's own size."""
+
+    crc32: int
+    size_in: int
+    size_out: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitResult:
+    """Every part in order, and the sum of their sizes (`image/bundled_size`)."""
+
+    parts: tuple[PartDigest, ...]
+    bundled_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What one pass over the volume yielded; the manifest is made from this alone."""
+
+    image_size: int
+    archive: ArchiveResult
+    gzip: GzipResult
+    split: SplitResult
+
+
+def part_name(prefix: str, index: int) -> str:
+    """`image.part.07`: at least two digits, three from 100 on, as euca2ools writes and EC2 takes."""
+    return f"{prefix}.part.{index:02d}"
+
+
+def manifest_name(prefix: str) -> str:
+    return f"{prefix}.manifest.xml"
