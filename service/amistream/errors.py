@@ -1,7 +1,8 @@
 """Every failure that a person sees: one root class, a stable code, an exit status and a hint.
 
 Messages read "cannot <do what>: <why>", hints say what to do. Neither ever holds a key, a credential or payload.
-Foreign exceptions (OSError, botocore, aiohttp) are translated once, where they enter: in `source`, `stores` and `aws`.
+Foreign exceptions (OSError, botocore, aiohttp) are translated once, where they enter: in `source`, `stores` and
+`aws`.
 """
 
 from __future__ import annotations
@@ -84,9 +85,7 @@ class SourceError(JobError):
 class StoreError(JobError):
     """The destination refused or lost something, and repeating did not help."""
 
-    def __init__(
-        self, code: str, message: str, *, hint: str = "", field: str = "", transient: bool = False
-    ) -> None:
+    def __init__(self, code: str, message: str, *, hint: str = "", field: str = "", transient: bool = False) -> None:
         super().__init__(code, message, hint=hint, field=field)
         self.transient = transient
 
@@ -110,3 +109,9 @@ class DaemonUnreachableError(AmistreamError):
 EXIT_DONE = 0
 EXIT_BUG = 1
 EXIT_INTERRUPTED = 130
+
+
+def first_cause(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first real error inside a task group's: what the user should see."""
+    found = errors.exceptions[0]
+    return first_cause(found) if isinstance(found, BaseExceptionGroup) else found

@@ -1,7 +1,8 @@
 """Every setting of the service, once: its default, its unit and where the default comes from.
 
-Sources, the first wins: arguments, `AMISTREAM_*` variables, the TOML file, the defaults here. AWS credentials are never
-settings: they come from the SDK's provider chain. `config/amistream.toml` shows every field; a test keeps the two alike.
+Sources, the first wins: arguments, `AMISTREAM_*` variables, the TOML file, the defaults here. AWS credentials are
+never settings: they come from the SDK's provider chain. `config/amistream.toml` shows every field; a test keeps the
+two alike.
 
 The memory ceiling is a formula of these settings (`memory_ceiling`) and does not depend on the volume's size.
 """
@@ -44,6 +45,13 @@ class Acl(StrEnum):
     PUBLIC_READ = "public-read"
 
 
+def default_state_dir() -> Path:
+    """Root's is the system's; everyone else has one below the home directory (XDG base directories)."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/amistream")
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "amistream"
+
+
 def check_part_size(size: ByteSize) -> ByteSize:
     """A part size is a whole number of KiB: cipher blocks then never straddle a part's end."""
     if size < 16 * KIB or size > 5 * GIB or size % KIB:
@@ -62,7 +70,11 @@ class Settings(BaseSettings):
     # The daemon.
     socket: Path = Field(Path("/run/amistream/amistream.sock"), description="Unix socket of the API")
     socket_group: str = Field("", description="group that may connect; empty: root and the daemon's user only")
-    state_dir: Path = Field(Path("/var/lib/amistream"), description="where a generated user key is kept (0700)")
+    state_dir: Path = Field(
+        default_factory=default_state_dir,
+        description="where a generated user key is kept (0700); default: /var/lib/amistream, "
+        "or ~/.local/state/amistream when not root",
+    )
     max_jobs: PositiveInt = Field(2, description="jobs that run at once; the others wait. Guess")
     max_queued: PositiveInt = Field(100, description="jobs that may wait; more are refused. Guess")
     on_stop: OnStop = Field(OnStop.FINISH, description="what SIGTERM does with running jobs")
@@ -74,7 +86,10 @@ class Settings(BaseSettings):
     architecture: str = Field("x86_64", pattern="^(i386|x86_64|arm64)$", description="of the image's kernel")
     part_size: PartSize = Field(ByteSize(10 * MIB), description="size of a part; what the AMI tools use")
     block_size: ByteSize = Field(
-        ByteSize(2 * MIB), ge=64 * KIB, le=64 * MIB, description="bytes handed from stage to stage. Measured: 2 to 4 MiB"
+        ByteSize(2 * MIB),
+        ge=64 * KIB,
+        le=64 * MIB,
+        description="bytes handed from stage to stage. Measured: 2 to 4 MiB",
     )
     workers: PositiveInt | None = Field(None, description="compute threads; default: one per core. Measured")
     compress: str = Field(
@@ -94,7 +109,9 @@ class Settings(BaseSettings):
     region: str = Field("", description="default: the bucket's region, AWS_REGION, or the SDK's configuration")
     endpoint_url: str = Field("", description="S3, EC2 and STS endpoint for tests and compatible clouds")
     acl: Acl = Field(Acl.AWS_EXEC_READ, description="canned ACL sent with every object")
-    sign_payload: bool = Field(False, description="true: hash every body for its signature, as some bucket policies ask")
+    sign_payload: bool = Field(
+        False, description="true: hash every body for its signature, as some bucket policies ask"
+    )
 
     # Upload.
     upload_concurrency: PositiveInt = Field(6, le=64, description="parts in flight. Guess, to be tuned")
@@ -108,7 +125,10 @@ class Settings(BaseSettings):
         ByteSize(64 * MIB), ge=5 * MIB, description="parts larger than this go up as S3 multipart uploads"
     )
     multipart_chunk: ByteSize = Field(
-        ByteSize(16 * MIB), ge=5 * MIB, le=5 * GIB, description="chunk of a multipart upload. AWS: 5 MiB at least"
+        ByteSize(16 * MIB),
+        ge=5 * MIB,
+        le=5 * GIB,
+        description="chunk of a multipart upload. AWS: 5 MiB at least",
     )
     multipart_concurrency: PositiveInt = Field(3, description="chunks of one part in flight. Guess")
 
@@ -147,7 +167,9 @@ def load(config: Path | None = None, **overrides: Any) -> Settings:
             values = tomllib.loads(path.read_text())
         except OSError as error:
             raise UsageError(
-                "settings.unreadable", f"cannot read the configuration {path}: {error.strerror}", field="config"
+                "settings.unreadable",
+                f"cannot read the configuration {path}: {error.strerror}",
+                field="config",
             ) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(

@@ -1,7 +1,7 @@
 """One job's record: its state, what it tells subscribers, and what it ended with. It does no work itself.
 
-State and notice events are kept and reach every subscriber in order; of progress only the newest is kept, so that a slow
-subscriber costs nothing and never holds the job up.
+State and notice events are kept and reach every subscriber in order; of progress only the newest is kept, so that a
+slow subscriber costs nothing and never holds the job up.
 """
 
 from __future__ import annotations

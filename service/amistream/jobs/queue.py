@@ -1,6 +1,7 @@
 """The queue of jobs: `max_jobs` run at once in the order they came, the others wait.
 
-It owns the jobs' tasks and nothing else: what a job does is the `run` it was given. Ended jobs are remembered up to a bound.
+It owns the jobs' tasks and nothing else: what a job does is the `run` it was given. Ended jobs are remembered up to
+a bound.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class JobQueue:
             if known.request != request:
                 raise ConflictError(
                     "job.key_reused",
-                    f"cannot take the job: this Idempotency-Key belongs to job {known.id}, which asks for something else",
+                    f"cannot take the job: its Idempotency-Key is that of job {known.id}, which is another",
                     hint="send a new key with a new request",
                 )
             return known, False
@@ -62,7 +63,9 @@ class JobQueue:
         living = [job for job in self._jobs.values() if not job.state.ended]
         if sum(job.state is State.QUEUED for job in living) >= self._max_queued:
             raise BusyError(
-                "daemon.full", f"cannot take the job: {self._max_queued} jobs wait already", hint="try again later"
+                "daemon.full",
+                f"cannot take the job: {self._max_queued} jobs wait already",
+                hint="try again later",
             )
         for job in living:
             if (job.request.destination, job.request.prefix) == (request.destination, request.prefix):

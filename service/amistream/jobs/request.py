@@ -1,7 +1,7 @@
 """What a client may ask for: the body of `POST /v1/jobs`, and what `amistream bundle` sends.
 
-Everything that can be judged from the words alone is judged here; what needs the disk, keys or AWS is judged by `preflight`.
-A field that is absent (None) takes the daemon's setting of the same name.
+Everything that can be judged from the words alone is judged here; what needs the disk, keys or AWS is judged by
+`preflight`. A field that is absent (None) takes the daemon's setting of the same name.
 """
 
 from __future__ import annotations
@@ -10,7 +10,15 @@ import re
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from amistream.errors import UsageError
 from amistream.settings import Acl, PartSize
@@ -83,9 +91,7 @@ class JobRequest(BaseModel):
     endpoint_url: str | None = Field(None, pattern=r"^https?://[^\s/]+/?$", description="S3, EC2 and STS endpoint")
     acl: Acl | None = None
 
-    register_image: bool | None = Field(
-        None, description="register the AMI; default: yes for S3, no for a directory"
-    )
+    register_image: bool | None = Field(None, description="register the AMI; default: yes for S3, no for a directory")
     ami_name: str | None = Field(None, pattern=AMI_NAME_PATTERN, description="default: PREFIX and the time")
     description: str | None = Field(None, max_length=255)
     virtualization: Literal["hvm", "paravirtual"] = "hvm"
@@ -102,7 +108,8 @@ class JobRequest(BaseModel):
         default_factory=dict, max_length=50
     )
     inherit: bool = Field(
-        False, description="take mapping, kernel, ramdisk, product codes and ancestors from this instance's metadata"
+        False,
+        description="take mapping, kernel, ramdisk, product codes and ancestors from this instance's metadata",
     )
 
     part_size: PartSize | None = Field(None, description="bytes, or text like 10MiB")

@@ -1,0 +1,113 @@
+"""EC2's part of the job: register an image, find it, look at its state, deregister it. One request each, translated.
+
+RegisterImage has no client token, so it is not repeated here: `stages.register` does that safely.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from amistream.aws.translate import error_code, translate
+from amistream.stages.register import Image, Registration
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Ec2:
+    """EC2 in one region. Every method raises `StoreError`."""
+
+    client: Any
+    region: str
+    timeout_s: float
+
+    async def may_register(self, registration: Registration) -> None:
+        """Ask EC2 whether it would allow the registration, without doing it."""
+        what = f"register an image in {self.region}"
+        try:
+            await self._ask(self.client.register_image(**_arguments(registration), DryRun=True), what)
+        except ClientError as error:
+            if error_code(error) != "DryRunOperation":
+                raise translate(error, what) from error
+
+    async def register(self, registration: Registration) -> str:
+        """Register once; returns the image's id. A transient error leaves open whether it went through."""
+        what = f"register {registration.name!r} in {self.region}"
+        try:
+            return str((await self._ask(self.client.register_image(**_arguments(registration)), what))["ImageId"])
+        except ClientError as error:
+            raise translate(error, what) from error
+
+    async def find(self, name: str) -> Image | None:
+        """Our own image of that name, if there is one."""
+        filters = [{"Name": "name", "Values": [name]}]
+        return await self._describe(f"look for an image named {name!r}", Owners=["self"], Filters=filters)
+
+    async def look(self, image_id: str) -> Image | None:
+        return await self._describe(f"look at {image_id}", ImageIds=[image_id])
+
+    async def deregister(self, image_id: str) -> None:
+        what = f"deregister {image_id}"
+        try:
+            await self._ask(self.client.deregister_image(ImageId=image_id), what)
+        except ClientError as error:
+            if not error_code(error).startswith("InvalidAMIID"):
+                raise translate(error, what) from error
+
+    async def _describe(self, what: str, **arguments: Any) -> Image | None:
+        try:
+            reply = await self._ask(self.client.describe_images(**arguments), what)
+        except ClientError as error:
+            # An image that was just registered may not be known everywhere yet.
+            if error_code(error).startswith("InvalidAMIID"):
+                return None
+            raise translate(error, what) from error
+        for found in reply["Images"]:
+            return Image(
+                id=found["ImageId"],
+                location=found.get("ImageLocation", ""),
+                state=found.get("State", ""),
+                reason=found.get("StateReason", {}).get("Message", ""),
+            )
+        return None
+
+    async def _ask(self, call: Awaitable[T], what: str) -> T:
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                return await call
+        except (BotoCoreError, TimeoutError) as error:
+            raise translate(error, what) from error
+
+
+def _arguments(registration: Registration) -> dict[str, Any]:
+    """The request as EC2's API names it; what has no value is left out."""
+    arguments: dict[str, Any] = {
+        "ImageLocation": registration.location,
+        "Name": registration.name,
+        "Description": registration.description,
+        "Architecture": registration.architecture,
+        "VirtualizationType": registration.virtualization,
+        "KernelId": registration.kernel,
+        "RamdiskId": registration.ramdisk,
+        "SriovNetSupport": "simple" if registration.sriov else "",
+        "EnaSupport": registration.ena or None,
+        "BlockDeviceMappings": [
+            {"VirtualName": virtual, "DeviceName": device if device.startswith("/dev/") else f"/dev/{device}"}
+            for virtual, device in sorted(registration.block_device_mappings.items())
+            if virtual.startswith("ephemeral")
+        ],
+        "TagSpecifications": [
+            {
+                "ResourceType": "image",
+                "Tags": [{"Key": key, "Value": value} for key, value in sorted(registration.tags.items())],
+            }
+        ]
+        if registration.tags
+        else [],
+    }
+    return {name: value for name, value in arguments.items() if value}

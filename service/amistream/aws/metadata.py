@@ -1,0 +1,71 @@
+"""What this instance's metadata says that its images carry on: mapping, kernel, ramdisk, product codes, ancestors.
+
+Instance metadata service, version 2 only: a PUT for a token, then GETs with it. Off EC2 nothing answers at the
+link-local address; short timeouts make that a clear error rather than a hang. `AWS_EC2_METADATA_SERVICE_ENDPOINT`,
+which the SDKs know too, names another address.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from amistream.errors import RefusedError
+
+ENDPOINT = "http://169.254.169.254"
+TOKEN_TTL_S = 21600
+_TIMEOUT = aiohttp.ClientTimeout(total=5, sock_connect=1, sock_read=2)
+_NOT_FOUND = 404
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inherited:
+    """Empty where the instance has no such thing."""
+
+    block_device_mappings: Mapping[str, str] = field(default_factory=dict)
+    kernel: str = ""
+    ramdisk: str = ""
+    product_codes: tuple[str, ...] = ()
+    ancestors: tuple[str, ...] = ()
+
+
+async def inherited() -> Inherited:
+    """Ask the metadata service. Raises `RefusedError` when there is none."""
+    endpoint = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", ENDPOINT).rstrip("/")
+    try:
+        async with aiohttp.ClientSession(timeout=_TIMEOUT, raise_for_status=False) as session:
+            headers = {"X-aws-ec2-metadata-token-ttl-seconds": str(TOKEN_TTL_S)}
+            async with session.put(f"{endpoint}/latest/api/token", headers=headers) as reply:
+                reply.raise_for_status()
+                token = await reply.text()
+
+            async def get(path: str) -> list[str]:
+                url = f"{endpoint}/latest/meta-data/{path}"
+                async with session.get(url, headers={"X-aws-ec2-metadata-token": token}) as answer:
+                    if answer.status == _NOT_FOUND:
+                        return []
+                    answer.raise_for_status()
+                    return (await answer.text()).split()
+
+            mappings = {
+                virtual: "".join(await get(f"block-device-mapping/{virtual}"))
+                for virtual in await get("block-device-mapping/")
+                if not virtual.startswith("ebs")
+            }
+            return Inherited(
+                block_device_mappings={virtual: device for virtual, device in mappings.items() if device},
+                kernel="".join(await get("kernel-id")),
+                ramdisk="".join(await get("ramdisk-id")),
+                product_codes=tuple(await get("product-codes")),
+                ancestors=(*await get("ancestor-ami-ids"), *await get("ami-id")),
+            )
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise RefusedError(
+            "metadata.unreachable",
+            f"cannot inherit from this instance: its metadata service does not answer at {endpoint}",
+            hint="leave --inherit out when not on EC2; in a container, raise the metadata response hop limit to 2",
+            field="inherit",
+        ) from error

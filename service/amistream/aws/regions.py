@@ -1,0 +1,89 @@
+"""Which of EC2's certificates a region needs, and where it is looked for. Data first; nothing here asks the network.
+
+The certificates are Amazon's and not shipped with this project. They have expired and are still the right ones.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA1
+
+from amistream.errors import RefusedError
+from amistream.keys import load_certificate
+
+
+@dataclass(frozen=True, slots=True)
+class KnownCertificate:
+    """One of EC2's certificates: its customary file name and the SHA-1 fingerprint of its DER form."""
+
+    file_name: str
+    fingerprint: str
+
+
+_DEFAULT = KnownCertificate("cert-ec2.pem", "d327baa0f8d3ee9cbb3cfbfe3b5265a840535d0d")
+_GOV = KnownCertificate("cert-ec2-gov.pem", "89d9375a6fd090de28e163786dee5e7e196daab8")
+_CHINA = KnownCertificate("cert-ec2-cn-north-1.pem", "1c936912a31842a572dde3e0b63bce66df77202f")
+
+_BY_PREFIX = {
+    "us-gov-": _GOV,
+    "cn-": _CHINA,
+    **dict.fromkeys(("us-", "eu-", "ap-", "sa-", "ca-", "me-", "af-", "il-", "mx-"), _DEFAULT),
+}
+_FOLDERS = ("/etc/ec2/amitools", "/usr/share/euca2ools/certs")
+
+
+def known_certificate(region: str) -> KnownCertificate | None:
+    """The certificate of the region's partition, or None for a region of no known partition."""
+    longest_first = sorted(_BY_PREFIX, key=len, reverse=True)
+    return next((_BY_PREFIX[prefix] for prefix in longest_first if region.startswith(prefix)), None)
+
+
+def find_ec2_certificate(
+    region: str, *, explicit: Path | None, configured: Mapping[str, Path]
+) -> tuple[x509.Certificate, str]:
+    """EC2's certificate for `region`, and a notice for the user or ''. Blocks on files.
+
+    Looks at: the explicit file, the configured one (per region, then 'default'), `$EC2_AMITOOL_HOME/etc/ec2/amitools`,
+    `/etc/ec2/amitools`, `/usr/share/euca2ools/certs`. Raises `RefusedError` naming every place that was looked at.
+    """
+    known = known_certificate(region)
+    chosen = explicit or configured.get(region) or configured.get("default")
+    if chosen is not None:
+        certificate = load_certificate(chosen, field="ec2_certificate")
+        return certificate, _notice(certificate, chosen, region, known)
+    if known is None:
+        raise RefusedError(
+            "ec2_certificate.unknown_region",
+            f"cannot choose EC2's certificate: region {region or '(none)'} is of no partition known here",
+            hint="give the certificate with --ec2-cert, or the region with --region",
+            field="ec2_certificate",
+        )
+    home = os.environ.get("EC2_AMITOOL_HOME", "")
+    folders = ([f"{home}/etc/ec2/amitools"] if home else []) + list(_FOLDERS)
+    places = [Path(folder) / known.file_name for folder in folders]
+    for place in places:
+        if place.exists():
+            certificate = load_certificate(place, field="ec2_certificate")
+            return certificate, _notice(certificate, place, region, known)
+    raise RefusedError(
+        "ec2_certificate.missing",
+        f"cannot find EC2's certificate for {region}: looked at {', '.join(map(str, places))}",
+        hint=f"take {known.file_name} from Amazon's ec2-ami-tools package or euca2ools, and give it with --ec2-cert "
+        "or the setting ec2_certificates",
+        field="ec2_certificate",
+    )
+
+
+def _notice(certificate: x509.Certificate, path: Path, region: str, known: KnownCertificate | None) -> str:
+    fingerprint = certificate.fingerprint(SHA1()).hex()  # noqa: S303 - a name, not a protection
+    if known is not None and fingerprint == known.fingerprint:
+        return ""
+    expected = (
+        f"{known.file_name}, the one EC2 uses in {region}" if known else f"one known for {region or 'this region'}"
+    )
+    return f"the EC2 certificate {path} is not {expected}; only its owner can open the bundle"

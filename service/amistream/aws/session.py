@@ -1,0 +1,131 @@
+"""One SDK session and one client per service, region and endpoint, for the life of the process.
+
+Clients are made once because making one reads its service's model from disk; that reading happens on a thread,
+before the client is made on the loop. The SDK's own retries are off (`stores.retry` is the one layer), its
+checksums come from us, and credentials stay with the provider chain so that they refresh.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from contextlib import AsyncExitStack
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from aiobotocore.config import AioConfig
+from aiobotocore.session import AioSession, get_session
+from botocore.exceptions import BotoCoreError, ClientError
+
+from amistream.aws.translate import translate
+from amistream.errors import RefusedError
+from amistream.settings import Settings
+
+CONNECT_TIMEOUT_S = 10
+_MODELS = ("s3", "ec2", "sts")
+
+
+class Aws:
+    """`async with Aws(settings)`: leaving closes every connection."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stack = AsyncExitStack()
+        self._session: AioSession | None = None
+        self._clients: dict[tuple[str, str, str], Any] = {}
+        self._making = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def client(self, service: str, region: str, endpoint_url: str) -> Any:
+        """The client of `service` there; `endpoint_url` empty means AWS's own. Do not close it."""
+        key = (service, region, endpoint_url)
+        async with self._making:
+            if key not in self._clients:
+                session = await self._loaded_session()
+                try:
+                    maker = session.create_client(
+                        service,
+                        region_name=region or None,
+                        endpoint_url=endpoint_url or None,
+                        config=self._config(service, endpoint_url),
+                    )
+                    self._clients[key] = await self._stack.enter_async_context(maker)
+                except (BotoCoreError, ValueError) as error:
+                    raise RefusedError(
+                        "aws.client",
+                        f"cannot talk to {service} in region {region or '(none)'}: {error}",
+                        hint="check --region and --endpoint-url",
+                        field="region",
+                    ) from error
+            return self._clients[key]
+
+    async def default_region(self) -> str:
+        """The region that settings, environment or the SDK's configuration name, or ''."""
+        if self._settings.region:
+            return self._settings.region
+        session = await self._loaded_session()
+        return str(session.get_config_variable("region") or "")
+
+    async def has_credentials(self) -> bool:
+        """Whether the provider chain finds any."""
+        session = await self._loaded_session()
+        try:
+            return await session.get_credentials() is not None
+        except BotoCoreError:
+            return False
+
+    async def account_id(self, region: str, endpoint_url: str) -> str:
+        """The caller's 12-digit account id, asked of STS. Raises `StoreError`."""
+        client = await self.client("sts", region or "us-east-1", endpoint_url)
+        try:
+            async with asyncio.timeout(self._settings.stall_timeout_s):
+                return str((await client.get_caller_identity())["Account"])
+        except (ClientError, BotoCoreError, TimeoutError) as error:
+            raise translate(error, "ask STS for the account id") from error
+
+    async def _loaded_session(self) -> AioSession:
+        if self._session is None:
+            self._session = await asyncio.to_thread(_load_session)
+        return self._session
+
+    def _config(self, service: str, endpoint_url: str) -> AioConfig:
+        s3: dict[str, Any] = {"payload_signing_enabled": self._settings.sign_payload or _plain_and_remote(endpoint_url)}
+        if endpoint_url:
+            s3["addressing_style"] = "path"
+        return AioConfig(
+            connect_timeout=CONNECT_TIMEOUT_S,
+            read_timeout=self._settings.stall_timeout_s,
+            # Chunks of multipart uploads of every part in flight, and a few for everything else.
+            max_pool_connections=self._settings.upload_concurrency * self._settings.multipart_concurrency * 4 + 10,
+            retries={"total_max_attempts": 1, "mode": "standard"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            s3=s3 if service == "s3" else None,
+            user_agent_extra="amistream",
+        )
+
+
+def _load_session() -> AioSession:
+    session = get_session()
+    loader = session.get_component("data_loader")
+    for service in _MODELS:
+        loader.load_service_model(service, "service-2")
+        loader.load_service_model(service, "endpoint-rule-set-1")
+    loader.load_data("endpoints")
+    return session
+
+
+def _plain_and_remote(endpoint_url: str) -> bool:
+    """Whether an unsigned body could be changed on the way: no TLS, and not this machine."""
+    parts = urlsplit(endpoint_url)
+    if parts.scheme != "http":
+        return False
+    try:
+        return not ipaddress.ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return parts.hostname != "localhost"

@@ -1,0 +1,52 @@
+"""A fixed number of equal buffers, shared by threads and the event loop: the budget of everything in flight.
+
+`take` blocks the thread until a buffer is free: that is the back pressure from a slow upload to the reader. Buffers
+are made when first needed and reused, because touching fresh memory costs more than copying.
+"""
+
+from __future__ import annotations
+
+import threading
+from time import perf_counter
+
+
+class BuffersClosedError(Exception):
+    """The pool was closed: the job is being given up. Never the first cause of a failure."""
+
+
+class Buffers:
+    """`count` buffers of `size` bytes; whoever took one owns it until it gives it back."""
+
+    def __init__(self, *, count: int, size: int) -> None:
+        self._size = size
+        self._unmade = count
+        self._free: list[bytearray] = []
+        self._closed = False
+        self._changed = threading.Condition()
+        self.waited_s = 0.0
+        """Seconds that takers stood waiting, all together."""
+
+    def take(self) -> bytearray:
+        """Wait for a buffer. Raises `BuffersClosedError` once the pool is closed."""
+        with self._changed:
+            started = perf_counter()
+            self._changed.wait_for(lambda: self._closed or self._free or self._unmade)
+            self.waited_s += perf_counter() - started
+            if self._closed:
+                raise BuffersClosedError
+            if self._free:
+                return self._free.pop()
+            self._unmade -= 1
+            return bytearray(self._size)
+
+    def give(self, buffer: bytearray) -> None:
+        with self._changed:
+            self._free.append(buffer)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Wake every waiting thread with `BuffersClosedError` and let the free buffers go."""
+        with self._changed:
+            self._closed = True
+            self._free.clear()
+            self._changed.notify_all()

@@ -1,0 +1,319 @@
+"""Everything that can be known before the first byte is read: a request and the settings become a `Ready` job, or
+are refused.
+
+Checks go from what is near and quick to what is far: volume, keys, destination, EC2. Each failure is an error of
+its own with its fix; things that only may go wrong become notices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+
+from amistream.aws import buckets, metadata, regions
+from amistream.aws.ec2 import Ec2
+from amistream.aws.session import Aws
+from amistream.errors import RefusedError
+from amistream.jobs.request import JobRequest
+from amistream.keys import UserIdentity, load_identity, own_identity
+from amistream.pipeline import Plan
+from amistream.settings import Settings
+from amistream.source.volume import FileVolume, Kind, open_volume
+from amistream.stages.compress import level_number
+from amistream.stages.manifest import SIGNED_MAX, ImageFacts, signed_size
+from amistream.stages.register import Registration
+from amistream.stores.directory import DirectoryStore
+from amistream.stores.port import Store
+from amistream.stores.retry import RetryPolicy
+from amistream.stores.s3 import Multipart, S3Store
+from amistream.values import GIB, manifest_name
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A job that passed. It owns the open volume: `close` it."""
+
+    plan: Plan
+    volume: FileVolume
+    store: Store
+    identity: UserIdentity
+    ec2_certificate: x509.Certificate
+    facts: ImageFacts
+    retry: RetryPolicy
+    region: str
+    ec2: Ec2 | None
+    registration: Registration | None
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self.volume.close)
+
+
+async def check(request: JobRequest, settings: Settings, aws: Aws, note: Note) -> Ready:
+    """Check everything and open the volume. Raises `RefusedError` or `StoreError`; nothing is left behind."""
+    volume = await asyncio.to_thread(open_volume, Path(request.source))
+    try:
+        return await _Checks(request, settings, aws, note, volume).run()
+    except BaseException:
+        volume.close()
+        raise
+
+
+class _Checks:
+    """One request's checks; the methods stand in the order in which they run."""
+
+    def __init__(self, request: JobRequest, settings: Settings, aws: Aws, note: Note, volume: FileVolume) -> None:
+        self.request = request
+        self.settings = settings
+        self.aws = aws
+        self.note = note
+        self.volume = volume
+        self.prefix = request.prefix or settings.prefix
+        self.endpoint_url = (request.endpoint_url or settings.endpoint_url).rstrip("/")
+        self.retry = RetryPolicy(
+            attempts=settings.upload_attempts,
+            base_s=settings.backoff_base_s,
+            cap_s=settings.backoff_cap_s,
+            stall_s=settings.stall_timeout_s,
+        )
+
+    async def run(self) -> Ready:
+        request, settings = self.request, self.settings
+        plan = self._check_volume()
+        identity = await asyncio.to_thread(self._identity)
+        if request.directory:
+            region = request.region or await self.aws.default_region()
+        else:
+            region = await self._bucket_region()
+        certificate, notice = await asyncio.to_thread(
+            regions.find_ec2_certificate,
+            region,
+            explicit=Path(request.ec2_certificate) if request.ec2_certificate else None,
+            configured=settings.ec2_certificates,
+        )
+        if notice:
+            self.note(notice)
+        facts = await self._facts(region)
+        store = await self._directory() if request.directory else await self._bucket(region)
+        await self._check_free(store)
+        ec2 = registration = None
+        if request.registers:
+            ec2 = Ec2(await self._client("ec2", region), region, settings.stall_timeout_s)
+            registration = await self._check_registration(ec2, facts)
+        return Ready(
+            plan=plan,
+            volume=self.volume,
+            store=store,
+            identity=identity,
+            ec2_certificate=certificate,
+            facts=facts,
+            retry=self.retry,
+            region=region,
+            ec2=ec2,
+            registration=registration,
+        )
+
+    def _check_volume(self) -> Plan:
+        request, settings, volume = self.request, self.settings, self.volume
+        if volume.size == 0:
+            raise RefusedError(
+                "source.empty",
+                f"cannot bundle {volume.path}: it is empty",
+                hint="check the path",
+                field="source",
+            )
+        if volume.size > settings.max_image_size:
+            raise RefusedError(
+                "source.too_large",
+                f"cannot bundle {volume.path}: it has {volume.size / GIB:.2f} GiB, and an instance store-backed image "
+                f"has at most {settings.max_image_size / GIB:g} GiB",
+                hint="shrink the file system (resize2fs) and the volume; other clouds may take more: max_image_size",
+                field="source",
+            )
+        if volume.kind is Kind.BLOCK_DEVICE and (place := volume.mounted_writable()):
+            self.note(
+                f"{volume.path} is mounted read-write on {place}: what is written meanwhile tears the image; "
+                "unmount it, freeze it (fsfreeze), or bundle a snapshot"
+            )
+        part_size = int(request.part_size or settings.part_size)
+        # Incompressible data grows by far less than this thousandth.
+        most_parts = (volume.size + volume.size // 1000) // part_size + 1
+        if signed_size(self.prefix, most_parts) > SIGNED_MAX:
+            raise RefusedError(
+                "part_size.too_small",
+                f"cannot cut {volume.size / GIB:.2f} GiB into parts of {part_size} bytes: EC2's check takes about "
+                "7000 parts",
+                hint="give a larger --part-size; 10MiB is what the AMI tools use",
+                field="part_size",
+            )
+        return Plan(
+            prefix=self.prefix,
+            part_size=part_size,
+            block_size=int(settings.block_size),
+            workers=request.workers or settings.worker_count(),
+            level=level_number(request.compress or settings.compress),
+            upload_concurrency=request.upload_concurrency or settings.upload_concurrency,
+        )
+
+    def _identity(self) -> UserIdentity:
+        certificate = self.request.certificate or self.settings.certificate
+        private_key = self.request.private_key or self.settings.private_key
+        if certificate and private_key:
+            return load_identity(Path(certificate), Path(private_key))
+        if certificate or private_key:
+            missing = "private_key" if certificate else "certificate"
+            raise RefusedError(
+                "key.half",
+                f"cannot sign the bundle: a {'certificate' if certificate else 'private key'} was given alone",
+                hint="give both --cert and --private-key, or neither to use a key pair made for this machine",
+                field=missing,
+            )
+        identity, made = own_identity(self.settings.state_dir)
+        verb = "made" if made else "used"
+        self.note(f"no user certificate was given: {verb} the key pair in {self.settings.state_dir}; keep a copy of it")
+        return identity
+
+    async def _bucket_region(self) -> str:
+        asked = self.request.region or ""
+        found = await buckets.bucket_region(
+            self.aws,
+            self._bucket_name(),
+            region=asked,
+            endpoint_url=self.endpoint_url,
+            timeout_s=self.settings.stall_timeout_s,
+        )
+        if asked and asked != found:
+            raise RefusedError(
+                "bucket.region",
+                f"cannot use the bucket {self._bucket_name()} in {asked}: it is in {found}, and EC2 registers in the "
+                "bucket's region only",
+                hint=f"leave --region out or give --region {found}; or choose a bucket in {asked}",
+                field="region",
+            )
+        return found
+
+    async def _facts(self, region: str) -> ImageFacts:
+        request = self.request
+        inherited = await metadata.inherited() if request.inherit else metadata.Inherited()
+        return ImageFacts(
+            prefix=self.prefix,
+            user=request.account or self.settings.account or await self._account(region),
+            architecture=request.architecture or self.settings.architecture,
+            kernel=request.kernel or inherited.kernel,
+            ramdisk=request.ramdisk or inherited.ramdisk,
+            product_codes=tuple(dict.fromkeys((*request.product_codes, *inherited.product_codes))),
+            ancestors=request.ancestors or inherited.ancestors,
+            block_device_mappings={**inherited.block_device_mappings, **request.block_device_mappings},
+        )
+
+    async def _account(self, region: str) -> str:
+        if self.request.directory and not self.endpoint_url and not await self.aws.has_credentials():
+            raise RefusedError(
+                "account.missing",
+                "cannot write the manifest: the AWS account id is not known, and there are no credentials to ask with",
+                hint="give --account 123456789012, or set AWS_ACCOUNT_ID",
+                field="account",
+            )
+        return await self.aws.account_id(region, self.endpoint_url)
+
+    async def _directory(self) -> Store:
+        directory = Path(self.request.destination)
+        store = DirectoryStore(directory)
+        await store.open()
+        free = (await asyncio.to_thread(shutil.disk_usage, directory)).free
+        if free < self.volume.size:
+            self.note(
+                f"{directory} has {free / GIB:.1f} GiB free for a volume of {self.volume.size / GIB:.1f} GiB: "
+                "the bundle fits only if the volume compresses well"
+            )
+        return store
+
+    async def _bucket(self, region: str) -> Store:
+        settings, bucket, key_prefix = self.settings, self._bucket_name(), self._key_prefix()
+        client = await self._client("s3", region)
+        acl = self.request.acl or settings.acl
+        timeout_s = settings.stall_timeout_s
+        for notice in (
+            await buckets.check_acls(client, bucket, timeout_s),
+            await buckets.encryption_notice(client, bucket, timeout_s),
+        ):
+            if notice:
+                self.note(notice)
+        await buckets.check_writable(client, bucket, key_prefix, acl, timeout_s)
+        return S3Store(
+            client,
+            bucket=bucket,
+            key_prefix=key_prefix,
+            acl=acl,
+            retry=self.retry,
+            multipart=Multipart(
+                threshold=int(settings.multipart_threshold),
+                chunk=int(settings.multipart_chunk),
+                concurrency=settings.multipart_concurrency,
+            ),
+        )
+
+    async def _check_free(self, store: Store) -> None:
+        """Refuse a destination that holds a bundle of this prefix, whole or not: nothing is ever overwritten."""
+        manifest = manifest_name(self.prefix)
+        if await store.stat(manifest) is not None:
+            raise RefusedError(
+                "destination.exists",
+                f"cannot bundle to {store.location}: there is a bundle already, {manifest}",
+                hint="choose another --prefix or destination; overwriting would break the AMI registered on it",
+                field="destinations",
+            )
+        parts = await store.names(f"{self.prefix}.part.")
+        if parts:
+            remove = "rm" if self.request.directory else "aws s3 rm"
+            raise RefusedError(
+                "destination.leftover",
+                f"cannot bundle to {store.location}: {len(parts)} parts of an unfinished bundle are there",
+                hint=f"choose another --prefix; or, if nothing else is writing there, remove them: "
+                f"{remove} {store.location}/{parts[0]} and so on",
+                field="destinations",
+            )
+
+    async def _check_registration(self, ec2: Ec2, facts: ImageFacts) -> Registration:
+        request = self.request
+        key_prefix = self._key_prefix()
+        folder = f"{self._bucket_name()}/{key_prefix}".rstrip("/")
+        registration = Registration(
+            location=f"{folder}/{manifest_name(self.prefix)}",
+            name=request.image_name(self.prefix, datetime.now(UTC)),
+            architecture=facts.architecture,
+            virtualization=request.virtualization,
+            description=request.description or "",
+            kernel=facts.kernel if request.virtualization == "paravirtual" else "",
+            ramdisk=facts.ramdisk if request.virtualization == "paravirtual" else "",
+            sriov=request.sriov,
+            ena=request.ena,
+            block_device_mappings=facts.block_device_mappings,
+            tags=request.tags,
+        )
+        taken = await ec2.find(registration.name)
+        if taken is not None:
+            raise RefusedError(
+                "ami_name.taken",
+                f"cannot register the AMI name {registration.name!r}: {taken.id} has it in {ec2.region}",
+                hint=f"choose another --ami-name, or first: aws ec2 deregister-image --image-id {taken.id}",
+                field="ami_name",
+            )
+        await ec2.may_register(registration)
+        return registration
+
+    async def _client(self, service: str, region: str) -> object:
+        return await self.aws.client(service, region, self.endpoint_url)
+
+    def _bucket_name(self) -> str:
+        return self.request.destination.removeprefix("s3://").partition("/")[0]
+
+    def _key_prefix(self) -> str:
+        return self.request.destination.removeprefix("s3://").partition("/")[2]

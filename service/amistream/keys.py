@@ -1,0 +1,210 @@
+"""Keys: the user's RSA key and certificate, EC2's certificate, and the AES key and IV of one bundle.
+
+Secrets live in `Secret`, which does not print. Certificates are taken for their public key alone: EC2's own have
+expired and are still the right ones, so no date is checked and RSA-1024 is accepted. RSA is PKCS#1 v1.5 for both
+encryption and signature, as the bundle format asks; what is encrypted is the lower-case hex text of key and IV.
+
+These functions touch files and take milliseconds of CPU: call them on a thread.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.hashes import SHA1, SHA256
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import NameOID
+
+from amistream.errors import RefusedError
+
+CERTIFICATE_FILE = "user-certificate.pem"
+PRIVATE_KEY_FILE = "user-private-key.pem"
+
+
+class Secret:
+    """Bytes that must not be seen: neither `repr`, `str` nor pickling shows them."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: bytes) -> None:
+        self._value = value
+
+    def reveal(self) -> bytes:
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(...)"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a secret is not pickled")
+
+
+@dataclass(frozen=True, slots=True)
+class BundleKey:
+    """The AES-128 key and IV of one bundle; they never serve a second plaintext."""
+
+    key: Secret
+    iv: Secret
+
+    @classmethod
+    def generate(cls) -> BundleKey:
+        return cls(Secret(secrets.token_bytes(16)), Secret(secrets.token_bytes(16)))
+
+
+@dataclass(frozen=True, slots=True)
+class UserIdentity:
+    """The user's key pair: signs manifests, and can open the bundle again."""
+
+    certificate: x509.Certificate
+    private_key: rsa.RSAPrivateKey
+
+    def sign(self, data: bytes) -> bytes:
+        return self.private_key.sign(data, padding.PKCS1v15(), SHA1())  # noqa: S303 - the format's own algorithm
+
+
+def wrap(certificate: x509.Certificate, secret: Secret) -> bytes:
+    """RSA-encrypt the lower-case hex text of `secret` for the certificate's owner."""
+    public = certificate.public_key()
+    if not isinstance(public, rsa.RSAPublicKey):
+        raise RefusedError("key.not_rsa", "cannot wrap the bundle's key: the certificate's key is not RSA")
+    return public.encrypt(secret.reveal().hex().encode(), padding.PKCS1v15())
+
+
+def load_identity(certificate: Path, private_key: Path) -> UserIdentity:
+    """Read the user's certificate and key. Raises `RefusedError` when unreadable, exposed, not RSA, or no pair."""
+    cert = load_certificate(certificate, field="certificate")
+    key = _load_private_key(private_key)
+    if cert.public_key() != key.public_key():
+        raise RefusedError(
+            "key.mismatch",
+            f"cannot use the certificate {certificate} with the private key {private_key}: they are not a pair",
+            hint="compare `openssl x509 -noout -modulus -in CERT` with `openssl rsa -noout -modulus -in KEY`; "
+            "give the pair with --cert and --private-key",
+            field="private_key",
+        )
+    return UserIdentity(cert, key)
+
+
+def load_certificate(path: Path, *, field: str) -> x509.Certificate:
+    """Read a PEM certificate with an RSA key. Raises `RefusedError`."""
+    data = _read(path, what="certificate", field=field)
+    try:
+        certificate = x509.load_pem_x509_certificate(data)
+        public = certificate.public_key()
+    except ValueError:
+        raise RefusedError(
+            "certificate.format",
+            f"cannot use {path} as a certificate: it is not an X.509 certificate in PEM",
+            hint="it should begin with -----BEGIN CERTIFICATE-----; convert DER with `openssl x509 -inform DER`",
+            field=field,
+        ) from None
+    if not isinstance(public, rsa.RSAPublicKey):
+        raise RefusedError(
+            "certificate.not_rsa",
+            f"cannot use the certificate {path}: the bundle format needs an RSA key",
+            field=field,
+        )
+    return certificate
+
+
+def own_identity(state_dir: Path) -> tuple[UserIdentity, bool]:
+    """The key pair kept in `state_dir`, made at the first call; returns it and whether it is new."""
+    certificate, private_key = state_dir / CERTIFICATE_FILE, state_dir / PRIVATE_KEY_FILE
+    if certificate.exists() and private_key.exists():
+        return load_identity(certificate, private_key), False
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        identity = _generate_identity()
+        plain = identity.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        # The key goes last: a pair counts only when both files are there.
+        _write_private(certificate, identity.certificate.public_bytes(Encoding.PEM))
+        _write_private(private_key, plain)
+    except OSError as error:
+        raise RefusedError(
+            "key.state_dir",
+            f"cannot keep a new user key in {state_dir}: {error.strerror}",
+            hint="give your own with --cert and --private-key, or set state_dir to a directory that can be written",
+            field="private_key",
+        ) from error
+    return identity, True
+
+
+def _generate_identity() -> UserIdentity:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "amistream bundle key")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=3650))
+        .sign(key, SHA256())
+    )
+    return UserIdentity(certificate, key)
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _load_private_key(path: Path) -> rsa.RSAPrivateKey:
+    data = _read(path, what="private key", field="private_key")
+    if stat.S_IMODE(path.stat().st_mode) & 0o007:
+        raise RefusedError(
+            "key.exposed",
+            f"cannot use the private key {path}: every user of this machine can reach it",
+            hint=f"chmod 600 {path}",
+            field="private_key",
+        )
+    try:
+        key = load_pem_private_key(data, password=None)
+    except TypeError:
+        raise RefusedError(
+            "key.encrypted",
+            f"cannot use the private key {path}: it is protected by a passphrase, which a daemon cannot ask for",
+            hint=f"make a copy without one: openssl rsa -in {path} -out COPY; chmod 600 COPY",
+            field="private_key",
+        ) from None
+    except ValueError:
+        raise RefusedError(
+            "key.format",
+            f"cannot use {path} as a private key: it is not an RSA key in PEM",
+            hint="it should begin with -----BEGIN PRIVATE KEY----- or -----BEGIN RSA PRIVATE KEY-----",
+            field="private_key",
+        ) from None
+    if not isinstance(key, rsa.RSAPrivateKey):
+        raise RefusedError("key.not_rsa", f"cannot use the private key {path}: it is not RSA", field="private_key")
+    return key
+
+
+def _read(path: Path, *, what: str, field: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise RefusedError(
+            f"{field}.unreadable",
+            f"cannot read the {what} {path}: {error.strerror}",
+            hint=f"check the path and its permissions: ls -l {path}",
+            field=field,
+        ) from error

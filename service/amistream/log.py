@@ -1,0 +1,71 @@
+"""How the service logs: one line an event, to stderr, as JSON for machines or text for people.
+
+Modules log through `structlog.get_logger(__name__)`. What is bound with `structlog.contextvars` (a job's id) stands in every
+line of that task. Stdlib loggers (aiohttp, botocore, asyncio) go the same way, from WARNING up.
+
+No secret reaches a line: the SDK stays at WARNING whatever the level is, since its debug lines hold signatures and tokens, and
+tracebacks are written without local variables, since those hold keys.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING
+
+import structlog
+
+from amistream.settings import LogFormat
+
+if TYPE_CHECKING:
+    from structlog.typing import Processor
+
+OWN_LOGGERS = "amistream"
+"""The root of the loggers that follow the configured level; `get_logger(__name__)` names one below it."""
+
+
+def configure(level: str, log_format: LogFormat) -> None:
+    """Send every line from now on to stderr in `log_format`, own ones from `level` up. May be called again."""
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        # A cached logger would keep the processors of an earlier call.
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_rendering(log_format)],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger(OWN_LOGGERS).setLevel(level.upper())
+
+
+def _rendering(log_format: LogFormat) -> list[Processor]:
+    if log_format is LogFormat.TEXT:
+        # The default formatter of tracebacks is rich's, which prints local variables.
+        return [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
+    return [
+        structlog.processors.format_exc_info,
+        structlog.processors.JSONRenderer(default=str),
+    ]

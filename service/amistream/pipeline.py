@@ -1,0 +1,120 @@
+"""THE data path: one pass over a volume, from its bytes to encrypted parts in a store.
+
+`data_path` is the program in one list. Blocks are carried through it by worker threads (`flow.relay`); the event
+loop sees finished parts only, and takes them from a bounded channel to the store. Memory is bounded by
+`settings.memory_ceiling`: the parts' buffers are a fixed pool, and when it is empty the workers wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import anyio
+
+from amistream.errors import first_cause
+from amistream.flow.buffers import Buffers
+from amistream.flow.relay import Relay, Step
+from amistream.flow.undo import Undo
+from amistream.keys import BundleKey
+from amistream.source.volume import Volume
+from amistream.stages.archive import Archive
+from amistream.stages.compress import GzipMember, compressor, deflate_block
+from amistream.stages.encrypt import Encrypt
+from amistream.stages.read import Read
+from amistream.stages.split import Part, Split
+from amistream.stages.upload import Upload
+from amistream.stores.port import Store
+from amistream.values import Measured
+
+BUFFERS_BEYOND_UPLOADS = 2
+"""One part being filled and one being handed over, beside those in flight."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The figures of one pass. Sizes in bytes."""
+
+    prefix: str
+    part_size: int
+    block_size: int
+    workers: int
+    level: int
+    upload_concurrency: int
+
+
+class Pipeline:
+    """One pass over one volume; used once. Its parts may be looked at while it runs, to report progress."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        volume: Volume,
+        store: Store,
+        key: BundleKey,
+        undo: Undo,
+        *,
+        slots: AbstractContextManager[Any] | None = None,
+    ) -> None:
+        """`slots` shares the cores among pipelines; every part that may come to exist is registered in `undo`."""
+        self.plan = plan
+        self.volume = volume
+        self.buffers = Buffers(count=plan.upload_concurrency + BUFFERS_BEYOND_UPLOADS, size=plan.part_size)
+        self.reader = Read(volume)
+        self.archive = Archive(name=plan.prefix, size=volume.size, mtime=volume.mtime)
+        self.member = GzipMember()
+        self.split = Split(part_size=plan.part_size, take_buffer=self.buffers.take)
+        self.upload = Upload(store, prefix=plan.prefix, buffers=self.buffers, undo=undo)
+        self._send, self._receive = anyio.create_memory_object_stream[Part](plan.upload_concurrency)
+        self.relay = Relay(
+            self.reader,
+            data_path(plan, self.archive, self.member, key, self.split),
+            self._emitter(),
+            block_size=plan.block_size,
+            release=self.buffers.close,
+            slots=slots,
+        )
+
+    async def run(self) -> Measured:
+        """Store every part; returns what the stages measured. Raises the first cause; stored parts stay, see `undo`."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.upload.run(self._receive, self.plan.upload_concurrency), name="upload")
+                group.create_task(self._carry(), name="relay")
+        except BaseExceptionGroup as errors:
+            raise first_cause(errors) from None
+        finally:
+            self._receive.close()
+            self.buffers.close()
+        await asyncio.to_thread(self.volume.check_unchanged)
+        return Measured(
+            image_size=self.volume.size,
+            archive=self.archive.result(),
+            gzip=self.member.result(),
+            split=self.split.result(),
+        )
+
+    async def _carry(self) -> None:
+        with self._send:
+            await self.relay.run(self.plan.workers)
+
+    def _emitter(self) -> Callable[[Part], None]:
+        loop = asyncio.get_running_loop()
+        return lambda part: asyncio.run_coroutine_threadsafe(self._send.send(part), loop).result()
+
+
+def data_path(plan: Plan, archive: Archive, member: GzipMember, key: BundleKey, split: Split) -> tuple[Step, ...]:
+    """The stages in order, a line each."""
+    deflate = partial(deflate_block, compressor(plan.level))
+    encrypt = Encrypt(key=key.key.reveal(), iv=key.iv.reveal())
+    return (
+        Step("archive", archive),  # SHA-1 over the whole tar is serial by nature
+        Step("compress", parallel=deflate),  # most of the work: independent blocks, every core
+        Step("join", member),  # one gzip member, so in order
+        Step("encrypt", encrypt, same_turn=True),  # CBC: each block needs the one before; yields its scratch buffer
+        Step("split", split, same_turn=True),  # so it must be copied into the part before the next slice
+    )

@@ -1,0 +1,1 @@
+"""Volumes to read: the port they share, and how a path becomes one."""

@@ -1,0 +1,151 @@
+"""A volume that can be read: an image file or a block device, opened once, read-only, and never followed twice.
+
+Everything is asked of the open descriptor, not of the path, so that a path swapped meanwhile changes nothing. The
+calls block: use them on threads. Other kinds (file-system trees, standard input) implement the same `Volume`.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import struct
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from amistream.errors import RefusedError, SourceError
+
+_BLKGETSIZE64 = 0x80081272
+"""ioctl of linux/fs.h: size of a block device in bytes."""
+
+
+class Kind(StrEnum):
+    IMAGE_FILE = "image file"
+    BLOCK_DEVICE = "block device"
+
+
+class Volume(Protocol):
+    """A run of `size` bytes. `read_into` may be called from several threads."""
+
+    path: Path
+    kind: Kind
+    size: int
+    mtime: int
+    """Seconds since 1970, for the archive's header."""
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill the whole buffer from `offset` on. Raises `SourceError`."""
+
+    def will_need(self, offset: int, length: int) -> None:
+        """Tell the kernel what comes next."""
+
+    def check_unchanged(self) -> None:
+        """Raise `SourceError` when the volume is not what it was when it was opened."""
+
+    def close(self) -> None: ...
+
+
+class FileVolume:
+    """A volume behind a file descriptor, which it owns."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self._descriptor = descriptor
+        self._stat = os.fstat(descriptor)
+        self.kind = Kind.BLOCK_DEVICE if stat.S_ISBLK(self._stat.st_mode) else Kind.IMAGE_FILE
+        self.size = self._size()
+        self.mtime = int(self._stat.st_mtime)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        done = 0
+        while done < len(buffer):
+            try:
+                count = os.preadv(self._descriptor, [buffer[done:]], offset + done)
+            except OSError as error:
+                raise SourceError(
+                    "source.read_error",
+                    f"cannot read {self.path} at byte {offset + done}: {error.strerror}",
+                    hint="the disk may be failing: see `dmesg`; bundle from a good copy or a snapshot",
+                    field="source",
+                ) from error
+            if count == 0:
+                raise SourceError(
+                    "source.shrunk",
+                    f"cannot read {self.path} to its end: it ends at byte {offset + done} and had {self.size} bytes",
+                    hint="nothing may write to the volume while it is bundled; use a snapshot",
+                    field="source",
+                )
+            done += count
+
+    def will_need(self, offset: int, length: int) -> None:
+        os.posix_fadvise(self._descriptor, offset, length, os.POSIX_FADV_WILLNEED)
+
+    def check_unchanged(self) -> None:
+        now = os.fstat(self._descriptor)
+        file_changed = self.kind is Kind.IMAGE_FILE and now.st_mtime_ns != self._stat.st_mtime_ns
+        if file_changed or self._size() != self.size:
+            raise SourceError(
+                "source.changed",
+                f"cannot use what was read from {self.path}: it was written to meanwhile",
+                hint="nothing may write to the volume while it is bundled; use a snapshot and try again",
+                field="source",
+            )
+
+    def mounted_writable(self) -> str:
+        """Where this block device is mounted read-write, or ''."""
+        number = f"{os.major(self._stat.st_rdev)}:{os.minor(self._stat.st_rdev)}"
+        with Path("/proc/self/mountinfo").open(encoding="utf-8") as mounts:
+            for line in mounts:
+                fields = line.split()
+                if fields[2] == number and "rw" in fields[5].split(","):
+                    return fields[4]
+        return ""
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def _size(self) -> int:
+        if self.kind is Kind.IMAGE_FILE:
+            return os.fstat(self._descriptor).st_size
+        answer = fcntl.ioctl(self._descriptor, _BLKGETSIZE64, bytes(8))
+        return int(struct.unpack("Q", answer)[0])
+
+
+def open_volume(path: Path) -> FileVolume:
+    """Open an image file or block device for reading. Raises `RefusedError` saying what stands against it."""
+    try:
+        # Non-blocking, or a named pipe would hang the open.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+            what = "a directory" if stat.S_ISDIR(mode) else "neither a file nor a block device"
+            raise RefusedError(
+                "source.kind",
+                f"cannot bundle {path}: it is {what}",
+                hint="give an image file, such as disk.img, or a block device, such as /dev/xvdf",
+                field="source",
+            )
+        return FileVolume(path, descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _unreadable(path: Path, error: OSError) -> RefusedError:
+    if error.errno == errno.ENOENT:
+        return RefusedError(
+            "source.missing",
+            f"cannot bundle {path}: there is no such file or device",
+            hint="check the path; `lsblk` lists the block devices",
+            field="source",
+        )
+    hint = f"check its permissions: ls -l {path}"
+    if error.errno == errno.EACCES:
+        hint += "; the one who reads is the daemon's user (or you, with --in-process)"
+    return RefusedError("source.unreadable", f"cannot read {path}: {error.strerror}", hint=hint, field="source")

@@ -1,0 +1,69 @@
+"""Split: cut the ciphertext every `part_size` bytes and take each part's SHA-1.
+
+Format: the parts put one behind the other are the ciphertext; the last one may be shorter and is never empty.
+
+Contract: part buffers are borrowed through `take_buffer` and leave inside the `Part`; whoever gets the part gives its
+buffer back when it is stored. `feed` copies, so its input may be reused at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from amistream.values import Buffer, PartDigest, SplitResult
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """A full part: its digest, its bytes (a view of `buffer`) and the buffer to give back."""
+
+    digest: PartDigest
+    data: memoryview
+    buffer: bytearray
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+class Split:
+    """Transform: ciphertext in, parts out."""
+
+    def __init__(self, *, part_size: int, take_buffer: Callable[[], bytearray]) -> None:
+        """`take_buffer` yields a writable buffer of at least `part_size` bytes; it may block until one is free."""
+        self._part_size = part_size
+        self._take_buffer = take_buffer
+        self._buffer: bytearray | None = None
+        self._fill = 0
+        self._sha1 = hashlib.sha1(usedforsecurity=False)
+        self._parts: list[PartDigest] = []
+
+    def feed(self, data: Buffer) -> Iterator[Part]:
+        view = memoryview(data)
+        while view:
+            if self._buffer is None:
+                self._buffer = self._take_buffer()
+            taken = view[: self._part_size - self._fill]
+            self._buffer[self._fill : self._fill + len(taken)] = taken
+            self._sha1.update(taken)
+            self._fill += len(taken)
+            view = view[len(taken) :]
+            if self._fill == self._part_size:
+                yield self._cut(self._buffer)
+
+    def finish(self) -> Iterator[Part]:
+        if self._buffer is not None:
+            yield self._cut(self._buffer)
+
+    def result(self) -> SplitResult:
+        return SplitResult(parts=tuple(self._parts), bundled_size=sum(part.size for part in self._parts))
+
+    def _cut(self, buffer: bytearray) -> Part:
+        digest = PartDigest(index=len(self._parts), size=self._fill, sha1=self._sha1.digest())
+        part = Part(digest, memoryview(buffer)[: self._fill], buffer)
+        self._parts.append(digest)
+        self._buffer = None
+        self._fill = 0
+        self._sha1 = hashlib.sha1(usedforsecurity=False)
+        return part

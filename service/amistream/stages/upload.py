@@ -1,0 +1,61 @@
+"""Upload: several parts at a time from the channel of finished parts to the store, in any order.
+
+A part's buffer goes back to the pool when the part is stored; until then the stages before it run out of buffers
+and wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from time import perf_counter
+
+from anyio import EndOfStream
+from anyio.streams.memory import MemoryObjectReceiveStream
+
+from amistream.flow.buffers import Buffers
+from amistream.flow.undo import Undo
+from amistream.stages.split import Part
+from amistream.stores.port import Store
+from amistream.values import part_name
+
+
+class Upload:
+    """`run` in `concurrency` copies; the counters may be read at any time."""
+
+    def __init__(self, store: Store, *, prefix: str, buffers: Buffers, undo: Undo) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._buffers = buffers
+        self._undo = undo
+        self.parts_stored = 0
+        self.bytes_stored = 0
+        self.bytes_sent = 0
+        """Bytes handed to the wire or disk, repeats included."""
+        self.busy_s = 0.0
+        """Seconds of requests, all copies together."""
+
+    async def run(self, parts: MemoryObjectReceiveStream[Part], concurrency: int) -> None:
+        """Store every part until the channel ends. The first failure stops all and is raised."""
+        async with parts, asyncio.TaskGroup() as group:
+            for number in range(concurrency):
+                group.create_task(self._store_from(parts), name=f"upload {number}")
+
+    async def _store_from(self, parts: MemoryObjectReceiveStream[Part]) -> None:
+        while True:
+            try:
+                part = await parts.receive()
+            except EndOfStream:
+                return
+            name = part_name(self._prefix, part.digest.index)
+            self._undo.push(f"{self._store.location}/{name}", partial(self._store.delete, name))
+            started = perf_counter()
+            await self._store.put(name, part.data, part.digest.sha1, self._sent)
+            self.busy_s += perf_counter() - started
+            self.parts_stored += 1
+            self.bytes_stored += len(part)
+            part.data.release()
+            self._buffers.give(part.buffer)
+
+    def _sent(self, count: int) -> None:
+        self.bytes_sent += count

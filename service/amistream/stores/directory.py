@@ -1,0 +1,134 @@
+"""A local directory as destination: the same files that the AMI tools write.
+
+A file appears under its name only when it is whole and on the disk: it is written under a hidden temporary name,
+synchronised, and then linked, which fails rather than replaces when the name is taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+import secrets
+from pathlib import Path
+
+import aiofiles
+import aiofiles.os
+
+from amistream.errors import StoreError
+from amistream.stores.port import OnBytes, Stored
+
+
+class DirectoryStore:
+    """Bundles in one directory, made when missing."""
+
+    def __init__(self, directory: Path) -> None:
+        self.location = str(directory)
+        self._directory = directory
+        self._made = False
+        self._token = secrets.token_hex(4)
+
+    async def open(self) -> None:
+        try:
+            await aiofiles.os.makedirs(self._directory)
+            self._made = True
+        except FileExistsError:
+            if not await aiofiles.os.path.isdir(self._directory):
+                raise StoreError(
+                    "directory.kind",
+                    f"cannot write a bundle to {self._directory}: it is not a directory",
+                    hint="give another directory with --to",
+                    field="destinations",
+                ) from None
+        except OSError as error:
+            raise self._failure("make", self._directory.name, error) from error
+
+    async def put(self, name: str, data: memoryview, sha1: bytes, on_bytes: OnBytes) -> None:
+        await self._write(name, data, sha1)
+        on_bytes(len(data))
+
+    async def commit(self, name: str, data: bytes, sha1: bytes) -> None:
+        await self._write(name, memoryview(data), sha1)
+        await asyncio.to_thread(self._sync_directory)
+
+    async def stat(self, name: str) -> Stored | None:
+        try:
+            return await asyncio.to_thread(_stat, self._directory / name)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._failure("read", name, error) from error
+
+    async def names(self, prefix: str) -> list[str]:
+        try:
+            return sorted(name for name in await aiofiles.os.listdir(self._directory) if name.startswith(prefix))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise self._failure("list", prefix, error) from error
+
+    async def delete(self, name: str) -> None:
+        for path in (self._directory / name, self._temporary(name)):
+            try:
+                await aiofiles.os.unlink(path)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise self._failure("remove", name, error) from error
+
+    async def close(self) -> None:
+        if self._made:
+            try:
+                await aiofiles.os.rmdir(self._directory)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
+                    raise self._failure("remove", self._directory.name, error) from error
+
+    def _temporary(self, name: str) -> Path:
+        return self._directory / f".{name}.{self._token}.partial"
+
+    async def _write(self, name: str, data: memoryview, sha1: bytes) -> None:
+        temporary = self._temporary(name)
+        try:
+            try:
+                async with aiofiles.open(temporary, "xb", buffering=0) as file:
+                    written = 0
+                    while written < len(data):
+                        written += await file.write(data[written:])
+                    await asyncio.to_thread(os.fsync, file.fileno())
+                await aiofiles.os.link(temporary, self._directory / name)
+            except FileExistsError:
+                stored = await self.stat(name)
+                if stored != Stored(len(data), sha1):
+                    raise StoreError(
+                        "store.exists",
+                        f"cannot write {self._directory / name}: it exists already, with other content",
+                        hint="remove the older bundle, or choose another --prefix or directory",
+                        field="destinations",
+                    ) from None
+            await aiofiles.os.unlink(temporary)
+        except OSError as error:
+            raise self._failure("write", name, error) from error
+
+    def _sync_directory(self) -> None:
+        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _failure(self, verb: str, name: str, error: OSError) -> StoreError:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return StoreError(
+            "directory.full" if full else "directory.failed",
+            f"cannot {verb} {name} in {self._directory}: {error.strerror}",
+            hint=f"free some space: df -h {self._directory}" if full else "check the directory and its permissions",
+            field="destinations",
+        )
+
+
+def _stat(path: Path) -> Stored:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False))
+        return Stored(file.tell(), digest.digest())

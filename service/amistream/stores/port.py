@@ -1,0 +1,52 @@
+"""The port between the pipeline and a place that keeps bundles. Every adapter passes the same contract tests.
+
+Contract: names are bare file names. Nothing that exists is ever replaced: `put` and `commit` of a name that is
+taken raise `StoreError` with code `store.exists`, unless what is there has the very same bytes. Once `put` or
+`commit` returns, the bytes are safe there. Failures are `StoreError`; each adapter repeats what is worth repeating,
+so a caller never does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+OnBytes = Callable[[int], None]
+"""Called with each number of bytes that was handed to the wire or disk, repeats included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a place says of an object: its size and, where it keeps one, the SHA-1 of its whole content."""
+
+    size: int
+    sha1: bytes | None
+
+
+class Store(Protocol):
+    """One destination of one job."""
+
+    location: str
+    """For people and for the result: `s3://bucket/prefix` or a directory, without a trailing slash."""
+
+    async def open(self) -> None:
+        """Make the place ready, or raise `StoreError`; called once, before the first `put`."""
+
+    async def put(self, name: str, data: memoryview, sha1: bytes, on_bytes: OnBytes) -> None:
+        """Store `data`, whose SHA-1 is given so that it is never computed again. `data` may be reused afterwards."""
+
+    async def commit(self, name: str, data: bytes, sha1: bytes) -> None:
+        """Store the manifest: the moment from which a bundle exists here."""
+
+    async def stat(self, name: str) -> Stored | None:
+        """What is stored under `name`, or None."""
+
+    async def names(self, prefix: str) -> list[str]:
+        """The names that begin with `prefix`, sorted."""
+
+    async def delete(self, name: str) -> None:
+        """Remove `name` and what an unfinished `put` of it left; absent is well."""
+
+    async def close(self) -> None:
+        """Let go of the place; with nothing stored, remove what `open` made."""

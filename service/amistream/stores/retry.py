@@ -1,0 +1,90 @@
+"""The one retry layer: repeats a request that failed in passing, with capped full-jitter delays.
+
+The SDK's own retries are off, so that a bound here is a bound. Each attempt runs under a deadline that moves with
+its progress: an attempt in which no byte was taken and no answer came for `stall_s` is given up, however long it
+has been sending. The SDK's read timeout does not cover that phase.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+
+from amistream.errors import StoreError
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """`attempts` counts the first try. Delay before try n: uniform in 0 .. min(cap, base * 2**(n-1)) seconds."""
+
+    attempts: int
+    base_s: float
+    cap_s: float
+    stall_s: float
+
+    def delay_s(self, failures: int) -> float:
+        return random.uniform(0, min(self.cap_s, self.base_s * 2 ** (failures - 1)))  # noqa: S311 - not a secret
+
+
+class Alive:
+    """Handed to each attempt: call it when something moved, and the attempt's deadline moves too."""
+
+    def __init__(self, timeout: asyncio.Timeout, stall_s: float) -> None:
+        self._timeout = timeout
+        self._stall_s = stall_s
+
+    def __call__(self) -> None:
+        if not self._timeout.expired():
+            self._timeout.reschedule(asyncio.get_running_loop().time() + self._stall_s)
+
+
+async def with_retries(
+    policy: RetryPolicy,
+    what: str,
+    attempt: Callable[[Alive], Awaitable[T]],
+    *,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> T:
+    """Run `attempt` until it succeeds, fails for good, or has failed `policy.attempts` times.
+
+    `what` names it for people ("store image.part.03 in s3://b"). Raises the last `StoreError`, which names the cause.
+    """
+    failures = 0
+    while True:
+        try:
+            return await _once(policy, what, attempt)
+        except StoreError as error:
+            failures += 1
+            if not error.transient:
+                raise
+            if failures >= policy.attempts:
+                raise StoreError(
+                    error.code,
+                    f"{error.message} (tried {failures} times)",
+                    hint=error.hint,
+                    field=error.field,
+                ) from error
+            delay = policy.delay_s(failures)
+            log.warning("request.retry", what=what, reason=error.message, failures=failures, delay_s=round(delay, 2))
+            await sleep(delay)
+
+
+async def _once(policy: RetryPolicy, what: str, attempt: Callable[[Alive], Awaitable[T]]) -> T:
+    try:
+        async with asyncio.timeout(policy.stall_s) as timeout:
+            return await attempt(Alive(timeout, policy.stall_s))
+    except TimeoutError as error:
+        raise StoreError(
+            "store.stalled",
+            f"cannot {what}: nothing moved for {policy.stall_s:g} s",
+            hint="the endpoint or the network is stuck; stall_timeout_s sets how long to wait",
+            transient=True,
+        ) from error

@@ -1,0 +1,265 @@
+"""S3 as destination: parts as objects under a key prefix, verified by S3 itself, readable by EC2.
+
+Every object is sent with the canned ACL, `If-None-Match: *` (nothing is ever overwritten) and its SHA-1, which S3
+checks and keeps. The payload is signed only where asked: the SHA-1 in the signed header already covers it. Parts
+above a threshold go up as multipart uploads, whose chunks are sent and repeated one by one; each chunk needs a
+SHA-1 of its own, taken on a thread.
+
+When a request is cancelled after its last byte was sent, its answer is waited for a little: the object may come to
+exist, and an undo that ran before it did would leave it behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from amistream.aws.translate import error_code, http_status, translate
+from amistream.errors import StoreError, first_cause
+from amistream.settings import Acl
+from amistream.stores.body import Body
+from amistream.stores.port import OnBytes, Stored
+from amistream.stores.retry import Alive, RetryPolicy, with_retries
+
+SETTLE_S = 5.0
+"""How long a cancelled request that was wholly sent may take to be answered."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Multipart:
+    """Bodies over `threshold` bytes go up in chunks of `chunk` bytes, `concurrency` at a time."""
+
+    threshold: int
+    chunk: int
+    concurrency: int
+
+
+class S3Store:
+    """One bucket and key prefix, through one client that others may share."""
+
+    def __init__(
+        self, client: Any, *, bucket: str, key_prefix: str, acl: Acl, retry: RetryPolicy, multipart: Multipart
+    ) -> None:
+        """`key_prefix` is without slashes at its ends, or empty."""
+        self._client = client
+        self._bucket = bucket
+        self._key_prefix = f"{key_prefix}/" if key_prefix else ""
+        self.location = f"s3://{bucket}/{key_prefix}".rstrip("/")
+        self._acl = acl
+        self._retry = retry
+        self._multipart = multipart
+        self._multipart_used = False
+
+    async def open(self) -> None:
+        """Nothing to make ready: a bucket is the user's own."""
+
+    async def put(self, name: str, data: memoryview, sha1: bytes, on_bytes: OnBytes) -> None:
+        if len(data) > self._multipart.threshold:
+            await self._put_chunks(name, data, on_bytes)
+        else:
+            await self._put_whole(name, data, sha1, on_bytes)
+
+    async def commit(self, name: str, data: bytes, sha1: bytes) -> None:
+        await self._put_whole(name, memoryview(data), sha1, lambda _: None)
+
+    async def stat(self, name: str) -> Stored | None:
+        async def attempt(_: Alive) -> Stored | None:
+            try:
+                reply = await self._client.head_object(**self._object(name), ChecksumMode="ENABLED")
+            except ClientError as error:
+                if http_status(error) == 404:  # noqa: PLR2004 - HTTP's own number
+                    return None
+                raise
+            encoded = reply.get("ChecksumSHA1", "")
+            # A multipart object's checksum is composite, "...-N", and says nothing about the whole.
+            return Stored(reply["ContentLength"], None if not encoded or "-" in encoded else base64.b64decode(encoded))
+
+        return await self._request(f"look at {self._url(name)}", attempt)
+
+    async def names(self, prefix: str) -> list[str]:
+        found: list[str] = []
+        token: dict[str, str] = {}
+        while True:
+
+            async def attempt(_: Alive, token: dict[str, str] = token) -> Any:
+                return await self._client.list_objects_v2(
+                    Bucket=self._bucket, Prefix=self._key_prefix + prefix, **token
+                )
+
+            reply = await self._request(f"list {self.location}", attempt)
+            found += [entry["Key"].removeprefix(self._key_prefix) for entry in reply.get("Contents", ())]
+            if not reply.get("IsTruncated"):
+                return found
+            token = {"ContinuationToken": reply["NextContinuationToken"]}
+
+    async def delete(self, name: str) -> None:
+        async def uploads(_: Alive) -> Any:
+            return await self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=self._key_prefix + name)
+
+        async def remove(_: Alive) -> None:
+            await self._client.delete_object(**self._object(name))
+
+        if self._multipart_used:
+            reply = await self._request(f"list unfinished uploads in {self.location}", uploads)
+            for upload in reply.get("Uploads", ()):
+                if upload["Key"] == self._key_prefix + name:
+                    await self._abort(name, upload["UploadId"])
+        await self._request(f"delete {self._url(name)}", remove)
+
+    async def close(self) -> None:
+        """The client is not ours to close."""
+
+    async def _put_whole(self, name: str, data: memoryview, sha1: bytes, on_bytes: OnBytes) -> None:
+        what = f"store {self._url(name)}"
+
+        async def attempt(alive: Alive) -> None:
+            body = Body(data, _both(alive, on_bytes))
+            call = self._client.put_object(
+                **self._object(name),
+                Body=body,
+                ACL=self._acl.value,
+                ChecksumSHA1=base64.b64encode(sha1).decode(),
+                ContentType="application/octet-stream",
+                IfNoneMatch="*",
+            )
+            await _settled(call, lambda: body.sent)
+
+        try:
+            await self._request(what, attempt)
+        except StoreError as error:
+            if error.code != "aws.PreconditionFailed":
+                raise
+            # Either somebody's object, or our own from an attempt whose answer was lost.
+            if await self.stat(name) != Stored(len(data), sha1):
+                raise self._exists(name) from error
+
+    async def _put_chunks(self, name: str, data: memoryview, on_bytes: OnBytes) -> None:
+        what = f"store {self._url(name)}"
+
+        async def create(_: Alive) -> str:
+            reply = await self._client.create_multipart_upload(
+                **self._object(name),
+                ACL=self._acl.value,
+                ChecksumAlgorithm="SHA1",
+                ContentType="application/octet-stream",
+            )
+            return str(reply["UploadId"])
+
+        self._multipart_used = True
+        upload_id = await self._request(what, create)
+        slots = asyncio.Semaphore(self._multipart.concurrency)
+
+        async def send(number: int, chunk: memoryview) -> dict[str, Any]:
+            digest = await asyncio.to_thread(_sha1, chunk)
+            encoded = base64.b64encode(digest).decode()
+
+            async def attempt(alive: Alive) -> str:
+                reply = await self._client.upload_part(
+                    **self._object(name),
+                    UploadId=upload_id,
+                    PartNumber=number,
+                    Body=Body(chunk, _both(alive, on_bytes)),
+                    ChecksumSHA1=encoded,
+                )
+                return str(reply["ETag"])
+
+            async with slots:
+                etag = await self._request(f"{what}, chunk {number}", attempt)
+            return {"PartNumber": number, "ETag": etag, "ChecksumSHA1": encoded}
+
+        async def complete(_: Alive) -> None:
+            call = self._client.complete_multipart_upload(
+                **self._object(name),
+                UploadId=upload_id,
+                MultipartUpload={"Parts": sent},
+                IfNoneMatch="*",
+            )
+            await _settled(call, lambda: True)
+
+        size = self._multipart.chunk
+        chunks = [data[start : start + size] for start in range(0, len(data), size)]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(send(number, chunk)) for number, chunk in enumerate(chunks, 1)]
+        except BaseExceptionGroup as errors:
+            raise first_cause(errors) from None
+        sent = [task.result() for task in tasks]
+        try:
+            await self._request(what, complete)
+        except StoreError as error:
+            if error.code == "aws.PreconditionFailed":
+                raise self._exists(name) from error
+            # The answer to a completion may have been lost: then the upload is gone and the object is there.
+            if error.code != "aws.NoSuchUpload":
+                raise
+            stored = await self.stat(name)
+            if stored is None or stored.size != len(data):
+                raise
+
+    async def _abort(self, name: str, upload_id: str) -> None:
+        async def attempt(_: Alive) -> None:
+            try:
+                await self._client.abort_multipart_upload(**self._object(name), UploadId=upload_id)
+            except ClientError as error:
+                if error_code(error) != "NoSuchUpload":
+                    raise
+
+        await self._request(f"abort the upload of {self._url(name)}", attempt)
+
+    async def _request(self, what: str, attempt: Callable[[Alive], Awaitable[T]]) -> T:
+        async def translated(alive: Alive) -> T:
+            try:
+                return await attempt(alive)
+            except (ClientError, BotoCoreError) as error:
+                raise translate(error, what, bucket=self._bucket) from error
+
+        return await with_retries(self._retry, what, translated)
+
+    def _object(self, name: str) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Key": self._key_prefix + name}
+
+    def _url(self, name: str) -> str:
+        return f"{self.location}/{name}"
+
+    def _exists(self, name: str) -> StoreError:
+        return StoreError(
+            "store.exists",
+            f"cannot store {self._url(name)}: it exists already, with other content",
+            hint=f"look with `aws s3 ls {self.location}/`; remove the older bundle or choose another --prefix",
+            field="destinations",
+        )
+
+
+async def _settled(call: Awaitable[T], wholly_sent: Callable[[], bool]) -> T:
+    """Await `call`; when cancelled after everything was sent, wait for the answer before passing the cancel on."""
+    task = asyncio.ensure_future(call)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if wholly_sent() and not task.done():
+            await asyncio.wait({task}, timeout=SETTLE_S)
+        task.cancel()
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()
+        raise
+
+
+def _both(alive: Alive, on_bytes: OnBytes) -> OnBytes:
+    def moved(count: int) -> None:
+        alive()
+        on_bytes(count)
+
+    return moved
+
+
+def _sha1(data: memoryview) -> bytes:
+    return hashlib.sha1(data, usedforsecurity=False).digest()
