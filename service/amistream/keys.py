@@ -9,14 +9,18 @@ These functions touch files and take milliseconds of CPU: call them on a thread.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA1, SHA256
 from cryptography.hazmat.primitives.serialization import (
@@ -31,6 +35,7 @@ from amistream.errors import RefusedError
 
 CERTIFICATE_FILE = "user-certificate.pem"
 PRIVATE_KEY_FILE = "user-private-key.pem"
+LOCK_FILE = "user-key.lock"
 
 
 class Secret:
@@ -103,6 +108,9 @@ def load_certificate(path: Path, *, field: str) -> x509.Certificate:
     try:
         certificate = x509.load_pem_x509_certificate(data)
         public = certificate.public_key()
+    except UnsupportedAlgorithm:
+        # A kind of key so rare that the library does not know it.
+        public = None
     except ValueError:
         raise RefusedError(
             "certificate.format",
@@ -122,15 +130,18 @@ def load_certificate(path: Path, *, field: str) -> x509.Certificate:
 def own_identity(state_dir: Path) -> tuple[UserIdentity, bool]:
     """The key pair kept in `state_dir`, made at the first call; returns it and whether it is new."""
     certificate, private_key = state_dir / CERTIFICATE_FILE, state_dir / PRIVATE_KEY_FILE
-    if certificate.exists() and private_key.exists():
-        return load_identity(certificate, private_key), False
     try:
+        if certificate.exists() and private_key.exists():
+            return load_identity(certificate, private_key), False
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        identity = _generate_identity()
-        plain = identity.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        # The key goes last: a pair counts only when both files are there.
-        _write_private(certificate, identity.certificate.public_bytes(Encoding.PEM))
-        _write_private(private_key, plain)
+        with _locked(state_dir / LOCK_FILE):
+            if certificate.exists() and private_key.exists():
+                return load_identity(certificate, private_key), False
+            identity = _generate_identity()
+            plain = identity.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+            # The key goes last: a pair counts only when both files are there.
+            _write_private(certificate, identity.certificate.public_bytes(Encoding.PEM))
+            _write_private(private_key, plain)
     except OSError as error:
         raise RefusedError(
             "key.state_dir",
@@ -139,6 +150,17 @@ def own_identity(state_dir: Path) -> tuple[UserIdentity, bool]:
             field="private_key",
         ) from error
     return identity, True
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep two jobs, or two processes, from each making a pair and mixing them."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _generate_identity() -> UserIdentity:
@@ -159,7 +181,9 @@ def _generate_identity() -> UserIdentity:
 
 
 def _write_private(path: Path, data: bytes) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary = path.with_suffix(".tmp")
+    # What a crash left is of no use to anyone; under the lock nobody else is writing it.
+    temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
@@ -179,6 +203,8 @@ def _load_private_key(path: Path) -> rsa.RSAPrivateKey:
         )
     try:
         key = load_pem_private_key(data, password=None)
+    except UnsupportedAlgorithm:
+        key = None
     except TypeError:
         raise RefusedError(
             "key.encrypted",

@@ -1,10 +1,10 @@
 """How the service logs: one line an event, to stderr, as JSON for machines or text for people.
 
-Modules log through `structlog.get_logger(__name__)`. What is bound with `structlog.contextvars` (a job's id) stands in every
-line of that task. Stdlib loggers (aiohttp, botocore, asyncio) go the same way, from WARNING up.
+Modules log through `structlog.get_logger(__name__)`. What is bound with `structlog.contextvars` (a job's id) stands in
+every line of that task. Stdlib loggers (aiohttp, botocore, asyncio) go the same way, from WARNING up.
 
-No secret reaches a line: the SDK stays at WARNING whatever the level is, since its debug lines hold signatures and tokens, and
-tracebacks are written without local variables, since those hold keys.
+No secret reaches a line: the SDK stays at WARNING whatever the level is, since its debug lines hold signatures and
+tokens, and tracebacks are written without local variables, since those hold keys.
 """
 
 from __future__ import annotations
@@ -61,9 +61,7 @@ def _rendering(log_format: LogFormat) -> list[Processor]:
     if log_format is LogFormat.TEXT:
         # The default formatter of tracebacks is rich's, which prints local variables.
         return [
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-            )
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
         ]
     return [
         structlog.processors.format_exc_info,

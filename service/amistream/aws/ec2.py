@@ -30,10 +30,13 @@ class Ec2:
         """Ask EC2 whether it would allow the registration, without doing it."""
         what = f"register an image in {self.region}"
         try:
-            await self._ask(self.client.register_image(**_arguments(registration), DryRun=True), what)
+            made = await self._ask(self.client.register_image(**_arguments(registration), DryRun=True), what)
         except ClientError as error:
             if error_code(error) != "DryRunOperation":
                 raise translate(error, what) from error
+        else:
+            # Some compatible endpoints do not know DryRun and register at once.
+            await self.deregister(str(made["ImageId"]))
 
     async def register(self, registration: Registration) -> str:
         """Register once; returns the image's id. A transient error leaves open whether it went through."""

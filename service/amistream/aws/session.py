@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import socket
+from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import cache
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession, get_session
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.loaders import create_loader
 
 from amistream.aws.translate import translate
 from amistream.errors import RefusedError
@@ -98,6 +102,7 @@ class Aws:
         if endpoint_url:
             s3["addressing_style"] = "path"
         return AioConfig(
+            connector_args={"socket_factory": _socket_that_gives_up(self._settings.stall_timeout_s)},
             connect_timeout=CONNECT_TIMEOUT_S,
             read_timeout=self._settings.stall_timeout_s,
             # Chunks of multipart uploads of every part in flight, and a few for everything else.
@@ -112,12 +117,34 @@ class Aws:
 
 def _load_session() -> AioSession:
     session = get_session()
-    loader = session.get_component("data_loader")
+    session.register_component("data_loader", _loader())
+    return session
+
+
+@cache
+def _loader() -> Any:
+    """The SDK's service models, read once in a process and kept."""
+    loader = create_loader()
     for service in _MODELS:
         loader.load_service_model(service, "service-2")
         loader.load_service_model(service, "endpoint-rule-set-1")
     loader.load_data("endpoints")
-    return session
+    return loader
+
+
+def _socket_that_gives_up(after_s: float) -> Callable[[Any], socket.socket]:
+    """Sockets that the kernel ends when sent bytes stay unacknowledged, or unsendable, for `after_s` seconds.
+
+    Closing a connection whose peer no longer reads would otherwise keep it, and what it still holds, for many minutes.
+    """
+
+    def make(address: Any) -> socket.socket:
+        family, kind, protocol, _, _ = address
+        made = socket.socket(family, kind, protocol)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(after_s * 1000))
+        return made
+
+    return make
 
 
 def _plain_and_remote(endpoint_url: str) -> bool:

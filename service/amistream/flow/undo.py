@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from amistream.flow.uncut import uncut
+
 log = structlog.get_logger()
 
 
@@ -31,16 +33,7 @@ class Undo:
 
     async def run(self) -> list[str]:
         """Undo everything; returns what could not be removed, with the reason."""
-        task = asyncio.create_task(self._run_all(), name="undo")
-        cancelled = False
-        while not task.done():
-            try:
-                await asyncio.shield(task)
-            except asyncio.CancelledError:
-                cancelled = True
-        if cancelled:
-            raise asyncio.CancelledError
-        return task.result()
+        return await uncut(self._run_all())
 
     async def _run_all(self) -> list[str]:
         left = []
@@ -49,7 +42,10 @@ class Undo:
             try:
                 async with asyncio.timeout(self._deadline_s):
                     await action()
-            except Exception as error:  # noqa: BLE001 - one failed undo must not stop the next
+            except (Exception, asyncio.CancelledError) as error:
+                current = asyncio.current_task()
+                if current is not None and current.cancelling():
+                    raise
                 log.warning("undo.failed", what=what, reason=str(error) or type(error).__name__)
                 left.append(f"{what}: {str(error) or type(error).__name__}")
         return left

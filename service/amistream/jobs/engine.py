@@ -54,7 +54,9 @@ class Engine:
         undo = Undo()
         with structlog.contextvars.bound_contextvars(job=job.id):
             try:
-                await self._run(job, undo)
+                result = await self._run(job, undo)
+                undo.forget()
+                job.finish(result)
             except asyncio.CancelledError:
                 await self._clean(job, undo)
                 job.move(State.CANCELLED)
@@ -79,7 +81,7 @@ class Engine:
             finally:
                 _log_end(job)
 
-    async def _run(self, job: Job, undo: Undo) -> None:
+    async def _run(self, job: Job, undo: Undo) -> JobResult:
         started, cpu_started = time.perf_counter(), time.process_time()
         job.move(State.CHECKING)
         async with AsyncExitStack() as stack:
@@ -104,22 +106,19 @@ class Engine:
             if ready.ec2 is not None and ready.registration is not None:
                 job.move(State.REGISTERING)
                 image_id = await self._register(ready, ready.registration, undo)
-            job.finish(
-                JobResult(
-                    manifest=f"{ready.store.location}/{name}",
-                    image_id=image_id,
-                    image_name=ready.registration.name if ready.registration else None,
-                    region=ready.region or None,
-                    image_size=measured.image_size,
-                    bundled_size=measured.split.bundled_size,
-                    parts=len(measured.split.parts),
-                    digest=measured.archive.sha1.hex(),
-                    elapsed_s=round(time.perf_counter() - started, 3),
-                    cpu_s=round(time.process_time() - cpu_started, 3),
-                    stages=meter.stages(),
-                )
-            )
-            undo.forget()
+        return JobResult(
+            manifest=f"{ready.store.location}/{name}",
+            image_id=image_id,
+            image_name=ready.registration.name if ready.registration else None,
+            region=ready.region or None,
+            image_size=measured.image_size,
+            bundled_size=measured.split.bundled_size,
+            parts=len(measured.split.parts),
+            digest=measured.archive.sha1.hex(),
+            elapsed_s=round(time.perf_counter() - started, 3),
+            cpu_s=round(time.process_time() - cpu_started, 3),
+            stages=meter.stages(),
+        )
 
     async def _register(self, ready: preflight.Ready, registration: Registration, undo: Undo) -> str:
         ec2 = ready.ec2

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -88,7 +88,7 @@ class Job:
         self._newest_progress = self._event("progress")
         self._wake()
 
-    async def events(self, after: int = 0) -> AsyncIterator[Event]:
+    async def events(self, after: int = 0) -> AsyncGenerator[Event, None]:
         """Yield the events numbered above `after`, from the past on, until the job has ended."""
         position = 0
         while True:

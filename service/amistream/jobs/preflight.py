@@ -20,6 +20,7 @@ from amistream.aws import buckets, metadata, regions
 from amistream.aws.ec2 import Ec2
 from amistream.aws.session import Aws
 from amistream.errors import RefusedError
+from amistream.flow.uncut import uncut
 from amistream.jobs.request import JobRequest
 from amistream.keys import UserIdentity, load_identity, own_identity
 from amistream.pipeline import Plan
@@ -246,7 +247,7 @@ class _Checks:
         ):
             if notice:
                 self.note(notice)
-        await buckets.check_writable(client, bucket, key_prefix, acl, timeout_s)
+        await uncut(buckets.check_writable(client, bucket, key_prefix, acl, timeout_s))
         return S3Store(
             client,
             bucket=bucket,
@@ -306,7 +307,7 @@ class _Checks:
                 hint=f"choose another --ami-name, or first: aws ec2 deregister-image --image-id {taken.id}",
                 field="ami_name",
             )
-        await ec2.may_register(registration)
+        await uncut(ec2.may_register(registration))
         return registration
 
     async def _client(self, service: str, region: str) -> object:

@@ -56,7 +56,7 @@ class FileVolume:
         self._stat = os.fstat(descriptor)
         self.kind = Kind.BLOCK_DEVICE if stat.S_ISBLK(self._stat.st_mode) else Kind.IMAGE_FILE
         self.size = self._size()
-        self.mtime = int(self._stat.st_mtime)
+        self.mtime = max(0, int(self._stat.st_mtime))
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
@@ -95,12 +95,14 @@ class FileVolume:
             )
 
     def mounted_writable(self) -> str:
-        """Where this block device is mounted read-write, or ''."""
+        """Where the file system on this block device is mounted and writable, or ''."""
         number = f"{os.major(self._stat.st_rdev)}:{os.minor(self._stat.st_rdev)}"
-        with Path("/proc/self/mountinfo").open(encoding="utf-8") as mounts:
+        # Any mount of the machine may have a name that is not UTF-8.
+        with Path("/proc/self/mountinfo").open(encoding="utf-8", errors="backslashreplace") as mounts:
             for line in mounts:
-                fields = line.split()
-                if fields[2] == number and "rw" in fields[5].split(","):
+                # After the dash: kind, source and the options of the file system, which hold in every namespace.
+                fields, options = line.split(), line.partition(" - ")[2].split()[-1]
+                if fields[2] == number and "rw" in options.split(","):
                     return fields[4]
         return ""
 

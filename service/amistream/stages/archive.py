@@ -66,8 +66,8 @@ class Archive:
 def member_header(*, name: str, size: int, mtime: int, mode: int = 0o644) -> bytes:
     """The 512-byte header of a regular file owned by root. Raises ValueError when a field does not fit."""
     encoded = name.encode("ascii")
-    if not 0 < len(encoded) <= NAME_MAX or "/" in name:
-        raise ValueError(f"a member's name has 1 to {NAME_MAX} ASCII characters and no slash")
+    if not 0 < len(encoded) <= NAME_MAX or "/" in name or not name.isprintable():
+        raise ValueError(f"a member's name has 1 to {NAME_MAX} printable ASCII characters and no slash")
     header = bytearray(BLOCK)
     header[0 : len(encoded)] = encoded
     header[100:108] = b"%07o\0" % (mode & 0o7777)

@@ -76,8 +76,9 @@ def write_manifest(facts: ImageFacts, measured: Measured, keys: WrappedKeys, sig
 
 
 def signed_size(prefix: str, parts: int) -> int:
-    """About how many signed bytes a manifest of `parts` parts has: to refuse too many before the first is made."""
-    one_part = len(f"<part index='{parts}'><filename>{part_name(prefix, parts)}</filename>") + 80
+    """Signed bytes that a manifest of `parts` parts stays under: to refuse too many before the first is made."""
+    name = part_name(prefix, parts)
+    one_part = len(f"<part index='{parts}'><filename>{name}</filename><digest algorithm='SHA1'></digest></part>") + 40
     return 8192 + parts * one_part
 
 

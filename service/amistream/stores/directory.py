@@ -28,6 +28,7 @@ class DirectoryStore:
         self._directory = directory
         self._made = False
         self._token = secrets.token_hex(4)
+        self._foreign: set[str] = set()
 
     async def open(self) -> None:
         try:
@@ -69,7 +70,8 @@ class DirectoryStore:
             raise self._failure("list", prefix, error) from error
 
     async def delete(self, name: str) -> None:
-        for path in (self._directory / name, self._temporary(name)):
+        own = [] if name in self._foreign else [self._directory / name]
+        for path in (self._temporary(name), *own):
             try:
                 await aiofiles.os.unlink(path)
             except FileNotFoundError:
@@ -101,6 +103,7 @@ class DirectoryStore:
             except FileExistsError:
                 stored = await self.stat(name)
                 if stored != Stored(len(data), sha1):
+                    self._foreign.add(name)
                     raise StoreError(
                         "store.exists",
                         f"cannot write {self._directory / name}: it exists already, with other content",

@@ -46,7 +46,10 @@ class Store(Protocol):
         """The names that begin with `prefix`, sorted."""
 
     async def delete(self, name: str) -> None:
-        """Remove `name` and what an unfinished `put` of it left; absent is well."""
+        """Remove `name` and what an unfinished `put` of it left; absent is well.
+
+        A name that `put` or `commit` found taken is somebody else's and stays.
+        """
 
     async def close(self) -> None:
         """Let go of the place; with nothing stored, remove what `open` made."""

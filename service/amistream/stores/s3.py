@@ -57,6 +57,7 @@ class S3Store:
         self._retry = retry
         self._multipart = multipart
         self._multipart_used = False
+        self._foreign: set[str] = set()
 
     async def open(self) -> None:
         """Nothing to make ready: a bucket is the user's own."""
@@ -112,7 +113,8 @@ class S3Store:
             for upload in reply.get("Uploads", ()):
                 if upload["Key"] == self._key_prefix + name:
                     await self._abort(name, upload["UploadId"])
-        await self._request(f"delete {self._url(name)}", remove)
+        if name not in self._foreign:
+            await self._request(f"delete {self._url(name)}", remove)
 
     async def close(self) -> None:
         """The client is not ours to close."""
@@ -230,6 +232,7 @@ class S3Store:
         return f"{self.location}/{name}"
 
     def _exists(self, name: str) -> StoreError:
+        self._foreign.add(name)
         return StoreError(
             "store.exists",
             f"cannot store {self._url(name)}: it exists already, with other content",

@@ -1,0 +1,238 @@
+"""The daemon's API from the other side of its Unix socket: one method per request, and a job's events as they come.
+
+Every request here may be sent twice: a submit carries an Idempotency-Key, the others ask for the same thing again. So a
+reply that is lost on the way is asked for again, and a dropped event stream goes on behind the last event seen. A
+daemon that was never reached is reported at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+from urllib.parse import quote
+
+import aiohttp
+from pydantic import BaseModel, ValidationError
+
+from amistream.cli.event_stream import EventParser
+from amistream.errors import (
+    AccessDeniedError,
+    AmistreamError,
+    BusyError,
+    ConflictError,
+    DaemonUnreachableError,
+    JobError,
+    NotFoundError,
+    UsageError,
+)
+from amistream.events import ErrorBody, Event, JobView, State
+
+if TYPE_CHECKING:
+    from amistream.jobs.request import JobRequest
+
+RETRY_DELAYS_S = (0.1, 0.2, 0.5, 1.0, 1.5)
+"""Pauses between tries; together they outlast a daemon that systemd starts again. Guess."""
+
+CONNECT_TIMEOUT_S = 5.0
+REPLY_TIMEOUT_S = 30.0
+LONGEST_LINE = 1024 * 1024
+"""Bytes of one line of an event stream; a job's view is a few KiB."""
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+_LOST = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError)
+
+_BY_STATUS: dict[int, type[AmistreamError]] = {
+    HTTPStatus.FORBIDDEN: AccessDeniedError,
+    HTTPStatus.NOT_FOUND: NotFoundError,
+    HTTPStatus.CONFLICT: ConflictError,
+    HTTPStatus.SERVICE_UNAVAILABLE: BusyError,
+}
+
+
+class JobList(BaseModel):
+    """The answer to `jobs`, oldest first."""
+
+    jobs: tuple[JobView, ...]
+
+
+class _Accepted(BaseModel):
+    id: str
+
+
+class _ErrorReply(BaseModel):
+    error: ErrorBody
+
+
+class Client:
+    """`async with Client(socket) as client`. Raises `DaemonUnreachableError`, or what the daemon's error stands for."""
+
+    def __init__(self, socket: Path, *, retry_delays_s: tuple[float, ...] = RETRY_DELAYS_S) -> None:
+        self._socket = socket
+        self._delays_s = retry_delays_s
+        self._reached = False
+        self._session: aiohttp.ClientSession
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            "http://localhost",
+            connector=aiohttp.UnixConnector(str(self._socket)),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=REPLY_TIMEOUT_S),
+            read_bufsize=LONGEST_LINE,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    async def submit(self, request: JobRequest) -> str:
+        """Hand the job in and return its id."""
+        body = request.model_dump(mode="json", exclude_unset=True)
+        headers = {"Idempotency-Key": secrets.token_hex(16)}
+        return self._read(_Accepted, await self._ask("POST", "/v1/jobs", json=body, headers=headers)).id
+
+    async def jobs(self, state: State | None) -> JobList:
+        params = {"state": state.value} if state else {}
+        return self._read(JobList, await self._ask("GET", "/v1/jobs", params=params))
+
+    async def get(self, job_id: str) -> JobView:
+        return self._read(JobView, await self._ask("GET", _path(job_id)))
+
+    async def cancel(self, job_id: str) -> None:
+        """Ask for the end; the job's state says when it has come."""
+        await self._ask("DELETE", _path(job_id))
+
+    async def resume(self, job_id: str) -> None:
+        await self._ask("POST", f"{_path(job_id)}/resume")
+
+    async def events(self, job_id: str) -> AsyncGenerator[Event, None]:
+        """Yield what happened to the job and what happens now, until it has ended."""
+        seen = failures = 0
+        cause: Exception | None = None
+        while failures <= len(self._delays_s):
+            if failures:
+                await asyncio.sleep(self._delays_s[failures - 1])
+            failures += 1
+            try:
+                async with aclosing(self._stream(job_id, seen)) as stream:
+                    async for event in stream:
+                        failures, seen = 1, event.id
+                        yield event
+                        if event.job.state.ended:
+                            return
+            except NotFoundError as error:
+                if not seen:
+                    raise
+                raise JobError(
+                    "job.lost",
+                    f"cannot follow job {job_id} any longer: the daemon does not know it any more",
+                    hint="it was started again meanwhile, and its log says how the job ended; hand the job in again",
+                ) from error
+            except _LOST as error:
+                cause = error
+                self._give_up_unless_reached(error)
+        raise self._unreachable(cause) from cause
+
+    async def _stream(self, job_id: str, seen: int) -> AsyncGenerator[Event, None]:
+        headers = {"Accept": "text/event-stream"}
+        if seen:
+            headers["Last-Event-ID"] = str(seen)
+        # An event may be long in coming: a job can wait in the queue for hours.
+        patient = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
+        async with self._session.get(f"{_path(job_id)}/events", headers=headers, timeout=patient) as response:
+            self._reached = True
+            if response.status != HTTPStatus.OK:
+                raise self._error(response.status, await response.read())
+            parser = EventParser()
+            async for line in response.content:
+                try:
+                    event = parser.feed(line)
+                except ValidationError as error:
+                    raise self._not_understood() from error
+                if event is not None:
+                    yield event
+
+    async def _ask(self, method: str, path: str, **options: Any) -> bytes:
+        """Send a request until a reply has come, and return its body; raise the error that the reply holds."""
+        delays_s = iter(self._delays_s)
+        while True:
+            try:
+                async with self._session.request(method, path, **options) as response:
+                    self._reached = True
+                    body = await response.read()
+                break
+            except _LOST as error:
+                self._give_up_unless_reached(error)
+                delay_s = next(delays_s, None)
+                if delay_s is None:
+                    raise self._unreachable(error) from error
+                await asyncio.sleep(delay_s)
+        if response.status >= HTTPStatus.BAD_REQUEST:
+            raise self._error(response.status, body)
+        return body
+
+    def _read(self, model: type[_Model], body: bytes) -> _Model:
+        try:
+            return model.model_validate_json(body)
+        except ValidationError as error:
+            raise self._not_understood() from error
+
+    def _error(self, status: int, body: bytes) -> AmistreamError:
+        """Make the error that a reply stands for, of the class whose exit status fits."""
+        try:
+            told = _ErrorReply.model_validate_json(body).error
+        except ValidationError:
+            return self._not_understood()
+        other = UsageError if status < HTTPStatus.INTERNAL_SERVER_ERROR else AmistreamError
+        return _BY_STATUS.get(status, other)(told.code, told.message, hint=told.hint, field=told.field)
+
+    def _give_up_unless_reached(self, error: Exception) -> None:
+        """A daemon that did not even take the connection is not there, unless it was a moment ago."""
+        if isinstance(error, aiohttp.ClientConnectorError) and not self._reached:
+            raise self._unreachable(error) from error
+        self._reached = True
+
+    def _unreachable(self, cause: Exception | None) -> DaemonUnreachableError:
+        if isinstance(cause, aiohttp.ClientConnectorError):
+            return self._not_connected(cause.os_error)
+        return DaemonUnreachableError(
+            "daemon.unreachable",
+            f"cannot hear from the daemon at {self._socket}: it broke the connection off",
+            hint="look for the reason with `journalctl -u amistream`, then see `amistream jobs`",
+        )
+
+    def _not_connected(self, error: OSError) -> DaemonUnreachableError:
+        why = error.strerror or str(error)
+        hint = (
+            "start the daemon with `systemctl start amistream` or `amistreamd --socket "
+            f"{self._socket}`, or bundle without it: `amistream bundle --in-process ...`"
+        )
+        if isinstance(error, PermissionError):
+            hint = f"become a member of the group {self._group()!r} (log in again after that), or use sudo"
+        return DaemonUnreachableError(
+            "daemon.unreachable", f"cannot reach the daemon at {self._socket}: {why}", hint=hint
+        )
+
+    def _group(self) -> str:
+        """The group that may connect, as the socket tells; what packages call it where that cannot be seen."""
+        try:
+            return self._socket.group()
+        except (OSError, KeyError):
+            return "amistream"
+
+    def _not_understood(self) -> DaemonUnreachableError:
+        return DaemonUnreachableError(
+            "daemon.not_understood",
+            f"cannot understand what answers at {self._socket}",
+            hint="is it the socket of amistreamd, of the same version? `amistream --version` shows the client's",
+        )
+
+
+def _path(job_id: str) -> str:
+    # An id comes from a command line: whatever it holds, it stays one step of the path.
+    return f"/v1/jobs/{quote(job_id, safe='')}"

@@ -1,0 +1,87 @@
+"""From a job that begins to the command's exit status: show its progress, wait for its end, write what it came to.
+
+Ctrl-C while the daemon runs the job leaves it running: a closed laptop or a stopped script must not undo hours of work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+from amistream.cli.client import Client
+from amistream.cli.output import put_error, put_result
+from amistream.cli.render import make_screen
+from amistream.cli.summary import result_text
+from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, AmistreamError, JobError, RefusedError
+from amistream.events import Event, JobView, State
+
+
+class CallerInterruptedError(AmistreamError):
+    """The caller pressed Ctrl-C. Nobody's fault."""
+
+    exit_status = EXIT_INTERRUPTED
+
+
+def follow_in_daemon(socket: Path, begin: Callable[[Client], Awaitable[str]], *, detach: bool) -> JobView:
+    """Let `begin` say which job it is about, and return that job when it has ended; with `detach`, at once."""
+    job_id = ""
+
+    async def follow() -> JobView:
+        nonlocal job_id
+        async with Client(socket) as client:
+            job_id = await begin(client)
+            return await (client.get(job_id) if detach else show_until_end(client.events(job_id)))
+
+    try:
+        return asyncio.run(follow())
+    except KeyboardInterrupt:
+        raise _left_running(job_id) from None
+
+
+async def show_until_end(events: AsyncIterator[Event]) -> JobView:
+    """Show every event (a job has at least one) and return the job as the last one tells it."""
+    with make_screen() as screen:
+        async for event in events:
+            screen.show(event)
+    return event.job
+
+
+def put_end(job: JobView, *, as_json: bool) -> int:
+    """Write what an ended job came to, and return the exit status that says the same."""
+    if as_json:
+        put_result(job.model_dump_json())
+    if job.state is State.DONE:
+        if job.result is not None and not as_json:
+            put_result(result_text(job.result))
+        return EXIT_DONE
+    error = _error(job)
+    put_error(error)
+    return error.exit_status
+
+
+def put_begun(job: JobView, *, as_json: bool) -> int:
+    """Write which job was begun or asked to end, for a caller who does not wait."""
+    put_result(job.model_dump_json() if as_json else job.id)
+    return EXIT_DONE
+
+
+def _error(job: JobView) -> AmistreamError:
+    kind = RefusedError if job.state is State.REFUSED else JobError
+    if job.error is None:
+        return kind("job.cancelled", f"cannot finish job {job.id}: it was cancelled")
+    return kind(job.error.code, job.error.message, hint=job.error.hint, field=job.error.field)
+
+
+def _left_running(job_id: str) -> AmistreamError:
+    if not job_id:
+        return CallerInterruptedError(
+            "interrupted",
+            "cannot say whether the daemon took the request: interrupted before it answered",
+            hint="`amistream jobs` shows it if it did",
+        )
+    return CallerInterruptedError(
+        "interrupted",
+        f"cannot wait for job {job_id} any longer: interrupted here; the daemon goes on with it",
+        hint=f"`amistream watch {job_id}` follows it again, `amistream cancel {job_id}` ends it",
+    )

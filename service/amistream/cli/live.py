@@ -1,0 +1,79 @@
+"""The progress of a job drawn on a terminal: its state, one bar for the volume, one row per stage.
+
+Drawn again with each event and only then, so it needs no thread; the daemon sends a few events a second.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from amistream.cli.render import Screen, Told, speed_words
+from amistream.cli.units import rate_text, share_text, size_text
+from amistream.events import Event, JobView, Progress
+
+
+class LiveScreen(Screen):
+    """Owns the lower lines of the terminal until it is left; what it drew last stays there."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False)
+        self._told = Told()
+
+    def __enter__(self) -> Self:
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def show(self, event: Event) -> None:
+        for line in self._told.new_notices(event.job):
+            self._console.print(Text(line))
+        self._live.update(_picture(event.job), refresh=True)
+
+
+def _picture(job: JobView) -> Group:
+    lines: list[Table | Text] = []
+    if job.progress is not None:
+        lines += [_bar(job.progress), _stages(job.progress)]
+    return Group(*lines, Text(f"job {job.id}: {job.state.value}  {job.source} to {job.destinations[0]}", "bold"))
+
+
+def _bar(progress: Progress) -> Table:
+    row = Table.grid(padding=(0, 2))
+    row.add_row(
+        ProgressBar(total=max(progress.bytes_total, 1), completed=progress.bytes_done, width=30),
+        share_text(progress.bytes_done, progress.bytes_total),
+        size_text(progress.bytes_total),
+        *speed_words(progress),
+    )
+    return row
+
+
+def _stages(progress: Progress) -> Table:
+    """Per stage: what went in, how fast it is while it works, and its shares of the time so far.
+
+    A share over 100 % is that of several threads or uploads; `waiting` is how long work stood before a taken stage.
+    """
+    table = Table.grid(padding=(0, 2))
+    for justify in ("left", "right", "right", "right", "right", "left"):
+        table.add_column(justify=justify)
+    for stage in progress.stages:
+        limits = stage.name == progress.bottleneck
+        table.add_row(
+            stage.name,
+            size_text(stage.bytes_in),
+            rate_text(stage.bytes_in, stage.busy_s),
+            f"busy {share_text(stage.busy_s, progress.elapsed_s)}",
+            f"waiting {share_text(stage.waiting_s, progress.elapsed_s)}",
+            "<- limits" if limits else "",
+            style="yellow" if limits else None,
+        )
+    return table

@@ -1,0 +1,46 @@
+"""The options that every command takes, and the way from them to the daemon's socket."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SocketOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--socket",
+        envvar="AMISTREAM_SOCKET",
+        metavar="PATH",
+        readable=False,  # who may open it is told with more help by the client
+        help="The daemon's Unix socket; default: the setting of that name.",
+    ),
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        envvar="AMISTREAM_CONFIG",
+        metavar="FILE",
+        readable=False,  # the same, by `settings`
+        help="Settings file; default: /etc/amistream/amistream.toml.",
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Write the result to stdout as one line of JSON, for machines.")
+]
+DetachOption = Annotated[
+    bool, typer.Option("--detach", "--no-wait", help="Do not wait for the job's end; print its id only.")
+]
+JobArgument = Annotated[str, typer.Argument(metavar="ID", help="The job's id, as `amistream jobs` shows it.")]
+
+
+def socket_path(socket: Path | None, config: Path | None) -> Path:
+    """The socket that was named, else the one of the settings."""
+    if socket is not None:
+        return socket
+    # Settings cost a third of a quick command's time; a caller who names the socket need not pay it.
+    from amistream.settings import load  # noqa: PLC0415 - see above
+
+    return load(config).socket

@@ -1,0 +1,44 @@
+"""Where the command's words go: results to stdout, everything else to stderr, errors in one form.
+
+A reader that leaves early (`amistream jobs | head -1`) is not an error: what would have been written is dropped and the
+exit status stays that of the work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TextIO
+
+from amistream.errors import AmistreamError
+
+
+def put(stream: TextIO, text: str) -> None:
+    """Write `text` and a line end now, or nothing from here on if nobody reads `stream` any more."""
+    try:
+        stream.write(text + "\n")
+        stream.flush()
+    except BrokenPipeError:
+        # What is still buffered would fail again when the interpreter closes the stream: let it go to nowhere.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def put_result(text: str) -> None:
+    put(sys.stdout, text)
+
+
+def put_note(text: str) -> None:
+    put(sys.stderr, text)
+
+
+def put_error(error: AmistreamError) -> None:
+    """Say on stderr what cannot be done and why, then on a line of its own what to do."""
+    put_note(f"amistream: {error}")
+
+
+def put_error_document(error: AmistreamError) -> None:
+    """The same for machines, on stdout: `{"error": {code, message, hint, field}}`."""
+    put_result(json.dumps({"error": error.as_dict()}))

@@ -1,0 +1,77 @@
+"""Jobs as text for people, on stdout: the list, one job, and what a finished one made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from amistream.cli.render import progress_line
+from amistream.cli.units import duration_text, rate_text, size_text, time_text
+from amistream.events import JobResult, JobView, StageProgress
+
+
+def job_table(jobs: Sequence[JobView]) -> str:
+    """One line per job, oldest first, below a heading."""
+    rows = [(job.id, job.state.value, time_text(job.created_at), job.source, job.destinations[0]) for job in jobs]
+    return _columns([("ID", "STATE", "CREATED", "SOURCE", "DESTINATION"), *rows])
+
+
+def job_text(job: JobView) -> str:
+    """Everything about one job."""
+    facts = [
+        ("job", job.id),
+        ("state", job.state.value),
+        ("source", job.source),
+        ("destination", job.destinations[0]),
+        ("created", time_text(job.created_at)),
+    ]
+    if job.started_at is not None:
+        facts.append(("started", time_text(job.started_at)))
+    if job.ended_at is not None:
+        facts.append(("ended", time_text(job.ended_at)))
+    facts += [("note", notice) for notice in job.notices]
+    if job.error is not None:
+        facts.append(("error", job.error.message))
+        if job.error.hint:
+            facts.append(("", job.error.hint))
+    if job.progress is not None and not job.state.ended:
+        facts.append(("progress", progress_line(job.progress)))
+    text = _columns(facts)
+    return f"{text}\n{result_text(job.result)}" if job.result is not None else text
+
+
+def result_text(result: JobResult) -> str:
+    """What a finished job made, and how its time went."""
+    facts = [("manifest", result.manifest)]
+    if result.image_id is not None:
+        facts += [("AMI", result.image_id), ("name", result.image_name or "")]
+    if result.region is not None:
+        facts.append(("region", result.region))
+    facts += [
+        ("size", size_text(result.image_size)),
+        ("bundled", f"{size_text(result.bundled_size)} in {result.parts} parts"),
+        ("elapsed", f"{duration_text(result.elapsed_s)}, {duration_text(result.cpu_s)} of CPU"),
+        ("rate", f"{rate_text(result.image_size, result.elapsed_s)} of the image"),
+    ]
+    return f"{_columns(facts)}\n\n{_stage_table(result.stages)}"
+
+
+def _stage_table(stages: Sequence[StageProgress]) -> str:
+    rows = [
+        (
+            stage.name,
+            size_text(stage.bytes_in),
+            size_text(stage.bytes_out),
+            duration_text(stage.busy_s),
+            rate_text(stage.bytes_in, stage.busy_s),
+        )
+        for stage in stages
+    ]
+    return _columns([("STAGE", "IN", "OUT", "BUSY", "SPEED"), *rows])
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> str:
+    """Line up all columns but the last, which may be as long as it likes."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

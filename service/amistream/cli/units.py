@@ -1,0 +1,40 @@
+"""Numbers as people read them: sizes in KiB/MiB/GiB as options take them, rates in MB/s as the benchmarks give them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from amistream.values import GIB, KIB, MIB
+
+MINUTE_S = 60
+HOUR_S = 60 * MINUTE_S
+
+
+def size_text(size: int) -> str:
+    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size} B"
+
+
+def rate_text(bytes_done: float, seconds: float = 1.0) -> str:
+    """Bytes over seconds as `212.5 MB/s`; a dash when no time has passed."""
+    return f"{bytes_done / seconds / 1e6:.1f} MB/s" if seconds > 0 else "-"
+
+
+def duration_text(seconds: float) -> str:
+    if seconds < MINUTE_S:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < HOUR_S:
+        return f"{whole // MINUTE_S}m {whole % MINUTE_S:02d}s"
+    return f"{whole // HOUR_S}h {whole % HOUR_S // MINUTE_S:02d}m"
+
+
+def share_text(part: float, whole: float) -> str:
+    """`part` of `whole` in percent; over 100 % where several threads or uploads worked side by side."""
+    return f"{100 * part / whole:.0f} %" if whole > 0 else "-"
+
+
+def time_text(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,168 @@
+"""The HTTP application: the table of endpoints, behind one guard, with one shape of error.
+
+Its edges are here: who may call, how large a body may be, what an error looks like. What endpoints do is in `handlers`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import TYPE_CHECKING, cast
+
+import structlog
+from aiohttp import web
+
+from amistream.daemon.access import Access, AccessPolicy, Peer, identify
+from amistream.daemon.handlers import CONTEXT, KEEP_ALIVE_S, MAX_SUBSCRIBERS, Context, error_response
+from amistream.daemon.listener import BACKLOG
+from amistream.daemon.openapi import make_document
+from amistream.daemon.routes import ENDPOINTS, Handler
+from amistream.errors import AccessDeniedError, AmistreamError, NotFoundError, UsageError
+from amistream.values import KIB
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import AsyncIterator
+
+    from amistream.daemon.metrics import Metrics
+    from amistream.jobs.queue import JobQueue
+
+MAX_BODY = 64 * KIB
+LAST_ANSWERS_S = 5.0
+"""How long clients may take to read the end of what they asked for once every job has ended. Guess."""
+POLICY = web.AppKey("policy", AccessPolicy)
+PEER = web.RequestKey("peer", Peer)
+BY_NAME = {endpoint.name: endpoint for endpoint in ENDPOINTS}
+
+LOG: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+def make_app(
+    queue: JobQueue,
+    metrics: Metrics,
+    policy: AccessPolicy,
+    *,
+    max_subscribers: int = MAX_SUBSCRIBERS,
+    keep_alive_s: float = KEEP_ALIVE_S,
+) -> web.Application:
+    app = web.Application(middlewares=[_log, _answer_errors, _guard], client_max_size=MAX_BODY)
+    app[POLICY] = policy
+    app[CONTEXT] = Context(
+        queue=queue,
+        metrics=metrics,
+        document=json.dumps(make_document(ENDPOINTS), indent=2).encode(),
+        max_subscribers=max_subscribers,
+        keep_alive_s=keep_alive_s,
+    )
+    for endpoint in ENDPOINTS:
+        app.router.add_route(endpoint.method, endpoint.path, endpoint.handler, name=endpoint.name)
+    return app
+
+
+@asynccontextmanager
+async def serving(app: web.Application, listener: socket.socket) -> AsyncIterator[None]:
+    """Answer on `listener` for as long as the block runs; what is being answered at its end gets a few seconds more."""
+    # A handler whose client is gone is cancelled: an event stream would hold its place otherwise.
+    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=LAST_ANSWERS_S)
+    await runner.setup()
+    try:
+        # Not a site of aiohttp's: none takes a Unix socket that is bound already. A duplicate, because uvloop closes
+        # what it is given: the original listens until its file is gone, so that nobody finds a file that refuses.
+        factory = cast("web.Server", runner.server)  # there since setup()
+        server = await asyncio.get_running_loop().create_unix_server(factory, sock=listener.dup(), backlog=BACKLOG)
+        try:
+            yield
+        finally:
+            server.close()
+    finally:
+        await runner.cleanup()
+
+
+@web.middleware
+async def _log(request: web.Request, handler: Handler) -> web.StreamResponse:
+    began = time.monotonic()
+    status: int | None = None
+    try:
+        response = await handler(request)
+        status = response.status
+        return response
+    finally:
+        peer = request.get(PEER)
+        LOG.debug(
+            "daemon.request",
+            method=request.method,
+            path=request.path,
+            status=status,  # None: the client left before it had the answer
+            uid=peer and peer.uid,
+            pid=peer and peer.pid,
+            elapsed_s=round(time.monotonic() - began, 6),
+        )
+
+
+@web.middleware
+async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except AmistreamError as error:
+        return error_response(error)
+    except web.HTTPException as refusal:
+        response = error_response(_explain(request, refusal), HTTPStatus(refusal.status))
+        if isinstance(refusal, web.HTTPMethodNotAllowed):
+            response.headers["Allow"] = refusal.headers["Allow"]
+        return response
+    except Exception:
+        LOG.exception("daemon.bug", method=request.method, path=request.path)
+        return error_response(
+            AmistreamError(
+                "internal.bug",
+                "cannot answer the request: amistreamd has a bug here",
+                hint="its log holds the details (journalctl -u amistream); please report them",
+            )
+        )
+
+
+def _explain(request: web.Request, refusal: web.HTTPException) -> AmistreamError:
+    """Say in the contract's words what aiohttp refused."""
+    if isinstance(refusal, web.HTTPNotFound):
+        return NotFoundError(
+            "http.unknown_path", f"cannot find {request.path}", hint="GET /v1/openapi.json lists the paths"
+        )
+    if isinstance(refusal, web.HTTPMethodNotAllowed):
+        return UsageError(
+            "http.method",
+            f"cannot {request.method} {request.path}: it takes {refusal.headers['Allow']}",
+            hint="GET /v1/openapi.json lists what each path takes",
+        )
+    if isinstance(refusal, web.HTTPRequestEntityTooLarge):
+        return UsageError("http.too_large", f"cannot take the request: its body is over {MAX_BODY // KIB} KiB")
+    return UsageError("http.refused", f"cannot take the request: {refusal.reason}")
+
+
+@web.middleware
+async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse strangers, oversize bodies and misspelt query parameters before anything is looked at."""
+    endpoint = BY_NAME.get(request.match_info.route.name or "")
+    connection = request.get_extra_info("socket")
+    if connection is None:
+        raise AccessDeniedError("access.unknown_peer", "cannot serve this connection: it is closed already")
+    peer = request[PEER] = identify(connection)
+    try:
+        request.app[POLICY].check(peer, endpoint.access if endpoint else Access.READ)
+    except AccessDeniedError:
+        LOG.warning("access.denied", uid=peer.uid, pid=peer.pid, method=request.method, path=request.path)
+        raise
+    length = request.content_length or 0
+    if length > MAX_BODY:
+        raise web.HTTPRequestEntityTooLarge(max_size=MAX_BODY, actual_size=length)
+    for name in request.query:
+        if endpoint and name not in endpoint.query:
+            raise UsageError(
+                "request.unknown_parameter",
+                f"cannot take the request: there is no query parameter {name!r} here",
+                hint="GET /v1/openapi.json lists the parameters; check the spelling",
+                field=name,
+            )
+    return await handler(request)

@@ -1,0 +1,227 @@
+"""What each endpoint does: translate a request to a call on the job queue, and its answer to HTTP.
+
+Handlers raise `AmistreamError`; `app` turns it into the error body. Which path leads where is `routes`'s to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Literal
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import from_json
+
+from amistream import __version__
+from amistream.daemon.metrics import Metrics
+from amistream.errors import AmistreamError, BusyError, UsageError
+from amistream.events import ErrorBody, Event, JobView, State
+from amistream.jobs.job import Job
+from amistream.jobs.queue import JobQueue
+from amistream.jobs.request import parse_request
+
+MAX_SUBSCRIBERS = 64
+"""Guess: each holds a connection and a little memory; the jobs themselves do not feel them."""
+KEEP_ALIVE_S = 15.0
+"""Half of the 30 s after which common proxies and clients take a silent stream for dead."""
+IDEMPOTENCY_KEY = "[!-~]{1,255}"
+EVENT_ID = "[0-9]{1,15}"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class JobList(_Model):
+    """The jobs the daemon remembers, oldest first."""
+
+    jobs: tuple[JobView, ...]
+
+
+class Health(_Model):
+    """Whether the daemon takes jobs, and how busy it is."""
+
+    status: Literal["ok", "stopping"] = Field(description="stopping: running jobs go on, new ones are refused")
+    version: str
+    jobs_running: int
+    jobs_queued: int
+    uptime_s: float
+
+
+class ErrorResponse(_Model):
+    """The body of every answer that is an error."""
+
+    error: ErrorBody
+
+
+class MalformedError(UsageError):
+    """The body is not JSON at all. Caller's fault."""
+
+    http_status = HTTPStatus.BAD_REQUEST
+
+
+@dataclass(kw_only=True)
+class Context:
+    """What the handlers share. `document` is the OpenAPI document, ready to send."""
+
+    queue: JobQueue
+    metrics: Metrics
+    document: bytes
+    max_subscribers: int = MAX_SUBSCRIBERS
+    keep_alive_s: float = KEEP_ALIVE_S
+    subscribers: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    @contextmanager
+    def subscription(self) -> Iterator[None]:
+        if self.subscribers >= self.max_subscribers:
+            raise BusyError(
+                "daemon.subscribers",
+                f"cannot follow the job: {self.max_subscribers} clients follow jobs already",
+                hint="ask GET /v1/jobs/{id} from time to time, or try again later",
+            )
+        self.subscribers += 1
+        try:
+            yield
+        finally:
+            self.subscribers -= 1
+
+
+CONTEXT = web.AppKey("context", Context)
+
+
+def error_response(error: AmistreamError, status: HTTPStatus | None = None) -> web.Response:
+    body = ErrorResponse(error=ErrorBody(**error.as_dict()))
+    return _answer(body, status or error.http_status)
+
+
+async def submit_job(request: web.Request) -> web.StreamResponse:
+    key = _header(request, "Idempotency-Key", IDEMPOTENCY_KEY, "1 to 255 visible ASCII characters")
+    try:
+        # Unlike the json module it also refuses halves of a character (a lone \ud800), which no answer could repeat.
+        values = from_json(await request.read(), allow_inf_nan=False)
+    except ValueError:
+        raise MalformedError(
+            "request.not_json", "cannot read the request: its body is not JSON", hint="send a JSON object"
+        ) from None
+    if not isinstance(values, dict):
+        raise UsageError(
+            "request.not_object", "cannot take the request: its body is not a JSON object", hint="send {...}"
+        )
+    job, new = _queue(request).submit(parse_request(values), idempotency_key=key)
+    place = request.app.router[show_job.__name__].url_for(id=job.id)
+    return _answer(job.view(), HTTPStatus.ACCEPTED if new else HTTPStatus.OK, location=str(place))
+
+
+async def list_jobs(request: web.Request) -> web.StreamResponse:
+    wanted = request.query.get("state")
+    try:
+        state = None if wanted is None else State(wanted)
+    except ValueError:
+        raise UsageError(
+            "request.invalid",
+            f"cannot list the jobs: {wanted!r} is not a state",
+            hint=f"states are {', '.join(State)}",
+            field="state",
+        ) from None
+    return _answer(JobList(jobs=tuple(job.view() for job in _queue(request).jobs(state))))
+
+
+async def show_job(request: web.Request) -> web.StreamResponse:
+    return _answer(_job(request).view())
+
+
+async def cancel_job(request: web.Request) -> web.StreamResponse:
+    return _answer(_queue(request).cancel(request.match_info["id"]).view(), HTTPStatus.ACCEPTED)
+
+
+async def resume_job(request: web.Request) -> web.StreamResponse:
+    return _answer(_queue(request).resume(request.match_info["id"]).view(), HTTPStatus.ACCEPTED)
+
+
+async def follow_job(request: web.Request) -> web.StreamResponse:
+    """Stream a job's events until its last one. The handler is cancelled when the client goes."""
+    context = request.app[CONTEXT]
+    job = _job(request)
+    after = int(_header(request, "Last-Event-ID", EVENT_ID, "the id of an event") or "0")
+    with context.subscription():
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
+        await response.prepare(request)
+        try:
+            await _stream(response, job, after, context.keep_alive_s)
+        except* ConnectionResetError:  # a client that leaves while it is written to is no error
+            pass
+    return response
+
+
+async def show_health(request: web.Request) -> web.StreamResponse:
+    context = request.app[CONTEXT]
+    living = [job for job in context.queue.jobs() if not job.state.ended]
+    queued = sum(job.state is State.QUEUED for job in living)
+    return _answer(
+        Health(
+            status="stopping" if context.queue.stopping else "ok",
+            version=__version__,
+            jobs_running=len(living) - queued,
+            jobs_queued=queued,
+            uptime_s=round(time.monotonic() - context.started, 3),
+        )
+    )
+
+
+async def show_document(request: web.Request) -> web.StreamResponse:
+    return web.Response(body=request.app[CONTEXT].document, content_type="application/json")
+
+
+async def show_metrics(request: web.Request) -> web.StreamResponse:
+    context = request.app[CONTEXT]
+    return web.Response(body=context.metrics.text(context.queue), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+
+
+async def _stream(response: web.StreamResponse, job: Job, after: int, keep_alive_s: float) -> None:
+    async with asyncio.TaskGroup() as group:
+        keeper = group.create_task(_keep_alive(response, keep_alive_s))
+        async for event in job.events(after):
+            await response.write(_frame(event))
+        keeper.cancel()
+
+
+async def _keep_alive(response: web.StreamResponse, pause_s: float) -> None:
+    while True:
+        await asyncio.sleep(pause_s)
+        await response.write(b": keep-alive\n\n")
+
+
+def _frame(event: Event) -> bytes:
+    return f"id: {event.id}\nevent: {event.type}\ndata: {event.model_dump_json()}\n\n".encode()
+
+
+def _header(request: web.Request, name: str, pattern: str, takes: str) -> str:
+    value = request.headers.get(name)
+    if value is not None and not re.fullmatch(pattern, value):
+        raise UsageError("request.invalid", f"cannot take the header {name}: it must be {takes}", field=name)
+    return value or ""
+
+
+def _queue(request: web.Request) -> JobQueue:
+    return request.app[CONTEXT].queue
+
+
+def _job(request: web.Request) -> Job:
+    return _queue(request).get(request.match_info["id"])
+
+
+def _answer(body: BaseModel, status: HTTPStatus = HTTPStatus.OK, *, location: str = "") -> web.Response:
+    return web.Response(
+        status=status,
+        body=body.model_dump_json().encode(),
+        content_type="application/json",
+        headers={"Location": location} if location else {},
+    )

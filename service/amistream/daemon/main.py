@@ -1,0 +1,134 @@
+"""`amistreamd`: the daemon in the foreground, from its arguments to its exit status.
+
+Order matters at both ends: the socket is claimed before anything else is made, so that a second daemon ends at once; it
+is served until the last job has ended, so that clients see the end; then the engine goes, and the socket's file last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+import uvloop
+
+from amistream import __version__, log
+from amistream.daemon.access import AccessPolicy
+from amistream.daemon.app import make_app, serving
+from amistream.daemon.listener import find_group, listening
+from amistream.daemon.metrics import Metrics
+from amistream.daemon.notify import notify
+from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, AmistreamError, UsageError
+from amistream.jobs.engine import Engine
+from amistream.jobs.queue import JobQueue
+from amistream.settings import OnStop, Settings, load
+
+EXAMPLE = """\
+example:
+  amistreamd --socket /tmp/amistream.sock --state-dir /tmp/amistream-state
+  curl --unix-socket /tmp/amistream.sock http://localhost/v1/health
+
+SIGTERM or SIGINT stops it: no new jobs, running ones end first (or are cancelled: setting on_stop).
+A second signal cancels them.
+Exit status: 0 stopped; 1 bug; 2 arguments, configuration or socket at fault.
+"""
+
+LOG: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        settings = load(options.config, socket=options.socket, state_dir=options.state_dir)
+        log.configure(settings.log_level, settings.log_format)
+        group = find_group(settings.socket_group)
+        _make_state_dir(settings.state_dir)
+        with listening(settings.socket, group) as listener:
+            uvloop.run(serve(settings, listener, AccessPolicy(group=group)))
+    except AmistreamError as error:
+        print(f"amistreamd: {error}", file=sys.stderr)  # noqa: T201  # a person's one message, not an event
+        return error.exit_status
+    except KeyboardInterrupt:  # before `serve` took the signal over
+        return EXIT_INTERRUPTED
+    return EXIT_DONE
+
+
+async def serve(settings: Settings, listener: socket.socket, policy: AccessPolicy) -> None:
+    """Run jobs and answer on `listener` until a signal says stop and the jobs have ended."""
+    signals = StopSignals()
+    metrics = Metrics()
+    async with (
+        Engine(settings) as engine,
+        JobQueue(metrics.watched(engine.run), max_jobs=settings.max_jobs, max_queued=settings.max_queued) as queue,
+        serving(make_app(queue, metrics, policy), listener),
+    ):
+        address = listener.getsockname()
+        LOG.info("daemon.ready", socket=address, version=__version__, pid=os.getpid())
+        notify("READY=1", f"STATUS=amistream {__version__} on {address}")
+        await signals.first.wait()
+        LOG.info("daemon.stopping", on_stop=settings.on_stop.value)
+        notify("STOPPING=1", "STATUS=waiting for the jobs to end")
+        await drain(queue, cancel=settings.on_stop is OnStop.CANCEL, hurry=signals.second)
+    LOG.info("daemon.stopped", socket=address, version=__version__, pid=os.getpid())
+
+
+class StopSignals:
+    """SIGTERM and SIGINT, counted to two. Made on the running loop, which keeps the handlers to its end."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._count)
+
+    def _count(self) -> None:
+        (self.second if self.first.is_set() else self.first).set()
+
+
+async def drain(queue: JobQueue, *, cancel: bool, hurry: asyncio.Event) -> None:
+    """Return when every job has ended; `hurry` cancels those that were left to end by themselves."""
+
+    async def cancel_all() -> None:
+        await hurry.wait()
+        await queue.drain(cancel=True)
+
+    async with asyncio.TaskGroup() as group:
+        hurrying = group.create_task(cancel_all())
+        await queue.drain(cancel=cancel)
+        hurrying.cancel()
+
+
+def _make_state_dir(path: Path) -> None:
+    try:
+        if not path.is_dir():
+            path.mkdir(parents=True, mode=0o700)
+    except OSError as error:
+        raise UsageError(
+            "daemon.state_dir",
+            f"cannot make the state directory {path}: {error.strerror}",
+            hint="choose another with --state-dir",
+            field="state_dir",
+        ) from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="amistreamd",
+        description="Bundle volumes into S3-backed AMIs, as asked over a Unix socket. Runs in the foreground.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings, TOML (default: /etc/amistream/amistream.toml)"
+    )
+    parser.add_argument("--socket", type=Path, metavar="PATH", help="Unix socket of the API (over the settings)")
+    parser.add_argument("--state-dir", type=Path, metavar="DIR", help="state directory, made 0700 (over the settings)")
+    parser.add_argument("--version", action="version", version=f"amistreamd {__version__}")
+    return parser

@@ -1,0 +1,96 @@
+"""What the daemon counts, for Prometheus: jobs by state, bytes moved, how long jobs took.
+
+Totals grow while a job runs: they are what ended jobs left plus what running jobs have reached, added up when asked.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from amistream.events import State
+from amistream.jobs.job import Job
+from amistream.jobs.queue import JobQueue
+
+DURATION_BUCKETS_S = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200)
+"""Guess: an empty volume ends in a second, 10 GiB over a slow line in two hours."""
+
+
+class Metrics:
+    """`watched(run)` is what the queue is to run; `text(queue)` is the page."""
+
+    def __init__(self) -> None:
+        self._running: set[Job] = set()
+        self._ended_bytes: Counter[str] = Counter()
+        self._ended_jobs: Counter[State] = Counter()
+        self._registry = CollectorRegistry()
+        self._durations = Histogram(
+            "amistream_job_duration_seconds",
+            "From a job's start to its end, by end state",
+            ["state"],
+            buckets=DURATION_BUCKETS_S,
+            registry=self._registry,
+        )
+        # Reads /proc/self: memory of the kernel, not a disk, so the loop may wait for it.
+        ProcessCollector(registry=self._registry)
+
+    def watched(self, run: Callable[[Job], Awaitable[None]]) -> Callable[[Job], Awaitable[None]]:
+        async def run_and_count(job: Job) -> None:
+            self._running.add(job)
+            try:
+                await run(job)
+            finally:
+                self._running.discard(job)
+                self._ended_bytes.update(_moved(job))
+                self._ended_jobs[job.state] += 1
+                if job.started_at and job.ended_at:
+                    lasted_s = (job.ended_at - job.started_at).total_seconds()
+                    self._durations.labels(job.state.value).observe(lasted_s)
+
+        return run_and_count
+
+    def text(self, queue: JobQueue) -> bytes:
+        page = _Page([*self._jobs(queue), *self._totals()])
+        return generate_latest(page) + generate_latest(self._registry)
+
+    def _jobs(self, queue: JobQueue) -> Iterator[Metric]:
+        now = GaugeMetricFamily("amistream_jobs", "Jobs the daemon remembers, by state", labels=["state"])
+        states = Counter(job.state for job in queue.jobs())
+        for state in State:
+            now.add_metric([state.value], states[state])
+        yield now
+        ended = CounterMetricFamily("amistream_jobs_ended", "Jobs that ran and ended, by end state", labels=["state"])
+        for state in State:
+            if state.ended:
+                ended.add_metric([state.value], self._ended_jobs[state])
+        yield ended
+
+    def _totals(self) -> Iterator[Metric]:
+        moved = self._ended_bytes.copy()
+        for job in self._running:
+            moved.update(_moved(job))
+        yield CounterMetricFamily("amistream_read_bytes", "Bytes of volumes read", value=moved["read"])
+        yield CounterMetricFamily("amistream_stored_bytes", "Bytes of parts stored", value=moved["stored"])
+        yield CounterMetricFamily("amistream_bundled_bytes", "Bytes of finished bundles", value=moved["bundled"])
+
+
+@dataclass(frozen=True)
+class _Page:
+    """Families made for this one page, in the shape that `generate_latest` asks."""
+
+    families: list[Metric]
+
+    def collect(self) -> list[Metric]:
+        return self.families
+
+
+def _moved(job: Job) -> Counter[str]:
+    return Counter(
+        read=job.progress.bytes_done if job.progress else 0,
+        stored=job.progress.bytes_stored if job.progress else 0,
+        bundled=job.result.bundled_size if job.result else 0,
+    )

@@ -1,0 +1,64 @@
+"""The command, run in a thread of the test or as a process of its own, against a scripted daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from amistream.cli.main import run
+from cli.running import Cli, Outcome, Spawn
+from cli.scripted import ScriptedDaemon
+
+COMMAND = Path(sys.executable).with_name("amistream")
+
+
+@pytest.fixture
+def socket() -> Iterator[Path]:
+    # The path of a Unix socket has 107 bytes at most; pytest's own folders may be deeper.
+    with tempfile.TemporaryDirectory(prefix="amistream-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder) / "daemon.sock"
+
+
+@pytest.fixture
+async def daemon(socket: Path) -> AsyncIterator[ScriptedDaemon]:
+    async with ScriptedDaemon(socket).serve() as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def cli(socket: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Run the command in a thread: quick, and all but signals and terminals are as in a process."""
+    monkeypatch.setenv("AMISTREAM_SOCKET", str(socket))
+
+    async def call(*words: str) -> Outcome:
+        status = await asyncio.to_thread(run, list(words))
+        return Outcome(status, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture
+async def spawn(socket: Path) -> AsyncIterator[Spawn]:
+    """Start the installed command as a process."""
+    started: list[asyncio.subprocess.Process] = []
+
+    async def start(*words: str | Path, before: tuple[str, ...] = (), **options: Any) -> asyncio.subprocess.Process:
+        environ = {**os.environ, "AMISTREAM_SOCKET": str(socket), **options.pop("env", {})}
+        streams = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE}
+        process = await asyncio.create_subprocess_exec(*before, COMMAND, *words, env=environ, **{**streams, **options})
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

@@ -1,0 +1,160 @@
+"""The commands about jobs that the daemon has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from amistream.errors import ConflictError, NotFoundError
+from amistream.events import JobView, State
+from cli.running import Cli
+from cli.scripted import ScriptedDaemon, begin, succeed
+
+
+async def test_jobs_lists_one_line_each(daemon: ScriptedDaemon, cli: Cli) -> None:
+    """Jobs are listed oldest first below a heading, with state, source and destination."""
+    first, second = daemon.add(), daemon.add()
+    begin(second)
+    outcome = await cli("jobs")
+    heading, *rows = outcome.stdout.splitlines()
+    assert (outcome.status, outcome.stderr) == (0, "")
+    assert heading.split() == ["ID", "STATE", "CREATED", "SOURCE", "DESTINATION"]
+    assert [row.split()[:2] for row in rows] == [[first.id, "queued"], [second.id, "bundling"]]
+    assert rows[0].endswith("UTC  /dev/xvda  s3://bucket/web")
+
+
+async def test_jobs_of_one_state(daemon: ScriptedDaemon, cli: Cli) -> None:
+    """With --state only those jobs are asked for; with --json the answer is the API's document."""
+    daemon.add()
+    succeed(wanted := daemon.add())
+    outcome = await cli("jobs", "--state", "done", "--json")
+    assert daemon.seen[0].path == "/v1/jobs?state=done"
+    assert [job["id"] for job in json.loads(outcome.stdout)["jobs"]] == [wanted.id]
+
+
+async def test_an_unknown_state_is_refused(cli: Cli) -> None:
+    """A state that does not exist is refused with the list of those that do."""
+    outcome = await cli("jobs", "--state", "asleep")
+    assert outcome.status == 2
+    assert "--state" in outcome.stderr
+    assert "'queued'" in outcome.stderr
+
+
+async def test_status_of_a_running_job(daemon: ScriptedDaemon, cli: Cli) -> None:
+    """A running job is shown with its progress and what limits it."""
+    begin(job := daemon.add())
+    job.note("the key was generated")
+    outcome = await cli("status", job.id)
+    assert outcome.status == 0
+    assert "75 %, 300.0 MiB of 400.0 MiB, 150.0 MB/s, 0.7 s left" in outcome.stdout
+    assert "limited by compress" in outcome.stdout
+    assert "the key was generated" in outcome.stdout
+
+
+async def test_status_of_an_ended_job(daemon: ScriptedDaemon, cli: Cli) -> None:
+    """Looking at a job succeeds whatever the job came to, and shows its result or its error."""
+    succeed(good := daemon.add())
+    bad = daemon.add()
+    begin(bad)
+    bad.fail(ConflictError("x.y", "cannot store it", hint="buy a disk"))
+    bare = daemon.add()
+    bare.fail(ConflictError("x.y", "cannot say why"))
+    assert "ami-0123456789abcdef0" in (await cli("status", good.id)).stdout
+    assert (await cli("status", bare.id)).stdout.endswith("cannot say why\n")
+    outcome = await cli("status", bad.id)
+    assert outcome.status == 0
+    assert "cannot store it\n" in outcome.stdout
+    assert "buy a disk" in outcome.stdout
+    assert JobView.model_validate_json((await cli("status", bad.id, "--json")).stdout) == bad.view()
+
+
+async def test_watch_ends_as_the_job_does(daemon: ScriptedDaemon, cli: Cli) -> None:
+    """Watching a job that has ended tells its story again and exits with its status."""
+    succeed(good := daemon.add())
+    begin(bad := daemon.add())
+    bad.move(State.CANCELLED)
+    assert "ami-0123456789abcdef0" in (await cli("watch", good.id)).stdout
+    assert (await cli("watch", bad.id)).status == 4
+
+
+async def test_cancel_waits_for_the_end(daemon: ScriptedDaemon, cli: Cli) -> None:
+    """Cancelling succeeds when the job is cancelled, and prints its id."""
+    begin(job := daemon.add())
+    outcome = await cli("cancel", job.id)
+    assert (outcome.status, outcome.stdout) == (0, f"{job.id}\n")
+    assert job.state is State.CANCELLED
+    assert [each.method for each in daemon.seen] == ["DELETE", "GET"]
+
+
+@pytest.mark.parametrize("word", ["--detach", "--no-wait"])
+async def test_cancel_without_waiting(daemon: ScriptedDaemon, cli: Cli, word: str) -> None:
+    """With --detach or --no-wait cancelling returns while the job still cleans up."""
+    begin(job := daemon.add())
+    daemon.on_cancel = lambda _: None
+    outcome = await cli("cancel", job.id, word, "--json")
+    assert (outcome.status, json.loads(outcome.stdout)["state"]) == (0, "bundling")
+
+
+async def test_a_cancel_that_comes_too_late(daemon: ScriptedDaemon, cli: Cli) -> None:
+    """A job that is done before the cancel reaches it is not reported as cancelled."""
+    job = daemon.add()
+    daemon.on_cancel = succeed
+    outcome = await cli("cancel", job.id)
+    assert (outcome.status, outcome.stdout) == (2, "")
+    assert f"cannot cancel job {job.id}: it was done before that" in outcome.stderr
+
+
+async def test_resume_follows_the_job(daemon: ScriptedDaemon, cli: Cli) -> None:
+    """A resumed job is followed to its end; with --detach only its id is printed."""
+    succeed(job := daemon.add())
+    outcome = await cli("resume", job.id)
+    assert daemon.seen[0].path == f"/v1/jobs/{job.id}/resume"
+    assert (outcome.status, "ami-0123456789abcdef0" in outcome.stdout) == (0, True)
+    assert (await cli("resume", job.id, "--detach")).stdout == f"{job.id}\n"
+
+
+@pytest.mark.parametrize("command", ["status", "watch", "cancel", "resume"])
+async def test_an_unknown_job(daemon: ScriptedDaemon, cli: Cli, command: str) -> None:
+    """A job that the daemon does not know is the caller's mistake, whatever is asked about it."""
+    daemon.refuse = NotFoundError("job.unknown", "cannot find a job 'x'", hint="`amistream jobs` lists them")
+    outcome = await cli(command, "x", "--json")
+    assert outcome.status == 2
+    assert json.loads(outcome.stdout) == {"error": daemon.refuse.as_dict()}
+    assert outcome.stderr == "amistream: cannot find a job 'x'\n`amistream jobs` lists them\n"
+
+
+async def test_an_id_cannot_leave_its_place(daemon: ScriptedDaemon, cli: Cli) -> None:
+    """Whatever is given as an id stays one step of the request's path."""
+    daemon.refuse = NotFoundError("job.unknown", "cannot find it")
+    await cli("status", "a/b?c")
+    assert daemon.seen[0].path == "/v1/jobs/a%2Fb%3Fc"
+
+
+async def test_the_socket_is_found_in_the_settings(
+    daemon: ScriptedDaemon, cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without --socket and its variable, the socket is that of the settings file."""
+    monkeypatch.delenv("AMISTREAM_SOCKET")
+    config = tmp_path / "amistream.toml"
+    config.write_text(f'socket = "{daemon.socket}"\n')
+    assert (await cli("jobs", "--config", str(config))).status == 0
+    config.write_text("socket = [\n")
+    outcome = await cli("jobs", "--config", str(config))
+    assert (outcome.status, str(config) in outcome.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["bundle", "jobs", "status", "watch", "cancel", "resume"])
+async def test_every_help_has_an_example(cli: Cli, command: str) -> None:
+    """The help of each command shows how it is called."""
+    outcome = await cli(command, "--help")
+    assert outcome.status == 0
+    assert f"Example: amistream {command}" in outcome.stdout
+
+
+async def test_help_knows_both_names(cli: Cli) -> None:
+    """What people search for by either name is found: instance store-backed and S3-backed."""
+    for words in (["--help"], ["bundle", "--help"]):
+        text = " ".join((await cli(*words)).stdout.split())
+        assert "instance store-backed (S3-backed)" in text

@@ -1,0 +1,96 @@
+"""`bundle --in-process`: the engine in the command's own process, without a daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from amistream.events import JobView, State
+from cli.running import Spawn, ended
+
+if TYPE_CHECKING:
+    from support.keys import KeyRing
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.img"
+    path.write_bytes(b"amistream" * 100_000)
+    return path
+
+
+def identity(keys: KeyRing) -> tuple[str, ...]:
+    return (
+        "--cert", str(keys.user.certificate), "--private-key", str(keys.user.key),
+        "--ec2-cert", str(keys.ec2.certificate), "--account", "123456789012",
+    )  # fmt: skip
+
+
+async def test_a_bundle_without_a_daemon(spawn: Spawn, key_ring: KeyRing, volume: Path, tmp_path: Path) -> None:
+    """The same words make a bundle in a directory, and the result is the same document."""
+    process = await spawn("bundle", volume, "--to", tmp_path / "out", *identity(key_ring), "--in-process", "--json")
+    outcome = await ended(process)
+    assert outcome.status == 0, outcome.stderr
+    job = JobView.model_validate_json(outcome.stdout)
+    assert job.result is not None
+    assert Path(job.result.manifest).is_file()
+    assert job.result.image_size == volume.stat().st_size
+    assert "Traceback" not in outcome.stderr
+
+
+async def test_a_refusal_without_a_daemon(spawn: Spawn, key_ring: KeyRing, tmp_path: Path) -> None:
+    """What the preflight refuses is said once, in words, with exit status 3."""
+    empty = tmp_path / "empty.img"
+    empty.touch()
+    process = await spawn("bundle", empty, "--to", tmp_path / "out", *identity(key_ring), "--in-process")
+    outcome = await ended(process)
+    assert (outcome.status, outcome.stdout) == (3, "")
+    assert outcome.stderr.count("it is empty") == 1
+
+
+async def test_settings_come_from_the_file(spawn: Spawn, key_ring: KeyRing, volume: Path, tmp_path: Path) -> None:
+    """Without a daemon every setting of --config counts, and an option wins over it."""
+    config = tmp_path / "amistream.toml"
+    config.write_text('prefix = "filed"\naccount = "123456789012"\n')
+    for words, name in (([], "filed"), (["--prefix", "said"], "said")):
+        process = await spawn(
+            "bundle", volume, "--to", tmp_path / name, *identity(key_ring), "--config", config, "--in-process", *words
+        )
+        assert (await ended(process)).status == 0
+        assert (tmp_path / name / f"{name}.manifest.xml").is_file()
+
+
+@pytest.mark.parametrize("numbers", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT, signal.SIGTERM]])
+async def test_a_signal_cancels_and_cleans_up(
+    spawn: Spawn, key_ring: KeyRing, volume: Path, numbers: list[signal.Signals]
+) -> None:
+    """A signal cancels the job itself here, with exit status 130; a second one does not cut the clean-up short."""
+    asked, release = asyncio.Event(), asyncio.Event()
+
+    async def hold(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await release.wait()
+        writer.close()
+
+    async with await asyncio.start_server(hold, "127.0.0.1", 0) as silent:
+        port = silent.sockets[0].getsockname()[1]
+        process = await spawn(
+            "bundle", volume, "--to", "s3://bucket/web", *identity(key_ring), "--in-process", "--json",
+            "--endpoint-url", f"http://127.0.0.1:{port}", "--region", "eu-west-1",
+            env={"AWS_ACCESS_KEY_ID": "A" * 20, "AWS_SECRET_ACCESS_KEY": "secret"},
+        )  # fmt: skip
+        await asked.wait()
+        # Stopped meanwhile, the command sees all signals at once.
+        for number in (signal.SIGSTOP, *numbers, signal.SIGCONT):
+            process.send_signal(number)
+        outcome = await ended(process)
+        release.set()
+    assert outcome.status == 130, outcome.stderr
+    assert JobView.model_validate_json(outcome.stdout).state is State.CANCELLED
+    assert "cancelling; what was stored is removed" in outcome.stderr
+    assert ("still removing what was stored" in outcome.stderr) == (len(numbers) > 1)
+    assert "Traceback" not in outcome.stderr

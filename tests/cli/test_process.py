@@ -1,0 +1,163 @@
+"""The installed command as a process: signals, pipes, a terminal, and what happens on a bug."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pty
+import signal
+
+import pytest
+
+import amistream
+from amistream.cli import main
+from cli.running import Cli, Spawn, ended, lines_until
+from cli.scripted import ScriptedDaemon, begin, finish
+
+PLAIN = ("bundle", "/dev/xvda", "--to", "s3://bucket/web")
+
+
+async def test_version(spawn: Spawn) -> None:
+    """The version is one line on stdout."""
+    outcome = await ended(await spawn("--version"))
+    assert (outcome.status, outcome.stdout) == (0, f"amistream {amistream.__version__}\n")
+
+
+async def test_interrupt_leaves_the_job_running(daemon: ScriptedDaemon, spawn: Spawn) -> None:
+    """Ctrl-C while a job is followed leaves it to the daemon and says how to come back to it."""
+    daemon.on_submit = begin
+    process = await spawn(*PLAIN)
+    await lines_until(process.stderr, "75 %")
+    process.send_signal(signal.SIGINT)
+    outcome = await ended(process)
+    (job,) = daemon.jobs.values()
+    assert (outcome.status, outcome.stdout) == (130, "")
+    assert f"amistream watch {job.id}" in outcome.stderr
+    assert f"amistream cancel {job.id}" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert not job.state.ended
+    assert daemon.requests("DELETE") == []
+
+
+async def test_interrupt_before_the_daemon_answered(daemon: ScriptedDaemon, spawn: Spawn) -> None:
+    """Ctrl-C while the request is on its way does not claim to know whether there is a job."""
+    arrived = asyncio.Event()
+    release = asyncio.Event()
+
+    async def hold(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        arrived.set()
+        await release.wait()
+        writer.close()
+
+    silent = daemon.socket.with_name("silent.sock")
+    async with await asyncio.start_unix_server(hold, silent):
+        process = await spawn(*PLAIN, "--socket", str(silent))
+        await arrived.wait()
+        process.send_signal(signal.SIGINT)
+        outcome = await ended(process)
+        release.set()
+    assert outcome.status == 130
+    assert "cannot say whether the daemon took the request" in outcome.stderr
+
+
+async def test_plain_progress_off_a_terminal(daemon: ScriptedDaemon, spawn: Spawn) -> None:
+    """Off a terminal progress is plain lines on stderr, without an escape code anywhere."""
+    daemon.on_submit = begin
+    process = await spawn(*PLAIN, env={"TERM": "xterm-256color"})
+    lines = await lines_until(process.stderr, "75 %")
+    finish(next(iter(daemon.jobs.values())))
+    outcome = await ended(process)
+    assert outcome.status == 0
+    assert "\x1b" not in outcome.stdout + outcome.stderr + "".join(lines)
+
+
+async def test_bars_on_a_terminal(daemon: ScriptedDaemon, spawn: Spawn) -> None:
+    """On a terminal the bar and the stages are drawn, the bottleneck is marked, and stdout stays the result alone."""
+    begin(job := daemon.add())
+    ours, theirs = pty.openpty()
+    os.set_blocking(ours, False)
+    process = await spawn(
+        "watch", job.id, stderr=theirs, env={"TERM": "xterm-256color", "COLUMNS": "120", "NO_COLOR": ""}
+    )
+    os.close(theirs)
+    screen = await _screen_until(ours, "limits")
+    job.note("the clock is 3 s late")
+    screen += await _screen_until(ours, "note: the clock is 3 s late")
+    finish(job)
+    outcome = await ended(process)
+    os.close(ours)
+    assert outcome.status == 0
+    assert "\x1b[" in screen
+    for word in ("75 %", "150.0 MB/s", "0.7 s left", "parts 9 stored of 10 made", "busy 150 %", "waiting 50 %",
+                 "bundling  /dev/xvda to s3://bucket/web"):  # fmt: skip
+        assert word in screen
+    assert (
+        next(line for line in screen.splitlines() if "<- limits" in line)
+        .lstrip("\x1b[0123456789;mKA")
+        .startswith("compress")
+    )
+    assert "\x1b" not in outcome.stdout
+    assert outcome.stdout.startswith("manifest")
+
+
+async def _screen_until(descriptor: int, word: str) -> str:
+    """Read what is drawn on a terminal up to `word`."""
+    loop = asyncio.get_running_loop()
+    text = ""
+    while word not in text:
+        readable = asyncio.Event()
+        loop.add_reader(descriptor, readable.set)
+        await readable.wait()
+        loop.remove_reader(descriptor)
+        text += os.read(descriptor, 65536).decode()
+    return text
+
+
+@pytest.mark.parametrize("words", [["jobs"], ["jobs", "--json"]])
+async def test_a_reader_that_leaves(daemon: ScriptedDaemon, spawn: Spawn, words: list[str]) -> None:
+    """When nobody reads the result any more, the command ends quietly and well."""
+    daemon.add()
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = await spawn(*words, stdout=writing)
+    os.close(writing)
+    outcome = await ended(process)
+    assert (outcome.status, outcome.stderr) == (0, "")
+
+
+async def test_nobody_reads_the_progress(daemon: ScriptedDaemon, spawn: Spawn) -> None:
+    """A closed stderr does not end the command: the result is still written."""
+    daemon.on_submit = begin
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = await spawn(*PLAIN, stderr=writing)
+    os.close(writing)
+    await daemon.following.wait()
+    finish(next(iter(daemon.jobs.values())))
+    outcome = await ended(process)
+    assert (outcome.status, outcome.stdout.startswith("manifest")) == (0, True)
+
+
+async def test_a_bug_is_one_line(daemon: ScriptedDaemon, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that nobody foresaw asks for a report and exits with 1; AMISTREAM_DEBUG=1 adds where it happened."""
+
+    def broken(*_: object) -> str:
+        raise ZeroDivisionError("division by zero")
+
+    daemon.add()
+    monkeypatch.setattr("amistream.cli.summary.job_table", broken)
+    outcome = await cli("jobs")
+    assert outcome.status == 1
+    assert outcome.stderr.startswith("amistream: cannot go on: an error in amistream itself (ZeroDivisionError: ")
+    assert "report" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    monkeypatch.setenv("AMISTREAM_DEBUG", "1")
+    assert "Traceback" in (await cli("jobs")).stderr
+
+
+def test_main_exits_with_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The entry point turns the status into the process's."""
+    monkeypatch.setattr("sys.argv", ["amistream", "--version"])
+    with pytest.raises(SystemExit) as raised:
+        main.main()
+    assert raised.value.code == 0

@@ -1,0 +1,55 @@
+"""The daemon's application for the length of a test, on the event loop that it runs on in earnest."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import uvloop
+from aiohttp import web
+
+from amistream.daemon.access import AccessPolicy
+from amistream.daemon.app import make_app, serving
+from amistream.daemon.listener import listening
+from amistream.daemon.metrics import Metrics
+from amistream.jobs.queue import JobQueue
+from daemon.rig import Daemon, Script, StartDaemon
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The daemon runs on uvloop, so its tests do."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+def start_daemon(tmp_path: Path) -> StartDaemon:
+    """A function that runs the application for the length of an `async with`."""
+
+    @asynccontextmanager
+    async def start(
+        *,
+        path: Path = tmp_path / "amistream.sock",
+        max_jobs: int = 2,
+        max_queued: int = 10,
+        policy: AccessPolicy | None = None,
+        extra: Callable[[web.Application], object] = lambda _: None,
+        **limits: Any,
+    ) -> AsyncIterator[Daemon]:
+        script, metrics = Script(), Metrics()
+        with listening(path, None) as listener:
+            async with JobQueue(metrics.watched(script.run), max_jobs=max_jobs, max_queued=max_queued) as queue:
+                app = make_app(queue, metrics, policy or AccessPolicy(), **limits)
+                extra(app)
+                session = aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path)))
+                async with serving(app, listener), session:
+                    try:
+                        yield Daemon(path, queue, script, session)
+                    finally:
+                        await queue.drain(cancel=True)
+
+    return start

@@ -1,0 +1,130 @@
+"""The real daemon application on a real Unix socket, in front of jobs that do what the test says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import aiohttp
+from yarl import URL
+
+from amistream.events import JobResult, Progress, State
+from amistream.jobs.job import Job
+from amistream.jobs.queue import JobQueue
+
+PATIENCE_S = 20.0
+RESULT = JobResult(
+    manifest="/bundles/image.manifest.xml",
+    image_id=None,
+    image_name=None,
+    region=None,
+    image_size=1000,
+    bundled_size=400,
+    parts=1,
+    digest="00" * 20,
+    elapsed_s=1.0,
+    cpu_s=1.0,
+    stages=(),
+)
+
+
+@dataclass
+class Script:
+    """Stands where the engine is: a job begins, then waits until the test lets it end."""
+
+    begun: asyncio.Queue[Job] = field(default_factory=asyncio.Queue)
+    may_end: dict[str, asyncio.Event] = field(default_factory=dict)
+
+    async def run(self, job: Job) -> None:
+        leave = self.may_end[job.id] = asyncio.Event()
+        job.move(State.CHECKING)
+        self.begun.put_nowait(job)
+        try:
+            await leave.wait()
+        except asyncio.CancelledError:
+            job.move(State.CANCELLED)
+            raise
+        job.move(State.BUNDLING)
+        job.move(State.COMMITTING)
+        job.finish(RESULT)
+
+    async def wait_begun(self) -> Job:
+        async with asyncio.timeout(PATIENCE_S):
+            return await self.begun.get()
+
+    async def end(self, job: Job) -> None:
+        self.may_end[job.id].set()
+        async with asyncio.timeout(PATIENCE_S):
+            await job.ended.wait()
+
+
+@dataclass
+class Answer:
+    """A response, read to its end."""
+
+    status: int
+    headers: Any
+    body: Any
+
+    @property
+    def error(self) -> dict[str, str]:
+        """The error object, after a look at its shape."""
+        assert set(self.body) == {"error"}
+        assert set(self.body["error"]) == {"code", "message", "hint", "field"}
+        error: dict[str, str] = self.body["error"]
+        return error
+
+
+@dataclass
+class Daemon:
+    """A running application and a client on its socket."""
+
+    path: Path
+    queue: JobQueue
+    script: Script
+    session: aiohttp.ClientSession
+
+    async def ask(self, method: str, path: str, **options: Any) -> Answer:
+        """Send a request; `path` goes out as it is written."""
+        async with self.session.request(method, URL(f"http://localhost{path}", encoded=True), **options) as response:
+            text = await response.text()
+            body = json.loads(text) if response.content_type == "application/json" else text
+            return Answer(response.status, response.headers, body)
+
+    async def submit(self, name: str = "a", **options: Any) -> Answer:
+        return await self.ask("POST", "/v1/jobs", json=request_for(name), **options)
+
+    async def submit_and_begin(self, name: str = "a") -> Job:
+        """Submit a job and wait until it runs."""
+        answer = await self.submit(name)
+        assert answer.status == 202
+        job = await self.script.wait_begun()
+        assert job.id == answer.body["id"]
+        return job
+
+
+StartDaemon: TypeAlias = Callable[..., AbstractAsyncContextManager[Daemon]]
+
+
+def request_for(name: str) -> dict[str, Any]:
+    return {"source": f"/volumes/{name}", "destinations": [f"/bundles/{name}"]}
+
+
+def progress(done: int) -> Progress:
+    return Progress(
+        bytes_total=1000,
+        bytes_done=done,
+        parts_made=1,
+        parts_stored=1,
+        bytes_stored=done // 2,
+        elapsed_s=1.0,
+        rate=float(done),
+        eta_s=None,
+        bottleneck=None,
+        stages=(),
+    )

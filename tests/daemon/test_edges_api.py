@@ -1,0 +1,149 @@
+"""What is no use of the API: wrong paths, methods, bodies; and bugs. Every error has the contract's shape."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from daemon.rig import StartDaemon, request_for
+
+LIMIT = 64 * 1024
+
+
+def padded(request: dict[str, Any], size: int) -> bytes:
+    """The request as JSON of exactly `size` bytes."""
+    text = json.dumps(request).encode()
+    return text + b" " * (size - len(text))
+
+
+async def test_unknown_path(start_daemon: StartDaemon) -> None:
+    """A path of no endpoint is 404."""
+    async with start_daemon() as daemon:
+        answer = await daemon.ask("GET", "/v2/jobs")
+        assert (answer.status, answer.error["code"]) == (404, "http.unknown_path")
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/jobs/%ff", "/v1/jobs/%ed%a0%80", "/%ff", "/v1/jobs/%2e%2e", "/v1/jobs/a%2Fb", "//"]
+)
+async def test_strange_path(start_daemon: StartDaemon, path: str) -> None:
+    """A path that is no text, or tries to climb, is 404 like any other."""
+    async with start_daemon() as daemon:
+        answer = await daemon.ask("GET", path)
+        assert answer.status == 404
+        assert answer.error["message"].startswith("cannot find")
+
+
+async def test_wrong_method_tells_the_right_ones(start_daemon: StartDaemon) -> None:
+    """A method that a path does not take is 405 with Allow."""
+    async with start_daemon() as daemon:
+        answer = await daemon.ask("PUT", "/v1/jobs")
+        assert (answer.status, answer.error["code"]) == (405, "http.method")
+        assert set(answer.headers["Allow"].split(",")) == {"GET", "POST"}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"", 400, "request.not_json"),
+        (b"{", 400, "request.not_json"),
+        (b"\xff\xfe", 400, "request.not_json"),
+        (b"[" * 60_000, 400, "request.not_json"),
+        (b"1" * 5_000, 400, "request.not_json"),
+        (b"[]", 422, "request.not_object"),
+        (b"null", 422, "request.not_object"),
+        (b"{}", 422, "request.invalid"),
+        (b'{"source": "/a", "destinations": ["/b"], "colour": 1}', 422, "request.unknown_field"),
+        (b'{"source": "a", "destinations": ["/b"]}', 422, "request.invalid"),
+        (b'{"source": "/\\ud800", "destinations": ["/b"]}', 400, "request.not_json"),
+    ],
+    ids=[
+        "empty",
+        "cut off",
+        "not UTF-8",
+        "too deep",
+        "too long a number",
+        "list",
+        "null",
+        "nothing in it",
+        "unknown field",
+        "relative path",
+        "half a character",
+    ],
+)
+async def test_body_that_is_no_request(start_daemon: StartDaemon, body: bytes, status: int, code: str) -> None:
+    """A body that is no request is refused and makes no job."""
+    async with start_daemon() as daemon:
+        answer = await daemon.ask("POST", "/v1/jobs", data=body)
+        assert (answer.status, answer.error["code"]) == (status, code)
+        assert daemon.queue.jobs() == []
+
+
+async def test_unknown_field_is_named(start_daemon: StartDaemon) -> None:
+    """The error tells which field is unknown."""
+    async with start_daemon() as daemon:
+        answer = await daemon.ask("POST", "/v1/jobs", json={**request_for("a"), "colour": "red"})
+        assert (answer.status, answer.error["field"]) == (422, "colour")
+
+
+async def test_unknown_query_parameter_is_named(start_daemon: StartDaemon) -> None:
+    """A misspelt query parameter is refused, as it would otherwise mean nothing."""
+    async with start_daemon() as daemon:
+        answer = await daemon.ask("GET", "/v1/jobs?sate=done")
+        assert (answer.status, answer.error["field"]) == (422, "sate")
+
+
+async def test_largest_body_is_taken(start_daemon: StartDaemon) -> None:
+    """A body of exactly 64 KiB is read."""
+    async with start_daemon() as daemon:
+        answer = await daemon.ask("POST", "/v1/jobs", data=padded(request_for("a"), LIMIT))
+        assert answer.status == 202
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["with its length", "chunked"])
+async def test_larger_body_is_refused(start_daemon: StartDaemon, chunked: bool) -> None:
+    """One byte more is 413, whether the length is told before or not."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield padded(request_for("a"), LIMIT)
+        yield b" "
+
+    async with start_daemon() as daemon:
+        body = chunks() if chunked else padded(request_for("a"), LIMIT + 1)
+        answer = await daemon.ask("POST", "/v1/jobs", data=body)
+        assert (answer.status, answer.error["code"]) == (413, "http.too_large")
+        assert daemon.queue.jobs() == []
+
+
+async def test_body_nobody_asked_for_is_bounded_too(start_daemon: StartDaemon) -> None:
+    """An endpoint without a body refuses a large one all the same."""
+    async with start_daemon() as daemon:
+        answer = await daemon.ask("GET", "/v1/health", data=b" " * (LIMIT + 1))
+        assert answer.status == 413
+
+
+async def test_bug_is_told_without_its_insides(start_daemon: StartDaemon) -> None:
+    """An unexpected exception is 500, and its text stays in the log."""
+
+    async def stumble(_: web.Request) -> web.Response:
+        raise ValueError("the secret is 42")
+
+    async with start_daemon(extra=lambda app: app.router.add_get("/stumble", stumble)) as daemon:
+        answer = await daemon.ask("GET", "/stumble")
+        assert (answer.status, answer.error["code"]) == (500, "internal.bug")
+        assert "42" not in str(answer.body)
+
+
+async def test_other_refusals_of_http_keep_the_shape(start_daemon: StartDaemon) -> None:
+    """What aiohttp refuses on its own account is answered in the same shape."""
+
+    async def refuse(_: web.Request) -> web.Response:
+        raise web.HTTPNotAcceptable
+
+    async with start_daemon(extra=lambda app: app.router.add_get("/refuse", refuse)) as daemon:
+        answer = await daemon.ask("GET", "/refuse")
+        assert (answer.status, answer.error["code"]) == (406, "http.refused")

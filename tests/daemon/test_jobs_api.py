@@ -1,0 +1,180 @@
+"""Submitting, listing, showing, cancelling and resuming jobs over the socket."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from amistream import __version__
+from amistream.events import JobView, State
+from daemon.rig import StartDaemon
+
+
+async def test_submit_answers_the_job_and_where_to_find_it(start_daemon: StartDaemon) -> None:
+    """A new job is answered with 202, its view and its path."""
+    async with start_daemon() as daemon:
+        answer = await daemon.submit("a")
+        view = JobView.model_validate(answer.body)
+        assert (answer.status, view.state, view.source) == (202, State.QUEUED, "/volumes/a")
+        found = await daemon.ask("GET", answer.headers["Location"])
+        assert (found.status, found.body["id"]) == (200, view.id)
+
+
+async def test_job_is_shown_to_its_end(start_daemon: StartDaemon) -> None:
+    """A job that ended is shown with its result."""
+    async with start_daemon() as daemon:
+        job = await daemon.submit_and_begin()
+        await daemon.script.end(job)
+        shown = await daemon.ask("GET", f"/v1/jobs/{job.id}")
+        assert (shown.status, shown.body["state"], shown.body["result"]["bundled_size"]) == (200, "done", 400)
+
+
+async def test_list_keeps_to_the_state_asked(start_daemon: StartDaemon) -> None:
+    """The list is in the order of submission and holds only jobs of the wanted state."""
+    async with start_daemon(max_jobs=1) as daemon:
+        first = await daemon.submit_and_begin("a")
+        second = await daemon.submit("b")
+        third = await daemon.submit("c")
+        every = await daemon.ask("GET", "/v1/jobs")
+        assert [job["id"] for job in every.body["jobs"]] == [first.id, second.body["id"], third.body["id"]]
+        queued = await daemon.ask("GET", "/v1/jobs?state=queued")
+        assert [job["id"] for job in queued.body["jobs"]] == [second.body["id"], third.body["id"]]
+        done = await daemon.ask("GET", "/v1/jobs?state=done")
+        assert (done.status, done.body) == (200, {"jobs": []})
+
+
+async def test_list_refuses_a_state_that_is_none(start_daemon: StartDaemon) -> None:
+    """A word that is no state is the caller's error in the parameter `state`."""
+    async with start_daemon() as daemon:
+        answer = await daemon.ask("GET", "/v1/jobs?state=sleeping")
+        assert (answer.status, answer.error["field"]) == (422, "state")
+
+
+async def test_no_more_than_max_jobs_run(start_daemon: StartDaemon) -> None:
+    """A job beyond `max_jobs` waits until a running one has ended."""
+    async with start_daemon(max_jobs=1) as daemon:
+        first = await daemon.submit_and_begin("a")
+        waiting = await daemon.submit("b")
+        health = await daemon.ask("GET", "/v1/health")
+        assert (health.body["jobs_running"], health.body["jobs_queued"]) == (1, 1)
+        await daemon.script.end(first)
+        assert (await daemon.script.wait_begun()).id == waiting.body["id"]
+
+
+async def test_full_queue_refuses(start_daemon: StartDaemon) -> None:
+    """A job beyond `max_queued` is answered with 503."""
+    async with start_daemon(max_jobs=1, max_queued=1) as daemon:
+        await daemon.submit_and_begin("a")
+        assert (await daemon.submit("b")).status == 202
+        refused = await daemon.submit("c")
+        assert (refused.status, refused.error["code"]) == (503, "daemon.full")
+
+
+async def test_same_destination_conflicts(start_daemon: StartDaemon) -> None:
+    """Two living jobs never write to the same place."""
+    async with start_daemon() as daemon:
+        await daemon.submit("a")
+        refused = await daemon.submit("a")
+        assert (refused.status, refused.error["field"]) == (409, "destinations")
+
+
+async def test_repeated_key_gives_the_same_job(start_daemon: StartDaemon) -> None:
+    """A repeat with the same Idempotency-Key is answered with 200 and the first one's job."""
+    async with start_daemon() as daemon:
+        headers = {"Idempotency-Key": "one"}
+        first = await daemon.submit("a", headers=headers)
+        again = await daemon.submit("a", headers=headers)
+        assert (first.status, again.status) == (202, 200)
+        assert (again.body["id"], again.headers["Location"]) == (first.body["id"], first.headers["Location"])
+        assert len(daemon.queue.jobs()) == 1
+
+
+async def test_key_with_another_request_conflicts(start_daemon: StartDaemon) -> None:
+    """An Idempotency-Key belongs to the request it came with."""
+    async with start_daemon() as daemon:
+        headers = {"Idempotency-Key": "one"}
+        await daemon.submit("a", headers=headers)
+        refused = await daemon.submit("b", headers=headers)
+        assert (refused.status, refused.error["code"]) == (409, "job.key_reused")
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "a b"], ids=["empty", "long", "space"])
+async def test_unusable_key_is_refused(start_daemon: StartDaemon, key: str) -> None:
+    """An Idempotency-Key is 1 to 255 visible characters."""
+    async with start_daemon() as daemon:
+        answer = await daemon.submit("a", headers={"Idempotency-Key": key})
+        assert (answer.status, answer.error["field"]) == (422, "Idempotency-Key")
+        assert daemon.queue.jobs() == []
+
+
+async def test_queued_job_is_cancelled_without_running(start_daemon: StartDaemon) -> None:
+    """A job that waits is cancelled and never begins."""
+    async with start_daemon(max_jobs=1) as daemon:
+        first = await daemon.submit_and_begin("a")
+        second = daemon.queue.get((await daemon.submit("b")).body["id"])
+        answer = await daemon.ask("DELETE", f"/v1/jobs/{second.id}")
+        assert (answer.status, answer.body["id"]) == (202, second.id)
+        await second.ended.wait()
+        await daemon.script.end(first)
+        assert (second.state, second.started_at, daemon.script.begun.empty()) == (State.CANCELLED, None, True)
+
+
+async def test_running_job_is_cancelled(start_daemon: StartDaemon) -> None:
+    """A job that runs is told to stop, and a second request for it is no error."""
+    async with start_daemon() as daemon:
+        job = await daemon.submit_and_begin()
+        answer = await daemon.ask("DELETE", f"/v1/jobs/{job.id}")
+        assert answer.status == 202
+        await job.ended.wait()
+        assert (await daemon.ask("GET", f"/v1/jobs/{job.id}")).body["state"] == "cancelled"
+
+
+async def test_ended_job_cannot_be_cancelled(start_daemon: StartDaemon) -> None:
+    """Cancelling what has ended is a conflict."""
+    async with start_daemon() as daemon:
+        job = await daemon.submit_and_begin()
+        await daemon.script.end(job)
+        answer = await daemon.ask("DELETE", f"/v1/jobs/{job.id}")
+        assert (answer.status, answer.error["code"]) == (409, "job.ended")
+
+
+async def test_resume_is_refused(start_daemon: StartDaemon) -> None:
+    """No job can be resumed unless it was interrupted."""
+    async with start_daemon() as daemon:
+        job = await daemon.submit_and_begin()
+        answer = await daemon.ask("POST", f"/v1/jobs/{job.id}/resume")
+        assert (answer.status, answer.error["code"]) == (409, "job.not_resumable")
+
+
+@pytest.mark.parametrize(("method", "end"), [("GET", ""), ("DELETE", ""), ("POST", "/resume"), ("GET", "/events")])
+async def test_unknown_job_is_not_found(start_daemon: StartDaemon, method: str, end: str) -> None:
+    """Every endpoint of a job answers 404 for an id that is none."""
+    async with start_daemon() as daemon:
+        answer = await daemon.ask(method, f"/v1/jobs/nobody{end}")
+        assert (answer.status, answer.error["code"]) == (404, "job.unknown")
+
+
+async def test_health_counts(start_daemon: StartDaemon) -> None:
+    """An idle daemon is ok, tells its version and how long it runs."""
+    async with start_daemon() as daemon:
+        health = await daemon.ask("GET", "/v1/health")
+        assert health.status == 200
+        assert health.body.pop("uptime_s") >= 0
+        assert health.body == {"status": "ok", "version": __version__, "jobs_running": 0, "jobs_queued": 0}
+
+
+async def test_draining_daemon_refuses_jobs_and_lets_the_running_end(start_daemon: StartDaemon) -> None:
+    """While it stops, the daemon answers, takes no job, drops the waiting ones and lets the running one end."""
+    async with start_daemon(max_jobs=1) as daemon, asyncio.TaskGroup() as group:
+        running = await daemon.submit_and_begin("a")
+        waiting = daemon.queue.get((await daemon.submit("b")).body["id"])
+        draining = group.create_task(daemon.queue.drain(cancel=False))
+        await waiting.ended.wait()
+        refused = await daemon.submit("c")
+        assert (refused.status, refused.error["code"]) == (503, "daemon.stopping")
+        assert (await daemon.ask("GET", "/v1/health")).body["status"] == "stopping"
+        assert not draining.done()
+        await daemon.script.end(running)
+        await draining
+        assert (running.state, waiting.state) == (State.DONE, State.CANCELLED)

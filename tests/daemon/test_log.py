@@ -1,0 +1,93 @@
+"""What the log looks like, and what never stands in it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from amistream import log
+from amistream.settings import LogFormat
+
+OWN = "amistream.daemon.test"
+
+
+@pytest.fixture(autouse=True)
+def _restore() -> Iterator[None]:
+    """Leave the process's logging as it was found."""
+    root, own = logging.getLogger(), logging.getLogger(log.OWN_LOGGERS)
+    before = root.handlers[:], root.level, own.level
+    yield
+    root.handlers[:], root_level, own_level = before
+    root.setLevel(root_level)
+    own.setLevel(own_level)
+    structlog.reset_defaults()
+
+
+def test_json_lines_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    """An event is one JSON object with its time, level, logger and fields, and the job it belongs to."""
+    log.configure("info", LogFormat.JSON)
+    with structlog.contextvars.bound_contextvars(job="j1"):
+        structlog.get_logger(OWN).info("job.end", parts=3)
+    out, err = capsys.readouterr()
+    line = json.loads(err)
+    assert out == ""
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {"event": "job.end", "level": "info", "logger": OWN, "job": "j1", "parts": 3}
+
+
+def test_text_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    """The text format is one plain line when stderr is no terminal."""
+    log.configure("info", LogFormat.TEXT)
+    structlog.get_logger(OWN).info("job.end", parts=3)
+    err = capsys.readouterr().err
+    assert "job.end" in err
+    assert "parts=3" in err
+    assert "\x1b" not in err
+
+
+def test_level_holds_for_own_lines_only(capsys: pytest.CaptureFixture[str]) -> None:
+    """At level debug the SDK still stays at WARNING, as its debug lines hold credentials."""
+    log.configure("debug", LogFormat.JSON)
+    structlog.get_logger(OWN).debug("own")
+    logging.getLogger("botocore.auth").debug("signature")
+    logging.getLogger("aiohttp.server").info("noise")
+    logging.getLogger("botocore.retry").warning("retrying %s", "part")
+    events = [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
+    assert events == ["own", "retrying part"]
+
+
+def test_less_severe_lines_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """Lines below the level do not appear."""
+    log.configure("error", LogFormat.JSON)
+    structlog.get_logger(OWN).warning("quiet")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("log_format", LogFormat)
+def test_traceback_shows_no_variables(capsys: pytest.CaptureFixture[str], log_format: LogFormat) -> None:
+    """A traceback names files and lines, never what variables held."""
+    log.configure("info", log_format)
+
+    def use(key: str) -> None:
+        raise ValueError(f"a key of {len(key)} bytes is no good")
+
+    try:
+        use("hunter2" * 2)
+    except ValueError:
+        structlog.get_logger(OWN).exception("job.bug")
+    err = capsys.readouterr().err
+    assert "14 bytes" in err
+    assert "Traceback" in err
+    assert "hunter2hunter2" not in err
+
+
+def test_configuring_again_replaces_the_first(capsys: pytest.CaptureFixture[str]) -> None:
+    """A second call leaves one line per event."""
+    log.configure("info", LogFormat.TEXT)
+    log.configure("info", LogFormat.JSON)
+    structlog.get_logger(OWN).info("once")
+    assert len(capsys.readouterr().err.splitlines()) == 1

@@ -1,0 +1,227 @@
+"""`amistreamd` as a process: from its start to its exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from amistream import __version__
+from amistream.daemon.main import drain
+from amistream.events import State
+from daemon.rig import StartDaemon
+
+AMISTREAMD = str(Path(sys.executable).with_name("amistreamd"))
+PATIENCE_S = 60.0
+
+
+def run(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run `amistreamd` where it is to end by itself."""
+    return subprocess.run(
+        [AMISTREAMD, *map(str, arguments)],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+
+class Process:
+    """A running `amistreamd`; its log is read line by line, as that is how one knows what it has done."""
+
+    def __init__(self, directory: Path, **variables: str) -> None:
+        self.socket = directory / "run" / "a.sock"
+        self.state_dir = directory / "state"
+        self.popen = subprocess.Popen(
+            [AMISTREAMD, "--socket", str(self.socket), "--state-dir", str(self.state_dir)],
+            env={**os.environ, **variables},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.popen.stderr
+        self._log = self.popen.stderr
+
+    def close(self) -> None:
+        self.popen.kill()
+        self.popen.wait()
+        self._log.close()
+
+    def wait_logged(self, event: str) -> dict[str, Any]:
+        for line in self._log:
+            found: dict[str, Any] = json.loads(line)
+            if found["event"] == event:
+                return found
+        raise AssertionError(f"ended without {event}")
+
+    def curl(self, path: str, *options: str) -> dict[str, Any]:
+        answer = subprocess.run(
+            ["curl", "-s", "--unix-socket", str(self.socket), *options, f"http://localhost{path}"],
+            capture_output=True,
+            timeout=PATIENCE_S,
+            check=True,
+        )
+        body: dict[str, Any] = json.loads(answer.stdout)
+        return body
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.popen.send_signal(number)
+        return self.popen.wait(PATIENCE_S)
+
+
+@contextmanager
+def running(directory: Path, **variables: str) -> Iterator[Process]:
+    process = Process(directory, **variables)
+    try:
+        ready = process.wait_logged("daemon.ready")
+        assert ready["socket"] == str(process.socket)
+        assert (ready["pid"], ready["version"]) == (process.popen.pid, __version__)
+        yield process
+    finally:
+        process.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_daemon_serves_and_stops(tmp_path: Path, number: signal.Signals) -> None:
+    """It answers on its socket, and a signal ends it with status 0 and nothing left behind."""
+    with running(tmp_path) as process:
+        assert process.curl("/v1/health")["status"] == "ok"
+        assert stat.S_IMODE(process.state_dir.stat().st_mode) == 0o700
+        assert process.stop(number) == 0
+        assert not process.socket.exists()
+        assert process.wait_logged("daemon.stopped")["pid"] == process.popen.pid
+
+
+def test_second_daemon_refuses(tmp_path: Path) -> None:
+    """A second one on the same socket ends with status 2 and one message; the first one goes on."""
+    with running(tmp_path) as process:
+        second = run("--socket", process.socket, "--state-dir", process.state_dir)
+        assert (second.returncode, second.stdout) == (2, "")
+        assert f"a daemon is already running on {process.socket}" in second.stderr
+        assert "Traceback" not in second.stderr
+        assert process.curl("/v1/health")["status"] == "ok"
+
+
+def test_daemon_takes_over_from_a_killed_one(tmp_path: Path) -> None:
+    """A socket that a killed daemon left is replaced."""
+    with running(tmp_path) as process:
+        assert process.stop(signal.SIGKILL) == -signal.SIGKILL
+        assert process.socket.exists()
+    with running(tmp_path) as process:
+        assert process.curl("/v1/health")["status"] == "ok"
+
+
+def test_service_manager_is_told(tmp_path: Path) -> None:
+    """The service manager hears when the daemon is ready and when it stops."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(PATIENCE_S)
+        with running(tmp_path, NOTIFY_SOCKET=str(tmp_path / "notify")) as process:
+            assert manager.recv(200).startswith(b"READY=1\n")
+            process.stop()
+            assert manager.recv(200).startswith(b"STOPPING=1\n")
+
+
+def test_first_signal_lets_jobs_end_and_the_second_cancels_them(tmp_path: Path) -> None:
+    """After one SIGTERM a running job goes on and new ones are refused; after two it is cancelled."""
+    volume = tmp_path / "volume"
+    volume.write_bytes(b"\1" * 4096)
+    with socket.socket() as silent_store:
+        # It connects and never answers, so the job stands still in its checks.
+        silent_store.bind(("127.0.0.1", 0))
+        silent_store.listen()
+        body = {
+            "source": str(volume),
+            "destinations": ["s3://bucket"],
+            "region": "us-east-1",
+            "account": "123456789012",
+            "endpoint_url": f"http://127.0.0.1:{silent_store.getsockname()[1]}",
+        }
+        variables = {"AWS_ACCESS_KEY_ID": "made-up", "AWS_SECRET_ACCESS_KEY": "made-up"}
+        with running(tmp_path, **variables) as process:
+            job = process.curl("/v1/jobs", "-d", json.dumps(body))
+            connection, _ = silent_store.accept()
+            with connection:
+                process.popen.send_signal(signal.SIGTERM)
+                process.wait_logged("daemon.stopping")
+                assert process.curl("/v1/health")["status"] == "stopping"
+                assert process.curl("/v1/jobs", "-d", json.dumps(body))["error"]["code"] == "daemon.stopping"
+                assert process.curl(f"/v1/jobs/{job['id']}")["state"] == "checking"
+                assert process.stop() == 0
+                end = process.wait_logged("job.end")
+                assert (end["job"], end["state"]) == (job["id"], "cancelled")
+
+
+async def test_second_signal_hurries_a_drain_that_waits(start_daemon: StartDaemon) -> None:
+    """A drain that lets jobs end cancels them when it is told to hurry."""
+    async with start_daemon() as daemon, asyncio.TaskGroup() as group:
+        job = await daemon.submit_and_begin()
+        hurry = asyncio.Event()
+        draining = group.create_task(drain(daemon.queue, cancel=False, hurry=hurry))
+        assert (await daemon.ask("GET", "/v1/health")).body["status"] == "stopping"
+        assert not job.state.ended
+        hurry.set()
+        await draining
+        assert job.state is State.CANCELLED
+
+
+async def test_drain_may_cancel_at_once(start_daemon: StartDaemon) -> None:
+    """With on_stop = cancel the first signal cancels."""
+    async with start_daemon() as daemon:
+        job = await daemon.submit_and_begin()
+        await drain(daemon.queue, cancel=True, hurry=asyncio.Event())
+        assert job.state is State.CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [("max_jobs = 'many'", "max_jobs"), ("colour = 'red'", "colour"), ("=", "cannot read the configuration")],
+)
+def test_bad_configuration_is_status_2(tmp_path: Path, text: str, complaint: str) -> None:
+    """A configuration that cannot be used is told in one message."""
+    config = tmp_path / "a.toml"
+    config.write_text(text)
+    ended = run("--config", config, "--socket", tmp_path / "a.sock", "--state-dir", tmp_path / "state")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert complaint in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "a.sock").exists()
+
+
+def test_unknown_group_is_status_2(tmp_path: Path) -> None:
+    """A group that does not exist is told before anything is opened."""
+    ended = run("--socket", tmp_path / "a.sock", "--state-dir", tmp_path / "s", AMISTREAM_SOCKET_GROUP="no-such-group")
+    assert ended.returncode == 2
+    assert "no-such-group" in ended.stderr
+    assert not (tmp_path / "a.sock").exists()
+
+
+def test_state_directory_that_cannot_be_is_status_2(tmp_path: Path) -> None:
+    """A state directory that cannot be made is told."""
+    (tmp_path / "file").touch()
+    ended = run("--socket", tmp_path / "a.sock", "--state-dir", tmp_path / "file")
+    assert ended.returncode == 2
+    assert "cannot make the state directory" in ended.stderr
+
+
+def test_help_has_an_example() -> None:
+    """--help tells the options and shows how to use them."""
+    ended = run("--help")
+    assert ended.returncode == 0
+    assert "curl --unix-socket" in ended.stdout
+
+
+def test_version_is_told() -> None:
+    """--version prints the version and nothing else."""
+    assert run("--version").stdout == f"amistreamd {__version__}\n"

@@ -1,0 +1,62 @@
+"""What Prometheus is told."""
+
+from __future__ import annotations
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from daemon.rig import Daemon, StartDaemon, progress
+
+
+async def samples(daemon: Daemon) -> dict[tuple[str, ...], float]:
+    answer = await daemon.ask("GET", "/metrics")
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(answer.body)
+        for sample in family.samples
+    }
+
+
+async def test_jobs_are_counted_by_state(start_daemon: StartDaemon) -> None:
+    """Each state has a gauge, also when no job is in it."""
+    async with start_daemon(max_jobs=1) as daemon:
+        await daemon.submit_and_begin("a")
+        await daemon.submit("b")
+        found = await samples(daemon)
+        assert (found["amistream_jobs", "checking"], found["amistream_jobs", "queued"]) == (1, 1)
+        assert found["amistream_jobs", "done"] == 0
+
+
+async def test_bytes_grow_while_a_job_runs_and_stay_when_it_has_ended(start_daemon: StartDaemon) -> None:
+    """Totals hold running and ended jobs, each once."""
+    async with start_daemon() as daemon:
+        first = await daemon.submit_and_begin("a")
+        first.report(progress(600))
+        found = await samples(daemon)
+        assert (found["amistream_read_bytes_total",], found["amistream_stored_bytes_total",]) == (600, 300)
+        first.report(progress(1000))
+        await daemon.script.end(first)
+        second = await daemon.submit_and_begin("b")
+        second.report(progress(10))
+        found = await samples(daemon)
+        assert (found["amistream_read_bytes_total",], found["amistream_stored_bytes_total",]) == (1010, 505)
+        assert found["amistream_bundled_bytes_total",] == 400
+
+
+async def test_ended_jobs_are_counted_with_their_duration(start_daemon: StartDaemon) -> None:
+    """A job's end counts once, under its state."""
+    async with start_daemon() as daemon:
+        done = await daemon.submit_and_begin("a")
+        await daemon.script.end(done)
+        stopped = await daemon.submit_and_begin("b")
+        daemon.queue.cancel(stopped.id)
+        await stopped.ended.wait()
+        found = await samples(daemon)
+        assert (found["amistream_jobs_ended_total", "done"], found["amistream_jobs_ended_total", "cancelled"]) == (1, 1)
+        assert found["amistream_job_duration_seconds_count", "done"] == 1
+
+
+async def test_process_is_measured(start_daemon: StartDaemon) -> None:
+    """The daemon's own memory is among the metrics."""
+    async with start_daemon() as daemon:
+        assert (await samples(daemon))["process_resident_memory_bytes",] > 0

@@ -1,0 +1,68 @@
+"""Runs one job in this process, as `--in-process` does, against a real endpoint."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from amistream.jobs.engine import Engine
+from amistream.jobs.job import Job
+from amistream.jobs.request import JobRequest, parse_request
+from amistream.settings import Settings
+
+if TYPE_CHECKING:
+    from support.endpoints import Endpoint
+    from support.keys import KeyRing
+
+ACCOUNT = "123456789012"
+
+
+def settings(tmp_path: Path, **changes: Any) -> Settings:
+    """Settings with quick retries and a state directory of the test's own."""
+    quick: dict[str, Any] = {
+        "state_dir": tmp_path / "state",
+        "backoff_base_s": 0.01,
+        "backoff_cap_s": 0.05,
+        "stall_timeout_s": 20,
+        "register_poll_s": 0.01,
+        "register_timeout_s": 1,
+        "part_size": "256KiB",
+    }
+    return Settings(**{**quick, **changes})
+
+
+def request(image: Path, to: str | Path, keys: KeyRing, **changes: Any) -> JobRequest:
+    """A request that would succeed, with `changes`; None takes a field out."""
+    values: dict[str, Any] = {
+        "source": str(image),
+        "destinations": [str(to)],
+        "account": ACCOUNT,
+        "certificate": str(keys.user.certificate),
+        "private_key": str(keys.user.key),
+        "ec2_certificate": str(keys.ec2.certificate),
+        **changes,
+    }
+    return parse_request({name: value for name, value in values.items() if value is not None})
+
+
+def use_endpoint(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in endpoint.environ().items():
+        monkeypatch.setenv(name, value)
+
+
+def _open_files() -> set[str]:
+    return {os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}
+
+
+async def run(asked: JobRequest, chosen: Settings) -> Job:
+    """Run a job to its end and prove that no thread or open file of it is left."""
+    async with Engine(chosen) as engine:
+        job = Job(asked)
+        await engine.run(job)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("amistream-worker")]
+    assert asked.source not in _open_files()
+    return job

@@ -1,0 +1,75 @@
+"""A store in memory: what a destination must do, and a say for the test before each put."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
+
+from amistream.errors import StoreError
+from amistream.stores.port import OnBytes, Stored
+
+BeforePut = Callable[[int], Awaitable[None]]
+"""Awaited with the number of the put, from 0 in the order they begin, before anything is stored."""
+
+
+async def at_once(number: int) -> None:
+    """Hold nothing up."""
+    del number
+
+
+class MemoryStore:
+    """Keeps objects in a dict. `on_put` may wait, or raise what the destination is to raise."""
+
+    def __init__(self, on_put: BeforePut = at_once) -> None:
+        self.location = "memory://here"
+        self.objects: dict[str, bytes] = {}
+        self.deleted: list[str] = []
+        self.in_flight = 0
+        self.most_in_flight = 0
+        self._on_put = on_put
+        self._puts = 0
+        self._foreign: set[str] = set()
+
+    async def open(self) -> None:
+        """Nothing to make ready."""
+
+    async def put(self, name: str, data: memoryview, sha1: bytes, on_bytes: OnBytes) -> None:
+        number = self._puts
+        self._puts += 1
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            await self._on_put(number)
+            # The bytes are looked at when the put ends: they must not have been reused before.
+            assert hashlib.sha1(data).digest() == sha1, name
+            self._keep(name, bytes(data))
+        finally:
+            self.in_flight -= 1
+        on_bytes(len(data))
+
+    async def commit(self, name: str, data: bytes, sha1: bytes) -> None:
+        assert hashlib.sha1(data).digest() == sha1, name
+        self._keep(name, data)
+
+    async def stat(self, name: str) -> Stored | None:
+        data = self.objects.get(name)
+        return None if data is None else Stored(len(data), hashlib.sha1(data).digest())
+
+    async def names(self, prefix: str) -> list[str]:
+        return sorted(name for name in self.objects if name.startswith(prefix))
+
+    async def delete(self, name: str) -> None:
+        await asyncio.sleep(0)
+        self.deleted.append(name)
+        if name not in self._foreign:
+            self.objects.pop(name, None)
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _keep(self, name: str, data: bytes) -> None:
+        if self.objects.get(name, data) != data:
+            self._foreign.add(name)
+            raise StoreError("store.exists", f"cannot store {name}: it exists already, with other content")
+        self.objects[name] = data

@@ -1,0 +1,191 @@
+"""Archive: what GNU tar itself writes, byte for byte, however the volume arrives."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import subprocess
+import tarfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amistream.stages.archive import NAME_MAX, Archive, member_header
+from amistream.values import GIB, Buffer
+from stages.transform_check import Outcome, ask, carry, check_transform, cut_data
+
+MTIME = 1_700_000_000
+# The header, the data's padding, two zero blocks and the record's padding each begin at one of these.
+SIZES = sorted({0, 1, *(edge + near for edge in (512, 8704, 9216, 10240, 18944, 20480) for near in (-1, 0, 1))})
+
+
+def archived(pieces: Sequence[Buffer]) -> Outcome:
+    archive = Archive(name="image", size=sum(map(len, pieces)), mtime=MTIME)
+    return Outcome(carry(archive, pieces), archive.result())
+
+
+def tar_command(path: Path, *, mtime: int = MTIME, mode: int = 0o644) -> list[str]:
+    owner = ["--owner=root:0", "--group=root:0", f"--mode={mode:04o}", f"--mtime=@{mtime}"]
+    return ["tar", "--format=gnu", *owner, "-C", str(path.parent), "-cf", "-", path.name]
+
+
+def tar_header(path: Path, *, mtime: int = MTIME, mode: int = 0o644) -> bytes:
+    """Take the first block of what GNU tar writes, and let it go before it reads the file."""
+    with subprocess.Popen(tar_command(path, mtime=mtime, mode=mode), stdout=subprocess.PIPE) as tar:
+        assert tar.stdout is not None
+        header = tar.stdout.read(512)
+        tar.kill()
+    return header
+
+
+@given(cut_data())
+def test_cuts(data_and_cuts: tuple[bytes, list[int]]) -> None:
+    """However the volume is cut, the archive, its size and its SHA-1 are the same."""
+    data, cuts = data_and_cuts
+    outcome = check_transform(archived, data, cuts)
+    assert outcome.output[512:].startswith(data)
+    assert outcome.result == archived([]).result if not data else True
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_same_as_gnu_tar(size: int, tmp_path: Path) -> None:
+    """The archive of a volume of any size is the very bytes that GNU tar writes for the file."""
+    path = tmp_path / "image"
+    path.write_bytes(os.urandom(size))
+    outcome = archived([path.read_bytes()])
+    assert outcome.output == ask(*tar_command(path))
+
+
+@pytest.mark.parametrize("size", [0, 1, 512, 8705, 10240])
+def test_read_by_gnu_tar(size: int) -> None:
+    """GNU tar lists exactly one member, root's and of the volume's size, and takes the volume out of it."""
+    data = os.urandom(size)
+    archive = archived([data]).output
+    listing = ask("tar", "--utc", "--full-time", "-tvf", "-", given=archive).decode().splitlines()
+    assert [line.split() for line in listing] == [
+        ["-rw-r--r--", "root/root", str(size), "2023-11-14", "22:13:20", "image"]
+    ]
+    assert ask("tar", "-xOf", "-", given=archive) == data
+
+
+@pytest.mark.parametrize("size", [0, 1, 512, 8705, 10240])
+def test_read_by_python(size: int) -> None:
+    """Python's tarfile, which OpenStack's importer reads streams with, takes the volume out too."""
+    data = os.urandom(size)
+    with tarfile.open(fileobj=io.BytesIO(archived([data]).output), mode="r|") as archive:
+        member = archive.next()
+        assert member is not None
+        content = archive.extractfile(member)
+        assert content is not None
+        assert content.read() == data
+        assert archive.next() is None
+
+
+def test_digest() -> None:
+    """The result is the size and the SHA-1 of everything that was yielded, as openssl takes it."""
+    archive = Archive(name="image", size=3, mtime=MTIME)
+    output = carry(archive, [b"abc"])
+    result = archive.result()
+    assert ask("openssl", "sha1", "-r", given=output).split()[0].decode() == result.sha1.hex()
+    assert result.size == len(output) == 10240
+
+
+def test_nothing_copied() -> None:
+    """Payload leaves as the same object that came in."""
+    archive = Archive(name="image", size=8, mtime=MTIME)
+    first, second = bytearray(b"1234"), memoryview(b"5678")
+    header, payload = archive.feed(first)
+    assert len(header) == 512
+    assert payload is first
+    (payload,) = archive.feed(second)
+    assert payload is second
+
+
+@pytest.mark.parametrize("size", [8 * GIB - 1, 8 * GIB, 9 * GIB], ids=["8 GiB - 1", "8 GiB", "9 GiB"])
+def test_large_header(size: int, tmp_path: Path) -> None:
+    """Up to 8 GiB - 1 the size is octal, above it is base-256, as in GNU tar's own header of such a file."""
+    path = tmp_path / "image"
+    with path.open("wb") as file:
+        file.truncate(size)
+    header = member_header(name="image", size=size, mtime=MTIME)
+    theirs = tar_header(path)
+    assert header == theirs
+    ours = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
+    assert ours.get_info() == tarfile.TarInfo.frombuf(theirs, "utf-8", "strict").get_info()
+    assert (ours.size, ours.name, ours.isreg()) == (size, "image", True)
+
+
+@pytest.mark.parametrize(
+    ("name", "mtime", "mode"),
+    [
+        ("a", 0, 0o600),
+        ("n" * NAME_MAX, 2**31, 0o444),
+        ("root disk.img", 8**11 - 1, 0o7777),
+        ("-x", 8**11, 0o644),
+    ],
+)
+def test_header_fields(name: str, mtime: int, mode: int, tmp_path: Path) -> None:
+    """Name, time and mode stand in the header as GNU tar puts them, up to the largest that fit."""
+    path = tmp_path / name
+    path.touch()
+    header = member_header(name=name, size=0, mtime=mtime, mode=mode)
+    argv = tar_command(path, mtime=mtime, mode=mode)
+    assert header == ask(*argv[:-1], "--", argv[-1])[:512]
+
+
+@given(size=st.integers(0, 2**80), mtime=st.integers(0, 2**33))
+def test_any_header(size: int, mtime: int) -> None:
+    """Any size and time can be read back from the header, whose checksum holds."""
+    member = tarfile.TarInfo.frombuf(member_header(name="image", size=size, mtime=mtime), "utf-8", "strict")
+    assert (member.size, member.mtime, member.mode, member.uid, member.gid) == (size, mtime, 0o644, 0, 0)
+
+
+@given(st.lists(st.binary(min_size=1, max_size=20), min_size=1), st.integers(1, 30))
+def test_too_much(pieces: list[bytes], excess: int) -> None:
+    """A volume that yields more than its size is an error that says by how much, and nothing of it goes out."""
+    size = max(0, sum(map(len, pieces)) - excess)
+    over = sum(map(len, pieces)) - size
+    archive = Archive(name="image", size=size, mtime=MTIME)
+    made = bytearray()
+    with pytest.raises(ValueError, match="bytes more than the archive's header says"):
+        for piece in [*pieces[:-1], pieces[-1]]:
+            for output in archive.feed(piece):
+                made += output
+    assert len(made) <= 512 + size
+    archive = Archive(name="image", size=size, mtime=MTIME)
+    with pytest.raises(ValueError, match=f"^{over} bytes more than"):
+        list(archive.feed(b"".join(pieces)))
+
+
+@pytest.mark.parametrize("pieces", [[], [b"12345"]], ids=["nothing", "half"])
+def test_too_little(pieces: Iterable[bytes]) -> None:
+    """A volume that yields less than its size is an error that says by how much."""
+    archive = Archive(name="image", size=10, mtime=MTIME)
+    with pytest.raises(ValueError, match=f"^{10 - sum(map(len, pieces))} bytes fewer than the archive's header says"):
+        carry(archive, pieces)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "/", "n" * (NAME_MAX + 1), "é", "a\0b", "a\nb"])
+def test_bad_name(name: str) -> None:
+    """A name that readers could take for another one, or not read at all, is refused."""
+    with pytest.raises(ValueError, match=r"a member's name has|'ascii' codec"):
+        Archive(name=name, size=1, mtime=MTIME)
+
+
+@pytest.mark.parametrize(("size", "mtime"), [(-1, 0), (0, -1)])
+def test_negative_number(size: int, mtime: int) -> None:
+    """Negative sizes and times are refused."""
+    with pytest.raises(ValueError, match="no negative number"):
+        Archive(name="image", size=size, mtime=mtime)
+
+
+def test_volume_of_zeros() -> None:
+    """The digest of a known volume is what it has always been."""
+    archive = Archive(name="image", size=1024, mtime=0)
+    output = carry(archive, [bytes(1024)])
+    assert archive.result().sha1 == hashlib.sha1(output).digest()
+    assert set(output[512:]) == {0}

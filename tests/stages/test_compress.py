@@ -1,0 +1,179 @@
+"""Compress: independent blocks, one gzip member, by the word of gzip, zlib and tarfile."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import sys
+import tarfile
+import threading
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from isal import isal_zlib
+
+from amistream.stages.archive import Archive
+from amistream.stages.compress import DeflatedBlock, GzipMember, compressor, deflate_block, level_number
+from amistream.values import MIB, Buffer, GzipResult
+from stages.transform_check import Outcome, ask, carry, check_transform, cut_data
+
+TEXT = b"".join(b"%06d the quick brown fox %x jumps over the lazy dog\n" % (n, n * n) for n in range(5000))
+LEVELS = [*map(str, range(1, 10)), "fast", "balanced", "small"]
+
+
+def inflate_one_member(stream: bytes) -> bytes:
+    """Inflate a gzip stream that must be one whole member; zlib checks CRC-32 and length."""
+    member = zlib.decompressobj(wbits=31)
+    data = member.decompress(stream)
+    assert member.eof
+    assert member.unused_data == b""
+    return data
+
+
+def gzipped(blocks: Sequence[Sequence[Buffer]], level: int = 1) -> tuple[bytes, GzipResult]:
+    member = GzipMember()
+    output = carry(member, [deflate_block(compressor(level), block) for block in blocks])
+    return output, member.result()
+
+
+def runner(level: int) -> Callable[[Sequence[Buffer]], Outcome]:
+    """One block whose buffers are cut: the deflated bytes may differ, what they mean may not."""
+
+    def run(pieces: Sequence[Buffer]) -> Outcome:
+        output, result = gzipped([pieces], level)
+        assert result.size_out == len(output)
+        return Outcome(inflate_one_member(output), (result.crc32, result.size_in))
+
+    return run
+
+
+@pytest.mark.parametrize("level", [1, 4, 9], ids=["isal", "zlib-ng", "zlib"])
+@given(data_and_cuts=cut_data())
+def test_cuts(level: int, data_and_cuts: tuple[bytes, list[int]]) -> None:
+    """However a block's buffers are cut, it inflates to the same bytes, with the same CRC-32 and size."""
+    data, cuts = data_and_cuts
+    outcome = check_transform(runner(level), data, cuts)
+    assert outcome == Outcome(data, (zlib.crc32(data), len(data)))
+
+
+@given(st.lists(st.binary(max_size=300), max_size=12), st.sampled_from(range(1, 10)))
+def test_blocks_join(blocks: list[bytes], level: int) -> None:
+    """Any blocks, empty ones too, joined in order are one gzip member of them all."""
+    output, result = gzipped([[block] for block in blocks], level)
+    data = b"".join(blocks)
+    assert inflate_one_member(output) == data
+    assert result == GzipResult(crc32=zlib.crc32(data), size_in=len(data), size_out=len(output))
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_every_level(name: str) -> None:
+    """At every level, number or name, gzip itself accepts and inflates the member."""
+    output, _ = gzipped([[TEXT[:100_000]], [TEXT[100_000:]]], level_number(name))
+    ask("gzip", "--test", given=output)
+    assert ask("gzip", "-dc", given=output) == TEXT
+    assert len(output) < len(TEXT) / 2
+
+
+def test_named_levels() -> None:
+    """Each of fast, balanced and small makes a program smaller than the one before."""
+    program = Path(sys.executable).resolve().read_bytes()[: 4 * MIB]
+    sizes = [len(gzipped([[program]], level_number(name))[0]) for name in ("fast", "balanced", "small")]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) == 3
+
+
+@pytest.mark.parametrize("name", ["0", "10", "-1", "best", "", "FAST", "1.5"])
+def test_bad_level(name: str) -> None:
+    """A level that is neither a name nor 1 to 9 is refused."""
+    with pytest.raises(ValueError, match=r"levels go from 1 to 9|invalid literal"):
+        level_number(name)
+
+
+@pytest.mark.parametrize("level", range(1, 10))
+@pytest.mark.parametrize("data", [b"", b"x", TEXT[:1000], bytes(MIB)], ids=["empty", "one", "text", "zeros"])
+def test_block_is_independent(level: int, data: bytes) -> None:
+    """A block inflates alone, ends at a byte boundary and does not end the stream, so any block may follow."""
+    block = deflate_block(compressor(level), [data])
+    raw = b"".join(block.data)
+    inflate = zlib.decompressobj(wbits=-15)
+    assert inflate.decompress(raw) == data
+    assert not inflate.eof
+    assert inflate.decompress(b"\x03\x00") == b""
+    assert inflate.eof
+    assert (block.crc32, block.size_in, len(block)) == (zlib.crc32(data), len(data), len(raw))
+
+
+def test_any_completion_order() -> None:
+    """Blocks deflated on several threads, finished last first, join to the volume in its order."""
+    pieces = [TEXT[start : start + 50_000] for start in range(0, len(TEXT), 50_000)]
+    done = [threading.Event() for _ in range(len(pieces) + 1)]
+    done[-1].set()
+    finished = []
+
+    def work(number: int) -> DeflatedBlock:
+        block = deflate_block(compressor(4), [pieces[number]])
+        assert done[number + 1].wait(30)
+        finished.append(number)
+        done[number].set()
+        return block
+
+    with ThreadPoolExecutor(len(pieces)) as pool:
+        blocks = list(pool.map(work, range(len(pieces))))
+    assert finished == list(reversed(range(len(pieces))))
+    assert inflate_one_member(carry(GzipMember(), blocks)) == TEXT
+
+
+def test_no_block() -> None:
+    """A member of no block at all is what gzip takes for an empty file."""
+    member = GzipMember()
+    output = carry(member, [])
+    assert ask("gzip", "-dc", given=output) == b""
+    assert member.result() == GzipResult(crc32=0, size_in=0, size_out=len(output))
+
+
+@pytest.mark.parametrize("level", [1, 4, 9])
+def test_header(level: int) -> None:
+    """The header is the shortest there is, the same at every level: no name, time, comment or extra field."""
+    output, _ = gzipped([[b"abc"]], level)
+    assert output[:10].hex(" ") == "1f 8b 08 00 00 00 00 00 00 ff"
+    assert inflate_one_member(output) == b"abc"
+
+
+def test_trailer() -> None:
+    """The last eight bytes are the CRC-32 and the size of what went in, little-endian."""
+    output, _ = gzipped([[b"123456789"]])
+    assert output[-8:] == bytes.fromhex("2639f4cb09000000")
+
+
+def test_over_4_gib() -> None:
+    """Beyond 4 GiB the trailer holds the size modulo 2**32 and the CRC-32 of everything."""
+    zeros = bytes(64 * MIB)
+    block = deflate_block(compressor(1), [zeros])
+    tail = deflate_block(compressor(1), [b"the end"])
+    member = GzipMember()
+    output = carry(member, [*itertools.repeat(block, 64), tail])
+    crc = 0
+    for _ in range(64):
+        crc = isal_zlib.crc32(zeros, crc)
+    crc = zlib.crc32(b"the end", crc)
+    assert member.result() == GzipResult(crc32=crc, size_in=2**32 + 7, size_out=len(output))
+    assert output[-8:] == crc.to_bytes(4, "little") + (7).to_bytes(4, "little")
+
+
+def test_read_by_tarfile() -> None:
+    """An archive compressed in blocks is read by Python's tarfile as a stream, as OpenStack's importer does."""
+    archive = Archive(name="image", size=len(TEXT), mtime=0)
+    tar = carry(archive, [TEXT])
+    output, _ = gzipped([[tar[start : start + 4096]] for start in range(0, len(tar), 4096)])
+    with tarfile.open(fileobj=io.BytesIO(output), mode="r|gz") as stream:
+        member = stream.next()
+        assert member is not None
+        content = stream.extractfile(member)
+        assert content is not None
+        assert content.read() == TEXT
+        assert stream.next() is None

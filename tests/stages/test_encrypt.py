@@ -1,0 +1,102 @@
+"""Encrypt: what `openssl enc -aes-128-cbc` writes, through one scratch buffer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+
+from amistream.stages.encrypt import BLOCK, SLICE, Encrypt
+from amistream.values import Buffer
+from stages.transform_check import Outcome, ask, carry, check_transform, cut_data
+
+KEY = bytes(range(16))
+IV = bytes(range(100, 116))
+
+
+def encrypted(pieces: Sequence[Buffer]) -> Outcome:
+    encrypt = Encrypt(key=KEY, iv=IV)
+    return Outcome(carry(encrypt, pieces), encrypt.result())
+
+
+def openssl(data: bytes, *options: str) -> bytes:
+    return ask("openssl", "enc", "-aes-128-cbc", "-K", KEY.hex(), "-iv", IV.hex(), *options, given=data)
+
+
+@given(cut_data(max_size=600))
+def test_cuts(data_and_cuts: tuple[bytes, list[int]]) -> None:
+    """However the input is cut, the ciphertext and its size are the same."""
+    data, cuts = data_and_cuts
+    outcome = check_transform(encrypted, data, cuts)
+    assert outcome.result == len(outcome.output)
+    assert len(data) < len(outcome.output) <= len(data) + BLOCK
+
+
+@pytest.mark.parametrize(
+    "length",
+    [*range(65), *(edge + near for edge in (SLICE, 2 * SLICE) for near in (-BLOCK - 1, -BLOCK, -1, 0, 1, BLOCK))],
+)
+def test_same_as_openssl(length: int) -> None:
+    """The ciphertext of any length is the very bytes that openssl writes, and openssl decrypts it."""
+    data = os.urandom(length)
+    outcome = encrypted([data])
+    assert outcome.output == openssl(data)
+    assert outcome.result == len(outcome.output)
+    assert openssl(outcome.output, "-d") == data
+
+
+def test_nothing_fed() -> None:
+    """No input at all is one block of padding."""
+    assert encrypted([]).output == openssl(b"")
+
+
+@pytest.mark.parametrize("cut", [1, BLOCK - 1, SLICE - 1, SLICE + 1])
+def test_cuts_around_the_slice(cut: int) -> None:
+    """Pieces that straddle cipher blocks and slices change nothing."""
+    data = os.urandom(2 * SLICE + 5)
+    assert encrypted([data[:cut], data[cut:]]) == encrypted([data])
+
+
+@pytest.mark.parametrize("length", [0, 15, 17, 24, 32])
+def test_bad_key(length: int) -> None:
+    """A key of any other length than 16 bytes is refused, those of longer AES too."""
+    with pytest.raises(ValueError, match="an AES-128 key has 16 bytes"):
+        Encrypt(key=bytes(length), iv=IV)
+
+
+@pytest.mark.parametrize("length", [0, 15, 17, 32])
+def test_bad_iv(length: int) -> None:
+    """An IV of any other length than 16 bytes is refused."""
+    with pytest.raises(ValueError, match=r"(?i)invalid iv size"):
+        Encrypt(key=KEY, iv=bytes(length))
+
+
+def test_scratch_is_reused() -> None:
+    """Everything that is yielded is a view of one buffer, so that each is gone once the next was asked for."""
+    data = os.urandom(2 * SLICE)
+    encrypt = Encrypt(key=KEY, iv=IV)
+    outputs = encrypt.feed(data)
+    first = next(outputs)
+    kept = bytes(first)
+    assert kept == openssl(data)[:SLICE]
+    second = next(outputs)
+    assert second.obj is first.obj
+    assert bytes(first) == bytes(second) != kept
+    (last,) = encrypt.finish()
+    assert last.obj is first.obj
+
+
+def test_small_pieces_wait() -> None:
+    """Less than a cipher block yields nothing until it is filled up."""
+    encrypt = Encrypt(key=KEY, iv=IV)
+    assert list(encrypt.feed(b"0123456789")) == []
+    assert [len(view) for view in encrypt.feed(b"012345")] == [BLOCK]
+
+
+def test_input_untouched() -> None:
+    """The input's buffer is read only."""
+    data = bytearray(b"payload " * 1000)
+    carry(Encrypt(key=KEY, iv=IV), [data])
+    assert data == b"payload " * 1000

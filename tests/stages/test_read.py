@@ -1,0 +1,109 @@
+"""Read: the volume's bytes in order, and the kernel told in time what comes next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amistream.errors import SourceError
+from amistream.source.volume import Kind
+from amistream.stages.read import READ_AHEAD, Read
+from amistream.values import MIB
+
+
+class RecordingVolume:
+    """A volume whose every byte tells its place; it writes down what is asked of it."""
+
+    def __init__(self, size: int, *, fails_at: int | None = None) -> None:
+        self.path = Path("/recorded")
+        self.kind = Kind.IMAGE_FILE
+        self.size = size
+        self.mtime = 0
+        self.reads: list[tuple[int, int]] = []
+        self.announced: list[tuple[int, int]] = []
+        self._fails_at = fails_at
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        self.reads.append((offset, len(buffer)))
+        if self._fails_at is not None and offset + len(buffer) > self._fails_at:
+            raise SourceError("source.read_error", f"cannot read at {offset}")
+        if len(buffer) < 4096:
+            buffer[:] = bytes((offset + place) % 251 for place in range(len(buffer)))
+
+    def will_need(self, offset: int, length: int) -> None:
+        assert self.reads_end() <= offset, "announced after it was read"
+        self.announced.append((offset, length))
+
+    def check_unchanged(self) -> None:
+        """It never changes."""
+
+    def close(self) -> None:
+        """It holds nothing."""
+
+    def reads_end(self) -> int:
+        return self.reads[-1][0] + self.reads[-1][1] if self.reads else 0
+
+
+def read_all(volume: RecordingVolume, block_size: int) -> bytes:
+    reader = Read(volume)
+    buffer = memoryview(bytearray(block_size))
+    data = b""
+    while True:
+        view, last = reader.read(buffer)
+        assert view.obj is buffer.obj
+        data += view
+        assert reader.offset == len(data)
+        if last:
+            return data
+        assert len(view) == block_size
+
+
+@given(size=st.integers(0, 3000), block_size=st.integers(1, 1000))
+def test_every_byte_once(size: int, block_size: int) -> None:
+    """Every byte is read once, in order, in whole blocks but the last, and only the last is called the last."""
+    volume = RecordingVolume(size)
+    assert read_all(volume, block_size) == bytes(place % 251 for place in range(size))
+    assert len(volume.reads) == max(1, -(-size // block_size))
+
+
+@given(size=st.integers(0, 100 * MIB), block_size=st.integers(64 * 1024, 64 * MIB))
+def test_read_ahead(size: int, block_size: int) -> None:
+    """Every byte is announced once, before it is read, far enough ahead, and nothing outside the volume is."""
+    volume = RecordingVolume(size)
+    reader = Read(volume)
+    buffer = memoryview(bytearray(block_size))
+    last, covered = False, 0
+    while not last:
+        _, last = reader.read(buffer)
+        for offset, length in volume.announced:
+            assert offset == covered
+            assert length > 0
+            covered += length
+        volume.announced.clear()
+        assert covered <= size
+        assert covered >= min(size, reader.offset + READ_AHEAD * 3 // 4)
+    assert covered == size
+
+
+def test_few_announcements() -> None:
+    """Small blocks do not mean a system call each: announcements are a quarter of the read-ahead apart."""
+    volume = RecordingVolume(64 * MIB)
+    reader = Read(volume)
+    buffer = memoryview(bytearray(64 * 1024))
+    while not reader.read(buffer)[1]:
+        pass
+    assert len(volume.announced) <= 64 * MIB // (READ_AHEAD // 4)
+
+
+def test_failure() -> None:
+    """A read that fails is raised, and what was read before it counts."""
+    volume = RecordingVolume(3000, fails_at=1500)
+    reader = Read(volume)
+    buffer = memoryview(bytearray(1000))
+    reader.read(buffer)
+    with pytest.raises(SourceError, match="cannot read at 1000"):
+        reader.read(buffer)
+    assert reader.offset == 1000

@@ -1,0 +1,238 @@
+"""Register: exactly once, whatever becomes of the answers, and only an image that can be used is reported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import pytest
+
+from amistream.errors import RegisterError, StoreError
+from amistream.stages.register import (
+    LOOKS_AFTER_LOST_ANSWER,
+    Image,
+    Registration,
+    register,
+    wait_available,
+)
+from amistream.stores.retry import RetryPolicy
+
+ASKED = Registration(location="bucket/image.manifest.xml", name="my image", architecture="x86_64", virtualization="hvm")
+OURS = Image(id="ami-1", location=ASKED.location, state="available")
+THEIRS = Image(id="ami-9", location="other/image.manifest.xml", state="available")
+POLICY = RetryPolicy(attempts=3, base_s=1.0, cap_s=8.0, stall_s=60.0)
+
+LOST = StoreError("aws.lost", "cannot register: no answer", hint="look at the network", transient=True)
+DUPLICATE = StoreError("aws.InvalidAMIName.Duplicate", "cannot register: the name is taken", field="ami_name")
+DENIED = StoreError("aws.UnauthorizedOperation", "cannot register: not allowed", hint="ask your administrator")
+
+Answer = str | Image | None | StoreError
+
+
+class ScriptedRegistry:
+    """EC2 by script: each call takes the next answer of its kind, and `calls` tells what was asked."""
+
+    def __init__(
+        self, *, register: Iterable[Answer] = (), find: Iterable[Answer] = (), look: Iterable[Answer] = ()
+    ) -> None:
+        self.calls: list[str] = []
+        self._answers: dict[str, Iterator[Answer]] = {
+            "register": iter(register),
+            "find": iter(find),
+            "look": iter(look),
+        }
+
+    async def register(self, registration: Registration) -> str:
+        assert registration == ASKED
+        answer = self._next("register")
+        assert isinstance(answer, str)
+        return answer
+
+    async def find(self, name: str) -> Image | None:
+        assert name == ASKED.name
+        return self._image("find")
+
+    async def look(self, image_id: str) -> Image | None:
+        assert image_id == "ami-1"
+        return self._image("look")
+
+    def left(self) -> list[Answer]:
+        """Say which answers were not asked for."""
+        return [answer for answers in self._answers.values() for answer in answers]
+
+    def _image(self, kind: str) -> Image | None:
+        answer = self._next(kind)
+        assert not isinstance(answer, str)
+        return answer
+
+    def _next(self, kind: str) -> str | Image | None:
+        self.calls.append(kind)
+        answer = next(self._answers[kind])
+        if isinstance(answer, StoreError):
+            raise answer
+        return answer
+
+
+class Clock:
+    """Stands in for `asyncio.sleep`, at once, and remembers."""
+
+    def __init__(self) -> None:
+        self.slept: list[float] = []
+
+    async def __call__(self, seconds: float) -> None:
+        self.slept.append(seconds)
+
+
+async def run_register(registry: ScriptedRegistry, clock: Clock | None = None) -> str:
+    return await register(registry, ASKED, POLICY, sleep=clock or Clock())
+
+
+async def test_answered() -> None:
+    """An answer in time is the image's id, and nothing else is asked."""
+    registry, clock = ScriptedRegistry(register=["ami-1"]), Clock()
+    assert await run_register(registry, clock) == "ami-1"
+    assert registry.calls == ["register"]
+    assert clock.slept == []
+
+
+async def test_lost_then_found() -> None:
+    """When the answer is lost but the image exists, its id is returned and nothing is registered twice."""
+    registry, clock = ScriptedRegistry(register=[LOST], find=[None, OURS]), Clock()
+    assert await run_register(registry, clock) == "ami-1"
+    assert registry.calls == ["register", "find", "find"]
+    assert len(clock.slept) == 2
+    assert all(0 <= slept <= 2 for slept in clock.slept)
+
+
+async def test_lost_not_found() -> None:
+    """When the answer is lost and no image appears after several looks, registration is tried again."""
+    looks = [None] * LOOKS_AFTER_LOST_ANSWER
+    registry = ScriptedRegistry(register=[LOST, "ami-2"], find=looks)
+    assert await run_register(registry) == "ami-2"
+    assert registry.calls == ["register", *["find"] * LOOKS_AFTER_LOST_ANSWER, "register"]
+
+
+async def test_duplicate_after_unsure() -> None:
+    """After a lost answer, "the name is taken" is understood as: by the image that we made."""
+    looks = [None] * LOOKS_AFTER_LOST_ANSWER
+    registry = ScriptedRegistry(register=[LOST, DUPLICATE], find=[*looks, OURS])
+    assert await run_register(registry) == "ami-1"
+    assert registry.left() == []
+
+
+async def test_duplicate_of_another() -> None:
+    """An image of our name at another place is never taken for ours."""
+    looks = [THEIRS] * LOOKS_AFTER_LOST_ANSWER
+    registry = ScriptedRegistry(register=[LOST, DUPLICATE, DUPLICATE], find=looks * 3)
+    with pytest.raises(RegisterError) as caught:
+        await run_register(registry)
+    assert caught.value.code == DUPLICATE.code
+    assert caught.value.field == "ami_name"
+    assert registry.left() == []
+
+
+async def test_duplicate_at_first() -> None:
+    """A name that is taken from the start is an error at once."""
+    registry = ScriptedRegistry(register=[DUPLICATE])
+    with pytest.raises(RegisterError, match="the name is taken"):
+        await run_register(registry)
+    assert registry.calls == ["register"]
+
+
+async def test_permanent() -> None:
+    """An error that will not pass is raised at once, with its own hint and the command to register by hand."""
+    with pytest.raises(RegisterError) as caught:
+        await run_register(ScriptedRegistry(register=[DENIED]))
+    error = caught.value
+    assert (error.code, error.message) == (DENIED.code, DENIED.message)
+    first, second = error.hint.splitlines()
+    assert first == "ask your administrator"
+    assert "--image-location bucket/image.manifest.xml --name 'my image'" in second
+    assert "--architecture x86_64 --virtualization-type hvm" in second
+
+
+async def test_no_hint() -> None:
+    """Without a hint of its own the error has the command alone."""
+    with pytest.raises(RegisterError) as caught:
+        await run_register(ScriptedRegistry(register=[DUPLICATE]))
+    assert caught.value.hint.startswith("the bundle is complete and kept; register it again with `aws ec2 ")
+
+
+async def test_given_up() -> None:
+    """After as many lost answers as attempts are allowed, the loss is the error."""
+    looks = [None] * LOOKS_AFTER_LOST_ANSWER
+    registry = ScriptedRegistry(register=[LOST] * 3, find=looks * 3)
+    with pytest.raises(RegisterError, match="no answer"):
+        await run_register(registry)
+    assert registry.left() == []
+
+
+async def test_look_fails() -> None:
+    """When it cannot even be asked whether the image exists, that is the error and nothing is registered again."""
+    registry = ScriptedRegistry(register=[LOST], find=[DENIED])
+    with pytest.raises(RegisterError, match="not allowed"):
+        await run_register(registry)
+    assert registry.calls == ["register", "find"]
+
+
+async def test_look_is_repeated() -> None:
+    """A look that fails in passing is repeated."""
+    registry = ScriptedRegistry(register=[LOST], find=[LOST, OURS])
+    assert await run_register(registry) == "ami-1"
+
+
+def image(state: str, reason: str = "") -> Image:
+    return Image(id="ami-1", location=ASKED.location, state=state, reason=reason)
+
+
+async def wait(registry: ScriptedRegistry, clock: Clock, timeout_s: float = 10.0) -> None:
+    await wait_available(registry, "ami-1", timeout_s=timeout_s, poll_s=2.0, retry=POLICY, sleep=clock)
+
+
+async def test_available() -> None:
+    """An image that is not seen yet, then pending, then available, is waited for with a pause between looks."""
+    registry = ScriptedRegistry(look=[None, image(""), image("pending"), image("transient"), image("available")])
+    clock = Clock()
+    await wait(registry, clock)
+    assert registry.left() == []
+    assert clock.slept == [2.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("reason", "shown"), [("bad signature", "bad signature"), ("", "EC2 gave no reason")], ids=["reason", "none"]
+)
+async def test_bad_state(reason: str, shown: str) -> None:
+    """An image that EC2 could not make is an error with EC2's reason, at once."""
+    clock = Clock()
+    with pytest.raises(RegisterError) as caught:
+        await wait(ScriptedRegistry(look=[image("failed", reason)]), clock)
+    assert caught.value.code == "register.bad_state"
+    assert caught.value.message == f"cannot use ami-1: EC2 put it into the state failed ({shown})"
+    assert clock.slept == []
+
+
+@pytest.mark.parametrize(("found", "shown"), [(image("pending"), "pending"), (None, "unknown to EC2")])
+async def test_timeout(found: Image | None, shown: str) -> None:
+    """Waiting ends after the time that is set, with the state that the image was last seen in."""
+    registry, clock = ScriptedRegistry(look=[found] * 5), Clock()
+    with pytest.raises(RegisterError) as caught:
+        await wait(registry, clock)
+    assert caught.value.code == "register.timeout"
+    assert caught.value.message == f"cannot wait longer for ami-1: it is still {shown} after 10 s"
+    assert sum(clock.slept) == 10.0
+    assert registry.left() == []
+
+
+async def test_looks_once_at_least() -> None:
+    """A time shorter than the pause still means one look."""
+    await wait(ScriptedRegistry(look=[image("available")]), Clock(), timeout_s=0.1)
+
+
+async def test_cannot_look() -> None:
+    """When EC2 does not say, the error says that it is not known, and how to ask."""
+    with pytest.raises(RegisterError) as caught:
+        await wait(ScriptedRegistry(look=[DENIED]), Clock())
+    assert caught.value.code == "register.unknown"
+    assert caught.value.message == (
+        "cannot tell whether ami-1 became available: cannot register: not allowed"
+    )
+    assert caught.value.hint == "aws ec2 describe-images --image-ids ami-1"

@@ -1,0 +1,124 @@
+"""Split: parts of one size but the last, in borrowed buffers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amistream.stages.split import Part, Split
+from amistream.values import Buffer, PartDigest, SplitResult
+from stages.transform_check import Outcome, ask, check_transform, cut_data
+
+
+class Lender:
+    """Lends fresh buffers and remembers them."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self.lent: list[bytearray] = []
+
+    def take(self) -> bytearray:
+        self.lent.append(bytearray(b"\xee" * self._size))
+        return self.lent[-1]
+
+
+def split_all(pieces: Sequence[Buffer], part_size: int, spare: int = 0) -> tuple[list[Part], Split, Lender]:
+    lender = Lender(part_size + spare)
+    split = Split(part_size=part_size, take_buffer=lender.take)
+    parts = [part for piece in pieces for part in split.feed(piece)]
+    return [*parts, *split.finish()], split, lender
+
+
+@given(cut_data(), st.integers(1, 700))
+def test_cuts(data_and_cuts: tuple[bytes, list[int]], part_size: int) -> None:
+    """However the ciphertext is cut, the parts are the same, and put together they are the ciphertext."""
+    data, cuts = data_and_cuts
+
+    def run(pieces: Sequence[Buffer]) -> Outcome:
+        parts, split, _ = split_all(pieces, part_size)
+        return Outcome(b"".join(part.data for part in parts), ([part.digest for part in parts], split.result()))
+
+    outcome = check_transform(run, data, cuts)
+    assert outcome.output == data
+    wanted = [data[start : start + part_size] for start in range(0, len(data), part_size)]
+    digests = [
+        PartDigest(index=index, size=len(part), sha1=hashlib.sha1(part).digest()) for index, part in enumerate(wanted)
+    ]
+    assert outcome.result == (digests, SplitResult(parts=tuple(digests), bundled_size=len(data)))
+
+
+@pytest.mark.parametrize(
+    ("size", "sizes"),
+    [
+        (0, []),
+        (1, [1]),
+        (99, [99]),
+        (100, [100]),
+        (101, [100, 1]),
+        (200, [100, 100]),
+        (299, [100, 100, 99]),
+        (300, [100, 100, 100]),
+    ],
+)
+def test_sizes(size: int, sizes: list[int]) -> None:
+    """Every part is full but the last, which is never empty."""
+    parts, split, _ = split_all([bytes(size)], 100)
+    assert [len(part) for part in parts] == sizes
+    assert [part.index for part in split.result().parts] == list(range(len(sizes)))
+    assert split.result().bundled_size == size
+
+
+def test_digests() -> None:
+    """A part's SHA-1 is what openssl says of its bytes."""
+    parts, _, _ = split_all([b"some ciphertext"], 10)
+    for part in parts:
+        assert ask("openssl", "sha1", "-r", given=bytes(part.data)).split()[0].decode() == part.digest.sha1.hex()
+
+
+@given(cut_data(), st.integers(1, 700))
+def test_buffers(data_and_cuts: tuple[bytes, list[int]], part_size: int) -> None:
+    """Every buffer that was borrowed leaves with a part, and no more are borrowed than there are parts."""
+    data, _ = data_and_cuts
+    parts, _, lender = split_all([data], part_size, spare=3)
+    assert [part.buffer for part in parts] == lender.lent
+    assert all(mine is theirs for mine, theirs in zip((part.buffer for part in parts), lender.lent, strict=True))
+    for part in parts:
+        assert part.data.obj is part.buffer
+        assert part.buffer[len(part) :] == b"\xee" * (part_size + 3 - len(part)), "written beyond the part"
+
+
+def test_borrowed_late() -> None:
+    """A buffer is borrowed only when there is something to put into it."""
+    lender = Lender(4)
+    split = Split(part_size=4, take_buffer=lender.take)
+    assert list(split.feed(b"")) == []
+    assert lender.lent == []
+    assert [bytes(part.data) for part in split.feed(b"abcd")] == [b"abcd"]
+    assert len(lender.lent) == 1
+    assert list(split.finish()) == []
+    assert len(lender.lent) == 1
+
+
+def test_input_may_be_reused() -> None:
+    """What was fed may be overwritten at once: the parts keep their own bytes."""
+    scratch = bytearray(b"1111")
+    split = Split(part_size=6, take_buffer=Lender(6).take)
+    assert list(split.feed(scratch)) == []
+    scratch[:] = b"2222"
+    (part,) = split.feed(scratch)
+    scratch[:] = b"3333"
+    (last,) = split.finish()
+    assert (bytes(part.data), bytes(last.data)) == (b"111122", b"22")
+
+
+def test_part_comes_at_once() -> None:
+    """A part is handed over as soon as it is full, before the rest of the input is looked at."""
+    lender = Lender(2)
+    split = Split(part_size=2, take_buffer=lender.take)
+    outputs = split.feed(b"aabb")
+    assert bytes(next(outputs).data) == b"aa"
+    assert len(lender.lent) == 1

@@ -1,0 +1,72 @@
+"""The check that every transform passes: how its input is cut changes neither its output nor its result."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from hypothesis import strategies as st
+
+from amistream.values import Buffer
+
+
+class Transform(Protocol):
+    def feed(self, item: Any, /) -> Iterable[Any]: ...
+
+    def finish(self) -> Iterable[Any]: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything that a transform said of one input: its output as one piece, and its result."""
+
+    output: bytes
+    result: object
+
+
+Run = Callable[[Sequence[Buffer]], Outcome]
+
+
+def carry(transform: Transform, items: Iterable[Any]) -> bytes:
+    """Feed everything and finish; each output is copied before the next is asked for, as its maker may reuse it."""
+    made = bytearray()
+    for item in items:
+        for piece in transform.feed(item):
+            made += piece
+    for piece in transform.finish():
+        made += piece
+    return bytes(made)
+
+
+@st.composite
+def cut_data(draw: st.DrawFn, max_size: int = 2000) -> tuple[bytes, list[int]]:
+    """Some bytes and where to cut them."""
+    data = draw(st.binary(max_size=max_size))
+    return data, sorted(draw(st.lists(st.integers(0, len(data)), max_size=8)))
+
+
+def cut(data: bytes, cuts: Sequence[int]) -> list[bytes]:
+    edges = [0, *cuts, len(data)]
+    return [data[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+
+
+def check_transform(run: Run, data: bytes, cuts: Sequence[int]) -> Outcome:
+    """Assert that `data` whole, byte by byte, cut anywhere and in any kind of buffer comes to the same; return it."""
+    whole = run([data])
+    byte_by_byte: list[Buffer] = [data[at : at + 1] for at in range(len(data))]
+    assert run(byte_by_byte) == whole
+    pieces = cut(data, cuts)
+    assert run(pieces) == whole
+    assert run([b"", *pieces, b""]) == whole, "empty pieces count"
+    assert run([memoryview(bytearray(piece)) for piece in pieces]) == whole, "the kind of buffer counts"
+    return whole
+
+
+def ask(*argv: str, given: bytes = b"") -> bytes:
+    """Return what a referee program writes for `given`; it must end well and have nothing to complain of."""
+    done = subprocess.run(argv, input=given, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stderr == b""
+    return done.stdout

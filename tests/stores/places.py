@@ -1,0 +1,101 @@
+"""Every kind of store behind one set of questions, for the contract tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from amistream.aws.session import Aws
+from amistream.settings import Acl, Settings
+from amistream.stores.port import Store
+from amistream.stores.retry import RetryPolicy
+from amistream.stores.s3 import Multipart, S3Store
+from amistream.values import MIB
+from support.buckets import list_keys, open_uploads
+
+if TYPE_CHECKING:
+    from support.endpoints import Endpoint
+
+QUICK = RetryPolicy(attempts=4, base_s=0.01, cap_s=0.05, stall_s=20)
+CHUNK = 5 * MIB
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A store, and what lies there according to somebody else."""
+
+    store: Store
+    keeps_checksums: bool
+
+    def names(self) -> list[str]:
+        raise NotImplementedError
+
+    def content(self, name: str) -> bytes:
+        raise NotImplementedError
+
+    def unfinished(self) -> int:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder(Place):
+    directory: Path
+
+    def names(self) -> list[str]:
+        return sorted(path.name for path in self.directory.iterdir())
+
+    def content(self, name: str) -> bytes:
+        return (self.directory / name).read_bytes()
+
+    def unfinished(self) -> int:
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bucket(Place):
+    endpoint: Endpoint
+    bucket: str
+    prefix: str
+
+    def names(self) -> list[str]:
+        keys = list_keys(self.endpoint, self.bucket, f"{self.prefix}/")
+        return [key.removeprefix(f"{self.prefix}/") for key in keys]
+
+    def content(self, name: str) -> bytes:
+        with self.endpoint.blocking_client() as s3:
+            data: bytes = s3.get_object(Bucket=self.bucket, Key=f"{self.prefix}/{name}")["Body"].read()
+        return data
+
+    def unfinished(self) -> int:
+        return len(open_uploads(self.endpoint, self.bucket))
+
+
+@asynccontextmanager
+async def s3_store(
+    endpoint: Endpoint,
+    bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    prefix: str = "some/prefix",
+    retry: RetryPolicy = QUICK,
+    threshold: int = 8 * MIB,
+    sign_payload: bool = False,
+) -> AsyncIterator[S3Store]:
+    """An S3 store with the service's own client; bodies above `threshold` go up in chunks of 5 MiB."""
+    for name, value in endpoint.environ().items():
+        monkeypatch.setenv(name, value)
+    async with Aws(Settings(sign_payload=sign_payload)) as aws:
+        client = await aws.client("s3", endpoint.region, endpoint.url)
+        yield S3Store(
+            client,
+            bucket=bucket,
+            key_prefix=prefix,
+            acl=Acl.AWS_EXEC_READ,
+            retry=retry,
+            multipart=Multipart(threshold=threshold, chunk=CHUNK, concurrency=2),
+        )

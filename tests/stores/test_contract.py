@@ -1,0 +1,112 @@
+"""What every store must do, tried on a directory and on four real S3 endpoints."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from amistream.errors import StoreError
+from amistream.stores.directory import DirectoryStore
+from amistream.stores.port import Stored
+from amistream.values import MIB
+from stores.places import Bucket, Folder, Place, s3_store
+
+if TYPE_CHECKING:
+    from conftest import MakeBucket
+
+PLACES = ("directory", "moto_server", "ministack", "seaweedfs", "seaweedfs_https")
+SMALL = b"a part, not whole" * 1000
+LARGE = random.Random(7).randbytes(11 * MIB + 5)
+
+
+def sha1(data: bytes) -> bytes:
+    return hashlib.sha1(data).digest()
+
+
+@pytest.fixture(params=PLACES)
+async def place(
+    request: pytest.FixtureRequest, tmp_path: Path, make_bucket: MakeBucket, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Place]:
+    if request.param == "directory":
+        store = DirectoryStore(tmp_path / "made" / "here")
+        await store.open()
+        yield Folder(store=store, keeps_checksums=True, directory=tmp_path / "made" / "here")
+        return
+    endpoint = request.getfixturevalue(request.param)
+    bucket = make_bucket(endpoint)
+    async with s3_store(endpoint, bucket, monkeypatch) as s3:
+        await s3.open()
+        keeps = endpoint.keeps_checksums
+        yield Bucket(store=s3, keeps_checksums=keeps, endpoint=endpoint, bucket=bucket, prefix="some/prefix")
+
+
+@pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "multipart"])
+async def test_what_is_put_is_there_to_the_byte(place: Place, data: bytes) -> None:
+    """A put stores exactly the given bytes and tells of each of them."""
+    told: list[int] = []
+    await place.store.put("image.part.00", memoryview(data), sha1(data), told.append)
+    assert place.names() == ["image.part.00"]
+    assert place.content("image.part.00") == data
+    assert sum(told) == len(data)
+    assert place.unfinished() == 0
+
+
+async def test_stat_gives_size_and_digest(place: Place) -> None:
+    """What is stored can be proved later without reading it back."""
+    assert await place.store.stat("image.part.00") is None
+    await place.store.put("image.part.00", memoryview(SMALL), sha1(SMALL), lambda _: None)
+    digest = sha1(SMALL) if place.keeps_checksums else None
+    assert await place.store.stat("image.part.00") == Stored(len(SMALL), digest)
+
+
+@pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "multipart"])
+async def test_nothing_is_ever_replaced(place: Place, data: bytes) -> None:
+    """A name that is taken by other bytes is refused, and those bytes stay, also when the refused put is undone."""
+    await place.store.commit("image.manifest.xml", SMALL, sha1(SMALL))
+    with pytest.raises(StoreError, match="exists already, with other content") as caught:
+        await place.store.put("image.manifest.xml", memoryview(data + b"!"), sha1(data + b"!"), lambda _: None)
+    assert caught.value.code == "store.exists"
+    assert caught.value.hint
+    await place.store.delete("image.manifest.xml")
+    assert place.content("image.manifest.xml") == SMALL
+    assert place.unfinished() == 0
+
+
+async def test_the_same_bytes_again_are_no_error(place: Place) -> None:
+    """A repeat after a lost answer finds its own bytes and is content."""
+    if not place.keeps_checksums:
+        return
+    for _ in range(2):
+        await place.store.commit("image.manifest.xml", SMALL, sha1(SMALL))
+    assert place.names() == ["image.manifest.xml"]
+
+
+async def test_names_lists_by_prefix_in_order(place: Place) -> None:
+    """Only the names that begin with the prefix are listed, sorted."""
+    for name in ("image.part.01", "image.part.00", "other.part.00"):
+        await place.store.put(name, memoryview(SMALL), sha1(SMALL), lambda _: None)
+    assert await place.store.names("image.") == ["image.part.00", "image.part.01"]
+    assert await place.store.names("nothing") == []
+
+
+@pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "multipart"])
+async def test_delete_removes_and_may_come_twice(place: Place, data: bytes) -> None:
+    """Deleting leaves nothing, and deleting what is absent is no error."""
+    await place.store.put("image.part.00", memoryview(data), sha1(data), lambda _: None)
+    await place.store.delete("image.part.00")
+    await place.store.delete("image.part.00")
+    assert place.names() == []
+    assert place.unfinished() == 0
+
+
+async def test_the_buffer_may_be_reused_afterwards(place: Place) -> None:
+    """Once a put has returned, changing the buffer changes nothing that is stored."""
+    buffer = bytearray(SMALL)
+    await place.store.put("image.part.00", memoryview(buffer), sha1(SMALL), lambda _: None)
+    buffer[:] = bytes(len(buffer))
+    assert place.content("image.part.00") == SMALL

@@ -1,0 +1,199 @@
+"""What goes wrong between a client and S3: each trap costs an attempt, never the job, and nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import random
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from amistream.errors import StoreError
+from amistream.values import MIB
+from stores.places import QUICK, s3_store
+from support.buckets import list_keys, open_uploads
+from support.proxy import Action, Answer, DropReply, Fault, HoldReply, Reset, StallBody
+
+if TYPE_CHECKING:
+    from conftest import MakeBucket, MakeProxy
+    from support.endpoints import Endpoint
+
+DATA = random.Random(3).randbytes(6 * MIB)
+LARGE = random.Random(4).randbytes(16 * MIB)
+IMPATIENT = replace(QUICK, stall_s=2.0)
+
+
+def sha1(data: bytes) -> bytes:
+    return hashlib.sha1(data).digest()
+
+
+FAULTS: dict[str, Action] = {
+    "stops reading": StallBody(after=256 * 1024),
+    "withholds 100-continue": StallBody(after=0),
+    "resets": Reset(after=MIB),
+    "slow down": Answer(status=503, code="SlowDown"),
+    "slow down, early": Answer(status=503, code="SlowDown", early=True),
+    "internal error": Answer(status=500, code="InternalError"),
+    "request timeout": Answer(status=400, code="RequestTimeout"),
+    "bad digest": Answer(status=400, code="BadDigest"),
+    "reply lost": DropReply(),
+    "reply held": HoldReply(),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+async def test_a_passing_fault_costs_one_attempt(
+    name: str, seaweedfs: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After any fault that passes, the object is there, whole, with its checksum, after a second attempt."""
+    bucket = make_bucket(seaweedfs)
+    fault = Fault(action=FAULTS[name], path=".*image.part.00")
+    proxy = make_proxy(seaweedfs, fault)
+    async with s3_store(proxy.endpoint, bucket, monkeypatch, retry=IMPATIENT) as store:
+        await store.put("image.part.00", memoryview(DATA), sha1(DATA), lambda _: None)
+        stored = await store.stat("image.part.00")
+        # The stalled connection closes when its peer ends, and this loop must see it.
+        await asyncio.to_thread(proxy.hang_up)
+    assert stored is not None
+    assert (stored.size, stored.sha1) == (len(DATA), sha1(DATA))
+    # A connection that ends in mid-request may be dialled again by the HTTP client itself.
+    assert 2 <= len(proxy.seen("PUT")) <= 3
+
+
+@pytest.mark.parametrize("name", ["stops reading", "resets", "slow down", "reply lost"])
+async def test_a_passing_fault_costs_one_chunk_attempt(
+    name: str, seaweedfs: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a multipart upload a fault repeats its chunk, not the part."""
+    bucket = make_bucket(seaweedfs)
+    proxy = make_proxy(seaweedfs, Fault(action=FAULTS[name], query="partNumber=2"))
+    async with s3_store(proxy.endpoint, bucket, monkeypatch, retry=IMPATIENT) as store:
+        await store.put("image.part.00", memoryview(LARGE), sha1(LARGE), lambda _: None)
+        await asyncio.to_thread(proxy.hang_up)
+    assert len(proxy.seen("PUT", query="partNumber=1(&|$)")) == 1
+    with seaweedfs.blocking_client() as s3:
+        assert s3.get_object(Bucket=bucket, Key="some/prefix/image.part.00")["Body"].read() == LARGE
+    assert open_uploads(seaweedfs, bucket) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (403, "AccessDenied", "access is denied"),
+        (400, "AccessControlListNotSupported", "ACLs disabled"),
+        (404, "NoSuchBucket", "no such bucket"),
+        (403, "InvalidAccessKeyId", "access key is not known"),
+        (403, "SignatureDoesNotMatch", "secret key does not fit"),
+        (403, "RequestTimeTooSkewed", "clock differs"),
+        (501, "NotImplemented", "does not know"),
+    ],
+)
+async def test_a_lasting_fault_is_not_repeated(
+    status: int,
+    code: str,
+    message: str,
+    ministack: Endpoint,
+    make_bucket: MakeBucket,
+    make_proxy: MakeProxy,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An error that will not pass ends the attempt at once, with its cause and what to do."""
+    proxy = make_proxy(ministack, Fault(action=Answer(status=status, code=code), path=".*part.00", times=None))
+    async with s3_store(proxy.endpoint, make_bucket(ministack), monkeypatch) as store:
+        with pytest.raises(StoreError, match=message) as caught:
+            await store.put("image.part.00", memoryview(DATA), sha1(DATA), lambda _: None)
+    assert caught.value.code == f"aws.{code}"
+    assert caught.value.hint
+    assert len(proxy.seen("PUT")) == 1
+
+
+async def test_a_fault_that_stays_ends_within_the_bound(
+    ministack: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the set number of attempts the last cause is told, with the number."""
+    fault = Fault(action=Answer(status=503, code="SlowDown"), path=".*part.00", times=None)
+    proxy = make_proxy(ministack, fault)
+    async with s3_store(proxy.endpoint, make_bucket(ministack), monkeypatch) as store:
+        with pytest.raises(StoreError, match=r"\(SlowDown\) \(tried 4 times\)"):
+            await store.put("image.part.00", memoryview(DATA), sha1(DATA), lambda _: None)
+    assert len(proxy.seen("PUT")) == QUICK.attempts
+
+
+async def test_every_object_carries_acl_checksum_and_condition(
+    seaweedfs: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each request has the canned ACL, the SHA-1, the no-overwrite condition and a plain, unsigned, single body."""
+    proxy = make_proxy(seaweedfs)
+    async with s3_store(proxy.endpoint, make_bucket(seaweedfs), monkeypatch) as store:
+        await store.put("image.part.00", memoryview(DATA), sha1(DATA), lambda _: None)
+        await store.commit("image.manifest.xml", b"<manifest/>", sha1(b"<manifest/>"))
+        await store.put("image.part.01", memoryview(LARGE), sha1(LARGE), lambda _: None)
+    whole = proxy.seen("PUT", query="^(?!.*partNumber)")
+    assert len(whole) == 2
+    for request in (*whole, *proxy.seen("POST", query="^uploads")):
+        assert request.headers["x-amz-acl"] == "aws-exec-read"
+    for request, data in zip(whole, (DATA, b"<manifest/>"), strict=True):
+        assert request.headers["x-amz-checksum-sha1"] == base64.b64encode(sha1(data)).decode()
+        assert request.headers["if-none-match"] == "*"
+        assert request.headers["x-amz-content-sha256"] == "UNSIGNED-PAYLOAD"
+        assert "content-encoding" not in request.headers
+        assert "content-md5" not in request.headers
+        assert request.headers["content-length"] == str(len(data))
+    chunks = proxy.seen("PUT", query="partNumber")
+    assert len(chunks) == 4
+    assert all("x-amz-checksum-sha1" in chunk.headers for chunk in chunks)
+    (completed,) = proxy.seen("POST", query="^uploadId")
+    assert completed.headers["if-none-match"] == "*"
+
+
+async def test_payload_is_signed_where_asked(
+    seaweedfs: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With sign_payload the signature covers the body's SHA-256, for buckets whose policy asks it."""
+    proxy = make_proxy(seaweedfs)
+    async with s3_store(proxy.endpoint, make_bucket(seaweedfs), monkeypatch, sign_payload=True) as store:
+        await store.put("image.part.00", memoryview(DATA), sha1(DATA), lambda _: None)
+    (request,) = proxy.seen("PUT")
+    assert request.headers["x-amz-content-sha256"] == hashlib.sha256(DATA).hexdigest()
+
+
+async def test_damage_on_the_way_is_refused_by_the_server(
+    seaweedfs: Endpoint, make_bucket: MakeBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes that do not fit the digest never become an object."""
+    bucket = make_bucket(seaweedfs)
+    async with s3_store(seaweedfs, bucket, monkeypatch) as store:
+        with pytest.raises(StoreError, match="BadDigest"):
+            await store.put("image.part.00", memoryview(DATA), sha1(b"other"), lambda _: None)
+    assert list_keys(seaweedfs, bucket) == []
+
+
+@pytest.mark.parametrize(
+    ("action", "data"),
+    [(HoldReply(), DATA), (StallBody(after=MIB), DATA), (StallBody(after=MIB), LARGE), (HoldReply(), LARGE)],
+    ids=["answer held", "body stalled", "chunk stalled", "chunk's answer held"],
+)
+async def test_cancel_in_mid_request_then_delete_leaves_nothing(
+    action: Action,
+    data: bytes,
+    seaweedfs: Endpoint,
+    make_bucket: MakeBucket,
+    make_proxy: MakeProxy,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A put that is cancelled at its worst moment can be deleted for good."""
+    bucket = make_bucket(seaweedfs)
+    fault = Fault(action=action, path=".*part.00", query="^(?!.*partNumber=[^2])")
+    proxy = make_proxy(seaweedfs, fault)
+    async with s3_store(proxy.endpoint, bucket, monkeypatch) as store:
+        put = asyncio.create_task(store.put("image.part.00", memoryview(data), sha1(data), lambda _: None))
+        await asyncio.to_thread(proxy.wait_hit, fault)
+        put.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await put
+        await store.delete("image.part.00")
+    assert list_keys(seaweedfs, bucket) == []
+    assert open_uploads(seaweedfs, bucket) == []
