@@ -100,11 +100,7 @@ def test_every_room_has_a_storey() -> None:
 def test_storeys(file: str) -> None:
     """A module imports from its own storey and those below it, never from above."""
     above = {name for name in own_imports(file) if room_of(name) == "cli"}
-    above |= {
-        name
-        for name in own_imports(file) - above
-        if storey_of(room_of(name)) > storey_of(room_of(file))
-    }
+    above |= {name for name in own_imports(file) - above if storey_of(room_of(name)) > storey_of(room_of(file))}
     assert above == set()
 
 

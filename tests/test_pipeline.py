@@ -1,4 +1,4 @@
-"""The whole data path: what tar, gzip and openssl say of the parts, and nothing left behind when it does not end well."""
+"""The whole data path: what tar, gzip and openssl say of the parts, and nothing left behind by a pass that failed."""
 
 from __future__ import annotations
 
@@ -179,9 +179,7 @@ async def test_same_bytes_whatever_the_workers(image: Path) -> None:
     workers=st.integers(1, 4),
     uploads=st.integers(1, 4),
 )
-def test_any_figures(
-    size: int, block_size: int, part_kib: int, workers: int, uploads: int, tmp_path: Path
-) -> None:
+def test_any_figures(size: int, block_size: int, part_kib: int, workers: int, uploads: int, tmp_path: Path) -> None:
     """Any sizes of image, block and part, and any number of workers and uploads, yield the image again."""
     image = random_image(tmp_path / "image", size)
     store = MemoryStore()
@@ -259,7 +257,7 @@ async def test_any_order_of_uploads(image: Path) -> None:
 
     store = MemoryStore(on_put)
     measured = await Scene(image, store, plan()).run()
-    assert list(store.objects)[0] != "image.part.00"
+    assert next(iter(store.objects)) != "image.part.00"
     assert unpack(check_parts(measured, store.objects, 64 * KIB)) == image.read_bytes()
 
 
@@ -445,7 +443,7 @@ async def test_disk_breaks_while_uploads_are_stuck(uploads: int) -> None:
     volume = BreakingVolume(most_parts * 64 * KIB, full)
     pipeline = Pipeline(plan(uploads=uploads), volume, MemoryStore(on_put), BundleKey.generate(), Undo())
     task = asyncio.create_task(pipeline.run())
-    while len(pipeline.split.result().parts) < most_parts:
+    while len(pipeline.split.result().parts) < most_parts:  # noqa: ASYNC110 - the stages tell no one
         await asyncio.sleep(0)
     full.set()
     _, late = await asyncio.wait({task}, timeout=10)

@@ -29,7 +29,7 @@ from amistream.stages.read import Read
 from amistream.stages.split import Part, Split
 from amistream.stages.upload import Upload
 from amistream.stores.port import Store
-from amistream.values import Measured
+from amistream.values import Extent, Measured
 
 BUFFERS_BEYOND_UPLOADS = 2
 """One part being filled and one being handed over, beside those in flight."""
@@ -45,6 +45,8 @@ class Plan:
     workers: int
     level: int
     upload_concurrency: int
+    extents: tuple[Extent, ...] | None = None
+    """Where the volume holds data; None: read and archive all of it."""
 
 
 class Pipeline:
@@ -64,8 +66,8 @@ class Pipeline:
         self.plan = plan
         self.volume = volume
         self.buffers = Buffers(count=plan.upload_concurrency + BUFFERS_BEYOND_UPLOADS, size=plan.part_size)
-        self.reader = Read(volume)
-        self.archive = Archive(name=plan.prefix, size=volume.size, mtime=volume.mtime)
+        self.reader = Read(volume, plan.extents)
+        self.archive = Archive(name=plan.prefix, size=volume.size, mtime=volume.mtime, extents=plan.extents)
         self.member = GzipMember()
         self.split = Split(part_size=plan.part_size, take_buffer=self.buffers.take)
         self.upload = Upload(store, prefix=plan.prefix, buffers=self.buffers, undo=undo)

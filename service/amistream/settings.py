@@ -33,6 +33,14 @@ class OnStop(StrEnum):
     CANCEL = "cancel"
 
 
+class Sparse(StrEnum):
+    """Whether holes of the volume are left out of the bundle through the archive's sparse map."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
 class LogFormat(StrEnum):
     JSON = "json"
     TEXT = "text"
@@ -94,6 +102,10 @@ class Settings(BaseSettings):
     workers: PositiveInt | None = Field(None, description="compute threads; default: one per core. Measured")
     compress: str = Field(
         "fast", pattern="^(fast|balanced|small|[1-9])$", description="fast, balanced, small or a level 1 to 9"
+    )
+    sparse: Sparse = Field(
+        Sparse.AUTO,
+        description="auto: leave holes out where there are any; always: also write the map when there are none",
     )
     max_image_size: ByteSize = Field(ByteSize(10 * GIB), description="largest volume taken. AWS limit")
 

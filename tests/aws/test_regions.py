@@ -56,12 +56,12 @@ def home(tmp_path: Path, key_ring: KeyRing, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def fingerprint(path: Path) -> bytes:
-    return load_certificate(path, field="certificate").fingerprint(SHA1())
+    return load_certificate(path, field="certificate").fingerprint(SHA1())  # noqa: S303 - a name, not a protection
 
 
 def found(region: str, explicit: Path | None = None, configured: dict[str, Path] | None = None) -> tuple[bytes, str]:
     certificate, notice = find_ec2_certificate(region, explicit=explicit, configured=configured or {})
-    return certificate.fingerprint(SHA1()), notice
+    return certificate.fingerprint(SHA1()), notice  # noqa: S303 - a name, not a protection
 
 
 def test_order(home: Path, key_ring: KeyRing) -> None:
@@ -118,9 +118,7 @@ def test_unknown_region(region: str, shown: str) -> None:
     with pytest.raises(RefusedError) as caught:
         find_ec2_certificate(region, explicit=None, configured={})
     assert caught.value.code == "ec2_certificate.unknown_region"
-    assert caught.value.message == (
-        f"cannot choose EC2's certificate: region {shown} is of no partition known here"
-    )
+    assert caught.value.message == (f"cannot choose EC2's certificate: region {shown} is of no partition known here")
 
 
 def test_given_and_missing(tmp_path: Path, home: Path) -> None:

@@ -11,11 +11,10 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amistream.flow.relay import Relay, Step
-from stages.transform_check import Transform
+from amistream.flow.relay import Relay, Step, Transform
 
 BLOCK = 8
 
@@ -23,7 +22,7 @@ BLOCK = 8
 class Blocks:
     """A reader of numbered blocks. Each call is counted; `on_read` may wait, or fail."""
 
-    def __init__(self, count: int, on_read: Callable[[int], None] = lambda number: None) -> None:
+    def __init__(self, count: int, on_read: Callable[[int], None] = lambda _: None) -> None:
         self.count = count
         self.calls = 0
         self._on_read = on_read
@@ -44,7 +43,7 @@ class Blocks:
 class Pass:
     """A transform that passes copies on, and a last word; `on_feed` may wait, or fail."""
 
-    def __init__(self, on_feed: Callable[[Any], None] = lambda item: None, *, last: bytes = b"") -> None:
+    def __init__(self, on_feed: Callable[[Any], None] = lambda _: None, *, last: bytes = b"") -> None:
         self._on_feed = on_feed
         self._last = last
         self._alone = threading.Lock()
@@ -92,7 +91,7 @@ class Run:
         reader: Blocks,
         path: Sequence[Step],
         *,
-        on_emit: Callable[[bytes], None] = lambda item: None,
+        on_emit: Callable[[bytes], None] = lambda _: None,
         on_release: Callable[[], None] = lambda: None,
         slots: AbstractContextManager[Any] | None = None,
     ) -> None:
@@ -155,6 +154,7 @@ async def test_order(workers: int) -> None:
     assert not run.released.is_set()
 
 
+@settings(deadline=None)
 @given(count=st.integers(1, 30), workers=st.integers(1, 6))
 def test_every_block_once(count: int, workers: int) -> None:
     """Any number of blocks on any number of workers, more workers than blocks too, come out once and in order."""
@@ -223,14 +223,14 @@ async def test_back_pressure(workers: int) -> None:
     assert run.numbers() == list(range(30))
 
 
-class Failure(Exception):
+class PlantedError(Exception):
     """Raised by a test at one place of the path."""
 
 
 def fail_at(number: int) -> Callable[[Any], None]:
     def check(item: Any) -> None:
         if (item if isinstance(item, int) else number_of(item)) == number:
-            raise Failure(number)
+            raise PlantedError(number)
 
     return check
 
@@ -258,7 +258,7 @@ PLACES: dict[str, Callable[[int], Run]] = {
 async def test_failure(place: str, number: int, workers: int) -> None:
     """An error at any place of the path is what is raised, after everything before it and nothing behind it."""
     run = PLACES[place](number)
-    with pytest.raises(Failure) as caught:
+    with pytest.raises(PlantedError) as caught:
         await run.go(workers)
     assert caught.value.args == (number,)
     assert run.relay.cause is caught.value
@@ -277,13 +277,13 @@ async def test_first_failure_counts() -> None:
     def work(items: Sequence[Any]) -> bytes:
         both.wait(20)
         if number_of(items[0]) == 1:
-            raise Failure("first")
+            raise PlantedError("first")
         # It goes on only when the other has failed, and fails of its own accord then.
         assert run.released.wait(20)
-        raise Failure("second")
+        raise PlantedError("second")
 
     run = Run(Blocks(2), steps(work=work))
-    with pytest.raises(Failure, match="first"):
+    with pytest.raises(PlantedError, match="first"):
         await run.go(2)
 
 
@@ -299,17 +299,25 @@ async def test_failure_wakes_emit() -> None:
     def on_read(number: int) -> None:
         if number == 1:
             assert blocked.wait(20)
-            raise Failure(number)
+            raise PlantedError(number)
 
     run = Run(Blocks(5, on_read), steps(), on_emit=on_emit, on_release=woken.set)
-    with pytest.raises(Failure):
+    with pytest.raises(PlantedError):
         await run.go(2)
+
+
+def holding_work(hold: Callable[[Any], None]) -> Callable[[Sequence[Any]], bytes]:
+    def work(items: Sequence[Any]) -> bytes:
+        hold(items[0])
+        return join(items)
+
+    return work
 
 
 CANCELLED_AT: dict[str, Callable[[Callable[[Any], None]], Run]] = {
     "reader": lambda hold: Run(Blocks(20, hold), steps()),
     "archive": lambda hold: Run(Blocks(20), steps(archive=Pass(hold))),
-    "work": lambda hold: Run(Blocks(20), steps(work=lambda items: hold(items[0]) or join(items))),
+    "work": lambda hold: Run(Blocks(20), steps(work=holding_work(hold))),
     "last": lambda hold: Run(Blocks(20), steps(last=Pass(hold))),
     "emit": lambda hold: Run(Blocks(20), steps(), on_emit=hold),
 }
@@ -442,7 +450,7 @@ async def test_slot_given_back_after_failure() -> None:
     """A failure inside parallel work gives its slot back."""
     slots = threading.Semaphore(1)
     run = Run(Blocks(3), steps(work=failing_work(1)), slots=slots)
-    with pytest.raises(Failure):
+    with pytest.raises(PlantedError):
         await run.go(2)
     assert slots.acquire(blocking=False)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,7 +54,7 @@ def use_endpoint(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _open_files() -> set[str]:
-    return {os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}
+    return {str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}
 
 
 async def run(asked: JobRequest, chosen: Settings) -> Job:

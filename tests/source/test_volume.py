@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amistream.errors import RefusedError, SourceError
@@ -82,6 +82,7 @@ def test_time_before_1970(tmp_path: Path) -> None:
         assert volume.mtime == 0
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_every_cut(noise: Path, data: st.DataObject) -> None:
     """Any run of bytes is read into the buffer, whole and nothing beside it."""
@@ -229,10 +230,10 @@ def test_below_a_file(noise: Path) -> None:
 
 def test_refusal_leaves_no_descriptor(tmp_path: Path) -> None:
     """What is refused after it was opened is closed again, and so is a volume."""
-    before = set(os.listdir("/proc/self/fd"))
+    before = {path.name for path in Path("/proc/self/fd").iterdir()}
     refused(tmp_path)
     open_volume(random_image(tmp_path / "image", 10)).close()
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert {path.name for path in Path("/proc/self/fd").iterdir()} == before
 
 
 def test_unreadable() -> None:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from isal import isal_zlib
 
@@ -53,6 +53,7 @@ def runner(level: int) -> Callable[[Sequence[Buffer]], Outcome]:
 
 
 @pytest.mark.parametrize("level", [1, 4, 9], ids=["isal", "zlib-ng", "zlib"])
+@settings(deadline=None)
 @given(data_and_cuts=cut_data())
 def test_cuts(level: int, data_and_cuts: tuple[bytes, list[int]]) -> None:
     """However a block's buffers are cut, it inflates to the same bytes, with the same CRC-32 and size."""
@@ -61,6 +62,7 @@ def test_cuts(level: int, data_and_cuts: tuple[bytes, list[int]]) -> None:
     assert outcome == Outcome(data, (zlib.crc32(data), len(data)))
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=300), max_size=12), st.sampled_from(range(1, 10)))
 def test_blocks_join(blocks: list[bytes], level: int) -> None:
     """Any blocks, empty ones too, joined in order are one gzip member of them all."""

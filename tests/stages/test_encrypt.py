@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from amistream.stages.encrypt import BLOCK, SLICE, Encrypt
 from amistream.values import Buffer
@@ -25,6 +25,7 @@ def openssl(data: bytes, *options: str) -> bytes:
     return ask("openssl", "enc", "-aes-128-cbc", "-K", KEY.hex(), "-iv", IV.hex(), *options, given=data)
 
 
+@settings(deadline=None)
 @given(cut_data(max_size=600))
 def test_cuts(data_and_cuts: tuple[bytes, list[int]]) -> None:
     """However the input is cut, the ciphertext and its size are the same."""

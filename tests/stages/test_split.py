@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amistream.stages.split import Part, Split
@@ -33,6 +33,7 @@ def split_all(pieces: Sequence[Buffer], part_size: int, spare: int = 0) -> tuple
     return [*parts, *split.finish()], split, lender
 
 
+@settings(deadline=None)
 @given(cut_data(), st.integers(1, 700))
 def test_cuts(data_and_cuts: tuple[bytes, list[int]], part_size: int) -> None:
     """However the ciphertext is cut, the parts are the same, and put together they are the ciphertext."""
@@ -79,6 +80,7 @@ def test_digests() -> None:
         assert ask("openssl", "sha1", "-r", given=bytes(part.data)).split()[0].decode() == part.digest.sha1.hex()
 
 
+@settings(deadline=None)
 @given(cut_data(), st.integers(1, 700))
 def test_buffers(data_and_cuts: tuple[bytes, list[int]], part_size: int) -> None:
     """Every buffer that was borrowed leaves with a part, and no more are borrowed than there are parts."""

@@ -5,17 +5,13 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from itertools import pairwise
+from typing import Any
 
 from hypothesis import strategies as st
 
+from amistream.flow.relay import Transform
 from amistream.values import Buffer
-
-
-class Transform(Protocol):
-    def feed(self, item: Any, /) -> Iterable[Any]: ...
-
-    def finish(self) -> Iterable[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,7 @@ def cut_data(draw: st.DrawFn, max_size: int = 2000) -> tuple[bytes, list[int]]:
 
 def cut(data: bytes, cuts: Sequence[int]) -> list[bytes]:
     edges = [0, *cuts, len(data)]
-    return [data[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [data[start:end] for start, end in pairwise(edges)]
 
 
 def check_transform(run: Run, data: bytes, cuts: Sequence[int]) -> Outcome:

@@ -58,6 +58,7 @@ def bundle(
     upload_concurrency: options.UploadConcurrency = None,
     compress: options.Compress = None,
     workers: options.Workers = None,
+    sparse: options.Sparse = None,
     in_process: options.InProcess = False,
     detach: DetachOption = False,
     socket: SocketOption = None,

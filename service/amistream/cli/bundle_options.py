@@ -206,6 +206,16 @@ Workers = Annotated[
         help="Compute threads; default: one per core.",
     ),
 ]
+Sparse = Annotated[
+    str | None,
+    _option(
+        "--sparse",
+        panel=SPEED,
+        metavar="auto|always|never",
+        envvar="AMISTREAM_SPARSE",
+        help="Leave the volume's holes out of the bundle; they come back as zeros.",
+    ),
+]
 InProcess = Annotated[
     bool, typer.Option("--in-process", help="Run the job in this process, without a daemon; Ctrl-C cancels it.")
 ]

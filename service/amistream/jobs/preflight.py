@@ -24,7 +24,7 @@ from amistream.flow.uncut import uncut
 from amistream.jobs.request import JobRequest
 from amistream.keys import UserIdentity, load_identity, own_identity
 from amistream.pipeline import Plan
-from amistream.settings import Settings
+from amistream.settings import Settings, Sparse
 from amistream.source.volume import FileVolume, Kind, open_volume
 from amistream.stages.compress import level_number
 from amistream.stages.manifest import SIGNED_MAX, ImageFacts, signed_size
@@ -33,7 +33,7 @@ from amistream.stores.directory import DirectoryStore
 from amistream.stores.port import Store
 from amistream.stores.retry import RetryPolicy
 from amistream.stores.s3 import Multipart, S3Store
-from amistream.values import GIB, manifest_name
+from amistream.values import GIB, Extent, manifest_name
 
 Note = Callable[[str], None]
 
@@ -60,21 +60,26 @@ class Ready:
 async def check(request: JobRequest, settings: Settings, aws: Aws, note: Note) -> Ready:
     """Check everything and open the volume. Raises `RefusedError` or `StoreError`; nothing is left behind."""
     volume = await asyncio.to_thread(open_volume, Path(request.source))
+    checks = _Checks(request, settings, aws, volume)
     try:
-        return await _Checks(request, settings, aws, note, volume).run()
+        return await checks.run()
     except BaseException:
         volume.close()
         raise
+    finally:
+        # Some were found on threads, and `note` belongs to the event loop.
+        for notice in checks.notices:
+            note(notice)
 
 
 class _Checks:
     """One request's checks; the methods stand in the order in which they run."""
 
-    def __init__(self, request: JobRequest, settings: Settings, aws: Aws, note: Note, volume: FileVolume) -> None:
+    def __init__(self, request: JobRequest, settings: Settings, aws: Aws, volume: FileVolume) -> None:
         self.request = request
         self.settings = settings
         self.aws = aws
-        self.note = note
+        self.notices: list[str] = []
         self.volume = volume
         self.prefix = request.prefix or settings.prefix
         self.endpoint_url = (request.endpoint_url or settings.endpoint_url).rstrip("/")
@@ -87,7 +92,7 @@ class _Checks:
 
     async def run(self) -> Ready:
         request, settings = self.request, self.settings
-        plan = self._check_volume()
+        plan = await asyncio.to_thread(self._check_volume)
         identity = await asyncio.to_thread(self._identity)
         if request.directory:
             region = request.region or await self.aws.default_region()
@@ -100,7 +105,7 @@ class _Checks:
             configured=settings.ec2_certificates,
         )
         if notice:
-            self.note(notice)
+            self.notices.append(notice)
         facts = await self._facts(region)
         store = await self._directory() if request.directory else await self._bucket(region)
         await self._check_free(store)
@@ -139,7 +144,7 @@ class _Checks:
                 field="source",
             )
         if volume.kind is Kind.BLOCK_DEVICE and (place := volume.mounted_writable()):
-            self.note(
+            self.notices.append(
                 f"{volume.path} is mounted read-write on {place}: what is written meanwhile tears the image; "
                 "unmount it, freeze it (fsfreeze), or bundle a snapshot"
             )
@@ -161,7 +166,16 @@ class _Checks:
             workers=request.workers or settings.worker_count(),
             level=level_number(request.compress or settings.compress),
             upload_concurrency=request.upload_concurrency or settings.upload_concurrency,
+            extents=self._extents(),
         )
+
+    def _extents(self) -> tuple[Extent, ...] | None:
+        wish = self.request.sparse or self.settings.sparse
+        if wish is Sparse.NEVER:
+            return None
+        extents = self.volume.extents()
+        dense = sum(extent.length for extent in extents) == self.volume.size
+        return None if dense and wish is Sparse.AUTO else extents
 
     def _identity(self) -> UserIdentity:
         certificate = self.request.certificate or self.settings.certificate
@@ -178,7 +192,9 @@ class _Checks:
             )
         identity, made = own_identity(self.settings.state_dir)
         verb = "made" if made else "used"
-        self.note(f"no user certificate was given: {verb} the key pair in {self.settings.state_dir}; keep a copy of it")
+        self.notices.append(
+            f"no user certificate was given: {verb} the key pair in {self.settings.state_dir}; keep a copy of it"
+        )
         return identity
 
     async def _bucket_region(self) -> str:
@@ -230,7 +246,7 @@ class _Checks:
         await store.open()
         free = (await asyncio.to_thread(shutil.disk_usage, directory)).free
         if free < self.volume.size:
-            self.note(
+            self.notices.append(
                 f"{directory} has {free / GIB:.1f} GiB free for a volume of {self.volume.size / GIB:.1f} GiB: "
                 "the bundle fits only if the volume compresses well"
             )
@@ -246,7 +262,7 @@ class _Checks:
             await buckets.encryption_notice(client, bucket, timeout_s),
         ):
             if notice:
-                self.note(notice)
+                self.notices.append(notice)
         await uncut(buckets.check_writable(client, bucket, key_prefix, acl, timeout_s))
         return S3Store(
             client,

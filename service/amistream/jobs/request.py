@@ -21,12 +21,25 @@ from pydantic import (
 )
 
 from amistream.errors import UsageError
-from amistream.settings import Acl, PartSize
+from amistream.settings import Acl, PartSize, Sparse
 
 PREFIX_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,79}$"
 BUCKET_PATTERN = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 KEY_PREFIX_PATTERN = re.compile(r"[A-Za-z0-9!_.*'()/-]*")
 AMI_NAME_PATTERN = r"^[A-Za-z0-9()\[\] ./'@_-]{3,128}$"
+PATTERN_WORDS = {
+    "prefix": "a name of up to 80 letters, digits, dots, dashes and underscores that begins with a letter or digit",
+    "region": "a region's name, such as eu-west-1",
+    "endpoint_url": "a URL of the form http://HOST:PORT or https://HOST",
+    "ami_name": "an AMI name: 3 to 128 of letters, digits, spaces and ( ) [ ] . / - ' @ _",
+    "kernel": "a kernel id, such as aki-12345678",
+    "ramdisk": "a ramdisk id, such as ari-12345678",
+    "product_codes": "a product code: up to 64 letters and digits",
+    "ancestors": "an AMI id, such as ami-12345678",
+    "compress": "fast, balanced, small, or a level from 1 to 9",
+}
+"""What each field with a pattern wants, for people. A test keeps it complete."""
+
 DEVICE_PATTERN = re.compile(r"(/dev/)?(sd|hd)[a-z][0-9]{0,2}")
 VIRTUAL_PATTERN = re.compile(r"ami|root|swap|ephemeral([0-9]|1[0-9]|2[0-3])")
 
@@ -116,6 +129,7 @@ class JobRequest(BaseModel):
     upload_concurrency: PositiveInt | None = Field(None, le=64)
     compress: Annotated[str, Field(pattern="^(fast|balanced|small|[1-9])$")] | None = None
     workers: PositiveInt | None = Field(None, le=256)
+    sparse: Sparse | None = Field(None, description="leave holes of the volume out: auto, always or never")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -154,6 +168,8 @@ def parse_request(values: dict[str, Any]) -> JobRequest:
         first = error.errors(include_url=False, include_context=False)[0]
         field = str(first["loc"][0]) if first["loc"] else ""
         reason = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "string_pattern_mismatch":
+            reason = f"{first['input']!r} is not {PATTERN_WORDS[field]}"
         if first["type"] == "extra_forbidden":
             raise UsageError(
                 "request.unknown_field",

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Protocol
 
 from amistream.errors import RefusedError, SourceError
+from amistream.source.extents import find_data
+from amistream.values import Extent
 
 _BLKGETSIZE64 = 0x80081272
 """ioctl of linux/fs.h: size of a block device in bytes."""
@@ -40,6 +42,9 @@ class Volume(Protocol):
 
     def will_need(self, offset: int, length: int) -> None:
         """Tell the kernel what comes next."""
+
+    def extents(self) -> tuple[Extent, ...]:
+        """Where data is; the rest reads as zeros. One extent for all where nothing is known."""
 
     def check_unchanged(self) -> None:
         """Raise `SourceError` when the volume is not what it was when it was opened."""
@@ -82,6 +87,9 @@ class FileVolume:
 
     def will_need(self, offset: int, length: int) -> None:
         os.posix_fadvise(self._descriptor, offset, length, os.POSIX_FADV_WILLNEED)
+
+    def extents(self) -> tuple[Extent, ...]:
+        return find_data(self._descriptor, self.size)
 
     def check_unchanged(self) -> None:
         now = os.fstat(self._descriptor)

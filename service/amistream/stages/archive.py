@@ -4,31 +4,46 @@ Format: POSIX ustar header in GNU's dialect ("ustar " magic, sizes of 8 GiB and 
 the GNU tar manual, "Basic Tar Format". The member's name is the image's name. The archive ends with two zero blocks
 and is padded to a whole record of 10240 bytes, as GNU tar does; its SHA-1 is `image/digest` of the manifest.
 
-Contract: `feed` takes the volume's bytes in order, in any cuts; what it yields are the archive's bytes in order. It
-holds no payload: what comes in goes out as the same object.
+A volume with holes becomes an old-GNU sparse member (type `S`; GNU tar manual, "Old GNU Format"): four extents in
+the header, 21 in each extension block, the volume's size in a field of its own. Every reader of bundles takes it,
+unlike pax's forms.
+
+Contract: `feed` takes the bytes of the extents in order, in any cuts; what it yields are the archive's bytes in
+order. It holds no payload: what comes in goes out as the same object.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from amistream.values import ArchiveResult, Buffer
+from amistream.values import ArchiveResult, Buffer, Extent
 
 BLOCK = 512
 RECORD = 20 * BLOCK
 NAME_MAX = 99
 _OCTAL_SIZE_LIMIT = 8**11
+_IN_HEADER = 4
+_IN_EXTENSION = 21
 
 
 class Archive:
     """Transform: volume in, tar archive out."""
 
-    def __init__(self, *, name: str, size: int, mtime: int, mode: int = 0o644) -> None:
-        """`size` is the volume's size in bytes, `mtime` seconds since 1970. Raises ValueError on a bad name."""
+    def __init__(
+        self, *, name: str, size: int, mtime: int, mode: int = 0o644, extents: Sequence[Extent] | None = None
+    ) -> None:
+        """`size` is the volume's size in bytes, `mtime` seconds since 1970.
+
+        With `extents` (ascending, on multiples of 512 but for the volume's end) only their bytes are fed and the
+        member is sparse. Raises ValueError on a bad name or extents.
+        """
         self._sha1 = hashlib.sha1(usedforsecurity=False)
-        self._header = member_header(name=name, size=size, mtime=mtime, mode=mode)
-        self._missing = size
+        self._missing = size if extents is None else sum(extent.length for extent in extents)
+        if extents is None:
+            self._header = member_header(name=name, size=size, mtime=mtime, mode=mode)
+        else:
+            self._header = sparse_headers(name=name, size=size, mtime=mtime, mode=mode, extents=extents)
         self._size = 0
 
     def feed(self, data: Buffer) -> Iterator[Buffer]:
@@ -65,6 +80,41 @@ class Archive:
 
 def member_header(*, name: str, size: int, mtime: int, mode: int = 0o644) -> bytes:
     """The 512-byte header of a regular file owned by root. Raises ValueError when a field does not fit."""
+    return bytes(_sealed(_header(name=name, size=size, mtime=mtime, mode=mode, kind=b"0")))
+
+
+def sparse_headers(*, name: str, size: int, mtime: int, extents: Sequence[Extent], mode: int = 0o644) -> bytes:
+    """The header of a sparse file of `size` bytes and its extension blocks. Raises ValueError on impossible extents."""
+    _check_extents(extents, size)
+    entries = [_number(extent.offset) + _number(extent.length) for extent in extents]
+    if not extents or extents[-1].end < size:
+        # A hole at the end is told by an empty extent there.
+        entries.append(_number(size) + _number(0))
+    header = _header(name=name, size=sum(extent.length for extent in extents), mtime=mtime, mode=mode, kind=b"S")
+    first, rest = b"".join(entries[:_IN_HEADER]), entries[_IN_HEADER:]
+    header[386 : 386 + len(first)] = first
+    header[482] = bool(rest)
+    header[483:495] = _number(size)
+    blocks = [bytes(_sealed(header))]
+    for start in range(0, len(rest), _IN_EXTENSION):
+        block = b"".join(rest[start : start + _IN_EXTENSION]).ljust(504, b"\0")
+        more = start + _IN_EXTENSION < len(rest)
+        blocks.append(block + bytes([more]) + bytes(7))
+    return b"".join(blocks)
+
+
+def _check_extents(extents: Sequence[Extent], size: int) -> None:
+    """Readers take each extent as whole blocks of 512, so only the one at the volume's end may have another length."""
+    end = 0
+    for extent in extents:
+        if extent.offset < end or extent.offset % BLOCK or extent.length <= 0 or extent.end > size:
+            raise ValueError("extents ascend, begin on a multiple of 512 and lie inside the volume")
+        if extent.length % BLOCK and extent.end != size:
+            raise ValueError("an extent is a multiple of 512 long unless it ends with the volume")
+        end = extent.end
+
+
+def _header(*, name: str, size: int, mtime: int, mode: int, kind: bytes) -> bytearray:
     encoded = name.encode("ascii")
     if not 0 < len(encoded) <= NAME_MAX or "/" in name or not name.isprintable():
         raise ValueError(f"a member's name has 1 to {NAME_MAX} printable ASCII characters and no slash")
@@ -74,13 +124,17 @@ def member_header(*, name: str, size: int, mtime: int, mode: int = 0o644) -> byt
     header[108:116] = header[116:124] = b"0000000\0"
     header[124:136] = _number(size)
     header[136:148] = _number(mtime)
-    header[156:157] = b"0"
+    header[156:157] = kind
     header[257:265] = b"ustar  \0"
     header[265:269] = header[297:301] = b"root"
-    # The checksum is taken with its own field full of spaces, and ends in NUL and space.
+    return header
+
+
+def _sealed(header: bytearray) -> bytearray:
+    """Put in the checksum: it is taken with its own field full of spaces, and ends in NUL and space."""
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
-    return bytes(header)
+    return header
 
 
 def _number(value: int) -> bytes:

@@ -1,41 +1,85 @@
-"""Read: the volume's bytes, in order, into buffers that the caller owns, with the kernel reading ahead.
+"""Read: the volume's data, extent by extent, into buffers that the caller owns, with the kernel reading ahead.
 
 It asks the kernel for the bytes that come next before it needs them, so that a cold disk and the processor work at
-once.
+once. What lies between the extents is a hole: it is neither read nor handed on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from amistream.source.volume import Volume
-from amistream.values import MIB
+from amistream.values import MIB, Extent
 
 READ_AHEAD = 16 * MIB
+_ANNOUNCED_AT_ONCE = 4 * MIB
 
 
 class Read:
     """The first stage: calls come one at a time, from any thread."""
 
-    def __init__(self, volume: Volume) -> None:
+    def __init__(self, volume: Volume, extents: Sequence[Extent] | None = None) -> None:
+        """`extents` ascend and do not touch; None stands for the whole volume."""
+        whole = (Extent(offset=0, length=volume.size),) if volume.size else ()
         self._volume = volume
-        self._offset = 0
-        self._announced = 0
+        self._now = _Cursor(whole if extents is None else extents)
+        self._ahead = _Cursor(self._now.extents)
 
     @property
     def offset(self) -> int:
-        """Bytes of the volume read so far."""
-        return self._offset
+        """How far into the volume the reading is; its size once everything was read."""
+        return self._volume.size if self._now.ended else self._now.position
 
     def read(self, buffer: memoryview) -> tuple[memoryview, bool]:
-        """Fill `buffer` with what comes next; returns the filled part and whether it is the last.
+        """Fill `buffer` with the data that comes next; returns the filled part and whether it is the last.
 
         Raises `SourceError` when the volume cannot be read or ends before its size.
         """
-        wanted = min(len(buffer), self._volume.size - self._offset)
-        ahead = min(self._offset + wanted + READ_AHEAD, self._volume.size)
-        if ahead - self._announced >= READ_AHEAD // 4 or ahead == self._volume.size != self._announced:
-            self._volume.will_need(max(self._announced, self._offset), ahead - self._announced)
-            self._announced = ahead
-        view = buffer[:wanted]
-        self._volume.read_into(self._offset, view)
-        self._offset += wanted
-        return view, self._offset == self._volume.size
+        self._announce(len(buffer))
+        filled = 0
+        while filled < len(buffer) and not self._now.ended:
+            offset, length = self._now.run(len(buffer) - filled)
+            self._volume.read_into(offset, buffer[filled : filled + length])
+            self._now.advance(length)
+            filled += length
+        return buffer[:filled], self._now.ended
+
+    def _announce(self, wanted: int) -> None:
+        """Keep what was announced about `READ_AHEAD` bytes of data before what is read, in calls worth making."""
+        missing = self._now.taken + wanted + READ_AHEAD - self._ahead.taken
+        if missing < _ANNOUNCED_AT_ONCE:
+            return
+        while missing > 0 and not self._ahead.ended:
+            offset, length = self._ahead.run(missing)
+            self._volume.will_need(offset, length)
+            self._ahead.advance(length)
+            missing -= length
+
+
+class _Cursor:
+    """A place in a list of extents."""
+
+    def __init__(self, extents: Sequence[Extent]) -> None:
+        self.extents = extents
+        self.taken = 0
+        self._index = 0
+        self._inside = 0
+
+    @property
+    def ended(self) -> bool:
+        return self._index == len(self.extents)
+
+    @property
+    def position(self) -> int:
+        return self.extents[self._index].offset + self._inside
+
+    def run(self, most: int) -> tuple[int, int]:
+        """Offset and length of up to `most` bytes from here on, within one extent."""
+        return self.position, min(most, self.extents[self._index].end - self.position)
+
+    def advance(self, length: int) -> None:
+        self.taken += length
+        self._inside += length
+        if self._inside == self.extents[self._index].length:
+            self._index += 1
+            self._inside = 0

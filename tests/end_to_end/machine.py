@@ -1,0 +1,93 @@
+"""The real daemon in a process of its own and the real command, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from support.processes import ServerProcess
+
+if TYPE_CHECKING:
+    from support.endpoints import Endpoint
+    from support.keys import KeyRing
+
+COMMANDS = Path(sys.executable).parent
+PATIENCE_S = 240
+
+
+@dataclass(frozen=True, kw_only=True)
+class Daemon:
+    """A running `amistreamd`, and how to talk to it."""
+
+    process: ServerProcess
+    socket: Path
+    environ: dict[str, str]
+
+    def command(self, *argv: object) -> subprocess.CompletedProcess[str]:
+        """Run `amistream ARGV` against this daemon."""
+        line = [str(COMMANDS / "amistream"), *map(str, argv), "--socket", str(self.socket)]
+        return subprocess.run(
+            line,
+            capture_output=True,
+            text=True,
+            env=self.environ,
+            timeout=PATIENCE_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def curl(self, path: str, *options: str) -> tuple[int, Any]:
+        """Ask the API with curl, as the contract promises; returns the status and the JSON or text."""
+        line = ["curl", "-sS", "--unix-socket", str(self.socket), "-w", "\n%{http_code}", *options, f"http://d{path}"]
+        done = subprocess.run(line, capture_output=True, text=True, check=True, timeout=PATIENCE_S)
+        body, _, status = done.stdout.rpartition("\n")
+        try:
+            return int(status), json.loads(body)
+        except json.JSONDecodeError:
+            return int(status), body
+
+    def peak_rss(self) -> int:
+        """Bytes of memory the daemon had at most so far."""
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+        raise AssertionError("no VmHWM")
+
+    def threads(self) -> list[str]:
+        return sorted(path.read_text().strip() for path in Path(f"/proc/{self.process.pid}/task").glob("*/comm"))
+
+
+@contextmanager
+def running_daemon(directory: Path, endpoint: Endpoint | None, **settings: object) -> Iterator[Daemon]:
+    """Run `amistreamd` with these settings, talking to `endpoint`; stopped with SIGTERM at the end."""
+    socket = directory / "amistream.sock"
+    environ = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(directory),
+        **(endpoint.environ() if endpoint else {}),
+        **{name: value for name, value in os.environ.items() if name.startswith("COVERAGE")},
+        **{f"AMISTREAM_{name.upper()}": str(value) for name, value in settings.items()},
+    }
+    argv = [str(COMMANDS / "amistreamd"), "--socket", str(socket), "--state-dir", str(directory / "state")]
+    process = ServerProcess(argv, log=directory / "daemon.log", environ=environ, directory=directory)
+    daemon = Daemon(process=process, socket=socket, environ=environ)
+    try:
+        process.wait_ready(lambda: socket.exists() and daemon.curl("/v1/health")[0] == 200)
+        yield daemon
+    finally:
+        process.stop()
+
+
+def identity(keys: KeyRing) -> Sequence[object]:
+    """The options that say who bundles."""
+    return (
+        *("--cert", keys.user.certificate, "--private-key", keys.user.key),
+        *("--ec2-cert", keys.ec2.certificate, "--account", "123456789012"),
+    )

@@ -1,0 +1,72 @@
+"""What a request may say, and how it is told what is wrong with it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from amistream.errors import UsageError
+from amistream.jobs.request import PATTERN_WORDS, JobRequest, parse_request
+
+GOOD: dict[str, Any] = {"source": "/dev/sdf", "destinations": ["s3://bucket/some/prefix"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "says"),
+    [
+        ({"source": "disk.img"}, "source", "absolute path"),
+        ({"destinations": []}, "destinations", "at least 1"),
+        ({"destinations": ["s3://a/x", "s3://bbb/y"]}, "destinations", "at most 1"),
+        ({"destinations": ["s3://UPPER/x"]}, "destinations", "'UPPER' is not a bucket name"),
+        ({"destinations": ["s3://bucket//x"]}, "destinations", "no empty step"),
+        ({"destinations": ["here"]}, "destinations", "absolute directory"),
+        ({"prefix": "a/b"}, "prefix", "'a/b' is not a name of up to 80"),
+        ({"account": "123"}, "account", "12 digits"),
+        ({"region": "mars"}, "region", "'mars' is not a region's name, such as eu-west-1"),
+        ({"endpoint_url": "ftp://x"}, "endpoint_url", "is not a URL of the form"),
+        ({"ami_name": "a!"}, "ami_name", "'a!' is not an AMI name: 3 to 128"),
+        ({"kernel": "vmlinuz", "virtualization": "paravirtual"}, "kernel", "such as aki-12345678"),
+        ({"product_codes": ["-"]}, "product_codes", "'-' is not a product code"),
+        ({"ancestors": ["x"]}, "ancestors", "'x' is not an AMI id"),
+        ({"compress": "0"}, "compress", "'0' is not fast, balanced"),
+        ({"part_size": "1000"}, "part_size", "16KiB to 5GiB and a whole number of KiB"),
+        ({"block_device_mappings": {"disk": "sdb"}}, "block_device_mappings", "'disk' is not a virtual name"),
+        ({"block_device_mappings": {"ephemeral0": "xvdb"}}, "block_device_mappings", "xvdb is called sdb"),
+        ({"sriov": True, "virtualization": "paravirtual"}, "", "need virtualization hvm"),
+        ({"kernel": "aki-12345678"}, "", "need virtualization paravirtual"),
+        ({"destinations": ["/dir"], "register_image": True}, "", "EC2 registers from S3 only"),
+        ({"register_image": False, "ami_name": "name"}, "", "need register_image"),
+        ({"colour": "red"}, "colour", "there is no field 'colour'"),
+    ],
+)
+def test_what_is_wrong_is_named(change: dict[str, Any], field: str, says: str) -> None:
+    """Each wrong word gives one sentence that names the field and what it should be."""
+    with pytest.raises(UsageError) as caught:
+        parse_request({**GOOD, **change})
+    assert caught.value.field == field
+    assert says in caught.value.message
+    assert caught.value.hint
+
+
+def test_every_pattern_has_words() -> None:
+    """No person ever sees a regular expression."""
+    schema = JobRequest.model_json_schema()["properties"]
+    with_pattern = {name for name, each in schema.items() if "'pattern'" in str(each)}
+    assert with_pattern == set(PATTERN_WORDS)
+
+
+def test_what_is_left_out() -> None:
+    """A bucket registers, a directory does not, and a name is made from prefix and time."""
+    assert parse_request(GOOD).registers
+    assert not parse_request({**GOOD, "destinations": ["/dir"]}).registers
+    noon = datetime(2026, 11, 22, 12, tzinfo=UTC)
+    assert parse_request(GOOD).image_name("image", noon) == "image 2026-11-22 12.00.00"
+    assert parse_request({**GOOD, "ami_name": "mine"}).image_name("image", noon) == "mine"
+
+
+def test_sizes_and_accounts_as_people_write_them() -> None:
+    """Units and dashes are understood."""
+    request = parse_request({**GOOD, "part_size": "64MiB", "account": "1234-5678-9012"})
+    assert (request.part_size, request.account) == (64 * 1024 * 1024, "123456789012")
