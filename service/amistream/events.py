@@ -55,6 +55,7 @@ class StageProgress(_Model):
     bytes_out: int = Field(description="bytes that left it")
     busy_s: float = Field(description="seconds of work, summed over its threads or uploads")
     waiting_s: float = Field(description="seconds that work stood before it because it was taken")
+    busy_share: float = Field(0.0, description="share of the time so far that it was busy, 0 to 1, over all its lanes")
 
 
 class Progress(_Model):
@@ -69,6 +70,10 @@ class Progress(_Model):
     rate: float = Field(description="bytes of the volume per second over the last seconds")
     eta_s: float | None = Field(description="seconds left, or null when not known yet")
     bottleneck: str | None = Field(description="the stage that limits now, or null when not known yet")
+    advice: str = Field("", description="which knob to turn to go faster")
+    compression: dict[str, int] = Field(
+        default_factory=dict, description="bytes so far by what was made of them: zeros, stored, level 1 ..."
+    )
     stages: tuple[StageProgress, ...]
 
 
@@ -93,6 +98,11 @@ class JobResult(_Model):
     parts: int
     digest: str = Field(description="SHA-1 of the tar archive, hex: image/digest of the manifest")
     elapsed_s: float
+    bottleneck: str | None = Field(None, description="the stage that limited the job as a whole")
+    advice: str = Field("", description="which knob to turn to go faster")
+    compression: dict[str, int] = Field(
+        default_factory=dict, description="bytes by what was made of them: zeros, stored, level 1 ..."
+    )
     cpu_s: float = Field(description="CPU seconds of the whole process while the job ran")
     stages: tuple[StageProgress, ...]
 

@@ -137,6 +137,14 @@ def own_identity(state_dir: Path) -> tuple[UserIdentity, bool]:
         with _locked(state_dir / LOCK_FILE):
             if certificate.exists() and private_key.exists():
                 return load_identity(certificate, private_key), False
+            if private_key.exists():
+                raise RefusedError(
+                    "key.no_certificate",
+                    f"cannot use the kept private key {private_key}: its certificate {certificate} is gone",
+                    hint="older bundles open with this key, so it is not replaced; put the certificate back, or move "
+                    "the key away to have a new pair made",
+                    field="certificate",
+                )
             identity = _generate_identity()
             plain = identity.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
             # The key goes last: a pair counts only when both files are there.

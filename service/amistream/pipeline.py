@@ -18,12 +18,13 @@ import anyio
 
 from amistream.errors import first_cause
 from amistream.flow.buffers import Buffers
+from amistream.flow.pace import AutoLevel
 from amistream.flow.relay import Relay, Step
 from amistream.flow.undo import Undo
 from amistream.keys import BundleKey
 from amistream.source.volume import Volume
 from amistream.stages.archive import Archive
-from amistream.stages.compress import GzipMember, compressor, deflate_block
+from amistream.stages.compress import Deflate, GzipMember
 from amistream.stages.encrypt import Encrypt
 from amistream.stages.read import Read
 from amistream.stages.split import Part, Split
@@ -43,8 +44,10 @@ class Plan:
     part_size: int
     block_size: int
     workers: int
-    level: int
+    level: int | None
+    """Compression level 1 to 9; None: the one that fits the link, block by block."""
     upload_concurrency: int
+    nice: int = 0
     extents: tuple[Extent, ...] | None = None
     """Where the volume holds data; None: read and archive all of it."""
 
@@ -68,17 +71,22 @@ class Pipeline:
         self.buffers = Buffers(count=plan.upload_concurrency + BUFFERS_BEYOND_UPLOADS, size=plan.part_size)
         self.reader = Read(volume, plan.extents)
         self.archive = Archive(name=plan.prefix, size=volume.size, mtime=volume.mtime, extents=plan.extents)
+        level = AutoLevel(self.buffers.used) if plan.level is None else partial(int, plan.level)
+        self.deflate = Deflate(level, block_size=plan.block_size)
         self.member = GzipMember()
         self.split = Split(part_size=plan.part_size, take_buffer=self.buffers.take)
         self.upload = Upload(store, prefix=plan.prefix, buffers=self.buffers, undo=undo)
-        self._send, self._receive = anyio.create_memory_object_stream[Part](plan.upload_concurrency)
+        # Room for every part there can be: `send` never blocks, so waiting workers all stand at the buffers' door.
+        most_parts = plan.upload_concurrency + BUFFERS_BEYOND_UPLOADS
+        self._send, self._receive = anyio.create_memory_object_stream[Part](most_parts)
         self.relay = Relay(
             self.reader,
-            data_path(plan, self.archive, self.member, key, self.split),
+            data_path(self.archive, self.deflate, self.member, key, self.split),
             self._emitter(),
             block_size=plan.block_size,
             release=self.buffers.close,
             slots=slots,
+            nice=plan.nice,
         )
 
     async def run(self) -> Measured:
@@ -109,9 +117,8 @@ class Pipeline:
         return lambda part: asyncio.run_coroutine_threadsafe(self._send.send(part), loop).result()
 
 
-def data_path(plan: Plan, archive: Archive, member: GzipMember, key: BundleKey, split: Split) -> tuple[Step, ...]:
+def data_path(archive: Archive, deflate: Deflate, member: GzipMember, key: BundleKey, split: Split) -> tuple[Step, ...]:
     """The stages in order, a line each."""
-    deflate = partial(deflate_block, compressor(plan.level))
     encrypt = Encrypt(key=key.key.reveal(), iv=key.iv.reveal())
     return (
         Step("archive", archive),  # SHA-1 over the whole tar is serial by nature

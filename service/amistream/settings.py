@@ -16,12 +16,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, ByteSize, Field, PositiveFloat, PositiveInt, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from amistream.errors import UsageError
 from amistream.values import GIB, KIB, MIB
 
 DEFAULT_CONFIG = Path("/etc/amistream/amistream.toml")
+_FROM_FILE = "_from_file"
 PROCESS_BASELINE = 90 * MIB
 """Measured: the daemon's RSS with its SDK models loaded and no job, rounded up."""
 
@@ -100,8 +107,16 @@ class Settings(BaseSettings):
         description="bytes handed from stage to stage. Measured: 2 to 4 MiB",
     )
     workers: PositiveInt | None = Field(None, description="compute threads; default: one per core. Measured")
+    nice: int = Field(
+        0, ge=0, le=19, description="scheduling priority of the compute threads; above 0: idle disk class too"
+    )
+    memory_limit: ByteSize | None = Field(
+        None, description="memory of the process that one job keeps under, by having fewer parts in flight"
+    )
     compress: str = Field(
-        "fast", pattern="^(fast|balanced|small|[1-9])$", description="fast, balanced, small or a level 1 to 9"
+        "fast",
+        pattern="^(fast|balanced|small|auto|[1-9])$",
+        description="fast, balanced, small, a level 1 to 9, or auto: what fits the link, block by block",
     )
     sparse: Sparse = Field(
         Sparse.AUTO,
@@ -127,6 +142,9 @@ class Settings(BaseSettings):
 
     # Upload.
     upload_concurrency: PositiveInt = Field(6, le=64, description="parts in flight. Guess, to be tuned")
+    limit_upload: ByteSize | None = Field(
+        None, ge=16 * KIB, description="bytes per second that a job sends to S3 at most; default: no limit"
+    )
     upload_attempts: PositiveInt = Field(6, description="tries for one request, the first included. Guess")
     backoff_base_s: PositiveFloat = Field(0.5, description="first retry's longest delay, doubled each time. Guess")
     backoff_cap_s: PositiveFloat = Field(20.0, description="longest delay between two tries. Guess")
@@ -157,9 +175,11 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Put the environment over what `load` read from the file and hands in as arguments."""
-        del settings_cls, dotenv_settings, file_secret_settings
-        return env_settings, init_settings
+        """Arguments first, then the environment, then what `load` read from the file and hands in as `_FROM_FILE`."""
+        del dotenv_settings, file_secret_settings
+        assert isinstance(init_settings, InitSettingsSource)  # noqa: S101 - for the type checker
+        from_file = init_settings.init_kwargs.pop(_FROM_FILE, {})
+        return init_settings, env_settings, InitSettingsSource(settings_cls, from_file)
 
     def worker_count(self) -> int:
         """Compute threads: as set, else one per core this process may use."""
@@ -174,6 +194,7 @@ def load(config: Path | None = None, **overrides: Any) -> Settings:
     named = config or (Path(os.environ["AMISTREAM_CONFIG"]) if os.environ.get("AMISTREAM_CONFIG") else None)
     path = named or DEFAULT_CONFIG
     values: dict[str, Any] = {}
+    chosen = {name: value for name, value in overrides.items() if value is not None}
     if named is not None or path.exists():
         try:
             values = tomllib.loads(path.read_text())
@@ -188,13 +209,21 @@ def load(config: Path | None = None, **overrides: Any) -> Settings:
                 "settings.syntax", f"cannot read the configuration {path}: {error}", field="config"
             ) from error
     try:
-        made = Settings(**values)
-        chosen = {name: value for name, value in overrides.items() if value is not None}
-        return made.model_validate({**made.model_dump(), **chosen}) if chosen else made
+        given: dict[str, Any] = {_FROM_FILE: values, **chosen}
+        return Settings(**given)
+    except SettingsError as error:
+        # The one field that is not plain text in the environment.
+        raise UsageError(
+            "settings.invalid",
+            "cannot use AMISTREAM_EC2_CERTIFICATES: it is not a JSON object of region to path",
+            hint='write {"eu-west-1": "/path/cert.pem"}',
+            field="ec2_certificates",
+        ) from error
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         name = str(first["loc"][0]) if first["loc"] else "settings"
-        where = f"AMISTREAM_{name.upper()}" if f"AMISTREAM_{name.upper()}" in os.environ else str(path)
+        variable = f"AMISTREAM_{name.upper()}"
+        where = "the arguments" if name in chosen else variable if variable in os.environ else str(path)
         raise UsageError(
             "settings.invalid",
             f"cannot use the setting {name} (from {where}): {first['msg']}",
@@ -211,3 +240,9 @@ def memory_ceiling(*, workers: int, block_size: int, part_size: int, upload_conc
     """
     per_worker = 3 * block_size + 128 * KIB
     return PROCESS_BASELINE + workers * per_worker + (upload_concurrency + 2) * part_size
+
+
+def concurrency_within(limit: int, *, workers: int, block_size: int, part_size: int) -> int:
+    """The most parts in flight whose `memory_ceiling` is within `limit` bytes; below 1 when not even one is."""
+    spare = limit - memory_ceiling(workers=workers, block_size=block_size, part_size=part_size, upload_concurrency=0)
+    return spare // part_size

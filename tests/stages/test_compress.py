@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import random
 import sys
 import tarfile
 import threading
@@ -18,7 +19,15 @@ from hypothesis import strategies as st
 from isal import isal_zlib
 
 from amistream.stages.archive import Archive
-from amistream.stages.compress import DeflatedBlock, GzipMember, compressor, deflate_block, level_number
+from amistream.stages.compress import (
+    Deflate,
+    DeflatedBlock,
+    GzipMember,
+    compressor,
+    deflate_block,
+    level_number,
+    store_block,
+)
 from amistream.values import MIB, Buffer, GzipResult
 from stages.transform_check import Outcome, ask, carry, check_transform, cut_data
 
@@ -35,7 +44,8 @@ def inflate_one_member(stream: bytes) -> bytes:
     return data
 
 
-def gzipped(blocks: Sequence[Sequence[Buffer]], level: int = 1) -> tuple[bytes, GzipResult]:
+def gzipped(blocks: Sequence[Sequence[Buffer]], level: int | None = 1) -> tuple[bytes, GzipResult]:
+    assert level is not None
     member = GzipMember()
     output = carry(member, [deflate_block(compressor(level), block) for block in blocks])
     return output, member.result()
@@ -179,3 +189,49 @@ def test_read_by_tarfile() -> None:
         assert content is not None
         assert content.read() == TEXT
         assert stream.next() is None
+
+
+def deflate(level: int = 1, block_size: int = MIB) -> Deflate:
+    return Deflate(lambda: level, block_size=block_size)
+
+
+def test_zeros_are_compressed_once() -> None:
+    """All-zero blocks of one size are one and the same block, whose bytes are right."""
+    make = deflate()
+    first, second = make([bytes(MIB)]), make([memoryview(bytearray(MIB))])
+    assert first is second
+    assert len(first) < 2000
+    assert inflate_one_member(carry(GzipMember(), [first, make([bytes(1000)]), second])) == bytes(2 * MIB + 1000)
+    assert make.bytes_by_kind == {"zeros": 2 * MIB + 1000}
+
+
+def test_what_does_not_get_smaller_is_stored() -> None:
+    """After a block of noise the next ones are stored, then one is tried again; the bytes are the same."""
+    noise = random.Random(5).randbytes(11 * 70_000)
+    blocks = [noise[start : start + 70_000] for start in range(0, len(noise), 70_000)]
+    make = deflate(6)
+    stream = carry(GzipMember(), [make([block]) for block in blocks])
+    assert inflate_one_member(stream) == noise
+    ask("gzip", "--test", given=stream)
+    assert make.bytes_by_kind == {"level 6": 2 * 70_000, "stored": 9 * 70_000}
+    assert len(stream) < len(noise) * 1.001
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([b"", b"x", bytes(70_000), TEXT[:50_000]]), max_size=6), st.data())
+def test_stored_blocks_of_any_size(pieces: list[bytes], data: st.DataObject) -> None:
+    """A stored block inflates to what came in, whatever its size, and any block may follow."""
+    extra = data.draw(st.binary(max_size=200))
+    blocks = [store_block([*pieces, extra]), deflate_block(compressor(1), [extra]), store_block([])]
+    whole = b"".join(pieces) + extra + extra
+    assert inflate_one_member(carry(GzipMember(), blocks)) == whole
+
+
+def test_the_level_may_change_between_blocks() -> None:
+    """Blocks of every level, zeros and noise among them, are one member."""
+    order = itertools.cycle(range(1, 10))
+    make = Deflate(lambda: next(order), block_size=MIB)
+    parts = [TEXT[:30_000], bytes(5000), random.Random(1).randbytes(20_000), TEXT[30_000:60_000]] * 6
+    assert inflate_one_member(carry(GzipMember(), [make([part]) for part in parts])) == b"".join(parts)
+    assert "zeros" in make.bytes_by_kind
+    assert "stored" in make.bytes_by_kind

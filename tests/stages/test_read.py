@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from amistream.errors import SourceError
 from amistream.source.volume import Kind
 from amistream.stages.read import READ_AHEAD, Read
-from amistream.values import MIB
+from amistream.values import MIB, Extent
 
 
 class RecordingVolume:
@@ -36,6 +36,9 @@ class RecordingVolume:
     def will_need(self, offset: int, length: int) -> None:
         assert self.reads_end() <= offset, "announced after it was read"
         self.announced.append((offset, length))
+
+    def extents(self) -> tuple[Extent, ...]:
+        return (Extent(offset=0, length=self.size),)
 
     def check_unchanged(self) -> None:
         """It never changes."""

@@ -191,9 +191,9 @@ Compress = Annotated[
     _option(
         "--compress",
         panel=SPEED,
-        metavar="fast|balanced|small|1..9",
+        metavar="fast|balanced|small|auto|1..9",
         envvar="AMISTREAM_COMPRESS",
-        help="How hard to compress.",
+        help="How hard to compress; auto: what fits the link.",
     ),
 ]
 Workers = Annotated[
@@ -214,6 +214,36 @@ Sparse = Annotated[
         metavar="auto|always|never",
         envvar="AMISTREAM_SPARSE",
         help="Leave the volume's holes out of the bundle; they come back as zeros.",
+    ),
+]
+LimitUpload = Annotated[
+    str | None,
+    _option(
+        "--limit-upload",
+        panel=SPEED,
+        metavar="RATE",
+        envvar="AMISTREAM_LIMIT_UPLOAD",
+        help="Bytes per second to S3 at most, such as 20MiB.",
+    ),
+]
+MemoryLimit = Annotated[
+    str | None,
+    _option(
+        "--memory-limit",
+        panel=SPEED,
+        metavar="SIZE",
+        envvar="AMISTREAM_MEMORY_LIMIT",
+        help="Memory of the process to keep under, by having fewer parts in flight.",
+    ),
+]
+Nice = Annotated[
+    str | None,
+    _option(
+        "--nice",
+        panel=SPEED,
+        metavar="0..19",
+        envvar="AMISTREAM_NICE",
+        help="Let other work on this machine go first; above 0 disk reads do too.",
     ),
 ]
 InProcess = Annotated[

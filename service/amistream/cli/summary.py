@@ -52,6 +52,11 @@ def result_text(result: JobResult) -> str:
         ("elapsed", f"{duration_text(result.elapsed_s)}, {duration_text(result.cpu_s)} of CPU"),
         ("rate", f"{rate_text(result.image_size, result.elapsed_s)} of the image"),
     ]
+    if result.compression:
+        kinds = sorted(result.compression.items(), key=lambda item: -item[1])
+        facts.append(("deflated", ", ".join(f"{size_text(size)} {kind}" for kind, size in kinds)))
+    if result.advice:
+        facts.append(("limit", result.advice))
     return f"{_columns(facts)}\n\n{_stage_table(result.stages)}"
 
 
@@ -62,11 +67,12 @@ def _stage_table(stages: Sequence[StageProgress]) -> str:
             size_text(stage.bytes_in),
             size_text(stage.bytes_out),
             duration_text(stage.busy_s),
+            f"{stage.busy_share:.0%}",
             rate_text(stage.bytes_in, stage.busy_s),
         )
         for stage in stages
     ]
-    return _columns([("STAGE", "IN", "OUT", "BUSY", "SPEED"), *rows])
+    return _columns([("STAGE", "IN", "OUT", "BUSY", "SHARE", "SPEED"), *rows])
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> str:

@@ -19,12 +19,17 @@ class Buffers:
 
     def __init__(self, *, count: int, size: int) -> None:
         self._size = size
+        self._count = count
         self._unmade = count
         self._free: list[bytearray] = []
         self._closed = False
         self._changed = threading.Condition()
         self.waited_s = 0.0
         """Seconds that takers stood waiting, all together."""
+
+    def used(self) -> float:
+        """The share of buffers that somebody holds, 0 to 1."""
+        return 1 - (len(self._free) + self._unmade) / self._count
 
     def take(self) -> bytearray:
         """Wait for a buffer. Raises `BuffersClosedError` once the pool is closed."""

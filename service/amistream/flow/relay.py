@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol
 
+from amistream.flow.priority import yield_to_others
+
 
 class Transform(Protocol):
     """A pure stage: see `amistream.stages`."""
@@ -73,17 +75,20 @@ class Relay:
         block_size: int,
         release: Callable[[], None],
         slots: AbstractContextManager[Any] | None = None,
+        nice: int = 0,
     ) -> None:
         """`emit` takes what the last step yields, on a worker thread, in order, and may block.
 
         `release` is called when the relay is stopped: it must wake whatever blocks in a transform or in `emit`.
-        `slots` is entered around parallel work: a semaphore there shares the cores among relays.
+        `slots` is entered around parallel work: a semaphore there shares the cores among relays. Workers run at the
+        scheduling priority `nice` (19 yields the most) and, when it is not 0, read from disk when nobody else does.
         """
         self._reader = reader
         self._emit = emit
         self._block_size = block_size
         self._release = release
         self._slots = slots or nullcontext()
+        self._nice = nice
         self._turns = [list(turn) for turn in _group(steps)]
         self._gates = [_Gate() for _ in self._turns]
         self._read_lock = threading.Lock()
@@ -127,6 +132,8 @@ class Relay:
     def _work(self) -> None:
         buffer = memoryview(bytearray(self._block_size))
         try:
+            if self._nice:
+                yield_to_others(self._nice)
             while self._carry_one(buffer):
                 pass
         except BaseException as error:  # noqa: BLE001 - handed to the event loop as the cause

@@ -20,7 +20,7 @@ from amistream.events import JobResult, State
 from amistream.flow.undo import Undo
 from amistream.jobs import preflight
 from amistream.jobs.job import Job
-from amistream.jobs.progress import ProgressMeter
+from amistream.jobs.progress import ProgressMeter, advice
 from amistream.keys import BundleKey, wrap
 from amistream.pipeline import Pipeline
 from amistream.settings import Settings
@@ -95,6 +95,7 @@ class Engine:
             pipeline = Pipeline(ready.plan, ready.volume, ready.store, key, undo, slots=self._slots)
             meter = ProgressMeter(pipeline)
             measured = await _reporting(job, pipeline, meter)
+            bottleneck, stages = meter.overall()
 
             job.move(State.COMMITTING)
             name = manifest_name(ready.plan.prefix)
@@ -117,7 +118,10 @@ class Engine:
             digest=measured.archive.sha1.hex(),
             elapsed_s=round(time.perf_counter() - started, 3),
             cpu_s=round(time.process_time() - cpu_started, 3),
-            stages=meter.stages(),
+            bottleneck=bottleneck,
+            advice=advice(bottleneck),
+            compression=dict(pipeline.deflate.bytes_by_kind),
+            stages=stages,
         )
 
     async def _register(self, ready: preflight.Ready, registration: Registration, undo: Undo) -> str:

@@ -20,11 +20,12 @@ from amistream.aws import buckets, metadata, regions
 from amistream.aws.ec2 import Ec2
 from amistream.aws.session import Aws
 from amistream.errors import RefusedError
+from amistream.flow.pace import RateLimit
 from amistream.flow.uncut import uncut
 from amistream.jobs.request import JobRequest
 from amistream.keys import UserIdentity, load_identity, own_identity
 from amistream.pipeline import Plan
-from amistream.settings import Settings, Sparse
+from amistream.settings import Settings, Sparse, concurrency_within, memory_ceiling
 from amistream.source.volume import FileVolume, Kind, open_volume
 from amistream.stages.compress import level_number
 from amistream.stages.manifest import SIGNED_MAX, ImageFacts, signed_size
@@ -33,7 +34,7 @@ from amistream.stores.directory import DirectoryStore
 from amistream.stores.port import Store
 from amistream.stores.retry import RetryPolicy
 from amistream.stores.s3 import Multipart, S3Store
-from amistream.values import GIB, Extent, manifest_name
+from amistream.values import GIB, MIB, Extent, manifest_name
 
 Note = Callable[[str], None]
 
@@ -159,15 +160,36 @@ class _Checks:
                 hint="give a larger --part-size; 10MiB is what the AMI tools use",
                 field="part_size",
             )
+        workers = request.workers or settings.worker_count()
         return Plan(
             prefix=self.prefix,
             part_size=part_size,
             block_size=int(settings.block_size),
-            workers=request.workers or settings.worker_count(),
+            workers=workers,
             level=level_number(request.compress or settings.compress),
-            upload_concurrency=request.upload_concurrency or settings.upload_concurrency,
+            upload_concurrency=self._concurrency(workers, part_size),
+            nice=settings.nice if request.nice is None else request.nice,
             extents=self._extents(),
         )
+
+    def _concurrency(self, workers: int, part_size: int) -> int:
+        """Parts in flight: as asked, or as many as the memory limit has room for."""
+        wanted = self.request.upload_concurrency or self.settings.upload_concurrency
+        limit = self.request.memory_limit or self.settings.memory_limit
+        if limit is None:
+            return wanted
+        block_size = int(self.settings.block_size)
+        fitting = concurrency_within(limit, workers=workers, block_size=block_size, part_size=part_size)
+        if fitting < 1:
+            least = memory_ceiling(workers=workers, block_size=block_size, part_size=part_size, upload_concurrency=1)
+            raise RefusedError(
+                "memory_limit.too_small",
+                f"cannot keep within {limit / MIB:.0f} MiB: {workers} workers and one part of {part_size / MIB:g} MiB "
+                f"in flight need {least / MIB:.0f} MiB",
+                hint="give a larger --memory-limit, or a smaller --part-size, or fewer --workers",
+                field="memory_limit",
+            )
+        return min(wanted, fitting)
 
     def _extents(self) -> tuple[Extent, ...] | None:
         wish = self.request.sparse or self.settings.sparse
@@ -275,6 +297,7 @@ class _Checks:
                 chunk=int(settings.multipart_chunk),
                 concurrency=settings.multipart_concurrency,
             ),
+            limit=RateLimit(limit) if (limit := self.request.limit_upload or settings.limit_upload) else None,
         )
 
     async def _check_free(self, store: Store) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from time import perf_counter
 
 from amistream.events import Progress, StageProgress
@@ -13,6 +14,23 @@ WINDOW_S = 5.0
 
 _MOSTLY = 0.5
 
+_ADVICE = {
+    "read": "the disk limits: read from a faster volume, or a copy in memory",
+    "archive": "one core's SHA-1 limits, which cannot be shared: only a faster processor helps",
+    "compress": "the cores limit: --compress fast, more --workers on a larger machine",
+    "encrypt": "one core's AES and SHA-1 limit: a stronger --compress leaves less to encrypt",
+    "split": "one core's AES and SHA-1 limit: a stronger --compress leaves less to encrypt",
+    "upload": "the link or the store limits: --compress auto sends less; try a higher --upload-concurrency",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    at: float
+    bytes_done: int
+    waited_s: float
+    stages: tuple[StageProgress, ...]
+
 
 class ProgressMeter:
     """One pipeline's; call `sample` as often as you want to show something."""
@@ -20,67 +38,88 @@ class ProgressMeter:
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self._started = perf_counter()
-        self._samples: deque[tuple[float, int, float, dict[str, float]]] = deque()
+        self._first = self._look()
+        self._recent: deque[_Sample] = deque([self._first])
 
-    def stages(self) -> tuple[StageProgress, ...]:
+    def sample(self) -> Progress:
+        """How far, how fast and what limits, over the last seconds."""
+        pipeline = self._pipeline
+        now = self._look()
+        self._recent.append(now)
+        while now.at - self._recent[0].at > WINDOW_S:
+            self._recent.popleft()
+        then = self._recent[0]
+        total = pipeline.volume.size
+        rate = (now.bytes_done - then.bytes_done) / (now.at - then.at) if now.at > then.at else 0.0
+        bottleneck = self._bottleneck(then, now)
+        return Progress(
+            bytes_total=total,
+            bytes_done=now.bytes_done,
+            parts_made=len(pipeline.split.result().parts),
+            parts_stored=pipeline.upload.parts_stored,
+            bytes_stored=pipeline.upload.bytes_stored,
+            elapsed_s=round(now.at - self._first.at, 3),
+            rate=round(rate),
+            eta_s=round((total - now.bytes_done) / rate, 1) if rate else None,
+            bottleneck=bottleneck,
+            advice=advice(bottleneck),
+            compression=dict(pipeline.deflate.bytes_by_kind),
+            stages=now.stages,
+        )
+
+    def overall(self) -> tuple[str | None, tuple[StageProgress, ...]]:
+        """The stage that limited from beginning to end, and all stages."""
+        now = self._look()
+        return self._bottleneck(self._first, now), now.stages
+
+    def _look(self) -> _Sample:
+        pipeline = self._pipeline
+        at = perf_counter()
+        return _Sample(at, pipeline.reader.offset, pipeline.buffers.waited_s, self._stages(at))
+
+    def _stages(self, at: float) -> tuple[StageProgress, ...]:
         """Every stage so far, in the data path's order."""
         pipeline = self._pipeline
-        relay, upload = pipeline.relay, pipeline.upload
+        relay, upload, waited_s = pipeline.relay, pipeline.upload, pipeline.buffers.waited_s
+        lanes = {"compress": pipeline.plan.workers, "upload": pipeline.plan.upload_concurrency}
+        elapsed = at - self._started
         rows = []
         entered = relay.read_meter.bytes_out
         for meter in (relay.read_meter, *relay.meters.values()):
             # The splitter's time includes its waiting for a free buffer, which is the upload's doing.
-            waited = pipeline.buffers.waited_s if meter.name == "split" else 0.0
-            rows.append(_row(meter.name, entered, meter.bytes_out, meter.busy_s - waited, meter.waiting_s))
+            busy_s = meter.busy_s - (waited_s if meter.name == "split" else 0.0)
+            rows.append((meter.name, entered, meter.bytes_out, busy_s, meter.waiting_s))
             entered = meter.bytes_out
-        rows.append(_row("upload", entered, upload.bytes_stored, upload.busy_s, pipeline.buffers.waited_s))
-        return tuple(rows)
-
-    def sample(self) -> Progress:
-        pipeline = self._pipeline
-        now = perf_counter()
-        stages = self.stages()
-        done, total = pipeline.reader.offset, pipeline.volume.size
-        busy = {stage.name: stage.busy_s for stage in stages}
-        self._samples.append((now, done, pipeline.buffers.waited_s, busy))
-        while now - self._samples[0][0] > WINDOW_S:
-            self._samples.popleft()
-        then, done_then, _, _ = self._samples[0]
-        rate = (done - done_then) / (now - then) if now > then else 0.0
-        return Progress(
-            bytes_total=total,
-            bytes_done=done,
-            parts_made=len(pipeline.split.result().parts),
-            parts_stored=pipeline.upload.parts_stored,
-            bytes_stored=pipeline.upload.bytes_stored,
-            elapsed_s=round(now - self._started, 3),
-            rate=round(rate),
-            eta_s=round((total - done) / rate, 1) if rate else None,
-            bottleneck=self._bottleneck(),
-            stages=stages,
+        rows.append(("upload", entered, upload.bytes_stored, upload.busy_s, waited_s))
+        return tuple(
+            StageProgress(
+                name=name,
+                bytes_in=bytes_in,
+                bytes_out=bytes_out,
+                busy_s=round(max(0.0, busy_s), 3),
+                waiting_s=round(waiting_s, 3),
+                busy_share=round(min(1.0, max(0.0, busy_s) / elapsed / lanes.get(name, 1)), 3),
+            )
+            for name, bytes_in, bytes_out, busy_s, waiting_s in rows
         )
 
-    def _bottleneck(self) -> str | None:
+    def _bottleneck(self, then: _Sample, now: _Sample) -> str | None:
         """The upload when workers mostly wait for it, else the stage whose lanes are busiest."""
-        (then, _, waited_then, busy_then), (now, _, waited, busy) = self._samples[0], self._samples[-1]
-        elapsed = now - then
+        elapsed = now.at - then.at
         if not elapsed:
             return None
         # One worker at a time waits for a buffer; the others then wait for their turn behind it.
-        if (waited - waited_then) / elapsed > _MOSTLY:
+        if (now.waited_s - then.waited_s) / elapsed > _MOSTLY:
             return "upload"
-        lanes = {"compress": self._pipeline.plan.workers}
-        share = {
-            name: (busy[name] - busy_then[name]) / elapsed / lanes.get(name, 1) for name in busy if name != "upload"
+        shares = {
+            after.name: (after.busy_s - before.busy_s)
+            / (self._pipeline.plan.workers if after.name == "compress" else 1)
+            for before, after in zip(then.stages, now.stages, strict=True)
+            if after.name != "upload"
         }
-        return max(share, key=lambda name: share[name])
+        return max(shares, key=lambda name: shares[name])
 
 
-def _row(name: str, bytes_in: int, bytes_out: int, busy_s: float, waiting_s: float) -> StageProgress:
-    return StageProgress(
-        name=name,
-        bytes_in=bytes_in,
-        bytes_out=bytes_out,
-        busy_s=round(max(0.0, busy_s), 3),
-        waiting_s=round(waiting_s, 3),
-    )
+def advice(bottleneck: str | None) -> str:
+    """Which knob to turn when `bottleneck` limits."""
+    return _ADVICE.get(bottleneck or "", "")

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    ByteSize,
     ConfigDict,
     Field,
     PositiveInt,
@@ -22,6 +23,7 @@ from pydantic import (
 
 from amistream.errors import UsageError
 from amistream.settings import Acl, PartSize, Sparse
+from amistream.values import KIB
 
 PREFIX_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,79}$"
 BUCKET_PATTERN = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
@@ -36,7 +38,7 @@ PATTERN_WORDS = {
     "ramdisk": "a ramdisk id, such as ari-12345678",
     "product_codes": "a product code: up to 64 letters and digits",
     "ancestors": "an AMI id, such as ami-12345678",
-    "compress": "fast, balanced, small, or a level from 1 to 9",
+    "compress": "fast, balanced, small, auto, or a level from 1 to 9",
 }
 """What each field with a pattern wants, for people. A test keeps it complete."""
 
@@ -127,8 +129,11 @@ class JobRequest(BaseModel):
 
     part_size: PartSize | None = Field(None, description="bytes, or text like 10MiB")
     upload_concurrency: PositiveInt | None = Field(None, le=64)
-    compress: Annotated[str, Field(pattern="^(fast|balanced|small|[1-9])$")] | None = None
+    compress: Annotated[str, Field(pattern="^(fast|balanced|small|auto|[1-9])$")] | None = None
     workers: PositiveInt | None = Field(None, le=256)
+    nice: int | None = Field(None, ge=0, le=19, description="19 yields the most to other work on this machine")
+    memory_limit: ByteSize | None = Field(None, description="bytes of the process's memory, or text like 256MiB")
+    limit_upload: ByteSize | None = Field(None, ge=16 * KIB, description="bytes per second to S3, or text like 20MiB")
     sparse: Sparse | None = Field(None, description="leave holes of the volume out: auto, always or never")
 
     @model_validator(mode="after")

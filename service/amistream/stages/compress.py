@@ -4,13 +4,18 @@ Format: RFC 1952 with no optional field (readers of the bundle refuse FEXTRA and
 raw deflate stream (RFC 1951) ended by a sync flush, so that blocks can be put one behind the other, as pigz does;
 an empty final block closes the stream. The trailer's CRC-32 is combined from the blocks' own.
 
-Contract: `deflate_block` is a pure function and may run on any thread; `GzipMember` takes its results in the
-volume's order.
+Three kinds of block are told apart (`Deflate`): zeros, which are recognised at memory speed and compressed once; data
+that does not get smaller, which is stored (RFC 1951, 3.2.4) and looked at again now and then; and all the rest, which
+is deflated at the level that is wanted at that moment.
+
+Contract: blocks may be made on any thread, at the same time; `GzipMember` takes them in the volume's order. A stored
+block's pieces are views of what came in, and as short-lived.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +29,11 @@ from amistream.values import Buffer, GzipResult
 _RAW = -15
 _HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 _FINAL_BLOCK = b"\x03\x00"
+_STORED_MAX = 65535
+
+_INCOMPRESSIBLE = 0.97
+STORED_BEFORE_ANOTHER_TRY = 8
+"""Blocks stored after one that did not get smaller. Guess: a try costs a ninth of compressing all of them."""
 
 # The measured front of ratio against speed: isal for 1 to 3, zlib-ng for 4 to 6, zlib for the rest.
 _ISAL_BEST = 3
@@ -35,7 +45,7 @@ _NAMED_LEVELS = {"fast": 1, "balanced": 4, "small": 6}
 class DeflatedBlock:
     """One block's raw deflate bytes, and CRC-32 and size of what they inflate to."""
 
-    data: Sequence[bytes]
+    data: Sequence[Buffer]
     crc32: int
     size_in: int
 
@@ -43,8 +53,10 @@ class DeflatedBlock:
         return sum(len(piece) for piece in self.data)
 
 
-def level_number(name: str) -> int:
-    """The level 1 to 9 that `fast`, `balanced`, `small` or a digit stands for. Raises ValueError on anything else."""
+def level_number(name: str) -> int | None:
+    """The level 1 to 9 that `fast`, `balanced`, `small` or a digit stands for; None for `auto`. Else ValueError."""
+    if name == "auto":
+        return None
     level = _NAMED_LEVELS.get(name) or int(name)
     if not 1 <= level <= zlib.Z_BEST_COMPRESSION:
         raise ValueError("compression levels go from 1 to 9")
@@ -71,6 +83,57 @@ def deflate_block(make: Callable[[], Any], buffers: Iterable[Buffer]) -> Deflate
         size += len(buffer)
     pieces.append(deflate.flush(zlib.Z_SYNC_FLUSH))
     return DeflatedBlock(pieces, crc, size)
+
+
+def store_block(buffers: Iterable[Buffer]) -> DeflatedBlock:
+    """The same as a block that is not compressed: 5 bytes more for each 65,535."""
+    pieces: list[Buffer] = []
+    crc = size = 0
+    for buffer in buffers:
+        view = memoryview(buffer)
+        for start in range(0, len(view), _STORED_MAX):
+            piece = view[start : start + _STORED_MAX]
+            length = len(piece)
+            pieces += (b"\0" + length.to_bytes(2, "little") + (length ^ 0xFFFF).to_bytes(2, "little"), piece)
+        crc = isal_zlib.crc32(view, crc)
+        size += len(view)
+    return DeflatedBlock(pieces, crc, size)
+
+
+class Deflate:
+    """Makes deflated blocks, each in the way that suits it; called from many threads at once."""
+
+    def __init__(self, level: Callable[[], int], *, block_size: int) -> None:
+        """`level` is asked before each block; `block_size` is the largest block that comes, in bytes."""
+        self._level = level
+        self._zeros = bytes(block_size)
+        self._zero_blocks: dict[int, DeflatedBlock] = {}
+        self._to_store = 0
+        self.bytes_by_kind: Counter[str] = Counter()
+        """Bytes that came in, by what was made of them: "zeros", "stored", "level 1" ... Read it at any time."""
+
+    def __call__(self, buffers: Sequence[Buffer]) -> DeflatedBlock:
+        block, kind = self._make(buffers)
+        # Under the interpreter's lock a lost update is possible and harmless: these figures are for people.
+        self.bytes_by_kind[kind] += block.size_in
+        return block
+
+    def _make(self, buffers: Sequence[Buffer]) -> tuple[DeflatedBlock, str]:
+        if len(buffers) == 1 and self._zeros.startswith(buffers[0]):
+            return self._zero_block(len(buffers[0])), "zeros"
+        if self._to_store > 0:
+            self._to_store -= 1
+            return store_block(buffers), "stored"
+        level = self._level()
+        block = deflate_block(compressor(level), buffers)
+        if len(block) > _INCOMPRESSIBLE * block.size_in:
+            self._to_store = STORED_BEFORE_ANOTHER_TRY
+        return block, f"level {level}"
+
+    def _zero_block(self, size: int) -> DeflatedBlock:
+        if size not in self._zero_blocks:
+            self._zero_blocks[size] = deflate_block(compressor(_NAMED_LEVELS["small"]), [self._zeros[:size]])
+        return self._zero_blocks[size]
 
 
 class GzipMember:
@@ -100,6 +163,6 @@ class GzipMember:
     def result(self) -> GzipResult:
         return GzipResult(crc32=self._crc, size_in=self._size_in, size_out=self._size_out)
 
-    def _count(self, data: bytes) -> bytes:
+    def _count(self, data: Buffer) -> Buffer:
         self._size_out += len(data)
         return data

@@ -10,16 +10,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 
+from amistream.flow.pace import RateLimit
 from amistream.values import KIB
 
 SLICE = 512 * KIB
 
 
 class Body:
-    """One part, or one chunk of it. `on_slice(n)` is called when `n` more bytes were taken by the connection."""
+    """One part, or one chunk of it. `on_slice(n)` is called when `n` more bytes were taken by the connection.
 
-    def __init__(self, data: memoryview, on_slice: Callable[[int], None]) -> None:
+    With a `limit` each slice first waits for its turn.
+    """
+
+    def __init__(self, data: memoryview, on_slice: Callable[[int], None], limit: RateLimit | None = None) -> None:
         self._data = data
+        self._limit = limit
         self._on_slice = on_slice
         self._position = 0
         self.sent = False
@@ -30,8 +35,12 @@ class Body:
 
     async def __aiter__(self) -> AsyncIterator[memoryview]:
         self.sent = False
-        for start in range(0, len(self._data), SLICE):
-            piece = self._data[start : start + SLICE]
+        size = self._limit.slice_size if self._limit else SLICE
+        for start in range(0, len(self._data), size):
+            piece = self._data[start : start + size]
+            if self._limit is not None:
+                await self._limit.wait_for(len(piece))
+                self._on_slice(0)
             # The generator is resumed once the transport has room again: only then has anything moved.
             if start + len(piece) == len(self._data):
                 self.sent = True

@@ -17,6 +17,7 @@ import aiofiles
 import aiofiles.os
 
 from amistream.errors import StoreError
+from amistream.flow.uncut import uncut
 from amistream.stores.port import OnBytes, Stored
 
 
@@ -46,11 +47,12 @@ class DirectoryStore:
             raise self._failure("make", self._directory.name, error) from error
 
     async def put(self, name: str, data: memoryview, sha1: bytes, on_bytes: OnBytes) -> None:
-        await self._write(name, data, sha1)
+        # Its calls run on threads and hold the part's buffer: a cancel waits, and then the undo finds the file.
+        await uncut(self._write(name, data, sha1))
         on_bytes(len(data))
 
     async def commit(self, name: str, data: bytes, sha1: bytes) -> None:
-        await self._write(name, memoryview(data), sha1)
+        await uncut(self._write(name, memoryview(data), sha1))
         await asyncio.to_thread(self._sync_directory)
 
     async def stat(self, name: str) -> Stored | None:

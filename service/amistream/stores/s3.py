@@ -22,6 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from amistream.aws.translate import error_code, http_status, translate
 from amistream.errors import StoreError, first_cause
+from amistream.flow.pace import RateLimit
 from amistream.settings import Acl
 from amistream.stores.body import Body
 from amistream.stores.port import OnBytes, Stored
@@ -46,10 +47,19 @@ class S3Store:
     """One bucket and key prefix, through one client that others may share."""
 
     def __init__(
-        self, client: Any, *, bucket: str, key_prefix: str, acl: Acl, retry: RetryPolicy, multipart: Multipart
+        self,
+        client: Any,
+        *,
+        bucket: str,
+        key_prefix: str,
+        acl: Acl,
+        retry: RetryPolicy,
+        multipart: Multipart,
+        limit: RateLimit | None = None,
     ) -> None:
-        """`key_prefix` is without slashes at its ends, or empty."""
+        """`key_prefix` is without slashes at its ends, or empty; `limit` holds for all bodies together."""
         self._client = client
+        self._limit = limit
         self._bucket = bucket
         self._key_prefix = f"{key_prefix}/" if key_prefix else ""
         self.location = f"s3://{bucket}/{key_prefix}".rstrip("/")
@@ -123,7 +133,7 @@ class S3Store:
         what = f"store {self._url(name)}"
 
         async def attempt(alive: Alive) -> None:
-            body = Body(data, _both(alive, on_bytes))
+            body = Body(data, _both(alive, on_bytes), self._limit)
             call = self._client.put_object(
                 **self._object(name),
                 Body=body,
@@ -168,7 +178,7 @@ class S3Store:
                     **self._object(name),
                     UploadId=upload_id,
                     PartNumber=number,
-                    Body=Body(chunk, _both(alive, on_bytes)),
+                    Body=Body(chunk, _both(alive, on_bytes), self._limit),
                     ChecksumSHA1=encoded,
                 )
                 return str(reply["ETag"])
