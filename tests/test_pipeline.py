@@ -193,8 +193,7 @@ def test_any_figures(size: int, block_size: int, part_kib: int, workers: int, up
 
 
 async def bundled_size(image: Path) -> int:
-    # One worker: which blocks of noise are stored depends on which worker is first.
-    return (await Scene(image, MemoryStore(), plan(workers=1)).run()).split.bundled_size
+    return (await Scene(image, MemoryStore(), plan()).run()).split.bundled_size
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4])
@@ -206,7 +205,7 @@ async def test_whole_parts(parts: int, tmp_path: Path) -> None:
         if total % parts == 0:
             break
     store = MemoryStore()
-    measured = await Scene(image, store, plan(workers=1, part_size=total // parts)).run()
+    measured = await Scene(image, store, plan(part_size=total // parts)).run()
     assert [part.size for part in measured.split.parts] == [total // parts] * parts
     assert unpack(check_parts(measured, store.objects, total // parts)) == image.read_bytes()
 
@@ -215,7 +214,7 @@ async def test_one_byte_more_than_a_part(image: Path) -> None:
     """A single byte beyond the last whole part is a part of its own."""
     total = await bundled_size(image)
     store = MemoryStore()
-    measured = await Scene(image, store, plan(workers=1, part_size=total - 1)).run()
+    measured = await Scene(image, store, plan(part_size=total - 1)).run()
     assert [part.size for part in measured.split.parts] == [total - 1, 1]
     assert unpack(check_parts(measured, store.objects, total - 1)) == image.read_bytes()
 

@@ -1,0 +1,42 @@
+# The daemon and the command, as a container.
+#
+#   docker build -t amistream .
+#
+# The daemon reads the volume, so give it the device, read-only, with the device's group; the socket's directory is
+# shared with the host, so that both sides can talk to it:
+#
+#   docker run -d --name amistream --stop-timeout 3600 \
+#       --device /dev/xvdf:/dev/xvdf:r --group-add "$(stat -c %g /dev/xvdf)" \
+#       -v /run/amistream:/run/amistream -v amistream-state:/var/lib/amistream \
+#       -v /etc/amistream:/etc/amistream:ro amistream
+#   docker exec amistream amistream bundle /dev/xvdf --to s3://BUCKET/KEY/PREFIX
+#
+# - /run/amistream and every file that is named to the daemon (keys, certificates, image files) must be accessible to
+#   user 10001: `install -d -o 10001 /run/amistream` once.
+# - On stop, running jobs end first: hence --stop-timeout. AMISTREAM_ON_STOP=cancel removes what they stored instead.
+# - On EC2, the instance role reaches a container only with a metadata response hop limit of 2.
+
+ARG PYTHON_VERSION=3.12
+
+FROM python:${PYTHON_VERSION}-slim AS build
+WORKDIR /build
+COPY pyproject.toml README.md ./
+COPY docs/LICENSE docs/
+COPY service service
+RUN pip wheel --no-cache-dir --no-deps --wheel-dir wheels . \
+    && python -m venv /opt/amistream \
+    && /opt/amistream/bin/pip install --no-cache-dir wheels/*.whl
+
+FROM python:${PYTHON_VERSION}-slim
+COPY --from=build /opt/amistream /opt/amistream
+RUN groupadd --system --gid 10001 amistream \
+    && useradd --system --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent \
+        --shell /usr/sbin/nologin amistream \
+    && install -d -o amistream -g amistream /run/amistream \
+    && install -d -o amistream -g amistream -m 0700 /var/lib/amistream
+ENV PATH=/opt/amistream/bin:$PATH \
+    AMISTREAM_STATE_DIR=/var/lib/amistream
+USER 10001:10001
+VOLUME ["/var/lib/amistream"]
+HEALTHCHECK --interval=30s --timeout=10s --start-period=15s CMD ["amistream", "jobs", "--state", "bundling"]
+ENTRYPOINT ["amistreamd"]

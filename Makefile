@@ -1,0 +1,94 @@
+# Everything a developer runs; `make` alone lists it. Each target first sets up what it needs, also on a bare Debian.
+#
+# Two environments: .venv holds amistream itself. ministack, the S3 and EC2 that the demo and the tests talk to,
+# needs a botocore that aiobotocore does not take, so it has an environment of its own.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+# Debian keeps mke2fs and mkfs.xfs where other users than root do not look.
+export PATH := $(PATH):/usr/sbin:/sbin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+MINISTACK := .venv-ministack
+BIN := $(VENV)/bin
+
+# command:Debian package
+FOR_DEMO := python3:python3 openssl:openssl mke2fs:e2fsprogs cmp:diffutils
+FOR_TEST := $(FOR_DEMO) curl:curl mkfs.xfs:xfsprogs losetup:mount fsfreeze:util-linux
+FOR_BENCH := $(FOR_TEST) pigz:pigz igzip:isal
+
+.PHONY: help demo test bench lint clean system-demo system-test system-bench
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/.installed $(MINISTACK)/.installed | system-demo ## bundle, register and prove a real ext4 volume, all on this machine
+	@docs/demo.sh
+
+test: lint $(MINISTACK)/.installed | system-test ## lint, then every test, with branch coverage (ARGS='-k name' for some)
+	@data=$$(mktemp -d)
+	trap 'rm -rf "$$data"' EXIT
+	# A data file of its own: two runs at a time, and the daemons that tests start, do not mix their figures.
+	COVERAGE_FILE="$$data/coverage" $(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+
+lint: $(VENV)/.installed-dev ## ruff and mypy
+	@$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet . || { echo 'not formatted: $(BIN)/ruff format .' >&2; exit 1; }
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed-dev | system-bench ## the benchmarks (ARGS=--list shows them)
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+clean: ## remove everything that these targets made
+	@rm -rf $(VENV) $(MINISTACK) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.installed: pyproject.toml | system-demo
+	@echo 'installing amistream into $(VENV)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed | system-test
+	@echo 'installing the test and lint tools into $(VENV)'
+	$(BIN)/pip install --quiet --editable '.[test,lint]'
+	touch $@
+
+$(MINISTACK)/.installed: $(firstword $(MAKEFILE_LIST)) | system-demo
+	@echo 'installing ministack into $(MINISTACK)'
+	$(PYTHON) -m venv $(MINISTACK)
+	$(MINISTACK)/bin/pip install --quiet 'ministack>=1.5.33,<2'
+	touch $@
+
+system-demo: ; @$(call need,$(FOR_DEMO))
+system-test: ; @$(call need,$(FOR_TEST))
+system-bench: ; @$(call need,$(FOR_BENCH))
+
+# Installs what is missing of $(1) where that is allowed, else says how.
+define need
+missing=()
+for pair in $(1); do
+    command -v "$${pair%%:*}" >/dev/null || missing+=("$${pair##*:}")
+done
+$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+if (( $${#missing[@]} )); then
+    install="apt-get install -y --no-install-recommends $${missing[*]}"
+    if [[ $$(id -u) != 0 ]] || ! command -v apt-get >/dev/null; then
+        echo "missing on this machine: $${missing[*]}; as root: $$install" >&2
+        exit 1
+    fi
+    echo "installing $${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq && $$install -qq >/dev/null
+fi
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "$(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12" >&2
+    exit 1
+}
+endef

@@ -1,0 +1,261 @@
+#!/usr/bin/env bash
+# From a volume to a registered AMI and back, all on this machine: `make demo`.
+#
+# ministack plays S3 and EC2, throwaway keys play yours and EC2's, and openssl, gzip, tar and cmp, which know nothing
+# of amistream, say at the end whether the bundle holds the volume. Everything is made in a temporary directory that
+# goes at the end, and only processes that were started here are stopped.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+export PATH="$root/.venv/bin:$PATH:/usr/sbin:/sbin"
+python="$root/.venv/bin/python"
+ministack="$root/.venv-ministack/bin/ministack"
+
+account=123456789012
+region=eu-west-1
+volume_mib=400
+content_mib=280
+patience_s=60
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/amistream-demo.XXXXXX")
+cd "$work"
+ministack_pid=
+daemon_pid=
+
+main() {
+    settle_environment
+    make_volume
+    make_keys
+    start_ministack
+    make_bucket
+    start_daemon
+    bundle
+    describe
+    prove
+}
+
+# Nothing of this machine's AWS set-up is used, and nothing of ministack's is left behind.
+settle_environment() {
+    local name
+    for name in $(compgen -e); do
+        case $name in AWS_* | EC2_* | AMISTREAM_*) unset "$name" ;; esac
+    done
+    # ministack takes twelve digits for the account that asks.
+    export AWS_ACCESS_KEY_ID=$account AWS_SECRET_ACCESS_KEY=demo
+    export AWS_CONFIG_FILE=/dev/null AWS_SHARED_CREDENTIALS_FILE=/dev/null AWS_EC2_METADATA_DISABLED=true
+    export no_proxy=127.0.0.1 NO_PROXY=127.0.0.1
+    umask 077
+}
+
+make_volume() {
+    step "A volume: ext4, $volume_mib MiB, with files of this machine in it"
+    # Readable files of /usr (and of this project's own environment, where a small system has too few) up to that
+    # much; large ones, because mke2fs takes a millisecond for each.
+    { (cd / && find usr "${root#/}/.venv" -xdev -type f -readable -size +32k -size -16384k ! -name $'*\n*' \
+        -printf '%s %p\n' 2>/dev/null) || true; } |
+        awk -v most=$((content_mib << 20)) '{
+            if (total + $1 > most) next
+            total += $1
+            sub(/^[0-9]+ /, "")
+            print
+        }' >files.txt
+    mkdir content
+    tar -C / -T files.txt -cf - | tar -C content --no-same-owner -xf -
+    show mke2fs -q -t ext4 -m 0 -L demo -d content volume.img "${volume_mib}M"
+    echo "$(wc -l <files.txt) files, $(du -sm volume.img | cut -f1) MiB of the volume in use"
+    rm -rf content
+}
+
+make_keys() {
+    step "Throwaway keys: yours, which sign the bundle and can open it again, and a stand-in for EC2's"
+    show openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=you -keyout pk.pem -out cert.pem
+    show openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=ec2 -keyout ec2-pk.pem -out ec2-cert.pem
+}
+
+start_ministack() {
+    step "S3 and EC2 on this machine"
+    echo "\$ ministack &"
+    # A port of its own choice, loopback only, none of its other listeners, no containers. In a session of its own, as
+    # the daemon too: Ctrl-C is for this script, which then stops both in order.
+    BIND_HOST=127.0.0.1 GATEWAY_PORT=0 MINISTACK_REGION=$region SFTP_ENABLED=0 IOT_MTLS_ENABLED=0 \
+        STATE_DIR="$work/ministack" S3_DATA_DIR="$work/ministack/s3" TMPDIR="$work" \
+        DOCKER_HOST="unix://$work/no-docker.sock" setsid "$ministack" >ministack.log 2>&1 </dev/null &
+    ministack_pid=$!
+    wait_until "$ministack_pid" ministack_url
+    endpoint=$(ministack_url)
+    echo "it listens on $endpoint"
+}
+
+ministack_url() {
+    grep -o -m1 'http://127\.0\.0\.1:[0-9]*' <(grep 'Running on http' ministack.log)
+}
+
+make_bucket() {
+    bucket=demo-$(openssl rand -hex 4)
+    step "A bucket with ACLs enabled: EC2 reads a bundle through its ACL"
+    echo "with the AWS CLI: aws s3api create-bucket --bucket $bucket --object-ownership BucketOwnerPreferred \\"
+    echo "    --create-bucket-configuration LocationConstraint=$region"
+    wait_until "$ministack_pid" create_bucket
+}
+
+create_bucket() {
+    ask s3 >bucket.log 2>&1 <<'PYTHON'
+client.create_bucket(
+    Bucket=bucket,
+    CreateBucketConfiguration={"LocationConstraint": region},
+    ObjectOwnership="BucketOwnerPreferred",
+)
+PYTHON
+}
+
+start_daemon() {
+    step "The daemon"
+    cat >demo.toml <<TOML
+log_format = "text"
+endpoint_url = "$endpoint"
+on_stop = "cancel"
+register_poll_s = 0.2
+TOML
+    show cat demo.toml
+    echo "\$ amistreamd --config demo.toml --socket amistream.sock --state-dir state &"
+    setsid amistreamd --config demo.toml --socket amistream.sock --state-dir state >amistreamd.log 2>&1 </dev/null &
+    daemon_pid=$!
+    wait_until "$daemon_pid" amistream_answers
+    show amistream jobs --socket amistream.sock
+}
+
+amistream_answers() {
+    amistream jobs --socket amistream.sock >/dev/null 2>&1
+}
+
+bundle() {
+    step "Bundle, upload and register, in one pass"
+    show amistream bundle volume.img --to "s3://$bucket/images" --socket amistream.sock \
+        --cert cert.pem --private-key pk.pem --ec2-cert ec2-cert.pem \
+        --account $account --ami-name demo-1 --endpoint-url "$endpoint" | tee result.txt
+    ami=$(awk '$1 == "AMI" { print $2 }' result.txt)
+    [[ $ami == ami-* ]]
+}
+
+describe() {
+    step "What EC2 says of it (DescribeImages)"
+    ask ec2 "$ami" <<'PYTHON'
+(image,) = client.describe_images(ImageIds=[arguments[0]])["Images"]
+for name in ("ImageId", "Name", "State", "RootDeviceType", "Architecture", "VirtualizationType"):
+    print(f"{name:<20}{image.get(name)}")
+if image["RootDeviceType"] != "instance-store" or image["State"] != "available":
+    sys.exit("this is not an available instance store-backed AMI")
+PYTHON
+}
+
+# shellcheck disable=SC2016 # what is shown is what one would type, with the variables' names
+prove() {
+    local key iv parts
+    step "Back again, by other programs: download, decrypt, decompress, unpack, compare"
+    mkdir bundle
+    ask s3 <<'PYTHON'
+listing = client.list_objects_v2(Bucket=bucket, Prefix="images/")["Contents"]
+for entry in listing:
+    data = client.get_object(Bucket=bucket, Key=entry["Key"])["Body"].read()
+    Path("bundle", Path(entry["Key"]).name).write_bytes(data)
+print(f"{len(listing)} objects, {sum(entry['Size'] for entry in listing) / 2**20:.1f} MiB, from s3://{bucket}/images")
+PYTHON
+    echo '$ openssl pkeyutl -decrypt -inkey pk.pem < user_encrypted_key     # of the manifest; gives $key'
+    key=$(unwrap user_encrypted_key)
+    echo '$ openssl pkeyutl -decrypt -inkey pk.pem < user_encrypted_iv      # gives $iv'
+    iv=$(unwrap user_encrypted_iv)
+    mapfile -t parts < <(grep -o '<filename>[^<]*' bundle/image.manifest.xml | sed 's/.*>//')
+    echo '$ cat bundle/image.part.* | openssl enc -d -aes-128-cbc -K $key -iv $iv | gzip -d | tar -xO | cmp - volume.img'
+    # -K shows the key to every user of the machine while openssl runs. It is the key of a bundle that is about to be
+    # deleted; with a real one, do not do this.
+    (cd bundle && cat "${parts[@]}") | openssl enc -d -aes-128-cbc -K "$key" -iv "$iv" | gzip -dc | tar -xOf - |
+        cmp - volume.img
+    echo
+    echo "$ami"
+    echo "volume identical"
+}
+
+# unwrap ELEMENT: decrypt a wrapped secret of the manifest with the user's private key; gives 32 hex digits.
+unwrap() {
+    printf '%b' "$(sed "s/.*<$1[^>]*>\([0-9a-f]*\)<.*/\1/; s/../\\\\x&/g" bundle/image.manifest.xml)" |
+        openssl pkeyutl -decrypt -inkey pk.pem
+}
+
+# ask SERVICE [ARGUMENT...]: run the Python on standard input with a client of SERVICE on ministack.
+ask() {
+    local service=$1
+    shift
+    {
+        cat <<'PYTHON'
+import sys
+from pathlib import Path
+
+import botocore.session
+
+service, endpoint, region, bucket, *arguments = sys.argv[1:]
+client = botocore.session.get_session().create_client(service, region_name=region, endpoint_url=endpoint)
+PYTHON
+        cat
+    } | "$python" - "$service" "$endpoint" "$region" "$bucket" "$@"
+}
+
+step() {
+    echo
+    echo "== $1"
+}
+
+# show COMMAND...: print a command as one would type it, long ones an option a line, then run it.
+show() {
+    local line="$*"
+    (($# < 8)) || line=${line// --/$' \\\n    --'}
+    echo "\$ $line"
+    # What openssl says while it makes keys is noise.
+    if [[ $1 == openssl ]]; then
+        "$@" 2>openssl.log || { cat openssl.log >&2 && return 1; }
+    else
+        "$@"
+    fi
+}
+
+# wait_until PID COMMAND: until COMMAND succeeds, while PID lives and not for ever.
+wait_until() {
+    local deadline=$((SECONDS + patience_s))
+    until "$2" >/dev/null; do
+        if ! kill -0 "$1" 2>/dev/null || ((SECONDS >= deadline)); then
+            echo "$2: not within $patience_s s" >&2
+            return 1
+        fi
+        sleep 0.1
+    done
+}
+
+stop() {
+    local pid=$1 deadline=$((SECONDS + 10))
+    kill "$pid" 2>/dev/null || return 0
+    while kill -0 "$pid" 2>/dev/null; do
+        ((SECONDS < deadline)) || kill -KILL "$pid" 2>/dev/null || true
+        sleep 0.05
+    done
+}
+
+clean_up() {
+    local status=$?
+    trap - EXIT
+    set +e
+    # The daemon first: it removes what an unfinished job stored, and needs ministack for that.
+    for pid in $daemon_pid $ministack_pid; do stop "$pid"; done 2>/dev/null
+    if ((status != 0 && status < 128)); then
+        for log in ministack.log bucket.log amistreamd.log; do
+            [[ -s $work/$log ]] && printf '\n-- the end of %s\n' "$log" && tail -n 20 "$work/$log"
+        done >&2
+        printf '\nthe demo failed (status %s)\n' "$status" >&2
+    fi
+    cd /
+    rm -rf "$work"
+    exit "$status"
+}
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+main
