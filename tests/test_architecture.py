@@ -25,7 +25,7 @@ STOREYS = (
     ("daemon",),
 )
 FOR_CLI = {"errors", "values", "settings", "events", "log", "cli", "__init__"}
-JOBS_FOR_CLI = {"amistream.jobs.request", "amistream.jobs.job", "amistream.jobs.engine"}
+JOBS_FOR_CLI = {"amistream.jobs.request", "amistream.jobs.job", "amistream.jobs.engine", "amistream.jobs.tune"}
 
 
 def imports_of(file: str) -> set[str]:
@@ -117,7 +117,11 @@ def test_command_line_is_light() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     assert "amistream.cli.main" in loaded
-    assert loaded & {"amistream.jobs.engine", "amistream.pipeline", "aiobotocore", "botocore", "aiohttp"} == set()
+    assert (
+        loaded
+        & {"amistream.jobs.engine", "amistream.jobs.tune", "amistream.pipeline", "aiobotocore", "botocore", "aiohttp"}
+        == set()
+    )
 
 
 @pytest.mark.parametrize("file", FILES)

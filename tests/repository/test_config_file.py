@@ -19,7 +19,7 @@ from amistream.values import MIB
 CONFIG = Path(__file__).parents[2] / "config" / "amistream.toml"
 SETTING = re.compile(r"^#(?P<name>[a-z0-9_]+) = (?P<value>.*)$")
 ORIGINS = ("Measured", "AWS limit", "Guess", "Choice")
-WITHOUT_DEFAULT = {"workers", "certificate", "private_key"}
+WITHOUT_DEFAULT = {"workers", "memory_limit", "limit_upload", "certificate", "private_key"}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from amistream import __version__
-from amistream.cli import bundle, commands
+from amistream.cli import bundle, commands, tune
 from amistream.cli.output import put_error, put_error_document, put_result
 from amistream.errors import EXIT_DONE, AmistreamError, UsageError
 
@@ -30,6 +30,7 @@ for _command in (
     commands.watch,
     commands.cancel,
     commands.resume,
+    tune.tune,
 ):
     app.command()(_command)
 

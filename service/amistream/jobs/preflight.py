@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,6 +38,7 @@ from amistream.stores.s3 import Multipart, S3Store
 from amistream.values import GIB, MIB, Extent, manifest_name
 
 Note = Callable[[str], None]
+"""Takes a notice for the user."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,14 +60,43 @@ class Ready:
         await asyncio.to_thread(self.volume.close)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurable:
+    """A volume and a place to send it to, checked as far as a trial needs that makes no bundle. Close it as `Ready`."""
+
+    plan: Plan
+    volume: FileVolume
+    store: Store
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self.volume.close)
+
+
 async def check(request: JobRequest, settings: Settings, aws: Aws, note: Note) -> Ready:
     """Check everything and open the volume. Raises `RefusedError` or `StoreError`; nothing is left behind."""
+    async with _checks(request, settings, aws, note) as checks:
+        return await checks.run()
+
+
+async def check_measurable(request: JobRequest, settings: Settings, aws: Aws, note: Note) -> Measurable:
+    """Check volume and destination only: a trial needs neither keys nor an account. Raises as `check` does."""
+    async with _checks(request, settings, aws, note) as checks:
+        plan = await asyncio.to_thread(checks.check_volume)
+        store = await checks.make_store("" if request.directory else await checks.bucket_region())
+        return Measurable(plan=plan, volume=checks.volume, store=store)
+
+
+@asynccontextmanager
+async def _checks(request: JobRequest, settings: Settings, aws: Aws, note: Note) -> AsyncIterator[_Checks]:
+    """The checks of one request, with what they opened closed again when one fails, and their notices told."""
     volume = await asyncio.to_thread(open_volume, Path(request.source))
     checks = _Checks(request, settings, aws, volume)
     try:
-        return await checks.run()
+        yield checks
     except BaseException:
         volume.close()
+        if checks.store is not None:
+            await uncut(checks.store.close())
         raise
     finally:
         # Some were found on threads, and `note` belongs to the event loop.
@@ -81,6 +112,7 @@ class _Checks:
         self.settings = settings
         self.aws = aws
         self.notices: list[str] = []
+        self.store: Store | None = None
         self.volume = volume
         self.prefix = request.prefix or settings.prefix
         self.endpoint_url = (request.endpoint_url or settings.endpoint_url).rstrip("/")
@@ -93,12 +125,12 @@ class _Checks:
 
     async def run(self) -> Ready:
         request, settings = self.request, self.settings
-        plan = await asyncio.to_thread(self._check_volume)
+        plan = await asyncio.to_thread(self.check_volume)
         identity = await asyncio.to_thread(self._identity)
         if request.directory:
             region = request.region or await self.aws.default_region()
         else:
-            region = await self._bucket_region()
+            region = await self.bucket_region()
         certificate, notice = await asyncio.to_thread(
             regions.find_ec2_certificate,
             region,
@@ -108,7 +140,7 @@ class _Checks:
         if notice:
             self.notices.append(notice)
         facts = await self._facts(region)
-        store = await self._directory() if request.directory else await self._bucket(region)
+        store = await self.make_store(region)
         await self._check_free(store)
         ec2 = registration = None
         if request.registers:
@@ -127,7 +159,7 @@ class _Checks:
             registration=registration,
         )
 
-    def _check_volume(self) -> Plan:
+    def check_volume(self) -> Plan:
         request, settings, volume = self.request, self.settings, self.volume
         if volume.size == 0:
             raise RefusedError(
@@ -219,7 +251,7 @@ class _Checks:
         )
         return identity
 
-    async def _bucket_region(self) -> str:
+    async def bucket_region(self) -> str:
         asked = self.request.region or ""
         found = await buckets.bucket_region(
             self.aws,
@@ -261,6 +293,10 @@ class _Checks:
                 field="account",
             )
         return await self.aws.account_id(region, self.endpoint_url)
+
+    async def make_store(self, region: str) -> Store:
+        self.store = await self._directory() if self.request.directory else await self._bucket(region)
+        return self.store
 
     async def _directory(self) -> Store:
         directory = Path(self.request.destination)
