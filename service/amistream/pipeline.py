@@ -17,6 +17,7 @@ from typing import Any
 import anyio
 
 from amistream.errors import first_cause
+from amistream.flow.allocator import keep_freed_blocks
 from amistream.flow.buffers import Buffers
 from amistream.flow.pace import AutoLevel
 from amistream.flow.relay import Relay, Step
@@ -91,6 +92,7 @@ class Pipeline:
 
     async def run(self) -> Measured:
         """Store every part; returns what the stages measured. Raises the first cause; stored parts stay, see `undo`."""
+        keep_freed_blocks()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.upload.run(self._receive, self.plan.upload_concurrency), name="upload")

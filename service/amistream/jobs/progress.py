@@ -17,7 +17,7 @@ _MOSTLY = 0.5
 _ADVICE = {
     "read": "the disk limits: read from a faster volume, or a copy in memory",
     "archive": "one core's SHA-1 limits, which cannot be shared: only a faster processor helps",
-    "compress": "the cores limit: --compress fast, more --workers on a larger machine",
+    "compress": "the cores limit: --compress fast costs the fewest, and a machine with more of them helps",
     "encrypt": "one core's AES and SHA-1 limit: a stronger --compress leaves less to encrypt",
     "split": "one core's AES and SHA-1 limit: a stronger --compress leaves less to encrypt",
     "upload": "the link or the store limits: --compress auto sends less; try a higher --upload-concurrency",
