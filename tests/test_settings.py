@@ -118,7 +118,7 @@ def test_bad_syntax(content: bytes, tmp_path: Path) -> None:
         ('compress = "best"', "compress", "match pattern"),
         ('acl = "private"', "acl", "aws-exec-read"),
         ("backoff_base_s = 0", "backoff_base_s", "greater than 0"),
-        ('prefx = "typo"', "prefx", "not permitted"),
+        ('prefx = "typo"', "prefx", "no such setting"),
         ("[ec2_certificates]\nx = 5", "ec2_certificates", "path"),
     ],
 )

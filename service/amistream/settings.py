@@ -85,7 +85,7 @@ class Settings(BaseSettings):
     # The daemon.
     socket: Path = Field(Path("/run/amistream/amistream.sock"), description="Unix socket of the API")
     socket_group: str = Field("", description="group that may connect; empty: root and the daemon's user only")
-    state_dir: Path = Field(
+    state_dir: Annotated[Path, AfterValidator(Path.absolute)] = Field(
         default_factory=default_state_dir,
         description="where a generated user key is kept (0700); default: /var/lib/amistream, "
         "or ~/.local/state/amistream when not root",
@@ -224,9 +224,11 @@ def load(config: Path | None = None, **overrides: Any) -> Settings:
         name = str(first["loc"][0]) if first["loc"] else "settings"
         variable = f"AMISTREAM_{name.upper()}"
         where = "the arguments" if name in chosen else variable if variable in os.environ else str(path)
+        unknown = first["type"] == "extra_forbidden"
+        reason = "there is no such setting" if unknown else first["msg"].removeprefix("Value error, ")
         raise UsageError(
             "settings.invalid",
-            f"cannot use the setting {name} (from {where}): {first['msg']}",
+            f"cannot use the setting {name} (from {where}): {reason}",
             hint="config/amistream.toml lists every setting with its unit and default",
             field=name,
         ) from error

@@ -15,7 +15,8 @@ import typer
 from amistream.cli.main import app
 from amistream.daemon.routes import ENDPOINTS
 from amistream.events import State
-from amistream.settings import Settings
+from amistream.settings import PROCESS_BASELINE, Settings, memory_ceiling
+from amistream.values import MIB
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -103,6 +104,19 @@ def test_exit_statuses_are_those_of_the_errors() -> None:
     raised = {int(found) for found in re.findall(r"^    exit_status(?:: \S+)? = (\d+)$", SOURCES, re.MULTILINE)}
     raised |= {int(found) for found in re.findall(r"^EXIT_\w+ = (\d+)$", SOURCES, re.MULTILINE)}
     assert statuses <= raised
+
+
+def test_the_memory_formula_is_that_of_the_settings() -> None:
+    """Baseline and ceiling of the defaults are the figures that users plan with."""
+    defaults = Settings()
+    ceiling = memory_ceiling(
+        workers=2,
+        block_size=int(defaults.block_size),
+        part_size=int(defaults.part_size),
+        upload_concurrency=defaults.upload_concurrency,
+    )
+    assert f"\n    {PROCESS_BASELINE // MIB} MiB + workers" in section("Memory")
+    assert f" {ceiling // MIB} MiB with the defaults on two cores" in section("Memory")
 
 
 def test_the_policy_is_json() -> None:

@@ -48,7 +48,7 @@ def result_text(result: JobResult) -> str:
         facts.append(("region", result.region))
     facts += [
         ("size", size_text(result.image_size)),
-        ("bundled", f"{size_text(result.bundled_size)} in {result.parts} parts"),
+        ("bundled", f"{size_text(result.bundled_size)} in {result.parts} part{'s' * (result.parts != 1)}"),
         ("elapsed", f"{duration_text(result.elapsed_s)}, {duration_text(result.cpu_s)} of CPU"),
         ("rate", f"{rate_text(result.image_size, result.elapsed_s)} of the image"),
     ]

@@ -351,7 +351,7 @@ class _Checks:
             remove = "rm" if self.request.directory else "aws s3 rm"
             raise RefusedError(
                 "destination.leftover",
-                f"cannot bundle to {store.location}: {len(parts)} parts of an unfinished bundle are there",
+                f"cannot bundle to {store.location}: parts of an unfinished bundle are there, {len(parts)} of them",
                 hint=f"choose another --prefix; or, if nothing else is writing there, remove them: "
                 f"{remove} {store.location}/{parts[0]} and so on",
                 field="destinations",

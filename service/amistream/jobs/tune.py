@@ -92,7 +92,8 @@ async def successive_halving(field: Sequence[Candidate], sample: int, attempt: T
     running = list(field)
     for divided_by, keep_one_of in ROUNDS:
         running = running[: max(1, -(-len(running) // keep_one_of))]
-        made = [await attempt(candidate, sample // divided_by) for candidate in running]
+        # A sample of less than several parts would tell nothing.
+        made = [await attempt(candidate, max(sample // divided_by, min(sample, FIRST_TRY))) for candidate in running]
         trials += made
         running = [trial.candidate for trial in sorted(made, key=lambda trial: -trial.rate)]
     return trials
