@@ -42,7 +42,7 @@ lint: $(VENV)/.installed-dev ## ruff and mypy
 	$(BIN)/ruff format --check --quiet . || { echo 'not formatted: $(BIN)/ruff format .' >&2; exit 1; }
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed-dev | system-bench ## the benchmarks (ARGS=--list shows them)
+bench: $(VENV)/.installed-bench | system-bench ## the benchmarks (ARGS=--list shows them)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## remove everything that these targets made
@@ -58,6 +58,11 @@ $(VENV)/.installed: pyproject.toml | system-demo
 $(VENV)/.installed-dev: $(VENV)/.installed | system-test
 	@echo 'installing the test and lint tools into $(VENV)'
 	$(BIN)/pip install --quiet --editable '.[test,lint]'
+	touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed | system-bench
+	@echo 'installing what draws charts into $(VENV)'
+	$(BIN)/pip install --quiet --editable '.[bench]'
 	touch $@
 
 $(MINISTACK)/.installed: $(firstword $(MAKEFILE_LIST)) | system-demo

@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPrivateNumbers
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from amistream.errors import RefusedError
 from amistream.keys import (
@@ -344,3 +350,25 @@ def test_keys_in_memory_are_what_is_kept(tmp_path: Path) -> None:
     identity, _ = own_identity(tmp_path)
     plain = identity.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     assert (tmp_path / PRIVATE_KEY_FILE).read_bytes() == plain
+
+
+def test_damaged_key(key_ring: KeyRing, tmp_path: Path) -> None:
+    """A key whose public half fits and whose private half does not is found before anything is signed with it."""
+    good = load_pem_private_key(key_ring.user.key.read_bytes(), password=None)
+    assert isinstance(good, RSAPrivateKey)
+    numbers = good.private_numbers()
+    damaged = RSAPrivateNumbers(
+        p=numbers.p,
+        q=numbers.q,
+        d=numbers.d ^ 4,
+        dmp1=numbers.dmp1 ^ 4,
+        dmq1=numbers.dmq1 ^ 4,
+        iqmp=numbers.iqmp,
+        public_numbers=numbers.public_numbers,
+    ).private_key(unsafe_skip_rsa_key_validation=True)
+    path = tmp_path / "damaged.pem"
+    path.touch(0o600)
+    path.write_bytes(damaged.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    with pytest.raises(RefusedError, match="what it signs does not verify") as caught:
+        load_identity(key_ring.user.certificate, path)
+    assert caught.value.code == "key.broken"

@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA1, SHA256
 from cryptography.hazmat.primitives.serialization import (
@@ -99,7 +99,24 @@ def load_identity(certificate: Path, private_key: Path) -> UserIdentity:
             "give the pair with --cert and --private-key",
             field="private_key",
         )
-    return UserIdentity(cert, key)
+    identity = UserIdentity(cert, key)
+    _check_works(identity, private_key)
+    return identity
+
+
+def _check_works(identity: UserIdentity, path: Path) -> None:
+    """Sign something and verify it: loading skips OpenSSL's own check, which stops every thread for 60 ms."""
+    public = identity.certificate.public_key()
+    assert isinstance(public, rsa.RSAPublicKey)  # noqa: S101 - for the type checker; load_certificate looked
+    try:
+        public.verify(identity.sign(b"amistream"), b"amistream", padding.PKCS1v15(), SHA1())  # noqa: S303
+    except (InvalidSignature, ValueError, InternalError):
+        raise RefusedError(
+            "key.broken",
+            f"cannot use the private key {path}: what it signs does not verify",
+            hint=f"the file is damaged: openssl rsa -check -noout -in {path}",
+            field="private_key",
+        ) from None
 
 
 def load_certificate(path: Path, *, field: str) -> x509.Certificate:
@@ -210,7 +227,7 @@ def _load_private_key(path: Path) -> rsa.RSAPrivateKey:
             field="private_key",
         )
     try:
-        key = load_pem_private_key(data, password=None)
+        key = load_pem_private_key(data, password=None, unsafe_skip_rsa_key_validation=True)
     except UnsupportedAlgorithm:
         key = None
     except TypeError:

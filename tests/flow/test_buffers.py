@@ -10,11 +10,11 @@ import pytest
 from amistream.flow.buffers import Buffers, BuffersClosedError
 
 
-def start_takers(pool: ThreadPoolExecutor, buffers: Buffers, count: int) -> list[Future[bytearray]]:
+def start_takers(pool: ThreadPoolExecutor, buffers: Buffers, count: int) -> list[Future[memoryview]]:
     """Begin `count` takes, each on a thread that is known to run."""
     running = threading.Barrier(count + 1)
 
-    def take() -> bytearray:
+    def take() -> memoryview:
         running.wait(10)
         return buffers.take()
 

@@ -19,10 +19,10 @@ class Lender:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self.lent: list[bytearray] = []
+        self.lent: list[memoryview] = []
 
-    def take(self) -> bytearray:
-        self.lent.append(bytearray(b"\xee" * self._size))
+    def take(self) -> memoryview:
+        self.lent.append(memoryview(bytearray(b"\xee" * self._size)))
         return self.lent[-1]
 
 
@@ -89,7 +89,7 @@ def test_buffers(data_and_cuts: tuple[bytes, list[int]], part_size: int) -> None
     assert [part.buffer for part in parts] == lender.lent
     assert all(mine is theirs for mine, theirs in zip((part.buffer for part in parts), lender.lent, strict=True))
     for part in parts:
-        assert part.data.obj is part.buffer
+        assert part.data.obj is part.buffer.obj
         assert part.buffer[len(part) :] == b"\xee" * (part_size + 3 - len(part)), "written beyond the part"
 
 

@@ -1,11 +1,13 @@
 """A fixed number of equal buffers, shared by threads and the event loop: the budget of everything in flight.
 
 `take` blocks the thread until a buffer is free: that is the back pressure from a slow upload to the reader. Buffers
-are made when first needed and reused, because touching fresh memory costs more than copying.
+are made when first needed and reused, because touching fresh memory costs more than copying. They begin on a page
+bound, as direct writes to disk want it.
 """
 
 from __future__ import annotations
 
+import mmap
 import threading
 from time import perf_counter
 
@@ -21,7 +23,7 @@ class Buffers:
         self._size = size
         self._count = count
         self._unmade = count
-        self._free: list[bytearray] = []
+        self._free: list[memoryview] = []
         self._closed = False
         self._changed = threading.Condition()
         self.waited_s = 0.0
@@ -31,7 +33,7 @@ class Buffers:
         """The share of buffers that somebody holds, 0 to 1."""
         return 1 - (len(self._free) + self._unmade) / self._count
 
-    def take(self) -> bytearray:
+    def take(self) -> memoryview:
         """Wait for a buffer. Raises `BuffersClosedError` once the pool is closed."""
         with self._changed:
             started = perf_counter()
@@ -42,9 +44,9 @@ class Buffers:
             if self._free:
                 return self._free.pop()
             self._unmade -= 1
-            return bytearray(self._size)
+            return memoryview(mmap.mmap(-1, self._size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
-    def give(self, buffer: bytearray) -> None:
+    def give(self, buffer: memoryview) -> None:
         with self._changed:
             self._free.append(buffer)
             self._changed.notify()

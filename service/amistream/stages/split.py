@@ -21,7 +21,7 @@ class Part:
 
     digest: PartDigest
     data: memoryview
-    buffer: bytearray
+    buffer: memoryview
 
     def __len__(self) -> int:
         return len(self.data)
@@ -30,11 +30,11 @@ class Part:
 class Split:
     """Transform: ciphertext in, parts out."""
 
-    def __init__(self, *, part_size: int, take_buffer: Callable[[], bytearray]) -> None:
+    def __init__(self, *, part_size: int, take_buffer: Callable[[], memoryview]) -> None:
         """`take_buffer` yields a writable buffer of at least `part_size` bytes; it may block until one is free."""
         self._part_size = part_size
         self._take_buffer = take_buffer
-        self._buffer: bytearray | None = None
+        self._buffer: memoryview | None = None
         self._fill = 0
         self._sha1 = hashlib.sha1(usedforsecurity=False)
         self._parts: list[PartDigest] = []
@@ -59,9 +59,9 @@ class Split:
     def result(self) -> SplitResult:
         return SplitResult(parts=tuple(self._parts), bundled_size=sum(part.size for part in self._parts))
 
-    def _cut(self, buffer: bytearray) -> Part:
+    def _cut(self, buffer: memoryview) -> Part:
         digest = PartDigest(index=len(self._parts), size=self._fill, sha1=self._sha1.digest())
-        part = Part(digest, memoryview(buffer)[: self._fill], buffer)
+        part = Part(digest, buffer[: self._fill], buffer)
         self._parts.append(digest)
         self._buffer = None
         self._fill = 0

@@ -13,12 +13,12 @@ import os
 import secrets
 from pathlib import Path
 
-import aiofiles
 import aiofiles.os
 
 from amistream.errors import StoreError
 from amistream.flow.uncut import uncut
 from amistream.stores.port import OnBytes, Stored
+from amistream.stores.whole_file import write_whole_file
 
 
 class DirectoryStore:
@@ -96,11 +96,7 @@ class DirectoryStore:
         temporary = self._temporary(name)
         try:
             try:
-                async with aiofiles.open(temporary, "xb", buffering=0) as file:
-                    written = 0
-                    while written < len(data):
-                        written += await file.write(data[written:])
-                    await asyncio.to_thread(os.fsync, file.fileno())
+                await asyncio.to_thread(write_whole_file, temporary, data)
                 await aiofiles.os.link(temporary, self._directory / name)
             except FileExistsError:
                 stored = await self.stat(name)

@@ -1,0 +1,53 @@
+"""What a scenario is given, and what it must be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from amistream.values import MIB
+from benchmarks.inputs import Inputs
+from benchmarks.jobs import JobRunner
+from benchmarks.results import Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The sizes of a run, in bytes, and the simulated link."""
+
+    size: int
+    runs: int
+    peer_size: int
+    scale_unit: int
+    link_bytes_per_s: float
+    round_trip_s: float
+
+    @property
+    def tune_size(self) -> int:
+        """The tuning's grid has many points, so each gets less; a whole number of MiB."""
+        return max(MIB, self.size // 4 // MIB * MIB)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """Where a scenario finds its inputs and runs its jobs."""
+
+    options: Options
+    inputs: Inputs
+    jobs: JobRunner
+    scratch: Path
+    """For files of this run; removed after it."""
+    results: Path
+    say: Callable[[str], None]
+    """Tell the person who waits what is going on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A benchmark. `takes` is the time it needs with --size 512MiB --runs 3 on 2 cores, inputs made before."""
+
+    name: str
+    about: str
+    takes: str
+    run: Callable[[Bench], Outcome]

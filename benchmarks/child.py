@@ -1,0 +1,217 @@
+"""Runs jobs as the daemon does and reports their figures: `python -m benchmarks.child`.
+
+Reads a `Batch` as JSON from standard input, writes one line of `Figures` for each job. Before the jobs it bundles a
+tiny volume to each destination, so that what is loaded and connected once in a daemon's life is not counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import re
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from statistics import quantiles
+from time import perf_counter, process_time
+from typing import Any
+
+import uvloop
+
+from amistream import log
+from amistream.aws.session import Aws
+from amistream.events import State
+from amistream.flow.undo import Undo
+from amistream.jobs import preflight
+from amistream.jobs.engine import Engine
+from amistream.jobs.job import Job
+from amistream.jobs.request import JobRequest, parse_request
+from amistream.keys import BundleKey
+from amistream.pipeline import Pipeline
+from amistream.settings import LogFormat, Settings
+from amistream.stores.port import OnBytes, Stored
+from amistream.values import KIB
+from benchmarks.jobs import Batch, Figures, JobSpec, Lateness
+from benchmarks.timing import BenchmarkError
+
+ACCOUNT = "123456789012"
+TICK_S = 0.001
+IDLE_S = 1.0
+
+
+class NullStore:
+    """A destination that keeps nothing: what a job costs without one."""
+
+    location = "nowhere"
+
+    async def open(self) -> None:
+        """Nothing to make ready."""
+
+    async def put(self, name: str, data: memoryview, sha1: bytes, on_bytes: OnBytes) -> None:
+        del name, sha1
+        on_bytes(len(data))
+
+    async def commit(self, name: str, data: bytes, sha1: bytes) -> None:
+        """Nothing to keep."""
+
+    async def stat(self, name: str) -> Stored | None:
+        del name
+        return None
+
+    async def names(self, prefix: str) -> list[str]:
+        del prefix
+        return []
+
+    async def delete(self, name: str) -> None:
+        """Nothing is ever there."""
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+
+class Worker:
+    """One engine, and the jobs that it runs one after the other."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+        self._settings = Settings(**batch.settings)
+
+    async def run(self) -> None:
+        """Every job of the batch; figures go to standard output."""
+        async with Engine(self._settings) as engine:
+            for spec in self._warm_ups():
+                await self._one(spec, engine)
+            for spec in self._batch.jobs:
+                figures = await self._one(spec, engine)
+                print(figures.model_dump_json(), flush=True)
+
+    def _warm_ups(self) -> list[JobSpec]:
+        """A tiny job for each endpoint, directory and nothing, a new place where a bundle stays there."""
+        tiny = Path(self._batch.scratch) / "warm-up.img"
+        tiny.write_bytes(random.Random(0).randbytes(256 * KIB) + bytes(256 * KIB))
+        kinds = {(spec.endpoint_url, spec.destination is None): spec for spec in self._batch.jobs}
+        warm_ups = []
+        for spec in kinds.values():
+            destination = spec.destination
+            if destination is not None and not spec.endpoint_url:
+                destination += "-warm-up"
+            warm_ups.append(spec.model_copy(update={"source": str(tiny), "destination": destination, "ticker": False}))
+        return warm_ups
+
+    async def _one(self, spec: JobSpec, engine: Engine) -> Figures:
+        request = self._request(spec)
+        idle: list[float] = []
+        busy: list[float] = []
+        if spec.ticker:
+            async with _ticking(idle):
+                await asyncio.sleep(IDLE_S)
+        _forget_peak()
+        try:
+            if spec.destination is None:
+                figures = await self._into_nothing(request, busy if spec.ticker else None)
+            else:
+                figures = await self._whole_job(request, engine, busy if spec.ticker else None)
+        finally:
+            if not spec.endpoint_url:
+                await asyncio.to_thread(shutil.rmtree, request.destination, ignore_errors=True)
+        late = {"idle": _lateness(idle), "busy": _lateness(busy)} if spec.ticker else {}
+        return Figures(peak_rss=_peak_rss(), **figures, **late)
+
+    def _request(self, spec: JobSpec) -> JobRequest:
+        values: dict[str, Any] = {
+            "source": spec.source,
+            "destinations": [spec.destination or str(Path(self._batch.scratch) / "nothing")],
+            "account": ACCOUNT,
+            "ec2_certificate": self._batch.ec2_certificate,
+            **spec.options,
+        }
+        if spec.endpoint_url:
+            values |= {"endpoint_url": spec.endpoint_url, "register_image": False}
+        return parse_request(values)
+
+    async def _whole_job(self, request: JobRequest, engine: Engine, late: list[float] | None) -> dict[str, Any]:
+        job = Job(request)
+        async with _ticking(late):
+            cpu, wall = process_time(), perf_counter()
+            await engine.run(job)
+            wall, cpu = perf_counter() - wall, process_time() - cpu
+        if job.state is not State.DONE or job.result is None:
+            raise BenchmarkError(f"the job is {job.state}: {job.error.message if job.error else ''}")
+        return {
+            "size": job.result.image_size,
+            "bundled_size": job.result.bundled_size,
+            "wall_s": wall,
+            "cpu_s": cpu,
+            "bottleneck": job.result.bottleneck,
+        }
+
+    async def _into_nothing(self, request: JobRequest, late: list[float] | None) -> dict[str, Any]:
+        """The data path alone. The checks make its plan as for any job, but for a directory that is then not used."""
+        async with Aws(self._settings) as aws:
+            ready = await preflight.check(request, self._settings, aws, lambda _: None)
+            try:
+                async with _ticking(late):
+                    cpu, wall = process_time(), perf_counter()
+                    pipeline = Pipeline(ready.plan, ready.volume, NullStore(), BundleKey.generate(), Undo())
+                    measured = await pipeline.run()
+                    wall, cpu = perf_counter() - wall, process_time() - cpu
+            finally:
+                await ready.close()
+                await ready.store.close()
+        return {
+            "size": measured.image_size,
+            "bundled_size": measured.split.bundled_size,
+            "wall_s": wall,
+            "cpu_s": cpu,
+            "bottleneck": None,
+        }
+
+
+@asynccontextmanager
+async def _ticking(late: list[float] | None) -> AsyncIterator[None]:
+    """Note how late each tick is, in seconds, while the block runs; with None do nothing."""
+
+    async def tick(late: list[float]) -> None:
+        while True:
+            started = perf_counter()
+            await asyncio.sleep(TICK_S)
+            late.append(max(0.0, perf_counter() - started - TICK_S))
+
+    if late is None:
+        yield
+        return
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(tick(late))
+        yield
+        task.cancel()
+
+
+def _lateness(late: list[float]) -> Lateness:
+    steps = quantiles(late, n=100, method="inclusive")
+    return Lateness(p50_s=steps[49], p99_s=steps[98], max_s=max(late), ticks=len(late))
+
+
+def _forget_peak() -> None:
+    """Make the kernel count the peak anew; one that cannot leaves the process's own, which only the first job shows."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _peak_rss() -> int:
+    """Bytes. Not ru_maxrss: that one begins with what the parent had when it started this process."""
+    found = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
+    assert found is not None  # noqa: S101 - Linux always says it
+    return int(found[1]) * KIB
+
+
+def main() -> None:
+    batch = Batch.model_validate_json(sys.stdin.read())
+    log.configure("error", LogFormat.TEXT)
+    uvloop.run(Worker(batch).run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Whole jobs in a child process: what to run, what the child reports, and the running of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from amistream.keys import CERTIFICATE_FILE, own_identity
+from amistream.values import GIB, MIB
+from benchmarks.sink_process import BUCKET, Sink
+from benchmarks.timing import BenchmarkError
+
+LARGEST = 64 * GIB
+_PRIVATE = ("AWS_", "EC2_", "AMISTREAM_")
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class JobSpec(_Model):
+    """One job. `destination` None: the data path alone, into nothing."""
+
+    source: str
+    destination: str | None = None
+    endpoint_url: str | None = None
+    options: dict[str, Any] = {}
+    """Further fields of the job's request, such as compress or part_size."""
+    ticker: bool = False
+    """Measure how late the event loop is meanwhile."""
+
+
+class Lateness(_Model):
+    """How late a 1 ms timer was, in seconds."""
+
+    p50_s: float
+    p99_s: float
+    max_s: float
+    ticks: int
+
+
+class Figures(_Model):
+    """What a child measured of one job: the warmed process, its start excluded. Sizes in bytes."""
+
+    size: int
+    bundled_size: int
+    wall_s: float
+    cpu_s: float
+    peak_rss: int
+    bottleneck: str | None
+    idle: Lateness | None = None
+    """Before the job began."""
+    busy: Lateness | None = None
+
+    def row(self) -> dict[str, float]:
+        """The figures that every table shows."""
+        return {
+            "wall_s": self.wall_s,
+            "cpu_s": self.cpu_s,
+            "mb_per_s": self.size / self.wall_s / 1e6,
+            "cpu_s_per_gib": self.cpu_s / self.size * GIB,
+            "peak_rss_mib": self.peak_rss / MIB,
+            "bundled_share": self.bundled_size / self.size,
+        }
+
+
+class Batch(_Model):
+    """What a child reads from its standard input."""
+
+    settings: dict[str, Any]
+    ec2_certificate: str
+    scratch: str
+    jobs: tuple[JobSpec, ...]
+
+
+class JobRunner:
+    """Runs jobs in children; keys and scratch files live in `directory`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        own_identity(directory / "user")
+        # Any certificate will do as EC2's: nobody opens these bundles.
+        own_identity(directory / "ec2")
+        self._serial = 0
+
+    def nothing(self, source: Path, **options: Any) -> JobSpec:
+        return JobSpec(source=str(source), options=options)
+
+    def directory(self, source: Path, **options: Any) -> JobSpec:
+        self._serial += 1
+        return JobSpec(source=str(source), destination=str(self._directory / f"to-{self._serial}"), options=options)
+
+    def sink(self, source: Path, sink: Sink, **options: Any) -> JobSpec:
+        return JobSpec(source=str(source), destination=f"s3://{BUCKET}", endpoint_url=sink.url, options=options)
+
+    def run(self, spec: JobSpec, sink: Sink | None = None) -> Figures:
+        """One job in a process of its own. Raises `BenchmarkError` with what the child said when it fails."""
+        return self.run_all([spec], sink)[0]
+
+    def run_all(self, specs: Sequence[JobSpec], sink: Sink | None = None) -> list[Figures]:
+        """Several jobs, one after the other, in one process: as a daemon would. `sink` is where they go, if to one."""
+        batch = Batch(
+            settings={"state_dir": str(self._directory / "user"), "max_image_size": LARGEST},
+            ec2_certificate=str(self._directory / "ec2" / CERTIFICATE_FILE),
+            scratch=str(self._directory),
+            jobs=tuple(specs),
+        )
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.child"],
+            input=batch.model_dump_json(),
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=Path(__file__).parent.parent,
+            env=_environ(sink.environ() if sink else {}),
+        )
+        if done.returncode:
+            raise BenchmarkError(f"a job ended with {done.returncode}: {done.stderr[-2000:]}")
+        return [Figures.model_validate_json(line) for line in done.stdout.splitlines()]
+
+
+def _environ(changes: Mapping[str, str]) -> dict[str, str]:
+    """This environment without anything that would change a job."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(_PRIVATE)}
+    return {**plain, **changes}

@@ -1,0 +1,17 @@
+"""Every scenario, in the order in which all of them are run."""
+
+from __future__ import annotations
+
+from benchmarks.scenarios import loop, peers, scale, stages, throughput, tuning
+
+SCENARIOS = {
+    scenario.name: scenario
+    for scenario in (
+        stages.SCENARIO,
+        throughput.SCENARIO,
+        peers.SCENARIO,
+        scale.SCENARIO,
+        tuning.SCENARIO,
+        loop.SCENARIO,
+    )
+}

@@ -1,0 +1,257 @@
+"""An S3 endpoint that throws away what it is sent: `python -m benchmarks.sink`, in a process of its own.
+
+It answers what amistream and curl ask of a bucket that is empty and stays so; a bucket may have any name. It is not a
+server: no signature is checked, nothing is kept but counters, and bodies need a Content-Length. What it costs is
+little, so that the client is what is measured. Optionally it stands behind a link of given bandwidth, shared by all
+connections, and answers a round trip later.
+
+The port is printed on standard output; the end of standard input ends it, so it never outlives who started it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import ssl
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import cast
+from urllib.parse import parse_qs, urlsplit
+
+import uvloop
+
+from amistream.values import KIB
+
+STATS_PATH = "/-/stats"
+"""GET: the counters as JSON. No bucket can have this name."""
+
+REGION = "us-east-1"
+READ_SIZE = 256 * KIB
+_HEAD_MAX = 64 * KIB
+_LONGEST_BURST_S = 0.01
+_REASONS = {200: "OK", 204: "No Content", 404: "Not Found", 411: "Length Required"}
+_ETAG = f'"{"0" * 32}"'
+
+
+@dataclass(slots=True)
+class Stats:
+    """What came in so far; sizes in bytes."""
+
+    requests: int = 0
+    objects: int = 0
+    object_bytes: int = 0
+    manifest_bytes: int = 0
+    """Size of the manifest that came last."""
+    cpu_s: float = 0.0
+    """Of this process, its start included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request's head."""
+
+    method: str
+    path: str
+    query: dict[str, list[str]]
+    length: int | None
+    expects_continue: bool
+
+    @classmethod
+    def parse(cls, head: bytes) -> Request:
+        line, *fields = head.decode("latin-1").split("\r\n")
+        method, target, _ = line.split(" ")
+        headers = {name.lower(): value.strip() for name, _, value in (field.partition(":") for field in fields)}
+        has_body = method in ("PUT", "POST")
+        url = urlsplit(target)
+        length = int(headers["content-length"]) if "content-length" in headers else (None if has_body else 0)
+        return cls(
+            method=method,
+            path=url.path,
+            query=parse_qs(url.query, keep_blank_values=True),
+            length=length,
+            expects_continue=headers.get("expect", "").lower() == "100-continue",
+        )
+
+    @property
+    def is_object(self) -> bool:
+        return bool(self.path.strip("/").partition("/")[2])
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    body: bytes = b""
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def encode(self) -> bytes:
+        lines = [f"HTTP/1.1 {self.status} {_REASONS[self.status]}", f"Content-Length: {len(self.body)}"]
+        lines += [f"{name}: {value}" for name, value in self.headers]
+        return "\r\n".join(lines).encode() + b"\r\n\r\n" + self.body
+
+
+def answer(request: Request, stats: Stats) -> Answer:
+    """What S3 would say, were every bucket there and empty."""
+    stats.requests += 1
+    if request.path == STATS_PATH:
+        stats.cpu_s = time.process_time()
+        return Answer(200, json.dumps(asdict(stats)).encode())
+    if request.length is None:
+        return Answer(411)
+    if request.method == "PUT":
+        stats.objects += 1
+        stats.object_bytes += request.length
+        if request.path.endswith(".manifest.xml"):
+            stats.manifest_bytes = request.length
+        return Answer(200, headers=(("ETag", _ETAG),))
+    if request.method == "DELETE":
+        return Answer(204)
+    if request.method == "POST":
+        return _multipart(request)
+    if request.is_object:
+        return Answer(404) if request.method == "HEAD" else _error("NoSuchKey")
+    return _bucket(request)
+
+
+def _bucket(request: Request) -> Answer:
+    if request.method == "HEAD":
+        return Answer(200, headers=(("x-amz-bucket-region", REGION),))
+    if "ownershipControls" in request.query:
+        return _error("OwnershipControlsNotFoundError")
+    if "encryption" in request.query:
+        return _error("ServerSideEncryptionConfigurationNotFoundError")
+    if "uploads" in request.query:
+        return _xml(200, "ListMultipartUploadsResult", "<IsTruncated>false</IsTruncated>")
+    return _xml(200, "ListBucketResult", "<KeyCount>0</KeyCount><IsTruncated>false</IsTruncated>")
+
+
+def _multipart(request: Request) -> Answer:
+    if "uploads" in request.query:
+        return _xml(200, "InitiateMultipartUploadResult", "<UploadId>upload</UploadId>")
+    return _xml(200, "CompleteMultipartUploadResult", f"<ETag>{_ETAG}</ETag>")
+
+
+def _error(code: str) -> Answer:
+    return _xml(404, "Error", f"<Code>{code}</Code><Message>{code}</Message>")
+
+
+def _xml(status: int, name: str, content: str) -> Answer:
+    return Answer(status, f"<{name}>{content}</{name}>".encode(), (("Content-Type", "application/xml"),))
+
+
+class Link:
+    """The line to the sink: `bytes_per_s` for all connections together (0: no limit), `round_trip_s` per answer."""
+
+    def __init__(self, bytes_per_s: float, round_trip_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._bytes_per_s = bytes_per_s
+        self.round_trip_s = round_trip_s
+        self._free_at = 0.0
+
+    def wait_after(self, count: int) -> float:
+        """Seconds for which to read no more, `count` bytes having been read."""
+        if not self._bytes_per_s:
+            return 0.0
+        now = self._clock()
+        self._free_at = max(self._free_at, now) + count / self._bytes_per_s
+        wait = self._free_at - now
+        return wait if wait > _LONGEST_BURST_S else 0.0
+
+
+class SinkProtocol(asyncio.BufferedProtocol):
+    """One connection."""
+
+    def __init__(self, link: Link, stats: Stats) -> None:
+        self._link = link
+        self._stats = stats
+        self._loop = asyncio.get_running_loop()
+        self._buffer = memoryview(bytearray(READ_SIZE))
+        self._head = bytearray()
+        self._request: Request | None = None
+        self._missing = 0
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        del sizehint
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        wait = self._link.wait_after(nbytes)
+        if wait:
+            self._transport.pause_reading()
+            self._loop.call_later(wait, self._resume)
+        data = self._buffer[:nbytes]
+        while data:
+            data = self._take_body(data) if self._request else self._take_head(data)
+
+    def _take_body(self, data: memoryview) -> memoryview:
+        taken = min(len(data), self._missing)
+        self._missing -= taken
+        self._answer_when_whole()
+        return data[taken:]
+
+    def _take_head(self, data: memoryview) -> memoryview:
+        self._head += data
+        head, end, rest = bytes(self._head).partition(b"\r\n\r\n")
+        if not end:
+            if len(self._head) > _HEAD_MAX:
+                self._transport.abort()
+            return data[:0]
+        self._head.clear()
+        self._request = Request.parse(head)
+        self._missing = self._request.length or 0
+        if self._request.expects_continue and self._missing:
+            self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._answer_when_whole()
+        return memoryview(rest)
+
+    def _answer_when_whole(self) -> None:
+        if self._request is not None and not self._missing:
+            self._write(answer(self._request, self._stats).encode())
+            self._request = None
+
+    def _write(self, data: bytes) -> None:
+        if self._link.round_trip_s:
+            self._loop.call_later(self._link.round_trip_s, self._write_now, data)
+        else:
+            self._write_now(data)
+
+    def _write_now(self, data: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
+    def _resume(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+
+async def serve(link: Link, context: ssl.SSLContext | None) -> None:
+    """Listen on a free port of the loopback until standard input ends."""
+    stats = Stats()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: SinkProtocol(link, stats), "127.0.0.1", 0, ssl=context)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    server.close()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sink", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--tls", nargs=2, metavar=("CERT", "KEY"), help="speak HTTPS with this pair, PEM")
+    parser.add_argument("--bytes-per-s", type=float, default=0.0, help="bandwidth of the link; 0: no limit")
+    parser.add_argument("--round-trip-s", type=float, default=0.0, help="seconds before each answer")
+    options = parser.parse_args(arguments)
+    context = None
+    if options.tls:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(*options.tls)
+    uvloop.run(serve(Link(options.bytes_per_s, options.round_trip_s), context))
+
+
+if __name__ == "__main__":
+    main()

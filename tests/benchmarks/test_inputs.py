@@ -1,0 +1,71 @@
+"""The volumes that benchmarks are run on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from amistream.source.volume import open_volume
+from amistream.values import MIB
+from benchmarks.inputs import Inputs, warm
+from benchmarks.timing import BenchmarkError
+
+
+@pytest.mark.parametrize("kind", ["usr", "synthetic"])
+def test_a_volume_is_reproducible(tmp_path: Path, kind: str) -> None:
+    """The same kind and size make the same bytes again."""
+    first, second = (Inputs(tmp_path / name, kind).volume(2 * MIB + 5) for name in ("a", "b"))
+    assert first.stat().st_size == 2 * MIB + 5
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_the_synthetic_mix(tmp_path: Path) -> None:
+    """It begins with text and has runs of noise and of zeros."""
+    data = Inputs(tmp_path, "synthetic").volume(20 * MIB).read_bytes()
+    assert set(data[:MIB]) <= set(b"abcdefghijklmnopqrstuvwxyz ")
+    assert len(set(data[4 * MIB : 5 * MIB])) == 256
+    assert not any(data[-MIB:])
+
+
+def test_a_volume_is_kept(tmp_path: Path) -> None:
+    """A second run finds what the first one made."""
+    inputs = Inputs(tmp_path, "synthetic")
+    made = inputs.volume(MIB).stat().st_mtime_ns
+    assert inputs.volume(MIB).stat().st_mtime_ns == made
+
+
+def test_repeated(tmp_path: Path) -> None:
+    """A repeated volume is the unit, several times."""
+    inputs = Inputs(tmp_path, "synthetic")
+    assert inputs.repeated(MIB, 3).read_bytes() == inputs.volume(MIB).read_bytes() * 3
+    assert inputs.repeated(MIB, 1) == inputs.volume(MIB)
+
+
+def test_scattered(tmp_path: Path) -> None:
+    """A scattered volume holds the unit's bytes between holes that the volume's own reader sees."""
+    inputs = Inputs(tmp_path, "synthetic")
+    path = inputs.scattered(MIB, 10 * MIB)
+    warm(path)
+    volume = open_volume(path)
+    try:
+        extents = volume.extents()
+    finally:
+        volume.close()
+    data = path.read_bytes()
+    assert len(extents) == 4
+    assert b"".join(data[extent.offset : extent.end] for extent in extents) == inputs.volume(MIB).read_bytes()
+
+
+def test_followed_by_zeros(tmp_path: Path) -> None:
+    """The unit's bytes come first, and only zeros after them."""
+    inputs = Inputs(tmp_path, "synthetic")
+    data = inputs.followed_by_zeros(MIB, 4 * MIB).read_bytes()
+    assert data == inputs.volume(MIB).read_bytes() + bytes(3 * MIB)
+
+
+def test_no_room(tmp_path: Path) -> None:
+    """A volume larger than the disk is refused before anything is written."""
+    with pytest.raises(BenchmarkError, match="free"):
+        Inputs(tmp_path, "synthetic").volume(1 << 60)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,107 @@
+"""Every scenario runs on a tiny volume, and its figures are sane. How quick anything is, is not judged here."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import math
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.jobs import JobRunner
+from benchmarks.scenarios import SCENARIOS
+from benchmarks.timing import BenchmarkError
+
+TINY = ("--size", "1MiB", "--runs", "1", "--input", "synthetic", "--link", "500", "--round-trip", "1")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run of a scenario left."""
+
+    directory: Path
+    cache: Path
+    text: str
+
+    @property
+    def result(self) -> Any:
+        return json.loads(self.text)
+
+
+@pytest.fixture(scope="module")
+def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
+    """A function that runs a scenario; each is run once."""
+    cache = tmp_path_factory.mktemp("cache")
+
+    @functools.cache
+    def run(name: str) -> Run:
+        directory = tmp_path_factory.mktemp("results")
+        to = ("--cache", str(cache), "--results", str(directory), "--json", str(directory / "all.json"))
+        assert main([name, *TINY, *to]) == 0
+        return Run(directory, cache, (directory / f"{name}.json").read_text())
+
+    return run
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_scenario(name: str, run_of: Callable[[str], Run]) -> None:
+    """A scenario writes its result: rows of positive figures, each with its runs, and what it ran on."""
+    run = run_of(name)
+    result = run.result
+    assert json.loads((run.directory / "all.json").read_text()) == [result]
+    assert result["scenario"] == name
+    assert result["machine"]["cores"] >= 1
+    assert result["input"]["kind"] == "synthetic"
+    assert len(result["rows"]) > 1
+    for row in result["rows"]:
+        assert len(row["runs"]) == 1
+        assert row["median"] == row["runs"][0]
+        assert all(math.isfinite(value) and value >= 0 for value in row["median"].values()), row
+    for private in (platform.node(), str(run.directory), str(run.cache), str(Path.home())):
+        assert private not in run.text
+    drawn = {"scale", "tuning"} if importlib.util.find_spec("matplotlib") else set()
+    assert (run.directory / f"{name}.png").exists() == (name in drawn)
+    # What a run leaves behind is its inputs.
+    assert {path.suffix for path in run.cache.iterdir()} == {".img"}
+
+
+def test_ratios_are_of_the_same_round(run_of: Callable[[str], Run]) -> None:
+    """A job's ratio is its CPU seconds over the primitives' of that round."""
+    found = {row["name"]: row["median"] for row in run_of("throughput").result["rows"]}
+    base = found.pop("the primitives, one thread")
+    assert len(found) == 4
+    for row in found.values():
+        assert row["cpu_ratio"] == pytest.approx(row["cpu_s"] / base["cpu_s"], rel=1e-3)
+        assert row["bundled_share"] == pytest.approx(base["bundled_share"], abs=0.1)
+
+
+def test_a_job_that_fails(tmp_path: Path) -> None:
+    """A child's failure is told in its own words."""
+    jobs = JobRunner(tmp_path)
+    spec = jobs.directory(tmp_path / "missing.img")
+    with pytest.raises(BenchmarkError, match="no such file"):
+        jobs.run(spec)
+
+
+def test_list(capsys: pytest.CaptureFixture[str]) -> None:
+    """The list names every scenario and how long it takes."""
+    assert main(["--list"]) == 0
+    said = capsys.readouterr().out
+    for scenario in SCENARIOS.values():
+        assert scenario.name in said
+        assert scenario.takes in said
+
+
+@pytest.mark.parametrize("arguments", [["no-such"], ["--size", "12"], ["--size", "much"], ["--runs", "0"]])
+def test_wrong_arguments(arguments: list[str]) -> None:
+    """What cannot be meant is refused with the usual status."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
