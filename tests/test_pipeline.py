@@ -413,11 +413,12 @@ class BreakingVolume:
         self._good_bytes = good_bytes
         self._go = go
 
-    def read_into(self, offset: int, buffer: memoryview) -> None:
+    def read_into(self, offset: int, buffer: memoryview) -> bool:
         if offset + len(buffer) > self._good_bytes:
             assert self._go.wait(60)
             raise SourceError("source.read_error", "cannot read: the disk broke")
         buffer[:] = os.urandom(len(buffer))
+        return False
 
     def will_need(self, offset: int, length: int) -> None:
         """Nothing to prepare."""

@@ -17,7 +17,7 @@ from amistream.values import MIB, Extent
 class RecordingVolume:
     """A volume whose every byte tells its place; it writes down what is asked of it."""
 
-    def __init__(self, size: int, *, fails_at: int | None = None) -> None:
+    def __init__(self, size: int, *, fails_at: int | None = None, in_memory: int = 0) -> None:
         self.path = Path("/recorded")
         self.kind = Kind.IMAGE_FILE
         self.size = size
@@ -25,13 +25,15 @@ class RecordingVolume:
         self.reads: list[tuple[int, int]] = []
         self.announced: list[tuple[int, int]] = []
         self._fails_at = fails_at
+        self._in_memory = in_memory
 
-    def read_into(self, offset: int, buffer: memoryview) -> None:
+    def read_into(self, offset: int, buffer: memoryview) -> bool:
         self.reads.append((offset, len(buffer)))
         if self._fails_at is not None and offset + len(buffer) > self._fails_at:
             raise SourceError("source.read_error", f"cannot read at {offset}")
         if len(buffer) < 4096:
             buffer[:] = bytes((offset + place) % 251 for place in range(len(buffer)))
+        return offset + len(buffer) <= self._in_memory
 
     def will_need(self, offset: int, length: int) -> None:
         assert self.reads_end() <= offset, "announced after it was read"
@@ -76,11 +78,13 @@ def test_every_byte_once(size: int, block_size: int) -> None:
 @settings(deadline=None)
 @given(size=st.integers(0, 100 * MIB), block_size=st.integers(64 * 1024, 64 * MIB))
 def test_read_ahead(size: int, block_size: int) -> None:
-    """Every byte is announced once, before it is read, far enough ahead, and nothing outside the volume is."""
+    """From a disk every byte behind the first block is announced once, before it is read, and far enough ahead."""
     volume = RecordingVolume(size)
     reader = Read(volume)
     buffer = memoryview(bytearray(block_size))
-    last, covered = False, 0
+    _, last = reader.read(buffer)
+    assert volume.announced == []
+    covered = reader.offset
     while not last:
         _, last = reader.read(buffer)
         for offset, length in volume.announced:
@@ -91,6 +95,20 @@ def test_read_ahead(size: int, block_size: int) -> None:
         assert covered <= size
         assert covered >= min(size, reader.offset + READ_AHEAD * 3 // 4)
     assert covered == size
+
+
+def test_nothing_to_announce_in_memory() -> None:
+    """While every read finds its bytes in memory the kernel is asked for nothing; from then on it is."""
+    volume = RecordingVolume(256 * MIB, in_memory=100 * MIB)
+    reader = Read(volume)
+    buffer = memoryview(bytearray(2 * MIB))
+    while reader.offset < 100 * MIB:
+        reader.read(buffer)
+    assert volume.announced == []
+    while not reader.read(buffer)[1]:
+        pass
+    assert volume.announced[0][0] == 102 * MIB
+    assert sum(length for _, length in volume.announced) == 154 * MIB
 
 
 def test_few_announcements() -> None:

@@ -37,8 +37,8 @@ class Volume(Protocol):
     mtime: int
     """Seconds since 1970, for the archive's header."""
 
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill the whole buffer from `offset` on. Raises `SourceError`."""
+    def read_into(self, offset: int, buffer: memoryview) -> bool:
+        """Fill the whole buffer from `offset` on; says whether all of it was in memory. Raises `SourceError`."""
 
     def will_need(self, offset: int, length: int) -> None:
         """Tell the kernel what comes next."""
@@ -64,8 +64,10 @@ class FileVolume:
         self.mtime = max(0, int(self._stat.st_mtime))
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        done = 0
+    def read_into(self, offset: int, buffer: memoryview) -> bool:
+        done = self._read_cached(offset, buffer)
+        if done == len(buffer):
+            return True
         while done < len(buffer):
             try:
                 count = os.preadv(self._descriptor, [buffer[done:]], offset + done)
@@ -84,6 +86,14 @@ class FileVolume:
                     field="source",
                 )
             done += count
+        return False
+
+    def _read_cached(self, offset: int, buffer: memoryview) -> int:
+        """Fill what the page cache has from `offset` on, without waiting; returns how much that was."""
+        try:
+            return os.preadv(self._descriptor, [buffer], offset, os.RWF_NOWAIT)
+        except OSError:
+            return 0  # nothing there, or a file system that cannot tell; a real error comes again in the ordinary read
 
     def will_need(self, offset: int, length: int) -> None:
         os.posix_fadvise(self._descriptor, offset, length, os.POSIX_FADV_WILLNEED)
