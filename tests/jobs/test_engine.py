@@ -77,7 +77,7 @@ def fits(directory: Path, image: Path, keys: KeyRing) -> None:
 
 
 @pytest.mark.parametrize("part_size", ["16KiB", "64KiB", "10MiB"])
-@pytest.mark.parametrize("compress", ["fast", "balanced", "small", "9"])
+@pytest.mark.parametrize("compress", ["fast", "balanced", "small", "auto", "9"])
 async def test_a_directory_bundle_satisfies_every_referee(
     part_size: str, compress: str, image: Path, tmp_path: Path, key_ring: KeyRing
 ) -> None:
@@ -88,6 +88,34 @@ async def test_a_directory_bundle_satisfies_every_referee(
     fits(tmp_path / "out", image, key_ring)
     assert job.result.parts == len(list((tmp_path / "out").glob("image.part.*")))
     assert job.result.image_id is None
+
+
+@pytest.mark.parametrize("sparse", ["auto", "always", "never"])
+@pytest.mark.parametrize("workers", [1, 2, 5])
+async def test_holes_zeros_noise_and_text_in_one_stream(
+    sparse: str, workers: int, tmp_path: Path, key_ring: KeyRing
+) -> None:
+    """A volume of holes, written zeros, noise and text, with mixed kinds of block, satisfies every referee."""
+    image = sparse_image(tmp_path / "disk.img", 40_000_000, [(0, 3_000_000), (20_000_000, 5_000_000)])
+    with image.open("r+b") as file:
+        file.seek(10_000_000)
+        file.write(bytes(3_000_000) + b"some text, over and over\n" * 100_000)
+    asked = request(
+        image, tmp_path / "out", key_ring, sparse=sparse, workers=workers, compress="auto", memory_limit="256MiB"
+    )
+    job = await run(asked, settings(tmp_path, block_size="64KiB"))
+    assert job.result is not None, job.error
+    fits(tmp_path / "out", image, key_ring)
+    assert {"zeros", "stored", "level 1"} <= set(job.result.compression)
+    assert sum(job.result.compression.values()) >= (40_000_000 if sparse == "never" else 13_000_000)
+
+
+async def test_a_memory_limit_that_cannot_be_kept(image: Path, tmp_path: Path, key_ring: KeyRing) -> None:
+    """A limit under what one part needs is refused with that figure; one above it is kept by fewer parts in flight."""
+    asked = request(image, tmp_path / "out", key_ring, memory_limit="64MiB")
+    job = await run(asked, settings(tmp_path))
+    assert job.error is not None
+    assert (job.state, job.error.code) == (State.REFUSED, "memory_limit.too_small")
 
 
 async def test_all_that_a_manifest_can_hold(image: Path, tmp_path: Path, key_ring: KeyRing) -> None:
