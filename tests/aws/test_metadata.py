@@ -1,0 +1,76 @@
+"""What is inherited from an instance, asked of a real HTTP server that speaks IMDSv2 only."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import web
+
+from amistream.aws.metadata import Inherited, inherited
+from amistream.errors import RefusedError
+
+DATA = {
+    "block-device-mapping/": "ami\nebs1\nephemeral0\nroot\nswap",
+    "block-device-mapping/ami": "sda1",
+    "block-device-mapping/ebs1": "sdh",
+    "block-device-mapping/ephemeral0": "sdb",
+    "block-device-mapping/root": "/dev/sda1",
+    "block-device-mapping/swap": "sda3",
+    "kernel-id": "aki-12345678",
+    "product-codes": "A1B2\nC3D4",
+    "ancestor-ami-ids": "ami-11111111",
+    "ami-id": "ami-22222222",
+}
+
+
+@pytest.fixture
+async def service(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[dict[str, str]]:
+    """A metadata service whose data a test may change."""
+    data = dict(DATA)
+
+    async def token(request: web.Request) -> web.Response:
+        assert request.headers["X-aws-ec2-metadata-token-ttl-seconds"] == "21600"
+        return web.Response(text="a-token")
+
+    async def get(request: web.Request) -> web.Response:
+        if request.headers.get("X-aws-ec2-metadata-token") != "a-token":
+            return web.Response(status=401)
+        text = data.get(request.match_info["path"])
+        return web.Response(status=404) if text is None else web.Response(text=text)
+
+    app = web.Application()
+    app.router.add_put("/latest/api/token", token)
+    app.router.add_get("/latest/meta-data/{path:.*}", get)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"http://127.0.0.1:{runner.addresses[0][1]}/")
+    yield data
+    await runner.cleanup()
+
+
+async def test_everything_there_is(service: dict[str, str]) -> None:
+    """Mapping without EBS volumes, kernel, product codes, and the ancestors with this instance's own image last."""
+    assert await inherited() == Inherited(
+        block_device_mappings={"ami": "sda1", "ephemeral0": "sdb", "root": "/dev/sda1", "swap": "sda3"},
+        kernel="aki-12345678",
+        ramdisk="",
+        product_codes=("A1B2", "C3D4"),
+        ancestors=("ami-11111111", "ami-22222222"),
+    )
+
+
+async def test_an_instance_with_nothing(service: dict[str, str]) -> None:
+    """What the service does not know (404) is left out."""
+    service.clear()
+    assert await inherited() == Inherited()
+
+
+async def test_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Off EC2 the refusal comes soon and says what to leave out."""
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(RefusedError, match="does not answer at http://127.0.0.1:1") as caught:
+        await inherited()
+    assert "--inherit" in caught.value.hint
