@@ -71,6 +71,6 @@ async def test_an_instance_with_nothing(service: dict[str, str]) -> None:
 async def test_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Off EC2 the refusal comes soon and says what to leave out."""
     monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1")
-    with pytest.raises(RefusedError, match="does not answer at http://127.0.0.1:1") as caught:
+    with pytest.raises(RefusedError, match="does not answer at http://127") as caught:
         await inherited()
     assert "--inherit" in caught.value.hint
