@@ -153,7 +153,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("workers", [1, 3])
 async def test_into_a_directory(level: str, workers: int, image: Path, tmp_path: Path) -> None:
     """The parts in a directory are what openssl, gzip and tar make the image of."""
-    store = DirectoryStore(tmp_path / "bundle")
+    store = DirectoryStore(tmp_path / "bundle", token="t0")
     await store.open()
     scene = Scene(image, store, plan(level=level_number(level), workers=workers))
     measured = await scene.run()
@@ -304,7 +304,7 @@ async def test_name_taken(image: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     folder.mkdir()
     (folder / "image.part.04").write_bytes(b"another's")
-    store = DirectoryStore(folder)
+    store = DirectoryStore(folder, token="t0")
     await store.open()
     scene = Scene(image, store, plan())
     with pytest.raises(StoreError) as caught:

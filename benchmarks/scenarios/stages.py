@@ -75,7 +75,7 @@ def _variants(volume: Path) -> dict[str, Callable[[], dict[str, float]]]:
     made["compress, noise"] = _compress(1, [noise] * QUICK)
     made["compress, zeros"] = _compress(1, [bytes(BLOCK)] * QUICK)
     level_1 = Deflate(partial(int, 1), block_size=BLOCK)
-    deflated = [level_1([block]) for block in blocks]
+    deflated = [level_1(number, [block]) for number, block in enumerate(blocks)]
     made["join (CRC-32 combined)"] = partial(_compare, size, partial(_join, deflated), partial(_crc32, blocks))
     made["encrypt (AES-128-CBC)"] = partial(_compare, size, partial(_encrypt, blocks), partial(_aes, blocks))
     made["split (SHA-1, copy)"] = partial(_compare, size, partial(_split, blocks), partial(_sha1, blocks))
@@ -111,7 +111,7 @@ def _compare(size: int, stage: Work, primitive: Work) -> dict[str, float]:
 def _compress(level: int, blocks: Blocks) -> Callable[[], dict[str, float]]:
     def stage() -> int:
         make = Deflate(partial(int, level), block_size=BLOCK)
-        return sum(len(make([block])) for block in blocks)
+        return sum(len(make(0, [block])) for block in blocks)
 
     def primitive() -> int:
         make = deflater(level)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class State(StrEnum):
-    """A job's state; the last five are ends."""
+    """A job's state; from `done` on they are ends. An interrupted job can be resumed, and so can some that failed."""
 
     QUEUED = "queued"
     CHECKING = "checking"
@@ -24,22 +24,26 @@ class State(StrEnum):
     REFUSED = "refused"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
 
     @property
     def ended(self) -> bool:
         return not TRANSITIONS[self]
 
 
+_CUT_SHORT = (State.CANCELLED, State.FAILED, State.INTERRUPTED)
+
 TRANSITIONS: dict[State, frozenset[State]] = {
-    State.QUEUED: frozenset({State.CHECKING, State.CANCELLED, State.FAILED}),
-    State.CHECKING: frozenset({State.BUNDLING, State.REFUSED, State.CANCELLED, State.FAILED}),
-    State.BUNDLING: frozenset({State.COMMITTING, State.CANCELLED, State.FAILED}),
-    State.COMMITTING: frozenset({State.REGISTERING, State.DONE, State.CANCELLED, State.FAILED}),
-    State.REGISTERING: frozenset({State.DONE, State.CANCELLED, State.FAILED}),
+    State.QUEUED: frozenset({State.CHECKING, *_CUT_SHORT}),
+    State.CHECKING: frozenset({State.BUNDLING, State.COMMITTING, State.REFUSED, *_CUT_SHORT}),
+    State.BUNDLING: frozenset({State.COMMITTING, *_CUT_SHORT}),
+    State.COMMITTING: frozenset({State.REGISTERING, State.DONE, *_CUT_SHORT}),
+    State.REGISTERING: frozenset({State.DONE, *_CUT_SHORT}),
     State.DONE: frozenset(),
     State.REFUSED: frozenset(),
     State.FAILED: frozenset(),
     State.CANCELLED: frozenset(),
+    State.INTERRUPTED: frozenset(),
 }
 
 
@@ -121,6 +125,9 @@ class JobView(_Model):
     notices: tuple[str, ...] = Field(description="things worth knowing that did not stop the job")
     result: JobResult | None
     error: ErrorBody | None
+    resumable: bool = Field(
+        False, description="it ended unfinished and kept what it stored: resume it, or cancel it to remove that"
+    )
 
 
 class Event(_Model):

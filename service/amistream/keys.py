@@ -36,6 +36,8 @@ from amistream.errors import RefusedError
 CERTIFICATE_FILE = "user-certificate.pem"
 PRIVATE_KEY_FILE = "user-private-key.pem"
 LOCK_FILE = "user-key.lock"
+AES_SIZE = 16
+"""Bytes of the key and of the IV."""
 
 
 class Secret:
@@ -65,7 +67,7 @@ class BundleKey:
 
     @classmethod
     def generate(cls) -> BundleKey:
-        return cls(Secret(secrets.token_bytes(16)), Secret(secrets.token_bytes(16)))
+        return cls(Secret(secrets.token_bytes(AES_SIZE)), Secret(secrets.token_bytes(AES_SIZE)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,26 @@ def wrap(certificate: x509.Certificate, secret: Secret) -> bytes:
     if not isinstance(public, rsa.RSAPublicKey):
         raise RefusedError("key.not_rsa", "cannot wrap the bundle's key: the certificate's key is not RSA")
     return public.encrypt(secret.reveal().hex().encode(), padding.PKCS1v15())
+
+
+def unwrap(identity: UserIdentity, wrapped_key: bytes, wrapped_iv: bytes) -> BundleKey:
+    """The bundle's key and IV, decrypted with the user's private key. Raises `RefusedError` when it is another key."""
+    return BundleKey(_unwrap(identity, wrapped_key), _unwrap(identity, wrapped_iv))
+
+
+def _unwrap(identity: UserIdentity, wrapped: bytes) -> Secret:
+    try:
+        value = bytes.fromhex(identity.private_key.decrypt(wrapped, padding.PKCS1v15()).decode("ascii"))
+    except ValueError:
+        value = b""
+    if len(value) != AES_SIZE:
+        raise RefusedError(
+            "key.other",
+            "cannot open the bundle's key: it was made for another user's certificate",
+            hint="give the certificate and private key with which the bundle was made: --cert and --private-key",
+            field="private_key",
+        )
+    return Secret(value)
 
 
 def load_identity(certificate: Path, private_key: Path) -> UserIdentity:

@@ -3,14 +3,17 @@
 `data_path` is the program in one list. Blocks are carried through it by worker threads (`flow.relay`); the event
 loop sees finished parts only, and takes them from a bounded channel to the store. Memory is bounded by
 `settings.memory_ceiling`: the parts' buffers are a fixed pool, and when it is empty the workers wait.
+
+A pass may go on where an earlier one stopped (`Resumption`): everything is read and hashed again, which proves that
+the volume is still the same, but only what comes after the checkpoint is compressed, encrypted and sent.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -20,6 +23,7 @@ from amistream.errors import first_cause
 from amistream.flow.allocator import keep_freed_blocks
 from amistream.flow.buffers import Buffers
 from amistream.flow.pace import AutoLevel
+from amistream.flow.priority import wake_promptly
 from amistream.flow.relay import Relay, Step
 from amistream.flow.undo import Undo
 from amistream.keys import BundleKey
@@ -29,9 +33,9 @@ from amistream.stages.compress import Deflate, GzipMember
 from amistream.stages.encrypt import Encrypt
 from amistream.stages.read import Read
 from amistream.stages.split import Part, Split
-from amistream.stages.upload import Upload
+from amistream.stages.upload import Ledger, Upload
 from amistream.stores.port import Store
-from amistream.values import Extent, Measured
+from amistream.values import Checkpoint, Extent, Mark, Measured, PartDigest
 
 BUFFERS_BEYOND_UPLOADS = 2
 """One part being filled and one being handed over, beside those in flight."""
@@ -53,6 +57,20 @@ class Plan:
     """Where the volume holds data; None: read and archive all of it."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumption:
+    """What an earlier pass over the volume, under the same plan and key, left to go on from.
+
+    `parts` are the parts up to the checkpoint, all stored; without a checkpoint the pass begins anew. `levels` are
+    those at which blocks that were sent were compressed, by number. `mtime` is the one in the archive's header.
+    """
+
+    mtime: int
+    checkpoint: Checkpoint | None = None
+    parts: tuple[PartDigest, ...] = ()
+    levels: Mapping[int, int] = field(default_factory=dict)
+
+
 class Pipeline:
     """One pass over one volume; used once. Its parts may be looked at while it runs, to report progress."""
 
@@ -65,24 +83,46 @@ class Pipeline:
         undo: Undo,
         *,
         slots: AbstractContextManager[Any] | None = None,
+        ledger: Ledger | None = None,
+        resumption: Resumption | None = None,
     ) -> None:
         """`slots` shares the cores among pipelines; every part that may come to exist is registered in `undo`."""
         self.plan = plan
         self.volume = volume
+        resumption = resumption or Resumption(mtime=volume.mtime)
+        point = resumption.checkpoint
+        self.parts_before = resumption.parts
         self.buffers = Buffers(count=plan.upload_concurrency + BUFFERS_BEYOND_UPLOADS, size=plan.part_size)
         self.reader = Read(volume, plan.extents)
-        self.archive = Archive(name=plan.prefix, size=volume.size, mtime=volume.mtime, extents=plan.extents)
-        level = AutoLevel(self.buffers.used) if plan.level is None else partial(int, plan.level)
-        self.deflate = Deflate(level, block_size=plan.block_size)
-        self.member = GzipMember()
-        self.split = Split(part_size=plan.part_size, take_buffer=self.buffers.take)
-        self.upload = Upload(store, prefix=plan.prefix, buffers=self.buffers, undo=undo)
+        self.archive = Archive(
+            name=plan.prefix,
+            size=volume.size,
+            mtime=resumption.mtime,
+            extents=plan.extents,
+            proof=point.archive if point else None,
+        )
+        self.deflate = Deflate(
+            AutoLevel(self.buffers.used) if plan.level is None else partial(int, plan.level),
+            block_size=plan.block_size,
+            first=point.gzip.block if point else 0,
+            levels=resumption.levels,
+        )
+        self.member = GzipMember(point.gzip if point else None)
+        before = sum(part.size for part in resumption.parts)
+        encrypt = Encrypt(key=key.key.reveal(), iv=point.chain if point else key.iv.reveal(), size_before=before)
+        self.split = Split(
+            part_size=plan.part_size,
+            take_buffer=self.buffers.take,
+            parts_before=resumption.parts,
+            mark=self._mark,
+        )
+        self.upload = Upload(store, prefix=plan.prefix, buffers=self.buffers, undo=undo, ledger=ledger)
         # Room for every part there can be: `send` never blocks, so waiting workers all stand at the buffers' door.
         most_parts = plan.upload_concurrency + BUFFERS_BEYOND_UPLOADS
         self._send, self._receive = anyio.create_memory_object_stream[Part](most_parts)
         self.relay = Relay(
             self.reader,
-            data_path(self.archive, self.deflate, self.member, key, self.split),
+            data_path(self.archive, self.deflate, self.member, encrypt, self.split),
             self._emitter(),
             block_size=plan.block_size,
             release=self.buffers.close,
@@ -93,6 +133,7 @@ class Pipeline:
     async def run(self) -> Measured:
         """Store every part; returns what the stages measured. Raises the first cause; stored parts stay, see `undo`."""
         keep_freed_blocks()
+        wake_promptly()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.upload.run(self._receive, self.plan.upload_concurrency), name="upload")
@@ -114,14 +155,24 @@ class Pipeline:
         with self._send:
             await self.relay.run(self.plan.workers)
 
+    def _mark(self, part_end: int, chain: bytes) -> Mark:
+        """Where the stream stands when a part is cut at byte `part_end`; on a worker, while the cut block is fed."""
+        levels = self.member.take_levels()
+        place = self.member.place(part_end)
+        if place is None:
+            return Mark(levels=levels)
+        archive = self.archive.end_of_block(place.block)
+        return Mark(checkpoint=Checkpoint(gzip=place, archive=archive, chain=chain), levels=levels)
+
     def _emitter(self) -> Callable[[Part], None]:
         loop = asyncio.get_running_loop()
         return lambda part: asyncio.run_coroutine_threadsafe(self._send.send(part), loop).result()
 
 
-def data_path(archive: Archive, deflate: Deflate, member: GzipMember, key: BundleKey, split: Split) -> tuple[Step, ...]:
+def data_path(
+    archive: Archive, deflate: Deflate, member: GzipMember, encrypt: Encrypt, split: Split
+) -> tuple[Step, ...]:
     """The stages in order, a line each."""
-    encrypt = Encrypt(key=key.key.reveal(), iv=key.iv.reveal())
     return (
         Step("archive", archive),  # SHA-1 over the whole tar is serial by nature
         Step("compress", parallel=deflate),  # most of the work: independent blocks, every core

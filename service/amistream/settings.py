@@ -34,9 +34,10 @@ PROCESS_BASELINE = 125 * MIB
 
 
 class OnStop(StrEnum):
-    """What the first SIGTERM does with running jobs; a second one always cancels them."""
+    """What the first SIGTERM does with running jobs; a second one interrupts them: they go on at the next start."""
 
     FINISH = "finish"
+    INTERRUPT = "interrupt"
     CANCEL = "cancel"
 
 
@@ -87,12 +88,13 @@ class Settings(BaseSettings):
     socket_group: str = Field("", description="group that may connect; empty: root and the daemon's user only")
     state_dir: Annotated[Path, AfterValidator(Path.absolute)] = Field(
         default_factory=default_state_dir,
-        description="where a generated user key is kept (0700); default: /var/lib/amistream, "
+        description="the journal of jobs and a generated user key (0700); default: /var/lib/amistream, "
         "or ~/.local/state/amistream when not root",
     )
     max_jobs: PositiveInt = Field(2, description="jobs that run at once; the others wait. Guess")
     max_queued: PositiveInt = Field(100, description="jobs that may wait; more are refused. Guess")
     on_stop: OnStop = Field(OnStop.FINISH, description="what SIGTERM does with running jobs")
+    resume_on_start: bool = Field(True, description="go on with the jobs that were cut short, without being asked")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="least severe level logged")
     log_format: LogFormat = Field(LogFormat.JSON, description="json for machines, text for people")
 

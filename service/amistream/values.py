@@ -5,7 +5,8 @@ All are frozen. Sizes are bytes, digests raw bytes unless a name ends in `_hex`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 KIB = 1024
@@ -52,6 +53,50 @@ class GzipResult:
     crc32: int
     size_in: int
     size_out: int
+
+
+class ChangedError(Exception):
+    """What is read or made now is not what was read or made before, under the same key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GzipPlace:
+    """A place in the gzip member: `inside` bytes into what block number `block` was deflated to.
+
+    `before` is the member up to that block. `inside_sha1` is the SHA-1 of those `inside` bytes: another version of the
+    library may deflate the same block otherwise.
+    """
+
+    block: int
+    before: GzipResult
+    inside: int
+    inside_sha1: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """The stream at the end of a part: all it takes to go on from there. Nothing in it is secret.
+
+    `archive` is the tar stream through the end of the block in which the part ends, `chain` the part's last cipher
+    block (16 bytes).
+    """
+
+    gzip: GzipPlace
+    archive: ArchiveResult
+    chain: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """What is known when a part is cut: the checkpoint, unless the part ends in the gzip trailer, and the compression
+    levels of the blocks that are in it, by their number.
+    """
+
+    checkpoint: Checkpoint | None = None
+    levels: Mapping[int, int] = field(default_factory=dict)
+
+
+NO_MARK = Mark()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,9 @@ from amistream.daemon.access import AccessPolicy
 from amistream.daemon.app import make_app, serving
 from amistream.daemon.listener import listening
 from amistream.daemon.metrics import Metrics
+from amistream.jobs.journal import Journal
 from amistream.jobs.queue import JobQueue
+from amistream.settings import OnStop
 from daemon.rig import Daemon, Script, StartDaemon
 
 
@@ -42,7 +44,17 @@ def start_daemon(tmp_path: Path) -> StartDaemon:
     ) -> AsyncIterator[Daemon]:
         script, metrics = Script(), Metrics()
         with listening(path, None) as listener:
-            async with JobQueue(metrics.watched(script.run), max_jobs=max_jobs, max_queued=max_queued) as queue:
+            async with (
+                Journal(tmp_path / "state", by_itself=True) as journal,
+                JobQueue(
+                    metrics.watched(script.run),
+                    script.run,
+                    journal,
+                    max_jobs=max_jobs,
+                    max_queued=max_queued,
+                    default_prefix="image",
+                ) as queue,
+            ):
                 app = make_app(queue, metrics, policy or AccessPolicy(), **limits)
                 extra(app)
                 session = aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path)))
@@ -50,6 +62,6 @@ def start_daemon(tmp_path: Path) -> StartDaemon:
                     try:
                         yield Daemon(path, queue, script, session)
                     finally:
-                        await queue.drain(cancel=True)
+                        await queue.drain(OnStop.CANCEL)
 
     return start

@@ -29,6 +29,7 @@ from amistream.daemon.openapi import make_document
 from amistream.daemon.routes import ENDPOINTS
 from amistream.events import State
 from amistream.jobs.job import Job
+from amistream.jobs.journal import Journal
 from amistream.jobs.queue import JobQueue
 from daemon.rig import StartDaemon
 
@@ -69,7 +70,8 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[requests.Sessi
     async def serve(listener: socket.socket) -> None:
         stop = asyncio.Event()
         async with (
-            JobQueue(end_at_once, max_jobs=8, max_queued=10_000) as queue,
+            Journal(path.parent, by_itself=True) as journal,
+            JobQueue(end_at_once, end_at_once, journal, max_jobs=8, max_queued=10_000, default_prefix="image") as queue,
             serving(make_app(queue, Metrics(), AccessPolicy()), listener),
         ):
             ready.set_result((asyncio.get_running_loop(), stop))

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from amistream.events import State
-from amistream.jobs.engine import Engine
 from amistream.jobs.job import Job
-from jobs.work import request, run, settings, use_endpoint
+from jobs.work import request, run, running_engine, settings, use_endpoint
 from support.buckets import download_bundle, list_keys, open_uploads
 from support.proxy import Action, Answer, DropReply, Fault, StallBody, dry_run_answered
 from support.referee import check_bundle
@@ -292,13 +291,14 @@ async def test_cancel_at_twenty_random_moments_leaves_nothing(
         tmp_path, multipart_threshold="5MiB", multipart_chunk="5MiB", part_size="6MiB", block_size="64KiB"
     )
     dice = random.Random(20261122)
-    async with Engine(chosen) as engine:
+    async with running_engine(chosen) as engine:
 
         async def one(name: str, cancel_after_s: float | None) -> Job:
             asked = request(
                 image, f"s3://{there.bucket}/{name}", key_ring, endpoint_url=there.proxy.url, ami_name=f"{name} of it"
             )
             job = Job(asked)
+            await engine.enter(job)
             task = asyncio.create_task(engine.run(job))
             if cancel_after_s is not None:
                 await asyncio.wait({task}, timeout=cancel_after_s)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ import pytest
 
 from amistream.jobs.engine import Engine
 from amistream.jobs.job import Job
+from amistream.jobs.journal import Journal
 from amistream.jobs.request import JobRequest, parse_request
 from amistream.settings import Settings
 
@@ -57,10 +60,18 @@ def _open_files() -> set[str]:
     return {str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}
 
 
+@asynccontextmanager
+async def running_engine(chosen: Settings) -> AsyncIterator[Engine]:
+    """An engine with a journal of its own in the state directory."""
+    async with Journal(chosen.state_dir, by_itself=False) as journal, Engine(chosen, journal) as engine:
+        yield engine
+
+
 async def run(asked: JobRequest, chosen: Settings) -> Job:
     """Run a job to its end and prove that no thread or open file of it is left."""
-    async with Engine(chosen) as engine:
+    async with running_engine(chosen) as engine:
         job = Job(asked)
+        await engine.enter(job)
         await engine.run(job)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("amistream-worker")]
     assert asked.source not in _open_files()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from amistream.errors import StoreError
-from amistream.stores.port import OnBytes, Stored
+from amistream.stores.port import OnBytes, Stored, whole_checksum
 
 BeforePut = Callable[[int], Awaitable[None]]
 """Awaited with the number of the put, from 0 in the order they begin, before anything is stored."""
@@ -34,6 +34,10 @@ class MemoryStore:
     async def open(self) -> None:
         """Nothing to make ready."""
 
+    async def checksum(self, name: str, data: memoryview, sha1: bytes) -> str:
+        del name, data
+        return whole_checksum(sha1)
+
     async def put(self, name: str, data: memoryview, sha1: bytes, on_bytes: OnBytes) -> None:
         number = self._puts
         self._puts += 1
@@ -52,9 +56,13 @@ class MemoryStore:
         assert hashlib.sha1(data).digest() == sha1, name
         self._keep(name, data)
 
-    async def stat(self, name: str) -> Stored | None:
+    async def stat(self, name: str, *, read: bool = True) -> Stored | None:
+        del read
         data = self.objects.get(name)
-        return None if data is None else Stored(len(data), hashlib.sha1(data).digest())
+        return None if data is None else Stored(len(data), whole_checksum(hashlib.sha1(data).digest()))
+
+    async def tidy(self, unfinished: Mapping[str, str]) -> None:
+        """Nothing is ever half there."""
 
     async def names(self, prefix: str) -> list[str]:
         return sorted(name for name in self.objects if name.startswith(prefix))

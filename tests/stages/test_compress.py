@@ -198,10 +198,10 @@ def deflate(level: int = 1, block_size: int = MIB) -> Deflate:
 def test_zeros_are_compressed_once() -> None:
     """All-zero blocks of one size are one and the same block, whose bytes are right."""
     make = deflate()
-    first, second = make([bytes(MIB)]), make([memoryview(bytearray(MIB))])
+    first, second = make(0, [bytes(MIB)]), make(2, [memoryview(bytearray(MIB))])
     assert first is second
     assert len(first) < 2000
-    assert inflate_one_member(carry(GzipMember(), [first, make([bytes(1000)]), second])) == bytes(2 * MIB + 1000)
+    assert inflate_one_member(carry(GzipMember(), [first, make(1, [bytes(1000)]), second])) == bytes(2 * MIB + 1000)
     assert make.bytes_by_kind == {"zeros": 2 * MIB + 1000}
 
 
@@ -210,7 +210,7 @@ def test_what_does_not_get_smaller_is_stored() -> None:
     noise = random.Random(5).randbytes(140_000)
     mixed = noise[:70_000] + bytes(70_000)
     make = deflate(6)
-    stream = carry(GzipMember(), [make([block]) for block in (noise, mixed, noise)])
+    stream = carry(GzipMember(), [make(number, [block]) for number, block in enumerate((noise, mixed, noise))])
     assert inflate_one_member(stream) == noise + mixed + noise
     ask("gzip", "--test", given=stream)
     assert make.bytes_by_kind == {"stored": 280_000, "level 6": 140_000}
@@ -232,6 +232,8 @@ def test_the_level_may_change_between_blocks() -> None:
     order = itertools.cycle(range(1, 10))
     make = Deflate(lambda: next(order), block_size=MIB)
     parts = [TEXT[:30_000], bytes(5000), random.Random(1).randbytes(40_000), TEXT[30_000:60_000]] * 6
-    assert inflate_one_member(carry(GzipMember(), [make([part]) for part in parts])) == b"".join(parts)
+    assert inflate_one_member(
+        carry(GzipMember(), [make(number, [part]) for number, part in enumerate(parts)])
+    ) == b"".join(parts)
     assert "zeros" in make.bytes_by_kind
     assert "stored" in make.bytes_by_kind

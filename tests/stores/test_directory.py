@@ -16,7 +16,7 @@ SHA1 = hashlib.sha1(DATA).digest()
 
 async def test_a_directory_that_was_made_for_nothing_goes_again(tmp_path: Path) -> None:
     """A store that made its directory and stored nothing removes it."""
-    store = DirectoryStore(tmp_path / "new")
+    store = DirectoryStore(tmp_path / "new", token="t0")
     await store.open()
     assert (tmp_path / "new").is_dir()
     await store.close()
@@ -25,7 +25,7 @@ async def test_a_directory_that_was_made_for_nothing_goes_again(tmp_path: Path) 
 
 async def test_a_directory_with_content_stays(tmp_path: Path) -> None:
     """Closing never removes what is stored."""
-    store = DirectoryStore(tmp_path / "new")
+    store = DirectoryStore(tmp_path / "new", token="t0")
     await store.open()
     await store.commit("image.manifest.xml", DATA, SHA1)
     await store.close()
@@ -34,7 +34,7 @@ async def test_a_directory_with_content_stays(tmp_path: Path) -> None:
 
 async def test_a_directory_that_was_there_stays(tmp_path: Path) -> None:
     """A directory of the user's own is not removed, empty or not."""
-    store = DirectoryStore(tmp_path)
+    store = DirectoryStore(tmp_path, token="t0")
     await store.open()
     await store.close()
     assert tmp_path.is_dir()
@@ -44,13 +44,13 @@ async def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     """A destination that is a file is refused by name."""
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreError, match="it is not a directory") as caught:
-        await DirectoryStore(tmp_path / "file").open()
+        await DirectoryStore(tmp_path / "file", token="t0").open()
     assert str(tmp_path / "file") in caught.value.message
 
 
 async def test_a_full_disk_is_told_apart() -> None:
     """Running out of space says so, with the place."""
-    store = DirectoryStore(Path("/dev"))
+    store = DirectoryStore(Path("/dev"), token="t0")
     full = store._failure("write", "image.part.00", OSError(28, "No space left on device"))
     assert full.code == "directory.full"
     assert "df -h /dev" in full.hint
@@ -58,7 +58,7 @@ async def test_a_full_disk_is_told_apart() -> None:
 
 async def test_no_temporary_file_is_left_after_a_refusal(tmp_path: Path) -> None:
     """Whatever is refused leaves no hidden file, once its undo ran."""
-    store = DirectoryStore(tmp_path)
+    store = DirectoryStore(tmp_path, token="t0")
     await store.open()
     await store.commit("a", DATA, SHA1)
     with pytest.raises(StoreError):

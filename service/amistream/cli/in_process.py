@@ -17,6 +17,7 @@ from amistream.cli.output import put_note
 from amistream.events import JobView, State
 from amistream.jobs.engine import Engine
 from amistream.jobs.job import Job
+from amistream.jobs.journal import Journal
 from amistream.jobs.request import JobRequest
 from amistream.settings import LogFormat, Settings, load
 
@@ -35,7 +36,12 @@ def run_in_process(request: JobRequest, config: Path | None) -> tuple[JobView, b
 async def _run(request: JobRequest, settings: Settings) -> tuple[JobView, bool]:
     job = Job(request)
     loop = asyncio.get_running_loop()
-    async with Engine(settings) as engine, asyncio.TaskGroup() as group:
+    async with (
+        Journal(settings.state_dir, by_itself=False) as journal,
+        Engine(settings, journal) as engine,
+        asyncio.TaskGroup() as group,
+    ):
+        await engine.enter(job)
         group.create_task(show_until_end(job.events()), name="progress")
         running = group.create_task(engine.run(job), name=f"job {job.id}")
 

@@ -115,7 +115,7 @@ async def submit_job(request: web.Request) -> web.StreamResponse:
         raise UsageError(
             "request.not_object", "cannot take the request: its body is not a JSON object", hint="send {...}"
         )
-    job, new = _queue(request).submit(parse_request(values), idempotency_key=key)
+    job, new = await _queue(request).submit(parse_request(values), idempotency_key=key)
     place = request.app.router[show_job.__name__].url_for(id=job.id)
     return _answer(job.view(), HTTPStatus.ACCEPTED if new else HTTPStatus.OK, location=str(place))
 
@@ -139,11 +139,11 @@ async def show_job(request: web.Request) -> web.StreamResponse:
 
 
 async def cancel_job(request: web.Request) -> web.StreamResponse:
-    return _answer(_queue(request).cancel(request.match_info["id"]).view(), HTTPStatus.ACCEPTED)
+    return _answer((await _queue(request).cancel(request.match_info["id"])).view(), HTTPStatus.ACCEPTED)
 
 
 async def resume_job(request: web.Request) -> web.StreamResponse:
-    return _answer(_queue(request).resume(request.match_info["id"]).view(), HTTPStatus.ACCEPTED)
+    return _answer((await _queue(request).resume(request.match_info["id"])).view(), HTTPStatus.ACCEPTED)
 
 
 async def follow_job(request: web.Request) -> web.StreamResponse:

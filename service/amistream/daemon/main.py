@@ -26,6 +26,7 @@ from amistream.daemon.metrics import Metrics
 from amistream.daemon.notify import notify
 from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, AmistreamError, UsageError
 from amistream.jobs.engine import Engine
+from amistream.jobs.journal import Journal
 from amistream.jobs.queue import JobQueue
 from amistream.settings import OnStop, Settings, load
 
@@ -34,8 +35,8 @@ example:
   amistreamd --socket /tmp/amistream.sock --state-dir /tmp/amistream-state
   curl --unix-socket /tmp/amistream.sock http://localhost/v1/health
 
-SIGTERM or SIGINT stops it: no new jobs, running ones end first (or are cancelled: setting on_stop).
-A second signal cancels them.
+SIGTERM or SIGINT stops it: no new jobs, running ones end first (or stop at once: setting on_stop).
+A second signal stops them at once; they go on at the next start, as after a crash.
 Exit status: 0 stopped; 1 bug; 2 arguments, configuration or socket at fault.
 """
 
@@ -64,17 +65,26 @@ async def serve(settings: Settings, listener: socket.socket, policy: AccessPolic
     signals = StopSignals()
     metrics = Metrics()
     async with (
-        Engine(settings) as engine,
-        JobQueue(metrics.watched(engine.run), max_jobs=settings.max_jobs, max_queued=settings.max_queued) as queue,
+        Journal(settings.state_dir, by_itself=True) as journal,
+        Engine(settings, journal) as engine,
+        JobQueue(
+            metrics.watched(engine.run),
+            engine.clean,
+            journal,
+            max_jobs=settings.max_jobs,
+            max_queued=settings.max_queued,
+            default_prefix=settings.prefix,
+        ) as queue,
         serving(make_app(queue, metrics, policy), listener),
     ):
+        await queue.recover(resume=settings.resume_on_start)
         address = listener.getsockname()
         LOG.info("daemon.ready", socket=address, version=__version__, pid=os.getpid())
         notify("READY=1", f"STATUS=amistream {__version__} on {address}")
         await signals.first.wait()
         LOG.info("daemon.stopping", on_stop=settings.on_stop.value)
         notify("STOPPING=1", "STATUS=waiting for the jobs to end")
-        await drain(queue, cancel=settings.on_stop is OnStop.CANCEL, hurry=signals.second)
+        await drain(queue, settings.on_stop, hurry=signals.second)
     LOG.info("daemon.stopped", socket=address, version=__version__, pid=os.getpid())
 
 
@@ -92,16 +102,16 @@ class StopSignals:
         (self.second if self.first.is_set() else self.first).set()
 
 
-async def drain(queue: JobQueue, *, cancel: bool, hurry: asyncio.Event) -> None:
-    """Return when every job has ended; `hurry` cancels those that were left to end by themselves."""
+async def drain(queue: JobQueue, how: OnStop, *, hurry: asyncio.Event) -> None:
+    """Return when every job has ended; `hurry` interrupts those that were left to end by themselves."""
 
-    async def cancel_all() -> None:
+    async def interrupt_all() -> None:
         await hurry.wait()
-        await queue.drain(cancel=True)
+        await queue.drain(OnStop.INTERRUPT)
 
     async with asyncio.TaskGroup() as group:
-        hurrying = group.create_task(cancel_all())
-        await queue.drain(cancel=cancel)
+        hurrying = group.create_task(interrupt_all())
+        await queue.drain(how)
         hurrying.cancel()
 
 

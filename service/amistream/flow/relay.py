@@ -51,11 +51,11 @@ class Meter:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One line of the data path: a transform in order, or a function that takes a whole block's items at once."""
+    """One line of the data path: a transform in order, or a function of a block's number and all its items."""
 
     name: str
     transform: Transform | None = None
-    parallel: Callable[[Sequence[Any]], Any] | None = None
+    parallel: Callable[[int, Sequence[Any]], Any] | None = None
     same_turn: bool = False
 
 
@@ -153,7 +153,7 @@ class Relay:
         for turn, gate in zip(self._turns, self._gates, strict=True):
             is_last_turn = turn is self._turns[-1]
             if turn[0].parallel is not None:
-                items = self._work_in_parallel(turn[0], items)
+                items = self._work_in_parallel(turn[0], ticket, items)
                 continue
             self.meters[turn[0].name].waiting_s += gate.enter(ticket)
             made = self._work_in_order(turn, items, last=last)
@@ -165,12 +165,12 @@ class Relay:
             gate.leave()
         return not last
 
-    def _work_in_parallel(self, step: Step, items: Sequence[Any]) -> Sequence[Any]:
+    def _work_in_parallel(self, step: Step, number: int, items: Sequence[Any]) -> Sequence[Any]:
         assert step.parallel is not None  # noqa: S101 - for the type checker; _carry_one looked
         queued = perf_counter()
         with self._slots:
             started = perf_counter()
-            made = step.parallel(items)
+            made = step.parallel(number, items)
             ended = perf_counter()
         meter = self.meters[step.name]
         with self._meter_lock:

@@ -1,43 +1,39 @@
-"""Runs one job from its request to its end: check, bundle, commit, register; and cleans up when it does not end well.
+"""Runs jobs and sees to their ends: done, failed with nothing left behind, or kept so that they can go on.
 
-The same engine serves the daemon and `--in-process`. It holds what jobs share: the AWS clients and the compute slots.
+The same engine serves the daemon and `--in-process`. It holds what jobs share: the AWS clients, the compute slots and
+the journal. What a run does is in `run`; here is what becomes of it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import threading
-import time
-from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from typing import Self
 
 import structlog
 
 from amistream.aws.session import Aws
-from amistream.errors import AmistreamError, RegisterError, first_cause
-from amistream.events import JobResult, State
-from amistream.flow.undo import Undo
-from amistream.jobs import preflight
+from amistream.errors import AmistreamError, JobError, RefusedError, RegisterError, StoreError
+from amistream.events import ErrorBody, JobResult, State
+from amistream.flow.uncut import uncut
+from amistream.jobs.destination import Address
 from amistream.jobs.job import Job
-from amistream.jobs.progress import ProgressMeter, advice
-from amistream.keys import BundleKey, wrap
-from amistream.pipeline import Pipeline
+from amistream.jobs.journal import Fate, Journal, Kept
+from amistream.jobs.run import Run, remove_kept
 from amistream.settings import Settings
-from amistream.stages.manifest import WrappedKeys, write_manifest
-from amistream.stages.register import Registration, register, wait_available
-from amistream.values import Measured, manifest_name
 
 log = structlog.get_logger()
 
-PROGRESS_PERIOD_S = 0.25
+HOW_TO_GO_ON = "what is stored is kept: `amistream resume {id}` goes on from there, `amistream cancel {id}` removes it"
 
 
 class Engine:
-    """`async with Engine(settings) as engine: await engine.run(job)`; any number of jobs, also at once."""
+    """`async with Engine(settings, journal) as engine: await engine.run(job)`; any number of jobs, also at once."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, journal: Journal) -> None:
         self._settings = settings
+        self._journal = journal
         self._aws = Aws(settings)
         # All jobs together never work on more blocks at a time than there are cores.
         self._slots = threading.Semaphore(settings.worker_count())
@@ -49,139 +45,124 @@ class Engine:
     async def __aexit__(self, *_: object) -> None:
         await self._aws.__aexit__()
 
+    async def enter(self, job: Job) -> None:
+        """Enter a new job in the journal, for whoever runs it without a queue."""
+        await self._journal.add(job.view(), job.request, confined=job.confined, idempotency_key="")
+
     async def run(self, job: Job) -> None:
-        """Bring a queued job to its end. Raises only CancelledError, after cleaning up; all else is the job's state."""
-        undo = Undo()
+        """Bring a queued job, which is in the journal, to its end. Raises only CancelledError."""
         with structlog.contextvars.bound_contextvars(job=job.id):
             try:
-                result = await self._run(job, undo)
-                undo.forget()
-                job.finish(result)
-            except asyncio.CancelledError:
-                await self._clean(job, undo)
-                job.move(State.CANCELLED)
-                raise
-            except RegisterError as error:
-                undo.forget()
-                job.fail(error)
-            except AmistreamError as error:
-                refused = job.state is State.CHECKING
-                await self._clean(job, undo)
-                job.fail(error, State.REFUSED if refused else State.FAILED)
-            except Exception as error:
-                log.exception("job.bug")
-                await self._clean(job, undo)
-                job.fail(
-                    AmistreamError(
-                        "internal.bug",
-                        f"cannot go on: an error in amistream itself ({type(error).__name__})",
-                        hint="please report it with the daemon's log of this job",
-                    )
-                )
+                await self._run(job)
             finally:
                 _log_end(job)
 
-    async def _run(self, job: Job, undo: Undo) -> JobResult:
-        started, cpu_started = time.perf_counter(), time.process_time()
-        job.move(State.CHECKING)
-        async with AsyncExitStack() as stack:
-            ready = await preflight.check(job.request, self._settings, self._aws, job.note)
-            stack.push_async_callback(ready.close)
-            stack.push_async_callback(ready.store.close)
-            key = BundleKey.generate()
-            wrapped = await asyncio.to_thread(_wrap_keys, ready, key)
+    async def clean(self, job: Job) -> None:
+        """Remove what an ended job left, if it left anything; the job is cancelled then, or keeps its error."""
+        with structlog.contextvars.bound_contextvars(job=job.id):
+            kept = await self._kept(job)
+            await self._journal.set_fate(job.id, Fate.CLEANING)
+            try:
+                await uncut(remove_kept(self._address(job), kept, await self._journal.parts(job.id)))
+            except AmistreamError as error:
+                job.note(f"could not be removed: {error.message}")
+                await self._end(job, State.FAILED, error=error, resumable=True)
+            else:
+                await self._end(job, State.CANCELLED)
+            log.info("job.cleaned", state=job.state.value)
 
-            job.move(State.BUNDLING)
-            pipeline = Pipeline(ready.plan, ready.volume, ready.store, key, undo, slots=self._slots)
-            meter = ProgressMeter(pipeline)
-            measured = await _reporting(job, pipeline, meter)
-            bottleneck, stages = meter.overall()
+    async def _run(self, job: Job) -> None:
+        try:
+            kept = await self._kept(job)
+        except AmistreamError as error:
+            job.fail(error)
+            return
+        run = Run(job, kept, self._address(job), self._journal, self._slots)
+        try:
+            result = await run.run()
+            run.undo.forget()
+            await self._end(job, State.DONE, result=result)
+        except asyncio.CancelledError:
+            if job.interrupt_requested:
+                run.undo.forget()
+                await self._end(job, State.INTERRUPTED, resumable=True)
+            else:
+                await self._undo(job, run, State.CANCELLED)
+            raise
+        except AmistreamError as error:
+            await self._fail(job, run, error, resumed=kept.bundling is not None)
+        except Exception as error:
+            log.exception("job.bug")
+            bug = AmistreamError(
+                "internal.bug",
+                f"cannot go on: an error in amistream itself ({type(error).__name__})",
+                hint="please report it with the daemon's log of this job",
+            )
+            await self._undo(job, run, State.FAILED, bug)
 
-            job.move(State.COMMITTING)
-            name = manifest_name(ready.plan.prefix)
-            manifest = await asyncio.to_thread(write_manifest, ready.facts, measured, wrapped, ready.identity.sign)
-            undo.push(f"{ready.store.location}/{name}", lambda: ready.store.delete(name))
-            await ready.store.commit(name, manifest, hashlib.sha1(manifest, usedforsecurity=False).digest())
+    async def _fail(self, job: Job, run: Run, error: AmistreamError, *, resumed: bool) -> None:
+        """Keep what a later run can go on from, and remove what it cannot."""
+        mendable = isinstance(error, StoreError | RegisterError) and error.code != "store.exists"
+        journal_broken = isinstance(error, JobError) and error.code.startswith("journal.")
+        if ((mendable or journal_broken) and run.worth_keeping) or (resumed and isinstance(error, RefusedError)):
+            run.undo.forget()
+            kept_on = AmistreamError(
+                error.code,
+                error.message,
+                hint="\n".join(filter(None, (error.hint, HOW_TO_GO_ON.format(id=job.id)))),
+                field=error.field,
+            )
+            await self._end(job, State.FAILED, error=kept_on, resumable=True)
+        else:
+            await self._undo(job, run, State.REFUSED if job.state is State.CHECKING else State.FAILED, error)
 
-            image_id = None
-            if ready.ec2 is not None and ready.registration is not None:
-                job.move(State.REGISTERING)
-                image_id = await self._register(ready, ready.registration, undo)
-        return JobResult(
-            manifest=f"{ready.store.location}/{name}",
-            image_id=image_id,
-            image_name=ready.registration.name if ready.registration else None,
-            region=ready.region or None,
-            image_size=measured.image_size,
-            bundled_size=measured.split.bundled_size,
-            parts=len(measured.split.parts),
-            digest=measured.archive.sha1.hex(),
-            elapsed_s=round(time.perf_counter() - started, 3),
-            cpu_s=round(time.process_time() - cpu_started, 3),
-            bottleneck=bottleneck,
-            advice=advice(bottleneck),
-            compression=dict(pipeline.deflate.bytes_by_kind),
-            stages=stages,
-        )
+    async def _undo(self, job: Job, run: Run, state: State, error: AmistreamError | None = None) -> None:
+        await uncut(self._undo_all(job, run, state, error))
 
-    async def _register(self, ready: preflight.Ready, registration: Registration, undo: Undo) -> str:
-        ec2 = ready.ec2
-        assert ec2 is not None  # noqa: S101 - for the type checker; the caller looked
+    async def _undo_all(self, job: Job, run: Run, state: State, error: AmistreamError | None) -> None:
+        try:
+            await self._journal.set_fate(job.id, Fate.CLEANING)
+        except AmistreamError as failure:
+            log.warning("journal.failed", reason=failure.message)
+        left = await run.undo.run()
+        for thing in left:
+            job.note(f"could not be removed, please do it yourself: {thing}")
+        await self._end(job, state, error=error, resumable=bool(left))
 
-        async def deregister() -> None:
-            found = await ec2.find(registration.name)
-            if found is not None and (found.id == image_id or found.location == registration.location):
-                await ec2.deregister(found.id)
+    async def _end(
+        self,
+        job: Job,
+        state: State,
+        *,
+        result: JobResult | None = None,
+        error: AmistreamError | None = None,
+        resumable: bool = False,
+    ) -> None:
+        """Enter the job's end, then announce it: what somebody was told is never taken back by a crash."""
+        job.result = result
+        job.error = ErrorBody(**error.as_dict()) if error else None
+        job.resumable = resumable
+        view = job.view().model_copy(update={"state": state, "ended_at": datetime.now(UTC)})
+        try:
+            await uncut(self._journal.tell(view) if resumable else self._journal.end(view))
+        except AmistreamError as failure:
+            log.warning("journal.failed", reason=failure.message)
+            job.note(f"the journal could not be written: {failure.message}")
+        job.move(state)
 
-        image_id = ""
-        undo.push(f"the AMI {registration.name!r}", deregister)
-        image_id = await register(ec2, registration, ready.retry)
-        await wait_available(
-            ec2,
-            image_id,
-            timeout_s=self._settings.register_timeout_s,
-            poll_s=self._settings.register_poll_s,
-            retry=ready.retry,
-        )
-        return image_id
+    async def _kept(self, job: Job) -> Kept:
+        kept = await self._journal.find(job.id)
+        if kept is None:
+            raise JobError("journal.missing", f"cannot run job {job.id}: it is not in the journal")
+        return kept
 
-    async def _clean(self, job: Job, undo: Undo) -> None:
-        for left in await undo.run():
-            job.note(f"could not be removed, please do it yourself: {left}")
-
-
-async def _reporting(job: Job, pipeline: Pipeline, meter: ProgressMeter) -> Measured:
-    """Run the pipeline and report its progress beside it, the last time when it is done."""
-
-    async def report() -> None:
-        while True:
-            await asyncio.sleep(PROGRESS_PERIOD_S)
-            job.report(meter.sample())
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            reporter = group.create_task(report(), name="progress")
-            measured = await pipeline.run()
-            reporter.cancel()
-    except BaseExceptionGroup as errors:
-        raise first_cause(errors) from None
-    job.report(meter.sample())
-    return measured
-
-
-def _wrap_keys(ready: preflight.Ready, key: BundleKey) -> WrappedKeys:
-    ec2, user = ready.ec2_certificate, ready.identity.certificate
-    return WrappedKeys(
-        ec2_key=wrap(ec2, key.key),
-        ec2_iv=wrap(ec2, key.iv),
-        user_key=wrap(user, key.key),
-        user_iv=wrap(user, key.iv),
-    )
+    def _address(self, job: Job) -> Address:
+        return Address(job.request, self._settings, self._aws, job.id.rpartition("-")[2])
 
 
 def _log_end(job: Job) -> None:
     view = job.view()
-    facts = view.model_dump(mode="json", include={"source", "destinations", "result", "error"})
+    facts = view.model_dump(mode="json", include={"source", "destinations", "result", "error", "resumable"})
     if view.result is not None:
         facts["result"].pop("stages")
     level = log.info if job.state is State.DONE else log.warning

@@ -22,10 +22,18 @@ def _now() -> datetime:
 
 
 class Job:
-    """Owned by one event loop. `cancel_requested` tells a wanted cancel from one that comes from outside."""
+    """Owned by one event loop.
 
-    def __init__(self, request: JobRequest) -> None:
+    `cancel_requested` tells a wanted cancel from one that comes from outside; `interrupt_requested` one that is to keep
+    what was stored.
+    """
+
+    def __init__(self, request: JobRequest, *, confined: bool = False) -> None:
+        """`confined`: whoever asked for it may name paths within the configured roots only."""
         self.request = request
+        self.confined = confined
+        self.resumable = False
+        self.interrupt_requested = False
         self.created_at = _now()
         self.id = f"{self.created_at:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
         self.state = State.QUEUED
@@ -43,6 +51,27 @@ class Job:
         self._changed = asyncio.Event()
         self._keep("state")
 
+    @classmethod
+    def remembered(cls, request: JobRequest, view: JobView, *, confined: bool) -> Job:
+        """An earlier process's job as it left it; one that it could not end is interrupted."""
+        job = cls(request, confined=confined)
+        job.id, job.created_at, job.started_at, job.ended_at = view.id, view.created_at, view.started_at, view.ended_at
+        job.progress, job.result, job.error, job.notices = view.progress, view.result, view.error, view.notices
+        job.state = view.state if view.state.ended else State.INTERRUPTED
+        job.resumable = view.resumable or job.state is State.INTERRUPTED
+        job._kept.clear()
+        job._keep("state")
+        job.ended.set()
+        return job
+
+    def again(self) -> Job:
+        """The same job, queued anew."""
+        job = Job(self.request, confined=self.confined)
+        job.id, job.created_at, job.notices = self.id, self.created_at, self.notices
+        job._kept.clear()
+        job._keep("state")
+        return job
+
     def view(self) -> JobView:
         return JobView(
             id=self.id,
@@ -56,6 +85,7 @@ class Job:
             notices=self.notices,
             result=self.result,
             error=self.error,
+            resumable=self.resumable,
         )
 
     def move(self, state: State) -> None:
@@ -75,9 +105,15 @@ class Job:
         self.result = result
         self.move(State.DONE)
 
-    def fail(self, error: AmistreamError, state: State = State.FAILED) -> None:
+    def fail(self, error: AmistreamError, state: State = State.FAILED, *, resumable: bool = False) -> None:
         self.error = ErrorBody(**error.as_dict())
+        self.resumable = resumable
         self.move(state)
+
+    def interrupt(self) -> None:
+        """End it unfinished, with what it stored kept."""
+        self.resumable = True
+        self.move(State.INTERRUPTED)
 
     def note(self, text: str) -> None:
         self.notices = (*self.notices, text)

@@ -8,6 +8,7 @@ its own with its fix; things that only may go wrong become notices.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -21,8 +22,9 @@ from amistream.aws import buckets, metadata, regions
 from amistream.aws.ec2 import Ec2
 from amistream.aws.session import Aws
 from amistream.errors import RefusedError
-from amistream.flow.pace import RateLimit
 from amistream.flow.uncut import uncut
+from amistream.jobs.destination import Address, Destination
+from amistream.jobs.journal import Bundling
 from amistream.jobs.request import JobRequest
 from amistream.keys import UserIdentity, load_identity, own_identity
 from amistream.pipeline import Plan
@@ -31,10 +33,7 @@ from amistream.source.volume import FileVolume, Kind, open_volume
 from amistream.stages.compress import level_number
 from amistream.stages.manifest import SIGNED_MAX, ImageFacts, signed_size
 from amistream.stages.register import Registration
-from amistream.stores.directory import DirectoryStore
 from amistream.stores.port import Store
-from amistream.stores.retry import RetryPolicy
-from amistream.stores.s3 import Multipart, S3Store
 from amistream.values import GIB, MIB, Extent, manifest_name
 
 Note = Callable[[str], None]
@@ -47,14 +46,10 @@ class Ready:
 
     plan: Plan
     volume: FileVolume
-    store: Store
+    destination: Destination
     identity: UserIdentity
     ec2_certificate: x509.Certificate
     facts: ImageFacts
-    retry: RetryPolicy
-    region: str
-    ec2: Ec2 | None
-    registration: Registration | None
 
     async def close(self) -> None:
         await asyncio.to_thread(self.volume.close)
@@ -72,25 +67,29 @@ class Measurable:
         await asyncio.to_thread(self.volume.close)
 
 
-async def check(request: JobRequest, settings: Settings, aws: Aws, note: Note) -> Ready:
-    """Check everything and open the volume. Raises `RefusedError` or `StoreError`; nothing is left behind."""
-    async with _checks(request, settings, aws, note) as checks:
-        return await checks.run()
+async def check(address: Address, note: Note, *, bundling: Bundling | None = None) -> Ready:
+    """Check everything and open the volume. Raises `RefusedError` or `StoreError`; nothing is left behind.
+
+    `bundling` is what an earlier pass of the same job settled: it stays, and what that pass stored is not in the way.
+    """
+    async with _checks(address, note) as checks:
+        return await checks.run(bundling)
 
 
 async def check_measurable(request: JobRequest, settings: Settings, aws: Aws, note: Note) -> Measurable:
     """Check volume and destination only: a trial needs neither keys nor an account. Raises as `check` does."""
-    async with _checks(request, settings, aws, note) as checks:
+    address = Address(request, settings, aws, secrets.token_hex(4))
+    async with _checks(address, note) as checks:
         plan = await asyncio.to_thread(checks.check_volume)
         store = await checks.make_store("" if request.directory else await checks.bucket_region())
         return Measurable(plan=plan, volume=checks.volume, store=store)
 
 
 @asynccontextmanager
-async def _checks(request: JobRequest, settings: Settings, aws: Aws, note: Note) -> AsyncIterator[_Checks]:
+async def _checks(address: Address, note: Note) -> AsyncIterator[_Checks]:
     """The checks of one request, with what they opened closed again when one fails, and their notices told."""
-    volume = await asyncio.to_thread(open_volume, Path(request.source))
-    checks = _Checks(request, settings, aws, volume)
+    volume = await asyncio.to_thread(open_volume, Path(address.request.source))
+    checks = _Checks(address, volume)
     try:
         yield checks
     except BaseException:
@@ -107,23 +106,17 @@ async def _checks(request: JobRequest, settings: Settings, aws: Aws, note: Note)
 class _Checks:
     """One request's checks; the methods stand in the order in which they run."""
 
-    def __init__(self, request: JobRequest, settings: Settings, aws: Aws, volume: FileVolume) -> None:
-        self.request = request
-        self.settings = settings
-        self.aws = aws
+    def __init__(self, address: Address, volume: FileVolume) -> None:
+        self.address = address
+        self.request = address.request
+        self.settings = address.settings
+        self.aws = address.aws
         self.notices: list[str] = []
         self.store: Store | None = None
         self.volume = volume
-        self.prefix = request.prefix or settings.prefix
-        self.endpoint_url = (request.endpoint_url or settings.endpoint_url).rstrip("/")
-        self.retry = RetryPolicy(
-            attempts=settings.upload_attempts,
-            base_s=settings.backoff_base_s,
-            cap_s=settings.backoff_cap_s,
-            stall_s=settings.stall_timeout_s,
-        )
+        self.prefix = address.prefix
 
-    async def run(self) -> Ready:
+    async def run(self, bundling: Bundling | None) -> Ready:
         request, settings = self.request, self.settings
         plan = await asyncio.to_thread(self.check_volume)
         identity = await asyncio.to_thread(self._identity)
@@ -139,24 +132,24 @@ class _Checks:
         )
         if notice:
             self.notices.append(notice)
-        facts = await self._facts(region)
+        facts = bundling.facts if bundling else await self._facts(region)
         store = await self.make_store(region)
-        await self._check_free(store)
+        if bundling is None:
+            await self._check_free(store)
         ec2 = registration = None
         if request.registers:
-            ec2 = Ec2(await self._client("ec2", region), region, settings.stall_timeout_s)
-            registration = await self._check_registration(ec2, facts)
+            ec2 = await self.address.ec2(region)
+            registration = (bundling and bundling.registration) or self._registration(facts)
+            await self._check_registration(ec2, registration)
         return Ready(
             plan=plan,
             volume=self.volume,
-            store=store,
+            destination=Destination(
+                store=store, retry=self.address.retry, region=region, ec2=ec2, registration=registration
+            ),
             identity=identity,
             ec2_certificate=certificate,
             facts=facts,
-            retry=self.retry,
-            region=region,
-            ec2=ec2,
-            registration=registration,
         )
 
     def check_volume(self) -> Plan:
@@ -255,15 +248,15 @@ class _Checks:
         asked = self.request.region or ""
         found = await buckets.bucket_region(
             self.aws,
-            self._bucket_name(),
+            self.address.bucket,
             region=asked,
-            endpoint_url=self.endpoint_url,
+            endpoint_url=self.address.endpoint_url,
             timeout_s=self.settings.stall_timeout_s,
         )
         if asked and asked != found:
             raise RefusedError(
                 "bucket.region",
-                f"cannot use the bucket {self._bucket_name()} in {asked}: it is in {found}, and EC2 registers in the "
+                f"cannot use the bucket {self.address.bucket} in {asked}: it is in {found}, and EC2 registers in the "
                 "bucket's region only",
                 hint=f"leave --region out or give --region {found}; or choose a bucket in {asked}",
                 field="region",
@@ -285,56 +278,44 @@ class _Checks:
         )
 
     async def _account(self, region: str) -> str:
-        if self.request.directory and not self.endpoint_url and not await self.aws.has_credentials():
+        if self.request.directory and not self.address.endpoint_url and not await self.aws.has_credentials():
             raise RefusedError(
                 "account.missing",
                 "cannot write the manifest: the AWS account id is not known, and there are no credentials to ask with",
                 hint="give --account 123456789012, or set AWS_ACCOUNT_ID",
                 field="account",
             )
-        return await self.aws.account_id(region, self.endpoint_url)
+        return await self.aws.account_id(region, self.address.endpoint_url)
 
     async def make_store(self, region: str) -> Store:
-        self.store = await self._directory() if self.request.directory else await self._bucket(region)
+        """Open the destination once it is known to be fit."""
+        if self.address.directory is None:
+            await self._check_bucket(region)
+        self.store = await self.address.store(region)
+        await self.store.open()
+        if self.address.directory is not None:
+            await self._check_room(self.address.directory)
         return self.store
 
-    async def _directory(self) -> Store:
-        directory = Path(self.request.destination)
-        store = DirectoryStore(directory)
-        await store.open()
+    async def _check_room(self, directory: Path) -> None:
         free = (await asyncio.to_thread(shutil.disk_usage, directory)).free
         if free < self.volume.size:
             self.notices.append(
                 f"{directory} has {free / GIB:.1f} GiB free for a volume of {self.volume.size / GIB:.1f} GiB: "
                 "the bundle fits only if the volume compresses well"
             )
-        return store
 
-    async def _bucket(self, region: str) -> Store:
-        settings, bucket, key_prefix = self.settings, self._bucket_name(), self._key_prefix()
-        client = await self._client("s3", region)
-        acl = self.request.acl or settings.acl
-        timeout_s = settings.stall_timeout_s
+    async def _check_bucket(self, region: str) -> None:
+        bucket, timeout_s = self.address.bucket, self.settings.stall_timeout_s
+        client = await self.address.client("s3", region)
         for notice in (
             await buckets.check_acls(client, bucket, timeout_s),
             await buckets.encryption_notice(client, bucket, timeout_s),
         ):
             if notice:
                 self.notices.append(notice)
-        await uncut(buckets.check_writable(client, bucket, key_prefix, acl, timeout_s))
-        return S3Store(
-            client,
-            bucket=bucket,
-            key_prefix=key_prefix,
-            acl=acl,
-            retry=self.retry,
-            multipart=Multipart(
-                threshold=int(settings.multipart_threshold),
-                chunk=int(settings.multipart_chunk),
-                concurrency=settings.multipart_concurrency,
-            ),
-            limit=RateLimit(limit) if (limit := self.request.limit_upload or settings.limit_upload) else None,
-        )
+        acl = self.request.acl or self.settings.acl
+        await uncut(buckets.check_writable(client, bucket, self.address.key_prefix, acl, timeout_s))
 
     async def _check_free(self, store: Store) -> None:
         """Refuse a destination that holds a bundle of this prefix, whole or not: nothing is ever overwritten."""
@@ -357,39 +338,31 @@ class _Checks:
                 field="destinations",
             )
 
-    async def _check_registration(self, ec2: Ec2, facts: ImageFacts) -> Registration:
+    def _registration(self, facts: ImageFacts) -> Registration:
         request = self.request
-        key_prefix = self._key_prefix()
-        folder = f"{self._bucket_name()}/{key_prefix}".rstrip("/")
-        registration = Registration(
-            location=f"{folder}/{manifest_name(self.prefix)}",
+        paravirtual = request.virtualization == "paravirtual"
+        return Registration(
+            location=self.address.image_location,
             name=request.image_name(self.prefix, datetime.now(UTC)),
             architecture=facts.architecture,
             virtualization=request.virtualization,
             description=request.description or "",
-            kernel=facts.kernel if request.virtualization == "paravirtual" else "",
-            ramdisk=facts.ramdisk if request.virtualization == "paravirtual" else "",
+            kernel=facts.kernel if paravirtual else "",
+            ramdisk=facts.ramdisk if paravirtual else "",
             sriov=request.sriov,
             ena=request.ena,
             block_device_mappings=facts.block_device_mappings,
             tags=request.tags,
         )
+
+    async def _check_registration(self, ec2: Ec2, registration: Registration) -> None:
         taken = await ec2.find(registration.name)
-        if taken is not None:
+        if taken is not None and taken.location != registration.location:
             raise RefusedError(
                 "ami_name.taken",
                 f"cannot register the AMI name {registration.name!r}: {taken.id} has it in {ec2.region}",
                 hint=f"choose another --ami-name, or first: aws ec2 deregister-image --image-id {taken.id}",
                 field="ami_name",
             )
-        await uncut(ec2.may_register(registration))
-        return registration
-
-    async def _client(self, service: str, region: str) -> object:
-        return await self.aws.client(service, region, self.endpoint_url)
-
-    def _bucket_name(self) -> str:
-        return self.request.destination.removeprefix("s3://").partition("/")[0]
-
-    def _key_prefix(self) -> str:
-        return self.request.destination.removeprefix("s3://").partition("/")[2]
+        if taken is None:
+            await uncut(ec2.may_register(registration))

@@ -1,7 +1,7 @@
 """The queue of jobs: `max_jobs` run at once in the order they came, the others wait.
 
-It owns the jobs' tasks and nothing else: what a job does is the `run` it was given. Ended jobs are remembered up to
-a bound.
+It owns the jobs' tasks and nothing else: what a job does is its work, the `run` or the `clean` that it was given. A job
+is in the journal before anybody hears of it, and what an earlier daemon left there is taken up at the start.
 """
 
 from __future__ import annotations
@@ -12,24 +12,32 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
-from amistream.errors import BusyError, ConflictError, NotFoundError
+from amistream.errors import AmistreamError, BusyError, ConflictError, NotFoundError
 from amistream.events import State
+from amistream.flow.uncut import uncut
 from amistream.jobs.job import Job
+from amistream.jobs.journal import REMEMBERED, Fate, Journal, Kept
 from amistream.jobs.request import JobRequest
+from amistream.settings import OnStop
 
-REMEMBERED = 1000
-"""Ended jobs kept for `list` and `get`; older ones are forgotten."""
+Work = Callable[[Job], Awaitable[None]]
 
 
 class JobQueue:
-    """`async with JobQueue(run, ...)`: leaving waits for every job. `run(job)` must end the job's state itself."""
+    """`async with JobQueue(...)`: leaving waits for every job. `run(job)` and `clean(job)` end the job's state."""
 
-    def __init__(self, run: Callable[[Job], Awaitable[None]], *, max_jobs: int, max_queued: int) -> None:
+    def __init__(
+        self, run: Work, clean: Work, journal: Journal, *, max_jobs: int, max_queued: int, default_prefix: str
+    ) -> None:
         self._run = run
+        self._clean = clean
+        self._journal = journal
         self._max_queued = max_queued
+        self._default_prefix = default_prefix
         self._slots = asyncio.Semaphore(max_jobs)
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._begun: set[str] = set()
         self._keys: dict[str, str] = {}
         self._group = asyncio.TaskGroup()
         self.stopping = False
@@ -43,11 +51,27 @@ class JobQueue:
     ) -> None:
         await self._group.__aexit__(kind, error, trace)
 
-    def submit(self, request: JobRequest, *, idempotency_key: str = "") -> tuple[Job, bool]:
+    async def recover(self, *, resume: bool) -> None:
+        """Take up what earlier processes left: finish what they were removing, and with `resume` what they were making.
+
+        Jobs that were run without a daemon are only remembered: whoever ran them may resume them.
+        """
+        for kept in await self._journal.all():
+            job = self._remember(kept)
+            if kept.fate is Fate.CLEANING:
+                await self._journal.claim(job.id)
+                self._begin(job.again(), self._clean)
+            elif kept.fate is not Fate.OVER and job.state is State.INTERRUPTED and kept.by_itself and resume:
+                await self._journal.claim(job.id)
+                self._begin(job.again(), self._run)
+
+    async def submit(
+        self, request: JobRequest, *, idempotency_key: str = "", confined: bool = False
+    ) -> tuple[Job, bool]:
         """Queue a job; returns it and whether it is new (false: the key was seen before, with the same request).
 
-        Raises `BusyError` when stopping or full, `ConflictError` when the key came with another request or a living job
-        writes to the same place.
+        Raises `BusyError` when stopping or full, `ConflictError` when the key came with another request or another job
+        writes to the same place, `JobError` when the journal cannot be written.
         """
         if idempotency_key in self._keys:
             known = self.get(self._keys[idempotency_key])
@@ -58,30 +82,17 @@ class JobQueue:
                     hint="send a new key with a new request",
                 )
             return known, False
-        if self.stopping:
-            raise BusyError("daemon.stopping", "cannot take the job: the daemon is stopping", hint="try again later")
-        living = [job for job in self._jobs.values() if not job.state.ended]
-        if sum(job.state is State.QUEUED for job in living) >= self._max_queued:
-            raise BusyError(
-                "daemon.full",
-                f"cannot take the job: {self._max_queued} jobs wait already",
-                hint="try again later",
-            )
-        for job in living:
-            if (job.request.destination, job.request.prefix) == (request.destination, request.prefix):
-                raise ConflictError(
-                    "job.same_destination",
-                    f"cannot take the job: job {job.id} is writing to {request.destination} already",
-                    hint=f"wait for it (amistream watch {job.id}), or choose another destination or prefix",
-                    field="destinations",
-                )
-        job = Job(request)
+        self._check_room(request)
+        job = Job(request, confined=confined)
         self._jobs[job.id] = job
         if idempotency_key:
             self._keys[idempotency_key] = job.id
-        task = self._group.create_task(self._live(job), name=f"job {job.id}")
-        self._tasks[job.id] = task
-        task.add_done_callback(lambda _: self._settle(job))
+        try:
+            await uncut(self._journal.add(job.view(), request, confined=confined, idempotency_key=idempotency_key))
+        except AmistreamError:
+            self._forget(job.id)
+            raise
+        self._begin(job, self._run)
         self._forget_oldest()
         return job, True
 
@@ -97,46 +108,135 @@ class JobQueue:
         """Every job that is remembered, oldest first."""
         return [job for job in self._jobs.values() if state in (None, job.state)]
 
-    def cancel(self, job_id: str) -> Job:
-        """Ask a job to stop and clean up; its state says when it has. A second request is the same as one."""
+    async def cancel(self, job_id: str) -> Job:
+        """Ask a job to stop and clean up; its state says when it has. A second request is the same as one.
+
+        A job that ended and kept what it stored is begun again, to remove that.
+        """
         job = self.get(job_id)
-        if job.state.ended:
+        if job.resumable:
+            await self._journal.claim(job_id)
+            job = job.again()
+            self._begin(job, self._clean)
+        elif job.state.ended:
             raise ConflictError("job.ended", f"cannot cancel job {job_id}: it is {job.state.value} already")
-        if not job.cancel_requested:
-            job.cancel_requested = True
-            self._tasks[job_id].cancel()
+        else:
+            self._stop(job)
         return job
 
-    def resume(self, job_id: str) -> Job:
-        """Take an interrupted job up again. No job is kept across a restart yet, so each request is refused."""
+    async def resume(self, job_id: str) -> Job:
+        """Take up a job that ended unfinished. Raises `ConflictError` when there is nothing to go on with."""
         job = self.get(job_id)
-        raise ConflictError(
-            "job.not_resumable",
-            f"cannot resume job {job_id}: it is {job.state.value}, and only an interrupted job can go on",
-            hint="submit it again with `amistream bundle`",
-        )
+        if not job.resumable:
+            raise ConflictError(
+                "job.not_resumable",
+                f"cannot resume job {job_id}: it is {job.state.value}, and nothing of it is kept",
+                hint="submit it again with `amistream bundle`" if job.state.ended else "it goes on by itself",
+            )
+        if self.stopping:
+            raise BusyError("daemon.stopping", "cannot resume the job: the daemon is stopping", hint="try again later")
+        await self._journal.claim(job_id)
+        job = job.again()
+        self._begin(job, self._run)
+        return job
 
-    async def drain(self, *, cancel: bool) -> None:
-        """Take no more jobs, cancel those that wait, and with `cancel` those that run; return when all have ended."""
+    async def drain(self, how: OnStop) -> None:
+        """Take no more jobs, stop those that wait, and unless they may finish those that run; return when all ended.
+
+        Jobs that are stopped stay in the journal for the next daemon, unless `how` is to cancel them.
+        """
         self.stopping = True
         for job in self.jobs():
-            if not job.state.ended and (cancel or job.state is State.QUEUED):
-                self.cancel(job.id)
+            if not job.state.ended and (how is not OnStop.FINISH or job.state is State.QUEUED):
+                self._stop(job, keep=how is not OnStop.CANCEL)
         if self._tasks:
             await asyncio.wait(list(self._tasks.values()))
 
-    async def _live(self, job: Job) -> None:
-        async with self._slots:
-            await self._run(job)
+    def _begin(self, job: Job, work: Work) -> None:
+        """Let the job live, in place of its earlier life if it had one."""
+        self._jobs[job.id] = job
+        task = self._group.create_task(self._live(job, work), name=f"job {job.id}")
+        self._tasks[job.id] = task
+        task.add_done_callback(lambda _: self._settle(job.id))
 
-    def _settle(self, job: Job) -> None:
-        """Close the books of a task that ended, also of one that was cancelled before its first step."""
-        del self._tasks[job.id]
-        if job.state is State.QUEUED:
+    async def _live(self, job: Job, work: Work) -> None:
+        self._begun.add(job.id)
+        try:
+            if job.cancel_requested:
+                raise asyncio.CancelledError
+            async with self._slots:
+                await work(job)
+        except asyncio.CancelledError:
+            # A job that ran has ended itself.
+            if job.state is State.QUEUED:
+                await uncut(self._end_unrun(job))
+            raise
+
+    async def _end_unrun(self, job: Job) -> None:
+        """End a job that never ran: with `interrupt_requested` the journal still has it for the next daemon."""
+        if job.interrupt_requested:
+            job.interrupt()
+        else:
             job.move(State.CANCELLED)
+            await self._journal.end(job.view())
+
+    def _stop(self, job: Job, *, keep: bool = False) -> None:
+        if job.cancel_requested:
+            return
+        job.cancel_requested = True
+        job.interrupt_requested = keep
+        # A task that is cancelled before its first step would never get to end its job.
+        if job.id in self._begun:
+            self._tasks[job.id].cancel()
+
+    def _settle(self, job_id: str) -> None:
+        del self._tasks[job_id]
+        self._begun.discard(job_id)
+
+    def _check_room(self, request: JobRequest) -> None:
+        if self.stopping:
+            raise BusyError("daemon.stopping", "cannot take the job: the daemon is stopping", hint="try again later")
+        living = [job for job in self._jobs.values() if not job.state.ended]
+        if sum(job.state is State.QUEUED for job in living) >= self._max_queued:
+            raise BusyError(
+                "daemon.full",
+                f"cannot take the job: {self._max_queued} jobs wait already",
+                hint="try again later",
+            )
+        for job in self._jobs.values():
+            if self._place(job.request) != self._place(request):
+                continue
+            if not job.state.ended:
+                raise ConflictError(
+                    "job.same_destination",
+                    f"cannot take the job: job {job.id} is writing to {request.destination} already",
+                    hint=f"wait for it (amistream watch {job.id}), or choose another destination or prefix",
+                    field="destinations",
+                )
+            if job.resumable:
+                raise ConflictError(
+                    "job.kept_there",
+                    f"cannot take the job: job {job.id} ended unfinished and its parts are in {request.destination}",
+                    hint=f"go on with it (amistream resume {job.id}), remove them (amistream cancel {job.id}), "
+                    "or choose another destination or prefix",
+                    field="destinations",
+                )
+
+    def _place(self, request: JobRequest) -> tuple[str, str]:
+        return request.destination, request.prefix or self._default_prefix
+
+    def _remember(self, kept: Kept) -> Job:
+        job = Job.remembered(kept.request, kept.view, confined=kept.confined)
+        self._jobs[job.id] = job
+        if kept.idempotency_key:
+            self._keys[kept.idempotency_key] = job.id
+        return job
 
     def _forget_oldest(self) -> None:
-        ended = [job_id for job_id, job in self._jobs.items() if job.state.ended]
+        ended = [job_id for job_id, job in self._jobs.items() if job.state.ended and not job.resumable]
         for job_id in ended[: max(0, len(self._jobs) - REMEMBERED)]:
-            del self._jobs[job_id]
-            self._keys = {key: known for key, known in self._keys.items() if known != job_id}
+            self._forget(job_id)
+
+    def _forget(self, job_id: str) -> None:
+        del self._jobs[job_id]
+        self._keys = {key: known for key, known in self._keys.items() if known != job_id}

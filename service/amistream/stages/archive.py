@@ -8,8 +8,9 @@ A volume with holes becomes an old-GNU sparse member (type `S`; GNU tar manual, 
 the header, 21 in each extension block, the volume's size in a field of its own. Every reader of bundles takes it,
 unlike pax's forms.
 
-Contract: `feed` takes the bytes of the extents in order, in any cuts; what it yields are the archive's bytes in
-order. It holds no payload: what comes in goes out as the same object.
+Contract: `feed` takes the bytes of the extents in order, a block at a time, in any cuts; what it yields are the
+archive's bytes in order. It holds no payload: what comes in goes out as the same object. Where the archive stands
+after each block is kept until it is asked for, to be proved by a later pass over the same volume.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 
-from amistream.values import ArchiveResult, Buffer, Extent
+from amistream.values import ArchiveResult, Buffer, ChangedError, Extent
 
 BLOCK = 512
 RECORD = 20 * BLOCK
@@ -31,13 +32,24 @@ class Archive:
     """Transform: volume in, tar archive out."""
 
     def __init__(
-        self, *, name: str, size: int, mtime: int, mode: int = 0o644, extents: Sequence[Extent] | None = None
+        self,
+        *,
+        name: str,
+        size: int,
+        mtime: int,
+        mode: int = 0o644,
+        extents: Sequence[Extent] | None = None,
+        proof: ArchiveResult | None = None,
     ) -> None:
         """`size` is the volume's size in bytes, `mtime` seconds since 1970.
 
         With `extents` (ascending, on multiples of 512 but for the volume's end) only their bytes are fed and the
-        member is sparse. Raises ValueError on a bad name or extents.
+        member is sparse. `proof` is where an earlier archive of this volume stood after one of its blocks. Raises
+        ValueError on a bad name or extents.
         """
+        self._proof = proof
+        self._blocks = 0
+        self._block_ends: dict[int, ArchiveResult] = {}
         self._sha1 = hashlib.sha1(usedforsecurity=False)
         self._missing = size if extents is None else sum(extent.length for extent in extents)
         if extents is None:
@@ -47,16 +59,25 @@ class Archive:
         self._size = 0
 
     def feed(self, data: Buffer) -> Iterator[Buffer]:
-        """Yield the header once, then `data`. Raises ValueError when more comes than the header promised."""
+        """Yield the header once, then `data`.
+
+        Raises ValueError when more comes than the header promised, and `ChangedError` when the block ends where the
+        proof was taken and the archive has another SHA-1 by then.
+        """
         length = len(data)
         if length > self._missing:
             raise ValueError(f"{length - self._missing} bytes more than the archive's header says")
         self._missing -= length
-        if self._header:
-            yield self._count(self._header)
-            self._header = b""
-        if length:
-            yield self._count(data)
+        made = [self._count(piece) for piece in (self._header, data) if piece]
+        self._header = b""
+        self._end_block()
+        yield from made
+
+    def end_of_block(self, number: int) -> ArchiveResult:
+        """The archive through block `number` (from 0). Forgets the blocks before it."""
+        for earlier in [block for block in self._block_ends if block < number]:
+            del self._block_ends[earlier]
+        return self._block_ends[number]
 
     def finish(self) -> Iterator[Buffer]:
         """Yield the padding of the member and of the archive. Raises ValueError when bytes are missing."""
@@ -71,6 +92,14 @@ class Archive:
 
     def result(self) -> ArchiveResult:
         return ArchiveResult(size=self._size, sha1=self._sha1.digest())
+
+    def _end_block(self) -> None:
+        end = self._block_ends[self._blocks] = self.result()
+        self._blocks += 1
+        if self._proof is not None and end.size >= self._proof.size:
+            if end != self._proof:
+                raise ChangedError(f"the first {end.size} bytes of the archive are not what they were")
+            self._proof = None
 
     def _count(self, data: Buffer) -> Buffer:
         self._sha1.update(data)

@@ -10,21 +10,25 @@ wanted at that moment. What kind a block is depends on its bytes alone.
 
 Contract: blocks may be made on any thread, at the same time; `GzipMember` takes them in the volume's order. A stored
 block's pieces are views of what came in, and as short-lived.
+
+A pass that goes on where an earlier one stopped compresses only from the block on in which that one's last part ends
+(`GzipPlace`), each at the level it had then, and leaves out what the earlier parts hold.
 """
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from isal import isal_zlib
 from zlib_ng import zlib_ng
 
-from amistream.values import KIB, Buffer, GzipResult
+from amistream.values import KIB, Buffer, ChangedError, GzipPlace, GzipResult
 
 _RAW = -15
 _HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
@@ -38,16 +42,21 @@ _SAMPLES = 4
 # The measured front of ratio against speed: isal for 1 to 3, zlib-ng for 4 to 6, zlib for the rest.
 _ISAL_BEST = 3
 _ZLIB_NG_BEST = 6
+RESUMED = "resumed"
+"""The kind of a block that an earlier pass compressed."""
+
 _NAMED_LEVELS = {"fast": 1, "balanced": 4, "small": 6}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DeflatedBlock:
-    """One block's raw deflate bytes, and CRC-32 and size of what they inflate to."""
+    """One block's raw deflate bytes, CRC-32 and size of what they inflate to, its number and its level (0: none)."""
 
     data: Sequence[Buffer]
     crc32: int
     size_in: int
+    number: int = 0
+    level: int = 0
 
     def __len__(self) -> int:
         return sum(len(piece) for piece in self.data)
@@ -103,27 +112,40 @@ def store_block(buffers: Iterable[Buffer]) -> DeflatedBlock:
 class Deflate:
     """Makes deflated blocks, each in the way that suits it; called from many threads at once."""
 
-    def __init__(self, level: Callable[[], int], *, block_size: int) -> None:
-        """`level` is asked before each block; `block_size` is the largest block that comes, in bytes."""
+    def __init__(
+        self,
+        level: Callable[[], int],
+        *,
+        block_size: int,
+        first: int = 0,
+        levels: Mapping[int, int] | None = None,
+    ) -> None:
+        """`level` is asked before each block that `levels` (by number) does not hold; `block_size` is the largest
+        block that comes, in bytes. Blocks before number `first` are not compressed: an earlier pass did.
+        """
         self._level = level
+        self._first = first
+        self._levels = levels or {}
         self._zeros = bytes(block_size)
         self._zero_blocks: dict[int, DeflatedBlock] = {}
         self.bytes_by_kind: Counter[str] = Counter()
         """Bytes that came in, by what was made of them: "zeros", "stored", "level 1" ... Read it at any time."""
 
-    def __call__(self, buffers: Sequence[Buffer]) -> DeflatedBlock:
-        block, kind = self._make(buffers)
+    def __call__(self, number: int, buffers: Sequence[Buffer]) -> DeflatedBlock:
+        block, kind = self._make(number, buffers)
         # Under the interpreter's lock a lost update is possible and harmless: these figures are for people.
         self.bytes_by_kind[kind] += block.size_in
         return block
 
-    def _make(self, buffers: Sequence[Buffer]) -> tuple[DeflatedBlock, str]:
+    def _make(self, number: int, buffers: Sequence[Buffer]) -> tuple[DeflatedBlock, str]:
+        if number < self._first:
+            return DeflatedBlock((), 0, sum(map(len, buffers)), number), RESUMED
         if len(buffers) == 1 and self._zeros.startswith(buffers[0]):
-            return self._zero_block(len(buffers[0])), "zeros"
+            return replace(self._zero_block(len(buffers[0])), number=number), "zeros"
         if all(map(_is_noise, buffers)):
-            return store_block(buffers), "stored"
-        level = self._level()
-        return deflate_block(compressor(level), buffers), f"level {level}"
+            return replace(store_block(buffers), number=number), "stored"
+        level = self._levels.get(number) or self._level()
+        return replace(deflate_block(compressor(level), buffers), number=number, level=level), f"level {level}"
 
     def _zero_block(self, size: int) -> DeflatedBlock:
         if size not in self._zero_blocks:
@@ -146,30 +168,83 @@ def _is_noise(buffer: Buffer) -> bool:
 class GzipMember:
     """Transform: deflated blocks in, one gzip member out."""
 
-    def __init__(self) -> None:
-        self._crc = 0
-        self._size_in = 0
-        self._size_out = 0
+    def __init__(self, place: GzipPlace | None = None) -> None:
+        """`place`: yield only what comes after it; the blocks before it may come and are passed over."""
+        self._resumed_at = place
+        self._done = place.before if place else GzipResult(crc32=0, size_in=0, size_out=0)
+        self._block: DeflatedBlock | None = None
+        self._before = self._done
+        self._levels: dict[int, int] = {}
 
     def feed(self, block: DeflatedBlock) -> Iterator[Buffer]:
-        if not self._size_out:
-            yield self._count(_HEADER)
-        self._crc = isal_zlib.crc32_combine(self._crc, block.crc32, block.size_in)
-        self._size_in += block.size_in
-        for piece in block.data:
+        """Raises `ChangedError` when the block at the place does not begin with the bytes it began with."""
+        place = self._resumed_at
+        if place is not None and block.number < place.block:
+            return
+        self._block, self._before = block, self._done
+        self._levels[block.number] = block.level
+        pieces = _member_pieces(block, self._before)
+        self._done = GzipResult(
+            crc32=isal_zlib.crc32_combine(self._done.crc32, block.crc32, block.size_in),
+            size_in=self._done.size_in + block.size_in,
+            size_out=self._done.size_out + sum(map(len, pieces)),
+        )
+        if place is not None and block.number == place.block:
+            before, pieces = _cut(pieces, place.inside)
+            if _sha1(before) != place.inside_sha1:
+                raise ChangedError(f"block {block.number} is not deflated as it was")
+        for piece in pieces:
             if piece:
-                yield self._count(piece)
+                yield piece
 
     def finish(self) -> Iterator[Buffer]:
         """Yield the final block and the trailer; the size in it is modulo 2**32, as RFC 1952 says."""
-        if not self._size_out:
-            yield self._count(_HEADER)
-        trailer = self._crc.to_bytes(4, "little") + (self._size_in % 2**32).to_bytes(4, "little")
-        yield self._count(_FINAL_BLOCK + trailer)
+        self._block = None
+        done = self._done
+        header = b"" if done.size_out else _HEADER
+        trailer = done.crc32.to_bytes(4, "little") + (done.size_in % 2**32).to_bytes(4, "little")
+        end = header + _FINAL_BLOCK + trailer
+        self._done = replace(done, size_out=done.size_out + len(end))
+        yield end
+
+    def place(self, offset: int) -> GzipPlace | None:
+        """Where byte `offset` of the member lies, while its block is being fed; None in the member's trailer."""
+        if self._block is None:
+            return None
+        inside = offset - self._before.size_out
+        before, _ = _cut(_member_pieces(self._block, self._before), inside)
+        return GzipPlace(block=self._block.number, before=self._before, inside=inside, inside_sha1=_sha1(before))
+
+    def take_levels(self) -> dict[int, int]:
+        """The levels of the blocks fed since this was last asked, and of the one before them, by number."""
+        levels = dict(self._levels)
+        self._levels = dict(list(levels.items())[-1:])
+        return levels
 
     def result(self) -> GzipResult:
-        return GzipResult(crc32=self._crc, size_in=self._size_in, size_out=self._size_out)
+        return self._done
 
-    def _count(self, data: Buffer) -> Buffer:
-        self._size_out += len(data)
-        return data
+
+def _member_pieces(block: DeflatedBlock, before: GzipResult) -> list[Buffer]:
+    """What the block adds to the member: the first one also begins it."""
+    return [*block.data] if before.size_out else [_HEADER, *block.data]
+
+
+def _cut(pieces: Sequence[Buffer], size: int) -> tuple[list[Buffer], list[Buffer]]:
+    """The first `size` bytes of the pieces, and the rest."""
+    before: list[Buffer] = []
+    after: list[Buffer] = []
+    for piece in pieces:
+        view = memoryview(piece)
+        taken = min(size, len(view))
+        size -= taken
+        before.append(view[:taken])
+        after.append(view[taken:])
+    return before, after
+
+
+def _sha1(pieces: Iterable[Buffer]) -> bytes:
+    digest = hashlib.sha1(usedforsecurity=False)
+    for piece in pieces:
+        digest.update(piece)
+    return digest.digest()

@@ -23,14 +23,20 @@ SLICE = 256 * KIB
 class Encrypt:
     """Transform: any bytes in, ciphertext out; always 1 to 16 bytes longer than what came in."""
 
-    def __init__(self, *, key: bytes, iv: bytes) -> None:
-        """`key` and `iv` are 16 bytes each and must serve one stream only. Raises ValueError on other lengths."""
+    def __init__(self, *, key: bytes, iv: bytes, size_before: int = 0) -> None:
+        """`key` and `iv` are 16 bytes each and must serve one stream only. Raises ValueError on other lengths.
+
+        To go on in the middle of a stream, `iv` is the cipher block before and `size_before` the bytes up to there, a
+        multiple of 16.
+        """
+        if size_before % BLOCK:
+            raise ValueError("a stream goes on after a whole cipher block")
         if len(key) != BLOCK:
             raise ValueError("an AES-128 key has 16 bytes")
         self._cipher = Cipher(AES(key), CBC(iv)).encryptor()
         # update_into wants room for one block more than it is given.
         self._scratch = memoryview(bytearray(SLICE + BLOCK))
-        self._size_in = 0
+        self._size_in = size_before
 
     def feed(self, data: Buffer) -> Iterator[memoryview]:
         view = memoryview(data)

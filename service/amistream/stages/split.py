@@ -9,19 +9,22 @@ buffer back when it is stored. `feed` copies, so its input may be reused at once
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from amistream.values import Buffer, PartDigest, SplitResult
+from amistream.values import NO_MARK, Buffer, Mark, PartDigest, SplitResult
+
+LAST_CIPHER_BLOCK = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """A full part: its digest, its bytes (a view of `buffer`) and the buffer to give back."""
+    """A full part: its digest, its bytes (a view of `buffer`), the buffer to give back, and where the stream stands."""
 
     digest: PartDigest
     data: memoryview
     buffer: memoryview
+    mark: Mark = NO_MARK
 
     def __len__(self) -> int:
         return len(self.data)
@@ -30,14 +33,27 @@ class Part:
 class Split:
     """Transform: ciphertext in, parts out."""
 
-    def __init__(self, *, part_size: int, take_buffer: Callable[[], memoryview]) -> None:
-        """`take_buffer` yields a writable buffer of at least `part_size` bytes; it may block until one is free."""
+    def __init__(
+        self,
+        *,
+        part_size: int,
+        take_buffer: Callable[[], memoryview],
+        parts_before: Sequence[PartDigest] = (),
+        mark: Callable[[int, bytes], Mark] | None = None,
+    ) -> None:
+        """`take_buffer` yields a writable buffer of at least `part_size` bytes; it may block until one is free.
+
+        `parts_before` were cut by an earlier pass; the first byte fed comes after them. `mark` is asked where the
+        stream stands, with the ciphertext's size so far and its last 16 bytes, when a part is cut.
+        """
+        self._mark = mark
         self._part_size = part_size
         self._take_buffer = take_buffer
         self._buffer: memoryview | None = None
         self._fill = 0
         self._sha1 = hashlib.sha1(usedforsecurity=False)
-        self._parts: list[PartDigest] = []
+        self._parts: list[PartDigest] = list(parts_before)
+        self._size = sum(part.size for part in self._parts)
 
     def feed(self, data: Buffer) -> Iterator[Part]:
         view = memoryview(data)
@@ -57,11 +73,14 @@ class Split:
             yield self._cut(self._buffer)
 
     def result(self) -> SplitResult:
-        return SplitResult(parts=tuple(self._parts), bundled_size=sum(part.size for part in self._parts))
+        return SplitResult(parts=tuple(self._parts), bundled_size=self._size)
 
     def _cut(self, buffer: memoryview) -> Part:
         digest = PartDigest(index=len(self._parts), size=self._fill, sha1=self._sha1.digest())
-        part = Part(digest, buffer[: self._fill], buffer)
+        data = buffer[: self._fill]
+        self._size += self._fill
+        mark = self._mark(self._size, bytes(data[-LAST_CIPHER_BLOCK:])) if self._mark else NO_MARK
+        part = Part(digest, data, buffer, mark)
         self._parts.append(digest)
         self._buffer = None
         self._fill = 0

@@ -2,6 +2,9 @@
 
 A part's buffer goes back to the pool when the part is stored; until then the stages before it run out of buffers
 and wait.
+
+Before a part leaves, it is entered in the ledger: what was sent under a key is known even if the process dies, and
+nothing else is ever sent in its place.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 from time import perf_counter
+from typing import Protocol
 
 from anyio import EndOfStream
 from anyio.streams.memory import MemoryObjectReceiveStream
@@ -17,14 +21,42 @@ from amistream.flow.buffers import Buffers
 from amistream.flow.undo import Undo
 from amistream.stages.split import Part
 from amistream.stores.port import Store
-from amistream.values import part_name
+from amistream.values import Mark, PartDigest, part_name
+
+
+class Ledger(Protocol):
+    """Where a job keeps account of its parts."""
+
+    async def seal(self, part: PartDigest, mark: Mark, checksum: str) -> bool:
+        """Enter a part before it is sent; says whether it is stored already. Called in the parts' order.
+
+        Raises `ChangedError` when another part was entered under this number.
+        """
+
+    async def stored(self, part: PartDigest) -> None:
+        """Enter that the part is safe."""
+
+
+class NoLedger:
+    """For a pass that is only measured."""
+
+    async def seal(self, part: PartDigest, mark: Mark, checksum: str) -> bool:
+        del part, mark, checksum
+        return False
+
+    async def stored(self, part: PartDigest) -> None:
+        """Nobody asks."""
 
 
 class Upload:
     """`run` in `concurrency` copies; the counters may be read at any time."""
 
-    def __init__(self, store: Store, *, prefix: str, buffers: Buffers, undo: Undo) -> None:
+    def __init__(
+        self, store: Store, *, prefix: str, buffers: Buffers, undo: Undo, ledger: Ledger | None = None
+    ) -> None:
         self._store = store
+        self._ledger = ledger or NoLedger()
+        self._sealing = asyncio.Lock()
         self._prefix = prefix
         self._buffers = buffers
         self._undo = undo
@@ -48,10 +80,16 @@ class Upload:
             except EndOfStream:
                 return
             name = part_name(self._prefix, part.digest.index)
-            self._undo.push(f"{self._store.location}/{name}", partial(self._store.delete, name))
-            started = perf_counter()
-            await self._store.put(name, part.data, part.digest.sha1, self._sent)
-            self.busy_s += perf_counter() - started
+            # No wait between receiving and the lock, which is fair: parts are sealed in their order.
+            async with self._sealing:
+                checksum = await self._store.checksum(name, part.data, part.digest.sha1)
+                is_stored = await self._ledger.seal(part.digest, part.mark, checksum)
+            if not is_stored:
+                self._undo.push(f"{self._store.location}/{name}", partial(self._store.delete, name))
+                started = perf_counter()
+                await self._store.put(name, part.data, part.digest.sha1, self._sent)
+                self.busy_s += perf_counter() - started
+                await self._ledger.stored(part.digest)
             self.parts_stored += 1
             self.bytes_stored += len(part)
             part.data.release()

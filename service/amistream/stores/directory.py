@@ -10,25 +10,26 @@ import asyncio
 import errno
 import hashlib
 import os
-import secrets
+from collections.abc import Mapping
 from pathlib import Path
 
 import aiofiles.os
 
 from amistream.errors import StoreError
 from amistream.flow.uncut import uncut
-from amistream.stores.port import OnBytes, Stored
+from amistream.stores.port import OnBytes, Stored, whole_checksum
 from amistream.stores.whole_file import write_whole_file
 
 
 class DirectoryStore:
     """Bundles in one directory, made when missing."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, token: str) -> None:
+        """`token` marks this job's temporary files, so that a later process can tell them from another job's."""
         self.location = str(directory)
         self._directory = directory
         self._made = False
-        self._token = secrets.token_hex(4)
+        self._token = token
         self._foreign: set[str] = set()
 
     async def open(self) -> None:
@@ -46,6 +47,10 @@ class DirectoryStore:
         except OSError as error:
             raise self._failure("make", self._directory.name, error) from error
 
+    async def checksum(self, name: str, data: memoryview, sha1: bytes) -> str:
+        del name, data
+        return whole_checksum(sha1)
+
     async def put(self, name: str, data: memoryview, sha1: bytes, on_bytes: OnBytes) -> None:
         # Its calls run on threads and hold the part's buffer: a cancel waits, and then the undo finds the file.
         await uncut(self._write(name, data, sha1))
@@ -55,9 +60,10 @@ class DirectoryStore:
         await uncut(self._write(name, memoryview(data), sha1))
         await asyncio.to_thread(self._sync_directory)
 
-    async def stat(self, name: str) -> Stored | None:
+    async def stat(self, name: str, *, read: bool = True) -> Stored | None:
+        path = self._directory / name
         try:
-            return await asyncio.to_thread(_stat, self._directory / name)
+            return await (asyncio.to_thread(_read, path) if read else asyncio.to_thread(_look, path))
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -74,12 +80,11 @@ class DirectoryStore:
     async def delete(self, name: str) -> None:
         own = [] if name in self._foreign else [self._directory / name]
         for path in (self._temporary(name), *own):
-            try:
-                await aiofiles.os.unlink(path)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise self._failure("remove", name, error) from error
+            await self._unlink(path)
+
+    async def tidy(self, unfinished: Mapping[str, str]) -> None:
+        for name in unfinished:
+            await self._unlink(self._temporary(name))
 
     async def close(self) -> None:
         if self._made:
@@ -88,6 +93,14 @@ class DirectoryStore:
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
                     raise self._failure("remove", self._directory.name, error) from error
+
+    async def _unlink(self, path: Path) -> None:
+        try:
+            await aiofiles.os.unlink(path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._failure("remove", path.name, error) from error
 
     def _temporary(self, name: str) -> Path:
         return self._directory / f".{name}.{self._token}.partial"
@@ -100,7 +113,7 @@ class DirectoryStore:
                 await aiofiles.os.link(temporary, self._directory / name)
             except FileExistsError:
                 stored = await self.stat(name)
-                if stored != Stored(len(data), sha1):
+                if stored is None or not stored.is_the(len(data), whole_checksum(sha1)):
                     self._foreign.add(name)
                     raise StoreError(
                         "store.exists",
@@ -129,7 +142,11 @@ class DirectoryStore:
         )
 
 
-def _stat(path: Path) -> Stored:
+def _look(path: Path) -> Stored:
+    return Stored(path.stat().st_size, None)
+
+
+def _read(path: Path) -> Stored:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False))
-        return Stored(file.tell(), digest.digest())
+        return Stored(file.tell(), whole_checksum(digest.digest()))

@@ -8,7 +8,8 @@ so a caller never does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import base64
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,10 +19,20 @@ OnBytes = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What a place says of an object: its size and, where it keeps one, the SHA-1 of its whole content."""
+    """What a place says of an object: its size and, where it keeps one, its checksum (see `Store.checksum`)."""
 
     size: int
-    sha1: bytes | None
+    checksum: str | None
+
+    def is_the(self, size: int, checksum: str) -> bool:
+        """Whether this is the object of `size` bytes and `checksum`; where no checksum is kept, the size must do."""
+        # Some S3-compatible stores leave the number of chunks off a composite checksum.
+        return self.size == size and self.checksum in (None, checksum, checksum.partition("-")[0])
+
+
+def whole_checksum(sha1: bytes) -> str:
+    """The checksum of an object that was stored in one piece: its SHA-1 in base64."""
+    return base64.b64encode(sha1).decode()
 
 
 class Store(Protocol):
@@ -33,14 +44,19 @@ class Store(Protocol):
     async def open(self) -> None:
         """Make the place ready, or raise `StoreError`; called once, before the first `put`."""
 
+    async def checksum(self, name: str, data: memoryview, sha1: bytes) -> str:
+        """What `stat` will show once `data` is stored under `name`: its SHA-1 in base64, or one made from it."""
+
     async def put(self, name: str, data: memoryview, sha1: bytes, on_bytes: OnBytes) -> None:
         """Store `data`, whose SHA-1 is given so that it is never computed again. `data` may be reused afterwards."""
 
     async def commit(self, name: str, data: bytes, sha1: bytes) -> None:
         """Store the manifest: the moment from which a bundle exists here."""
 
-    async def stat(self, name: str) -> Stored | None:
-        """What is stored under `name`, or None."""
+    async def stat(self, name: str, *, read: bool = True) -> Stored | None:
+        """What is stored under `name`, or None. Without `read`: its checksum only where that is known without reading
+        the object.
+        """
 
     async def names(self, prefix: str) -> list[str]:
         """The names that begin with `prefix`, sorted."""
@@ -50,6 +66,9 @@ class Store(Protocol):
 
         A name that `put` or `commit` found taken is somebody else's and stays.
         """
+
+    async def tidy(self, unfinished: Mapping[str, str]) -> None:
+        """Remove what puts of these names (with their checksums) left behind when their process died midway."""
 
     async def close(self) -> None:
         """Let go of the place; with nothing stored, remove what `open` made."""

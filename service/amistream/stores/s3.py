@@ -12,9 +12,9 @@ exist, and an undo that ran before it did would leave it behind.
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
-from collections.abc import Awaitable, Callable
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -25,7 +25,7 @@ from amistream.errors import StoreError, first_cause
 from amistream.flow.pace import RateLimit
 from amistream.settings import Acl
 from amistream.stores.body import Body
-from amistream.stores.port import OnBytes, Stored
+from amistream.stores.port import OnBytes, Stored, whole_checksum
 from amistream.stores.retry import Alive, RetryPolicy, with_retries
 
 SETTLE_S = 5.0
@@ -68,9 +68,18 @@ class S3Store:
         self._multipart = multipart
         self._multipart_used = False
         self._foreign: set[str] = set()
+        self._chunk_digests: dict[str, list[bytes]] = {}
 
     async def open(self) -> None:
         """Nothing to make ready: a bucket is the user's own."""
+
+    async def checksum(self, name: str, data: memoryview, sha1: bytes) -> str:
+        if len(data) <= self._multipart.threshold:
+            return whole_checksum(sha1)
+        digests = self._chunk_digests[name] = await asyncio.to_thread(
+            lambda: [_sha1(chunk) for chunk in self._chunks(data)]
+        )
+        return f"{whole_checksum(_sha1(b''.join(digests)))}-{len(digests)}"
 
     async def put(self, name: str, data: memoryview, sha1: bytes, on_bytes: OnBytes) -> None:
         if len(data) > self._multipart.threshold:
@@ -81,7 +90,9 @@ class S3Store:
     async def commit(self, name: str, data: bytes, sha1: bytes) -> None:
         await self._put_whole(name, memoryview(data), sha1, lambda _: None)
 
-    async def stat(self, name: str) -> Stored | None:
+    async def stat(self, name: str, *, read: bool = True) -> Stored | None:
+        del read  # S3 keeps checksums
+
         async def attempt(_: Alive) -> Stored | None:
             try:
                 reply = await self._client.head_object(**self._object(name), ChecksumMode="ENABLED")
@@ -89,9 +100,7 @@ class S3Store:
                 if http_status(error) == 404:  # noqa: PLR2004 - HTTP's own number
                     return None
                 raise
-            encoded = reply.get("ChecksumSHA1", "")
-            # A multipart object's checksum is composite, "...-N", and says nothing about the whole.
-            return Stored(reply["ContentLength"], None if not encoded or "-" in encoded else base64.b64decode(encoded))
+            return Stored(reply["ContentLength"], reply.get("ChecksumSHA1"))
 
         return await self._request(f"look at {self._url(name)}", attempt)
 
@@ -112,22 +121,34 @@ class S3Store:
             token = {"ContinuationToken": reply["NextContinuationToken"]}
 
     async def delete(self, name: str) -> None:
-        async def uploads(_: Alive) -> Any:
-            return await self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=self._key_prefix + name)
-
         async def remove(_: Alive) -> None:
             await self._client.delete_object(**self._object(name))
 
         if self._multipart_used:
-            reply = await self._request(f"list unfinished uploads in {self.location}", uploads)
-            for upload in reply.get("Uploads", ()):
-                if upload["Key"] == self._key_prefix + name:
-                    await self._abort(name, upload["UploadId"])
+            await self._abort_all([name])
         if name not in self._foreign:
             await self._request(f"delete {self._url(name)}", remove)
 
+    async def tidy(self, unfinished: Mapping[str, str]) -> None:
+        # The checksum of what goes up in chunks ends in their number; a whole object is there or is not.
+        await self._abort_all([name for name, checksum in unfinished.items() if "-" in checksum])
+
     async def close(self) -> None:
         """The client is not ours to close."""
+
+    async def _abort_all(self, names: Sequence[str]) -> None:
+        if not names:
+            return
+        keys = {self._key_prefix + name: name for name in names}
+        common = os.path.commonprefix(list(keys))  # noqa: RUF071 - keys are strings, not paths
+
+        async def uploads(_: Alive) -> Any:
+            return await self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=common)
+
+        reply = await self._request(f"list unfinished uploads in {self.location}", uploads)
+        for upload in reply.get("Uploads", ()):
+            if upload["Key"] in keys:
+                await self._abort(keys[upload["Key"]], upload["UploadId"])
 
     async def _put_whole(self, name: str, data: memoryview, sha1: bytes, on_bytes: OnBytes) -> None:
         what = f"store {self._url(name)}"
@@ -138,7 +159,8 @@ class S3Store:
                 **self._object(name),
                 Body=body,
                 ACL=self._acl.value,
-                ChecksumSHA1=base64.b64encode(sha1).decode(),
+                ChecksumAlgorithm="SHA1",
+                ChecksumSHA1=whole_checksum(sha1),
                 ContentType="application/octet-stream",
                 IfNoneMatch="*",
             )
@@ -150,7 +172,8 @@ class S3Store:
             if error.code != "aws.PreconditionFailed":
                 raise
             # Either somebody's object, or our own from an attempt whose answer was lost.
-            if await self.stat(name) != Stored(len(data), sha1):
+            stored = await self.stat(name)
+            if stored is None or not stored.is_the(len(data), whole_checksum(sha1)):
                 raise self._exists(name) from error
 
     async def _put_chunks(self, name: str, data: memoryview, on_bytes: OnBytes) -> None:
@@ -169,9 +192,8 @@ class S3Store:
         upload_id = await self._request(what, create)
         slots = asyncio.Semaphore(self._multipart.concurrency)
 
-        async def send(number: int, chunk: memoryview) -> dict[str, Any]:
-            digest = await asyncio.to_thread(_sha1, chunk)
-            encoded = base64.b64encode(digest).decode()
+        async def send(number: int, chunk: memoryview, digest: bytes) -> dict[str, Any]:
+            encoded = whole_checksum(digest)
 
             async def attempt(alive: Alive) -> str:
                 reply = await self._client.upload_part(
@@ -187,6 +209,21 @@ class S3Store:
                 etag = await self._request(f"{what}, chunk {number}", attempt)
             return {"PartNumber": number, "ETag": etag, "ChecksumSHA1": encoded}
 
+        chunks = self._chunks(data)
+        if name not in self._chunk_digests:
+            await self.checksum(name, data, b"")
+        digests = self._chunk_digests.pop(name)
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(send(number, chunk, digest))
+                    for number, (chunk, digest) in enumerate(zip(chunks, digests, strict=True), 1)
+                ]
+        except BaseExceptionGroup as errors:
+            raise first_cause(errors) from None
+        await self._complete(name, upload_id, [task.result() for task in tasks], len(data))
+
+    async def _complete(self, name: str, upload_id: str, sent: list[dict[str, Any]], size: int) -> None:
         async def complete(_: Alive) -> None:
             call = self._client.complete_multipart_upload(
                 **self._object(name),
@@ -196,16 +233,8 @@ class S3Store:
             )
             await _settled(call, lambda: True)
 
-        size = self._multipart.chunk
-        chunks = [data[start : start + size] for start in range(0, len(data), size)]
         try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(send(number, chunk)) for number, chunk in enumerate(chunks, 1)]
-        except BaseExceptionGroup as errors:
-            raise first_cause(errors) from None
-        sent = [task.result() for task in tasks]
-        try:
-            await self._request(what, complete)
+            await self._request(f"store {self._url(name)}", complete)
         except StoreError as error:
             if error.code == "aws.PreconditionFailed":
                 raise self._exists(name) from error
@@ -213,7 +242,7 @@ class S3Store:
             if error.code != "aws.NoSuchUpload":
                 raise
             stored = await self.stat(name)
-            if stored is None or stored.size != len(data):
+            if stored is None or stored.size != size:
                 raise
 
     async def _abort(self, name: str, upload_id: str) -> None:
@@ -234,6 +263,10 @@ class S3Store:
                 raise translate(error, what, bucket=self._bucket) from error
 
         return await with_retries(self._retry, what, translated)
+
+    def _chunks(self, data: memoryview) -> list[memoryview]:
+        size = self._multipart.chunk
+        return [data[start : start + size] for start in range(0, len(data), size)]
 
     def _object(self, name: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._key_prefix + name}
@@ -274,5 +307,5 @@ def _both(alive: Alive, on_bytes: OnBytes) -> OnBytes:
     return moved
 
 
-def _sha1(data: memoryview) -> bytes:
+def _sha1(data: memoryview | bytes) -> bytes:
     return hashlib.sha1(data, usedforsecurity=False).digest()

@@ -1,0 +1,82 @@
+"""Where a job's bundle goes: makes the store and the registry that a request and the settings name. No checks here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from amistream.aws.ec2 import Ec2
+from amistream.aws.session import Aws
+from amistream.flow.pace import RateLimit
+from amistream.jobs.request import JobRequest
+from amistream.settings import Settings
+from amistream.stages.register import Registration
+from amistream.stores.directory import DirectoryStore
+from amistream.stores.port import Store
+from amistream.stores.retry import RetryPolicy
+from amistream.stores.s3 import Multipart, S3Store
+from amistream.values import manifest_name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """A job's way out. `ec2` and `registration` are both there or both None."""
+
+    store: Store
+    retry: RetryPolicy
+    region: str
+    ec2: Ec2 | None
+    registration: Registration | None
+
+
+class Address:
+    """What a request's destination is called, and how to get there. `token` marks one job's temporary files."""
+
+    def __init__(self, request: JobRequest, settings: Settings, aws: Aws, token: str) -> None:
+        self.request = request
+        self.settings = settings
+        self.aws = aws
+        self.prefix = request.prefix or settings.prefix
+        self.bucket, _, self.key_prefix = request.destination.removeprefix("s3://").partition("/")
+        self.directory = Path(request.destination) if request.directory else None
+        self.endpoint_url = (request.endpoint_url or settings.endpoint_url).rstrip("/")
+        self.retry = RetryPolicy(
+            attempts=settings.upload_attempts,
+            base_s=settings.backoff_base_s,
+            cap_s=settings.backoff_cap_s,
+            stall_s=settings.stall_timeout_s,
+        )
+        self._token = token
+
+    @property
+    def image_location(self) -> str:
+        """The manifest as EC2 names it: bucket/key, without a scheme."""
+        folder = f"{self.bucket}/{self.key_prefix}".rstrip("/")
+        return f"{folder}/{manifest_name(self.prefix)}"
+
+    async def client(self, service: str, region: str) -> Any:
+        return await self.aws.client(service, region, self.endpoint_url)
+
+    async def ec2(self, region: str) -> Ec2:
+        return Ec2(await self.client("ec2", region), region, self.settings.stall_timeout_s)
+
+    async def store(self, region: str) -> Store:
+        """The store, not opened yet; `region` is the bucket's."""
+        request, settings = self.request, self.settings
+        if self.directory is not None:
+            return DirectoryStore(self.directory, token=self._token)
+        limit = request.limit_upload or settings.limit_upload
+        return S3Store(
+            await self.client("s3", region),
+            bucket=self.bucket,
+            key_prefix=self.key_prefix,
+            acl=request.acl or settings.acl,
+            retry=self.retry,
+            multipart=Multipart(
+                threshold=int(settings.multipart_threshold),
+                chunk=int(settings.multipart_chunk),
+                concurrency=settings.multipart_concurrency,
+            ),
+            limit=RateLimit(limit) if limit else None,
+        )

@@ -1,0 +1,338 @@
+"""The journal: what a job has done so far, on disk, so that another process can finish or undo it.
+
+SQLite in the state directory, readable by its owner only, in WAL mode and written through at each commit. It holds
+the request, what was settled when bundling began, every part before it is sent, and the manifest before it is put. The
+bundle's key and IV are in it only as they are in the manifest: encrypted for the user. Payload is never in it.
+
+One thread does all the writing; nothing here blocks the event loop. Several processes may share a journal: each holds a
+lock file for as long as it lives, and takes over only the jobs of processes whose lock is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import secrets
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from amistream.errors import ConflictError, JobError
+from amistream.events import JobResult, JobView
+from amistream.flow.uncut import uncut
+from amistream.jobs.request import JobRequest
+from amistream.pipeline import Plan
+from amistream.stages.manifest import ImageFacts, WrappedKeys
+from amistream.stages.register import Registration
+from amistream.values import Mark, PartDigest
+
+FILE = "journal.sqlite"
+REMEMBERED = 1000
+"""Ended jobs kept to be listed; older ones are forgotten."""
+
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS jobs (
+    id TEXT PRIMARY KEY,
+    runner TEXT NOT NULL,
+    fate TEXT NOT NULL,
+    by_itself INTEGER NOT NULL,
+    confined INTEGER NOT NULL,
+    idempotency_key TEXT NOT NULL,
+    request TEXT NOT NULL,
+    view TEXT NOT NULL,
+    bundling TEXT,
+    manifest BLOB,
+    result TEXT
+);
+CREATE TABLE IF NOT EXISTS parts (
+    job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    number INTEGER NOT NULL,
+    part TEXT NOT NULL,
+    stored INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (job, number)
+) WITHOUT ROWID;
+"""
+
+T = TypeVar("T")
+
+
+class Fate(StrEnum):
+    """What another process is to do with a job whose process died."""
+
+    WAITING = "waiting"
+    """Nothing of it exists outside: begin anew."""
+    KEPT = "kept"
+    """Parts may exist: go on, or remove them."""
+    CLEANING = "cleaning"
+    """It was being removed: go on removing."""
+    OVER = "over"
+    """Nothing."""
+
+
+class Bundling(BaseModel):
+    """What was settled when bundling began and must be the same in every later pass."""
+
+    model_config = ConfigDict(frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
+
+    plan: Plan
+    image_size: int
+    mtime: int
+    facts: ImageFacts
+    wrapped: WrappedKeys
+    region: str
+    registration: Registration | None
+
+
+class SealedPart(BaseModel):
+    """A part that was, or is about to be, sent."""
+
+    model_config = ConfigDict(frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
+
+    digest: PartDigest
+    mark: Mark
+    checksum: str
+    stored: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """A job as the journal has it. With a `manifest` every part is stored, and `result` is what is known by then."""
+
+    request: JobRequest
+    view: JobView
+    fate: Fate
+    by_itself: bool
+    confined: bool
+    idempotency_key: str
+    bundling: Bundling | None
+    manifest: bytes | None
+    result: JobResult | None
+
+
+class Journal:
+    """`async with Journal(state_dir, by_itself=...)`. Every method raises `JobError` when the disk does not let it.
+
+    `by_itself`: jobs entered here are taken up again by the next daemon without being asked for.
+    """
+
+    def __init__(self, state_dir: Path, *, by_itself: bool) -> None:
+        self._state_dir = state_dir
+        self._path = state_dir / FILE
+        self._by_itself = by_itself
+        self._runner = secrets.token_hex(8)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="amistream-journal")
+        self._lock = -1
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._do(self._open)
+        except BaseException:
+            self._pool.shutdown()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await uncut(self._do(self._close))
+        self._pool.shutdown()
+
+    async def add(self, view: JobView, request: JobRequest, *, confined: bool, idempotency_key: str) -> None:
+        """Enter a job that waits."""
+        row = (view.id, self._runner, Fate.WAITING, self._by_itself, confined, idempotency_key)
+        texts = (request.model_dump_json(), view.model_dump_json())
+        await self._write(
+            "INSERT INTO jobs (id, runner, fate, by_itself, confined, idempotency_key, request, view) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            *row,
+            *texts,
+        )
+
+    async def tell(self, view: JobView) -> None:
+        """Enter the job's state."""
+        await self._write("UPDATE jobs SET view = ? WHERE id = ?", view.model_dump_json(), view.id)
+
+    async def begin(self, job_id: str, bundling: Bundling) -> None:
+        """Enter that bundling begins, from the first part on: from now on things may exist outside."""
+
+        def work() -> None:
+            with self._db:
+                self._db.execute("DELETE FROM parts WHERE job = ?", (job_id,))
+                self._db.execute(
+                    "UPDATE jobs SET fate = ?, bundling = ? WHERE id = ?",
+                    (Fate.KEPT, bundling.model_dump_json(), job_id),
+                )
+
+        await self._do(work)
+
+    async def seal(self, job_id: str, part: SealedPart) -> None:
+        """Enter a part before it is sent."""
+        text = part.model_dump_json(exclude={"stored"})
+        await self._write("INSERT INTO parts (job, number, part) VALUES (?, ?, ?)", job_id, part.digest.index, text)
+
+    async def stored(self, job_id: str, number: int) -> None:
+        """Enter that a part is safe at its destination."""
+        await self._write("UPDATE parts SET stored = 1 WHERE job = ? AND number = ?", job_id, number)
+
+    async def commit(self, job_id: str, manifest: bytes, result: JobResult) -> None:
+        """Enter the manifest that is about to be put; every part is stored."""
+        text = result.model_dump_json()
+        await self._write("UPDATE jobs SET manifest = ?, result = ? WHERE id = ?", manifest, text, job_id)
+
+    async def reopen(self, job_id: str) -> None:
+        """Enter that parts are missing after all: the next run bundles what is not there."""
+        await self._write("UPDATE jobs SET manifest = NULL, result = NULL WHERE id = ?", job_id)
+
+    async def set_fate(self, job_id: str, fate: Fate) -> None:
+        await self._write("UPDATE jobs SET fate = ? WHERE id = ?", fate, job_id)
+
+    async def end(self, view: JobView) -> None:
+        """Enter that nothing is left to do, and forget what only a later pass would need."""
+
+        def work() -> None:
+            with self._db:
+                self._db.execute("DELETE FROM parts WHERE job = ?", (view.id,))
+                self._db.execute(
+                    "UPDATE jobs SET fate = ?, view = ?, bundling = NULL, manifest = NULL, result = NULL WHERE id = ?",
+                    (Fate.OVER, view.model_dump_json(), view.id),
+                )
+                self._db.execute(
+                    "DELETE FROM jobs WHERE id IN "
+                    "(SELECT id FROM jobs WHERE fate = ? ORDER BY id DESC LIMIT -1 OFFSET ?)",
+                    (Fate.OVER, REMEMBERED),
+                )
+
+        await self._do(work)
+
+    async def find(self, job_id: str) -> Kept | None:
+        rows = await self._read("SELECT * FROM jobs WHERE id = ?", job_id)
+        return _kept(rows[0]) if rows else None
+
+    async def all(self) -> list[Kept]:
+        """Every job whose process is not alive, and every one of this process, oldest first."""
+
+        def work() -> list[Kept]:
+            rows = self._db.execute("SELECT * FROM jobs ORDER BY id").fetchall()
+            return [_kept(row) for row in rows if row["fate"] == Fate.OVER or self._is_free(row["runner"])]
+
+        return await self._do(work)
+
+    async def parts(self, job_id: str) -> list[SealedPart]:
+        """The parts that were sealed, in order."""
+        rows = await self._read("SELECT part, stored FROM parts WHERE job = ? ORDER BY number", job_id)
+        return [
+            SealedPart.model_validate_json(row["part"]).model_copy(update={"stored": bool(row["stored"])})
+            for row in rows
+        ]
+
+    async def claim(self, job_id: str) -> None:
+        """Make a job this process's own. Raises `ConflictError` while the process that runs it is alive."""
+
+        def work() -> bool:
+            self._db.execute("BEGIN IMMEDIATE")
+            with self._db:
+                row = self._db.execute("SELECT runner FROM jobs WHERE id = ?", (job_id,)).fetchone()
+                if row is None or not self._is_free(row["runner"]):
+                    return False
+                self._db.execute("UPDATE jobs SET runner = ? WHERE id = ?", (self._runner, job_id))
+                return True
+
+        if not await self._do(work):
+            raise ConflictError(
+                "job.running_elsewhere",
+                f"cannot take up job {job_id}: another process is running it",
+                hint="wait until it has ended, or end it there",
+            )
+
+    def _open(self) -> None:
+        self._state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = os.open(self._lock_file(self._runner), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        # SQLite gives its other files the mode of this one.
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        self._db = sqlite3.connect(self._path, timeout=10, isolation_level="DEFERRED")
+        self._db.row_factory = sqlite3.Row
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+            self._db.execute(f"PRAGMA {pragma}")
+        found = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if found not in (0, _VERSION):
+            raise JobError(
+                "journal.version",
+                f"cannot use the journal {self._path}: another version of amistream made it ({found})",
+                hint="use that version, or another state_dir",
+            )
+        self._db.executescript(_SCHEMA)
+        self._db.execute(f"PRAGMA user_version = {_VERSION}")
+
+    def _close(self) -> None:
+        try:
+            self._db.close()
+        finally:
+            self._lock_file(self._runner).unlink(missing_ok=True)
+            os.close(self._lock)
+
+    def _lock_file(self, runner: str) -> Path:
+        return self._state_dir / f"runner-{runner}.lock"
+
+    def _is_free(self, runner: str) -> bool:
+        """Whether the process that ran a job is this one, or gone."""
+        if runner == self._runner:
+            return True
+        path = self._lock_file(runner)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        else:
+            path.unlink(missing_ok=True)
+            return True
+        finally:
+            os.close(descriptor)
+
+    async def _write(self, statement: str, *values: Any) -> None:
+        def work() -> None:
+            with self._db:
+                self._db.execute(statement, values)
+
+        await self._do(work)
+
+    async def _read(self, statement: str, *values: Any) -> list[sqlite3.Row]:
+        return await self._do(lambda: self._db.execute(statement, values).fetchall())
+
+    async def _do(self, work: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        except (sqlite3.Error, OSError) as error:
+            full = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
+            raise JobError(
+                "journal.full" if full else "journal.failed",
+                f"cannot keep the journal {self._path}: {error}",
+                hint=f"free some space: df -h {self._state_dir}"
+                if full
+                else f"check the state directory: ls -la {self._state_dir}; state_dir names it",
+                field="state_dir",
+            ) from error
+
+
+def _kept(row: sqlite3.Row) -> Kept:
+    return Kept(
+        request=JobRequest.model_validate_json(row["request"]),
+        view=JobView.model_validate_json(row["view"]),
+        fate=Fate(row["fate"]),
+        by_itself=bool(row["by_itself"]),
+        confined=bool(row["confined"]),
+        idempotency_key=row["idempotency_key"],
+        bundling=Bundling.model_validate_json(row["bundling"]) if row["bundling"] else None,
+        manifest=row["manifest"],
+        result=JobResult.model_validate_json(row["result"]) if row["result"] else None,
+    )

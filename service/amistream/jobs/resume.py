@@ -1,0 +1,138 @@
+"""Takes up what an earlier process left: proves what is stored, and finds where to go on; or removes it.
+
+Nothing is trusted that can be asked: a part counts as stored only when its place shows it with the size and checksum
+that the journal has. Every part was entered there before it was sent, so what is found under a part's name with its
+checksum is the job's own, and anything else is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import takewhile
+from typing import TypeVar
+
+from amistream.errors import StoreError, first_cause
+from amistream.jobs.journal import Bundling, Journal, SealedPart
+from amistream.pipeline import Resumption
+from amistream.stores.port import Store
+from amistream.values import ChangedError, Mark, PartDigest, part_name
+
+AT_ONCE = 16
+"""Questions about parts in flight. Guess."""
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+
+class PartLedger:
+    """One job's account of its parts, kept in the journal (`stages.upload.Ledger`)."""
+
+    def __init__(self, journal: Journal, job_id: str, parts: Iterable[SealedPart] = ()) -> None:
+        """`parts` is what the journal holds, with `stored` proved."""
+        self._journal = journal
+        self._job_id = job_id
+        self._parts = {part.digest.index: part for part in parts}
+
+    @property
+    def parts(self) -> list[SealedPart]:
+        """Every part that was sealed, in order."""
+        return [self._parts[number] for number in sorted(self._parts)]
+
+    async def seal(self, part: PartDigest, mark: Mark, checksum: str) -> bool:
+        known = self._parts.get(part.index)
+        if known is not None:
+            if known.digest != part:
+                raise ChangedError(f"part {part.index} is not what was sent before")
+            return known.stored
+        sealed = self._parts[part.index] = SealedPart(digest=part, mark=mark, checksum=checksum)
+        await self._journal.seal(self._job_id, sealed)
+        return False
+
+    async def stored(self, part: PartDigest) -> None:
+        self._parts[part.index] = self._parts[part.index].model_copy(update={"stored": True})
+        await self._journal.stored(self._job_id, part.index)
+
+
+async def prove(store: Store, prefix: str, parts: Sequence[SealedPart]) -> list[SealedPart]:
+    """The parts, each `stored` only if its place says so. Raises `StoreError` when something else has its name."""
+
+    async def look(part: SealedPart) -> SealedPart:
+        name = part_name(prefix, part.digest.index)
+        found = await store.stat(name)
+        if found is not None and not found.is_the(part.digest.size, part.checksum):
+            raise StoreError(
+                "store.exists",
+                f"cannot go on in {store.location}: {name} there is not the one this job stored",
+                hint="something else writes to this place; cancel the job and choose another --prefix or destination",
+                field="destinations",
+            )
+        return part.model_copy(update={"stored": found is not None})
+
+    await store.tidy({part_name(prefix, part.digest.index): part.checksum for part in parts if not part.stored})
+    return await _at_once(look, parts)
+
+
+def resumption(bundling: Bundling, parts: Sequence[SealedPart]) -> Resumption:
+    """Where to go on: after the last part before which nothing is missing, if the stream's state there is known."""
+    whole = list(takewhile(lambda part: part.stored, parts))
+    while whole and whole[-1].mark.checkpoint is None:
+        whole.pop()
+    return Resumption(
+        mtime=bundling.mtime,
+        checkpoint=whole[-1].mark.checkpoint if whole else None,
+        parts=tuple(part.digest for part in whole),
+        levels={number: level for part in parts for number, level in part.mark.levels.items() if level},
+    )
+
+
+async def check_stored(store: Store, prefix: str, parts: Sequence[SealedPart]) -> None:
+    """Ask for every part: a manifest must not be put unless all are there. Raises `StoreError` naming the first."""
+
+    async def look(part: SealedPart) -> None:
+        await check_object(store, part_name(prefix, part.digest.index), part.digest.size, part.checksum)
+
+    await _at_once(look, parts)
+
+
+async def check_object(store: Store, name: str, size: int, checksum: str) -> None:
+    """Raise `StoreError` unless the place shows `name` with this size and checksum."""
+    found = await store.stat(name, read=False)
+    if found is None or not found.is_the(size, checksum):
+        has = "it is not there" if found is None else f"it shows {found.size} bytes and checksum {found.checksum}"
+        raise StoreError(
+            "store.lost",
+            f"cannot rely on {store.location}/{name}: {size} bytes were stored, and {has}",
+            hint="something else deletes or writes there (a lifecycle rule?); `amistream resume` stores it again",
+            field="destinations",
+        )
+
+
+async def remove(store: Store, prefix: str, parts: Sequence[SealedPart], names: Sequence[tuple[str, int, str]]) -> None:
+    """Delete the job's parts and the other objects given as name, size and checksum; nothing else under those names."""
+
+    async def delete(each: tuple[str, int, str]) -> None:
+        name, size, checksum = each
+        found = await store.stat(name)
+        if found is not None and found.is_the(size, checksum):
+            await store.delete(name)
+
+    own = [(part_name(prefix, part.digest.index), part.digest.size, part.checksum) for part in parts]
+    await store.tidy({name: checksum for name, _, checksum in own})
+    await _at_once(delete, [*names, *own])
+
+
+async def _at_once(question: Callable[[S], Awaitable[T]], about: Sequence[S]) -> list[T]:
+    """Put a question about each, several at a time; answers in order. Raises the first cause."""
+    slots = asyncio.Semaphore(AT_ONCE)
+
+    async def ask(each: S) -> T:
+        async with slots:
+            return await question(each)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(ask(each)) for each in about]
+    except BaseExceptionGroup as errors:
+        raise first_cause(errors) from None
+    return [task.result() for task in tasks]
