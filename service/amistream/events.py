@@ -128,6 +128,13 @@ class JobView(_Model):
     resumable: bool = Field(
         False, description="it ended unfinished and kept what it stored: resume it, or cancel it to remove that"
     )
+    kept_parts: int = Field(0, description="parts that an unfinished job has sent, or was about to send, when it ended")
+
+
+class JobList(_Model):
+    """Jobs, oldest first."""
+
+    jobs: tuple[JobView, ...]
 
 
 class Event(_Model):

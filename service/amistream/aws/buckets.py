@@ -6,7 +6,6 @@ Each raises `StoreError` (translated) or `RefusedError` with the fix; nothing is
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
@@ -90,10 +89,12 @@ async def encryption_notice(client: Any, bucket: str, timeout_s: float) -> str:
     return ""
 
 
-async def check_writable(client: Any, bucket: str, key_prefix: str, acl: Acl, timeout_s: float) -> None:
-    """Put an empty object with the bundle's ACL and delete it: finds a missing permission before the first byte."""
-    key = f"{key_prefix}/" if key_prefix else ""
-    key += f"amistream-probe-{secrets.token_hex(8)}"
+async def check_writable(client: Any, bucket: str, key_prefix: str, acl: Acl, timeout_s: float, *, probe: str) -> None:
+    """Put an empty object with the bundle's ACL and delete it: finds a missing permission before the first byte.
+
+    `probe` is its name, always the same for one job, so that a probe that a crash left is found again.
+    """
+    key = f"{key_prefix}/{probe}" if key_prefix else probe
     what = f"write to s3://{bucket}/{key_prefix} with the ACL {acl.value}"
     try:
         await _ask(client.put_object(Bucket=bucket, Key=key, Body=b"", ACL=acl.value), timeout_s)

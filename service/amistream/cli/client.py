@@ -30,7 +30,7 @@ from amistream.errors import (
     NotFoundError,
     UsageError,
 )
-from amistream.events import ErrorBody, Event, JobView, State
+from amistream.events import ErrorBody, Event, JobList, JobView, State
 
 if TYPE_CHECKING:
     from amistream.jobs.request import JobRequest
@@ -53,12 +53,6 @@ _BY_STATUS: dict[int, type[AmistreamError]] = {
     HTTPStatus.CONFLICT: ConflictError,
     HTTPStatus.SERVICE_UNAVAILABLE: BusyError,
 }
-
-
-class JobList(BaseModel):
-    """The answer to `jobs`, oldest first."""
-
-    jobs: tuple[JobView, ...]
 
 
 class _Accepted(BaseModel):

@@ -1,6 +1,7 @@
 """The commands about jobs that exist: list, look, follow, end, take up again. Each returns its exit status.
 
-What talks to the daemon is imported when a command runs: `--help` and a mistyped option need none of it.
+What talks to the daemon, or stands in for it, is imported when a command runs: `--help` and a mistyped option need none
+of it.
 """
 # ruff: noqa: PLC0415 - see above
 
@@ -13,13 +14,23 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from amistream.cli.options import ConfigOption, DetachOption, JobArgument, JsonOption, SocketOption, socket_path
+from amistream.cli.options import (
+    ConfigOption,
+    DetachOption,
+    InProcessOption,
+    JobArgument,
+    JsonOption,
+    SocketOption,
+    socket_path,
+)
 from amistream.cli.output import put_result
-from amistream.errors import EXIT_DONE, ConflictError
-from amistream.events import State
+from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, ConflictError, JobError, UsageError
+from amistream.events import JobView, State
 
 if TYPE_CHECKING:
     from amistream.cli.client import Client
+    from amistream.jobs.job import Job
+    from amistream.jobs.queue import JobQueue
 
 _Answer = TypeVar("_Answer")
 
@@ -29,17 +40,19 @@ def jobs(
     state: Annotated[
         State | None, typer.Option("--state", metavar="STATE", help=f"Only jobs in this state: {', '.join(State)}.")
     ] = None,
+    in_process: InProcessOption = False,
     socket: SocketOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """List the daemon's jobs, oldest first.
+    """List the jobs, oldest first.
 
     Example: [bold]amistream jobs --state bundling[/bold]
     """
     from amistream.cli.summary import job_table
+    from amistream.events import JobList
 
-    found = _ask(socket_path(socket, config), lambda client: client.jobs(state))
+    found = JobList(jobs=_list(state, in_process=in_process, socket=socket, config=config))
     put_result(found.model_dump_json() if as_json else job_table(found.jobs))
     return EXIT_DONE
 
@@ -47,6 +60,7 @@ def jobs(
 def status(
     job_id: JobArgument,
     *,
+    in_process: InProcessOption = False,
     socket: SocketOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -57,7 +71,15 @@ def status(
     """
     from amistream.cli.summary import job_text
 
-    job = _ask(socket_path(socket, config), lambda client: client.get(job_id))
+    if in_process:
+        from amistream.cli.in_process import ask_in_process
+
+        async def look(queue: JobQueue) -> JobView:
+            return queue.get(job_id).view()
+
+        job = ask_in_process(look, config)
+    else:
+        job = _ask(socket_path(socket, config), lambda client: client.get(job_id))
     put_result(job.model_dump_json() if as_json else job_text(job))
     return EXIT_DONE
 
@@ -85,23 +107,119 @@ def cancel(
     job_id: JobArgument,
     *,
     detach: DetachOption = False,
+    in_process: InProcessOption = False,
     socket: SocketOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Cancel a job and wait until it has removed what it had stored.
+    """Cancel a job and wait until it has removed what it had stored; also one that ended unfinished.
 
     Example: [bold]amistream cancel 20250131-120000-5f3a9c[/bold]
     """
-    from amistream.cli.follow import follow_in_daemon, put_begun
+    from amistream.cli.follow import put_begun
 
-    async def begin(client: Client) -> str:
-        await client.cancel(job_id)
-        return job_id
+    job = _cancel(job_id, detach=_detach(detach, in_process), in_process=in_process, socket=socket, config=config)
+    return put_begun(job, as_json=as_json)
 
-    job = follow_in_daemon(socket_path(socket, config), begin, detach=detach)
+
+def resume(
+    job_id: JobArgument,
+    *,
+    detach: DetachOption = False,
+    in_process: InProcessOption = False,
+    socket: SocketOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Take a job up again that was interrupted or failed, where it stopped, and follow it.
+
+    What is stored already is proved, not sent again; a volume that changed since is bundled anew.
+
+    Example: [bold]amistream resume 20250131-120000-5f3a9c[/bold]
+    """
+    from amistream.cli.follow import follow_in_daemon, put_begun, put_end
+
+    if _detach(detach, in_process) or not in_process:
+
+        async def begin(client: Client) -> str:
+            await client.resume(job_id)
+            return job_id
+
+        job = follow_in_daemon(socket_path(socket, config), begin, detach=detach)
+        return put_begun(job, as_json=as_json) if detach else put_end(job, as_json=as_json)
+
+    from amistream.cli.in_process import follow_in_process
+
+    async def begin_here(queue: JobQueue) -> Job:
+        return await queue.resume(job_id)
+
+    job, interrupted = follow_in_process(begin_here, config)
+    exit_status = put_end(job, as_json=as_json)
+    return EXIT_INTERRUPTED if interrupted else exit_status
+
+
+def clean(
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Only list the jobs whose leftovers would be removed.")
+    ] = False,
+    in_process: InProcessOption = False,
+    socket: SocketOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Remove what unfinished jobs left at their destinations: parts, open uploads, manifests, images.
+
+    Only what the journal proves to be a job's own is touched. A job whose leftovers are gone cannot be resumed.
+
+    Example: [bold]amistream clean --dry-run[/bold]
+    """
+    from amistream.cli.summary import job_table
+    from amistream.events import JobList
+
+    found = _list(None, in_process=in_process, socket=socket, config=config)
+    unfinished = [job for job in found if job.resumable]
+    if not dry_run:
+        unfinished = [
+            _cancel(job.id, detach=False, in_process=in_process, socket=socket, config=config) for job in unfinished
+        ]
+    listed = JobList(jobs=tuple(unfinished))
+    put_result(listed.model_dump_json() if as_json else job_table(listed.jobs))
+    return EXIT_DONE
+
+
+def _list(state: State | None, *, in_process: bool, socket: Path | None, config: Path | None) -> tuple[JobView, ...]:
+    if not in_process:
+        return _ask(socket_path(socket, config), lambda client: client.jobs(state)).jobs
+
+    from amistream.cli.in_process import ask_in_process
+
+    async def look(queue: JobQueue) -> tuple[JobView, ...]:
+        return tuple(job.view() for job in queue.jobs(state))
+
+    return ask_in_process(look, config)
+
+
+def _cancel(job_id: str, *, detach: bool, in_process: bool, socket: Path | None, config: Path | None) -> JobView:
+    if in_process:
+        from amistream.cli.in_process import follow_in_process
+
+        async def begin_here(queue: JobQueue) -> Job:
+            return await queue.cancel(job_id)
+
+        job, _ = follow_in_process(begin_here, config)
+    else:
+        from amistream.cli.follow import follow_in_daemon
+
+        async def begin(client: Client) -> str:
+            await client.cancel(job_id)
+            return job_id
+
+        job = follow_in_daemon(socket_path(socket, config), begin, detach=detach)
     if detach or job.state is State.CANCELLED:
-        return put_begun(job, as_json=as_json)
+        return job
+    if job.resumable and job.error is not None:
+        raise JobError(job.error.code, job.error.message, hint=job.error.hint, field=job.error.field)
     raise ConflictError(
         "job.ended",
         f"cannot cancel job {job_id}: it was {job.state.value} before that",
@@ -109,26 +227,10 @@ def cancel(
     )
 
 
-def resume(
-    job_id: JobArgument,
-    *,
-    detach: DetachOption = False,
-    socket: SocketOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-) -> int:
-    """Take an interrupted job up again where it stopped, and follow it.
-
-    Example: [bold]amistream resume 20250131-120000-5f3a9c[/bold]
-    """
-    from amistream.cli.follow import follow_in_daemon, put_begun, put_end
-
-    async def begin(client: Client) -> str:
-        await client.resume(job_id)
-        return job_id
-
-    job = follow_in_daemon(socket_path(socket, config), begin, detach=detach)
-    return put_begun(job, as_json=as_json) if detach else put_end(job, as_json=as_json)
+def _detach(detach: bool, in_process: bool) -> bool:
+    if detach and in_process:
+        raise UsageError("usage", "cannot run the command: --detach needs the daemon, and --in-process has none")
+    return detach
 
 
 def _ask(socket: Path, question: Callable[[Client], Awaitable[_Answer]]) -> _Answer:

@@ -68,6 +68,13 @@ def put_begun(job: JobView, *, as_json: bool) -> int:
 
 def _error(job: JobView) -> AmistreamError:
     kind = RefusedError if job.state is State.REFUSED else JobError
+    if job.state is State.INTERRUPTED:
+        return kind(
+            "job.interrupted",
+            f"cannot finish job {job.id}: it was interrupted",
+            hint=f"`amistream resume {job.id}` goes on where it stopped, `amistream cancel {job.id}` removes what it "
+            "stored; by itself it goes on when the daemon starts again",
+        )
     if job.error is None:
         return kind("job.cancelled", f"cannot finish job {job.id}: it was cancelled")
     return kind(job.error.code, job.error.message, hint=job.error.hint, field=job.error.field)

@@ -1,13 +1,18 @@
-"""`bundle --in-process`: the same job by the same engine, in this process and without a daemon.
+"""`--in-process`: the same jobs by the same engine, in this process and without a daemon.
 
-Imported only when it is asked for: the engine brings the AWS SDK, the ciphers and the codecs with it.
+The state directory holds the same journal as a daemon's, so what was cut short here can be resumed here, or by a daemon
+that has that directory. Imported only when it is asked for: the engine brings the AWS SDK, the ciphers and the codecs
+with it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import uvloop
 
@@ -18,43 +23,80 @@ from amistream.events import JobView, State
 from amistream.jobs.engine import Engine
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
+from amistream.jobs.queue import JobQueue
 from amistream.jobs.request import JobRequest
-from amistream.settings import LogFormat, Settings, load
+from amistream.settings import LogFormat, OnStop, Settings, load
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_Answer = TypeVar("_Answer")
 
 
 def run_in_process(request: JobRequest, config: Path | None) -> tuple[JobView, bool]:
     """Run the job to its end and return it, and whether a signal ended it."""
+
+    async def begin(queue: JobQueue) -> Job:
+        job, _ = await queue.submit(request)
+        return job
+
+    return follow_in_process(begin, config)
+
+
+def follow_in_process(begin: Callable[[JobQueue], Awaitable[Job]], config: Path | None) -> tuple[JobView, bool]:
+    """Follow the job that `begin` begins to its end and return it, and whether a signal ended it."""
+
+    async def follow(queue: JobQueue) -> tuple[JobView, bool]:
+        job = await begin(queue)
+        loop = asyncio.get_running_loop()
+
+        async def stop() -> None:
+            put_note("cancelling; what was stored is removed")
+            await queue.drain(OnStop.CANCEL)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(show_until_end(job.events()), name="progress")
+
+            def stop_once() -> None:
+                if queue.stopping:
+                    put_note("still removing what was stored; this takes a moment")
+                elif not job.state.ended:
+                    queue.stopping = True
+                    group.create_task(stop())
+
+            for number in STOP_SIGNALS:
+                loop.add_signal_handler(number, stop_once)
+        return job.view(), job.state is State.CANCELLED and job.cancel_requested
+
+    return ask_in_process(follow, config)
+
+
+def ask_in_process(question: Callable[[JobQueue], Awaitable[_Answer]], config: Path | None) -> _Answer:
+    """Put one question to the jobs of the state directory that no daemon is running."""
     settings = load(config)
     # Warnings would say a second time, over the bar, what the job's end says.
     log.configure("error", LogFormat.TEXT)
+
+    async def ask() -> _Answer:
+        async with _queue(settings) as queue:
+            return await question(queue)
+
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(request, settings))
+        return runner.run(ask())
 
 
-async def _run(request: JobRequest, settings: Settings) -> tuple[JobView, bool]:
-    job = Job(request)
-    loop = asyncio.get_running_loop()
+@asynccontextmanager
+async def _queue(settings: Settings) -> AsyncIterator[JobQueue]:
     async with (
         Journal(settings.state_dir, by_itself=False) as journal,
         Engine(settings, journal) as engine,
-        asyncio.TaskGroup() as group,
+        JobQueue(
+            engine.run,
+            engine.clean,
+            journal,
+            max_jobs=settings.max_jobs,
+            max_queued=settings.max_queued,
+            default_prefix=settings.prefix,
+        ) as queue,
     ):
-        await engine.enter(job)
-        group.create_task(show_until_end(job.events()), name="progress")
-        running = group.create_task(engine.run(job), name=f"job {job.id}")
-
-        def stop() -> None:
-            # Only once: a second cancel would cut the clean-up short and leave parts in the bucket.
-            if job.cancel_requested:
-                put_note("still removing what was stored; this takes a moment")
-            else:
-                job.cancel_requested = True
-                put_note("cancelling; what was stored is removed")
-                running.cancel()
-
-        # The tasks' first steps are due before any signal's: a job that is cancelled has always begun.
-        for number in STOP_SIGNALS:
-            loop.add_signal_handler(number, stop)
-    return job.view(), job.state is State.CANCELLED and job.cancel_requested
+        await queue.recover(resume=False)
+        yield queue

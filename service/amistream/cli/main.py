@@ -30,6 +30,7 @@ for _command in (
     commands.watch,
     commands.cancel,
     commands.resume,
+    commands.clean,
     tune.tune,
 ):
     app.command()(_command)

@@ -33,6 +33,10 @@ JsonOption = Annotated[
 DetachOption = Annotated[
     bool, typer.Option("--detach", "--no-wait", help="Do not wait for the job's end; print its id only.")
 ]
+InProcessOption = Annotated[
+    bool,
+    typer.Option("--in-process", help="Use no daemon: work on the jobs of the state directory in this process."),
+]
 JobArgument = Annotated[str, typer.Argument(metavar="ID", help="The job's id, as `amistream jobs` shows it.")]
 
 

@@ -22,7 +22,7 @@ from pydantic_core import from_json
 from amistream import __version__
 from amistream.daemon.metrics import Metrics
 from amistream.errors import AmistreamError, BusyError, UsageError
-from amistream.events import ErrorBody, Event, JobView, State
+from amistream.events import ErrorBody, Event, JobList, State
 from amistream.jobs.job import Job
 from amistream.jobs.queue import JobQueue
 from amistream.jobs.request import parse_request
@@ -37,12 +37,6 @@ EVENT_ID = "[0-9]{1,15}"
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class JobList(_Model):
-    """The jobs the daemon remembers, oldest first."""
-
-    jobs: tuple[JobView, ...]
 
 
 class Health(_Model):

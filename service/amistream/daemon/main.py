@@ -12,7 +12,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import structlog
@@ -75,9 +76,10 @@ async def serve(settings: Settings, listener: socket.socket, policy: AccessPolic
             max_queued=settings.max_queued,
             default_prefix=settings.prefix,
         ) as queue,
+        # Clients are answered only once everything an earlier daemon left is known again.
+        _recovered(queue, settings),
         serving(make_app(queue, metrics, policy), listener),
     ):
-        await queue.recover(resume=settings.resume_on_start)
         address = listener.getsockname()
         LOG.info("daemon.ready", socket=address, version=__version__, pid=os.getpid())
         notify("READY=1", f"STATUS=amistream {__version__} on {address}")
@@ -86,6 +88,15 @@ async def serve(settings: Settings, listener: socket.socket, policy: AccessPolic
         notify("STOPPING=1", "STATUS=waiting for the jobs to end")
         await drain(queue, settings.on_stop, hurry=signals.second)
     LOG.info("daemon.stopped", socket=address, version=__version__, pid=os.getpid())
+
+
+@asynccontextmanager
+async def _recovered(queue: JobQueue, settings: Settings) -> AsyncIterator[None]:
+    await queue.recover(resume=settings.resume_on_start)
+    unfinished = [job.id for job in queue.jobs() if job.resumable]
+    if unfinished:
+        LOG.warning("daemon.unfinished", jobs=unfinished, hint="amistream resume ID, or amistream clean")
+    yield
 
 
 class StopSignals:

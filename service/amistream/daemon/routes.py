@@ -12,8 +12,8 @@ from pydantic import BaseModel
 
 from amistream.daemon import handlers
 from amistream.daemon.access import Access
-from amistream.daemon.handlers import EVENT_ID, IDEMPOTENCY_KEY, Health, JobList
-from amistream.events import Event, JobView, State
+from amistream.daemon.handlers import EVENT_ID, IDEMPOTENCY_KEY, Health
+from amistream.events import Event, JobList, JobView, State
 from amistream.jobs.request import JobRequest
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]

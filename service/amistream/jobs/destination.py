@@ -55,6 +55,11 @@ class Address:
         folder = f"{self.bucket}/{self.key_prefix}".rstrip("/")
         return f"{folder}/{manifest_name(self.prefix)}"
 
+    @property
+    def probe_name(self) -> str:
+        """The object that is put and deleted to see whether the bucket lets us."""
+        return f"amistream-probe-{self._token}"
+
     async def client(self, service: str, region: str) -> Any:
         return await self.aws.client(service, region, self.endpoint_url)
 

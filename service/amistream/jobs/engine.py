@@ -85,6 +85,7 @@ class Engine:
         except asyncio.CancelledError:
             if job.interrupt_requested:
                 run.undo.forget()
+                job.kept_parts = run.parts
                 await self._end(job, State.INTERRUPTED, resumable=True)
             else:
                 await self._undo(job, run, State.CANCELLED)
@@ -106,6 +107,7 @@ class Engine:
         journal_broken = isinstance(error, JobError) and error.code.startswith("journal.")
         if ((mendable or journal_broken) and run.worth_keeping) or (resumed and isinstance(error, RefusedError)):
             run.undo.forget()
+            job.kept_parts = run.parts
             kept_on = AmistreamError(
                 error.code,
                 error.message,

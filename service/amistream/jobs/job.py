@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import Literal
@@ -33,6 +34,7 @@ class Job:
         self.request = request
         self.confined = confined
         self.resumable = False
+        self.kept_parts = 0
         self.interrupt_requested = False
         self.created_at = _now()
         self.id = f"{self.created_at:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
@@ -59,8 +61,7 @@ class Job:
         job.progress, job.result, job.error, job.notices = view.progress, view.result, view.error, view.notices
         job.state = view.state if view.state.ended else State.INTERRUPTED
         job.resumable = view.resumable or job.state is State.INTERRUPTED
-        job._kept.clear()
-        job._keep("state")
+        job._begin_anew()
         job.ended.set()
         return job
 
@@ -68,8 +69,7 @@ class Job:
         """The same job, queued anew."""
         job = Job(self.request, confined=self.confined)
         job.id, job.created_at, job.notices = self.id, self.created_at, self.notices
-        job._kept.clear()
-        job._keep("state")
+        job._begin_anew()
         return job
 
     def view(self) -> JobView:
@@ -86,6 +86,7 @@ class Job:
             result=self.result,
             error=self.error,
             resumable=self.resumable,
+            kept_parts=self.kept_parts,
         )
 
     def move(self, state: State) -> None:
@@ -144,6 +145,12 @@ class Job:
                 yield newest
             elif changed is self._changed:
                 await changed.wait()
+
+    def _begin_anew(self) -> None:
+        """Number events from the clock on, so that whoever followed an earlier life goes on behind what it saw."""
+        self._serial = max(self._serial, time.time_ns() // 1_000_000)
+        self._kept.clear()
+        self._keep("state")
 
     def _event(self, kind: Literal["state", "progress", "notice"]) -> Event:
         self._serial += 1

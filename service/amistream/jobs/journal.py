@@ -61,6 +61,8 @@ CREATE TABLE IF NOT EXISTS parts (
 ) WITHOUT ROWID;
 """
 
+_SELECT = "SELECT *, (SELECT count(*) FROM parts WHERE job = id) AS parts FROM jobs"
+
 T = TypeVar("T")
 
 
@@ -115,6 +117,7 @@ class Kept:
     bundling: Bundling | None
     manifest: bytes | None
     result: JobResult | None
+    parts: int
 
 
 class Journal:
@@ -211,14 +214,14 @@ class Journal:
         await self._do(work)
 
     async def find(self, job_id: str) -> Kept | None:
-        rows = await self._read("SELECT * FROM jobs WHERE id = ?", job_id)
+        rows = await self._read(f"{_SELECT} WHERE id = ?", job_id)
         return _kept(rows[0]) if rows else None
 
     async def all(self) -> list[Kept]:
         """Every job whose process is not alive, and every one of this process, oldest first."""
 
         def work() -> list[Kept]:
-            rows = self._db.execute("SELECT * FROM jobs ORDER BY id").fetchall()
+            rows = self._db.execute(f"{_SELECT} ORDER BY id").fetchall()
             return [_kept(row) for row in rows if row["fate"] == Fate.OVER or self._is_free(row["runner"])]
 
         return await self._do(work)
@@ -335,4 +338,5 @@ def _kept(row: sqlite3.Row) -> Kept:
         bundling=Bundling.model_validate_json(row["bundling"]) if row["bundling"] else None,
         manifest=row["manifest"],
         result=JobResult.model_validate_json(row["result"]) if row["result"] else None,
+        parts=row["parts"],
     )

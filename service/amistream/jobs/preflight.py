@@ -315,7 +315,11 @@ class _Checks:
             if notice:
                 self.notices.append(notice)
         acl = self.request.acl or self.settings.acl
-        await uncut(buckets.check_writable(client, bucket, self.address.key_prefix, acl, timeout_s))
+        await uncut(
+            buckets.check_writable(
+                client, bucket, self.address.key_prefix, acl, timeout_s, probe=self.address.probe_name
+            )
+        )
 
     async def _check_free(self, store: Store) -> None:
         """Refuse a destination that holds a bundle of this prefix, whole or not: nothing is ever overwritten."""

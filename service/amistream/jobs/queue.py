@@ -227,6 +227,7 @@ class JobQueue:
 
     def _remember(self, kept: Kept) -> Job:
         job = Job.remembered(kept.request, kept.view, confined=kept.confined)
+        job.kept_parts = kept.parts
         self._jobs[job.id] = job
         if kept.idempotency_key:
             self._keys[kept.idempotency_key] = job.id

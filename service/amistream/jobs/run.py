@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
+from amistream.aws import buckets
 from amistream.errors import RefusedError, first_cause
 from amistream.events import JobResult, State
 from amistream.flow.undo import Undo
@@ -51,6 +52,11 @@ class Run:
         self.undo = Undo()
 
     @property
+    def parts(self) -> int:
+        """Parts that were sent, or were about to be."""
+        return len(self._ledger.parts)
+
+    @property
     def worth_keeping(self) -> bool:
         """Whether something is stored that a later run need not store again."""
         return self._kept.manifest is not None or any(part.stored for part in self._ledger.parts)
@@ -86,6 +92,7 @@ class Run:
         parts = await self._journal.parts(self._job.id)
         self._own(destination, self._kept.bundling.plan, parts)
         await self._move(State.COMMITTING)
+        await destination.store.tidy({})
         try:
             await check_stored(destination.store, self._kept.bundling.plan.prefix, parts)
         except BaseException:
@@ -246,6 +253,7 @@ async def open_destination(address: Address, bundling: Bundling) -> Destination:
 async def remove_kept(address: Address, kept: Kept, parts: list[SealedPart]) -> None:
     """Remove what the journal proves a job made: its AMI, its manifest, its parts. Raises `StoreError`."""
     if kept.bundling is None:
+        await _remove_probe(address)
         return
     destination = await open_destination(address, kept.bundling)
     store, registration = destination.store, destination.registration
@@ -262,6 +270,19 @@ async def remove_kept(address: Address, kept: Kept, parts: list[SealedPart]) -> 
         await remove(store, kept.bundling.plan.prefix, parts, own)
     finally:
         await store.close()
+
+
+async def _remove_probe(address: Address) -> None:
+    """All that a run makes before it begins to bundle."""
+    if address.directory is None:
+        region = await buckets.bucket_region(
+            address.aws,
+            address.bucket,
+            region=address.request.region or "",
+            endpoint_url=address.endpoint_url,
+            timeout_s=address.settings.stall_timeout_s,
+        )
+        await (await address.store(region)).delete(address.probe_name)
 
 
 async def _reporting(job: Job, pipeline: Pipeline, meter: ProgressMeter) -> Measured:

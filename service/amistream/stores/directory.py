@@ -83,8 +83,10 @@ class DirectoryStore:
             await self._unlink(path)
 
     async def tidy(self, unfinished: Mapping[str, str]) -> None:
-        for name in unfinished:
-            await self._unlink(self._temporary(name))
+        del unfinished  # the token tells which files are this job's
+        for name in await self.names("."):
+            if name.endswith(f".{self._token}.partial"):
+                await self._unlink(self._directory / name)
 
     async def close(self) -> None:
         if self._made:

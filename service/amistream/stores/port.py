@@ -68,7 +68,10 @@ class Store(Protocol):
         """
 
     async def tidy(self, unfinished: Mapping[str, str]) -> None:
-        """Remove what puts of these names (with their checksums) left behind when their process died midway."""
+        """Remove what this job's puts left behind when their process died midway.
+
+        `unfinished` are the names to look for, with their checksums.
+        """
 
     async def close(self) -> None:
         """Let go of the place; with nothing stored, remove what `open` made."""

@@ -1,0 +1,291 @@
+"""Kills the daemon with SIGKILL at random moments, again and again, and judges what comes of its jobs.
+
+    python tests/faults/kill_soak.py --kills 200 --seed 1
+
+Jobs go into a bucket, with small parts, with parts that are multipart uploads, or registered, and into a directory.
+The daemon is started, given new jobs while there are any, and killed a random moment later; in the end it is left alone
+until every job has ended. Then every job must be done, every bundle must pass the whole check, nothing else may lie at
+the destinations, no part may have been stored twice, and no two plaintexts may have gone out under one key.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import random
+import socket
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from end_to_end.machine import COMMANDS
+from support.buckets import create_bucket, download_bundle, list_keys, open_uploads
+from support.endpoints import run_ministack
+from support.keys import make_keys
+from support.processes import ServerProcess
+from support.proxy import FaultProxy, dry_run_answered
+from support.referee import check_bundle
+
+if TYPE_CHECKING:
+    from support.endpoints import Endpoint
+    from support.keys import KeyRing
+
+BUCKET = "kill-soak"
+LONGEST_LIFE_S = 1.2
+PATIENCE_S = 180
+MIB = 1 << 20
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over the daemon's socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("daemon", timeout=20)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+@dataclass(kw_only=True)
+class Planned:
+    """A job to be handed in, and its volume."""
+
+    body: dict[str, Any]
+    image: Path
+    place: str
+    id: str = ""
+
+
+@dataclass(kw_only=True)
+class Verdict:
+    """What the soak counted."""
+
+    kills: int = 0
+    jobs: int = 0
+    states_at_kill: Counter[str] = field(default_factory=Counter)
+    parts: int = 0
+    puts: int = 0
+    puts_again: int = 0
+    """Puts of an object whose earlier put had not been answered when the daemon was killed."""
+    images: int = 0
+
+
+class Soak:
+    """One soak in one directory."""
+
+    def __init__(self, directory: Path, endpoint: Endpoint, proxy: FaultProxy, keys: KeyRing, seed: int) -> None:
+        self._directory = directory
+        self._endpoint = endpoint
+        self._proxy = proxy
+        self._keys = keys
+        self._dice = random.Random(seed)
+        self._socket = directory / "amistream.sock"
+        self._planned: list[Planned] = []
+        self.verdict = Verdict()
+
+    def run(self, *, kills: int, at_once: int = 3) -> Verdict:
+        images = [self._image(number) for number in range(3)]
+        self._large = self._directory / "large.img"
+        self._large.write_bytes(self._dice.randbytes(13 * MIB))
+        while self.verdict.kills < kills:
+            with_daemon = self._start()
+            self._hand_in(images, at_once)
+            time.sleep(self._dice.uniform(0, LONGEST_LIFE_S))  # the soak's own moment, not a synchronisation
+            self.verdict.states_at_kill.update(job["state"] for job in self._jobs() if not _ended(job))
+            with_daemon.kill()
+            self.verdict.kills += 1
+        last = self._start()
+        try:
+            self._wait_all_ended()
+            self._judge()
+        finally:
+            last.stop()
+        return self.verdict
+
+    def _image(self, number: int) -> Path:
+        """3 MiB of text, noise and zeros in another order each time."""
+        path = self._directory / f"disk-{number}.img"
+        pieces = [
+            self._dice.randbytes(700_000),
+            b"".join(b"%d lines of it\n" % line for line in range(60_000))[:900_000],
+            bytes(600_000),
+            self._dice.randbytes(800_000),
+        ]
+        self._dice.shuffle(pieces)
+        path.write_bytes(b"".join(pieces))
+        return path
+
+    def _start(self) -> Killable:
+        environ = {
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(self._directory),
+            **self._endpoint.environ(),
+            "AMISTREAM_BLOCK_SIZE": "64KiB",
+            "AMISTREAM_BACKOFF_BASE_S": "0.05",
+            "AMISTREAM_REGISTER_POLL_S": "0.02",
+            "AMISTREAM_MULTIPART_THRESHOLD": "5MiB",
+            "AMISTREAM_MULTIPART_CHUNK": "5MiB",
+        }
+        argv = [str(COMMANDS / "amistreamd"), "--socket", str(self._socket)]
+        argv += ["--state-dir", str(self._directory / "state")]
+        self._socket.unlink(missing_ok=True)
+        log = self._directory / f"daemon-{self.verdict.kills:03d}.log"
+        process = Killable(argv, log=log, environ=environ, directory=self._directory)
+        process.wait_ready(self._answers)
+        return process
+
+    def _answers(self) -> bool:
+        try:
+            return self._ask("GET", "/v1/health")["status"] == "ok"
+        except OSError:
+            return False
+
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None, key: str = "") -> Any:
+        connection = UnixConnection(self._socket)
+        try:
+            headers = {"Idempotency-Key": key} if key else {}
+            connection.request(method, path, json.dumps(body) if body else None, headers)
+            answer = connection.getresponse()
+            document = json.loads(answer.read())
+            assert answer.status < 400, document
+            return document
+        finally:
+            connection.close()
+
+    def _jobs(self) -> list[dict[str, Any]]:
+        jobs: list[dict[str, Any]] = self._ask("GET", "/v1/jobs")["jobs"]
+        return jobs
+
+    def _hand_in(self, images: list[Path], at_once: int) -> None:
+        living = sum(not _ended(job) for job in self._jobs())
+        for _ in range(at_once - living):
+            planned = self._plan(self._dice.choice(images), len(self._planned))
+            self._planned.append(planned)
+            planned.id = self._ask("POST", "/v1/jobs", planned.body, key=f"job-{len(self._planned)}")["id"]
+
+    def _plan(self, image: Path, number: int) -> Planned:
+        kind = number % 4
+        image = self._large if kind == 1 else image
+        place = str(self._directory / f"out-{number}") if kind == 3 else f"s3://{BUCKET}/{number}"
+        body: dict[str, Any] = {
+            "source": str(image),
+            "destinations": [place],
+            "account": "123456789012",
+            "certificate": str(self._keys.user.certificate),
+            "private_key": str(self._keys.user.key),
+            "ec2_certificate": str(self._keys.ec2.certificate),
+            "part_size": "6MiB" if kind == 1 else self._dice.choice(["64KiB", "256KiB", "1MiB"]),
+            "compress": self._dice.choice(["fast", "balanced", "auto"]),
+            "upload_concurrency": self._dice.choice([1, 2, 4]),
+            "endpoint_url": self._proxy.url,
+        }
+        if kind == 3:
+            del body["endpoint_url"]
+        elif kind == 2:
+            # The endpoint shows an image's name as its location; this way that is right.
+            body["ami_name"] = f"{BUCKET}/{number}/image.manifest.xml"
+        else:
+            body["register_image"] = False
+        return Planned(body=body, image=image, place=place)
+
+    def _wait_all_ended(self) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not all(map(_ended, self._jobs())):
+            assert time.monotonic() < deadline, self._jobs()
+            time.sleep(0.05)
+
+    def _judge(self) -> None:
+        jobs = {job["id"]: job for job in self._jobs()}
+        self.verdict.jobs = len(jobs)
+        assert len(jobs) == len(self._planned), "a job was lost or made twice"
+        for planned in self._planned:
+            job = jobs[planned.id]
+            assert job["state"] == "done", job
+            self._judge_bundle(planned, job)
+        assert not open_uploads(self._endpoint, BUCKET)
+        self._judge_puts()
+
+    def _judge_bundle(self, planned: Planned, job: dict[str, Any]) -> None:
+        got = Path(planned.place)
+        if planned.place.startswith("s3://"):
+            prefix = planned.place.removeprefix(f"s3://{BUCKET}/") + "/"
+            got = self._directory / "got" / planned.id
+            download_bundle(self._endpoint, BUCKET, prefix, got)
+        check_bundle(got, planned.image, self._keys.user.key, self._keys.user.certificate)
+        # Hidden files too: a temporary one that stayed is an orphan.
+        assert len(list(got.iterdir())) == job["result"]["parts"] + 1, sorted(got.iterdir())
+        self.verdict.parts += job["result"]["parts"]
+        if "ami_name" in planned.body:
+            with self._endpoint.blocking_client("ec2") as ec2:
+                filters = [{"Name": "name", "Values": [planned.body["ami_name"]]}]
+                (image,) = ec2.describe_images(Owners=["self"], Filters=filters)["Images"]
+            assert image["ImageId"] == job["result"]["image_id"]
+            self.verdict.images += 1
+
+    def _judge_puts(self) -> None:
+        """One success for each object, and under one name always the same bytes: the key was never used again."""
+        keys = set(list_keys(self._endpoint, BUCKET))
+        puts = defaultdict(list)
+        for put in self._proxy.seen("PUT"):
+            key = put.path.removeprefix(f"/{BUCKET}/")
+            if "probe" not in key and key != put.path:
+                puts[key].append(put)
+        assert set(puts) == keys
+        for key, tries in puts.items():
+            if "uploadId" in tries[0].query:
+                continue  # chunks of an upload that was cut short are sent again under a new upload
+            assert sum(put.upstream_status == 200 for put in tries) == 1, (key, [put.upstream_status for put in tries])
+            assert len({put.headers["x-amz-checksum-sha1"] for put in tries}) == 1, key
+            self.verdict.puts += len(tries)
+            self.verdict.puts_again += len(tries) - 1
+
+
+class Killable(ServerProcess):
+    """A process that may be ended without being asked."""
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def _ended(job: dict[str, Any]) -> bool:
+    return job["state"] in {"done", "refused", "failed", "cancelled", "interrupted"}
+
+
+def soak(*, kills: int, seed: int, directory: Path) -> Verdict:
+    """Run a soak against an endpoint of its own. Raises AssertionError when something is not as it must be."""
+    with ExitStack() as stack:
+        endpoint = stack.enter_context(run_ministack())
+        create_bucket(endpoint, BUCKET)
+        proxy = stack.enter_context(FaultProxy(endpoint, [dry_run_answered()]))
+        return Soak(directory, endpoint, proxy, make_keys(directory), seed).run(kills=kills)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--directory", type=Path, help="where to work (default: a new one, removed if all is well)")
+    options = parser.parse_args()
+    started = time.monotonic()
+    with ExitStack() as stack:
+        directory = options.directory or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kill-soak-")))
+        directory.mkdir(parents=True, exist_ok=True)
+        print(soak(kills=options.kills, seed=options.seed, directory=directory))
+    print(f"{time.monotonic() - started:.0f} s, seed {options.seed}")
+
+
+if __name__ == "__main__":
+    main()
