@@ -20,11 +20,11 @@ STOREYS = (
     ("__init__", "errors", "values", "settings", "events", "log"),
     ("flow",),
     ("keys", "source", "stores", "stages", "aws"),
-    ("pipeline",),
+    ("pipeline", "bundles"),
     ("jobs",),
     ("daemon",),
 )
-FOR_CLI = {"errors", "values", "settings", "events", "log", "cli", "__init__"}
+FOR_CLI = {"errors", "values", "settings", "events", "log", "cli", "bundles", "__init__"}
 JOBS_FOR_CLI = {"amistream.jobs.request", "amistream.jobs.job", "amistream.jobs.engine", "amistream.jobs.tune"}
 JOBS_FOR_CLI |= {"amistream.jobs.queue", "amistream.jobs.journal"}
 

@@ -69,6 +69,12 @@ class DirectoryStore:
         except OSError as error:
             raise self._failure("read", name, error) from error
 
+    async def read(self, name: str, start: int, length: int) -> bytes:
+        try:
+            return await asyncio.to_thread(_read_range, self._directory / name, start, length)
+        except OSError as error:
+            raise self._failure("read", name, error) from error
+
     async def names(self, prefix: str) -> list[str]:
         try:
             return sorted(name for name in await aiofiles.os.listdir(self._directory) if name.startswith(prefix))
@@ -142,6 +148,12 @@ class DirectoryStore:
             hint=f"free some space: df -h {self._directory}" if full else "check the directory and its permissions",
             field="destinations",
         )
+
+
+def _read_range(path: Path, start: int, length: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(length)
 
 
 def _look(path: Path) -> Stored:

@@ -58,6 +58,9 @@ class Store(Protocol):
         the object.
         """
 
+    async def read(self, name: str, start: int, length: int) -> bytes:
+        """The `length` bytes of the object from `start` on; fewer where it ends before. Absent is a `StoreError`."""
+
     async def names(self, prefix: str) -> list[str]:
         """The names that begin with `prefix`, sorted."""
 

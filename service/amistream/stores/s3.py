@@ -27,6 +27,7 @@ from amistream.settings import Acl
 from amistream.stores.body import Body
 from amistream.stores.port import OnBytes, Stored, whole_checksum
 from amistream.stores.retry import Alive, RetryPolicy, with_retries
+from amistream.values import MIB
 
 SETTLE_S = 5.0
 """How long a cancelled request that was wholly sent may take to be answered."""
@@ -103,6 +104,18 @@ class S3Store:
             return Stored(reply["ContentLength"], reply.get("ChecksumSHA1"))
 
         return await self._request(f"look at {self._url(name)}", attempt)
+
+    async def read(self, name: str, start: int, length: int) -> bytes:
+        async def attempt(alive: Alive) -> bytes:
+            reply = await self._client.get_object(**self._object(name), Range=f"bytes={start}-{start + length - 1}")
+            pieces = []
+            async with reply["Body"] as body:
+                async for piece in body.content.iter_chunked(MIB):
+                    alive()
+                    pieces.append(piece)
+            return b"".join(pieces)
+
+        return await self._request(f"read {self._url(name)}", attempt)
 
     async def names(self, prefix: str) -> list[str]:
         found: list[str] = []

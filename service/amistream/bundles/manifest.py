@@ -1,0 +1,241 @@
+"""Reads a bundle's manifest, by whichever tool it was written, and judges its signature.
+
+Format: bundle manifest version 2007-10-10. Taken are double and single quotes, white space between elements, missing
+optional elements, an absent or dummy signature, and user keys that are empty. Refused is what no tool writes and what
+could do harm: a document type (and so entities), more than `LARGEST` bytes, part names with a path, parts out of order.
+
+Pure: bytes in, values out; nothing is fetched and nothing asked of the network.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.hashes import SHA1
+from lxml import etree
+
+from amistream.errors import RefusedError
+from amistream.stages.manifest import VERSION, serialise
+
+LARGEST = 16 * 1024 * 1024
+"""Bytes of a manifest that is read at all: about 100,000 parts."""
+
+_HEX = re.compile(r"(?:[0-9a-fA-F]{2})*")
+_SHA1_HEX = re.compile(r"[0-9a-f]{40}")
+_NAME = re.compile(r"[^/\0]{1,255}")
+
+
+class SignatureState(StrEnum):
+    """What became of checking a manifest's signature against the user's certificate."""
+
+    RIGHT = "right"
+    REWRITTEN = "right once written as Amazon's tools write it"
+    WRONG = "wrong"
+    ABSENT = "absent"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestPart:
+    """One part as the manifest tells it: its object's name without the key prefix, and its SHA-1 in hex."""
+
+    index: int
+    filename: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a manifest says. Sizes in bytes; wrapped keys are RSA ciphertext, empty where the element is."""
+
+    raw: bytes
+    bundler: str
+    architecture: str
+    kernel: str
+    ramdisk: str
+    product_codes: tuple[str, ...]
+    block_device_mappings: dict[str, str]
+    name: str
+    user: str
+    kind: str
+    kernel_name: str
+    ancestors: tuple[str, ...]
+    digest: str
+    size: int
+    bundled_size: int
+    ec2_key: bytes
+    ec2_iv: bytes
+    user_key: bytes
+    user_iv: bytes
+    parts: tuple[ManifestPart, ...]
+    signature: bytes
+
+
+def parse_manifest(raw: bytes, name: str) -> Manifest:
+    """Read a manifest; `name` is for messages. Raises `RefusedError` that says what is wrong with it."""
+    return _Reader(raw, name).read()
+
+
+def check_signature(manifest: Manifest, certificate: x509.Certificate) -> SignatureState:
+    """Verify the signature over the text as it stands, else over the text as Amazon's own check writes it again."""
+    if not manifest.signature:
+        return SignatureState.ABSENT
+    public = certificate.public_key()
+    assert isinstance(public, rsa.RSAPublicKey)  # noqa: S101 - for the type checker; load_certificate looked
+    for signed, state in (
+        (signed_text(manifest.raw), SignatureState.RIGHT),
+        (_rewritten(manifest.raw), SignatureState.REWRITTEN),
+    ):
+        try:
+            public.verify(manifest.signature, signed, padding.PKCS1v15(), SHA1())  # noqa: S303 - the format's own
+        except InvalidSignature:
+            continue
+        return state
+    return SignatureState.WRONG
+
+
+def signed_text(raw: bytes) -> bytes:
+    """The bytes under the signature as they stand in the file: machine_configuration, directly followed by image."""
+    found = (re.search(rb"<%s>.*</%s>" % (tag, tag), raw, re.DOTALL) for tag in (b"machine_configuration", b"image"))
+    return b"".join(match[0] for match in found if match)
+
+
+class _Reader:
+    """One manifest being read."""
+
+    def __init__(self, raw: bytes, name: str) -> None:
+        self._raw = raw
+        self._name = name
+
+    def read(self) -> Manifest:
+        root = self._root()
+        version = self._text(root, "version")
+        if version != VERSION:
+            raise self._bad(f"it has version {version!r}, and only {VERSION} is known")
+        parts = self._parts(root)
+        mappings = {
+            self._text(mapping, "virtual"): self._text(mapping, "device")
+            for mapping in root.findall("machine_configuration/block_device_mapping/mapping")
+        }
+        return Manifest(
+            raw=self._raw,
+            bundler=self._optional(root, "bundler/name"),
+            architecture=self._text(root, "machine_configuration/architecture"),
+            kernel=self._optional(root, "machine_configuration/kernel_id"),
+            ramdisk=self._optional(root, "machine_configuration/ramdisk_id"),
+            product_codes=self._all(root, "machine_configuration/product_codes/product_code"),
+            block_device_mappings=mappings,
+            name=self._file_name(self._text(root, "image/name"), "image/name"),
+            user=self._text(root, "image/user"),
+            kind=self._text(root, "image/type"),
+            kernel_name=self._optional(root, "image/kernel_name"),
+            ancestors=self._all(root, "image/ancestry/ancestor_ami_id"),
+            digest=self._sha1(root, "image/digest"),
+            size=self._number(root, "image/size"),
+            bundled_size=self._number(root, "image/bundled_size"),
+            ec2_key=self._hex(root, "image/ec2_encrypted_key"),
+            ec2_iv=self._hex(root, "image/ec2_encrypted_iv"),
+            user_key=self._hex(root, "image/user_encrypted_key"),
+            user_iv=self._hex(root, "image/user_encrypted_iv"),
+            parts=parts,
+            signature=self._signature(root),
+        )
+
+    def _root(self) -> etree._Element:
+        if len(self._raw) > LARGEST:
+            raise self._bad(f"it has {len(self._raw)} bytes, and a manifest has at most {LARGEST}")
+        if b"<!DOCTYPE" in self._raw or b"<!ENTITY" in self._raw:
+            raise self._bad("it declares a document type, which could smuggle in other files")
+        parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
+        try:
+            root = etree.fromstring(self._raw, parser)
+        except etree.XMLSyntaxError as error:
+            raise self._bad(f"it is not XML ({error})") from None
+        if root.tag != "manifest":
+            raise self._bad(f"its root is <{root.tag}>, not <manifest>")
+        return root
+
+    def _parts(self, root: etree._Element) -> tuple[ManifestPart, ...]:
+        elements = root.findall("image/parts/part")
+        parts = tuple(
+            ManifestPart(
+                index=index,
+                filename=self._file_name(self._text(element, "filename"), "part/filename"),
+                digest=self._sha1(element, "digest"),
+            )
+            for index, element in enumerate(elements)
+        )
+        if not parts:
+            raise self._bad("it names no parts")
+        if [element.get("index") for element in elements] != [str(part.index) for part in parts]:
+            raise self._bad("its parts are not numbered 0, 1, 2 ... in order")
+        count = root.find("image/parts")
+        told = count.get("count") if count is not None else None
+        if told not in (None, str(len(parts))):
+            raise self._bad(f"it says {told} parts and names {len(parts)}")
+        if len({part.filename for part in parts}) != len(parts):
+            raise self._bad("it names the same part twice")
+        return parts
+
+    def _text(self, element: etree._Element, where: str) -> str:
+        text = self._optional(element, where)
+        if not text:
+            raise self._bad(f"{where} is missing or empty")
+        return text
+
+    def _optional(self, element: etree._Element, where: str) -> str:
+        return (element.findtext(where) or "").strip()
+
+    def _all(self, element: etree._Element, where: str) -> tuple[str, ...]:
+        return tuple((found.text or "").strip() for found in element.findall(where))
+
+    def _number(self, element: etree._Element, where: str) -> int:
+        text = self._text(element, where)
+        if not re.fullmatch("[0-9]{1,18}", text) or int(text) == 0:
+            raise self._bad(f"{where} is {text!r}, not a size")
+        return int(text)
+
+    def _sha1(self, element: etree._Element, where: str) -> str:
+        text = self._text(element, where).lower()
+        if not _SHA1_HEX.fullmatch(text):
+            raise self._bad(f"{where} is not a SHA-1 in hex")
+        return text
+
+    def _hex(self, element: etree._Element, where: str) -> bytes:
+        text = "".join(self._optional(element, where).split())
+        if not _HEX.fullmatch(text):
+            raise self._bad(f"{where} is not hex")
+        return bytes.fromhex(text)
+
+    def _signature(self, root: etree._Element) -> bytes:
+        """A dummy that is no hex at all is as good as none."""
+        text = "".join(self._optional(root, "signature").split())
+        return bytes.fromhex(text) if _HEX.fullmatch(text) else b""
+
+    def _file_name(self, text: str, where: str) -> str:
+        if not _NAME.fullmatch(text) or text in {".", ".."}:
+            raise self._bad(f"{where} is {text!r}, which is no plain file name")
+        return text
+
+    def _bad(self, why: str) -> RefusedError:
+        return RefusedError(
+            "manifest.bad",
+            f"cannot use the manifest {self._name}: {why}",
+            hint="check that this is the manifest (NAME.manifest.xml) and that it came whole",
+            field="manifest",
+        )
+
+
+def _rewritten(raw: bytes) -> bytes:
+    """The signed text as Amazon's check has it after parsing the document and writing it again."""
+    root = etree.fromstring(raw, etree.XMLParser(resolve_entities=False, no_network=True, remove_blank_text=True))
+    return b"".join(_serialised(root.findall(tag)) for tag in ("machine_configuration", "image"))
+
+
+def _serialised(elements: Sequence[etree._Element]) -> bytes:
+    return b"".join(map(serialise, elements))

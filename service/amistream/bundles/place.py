@@ -1,0 +1,133 @@
+"""Where an existing bundle lies: a bucket or a directory, found from its manifest's address.
+
+`s3://BUCKET/KEY/NAME.manifest.xml` and paths are taken. Errors name the address and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiofiles.os
+
+from amistream.aws import buckets
+from amistream.aws.session import Aws
+from amistream.bundles.manifest import LARGEST, Manifest, parse_manifest
+from amistream.errors import RefusedError
+from amistream.settings import Settings
+from amistream.stores.directory import DirectoryStore
+from amistream.stores.port import Store
+from amistream.stores.retry import RetryPolicy
+from amistream.stores.s3 import Multipart, S3Store
+
+NO_TOKEN = "none"  # noqa: S105 - no password: nothing temporary is written through such a place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A folder of bundles. `bucket` and `region` are '' for a directory; `key_prefix` has no slash at its ends."""
+
+    store: Store
+    bucket: str
+    key_prefix: str
+    region: str
+
+    @property
+    def in_s3(self) -> bool:
+        return bool(self.bucket)
+
+    def image_location(self, manifest_name: str) -> str:
+        """The manifest as EC2 names it: bucket/key, without a scheme."""
+        return "/".join(filter(None, (self.bucket, self.key_prefix, manifest_name)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """A bundle that was found: its place, its manifest's name there, and what that says."""
+
+    place: Place
+    manifest_name: str
+    manifest: Manifest
+
+    @property
+    def address(self) -> str:
+        return f"{self.place.store.location}/{self.manifest_name}"
+
+
+def split_address(address: str) -> tuple[str, str]:
+    """The folder and the name of a manifest's address. Raises `RefusedError` when it names no file."""
+    folder, slash, name = address.rpartition("/")
+    if address.startswith("s3://") and (not slash or folder == "s3:/"):
+        folder, name = address, ""
+    if not name:
+        raise RefusedError(
+            "manifest.address",
+            f"cannot look for a bundle at {address}: that names a folder, not a manifest",
+            hint="give the manifest itself, such as s3://BUCKET/KEY/image.manifest.xml or ./image.manifest.xml",
+            field="manifest",
+        )
+    return folder or ("/" if slash else "."), name
+
+
+@asynccontextmanager
+async def open_place(
+    folder: str, settings: Settings, aws: Aws, *, region: str = "", endpoint_url: str = "", token: str = NO_TOKEN
+) -> AsyncIterator[Place]:
+    """The folder `s3://BUCKET[/KEY]` or a directory. Raises `RefusedError` or `StoreError` when it is not there."""
+    if not folder.startswith("s3://"):
+        directory = Path(await aiofiles.os.path.abspath(folder))
+        if not await aiofiles.os.path.isdir(directory):
+            raise RefusedError(
+                "directory.missing",
+                f"cannot look for a bundle in {directory}: there is no such directory",
+                hint="check the path",
+                field="manifest",
+            )
+        yield Place(store=DirectoryStore(directory, token=token), bucket="", key_prefix="", region=region)
+        return
+    bucket, _, key_prefix = folder.removeprefix("s3://").strip("/").partition("/")
+    url = (endpoint_url or settings.endpoint_url).rstrip("/")
+    timeout_s = settings.stall_timeout_s
+    found = await buckets.bucket_region(aws, bucket, region=region, endpoint_url=url, timeout_s=timeout_s)
+    store = S3Store(
+        await aws.client("s3", found, url),
+        bucket=bucket,
+        key_prefix=key_prefix,
+        acl=settings.acl,
+        retry=RetryPolicy(
+            attempts=settings.upload_attempts,
+            base_s=settings.backoff_base_s,
+            cap_s=settings.backoff_cap_s,
+            stall_s=timeout_s,
+        ),
+        multipart=Multipart(
+            threshold=int(settings.multipart_threshold),
+            chunk=int(settings.multipart_chunk),
+            concurrency=settings.multipart_concurrency,
+        ),
+    )
+    yield Place(store=store, bucket=bucket, key_prefix=key_prefix, region=found)
+
+
+async def find_bundle(place: Place, manifest_name: str) -> Bundle:
+    """Read the manifest of that name. Raises `RefusedError` when there is none, or it is not one."""
+    address = f"{place.store.location}/{manifest_name}"
+    stored = await place.store.stat(manifest_name, read=False)
+    if stored is None:
+        raise RefusedError(
+            "manifest.missing",
+            f"cannot find the manifest {address}: it is not there",
+            hint="check the name; `amistream list` shows the bundles under a bucket or prefix",
+            field="manifest",
+        )
+    if stored.size > LARGEST:
+        raise RefusedError(
+            "manifest.bad",
+            f"cannot use the manifest {address}: it has {stored.size} bytes, and a manifest has at most {LARGEST}",
+            hint="check that this is the manifest (NAME.manifest.xml)",
+            field="manifest",
+        )
+    raw = await place.store.read(manifest_name, 0, stored.size)
+    return Bundle(place=place, manifest_name=manifest_name, manifest=parse_manifest(raw, address))
