@@ -27,6 +27,7 @@ STOREYS = (
 FOR_CLI = {"errors", "values", "settings", "events", "log", "cli", "bundles", "__init__"}
 JOBS_FOR_CLI = {"amistream.jobs.request", "amistream.jobs.job", "amistream.jobs.engine", "amistream.jobs.tune"}
 JOBS_FOR_CLI |= {"amistream.jobs.queue", "amistream.jobs.journal"}
+JOBS_FOR_CLI |= {"amistream.jobs.doctor", "amistream.jobs.findings"}
 
 
 def imports_of(file: str) -> set[str]:

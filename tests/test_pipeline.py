@@ -336,7 +336,7 @@ async def test_cancel(step: int, uploads: int, image: Path, tmp_path: Path) -> N
             await on_put(self.puts - 1)
             await super().put(name, data, sha1, on_bytes)
 
-    store = Watched(folder)
+    store = Watched(folder, token="t0")
     await store.open()
     scene = Scene(image, store, plan(uploads=uploads))
     task = asyncio.create_task(scene.run())

@@ -48,7 +48,7 @@ def start_daemon(tmp_path: Path) -> StartDaemon:
                 Journal(tmp_path / "state", by_itself=True) as journal,
                 JobQueue(
                     metrics.watched(script.run),
-                    script.run,
+                    script.clean,
                     journal,
                     max_jobs=max_jobs,
                     max_queued=max_queued,

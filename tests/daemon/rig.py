@@ -47,11 +47,20 @@ class Script:
         try:
             await leave.wait()
         except asyncio.CancelledError:
-            job.move(State.CANCELLED)
+            if job.interrupt_requested:
+                job.interrupt()
+            else:
+                job.move(State.CANCELLED)
             raise
+        if job.state.ended:  # the test has ended it in a way of its own
+            return
         job.move(State.BUNDLING)
         job.move(State.COMMITTING)
         job.finish(RESULT)
+
+    async def clean(self, job: Job) -> None:
+        """There is never anything to remove."""
+        job.move(State.CANCELLED)
 
     async def wait_begun(self) -> Job:
         async with asyncio.timeout(PATIENCE_S):

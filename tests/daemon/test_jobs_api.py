@@ -7,7 +7,9 @@ import asyncio
 import pytest
 
 from amistream import __version__
+from amistream.errors import StoreError
 from amistream.events import JobView, State
+from amistream.settings import OnStop
 from daemon.rig import StartDaemon
 
 
@@ -140,11 +142,36 @@ async def test_ended_job_cannot_be_cancelled(start_daemon: StartDaemon) -> None:
 
 
 async def test_resume_is_refused(start_daemon: StartDaemon) -> None:
-    """No job can be resumed unless it was interrupted."""
+    """A job that runs, or that left nothing, cannot be resumed."""
     async with start_daemon() as daemon:
         job = await daemon.submit_and_begin()
         answer = await daemon.ask("POST", f"/v1/jobs/{job.id}/resume")
         assert (answer.status, answer.error["code"]) == (409, "job.not_resumable")
+        await daemon.script.end(job)
+        answer = await daemon.ask("POST", f"/v1/jobs/{job.id}/resume")
+        assert (answer.status, answer.error["code"]) == (409, "job.not_resumable")
+        assert "amistream bundle" in answer.error["hint"]
+
+
+async def test_job_that_kept_something_is_resumed_or_removed(start_daemon: StartDaemon) -> None:
+    """What ended resumable says so, is begun again under its id by a resume, and removed by a cancel."""
+    async with start_daemon() as daemon:
+        first = await daemon.submit_and_begin()
+        first.fail(StoreError("store.lost", "cannot go on: the store is gone"), resumable=True)
+        daemon.script.may_end[first.id].set()
+        shown = (await daemon.ask("GET", f"/v1/jobs/{first.id}")).body
+        assert (shown["state"], shown["resumable"]) == ("failed", True)
+        answer = await daemon.ask("POST", f"/v1/jobs/{first.id}/resume")
+        assert (answer.status, answer.body["id"], answer.body["state"]) == (202, first.id, "queued")
+        second = await daemon.script.wait_begun()
+        assert (second.id, second.created_at) == (first.id, first.created_at)
+        second.fail(StoreError("store.lost", "cannot go on: the store is gone"), resumable=True)
+        daemon.script.may_end[first.id].set()
+        answer = await daemon.ask("DELETE", f"/v1/jobs/{first.id}")
+        assert answer.status == 202
+        third = daemon.queue.get(first.id)
+        await third.ended.wait()
+        assert (third.state, third.resumable) == (State.CANCELLED, False)
 
 
 @pytest.mark.parametrize(("method", "end"), [("GET", ""), ("DELETE", ""), ("POST", "/resume"), ("GET", "/events")])
@@ -165,11 +192,11 @@ async def test_health_counts(start_daemon: StartDaemon) -> None:
 
 
 async def test_draining_daemon_refuses_jobs_and_lets_the_running_end(start_daemon: StartDaemon) -> None:
-    """While it stops, the daemon answers, takes no job, drops the waiting ones and lets the running one end."""
+    """While it stops, the daemon answers, takes no job, keeps the waiting ones and lets the running one end."""
     async with start_daemon(max_jobs=1) as daemon, asyncio.TaskGroup() as group:
         running = await daemon.submit_and_begin("a")
         waiting = daemon.queue.get((await daemon.submit("b")).body["id"])
-        draining = group.create_task(daemon.queue.drain(cancel=False))
+        draining = group.create_task(daemon.queue.drain(OnStop.FINISH))
         await waiting.ended.wait()
         refused = await daemon.submit("c")
         assert (refused.status, refused.error["code"]) == (503, "daemon.stopping")
@@ -177,4 +204,4 @@ async def test_draining_daemon_refuses_jobs_and_lets_the_running_end(start_daemo
         assert not draining.done()
         await daemon.script.end(running)
         await draining
-        assert (running.state, waiting.state) == (State.DONE, State.CANCELLED)
+        assert (running.state, waiting.state) == (State.DONE, State.INTERRUPTED)

@@ -20,6 +20,7 @@ import pytest
 from amistream import __version__
 from amistream.daemon.main import drain
 from amistream.events import State
+from amistream.settings import OnStop
 from daemon.rig import StartDaemon
 
 AMISTREAMD = str(Path(sys.executable).with_name("amistreamd"))
@@ -133,14 +134,15 @@ def test_service_manager_is_told(tmp_path: Path) -> None:
             assert manager.recv(200).startswith(b"STOPPING=1\n")
 
 
-def test_first_signal_lets_jobs_end_and_the_second_cancels_them(tmp_path: Path) -> None:
-    """After one SIGTERM a running job goes on and new ones are refused; after two it is cancelled."""
+def test_first_signal_lets_jobs_end_and_the_second_interrupts_them(tmp_path: Path) -> None:
+    """After one SIGTERM a running job goes on and new ones are refused; after two it ends, to go on another time."""
     volume = tmp_path / "volume"
     volume.write_bytes(b"\1" * 4096)
     with socket.socket() as silent_store:
         # It connects and never answers, so the job stands still in its checks.
         silent_store.bind(("127.0.0.1", 0))
         silent_store.listen()
+        silent_store.settimeout(PATIENCE_S)
         body = {
             "source": str(volume),
             "destinations": ["s3://bucket"],
@@ -160,28 +162,33 @@ def test_first_signal_lets_jobs_end_and_the_second_cancels_them(tmp_path: Path) 
                 assert process.curl(f"/v1/jobs/{job['id']}")["state"] == "checking"
                 assert process.stop() == 0
                 end = process.wait_logged("job.end")
-                assert (end["job"], end["state"]) == (job["id"], "cancelled")
+                assert (end["job"], end["state"], end["resumable"]) == (job["id"], "interrupted", True)
 
 
 async def test_second_signal_hurries_a_drain_that_waits(start_daemon: StartDaemon) -> None:
-    """A drain that lets jobs end cancels them when it is told to hurry."""
+    """A drain that lets jobs end interrupts them when it is told to hurry."""
     async with start_daemon() as daemon, asyncio.TaskGroup() as group:
         job = await daemon.submit_and_begin()
         hurry = asyncio.Event()
-        draining = group.create_task(drain(daemon.queue, cancel=False, hurry=hurry))
+        draining = group.create_task(drain(daemon.queue, OnStop.FINISH, hurry=hurry))
         assert (await daemon.ask("GET", "/v1/health")).body["status"] == "stopping"
         assert not job.state.ended
         hurry.set()
         await draining
-        assert job.state is State.CANCELLED
+        assert (job.state, job.resumable) == (State.INTERRUPTED, True)
 
 
-async def test_drain_may_cancel_at_once(start_daemon: StartDaemon) -> None:
-    """With on_stop = cancel the first signal cancels."""
-    async with start_daemon() as daemon:
-        job = await daemon.submit_and_begin()
-        await drain(daemon.queue, cancel=True, hurry=asyncio.Event())
-        assert job.state is State.CANCELLED
+@pytest.mark.parametrize(
+    ("how", "end"), [(OnStop.CANCEL, State.CANCELLED), (OnStop.INTERRUPT, State.INTERRUPTED)], ids=["cancel", "keep"]
+)
+async def test_drain_may_stop_jobs_at_once(start_daemon: StartDaemon, how: OnStop, end: State) -> None:
+    """With on_stop = cancel or interrupt the first signal does that, to running and waiting jobs alike."""
+    async with start_daemon(max_jobs=1) as daemon:
+        job = await daemon.submit_and_begin("a")
+        waiting = daemon.queue.get((await daemon.submit("b")).body["id"])
+        await drain(daemon.queue, how, hurry=asyncio.Event())
+        assert (job.state, waiting.state) == (end, end)
+        assert job.resumable == waiting.resumable == (end is State.INTERRUPTED)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ async def test_ended_jobs_are_counted_with_their_duration(start_daemon: StartDae
         done = await daemon.submit_and_begin("a")
         await daemon.script.end(done)
         stopped = await daemon.submit_and_begin("b")
-        daemon.queue.cancel(stopped.id)
+        await daemon.queue.cancel(stopped.id)
         await stopped.ended.wait()
         found = await samples(daemon)
         assert (found["amistream_jobs_ended_total", "done"], found["amistream_jobs_ended_total", "cancelled"]) == (1, 1)

@@ -61,7 +61,9 @@ class Pass:
             yield self._last
 
 
-def join(items: Sequence[Any]) -> bytes:
+def join(number: int, items: Sequence[Any]) -> bytes:
+    """Parallel work that does nothing, once it has seen that it was told the right number."""
+    assert number == number_of(items[0][:BLOCK])
     return b"".join(items)
 
 
@@ -71,7 +73,7 @@ def number_of(item: bytes | memoryview) -> int:
 
 def steps(
     archive: Transform | None = None,
-    work: Callable[[Sequence[Any]], Any] = join,
+    work: Callable[[int, Sequence[Any]], Any] = join,
     last: Transform | None = None,
 ) -> tuple[Step, ...]:
     """The shape of the real path: in order, in parallel, in order, in the same turn."""
@@ -140,12 +142,11 @@ async def test_order(workers: int) -> None:
         order = source.sample(group, len(group))
         before.update(zip(order[1:], order, strict=False))
 
-    def work(items: Sequence[Any]) -> bytes:
-        number = number_of(items[0])
+    def work(number: int, items: Sequence[Any]) -> bytes:
         if number in before:
             assert ended[before[number]].wait(20)
         ended[number].set()
-        return join(items)
+        return join(number, items)
 
     run = Run(Blocks(count), steps(work=work))
     await run.go(workers)
@@ -169,9 +170,9 @@ async def test_works_in_parallel() -> None:
     """Parallel work runs on as many threads as there are workers."""
     together = threading.Barrier(4)
 
-    def work(items: Sequence[Any]) -> bytes:
+    def work(number: int, items: Sequence[Any]) -> bytes:
         together.wait(20)
-        return join(items)
+        return join(number, items)
 
     run = Run(Blocks(8), steps(work=work))
     await run.go(4)
@@ -183,7 +184,7 @@ async def test_finish_comes_last() -> None:
     seen: list[bytes] = []
     path = (
         Step("first", Pass(last=b"F")),
-        Step("work", parallel=lambda items: b"<" + join(items) + b">"),
+        Step("work", parallel=lambda number, items: b"<" + join(number, items) + b">"),
         Step("second", Pass(last=b"S")),
         Step("third", Pass(lambda item: seen.append(bytes(item)), last=b"T"), same_turn=True),
     )
@@ -235,10 +236,10 @@ def fail_at(number: int) -> Callable[[Any], None]:
     return check
 
 
-def failing_work(number: int) -> Callable[[Sequence[Any]], bytes]:
-    def work(items: Sequence[Any]) -> bytes:
-        fail_at(number)(items[0])
-        return join(items)
+def failing_work(failing: int) -> Callable[[int, Sequence[Any]], bytes]:
+    def work(number: int, items: Sequence[Any]) -> bytes:
+        fail_at(failing)(number)
+        return join(number, items)
 
     return work
 
@@ -274,9 +275,9 @@ async def test_first_failure_counts() -> None:
     """When one failure makes others, the first is what is raised."""
     both = threading.Barrier(2)
 
-    def work(items: Sequence[Any]) -> bytes:
+    def work(number: int, items: Sequence[Any]) -> bytes:
         both.wait(20)
-        if number_of(items[0]) == 1:
+        if number == 1:
             raise PlantedError("first")
         # It goes on only when the other has failed, and fails of its own accord then.
         assert run.released.wait(20)
@@ -306,10 +307,10 @@ async def test_failure_wakes_emit() -> None:
         await run.go(2)
 
 
-def holding_work(hold: Callable[[Any], None]) -> Callable[[Sequence[Any]], bytes]:
-    def work(items: Sequence[Any]) -> bytes:
+def holding_work(hold: Callable[[Any], None]) -> Callable[[int, Sequence[Any]], bytes]:
+    def work(number: int, items: Sequence[Any]) -> bytes:
         hold(items[0])
-        return join(items)
+        return join(number, items)
 
     return work
 
@@ -378,7 +379,7 @@ async def test_meters() -> None:
 
     path = (
         Step("archive", Grow()),
-        Step("work", parallel=lambda items: join(items)[:5]),
+        Step("work", parallel=lambda _, items: b"".join(items)[:5]),
         Step("join", Grow()),
         Step("last", Pass(), same_turn=True),
     )
@@ -428,12 +429,12 @@ async def test_slots() -> None:
     counted = threading.Lock()
     now = most = 0
 
-    def work(items: Sequence[Any]) -> bytes:
+    def work(number: int, items: Sequence[Any]) -> bytes:
         nonlocal now, most
         with counted:
             now += 1
             most = max(most, now)
-        made = join(items)
+        made = join(number, items)
         with counted:
             now -= 1
         return made
@@ -460,12 +461,11 @@ async def test_block_buffer_is_not_shared() -> None:
     kept: dict[int, list[bytes]] = {}
     second = threading.Barrier(2)
 
-    def work(items: Sequence[Any]) -> bytes:
-        number = number_of(items[0])
+    def work(number: int, items: Sequence[Any]) -> bytes:
         kept[number] = [bytes(items[0])]
         second.wait(20)
         kept[number].append(bytes(items[0]))
-        return join(items)
+        return join(number, items)
 
     run = Run(Blocks(10), (Step("view", ViewOnly()), *steps(work=work)[1:]))
     await run.go(2)

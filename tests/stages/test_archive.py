@@ -6,8 +6,10 @@ import hashlib
 import io
 import os
 import subprocess
+import sys
 import tarfile
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amistream.stages.archive import NAME_MAX, Archive, member_header
-from amistream.values import GIB, Buffer
+from amistream.values import GIB, ArchiveResult, Buffer, ChangedError, Extent
 from stages.transform_check import Outcome, ask, carry, check_transform, cut_data
 
 MTIME = 1_700_000_000
@@ -196,3 +198,119 @@ def test_volume_of_zeros() -> None:
     output = carry(archive, [bytes(1024)])
     assert archive.result().sha1 == hashlib.sha1(output).digest()
     assert set(output[512:]) == {0}
+
+
+BLOCKS = st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=8)
+
+
+def ends(blocks: Sequence[bytes]) -> list[ArchiveResult]:
+    """Where the archive of these blocks stands after each."""
+    archive = Archive(name="image", size=sum(map(len, blocks)), mtime=MTIME)
+    found = []
+    for number, block in enumerate(blocks):
+        list(archive.feed(block))
+        found.append(archive.end_of_block(number))
+    return found
+
+
+def feed_with_proof(blocks: Sequence[bytes], proof: ArchiveResult) -> int:
+    """Archive the blocks again; returns how many went through before it was found that something changed."""
+    archive = Archive(name="image", size=sum(map(len, blocks)), mtime=MTIME, proof=proof)
+    for number, block in enumerate(blocks):
+        try:
+            list(archive.feed(block))
+        except ChangedError:
+            return number
+    return len(blocks)
+
+
+@settings(deadline=None)
+@given(BLOCKS)
+def test_end_of_each_block(blocks: list[bytes]) -> None:
+    """The archive is known at the end of each block: as much of it, and the SHA-1 of that much."""
+    whole = archived(blocks).output
+    size = 512
+    for block, end in zip(blocks, ends(blocks), strict=True):
+        size += len(block)
+        assert end == ArchiveResult(size=size, sha1=hashlib.sha1(whole[:size]).digest())
+
+
+def test_ends_may_be_asked_late() -> None:
+    """Ends are kept until a later one is asked for, and forgotten then."""
+    archive = Archive(name="image", size=3, mtime=MTIME)
+    for block in (b"a", b"b", b"c"):
+        list(archive.feed(block))
+    assert [archive.end_of_block(number) for number in (1, 1, 2)] == [
+        *ends([b"a", b"b", b"c"])[1:2] * 2,
+        archive.result(),
+    ]
+    with pytest.raises(KeyError):
+        archive.end_of_block(1)
+
+
+@settings(deadline=None)
+@given(BLOCKS, st.data())
+def test_same_volume_is_proved(blocks: list[bytes], data: st.DataObject) -> None:
+    """The same bytes pass the proof of any block, whatever comes after it."""
+    at = data.draw(st.integers(0, len(blocks) - 1))
+    later = [data.draw(st.binary(min_size=len(block), max_size=len(block))) for block in blocks[at + 1 :]]
+    assert feed_with_proof([*blocks[: at + 1], *later], ends(blocks)[at]) == len(blocks)
+
+
+@settings(deadline=None)
+@given(BLOCKS, st.data())
+def test_another_byte_fails_the_proof(blocks: list[bytes], data: st.DataObject) -> None:
+    """One other byte before the proof is found at the block of the proof, of which nothing goes out."""
+    at = data.draw(st.integers(0, len(blocks) - 1))
+    block = data.draw(st.integers(0, at))
+    place = data.draw(st.integers(0, len(blocks[block]) - 1))
+    other = bytearray(blocks[block])
+    other[place] ^= data.draw(st.integers(1, 255))
+    assert feed_with_proof([*blocks[:block], bytes(other), *blocks[block + 1 :]], ends(blocks)[at]) == at
+
+
+def test_other_cuts_fail_the_proof() -> None:
+    """The same bytes in other blocks are another pass: where a part ended lies elsewhere in them."""
+    assert feed_with_proof([b"abc", b"d"], ends([b"ab", b"cd"])[0]) == 0
+
+
+@pytest.mark.parametrize("change", ["name", "mtime", "extents"])
+def test_another_header_fails_the_proof(change: str) -> None:
+    """The proof covers the header: another name, time or map of holes is another archive."""
+    extents = (Extent(offset=0, length=512),)
+    figures = {"name": "image", "size": 1024, "mtime": MTIME, "extents": extents}
+    first = Archive(**figures)  # type: ignore[arg-type]  # mixed values of one parametrised change
+    list(first.feed(bytes(512)))
+    figures[change] = {"name": "other", "mtime": MTIME + 1, "extents": (Extent(offset=512, length=512),)}[change]
+    second = Archive(**figures, proof=first.end_of_block(0))  # type: ignore[arg-type]  # as above
+    with pytest.raises(ChangedError):
+        list(second.feed(bytes(512)))
+
+
+@pytest.fixture
+def _threads_change_often() -> Iterator[None]:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("_threads_change_often")
+def test_ends_are_asked_for_while_others_are_made() -> None:
+    """The joining stage asks on one thread while the archive goes on on another."""
+    count = 20_000
+    archive = Archive(name="image", size=count, mtime=MTIME)
+    list(archive.feed(b"x"))
+
+    def feed_all() -> None:
+        for _ in range(count - 1):
+            list(archive.feed(b"x"))
+
+    thread = threading.Thread(target=feed_all)
+    thread.start()
+    try:
+        while thread.is_alive():
+            archive.end_of_block(0)
+    finally:
+        thread.join()
+    assert archive.end_of_block(count - 1) == archive.result()

@@ -11,6 +11,7 @@ import threading
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from isal import isal_zlib
 
 from amistream.stages.archive import Archive
 from amistream.stages.compress import (
+    RESUMED,
     Deflate,
     DeflatedBlock,
     GzipMember,
@@ -28,7 +30,7 @@ from amistream.stages.compress import (
     level_number,
     store_block,
 )
-from amistream.values import MIB, Buffer, GzipResult
+from amistream.values import MIB, Buffer, ChangedError, GzipPlace, GzipResult
 from stages.transform_check import Outcome, ask, carry, check_transform, cut_data
 
 TEXT = b"".join(b"%06d the quick brown fox %x jumps over the lazy dog\n" % (n, n * n) for n in range(5000))
@@ -196,10 +198,11 @@ def deflate(level: int = 1, block_size: int = MIB) -> Deflate:
 
 
 def test_zeros_are_compressed_once() -> None:
-    """All-zero blocks of one size are one and the same block, whose bytes are right."""
+    """All-zero blocks of one size share their bytes, which are right, and keep their own numbers."""
     make = deflate()
     first, second = make(0, [bytes(MIB)]), make(2, [memoryview(bytearray(MIB))])
-    assert first is second
+    assert first.data is second.data
+    assert (first.number, second.number) == (0, 2)
     assert len(first) < 2000
     assert inflate_one_member(carry(GzipMember(), [first, make(1, [bytes(1000)]), second])) == bytes(2 * MIB + 1000)
     assert make.bytes_by_kind == {"zeros": 2 * MIB + 1000}
@@ -237,3 +240,153 @@ def test_the_level_may_change_between_blocks() -> None:
     ) == b"".join(parts)
     assert "zeros" in make.bytes_by_kind
     assert "stored" in make.bytes_by_kind
+
+
+HEAD, TAIL = 10, 10
+"""Bytes of the member's header; and of its empty last block and trailer."""
+KINDS = st.one_of(
+    st.binary(max_size=200),
+    st.sampled_from([b"", bytes(3000), TEXT[:5000], TEXT[5000:5001], random.Random(8).randbytes(40_000)]),
+)
+
+
+def place_at(blocks: Sequence[DeflatedBlock], at: int, member: GzipMember | None = None) -> GzipPlace:
+    """The place of byte `at` of the blocks' member, taken while its block is being fed."""
+    member = member or GzipMember()
+    for block in blocks:
+        list(member.feed(block))
+        if member.result().size_out >= at:
+            break
+    place = member.place(at)
+    assert place is not None
+    assert place.before.size_out < at <= member.result().size_out
+    return place
+
+
+def numbered(pieces: Sequence[bytes], level: int, make: Deflate | None = None) -> list[DeflatedBlock]:
+    make = make or deflate(level)
+    return [make(number, [piece]) for number, piece in enumerate(pieces)]
+
+
+@settings(deadline=None)
+@given(st.lists(KINDS, min_size=1, max_size=6), st.sampled_from([1, 4, 9]), st.data())
+def test_cut_anywhere_and_gone_on_with(pieces: list[bytes], level: int, data: st.DataObject) -> None:
+    """A second member that goes on from any place of the first yields exactly what is missing, and the same result."""
+    blocks = numbered(pieces, level)
+    first = GzipMember()
+    whole = carry(first, blocks)
+    at = data.draw(st.integers(1, len(whole) - TAIL))
+    place = place_at(blocks, at)
+    again = numbered(pieces, level, Deflate(lambda: level, block_size=MIB, first=place.block))
+    second = GzipMember(place)
+    assert whole[:at] + carry(second, again) == whole
+    assert second.result() == first.result()
+    assert inflate_one_member(whole) == b"".join(pieces)
+
+
+def test_every_place_of_a_small_member() -> None:
+    """In the header, in any kind of block, at its very end: each place is one to go on from."""
+    pieces = [TEXT[:50], bytes(50), random.Random(8).randbytes(32_800), b"", TEXT[50:90]]
+    blocks = numbered(pieces, 1)
+    assert len(blocks[2]) > 32_800, "noise is stored"
+    whole = carry(GzipMember(), blocks)
+    noise = HEAD + len(blocks[0]) + len(blocks[1])
+    for at in [*range(1, noise + 20), *range(noise + 32_790, len(whole) - TAIL + 1)]:
+        place = place_at(blocks, at)
+        again = numbered(pieces, 1, Deflate(lambda: 1, block_size=MIB, first=place.block))
+        assert whole[:at] + carry(GzipMember(place), again) == whole, at
+
+
+def test_a_place_goes_on_to_the_next() -> None:
+    """A place that was taken in a member that itself went on from one is as good as the first one's."""
+    pieces = [TEXT[start : start + 4000] for start in range(0, 20_000, 4000)]
+    blocks = numbered(pieces, 4)
+    size = HEAD + sum(map(len, blocks))
+    middle, later = (place_at(blocks, at) for at in (size // 3, 2 * size // 3))
+    again = numbered(pieces, 4, Deflate(lambda: 4, block_size=MIB, first=middle.block))
+    assert place_at(again, 2 * size // 3, GzipMember(middle)) == later
+
+
+def test_no_place_in_the_trailer() -> None:
+    """Once the last block is through, and before the first, there is no place to go on from."""
+    member = GzipMember()
+    assert member.place(0) is None
+    (block,) = numbered([TEXT[:100]], 1)
+    size = sum(map(len, member.feed(block)))
+    assert member.place(size) is not None
+    (end,) = member.finish()
+    assert member.place(size) is None
+    assert member.place(size + len(end)) is None
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.sampled_from([TEXT[:5000], bytes(3000), TEXT[:9] * 40]), st.data())
+def test_another_deflated_form_is_found(piece: bytes, data: st.DataObject) -> None:
+    """A block that comes out otherwise than it did, before the place, is an error, and nothing of it goes out."""
+    (block,) = numbered([piece], 1)
+    at = data.draw(st.integers(HEAD + 1, HEAD + len(block)))
+    raw = bytearray(b"".join(block.data))
+    raw[data.draw(st.integers(0, at - HEAD - 1))] ^= 1
+    made: list[Buffer] = []
+    with pytest.raises(ChangedError, match="block 0 is not deflated as it was"):
+        made.extend(GzipMember(place_at([block], at)).feed(replace(block, data=[bytes(raw)])))
+    assert made == []
+
+
+def test_another_form_of_an_earlier_block_does_not_matter() -> None:
+    """Blocks before the one of the place are passed over unseen: they are stored already."""
+    pieces = [TEXT[:4000], TEXT[4000:8000]]
+    blocks = numbered(pieces, 1)
+    whole = carry(GzipMember(), blocks)
+    end = len(whole) - TAIL
+    skipped = DeflatedBlock((), 0, 4000, 0)
+    assert whole[:end] + carry(GzipMember(place_at(blocks, end)), [skipped, blocks[1]]) == whole
+
+
+def test_what_was_sent_is_not_compressed_again() -> None:
+    """Blocks before the first wanted are counted and nothing else; those after it are made at the levels they had."""
+    asked: list[int] = []
+
+    def level() -> int:
+        asked.append(9)
+        return 9
+
+    make = Deflate(level, block_size=MIB, first=2, levels={2: 1, 3: 4, 9: 6})
+    blocks = [make(number, [TEXT[:50_000]]) for number in range(5)]
+    assert [(block.level, block.number, block.size_in) for block in blocks] == [
+        (0, 0, 50_000),
+        (0, 1, 50_000),
+        (1, 2, 50_000),
+        (4, 3, 50_000),
+        (9, 4, 50_000),
+    ]
+    assert [len(block) > 0 for block in blocks] == [False, False, True, True, True]
+    assert asked == [9]
+    assert make.bytes_by_kind == {RESUMED: 100_000, "level 1": 50_000, "level 4": 50_000, "level 9": 50_000}
+
+
+def test_levels_are_told_once() -> None:
+    """Each time it tells the levels of the blocks since the last time, and of the one that may not be whole yet."""
+    order = iter((1, 4, 6, 9, 2))
+    make = Deflate(lambda: next(order), block_size=MIB)
+    member = GzipMember()
+    assert member.take_levels() == {}
+    for number in range(2):
+        list(member.feed(make(number, [TEXT[:1000]])))
+    assert member.take_levels() == {0: 1, 1: 4}
+    assert member.take_levels() == {1: 4}
+    for number in range(2, 4):
+        list(member.feed(make(number, [TEXT[:1000]])))
+    list(member.feed(make(4, [bytes(1000)])))
+    assert member.take_levels() == {1: 4, 2: 6, 3: 9, 4: 0}
+    assert member.take_levels() == {4: 0}
+
+
+def test_levels_of_blocks_that_were_passed_over_are_not_told() -> None:
+    """A member that went on tells levels from its own first block on."""
+    pieces = [TEXT[:3000], TEXT[3000:6000], TEXT[6000:9000]]
+    blocks = numbered(pieces, 1)
+    member = GzipMember(place_at(blocks, HEAD + len(blocks[0]) + 1))
+    for block in numbered(pieces, 1, Deflate(lambda: 1, block_size=MIB, first=1)):
+        list(member.feed(block))
+    assert member.take_levels() == {1: 1, 2: 1}

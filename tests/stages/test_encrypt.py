@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from amistream.stages.encrypt import BLOCK, SLICE, Encrypt
 from amistream.values import Buffer
@@ -101,3 +102,23 @@ def test_input_untouched() -> None:
     data = bytearray(b"payload " * 1000)
     carry(Encrypt(key=KEY, iv=IV), [data])
     assert data == b"payload " * 1000
+
+
+@settings(deadline=None)
+@given(cut_data(max_size=600), st.data())
+def test_goes_on_after_any_cipher_block(data_and_cuts: tuple[bytes, list[int]], data: st.DataObject) -> None:
+    """A second one that is given the last cipher block and the size so far writes the rest of the same stream."""
+    plain, _ = data_and_cuts
+    whole = encrypted([plain]).output
+    at = BLOCK * data.draw(st.integers(0, len(plain) // BLOCK))
+    chain = whole[at - BLOCK : at] if at else IV
+    encrypt = Encrypt(key=KEY, iv=chain, size_before=at)
+    assert whole[:at] + carry(encrypt, [plain[at:]]) == whole
+    assert encrypt.result() == len(whole)
+
+
+@pytest.mark.parametrize("size", [1, 15, 17, 31])
+def test_goes_on_after_whole_cipher_blocks_only(size: int) -> None:
+    """Within a cipher block there is nothing to chain to."""
+    with pytest.raises(ValueError, match="after a whole cipher block"):
+        Encrypt(key=KEY, iv=IV, size_before=size)

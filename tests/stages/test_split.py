@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amistream.stages.split import Part, Split
-from amistream.values import Buffer, PartDigest, SplitResult
+from amistream.values import ArchiveResult, Buffer, Checkpoint, GzipPlace, GzipResult, Mark, PartDigest, SplitResult
 from stages.transform_check import Outcome, ask, check_transform, cut_data
 
 
@@ -124,3 +124,42 @@ def test_part_comes_at_once() -> None:
     outputs = split.feed(b"aabb")
     assert bytes(next(outputs).data) == b"aa"
     assert len(lender.lent) == 1
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=2000), st.integers(1, 700), st.data())
+def test_goes_on_after_any_part(data: bytes, part_size: int, draw: st.DataObject) -> None:
+    """A second one that is told of the parts before makes the others, under their numbers, and the same result."""
+    parts, split, _ = split_all([data], part_size)
+    whole_ones = len(data) // part_size
+    before = draw.draw(st.integers(0, whole_ones))
+    digests = [part.digest for part in parts]
+    again = Split(part_size=part_size, take_buffer=Lender(part_size).take, parts_before=digests[:before])
+    made = [*again.feed(data[before * part_size :]), *again.finish()]
+    assert [part.digest for part in made] == digests[before:]
+    assert again.result() == split.result()
+
+
+def test_marks() -> None:
+    """Each part carries what is said of the stream at its end, asked with the size so far and the last 16 bytes."""
+    data = bytes(range(250))
+    asked: list[tuple[int, bytes]] = []
+
+    def mark(size: int, chain: bytes) -> Mark:
+        asked.append((size, chain))
+        place = GzipPlace(block=0, before=GzipResult(crc32=0, size_in=0, size_out=0), inside=size, inside_sha1=b"")
+        return Mark(checkpoint=Checkpoint(gzip=place, archive=ArchiveResult(size=0, sha1=b""), chain=chain))
+
+    before = (PartDigest(index=0, size=100, sha1=b"\0" * 20),)
+    split = Split(part_size=100, take_buffer=Lender(100).take, parts_before=before, mark=mark)
+    parts = [*split.feed(data[:30]), *split.feed(data[30:]), *split.finish()]
+    assert asked == [(200, data[84:100]), (300, data[184:200]), (350, data[234:250])]
+    found = [part.mark.checkpoint for part in parts]
+    assert [each.gzip.inside for each in found if each] == [200, 300, 350]
+    assert [each.chain for each in found if each] == [data[84:100], data[184:200], data[234:250]]
+
+
+def test_no_mark_where_none_is_asked_for() -> None:
+    """Without anybody to ask, a part's mark is empty."""
+    parts, _, _ = split_all([b"abcd"], 2)
+    assert [part.mark for part in parts] == [Mark(), Mark()]

@@ -1,9 +1,10 @@
-"""Upload: several parts at a time, each buffer back when its part is stored, and each part's undo known before it."""
+"""Upload: several parts at a time, each buffer back when its part is stored, each part's undo and entry before it."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Awaitable, Callable
 
 import anyio
 import pytest
@@ -12,21 +13,52 @@ from amistream.errors import StoreError
 from amistream.flow.buffers import Buffers
 from amistream.flow.undo import Undo
 from amistream.stages.split import Part
-from amistream.stages.upload import Upload
-from amistream.values import PartDigest
+from amistream.stages.upload import Ledger, Upload
+from amistream.stores.port import whole_checksum
+from amistream.values import ChangedError, Mark, PartDigest
 from stages.memory_store import BeforePut, MemoryStore, at_once
 
 SIZE = 8
 
 
+def mark(index: int) -> Mark:
+    return Mark(levels={index: 1})
+
+
+class Book:
+    """A ledger that writes down what it is told, in order; `known` are stored already, `hold` may wait or raise."""
+
+    def __init__(self, *known: int, hold: Callable[[int], Awaitable[None]] = at_once) -> None:
+        self.lines: list[tuple[str, int]] = []
+        self.sealed: dict[int, tuple[Mark, str]] = {}
+        self._known = known
+        self._hold = hold
+
+    async def seal(self, part: PartDigest, mark: Mark, checksum: str) -> bool:
+        await self._hold(part.index)
+        self.lines.append(("sealed", part.index))
+        self.sealed[part.index] = mark, checksum
+        return part.index in self._known
+
+    async def stored(self, part: PartDigest) -> None:
+        self.lines.append(("stored", part.index))
+
+
 class Scene:
     """Parts on their way to a store in memory."""
 
-    def __init__(self, on_put: BeforePut = at_once, *, buffers: int = 4) -> None:
-        self.store = MemoryStore(on_put)
+    def __init__(
+        self,
+        on_put: BeforePut = at_once,
+        *,
+        buffers: int = 4,
+        ledger: Ledger | None = None,
+        store: MemoryStore | None = None,
+    ) -> None:
+        self.store = store or MemoryStore(on_put)
         self.buffers = Buffers(count=buffers, size=SIZE)
         self.undo = Undo()
-        self.upload = Upload(self.store, prefix="image", buffers=self.buffers, undo=self.undo)
+        self.upload = Upload(self.store, prefix="image", buffers=self.buffers, undo=self.undo, ledger=ledger)
         self.send, self.receive = anyio.create_memory_object_stream[Part](100)
 
     def offer(self, count: int) -> None:
@@ -39,7 +71,7 @@ class Scene:
         buffer = self.buffers.take()
         buffer[:] = b"%08d" % index
         data = memoryview(buffer)
-        return Part(PartDigest(index=index, size=SIZE, sha1=hashlib.sha1(data).digest()), data, buffer)
+        return Part(PartDigest(index=index, size=SIZE, sha1=hashlib.sha1(data).digest()), data, buffer, mark(index))
 
     async def run(self, concurrency: int = 2) -> None:
         await self.upload.run(self.receive, concurrency)
@@ -164,3 +196,120 @@ async def test_undo_known_before() -> None:
     assert await scene.undo.run() == []
     assert scene.store.deleted == ["image.part.01", "image.part.00"]
     assert scene.store.objects == {}
+
+
+async def test_entered_before_it_is_sent_and_again_when_it_is_safe() -> None:
+    """A part is in the ledger, with its mark and checksum, before its put begins; and as stored only after it."""
+    book = Book()
+
+    async def on_put(number: int) -> None:
+        book.lines.append(("put", number))
+
+    scene = Scene(on_put, ledger=book)
+    scene.offer(3)
+    await scene.run(1)
+    assert book.lines == [(word, number) for number in range(3) for word in ("sealed", "put", "stored")]
+    assert book.sealed == {
+        number: (mark(number), whole_checksum(hashlib.sha1(b"%08d" % number).digest())) for number in range(3)
+    }
+
+
+@pytest.mark.parametrize("concurrency", [2, 4])
+async def test_entered_in_order(concurrency: int) -> None:
+    """However long each entry takes, parts are entered in their order, though they are stored in another."""
+    turns = iter((5, 0, 3, 1))
+
+    async def hold(index: int) -> None:
+        del index
+        for _ in range(next(turns)):
+            await asyncio.sleep(0)
+
+    class SlowDigests(MemoryStore):
+        """A place where the checksum of an earlier part takes longer."""
+
+        async def checksum(self, name: str, data: memoryview, sha1: bytes) -> str:
+            for _ in range(10 - 2 * int(name[-1])):
+                await asyncio.sleep(0)
+            return await super().checksum(name, data, sha1)
+
+    last_entered = asyncio.Event()
+
+    async def on_put(number: int) -> None:
+        if number == 0:
+            await last_entered.wait()
+        if number == 1:
+            last_entered.set()
+
+    book = Book(hold=hold)
+    scene = Scene(ledger=book, store=SlowDigests(on_put))
+    scene.offer(4)
+    await scene.run(concurrency)
+    assert [index for word, index in book.lines if word == "sealed"] == [0, 1, 2, 3]
+    assert next(index for word, index in book.lines if word == "stored") != 0
+
+
+async def test_entered_in_order_as_they_come() -> None:
+    """Parts that come one by one, to uploads that wait for them, are entered in their order too."""
+
+    async def hold(index: int) -> None:
+        for _ in range(7 * (index % 3)):
+            await asyncio.sleep(0)
+
+    book = Book(hold=hold)
+    scene = Scene(buffers=12, ledger=book)
+    running = asyncio.create_task(scene.run(4))
+    async with scene.send:
+        for index in range(12):
+            await scene.send.send(scene.part(index))
+            for _ in range(index % 4):
+                await asyncio.sleep(0)
+    await running
+    assert [index for word, index in book.lines if word == "sealed"] == list(range(12))
+
+
+async def test_what_is_stored_is_not_sent_again() -> None:
+    """A part that the ledger knows as stored is counted as stored but not sent, and its buffer is free again."""
+    scene = Scene(ledger=Book(0, 2))
+    scene.offer(4)
+    await scene.run()
+    assert sorted(scene.store.objects) == ["image.part.01", "image.part.03"]
+    upload = scene.upload
+    assert (upload.parts_stored, upload.bytes_stored, upload.bytes_sent) == (4, 4 * SIZE, 2 * SIZE)
+    assert len({id(scene.buffers.take()) for _ in range(4)}) == 4
+    assert await scene.undo.run() == []
+    assert sorted(scene.store.deleted) == ["image.part.01", "image.part.03"]
+
+
+async def test_what_is_not_what_was_sent_is_never_sent() -> None:
+    """A part that the ledger refuses is not put, nor is any after it, and there is nothing to undo for them."""
+
+    async def hold(index: int) -> None:
+        if index == 1:
+            raise ChangedError("part 1 is not what was sent before")
+
+    book = Book(hold=hold)
+    scene = Scene(ledger=book)
+    scene.offer(4)
+    with pytest.raises(ExceptionGroup) as caught:
+        await scene.run(4)
+    assert [str(error) for error in caught.value.exceptions] == ["part 1 is not what was sent before"]
+    assert set(scene.store.objects) <= {"image.part.00"}
+    assert book.lines[0] == ("sealed", 0)
+    assert {index for _, index in book.lines} == {0}
+    assert await scene.undo.run() == []
+    assert set(scene.store.deleted) <= {"image.part.00"}
+
+
+async def test_a_failed_put_is_not_entered_as_stored() -> None:
+    """What the store refused stays entered as sent only."""
+
+    async def on_put(number: int) -> None:
+        if number == 1:
+            raise StoreError("store.broken", "cannot store: broken")
+
+    book = Book()
+    scene = Scene(on_put, ledger=book)
+    scene.offer(2)
+    with pytest.raises(ExceptionGroup):
+        await scene.run(1)
+    assert book.lines == [("sealed", 0), ("stored", 0), ("sealed", 1)]

@@ -23,7 +23,7 @@ from xml.sax.saxutils import escape
 from support.http1 import READ_LIMIT, Framing, Head, HttpError, read_body, read_head
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Iterable
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 
     from support.endpoints import Endpoint
 
@@ -71,13 +71,33 @@ class HoldReply:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TruncateReply:
+    """Let the endpoint do the request, pass all but the last bytes of its reply, and close the connection.
+
+    A reply without a body, such as that to a PUT, ends in the middle of its head.
+    """
+
+    lacking: int = 1
+
+
+@dataclass(frozen=True)
+class PauseRequest:
+    """Hold the request, of which the endpoint sees nothing, until `let_go`; then all goes its way."""
+
+
+@dataclass(frozen=True)
+class PauseReply:
+    """Let the endpoint do the request, and hold its reply until `let_go`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Slow:
     """Pass the body at this many bytes a second."""
 
     bytes_per_second: float
 
 
-Action = StallBody | Reset | Answer | DropReply | HoldReply | Slow
+Action = StallBody | Reset | Answer | DropReply | HoldReply | TruncateReply | PauseRequest | PauseReply | Slow
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -124,6 +144,8 @@ class Request:
     status: int | None = None
     upstream_status: int | None = None
     fault: Fault | None = None
+    over: threading.Event = field(default_factory=threading.Event)
+    """Set when nothing is done for this request any more, whether or not anybody heard its reply."""
 
     @property
     def parameters(self) -> dict[str, str]:
@@ -144,9 +166,12 @@ class FaultProxy:
     faults: Iterable[Fault] = ()
     front: ssl.SSLContext | None = None
     requests: list[Request] = field(default_factory=list)
+    #: Asked about each request that no fault is for; what it says, if anything, happens.
+    at_random: Callable[[Request], Action | None] | None = None
 
     def __post_init__(self) -> None:
         self._scripts = [(fault, threading.Semaphore(0)) for fault in self.faults]
+        self._pauses: dict[Fault, asyncio.Event] = {}
         self._counts = {fault: 0 for fault, _ in self._scripts}
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
@@ -178,6 +203,18 @@ class FaultProxy:
         if not hits.acquire(timeout=seconds):
             raise TimeoutError(f"no request met {fault} within {seconds:.0f} s")
 
+    def add(self, fault: Fault) -> None:
+        """Let `fault` happen before all others, counted from now on; in a coroutine use `asyncio.to_thread`."""
+        self._call(self._add(fault))
+
+    def let_go(self, fault: Fault) -> None:
+        """End the pause of `fault`, the present one and those to come; in a coroutine use `asyncio.to_thread`."""
+        self._call(self._let_go(fault))
+
+    def mend(self, *faults: Fault) -> None:
+        """Let these faults, and those at random, happen no more; in a coroutine use `asyncio.to_thread`."""
+        self._call(self._mend(faults))
+
     def hang_up(self) -> None:
         """End every connection now; in a coroutine use `asyncio.to_thread`."""
         self._call(self._end_connections())
@@ -206,6 +243,21 @@ class FaultProxy:
         # Transports report their end in the next turns of the loop; unreported ones would be warnings.
         for _ in range(3):
             await asyncio.sleep(0)
+
+    async def _add(self, fault: Fault) -> None:
+        self._scripts.append((fault, threading.Semaphore(0)))
+        self._counts = {fault: 0, **self._counts}
+
+    def _pause(self, fault: Fault) -> asyncio.Event:
+        return self._pauses.setdefault(fault, asyncio.Event())
+
+    async def _let_go(self, fault: Fault) -> None:
+        self._pause(fault).set()
+
+    async def _mend(self, faults: tuple[Fault, ...]) -> None:
+        self.at_random = None
+        for fault in faults:
+            self._counts.pop(fault, None)
 
     async def _end_connections(self) -> None:
         for task in self._tasks:
@@ -239,6 +291,14 @@ class FaultProxy:
         if head.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
             request.form = b"".join([piece async for piece in read_body(reader, head.request_framing())])
         request.fault = self._fault_for(request)
+        try:
+            return await self._do(request, head, reader, writer)
+        finally:
+            request.over.set()
+
+    async def _do(
+        self, request: Request, head: Head, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
         exchange = _Exchange(self, request, head, reader, writer)
         action = request.fault.action if request.fault else None
         match action:
@@ -251,6 +311,9 @@ class FaultProxy:
                 raise ScriptedEndError
             case Answer():
                 return await exchange.answer(action)
+            case PauseRequest():
+                await exchange.pause()
+                return await exchange.relay(action)
             case _:
                 return await exchange.relay(action)
 
@@ -263,6 +326,8 @@ class FaultProxy:
             is_due = number >= fault.nth and (fault.times is None or number < fault.nth + fault.times)
             if is_due and chosen is None:
                 chosen = fault
+        if chosen is None and self.at_random is not None and (action := self.at_random(request)) is not None:
+            chosen = Fault(action=action)
         return chosen
 
     def _hit(self, request: Request) -> None:
@@ -335,8 +400,14 @@ class _Exchange:
                 if isinstance(action, HoldReply):
                     await _for_ever()
                 raise ScriptedEndError
+            if isinstance(action, TruncateReply):
+                await self._pass_some(up_reader, reply, action.lacking)
+                self.proxy._hit(self.request)
+                raise ScriptedEndError
+            if isinstance(action, PauseReply):
+                await self.pause()
             await self._pass_reply(up_reader, reply, closing=is_early)
-            if action is not None:
+            if action is not None and not isinstance(action, PauseRequest | PauseReply):
                 self.proxy._hit(self.request)
             framing = reply.reply_framing(self.request.method)
             return not is_early and reply.keeps_alive and framing is not Framing.UNTIL_CLOSE
@@ -345,6 +416,13 @@ class _Exchange:
                 task.cancel()
             await asyncio.gather(sending, receiving, return_exceptions=True)
             up_writer.transport.abort()
+
+    async def pause(self) -> None:
+        """Wait for `let_go`."""
+        assert self.request.fault is not None
+        pause = self.proxy._pause(self.request.fault)
+        self.proxy._hit(self.request)
+        await pause.wait()
 
     async def _send(self, up_writer: asyncio.StreamWriter, action: Action | None) -> bool:
         """Pass head and body on; False when the endpoint would not have all of it."""
@@ -377,6 +455,12 @@ class _Exchange:
         async for piece in read_body(up_reader, reply.reply_framing(self.request.method)):
             self.writer.write(piece)
             await self.writer.drain()
+        await self.writer.drain()
+
+    async def _pass_some(self, up_reader: asyncio.StreamReader, reply: Head, lacking: int) -> None:
+        """Pass all of the reply but its last bytes."""
+        body = [piece async for piece in read_body(up_reader, reply.reply_framing(self.request.method))]
+        self.writer.write(b"".join([reply.raw, *body])[:-lacking])
         await self.writer.drain()
 
     def _body(self, piece: int = READ_LIMIT) -> AsyncIterator[bytes]:

@@ -1,19 +1,23 @@
 """Questions to ask of a bucket before a bundle is put there: is it, where is it, can EC2 read from it, may we write.
 
-Each raises `StoreError` (translated) or `RefusedError` with the fix; nothing is left behind.
+One request each, not repeated here. Each raises `StoreError` (translated) or `RefusedError` with the fix.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+import time
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError
 
+from amistream.aws.credentials import default_region
 from amistream.aws.session import Aws
-from amistream.aws.translate import ENABLE_ACLS, error_code, http_status, translate
-from amistream.errors import RefusedError, StoreError
+from amistream.aws.translate import ENABLE_ACLS, SDK_ERRORS, error_code, http_status, translate
+from amistream.errors import AmistreamError, RefusedError, StoreError
 from amistream.settings import Acl
 
 FALLBACK_REGION = "us-east-1"
@@ -22,31 +26,59 @@ _NOT_TOLD = frozenset({"AccessDenied", "NotImplemented", "MethodNotAllowed"})
 T = TypeVar("T")
 
 
-async def bucket_region(aws: Aws, bucket: str, *, region: str, endpoint_url: str, timeout_s: float) -> str:
-    """The region the bucket is in; `region` is where to ask first. Raises when there is no such bucket or no access."""
-    asked = region or await aws.default_region() or FALLBACK_REGION
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What S3 said when it was asked for a bucket: where it is, or why it cannot be had."""
+
+    region: str = ""
+    error: AmistreamError | None = None
+    ahead_s: float | None = None
+    """By how much S3's clock is ahead of this machine's; None where the answer had no date."""
+
+
+async def find_bucket(aws: Aws, bucket: str, *, region: str, endpoint_url: str, timeout_s: float) -> Answer:
+    """Ask for the bucket; `region` is where to ask first. Raises `StoreError` when no answer came that says anything.
+
+    Only one that nobody was reached for is not transient: a name or address that is wrong stays so.
+    """
+    asked = region or await default_region(aws) or FALLBACK_REGION
     client = await aws.client("s3", asked, endpoint_url)
     what = f"use the bucket {bucket}"
     try:
-        async with asyncio.timeout(timeout_s):
-            reply = await client.head_bucket(Bucket=bucket)
+        reply = await _ask(client.head_bucket(Bucket=bucket), timeout_s)
     except ClientError as error:
         headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
         told = str(headers.get("x-amz-bucket-region", ""))
         if http_status(error) in (301, 400) and told:
-            return told
+            return Answer(region=told, ahead_s=_ahead_s(headers))
         if http_status(error) == 404:  # noqa: PLR2004 - HTTP's own number
-            raise RefusedError(
+            missing = RefusedError(
                 "bucket.missing",
                 f"cannot {what}: there is no such bucket",
                 hint=f"make it with `aws s3 mb s3://{bucket}`, or check the name in --to",
                 field="destinations",
-            ) from error
-        raise translate(error, what, bucket=bucket) from error
-    except (BotoCoreError, TimeoutError) as error:
+            )
+            return Answer(error=missing, ahead_s=_ahead_s(headers))
+        refused = translate(error, what, bucket=bucket)
+        if refused.transient:
+            raise refused from error
+        return Answer(error=refused, ahead_s=_ahead_s(headers))
+    except (EndpointConnectionError, ConnectTimeoutError) as error:
+        away = translate(error, what, bucket=bucket)
+        raise StoreError(away.code, away.message, hint=away.hint, field=away.field) from error
+    except (*SDK_ERRORS, TimeoutError) as error:
         raise translate(error, what, bucket=bucket) from error
     headers = reply["ResponseMetadata"]["HTTPHeaders"]
-    return str(reply.get("BucketRegion") or headers.get("x-amz-bucket-region") or asked)
+    found = str(reply.get("BucketRegion") or headers.get("x-amz-bucket-region") or asked)
+    return Answer(region=found, ahead_s=_ahead_s(headers))
+
+
+async def bucket_region(aws: Aws, bucket: str, *, region: str, endpoint_url: str, timeout_s: float) -> str:
+    """The region the bucket is in, as `find_bucket` finds it. Raises when there is no such bucket or no access."""
+    answer = await find_bucket(aws, bucket, region=region, endpoint_url=endpoint_url, timeout_s=timeout_s)
+    if answer.error is not None:
+        raise answer.error
+    return answer.region
 
 
 async def check_acls(client: Any, bucket: str, timeout_s: float) -> str:
@@ -59,7 +91,7 @@ async def check_acls(client: Any, bucket: str, timeout_s: float) -> str:
         if error_code(error) in _NOT_TOLD or http_status(error) in (403, 501):
             return f"could not see whether bucket {bucket} has ACLs enabled ({error_code(error)})"
         raise translate(error, f"see the ownership controls of bucket {bucket}", bucket=bucket) from error
-    except (BotoCoreError, TimeoutError) as error:
+    except (*SDK_ERRORS, TimeoutError) as error:
         raise translate(error, f"see the ownership controls of bucket {bucket}", bucket=bucket) from error
     rules = reply["OwnershipControls"]["Rules"]
     if any(rule["ObjectOwnership"] == "BucketOwnerEnforced" for rule in rules):
@@ -72,43 +104,50 @@ async def check_acls(client: Any, bucket: str, timeout_s: float) -> str:
     return ""
 
 
-async def encryption_notice(client: Any, bucket: str, timeout_s: float) -> str:
-    """A notice when the bucket encrypts with KMS by default, under which EC2 may not be able to read; or ''."""
+async def default_encryption(client: Any, bucket: str, timeout_s: float) -> str | None:
+    """The algorithm that the bucket encrypts with by default, '' for none, None where it is not told."""
     try:
         reply = await _ask(client.get_bucket_encryption(Bucket=bucket), timeout_s)
-    except (ClientError, BotoCoreError, TimeoutError):
-        return ""  # worth a notice only when known
+    except ClientError as error:
+        return "" if error_code(error) == "ServerSideEncryptionConfigurationNotFoundError" else None
+    except (*SDK_ERRORS, TimeoutError):
+        return None
     rules = reply.get("ServerSideEncryptionConfiguration", {}).get("Rules", ())
     kinds = [rule.get("ApplyServerSideEncryptionByDefault", {}).get("SSEAlgorithm", "") for rule in rules]
-    if any(kind.startswith("aws:kms") for kind in kinds):
-        return (
-            f"bucket {bucket} encrypts with KMS by default; EC2 may not be able to read the bundle. "
-            f"Use SSE-S3: aws s3api put-bucket-encryption --bucket {bucket} --server-side-encryption-configuration "
-            '\'{"Rules":[{"ApplyServerSideEncryptionByDefault":{"SSEAlgorithm":"AES256"}}]}\''
-        )
-    return ""
+    return next((kind for kind in kinds if kind.startswith("aws:kms")), "".join(kinds[:1]))
 
 
-async def check_writable(client: Any, bucket: str, key_prefix: str, acl: Acl, timeout_s: float, *, probe: str) -> None:
-    """Put an empty object with the bundle's ACL and delete it: finds a missing permission before the first byte.
-
-    `probe` is its name, always the same for one job, so that a probe that a crash left is found again.
-    """
-    key = f"{key_prefix}/{probe}" if key_prefix else probe
-    what = f"write to s3://{bucket}/{key_prefix} with the ACL {acl.value}"
+async def put_probe(client: Any, bucket: str, key: str, acl: Acl, timeout_s: float) -> None:
+    """Put an empty object with the bundle's ACL: finds a missing permission before the first byte."""
+    folder = key.rpartition("/")[0]
     try:
         await _ask(client.put_object(Bucket=bucket, Key=key, Body=b"", ACL=acl.value), timeout_s)
-    except (ClientError, BotoCoreError, TimeoutError) as error:
+    except (*SDK_ERRORS, TimeoutError) as error:
+        what = f"write to s3://{bucket}/{folder} with the ACL {acl.value}"
         raise translate(error, what, bucket=bucket) from error
+
+
+async def delete_probe(client: Any, bucket: str, key: str, timeout_s: float) -> None:
+    """Delete it again: finds a job that could not clean up after itself."""
+    folder = key.rpartition("/")[0]
     try:
         await _ask(client.delete_object(Bucket=bucket, Key=key), timeout_s)
-    except (ClientError, BotoCoreError, TimeoutError) as error:
+    except (*SDK_ERRORS, TimeoutError) as error:
+        cause = translate(error, "delete", bucket=bucket)
         raise StoreError(
             "bucket.no_delete",
-            f"cannot clean up in s3://{bucket}/{key_prefix}: {translate(error, 'delete', bucket=bucket).message}",
+            f"cannot clean up in s3://{bucket}/{folder}: {cause.message}",
             hint=f"allow s3:DeleteObject, then remove the probe: aws s3 rm s3://{bucket}/{key}",
             field="destinations",
+            transient=cause.transient,
         ) from error
+
+
+def _ahead_s(headers: Mapping[str, str]) -> float | None:
+    try:
+        return parsedate_to_datetime(headers.get("date", "")).timestamp() - time.time()
+    except ValueError:
+        return None
 
 
 async def _ask(call: Awaitable[T], timeout_s: float) -> T:

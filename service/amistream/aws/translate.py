@@ -1,87 +1,107 @@
-"""Turns what the SDK raises into a `StoreError` with the cause and the fix in it. One table, one border.
+"""Turns what the SDK raises into a `StoreError` with the cause and the fix in it: the one border, by `error_table`.
 
-The codes are those of the S3 and EC2 API references; which of them pass by themselves follows AWS's own list of
-retryable errors, except that 400 `BadDigest` is repeated too: the bytes were damaged on the way.
+A server's own words are passed on only where a row says so, or where there is no row, and then cleaned: the reply to
+a wrong signature repeats the signed request, session token included.
 """
 
 from __future__ import annotations
 
+import errno
+import re
+import ssl
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from socket import gaierror
+
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    ConfigNotFound,
+    ConfigParseError,
+    ConnectionClosedError,
+    ConnectTimeoutError,
+    CredentialRetrievalError,
     HTTPClientError,
+    IncompleteReadError,
+    InvalidConfigError,
+    MetadataRetrievalError,
     NoCredentialsError,
     NoRegionError,
     PartialCredentialsError,
+    ProfileNotFound,
+    ProxyConnectionError,
+    ReadTimeoutError,
     SSLError,
+    SSOError,
+    TokenRetrievalError,
 )
 from botocore.exceptions import (
     ConnectionError as SdkConnectionError,
 )
+from botocore.parsers import ResponseParserError
 
+from amistream.aws.error_table import ENABLE_ACLS, NEEDS, TABLE, Row
 from amistream.errors import StoreError
 
-_TRANSIENT = frozenset(
-    {
-        *("SlowDown", "ServiceUnavailable", "Unavailable", "InternalError", "InternalFailure"),
-        *("Throttling", "ThrottlingException", "RequestLimitExceeded", "EC2ThrottledException"),
-        *("RequestTimeout", "RequestTimeoutException", "IncompleteBody", "BadDigest", "XAmzContentChecksumMismatch"),
-        *("OperationAborted", "ConditionalRequestConflict"),
-        *("ExpiredToken", "ExpiredTokenException"),  # the provider chain may have newer ones by the next try
-    }
+__all__ = ["ENABLE_ACLS", "SDK_ERRORS", "error_code", "http_status", "translate"]
+
+SDK_ERRORS = (ClientError, BotoCoreError, ResponseParserError)
+"""All that a request raises by way of the SDK; `translate` takes these, and TimeoutError."""
+
+_BY_TYPE: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
+    ((NoCredentialsError, PartialCredentialsError), "credentials"),
+    (
+        (
+            *(CredentialRetrievalError, TokenRetrievalError, MetadataRetrievalError, SSOError),
+            *(ProfileNotFound, ConfigNotFound, ConfigParseError, InvalidConfigError),
+        ),
+        "broken_credentials",
+    ),
+    (NoRegionError, "region"),
+    ((TimeoutError, ConnectTimeoutError, ReadTimeoutError), "timeout"),
+    (ProxyConnectionError, "proxy"),
+    ((ConnectionClosedError, IncompleteReadError), "broken_off"),
+    (ResponseParserError, "unreadable"),
 )
 
-ENABLE_ACLS = (
-    "aws s3api put-bucket-ownership-controls --bucket BUCKET "
-    "--ownership-controls 'Rules=[{ObjectOwnership=BucketOwnerPreferred}]'"
-)
-_NEEDED = (
-    "the credentials need s3:PutObject, s3:PutObjectAcl, s3:GetObject, s3:DeleteObject, s3:ListBucket, "
-    "s3:GetBucketLocation, s3:AbortMultipartUpload, ec2:RegisterImage, ec2:DescribeImages and sts:GetCallerIdentity; "
-    "see README, IAM policy"
-)
-
-_EXPLAINED: dict[str, tuple[str, str]] = {
-    "AccessDenied": (
-        "access is denied",
-        _NEEDED,
-    ),
-    "AccessControlListNotSupported": (
-        "the bucket has its ACLs disabled, and EC2 can read a bundle through its ACL only",
-        ENABLE_ACLS,
-    ),
-    "NoSuchBucket": ("there is no such bucket", "make it with `aws s3 mb s3://BUCKET`, or check the name"),
-    "InvalidAccessKeyId": ("the access key is not known", "check AWS_ACCESS_KEY_ID or the profile in use"),
-    "SignatureDoesNotMatch": ("the secret key does not fit the access key", "check AWS_SECRET_ACCESS_KEY"),
-    "ExpiredToken": ("the credentials have expired", "renew them, or use a role that refreshes by itself"),
-    "ExpiredTokenException": (
-        "the credentials have expired",
-        "renew them, or use a role that refreshes by itself",
-    ),
-    "RequestTimeTooSkewed": (
-        "this machine's clock differs from AWS's by more than 15 minutes",
-        "set the clock: `chronyc makestep` or `timedatectl set-ntp true`",
-    ),
-    "PermanentRedirect": (
-        "the bucket is in another region",
-        "leave --region out: the bucket's own is found by itself",
-    ),
-    "AuthorizationHeaderMalformed": (
-        "the bucket is in another region",
-        "leave --region out: the bucket's own is found by itself",
-    ),
-    "NotImplemented": (
-        "the endpoint does not know a part of the request",
-        "check --endpoint-url; it must speak S3",
-    ),
-    "AuthFailure": ("EC2 does not accept the credentials", "check the credentials and the region"),
-    "UnauthorizedOperation": (
-        "the credentials may not do this in EC2",
-        "allow ec2:RegisterImage and ec2:DescribeImages",
-    ),
+_BY_STATUS = {
+    301: "PermanentRedirect",
+    307: "TemporaryRedirect",
+    400: "BadRequest",
+    403: "AccessDenied",
+    404: "NoSuchKey",
+    405: "MethodNotAllowed",
+    409: "OperationAborted",
+    412: "PreconditionFailed",
+    429: "TooManyRequests",
+    500: "InternalError",
+    501: "NotImplemented",
+    502: "BadGateway",
+    503: "ServiceUnavailable",
+    504: "GatewayTimeout",
 }
+"""What a reply without a body means, such as every reply to HEAD."""
 
-_BY_STATUS = {301: "PermanentRedirect", 403: "AccessDenied"}
+_NAMED_ACTION = re.compile(r"not authorized to perform: ([a-z0-9-]+:\w+)")
+_EXPLICIT_DENY = re.compile(r"explicit deny(?: in an? ([a-z][a-z -]*? policy))?")
+_LARGEST_SKEW = timedelta(minutes=15)
+"""AWS limit, of S3."""
+
+_CLOCK_TOLD = ("Signature expired", "Signature not yet current")
+"""How STS's SignatureDoesNotMatch begins when a clock is to blame."""
+
+_URL_PRIVATE = re.compile(r"(?<=//)[^/@\s]+@|(?<=\S)\?\S+")
+"""User and password, and the query."""
+
+_PRIVATE = re.compile(
+    r"[\w-]*(?:signature|credential|token|secret|key[ _-]?id|password)[\w-]*\s*[=:]\s*\S+"
+    r"|\b(?-i:AKIA|ASIA)[A-Z0-9]{8,}"
+    r"|\beyJ[\w.-]+"  # web tokens
+    r"|[a-z0-9+/=]{32,}",  # digests, keys, encoded messages
+    re.IGNORECASE,
+)
+_LONGEST_QUOTE = 300
+_CUT = (errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE)
 
 
 def error_code(error: BaseException) -> str:
@@ -89,7 +109,14 @@ def error_code(error: BaseException) -> str:
     if not isinstance(error, ClientError):
         return ""
     code = str(error.response.get("Error", {}).get("Code", ""))
-    return _BY_STATUS.get(http_status(error), code) if code.isdigit() or not code else code
+    if not code or code.isdigit():
+        code = _BY_STATUS.get(http_status(error), code)
+        if code == "NoSuchKey" and error.operation_name.endswith("Bucket"):
+            return "NoSuchBucket"
+        return "RequestTimeTooSkewed" if code == "AccessDenied" and _is_skewed(error) else code
+    if code == "SignatureDoesNotMatch" and _reply(error).startswith(_CLOCK_TOLD):
+        return "RequestTimeTooSkewed"
+    return code
 
 
 def http_status(error: BaseException) -> int:
@@ -102,43 +129,118 @@ def translate(error: BaseException, what: str, *, bucket: str = "") -> StoreErro
     """A `StoreError` that says "cannot `what`: why", transient where a repeat may help."""
     if isinstance(error, ClientError):
         return _from_reply(error, what, bucket)
-    if isinstance(error, NoCredentialsError | PartialCredentialsError):
-        return StoreError(
-            "aws.credentials",
-            f"cannot {what}: no AWS credentials were found",
-            hint="give the daemon an instance role, a profile (AWS_PROFILE), or AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY",
-        )
-    if isinstance(error, NoRegionError):
-        return StoreError("aws.region", f"cannot {what}: no region is known", hint="give --region", field="region")
-    if isinstance(error, SSLError):
-        return StoreError(
-            "aws.tls",
-            f"cannot {what}: the endpoint's certificate is not trusted ({error})",
-            hint="set AWS_CA_BUNDLE to the CA's certificate if the endpoint is your own",
-        )
-    if isinstance(error, TimeoutError):
-        return StoreError("aws.timeout", f"cannot {what}: no answer in time", transient=True)
-    if isinstance(error, SdkConnectionError | HTTPClientError):
-        return StoreError(
-            "aws.unreachable",
-            f"cannot {what}: {error}",
-            hint="check the network, the proxy settings and --endpoint-url",
-            transient=True,
-        )
-    if isinstance(error, BotoCoreError):
-        return StoreError("aws.sdk", f"cannot {what}: {error}")
-    raise error
+    key = _key_of(error)
+    if not key:
+        raise error
+    row = TABLE[key]
+    cause = row.cause.replace("{where}", _where(error)).replace("{said}", _said_by_sdk(error))
+    return StoreError(
+        f"aws.{row.told_as or key}",
+        f"cannot {what}: {cause}",
+        hint=row.fix,
+        field=row.field,
+        transient=row.transient,
+    )
 
 
 def _from_reply(error: ClientError, what: str, bucket: str) -> StoreError:
-    code, status = error_code(error), http_status(error)
-    reply = str(error.response.get("Error", {}).get("Message", ""))
-    why, hint = _EXPLAINED.get(code, (reply or f"the answer was HTTP {status}", ""))
+    code, status, reply = error_code(error), http_status(error), _reply(error)
+    row = TABLE.get(code) or TABLE.get(f"{code.partition('.')[0]}.*") or Row((), "{said}")
+    named = _NAMED_ACTION.search(reply)
+    if row.permission and named and named[1].startswith("kms:"):
+        row = TABLE["KMS.*"]
+    hint = _allow(error, named[1] if named else "") if row.permission else row.fix
+    cause = row.cause.replace("{said}", _cleaned(reply) or f"the answer was HTTP {status}")
+    if row.field == "region" and (told := _region_told(error)):
+        cause += f", {told}"
     name = code or f"HTTP{status}"
     return StoreError(
         f"aws.{name}",
-        f"cannot {what}: {why} ({name})",
+        f"cannot {what}: {cause} ({name})",
         hint=hint.replace("BUCKET", bucket) if bucket else hint,
-        transient=code in _TRANSIENT or status in (500, 502, 503, 504),
+        field=row.field,
+        transient=row.transient or status in (500, 502, 503, 504),
     )
+
+
+def _allow(error: ClientError, named: str) -> str:
+    """Which permission is missing: `named` by newer replies, while older ones leave it to the operation."""
+    needed = named or NEEDS.get(error.operation_name, f"the action {error.operation_name}")
+    if denied := _EXPLICIT_DENY.search(_reply(error)):
+        return f"{denied[1] or 'a policy'} denies {needed} explicitly: change it there, allowing it elsewhere is no use"
+    hint = f"allow the credentials {needed}; README, IAM policy, has all that a job needs"
+    if str(error.response["Error"].get("Code", "")).isdigit():
+        hint += ". This request is refused without a reason: the access key or its secret may also be wrong"
+    return hint
+
+
+def _reply(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Message") or "")
+
+
+def _is_skewed(error: ClientError) -> bool:
+    """Whether the reply's Date says that our clock is off: a HEAD reply cannot say it otherwise."""
+    try:
+        theirs = parsedate_to_datetime(_headers(error)["date"])
+    except (KeyError, ValueError):
+        return False
+    return abs(datetime.now(UTC) - theirs.replace(tzinfo=theirs.tzinfo or UTC)) > _LARGEST_SKEW
+
+
+def _region_told(error: ClientError) -> str:
+    told = _headers(error).get("x-amz-bucket-region") or error.response.get("Error", {}).get("Region", "")
+    return str(told) if re.fullmatch(r"[a-z0-9-]{1,40}", str(told)) else ""
+
+
+def _headers(error: ClientError) -> dict[str, str]:
+    headers: dict[str, str] = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return headers
+
+
+def _key_of(error: BaseException) -> str:
+    """The row of what no server reported; '' when it is not the SDK's."""
+    for kind, key in _BY_TYPE:
+        if isinstance(error, kind):
+            return key
+    reason = _reason(error)
+    if isinstance(error, SSLError):
+        return "tls" if isinstance(reason, ssl.SSLCertVerificationError) else "no_tls"
+    if isinstance(error, SdkConnectionError | HTTPClientError):
+        if isinstance(reason, ConnectionRefusedError):
+            return "refused"
+        if isinstance(reason, gaierror):
+            return "unresolved"
+        return "broken_off" if getattr(reason, "errno", None) in _CUT else "unreachable"
+    return "sdk" if isinstance(error, BotoCoreError) else ""
+
+
+def _reason(error: BaseException) -> object:
+    """What lies below an SDK exception: the system's own error where there is one."""
+    cause = getattr(error, "kwargs", {}).get("error")
+    return getattr(cause, "certificate_error", None) or getattr(cause, "os_error", None) or cause
+
+
+def _where(error: BaseException) -> str:
+    return _URL_PRIVATE.sub("", str(getattr(error, "kwargs", {}).get("endpoint_url") or "the endpoint"))
+
+
+def _said_by_sdk(error: BaseException) -> str:
+    reason = _reason(error)
+    if isinstance(error, ConnectionClosedError | IncompleteReadError):
+        return "closed before the whole answer came"
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return reason.verify_message
+    if isinstance(reason, ssl.SSLError):
+        return str(reason.reason).replace("_", " ").lower()
+    if isinstance(reason, OSError):
+        return _cleaned(reason.strerror or type(reason).__name__)
+    # A report on a wrong parameter repeats its value, which could be payload.
+    report = str(getattr(error, "kwargs", {}).get("report", "")).partition(", value:")[0]
+    return _cleaned(report or str(reason or error))
+
+
+def _cleaned(text: str) -> str:
+    """The first line, without what could be secret."""
+    line = text.strip().partition("\n")[0].partition(" Encoded authorization failure message")[0]
+    line = _PRIVATE.sub("[...]", _URL_PRIVATE.sub("", line))
+    return line.strip().rstrip(".") if len(line) <= _LONGEST_QUOTE else f"{line[:_LONGEST_QUOTE]}..."

@@ -32,6 +32,7 @@ def bundle(
     source: options.Source,
     *,
     destinations: options.Destinations,
+    live: options.Live = None,
     prefix: options.Prefix = None,
     region: options.Region = None,
     endpoint_url: options.EndpointUrl = None,
@@ -81,7 +82,7 @@ def bundle(
     if in_process and detach:
         raise UsageError("usage", "cannot run the command: --detach needs the daemon, and --in-process has none")
     try:
-        request = _make_request(context.params)
+        request = make_request(context.params)
         if in_process:
             from amistream.cli.follow import put_end
             from amistream.cli.in_process import run_in_process
@@ -98,10 +99,11 @@ def bundle(
         job = follow_in_daemon(socket_path(socket, config), begin, detach=detach)
         return put_begun(job, as_json=as_json) if detach else put_end(job, as_json=as_json)
     except UsageError as error:
-        raise _in_option_words(error, context) from error
+        raise in_option_words(error, context) from error
 
 
-def _make_request(params: dict[str, Any]) -> JobRequest:
+def make_request(params: dict[str, Any]) -> JobRequest:
+    """The request that a command's parameters stand for. Raises `UsageError` that names the field at fault."""
     from amistream.jobs.request import JobRequest, parse_request
 
     values = {name: value for name in JobRequest.model_fields if (value := params[name]) not in (None, [], ())}
@@ -130,7 +132,7 @@ def _pairs(texts: list[str], field: str, form: str) -> dict[str, str]:
     return dict(text.split("=", 1) for text in texts)
 
 
-def _in_option_words(error: UsageError, context: typer.Context) -> UsageError:
+def in_option_words(error: UsageError, context: typer.Context) -> UsageError:
     """Say the same with the option's name in place of the field's, and the variable that set it, if one did."""
     message = error.message
     if error.field in context.params:

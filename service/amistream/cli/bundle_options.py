@@ -22,6 +22,10 @@ def _option(*names: str, panel: str, help: str, **more: Any) -> Any:  # noqa: A0
 
 
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help="Image file or block device.", show_default=False)]
+Live = Annotated[
+    bool | None,
+    typer.Option("--live", help="Take SOURCE although it is mounted read-write: it is frozen, or may be torn."),
+]
 Destinations = Annotated[
     str, _option("--to", panel=DESTINATION, metavar="s3://BUCKET[/KEY/PREFIX]|DIR", help="Where the bundle goes.")
 ]

@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from amistream import __version__
-from amistream.cli import bundle, commands, tune
+from amistream.cli import bundle, commands, doctor, tune
 from amistream.cli.output import put_error, put_error_document, put_result
 from amistream.errors import EXIT_DONE, AmistreamError, UsageError
 
@@ -31,6 +31,7 @@ for _command in (
     commands.cancel,
     commands.resume,
     commands.clean,
+    doctor.doctor,
     tune.tune,
 ):
     app.command()(_command)

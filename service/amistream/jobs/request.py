@@ -122,6 +122,7 @@ class JobRequest(BaseModel):
     tags: dict[Annotated[str, Field(min_length=1, max_length=128)], Annotated[str, Field(max_length=256)]] = Field(
         default_factory=dict, max_length=50
     )
+    live: bool = Field(False, description="bundle a volume that is mounted read-write; it is frozen, or may be torn")
     inherit: bool = Field(
         False,
         description="take mapping, kernel, ramdisk, product codes and ancestors from this instance's metadata",

@@ -14,8 +14,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -32,7 +33,19 @@ from amistream.values import MIB
 SETTLE_S = 5.0
 """How long a cancelled request that was wholly sent may take to be answered."""
 
+DELETE_BATCH = 1000
+"""Objects that one request deletes. AWS limit."""
+
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """An object as a listing shows it; its name may have slashes."""
+
+    name: str
+    size: int
+    modified: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +131,10 @@ class S3Store:
         return await self._request(f"read {self._url(name)}", attempt)
 
     async def names(self, prefix: str) -> list[str]:
-        found: list[str] = []
+        return [listed.name async for listed in self.listed(prefix)]
+
+    async def listed(self, prefix: str) -> AsyncIterator[Listed]:
+        """Everything whose name begins with `prefix`, folders below included, in the order of names."""
         token: dict[str, str] = {}
         while True:
 
@@ -128,10 +144,60 @@ class S3Store:
                 )
 
             reply = await self._request(f"list {self.location}", attempt)
-            found += [entry["Key"].removeprefix(self._key_prefix) for entry in reply.get("Contents", ())]
+            for entry in reply.get("Contents", ()):
+                name = entry["Key"].removeprefix(self._key_prefix)
+                yield Listed(name=name, size=entry["Size"], modified=entry["LastModified"])
             if not reply.get("IsTruncated"):
-                return found
+                return
             token = {"ContinuationToken": reply["NextContinuationToken"]}
+
+    async def copy(self, name: str, source: S3Store, source_name: str, sha1: bytes) -> str | None:
+        """Have S3 copy an object here, under our ACL, and hash it; returns its checksum as far as S3 tells.
+
+        `sha1` is what it should be: another object that is there already is refused, by endpoints that look at
+        `If-None-Match` for copies. Raises `StoreError`, also where this endpoint or account may not read the source.
+        """
+
+        async def attempt(_: Alive) -> str | None:
+            call = self._client.copy_object(
+                **self._object(name),
+                CopySource=source._object(source_name),
+                ACL=self._acl.value,
+                ChecksumAlgorithm="SHA1",
+                MetadataDirective="REPLACE",
+                ContentType="application/octet-stream",
+                IfNoneMatch="*",
+            )
+            reply = await _settled(call, lambda: True)
+            told: str | None = reply["CopyObjectResult"].get("ChecksumSHA1")
+            return told
+
+        try:
+            told = await self._request(f"copy {source.location}/{source_name} to {self._url(name)}", attempt)
+        except StoreError as error:
+            if error.code != "aws.PreconditionFailed":
+                raise
+            stored = await self.stat(name)
+            if stored is None or stored.checksum != whole_checksum(sha1):
+                raise self._exists(name) from error
+            return stored.checksum  # our own, from an attempt whose answer was lost
+        if told is None and (stored := await self.stat(name)) is not None:
+            told = stored.checksum
+        return told
+
+    async def delete_all(self, names: Sequence[str]) -> None:
+        """Delete whole objects, a thousand with one request; absent is well."""
+        keys = [{"Key": self._key_prefix + name} for name in names]
+
+        async def attempt(_: Alive) -> None:
+            batch = {"Objects": keys[:DELETE_BATCH], "Quiet": True}
+            reply = await self._client.delete_objects(Bucket=self._bucket, Delete=batch)
+            if errors := reply.get("Errors"):
+                raise ClientError({"Error": errors[0]}, "DeleteObjects")
+
+        while keys:
+            await self._request(f"delete objects in {self.location}", attempt)
+            del keys[:DELETE_BATCH]
 
     async def delete(self, name: str) -> None:
         async def remove(_: Alive) -> None:

@@ -1,0 +1,77 @@
+"""What the SDK's provider chain holds: where the credentials come from and how long they last. Never what they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from botocore.credentials import RefreshableCredentials
+from botocore.exceptions import BotoCoreError, NoCredentialsError
+
+from amistream.aws.session import Aws
+from amistream.aws.translate import translate
+from amistream.errors import StoreError
+
+_ORIGINS = {
+    "env": "the environment",
+    "shared-credentials-file": "the credentials file",
+    "config-file": "the configuration file",
+    "assume-role": "an assumed role",
+    "assume-role-with-web-identity": "an assumed role",
+    "sso": "IAM Identity Center",
+    "login": "aws login",
+    "custom-process": "a credential process",
+    "container-role": "the container's role",
+    "iam-role": "the instance's role",
+}
+"""The SDK's names of its providers, in words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CredentialFacts:
+    """`expires_at` is None where nobody tells; what renews itself may expire as it likes."""
+
+    origin: str
+    temporary: bool
+    expires_at: datetime | None
+    renews: bool
+
+
+async def find_credentials(aws: Aws) -> CredentialFacts | None:
+    """What is known of the credentials, or None without any. Raises `StoreError` when the chain itself is broken."""
+    try:
+        session = await aws._loaded_session()  # noqa: SLF001 - the session and this module are one room
+        found: Any = await session.get_credentials()
+    except BotoCoreError as error:
+        raise translate(error, "find AWS credentials") from error
+    except ValueError as error:
+        raise StoreError(
+            "aws.credentials",
+            f"cannot find AWS credentials: AWS_CREDENTIAL_EXPIRATION is no time ({error})",
+            hint="write it as 2030-01-31T12:00:00Z, or unset it",
+        ) from error
+    if found is None:
+        return None
+    method = str(found.method or "")
+    refreshes = isinstance(found, RefreshableCredentials)
+    return CredentialFacts(
+        origin=_ORIGINS.get(method, method),
+        temporary=refreshes or found.token is not None,
+        # No public name tells; the environment may say it too, but is the same when it is read again.
+        expires_at=getattr(found, "_expiry_time", None),
+        renews=refreshes and method != "env",
+    )
+
+
+async def default_region(aws: Aws) -> str:
+    """The region of settings, environment or the SDK's configuration, or ''. Raises `StoreError`."""
+    try:
+        return await aws.default_region()
+    except BotoCoreError as error:
+        raise translate(error, "read the SDK's configuration") from error
+
+
+def no_credentials(what: str) -> StoreError:
+    """The error of somebody who has none."""
+    return translate(NoCredentialsError(), what)

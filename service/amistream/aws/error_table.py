@@ -1,0 +1,391 @@
+"""Every error that AWS, or the way there, can answer with: its cause, what mends it, and whether a repeat may help.
+
+Data only; `translate` makes messages of it. The codes are those of the S3, EC2 and STS API references; in lower case
+stand failures that no server reported. Which of them pass by themselves follows AWS's own list of retryable errors,
+except that 400 `BadDigest` is repeated too: the bytes were damaged on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+ENABLE_ACLS = (
+    "aws s3api put-bucket-ownership-controls --bucket BUCKET "
+    "--ownership-controls 'Rules=[{ObjectOwnership=BucketOwnerPreferred}]'"
+)
+USE_SSE_S3 = (
+    "aws s3api put-bucket-encryption --bucket BUCKET --server-side-encryption-configuration "
+    '\'{"Rules":[{"ApplyServerSideEncryptionByDefault":{"SSEAlgorithm":"AES256"}}]}\''
+)
+_SET_THE_CLOCK = "set the clock: `chronyc makestep` or `timedatectl set-ntp true`"
+_OWN_REGION = "leave --region out: the bucket's own is found by itself"
+_LATER = "try again later; https://health.aws.amazon.com/ shows whether AWS has a problem"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table, for one code and its synonyms. A code that ends in `.*` stands for a family.
+
+    In `cause`, {said} is what AWS or the SDK says, {where} the URL; in `fix`, BUCKET is the bucket.
+    """
+
+    codes: tuple[str, ...]
+    cause: str
+    fix: str = ""
+    transient: bool = False
+    """A repeat may help."""
+    permission: bool = False
+    """The fix is to allow what the operation needs, see `NEEDS`."""
+    field: str = ""
+    """The input at fault."""
+    told_as: str = ""
+    """The code to tell where several rows share one."""
+
+
+_ROWS = (
+    # Permissions and the account.
+    Row(("AccessDenied",), "access is denied", permission=True),
+    Row(("UnauthorizedOperation",), "the credentials may not do this in EC2", permission=True),
+    Row(
+        ("AllAccessDisabled",),
+        "AWS has disabled all access to the bucket",
+        "ask AWS Support, or choose another bucket",
+        field="destinations",
+    ),
+    Row(
+        ("AccountProblem", "Blocked", "NotSignedUp", "OptInRequired", "PendingVerification"),
+        "the account may not use this service: {said}",
+        "look at https://console.aws.amazon.com/billing/ for what AWS waits for, or ask AWS Support",
+    ),
+    # The bucket: what it is, where it is, what it takes.
+    Row(
+        ("AccessControlListNotSupported",),
+        "the bucket has its ACLs disabled, and EC2 can read a bundle through its ACL only",
+        ENABLE_ACLS,
+        field="destinations",
+    ),
+    Row(
+        ("KMS.*",),
+        "the bucket encrypts with a KMS key that cannot be used, and under which EC2 could not read the bundle",
+        USE_SSE_S3,
+        field="destinations",
+    ),
+    Row(
+        ("NoSuchBucket",),
+        "there is no such bucket",
+        "make it with `aws s3 mb s3://BUCKET`, or check the name",
+        field="destinations",
+    ),
+    Row(
+        ("InvalidBucketName",),
+        "this is no name of a bucket",
+        "check --to: 3 to 63 of lower-case letters, digits, dots and dashes",
+        field="destinations",
+    ),
+    Row(
+        ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"),
+        "the bucket is in another region",
+        _OWN_REGION,
+        field="region",
+    ),
+    Row(
+        ("TemporaryRedirect",),
+        "the bucket is new, and its name does not lead to its region yet",
+        "wait some minutes and try again",
+        transient=True,
+    ),
+    Row(
+        ("BadRequest",),
+        "the request is refused without a reason, as S3 does when region or credentials are wrong",
+        f"{_OWN_REGION}; renew the credentials if they may have expired",
+    ),
+    Row(
+        ("NotImplemented",),
+        "the endpoint does not know a part of the request",
+        "check --endpoint-url: it must speak S3 and know the ACL of --acl. AWS itself may say so when "
+        "s3:PutObjectAcl on BUCKET/* is not allowed",
+    ),
+    Row(
+        ("MethodNotAllowed", "InvalidAction"),
+        "the endpoint does not know this request",
+        "check --endpoint-url: it must speak S3, and EC2 unless --no-register is given",
+    ),
+    # Objects and uploads.
+    Row(("NoSuchKey",), "the object is not there", "somebody removed it meanwhile: run the job again"),
+    Row(
+        ("NoSuchUpload",),
+        "the multipart upload is no longer there: somebody, or a lifecycle rule of the bucket, has aborted it",
+        "let the rule abort uploads after a day or more, and run the job again",
+    ),
+    Row(
+        ("PreconditionFailed",),
+        "an object of this name exists already",
+        "look with `aws s3 ls s3://BUCKET/`; choose another --prefix",
+        field="destinations",
+    ),
+    Row(
+        ("ConditionalRequestConflict", "OperationAborted"),
+        "another request for the same name is under way",
+        "let the other job for this destination end, or choose another --prefix",
+        transient=True,
+    ),
+    Row(
+        ("EntityTooSmall",),
+        "a chunk of the multipart upload is smaller than the endpoint takes",
+        "raise the setting multipart_chunk, or multipart_threshold so that parts go up whole",
+    ),
+    Row(
+        ("EntityTooLarge",),
+        "the part is larger than the endpoint takes",
+        "give a smaller --part-size, or lower the setting multipart_threshold so that it goes up in chunks",
+        field="part_size",
+    ),
+    Row(
+        ("InvalidPart", "InvalidPartOrder"),
+        "chunks of the multipart upload are not there as they were sent",
+        "run the job again; with an endpoint that loses chunks, raise the setting multipart_threshold",
+    ),
+    Row(
+        (
+            *("BadDigest", "IncompleteBody", "InvalidDigest"),
+            *("XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"),
+        ),
+        "the bytes that arrived are not those that were sent",
+        "if it goes on, something damages data: the network, a proxy, or this machine's memory",
+        transient=True,
+    ),
+    # Credentials and the clock.
+    Row(("RequestTimeTooSkewed",), "this machine's clock differs too much from AWS's", _SET_THE_CLOCK),
+    Row(
+        ("RequestExpired",),
+        "the request came too late: this machine's clock is off, or the credentials have expired",
+        f"{_SET_THE_CLOCK}; renew the credentials",
+    ),
+    Row(
+        ("ExpiredToken", "ExpiredTokenException"),
+        "the credentials have expired",
+        "renew them, or use a role that refreshes by itself",
+        transient=True,  # the provider chain may have newer ones by the next try
+    ),
+    Row(
+        ("InvalidAccessKeyId",),
+        "the access key is not known",
+        "check AWS_ACCESS_KEY_ID or the profile in use",
+    ),
+    Row(
+        ("InvalidToken", "InvalidClientTokenId"),
+        "the access key or its session token is not valid here",
+        "set AWS_SESSION_TOKEN to the token of this very key, or unset it; enable the region for the account",
+    ),
+    Row(
+        ("SignatureDoesNotMatch",),
+        "the secret key does not fit the access key",
+        "check AWS_SECRET_ACCESS_KEY or the profile in use",
+    ),
+    Row(
+        ("AuthFailure",),
+        "EC2 does not accept the credentials",
+        "check the credentials, the region, whether it is enabled for the account, and this machine's clock",
+    ),
+    Row(
+        ("IncompleteSignature", "MissingAuthenticationToken", "MissingSecurityHeader"),
+        "the request arrived without its whole signature",
+        "let proxies between here and --endpoint-url pass every header",
+    ),
+    Row(
+        ("RegionDisabledException",),
+        "STS is not enabled in this region",
+        "enable it in the account settings of IAM, or choose another --region",
+        field="region",
+    ),
+    Row(
+        ("InvalidIdentityToken",),
+        "the web identity token of the role is not accepted",
+        "renew the file AWS_WEB_IDENTITY_TOKEN_FILE; check the role's trust policy",
+    ),
+    Row(
+        ("IDPCommunicationError",),
+        "STS cannot reach the identity provider of the role",
+        "try again later; check the identity provider",
+        transient=True,
+    ),
+    # Load, and services out of order.
+    Row(
+        ("SlowDown",),
+        "S3 asks for fewer requests at a time",
+        "run fewer jobs into this bucket at once, or give a smaller --upload-concurrency",
+        transient=True,
+    ),
+    Row(
+        (
+            *("RequestLimitExceeded", "EC2ThrottledException", "Throttling", "ThrottlingException"),
+            *("RequestThrottled", "TooManyRequests"),
+        ),
+        "too many requests of this account are under way in the region",
+        "try again later; other programs of the account share the limit",
+        transient=True,
+    ),
+    Row(("InternalError", "InternalFailure"), "the service had an error of its own", _LATER, transient=True),
+    Row(
+        ("ServiceUnavailable", "Unavailable", "BadGateway", "GatewayTimeout"),
+        "the service is out of order",
+        _LATER,
+        transient=True,
+    ),
+    Row(
+        ("RequestTimeout", "RequestTimeoutException"),
+        "the service waited too long for the rest of the request",
+        "send less at a time: a smaller --upload-concurrency or --part-size",
+        transient=True,
+    ),
+    # Registering the image.
+    Row(
+        ("InvalidAMIName.Duplicate",),
+        "another image of the account has this name in the region",
+        "choose another --ami-name, or deregister that image",
+        field="ami_name",
+    ),
+    Row(
+        ("InvalidAMIName.Malformed",),
+        "EC2 does not take the image's name",
+        "give an --ami-name of 3 to 128 letters, digits and ( ) [ ] space . / - ' @ _",
+        field="ami_name",
+    ),
+    Row(
+        ("InvalidManifest",),
+        "EC2 cannot use the manifest: {said}",
+        "device names must be like sda1 or sdb, never xvda (-B); the bucket must be in the image's region, and EC2 "
+        "must be able to read it: --acl aws-exec-read, no KMS",
+    ),
+    Row(
+        ("InvalidAMIID.*",),
+        "EC2 does not know the image, or it can no longer be used",
+        "look with `aws ec2 describe-images --owners self` in the image's own region",
+    ),
+    Row(
+        ("InvalidBlockDeviceMapping",),
+        "EC2 does not take the block device mapping: {said}",
+        "check -B, as in `-B ephemeral0=sdb`",
+        field="block_device_mappings",
+    ),
+    Row(
+        (
+            *("InvalidParameter", "InvalidParameterCombination", "InvalidParameterValue"),
+            *("MissingParameter", "ValidationError"),
+        ),
+        "EC2 does not take a value: {said}",
+        "check --arch, --virtualization, --kernel, --ramdisk, --sriov, --ena, -B and --tag",
+    ),
+    Row(
+        ("Unsupported", "UnsupportedOperation"),
+        "this is not possible in the region: {said}",
+        "choose another --region (and a bucket there), or --no-register",
+        field="region",
+    ),
+    Row(("DryRunOperation",), "it was only asked whether it would be allowed, and it is"),
+    # What no server reported.
+    Row(
+        ("credentials",),
+        "no AWS credentials were found",
+        "give the daemon an instance role, a profile (AWS_PROFILE), or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    ),
+    Row(
+        ("broken_credentials",),
+        "the AWS credentials cannot be had: {said}",
+        "check the profile (AWS_PROFILE) and what it names; `aws sts get-caller-identity` tries the same",
+        told_as="credentials",
+    ),
+    Row(("region",), "no region is known", "give --region", field="region"),
+    Row(
+        ("tls",),
+        "the endpoint's certificate is not trusted ({said})",
+        "set AWS_CA_BUNDLE to the CA's certificate if the endpoint is your own",
+        field="endpoint_url",
+    ),
+    Row(
+        ("no_tls",),
+        "no TLS connection to {where} comes about ({said})",
+        "check --endpoint-url: does it speak https?",
+        field="endpoint_url",
+        told_as="tls",
+    ),
+    Row(
+        ("timeout",),
+        "no answer in time",
+        "check the network and --endpoint-url; stall_timeout_s sets how long to wait",
+        transient=True,
+    ),
+    Row(
+        ("refused",),
+        "nothing answers at {where}",
+        "check --endpoint-url and whether the endpoint runs",
+        transient=True,
+        told_as="unreachable",
+    ),
+    Row(
+        ("unresolved",),
+        "the name in {where} is not known",
+        "check --endpoint-url and --region, and this machine's name servers (/etc/resolv.conf)",
+        transient=True,
+        told_as="unreachable",
+    ),
+    Row(
+        ("broken_off",),
+        "the connection to {where} broke off ({said})",
+        "check the network, and proxies between here and --endpoint-url",
+        transient=True,
+        told_as="unreachable",
+    ),
+    Row(
+        ("unreachable",),
+        "{where} cannot be reached ({said})",
+        "check the network, the proxy settings and --endpoint-url",
+        transient=True,
+    ),
+    Row(
+        ("proxy",),
+        "the proxy does not answer",
+        "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY in the daemon's environment",
+        transient=True,
+        told_as="unreachable",
+    ),
+    Row(
+        ("unreadable",),
+        "the answer is not in the service's language",
+        "check --endpoint-url, and proxies that answer in its place",
+        transient=True,
+    ),
+    Row(("sdk",), "{said}"),
+)
+
+TABLE: Mapping[str, Row] = {code: row for row in _ROWS for code in row.codes}
+
+NEEDS = {
+    "HeadBucket": "s3:ListBucket on BUCKET, and s3:PutObject, s3:PutObjectAcl, s3:GetObject and s3:DeleteObject on "
+    "BUCKET/* for what follows",
+    "ListObjectsV2": "s3:ListBucket on BUCKET",
+    "ListMultipartUploads": "s3:ListBucketMultipartUploads on BUCKET",
+    "GetBucketLocation": "s3:GetBucketLocation on BUCKET",
+    "GetBucketOwnershipControls": "s3:GetBucketOwnershipControls on BUCKET",
+    "GetBucketEncryption": "s3:GetEncryptionConfiguration on BUCKET",
+    # Without s3:ListBucket, an object that is not there shows as denied.
+    "HeadObject": "s3:GetObject on BUCKET/* and s3:ListBucket on BUCKET",
+    "GetObject": "s3:GetObject on BUCKET/* and s3:ListBucket on BUCKET",
+    "PutObject": "s3:PutObject and s3:PutObjectAcl on BUCKET/*",
+    "CreateMultipartUpload": "s3:PutObject and s3:PutObjectAcl on BUCKET/*",
+    "UploadPart": "s3:PutObject on BUCKET/*",
+    "CompleteMultipartUpload": "s3:PutObject on BUCKET/*",
+    "AbortMultipartUpload": "s3:AbortMultipartUpload on BUCKET/*",
+    "CopyObject": "s3:GetObject on what is copied, and s3:PutObject and s3:PutObjectAcl on BUCKET/*",
+    "DeleteObject": "s3:DeleteObject on BUCKET/*",
+    "DeleteObjects": "s3:DeleteObject on BUCKET/*",
+    "RegisterImage": "ec2:RegisterImage, and ec2:CreateTags with --tag",
+    "DescribeImages": "ec2:DescribeImages",
+    "DeregisterImage": "ec2:DeregisterImage",
+    "GetCallerIdentity": "sts:GetCallerIdentity",
+    # The SDK's own, when it makes credentials of a role.
+    "AssumeRole": "sts:AssumeRole",
+    "AssumeRoleWithWebIdentity": "sts:AssumeRoleWithWebIdentity",
+}
+"""The IAM actions that each operation needs, as the job asks for it: objects are put with an ACL."""

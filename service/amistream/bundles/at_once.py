@@ -1,0 +1,37 @@
+"""The same question about many things, several at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
+
+from amistream.errors import first_cause
+
+QUESTIONS = 16
+"""Small requests in flight, such as HEAD. Guess."""
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+
+async def at_once(question: Callable[[S], Awaitable[T]], about: Iterable[S], limit: int = QUESTIONS) -> list[T]:
+    """Put the question about each, `limit` at a time; answers in order. Raises the first cause, the others cancelled.
+
+    Nothing is begun before its turn, so that a failure in the first of many costs no more than `limit` questions.
+    """
+    waiting = list(about)
+    answers: dict[int, T] = {}
+    turns = iter(enumerate(waiting))
+
+    async def ask() -> None:
+        for number, each in turns:
+            answers[number] = await question(each)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(limit, len(waiting))):
+                group.create_task(ask())
+    except BaseExceptionGroup as errors:
+        raise first_cause(errors) from None
+    return [answers[number] for number in range(len(waiting))]

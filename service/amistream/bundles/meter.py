@@ -1,0 +1,29 @@
+"""What a copying of parts has done so far, to be looked at while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+Note = Callable[[str], None]
+"""Takes a notice for the user."""
+
+
+@dataclass(slots=True)
+class Meter:
+    """Counters of one copying; `kept` parts were there and right, so that nothing of them was sent."""
+
+    parts: int = 0
+    parts_done: int = 0
+    parts_kept: int = 0
+    bytes_total: int = 0
+    bytes_done: int = 0
+
+    def begin(self, parts: int, size: int) -> None:
+        self.parts = parts
+        self.bytes_total = size
+
+    def done(self, size: int, *, kept: bool = False) -> None:
+        self.parts_done += 1
+        self.parts_kept += kept
+        self.bytes_done += size

@@ -1,0 +1,107 @@
+"""The parts of a bundle where they lie: what is there, whether it is what the manifest says, and their bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+
+from amistream.bundles.at_once import at_once
+from amistream.bundles.manifest import Manifest, ManifestPart
+from amistream.bundles.place import Bundle
+from amistream.errors import DifferenceError
+from amistream.settings import Settings
+from amistream.stores.port import Store, Stored, whole_checksum
+from amistream.values import MIB
+
+IN_FLIGHT_MOST = 256 * MIB
+"""Bytes of whole parts held at once, unless a single part is larger than that. Guess."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenPart:
+    """A part as its place shows it."""
+
+    part: ManifestPart
+    size: int
+
+    @property
+    def name(self) -> str:
+        return self.part.filename
+
+    @property
+    def sha1(self) -> bytes:
+        return bytes.fromhex(self.part.digest)
+
+
+def differs(stored: Stored, part: ManifestPart) -> bool:
+    """Whether the place itself says that this is not the part. One that was sent in chunks has no SHA-1 of the whole."""
+    told = stored.checksum
+    return told is not None and "-" not in told and told != whole_checksum(bytes.fromhex(part.digest))
+
+
+async def look_at_parts(bundle: Bundle) -> list[SeenPart]:
+    """Ask for every part, reading none. Raises `DifferenceError` that names what is missing or is another object."""
+    store, manifest = bundle.place.store, bundle.manifest
+
+    async def look(part: ManifestPart) -> tuple[ManifestPart, Stored | None]:
+        return part, await store.stat(part.filename, read=False)
+
+    found = await at_once(look, manifest.parts)
+    missing = [part.filename for part, stored in found if stored is None]
+    if missing:
+        raise different(bundle, f"{_some(missing)} {'is' if len(missing) == 1 else 'are'} not there")
+    wrong = [part.filename for part, stored in found if stored is not None and differs(stored, part)]
+    if wrong:
+        raise different(bundle, f"{_some(wrong)} there has another checksum than in the manifest")
+    seen = [SeenPart(part=part, size=stored.size) for part, stored in found if stored is not None]
+    total = sum(part.size for part in seen)
+    if total != manifest.bundled_size:
+        raise different(bundle, f"its parts have {total} bytes together, and the manifest says {manifest.bundled_size}")
+    return seen
+
+
+async def read_part(bundle: Bundle, seen: SeenPart) -> memoryview:
+    """The whole part, proved. Raises `DifferenceError` when it is not what the manifest says."""
+    data = await bundle.place.store.read(seen.name, 0, seen.size)
+    check_digest(bundle, seen, await asyncio.to_thread(_sha1, data), len(data))
+    return memoryview(data)
+
+
+def check_digest(bundle: Bundle, seen: SeenPart, sha1: bytes, size: int) -> None:
+    """Raise `DifferenceError` unless what was read of the part is what the manifest says."""
+    if size != seen.size:
+        raise different(bundle, f"{seen.name} ended after {size} of {seen.size} bytes")
+    if sha1 != seen.sha1:
+        raise different(bundle, f"{seen.name} has SHA-1 {sha1.hex()}, and the manifest says {seen.part.digest}")
+
+
+def parts_in_flight(settings: Settings, parts: list[SeenPart]) -> int:
+    """How many whole parts may be held at once."""
+    largest = max(part.size for part in parts) or 1
+    return max(1, min(settings.upload_concurrency, IN_FLIGHT_MOST // largest))
+
+
+async def names_there(store: Store, manifest: Manifest) -> set[str]:
+    """Which of the parts' names are taken in the store: one listing."""
+    wanted = {part.filename for part in manifest.parts}
+    first, last = min(wanted), max(wanted)
+    common = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return wanted & set(await store.names(first[:common]))
+
+
+def different(bundle: Bundle, what: str) -> DifferenceError:
+    return DifferenceError(
+        "bundle.differs",
+        f"cannot use the bundle {bundle.address}: {what}",
+        hint=f"see all that differs: amistream verify {bundle.address}",
+        field="manifest",
+    )
+
+
+def _some(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _sha1(data: bytes) -> bytes:
+    return hashlib.sha1(data, usedforsecurity=False).digest()

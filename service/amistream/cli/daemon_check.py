@@ -1,0 +1,52 @@
+"""`doctor`'s look at the daemon: whether it answers, takes jobs, and is of this version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from amistream import __version__
+from amistream.cli.client import Client
+from amistream.errors import AmistreamError
+from amistream.jobs.findings import Finding, Status
+
+
+class Health(BaseModel):
+    """The part of the daemon's answer that is looked at."""
+
+    status: str
+    version: str
+    jobs_running: int
+    jobs_queued: int
+
+
+class HealthClient(Client):
+    """Asks how the daemon is."""
+
+    async def health(self) -> Health:
+        return self._read(Health, await self._ask("GET", "/v1/health"))
+
+
+async def look_at_daemon(socket: Path) -> Finding:
+    """Ask the daemon on that socket. Raises nothing: one that does not answer is a finding."""
+    try:
+        async with HealthClient(socket) as client:
+            health = await client.health()
+    except AmistreamError as error:
+        return Finding(
+            name="daemon",
+            status=Status.FAILED,
+            found=error.message,
+            why="a job would have nobody to run it",
+            fix=error.hint,
+            code=error.code,
+        )
+    found = f"amistreamd {health.version} at {socket}, {health.jobs_running} running, {health.jobs_queued} waiting"
+    why = fix = ""
+    if health.status != "ok":
+        found, why, fix = f"{found}, stopping", "it takes no new jobs", "systemctl start amistream, when it has ended"
+    elif health.version != __version__:
+        found = f"{found}; this command is {__version__}"
+        why, fix = "what only one of the two knows is refused", "systemctl restart amistream, when no job runs"
+    return Finding(name="daemon", status=Status.NOTICE if why else Status.OK, found=found, why=why, fix=fix)

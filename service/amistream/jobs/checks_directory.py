@@ -1,0 +1,120 @@
+"""Checks of a directory as destination: whether it can be written, has room and is free. Nothing is made or changed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from pathlib import Path
+
+from amistream.aws.credentials import default_region
+from amistream.errors import StoreError
+from amistream.flow.uncut import uncut
+from amistream.jobs.checks_bucket import look_at_names
+from amistream.jobs.checks_source import SourceChecks
+from amistream.jobs.destination import Address
+from amistream.jobs.findings import Check, Seen, Status, size_text
+from amistream.stores.port import Store
+from amistream.values import GIB
+
+MOST_DEFLATED = 1032
+"""Deflate makes nothing smaller than by this factor, zeros included."""
+
+
+class DirectoryChecks:
+    """What was found is known once the checks have run."""
+
+    def __init__(self, address: Address, source: SourceChecks) -> None:
+        self._address = address
+        self._source = source
+        self._directory = Path(address.request.destination)
+        self._store: Store | None = None
+        self.region = ""
+
+    def checks(self, *, free: bool) -> list[Check]:
+        """Without `free` a bundle of this name may be there already."""
+        checks = [
+            Check(name="region", why="EC2's certificate is chosen by it", look=self._look_at_region),
+            Check(name="directory", why="nothing could be written there", look=self._look_at_directory),
+            Check(
+                name="space",
+                why="the job would end with a full disk",
+                look=self._look_at_space,
+                needs=("directory", "source"),
+            ),
+        ]
+        if free:
+            checks.append(
+                Check(
+                    name="destination",
+                    why="a bundle that somebody may need would be overwritten",
+                    look=self._look_at_names,
+                    needs=("directory",),
+                )
+            )
+        return checks
+
+    @property
+    def store(self) -> Store:
+        """Not opened yet."""
+        assert self._store is not None  # noqa: S101 - for the type checker; a check made it
+        return self._store
+
+    async def make_store(self) -> None:
+        if self._store is None:
+            self._store = await self._address.store(self.region)
+
+    async def _look_at_region(self) -> str:
+        self.region = self._address.request.region or await default_region(self._address.aws)
+        return self.region or "none is known"
+
+    async def _look_at_directory(self) -> str:
+        return await uncut(asyncio.to_thread(self._directory_on_thread))
+
+    def _directory_on_thread(self) -> str:
+        directory = self._directory
+        if directory.exists() and not directory.is_dir():
+            raise StoreError(
+                "directory.kind",
+                f"cannot write a bundle to {directory}: it is not a directory",
+                hint="give another directory with --to",
+                field="destinations",
+            )
+        there = nearest(directory)
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise StoreError(
+                "directory.failed",
+                f"cannot write a bundle to {directory}: {there} cannot be written to",
+                hint=f"check the directory and its permissions: ls -ld {there}",
+                field="destinations",
+            )
+        return f"{directory} can be written to" if there == directory else f"{directory} will be made"
+
+    async def _look_at_space(self) -> Seen:
+        directory, volume = self._directory, self._source.volume
+        free = (await uncut(asyncio.to_thread(lambda: shutil.disk_usage(nearest(directory))))).free
+        if free < self._source.data // MOST_DEFLATED:
+            raise StoreError(
+                "directory.full",
+                f"cannot write a bundle to {directory}: {size_text(free)} are free, and {size_text(self._source.data)} "
+                "of data compress to more",
+                hint=f"free some space: df -h {nearest(directory)}; or bundle straight to S3",
+                field="destinations",
+            )
+        if free < volume.size:
+            return Seen(
+                f"{directory} has {free / GIB:.1f} GiB free for a volume of {volume.size / GIB:.1f} GiB",
+                Status.NOTICE,
+                why="the bundle fits only if the volume compresses well",
+                fix=f"df -h {nearest(directory)}",
+            )
+        return Seen(f"{size_text(free)} free")
+
+    async def _look_at_names(self) -> str:
+        await self.make_store()
+        return await look_at_names(self.store, self._address, "rm")
+
+
+def nearest(path: Path) -> Path:
+    """The path itself, or of what is above it the nearest that exists."""
+    return next((each for each in (path, *path.parents) if each.exists()), Path("/"))

@@ -1,0 +1,85 @@
+"""Examines this machine and, as far as they are given, a volume and a destination, by the checks of every job.
+
+Nothing is made or changed but the probe object, which is removed again.
+"""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime
+
+from amistream.aws.credentials import default_region, find_credentials
+from amistream.aws.session import Aws
+from amistream.jobs.checks_bucket import credentials_seen
+from amistream.jobs.checks_host import HostChecks
+from amistream.jobs.checks_identity import IdentityChecks
+from amistream.jobs.checks_image import ImageChecks
+from amistream.jobs.checks_source import SourceChecks
+from amistream.jobs.destination import Address
+from amistream.jobs.findings import Check, Finding, Seen, Status, run_checks
+from amistream.jobs.preflight import destination_checks
+from amistream.jobs.request import JobRequest
+from amistream.settings import Settings
+
+
+async def examine(request: JobRequest, settings: Settings, *, source: bool, destination: bool) -> list[Finding]:
+    """Everything that is wrong or right, in a lasting order. What is not given stands in `request` for form's sake."""
+    async with Aws(settings) as aws:
+        address = Address(request, settings, aws, secrets.token_hex(4))
+        volume = SourceChecks(address)
+        host = HostChecks(settings, volume)
+        place = destination_checks(address, volume) if destination else Nowhere(address)
+        image = ImageChecks(address, place, None)
+        checks = [
+            host.libraries(),
+            host.cores(),
+            host.memory(),
+            host.state_dir(),
+            *([host.clock()] if isinstance(place, Nowhere) else []),
+            *(volume.checks() if source else [_not_given("source", "SOURCE"), volume.memory_check()]),
+            *IdentityChecks(address, place, make=False).checks(),
+            *place.checks(free=True),
+            *(image.checks() if destination else []),
+        ]
+        try:
+            return await run_checks(checks)
+        finally:
+            await volume.close()
+
+
+class Nowhere:
+    """Stands for a destination that was not given: what can be said without one."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self.region = ""
+
+    def checks(self, *, free: bool) -> list[Check]:
+        del free
+        return [
+            Check(name="credentials", why="", look=self._look_at_credentials),
+            Check(name="region", why="EC2's certificate is chosen by it", look=self._look_at_region),
+            _not_given("destination", "--to"),
+        ]
+
+    async def _look_at_credentials(self) -> Seen:
+        facts = await find_credentials(self._address.aws)
+        if facts is None:
+            return Seen(
+                "no AWS credentials were found",
+                Status.NOTICE,
+                why="a bundle cannot go to S3, only into a directory",
+                fix="an instance role, a profile (AWS_PROFILE), or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+            )
+        return credentials_seen(facts, datetime.now(UTC))
+
+    async def _look_at_region(self) -> Seen:
+        self.region = self._address.request.region or await default_region(self._address.aws)
+        return Seen(self.region) if self.region else Seen("none is known without --to or --region", Status.SKIPPED)
+
+
+def _not_given(name: str, option: str) -> Check:
+    async def look() -> Seen:
+        return Seen(f"{option} was not given", Status.SKIPPED)
+
+    return Check(name=name, why="", look=look)

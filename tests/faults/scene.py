@@ -1,0 +1,212 @@
+"""A whole job in this process with something going wrong on its way: a bucket behind a proxy, a volume, a journal.
+
+`scene` makes it and proves, when it is left, that no task, thread or open file stayed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from amistream.jobs.engine import Engine
+from amistream.jobs.journal import Journal
+from amistream.jobs.queue import JobQueue
+from jobs.work import request, settings
+from support.buckets import download_bundle, list_keys, open_uploads
+from support.proxy import FaultProxy, dry_run_answered
+from support.referee import check_bundle
+
+if TYPE_CHECKING:
+    from amistream.jobs.job import Job
+    from amistream.jobs.request import JobRequest
+    from amistream.settings import Settings
+    from support.endpoints import Endpoint
+    from support.keys import KeyRing
+    from support.proxy import Action, Fault, Request
+    from support.referee import Bundle
+
+PATIENCE_S = 30.0
+REGISTER = "Action=RegisterImage&(?!.*DryRun)"
+PROBE = ".*/amistream-probe-.*"
+
+
+def part(number: int | str) -> str:
+    """The path of a part, as a fault wants it."""
+    return f".*image\\.part\\.{number if isinstance(number, str) else f'{number:02d}'}"
+
+
+MANIFEST = r".*image\.manifest\.xml"
+
+
+@dataclass(kw_only=True)
+class Scene:
+    """What a test works with. Places are key prefixes in the one bucket."""
+
+    endpoint: Endpoint
+    proxy: FaultProxy
+    bucket: str
+    image: Path
+    keys: KeyRing
+    directory: Path
+    settings: Settings
+    _got: int = field(default=0)
+
+    def request(self, place: str = "x", **changes: Any) -> JobRequest:
+        """A job to be registered under a name that the endpoint shows as the image's location, so that it is right."""
+        named = {"ami_name": self.image_name(place)} if changes.get("register_image", True) else {}
+        to = f"s3://{self.bucket}/{place}"
+        return request(self.image, to, self.keys, **{"endpoint_url": self.proxy.url, **named, **changes})
+
+    def image_name(self, place: str = "x") -> str:
+        return f"{self.bucket}/{place}/image.manifest.xml"
+
+    @asynccontextmanager
+    async def queue(self) -> AsyncIterator[JobQueue]:
+        """What a daemon has, from its start to its end, without its socket."""
+        chosen = self.settings
+        async with (
+            Journal(chosen.state_dir, by_itself=True) as journal,
+            Engine(chosen, journal) as engine,
+            JobQueue(
+                engine.run,
+                engine.clean,
+                journal,
+                max_jobs=chosen.max_jobs,
+                max_queued=chosen.max_queued,
+                default_prefix=chosen.prefix,
+            ) as queue,
+        ):
+            await queue.recover(resume=chosen.resume_on_start)
+            yield queue
+
+    async def run(self, asked: JobRequest | None = None) -> Job:
+        """Run one job to its end."""
+        async with self.queue() as queue:
+            job, _ = await queue.submit(asked or self.request())
+            await ended(job)
+        return job
+
+    async def resume(self, job: Job) -> Job:
+        """Take the job up in another life of the daemon, and run it to its end."""
+        async with self.queue() as queue:
+            again = await queue.resume(job.id)
+            await ended(again)
+        return again
+
+    async def cancel(self, job: Job) -> Job:
+        """Have another life of the daemon remove what the job left."""
+        async with self.queue() as queue:
+            again = await queue.cancel(job.id)
+            await ended(again)
+        return again
+
+    def left(self) -> list[object]:
+        """Objects, unfinished uploads and images that are there."""
+        return [*list_keys(self.endpoint, self.bucket), *open_uploads(self.endpoint, self.bucket), *self.images()]
+
+    def images(self, place: str = "x") -> list[str]:
+        if not self.endpoint.registers_images:
+            return []
+        with self.endpoint.blocking_client("ec2") as ec2:
+            filters = [{"Name": "name", "Values": [self.image_name(place)]}]
+            return [each["ImageId"] for each in ec2.describe_images(Owners=["self"], Filters=filters)["Images"]]
+
+    def fits(self, place: str = "x", *, image: Path | None = None) -> Bundle:
+        """Assert that a right bundle is in `place`, and nothing else."""
+        self._got += 1
+        got = self.directory / f"got-{self._got}"
+        files = download_bundle(self.endpoint, self.bucket, f"{place}/", got)
+        bundle = check_bundle(got, image or self.image, self.keys.user.key, self.keys.user.certificate)
+        assert len(files) == len(bundle.parts) + 1, sorted(files)
+        for path in files:
+            path.unlink()
+        return bundle
+
+    def parts_stored_once(self) -> None:
+        """Assert that no part, or chunk of one, was sent again after the client was told that it is stored."""
+        told: set[str] = set()
+        for put in self.proxy.seen("PUT", part(".*")):
+            what = f"{put.path}?{put.query}"
+            assert what not in told, f"{what} was sent again after a success"
+            if put.status == 200:
+                told.add(what)
+
+
+class MakeScene(Protocol):
+    def __call__(
+        self,
+        *faults: Fault,
+        endpoint: Endpoint | None = None,
+        size: int = ...,
+        at_random: Callable[[Request], Action | None] | None = None,
+        **changes: Any,
+    ) -> AbstractAsyncContextManager[Scene]: ...
+
+
+async def ended(job: Job) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        await job.ended.wait()
+
+
+async def hit(proxy: FaultProxy, fault: Fault) -> None:
+    await asyncio.to_thread(proxy.wait_hit, fault)
+
+
+@asynccontextmanager
+async def watched_proxy(
+    endpoint: Endpoint, faults: tuple[Fault, ...], at_random: Callable[[Request], Action | None] | None = None
+) -> AsyncIterator[FaultProxy]:
+    """A proxy; whoever leaves it must have let go of everything it took since."""
+    async with AsyncExitStack() as stack:
+        stack.enter_context(nothing_stays())
+        # Transports report their end in the next turns of the loop.
+        stack.push_async_callback(_turns)
+        yield stack.enter_context(FaultProxy(endpoint, [dry_run_answered(), *faults], at_random=at_random))
+
+
+async def _turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+@contextmanager
+def nothing_stays() -> Iterator[None]:
+    """Assert that tasks, threads of ours and open files are at the end what they were at the start."""
+    before = _taken()
+    yield
+    tasks, threads, files = (now - then for now, then in zip(_taken(), before, strict=True))
+    assert not tasks
+    assert not threads
+    assert not files
+
+
+def _taken() -> tuple[Counter[str], Counter[str], Counter[str]]:
+    tasks = Counter(task.get_name() for task in asyncio.all_tasks())
+    threads = Counter(each.name for each in threading.enumerate() if each.name.startswith("amistream"))
+    files: Counter[str] = Counter()
+    for path in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):
+            files[str(path.readlink()).partition("[")[0]] += 1
+    return tasks, threads, files
+
+
+def with_settings(scene: Scene, **changes: Any) -> Scene:
+    """The same scene for another life of the daemon, with other settings."""
+    return replace(scene, settings=scene.settings.model_copy(update=changes))
+
+
+def quick_settings(directory: Path, **changes: Any) -> Settings:
+    """Few and quick repeats, parts and blocks so small that a job has many."""
+    quick: dict[str, Any] = {
+        "upload_attempts": 3,
+        "stall_timeout_s": 5,
+        "block_size": "64KiB",
+        "upload_concurrency": 2,
+    }
+    return settings(directory, **{**quick, **changes})

@@ -1,0 +1,212 @@
+"""Endpoints that fail again and again, in every way at once: jobs finish, or end in time with the cause.
+
+Counts: 6 jobs in three shapes with 20 % of all requests failing in twelve ways, for one seed or as many as the variable
+FAULT_SEEDS says; one job for each of its requests, from which on all fail; ten outages in the middle of a job, and one
+from the start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from amistream.events import State
+from amistream.stores.s3 import SETTLE_S
+from faults.scene import REGISTER, ended, part
+from support.proxy import Answer, DropReply, Fault, HoldReply, Reset, StallBody, TruncateReply
+
+if TYPE_CHECKING:
+    from amistream.jobs.job import Job
+    from amistream.settings import Settings
+    from faults.scene import MakeScene
+    from support.proxy import Action, Request
+
+SLACK_S = 2.0
+"""For what is not waiting: the work itself, on a busy machine."""
+
+
+class Dice:
+    """Says for each request whether it fails, and how; the same seed asks for the same failures in the same order."""
+
+    def __init__(self, seed: int, share: float) -> None:
+        self._random = random.Random(seed)
+        self._share = share
+        self.thrown = 0
+        self.failures: Counter[str] = Counter()
+
+    def __call__(self, request: Request) -> Action | None:
+        self.thrown += 1
+        if self._random.random() >= self._share:
+            return None
+        action = self._random.choice(self._ways(request))
+        self.failures[action.code if isinstance(action, Answer) else type(action).__name__] += 1
+        return action
+
+    def _ways(self, request: Request) -> list[Action]:
+        ways: list[Action] = [
+            Answer(status=500, code="InternalError"),
+            Answer(status=503, code="ServiceUnavailable"),
+            Answer(status=503, code="SlowDown"),
+            DropReply(),
+            TruncateReply(),
+            Reset(after=self._random.choice([0, 1, 1000, 60_000])),
+        ]
+        if request.method == "PUT":
+            ways += [
+                Answer(status=503, code="SlowDown", early=True),
+                Answer(status=400, code="BadDigest"),
+                Answer(status=400, code="RequestTimeout"),
+                StallBody(after=self._random.choice([0, 1000])),
+                HoldReply(),
+            ]
+        return ways
+
+
+class Outage:
+    """From the `first` request on, all fail in the same way."""
+
+    def __init__(self, action: Action) -> None:
+        self.action = action
+        self.first = 10**9
+        self.thrown = 0
+
+    def begin_at(self, first: int) -> None:
+        self.first, self.thrown = first, 0
+
+    def __call__(self, request: Request) -> Action | None:
+        del request
+        self.thrown += 1
+        return self.action if self.thrown >= self.first else None
+
+
+def request_bound_s(chosen: Settings) -> float:
+    """How long one request can take, its repeats and the delays between them included."""
+    delays = (min(chosen.backoff_cap_s, chosen.backoff_base_s * 2**n) for n in range(chosen.upload_attempts - 1))
+    return chosen.upload_attempts * chosen.stall_timeout_s + sum(delays)
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("FAULT_SEEDS", "1"))))
+async def test_a_fifth_of_all_requests_failing(seed: int, scene: MakeScene) -> None:
+    """Jobs with many parts, with chunks, and registered, all finish; each bundle is right and stored once."""
+    dice = Dice(seed, share=0.2)
+    changes = {
+        "size": 5_500_000,
+        "upload_attempts": 9,
+        "stall_timeout_s": 0.4,
+        "multipart_threshold": "5MiB",
+        "multipart_chunk": "5MiB",
+    }
+    async with scene(at_random=dice, **changes) as there:
+        asked = [
+            there.request("many-1", register_image=False, part_size="256KiB"),
+            there.request("many-2", register_image=False, part_size="512KiB", upload_concurrency=4),
+            there.request("chunks-1", register_image=False, part_size="6MiB"),
+            there.request("chunks-2", register_image=False, part_size="6MiB", compress="small"),
+            there.request("ami-1", part_size="1MiB"),
+            there.request("ami-2", part_size="2MiB"),
+        ]
+        async with there.queue() as queue:
+            jobs = [(await queue.submit(each))[0] for each in asked]
+            for job in jobs:
+                await ended(job)
+        assert [job.state for job in jobs] == [State.DONE] * 6, [job.error for job in jobs]
+        share = dice.failures.total() / dice.thrown
+        assert dice.thrown > 120
+        assert share == pytest.approx(0.2, abs=0.1)
+        assert len(dice.failures) >= 6, dice.failures
+        for each, job in zip(asked, jobs, strict=True):
+            place = each.destination.rpartition("/")[2]
+            there.fits(place)
+            if each.registers:
+                assert job.result is not None
+                assert there.images(place) == [job.result.image_id]
+        there.parts_stored_once()
+        assert not [key for key in there.left() if "probe" in str(key)]
+
+
+async def test_from_each_request_on_all_fail(scene: MakeScene) -> None:
+    """Whenever the endpoint goes away: refused before the first part, failed after it, in time and with the cause."""
+    outage = Outage(Answer(status=500, code="InternalError"))
+    async with scene(at_random=outage, size=600_000, upload_attempts=2, stall_timeout_s=2) as there:
+        async with there.queue() as queue:
+
+            async def one(first: int) -> Job:
+                outage.begin_at(first)
+                job, _ = await queue.submit(there.request(f"from-{first}"))
+                await ended(job)
+                return job
+
+            whole = await one(10**9)
+            assert whole.state is State.DONE, whole.error
+            requests = outage.thrown
+            states = []
+            for first in range(1, requests + 1):
+                started = time.monotonic()
+                job = await one(first)
+                states.append(job.state)
+                # At most two parts are under way, and their removal fails too.
+                assert time.monotonic() - started < 3 * request_bound_s(there.settings) + SETTLE_S + SLACK_S
+                names_the_cause(job, "InternalError")
+        assert states == sorted(states, reverse=True), "first refused, then failed"
+        assert set(states) == {State.REFUSED, State.FAILED}
+        assert len(states) > 15
+
+
+def names_the_cause(job: Job, cause: str) -> None:
+    assert job.error is not None
+    assert f"({cause})" in job.error.message or f"{cause})" in job.error.message
+    assert "\n" not in job.error.message
+
+
+@pytest.mark.parametrize(
+    ("action", "code"),
+    [
+        (StallBody(after=0), "store.stalled"),
+        (HoldReply(), "store.stalled"),
+        (DropReply(), "aws.unreachable"),
+        (Reset(after=0), "aws.unreachable"),
+        (Answer(status=503, code="SlowDown"), "aws.SlowDown"),
+    ],
+    ids=["100-continue withheld", "no replies", "replies lost", "reset", "SlowDown"],
+)
+@pytest.mark.parametrize("what", ["parts", "registration"])
+async def test_an_outage_in_mid_job_ends_in_time(what: str, action: Action, code: str, scene: MakeScene) -> None:
+    """However the endpoint fails, the job fails within the bound that the settings give, and is kept."""
+    form = f"{REGISTER}|DescribeImages"
+    faults = {
+        "parts": [Fault(action=action, method=".*", path=part("0[2-9]"), times=None)],
+        "registration": [Fault(action=action, method="POST", form=form, nth=2, times=None)],
+    }[what]
+    async with scene(*faults, upload_attempts=2, stall_timeout_s=0.3) as there:
+        started = time.monotonic()
+        job = await there.run()
+        # A registration whose answer is lost is looked for after each try.
+        bound = request_bound_s(there.settings) * (1 if what == "parts" else 2 * there.settings.upload_attempts)
+        assert time.monotonic() - started < bound + SETTLE_S + SLACK_S
+        assert job.error is not None
+        assert (job.state, job.error.code) == (State.FAILED, code)
+        assert job.resumable
+        await asyncio.to_thread(there.proxy.mend, *faults)
+        again = await there.resume(job)
+        assert again.state is State.DONE, again.error
+        assert there.images() == [again.result.image_id] if again.result else False
+        there.fits()
+
+
+async def test_nothing_answers_from_the_start(scene: MakeScene) -> None:
+    """With every reply withheld, the job is refused in time, with the cause."""
+    async with scene(at_random=lambda _: HoldReply(), upload_attempts=2, stall_timeout_s=0.3) as there:
+        started = time.monotonic()
+        job = await there.run()
+        assert time.monotonic() - started < request_bound_s(there.settings) + SLACK_S
+        assert job.error is not None
+        assert job.state is State.REFUSED
+        assert there.bucket in job.error.message
+        assert "\n" not in job.error.message
+        assert there.left() == []

@@ -1,0 +1,52 @@
+"""Mounts, partitions and small disks for tests; each skips with the reason where the machine does not let it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SECTOR = 512
+
+
+@contextmanager
+def mounted(what: Path | str, where: Path, *options: str) -> Iterator[Path]:
+    """Mount `what`, a device or (with `-t tmpfs`) a name, on a new folder."""
+    where.mkdir()
+    _run_or_skip("mount", *options, str(what), str(where))
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", str(where)], check=True)
+
+
+@contextmanager
+def small_disk(where: Path, size: str, *options: str) -> Iterator[Path]:
+    """A disk in memory that has room for `size`, as 512k."""
+    with mounted("tmpfs", where, "-t", "tmpfs", "-o", ",".join([f"size={size}", *options])):
+        yield where
+
+
+@contextmanager
+def partition(disk: Path, start: int, size: int) -> Iterator[Path]:
+    """Tell the kernel of one partition of a disk, in bytes; no table is written."""
+    _run_or_skip("addpart", str(disk), "1", str(start // SECTOR), str(size // SECTOR))
+    try:
+        yield Path(f"{disk}p1")
+    finally:
+        subprocess.run(["delpart", str(disk), "1"], check=True)
+
+
+def _run_or_skip(*argv: str) -> None:
+    if shutil.which(argv[0]) is None:
+        pytest.skip(f"{argv[0]} is not installed")
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"no {argv[0]} here: {done.stderr.strip()}")
