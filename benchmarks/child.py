@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import random
 import re
+import secrets
 import shutil
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -132,14 +133,18 @@ class Worker:
                 figures = await self._whole_job(request, engine, busy if spec.ticker else None)
         finally:
             if not spec.endpoint_url:
-                await asyncio.to_thread(shutil.rmtree, request.destination, ignore_errors=True)
+                await asyncio.to_thread(shutil.rmtree, request.destinations[0], ignore_errors=True)
         late = {"idle": _lateness(idle), "busy": _lateness(busy)} if spec.ticker else {}
         return Figures(peak_rss=_peak_rss(), **figures, **late)
 
     def _request(self, spec: JobSpec) -> JobRequest:
+        destination = spec.destination or str(Path(self._batch.scratch) / "nothing")
+        if spec.endpoint_url:
+            # The sink remembers what it was sent, and no job overwrites another's bundle.
+            destination += f"/{secrets.token_hex(4)}"
         values: dict[str, Any] = {
             "source": spec.source,
-            "destinations": [spec.destination or str(Path(self._batch.scratch) / "nothing")],
+            "destinations": [destination],
             "account": ACCOUNT,
             "ec2_certificate": self._batch.ec2_certificate,
             **spec.options,
@@ -168,7 +173,7 @@ class Worker:
     async def _into_nothing(self, request: JobRequest, late: list[float] | None) -> dict[str, Any]:
         """The data path alone. The checks make its plan as for any job, but for a directory that is then not used."""
         async with Aws(self._settings) as aws:
-            ready = await preflight.check(Address(request, self._settings, aws, "bench"), lambda _: None)
+            ready = await preflight.check([Address(request, self._settings, aws, "bench")], lambda _: None)
             try:
                 async with _ticking(late):
                     cpu, wall = process_time(), perf_counter()
@@ -177,7 +182,7 @@ class Worker:
                     wall, cpu = perf_counter() - wall, process_time() - cpu
             finally:
                 await ready.close()
-                await ready.destination.store.close()
+                await ready.destinations[0].store.close()
         return {
             "size": measured.image_size,
             "bundled_size": measured.split.bundled_size,

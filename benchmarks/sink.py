@@ -1,9 +1,10 @@
 """An S3 endpoint that throws away what it is sent: `python -m benchmarks.sink`, in a process of its own.
 
-It answers what amistream and curl ask of a bucket that is empty and stays so; a bucket may have any name. It is not a
-server: no signature is checked, nothing is kept but counters, and bodies need a Content-Length. What it costs is
-little, so that the client is what is measured. Optionally it stands behind a link of given bandwidth, shared by all
-connections, and answers a round trip later.
+It answers what amistream and curl ask of a bucket that lists nothing; a bucket may have any name. It is not a server:
+no signature is checked, bodies need a Content-Length, and nothing is kept but counters, and of each object its size and
+the SHA-1 that it was sent with, which HEAD tells: a job asks for both before it ends. What it costs is little, so that
+the client is what is measured. Optionally it stands behind a link of given bandwidth, shared by all connections, and
+answers a round trip later.
 
 The port is printed on standard output; the end of standard input ends it, so it never outlives who started it.
 """
@@ -34,6 +35,10 @@ _HEAD_MAX = 64 * KIB
 _LONGEST_BURST_S = 0.01
 _REASONS = {200: "OK", 204: "No Content", 404: "Not Found", 411: "Length Required"}
 _ETAG = f'"{"0" * 32}"'
+_CHECKSUM = "x-amz-checksum-sha1"
+
+Stored = dict[str, tuple[int, str]]
+"""Size and checksum, as sent, of what was put; by path. Of what came in chunks the checksum is not known: ''."""
 
 
 @dataclass(slots=True)
@@ -57,6 +62,7 @@ class Request:
     path: str
     query: dict[str, list[str]]
     length: int | None
+    checksum: str
     expects_continue: bool
 
     @classmethod
@@ -72,6 +78,7 @@ class Request:
             path=url.path,
             query=parse_qs(url.query, keep_blank_values=True),
             length=length,
+            checksum=headers.get(_CHECKSUM, ""),
             expects_continue=headers.get("expect", "").lower() == "100-continue",
         )
 
@@ -85,15 +92,18 @@ class Answer:
     status: int
     body: bytes = b""
     headers: tuple[tuple[str, str], ...] = ()
+    length: int | None = None
+    """Of the body that a HEAD does not get."""
 
     def encode(self) -> bytes:
-        lines = [f"HTTP/1.1 {self.status} {_REASONS[self.status]}", f"Content-Length: {len(self.body)}"]
+        length = len(self.body) if self.length is None else self.length
+        lines = [f"HTTP/1.1 {self.status} {_REASONS[self.status]}", f"Content-Length: {length}"]
         lines += [f"{name}: {value}" for name, value in self.headers]
         return "\r\n".join(lines).encode() + b"\r\n\r\n" + self.body
 
 
-def answer(request: Request, stats: Stats) -> Answer:
-    """What S3 would say, were every bucket there and empty."""
+def answer(request: Request, stats: Stats, stored: Stored) -> Answer:
+    """What S3 would say, were every bucket there, and its objects where one knows their names."""
     stats.requests += 1
     if request.path == STATS_PATH:
         stats.cpu_s = time.process_time()
@@ -105,14 +115,31 @@ def answer(request: Request, stats: Stats) -> Answer:
         stats.object_bytes += request.length
         if request.path.endswith(".manifest.xml"):
             stats.manifest_bytes = request.length
+        _keep(request, request.length, stored)
         return Answer(200, headers=(("ETag", _ETAG),))
     if request.method == "DELETE":
+        stored.pop(request.path, None)
         return Answer(204)
     if request.method == "POST":
-        return _multipart(request)
+        return _multipart(request, stored)
     if request.is_object:
-        return Answer(404) if request.method == "HEAD" else _error("NoSuchKey")
+        return _head(request, stored) if request.method == "HEAD" else _error("NoSuchKey")
     return _bucket(request)
+
+
+def _keep(request: Request, size: int, stored: Stored) -> None:
+    if "partNumber" in request.query:
+        stored[request.path] = (stored.get(request.path, (0, ""))[0] + size, "")
+    else:
+        stored[request.path] = (size, request.checksum)
+
+
+def _head(request: Request, stored: Stored) -> Answer:
+    if request.path not in stored:
+        return Answer(404)
+    size, checksum = stored[request.path]
+    headers = (("ETag", _ETAG), (_CHECKSUM, checksum)) if checksum else (("ETag", _ETAG),)
+    return Answer(200, headers=headers, length=size)
 
 
 def _bucket(request: Request) -> Answer:
@@ -127,8 +154,9 @@ def _bucket(request: Request) -> Answer:
     return _xml(200, "ListBucketResult", "<KeyCount>0</KeyCount><IsTruncated>false</IsTruncated>")
 
 
-def _multipart(request: Request) -> Answer:
+def _multipart(request: Request, stored: Stored) -> Answer:
     if "uploads" in request.query:
+        stored.pop(request.path, None)
         return _xml(200, "InitiateMultipartUploadResult", "<UploadId>upload</UploadId>")
     return _xml(200, "CompleteMultipartUploadResult", f"<ETag>{_ETAG}</ETag>")
 
@@ -163,9 +191,10 @@ class Link:
 class SinkProtocol(asyncio.BufferedProtocol):
     """One connection."""
 
-    def __init__(self, link: Link, stats: Stats) -> None:
+    def __init__(self, link: Link, stats: Stats, stored: Stored) -> None:
         self._link = link
         self._stats = stats
+        self._stored = stored
         self._loop = asyncio.get_running_loop()
         self._buffer = memoryview(bytearray(READ_SIZE))
         self._head = bytearray()
@@ -212,7 +241,7 @@ class SinkProtocol(asyncio.BufferedProtocol):
 
     def _answer_when_whole(self) -> None:
         if self._request is not None and not self._missing:
-            self._write(answer(self._request, self._stats).encode())
+            self._write(answer(self._request, self._stats, self._stored).encode())
             self._request = None
 
     def _write(self, data: bytes) -> None:
@@ -233,8 +262,9 @@ class SinkProtocol(asyncio.BufferedProtocol):
 async def serve(link: Link, context: ssl.SSLContext | None) -> None:
     """Listen on a free port of the loopback until standard input ends."""
     stats = Stats()
+    stored: Stored = {}
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: SinkProtocol(link, stats), "127.0.0.1", 0, ssl=context)
+    server = await loop.create_server(lambda: SinkProtocol(link, stats, stored), "127.0.0.1", 0, ssl=context)
     print(server.sockets[0].getsockname()[1], flush=True)
     await asyncio.to_thread(sys.stdin.read)
     server.close()

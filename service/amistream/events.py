@@ -90,13 +90,25 @@ class ErrorBody(_Model):
     field: str = ""
 
 
+class PlaceResult(_Model):
+    """What became of one destination."""
+
+    destination: str
+    manifest: str = Field(description="s3://bucket/key or path of the manifest; empty when it failed")
+    region: str | None = None
+    image_id: str | None = None
+    image_name: str | None = None
+    error: ErrorBody | None = Field(None, description="why it failed, or null when it is done")
+
+
 class JobResult(_Model):
-    """What a finished job made."""
+    """What a finished job made. With several destinations `manifest` to `region` are the first one's."""
 
     manifest: str = Field(description="s3://bucket/key or path of the manifest")
     image_id: str | None = Field(description="the AMI's id, or null when it was not registered")
     image_name: str | None
     region: str | None
+    places: tuple[PlaceResult, ...] = Field((), description="each destination's end, in the request's order")
     image_size: int = Field(description="bytes of the volume")
     bundled_size: int = Field(description="bytes of all parts")
     parts: int

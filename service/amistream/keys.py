@@ -4,11 +4,13 @@ Secrets live in `Secret`, which does not print. Certificates are taken for their
 expired and are still the right ones, so no date is checked and RSA-1024 is accepted. RSA is PKCS#1 v1.5 for both
 encryption and signature, as the bundle format asks; what is encrypted is the lower-case hex text of key and IV.
 
-These functions touch files and take milliseconds of CPU: call them on a thread.
+These functions touch files and take milliseconds of CPU: call them on a thread. A file is opened and read once; with
+`roots` it must lie within them.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -32,12 +34,16 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from amistream.errors import RefusedError
+from amistream.source.roots import Roots, open_pinned, pinned
+from amistream.values import KIB
 
 CERTIFICATE_FILE = "user-certificate.pem"
 PRIVATE_KEY_FILE = "user-private-key.pem"
 LOCK_FILE = "user-key.lock"
 AES_SIZE = 16
 """Bytes of the key and of the IV."""
+PEM_MAX = 256 * KIB
+"""More than any key or chain of certificates has: what is larger was named by mistake."""
 
 
 class Secret:
@@ -109,10 +115,10 @@ def _unwrap(identity: UserIdentity, wrapped: bytes) -> Secret:
     return Secret(value)
 
 
-def load_identity(certificate: Path, private_key: Path) -> UserIdentity:
+def load_identity(certificate: Path, private_key: Path, roots: Roots | None = None) -> UserIdentity:
     """Read the user's certificate and key. Raises `RefusedError` when unreadable, exposed, not RSA, or no pair."""
-    cert = load_certificate(certificate, field="certificate")
-    key = _load_private_key(private_key)
+    cert = load_certificate(certificate, field="certificate", roots=roots)
+    key = _load_private_key(private_key, roots)
     if cert.public_key() != key.public_key():
         raise RefusedError(
             "key.mismatch",
@@ -141,9 +147,9 @@ def _check_works(identity: UserIdentity, path: Path) -> None:
         ) from None
 
 
-def load_certificate(path: Path, *, field: str) -> x509.Certificate:
+def load_certificate(path: Path, *, field: str, roots: Roots | None = None) -> x509.Certificate:
     """Read a PEM certificate with an RSA key. Raises `RefusedError`."""
-    data = _read(path, what="certificate", field=field)
+    data, _ = _read(path, roots, what="certificate", field=field)
     try:
         certificate = x509.load_pem_x509_certificate(data)
         public = certificate.public_key()
@@ -239,9 +245,9 @@ def _write_private(path: Path, data: bytes) -> None:
     temporary.replace(path)
 
 
-def _load_private_key(path: Path) -> rsa.RSAPrivateKey:
-    data = _read(path, what="private key", field="private_key")
-    if stat.S_IMODE(path.stat().st_mode) & 0o007:
+def _load_private_key(path: Path, roots: Roots | None) -> rsa.RSAPrivateKey:
+    data, mode = _read(path, roots, what="private key", field="private_key")
+    if stat.S_IMODE(mode) & 0o007:
         raise RefusedError(
             "key.exposed",
             f"cannot use the private key {path}: every user of this machine can reach it",
@@ -271,9 +277,17 @@ def _load_private_key(path: Path) -> rsa.RSAPrivateKey:
     return key
 
 
-def _read(path: Path, *, what: str, field: str) -> bytes:
+def _read(path: Path, roots: Roots | None, *, what: str, field: str) -> tuple[bytes, int]:
+    """The whole file, and the mode it had when it was opened."""
     try:
-        return path.read_bytes()
+        with pinned(path, roots, field=field) as pin:
+            mode = os.fstat(pin).st_mode
+            # A pipe is how a shell hands over what is in no file: <(...). Without an end, or a writer, it holds the
+            # thread that reads it, so it must be the daemon's own user who says so.
+            if not (stat.S_ISREG(mode) or (stat.S_ISFIFO(mode) and roots is None)):
+                raise OSError(errno.EINVAL, "it is not a file")
+            with os.fdopen(open_pinned(pin, os.O_RDONLY), "rb") as file:
+                data = file.read(PEM_MAX + 1)
     except OSError as error:
         raise RefusedError(
             f"{field}.unreadable",
@@ -281,3 +295,11 @@ def _read(path: Path, *, what: str, field: str) -> bytes:
             hint=f"check the path and its permissions: ls -l {path}",
             field=field,
         ) from error
+    if len(data) > PEM_MAX:
+        raise RefusedError(
+            f"{field}.unreadable",
+            f"cannot use {path} as a {what}: it has more than {PEM_MAX // KIB} KiB",
+            hint="give the PEM file",
+            field=field,
+        )
+    return data, mode

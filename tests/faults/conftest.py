@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from faults.scene import MakeScene, Scene, quick_settings, watched_proxy
+from faults.scene import MakeScene, Scene, lasting_clients, quick_settings, watched_proxy
 from jobs.work import use_endpoint
 from support.volumes import random_image
 
@@ -45,7 +45,12 @@ def scene(
         chosen = endpoint or ministack
         use_endpoint(chosen, monkeypatch)
         bucket = make_bucket(chosen)
-        async with watched_proxy(chosen, faults, at_random) as proxy:
+        lives = quick_settings(tmp_path, **changes)
+        async with AsyncExitStack() as stack:
+            ec2 = stack.enter_context(chosen.blocking_client("ec2"))
+            ec2.describe_images(Owners=["self"], Filters=[{"Name": "name", "Values": ["none"]}])  # connects
+            proxy = await stack.enter_async_context(watched_proxy(chosen, faults, at_random))
+            await stack.enter_async_context(lasting_clients(lives, monkeypatch))
             yield Scene(
                 endpoint=chosen,
                 proxy=proxy,
@@ -53,7 +58,8 @@ def scene(
                 image=random_image(tmp_path / "disk.img", size),
                 keys=key_ring,
                 directory=tmp_path,
-                settings=quick_settings(tmp_path, **changes),
+                settings=lives,
+                ec2=ec2,
             )
 
     return make

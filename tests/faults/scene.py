@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from amistream.aws.session import Aws
+from amistream.jobs import engine
 from amistream.jobs.engine import Engine
 from amistream.jobs.journal import Journal
 from amistream.jobs.queue import JobQueue
@@ -23,6 +25,8 @@ from support.proxy import FaultProxy, dry_run_answered
 from support.referee import check_bundle
 
 if TYPE_CHECKING:
+    import pytest
+
     from amistream.jobs.job import Job
     from amistream.jobs.request import JobRequest
     from amistream.settings import Settings
@@ -55,6 +59,8 @@ class Scene:
     keys: KeyRing
     directory: Path
     settings: Settings
+    ec2: Any
+    """A client of the endpoint's own, past the proxy: one for all looks, because making it takes long."""
     _got: int = field(default=0)
 
     def request(self, place: str = "x", **changes: Any) -> JobRequest:
@@ -72,10 +78,10 @@ class Scene:
         chosen = self.settings
         async with (
             Journal(chosen.state_dir, by_itself=True) as journal,
-            Engine(chosen, journal) as engine,
+            Engine(chosen, journal) as runner,
             JobQueue(
-                engine.run,
-                engine.clean,
+                runner.run,
+                runner.clean,
                 journal,
                 max_jobs=chosen.max_jobs,
                 max_queued=chosen.max_queued,
@@ -113,9 +119,8 @@ class Scene:
     def images(self, place: str = "x") -> list[str]:
         if not self.endpoint.registers_images:
             return []
-        with self.endpoint.blocking_client("ec2") as ec2:
-            filters = [{"Name": "name", "Values": [self.image_name(place)]}]
-            return [each["ImageId"] for each in ec2.describe_images(Owners=["self"], Filters=filters)["Images"]]
+        filters = [{"Name": "name", "Values": [self.image_name(place)]}]
+        return [each["ImageId"] for each in self.ec2.describe_images(Owners=["self"], Filters=filters)["Images"]]
 
     def fits(self, place: str = "x", *, image: Path | None = None) -> Bundle:
         """Assert that a right bundle is in `place`, and nothing else."""
@@ -168,6 +173,22 @@ async def watched_proxy(
         # Transports report their end in the next turns of the loop.
         stack.push_async_callback(_turns)
         yield stack.enter_context(FaultProxy(endpoint, [dry_run_answered(), *faults], at_random=at_random))
+
+
+@asynccontextmanager
+async def lasting_clients(chosen: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """Let every life of the daemon use the same clients of AWS: making them is most of a short life."""
+
+    class Lasting(Aws):
+        async def __aexit__(self, *_: object) -> None:
+            """They last longer than one life."""
+
+    shared = Lasting(chosen)
+    monkeypatch.setattr(engine, "Aws", lambda _: shared)
+    try:
+        yield
+    finally:
+        await shared._stack.aclose()
 
 
 async def _turns() -> None:

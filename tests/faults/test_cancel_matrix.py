@@ -1,28 +1,24 @@
 """A job is cancelled, or interrupted, at each of its steps: before a request is seen, and after it was done.
 
 Counts: the job makes 20 requests or more, with a multipart upload, a manifest and a registration among them; at each of
-them it is cancelled twice and interrupted twice.
+them it is cancelled twice and interrupted once (twice when the variable FAULT_SEEDS is above 1).
 """
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from amistream.aws.session import Aws
 from amistream.events import State
-from amistream.jobs import engine
 from amistream.settings import OnStop
 from faults.scene import REGISTER, ended, hit
 from support.buckets import open_uploads
 from support.proxy import Fault, PauseReply, PauseRequest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from amistream.jobs.job import Job
     from faults.scene import MakeScene, Scene
     from support.proxy import Action
@@ -36,22 +32,6 @@ CHUNKED: dict[str, Any] = {
 LEAST_STEPS = 20
 HELD = [PauseRequest(), PauseReply()]
 HELD_NAMES = ["before a request is seen", "after it was done"]
-
-
-@asynccontextmanager
-async def one_set_of_clients(there: Scene, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
-    """Let every life of the daemon use the same clients of AWS: making them is most of a short life."""
-
-    class Lasting(Aws):
-        async def __aexit__(self, *_: object) -> None:
-            """They last longer than one life."""
-
-    shared = Lasting(there.settings)
-    monkeypatch.setattr(engine, "Aws", lambda _: shared)
-    try:
-        yield
-    finally:
-        await shared._stack.aclose()
 
 
 async def count_requests(there: Scene) -> int:
@@ -80,11 +60,9 @@ async def settled(there: Scene, held: Fault) -> None:
 
 
 @pytest.mark.parametrize("action", HELD, ids=HELD_NAMES)
-async def test_cancelled_at_each_step_nothing_is_left(
-    action: Action, scene: MakeScene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_cancelled_at_each_step_nothing_is_left(action: Action, scene: MakeScene) -> None:
     """No object, upload, image, task, thread or open file stays, wherever the cancel comes; the daemon stays usable."""
-    async with scene(**CHUNKED) as there, one_set_of_clients(there, monkeypatch):
+    async with scene(**CHUNKED) as there:
         steps = await count_requests(there)
         assert steps >= LEAST_STEPS
         kept = there.left()
@@ -109,17 +87,15 @@ async def test_cancelled_at_each_step_nothing_is_left(
         assert (await there.run(there.request("after"))).state is State.DONE
 
 
-@pytest.mark.parametrize("action", HELD, ids=HELD_NAMES)
-async def test_interrupted_at_each_step_it_goes_on(
-    action: Action, scene: MakeScene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("turn", range(min(2, int(os.environ.get("FAULT_SEEDS", "1")))))
+async def test_interrupted_at_each_step_it_goes_on(turn: int, scene: MakeScene) -> None:
     """The next daemon goes on by itself, and the bundle is right, with one image and each part stored once."""
-    async with scene(**CHUNKED) as there, one_set_of_clients(there, monkeypatch):
+    async with scene(**CHUNKED) as there:
         steps = await count_requests(there)
         wrong = []
         for step in range(1, steps + 1):
             place = f"step-{step}"
-            held = await held_at(there, step, action)
+            held = await held_at(there, step, HELD[(turn + step) % 2])
             async with there.queue() as queue:
                 job, _ = await queue.submit(there.request(place))
                 await hit(there.proxy, held)

@@ -6,7 +6,6 @@ Refusals that were told before there were findings are in `test_refusals`.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -20,8 +19,6 @@ import pytest
 from amistream.aws.session import Aws
 from amistream.errors import RefusedError
 from amistream.jobs import preflight
-from amistream.jobs.checks_bucket import BucketChecks
-from amistream.jobs.checks_directory import DirectoryChecks
 from amistream.jobs.checks_host import HostChecks
 from amistream.jobs.checks_identity import IdentityChecks
 from amistream.jobs.checks_image import ImageChecks
@@ -45,7 +42,10 @@ MIB = 1 << 20
 
 @dataclass(kw_only=True)
 class Scene:
-    """A job that would be ready, for a test to spoil; `notices` are those of the last look."""
+    """A job that would be ready, for a test to spoil; `notices` are those of the last look.
+
+    One is left out: these tests have another certificate than EC2's.
+    """
 
     image: Path
     keys: KeyRing
@@ -60,7 +60,7 @@ class Scene:
         self.notices.clear()
         try:
             async with Aws(chosen) as aws:
-                ready = await preflight.check(Address(asked, chosen, aws, "token"), self.notices.append)
+                ready = await preflight.check(Address(asked, chosen, aws, "token"), self._note)
                 try:
                     yield ready
                 finally:
@@ -76,6 +76,10 @@ class Scene:
             async with self.ready(to, **changes):
                 pass
         return caught.value
+
+    def _note(self, notice: str) -> None:
+        if "EC2 certificate" not in notice:
+            self.notices.append(notice)
 
     @property
     def out(self) -> Path:
@@ -115,7 +119,6 @@ async def test_every_name_that_a_check_waits_for_is_a_check(scene: Scene) -> Non
             names |= {check.name for check in checks}
             waited |= {name for check in checks for name in (*check.needs, *check.after)}
             assert all(check.why for check in checks)
-    assert isinstance(BucketChecks(address), BucketChecks)
     assert waited <= names
 
 
@@ -359,6 +362,8 @@ async def test_a_profile_that_is_not_there(
 ) -> None:
     """A profile that the configuration does not have is named, for a directory too."""
     monkeypatch.setenv("AWS_PROFILE", "nobody")
+    for variable in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(variable)
     for to in (f"s3://{bucket}/x", scene.out):
         error = await scene.refused(to, endpoint_url=ministack.url)
         assert error.message.startswith("cannot ")
@@ -467,5 +472,4 @@ async def test_a_directory_is_checked_without_aws(scene: Scene) -> None:
     async with scene.ready(scene.out, region="eu-west-1") as ready:
         assert isinstance(ready.destination.region, str)
         assert (ready.destination.region, ready.destination.ec2) == ("eu-west-1", None)
-    assert DirectoryChecks.__name__ == "DirectoryChecks"
-    assert not os.path.lexists(scene.out)
+    assert not scene.out.exists()

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 QUICK = RetryPolicy(attempts=4, base_s=0.01, cap_s=0.05, stall_s=20)
 CHUNK = 5 * MIB
+TOKEN = "t0"
+"""Marks temporary files of this job in a directory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,6 @@ class Place:
     """A store, and what lies there according to somebody else."""
 
     store: Store
-    keeps_checksums: bool
 
     def names(self) -> list[str]:
         raise NotImplementedError
@@ -39,6 +40,14 @@ class Place:
         raise NotImplementedError
 
     def unfinished(self) -> int:
+        raise NotImplementedError
+
+    def leave_unfinished(self, name: str) -> None:
+        """Make what a put of `name` leaves when its process is killed."""
+        raise NotImplementedError
+
+    def leave_unfinished_by_another(self, name: str) -> None:
+        """The same by somebody else, who means another place or job."""
         raise NotImplementedError
 
 
@@ -47,13 +56,19 @@ class Folder(Place):
     directory: Path
 
     def names(self) -> list[str]:
-        return sorted(path.name for path in self.directory.iterdir())
+        return sorted(path.name for path in self.directory.iterdir() if not path.name.startswith("."))
 
     def content(self, name: str) -> bytes:
         return (self.directory / name).read_bytes()
 
     def unfinished(self) -> int:
-        return 0
+        return len(list(self.directory.glob(".*")))
+
+    def leave_unfinished(self, name: str) -> None:
+        (self.directory / f".{name}.{TOKEN}.partial").write_bytes(b"half of i")
+
+    def leave_unfinished_by_another(self, name: str) -> None:
+        (self.directory / f".{name}.another.partial").write_bytes(b"half of i")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +88,18 @@ class Bucket(Place):
 
     def unfinished(self) -> int:
         return len(open_uploads(self.endpoint, self.bucket))
+
+    def leave_unfinished(self, name: str) -> None:
+        self._begin_upload(f"{self.prefix}/{name}")
+
+    def leave_unfinished_by_another(self, name: str) -> None:
+        self._begin_upload(f"{self.prefix}/{name}/and/more")
+        self._begin_upload(name)
+
+    def _begin_upload(self, key: str) -> None:
+        with self.endpoint.blocking_client() as s3:
+            upload = s3.create_multipart_upload(Bucket=self.bucket, Key=key)["UploadId"]
+            s3.upload_part(Bucket=self.bucket, Key=key, UploadId=upload, PartNumber=1, Body=b"half of i")
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ from amistream.errors import StoreError
 from amistream.stores.directory import DirectoryStore
 from amistream.stores.port import Stored, whole_checksum
 from amistream.values import MIB
-from stores.places import Bucket, Folder, Place, s3_store
+from stores.places import TOKEN, Bucket, Folder, Place, s3_store
 
 if TYPE_CHECKING:
     from conftest import MakeBucket
@@ -33,16 +33,15 @@ async def place(
     request: pytest.FixtureRequest, tmp_path: Path, make_bucket: MakeBucket, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Place]:
     if request.param == "directory":
-        store = DirectoryStore(tmp_path / "made" / "here", token="t0")
+        store = DirectoryStore(tmp_path / "made" / "here", token=TOKEN)
         await store.open()
-        yield Folder(store=store, keeps_checksums=True, directory=tmp_path / "made" / "here")
+        yield Folder(store=store, directory=tmp_path / "made" / "here")
         return
     endpoint = request.getfixturevalue(request.param)
     bucket = make_bucket(endpoint)
     async with s3_store(endpoint, bucket, monkeypatch) as s3:
         await s3.open()
-        keeps = endpoint.keeps_checksums
-        yield Bucket(store=s3, keeps_checksums=keeps, endpoint=endpoint, bucket=bucket, prefix="some/prefix")
+        yield Bucket(store=s3, endpoint=endpoint, bucket=bucket, prefix="some/prefix")
 
 
 @pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "multipart"])
@@ -60,8 +59,47 @@ async def test_stat_gives_size_and_digest(place: Place) -> None:
     """What is stored can be proved later without reading it back."""
     assert await place.store.stat("image.part.00") is None
     await place.store.put("image.part.00", memoryview(SMALL), sha1(SMALL), lambda _: None)
-    checksum = whole_checksum(sha1(SMALL)) if place.keeps_checksums else None
-    assert await place.store.stat("image.part.00") == Stored(len(SMALL), checksum)
+    assert await place.store.stat("image.part.00") == Stored(len(SMALL), whole_checksum(sha1(SMALL)))
+
+
+@pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "multipart"])
+async def test_what_was_stored_is_known_again(place: Place, data: bytes) -> None:
+    """The checksum that is told before a put is the one that the place shows after it, and no other's."""
+    checksum = await place.store.checksum("image.part.00", memoryview(data), sha1(data))
+    await place.store.put("image.part.00", memoryview(data), sha1(data), lambda _: None)
+    stored = await place.store.stat("image.part.00")
+    assert stored is not None
+    assert stored.checksum is not None
+    assert stored.is_the(len(data), checksum)
+    other = data[:-1] + b"!"
+    assert not stored.is_the(len(data), await place.store.checksum("image.part.00", memoryview(other), sha1(other)))
+    assert not stored.is_the(len(data) + 1, checksum)
+
+
+@pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "multipart"])
+async def test_a_checksum_that_was_never_put_is_no_matter(place: Place, data: bytes) -> None:
+    """Asking for the checksum of one thing does not change what is put under that name later."""
+    other = data[:-1] + b"!"
+    await place.store.checksum("image.part.00", memoryview(other), sha1(other))
+    checksum = await place.store.checksum("image.part.00", memoryview(data), sha1(data))
+    await place.store.put("image.part.00", memoryview(data), sha1(data), lambda _: None)
+    stored = await place.store.stat("image.part.00")
+    assert stored is not None
+    assert stored.is_the(len(data), checksum)
+    assert place.content("image.part.00") == data
+
+
+@pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "multipart"])
+async def test_stat_without_reading(place: Place, data: bytes) -> None:
+    """Where a checksum would have to be read out of the object it is left out, and the size must do."""
+    assert await place.store.stat("image.part.00", read=False) is None
+    checksum = await place.store.checksum("image.part.00", memoryview(data), sha1(data))
+    await place.store.put("image.part.00", memoryview(data), sha1(data), lambda _: None)
+    stored = await place.store.stat("image.part.00", read=False)
+    assert stored is not None
+    assert (stored.checksum is None) == isinstance(place, Folder)
+    assert stored.is_the(len(data), checksum)
+    assert not stored.is_the(len(data) - 1, checksum)
 
 
 @pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "multipart"])
@@ -79,8 +117,6 @@ async def test_nothing_is_ever_replaced(place: Place, data: bytes) -> None:
 
 async def test_the_same_bytes_again_are_no_error(place: Place) -> None:
     """A repeat after a lost answer finds its own bytes and is content."""
-    if not place.keeps_checksums:
-        return
     for _ in range(2):
         await place.store.commit("image.manifest.xml", SMALL, sha1(SMALL))
     assert place.names() == ["image.manifest.xml"]
@@ -110,3 +146,33 @@ async def test_the_buffer_may_be_reused_afterwards(place: Place) -> None:
     await place.store.put("image.part.00", memoryview(buffer), sha1(SMALL), lambda _: None)
     buffer[:] = bytes(len(buffer))
     assert place.content("image.part.00") == SMALL
+
+
+async def test_tidy_removes_what_an_unfinished_put_left(place: Place) -> None:
+    """What a killed process left of the named objects goes; whole objects and what others are doing stay."""
+    await place.store.put("image.part.00", memoryview(SMALL), sha1(SMALL), lambda _: None)
+    for name in ("image.part.01", "image.part.02", "image.part.03"):
+        place.leave_unfinished(name)
+    place.leave_unfinished_by_another("image.part.01")
+    others = place.unfinished() - 3
+    unfinished = {
+        name: await place.store.checksum(name, memoryview(LARGE), sha1(LARGE))
+        for name in ("image.part.00", "image.part.01", "image.part.02", "image.part.09")
+    }
+    for _ in range(2):
+        await place.store.tidy(unfinished)
+        assert place.unfinished() == others + 1
+    await place.store.tidy({"image.part.03": unfinished["image.part.01"]})
+    assert place.unfinished() == others > 0
+    assert place.names() == ["image.part.00"]
+    assert place.content("image.part.00") == SMALL
+    for name in ("image.part.01", "image.part.02"):
+        await place.store.put(name, memoryview(SMALL), sha1(SMALL), lambda _: None)
+        assert place.content(name) == SMALL
+
+
+async def test_nothing_to_tidy(place: Place) -> None:
+    """Tidying for no names, or in a place where nothing was left, is no error."""
+    await place.store.tidy({})
+    await place.store.tidy({"image.part.00": whole_checksum(sha1(SMALL))})
+    assert place.names() == []

@@ -169,7 +169,7 @@ def _allow(error: ClientError, named: str) -> str:
     if denied := _EXPLICIT_DENY.search(_reply(error)):
         return f"{denied[1] or 'a policy'} denies {needed} explicitly: change it there, allowing it elsewhere is no use"
     hint = f"allow the credentials {needed}; README, IAM policy, has all that a job needs"
-    if str(error.response["Error"].get("Code", "")).isdigit():
+    if str(error.response.get("Error", {}).get("Code", "")).isdigit():
         hint += ". This request is refused without a reason: the access key or its secret may also be wrong"
     return hint
 

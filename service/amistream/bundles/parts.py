@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from amistream.bundles.at_once import at_once
-from amistream.bundles.manifest import Manifest, ManifestPart
+from amistream.bundles.manifest import ManifestPart
 from amistream.bundles.place import Bundle
 from amistream.errors import DifferenceError
 from amistream.settings import Settings
@@ -55,6 +57,9 @@ async def look_at_parts(bundle: Bundle) -> list[SeenPart]:
     if wrong:
         raise different(bundle, f"{_some(wrong)} there has another checksum than in the manifest")
     seen = [SeenPart(part=part, size=stored.size) for part, stored in found if stored is not None]
+    empty = [part.name for part in seen if not part.size]
+    if empty:
+        raise different(bundle, f"{_some(empty)} there is empty")
     total = sum(part.size for part in seen)
     if total != manifest.bundled_size:
         raise different(bundle, f"its parts have {total} bytes together, and the manifest says {manifest.bundled_size}")
@@ -82,12 +87,10 @@ def parts_in_flight(settings: Settings, parts: list[SeenPart]) -> int:
     return max(1, min(settings.upload_concurrency, IN_FLIGHT_MOST // largest))
 
 
-async def names_there(store: Store, manifest: Manifest) -> set[str]:
-    """Which of the parts' names are taken in the store: one listing."""
-    wanted = {part.filename for part in manifest.parts}
-    first, last = min(wanted), max(wanted)
-    common = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    return wanted & set(await store.names(first[:common]))
+async def names_there(store: Store, wanted: Sequence[str]) -> set[str]:
+    """Which of these names are taken in the store: one listing."""
+    common = os.path.commonprefix(list(wanted))  # noqa: RUF071 - names are strings, not paths
+    return set(wanted) & set(await store.names(common))
 
 
 def different(bundle: Bundle, what: str) -> DifferenceError:

@@ -27,7 +27,7 @@ class DirectoryChecks:
     def __init__(self, address: Address, source: SourceChecks) -> None:
         self._address = address
         self._source = source
-        self._directory = Path(address.request.destination)
+        self._directory = Path(address.name)
         self._store: Store | None = None
         self.region = ""
 

@@ -37,20 +37,21 @@ class IdentityChecks:
         self._certificate: x509.Certificate | None = None
 
     def checks(self) -> list[Check]:
+        pair = Check(
+            name="keys", why="the manifest could not be signed, nor the bundle opened again", look=self._load_pair
+        )
+        return [pair, self.ec2_check()]
+
+    def ec2_check(self) -> Check:
         # One that is given is read whatever becomes of the region.
         given = bool(self._request.ec2_certificate or "default" in self._settings.ec2_certificates)
-        return [
-            Check(
-                name="keys", why="the manifest could not be signed, nor the bundle opened again", look=self._load_pair
-            ),
-            Check(
-                name="ec2_certificate",
-                why="EC2 could not open the bundle",
-                look=self._find_certificate,
-                needs=() if given else ("region",),
-                after=("region",),
-            ),
-        ]
+        return Check(
+            name="ec2_certificate",
+            why="EC2 could not open the bundle",
+            look=self._find_certificate,
+            needs=() if given else ("region",),
+            after=("region",),
+        )
 
     @property
     def identity(self) -> UserIdentity:

@@ -12,7 +12,7 @@ from amistream.flow.uncut import uncut
 from amistream.jobs.checks_identity import Place
 from amistream.jobs.destination import Address
 from amistream.jobs.findings import Check
-from amistream.jobs.journal import Bundling
+from amistream.jobs.journal import BundlingPlace
 from amistream.jobs.request import AMI_NAME_PATTERN, DEVICE_PATTERN, PATTERN_WORDS
 from amistream.stages.manifest import ImageFacts
 from amistream.stages.register import Registration
@@ -22,21 +22,24 @@ from amistream.stores.retry import with_retries
 class ImageChecks:
     """`facts` and `registration` are known once the checks have run; those of an earlier pass stay as they are."""
 
-    def __init__(self, address: Address, place: Place, bundling: Bundling | None) -> None:
+    def __init__(
+        self, address: Address, place: Place, facts: ImageFacts | None = None, settled: BundlingPlace | None = None
+    ) -> None:
         self._address = address
         self._request = address.request
         self._place = place
-        self._bundling = bundling
+        self._facts = facts
+        self._settled = settled
         self._inherited = metadata.Inherited()
         self._account = self._request.account or address.settings.account
         self._ec2: Ec2 | None = None
         self._registered = False
-        kept = bundling.registration if bundling else None
+        kept = settled.registration if settled else None
         self._name = kept.name if kept else self._request.image_name(address.prefix, datetime.now(UTC))
 
     def checks(self) -> list[Check]:
         checks: list[Check] = []
-        if self._bundling is None:
+        if self._facts is None:
             checks += self._checks_of_facts()
         if self._request.registers:
             checks += [
@@ -57,8 +60,8 @@ class ImageChecks:
 
     @property
     def facts(self) -> ImageFacts:
-        if self._bundling is not None:
-            return self._bundling.facts
+        if self._facts is not None:
+            return self._facts
         request, inherited = self._request, self._inherited
         return ImageFacts(
             prefix=self._address.prefix,
@@ -76,8 +79,8 @@ class ImageChecks:
         request, facts = self._request, self.facts
         if not request.registers:
             return None
-        if self._bundling is not None and self._bundling.registration is not None:
-            return self._bundling.registration
+        if self._settled is not None and self._settled.registration is not None:
+            return self._settled.registration
         paravirtual = request.virtualization == "paravirtual"
         return Registration(
             location=self._address.image_location,
@@ -92,6 +95,10 @@ class ImageChecks:
             block_device_mappings=facts.block_device_mappings,
             tags=request.tags,
         )
+
+    @property
+    def region(self) -> str:
+        return self._place.region
 
     async def ec2(self) -> Ec2:
         if self._ec2 is None:

@@ -33,13 +33,15 @@ class Destination:
 class Address:
     """What a request's destination is called, and how to get there. `token` marks one job's temporary files."""
 
-    def __init__(self, request: JobRequest, settings: Settings, aws: Aws, token: str) -> None:
+    def __init__(self, request: JobRequest, settings: Settings, aws: Aws, token: str, number: int = 0) -> None:
+        """`number` is the destination's among the request's, from 0."""
         self.request = request
         self.settings = settings
         self.aws = aws
         self.prefix = request.prefix or settings.prefix
-        self.bucket, _, self.key_prefix = request.destination.removeprefix("s3://").partition("/")
-        self.directory = Path(request.destination) if request.directory else None
+        self.name = request.destinations[number]
+        self.bucket, _, self.key_prefix = self.name.removeprefix("s3://").partition("/")
+        self.directory = Path(self.name) if request.directory else None
         self.endpoint_url = (request.endpoint_url or settings.endpoint_url).rstrip("/")
         self.retry = RetryPolicy(
             attempts=settings.upload_attempts,

@@ -20,7 +20,8 @@ from amistream.flow.uncut import uncut
 from amistream.jobs.destination import Address
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Fate, Journal, Kept
-from amistream.jobs.run import Run, remove_kept
+from amistream.jobs.resume import remove_kept
+from amistream.jobs.run import Run
 from amistream.settings import Settings
 
 log = structlog.get_logger()
@@ -63,7 +64,7 @@ class Engine:
             kept = await self._kept(job)
             await self._journal.set_fate(job.id, Fate.CLEANING)
             try:
-                await uncut(remove_kept(self._address(job), kept, await self._journal.parts(job.id)))
+                await uncut(remove_kept(self._addresses(job), kept, await self._journal.parts(job.id)))
             except AmistreamError as error:
                 job.note(f"could not be removed: {error.message}")
                 await self._end(job, State.FAILED, error=error, resumable=True)
@@ -77,14 +78,12 @@ class Engine:
         except AmistreamError as error:
             job.fail(error)
             return
-        run = Run(job, kept, self._address(job), self._journal, self._slots)
+        run = Run(job, kept, self._addresses(job), self._journal, self._slots)
         try:
             result = await run.run()
-            run.undo.forget()
             await self._end(job, State.DONE, result=result)
         except asyncio.CancelledError:
             if job.interrupt_requested:
-                run.undo.forget()
                 job.kept_parts = run.parts
                 await self._end(job, State.INTERRUPTED, resumable=True)
             else:
@@ -106,7 +105,6 @@ class Engine:
         mendable = isinstance(error, StoreError | RegisterError) and error.code != "store.exists"
         journal_broken = isinstance(error, JobError) and error.code.startswith("journal.")
         if ((mendable or journal_broken) and run.worth_keeping) or (resumed and isinstance(error, RefusedError)):
-            run.undo.forget()
             job.kept_parts = run.parts
             kept_on = AmistreamError(
                 error.code,
@@ -114,7 +112,7 @@ class Engine:
                 hint="\n".join(filter(None, (error.hint, HOW_TO_GO_ON.format(id=job.id)))),
                 field=error.field,
             )
-            await self._end(job, State.FAILED, error=kept_on, resumable=True)
+            await self._end(job, State.FAILED, result=run.result, error=kept_on, resumable=True)
         else:
             await self._undo(job, run, State.REFUSED if job.state is State.CHECKING else State.FAILED, error)
 
@@ -126,7 +124,7 @@ class Engine:
             await self._journal.set_fate(job.id, Fate.CLEANING)
         except AmistreamError as failure:
             log.warning("journal.failed", reason=failure.message)
-        left = await run.undo.run()
+        left = await run.undo()
         for thing in left:
             job.note(f"could not be removed, please do it yourself: {thing}")
         await self._end(job, state, error=error, resumable=bool(left))
@@ -158,8 +156,12 @@ class Engine:
             raise JobError("journal.missing", f"cannot run job {job.id}: it is not in the journal")
         return kept
 
-    def _address(self, job: Job) -> Address:
-        return Address(job.request, self._settings, self._aws, job.id.rpartition("-")[2])
+    def _addresses(self, job: Job) -> list[Address]:
+        token = job.id.rpartition("-")[2]
+        return [
+            Address(job.request, self._settings, self._aws, token, number)
+            for number in range(len(job.request.destinations))
+        ]
 
 
 def _log_end(job: Job) -> None:

@@ -15,7 +15,7 @@ import fcntl
 import os
 import secrets
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -25,7 +25,7 @@ from typing import Any, Self, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from amistream.errors import ConflictError, JobError
-from amistream.events import JobResult, JobView
+from amistream.events import JobResult, JobView, PlaceResult
 from amistream.flow.uncut import uncut
 from amistream.jobs.request import JobRequest
 from amistream.pipeline import Plan
@@ -49,9 +49,15 @@ CREATE TABLE IF NOT EXISTS jobs (
     request TEXT NOT NULL,
     view TEXT NOT NULL,
     bundling TEXT,
-    manifest BLOB,
     result TEXT
 );
+CREATE TABLE IF NOT EXISTS places (
+    job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    number INTEGER NOT NULL,
+    manifest BLOB NOT NULL,
+    done TEXT,
+    PRIMARY KEY (job, number)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS parts (
     job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
     number INTEGER NOT NULL,
@@ -79,6 +85,16 @@ class Fate(StrEnum):
     """Nothing."""
 
 
+class BundlingPlace(BaseModel):
+    """What was settled for one destination."""
+
+    model_config = ConfigDict(frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
+
+    wrapped: WrappedKeys
+    region: str
+    registration: Registration | None
+
+
 class Bundling(BaseModel):
     """What was settled when bundling began and must be the same in every later pass."""
 
@@ -88,9 +104,7 @@ class Bundling(BaseModel):
     image_size: int
     mtime: int
     facts: ImageFacts
-    wrapped: WrappedKeys
-    region: str
-    registration: Registration | None
+    places: tuple[BundlingPlace, ...]
 
 
 class SealedPart(BaseModel):
@@ -106,7 +120,11 @@ class SealedPart(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """A job as the journal has it. With a `manifest` every part is stored, and `result` is what is known by then."""
+    """A job as the journal has it.
+
+    With a `result` every part is stored where it could be. `manifests` were put, or were about to be, by number of the
+    destination; `done` are the destinations that need nothing more.
+    """
 
     request: JobRequest
     view: JobView
@@ -115,7 +133,8 @@ class Kept:
     confined: bool
     idempotency_key: str
     bundling: Bundling | None
-    manifest: bytes | None
+    manifests: dict[int, bytes]
+    done: dict[int, PlaceResult]
     result: JobResult | None
     parts: int
 
@@ -167,8 +186,9 @@ class Journal:
         def work() -> None:
             with self._db:
                 self._db.execute("DELETE FROM parts WHERE job = ?", (job_id,))
+                self._db.execute("DELETE FROM places WHERE job = ?", (job_id,))
                 self._db.execute(
-                    "UPDATE jobs SET fate = ?, bundling = ? WHERE id = ?",
+                    "UPDATE jobs SET fate = ?, bundling = ?, result = NULL WHERE id = ?",
                     (Fate.KEPT, bundling.model_dump_json(), job_id),
                 )
 
@@ -183,14 +203,23 @@ class Journal:
         """Enter that a part is safe at its destination."""
         await self._write("UPDATE parts SET stored = 1 WHERE job = ? AND number = ?", job_id, number)
 
-    async def commit(self, job_id: str, manifest: bytes, result: JobResult) -> None:
-        """Enter the manifest that is about to be put; every part is stored."""
-        text = result.model_dump_json()
-        await self._write("UPDATE jobs SET manifest = ?, result = ? WHERE id = ?", manifest, text, job_id)
+    async def conclude(self, job_id: str, result: JobResult) -> None:
+        """Enter what is known of the bundle once every part is stored."""
+        await self._write("UPDATE jobs SET result = ? WHERE id = ?", result.model_dump_json(), job_id)
 
-    async def reopen(self, job_id: str) -> None:
-        """Enter that parts are missing after all: the next run bundles what is not there."""
-        await self._write("UPDATE jobs SET manifest = NULL, result = NULL WHERE id = ?", job_id)
+    async def commit(self, job_id: str, number: int, manifest: bytes) -> None:
+        """Enter the manifest that is about to be put at a destination, which has every part."""
+        statement = "INSERT OR REPLACE INTO places (job, number, manifest) VALUES (?, ?, ?)"
+        await self._write(statement, job_id, number, manifest)
+
+    async def reopen(self, job_id: str, number: int) -> None:
+        """Enter that a destination lacks parts after all: the next run bundles what is not there."""
+        await self._write("DELETE FROM places WHERE job = ? AND number = ?", job_id, number)
+
+    async def done(self, job_id: str, number: int, result: PlaceResult) -> None:
+        """Enter that a destination has its bundle, registered where that was asked for."""
+        statement = "UPDATE places SET done = ? WHERE job = ? AND number = ?"
+        await self._write(statement, result.model_dump_json(), job_id, number)
 
     async def set_fate(self, job_id: str, fate: Fate) -> None:
         await self._write("UPDATE jobs SET fate = ? WHERE id = ?", fate, job_id)
@@ -201,8 +230,9 @@ class Journal:
         def work() -> None:
             with self._db:
                 self._db.execute("DELETE FROM parts WHERE job = ?", (view.id,))
+                self._db.execute("DELETE FROM places WHERE job = ?", (view.id,))
                 self._db.execute(
-                    "UPDATE jobs SET fate = ?, view = ?, bundling = NULL, manifest = NULL, result = NULL WHERE id = ?",
+                    "UPDATE jobs SET fate = ?, view = ?, bundling = NULL, result = NULL WHERE id = ?",
                     (Fate.OVER, view.model_dump_json(), view.id),
                 )
                 self._db.execute(
@@ -214,17 +244,24 @@ class Journal:
         await self._do(work)
 
     async def find(self, job_id: str) -> Kept | None:
-        rows = await self._read(f"{_SELECT} WHERE id = ?", job_id)
-        return _kept(rows[0]) if rows else None
+        def work() -> Kept | None:
+            row = self._db.execute(f"{_SELECT} WHERE id = ?", (job_id,)).fetchone()
+            return self._read_kept(row) if row is not None else None
+
+        return await self._do(work)
 
     async def all(self) -> list[Kept]:
         """Every job whose process is not alive, and every one of this process, oldest first."""
 
         def work() -> list[Kept]:
             rows = self._db.execute(f"{_SELECT} ORDER BY id").fetchall()
-            return [_kept(row) for row in rows if row["fate"] == Fate.OVER or self._is_free(row["runner"])]
+            return [self._read_kept(row) for row in rows if row["fate"] == Fate.OVER or self._is_free(row["runner"])]
 
         return await self._do(work)
+
+    def _read_kept(self, row: sqlite3.Row) -> Kept:
+        places = self._db.execute("SELECT * FROM places WHERE job = ? ORDER BY number", (row["id"],)).fetchall()
+        return _kept(row, places)
 
     async def parts(self, job_id: str) -> list[SealedPart]:
         """The parts that were sealed, in order."""
@@ -327,7 +364,7 @@ class Journal:
             ) from error
 
 
-def _kept(row: sqlite3.Row) -> Kept:
+def _kept(row: sqlite3.Row, places: Sequence[sqlite3.Row]) -> Kept:
     return Kept(
         request=JobRequest.model_validate_json(row["request"]),
         view=JobView.model_validate_json(row["view"]),
@@ -336,7 +373,8 @@ def _kept(row: sqlite3.Row) -> Kept:
         confined=bool(row["confined"]),
         idempotency_key=row["idempotency_key"],
         bundling=Bundling.model_validate_json(row["bundling"]) if row["bundling"] else None,
-        manifest=row["manifest"],
+        manifests={place["number"]: place["manifest"] for place in places},
+        done={place["number"]: PlaceResult.model_validate_json(place["done"]) for place in places if place["done"]},
         result=JobResult.model_validate_json(row["result"]) if row["result"] else None,
         parts=row["parts"],
     )

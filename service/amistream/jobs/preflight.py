@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -24,7 +25,7 @@ from amistream.jobs.checks_identity import IdentityChecks
 from amistream.jobs.checks_image import ImageChecks
 from amistream.jobs.checks_source import SourceChecks
 from amistream.jobs.destination import Address, Destination
-from amistream.jobs.findings import Check, Status, refuse_if_failed, run_checks
+from amistream.jobs.findings import Check, Finding, Status, refuse_if_failed, run_checks
 from amistream.jobs.journal import Bundling
 from amistream.jobs.request import JobRequest
 from amistream.keys import UserIdentity
@@ -46,9 +47,10 @@ class Ready:
 
     plan: Plan
     volume: FileVolume
-    destination: Destination
+    destinations: tuple[Destination, ...]
     identity: UserIdentity
-    ec2_certificate: x509.Certificate
+    ec2_certificates: tuple[x509.Certificate, ...]
+    """One for each destination."""
     facts: ImageFacts
 
     async def close(self) -> None:
@@ -67,45 +69,90 @@ class Measurable:
         await asyncio.to_thread(self.volume.close)
 
 
-async def check(address: Address, note: Note, *, bundling: Bundling | None = None) -> Ready:
-    """Check everything, open the volume and the store. Raises `RefusedError`; nothing is left behind then.
+async def check(
+    addresses: Sequence[Address], note: Note, *, bundling: Bundling | None = None, numbers: Sequence[int] = (0,)
+) -> Ready:
+    """Check everything, open the volume and the stores. Raises `RefusedError`; nothing is left behind then.
 
-    `bundling` is what an earlier pass of the same job settled: it stays, and what that pass stored is not in the way.
+    `bundling` is what an earlier pass of the same job settled: it stays, and what that pass stored is not in the way;
+    `numbers` are the places of the addresses in it.
     """
-    source = SourceChecks(address)
+    source = SourceChecks(addresses[0])
+    places = [
+        _Place(address, source, bundling, number, first=address is addresses[0])
+        for address, number in zip(addresses, numbers, strict=True)
+    ]
+    first = places[0]
     try:
-        destination = destination_checks(address, source)
-        identity = IdentityChecks(address, destination, make=True)
-        image = ImageChecks(address, destination, bundling)
-        await _run(
-            [
-                *source.checks(),
-                *identity.checks(),
-                *destination.checks(free=bundling is None),
-                *image.checks(),
-                HostChecks(address.settings, source).state_dir(),
-            ],
-            note,
-        )
-        registration = image.registration
+        state_dir = HostChecks(addresses[0].settings, source).state_dir()
+        findings = await run_checks([*source.checks(), *first.checks(), state_dir])
+        for place in places[1:]:
+            findings += await run_checks(place.checks())
+        _tell(findings, note)
+        _refuse_same_image(places)
         ready = Ready(
             plan=source.plan(),
             volume=source.volume,
-            destination=Destination(
-                store=await _opened(destination),
-                retry=address.retry,
-                region=destination.region,
-                ec2=await image.ec2() if registration else None,
-                registration=registration,
-            ),
-            identity=identity.identity,
-            ec2_certificate=identity.certificate,
-            facts=image.facts,
+            destinations=tuple([await place.destination() for place in places]),
+            identity=first.identity.identity,
+            ec2_certificates=tuple(place.identity.certificate for place in places),
+            facts=first.image.facts,
         )
     except BaseException:
         await source.close()
         raise
     return ready
+
+
+class _Place:
+    """The checks of one destination; the first one's have the user's keys with them."""
+
+    def __init__(
+        self,
+        address: Address,
+        source: SourceChecks,
+        bundling: Bundling | None,
+        number: int,
+        *,
+        first: bool,
+    ) -> None:
+        self._address = address
+        self._first = first
+        self._new = bundling is None
+        self._checks = destination_checks(address, source)
+        self.identity = IdentityChecks(address, self._checks, make=True)
+        self.image = (
+            ImageChecks(address, self._checks)
+            if bundling is None
+            else ImageChecks(address, self._checks, bundling.facts, bundling.places[number])
+        )
+
+    def checks(self) -> list[Check]:
+        identity = self.identity.checks() if self._first else [self.identity.ec2_check()]
+        return [*identity, *self._checks.checks(free=self._new), *self.image.checks()]
+
+    async def destination(self) -> Destination:
+        registration = self.image.registration
+        return Destination(
+            store=await _opened(self._checks),
+            retry=self._address.retry,
+            region=self._checks.region,
+            ec2=await self.image.ec2() if registration else None,
+            registration=registration,
+        )
+
+
+def _refuse_same_image(places: Sequence[_Place]) -> None:
+    """One AMI name serves one destination in each region."""
+    names = Counter((place.image.region, place.image.registration.name) for place in places if place.image.registration)
+    for (region, name), count in names.items():
+        if count > 1:
+            raise RefusedError(
+                "ami_name.twice",
+                f"cannot register the AMI name {name!r} {count} times: that many of the buckets are in {region}",
+                hint="give one bucket in each region, or --no-register",
+                field="destinations",
+            )
 
 
 async def check_measurable(request: JobRequest, settings: Settings, aws: Aws, note: Note) -> Measurable:
@@ -114,7 +161,7 @@ async def check_measurable(request: JobRequest, settings: Settings, aws: Aws, no
     source = SourceChecks(address)
     try:
         destination = destination_checks(address, source)
-        await _run([*source.checks(steady=False), *destination.checks(free=False)], note)
+        _tell(await run_checks([*source.checks(steady=False), *destination.checks(free=False)]), note)
         return Measurable(plan=source.plan(), volume=source.volume, store=await _opened(destination))
     except BaseException:
         await source.close()
@@ -125,9 +172,8 @@ def destination_checks(address: Address, source: SourceChecks) -> DestinationChe
     return DirectoryChecks(address, source) if address.request.directory else BucketChecks(address)
 
 
-async def _run(checks: Sequence[Check], note: Note) -> None:
-    """Run the checks, tell the notices, and raise when any failed."""
-    findings = await run_checks(checks)
+def _tell(findings: Sequence[Finding], note: Note) -> None:
+    """Tell the notices, and raise when any check failed."""
     for finding in findings:
         if finding.status is Status.NOTICE:
             note(finding.notice)

@@ -204,26 +204,26 @@ class JobQueue:
                 hint="try again later",
             )
         for job in self._jobs.values():
-            if self._place(job.request) != self._place(request):
+            if not self._places(job.request) & self._places(request):
                 continue
             if not job.state.ended:
                 raise ConflictError(
                     "job.same_destination",
-                    f"cannot take the job: job {job.id} is writing to {request.destination} already",
+                    f"cannot take the job: job {job.id} is writing to {request.destinations[0]} already",
                     hint=f"wait for it (amistream watch {job.id}), or choose another destination or prefix",
                     field="destinations",
                 )
             if job.resumable:
                 raise ConflictError(
                     "job.kept_there",
-                    f"cannot take the job: job {job.id} ended unfinished and its parts are in {request.destination}",
+                    f"cannot take the job: the parts of job {job.id}, which ended unfinished, are where it is to go",
                     hint=f"go on with it (amistream resume {job.id}), remove them (amistream cancel {job.id}), "
                     "or choose another destination or prefix",
                     field="destinations",
                 )
 
-    def _place(self, request: JobRequest) -> tuple[str, str]:
-        return request.destination, request.prefix or self._default_prefix
+    def _places(self, request: JobRequest) -> set[tuple[str, str]]:
+        return {(destination, request.prefix or self._default_prefix) for destination in request.destinations}
 
     def _remember(self, kept: Kept) -> Job:
         job = Job.remembered(kept.request, kept.view, confined=kept.confined)

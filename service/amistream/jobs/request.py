@@ -94,8 +94,9 @@ class JobRequest(BaseModel):
 
     source: AbsolutePath = Field(description="image file or block device")
     destinations: tuple[Annotated[str, AfterValidator(_check_destination)], ...] = Field(
-        min_length=1, max_length=1, description="s3://bucket[/key/prefix] or an absolute directory"
+        min_length=1, max_length=8, description="s3://bucket[/key/prefix], or absolute directories; one pass serves all"
     )
+    all_or_none: bool = Field(False, description="of several destinations: the first that fails stops the job")
     prefix: str | None = Field(None, pattern=PREFIX_PATTERN, description="start of every object name")
     architecture: Literal["i386", "x86_64", "arm64"] | None = None
     account: Annotated[str, AfterValidator(_check_account)] | None = Field(None, description="12 digits")
@@ -145,17 +146,19 @@ class JobRequest(BaseModel):
             raise ValueError("kernel and ramdisk need virtualization paravirtual")
         if self.registers and self.directory:
             raise ValueError("EC2 registers from S3 only; leave register_image out for a directory")
+        if len({destination.startswith("s3://") for destination in self.destinations}) > 1:
+            raise ValueError("destinations: give buckets, or directories, but not both")
+        if len(set(self.destinations)) < len(self.destinations):
+            raise ValueError("destinations: one is given twice")
+        if len(self.destinations) > 1 and self.region:
+            raise ValueError("region: each of several buckets has its own; leave it out")
         if not self.registers and (self.ami_name or self.tags or self.description):
             raise ValueError("ami_name, description and tags need register_image")
         return self
 
     @property
-    def destination(self) -> str:
-        return self.destinations[0]
-
-    @property
     def directory(self) -> bool:
-        return not self.destination.startswith("s3://")
+        return not self.destinations[0].startswith("s3://")
 
     @property
     def registers(self) -> bool:

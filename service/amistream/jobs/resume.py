@@ -8,15 +8,18 @@ checksum is the job's own, and anything else is not.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import takewhile
 from typing import TypeVar
 
+from amistream.aws import buckets
 from amistream.errors import StoreError, first_cause
-from amistream.jobs.journal import Bundling, Journal, SealedPart
+from amistream.jobs.destination import Address, Destination
+from amistream.jobs.journal import Bundling, BundlingPlace, Journal, Kept, SealedPart
 from amistream.pipeline import Resumption
-from amistream.stores.port import Store
-from amistream.values import ChangedError, Mark, PartDigest, part_name
+from amistream.stores.port import Store, whole_checksum
+from amistream.values import ChangedError, Mark, PartDigest, manifest_name, part_name
 
 AT_ONCE = 16
 """Questions about parts in flight. Guess."""
@@ -120,6 +123,60 @@ async def remove(store: Store, prefix: str, parts: Sequence[SealedPart], names: 
     own = [(part_name(prefix, part.digest.index), part.digest.size, part.checksum) for part in parts]
     await store.tidy({name: checksum for name, _, checksum in own})
     await _at_once(delete, [*names, *own])
+
+
+async def open_destination(address: Address, place: BundlingPlace) -> Destination:
+    """The place an earlier run wrote to, with nothing checked."""
+    store = await address.store(place.region)
+    await store.open()
+    return Destination(
+        store=store,
+        retry=address.retry,
+        region=place.region,
+        ec2=await address.ec2(place.region) if place.registration else None,
+        registration=place.registration,
+    )
+
+
+async def remove_kept(addresses: Sequence[Address], kept: Kept, parts: Sequence[SealedPart]) -> None:
+    """Remove what the journal proves a job made where it is not done: image, manifest, parts. Raises `StoreError`."""
+    for number, address in enumerate(addresses):
+        if kept.bundling is None:
+            await _remove_probe(address)
+        elif number not in kept.done:
+            await _remove_at(address, kept.bundling.places[number], kept.manifests.get(number), parts)
+
+
+async def _remove_at(
+    address: Address, place: BundlingPlace, manifest: bytes | None, parts: Sequence[SealedPart]
+) -> None:
+    destination = await open_destination(address, place)
+    ec2, registration = destination.ec2, destination.registration
+    try:
+        own = []
+        if manifest is not None:
+            if ec2 is not None and registration is not None:
+                found = await ec2.find(registration.name)
+                if found is not None and found.location == registration.location:
+                    await ec2.deregister(found.id)
+            checksum = whole_checksum(hashlib.sha1(manifest, usedforsecurity=False).digest())
+            own.append((manifest_name(address.prefix), len(manifest), checksum))
+        await remove(destination.store, address.prefix, parts, own)
+    finally:
+        await destination.store.close()
+
+
+async def _remove_probe(address: Address) -> None:
+    """All that a run makes before it begins to bundle."""
+    if address.directory is None:
+        region = await buckets.bucket_region(
+            address.aws,
+            address.bucket,
+            region=address.request.region or "",
+            endpoint_url=address.endpoint_url,
+            timeout_s=address.settings.stall_timeout_s,
+        )
+        await (await address.store(region)).delete(address.probe_name)
 
 
 async def _at_once(question: Callable[[S], Awaitable[T]], about: Sequence[S]) -> list[T]:

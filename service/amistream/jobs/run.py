@@ -2,54 +2,57 @@
 
 The journal is always a step ahead of what exists outside: what was settled is in it before the first part is sent,
 each part before it leaves, and the manifest before it is put. So whatever a crash leaves can be finished or removed.
+
+A job may have several destinations. They share one pass over the volume; from the manifest on each goes its own way,
+and one that fails does not stop the others unless the request says so.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
-from amistream.aws import buckets
-from amistream.errors import RefusedError, first_cause
+from amistream.errors import AmistreamError, JobError, RefusedError, StoreError, first_cause
 from amistream.events import JobResult, State
 from amistream.flow.undo import Undo
 from amistream.jobs import preflight
 from amistream.jobs.destination import Address, Destination
 from amistream.jobs.job import Job
-from amistream.jobs.journal import Bundling, Journal, Kept, SealedPart
+from amistream.jobs.journal import Bundling, BundlingPlace, Journal, Kept, SealedPart
+from amistream.jobs.lane import Lane
 from amistream.jobs.progress import ProgressMeter, advice
-from amistream.jobs.resume import PartLedger, check_object, check_stored, prove, remove, resumption
+from amistream.jobs.resume import PartLedger, open_destination, prove, resumption
 from amistream.keys import BundleKey, unwrap, wrap
 from amistream.pipeline import Pipeline
 from amistream.stages.manifest import WrappedKeys, write_manifest
-from amistream.stages.register import register, wait_available
-from amistream.stores.port import whole_checksum
-from amistream.values import ChangedError, Measured, manifest_name, part_name
+from amistream.stores.several import Member, SeveralStores
+from amistream.values import ChangedError, Measured, part_name
 
 if TYPE_CHECKING:
     from threading import Semaphore
-
-    from amistream.pipeline import Plan
 
 PROGRESS_PERIOD_S = 0.25
 
 
 class Run:
-    """`run` brings the job as far as it goes and raises the first cause; what it made by then is in `undo`."""
+    """`run` brings the job as far as it goes and raises the first cause; `undo` removes what it made by then."""
 
-    def __init__(self, job: Job, kept: Kept, address: Address, journal: Journal, slots: Semaphore) -> None:
+    def __init__(self, job: Job, kept: Kept, addresses: Sequence[Address], journal: Journal, slots: Semaphore) -> None:
         self._job = job
         self._kept = kept
-        self._address = address
+        self._addresses = addresses
         self._journal = journal
         self._slots = slots
-        self._settings = address.settings
+        self._settings = addresses[0].settings
         self._ledger = PartLedger(journal, job.id)
-        self.undo = Undo()
+        self._lanes: list[Lane] = []
+        self._undo = Undo()
+        self.result: JobResult | None = kept.result
+        """What is known of the bundle so far, with every destination that has it."""
 
     @property
     def parts(self) -> int:
@@ -59,77 +62,66 @@ class Run:
     @property
     def worth_keeping(self) -> bool:
         """Whether something is stored that a later run need not store again."""
-        return self._kept.manifest is not None or any(part.stored for part in self._ledger.parts)
+        return bool(self._kept.manifests or self._kept.done) or any(part.stored for part in self._ledger.parts)
+
+    async def undo(self) -> list[str]:
+        """Remove what is there and not whole; returns what could not be removed."""
+        left = [thing for lane in self._lanes for thing in await lane.undo.run()]
+        return left + await self._undo.run()
 
     async def run(self) -> JobResult:
         started, cpu_started = time.perf_counter(), time.process_time()
         await self._move(State.CHECKING)
         async with AsyncExitStack() as stack:
-            manifest, result = self._kept.manifest, self._kept.result
-            if manifest is None or result is None:
-                ready = await preflight.check(self._address, self._job.note, bundling=self._kept.bundling)
-                stack.push_async_callback(ready.close)
-                stack.push_async_callback(ready.destination.store.close)
-                manifest, result = await self._bundle(ready)
-                destination = ready.destination
+            numbers = [number for number in range(len(self._addresses)) if number not in self._kept.done]
+            if self._kept.result is None or any(number not in self._kept.manifests for number in numbers):
+                await self._bundle(numbers, stack)
             else:
-                destination = await self._take_up(stack)
-            await self._commit(destination, manifest)
-            image_id = await self._register(destination)
-        return result.model_copy(
+                await self._take_up(numbers, stack)
+            try:
+                await self._publish()
+            except BaseExceptionGroup as errors:
+                raise first_cause(errors) from None
+        assert self.result is not None  # noqa: S101 - for the type checker; there is a bundle
+        self.result = self.result.model_copy(
             update={
-                "image_id": image_id,
                 "elapsed_s": round(time.perf_counter() - started, 3),
                 "cpu_s": round(time.process_time() - cpu_started, 3),
             }
         )
+        self._settle()
+        return self.result
 
-    async def _take_up(self, stack: AsyncExitStack) -> Destination:
-        """The destination of a run that has nothing left to bundle; the parts are asked for once more."""
-        assert self._kept.bundling is not None  # noqa: S101 - for the type checker; there is a manifest
-        destination = await open_destination(self._address, self._kept.bundling)
-        stack.push_async_callback(destination.store.close)
-        parts = await self._journal.parts(self._job.id)
-        self._own(destination, self._kept.bundling.plan, parts)
-        await self._move(State.COMMITTING)
-        await destination.store.tidy({})
-        try:
-            await check_stored(destination.store, self._kept.bundling.plan.prefix, parts)
-        except BaseException:
-            await self._journal.reopen(self._job.id)
-            raise
-        return destination
-
-    async def _bundle(self, ready: preflight.Ready) -> tuple[bytes, JobResult]:
-        """Store every part; returns the manifest and what is known of the bundle. Both are in the journal then."""
-        store = ready.destination.store
+    async def _bundle(self, numbers: Sequence[int], stack: AsyncExitStack) -> None:
+        """Store every part everywhere; then each lane that got through has its manifest, and so has the journal."""
+        addresses = [self._addresses[number] for number in numbers]
+        ready = await preflight.check(addresses, self._job.note, bundling=self._kept.bundling, numbers=numbers)
+        stack.push_async_callback(ready.close)
+        for number, destination in zip(numbers, ready.destinations, strict=True):
+            self._add_lane(number, destination, stack)
+        store = self._store
         bundling = self._kept.bundling
         if bundling is None:
             bundling, key, parts = *await self._begin(ready), []
         else:
-            key = await asyncio.to_thread(unwrap, ready.identity, bundling.wrapped.user_key, bundling.wrapped.user_iv)
-            parts = await prove(store, bundling.plan.prefix, await self._journal.parts(self._job.id))
-            self._own(ready.destination, bundling.plan, parts)
+            user = bundling.places[0].wrapped
+            key = await asyncio.to_thread(unwrap, ready.identity, user.user_key, user.user_iv)
+            parts = await self._prove(bundling)
         await self._move(State.BUNDLING)
         try:
-            pipeline, meter, measured = await self._pass(ready, bundling, key, parts)
+            pipeline, meter, measured = await self._pass(ready, bundling, key, parts, store)
         except ChangedError:
-            self._job.note(f"{ready.volume.path} is not what it was when this job began: starting over under a new key")
-            await self._start_over()
+            await self._start_over(f"{ready.volume.path} is not what it was when this job began")
             bundling, key = await self._begin(ready)
-            pipeline, meter, measured = await self._pass(ready, bundling, key, [])
+            pipeline, meter, measured = await self._pass(ready, bundling, key, [], store)
 
         await self._move(State.COMMITTING)
-        await check_stored(store, bundling.plan.prefix, self._ledger.parts)
-        manifest = await asyncio.to_thread(
-            write_manifest, bundling.facts, measured, bundling.wrapped, ready.identity.sign
-        )
         bottleneck, stages = meter.overall()
-        result = JobResult(
-            manifest=f"{store.location}/{manifest_name(bundling.plan.prefix)}",
+        self.result = JobResult(
+            manifest="",
             image_id=None,
-            image_name=bundling.registration.name if bundling.registration else None,
-            region=bundling.region or None,
+            image_name=None,
+            region=None,
             image_size=measured.image_size,
             bundled_size=measured.split.bundled_size,
             parts=len(measured.split.parts),
@@ -141,8 +133,46 @@ class Run:
             compression=dict(pipeline.deflate.bytes_by_kind),
             stages=stages,
         )
-        await self._journal.commit(self._job.id, manifest, result)
-        return manifest, result
+        await self._journal.conclude(self._job.id, self.result)
+        for lane in self._lanes:
+            lane.error = lane.member.error
+            if lane.error is None:
+                lane.manifest = await asyncio.to_thread(
+                    write_manifest,
+                    bundling.facts,
+                    measured,
+                    bundling.places[lane.number].wrapped,
+                    ready.identity.sign,
+                )
+
+    async def _take_up(self, numbers: Sequence[int], stack: AsyncExitStack) -> None:
+        """Open the destinations of a run that has nothing left to bundle."""
+        bundling = self._kept.bundling
+        assert bundling is not None  # noqa: S101 - for the type checker; there is a manifest
+        for number in numbers:
+            destination = await open_destination(self._addresses[number], bundling.places[number])
+            self._add_lane(number, destination, stack).manifest = self._kept.manifests[number]
+        self._own(await self._journal.parts(self._job.id))
+        await self._store.tidy({})
+        await self._move(State.COMMITTING)
+
+    def _add_lane(self, number: int, destination: Destination, stack: AsyncExitStack) -> Lane:
+        stack.push_async_callback(destination.store.close)
+        lane = Lane(
+            number=number,
+            address=self._job.request.destinations[number],
+            prefix=self._addresses[number].prefix,
+            destination=destination,
+            member=Member(store=destination.store),
+            was_committed=number in self._kept.manifests,
+        )
+        self._lanes.append(lane)
+        return lane
+
+    @property
+    def _store(self) -> SeveralStores:
+        all_or_none = len(self._addresses) == 1 or self._job.request.all_or_none
+        return SeveralStores([lane.member for lane in self._lanes], all_or_none=all_or_none)
 
     async def _begin(self, ready: preflight.Ready) -> tuple[Bundling, BundleKey]:
         """Settle what every pass of this job keeps to, under a new key, and enter it."""
@@ -152,26 +182,44 @@ class Run:
             image_size=ready.volume.size,
             mtime=ready.volume.mtime,
             facts=ready.facts,
-            wrapped=await asyncio.to_thread(_wrap_keys, ready, key),
-            region=ready.destination.region,
-            registration=ready.destination.registration,
+            places=await asyncio.to_thread(_places, ready, key),
         )
         self._ledger = PartLedger(self._journal, self._job.id)
         await self._journal.begin(self._job.id, bundling)
         return bundling, key
 
-    async def _pass(
-        self, ready: preflight.Ready, bundling: Bundling, key: BundleKey, parts: list[SealedPart]
-    ) -> tuple[Pipeline, ProgressMeter, Measured]:
+    async def _prove(self, bundling: Bundling) -> list[SealedPart]:
+        """The parts an earlier run sealed; those count as stored that every destination has."""
+        sealed = await self._journal.parts(self._job.id)
+        self._own(sealed)
+        prefix = bundling.plan.prefix
+        parts = sealed
+        for lane in self._lanes:
+            proved = await prove(lane.destination.store, prefix, sealed)
+            lane.member.has = {part_name(prefix, part.digest.index) for part in proved if part.stored}
+            parts = [
+                part.model_copy(update={"stored": has.stored and (part.stored or lane is self._lanes[0])})
+                for part, has in zip(parts, proved, strict=True)
+            ]
         self._ledger = PartLedger(self._journal, self._job.id, parts)
+        return parts
+
+    async def _pass(
+        self,
+        ready: preflight.Ready,
+        bundling: Bundling,
+        key: BundleKey,
+        parts: Sequence[SealedPart],
+        store: SeveralStores,
+    ) -> tuple[Pipeline, ProgressMeter, Measured]:
         if bundling.image_size != ready.volume.size:
             raise ChangedError
         pipeline = Pipeline(
             bundling.plan,
             ready.volume,
-            ready.destination.store,
+            store,
             key,
-            self.undo,
+            self._undo,
             slots=self._slots,
             ledger=self._ledger,
             resumption=resumption(bundling, parts),
@@ -179,110 +227,78 @@ class Run:
         meter = ProgressMeter(pipeline)
         return pipeline, meter, await _reporting(self._job, pipeline, meter)
 
-    async def _start_over(self) -> None:
+    async def _start_over(self, why: str) -> None:
         """Remove what an earlier pass stored, or what is stored under the new key would not go under the same names."""
-        left = await self.undo.run()
+        if self._kept.done:
+            raise JobError(
+                "resume.changed",
+                f"cannot finish the other destinations: {why}",
+                hint="what is complete stays; cancel this job and bundle again to the others",
+            )
+        self._job.note(f"{why}: starting over under a new key")
+        left = await self.undo()
         if left:
             raise RefusedError(
                 "resume.in_the_way",
                 f"cannot start over: what was stored could not be removed ({left[0]})",
                 hint="when that is mended, cancel the job, which removes it, and submit it again",
             )
+        for lane in self._lanes:
+            lane.member.has.clear()
 
-    async def _commit(self, destination: Destination, manifest: bytes) -> None:
-        store, name = destination.store, manifest_name(self._address.prefix)
-        sha1 = hashlib.sha1(manifest, usedforsecurity=False).digest()
-        self.undo.push(f"{store.location}/{name}", partial(store.delete, name))
-        await store.commit(name, manifest, sha1)
-        await check_object(store, name, len(manifest), whole_checksum(sha1))
+    async def _publish(self) -> None:
+        """Put the manifests and register, in all lanes at once; raise what went wrong when all have ended."""
+        parts = self._ledger.parts
+        async with asyncio.TaskGroup() as group:
+            for lane in self._lanes:
+                if lane.manifest is not None:
+                    publishing = lane.publish(
+                        self._job.id, self._journal, parts, self._settings, self._begin_registering
+                    )
+                    group.create_task(publishing, name=f"publish {lane.number}")
 
-    async def _register(self, destination: Destination) -> str | None:
-        ec2, registration = destination.ec2, destination.registration
-        if ec2 is None or registration is None:
-            return None
-        await self._move(State.REGISTERING)
-        image_id = ""
+    async def _begin_registering(self) -> None:
+        if self._job.state is not State.REGISTERING:
+            await self._move(State.REGISTERING)
 
-        async def deregister() -> None:
-            found = await ec2.find(registration.name)
-            if found is not None and (found.id == image_id or found.location == registration.location):
-                await ec2.deregister(found.id)
+    def _settle(self) -> None:
+        """Put what the lanes came to into the result, and raise if one failed."""
+        assert self.result is not None  # noqa: S101 - for the type checker; there is a bundle
+        done = {**self._kept.done, **{lane.number: lane.result for lane in self._lanes if lane.result is not None}}
+        failed = [lane for lane in self._lanes if lane.error is not None]
+        places = {**done, **{lane.number: lane.failure() for lane in failed}}
+        self.result = self.result.model_copy(update={"places": tuple(places[number] for number in sorted(places))})
+        if done:
+            first = done[min(done)].model_dump(include={"manifest", "image_id", "image_name", "region"})
+            self.result = self.result.model_copy(update=first)
+        if failed:
+            raise self._summary(failed, len(done))
 
-        self.undo.push(f"the AMI {registration.name!r}", deregister)
-        # An earlier run may have registered and not lived to hear of it.
-        found = await ec2.find(registration.name) if self._kept.manifest is not None else None
-        if found is not None and found.location == registration.location:
-            image_id = found.id
-        else:
-            image_id = await register(ec2, registration, destination.retry)
-        await wait_available(
-            ec2,
-            image_id,
-            timeout_s=self._settings.register_timeout_s,
-            poll_s=self._settings.register_poll_s,
-            retry=destination.retry,
+    def _summary(self, failed: Sequence[Lane], done: int) -> AmistreamError:
+        """The first lane's error; of several destinations it says which and how many."""
+        error = failed[0].error
+        assert error is not None  # noqa: S101 - for the type checker; the caller looked
+        total = len(self._addresses)
+        if total == 1:
+            return error
+        return StoreError(
+            error.code,
+            f"cannot finish {len(failed)} of {total} destinations ({done} done): {failed[0].address}: {error.message}",
+            hint=error.hint,
+            field=error.field,
         )
-        return image_id
 
-    def _own(self, destination: Destination, plan: Plan, parts: list[SealedPart]) -> None:
+    def _own(self, parts: Sequence[SealedPart]) -> None:
         """Take over what an earlier run stored: it counts, and it goes if this run is undone."""
         self._ledger = PartLedger(self._journal, self._job.id, parts)
-        store = destination.store
+        store, prefix = self._store, self._addresses[0].prefix
         for part in parts:
-            name = part_name(plan.prefix, part.digest.index)
-            self.undo.push(f"{store.location}/{name}", partial(store.delete, name))
+            name = part_name(prefix, part.digest.index)
+            self._undo.push(f"{store.location}/{name}", partial(store.delete, name))
 
     async def _move(self, state: State) -> None:
         self._job.move(state)
         await self._journal.tell(self._job.view())
-
-
-async def open_destination(address: Address, bundling: Bundling) -> Destination:
-    """The place an earlier run wrote to, with nothing checked."""
-    store = await address.store(bundling.region)
-    await store.open()
-    return Destination(
-        store=store,
-        retry=address.retry,
-        region=bundling.region,
-        ec2=await address.ec2(bundling.region) if bundling.registration else None,
-        registration=bundling.registration,
-    )
-
-
-async def remove_kept(address: Address, kept: Kept, parts: list[SealedPart]) -> None:
-    """Remove what the journal proves a job made: its AMI, its manifest, its parts. Raises `StoreError`."""
-    if kept.bundling is None:
-        await _remove_probe(address)
-        return
-    destination = await open_destination(address, kept.bundling)
-    store, registration = destination.store, destination.registration
-    try:
-        if kept.manifest is not None and destination.ec2 is not None and registration is not None:
-            found = await destination.ec2.find(registration.name)
-            if found is not None and found.location == registration.location:
-                await destination.ec2.deregister(found.id)
-        manifest = kept.manifest
-        own = []
-        if manifest is not None:
-            checksum = whole_checksum(hashlib.sha1(manifest, usedforsecurity=False).digest())
-            own.append((manifest_name(address.prefix), len(manifest), checksum))
-        await remove(store, kept.bundling.plan.prefix, parts, own)
-    finally:
-        await store.close()
-
-
-async def _remove_probe(address: Address) -> None:
-    """All that a run makes before it begins to bundle."""
-    if address.directory is None:
-        region = await buckets.bucket_region(
-            address.aws,
-            address.bucket,
-            region=address.request.region or "",
-            endpoint_url=address.endpoint_url,
-            timeout_s=address.settings.stall_timeout_s,
-        )
-        await (await address.store(region)).delete(address.probe_name)
 
 
 async def _reporting(job: Job, pipeline: Pipeline, meter: ProgressMeter) -> Measured:
@@ -304,11 +320,19 @@ async def _reporting(job: Job, pipeline: Pipeline, meter: ProgressMeter) -> Meas
     return measured
 
 
-def _wrap_keys(ready: preflight.Ready, key: BundleKey) -> WrappedKeys:
-    ec2, user = ready.ec2_certificate, ready.identity.certificate
-    return WrappedKeys(
-        ec2_key=wrap(ec2, key.key),
-        ec2_iv=wrap(ec2, key.iv),
-        user_key=wrap(user, key.key),
-        user_iv=wrap(user, key.iv),
+def _places(ready: preflight.Ready, key: BundleKey) -> tuple[BundlingPlace, ...]:
+    """The key and IV for each destination's EC2 certificate, and for the user, once for all."""
+    user_key, user_iv = wrap(ready.identity.certificate, key.key), wrap(ready.identity.certificate, key.iv)
+    return tuple(
+        BundlingPlace(
+            region=destination.region,
+            registration=destination.registration,
+            wrapped=WrappedKeys(
+                ec2_key=wrap(certificate, key.key),
+                ec2_iv=wrap(certificate, key.iv),
+                user_key=user_key,
+                user_iv=user_iv,
+            ),
+        )
+        for destination, certificate in zip(ready.destinations, ready.ec2_certificates, strict=True)
     )

@@ -1,7 +1,8 @@
 """A volume that can be read: an image file or a block device, opened once, read-only, and never followed twice.
 
-Everything is asked of the open descriptor, not of the path, so that a path swapped meanwhile changes nothing. The
-calls block: use them on threads. Other kinds (file-system trees, standard input) implement the same `Volume`.
+Everything is asked of the open descriptor, not of the path, so that a path swapped meanwhile changes nothing. What it
+is and where it lies is judged before it is opened at all (`roots`). The calls block: use them on threads. Other kinds
+(file-system trees, standard input) implement the same `Volume`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Protocol
 
 from amistream.errors import RefusedError, SourceError
 from amistream.source.extents import find_data
+from amistream.source.roots import Roots, open_pinned, pinned
 from amistream.values import Extent
 
 _BLKGETSIZE64 = 0x80081272
@@ -134,23 +136,27 @@ class FileVolume:
         return int(struct.unpack("Q", answer)[0])
 
 
-def open_volume(path: Path) -> FileVolume:
-    """Open an image file or block device for reading. Raises `RefusedError` saying what stands against it."""
+def open_volume(path: Path, roots: Roots | None = None) -> FileVolume:
+    """Open an image file or block device for reading. Raises `RefusedError` saying what stands against it.
+
+    With `roots` it must lie within them.
+    """
     try:
-        # Non-blocking, or a named pipe would hang the open.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with pinned(path, roots, field="source") as pin:
+            mode = os.fstat(pin).st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+                what = "a directory" if stat.S_ISDIR(mode) else "neither a file nor a block device"
+                raise RefusedError(
+                    "source.kind",
+                    f"cannot bundle {path}: it is {what}",
+                    hint="give an image file, such as disk.img, or a block device, such as /dev/xvdf",
+                    field="source",
+                )
+            # Non-blocking, or a device without its medium, or a lease on the file, would hold the open.
+            descriptor = open_pinned(pin, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
         raise _unreadable(path, error) from error
     try:
-        mode = os.fstat(descriptor).st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
-            what = "a directory" if stat.S_ISDIR(mode) else "neither a file nor a block device"
-            raise RefusedError(
-                "source.kind",
-                f"cannot bundle {path}: it is {what}",
-                hint="give an image file, such as disk.img, or a block device, such as /dev/xvdf",
-                field="source",
-            )
         return FileVolume(path, descriptor)
     except BaseException:
         os.close(descriptor)

@@ -1,0 +1,269 @@
+"""Copies a bundle as it is, from where it lies to a directory or into a bucket: `download` and `upload`.
+
+Each part is proved by its SHA-1 on the way. What is there already and right stays, so that a copying that was cut
+short goes on when it is begun again; what is there and is another object is refused before anything is sent. The
+manifest goes last. Nothing half-made stays: a part has its name only once it is whole. Whole parts stay after a
+failure or cancel of the transport, and go again when the bundle itself turns out to be bad.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+import aiofiles.os
+
+from amistream.bundles.at_once import at_once
+from amistream.bundles.meter import Meter, Note
+from amistream.bundles.parts import (
+    SeenPart,
+    check_digest,
+    differs,
+    look_at_parts,
+    names_there,
+    parts_in_flight,
+    read_part,
+)
+from amistream.bundles.place import Bundle, Place
+from amistream.bundles.results import Transferred
+from amistream.errors import DifferenceError, RefusedError, StoreError
+from amistream.flow.uncut import uncut
+from amistream.flow.undo import Undo
+from amistream.settings import Settings
+from amistream.stores.directory import DirectoryStore
+from amistream.stores.port import Store, whole_checksum
+from amistream.values import MIB
+
+PIECE = 16 * MIB
+"""Bytes of one ranged read: a part of the usual size comes with one request."""
+
+_TOKEN = "download"  # noqa: S105 - no password: it marks temporary files
+
+
+async def download(bundle: Bundle, directory: Path, settings: Settings, meter: Meter, note: Note) -> Transferred:
+    """Copy the bundle to `directory`, which is made when missing. Raises `AmistreamError`."""
+    started = time.monotonic()
+    store = DirectoryStore(directory, token=_TOKEN)
+    await store.open()
+    try:
+        async with _alone_in(directory):
+            await store.tidy({})
+            seen = await look_at_parts(bundle)
+            meter.begin(len(seen), bundle.manifest.bundled_size)
+            await refuse_other_manifest(bundle, store)
+            there = await names_there(store, [part.name for part in seen])
+            await _check_space(directory, sum(part.size for part in seen if part.name not in there))
+
+            async def fetch(part: SeenPart, begin: Begin) -> None:
+                path = directory / part.name
+                if part.name in there:
+                    if not await asyncio.to_thread(_is_right, path, part):
+                        raise taken(store, part.name)
+                else:
+                    await _fetch(bundle, part, path)
+                    begin()
+                meter.done(part.size, kept=part.name in there)
+
+            await _all_parts(store, seen, fetch, settings.upload_concurrency, meter, note)
+            await _commit(bundle, store)
+    finally:
+        await store.close()
+    return _transferred(bundle, store, meter, started)
+
+
+async def upload(bundle: Bundle, target: Place, settings: Settings, meter: Meter, note: Note) -> Transferred:
+    """Copy the bundle to a place that was checked. Raises `AmistreamError`."""
+    started = time.monotonic()
+    store = target.store
+    seen = await look_at_parts(bundle)
+    meter.begin(len(seen), bundle.manifest.bundled_size)
+    await refuse_other_manifest(bundle, store)
+    there = await find_there(store, seen)
+    # Chunks that a killed process left are paid for and seen by nobody.
+    large = [part for part in seen if part.size > settings.multipart_threshold and part.name not in there]
+    await store.tidy({part.name: "in chunks: -" for part in large})
+
+    async def send(part: SeenPart, begin: Begin) -> None:
+        stored = there.get(part.name)
+        if stored is not None and stored.checksum == whole_checksum(part.sha1):
+            meter.done(part.size, kept=True)
+            return
+        data = await read_part(bundle, part)
+        if stored is not None:
+            # The store told nothing, or a checksum that depends on how the part was cut into chunks.
+            if not stored.is_the(part.size, await store.checksum(part.name, data, part.sha1)):
+                raise taken(store, part.name)
+            meter.done(part.size, kept=True)
+            return
+        begin()
+        await store.put(part.name, data, part.sha1, lambda _: None)
+        meter.done(part.size)
+
+    await _all_parts(store, seen, send, parts_in_flight(settings, seen), meter, note)
+    await _commit(bundle, store)
+    return _transferred(bundle, store, meter, started)
+
+
+async def find_there(store: Store, seen: list[SeenPart], names: Mapping[str, str] | None = None) -> dict[str, Stored]:
+    """Which parts are there already. Raises `StoreError` for one that the store shows to be another object."""
+    taken_names = await names_there(store, [part.name for part in seen])
+
+    async def look(part: SeenPart) -> Stored | None:
+        stored = await store.stat(part.name, read=False)
+        if stored is not None and (stored.size != part.size or differs(stored, part.part)):
+            raise taken(store, part.name)
+        return stored
+
+    old = [part for part in seen if part.name in taken_names]
+    found = await at_once(look, old)
+    return {part.name: stored for part, stored in zip(old, found, strict=True) if stored is not None}
+
+
+async def refuse_other_manifest(bundle: Bundle, store: Store) -> None:
+    """Refuse a place that has another bundle of this name."""
+    name, raw = bundle.manifest_name, bundle.manifest.raw
+    stored = await store.stat(name, read=False)
+    if stored is None or (stored.size == len(raw) and await store.read(name, 0, len(raw)) == raw):
+        return
+    raise RefusedError(
+        "destination.exists",
+        f"cannot copy a bundle to {store.location}: another one is there, {name}",
+        hint="choose another place; overwriting would break the AMI registered on it",
+        field="destinations",
+    )
+
+
+def taken(store: Store, name: str) -> StoreError:
+    """The error for a name under which something else is there."""
+    return StoreError(
+        "store.exists",
+        f"cannot store {store.location}/{name}: it exists already, with other content",
+        hint="choose another place, or remove what is there: nothing is ever overwritten",
+        field="destinations",
+    )
+
+
+async def _all_parts(
+    store: Store,
+    seen: list[SeenPart],
+    work: Callable[[SeenPart, Begin], Awaitable[None]],
+    limit: int,
+    meter: Meter,
+    note: Note,
+) -> None:
+    """Do `work` for every part and tidy up after a failure. It calls `begin` when something of its own comes to be."""
+    begun: dict[str, None] = {}
+    whole: set[str] = set()
+
+    async def one(part: SeenPart) -> None:
+        await work(part, lambda: begun.update({part.name: None}))
+        whole.add(part.name)
+
+    try:
+        await at_once(one, seen, limit)
+    except BaseException as error:
+        bad = isinstance(error, DifferenceError)
+        undo = Undo()
+        for name in begun:
+            if bad or name not in whole:
+                undo.push(f"{store.location}/{name}", partial(store.delete, name))
+        for left in await undo.run():
+            note(f"could not be removed: {left}")
+        if whole and not bad:
+            note(f"{len(whole)} of {meter.parts} parts are in {store.location}; the same command goes on from them")
+        raise
+
+
+async def _commit(bundle: Bundle, store: Store) -> None:
+    raw = bundle.manifest.raw
+    await store.commit(bundle.manifest_name, raw, hashlib.sha1(raw, usedforsecurity=False).digest())
+
+
+def _transferred(bundle: Bundle, store: Store, meter: Meter, started: float) -> Transferred:
+    return Transferred(
+        manifest=f"{store.location}/{bundle.manifest_name}",
+        source=bundle.address,
+        parts=meter.parts,
+        kept=meter.parts_kept,
+        bundled_size=bundle.manifest.bundled_size,
+        elapsed_s=round(time.monotonic() - started, 3),
+    )
+
+
+async def _fetch(bundle: Bundle, part: SeenPart, path: Path) -> None:
+    """Read the part into a temporary file, prove it, and give it its name. Nothing of a failed one stays."""
+    temporary = path.with_name(f".{path.name}.{_TOKEN}.partial")
+    file = await uncut(asyncio.to_thread(temporary.open, "xb"))
+    try:
+        hasher = hashlib.sha1(usedforsecurity=False)
+        size = 0
+        while size < part.size:
+            piece = await bundle.place.store.read(part.name, size, min(PIECE, part.size - size))
+            if not piece:
+                break
+            size += len(piece)
+            await uncut(asyncio.to_thread(_append, file, hasher, piece))
+        check_digest(bundle, part, hasher.digest(), size)
+        await uncut(asyncio.to_thread(_name, file, temporary, path))
+    finally:
+        await uncut(asyncio.to_thread(_let_go, file, temporary))
+
+
+def _append(file: BinaryIO, hasher: hashlib._Hash, piece: bytes) -> None:
+    hasher.update(piece)
+    file.write(piece)
+
+
+def _name(file: BinaryIO, temporary: Path, path: Path) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    path.hardlink_to(temporary)
+
+
+def _let_go(file: BinaryIO, temporary: Path) -> None:
+    # What could not be flushed is of no use any more.
+    with suppress(OSError):
+        file.close()
+    temporary.unlink(missing_ok=True)
+
+
+def _is_right(path: Path, part: SeenPart) -> bool:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False)).digest() == part.sha1
+
+
+@asynccontextmanager
+async def _alone_in(directory: Path) -> AsyncIterator[None]:
+    """Keep a second download out of the directory: both would write the same temporary files."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise RefusedError(
+            "directory.busy",
+            f"cannot download to {directory}: another download is writing there",
+            hint="wait for it, or choose another directory",
+            field="destinations",
+        ) from None
+    finally:
+        os.close(descriptor)
+
+
+async def _check_space(directory: Path, size: int) -> None:
+    free = (await asyncio.to_thread(shutil.disk_usage, directory)).free
+    if free < size:
+        raise RefusedError(
+            "directory.full",
+            f"cannot download to {directory}: {size} bytes are to come, and {free} are free",
+            hint=f"free some space: df -h {directory}",
+            field="destinations",
+        )

@@ -1,0 +1,107 @@
+"""One destination's way through a run: from the parts that are there to the manifest and the image.
+
+A lane's failure stays in it; what it made is in its `undo` until the bundle there is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from amistream.errors import AmistreamError, RegisterError, StoreError
+from amistream.events import ErrorBody, PlaceResult
+from amistream.flow.undo import Undo
+from amistream.jobs.destination import Destination
+from amistream.jobs.journal import Journal, SealedPart
+from amistream.jobs.resume import check_object, check_stored
+from amistream.settings import Settings
+from amistream.stages.register import register, wait_available
+from amistream.stores.port import whole_checksum
+from amistream.stores.several import Member
+from amistream.values import manifest_name
+
+
+@dataclass(kw_only=True, eq=False)
+class Lane:
+    """`address` is the destination as the request has it; `manifest` what is to be put there, once it is known."""
+
+    number: int
+    address: str
+    prefix: str
+    destination: Destination
+    member: Member
+    was_committed: bool
+    """Whether an earlier run got as far as putting the manifest."""
+    manifest: bytes | None = None
+    undo: Undo = field(default_factory=Undo)
+    error: AmistreamError | None = None
+    result: PlaceResult | None = None
+
+    async def publish(
+        self,
+        job_id: str,
+        journal: Journal,
+        parts: Sequence[SealedPart],
+        settings: Settings,
+        registering: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Put the manifest once every part is proved to be there, and register. A failure becomes `error`.
+
+        `registering` is awaited before EC2 is asked to.
+        """
+        assert self.manifest is not None  # noqa: S101 - for the type checker; the caller looked
+        store, name = self.destination.store, manifest_name(self.prefix)
+        sha1 = hashlib.sha1(self.manifest, usedforsecurity=False).digest()
+        try:
+            await check_stored(store, self.prefix, parts)
+            await journal.commit(job_id, self.number, self.manifest)
+            self.undo.push(f"{store.location}/{name}", partial(store.delete, name))
+            await store.commit(name, self.manifest, sha1)
+            await check_object(store, name, len(self.manifest), whole_checksum(sha1))
+            image_id = await self._register(settings, registering)
+        except (StoreError, RegisterError) as error:
+            self.error = error
+            if error.code == "store.lost":
+                await journal.reopen(job_id, self.number)
+            return
+        registration = self.destination.registration
+        self.result = PlaceResult(
+            destination=self.address,
+            manifest=f"{store.location}/{name}",
+            region=self.destination.region or None,
+            image_id=image_id,
+            image_name=registration.name if registration else None,
+        )
+        await journal.done(job_id, self.number, self.result)
+        self.undo.forget()
+        self.member.settled = True
+
+    def failure(self) -> PlaceResult:
+        """What the result says of a lane that failed."""
+        assert self.error is not None  # noqa: S101 - for the type checker; the caller looked
+        return PlaceResult(destination=self.address, manifest="", error=ErrorBody(**self.error.as_dict()))
+
+    async def _register(self, settings: Settings, registering: Callable[[], Awaitable[None]]) -> str | None:
+        ec2, registration, retry = self.destination.ec2, self.destination.registration, self.destination.retry
+        if ec2 is None or registration is None:
+            return None
+        await registering()
+        image_id = ""
+
+        async def deregister() -> None:
+            found = await ec2.find(registration.name)
+            if found is not None and (found.id == image_id or found.location == registration.location):
+                await ec2.deregister(found.id)
+
+        self.undo.push(f"the AMI {registration.name!r}", deregister)
+        # An earlier run may have registered and not lived to hear of it.
+        found = await ec2.find(registration.name) if self.was_committed else None
+        if found is not None and found.location == registration.location:
+            image_id = found.id
+        else:
+            image_id = await register(ec2, registration, retry)
+        timeout_s, poll_s = settings.register_timeout_s, settings.register_poll_s
+        await wait_available(ec2, image_id, timeout_s=timeout_s, poll_s=poll_s, retry=retry)
+        return image_id

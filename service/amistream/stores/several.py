@@ -1,0 +1,108 @@
+"""Several destinations behind one: what is put is put to all of them, from the same bytes at the same time.
+
+The slowest sets the pace, for nothing may pile up. A destination that fails drops out with its error and the others
+go on, unless one failure is to fail all; when the last has dropped out, its error is raised. What a destination has
+already is not put there again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from amistream.errors import StoreError, first_cause
+from amistream.stores.port import OnBytes, Store, Stored
+
+T = TypeVar("T")
+
+
+@dataclass(kw_only=True, eq=False)
+class Member:
+    """One destination. `has` are the names that it is known to hold; `error` is why it dropped out.
+
+    A `settled` one has its bundle whole: nothing is deleted there any more.
+    """
+
+    store: Store
+    settled: bool = False
+    has: set[str] = field(default_factory=set)
+    error: StoreError | None = None
+
+
+class SeveralStores:
+    """The port over several members, all of one kind, so that they show the same checksum for the same object."""
+
+    def __init__(self, members: Sequence[Member], *, all_or_none: bool) -> None:
+        self.members = members
+        self.location = " and ".join(member.store.location for member in members)
+        self._all_or_none = all_or_none
+
+    @property
+    def alive(self) -> list[Member]:
+        return [member for member in self.members if member.error is None]
+
+    async def open(self) -> None:
+        await self._each(lambda member: member.store.open())
+
+    async def checksum(self, name: str, data: memoryview, sha1: bytes) -> str:
+        return (await self._each(lambda member: member.store.checksum(name, data, sha1)))[0]
+
+    async def put(self, name: str, data: memoryview, sha1: bytes, on_bytes: OnBytes) -> None:
+        async def put(member: Member) -> None:
+            if name not in member.has:
+                await member.store.put(name, data, sha1, on_bytes)
+                member.has.add(name)
+
+        await self._each(put)
+
+    async def commit(self, name: str, data: bytes, sha1: bytes) -> None:
+        await self._each(lambda member: member.store.commit(name, data, sha1))
+
+    async def stat(self, name: str, *, read: bool = True) -> Stored | None:
+        return (await self._each(lambda member: member.store.stat(name, read=read)))[0]
+
+    async def read(self, name: str, start: int, length: int) -> bytes:
+        return await self.alive[0].store.read(name, start, length)
+
+    async def names(self, prefix: str) -> list[str]:
+        return sorted({name for names in await self._each(lambda each: each.store.names(prefix)) for name in names})
+
+    async def delete(self, name: str) -> None:
+        """Remove it wherever the bundle is not whole, also where a destination dropped out."""
+
+        async def delete(member: Member) -> None:
+            if not member.settled:
+                await member.store.delete(name)
+
+        await self._each(delete, everywhere=True)
+
+    async def tidy(self, unfinished: Mapping[str, str]) -> None:
+        await self._each(lambda member: member.store.tidy(unfinished))
+
+    async def close(self) -> None:
+        await self._each(lambda member: member.store.close(), everywhere=True)
+
+    async def _each(self, work: Callable[[Member], Awaitable[T]], *, everywhere: bool = False) -> list[T]:
+        """Do it at all members at once; answers of those that did not fail, in order."""
+
+        async def one(member: Member) -> list[T]:
+            try:
+                return [await work(member)]
+            except StoreError as error:
+                if self._all_or_none or everywhere:
+                    raise
+                member.error = error
+                return []
+
+        members = list(self.members) if everywhere else self.alive
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(member)) for member in members]
+        except BaseExceptionGroup as errors:
+            raise first_cause(errors) from None
+        answers = [answer for task in tasks for answer in task.result()]
+        if not answers:
+            raise next(member.error for member in reversed(self.members) if member.error is not None)
+        return answers
