@@ -117,8 +117,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--scale-unit", type=_size, help="smallest volume of `scale` (default: twice --size)")
     parser.add_argument("--runs", type=_count, default=3, help="rounds, of which the medians are shown (default: 3)")
     parser.add_argument("--input", choices=("usr", "synthetic"), default="usr", help="what the volume holds")
-    parser.add_argument("--link", type=float, default=50.0, metavar="MB/S", help="of `tuning` (default: 50)")
-    parser.add_argument("--round-trip", type=float, default=20.0, metavar="MS", help="of `tuning` (default: 20)")
+    parser.add_argument("--link", type=float, default=50.0, metavar="MB/S", help="of `tuning`, `search` (default: 50)")
+    parser.add_argument(
+        "--round-trip", type=float, default=20.0, metavar="MS", help="of `tuning`, `search` (default: 20)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all results into one file")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="default: benchmarks/results")
     parser.add_argument("--cache", type=Path, default=default_cache(), metavar="DIR", help="where inputs are kept")

@@ -79,6 +79,46 @@ class Batch(_Model):
     jobs: tuple[JobSpec, ...]
 
 
+class SearchSpec(_Model):
+    """What the child that searches reads from its standard input. Sizes in bytes."""
+
+    settings: dict[str, Any]
+    source: str
+    endpoint_url: str
+    sample: int
+
+
+class Pass(_Model):
+    """One trial: of which candidate, over how many bytes, how fast."""
+
+    candidate: str
+    sample: int
+    bytes_per_s: float
+
+
+class Passes(_Model):
+    """Trials, and how long all of them took."""
+
+    trials: tuple[Pass, ...]
+    wall_s: float
+
+    def row(self, sample: int) -> dict[str, float]:
+        """What it cost; `sample` is the whole one's bytes."""
+        return {
+            "passes": len(self.trials),
+            "samples": sum(trial.sample for trial in self.trials) / sample,
+            "wall_s": self.wall_s,
+        }
+
+
+class Search(_Model):
+    """What `tune` found, and what each candidate is worth in full."""
+
+    halving: Passes
+    recommended: Pass
+    grid: Passes
+
+
 class JobRunner:
     """Runs jobs in children; keys and scratch files live in `directory`."""
 
@@ -106,23 +146,36 @@ class JobRunner:
     def run_all(self, specs: Sequence[JobSpec], sink: Sink | None = None) -> list[Figures]:
         """Several jobs, one after the other, in one process: as a daemon would. `sink` is where they go, if to one."""
         batch = Batch(
-            settings={"state_dir": str(self._directory / "user"), "max_image_size": LARGEST},
+            settings=self._settings(),
             ec2_certificate=str(self._directory / "ec2" / CERTIFICATE_FILE),
             scratch=str(self._directory),
             jobs=tuple(specs),
         )
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.child"],
-            input=batch.model_dump_json(),
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=Path(__file__).parent.parent,
-            env=_environ(sink.environ() if sink else {}),
-        )
-        if done.returncode:
-            raise BenchmarkError(f"a job ended with {done.returncode}: {done.stderr[-2000:]}")
-        return [Figures.model_validate_json(line) for line in done.stdout.splitlines()]
+        return [Figures.model_validate_json(line) for line in _run_child("benchmarks.child", batch, sink)]
+
+    def search(self, source: Path, sink: Sink, sample: int) -> Search:
+        """Search as `tune` does over `sample` bytes, then try every candidate in full."""
+        spec = SearchSpec(settings=self._settings(), source=str(source), endpoint_url=sink.url, sample=sample)
+        return Search.model_validate_json("".join(_run_child("benchmarks.search_child", spec, sink)))
+
+    def _settings(self) -> dict[str, Any]:
+        return {"state_dir": str(self._directory / "user"), "max_image_size": LARGEST}
+
+
+def _run_child(module: str, told: BaseModel, sink: Sink | None) -> list[str]:
+    """The lines that a child printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", module],
+        input=told.model_dump_json(),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent.parent,
+        env=_environ(sink.environ() if sink else {}),
+    )
+    if done.returncode:
+        raise BenchmarkError(f"a job ended with {done.returncode}: {done.stderr[-2000:]}")
+    return done.stdout.splitlines()
 
 
 def _environ(changes: Mapping[str, str]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.scenarios import loop, peers, scale, stages, throughput, tuning
+from benchmarks.scenarios import loop, peers, scale, search, stages, throughput, tuning
 
 SCENARIOS = {
     scenario.name: scenario
@@ -12,6 +12,7 @@ SCENARIOS = {
         peers.SCENARIO,
         scale.SCENARIO,
         tuning.SCENARIO,
+        search.SCENARIO,
         loop.SCENARIO,
     )
 }

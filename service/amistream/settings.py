@@ -15,10 +15,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ByteSize, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PositiveFloat, PositiveInt, ValidationError
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -78,6 +79,20 @@ def check_part_size(size: ByteSize) -> ByteSize:
 PartSize = Annotated[ByteSize, AfterValidator(check_part_size)]
 
 
+def _split_paths(value: object) -> object:
+    """Take paths as a variable holds them too: `/srv/images:/dev/dm-0`."""
+    return [path for path in value.split(":") if path] if isinstance(value, str) else value
+
+
+def _check_root(path: Path) -> Path:
+    if not path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{path} is not an absolute path without '..'")
+    return path
+
+
+RootPaths = Annotated[tuple[Annotated[Path, AfterValidator(_check_root)], ...], NoDecode, BeforeValidator(_split_paths)]
+
+
 class Settings(BaseSettings):
     """Read-only once made. Names end in their unit: `_s` seconds; sizes are bytes and may be written `10MiB`."""
 
@@ -86,6 +101,9 @@ class Settings(BaseSettings):
     # The daemon.
     socket: Path = Field(Path("/run/amistream/amistream.sock"), description="Unix socket of the API")
     socket_group: str = Field("", description="group that may connect; empty: root and the daemon's user only")
+    source_roots: RootPaths = Field(
+        (), description="what members of socket_group may name in jobs, with all below it; empty: nothing"
+    )
     state_dir: Annotated[Path, AfterValidator(Path.absolute)] = Field(
         default_factory=default_state_dir,
         description="the journal of jobs and a generated user key (0700); default: /var/lib/amistream, "

@@ -223,13 +223,6 @@ LASTING = [
         code="aws.InternalError",
     ),
     Row(
-        name="completed, reply lost",
-        faults=(on_upload(DropReply(), COMPLETE, times=None),),
-        code="aws.unreachable",
-        cause="part.00",
-        changes=CHUNKED,
-    ),
-    Row(
         name="EC2 RequestLimitExceeded",
         faults=(on_ec2(says(503, "RequestLimitExceeded"), times=None),),
         code="aws.RequestLimitExceeded",
@@ -291,6 +284,13 @@ CLEANED = [
         name="an upload cannot be completed",
         faults=(on_upload(says(500, "InternalError"), COMPLETE, times=None),),
         code="aws.InternalError",
+        changes=CHUNKED,
+    ),
+    Row(
+        name="the only part is completed, its reply lost",
+        faults=(on_upload(DropReply(), COMPLETE, times=None),),
+        code="aws.unreachable",
+        cause="part.00",
         changes=CHUNKED,
     ),
     Row(

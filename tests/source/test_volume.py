@@ -224,7 +224,7 @@ def test_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("s")
-        assert refused(tmp_path / "s").code == "source.unreadable"
+        assert refused(tmp_path / "s").code == "source.kind"
 
 
 def test_below_a_file(noise: Path) -> None:

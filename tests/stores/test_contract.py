@@ -157,13 +157,11 @@ async def test_tidy_removes_what_an_unfinished_put_left(place: Place) -> None:
     others = place.unfinished() - 3
     unfinished = {
         name: await place.store.checksum(name, memoryview(LARGE), sha1(LARGE))
-        for name in ("image.part.00", "image.part.01", "image.part.02", "image.part.09")
+        for name in ("image.part.00", "image.part.01", "image.part.02", "image.part.03", "image.part.09")
     }
     for _ in range(2):
         await place.store.tidy(unfinished)
-        assert place.unfinished() == others + 1
-    await place.store.tidy({"image.part.03": unfinished["image.part.01"]})
-    assert place.unfinished() == others > 0
+        assert place.unfinished() == others > 0
     assert place.names() == ["image.part.00"]
     assert place.content("image.part.00") == SMALL
     for name in ("image.part.01", "image.part.02"):

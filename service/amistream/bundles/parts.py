@@ -37,7 +37,7 @@ class SeenPart:
 
 
 def differs(stored: Stored, part: ManifestPart) -> bool:
-    """Whether the place itself says that this is not the part. One that was sent in chunks has no SHA-1 of the whole."""
+    """Whether the place itself says that this is not the part; of one sent in chunks it has no SHA-1 of the whole."""
     told = stored.checksum
     return told is not None and "-" not in told and told != whole_checksum(bytes.fromhex(part.digest))
 

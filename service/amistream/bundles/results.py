@@ -64,7 +64,7 @@ class Deregistered(_Result):
 
 
 class ListedBundle(_Result):
-    """A bundle: `stored` with its manifest; `images` is None when EC2 did not tell; `problem` is empty for a whole one."""
+    """`stored` counts the manifest too; `images` is None when EC2 did not tell; a whole bundle has no `problem`."""
 
     manifest: str
     name: str

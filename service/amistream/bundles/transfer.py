@@ -9,17 +9,18 @@ failure or cancel of the transport, and go again when the bundle itself turns ou
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import hashlib
 import os
 import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
+from io import FileIO
 from pathlib import Path
-
-import aiofiles.os
+from typing import Protocol, TypeAlias, TypeVar
 
 from amistream.bundles.at_once import at_once
 from amistream.bundles.meter import Meter, Note
@@ -39,13 +40,21 @@ from amistream.flow.uncut import uncut
 from amistream.flow.undo import Undo
 from amistream.settings import Settings
 from amistream.stores.directory import DirectoryStore
-from amistream.stores.port import Store, whole_checksum
+from amistream.stores.port import Store, Stored, whole_checksum
 from amistream.values import MIB
 
 PIECE = 16 * MIB
 """Bytes of one ranged read: a part of the usual size comes with one request."""
 
 _TOKEN = "download"  # noqa: S105 - no password: it marks temporary files
+
+Begin: TypeAlias = Callable[[], None]
+
+T = TypeVar("T")
+
+
+class _Hasher(Protocol):
+    def update(self, data: bytes, /) -> None: ...
 
 
 async def download(bundle: Bundle, directory: Path, settings: Settings, meter: Meter, note: Note) -> Transferred:
@@ -64,15 +73,19 @@ async def download(bundle: Bundle, directory: Path, settings: Settings, meter: M
 
             async def fetch(part: SeenPart, begin: Begin) -> None:
                 path = directory / part.name
-                if part.name in there:
-                    if not await asyncio.to_thread(_is_right, path, part):
+                try:
+                    if part.name not in there:
+                        await _fetch(bundle, part, path)
+                        begin()
+                    elif not await _on_disk(partial(_is_right, path, part)):
                         raise taken(store, part.name)
-                else:
-                    await _fetch(bundle, part, path)
-                    begin()
+                except FileExistsError:
+                    raise taken(store, part.name) from None
+                except OSError as error:
+                    raise _failure(path, error) from error
                 meter.done(part.size, kept=part.name in there)
 
-            await _all_parts(store, seen, fetch, settings.upload_concurrency, meter, note)
+            await _all_parts(store, seen, fetch, limit=settings.upload_concurrency, note=note)
             await _commit(bundle, store)
     finally:
         await store.close()
@@ -87,9 +100,9 @@ async def upload(bundle: Bundle, target: Place, settings: Settings, meter: Meter
     meter.begin(len(seen), bundle.manifest.bundled_size)
     await refuse_other_manifest(bundle, store)
     there = await find_there(store, seen)
-    # Chunks that a killed process left are paid for and seen by nobody.
+    # Chunks that a killed process left are paid for and seen by nobody: `tidy` looks for names with such a checksum.
     large = [part for part in seen if part.size > settings.multipart_threshold and part.name not in there]
-    await store.tidy({part.name: "in chunks: -" for part in large})
+    await store.tidy({part.name: "-1" for part in large})
 
     async def send(part: SeenPart, begin: Begin) -> None:
         stored = there.get(part.name)
@@ -107,12 +120,12 @@ async def upload(bundle: Bundle, target: Place, settings: Settings, meter: Meter
         await store.put(part.name, data, part.sha1, lambda _: None)
         meter.done(part.size)
 
-    await _all_parts(store, seen, send, parts_in_flight(settings, seen), meter, note)
+    await _all_parts(store, seen, send, limit=parts_in_flight(settings, seen), note=note)
     await _commit(bundle, store)
     return _transferred(bundle, store, meter, started)
 
 
-async def find_there(store: Store, seen: list[SeenPart], names: Mapping[str, str] | None = None) -> dict[str, Stored]:
+async def find_there(store: Store, seen: list[SeenPart]) -> dict[str, Stored]:
     """Which parts are there already. Raises `StoreError` for one that the store shows to be another object."""
     taken_names = await names_there(store, [part.name for part in seen])
 
@@ -155,8 +168,8 @@ async def _all_parts(
     store: Store,
     seen: list[SeenPart],
     work: Callable[[SeenPart, Begin], Awaitable[None]],
+    *,
     limit: int,
-    meter: Meter,
     note: Note,
 ) -> None:
     """Do `work` for every part and tidy up after a failure. It calls `begin` when something of its own comes to be."""
@@ -178,7 +191,7 @@ async def _all_parts(
         for left in await undo.run():
             note(f"could not be removed: {left}")
         if whole and not bad:
-            note(f"{len(whole)} of {meter.parts} parts are in {store.location}; the same command goes on from them")
+            note(f"{len(whole)} of {len(seen)} parts are in {store.location}; the same command goes on from them")
         raise
 
 
@@ -200,39 +213,56 @@ def _transferred(bundle: Bundle, store: Store, meter: Meter, started: float) -> 
 
 async def _fetch(bundle: Bundle, part: SeenPart, path: Path) -> None:
     """Read the part into a temporary file, prove it, and give it its name. Nothing of a failed one stays."""
-    temporary = path.with_name(f".{path.name}.{_TOKEN}.partial")
-    file = await uncut(asyncio.to_thread(temporary.open, "xb"))
+    file = _Partial(path)
+    hasher = hashlib.sha1(usedforsecurity=False)
+    size = 0
     try:
-        hasher = hashlib.sha1(usedforsecurity=False)
-        size = 0
+        await _on_disk(file.open)
         while size < part.size:
             piece = await bundle.place.store.read(part.name, size, min(PIECE, part.size - size))
             if not piece:
                 break
             size += len(piece)
-            await uncut(asyncio.to_thread(_append, file, hasher, piece))
+            await _on_disk(partial(file.append, piece, hasher))
         check_digest(bundle, part, hasher.digest(), size)
-        await uncut(asyncio.to_thread(_name, file, temporary, path))
+        await _on_disk(file.give_name)
     finally:
-        await uncut(asyncio.to_thread(_let_go, file, temporary))
+        await _on_disk(file.close)
 
 
-def _append(file: BinaryIO, hasher: hashlib._Hash, piece: bytes) -> None:
-    hasher.update(piece)
-    file.write(piece)
+class _Partial:
+    """A file that is being written under a temporary name beside its own. Blocking: for threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._temporary = path.with_name(f".{path.name}.{_TOKEN}.partial")
+        self._file: FileIO | None = None
+
+    def open(self) -> None:
+        self._file = self._temporary.open("xb", buffering=0)
+
+    def append(self, piece: bytes, hasher: _Hasher) -> None:
+        assert self._file is not None  # noqa: S101 - for the type checker
+        hasher.update(piece)
+        rest = memoryview(piece)
+        while rest:
+            rest = rest[self._file.write(rest) :]
+
+    def give_name(self) -> None:
+        """Have it on the disk under its name; raises FileExistsError when that is taken."""
+        assert self._file is not None  # noqa: S101 - for the type checker
+        os.fsync(self._file.fileno())
+        self._path.hardlink_to(self._temporary)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._temporary.unlink(missing_ok=True)
 
 
-def _name(file: BinaryIO, temporary: Path, path: Path) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-    path.hardlink_to(temporary)
-
-
-def _let_go(file: BinaryIO, temporary: Path) -> None:
-    # What could not be flushed is of no use any more.
-    with suppress(OSError):
-        file.close()
-    temporary.unlink(missing_ok=True)
+async def _on_disk(work: Callable[[], T]) -> T:
+    """Run `work` on a thread to its end, cancelled or not."""
+    return await uncut(asyncio.to_thread(work))
 
 
 def _is_right(path: Path, part: SeenPart) -> bool:
@@ -245,15 +275,18 @@ async def _alone_in(directory: Path) -> AsyncIterator[None]:
     """Keep a second download out of the directory: both would write the same temporary files."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RefusedError(
+                "directory.busy",
+                f"cannot download to {directory}: another download is writing there",
+                hint="wait for it, or choose another directory",
+                field="destinations",
+            ) from None
+        except OSError:
+            pass  # NFS locks no directory; then O_EXCL on the temporary files has to do
         yield
-    except BlockingIOError:
-        raise RefusedError(
-            "directory.busy",
-            f"cannot download to {directory}: another download is writing there",
-            hint="wait for it, or choose another directory",
-            field="destinations",
-        ) from None
     finally:
         os.close(descriptor)
 
@@ -267,3 +300,13 @@ async def _check_space(directory: Path, size: int) -> None:
             hint=f"free some space: df -h {directory}",
             field="destinations",
         )
+
+
+def _failure(path: Path, error: OSError) -> StoreError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return StoreError(
+        "directory.full" if full else "directory.failed",
+        f"cannot write {path}: {error.strerror}",
+        hint=f"free some space: df -h {path.parent}" if full else "check the directory and its permissions",
+        field="destinations",
+    )

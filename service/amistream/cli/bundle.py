@@ -32,6 +32,7 @@ def bundle(
     source: options.Source,
     *,
     destinations: options.Destinations,
+    all_or_none: options.AllOrNone = None,
     live: options.Live = None,
     prefix: options.Prefix = None,
     region: options.Region = None,
@@ -77,6 +78,8 @@ def bundle(
 
     Example: [bold]amistream bundle /dev/xvda --to s3://my-bucket/web --ami-name web-1[/bold]
 
+    Example: [bold]amistream bundle disk.img --to s3://bucket-in-eu/web --to s3://bucket-in-us/web[/bold]
+
     Example: [bold]amistream bundle disk.img --to ./bundle --cert cert.pem --private-key pk.pem[/bold]
     """
     if in_process and detach:
@@ -110,8 +113,10 @@ def make_request(params: dict[str, Any]) -> JobRequest:
     for name in FILE_FIELDS:
         if name in values:
             values[name] = str(Path(values[name]).absolute())
-    destination = values["destinations"]
-    values["destinations"] = [destination if "://" in destination else str(Path(destination).absolute())]
+    values["destinations"] = [
+        destination if "://" in destination else str(Path(destination).absolute())
+        for destination in values["destinations"]
+    ]
     if "block_device_mappings" in values:
         mappings = [pair for text in values["block_device_mappings"] for pair in text.split(",")]
         values["block_device_mappings"] = _pairs(mappings, "block_device_mappings", "VIRTUAL=DEVICE")

@@ -26,8 +26,21 @@ Live = Annotated[
     bool | None,
     typer.Option("--live", help="Take SOURCE although it is mounted read-write: it is frozen, or may be torn."),
 ]
-Destinations = Annotated[
+Destination = Annotated[
     str, _option("--to", panel=DESTINATION, metavar="s3://BUCKET[/KEY/PREFIX]|DIR", help="Where the bundle goes.")
+]
+Destinations = Annotated[
+    list[str],
+    _option(
+        "--to",
+        panel=DESTINATION,
+        metavar="s3://BUCKET[/KEY/PREFIX]|DIR",
+        help="Where the bundle goes; may be repeated: one pass serves them all, and each region gets its AMI.",
+    ),
+]
+AllOrNone = Annotated[
+    bool | None,
+    _option("--all-or-none", panel=DESTINATION, help="Stop when one of several destinations fails; default: go on."),
 ]
 Prefix = Annotated[
     str | None,

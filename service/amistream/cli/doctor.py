@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from amistream.jobs.request import JobRequest
     from amistream.settings import Settings
 
-NOT_GIVEN = {"source": "/dev/null", "destinations": "/"}
+NOT_GIVEN: dict[str, Any] = {"source": "/dev/null", "destinations": ["/"]}
 """What stands in a request, which must name both, for a source or destination that was not given."""
 
 Source = Annotated[
@@ -102,6 +102,8 @@ def doctor(
     from amistream.settings import load
 
     given = {name: value for name in NOT_GIVEN if (value := context.params[name])}
+    if destinations is not None:
+        given["destinations"] = [destinations]
     try:
         request = make_request({**context.params, **NOT_GIVEN, **given})
     except UsageError as error:

@@ -43,7 +43,9 @@ def _picture(job: JobView) -> Group:
     lines: list[Table | Text] = []
     if job.progress is not None:
         lines += [_bar(job.progress), _stages(job.progress)]
-    return Group(*lines, Text(f"job {job.id}: {job.state.value}  {job.source} to {job.destinations[0]}", "bold"))
+    return Group(
+        *lines, Text(f"job {job.id}: {job.state.value}  {job.source} to {', '.join(job.destinations)}", "bold")
+    )
 
 
 def _bar(progress: Progress) -> Table:

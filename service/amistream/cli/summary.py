@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 from amistream.cli.render import progress_line
 from amistream.cli.units import duration_text, rate_text, size_text, time_text
-from amistream.events import JobResult, JobView, StageProgress
+from amistream.events import JobResult, JobView, PlaceResult, StageProgress
 
 
 def job_table(jobs: Sequence[JobView]) -> str:
     """One line per job, oldest first, below a heading."""
-    rows = [(job.id, job.state.value, time_text(job.created_at), job.source, job.destinations[0]) for job in jobs]
+    rows = [
+        (job.id, job.state.value, time_text(job.created_at), job.source, " ".join(job.destinations)) for job in jobs
+    ]
     return _columns([("ID", "STATE", "CREATED", "SOURCE", "DESTINATION"), *rows])
 
 
@@ -21,7 +23,7 @@ def job_text(job: JobView) -> str:
         ("job", job.id),
         ("state", job.state.value),
         ("source", job.source),
-        ("destination", job.destinations[0]),
+        *(("destination", destination) for destination in job.destinations),
         ("created", time_text(job.created_at)),
     ]
     if job.started_at is not None:
@@ -57,7 +59,21 @@ def result_text(result: JobResult) -> str:
         facts.append(("deflated", ", ".join(f"{size_text(size)} {kind}" for kind, size in kinds)))
     if result.advice:
         facts.append(("limit", result.advice))
-    return f"{_columns(facts)}\n\n{_stage_table(result.stages)}"
+    places = f"\n\n{_place_table(result.places)}" if len(result.places) > 1 else ""
+    return f"{_columns(facts)}{places}\n\n{_stage_table(result.stages)}"
+
+
+def _place_table(places: Sequence[PlaceResult]) -> str:
+    rows = [
+        (
+            place.destination,
+            place.region or "",
+            place.image_id or "",
+            place.manifest if place.error is None else place.error.message,
+        )
+        for place in places
+    ]
+    return _columns([("DESTINATION", "REGION", "AMI", "MANIFEST"), *rows])
 
 
 def _stage_table(stages: Sequence[StageProgress]) -> str:

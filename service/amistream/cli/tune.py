@@ -36,7 +36,7 @@ Write = Annotated[
 def tune(
     source: options.Source,
     *,
-    destinations: options.Destinations,
+    destinations: options.Destination,
     region: options.Region = None,
     endpoint_url: options.EndpointUrl = None,
     memory_limit: options.MemoryLimit = None,

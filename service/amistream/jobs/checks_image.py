@@ -23,23 +23,31 @@ class ImageChecks:
     """`facts` and `registration` are known once the checks have run; those of an earlier pass stay as they are."""
 
     def __init__(
-        self, address: Address, place: Place, facts: ImageFacts | None = None, settled: BundlingPlace | None = None
+        self,
+        address: Address,
+        place: Place,
+        *,
+        facts: ImageFacts | None = None,
+        settled: BundlingPlace | None = None,
+        like: ImageChecks | None = None,
     ) -> None:
+        """`like` is the first of several destinations: what the manifest is told of the image is the same for all."""
         self._address = address
         self._request = address.request
         self._place = place
         self._facts = facts
+        self._like = like
         self._settled = settled
         self._inherited = metadata.Inherited()
         self._account = self._request.account or address.settings.account
         self._ec2: Ec2 | None = None
         self._registered = False
         kept = settled.registration if settled else None
-        self._name = kept.name if kept else self._request.image_name(address.prefix, datetime.now(UTC))
+        self.name = kept.name if kept else self._request.image_name(address.prefix, datetime.now(UTC))
 
     def checks(self) -> list[Check]:
         checks: list[Check] = []
-        if self._facts is None:
+        if self._facts is None and self._like is None:
             checks += self._checks_of_facts()
         if self._request.registers:
             checks += [
@@ -62,6 +70,8 @@ class ImageChecks:
     def facts(self) -> ImageFacts:
         if self._facts is not None:
             return self._facts
+        if self._like is not None:
+            return self._like.facts
         request, inherited = self._request, self._inherited
         return ImageFacts(
             prefix=self._address.prefix,
@@ -84,7 +94,7 @@ class ImageChecks:
         paravirtual = request.virtualization == "paravirtual"
         return Registration(
             location=self._address.image_location,
-            name=self._name,
+            name=self.name,
             architecture=facts.architecture,
             virtualization=request.virtualization,
             description=request.description or "",
@@ -185,26 +195,26 @@ class ImageChecks:
         return ", ".join(f"{virtual}={device}" for virtual, device in sorted(mappings.items())) or "none"
 
     async def _look_at_name(self) -> str:
-        if not re.fullmatch(AMI_NAME_PATTERN, self._name):
+        if not re.fullmatch(AMI_NAME_PATTERN, self.name):
             raise RefusedError(
                 "ami_name.invalid",
-                f"cannot register the AMI name {self._name!r}: it is not {PATTERN_WORDS['ami_name']}",
+                f"cannot register the AMI name {self.name!r}: it is not {PATTERN_WORDS['ami_name']}",
                 hint="give another --ami-name",
                 field="ami_name",
             )
         ec2, location = await self.ec2(), self._address.image_location
         taken = await with_retries(
-            self._address.retry, f"look for an image named {self._name!r}", lambda _: ec2.find(self._name)
+            self._address.retry, f"look for an image named {self.name!r}", lambda _: ec2.find(self.name)
         )
         self._registered = taken is not None
         if taken is not None and taken.location != location:
             raise RefusedError(
                 "ami_name.taken",
-                f"cannot register the AMI name {self._name!r}: {taken.id} has it in {ec2.region}",
+                f"cannot register the AMI name {self.name!r}: {taken.id} has it in {ec2.region}",
                 hint=f"choose another --ami-name, or first: aws ec2 deregister-image --image-id {taken.id}",
                 field="ami_name",
             )
-        return f"{self._name!r} is free" if taken is None else f"{self._name!r} is this very bundle's, {taken.id}"
+        return f"{self.name!r} is free" if taken is None else f"{self.name!r} is this very bundle's, {taken.id}"
 
     async def _try_registration(self) -> str:
         registration = self.registration

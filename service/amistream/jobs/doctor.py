@@ -13,11 +13,10 @@ from amistream.aws.session import Aws
 from amistream.jobs.checks_bucket import credentials_seen
 from amistream.jobs.checks_host import HostChecks
 from amistream.jobs.checks_identity import IdentityChecks
-from amistream.jobs.checks_image import ImageChecks
 from amistream.jobs.checks_source import SourceChecks
 from amistream.jobs.destination import Address
 from amistream.jobs.findings import Check, Finding, Seen, Status, run_checks
-from amistream.jobs.preflight import destination_checks
+from amistream.jobs.preflight import PlaceChecks, checks_of
 from amistream.jobs.request import JobRequest
 from amistream.settings import Settings
 
@@ -25,21 +24,20 @@ from amistream.settings import Settings
 async def examine(request: JobRequest, settings: Settings, *, source: bool, destination: bool) -> list[Finding]:
     """Everything that is wrong or right, in a lasting order. What is not given stands in `request` for form's sake."""
     async with Aws(settings) as aws:
-        address = Address(request, settings, aws, secrets.token_hex(4))
-        volume = SourceChecks(address)
+        token = secrets.token_hex(4)
+        addresses = [Address(request, settings, aws, token, number) for number in range(len(request.destinations))]
+        volume = SourceChecks(addresses[0])
         host = HostChecks(settings, volume)
-        place = destination_checks(address, volume) if destination else Nowhere(address)
-        image = ImageChecks(address, place, None)
+        places: list[PlaceChecks] = []
+        for address in addresses:
+            places.append(PlaceChecks(address, volume, first=places[0] if places else None, make=False))
         checks = [
             host.libraries(),
             host.cores(),
             host.memory(),
             host.state_dir(),
-            *([host.clock()] if isinstance(place, Nowhere) else []),
             *(volume.checks() if source else [_not_given("source", "SOURCE"), volume.memory_check()]),
-            *IdentityChecks(address, place, make=False).checks(),
-            *place.checks(free=True),
-            *(image.checks() if destination else []),
+            *(checks_of(places) if destination else [host.clock(), *Nowhere(addresses[0]).checks()]),
         ]
         try:
             return await run_checks(checks)
@@ -54,9 +52,9 @@ class Nowhere:
         self._address = address
         self.region = ""
 
-    def checks(self, *, free: bool) -> list[Check]:
-        del free
+    def checks(self) -> list[Check]:
         return [
+            *IdentityChecks(self._address, self, make=False).checks(),
             Check(name="credentials", why="", look=self._look_at_credentials),
             Check(name="region", why="EC2's certificate is chosen by it", look=self._look_at_region),
             _not_given("destination", "--to"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -122,6 +122,20 @@ def _skipped(name: str, blocked_by: tuple[str, ...]) -> Finding:
     return Finding(
         name=name, status=Status.SKIPPED, found=f"not looked at without {', '.join(blocked_by)}", blocked_by=blocked_by
     )
+
+
+def for_place(checks: Iterable[Check], number: int) -> list[Check]:
+    """The checks of the destination `number`, from 0: from the second on their names have a number of their own."""
+    asked = list(checks)
+    own = {check.name for check in asked}
+
+    def named(*names: str) -> tuple[str, ...]:
+        return tuple(f"{name} {number + 1}" if number and name in own else name for name in names)
+
+    return [
+        replace(check, name=named(check.name)[0], needs=named(*check.needs), after=named(*check.after))
+        for check in asked
+    ]
 
 
 def refuse_if_failed(findings: Iterable[Finding]) -> None:

@@ -12,12 +12,12 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from cryptography import x509
 
 from amistream.aws.session import Aws
 from amistream.errors import RefusedError, StoreError
+from amistream.flow.uncut import uncut
 from amistream.jobs.checks_bucket import BucketChecks
 from amistream.jobs.checks_directory import DirectoryChecks
 from amistream.jobs.checks_host import HostChecks
@@ -25,7 +25,7 @@ from amistream.jobs.checks_identity import IdentityChecks
 from amistream.jobs.checks_image import ImageChecks
 from amistream.jobs.checks_source import SourceChecks
 from amistream.jobs.destination import Address, Destination
-from amistream.jobs.findings import Check, Finding, Status, refuse_if_failed, run_checks
+from amistream.jobs.findings import Check, Finding, Status, for_place, refuse_if_failed, run_checks
 from amistream.jobs.journal import Bundling
 from amistream.jobs.request import JobRequest
 from amistream.keys import UserIdentity
@@ -37,8 +37,6 @@ from amistream.stores.port import Store
 
 Note = Callable[[str], None]
 """Takes a notice for the user."""
-
-DestinationChecks: TypeAlias = BucketChecks | DirectoryChecks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,53 +76,58 @@ async def check(
     `numbers` are the places of the addresses in it.
     """
     source = SourceChecks(addresses[0])
-    places = [
-        _Place(address, source, bundling, number, first=address is addresses[0])
-        for address, number in zip(addresses, numbers, strict=True)
-    ]
+    places: list[PlaceChecks] = []
+    for address, number in zip(addresses, numbers, strict=True):
+        places.append(PlaceChecks(address, source, bundling, number, first=places[0] if places else None, make=True))
     first = places[0]
+    opened: list[Destination] = []
     try:
         state_dir = HostChecks(addresses[0].settings, source).state_dir()
-        findings = await run_checks([*source.checks(), *first.checks(), state_dir])
-        for place in places[1:]:
-            findings += await run_checks(place.checks())
-        _tell(findings, note)
-        _refuse_same_image(places)
+        _tell(await run_checks([*source.checks(), *checks_of(places), state_dir]), note)
+        for place in places:
+            opened.append(await place.destination())
         ready = Ready(
             plan=source.plan(),
             volume=source.volume,
-            destinations=tuple([await place.destination() for place in places]),
+            destinations=tuple(opened),
             identity=first.identity.identity,
             ec2_certificates=tuple(place.identity.certificate for place in places),
             facts=first.image.facts,
         )
     except BaseException:
+        for destination in opened:
+            await uncut(destination.store.close())
         await source.close()
         raise
     return ready
 
 
-class _Place:
-    """The checks of one destination; the first one's have the user's keys with them."""
+class PlaceChecks:
+    """The checks of one destination; the first one's have the user's keys and the image's facts with them."""
 
     def __init__(
         self,
         address: Address,
         source: SourceChecks,
-        bundling: Bundling | None,
-        number: int,
+        bundling: Bundling | None = None,
+        number: int = 0,
         *,
-        first: bool,
+        first: PlaceChecks | None,
+        make: bool,
     ) -> None:
+        """`number` is the place in `bundling`; `make`: a key pair is made for a user who has none."""
         self._address = address
-        self._first = first
+        self.registers = address.request.registers
+        self._first = first is None
         self._new = bundling is None
-        self._checks = destination_checks(address, source)
-        self.identity = IdentityChecks(address, self._checks, make=True)
-        self.image = (
-            ImageChecks(address, self._checks)
-            if bundling is None
-            else ImageChecks(address, self._checks, bundling.facts, bundling.places[number])
+        self._checks = DirectoryChecks(address, source) if address.request.directory else BucketChecks(address)
+        self.identity = IdentityChecks(address, self._checks, make=make)
+        self.image = ImageChecks(
+            address,
+            self._checks,
+            facts=bundling.facts if bundling else None,
+            settled=bundling.places[number] if bundling else None,
+            like=first.image if first else None,
         )
 
     def checks(self) -> list[Check]:
@@ -142,9 +145,24 @@ class _Place:
         )
 
 
-def _refuse_same_image(places: Sequence[_Place]) -> None:
+def checks_of(places: Sequence[PlaceChecks]) -> list[Check]:
+    """The checks of all destinations, for one run."""
+    checks = [check for number, place in enumerate(places) for check in for_place(place.checks(), number)]
+    if len(places) > 1 and places[0].registers:
+        checks.append(
+            Check(
+                name="ami_names",
+                why="EC2 would refuse all but the first registration when everything is stored",
+                look=lambda: _look_at_names(places),
+                needs=tuple(check.name for check in checks if check.name.partition(" ")[0] == "region"),
+            )
+        )
+    return checks
+
+
+async def _look_at_names(places: Sequence[PlaceChecks]) -> str:
     """One AMI name serves one destination in each region."""
-    names = Counter((place.image.region, place.image.registration.name) for place in places if place.image.registration)
+    names = Counter((place.image.region, place.image.name) for place in places)
     for (region, name), count in names.items():
         if count > 1:
             raise RefusedError(
@@ -153,6 +171,7 @@ def _refuse_same_image(places: Sequence[_Place]) -> None:
                 hint="give one bucket in each region, or --no-register",
                 field="destinations",
             )
+    return "one in each region"
 
 
 async def check_measurable(request: JobRequest, settings: Settings, aws: Aws, note: Note) -> Measurable:
@@ -160,16 +179,12 @@ async def check_measurable(request: JobRequest, settings: Settings, aws: Aws, no
     address = Address(request, settings, aws, secrets.token_hex(4))
     source = SourceChecks(address)
     try:
-        destination = destination_checks(address, source)
+        destination = DirectoryChecks(address, source) if request.directory else BucketChecks(address)
         _tell(await run_checks([*source.checks(steady=False), *destination.checks(free=False)]), note)
         return Measurable(plan=source.plan(), volume=source.volume, store=await _opened(destination))
     except BaseException:
         await source.close()
         raise
-
-
-def destination_checks(address: Address, source: SourceChecks) -> DestinationChecks:
-    return DirectoryChecks(address, source) if address.request.directory else BucketChecks(address)
 
 
 def _tell(findings: Sequence[Finding], note: Note) -> None:
@@ -180,7 +195,7 @@ def _tell(findings: Sequence[Finding], note: Note) -> None:
     refuse_if_failed(findings)
 
 
-async def _opened(destination: DestinationChecks) -> Store:
+async def _opened(destination: BucketChecks | DirectoryChecks) -> Store:
     await destination.make_store()
     try:
         await destination.store.open()

@@ -19,24 +19,33 @@ PATIENCE_S = 120
 MOST_OUTPUT = 128 * 1024 * 1024
 """Bytes of an answer: a map of 10 GiB in alternating clusters of 64 KiB has 18 MB."""
 
-_LIMITED = f'ulimit -v {MEMORY_KIB} && ulimit -t {CPU_S} && ulimit -c 0 && exec "$0" "$@"'
+_LIMITED = (
+    f'ulimit -v {MEMORY_KIB} && ulimit -t {CPU_S} && ulimit -f {MOST_OUTPUT // 512} && ulimit -c 0 && exec "$0" "$@"'
+)
+_NOT_FOUND = (126, 127)
+"""What a shell says of a program that it cannot run."""
 
 
 class ToolMissingError(Exception):
     """The program is not installed."""
 
 
-def run_tool(program: str, options: list[str], descriptor: int) -> bytes:
-    """Run `program` on the file behind `descriptor` and return what it says, at most `MOST_OUTPUT` and one bytes.
+def path_of(descriptor: int) -> str:
+    """The path by which a program that was handed an open file opens that very file."""
+    return f"/proc/self/fd/{descriptor}"
 
-    Raises `ToolMissingError`, or OSError with the last line of its complaint.
+
+def run_tool(program: str, options: list[str], descriptor: int) -> bytes:
+    """Run `program` on the file behind `descriptor` and return what it says.
+
+    Raises `ToolMissingError`, or OSError with what it complains of.
     """
     environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
     # Not pipes: a server that stays would keep them open.
     with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as complaint:
         try:
             done = subprocess.run(
-                ["/bin/sh", "-c", _LIMITED, program, *options, f"/proc/self/fd/{descriptor}"],
+                ["/bin/sh", "-c", _LIMITED, program, *options, path_of(descriptor)],
                 stdin=subprocess.DEVNULL,
                 stdout=answer,
                 stderr=complaint,
@@ -52,15 +61,7 @@ def run_tool(program: str, options: list[str], descriptor: int) -> bytes:
         if done.returncode != 0:
             complaint.seek(0)
             lines = complaint.read(4096).decode(errors="replace").splitlines()
-            raise OSError(_last_words(program, lines) or f"{program} ended with status {done.returncode}")
+            told = "; ".join(line.removeprefix(f"{program}: ").strip() for line in lines if line.strip())
+            raise OSError(told or f"{program} ended with status {done.returncode}")
         answer.seek(0)
-        return answer.read(MOST_OUTPUT + 1)
-
-
-_NOT_FOUND = (126, 127)
-"""What a shell says of a program that it cannot run."""
-
-
-def _last_words(program: str, lines: list[str]) -> str:
-    told = [line.removeprefix(f"{program}: ") for line in lines if line.strip()]
-    return told[-1] if told else ""
+        return answer.read()

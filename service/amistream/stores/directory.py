@@ -2,6 +2,10 @@
 
 A file appears under its name only when it is whole and on the disk: it is written under a hidden temporary name,
 synchronised, and then linked, which fails rather than replaces when the name is taken.
+
+Each call opens the directory anew, judges what it opened (with `roots`: that it lies within them), and works from that
+descriptor alone. So a link or another directory that is put in its place meanwhile gets nothing and shows nothing.
+With roots, nor does anything in it that is no plain file.
 """
 
 from __future__ import annotations
@@ -10,60 +14,53 @@ import asyncio
 import errno
 import hashlib
 import os
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-
-import aiofiles.os
 
 from amistream.errors import StoreError
 from amistream.flow.uncut import uncut
+from amistream.source.roots import Roots, make_directory, pinned_directory
 from amistream.stores.port import OnBytes, Stored, whole_checksum
 from amistream.stores.whole_file import write_whole_file
+
+FIELD = "destinations"
 
 
 class DirectoryStore:
     """Bundles in one directory, made when missing."""
 
-    def __init__(self, directory: Path, *, token: str) -> None:
+    def __init__(self, directory: Path, *, token: str, roots: Roots | None = None) -> None:
         """`token` marks this job's temporary files, so that a later process can tell them from another job's."""
         self.location = str(directory)
         self._directory = directory
+        self._roots = roots
         self._made = False
         self._token = token
         self._foreign: set[str] = set()
+        self._identity: tuple[int, int] | None = None
+        """Device and inode of what was opened: no other directory is worked in afterwards."""
 
     async def open(self) -> None:
-        try:
-            await aiofiles.os.makedirs(self._directory)
-            self._made = True
-        except FileExistsError:
-            if not await aiofiles.os.path.isdir(self._directory):
-                raise StoreError(
-                    "directory.kind",
-                    f"cannot write a bundle to {self._directory}: it is not a directory",
-                    hint="give another directory with --to",
-                    field="destinations",
-                ) from None
-        except OSError as error:
-            raise self._failure("make", self._directory.name, error) from error
+        await uncut(asyncio.to_thread(self._open))
 
     async def checksum(self, name: str, data: memoryview, sha1: bytes) -> str:
         del name, data
         return whole_checksum(sha1)
 
     async def put(self, name: str, data: memoryview, sha1: bytes, on_bytes: OnBytes) -> None:
-        # Its calls run on threads and hold the part's buffer: a cancel waits, and then the undo finds the file.
-        await uncut(self._write(name, data, sha1))
+        # The thread holds the part's buffer: a cancel waits, and then the undo finds the file.
+        await uncut(asyncio.to_thread(self._write, name, data, sha1))
         on_bytes(len(data))
 
     async def commit(self, name: str, data: bytes, sha1: bytes) -> None:
-        await uncut(self._write(name, memoryview(data), sha1))
+        await uncut(asyncio.to_thread(self._write, name, memoryview(data), sha1))
         await asyncio.to_thread(self._sync_directory)
 
     async def stat(self, name: str, *, read: bool = True) -> Stored | None:
-        path = self._directory / name
         try:
-            return await (asyncio.to_thread(_read, path) if read else asyncio.to_thread(_look, path))
+            return await asyncio.to_thread(self._look, name, read=read)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -71,70 +68,157 @@ class DirectoryStore:
 
     async def read(self, name: str, start: int, length: int) -> bytes:
         try:
-            return await asyncio.to_thread(_read_range, self._directory / name, start, length)
+            return await asyncio.to_thread(self._read_range, name, start, length)
         except OSError as error:
             raise self._failure("read", name, error) from error
 
     async def names(self, prefix: str) -> list[str]:
         try:
-            return sorted(name for name in await aiofiles.os.listdir(self._directory) if name.startswith(prefix))
+            return await asyncio.to_thread(self._names, prefix)
         except FileNotFoundError:
             return []
         except OSError as error:
             raise self._failure("list", prefix, error) from error
 
     async def delete(self, name: str) -> None:
-        own = [] if name in self._foreign else [self._directory / name]
-        for path in (self._temporary(name), *own):
-            await self._unlink(path)
+        own = [] if name in self._foreign else [name]
+        await self._unlink(self._temporary(name), *own)
 
     async def tidy(self, unfinished: Mapping[str, str]) -> None:
         del unfinished  # the token tells which files are this job's
-        for name in await self.names("."):
-            if name.endswith(f".{self._token}.partial"):
-                await self._unlink(self._directory / name)
+        await self._unlink(*[name for name in await self.names(".") if name.endswith(f".{self._token}.partial")])
 
     async def close(self) -> None:
         if self._made:
             try:
-                await aiofiles.os.rmdir(self._directory)
+                await asyncio.to_thread(self._remove_directory)
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
                     raise self._failure("remove", self._directory.name, error) from error
 
-    async def _unlink(self, path: Path) -> None:
+    @contextmanager
+    def _place(self) -> Iterator[int]:
+        """The directory, for one call of the system after another. Raises OSError, FileNotFoundError when missing."""
+        with pinned_directory(self._directory, self._roots, field=FIELD) as place:
+            if self._identity not in (None, _identity(os.fstat(place))):
+                raise StoreError(
+                    "directory.replaced",
+                    f"cannot go on in {self._directory}: another directory has taken its place since the job began",
+                    hint="leave the directory where it is until the job has ended",
+                    field=FIELD,
+                )
+            yield place
+
+    def _open(self) -> None:
         try:
-            await aiofiles.os.unlink(path)
-        except FileNotFoundError:
-            return
+            self._made = make_directory(self._directory, self._roots, field=FIELD)
+            with self._place() as place:
+                self._identity = _identity(os.fstat(place))
+        except (FileExistsError, NotADirectoryError):
+            raise StoreError(
+                "directory.kind",
+                f"cannot write a bundle to {self._directory}: it is not a directory",
+                hint="give another directory with --to",
+                field=FIELD,
+            ) from None
         except OSError as error:
-            raise self._failure("remove", path.name, error) from error
+            raise self._failure("make", self._directory.name, error) from error
 
-    def _temporary(self, name: str) -> Path:
-        return self._directory / f".{name}.{self._token}.partial"
+    def _remove_directory(self) -> None:
+        """Remove what `open` made, and only that."""
+        with pinned_directory(self._directory.parent, self._roots, field=FIELD) as above:
+            now = os.stat(self._directory.name, dir_fd=above, follow_symlinks=False)
+            if _identity(now) == self._identity:
+                os.rmdir(self._directory.name, dir_fd=above)
 
-    async def _write(self, name: str, data: memoryview, sha1: bytes) -> None:
+    async def _unlink(self, *names: str) -> None:
+        for name in names:
+            try:
+                await asyncio.to_thread(self._remove, name)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise self._failure("remove", name, error) from error
+
+    def _remove(self, name: str) -> None:
+        with self._place() as place:
+            os.unlink(name, dir_fd=place)
+
+    def _temporary(self, name: str) -> str:
+        return f".{name}.{self._token}.partial"
+
+    def _write(self, name: str, data: memoryview, sha1: bytes) -> None:
         temporary = self._temporary(name)
         try:
-            try:
-                await asyncio.to_thread(write_whole_file, temporary, data)
-                await aiofiles.os.link(temporary, self._directory / name)
-            except FileExistsError:
-                stored = await self.stat(name)
-                if stored is None or not stored.is_the(len(data), whole_checksum(sha1)):
-                    self._foreign.add(name)
-                    raise StoreError(
-                        "store.exists",
-                        f"cannot write {self._directory / name}: it exists already, with other content",
-                        hint="remove the older bundle, or choose another --prefix or directory",
-                        field="destinations",
-                    ) from None
-            await aiofiles.os.unlink(temporary)
+            with self._place() as place:
+                try:
+                    write_whole_file(Path(f"/proc/self/fd/{place}/{temporary}"), data)
+                    os.link(temporary, name, src_dir_fd=place, dst_dir_fd=place, follow_symlinks=False)
+                except FileExistsError:
+                    self._check_own(place, name, Stored(len(data), whole_checksum(sha1)))
+                os.unlink(temporary, dir_fd=place)
         except OSError as error:
             raise self._failure("write", name, error) from error
 
+    def _check_own(self, place: int, name: str, expected: Stored) -> None:
+        """Raise `StoreError` unless the name is taken by the very bytes that were to be written."""
+        try:
+            found = self._look_in(place, name, read=True)
+        except FileNotFoundError:
+            found = None
+        if found != expected:
+            self._foreign.add(name)
+            raise StoreError(
+                "store.exists",
+                f"cannot write {self._directory / name}: it exists already, with other content",
+                hint="remove the older bundle, or choose another --prefix or directory",
+                field=FIELD,
+            )
+
+    def _look(self, name: str, *, read: bool) -> Stored:
+        with self._place() as place:
+            return self._look_in(place, name, read=read)
+
+    def _look_in(self, place: int, name: str, *, read: bool) -> Stored:
+        about = os.stat(name, dir_fd=place, follow_symlinks=self._roots is None)
+        if not self._is_plain(about):
+            return Stored(about.st_size, NO_CHECKSUM)
+        if not read:
+            return Stored(about.st_size, None)
+        with os.fdopen(self._open_plain(place, name), "rb") as file:
+            digest = hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False))
+            return Stored(file.tell(), whole_checksum(digest.digest()))
+
+    def _read_range(self, name: str, start: int, length: int) -> bytes:
+        with self._place() as place, os.fdopen(self._open_plain(place, name), "rb") as file:
+            file.seek(start)
+            return file.read(length)
+
+    def _open_plain(self, place: int, name: str) -> int:
+        """Open a plain file; with roots one of this directory, since a link may lead anywhere."""
+        follow = 0 if self._roots is None else os.O_NOFOLLOW
+        descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | follow, dir_fd=place)
+        if not self._is_plain(os.fstat(descriptor)):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "it is no plain file")
+        return descriptor
+
+    def _is_plain(self, about: os.stat_result) -> bool:
+        # With roots: a second name may be that of a file elsewhere, whose digest is not for everybody to see.
+        return stat.S_ISREG(about.st_mode) and (self._roots is None or about.st_nlink == 1)
+
+    def _names(self, prefix: str) -> list[str]:
+        with self._place() as place:
+            descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=place)
+        try:
+            with os.scandir(descriptor) as entries:
+                return sorted(entry.name for entry in entries if entry.name.startswith(prefix))
+        finally:
+            os.close(descriptor)
+
     def _sync_directory(self) -> None:
-        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with self._place() as place:
+            descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=place)
         try:
             os.fsync(descriptor)
         finally:
@@ -142,25 +226,23 @@ class DirectoryStore:
 
     def _failure(self, verb: str, name: str, error: OSError) -> StoreError:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = f"free some space: df -h {self._directory}" if full else "check the directory and its permissions"
+        if error.errno == errno.EROFS:
+            hint = (
+                f"where the service may write is what ReadWritePaths= names: `systemctl edit amistream`, "
+                f"[Service], ReadWritePaths={self._directory}"
+            )
         return StoreError(
             "directory.full" if full else "directory.failed",
             f"cannot {verb} {name} in {self._directory}: {error.strerror}",
-            hint=f"free some space: df -h {self._directory}" if full else "check the directory and its permissions",
-            field="destinations",
+            hint=hint,
+            field=FIELD,
         )
 
 
-def _read_range(path: Path, start: int, length: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek(start)
-        return file.read(length)
+NO_CHECKSUM = "-"
+"""No digest has this form: what shows it is never taken for what was stored."""
 
 
-def _look(path: Path) -> Stored:
-    return Stored(path.stat().st_size, None)
-
-
-def _read(path: Path) -> Stored:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False))
-        return Stored(file.tell(), whole_checksum(digest.digest()))
+def _identity(about: os.stat_result) -> tuple[int, int]:
+    return about.st_dev, about.st_ino

@@ -1,0 +1,209 @@
+"""What a bucket holds of bundles: whole ones, broken ones, parts without a manifest, AMIs without a bundle.
+
+One listing tells of all objects, the manifests are read several at a time, and no part is asked for. EC2 is asked once
+for the account's images. `take_inventory` gathers, `select` picks; costs are estimates.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from amistream.aws.ec2 import Ec2, plain_location
+from amistream.bundles.at_once import at_once
+from amistream.bundles.manifest import LARGEST, Manifest, parse_manifest
+from amistream.bundles.meter import Note
+from amistream.bundles.place import Place
+from amistream.bundles.prices import AS_OF, USD_PER_GIB_MONTH, monthly_cost
+from amistream.bundles.results import Inventory, ListedBundle, ListedImage, ListedParts
+from amistream.bundles.target import retry_policy
+from amistream.errors import RefusedError, StoreError
+from amistream.settings import Settings
+from amistream.stages.register import Image
+from amistream.stores.retry import with_retries
+from amistream.stores.s3 import Listed, S3Store
+
+MANIFEST_END = ".manifest.xml"
+READS = 8
+"""Manifests in flight: one may have 16 MiB. Guess."""
+
+_PART = re.compile(r"(?P<prefix>.+)\.part\.[0-9]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filters:
+    """Which rows to show: those that pass all that are set."""
+
+    orphans: bool = False
+    unregistered: bool = False
+    made_before: datetime | None = None
+
+
+async def take_inventory(
+    place: Place, settings: Settings, ec2: Ec2 | None, note: Note, *, price: float | None = None
+) -> Inventory:
+    """Look at everything below the place. Without `ec2`, or when EC2 refuses, `images` stay unknown.
+
+    `price` per GiB and month takes the place of the list price.
+    """
+    store = place.store
+    if not isinstance(store, S3Store):
+        raise RefusedError(
+            "list.directory",
+            f"cannot list {store.location}: only buckets have an inventory",
+            hint="give s3://BUCKET or s3://BUCKET/PREFIX",
+            field="destinations",
+        )
+    images = await _images(place, settings, ec2, note)
+    price = USD_PER_GIB_MONTH.get(place.region) if price is None else price
+    manifests: dict[str, Listed] = {}
+    parts: dict[str, Listed] = {}
+    async for listed in store.listed(""):
+        if listed.name.endswith(MANIFEST_END):
+            manifests[listed.name] = listed
+        elif _PART.fullmatch(listed.name):
+            parts[listed.name] = listed
+
+    async def read(listed: Listed) -> tuple[ListedBundle, set[str]]:
+        return await _bundle(place, store, listed, parts, images, price)
+
+    read_ones = await at_once(read, manifests.values(), READS)
+    claimed = set[str]().union(*(names for _, names in read_ones))
+    loose = [listed for name, listed in parts.items() if name not in claimed]
+    return _summed(
+        Inventory(
+            location=store.location,
+            region=place.region,
+            bundles=tuple(bundle for bundle, _ in read_ones),
+            orphan_parts=tuple(_loose_parts(store, loose, price)),
+            orphan_images=tuple(_loose_images(place, manifests, images or ())),
+            stored=0,
+            cost=None,
+            price=price,
+            price_as_of=AS_OF,
+        )
+    )
+
+
+def select(inventory: Inventory, filters: Filters) -> Inventory:
+    """The rows that pass every filter. An AMI without a bundle has no age and is never unregistered."""
+
+    def of_age(moment: datetime) -> bool:
+        return filters.made_before is None or moment < filters.made_before
+
+    bundles = [
+        bundle
+        for bundle in inventory.bundles
+        if of_age(bundle.made_at)
+        and (not filters.orphans or bundle.problem)
+        and (not filters.unregistered or bundle.images == ())
+    ]
+    parts = [parts for parts in inventory.orphan_parts if of_age(parts.newest_at)]
+    images = () if filters.unregistered or filters.made_before else inventory.orphan_images
+    return _summed(
+        inventory.model_copy(update={"bundles": tuple(bundles), "orphan_parts": tuple(parts), "orphan_images": images})
+    )
+
+
+def before(now: datetime, age: timedelta) -> datetime:
+    return now - age
+
+
+async def _images(place: Place, settings: Settings, ec2: Ec2 | None, note: Note) -> list[Image] | None:
+    if ec2 is None:
+        return None
+    try:
+        return await with_retries(
+            retry_policy(settings), f"list the images in {place.region}", lambda _: ec2.own_images()
+        )
+    except StoreError as error:
+        note(f"AMIs are not shown: {error.message}")
+        return None
+
+
+async def _bundle(
+    place: Place,
+    store: S3Store,
+    listed: Listed,
+    parts: Mapping[str, Listed],
+    images: Sequence[Image] | None,
+    price: float | None,
+) -> tuple[ListedBundle, set[str]]:
+    """The row of one manifest, and the names of the parts that it claims."""
+    folder, slash, _ = listed.name.rpartition("/")
+    location = place.image_location(listed.name)
+    ids = None if images is None else tuple(each.id for each in images if plain_location(each.location) == location)
+    manifest, problem = await _read(store, listed)
+    claimed = [f"{folder}{slash}{part.filename}" for part in manifest.parts] if manifest else []
+    sizes = [parts[name].size for name in claimed if name in parts]
+    missing = tuple(name.rpartition("/")[2] for name in claimed if name not in parts)
+    if manifest is not None and missing:
+        problem = f"{len(missing)} of {len(claimed)} parts missing"
+    elif manifest is not None and sum(sizes) != manifest.bundled_size:
+        problem = f"its parts have {sum(sizes)} bytes, not {manifest.bundled_size}"
+    stored = listed.size + sum(sizes)
+    bundle = ListedBundle(
+        manifest=f"{store.location}/{listed.name}",
+        name=manifest.name if manifest else "",
+        made_at=listed.modified,
+        image_size=manifest.size if manifest else 0,
+        stored=stored,
+        parts=len(claimed),
+        missing=missing,
+        problem=problem,
+        images=ids,
+        cost=monthly_cost(stored, price),
+    )
+    return bundle, set(claimed)
+
+
+async def _read(store: S3Store, listed: Listed) -> tuple[Manifest | None, str]:
+    """The manifest, or None and why it cannot be read."""
+    if not 0 < listed.size <= LARGEST:
+        return None, f"a manifest of {listed.size} bytes"
+    raw = await store.read(listed.name, 0, listed.size)
+    try:
+        return await asyncio.to_thread(parse_manifest, raw, listed.name), ""
+    except RefusedError as error:
+        return None, error.message
+
+
+def _loose_parts(store: S3Store, loose: Sequence[Listed], price: float | None) -> list[ListedParts]:
+    groups: dict[str, list[Listed]] = defaultdict(list)
+    for listed in loose:
+        found = _PART.fullmatch(listed.name)
+        assert found is not None  # noqa: S101 - only such names were gathered
+        groups[found["prefix"]].append(listed)
+    rows = []
+    for prefix, members in sorted(groups.items()):
+        stored = sum(member.size for member in members)
+        rows.append(
+            ListedParts(
+                parts=f"{store.location}/{prefix}.part.*",
+                count=len(members),
+                stored=stored,
+                newest_at=max(member.modified for member in members),
+                cost=monthly_cost(stored, price),
+            )
+        )
+    return rows
+
+
+def _loose_images(place: Place, manifests: Mapping[str, Listed], images: Sequence[Image]) -> list[ListedImage]:
+    here = place.image_location("")
+    folder = f"{here}/"
+    return [
+        ListedImage(image_id=image.id, location=location)
+        for image in images
+        if (location := plain_location(image.location)).startswith(folder)
+        and location.removeprefix(folder) not in manifests
+    ]
+
+
+def _summed(inventory: Inventory) -> Inventory:
+    stored = sum(row.stored for row in (*inventory.bundles, *inventory.orphan_parts))
+    return inventory.model_copy(update={"stored": stored, "cost": monthly_cost(stored, inventory.price)})

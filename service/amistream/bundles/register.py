@@ -1,0 +1,179 @@
+"""The AMIs on a bundle: registers one, finds those that there are, deregisters.
+
+EC2 is asked in the region of the bundle's bucket: nowhere else can it be registered.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+
+from amistream.aws.ec2 import Ec2, plain_location
+from amistream.aws.session import Aws
+from amistream.bundles.manifest import Manifest
+from amistream.bundles.meter import Note
+from amistream.bundles.parts import different, names_there
+from amistream.bundles.place import Bundle, Place
+from amistream.bundles.results import Registered
+from amistream.bundles.target import retry_policy
+from amistream.errors import RefusedError, RegisterError
+from amistream.flow.uncut import uncut
+from amistream.flow.undo import Undo
+from amistream.settings import Settings
+from amistream.stages.register import Image, Registration, register, wait_available
+from amistream.stores.retry import with_retries
+
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9()\[\] ./'@_-]")
+_NAME_MOST = 128 - len(" 2025-01-31 12.00.00")
+MAY_BECOME_AVAILABLE = frozenset({"register.timeout", "register.unknown"})
+"""Codes of a wait that ended without a verdict: such an image stays."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """How an image is to be registered; what is empty comes from the manifest."""
+
+    name: str = ""
+    description: str = ""
+    architecture: str = ""
+    virtualization: str = ""
+    kernel: str = ""
+    ramdisk: str = ""
+    sriov: bool = False
+    ena: bool = False
+    block_device_mappings: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+async def ec2_of(place: Place, settings: Settings, aws: Aws) -> Ec2:
+    client = await aws.client("ec2", place.region, settings.endpoint_url.rstrip("/"))
+    return Ec2(client, place.region, settings.stall_timeout_s)
+
+
+async def images_on(place: Place, manifest_name: str, ec2: Ec2, settings: Settings) -> list[Image]:
+    """Our own images whose manifest this is. Raises `StoreError`."""
+    location = place.image_location(manifest_name)
+    images = await with_retries(retry_policy(settings), f"look for images on {location}", lambda _: ec2.own_images())
+    return [image for image in images if plain_location(image.location) == location]
+
+
+async def register_bundle(bundle: Bundle, wish: Wish, settings: Settings, aws: Aws, note: Note) -> Registered:
+    """Register the bundle and wait for the image. Raises `AmistreamError`; then no image of ours is left.
+
+    One whose name and bundle are these already is taken as it is.
+    """
+    place = bundle.place
+    if not place.in_s3:
+        raise RefusedError(
+            "register.directory",
+            f"cannot register {bundle.address}: EC2 reads a bundle from S3 only",
+            hint=f"first: amistream upload {bundle.address} s3://BUCKET/PREFIX",
+            field="manifest",
+        )
+    there = await names_there(place.store, [part.filename for part in bundle.manifest.parts])
+    missing = [part.filename for part in bundle.manifest.parts if part.filename not in there]
+    if missing:
+        raise different(bundle, f"{missing[0]} is not there, {len(missing)} parts are missing in all")
+    registration = registration_of(bundle, wish, datetime.now(UTC))
+    retry = retry_policy(settings)
+    ec2 = await ec2_of(place, settings, aws)
+    found = await with_retries(
+        retry, f"look for an image named {registration.name!r}", lambda _: ec2.find(registration.name)
+    )
+    if found is not None and plain_location(found.location) != registration.location:
+        raise RefusedError(
+            "ami_name.taken",
+            f"cannot register the AMI name {registration.name!r}: {found.id} has it in {ec2.region}",
+            hint=f"choose another --ami-name, or first: amistream deregister {found.id}",
+            field="ami_name",
+        )
+    if found is None:
+        for other in await images_on(place, bundle.manifest_name, ec2, settings):
+            note(f"{other.id} is registered on this bundle too")
+        what = f"register an image in {ec2.region}"
+        await with_retries(retry, what, lambda _: uncut(ec2.may_register(registration)))
+        image_id = await _register(ec2, registration, settings, note)
+    else:
+        image_id = found.id
+    return Registered(image_id=image_id, image_name=registration.name, manifest=bundle.address, region=place.region)
+
+
+async def _register(ec2: Ec2, registration: Registration, settings: Settings, note: Note) -> str:
+    retry, undo = retry_policy(settings), Undo()
+    known: list[str] = []
+
+    async def deregister() -> None:
+        found = await ec2.find(registration.name)
+        if found is not None and (found.id in known or plain_location(found.location) == registration.location):
+            await ec2.deregister(found.id)
+
+    undo.push(f"the AMI {registration.name!r}", deregister)
+    try:
+        image_id = await register(ec2, registration, retry)
+        known.append(image_id)
+        await wait_available(
+            ec2,
+            image_id,
+            timeout_s=settings.register_timeout_s,
+            poll_s=settings.register_poll_s,
+            retry=retry,
+        )
+    except BaseException as error:
+        if getattr(error, "code", "") not in MAY_BECOME_AVAILABLE:
+            left = await undo.run()
+            # EC2 that refused to register may well refuse to be asked what there is.
+            if left and (known or not isinstance(error, RegisterError)):
+                note(f"could not be removed: {left[0]}")
+        raise
+    return image_id
+
+
+def registration_of(bundle: Bundle, wish: Wish, now: datetime) -> Registration:
+    """What EC2 is asked for: the wish, and the manifest where that says nothing."""
+    manifest = bundle.manifest
+    kernel, ramdisk = wish.kernel or manifest.kernel, wish.ramdisk or manifest.ramdisk
+    virtualization = wish.virtualization or ("paravirtual" if kernel or manifest.kind != "machine" else "hvm")
+    paravirtual = virtualization == "paravirtual"
+    return Registration(
+        location=bundle.place.image_location(bundle.manifest_name),
+        name=wish.name or image_name(manifest, now),
+        architecture=wish.architecture or manifest.architecture,
+        virtualization=virtualization,
+        description=wish.description,
+        kernel=kernel if paravirtual else "",
+        ramdisk=ramdisk if paravirtual else "",
+        sriov=wish.sriov,
+        ena=wish.ena,
+        block_device_mappings=wish.block_device_mappings or manifest.block_device_mappings,
+        tags=wish.tags,
+    )
+
+
+def image_name(manifest: Manifest, now: datetime) -> str:
+    """The image's name in the bundle and the time, in characters that EC2 takes."""
+    return f"{_NOT_IN_NAMES.sub('-', manifest.name)[:_NAME_MOST]} {now:%Y-%m-%d %H.%M.%S}"
+
+
+async def find_image(ec2: Ec2, image_id: str, settings: Settings) -> Image:
+    """The image. Raises `RefusedError` when there is none."""
+    image = await with_retries(retry_policy(settings), f"look at {image_id}", lambda _: ec2.look(image_id))
+    if image is None:
+        raise RefusedError(
+            "image.missing",
+            f"cannot find {image_id} in {ec2.region}: EC2 knows no such image there",
+            hint="check the id, and the region with --region",
+            field="image",
+        )
+    return image
+
+
+async def deregister_image(ec2: Ec2, image_id: str, settings: Settings) -> None:
+    """Deregister; one that is gone is well. Raises `StoreError`."""
+    await with_retries(retry_policy(settings), f"deregister {image_id}", partial(_deregister_once, ec2, image_id))
+
+
+async def _deregister_once(ec2: Ec2, image_id: str, _: object) -> None:
+    await ec2.deregister(image_id)

@@ -1,0 +1,140 @@
+"""Deletes a bundle: the objects that its manifest names, if they are what it says, and nothing else.
+
+`plan_removal` looks and decides, `remove` does it. The manifest goes first: from then on there is no bundle that lacks
+parts. While an AMI is registered on the bundle nothing is deleted, unless it is to be deregistered too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from amistream.aws.ec2 import Ec2
+from amistream.bundles.at_once import at_once
+from amistream.bundles.manifest import ManifestPart
+from amistream.bundles.meter import Note
+from amistream.bundles.parts import differs
+from amistream.bundles.place import Bundle
+from amistream.bundles.register import deregister_image, images_on
+from amistream.bundles.results import Removed
+from amistream.errors import RefusedError
+from amistream.settings import Settings
+from amistream.stores.port import Stored, whole_checksum
+from amistream.stores.s3 import S3Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removal:
+    """What is to go. `own` are name and size, without the manifest; `kept` have a part's name and are another object."""
+
+    bundle: Bundle
+    manifest_there: bool
+    own: tuple[tuple[str, int], ...]
+    kept: tuple[str, ...]
+    missing: tuple[str, ...]
+    images: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every object that goes, the manifest first."""
+        first = (self.bundle.manifest_name,) if self.manifest_there else ()
+        return (*first, *(name for name, _ in self.own))
+
+    @property
+    def size(self) -> int:
+        manifest = len(self.bundle.manifest.raw) if self.manifest_there else 0
+        return manifest + sum(size for _, size in self.own)
+
+    def result(self, *, dry_run: bool, deregistered: Sequence[str]) -> Removed:
+        return Removed(
+            manifest=self.bundle.address,
+            dry_run=dry_run,
+            deregistered=tuple(deregistered),
+            deleted=self.names,
+            deleted_size=self.size,
+            kept=self.kept,
+            missing=self.missing,
+        )
+
+
+async def plan_removal(
+    bundle: Bundle, settings: Settings, ec2: Ec2 | None, *, deregister: bool, but: Sequence[str] = ()
+) -> Removal:
+    """Look at everything the manifest names. Raises `RefusedError` when an AMI stands on the bundle and is to stay.
+
+    Without `ec2` nobody is asked for AMIs. `but` are ids of AMIs that go anyway.
+    """
+    store = bundle.place.store
+    images = [] if ec2 is None else await images_on(bundle.place, bundle.manifest_name, ec2, settings)
+    staying = [image.id for image in images if image.id not in but]
+    if staying and not deregister:
+        raise RefusedError(
+            "delete.registered",
+            f"cannot delete {bundle.address}: {', '.join(staying)} {'is' if len(staying) == 1 else 'are'} registered "
+            "on it and could not be launched any more",
+            hint="give --deregister to deregister first",
+            field="manifest",
+        )
+
+    # What a directory holds must be read to be known; a bucket tells.
+    async def look(part: ManifestPart) -> tuple[str, Stored | None, bool]:
+        stored = await store.stat(part.filename, read=not bundle.place.in_s3)
+        return part.filename, stored, stored is not None and differs(stored, part)
+
+    found = await at_once(look, bundle.manifest.parts, limit=16 if bundle.place.in_s3 else 2)
+    return Removal(
+        bundle=bundle,
+        manifest_there=await _manifest_there(bundle),
+        own=tuple((name, stored.size) for name, stored, other in found if stored is not None and not other),
+        kept=tuple(name for name, _, other in found if other),
+        missing=tuple(name for name, stored, _ in found if stored is None),
+        images=tuple(image.id for image in images),
+    )
+
+
+async def remove(plan: Removal, settings: Settings, ec2: Ec2 | None, note: Note) -> Removed:
+    """Do it. Raises `AmistreamError`; what is left can then be deleted with the copy of the manifest that is noted."""
+    bundle, store = plan.bundle, plan.bundle.place.store
+    for image in plan.images if ec2 is not None else ():
+        await deregister_image(ec2, image, settings)
+    if plan.manifest_there:
+        await store.delete(bundle.manifest_name)
+    names = [name for name, _ in plan.own]
+    try:
+        if isinstance(store, S3Store):
+            await store.delete_all(names)
+        else:
+            await at_once(store.delete, names)
+    except BaseException:
+        note(f"some parts are left; to go on: amistream delete {bundle.address} --manifest {_keep(bundle)}")
+        raise
+    return plan.result(dry_run=False, deregistered=plan.images)
+
+
+async def _manifest_there(bundle: Bundle) -> bool:
+    """Whether the bundle's manifest is in its place; the bundle may have been read from a copy elsewhere."""
+    store, name, raw = bundle.place.store, bundle.manifest_name, bundle.manifest.raw
+    stored = await store.stat(name, read=False)
+    if stored is None:
+        return False
+    sha1 = hashlib.sha1(raw, usedforsecurity=False).digest()
+    same = stored.size == len(raw) and stored.checksum in (None, whole_checksum(sha1))
+    if same and (stored.checksum is not None or await store.read(name, 0, len(raw)) == raw):
+        return True
+    raise RefusedError(
+        "delete.other_manifest",
+        f"cannot delete the bundle at {bundle.address}: the manifest there is not the one that was given",
+        hint="leave --manifest out to delete the bundle that is there",
+        field="manifest",
+    )
+
+
+def _keep(bundle: Bundle) -> str:
+    """Write the manifest to a file of its own, because the one in its place is gone."""
+    descriptor, path = tempfile.mkstemp(prefix="amistream-", suffix=f"-{bundle.manifest_name}")
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(bundle.manifest.raw)
+    return path

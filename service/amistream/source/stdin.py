@@ -1,0 +1,146 @@
+"""A volume that comes through standard input: read once, from front to back, exactly as long as it was said to be.
+
+Its size must be known before the first byte, because it stands in the archive's header. What is redirected from a file
+or a device (`< disk.img`) is no stream and is read as what it is.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+import time
+from pathlib import Path
+
+from amistream.errors import RefusedError, SourceError
+from amistream.source.volume import FileVolume, Kind
+from amistream.values import Extent
+
+STANDARD_INPUT = "-"
+"""How a request names it as its source."""
+_PATH = Path("/dev/stdin")
+
+
+class StreamVolume:
+    """A volume of `size` bytes behind a pipe, which it owns. It can be read once: a second pass needs it sent again."""
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        self._descriptor = descriptor
+        self._position = 0
+        self._stopped, self._stop = os.pipe2(os.O_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLIN)
+        self._poll.register(self._stopped, select.POLLIN)
+        self.path = _PATH
+        self.kind = Kind.IMAGE_FILE
+        self.size = size
+        self.mtime = int(time.time())
+
+    def read_into(self, offset: int, buffer: memoryview) -> bool:
+        if offset != self._position:
+            raise SourceError(
+                "source.stream",
+                f"cannot read standard input from byte {offset} on: it stands at byte {self._position}, and a stream "
+                "cannot be read twice",
+                hint="send it again from its beginning; or bundle it from a file",
+                field="source",
+            )
+        done = 0
+        while done < len(buffer):
+            count = self._read(buffer[done:])
+            if count == 0:
+                raise SourceError(
+                    "source.shrunk",
+                    f"cannot read standard input to its end: it ended at byte {offset + done}, and --image-size says "
+                    f"{self.size}",
+                    hint="look at what the program that sends it says; --image-size is to be exact, in bytes",
+                    field="source",
+                )
+            done += count
+            self._position += count
+        return True
+
+    def will_need(self, offset: int, length: int) -> None:
+        pass
+
+    def extents(self) -> tuple[Extent, ...]:
+        return (Extent(offset=0, length=self.size),) if self.size else ()
+
+    def check_unchanged(self) -> None:
+        """Raise `SourceError` when more comes than was said: what was read is not the whole volume then."""
+        if self._position == self.size and self._read(memoryview(bytearray(1))):
+            raise SourceError(
+                "source.longer",
+                f"cannot use what was read from standard input: it goes on after the {self.size} bytes that "
+                "--image-size says",
+                hint="--image-size is to be exact, in bytes",
+                field="source",
+            )
+
+    def interrupt(self) -> None:
+        """Make a read that waits for the sender fail, and every later one."""
+        os.write(self._stop, b"!")
+
+    def close(self) -> None:
+        for descriptor in (self._descriptor, self._stopped, self._stop):
+            os.close(descriptor)
+
+    def _read(self, buffer: memoryview) -> int:
+        ready = [descriptor for descriptor, _ in self._poll.poll()]
+        if self._stopped in ready:
+            raise SourceError("source.interrupted", "cannot read standard input on: the job was stopped")
+        try:
+            return os.readv(self._descriptor, [buffer])
+        except OSError as error:
+            raise SourceError(
+                "source.read_error",
+                f"cannot read standard input at byte {self._position}: {error.strerror}",
+                hint="look at what the program that sends it says",
+                field="source",
+            ) from error
+
+
+def open_standard_input(size: int | None, descriptor: int = 0) -> StreamVolume | FileVolume:
+    """The volume that this process is sent. Raises `RefusedError` when there is none or its size is not known."""
+    try:
+        mode = os.fstat(descriptor).st_mode
+    except OSError:
+        mode = 0
+    if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
+        return _redirected(descriptor, size)
+    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+        raise RefusedError(
+            "source.no_stream",
+            "cannot bundle standard input: nothing is sent there",
+            hint="send the volume through a pipe: zcat disk.img.gz | amistream bundle - --image-size 10GiB ...",
+            field="source",
+        )
+    if size is None:
+        raise RefusedError(
+            "source.size_unknown",
+            "cannot bundle standard input: its size is not known, and it stands before the data in the bundle",
+            hint="say how long it is with --image-size, as 10GiB or in bytes; `gzip -l`, `xz -l` and `qemu-img info` "
+            "tell it of their files",
+            field="image_size",
+        )
+    return StreamVolume(_own(descriptor), size)
+
+
+def _redirected(descriptor: int, size: int | None) -> FileVolume:
+    begun = os.lseek(descriptor, 0, os.SEEK_CUR)
+    volume = FileVolume(_PATH, _own(descriptor))
+    if begun or size not in (None, volume.size):
+        volume.close()
+        why = f"{begun} bytes of it were read already" if begun else f"it has {volume.size} bytes, not {size}"
+        raise RefusedError(
+            "source.size",
+            f"cannot bundle standard input: {why}",
+            hint="give the file itself as SOURCE; --image-size is for pipes",
+            field="image_size",
+        )
+    return volume
+
+
+def _own(descriptor: int) -> int:
+    """Another descriptor of the same file, to be closed with the volume."""
+    return os.dup(descriptor)

@@ -1,0 +1,152 @@
+"""Several destinations in one job: one pass, a whole bundle in each, and one that fails does not stop the others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from amistream.errors import UsageError
+from amistream.events import State
+from amistream.jobs.job import Job
+from amistream.jobs.request import JobRequest, parse_request
+from jobs.work import request, run, running_engine, settings, use_endpoint
+from support.buckets import download_bundle, list_keys, open_uploads
+from support.proxy import Answer, Fault, FaultProxy, dry_run_answered
+from support.referee import check_bundle, read_bundle
+from support.volumes import random_image
+
+if TYPE_CHECKING:
+    from conftest import MakeBucket, MakeProxy
+    from support.endpoints import Endpoint
+    from support.keys import KeyRing
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    return random_image(tmp_path / "disk.img", 2_500_000)
+
+
+@pytest.fixture
+def buckets(ministack: Endpoint, make_bucket: MakeBucket, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    use_endpoint(ministack, monkeypatch)
+    return [make_bucket(ministack) for _ in range(2)]
+
+
+def failing(bucket: str, path: str = r".*\.part\.0[3-9]") -> Fault:
+    """The first such part of one bucket refused, for which nothing is repeated."""
+    return Fault(action=Answer(status=403, code="AccessDenied"), path=f"/{bucket}/{path}")
+
+
+def to_all(image: Path, buckets: list[str], keys: KeyRing, proxy: FaultProxy, **changes: object) -> JobRequest:
+    asked = request(image, f"s3://{buckets[0]}/x", keys, endpoint_url=proxy.url, **{"register_image": False, **changes})
+    values = json.loads(asked.model_dump_json(exclude_none=True))
+    return parse_request({**values, "destinations": [f"s3://{bucket}/x" for bucket in buckets]})
+
+
+def fits(endpoint: Endpoint, bucket: str, directory: Path, image: Path, keys: KeyRing) -> bytes:
+    """Check the bundle in the bucket; returns the key and IV as EC2 would get them."""
+    download_bundle(endpoint, bucket, "x/", directory)
+    check_bundle(directory, image, keys.user.key, keys.user.certificate)
+    bundle = read_bundle(directory, keys.user.key)
+    return (bundle.aes_key + bundle.aes_iv).encode()
+
+
+@pytest.fixture
+def proxy(make_proxy: MakeProxy, ministack: Endpoint) -> Iterator[FaultProxy]:
+    return make_proxy(ministack, dry_run_answered())
+
+
+async def test_one_pass_serves_all(
+    ministack: Endpoint, buckets: list[str], image: Path, key_ring: KeyRing, tmp_path: Path, proxy: FaultProxy
+) -> None:
+    """Each bucket has the same parts, under one key, and a manifest of its own that fits."""
+    job = await run(to_all(image, buckets, key_ring, proxy), settings(tmp_path))
+    assert job.state is State.DONE
+    assert job.result is not None
+    assert [place.destination for place in job.result.places] == [f"s3://{bucket}/x" for bucket in buckets]
+    assert job.result.manifest == f"s3://{buckets[0]}/x/image.manifest.xml"
+    secrets = {fits(ministack, bucket, tmp_path / bucket, image, key_ring) for bucket in buckets}
+    assert len(secrets) == 1
+    names = [sorted(path.name for path in (tmp_path / bucket).iterdir()) for bucket in buckets]
+    assert names[0] == names[1]
+
+
+async def test_one_that_fails_does_not_stop_the_other_and_is_resumed(
+    ministack: Endpoint, buckets: list[str], image: Path, key_ring: KeyRing, tmp_path: Path, make_proxy: MakeProxy
+) -> None:
+    """The good bucket is done; the job fails naming the other; resuming finishes that one and sends nothing to the
+    first, and no part twice.
+    """
+    good, bad = buckets
+    broken = make_proxy(ministack, failing(bad))
+    chosen = settings(tmp_path)
+    async with running_engine(chosen) as engine:
+        job = Job(to_all(image, buckets, key_ring, broken))
+        await engine.enter(job)
+        await engine.run(job)
+        assert (job.state, job.resumable) == (State.FAILED, True)
+        assert job.error is not None
+        assert "1 of 2 destinations (1 done)" in job.error.message
+        assert f"s3://{bad}/x" in job.error.message
+        assert job.result is not None
+        assert [place.error is None for place in job.result.places] == [True, False]
+        fits(ministack, good, tmp_path / "good", image, key_ring)
+        stored = set(list_keys(ministack, bad))
+        assert stored
+
+        before = len(broken.requests)
+        again = job.again()
+        await engine.run(again)
+    assert again.state is State.DONE, again.error
+    puts = [put.path for put in broken.requests[before:] if put.method == "PUT" and "probe" not in put.path]
+    assert puts
+    assert all(path.startswith(f"/{bad}/") for path in puts)
+    assert not {path.removeprefix(f"/{bad}/") for path in puts} & stored
+    fits(ministack, bad, tmp_path / "bad", image, key_ring)
+
+
+async def test_all_or_none_leaves_none(
+    ministack: Endpoint, buckets: list[str], image: Path, key_ring: KeyRing, tmp_path: Path, make_proxy: MakeProxy
+) -> None:
+    """When asked to, the first failure ends the job for all; cancelling it leaves nothing anywhere."""
+    broken = make_proxy(ministack, failing(buckets[1]))
+    async with running_engine(settings(tmp_path)) as engine:
+        job = Job(to_all(image, buckets, key_ring, broken, all_or_none=True))
+        await engine.enter(job)
+        await engine.run(job)
+        assert job.state is State.FAILED
+        assert not any(key.endswith(".xml") for bucket in buckets for key in list_keys(ministack, bucket))
+        cleaned = job.again()
+        await engine.clean(cleaned)
+    assert cleaned.state is State.CANCELLED
+    for bucket in buckets:
+        assert list_keys(ministack, bucket) == []
+        assert open_uploads(ministack, bucket) == []
+
+
+async def test_directories(image: Path, key_ring: KeyRing, tmp_path: Path) -> None:
+    """Two directories get the same bundle."""
+    asked = request(image, tmp_path / "a", key_ring, region="eu-west-1")
+    values = json.loads(asked.model_dump_json(exclude_none=True, exclude={"region"}))
+    both = parse_request({**values, "destinations": [str(tmp_path / "a"), str(tmp_path / "b")]})
+    job = await run(both, settings(tmp_path, region="eu-west-1"))
+    assert job.state is State.DONE, job.error
+    for name in ("a", "b"):
+        check_bundle(tmp_path / name, image, key_ring.user.key, key_ring.user.certificate)
+
+
+@pytest.mark.parametrize(
+    ("destinations", "words"),
+    [
+        (["s3://bucket/a", "/directory"], "buckets, or directories, but not both"),
+        (["s3://bucket/a", "s3://bucket/a"], "one is given twice"),
+    ],
+)
+def test_destinations_that_do_not_go_together(destinations: list[str], words: str) -> None:
+    """What cannot be one job is refused in words."""
+    with pytest.raises(UsageError, match=words):
+        parse_request({"source": "/disk.img", "destinations": destinations})
