@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import io
 import os
 import subprocess
-import tarfile
 import threading
 import zlib
 from collections.abc import Callable
@@ -15,9 +12,6 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.ciphers import Cipher
-from cryptography.hazmat.primitives.ciphers.algorithms import AES
-from cryptography.hazmat.primitives.ciphers.modes import CBC
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -29,13 +23,13 @@ from amistream.source.volume import FileVolume, Kind, open_volume
 from amistream.stages.compress import level_number
 from amistream.stores.directory import DirectoryStore
 from amistream.stores.port import Store
-from amistream.values import Extent, Measured, part_name
+from amistream.values import Extent, Measured
 from stages.memory_store import BeforePut, MemoryStore, at_once
+from support.passes import IV, KEY, check_parts, decrypt, nothing_runs, unpack
 from support.volumes import random_image, sparse_image
 
 KIB = 1024
 MIB = 1024 * KIB
-KEY, IV = bytes(range(16)), bytes(range(16, 32))
 
 
 def plan(  # every figure of a pass may be the point of a test
@@ -73,56 +67,9 @@ class Scene:
             await nothing_runs()
 
 
-async def nothing_runs() -> None:
-    """Join workers on their way out; fail when one stays, or when a task was left behind."""
-    for thread in threading.enumerate():
-        if thread.name.startswith("amistream-worker"):
-            await asyncio.to_thread(thread.join, 10)
-            assert not thread.is_alive(), f"{thread.name} was left behind"
-    names = {task.get_name() for task in asyncio.all_tasks() if not task.done()}
-    assert not {name for name in names if name in {"upload", "relay"} or name.startswith("upload ")}, names
-
-
 def openssl(ciphertext: bytes) -> bytes:
     argv = ["openssl", "enc", "-d", "-aes-128-cbc", "-K", KEY.hex(), "-iv", IV.hex()]
     return subprocess.run(argv, input=ciphertext, capture_output=True, check=True).stdout
-
-
-def decrypt(ciphertext: bytes) -> bytes:
-    cipher = Cipher(AES(KEY), CBC(IV)).decryptor()
-    padded = cipher.update(ciphertext) + cipher.finalize()
-    assert padded.endswith(bytes([padded[-1]]) * padded[-1])
-    assert 1 <= padded[-1] <= 16
-    return padded[: -padded[-1]]
-
-
-def unpack(ciphertext: bytes) -> bytes:
-    """Take the image out of the ciphertext with libraries alone: quick, for many small passes."""
-    member = zlib.decompressobj(wbits=31)
-    tar = member.decompress(decrypt(ciphertext))
-    assert member.eof
-    assert member.unused_data == b""
-    with tarfile.open(fileobj=io.BytesIO(tar), mode="r|") as archive:
-        entry = archive.next()
-        assert entry is not None
-        content = archive.extractfile(entry)
-        assert content is not None
-        data = content.read()
-        assert archive.next() is None
-    return data
-
-
-def check_parts(measured: Measured, objects: dict[str, bytes], part_size: int) -> bytes:
-    """Assert that what is stored is what was measured, in parts of one size but the last; return the ciphertext."""
-    digests = measured.split.parts
-    assert sorted(objects) == sorted(part_name("image", part.index) for part in digests)
-    parts = [objects[part_name("image", part.index)] for part in digests]
-    assert [part.index for part in digests] == list(range(len(parts)))
-    assert [(part.size, part.sha1) for part in digests] == [(len(part), hashlib.sha1(part).digest()) for part in parts]
-    assert {len(part) for part in parts[:-1]} <= {part_size}
-    assert 0 < len(parts[-1]) <= part_size
-    assert measured.split.bundled_size == sum(map(len, parts))
-    return b"".join(parts)
 
 
 def check_by_programs(measured: Measured, ciphertext: bytes, image: Path) -> None:

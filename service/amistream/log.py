@@ -3,8 +3,8 @@
 Modules log through `structlog.get_logger(__name__)`. What is bound with `structlog.contextvars` (a job's id) stands in
 every line of that task. Stdlib loggers (aiohttp, botocore, asyncio) go the same way, from WARNING up.
 
-No secret reaches a line: the SDK stays at WARNING whatever the level is, since its debug lines hold signatures and
-tokens, and tracebacks are written without local variables, since those hold keys.
+No secret reaches a line: what is not ours stays at WARNING whatever the level is and whoever sets another, since the
+SDK's debug lines hold signatures and tokens; and tracebacks are written without local variables, since those hold keys.
 """
 
 from __future__ import annotations
@@ -51,10 +51,15 @@ def configure(level: str, log_format: LogFormat) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_rendering(log_format)],
         )
     )
+    handler.addFilter(_is_ours_or_grave)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger(OWN_LOGGERS).setLevel(level.upper())
+
+
+def _is_ours_or_grave(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING or record.name.partition(".")[0] == OWN_LOGGERS
 
 
 def _rendering(log_format: LogFormat) -> list[Processor]:

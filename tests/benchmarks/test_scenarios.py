@@ -17,6 +17,7 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.jobs import JobRunner
 from benchmarks.scenarios import SCENARIOS
+from benchmarks.sink_process import running_sink
 from benchmarks.timing import BenchmarkError
 
 TINY = ("--size", "1MiB", "--runs", "1", "--input", "synthetic", "--link", "500", "--round-trip", "1")
@@ -80,6 +81,29 @@ def test_ratios_are_of_the_same_round(run_of: Callable[[str], Run]) -> None:
     for row in found.values():
         assert row["cpu_ratio"] == pytest.approx(row["cpu_s"] / base["cpu_s"], rel=1e-3)
         assert row["bundled_share"] == pytest.approx(base["bundled_share"], abs=0.1)
+
+
+def test_the_search_is_held_against_the_grid(run_of: Callable[[str], Run]) -> None:
+    """The work is counted in whole samples, and the rate that is judged is the one that the grid measured."""
+    result = run_of("search").result
+    halving, grid = (row["median"] for row in result["rows"])
+    # With samples this small every pass is over all of it.
+    assert (halving["passes"], halving["samples"], grid["passes"], grid["samples"]) == (64 + 16 + 4, 84, 64, 64)
+    assert halving["work_ratio"] == pytest.approx(84 / 64, rel=1e-3)
+    assert halving["rate_ratio"] == pytest.approx(halving["grid_mb_per_s"] / grid["mb_per_s"], rel=1e-3)
+    assert 0 < halving["rate_ratio"] <= 1
+    assert [(goal.get("at_least"), goal.get("at_most")) for goal in result["goals"]] == [(0.9, None), (None, 0.25)]
+
+
+def test_jobs_of_one_batch_do_not_meet(tmp_path: Path) -> None:
+    """The same job can be run again against a sink that remembers what it was sent."""
+    volume = tmp_path / "volume.img"
+    volume.write_bytes(bytes(range(256)) * 4096)
+    jobs = JobRunner(tmp_path)
+    with running_sink(tmp_path) as sink:
+        spec = jobs.sink(volume, sink)
+        figures = jobs.run_all([spec, spec], sink) + jobs.run_all([spec], sink)
+    assert [each.size for each in figures] == [2**20] * 3
 
 
 def test_a_job_that_fails(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def feed(protocol: SinkProtocol, data: bytes, step: int) -> None:
 
 def connection(link: Link | None = None) -> tuple[SinkProtocol, FakeTransport, Stats]:
     stats, transport = Stats(), FakeTransport()
-    protocol = SinkProtocol(link or Link(0, 0), stats)
+    protocol = SinkProtocol(link or Link(0, 0), stats, {})
     protocol.connection_made(transport)
     return protocol, transport, stats
 
@@ -82,11 +82,49 @@ async def test_requests_in_any_pieces(step: int) -> None:
     ],
 )
 async def test_answers(line: str, status: bytes, content: bytes) -> None:
-    """Each request of a client gets what S3 would say of an empty bucket."""
+    """Each request of a client gets what S3 would say of a bucket with nothing in it."""
     protocol, transport, _ = connection()
     feed(protocol, f"{line} HTTP/1.1\r\nContent-Length: 0\r\n\r\n".encode(), 1000)
     assert transport.written.startswith(b"HTTP/1.1 " + status)
     assert content in transport.written
+
+
+async def ask(protocol: SinkProtocol, transport: FakeTransport, line: str, *fields: str, body: bytes = b"") -> bytes:
+    """Send a request and give back what is answered."""
+    transport.written = b""
+    head = "\r\n".join([f"{line} HTTP/1.1", f"Content-Length: {len(body)}", *fields, "", ""])
+    feed(protocol, head.encode() + body, 1000)
+    return transport.written
+
+
+async def test_what_was_put_is_told() -> None:
+    """HEAD of an object tells its size and the checksum that it was sent with, until it is deleted."""
+    protocol, transport, _ = connection()
+    await ask(
+        protocol, transport, "PUT /b/image.part.00", "x-amz-checksum-sha1: qUiQTy8PR5uPgZdpSzAYSw0u0cE=", body=b"hello"
+    )
+    for path in ("/b/image.part.00", "/b/image.part.00?versionId=1"):
+        told = await ask(protocol, transport, f"HEAD {path}")
+        assert told.startswith(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n")
+        assert b"\r\nx-amz-checksum-sha1: qUiQTy8PR5uPgZdpSzAYSw0u0cE=\r\n" in told
+        assert told.endswith(b"\r\n\r\n")
+    assert (await ask(protocol, transport, "HEAD /b/image.part.01")).startswith(b"HTTP/1.1 404")
+    await ask(protocol, transport, "DELETE /b/image.part.00")
+    assert (await ask(protocol, transport, "HEAD /b/image.part.00")).startswith(b"HTTP/1.1 404")
+
+
+async def test_what_was_put_in_chunks_is_told() -> None:
+    """An object that came in chunks has the size of all of them, and no checksum is made up for it."""
+    protocol, transport, _ = connection()
+    for _ in range(2):
+        await ask(protocol, transport, "POST /b/k?uploads")
+        for number, chunk in enumerate((b"hello", b"you"), 1):
+            line = f"PUT /b/k?partNumber={number}&uploadId=upload"
+            await ask(protocol, transport, line, "x-amz-checksum-sha1: x", body=chunk)
+        await ask(protocol, transport, "POST /b/k?uploadId=upload")
+        told = await ask(protocol, transport, "HEAD /b/k")
+        assert told.startswith(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n")
+        assert b"checksum" not in told
 
 
 async def test_a_body_needs_a_length() -> None:

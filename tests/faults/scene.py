@@ -170,8 +170,7 @@ async def watched_proxy(
     """A proxy; whoever leaves it must have let go of everything it took since."""
     async with AsyncExitStack() as stack:
         stack.enter_context(nothing_stays())
-        # Transports report their end in the next turns of the loop.
-        stack.push_async_callback(_turns)
+        stack.push_async_callback(turns)
         yield stack.enter_context(FaultProxy(endpoint, [dry_run_answered(), *faults], at_random=at_random))
 
 
@@ -191,8 +190,9 @@ async def lasting_clients(chosen: Settings, monkeypatch: pytest.MonkeyPatch) -> 
         await shared._stack.aclose()
 
 
-async def _turns() -> None:
-    for _ in range(5):
+async def turns() -> None:
+    """Let the loop turn: transports report their end late, and a generator that was given up is closed by a task."""
+    for _ in range(10):
         await asyncio.sleep(0)
 
 

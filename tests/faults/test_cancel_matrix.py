@@ -14,7 +14,7 @@ import pytest
 
 from amistream.events import State
 from amistream.settings import OnStop
-from faults.scene import REGISTER, ended, hit
+from faults.scene import REGISTER, ended, hit, turns
 from support.buckets import open_uploads
 from support.proxy import Fault, PauseReply, PauseRequest
 
@@ -81,7 +81,7 @@ async def test_cancelled_at_each_step_nothing_is_left(action: Action, scene: Mak
                 if (job.state, job.resumable, left) != (State.CANCELLED, False, []):
                     wrong.append((step, what, job.state, job.notices, left))
                 kept += left
-                await asyncio.sleep(0)
+                await turns()
                 assert len(asyncio.all_tasks()) == tasks
         assert not wrong
         assert (await there.run(there.request("after"))).state is State.DONE

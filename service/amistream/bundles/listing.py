@@ -69,7 +69,12 @@ async def take_inventory(
             parts[listed.name] = listed
 
     async def read(listed: Listed) -> tuple[ListedBundle, set[str]]:
-        return await _bundle(place, store, listed, parts, images, price)
+        manifest, problem = await _read(store, listed)
+        location = place.image_location(listed.name)
+        ids = None if images is None else tuple(each.id for each in images if plain_location(each.location) == location)
+        row, claimed = _row(listed, manifest, problem, parts)
+        update = {"manifest": f"{store.location}/{listed.name}", "images": ids, "cost": monthly_cost(row.stored, price)}
+        return row.model_copy(update=update), claimed
 
     read_ones = await at_once(read, manifests.values(), READS)
     claimed = set[str]().union(*(names for _, names in read_ones))
@@ -125,19 +130,11 @@ async def _images(place: Place, settings: Settings, ec2: Ec2 | None, note: Note)
         return None
 
 
-async def _bundle(
-    place: Place,
-    store: S3Store,
-    listed: Listed,
-    parts: Mapping[str, Listed],
-    images: Sequence[Image] | None,
-    price: float | None,
+def _row(
+    listed: Listed, manifest: Manifest | None, problem: str, parts: Mapping[str, Listed]
 ) -> tuple[ListedBundle, set[str]]:
-    """The row of one manifest, and the names of the parts that it claims."""
-    folder, slash, _ = listed.name.rpartition("/")
-    location = place.image_location(listed.name)
-    ids = None if images is None else tuple(each.id for each in images if plain_location(each.location) == location)
-    manifest, problem = await _read(store, listed)
+    """The row of one manifest, as far as the listing tells it, and the names of the parts that it claims."""
+    folder, slash, name = listed.name.rpartition("/")
     claimed = [f"{folder}{slash}{part.filename}" for part in manifest.parts] if manifest else []
     sizes = [parts[name].size for name in claimed if name in parts]
     missing = tuple(name.rpartition("/")[2] for name in claimed if name not in parts)
@@ -145,30 +142,34 @@ async def _bundle(
         problem = f"{len(missing)} of {len(claimed)} parts missing"
     elif manifest is not None and sum(sizes) != manifest.bundled_size:
         problem = f"its parts have {sum(sizes)} bytes, not {manifest.bundled_size}"
-    stored = listed.size + sum(sizes)
-    bundle = ListedBundle(
-        manifest=f"{store.location}/{listed.name}",
-        name=manifest.name if manifest else "",
+    row = ListedBundle(
+        manifest=listed.name,
+        name=manifest.name if manifest else name,
         made_at=listed.modified,
         image_size=manifest.size if manifest else 0,
-        stored=stored,
+        stored=listed.size + sum(sizes),
         parts=len(claimed),
         missing=missing,
         problem=problem,
-        images=ids,
-        cost=monthly_cost(stored, price),
+        images=None,
+        cost=None,
     )
-    return bundle, set(claimed)
+    return row, set(claimed)
 
 
 async def _read(store: S3Store, listed: Listed) -> tuple[Manifest | None, str]:
     """The manifest, or None and why it cannot be read."""
     if not 0 < listed.size <= LARGEST:
         return None, f"a manifest of {listed.size} bytes"
-    raw = await store.read(listed.name, 0, listed.size)
     try:
+        raw = await store.read(listed.name, 0, listed.size)
         return await asyncio.to_thread(parse_manifest, raw, listed.name), ""
     except RefusedError as error:
+        return None, error.message
+    except StoreError as error:
+        # One that may not be read, or was deleted meanwhile, hides no other.
+        if error.code not in {"aws.AccessDenied", "aws.NoSuchKey"}:
+            raise
         return None, error.message
 
 
@@ -205,5 +206,5 @@ def _loose_images(place: Place, manifests: Mapping[str, Listed], images: Sequenc
 
 
 def _summed(inventory: Inventory) -> Inventory:
-    stored = sum(row.stored for row in (*inventory.bundles, *inventory.orphan_parts))
+    stored = sum(bundle.stored for bundle in inventory.bundles) + sum(parts.stored for parts in inventory.orphan_parts)
     return inventory.model_copy(update={"stored": stored, "cost": monthly_cost(stored, inventory.price)})

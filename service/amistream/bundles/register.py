@@ -60,6 +60,14 @@ async def images_on(place: Place, manifest_name: str, ec2: Ec2, settings: Settin
     return [image for image in images if plain_location(image.location) == location]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """A registration that was looked at; `image_id` is that of an image which is this very one already, or ''."""
+
+    registration: Registration
+    image_id: str
+
+
 async def register_bundle(bundle: Bundle, wish: Wish, settings: Settings, aws: Aws, note: Note) -> Registered:
     """Register the bundle and wait for the image. Raises `AmistreamError`; then no image of ours is left.
 
@@ -77,12 +85,16 @@ async def register_bundle(bundle: Bundle, wish: Wish, settings: Settings, aws: A
     missing = [part.filename for part in bundle.manifest.parts if part.filename not in there]
     if missing:
         raise different(bundle, f"{missing[0]} is not there, {len(missing)} parts are missing in all")
-    registration = registration_of(bundle, wish, datetime.now(UTC))
-    retry = retry_policy(settings)
     ec2 = await ec2_of(place, settings, aws)
-    found = await with_retries(
-        retry, f"look for an image named {registration.name!r}", lambda _: ec2.find(registration.name)
-    )
+    intent = await check_registration(bundle, wish, settings, ec2, note)
+    return await carry_out(bundle, intent, settings, ec2, note)
+
+
+async def check_registration(bundle: Bundle, wish: Wish, settings: Settings, ec2: Ec2, note: Note) -> Intent:
+    """See that EC2 would register the bundle, which need not be there yet. Raises `RefusedError` or `StoreError`."""
+    registration, retry = registration_of(bundle, wish, datetime.now(UTC)), retry_policy(settings)
+    what = f"look for an image named {registration.name!r}"
+    found = await with_retries(retry, what, lambda _: ec2.find(registration.name))
     if found is not None and plain_location(found.location) != registration.location:
         raise RefusedError(
             "ami_name.taken",
@@ -91,14 +103,21 @@ async def register_bundle(bundle: Bundle, wish: Wish, settings: Settings, aws: A
             field="ami_name",
         )
     if found is None:
-        for other in await images_on(place, bundle.manifest_name, ec2, settings):
+        for other in await images_on(bundle.place, bundle.manifest_name, ec2, settings):
             note(f"{other.id} is registered on this bundle too")
         what = f"register an image in {ec2.region}"
         await with_retries(retry, what, lambda _: uncut(ec2.may_register(registration)))
-        image_id = await _register(ec2, registration, settings, note)
-    else:
-        image_id = found.id
-    return Registered(image_id=image_id, image_name=registration.name, manifest=bundle.address, region=place.region)
+    return Intent(registration=registration, image_id=found.id if found else "")
+
+
+async def carry_out(bundle: Bundle, intent: Intent, settings: Settings, ec2: Ec2, note: Note) -> Registered:
+    """Register what was looked at and wait for it. Raises `AmistreamError`; then no image of ours is left."""
+    return Registered(
+        image_id=intent.image_id or await _register(ec2, intent.registration, settings, note),
+        image_name=intent.registration.name,
+        manifest=bundle.address,
+        region=ec2.region,
+    )
 
 
 async def _register(ec2: Ec2, registration: Registration, settings: Settings, note: Note) -> str:

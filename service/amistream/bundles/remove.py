@@ -20,15 +20,15 @@ from amistream.bundles.parts import differs
 from amistream.bundles.place import Bundle
 from amistream.bundles.register import deregister_image, images_on
 from amistream.bundles.results import Removed
-from amistream.errors import RefusedError
+from amistream.errors import RefusedError, StoreError
 from amistream.settings import Settings
-from amistream.stores.port import Stored, whole_checksum
+from amistream.stores.port import Store, Stored, whole_checksum
 from amistream.stores.s3 import S3Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Removal:
-    """What is to go. `own` are name and size, without the manifest; `kept` have a part's name and are another object."""
+    """What is to go. `own` are parts as name and size; `kept` have a part's name and are another object."""
 
     bundle: Bundle
     manifest_there: bool
@@ -98,8 +98,10 @@ async def plan_removal(
 async def remove(plan: Removal, settings: Settings, ec2: Ec2 | None, note: Note) -> Removed:
     """Do it. Raises `AmistreamError`; what is left can then be deleted with the copy of the manifest that is noted."""
     bundle, store = plan.bundle, plan.bundle.place.store
-    for image in plan.images if ec2 is not None else ():
-        await deregister_image(ec2, image, settings)
+    if ec2 is not None:
+        for image in plan.images:
+            await deregister_image(ec2, image, settings)
+            note(f"deregistered {image}")
     if plan.manifest_there:
         await store.delete(bundle.manifest_name)
     names = [name for name, _ in plan.own]
@@ -111,7 +113,17 @@ async def remove(plan: Removal, settings: Settings, ec2: Ec2 | None, note: Note)
     except BaseException:
         note(f"some parts are left; to go on: amistream delete {bundle.address} --manifest {_keep(bundle)}")
         raise
+    if plan.missing:
+        await _tidy(store, plan.missing, note)
     return plan.result(dry_run=False, deregistered=plan.images)
+
+
+async def _tidy(store: Store, names: Sequence[str], note: Note) -> None:
+    """Remove the chunks that an upload which was killed may have left under these names."""
+    try:
+        await store.tidy(dict.fromkeys(names, "-1"))
+    except StoreError as error:
+        note(f"unfinished uploads were not looked for: {error.message}")
 
 
 async def _manifest_there(bundle: Bundle) -> bool:

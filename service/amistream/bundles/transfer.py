@@ -15,7 +15,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from io import FileIO
@@ -125,19 +125,22 @@ async def upload(bundle: Bundle, target: Place, settings: Settings, meter: Meter
     return _transferred(bundle, store, meter, started)
 
 
-async def find_there(store: Store, seen: list[SeenPart]) -> dict[str, Stored]:
-    """Which parts are there already. Raises `StoreError` for one that the store shows to be another object."""
-    taken_names = await names_there(store, [part.name for part in seen])
+async def find_there(store: Store, seen: list[SeenPart], renamed: Mapping[str, str] | None = None) -> dict[str, Stored]:
+    """Which parts are there already, under their own or other names.
 
-    async def look(part: SeenPart) -> Stored | None:
-        stored = await store.stat(part.name, read=False)
-        if stored is not None and (stored.size != part.size or differs(stored, part.part)):
-            raise taken(store, part.name)
+    Raises `StoreError` for one that the store shows to be another object.
+    """
+    wanted = {renamed[part.name] if renamed else part.name: part for part in seen}
+    old = sorted(await names_there(store, list(wanted)))
+
+    async def look(name: str) -> Stored | None:
+        stored = await store.stat(name, read=False)
+        if stored is not None and (stored.size != wanted[name].size or differs(stored, wanted[name].part)):
+            raise taken(store, name)
         return stored
 
-    old = [part for part in seen if part.name in taken_names]
     found = await at_once(look, old)
-    return {part.name: stored for part, stored in zip(old, found, strict=True) if stored is not None}
+    return {name: stored for name, stored in zip(old, found, strict=True) if stored is not None}
 
 
 async def refuse_other_manifest(bundle: Bundle, store: Store) -> None:
@@ -184,15 +187,23 @@ async def _all_parts(
         await at_once(one, seen, limit)
     except BaseException as error:
         bad = isinstance(error, DifferenceError)
-        undo = Undo()
-        for name in begun:
-            if bad or name not in whole:
-                undo.push(f"{store.location}/{name}", partial(store.delete, name))
-        for left in await undo.run():
-            note(f"could not be removed: {left}")
+        await take_back(store, [name for name in begun if bad or name not in whole], note)
         if whole and not bad:
             note(f"{len(whole)} of {len(seen)} parts are in {store.location}; the same command goes on from them")
         raise
+
+
+async def take_back(store: Store, names: Iterable[str], note: Note) -> None:
+    """Delete what was made, cancelled or not, and tell what could not be deleted."""
+
+    async def one(name: str) -> list[str]:
+        undo = Undo()
+        undo.push(f"{store.location}/{name}", partial(store.delete, name))
+        return await undo.run()
+
+    for left in await uncut(at_once(one, names)):
+        for each in left:
+            note(f"could not be removed: {each}")
 
 
 async def _commit(bundle: Bundle, store: Store) -> None:

@@ -34,12 +34,12 @@ Source = Annotated[
     str | None, typer.Argument(metavar="SOURCE", help="Image file or block device to look at.", show_default=False)
 ]
 Destinations = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         "--to",
         rich_help_panel=options.DESTINATION,
         metavar="s3://BUCKET[/KEY/PREFIX]|DIR",
-        help="Where a bundle would go.",
+        help="Where a bundle would go; may be repeated.",
         show_default=False,
     ),
 ]
@@ -53,6 +53,7 @@ def doctor(
     source: Source = None,
     *,
     destinations: Destinations = None,
+    all_or_none: options.AllOrNone = None,
     live: options.Live = None,
     prefix: options.Prefix = None,
     region: options.Region = None,
@@ -102,8 +103,6 @@ def doctor(
     from amistream.settings import load
 
     given = {name: value for name in NOT_GIVEN if (value := context.params[name])}
-    if destinations is not None:
-        given["destinations"] = [destinations]
     try:
         request = make_request({**context.params, **NOT_GIVEN, **given})
     except UsageError as error:

@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from amistream import __version__
-from amistream.cli import bundle, commands, doctor, tune
+from amistream.cli import bundle, commands, delete, doctor, listing, migrate, transfer, tune
 from amistream.cli.output import put_error, put_error_document, put_result
 from amistream.errors import EXIT_DONE, AmistreamError, UsageError
 
@@ -33,8 +33,15 @@ for _command in (
     commands.clean,
     doctor.doctor,
     tune.tune,
+    transfer.download,
+    transfer.upload,
+    delete.delete,
+    delete.register,
+    delete.deregister,
+    migrate.migrate,
 ):
     app.command()(_command)
+app.command("list")(listing.list_bundles)
 
 
 def _put_version(asked: bool) -> None:

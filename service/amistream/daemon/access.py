@@ -47,6 +47,11 @@ class Peer:
     uid: int
     groups: frozenset[int]
 
+    @property
+    def privileged(self) -> bool:
+        """Root or the daemon's own user. The jobs of everybody else are confined."""
+        return self.uid in {0, os.geteuid()}
+
 
 def identify(connection: PeerSocket) -> Peer:
     """Ask the kernel who connected. Raises `AccessDeniedError` for a connection that has no such answer."""
@@ -64,13 +69,16 @@ def identify(connection: PeerSocket) -> Peer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccessPolicy:
-    """Root, the daemon's own user and members of `group` may do everything; others nothing."""
+    """Root and the daemon's own user may do everything, others nothing.
+
+    Members of `group` may see everything, submit confined jobs, and cancel or resume those.
+    """
 
     group: int | None = None
 
     def check(self, peer: Peer, access: Access) -> None:
         """Raise `AccessDeniedError` unless `peer` may do what needs `access`."""
-        if peer.uid in {0, os.geteuid()} or self.group in peer.groups:
+        if peer.privileged or self.group in peer.groups:
             return
         raise AccessDeniedError(
             "access.denied",

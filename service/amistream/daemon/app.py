@@ -1,6 +1,7 @@
 """The HTTP application: the table of endpoints, behind one guard, with one shape of error.
 
-Its edges are here: who may call, how large a body may be, what an error looks like. What endpoints do is in `handlers`.
+Its edges are here: who may call, how large a body may be, how long a connection may say nothing, what an error looks
+like. How many connections there may be is in `connections`, what endpoints do in `handlers`.
 """
 
 from __future__ import annotations
@@ -15,12 +16,22 @@ from typing import TYPE_CHECKING, cast
 import structlog
 from aiohttp import web
 
-from amistream.daemon.access import Access, AccessPolicy, Peer, identify
-from amistream.daemon.handlers import CONTEXT, KEEP_ALIVE_S, MAX_SUBSCRIBERS, Context, error_response
+from amistream.daemon.access import Access, AccessPolicy, identify
+from amistream.daemon.connections import MAX_CONNECTIONS, RESERVED, Doorkeeper
+from amistream.daemon.handlers import (
+    BODY_TIMEOUT_S,
+    CONTEXT,
+    KEEP_ALIVE_S,
+    MAX_SUBSCRIBERS,
+    PEER,
+    Context,
+    error_response,
+)
 from amistream.daemon.listener import BACKLOG
 from amistream.daemon.openapi import make_document
 from amistream.daemon.routes import ENDPOINTS, Handler
 from amistream.errors import AccessDeniedError, AmistreamError, NotFoundError, UsageError
+from amistream.settings import Settings
 from amistream.values import KIB
 
 if TYPE_CHECKING:
@@ -33,8 +44,9 @@ if TYPE_CHECKING:
 MAX_BODY = 64 * KIB
 LAST_ANSWERS_S = 5.0
 """How long clients may take to read the end of what they asked for once every job has ended. Guess."""
+IDLE_S = 60.0
+"""How long a connection may stay without a whole request. Guess."""
 POLICY = web.AppKey("policy", AccessPolicy)
-PEER = web.RequestKey("peer", Peer)
 BY_NAME = {endpoint.name: endpoint for endpoint in ENDPOINTS}
 
 LOG: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -45,17 +57,22 @@ def make_app(
     metrics: Metrics,
     policy: AccessPolicy,
     *,
+    settings: Settings | None = None,
     max_subscribers: int = MAX_SUBSCRIBERS,
     keep_alive_s: float = KEEP_ALIVE_S,
+    body_timeout_s: float = BODY_TIMEOUT_S,
 ) -> web.Application:
+    """`settings` are those that bound what confined jobs may ask for; None: the defaults."""
     app = web.Application(middlewares=[_log, _answer_errors, _guard], client_max_size=MAX_BODY)
     app[POLICY] = policy
     app[CONTEXT] = Context(
         queue=queue,
         metrics=metrics,
+        settings=settings or Settings(),
         document=json.dumps(make_document(ENDPOINTS), indent=2).encode(),
         max_subscribers=max_subscribers,
         keep_alive_s=keep_alive_s,
+        body_timeout_s=body_timeout_s,
     )
     for endpoint in ENDPOINTS:
         app.router.add_route(endpoint.method, endpoint.path, endpoint.handler, name=endpoint.name)
@@ -63,15 +80,32 @@ def make_app(
 
 
 @asynccontextmanager
-async def serving(app: web.Application, listener: socket.socket) -> AsyncIterator[None]:
+async def serving(
+    app: web.Application,
+    listener: socket.socket,
+    *,
+    max_connections: int = MAX_CONNECTIONS,
+    reserved: int = RESERVED,
+    idle_s: float = IDLE_S,
+) -> AsyncIterator[None]:
     """Answer on `listener` for as long as the block runs; what is being answered at its end gets a few seconds more."""
-    # A handler whose client is gone is cancelled: an event stream would hold its place otherwise.
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=LAST_ANSWERS_S)
+    runner = web.AppRunner(
+        app,
+        # A handler whose client is gone is cancelled: an event stream would hold its place otherwise.
+        handler_cancellation=True,
+        access_log=None,
+        shutdown_timeout=LAST_ANSWERS_S,
+        keepalive_timeout=idle_s,
+    )
     await runner.setup()
     try:
         # Not a site of aiohttp's: none takes a Unix socket that is bound already. A duplicate, because uvloop closes
         # what it is given: the original listens until its file is gone, so that nobody finds a file that refuses.
-        factory = cast("web.Server", runner.server)  # there since setup()
+        factory = Doorkeeper(
+            cast("web.Server", runner.server),  # there since setup()
+            most=max_connections,
+            reserved=reserved,
+        )
         server = await asyncio.get_running_loop().create_unix_server(factory, sock=listener.dup(), backlog=BACKLOG)
         try:
             yield

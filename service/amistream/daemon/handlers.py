@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Literal
+from typing import Any, Literal
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
@@ -20,15 +20,22 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import from_json
 
 from amistream import __version__
+from amistream.daemon.access import Peer
+from amistream.daemon.confinement import check_request
 from amistream.daemon.metrics import Metrics
-from amistream.errors import AmistreamError, BusyError, UsageError
+from amistream.errors import AccessDeniedError, AmistreamError, BusyError, UsageError
 from amistream.events import ErrorBody, Event, JobList, State
 from amistream.jobs.job import Job
 from amistream.jobs.queue import JobQueue
 from amistream.jobs.request import parse_request
+from amistream.settings import Settings
 
 MAX_SUBSCRIBERS = 64
 """Guess: each holds a connection and a little memory; the jobs themselves do not feel them."""
+SHARE = 0.75
+"""How much of what is bounded other peers than root and the daemon's own user can take together. Guess."""
+BODY_TIMEOUT_S = 10.0
+"""How long a body of 64 KiB may take to come from this very machine. Guess."""
 KEEP_ALIVE_S = 15.0
 """Half of the 30 s after which common proxies and clients take a silent stream for dead."""
 IDEMPOTENCY_KEY = "[!-~]{1,255}"
@@ -61,24 +68,32 @@ class MalformedError(UsageError):
     http_status = HTTPStatus.BAD_REQUEST
 
 
+class SlowBodyError(UsageError):
+    """The body did not come. Caller's fault."""
+
+    http_status = HTTPStatus.REQUEST_TIMEOUT
+
+
 @dataclass(kw_only=True)
 class Context:
     """What the handlers share. `document` is the OpenAPI document, ready to send."""
 
     queue: JobQueue
     metrics: Metrics
+    settings: Settings
     document: bytes
     max_subscribers: int = MAX_SUBSCRIBERS
     keep_alive_s: float = KEEP_ALIVE_S
+    body_timeout_s: float = BODY_TIMEOUT_S
     subscribers: int = 0
     started: float = field(default_factory=time.monotonic)
 
     @contextmanager
-    def subscription(self) -> Iterator[None]:
-        if self.subscribers >= self.max_subscribers:
+    def subscription(self, peer: Peer) -> Iterator[None]:
+        if self.subscribers >= _share(self.max_subscribers, peer):
             raise BusyError(
                 "daemon.subscribers",
-                f"cannot follow the job: {self.max_subscribers} clients follow jobs already",
+                f"cannot follow the job: {self.subscribers} clients follow jobs already",
                 hint="ask GET /v1/jobs/{id} from time to time, or try again later",
             )
         self.subscribers += 1
@@ -89,6 +104,8 @@ class Context:
 
 
 CONTEXT = web.AppKey("context", Context)
+PEER = web.RequestKey("peer", Peer)
+"""Who asks; there once the guard in `app` has let the request pass."""
 
 
 def error_response(error: AmistreamError, status: HTTPStatus | None = None) -> web.Response:
@@ -97,19 +114,15 @@ def error_response(error: AmistreamError, status: HTTPStatus | None = None) -> w
 
 
 async def submit_job(request: web.Request) -> web.StreamResponse:
+    context, peer = request.app[CONTEXT], request[PEER]
     key = _header(request, "Idempotency-Key", IDEMPOTENCY_KEY, "1 to 255 visible ASCII characters")
-    try:
-        # Unlike the json module it also refuses halves of a character (a lone \ud800), which no answer could repeat.
-        values = from_json(await request.read(), allow_inf_nan=False)
-    except ValueError:
-        raise MalformedError(
-            "request.not_json", "cannot read the request: its body is not JSON", hint="send a JSON object"
-        ) from None
-    if not isinstance(values, dict):
-        raise UsageError(
-            "request.not_object", "cannot take the request: its body is not a JSON object", hint="send {...}"
-        )
-    job, new = await _queue(request).submit(parse_request(values), idempotency_key=key)
+    asked = parse_request(await _object(request))
+    if not peer.privileged:
+        check_request(asked, context.settings)
+        _check_share(context, peer)
+        # Another's key must not give away, or take, that one's job. No key of a client's has a space.
+        key = key and f"{peer.uid} {key}"
+    job, new = await context.queue.submit(asked, idempotency_key=key, confined=not peer.privileged)
     place = request.app.router[show_job.__name__].url_for(id=job.id)
     return _answer(job.view(), HTTPStatus.ACCEPTED if new else HTTPStatus.OK, location=str(place))
 
@@ -133,11 +146,11 @@ async def show_job(request: web.Request) -> web.StreamResponse:
 
 
 async def cancel_job(request: web.Request) -> web.StreamResponse:
-    return _answer((await _queue(request).cancel(request.match_info["id"])).view(), HTTPStatus.ACCEPTED)
+    return _answer((await _queue(request).cancel(_own_job(request, "cancel").id)).view(), HTTPStatus.ACCEPTED)
 
 
 async def resume_job(request: web.Request) -> web.StreamResponse:
-    return _answer((await _queue(request).resume(request.match_info["id"])).view(), HTTPStatus.ACCEPTED)
+    return _answer((await _queue(request).resume(_own_job(request, "resume").id)).view(), HTTPStatus.ACCEPTED)
 
 
 async def follow_job(request: web.Request) -> web.StreamResponse:
@@ -145,7 +158,7 @@ async def follow_job(request: web.Request) -> web.StreamResponse:
     context = request.app[CONTEXT]
     job = _job(request)
     after = int(_header(request, "Last-Event-ID", EVENT_ID, "the id of an event") or "0")
-    with context.subscription():
+    with context.subscription(request[PEER]):
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
         await response.prepare(request)
         try:
@@ -202,6 +215,56 @@ def _header(request: web.Request, name: str, pattern: str, takes: str) -> str:
     if value is not None and not re.fullmatch(pattern, value):
         raise UsageError("request.invalid", f"cannot take the header {name}: it must be {takes}", field=name)
     return value or ""
+
+
+async def _object(request: web.Request) -> dict[str, Any]:
+    """The JSON object that is the body."""
+    timeout_s = request.app[CONTEXT].body_timeout_s
+    try:
+        async with asyncio.timeout(timeout_s):
+            body = await request.read()
+    except TimeoutError:
+        raise SlowBodyError(
+            "request.too_slow", f"cannot read the request: its body did not come within {timeout_s:g} s"
+        ) from None
+    try:
+        # Unlike the json module it also refuses halves of a character (a lone \ud800), which no answer could repeat.
+        values = from_json(body, allow_inf_nan=False)
+    except ValueError:
+        raise MalformedError(
+            "request.not_json", "cannot read the request: its body is not JSON", hint="send a JSON object"
+        ) from None
+    if not isinstance(values, dict):
+        raise UsageError(
+            "request.not_object", "cannot take the request: its body is not a JSON object", hint="send {...}"
+        )
+    return values
+
+
+def _share(most: int, peer: Peer) -> int:
+    """How much of a bounded thing this peer may find taken and still get one."""
+    return most if peer.privileged else max(1, int(most * SHARE))
+
+
+def _check_share(context: Context, peer: Peer) -> None:
+    """Keep room in the queue for root and the daemon's own user."""
+    waiting = sum(job.confined for job in context.queue.jobs(State.QUEUED))
+    if waiting >= _share(context.settings.max_queued, peer):
+        raise BusyError(
+            "daemon.full", f"cannot take the job: {waiting} jobs of the group wait already", hint="try again later"
+        )
+
+
+def _own_job(request: web.Request, verb: str) -> Job:
+    """The job that is named, if this peer may do something to it: its group's only, unless it is privileged."""
+    job, peer = _job(request), request[PEER]
+    if not peer.privileged and not job.confined:
+        raise AccessDeniedError(
+            "access.not_yours",
+            f"cannot {verb} job {job.id}: root or the daemon's own user submitted it, and user {peer.uid} is neither",
+            hint=f"ask the administrator; `amistream watch {job.id}` follows it",
+        )
+    return job
 
 
 def _queue(request: web.Request) -> JobQueue:

@@ -74,9 +74,11 @@ def listening(path: Path, group: int | None) -> Iterator[socket.socket]:
 
 
 def _claim(path: Path, group: int | None) -> socket.socket:
-    if not path.parent.exists():
-        path.parent.mkdir(parents=True)
-        path.parent.chmod(DIRECTORY_MODE)
+    missing = [above for above in path.parents if not above.exists()]
+    for above in reversed(missing):
+        # Open to pass through, whatever the umask: the socket in it is what is guarded.
+        above.mkdir()
+        above.chmod(DIRECTORY_MODE)
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         # Two daemons that start together: between bind and listen a socket looks stale to the other one.

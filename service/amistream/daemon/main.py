@@ -1,7 +1,8 @@
 """`amistreamd`: the daemon in the foreground, from its arguments to its exit status.
 
-Order matters at both ends: the socket is claimed before anything else is made, so that a second daemon ends at once; it
-is served until the last job has ended, so that clients see the end; then the engine goes, and the socket's file last.
+Order matters at both ends. The process closes itself up before it reads anything (`hardening`). The socket is claimed
+before anything else is made, so that a second daemon ends at once; it is served until the last job has ended, so that
+clients see the end; then the engine goes, and the socket's file last.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import os
 import signal
 import socket
+import stat
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -26,6 +28,7 @@ from amistream.daemon.listener import find_group, listening
 from amistream.daemon.metrics import Metrics
 from amistream.daemon.notify import notify
 from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, AmistreamError, UsageError
+from amistream.hardening import keep_secrets_in, make_files_private
 from amistream.jobs.engine import Engine
 from amistream.jobs.journal import Journal
 from amistream.jobs.queue import JobQueue
@@ -46,11 +49,14 @@ LOG: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    keep_secrets_in()
+    make_files_private()
     try:
         settings = load(options.config, socket=options.socket, state_dir=options.state_dir)
         log.configure(settings.log_level, settings.log_format)
         group = find_group(settings.socket_group)
         _make_state_dir(settings.state_dir)
+        _warn_of_roots(settings.source_roots)
         with listening(settings.socket, group) as listener:
             uvloop.run(serve(settings, listener, AccessPolicy(group=group)))
     except AmistreamError as error:
@@ -78,7 +84,7 @@ async def serve(settings: Settings, listener: socket.socket, policy: AccessPolic
         ) as queue,
         # Clients are answered only once everything an earlier daemon left is known again.
         _recovered(queue, settings),
-        serving(make_app(queue, metrics, policy), listener),
+        serving(make_app(queue, metrics, policy, settings=settings), listener),
     ):
         address = listener.getsockname()
         LOG.info("daemon.ready", socket=address, version=__version__, pid=os.getpid())
@@ -127,9 +133,10 @@ async def drain(queue: JobQueue, how: OnStop, *, hurry: asyncio.Event) -> None:
 
 
 def _make_state_dir(path: Path) -> None:
+    """Make the state directory, and refuse one in which another user could put or replace a file."""
     try:
-        if not path.is_dir():
-            path.mkdir(parents=True, mode=0o700)
+        path.mkdir(parents=True, mode=0o700, exist_ok=True)
+        about = path.stat()
     except OSError as error:
         raise UsageError(
             "daemon.state_dir",
@@ -137,6 +144,22 @@ def _make_state_dir(path: Path) -> None:
             hint="choose another with --state-dir",
             field="state_dir",
         ) from error
+    if about.st_uid not in {0, os.geteuid()} or stat.S_IMODE(about.st_mode) & 0o022:
+        raise UsageError(
+            "daemon.state_dir",
+            f"cannot use the state directory {path}: others can write to it, and it holds keys and the journal",
+            hint=f"chown {os.geteuid()} {path} && chmod 700 {path}; or choose another with --state-dir",
+            field="state_dir",
+        )
+
+
+def _warn_of_roots(roots: Sequence[Path]) -> None:
+    """Tell of roots that allow nothing: they are compared as they are written."""
+    for root in roots:
+        real = Path(os.path.realpath(root))
+        if real != root or not root.exists():
+            reason = f"it is a link to {real}" if real != root else "it does not exist"
+            LOG.warning("settings.source_roots", root=str(root), reason=reason, hint="write the real path")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -96,7 +96,12 @@ ENDPOINTS: tuple[Endpoint, ...] = (
             HTTPStatus.ACCEPTED: Answer(description="queued", model=JobView, location=True),
             HTTPStatus.OK: Answer(description="the key was seen before: its job", model=JobView, location=True),
         },
-        errors=(HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT, HTTPStatus.SERVICE_UNAVAILABLE),
+        errors=(
+            HTTPStatus.BAD_REQUEST,
+            HTTPStatus.REQUEST_TIMEOUT,
+            HTTPStatus.CONFLICT,
+            HTTPStatus.SERVICE_UNAVAILABLE,
+        ),
     ),
     Endpoint(
         method="GET",

@@ -19,9 +19,13 @@ log = structlog.get_logger()
 class Undo:
     """One job's list. `run` leaves it empty; `forget` keeps what was made."""
 
-    def __init__(self, *, deadline_s: float = 120.0) -> None:
-        """`deadline_s` bounds each undo, so that a dead endpoint does not keep a cancelled job for ever."""
+    def __init__(self, *, deadline_s: float = 120.0, at_once: int = 1) -> None:
+        """`deadline_s` bounds each undo, so that a dead endpoint does not keep a cancelled job for ever.
+
+        `at_once` are undone together: more than one for things of which none needs another gone first.
+        """
         self._deadline_s = deadline_s
+        self._at_once = at_once
         self._actions: list[tuple[str, Callable[[], Awaitable[None]]]] = []
 
     def push(self, what: str, action: Callable[[], Awaitable[None]]) -> None:
@@ -36,16 +40,22 @@ class Undo:
         return await uncut(self._run_all())
 
     async def _run_all(self) -> list[str]:
-        left = []
+        left: list[str] = []
         while self._actions:
-            what, action = self._actions.pop()
-            try:
-                async with asyncio.timeout(self._deadline_s):
-                    await action()
-            except (Exception, asyncio.CancelledError) as error:
-                current = asyncio.current_task()
-                if current is not None and current.cancelling():
-                    raise
-                log.warning("undo.failed", what=what, reason=str(error) or type(error).__name__)
-                left.append(f"{what}: {str(error) or type(error).__name__}")
+            newest = [self._actions.pop() for _ in range(min(self._at_once, len(self._actions)))]
+            undone = [self._undo(what, action) for what, action in newest]
+            left += filter(None, await asyncio.gather(*undone) if len(undone) > 1 else [await undone[0]])
         return left
+
+    async def _undo(self, what: str, action: Callable[[], Awaitable[None]]) -> str:
+        """Undo one thing; returns what is left of it, with the reason, or ''."""
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                await action()
+        except (Exception, asyncio.CancelledError) as error:
+            current = asyncio.current_task()
+            if current is not None and current.cancelling():
+                raise
+            log.warning("undo.failed", what=what, reason=str(error) or type(error).__name__)
+            return f"{what}: {str(error) or type(error).__name__}"
+        return ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from pathlib import Path
 
 from amistream.aws.credentials import default_region
@@ -14,6 +13,7 @@ from amistream.jobs.checks_bucket import look_at_names
 from amistream.jobs.checks_source import SourceChecks
 from amistream.jobs.destination import Address
 from amistream.jobs.findings import Check, Seen, Status, size_text
+from amistream.source.roots import pinned_directory
 from amistream.stores.port import Store
 from amistream.values import GIB
 
@@ -28,6 +28,8 @@ class DirectoryChecks:
         self._address = address
         self._source = source
         self._directory = Path(address.name)
+        self._roots = address.roots
+        self._free = 0
         self._store: Store | None = None
         self.region = ""
 
@@ -72,33 +74,46 @@ class DirectoryChecks:
         return await uncut(asyncio.to_thread(self._directory_on_thread))
 
     def _directory_on_thread(self) -> str:
+        """Judge the directory, or what is to be made in: the nearest above it that exists. Roots are kept to."""
         directory = self._directory
-        if directory.exists() and not directory.is_dir():
-            raise StoreError(
-                "directory.kind",
-                f"cannot write a bundle to {directory}: it is not a directory",
-                hint="give another directory with --to",
-                field="destinations",
-            )
-        there = nearest(directory)
-        if not os.access(there, os.W_OK | os.X_OK):
-            raise StoreError(
-                "directory.failed",
-                f"cannot write a bundle to {directory}: {there} cannot be written to",
-                hint=f"check the directory and its permissions: ls -ld {there}",
-                field="destinations",
-            )
-        return f"{directory} can be written to" if there == directory else f"{directory} will be made"
+        for there in (directory, *directory.parents):
+            try:
+                with pinned_directory(there, self._roots, field="destinations") as pin:
+                    writable = os.access(f"/proc/self/fd/{pin}", os.W_OK | os.X_OK)
+                    room = os.fstatvfs(pin)
+            except FileNotFoundError:
+                continue
+            except NotADirectoryError:
+                raise StoreError(
+                    "directory.kind",
+                    f"cannot write a bundle to {directory}: {'it' if there == directory else there} is not a directory",
+                    hint="give another directory with --to",
+                    field="destinations",
+                ) from None
+            except OSError as error:
+                raise self._unfit(there, error.strerror or "") from error
+            if not writable:
+                raise self._unfit(there, "it cannot be written to")
+            self._free = room.f_bavail * room.f_frsize
+            return f"{directory} can be written to" if there == directory else f"{directory} will be made"
+        raise self._unfit(directory, "it is nowhere")
+
+    def _unfit(self, there: Path, why: str) -> StoreError:
+        return StoreError(
+            "directory.failed",
+            f"cannot write a bundle to {self._directory}: {there}: {why}",
+            hint=f"check the directory and its permissions: ls -ld {there}",
+            field="destinations",
+        )
 
     async def _look_at_space(self) -> Seen:
-        directory, volume = self._directory, self._source.volume
-        free = (await uncut(asyncio.to_thread(lambda: shutil.disk_usage(nearest(directory))))).free
+        directory, volume, free = self._directory, self._source.volume, self._free
         if free < self._source.data // MOST_DEFLATED:
             raise StoreError(
                 "directory.full",
                 f"cannot write a bundle to {directory}: {size_text(free)} are free, and {size_text(self._source.data)} "
                 "of data compress to more",
-                hint=f"free some space: df -h {nearest(directory)}; or bundle straight to S3",
+                hint="free some space (df -h shows it), or bundle straight to S3",
                 field="destinations",
             )
         if free < volume.size:
@@ -106,15 +121,10 @@ class DirectoryChecks:
                 f"{directory} has {free / GIB:.1f} GiB free for a volume of {volume.size / GIB:.1f} GiB",
                 Status.NOTICE,
                 why="the bundle fits only if the volume compresses well",
-                fix=f"df -h {nearest(directory)}",
+                fix="free some space (df -h shows it), or bundle straight to S3",
             )
         return Seen(f"{size_text(free)} free")
 
     async def _look_at_names(self) -> str:
         await self.make_store()
         return await look_at_names(self.store, self._address, "rm")
-
-
-def nearest(path: Path) -> Path:
-    """The path itself, or of what is above it the nearest that exists."""
-    return next((each for each in (path, *path.parents) if each.exists()), Path("/"))

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from amistream.errors import RefusedError
 from amistream.flow.uncut import uncut
-from amistream.jobs.checks_directory import nearest
 from amistream.jobs.checks_source import SourceChecks
 from amistream.jobs.findings import Check, Seen, Status, size_text
 from amistream.settings import PROCESS_BASELINE, Settings
@@ -77,7 +76,7 @@ class HostChecks:
 
     def _state_dir_on_thread(self) -> Seen:
         folder = self._state_dir
-        there = nearest(folder)
+        there = _nearest(folder)
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             raise RefusedError(
                 "state_dir.unwritable",
@@ -149,6 +148,11 @@ class HostChecks:
         if most > min(total, available):
             return Seen(found, Status.NOTICE, why="jobs may have to be swapped out, or be ended by the kernel", fix=fix)
         return Seen(found)
+
+
+def _nearest(path: Path) -> Path:
+    """The path itself, or of what is above it the nearest that exists."""
+    return next((each for each in (path, *path.parents) if each.exists()), Path("/"))
 
 
 async def _look_at_libraries() -> str:

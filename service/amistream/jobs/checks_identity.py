@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -30,6 +31,7 @@ class IdentityChecks:
     def __init__(self, address: Address, place: Place, *, make: bool) -> None:
         """`make`: a pair is made for a user who has none."""
         self._request = address.request
+        self._roots = address.roots
         self._settings = address.settings
         self._place = place
         self._make = make
@@ -68,7 +70,10 @@ class IdentityChecks:
         certificate = self._request.certificate or self._settings.certificate
         private_key = self._request.private_key or self._settings.private_key
         if certificate and private_key:
-            self._identity = await uncut(asyncio.to_thread(load_identity, Path(certificate), Path(private_key)))
+            # The administrator's own pair may lie anywhere.
+            roots = self._roots if self._request.certificate or self._request.private_key else None
+            load = partial(load_identity, Path(certificate), Path(private_key), roots)
+            self._identity = await uncut(asyncio.to_thread(load))
             bits = self._identity.private_key.key_size
             return Seen(f"{certificate} and {private_key} are a pair, RSA {bits}")
         if certificate or private_key:

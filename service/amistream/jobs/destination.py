@@ -11,6 +11,7 @@ from amistream.aws.session import Aws
 from amistream.flow.pace import RateLimit
 from amistream.jobs.request import JobRequest
 from amistream.settings import Settings
+from amistream.source.roots import Roots
 from amistream.stages.register import Registration
 from amistream.stores.directory import DirectoryStore
 from amistream.stores.port import Store
@@ -33,8 +34,16 @@ class Destination:
 class Address:
     """What a request's destination is called, and how to get there. `token` marks one job's temporary files."""
 
-    def __init__(self, request: JobRequest, settings: Settings, aws: Aws, token: str, number: int = 0) -> None:
-        """`number` is the destination's among the request's, from 0."""
+    def __init__(
+        self,
+        request: JobRequest,
+        settings: Settings,
+        aws: Aws,
+        token: str,
+        number: int = 0,
+        roots: Roots | None = None,
+    ) -> None:
+        """`number` is the destination's among the request's, from 0; `roots` is what a confined job may name."""
         self.request = request
         self.settings = settings
         self.aws = aws
@@ -42,7 +51,10 @@ class Address:
         self.name = request.destinations[number]
         self.bucket, _, self.key_prefix = self.name.removeprefix("s3://").partition("/")
         self.directory = Path(self.name) if request.directory else None
-        self.endpoint_url = (request.endpoint_url or settings.endpoint_url).rstrip("/")
+        self.roots = roots
+        # What is signed for a confined job goes where the administrator says and nowhere else.
+        asked = request.endpoint_url if roots is None else None
+        self.endpoint_url = (asked or settings.endpoint_url).rstrip("/")
         self.retry = RetryPolicy(
             attempts=settings.upload_attempts,
             base_s=settings.backoff_base_s,
@@ -72,7 +84,7 @@ class Address:
         """The store, not opened yet; `region` is the bucket's."""
         request, settings = self.request, self.settings
         if self.directory is not None:
-            return DirectoryStore(self.directory, token=self._token)
+            return DirectoryStore(self.directory, token=self._token, roots=self.roots)
         limit = request.limit_upload or settings.limit_upload
         return S3Store(
             await self.client("s3", region),

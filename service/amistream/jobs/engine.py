@@ -23,6 +23,7 @@ from amistream.jobs.journal import Fate, Journal, Kept
 from amistream.jobs.resume import remove_kept
 from amistream.jobs.run import Run
 from amistream.settings import Settings
+from amistream.source.roots import Roots
 
 log = structlog.get_logger()
 
@@ -158,8 +159,9 @@ class Engine:
 
     def _addresses(self, job: Job) -> list[Address]:
         token = job.id.rpartition("-")[2]
+        roots = Roots(self._settings.source_roots) if job.confined else None
         return [
-            Address(job.request, self._settings, self._aws, token, number)
+            Address(job.request, self._settings, self._aws, token, number, roots)
             for number in range(len(job.request.destinations))
         ]
 

@@ -85,7 +85,7 @@ async def check(
         state_dir = HostChecks(addresses[0].settings, source).state_dir()
         _tell(await run_checks([*source.checks(), *checks_of(places), state_dir]), note)
         for place in places:
-            opened.append(await place.destination())
+            opened += [await place.destination()]
         ready = Ready(
             plan=source.plan(),
             volume=source.volume,
@@ -122,7 +122,7 @@ class PlaceChecks:
         self._new = bundling is None
         self._checks = DirectoryChecks(address, source) if address.request.directory else BucketChecks(address)
         self.identity = IdentityChecks(address, self._checks, make=make)
-        self.image = ImageChecks(
+        self.image: ImageChecks = ImageChecks(
             address,
             self._checks,
             facts=bundling.facts if bundling else None,

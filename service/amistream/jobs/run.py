@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from threading import Semaphore
 
 PROGRESS_PERIOD_S = 0.25
+UNDONE_AT_ONCE = 16
+"""Parts removed at a time. Guess."""
 
 
 class Run:
@@ -50,7 +52,7 @@ class Run:
         self._settings = addresses[0].settings
         self._ledger = PartLedger(journal, job.id)
         self._lanes: list[Lane] = []
-        self._undo = Undo()
+        self._undo = Undo(at_once=UNDONE_AT_ONCE)
         self.result: JobResult | None = kept.result
         """What is known of the bundle so far, with every destination that has it."""
 

@@ -1,9 +1,8 @@
 """A disk image in another form (qcow2, VMDK, VHD, VHDX), read as the disk that it holds, without a raw copy.
 
 `qemu-img` tells the disk's size and where each piece of it is. What lies in the file as it is, which is all of an image
-that is not compressed, is read straight from there. The rest comes through `qemu-nbd`, of the same package: compressed
-pieces, and formats for which `qemu-img` does not tell (VHDX). Measured: straight 0.2 CPU seconds a GiB, through qemu-nbd
-1.5. Pieces that are nowhere are holes.
+that is not compressed, is read straight from there; pieces that are nowhere are holes. The rest comes through
+`qemu-nbd`, of the same package: compressed pieces, and formats for which `qemu-img` does not tell (VHDX).
 
 An image that leads to other files (a backing file, a data file, a second extent) is refused: who may have the image
 bundled need not be allowed to read those.
@@ -22,7 +21,7 @@ from typing import Any
 from amistream.errors import RefusedError, SourceError
 from amistream.source.extents import join_extents
 from amistream.source.nbd import NbdServer
-from amistream.source.tool import ToolMissingError, path_of, run_tool
+from amistream.source.tool import ToolMissingError, run_tool
 from amistream.source.volume import FileVolume
 from amistream.values import Extent
 
@@ -144,7 +143,7 @@ class ConvertedVolume:
         except OSError as error:
             raise SourceError(
                 "source.read_error",
-                f"cannot read the disk in {self.path} at byte {offset}: {_words(error, self._file)}",
+                f"cannot read the disk in {self.path} at byte {offset}: {error.strerror or error}",
                 hint=f"the image may be damaged: qemu-img check {self.path}",
                 field="source",
             ) from error
@@ -152,7 +151,7 @@ class ConvertedVolume:
     def _started_server(self) -> NbdServer:
         with self._lock:
             if self._server is None:
-                self._server = NbdServer.start(descriptor_of(self._file), self._format)
+                self._server = NbdServer(descriptor_of(self._file), self._format)
                 if self._interrupted:
                     self._server.interrupt()
             return self._server
@@ -170,7 +169,7 @@ def open_converted(file: FileVolume, image_format: Format) -> ConvertedVolume:
     except OSError as error:
         raise RefusedError(
             "source.converter",
-            f"cannot read the {image_format.words} image {file.path}: {_words(error, file)}",
+            f"cannot read the {image_format.words} image {file.path}: {error.strerror or error}",
             hint=f"see what `qemu-img info {file.path}` and `qemu-img check {file.path}` say; a virtual machine that "
             "uses the image must be shut down",
             field="source",
@@ -245,10 +244,6 @@ def _elsewhere(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def descriptor_of(file: FileVolume) -> int:
     return file._descriptor  # noqa: SLF001 - the volumes of this room share their files
-
-
-def _words(error: OSError, file: FileVolume) -> str:
-    return str(error.strerror or error).replace(path_of(descriptor_of(file)), str(file.path))
 
 
 def _missing(file: FileVolume, image_format: Format, program: str) -> RefusedError:

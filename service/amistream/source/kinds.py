@@ -7,24 +7,41 @@ device nothing is asked: it is the volume.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeAlias
 
-from amistream.errors import SourceError
+from amistream.errors import RefusedError, SourceError
 from amistream.source.converted import FOOTER, HEAD, ConvertedVolume, Format, detect_format, open_converted
+from amistream.source.roots import Roots
 from amistream.source.stdin import STANDARD_INPUT, StreamVolume, open_standard_input
 from amistream.source.volume import FileVolume, Kind, open_volume
 
+AnyVolume: TypeAlias = FileVolume | ConvertedVolume | StreamVolume
 
-def open_source(source: str, *, image_size: int | None = None) -> FileVolume | ConvertedVolume | StreamVolume:
-    """Open what `source` names; `image_size` is for standard input. Raises `RefusedError`. Blocks: use it on a thread."""
-    if source == STANDARD_INPUT:
-        return open_standard_input(image_size)
-    volume = open_volume(Path(source))
+
+def open_source(source: str, roots: Roots | None = None, *, image_size: int | None = None) -> AnyVolume:
+    """Open what `source` names, which has `image_size` bytes if that is known: a stream does not tell it.
+
+    With `roots` it must lie within them. Raises `RefusedError`. Blocks: use it on a thread.
+    """
+    volume: AnyVolume
+    if source == STANDARD_INPUT and roots is None:
+        volume = open_standard_input(image_size)
+    else:
+        volume = open_volume(Path(source), roots)
     try:
-        found = _format_of(volume)
-        return open_converted(volume, found) if found else volume
+        if isinstance(volume, FileVolume) and (found := _format_of(volume)):
+            volume = open_converted(volume, found)
+        if image_size not in (None, volume.size):
+            raise RefusedError(
+                "source.size",
+                f"cannot bundle {volume.path}: it has {volume.size} bytes, and was said to have {image_size}",
+                hint="leave --image-size out: it is needed for a pipe only",
+                field="image_size",
+            )
     except BaseException:
         volume.close()
         raise
+    return volume
 
 
 def _format_of(volume: FileVolume) -> Format | None:

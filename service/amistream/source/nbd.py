@@ -1,20 +1,17 @@
 """Reads a disk image's content from `qemu-nbd`, over a Unix socket that nobody else can reach.
 
 Protocol: NBD, fixed newstyle, simple replies (github.com/NetworkBlockDevice/nbd, doc/proto.md), as far as one reader of
-one export needs it. The server serves one client and leaves when that client hangs up, so a process of ours that dies
-leaves none behind. The calls block: use them on threads.
+one export needs it. The calls block: use them on threads.
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
-import tempfile
 import threading
-from pathlib import Path
-from typing import Self
 
-from amistream.source.tool import run_tool
+from amistream.source.tool import ServerTool
 
 _GREETING = struct.Struct(">8s8sH")
 _MAGIC = (b"NBDMAGIC", b"IHAVEOPT")
@@ -33,28 +30,18 @@ _MOST = 32 * 1024 * 1024
 
 
 class NbdServer:
-    """A `qemu-nbd` and the one connection to it. `size` is the disk's. Close it."""
+    """A `qemu-nbd` that serves the disk in one image. Close it."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
+    def __init__(self, descriptor: int, image_format: str) -> None:
+        """Serve the image behind the open file `descriptor`. Raises `ToolMissingError`, or OSError with the reason."""
         self._lock = threading.Lock()
-        self.size = self._greet()
-
-    @classmethod
-    def start(cls, descriptor: int, image_format: str) -> Self:
-        """Serve the image behind the open file `descriptor`. Raises OSError with what the program says."""
-        with tempfile.TemporaryDirectory(prefix="amistream-nbd-") as folder:
-            path = str(Path(folder) / "socket")
-            # With --fork it returns once it listens.
-            options = ["--fork", "--read-only", "--shared=1", f"--format={image_format}", f"--socket={path}"]
-            run_tool("qemu-nbd", options, descriptor)
-            connection = socket.socket(socket.AF_UNIX)
-            try:
-                connection.connect(path)
-                return cls(connection)
-            except BaseException:
-                connection.close()
-                raise
+        options = ["--read-only", "--shared=1", f"--format={image_format}"]
+        self._server = ServerTool("qemu-nbd", options, descriptor)
+        self._connection = self._server.connection
+        try:
+            self.size = self._greet()
+        except OSError as error:
+            raise self._server.failure() or error from None
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill the whole buffer from `offset` on. Raises OSError."""
@@ -67,12 +54,9 @@ class NbdServer:
         self._connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        try:
+        with contextlib.suppress(OSError):  # it is gone already, or was interrupted
             self._connection.sendall(_REQUEST.pack(_REQUEST_MAGIC, 0, _HANG_UP, 0, 0, 0))
-        except OSError:
-            pass  # it is gone already, or was interrupted
-        finally:
-            self._connection.close()
+        self._server.close()
 
     def _greet(self) -> int:
         *magic, flags = _GREETING.unpack(self._receive(_GREETING.size))

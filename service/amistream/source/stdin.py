@@ -6,6 +6,8 @@ or a device (`< disk.img`) is no stream and is read as what it is.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import select
 import stat
@@ -13,12 +15,15 @@ import time
 from pathlib import Path
 
 from amistream.errors import RefusedError, SourceError
+from amistream.source.converted import HEAD, detect_format
 from amistream.source.volume import FileVolume, Kind
-from amistream.values import Extent
+from amistream.values import MIB, Extent
 
 STANDARD_INPUT = "-"
 """How a request names it as its source."""
 _PATH = Path("/dev/stdin")
+_PIPE_SIZE = MIB
+"""The most that Linux lets anybody ask for."""
 
 
 class StreamVolume:
@@ -28,6 +33,7 @@ class StreamVolume:
         self._descriptor = descriptor
         self._position = 0
         self._stopped, self._stop = os.pipe2(os.O_CLOEXEC)
+        _widen(descriptor)
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN)
         self._poll.register(self._stopped, select.POLLIN)
@@ -58,6 +64,8 @@ class StreamVolume:
                 )
             done += count
             self._position += count
+        if offset == 0:
+            self._check_is_raw(bytes(buffer[:HEAD]))
         return True
 
     def will_need(self, offset: int, length: int) -> None:
@@ -85,6 +93,15 @@ class StreamVolume:
         for descriptor in (self._descriptor, self._stopped, self._stop):
             os.close(descriptor)
 
+    def _check_is_raw(self, head: bytes) -> None:
+        if found := detect_format(head):
+            raise SourceError(
+                "source.stream_format",
+                f"cannot bundle standard input: it is a {found.words} image, which cannot be read from front to back",
+                hint="give the image's file as SOURCE",
+                field="source",
+            )
+
     def _read(self, buffer: memoryview) -> int:
         ready = [descriptor for descriptor, _ in self._poll.poll()]
         if self._stopped in ready:
@@ -100,14 +117,20 @@ class StreamVolume:
             ) from error
 
 
+def _widen(pipe: int) -> None:
+    """Let the sender run further ahead, in fewer and larger pieces, where the system lets us."""
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+
+
 def open_standard_input(size: int | None, descriptor: int = 0) -> StreamVolume | FileVolume:
-    """The volume that this process is sent. Raises `RefusedError` when there is none or its size is not known."""
+    """The volume that this process is sent, of which a stream does not tell the `size`. Raises `RefusedError`."""
     try:
         mode = os.fstat(descriptor).st_mode
     except OSError:
         mode = 0
     if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
-        return _redirected(descriptor, size)
+        return _redirected(descriptor)
     if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
         raise RefusedError(
             "source.no_stream",
@@ -123,24 +146,15 @@ def open_standard_input(size: int | None, descriptor: int = 0) -> StreamVolume |
             "tell it of their files",
             field="image_size",
         )
-    return StreamVolume(_own(descriptor), size)
+    return StreamVolume(os.dup(descriptor), size)
 
 
-def _redirected(descriptor: int, size: int | None) -> FileVolume:
-    begun = os.lseek(descriptor, 0, os.SEEK_CUR)
-    volume = FileVolume(_PATH, _own(descriptor))
-    if begun or size not in (None, volume.size):
-        volume.close()
-        why = f"{begun} bytes of it were read already" if begun else f"it has {volume.size} bytes, not {size}"
+def _redirected(descriptor: int) -> FileVolume:
+    if begun := os.lseek(descriptor, 0, os.SEEK_CUR):
         raise RefusedError(
-            "source.size",
-            f"cannot bundle standard input: {why}",
-            hint="give the file itself as SOURCE; --image-size is for pipes",
-            field="image_size",
+            "source.begun",
+            f"cannot bundle standard input: {begun} bytes of it were read already",
+            hint="give the file itself as SOURCE",
+            field="source",
         )
-    return volume
-
-
-def _own(descriptor: int) -> int:
-    """Another descriptor of the same file, to be closed with the volume."""
-    return os.dup(descriptor)
+    return FileVolume(_PATH, os.dup(descriptor))

@@ -1,38 +1,85 @@
 """Runs a program of the QEMU project on an open file, on a short leash.
 
-The program gets the file and nothing else of ours: no path that somebody could swap, no environment that could hold a
-secret. An image made to do harm finds limits of memory, time and output.
+The program gets the file and nothing else of ours: no path that somebody could swap meanwhile, no environment that
+could hold a secret. An image made to do harm finds limits of memory, time and output.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
+import socket
 import subprocess
 import tempfile
+from pathlib import Path
+from typing import IO
 
 MEMORY_KIB = 2 * 1024 * 1024
 """Address space. Guess: ten times what is used on images of 10 GiB."""
 CPU_S = 3600
 """CPU time of a whole run; a compressed image of 10 GiB takes a minute."""
 PATIENCE_S = 120
-"""How long a program may take to answer, or to begin to serve. Guess."""
+"""How long a program may take to answer, or to end. Guess."""
 MOST_OUTPUT = 128 * 1024 * 1024
 """Bytes of an answer: a map of 10 GiB in alternating clusters of 64 KiB has 18 MB."""
 
-_LIMITED = (
-    f'ulimit -v {MEMORY_KIB} && ulimit -t {CPU_S} && ulimit -f {MOST_OUTPUT // 512} && ulimit -c 0 && exec "$0" "$@"'
-)
+_LIMITS = f"ulimit -v {MEMORY_KIB} && ulimit -t {CPU_S} && ulimit -f {MOST_OUTPUT // 512} && ulimit -c 0 && "
+_RUN = _LIMITS + 'exec "$0" "$@"'
+_SERVE = _LIMITS + 'exec 3<&0 0</dev/null && LISTEN_FDS=1 LISTEN_PID=$$ exec "$0" "$@"'
+"""As systemd hands a listening socket over: as descriptor 3. It is given as standard input."""
+_FIRST_FREE = 10
+"""Descriptors below are the shell's and that protocol's to use."""
 _NOT_FOUND = (126, 127)
 """What a shell says of a program that it cannot run."""
+_LENT = re.compile(r"'?/proc/self/fd/\d+'?")
 
 
 class ToolMissingError(Exception):
     """The program is not installed."""
 
 
-def path_of(descriptor: int) -> str:
-    """The path by which a program that was handed an open file opens that very file."""
-    return f"/proc/self/fd/{descriptor}"
+class ServerTool:
+    """A program that serves the file on a socket to one client, and the connection to it. Close it.
+
+    It leaves when the client hangs up: a process of ours that dies leaves none behind.
+    """
+
+    def __init__(self, program: str, options: list[str], descriptor: int) -> None:
+        self._program = program
+        self._complaint = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the server
+        self.connection = socket.socket(socket.AF_UNIX)
+        # Connected before the program is there to accept it: nothing to wait for, and nobody else can come first.
+        with socket.socket(socket.AF_UNIX) as listener, tempfile.TemporaryDirectory(prefix="amistream-") as folder:
+            path = str(Path(folder) / "socket")
+            listener.bind(path)
+            listener.listen(1)
+            self.connection.connect(path)
+            self._process = _start(
+                _SERVE,
+                program,
+                options,
+                descriptor,
+                stdin=listener.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=self._complaint,
+            )
+
+    def failure(self) -> OSError | None:
+        """Hang up, and say what the program complained of, if it did. Raises `ToolMissingError`."""
+        self.connection.close()
+        try:
+            status = self._process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            status = self._process.wait()
+        return _failure(self._program, status, self._complaint)
+
+    def close(self) -> None:
+        try:
+            self.failure()
+        finally:
+            self._complaint.close()
 
 
 def run_tool(program: str, options: list[str], descriptor: int) -> bytes:
@@ -40,28 +87,53 @@ def run_tool(program: str, options: list[str], descriptor: int) -> bytes:
 
     Raises `ToolMissingError`, or OSError with what it complains of.
     """
-    environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
-    # Not pipes: a server that stays would keep them open.
+    # Files, not pipes: the limit of a file's size bounds them.
     with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as complaint:
+        process = _start(_RUN, program, options, descriptor, stdin=subprocess.DEVNULL, stdout=answer, stderr=complaint)
         try:
-            done = subprocess.run(
-                ["/bin/sh", "-c", _LIMITED, program, *options, path_of(descriptor)],
-                stdin=subprocess.DEVNULL,
-                stdout=answer,
-                stderr=complaint,
-                env=environment,
-                pass_fds=(descriptor,),
-                timeout=PATIENCE_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise OSError(f"{program} did not answer within {PATIENCE_S} s") from None
-        if done.returncode in _NOT_FOUND:
-            raise ToolMissingError(program)
-        if done.returncode != 0:
-            complaint.seek(0)
-            lines = complaint.read(4096).decode(errors="replace").splitlines()
-            told = "; ".join(line.removeprefix(f"{program}: ").strip() for line in lines if line.strip())
-            raise OSError(told or f"{program} ended with status {done.returncode}")
+            status = process.wait(PATIENCE_S)
+        except BaseException as error:
+            process.kill()
+            process.wait()
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise OSError(f"{program} did not answer within {PATIENCE_S} s") from None
+            raise
+        if failure := _failure(program, status, complaint):
+            raise failure
         answer.seek(0)
         return answer.read()
+
+
+def _start(
+    script: str,
+    program: str,
+    options: list[str],
+    descriptor: int,
+    *,
+    stdin: int,
+    stdout: IO[bytes] | int,
+    stderr: IO[bytes],
+) -> subprocess.Popen[bytes]:
+    lent = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE)
+    try:
+        return subprocess.Popen(
+            ["/bin/sh", "-c", script, program, *options, f"/proc/self/fd/{lent}"],
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+            pass_fds=(lent,),
+        )
+    finally:
+        os.close(lent)
+
+
+def _failure(program: str, status: int, complaint: IO[bytes]) -> OSError | None:
+    if status in _NOT_FOUND:
+        raise ToolMissingError(program)
+    if status == 0:
+        return None
+    complaint.seek(0)
+    lines = complaint.read(4096).decode(errors="replace").splitlines()
+    told = "; ".join(line.removeprefix(f"{program}: ").strip() for line in lines if line.strip())
+    return OSError(_LENT.sub("the image", told) or f"{program} ended with status {status}")

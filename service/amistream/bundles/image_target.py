@@ -1,0 +1,268 @@
+"""Where an unbundled image goes: a new file, or the standard output. (`bundles.image_device`: a block device.)
+
+A file is sparse, has its name only when it is whole, proved and on the disk, and nothing of a failed one stays. What
+goes to the standard output is gone when it turns out to be wrong: the exit status tells.
+
+Blocking: for threads. Failures of the system become `RefusedError` before anything was written, `JobError` after.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import select
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from amistream.errors import AmistreamError, JobError, RefusedError
+from amistream.values import KIB, MIB
+
+ZERO_UNIT = 16 * KIB
+"""Aligned runs of so many zeros become holes: a file system's blocks mostly have 4 KiB, but looking for those costs
+three times as much."""
+
+_ZEROS = bytes(MIB)
+_POLL_MS = 200
+
+
+class Target(Protocol):
+    """One image's way out. `open`, then `write` in ascending order, then `commit` or, if anything fails, `abandon`."""
+
+    name: str
+
+    def open(self, size: int, least: int) -> None:
+        """Make ready for an image of `size` bytes of which at least about `least` hold data."""
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Take bytes of the image; what is passed over are zeros."""
+
+    def commit(self) -> None:
+        """The image was proved: have it on the disk, under its name."""
+
+    def abandon(self) -> None:
+        """Undo `open`. Never raises, and does nothing after `commit`."""
+
+    def stop(self) -> None:
+        """Let a thread go that is blocked in `write`. From any thread."""
+
+
+class FileTarget:
+    """A new file beside which it is written under a temporary name."""
+
+    def __init__(self, path: Path, *, replace: bool) -> None:
+        """With `replace` a file that is there gives way to the new one once that is whole."""
+        self.name = str(path)
+        self._path = path
+        self._temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.partial")
+        self._replace = replace
+        self._descriptor = -1
+
+    def open(self, size: int, least: int) -> None:
+        self._refuse_taken()
+        folder = self._path.parent
+        try:
+            room = os.statvfs(folder)
+            if room.f_bavail * room.f_frsize < least:
+                raise _full(self.name, f"at least {least} bytes are to come, and {room.f_bavail * room.f_frsize} are free")
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._descriptor = os.open(self._temporary, flags, 0o666)
+            os.ftruncate(self._descriptor, size)
+        except OSError as error:
+            raise RefusedError(
+                "target.unwritable",
+                f"cannot write {self.name}: {error.strerror}",
+                hint=f"check the directory and its permissions: ls -ld {folder}",
+                field="destination",
+            ) from error
+
+    def write(self, offset: int, data: memoryview) -> None:
+        start = None
+        # Units are aligned in the image, so that what is left out is whole blocks of the file system.
+        at = 0
+        while at < len(data):
+            unit = data[at : at + ZERO_UNIT - (offset + at) % ZERO_UNIT]
+            if _ZEROS.startswith(unit):
+                if start is not None:
+                    self._write(offset + start, data[start:at])
+                    start = None
+            elif start is None:
+                start = at
+            at += len(unit)
+        if start is not None:
+            self._write(offset + start, data[start:])
+
+    def commit(self) -> None:
+        try:
+            os.fsync(self._descriptor)
+            if self._replace:
+                self._temporary.replace(self._path)
+            else:
+                self._give_name()
+            with suppress(OSError):
+                # Not every file system lets a directory be synchronised.
+                _sync_directory(self._path.parent)
+        except OSError as error:
+            raise failed(self.name, error) from error
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+    def abandon(self) -> None:
+        if self._descriptor >= 0:
+            with suppress(OSError):
+                self._temporary.unlink(missing_ok=True)
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def stop(self) -> None:
+        """Writes to a file end by themselves."""
+
+    def _write(self, offset: int, data: memoryview) -> None:
+        try:
+            write_all(self._descriptor, offset, data)
+        except OSError as error:
+            raise failed(self.name, error) from error
+
+    def _refuse_taken(self) -> None:
+        if not self._replace and os.path.lexists(self._path):
+            raise RefusedError(
+                "target.exists",
+                f"cannot unbundle to {self.name}: it exists already",
+                hint="choose another name, or give --force to have it replaced once the new image is proved",
+                field="destination",
+            )
+
+    def _give_name(self) -> None:
+        """A name that somebody took meanwhile is not taken away, where the file system has hard links."""
+        try:
+            self._path.hardlink_to(self._temporary)
+        except FileExistsError:
+            self._refuse_taken()
+            raise
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+                raise
+            self._refuse_taken()
+            self._temporary.rename(self._path)
+        else:
+            self._temporary.unlink()
+
+
+class StreamTarget:
+    """The standard output, zeros and all."""
+
+    name = "-"
+
+    def __init__(self, descriptor: int) -> None:
+        self._given = descriptor
+        self._descriptor = -1
+        self._pipe = False
+        self._stopped = False
+        self._position = 0
+        self._size = 0
+
+    def open(self, size: int, least: int) -> None:
+        del least
+        if os.isatty(self._given):
+            raise RefusedError(
+                "target.terminal",
+                "cannot unbundle to the terminal: an image is no text",
+                hint="send it to a file or a program: amistream unbundle MANIFEST - | ...",
+                field="destination",
+            )
+        self._size = size
+        self._pipe = stat.S_ISFIFO(os.fstat(self._given).st_mode)
+        if self._pipe:
+            # Opened anew it does not block, without changing what others who have it see. So a cancel is heeded even
+            # when the reader stands still.
+            self._descriptor = os.open(f"/proc/self/fd/{self._given}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        else:
+            self._descriptor = os.dup(self._given)
+
+    def write(self, offset: int, data: memoryview) -> None:
+        self._fill(offset)
+        self._write(data)
+
+    def commit(self) -> None:
+        self._fill(self._size)
+        self.abandon()
+
+    def abandon(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def stop(self) -> None:
+        self._stopped = True
+
+    def _fill(self, end: int) -> None:
+        while self._position < end:
+            self._write(memoryview(_ZEROS)[: end - self._position])
+
+    def _write(self, data: memoryview) -> None:
+        ready = select.poll()
+        ready.register(self._descriptor, select.POLLOUT)
+        while data and not self._stopped:
+            try:
+                if self._pipe and not ready.poll(_POLL_MS):
+                    continue
+                written = os.write(self._descriptor, data)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise failed("the standard output", error) from error
+            self._position += written
+            data = data[written:]
+
+
+def choose_file(path: Path, *, force: bool) -> FileTarget:
+    """The file of that name, or of what a link of that name leads to. Raises `RefusedError` for anything else."""
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        what = "a directory" if path.is_dir() else "neither a file nor a block device"
+        raise RefusedError(
+            "target.kind",
+            f"cannot unbundle to {path}: it is {what}",
+            hint="give the name of a new file, a block device, or - for the standard output",
+            field="destination",
+        )
+    return FileTarget(path, replace=force)
+
+
+def write_all(descriptor: int, offset: int, data: memoryview) -> None:
+    """Write all of `data` from `offset` on. Raises OSError."""
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        offset += written
+        data = data[written:]
+
+
+def failed(name: str, error: OSError) -> AmistreamError:
+    """A write that failed, in words."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return JobError(
+            "target.full",
+            f"cannot write {name}: {error.strerror}",
+            hint=f"free some space: df -h {Path(name).parent}; nothing of the image is left behind",
+            field="destination",
+        )
+    return JobError("target.failed", f"cannot write {name}: {error.strerror}", field="destination")
+
+
+def _full(name: str, why: str) -> RefusedError:
+    return RefusedError(
+        "target.full",
+        f"cannot unbundle to {name}: {why}",
+        hint=f"free some space: df -h {Path(name).parent}",
+        field="destination",
+    )
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,267 @@
+"""Makes a bundle usable in another region: the same parts, and a manifest for that region's EC2.
+
+The AES key and IV are unwrapped with the user's private key and wrapped for the other EC2's certificate; kernel and
+RAM disk, which are known in one region only, are replaced or dropped; the manifest is written and signed anew. Parts
+are copied by S3 itself where it may and proves them, else through this process. When anything fails before the
+manifest is there, all that was copied goes again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+
+from amistream.aws.session import Aws
+from amistream.bundles.at_once import at_once
+from amistream.bundles.manifest import Manifest, SignatureState, check_signature, parse_manifest
+from amistream.bundles.meter import Meter, Note
+from amistream.bundles.parts import SeenPart, different, look_at_parts, parts_in_flight, read_part
+from amistream.bundles.place import Bundle, Place
+from amistream.bundles.register import Intent, Wish, carry_out, check_registration, ec2_of
+from amistream.bundles.results import Migrated
+from amistream.bundles.transfer import find_there, take_back, taken
+from amistream.errors import RefusedError, StoreError
+from amistream.keys import (
+    CERTIFICATE_FILE,
+    PRIVATE_KEY_FILE,
+    BundleKey,
+    UserIdentity,
+    load_identity,
+    own_identity,
+    unwrap,
+    wrap,
+)
+from amistream.settings import Settings
+from amistream.stages.manifest import ImageFacts, WrappedKeys, write_manifest
+from amistream.stores.port import whole_checksum
+from amistream.stores.s3 import S3Store
+from amistream.values import ArchiveResult, GzipResult, Measured, PartDigest, SplitResult, part_name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """How a bundle is to be migrated. `kernel` and `ramdisk` None: as the manifest has it; '': none."""
+
+    identity: UserIdentity
+    ec2_certificate: x509.Certificate
+    kernel: str | None
+    ramdisk: str | None
+    wish: Wish | None
+    """How to register it there, or None."""
+    server_side: bool
+    """Whether source and target are one service, which may copy by itself."""
+
+
+def find_identity(settings: Settings, certificate: Path | None, private_key: Path | None) -> UserIdentity:
+    """The user's key pair: as given, else of the settings, else the one kept in the state directory. Blocks.
+
+    Raises `RefusedError` when there is none: a new one opens no bundle.
+    """
+    certificate, private_key = certificate or settings.certificate, private_key or settings.private_key
+    if certificate and private_key:
+        return load_identity(certificate, private_key)
+    kept = settings.state_dir
+    if (
+        not certificate
+        and not private_key
+        and (kept / CERTIFICATE_FILE).exists()
+        and (kept / PRIVATE_KEY_FILE).exists()
+    ):
+        return own_identity(kept)[0]
+    raise RefusedError(
+        "key.missing",
+        "cannot open the bundle's key: the certificate and private key of its user are needed",
+        hint="give both, --cert and --private-key, those with which the bundle was made",
+        field="private_key",
+    )
+
+
+def mapped(what: str, old: str, new: str | None, *, drop: bool, stays: bool) -> str:
+    """The kernel or RAM disk to name: `new`, or `old` where the id `stays` valid. Raises `RefusedError` when unsure."""
+    if new or drop or not old:
+        return new or ""
+    if stays:
+        return old
+    raise RefusedError(
+        f"{what}.region",
+        f"cannot migrate the {what} {old} of the manifest: its id is known in its own region only",
+        hint=f"name the same {what} of the other region with --{what} ID, or leave it out with --no-{what}",
+        field=what,
+    )
+
+
+def new_manifest(manifest: Manifest, terms: Terms) -> bytes:
+    """The bundle's manifest for the other region: parts and digests are the old one's. Blocks for milliseconds."""
+    if not manifest.user_key or not manifest.user_iv:
+        raise RefusedError(
+            "key.other",
+            "cannot open the bundle's key: it was made without a user certificate, for EC2 alone",
+            hint="bundle the volume anew in the other region",
+            field="private_key",
+        )
+    key = unwrap(terms.identity, manifest.user_key, manifest.user_iv)
+    facts = ImageFacts(
+        prefix=manifest.name,
+        user=manifest.user,
+        architecture=manifest.architecture,
+        kind=manifest.kind,
+        kernel=manifest.kernel if terms.kernel is None else terms.kernel,
+        ramdisk=manifest.ramdisk if terms.ramdisk is None else terms.ramdisk,
+        product_codes=manifest.product_codes,
+        ancestors=manifest.ancestors,
+        block_device_mappings=manifest.block_device_mappings,
+    )
+    return write_manifest(facts, _measured(manifest), _wrapped(manifest, key, terms), terms.identity.sign)
+
+
+async def migrate(
+    bundle: Bundle, target: Place, terms: Terms, settings: Settings, aws: Aws, *, meter: Meter, note: Note
+) -> Migrated:
+    """Copy the bundle to a place that was checked, under a manifest for it. Raises `AmistreamError`."""
+    started = time.monotonic()
+    store = target.store
+    assert isinstance(store, S3Store)  # noqa: S101 - the place is a bucket: the caller opened it as one
+    _check_signature(bundle, terms, note)
+    raw = await asyncio.to_thread(new_manifest, bundle.manifest, terms)
+    new = Bundle(place=target, manifest_name=bundle.manifest_name, manifest=parse_manifest(raw, bundle.manifest_name))
+    await _refuse_taken(new)
+    seen = await look_at_parts(bundle)
+    meter.begin(len(seen), bundle.manifest.bundled_size)
+    ec2 = await ec2_of(target, settings, aws)
+    intent: Intent | None = None
+    if terms.wish is not None:
+        intent = await check_registration(new, terms.wish, settings, ec2, note)
+    copying = _Copying(bundle, new, store, meter, note, server_side=terms.server_side)
+    await copying.run(seen, parts_in_flight(settings, seen))
+    image = await carry_out(new, intent, settings, ec2, note) if intent else None
+    return Migrated(
+        manifest=new.address,
+        source=bundle.address,
+        parts=meter.parts,
+        kept=meter.parts_kept,
+        bundled_size=bundle.manifest.bundled_size,
+        elapsed_s=round(time.monotonic() - started, 3),
+        region=target.region,
+        copied=copying.copied,
+        kernel=new.manifest.kernel or None,
+        ramdisk=new.manifest.ramdisk or None,
+        image=image,
+    )
+
+
+class _Copying:
+    """The copying of one bundle's parts and the putting of its new manifest: all of it, or nothing."""
+
+    def __init__(
+        self, old: Bundle, new: Bundle, store: S3Store, meter: Meter, note: Note, *, server_side: bool
+    ) -> None:
+        self._old = old
+        self._new = new
+        self._store = store
+        self._meter = meter
+        self._note = note
+        source = old.place.store
+        # None also once S3 has refused to copy: then it will refuse the rest too.
+        self._source = source if isinstance(source, S3Store) and server_side else None
+        self._made: dict[str, None] = {}
+        self.copied = 0
+
+    async def run(self, seen: list[SeenPart], limit: int) -> None:
+        renamed = {part.name: part_name(self._old.manifest.name, part.part.index) for part in seen}
+        there = await find_there(self._store, seen, renamed)
+
+        async def one(part: SeenPart) -> None:
+            name = renamed[part.name]
+            stored = there.get(name)
+            if stored is not None and stored.checksum == whole_checksum(part.sha1):
+                self._meter.done(part.size, kept=True)
+            elif stored is None and await self._copied(part, name):
+                self.copied += 1
+                self._meter.done(part.size)
+            else:
+                data = await read_part(self._old, part)
+                if stored is None:
+                    self._made[name] = None
+                    await self._store.put(name, data, part.sha1, lambda _: None)
+                elif not stored.is_the(part.size, await self._store.checksum(name, data, part.sha1)):
+                    raise taken(self._store, name)
+                self._meter.done(part.size, kept=stored is not None)
+
+        try:
+            await at_once(one, seen, limit)
+            raw, name = self._new.manifest.raw, self._new.manifest_name
+            self._made[name] = None
+            await self._store.commit(name, raw, hashlib.sha1(raw, usedforsecurity=False).digest())
+        except BaseException:
+            await take_back(self._store, reversed(self._made), self._note)
+            raise
+
+    async def _copied(self, part: SeenPart, name: str) -> bool:
+        """Have S3 copy the part; says whether it did, and proved it. Raises `DifferenceError` for a bad part."""
+        source = self._source
+        if source is None:
+            return False
+        self._made[name] = None
+        try:
+            told = await self._store.copy(name, source, part.name, part.sha1)
+        except StoreError as error:
+            if error.code == "store.exists":
+                raise
+            if self._source is not None:
+                self._note(f"parts go through this machine, because S3 does not copy them: {error.message}")
+            self._source = None
+            return False
+        if told == whole_checksum(part.sha1):
+            return True
+        if told is not None:
+            raise different(self._old, f"{part.name} there has another checksum than in the manifest")
+        # This store does not hash what it copies.
+        self._source = None
+        await self._store.delete(name)
+        return False
+
+
+async def _refuse_taken(new: Bundle) -> None:
+    if await new.place.store.stat(new.manifest_name, read=False) is not None:
+        raise RefusedError(
+            "destination.exists",
+            f"cannot migrate to {new.place.store.location}: there is a bundle already, {new.manifest_name}",
+            hint="choose another place; overwriting would break the AMI registered on it",
+            field="destinations",
+        )
+
+
+def _check_signature(bundle: Bundle, terms: Terms, note: Note) -> None:
+    """A manifest that somebody changed must not get a good signature."""
+    state = check_signature(bundle.manifest, terms.identity.certificate)
+    if state is SignatureState.WRONG:
+        raise different(bundle, "its signature is not by the given certificate, or the manifest was changed since")
+    if state is SignatureState.ABSENT:
+        note(f"{bundle.address} has no signature; the new manifest is signed with your key")
+    if bundle.manifest.kernel_name:
+        note(f"the kernel name {bundle.manifest.kernel_name} is left out of the new manifest")
+
+
+def _measured(manifest: Manifest) -> Measured:
+    """What the old manifest says, as the stages would have measured it; what it does not say is not written either."""
+    parts = tuple(PartDigest(index=part.index, size=0, sha1=bytes.fromhex(part.digest)) for part in manifest.parts)
+    return Measured(
+        image_size=manifest.size,
+        archive=ArchiveResult(size=0, sha1=bytes.fromhex(manifest.digest)),
+        gzip=GzipResult(crc32=0, size_in=0, size_out=0),
+        split=SplitResult(parts=parts, bundled_size=manifest.bundled_size),
+    )
+
+
+def _wrapped(manifest: Manifest, key: BundleKey, terms: Terms) -> WrappedKeys:
+    return WrappedKeys(
+        ec2_key=wrap(terms.ec2_certificate, key.key),
+        ec2_iv=wrap(terms.ec2_certificate, key.iv),
+        user_key=manifest.user_key,
+        user_iv=manifest.user_iv,
+    )

@@ -1,0 +1,222 @@
+"""The commands on existing bundles, from addresses to results: opens what each needs, and lets it go again.
+
+For the command line, which knows neither stores nor the SDK. Every method raises `AmistreamError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Self
+
+from amistream.aws.ec2 import Ec2, plain_location
+from amistream.aws.regions import find_ec2_certificate
+from amistream.aws.session import Aws
+from amistream.bundles.listing import take_inventory
+from amistream.bundles.manifest import LARGEST, parse_manifest
+from amistream.bundles.meter import Meter, Note
+from amistream.bundles.migrate import Terms, find_identity, mapped, migrate
+from amistream.bundles.place import Bundle, Place, find_bundle, open_place, split_address
+from amistream.bundles.register import Wish, deregister_image, ec2_of, find_image, register_bundle
+from amistream.bundles.remove import Removal, plan_removal, remove
+from amistream.bundles.results import (
+    Deregistered,
+    Inventory,
+    Migrated,
+    Registered,
+    Removed,
+    Transferred,
+)
+from amistream.bundles.target import check_bucket
+from amistream.bundles.transfer import download, upload
+from amistream.errors import RefusedError
+from amistream.settings import Settings
+
+Confirm = Callable[[Removal], Awaitable[None]]
+"""Asks whether to go on; raises `RefusedError` for a no."""
+
+
+class BundleSession:
+    """`async with BundleSession(settings, note)`; `settings` name region and endpoint, `note` takes notices."""
+
+    def __init__(self, settings: Settings, note: Note) -> None:
+        self._settings = settings
+        self._note = note
+        self._aws = Aws(settings)
+
+    async def __aenter__(self) -> Self:
+        await self._aws.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._aws.__aexit__()
+
+    async def download(self, address: str, directory: Path, meter: Meter) -> Transferred:
+        folder, name = split_address(address)
+        async with open_place(folder, self._settings, self._aws) as place:
+            bundle = await find_bundle(place, name)
+            return await download(bundle, directory, self._settings, meter, self._note)
+
+    async def upload(self, address: str, to: str, meter: Meter, *, region: str = "") -> Transferred:
+        folder, name = split_address(address)
+        if folder.startswith("s3://"):
+            raise RefusedError(
+                "upload.source",
+                f"cannot upload {address}: it is in a bucket already",
+                hint="`amistream migrate` copies a bundle from bucket to bucket",
+                field="manifest",
+            )
+        async with (
+            open_place(folder, self._settings, self._aws) as source,
+            open_place(to, self._settings, self._aws, region=region) as target,
+        ):
+            bundle = await find_bundle(source, name)
+            await check_bucket(target, self._settings, self._aws, self._note, region=region)
+            return await upload(bundle, target, self._settings, meter, self._note)
+
+    async def register(self, address: str, wish: Wish, *, region: str = "") -> Registered:
+        folder, name = split_address(address)
+        async with open_place(folder, self._settings, self._aws, region=region) as place:
+            bundle = await find_bundle(place, name)
+            if place.in_s3:
+                await check_bucket(place, self._settings, self._aws, self._note, region=region)
+            return await register_bundle(bundle, wish, self._settings, self._aws, self._note)
+
+    async def delete(
+        self,
+        address: str,
+        confirm: Confirm,
+        *,
+        copy: Path | None = None,
+        deregister: bool = False,
+        ask_ec2: bool = True,
+        dry_run: bool = False,
+    ) -> Removed:
+        """Delete the bundle; `copy` is a file with its manifest, for one that is not, or no more, in its place."""
+        folder, name = split_address(address)
+        async with open_place(folder, self._settings, self._aws) as place:
+            bundle = await find_bundle(place, name) if copy is None else await _from_copy(place, name, copy)
+            ec2 = await ec2_of(place, self._settings, self._aws) if place.in_s3 and ask_ec2 else None
+            plan = await plan_removal(bundle, self._settings, ec2, deregister=deregister)
+            if dry_run:
+                return plan.result(dry_run=True, deregistered=plan.images)
+            await confirm(plan)
+            return await remove(plan, self._settings, ec2, self._note)
+
+    async def deregister(
+        self, image_id: str, confirm: Confirm, *, region: str = "", delete: bool = False, dry_run: bool = False
+    ) -> Deregistered:
+        """Deregister the image, and with `delete` remove the bundle that it stands on."""
+        ec2 = await self._ec2(region)
+        image = await find_image(ec2, image_id, self._settings)
+        location = plain_location(image.location)
+        removed: Removed | None = None
+        if not delete:
+            if not dry_run:
+                await deregister_image(ec2, image_id, self._settings)
+        else:
+            folder, slash, name = location.rpartition("/")
+            if not slash or not name:
+                raise RefusedError(
+                    "image.no_bundle",
+                    f"cannot delete the bundle of {image_id}: EC2 names no manifest for it ({location or 'nothing'})",
+                    hint="leave --delete out to deregister alone",
+                    field="image",
+                )
+            async with open_place(f"s3://{folder}", self._settings, self._aws, region=ec2.region) as place:
+                bundle = await find_bundle(place, name)
+                plan = await plan_removal(bundle, self._settings, ec2, deregister=False, but=[image_id])
+                if dry_run:
+                    removed = plan.result(dry_run=True, deregistered=[image_id])
+                else:
+                    await confirm(plan)
+                    await deregister_image(ec2, image_id, self._settings)
+                    removed = await remove(plan, self._settings, ec2, self._note)
+        return Deregistered(image_id=image_id, location=location, region=ec2.region, removed=removed)
+
+    async def inventory(self, folder: str, *, ask_ec2: bool = True, price: float | None = None) -> Inventory:
+        async with open_place(folder, self._settings, self._aws) as place:
+            ec2 = await ec2_of(place, self._settings, self._aws) if ask_ec2 else None
+            return await take_inventory(place, self._settings, ec2, self._note, price=price)
+
+    async def migrate(
+        self,
+        address: str,
+        to: str,
+        meter: Meter,
+        *,
+        region: str,
+        certificate: Path | None = None,
+        private_key: Path | None = None,
+        ec2_certificate: Path | None = None,
+        kernel: str | None = None,
+        ramdisk: str | None = None,
+        drop_kernel: bool = False,
+        drop_ramdisk: bool = False,
+        source_endpoint_url: str = "",
+        wish: Wish | None = None,
+    ) -> Migrated:
+        """Copy the bundle to another region's bucket; `wish` says how to register it there, None: not at all."""
+        settings, folder_and_name = self._settings, split_address(address)
+        if not to.startswith("s3://"):
+            raise RefusedError(
+                "migrate.destination",
+                f"cannot migrate to {to}: only a bucket has a region",
+                hint="give s3://BUCKET or s3://BUCKET/PREFIX",
+                field="destinations",
+            )
+        identity = await asyncio.to_thread(find_identity, settings, certificate, private_key)
+        ec2_cert, notice = await asyncio.to_thread(
+            find_ec2_certificate, region, explicit=ec2_certificate, configured=settings.ec2_certificates
+        )
+        if notice:
+            self._note(notice)
+        endpoint = source_endpoint_url or settings.endpoint_url
+        async with (
+            open_place(folder_and_name[0], settings, self._aws, endpoint_url=endpoint) as source,
+            open_place(to, settings, self._aws, region=region) as target,
+        ):
+            await check_bucket(target, settings, self._aws, self._note, region=region)
+            bundle = await find_bundle(source, folder_and_name[1])
+            stays, manifest = source.in_s3 and source.region == target.region, bundle.manifest
+            terms = Terms(
+                identity=identity,
+                ec2_certificate=ec2_cert,
+                kernel=mapped("kernel", manifest.kernel, kernel, drop=drop_kernel, stays=stays),
+                ramdisk=mapped("ramdisk", manifest.ramdisk, ramdisk, drop=drop_ramdisk, stays=stays),
+                wish=wish,
+                server_side=endpoint.rstrip("/") == settings.endpoint_url.rstrip("/"),
+            )
+            return await migrate(bundle, target, terms, settings, self._aws, meter=meter, note=self._note)
+
+    async def _ec2(self, region: str) -> Ec2:
+        region = region or await self._aws.default_region()
+        if not region:
+            raise RefusedError(
+                "region.missing",
+                "cannot ask EC2: no region is named",
+                hint="give --region, or set AWS_REGION",
+                field="region",
+            )
+        client = await self._aws.client("ec2", region, self._settings.endpoint_url.rstrip("/"))
+        return Ec2(client, region, self._settings.stall_timeout_s)
+
+
+async def _from_copy(place: Place, name: str, copy: Path) -> Bundle:
+    """The bundle that a manifest kept elsewhere describes. Raises `RefusedError`."""
+
+    def read() -> bytes:
+        with copy.open("rb") as file:
+            return file.read(LARGEST + 1)
+
+    try:
+        raw = await asyncio.to_thread(read)
+    except OSError as error:
+        raise RefusedError(
+            "manifest.unreadable",
+            f"cannot read the manifest {copy}: {error.strerror}",
+            hint="check the path given with --manifest",
+            field="manifest",
+        ) from error
+    return Bundle(place=place, manifest_name=name, manifest=parse_manifest(raw, str(copy)))

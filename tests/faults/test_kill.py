@@ -1,0 +1,20 @@
+"""A short run of the soak that kills the daemon; the long one is a script of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from faults.kill_soak import soak
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KILLS = 8
+
+
+def test_jobs_survive_the_daemon(tmp_path: Path) -> None:
+    """However often the daemon is killed: every job ends done, every bundle is right, nothing else is left."""
+    verdict = soak(kills=KILLS, seed=20261123, directory=tmp_path)
+    assert verdict.kills == KILLS
+    assert verdict.jobs >= 3
+    assert verdict.parts > verdict.jobs

@@ -1,0 +1,64 @@
+"""Programs that swap names in a loop, as fast as they can, beside what they try to deceive."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+LINK = """
+import os, sys
+name, *targets = sys.argv[1:]
+made = f"{name}.{os.getpid()}"
+print("swapping", flush=True)
+while True:
+    for target in targets:
+        os.symlink(target, made)
+        os.rename(made, name)
+"""
+"""NAME TARGET...: NAME is a symbolic link to each target in turn, and never missing."""
+
+EXCHANGE = """
+import ctypes, sys
+first, second = (name.encode() for name in sys.argv[1:])
+libc = ctypes.CDLL(None)
+print("swapping", flush=True)
+while True:
+    libc.renameat2(-100, first, -100, second, 2)
+"""
+"""FIRST SECOND: the two names, of files or directories, are exchanged at one stroke."""
+
+HARD_LINK = """
+import os, sys
+name, target = sys.argv[1:]
+ghost = name + " (deleted)"
+print("swapping", flush=True)
+while True:
+    os.link(target, name)
+    os.unlink(name)
+    os.link(target, ghost)
+    os.unlink(ghost)
+"""
+"""NAME TARGET: NAME is a second name of TARGET, then none, then what the kernel calls a file without a name is one."""
+
+
+@contextmanager
+def swapping(program: str, *arguments: Path, user: Sequence[str] = ()) -> Iterator[None]:
+    """Run one of the programs until the block ends; `user` are the options of setpriv to run it as somebody else."""
+    prefix = ["setpriv", *user, "--"] if user else []
+    # The interpreter of the machine: another user may not reach that of the tests.
+    python = "/usr/bin/python3" if user else sys.executable
+    process = subprocess.Popen(
+        [*prefix, python, "-c", program, *map(str, arguments)], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        try:
+            assert process.stdout.readline() == b"swapping\n"
+            yield
+            assert process.poll() is None, "the program that swaps has ended"
+        finally:
+            process.kill()
+            process.wait()

@@ -1,0 +1,320 @@
+"""Disk images in other forms, made by qemu-img: each reads as the disk that it holds, and no more than that."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from amistream.errors import RefusedError, SourceError
+from amistream.source import tool
+from amistream.source.converted import ConvertedVolume, Format, detect_format
+from amistream.source.kinds import open_source
+from amistream.source.volume import FileVolume
+from amistream.stages.read import Read
+from support.volumes import loop_device, random_image, sparse_image
+
+MIB = 1 << 20
+SIZE = 24 * MIB
+DATA = [(0, 3 * MIB), (7 * MIB + 12345, 200_000), (20 * MIB, MIB + 17)]
+
+needs_qemu = pytest.mark.skipif(shutil.which("qemu-nbd") is None, reason="qemu-utils is not installed")
+
+FORMS = {
+    "qcow2": ("qcow2",),
+    "qcow2-old": ("qcow2", "-o", "compat=0.10"),
+    "qcow2-small-clusters": ("qcow2", "-o", "cluster_size=512"),
+    "qcow2-compressed": ("qcow2", "-c"),
+    "vmdk": ("vmdk",),
+    "vmdk-stream": ("vmdk", "-o", "subformat=streamOptimized"),
+    "vhd": ("vpc", "-o", "force_size=on"),
+    "vhd-fixed": ("vpc", "-o", "subformat=fixed,force_size=on"),
+    "vhdx": ("vhdx",),
+}
+SERVED = {"qcow2-compressed", "vmdk-stream", "vhdx"}
+"""Those of which at least a piece can be read by qemu-nbd only."""
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A disk with holes, noise, and runs of text that compress."""
+    path = sparse_image(tmp_path_factory.mktemp("disk") / "disk.img", SIZE, DATA)
+    with path.open("r+b") as file:
+        file.seek(12 * MIB)
+        file.write(b"all work and no play\n" * 100_000)
+    return path
+
+
+def convert(disk: Path, path: Path, *options: str) -> Path:
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", *options, str(disk), str(path)], check=True)
+    return path
+
+
+@pytest.fixture(params=FORMS)
+def image(request: pytest.FixtureRequest, disk: Path, tmp_path: Path) -> Path:
+    # Under a name that tells nothing.
+    return convert(disk, tmp_path / "image", *FORMS[request.param])
+
+
+def opened(path: Path) -> ConvertedVolume:
+    volume = open_source(str(path))
+    assert isinstance(volume, ConvertedVolume)
+    return volume
+
+
+def refused(path: Path) -> RefusedError:
+    with pytest.raises(RefusedError) as caught:
+        open_source(str(path)).close()
+    assert caught.value.field == "source"
+    assert caught.value.hint
+    return caught.value
+
+
+@needs_qemu
+def test_the_disk_within(image: Path, disk: Path, request: pytest.FixtureRequest) -> None:
+    """Each form reads as the very disk that was put in, at any offset, and tells its size and time."""
+    content = disk.read_bytes()
+    with closing(opened(image)) as volume:
+        assert (volume.path, volume.size, volume.mtime) == (image, SIZE, int(image.stat().st_mtime))
+        for offset, length in ((0, SIZE), (7 * MIB, 3 * MIB), (7 * MIB + 12344, 3), (SIZE - 5, 5), (5 * MIB, 100)):
+            buffer = bytearray(b"\xff" * length)
+            volume.read_into(offset, memoryview(buffer))
+            assert buffer == content[offset : offset + length]
+        volume.will_need(0, SIZE)
+        volume.check_unchanged()
+
+
+@needs_qemu
+def test_holes_are_left_out(image: Path, disk: Path, request: pytest.FixtureRequest) -> None:
+    """What the map calls a hole is not read, and what is read together with the holes is the disk."""
+    with closing(opened(image)) as volume:
+        extents = volume.extents()
+        reader, made, last = Read(volume, extents), bytearray(SIZE), False
+        pieces = []
+        while not last:
+            block, last = reader.read(memoryview(bytearray(300_000)))
+            pieces.append(bytes(block))
+    data = b"".join(pieces)
+    for extent in extents:
+        made[extent.offset : extent.end], data = data[: extent.length], data[extent.length :]
+    assert not data
+    assert made == disk.read_bytes()
+    if "vhdx" not in request.node.name:
+        assert sum(extent.length for extent in extents) < SIZE // 2
+
+
+@needs_qemu
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_served(form: str, disk: Path, tmp_path: Path) -> None:
+    """A server is started for compressed pieces and for what cannot be mapped only, once, and leaves with the volume."""
+    with closing(opened(convert(disk, tmp_path / "image", *FORMS[form]))) as volume:
+        assert volume._server is None
+        for _ in range(2):
+            volume.read_into(0, memoryview(bytearray(SIZE)))
+        server = volume._server
+        assert (server is not None) == (form in SERVED)
+        process = server._server._process if server else None
+        assert process is None or process.poll() is None
+    assert process is None or process.returncode == 0
+
+
+@needs_qemu
+def test_a_whole_device_is_never_looked_into(disk: Path, tmp_path: Path) -> None:
+    """A block device is the volume, whatever its first bytes look like."""
+    image = convert(disk, tmp_path / "image", "qcow2")
+    with loop_device(image) as device, closing(open_source(str(device))) as volume:
+        assert isinstance(volume, FileVolume)
+        assert volume.size == image.stat().st_size
+
+
+def test_formats_by_their_bytes(tmp_path: Path) -> None:
+    """Forms are known by their first bytes, a VHD of fixed size by its last; noise, text and nothing are raw."""
+    assert detect_format(b"QFI\xfb\0\0\0\3") is Format.QCOW2
+    assert detect_format(b"KDMV\1\0") is Format.VMDK
+    assert detect_format(b"vhdxfileM") is Format.VHDX
+    assert detect_format(b"conectix\0") is Format.VHD
+    assert detect_format(bytes(20), b"conectix" + bytes(504)) is Format.VHD
+    assert detect_format(b"", b"") is None
+    for size in (0, 1, 511, 5000):
+        with closing(open_source(str(random_image(tmp_path / "raw", size)))) as volume:
+            assert isinstance(volume, FileVolume)
+            assert volume.size == size
+
+
+@needs_qemu
+def test_images_that_lead_elsewhere(disk: Path, tmp_path: Path) -> None:
+    """Backing files, data files and the extents of a VMDK are refused, and how to make one image of it all is said."""
+    made = {
+        "backing": ["-f", "qcow2", "-b", str(disk), "-F", "raw"],
+        "data": ["-f", "qcow2", "-o", f"data_file={tmp_path}/elsewhere.raw"],
+        "flat": ["-f", "vmdk", "-o", "subformat=monolithicFlat"],
+        "split": ["-f", "vmdk", "-o", "subformat=twoGbMaxExtentSparse"],
+    }
+    for name, options in made.items():
+        path = tmp_path / name
+        size = [] if name == "backing" else ["10M"]
+        subprocess.run(["qemu-img", "create", "-q", *options, str(path), *size], check=True)
+        error = refused(path)
+        assert error.code == "source.elsewhere", name
+        assert f"qemu-img convert -O qcow2 {path}" in error.hint
+
+
+@needs_qemu
+def test_an_encrypted_image(tmp_path: Path) -> None:
+    """An image whose content needs a secret is refused."""
+    path = tmp_path / "image"
+    secret = ["--object", "secret,id=s,data=pass", "-o", "encrypt.format=luks,encrypt.key-secret=s"]
+    fast = ",encrypt.iter-time=10"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *secret[:-1], secret[-1] + fast, path, "4M"], check=True)
+    assert refused(path).code == "source.encrypted"
+
+
+@needs_qemu
+@pytest.mark.parametrize("form", ["qcow2", "vmdk"])
+def test_an_image_cut_short(form: str, disk: Path, tmp_path: Path) -> None:
+    """An image of which the end is missing is refused, although to qemu-img the rest reads as zeros."""
+    path = convert(disk, tmp_path / "image", form)
+    os.truncate(path, 2 * MIB)
+    assert refused(path).code == "source.cut_short"
+
+
+@needs_qemu
+def test_a_damaged_image(tmp_path: Path) -> None:
+    """What qemu-img says of an image that it cannot read is passed on, about the image and not about a descriptor."""
+    path = tmp_path / "image"
+    path.write_bytes(b"QFI\xfb\0\0\0\3" + bytes(100))
+    error = refused(path)
+    assert error.code == "source.converter"
+    assert str(path) in error.message
+    assert "/proc/self" not in str(error)
+
+
+@needs_qemu
+def test_a_server_that_dies(disk: Path, tmp_path: Path) -> None:
+    """When qemu-nbd is gone, reading fails with words; closing is in order."""
+    volume = opened(convert(disk, tmp_path / "image", "qcow2", "-c"))
+    volume.read_into(12 * MIB, memoryview(bytearray(MIB)))
+    assert volume._server is not None
+    volume._server._server._process.kill()
+    volume._server._server._process.wait()
+    with pytest.raises(SourceError, match="at byte"):
+        volume.read_into(12 * MIB, memoryview(bytearray(MIB)))
+    volume.close()
+
+
+@needs_qemu
+def test_interrupted(disk: Path, tmp_path: Path) -> None:
+    """A volume that was interrupted fails to read from its server, whether or not it had one."""
+    path = convert(disk, tmp_path / "image", "vhdx")
+    for started in (False, True):
+        with closing(opened(path)) as volume:
+            if started:
+                volume.read_into(0, memoryview(bytearray(10)))
+            volume.interrupt()
+            with pytest.raises(SourceError):
+                volume.read_into(0, memoryview(bytearray(10)))
+
+
+@needs_qemu
+def test_an_image_that_changes(disk: Path, tmp_path: Path) -> None:
+    """An image that is written to while it is read is noticed."""
+    path = convert(disk, tmp_path / "image", "qcow2")
+    with closing(opened(path)) as volume:
+        os.utime(path, (0, 0))
+        with pytest.raises(SourceError) as caught:
+            volume.check_unchanged()
+    assert caught.value.code == "source.changed"
+
+
+@needs_qemu
+def test_nothing_stays_open(disk: Path, tmp_path: Path) -> None:
+    """A volume that was read and closed, and one that was refused, leave no descriptor and no process."""
+    good, bad = convert(disk, tmp_path / "good", "qcow2", "-c"), tmp_path / "bad"
+    bad.write_bytes(b"QFI\xfb")
+    before = sorted(os.listdir("/proc/self/fd"))
+    with closing(opened(good)) as volume:
+        volume.read_into(0, memoryview(bytearray(SIZE)))
+    refused(bad)
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+@needs_qemu
+def test_a_wrong_image_size(disk: Path, tmp_path: Path) -> None:
+    """A size that was said for a file must be that of the disk within."""
+    path = convert(disk, tmp_path / "image", "qcow2")
+    open_source(str(path), image_size=SIZE).close()
+    with pytest.raises(RefusedError, match="was said to have 5") as caught:
+        open_source(str(path), image_size=5)
+    assert caught.value.field == "image_size"
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that holds all the programs that can be found."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    return folder
+
+
+def script(folder: Path, name: str, text: str) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def test_without_qemu(programs: Path, tmp_path: Path) -> None:
+    """When qemu-img is missing, the package that has it is named."""
+    (tmp_path / "image").write_bytes(b"QFI\xfb" + bytes(1000))
+    error = refused(tmp_path / "image")
+    assert error.code == "source.converter_missing"
+    assert "qemu-img" in error.message
+    assert "apt-get install qemu-utils" in error.hint
+
+
+def test_without_qemu_nbd(programs: Path, tmp_path: Path) -> None:
+    """When only qemu-nbd is missing, that is said once it is needed."""
+    facts = '{"virtual-size": 4096, "filename": "x"}'
+    script(programs, "qemu-img", f"case $1 in info) echo '{facts}';; *) echo '{MAP}';; esac")
+    (tmp_path / "image").write_bytes(b"QFI\xfb" + bytes(1000))
+    with closing(opened(tmp_path / "image")) as volume, pytest.raises(RefusedError, match="qemu-nbd"):
+        volume.read_into(0, memoryview(bytearray(10)))
+
+
+MAP = '[{"start": 0, "length": 4096, "zero": false, "data": true}]'
+
+
+def test_no_secret_is_handed_on(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The programs see neither our environment nor the image's path."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI")
+    script(programs, "qemu-img", f'/usr/bin/env > {tmp_path}/seen; echo "$@" >> {tmp_path}/seen; exit 1')
+    (tmp_path / "image").write_bytes(b"QFI\xfb" + bytes(1000))
+    refused(tmp_path / "image")
+    seen = (tmp_path / "seen").read_text()
+    assert "AWS_" not in seen
+    assert str(tmp_path / "image") not in seen
+    assert re.search(r"/proc/self/fd/\d+$", seen)
+
+
+def test_a_program_that_hangs(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that does not answer is ended, and the image refused."""
+    monkeypatch.setattr(tool, "PATIENCE_S", 0.2)
+    script(programs, "qemu-img", "exec /bin/sleep 600")
+    (tmp_path / "image").write_bytes(b"QFI\xfb" + bytes(1000))
+    assert "did not answer" in refused(tmp_path / "image").message
+
+
+def test_a_server_that_speaks_otherwise(programs: Path, tmp_path: Path) -> None:
+    """A qemu-nbd that does not come up, or says what is no NBD, is told in words."""
+    facts = '{"virtual-size": 4096, "filename": "x"}'
+    script(programs, "qemu-img", f"case $1 in info) echo '{facts}';; *) echo '{MAP}';; esac")
+    (tmp_path / "image").write_bytes(b"QFI\xfb" + bytes(1000))
+    script(programs, "qemu-nbd", "echo 'qemu-nbd: Failed to open: on strike' >&2; exit 1")
+    with closing(opened(tmp_path / "image")) as volume, pytest.raises(SourceError, match="on strike"):
+        volume.read_into(0, memoryview(bytearray(10)))
