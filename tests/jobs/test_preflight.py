@@ -482,8 +482,11 @@ async def test_a_confined_job_learns_nothing_of_what_lies_outside(scene: Scene, 
     outside.mkdir()
     (outside / "file").touch()
     image = random_image(inside / "disk.img", 700_000)
-    own = {"source": str(image), "certificate": None, "private_key": None, "roots": Roots([inside])}
-    async with scene.ready(inside / "a" / "b", **{**own, "ec2_certificate": str(scene.keys.ec2.certificate)}):
+    certificate = inside / "ec2.pem"
+    certificate.write_bytes(scene.keys.ec2.certificate.read_bytes())
+    own = {"source": str(image), "certificate": None, "private_key": None, "ec2_certificate": str(certificate),
+           "roots": Roots([inside])}  # fmt: skip
+    async with scene.ready(inside / "a" / "b", **own):
         assert (inside / "a" / "b").is_dir()
     (inside / "link").symlink_to(outside)
     there = (

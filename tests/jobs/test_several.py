@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +55,7 @@ def fits(endpoint: Endpoint, bucket: str, directory: Path, image: Path, keys: Ke
 
 
 @pytest.fixture
-def proxy(make_proxy: MakeProxy, ministack: Endpoint) -> Iterator[FaultProxy]:
+def proxy(make_proxy: MakeProxy, ministack: Endpoint) -> FaultProxy:
     return make_proxy(ministack, dry_run_answered())
 
 

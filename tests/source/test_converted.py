@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -106,20 +105,20 @@ def test_holes_are_left_out(image: Path, disk: Path, request: pytest.FixtureRequ
     assert not data
     assert made == disk.read_bytes()
     if "vhdx" not in request.node.name:
-        assert sum(extent.length for extent in extents) < SIZE // 2
+        assert sum(extent.length for extent in extents) < SIZE * 2 // 3
 
 
 @needs_qemu
 @pytest.mark.parametrize("form", FORMS)
 def test_what_is_served(form: str, disk: Path, tmp_path: Path) -> None:
-    """A server is started for compressed pieces and for what cannot be mapped only, once, and leaves with the volume."""
+    """A server is started only for compressed pieces and what cannot be mapped, once, and leaves with the volume."""
     with closing(opened(convert(disk, tmp_path / "image", *FORMS[form]))) as volume:
-        assert volume._server is None
+        assert not volume._server
         for _ in range(2):
             volume.read_into(0, memoryview(bytearray(SIZE)))
         server = volume._server
         assert (server is not None) == (form in SERVED)
-        process = server._server._process if server else None
+        process = server._server._process if server is not None else None
         assert process is None or process.poll() is None
     assert process is None or process.returncode == 0
 
@@ -232,16 +231,20 @@ def test_an_image_that_changes(disk: Path, tmp_path: Path) -> None:
     assert caught.value.code == "source.changed"
 
 
+def open_files() -> list[Path]:
+    return sorted(Path("/proc/self/fd").iterdir())
+
+
 @needs_qemu
 def test_nothing_stays_open(disk: Path, tmp_path: Path) -> None:
     """A volume that was read and closed, and one that was refused, leave no descriptor and no process."""
     good, bad = convert(disk, tmp_path / "good", "qcow2", "-c"), tmp_path / "bad"
     bad.write_bytes(b"QFI\xfb")
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = open_files()
     with closing(opened(good)) as volume:
         volume.read_into(0, memoryview(bytearray(SIZE)))
     refused(bad)
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert open_files() == before
 
 
 @needs_qemu
@@ -255,7 +258,7 @@ def test_a_wrong_image_size(disk: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that holds all the programs that can be found."""
     folder = tmp_path / "programs"
     folder.mkdir()

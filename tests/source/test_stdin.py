@@ -164,9 +164,10 @@ def test_a_file_is_no_stream(tmp_path: Path) -> None:
         assert (volume.kind, volume.size) == (Kind.IMAGE_FILE, 3 * MIB)
         assert sum(extent.length for extent in volume.extents()) < MIB
         file.seek(0, os.SEEK_END)
-    with path.open("rb") as file, pytest.raises(RefusedError, match="read already"):
+    with path.open("rb") as file:
         file.seek(512)
-        open_standard_input(None, file.fileno())
+        with pytest.raises(RefusedError, match="read already"):
+            open_standard_input(None, file.fileno())
 
 
 def test_as_a_source(tmp_path: Path) -> None:

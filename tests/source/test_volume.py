@@ -6,8 +6,7 @@ import os
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from amistream.errors import RefusedError, SourceError
 from amistream.source.volume import FileVolume, Kind, open_volume
 from amistream.stages.read import Read
 from source.nobody import as_nobody, open_folder
-from support.volumes import ext4_image, loop_device, random_image, sparse_image
+from support.volumes import loop_device, random_image, sparse_image
 
 MIB = 1 << 20
 
@@ -269,13 +268,12 @@ def test_disk_error() -> None:
 
 
 def test_block_device(tmp_path: Path) -> None:
-    """A block device has its real size and content, and is not mounted when it is not."""
+    """A block device has its real size and content."""
     image = random_image(tmp_path / "image", 3 * MIB + 512)
     with loop_device(image) as device, closing(open_volume(device)) as volume:
         assert (volume.kind, volume.size) == (Kind.BLOCK_DEVICE, 3 * MIB + 512)
         assert read_all(volume) == image.read_bytes()
         volume.check_unchanged()
-        assert volume.mounted_writable() == ""
 
 
 def test_block_device_resized(tmp_path: Path) -> None:
@@ -288,42 +286,30 @@ def test_block_device_resized(tmp_path: Path) -> None:
             volume.check_unchanged()
 
 
-@contextmanager
-def mounted(device: Path, where: Path, *options: str) -> Iterator[None]:
-    """Mount `device`; skip with the reason where the machine does not let it."""
-    where.mkdir()
-    done = subprocess.run(["mount", *options, str(device), str(where)], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"no mounts here: {done.stderr.strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(where)], check=True)
-
-
-def test_mounted(tmp_path: Path) -> None:
-    """A device that is mounted read-write is told with the place, one that is mounted read-only is not."""
-    image = ext4_image(tmp_path / "image", 8 * MIB)
-    with loop_device(image, read_only=False) as device, closing(open_volume(device)) as volume:
-        with mounted(device, tmp_path / "rw"):
-            assert volume.mounted_writable() == str(tmp_path / "rw")
-        assert volume.mounted_writable() == ""
-        with mounted(device, tmp_path / "ro", "-o", "ro"):
-            assert volume.mounted_writable() == ""
-
-
-def test_strange_mount_name(tmp_path: Path) -> None:
-    """A mount point whose name is not UTF-8 is told all the same, legibly."""
-    image = ext4_image(tmp_path / "image", 8 * MIB)
+def test_block_device_written(tmp_path: Path) -> None:
+    """A device that something wrote to is found changed, unless that was to be expected."""
+    image = random_image(tmp_path / "image", MIB)
     with (
         loop_device(image, read_only=False) as device,
         closing(open_volume(device)) as volume,
-        mounted(device, tmp_path / os.fsdecode(b"caf\xe9")),
+        closing(open_volume(device, live=True)) as live,
     ):
-        assert volume.mounted_writable() == str(tmp_path / "caf\\xe9")
+        volume.check_unchanged()
+        with device.open("r+b") as file:
+            file.write(b"x")
+        with pytest.raises(SourceError, match="written to meanwhile"):
+            volume.check_unchanged()
+        live.check_unchanged()
 
 
-def test_file_is_not_mounted(noise: Path) -> None:
-    """An image file is never called mounted."""
-    with closing(open_volume(noise)) as volume:
-        assert volume.mounted_writable() == ""
+def test_file_written_with_its_time_put_back(tmp_path: Path) -> None:
+    """A writer who puts the file's time back is found out."""
+    image = random_image(tmp_path / "image", MIB)
+    with closing(open_volume(image)) as volume:
+        before = image.stat()
+        with image.open("r+b") as file:
+            file.write(b"x")
+        os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert image.stat().st_mtime_ns == before.st_mtime_ns
+        with pytest.raises(SourceError, match="written to meanwhile"):
+            volume.check_unchanged()

@@ -94,8 +94,10 @@ class DeviceTarget:
         self._on_disk(lambda: os.fsync(self._descriptor))
         self._close()
 
-    def abandon(self) -> None:
+    def abandon(self) -> str:
+        begun = self._descriptor >= 0
         self._close()
+        return f"{self.name} was written to and holds no image now: it begins with zeros" if begun else ""
 
     def stop(self) -> None:
         """Writes to a device end by themselves."""

@@ -42,8 +42,8 @@ class Target(Protocol):
     def commit(self) -> None:
         """The image was proved: have it on the disk, under its name."""
 
-    def abandon(self) -> None:
-        """Undo `open`. Never raises, and does nothing after `commit`."""
+    def abandon(self) -> str:
+        """Undo `open`, which may have failed; returns what cannot be undone, in words, or ''. Does not raise."""
 
     def stop(self) -> None:
         """Let a thread go that is blocked in `write`. From any thread."""
@@ -109,12 +109,16 @@ class FileTarget:
         os.close(self._descriptor)
         self._descriptor = -1
 
-    def abandon(self) -> None:
-        if self._descriptor >= 0:
-            with suppress(OSError):
-                self._temporary.unlink(missing_ok=True)
-            os.close(self._descriptor)
-            self._descriptor = -1
+    def abandon(self) -> str:
+        if self._descriptor < 0:
+            return ""
+        os.close(self._descriptor)
+        self._descriptor = -1
+        try:
+            self._temporary.unlink(missing_ok=True)
+        except OSError as error:
+            return f"{self._temporary} could not be removed: {error.strerror}"
+        return ""
 
     def stop(self) -> None:
         """Writes to a file end by themselves."""
@@ -177,8 +181,9 @@ class StreamTarget:
         if self._pipe:
             # Opened anew it does not block, without changing what others who have it see. So a cancel is heeded even
             # when the reader stands still.
-            self._descriptor = os.open(f"/proc/self/fd/{self._given}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        else:
+            with suppress(OSError):
+                self._descriptor = os.open(f"/proc/self/fd/{self._given}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        if self._descriptor < 0:
             self._descriptor = os.dup(self._given)
 
     def write(self, offset: int, data: memoryview) -> None:
@@ -187,12 +192,11 @@ class StreamTarget:
 
     def commit(self) -> None:
         self._fill(self._size)
-        self.abandon()
+        self._close()
 
-    def abandon(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+    def abandon(self) -> str:
+        self._close()
+        return f"{self._position} bytes went to the standard output before: they are no image" if self._position else ""
 
     def stop(self) -> None:
         self._stopped = True
@@ -215,6 +219,11 @@ class StreamTarget:
                 raise failed("the standard output", error) from error
             self._position += written
             data = data[written:]
+
+    def _close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
 
 def choose_file(path: Path, *, force: bool) -> FileTarget:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 FILE_FIELDS = ("source", "certificate", "private_key", "ec2_certificate")
 """Fields with a path: a relative one means the caller's directory, which the daemon does not know."""
+STANDARD_INPUT = "-"
+"""SOURCE that is what this process is sent."""
 
 
 def bundle(
@@ -32,6 +34,7 @@ def bundle(
     source: options.Source,
     *,
     destinations: options.Destinations,
+    image_size: options.ImageSize = None,
     all_or_none: options.AllOrNone = None,
     live: options.Live = None,
     prefix: options.Prefix = None,
@@ -81,7 +84,16 @@ def bundle(
     Example: [bold]amistream bundle disk.img --to s3://bucket-in-eu/web --to s3://bucket-in-us/web[/bold]
 
     Example: [bold]amistream bundle disk.img --to ./bundle --cert cert.pem --private-key pk.pem[/bold]
+
+    Example: [bold]zcat disk.img.gz | amistream bundle - --image-size 10GiB --to s3://my-bucket/web --in-process[/bold]
     """
+    if source == STANDARD_INPUT and not in_process:
+        raise UsageError(
+            "usage",
+            "cannot bundle standard input in the daemon: it has one of its own",
+            hint="give --in-process: then the job runs in this process",
+            field="source",
+        )
     if in_process and detach:
         raise UsageError("usage", "cannot run the command: --detach needs the daemon, and --in-process has none")
     try:
@@ -109,9 +121,9 @@ def make_request(params: dict[str, Any]) -> JobRequest:
     """The request that a command's parameters stand for. Raises `UsageError` that names the field at fault."""
     from amistream.jobs.request import JobRequest, parse_request
 
-    values = {name: value for name in JobRequest.model_fields if (value := params[name]) not in (None, [], ())}
+    values = {name: value for name in JobRequest.model_fields if (value := params.get(name)) not in (None, [], ())}
     for name in FILE_FIELDS:
-        if name in values:
+        if name in values and values[name] != STANDARD_INPUT:
             values[name] = str(Path(values[name]).absolute())
     values["destinations"] = [
         destination if "://" in destination else str(Path(destination).absolute())

@@ -21,7 +21,18 @@ def _option(*names: str, panel: str, help: str, **more: Any) -> Any:  # noqa: A0
     return typer.Option(*names, rich_help_panel=panel, help=help, show_default=False, **more)
 
 
-Source = Annotated[str, typer.Argument(metavar="SOURCE", help="Image file or block device.", show_default=False)]
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="Block device, or image file: raw, qcow2, VMDK, VHD or VHDX; - is standard input.",
+        show_default=False,
+    ),
+]
+ImageSize = Annotated[
+    str | None,
+    typer.Option("--image-size", metavar="SIZE", help="Exact size of a SOURCE that comes through a pipe, as 10GiB."),
+]
 Live = Annotated[
     bool | None,
     typer.Option("--live", help="Take SOURCE although it is mounted read-write: it is frozen, or may be torn."),

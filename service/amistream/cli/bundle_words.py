@@ -41,7 +41,7 @@ def checked(context: typer.Context, to: str | None = None, **more: Any) -> JobRe
             "usage", f"cannot run the command: {to!r} is no bucket", hint="write s3://BUCKET or s3://BUCKET/PREFIX"
         )
     known = {name: value for name, value in context.params.items() if name in JobRequest.model_fields}
-    needed = {"source": "/dev/null", "destinations": to or "/", **more}
+    needed = {"source": "/dev/null", "destinations": [to or "/"], **more}
     try:
         return make_request({**dict.fromkeys(JobRequest.model_fields), **known, **needed})
     except UsageError as error:

@@ -112,7 +112,7 @@ class SourceChecks:
         return f"{size_text(volume.size)} {volume.kind}, {count} extent{'s' * (count != 1)}"
 
     def _open_on_thread(self) -> None:
-        self._volume = open_volume(Path(self._request.source), self._address.roots)
+        self._volume = open_volume(Path(self._request.source), self._address.roots, live=self._request.live)
         self._extents = self._volume.extents()
 
     async def _look_at_size(self) -> str:

@@ -217,17 +217,20 @@ def _check_facts(file: FileVolume, facts: dict[str, Any]) -> None:
 def _pieces(file: FileVolume, facts: dict[str, Any], told: list[dict[str, Any]]) -> Iterator[Piece]:
     """What of the disk is not a hole. Raises `RefusedError` when the file ends before it."""
     for each in told:
-        place = None if each.get("compressed") else each.get("offset")
-        if not each["zero"]:
-            yield Piece(offset=each["start"], length=each["length"], place=place)
-        # What lies behind the file's end reads as zeros. The last cluster need not be there whole.
-        elif each["data"] and place is not None and place + each["length"] > file.size + facts.get("cluster-size", 0):
-            raise RefusedError(
-                "source.cut_short",
-                f"cannot bundle {file.path}: the image is cut short, what is at byte {place} of it is missing",
-                hint="it did not come whole: compare its size and checksum with the original's, and copy it again",
-                field="source",
-            )
+        place, length = None if each.get("compressed") else each.get("offset"), each["length"]
+        if each["data"] and place is not None:
+            # What lies behind the file's end reads as zeros, and the last cluster need not be there whole.
+            missing = max(0, place + length - file.size)
+            if missing > facts.get("cluster-size", 0):
+                raise RefusedError(
+                    "source.cut_short",
+                    f"cannot bundle {file.path}: the image is cut short, {missing} bytes of its data are missing",
+                    hint="it did not come whole: compare its size or checksum with the original's, and copy it again",
+                    field="source",
+                )
+            length -= missing
+        if length > 0 and not each["zero"]:
+            yield Piece(offset=each["start"], length=length, place=place)
 
 
 def _elsewhere(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -41,7 +41,7 @@ class NbdServer:
         try:
             self.size = self._greet()
         except OSError as error:
-            raise self._server.failure() or error from None
+            raise self._server.end() or error from None
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill the whole buffer from `offset` on. Raises OSError."""
@@ -56,7 +56,7 @@ class NbdServer:
     def close(self) -> None:
         with contextlib.suppress(OSError):  # it is gone already, or was interrupted
             self._connection.sendall(_REQUEST.pack(_REQUEST_MAGIC, 0, _HANG_UP, 0, 0, 0))
-        self._server.close()
+        self._server.end()
 
     def _greet(self) -> int:
         *magic, flags = _GREETING.unpack(self._receive(_GREETING.size))

@@ -49,7 +49,7 @@ class Roots:
         """Raise `RefusedError` unless what is open, whatever it was called, lies within a root."""
         about = os.fstat(descriptor)
         # Before the name is asked for: a second link that goes away afterwards shows as a deleted name.
-        if False and not stat.S_ISDIR(about.st_mode) and self._holds(descriptor):
+        if about.st_nlink > 1 and not stat.S_ISDIR(about.st_mode) and self._holds(descriptor):
             raise RefusedError(
                 "roots.linked",
                 f"cannot use {path}: the file has {about.st_nlink} names (hard links), and the others may lie outside "

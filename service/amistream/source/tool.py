@@ -40,7 +40,7 @@ class ToolMissingError(Exception):
 
 
 class ServerTool:
-    """A program that serves the file on a socket to one client, and the connection to it. Close it.
+    """A program that serves the file on a socket to one client, and the connection to it. `end` it.
 
     It leaves when the client hangs up: a process of ours that dies leaves none behind.
     """
@@ -65,21 +65,16 @@ class ServerTool:
                 stderr=self._complaint,
             )
 
-    def failure(self) -> OSError | None:
-        """Hang up, and say what the program complained of, if it did. Raises `ToolMissingError`."""
-        self.connection.close()
-        try:
-            status = self._process.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            status = self._process.wait()
-        return _failure(self._program, status, self._complaint)
-
-    def close(self) -> None:
-        try:
-            self.failure()
-        finally:
-            self._complaint.close()
+    def end(self) -> OSError | None:
+        """Hang up, upon which it leaves, and say what it complained of, if it did. Raises `ToolMissingError`."""
+        with self._complaint:
+            self.connection.close()
+            try:
+                status = self._process.wait(PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                status = self._process.wait()
+            return _failure(self._program, status, self._complaint)
 
 
 def run_tool(program: str, options: list[str], descriptor: int) -> bytes:

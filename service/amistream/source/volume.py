@@ -25,6 +25,14 @@ _BLKGETSIZE64 = 0x80081272
 """ioctl of linux/fs.h: size of a block device in bytes."""
 
 
+DEVICES = Path("/sys/dev/block")
+_SECTORS_WRITTEN = 6
+"""Field of a block device's `stat` (Linux, Documentation/block/stat.rst)."""
+
+
+_ATTRIBUTES = ("st_nlink", "st_mode", "st_uid", "st_gid")
+
+
 class Kind(StrEnum):
     IMAGE_FILE = "image file"
     BLOCK_DEVICE = "block device"
@@ -57,13 +65,16 @@ class Volume(Protocol):
 class FileVolume:
     """A volume behind a file descriptor, which it owns."""
 
-    def __init__(self, path: Path, descriptor: int) -> None:
+    def __init__(self, path: Path, descriptor: int, *, live: bool = False) -> None:
+        """`live`: something writes to the device, or may, and that is no reason not to use what is read."""
         self.path = path
         self._descriptor = descriptor
         self._stat = os.fstat(descriptor)
         self.kind = Kind.BLOCK_DEVICE if stat.S_ISBLK(self._stat.st_mode) else Kind.IMAGE_FILE
         self.size = self._size()
         self.mtime = max(0, int(self._stat.st_mtime))
+        self._live = live
+        self._before = self._witness()
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
     def read_into(self, offset: int, buffer: memoryview) -> bool:
@@ -104,9 +115,7 @@ class FileVolume:
         return find_data(self._descriptor, self.size)
 
     def check_unchanged(self) -> None:
-        now = os.fstat(self._descriptor)
-        file_changed = self.kind is Kind.IMAGE_FILE and now.st_mtime_ns != self._stat.st_mtime_ns
-        if file_changed or self._size() != self.size:
+        if self._witness() != self._before:
             raise SourceError(
                 "source.changed",
                 f"cannot use what was read from {self.path}: it was written to meanwhile",
@@ -114,20 +123,29 @@ class FileVolume:
                 field="source",
             )
 
-    def mounted_writable(self) -> str:
-        """Where the file system on this block device is mounted and writable, or ''."""
-        number = f"{os.major(self._stat.st_rdev)}:{os.minor(self._stat.st_rdev)}"
-        # Any mount of the machine may have a name that is not UTF-8.
-        with Path("/proc/self/mountinfo").open(encoding="utf-8", errors="backslashreplace") as mounts:
-            for line in mounts:
-                # After the dash: kind, source and the options of the file system, which hold in every namespace.
-                fields, options = line.split(), line.partition(" - ")[2].split()[-1]
-                if fields[2] == number and "rw" in options.split(","):
-                    return fields[4]
-        return ""
-
     def close(self) -> None:
         os.close(self._descriptor)
+
+    def _witness(self) -> tuple[int, ...]:
+        """What is another once the volume was written to.
+
+        Of a file size and times; the time of its inode's change (ctime) tells of a writer who puts the other back, unless
+        a change of its links, mode or owner explains it. Of a device the sectors written so far, once everything that
+        waits is written.
+        """
+        if self.kind is Kind.IMAGE_FILE:
+            now = os.fstat(self._descriptor)
+            explained = any(getattr(now, name) != getattr(self._stat, name) for name in _ATTRIBUTES)
+            return now.st_size, now.st_mtime_ns, (self._stat if explained else now).st_ctime_ns
+        if self._live:
+            return (self._size(),)
+        os.fsync(self._descriptor)
+        device = f"{os.major(self._stat.st_rdev)}:{os.minor(self._stat.st_rdev)}"
+        try:
+            told = (DEVICES / device / "stat").read_text().split()
+        except OSError:
+            return (self._size(),)
+        return self._size(), int(told[_SECTORS_WRITTEN])
 
     def _size(self) -> int:
         if self.kind is Kind.IMAGE_FILE:
@@ -136,10 +154,10 @@ class FileVolume:
         return int(struct.unpack("Q", answer)[0])
 
 
-def open_volume(path: Path, roots: Roots | None = None) -> FileVolume:
+def open_volume(path: Path, roots: Roots | None = None, *, live: bool = False) -> FileVolume:
     """Open an image file or block device for reading. Raises `RefusedError` saying what stands against it.
 
-    With `roots` it must lie within them.
+    With `roots` it must lie within them; for `live` see `FileVolume`.
     """
     try:
         with pinned(path, roots, field="source") as pin:
@@ -157,7 +175,7 @@ def open_volume(path: Path, roots: Roots | None = None) -> FileVolume:
     except OSError as error:
         raise _unreadable(path, error) from error
     try:
-        return FileVolume(path, descriptor)
+        return FileVolume(path, descriptor, live=live)
     except BaseException:
         os.close(descriptor)
         raise

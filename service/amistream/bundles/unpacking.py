@@ -1,0 +1,190 @@
+"""THE way back: one pass over a bundle's parts, from where they lie to the bytes of the image. Nothing is kept on disk.
+
+Parts are fetched a few ranges ahead (`bundles.fetch`); each one's SHA-1 is taken as its ranges come by; what follows
+goes down a line of threads (`flow.line`), a stage each, because inflating takes longer than all else together.
+
+What is not as the manifest says becomes a `Difference`. A thorough pass goes on then, to find all of them; any other
+ends with the part that it is in, because that part's digest tells whether it is the one to blame.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from amistream.bundles.fetch import Range, fetch
+from amistream.bundles.manifest import Manifest
+from amistream.bundles.meter import Meter
+from amistream.bundles.parts import SeenPart
+from amistream.bundles.results import Difference
+from amistream.bundles.unpack.decrypt import Decrypt
+from amistream.bundles.unpack.flaw import FlawError
+from amistream.bundles.unpack.inflate import Inflate
+from amistream.bundles.unpack.unarchive import Piece, Unarchive, Unarchived
+from amistream.errors import first_cause
+from amistream.flow.allocator import keep_freed_blocks
+from amistream.flow.line import Line, LineStoppedError
+from amistream.flow.priority import wake_promptly
+from amistream.keys import BundleKey
+from amistream.stores.port import Store
+from amistream.values import Buffer
+
+WAITING = 3
+"""Items that wait before each stage, at most: ranges of 4 MiB, then pieces of 1 MiB."""
+
+
+class Sink(Protocol):
+    """What takes the image: see `image_target.Target`."""
+
+    def write(self, offset: int, data: memoryview) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class Nowhere:
+    """For a pass that only looks."""
+
+    def write(self, offset: int, data: memoryview) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unpacked:
+    """What a pass found. `content` is None when the stream did not come to a good end."""
+
+    content: Unarchived | None
+    differences: tuple[Difference, ...]
+
+
+class Unpacking:
+    """One pass; used once."""
+
+    def __init__(
+        self, store: Store, manifest: Manifest, key: BundleKey, sink: Sink, meter: Meter, *, thorough: bool
+    ) -> None:
+        self._store = store
+        self._manifest = manifest
+        self._meter = meter
+        self._thorough = thorough
+        self._differences: list[Difference] = []
+        self._sha1 = hashlib.sha1(usedforsecurity=False)
+        self._flowing = True
+        """Whether the line takes what comes."""
+        self._archive = Unarchive()
+        self._line = Line(
+            (
+                Decrypt(key=key.key.reveal(), iv=key.iv.reveal()),
+                Inflate(),
+                _Extract(self._archive, sink, manifest.size),
+            ),
+            capacity=WAITING,
+            release=sink.stop,
+        )
+
+    async def run(self, parts: Sequence[SeenPart]) -> Unpacked:
+        """Read the parts, which are all there. Raises `StoreError`, and whatever the sink does."""
+        keep_freed_blocks()
+        wake_promptly()
+        try:
+            async with asyncio.TaskGroup() as group:
+                content = group.create_task(self._content(), name="content")
+                whole = await fetch(self._store, parts, self._take)
+                if whole:
+                    self._line.end()
+                else:
+                    self._line.stop()
+        except BaseExceptionGroup as errors:
+            raise first_cause(errors) from None
+        flaw = content.result()
+        if flaw is not None:
+            self._differences.append(flaw)
+        return Unpacked(
+            content=self._archive.result() if whole and flaw is None else None, differences=tuple(self._differences)
+        )
+
+    async def _content(self) -> Difference | None:
+        try:
+            await self._line.run()
+        except FlawError as flaw:
+            return Difference(what=flaw.code, message=flaw.words)
+        except LineStoppedError:
+            # A part differs: that is the cause.
+            return None
+        return None
+
+    async def _take(self, each: Range, data: bytes) -> bool:
+        # A cancel stops the line, which lets the thread go; the data is nobody else's.
+        return await asyncio.to_thread(self._take_range, each, data)
+
+    def _take_range(self, each: Range, data: bytes) -> bool:
+        self._sha1.update(data)
+        self._meter.bytes_done += len(data)
+        if len(data) < each.length:
+            self._differ(each.part, "part.size", str(each.part.size), str(each.offset + len(data)), "it has become shorter")
+        if self._flowing:
+            try:
+                self._line.put(data)
+            except LineStoppedError:
+                self._flowing = False
+        if not each.ends_part:
+            return True
+        found, expected = self._sha1.hexdigest(), each.part.part.digest
+        if found != expected:
+            self._differ(each.part, "part.digest", expected, found, f"its SHA-1 is {found}, the manifest says {expected}")
+        self._sha1 = hashlib.sha1(usedforsecurity=False)
+        self._meter.parts_done += 1
+        return self._thorough or (self._flowing and not self._differences)
+
+    def _differ(self, part: SeenPart, what: str, expected: str, found: str, why: str) -> None:
+        self._differences.append(
+            Difference(what=what, part=part.name, expected=expected, found=found, message=f"{part.name}: {why}")
+        )
+
+
+class _Extract:
+    """The last stage: what is in the archive goes to the sink."""
+
+    def __init__(self, archive: Unarchive, sink: Sink, size: int) -> None:
+        self._archive = archive
+        self._sink = sink
+        self._size = size
+
+    def feed(self, data: Buffer) -> Iterator[Any]:
+        for piece in self._archive.feed(data):
+            self._write(piece)
+        yield from ()
+
+    def finish(self) -> Iterator[Any]:
+        for piece in self._archive.finish():
+            self._write(piece)
+        yield from ()
+
+    def _write(self, piece: Piece) -> None:
+        # More than the manifest tells is no part of the image; that it is there shows at the end.
+        if piece.offset < self._size:
+            self._sink.write(piece.offset, piece.data[: self._size - piece.offset])
+
+
+def compare(manifest: Manifest, content: Unarchived) -> Iterator[Difference]:
+    """What the manifest says otherwise of the image and its archive."""
+    digest = content.archive.sha1.hex()
+    if digest != manifest.digest:
+        yield Difference(
+            what="image.digest",
+            expected=manifest.digest,
+            found=digest,
+            message=f"the SHA-1 of the archive is {digest}, the manifest says {manifest.digest}",
+        )
+    if content.image_size != manifest.size:
+        yield Difference(
+            what="image.size",
+            expected=str(manifest.size),
+            found=str(content.image_size),
+            message=f"the image has {content.image_size} bytes, the manifest says {manifest.size}",
+        )
+
+

@@ -1,0 +1,105 @@
+"""Keys and certificates that a confined job names, and how any key file is read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from amistream.errors import RefusedError
+from amistream.keys import load_certificate, load_identity
+from amistream.source.roots import Roots
+from security.swapping import LINK, swapping
+
+if TYPE_CHECKING:
+    from support.keys import KeyRing
+
+ATTEMPTS = 300
+
+
+@pytest.fixture
+def inside(tmp_path: Path, key_ring: KeyRing) -> Path:
+    """The one root, with the user's pair in it."""
+    folder = tmp_path / "inside"
+    folder.mkdir()
+    shutil.copy(key_ring.user.certificate, folder / "cert.pem")
+    shutil.copy(key_ring.user.key, folder / "key.pem")
+    return folder
+
+
+def test_a_pair_within_the_roots_is_loaded(inside: Path) -> None:
+    """A confined job may name its own keys where it may name volumes."""
+    load_identity(inside / "cert.pem", inside / "key.pem", Roots([inside]))
+
+
+def test_a_pair_outside_is_refused(inside: Path, key_ring: KeyRing) -> None:
+    """Each of the two has to lie within, and the error names the field of the one that does not."""
+    for certificate, key, field in (
+        (key_ring.user.certificate, inside / "key.pem", "certificate"),
+        (inside / "cert.pem", key_ring.user.key, "private_key"),
+    ):
+        with pytest.raises(RefusedError) as caught:
+            load_identity(certificate, key, Roots([inside]))
+        assert (caught.value.code, caught.value.field) == ("roots.outside", field)
+
+
+def test_a_certificate_outside_is_refused(inside: Path, key_ring: KeyRing) -> None:
+    """EC2's certificate as well, if the job names one."""
+    load_certificate(inside / "cert.pem", field="ec2_certificate", roots=Roots([inside]))
+    with pytest.raises(RefusedError) as caught:
+        load_certificate(key_ring.ec2.certificate, field="ec2_certificate", roots=Roots([inside]))
+    assert (caught.value.code, caught.value.field) == ("roots.outside", "ec2_certificate")
+
+
+def test_a_key_swapped_in_a_loop(inside: Path, key_ring: KeyRing) -> None:
+    """A link turned to somebody else's key is never signed with."""
+    found: set[str] = set()
+    with swapping(LINK, inside / "link", inside / "key.pem", key_ring.stranger.key):
+        for _ in range(ATTEMPTS):
+            try:
+                load_identity(inside / "cert.pem", inside / "link", Roots([inside]))
+                found.add("loaded")
+            except RefusedError as error:
+                found.add(error.code)
+    assert found == {"loaded", "roots.outside"}
+
+
+def test_a_pipe_does_not_hold_a_confined_job(inside: Path) -> None:
+    """A named pipe without a writer is refused at once."""
+    os.mkfifo(inside / "pipe")
+    with pytest.raises(RefusedError, match="it is not a file") as caught:
+        load_identity(inside / "cert.pem", inside / "pipe", Roots([inside]))
+    assert caught.value.code == "private_key.unreadable"
+
+
+def test_a_key_may_come_through_a_pipe(inside: Path, key_ring: KeyRing) -> None:
+    """A shell's <(...) is a pipe: the key need lie in no file."""
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb") as sender:
+        thread = threading.Thread(target=lambda: (sender.write(key_ring.user.key.read_bytes()), sender.close()))
+        thread.start()
+        try:
+            load_identity(inside / "cert.pem", Path(f"/proc/self/fd/{reading}"))
+        finally:
+            thread.join()
+            os.close(reading)
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "/dev/null"])
+def test_a_device_is_no_key(inside: Path, name: str) -> None:
+    """What has no end is not read to its end."""
+    with pytest.raises(RefusedError, match="it is not a file"):
+        load_identity(inside / "cert.pem", Path(name))
+
+
+def test_a_large_file_is_no_key(inside: Path) -> None:
+    """A volume named by mistake is not read into memory, and none of it is in the error."""
+    large = inside / "disk.img"
+    with large.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(RefusedError, match="it has more than 256 KiB"):
+        load_certificate(large, field="certificate")
