@@ -74,6 +74,7 @@ class FileVolume:
         self.size = self._size()
         self.mtime = max(0, int(self._stat.st_mtime))
         self._live = live
+        self._opened_as = self._name()
         self._before = self._witness()
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
@@ -129,13 +130,14 @@ class FileVolume:
     def _witness(self) -> tuple[int, ...]:
         """What is another once the volume was written to.
 
-        Of a file size and times; the time of its inode's change (ctime) tells of a writer who puts the other back, unless
-        a change of its links, mode or owner explains it. Of a device the sectors written so far, once everything that
+        Of a file size and times; that of its inode (ctime) tells of a writer who puts the other back, unless
+        a change of its name, links, mode or owner explains it. Of a device the sectors written so far, once everything that
         waits is written.
         """
         if self.kind is Kind.IMAGE_FILE:
             now = os.fstat(self._descriptor)
-            explained = any(getattr(now, name) != getattr(self._stat, name) for name in _ATTRIBUTES)
+            renamed = self._name() != self._opened_as
+            explained = renamed or any(getattr(now, name) != getattr(self._stat, name) for name in _ATTRIBUTES)
             return now.st_size, now.st_mtime_ns, (self._stat if explained else now).st_ctime_ns
         if self._live:
             return (self._size(),)
@@ -146,6 +148,9 @@ class FileVolume:
         except OSError:
             return (self._size(),)
         return self._size(), int(told[_SECTORS_WRITTEN])
+
+    def _name(self) -> str:
+        return os.readlink(f"/proc/self/fd/{self._descriptor}")
 
     def _size(self) -> int:
         if self.kind is Kind.IMAGE_FILE:
