@@ -57,9 +57,8 @@ def older_bundle(
         path = directory / f"{name}.part.{index:0{digits}d}"
         path.write_bytes(noise.randbytes(size))
         digest = hashlib.sha1(path.read_bytes()).hexdigest()
-        parts.append(
-            f'<part index="{index}">\n<filename>{path.name}</filename>\n<digest algorithm="SHA1">{digest}</digest></part>'
-        )
+        told = f'<filename>{path.name}</filename>\n<digest algorithm="SHA1">{digest}</digest>'
+        parts.append(f'<part index="{index}">\n{told}</part>')
     optional = "".join(
         f"<{tag}>{text}</{tag}>" for tag, text in (("kernel_id", kernel), ("ramdisk_id", ramdisk)) if text
     )
@@ -76,7 +75,7 @@ def older_bundle(
     )
     key = serialization.load_pem_private_key((signer or keys.user).key.read_bytes(), None)
     assert isinstance(key, rsa.RSAPrivateKey)
-    signature = key.sign((machine + image).encode(), padding.PKCS1v15(), hashes.SHA1()).hex()
+    signature = key.sign((machine + image).encode(), padding.PKCS1v15(), hashes.SHA1()).hex()  # noqa: S303 - the format's own
     manifest = directory / f"{name}.manifest.xml"
     manifest.write_text(
         f'<?xml version="1.0"?>\n<manifest><version>2007-10-10</version>\n<bundler><name>ec2-ami-tools</name>'

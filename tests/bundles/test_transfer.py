@@ -73,7 +73,7 @@ async def test_up_and_down_again(
 async def test_how_objects_are_sent(
     store: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
 ) -> None:
-    """Each object of an older tool's bundle goes under its own name with ACL, SHA-1 and condition, the manifest last."""
+    """Objects of an older tool's bundle keep their names and have ACL, SHA-1 and condition; the manifest goes last."""
     proxy, bucket = make_proxy(store), make_bucket(store)
     await upload(work(tmp_path, proxy.endpoint), bundle, f"s3://{bucket}")
     assert stored_bytes(store, bucket) == contents(bundle.parent)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,14 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 
 
 @pytest.fixture
+def open_path() -> Iterator[Path]:
+    """A path for a socket that every user can walk to, unlike pytest's own."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory) / "a.sock"
+
+
+@pytest.fixture
 def start_daemon(tmp_path: Path) -> StartDaemon:
     """A function that runs the application for the length of an `async with`."""
 
@@ -40,6 +49,7 @@ def start_daemon(tmp_path: Path) -> StartDaemon:
         max_queued: int = 10,
         policy: AccessPolicy | None = None,
         extra: Callable[[web.Application], object] = lambda _: None,
+        doors: dict[str, Any] | None = None,
         **limits: Any,
     ) -> AsyncIterator[Daemon]:
         script, metrics = Script(), Metrics()
@@ -58,7 +68,7 @@ def start_daemon(tmp_path: Path) -> StartDaemon:
                 app = make_app(queue, metrics, policy or AccessPolicy(), **limits)
                 extra(app)
                 session = aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path)))
-                async with serving(app, listener), session:
+                async with serving(app, listener, **(doors or {})), session:
                     try:
                         yield Daemon(path, queue, script, session)
                     finally:

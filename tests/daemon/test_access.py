@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,14 +17,6 @@ STRANGER = 65534
 GROUP = 54321
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-
-
-@pytest.fixture
-def open_path() -> Iterator[Path]:
-    """A path for a socket that every user can walk to, unlike pytest's own."""
-    with tempfile.TemporaryDirectory() as directory:
-        Path(directory).chmod(0o755)
-        yield Path(directory) / "a.sock"
 
 
 async def ask_as(path: Path, *identity: str) -> tuple[int, str]:

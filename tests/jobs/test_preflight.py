@@ -61,7 +61,7 @@ class Scene:
         self.notices.clear()
         try:
             async with Aws(chosen) as aws:
-                addresses = [Address(asked, chosen, aws, "token", n, roots) for n in range(len(asked.destinations))]
+                addresses = [Address(asked, chosen, aws, "token", n, roots=roots) for n in range(len(asked.destinations))]
                 ready = await preflight.check(addresses, self._note, numbers=range(len(addresses)))
                 try:
                     yield ready

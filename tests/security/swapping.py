@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -48,10 +49,10 @@ while True:
 def swapping(program: str, *arguments: Path, user: Sequence[str] = ()) -> Iterator[None]:
     """Run one of the programs until the block ends; `user` are the options of setpriv to run it as somebody else."""
     prefix = ["setpriv", *user, "--"] if user else []
-    # The interpreter of the machine: another user may not reach that of the tests.
-    python = "/usr/bin/python3" if user else sys.executable
+    # Not by its name in the virtual environment, which another user may not reach.
+    python = os.path.realpath(sys.executable)
     process = subprocess.Popen(
-        [*prefix, python, "-c", program, *map(str, arguments)], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
+        [*prefix, python, "-I", "-c", program, *map(str, arguments)], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
     )
     assert process.stdout is not None
     with process.stdout:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,13 +79,11 @@ def test_a_key_may_come_through_a_pipe(inside: Path, key_ring: KeyRing) -> None:
     """A shell's <(...) is a pipe: the key need lie in no file."""
     reading, writing = os.pipe()
     with os.fdopen(writing, "wb") as sender:
-        thread = threading.Thread(target=lambda: (sender.write(key_ring.user.key.read_bytes()), sender.close()))
-        thread.start()
-        try:
-            load_identity(inside / "cert.pem", Path(f"/proc/self/fd/{reading}"))
-        finally:
-            thread.join()
-            os.close(reading)
+        sender.write(key_ring.user.key.read_bytes())
+    try:
+        load_identity(inside / "cert.pem", Path(f"/proc/self/fd/{reading}"))
+    finally:
+        os.close(reading)
 
 
 @pytest.mark.parametrize("name", ["/dev/zero", "/dev/null"])

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from amistream.aws.translate import error_code, translate
 from amistream.stages.register import Image, Registration
@@ -99,7 +100,7 @@ class Ec2:
         try:
             async with asyncio.timeout(self.timeout_s):
                 return await call
-        except (BotoCoreError, TimeoutError) as error:
+        except (BotoCoreError, ResponseParserError, TimeoutError) as error:
             raise translate(error, what) from error
 
 

@@ -17,11 +17,12 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from aiobotocore.config import AioConfig
+from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession, get_session
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError
 from botocore.loaders import create_loader
 
-from amistream.aws.translate import translate
+from amistream.aws.translate import SDK_ERRORS, translate
 from amistream.errors import RefusedError
 from amistream.settings import Settings
 
@@ -58,7 +59,8 @@ class Aws:
                         endpoint_url=endpoint_url or None,
                         config=self._config(service, endpoint_url),
                     )
-                    self._clients[key] = await self._stack.enter_async_context(maker)
+                    made = self._clients[key] = await self._stack.enter_async_context(maker)
+                    made.meta.events.register("before-call.s3", _stay)
                 except (BotoCoreError, ValueError) as error:
                     raise RefusedError(
                         "aws.client",
@@ -89,7 +91,7 @@ class Aws:
         try:
             async with asyncio.timeout(self._settings.stall_timeout_s):
                 return str((await client.get_caller_identity())["Account"])
-        except (ClientError, BotoCoreError, TimeoutError) as error:
+        except (*SDK_ERRORS, TimeoutError) as error:
             raise translate(error, "ask STS for the account id") from error
 
     async def _loaded_session(self) -> AioSession:
@@ -112,7 +114,31 @@ class Aws:
             response_checksum_validation="when_required",
             s3=s3 if service == "s3" else None,
             user_agent_extra="amistream",
+            http_session_cls=DirectHttp,
         )
+
+
+class DirectHttp(AIOHTTPSession):
+    """The SDK's HTTP, which follows no redirect: the HTTP library would send the session token along to any host."""
+
+    async def _get_session(self, proxy_url: Any) -> Any:
+        return _Direct(await super()._get_session(proxy_url))  # type: ignore[misc]  # not in the stubs
+
+
+class _Direct:
+    """An HTTP session in front of the library's."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    async def request(self, method: str, **arguments: Any) -> Any:
+        return await self._session.request(method, allow_redirects=False, **arguments)
+
+
+def _stay(context: dict[str, Any], **_: Any) -> None:
+    """Keep the SDK from following a bucket to another region by itself: it does so without end when none is named."""
+    if "s3_redirect" in context:
+        context["s3_redirect"]["redirected"] = True
 
 
 def _load_session() -> AioSession:

@@ -35,7 +35,7 @@ class Range:
 
 
 async def fetch(store: Store, parts: Sequence[SeenPart], take: Callable[[Range, bytes], Awaitable[bool]]) -> bool:
-    """Hand every range to `take`, in order, until it says False; returns what it said last.
+    """Hand every range to `take`, in order, until it says False; returns whether it took all.
 
     What it gets is shorter than the range when the part has become so. Raises `StoreError`.
     """
@@ -49,10 +49,11 @@ async def fetch(store: Store, parts: Sequence[SeenPart], take: Callable[[Range, 
             while ahead:
                 if not await _take_next(ahead, take):
                     raise _EnoughError
-    except* _EnoughError:
-        return False
-    except* Exception as errors:
-        raise first_cause(errors) from None
+    except BaseExceptionGroup as errors:
+        cause = first_cause(errors)
+        if isinstance(cause, _EnoughError):
+            return False
+        raise cause from None
     return True
 
 

@@ -66,7 +66,9 @@ class FileTarget:
         try:
             room = os.statvfs(folder)
             if room.f_bavail * room.f_frsize < least:
-                raise _full(self.name, f"at least {least} bytes are to come, and {room.f_bavail * room.f_frsize} are free")
+                raise _full(
+                    self.name, f"at least {least} bytes are to come, and {room.f_bavail * room.f_frsize} are free"
+                )
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._descriptor = os.open(self._temporary, flags, 0o666)
             os.ftruncate(self._descriptor, size)

@@ -75,8 +75,7 @@ async def download(bundle: Bundle, directory: Path, settings: Settings, meter: M
                 path = directory / part.name
                 try:
                     if part.name not in there:
-                        await _fetch(bundle, part, path)
-                        begin()
+                        await _fetch(bundle, part, path, begin)
                     elif not await _on_disk(partial(_is_right, path, part)):
                         raise taken(store, part.name)
                 except FileExistsError:
@@ -222,8 +221,13 @@ def _transferred(bundle: Bundle, store: Store, meter: Meter, started: float) -> 
     )
 
 
-async def _fetch(bundle: Bundle, part: SeenPart, path: Path) -> None:
+async def _fetch(bundle: Bundle, part: SeenPart, path: Path, begin: Begin) -> None:
     """Read the part into a temporary file, prove it, and give it its name. Nothing of a failed one stays."""
+
+    def give_name() -> None:
+        file.give_name()
+        begin()
+
     file = _Partial(path)
     hasher = hashlib.sha1(usedforsecurity=False)
     size = 0
@@ -236,7 +240,7 @@ async def _fetch(bundle: Bundle, part: SeenPart, path: Path) -> None:
             size += len(piece)
             await _on_disk(partial(file.append, piece, hasher))
         check_digest(bundle, part, hasher.digest(), size)
-        await _on_disk(file.give_name)
+        await _on_disk(give_name)
     finally:
         await _on_disk(file.close)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ from amistream.bundles.fetch import Range, fetch
 from amistream.bundles.manifest import Manifest
 from amistream.bundles.meter import Meter
 from amistream.bundles.parts import SeenPart
-from amistream.bundles.results import Difference
+from amistream.bundles.report import Difference
 from amistream.bundles.unpack.decrypt import Decrypt
 from amistream.bundles.unpack.flaw import FlawError
 from amistream.bundles.unpack.inflate import Inflate
@@ -85,8 +85,12 @@ class Unpacking:
             release=sink.stop,
         )
 
-    async def run(self, parts: Sequence[SeenPart]) -> Unpacked:
-        """Read the parts, which are all there. Raises `StoreError`, and whatever the sink does."""
+    async def run(self, parts: Sequence[SeenPart], *, complete: bool = True) -> Unpacked:
+        """Read the parts; of those that are not `complete` only the digests. Raises `StoreError`, and what the sink
+        does.
+        """
+        if not complete:
+            self._line.stop()
         keep_freed_blocks()
         wake_promptly()
         try:
@@ -103,7 +107,8 @@ class Unpacking:
         if flaw is not None:
             self._differences.append(flaw)
         return Unpacked(
-            content=self._archive.result() if whole and flaw is None else None, differences=tuple(self._differences)
+            content=self._archive.result() if whole and complete and flaw is None else None,
+            differences=tuple(self._differences),
         )
 
     async def _content(self) -> Difference | None:
@@ -124,7 +129,9 @@ class Unpacking:
         self._sha1.update(data)
         self._meter.bytes_done += len(data)
         if len(data) < each.length:
-            self._differ(each.part, "part.size", str(each.part.size), str(each.offset + len(data)), "it has become shorter")
+            self._differ(
+                each.part, "part.size", str(each.part.size), str(each.offset + len(data)), "it has become shorter"
+            )
         if self._flowing:
             try:
                 self._line.put(data)
@@ -134,7 +141,9 @@ class Unpacking:
             return True
         found, expected = self._sha1.hexdigest(), each.part.part.digest
         if found != expected:
-            self._differ(each.part, "part.digest", expected, found, f"its SHA-1 is {found}, the manifest says {expected}")
+            self._differ(
+                each.part, "part.digest", expected, found, f"its SHA-1 is {found}, the manifest says {expected}"
+            )
         self._sha1 = hashlib.sha1(usedforsecurity=False)
         self._meter.parts_done += 1
         return self._thorough or (self._flowing and not self._differences)
@@ -186,5 +195,3 @@ def compare(manifest: Manifest, content: Unarchived) -> Iterator[Difference]:
             found=str(content.image_size),
             message=f"the image has {content.image_size} bytes, the manifest says {manifest.size}",
         )
-
-

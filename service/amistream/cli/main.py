@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from amistream import __version__
-from amistream.cli import bundle, commands, delete, doctor, listing, migrate, transfer, tune
+from amistream.cli import bundle, commands, compat, delete, doctor, listing, migrate, transfer, tune, unbundle, verify
 from amistream.cli.output import put_error, put_error_document, put_result
 from amistream.errors import EXIT_DONE, AmistreamError, UsageError
 
@@ -33,6 +33,8 @@ for _command in (
     commands.clean,
     doctor.doctor,
     tune.tune,
+    verify.verify,
+    unbundle.unbundle,
     transfer.download,
     transfer.upload,
     delete.delete,
@@ -42,6 +44,7 @@ for _command in (
 ):
     app.command()(_command)
 app.command("list")(listing.list_bundles)
+app.command(context_settings={"allow_extra_args": True, "allow_interspersed_args": False})(compat.compat)
 
 
 def _put_version(asked: bool) -> None:

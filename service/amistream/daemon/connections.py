@@ -19,6 +19,9 @@ MAX_CONNECTIONS = 256
 """Guess: a quarter of the 1024 descriptors that a process usually has; the jobs need the others."""
 RESERVED = 64
 """Of those, places that only root and the daemon's own user get."""
+LISTENERS = 32
+LISTEN_S = 1.0
+"""How many connections that are turned away hear why, and how long they may take to. Guess."""
 
 LOG: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -32,6 +35,8 @@ class Doorkeeper:
         self._reserved = reserved
         self._others: set[object] = set()
         """Connections of other peers than root and the daemon's own user; some may have ended."""
+        self.turned_away: set[object] = set()
+        """Connections that are being told so."""
 
     def __call__(self) -> asyncio.Protocol:
         return _Door(self)
@@ -56,21 +61,37 @@ class Doorkeeper:
 
 
 class _Door(asyncio.Protocol):
-    """Stands for a connection until it is known whose it is."""
+    """Stands for a connection until it is known whose it is, and for one that is turned away until it has heard so."""
 
     def __init__(self, keeper: Doorkeeper) -> None:
         self._keeper = keeper
+        self._leave: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         stream = cast("asyncio.Transport", transport)
         try:
             handler = self._keeper.admit(stream)
         except AmistreamError as error:
-            stream.write(_refusal(error))
-            stream.close()
+            self._turn_away(stream, error)
             return
         stream.set_protocol(handler)
         handler.connection_made(stream)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self._keeper.turned_away.discard(self)
+        if self._leave is not None:
+            self._leave.cancel()
+
+    def _turn_away(self, stream: asyncio.Transport, error: AmistreamError) -> None:
+        if len(self._keeper.turned_away) >= LISTENERS:
+            stream.abort()
+            return
+        self._keeper.turned_away.add(self)
+        stream.write(_refusal(error))
+        # Not closed at once: with its question unread the client would find a broken connection, and no answer.
+        stream.write_eof()
+        self._leave = asyncio.get_running_loop().call_later(LISTEN_S, stream.abort)
 
 
 def _refusal(error: AmistreamError) -> bytes:

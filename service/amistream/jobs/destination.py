@@ -41,6 +41,7 @@ class Address:
         aws: Aws,
         token: str,
         number: int = 0,
+        *,
         roots: Roots | None = None,
     ) -> None:
         """`number` is the destination's among the request's, from 0; `roots` is what a confined job may name."""

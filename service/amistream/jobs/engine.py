@@ -161,7 +161,7 @@ class Engine:
         token = job.id.rpartition("-")[2]
         roots = Roots(self._settings.source_roots) if job.confined else None
         return [
-            Address(job.request, self._settings, self._aws, token, number, roots)
+            Address(job.request, self._settings, self._aws, token, number, roots=roots)
             for number in range(len(job.request.destinations))
         ]
 

@@ -130,8 +130,8 @@ class FileVolume:
     def _witness(self) -> tuple[int, ...]:
         """What is another once the volume was written to.
 
-        Of a file size and times; that of its inode (ctime) tells of a writer who puts the other back, unless
-        a change of its name, links, mode or owner explains it. Of a device the sectors written so far, once everything that
+        Of a file size and times; that of its inode (ctime) tells of a writer who puts the other back, unless a change
+        of its name, links, mode or owner explains it. Of a device the sectors written so far, once everything that
         waits is written.
         """
         if self.kind is Kind.IMAGE_FILE:
@@ -149,8 +149,8 @@ class FileVolume:
             return (self._size(),)
         return self._size(), int(told[_SECTORS_WRITTEN])
 
-    def _name(self) -> str:
-        return os.readlink(f"/proc/self/fd/{self._descriptor}")
+    def _name(self) -> Path:
+        return Path(f"/proc/self/fd/{self._descriptor}").readlink()
 
     def _size(self) -> int:
         if self.kind is Kind.IMAGE_FILE:

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError, ConnectionClosedError
 
-from amistream.aws.translate import error_code, http_status, translate
+from amistream.aws.translate import SDK_ERRORS, error_code, http_status, translate
 from amistream.errors import StoreError, first_cause
 from amistream.flow.pace import RateLimit
 from amistream.settings import Acl
@@ -122,10 +122,16 @@ class S3Store:
         async def attempt(alive: Alive) -> bytes:
             reply = await self._client.get_object(**self._object(name), Range=f"bytes={start}-{start + length - 1}")
             pieces = []
-            async with reply["Body"] as body:
-                async for piece in body.content.iter_chunked(MIB):
-                    alive()
-                    pieces.append(piece)
+            try:
+                async with reply["Body"] as body:
+                    async for piece in body.iter_chunks(MIB):
+                        alive()
+                        pieces.append(piece)
+            except Exception as error:
+                # When a reply ends too early the SDK lets the HTTP library's own error through.
+                if not type(error).__module__.startswith("aiohttp"):
+                    raise
+                raise ConnectionClosedError(endpoint_url="the endpoint", error=error) from error
             return b"".join(pieces)
 
         return await self._request(f"read {self._url(name)}", attempt)
@@ -338,7 +344,7 @@ class S3Store:
         async def translated(alive: Alive) -> T:
             try:
                 return await attempt(alive)
-            except (ClientError, BotoCoreError) as error:
+            except SDK_ERRORS as error:
                 raise translate(error, what, bucket=self._bucket) from error
 
         return await with_retries(self._retry, what, translated)

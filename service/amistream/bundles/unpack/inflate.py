@@ -7,7 +7,7 @@ stumble over it, and neither is anything after the member, because some stop the
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from isal import isal_zlib
 
@@ -17,6 +17,7 @@ from amistream.values import KIB, MIB, Buffer, GzipResult
 SLICE = 512 * KIB
 """Bytes inflated in one call: what is left over when `LARGEST` is full is copied, so not too many."""
 LARGEST = MIB
+_DAMAGED = cast("type[Exception]", isal_zlib.error)
 _MAGIC = b"\x1f\x8b"
 _FIXED_HEADER = 10
 _LONGEST_HEADER = 64 * KIB
@@ -65,7 +66,7 @@ class Inflate:
         while True:
             try:
                 made: bytes = self._body.decompress(piece, LARGEST)
-            except isal_zlib.error:
+            except _DAMAGED:
                 raise FlawError("gzip.deflate", f"the gzip member is damaged after {self._size_out} bytes") from None
             self._size_out += len(made)
             self._crc = isal_zlib.crc32(made, self._crc)
@@ -117,21 +118,23 @@ def _header_length(head: bytearray) -> int | None:
         raise FlawError("gzip.header", f"the gzip header has method {method} and flags {flags:#04x}, unknown to all")
     if flags & _EXTRA:
         raise FlawError("gzip.extra_field", "the gzip header has an extra field, which some readers do not take")
+    end = _end_of_texts(head, sum(bool(flags & flag) for flag in (_NAME, _COMMENT)))
+    if end is None or not flags & _HEADER_CRC:
+        return end
+    if len(head) < end + 2:
+        return None
+    if int.from_bytes(head[end : end + 2], "little") != isal_zlib.crc32(head[:end]) & 0xFFFF:
+        raise FlawError("gzip.header", "the checksum of the gzip header is wrong")
+    return end + 2
+
+
+def _end_of_texts(head: bytearray, count: int) -> int | None:
+    """Where so many texts, each with a NUL at its end, end; None while they do not."""
     end = _FIXED_HEADER
-    for flag in (_NAME, _COMMENT):
-        if flags & flag:
-            end = head.find(0, end, _LONGEST_HEADER) + 1
-            if not end:
-                return _not_yet(head)
-    if flags & _HEADER_CRC:
-        if len(head) < end + 2:
+    for _ in range(count):
+        end = head.find(0, end, _LONGEST_HEADER) + 1
+        if not end:
+            if len(head) >= _LONGEST_HEADER:
+                raise FlawError("gzip.header", f"the gzip header does not end within {_LONGEST_HEADER} bytes")
             return None
-        if int.from_bytes(head[end : end + 2], "little") != isal_zlib.crc32(head[:end]) & 0xFFFF:
-            raise FlawError("gzip.header", "the checksum of the gzip header is wrong")
-        end += 2
     return end
-
-
-def _not_yet(head: bytearray) -> None:
-    if len(head) >= _LONGEST_HEADER:
-        raise FlawError("gzip.header", f"the name or comment in the gzip header does not end within {_LONGEST_HEADER} bytes")

@@ -1,0 +1,87 @@
+"""Whether EC2 may read a bundle's objects: their ACLs, where the place tells them.
+
+AWS shows the canned ACL aws-exec-read as a grant to its account `za-team`; compatible endpoints mostly show nothing of
+it. So a missing grant means something only on AWS itself, or where the manifest's own ACL shows one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from amistream.aws.session import Aws
+from amistream.aws.translate import SDK_ERRORS, translate
+from amistream.bundles.at_once import at_once
+from amistream.bundles.place import Bundle
+from amistream.bundles.report import Access, Difference
+from amistream.bundles.target import retry_policy
+from amistream.errors import StoreError
+from amistream.settings import Settings
+from amistream.stores.retry import Alive, with_retries
+
+EC2_READER = "6aa5a366c34c1cbe25dc49211496e913e0351eb0e8c37aa3477e40942ec6b97c"
+"""Canonical user id of `za-team`, whom aws-exec-read lets read; its name is not shown any more everywhere."""
+_EVERYBODY = tuple(f"http://acs.amazonaws.com/groups/global/{name}" for name in ("AllUsers", "AuthenticatedUsers"))
+_OF_AWS = (".amazonaws.com", ".amazonaws.com.cn")
+_UNTOLD = frozenset({"aws.AccessDenied", "aws.NotImplemented", "aws.MethodNotAllowed"})
+
+
+async def look_at_access(
+    bundle: Bundle, names: Iterable[str], settings: Settings, aws: Aws
+) -> tuple[Access, list[Difference]]:
+    """Ask for the manifest's ACL and, where that tells anything, for those of `names`. Raises `StoreError`."""
+    place = bundle.place
+    if not place.in_s3:
+        return Access.NONE, []
+    client = await aws.client("s3", place.region, settings.endpoint_url.rstrip("/"))
+
+    async def look(name: str) -> Access:
+        key = "/".join(filter(None, (place.key_prefix, name)))
+        what = f"see the ACL of {place.store.location}/{name}"
+
+        async def ask(_: Alive) -> Any:
+            try:
+                return await client.get_object_acl(Bucket=place.bucket, Key=key)
+            except SDK_ERRORS as error:
+                raise translate(error, what, bucket=place.bucket) from error
+
+        return judge((await with_retries(retry_policy(settings), what, ask)).get("Grants", ()))
+
+    try:
+        first = await look(bundle.manifest_name)
+        if first is Access.PRIVATE and not on_aws(client.meta.endpoint_url):
+            return Access.NOT_TOLD, []
+        rest = list(names)
+        found = await at_once(look, rest)
+    except StoreError as error:
+        if error.code in _UNTOLD:
+            return Access.NOT_ALLOWED, []
+        raise
+    seen = {bundle.manifest_name: first, **dict(zip(rest, found, strict=True))}
+    private = [name for name, access in seen.items() if access is Access.PRIVATE]
+    differences = [
+        Difference(
+            what="access.private",
+            part=name,
+            expected=Access.GRANTED,
+            found=Access.PRIVATE,
+            message=f"{name}: its ACL lets nobody but the owner read it, so EC2 cannot",
+        )
+        for name in private
+    ]
+    return (Access.PRIVATE if private else first), differences
+
+
+def judge(grants: Iterable[Mapping[str, Any]]) -> Access:
+    """Who may read, by an object's grants."""
+    readers = [grant["Grantee"] for grant in grants if grant["Permission"] in {"READ", "FULL_CONTROL"}]
+    if any(reader.get("URI") in _EVERYBODY for reader in readers):
+        return Access.PUBLIC
+    if any(reader.get("ID") == EC2_READER or reader.get("DisplayName") == "za-team" for reader in readers):
+        return Access.GRANTED
+    return Access.PRIVATE
+
+
+def on_aws(endpoint_url: str) -> bool:
+    return (urlsplit(endpoint_url).hostname or "").endswith(_OF_AWS)

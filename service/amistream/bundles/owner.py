@@ -1,0 +1,120 @@
+"""Whose bundle it is: the user's certificate and private key, to check its signature and to open its AES key.
+
+As given, else of the settings, else the pair kept in the state directory; none is ever made here, because a new one
+opens no bundle. A private key alone will do. Blocking: for threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.x509.oid import NameOID
+
+from amistream.bundles.manifest import Manifest, SignatureState, check_signature
+from amistream.bundles.report import Signature
+from amistream.errors import RefusedError
+from amistream.keys import (
+    CERTIFICATE_FILE,
+    PRIVATE_KEY_FILE,
+    BundleKey,
+    UserIdentity,
+    _load_private_key,
+    load_certificate,
+    load_identity,
+    own_identity,
+    unwrap,
+)
+from amistream.settings import Settings
+
+_STATES = {
+    SignatureState.RIGHT: Signature.RIGHT,
+    SignatureState.REWRITTEN: Signature.REWRITTEN,
+    SignatureState.WRONG: Signature.WRONG,
+    SignatureState.ABSENT: Signature.ABSENT,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """Who is said to have made the bundle. `named` says whether somebody named him, or he is only the usual one."""
+
+    certificate: x509.Certificate | None
+    identity: UserIdentity | None
+    named: bool
+
+    def open_key(self, manifest: Manifest) -> BundleKey:
+        """The bundle's AES key and IV. Raises `RefusedError` when there is no private key, or it is another's."""
+        if self.identity is None:
+            raise RefusedError(
+                "key.missing",
+                "cannot open the bundle's key: the private key of its user is needed",
+                hint="give it with --private-key, or set EC2_PRIVATE_KEY",
+                field="private_key",
+            )
+        if not manifest.user_key or not manifest.user_iv:
+            raise RefusedError(
+                "key.other",
+                "cannot open the bundle's key: it was made without a user certificate, for EC2 alone",
+                hint="only EC2 can open it: launch an instance of it and bundle that anew",
+                field="private_key",
+            )
+        return unwrap(self.identity, manifest.user_key, manifest.user_iv)
+
+    def check_signature(self, manifest: Manifest) -> Signature:
+        """What the signature is worth. One that is wrong counts as another's unless the user was named or owns the
+        key.
+        """
+        if self.certificate is None:
+            return Signature.UNCHECKED if manifest.signature else Signature.ABSENT
+        state = check_signature(manifest, self.certificate)
+        if state is SignatureState.WRONG and not self.named and not self._opens(manifest):
+            return Signature.OTHER
+        return _STATES[state]
+
+    def _opens(self, manifest: Manifest) -> bool:
+        try:
+            self.open_key(manifest)
+        except RefusedError:
+            return False
+        return True
+
+
+def find_owner(settings: Settings, certificate: Path | None, private_key: Path | None) -> Owner:
+    """Read what there is. Raises `RefusedError` when a file that was named cannot be used."""
+    certificate, private_key = certificate or settings.certificate, private_key or settings.private_key
+    if certificate and private_key:
+        return _of(load_identity(certificate, private_key), named=True)
+    if private_key:
+        return _of(_with_certificate(_load_private_key(private_key, None)), named=True)
+    if certificate:
+        return Owner(certificate=load_certificate(certificate, field="certificate"), identity=None, named=True)
+    kept = settings.state_dir
+    if (kept / CERTIFICATE_FILE).exists() and (kept / PRIVATE_KEY_FILE).exists():
+        return _of(own_identity(kept)[0], named=False)
+    return Owner(certificate=None, identity=None, named=False)
+
+
+def _of(identity: UserIdentity, *, named: bool) -> Owner:
+    return Owner(certificate=identity.certificate, identity=identity, named=named)
+
+
+def _with_certificate(key: rsa.RSAPrivateKey) -> UserIdentity:
+    """A certificate only says whose the public key is: for a private key alone one is made, and thrown away."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "amistream")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now)
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, SHA256())
+    )
+    return UserIdentity(certificate, key)

@@ -1,0 +1,105 @@
+"""Asks for every part of a bundle, several at a time, and compares what the place says with the manifest."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from amistream.bundles.at_once import QUESTIONS, at_once
+from amistream.bundles.manifest import Manifest, ManifestPart
+from amistream.bundles.meter import Meter
+from amistream.bundles.parts import SeenPart, differs
+from amistream.bundles.place import Bundle
+from amistream.bundles.report import Difference, Digests
+from amistream.stores.port import Stored
+
+READERS = 2
+"""Files of a directory that are read at a time: hashing keeps that many cores busy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """`parts` are those that are there, in order; `complete` says whether that is all of them, with the right sum."""
+
+    parts: tuple[SeenPart, ...]
+    complete: bool
+    digests: Digests
+    differences: tuple[Difference, ...]
+
+
+async def survey(bundle: Bundle, meter: Meter, *, read: bool) -> Survey:
+    """One question a part. With `read`, a directory's files are read for their SHA-1; a bucket tells it itself."""
+    store, manifest = bundle.place.store, bundle.manifest
+    reads = read and not bundle.place.in_s3
+
+    async def look(part: ManifestPart) -> Stored | None:
+        stored = await store.stat(part.filename, read=reads)
+        if read:
+            meter.parts_done += 1
+            meter.bytes_done += stored.size if stored else 0
+        return stored
+
+    found = dict(zip(manifest.parts, await at_once(look, manifest.parts, READERS if reads else QUESTIONS), strict=True))
+    there = {part: stored for part, stored in found.items() if stored is not None}
+    missing = [part.filename for part, stored in found.items() if stored is None]
+    sizes = list(_sizes(manifest, {part: stored.size for part, stored in there.items()})) if not missing else []
+    composite = sum("-" in (stored.checksum or "") for stored in there.values())
+    unkept = sum(stored.checksum is None for stored in there.values())
+    return Survey(
+        parts=tuple(SeenPart(part=part, size=stored.size) for part, stored in there.items()),
+        complete=not missing and not sizes,
+        digests=Digests(compared=len(there) - composite - unkept, composite=composite, unkept=unkept),
+        differences=(
+            *(Difference(what="part.missing", part=name, message=f"{name}: it is not there") for name in missing),
+            *sizes,
+            *(_checksum(part, stored) for part, stored in there.items() if differs(stored, part)),
+        ),
+    )
+
+
+def _sizes(manifest: Manifest, sizes: dict[ManifestPart, int]) -> Iterator[Difference]:
+    """The manifest tells the sum alone; a part that is unlike its neighbours is told as the one to blame."""
+    total = sum(sizes.values())
+    if total == manifest.bundled_size:
+        return
+    yield Difference(
+        what="bundle.size",
+        expected=str(manifest.bundled_size),
+        found=str(total),
+        message=f"the parts have {total} bytes together, the manifest says {manifest.bundled_size}",
+    )
+    *full, last = sizes
+    usual = Counter(sizes[part] for part in full).most_common(1)[0][0] if full else 0
+    expected = {part: usual for part in full if sizes[part] != usual}
+    if not expected:
+        left = manifest.bundled_size - usual * len(full)
+        expected = {last: left} if not full or 0 < left <= usual else {}
+    for part, size in expected.items():
+        yield Difference(
+            what="part.size",
+            part=part.filename,
+            expected=str(size),
+            found=str(sizes[part]),
+            message=f"{part.filename}: it has {sizes[part]} bytes, where {size} are to be expected",
+        )
+
+
+def _checksum(part: ManifestPart, stored: Stored) -> Difference:
+    found = _hex(stored.checksum or "")
+    return Difference(
+        what="part.digest",
+        part=part.filename,
+        expected=part.digest,
+        found=found,
+        message=f"{part.filename}: its SHA-1 is {found}, the manifest says {part.digest}",
+    )
+
+
+def _hex(checksum: str) -> str:
+    """The checksum as the manifest writes it."""
+    try:
+        return base64.b64decode(checksum, validate=True).hex()
+    except ValueError:
+        return checksum

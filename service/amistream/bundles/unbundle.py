@@ -1,0 +1,101 @@
+"""Takes the image out of a bundle: to a file, a block device or the standard output, proved in every way.
+
+Nothing is made before the signature, the key, and each part's being there are looked at. An image that turns out to be
+wrong, or whose pass is cancelled, is not left behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+from amistream.aws.session import Aws
+from amistream.bundles.image_device import choose_device
+from amistream.bundles.image_target import StreamTarget, Target, choose_file
+from amistream.bundles.meter import Meter, Note
+from amistream.bundles.owner import Owner, find_owner
+from amistream.bundles.place import Bundle, find_bundle, open_place, split_address
+from amistream.bundles.report import Difference, Signature, Unbundled, difference_error
+from amistream.bundles.survey import survey
+from amistream.bundles.unpack.unarchive import Unarchived
+from amistream.bundles.unpacking import Unpacking, compare
+from amistream.bundles.verify import signature_difference
+from amistream.flow.uncut import uncut
+from amistream.settings import Settings
+
+STDOUT = "-"
+
+
+async def unbundle_at(
+    address: str,
+    destination: str,
+    settings: Settings,
+    files: tuple[Path | None, ...],
+    *,
+    meter: Meter,
+    note: Note,
+    force: bool,
+) -> Unbundled:
+    """Take the image out of the bundle whose manifest is there; `files` as for `verify_at`."""
+    folder, name = split_address(address)
+    target = await asyncio.to_thread(choose_target, destination, force=force)
+    owner = await asyncio.to_thread(find_owner, settings, *files)
+    async with Aws(settings) as aws, open_place(folder, settings, aws) as place:
+        return await unbundle(await find_bundle(place, name), owner, target, meter, note)
+
+
+def choose_target(destination: str, *, force: bool) -> Target:
+    """The target that `destination` names. Raises `RefusedError`. Blocks."""
+    if destination == STDOUT:
+        return StreamTarget(1)
+    path = Path(destination)
+    return choose_device(path, force=force) or choose_file(path, force=force)
+
+
+async def unbundle(bundle: Bundle, owner: Owner, target: Target, meter: Meter, note: Note) -> Unbundled:
+    """Take the image out. Raises `DifferenceError` naming what differs, `RefusedError`, `StoreError`, `JobError`."""
+    started = time.monotonic()
+    manifest = bundle.manifest
+    key = owner.open_key(manifest)
+    signature = owner.check_signature(manifest)
+    if signature is Signature.ABSENT:
+        note("the manifest has no signature: nobody says that it was not changed")
+    _refuse(bundle, *signature_difference(signature))
+    meter.begin(len(manifest.parts), manifest.bundled_size)
+    seen = await survey(bundle, meter, read=False)
+    _refuse(bundle, *seen.differences)
+    try:
+        await uncut(asyncio.to_thread(target.open, manifest.size, min(manifest.size, manifest.bundled_size)))
+        unpacking = Unpacking(bundle.place.store, manifest, key, target, meter, thorough=False)
+        unpacked = await unpacking.run(seen.parts)
+        _refuse(bundle, *unpacked.differences)
+        content = unpacked.content
+        assert content is not None  # noqa: S101 - for the type checker: without a difference it is there
+        _refuse(bundle, *compare(manifest, content))
+        await uncut(asyncio.to_thread(target.commit))
+    except BaseException:
+        left = await uncut(asyncio.to_thread(target.abandon))
+        if left:
+            note(left)
+        raise
+    return _unbundled(bundle, target, content, signature, started)
+
+
+def _refuse(bundle: Bundle, *differences: Difference) -> None:
+    if differences:
+        raise difference_error(bundle.address, differences)
+
+
+def _unbundled(bundle: Bundle, target: Target, content: Unarchived, signature: Signature, started: float) -> Unbundled:
+    return Unbundled(
+        manifest=bundle.address,
+        destination=target.name,
+        image_size=content.image_size,
+        data_size=content.data_size,
+        archive_sha1=content.archive.sha1.hex(),
+        parts=len(bundle.manifest.parts),
+        bundled_size=bundle.manifest.bundled_size,
+        signature=signature,
+        elapsed_s=round(time.monotonic() - started, 3),
+    )

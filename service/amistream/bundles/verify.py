@@ -1,0 +1,133 @@
+"""Whether a bundle is what its manifest says: shallow, by asking for each part, or deep, by taking all of it apart.
+
+Everything that differs is found and listed, not only the first. Nothing is written anywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+
+from amistream.aws.session import Aws
+from amistream.bundles.access import look_at_access
+from amistream.bundles.manifest import Manifest
+from amistream.bundles.meter import Meter
+from amistream.bundles.owner import Owner, find_owner
+from amistream.bundles.place import Bundle, find_bundle, open_place, split_address
+from amistream.bundles.report import Content, Difference, Digests, Report, Signature
+from amistream.bundles.survey import survey
+from amistream.bundles.unpack.unarchive import Unarchived
+from amistream.bundles.unpacking import Nowhere, Unpacked, Unpacking, compare
+from amistream.settings import Settings
+
+MOST_PADDING = 20 * 512 + 1024
+"""Zeros at the end of an archive that GNU tar writes at most; of many more readers lose patience."""
+
+
+async def verify_at(
+    address: str, settings: Settings, files: tuple[Path | None, ...], meter: Meter, *, deep: bool
+) -> Report:
+    """Verify the bundle whose manifest is there; `files` are the user's certificate and private key, if named."""
+    folder, name = split_address(address)
+    owner = await asyncio.to_thread(find_owner, settings, *files)
+    async with Aws(settings) as aws, open_place(folder, settings, aws) as place:
+        return await verify(await find_bundle(place, name), owner, settings, aws, meter=meter, deep=deep)
+
+
+async def verify(bundle: Bundle, owner: Owner, settings: Settings, aws: Aws, *, meter: Meter, deep: bool) -> Report:
+    """Look at everything. Raises `StoreError`, and `RefusedError` when a deep look lacks the bundle's key."""
+    started = time.monotonic()
+    manifest = bundle.manifest
+    key = owner.open_key(manifest) if deep else None
+    meter.begin(len(manifest.parts), manifest.bundled_size)
+    signature = owner.check_signature(manifest)
+    seen = await survey(bundle, meter, read=key is None)
+    access, private = await look_at_access(bundle, [part.name for part in seen.parts], settings, aws)
+    unpacked = None
+    if key is not None:
+        unpacking = Unpacking(bundle.place.store, manifest, key, Nowhere(), meter, thorough=True)
+        unpacked = await unpacking.run(seen.parts, complete=seen.complete)
+    content = unpacked.content if unpacked else None
+    differences = chain(
+        signature_difference(signature),
+        seen.differences,
+        private,
+        unpacked.differences if unpacked else (),
+        compare(manifest, content) if content else (),
+    )
+    digests = Digests(compared=len(seen.parts), composite=0, unkept=0) if deep else seen.digests
+    return Report(
+        manifest=bundle.address,
+        deep=deep,
+        bundler=manifest.bundler,
+        kind=manifest.kind,
+        architecture=manifest.architecture,
+        image_name=manifest.name,
+        image_size=manifest.size,
+        bundled_size=manifest.bundled_size,
+        parts=len(manifest.parts),
+        digests=digests,
+        signature=signature,
+        access=access,
+        content=_content(content) if content else None,
+        differences=_once_each(differences),
+        notes=tuple(_notes(manifest, signature, digests, unpacked, complete=seen.complete)),
+        elapsed_s=round(time.monotonic() - started, 3),
+    )
+
+
+def signature_difference(signature: Signature) -> Sequence[Difference]:
+    if signature is not Signature.WRONG:
+        return ()
+    return (
+        Difference(
+            what="signature.wrong",
+            expected=Signature.RIGHT,
+            found=Signature.WRONG,
+            message="the manifest's signature is not the user's: it was changed, or signed with another key",
+        ),
+    )
+
+
+def _once_each(differences: Iterator[Difference]) -> tuple[Difference, ...]:
+    """What a bucket's checksums and the reading both tell is told once."""
+    return tuple({(each.what, each.part): each for each in differences}.values())
+
+
+def _content(content: Unarchived) -> Content:
+    return Content(
+        name=content.name,
+        size=content.image_size,
+        data_size=content.data_size,
+        sparse=content.sparse,
+        archive_sha1=content.archive.sha1.hex(),
+    )
+
+
+def _notes(
+    manifest: Manifest, signature: Signature, digests: Digests, unpacked: Unpacked | None, *, complete: bool
+) -> Iterator[str]:
+    """What is no difference and still worth knowing."""
+    if signature is Signature.ABSENT:
+        yield "the manifest has no signature"
+    if digests.composite:
+        yield (
+            f"{digests.composite} parts were sent in chunks: the checksum that is kept of them is none of the whole "
+            "part, so only --deep can compare it"
+        )
+    if digests.unkept:
+        yield f"no checksum is kept of {digests.unkept} parts: only --deep can compare them"
+    if unpacked is None:
+        return
+    if not complete:
+        yield "the image was not looked at, because parts are missing or of another size"
+    content = unpacked.content
+    if content is None:
+        return
+    if content.name.removeprefix("./") != manifest.name:
+        yield f"the archive's member is called {content.name!r}, the manifest's image {manifest.name!r}"
+    if content.padding > MOST_PADDING:
+        yield f"the archive ends in {content.padding} bytes of zeros: some readers stop before, which fails the rest"

@@ -1,0 +1,10 @@
+"""`python -m amistream.compat NAME ...`: the same as the script of that name."""
+
+from __future__ import annotations
+
+import sys
+
+from amistream.compat.main import run
+
+if __name__ == "__main__":
+    sys.exit(run("".join(sys.argv[1:2]), sys.argv[2:]))

@@ -1,0 +1,146 @@
+"""The old commands that make bundles: `ec2-bundle-image` in a directory, `euca-bundle-and-upload-image` in a bucket.
+
+Both are ordinary jobs of this process. A device that is mounted is taken, with a notice, because the old tools took it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from amistream.cli.in_process import run_in_process
+from amistream.cli.output import put_note, put_result
+from amistream.compat.access import access_keys, bucket_address, endpoint, region_of, settings_of
+from amistream.compat.options import Given
+from amistream.compat.session import ANY_REGION, OldSession, run_old
+from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, JobError, RefusedError, UsageError
+from amistream.events import JobResult, JobView, State
+from amistream.jobs.request import STANDARD_INPUT, parse_request
+from amistream.settings import load
+from amistream.values import AccessKeys, part_name
+
+_FIELDS = {
+    "account": "user",
+    "architecture": "arch",
+    "prefix": "prefix",
+    "kernel": "kernel",
+    "ramdisk": "ramdisk",
+    "image_size": "image-size",
+    "upload_concurrency": "max-pending-parts",
+}
+"""Fields of a request, and the options that fill them as they are."""
+_FILES = {"certificate": "cert", "private_key": "privatekey", "ec2_certificate": "ec2cert"}
+
+
+def bundle_image(given: Given) -> int:
+    """`ec2-bundle-image`: a bundle in a directory."""
+    settings = load(None)
+    if not given.has("arch"):
+        put_note(f"note: the architecture is taken to be {settings.architecture}; --arch says another")
+    values = _values(given)
+    values["destinations"] = [str(Path(given["destination"] or "/tmp").absolute())]  # noqa: S108 - the old default
+    if not given.has("ec2cert"):
+
+        async def ask(session: OldSession) -> str:
+            return await session.default_region()
+
+        values["region"] = settings.region or run_old(settings, None, ask) or ANY_REGION
+    result = _run(values, given)
+    if result is None:
+        return EXIT_INTERRUPTED
+    prefix = str(values["prefix"])
+    for index in range(result.parts):
+        put_result(f"Created {part_name(prefix, index)}")
+    put_result(f"Created {result.manifest}\nec2-bundle-image complete.")
+    return EXIT_DONE
+
+
+def bundle_and_upload(given: Given) -> int:
+    """`euca-bundle-and-upload-image`: one pass, from the image to the bucket."""
+    keys = access_keys(given, access="access-key-id", secret="secret-key", token="security-token")  # noqa: S106
+    region = region_of(given["region"])
+    url = given["url"] or os.environ.get("S3_URL", "")
+    settings = settings_of(given, url=url, region=region)
+    address = bucket_address(given["bucket"])
+
+    async def make(session: OldSession) -> None:
+        await session.make_missing(address, region_of(given["location"]) or settings.region)
+
+    run_old(settings, keys, make)
+    values = {
+        "account": os.environ.get("EC2_USER_ID"),
+        "certificate": os.environ.get("EC2_CERT"),
+        "private_key": os.environ.get("EC2_PRIVATE_KEY"),
+        "region": settings.region or None,
+        "endpoint_url": endpoint(url)[0] or None,
+        "acl": given["acl"] or None,
+        **_values(given),
+        "destinations": [address],
+    }
+    result = _run(values, given, keys)
+    if result is None:
+        return EXIT_INTERRUPTED
+    folder = address.removeprefix("s3://")
+    for index in range(result.parts):
+        put_result(f"Uploaded {folder}/{part_name(str(values['prefix']), index)}")
+    put_result(f"Uploaded {result.manifest.removeprefix('s3://')}")
+    return EXIT_DONE
+
+
+def _values(given: Given) -> dict[str, Any]:
+    """What both commands ask a job for."""
+    source = given["image"]
+    values: dict[str, Any] = {field: given[key] for field, key in _FIELDS.items() if given.has(key)}
+    values |= {field: str(Path(given[key]).absolute()) for field, key in _FILES.items() if given.has(key)}
+    values["source"] = source if source == STANDARD_INPUT else str(Path(source).absolute())
+    values["live"] = True
+    values["register_image"] = False
+    values["product_codes"] = given.several("productcodes")
+    values["block_device_mappings"] = _mappings(given)
+    if given.has("kernel") or given.has("ramdisk"):
+        # Only for what is registered does the word matter; a kernel needs it.
+        values["virtualization"] = "paravirtual"
+    if "prefix" not in values:
+        if source == STANDARD_INPUT:
+            raise UsageError("usage", "cannot name the objects of what comes through standard input: give --prefix")
+        values["prefix"] = Path(source).name
+    return values
+
+
+def _mappings(given: Given) -> dict[str, str]:
+    pairs = given.several("block-device-mapping") or given.several("block-device-mappings")
+    if not all("=" in pair for pair in pairs):
+        raise UsageError("usage", "cannot read the block device mapping: it is of the form VIRTUAL=DEVICE,...")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _run(values: dict[str, Any], given: Given, keys: AccessKeys | None = None) -> JobResult | None:
+    """Run the job; None when a signal ended it. Raises `AmistreamError`."""
+    try:
+        request = parse_request({name: value for name, value in values.items() if value not in (None, [], {})})
+    except UsageError as error:
+        raise _in_options(error) from error
+    job, interrupted = run_in_process(request, None, keys)
+    for notice in job.notices:
+        put_note(f"note: {notice}")
+    if interrupted:
+        return None
+    if job.state is not State.DONE or job.result is None:
+        raise _error(job)
+    return job.result
+
+
+def _in_options(error: UsageError) -> UsageError:
+    """The same with the option's name in place of the request's field."""
+    names = {**_FIELDS, **_FILES, "destinations": "bucket", "product_codes": "productcodes"}
+    name = names.get(error.field, "")
+    message = error.message.replace(f": {error.field}: ", f": --{name}: ", 1) if name else error.message
+    return UsageError(error.code, message, hint="--help says what each option takes", field=error.field)
+
+
+def _error(job: JobView) -> RefusedError | JobError:
+    kind = RefusedError if job.state is State.REFUSED else JobError
+    if job.error is None:
+        return kind("job.cut_short", f"cannot finish the bundle: the job is {job.state}")
+    return kind(job.error.code, job.error.message, hint=job.error.hint, field=job.error.field)

@@ -1,0 +1,117 @@
+"""The old commands on bundles that there are: upload, download, unbundle and delete."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from amistream.bundles.meter import Meter
+from amistream.bundles.place import Bundle
+from amistream.bundles.remove import Removal
+from amistream.bundles.report import Unbundled
+from amistream.bundles.results import Removed, Transferred
+from amistream.cli.here import drawn
+from amistream.cli.output import put_note, put_result
+from amistream.compat.access import ami_tools_keys, bucket_address, region_of, settings_of
+from amistream.compat.options import Given
+from amistream.compat.session import OldSession, directory_of, run_old
+from amistream.errors import EXIT_DONE, DifferenceError, RefusedError, UsageError
+from amistream.values import manifest_name
+
+
+def upload_bundle(given: Given) -> int:
+    """`ec2-upload-bundle`: parts and manifest into a bucket, which is made when missing."""
+    manifest = Path(given["manifest"]).absolute()
+    parts = directory_of(given["directory"] or str(manifest.parent))
+    region, address = region_of(given["region"]), bucket_address(given["bucket"])
+    whole = not given.has("skipmanifest")
+
+    async def work(session: OldSession) -> Bundle:
+        meter = Meter()
+        await session.make_missing(address, region_of(given["location"]) or region)
+        async with drawn(meter, "uploading"):
+            return await session.upload_from(manifest, parts, address, meter, region=region, whole=whole)
+
+    bundle = run_old(settings_of(given, url=given["url"], region=region), ami_tools_keys(given), work)
+    for part in bundle.manifest.parts:
+        put_result(f"Uploaded {part.filename}")
+    if whole:
+        put_result("Uploaded manifest.")
+    put_result("Bundle upload completed.")
+    return EXIT_DONE
+
+
+def download_bundle(given: Given) -> int:
+    """`ec2-download-bundle`: a bundle into a directory that is there."""
+    directory, region = directory_of(given["directory"]), region_of(given["region"])
+    address = f"{bucket_address(given['bucket'])}/{_manifest_name(given)}"
+
+    async def work(session: OldSession) -> Transferred:
+        meter = Meter()
+        async with drawn(meter, "downloading"):
+            return await session.download(address, directory, meter)
+
+    done = run_old(settings_of(given, url=given["url"], region=region), ami_tools_keys(given), work)
+    put_result(f"Downloaded {done.parts} parts and {done.manifest}")
+    return EXIT_DONE
+
+
+def take_out(given: Given) -> int:
+    """`ec2-unbundle`: the image of a bundle in a directory, under its own name."""
+    manifest, key = Path(given["manifest"]).absolute(), Path(given["privatekey"]).absolute()
+    parts, directory = directory_of(given["source"]), directory_of(given["destination"])
+
+    async def work(session: OldSession) -> Unbundled:
+        meter = Meter()
+        async with drawn(meter, "unbundling"):
+            return await session.unbundle_in(manifest, parts, directory, key, meter)
+
+    put_result(f"Unbundled {run_old(settings_of(given), None, work).destination}")
+    return EXIT_DONE
+
+
+def delete_bundle(given: Given) -> int:
+    """`ec2-delete-bundle`: a bundle's own objects, and with --clear the empty bucket."""
+    if not given.has("manifest") and not given.has("prefix"):
+        raise UsageError("usage", "cannot tell which bundle to delete: give --manifest or --prefix")
+    copy = Path(given["manifest"]).absolute() if given.has("manifest") else None
+    name = copy.name if copy else _manifest_name(given)
+    address, region = bucket_address(given["bucket"]), region_of(given["region"])
+    folder = address.removeprefix("s3://")
+
+    async def confirm(plan: Removal) -> None:
+        if not given.has("yes") and not given.has("batch"):
+            put_result("\n".join(["Deleting files:", *(f"{folder}/{each}" for each in plan.names)]))
+            await _ask()
+
+    async def work(session: OldSession) -> tuple[Removed, bool]:
+        done = await session.delete_unused(address, name, copy, confirm)
+        return done, given.has("clear") and await session.delete_empty(address)
+
+    done, cleared = run_old(settings_of(given, url=given["url"], region=region), ami_tools_keys(given), work)
+    for each in done.deleted:
+        put_result(f"Deleted {folder}/{each}")
+    if given.has("clear"):
+        bucket = folder.partition("/")[0]
+        put_note(f"note: {'deleted' if cleared else 'there is something left in'} the bucket {bucket}")
+    if done.kept:
+        raise DifferenceError(
+            "delete.kept",
+            f"cannot delete {', '.join(done.kept)}: what is there is not what the manifest says",
+            hint="look at it, and remove it by hand if it is of no use",
+        )
+    put_result("ec2-delete-bundle complete.")
+    return EXIT_DONE
+
+
+def _manifest_name(given: Given) -> str:
+    return Path(given["manifest"]).name or manifest_name(given["prefix"] or "image")
+
+
+async def _ask() -> None:
+    """Ask on stdout and read the answer wherever it comes from: scripts say `echo y |`. Raises `RefusedError`."""
+    put_result("Continue? [y/n]")
+    answer = await asyncio.to_thread(sys.stdin.readline)
+    if answer.strip().lower() not in {"y", "yes"}:
+        raise RefusedError("unconfirmed", "cannot delete the bundle: nobody said yes", hint="--yes says it at once")

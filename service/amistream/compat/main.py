@@ -1,0 +1,99 @@
+"""Runs an old command: finds it by its name, reads its words, and turns every error into words and a status.
+
+Exit statuses of the ec2-* commands, as far as theirs are documented: 0 done; 1 wrong words, or a bug; 2 the image, the
+keys or files; 3 S3; 5 nobody said yes. Of the euca-* commands: 0 done, 2 wrong words, 1 anything else. 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import PurePath
+from typing import NoReturn
+
+from amistream.cli.output import put_note
+from amistream.compat.options import Given, Use, in_old_words, parse
+from amistream.compat.tables import COMMANDS, Command, Family, find_command
+from amistream.errors import EXIT_INTERRUPTED, AmistreamError, StoreError, UsageError
+
+_OF_S3 = ("bucket.", "store.", "aws.", "destination.", "credentials.")
+"""Beginnings of the codes of what is refused because of S3."""
+_WARNING = (
+    "{names} on the command line: every user of this machine can see it while the command runs. Better leave it out, "
+    "and use an instance role, ~/.aws/credentials or AWS_SECRET_ACCESS_KEY"
+)
+
+
+def main() -> NoReturn:
+    """The scripts with the old names: the name under which it was called says what to do."""
+    sys.exit(run(PurePath(sys.argv[0]).name, sys.argv[1:]))
+
+
+def run(name: str, words: Sequence[str]) -> int:
+    """Run the old command `name` and return its exit status. Raises nothing."""
+    command = find_command(name)
+    if command is None:
+        put_note(f"amistream: cannot run {name!r}: the old commands are {', '.join(each.name for each in COMMANDS)}")
+        return UsageError.exit_status
+    try:
+        return _run(command, words)
+    except SystemExit as left:
+        # What argparse does after --help and --version.
+        return int(left.code or 0)
+    except AmistreamError as error:
+        put_note(in_old_words(f"{name}: {error}", command.options))
+        return exit_status(command.family, error)
+    except Exception as error:  # noqa: BLE001 - the last border: whatever it is, the user gets one line
+        if os.environ.get("AMISTREAM_DEBUG") == "1":
+            traceback.print_exc()
+        put_note(f"{name}: cannot go on: an error in amistream itself ({type(error).__name__})")
+        return 1
+
+
+def exit_status(family: Family, error: AmistreamError) -> int:
+    if error.exit_status == EXIT_INTERRUPTED:
+        return EXIT_INTERRUPTED
+    if family is Family.EUCA2OOLS:
+        return 2 if isinstance(error, UsageError) else 1
+    if isinstance(error, UsageError):
+        return 1
+    if error.code == "unconfirmed":
+        return 5
+    return 3 if isinstance(error, StoreError) or error.code.startswith(_OF_S3) else 2
+
+
+def _run(command: Command, words: Sequence[str]) -> int:
+    if command.absent:
+        raise UsageError("compat.absent", f"cannot run {command.name}: it is not made yet", hint=command.absent)
+    given = parse(command.name, command.about, command.options, words)
+    _explain(given)
+    return _work(command)(given)
+
+
+def _explain(given: Given) -> None:
+    """Warn about secrets, and with --debug say which options have no effect."""
+    secrets = [each.names[-1] for each in given.options if each.use is Use.SECRET]
+    if secrets:
+        put_note("warning: " + _WARNING.format(names=" and ".join(secrets)))
+    if given.has("debug"):
+        for each in given.options:
+            if each.use is Use.IDLE:
+                put_note(f"note: {each.names[-1]}: {each.help}")
+
+
+def _work(command: Command) -> Callable[[Given], int]:
+    # The work brings the AWS SDK and the ciphers with it; help and wrong words need neither.
+    from amistream.compat import bundling, copying, migrating  # noqa: PLC0415
+
+    return {
+        "ec2-bundle-image": bundling.bundle_image,
+        "ec2-upload-bundle": copying.upload_bundle,
+        "ec2-download-bundle": copying.download_bundle,
+        "ec2-unbundle": copying.take_out,
+        "ec2-delete-bundle": copying.delete_bundle,
+        "ec2-migrate-manifest": migrating.migrate_manifest,
+        "ec2-migrate-bundle": migrating.migrate_bundle,
+        "euca-bundle-and-upload-image": bundling.bundle_and_upload,
+    }[command.name]

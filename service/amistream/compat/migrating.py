@@ -1,0 +1,121 @@
+"""The old commands that make a bundle fit another region: its manifest in place, or all of it in another bucket."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from pathlib import Path
+
+from amistream.aws.regions import find_ec2_certificate
+from amistream.bundles.manifest import SignatureState, check_signature
+from amistream.bundles.meter import Meter
+from amistream.bundles.migrate import Terms, mapped, new_manifest
+from amistream.bundles.results import Migrated
+from amistream.cli.here import drawn
+from amistream.cli.output import put_note, put_result
+from amistream.compat.access import ami_tools_keys, bucket_address, region_of, settings_of
+from amistream.compat.options import Given
+from amistream.compat.session import OldSession, read_manifest, run_old
+from amistream.errors import EXIT_DONE, DifferenceError, RefusedError, UsageError
+from amistream.keys import load_identity
+
+
+def migrate_manifest(given: Given) -> int:
+    """`ec2-migrate-manifest`: rewrites a manifest, and keeps the old one beside it."""
+    path, region = Path(given["manifest"]).absolute(), region_of(given["region"])
+    if not region and not given.has("ec2cert"):
+        raise UsageError("usage", "cannot tell for whom the manifest is to be: give --region or --ec2cert")
+    backup = path.with_name(f"{path.name}.bak")
+    if backup.exists():
+        raise RefusedError(
+            "manifest.backup",
+            f"cannot keep the old manifest as {backup}: there is one already",
+            hint="move it away, or compare the two and delete one",
+        )
+    put_note(f"note: the old manifest is kept as {backup}")
+    _rewrite(path, backup, asyncio.run(_migrated(given, path, region)))
+    put_result(f"Migrated {path} for {region or 'the owner of ' + given['ec2cert']}.")
+    return EXIT_DONE
+
+
+def migrate_bundle(given: Given) -> int:
+    """`ec2-migrate-bundle`: copies a bundle to another region's bucket, which is made when missing."""
+    source, target = bucket_address(given["bucket"]), bucket_address(given["destination-bucket"])
+    region = region_of(given["region"]) or region_of(given["location"])
+    if not region:
+        raise UsageError("usage", "cannot tell for which region the copy is to be: give --region or --location")
+    address = f"{source}/{Path(given['manifest']).name}"
+    files = {
+        "certificate": Path(given["cert"]).absolute(),
+        "private_key": Path(given["privatekey"]).absolute(),
+        "ec2_certificate": Path(given["ec2cert"]).absolute() if given.has("ec2cert") else None,
+    }
+
+    async def work(session: OldSession) -> Migrated:
+        meter = Meter()
+        await session.make_missing(target, region_of(given["location"]) or region)
+        async with drawn(meter, "copying"):
+            if given.has("no-mapping"):
+                return await session.migrate_keeping(
+                    address, target, meter, kernel=given["kernel"], ramdisk=given["ramdisk"], region=region, **files
+                )
+            return await session.migrate(
+                address,
+                target,
+                meter,
+                region=region,
+                kernel=given["kernel"] or None,
+                ramdisk=given["ramdisk"] or None,
+                **files,
+            )
+
+    done = run_old(settings_of(given, url=given["url"]), ami_tools_keys(given), work)
+    put_result(f"Copied {done.parts} parts.\nMigrated {done.manifest} for {region}.")
+    return EXIT_DONE
+
+
+async def _migrated(given: Given, path: Path, region: str) -> bytes:
+    """The manifest as it is to be. Raises `AmistreamError`."""
+    manifest = await read_manifest(path)
+    settings = settings_of(given)
+    identity = load_identity(Path(given["cert"]), Path(given["privatekey"]))
+    if check_signature(manifest, identity.certificate) is SignatureState.WRONG:
+        raise DifferenceError(
+            "manifest.signature",
+            f"cannot migrate {path}: its signature is not by that certificate, or it was changed since",
+        )
+    certificate, notice = find_ec2_certificate(
+        region,
+        explicit=Path(given["ec2cert"]) if given.has("ec2cert") else None,
+        configured=settings.ec2_certificates,
+    )
+    if notice:
+        put_note(f"note: {notice}")
+    stays = given.has("no-mapping")
+    terms = Terms(
+        identity=identity,
+        ec2_certificate=certificate,
+        kernel=mapped("kernel", manifest.kernel, given["kernel"], drop=False, stays=stays),
+        ramdisk=mapped("ramdisk", manifest.ramdisk, given["ramdisk"], drop=False, stays=stays),
+        wish=None,
+        server_side=False,
+    )
+    return new_manifest(manifest, terms)
+
+
+def _rewrite(path: Path, backup: Path, raw: bytes) -> None:
+    """Put `raw` in the place of a file whose content is kept as `backup`: at any moment one of the two is whole."""
+    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        with new.open("xb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        backup.hardlink_to(path)
+        new.replace(path)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        raise RefusedError(
+            "manifest.unwritable", f"cannot rewrite {path}: {error.strerror}", hint=f"check: ls -ld {path.parent}"
+        ) from error

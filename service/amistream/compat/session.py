@@ -1,0 +1,198 @@
+"""The work of the old commands on bundles: what `bundles.session` does, with what only they ask for.
+
+They take parts and manifest from different directories, make and delete buckets, and rewrite a manifest in its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from amistream.aws.buckets import Answer, find_bucket
+from amistream.aws.own_buckets import delete_if_empty, make_bucket
+from amistream.aws.session import Aws
+from amistream.bundles.image_target import choose_file
+from amistream.bundles.manifest import LARGEST, Manifest, parse_manifest
+from amistream.bundles.meter import Meter, Note
+from amistream.bundles.owner import find_owner
+from amistream.bundles.place import Bundle, Place, find_bundle, open_place
+from amistream.bundles.register import ec2_of, images_on
+from amistream.bundles.remove import Removal, plan_removal, remove
+from amistream.bundles.report import Unbundled
+from amistream.bundles.results import Migrated, Removed
+from amistream.bundles.session import BundleSession
+from amistream.bundles.target import check_bucket, retry_policy
+from amistream.bundles.transfer import upload
+from amistream.bundles.unbundle import unbundle
+from amistream.cli.here import run_here
+from amistream.cli.output import put_note
+from amistream.errors import RefusedError, StoreError
+from amistream.settings import Settings
+from amistream.stores.port import Store
+from amistream.stores.retry import with_retries
+from amistream.values import AccessKeys
+
+ANY_REGION = "us-east-1"
+"""Named for a bucket that is elsewhere, it counts as not named: it was what the old tools assumed."""
+
+_T = TypeVar("_T")
+
+
+class OldSession(BundleSession):
+    """`async with OldSession(settings, note, keys)`; `keys` come before what the SDK finds."""
+
+    def __init__(self, settings: Settings, note: Note, keys: AccessKeys | None) -> None:
+        super().__init__(settings, note)
+        self._aws = Aws(settings, keys)
+
+    async def default_region(self) -> str:
+        """The region of the settings or of the SDK's configuration, or ''."""
+        return await self._aws.default_region()
+
+    async def make_missing(self, address: str, region: str) -> None:
+        """Make the bucket of `address` in `region`, or where the settings say, unless it is there."""
+        bucket = address.removeprefix("s3://").partition("/")[0]
+        url, timeout_s = self._settings.endpoint_url.rstrip("/"), self._settings.stall_timeout_s
+
+        async def find(_: object) -> Answer:
+            return await find_bucket(self._aws, bucket, region=region, endpoint_url=url, timeout_s=timeout_s)
+
+        answer = await with_retries(retry_policy(self._settings), f"use the bucket {bucket}", find)
+        if answer.error is None or answer.error.code != "bucket.missing":
+            return
+        where = region or await self._aws.default_region() or ANY_REGION
+        await make_bucket(await self._aws.client("s3", where, url), bucket, where, timeout_s)
+        self._note(f"made the bucket {bucket} in {where}")
+
+    async def upload_from(
+        self, manifest: Path, parts: Path, to: str, meter: Meter, *, region: str, whole: bool
+    ) -> Bundle:
+        """Copy the bundle whose parts are in a directory; without `whole` the manifest is left out."""
+        settings, named = self._settings, "" if region == ANY_REGION else region
+        async with (
+            open_place(str(parts), settings, self._aws) as source,
+            open_place(to, settings, self._aws, region=named) as target,
+        ):
+            bundle = Bundle(place=source, manifest_name=manifest.name, manifest=await read_manifest(manifest))
+            await check_bucket(target, settings, self._aws, self._note, region=named)
+            if not whole:
+                target = replace(target, store=cast("Store", _WithoutCommit(target.store)))
+            await upload(bundle, target, settings, meter, self._note)
+            return bundle
+
+    async def unbundle_in(
+        self, manifest: Path, parts: Path, directory: Path, private_key: Path, meter: Meter
+    ) -> Unbundled:
+        """Take the image out, into a file of its own name in `directory`; one that is there gives way."""
+        async with open_place(str(parts), self._settings, self._aws) as source:
+            bundle = Bundle(place=source, manifest_name=manifest.name, manifest=await read_manifest(manifest))
+            owner = await asyncio.to_thread(find_owner, self._settings, None, private_key)
+            target = await asyncio.to_thread(choose_file, directory / bundle.manifest.name, force=True)
+            return await unbundle(bundle, owner, target, meter, self._note)
+
+    async def delete_unused(
+        self, address: str, name: str, copy: Path | None, confirm: Callable[[Removal], Awaitable[None]]
+    ) -> Removed:
+        """Delete a bundle on which no AMI is registered, as far as EC2 tells."""
+        settings = self._settings
+        async with open_place(address, settings, self._aws) as place:
+            if copy is None:
+                bundle = await find_bundle(place, name)
+            else:
+                bundle = Bundle(place=place, manifest_name=name, manifest=await read_manifest(copy))
+            await self._refuse_used(place, name)
+            plan = await plan_removal(bundle, settings, None, deregister=False)
+            await confirm(plan)
+            return await remove(plan, settings, None, self._note)
+
+    async def delete_empty(self, address: str) -> bool:
+        """Delete the bucket of `address` if nothing is in it."""
+        async with open_place(address, self._settings, self._aws) as place:
+            client = await self._aws.client("s3", place.region, self._settings.endpoint_url.rstrip("/"))
+            return await delete_if_empty(client, place.bucket, self._settings.stall_timeout_s)
+
+    async def migrate_keeping(
+        self, address: str, to: str, meter: Meter, *, kernel: str, ramdisk: str, region: str, **more: Path | None
+    ) -> Migrated:
+        """Migrate with the kernel and RAM disk that the manifest names, where no other is."""
+        folder, _, name = address.rpartition("/")
+        async with open_place(folder, self._settings, self._aws) as place:
+            manifest = (await find_bundle(place, name)).manifest
+        return await self.migrate(
+            address,
+            to,
+            meter,
+            region=region,
+            kernel=kernel or manifest.kernel or None,
+            ramdisk=ramdisk or manifest.ramdisk or None,
+            **more,
+        )
+
+    async def _refuse_used(self, place: Place, name: str) -> None:
+        ec2 = await ec2_of(place, self._settings, self._aws)
+        try:
+            images = await images_on(place, name, ec2, self._settings)
+        except StoreError as error:
+            self._note(f"EC2 was not asked whether an AMI is registered on it: {error.message}")
+            return
+        if images:
+            ids = " ".join(image.id for image in images)
+            raise RefusedError(
+                "delete.registered",
+                f"cannot delete {place.image_location(name)}: {ids} could not be launched any more",
+                hint=f"first: aws ec2 deregister-image --region {place.region} --image-id {images[0].id}",
+            )
+
+
+class _WithoutCommit:
+    """A store that takes parts, and leaves the manifest out."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def commit(self, name: str, data: bytes, sha1: bytes) -> None:
+        """Do not."""
+
+
+async def read_manifest(path: Path) -> Manifest:
+    """The manifest in a file. Raises `RefusedError`."""
+    return parse_manifest(await asyncio.to_thread(_read, path), str(path))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(LARGEST + 1)
+    except OSError as error:
+        raise RefusedError(
+            "manifest.unreadable",
+            f"cannot read the manifest {path}: {error.strerror}",
+            hint=f"check the path and its permissions: ls -l {path}",
+        ) from error
+
+
+def run_old(settings: Settings, keys: AccessKeys | None, work: Callable[[OldSession], Awaitable[_T]]) -> _T:
+    """Run `work` to its end. Raises `AmistreamError`."""
+
+    async def inside(_: BundleSession) -> _T:
+        async with OldSession(settings, lambda notice: put_note(f"note: {notice}"), keys) as session:
+            return await work(session)
+
+    return run_here(settings, inside)
+
+
+def directory_of(text: str) -> Path:
+    """A directory that is there, as the old commands want it. Raises `RefusedError`."""
+    path = Path(text or ".").absolute()
+    if not os.access(path, os.X_OK) or not path.is_dir():
+        raise RefusedError(
+            "directory.missing", f"cannot use the directory {path}: it is not there", hint=f"make it: mkdir {path}"
+        )
+    return path

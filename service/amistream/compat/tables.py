@@ -1,0 +1,263 @@
+"""The options of every old command: names as Amazon's AMI tools reference and euca2ools' manual pages give them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from amistream.compat.options import Option, Use, option
+
+
+class Family(StrEnum):
+    """Whose command it is: that decides on the exit statuses."""
+
+    AMI_TOOLS = "ec2-ami-tools"
+    EUCA2OOLS = "euca2ools"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """One old command. `absent` says, for one that does not exist here yet, what to do instead."""
+
+    name: str
+    about: str
+    options: tuple[Option, ...] = ()
+    family: Family = Family.AMI_TOOLS
+    absent: str = ""
+
+
+_COMMON = (
+    option("--version", "Show the version and leave."),
+    option("--manual", "Show this help and leave."),
+    option("--batch", "Ask nothing: nothing is ever asked but whether to delete.", use=Use.IDLE),
+    option("--debug", "Without effect: AMISTREAM_DEBUG=1 shows where a bug happened.", use=Use.IDLE),
+)
+_RETRY = option("--retry", "Without effect: what may succeed when repeated is always repeated.", use=Use.IDLE)
+_CERT = option("-c, --cert FILE", "Your X.509 certificate, PEM.", required=True, ours="--cert")
+_KEY = option("-k, --privatekey FILE", "Your RSA private key, PEM.", required=True, ours="--private-key")
+_EC2_CERT = option("--ec2cert FILE", "EC2's certificate; default: the region's, where it is found.", ours="--ec2-cert")
+_KERNEL = option("--kernel ID", "Kernel (aki-...) to name in the manifest.", ours="--kernel")
+_RAMDISK = option("--ramdisk ID", "RAM disk (ari-...) to name in the manifest.", ours="--ramdisk")
+_MAPPING = option(
+    "-B, --block-device-mapping VIRTUAL=DEVICE,...",
+    "Virtual names and devices, as ephemeral0=sdb,root=/dev/sda1.",
+    repeated=True,
+    ours="--block-device-mapping",
+)
+_CODES = option("--productcodes CODE,...", "Product codes to record.", repeated=True, ours="--product-code")
+_ACCESS = (
+    option("-a, --access-key ID", "AWS access key id; default: what the AWS SDK finds."),
+    option("-s, --secret-key KEY", "Its secret key. Other users see it: better leave both out.", use=Use.SECRET),
+    option(
+        "-t, --delegation-token TOKEN",
+        "Session token of temporary keys; default: AWS_DELEGATION_TOKEN.",
+        use=Use.SECRET,
+    ),
+)
+_S3 = (
+    *_ACCESS,
+    option("--url URL", "S3 endpoint; AWS's own are found by region.", ours="--endpoint-url"),
+    option("--region REGION", "Region of the bucket; default: the bucket's own.", ours="--region"),
+    option("--sigv VERSION", "Without effect: requests are signed with version 4.", use=Use.IDLE),
+)
+_BUCKET = option("-b, --bucket BUCKET[/PREFIX]", "Where the bundle is in S3.", required=True, ours="--to")
+_TARGET = option(
+    "-b, --bucket BUCKET[/PREFIX]",
+    "Where the bundle goes; the bucket is made when missing.",
+    required=True,
+    ours="--to",
+)
+_ACL = option(
+    "--acl ACL",
+    "aws-exec-read (the default) or public-read.",
+    choices=("aws-exec-read", "public-read"),
+    ours="--acl",
+)
+_LOCATION = option("--location REGION", "Where the bucket is made when missing; default: --region.")
+
+COMMANDS = (
+    Command(
+        name="ec2-bundle-image",
+        about="Bundle an image file or device into a directory, for ec2-upload-bundle.",
+        options=(
+            _CERT,
+            _KEY,
+            option("-u, --user ACCOUNT", "AWS account id, 12 digits.", required=True, ours="--account"),
+            option("-i, --image FILE", "Image file or block device to bundle.", required=True, ours="SOURCE"),
+            option("-d, --destination DIR", "Where the files go; default: /tmp.", ours="--to"),
+            _EC2_CERT,
+            option("-r, --arch ARCH", "i386, x86_64 or arm64; default: x86_64, nobody is asked.", ours="--arch"),
+            _CODES,
+            _MAPPING,
+            option("-p, --prefix NAME", "Start of the files' names; default: the image's name.", ours="--prefix"),
+            _KERNEL,
+            _RAMDISK,
+            *_COMMON,
+        ),
+    ),
+    Command(
+        name="ec2-bundle-vol",
+        about="Copy the running system into an image and bundle that.",
+        absent="bundle the root device itself: amistream bundle /dev/xvda --live --to s3://BUCKET/PREFIX; "
+        "docs/drop-in.md says what to heed",
+    ),
+    Command(
+        name="ec2-upload-bundle",
+        about="Copy a bundle from a directory into a bucket.",
+        options=(
+            _TARGET,
+            option("-m, --manifest FILE", "The bundle's manifest.", required=True),
+            *_S3,
+            _ACL,
+            option("-d, --directory DIR", "Where the parts are; default: beside the manifest."),
+            option("--part NUMBER", "Without effect: parts that are there already are not sent again.", use=Use.IDLE),
+            _RETRY,
+            option("--skipmanifest", "Send the parts only."),
+            _LOCATION,
+            *_COMMON,
+        ),
+    ),
+    Command(
+        name="ec2-download-bundle",
+        about="Copy a bundle from a bucket into a directory.",
+        options=(
+            _BUCKET,
+            *_S3,
+            option("-k, --privatekey FILE", "Without effect: manifests are not encrypted any more.", use=Use.IDLE),
+            option("-m, --manifest NAME", "The manifest's name; default: PREFIX.manifest.xml."),
+            option("-p, --prefix PREFIX", "Start of the objects' names; default: image."),
+            option("-d, --directory DIR", "Where the files go; default: the current directory."),
+            _RETRY,
+            *_COMMON,
+        ),
+    ),
+    Command(
+        name="ec2-unbundle",
+        about="Take the image out of a bundle that is in a directory.",
+        options=(
+            _KEY,
+            option("-m, --manifest FILE", "The bundle's manifest.", required=True),
+            option("-s, --source DIR", "Where the parts are; default: the current directory."),
+            option(
+                "-d, --destination DIR", "Where the image goes, under its own name; default: the current directory."
+            ),
+            *_COMMON,
+        ),
+    ),
+    Command(
+        name="ec2-delete-bundle",
+        about="Delete a bundle from its bucket, unless an AMI is registered on it.",
+        options=(
+            _BUCKET,
+            *_S3,
+            option("-m, --manifest FILE", "A copy of the bundle's manifest; or give --prefix."),
+            option("-p, --prefix PREFIX", "The bundle's whole prefix, as image; or give --manifest."),
+            option("--clear", "Delete the bucket too, if it is empty then."),
+            option("-y, --yes", "Do not ask."),
+            _RETRY,
+            *_COMMON,
+        ),
+    ),
+    Command(
+        name="ec2-migrate-manifest",
+        about="Rewrite a manifest in a directory for another region; the old one stays as FILE.bak.",
+        options=(
+            _CERT,
+            _KEY,
+            option("-m, --manifest FILE", "The manifest.", required=True),
+            option("-a, --access-key ID", "Without effect: no kernels are looked up.", use=Use.IDLE),
+            option("-s, --secret-key KEY", "Without effect, and seen by other users: leave it out.", use=Use.SECRET),
+            option("-t, --delegation-token TOKEN", "The same.", use=Use.SECRET),
+            option("--region REGION", "The region that it is for.", ours="--region"),
+            option("--no-mapping", "Keep the manifest's kernel and RAM disk, unless others are named."),
+            _EC2_CERT,
+            _KERNEL,
+            _RAMDISK,
+            *_COMMON,
+        ),
+    ),
+    Command(
+        name="ec2-migrate-bundle",
+        about="Copy a bundle to another region's bucket, under a manifest for that region.",
+        options=(
+            _CERT,
+            _KEY,
+            _BUCKET,
+            option(
+                "-d, --destination-bucket BUCKET[/PREFIX]",
+                "Where it goes; the bucket is made when missing.",
+                required=True,
+                ours="--to",
+            ),
+            option("-m, --manifest NAME", "The manifest's name in the bucket.", required=True),
+            *_S3,
+            _ACL,
+            _LOCATION,
+            option("--no-mapping", "Keep the manifest's kernel and RAM disk, unless others are named."),
+            _EC2_CERT,
+            _KERNEL,
+            _RAMDISK,
+            _RETRY,
+            *_COMMON,
+        ),
+    ),
+    Command(
+        name="euca-bundle-and-upload-image",
+        about="Bundle an image and send it to a bucket, in one pass.",
+        family=Family.EUCA2OOLS,
+        options=(
+            option(
+                "-i, --image FILE", "Image file, block device, or - for standard input.", required=True, ours="SOURCE"
+            ),
+            _TARGET,
+            option("-r, --arch ARCH", "i386, x86_64 or arm64.", required=True, ours="--arch"),
+            option("-p, --prefix NAME", "Start of the objects' names; default: the image's name.", ours="--prefix"),
+            option(
+                "-k, --privatekey FILE",
+                "Your private key; default: EC2_PRIVATE_KEY, or a kept one.",
+                ours="--private-key",
+            ),
+            option("-c, --cert FILE", "Your certificate; default: EC2_CERT, or a kept one.", ours="--cert"),
+            _EC2_CERT,
+            option("-u, --user ACCOUNT", "Account id; default: EC2_USER_ID, else asked of STS.", ours="--account"),
+            _KERNEL,
+            _RAMDISK,
+            option(
+                "-B, --block-device-mappings VIRTUAL=DEVICE,...",
+                "Virtual names and devices.",
+                repeated=True,
+                ours="--block-device-mapping",
+            ),
+            _CODES,
+            option("--image-size BYTES", "The image's size; needed when it comes through a pipe.", ours="--image-size"),
+            _ACL,
+            _LOCATION,
+            option("-U, --url URL", "S3 endpoint; default: S3_URL.", ours="--endpoint-url"),
+            option("--region REGION", "Region of the bucket; of USER@REGION the region.", ours="--region"),
+            option("-I, --access-key-id ID", "Access key id; default: what the AWS SDK finds."),
+            option(
+                "-S, --secret-key KEY", "Its secret key. Other users see it: better leave both out.", use=Use.SECRET
+            ),
+            option("--security-token TOKEN", "Session token of temporary keys.", use=Use.SECRET),
+            option("--max-pending-parts N", "Parts in flight.", ours="--upload-concurrency"),
+            option("-d, --destination DIR", "Without effect: nothing is written to the disk.", use=Use.IDLE),
+            option(
+                "--preserve-bundle", "Without effect: no bundle is on the disk. See amistream download.", use=Use.IDLE
+            ),
+            option("--bootstrap-url URL", "Without effect: give --ec2cert.", use=Use.IDLE),
+            option("--upload-policy POLICY", "policies are not used here; give access keys.", use=Use.REFUSED),
+            option("--upload-policy-file FILE", "policies are not used here; give access keys.", use=Use.REFUSED),
+            option("--upload-policy-signature TEXT", "policies are not used here; give access keys.", use=Use.REFUSED),
+            _RETRY,
+            option("--progress", "Without effect: progress is shown on a terminal.", use=Use.IDLE),
+            option("--no-progress", "Without effect: progress is shown on a terminal only.", use=Use.IDLE),
+            option("--debugger", "Without effect.", use=Use.IDLE),
+            option("--debug", "Without effect: AMISTREAM_DEBUG=1 shows where a bug happened.", use=Use.IDLE),
+            option("--version", "Show the version and leave."),
+        ),
+    ),
+)
+
+
+def find_command(name: str) -> Command | None:
+    return next((command for command in COMMANDS if command.name == name), None)

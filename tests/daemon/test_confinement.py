@@ -1,0 +1,229 @@
+"""What members of the socket's group may ask for, and what they may do to the jobs of others."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from amistream.daemon.access import AccessPolicy
+from amistream.daemon.confinement import check_request
+from amistream.errors import AccessDeniedError, AmistreamError, RefusedError
+from amistream.events import State
+from amistream.jobs.request import parse_request
+from amistream.settings import Settings
+from daemon.member import GROUP, MEMBER, OTHER_MEMBER, ask_as, connect_as, needs_root, talking
+from daemon.rig import Daemon, StartDaemon, request_for
+
+ROOTED = Settings(source_roots=(Path("/volumes"), Path("/bundles")), max_queued=4)
+
+
+@pytest.fixture
+def start(start_daemon: StartDaemon, open_path: Path) -> Any:
+    """The daemon with a group, whose socket file stops nobody."""
+
+    def start(settings: Settings = ROOTED, **options: Any) -> Any:
+        return start_daemon(
+            path=open_path,
+            policy=AccessPolicy(group=GROUP),
+            settings=settings,
+            extra=lambda _: open_path.chmod(0o666),
+            **options,
+        )
+
+    return start
+
+
+async def submit(daemon: Daemon, name: str, *identity: str, **headers: str) -> Any:
+    return await ask_as(daemon.path, "POST", "/v1/jobs", request_for(name), *identity, **headers)
+
+
+def judge(settings: Settings, **fields: Any) -> AmistreamError | None:
+    """What a confined job that asks for this is refused with, if it is."""
+    try:
+        check_request(parse_request({**request_for("a"), **fields}), settings)
+    except AmistreamError as error:
+        return error
+    return None
+
+
+@needs_root
+async def test_a_members_job_is_confined_and_roots_is_not(start: Any) -> None:
+    """Who asks decides; the request has no say in it."""
+    async with start() as daemon:
+        answer = await submit(daemon, "a")
+        assert answer.status == 202
+        assert daemon.queue.get(answer.body["id"]).confined
+        answer = await daemon.submit("b")
+        assert not daemon.queue.get(answer.body["id"]).confined
+
+
+@needs_root
+async def test_a_member_without_roots_is_told_whose_it_is_to_name_some(start: Any) -> None:
+    """No root is set: the answer names the setting and its file, and there is no job."""
+    async with start(Settings()) as daemon:
+        answer = await submit(daemon, "a")
+        assert (answer.status, answer.error["code"], answer.error["field"]) == (422, "roots.none", "source")
+        assert "source_roots in /etc/amistream/amistream.toml" in answer.error["hint"]
+        assert daemon.queue.jobs() == []
+        assert (await daemon.submit("a")).status == 202
+
+
+@needs_root
+@pytest.mark.parametrize(("method", "end"), [("DELETE", ""), ("POST", "/resume")])
+async def test_a_member_does_nothing_to_roots_jobs(start: Any, method: str, end: str) -> None:
+    """A job that is not confined is seen by members, and left alone."""
+    async with start() as daemon:
+        job = await daemon.submit_and_begin()
+        answer = await ask_as(daemon.path, method, f"/v1/jobs/{job.id}{end}")
+        assert (answer.status, answer.error["code"]) == (403, "access.not_yours")
+        assert not job.cancel_requested
+        assert (await ask_as(daemon.path, "GET", f"/v1/jobs/{job.id}")).body["id"] == job.id
+        await daemon.script.end(job)
+
+
+@needs_root
+async def test_members_cancel_one_anothers_jobs(start: Any) -> None:
+    """Confined jobs are the group's; root's word counts there too."""
+    async with start() as daemon:
+        for identity in (OTHER_MEMBER, MEMBER):
+            answer = await submit(daemon, "a", *identity)
+            job = await daemon.script.wait_begun()
+            assert (await ask_as(daemon.path, "POST", f"/v1/jobs/{job.id}/resume")).status == 409
+            assert (await ask_as(daemon.path, "DELETE", f"/v1/jobs/{job.id}")).status == 202
+            await job.ended.wait()
+            assert job.state is State.CANCELLED
+        answer = await submit(daemon, "a")
+        job = await daemon.script.wait_begun()
+        assert (await daemon.ask("DELETE", f"/v1/jobs/{answer.body['id']}")).status == 202
+        await job.ended.wait()
+
+
+@needs_root
+async def test_a_key_is_its_senders_own(start: Any) -> None:
+    """The same Idempotency-Key of root, of a member and of another stands for three jobs."""
+    async with start(max_jobs=4) as daemon:
+        answers = [
+            await daemon.submit("a", headers={"Idempotency-Key": "k"}),
+            await submit(daemon, "b", Idempotency_Key="k"),
+            await submit(daemon, "c", *OTHER_MEMBER, Idempotency_Key="k"),
+            await submit(daemon, "b", Idempotency_Key="k"),
+        ]
+        assert [answer.status for answer in answers] == [202, 202, 202, 200]
+        ids = [answer.body["id"] for answer in answers]
+        assert len(set(ids)) == 3
+        assert ids[1] == ids[3]
+
+
+@needs_root
+async def test_members_leave_room_in_the_queue(start: Any) -> None:
+    """Three quarters of the waiting places are theirs; root's jobs go on to be taken."""
+    async with start(max_jobs=1, max_queued=4) as daemon:
+        await daemon.submit_and_begin("running")
+        statuses = [(await submit(daemon, f"m{number}")).status for number in range(4)]
+        assert statuses == [202, 202, 202, 503]
+        assert (await daemon.submit("mine")).status == 202
+        assert (await daemon.submit("one too many")).error["code"] == "daemon.full"
+
+
+@needs_root
+async def test_members_leave_room_for_followers(start: Any) -> None:
+    """Three quarters of the followers' places are theirs."""
+    async with start(max_subscribers=4) as daemon:
+        job = await daemon.submit_and_begin()
+        target = f"/v1/jobs/{job.id}/events"
+        async with AsyncExitStack() as stack:
+            for _ in range(3):
+                reader, writer = await stack.enter_async_context(talking(connect_as(daemon.path, *MEMBER)))
+                writer.write(f"GET {target} HTTP/1.1\r\nHost: d\r\n\r\n".encode())
+                assert b" 200 " in await reader.readline()
+            answer = await ask_as(daemon.path, "GET", target)
+            assert (answer.status, answer.error["code"]) == (503, "daemon.subscribers")
+            async with daemon.session.get(f"http://localhost{target}") as response:
+                assert response.status == 200
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "field"),
+    [
+        ({"endpoint_url": "http://10.0.0.1:80"}, "access.endpoint", "endpoint_url"),
+        ({"endpoint_url": "https://s3.amazonaws.com"}, "access.endpoint", "endpoint_url"),
+        ({"region": "cn-north-1"}, "access.region", "region"),
+        ({"region": "us-gov-west-1"}, "access.region", "region"),
+        ({"region": "us-iso-east-1"}, "access.region", "region"),
+        ({"region": "xx-nowhere-1"}, "access.region", "region"),
+        ({"part_size": "5GiB"}, "access.too_much", "memory_limit"),
+        ({"upload_concurrency": 64}, "access.too_much", "memory_limit"),
+        ({"workers": 256}, "access.too_much", "memory_limit"),
+        ({"memory_limit": "1GiB"}, "access.too_much", "memory_limit"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_a_member_may_not_ask_for(fields: dict[str, Any], code: str, field: str) -> None:
+    """Signed requests go nowhere else, and no job takes more than its share of memory."""
+    error = judge(ROOTED, **fields)
+    assert isinstance(error, AccessDeniedError)
+    assert (error.code, error.field) == (code, field)
+    assert error.hint
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"region": "eu-west-1"},
+        {"region": "ap-southeast-2"},
+        {"part_size": "20MiB", "upload_concurrency": 8},
+        {"memory_limit": "256MiB", "upload_concurrency": 64},
+        {"nice": 19},
+        {"limit_upload": "1MiB"},
+    ],
+    ids=str,
+)
+def test_what_a_member_may_ask_for(fields: dict[str, Any]) -> None:
+    """What a job usually asks for is not in the way of anybody."""
+    assert judge(ROOTED, **fields) is None
+
+
+def test_the_settings_are_the_most_a_member_gets() -> None:
+    """Endpoint, region, memory, rate and priority that are set may be asked for, and no more."""
+    settings = ROOTED.model_copy(
+        update={
+            "endpoint_url": "http://127.0.0.1:4566",
+            "memory_limit": 300 << 20,
+            "limit_upload": 1 << 20,
+            "nice": 5,
+        }
+    )
+    same = {"endpoint_url": "http://127.0.0.1:4566/", "memory_limit": 300 << 20, "limit_upload": 1 << 20, "nice": 5}
+    assert judge(settings, **same) is None
+    # With an endpoint of its own the region leads nowhere else.
+    assert judge(settings, region="xx-nowhere-1") is None
+    for more in ({"memory_limit": 301 << 20}, {"limit_upload": 2 << 20}, {"nice": 4}):
+        error = judge(settings, **more)
+        assert error is not None
+        assert (error.code, error.field) == ("access.too_much", next(iter(more)))
+
+
+def test_the_daemons_own_partition_is_the_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In China a member uses China's regions; a region of no known partition is nobody's home."""
+    monkeypatch.setenv("AWS_REGION", "cn-north-1")
+    assert judge(ROOTED, region="cn-northwest-1") is None
+    assert judge(ROOTED, region="eu-west-1") is not None
+    monkeypatch.setenv("AWS_REGION", "xx-nowhere-1")
+    assert judge(ROOTED, region="xx-nowhere-1") is not None
+    assert judge(ROOTED.model_copy(update={"region": "us-gov-west-1"}), region="us-gov-east-1") is None
+
+
+def test_a_machine_with_large_settings_grants_them() -> None:
+    """Where the settings' own values need more than the usual bound, that is the bound."""
+    large = ROOTED.model_copy(update={"part_size": 200 << 20})
+    assert judge(large) is None
+    assert judge(large, upload_concurrency=5) is not None
+
+
+def test_without_roots_a_member_gets_nothing() -> None:
+    """Whatever is asked for."""
+    assert isinstance(judge(Settings()), RefusedError)

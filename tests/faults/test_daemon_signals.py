@@ -1,0 +1,451 @@
+"""The real daemon, stopped and killed at moments that the proxy holds, and what the next one makes of its jobs.
+
+Counts: three ways to be stopped with SIGTERM; SIGKILL at seven moments, one in each state at least; three ends of jobs
+that do not go on by themselves, with and without a daemon; a registration that failed; three changes of a volume
+between two lives; and as many jobs as the variable FAULT_JOBS says (40) over which memory must stay flat.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from amistream.jobs.journal import FILE
+from end_to_end.machine import COMMANDS, Daemon, identity, running_daemon
+from faults.scene import MANIFEST, PROBE, REGISTER, part
+from support.buckets import download_bundle, list_keys, open_uploads
+from support.proxy import Answer, Fault, PauseReply, dry_run_answered
+from support.referee import check_bundle
+from support.volumes import random_image
+
+if TYPE_CHECKING:
+    from conftest import MakeBucket, MakeProxy
+    from support.endpoints import Endpoint
+    from support.keys import KeyRing
+    from support.proxy import FaultProxy
+
+MIB = 1 << 20
+PATIENCE_S = 30
+JOBS = int(os.environ.get("FAULT_JOBS", "40"))
+GROWTH = 3 * MIB
+QUICK: dict[str, object] = {
+    "part_size": "256KiB",
+    "block_size": "64KiB",
+    "upload_concurrency": 1,
+    "upload_attempts": 3,
+    "backoff_base_s": 0.01,
+    "backoff_cap_s": 0.05,
+    "register_poll_s": 0.01,
+    "stall_timeout_s": 20,
+}
+
+
+@dataclass(kw_only=True)
+class Machine:
+    """One state directory on which daemons follow each other, and a bucket behind a proxy."""
+
+    directory: Path
+    endpoint: Endpoint
+    proxy: FaultProxy
+    bucket: str
+    keys: KeyRing
+    image: Path
+    got: int = 0
+
+    @contextmanager
+    def daemon(self, **settings: object) -> Iterator[Daemon]:
+        # What a killed one left is not what the next one is waited for with.
+        (self.directory / "amistream.sock").unlink(missing_ok=True)
+        with running_daemon(self.directory, self.endpoint, **{**QUICK, **settings}) as running:
+            yield running
+
+    def words(self, place: str) -> list[object]:
+        """The words of `bundle`; the image's name is what the endpoint shows as its location, so that it is right."""
+        return [
+            *("bundle", self.image, "--to", f"s3://{self.bucket}/{place}", "--endpoint-url", self.proxy.url),
+            *(*identity(self.keys), "--ami-name", self.image_name(place)),
+        ]
+
+    def body(self, place: str, **changes: Any) -> dict[str, Any]:
+        """The same as a request to the socket, which takes a fraction of the command's time."""
+        return {
+            "source": str(self.image),
+            "destinations": [f"s3://{self.bucket}/{place}"],
+            "endpoint_url": self.proxy.url,
+            "account": "123456789012",
+            "certificate": str(self.keys.user.certificate),
+            "private_key": str(self.keys.user.key),
+            "ec2_certificate": str(self.keys.ec2.certificate),
+            "ami_name": self.image_name(place),
+            **changes,
+        }
+
+    def submit(self, daemon: Daemon, place: str) -> str:
+        job_id: str = submit(daemon, self.body(place))
+        return job_id
+
+    def image_name(self, place: str) -> str:
+        return f"{self.bucket}/{place}/image.manifest.xml"
+
+    def images(self, place: str) -> list[str]:
+        with self.endpoint.blocking_client("ec2") as ec2:
+            filters = [{"Name": "name", "Values": [self.image_name(place)]}]
+            return [each["ImageId"] for each in ec2.describe_images(Owners=["self"], Filters=filters)["Images"]]
+
+    def left(self, place: str) -> list[object]:
+        return [*list_keys(self.endpoint, self.bucket, f"{place}/"), *open_uploads(self.endpoint, self.bucket)]
+
+    def fits(self, place: str) -> None:
+        """Assert that a right bundle is in `place` and nothing else, and that no part was stored twice."""
+        self.got += 1
+        got = self.directory / f"got-{self.got}"
+        files = download_bundle(self.endpoint, self.bucket, f"{place}/", got)
+        bundle = check_bundle(got, self.image, self.keys.user.key, self.keys.user.certificate)
+        assert len(files) == len(bundle.parts) + 1, files
+        assert not open_uploads(self.endpoint, self.bucket)
+        for number in range(len(bundle.parts)):
+            puts = self.proxy.seen("PUT", f".*/{place}/image\\.part\\.{number:02d}")
+            assert [put.upstream_status for put in puts].count(200) == 1
+
+    def held(self, fault: Fault) -> Fault:
+        """Add a fault, counted from now on."""
+        self.proxy.add(fault)
+        return fault
+
+
+@pytest.fixture
+def machine(
+    tmp_path: Path, ministack: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, key_ring: KeyRing
+) -> Machine:
+    return Machine(
+        directory=tmp_path,
+        endpoint=ministack,
+        proxy=make_proxy(ministack, dry_run_answered()),
+        bucket=make_bucket(ministack),
+        keys=key_ring,
+        image=random_image(tmp_path / "disk.img", 1_200_000),
+    )
+
+
+def submit(daemon: Daemon, body: dict[str, Any]) -> str:
+    status, job = daemon.curl("/v1/jobs", "-d", json.dumps(body))
+    assert status == 202, job
+    job_id: str = job["id"]
+    return job_id
+
+
+def job_of(daemon: Daemon, job_id: str) -> dict[str, Any]:
+    status, job = daemon.curl(f"/v1/jobs/{job_id}")
+    assert status == 200
+    found: dict[str, Any] = job
+    return found
+
+
+def watched(daemon: Daemon, job_id: str) -> dict[str, Any]:
+    """The job when it has ended, which is when the stream of its events ends."""
+    status, _ = daemon.curl(f"/v1/jobs/{job_id}/events", "-N")
+    assert status == 200
+    return job_of(daemon, job_id)
+
+
+def done_right(machine: Machine, job: dict[str, Any], place: str) -> None:
+    assert job["state"] == "done", job["error"]
+    assert machine.images(place) == [job["result"]["image_id"]]
+    machine.fits(place)
+
+
+def tell(daemon: Daemon, number: signal.Signals) -> None:
+    os.kill(daemon.process.pid, number)
+
+
+def exit_status(daemon: Daemon) -> int:
+    return daemon.process._process.wait(PATIENCE_S)
+
+
+def wait_log(daemon: Daemon, event: str) -> None:
+    daemon.process.wait_ready(lambda: f'"{event}"' in daemon.process.output(), seconds=PATIENCE_S)
+
+
+def kill(daemon: Daemon) -> None:
+    tell(daemon, signal.SIGKILL)
+    assert exit_status(daemon) == -signal.SIGKILL
+
+
+def test_stopped_once_it_finishes_what_runs(machine: Machine) -> None:
+    """SIGTERM: no new jobs, the running one goes on to its end, exit status 0; the next daemon knows the job."""
+    held = machine.held(Fault(action=PauseReply(), path=part(1)))
+    with machine.daemon() as daemon:
+        job_id = machine.submit(daemon, "x")
+        machine.proxy.wait_hit(held)
+        tell(daemon, signal.SIGTERM)
+        wait_log(daemon, "daemon.stopping")
+        assert daemon.curl("/v1/health")[1]["status"] == "stopping"
+        status, refused = daemon.curl("/v1/jobs", "-d", json.dumps(machine.body("y")))
+        assert (status, refused["error"]["code"]) == (503, "daemon.stopping")
+        machine.proxy.let_go(held)
+        assert exit_status(daemon) == 0
+    with machine.daemon() as daemon:
+        done_right(machine, job_of(daemon, job_id), "x")
+
+
+def test_stopped_twice_it_interrupts_and_goes_on_at_the_next_start(machine: Machine) -> None:
+    """A second SIGTERM ends the jobs where they are, exit status 0; the next daemon finishes them by itself."""
+    held = machine.held(Fault(action=PauseReply(), path=part(2)))
+    with machine.daemon() as daemon:
+        job_id = machine.submit(daemon, "x")
+        machine.proxy.wait_hit(held)
+        tell(daemon, signal.SIGTERM)
+        wait_log(daemon, "daemon.stopping")
+        tell(daemon, signal.SIGTERM)
+        machine.proxy.let_go(held)
+        assert exit_status(daemon) == 0
+        assert '"interrupted"' in daemon.process.output()
+    assert machine.left("x")
+    with machine.daemon() as daemon:
+        done_right(machine, watched(daemon, job_id), "x")
+
+
+def test_stopped_with_a_queue_the_rest_runs_after_the_next_start(machine: Machine) -> None:
+    """What had not begun waits for the next daemon, in its order; what ran is finished first."""
+    held = machine.held(Fault(action=PauseReply(), path=part(1)))
+    with machine.daemon(max_jobs=1) as daemon:
+        jobs = {place: machine.submit(daemon, place) for place in ("x", "y", "z")}
+        machine.proxy.wait_hit(held)
+        tell(daemon, signal.SIGTERM)
+        wait_log(daemon, "daemon.stopping")
+        machine.proxy.let_go(held)
+        assert exit_status(daemon) == 0
+    assert machine.left("x")
+    assert machine.left("y") == machine.left("z") == []
+    with machine.daemon(max_jobs=1) as daemon:
+        for place, job_id in jobs.items():
+            done_right(machine, watched(daemon, job_id), place)
+
+
+DESCRIBE = "Action=DescribeImages"
+MOMENTS = {
+    "checking": ("checking", Fault(action=PauseReply(), path=PROBE)),
+    "before the first part": ("bundling", Fault(action=PauseReply(), path=part(0))),
+    "bundling": ("bundling", Fault(action=PauseReply(), path=part(3))),
+    "committing, parts asked for": ("committing", Fault(action=PauseReply(), path=part(4), method="HEAD")),
+    "committing, manifest stored": ("committing", Fault(action=PauseReply(), path=MANIFEST)),
+    "registering, image registered": ("registering", Fault(action=PauseReply(), method="POST", form=REGISTER)),
+    "registering, image looked at": ("registering", Fault(action=PauseReply(), method="POST", form="ImageId.1=ami")),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_it_goes_on_at_the_next_start(moment: str, machine: Machine) -> None:
+    """SIGKILL in any state: the next daemon ends the job done, with one image, one bundle and nothing stored twice."""
+    state, held = MOMENTS[moment]
+    machine.held(held)
+    with machine.daemon() as daemon:
+        job_id = machine.submit(daemon, "x")
+        machine.proxy.wait_hit(held)
+        assert job_of(daemon, job_id)["state"] == state
+        kill(daemon)
+    machine.proxy.let_go(held)
+    with machine.daemon() as daemon:
+        done_right(machine, watched(daemon, job_id), "x")
+
+
+def test_killed_and_not_to_go_on_by_itself(machine: Machine) -> None:
+    """With `resume_on_start = false` jobs are interrupted: resumed, cancelled, or cleaned up, as asked."""
+    held = machine.held(Fault(action=PauseReply(), path=part(2), times=None))
+    with machine.daemon(max_jobs=4) as daemon:
+        jobs = {place: machine.submit(daemon, place) for place in ("resumed", "cancelled", "cleaned")}
+        for _ in jobs:
+            machine.proxy.wait_hit(held)
+        kill(daemon)
+    machine.proxy.mend(held)
+    with machine.daemon(resume_on_start=False) as daemon:
+        for job_id in jobs.values():
+            job = job_of(daemon, job_id)
+            assert (job["state"], job["resumable"]) == ("interrupted", True)
+
+        resumed = daemon.command("resume", jobs["resumed"], "--json")
+        assert resumed.returncode == 0, resumed.stderr
+        done_right(machine, json.loads(resumed.stdout), "resumed")
+
+        assert daemon.command("cancel", jobs["cancelled"]).returncode == 0
+        assert job_of(daemon, jobs["cancelled"])["state"] == "cancelled"
+        assert machine.left("cancelled") == []
+
+        kept = machine.left("cleaned")
+        dry = daemon.command("clean", "--dry-run", "--json")
+        assert [job["id"] for job in json.loads(dry.stdout)["jobs"]] == [jobs["cleaned"]]
+        assert machine.left("cleaned") == kept != []
+        assert daemon.command("clean").returncode == 0
+        assert machine.left("cleaned") == []
+        assert json.loads(daemon.command("clean", "--dry-run", "--json").stdout) == {"jobs": []}
+
+
+def test_killed_without_a_daemon(machine: Machine) -> None:
+    """A job run with `--in-process` and killed is resumed, or cleaned up, in the same way and without a daemon."""
+    held = machine.held(Fault(action=PauseReply(), path=part(2), times=None))
+    environ = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(machine.directory),
+        **machine.endpoint.environ(),
+        **{f"AMISTREAM_{name.upper()}": str(value) for name, value in QUICK.items()},
+        "AMISTREAM_STATE_DIR": str(machine.directory / "state"),
+    }
+
+    def command(*words: object) -> subprocess.CompletedProcess[str]:
+        line = [str(COMMANDS / "amistream"), *map(str, words), "--in-process"]
+        return subprocess.run(line, env=environ, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+
+    def listed() -> dict[str, dict[str, Any]]:
+        jobs = json.loads(command("jobs", "--json").stdout)["jobs"]
+        return {job["destinations"][0].rpartition("/")[2]: job for job in jobs}
+
+    for place in ("resumed", "cleaned"):
+        line = [str(COMMANDS / "amistream"), *map(str, machine.words(place)), "--in-process"]
+        with subprocess.Popen(line, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+            machine.proxy.wait_hit(held)
+            running.kill()
+    machine.proxy.mend(held)
+    jobs = listed()
+    assert {place: (job["state"], job["resumable"]) for place, job in jobs.items()} == {
+        "resumed": ("interrupted", True),
+        "cleaned": ("interrupted", True),
+    }
+    resumed = command("resume", jobs["resumed"]["id"], "--json")
+    assert resumed.returncode == 0, resumed.stderr
+    done_right(machine, json.loads(resumed.stdout), "resumed")
+
+    kept = machine.left("cleaned")
+    assert jobs["cleaned"]["id"] in command("clean", "--dry-run").stdout
+    assert machine.left("cleaned") == kept != []
+    assert command("clean").returncode == 0
+    assert machine.left("cleaned") == []
+    assert {place: job["state"] for place, job in listed().items()} == {"resumed": "done", "cleaned": "cancelled"}
+
+
+def test_a_failed_registration_is_repeated_without_bundling_again(machine: Machine) -> None:
+    """EC2 refuses, the job fails and keeps its bundle; `resume` registers that, and sends no part."""
+    denied = machine.held(
+        Fault(action=Answer(status=403, code="UnauthorizedOperation"), method="POST", form=REGISTER, times=None)
+    )
+    with machine.daemon() as daemon:
+        failed = daemon.command(*machine.words("x"), "--json")
+        assert failed.returncode == 4
+        job = json.loads(failed.stdout)
+        assert (job["state"], job["error"]["code"]) == ("failed", "aws.UnauthorizedOperation")
+        assert f"amistream resume {job['id']}" in failed.stderr
+        machine.proxy.mend(denied)
+        parts = len(machine.proxy.seen("PUT", part(".*")))
+        resumed = daemon.command("resume", job["id"], "--json")
+        assert resumed.returncode == 0, resumed.stderr
+        assert len(machine.proxy.seen("PUT", part(".*"))) == parts
+        done_right(machine, json.loads(resumed.stdout), "x")
+
+
+def _rewrite(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(b"other bytes")
+
+
+def _grow(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(os.urandom(300_000))
+
+
+CHANGES: dict[str, Callable[[Path], None]] = {
+    "written to": _rewrite,
+    "grown": _grow,
+    "shrunk": lambda path: os.truncate(path, 700_000),
+}
+
+
+@pytest.mark.parametrize("how", CHANGES)
+def test_a_volume_that_changed_between_two_lives_is_bundled_anew(how: str, machine: Machine) -> None:
+    """A notice says so; the old parts are gone before the new ones come, and the key and IV are others."""
+    held = machine.held(Fault(action=PauseReply(), path=part(3)))
+    with machine.daemon() as daemon:
+        job_id = machine.submit(daemon, "x")
+        machine.proxy.wait_hit(held)
+        kill(daemon)
+    machine.proxy.let_go(held)
+    with sqlite3.connect(machine.directory / "state" / FILE) as journal:
+        ((before,),) = journal.execute("SELECT bundling FROM jobs WHERE id = ?", [job_id]).fetchall()
+    journal.close()
+    old_parts = list_keys(machine.endpoint, machine.bucket, "x/")
+    assert len(old_parts) == 4
+    seen = len(machine.proxy.requests)
+    CHANGES[how](machine.image)
+    with machine.daemon() as daemon:
+        job = watched(daemon, job_id)
+    assert job["state"] == "done", job["error"]
+    assert any("starting over under a new key" in notice for notice in job["notices"]), job["notices"]
+    got = machine.directory / "got"
+    files = download_bundle(machine.endpoint, machine.bucket, "x/", got)
+    bundle = check_bundle(got, machine.image, machine.keys.user.key, machine.keys.user.certificate)
+    assert len(files) == len(bundle.parts) + 1
+    manifest = bundle.manifest.decode()
+    for name in ("user_encrypted_key", "user_encrypted_iv", "ec2_encrypted_key", "ec2_encrypted_iv"):
+        found = re.search(f"<{name}[^>]*>([0-9a-f]+)<", manifest)
+        assert found is not None
+        assert bytes.fromhex(found[1]).hex() not in _secrets(before)
+    for key in old_parts:
+        names = [each.method for each in machine.proxy.requests[seen:] if each.path.endswith(key)]
+        if "PUT" in names:
+            assert "DELETE" in names[: names.index("PUT")], key
+        else:
+            assert "DELETE" in names
+
+
+def _secrets(bundling: str) -> set[str]:
+    """The wrapped keys and IVs in the journal's text, in hex."""
+    found = re.findall(r'"(?:user|ec2)_(?:key|iv)":"([^"]+)"', bundling)
+    assert len(found) >= 4
+    return {base64.b64decode(each + "==", altchars=b"-_").hex() for each in found}
+
+
+def test_memory_stays_flat(machine: Machine) -> None:
+    """Job after job the daemon has the same memory, descriptors and threads, whatever becomes of the jobs."""
+    machine.image = random_image(machine.directory / "small.img", 300_000)
+    machine.held(Fault(action=Answer(status=403, code="AccessDenied"), path=f".*/failed-.*{part(1)}", times=None))
+    sizes, handles, threads = [], [], []
+    ends = {"ami": "done", "failed": "failed", "cancelled": "cancelled", "local": "done"}
+    with machine.daemon(part_size="64KiB") as daemon:
+        for number in range(JOBS):
+            kind = list(ends)[number % 4]
+            place = f"{kind}-{number}"
+            body = machine.body(place)
+            if kind == "local":
+                body |= {"destinations": [str(machine.directory / place)], "ami_name": None, "endpoint_url": None}
+            job_id = submit(daemon, {name: value for name, value in body.items() if value is not None})
+            if kind == "cancelled":
+                assert daemon.curl(f"/v1/jobs/{job_id}", "-X", "DELETE")[0] == 202
+            assert watched(daemon, job_id)["state"] == ends[kind]
+            if kind == "failed":
+                assert daemon.curl(f"/v1/jobs/{job_id}", "-X", "DELETE")[0] == 202
+                assert watched(daemon, job_id)["state"] == "cancelled"
+            if kind == "local":
+                sizes.append(rss(daemon))
+                handles.append(len(list(Path(f"/proc/{daemon.process.pid}/fd").iterdir())))
+                threads.append(len(daemon.threads()))
+    third = len(sizes) // 3
+    growth = median(sizes[-third:]) - median(sizes[:third])
+    assert growth < GROWTH, (growth, sizes)
+    assert max(handles[third:]) <= max(handles[:third]) + 2, handles
+    assert max(threads[third:]) <= max(threads[:third]), threads
+
+
+def rss(daemon: Daemon) -> int:
+    pages = int(Path(f"/proc/{daemon.process.pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,216 @@
+"""The daemon as root, and real users at its socket: what a stranger and a member of the group get."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from security.people import CONNECT, STRANGER, Machine, machine, member, needs_root, run_as
+from security.swapping import EXCHANGE, HARD_LINK, LINK, swapping
+from support.volumes import random_image
+
+if TYPE_CHECKING:
+    from support.keys import KeyRing
+
+pytestmark = needs_root
+
+SIZE = 256 * 1024
+WHEN = 1_700_000_000
+SUBMISSIONS = 300
+OTHER_SUBMISSIONS = 60
+
+
+@pytest.fixture(scope="module")
+def place(key_ring: KeyRing) -> Iterator[Machine]:
+    """One daemon for all of them; two volumes that differ in nothing but their content."""
+    with machine(key_ring, max_queued=1000, log_level="warning") as running:
+        for number, path in enumerate((running.root / "allowed.img", running.outside / "secret.img")):
+            random_image(path, SIZE, seed=number)
+            os.utime(path, (WHEN, WHEN))
+        yield running
+
+
+@pytest.fixture(scope="module")
+def digests(place: Machine) -> dict[str, str]:
+    """The digests of the two volumes' archives, as root bundles them."""
+    found = {}
+    for name, path in (("allowed", place.root / "allowed.img"), ("secret", place.outside / "secret.img")):
+        directory = place.root / f"by root {name}"
+        (answer,) = place.submit(
+            [place.request(source=str(path), destinations=[str(directory)])],
+            ("--reuid=0", "--regid=0", "--clear-groups"),
+        )
+        assert answer["told"]["state"] == "done", answer
+        found[name] = answer["told"]["result"]["digest"]
+    assert found["allowed"] != found["secret"]
+    return found
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_a_stranger_cannot_connect(place: Machine) -> None:
+    """The kernel lets a member connect, and no user outside the group."""
+    assert run_as(member(), CONNECT, place.daemon.socket) == "connected\n"
+    assert run_as(STRANGER, CONNECT, place.daemon.socket) == "PermissionError\n"
+
+
+def test_a_member_bundles_within_the_roots(place: Machine, digests: dict[str, str]) -> None:
+    """What lies in a root can be bundled to a directory in it, with keys of his own in it."""
+    job = place.submit_one(destinations=[str(place.root / "made" / "here")])
+    assert job["state"] == "done", job
+    assert job["result"]["digest"] == digests["allowed"]
+    assert (place.root / "made" / "here" / "image.manifest.xml").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "name"),
+    [
+        ("source", "secret.img"),
+        ("source", "nothing"),
+        ("certificate", "cert.pem"),
+        ("private_key", "key.pem"),
+        ("ec2_certificate", "cert-ec2.pem"),
+    ],
+)
+@pytest.mark.parametrize("way", ["straight", "link", "folder link", "second name", "/proc"])
+def test_a_member_bundles_nothing_from_outside(place: Machine, field: str, name: str, way: str) -> None:
+    """Neither a volume nor a key, nor by any way round; what is not there gets the same answer as what is."""
+    target, made = place.outside / name, place.root / f"{way} {name}".replace("/", "")
+    if way == "straight":
+        path = target
+    elif way == "link":
+        made.symlink_to(target)
+        path = made
+    elif way == "folder link":
+        made.symlink_to(place.outside)
+        path = made / name
+    elif way == "/proc":
+        path = Path(f"/proc/{os.getpid()}/root/{target}")
+    elif name != "nothing":
+        made.hardlink_to(target)
+        path = made
+    else:
+        return
+    before = names(place.root / "..")
+    job = place.submit_one(**{field: str(path)}, destinations=[str(place.root / "never")])
+    if made.is_symlink() or made.exists():
+        made.unlink()
+    assert job["state"] == "refused", job
+    assert job["error"]["code"] == ("roots.linked" if way == "second name" else "roots.outside"), job
+    assert job["error"]["field"] == field
+    assert names(place.root / "..") == before
+
+
+def test_the_refusal_says_what_is_allowed(place: Machine) -> None:
+    """The error names the roots, the setting and the file in which it stands."""
+    error = place.submit_one(source=str(place.outside / "secret.img"))["error"]
+    assert str(place.root) in error["message"]
+    assert "source_roots in /etc/amistream/amistream.toml" in error["hint"]
+
+
+@pytest.mark.parametrize("way", ["straight", "new", "link", "step back"])
+def test_a_member_writes_nothing_outside(place: Machine, way: str) -> None:
+    """No directory outside is written to or made, by no way round."""
+    link = place.root / "to outside"
+    link.unlink(missing_ok=True)
+    link.symlink_to(place.outside)
+    path = {
+        "straight": place.outside,
+        "new": place.outside / "new" / "er",
+        "link": link,
+        "step back": place.root / ".." / "outside",
+    }[way]
+    before = names(place.outside)
+    job = place.submit_one(destinations=[str(path)])
+    assert (job["state"], job["error"]["code"]) == ("refused", "roots.outside"), job
+    assert names(place.outside) == before
+
+
+def test_a_member_sends_no_signed_request_elsewhere(place: Machine) -> None:
+    """Another endpoint is refused before there is a job."""
+    told = place.submit_one(destinations=["s3://bucket"], endpoint_url="http://127.0.0.1:9")
+    assert told["error"]["code"] == "access.endpoint"
+
+
+def test_a_link_swapped_in_a_loop(place: Machine, digests: dict[str, str]) -> None:
+    """Of hundreds of jobs on a link that a member turns round and round, each bundled the allowed file or nothing."""
+    link = place.root / "swapped.img"
+    requests = [
+        place.request(source=str(link), destinations=[str(place.root / "swapped" / str(number))])
+        for number in range(SUBMISSIONS)
+    ]
+    with swapping(LINK, link, place.root / "allowed.img", place.outside / "secret.img", user=member()):
+        answers = place.submit(requests)
+    check_all_had_the_allowed_file(place, answers, digests)
+
+
+def test_a_file_exchanged_in_a_loop(place: Machine, digests: dict[str, str]) -> None:
+    """The name is the allowed file one moment and a link to the secret the next; the key is exchanged likewise."""
+    image, link = place.root / "exchanged.img", place.root / "exchanged.link"
+    random_image(image, SIZE, seed=0)
+    os.utime(image, (WHEN, WHEN))
+    link.symlink_to(place.outside / "secret.img")
+    requests = [
+        place.request(source=str(image), destinations=[str(place.root / "exchanged" / str(number))])
+        for number in range(OTHER_SUBMISSIONS)
+    ]
+    with swapping(EXCHANGE, image, link, user=member()):
+        answers = place.submit(requests)
+    check_all_had_the_allowed_file(place, answers, digests)
+
+
+def check_all_had_the_allowed_file(place: Machine, answers: list[dict[str, object]], digests: dict[str, str]) -> None:
+    """Compare the digest of every job that was done; both ends must have come to pass, or nothing was tried."""
+    ends = Counter[str]()
+    for answer in answers:
+        job = json.loads(json.dumps(answer["told"]))
+        if job["state"] == "done":
+            assert job["result"]["digest"] == digests["allowed"], job
+            ends["done"] += 1
+        else:
+            ends[job["error"]["code"]] += 1
+    print(f"ends: {dict(ends)}")
+    assert ends["done"] > 0
+    assert ends["roots.outside"] > 0
+    # A file whose names were exchanged while it was read is told as changed, which is right too.
+    assert set(ends) <= {"done", "roots.outside", "source.changed"}, ends
+
+
+def test_a_second_name_in_a_loop(place: Machine) -> None:
+    """A second name that comes and goes, as one that root's own carelessness may make, never yields a bundle."""
+    requests = [
+        place.request(source=str(place.root / "second"), destinations=[str(place.root / "second out" / str(number))])
+        for number in range(OTHER_SUBMISSIONS)
+    ]
+    # As root: where fs.protected_hardlinks is set, a member could not.
+    with swapping(HARD_LINK, place.root / "second", place.outside / "secret.img"):
+        answers = place.submit(requests)
+    codes = Counter(answer["told"]["error"]["code"] for answer in answers)
+    assert set(codes) <= {"roots.outside", "roots.linked"}, codes
+
+
+def test_a_destination_swapped_in_a_loop(place: Machine) -> None:
+    """While a member exchanges his directory with a link, nothing is written outside, and nothing removed there."""
+    directory, link = place.root / "directory", place.root / "directory.link"
+    directory.mkdir()
+    os.chown(directory, place.root.stat().st_uid, -1)
+    link.symlink_to(place.outside)
+    before = {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in place.outside.iterdir()}
+    requests = [
+        place.request(destinations=[str(directory)], prefix=f"image{number}") for number in range(OTHER_SUBMISSIONS)
+    ]
+    with swapping(EXCHANGE, directory, link, user=member()):
+        answers = place.submit(requests)
+    codes = Counter((answer["told"].get("error") or {}).get("code", answer["told"].get("state")) for answer in answers)
+    print(f"ends: {dict(codes)}")
+    assert codes["roots.outside"] > 0
+    after = {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in place.outside.iterdir()}
+    assert after == before
