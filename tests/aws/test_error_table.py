@@ -42,6 +42,8 @@ IMAGE = {"Name": "web", "ImageLocation": f"{BUCKET}/image.manifest.xml"}
 REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
     "HeadBucket": ("s3", {"Bucket": BUCKET}),
     "ListObjectsV2": ("s3", {"Bucket": BUCKET}),
+    "CreateBucket": ("s3", {"Bucket": BUCKET}),
+    "DeleteBucket": ("s3", {"Bucket": BUCKET}),
     "ListMultipartUploads": ("s3", {"Bucket": BUCKET}),
     "GetBucketLocation": ("s3", {"Bucket": BUCKET}),
     "GetBucketOwnershipControls": ("s3", {"Bucket": BUCKET}),
@@ -670,6 +672,8 @@ ALLOW = {
     "HeadBucket": "allow the credentials s3:ListBucket on my-bucket, and s3:PutObject, s3:PutObjectAcl, s3:GetObject "
     f"and s3:DeleteObject on my-bucket/* for what follows{ALL}{SILENT}",
     "ListObjectsV2": f"allow the credentials s3:ListBucket on my-bucket{ALL}",
+    "CreateBucket": "allow the credentials s3:CreateBucket and s3:PutBucketOwnershipControls on my-bucket" + ALL,
+    "DeleteBucket": f"allow the credentials s3:DeleteBucket on my-bucket{ALL}",
     "ListMultipartUploads": f"allow the credentials s3:ListBucketMultipartUploads on my-bucket{ALL}",
     "GetBucketLocation": f"allow the credentials s3:GetBucketLocation on my-bucket{ALL}",
     "GetBucketOwnershipControls": f"allow the credentials s3:GetBucketOwnershipControls on my-bucket{ALL}",
@@ -723,8 +727,9 @@ def test_every_operation_has_its_permission() -> None:
     found = re.search(r"```json\n(.*?)```", (Path(__file__).parents[2] / "README.md").read_text(), re.DOTALL)
     assert found
     policy = {action for statement in json.loads(found[1])["Statement"] for action in statement["Action"]}
-    needed = set(re.findall(r"[a-z0-9]+:[A-Z]\w+", " ".join(NEEDS.values())))
-    assert needed - {"sts:AssumeRole", "sts:AssumeRoleWithWebIdentity"} <= policy
+    of_others = {"CreateBucket", "DeleteBucket", "AssumeRole", "AssumeRoleWithWebIdentity"}
+    needs = " ".join(needed for operation, needed in NEEDS.items() if operation not in of_others)
+    assert set(re.findall(r"[a-z0-9]+:[A-Z]\w+", needs)) <= policy
 
 
 # The same, refused by the endpoints that play AWS for the other tests.

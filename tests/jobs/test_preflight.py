@@ -28,7 +28,7 @@ from aws.instance import instance
 from jobs.work import request, settings, use_endpoint
 from support.buckets import list_keys
 from support.mounts import mounted, partition, small_disk
-from support.proxy import Answer, DropReply, Fault, HoldReply, dry_run_answered
+from support.proxy import Answer, DropReply, Fault, HoldReply, Reset, dry_run_answered
 from support.volumes import ext4_image, loop_device, random_image
 
 if TYPE_CHECKING:
@@ -61,7 +61,9 @@ class Scene:
         self.notices.clear()
         try:
             async with Aws(chosen) as aws:
-                addresses = [Address(asked, chosen, aws, "token", n, roots=roots) for n in range(len(asked.destinations))]
+                addresses = [
+                    Address(asked, chosen, aws, "token", n, roots=roots) for n in range(len(asked.destinations))
+                ]
                 ready = await preflight.check(addresses, self._note, numbers=range(len(addresses)))
                 try:
                     yield ready
@@ -396,6 +398,7 @@ async def test_what_cannot_be_seen_is_told(
     "question",
     [
         Fault(action=Answer(status=503, code="SlowDown"), method="HEAD", path="/[^/]+/?"),
+        Fault(action=Reset(after=0), method="HEAD", path="/[^/]+/?", times=2),
         Fault(action=Answer(status=503, code="SlowDown"), method="GET", query="ownershipControls"),
         Fault(action=Answer(status=503, code="SlowDown"), method="PUT"),
         Fault(action=Answer(status=503, code="SlowDown"), method="DELETE"),
@@ -405,7 +408,7 @@ async def test_what_cannot_be_seen_is_told(
         Fault(action=Answer(status=503, code="RequestLimitExceeded"), method="POST", form="RegisterImage"),
         Fault(action=Answer(status=503, code="Throttling"), method="POST", form="GetCallerIdentity"),
     ],
-    ids=["bucket", "acls", "put", "delete", "manifest", "list", "name", "dry run", "account"],
+    ids=["bucket", "bucket reset", "acls", "put", "delete", "manifest", "list", "name", "dry run", "account"],
 )
 async def test_a_question_that_fails_once(
     question: Fault, scene: Scene, bucket: str, ministack: Endpoint, make_proxy: MakeProxy
@@ -456,14 +459,15 @@ async def test_a_cancel_leaves_nothing(
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://nothing.invalid"])
 async def test_nobody_answers_is_told_at_once(
-    scene: Scene, ministack: Endpoint, monkeypatch: pytest.MonkeyPatch
+    url: str, scene: Scene, ministack: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where nobody listens nobody is asked again and again."""
+    """Where nobody listens, and where there is no such name, nobody is asked again and again."""
     use_endpoint(ministack, monkeypatch)
     hours = {"backoff_base_s": 3600, "backoff_cap_s": 3600}
     async with asyncio.timeout(60):
-        error = await scene.refused("s3://bucket/x", endpoint_url="http://127.0.0.1:1", settings=hours)
+        error = await scene.refused("s3://bucket/x", endpoint_url=url, settings=hours)
     assert (error.code, "tried" in error.message) == ("aws.unreachable", False)
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from socket import gaierror
 from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError
@@ -39,7 +40,7 @@ class Answer:
 async def find_bucket(aws: Aws, bucket: str, *, region: str, endpoint_url: str, timeout_s: float) -> Answer:
     """Ask for the bucket; `region` is where to ask first. Raises `StoreError` when no answer came that says anything.
 
-    Only one that nobody was reached for is not transient: a name or address that is wrong stays so.
+    It is transient unless there is nobody at that name or address: one that is wrong stays so.
     """
     asked = region or await default_region(aws) or FALLBACK_REGION
     client = await aws.client("s3", asked, endpoint_url)
@@ -65,7 +66,8 @@ async def find_bucket(aws: Aws, bucket: str, *, region: str, endpoint_url: str, 
         return Answer(error=refused, ahead_s=_ahead_s(headers))
     except (EndpointConnectionError, ConnectTimeoutError) as error:
         away = translate(error, what, bucket=bucket)
-        raise StoreError(away.code, away.message, hint=away.hint, field=away.field) from error
+        transient = away.transient and not _is_nowhere(error)
+        raise StoreError(away.code, away.message, hint=away.hint, field=away.field, transient=transient) from error
     except (*SDK_ERRORS, TimeoutError) as error:
         raise translate(error, what, bucket=bucket) from error
     headers = reply["ResponseMetadata"]["HTTPHeaders"]
@@ -134,13 +136,21 @@ async def delete_probe(client: Any, bucket: str, key: str, timeout_s: float) -> 
         await _ask(client.delete_object(Bucket=bucket, Key=key), timeout_s)
     except (*SDK_ERRORS, TimeoutError) as error:
         cause = translate(error, "delete", bucket=bucket)
+        first = cause.hint if cause.transient else "allow s3:DeleteObject"
         raise StoreError(
             "bucket.no_delete",
             f"cannot clean up in s3://{bucket}/{folder}: {cause.message}",
-            hint=f"allow s3:DeleteObject, then remove the probe: aws s3 rm s3://{bucket}/{key}",
+            hint=f"{first}, then remove the probe: aws s3 rm s3://{bucket}/{key}",
             field="destinations",
             transient=cause.transient,
         ) from error
+
+
+def _is_nowhere(error: BaseException) -> bool:
+    """Whether a connection failed because nothing listens there, nobody answers, or the name is not known."""
+    told = getattr(error, "kwargs", {}).get("error")
+    reason = getattr(told, "os_error", told)
+    return isinstance(error, ConnectTimeoutError) or isinstance(reason, ConnectionRefusedError | gaierror)
 
 
 def _ahead_s(headers: Mapping[str, str]) -> float | None:

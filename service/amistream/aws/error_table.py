@@ -380,6 +380,9 @@ NEEDS = {
     "CopyObject": "s3:GetObject on what is copied, and s3:PutObject and s3:PutObjectAcl on BUCKET/*",
     "DeleteObject": "s3:DeleteObject on BUCKET/*",
     "DeleteObjects": "s3:DeleteObject on BUCKET/*",
+    # Of the drop-in commands only, which make and delete buckets.
+    "CreateBucket": "s3:CreateBucket and s3:PutBucketOwnershipControls on BUCKET",
+    "DeleteBucket": "s3:DeleteBucket on BUCKET",
     "RegisterImage": "ec2:RegisterImage, and ec2:CreateTags with --tag",
     "DescribeImages": "ec2:DescribeImages",
     "DeregisterImage": "ec2:DeregisterImage",

@@ -46,7 +46,7 @@ def bundle_image(given: Given) -> int:
             return await session.default_region()
 
         values["region"] = settings.region or run_old(settings, None, ask) or ANY_REGION
-    result = _run(values, given)
+    result = _run(values)
     if result is None:
         return EXIT_INTERRUPTED
     prefix = str(values["prefix"])
@@ -78,7 +78,7 @@ def bundle_and_upload(given: Given) -> int:
         **_values(given),
         "destinations": [address],
     }
-    result = _run(values, given, keys)
+    result = _run(values, keys)
     if result is None:
         return EXIT_INTERRUPTED
     folder = address.removeprefix("s3://")
@@ -115,7 +115,7 @@ def _mappings(given: Given) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
-def _run(values: dict[str, Any], given: Given, keys: AccessKeys | None = None) -> JobResult | None:
+def _run(values: dict[str, Any], keys: AccessKeys | None = None) -> JobResult | None:
     """Run the job; None when a signal ended it. Raises `AmistreamError`."""
     try:
         request = parse_request({name: value for name, value in values.items() if value not in (None, [], {})})

@@ -79,9 +79,8 @@ class OldSession(BundleSession):
         ):
             bundle = Bundle(place=source, manifest_name=manifest.name, manifest=await read_manifest(manifest))
             await check_bucket(target, settings, self._aws, self._note, region=named)
-            if not whole:
-                target = replace(target, store=cast("Store", _WithoutCommit(target.store)))
-            await upload(bundle, target, settings, meter, self._note)
+            store = target.store if whole else cast("Store", _WithoutCommit(target.store))
+            await upload(bundle, replace(target, store=store), settings, meter, self._note)
             return bundle
 
     async def unbundle_in(

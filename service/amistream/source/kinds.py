@@ -18,7 +18,9 @@ from amistream.source.volume import FileVolume, Kind, open_volume
 AnyVolume: TypeAlias = FileVolume | ConvertedVolume | StreamVolume
 
 
-def open_source(source: str, roots: Roots | None = None, *, image_size: int | None = None) -> AnyVolume:
+def open_source(
+    source: str, roots: Roots | None = None, *, live: bool = False, image_size: int | None = None
+) -> AnyVolume:
     """Open what `source` names, which has `image_size` bytes if that is known: a stream does not tell it.
 
     With `roots` it must lie within them. Raises `RefusedError`. Blocks: use it on a thread.
@@ -27,7 +29,7 @@ def open_source(source: str, roots: Roots | None = None, *, image_size: int | No
     if source == STANDARD_INPUT and roots is None:
         volume = open_standard_input(image_size)
     else:
-        volume = open_volume(Path(source), roots)
+        volume = open_volume(Path(source), roots, live=live)
     try:
         if isinstance(volume, FileVolume) and (found := _format_of(volume)):
             volume = open_converted(volume, found)

@@ -1,0 +1,416 @@
+"""Deletion of bundles and of their AMIs: the bundle's own objects, in a safe order, never under a living AMI."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from amistream.bundles.register import Wish
+from amistream.bundles.remove import Removal
+from amistream.errors import RefusedError, StoreError
+from bundles.made import contents, flip, older_bundle, put_files, stored_bytes, work
+from jobs.work import use_endpoint
+from support.buckets import list_keys, open_uploads
+from support.proxy import Answer, Fault, HoldReply, dry_run_answered
+
+if TYPE_CHECKING:
+    from conftest import MakeBucket, MakeProxy
+    from support.endpoints import Endpoint
+    from support.keys import KeyRing
+
+SIZES = [3000, 3000, 100]
+NAMES = ["holes.img.manifest.xml", "holes.img.part.0", "holes.img.part.1", "holes.img.part.2"]
+
+
+@pytest.fixture
+def cloud(ministack: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
+    """An endpoint with EC2."""
+    use_endpoint(ministack, monkeypatch)
+    return ministack
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, key_ring: KeyRing) -> Path:
+    return older_bundle(tmp_path / "old", key_ring, SIZES)
+
+
+async def agree(_: Removal) -> None:
+    """Answer yes."""
+
+
+async def refuse(_: Removal) -> None:
+    raise RefusedError("unconfirmed", "cannot: the answer was no")
+
+
+def register(endpoint: Endpoint, location: str) -> str:
+    """Register an image; ministack shows its name as its location."""
+    with endpoint.blocking_client("ec2") as ec2:
+        return str(
+            ec2.register_image(Name=location, ImageLocation=location, Architecture="x86_64", VirtualizationType="hvm")[
+                "ImageId"
+            ]
+        )
+
+
+def images(endpoint: Endpoint) -> list[str]:
+    with endpoint.blocking_client("ec2") as ec2:
+        return [each["ImageId"] for each in ec2.describe_images(Owners=["self"])["Images"]]
+
+
+async def test_own_objects_only(
+    cloud: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
+) -> None:
+    """The manifest goes first, then the parts with one request; objects with similar names stay."""
+    proxy, bucket = make_proxy(cloud), make_bucket(cloud)
+    put_files(cloud, bucket, bundle.parent, "web/")
+    others = ["other", "web/holes.img.part.3", "web/holes.img.part.00", "web/holes.img.manifest.xml.old"]
+    with cloud.blocking_client() as s3:
+        for key in others:
+            s3.put_object(Bucket=bucket, Key=key, Body=b"precious")
+    async with work(tmp_path, proxy.endpoint).session() as session:
+        done = await session.delete(f"s3://{bucket}/web/holes.img.manifest.xml", agree)
+    assert list_keys(cloud, bucket) == sorted(others)
+    assert list(done.deleted) == NAMES
+    assert done.deleted_size == sum(SIZES) + bundle.stat().st_size
+    assert (done.kept, done.missing, done.deregistered, done.dry_run) == ((), (), (), False)
+    writes = [
+        (each.method, each.path) for each in proxy.requests if each.method in ("DELETE", "POST") and not each.form
+    ]
+    assert writes == [("DELETE", f"/{bucket}/web/holes.img.manifest.xml"), ("POST", f"/{bucket}")]
+
+
+async def test_dry_run_and_a_no(cloud: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path) -> None:
+    """A dry run tells what would go and asks nobody; an answer of no deletes nothing."""
+    bucket = make_bucket(cloud)
+    put_files(cloud, bucket, bundle.parent)
+    address = f"s3://{bucket}/holes.img.manifest.xml"
+    async with work(tmp_path, cloud).session() as session:
+        done = await session.delete(address, refuse, dry_run=True)
+        assert (list(done.deleted), done.dry_run) == (NAMES, True)
+        with pytest.raises(RefusedError):
+            await session.delete(address, refuse)
+    assert list_keys(cloud, bucket) == NAMES
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_part_that_is_another_object(
+    known: bool, cloud: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path
+) -> None:
+    """What has a part's name and, by S3's word, another checksum stays and is told; without a word the name counts."""
+    bucket = make_bucket(cloud)
+    put_files(cloud, bucket, bundle.parent)
+    checksum = {"ChecksumAlgorithm": "SHA1"} if known else {}
+    with cloud.blocking_client() as s3:
+        s3.put_object(Bucket=bucket, Key="holes.img.part.1", Body=b"precious", **checksum)
+        s3.delete_object(Bucket=bucket, Key="holes.img.part.2")
+    async with work(tmp_path, cloud).session() as session:
+        done = await session.delete(f"s3://{bucket}/holes.img.manifest.xml", agree)
+    assert done.kept == (("holes.img.part.1",) if known else ())
+    assert done.missing == ("holes.img.part.2",)
+    assert list_keys(cloud, bucket) == (["holes.img.part.1"] if known else [])
+
+
+async def test_under_an_image(cloud: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path) -> None:
+    """While an AMI stands on the bundle, a dry run too is refused; --deregister removes all AMIs on it, and no other."""
+    bucket, it = make_bucket(cloud), work(tmp_path, cloud)
+    put_files(cloud, bucket, bundle.parent, "web/")
+    ours = register(cloud, f"{bucket}/web/holes.img.manifest.xml")
+    spelled = register(cloud, f"/{bucket}/web/holes.img.manifest.xml")
+    other = register(cloud, f"{bucket}/web/holes.img.manifest.xml.old")
+    address = f"s3://{bucket}/web/holes.img.manifest.xml"
+    async with it.session() as session:
+        for dry_run in (True, False):
+            with pytest.raises(RefusedError, match=f"{ours}, {spelled} are registered") as caught:
+                await session.delete(address, agree, dry_run=dry_run)
+            assert "--deregister" in caught.value.hint
+        assert len(list_keys(cloud, bucket)) == 4
+        done = await session.delete(address, agree, deregister=True)
+    assert set(done.deregistered) == {ours, spelled}
+    assert {ours, spelled}.isdisjoint(images(cloud))
+    assert other in images(cloud)
+    assert list_keys(cloud, bucket) == []
+
+
+async def test_ec2_that_does_not_answer(
+    seaweedfs: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where EC2 cannot be asked nothing is deleted, unless nobody is to be asked."""
+    use_endpoint(seaweedfs, monkeypatch)
+    bucket = make_bucket(seaweedfs)
+    put_files(seaweedfs, bucket, bundle.parent)
+    async with work(tmp_path, seaweedfs).session() as session:
+        with pytest.raises(StoreError):
+            await session.delete(f"s3://{bucket}/holes.img.manifest.xml", agree)
+        assert len(list_keys(seaweedfs, bucket)) == 4
+        await session.delete(f"s3://{bucket}/holes.img.manifest.xml", agree, ask_ec2=False)
+    assert list_keys(seaweedfs, bucket) == []
+
+
+async def test_thousands_of_parts(
+    cloud: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, tmp_path: Path, key_ring: KeyRing
+) -> None:
+    """Objects are deleted a thousand with one request, each asked for once."""
+    proxy, bucket = make_proxy(cloud), make_bucket(cloud)
+    manifest = older_bundle(tmp_path / "old", key_ring, [10] * 1003)
+    put_files(cloud, bucket, manifest.parent)
+    async with work(tmp_path, proxy.endpoint).session() as session:
+        done = await session.delete(f"s3://{bucket}/holes.img.manifest.xml", agree)
+    assert len(done.deleted) == 1004
+    assert list_keys(cloud, bucket) == []
+    assert len(proxy.seen("POST", query="delete")) == 2
+    assert len(proxy.seen("HEAD", path=r".*\.part\.\d+")) == 1003
+
+
+@pytest.mark.parametrize("how", ["refused", "cancelled"])
+async def test_a_deletion_that_stops_midway(
+    how: str, cloud: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
+) -> None:
+    """When parts could not be deleted, the noted copy of the manifest finishes the work."""
+    bucket = make_bucket(cloud)
+    put_files(cloud, bucket, bundle.parent)
+    action = Answer(status=403, code="AccessDenied") if how == "refused" else HoldReply()
+    fault = Fault(action=action, method="POST", query="delete")
+    proxy = make_proxy(cloud, fault)
+    it, address = work(tmp_path, proxy.endpoint), f"s3://{bucket}/holes.img.manifest.xml"
+    async with it.session() as session:
+        task = asyncio.create_task(session.delete(address, agree))
+        await asyncio.to_thread(proxy.wait_hit, fault)
+        if how == "cancelled":
+            task.cancel()
+        with pytest.raises((StoreError, asyncio.CancelledError)):
+            await task
+        found = re.search(r"to go on: amistream delete (\S+) --manifest (\S+)", it.notes[-1])
+        assert found is not None
+        assert found[1] == address
+        copy = Path(found[2])
+        try:
+            assert copy.read_bytes() == bundle.read_bytes()
+            done = await session.delete(address, agree, copy=copy)
+        finally:
+            copy.unlink()
+    assert "holes.img.manifest.xml" not in done.deleted
+    assert list_keys(cloud, bucket) == []
+
+
+async def test_error_inside_the_answer(
+    seaweedfs: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An object that S3 names as not deleted, in an answer that is otherwise well, is an error."""
+    use_endpoint(seaweedfs, monkeypatch)
+    bucket = make_bucket(seaweedfs)
+    put_files(seaweedfs, bucket, bundle.parent)
+    it = work(tmp_path, seaweedfs)
+    async with it.session() as session:
+        client = await session._aws.client("s3", "eu-west-1", seaweedfs.url)
+
+        async def delete_objects(**_: Any) -> dict[str, Any]:
+            return {"Errors": [{"Key": "holes.img.part.0", "Code": "AccessDenied", "Message": "Access Denied"}]}
+
+        monkeypatch.setattr(client, "delete_objects", delete_objects)
+        with pytest.raises(StoreError, match="AccessDenied"):
+            await session.delete(f"s3://{bucket}/holes.img.manifest.xml", agree, ask_ec2=False)
+    for found in re.findall(r"--manifest (\S+)", it.notes[-1]):
+        Path(found).unlink()
+
+
+async def test_what_an_unfinished_upload_left(
+    cloud: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path
+) -> None:
+    """With the local manifest, parts and chunks of an upload that never ended are deleted."""
+    bucket = make_bucket(cloud)
+    put_files(cloud, bucket, bundle.parent)
+    with cloud.blocking_client() as s3:
+        s3.delete_object(Bucket=bucket, Key="holes.img.manifest.xml")
+        s3.delete_object(Bucket=bucket, Key="holes.img.part.2")
+        s3.create_multipart_upload(Bucket=bucket, Key="holes.img.part.2")
+    async with work(tmp_path, cloud).session() as session:
+        with pytest.raises(RefusedError, match="it is not there"):
+            await session.delete(f"s3://{bucket}/holes.img.manifest.xml", agree)
+        done = await session.delete(f"s3://{bucket}/holes.img.manifest.xml", agree, copy=bundle)
+    assert done.deleted == ("holes.img.part.0", "holes.img.part.1")
+    assert list_keys(cloud, bucket) == []
+    assert open_uploads(cloud, bucket) == []
+
+
+async def test_a_copy_of_another_manifest(
+    cloud: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path
+) -> None:
+    """A given manifest that is not the one in its place deletes nothing; nor does a file that is none."""
+    bucket = make_bucket(cloud)
+    put_files(cloud, bucket, bundle.parent)
+    other = tmp_path / "other.xml"
+    other.write_text(bundle.read_text().replace("<size>41943040<", "<size>41943041<"))
+    address = f"s3://{bucket}/holes.img.manifest.xml"
+    async with work(tmp_path, cloud).session() as session:
+        with pytest.raises(RefusedError, match="is not the one that was given"):
+            await session.delete(address, agree, copy=other)
+        with pytest.raises(RefusedError, match="cannot read the manifest"):
+            await session.delete(address, agree, copy=tmp_path / "none")
+    assert list_keys(cloud, bucket) == NAMES
+
+
+async def test_a_directory(bundle: Path, tmp_path: Path) -> None:
+    """In a directory files are read to be known: what is another file stays, and so does everything unnamed."""
+    directory = bundle.parent
+    flip(directory / "holes.img.part.1")
+    (directory / "notes.txt").write_text("precious")
+    async with work(tmp_path).session() as session:
+        done = await session.delete(str(bundle), agree)
+    assert done.kept == ("holes.img.part.1",)
+    assert sorted(contents(directory)) == ["holes.img.part.1", "notes.txt"]
+
+
+async def test_a_manifest_that_names_other_files(bundle: Path, tmp_path: Path) -> None:
+    """A manifest that names files which it did not make deletes none of them."""
+    (bundle.parent / "precious").write_text("precious")
+    bundle.write_text(bundle.read_text().replace("holes.img.part.1<", "precious<"))
+    async with work(tmp_path).session() as session:
+        done = await session.delete(str(bundle), agree)
+    assert done.kept == ("precious",)
+    assert (bundle.parent / "precious").read_text() == "precious"
+
+
+async def test_deregister(cloud: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path) -> None:
+    """An AMI is deregistered alone, or with its bundle; a dry run does neither."""
+    bucket = make_bucket(cloud)
+    put_files(cloud, bucket, bundle.parent)
+    first = register(cloud, f"{bucket}/holes.img.manifest.xml")
+    async with work(tmp_path, cloud).session() as session:
+        for delete in (False, True):
+            done = await session.deregister(first, refuse, delete=delete, dry_run=True)
+            assert done.location == f"{bucket}/holes.img.manifest.xml"
+        assert first in images(cloud)
+        done = await session.deregister(first, refuse)
+        assert done.removed is None
+        assert first not in images(cloud)
+        assert list_keys(cloud, bucket) == NAMES
+        with pytest.raises(RefusedError, match="knows no such image"):
+            await session.deregister(first, agree)
+        second = register(cloud, f"{bucket}/holes.img.manifest.xml")
+        with pytest.raises(RefusedError, match="the answer was no"):
+            await session.deregister(second, refuse, delete=True)
+        assert second in images(cloud)
+        done = await session.deregister(second, agree, delete=True)
+    assert done.removed is not None
+    assert list(done.removed.deleted) == NAMES
+    assert second not in images(cloud)
+    assert list_keys(cloud, bucket) == []
+
+
+async def test_deregister_one_of_two(cloud: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path) -> None:
+    """The bundle is not deleted with one AMI while another stands on it, and then the first one stays too."""
+    bucket = make_bucket(cloud)
+    put_files(cloud, bucket, bundle.parent)
+    first = register(cloud, f"{bucket}/holes.img.manifest.xml")
+    second = register(cloud, f"/{bucket}/holes.img.manifest.xml")
+    async with work(tmp_path, cloud).session() as session:
+        with pytest.raises(RefusedError, match=f"{second} is registered"):
+            await session.deregister(first, agree, delete=True)
+    assert {first, second} <= set(images(cloud))
+    assert list_keys(cloud, bucket) == NAMES
+
+
+async def test_an_image_without_a_bundle(cloud: Endpoint, tmp_path: Path) -> None:
+    """An AMI whose location names no manifest is not deregistered with --delete."""
+    image = register(cloud, "no-location")
+    async with work(tmp_path, cloud).session() as session:
+        with pytest.raises(RefusedError, match="EC2 names no manifest"):
+            await session.deregister(image, agree, delete=True)
+    assert image in images(cloud)
+
+
+async def test_register(
+    cloud: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
+) -> None:
+    """A bundle is registered as its manifest and the wish say; once more under that name it is the same AMI."""
+    proxy, bucket = make_proxy(cloud, dry_run_answered()), make_bucket(cloud)
+    put_files(cloud, bucket, bundle.parent)
+    location = f"{bucket}/holes.img.manifest.xml"
+    wish = Wish(name=location, tags={"team": "web"}, ena=True, block_device_mappings={"ephemeral0": "sdb"})
+    it = work(tmp_path, proxy.endpoint)
+    async with it.session() as session:
+        done = await session.register(f"s3://{location}", wish)
+        again = await session.register(f"s3://{location}", wish)
+        assert it.notes == []
+        other = await session.register(f"s3://{location}", Wish(name="another name"))
+    assert again == done
+    assert other.image_id != done.image_id
+    assert it.notes == [f"{done.image_id} is registered on this bundle too"]
+    assert (done.image_name, done.region) == (location, "eu-west-1")
+    asked = [each.parameters for each in proxy.requests if b"RegisterImage" in each.form]
+    sent = [each for each in asked if "DryRun" not in each]
+    assert len(sent) == 2
+    assert sent[0]["ImageLocation"] == location
+    assert sent[0]["Architecture"] == "x86_64"
+    assert sent[0]["VirtualizationType"] == "hvm"
+    assert sent[0]["EnaSupport"] == "true"
+    assert sent[0]["BlockDeviceMapping.1.DeviceName"] == "/dev/sdb"
+    assert "KernelId" not in sent[0]
+
+
+async def test_register_with_a_kernel(
+    cloud: Endpoint,
+    make_bucket: MakeBucket,
+    make_proxy: MakeProxy,
+    tmp_path: Path,
+    key_ring: KeyRing,
+) -> None:
+    """A manifest with a kernel makes a paravirtual AMI with that kernel and RAM disk, unless asked otherwise."""
+    manifest = older_bundle(tmp_path / "old", key_ring, SIZES, kernel="aki-12345678", ramdisk="ari-12345678")
+    proxy, bucket = make_proxy(cloud, dry_run_answered()), make_bucket(cloud)
+    put_files(cloud, bucket, manifest.parent)
+    async with work(tmp_path, proxy.endpoint).session() as session:
+        await session.register(f"s3://{bucket}/holes.img.manifest.xml", Wish())
+        await session.register(f"s3://{bucket}/holes.img.manifest.xml", Wish(name="hvm one", virtualization="hvm"))
+    sent = [each.parameters for each in proxy.requests if b"RegisterImage" in each.form and b"DryRun" not in each.form]
+    told = [(each["VirtualizationType"], each.get("KernelId"), each.get("RamdiskId")) for each in sent]
+    assert told == [("paravirtual", "aki-12345678", "ari-12345678"), ("hvm", None, None)]
+    assert re.fullmatch(r"holes\.img \d{4}-\d\d-\d\d \d\d\.\d\d\.\d\d", sent[0]["Name"])
+
+
+async def test_registrations_that_cannot_be(
+    cloud: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path
+) -> None:
+    """A directory, a bundle that lacks a part, and a name that is taken are refused, and no AMI comes to be."""
+    bucket = make_bucket(cloud)
+    put_files(cloud, bucket, bundle.parent)
+    taken = register(cloud, f"{bucket} taken")
+    before = images(cloud)
+    address = f"s3://{bucket}/holes.img.manifest.xml"
+    async with work(tmp_path, cloud).session() as session:
+        with pytest.raises(RefusedError, match="EC2 reads a bundle from S3 only"):
+            await session.register(str(bundle), Wish())
+        with pytest.raises(RefusedError, match=f"{taken} has it in eu-west-1"):
+            await session.register(address, Wish(name=f"{bucket} taken"))
+        with pytest.raises(RefusedError, match="it is in eu-west-1"):
+            await session.register(address, Wish(), region="us-east-1")
+        with cloud.blocking_client() as s3:
+            s3.delete_object(Bucket=bucket, Key="holes.img.part.1")
+        with pytest.raises(Exception, match=r"holes\.img\.part\.1 is not there"):
+            await session.register(address, Wish())
+    assert images(cloud) == before
+
+
+async def test_cancelled_registration(
+    cloud: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
+) -> None:
+    """A registration that is cancelled after EC2 has made the AMI leaves none."""
+    bucket = make_bucket(cloud)
+    put_files(cloud, bucket, bundle.parent)
+    fault = Fault(action=HoldReply(), method="POST", form="Action=RegisterImage&(?!.*DryRun)")
+    proxy = make_proxy(cloud, dry_run_answered(), fault)
+    location = f"{bucket}/holes.img.manifest.xml"
+    before = images(cloud)
+    async with work(tmp_path, proxy.endpoint).session() as session:
+        task = asyncio.create_task(session.register(f"s3://{location}", Wish(name=location)))
+        await asyncio.to_thread(proxy.wait_hit, fault)
+        assert len(images(cloud)) == len(before) + 1
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert images(cloud) == before
+    assert stored_bytes(cloud, bucket) == contents(bundle.parent)
