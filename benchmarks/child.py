@@ -130,7 +130,7 @@ class Worker:
             if spec.destination is None:
                 figures = await self._into_nothing(request, busy if spec.ticker else None)
             else:
-                figures = await self._whole_job(request, engine, busy if spec.ticker else None)
+                figures = await self._whole_job(request, engine, spec, busy if spec.ticker else None)
         finally:
             if not spec.endpoint_url:
                 await asyncio.to_thread(shutil.rmtree, request.destinations[0], ignore_errors=True)
@@ -153,9 +153,14 @@ class Worker:
             values |= {"endpoint_url": spec.endpoint_url, "register_image": False}
         return parse_request(values)
 
-    async def _whole_job(self, request: JobRequest, engine: Engine, late: list[float] | None) -> dict[str, Any]:
+    async def _whole_job(
+        self, request: JobRequest, engine: Engine, spec: JobSpec, late: list[float] | None
+    ) -> dict[str, Any]:
         job = Job(request)
         await engine.enter(job)
+        if spec.interrupt_at is not None:
+            await _interrupt(engine, job, spec.interrupt_at)
+            job = job.again()
         async with _ticking(late):
             cpu, wall = process_time(), perf_counter()
             await engine.run(job)
@@ -168,6 +173,7 @@ class Worker:
             "wall_s": wall,
             "cpu_s": cpu,
             "bottleneck": job.result.bottleneck,
+            "bytes_sent": next(stage.bytes_out for stage in job.result.stages if stage.name == "upload"),
         }
 
     async def _into_nothing(self, request: JobRequest, late: list[float] | None) -> dict[str, Any]:
@@ -190,6 +196,20 @@ class Worker:
             "cpu_s": cpu,
             "bottleneck": None,
         }
+
+
+async def _interrupt(engine: Engine, job: Job, share: float) -> None:
+    """Run the job until `share` of the volume was read, and cut it short there as the end of a daemon does."""
+    running = asyncio.create_task(engine.run(job))
+    async for event in job.events():
+        progress = event.job.progress
+        if progress is not None and progress.bytes_done >= share * progress.bytes_total:
+            break
+    job.cancel_requested = job.interrupt_requested = True
+    running.cancel()
+    await asyncio.wait({running})
+    if job.state is not State.INTERRUPTED:
+        raise BenchmarkError(f"the job was {job.state} before {share:.0%} of it")
 
 
 @asynccontextmanager

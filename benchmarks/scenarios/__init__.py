@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.scenarios import loop, peers, scale, search, stages, throughput, tuning
+from benchmarks.scenarios import loop, peers, resume, scale, search, stages, throughput, tuning
 
 SCENARIOS = {
     scenario.name: scenario
@@ -13,6 +13,7 @@ SCENARIOS = {
         scale.SCENARIO,
         tuning.SCENARIO,
         search.SCENARIO,
+        resume.SCENARIO,
         loop.SCENARIO,
     )
 }

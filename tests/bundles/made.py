@@ -138,3 +138,18 @@ def stored_bytes(endpoint: Endpoint, bucket: str, prefix: str = "") -> dict[str,
 def named(text: str) -> list[str]:
     """The part names in a manifest, in order."""
     return re.findall("<filename>([^<]+)</filename>", text)
+
+
+def register(endpoint: Endpoint, location: str) -> str:
+    """Register an image; ministack shows its name as its location."""
+    with endpoint.blocking_client("ec2") as ec2:
+        return str(
+            ec2.register_image(Name=location, ImageLocation=location, Architecture="x86_64", VirtualizationType="hvm")[
+                "ImageId"
+            ]
+        )
+
+
+def images(endpoint: Endpoint) -> list[str]:
+    with endpoint.blocking_client("ec2") as ec2:
+        return [each["ImageId"] for each in ec2.describe_images(Owners=["self"])["Images"]]

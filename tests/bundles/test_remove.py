@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from amistream.bundles.register import Wish
 from amistream.bundles.remove import Removal
 from amistream.errors import RefusedError, StoreError
-from bundles.made import contents, flip, older_bundle, put_files, stored_bytes, work
+from bundles.made import contents, flip, images, older_bundle, put_files, register, work
 from jobs.work import use_endpoint
 from support.buckets import list_keys, open_uploads
-from support.proxy import Answer, Fault, HoldReply, dry_run_answered
+from support.proxy import Answer, Fault, HoldReply
 
 if TYPE_CHECKING:
     from conftest import MakeBucket, MakeProxy
@@ -44,21 +43,6 @@ async def agree(_: Removal) -> None:
 
 async def refuse(_: Removal) -> None:
     raise RefusedError("unconfirmed", "cannot: the answer was no")
-
-
-def register(endpoint: Endpoint, location: str) -> str:
-    """Register an image; ministack shows its name as its location."""
-    with endpoint.blocking_client("ec2") as ec2:
-        return str(
-            ec2.register_image(Name=location, ImageLocation=location, Architecture="x86_64", VirtualizationType="hvm")[
-                "ImageId"
-            ]
-        )
-
-
-def images(endpoint: Endpoint) -> list[str]:
-    with endpoint.blocking_client("ec2") as ec2:
-        return [each["ImageId"] for each in ec2.describe_images(Owners=["self"])["Images"]]
 
 
 async def test_own_objects_only(
@@ -115,7 +99,7 @@ async def test_a_part_that_is_another_object(
 
 
 async def test_under_an_image(cloud: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path) -> None:
-    """While an AMI stands on the bundle, a dry run too is refused; --deregister removes all AMIs on it, and no other."""
+    """While an AMI stands on the bundle all is refused; to deregister takes every AMI on it, and no other."""
     bucket, it = make_bucket(cloud), work(tmp_path, cloud)
     put_files(cloud, bucket, bundle.parent, "web/")
     ours = register(cloud, f"{bucket}/web/holes.img.manifest.xml")
@@ -321,96 +305,3 @@ async def test_an_image_without_a_bundle(cloud: Endpoint, tmp_path: Path) -> Non
         with pytest.raises(RefusedError, match="EC2 names no manifest"):
             await session.deregister(image, agree, delete=True)
     assert image in images(cloud)
-
-
-async def test_register(
-    cloud: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
-) -> None:
-    """A bundle is registered as its manifest and the wish say; once more under that name it is the same AMI."""
-    proxy, bucket = make_proxy(cloud, dry_run_answered()), make_bucket(cloud)
-    put_files(cloud, bucket, bundle.parent)
-    location = f"{bucket}/holes.img.manifest.xml"
-    wish = Wish(name=location, tags={"team": "web"}, ena=True, block_device_mappings={"ephemeral0": "sdb"})
-    it = work(tmp_path, proxy.endpoint)
-    async with it.session() as session:
-        done = await session.register(f"s3://{location}", wish)
-        again = await session.register(f"s3://{location}", wish)
-        assert it.notes == []
-        other = await session.register(f"s3://{location}", Wish(name="another name"))
-    assert again == done
-    assert other.image_id != done.image_id
-    assert it.notes == [f"{done.image_id} is registered on this bundle too"]
-    assert (done.image_name, done.region) == (location, "eu-west-1")
-    asked = [each.parameters for each in proxy.requests if b"RegisterImage" in each.form]
-    sent = [each for each in asked if "DryRun" not in each]
-    assert len(sent) == 2
-    assert sent[0]["ImageLocation"] == location
-    assert sent[0]["Architecture"] == "x86_64"
-    assert sent[0]["VirtualizationType"] == "hvm"
-    assert sent[0]["EnaSupport"] == "true"
-    assert sent[0]["BlockDeviceMapping.1.DeviceName"] == "/dev/sdb"
-    assert "KernelId" not in sent[0]
-
-
-async def test_register_with_a_kernel(
-    cloud: Endpoint,
-    make_bucket: MakeBucket,
-    make_proxy: MakeProxy,
-    tmp_path: Path,
-    key_ring: KeyRing,
-) -> None:
-    """A manifest with a kernel makes a paravirtual AMI with that kernel and RAM disk, unless asked otherwise."""
-    manifest = older_bundle(tmp_path / "old", key_ring, SIZES, kernel="aki-12345678", ramdisk="ari-12345678")
-    proxy, bucket = make_proxy(cloud, dry_run_answered()), make_bucket(cloud)
-    put_files(cloud, bucket, manifest.parent)
-    async with work(tmp_path, proxy.endpoint).session() as session:
-        await session.register(f"s3://{bucket}/holes.img.manifest.xml", Wish())
-        await session.register(f"s3://{bucket}/holes.img.manifest.xml", Wish(name="hvm one", virtualization="hvm"))
-    sent = [each.parameters for each in proxy.requests if b"RegisterImage" in each.form and b"DryRun" not in each.form]
-    told = [(each["VirtualizationType"], each.get("KernelId"), each.get("RamdiskId")) for each in sent]
-    assert told == [("paravirtual", "aki-12345678", "ari-12345678"), ("hvm", None, None)]
-    assert re.fullmatch(r"holes\.img \d{4}-\d\d-\d\d \d\d\.\d\d\.\d\d", sent[0]["Name"])
-
-
-async def test_registrations_that_cannot_be(
-    cloud: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path
-) -> None:
-    """A directory, a bundle that lacks a part, and a name that is taken are refused, and no AMI comes to be."""
-    bucket = make_bucket(cloud)
-    put_files(cloud, bucket, bundle.parent)
-    taken = register(cloud, f"{bucket} taken")
-    before = images(cloud)
-    address = f"s3://{bucket}/holes.img.manifest.xml"
-    async with work(tmp_path, cloud).session() as session:
-        with pytest.raises(RefusedError, match="EC2 reads a bundle from S3 only"):
-            await session.register(str(bundle), Wish())
-        with pytest.raises(RefusedError, match=f"{taken} has it in eu-west-1"):
-            await session.register(address, Wish(name=f"{bucket} taken"))
-        with pytest.raises(RefusedError, match="it is in eu-west-1"):
-            await session.register(address, Wish(), region="us-east-1")
-        with cloud.blocking_client() as s3:
-            s3.delete_object(Bucket=bucket, Key="holes.img.part.1")
-        with pytest.raises(Exception, match=r"holes\.img\.part\.1 is not there"):
-            await session.register(address, Wish())
-    assert images(cloud) == before
-
-
-async def test_cancelled_registration(
-    cloud: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
-) -> None:
-    """A registration that is cancelled after EC2 has made the AMI leaves none."""
-    bucket = make_bucket(cloud)
-    put_files(cloud, bucket, bundle.parent)
-    fault = Fault(action=HoldReply(), method="POST", form="Action=RegisterImage&(?!.*DryRun)")
-    proxy = make_proxy(cloud, dry_run_answered(), fault)
-    location = f"{bucket}/holes.img.manifest.xml"
-    before = images(cloud)
-    async with work(tmp_path, proxy.endpoint).session() as session:
-        task = asyncio.create_task(session.register(f"s3://{location}", Wish(name=location)))
-        await asyncio.to_thread(proxy.wait_hit, fault)
-        assert len(images(cloud)) == len(before) + 1
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-    assert images(cloud) == before
-    assert stored_bytes(cloud, bucket) == contents(bundle.parent)

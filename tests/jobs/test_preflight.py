@@ -372,6 +372,19 @@ async def test_a_profile_that_is_not_there(
         assert "nobody" in error.message
 
 
+async def test_a_bucket_that_is_elsewhere(
+    scene: Scene, bucket: str, ministack: Endpoint, make_proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A region that S3 tells while it refuses to answer there is the one that is used."""
+    headers = (("x-amz-bucket-region", "eu-west-1"),)
+    moved = Answer(status=301, code="PermanentRedirect", headers=headers)
+    proxy = make_proxy(ministack, dry_run_answered(), Fault(action=moved, method="HEAD", path="/[^/]+/?", times=None))
+    for variable in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.setenv(variable, "us-east-1")
+    async with scene.ready(f"s3://{bucket}/x", endpoint_url=proxy.url) as ready:
+        assert [destination.region for destination in ready.destinations] == ["eu-west-1"]
+
+
 async def test_a_bucket_that_encrypts_with_kms(scene: Scene, bucket: str, ministack: Endpoint) -> None:
     """Default encryption with KMS is told with the command that changes it."""
     rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms"}}
@@ -508,4 +521,10 @@ async def test_a_confined_job_learns_nothing_of_what_lies_outside(scene: Scene, 
     keys = {"certificate": str(scene.keys.user.certificate), "private_key": str(scene.keys.user.key)}
     error = await scene.refused(inside / "c", **{**own, **keys})
     assert (error.code, error.field) == ("roots.outside", "certificate")
+    ec2 = str(scene.keys.ec2.certificate)
+    error = await scene.refused(inside / "c", **{**own, "ec2_certificate": ec2})
+    assert (error.code, error.field) == ("roots.outside", "ec2_certificate")
+    settled = {"ec2_certificate": None, "settings": {"ec2_certificates": {"default": ec2}}}
+    async with scene.ready(inside / "d", **{**own, **settled}):
+        pass  # what the administrator has set may lie anywhere
     assert sorted(path.name for path in outside.iterdir()) == ["file"]

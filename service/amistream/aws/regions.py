@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.hashes import SHA1
 
 from amistream.errors import RefusedError
 from amistream.keys import load_certificate
+from amistream.source.roots import Roots
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +45,18 @@ def known_certificate(region: str) -> KnownCertificate | None:
 
 
 def find_ec2_certificate(
-    region: str, *, explicit: Path | None, configured: Mapping[str, Path]
+    region: str, *, explicit: Path | None, configured: Mapping[str, Path], roots: Roots | None = None
 ) -> tuple[x509.Certificate, str]:
     """EC2's certificate for `region`, and a notice for the user or ''. Blocks on files.
 
     Looks at: the explicit file, the configured one (per region, then 'default'), `$EC2_AMITOOL_HOME/etc/ec2/amitools`,
-    `/etc/ec2/amitools`, `/usr/share/euca2ools/certs`. Raises `RefusedError` naming every place that was looked at.
+    `/etc/ec2/amitools`, `/usr/share/euca2ools/certs`. With `roots` an explicit one must lie within them. Raises
+    `RefusedError` naming every place that was looked at.
     """
     known = known_certificate(region)
     chosen = explicit or configured.get(region) or configured.get("default")
     if chosen is not None:
-        certificate = load_certificate(chosen, field="ec2_certificate")
+        certificate = load_certificate(chosen, field="ec2_certificate", roots=roots if explicit else None)
         return certificate, _notice(certificate, chosen, region, known)
     if known is None:
         raise RefusedError(

@@ -42,7 +42,7 @@ async def unbundle_at(
     target = await asyncio.to_thread(choose_target, destination, force=force)
     owner = await asyncio.to_thread(find_owner, settings, *files)
     async with Aws(settings) as aws, open_place(folder, settings, aws) as place:
-        return await unbundle(await find_bundle(place, name), owner, target, meter, note)
+        return await unbundle(await find_bundle(place, name), owner, target, meter, note, workers=settings.workers)
 
 
 def choose_target(destination: str, *, force: bool) -> Target:
@@ -53,7 +53,9 @@ def choose_target(destination: str, *, force: bool) -> Target:
     return choose_device(path, force=force) or choose_file(path, force=force)
 
 
-async def unbundle(bundle: Bundle, owner: Owner, target: Target, meter: Meter, note: Note) -> Unbundled:
+async def unbundle(
+    bundle: Bundle, owner: Owner, target: Target, meter: Meter, note: Note, *, workers: int | None = None
+) -> Unbundled:
     """Take the image out. Raises `DifferenceError` naming what differs, `RefusedError`, `StoreError`, `JobError`."""
     started = time.monotonic()
     manifest = bundle.manifest
@@ -67,7 +69,7 @@ async def unbundle(bundle: Bundle, owner: Owner, target: Target, meter: Meter, n
     _refuse(bundle, *seen.differences)
     try:
         await uncut(asyncio.to_thread(target.open, manifest.size, min(manifest.size, manifest.bundled_size)))
-        unpacking = Unpacking(bundle.place.store, manifest, key, target, meter, thorough=False)
+        unpacking = Unpacking(bundle.place.store, manifest, key, target, meter, thorough=False, workers=workers)
         unpacked = await unpacking.run(seen.parts)
         _refuse(bundle, *unpacked.differences)
         content = unpacked.content

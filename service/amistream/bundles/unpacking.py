@@ -1,7 +1,8 @@
 """THE way back: one pass over a bundle's parts, from where they lie to the bytes of the image. Nothing is kept on disk.
 
 Parts are fetched a few ranges ahead (`bundles.fetch`); each one's SHA-1 is taken as its ranges come by; what follows
-goes down a line of threads (`flow.line`), a stage each, because inflating takes longer than all else together.
+goes down a line of threads (`flow.line`), a stage each. Inflating takes longer than all else together, so it is spread
+over the cores where the stream can be taken up in its middle.
 
 What is not as the manifest says becomes a `Difference`. A thorough pass goes on then, to find all of them; any other
 ends with the part that it is in, because that part's digest tells whether it is the one to blame.
@@ -11,7 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,9 +23,10 @@ from amistream.bundles.manifest import Manifest
 from amistream.bundles.meter import Meter
 from amistream.bundles.parts import SeenPart
 from amistream.bundles.report import Difference
+from amistream.bundles.unpack.cut import Cut, Run
 from amistream.bundles.unpack.decrypt import Decrypt
 from amistream.bundles.unpack.flaw import FlawError
-from amistream.bundles.unpack.inflate import Inflate
+from amistream.bundles.unpack.inflate_runs import BegunRun, InflateRuns, inflate_apart
 from amistream.bundles.unpack.unarchive import Piece, Unarchive, Unarchived
 from amistream.errors import first_cause
 from amistream.flow.allocator import keep_freed_blocks
@@ -64,8 +68,17 @@ class Unpacking:
     """One pass; used once."""
 
     def __init__(
-        self, store: Store, manifest: Manifest, key: BundleKey, sink: Sink, meter: Meter, *, thorough: bool
+        self,
+        store: Store,
+        manifest: Manifest,
+        key: BundleKey,
+        sink: Sink,
+        meter: Meter,
+        *,
+        thorough: bool,
+        workers: int | None = None,
     ) -> None:
+        """`workers` inflate at a time; None: one per core this process may use."""
         self._store = store
         self._manifest = manifest
         self._meter = meter
@@ -75,11 +88,15 @@ class Unpacking:
         self._flowing = True
         """Whether the line takes what comes."""
         self._archive = Unarchive()
+        self._cores = ThreadPoolExecutor(
+            workers or len(os.sched_getaffinity(0)), thread_name_prefix="amistream-inflate"
+        )
+        decrypt, inflate = Decrypt(key=key.key.reveal(), iv=key.iv.reveal()), InflateRuns()
         self._line = Line(
             (
-                Decrypt(key=key.key.reveal(), iv=key.iv.reveal()),
-                Inflate(),
-                _Extract(self._archive, sink, manifest.size),
+                _Ahead(decrypt, inflate, self._cores),  # CBC: each block needs the one before
+                inflate,  # joins what the cores made, in order
+                _Extract(self._archive, sink, manifest.size),  # SHA-1 over the whole tar is serial by nature
             ),
             capacity=WAITING,
             release=sink.stop,
@@ -103,6 +120,8 @@ class Unpacking:
                     self._line.stop()
         except BaseExceptionGroup as errors:
             raise first_cause(errors) from None
+        finally:
+            self._cores.shutdown(wait=False, cancel_futures=True)
         flaw = content.result()
         if flaw is not None:
             self._differences.append(flaw)
@@ -152,6 +171,30 @@ class Unpacking:
         self._differences.append(
             Difference(what=what, part=part.name, expected=expected, found=found, message=f"{part.name}: {why}")
         )
+
+
+class _Ahead:
+    """The first stage: decrypts, and has the cores begin with what can be inflated apart."""
+
+    def __init__(self, decrypt: Decrypt, inflate: InflateRuns, cores: ThreadPoolExecutor) -> None:
+        self._decrypt = decrypt
+        self._cut = Cut()
+        self._inflate = inflate
+        self._cores = cores
+
+    def feed(self, data: Buffer) -> Iterator[BegunRun]:
+        for plain in self._decrypt.feed(data):
+            yield from map(self._begun, self._cut.feed(plain))
+
+    def finish(self) -> Iterator[BegunRun]:
+        for plain in self._decrypt.finish():
+            yield from map(self._begun, self._cut.feed(plain))
+        yield from map(self._begun, self._cut.finish())
+
+    def _begun(self, run: Run) -> BegunRun:
+        if not self._inflate.worthwhile:
+            return BegunRun(run=run)
+        return BegunRun(run=run, apart=self._cores.submit(inflate_apart, run).result)
 
 
 class _Extract:

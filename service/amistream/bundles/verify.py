@@ -48,7 +48,9 @@ async def verify(bundle: Bundle, owner: Owner, settings: Settings, aws: Aws, *, 
     access, private = await look_at_access(bundle, [part.name for part in seen.parts], settings, aws)
     unpacked = None
     if key is not None:
-        unpacking = Unpacking(bundle.place.store, manifest, key, Nowhere(), meter, thorough=True)
+        unpacking = Unpacking(
+            bundle.place.store, manifest, key, Nowhere(), meter, thorough=True, workers=settings.workers
+        )
         unpacked = await unpacking.run(seen.parts, complete=seen.complete)
     content = unpacked.content if unpacked else None
     differences = chain(

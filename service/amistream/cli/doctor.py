@@ -54,6 +54,7 @@ def doctor(
     *,
     destinations: Destinations = None,
     all_or_none: options.AllOrNone = None,
+    image_size: options.ImageSize = None,
     live: options.Live = None,
     prefix: options.Prefix = None,
     region: options.Region = None,

@@ -14,7 +14,7 @@ from amistream.cli import bundle_options as options
 from amistream.cli.bundle_words import Bucket, NoEc2, checked, columns, counted, settings_for
 from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_result
-from amistream.cli.units import size_text
+from amistream.cli.units import HOUR_S, size_text
 from amistream.errors import EXIT_DONE, UsageError
 
 if TYPE_CHECKING:
@@ -135,7 +135,9 @@ def _parts_words(count: int, parts: str) -> str:
 
 
 def age_text(age: timedelta) -> str:
-    return f"{age.days}d" if age.days else f"{max(0, age.seconds) // 3600}h"
+    """Whole days, or hours; a clock that is behind S3's sees no age at all."""
+    hours = max(0, int(age.total_seconds())) // HOUR_S
+    return f"{hours // 24}d" if hours >= 24 else f"{hours}h"  # noqa: PLR2004 - a day
 
 
 def cost_text(cost: float | None) -> str:

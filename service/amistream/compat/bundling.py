@@ -122,8 +122,6 @@ def _run(values: dict[str, Any], keys: AccessKeys | None = None) -> JobResult | 
     except UsageError as error:
         raise _in_options(error) from error
     job, interrupted = run_in_process(request, None, keys)
-    for notice in job.notices:
-        put_note(f"note: {notice}")
     if interrupted:
         return None
     if job.state is not State.DONE or job.result is None:

@@ -16,7 +16,7 @@ from amistream.cli.output import put_note, put_result
 from amistream.compat.access import ami_tools_keys, bucket_address, region_of, settings_of
 from amistream.compat.options import Given
 from amistream.compat.session import OldSession, directory_of, run_old
-from amistream.errors import EXIT_DONE, DifferenceError, RefusedError, UsageError
+from amistream.errors import EXIT_DONE, DifferenceError, RefusedError
 from amistream.values import manifest_name
 
 
@@ -73,8 +73,6 @@ def take_out(given: Given) -> int:
 
 def delete_bundle(given: Given) -> int:
     """`ec2-delete-bundle`: a bundle's own objects, and with --clear the empty bucket."""
-    if not given.has("manifest") and not given.has("prefix"):
-        raise UsageError("usage", "cannot tell which bundle to delete: give --manifest or --prefix")
     copy = Path(given["manifest"]).absolute() if given.has("manifest") else None
     name = copy.name if copy else _manifest_name(given)
     address, region = bucket_address(given["bucket"]), region_of(given["region"])

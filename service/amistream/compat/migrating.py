@@ -33,8 +33,8 @@ def migrate_manifest(given: Given) -> int:
             f"cannot keep the old manifest as {backup}: there is one already",
             hint="move it away, or compare the two and delete one",
         )
-    put_note(f"note: the old manifest is kept as {backup}")
     _rewrite(path, backup, asyncio.run(_migrated(given, path, region)))
+    put_note(f"note: the old manifest is kept as {backup}")
     put_result(f"Migrated {path} for {region or 'the owner of ' + given['ec2cert']}.")
     return EXIT_DONE
 
@@ -46,28 +46,25 @@ def migrate_bundle(given: Given) -> int:
     if not region:
         raise UsageError("usage", "cannot tell for which region the copy is to be: give --region or --location")
     address = f"{source}/{Path(given['manifest']).name}"
-    files = {
-        "certificate": Path(given["cert"]).absolute(),
-        "private_key": Path(given["privatekey"]).absolute(),
-        "ec2_certificate": Path(given["ec2cert"]).absolute() if given.has("ec2cert") else None,
-    }
+    certificate, private_key, ec2_certificate = (
+        Path(given[key]).absolute() if given.has(key) else None for key in ("cert", "privatekey", "ec2cert")
+    )
 
     async def work(session: OldSession) -> Migrated:
         meter = Meter()
         await session.make_missing(target, region_of(given["location"]) or region)
+        kept = await session.kernel_and_ramdisk(address) if given.has("no-mapping") else ("", "")
         async with drawn(meter, "copying"):
-            if given.has("no-mapping"):
-                return await session.migrate_keeping(
-                    address, target, meter, kernel=given["kernel"], ramdisk=given["ramdisk"], region=region, **files
-                )
             return await session.migrate(
                 address,
                 target,
                 meter,
                 region=region,
-                kernel=given["kernel"] or None,
-                ramdisk=given["ramdisk"] or None,
-                **files,
+                certificate=certificate,
+                private_key=private_key,
+                ec2_certificate=ec2_certificate,
+                kernel=given["kernel"] or kept[0] or None,
+                ramdisk=given["ramdisk"] or kept[1] or None,
             )
 
     done = run_old(settings_of(given, url=given["url"]), ami_tools_keys(given), work)

@@ -52,9 +52,9 @@ class Option:
 
 def option(names: str, help: str, **more: Any) -> Option:  # noqa: A002 - argparse's word
     """`names` as a help shows them: `-b, --bucket BUCKET`; the last name is the long one."""
-    words = names.replace(",", " ").split()
+    words = names.split()
     metavar = "" if words[-1].startswith("-") else words.pop()
-    return Option(names=tuple(words), metavar=metavar, help=help, **more)
+    return Option(names=tuple(word.rstrip(",") for word in words), metavar=metavar, help=help, **more)
 
 
 class Given:

@@ -23,7 +23,7 @@ from amistream.bundles.place import Bundle, Place, find_bundle, open_place
 from amistream.bundles.register import ec2_of, images_on
 from amistream.bundles.remove import Removal, plan_removal, remove
 from amistream.bundles.report import Unbundled
-from amistream.bundles.results import Migrated, Removed
+from amistream.bundles.results import Removed
 from amistream.bundles.session import BundleSession
 from amistream.bundles.target import check_bucket, retry_policy
 from amistream.bundles.transfer import upload
@@ -114,22 +114,12 @@ class OldSession(BundleSession):
             client = await self._aws.client("s3", place.region, self._settings.endpoint_url.rstrip("/"))
             return await delete_if_empty(client, place.bucket, self._settings.stall_timeout_s)
 
-    async def migrate_keeping(
-        self, address: str, to: str, meter: Meter, *, kernel: str, ramdisk: str, region: str, **more: Path | None
-    ) -> Migrated:
-        """Migrate with the kernel and RAM disk that the manifest names, where no other is."""
+    async def kernel_and_ramdisk(self, address: str) -> tuple[str, str]:
+        """What the manifest at `address` names, '' for none."""
         folder, _, name = address.rpartition("/")
         async with open_place(folder, self._settings, self._aws) as place:
             manifest = (await find_bundle(place, name)).manifest
-        return await self.migrate(
-            address,
-            to,
-            meter,
-            region=region,
-            kernel=kernel or manifest.kernel or None,
-            ramdisk=ramdisk or manifest.ramdisk or None,
-            **more,
-        )
+        return manifest.kernel, manifest.ramdisk
 
     async def _refuse_used(self, place: Place, name: str) -> None:
         ec2 = await ec2_of(place, self._settings, self._aws)

@@ -29,8 +29,8 @@ class Command:
 _COMMON = (
     option("--version", "Show the version and leave."),
     option("--manual", "Show this help and leave."),
-    option("--batch", "Ask nothing: nothing is ever asked but whether to delete.", use=Use.IDLE),
-    option("--debug", "Without effect: AMISTREAM_DEBUG=1 shows where a bug happened.", use=Use.IDLE),
+    option("--batch", "Ask nothing. Only ec2-delete-bundle asks."),
+    option("--debug", "Say which of the options are without effect."),
 )
 _RETRY = option("--retry", "Without effect: what may succeed when repeated is always repeated.", use=Use.IDLE)
 _CERT = option("-c, --cert FILE", "Your X.509 certificate, PEM.", required=True, ours="--cert")
@@ -150,8 +150,8 @@ COMMANDS = (
         options=(
             _BUCKET,
             *_S3,
-            option("-m, --manifest FILE", "A copy of the bundle's manifest; or give --prefix."),
-            option("-p, --prefix PREFIX", "The bundle's whole prefix, as image; or give --manifest."),
+            option("-m, --manifest FILE", "A copy of the bundle's manifest; it need not be in the bucket."),
+            option("-p, --prefix PREFIX", "The bundle's whole prefix; default: image."),
             option("--clear", "Delete the bucket too, if it is empty then."),
             option("-y, --yes", "Do not ask."),
             _RETRY,
@@ -252,7 +252,7 @@ COMMANDS = (
             option("--progress", "Without effect: progress is shown on a terminal.", use=Use.IDLE),
             option("--no-progress", "Without effect: progress is shown on a terminal only.", use=Use.IDLE),
             option("--debugger", "Without effect.", use=Use.IDLE),
-            option("--debug", "Without effect: AMISTREAM_DEBUG=1 shows where a bug happened.", use=Use.IDLE),
+            option("--debug", "Say which of the options are without effect."),
             option("--version", "Show the version and leave."),
         ),
     ),

@@ -112,6 +112,7 @@ class IdentityChecks:
                 region,
                 explicit=Path(explicit) if explicit else None,
                 configured=self._settings.ec2_certificates,
+                roots=self._roots,
             )
         )
         self._certificate = certificate

@@ -136,7 +136,7 @@ class SourceChecks:
 
     async def _look_at_mounts(self) -> Seen:
         path = self.volume.path
-        place = await uncut(asyncio.to_thread(lambda: writable_place(path.stat())))
+        place = await uncut(asyncio.to_thread(_writable_place, path))
         if not place:
             return Seen("not mounted read-write")
         if self._request.live:
@@ -205,3 +205,11 @@ class SourceChecks:
             return None
         dense = self.data == self.volume.size
         return None if dense and wish is Sparse.AUTO else self._extents
+
+
+def _writable_place(path: Path) -> str:
+    try:
+        about = path.stat()
+    except OSError:
+        return ""  # it has gone since it was opened, or never had a name
+    return writable_place(about)

@@ -52,12 +52,13 @@ class ProgressMeter:
         total = pipeline.volume.size
         rate = (now.bytes_done - then.bytes_done) / (now.at - then.at) if now.at > then.at else 0.0
         bottleneck = self._bottleneck(then, now)
+        before = pipeline.parts_before
         return Progress(
             bytes_total=total,
             bytes_done=now.bytes_done,
             parts_made=len(pipeline.split.result().parts),
-            parts_stored=pipeline.upload.parts_stored,
-            bytes_stored=pipeline.upload.bytes_stored,
+            parts_stored=len(before) + pipeline.upload.parts_stored,
+            bytes_stored=sum(part.size for part in before) + pipeline.upload.bytes_stored,
             elapsed_s=round(now.at - self._first.at, 3),
             rate=round(rate),
             eta_s=round((total - now.bytes_done) / rate, 1) if rate else None,

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from amistream.errors import StoreError
+from amistream.errors import RefusedError, StoreError
 from amistream.flow.uncut import uncut
 from amistream.source.roots import Roots, make_directory, pinned_directory
 from amistream.stores.port import OnBytes, Stored, whole_checksum
@@ -99,7 +99,7 @@ class DirectoryStore:
     @contextmanager
     def _place(self) -> Iterator[int]:
         """The directory, for one call of the system after another. Raises OSError, FileNotFoundError when missing."""
-        with pinned_directory(self._directory, self._roots, field=FIELD) as place:
+        with _refusals_translated(), pinned_directory(self._directory, self._roots, field=FIELD) as place:
             if self._identity not in (None, _identity(os.fstat(place))):
                 raise StoreError(
                     "directory.replaced",
@@ -111,7 +111,8 @@ class DirectoryStore:
 
     def _open(self) -> None:
         try:
-            self._made = make_directory(self._directory, self._roots, field=FIELD)
+            with _refusals_translated():
+                self._made = make_directory(self._directory, self._roots, field=FIELD)
             with self._place() as place:
                 self._identity = _identity(os.fstat(place))
         except (FileExistsError, NotADirectoryError):
@@ -126,7 +127,7 @@ class DirectoryStore:
 
     def _remove_directory(self) -> None:
         """Remove what `open` made, and only that."""
-        with pinned_directory(self._directory.parent, self._roots, field=FIELD) as above:
+        with _refusals_translated(), pinned_directory(self._directory.parent, self._roots, field=FIELD) as above:
             now = os.stat(self._directory.name, dir_fd=above, follow_symlinks=False)
             if _identity(now) == self._identity:
                 os.rmdir(self._directory.name, dir_fd=above)
@@ -242,6 +243,15 @@ class DirectoryStore:
 
 NO_CHECKSUM = "-"
 """No digest has this form: what shows it is never taken for what was stored."""
+
+
+@contextmanager
+def _refusals_translated() -> Iterator[None]:
+    """What a store raises is `StoreError`, also for a directory that leaves the roots in the middle of a job."""
+    try:
+        yield
+    except RefusedError as error:
+        raise StoreError(error.code, error.message, hint=error.hint, field=error.field) from error
 
 
 def _identity(about: os.stat_result) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from amistream.values import KIB, MIB, Buffer, GzipResult
 SLICE = 512 * KIB
 """Bytes inflated in one call: what is left over when `LARGEST` is full is copied, so not too many."""
 LARGEST = MIB
-_DAMAGED = cast("type[Exception]", isal_zlib.error)
+DAMAGED = cast("type[Exception]", isal_zlib.error)
 _MAGIC = b"\x1f\x8b"
 _FIXED_HEADER = 10
 _LONGEST_HEADER = 64 * KIB
@@ -25,33 +25,42 @@ _TRAILER = 8
 _HEADER_CRC, _EXTRA, _NAME, _COMMENT, _RESERVED = 2, 4, 8, 16, 0xE0
 
 
+def new_body(window: bytes = b"") -> Any:
+    """What inflates deflated data; `window` is what came out right before."""
+    if window:
+        return isal_zlib.decompressobj(-isal_zlib.MAX_WBITS, zdict=window)
+    return isal_zlib.decompressobj(-isal_zlib.MAX_WBITS)
+
+
+def inflated(body: Any, data: memoryview) -> Iterator[bytes]:
+    """What `body` makes of the data, in pieces of at most `LARGEST` bytes. Raises `DAMAGED`.
+
+    When the deflated data ends within, `body.unused_data` is what follows, up to the end of a slice of it.
+    """
+    made = body.decompress(data, LARGEST)
+    while made:
+        yield made
+        more = body.unconsumed_tail
+        # A full piece may leave something behind in the decompressor.
+        made = body.decompress(more, LARGEST) if more or len(made) == LARGEST else b""
+
+
 class Inflate:
     """Transform: a gzip stream in, what was compressed out, in pieces of at most `LARGEST` bytes."""
 
     def __init__(self) -> None:
         self._head: bytearray | None = bytearray()
-        self._body: Any = isal_zlib.decompressobj(-isal_zlib.MAX_WBITS)
+        self._body = new_body()
+        self._ended = False
         self._after = bytearray()
         self._crc = 0
         self._size_in = 0
         self._size_out = 0
 
     def feed(self, data: Buffer) -> Iterator[bytes]:
-        view = memoryview(data)
-        self._size_in += len(view)
-        if self._head is not None:
-            self._head += view
-            length = _header_length(self._head)
-            if length is None:
-                return
-            view = memoryview(bytes(self._head))[length:]
-            self._head = None
+        view = self._without_header(memoryview(data))
         for start in range(0, len(view), SLICE):
-            piece = view[start : start + SLICE]
-            if self._body.eof:
-                self._look_after(piece)
-            else:
-                yield from self._inflate(piece)
+            yield from self._inflate(view[start : start + SLICE])
 
     def finish(self) -> Iterator[bytes]:
         if len(self._after) < _TRAILER:
@@ -62,22 +71,36 @@ class Inflate:
     def result(self) -> GzipResult:
         return GzipResult(crc32=self._crc, size_in=self._size_in, size_out=self._size_out)
 
-    def _inflate(self, piece: Buffer) -> Iterator[bytes]:
-        while True:
-            try:
-                made: bytes = self._body.decompress(piece, LARGEST)
-            except _DAMAGED:
-                raise FlawError("gzip.deflate", f"the gzip member is damaged after {self._size_out} bytes") from None
-            self._size_out += len(made)
-            self._crc = isal_zlib.crc32(made, self._crc)
-            if made:
+    def _without_header(self, view: memoryview) -> memoryview:
+        self._size_in += len(view)
+        if self._head is None:
+            return view
+        self._head += view
+        length = _header_length(self._head)
+        if length is None:
+            return view[:0]
+        view = memoryview(bytes(self._head))[length:]
+        self._head = None
+        return view
+
+    def _inflate(self, piece: memoryview) -> Iterator[bytes]:
+        """What `self._body` makes of the next bytes; those after its end are looked at."""
+        if self._ended:
+            self._look_after(piece)
+            return
+        try:
+            for made in inflated(self._body, piece):
+                self._crc = isal_zlib.crc32(made, self._crc)
+                self._size_out += len(made)
                 yield made
-            if self._body.eof:
-                self._look_after(self._body.unused_data)
-                return
-            piece = self._body.unconsumed_tail
-            if not piece and len(made) < LARGEST:
-                return
+        except DAMAGED:
+            raise FlawError("gzip.deflate", f"the gzip member is damaged after {self._size_out} bytes") from None
+        if self._body.eof:
+            self._end(self._body.unused_data)
+
+    def _end(self, after: Buffer) -> None:
+        self._ended = True
+        self._look_after(after)
 
     def _look_after(self, data: Buffer) -> None:
         """Take what comes after the deflated data: the trailer, and nothing else."""

@@ -1,0 +1,77 @@
+"""Cut: find where a gzip stream can be taken up in its middle, so that every core inflates a run of it.
+
+Format: RFC 1951, section 3.2.4. A compressor that was asked to flush writes an empty stored block: `00 00 FF FF` on a
+byte's bound, and a new block begins behind it. amistream ends every block of the volume so, pigz too; the older tools
+never do. The same bytes may stand elsewhere by chance: whoever inflates a run must prove that it began and ended well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from amistream.values import KIB, MIB, Buffer
+
+MARKER = b"\0\0\xff\xff"
+MOST = 4 * MIB
+"""Bytes without a marker after which none is looked for any more: the compressor did not flush."""
+_MARKER = re.compile(re.escape(MARKER))
+_LEAST_SKIP, _MOST_SKIP = 2 * KIB, MIB
+
+Run = tuple[memoryview, ...]
+"""Bytes that follow each other in the stream, in several pieces."""
+
+
+class Cut:
+    """Transform: a gzip stream in, the same in runs out. A run is made of views of what was fed."""
+
+    def __init__(self) -> None:
+        self._pieces: list[memoryview] = []
+        self._length = 0
+        self._tail = b""
+        """The last 3 bytes: a marker may have begun there."""
+        self._skip = 0
+        """Markers in the first so many bytes of a run are passed over: looking for them costs a tenth of inflating."""
+        self._gave_up = False
+
+    def feed(self, data: Buffer) -> Iterator[Run]:
+        view = memoryview(data)
+        while view and (end := self._find(view)):
+            self._hold(view[:end])
+            view = view[end:]
+            yield self._run()
+        self._hold(view)
+        self._gave_up = self._gave_up or self._length >= MOST
+        if self._gave_up and self._length:
+            yield self._run()
+
+    def finish(self) -> Iterator[Run]:
+        if self._length:
+            yield self._run()
+
+    def _find(self, view: memoryview) -> int:
+        """Bytes of `view` up to the end of the next marker, or 0."""
+        if self._gave_up:
+            return 0
+        start = max(0, self._skip - self._length)
+        if not start:
+            across = _MARKER.search(self._tail + bytes(view[: len(MARKER) - 1]))
+            if across:
+                return across.end() - len(self._tail)
+        found = _MARKER.search(view, start)
+        return found.end() if found else 0
+
+    def _hold(self, view: memoryview) -> None:
+        if view:
+            self._pieces.append(view)
+            self._length += len(view)
+            self._tail = (self._tail + bytes(view[1 - len(MARKER) :]))[1 - len(MARKER) :]
+
+    def _run(self) -> Run:
+        run = tuple(self._pieces)
+        self._pieces.clear()
+        # The next block is mostly about as long; what is passed over is inflated with it.
+        self._skip = max(_LEAST_SKIP, min(self._length * 3 // 4, _MOST_SKIP))
+        self._length = 0
+        self._tail = b""
+        return run

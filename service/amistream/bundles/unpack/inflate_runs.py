@@ -1,0 +1,156 @@
+"""Inflate runs of a gzip stream on every core, and join what comes out.
+
+`inflate_apart` inflates a run as if the stream began there, on any thread. `InflateRuns` takes the runs in order and
+judges: what was made apart counts if the run before is known to have ended on the bound of a block, and this one
+referred to nothing before it. Else the run is inflated once more, with what came before at hand; a stream whose markers
+are none is inflated in one go from there on. So what comes out never depends on a guess, and the CRC-32 is checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from isal import isal_zlib
+
+from amistream.bundles.unpack.cut import MARKER, Run
+from amistream.bundles.unpack.inflate import DAMAGED, SLICE, Inflate, inflated, new_body
+from amistream.values import KIB, MIB
+
+MOST_APART = 8 * MIB
+"""Bytes that a run may become when it is inflated apart: all of them wait for their turn in memory."""
+_FINAL_BLOCK = b"\1\0\0\xff\xff"
+"""An empty stored block that says it is the last: a decompressor on the bound of a block ends with it."""
+_WINDOW = 32 * KIB
+_FEW = 4
+"""Runs in a row that were inflated apart in vain, after which it is not tried any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Apart:
+    """What a run became. `after` is what follows the deflated data, None where that goes on."""
+
+    made: tuple[bytes, ...]
+    crc32: int
+    size: int
+    after: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BegunRun:
+    """A run, and where what it becomes apart can be had, if it was begun: the call waits."""
+
+    run: Run
+    apart: Callable[[], Apart | None] | None = None
+
+    def __len__(self) -> int:
+        return sum(map(len, self.run))
+
+
+def inflate_apart(run: Run) -> Apart | None:
+    """Inflate a run without what came before. None when it needs that, is none, or becomes too much."""
+    body = new_body()
+    pieces: list[bytes] = []
+    size = crc = 0
+    after = bytearray()
+    try:
+        for piece in _sliced(run):
+            if body.eof:
+                after += piece
+                continue
+            for made in inflated(body, piece):
+                pieces.append(made)
+                size += len(made)
+                crc = isal_zlib.crc32(made, crc)
+                if size > MOST_APART:
+                    return None
+            after += body.unused_data
+    except DAMAGED:
+        return None
+    ended = body.eof
+    if not ended and not (_ends_in_marker(run) and _on_bound(body)):
+        return None
+    return Apart(made=tuple(pieces), crc32=crc, size=size, after=bytes(after) if ended else None)
+
+
+class InflateRuns(Inflate):
+    """Transform: begun runs in, what was compressed out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._in_one_go = False
+        self._window = b""
+        self._in_vain = 0
+
+    @property
+    def worthwhile(self) -> bool:
+        """Whether it makes sense to inflate runs apart."""
+        return not self._in_one_go and self._in_vain < _FEW
+
+    def feed(self, item: BegunRun) -> Iterator[bytes]:  # type: ignore[override] # runs take the place of plain bytes
+        run = tuple(view for piece in item.run if (view := self._without_header(piece)))
+        if self._in_one_go or self._ended:
+            for piece in _sliced(run):
+                yield from self._inflate(piece)
+            return
+        apart = item.apart() if item.apart else None
+        if apart is None:
+            self._in_vain += item.apart is not None
+            yield from self._inflate_run(run)
+            return
+        self._in_vain = 0
+        self._crc = isal_zlib.crc32_combine(self._crc, apart.crc32, apart.size)
+        self._size_out += apart.size
+        for made in apart.made:
+            self._keep(made)
+            yield made
+        if apart.after is not None:
+            self._end(apart.after)
+
+    def _inflate_run(self, run: Run) -> Iterator[bytes]:
+        """Inflate it here, and find out whether it ends on the bound of a block."""
+        window = self._window
+        self._body = new_body(window)
+        for piece in _sliced(run):
+            for made in self._inflate(piece):
+                self._keep(made)
+                yield made
+        if self._ended:
+            return
+        if _ends_in_marker(run):
+            if _on_bound(self._body):
+                return
+            # Asking has spoilt it.
+            self._body = new_body(window)
+            _pass_over(self._body, run)
+        self._in_one_go = True
+
+    def _keep(self, made: bytes) -> None:
+        self._window = made[-_WINDOW:] if len(made) >= _WINDOW else (self._window + made)[-_WINDOW:]
+
+
+def _sliced(run: Run) -> Iterator[memoryview]:
+    for piece in run:
+        for start in range(0, len(piece), SLICE):
+            yield piece[start : start + SLICE]
+
+
+def _ends_in_marker(run: Run) -> bool:
+    tail = b"".join(bytes(piece[-len(MARKER) :]) for piece in run[-len(MARKER) :])
+    return tail.endswith(MARKER)
+
+
+def _on_bound(body: Any) -> bool:
+    """Whether a block has just ended, on a byte's bound; the decompressor is of no use afterwards."""
+    try:
+        made = b"".join(inflated(body, memoryview(_FINAL_BLOCK)))
+    except DAMAGED:
+        return False
+    return bool(not made and body.eof and not body.unused_data)
+
+
+def _pass_over(body: Any, run: Run) -> None:
+    for piece in _sliced(run):
+        for _ in inflated(body, piece):
+            pass

@@ -1,0 +1,161 @@
+"""The inventory of a bucket: whole bundles, broken ones, leftovers, AMIs, and what all of it costs."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from amistream.bundles.listing import Filters, select
+from amistream.bundles.results import Inventory
+from amistream.errors import RefusedError
+from amistream.values import GIB
+from bundles.made import Work, older_bundle, put_files, register, work
+from jobs.work import use_endpoint
+from support.proxy import Answer, Fault
+
+if TYPE_CHECKING:
+    from conftest import MakeBucket, MakeProxy
+    from support.endpoints import Endpoint
+    from support.keys import KeyRing
+
+SIZES = [3000, 3000, 100]
+
+
+@pytest.fixture
+def cloud(ministack: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
+    """An endpoint with EC2."""
+    use_endpoint(ministack, monkeypatch)
+    return ministack
+
+
+@pytest.fixture
+def filled(cloud: Endpoint, make_bucket: MakeBucket, tmp_path: Path, key_ring: KeyRing) -> str:
+    """A bucket with every kind of thing."""
+    bucket = make_bucket(cloud)
+    manifest = older_bundle(tmp_path / "old", key_ring, SIZES)
+    for prefix in ("whole/", "lacking/", "registered/deep/", "short/"):
+        put_files(cloud, bucket, manifest.parent, prefix)
+    with cloud.blocking_client() as s3:
+        s3.delete_object(Bucket=bucket, Key="lacking/holes.img.part.1")
+        s3.put_object(Bucket=bucket, Key="short/holes.img.part.1", Body=b"x")
+        s3.put_object(Bucket=bucket, Key="broken/image.manifest.xml", Body=b"<manifest>")
+        s3.put_object(Bucket=bucket, Key="empty/image.manifest.xml", Body=b"")
+        s3.put_object(Bucket=bucket, Key="loose/image.part.00", Body=b"x" * 1000)
+        s3.put_object(Bucket=bucket, Key="loose/image.part.01", Body=b"x" * 10)
+        s3.put_object(Bucket=bucket, Key="loose/other.part.00", Body=b"x")
+        s3.put_object(Bucket=bucket, Key="notes.txt", Body=b"of no interest")
+    return bucket
+
+
+async def inventory(it: Work, address: str, *, ask_ec2: bool = True, price: float | None = None) -> Inventory:
+    async with it.session() as session:
+        return await session.inventory(address, ask_ec2=ask_ec2, price=price)
+
+
+async def test_everything(cloud: Endpoint, make_proxy: MakeProxy, filled: str, tmp_path: Path) -> None:
+    """One listing tells all: what is whole, what lacks parts, what no manifest names, which AMIs stand on what."""
+    image = register(cloud, f"{filled}/registered/deep/holes.img.manifest.xml")
+    astray = register(cloud, f"{filled}/gone/image.manifest.xml")
+    register(cloud, f"{filled}-other/image.manifest.xml")
+    proxy = make_proxy(cloud)
+    found = await inventory(work(tmp_path, proxy.endpoint), f"s3://{filled}", price=0.5)
+    rows = {row.manifest.removeprefix(f"s3://{filled}/").rpartition("/")[0]: row for row in found.bundles}
+    assert {name: row.problem.partition(" (")[0] for name, row in rows.items()} == {
+        "whole": "",
+        "registered/deep": "",
+        "lacking": "1 of 3 parts missing",
+        "short": "its parts have 3101 bytes, not 6100",
+        "broken": "cannot use the manifest broken/image.manifest.xml: it is not XML",
+        "empty": "a manifest of 0 bytes",
+    }
+    assert {name: row.images for name, row in rows.items() if row.images} == {"registered/deep": (image,)}
+    assert rows["lacking"].missing == ("holes.img.part.1",)
+    manifest_size = (tmp_path / "old" / "holes.img.manifest.xml").stat().st_size
+    assert (rows["whole"].stored, rows["whole"].parts) == (6100 + manifest_size, 3)
+    assert (rows["whole"].name, rows["whole"].image_size) == ("holes.img", 41943040)
+    assert [(row.parts, row.count, row.stored) for row in found.orphan_parts] == [
+        (f"s3://{filled}/loose/image.part.*", 2, 1010),
+        (f"s3://{filled}/loose/other.part.*", 1, 1),
+    ]
+    assert [row.image_id for row in found.orphan_images] == [astray]
+    assert found.stored == sum(row.stored for row in found.bundles) + 1011
+    assert found.cost == round(found.stored / GIB * 0.5, 6)
+    assert (found.region, found.price) == ("eu-west-1", 0.5)
+    assert len(proxy.seen("GET", path=f"/{filled}")) == 1
+    assert proxy.seen("HEAD", path=r".*part.*") == []
+    assert len(proxy.seen("GET", path=r".*manifest\.xml")) == 5
+
+
+async def test_below_a_prefix(cloud: Endpoint, filled: str, tmp_path: Path) -> None:
+    """A prefix is a folder: its neighbours, even of the same beginning, are not looked at."""
+    with cloud.blocking_client() as s3:
+        s3.put_object(Bucket=filled, Key="whole-too/image.part.00", Body=b"x")
+    found = await inventory(work(tmp_path, cloud), f"s3://{filled}/whole/")
+    assert [row.manifest for row in found.bundles] == [f"s3://{filled}/whole/holes.img.manifest.xml"]
+    assert (found.orphan_parts, found.orphan_images) == ((), ())
+    assert found.price == 0.023
+
+
+async def test_filters(cloud: Endpoint, filled: str, tmp_path: Path) -> None:
+    """Each filter leaves the rows that it means, and the sum is that of what is shown."""
+    register(cloud, f"{filled}/registered/deep/holes.img.manifest.xml")
+    register(cloud, f"{filled}/gone/image.manifest.xml")
+    found = await inventory(work(tmp_path, cloud), f"s3://{filled}")
+
+    def folders(filters: Filters) -> tuple[set[str], int, int]:
+        shown = select(found, filters)
+        names = {row.manifest.removeprefix(f"s3://{filled}/").partition("/")[0] for row in shown.bundles}
+        assert shown.stored == sum(row.stored for row in shown.bundles) + sum(row.stored for row in shown.orphan_parts)
+        return names, len(shown.orphan_parts), len(shown.orphan_images)
+
+    now = datetime.now(UTC)
+    everything = {"whole", "registered", "lacking", "short", "broken", "empty"}
+    assert folders(Filters()) == (everything, 2, 1)
+    assert folders(Filters(orphans=True)) == (everything - {"whole", "registered"}, 2, 1)
+    assert folders(Filters(unregistered=True)) == (everything - {"registered"}, 2, 0)
+    assert folders(Filters(made_before=now - timedelta(days=1))) == (set(), 0, 0)
+    assert folders(Filters(made_before=now + timedelta(days=1))) == (everything, 2, 0)
+
+
+async def test_without_ec2(cloud: Endpoint, make_proxy: MakeProxy, filled: str, tmp_path: Path) -> None:
+    """Where EC2 may not be asked the rest is shown, with a note; nobody is asked when told so."""
+    denied = Fault(action=Answer(status=403, code="UnauthorizedOperation"), method="POST", times=None)
+    proxy = make_proxy(cloud, denied)
+    it = work(tmp_path, proxy.endpoint)
+    found = await inventory(it, f"s3://{filled}")
+    assert "AMIs are not shown" in it.notes[0]
+    assert {row.images for row in found.bundles} == {None}
+    assert len(found.bundles) == 6
+    proxy.requests.clear()
+    await inventory(it, f"s3://{filled}", ask_ec2=False)
+    assert proxy.seen("POST") == []
+    assert select(found, Filters(unregistered=True)).bundles == ()
+
+
+async def test_a_manifest_that_cannot_be_read(
+    cloud: Endpoint, make_proxy: MakeProxy, filled: str, tmp_path: Path
+) -> None:
+    """One object that may not be read is told as such and hides no other."""
+    denied = Fault(action=Answer(status=403, code="AccessDenied"), method="GET", path=r".*/whole/.*xml")
+    proxy = make_proxy(cloud, denied)
+    found = await inventory(work(tmp_path, proxy.endpoint), f"s3://{filled}/whole")
+    assert "(AccessDenied)" in found.bundles[0].problem
+    assert [row.count for row in found.orphan_parts] == [3]
+
+
+async def test_more_than_a_page(cloud: Endpoint, make_bucket: MakeBucket, tmp_path: Path, key_ring: KeyRing) -> None:
+    """A listing of several pages is read to its end."""
+    bucket = make_bucket(cloud)
+    manifest = older_bundle(tmp_path / "old", key_ring, [10] * 1003)
+    put_files(cloud, bucket, manifest.parent)
+    found = await inventory(work(tmp_path, cloud), f"s3://{bucket}")
+    assert [(row.parts, row.problem) for row in found.bundles] == [(1003, "")]
+
+
+async def test_a_directory_has_no_inventory(tmp_path: Path) -> None:
+    """A directory is refused."""
+    with pytest.raises(RefusedError, match="only buckets have an inventory"):
+        await inventory(work(tmp_path), str(tmp_path), ask_ec2=False)

@@ -1,0 +1,326 @@
+"""The commands on existing bundles: their words, their results, their questions and their exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import signal
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+from amistream.bundles.results import Deregistered, Inventory, Migrated, Registered, Removed, Transferred
+from amistream.cli.listing import age_text, cost_text, parse_age
+from amistream.errors import UsageError
+from bundles.made import contents, images, older_bundle, put_files, register, stored_bytes
+from cli.running import Cli, Outcome, Spawn, ended
+from jobs.work import use_endpoint
+from support.buckets import list_keys
+from support.proxy import Fault, HoldReply
+
+if TYPE_CHECKING:
+    from conftest import MakeBucket, MakeProxy
+    from support.endpoints import Endpoint
+    from support.keys import KeyRing
+
+SIZES = [300_000, 300_000, 1000]
+
+
+class Run(Protocol):
+    async def __call__(self, *words: str | Path) -> Outcome: ...
+
+
+@pytest.fixture
+def cloud(ministack: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
+    """An endpoint with EC2."""
+    use_endpoint(ministack, monkeypatch)
+    return ministack
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, key_ring: KeyRing) -> Path:
+    return older_bundle(tmp_path / "old", key_ring, SIZES)
+
+
+@pytest.fixture
+def run(cli: Cli, cloud: Endpoint) -> Run:
+    """Run a command against the endpoint."""
+
+    async def call(*words: str | Path) -> Outcome:
+        return await cli(*map(str, words), "--endpoint-url", cloud.url)
+
+    return call
+
+
+async def test_a_whole_life(
+    run: Run, cloud: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path, key_ring: KeyRing
+) -> None:
+    """Up, registered, listed, migrated, down, deregistered and deleted, each telling what it did."""
+    bucket, location = (name := make_bucket(cloud)), f"{name}/web/holes.img.manifest.xml"
+    address = f"s3://{location}"
+
+    told = await run("upload", bundle, f"s3://{bucket}/web/")
+    assert (told.status, told.stderr) == (0, "")
+    assert told.stdout.splitlines()[0].split() == ["manifest", address]
+    assert "586.9 KiB in 3 parts" in told.stdout
+    assert stored_bytes(cloud, bucket, "web/") == contents(bundle.parent)
+
+    told = await run("register", address, "--ami-name", location, "--tag", "team=web", "--json")
+    assert told.status == 0, told.stderr
+    image = Registered.model_validate_json(told.stdout)
+    assert (image.manifest, image.image_name, image.region) == (address, location, "eu-west-1")
+
+    told = await run("list", f"s3://{bucket}", "--price", "0.03")
+    assert told.status == 0
+    head, row = told.stdout.splitlines()[:2]
+    assert head.split() == ["AGE", "IMAGE", "STORED", "PARTS", "COST", "AMI", "MANIFEST"]
+    assert row.split()[:2] == ["0h", "40.0"]
+    assert image.image_id in row
+    assert row.endswith(address)
+    assert "1 bundle in s3://" in told.stdout
+    assert "an estimate, at 0.03 USD per GiB" in told.stdout
+
+    keys = ("--cert", key_ring.user.certificate, "--private-key", key_ring.user.key)
+    ec2 = ("--ec2-cert", key_ring.ec2.certificate, "--region", "eu-west-1")
+    told = await run("migrate", address, f"s3://{bucket}/there", *keys, *ec2, "--register")
+    assert told.status == 0, told.stderr
+    facts = dict(line.split(maxsplit=1) for line in told.stdout.splitlines())
+    assert facts["manifest"] == f"s3://{bucket}/there/holes.img.manifest.xml"
+    assert facts["AMI"] in images(cloud)
+    assert facts["name"].startswith("holes.img 20")
+
+    told = await run("download", address, tmp_path / "down")
+    assert told.status == 0
+    assert contents(tmp_path / "down") == contents(bundle.parent)
+    told = await run("download", address, tmp_path / "down", "--json")
+    assert Transferred.model_validate_json(told.stdout).kept == 3
+
+    told = await run("delete", address, "--yes")
+    assert told.status == 3
+    assert f"{image.image_id} is registered on it" in told.stderr
+    assert "--deregister" in told.stderr
+    told = await run("deregister", image.image_id, "--delete", "--dry-run")
+    assert told.stdout.splitlines()[0] == f"would deregister {image.image_id}"
+    assert f"  {address}" in told.stdout.splitlines()
+    told = await run("deregister", image.image_id, "--delete", "--yes")
+    assert (told.status, told.stdout) == (
+        0,
+        f"deregistered {image.image_id}\ndeleted 4 objects, {_sum(bundle)}: {address}\n",
+    )
+    assert image.image_id not in images(cloud)
+    assert all(key.startswith("there/") for key in list_keys(cloud, bucket))
+
+
+def _sum(bundle: Path) -> str:
+    return f"{sum(path.stat().st_size for path in bundle.parent.iterdir()) / 1024:.1f} KiB"
+
+
+async def test_json_of_every_command(
+    run: Run, cloud: Endpoint, make_bucket: MakeBucket, bundle: Path, key_ring: KeyRing
+) -> None:
+    """With --json each command writes one document of its model, errors too."""
+    bucket = make_bucket(cloud)
+    address = f"s3://{bucket}/holes.img.manifest.xml"
+    told = await run("upload", bundle, f"s3://{bucket}", "--json")
+    assert Transferred.model_validate_json(told.stdout).manifest == address
+    keys = ("--cert", key_ring.user.certificate, "--private-key", key_ring.user.key)
+    ec2 = ("--ec2-cert", key_ring.ec2.certificate, "--region", "eu-west-1")
+    told = await run("migrate", address, f"s3://{bucket}/m", *keys, *ec2, "--json")
+    assert Migrated.model_validate_json(told.stdout).region == "eu-west-1"
+    told = await run("list", f"s3://{bucket}", "--json")
+    assert len(Inventory.model_validate_json(told.stdout).bundles) == 2
+    told = await run("delete", address, "--dry-run", "--json")
+    assert len(Removed.model_validate_json(told.stdout).deleted) == 4
+    image = register(cloud, f"{bucket}/m/holes.img.manifest.xml")
+    told = await run("deregister", image, "--json")
+    assert Deregistered.model_validate_json(told.stdout).removed is None
+    told = await run("delete", f"s3://{bucket}/none.manifest.xml", "--json", "--yes")
+    assert told.status == 3
+    assert json.loads(told.stdout)["error"]["code"] == "manifest.missing"
+
+
+async def test_deletion_unasked(run: Run, cloud: Endpoint, make_bucket: MakeBucket, bundle: Path) -> None:
+    """Without a terminal nothing is deleted unless --yes is given."""
+    bucket = make_bucket(cloud)
+    put_files(cloud, bucket, bundle.parent)
+    told = await run("delete", f"s3://{bucket}/holes.img.manifest.xml")
+    assert told.status == 3
+    assert "there is no terminal to ask on" in told.stderr
+    assert "--yes" in told.stderr
+    assert len(list_keys(cloud, bucket)) == 4
+
+
+@pytest.mark.parametrize(("answer", "status", "left"), [("y", 0, 0), ("n", 3, 4), ("", 3, 4)])
+async def test_deletion_asked_on_a_terminal(
+    answer: str,
+    status: int,
+    left: int,
+    spawn: Spawn,
+    cloud: Endpoint,
+    make_bucket: MakeBucket,
+    bundle: Path,
+) -> None:
+    """On a terminal the person is asked, told how much it is, and only a yes deletes."""
+    bucket = make_bucket(cloud)
+    put_files(cloud, bucket, bundle.parent)
+    ours, theirs = pty.openpty()
+    words = ("delete", f"s3://{bucket}/holes.img.manifest.xml", "--endpoint-url", cloud.url)
+    process = await spawn(*words, stdin=theirs)
+    os.close(theirs)
+    assert process.stderr is not None
+    question = await process.stderr.readline()
+    assert b"Delete 4 objects, " in question
+    assert b"[y/N]" in question
+    os.write(ours, answer.encode() + b"\n")
+    outcome = await ended(process)
+    os.close(ours)
+    assert outcome.status == status, outcome.stderr
+    assert len(list_keys(cloud, bucket)) == left
+
+
+async def test_interrupt_at_the_question(spawn: Spawn, cloud: Endpoint, make_bucket: MakeBucket, bundle: Path) -> None:
+    """Ctrl-C at the question ends the command, and nothing is deleted."""
+    bucket = make_bucket(cloud)
+    put_files(cloud, bucket, bundle.parent)
+    ours, theirs = pty.openpty()
+    words = ("delete", f"s3://{bucket}/holes.img.manifest.xml", "--endpoint-url", cloud.url)
+    process = await spawn(*words, stdin=theirs)
+    os.close(theirs)
+    assert process.stderr is not None
+    await process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    outcome = await ended(process)
+    os.close(ours)
+    assert outcome.status == 130
+    assert len(list_keys(cloud, bucket)) == 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_interrupted_download(
+    number: signal.Signals,
+    spawn: Spawn,
+    cloud: Endpoint,
+    make_bucket: MakeBucket,
+    make_proxy: MakeProxy,
+    bundle: Path,
+    tmp_path: Path,
+) -> None:
+    """A signal ends a download with whole parts only, says that it can go on, and exits with 130."""
+    bucket = make_bucket(cloud)
+    put_files(cloud, bucket, bundle.parent)
+    fault = Fault(action=HoldReply(), method="GET", path=r".*\.part\.2")
+    proxy = make_proxy(cloud, fault)
+    words = ("download", f"s3://{bucket}/holes.img.manifest.xml", tmp_path / "down", "--endpoint-url", proxy.url)
+    process = await spawn(*words, env={"AMISTREAM_UPLOAD_CONCURRENCY": "1"})
+    await asyncio.to_thread(proxy.wait_hit, fault)
+    process.send_signal(number)
+    outcome = await ended(process)
+    assert outcome.status == 130, outcome.stderr
+    assert "2 of 3 parts are in" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert sorted(contents(tmp_path / "down")) == ["holes.img.part.0", "holes.img.part.1"]
+
+
+async def test_progress_on_a_terminal(
+    spawn: Spawn, cloud: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path
+) -> None:
+    """On a terminal a bar is drawn on stderr, and stdout stays the result alone."""
+    bucket = make_bucket(cloud)
+    put_files(cloud, bucket, bundle.parent)
+    ours, theirs = pty.openpty()
+    words = ("download", f"s3://{bucket}/holes.img.manifest.xml", tmp_path / "down", "--endpoint-url", cloud.url)
+    process = await spawn(*words, "--json", stderr=theirs, env={"TERM": "xterm-256color", "COLUMNS": "120"})
+    os.close(theirs)
+    outcome = await ended(process)
+    drawn = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert Transferred.model_validate_json(outcome.stdout).parts == 3
+    assert "downloading 3 of 3 parts" in drawn
+
+
+async def test_an_object_that_is_not_the_bundles(
+    run: Run, cloud: Endpoint, make_bucket: MakeBucket, bundle: Path
+) -> None:
+    """What is left because it is another object is named, with exit status 5."""
+    bucket = make_bucket(cloud)
+    put_files(cloud, bucket, bundle.parent)
+    with cloud.blocking_client() as s3:
+        s3.put_object(Bucket=bucket, Key="holes.img.part.1", Body=b"precious", ChecksumAlgorithm="SHA1")
+        s3.delete_object(Bucket=bucket, Key="holes.img.part.2")
+    told = await run("delete", f"s3://{bucket}/holes.img.manifest.xml", "--yes")
+    assert told.status == 5
+    assert "cannot delete holes.img.part.1" in told.stderr
+    assert "1 part was gone before" in told.stdout
+    assert list_keys(cloud, bucket) == ["holes.img.part.1"]
+
+
+async def test_list_of_what_is_left(run: Run, cloud: Endpoint, make_bucket: MakeBucket, bundle: Path) -> None:
+    """Leftovers are listed below the bundles, broken ones are marked, and filters hide the rest."""
+    bucket = make_bucket(cloud)
+    put_files(cloud, bucket, bundle.parent, "a/")
+    put_files(cloud, bucket, bundle.parent, "b/")
+    image = register(cloud, f"{bucket}/gone/image.manifest.xml")
+    with cloud.blocking_client() as s3:
+        s3.delete_object(Bucket=bucket, Key="a/holes.img.part.1")
+        s3.put_object(Bucket=bucket, Key="loose/image.part.00", Body=b"x" * 2048)
+    told = await run("list", f"s3://{bucket}")
+    assert f"s3://{bucket}/a/holes.img.manifest.xml  <- 1 of 3 parts missing" in told.stdout
+    assert f"s3://{bucket}/loose/image.part.* (1)" in told.stdout
+    assert f"{image}  {bucket}/gone/image.manifest.xml" in told.stdout
+    assert "2 bundles in s3://" in told.stdout
+    told = await run("list", f"s3://{bucket}", "--orphans", "--older-than", "0h", "--no-ec2")
+    assert f"s3://{bucket}/b/" not in told.stdout
+    assert " ? " in told.stdout
+    told = await run("list", f"s3://{bucket}/nothing", "--unregistered")
+    assert (
+        told.stdout
+        == f"0 bundles in s3://{bucket}/nothing, 0 B, about 0.00 USD a month (an estimate, at 0.023 USD per GiB)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("upload", "x.manifest.xml", "./directory"), "'./directory' is no bucket"),
+        (("upload", "x.manifest.xml", "s3://B"), "is not a bucket name"),
+        (("list", "s3://bucket", "--older-than", "soon"), "--older-than: 'soon' is no age"),
+        (("list", "s3://bucket", "--unregistered", "--no-ec2"), "--no-ec2 forbids it"),
+        (("register", "s3://b/x", "--ami-name", "x"), "--ami-name: 'x' is not an AMI name"),
+        (("register", "s3://b/x", "--kernel", "aki-12345678", "--virtualization", "hvm"), "need"),
+        (("migrate", "x", "s3://bucket", "--region", "r"), "--region: 'r' is not a region's name"),
+        (("migrate", "x", "s3://bucket"), "Missing option '--region'"),
+        (
+            ("migrate", "x", "s3://bucket", "--region", "eu-west-1", "-k", "aki-12345678", "--no-kernel"),
+            "both named and left out",
+        ),
+        (
+            ("migrate", "x", "s3://bucket", "--region", "eu-west-1", "--ami-name", "name"),
+            "--ami-name, --description and --tag need",
+        ),
+        (("download", "s3://bucket", "dir"), "names a folder, not a manifest"),
+    ],
+)
+async def test_words_that_are_off(words: tuple[str, ...], expected: str, cli: Cli) -> None:
+    """What cannot be meant is refused at once, in the words of the options."""
+    told = await cli(*words)
+    assert told.status in {2, 3}
+    assert expected in told.stderr, told.stderr
+    assert told.stdout == ""
+
+
+def test_ages_and_costs() -> None:
+    """Ages and costs read as people write them."""
+    assert parse_age("30d") == timedelta(days=30)
+    assert parse_age("12h") == timedelta(hours=12)
+    assert parse_age("4w") == timedelta(weeks=4)
+    assert parse_age("1y") == timedelta(days=365)
+    with pytest.raises(UsageError):
+        parse_age("-1d")
+    assert age_text(timedelta(days=3, hours=5)) == "3d"
+    assert age_text(timedelta(hours=5)) == "5h"
+    assert age_text(timedelta(seconds=-5)) == "0h"
+    assert [cost_text(cost) for cost in (None, 0.0, 0.001, 1.234)] == ["-", "0.00 USD", "<0.01 USD", "1.23 USD"]

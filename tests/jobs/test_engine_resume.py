@@ -1,0 +1,543 @@
+"""Jobs in more than one life: what is kept, gone on with, begun anew or removed, and what is never touched."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from amistream.errors import JobError
+from amistream.events import State
+from amistream.jobs.engine import Engine
+from amistream.jobs.job import Job
+from amistream.jobs.journal import Fate, Journal, SealedPart
+from amistream.jobs.request import JobRequest
+from amistream.settings import Settings
+from jobs.work import request, settings, use_endpoint
+from support.buckets import download_bundle, list_keys, open_uploads
+from support.proxy import Answer, Fault
+from support.referee import check_bundle, read_bundle
+from support.volumes import random_image
+
+if TYPE_CHECKING:
+    from conftest import MakeBucket, MakeProxy
+    from support.endpoints import Endpoint
+    from support.keys import KeyRing
+
+
+class Cramped(Journal):
+    """A journal with room for so many parts of a job, and that can be full altogether."""
+
+    room: int | None = None
+    is_full = False
+
+    async def seal(self, job_id: str, part: SealedPart) -> None:
+        self._check(self.is_full or (self.room is not None and part.digest.index >= self.room))
+        await super().seal(job_id, part)
+
+    async def set_fate(self, job_id: str, fate: Fate) -> None:
+        self._check(self.is_full)
+        await super().set_fate(job_id, fate)
+
+    @staticmethod
+    def _check(is_full: bool) -> None:
+        if is_full:
+            raise JobError("journal.full", "cannot keep the journal: database or disk is full")
+
+
+@dataclass
+class Scene:
+    """An engine over a journal that may run out of room."""
+
+    engine: Engine
+    journal: Cramped
+
+    async def run(self, asked: JobRequest, *, room: int | None = None) -> Job:
+        """A job's first life; with room for so many parts only it fails after them."""
+        job = Job(asked)
+        self.journal.room = room
+        await self.engine.enter(job)
+        await self.engine.run(job)
+        self.journal.room = None
+        return job
+
+    async def again(self, job: Job) -> Job:
+        """Another life of it, as after a restart: from what the journal has."""
+        job = await self.remembered(job)
+        await self.engine.run(job)
+        return job
+
+    async def remembered(self, job: Job) -> Job:
+        kept = await self.journal.find(job.id)
+        assert kept is not None
+        return Job.remembered(kept.request, kept.view, confined=kept.confined).again()
+
+    async def fate(self, job: Job) -> Fate:
+        kept = await self.journal.find(job.id)
+        assert kept is not None
+        return kept.fate
+
+
+@asynccontextmanager
+async def scene_with(chosen: Settings) -> AsyncIterator[Scene]:
+    async with Cramped(chosen.state_dir, by_itself=True) as journal, Engine(chosen, journal) as engine:
+        yield Scene(engine, journal)
+
+
+@pytest.fixture
+def chosen(tmp_path: Path) -> Settings:
+    """About 12 parts of the image, a few at a time."""
+    return settings(tmp_path, upload_concurrency=2, block_size="64KiB")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    return random_image(tmp_path / "disk.img", 3_000_000)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def fits(folder: Path, image: Path, keys: KeyRing) -> tuple[str, str]:
+    """Check the bundle; returns its key and IV."""
+    check_bundle(folder, image, keys.user.key, keys.user.certificate)
+    bundle = read_bundle(folder, keys.user.key)
+    return bundle.aes_key, bundle.aes_iv
+
+
+async def test_kept_with_its_parts_and_gone_on_with(
+    image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings
+) -> None:
+    """A job that fails after its first parts keeps them and says how to go on; its next life makes the rest."""
+    out = tmp_path / "out"
+    async with scene_with(chosen) as scene:
+        job = await scene.run(request(image, out, key_ring), room=5)
+        assert job.error is not None
+        assert (job.state, job.error.code, job.resumable) == (State.FAILED, "journal.full", True)
+        assert f"`amistream resume {job.id}`" in job.error.hint
+        assert f"`amistream cancel {job.id}`" in job.error.hint
+        first = files(out)
+        assert sorted(first) == [f"image.part.{number:02d}" for number in range(5)]
+        assert job.kept_parts == 5
+        times = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+        later = await scene.again(job)
+        assert later.state is State.DONE, later.error
+        assert (later.error, later.resumable) == (None, False)
+        assert {name: (out / name).stat().st_mtime_ns for name in first} == times
+        fits(out, image, key_ring)
+        assert later.result is not None
+        assert later.result.compression["resumed"] > 0
+
+
+async def test_a_part_that_cannot_be_entered_is_not_sent_nor_any_after_it(
+    image: Path, tmp_path: Path, key_ring: KeyRing, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """However many parts are ready, none leaves once one could not be entered: its number may have another content."""
+    for room in (1, 3, 6):
+        folder = tmp_path_factory.mktemp("out")
+        async with scene_with(settings(tmp_path, upload_concurrency=8, part_size="64KiB")) as scene:
+            job = await scene.run(request(image, folder / "out", key_ring), room=room)
+        assert job.resumable
+        assert sorted(files(folder / "out")) == [f"image.part.{number:02d}" for number in range(room)]
+
+
+async def test_nothing_stored_nothing_kept(image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings) -> None:
+    """A job that fails before anything is stored leaves nothing, and nothing to resume."""
+    async with scene_with(chosen) as scene:
+        job = await scene.run(request(image, tmp_path / "out", key_ring), room=0)
+        assert (job.state, job.resumable) == (State.FAILED, False)
+        assert job.error is not None
+        assert "amistream resume" not in job.error.hint
+        assert not (tmp_path / "out").exists()
+        assert await scene.fate(job) is Fate.OVER
+
+
+async def test_removed_on_request(image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings) -> None:
+    """Cleaning a kept job takes away its parts and what an unfinished one left, and the folder that it made."""
+    out = tmp_path / "out"
+    async with scene_with(chosen) as scene:
+        job = await scene.run(request(image, out, key_ring), room=5)
+        token = job.id.rpartition("-")[2]
+        (out / f".image.part.05.{token}.partial").write_bytes(b"half of i")
+        job = await scene.remembered(job)
+        await scene.engine.clean(job)
+        assert (job.state, job.resumable) == (State.CANCELLED, False)
+        assert list(out.glob("*")) == []
+        assert await scene.fate(job) is Fate.OVER
+
+
+@pytest.mark.parametrize("end", ["resumed", "removed"])
+async def test_what_is_somebody_else_s_stays(
+    end: str, image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings
+) -> None:
+    """A file that somebody put in the place of a part is named and never removed, by no end of the job."""
+    out = tmp_path / "out"
+    async with scene_with(chosen) as scene:
+        job = await scene.run(request(image, out, key_ring), room=5)
+        (out / "image.part.02").unlink()
+        (out / "image.part.02").write_bytes(b"somebody else's")
+        if end == "resumed":
+            job = await scene.again(job)
+            assert job.error is not None
+            assert (job.state, job.error.code) == (State.FAILED, "store.exists")
+            assert "image.part.02" in job.error.message
+        else:
+            job = await scene.remembered(job)
+            await scene.engine.clean(job)
+        assert (out / "image.part.02").read_bytes() == b"somebody else's"
+
+
+async def test_what_is_somebody_else_s_stays_when_a_later_life_is_cancelled(
+    image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings
+) -> None:
+    """Cancelling a job that was about to put its manifest removes its own parts and not what took the place of one."""
+    out = tmp_path / "out"
+    manifest = out / "image.manifest.xml"
+    async with scene_with(chosen) as scene:
+        manifest.parent.mkdir()
+        job = await scene.run(request(image, out, key_ring), room=5)
+        (out / "image.part.01").write_bytes(b"somebody else's")
+        again = await scene.remembered(job)
+        running = asyncio.create_task(scene.engine.run(again))
+        while again.state is not State.CHECKING:  # noqa: ASYNC110 - the job tells no one else
+            await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.wait({running})
+        assert again.state in {State.CANCELLED, State.FAILED}
+        assert (out / "image.part.01").read_bytes() == b"somebody else's"
+
+
+async def test_lost_parts_are_made_again(image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings) -> None:
+    """Parts that somebody deleted meanwhile are stored once more; the others are not touched."""
+    out = tmp_path / "out"
+    async with scene_with(chosen) as scene:
+        job = await scene.run(request(image, out, key_ring), room=7)
+        times = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+        for name in ("image.part.01", "image.part.06"):
+            (out / name).unlink()
+            del times[name]
+        job = await scene.again(job)
+        assert job.state is State.DONE, job.error
+        assert {name: (out / name).stat().st_mtime_ns for name in times} == times
+    fits(out, image, key_ring)
+
+
+@pytest.mark.parametrize("change", ["a byte", "size", "another file"])
+async def test_a_changed_volume_is_begun_anew(
+    change: str, image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings
+) -> None:
+    """What was stored of the volume as it was goes, and the bundle is of the volume as it is, under another key."""
+    out = tmp_path / "out"
+    async with scene_with(chosen) as scene:
+        job = await scene.run(request(image, out, key_ring), room=5)
+        kept = await scene.journal.find(job.id)
+        assert kept is not None
+        assert kept.bundling is not None
+        before = kept.bundling.places[0].wrapped
+        first = files(out)
+        match change:
+            case "a byte":
+                with image.open("r+b") as file:
+                    file.seek(300_000)
+                    file.write(b"changed")
+            case "size":
+                os.truncate(image, 2_500_000)
+            case _:
+                random_image(image, 3_000_000, seed=5)
+        job = await scene.again(job)
+        assert job.state is State.DONE, job.error
+        assert any("starting over under a new key" in notice for notice in job.notices)
+    fits(out, image, key_ring)
+    after = files(out)
+    assert all(after.get(name) != data for name, data in first.items())
+    assert before.user_key.hex().encode() not in after["image.manifest.xml"]
+
+
+async def test_a_touched_volume_is_the_same(image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings) -> None:
+    """It is the bytes that count: another time of change, or a copy elsewhere on the disk, is no other volume."""
+    out = tmp_path / "out"
+    async with scene_with(chosen) as scene:
+        job = await scene.run(request(image, out, key_ring), room=5)
+        first = files(out)
+        copy = tmp_path / "copy"
+        copy.write_bytes(image.read_bytes())
+        copy.replace(image)
+        job = await scene.again(job)
+        assert job.state is State.DONE, job.error
+        assert job.notices == tuple(notice for notice in job.notices if "starting over" not in notice)
+    assert {name: data for name, data in files(out).items() if name in first} == first
+    fits(out, image, key_ring)
+
+
+async def test_another_key_pair_cannot_go_on(image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings) -> None:
+    """When the user's key is another by now the job says so and keeps its parts; with the right one it goes on."""
+    out = tmp_path / "out"
+    pair = tmp_path / "pair"
+    pair.mkdir()
+
+    def install(keys: Any) -> None:
+        (pair / "cert.pem").write_bytes(keys.certificate.read_bytes())
+        (pair / "key.pem").write_bytes(keys.key.read_bytes())
+        (pair / "key.pem").chmod(0o600)
+
+    install(key_ring.user)
+    asked = request(image, out, key_ring, certificate=str(pair / "cert.pem"), private_key=str(pair / "key.pem"))
+    async with scene_with(chosen) as scene:
+        job = await scene.run(asked, room=5)
+        install(key_ring.stranger)
+        job = await scene.again(job)
+        assert job.error is not None
+        assert (job.error.code, job.resumable) == ("key.other", True)
+        assert len(files(out)) == 5
+        install(key_ring.user)
+        job = await scene.again(job)
+        assert job.state is State.DONE, job.error
+    fits(out, image, key_ring)
+
+
+async def test_a_volume_that_is_not_there_at_the_moment(
+    image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings
+) -> None:
+    """A resumed job whose volume cannot be opened keeps its parts: the disk may be plugged in again."""
+    out = tmp_path / "out"
+    async with scene_with(chosen) as scene:
+        job = await scene.run(request(image, out, key_ring), room=5)
+        image.rename(tmp_path / "elsewhere")
+        job = await scene.again(job)
+        assert job.error is not None
+        assert job.resumable
+        assert f"amistream resume {job.id}" in job.error.hint
+        assert len(files(out)) == 5
+        (tmp_path / "elsewhere").rename(image)
+        job = await scene.again(job)
+        assert job.state is State.DONE, job.error
+    fits(out, image, key_ring)
+
+
+async def test_a_later_life_is_cancelled(image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings) -> None:
+    """Cancelling a job in its second life removes what its first one stored, too."""
+    out = tmp_path / "out"
+
+    async with scene_with(chosen) as scene:
+        job = await scene.run(request(image, out, key_ring), room=5)
+        again = await scene.remembered(job)
+        held = asyncio.Event()
+        seal = scene.journal.seal
+
+        async def hold(job_id: str, part: SealedPart) -> None:
+            await seal(job_id, part)
+            if part.digest.index == 8:
+                held.set()
+                await asyncio.Event().wait()
+
+        scene.journal.seal = hold  # type: ignore[method-assign]  # the test's own grip on the job
+        running = asyncio.create_task(scene.engine.run(again))
+        await held.wait()
+        assert len(files(out)) > 5
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert (again.state, again.resumable) == (State.CANCELLED, False)
+        assert not out.exists() or files(out) == {}
+        assert await scene.fate(again) is Fate.OVER
+
+
+async def test_interrupted_and_gone_on_with(image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings) -> None:
+    """A job that is interrupted keeps what it stored, as often as that happens."""
+    out = tmp_path / "out"
+    async with scene_with(chosen) as scene:
+        seal = scene.journal.seal
+        held: asyncio.Queue[int] = asyncio.Queue()
+        stops = {2, 3, 9}
+
+        async def hold(job_id: str, part: SealedPart) -> None:
+            await seal(job_id, part)
+            if part.digest.index in stops:
+                stops.remove(part.digest.index)
+                held.put_nowait(part.digest.index)
+                await asyncio.Event().wait()
+
+        scene.journal.seal = hold  # type: ignore[method-assign]  # the test's own grip on the job
+        job = Job(request(image, out, key_ring))
+        await scene.engine.enter(job)
+        for number in (2, 3, 9):
+            running = asyncio.create_task(scene.engine.run(job))
+            assert await held.get() == number
+            job.cancel_requested = job.interrupt_requested = True
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            assert (job.state, job.resumable, job.kept_parts) == (State.INTERRUPTED, True, number + 1)
+            assert await scene.fate(job) is Fate.KEPT
+            job = await scene.remembered(job)
+        await scene.engine.run(job)
+        assert job.state is State.DONE, job.error
+    fits(out, image, key_ring)
+
+
+async def test_a_removal_is_not_cut_short(image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings) -> None:
+    """However early a removal is cancelled, the job has ended when it returns and nothing is forgotten."""
+    out = tmp_path / "out"
+    for turns in range(0, 40, 4):
+        async with scene_with(chosen) as scene:
+            job = await scene.run(request(image, out, key_ring), room=3)
+            job = await scene.remembered(job)
+            running = asyncio.create_task(scene.engine.clean(job))
+            for _ in range(turns + 1):
+                await asyncio.sleep(0)
+            running.cancel()
+            await asyncio.wait({running})
+            assert job.state is State.CANCELLED
+            assert await scene.fate(job) is Fate.OVER
+            assert files(out) == {}
+            out.rmdir()
+
+
+async def test_a_removal_that_cannot_be_entered(
+    image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings
+) -> None:
+    """With no room in the journal a removal fails as a job does, and is possible later."""
+    out = tmp_path / "out"
+    async with scene_with(chosen) as scene:
+        first = await scene.run(request(image, out, key_ring), room=3)
+        job = await scene.remembered(first)
+        scene.journal.is_full = True
+        await scene.engine.clean(job)
+        assert (job.state, job.resumable) == (State.FAILED, True)
+        assert job.error is not None
+        assert job.error.code == "journal.full"
+        scene.journal.is_full = False
+        job = await scene.remembered(first)
+        await scene.engine.clean(job)
+        assert job.state is State.CANCELLED
+        assert list(out.glob("*")) == []
+
+
+async def test_a_removal_that_failed_may_become_a_resume(
+    image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings
+) -> None:
+    """A job whose removal began goes on with what is left, and is not removed by the next daemon any more."""
+    out = tmp_path / "out"
+    async with scene_with(chosen) as scene:
+        job = await scene.run(request(image, out, key_ring), room=5)
+        await scene.journal.set_fate(job.id, Fate.CLEANING)
+        (out / "image.part.03").unlink()
+        scene.journal.room = 7
+        later = await scene.again(job)
+        scene.journal.room = None
+        assert later.resumable
+        assert await scene.fate(later) is Fate.KEPT
+        later = await scene.again(later)
+        assert later.state is State.DONE, later.error
+    fits(out, image, key_ring)
+
+
+async def test_a_job_that_is_not_in_the_journal(
+    image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings
+) -> None:
+    """What was never entered is not run."""
+    async with scene_with(chosen) as scene:
+        job = Job(request(image, tmp_path / "out", key_ring))
+        await scene.engine.run(job)
+        assert job.error is not None
+        assert (job.state, job.error.code) == (State.FAILED, "journal.missing")
+        assert not (tmp_path / "out").exists()
+
+
+async def test_chunks_of_another_size_in_a_later_life(
+    ministack: Endpoint,
+    make_bucket: MakeBucket,
+    make_proxy: MakeProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    key_ring: KeyRing,
+) -> None:
+    """A setting that changes how a part goes up, and so its checksum, does not stand in the way of going on."""
+    use_endpoint(ministack, monkeypatch)
+    bucket = make_bucket(ministack)
+    fault = Fault(action=Answer(status=403, code="AccessDenied"), path=".*part.01", query="partNumber", times=None)
+    proxy = make_proxy(ministack, fault)
+    image = random_image(tmp_path / "disk.img", 20_000_000)
+    asked = request(image, f"s3://{bucket}/x", key_ring, endpoint_url=proxy.url, register_image=False)
+    figures = {"part_size": "7MiB", "upload_concurrency": 1, "multipart_threshold": "5MiB"}
+    async with scene_with(settings(tmp_path, multipart_chunk="5MiB", **figures)) as scene:
+        job = await scene.run(asked)
+        assert (job.state, job.resumable) == (State.FAILED, True)
+    await asyncio.to_thread(proxy.mend, fault)
+    async with scene_with(settings(tmp_path, multipart_chunk="6MiB", **figures)) as scene:
+        job = await scene.again(job)
+        assert job.state is State.DONE, job.error
+    assert open_uploads(ministack, bucket) == []
+    assert len(proxy.seen("POST", ".*part.00", "uploads")) == 1
+    download_bundle(ministack, bucket, "x/", tmp_path / "got")
+    fits(tmp_path / "got", image, key_ring)
+
+
+async def test_all_that_is_left_is_the_manifest(
+    ministack: Endpoint,
+    make_bucket: MakeBucket,
+    make_proxy: MakeProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    key_ring: KeyRing,
+    image: Path,
+    chosen: Settings,
+) -> None:
+    """A job with every part stored needs its volume no more: the manifest is put, and nothing else is sent."""
+    use_endpoint(ministack, monkeypatch)
+    bucket = make_bucket(ministack)
+    fault = Fault(action=Answer(status=403, code="AccessDenied"), method="PUT", path=".*manifest.xml", times=None)
+    proxy = make_proxy(ministack, fault)
+    asked = request(image, f"s3://{bucket}/x", key_ring, endpoint_url=proxy.url, register_image=False)
+    async with scene_with(chosen) as scene:
+        job = await scene.run(asked)
+        assert (job.state, job.resumable) == (State.FAILED, True)
+        sent = len(proxy.seen("PUT"))
+        image.rename(tmp_path / "elsewhere")
+        await asyncio.to_thread(proxy.mend, fault)
+        job = await scene.again(job)
+        assert job.state is State.DONE, job.error
+        assert len(proxy.seen("PUT")) == sent + 1
+        assert job.result is not None
+        assert job.result.bundled_size > 3_000_000
+    download_bundle(ministack, bucket, "x/", tmp_path / "got")
+    fits(tmp_path / "got", tmp_path / "elsewhere", key_ring)
+
+
+async def test_a_part_is_lost_before_the_manifest_is_put(
+    ministack: Endpoint,
+    make_bucket: MakeBucket,
+    make_proxy: MakeProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    key_ring: KeyRing,
+    image: Path,
+    chosen: Settings,
+) -> None:
+    """A manifest is not put over a part that is gone: the job says which, and its next life stores it again."""
+    use_endpoint(ministack, monkeypatch)
+    bucket = make_bucket(ministack)
+    fault = Fault(action=Answer(status=403, code="AccessDenied"), method="PUT", path=".*manifest.xml", times=None)
+    proxy = make_proxy(ministack, fault)
+    asked = request(image, f"s3://{bucket}/x", key_ring, endpoint_url=proxy.url, register_image=False)
+    async with scene_with(chosen) as scene:
+        job = await scene.run(asked)
+        await asyncio.to_thread(proxy.mend, fault)
+        with ministack.blocking_client() as s3:
+            s3.delete_object(Bucket=bucket, Key="x/image.part.02")
+        job = await scene.again(job)
+        assert job.error is not None
+        assert (job.state, job.error.code, job.resumable) == (State.FAILED, "store.lost", True)
+        assert "image.part.02" in job.error.message
+        assert "x/image.manifest.xml" not in list_keys(ministack, bucket)
+        job = await scene.again(job)
+        assert job.state is State.DONE, job.error
+    download_bundle(ministack, bucket, "x/", tmp_path / "got")
+    fits(tmp_path / "got", image, key_ring)

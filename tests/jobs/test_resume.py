@@ -1,0 +1,237 @@
+"""What is stored is proved, not trusted; what is removed is the job's own; and where a pass may go on."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass, field
+from typing import cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from amistream.errors import StoreError
+from amistream.jobs.journal import Bundling, Journal, SealedPart
+from amistream.jobs.resume import AT_ONCE, PartLedger, check_object, check_stored, prove, remove, resumption
+from amistream.stores.port import Stored, whole_checksum
+from amistream.values import (
+    ArchiveResult,
+    ChangedError,
+    Checkpoint,
+    GzipPlace,
+    GzipResult,
+    Mark,
+    PartDigest,
+    part_name,
+)
+from stages.memory_store import MemoryStore
+
+
+def content(number: int) -> bytes:
+    return b"%08d" % number
+
+
+def checkpoint(number: int) -> Checkpoint:
+    place = GzipPlace(block=number, before=GzipResult(crc32=0, size_in=0, size_out=0), inside=1, inside_sha1=b"")
+    return Checkpoint(gzip=place, archive=ArchiveResult(size=number, sha1=b""), chain=bytes(16))
+
+
+def part(number: int, *, stored: bool = True, known: bool = True, levels: dict[int, int] | None = None) -> SealedPart:
+    """A part as the journal has it; `known` is whether the stream's state at its end is."""
+    sha1 = hashlib.sha1(content(number)).digest()
+    return SealedPart(
+        digest=PartDigest(index=number, size=8, sha1=sha1),
+        mark=Mark(checkpoint=checkpoint(number) if known else None, levels=levels or {}),
+        checksum=whole_checksum(sha1),
+        stored=stored,
+    )
+
+
+def store_with(*numbers: int) -> MemoryStore:
+    store = MemoryStore()
+    store.objects = {part_name("image", number): content(number) for number in numbers}
+    return store
+
+
+def goes_on_after(parts: list[SealedPart]) -> int:
+    """The number of parts that a pass over these would not make again."""
+    found = resumption(Bundling.model_construct(mtime=5), parts)
+    assert found.mtime == 5
+    assert found.parts == tuple(each.digest for each in parts[: len(found.parts)])
+    assert found.checkpoint == (parts[len(found.parts) - 1].mark.checkpoint if found.parts else None)
+    return len(found.parts)
+
+
+@pytest.mark.parametrize(
+    ("parts", "whole"),
+    [
+        ([], 0),
+        ([part(0)], 1),
+        ([part(0, stored=False)], 0),
+        ([part(0), part(1), part(2, stored=False)], 2),
+        ([part(0), part(1, stored=False), part(2)], 1),
+        ([part(0, stored=False), part(1), part(2)], 0),
+        ([part(0), part(1, known=False)], 1),
+        ([part(0, known=False)], 0),
+        ([part(0), part(1, known=False), part(2, known=False)], 1),
+    ],
+)
+def test_where_a_pass_goes_on(parts: list[SealedPart], whole: int) -> None:
+    """After the last stored part before which none is missing, and of whose end the state is known."""
+    assert goes_on_after(parts) == whole
+
+
+def test_a_part_that_was_never_entered_is_missing() -> None:
+    """A gap in the numbers is a part that is not there, whatever is stored behind it."""
+    assert goes_on_after([part(0), part(1), part(3), part(4)]) == 2
+    assert goes_on_after([part(1)]) == 0
+
+
+def test_levels_of_all_that_was_sent() -> None:
+    """Every block of a part that was sent, stored or not, keeps its level; blocks without one are left out."""
+    parts = [part(0, levels={0: 1, 1: 4}), part(1, stored=False, levels={1: 4, 2: 0, 3: 9})]
+    assert resumption(Bundling.model_construct(mtime=5), parts).levels == {0: 1, 1: 4, 3: 9}
+
+
+async def test_the_place_says_what_is_stored() -> None:
+    """A part counts as stored only if its place shows it, whatever the journal believes."""
+    believed = [part(0), part(1), part(2, stored=False), part(3, stored=False)]
+    proved = await prove(store_with(0, 2), "image", believed)
+    assert [each.stored for each in proved] == [True, False, True, False]
+    assert [each.digest for each in proved] == [each.digest for each in believed]
+
+
+@pytest.mark.parametrize("other", [b"12345678", b"short", b""])
+@pytest.mark.parametrize("believed", [True, False])
+async def test_something_else_under_a_part_s_name(other: bytes, believed: bool) -> None:
+    """An object that is not the one that was sent stops the job, with its name, and is left alone."""
+    store = store_with(0, 1)
+    store.objects["image.part.01"] = other
+    with pytest.raises(StoreError, match=r"image\.part\.01 there is not the one this job stored") as caught:
+        await prove(store, "image", [part(0), part(1, stored=believed)])
+    assert caught.value.code == "store.exists"
+    assert caught.value.hint
+    assert store.objects["image.part.01"] == other
+
+
+async def test_everything_is_there() -> None:
+    """Before a manifest is put every part is asked for; nothing is read or changed for it."""
+    store = store_with(*range(40))
+    await check_stored(store, "image", [part(number) for number in range(40)])
+    assert store.deleted == []
+
+
+async def test_a_lost_part_is_named() -> None:
+    """A part that is missing, or is another by now, is named with what was stored and what is there."""
+    store = store_with(0, 2)
+    with pytest.raises(StoreError, match=r"memory://here/image\.part\.01: 8 bytes were stored, and it is not there"):
+        await check_stored(store, "image", [part(0), part(1), part(2)])
+    store.objects["image.part.02"] = b"changed, and longer"
+    with pytest.raises(StoreError, match=r"part\.02: 8 bytes were stored, and it shows 19 bytes") as caught:
+        await check_object(store, "image.part.02", 8, part(2).checksum)
+    assert caught.value.code == "store.lost"
+    assert "amistream resume" in caught.value.hint
+
+
+async def test_only_what_is_its_own_is_removed() -> None:
+    """What is under a name with another content is somebody else's and stays; what is gone already is no error."""
+    store = store_with(0, 1, 2, 7)
+    store.objects |= {"image.part.01": b"another's", "image.manifest.xml": b"<m/>", "other": b"x"}
+    manifest = ("image.manifest.xml", 4, whole_checksum(hashlib.sha1(b"<m/>").digest()))
+    parts = [part(0), part(1), part(2, stored=False), part(3)]
+    await remove(store, "image", parts, [manifest, ("other", 1, "no such checksum")])
+    assert store.objects == {"image.part.01": b"another's", "image.part.07": content(7), "other": b"x"}
+    assert sorted(store.deleted) == ["image.manifest.xml", "image.part.00", "image.part.02"]
+
+
+async def test_questions_are_asked_several_at_a_time() -> None:
+    """Hundreds of parts are asked for some at a time, not one by one and not all at once."""
+    now = most = 0
+    full = asyncio.Event()
+
+    class Asked(MemoryStore):
+        """Counts the questions on their way, and answers when as many as may be are."""
+
+        async def stat(self, name: str, *, read: bool = True) -> Stored | None:
+            nonlocal now, most
+            now += 1
+            most = max(most, now)
+            if now == AT_ONCE:
+                full.set()
+            await full.wait()
+            now -= 1
+            return await super().stat(name, read=read)
+
+    store = Asked()
+    store.objects = store_with(*range(100)).objects
+    proved = await prove(store, "image", [part(number) for number in range(100)])
+    assert [each.digest.index for each in proved] == list(range(100))
+    assert most == AT_ONCE
+
+
+@dataclass
+class Book:
+    """A journal of parts, in the order in which they are entered."""
+
+    lines: list[tuple[str, int]] = field(default_factory=list)
+
+    async def seal(self, job_id: str, sealed: SealedPart) -> None:
+        assert job_id == "job"
+        self.lines.append(("sealed", sealed.digest.index))
+
+    async def stored(self, job_id: str, number: int) -> None:
+        assert job_id == "job"
+        self.lines.append(("stored", number))
+
+
+def ledger(book: Book, *parts: SealedPart) -> PartLedger:
+    return PartLedger(cast("Journal", book), "job", parts)
+
+
+async def seal(book: PartLedger, number: int) -> bool:
+    sealed = part(number)
+    return await book.seal(sealed.digest, sealed.mark, sealed.checksum)
+
+
+async def test_a_new_part_is_entered() -> None:
+    """A part is entered once before it is sent and once when it is stored; the account has it as the journal does."""
+    book = Book()
+    account = ledger(book)
+    assert await seal(account, 0) is False
+    assert account.parts == [part(0, stored=False)]
+    await account.stored(part(0).digest)
+    assert account.parts == [part(0)]
+    assert await seal(account, 1) is False
+    assert book.lines == [("sealed", 0), ("stored", 0), ("sealed", 1)]
+
+
+async def test_a_known_part_is_not_entered_again() -> None:
+    """Of a part that was entered before it is told whether it is stored, and nothing is written."""
+    book = Book()
+    account = ledger(book, part(0), part(1, stored=False))
+    assert [await seal(account, 0), await seal(account, 1)] == [True, False]
+    assert book.lines == []
+    await account.stored(part(1).digest)
+    assert [each.stored for each in account.parts] == [True, True]
+
+
+@settings(deadline=None)
+@given(st.sampled_from(["size", "sha1"]), st.booleans())
+def test_another_part_under_a_known_number(change: str, stored: bool) -> None:
+    """A part that is not the one that was sent is refused, stored or not, and nothing is written of it."""
+    book = Book()
+    other = {"size": 9, "sha1": bytes(20)}[change]
+    digest = PartDigest(**{"index": 1, "size": 8, "sha1": part(1).digest.sha1, change: other})  # type: ignore[arg-type]
+    account = ledger(book, part(0), part(1, stored=stored))
+    with pytest.raises(ChangedError, match="part 1 is not what was sent before"):
+        asyncio.run(account.seal(digest, Mark(), "x"))
+    assert book.lines == []
+    assert account.parts == [part(0), part(1, stored=stored)]
+
+
+async def test_parts_come_in_order() -> None:
+    """However it was filled, the account lists its parts by number."""
+    account = ledger(Book(), part(2), part(0))
+    await seal(account, 1)
+    assert [each.digest.index for each in account.parts] == [0, 1, 2]
