@@ -1,8 +1,10 @@
 """Cut: find where a gzip stream can be taken up in its middle, so that every core inflates a run of it.
 
 Format: RFC 1951, section 3.2.4. A compressor that was asked to flush writes an empty stored block: `00 00 FF FF` on a
-byte's bound, and a new block begins behind it. amistream ends every block of the volume so, pigz too; the older tools
-never do. The same bytes may stand elsewhere by chance: whoever inflates a run must prove that it began and ended well.
+byte's bound, and a new block begins behind it. amistream ends every block of the volume so, unless it was only stored;
+pigz does too, the older tools never do. The same bytes may stand elsewhere by chance, above all in what was stored:
+whoever inflates a run must prove that it began and ended well. One such place is told by what follows: between stored
+blocks of 65535 bytes, if the first ends in a zero.
 """
 
 from __future__ import annotations
@@ -14,9 +16,9 @@ from amistream.values import KIB, MIB, Buffer
 
 MARKER = b"\0\0\xff\xff"
 MOST = 4 * MIB
-"""Bytes without a marker after which none is looked for any more: the compressor did not flush."""
-_MARKER = re.compile(re.escape(MARKER))
-_LEAST_SKIP, _MOST_SKIP = 2 * KIB, MIB
+"""Bytes of a run at most: it ends without a marker then."""
+_MARKER = re.compile(re.escape(MARKER) + rb"(?!\0\0)")
+_LEAST_SKIP, _MOST_SKIP = 2 * KIB, 512 * KIB
 
 Run = tuple[memoryview, ...]
 """Bytes that follow each other in the stream, in several pieces."""
@@ -32,7 +34,6 @@ class Cut:
         """The last 3 bytes: a marker may have begun there."""
         self._skip = 0
         """Markers in the first so many bytes of a run are passed over: looking for them costs a tenth of inflating."""
-        self._gave_up = False
 
     def feed(self, data: Buffer) -> Iterator[Run]:
         view = memoryview(data)
@@ -41,8 +42,7 @@ class Cut:
             view = view[end:]
             yield self._run()
         self._hold(view)
-        self._gave_up = self._gave_up or self._length >= MOST
-        if self._gave_up and self._length:
+        if self._length >= MOST:
             yield self._run()
 
     def finish(self) -> Iterator[Run]:
@@ -51,8 +51,6 @@ class Cut:
 
     def _find(self, view: memoryview) -> int:
         """Bytes of `view` up to the end of the next marker, or 0."""
-        if self._gave_up:
-            return 0
         start = max(0, self._skip - self._length)
         if not start:
             across = _MARKER.search(self._tail + bytes(view[: len(MARKER) - 1]))

@@ -6,6 +6,7 @@ stumble over it, and neither is anything after the member, because some stop the
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ from amistream.values import KIB, MIB, Buffer, GzipResult
 SLICE = 512 * KIB
 """Bytes inflated in one call: what is left over when `LARGEST` is full is copied, so not too many."""
 LARGEST = MIB
-DAMAGED = cast("type[Exception]", isal_zlib.error)
+DAMAGED = (cast("type[Exception]", isal_zlib.error), zlib.error)
 _MAGIC = b"\x1f\x8b"
 _FIXED_HEADER = 10
 _LONGEST_HEADER = 64 * KIB

@@ -2,12 +2,14 @@
 
 `inflate_apart` inflates a run as if the stream began there, on any thread. `InflateRuns` takes the runs in order and
 judges: what was made apart counts if the run before is known to have ended on the bound of a block, and this one
-referred to nothing before it. Else the run is inflated once more, with what came before at hand; a stream whose markers
-are none is inflated in one go from there on. So what comes out never depends on a guess, and the CRC-32 is checked.
+referred to nothing before it. Else the run is inflated once more, with what came before at hand. A stream of which a
+few runs in a row need that, or that has no markers, is inflated in one go from there on. So what comes out never
+depends on a guess, and the CRC-32 is checked.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,9 +24,11 @@ MOST_APART = 8 * MIB
 """Bytes that a run may become when it is inflated apart: all of them wait for their turn in memory."""
 _FINAL_BLOCK = b"\1\0\0\xff\xff"
 """An empty stored block that says it is the last: a decompressor on the bound of a block ends with it."""
+_BLOCK_TYPE = 6
+"""The bits of a block's first byte that are 0 if it is only stored: such blocks need no marker behind them."""
 _WINDOW = 32 * KIB
 _FEW = 4
-"""Runs in a row that were inflated apart in vain, after which it is not tried any more."""
+"""Runs in a row that could not be inflated apart, after which it is not tried any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +73,7 @@ def inflate_apart(run: Run) -> Apart | None:
     except DAMAGED:
         return None
     ended = body.eof
-    if not ended and not (_ends_in_marker(run) and _on_bound(body)):
+    if not ended and not (_ends_in_marker(run) and _is_on_bound(body)):
         return None
     return Apart(made=tuple(pieces), crc32=crc, size=size, after=bytes(after) if ended else None)
 
@@ -80,26 +84,37 @@ class InflateRuns(Inflate):
     def __init__(self) -> None:
         super().__init__()
         self._in_one_go = False
+        self._on_bound = True
+        """Whether a block ended right before the next run; else `_body` is in the middle of one."""
         self._window = b""
         self._in_vain = 0
+        """Runs in a row that were well cut and had to be inflated here."""
 
     @property
     def worthwhile(self) -> bool:
         """Whether it makes sense to inflate runs apart."""
-        return not self._in_one_go and self._in_vain < _FEW
+        return not self._in_one_go
 
     def feed(self, item: BegunRun) -> Iterator[bytes]:  # type: ignore[override] # runs take the place of plain bytes
         run = tuple(view for piece in item.run if (view := self._without_header(piece)))
         if self._in_one_go or self._ended:
-            for piece in _sliced(run):
-                yield from self._inflate(piece)
+            yield from self._inflate_here(run)
             return
-        apart = item.apart() if item.apart else None
-        if apart is None:
-            self._in_vain += item.apart is not None
-            yield from self._inflate_run(run)
+        apart = item.apart() if item.apart and self._on_bound else None
+        if apart is not None:
+            self._in_vain = 0
+            yield from self._take_apart(apart)
             return
-        self._in_vain = 0
+        whole = self._on_bound
+        if whole:
+            self._in_one_go = self._in_vain == _FEW or (_is_compressed(run) and not _ends_in_marker(run))
+            # Only zlib's decompressor can be copied, to be asked where it stands.
+            self._body = new_body(self._window) if self._in_one_go else _new_zlib_body(self._window)
+        yield from self._inflate_here(run)
+        self._on_bound = not self._in_one_go and _ends_in_marker(run) and _is_on_bound(self._body.copy())
+        self._in_vain += whole and self._on_bound and item.apart is not None
+
+    def _take_apart(self, apart: Apart) -> Iterator[bytes]:
         self._crc = isal_zlib.crc32_combine(self._crc, apart.crc32, apart.size)
         self._size_out += apart.size
         for made in apart.made:
@@ -108,23 +123,11 @@ class InflateRuns(Inflate):
         if apart.after is not None:
             self._end(apart.after)
 
-    def _inflate_run(self, run: Run) -> Iterator[bytes]:
-        """Inflate it here, and find out whether it ends on the bound of a block."""
-        window = self._window
-        self._body = new_body(window)
+    def _inflate_here(self, run: Run) -> Iterator[bytes]:
         for piece in _sliced(run):
             for made in self._inflate(piece):
                 self._keep(made)
                 yield made
-        if self._ended:
-            return
-        if _ends_in_marker(run):
-            if _on_bound(self._body):
-                return
-            # Asking has spoilt it.
-            self._body = new_body(window)
-            _pass_over(self._body, run)
-        self._in_one_go = True
 
     def _keep(self, made: bytes) -> None:
         self._window = made[-_WINDOW:] if len(made) >= _WINDOW else (self._window + made)[-_WINDOW:]
@@ -136,13 +139,18 @@ def _sliced(run: Run) -> Iterator[memoryview]:
             yield piece[start : start + SLICE]
 
 
+def _is_compressed(run: Run) -> bool:
+    """Whether the run, which begins on a block's bound, begins with a block that is more than stored."""
+    return bool(run) and bool(run[0][0] & _BLOCK_TYPE)
+
+
 def _ends_in_marker(run: Run) -> bool:
     tail = b"".join(bytes(piece[-len(MARKER) :]) for piece in run[-len(MARKER) :])
     return tail.endswith(MARKER)
 
 
-def _on_bound(body: Any) -> bool:
-    """Whether a block has just ended, on a byte's bound; the decompressor is of no use afterwards."""
+def _is_on_bound(body: Any) -> bool:
+    """Whether a block has just ended, on a byte's bound. The decompressor is of no use afterwards."""
     try:
         made = b"".join(inflated(body, memoryview(_FINAL_BLOCK)))
     except DAMAGED:
@@ -150,7 +158,5 @@ def _on_bound(body: Any) -> bool:
     return bool(not made and body.eof and not body.unused_data)
 
 
-def _pass_over(body: Any, run: Run) -> None:
-    for piece in _sliced(run):
-        for _ in inflated(body, piece):
-            pass
+def _new_zlib_body(window: bytes) -> Any:
+    return zlib.decompressobj(-zlib.MAX_WBITS, zdict=window) if window else zlib.decompressobj(-zlib.MAX_WBITS)
