@@ -13,8 +13,20 @@ KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
 
+STANDARD_INPUT = "-"
+"""How a request names as its source what comes through a pipe."""
+
 Buffer: TypeAlias = bytes | bytearray | memoryview
 """Payload in flight. A memoryview is valid only until its maker is asked for the next one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessKeys:
+    """AWS keys that the user named, instead of what the SDK finds. They do not print."""
+
+    access_key: str = field(repr=False)
+    secret_key: str = field(repr=False)
+    token: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

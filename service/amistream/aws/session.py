@@ -25,6 +25,7 @@ from botocore.loaders import create_loader
 from amistream.aws.translate import SDK_ERRORS, translate
 from amistream.errors import RefusedError
 from amistream.settings import Settings
+from amistream.values import AccessKeys
 
 CONNECT_TIMEOUT_S = 10
 _MODELS = ("s3", "ec2", "sts")
@@ -33,8 +34,10 @@ _MODELS = ("s3", "ec2", "sts")
 class Aws:
     """`async with Aws(settings)`: leaving closes every connection."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, keys: AccessKeys | None = None) -> None:
+        """`keys` come before what the SDK finds."""
         self._settings = settings
+        self._keys = keys
         self._stack = AsyncExitStack()
         self._session: AioSession | None = None
         self._clients: dict[tuple[str, str, str], Any] = {}
@@ -58,6 +61,7 @@ class Aws:
                         region_name=region or None,
                         endpoint_url=endpoint_url or None,
                         config=self._config(service, endpoint_url),
+                        **self._named_keys(),
                     )
                     made = self._clients[key] = await self._stack.enter_async_context(maker)
                     made.meta.events.register("before-call.s3", _stay)
@@ -70,6 +74,15 @@ class Aws:
                     ) from error
             return self._clients[key]
 
+    def _named_keys(self) -> dict[str, Any]:
+        if self._keys is None:
+            return {}
+        return {
+            "aws_access_key_id": self._keys.access_key,
+            "aws_secret_access_key": self._keys.secret_key,
+            "aws_session_token": self._keys.token,
+        }
+
     async def default_region(self) -> str:
         """The region that settings, environment or the SDK's configuration name, or ''."""
         if self._settings.region:
@@ -79,6 +92,8 @@ class Aws:
 
     async def has_credentials(self) -> bool:
         """Whether the provider chain finds any."""
+        if self._keys is not None:
+            return True
         session = await self._loaded_session()
         try:
             return await session.get_credentials() is not None

@@ -18,6 +18,7 @@ import typer
 from amistream.cli import bundle_options as options
 from amistream.cli.options import ConfigOption, DetachOption, JsonOption, SocketOption, socket_path
 from amistream.errors import EXIT_INTERRUPTED, UsageError
+from amistream.values import STANDARD_INPUT
 
 if TYPE_CHECKING:
     from amistream.cli.client import Client
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 FILE_FIELDS = ("source", "certificate", "private_key", "ec2_certificate")
 """Fields with a path: a relative one means the caller's directory, which the daemon does not know."""
-STANDARD_INPUT = "-"
-"""SOURCE that is what this process is sent."""
 
 
 def bundle(

@@ -20,29 +20,36 @@ from amistream import log
 from amistream.cli.follow import show_until_end
 from amistream.cli.output import put_note
 from amistream.events import JobView, State
+from amistream.hardening import keep_secrets_in
 from amistream.jobs.engine import Engine
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
 from amistream.jobs.queue import JobQueue
 from amistream.jobs.request import JobRequest
 from amistream.settings import LogFormat, OnStop, Settings, load
+from amistream.values import AccessKeys
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _Answer = TypeVar("_Answer")
 
 
-def run_in_process(request: JobRequest, config: Path | None) -> tuple[JobView, bool]:
-    """Run the job to its end and return it, and whether a signal ended it."""
+def run_in_process(request: JobRequest, config: Path | None, keys: AccessKeys | None = None) -> tuple[JobView, bool]:
+    """Run the job to its end and return it, and whether a signal ended it.
+
+    `keys` come before the AWS credentials that the SDK finds.
+    """
 
     async def begin(queue: JobQueue) -> Job:
         job, _ = await queue.submit(request)
         return job
 
-    return follow_in_process(begin, config)
+    return follow_in_process(begin, config, keys)
 
 
-def follow_in_process(begin: Callable[[JobQueue], Awaitable[Job]], config: Path | None) -> tuple[JobView, bool]:
+def follow_in_process(
+    begin: Callable[[JobQueue], Awaitable[Job]], config: Path | None, keys: AccessKeys | None = None
+) -> tuple[JobView, bool]:
     """Follow the job that `begin` begins to its end and return it, and whether a signal ended it."""
 
     async def follow(queue: JobQueue) -> tuple[JobView, bool]:
@@ -67,17 +74,20 @@ def follow_in_process(begin: Callable[[JobQueue], Awaitable[Job]], config: Path 
                 loop.add_signal_handler(number, stop_once)
         return job.view(), job.state is State.CANCELLED and job.cancel_requested
 
-    return ask_in_process(follow, config)
+    return ask_in_process(follow, config, keys)
 
 
-def ask_in_process(question: Callable[[JobQueue], Awaitable[_Answer]], config: Path | None) -> _Answer:
+def ask_in_process(
+    question: Callable[[JobQueue], Awaitable[_Answer]], config: Path | None, keys: AccessKeys | None = None
+) -> _Answer:
     """Put one question to the jobs of the state directory that no daemon is running."""
+    keep_secrets_in()
     settings = load(config)
     # Warnings would say a second time, over the bar, what the job's end says.
     log.configure("error", LogFormat.TEXT)
 
     async def ask() -> _Answer:
-        async with _queue(settings) as queue:
+        async with _queue(settings, keys) as queue:
             return await question(queue)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -85,10 +95,10 @@ def ask_in_process(question: Callable[[JobQueue], Awaitable[_Answer]], config: P
 
 
 @asynccontextmanager
-async def _queue(settings: Settings) -> AsyncIterator[JobQueue]:
+async def _queue(settings: Settings, keys: AccessKeys | None) -> AsyncIterator[JobQueue]:
     async with (
         Journal(settings.state_dir, by_itself=False) as journal,
-        Engine(settings, journal) as engine,
+        Engine(settings, journal, keys) as engine,
         JobQueue(
             engine.run,
             engine.clean,

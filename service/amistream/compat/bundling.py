@@ -16,9 +16,9 @@ from amistream.compat.options import Given
 from amistream.compat.session import ANY_REGION, OldSession, run_old
 from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, JobError, RefusedError, UsageError
 from amistream.events import JobResult, JobView, State
-from amistream.jobs.request import STANDARD_INPUT, parse_request
+from amistream.jobs.request import parse_request
 from amistream.settings import load
-from amistream.values import AccessKeys, part_name
+from amistream.values import STANDARD_INPUT, AccessKeys, part_name
 
 _FIELDS = {
     "account": "user",

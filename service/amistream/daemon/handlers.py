@@ -29,6 +29,7 @@ from amistream.jobs.job import Job
 from amistream.jobs.queue import JobQueue
 from amistream.jobs.request import parse_request
 from amistream.settings import Settings
+from amistream.values import STANDARD_INPUT
 
 MAX_SUBSCRIBERS = 64
 """Guess: each holds a connection and a little memory; the jobs themselves do not feel them."""
@@ -117,6 +118,13 @@ async def submit_job(request: web.Request) -> web.StreamResponse:
     context, peer = request.app[CONTEXT], request[PEER]
     key = _header(request, "Idempotency-Key", IDEMPOTENCY_KEY, "1 to 255 visible ASCII characters")
     asked = parse_request(await _object(request))
+    if asked.source == STANDARD_INPUT:
+        raise UsageError(
+            "source.stream",
+            "cannot bundle standard input: the daemon has none of yours",
+            hint="use `amistream bundle - --in-process`",
+            field="source",
+        )
     if not peer.privileged:
         check_request(asked, context.settings)
         _check_share(context, peer)

@@ -13,8 +13,8 @@ from amistream.jobs.findings import Check, Seen, Status, size_text
 from amistream.jobs.request import PATTERN_WORDS, PREFIX_PATTERN
 from amistream.pipeline import Plan
 from amistream.settings import Sparse, concurrency_within, memory_ceiling
+from amistream.source.kinds import AnyVolume, open_source
 from amistream.source.mounts import writable_place
-from amistream.source.volume import FileVolume, open_volume
 from amistream.stages.compress import level_number
 from amistream.stages.manifest import SIGNED_MAX, signed_size
 from amistream.values import GIB, MIB, Extent
@@ -29,7 +29,7 @@ class SourceChecks:
         self._address = address
         self._request = address.request
         self._settings = address.settings
-        self._volume: FileVolume | None = None
+        self._volume: AnyVolume | None = None
         self._extents: tuple[Extent, ...] = ()
         self._concurrency = 0
         self.part_size = int(self._request.part_size or self._settings.part_size)
@@ -74,7 +74,7 @@ class SourceChecks:
         return self._volume is not None
 
     @property
-    def volume(self) -> FileVolume:
+    def volume(self) -> AnyVolume:
         assert self._volume is not None  # noqa: S101 - for the type checker; the check opened it
         return self._volume
 
@@ -112,7 +112,10 @@ class SourceChecks:
         return f"{size_text(volume.size)} {volume.kind}, {count} extent{'s' * (count != 1)}"
 
     def _open_on_thread(self) -> None:
-        self._volume = open_volume(Path(self._request.source), self._address.roots, live=self._request.live)
+        request = self._request
+        self._volume = open_source(
+            request.source, self._address.roots, live=request.live, image_size=request.image_size
+        )
         self._extents = self._volume.extents()
 
     async def _look_at_size(self) -> str:

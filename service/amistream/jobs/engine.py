@@ -24,6 +24,7 @@ from amistream.jobs.resume import remove_kept
 from amistream.jobs.run import Run
 from amistream.settings import Settings
 from amistream.source.roots import Roots
+from amistream.values import AccessKeys
 
 log = structlog.get_logger()
 
@@ -33,10 +34,11 @@ HOW_TO_GO_ON = "what is stored is kept: `amistream resume {id}` goes on from the
 class Engine:
     """`async with Engine(settings, journal) as engine: await engine.run(job)`; any number of jobs, also at once."""
 
-    def __init__(self, settings: Settings, journal: Journal) -> None:
+    def __init__(self, settings: Settings, journal: Journal, keys: AccessKeys | None = None) -> None:
+        """`keys` come before the AWS credentials that the SDK finds."""
         self._settings = settings
         self._journal = journal
-        self._aws = Aws(settings)
+        self._aws = Aws(settings, keys)
         # All jobs together never work on more blocks at a time than there are cores.
         self._slots = threading.Semaphore(settings.worker_count())
 

@@ -31,7 +31,7 @@ from amistream.jobs.request import JobRequest
 from amistream.keys import UserIdentity
 from amistream.pipeline import Plan
 from amistream.settings import Settings
-from amistream.source.volume import FileVolume
+from amistream.source.kinds import AnyVolume
 from amistream.stages.manifest import ImageFacts
 from amistream.stores.port import Store
 
@@ -44,7 +44,7 @@ class Ready:
     """A job that passed. It owns the open volume: `close` it."""
 
     plan: Plan
-    volume: FileVolume
+    volume: AnyVolume
     destinations: tuple[Destination, ...]
     identity: UserIdentity
     ec2_certificates: tuple[x509.Certificate, ...]
@@ -60,7 +60,7 @@ class Measurable:
     """A volume and a place to send it to, checked as far as a trial needs that makes no bundle. Close it as `Ready`."""
 
     plan: Plan
-    volume: FileVolume
+    volume: AnyVolume
     store: Store
 
     async def close(self) -> None:

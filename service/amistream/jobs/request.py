@@ -23,7 +23,7 @@ from pydantic import (
 
 from amistream.errors import UsageError
 from amistream.settings import Acl, PartSize, Sparse
-from amistream.values import KIB
+from amistream.values import KIB, STANDARD_INPUT
 
 PREFIX_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,79}$"
 BUCKET_PATTERN = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
@@ -87,12 +87,19 @@ def _check_mappings(value: dict[str, str]) -> dict[str, str]:
 AbsolutePath = Annotated[str, AfterValidator(_check_absolute)]
 
 
+def _check_source(value: str) -> str:
+    return value if value == STANDARD_INPUT else _check_absolute(value)
+
+
 class JobRequest(BaseModel):
     """One volume to bundle, where to, and whether and how to register it. Unknown fields are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: AbsolutePath = Field(description="image file or block device")
+    source: Annotated[str, AfterValidator(_check_source)] = Field(
+        description="image file, block device, or - for standard input (of a process of its own: the daemon has none)"
+    )
+    image_size: ByteSize | None = Field(None, gt=0, description="exact size of a source that does not tell it")
     destinations: tuple[Annotated[str, AfterValidator(_check_destination)], ...] = Field(
         min_length=1, max_length=8, description="s3://bucket[/key/prefix], or absolute directories; one pass serves all"
     )

@@ -12,8 +12,9 @@ from typing import TypeAlias
 from amistream.errors import RefusedError, SourceError
 from amistream.source.converted import FOOTER, HEAD, ConvertedVolume, Format, detect_format, open_converted
 from amistream.source.roots import Roots
-from amistream.source.stdin import STANDARD_INPUT, StreamVolume, open_standard_input
+from amistream.source.stdin import StreamVolume, open_standard_input
 from amistream.source.volume import FileVolume, Kind, open_volume
+from amistream.values import STANDARD_INPUT
 
 AnyVolume: TypeAlias = FileVolume | ConvertedVolume | StreamVolume
 

@@ -19,8 +19,6 @@ from amistream.source.converted import HEAD, detect_format
 from amistream.source.volume import FileVolume, Kind
 from amistream.values import MIB, Extent
 
-STANDARD_INPUT = "-"
-"""How a request names it as its source."""
 _PATH = Path("/dev/stdin")
 _PIPE_SIZE = MIB
 """The most that Linux lets anybody ask for."""

@@ -17,8 +17,10 @@ from amistream.values import KIB, MIB, Buffer
 MARKER = b"\0\0\xff\xff"
 MOST = 4 * MIB
 """Bytes of a run at most: it ends without a marker then."""
-_MARKER = re.compile(re.escape(MARKER) + rb"(?!\0\0)")
-_LEAST_SKIP, _MOST_SKIP = 2 * KIB, 512 * KIB
+_MARKER = re.compile(re.escape(MARKER))
+_NOT_BEFORE = b"\0\0"
+"""What follows where two stored blocks of 65535 bytes meet."""
+_LEAST_SKIP, _MOST_SKIP = 2 * KIB, MIB
 
 Run = tuple[memoryview, ...]
 """Bytes that follow each other in the stream, in several pieces."""
@@ -56,8 +58,10 @@ class Cut:
             across = _MARKER.search(self._tail + bytes(view[: len(MARKER) - 1]))
             if across:
                 return across.end() - len(self._tail)
-        found = _MARKER.search(view, start)
-        return found.end() if found else 0
+        for found in _MARKER.finditer(view, start):
+            if view[found.end() : found.end() + len(_NOT_BEFORE)] != _NOT_BEFORE:
+                return found.end()
+        return 0
 
     def _hold(self, view: memoryview) -> None:
         if view:
