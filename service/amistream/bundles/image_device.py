@@ -15,21 +15,20 @@ import fcntl
 import os
 import stat
 import struct
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from amistream.bundles.image_target import failed, write_all
+from amistream.bundles.image_blocks import ALIGNMENT, BLOCK, ZEROS, BlockWriter, write_all
+from amistream.bundles.image_target import failed
 from amistream.errors import RefusedError
 from amistream.values import MIB
-
-HEAD = MIB
-"""Partition table, and superblock of a file system without one."""
 
 MOUNTS = Path("/proc/self/mountinfo")
 _BLKGETSIZE64 = 0x80081272
 """ioctl of linux/fs.h: size of a block device in bytes."""
-_ZEROS = bytes(MIB)
-_SECTOR = 4096
+WORTH_ASKING = MIB
+"""Bytes of zeros from which on the kernel is asked for them: a discard costs a device more than a small write."""
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 1, 2, 16
 """Modes of fallocate(2): on a block device both of the latter leave zeros."""
 
@@ -41,9 +40,8 @@ class DeviceTarget:
         self.name = str(path)
         self._path = path
         self._descriptor = -1
-        self._head = bytearray()
-        self._position = 0
-        self._size = 0
+        self._writer: BlockWriter | None = None
+        self._head = b""
 
     def open(self, size: int, least: int) -> None:
         del least
@@ -69,29 +67,24 @@ class DeviceTarget:
                 hint="choose a larger device: lsblk -b",
                 field="destination",
             )
-        self._size = size
-        self._head = bytearray(min(HEAD, size))
-        self._position = len(self._head)
-        self._on_disk(lambda: write_all(self._descriptor, 0, memoryview(_ZEROS)[: len(self._head)]))
+        self._writer = BlockWriter(self._descriptor, size, self._zero, direct=False, keep_first=self._keep_head)
+        with self._on_disk():
+            # So much lies within the first block: partition table, and superblock of a file system without one.
+            self._write_zeros(0, min(BLOCK, size))
+            os.fsync(self._descriptor)
 
     def write(self, offset: int, data: memoryview) -> None:
-        if offset < len(self._head):
-            head = data[: len(self._head) - offset]
-            self._head[offset : offset + len(head)] = head
-            data, offset = data[len(head) :], offset + len(head)
-        if not data:
-            return
-        if _ZEROS.startswith(data):
-            return  # zeroed with the hole before whatever comes next
-        self._on_disk(lambda: self._zero(self._position, offset))
-        self._on_disk(lambda: write_all(self._descriptor, offset, data))
-        self._position = offset + len(data)
+        assert self._writer is not None  # noqa: S101 - for the type checker
+        with self._on_disk():
+            self._writer.write(offset, data)
 
     def commit(self) -> None:
-        self._on_disk(lambda: self._zero(self._position, self._size))
-        self._on_disk(lambda: os.fsync(self._descriptor))
-        self._on_disk(lambda: write_all(self._descriptor, 0, memoryview(self._head)))
-        self._on_disk(lambda: os.fsync(self._descriptor))
+        assert self._writer is not None  # noqa: S101 - for the type checker
+        with self._on_disk():
+            self._writer.finish()
+            os.fsync(self._descriptor)
+            write_all(self._descriptor, 0, self._head)
+            os.fsync(self._descriptor)
         self._close()
 
     def abandon(self) -> str:
@@ -102,18 +95,25 @@ class DeviceTarget:
     def stop(self) -> None:
         """Writes to a device end by themselves."""
 
+    def _keep_head(self, block: bytes) -> None:
+        self._head = block
+
     def _zero(self, start: int, end: int) -> None:
         """Make zeros of these bytes."""
-        first, last = -(-start // _SECTOR) * _SECTOR, end // _SECTOR * _SECTOR
-        if last <= first or not _zero_range(self._descriptor, first, last - first):
+        first, last = -(-start // ALIGNMENT) * ALIGNMENT, end // ALIGNMENT * ALIGNMENT
+        if last - first < WORTH_ASKING or not _zero_range(self._descriptor, first, last - first):
             first = last = end
-        for begin, until in ((start, first), (last, end)):
-            for at in range(begin, until, MIB):
-                write_all(self._descriptor, at, memoryview(_ZEROS)[: until - at])
+        self._write_zeros(start, first)
+        self._write_zeros(last, end)
 
-    def _on_disk(self, work: Callable[[], None]) -> None:
+    def _write_zeros(self, start: int, end: int) -> None:
+        for at in range(start, end, len(ZEROS)):
+            write_all(self._descriptor, at, ZEROS[: end - at])
+
+    @contextmanager
+    def _on_disk(self) -> Iterator[None]:
         try:
-            work()
+            yield
         except OSError as error:
             raise failed(self.name, error) from error
 

@@ -17,14 +17,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from amistream.bundles.image_blocks import ZEROS, BlockWriter
 from amistream.errors import AmistreamError, JobError, RefusedError
-from amistream.values import KIB, MIB
 
-ZERO_UNIT = 16 * KIB
-"""Aligned runs of so many zeros become holes: a file system's blocks mostly have 4 KiB, but looking for those costs
-three times as much."""
-
-_ZEROS = bytes(MIB)
 _POLL_MS = 200
 
 
@@ -59,6 +54,7 @@ class FileTarget:
         self._temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.partial")
         self._replace = replace
         self._descriptor = -1
+        self._writer: BlockWriter | None = None
 
     def open(self, size: int, least: int) -> None:
         self._refuse_taken()
@@ -72,6 +68,8 @@ class FileTarget:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._descriptor = os.open(self._temporary, flags, 0o666)
             os.ftruncate(self._descriptor, size)
+            # What is left out stays a hole of the new file.
+            self._writer = BlockWriter(self._descriptor, size, on_zeros=lambda _start, _end: None)
         except OSError as error:
             raise RefusedError(
                 "target.unwritable",
@@ -81,23 +79,16 @@ class FileTarget:
             ) from error
 
     def write(self, offset: int, data: memoryview) -> None:
-        start = None
-        # Units are aligned in the image, so that what is left out is whole blocks of the file system.
-        at = 0
-        while at < len(data):
-            unit = data[at : at + ZERO_UNIT - (offset + at) % ZERO_UNIT]
-            if _ZEROS.startswith(unit):
-                if start is not None:
-                    self._write(offset + start, data[start:at])
-                    start = None
-            elif start is None:
-                start = at
-            at += len(unit)
-        if start is not None:
-            self._write(offset + start, data[start:])
+        assert self._writer is not None  # noqa: S101 - for the type checker
+        try:
+            self._writer.write(offset, data)
+        except OSError as error:
+            raise failed(self.name, error) from error
 
     def commit(self) -> None:
+        assert self._writer is not None  # noqa: S101 - for the type checker
         try:
+            self._writer.finish()
             os.fsync(self._descriptor)
             if self._replace:
                 self._temporary.replace(self._path)
@@ -124,12 +115,6 @@ class FileTarget:
 
     def stop(self) -> None:
         """Writes to a file end by themselves."""
-
-    def _write(self, offset: int, data: memoryview) -> None:
-        try:
-            write_all(self._descriptor, offset, data)
-        except OSError as error:
-            raise failed(self.name, error) from error
 
     def _refuse_taken(self) -> None:
         if not self._replace and os.path.lexists(self._path):
@@ -205,7 +190,7 @@ class StreamTarget:
 
     def _fill(self, end: int) -> None:
         while self._position < end:
-            self._write(memoryview(_ZEROS)[: end - self._position])
+            self._write(memoryview(ZEROS)[: end - self._position])
 
     def _write(self, data: memoryview) -> None:
         ready = select.poll()
@@ -240,14 +225,6 @@ def choose_file(path: Path, *, force: bool) -> FileTarget:
             field="destination",
         )
     return FileTarget(path, replace=force)
-
-
-def write_all(descriptor: int, offset: int, data: memoryview) -> None:
-    """Write all of `data` from `offset` on. Raises OSError."""
-    while data:
-        written = os.pwrite(descriptor, data, offset)
-        offset += written
-        data = data[written:]
 
 
 def failed(name: str, error: OSError) -> AmistreamError:

@@ -96,7 +96,8 @@ class Unpacking:
             (
                 _Ahead(decrypt, inflate, self._cores),  # CBC: each block needs the one before
                 inflate,  # joins what the cores made, in order
-                _Extract(self._archive, sink, manifest.size),  # SHA-1 over the whole tar is serial by nature
+                self._archive,  # SHA-1 over the whole tar is serial by nature
+                _Store(sink, manifest.size),  # waits for a disk or another program
             ),
             capacity=WAITING,
             release=sink.stop,
@@ -197,28 +198,21 @@ class _Ahead:
         return BegunRun(run=run, apart=self._cores.submit(inflate_apart, run).result)
 
 
-class _Extract:
-    """The last stage: what is in the archive goes to the sink."""
+class _Store:
+    """The last stage: what belongs to the image goes to the sink."""
 
-    def __init__(self, archive: Unarchive, sink: Sink, size: int) -> None:
-        self._archive = archive
+    def __init__(self, sink: Sink, size: int) -> None:
         self._sink = sink
         self._size = size
 
-    def feed(self, data: Buffer) -> Iterator[Any]:
-        for piece in self._archive.feed(data):
-            self._write(piece)
-        yield from ()
-
-    def finish(self) -> Iterator[Any]:
-        for piece in self._archive.finish():
-            self._write(piece)
-        yield from ()
-
-    def _write(self, piece: Piece) -> None:
+    def feed(self, piece: Piece) -> Iterator[Any]:
         # More than the manifest tells is no part of the image; that it is there shows at the end.
         if piece.offset < self._size:
             self._sink.write(piece.offset, piece.data[: self._size - piece.offset])
+        yield from ()
+
+    def finish(self) -> Iterator[Any]:
+        yield from ()
 
 
 def compare(manifest: Manifest, content: Unarchived) -> Iterator[Difference]:

@@ -16,7 +16,7 @@ from amistream.compat.options import Given
 from amistream.compat.session import ANY_REGION, OldSession, run_old
 from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, JobError, RefusedError, UsageError
 from amistream.events import JobResult, JobView, State
-from amistream.jobs.request import parse_request
+from amistream.jobs.request import JobRequest, parse_request
 from amistream.settings import load
 from amistream.values import STANDARD_INPUT, AccessKeys, part_name
 
@@ -46,7 +46,7 @@ def bundle_image(given: Given) -> int:
             return await session.default_region()
 
         values["region"] = settings.region or run_old(settings, None, ask) or ANY_REGION
-    result = _run(values)
+    result = _run(_request(values))
     if result is None:
         return EXIT_INTERRUPTED
     prefix = str(values["prefix"])
@@ -63,22 +63,23 @@ def bundle_and_upload(given: Given) -> int:
     url = given["url"] or os.environ.get("S3_URL", "")
     settings = settings_of(given, url=url, region=region)
     address = bucket_address(given["bucket"])
-
-    async def make(session: OldSession) -> None:
-        await session.make_missing(address, region_of(given["location"]) or settings.region)
-
-    run_old(settings, keys, make)
     values = {
         "account": os.environ.get("EC2_USER_ID"),
-        "certificate": os.environ.get("EC2_CERT"),
-        "private_key": os.environ.get("EC2_PRIVATE_KEY"),
+        "certificate": _absolute(os.environ.get("EC2_CERT")),
+        "private_key": _absolute(os.environ.get("EC2_PRIVATE_KEY")),
         "region": settings.region or None,
         "endpoint_url": endpoint(url)[0] or None,
         "acl": given["acl"] or None,
         **_values(given),
         "destinations": [address],
     }
-    result = _run(values, keys)
+    request = _request(values)
+
+    async def make(session: OldSession) -> None:
+        await session.make_missing(address, region_of(given["location"]) or settings.region)
+
+    run_old(settings, keys, make)
+    result = _run(request, keys)
     if result is None:
         return EXIT_INTERRUPTED
     folder = address.removeprefix("s3://")
@@ -115,12 +116,19 @@ def _mappings(given: Given) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
-def _run(values: dict[str, Any], keys: AccessKeys | None = None) -> JobResult | None:
-    """Run the job; None when a signal ended it. Raises `AmistreamError`."""
+def _absolute(path: str | None) -> str | None:
+    return str(Path(path).absolute()) if path else None
+
+
+def _request(values: dict[str, Any]) -> JobRequest:
     try:
-        request = parse_request({name: value for name, value in values.items() if value not in (None, [], {})})
+        return parse_request({name: value for name, value in values.items() if value not in (None, [], {})})
     except UsageError as error:
         raise _in_options(error) from error
+
+
+def _run(request: JobRequest, keys: AccessKeys | None = None) -> JobResult | None:
+    """Run the job; None when a signal ended it. Raises `AmistreamError`."""
     job, interrupted = run_in_process(request, None, keys)
     if interrupted:
         return None

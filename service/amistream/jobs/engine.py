@@ -64,22 +64,28 @@ class Engine:
     async def clean(self, job: Job) -> None:
         """Remove what an ended job left, if it left anything; the job is cancelled then, or keeps its error."""
         with structlog.contextvars.bound_contextvars(job=job.id):
+            await uncut(self._clean(job))
+            log.info("job.cleaned", state=job.state.value)
+
+    async def _clean(self, job: Job) -> None:
+        try:
             kept = await self._kept(job)
             await self._journal.set_fate(job.id, Fate.CLEANING)
-            try:
-                await uncut(remove_kept(self._addresses(job), kept, await self._journal.parts(job.id)))
-            except AmistreamError as error:
-                job.note(f"could not be removed: {error.message}")
-                await self._end(job, State.FAILED, error=error, resumable=True)
-            else:
-                await self._end(job, State.CANCELLED)
-            log.info("job.cleaned", state=job.state.value)
+            await remove_kept(self._addresses(job), kept, await self._journal.parts(job.id))
+        except AmistreamError as error:
+            job.note(f"could not be removed: {error.message}")
+            await self._end(job, State.FAILED, error=error, resumable=True)
+        else:
+            await self._end(job, State.CANCELLED)
 
     async def _run(self, job: Job) -> None:
         try:
             kept = await self._kept(job)
+            if kept.fate is Fate.CLEANING:
+                # It is to go on after all.
+                await self._journal.set_fate(job.id, Fate.KEPT)
         except AmistreamError as error:
-            job.fail(error)
+            job.fail(error, resumable=job.kept_parts > 0)
             return
         run = Run(job, kept, self._addresses(job), self._journal, self._slots)
         try:
@@ -107,7 +113,8 @@ class Engine:
         """Keep what a later run can go on from, and remove what it cannot."""
         mendable = isinstance(error, StoreError | RegisterError) and error.code != "store.exists"
         journal_broken = isinstance(error, JobError) and error.code.startswith("journal.")
-        if ((mendable or journal_broken) and run.worth_keeping) or (resumed and isinstance(error, RefusedError)):
+        keep = (mendable and run.worth_keeping) or (journal_broken and run.parts > 0)
+        if keep or (resumed and isinstance(error, RefusedError)):
             job.kept_parts = run.parts
             kept_on = AmistreamError(
                 error.code,
@@ -117,7 +124,8 @@ class Engine:
             )
             await self._end(job, State.FAILED, result=run.result, error=kept_on, resumable=True)
         else:
-            await self._undo(job, run, State.REFUSED if job.state is State.CHECKING else State.FAILED, error)
+            refused = job.state is State.CHECKING and not resumed
+            await self._undo(job, run, State.REFUSED if refused else State.FAILED, error)
 
     async def _undo(self, job: Job, run: Run, state: State, error: AmistreamError | None = None) -> None:
         await uncut(self._undo_all(job, run, state, error))

@@ -69,6 +69,7 @@ class Job:
         """The same job, queued anew."""
         job = Job(self.request, confined=self.confined)
         job.id, job.created_at, job.notices = self.id, self.created_at, self.notices
+        job.kept_parts = self.kept_parts
         job._begin_anew()
         return job
 

@@ -11,6 +11,7 @@ lock file for as long as it lives, and takes over only the jobs of processes who
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import secrets
@@ -195,9 +196,11 @@ class Journal:
         await self._do(work)
 
     async def seal(self, job_id: str, part: SealedPart) -> None:
-        """Enter a part before it is sent."""
+        """Enter a part before it is sent, or sent again."""
         text = part.model_dump_json(exclude={"stored"})
-        await self._write("INSERT INTO parts (job, number, part) VALUES (?, ?, ?)", job_id, part.digest.index, text)
+        await self._write(
+            "INSERT OR REPLACE INTO parts (job, number, part) VALUES (?, ?, ?)", job_id, part.digest.index, text
+        )
 
     async def stored(self, job_id: str, number: int) -> None:
         """Enter that a part is safe at its destination."""
@@ -237,7 +240,7 @@ class Journal:
                 )
                 self._db.execute(
                     "DELETE FROM jobs WHERE id IN "
-                    "(SELECT id FROM jobs WHERE fate = ? ORDER BY id DESC LIMIT -1 OFFSET ?)",
+                    "(SELECT id FROM jobs WHERE fate = ? ORDER BY rowid DESC LIMIT -1 OFFSET ?)",
                     (Fate.OVER, REMEMBERED),
                 )
 
@@ -254,7 +257,7 @@ class Journal:
         """Every job whose process is not alive, and every one of this process, oldest first."""
 
         def work() -> list[Kept]:
-            rows = self._db.execute(f"{_SELECT} ORDER BY id").fetchall()
+            rows = self._db.execute(f"{_SELECT} ORDER BY rowid").fetchall()
             return [self._read_kept(row) for row in rows if row["fate"] == Fate.OVER or self._is_free(row["runner"])]
 
         return await self._do(work)
@@ -293,13 +296,22 @@ class Journal:
     def _open(self) -> None:
         self._state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = os.open(self._lock_file(self._runner), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        # SQLite gives its other files the mode of this one.
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        self._db = sqlite3.connect(self._path, timeout=10, isolation_level="DEFERRED")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            # SQLite gives its other files the mode of this one.
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            self._db = sqlite3.connect(self._path, timeout=10, isolation_level="DEFERRED")
+            try:
+                self._set_up()
+            except BaseException:
+                self._db.close()
+                raise
+        except BaseException:
+            self._unlock()
+            raise
+
+    def _set_up(self) -> None:
         self._db.row_factory = sqlite3.Row
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-            self._db.execute(f"PRAGMA {pragma}")
         found = self._db.execute("PRAGMA user_version").fetchone()[0]
         if found not in (0, _VERSION):
             raise JobError(
@@ -307,6 +319,8 @@ class Journal:
                 f"cannot use the journal {self._path}: another version of amistream made it ({found})",
                 hint="use that version, or another state_dir",
             )
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+            self._db.execute(f"PRAGMA {pragma}")
         self._db.executescript(_SCHEMA)
         self._db.execute(f"PRAGMA user_version = {_VERSION}")
 
@@ -314,8 +328,11 @@ class Journal:
         try:
             self._db.close()
         finally:
-            self._lock_file(self._runner).unlink(missing_ok=True)
-            os.close(self._lock)
+            self._unlock()
+
+    def _unlock(self) -> None:
+        self._lock_file(self._runner).unlink(missing_ok=True)
+        os.close(self._lock)
 
     def _lock_file(self, runner: str) -> Path:
         return self._state_dir / f"runner-{runner}.lock"
@@ -354,6 +371,7 @@ class Journal:
             return await asyncio.get_running_loop().run_in_executor(self._pool, work)
         except (sqlite3.Error, OSError) as error:
             full = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
+            full = full or getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT)
             raise JobError(
                 "journal.full" if full else "journal.failed",
                 f"cannot keep the journal {self._path}: {error}",

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 
@@ -58,12 +59,17 @@ class JobQueue:
         """
         for kept in await self._journal.all():
             job = self._remember(kept)
-            if kept.fate is Fate.CLEANING:
+            removes = kept.fate is Fate.CLEANING
+            goes_on = kept.fate is not Fate.OVER and job.state is State.INTERRUPTED and kept.by_itself and resume
+            if not removes and not goes_on:
+                continue
+            try:
                 await self._journal.claim(job.id)
-                self._begin(job.again(), self._clean)
-            elif kept.fate is not Fate.OVER and job.state is State.INTERRUPTED and kept.by_itself and resume:
-                await self._journal.claim(job.id)
-                self._begin(job.again(), self._run)
+            except ConflictError:
+                # Another process was quicker.
+                self._forget(job.id)
+            else:
+                self._begin(job.again(), self._clean if removes else self._run)
 
     async def submit(
         self, request: JobRequest, *, idempotency_key: str = "", confined: bool = False
@@ -87,8 +93,16 @@ class JobQueue:
         self._jobs[job.id] = job
         if idempotency_key:
             self._keys[idempotency_key] = job.id
+        entering = self._journal.add(job.view(), request, confined=confined, idempotency_key=idempotency_key)
         try:
-            await uncut(self._journal.add(job.view(), request, confined=confined, idempotency_key=idempotency_key))
+            await uncut(entering)
+        except asyncio.CancelledError:
+            # Whoever asked does not wait for the answer; the job is entered, or was refused and is not found again.
+            if await uncut(self._journal.find(job.id)) is None:
+                self._forget(job.id)
+            else:
+                self._begin(job, self._run)
+            raise
         except AmistreamError:
             self._forget(job.id)
             raise
@@ -115,7 +129,10 @@ class JobQueue:
         """
         job = self.get(job_id)
         if job.resumable:
-            await self._journal.claim(job_id)
+            async with self._taking(job):
+                await self._journal.claim(job_id)
+                # Whoever is told so finds it removed, if not by this process then by the next.
+                await self._journal.set_fate(job_id, Fate.CLEANING)
             job = job.again()
             self._begin(job, self._clean)
         elif job.state.ended:
@@ -135,7 +152,8 @@ class JobQueue:
             )
         if self.stopping:
             raise BusyError("daemon.stopping", "cannot resume the job: the daemon is stopping", hint="try again later")
-        await self._journal.claim(job_id)
+        async with self._taking(job):
+            await self._journal.claim(job_id)
         job = job.again()
         self._begin(job, self._run)
         return job
@@ -152,16 +170,30 @@ class JobQueue:
         if self._tasks:
             await asyncio.wait(list(self._tasks.values()))
 
+    @asynccontextmanager
+    async def _taking(self, job: Job) -> AsyncIterator[None]:
+        """Keep an ended job from a second request while the first is being entered."""
+        job.resumable = False
+        try:
+            yield
+        except BaseException:
+            job.resumable = True
+            raise
+
     def _begin(self, job: Job, work: Work) -> None:
         """Let the job live, in place of its earlier life if it had one."""
         self._jobs[job.id] = job
         task = self._group.create_task(self._live(job, work), name=f"job {job.id}")
         self._tasks[job.id] = task
-        task.add_done_callback(lambda _: self._settle(job.id))
+        task.add_done_callback(lambda done: self._settle(job.id, done))
 
     async def _live(self, job: Job, work: Work) -> None:
         self._begun.add(job.id)
         try:
+            if work is self._clean:
+                # It costs next to nothing, and somebody waits for the place.
+                await work(job)
+                return
             if job.cancel_requested:
                 raise asyncio.CancelledError
             async with self._slots:
@@ -173,12 +205,17 @@ class JobQueue:
             raise
 
     async def _end_unrun(self, job: Job) -> None:
-        """End a job that never ran: with `interrupt_requested` the journal still has it for the next daemon."""
+        """End a job that never began in this life: kept for the next daemon, removed, or simply over."""
         if job.interrupt_requested:
             job.interrupt()
+        elif job.kept_parts:
+            await self._clean(job)
         else:
+            try:
+                await self._journal.end(job.view().model_copy(update={"state": State.CANCELLED}))
+            except AmistreamError as error:
+                job.note(f"the journal could not be written: {error.message}")
             job.move(State.CANCELLED)
-            await self._journal.end(job.view())
 
     def _stop(self, job: Job, *, keep: bool = False) -> None:
         if job.cancel_requested:
@@ -189,9 +226,11 @@ class JobQueue:
         if job.id in self._begun:
             self._tasks[job.id].cancel()
 
-    def _settle(self, job_id: str) -> None:
-        del self._tasks[job_id]
-        self._begun.discard(job_id)
+    def _settle(self, job_id: str, task: asyncio.Task[None]) -> None:
+        # The job may have begun a new life already.
+        if self._tasks.get(job_id) is task:
+            del self._tasks[job_id]
+            self._begun.discard(job_id)
 
     def _check_room(self, request: JobRequest) -> None:
         if self.stopping:

@@ -6,6 +6,7 @@ Everything that can be judged from the words alone is judged here; what needs th
 
 from __future__ import annotations
 
+import posixpath
 import re
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
@@ -56,7 +57,7 @@ def _check_destination(value: str) -> str:
         return value.rstrip("/")
     if not value.startswith("/"):
         raise ValueError("write s3://BUCKET[/KEY/PREFIX] or an absolute directory")
-    return value
+    return posixpath.normpath(value)
 
 
 def _check_absolute(value: str) -> str:

@@ -47,9 +47,12 @@ class PartLedger:
         if known is not None:
             if known.digest != part:
                 raise ChangedError(f"part {part.index} is not what was sent before")
-            return known.stored
-        sealed = self._parts[part.index] = SealedPart(digest=part, mark=mark, checksum=checksum)
+            # How it goes up, and so its checksum, may be another than in an earlier run; the bytes are the same.
+            if known.stored or known.checksum == checksum:
+                return known.stored
+        sealed = SealedPart(digest=part, mark=mark, checksum=checksum)
         await self._journal.seal(self._job_id, sealed)
+        self._parts[part.index] = sealed
         return False
 
     async def stored(self, part: PartDigest) -> None:
@@ -78,7 +81,8 @@ async def prove(store: Store, prefix: str, parts: Sequence[SealedPart]) -> list[
 
 def resumption(bundling: Bundling, parts: Sequence[SealedPart]) -> Resumption:
     """Where to go on: after the last part before which nothing is missing, if the stream's state there is known."""
-    whole = list(takewhile(lambda part: part.stored, parts))
+    stored = takewhile(lambda each: each[1].stored and each[1].digest.index == each[0], enumerate(parts))
+    whole = [part for _, part in stored]
     while whole and whole[-1].mark.checkpoint is None:
         whole.pop()
     return Resumption(

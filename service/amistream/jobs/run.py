@@ -293,10 +293,17 @@ class Run:
     def _own(self, parts: Sequence[SealedPart]) -> None:
         """Take over what an earlier run stored: it counts, and it goes if this run is undone."""
         self._ledger = PartLedger(self._journal, self._job.id, parts)
-        store, prefix = self._store, self._addresses[0].prefix
         for part in parts:
-            name = part_name(prefix, part.digest.index)
-            self._undo.push(f"{store.location}/{name}", partial(store.delete, name))
+            name = part_name(self._addresses[0].prefix, part.digest.index)
+            self._undo.push(f"{self._store.location}/{name}", partial(self._remove, name, part))
+
+    async def _remove(self, name: str, part: SealedPart) -> None:
+        """Remove a part of an earlier run wherever it is that part, and the bundle not whole."""
+        for lane in self._lanes:
+            store = lane.destination.store
+            found = None if lane.member.settled else await store.stat(name)
+            if found is not None and found.is_the(part.digest.size, part.checksum):
+                await store.delete(name)
 
     async def _move(self, state: State) -> None:
         self._job.move(state)

@@ -75,7 +75,8 @@ class Archive:
 
     def end_of_block(self, number: int) -> ArchiveResult:
         """The archive through block `number` (from 0). Forgets the blocks before it."""
-        for earlier in [block for block in self._block_ends if block < number]:
+        # Another thread may be adding to it: the list is taken in one step.
+        for earlier in [block for block in list(self._block_ends) if block < number]:
             del self._block_ends[earlier]
         return self._block_ends[number]
 

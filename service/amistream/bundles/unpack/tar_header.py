@@ -112,7 +112,7 @@ def check_pax(text: bytes) -> None:
         length = int(digits) if digits.isdigit() and len(digits) < 8 else 0  # noqa: PLR2004 - more than is ever held
         record, text = text[:length], text[length:]
         key, equals, _ = record[len(digits) + 1 :].partition(b"=")
-        if not space or not equals or not record.endswith(b"\n"):
+        if not (space and equals and len(record) == length and record.endswith(b"\n")):
             raise FlawError("tar.pax", "a pax header of the tar archive is damaged")
         name = key.decode("utf-8", "replace")
         if not _HARMLESS.fullmatch(name):

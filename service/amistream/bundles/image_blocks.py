@@ -1,0 +1,142 @@
+"""Writes an image front to back in whole, aligned blocks: past the page cache where that can be, and without its zeros.
+
+The page cache would be paid for twice, in the copying and in what it pushes out: measured, 1 GiB costs 1.6 CPU seconds
+through it and 0.3 past it. Direct writes (open(2), O_DIRECT) are waited for, and want memory, place and length on
+bounds of the disk: what is short, or does not lie so, goes the ordinary way.
+
+Blocking: for threads. Raises OSError.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+from collections.abc import Callable
+
+from amistream.values import KIB, MIB
+
+BLOCK = MIB
+ZERO_UNIT = 16 * KIB
+"""Aligned runs of so many zeros are left out. File systems' blocks mostly have 4 KiB, but looking for those costs
+three times as much."""
+ALIGNMENT = 4 * KIB
+WORTH_WAITING = 256 * KIB
+"""Bytes from which on a direct write pays, as each waits for the disk. Guess."""
+ZEROS = bytes(MIB)
+
+
+class BlockWriter:
+    """One image on its way to a descriptor, which stays the caller's."""
+
+    def __init__(
+        self,
+        descriptor: int,
+        size: int,
+        on_zeros: Callable[[int, int], None],
+        *,
+        direct: bool = True,
+        keep_first: Callable[[bytes], None] | None = None,
+    ) -> None:
+        """`on_zeros` is told each run of bytes that is left out because it is zeros, in order.
+
+        Without `direct` all goes through the page cache. `keep_first` gets the first block instead of its being
+        written.
+        """
+        self._descriptor = descriptor
+        self._size = size
+        self._on_zeros = on_zeros
+        self._keep_first = keep_first
+        self._may_be_direct = direct
+        self._is_direct = False
+        self._block = memoryview(mmap.mmap(-1, BLOCK))
+        self._base = 0
+        self._filled = 0
+        self._next = 0
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Take bytes of the image, in ascending order; what is passed over are zeros."""
+        while data:
+            inside = offset % BLOCK
+            if offset - inside != self._base:
+                self._flush()
+                self._base = offset - inside
+            self._clear(inside)
+            taken = data[: BLOCK - inside]
+            self._block[inside : inside + len(taken)] = taken
+            self._filled = inside + len(taken)
+            offset += len(taken)
+            data = data[len(taken) :]
+
+    def finish(self) -> None:
+        """Write what is still held; nothing is synchronised."""
+        self._flush()
+        self._pass_over(self._size)
+
+    def _flush(self) -> None:
+        if not self._filled:
+            return
+        self._clear(min(-(-self._filled // ALIGNMENT) * ALIGNMENT, self._size - self._base))
+        block = self._block[: self._filled]
+        self._filled = 0
+        if self._keep_first is not None and self._base == 0:
+            self._keep_first(bytes(block))
+            self._next = len(block)
+            return
+        begin = None
+        for at in range(0, len(block), ZERO_UNIT):
+            is_zeros = ZEROS.startswith(block[at : at + ZERO_UNIT])
+            if is_zeros and begin is not None:
+                self._put(self._base + begin, block[begin:at])
+                begin = None
+            elif not is_zeros and begin is None:
+                begin = at
+        if begin is not None:
+            self._put(self._base + begin, block[begin:])
+
+    def _clear(self, end: int) -> None:
+        """Make zeros of the block's bytes from what is filled up to `end`."""
+        if end > self._filled:
+            self._block[self._filled : end] = ZEROS[: end - self._filled]
+            self._filled = end
+
+    def _put(self, offset: int, data: memoryview) -> None:
+        self._pass_over(offset)
+        self._next = offset + len(data)
+        self._set_direct(on=len(data) >= WORTH_WAITING and not len(data) % ALIGNMENT)
+        try:
+            write_all(self._descriptor, offset, data)
+        except OSError as error:
+            if error.errno != errno.EINVAL or not self._is_direct:
+                raise
+            # This disk has other bounds.
+            self._may_be_direct = False
+            self._set_direct(on=False)
+            write_all(self._descriptor, offset, data)
+
+    def _set_direct(self, *, on: bool) -> None:
+        """Turn direct writes on or off. Not every file system knows them."""
+        on = on and self._may_be_direct
+        if on == self._is_direct:
+            return
+        flags = fcntl.fcntl(self._descriptor, fcntl.F_GETFL) & ~os.O_DIRECT
+        try:
+            fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags | (os.O_DIRECT if on else 0))
+            self._is_direct = on
+        except OSError:
+            self._may_be_direct = False
+
+    def _pass_over(self, end: int) -> None:
+        if end > self._next:
+            self._on_zeros(self._next, end)
+            self._next = end
+
+
+def write_all(descriptor: int, offset: int, data: memoryview | bytes) -> None:
+    """Write all of `data` from `offset` on."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        offset += written
+        view = view[written:]

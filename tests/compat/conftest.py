@@ -1,0 +1,80 @@
+"""The old commands as scripts run them: processes of their own, against a local endpoint, with old command lines."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+if TYPE_CHECKING:
+    from support.endpoints import Endpoint
+    from support.keys import KeyRing
+
+PATIENCE_S = 120
+NEW = "import sys; from amistream.cli.main import run; sys.exit(run(sys.argv[1:]))"
+
+
+@dataclass(frozen=True)
+class Ended:
+    status: int
+    stdout: str
+    stderr: str
+
+
+class Old(Protocol):
+    """Run a command line; `to` is the endpoint, whose keys are in the environment unless `keys` is false."""
+
+    def __call__(
+        self, line: str, *, to: Endpoint | None = None, keys: bool = True, given: bytes = b"", **environ: str
+    ) -> Ended: ...
+
+
+@pytest.fixture
+def old(tmp_path: Path, key_ring: KeyRing) -> Old:
+    """Old command lines, in a directory with pk.pem and cert.pem, and EC2's certificate where the old tools keep it."""
+    (tmp_path / "pk.pem").write_bytes(key_ring.user.key.read_bytes())
+    (tmp_path / "pk.pem").chmod(0o600)
+    (tmp_path / "cert.pem").write_bytes(key_ring.user.certificate.read_bytes())
+    kept = tmp_path / "tools" / "etc" / "ec2" / "amitools"
+    kept.mkdir(parents=True)
+    (kept / "cert-ec2.pem").write_bytes(key_ring.ec2.certificate.read_bytes())
+
+    def run(line: str, *, to: Endpoint | None = None, keys: bool = True, given: bytes = b"", **environ: str) -> Ended:
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path),
+            "AMISTREAM_STATE_DIR": str(tmp_path / "state"),
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "EC2_AMITOOL_HOME": str(tmp_path / "tools"),
+            "AMISTREAM_PART_SIZE": "1MiB",
+            "AMISTREAM_STALL_TIMEOUT_S": "5",
+            "AMISTREAM_UPLOAD_ATTEMPTS": "2",
+            **{name: value for name, value in os.environ.items() if name.startswith(("COVERAGE", "PYTHON"))},
+        }
+        if to is not None:
+            environment |= {**to.environ(), "AMISTREAM_ENDPOINT_URL": to.url}
+        if not keys:
+            environment = {
+                name: value for name, value in environment.items() if not name.endswith(("_KEY_ID", "S_KEY"))
+            }
+        words = line.split()
+        program = ["-c", NEW, *words[1:]] if words[0] == "amistream" else ["-m", "amistream.compat", *words]
+        done = subprocess.run(
+            [sys.executable, *program],
+            cwd=tmp_path,
+            env=environment | environ,
+            input=given,
+            capture_output=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        ended = Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
+        assert "Traceback" not in ended.stderr, ended.stderr
+        return ended
+
+    return run

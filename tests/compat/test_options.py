@@ -1,0 +1,211 @@
+"""The words of the old commands: every form that scripts use, and errors that repeat no secret."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from amistream.compat.access import bucket_address, endpoint, region_of
+from amistream.compat.main import exit_status, run
+from amistream.compat.options import Use, in_old_words, option, parse
+from amistream.compat.tables import COMMANDS, Command, Family, find_command
+from amistream.errors import AmistreamError, DifferenceError, JobError, RefusedError, StoreError, UsageError
+
+ROOT = Path(__file__).parents[2]
+MADE = [command for command in COMMANDS if not command.absent]
+OPTIONS = (
+    option("-b, --bucket BUCKET", "", required=True),
+    option("-m, --manifest FILE", ""),
+    option("-s, --secret-key KEY", "", use=Use.SECRET),
+    option("-B, --block-device-mapping MAPPING", "", repeated=True),
+    option("--acl ACL", "", choices=("public-read",)),
+    option("-y, --yes", ""),
+    option("--policy TEXT", "not taken.", use=Use.REFUSED),
+)
+
+
+def parsed(line: str) -> dict[str, object]:
+    given = parse("old", "", OPTIONS, line.split())
+    return {each.key: given.several(each.key) if each.repeated else given[each.key] for each in given.options}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "-b web -m file -y",
+        "-bweb -mfile -y",
+        "--bucket web --manifest file --yes",
+        "--bucket=web --manifest=file --yes",
+        "--buck web --man file --ye",
+        "-y --manifest file -b web",
+    ],
+)
+def test_forms(line: str) -> None:
+    """Long and short, joined and apart, abbreviated, in any order: as the old parsers took them."""
+    assert parsed(line) == {"bucket": "web", "manifest": "file", "yes": "True"}
+
+
+def test_lists() -> None:
+    """A list may be given with commas or by repeating the option."""
+    several = ["root=/dev/sda1", "ami=sda1", "swap=sda3"]
+    assert parsed("-b web -B root=/dev/sda1,ami=sda1 -B swap=sda3")["block-device-mapping"] == several
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "-b web --bogus=SECRET",
+        "-b web -zSECRET",
+        "-b web SECRET",
+        "-b web -ySECRET",
+        "-b web --yes=SECRET",
+        "-b web --acl SECRET",
+        "-b web --policy SECRET",
+        "-s SECRET",
+        "-b web --=SECRET",
+        "-b web --m=SECRET --b=SECRET -- -s SECRET",
+    ],
+)
+def test_nothing_is_repeated(line: str) -> None:
+    """What is wrong with the words is said without saying any value."""
+    with pytest.raises(UsageError) as caught:
+        parsed(line)
+    assert "SECRET" not in str(caught.value)
+    assert str(caught.value).startswith("cannot run old: ")
+
+
+def test_names_of_ours_become_theirs() -> None:
+    """A message that names an option of amistream names the old command's."""
+    command = find_command("ec2-bundle-image")
+    assert command is not None
+    text = in_old_words("give --ec2-cert or --account, --private-key and --part-size", command.options)
+    assert text == "give --ec2cert or --user, --privatekey and --part-size"
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("", ("", "")),
+        ("https://s3.amazonaws.com/", ("", "")),
+        ("s3.amazonaws.com", ("", "")),
+        ("https://s3-eu-west-1.amazonaws.com", ("", "eu-west-1")),
+        ("https://s3.eu-central-1.amazonaws.com", ("", "eu-central-1")),
+        ("https://s3.cn-north-1.amazonaws.com.cn", ("", "cn-north-1")),
+        ("http://127.0.0.1:8333", ("http://127.0.0.1:8333", "")),
+        ("https://evil.example/s3.amazonaws.com", None),
+        ("https://s3.amazonaws.com.example:443/", ("https://s3.amazonaws.com.example:443", "")),
+    ],
+)
+def test_endpoints(url: str, expected: tuple[str, str] | None) -> None:
+    """AWS's own endpoints are left to the SDK, others are used; one with a path is refused."""
+    if expected is None:
+        with pytest.raises(UsageError):
+            endpoint(url)
+    else:
+        assert endpoint(url) == expected
+
+
+def test_places() -> None:
+    """Buckets with a path, S3's old locations and euca2ools' user@region mean what they meant."""
+    assert bucket_address("web/2026/") == "s3://web/2026"
+    assert bucket_address("s3://web") == "s3://web"
+    assert [region_of(text) for text in ("EU", "US", "me@eu-west-1", "eu-west-1", "")] == [
+        "eu-west-1", "us-east-1", "eu-west-1", "eu-west-1", "",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("error", "ami_tools", "euca2ools"),
+    [
+        (UsageError("usage", ""), 1, 2),
+        (RefusedError("key.mismatch", ""), 2, 1),
+        (JobError("source.changed", ""), 2, 1),
+        (DifferenceError("part.digest", ""), 2, 1),
+        (StoreError("aws.AccessDenied", ""), 3, 1),
+        (RefusedError("bucket.missing", ""), 3, 1),
+        (RefusedError("destination.exists", ""), 3, 1),
+        (RefusedError("unconfirmed", ""), 5, 1),
+    ],
+)
+def test_exit_statuses(error: AmistreamError, ami_tools: int, euca2ools: int) -> None:
+    """Each kind of failure ends with the status of the tools whose command it is."""
+    assert exit_status(Family.AMI_TOOLS, error) == ami_tools
+    assert exit_status(Family.EUCA2OOLS, error) == euca2ools
+
+
+@pytest.mark.parametrize("command", MADE, ids=lambda command: command.name)
+def test_help(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    """--help names every option, --manual is the same, --version the command; each ends well."""
+    assert run(command.name, ["--help"]) == 0
+    told = capsys.readouterr().out
+    assert all(name in told for each in command.options for name in each.names)
+    assert run(command.name, ["--version"]) == 0
+    assert command.name in capsys.readouterr().out
+    if command.family is Family.AMI_TOOLS:
+        assert run(command.name, ["--manual"]) == 0
+        assert capsys.readouterr().out == told
+
+
+def test_not_made_yet(capsys: pytest.CaptureFixture[str]) -> None:
+    """ec2-bundle-vol, whatever its options, says that it is not there and what to do."""
+    assert run("ec2-bundle-vol", ["-k", "pk.pem", "--no-filter"]) == 1
+    assert "amistream bundle /dev/xvda --live" in capsys.readouterr().err
+
+
+def test_a_name_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    """A name that no old command has is told with those that there are."""
+    assert run("ec2-run-instances", []) == 2
+    assert "ec2-upload-bundle" in capsys.readouterr().err
+
+
+def test_scripts_are_installed() -> None:
+    """Every command that is made is a script of its name, and the one that is not hides nobody's."""
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert {name for name, target in scripts.items() if target == "amistream.compat.main:main"} == {
+        command.name for command in MADE
+    }
+    code = (
+        "import sys; sys.argv = ['/usr/bin/ec2-unbundle', '--version']; from amistream.compat.main import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split()[0]) == (0, "ec2-unbundle")
+
+
+def test_as_a_command_of_amistream() -> None:
+    """`amistream compat NAME` is the same as NAME, --help and all."""
+    code = "import sys; from amistream.cli.main import run; sys.exit(run(sys.argv[1:]))"
+    for words, status, told in (
+        (["compat", "ec2-unbundle", "--help"], 0, "usage: ec2-unbundle"),
+        (["compat", "ec2-unbundle", "-m", "x", "--json"], 1, "cannot run ec2-unbundle"),
+        (["compat", "--help"], 0, "ec2-delete-bundle"),
+    ):
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+        assert done.returncode == status
+        assert told in done.stdout + done.stderr
+
+
+def test_help_is_light() -> None:
+    """Help and wrong words load neither the AWS SDK nor the ciphers."""
+    code = "import sys; from amistream.compat.main import run; run('ec2-unbundle', ['-h']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"aiobotocore", "botocore", "cryptography", "pydantic"} & set(done.stdout.split()) == set()
+
+
+@pytest.mark.parametrize("command", MADE, ids=lambda command: command.name)
+def test_the_table_in_the_documentation(command: Command) -> None:
+    """docs/drop-in.md has every option of every command, and no other."""
+    document = (ROOT / "docs" / "drop-in.md").read_text()
+    section = document.partition(f"\n### `{command.name}`\n")[2].partition("\n### ")[0]
+    rows = re.findall(r"^\| (`-.*?) \| (.*?) \|$", section, re.MULTILINE)
+    told = {tuple(re.findall(r"`(-[\w-]+)`", names)): text for names, text in rows}
+    common = {"version", "manual", "batch", "debug"}
+    assert told == {
+        each.names: f"{'Required. ' if each.required else ''}{each.help}"
+        for each in command.options
+        if each.key not in common
+    }
