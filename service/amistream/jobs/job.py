@@ -26,7 +26,7 @@ class Job:
     """Owned by one event loop.
 
     `cancel_requested` tells a wanted cancel from one that comes from outside; `interrupt_requested` one that is to keep
-    what was stored.
+    what was stored. A job that `lived_before` may have left things, although it has not begun in this life.
     """
 
     def __init__(self, request: JobRequest, *, confined: bool = False) -> None:
@@ -36,6 +36,7 @@ class Job:
         self.resumable = False
         self.kept_parts = 0
         self.interrupt_requested = False
+        self.lived_before = False
         self.created_at = _now()
         self.id = f"{self.created_at:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
         self.state = State.QUEUED
@@ -70,6 +71,7 @@ class Job:
         job = Job(self.request, confined=self.confined)
         job.id, job.created_at, job.notices = self.id, self.created_at, self.notices
         job.kept_parts = self.kept_parts
+        job.lived_before = True
         job._begin_anew()
         return job
 

@@ -15,6 +15,7 @@ import errno
 import fcntl
 import os
 import secrets
+import shutil
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,12 +33,13 @@ from amistream.jobs.request import JobRequest
 from amistream.pipeline import Plan
 from amistream.stages.manifest import ImageFacts, WrappedKeys
 from amistream.stages.register import Registration
-from amistream.values import Mark, PartDigest
+from amistream.values import KIB, Mark, PartDigest
 
 FILE = "journal.sqlite"
 REMEMBERED = 1000
 """Ended jobs kept to be listed; older ones are forgotten."""
 
+_LEAST_ROOM = 64 * KIB
 _VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -196,11 +198,14 @@ class Journal:
         await self._do(work)
 
     async def seal(self, job_id: str, part: SealedPart) -> None:
-        """Enter a part before it is sent, or sent again."""
+        """Enter a part before it is sent."""
         text = part.model_dump_json(exclude={"stored"})
-        await self._write(
-            "INSERT OR REPLACE INTO parts (job, number, part) VALUES (?, ?, ?)", job_id, part.digest.index, text
-        )
+        await self._write("INSERT INTO parts (job, number, part) VALUES (?, ?, ?)", job_id, part.digest.index, text)
+
+    async def seal_again(self, job_id: str, part: SealedPart) -> None:
+        """Enter that a part is sent again, in another way than before."""
+        text = part.model_dump_json(exclude={"stored"})
+        await self._write("UPDATE parts SET part = ? WHERE job = ? AND number = ?", text, job_id, part.digest.index)
 
     async def stored(self, job_id: str, number: int) -> None:
         """Enter that a part is safe at its destination."""
@@ -356,6 +361,13 @@ class Journal:
         finally:
             os.close(descriptor)
 
+    def _has_no_room(self) -> bool:
+        """Whether the disk is so full that SQLite cannot even say so."""
+        try:
+            return shutil.disk_usage(self._state_dir).free < _LEAST_ROOM
+        except OSError:
+            return False
+
     async def _write(self, statement: str, *values: Any) -> None:
         def work() -> None:
             with self._db:
@@ -371,7 +383,7 @@ class Journal:
             return await asyncio.get_running_loop().run_in_executor(self._pool, work)
         except (sqlite3.Error, OSError) as error:
             full = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
-            full = full or getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT)
+            full = full or getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT) or self._has_no_room()
             raise JobError(
                 "journal.full" if full else "journal.failed",
                 f"cannot keep the journal {self._path}: {error}",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from types import TracebackType
 from typing import Self
 
@@ -190,13 +190,10 @@ class JobQueue:
     async def _live(self, job: Job, work: Work) -> None:
         self._begun.add(job.id)
         try:
-            if work is self._clean:
-                # It costs next to nothing, and somebody waits for the place.
-                await work(job)
-                return
             if job.cancel_requested:
                 raise asyncio.CancelledError
-            async with self._slots:
+            # A removal costs next to nothing, and somebody waits for the place.
+            async with nullcontext() if work is self._clean else self._slots:
                 await work(job)
         except asyncio.CancelledError:
             # A job that ran has ended itself.
@@ -208,7 +205,7 @@ class JobQueue:
         """End a job that never began in this life: kept for the next daemon, removed, or simply over."""
         if job.interrupt_requested:
             job.interrupt()
-        elif job.kept_parts:
+        elif job.lived_before:
             await self._clean(job)
         else:
             try:

@@ -14,7 +14,7 @@ from itertools import takewhile
 from typing import TypeVar
 
 from amistream.aws import buckets
-from amistream.errors import StoreError, first_cause
+from amistream.errors import JobError, StoreError, first_cause
 from amistream.jobs.destination import Address, Destination
 from amistream.jobs.journal import Bundling, BundlingPlace, Journal, Kept, SealedPart
 from amistream.pipeline import Resumption
@@ -47,12 +47,17 @@ class PartLedger:
         if known is not None:
             if known.digest != part:
                 raise ChangedError(f"part {part.index} is not what was sent before")
-            # How it goes up, and so its checksum, may be another than in an earlier run; the bytes are the same.
-            if known.stored or known.checksum == checksum:
-                return known.stored
-        sealed = SealedPart(digest=part, mark=mark, checksum=checksum)
-        await self._journal.seal(self._job_id, sealed)
-        self._parts[part.index] = sealed
+            if not known.stored and known.checksum != checksum:
+                # How it goes up, and so its checksum, is another than in an earlier run; the bytes are the same.
+                again = self._parts[part.index] = known.model_copy(update={"checksum": checksum})
+                await self._journal.seal_again(self._job_id, again)
+            return known.stored
+        sealed = self._parts[part.index] = SealedPart(digest=part, mark=mark, checksum=checksum)
+        try:
+            await self._journal.seal(self._job_id, sealed)
+        except JobError:
+            del self._parts[part.index]
+            raise
         return False
 
     async def stored(self, part: PartDigest) -> None:

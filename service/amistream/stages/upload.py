@@ -57,6 +57,8 @@ class Upload:
         self._store = store
         self._ledger = ledger or NoLedger()
         self._sealing = asyncio.Lock()
+        self._sealed = True
+        """Whether every part so far could be entered: none is sent behind one that could not."""
         self._prefix = prefix
         self._buffers = buffers
         self._undo = undo
@@ -82,8 +84,12 @@ class Upload:
             name = part_name(self._prefix, part.digest.index)
             # No wait between receiving and the lock, which is fair: parts are sealed in their order.
             async with self._sealing:
+                if not self._sealed:
+                    return
+                self._sealed = False
                 checksum = await self._store.checksum(name, part.data, part.digest.sha1)
                 is_stored = await self._ledger.seal(part.digest, part.mark, checksum)
+                self._sealed = True
             if not is_stored:
                 self._undo.push(f"{self._store.location}/{name}", partial(self._store.delete, name))
                 started = perf_counter()
