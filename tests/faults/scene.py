@@ -183,7 +183,7 @@ async def lasting_clients(chosen: Settings, monkeypatch: pytest.MonkeyPatch) -> 
             """They last longer than one life."""
 
     shared = Lasting(chosen)
-    monkeypatch.setattr(engine, "Aws", lambda _: shared)
+    monkeypatch.setattr(engine, "Aws", lambda *_: shared)
     try:
         yield
     finally:

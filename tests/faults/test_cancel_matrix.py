@@ -30,7 +30,7 @@ CHUNKED: dict[str, Any] = {
     "multipart_chunk": "5MiB",
 }
 LEAST_STEPS = 20
-HELD = [PauseRequest(), PauseReply()]
+HELD: list[Action] = [PauseRequest(), PauseReply()]
 HELD_NAMES = ["before a request is seen", "after it was done"]
 
 

@@ -12,7 +12,7 @@ import os
 import random
 import time
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -88,14 +88,14 @@ class Outage:
 def request_bound_s(chosen: Settings) -> float:
     """How long one request can take, its repeats and the delays between them included."""
     delays = (min(chosen.backoff_cap_s, chosen.backoff_base_s * 2**n) for n in range(chosen.upload_attempts - 1))
-    return chosen.upload_attempts * chosen.stall_timeout_s + sum(delays)
+    return float(chosen.upload_attempts * chosen.stall_timeout_s + sum(delays))
 
 
 @pytest.mark.parametrize("seed", range(int(os.environ.get("FAULT_SEEDS", "1"))))
 async def test_a_fifth_of_all_requests_failing(seed: int, scene: MakeScene) -> None:
     """Jobs with many parts, with chunks, and registered, all finish; each bundle is right and stored once."""
     dice = Dice(seed, share=0.2)
-    changes = {
+    changes: dict[str, Any] = {
         "size": 5_500_000,
         "upload_attempts": 9,
         "stall_timeout_s": 0.4,
@@ -121,7 +121,7 @@ async def test_a_fifth_of_all_requests_failing(seed: int, scene: MakeScene) -> N
         assert share == pytest.approx(0.2, abs=0.1)
         assert len(dice.failures) >= 6, dice.failures
         for each, job in zip(asked, jobs, strict=True):
-            place = each.destination.rpartition("/")[2]
+            place = each.destinations[0].rpartition("/")[2]
             there.fits(place)
             if each.registers:
                 assert job.result is not None

@@ -18,7 +18,7 @@ GOOD: dict[str, Any] = {"source": "/dev/sdf", "destinations": ["s3://bucket/some
     [
         ({"source": "disk.img"}, "source", "absolute path"),
         ({"destinations": []}, "destinations", "at least 1"),
-        ({"destinations": ["s3://aaa/x", "s3://bbb/y"]}, "destinations", "at most 1"),
+        ({"destinations": [f"s3://aaa/{number}" for number in range(9)]}, "destinations", "at most 8"),
         ({"destinations": ["s3://UPPER/x"]}, "destinations", "'UPPER' is not a bucket name"),
         ({"destinations": ["s3://bucket//x"]}, "destinations", "no empty step"),
         ({"destinations": ["here"]}, "destinations", "absolute directory"),
@@ -55,7 +55,7 @@ def test_every_pattern_has_words() -> None:
     schema = JobRequest.model_json_schema()["properties"]
     with_pattern = {name for name, each in schema.items() if "'pattern'" in str(each)}
     # Sizes bring a pattern and words of their own.
-    assert with_pattern - {"part_size", "memory_limit", "limit_upload"} == set(PATTERN_WORDS)
+    assert with_pattern - {"part_size", "memory_limit", "limit_upload", "image_size"} == set(PATTERN_WORDS)
 
 
 def test_what_is_left_out() -> None:

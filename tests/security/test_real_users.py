@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from security.people import CONNECT, ROOT, STRANGER, Machine, machine, member, needs_root, run_as
+from security.people import CONNECT, STRANGER, Machine, machine, member, needs_root, run_as
 from security.swapping import EXCHANGE, HARD_LINK, LINK, swapping
 from support.volumes import random_image
 
