@@ -35,7 +35,7 @@ test: lint $(MINISTACK)/.installed | system-test ## lint, then every test, with 
 	@data=$$(mktemp -d)
 	trap 'rm -rf "$$data"' EXIT
 	# A data file of its own: two runs at a time, and the daemons that tests start, do not mix their figures.
-	COVERAGE_FILE="$$data/coverage" $(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+	COVERAGE_FILE="$$data/coverage" $(BIN)/python -m pytest -n auto --cov --cov-report=term $(ARGS)
 
 lint: $(VENV)/.installed-dev ## ruff and mypy
 	@$(BIN)/ruff check .

@@ -236,16 +236,25 @@ async def test_a_passing_fault_does_not_fail_the_job(
 
 
 @pytest.mark.parametrize("path", [".*part.07", ".*manifest.xml"])
-async def test_a_lasting_fault_fails_the_job_and_leaves_nothing(
+async def test_a_lasting_fault_fails_the_job_and_keeps_its_parts_until_they_are_removed(
     path: str, cloud: MakeCloud, image: Path, tmp_path: Path, key_ring: KeyRing
 ) -> None:
-    """When the store fails for good the cause is told, and every part that was stored is gone again."""
+    """When the store fails for good the cause is told and how to go on; removing then leaves nothing."""
     there = cloud(Fault(action=Answer(status=500, code="InternalError"), path=path, times=None))
-    job = await run(request(image, f"s3://{there.bucket}", key_ring, endpoint_url=there.proxy.url), settings(tmp_path))
-    assert job.state is State.FAILED
-    assert job.error is not None
-    assert job.error.code == "aws.InternalError"
-    assert "tried 6 times" in job.error.message
+    asked = request(image, f"s3://{there.bucket}", key_ring, endpoint_url=there.proxy.url)
+    async with running_engine(settings(tmp_path)) as engine:
+        job = Job(asked)
+        await engine.enter(job)
+        await engine.run(job)
+        assert (job.state, job.resumable) == (State.FAILED, True)
+        assert job.error is not None
+        assert job.error.code == "aws.InternalError"
+        assert "tried 6 times" in job.error.message
+        assert f"amistream resume {job.id}" in job.error.hint
+        assert there.left() != []
+        removed = job.again()
+        await engine.clean(removed)
+    assert removed.state is State.CANCELLED
     assert there.left() == []
 
 

@@ -1,0 +1,97 @@
+"""What is not a raw file as the source of a job without a daemon: pipes, and disk images in other forms."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from compat.conftest import Old
+from support.buckets import download_bundle, list_keys
+from support.proxy import Answer, Fault
+from support.referee import check_bundle, check_content, read_bundle
+from support.volumes import random_image, sparse_image
+
+if TYPE_CHECKING:
+    from conftest import MakeBucket, MakeProxy
+    from support.endpoints import Endpoint
+    from support.keys import KeyRing
+
+MIB = 1 << 20
+WHO = "--cert cert.pem --private-key pk.pem --account 111122223333 --region eu-west-1"
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    return random_image(tmp_path / "image.img", 3 * MIB + 4321)
+
+
+def test_through_a_pipe(old: Old, image: Path, key_ring: KeyRing, tmp_path: Path) -> None:
+    """`bundle -` takes exactly the size that was said from standard input."""
+    line = f"amistream bundle - --image-size {image.stat().st_size} --to out {WHO} --in-process --json"
+    done = old(line, given=image.read_bytes())
+    assert done.status == 0, done.stderr
+    assert json.loads(done.stdout)["source"] == "-"
+    check_bundle(tmp_path / "out", image, key_ring.user.key, key_ring.user.certificate)
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "told"),
+    [
+        ("--image-size 3MiB --in-process", 4, "goes on after"),
+        ("--image-size 4MiB --in-process", 4, "it ended at byte"),
+        ("--in-process", 3, "--image-size"),
+        ("--image-size 3MiB", 2, "--in-process"),
+        ("--image-size much --in-process", 2, "--image-size"),
+        ("--image-size 0 --in-process", 2, "--image-size"),
+    ],
+)
+def test_a_pipe_that_does_not_fit(words: str, status: int, told: str, old: Old, image: Path, tmp_path: Path) -> None:
+    """Too much, too little and an unknown size are errors that leave nothing; the daemon is not asked."""
+    done = old(f"amistream bundle - --to out {WHO} {words}", given=image.read_bytes())
+    assert (done.status, done.stdout) == (status, ""), done.stderr
+    assert told in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_sent_again(
+    old: Old, moto_server: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, image: Path, key_ring: KeyRing,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """A job from a pipe that was cut short goes on when the same is sent again, and stores no part twice."""
+    bucket = make_bucket(moto_server)
+    refused = Fault(action=Answer(status=403, code="AccessDenied"), path=r".*part\.02", times=None)
+    proxy = make_proxy(moto_server, refused)
+    line = f"amistream bundle - --image-size {image.stat().st_size} --to s3://{bucket} --no-register {WHO}"
+    cut = old(f"{line} --in-process --json", to=proxy.endpoint, given=image.read_bytes())
+    assert cut.status == 4, cut.stderr
+    job = json.loads(cut.stdout)
+    assert job["resumable"]
+    kept = list_keys(moto_server, bucket)
+    proxy.mend(refused)
+    other = old(f"amistream resume {job['id']} --in-process", to=proxy.endpoint, given=bytes(image.stat().st_size))
+    assert other.status != 0, other.stdout
+    done = old(f"amistream resume {job['id']} --in-process", to=proxy.endpoint, given=image.read_bytes())
+    assert done.status == 0, done.stderr
+    assert len([each for each in proxy.seen("PUT", rf".*/{kept[0]}") if each.status == 200]) == 1
+    download_bundle(moto_server, bucket, "", tmp_path / "stored")
+    check_bundle(tmp_path / "stored", image, key_ring.user.key, key_ring.user.certificate)
+
+
+@pytest.mark.parametrize("options", [("qcow2",), ("qcow2", "-c"), ("vmdk",), ("vpc", "-o", "force_size=on"), ("vhdx",)])
+def test_another_form(options: tuple[str, ...], old: Old, key_ring: KeyRing, tmp_path: Path) -> None:
+    """An image in another form makes the bundle of the disk that it holds."""
+    if shutil.which("qemu-img") is None:
+        pytest.skip("qemu-utils is not installed")
+    disk = sparse_image(tmp_path / "disk.img", 12 * MIB, [(0, MIB), (9 * MIB, 300_000)])
+    image = tmp_path / "image"
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", *options, disk, image], check=True)
+    done = old(f"amistream bundle image --to out {WHO} --in-process")
+    assert done.status == 0, done.stderr
+    bundle = read_bundle(tmp_path / "out", key_ring.user.key)
+    check_content(bundle, disk)
+    assert bundle.bundled_size < 2 * MIB
