@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Form:
     """`right`, `absent` or any text."""
 
 
-EVERYTHING = {
+EVERYTHING: dict[str, Any] = {
     "kernel": "aki-12345678",
     "ramdisk": "ari-12345678",
     "product_codes": ("A1B2C3D4", "E5F6"),

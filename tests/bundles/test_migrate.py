@@ -402,8 +402,8 @@ async def test_refusals(
         (bundle, f"s3://{target}", {"region": "us-gov-west-1"}, "it is in eu-west-1"),
         (bundle, f"s3://{closed}", {}, "its ACLs are disabled"),
         (bundle, str(tmp_path / "dir"), {}, "only a bucket has a region"),
-        (bundle, f"s3://{target}", {"certificate": None, "private_key": None}, "are needed"),
-        (bundle, f"s3://{target}", {"private_key": None}, "are needed"),
+        (bundle, f"s3://{target}", {"certificate": None, "private_key": None}, "is needed"),
+        (bundle, f"s3://{target}", {"private_key": None}, "is needed"),
         (bundle, f"s3://{target}", {"ec2_certificate": None}, "cannot find EC2's certificate"),
     ]
     for manifest, to, more, words in cases:

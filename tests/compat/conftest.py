@@ -7,7 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING
 
 import pytest
 
@@ -26,12 +26,63 @@ class Ended:
     stderr: str
 
 
-class Old(Protocol):
-    """Run a command line; `to` is the endpoint, whose keys are in the environment unless `keys` is false."""
+@dataclass(frozen=True)
+class Old:
+    """Runs command lines in a directory of its own."""
+
+    directory: Path
 
     def __call__(
         self, line: str, *, to: Endpoint | None = None, keys: bool = True, given: bytes = b"", **environ: str
-    ) -> Ended: ...
+    ) -> Ended:
+        """Run one to its end; `to` is the endpoint, whose keys are in the environment unless `keys` is false."""
+        done = subprocess.run(
+            self._program(line),
+            cwd=self.directory,
+            env=self._environment(to, keys=keys) | environ,
+            input=given,
+            capture_output=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        ended = Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
+        assert "Traceback" not in ended.stderr, ended.stderr
+        return ended
+
+    def begin(self, line: str, stdin: IO[bytes]) -> subprocess.Popen[bytes]:
+        """Start one."""
+        return subprocess.Popen(
+            self._program(line),
+            cwd=self.directory,
+            env=self._environment(None, keys=False),
+            stdin=stdin,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+
+    def _program(self, line: str) -> list[str]:
+        words = line.split()
+        program = ["-c", NEW, *words[1:]] if words[0] == "amistream" else ["-m", "amistream.compat", *words]
+        return [sys.executable, *program]
+
+    def _environment(self, to: Endpoint | None, *, keys: bool) -> dict[str, str]:
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.directory),
+            "AMISTREAM_STATE_DIR": str(self.directory / "state"),
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "EC2_AMITOOL_HOME": str(self.directory / "tools"),
+            "AMISTREAM_PART_SIZE": "1MiB",
+            "AMISTREAM_STALL_TIMEOUT_S": "5",
+            "AMISTREAM_UPLOAD_ATTEMPTS": "2",
+            **{name: value for name, value in os.environ.items() if name.startswith(("COVERAGE", "PYTHON"))},
+        }
+        if to is not None:
+            environment |= {**to.environ(), "AMISTREAM_ENDPOINT_URL": to.url}
+        if not keys:
+            secret = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+            environment = {name: value for name, value in environment.items() if name not in secret}
+        return environment
 
 
 @pytest.fixture
@@ -44,37 +95,4 @@ def old(tmp_path: Path, key_ring: KeyRing) -> Old:
     kept.mkdir(parents=True)
     (kept / "cert-ec2.pem").write_bytes(key_ring.ec2.certificate.read_bytes())
 
-    def run(line: str, *, to: Endpoint | None = None, keys: bool = True, given: bytes = b"", **environ: str) -> Ended:
-        environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(tmp_path),
-            "AMISTREAM_STATE_DIR": str(tmp_path / "state"),
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "EC2_AMITOOL_HOME": str(tmp_path / "tools"),
-            "AMISTREAM_PART_SIZE": "1MiB",
-            "AMISTREAM_STALL_TIMEOUT_S": "5",
-            "AMISTREAM_UPLOAD_ATTEMPTS": "2",
-            **{name: value for name, value in os.environ.items() if name.startswith(("COVERAGE", "PYTHON"))},
-        }
-        if to is not None:
-            environment |= {**to.environ(), "AMISTREAM_ENDPOINT_URL": to.url}
-        if not keys:
-            environment = {
-                name: value for name, value in environment.items() if not name.endswith(("_KEY_ID", "S_KEY"))
-            }
-        words = line.split()
-        program = ["-c", NEW, *words[1:]] if words[0] == "amistream" else ["-m", "amistream.compat", *words]
-        done = subprocess.run(
-            [sys.executable, *program],
-            cwd=tmp_path,
-            env=environment | environ,
-            input=given,
-            capture_output=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
-        ended = Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
-        assert "Traceback" not in ended.stderr, ended.stderr
-        return ended
-
-    return run
+    return Old(tmp_path)

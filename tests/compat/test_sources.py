@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,7 +57,7 @@ def test_a_pipe_that_does_not_fit(words: str, status: int, told: str, old: Old, 
     done = old(f"amistream bundle - --to out {WHO} {words}", given=image.read_bytes())
     assert (done.status, done.stdout) == (status, ""), done.stderr
     assert told in done.stderr
-    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "out").glob("*"))
 
 
 def test_sent_again(
@@ -74,12 +76,38 @@ def test_sent_again(
     kept = list_keys(moto_server, bucket)
     proxy.mend(refused)
     other = old(f"amistream resume {job['id']} --in-process", to=proxy.endpoint, given=bytes(image.stat().st_size))
-    assert other.status != 0, other.stdout
+    assert other.status == 4, other.stderr
+    assert "is not what it sent" in other.stderr
+    assert list_keys(moto_server, bucket) == kept
     done = old(f"amistream resume {job['id']} --in-process", to=proxy.endpoint, given=image.read_bytes())
     assert done.status == 0, done.stderr
     assert len([each for each in proxy.seen("PUT", rf".*/{kept[0]}") if each.status == 200]) == 1
     download_bundle(moto_server, bucket, "", tmp_path / "stored")
     check_bundle(tmp_path / "stored", image, key_ring.user.key, key_ring.user.certificate)
+
+
+def test_a_sender_that_stands_still(old: Old, tmp_path: Path) -> None:
+    """A job that waits for its sender is cancelled at once, and leaves nothing."""
+    line = f"amistream bundle - --image-size 9MiB --to out {WHO} --in-process"
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb") as sender, os.fdopen(reading, "rb") as pipe:
+        begun = old.begin(line, pipe)
+        sender.write(bytes(100_000))
+        sender.flush()
+        assert begun.stderr is not None
+        while b"bundling" not in begun.stderr.readline():
+            pass
+        begun.send_signal(signal.SIGTERM)
+        _, stderr = begun.communicate(timeout=60)
+    assert begun.returncode == 130, stderr
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_a_job_that_is_not_there(old: Old) -> None:
+    """Without a daemon too, a job that nobody knows is an error of the caller's, in words."""
+    done = old("amistream resume 20200101-000000-abcdef --in-process")
+    assert done.status == 2, done.stderr
+    assert "cannot find a job" in done.stderr
 
 
 @pytest.mark.parametrize("options", [("qcow2",), ("qcow2", "-c"), ("vmdk",), ("vpc", "-o", "force_size=on"), ("vhdx",)])

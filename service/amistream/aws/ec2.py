@@ -15,6 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from amistream.aws.translate import error_code, translate
+from amistream.flow.uncut import settled
 from amistream.stages.register import Image, Registration
 
 T = TypeVar("T")
@@ -47,7 +48,9 @@ class Ec2:
         """Register once; returns the image's id. A transient error leaves open whether it went through."""
         what = f"register {registration.name!r} in {self.region}"
         try:
-            return str((await self._ask(self.client.register_image(**_arguments(registration)), what))["ImageId"])
+            # What is cancelled once it was sent may still be done: its answer is waited for, so that it can be undone.
+            asked = settled(self.client.register_image(**_arguments(registration)), lambda: True)
+            return str((await self._ask(asked, what))["ImageId"])
         except ClientError as error:
             raise translate(error, what) from error
 

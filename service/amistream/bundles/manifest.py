@@ -26,6 +26,10 @@ from amistream.stages.manifest import VERSION, serialise
 LARGEST = 16 * 1024 * 1024
 """Bytes of a manifest that is read at all: about 100,000 parts."""
 
+SHORTEST_SIGNATURE = 64
+"""Bytes that the smallest RSA key makes: what is shorter is a dummy, as good as none."""
+
+_DOCTYPE = "it declares a document type, which could smuggle in other files"
 _HEX = re.compile(r"(?:[0-9a-fA-F]{2})*")
 _SHA1_HEX = re.compile(r"[0-9a-f]{40}")
 _NAME = re.compile(r"[^/\0]{1,255}")
@@ -83,7 +87,7 @@ def parse_manifest(raw: bytes, name: str) -> Manifest:
 
 def check_signature(manifest: Manifest, certificate: x509.Certificate) -> SignatureState:
     """Verify the signature over the text as it stands, else over the text as Amazon's own check writes it again."""
-    if not manifest.signature:
+    if len(manifest.signature) < SHORTEST_SIGNATURE:
         return SignatureState.ABSENT
     public = certificate.public_key()
     assert isinstance(public, rsa.RSAPublicKey)  # noqa: S101 - for the type checker; load_certificate looked
@@ -150,12 +154,15 @@ class _Reader:
         if len(self._raw) > LARGEST:
             raise self._bad(f"it has {len(self._raw)} bytes, and a manifest has at most {LARGEST}")
         if b"<!DOCTYPE" in self._raw or b"<!ENTITY" in self._raw:
-            raise self._bad("it declares a document type, which could smuggle in other files")
+            raise self._bad(_DOCTYPE)
         parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
         try:
             root = etree.fromstring(self._raw, parser)
         except etree.XMLSyntaxError as error:
             raise self._bad(f"it is not XML ({error})") from None
+        if root.getroottree().docinfo.internalDTD is not None:
+            # In an encoding in which the bytes do not show it.
+            raise self._bad(_DOCTYPE)
         if root.tag != "manifest":
             raise self._bad(f"its root is <{root.tag}>, not <manifest>")
         return root

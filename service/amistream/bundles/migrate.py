@@ -12,7 +12,6 @@ import asyncio
 import hashlib
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from cryptography import x509
 
@@ -26,16 +25,7 @@ from amistream.bundles.register import Intent, Wish, carry_out, check_registrati
 from amistream.bundles.results import Migrated
 from amistream.bundles.transfer import find_there, take_back, taken
 from amistream.errors import RefusedError, StoreError
-from amistream.keys import (
-    CERTIFICATE_FILE,
-    PRIVATE_KEY_FILE,
-    BundleKey,
-    UserIdentity,
-    load_identity,
-    own_identity,
-    unwrap,
-    wrap,
-)
+from amistream.keys import BundleKey, UserIdentity, unwrap, wrap
 from amistream.settings import Settings
 from amistream.stages.manifest import ImageFacts, WrappedKeys, write_manifest
 from amistream.stores.port import whole_checksum
@@ -55,30 +45,6 @@ class Terms:
     """How to register it there, or None."""
     server_side: bool
     """Whether source and target are one service, which may copy by itself."""
-
-
-def find_identity(settings: Settings, certificate: Path | None, private_key: Path | None) -> UserIdentity:
-    """The user's key pair: as given, else of the settings, else the one kept in the state directory. Blocks.
-
-    Raises `RefusedError` when there is none: a new one opens no bundle.
-    """
-    certificate, private_key = certificate or settings.certificate, private_key or settings.private_key
-    if certificate and private_key:
-        return load_identity(certificate, private_key)
-    kept = settings.state_dir
-    if (
-        not certificate
-        and not private_key
-        and (kept / CERTIFICATE_FILE).exists()
-        and (kept / PRIVATE_KEY_FILE).exists()
-    ):
-        return own_identity(kept)[0]
-    raise RefusedError(
-        "key.missing",
-        "cannot open the bundle's key: the certificate and private key of its user are needed",
-        hint="give both, --cert and --private-key, those with which the bundle was made",
-        field="private_key",
-    )
 
 
 def mapped(what: str, old: str, new: str | None, *, drop: bool, stays: bool) -> str:

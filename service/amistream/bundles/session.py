@@ -16,7 +16,8 @@ from amistream.aws.session import Aws
 from amistream.bundles.listing import take_inventory
 from amistream.bundles.manifest import LARGEST, parse_manifest
 from amistream.bundles.meter import Meter, Note
-from amistream.bundles.migrate import Terms, find_identity, mapped, migrate
+from amistream.bundles.migrate import Terms, mapped, migrate
+from amistream.bundles.owner import find_owner
 from amistream.bundles.place import Bundle, Place, find_bundle, open_place, split_address
 from amistream.bundles.register import Wish, deregister_image, ec2_of, find_image, register_bundle
 from amistream.bundles.remove import Removal, plan_removal, remove
@@ -168,7 +169,14 @@ class BundleSession:
                 hint="give s3://BUCKET or s3://BUCKET/PREFIX",
                 field="destinations",
             )
-        identity = await asyncio.to_thread(find_identity, settings, certificate, private_key)
+        identity = (await asyncio.to_thread(find_owner, settings, certificate, private_key)).identity
+        if identity is None:
+            raise RefusedError(
+                "key.missing",
+                "cannot open the bundle's key: the private key of its user is needed",
+                hint="give it with --private-key, or set EC2_PRIVATE_KEY",
+                field="private_key",
+            )
         ec2_cert, notice = await asyncio.to_thread(
             find_ec2_certificate, region, explicit=ec2_certificate, configured=settings.ec2_certificates
         )

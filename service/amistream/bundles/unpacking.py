@@ -188,8 +188,13 @@ class _Ahead:
             yield from map(self._begun, self._cut.feed(plain))
 
     def finish(self) -> Iterator[BegunRun]:
-        for plain in self._decrypt.finish():
-            yield from map(self._begun, self._cut.feed(plain))
+        try:
+            for plain in self._decrypt.finish():
+                yield from map(self._begun, self._cut.feed(plain))
+        except FlawError:
+            # What is held comes before the flaw, and may have one that explains more.
+            yield from map(self._begun, self._cut.finish())
+            raise
         yield from map(self._begun, self._cut.finish())
 
     def _begun(self, run: Run) -> BegunRun:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
+
+SETTLE_S = 5.0
+"""How long a cancelled request that was wholly sent may take to be answered."""
 
 T = TypeVar("T")
 
@@ -23,3 +26,18 @@ async def uncut(work: Coroutine[Any, Any, T]) -> T:
         task.cancelled() or task.exception()
         raise cancelled
     return task.result()
+
+
+async def settled(call: Awaitable[T], wholly_sent: Callable[[], bool]) -> T:
+    """Await `call`; when cancelled after everything was sent, wait for the answer before passing the cancel on."""
+    task = asyncio.ensure_future(call)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if wholly_sent() and not task.done():
+            await asyncio.wait({task}, timeout=SETTLE_S)
+        task.cancel()
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()
+        raise

@@ -24,14 +24,12 @@ from botocore.exceptions import ClientError, ConnectionClosedError
 from amistream.aws.translate import SDK_ERRORS, error_code, http_status, translate
 from amistream.errors import StoreError, first_cause
 from amistream.flow.pace import RateLimit
+from amistream.flow.uncut import settled
 from amistream.settings import Acl
 from amistream.stores.body import Body
 from amistream.stores.port import OnBytes, Stored, whole_checksum
 from amistream.stores.retry import Alive, RetryPolicy, with_retries
 from amistream.values import MIB
-
-SETTLE_S = 5.0
-"""How long a cancelled request that was wholly sent may take to be answered."""
 
 DELETE_BATCH = 1000
 """Objects that one request deletes. AWS limit."""
@@ -174,7 +172,7 @@ class S3Store:
                 ContentType="application/octet-stream",
                 IfNoneMatch="*",
             )
-            reply = await _settled(call, lambda: True)
+            reply = await settled(call, lambda: True)
             told: str | None = reply["CopyObjectResult"].get("ChecksumSHA1")
             return told
 
@@ -249,7 +247,7 @@ class S3Store:
                 ContentType="application/octet-stream",
                 IfNoneMatch="*",
             )
-            await _settled(call, lambda: body.sent)
+            await settled(call, lambda: body.sent)
 
         try:
             await self._request(what, attempt)
@@ -265,12 +263,13 @@ class S3Store:
         what = f"store {self._url(name)}"
 
         async def create(_: Alive) -> str:
-            reply = await self._client.create_multipart_upload(
+            call = self._client.create_multipart_upload(
                 **self._object(name),
                 ACL=self._acl.value,
                 ChecksumAlgorithm="SHA1",
                 ContentType="application/octet-stream",
             )
+            reply = await settled(call, lambda: True)
             return str(reply["UploadId"])
 
         self._multipart_used = True
@@ -316,7 +315,7 @@ class S3Store:
                 MultipartUpload={"Parts": sent},
                 IfNoneMatch="*",
             )
-            await _settled(call, lambda: True)
+            await settled(call, lambda: True)
 
         try:
             await self._request(f"store {self._url(name)}", complete)
@@ -367,21 +366,6 @@ class S3Store:
             hint=f"look with `aws s3 ls {self.location}/`; remove the older bundle or choose another --prefix",
             field="destinations",
         )
-
-
-async def _settled(call: Awaitable[T], wholly_sent: Callable[[], bool]) -> T:
-    """Await `call`; when cancelled after everything was sent, wait for the answer before passing the cancel on."""
-    task = asyncio.ensure_future(call)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        if wholly_sent() and not task.done():
-            await asyncio.wait({task}, timeout=SETTLE_S)
-        task.cancel()
-        await asyncio.wait({task})
-        if not task.cancelled():
-            task.exception()
-        raise
 
 
 def _both(alive: Alive, on_bytes: OnBytes) -> OnBytes:
