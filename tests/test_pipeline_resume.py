@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from amistream.errors import StoreError
 from amistream.flow.undo import Undo
-from amistream.jobs.journal import Bundling, Journal, SealedPart
+from amistream.jobs.journal import Journal
+from amistream.jobs.records import Bundling, SealedPart
 from amistream.jobs.resume import PartLedger, prove, resumption
 from amistream.keys import BundleKey, Secret
 from amistream.pipeline import Pipeline, Plan, Resumption

@@ -16,7 +16,8 @@ from amistream.errors import JobError
 from amistream.events import State
 from amistream.jobs.engine import Engine
 from amistream.jobs.job import Job
-from amistream.jobs.journal import Fate, Journal, SealedPart
+from amistream.jobs.journal import Journal
+from amistream.jobs.records import Fate, SealedPart
 from amistream.jobs.request import JobRequest
 from amistream.settings import Settings
 from jobs.work import request, settings, use_endpoint

@@ -22,7 +22,8 @@ from amistream.errors import AmistreamError, ConflictError, JobError
 from amistream.events import ErrorBody, JobResult, JobView, PlaceResult, State
 from amistream.jobs import journal as journal_module
 from amistream.jobs.job import Job
-from amistream.jobs.journal import FILE, Bundling, BundlingPlace, Fate, Journal, Kept, SealedPart
+from amistream.jobs.journal import FILE, Journal
+from amistream.jobs.records import Bundling, BundlingPlace, Fate, Kept, SealedPart
 from amistream.jobs.request import JobRequest, parse_request
 from amistream.keys import BundleKey, load_certificate, wrap
 from amistream.pipeline import Plan

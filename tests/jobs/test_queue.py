@@ -15,8 +15,9 @@ from amistream.errors import BusyError, ConflictError, JobError, NotFoundError, 
 from amistream.events import ErrorBody, JobResult, JobView, State
 from amistream.flow.uncut import uncut
 from amistream.jobs.job import Job
-from amistream.jobs.journal import Fate, Journal, Kept
+from amistream.jobs.journal import Journal
 from amistream.jobs.queue import JobQueue
+from amistream.jobs.records import Fate, Kept
 from amistream.jobs.request import JobRequest, parse_request
 from amistream.settings import OnStop
 

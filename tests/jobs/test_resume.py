@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amistream.errors import StoreError
-from amistream.jobs.journal import Bundling, Journal, SealedPart
+from amistream.jobs.journal import Journal
+from amistream.jobs.records import Bundling, SealedPart
 from amistream.jobs.resume import AT_ONCE, PartLedger, check_object, check_stored, prove, remove, resumption
 from amistream.stores.port import Stored, whole_checksum
 from amistream.values import (

@@ -45,7 +45,7 @@ def test_a_target_can_be_made(target: str) -> None:
 def test_tests_run_under_coverage_after_lint() -> None:
     """`make test` is the whole check: lint, types, tests, branches."""
     recipe = run_make("--dry-run", "test")
-    positions = [recipe.find(command) for command in ("ruff check", "mypy", "-m pytest --cov")]
+    positions = [recipe.find(command) for command in ("ruff check", "mypy", "-m pytest -n auto --cov")]
     assert sorted(positions) == positions
     assert positions[0] >= 0
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["coverage"]["run"]["branch"] is True

@@ -133,11 +133,11 @@ class Aws:
         )
 
 
-class DirectHttp(AIOHTTPSession):
+class DirectHttp(AIOHTTPSession):  # type: ignore[misc, unused-ignore]  # untyped, where no stubs are installed
     """The SDK's HTTP, which follows no redirect: the HTTP library would send the session token along to any host."""
 
     async def _get_session(self, proxy_url: Any) -> Any:
-        return _Direct(await super()._get_session(proxy_url))  # type: ignore[misc]  # not in the stubs
+        return _Direct(await super()._get_session(proxy_url))  # type: ignore[misc, unused-ignore]  # the same
 
 
 class _Direct:

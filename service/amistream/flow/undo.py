@@ -54,7 +54,8 @@ class Undo:
                 await action()
         except (Exception, asyncio.CancelledError) as error:
             current = asyncio.current_task()
-            if current is not None and current.cancelling():
+            # A task group that failed inside leaves its mark on the task (until Python 3.13): only a cancel is one.
+            if isinstance(error, asyncio.CancelledError) and current is not None and current.cancelling():
                 raise
             log.warning("undo.failed", what=what, reason=str(error) or type(error).__name__)
             return f"{what}: {str(error) or type(error).__name__}"

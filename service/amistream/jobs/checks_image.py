@@ -12,7 +12,7 @@ from amistream.flow.uncut import uncut
 from amistream.jobs.checks_identity import Place
 from amistream.jobs.destination import Address
 from amistream.jobs.findings import Check
-from amistream.jobs.journal import BundlingPlace
+from amistream.jobs.records import BundlingPlace
 from amistream.jobs.request import AMI_NAME_PATTERN, DEVICE_PATTERN, PATTERN_WORDS
 from amistream.stages.manifest import ImageFacts
 from amistream.stages.register import Registration

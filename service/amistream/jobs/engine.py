@@ -19,7 +19,8 @@ from amistream.events import ErrorBody, JobResult, State
 from amistream.flow.uncut import uncut
 from amistream.jobs.destination import Address
 from amistream.jobs.job import Job
-from amistream.jobs.journal import Fate, Journal, Kept
+from amistream.jobs.journal import Journal
+from amistream.jobs.records import Fate, Kept
 from amistream.jobs.resume import remove_kept
 from amistream.jobs.run import Run
 from amistream.settings import Settings

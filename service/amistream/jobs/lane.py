@@ -14,7 +14,8 @@ from amistream.errors import AmistreamError, RegisterError, StoreError
 from amistream.events import ErrorBody, PlaceResult
 from amistream.flow.undo import Undo
 from amistream.jobs.destination import Destination
-from amistream.jobs.journal import Journal, SealedPart
+from amistream.jobs.journal import Journal
+from amistream.jobs.records import SealedPart
 from amistream.jobs.resume import check_object, check_stored
 from amistream.settings import Settings
 from amistream.stages.register import register, wait_available

@@ -26,7 +26,7 @@ from amistream.jobs.checks_image import ImageChecks
 from amistream.jobs.checks_source import SourceChecks
 from amistream.jobs.destination import Address, Destination
 from amistream.jobs.findings import Check, Finding, Status, for_place, refuse_if_failed, run_checks
-from amistream.jobs.journal import Bundling
+from amistream.jobs.records import Bundling
 from amistream.jobs.request import JobRequest
 from amistream.keys import UserIdentity
 from amistream.pipeline import Plan

@@ -17,7 +17,8 @@ from amistream.errors import AmistreamError, BusyError, ConflictError, NotFoundE
 from amistream.events import State
 from amistream.flow.uncut import uncut
 from amistream.jobs.job import Job
-from amistream.jobs.journal import REMEMBERED, Fate, Journal, Kept
+from amistream.jobs.journal import REMEMBERED, Journal
+from amistream.jobs.records import Fate, Kept
 from amistream.jobs.request import JobRequest
 from amistream.settings import OnStop
 

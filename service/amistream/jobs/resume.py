@@ -16,7 +16,8 @@ from typing import TypeVar
 from amistream.aws import buckets
 from amistream.errors import JobError, StoreError, first_cause
 from amistream.jobs.destination import Address, Destination
-from amistream.jobs.journal import Bundling, BundlingPlace, Journal, Kept, SealedPart
+from amistream.jobs.journal import Journal
+from amistream.jobs.records import Bundling, BundlingPlace, Kept, SealedPart
 from amistream.pipeline import Resumption
 from amistream.stores.port import Store, whole_checksum
 from amistream.values import ChangedError, Mark, PartDigest, manifest_name, part_name

@@ -22,9 +22,10 @@ from amistream.flow.undo import Undo
 from amistream.jobs import preflight
 from amistream.jobs.destination import Address, Destination
 from amistream.jobs.job import Job
-from amistream.jobs.journal import Bundling, BundlingPlace, Journal, Kept, SealedPart
+from amistream.jobs.journal import Journal
 from amistream.jobs.lane import Lane
 from amistream.jobs.progress import ProgressMeter, advice
+from amistream.jobs.records import Bundling, BundlingPlace, Kept, SealedPart
 from amistream.jobs.resume import PartLedger, open_destination, prove, resumption
 from amistream.keys import BundleKey, unwrap, wrap
 from amistream.pipeline import Pipeline
