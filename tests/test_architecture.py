@@ -29,7 +29,7 @@ JOBS_FOR_CLI = {"amistream.jobs.request", "amistream.jobs.job", "amistream.jobs.
 JOBS_FOR_CLI |= {"amistream.jobs.queue", "amistream.jobs.journal"}
 JOBS_FOR_CLI |= {"amistream.jobs.doctor", "amistream.jobs.findings"}
 # The older tools' commands are a second command line: they use the first, and the rooms that their work is in.
-FOR_COMPAT = FOR_CLI | {"compat", "keys", "stores", "aws"}
+FOR_COMPAT = FOR_CLI | {"compat", "keys", "stores", "stages", "aws"}
 COMMAND_LINES = ("cli", "compat")
 
 

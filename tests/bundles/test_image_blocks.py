@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import random
 from collections.abc import Iterable
@@ -12,7 +13,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from amistream.bundles import image_blocks
 from amistream.bundles.image_blocks import ALIGNMENT, BLOCK, WORTH_WAITING, ZERO_UNIT, BlockWriter
 
 NOISE = random.Random(7).randbytes(2 * BLOCK)
@@ -45,7 +45,7 @@ def written(
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(PIECES, st.integers(0, 5000), st.booleans())
-def test_any_pieces(tmp_path: Path, plan: list[tuple[int, int, bool]], rest: int, *, direct: bool) -> None:
+def test_any_pieces(tmp_path: Path, plan: list[tuple[int, int, bool]], rest: int, direct: bool) -> None:
     """Whatever the pieces and the gaps, the file is the image, and what was left out are zeros, told in order."""
     image, pieces = bytearray(), []
     for gap, length, is_noise in plan:
@@ -78,7 +78,7 @@ def test_a_disk_of_other_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     write = os.pwrite
 
     def refuse(descriptor: int, data: memoryview, offset: int) -> int:
-        direct.append(bool(os.O_DIRECT & image_blocks.fcntl.fcntl(descriptor, image_blocks.fcntl.F_GETFL)))
+        direct.append(bool(os.O_DIRECT & fcntl.fcntl(descriptor, fcntl.F_GETFL)))
         if direct[-1]:
             raise OSError(errno.EINVAL, "Invalid argument")
         return write(descriptor, data, offset)

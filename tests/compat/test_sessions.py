@@ -15,7 +15,14 @@ import pytest
 from bundles.made import older_bundle
 from compat.conftest import Ended, Old
 from support.buckets import download_bundle, list_keys
-from support.referee import check_bundle, check_content, check_parts, read_bundle
+from support.referee import (
+    check_bundle,
+    check_content,
+    check_form,
+    check_parts,
+    check_signature,
+    read_bundle,
+)
 from support.volumes import ext4_image, loop_device, random_image, sparse_image
 
 if TYPE_CHECKING:
@@ -290,6 +297,20 @@ def test_a_manifest_for_another_region(old: Old, image: Path, key_ring: KeyRing,
     changed = old(f"{line} --region eu-west-1")
     assert changed.status == 2
     assert "signature" in changed.stderr
+
+
+def test_a_manifest_of_the_old_tools(old: Old, key_ring: KeyRing, tmp_path: Path) -> None:
+    """Rewritten in its place, a manifest of ec2-bundle-image goes on naming its parts as they are called."""
+    manifest = older_bundle(tmp_path / "older", key_ring, [5000] * 11 + [3], name="holes.img")
+    names = sorted(path.name for path in manifest.parent.glob("*.part.*"))
+    moved = manifest.rename(manifest.with_name("m.manifest.xml"))
+    good(old("ec2-migrate-manifest -m older/m.manifest.xml -c cert.pem -k pk.pem --region us-west-2"))
+    (tmp_path / "older" / "m.manifest.xml.bak").unlink()
+    bundle = read_bundle(tmp_path / "older", key_ring.user.key)
+    assert sorted(part.path.name for part in bundle.parts) == names
+    check_parts(bundle)
+    check_form(moved.read_bytes())
+    check_signature(bundle, key_ring.user.certificate)
 
 
 def test_a_kernel_of_another_region(old: Old, image: Path, tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ from amistream.values import MIB
 
 MOUNTS = Path("/proc/self/mountinfo")
 _BLKGETSIZE64 = 0x80081272
-"""ioctl of linux/fs.h: size of a block device in bytes."""
+_BLKROGET = 0x125E
+"""ioctls of linux/fs.h: size of a block device in bytes, and whether it is read-only."""
 WORTH_ASKING = MIB
 """Bytes of zeros from which on the kernel is asked for them: a discard costs a device more than a small write."""
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 1, 2, 16
@@ -49,6 +50,8 @@ class DeviceTarget:
         try:
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
             room = struct.unpack("Q", fcntl.ioctl(self._descriptor, _BLKGETSIZE64, bytes(8)))[0]
+            if any(fcntl.ioctl(self._descriptor, _BLKROGET, bytes(4))):
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         except OSError as error:
             self._close()
             if error.errno == errno.EBUSY:
@@ -56,7 +59,7 @@ class DeviceTarget:
             raise RefusedError(
                 "target.unwritable",
                 f"cannot write {self.name}: {error.strerror}",
-                hint=f"check that it may be written to: blockdev --getro {self.name}; ls -l {self.name}",
+                hint=f"see what keeps it from being written to: blockdev --getro {self.name}; ls -l {self.name}",
                 field="destination",
             ) from error
         if room < size:

@@ -7,8 +7,10 @@ import os
 import secrets
 from pathlib import Path
 
+from lxml import etree
+
 from amistream.aws.regions import find_ec2_certificate
-from amistream.bundles.manifest import SignatureState, check_signature
+from amistream.bundles.manifest import Manifest, SignatureState, check_signature
 from amistream.bundles.meter import Meter
 from amistream.bundles.migrate import Terms, mapped, new_manifest
 from amistream.bundles.results import Migrated
@@ -18,7 +20,8 @@ from amistream.compat.access import ami_tools_keys, bucket_address, region_of, s
 from amistream.compat.options import Given
 from amistream.compat.session import OldSession, read_manifest, run_old
 from amistream.errors import EXIT_DONE, DifferenceError, RefusedError, UsageError
-from amistream.keys import load_identity
+from amistream.keys import UserIdentity, load_identity
+from amistream.stages.manifest import serialise
 
 
 def migrate_manifest(given: Given) -> int:
@@ -98,7 +101,18 @@ async def _migrated(given: Given, path: Path, region: str) -> bytes:
         wish=None,
         server_side=False,
     )
-    return new_manifest(manifest, terms)
+    return _with_names(new_manifest(manifest, terms), manifest, identity)
+
+
+def _with_names(raw: bytes, manifest: Manifest, identity: UserIdentity) -> bytes:
+    """The new manifest with the names that the parts beside it have: a new one has amistream's own."""
+    root = etree.fromstring(raw)
+    for element, part in zip(root.iterfind("image/parts/part/filename"), manifest.parts, strict=True):
+        element.text = part.filename
+    signed = b"".join(serialise(part) for part in root if part.tag in {"machine_configuration", "image"})
+    for signature in root.iterfind("signature"):
+        signature.text = identity.sign(signed).hex()
+    return b"<?xml version='1.0'?>" + serialise(root)
 
 
 def _rewrite(path: Path, backup: Path, raw: bytes) -> None:
