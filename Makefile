@@ -20,7 +20,7 @@ BIN := $(VENV)/bin
 
 # command:Debian package
 FOR_DEMO := python3:python3 openssl:openssl mke2fs:e2fsprogs cmp:diffutils
-FOR_TEST := $(FOR_DEMO) curl:curl mkfs.xfs:xfsprogs losetup:mount fsfreeze:util-linux
+FOR_TEST := $(FOR_DEMO) curl:curl mkfs.xfs:xfsprogs losetup:mount fsfreeze:util-linux qemu-img:qemu-utils
 FOR_BENCH := $(FOR_TEST) pigz:pigz igzip:isal
 
 .PHONY: help demo test bench lint clean system-demo system-test system-bench

@@ -367,6 +367,9 @@ class BreakingVolume:
         buffer[:] = os.urandom(len(buffer))
         return False
 
+    def interrupt(self) -> None:
+        pass
+
     def will_need(self, offset: int, length: int) -> None:
         """Nothing to prepare."""
 

@@ -125,7 +125,7 @@ class Pipeline:
             data_path(self.archive, self.deflate, self.member, encrypt, self.split),
             self._emitter(),
             block_size=plan.block_size,
-            release=self.buffers.close,
+            release=self._release,
             slots=slots,
             nice=plan.nice,
         )
@@ -154,6 +154,11 @@ class Pipeline:
     async def _carry(self) -> None:
         with self._send:
             await self.relay.run(self.plan.workers)
+
+    def _release(self) -> None:
+        """Wake the workers that wait for a free buffer, or for a volume that another program sends."""
+        self.buffers.close()
+        self.volume.interrupt()
 
     def _mark(self, part_end: int, chain: bytes) -> Mark:
         """Where the stream stands when a part is cut at byte `part_end`; on a worker, while the cut block is fed."""

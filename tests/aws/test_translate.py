@@ -150,7 +150,9 @@ async def test_a_clock_that_is_off_where_no_reason_is_given(monkeypatch: pytest.
     )
 
 
-@pytest.mark.parametrize("date", [formatdate(usegmt=True), formatdate(), "yesterday", ""])
+@pytest.mark.parametrize(
+    "date", [formatdate(usegmt=True), formatdate(), "yesterday", ""], ids=["GMT", "no zone", "no date", "none"]
+)
 def test_a_clock_that_is_right(date: str) -> None:
     """A date near ours, or one that nobody can read, blames no clock."""
     assert error_code(refused("403", "Forbidden", date=date)) == "AccessDenied"

@@ -89,6 +89,20 @@ def test_a_disk_of_other_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert direct in ([True, False, False], [False, False])
 
 
+def test_no_direct_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the file system knows no direct writes all goes the ordinary way."""
+    ask = fcntl.fcntl
+
+    def refuse(descriptor: int, command: int, flags: int = 0) -> int:
+        if command == fcntl.F_SETFL and flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return ask(descriptor, command, flags)
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    written(tmp_path / "image", 2 * BLOCK, [(0, NOISE)])
+    assert (tmp_path / "image").read_bytes() == NOISE
+
+
 def test_short_writes_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A write that takes only some of what it was given is followed by the rest."""
     write = os.pwrite

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from amistream.aws.session import Aws
-from amistream.bundles import image_device
+from amistream.bundles import image_device, image_target
 from amistream.bundles.image_device import DeviceTarget
 from amistream.bundles.image_target import FileTarget, StreamTarget
 from amistream.bundles.meter import Meter
@@ -122,6 +122,20 @@ class TestFiles:
         monkeypatch.setattr(Path, "hardlink_to", no_links)
         await take_out(manifest, tmp_path / "new.img")
         assert (tmp_path / "new.img").read_bytes() == image.read_bytes()
+
+    async def test_a_name_that_is_not_given(
+        self, manifest: Path, take_out: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A file system that fails to give the name gets nothing."""
+
+        def fail(*_: object) -> None:
+            raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr(Path, "hardlink_to", fail)
+        (tmp_path / "out").mkdir()
+        with pytest.raises(JobError, match="Input/output error"):
+            await take_out(manifest, tmp_path / "out" / "disk.img")
+        assert list((tmp_path / "out").iterdir()) == []
 
     async def test_a_link(self, manifest: Path, image: Path, take_out: Any, tmp_path: Path) -> None:
         """A link stays a link; what it leads to becomes the image."""
@@ -387,6 +401,28 @@ class TestStreams:
             os.close(reading)
             os.close(writing)
         assert "went to the standard output before: they are no image" in notes[0]
+
+    async def test_a_full_pipe(
+        self, manifest: Path, image: Path, key_ring: KeyRing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A pipe that is not ready after all, or not for a while, is tried again."""
+        reading, writing = os.pipe()
+        write, tries = os.write, 0
+
+        def write_now_and_then(descriptor: int, data: memoryview) -> int:
+            nonlocal tries
+            tries += 1
+            if tries % 2:
+                raise BlockingIOError
+            return write(descriptor, data)
+
+        monkeypatch.setattr(image_target, "_POLL_MS", 0)
+        monkeypatch.setattr(os, "write", write_now_and_then)
+        async with asyncio.TaskGroup() as group:
+            read = group.create_task(self.read_all(reading))
+            await take_out_to(manifest, StreamTarget(writing), key_ring, tmp_path, [])
+            os.close(writing)
+        assert read.result() == image.read_bytes()
 
     async def test_a_difference_is_told_late(self, bad: Path, key_ring: KeyRing, tmp_path: Path) -> None:
         """What was written before a difference showed is told to be no image."""

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from amistream.bundles.unpack import unarchive as module
 from amistream.bundles.unpack.flaw import FlawError
 from amistream.bundles.unpack.unarchive import Unarchive
 from amistream.stages.archive import Archive, sparse_headers
@@ -159,6 +160,20 @@ def test_a_long_name(tmp_path: Path) -> None:
     name = "n" * 150
     outcome = check_transform(unarchived, tar(image, name), [])
     assert (outcome.output, outcome.result.name) == (b"data", name)  # type: ignore[attr-defined] # it is a result
+
+
+def test_a_very_long_name() -> None:
+    """A name that takes more than a block is read."""
+    name = "n" * 1200
+    assert unarchived([python_tar((member(name), b"data"))]).result.name == name  # type: ignore[attr-defined] # as above
+
+
+def test_too_many_extents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A map of more extents than a volume can have is refused before it fills the memory."""
+    monkeypatch.setattr(module, "MOST_EXTENTS", 3)
+    extents = [Extent(offset=at * 1024, length=512) for at in range(4)]
+    assert flaw_of(archived(bytes(8192), extents)) == "tar.sparse_map"
+    assert unarchived([archived(bytes(8192), extents[:3])]).output == bytes(8192)
 
 
 def test_harmless_pax_headers() -> None:

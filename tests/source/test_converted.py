@@ -184,6 +184,18 @@ def test_an_image_cut_short(form: str, disk: Path, tmp_path: Path) -> None:
 
 
 @needs_qemu
+def test_a_last_cluster_that_is_not_whole(tmp_path: Path) -> None:
+    """A file may end within its last cluster: what is not there of that are zeros."""
+    disk = sparse_image(tmp_path / "disk.img", MIB, [(512 * 1024, 5000)])
+    path = convert(disk, tmp_path / "image", "qcow2")
+    os.truncate(path, path.stat().st_size - 50_000)
+    with closing(opened(path)) as volume:
+        content = bytearray(MIB)
+        volume.read_into(0, memoryview(content))
+    assert content == disk.read_bytes()
+
+
+@needs_qemu
 def test_a_damaged_image(tmp_path: Path) -> None:
     """What qemu-img says of an image that it cannot read is passed on, about the image and not about a descriptor."""
     path = tmp_path / "image"

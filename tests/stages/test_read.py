@@ -35,6 +35,9 @@ class RecordingVolume:
             buffer[:] = bytes((offset + place) % 251 for place in range(len(buffer)))
         return offset + len(buffer) <= self._in_memory
 
+    def interrupt(self) -> None:
+        pass
+
     def will_need(self, offset: int, length: int) -> None:
         assert self.reads_end() <= offset, "announced after it was read"
         self.announced.append((offset, length))

@@ -61,7 +61,6 @@ class Aws:
                         region_name=region or None,
                         endpoint_url=endpoint_url or None,
                         config=self._config(service, endpoint_url),
-                        **self._named_keys(),
                     )
                     made = self._clients[key] = await self._stack.enter_async_context(maker)
                     made.meta.events.register("before-call.s3", _stay)
@@ -74,15 +73,6 @@ class Aws:
                     ) from error
             return self._clients[key]
 
-    def _named_keys(self) -> dict[str, Any]:
-        if self._keys is None:
-            return {}
-        return {
-            "aws_access_key_id": self._keys.access_key,
-            "aws_secret_access_key": self._keys.secret_key,
-            "aws_session_token": self._keys.token,
-        }
-
     async def default_region(self) -> str:
         """The region that settings, environment or the SDK's configuration name, or ''."""
         if self._settings.region:
@@ -92,8 +82,6 @@ class Aws:
 
     async def has_credentials(self) -> bool:
         """Whether the provider chain finds any."""
-        if self._keys is not None:
-            return True
         session = await self._loaded_session()
         try:
             return await session.get_credentials() is not None
@@ -112,6 +100,8 @@ class Aws:
     async def _loaded_session(self) -> AioSession:
         if self._session is None:
             self._session = await asyncio.to_thread(_load_session)
+            if self._keys is not None:
+                self._session.set_credentials(self._keys.access_key, self._keys.secret_key, self._keys.token)
         return self._session
 
     def _config(self, service: str, endpoint_url: str) -> AioConfig:

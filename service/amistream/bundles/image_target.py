@@ -21,6 +21,7 @@ from amistream.bundles.image_blocks import ZEROS, BlockWriter
 from amistream.errors import AmistreamError, JobError, RefusedError
 
 _POLL_MS = 200
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Target(Protocol):
@@ -57,7 +58,8 @@ class FileTarget:
         self._writer: BlockWriter | None = None
 
     def open(self, size: int, least: int) -> None:
-        self._refuse_taken()
+        if not self._replace and os.path.lexists(self._path):
+            raise self._taken()
         folder = self._path.parent
         try:
             room = os.statvfs(folder)
@@ -71,6 +73,8 @@ class FileTarget:
             # What is left out stays a hole of the new file.
             self._writer = BlockWriter(self._descriptor, size, on_zeros=lambda _start, _end: None)
         except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise _full(self.name, error.strerror or "no room") from error
             raise RefusedError(
                 "target.unwritable",
                 f"cannot write {self.name}: {error.strerror}",
@@ -116,29 +120,26 @@ class FileTarget:
     def stop(self) -> None:
         """Writes to a file end by themselves."""
 
-    def _refuse_taken(self) -> None:
-        if not self._replace and os.path.lexists(self._path):
-            raise RefusedError(
-                "target.exists",
-                f"cannot unbundle to {self.name}: it exists already",
-                hint="choose another name, or give --force to have it replaced once the new image is proved",
-                field="destination",
-            )
-
     def _give_name(self) -> None:
         """A name that somebody took meanwhile is not taken away, where the file system has hard links."""
         try:
             self._path.hardlink_to(self._temporary)
         except FileExistsError:
-            self._refuse_taken()
-            raise
+            raise self._taken() from None
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
                 raise
-            self._refuse_taken()
             self._temporary.rename(self._path)
         else:
             self._temporary.unlink()
+
+    def _taken(self) -> RefusedError:
+        return RefusedError(
+            "target.exists",
+            f"cannot unbundle to {self.name}: it exists already",
+            hint="choose another name, or give --force to have it replaced once the new image is proved",
+            field="destination",
+        )
 
 
 class StreamTarget:
@@ -229,7 +230,7 @@ def choose_file(path: Path, *, force: bool) -> FileTarget:
 
 def failed(name: str, error: OSError) -> AmistreamError:
     """A write that failed, in words."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in _NO_ROOM:
         return JobError(
             "target.full",
             f"cannot write {name}: {error.strerror}",

@@ -19,6 +19,7 @@ import uvloop
 from amistream import log
 from amistream.cli.follow import show_until_end
 from amistream.cli.output import put_note
+from amistream.errors import first_cause
 from amistream.events import JobView, State
 from amistream.hardening import keep_secrets_in
 from amistream.jobs.engine import Engine
@@ -91,7 +92,11 @@ def ask_in_process(
             return await question(queue)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(ask())
+        try:
+            return runner.run(ask())
+        except BaseExceptionGroup as errors:
+            # What the question raised comes through the queue's task group.
+            raise first_cause(errors) from None
 
 
 @asynccontextmanager

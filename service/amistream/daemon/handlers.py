@@ -23,7 +23,7 @@ from amistream import __version__
 from amistream.daemon.access import Peer
 from amistream.daemon.confinement import check_request
 from amistream.daemon.metrics import Metrics
-from amistream.errors import AccessDeniedError, AmistreamError, BusyError, UsageError
+from amistream.errors import AccessDeniedError, AmistreamError, BusyError, ConflictError, UsageError
 from amistream.events import ErrorBody, Event, JobList, State
 from amistream.jobs.job import Job
 from amistream.jobs.queue import JobQueue
@@ -158,7 +158,14 @@ async def cancel_job(request: web.Request) -> web.StreamResponse:
 
 
 async def resume_job(request: web.Request) -> web.StreamResponse:
-    return _answer((await _queue(request).resume(_own_job(request, "resume").id)).view(), HTTPStatus.ACCEPTED)
+    job = _own_job(request, "resume")
+    if job.request.source == STANDARD_INPUT:
+        raise ConflictError(
+            "source.stream",
+            f"cannot resume job {job.id}: the daemon is not sent its volume",
+            hint=f"send it again from its beginning: zcat disk.img.gz | amistream resume {job.id} --in-process",
+        )
+    return _answer((await _queue(request).resume(job.id)).view(), HTTPStatus.ACCEPTED)
 
 
 async def follow_job(request: web.Request) -> web.StreamResponse:

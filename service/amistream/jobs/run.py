@@ -31,7 +31,7 @@ from amistream.keys import BundleKey, unwrap, wrap
 from amistream.pipeline import Pipeline
 from amistream.stages.manifest import WrappedKeys, write_manifest
 from amistream.stores.several import Member, SeveralStores
-from amistream.values import ChangedError, Measured, part_name
+from amistream.values import STANDARD_INPUT, ChangedError, Measured, part_name
 
 if TYPE_CHECKING:
     from threading import Semaphore
@@ -114,6 +114,13 @@ class Run:
         try:
             pipeline, meter, measured = await self._pass(ready, bundling, key, parts, store)
         except ChangedError:
+            if self._job.request.source == STANDARD_INPUT:
+                raise RefusedError(
+                    "source.other_stream",
+                    "cannot go on: what standard input sends is not what it sent when the job began",
+                    hint="send that again, from its beginning",
+                    field="source",
+                ) from None
             await self._start_over(f"{ready.volume.path} is not what it was when this job began")
             bundling, key = await self._begin(ready)
             pipeline, meter, measured = await self._pass(ready, bundling, key, [], store)

@@ -22,7 +22,7 @@ from amistream.errors import RefusedError, SourceError
 from amistream.source.extents import join_extents
 from amistream.source.nbd import NbdServer
 from amistream.source.tool import ToolMissingError, run_tool
-from amistream.source.volume import FileVolume
+from amistream.source.volume import FileVolume, Kind
 from amistream.values import Extent
 
 FOOTER = 512
@@ -86,7 +86,7 @@ class ConvertedVolume:
         self._server: NbdServer | None = None
         self._interrupted = False
         self.path = file.path
-        self.kind = file.kind
+        self.kind = Kind.CONVERTED_IMAGE
         self.size = size
         self.mtime = file.mtime
 

@@ -36,7 +36,7 @@ class StreamVolume:
         self._poll.register(descriptor, select.POLLIN)
         self._poll.register(self._stopped, select.POLLIN)
         self.path = _PATH
-        self.kind = Kind.IMAGE_FILE
+        self.kind = Kind.STREAM
         self.size = size
         self.mtime = int(time.time())
 

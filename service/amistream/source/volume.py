@@ -36,6 +36,8 @@ _ATTRIBUTES = ("st_nlink", "st_mode", "st_uid", "st_gid")
 class Kind(StrEnum):
     IMAGE_FILE = "image file"
     BLOCK_DEVICE = "block device"
+    CONVERTED_IMAGE = "image in another form"
+    STREAM = "stream"
 
 
 class Volume(Protocol):
@@ -58,6 +60,9 @@ class Volume(Protocol):
 
     def check_unchanged(self) -> None:
         """Raise `SourceError` when the volume is not what it was when it was opened."""
+
+    def interrupt(self) -> None:
+        """Make a read that waits for another program, and every later one, raise `SourceError`. From any thread."""
 
     def close(self) -> None: ...
 
@@ -123,6 +128,9 @@ class FileVolume:
                 hint="nothing may write to the volume while it is bundled; use a snapshot and try again",
                 field="source",
             )
+
+    def interrupt(self) -> None:
+        """What a file or device is asked for comes, or fails, by itself."""
 
     def close(self) -> None:
         os.close(self._descriptor)

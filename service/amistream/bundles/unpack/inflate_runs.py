@@ -48,9 +48,6 @@ class BegunRun:
     run: Run
     apart: Callable[[], Apart | None] | None = None
 
-    def __len__(self) -> int:
-        return sum(map(len, self.run))
-
 
 def inflate_apart(run: Run) -> Apart | None:
     """Inflate a run without what came before. None when it needs that, is none, or becomes too much."""

@@ -1,0 +1,109 @@
+"""The way back as a whole: what a pass says of parts and content, and what it holds."""
+
+from __future__ import annotations
+
+import base64
+import os
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from amistream.bundles.manifest import Manifest, parse_manifest
+from amistream.bundles.meter import Meter
+from amistream.bundles.parts import SeenPart
+from amistream.bundles.survey import _hex
+from amistream.bundles.unpacking import Nowhere, Unpacked, Unpacking, compare
+from amistream.keys import BundleKey, Secret
+from amistream.stores.directory import DirectoryStore
+from bundles.made import flip
+from bundles.shell_bundle import IV, KEY, shell_bundle
+from support.volumes import random_image
+
+if TYPE_CHECKING:
+    from support.keys import KeyRing
+
+MIB = 1024 * 1024
+
+
+class Kept(Nowhere):
+    """A sink that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+
+    def write(self, offset: int, data: memoryview) -> None:
+        self.content += bytes(offset - len(self.content))
+        self.content += data
+
+
+def seen(directory: Path, manifest: Manifest) -> list[SeenPart]:
+    return [SeenPart(part=part, size=(directory / part.filename).stat().st_size) for part in manifest.parts]
+
+
+async def unpack(
+    directory: Path, manifest: Manifest, parts: list[SeenPart], *, sink: Nowhere | None = None, complete: bool = True
+) -> tuple[Unpacked, Meter]:
+    meter = Meter()
+    key = BundleKey(Secret(bytes.fromhex(KEY)), Secret(bytes.fromhex(IV)))
+    store = DirectoryStore(directory, token="none")
+    unpacking = Unpacking(store, manifest, key, sink or Nowhere(), meter, thorough=True, workers=2)
+    return await unpacking.run(parts, complete=complete), meter
+
+
+def read(path: Path) -> Manifest:
+    return parse_manifest(path.read_bytes(), path.name)
+
+
+@pytest.mark.parametrize("level", [1, 9])
+async def test_a_long_stream_without_markers(level: int, key_ring: KeyRing, tmp_path: Path) -> None:
+    """A stream of many ranges that gzip wrote, which is inflated in one go, comes back."""
+    image = tmp_path / "disk.img"
+    image.write_bytes(base64.b64encode(random.Random(1).randbytes(9 * MIB)))
+    path = shell_bundle(tmp_path / "bundle", image, key_ring, part_size=5 * MIB, level=level)
+    manifest, sink = read(path), Kept()
+    unpacked, meter = await unpack(path.parent, manifest, seen(path.parent, manifest), sink=sink)
+    assert unpacked.differences == ()
+    assert sink.content == image.read_bytes()
+    assert (meter.parts_done, meter.bytes_done) == (len(manifest.parts), manifest.bundled_size)
+
+
+async def test_a_part_that_becomes_shorter(key_ring: KeyRing, tmp_path: Path) -> None:
+    """A part that has lost bytes since it was looked at is told."""
+    path = shell_bundle(tmp_path / "bundle", random_image(tmp_path / "disk.img", 200_000), key_ring)
+    manifest = read(path)
+    parts = seen(path.parent, manifest)
+    os.truncate(path.parent / "image.part.01", 1000)
+    unpacked, _ = await unpack(path.parent, manifest, parts)
+    assert {("part.size", "image.part.01"), ("part.digest", "image.part.01")} <= {
+        (each.what, each.part) for each in unpacked.differences
+    }
+    assert unpacked.content is None
+
+
+async def test_digests_alone(key_ring: KeyRing, tmp_path: Path) -> None:
+    """Of parts that are not all there only the digests are looked at, and the content makes no noise."""
+    path = shell_bundle(tmp_path / "bundle", random_image(tmp_path / "disk.img", 300_000), key_ring)
+    manifest = read(path)
+    flip(path.parent / "image.part.02")
+    unpacked, meter = await unpack(path.parent, manifest, seen(path.parent, manifest)[1:], complete=False)
+    assert [(each.what, each.part) for each in unpacked.differences] == [("part.digest", "image.part.02")]
+    assert (unpacked.content, meter.parts_done) == (None, len(manifest.parts) - 1)
+
+
+async def test_more_than_the_manifest_tells(key_ring: KeyRing, tmp_path: Path) -> None:
+    """What an image has beyond the manifest's size is told and not written."""
+    image = random_image(tmp_path / "disk.img", 300_000)
+    path = shell_bundle(tmp_path / "bundle", image, key_ring)
+    manifest, sink = replace(read(path), size=100_000), Kept()
+    unpacked, _ = await unpack(path.parent, manifest, seen(path.parent, manifest), sink=sink)
+    assert unpacked.content is not None
+    assert [each.what for each in compare(manifest, unpacked.content)] == ["image.size"]
+    assert sink.content == image.read_bytes()[:100_000]
+
+
+def test_a_checksum_that_is_none() -> None:
+    """A checksum that cannot be read is told as it stands."""
+    assert (_hex("q83v"), _hex("no base64!")) == ("abcdef", "no base64!")
