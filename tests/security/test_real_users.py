@@ -177,9 +177,9 @@ def check_all_had_the_allowed_file(place: Machine, answers: list[dict[str, objec
             ends["done"] += 1
         else:
             ends[job["error"]["code"]] += 1
-    assert ends["done"] > 0
+    # A file whose name was exchanged while it was read may be told as changed, which is right too.
+    assert ends["done"] + ends["source.changed"] > 0
     assert ends["roots.outside"] > 0
-    # A file whose names were exchanged while it was read is told as changed, which is right too.
     assert set(ends) <= {"done", "roots.outside", "source.changed"}, ends
 
 

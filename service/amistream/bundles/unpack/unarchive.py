@@ -210,11 +210,11 @@ class _Map:
     def add(self, offset: int, length: int) -> None:
         if offset < self._end:
             raise FlawError("tar.sparse_map", "the extents of the sparse file are not in ascending order")
-        if len(self._offsets) == MOST_EXTENTS:
-            raise FlawError("tar.sparse_map", f"the sparse file has more than {MOST_EXTENTS} extents")
         self._end = offset + length
+        # An empty extent only tells where the file ends.
         if length:
-            # An empty extent only tells where the file ends.
+            if len(self._offsets) == MOST_EXTENTS:
+                raise FlawError("tar.sparse_map", f"the sparse file has more than {MOST_EXTENTS} extents")
             self._offsets.append(offset)
             self._lengths.append(length)
             self._sum += length

@@ -1,0 +1,179 @@
+"""What the daemon's process gives away: nothing on the disk when it dies, nothing to those who look in from outside."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from amistream.hardening import keep_secrets_in
+from end_to_end.machine import COMMANDS, Daemon, running_daemon
+from security.people import PYTHON, STRANGER, STRANGER_ID, machine, needs_root
+
+if TYPE_CHECKING:
+    from support.keys import KeyRing
+
+PATIENCE_S = 60
+PR_GET_DUMPABLE = 3
+WITH_CORES = ("prlimit", "--core=unlimited", "--")
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    with running_daemon(tmp_path, None) as running:
+        yield running
+
+
+def status(pid: int, name: str) -> str:
+    """A line of /proc/PID/status."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(line.split(":", 1)[1].strip() for line in lines if line.startswith(f"{name}:"))
+
+
+def test_the_daemon_leaves_no_core(daemon: Daemon) -> None:
+    """Its limit for core dumps is zero, and cannot be raised again."""
+    (line,) = [
+        line
+        for line in Path(f"/proc/{daemon.process.pid}/limits").read_text().splitlines()
+        if line.startswith("Max core file size")
+    ]
+    assert line.split()[4:6] == ["0", "0"]
+
+
+def test_a_daemon_that_crashes_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Even where core dumps are wanted, none of the daemon's is written."""
+    if Path("/proc/sys/kernel/core_pattern").read_text().startswith(("|", "/")):
+        pytest.skip("core dumps go elsewhere on this machine")
+    control = tmp_path / "control"
+    control.mkdir()
+    subprocess.run([*WITH_CORES, PYTHON, "-c", "import os; os.abort()"], cwd=control, check=False)
+    assert list(control.iterdir()), "no core dump can be had here"
+
+    place = tmp_path / "daemon"
+    place.mkdir()
+    argv = [*WITH_CORES, str(COMMANDS / "amistreamd"), "--socket", "s", "--state-dir", str(tmp_path / "state")]
+    with subprocess.Popen(argv, cwd=place, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        while b"daemon.ready" not in process.stderr.readline():
+            pass
+        process.send_signal(signal.SIGABRT)
+        assert process.wait(PATIENCE_S) == -signal.SIGABRT
+    assert [path.name for path in place.iterdir()] == ["s"]
+
+
+def test_files_are_the_daemons_alone(daemon: Daemon, tmp_path: Path) -> None:
+    """Whatever it makes is closed to others; the socket alone is open, to its group."""
+    assert status(daemon.process.pid, "Umask") == "0077"
+    modes = {path.name: stat.S_IMODE(path.lstat().st_mode) for path in (tmp_path / "state").iterdir()}
+    assert "journal.sqlite" in modes
+    assert {name: mode for name, mode in modes.items() if mode & 0o077} == {}
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
+    assert stat.S_IMODE(daemon.socket.stat().st_mode) == 0o660
+
+
+@needs_root
+def test_another_process_of_the_same_user_cannot_look_in() -> None:
+    """A daemon that is not root's shows its memory and environment to root alone, and works all the same."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.chown(folder, STRANGER_ID, STRANGER_ID)
+        argv = ["setpriv", *STRANGER, "--", str(COMMANDS / "amistreamd"), "--socket", str(folder / "s")]
+        environ = {"PATH": os.environ["PATH"], "HOME": name, "TELLTALE": "seen"}
+        with subprocess.Popen([*argv, "--state-dir", f"{name}/state"], stderr=subprocess.PIPE, env=environ) as process:
+            try:
+                assert process.stderr is not None
+                while b"daemon.ready" not in process.stderr.readline():
+                    pass
+                peeping = "import sys; print(open(sys.argv[1], 'rb').read(1))"
+                for file in ("environ", "mem", "maps"):
+                    seen = subprocess.run(
+                        ["setpriv", *STRANGER, "--", PYTHON, "-I", "-c", peeping, f"/proc/{process.pid}/{file}"],
+                        capture_output=True,
+                        text=True,
+                        check=False,
+                    )
+                    assert "PermissionError" in seen.stderr, file
+                health = ["curl", "-sf", "--unix-socket", str(folder / "s"), "http://d/v1/health"]
+                assert b'"ok"' in subprocess.run(health, capture_output=True, check=True).stdout
+            finally:
+                process.terminate()
+            assert process.wait(PATIENCE_S) == 0
+
+
+@needs_root
+def test_a_daemon_that_is_not_roots_bundles(key_ring: KeyRing) -> None:
+    """What it closes to others stays open to itself: it finds its own descriptors and the mounts."""
+    with machine(key_ring) as place:
+        place.root.joinpath("allowed.img").write_bytes(b"\1" * 100_000)
+        script = (
+            "import sys; from pathlib import Path; from amistream.hardening import keep_secrets_in\n"
+            "from amistream.source.roots import Roots; from amistream.source.volume import open_volume\n"
+            "keep_secrets_in(); print(open_volume(Path(sys.argv[2]), Roots([Path(sys.argv[1])])).size)"
+        )
+        place.root.joinpath("allowed.img").chmod(0o644)
+        done = subprocess.run(
+            ["setpriv", *STRANGER, "--", sys.executable, "-c", script, place.root, place.root / "allowed.img"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.stdout, done.stderr) == ("100000\n", "")
+
+
+def test_a_process_closes_itself_up() -> None:
+    """A job in the command's own process is closed up in the same way."""
+    script = (
+        "import ctypes, resource; from amistream.hardening import keep_secrets_in; keep_secrets_in()\n"
+        f"print(resource.getrlimit(resource.RLIMIT_CORE), ctypes.CDLL(None).prctl({PR_GET_DUMPABLE}, 0, 0, 0, 0))"
+    )
+    done = subprocess.run([*WITH_CORES, sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "(0, 0) 0\n"
+    # This process is not: the tests' own are to be looked into.
+    assert ctypes.CDLL(None).prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) == 1
+    assert keep_secrets_in.__doc__
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o702, 0o777])
+def test_a_state_directory_that_others_can_write_to_is_refused(tmp_path: Path, mode: int) -> None:
+    """Who can put a file there can put a key there; the message has the commands that mend it."""
+    state = tmp_path / "state"
+    state.mkdir()
+    state.chmod(mode)
+    argv = [str(COMMANDS / "amistreamd"), "--socket", str(tmp_path / "s"), "--state-dir", str(state)]
+    ended = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+    assert ended.returncode == 2
+    assert f"cannot use the state directory {state}: others can write to it" in ended.stderr
+    assert f"chmod 700 {state}" in ended.stderr
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_root_that_allows_nothing_is_told_at_the_start(tmp_path: Path) -> None:
+    """An administrator who names a link, or what is not there, hears of it."""
+    (tmp_path / "link").symlink_to(tmp_path)
+    roots = f"{tmp_path}:{tmp_path / 'link'}:{tmp_path / 'nothing'}"
+    with running_daemon(tmp_path, None, source_roots=roots) as daemon:
+        told = [line for line in daemon.process.output().splitlines() if "settings.source_roots" in line]
+    assert len(told) == 2
+    assert f"it is a link to {tmp_path}" in told[0]
+    assert "it does not exist" in told[1]
+
+
+def test_directories_above_the_socket_let_others_pass(tmp_path: Path) -> None:
+    """Whatever the umask, those that are made for the socket are open to walk through."""
+    socket = tmp_path / "a" / "b" / "s"
+    argv = [str(COMMANDS / "amistreamd"), "--socket", str(socket), "--state-dir", str(tmp_path / "state")]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        while b"daemon.ready" not in process.stderr.readline():
+            pass
+        assert [stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "a", tmp_path / "a" / "b")] == [0o755] * 2
+        process.terminate()
