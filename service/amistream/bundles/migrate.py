@@ -30,7 +30,7 @@ from amistream.settings import Settings
 from amistream.stages.manifest import ImageFacts, WrappedKeys, write_manifest
 from amistream.stores.port import whole_checksum
 from amistream.stores.s3 import S3Store
-from amistream.values import ArchiveResult, GzipResult, Measured, PartDigest, SplitResult, part_name
+from amistream.values import ArchiveResult, GzipResult, Measured, PartDigest, SplitResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +76,13 @@ def new_manifest(manifest: Manifest, terms: Terms) -> bytes:
         user=manifest.user,
         architecture=manifest.architecture,
         kind=manifest.kind,
+        kernel_name=manifest.kernel_name,
         kernel=manifest.kernel if terms.kernel is None else terms.kernel,
         ramdisk=manifest.ramdisk if terms.ramdisk is None else terms.ramdisk,
         product_codes=manifest.product_codes,
         ancestors=manifest.ancestors,
         block_device_mappings=manifest.block_device_mappings,
+        part_names=[part.filename for part in manifest.parts],
     )
     return write_manifest(facts, _measured(manifest), _wrapped(manifest, key, terms), terms.identity.sign)
 
@@ -138,15 +140,14 @@ class _Copying:
         self.copied = 0
 
     async def run(self, seen: list[SeenPart], limit: int) -> None:
-        renamed = {part.name: part_name(self._old.manifest.name, part.part.index) for part in seen}
-        there = await find_there(self._store, seen, renamed)
+        there = await find_there(self._store, seen)
 
         async def one(part: SeenPart) -> None:
-            name = renamed[part.name]
+            name = part.name
             stored = there.get(name)
             if stored is not None and stored.checksum == whole_checksum(part.sha1):
                 self._meter.done(part.size, kept=True)
-            elif stored is None and await self._copied(part, name):
+            elif stored is None and await self._copied(part):
                 self.copied += 1
                 self._meter.done(part.size)
             else:
@@ -167,14 +168,14 @@ class _Copying:
             await take_back(self._store, reversed(self._made), self._note)
             raise
 
-    async def _copied(self, part: SeenPart, name: str) -> bool:
+    async def _copied(self, part: SeenPart) -> bool:
         """Have S3 copy the part; says whether it did, and proved it. Raises `DifferenceError` for a bad part."""
-        source = self._source
+        source, name = self._source, part.name
         if source is None:
             return False
         self._made[name] = None
         try:
-            told = await self._store.copy(name, source, part.name, part.sha1)
+            told = await self._store.copy(name, source, name, part.sha1)
         except StoreError as error:
             if error.code == "store.exists":
                 raise
@@ -209,8 +210,6 @@ def _check_signature(bundle: Bundle, terms: Terms, note: Note) -> None:
         raise different(bundle, "its signature is not by the given certificate, or the manifest was changed since")
     if state is SignatureState.ABSENT:
         note(f"{bundle.address} has no signature; the new manifest is signed with your key")
-    if bundle.manifest.kernel_name:
-        note(f"the kernel name {bundle.manifest.kernel_name} is left out of the new manifest")
 
 
 def _measured(manifest: Manifest) -> Measured:

@@ -15,7 +15,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 from io import FileIO
@@ -124,12 +124,9 @@ async def upload(bundle: Bundle, target: Place, settings: Settings, meter: Meter
     return _transferred(bundle, store, meter, started)
 
 
-async def find_there(store: Store, seen: list[SeenPart], renamed: Mapping[str, str] | None = None) -> dict[str, Stored]:
-    """Which parts are there already, under their own or other names.
-
-    Raises `StoreError` for one that the store shows to be another object.
-    """
-    wanted = {renamed[part.name] if renamed else part.name: part for part in seen}
+async def find_there(store: Store, seen: list[SeenPart]) -> dict[str, Stored]:
+    """Which parts are there already. Raises `StoreError` for one that the store shows to be another object."""
+    wanted = {part.name: part for part in seen}
     old = sorted(await names_there(store, list(wanted)))
 
     async def look(name: str) -> Stored | None:

@@ -41,11 +41,14 @@ class ImageFacts:
     user: str
     architecture: str
     kind: str = "machine"
+    kernel_name: str = ""
     kernel: str = ""
     ramdisk: str = ""
     product_codes: Sequence[str] = ()
     ancestors: Sequence[str] = ()
     block_device_mappings: Mapping[str, str] = field(default_factory=dict)
+    part_names: Sequence[str] = ()
+    """Of parts that have names already; else `part_name` makes them."""
 
 
 def write_manifest(facts: ImageFacts, measured: Measured, keys: WrappedKeys, sign: Callable[[bytes], bytes]) -> bytes:
@@ -115,6 +118,8 @@ def _machine_configuration(facts: ImageFacts) -> etree._Element:
 
 def _image(facts: ImageFacts, measured: Measured, keys: WrappedKeys) -> etree._Element:
     element = _parent("image", _text("name", facts.prefix), _text("user", facts.user), _text("type", facts.kind))
+    if facts.kernel_name:
+        element.append(_text("kernel_name", facts.kernel_name))
     if facts.ancestors:
         element.append(_parent("ancestry", *(_text("ancestor_ami_id", ami) for ami in facts.ancestors)))
     aes = {"algorithm": "AES-128-CBC"}
@@ -122,7 +127,9 @@ def _image(facts: ImageFacts, measured: Measured, keys: WrappedKeys) -> etree._E
     parts = [
         _parent(
             "part",
-            _text("filename", part_name(facts.prefix, part.index)),
+            _text(
+                "filename", facts.part_names[part.index] if facts.part_names else part_name(facts.prefix, part.index)
+            ),
             _text("digest", part.sha1.hex(), **sha1),
             index=str(part.index),
         )
