@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from amistream.bundles.unpack.cut import MARKER, MOST, Cut, Run
 from amistream.bundles.unpack.flaw import FlawError
-from amistream.bundles.unpack.inflate import Inflate
-from amistream.bundles.unpack.inflate_runs import MOST_APART, BegunRun, InflateRuns, inflate_apart
+from amistream.bundles.unpack.inflate import Inflate, new_body
+from amistream.bundles.unpack.inflate_runs import MOST_APART, BegunRun, InflateRuns, _is_on_bound, inflate_apart
 from amistream.stages.compress import Deflate, GzipMember
 from amistream.values import KIB, MIB, Buffer
 from stages.transform_check import Outcome, carry, cut
@@ -198,6 +198,15 @@ def test_truncated(lacking: int) -> None:
     """A stream that breaks off is told, wherever the last run ends."""
     stream = ours(mixed(300_000))[:-lacking]
     assert joined([stream])[0] == in_one_go(stream) == Outcome(b"", "gzip.truncated")
+
+
+@pytest.mark.parametrize("begun", [b"\4", b"\0\5\0\xfa\xffab", b"\x4b"])
+def test_in_the_middle_of_a_block(begun: bytes) -> None:
+    """A decompressor in the middle of a block is not taken for one between two."""
+    body = new_body()
+    body.decompress(begun, 100)
+    assert not _is_on_bound(body)
+    assert _is_on_bound(new_body())
 
 
 @settings(deadline=None)

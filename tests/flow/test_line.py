@@ -131,6 +131,16 @@ async def test_a_failure_is_the_cause(stage: int) -> None:
     await ended()
 
 
+async def test_a_failure_need_not_wait_for_more() -> None:
+    """A stage that fails ends the line at once, also when nothing more is handed in."""
+    line = Line([Each(lambda n: [n]), failing(1, ValueError("one"))], capacity=1, release=nothing)
+    running = asyncio.create_task(line.run())
+    await asyncio.to_thread(line.put, 1)
+    with pytest.raises(ValueError, match="one"):
+        await running
+    await ended()
+
+
 async def test_the_first_in_the_stream_is_the_cause() -> None:
     """What fails later in the stream waits for the stages behind to work off what is before it."""
     failed = threading.Event()

@@ -1,7 +1,7 @@
 """The entry point of `amistream`: parses the words, runs one command, and turns every error into words and a status.
 
-Exit status: 0 done; 1 bug; 2 usage; 3 refused before the first byte; 4 job failed or was cancelled; 6 daemon not
-reachable; 130 interrupted.
+Exit status: 0 done; 1 bug; 2 usage; 3 refused before the first byte; 4 job failed or was cancelled; 5 a
+verification found a difference; 6 daemon not reachable; 130 interrupted.
 """
 
 from __future__ import annotations

@@ -80,7 +80,8 @@ class Line:
                 _hand_on(stage.feed(item), outbox)
             _hand_on(stage.finish(), outbox)
         except BaseException as error:  # noqa: BLE001 - handed on as the cause
-            inbox.stop()
+            for channel in self._channels[: number + 1]:
+                channel.stop()
             if outbox is None:
                 self._cause = error
             else:
