@@ -187,3 +187,25 @@ def test_state_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
         monkeypatch.delenv("XDG_STATE_HOME")
         monkeypatch.setenv("HOME", "/home/someone")
         assert default_state_dir() == Path("/home/someone/.local/state/amistream")
+
+
+def test_roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Roots stand in the file as a list and in a variable as in PATH; there are none by default."""
+    assert Settings().source_roots == ()
+    file = tmp_path / "a.toml"
+    file.write_text('source_roots = ["/srv/images", "/dev/dm-3"]')
+    assert load(file).source_roots == (Path("/srv/images"), Path("/dev/dm-3"))
+    monkeypatch.setenv("AMISTREAM_SOURCE_ROOTS", "/a:/b/c/")
+    assert load(file).source_roots == (Path("/a"), Path("/b/c"))
+    monkeypatch.setenv("AMISTREAM_SOURCE_ROOTS", "")
+    assert load(file).source_roots == ()
+
+
+@pytest.mark.parametrize("root", ["srv/images", "/srv/../etc", "~/images"])
+def test_a_root_is_a_real_path(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative root, or one with steps back, is refused by name."""
+    monkeypatch.setenv("AMISTREAM_SOURCE_ROOTS", f"/srv:{root}")
+    with pytest.raises(UsageError, match="is not an absolute path without") as caught:
+        load()
+    assert root in caught.value.message
+    assert caught.value.field == "source_roots"

@@ -118,7 +118,7 @@ def _unwrap(identity: UserIdentity, wrapped: bytes) -> Secret:
 def load_identity(certificate: Path, private_key: Path, roots: Roots | None = None) -> UserIdentity:
     """Read the user's certificate and key. Raises `RefusedError` when unreadable, exposed, not RSA, or no pair."""
     cert = load_certificate(certificate, field="certificate", roots=roots)
-    key = _load_private_key(private_key, roots)
+    key = load_private_key(private_key, roots)
     if cert.public_key() != key.public_key():
         raise RefusedError(
             "key.mismatch",
@@ -245,7 +245,8 @@ def _write_private(path: Path, data: bytes) -> None:
     temporary.replace(path)
 
 
-def _load_private_key(path: Path, roots: Roots | None) -> rsa.RSAPrivateKey:
+def load_private_key(path: Path, roots: Roots | None) -> rsa.RSAPrivateKey:
+    """Read an RSA private key from a PEM file that others cannot reach. Raises `RefusedError`."""
     data, mode = _read(path, roots, what="private key", field="private_key")
     if stat.S_IMODE(mode) & 0o007:
         raise RefusedError(

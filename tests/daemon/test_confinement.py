@@ -227,3 +227,11 @@ def test_a_machine_with_large_settings_grants_them() -> None:
 def test_without_roots_a_member_gets_nothing() -> None:
     """Whatever is asked for."""
     assert isinstance(judge(Settings()), RefusedError)
+
+
+async def test_the_daemons_standard_input_is_nobodys(start_daemon: StartDaemon) -> None:
+    """Whoever asks for it means his own, which does not come through the socket."""
+    async with start_daemon() as daemon:
+        answer = await daemon.ask("POST", "/v1/jobs", json={"source": "-", "image_size": 512, "destinations": ["/b"]})
+        assert (answer.status, answer.error["code"], answer.error["field"]) == (422, "source.stream", "source")
+        assert daemon.queue.jobs() == []

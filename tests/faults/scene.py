@@ -10,7 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,8 +19,8 @@ from amistream.jobs import engine
 from amistream.jobs.engine import Engine
 from amistream.jobs.journal import Journal
 from amistream.jobs.queue import JobQueue
+from faults.quick_check import quickly_check_bundle
 from jobs.work import request, settings
-from support.buckets import download_bundle, list_keys, open_uploads
 from support.proxy import FaultProxy, dry_run_answered
 from support.referee import check_bundle
 
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from amistream.jobs.job import Job
     from amistream.jobs.request import JobRequest
     from amistream.settings import Settings
+    from faults.ground import Ground
     from support.endpoints import Endpoint
     from support.keys import KeyRing
     from support.proxy import Action, Fault, Request
-    from support.referee import Bundle
 
 PATIENCE_S = 30.0
 REGISTER = "Action=RegisterImage&(?!.*DryRun)"
@@ -50,27 +50,25 @@ MANIFEST = r".*image\.manifest\.xml"
 
 @dataclass(kw_only=True)
 class Scene:
-    """What a test works with. Places are key prefixes in the one bucket."""
+    """What a test works with. Places are folders in a folder of the test's own."""
 
-    endpoint: Endpoint
+    ground: Ground
+    root: str
     proxy: FaultProxy
-    bucket: str
     image: Path
     keys: KeyRing
     directory: Path
     settings: Settings
-    ec2: Any
-    """A client of the endpoint's own, past the proxy: one for all looks, because making it takes long."""
     _got: int = field(default=0)
 
     def request(self, place: str = "x", **changes: Any) -> JobRequest:
         """A job to be registered under a name that the endpoint shows as the image's location, so that it is right."""
         named = {"ami_name": self.image_name(place)} if changes.get("register_image", True) else {}
-        to = f"s3://{self.bucket}/{place}"
+        to = f"s3://{self.ground.bucket}/{self.root}/{place}"
         return request(self.image, to, self.keys, **{"endpoint_url": self.proxy.url, **named, **changes})
 
     def image_name(self, place: str = "x") -> str:
-        return f"{self.bucket}/{place}/image.manifest.xml"
+        return f"{self.ground.bucket}/{self.root}/{place}/image.manifest.xml"
 
     @asynccontextmanager
     async def queue(self) -> AsyncIterator[JobQueue]:
@@ -112,26 +110,25 @@ class Scene:
             await ended(again)
         return again
 
-    def left(self) -> list[object]:
+    def left(self) -> list[str]:
         """Objects, unfinished uploads and images that are there."""
-        return [*list_keys(self.endpoint, self.bucket), *open_uploads(self.endpoint, self.bucket), *self.images()]
+        return [*self.ground.keys(self.root), *self.ground.uploads(self.root), *self.images()]
 
     def images(self, place: str = "x") -> list[str]:
-        if not self.endpoint.registers_images:
-            return []
-        filters = [{"Name": "name", "Values": [self.image_name(place)]}]
-        return [each["ImageId"] for each in self.ec2.describe_images(Owners=["self"], Filters=filters)["Images"]]
+        return self.ground.images(self.image_name(place))
 
-    def fits(self, place: str = "x", *, image: Path | None = None) -> Bundle:
-        """Assert that a right bundle is in `place`, and nothing else."""
+    def fits(self, place: str = "x", *, image: Path | None = None, thoroughly: bool = False) -> int:
+        """Assert that a right bundle is in `place`, and nothing else; returns the number of its parts."""
         self._got += 1
         got = self.directory / f"got-{self._got}"
-        files = download_bundle(self.endpoint, self.bucket, f"{place}/", got)
-        bundle = check_bundle(got, image or self.image, self.keys.user.key, self.keys.user.certificate)
-        assert len(files) == len(bundle.parts) + 1, sorted(files)
+        files = self.ground.fetch(f"{self.root}/{place}", got)
+        wanted = image or self.image
+        parts = quickly_check_bundle(got, wanted, self.keys.user)
+        if thoroughly:
+            check_bundle(got, wanted, self.keys.user.key, self.keys.user.certificate)
         for path in files:
             path.unlink()
-        return bundle
+        return parts
 
     def parts_stored_once(self) -> None:
         """Assert that no part, or chunk of one, was sent again after the client was told that it is stored."""
@@ -147,7 +144,6 @@ class MakeScene(Protocol):
     def __call__(
         self,
         *faults: Fault,
-        endpoint: Endpoint | None = None,
         size: int = ...,
         at_random: Callable[[Request], Action | None] | None = None,
         **changes: Any,
@@ -215,11 +211,6 @@ def _taken() -> tuple[Counter[str], Counter[str], Counter[str]]:
         with suppress(FileNotFoundError):
             files[str(path.readlink()).partition("[")[0]] += 1
     return tasks, threads, files
-
-
-def with_settings(scene: Scene, **changes: Any) -> Scene:
-    """The same scene for another life of the daemon, with other settings."""
-    return replace(scene, settings=scene.settings.model_copy(update=changes))
 
 
 def quick_settings(directory: Path, **changes: Any) -> Settings:

@@ -15,7 +15,6 @@ import pytest
 from amistream.events import State
 from amistream.settings import OnStop
 from faults.scene import REGISTER, ended, hit, turns
-from support.buckets import open_uploads
 from support.proxy import Fault, PauseReply, PauseRequest
 
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ async def test_interrupted_at_each_step_it_goes_on(turn: int, scene: MakeScene) 
                 continue
             there.fits(place)
         assert not wrong
-        assert not open_uploads(there.endpoint, there.bucket)
+        assert not there.ground.uploads(there.root)
         there.parts_stored_once()
 
 

@@ -1,7 +1,7 @@
 """Volumes that cannot be read, end early, or change under the reader: never a torn image, always a clear message.
 
 Counts: bad sectors at three places, short reads, and fourteen ways to change a volume while it is read, three of which
-are none.
+are none; three ways to change it between two lives of a job.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from amistream.events import State
+from amistream.settings import OnStop
 from faults.scene import MANIFEST, ended, hit, part
 from support.proxy import Fault, PauseReply
 from support.volumes import loop_device, random_image
@@ -165,6 +166,31 @@ async def test_a_file_that_changes_after_the_last_read(scene: MakeScene) -> None
         job = await changed(there, lambda: _write(there.image, 0), held)
         assert job.state is State.DONE, job.error
         there.fits(image=copy)
+
+
+@pytest.mark.parametrize("name", ["grows", "shrinks", "is written to where it was read"])
+async def test_a_file_that_changes_between_two_lives(name: str, scene: MakeScene) -> None:
+    """What is there at the start of the second life is bundled anew, with a notice; nothing of the first one stays."""
+    held = Fault(action=PauseReply(), path=part(2))
+    async with scene(held) as there:
+        async with there.queue() as queue:
+            job, _ = await queue.submit(there.request())
+            await hit(there.proxy, held)
+            stopping = asyncio.create_task(queue.drain(OnStop.INTERRUPT))
+            await asyncio.sleep(0)
+            await asyncio.to_thread(there.proxy.let_go, held)
+            await stopping
+        assert job.kept_parts >= 3
+        if name == "shrinks":
+            os.truncate(there.image, 300_000)
+        else:
+            CHANGES[name](there.image)
+        async with there.queue() as queue:
+            again = queue.get(job.id)
+            await ended(again)
+        assert again.state is State.DONE, again.error
+        assert any("starting over under a new key" in notice for notice in again.notices)
+        there.fits()
 
 
 @pytest.mark.parametrize("how", ["renamed over", "deleted", "made read-only"])

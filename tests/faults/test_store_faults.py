@@ -335,7 +335,7 @@ def failed_as_told(job: Job, row: Row) -> None:
 def done_right(there: Scene, job: Job) -> None:
     assert job.state is State.DONE, job.error
     assert job.result is not None
-    assert len(there.fits().parts) == job.result.parts
+    assert there.fits() == job.result.parts
     assert there.images() == [job.result.image_id]
     there.parts_stored_once()
 

@@ -14,10 +14,11 @@ import pytest
 
 from amistream.errors import JobError
 from amistream.events import State
+from amistream.jobs import engine as engine_module
 from amistream.jobs.engine import Engine
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
-from amistream.jobs.records import Fate, SealedPart
+from amistream.jobs.records import Fate, Kept, SealedPart
 from amistream.jobs.request import JobRequest
 from amistream.settings import Settings
 from jobs.work import request, settings, use_endpoint
@@ -37,6 +38,12 @@ class Cramped(Journal):
 
     room: int | None = None
     is_full = False
+    is_unreadable = False
+
+    async def find(self, job_id: str) -> Kept | None:
+        if self.is_unreadable:
+            raise JobError("journal.failed", "cannot keep the journal: disk I/O error")
+        return await super().find(job_id)
 
     async def seal(self, job_id: str, part: SealedPart) -> None:
         self._check(self.is_full or (self.room is not None and part.digest.index >= self.room))
@@ -419,6 +426,50 @@ async def test_a_removal_that_cannot_be_entered(
         await scene.engine.clean(job)
         assert job.state is State.CANCELLED
         assert list(out.glob("*")) == []
+
+
+async def test_a_removal_that_stumbles_over_a_bug(
+    image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error in amistream itself ends that removal, not whoever runs it, and the job can be removed later."""
+    out = tmp_path / "out"
+
+    async def stumble(*_: object) -> None:
+        raise ValueError("the secret is 42")
+
+    async with scene_with(chosen) as scene:
+        first = await scene.run(request(image, out, key_ring), room=3)
+        job = await scene.remembered(first)
+        with monkeypatch.context() as patch:
+            patch.setattr(engine_module, "remove_kept", stumble)
+            await scene.engine.clean(job)
+        assert (job.state, job.resumable) == (State.FAILED, True)
+        assert job.error is not None
+        assert job.error.code == "internal.bug"
+        assert "42" not in f"{job.error} {job.notices}"
+        job = await scene.remembered(first)
+        await scene.engine.clean(job)
+        assert job.state is State.CANCELLED
+
+
+async def test_a_later_life_that_cannot_be_looked_up(
+    image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings
+) -> None:
+    """When the journal cannot even be read the job fails as it is in there, which the next daemon goes by."""
+    out = tmp_path / "out"
+    async with scene_with(chosen) as scene:
+        first = await scene.run(request(image, out, key_ring), room=3)
+        new = Job(request(image, tmp_path / "other", key_ring))
+        await scene.engine.enter(new)
+        for job in (await scene.remembered(first), first.again(), new):
+            scene.journal.is_unreadable = True
+            await scene.engine.run(job)
+            scene.journal.is_unreadable = False
+            assert job.error is not None
+            assert (job.state, job.error.code, job.resumable) == (State.FAILED, "journal.failed", True)
+        job = await scene.again(first)
+        assert job.state is State.DONE, job.error
+    fits(out, image, key_ring)
 
 
 async def test_a_removal_that_failed_may_become_a_resume(

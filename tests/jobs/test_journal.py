@@ -88,6 +88,7 @@ BUNDLING = Bundling(
         ramdisk="ari-1",
         product_codes=["A", "B"],
         ancestors=["ami-1"],
+        part_names=["image.part.0"],
         block_device_mappings={"ami": "sda1"},
     ),
     places=(

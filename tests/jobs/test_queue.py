@@ -475,7 +475,8 @@ async def test_a_removal_that_waits_is_not_forgotten_by_a_stop(tmp_path: Path) -
         assert (what, job.id) == ("clean", kept.id)
 
 
-async def test_asked_again_while_the_last_life_is_on_its_way_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("begins", [True, False], ids=["begun", "before it could begin"])
+async def test_asked_again_while_the_last_life_is_on_its_way_out(begins: bool, tmp_path: Path) -> None:
     """A job that is resumed while its ended life still does something can be cancelled like any other."""
     async with Journal(tmp_path, by_itself=True) as journal:
         hands = Hands(journal)
@@ -495,10 +496,13 @@ async def test_asked_again_while_the_last_life_is_on_its_way_out(tmp_path: Path)
             await ended(first)
             first_life = queue._tasks[first.id]
             second = await queue.resume(first.id)
-            await hands.wait_begun()
-            may_leave.set()
-            await asyncio.wait({first_life})
+            hands.leaving = True
+            if begins:
+                await hands.wait_begun()
+                may_leave.set()
+                await asyncio.wait({first_life})
             await queue.cancel(second.id)
+            may_leave.set()
             assert await ended(second) is State.CANCELLED
 
 
@@ -620,6 +624,18 @@ async def test_the_same_place(
             assert f"amistream watch {job.id}" in caught.value.hint
             await scene.hands.end(job)
             await scene.queue.submit(request("a", **second))
+
+
+@pytest.mark.parametrize("word", ["resume", "cancel"])
+async def test_a_place_is_not_free_while_its_job_is_taken_up(word: str, tmp_path: Path) -> None:
+    """A new job that comes at the very moment in which a kept one is taken up does not get its place."""
+    async with running(tmp_path, max_jobs=4) as scene:
+        job = await scene.keep()
+        asked = [getattr(scene.queue, word)(job.id), scene.queue.submit(request("a"))]
+        taken, refused = await asyncio.gather(*asked, return_exceptions=True)
+        assert isinstance(taken, Job)
+        assert isinstance(refused, ConflictError)
+        assert refused.field == "destinations"
 
 
 async def test_parts_of_an_earlier_daemon_hold_their_place(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,6 +134,32 @@ def test_a_member_writes_nothing_outside(place: Machine, way: str) -> None:
     job = place.submit_one(destinations=[str(path)])
     assert (job["state"], job["error"]["code"]) == ("refused", "roots.outside"), job
     assert names(place.outside) == before
+
+
+@pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
+@pytest.mark.parametrize("way", ["backing file", "data file", "extent"])
+def test_a_members_image_leads_nowhere(place: Machine, way: str) -> None:
+    """An image that names a file outside, as what it is based on or as where its data is, is refused."""
+    image, secret = place.root / "leading.img", place.outside / "secret.img"
+    before = secret.stat()
+    if way == "extent":
+        image.write_text(
+            '# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType="monolithicFlat"\n'
+            f'RW {SIZE // 512} FLAT "{secret}" 0\nddb.adapterType = "ide"\n'
+        )
+    else:
+        naming = ["-b", str(secret), "-F", "raw"] if way == "backing file" else ["-o", f"data_file={secret}"]
+        argv = ["qemu-img", "create", "-q", "-f", "qcow2", *naming, str(image), str(SIZE)]
+        subprocess.run(argv, check=True, capture_output=True)
+        if way == "data file":
+            # It was made anew.
+            random_image(secret, SIZE, seed=1)
+            os.utime(secret, ns=(before.st_atime_ns, before.st_mtime_ns))
+    job = place.submit_one(source=str(image), destinations=[str(place.root / "never")])
+    image.unlink()
+    assert job["state"] == "refused", job
+    assert job["error"]["code"] == "source.elsewhere"
+    assert not (place.root / "never").exists()
 
 
 def test_a_member_sends_no_signed_request_elsewhere(place: Machine) -> None:

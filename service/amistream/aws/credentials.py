@@ -41,7 +41,7 @@ class CredentialFacts:
 async def find_credentials(aws: Aws) -> CredentialFacts | None:
     """What is known of the credentials, or None without any. Raises `StoreError` when the chain itself is broken."""
     try:
-        session = await aws._loaded_session()  # noqa: SLF001 - the session and this module are one room
+        session = await aws.loaded_session()
         found: Any = await session.get_credentials()
     except BotoCoreError as error:
         raise translate(error, "find AWS credentials") from error

@@ -54,7 +54,7 @@ class Aws:
         key = (service, region, endpoint_url)
         async with self._making:
             if key not in self._clients:
-                session = await self._loaded_session()
+                session = await self.loaded_session()
                 try:
                     maker = session.create_client(
                         service,
@@ -73,16 +73,25 @@ class Aws:
                     ) from error
             return self._clients[key]
 
+    async def loaded_session(self) -> AioSession:
+        """The SDK's session, read from its configuration files once."""
+        if self._session is None:
+            session = await asyncio.to_thread(_load_session)
+            if self._keys is not None:
+                session.set_credentials(self._keys.access_key, self._keys.secret_key, self._keys.token)
+            self._session = session
+        return self._session
+
     async def default_region(self) -> str:
         """The region that settings, environment or the SDK's configuration name, or ''."""
         if self._settings.region:
             return self._settings.region
-        session = await self._loaded_session()
+        session = await self.loaded_session()
         return str(session.get_config_variable("region") or "")
 
     async def has_credentials(self) -> bool:
         """Whether the provider chain finds any."""
-        session = await self._loaded_session()
+        session = await self.loaded_session()
         try:
             return await session.get_credentials() is not None
         except BotoCoreError:
@@ -96,13 +105,6 @@ class Aws:
                 return str((await client.get_caller_identity())["Account"])
         except (*SDK_ERRORS, TimeoutError) as error:
             raise translate(error, "ask STS for the account id") from error
-
-    async def _loaded_session(self) -> AioSession:
-        if self._session is None:
-            self._session = await asyncio.to_thread(_load_session)
-            if self._keys is not None:
-                self._session.set_credentials(self._keys.access_key, self._keys.secret_key, self._keys.token)
-        return self._session
 
     def _config(self, service: str, endpoint_url: str) -> AioConfig:
         s3: dict[str, Any] = {"payload_signing_enabled": self._settings.sign_payload or _plain_and_remote(endpoint_url)}

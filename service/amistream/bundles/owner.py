@@ -23,9 +23,9 @@ from amistream.keys import (
     PRIVATE_KEY_FILE,
     BundleKey,
     UserIdentity,
-    _load_private_key,
     load_certificate,
     load_identity,
+    load_private_key,
     own_identity,
     unwrap,
 )
@@ -90,7 +90,7 @@ def find_owner(settings: Settings, certificate: Path | None, private_key: Path |
     if certificate and private_key:
         return _of(load_identity(certificate, private_key), named=True)
     if private_key:
-        return _of(_with_certificate(_load_private_key(private_key, None)), named=True)
+        return _of(_with_certificate(load_private_key(private_key, None)), named=True)
     if certificate:
         return Owner(certificate=load_certificate(certificate, field="certificate"), identity=None, named=True)
     kept = settings.state_dir
