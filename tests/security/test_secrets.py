@@ -84,7 +84,7 @@ def test_what_s3_sends_back_is_not_told(code: str) -> None:
     reply = {"Error": {"Code": code, "Message": "It is so.", "Token-0": token, "CanonicalRequest": f"token:{token}"}}
     try:
         try:
-            raise ClientError(reply, "PutObject")  # type: ignore[arg-type]  # the stubs do not know what S3 adds
+            raise ClientError(reply, "PutObject")  # type: ignore[arg-type, unused-ignore]  # the stubs do not know what S3 adds
         except ClientError as error:
             raise translate(error, "write a part") from error
     except StoreError as error:
