@@ -1,7 +1,7 @@
 # Everything a developer runs; `make` alone lists it. Each target first sets up what it needs, also on a bare Debian.
 #
-# Two environments: .venv holds amistream itself. ministack, the S3 and EC2 that the demo and the tests talk to,
-# needs a botocore that aiobotocore does not take, so it has an environment of its own.
+# Environments: .venv holds amistream itself. ministack, the S3 and EC2 that the demo and the tests talk to,
+# needs a botocore that aiobotocore does not take, so it has an environment of its own. So has what audits .venv.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -16,6 +16,7 @@ PYTHON ?= python3
 ARGS ?=
 VENV := .venv
 MINISTACK := .venv-ministack
+AUDIT := .venv-audit
 BIN := $(VENV)/bin
 
 # command:Debian package
@@ -23,7 +24,7 @@ FOR_DEMO := python3:python3 openssl:openssl mke2fs:e2fsprogs cmp:diffutils
 FOR_TEST := $(FOR_DEMO) curl:curl mkfs.xfs:xfsprogs losetup:mount fsfreeze:util-linux qemu-img:qemu-utils
 FOR_BENCH := $(FOR_TEST) pigz:pigz igzip:isal
 
-.PHONY: help demo test bench lint clean system-demo system-test system-bench
+.PHONY: help demo test bench lint audit clean system-demo system-test system-bench
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -42,11 +43,15 @@ lint: $(VENV)/.installed-dev ## ruff and mypy
 	$(BIN)/ruff format --check --quiet . || { echo 'not formatted: $(BIN)/ruff format .' >&2; exit 1; }
 	$(BIN)/mypy
 
+audit: $(AUDIT)/.installed $(VENV)/.installed ## ask for known vulnerabilities of what is installed with amistream
+	@$(BIN)/pip freeze --exclude-editable >"$(AUDIT)/installed.txt"
+	$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip --requirement "$(AUDIT)/installed.txt" $(ARGS)
+
 bench: $(VENV)/.installed-bench | system-bench ## the benchmarks (ARGS=--list shows them)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## remove everything that these targets made
-	@rm -rf $(VENV) $(MINISTACK) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build dist
+	@rm -rf $(VENV) $(MINISTACK) $(AUDIT) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.installed: pyproject.toml | system-demo
@@ -69,6 +74,12 @@ $(MINISTACK)/.installed: $(firstword $(MAKEFILE_LIST)) | system-demo
 	@echo 'installing ministack into $(MINISTACK)'
 	$(PYTHON) -m venv $(MINISTACK)
 	$(MINISTACK)/bin/pip install --quiet 'ministack>=1.5.33,<2'
+	touch $@
+
+$(AUDIT)/.installed: $(firstword $(MAKEFILE_LIST)) | system-demo
+	@echo 'installing pip-audit into $(AUDIT)'
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/pip install --quiet 'pip-audit>=2.9,<3'
 	touch $@
 
 system-demo: ; @$(call need,$(FOR_DEMO))

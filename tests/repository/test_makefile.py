@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TARGETS = ("help", "demo", "test", "lint", "bench", "clean")
+TARGETS = ("help", "demo", "test", "lint", "audit", "bench", "clean")
 SCRIPTS = (".ci/run", "docs/demo.sh")
 
 
