@@ -12,11 +12,11 @@ import pytest
 
 from amistream.bundles import access
 from amistream.bundles.access import EC2_READER, judge, on_aws
-from amistream.bundles.at_once import at_once
 from amistream.bundles.meter import Meter
 from amistream.bundles.report import Access, Report, Signature
 from amistream.bundles.verify import verify_at
 from amistream.errors import StoreError
+from amistream.flow.at_once import at_once
 from amistream.keys import own_identity
 from bundles.made import flip, older_bundle, put_files
 from bundles.shell_bundle import Faults, Form, shell_bundle

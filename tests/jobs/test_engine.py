@@ -285,7 +285,7 @@ async def test_a_failed_registration_keeps_the_bundle(
     job = await run(asked, settings(tmp_path))
     assert job.error is not None
     assert (job.state, job.error.code) == (State.FAILED, "aws.InvalidManifest")
-    assert f"aws ec2 register-image --image-location {there.bucket}/x/image.manifest.xml" in job.error.hint
+    assert f"amistream register s3://{there.bucket}/x/image.manifest.xml --ami-name" in job.error.hint
     download_bundle(ministack, there.bucket, "x/", tmp_path / "got")
     fits(tmp_path / "got", image, key_ring)
 

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amistream.errors import StoreError
+from amistream.flow.at_once import QUESTIONS
 from amistream.jobs.journal import Journal
 from amistream.jobs.records import Bundling, SealedPart
-from amistream.jobs.resume import AT_ONCE, PartLedger, check_object, check_stored, prove, remove, resumption
+from amistream.jobs.resume import PartLedger, check_object, check_stored, prove, remove, resumption
 from amistream.stores.port import Stored, whole_checksum
 from amistream.values import (
     ArchiveResult,
@@ -163,7 +164,7 @@ async def test_questions_are_asked_several_at_a_time() -> None:
             nonlocal now, most
             now += 1
             most = max(most, now)
-            if now == AT_ONCE:
+            if now == QUESTIONS:
                 full.set()
             await full.wait()
             now -= 1
@@ -173,7 +174,7 @@ async def test_questions_are_asked_several_at_a_time() -> None:
     store.objects = store_with(*range(100)).objects
     proved = await prove(store, "image", [part(number) for number in range(100)])
     assert [each.digest.index for each in proved] == list(range(100))
-    assert most == AT_ONCE
+    assert most == QUESTIONS
 
 
 @dataclass

@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 
 from amistream.aws.session import Aws
 from amistream.aws.translate import SDK_ERRORS, translate
-from amistream.bundles.at_once import at_once
 from amistream.bundles.place import Bundle
 from amistream.bundles.report import Access, Difference
 from amistream.bundles.target import retry_policy
 from amistream.errors import StoreError
+from amistream.flow.at_once import at_once
 from amistream.settings import Settings
 from amistream.stores.retry import Alive, with_retries
 

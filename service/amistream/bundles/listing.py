@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from amistream.aws.ec2 import Ec2, plain_location
-from amistream.bundles.at_once import at_once
 from amistream.bundles.manifest import LARGEST, Manifest, parse_manifest
 from amistream.bundles.meter import Note
 from amistream.bundles.place import Place
@@ -22,6 +21,7 @@ from amistream.bundles.prices import AS_OF, USD_PER_GIB_MONTH, monthly_cost
 from amistream.bundles.results import Inventory, ListedBundle, ListedImage, ListedParts
 from amistream.bundles.target import retry_policy
 from amistream.errors import RefusedError, StoreError
+from amistream.flow.at_once import at_once
 from amistream.settings import Settings
 from amistream.stages.register import Image
 from amistream.stores.retry import with_retries

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from cryptography import x509
 
 from amistream.aws.session import Aws
-from amistream.bundles.at_once import at_once
 from amistream.bundles.manifest import Manifest, SignatureState, check_signature, parse_manifest
 from amistream.bundles.meter import Meter, Note
 from amistream.bundles.parts import SeenPart, different, look_at_parts, parts_in_flight, read_part
@@ -25,6 +24,7 @@ from amistream.bundles.register import Intent, Wish, carry_out, check_registrati
 from amistream.bundles.results import Migrated
 from amistream.bundles.transfer import find_there, take_back, taken
 from amistream.errors import RefusedError, StoreError
+from amistream.flow.at_once import at_once
 from amistream.keys import BundleKey, UserIdentity, unwrap, wrap
 from amistream.settings import Settings
 from amistream.stages.manifest import ImageFacts, WrappedKeys, write_manifest

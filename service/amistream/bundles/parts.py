@@ -8,10 +8,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from amistream.bundles.at_once import at_once
 from amistream.bundles.manifest import ManifestPart
 from amistream.bundles.place import Bundle
 from amistream.errors import DifferenceError
+from amistream.flow.at_once import at_once
 from amistream.settings import Settings
 from amistream.stores.port import Store, Stored, whole_checksum
 from amistream.values import MIB

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from amistream.aws.ec2 import Ec2
-from amistream.bundles.at_once import at_once
 from amistream.bundles.manifest import ManifestPart
 from amistream.bundles.meter import Note
 from amistream.bundles.parts import differs
@@ -21,6 +20,7 @@ from amistream.bundles.place import Bundle
 from amistream.bundles.register import deregister_image, images_on
 from amistream.bundles.results import Removed
 from amistream.errors import RefusedError, StoreError
+from amistream.flow.at_once import at_once
 from amistream.settings import Settings
 from amistream.stores.port import Store, Stored, whole_checksum
 from amistream.stores.s3 import S3Store

@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from amistream.bundles.at_once import QUESTIONS, at_once
 from amistream.bundles.manifest import Manifest, ManifestPart
 from amistream.bundles.meter import Meter
 from amistream.bundles.parts import SeenPart, differs
 from amistream.bundles.place import Bundle
 from amistream.bundles.report import Difference, Digests
+from amistream.flow.at_once import QUESTIONS, at_once
 from amistream.stores.port import Stored
 
 READERS = 2

@@ -22,7 +22,6 @@ from io import FileIO
 from pathlib import Path
 from typing import Protocol, TypeAlias, TypeVar
 
-from amistream.bundles.at_once import at_once
 from amistream.bundles.meter import Meter, Note
 from amistream.bundles.parts import (
     SeenPart,
@@ -36,6 +35,7 @@ from amistream.bundles.parts import (
 from amistream.bundles.place import Bundle, Place
 from amistream.bundles.results import Transferred
 from amistream.errors import DifferenceError, RefusedError, StoreError
+from amistream.flow.at_once import at_once
 from amistream.flow.uncut import uncut
 from amistream.flow.undo import Undo
 from amistream.settings import Settings

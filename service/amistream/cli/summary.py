@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from amistream.cli.bundle_words import columns
 from amistream.cli.render import progress_line
 from amistream.cli.units import duration_text, rate_text, size_text, time_text
 from amistream.events import JobResult, JobView, PlaceResult, StageProgress
@@ -14,7 +15,7 @@ def job_table(jobs: Sequence[JobView]) -> str:
     rows = [
         (job.id, job.state.value, time_text(job.created_at), job.source, " ".join(job.destinations)) for job in jobs
     ]
-    return _columns([("ID", "STATE", "CREATED", "SOURCE", "DESTINATION"), *rows])
+    return columns([("ID", "STATE", "CREATED", "SOURCE", "DESTINATION"), *rows])
 
 
 def job_text(job: JobView) -> str:
@@ -37,7 +38,7 @@ def job_text(job: JobView) -> str:
             facts.append(("", job.error.hint))
     if job.progress is not None and not job.state.ended:
         facts.append(("progress", progress_line(job.progress)))
-    text = _columns(facts)
+    text = columns(facts)
     return f"{text}\n{result_text(job.result)}" if job.result is not None else text
 
 
@@ -60,7 +61,7 @@ def result_text(result: JobResult) -> str:
     if result.advice:
         facts.append(("limit", result.advice))
     places = f"\n\n{_place_table(result.places)}" if len(result.places) > 1 else ""
-    return f"{_columns(facts)}{places}\n\n{_stage_table(result.stages)}"
+    return f"{columns(facts)}{places}\n\n{_stage_table(result.stages)}"
 
 
 def _place_table(places: Sequence[PlaceResult]) -> str:
@@ -73,7 +74,7 @@ def _place_table(places: Sequence[PlaceResult]) -> str:
         )
         for place in places
     ]
-    return _columns([("DESTINATION", "REGION", "AMI", "MANIFEST"), *rows])
+    return columns([("DESTINATION", "REGION", "AMI", "MANIFEST"), *rows])
 
 
 def _stage_table(stages: Sequence[StageProgress]) -> str:
@@ -88,12 +89,4 @@ def _stage_table(stages: Sequence[StageProgress]) -> str:
         )
         for stage in stages
     ]
-    return _columns([("STAGE", "IN", "OUT", "BUSY", "SHARE", "SPEED"), *rows])
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> str:
-    """Line up all columns but the last, which may be as long as it likes."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return columns([("STAGE", "IN", "OUT", "BUSY", "SHARE", "SPEED"), *rows])

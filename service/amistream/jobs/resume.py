@@ -7,26 +7,19 @@ checksum is the job's own, and anything else is not.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import takewhile
-from typing import TypeVar
 
 from amistream.aws import buckets
-from amistream.errors import JobError, StoreError, first_cause
+from amistream.errors import JobError, StoreError
+from amistream.flow.at_once import at_once
 from amistream.jobs.destination import Address, Destination
 from amistream.jobs.journal import Journal
 from amistream.jobs.records import Bundling, BundlingPlace, Kept, SealedPart
 from amistream.pipeline import Resumption
 from amistream.stores.port import Store, whole_checksum
 from amistream.values import ChangedError, Mark, PartDigest, manifest_name, part_name
-
-AT_ONCE = 16
-"""Questions about parts in flight. Guess."""
-
-T = TypeVar("T")
-S = TypeVar("S")
 
 
 class PartLedger:
@@ -82,7 +75,7 @@ async def prove(store: Store, prefix: str, parts: Sequence[SealedPart]) -> list[
         return part.model_copy(update={"stored": found is not None})
 
     await store.tidy({part_name(prefix, part.digest.index): part.checksum for part in parts if not part.stored})
-    return await _at_once(look, parts)
+    return await at_once(look, parts)
 
 
 def resumption(bundling: Bundling, parts: Sequence[SealedPart]) -> Resumption:
@@ -105,7 +98,7 @@ async def check_stored(store: Store, prefix: str, parts: Sequence[SealedPart]) -
     async def look(part: SealedPart) -> None:
         await check_object(store, part_name(prefix, part.digest.index), part.digest.size, part.checksum)
 
-    await _at_once(look, parts)
+    await at_once(look, parts)
 
 
 async def check_object(store: Store, name: str, size: int, checksum: str) -> None:
@@ -132,7 +125,7 @@ async def remove(store: Store, prefix: str, parts: Sequence[SealedPart], names: 
 
     own = [(part_name(prefix, part.digest.index), part.digest.size, part.checksum) for part in parts]
     await store.tidy({name: checksum for name, _, checksum in own})
-    await _at_once(delete, [*names, *own])
+    await at_once(delete, [*names, *own])
 
 
 async def open_destination(address: Address, place: BundlingPlace) -> Destination:
@@ -187,19 +180,3 @@ async def _remove_probe(address: Address) -> None:
             timeout_s=address.settings.stall_timeout_s,
         )
         await (await address.store(region)).delete(address.probe_name)
-
-
-async def _at_once(question: Callable[[S], Awaitable[T]], about: Sequence[S]) -> list[T]:
-    """Put a question about each, several at a time; answers in order. Raises the first cause."""
-    slots = asyncio.Semaphore(AT_ONCE)
-
-    async def ask(each: S) -> T:
-        async with slots:
-            return await question(each)
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(ask(each)) for each in about]
-    except BaseExceptionGroup as errors:
-        raise first_cause(errors) from None
-    return [task.result() for task in tasks]

@@ -151,8 +151,7 @@ def _failed(registration: Registration, error: StoreError) -> RegisterError:
     return RegisterError(
         error.code,
         error.message,
-        hint=f"{error.hint}\n" * bool(error.hint) + "the bundle is complete and kept; register it again with "
-        f"`aws ec2 register-image --image-location {registration.location} --name '{registration.name}' "
-        f"--architecture {registration.architecture} --virtualization-type {registration.virtualization}`",
+        hint=f"{error.hint}\n" * bool(error.hint) + "the bundle is complete and kept; resume the job, or register it "
+        f"with `amistream register s3://{registration.location} --ami-name '{registration.name}'`",
         field=error.field,
     )
