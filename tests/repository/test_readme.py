@@ -52,7 +52,7 @@ def test_a_shown_command_is_understood(line: str) -> None:
 def test_make_targets_exist() -> None:
     """Every `make` line names a target."""
     named = re.findall(r"(?:^ {4}|`)make ([a-z]+)", README, re.MULTILINE)
-    assert {"demo", "test", "lint", "bench"} == set(named)
+    assert {"demo", "test", "coverage", "lint", "bench", "audit"} == set(named)
     for target in named:
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 

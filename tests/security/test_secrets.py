@@ -30,7 +30,7 @@ from support.volumes import random_image
 if TYPE_CHECKING:
     from support.keys import KeyRing
 
-KEY, IV = bytes(range(100, 116)), bytes(range(200, 216))
+KEY, IV = bytes.fromhex("9c1fd3a87e02b6454f8ad0e7c3916b28"), bytes.fromhex("e54a07bc913df2680d85c97b2e4fa116")
 
 
 def everything_of_ours() -> dict[str, bytes]:

@@ -260,24 +260,27 @@ class FaultProxy:
             self._counts.pop(fault, None)
 
     async def _end_connections(self) -> None:
-        for task in self._tasks:
+        ending = list(self._tasks)
+        for task in ending:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*ending, return_exceptions=True)
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Known from its first moment: one that is not yet served is ended with the others.
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
         self._tasks.add(task)
-        try:
-            with suppress(ScriptedEndError, HttpError, OSError):
-                while await self._serve_one(reader, writer):
-                    pass
-        except asyncio.CancelledError:
-            # Only `_end_connections` cancels, and start_server would report it as an error.
-            pass
-        finally:
-            writer.transport.abort()
-            self._tasks.discard(task)
+        task.add_done_callback(lambda done: self._over(done, writer))
+        if not self._server.is_serving():
+            task.cancel()
+
+    def _over(self, task: asyncio.Task[None], writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+        self._tasks.discard(task)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ScriptedEndError, HttpError, OSError):
+            while await self._serve_one(reader, writer):
+                pass
 
     async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Serve one request and say whether the connection may carry another."""
@@ -412,10 +415,11 @@ class _Exchange:
             framing = reply.reply_framing(self.request.method)
             return not is_early and reply.keeps_alive and framing is not Framing.UNTIL_CLOSE
         finally:
+            # Before anything is waited for, where a cancel could come in between.
+            up_writer.transport.abort()
             for task in (sending, receiving):
                 task.cancel()
             await asyncio.gather(sending, receiving, return_exceptions=True)
-            up_writer.transport.abort()
 
     async def pause(self) -> None:
         """Wait for `let_go`."""

@@ -29,6 +29,7 @@ from amistream.values import AccessKeys
 
 log = structlog.get_logger()
 
+NOT_ENTERED = "journal.missing"
 HOW_TO_GO_ON = "what is stored is kept: `amistream resume {id}` goes on from there, `amistream cancel {id}` removes it"
 
 
@@ -74,10 +75,17 @@ class Engine:
             await self._journal.set_fate(job.id, Fate.CLEANING)
             await remove_kept(self._addresses(job), kept, await self._journal.parts(job.id))
         except AmistreamError as error:
-            job.note(f"could not be removed: {error.message}")
-            await self._end(job, State.FAILED, error=error, resumable=True)
+            await self._keep(job, error)
+        except Exception as error:
+            log.exception("job.bug")
+            await self._keep(job, _bug(error))
         else:
             await self._end(job, State.CANCELLED)
+
+    async def _keep(self, job: Job, error: AmistreamError) -> None:
+        """End a removal that failed: it can be asked for again."""
+        job.note(f"could not be removed: {error.message}")
+        await self._end(job, State.FAILED, error=error, resumable=True)
 
     async def _run(self, job: Job) -> None:
         try:
@@ -86,7 +94,8 @@ class Engine:
                 # It is to go on after all.
                 await self._journal.set_fate(job.id, Fate.KEPT)
         except AmistreamError as error:
-            job.fail(error, resumable=job.kept_parts > 0)
+            # The next process goes by the journal, whatever this one could read of it.
+            job.fail(error, resumable=error.code != NOT_ENTERED)
             return
         run = Run(job, kept, self._addresses(job), self._journal, self._slots)
         try:
@@ -103,12 +112,7 @@ class Engine:
             await self._fail(job, run, error, resumed=kept.bundling is not None)
         except Exception as error:
             log.exception("job.bug")
-            bug = AmistreamError(
-                "internal.bug",
-                f"cannot go on: an error in amistream itself ({type(error).__name__})",
-                hint="please report it with the daemon's log of this job",
-            )
-            await self._undo(job, run, State.FAILED, bug)
+            await self._undo(job, run, State.FAILED, _bug(error))
 
     async def _fail(self, job: Job, run: Run, error: AmistreamError, *, resumed: bool) -> None:
         """Keep what a later run can go on from, and remove what it cannot."""
@@ -165,7 +169,7 @@ class Engine:
     async def _kept(self, job: Job) -> Kept:
         kept = await self._journal.find(job.id)
         if kept is None:
-            raise JobError("journal.missing", f"cannot run job {job.id}: it is not in the journal")
+            raise JobError(NOT_ENTERED, f"cannot run job {job.id}: it is not in the journal")
         return kept
 
     def _addresses(self, job: Job) -> list[Address]:
@@ -175,6 +179,14 @@ class Engine:
             Address(job.request, self._settings, self._aws, token, number, roots=roots)
             for number in range(len(job.request.destinations))
         ]
+
+
+def _bug(error: Exception) -> AmistreamError:
+    return AmistreamError(
+        "internal.bug",
+        f"cannot go on: an error in amistream itself ({type(error).__name__})",
+        hint="please report it with the daemon's log of this job",
+    )
 
 
 def _log_end(job: Job) -> None:

@@ -39,7 +39,9 @@ class JobQueue:
         self._slots = asyncio.Semaphore(max_jobs)
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._begun: set[str] = set()
+        self._begun: set[asyncio.Task[None] | None] = set()
+        self._taken: set[str] = set()
+        """Ended jobs that are being taken up: their places are not free."""
         self._keys: dict[str, str] = {}
         self._group = asyncio.TaskGroup()
         self.stopping = False
@@ -173,13 +175,16 @@ class JobQueue:
 
     @asynccontextmanager
     async def _taking(self, job: Job) -> AsyncIterator[None]:
-        """Keep an ended job from a second request while the first is being entered."""
+        """Keep an ended job from a second request, and its place from another job, while the first is being entered."""
         job.resumable = False
+        self._taken.add(job.id)
         try:
             yield
         except BaseException:
             job.resumable = True
             raise
+        finally:
+            self._taken.discard(job.id)
 
     def _begin(self, job: Job, work: Work) -> None:
         """Let the job live, in place of its earlier life if it had one."""
@@ -189,7 +194,7 @@ class JobQueue:
         task.add_done_callback(lambda done: self._settle(job.id, done))
 
     async def _live(self, job: Job, work: Work) -> None:
-        self._begun.add(job.id)
+        self._begun.add(asyncio.current_task())
         try:
             if job.cancel_requested:
                 raise asyncio.CancelledError
@@ -221,14 +226,14 @@ class JobQueue:
         job.cancel_requested = True
         job.interrupt_requested = keep
         # A task that is cancelled before its first step would never get to end its job.
-        if job.id in self._begun:
-            self._tasks[job.id].cancel()
+        if (task := self._tasks.get(job.id)) in self._begun and task is not None:
+            task.cancel()
 
     def _settle(self, job_id: str, task: asyncio.Task[None]) -> None:
+        self._begun.discard(task)
         # The job may have begun a new life already.
         if self._tasks.get(job_id) is task:
             del self._tasks[job_id]
-            self._begun.discard(job_id)
 
     def _check_room(self, request: JobRequest) -> None:
         if self.stopping:
@@ -250,7 +255,7 @@ class JobQueue:
                     hint=f"wait for it (amistream watch {job.id}), or choose another destination or prefix",
                     field="destinations",
                 )
-            if job.resumable:
+            if job.resumable or job.id in self._taken:
                 raise ConflictError(
                     "job.kept_there",
                     f"cannot take the job: the parts of job {job.id}, which ended unfinished, are where it is to go",
