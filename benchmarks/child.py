@@ -125,7 +125,7 @@ class Worker:
         if spec.ticker:
             async with _ticking(idle):
                 await asyncio.sleep(IDLE_S)
-        _forget_peak()
+        forget_peak()
         try:
             if spec.destination is None:
                 figures = await self._into_nothing(request, busy if spec.ticker else None)
@@ -133,9 +133,10 @@ class Worker:
                 figures = await self._whole_job(request, engine, spec, busy if spec.ticker else None)
         finally:
             if not spec.endpoint_url:
-                await asyncio.to_thread(shutil.rmtree, request.destinations[0], ignore_errors=True)
+                for destination in request.destinations:
+                    await asyncio.to_thread(shutil.rmtree, destination, ignore_errors=True)
         late = {"idle": _lateness(idle), "busy": _lateness(busy)} if spec.ticker else {}
-        return Figures(peak_rss=_peak_rss(), **figures, **late)
+        return Figures(peak_rss=peak_rss(), **figures, **late)
 
     def _request(self, spec: JobSpec) -> JobRequest:
         destination = spec.destination or str(Path(self._batch.scratch) / "nothing")
@@ -144,7 +145,7 @@ class Worker:
             destination += f"/{secrets.token_hex(4)}"
         values: dict[str, Any] = {
             "source": spec.source,
-            "destinations": [destination],
+            "destinations": [f"{destination}-{number}" for number in range(spec.copies)],
             "account": ACCOUNT,
             "ec2_certificate": self._batch.ec2_certificate,
             **spec.options,
@@ -236,13 +237,13 @@ def _lateness(late: list[float]) -> Lateness:
     return Lateness(p50_s=steps[49], p99_s=steps[98], max_s=max(late), ticks=len(late))
 
 
-def _forget_peak() -> None:
+def forget_peak() -> None:
     """Make the kernel count the peak anew; one that cannot leaves the process's own, which only the first job shows."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
-def _peak_rss() -> int:
+def peak_rss() -> int:
     """Bytes. Not ru_maxrss: that one begins with what the parent had when it started this process."""
     found = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
     assert found is not None  # noqa: S101 - Linux always says it

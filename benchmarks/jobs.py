@@ -30,6 +30,8 @@ class JobSpec(_Model):
     source: str
     destination: str | None = None
     endpoint_url: str | None = None
+    copies: int = 1
+    """Destinations of the job: as many places below `destination`."""
     options: dict[str, Any] = {}
     """Further fields of the job's request, such as compress or part_size."""
     ticker: bool = False
@@ -115,6 +117,17 @@ class Passes(_Model):
         }
 
 
+class UnpackSpec(_Model):
+    """What the child that unpacks reads from its standard input: a volume, and the directory its bundle is kept in."""
+
+    settings: dict[str, Any]
+    ec2_certificate: str
+    source: str
+    bundle: str
+    image: str | None
+    """Where the image goes; None: nowhere, as `verify --deep` does."""
+
+
 class Search(_Model):
     """What `tune` found, and what each candidate is worth in full."""
 
@@ -161,6 +174,17 @@ class JobRunner:
         """Search as `tune` does over `sample` bytes, then try every candidate in full."""
         spec = SearchSpec(settings=self._settings(), source=str(source), endpoint_url=sink.url, sample=sample)
         return Search.model_validate_json("".join(_run_child("benchmarks.search_child", spec, sink)))
+
+    def unpack(self, source: Path, *, bundle: Path, image: Path | None) -> Figures:
+        """Take a bundle apart in a process of its own; the bundle of `source` is made first where it is missing."""
+        spec = UnpackSpec(
+            settings=self._settings(),
+            ec2_certificate=str(self._directory / "ec2" / CERTIFICATE_FILE),
+            source=str(source),
+            bundle=str(bundle),
+            image=str(image) if image else None,
+        )
+        return Figures.model_validate_json("".join(_run_child("benchmarks.unpack_child", spec, None)))
 
     def _settings(self) -> dict[str, Any]:
         return {"state_dir": str(self._directory / "user"), "max_image_size": LARGEST}

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from benchmarks.scenarios import loop, peers, resume, scale, search, stages, throughput, tuning
+from benchmarks.scenarios import loop, peers, resume, scale, search, several, stages, throughput, tuning, unpack
 
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
         stages.SCENARIO,
         throughput.SCENARIO,
+        several.SCENARIO,
         peers.SCENARIO,
         scale.SCENARIO,
         tuning.SCENARIO,
         search.SCENARIO,
         resume.SCENARIO,
+        unpack.SCENARIO,
         loop.SCENARIO,
     )
 }
