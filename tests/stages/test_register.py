@@ -146,15 +146,14 @@ async def test_permanent() -> None:
     assert (error.code, error.message) == (DENIED.code, DENIED.message)
     first, second = error.hint.splitlines()
     assert first == "ask your administrator"
-    assert "--image-location bucket/image.manifest.xml --name 'my image'" in second
-    assert "--architecture x86_64 --virtualization-type hvm" in second
+    assert "`amistream register s3://bucket/image.manifest.xml --ami-name 'my image'`" in second
 
 
 async def test_no_hint() -> None:
     """Without a hint of its own the error has the command alone."""
     with pytest.raises(RegisterError) as caught:
         await run_register(ScriptedRegistry(register=[DUPLICATE]))
-    assert caught.value.hint.startswith("the bundle is complete and kept; register it again with `aws ec2 ")
+    assert caught.value.hint.startswith("the bundle is complete and kept; resume the job, or register it ")
 
 
 async def test_given_up() -> None:

@@ -109,7 +109,7 @@ if TYPE_CHECKING:
 
 REGION = "eu-west-1"
 SCRIPTS = Path(sys.executable).parent
-# From 1.5 on ministack demands a botocore that aiobotocore does not take, so it may live in a place of its own.
+# From 1.5 on ministack demands a botocore that aiobotocore does not take, so it lives in a place of its own.
 MINISTACK = Path(__file__).parents[2] / ".venv-ministack" / "bin" / "ministack"
 START_ATTEMPTS = 3
 
@@ -252,8 +252,9 @@ def run_ministack() -> Iterator[Endpoint]:
             "TMPDIR": str(directory),
             "DOCKER_HOST": f"unix://{directory}/no-docker.sock",
         }
-        argv = [str(MINISTACK if MINISTACK.exists() else SCRIPTS / "ministack")]
-        with _running(argv, directory=directory, environ=environ) as server:
+        if not MINISTACK.exists():
+            raise StartError(f"there is no {MINISTACK}: `make test` installs it")
+        with _running([str(MINISTACK)], directory=directory, environ=environ) as server:
             port = _announced_port(server)
             endpoint = Endpoint(
                 name="ministack",
