@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -59,12 +58,9 @@ def test_every_pattern_has_words() -> None:
 
 
 def test_what_is_left_out() -> None:
-    """A bucket registers, a directory does not, and a name is made from prefix and time."""
+    """A bucket registers, a directory does not."""
     assert parse_request(GOOD).registers
     assert not parse_request({**GOOD, "destinations": ["/dir"]}).registers
-    noon = datetime(2026, 11, 22, 12, tzinfo=UTC)
-    assert parse_request(GOOD).image_name("image", noon) == "image 2026-11-22 12.00.00"
-    assert parse_request({**GOOD, "ami_name": "mine"}).image_name("image", noon) == "mine"
 
 
 def test_sizes_and_accounts_as_people_write_them() -> None:

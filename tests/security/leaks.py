@@ -123,7 +123,7 @@ class Watcher:
                 parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
                 if self._mark in command or parent in watched:
                     watched.add(pid)
-                    self.seen[f"command line of {pid}: {command[:60]!r}"] = command
-                    self.seen[f"environment of {pid}: {command[:60]!r}"] = (folder / "environ").read_bytes()
+                    self.seen[f"command line of {pid}: {command!r}"] = command
+                    self.seen[f"environment of {pid}: {command!r}"] = (folder / "environ").read_bytes()
             except (OSError, ValueError):
                 continue  # gone meanwhile

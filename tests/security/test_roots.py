@@ -14,8 +14,10 @@ import pytest
 from amistream.errors import RefusedError
 from amistream.source.roots import Roots, make_directory, open_pinned, pinned, pinned_directory
 from amistream.source.volume import open_volume
+from amistream.values import MIB
 from security.swapping import EXCHANGE, HARD_LINK, LINK, swapping
-from support.volumes import loop_device, random_image
+from support.mounts import mounted
+from support.volumes import ext4_image, loop_device, random_image
 
 ATTEMPTS = 3000
 ALLOWED, SECRET = b"anybody may have this", b"nobody may have this!"
@@ -257,13 +259,34 @@ def test_a_file_exchanged_with_a_link_in_a_loop(inside: Path, secret: Path, root
     assert set(answers) == {"read", "roots.outside"}, answers
 
 
+def refused_often(path: Path, roots: Roots) -> dict[str, int]:
+    """Try to read what `path` names again and again, in vain. Counts the answers."""
+    answers: dict[str, int] = {}
+    for _ in range(ATTEMPTS):
+        error = refused(path, roots)
+        answers[error.code] = answers.get(error.code, 0) + 1
+    return answers
+
+
 def test_a_second_name_in_a_loop(inside: Path, secret: Path, roots: Roots) -> None:
     """A second name of the secret that comes and goes never shows it, under whatever name."""
-    answers: dict[str, int] = {}
     with swapping(HARD_LINK, inside / "second", secret):
-        for _ in range(ATTEMPTS):
-            error = refused(inside / "second", roots)
-            answers[error.code] = answers.get(error.code, 0) + 1
+        answers = refused_often(inside / "second", roots)
+    assert set(answers) == {"roots.linked", "roots.outside"}, answers
+
+
+@needs_root
+def test_a_second_name_that_goes_away_slowly(tmp_path: Path) -> None:
+    """Not even while its removal is being written to the disk, when it is counted no more and is still there."""
+    disk = ext4_image(tmp_path / "disk.img", 64 * MIB)
+    with loop_device(disk, read_only=False) as device, mounted(device, tmp_path / "mounted") as place:
+        inside, secret = place / "inside", place / "secret"
+        inside.mkdir()
+        secret.write_bytes(SECRET)
+        # Each change of this directory is waited for, with the journal.
+        subprocess.run(["chattr", "+D", inside], check=True)
+        with swapping(HARD_LINK, inside / "second", secret):
+            answers = refused_often(inside / "second", Roots([inside]))
     assert set(answers) == {"roots.linked", "roots.outside"}, answers
 
 

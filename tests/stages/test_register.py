@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 
 import pytest
 
@@ -11,6 +13,7 @@ from amistream.stages.register import (
     LOOKS_AFTER_LOST_ANSWER,
     Image,
     Registration,
+    default_name,
     register,
     wait_available,
 )
@@ -233,3 +236,15 @@ async def test_cannot_look() -> None:
     assert caught.value.code == "register.unknown"
     assert caught.value.message == ("cannot tell whether ami-1 became available: cannot register: not allowed")
     assert caught.value.hint == "aws ec2 describe-images --image-ids ami-1"
+
+
+@pytest.mark.parametrize(
+    ("image", "start"),
+    [("image", "image 2026"), ("web_1.\u00e9*x", "web_1.--x 2026"), ("n" * 128, "n" * 101 + " 2026")],
+)
+def test_a_name_that_nobody_chose(image: str, start: str) -> None:
+    """It tells what, when and which, and EC2 takes it whatever the bundle is called."""
+    name = default_name(image, datetime(2026, 11, 22, 12, 5, tzinfo=UTC), "5f3a9c")
+    assert name.startswith(start)
+    assert name.endswith(" 2026-11-22 12.05.00 5f3a9c")
+    assert re.fullmatch(r"[A-Za-z0-9()\[\] ./'@_-]{3,128}", name)

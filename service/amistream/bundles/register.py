@@ -5,7 +5,7 @@ EC2 is asked in the region of the bundle's bucket: nowhere else can it be regist
 
 from __future__ import annotations
 
-import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,7 +13,6 @@ from functools import partial
 
 from amistream.aws.ec2 import Ec2, plain_location
 from amistream.aws.session import Aws
-from amistream.bundles.manifest import Manifest
 from amistream.bundles.meter import Note
 from amistream.bundles.parts import different, names_there
 from amistream.bundles.place import Bundle, Place
@@ -23,11 +22,9 @@ from amistream.errors import RefusedError, RegisterError
 from amistream.flow.uncut import uncut
 from amistream.flow.undo import Undo
 from amistream.settings import Settings
-from amistream.stages.register import Image, Registration, register, wait_available
+from amistream.stages.register import Image, Registration, default_name, register, wait_available
 from amistream.stores.retry import with_retries
 
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9()\[\] ./'@_-]")
-_NAME_MOST = 128 - len(" 2025-01-31 12.00.00")
 MAY_BECOME_AVAILABLE = frozenset({"register.timeout", "register.unknown"})
 """Codes of a wait that ended without a verdict: such an image stays."""
 
@@ -158,7 +155,7 @@ def registration_of(bundle: Bundle, wish: Wish, now: datetime) -> Registration:
     paravirtual = virtualization == "paravirtual"
     return Registration(
         location=bundle.place.image_location(bundle.manifest_name),
-        name=wish.name or image_name(manifest, now),
+        name=wish.name or default_name(manifest.name, now, secrets.token_hex(3)),
         architecture=wish.architecture or manifest.architecture,
         virtualization=virtualization,
         description=wish.description,
@@ -169,11 +166,6 @@ def registration_of(bundle: Bundle, wish: Wish, now: datetime) -> Registration:
         block_device_mappings=wish.block_device_mappings or manifest.block_device_mappings,
         tags=wish.tags,
     )
-
-
-def image_name(manifest: Manifest, now: datetime) -> str:
-    """The image's name in the bundle and the time, in characters that EC2 takes."""
-    return f"{_NOT_IN_NAMES.sub('-', manifest.name)[:_NAME_MOST]} {now:%Y-%m-%d %H.%M.%S}"
 
 
 async def find_image(ec2: Ec2, image_id: str, settings: Settings) -> Image:

@@ -43,7 +43,7 @@ class ImageChecks:
         self._ec2: Ec2 | None = None
         self._registered = False
         kept = settled.registration if settled else None
-        self.name = kept.name if kept else self._request.image_name(address.prefix, datetime.now(UTC))
+        self.name = kept.name if kept else self._request.ami_name or address.default_image_name(datetime.now(UTC))
 
     def checks(self) -> list[Check]:
         checks: list[Check] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from amistream.flow.pace import RateLimit
 from amistream.jobs.request import JobRequest
 from amistream.settings import Settings
 from amistream.source.roots import Roots
-from amistream.stages.register import Registration
+from amistream.stages.register import Registration, default_name
 from amistream.stores.directory import DirectoryStore
 from amistream.stores.port import Store
 from amistream.stores.retry import RetryPolicy
@@ -69,6 +70,10 @@ class Address:
         """The manifest as EC2 names it: bucket/key, without a scheme."""
         folder = f"{self.bucket}/{self.key_prefix}".rstrip("/")
         return f"{folder}/{manifest_name(self.prefix)}"
+
+    def default_image_name(self, now: datetime) -> str:
+        """What the AMI is called when nobody chose: another job of the same second has another name."""
+        return default_name(self.prefix, now, self._token)
 
     @property
     def probe_name(self) -> str:

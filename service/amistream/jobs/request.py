@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import posixpath
 import re
-from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -171,10 +170,6 @@ class JobRequest(BaseModel):
     @property
     def registers(self) -> bool:
         return (not self.directory) if self.register_image is None else self.register_image
-
-    def image_name(self, prefix: str, now: datetime) -> str:
-        """The AMI's name: as asked, else the prefix and the time in UTC."""
-        return self.ami_name or f"{prefix} {now:%Y-%m-%d %H.%M.%S}"
 
 
 def parse_request(values: dict[str, Any]) -> JobRequest:

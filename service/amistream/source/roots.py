@@ -12,10 +12,10 @@ The calls block: use them on threads.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from amistream.errors import RefusedError
@@ -47,9 +47,12 @@ class Roots:
 
     def check(self, descriptor: int, path: Path, field: str) -> None:
         """Raise `RefusedError` unless what is open, whatever it was called, lies within a root."""
+        # Asked before the name is: a second link that goes away afterwards shows as a deleted name.
         about = os.fstat(descriptor)
-        # Before the name is asked for: a second link that goes away afterwards shows as a deleted name.
-        if about.st_nlink > 1 and not stat.S_ISDIR(about.st_mode) and self._holds(descriptor):
+        self._require_within(descriptor, path, field)
+        if stat.S_ISDIR(about.st_mode):
+            return
+        if about.st_nlink > 1:
             raise RefusedError(
                 "roots.linked",
                 f"cannot use {path}: the file has {about.st_nlink} names (hard links), and the others may lie outside "
@@ -57,8 +60,8 @@ class Roots:
                 hint=f"make a copy and name that: cp --sparse=always {path} COPY",
                 field=field,
             )
-        if not self._holds(descriptor):
-            raise self.outside(path, field)
+        _wait_unlinked(descriptor)
+        self._require_within(descriptor, path, field)
 
     def outside(self, path: Path, field: str) -> RefusedError:
         self.require(field)
@@ -77,12 +80,27 @@ class Roots:
                 return None if ".." in steps else (root, steps)
         return None
 
+    def _require_within(self, descriptor: int, path: Path, field: str) -> None:
+        if not self._holds(descriptor):
+            raise self.outside(path, field)
+
     def _holds(self, descriptor: int) -> bool:
         name = Path(f"/proc/self/fd/{descriptor}").readlink()
         # Refused even where a file really is called so: its name cannot be told from a deleted one's.
         if not name.is_absolute() or name.name.endswith(DELETED):
             return False
         return any(name.is_relative_to(root) for root in self._roots) and _in_our_namespace(descriptor)
+
+
+def _wait_unlinked(descriptor: int) -> None:
+    """Wait until a removal of the file's name that has begun is over.
+
+    The kernel lowers the count of names first and takes the name away a moment later: in between, the last but one
+    name looks like the only one. For all that time it holds the directory's lock, which reading a directory needs too.
+    """
+    folder = Path(f"/proc/self/fd/{descriptor}").readlink().parent
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        next(entries, None)
 
 
 def _in_our_namespace(descriptor: int) -> bool:
@@ -95,7 +113,7 @@ def _in_our_namespace(descriptor: int) -> bool:
         return any(line.split(maxsplit=1)[0] == mount for line in mounts)
 
 
-@contextmanager
+@contextlib.contextmanager
 def pinned(path: Path, roots: Roots | None, *, field: str) -> Iterator[int]:
     """What `path` names now, not opened yet, for as long as the block runs.
 
@@ -120,7 +138,7 @@ def open_pinned(descriptor: int, flags: int) -> int:
     return os.open(f"/proc/self/fd/{descriptor}", flags | os.O_CLOEXEC)
 
 
-@contextmanager
+@contextlib.contextmanager
 def pinned_directory(path: Path, roots: Roots | None, *, field: str) -> Iterator[int]:
     """A directory, not opened for reading, for as long as the block runs.
 

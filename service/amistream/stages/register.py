@@ -7,8 +7,10 @@ location is our manifest's, the registration went through; if there is none, it 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 
 import structlog
@@ -21,6 +23,8 @@ log = structlog.get_logger()
 LOOKS_AFTER_LOST_ANSWER = 3
 """Images become visible with a delay: so often is looked before a registration is held not to have happened."""
 
+_NAME_MOST = 128
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9()\[\] ./'@_-]")
 _WAITING = frozenset({"pending", "transient", ""})
 
 
@@ -59,6 +63,14 @@ class Registry(Protocol):
     async def find(self, name: str) -> Image | None: ...
 
     async def look(self, image_id: str) -> Image | None: ...
+
+
+def default_name(image: str, now: datetime, token: str) -> str:
+    """An image's name that nobody chose: the bundle's name, the time in UTC, and what tells it from another of that
+    second. In characters that EC2 takes, 128 of them at most.
+    """
+    ending = f" {now:%Y-%m-%d %H.%M.%S} {token}"
+    return _NOT_IN_NAMES.sub("-", image)[: _NAME_MOST - len(ending)] + ending
 
 
 async def register(
