@@ -71,7 +71,7 @@ def _sizes(options: argparse.Namespace) -> Options:
     return Options(
         size=options.size,
         runs=options.runs,
-        peer_size=options.peer_size or max(MIB, options.size // 2),
+        peer_size=options.peer_size or options.size,
         scale_unit=options.scale_unit or options.size * 2,
         link_bytes_per_s=options.link * 1e6,
         round_trip_s=options.round_trip / 1e3,
@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(SCENARIOS)}")
     parser.add_argument("--list", action="store_true", help="show the scenarios and how long each takes")
     parser.add_argument("--size", type=_size, default=GIB // 2, help="of the volume (default: 512MiB)")
-    parser.add_argument("--peer-size", type=_size, help="of the volume of `peers` (default: half of --size)")
+    parser.add_argument("--peer-size", type=_size, help="of the volume of `peers` (default: --size)")
     parser.add_argument("--scale-unit", type=_size, help="smallest volume of `scale` (default: twice --size)")
     parser.add_argument("--runs", type=_count, default=3, help="rounds, of which the medians are shown (default: 3)")
     parser.add_argument("--input", choices=("usr", "synthetic"), default="usr", help="what the volume holds")
