@@ -115,10 +115,12 @@ def _unwrap(identity: UserIdentity, wrapped: bytes) -> Secret:
     return Secret(value)
 
 
-def load_identity(certificate: Path, private_key: Path, roots: Roots | None = None) -> UserIdentity:
+def load_identity(
+    certificate: Path, private_key: Path, roots: Roots | None = None, *, exposed_too: bool = False
+) -> UserIdentity:
     """Read the user's certificate and key. Raises `RefusedError` when unreadable, exposed, not RSA, or no pair."""
     cert = load_certificate(certificate, field="certificate", roots=roots)
-    key = load_private_key(private_key, roots)
+    key = load_private_key(private_key, roots, exposed_too=exposed_too)
     if cert.public_key() != key.public_key():
         raise RefusedError(
             "key.mismatch",
@@ -245,10 +247,10 @@ def _write_private(path: Path, data: bytes) -> None:
     temporary.replace(path)
 
 
-def load_private_key(path: Path, roots: Roots | None) -> rsa.RSAPrivateKey:
-    """Read an RSA private key from a PEM file that others cannot reach. Raises `RefusedError`."""
+def load_private_key(path: Path, roots: Roots | None, *, exposed_too: bool) -> rsa.RSAPrivateKey:
+    """Read an RSA private key from a PEM file that others cannot reach, unless `exposed_too`. Raises `RefusedError`."""
     data, mode = _read(path, roots, what="private key", field="private_key")
-    if stat.S_IMODE(mode) & 0o007:
+    if stat.S_IMODE(mode) & 0o007 and not exposed_too:
         raise RefusedError(
             "key.exposed",
             f"cannot use the private key {path}: every user of this machine can reach it",

@@ -148,6 +148,9 @@ class Settings(BaseSettings):
     account: str = Field("", description="AWS account id; default: asked of STS")
     certificate: Path | None = Field(None, description="user's X.509 certificate, PEM")
     private_key: Path | None = Field(None, description="user's RSA private key, PEM")
+    allow_exposed_key: bool = Field(
+        False, description="true: take a private key that every user of the machine can read"
+    )
     ec2_certificates: dict[str, Path] = Field(
         default_factory=dict, description="EC2's certificate per region; the key 'default' serves the rest"
     )

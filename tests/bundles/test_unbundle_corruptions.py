@@ -238,6 +238,22 @@ async def test_a_wrong_signature(image: Path, key_ring: KeyRing, tmp_path: Path)
     assert [each.what for each in (await look(changed, tmp_path, key_ring.user)).differences] == ["signature.wrong"]
 
 
+def forged(text: str) -> str:
+    """Another manifest, which holds what was signed where it is found by its looks and counts for nothing."""
+    signed = "".join(re.findall("<(?:machine_configuration|image)>.*</(?:machine_configuration|image)>", text))
+    assert signed
+    other = re.sub("<(/?)(machine_configuration|image)>", r"<\1\2 >", text).replace(">x86_64<", ">i386<")
+    return other.replace("<signature>", f"<note><![CDATA[{signed}]]></note><signature>")
+
+
+async def test_a_forged_manifest(image: Path, key_ring: KeyRing, tmp_path: Path) -> None:
+    """What is signed must be what is read: the right text in another place does not make a signature right."""
+    manifest = shell_bundle(tmp_path / "bundle", image, key_ring)
+    manifest.write_text(forged(manifest.read_text()))
+    assert [each.what for each in (await look(manifest, tmp_path, key_ring.user)).differences] == ["signature.wrong"]
+    assert (await refused(manifest, tmp_path, key_ring.user)).code == "bundle.signature.wrong"
+
+
 @pytest.mark.parametrize("signature", ["absent", "", "dummy", "00"])
 async def test_no_signature_to_speak_of(signature: str, image: Path, key_ring: KeyRing, tmp_path: Path) -> None:
     """An absent or dummy signature is told, and does not keep the image in."""
@@ -264,6 +280,9 @@ MANIFESTS: dict[str, Callable[[str], str]] = {
     "cut off": lambda text: text[: len(text) // 2],
     "a path in a part's name": lambda text: text.replace("image.part.00", "../image.part.00"),
     "another version": lambda text: text.replace("2007-10-10", "2008-01-01"),
+    "a comment": lambda text: text.replace("<image>", "<image><!-- it hides something -->"),
+    "an instruction": lambda text: f"{text}<?do it?>",
+    "a second image": lambda text: text.replace("<signature>", "<image><size>1</size></image><signature>"),
     "no parts": lambda text: re.sub(r"<part .*</part>", "", text),
     "a digest that is none": lambda text: re.sub('SHA1">[0-9a-f]{40}', 'SHA1">zz', text, count=1),
 }

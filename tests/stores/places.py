@@ -14,7 +14,8 @@ from amistream.aws.session import Aws
 from amistream.settings import Acl, Settings
 from amistream.stores.port import Store
 from amistream.stores.retry import RetryPolicy
-from amistream.stores.s3 import Multipart, S3Store
+from amistream.stores.s3 import S3Store
+from amistream.stores.s3_multipart import Multipart
 from amistream.values import MIB
 from support.buckets import list_keys, open_uploads
 

@@ -198,3 +198,37 @@ async def test_cancel_in_mid_request_then_delete_leaves_nothing(
         await store.delete("image.part.00")
     assert list_keys(seaweedfs, bucket) == []
     assert open_uploads(seaweedfs, bucket) == []
+
+
+@pytest.mark.parametrize("query", ["^uploads", "^uploadId"], ids=["beginning", "completion"])
+async def test_a_lost_answer_leaves_no_upload_behind(
+    query: str, seaweedfs: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When S3 began or completed an upload and its answer was lost, the object is stored and no upload stays."""
+    bucket = make_bucket(seaweedfs)
+    proxy = make_proxy(seaweedfs, Fault(action=DropReply(), method="POST", query=query))
+    async with s3_store(proxy.endpoint, bucket, monkeypatch) as store:
+        await store.put("image.part.00", memoryview(LARGE), sha1(LARGE), lambda _: None)
+    assert len(proxy.seen("POST", query=query)) == 2
+    with seaweedfs.blocking_client() as s3:
+        assert s3.get_object(Bucket=bucket, Key="some/prefix/image.part.00")["Body"].read() == LARGE
+    assert open_uploads(seaweedfs, bucket) == []
+
+
+async def test_a_rivals_upload_under_the_same_name_is_left_alone(
+    seaweedfs: Endpoint, make_bucket: MakeBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two programs that store under one name the one that comes second removes its own upload, and no other."""
+    bucket, key = make_bucket(seaweedfs), "some/prefix/image.part.00"
+    with seaweedfs.blocking_client() as s3:
+        rival = s3.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
+        async with s3_store(seaweedfs, bucket, monkeypatch) as store:
+            storing = asyncio.create_task(store.put("image.part.00", memoryview(LARGE), sha1(LARGE), lambda _: None))
+            s3.put_object(Bucket=bucket, Key=key, Body=b"the rival's")
+            with pytest.raises(StoreError) as caught:
+                await storing
+            await store.delete("image.part.00")
+        assert caught.value.code == "store.exists"
+        assert s3.get_object(Bucket=bucket, Key=key)["Body"].read() == b"the rival's"
+        uploads = s3.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
+    assert [upload["UploadId"] for upload in uploads] == [rival]

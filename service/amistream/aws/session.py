@@ -27,6 +27,10 @@ from amistream.errors import RefusedError
 from amistream.settings import Settings
 from amistream.values import AccessKeys
 
+MOST_CONNECTIONS = 2048
+"""More than all jobs together have in flight, which bound themselves: a request that waited for a connection here would
+look as if it stood still.
+"""
 CONNECT_TIMEOUT_S = 10
 _MODELS = ("s3", "ec2", "sts")
 
@@ -114,8 +118,7 @@ class Aws:
             connector_args={"socket_factory": _socket_that_gives_up(self._settings.stall_timeout_s)},
             connect_timeout=CONNECT_TIMEOUT_S,
             read_timeout=self._settings.stall_timeout_s,
-            # Chunks of multipart uploads of every part in flight, and a few for everything else.
-            max_pool_connections=self._settings.upload_concurrency * self._settings.multipart_concurrency * 4 + 10,
+            max_pool_connections=MOST_CONNECTIONS,
             retries={"total_max_attempts": 1, "mode": "standard"},
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from amistream.aws.ec2 import Ec2, plain_location
 from amistream.bundles.manifest import LARGEST, Manifest, parse_manifest
 from amistream.bundles.meter import Note
-from amistream.bundles.place import Place
+from amistream.bundles.place import MANIFEST_END, Place
 from amistream.bundles.prices import AS_OF, USD_PER_GIB_MONTH, monthly_cost
 from amistream.bundles.results import Inventory, ListedBundle, ListedImage, ListedParts
 from amistream.bundles.target import retry_policy
@@ -27,7 +27,6 @@ from amistream.stages.register import Image
 from amistream.stores.retry import with_retries
 from amistream.stores.s3 import Listed, S3Store
 
-MANIFEST_END = ".manifest.xml"
 READS = 8
 """Manifests in flight: one may have 16 MiB. Guess."""
 
@@ -72,13 +71,14 @@ async def take_inventory(
         manifest, problem = await _read(store, listed)
         location = place.image_location(listed.name)
         ids = None if images is None else tuple(each.id for each in images if plain_location(each.location) == location)
-        row, claimed = _row(listed, manifest, problem, parts)
+        claimed = await _claimed(store, listed, manifest, parts)
+        row = _row(listed, manifest, problem, claimed)
         update = {"manifest": f"{store.location}/{listed.name}", "images": ids, "cost": monthly_cost(row.stored, price)}
-        return row.model_copy(update=update), claimed
+        return row.model_copy(update=update), set(claimed)
 
     read_ones = await at_once(read, manifests.values(), READS)
-    claimed = set[str]().union(*(names for _, names in read_ones))
-    loose = [listed for name, listed in parts.items() if name not in claimed]
+    all_claimed = set[str]().union(*(names for _, names in read_ones))
+    loose = [listed for name, listed in parts.items() if name not in all_claimed]
     return _summed(
         Inventory(
             location=store.location,
@@ -130,31 +130,53 @@ async def _images(place: Place, settings: Settings, ec2: Ec2 | None, note: Note)
         return None
 
 
-def _row(
-    listed: Listed, manifest: Manifest | None, problem: str, parts: Mapping[str, Listed]
-) -> tuple[ListedBundle, set[str]]:
-    """The row of one manifest, as far as the listing tells it, and the names of the parts that it claims."""
-    folder, slash, name = listed.name.rpartition("/")
-    claimed = [f"{folder}{slash}{part.filename}" for part in manifest.parts] if manifest else []
-    sizes = [parts[name].size for name in claimed if name in parts]
-    missing = tuple(name.rpartition("/")[2] for name in claimed if name not in parts)
+async def _claimed(
+    store: S3Store, listed: Listed, manifest: Manifest | None, parts: Mapping[str, Listed]
+) -> dict[str, int | None]:
+    """The sizes of a manifest's parts by name, None for what is missing. One that cannot be read claims what is named
+    like its parts.
+    """
+    if manifest is None:
+        prefix = listed.name.removesuffix(MANIFEST_END)
+        return {
+            name: part.size
+            for name, part in parts.items()
+            if (found := _PART.fullmatch(name)) and found["prefix"] == prefix
+        }
+    folder, slash, _ = listed.name.rpartition("/")
+
+    async def size(name: str) -> int | None:
+        if name in parts or _PART.fullmatch(name):
+            return parts[name].size if name in parts else None
+        # Another tool's name, which was not gathered.
+        stored = await store.stat(name, read=False)
+        return stored.size if stored else None
+
+    names = [f"{folder}{slash}{part.filename}" for part in manifest.parts]
+    return dict(zip(names, await at_once(size, names), strict=True))
+
+
+def _row(listed: Listed, manifest: Manifest | None, problem: str, claimed: Mapping[str, int | None]) -> ListedBundle:
+    """The row of one manifest, as far as the listing tells it."""
+    name = listed.name.rpartition("/")[2]
+    total = sum(size or 0 for size in claimed.values())
+    missing = tuple(name.rpartition("/")[2] for name, size in claimed.items() if size is None)
     if manifest is not None and missing:
         problem = f"{len(missing)} of {len(claimed)} parts missing"
-    elif manifest is not None and sum(sizes) != manifest.bundled_size:
-        problem = f"its parts have {sum(sizes)} bytes, not {manifest.bundled_size}"
-    row = ListedBundle(
+    elif manifest is not None and total != manifest.bundled_size:
+        problem = f"its parts have {total} bytes, not {manifest.bundled_size}"
+    return ListedBundle(
         manifest=listed.name,
         name=manifest.name if manifest else name,
         made_at=listed.modified,
         image_size=manifest.size if manifest else 0,
-        stored=listed.size + sum(sizes),
+        stored=listed.size + total,
         parts=len(claimed),
         missing=missing,
         problem=problem,
         images=None,
         cost=None,
     )
-    return row, set(claimed)
 
 
 async def _read(store: S3Store, listed: Listed) -> tuple[Manifest | None, str]:

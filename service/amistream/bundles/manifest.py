@@ -2,7 +2,8 @@
 
 Format: bundle manifest version 2007-10-10. Taken are double and single quotes, white space between elements, missing
 optional elements, an absent or dummy signature, and user keys that are empty. Refused is what no tool writes and what
-could do harm: a document type (and so entities), more than `LARGEST` bytes, part names with a path, parts out of order.
+could do harm: a document type (and so entities), comments, a second image, more than `LARGEST` bytes, part names with a
+path, parts out of order.
 
 Pure: bytes in, values out; nothing is fetched and nothing asked of the network.
 """
@@ -28,6 +29,9 @@ LARGEST = 16 * 1024 * 1024
 
 SHORTEST_SIGNATURE = 64
 """Bytes that the smallest RSA key makes: what is shorter is a dummy, as good as none."""
+
+SIGNED = ("machine_configuration", "image")
+"""The elements under the signature, in its order."""
 
 _DOCTYPE = "it declares a document type, which could smuggle in other files"
 _HEX = re.compile(r"(?:[0-9a-fA-F]{2})*")
@@ -91,21 +95,23 @@ def check_signature(manifest: Manifest, certificate: x509.Certificate) -> Signat
         return SignatureState.ABSENT
     public = certificate.public_key()
     assert isinstance(public, rsa.RSAPublicKey)  # noqa: S101 - for the type checker; load_certificate looked
+    elements = _signed_elements(manifest.raw)
     for signed, state in (
         (signed_text(manifest.raw), SignatureState.RIGHT),
-        (_rewritten(manifest.raw), SignatureState.REWRITTEN),
+        (b"".join(map(serialise, elements)), SignatureState.REWRITTEN),
     ):
         try:
             public.verify(manifest.signature, signed, padding.PKCS1v15(), SHA1())  # noqa: S303 - the format's own
         except InvalidSignature:
             continue
-        return state
+        if state is SignatureState.REWRITTEN or _says(signed, elements):
+            return state
     return SignatureState.WRONG
 
 
 def signed_text(raw: bytes) -> bytes:
     """The bytes under the signature as they stand in the file: machine_configuration, directly followed by image."""
-    found = (re.search(rb"<%s>.*</%s>" % (tag, tag), raw, re.DOTALL) for tag in (b"machine_configuration", b"image"))
+    found = (re.search(rb"<%s>.*</%s>" % (tag, tag), raw, re.DOTALL) for tag in map(str.encode, SIGNED))
     return b"".join(match[0] for match in found if match)
 
 
@@ -165,6 +171,11 @@ class _Reader:
             raise self._bad(_DOCTYPE)
         if root.tag != "manifest":
             raise self._bad(f"its root is <{root.tag}>, not <manifest>")
+        if root.xpath("//comment() | //processing-instruction()"):
+            raise self._bad("it has comments or processing instructions, which no tool writes and could hide a forgery")
+        for tag in SIGNED:
+            if len(root.findall(tag)) != 1:
+                raise self._bad(f"it has {len(root.findall(tag))} elements {tag}, and a manifest has one")
         return root
 
     def _parts(self, root: etree._Element) -> tuple[ManifestPart, ...]:
@@ -238,11 +249,21 @@ class _Reader:
         )
 
 
-def _rewritten(raw: bytes) -> bytes:
-    """The signed text as Amazon's check has it after parsing the document and writing it again."""
-    root = etree.fromstring(raw, etree.XMLParser(resolve_entities=False, no_network=True, remove_blank_text=True))
-    return b"".join(_serialised(root.findall(tag)) for tag in ("machine_configuration", "image"))
+def _signed_elements(raw: bytes) -> list[etree._Element]:
+    """The elements whose values count, as a parser finds them, without the white space between theirs."""
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, remove_blank_text=True)
+    root = etree.fromstring(raw, parser)
+    return [element for tag in SIGNED for element in root.findall(tag)]
 
 
-def _serialised(elements: Sequence[etree._Element]) -> bytes:
-    return b"".join(map(serialise, elements))
+def _says(text: bytes, elements: Sequence[etree._Element]) -> bool:
+    """Whether a text that was cut out of the file by its looks is what the parser found.
+
+    It need not be: XML has several ways to write a start tag, and places that hold text of any look.
+    """
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, remove_blank_text=True)
+    try:
+        found = etree.fromstring(b"<signed>" + text + b"</signed>", parser)
+    except etree.XMLSyntaxError:
+        return False
+    return [serialise(element) for element in found] == [serialise(element) for element in elements]

@@ -22,7 +22,7 @@ from amistream.bundles.parts import SeenPart, different, look_at_parts, parts_in
 from amistream.bundles.place import Bundle, Place
 from amistream.bundles.register import Intent, Wish, carry_out, check_registration, ec2_of
 from amistream.bundles.results import Migrated
-from amistream.bundles.transfer import find_there, take_back, taken
+from amistream.bundles.transfer import find_there, require_same, take_back
 from amistream.errors import RefusedError, StoreError
 from amistream.flow.at_once import at_once
 from amistream.keys import BundleKey, UserIdentity, unwrap, wrap
@@ -145,19 +145,15 @@ class _Copying:
         async def one(part: SeenPart) -> None:
             name = part.name
             stored = there.get(name)
-            if stored is not None and stored.checksum == whole_checksum(part.sha1):
-                self._meter.done(part.size, kept=True)
-            elif stored is None and await self._copied(part):
+            if stored is not None:
+                await require_same(self._old, part, self._store, stored)
+            elif await self._copied(part):
                 self.copied += 1
-                self._meter.done(part.size)
             else:
                 data = await read_part(self._old, part)
-                if stored is None:
-                    self._made[name] = None
-                    await self._store.put(name, data, part.sha1, lambda _: None)
-                elif not stored.is_the(part.size, await self._store.checksum(name, data, part.sha1)):
-                    raise taken(self._store, name)
-                self._meter.done(part.size, kept=stored is not None)
+                self._made[name] = None
+                await self._store.put(name, data, part.sha1, lambda _: None)
+            self._meter.done(part.size, kept=stored is not None)
 
         try:
             await at_once(one, seen, limit)

@@ -85,12 +85,23 @@ class Owner:
 
 
 def find_owner(settings: Settings, certificate: Path | None, private_key: Path | None) -> Owner:
-    """Read what there is. Raises `RefusedError` when a file that was named cannot be used."""
+    """Read what there is. Raises `RefusedError` when a file that was named cannot be used.
+
+    Where one of the pair is named, the other is taken from the settings if it fits, and else left out.
+    """
+    exposed_too = settings.allow_exposed_key
+    named = certificate, private_key
     certificate, private_key = certificate or settings.certificate, private_key or settings.private_key
     if certificate and private_key:
-        return _of(load_identity(certificate, private_key), named=True)
+        try:
+            return _of(load_identity(certificate, private_key, exposed_too=exposed_too), named=True)
+        except RefusedError as error:
+            if error.code != "key.mismatch" or all(named) or not any(named):
+                raise
+            certificate, private_key = named
     if private_key:
-        return _of(_with_certificate(load_private_key(private_key, None)), named=True)
+        key = load_private_key(private_key, None, exposed_too=exposed_too)
+        return _of(_with_certificate(key), named=True)
     if certificate:
         return Owner(certificate=load_certificate(certificate, field="certificate"), identity=None, named=True)
     kept = settings.state_dir

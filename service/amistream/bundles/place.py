@@ -20,8 +20,10 @@ from amistream.settings import Settings
 from amistream.stores.directory import DirectoryStore
 from amistream.stores.port import Store
 from amistream.stores.retry import RetryPolicy
-from amistream.stores.s3 import Multipart, S3Store
+from amistream.stores.s3 import S3Store
+from amistream.stores.s3_multipart import Multipart
 
+MANIFEST_END = ".manifest.xml"
 NO_TOKEN = "none"  # noqa: S105 - no password: nothing temporary is written through such a place
 
 

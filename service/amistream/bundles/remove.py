@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from amistream.aws.ec2 import Ec2
-from amistream.bundles.manifest import ManifestPart
+from amistream.bundles.manifest import LARGEST, ManifestPart, parse_manifest
 from amistream.bundles.meter import Note
 from amistream.bundles.parts import differs
-from amistream.bundles.place import Bundle
+from amistream.bundles.place import MANIFEST_END, Bundle
 from amistream.bundles.register import deregister_image, images_on
 from amistream.bundles.results import Removed
 from amistream.errors import RefusedError, StoreError
@@ -28,7 +28,9 @@ from amistream.stores.s3 import S3Store
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Removal:
-    """What is to go. `own` are parts as name and size; `kept` have a part's name and are another object."""
+    """What is to go. `own` are parts as name and size; `kept` have a part's name and are another object, or belong to
+    another bundle too.
+    """
 
     bundle: Bundle
     manifest_there: bool
@@ -79,10 +81,12 @@ async def plan_removal(
             field="manifest",
         )
 
+    needed = await _needed_by_others(bundle)
+
     # What a directory holds must be read to be known; a bucket tells.
     async def look(part: ManifestPart) -> tuple[str, Stored | None, bool]:
         stored = await store.stat(part.filename, read=not bundle.place.in_s3)
-        return part.filename, stored, stored is not None and differs(stored, part)
+        return part.filename, stored, stored is not None and (part.filename in needed or differs(stored, part))
 
     found = await at_once(look, bundle.manifest.parts, limit=16 if bundle.place.in_s3 else 2)
     return Removal(
@@ -124,6 +128,24 @@ async def _tidy(store: Store, names: Sequence[str], note: Note) -> None:
         await store.tidy(dict.fromkeys(names, "-1"))
     except StoreError as error:
         note(f"unfinished uploads were not looked for: {error.message}")
+
+
+async def _needed_by_others(bundle: Bundle) -> set[str]:
+    """The names of objects that other manifests in the same place name. One that cannot be read names none."""
+    store = bundle.place.store
+    others = [name for name in await store.names("") if name.endswith(MANIFEST_END) and name != bundle.manifest_name]
+
+    async def named(name: str) -> set[str]:
+        stored = await store.stat(name, read=False)
+        if stored is None or stored.size > LARGEST:
+            return set()
+        try:
+            manifest = parse_manifest(await store.read(name, 0, stored.size), name)
+        except RefusedError:
+            return set()
+        return {part.filename for part in manifest.parts}
+
+    return set().union(*await at_once(named, others))
 
 
 async def _manifest_there(bundle: Bundle) -> bool:

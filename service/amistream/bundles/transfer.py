@@ -105,16 +105,11 @@ async def upload(bundle: Bundle, target: Place, settings: Settings, meter: Meter
 
     async def send(part: SeenPart, begin: Begin) -> None:
         stored = there.get(part.name)
-        if stored is not None and stored.checksum == whole_checksum(part.sha1):
+        if stored is not None:
+            await require_same(bundle, part, store, stored)
             meter.done(part.size, kept=True)
             return
         data = await read_part(bundle, part)
-        if stored is not None:
-            # The store told nothing, or a checksum that depends on how the part was cut into chunks.
-            if not stored.is_the(part.size, await store.checksum(part.name, data, part.sha1)):
-                raise taken(store, part.name)
-            meter.done(part.size, kept=True)
-            return
         begin()
         await store.put(part.name, data, part.sha1, lambda _: None)
         meter.done(part.size)
@@ -137,6 +132,18 @@ async def find_there(store: Store, seen: list[SeenPart]) -> dict[str, Stored]:
 
     found = await at_once(look, old)
     return {name: stored for name, stored in zip(old, found, strict=True) if stored is not None}
+
+
+async def require_same(bundle: Bundle, part: SeenPart, store: Store, stored: Stored) -> None:
+    """Raise `StoreError` unless what `find_there` saw of the part's name is the part."""
+    # Where the store keeps no checksum the object is read.
+    found = stored if stored.checksum is not None else await store.stat(part.name)
+    if found is not None and found.checksum == whole_checksum(part.sha1):
+        return
+    # It may depend on how the part was cut into chunks.
+    data = await read_part(bundle, part)
+    if found is None or not found.is_the(part.size, await store.checksum(part.name, data, part.sha1)):
+        raise taken(store, part.name)
 
 
 async def refuse_other_manifest(bundle: Bundle, store: Store) -> None:

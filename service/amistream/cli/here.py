@@ -109,12 +109,19 @@ async def confirm(question: str, *, yes: bool, what: str) -> None:
             hint="look with --dry-run, then give --yes",
         )
     put_note(f"{question} [y/N]")
-    loop, answered = asyncio.get_running_loop(), asyncio.Event()
-    # Not read at once: waiting for a person must not keep Ctrl-C from being seen.
-    loop.add_reader(sys.stdin.fileno(), answered.set)
+    if (await line_from_stdin()).strip().lower() not in {"y", "yes"}:
+        raise RefusedError("unconfirmed", f"cannot {what}: the answer was no", hint="nothing was changed")
+
+
+async def line_from_stdin() -> str:
+    """The next line of standard input. Not read at once: waiting for a person must not keep Ctrl-C from being seen."""
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
     try:
-        await answered.wait()
+        loop.add_reader(sys.stdin.fileno(), ready.set)
+    except PermissionError:
+        return sys.stdin.readline()  # a file is always ready, and epoll takes none
+    try:
+        await ready.wait()
     finally:
         loop.remove_reader(sys.stdin.fileno())
-    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
-        raise RefusedError("unconfirmed", f"cannot {what}: the answer was no", hint="nothing was changed")
+    return sys.stdin.readline()

@@ -113,7 +113,8 @@ def _mappings(given: Given) -> dict[str, str]:
     pairs = given.several("block-device-mapping") or given.several("block-device-mappings")
     if not all("=" in pair for pair in pairs):
         raise UsageError("usage", "cannot read the block device mapping: it is of the form VIRTUAL=DEVICE,...")
-    return dict(pair.split("=", 1) for pair in pairs)
+    split = (pair.split("=", 1) for pair in pairs)
+    return {virtual.strip(): device.strip() for virtual, device in split}
 
 
 def _absolute(path: str | None) -> str | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from pathlib import Path
 
 from amistream.bundles.meter import Meter
@@ -11,12 +9,12 @@ from amistream.bundles.place import Bundle
 from amistream.bundles.remove import Removal
 from amistream.bundles.report import Unbundled
 from amistream.bundles.results import Removed, Transferred
-from amistream.cli.here import drawn
+from amistream.cli.here import drawn, line_from_stdin
 from amistream.cli.output import put_note, put_result
 from amistream.compat.access import ami_tools_keys, bucket_address, region_of, settings_of
 from amistream.compat.options import Given
 from amistream.compat.session import OldSession, directory_of, run_old
-from amistream.errors import EXIT_DONE, DifferenceError, RefusedError
+from amistream.errors import EXIT_DONE, DifferenceError, RefusedError, UsageError
 from amistream.values import manifest_name
 
 
@@ -73,13 +71,15 @@ def take_out(given: Given) -> int:
 
 def delete_bundle(given: Given) -> int:
     """`ec2-delete-bundle`: a bundle's own objects, and with --clear the empty bucket."""
+    if given.has("manifest") == given.has("prefix"):
+        raise UsageError("usage", "cannot tell which bundle to delete: give one of --manifest and --prefix")
     copy = Path(given["manifest"]).absolute() if given.has("manifest") else None
     name = copy.name if copy else _manifest_name(given)
     address, region = bucket_address(given["bucket"]), region_of(given["region"])
     folder = address.removeprefix("s3://")
 
     async def confirm(plan: Removal) -> None:
-        if not given.has("yes") and not given.has("batch"):
+        if not given.has("yes"):
             put_result("\n".join(["Deleting files:", *(f"{folder}/{each}" for each in plan.names)]))
             await _ask()
 
@@ -110,6 +110,5 @@ def _manifest_name(given: Given) -> str:
 async def _ask() -> None:
     """Ask on stdout and read the answer wherever it comes from: scripts say `echo y |`. Raises `RefusedError`."""
     put_result("Continue? [y/n]")
-    answer = await asyncio.to_thread(sys.stdin.readline)
-    if answer.strip().lower() not in {"y", "yes"}:
+    if (await line_from_stdin()).strip().lower() not in {"y", "yes"}:
         raise RefusedError("unconfirmed", "cannot delete the bundle: nobody said yes", hint="--yes says it at once")

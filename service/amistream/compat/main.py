@@ -10,7 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import NoReturn
 
 from amistream.cli.output import put_note
@@ -20,6 +20,7 @@ from amistream.errors import EXIT_INTERRUPTED, AmistreamError, StoreError, Usage
 
 _OF_S3 = ("bucket.", "store.", "aws.", "destination.", "credentials.")
 """Beginnings of the codes of what is refused because of S3."""
+_EXPOSED = "warning: every user of this machine can read the private key: chmod 600 {path}"
 _WARNING = (
     "{names} on the command line: every user of this machine can see it while the command runs. Better leave it out, "
     "and use an instance role, ~/.aws/credentials or AWS_SECRET_ACCESS_KEY"
@@ -69,6 +70,8 @@ def _run(command: Command, words: Sequence[str]) -> int:
         raise UsageError("compat.absent", f"cannot run {command.name}: it is not made yet", hint=command.absent)
     given = parse(command.name, command.about, command.options, words)
     _explain(given)
+    # The old tools never looked at a key's mode, and Packer copies keys for all to read.
+    os.environ["AMISTREAM_ALLOW_EXPOSED_KEY"] = "true"
     return _work(command)(given)
 
 
@@ -77,6 +80,9 @@ def _explain(given: Given) -> None:
     secrets = [each.names[-1] for each in given.options if each.use is Use.SECRET]
     if secrets:
         put_note("warning: " + _WARNING.format(names=" and ".join(secrets)))
+    key = Path(given["privatekey"])
+    if given.has("privatekey") and key.is_file() and key.stat().st_mode & 0o007:
+        put_note(_EXPOSED.format(path=key))
     if given.has("debug"):
         for each in given.options:
             if each.use is Use.IDLE:

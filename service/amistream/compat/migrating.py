@@ -79,7 +79,7 @@ async def _migrated(given: Given, path: Path, region: str) -> bytes:
     """The manifest as it is to be. Raises `AmistreamError`."""
     manifest = await read_manifest(path)
     settings = settings_of(given)
-    identity = load_identity(Path(given["cert"]), Path(given["privatekey"]))
+    identity = load_identity(Path(given["cert"]), Path(given["privatekey"]), exposed_too=settings.allow_exposed_key)
     if check_signature(manifest, identity.certificate) is SignatureState.WRONG:
         raise DifferenceError(
             "manifest.signature",

@@ -29,7 +29,7 @@ class Command:
 _COMMON = (
     option("--version", "Show the version and leave."),
     option("--manual", "Show this help and leave."),
-    option("--batch", "Ask nothing. Only ec2-delete-bundle asks."),
+    option("--batch", "Without effect: only ec2-delete-bundle asks, and --yes answers.", use=Use.IDLE),
     option("--debug", "Say which of the options are without effect."),
 )
 _RETRY = option("--retry", "Without effect: what may succeed when repeated is always repeated.", use=Use.IDLE)
@@ -150,8 +150,11 @@ COMMANDS = (
         options=(
             _BUCKET,
             *_S3,
-            option("-m, --manifest FILE", "A copy of the bundle's manifest; it need not be in the bucket."),
-            option("-p, --prefix PREFIX", "The bundle's whole prefix; default: image."),
+            option(
+                "-m, --manifest FILE",
+                "A copy of the bundle's manifest; it need not be in the bucket. This or --prefix.",
+            ),
+            option("-p, --prefix PREFIX", "The bundle's whole prefix. This or --manifest."),
             option("--clear", "Delete the bucket too, if it is empty then."),
             option("-y, --yes", "Do not ask."),
             _RETRY,

@@ -72,7 +72,8 @@ class IdentityChecks:
         if certificate and private_key:
             # The administrator's own pair may lie anywhere.
             roots = self._roots if self._request.certificate or self._request.private_key else None
-            load = partial(load_identity, Path(certificate), Path(private_key), roots)
+            exposed_too = self._settings.allow_exposed_key
+            load = partial(load_identity, Path(certificate), Path(private_key), roots, exposed_too=exposed_too)
             self._identity = await uncut(asyncio.to_thread(load))
             bits = self._identity.private_key.key_size
             return Seen(f"{certificate} and {private_key} are a pair, RSA {bits}")

@@ -17,7 +17,8 @@ from amistream.stages.register import Registration, default_name
 from amistream.stores.directory import DirectoryStore
 from amistream.stores.port import Store
 from amistream.stores.retry import RetryPolicy
-from amistream.stores.s3 import Multipart, S3Store
+from amistream.stores.s3 import S3Store
+from amistream.stores.s3_multipart import Multipart
 from amistream.values import manifest_name
 
 

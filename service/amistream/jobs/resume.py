@@ -18,7 +18,7 @@ from amistream.jobs.destination import Address, Destination
 from amistream.jobs.journal import Journal
 from amistream.jobs.records import Bundling, BundlingPlace, Kept, SealedPart
 from amistream.pipeline import Resumption
-from amistream.stores.port import Store, whole_checksum
+from amistream.stores.port import Store, Stored, whole_checksum
 from amistream.values import ChangedError, Mark, PartDigest, manifest_name, part_name
 
 
@@ -59,13 +59,18 @@ class PartLedger:
         await self._journal.stored(self._job_id, part.index)
 
 
+def is_part(found: Stored, part: SealedPart) -> bool:
+    """Whether what is stored is the part, however it was sent."""
+    return found.is_the(part.digest.size, part.checksum, whole_checksum(part.digest.sha1))
+
+
 async def prove(store: Store, prefix: str, parts: Sequence[SealedPart]) -> list[SealedPart]:
     """The parts, each `stored` only if its place says so. Raises `StoreError` when something else has its name."""
 
     async def look(part: SealedPart) -> SealedPart:
         name = part_name(prefix, part.digest.index)
         found = await store.stat(name)
-        if found is not None and not found.is_the(part.digest.size, part.checksum):
+        if found is not None and not is_part(found, part):
             raise StoreError(
                 "store.exists",
                 f"cannot go on in {store.location}: {name} there is not the one this job stored",
@@ -114,18 +119,21 @@ async def check_object(store: Store, name: str, size: int, checksum: str) -> Non
         )
 
 
-async def remove(store: Store, prefix: str, parts: Sequence[SealedPart], names: Sequence[tuple[str, int, str]]) -> None:
-    """Delete the job's parts and the other objects given as name, size and checksum; nothing else under those names."""
+async def remove(store: Store, prefix: str, parts: Sequence[SealedPart], manifest: bytes | None) -> None:
+    """Delete the job's manifest, then its parts; nothing else under those names."""
 
-    async def delete(each: tuple[str, int, str]) -> None:
-        name, size, checksum = each
+    async def delete(part: SealedPart) -> None:
+        name = part_name(prefix, part.digest.index)
         found = await store.stat(name)
-        if found is not None and found.is_the(size, checksum):
+        if found is not None and is_part(found, part):
             await store.delete(name)
 
-    own = [(part_name(prefix, part.digest.index), part.digest.size, part.checksum) for part in parts]
-    await store.tidy({name: checksum for name, _, checksum in own})
-    await at_once(delete, [*names, *own])
+    await store.tidy({part_name(prefix, part.digest.index): part.checksum for part in parts})
+    if manifest is not None:
+        found = await store.stat(manifest_name(prefix))
+        if found is not None and found.is_the(len(manifest), whole_checksum(_sha1(manifest))):
+            await store.delete(manifest_name(prefix))
+    await at_once(delete, parts)
 
 
 async def open_destination(address: Address, place: BundlingPlace) -> Destination:
@@ -156,15 +164,11 @@ async def _remove_at(
     destination = await open_destination(address, place)
     ec2, registration = destination.ec2, destination.registration
     try:
-        own = []
-        if manifest is not None:
-            if ec2 is not None and registration is not None:
-                found = await ec2.find(registration.name)
-                if found is not None and found.location == registration.location:
-                    await ec2.deregister(found.id)
-            checksum = whole_checksum(hashlib.sha1(manifest, usedforsecurity=False).digest())
-            own.append((manifest_name(address.prefix), len(manifest), checksum))
-        await remove(destination.store, address.prefix, parts, own)
+        if manifest is not None and ec2 is not None and registration is not None:
+            found = await ec2.find(registration.name)
+            if found is not None and found.location == registration.location:
+                await ec2.deregister(found.id)
+        await remove(destination.store, address.prefix, parts, manifest)
     finally:
         await destination.store.close()
 
@@ -180,3 +184,7 @@ async def _remove_probe(address: Address) -> None:
             timeout_s=address.settings.stall_timeout_s,
         )
         await (await address.store(region)).delete(address.probe_name)
+
+
+def _sha1(data: bytes) -> bytes:
+    return hashlib.sha1(data, usedforsecurity=False).digest()

@@ -26,7 +26,7 @@ from amistream.jobs.journal import Journal
 from amistream.jobs.lane import Lane
 from amistream.jobs.progress import ProgressMeter, advice
 from amistream.jobs.records import Bundling, BundlingPlace, Kept, SealedPart
-from amistream.jobs.resume import PartLedger, open_destination, prove, resumption
+from amistream.jobs.resume import PartLedger, is_part, open_destination, prove, resumption
 from amistream.keys import BundleKey, unwrap, wrap
 from amistream.pipeline import Pipeline
 from amistream.stages.manifest import WrappedKeys, write_manifest
@@ -310,7 +310,7 @@ class Run:
         for lane in self._lanes:
             store = lane.destination.store
             found = None if lane.member.settled else await store.stat(name)
-            if found is not None and found.is_the(part.digest.size, part.checksum):
+            if found is not None and is_part(found, part):
                 await store.delete(name)
 
     async def _move(self, state: State) -> None:

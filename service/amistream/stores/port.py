@@ -24,10 +24,11 @@ class Stored:
     size: int
     checksum: str | None
 
-    def is_the(self, size: int, checksum: str) -> bool:
-        """Whether this is the object of `size` bytes and `checksum`; where no checksum is kept, the size must do."""
+    def is_the(self, size: int, *checksums: str) -> bool:
+        """Whether this is the object of `size` bytes and one of the checksums; where none is told, the size must do."""
         # Some S3-compatible stores leave the number of chunks off a composite checksum.
-        return self.size == size and self.checksum in (None, checksum, checksum.partition("-")[0])
+        known = {*checksums, *(checksum.partition("-")[0] for checksum in checksums)}
+        return self.size == size and (self.checksum is None or self.checksum in known)
 
 
 def whole_checksum(sha1: bytes) -> str:
@@ -54,8 +55,8 @@ class Store(Protocol):
         """Store the manifest: the moment from which a bundle exists here."""
 
     async def stat(self, name: str, *, read: bool = True) -> Stored | None:
-        """What is stored under `name`, or None. Without `read`: its checksum only where that is known without reading
-        the object.
+        """What is stored under `name`, or None. Where the place keeps no checksum the object is read, and the checksum
+        is that of the whole; without `read` none is told then.
         """
 
     async def read(self, name: str, start: int, length: int) -> bytes:

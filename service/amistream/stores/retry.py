@@ -45,6 +45,15 @@ class Alive:
         if not self._timeout.expired():
             self._timeout.reschedule(asyncio.get_running_loop().time() + self._stall_s)
 
+    def counting(self, on_bytes: Callable[[int], None]) -> Callable[[int], None]:
+        """A callback that tells of bytes that moved, and moves the deadline."""
+
+        def moved(count: int) -> None:
+            self()
+            on_bytes(count)
+
+        return moved
+
 
 async def with_retries(
     policy: RetryPolicy,
