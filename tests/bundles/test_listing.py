@@ -159,3 +159,18 @@ async def test_a_directory_has_no_inventory(tmp_path: Path) -> None:
     """A directory is refused."""
     with pytest.raises(RefusedError, match="only buckets have an inventory"):
         await inventory(work(tmp_path), str(tmp_path), ask_ec2=False)
+
+
+async def test_parts_by_any_name(cloud: Endpoint, make_bucket: MakeBucket, tmp_path: Path, key_ring: KeyRing) -> None:
+    """A manifest may call its parts as it likes: what it names is looked for, and is neither missing nor an orphan."""
+    bucket = make_bucket(cloud)
+    manifest = older_bundle(tmp_path / "old", key_ring, SIZES)
+    text = manifest.read_text()
+    for number in (0, 1):
+        text = text.replace(f"holes.img.part.{number}", f"piece-{number}")
+    with cloud.blocking_client() as s3:
+        s3.put_object(Bucket=bucket, Key="web/holes.img.manifest.xml", Body=text.encode())
+        for old, new in (("part.0", "piece-0"), ("part.2", "holes.img.part.2")):
+            s3.put_object(Bucket=bucket, Key=f"web/{new}", Body=manifest.with_name(f"holes.img.{old}").read_bytes())
+    found = await inventory(work(tmp_path, cloud), f"s3://{bucket}")
+    assert (found.bundles[0].missing, found.orphan_parts) == (("piece-1",), ())

@@ -81,7 +81,7 @@ async def test_register_with_a_kernel(
     sent = [each.parameters for each in proxy.requests if b"RegisterImage" in each.form and b"DryRun" not in each.form]
     told = [(each["VirtualizationType"], each.get("KernelId"), each.get("RamdiskId")) for each in sent]
     assert told == [("paravirtual", "aki-12345678", "ari-12345678"), ("hvm", None, None)]
-    assert re.fullmatch(r"holes\.img \d{4}-\d\d-\d\d \d\d\.\d\d\.\d\d", sent[0]["Name"])
+    assert re.fullmatch(r"holes\.img \d{4}-\d\d-\d\d \d\d\.\d\d\.\d\d [0-9a-f]{6}", sent[0]["Name"])
 
 
 async def test_registrations_that_cannot_be(

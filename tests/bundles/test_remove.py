@@ -305,3 +305,20 @@ async def test_an_image_without_a_bundle(cloud: Endpoint, tmp_path: Path) -> Non
         with pytest.raises(RefusedError, match="EC2 names no manifest"):
             await session.deregister(image, agree, delete=True)
     assert image in images(cloud)
+
+
+async def test_parts_that_another_bundle_has_too(
+    cloud: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path
+) -> None:
+    """Two manifests may name the same parts: with the first only what no other one needs goes, with the last all."""
+    bucket = make_bucket(cloud)
+    put_files(cloud, bucket, bundle.parent)
+    with cloud.blocking_client() as s3:
+        s3.put_object(Bucket=bucket, Key="other-kernel.manifest.xml", Body=bundle.read_bytes())
+        s3.put_object(Bucket=bucket, Key="damaged.manifest.xml", Body=b"<manifest>")
+    async with work(tmp_path, cloud).session() as session:
+        done = await session.delete(f"s3://{bucket}/holes.img.manifest.xml", agree)
+        assert (list(done.deleted), list(done.kept)) == (NAMES[:1], NAMES[1:])
+        done = await session.delete(f"s3://{bucket}/other-kernel.manifest.xml", agree)
+        assert (list(done.deleted), done.kept) == (["other-kernel.manifest.xml", *NAMES[1:]], ())
+    assert list_keys(cloud, bucket) == ["damaged.manifest.xml"]

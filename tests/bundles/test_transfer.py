@@ -364,3 +364,29 @@ async def test_many_parts(store: Endpoint, make_bucket: MakeBucket, tmp_path: Pa
     await upload(it, manifest, f"s3://{bucket}/many")
     await download(it, f"s3://{bucket}/many/holes.img.manifest.xml", tmp_path / "down")
     assert contents(tmp_path / "down") == contents(manifest.parent)
+
+
+@pytest.mark.parametrize("content", ["of another bundle", "the same"])
+async def test_objects_without_a_checksum_are_read(
+    content: str,
+    ministack: Endpoint,
+    make_bucket: MakeBucket,
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What an older tool left under a part's name, with the part's size, counts as the part only if it is the part."""
+    use_endpoint(ministack, monkeypatch)
+    bucket, part = make_bucket(ministack), bundle.with_name("holes.img.part.1")
+    left = part.read_bytes() if content == "the same" else bytes(SIZES[1])
+    with ministack.blocking_client() as s3:
+        s3.put_object(Bucket=bucket, Key=part.name, Body=left, ACL="aws-exec-read")
+    it = work(tmp_path, ministack)
+    if content == "the same":
+        assert (await upload(it, bundle, f"s3://{bucket}")).kept == 1
+        return
+    with pytest.raises(StoreError) as caught:
+        await upload(it, bundle, f"s3://{bucket}")
+    assert caught.value.code == "store.exists"
+    assert bundle.name not in list_keys(ministack, bucket)
+    assert stored_bytes(ministack, bucket)[part.name] == left

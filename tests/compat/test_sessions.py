@@ -106,6 +106,7 @@ def test_what_packer_runs(
     old: Old, moto_server: Endpoint, make_bucket: MakeBucket, image: Path, key_ring: KeyRing, tmp_path: Path
 ) -> None:
     """Packer's default upload command, after the command that stands in docs/drop-in.md for ec2-bundle-vol."""
+    (tmp_path / "pk.pem").chmod(0o644)
     bucket = make_bucket(moto_server)
     values = {
         "KeyPath": "pk.pem", "AccountId": ACCOUNT, "CertPath": "cert.pem", "Architecture": "x86_64",
@@ -143,7 +144,10 @@ def test_packers_one_step(
     values = {"Prefix": "image-1", "AccountId": ACCOUNT, "Architecture": "x86_64"}
     values |= {"CertPath": str(tmp_path / "cert.pem"), "KeyPath": str(tmp_path / "pk.pem")}
     line = re.sub(r"\{\{\.(\w+)\}\}", lambda found: values[found[1]], streamed["bundle_vol_command"])
-    line = line.removeprefix("sudo -i -n ").replace("my-bucket", bucket)
+    # As Packer copies it.
+    (tmp_path / "pk.pem").chmod(0o644)
+    mend, line = line.replace("sudo -i -n ", "").replace("my-bucket", bucket).split(" && ")
+    subprocess.run(mend.split(), check=True)
     with loop_device(volume) as device:
         good(old(line.replace("/dev/xvda", str(device)), to=moto_server))
     download_bundle(moto_server, bucket, "", tmp_path / "stored")
@@ -187,8 +191,7 @@ def test_bundling_again(old: Old, image: Path) -> None:
         ("ec2-unbundle -k pk.pem -m gone.manifest.xml", 2, "gone.manifest.xml"),
         ("ec2-unbundle -k pk.pem -m x -d gone", 2, "mkdir"),
         ("ec2-upload-bundle -b web -m gone/x", 2, "gone"),
-        ("ec2-migrate-manifest -c cert.pem -k pk.pem -m x", 1, "--region"),
-        ("ec2-migrate-bundle -c cert.pem -k pk.pem -b a -d b -m x", 1, "--region"),
+        ("ec2-migrate-manifest -c cert.pem -k pk.pem -m x", 2, "cannot read the manifest"),
         ("euca-bundle-and-upload-image -i - -b web -r x86_64", 2, "--prefix"),
         ("euca-bundle-and-upload-image -i x -b web", 2, "--arch"),
     ],
@@ -257,6 +260,32 @@ def test_an_image_in_use(old: Old, ministack: Endpoint, make_bucket: MakeBucket,
     assert list_keys(ministack, bucket) == []
 
 
+def test_deleting_what_nobody_named(
+    old: Old, ministack: Endpoint, make_bucket: MakeBucket, image: Path, tmp_path: Path
+) -> None:
+    """A bundle is deleted when it is named, in one way, and somebody says yes: --batch is no yes."""
+    bucket = make_bucket(ministack)
+    good(old(f"ec2-bundle-image -k pk.pem -c cert.pem -u {ACCOUNT} -i image.img -d {tmp_path} -p image -r x86_64"))
+    good(old(f"ec2-upload-bundle -b {bucket} -m image.manifest.xml", to=ministack))
+    stored = list_keys(ministack, bucket)
+    for words, status in (("-y", 1), ("-p image -m image.manifest.xml -y", 1), ("-p image --batch", 5)):
+        ended = old(f"ec2-delete-bundle -b {bucket} {words}", to=ministack)
+        assert ended.status == status, ended.stderr
+        assert list_keys(ministack, bucket) == stored
+
+
+def test_a_key_that_all_can_read(old: Old, image: Path, key_ring: KeyRing, tmp_path: Path) -> None:
+    """The old commands take it, as Packer copies it, with a warning; amistream's own refuse it."""
+    (tmp_path / "pk.pem").chmod(0o644)
+    done = good(old(f"ec2-bundle-image -k pk.pem -c cert.pem -u {ACCOUNT} -i image.img -d out -r x86_64"))
+    assert "warning: every user of this machine can read the private key: chmod 600 pk.pem" in done.stderr
+    fits(tmp_path / "out", image, key_ring)
+    done = good(old("ec2-unbundle -m out/image.img.manifest.xml -k pk.pem -s out -d out"))
+    assert "chmod 600 pk.pem" in done.stderr
+    refused = old("amistream verify --deep out/image.img.manifest.xml --private-key pk.pem")
+    assert (refused.status, "chmod 600" in refused.stderr) == (3, True)
+
+
 def test_bundles_of_the_old_tools(
     old: Old, moto_server: Endpoint, make_bucket: MakeBucket, key_ring: KeyRing, tmp_path: Path
 ) -> None:
@@ -270,7 +299,7 @@ def test_bundles_of_the_old_tools(
     (tmp_path / "got").mkdir()
     good(old(f"ec2-download-bundle -b {bucket}/b -d got", to=moto_server))
     check_parts(read_bundle(tmp_path / "got", key_ring.user.key))
-    good(old(f"ec2-delete-bundle -b {bucket}/a", to=moto_server, given=b"yes\n"))
+    good(old(f"ec2-delete-bundle -b {bucket}/a -p image", to=moto_server, given=b"yes\n"))
     assert list_keys(moto_server, bucket, "a/") == []
 
 

@@ -170,7 +170,7 @@ def test_an_encrypted_image(tmp_path: Path) -> None:
     path = tmp_path / "image"
     options = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"
     secret = ["--object", "secret,id=s,data=pass"]
-    argv = ["qemu-img", "create", "-q", "-f", "qcow2", *secret, "-o", options, path, "4M"]
+    argv = ["qemu-img", "create", "-q", "-f", "qcow2", *secret, "-o", options, str(path), "4M"]
     # It measures how fast the machine derives keys, and gives up where the clock stands still meanwhile.
     assert any(subprocess.run(argv, check=False).returncode == 0 for _ in range(20))
     assert refused(path).code == "source.encrypted"

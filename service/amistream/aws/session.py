@@ -38,9 +38,10 @@ _MODELS = ("s3", "ec2", "sts")
 class Aws:
     """`async with Aws(settings)`: leaving closes every connection."""
 
-    def __init__(self, settings: Settings, keys: AccessKeys | None = None) -> None:
-        """`keys` come before what the SDK finds."""
+    def __init__(self, settings: Settings, keys: AccessKeys | None = None, *, profile: str = "") -> None:
+        """`keys` come before what the SDK finds; it looks in the `profile` of its files, where one is named."""
         self._settings = settings
+        self._profile = profile
         self._keys = keys
         self._stack = AsyncExitStack()
         self._session: AioSession | None = None
@@ -80,7 +81,7 @@ class Aws:
     async def loaded_session(self) -> AioSession:
         """The SDK's session, read from its configuration files once."""
         if self._session is None:
-            session = await asyncio.to_thread(_load_session)
+            session = await asyncio.to_thread(_load_session, self._profile)
             if self._keys is not None:
                 session.set_credentials(self._keys.access_key, self._keys.secret_key, self._keys.token)
             self._session = session
@@ -151,8 +152,10 @@ def _stay(context: dict[str, Any], **_: Any) -> None:
         context["s3_redirect"]["redirected"] = True
 
 
-def _load_session() -> AioSession:
+def _load_session(profile: str) -> AioSession:
     session = get_session()
+    if profile:
+        session.set_config_variable("profile", profile)
     session.register_component("data_loader", _loader())
     return session
 

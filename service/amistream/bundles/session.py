@@ -158,9 +158,13 @@ class BundleSession:
         drop_kernel: bool = False,
         drop_ramdisk: bool = False,
         source_endpoint_url: str = "",
+        source_profile: str = "",
         wish: Wish | None = None,
     ) -> Migrated:
-        """Copy the bundle to another region's bucket; `wish` says how to register it there, None: not at all."""
+        """Copy the bundle to another region's bucket; `wish` says how to register it there, None: not at all.
+
+        `source_profile` names the credentials of the source, where they are others: of another partition.
+        """
         settings, folder_and_name = self._settings, split_address(address)
         if not to.startswith("s3://"):
             raise RefusedError(
@@ -183,8 +187,13 @@ class BundleSession:
         if notice:
             self._note(notice)
         endpoint = source_endpoint_url or settings.endpoint_url
+        # The settings' region is the target's.
+        elsewhere = settings.model_copy(update={"region": ""})
         async with (
-            open_place(folder_and_name[0], settings, self._aws, endpoint_url=endpoint) as source,
+            Aws(elsewhere, profile=source_profile) as other_aws,
+            open_place(
+                folder_and_name[0], elsewhere, other_aws if source_profile else self._aws, endpoint_url=endpoint
+            ) as source,
             open_place(to, settings, self._aws, region=region) as target,
         ):
             await check_bucket(target, settings, self._aws, self._note, region=region)
@@ -196,7 +205,7 @@ class BundleSession:
                 kernel=mapped("kernel", manifest.kernel, kernel, drop=drop_kernel, stays=stays),
                 ramdisk=mapped("ramdisk", manifest.ramdisk, ramdisk, drop=drop_ramdisk, stays=stays),
                 wish=wish,
-                server_side=endpoint.rstrip("/") == settings.endpoint_url.rstrip("/"),
+                server_side=not source_profile and endpoint.rstrip("/") == settings.endpoint_url.rstrip("/"),
             )
             return await migrate(bundle, target, terms, settings, self._aws, meter=meter, note=self._note)
 

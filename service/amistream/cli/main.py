@@ -99,7 +99,8 @@ def main() -> NoReturn:
 
 def _fail(error: AmistreamError, arguments: list[str]) -> int:
     if "--json" in arguments:
-        put_error_document(error)
+        # Of `unbundle MANIFEST -` standard output is the image's.
+        put_error_document(error, aside=arguments[:1] == ["unbundle"] and "-" in arguments)
     put_error(error)
     return error.exit_status
 

@@ -46,6 +46,15 @@ SourceEndpointUrl = Annotated[
         help="Endpoint of the source, where it is another one; parts then go through this machine.",
     ),
 ]
+SourceProfile = Annotated[
+    str | None,
+    typer.Option(
+        "--source-profile",
+        rich_help_panel=options.DESTINATION,
+        metavar="NAME",
+        help="AWS profile to read the source with: of another partition's account. Parts then go through this machine.",
+    ),
+]
 NoKernel = Annotated[
     bool, typer.Option("--no-kernel", rich_help_panel=options.IMAGE, help="Leave the manifest's kernel out.")
 ]
@@ -66,6 +75,7 @@ def migrate(
     region: Region,
     endpoint_url: options.EndpointUrl = None,
     source_endpoint_url: SourceEndpointUrl = None,
+    source_profile: SourceProfile = None,
     acl: options.Acl = None,
     certificate: options.Certificate = None,
     private_key: options.PrivateKey = None,
@@ -91,8 +101,11 @@ def migrate(
     Its key is wrapped for that region's EC2, with the help of your private key, and the manifest is signed anew. S3
     copies the parts by itself where it may. When it fails, nothing is left there; the source is never changed.
 
-    Example: [bold]amistream migrate s3://my-bucket/web/image.manifest.xml s3://my-gov-bucket/web --region
-    us-gov-west-1 --cert cert.pem --private-key pk.pem --register --ami-name web-1[/bold]
+    Example: [bold]amistream migrate s3://my-bucket/web/image.manifest.xml s3://my-us-bucket/web --region us-west-2
+    --cert cert.pem --private-key pk.pem --register --ami-name web-1[/bold]
+
+    Example: [bold]AWS_PROFILE=gov amistream migrate s3://my-bucket/web/image.manifest.xml s3://my-gov-bucket/web
+    --region us-gov-west-1 --source-profile default --cert cert.pem --private-key pk.pem[/bold]
     """
     from amistream.bundles.meter import Meter
     from amistream.cli.here import drawn, run_here
@@ -118,6 +131,7 @@ def migrate(
                 drop_kernel=no_kernel,
                 drop_ramdisk=no_ramdisk,
                 source_endpoint_url=source_endpoint_url or "",
+                source_profile=source_profile or "",
                 wish=wish,
             )
 

@@ -39,6 +39,6 @@ def put_error(error: AmistreamError) -> None:
     put_note(f"amistream: {error}")
 
 
-def put_error_document(error: AmistreamError) -> None:
-    """The same for machines, on stdout: `{"error": {code, message, hint, field}}`."""
-    put_result(json.dumps({"error": error.as_dict()}))
+def put_error_document(error: AmistreamError, *, aside: bool = False) -> None:
+    """The same for machines, on stdout or `aside` on stderr: `{"error": {code, message, hint, field}}`."""
+    (put_note if aside else put_result)(json.dumps({"error": error.as_dict()}))

@@ -6,6 +6,7 @@ Both are ordinary jobs of this process. A device that is mounted is taken, with 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ _FIELDS = {
     "prefix": "prefix",
     "kernel": "kernel",
     "ramdisk": "ramdisk",
-    "image_size": "image-size",
     "upload_concurrency": "max-pending-parts",
 }
 """Fields of a request, and the options that fill them as they are."""
@@ -67,6 +67,8 @@ def bundle_and_upload(given: Given) -> int:
         "account": os.environ.get("EC2_USER_ID"),
         "certificate": _absolute(os.environ.get("EC2_CERT")),
         "private_key": _absolute(os.environ.get("EC2_PRIVATE_KEY")),
+        # What a Eucalyptus cloud's eucarc sets: with Amazon's certificate that cloud could not open the bundle.
+        "ec2_certificate": _absolute(os.environ.get("EUCALYPTUS_CERT")),
         "region": settings.region or None,
         "endpoint_url": endpoint(url)[0] or None,
         "acl": given["acl"] or None,
@@ -99,6 +101,11 @@ def _values(given: Given) -> dict[str, Any]:
     values["register_image"] = False
     values["product_codes"] = given.several("productcodes")
     values["block_device_mappings"] = _mappings(given)
+    if given.has("image-size"):
+        # Of a file its own size counts, as it did with euca2ools.
+        values["image_size"] = _bytes(given["image-size"]) if source == STANDARD_INPUT else None
+    if given.has("part-size"):
+        values["part_size"] = _bytes(given["part-size"])
     if given.has("kernel") or given.has("ramdisk"):
         # Only for what is registered does the word matter; a kernel needs it.
         values["virtualization"] = "paravirtual"
@@ -107,6 +114,14 @@ def _values(given: Given) -> dict[str, Any]:
             raise UsageError("usage", "cannot name the objects of what comes through standard input: give --prefix")
         values["prefix"] = Path(source).name
     return values
+
+
+def _bytes(text: str) -> int:
+    """A size as euca2ools reads it: K, M, G and T are powers of 1024, with or without a B."""
+    found = re.fullmatch(r"([0-9]+)([KMGT]?)I?B?", text.strip().upper())
+    if found is None:
+        raise UsageError("usage", f"cannot use {text!r} as a size: it is a number of bytes, or one with K, M or G")
+    return int(found[1]) << 10 * " KMGT".index(found[2] or " ")
 
 
 def _mappings(given: Given) -> dict[str, str]:
@@ -140,7 +155,7 @@ def _run(request: JobRequest, keys: AccessKeys | None = None) -> JobResult | Non
 
 def _in_options(error: UsageError) -> UsageError:
     """The same with the option's name in place of the request's field."""
-    names = {**_FIELDS, **_FILES, "destinations": "bucket", "product_codes": "productcodes"}
+    names = {**_FIELDS, **_FILES, "destinations": "bucket", "product_codes": "productcodes", "part_size": "part-size"}
     name = names.get(error.field, "")
     message = error.message.replace(f": {error.field}: ", f": --{name}: ", 1) if name else error.message
     return UsageError(error.code, message, hint="--help says what each option takes", field=error.field)

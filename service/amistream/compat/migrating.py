@@ -18,17 +18,17 @@ from amistream.cli.here import drawn
 from amistream.cli.output import put_note, put_result
 from amistream.compat.access import ami_tools_keys, bucket_address, region_of, settings_of
 from amistream.compat.options import Given
-from amistream.compat.session import OldSession, read_manifest, run_old
-from amistream.errors import EXIT_DONE, DifferenceError, RefusedError, UsageError
+from amistream.compat.session import ANY_REGION, OldSession, read_manifest, run_old
+from amistream.errors import EXIT_DONE, DifferenceError, RefusedError
 from amistream.keys import UserIdentity, load_identity
 from amistream.stages.manifest import serialise
 
 
 def migrate_manifest(given: Given) -> int:
     """`ec2-migrate-manifest`: rewrites a manifest, and keeps the old one beside it."""
-    path, region = Path(given["manifest"]).absolute(), region_of(given["region"])
-    if not region and not given.has("ec2cert"):
-        raise UsageError("usage", "cannot tell for whom the manifest is to be: give --region or --ec2cert")
+    path = Path(given["manifest"]).absolute()
+    # Without a region it was for the one of Amazon's usual certificate.
+    region = region_of(given["region"]) or ("" if given.has("ec2cert") else settings_of(given).region or ANY_REGION)
     backup = path.with_name(f"{path.name}.bak")
     if backup.exists():
         raise RefusedError(
@@ -45,9 +45,7 @@ def migrate_manifest(given: Given) -> int:
 def migrate_bundle(given: Given) -> int:
     """`ec2-migrate-bundle`: copies a bundle to another region's bucket, which is made when missing."""
     source, target = bucket_address(given["bucket"]), bucket_address(given["destination-bucket"])
-    region = region_of(given["region"]) or region_of(given["location"])
-    if not region:
-        raise UsageError("usage", "cannot tell for which region the copy is to be: give --region or --location")
+    region = region_of(given["region"]) or region_of(given["location"]) or settings_of(given).region or ANY_REGION
     address = f"{source}/{Path(given['manifest']).name}"
     certificate, private_key, ec2_certificate = (
         Path(given[key]).absolute() if given.has(key) else None for key in ("cert", "privatekey", "ec2cert")

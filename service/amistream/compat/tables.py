@@ -92,6 +92,7 @@ COMMANDS = (
             option("-p, --prefix NAME", "Start of the files' names; default: the image's name.", ours="--prefix"),
             _KERNEL,
             _RAMDISK,
+            option("--no-size-checks", "Without effect: the size is told by the image.", use=Use.IDLE),
             *_COMMON,
         ),
     ),
@@ -242,6 +243,13 @@ COMMANDS = (
                 "-S, --secret-key KEY", "Its secret key. Other users see it: better leave both out.", use=Use.SECRET
             ),
             option("--security-token TOKEN", "Session token of temporary keys.", use=Use.SECRET),
+            option(
+                "--image-type TYPE",
+                "machine; kernels and RAM disks are not made here.",
+                choices=("machine",),
+            ),
+            option("--part-size SIZE", "Size of a part; default: 10M.", ours="--part-size"),
+            option("--batch", "Without effect: nobody is asked.", use=Use.IDLE),
             option("--max-pending-parts N", "Parts in flight.", ours="--upload-concurrency"),
             option("-d, --destination DIR", "Without effect: nothing is written to the disk.", use=Use.IDLE),
             option(

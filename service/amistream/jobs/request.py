@@ -110,7 +110,7 @@ class JobRequest(BaseModel):
     certificate: AbsolutePath | None = Field(None, description="user's X.509 certificate, PEM")
     private_key: AbsolutePath | None = Field(None, description="user's RSA private key, PEM")
     ec2_certificate: AbsolutePath | None = Field(None, description="EC2's X.509 certificate, PEM")
-    region: str | None = Field(None, pattern=r"^[a-z]{2,3}(-[a-z]+)+-[0-9]+$")
+    region: str | None = Field(None, pattern=r"^[a-z]{2,5}(-[a-z]+)+-[0-9]+$")
     endpoint_url: str | None = Field(None, pattern=r"^https?://[^\s/]+/?$", description="S3, EC2 and STS endpoint")
     acl: Acl | None = None
 
@@ -118,8 +118,8 @@ class JobRequest(BaseModel):
     ami_name: str | None = Field(None, pattern=AMI_NAME_PATTERN, description="default: PREFIX and the time")
     description: str | None = Field(None, max_length=255)
     virtualization: Literal["hvm", "paravirtual"] = "hvm"
-    kernel: str | None = Field(None, pattern="^aki-[0-9a-f]{8,17}$")
-    ramdisk: str | None = Field(None, pattern="^ari-[0-9a-f]{8,17}$")
+    kernel: str | None = Field(None, pattern="^[ae]ki-[0-9a-fA-F]{8,17}$")
+    ramdisk: str | None = Field(None, pattern="^[ae]ri-[0-9a-fA-F]{8,17}$")
     sriov: bool = Field(False, description="enhanced networking with the Intel 82599 interface")
     ena: bool = Field(False, description="enhanced networking with ENA")
     block_device_mappings: Annotated[dict[str, str], AfterValidator(_check_mappings)] = Field(

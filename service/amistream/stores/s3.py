@@ -149,7 +149,7 @@ class S3Store:
                 self._foreign.add(name)
                 raise self._requests.taken(name) from error
             return stored.checksum  # our own, from an attempt whose answer was lost
-        if told is None and (stored := await self.stat(name)) is not None:
+        if told is None and (stored := await self.stat(name, read=False)) is not None:
             told = stored.checksum
         return told
 
