@@ -10,6 +10,8 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import ClassVar
 
+from amistream.values import as_utf8
+
 
 class AmistreamError(Exception):
     """The root. `code` is stable and made for programs, `field` names the input at fault, if one is."""
@@ -18,11 +20,11 @@ class AmistreamError(Exception):
     http_status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
 
     def __init__(self, code: str, message: str, *, hint: str = "", field: str = "") -> None:
-        super().__init__(message)
+        super().__init__(as_utf8(message))
         self.code = code
-        self.message = message
-        self.hint = hint
-        self.field = field
+        self.message = as_utf8(message)
+        self.hint = as_utf8(hint)
+        self.field = as_utf8(field)
 
     def __str__(self) -> str:
         """One paragraph for a person: what happened, then what to do."""

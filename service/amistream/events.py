@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from amistream.values import as_utf8
 
 
 class State(StrEnum):
@@ -134,7 +136,9 @@ class JobView(_Model):
     started_at: datetime | None
     ended_at: datetime | None
     progress: Progress | None
-    notices: tuple[str, ...] = Field(description="things worth knowing that did not stop the job")
+    notices: tuple[Annotated[str, AfterValidator(as_utf8)], ...] = Field(
+        description="things worth knowing that did not stop the job"
+    )
     result: JobResult | None
     error: ErrorBody | None
     resumable: bool = Field(

@@ -13,8 +13,12 @@ KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
 
+LARGEST_PART = 5 * GIB
+"""The most that S3 takes in one request, and so the most that any tool puts into a part."""
+
 STANDARD_INPUT = "-"
 """How a request names as its source what comes through a pipe."""
+
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 """Payload in flight. A memoryview is valid only until its maker is asked for the next one."""
@@ -136,3 +140,8 @@ def part_name(prefix: str, index: int) -> str:
 
 def manifest_name(prefix: str) -> str:
     return f"{prefix}.manifest.xml"
+
+
+def as_utf8(text: str) -> str:
+    """The text with its lone surrogates written out: a file's name need not be UTF-8, JSON and a terminal must."""
+    return text.encode("utf-8", "backslashreplace").decode()

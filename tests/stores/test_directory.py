@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
 
 from amistream.errors import StoreError
-from amistream.stores.directory import DirectoryStore
+from amistream.stores.directory import NO_CHECKSUM, DirectoryStore, _sha1
+from amistream.stores.port import Stored, find, whole_checksum
+from amistream.values import LARGEST_PART, MIB
 
 DATA = b"part"
 SHA1 = hashlib.sha1(DATA).digest()
@@ -65,3 +68,67 @@ async def test_no_temporary_file_is_left_after_a_refusal(tmp_path: Path) -> None
         await store.put("a", memoryview(b"other"), hashlib.sha1(b"other").digest(), lambda _: None)
     await store.delete("a")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+class Reading:
+    """How many bytes this process has read since, from whatever it was."""
+
+    def __init__(self) -> None:
+        self._before = self._now()
+
+    @property
+    def bytes(self) -> int:
+        return self._now() - self._before
+
+    def _now(self) -> int:
+        lines = Path("/proc/self/io").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("rchar:"))
+
+
+def plant(path: Path, size: int) -> None:
+    """A file that is all hole, as anybody makes it who may write to the directory."""
+    with path.open("wb") as file:
+        os.truncate(file.fileno(), size)
+
+
+async def test_a_file_larger_than_a_part_is_not_read_to_refuse_it(tmp_path: Path) -> None:
+    """A part's name that is taken by a huge file is refused by the file's size."""
+    store = DirectoryStore(tmp_path, token="t0")
+    await store.open()
+    plant(tmp_path / "image.part.00", 64 * MIB)
+    reading = Reading()
+    with pytest.raises(StoreError, match="exists already, with other content"):
+        await store.put("image.part.00", memoryview(DATA), SHA1, lambda _: None)
+    assert reading.bytes < MIB
+
+
+async def test_a_file_larger_than_any_part_is_never_read(tmp_path: Path) -> None:
+    """It shows its size, and a checksum that no part has."""
+    store = DirectoryStore(tmp_path, token="t0")
+    plant(tmp_path / "image.part.00", LARGEST_PART + 1)
+    reading = Reading()
+    assert await store.stat("image.part.00") == Stored(LARGEST_PART + 1, NO_CHECKSUM)
+    assert reading.bytes < MIB
+
+
+async def test_only_a_file_of_the_right_size_is_read(tmp_path: Path) -> None:
+    """Whoever knows the size learns the checksum of what has it, and of anything else the size alone."""
+    store = DirectoryStore(tmp_path, token="t0")
+    await store.open()
+    await store.commit("image.part.00", DATA, SHA1)
+    plant(tmp_path / "image.part.01", 64 * MIB)
+    reading = Reading()
+    assert await find(store, "image.part.00", len(DATA)) == Stored(len(DATA), whole_checksum(SHA1))
+    assert await find(store, "image.part.01", len(DATA)) == Stored(64 * MIB, None)
+    assert await find(store, "image.part.02", len(DATA)) is None
+    assert reading.bytes < MIB
+
+
+async def test_a_file_that_is_written_to_is_read_to_where_it_ended(tmp_path: Path) -> None:
+    """One that shrinks while it is read shows no checksum, and one that grows is not read on and on."""
+    path = tmp_path / "image.part.00"
+    plant(path, 100)
+    with path.open("rb", buffering=0) as file:
+        assert _sha1(file, 101) is None
+        file.seek(0)
+        assert _sha1(file, 60) == hashlib.sha1(bytes(60)).digest()

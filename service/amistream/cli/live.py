@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from amistream.cli.output import visible
 from amistream.cli.render import Screen, Told, speed_words
 from amistream.cli.units import rate_text, share_text, size_text
 from amistream.events import Event, JobView, Progress
@@ -35,7 +36,7 @@ class LiveScreen(Screen):
 
     def show(self, event: Event) -> None:
         for line in self._told.new_notices(event.job):
-            self._console.print(Text(line))
+            self._console.print(Text(visible(line)))
         self._live.update(_picture(event.job), refresh=True)
 
 
@@ -43,9 +44,8 @@ def _picture(job: JobView) -> Group:
     lines: list[Table | Text] = []
     if job.progress is not None:
         lines += [_bar(job.progress), _stages(job.progress)]
-    return Group(
-        *lines, Text(f"job {job.id}: {job.state.value}  {job.source} to {', '.join(job.destinations)}", "bold")
-    )
+    about = f"job {job.id}: {job.state.value}  {job.source} to {', '.join(job.destinations)}"
+    return Group(*lines, Text(visible(about), "bold"))
 
 
 def _bar(progress: Progress) -> Table:

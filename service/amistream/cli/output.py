@@ -1,5 +1,7 @@
 """Where the command's words go: results to stdout, everything else to stderr, errors in one form.
 
+Names and messages come from others: a character that steers a terminal is written out, never sent to it.
+
 A reader that leaves early (`amistream jobs | head -1`) is not an error: what would have been written is dropped and the
 exit status stays that of the work.
 """
@@ -8,16 +10,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from typing import TextIO
 
 from amistream.errors import AmistreamError
 
+_NOT_PLAIN = re.compile(r"[^\n\t -~]")
+
+
+def visible(text: str) -> str:
+    r"""The text with each character that does not print as itself in JSON's form, `\u001b`: right in JSON too."""
+    return _NOT_PLAIN.sub(lambda found: found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1], text)
+
 
 def put(stream: TextIO, text: str) -> None:
     """Write `text` and a line end now, or nothing from here on if nobody reads `stream` any more."""
     try:
-        stream.write(text + "\n")
+        stream.write(visible(text) + "\n")
         stream.flush()
     except BrokenPipeError:
         # What is still buffered would fail again when the interpreter closes the stream: let it go to nowhere.

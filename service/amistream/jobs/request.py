@@ -44,6 +44,8 @@ PATTERN_WORDS = {
 
 DEVICE_PATTERN = re.compile(r"(/dev/)?(sd|hd)[a-z][0-9]{0,2}")
 VIRTUAL_PATTERN = re.compile(r"ami|root|swap|ephemeral([0-9]|1[0-9]|2[0-3])")
+UNSPEAKABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""What no path may hold: characters that steer a terminal, and halves of characters, which JSON cannot hold."""
 
 
 def _check_destination(value: str) -> str:
@@ -56,12 +58,14 @@ def _check_destination(value: str) -> str:
         return value.rstrip("/")
     if not value.startswith("/"):
         raise ValueError("write s3://BUCKET[/KEY/PREFIX] or an absolute directory")
-    return posixpath.normpath(value)
+    return posixpath.normpath(_check_absolute(value))
 
 
 def _check_absolute(value: str) -> str:
-    if not value.startswith("/") or "\0" in value:
+    if not value.startswith("/"):
         raise ValueError("write an absolute path")
+    if UNSPEAKABLE.search(value):
+        raise ValueError(f"{value!r} has control characters, or is not UTF-8; give the file another name")
     return value
 
 

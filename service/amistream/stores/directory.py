@@ -17,6 +17,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 
 from amistream.errors import RefusedError, StoreError
@@ -24,6 +25,7 @@ from amistream.flow.uncut import uncut
 from amistream.source.roots import Roots, make_directory, pinned_directory
 from amistream.stores.port import OnBytes, Stored, whole_checksum
 from amistream.stores.whole_file import write_whole_file
+from amistream.values import LARGEST_PART, MIB
 
 FIELD = "destinations"
 
@@ -164,7 +166,7 @@ class DirectoryStore:
     def _check_own(self, place: int, name: str, expected: Stored) -> None:
         """Raise `StoreError` unless the name is taken by the very bytes that were to be written."""
         try:
-            found = self._look_in(place, name, read=True)
+            found = self._look_in(place, name, most=expected.size)
         except FileNotFoundError:
             found = None
         if found != expected:
@@ -178,17 +180,20 @@ class DirectoryStore:
 
     def _look(self, name: str, *, read: bool) -> Stored:
         with self._place() as place:
-            return self._look_in(place, name, read=read)
+            return self._look_in(place, name, most=LARGEST_PART if read else None)
 
-    def _look_in(self, place: int, name: str, *, read: bool) -> Stored:
+    def _look_in(self, place: int, name: str, *, most: int | None) -> Stored:
+        """What is there; a file of no more than `most` bytes is read for its checksum."""
         about = os.stat(name, dir_fd=place, follow_symlinks=self._roots is None)
         if not self._is_plain(about):
             return Stored(about.st_size, NO_CHECKSUM)
-        if not read:
+        if most is None:
             return Stored(about.st_size, None)
-        with os.fdopen(self._open_plain(place, name), "rb") as file:
-            digest = hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False))
-            return Stored(file.tell(), whole_checksum(digest.digest()))
+        with os.fdopen(self._open_plain(place, name), "rb", buffering=0) as file:
+            # Asked again of what was opened: somebody may have put another file there, or may be writing to it.
+            size = os.fstat(file.fileno()).st_size
+            digest = _sha1(file, size) if size <= most else None
+            return Stored(size, NO_CHECKSUM if digest is None else whole_checksum(digest))
 
     def _read_range(self, name: str, start: int, length: int) -> bytes:
         with self._place() as place, os.fdopen(self._open_plain(place, name), "rb") as file:
@@ -243,6 +248,8 @@ class DirectoryStore:
 
 NO_CHECKSUM = "-"
 """No digest has this form: what shows it is never taken for what was stored."""
+PIECE = MIB
+"""Bytes read at a time."""
 
 
 @contextmanager
@@ -252,6 +259,17 @@ def _refusals_translated() -> Iterator[None]:
         yield
     except RefusedError as error:
         raise StoreError(error.code, error.message, hint=error.hint, field=error.field) from error
+
+
+def _sha1(file: FileIO, size: int) -> bytes | None:
+    """The SHA-1 of a file of `size` bytes, or None when it ends before; what is behind them is not read."""
+    digest = hashlib.sha1(usedforsecurity=False)
+    buffer = memoryview(bytearray(PIECE))
+    left = size
+    while left and (count := file.readinto(buffer[: min(PIECE, left)])):
+        digest.update(buffer[:count])
+        left -= count
+    return None if left else digest.digest()
 
 
 def _identity(about: os.stat_result) -> tuple[int, int]:

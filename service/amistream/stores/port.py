@@ -36,6 +36,15 @@ def whole_checksum(sha1: bytes) -> str:
     return base64.b64encode(sha1).decode()
 
 
+async def find(store: Store, name: str, size: int) -> Stored | None:
+    """What is stored under `name`, or None; read for its checksum only where it has this size.
+
+    Who may write to a place may put a file of any size under a part's name, and reading that takes hours.
+    """
+    found = await store.stat(name, read=False)
+    return await store.stat(name) if found is not None and found == Stored(size, None) else found
+
+
 class Store(Protocol):
     """One destination of one job."""
 
@@ -56,7 +65,8 @@ class Store(Protocol):
 
     async def stat(self, name: str, *, read: bool = True) -> Stored | None:
         """What is stored under `name`, or None. Where the place keeps no checksum the object is read, and the checksum
-        is that of the whole; without `read` none is told then.
+        is that of the whole; without `read` none is told then. What is larger than any part is not read, and shows a
+        checksum that nothing has. Where the size is known, ask `find`.
         """
 
     async def read(self, name: str, start: int, length: int) -> bytes:
