@@ -75,6 +75,9 @@ class NullStore:
     async def delete(self, name: str) -> None:
         """Nothing is ever there."""
 
+    async def remove(self, name: str, size: int, *checksums: str) -> None:
+        """Nothing is ever there."""
+
     async def read(self, name: str, start: int, length: int) -> bytes:
         del name, start, length
         return b""

@@ -25,6 +25,8 @@ class MemoryStore:
         self.location = "memory://here"
         self.objects: dict[str, bytes] = {}
         self.deleted: list[str] = []
+        self.removed: list[str] = []
+        """Names whose removal was asked for, whatever was there."""
         self.in_flight = 0
         self.most_in_flight = 0
         self._on_put = on_put
@@ -75,6 +77,12 @@ class MemoryStore:
         self.deleted.append(name)
         if name not in self._foreign:
             self.objects.pop(name, None)
+
+    async def remove(self, name: str, size: int, *checksums: str) -> None:
+        self.removed.append(name)
+        found = await self.stat(name)
+        if found is not None and found.is_the(size, *checksums):
+            await self.delete(name)
 
     async def close(self) -> None:
         """Nothing to let go of."""

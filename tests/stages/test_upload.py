@@ -194,8 +194,29 @@ async def test_undo_known_before() -> None:
         await task
     assert scene.store.objects == stored(1)
     assert await scene.undo.run() == []
-    assert scene.store.deleted == ["image.part.01", "image.part.00"]
+    assert scene.store.removed == ["image.part.01", "image.part.00"]
     assert scene.store.objects == {}
+
+
+async def test_what_another_stored_meanwhile_is_not_undone() -> None:
+    """When a put is given up and somebody else's object has its name by then, that object stays."""
+    begun = asyncio.Event()
+
+    async def on_put(number: int) -> None:
+        if number == 1:
+            begun.set()
+            await asyncio.Event().wait()
+
+    scene = Scene(on_put)
+    scene.offer(2)
+    task = asyncio.create_task(scene.run(1))
+    await begun.wait()
+    scene.store.objects["image.part.01"] = b"the rival's"
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await scene.undo.run() == []
+    assert scene.store.objects == {"image.part.01": b"the rival's"}
 
 
 async def test_entered_before_it_is_sent_and_again_when_it_is_safe() -> None:

@@ -140,6 +140,20 @@ async def test_delete_removes_and_may_come_twice(place: Place, data: bytes) -> N
     assert place.unfinished() == 0
 
 
+@pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "multipart"])
+async def test_remove_takes_only_what_is_described(place: Place, data: bytes) -> None:
+    """An object of another size or checksum stays; the one that is described goes, and may be removed twice."""
+    name, whole = "image.part.00", whole_checksum(sha1(data))
+    checksum = await place.store.checksum(name, memoryview(data), sha1(data))
+    await place.store.put(name, memoryview(data), sha1(data), lambda _: None)
+    await place.store.remove(name, len(data) + 1, checksum, whole)
+    await place.store.remove(name, len(data), whole_checksum(sha1(b"another")))
+    assert place.names() == [name]
+    for _ in range(2):
+        await place.store.remove(name, len(data), checksum, whole)
+        assert place.names() == []
+
+
 async def test_the_buffer_may_be_reused_afterwards(place: Place) -> None:
     """Once a put has returned, changing the buffer changes nothing that is stored."""
     buffer = bytearray(SMALL)

@@ -1,4 +1,4 @@
-"""The same question about many things, several at a time."""
+"""The same question about many things, several at a time; or the same work on each, whatever becomes of the others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
-from amistream.errors import first_cause
+from amistream.errors import AmistreamError, first_cause
 
 QUESTIONS = 16
 """Small requests in flight, such as HEAD. Guess."""
@@ -35,3 +35,22 @@ async def at_once(question: Callable[[S], Awaitable[T]], about: Iterable[S], lim
     except BaseExceptionGroup as errors:
         raise first_cause(errors) from None
     return [answers[number] for number in range(len(waiting))]
+
+
+async def try_each(work: Callable[[S], Awaitable[object]], about: Iterable[S]) -> None:
+    """Do the work on each at the same time, and when all have come to their end raise the first failure in their order.
+
+    For removals: one place that fails must not keep another from being cleaned.
+    """
+    failures: dict[int, AmistreamError] = {}
+
+    async def one(numbered: tuple[int, S]) -> None:
+        number, each = numbered
+        try:
+            await work(each)
+        except AmistreamError as error:
+            failures[number] = error
+
+    await at_once(one, enumerate(about))
+    if failures:
+        raise failures[min(failures)]

@@ -20,7 +20,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 from amistream.flow.buffers import Buffers
 from amistream.flow.undo import Undo
 from amistream.stages.split import Part
-from amistream.stores.port import Store
+from amistream.stores.port import Store, whole_checksum
 from amistream.values import Mark, PartDigest, part_name
 
 
@@ -91,7 +91,9 @@ class Upload:
                 is_stored = await self._ledger.seal(part.digest, part.mark, checksum)
                 self._sealed = True
             if not is_stored:
-                self._undo.push(f"{self._store.location}/{name}", partial(self._store.delete, name))
+                # Another job may have stored under this name before: only what is this part is removed.
+                own = (part.digest.size, checksum, whole_checksum(part.digest.sha1))
+                self._undo.push(f"{self._store.location}/{name}", partial(self._store.remove, name, *own))
                 started = perf_counter()
                 await self._store.put(name, part.data, part.digest.sha1, self._sent)
                 self.busy_s += perf_counter() - started

@@ -23,7 +23,7 @@ from pathlib import Path
 from amistream.errors import RefusedError, StoreError
 from amistream.flow.uncut import uncut
 from amistream.source.roots import Roots, make_directory, pinned_directory
-from amistream.stores.port import OnBytes, Stored, whole_checksum
+from amistream.stores.port import OnBytes, Stored, find, whole_checksum
 from amistream.stores.whole_file import write_whole_file
 from amistream.values import LARGEST_PART, MIB
 
@@ -85,6 +85,13 @@ class DirectoryStore:
     async def delete(self, name: str) -> None:
         own = [] if name in self._foreign else [name]
         await self._unlink(self._temporary(name), *own)
+
+    async def remove(self, name: str, size: int, *checksums: str) -> None:
+        # First: with roots a file that has its temporary name beside its own counts as somebody else's.
+        await self._unlink(self._temporary(name))
+        found = await find(self, name, size)
+        if found is not None and found.is_the(size, *checksums):
+            await self._unlink(name)
 
     async def tidy(self, unfinished: Mapping[str, str]) -> None:
         del unfinished  # the token tells which files are this job's

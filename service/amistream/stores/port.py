@@ -81,6 +81,11 @@ class Store(Protocol):
         A name that `put` or `commit` found taken is somebody else's and stays.
         """
 
+    async def remove(self, name: str, size: int, *checksums: str) -> None:
+        """Remove `name` if it is the object of this size and one of these checksums, and what an unfinished `put` of it
+        left here. Anything else under that name is somebody else's and stays; absent is well.
+        """
+
     async def tidy(self, unfinished: Mapping[str, str]) -> None:
         """Remove what this job's puts left behind when their process died midway.
 

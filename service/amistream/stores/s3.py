@@ -176,6 +176,14 @@ class S3Store:
         if ours:
             await self._requests.ask(f"delete {self._requests.url(name)}", remove)
 
+    async def remove(self, name: str, size: int, *checksums: str) -> None:
+        found = await self.stat(name)
+        if found is not None and found.is_the(size, *checksums):
+            await self.delete(name)
+        else:
+            # Not even deleted where it is absent: a rival's may come just now.
+            await self._uploads.abort(name, unknown_too=found is None)
+
     async def tidy(self, unfinished: Mapping[str, str]) -> None:
         # The checksum of what goes up in chunks ends in their number; a whole object is there or is not.
         await self._uploads.abort_all([name for name, checksum in unfinished.items() if "-" in checksum])

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from amistream.errors import StoreError, first_cause
+from amistream.flow.at_once import try_each
 from amistream.stores.port import OnBytes, Store, Stored
 
 T = TypeVar("T")
@@ -72,35 +73,37 @@ class SeveralStores:
 
     async def delete(self, name: str) -> None:
         """Remove it wherever the bundle is not whole, also where a destination dropped out."""
+        await try_each(lambda store: store.delete(name), self._not_whole)
 
-        async def delete(member: Member) -> None:
-            if not member.settled:
-                await member.store.delete(name)
-
-        await self._each(delete, everywhere=True)
+    async def remove(self, name: str, size: int, *checksums: str) -> None:
+        """As `delete`, where it is that object."""
+        await try_each(lambda store: store.remove(name, size, *checksums), self._not_whole)
 
     async def tidy(self, unfinished: Mapping[str, str]) -> None:
         await self._each(lambda member: member.store.tidy(unfinished))
 
     async def close(self) -> None:
-        await self._each(lambda member: member.store.close(), everywhere=True)
+        await try_each(lambda member: member.store.close(), self.members)
 
-    async def _each(self, work: Callable[[Member], Awaitable[T]], *, everywhere: bool = False) -> list[T]:
+    @property
+    def _not_whole(self) -> list[Store]:
+        return [member.store for member in self.members if not member.settled]
+
+    async def _each(self, work: Callable[[Member], Awaitable[T]]) -> list[T]:
         """Do it at all members at once; answers of those that did not fail, in order."""
 
         async def one(member: Member) -> list[T]:
             try:
                 return [await work(member)]
             except StoreError as error:
-                if self._all_or_none or everywhere:
+                if self._all_or_none:
                     raise
                 member.error = error
                 return []
 
-        members = list(self.members) if everywhere else self.alive
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one(member)) for member in members]
+                tasks = [group.create_task(one(member)) for member in self.alive]
         except BaseExceptionGroup as errors:
             raise first_cause(errors) from None
         answers = [answer for task in tasks for answer in task.result()]
