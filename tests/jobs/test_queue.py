@@ -386,6 +386,47 @@ async def test_a_stopping_daemon_resumes_nothing(tmp_path: Path) -> None:
         assert job.resumable
 
 
+@pytest.mark.parametrize("ask", ["resume", "cancel"])
+async def test_a_job_that_another_process_finished(ask: str, tmp_path: Path) -> None:
+    """What another process did since this one looked is told and shown, and not done or undone a second time."""
+    view = await left_behind(tmp_path, Fate.KEPT, by_itself=False, state=State.INTERRUPTED)
+    async with running(tmp_path) as scene:
+        await scene.queue.recover(resume=True)
+        done = view.model_copy(update={"state": State.DONE, "result": RESULT})
+        async with Journal(tmp_path, by_itself=False) as another:
+            await another.claim(view.id)
+            await another.end(done)
+        with pytest.raises(ConflictError, match="it is done already") as caught:
+            await getattr(scene.queue, ask)(view.id)
+        assert caught.value.code == "job.ended"
+        job = scene.queue.get(view.id)
+        assert (job.state, job.result, job.resumable) == (State.DONE, RESULT, False)
+        assert scene.hands.seen == []
+        kept = await scene.journal.find(view.id)
+        assert kept is not None
+        assert (kept.fate, kept.view) == (Fate.OVER, done)
+
+
+async def test_another_finished_it_while_this_one_started(tmp_path: Path) -> None:
+    """A job that another process finishes while this one starts is shown as that left it."""
+    view = await left_behind(tmp_path, Fate.KEPT, state=State.BUNDLING)
+
+    class Late(Journal):
+        """Finds that between its looking and its claiming somebody else has done all."""
+
+        async def all(self) -> list[Kept]:
+            found = await super().all()
+            async with Journal(tmp_path, by_itself=True) as another:
+                await another.claim(view.id)
+                await another.end(view.model_copy(update={"state": State.DONE, "result": RESULT}))
+            return found
+
+    async with running(tmp_path, make_journal=Late) as scene:
+        await scene.queue.recover(resume=True)
+        assert scene.hands.seen == []
+        assert scene.queue.get(view.id).state is State.DONE
+
+
 async def test_a_job_that_another_process_took_up(tmp_path: Path) -> None:
     """What another process goes on with is neither resumed nor removed here, and can be once that is gone."""
     view = await left_behind(tmp_path, Fate.KEPT, by_itself=False, state=State.INTERRUPTED)
@@ -519,9 +560,9 @@ class Breaking(Journal):
         self._check()
         await super().add(*values, **more)
 
-    async def claim(self, job_id: str) -> None:
+    async def claim(self, job_id: str) -> Kept:
         self._check()
-        await super().claim(job_id)
+        return await super().claim(job_id)
 
     def _check(self) -> None:
         if self.is_full:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 from contextlib import closing
 from pathlib import Path
@@ -13,17 +12,12 @@ import pytest
 
 from amistream.errors import RefusedError, SourceError
 from amistream.source import tool
-from amistream.source.converted import ConvertedVolume, Format, detect_format
+from amistream.source.converted import Format, detect_format
 from amistream.source.kinds import open_source
 from amistream.source.volume import FileVolume
 from amistream.stages.read import Read
+from source.images import FACTS, MAP, MIB, SIZE, convert, needs_qemu, opened, refused, script
 from support.volumes import loop_device, random_image, sparse_image
-
-MIB = 1 << 20
-SIZE = 24 * MIB
-DATA = [(0, 3 * MIB), (7 * MIB + 12345, 200_000), (20 * MIB, MIB + 17)]
-
-needs_qemu = pytest.mark.skipif(shutil.which("qemu-nbd") is None, reason="qemu-utils is not installed")
 
 FORMS = {
     "qcow2": ("qcow2",),
@@ -40,39 +34,10 @@ SERVED = {"qcow2-compressed", "vmdk-stream", "vhdx"}
 """Those of which at least a piece can be read by qemu-nbd only."""
 
 
-@pytest.fixture(scope="module")
-def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A disk with holes, noise, and runs of text that compress."""
-    path = sparse_image(tmp_path_factory.mktemp("disk") / "disk.img", SIZE, DATA)
-    with path.open("r+b") as file:
-        file.seek(12 * MIB)
-        file.write(b"all work and no play\n" * 100_000)
-    return path
-
-
-def convert(disk: Path, path: Path, *options: str) -> Path:
-    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", *options, str(disk), str(path)], check=True)
-    return path
-
-
 @pytest.fixture(params=FORMS)
 def image(request: pytest.FixtureRequest, disk: Path, tmp_path: Path) -> Path:
     # Under a name that tells nothing.
     return convert(disk, tmp_path / "image", *FORMS[request.param])
-
-
-def opened(path: Path) -> ConvertedVolume:
-    volume = open_source(str(path))
-    assert isinstance(volume, ConvertedVolume)
-    return volume
-
-
-def refused(path: Path) -> RefusedError:
-    with pytest.raises(RefusedError) as caught:
-        open_source(str(path)).close()
-    assert caught.value.field == "source"
-    assert caught.value.hint
-    return caught.value
 
 
 @needs_qemu
@@ -271,21 +236,6 @@ def test_a_wrong_image_size(disk: Path, tmp_path: Path) -> None:
     assert caught.value.field == "image_size"
 
 
-@pytest.fixture
-def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that holds all the programs that can be found."""
-    folder = tmp_path / "programs"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", str(folder))
-    return folder
-
-
-def script(folder: Path, name: str, text: str) -> None:
-    path = folder / name
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
-
-
 def test_without_qemu(programs: Path, tmp_path: Path) -> None:
     """When qemu-img is missing, the package that has it is named."""
     (tmp_path / "image").write_bytes(b"QFI\xfb" + bytes(1000))
@@ -297,14 +247,10 @@ def test_without_qemu(programs: Path, tmp_path: Path) -> None:
 
 def test_without_qemu_nbd(programs: Path, tmp_path: Path) -> None:
     """When only qemu-nbd is missing, that is said once it is needed."""
-    facts = '{"virtual-size": 4096, "filename": "x"}'
-    script(programs, "qemu-img", f"case $1 in info) echo '{facts}';; *) echo '{MAP}';; esac")
+    script(programs, "qemu-img", f"case $1 in info) echo '{FACTS}';; *) echo '{MAP}';; esac")
     (tmp_path / "image").write_bytes(b"QFI\xfb" + bytes(1000))
     with closing(opened(tmp_path / "image")) as volume, pytest.raises(RefusedError, match="qemu-nbd"):
         volume.read_into(0, memoryview(bytearray(10)))
-
-
-MAP = '[{"start": 0, "length": 4096, "zero": false, "data": true}]'
 
 
 def test_no_secret_is_handed_on(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,8 +275,7 @@ def test_a_program_that_hangs(programs: Path, tmp_path: Path, monkeypatch: pytes
 
 def test_a_server_that_speaks_otherwise(programs: Path, tmp_path: Path) -> None:
     """A qemu-nbd that does not come up, or says what is no NBD, is told in words."""
-    facts = '{"virtual-size": 4096, "filename": "x"}'
-    script(programs, "qemu-img", f"case $1 in info) echo '{facts}';; *) echo '{MAP}';; esac")
+    script(programs, "qemu-img", f"case $1 in info) echo '{FACTS}';; *) echo '{MAP}';; esac")
     (tmp_path / "image").write_bytes(b"QFI\xfb" + bytes(1000))
     script(programs, "qemu-nbd", "echo 'qemu-nbd: Failed to open: on strike' >&2; exit 1")
     with closing(opened(tmp_path / "image")) as volume, pytest.raises(SourceError, match="on strike"):

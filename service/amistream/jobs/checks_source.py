@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from pathlib import Path
 
 from amistream.errors import RefusedError
 from amistream.flow.uncut import uncut
@@ -15,6 +14,7 @@ from amistream.pipeline import Plan
 from amistream.settings import Sparse, concurrency_within, memory_ceiling
 from amistream.source.kinds import AnyVolume, open_source
 from amistream.source.mounts import writable_place
+from amistream.source.volume import too_large
 from amistream.stages.compress import level_number
 from amistream.stages.manifest import SIGNED_MAX, signed_size
 from amistream.values import GIB, MIB, Extent
@@ -114,7 +114,11 @@ class SourceChecks:
     def _open_on_thread(self) -> None:
         request = self._request
         self._volume = open_source(
-            request.source, self._address.roots, live=request.live, image_size=request.image_size
+            request.source,
+            self._address.roots,
+            live=request.live,
+            image_size=request.image_size,
+            most=int(self._settings.max_image_size),
         )
         self._extents = self._volume.extents()
 
@@ -128,18 +132,12 @@ class SourceChecks:
                 field="source",
             )
         if volume.size > most:
-            raise RefusedError(
-                "source.too_large",
-                f"cannot bundle {volume.path}: it has {volume.size / GIB:.2f} GiB, and an instance store-backed image "
-                f"has at most {most / GIB:g} GiB",
-                hint="shrink the file system (resize2fs) and the volume; other clouds may take more: max_image_size",
-                field="source",
-            )
+            raise too_large(volume.path, volume.size, most)
         return f"{size_text(volume.size)} of at most {size_text(most)}"
 
     async def _look_at_mounts(self) -> Seen:
         path = self.volume.path
-        place = await uncut(asyncio.to_thread(_writable_place, path))
+        place = await uncut(asyncio.to_thread(writable_place, self.volume.about))
         if not place:
             return Seen("not mounted read-write")
         if self._request.live:
@@ -208,11 +206,3 @@ class SourceChecks:
             return None
         dense = self.data == self.volume.size
         return None if dense and wish is Sparse.AUTO else self._extents
-
-
-def _writable_place(path: Path) -> str:
-    try:
-        about = path.stat()
-    except OSError:
-        return ""  # it has gone since it was opened, or never had a name
-    return writable_place(about)

@@ -206,24 +206,30 @@ class Journal:
             for row in rows
         ]
 
-    async def claim(self, job_id: str) -> None:
-        """Make a job this process's own. Raises `ConflictError` while the process that runs it is alive."""
+    async def claim(self, job_id: str) -> Kept:
+        """Make a job this process's own, unless it is over; returns it as it is by now.
 
-        def work() -> bool:
+        Raises `ConflictError` while the process that runs it is alive.
+        """
+
+        def work() -> Kept | None:
             self._db.execute("BEGIN IMMEDIATE")
             with self._db:
-                row = self._db.execute("SELECT runner FROM jobs WHERE id = ?", (job_id,)).fetchone()
+                row = self._db.execute(f"{_SELECT} WHERE id = ?", (job_id,)).fetchone()
                 if row is None or not self._is_free(row["runner"]):
-                    return False
-                self._db.execute("UPDATE jobs SET runner = ? WHERE id = ?", (self._runner, job_id))
-                return True
+                    return None
+                if row["fate"] != Fate.OVER:
+                    self._db.execute("UPDATE jobs SET runner = ? WHERE id = ?", (self._runner, job_id))
+                return self._read_kept(row)
 
-        if not await self._do(work):
+        kept = await self._do(work)
+        if kept is None:
             raise ConflictError(
                 "job.running_elsewhere",
                 f"cannot take up job {job_id}: another process is running it",
                 hint="wait until it has ended, or end it there",
             )
+        return kept
 
     def _open(self) -> None:
         self._state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -24,6 +24,8 @@ from amistream.settings import OnStop
 
 Work = Callable[[Job], Awaitable[None]]
 
+JOB_ENDED = "job.ended"
+
 
 class JobQueue:
     """`async with JobQueue(...)`: leaving waits for every job. `run(job)` and `clean(job)` end the job's state."""
@@ -67,10 +69,11 @@ class JobQueue:
             if not removes and not goes_on:
                 continue
             try:
-                await self._journal.claim(job.id)
-            except ConflictError:
+                await self._claim(job)
+            except ConflictError as error:
                 # Another process was quicker.
-                self._forget(job.id)
+                if error.code != JOB_ENDED:
+                    self._forget(job.id)
             else:
                 self._begin(job.again(), self._clean if removes else self._run)
 
@@ -133,13 +136,13 @@ class JobQueue:
         job = self.get(job_id)
         if job.resumable:
             async with self._taking(job):
-                await self._journal.claim(job_id)
+                await self._claim(job)
                 # Whoever is told so finds it removed, if not by this process then by the next.
                 await self._journal.set_fate(job_id, Fate.CLEANING)
             job = job.again()
             self._begin(job, self._clean)
         elif job.state.ended:
-            raise ConflictError("job.ended", f"cannot cancel job {job_id}: it is {job.state.value} already")
+            raise ConflictError(JOB_ENDED, f"cannot cancel job {job_id}: it is {job.state.value} already")
         else:
             self._stop(job)
         return job
@@ -156,7 +159,7 @@ class JobQueue:
         if self.stopping:
             raise BusyError("daemon.stopping", "cannot resume the job: the daemon is stopping", hint="try again later")
         async with self._taking(job):
-            await self._journal.claim(job_id)
+            await self._claim(job)
         job = job.again()
         self._begin(job, self._run)
         return job
@@ -185,6 +188,20 @@ class JobQueue:
             raise
         finally:
             self._taken.discard(job.id)
+
+    async def _claim(self, job: Job) -> None:
+        """Make an ended job this process's own.
+
+        Raises `ConflictError` when another process has it, or has ended it: then it is remembered as that left it.
+        """
+        kept = await self._journal.claim(job.id)
+        if kept.fate is Fate.OVER:
+            now = self._remember(kept)
+            raise ConflictError(
+                JOB_ENDED,
+                f"cannot take up job {job.id}: it is {now.state.value} already",
+                hint=f"another process ended it: `amistream status {job.id}`",
+            )
 
     def _begin(self, job: Job, work: Work) -> None:
         """Let the job live, in place of its earlier life if it had one."""

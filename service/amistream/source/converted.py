@@ -5,7 +5,8 @@ that is not compressed, is read straight from there; pieces that are nowhere are
 `qemu-nbd`, of the same package: compressed pieces, and formats for which `qemu-img` does not tell (VHDX).
 
 An image that leads to other files (a backing file, a data file, a second extent) is refused: who may have the image
-bundled need not be allowed to read those.
+bundled need not be allowed to read those. Its header is asked first, and the programs' words are for those only who may
+read any file: they tell what there is.
 """
 
 from __future__ import annotations
@@ -13,20 +14,25 @@ from __future__ import annotations
 import bisect
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from amistream.errors import RefusedError, SourceError
 from amistream.source.extents import join_extents
+from amistream.source.headers import DESCRIPTOR, check_headers
 from amistream.source.nbd import NbdServer
 from amistream.source.tool import ToolMissingError, run_tool
-from amistream.source.volume import FileVolume, Kind
-from amistream.values import Extent
+from amistream.source.volume import FileVolume, Kind, too_large
+from amistream.values import KIB, MIB, Extent
 
 FOOTER = 512
 """Bytes at the end of a VHD of fixed size; it has nothing at its beginning to be known by."""
+MOST_FACTS = MIB
+"""Bytes of what qemu-img says of an image; each snapshot takes 300."""
+MOST_PIECES = 1 << 18
+"""Runs of data and of zeros in one disk. A disk of 10 GiB has 163840 when every other cluster of 64 KiB is empty."""
 
 
 class Format(StrEnum):
@@ -42,13 +48,11 @@ class Format(StrEnum):
         return {"vmdk": "VMDK", "vpc": "VHD", "vhdx": "VHDX"}.get(self.value, self.value)
 
 
-_DESCRIPTOR = b"# Disk DescriptorFile"
-"""What a VMDK begins with that holds no data itself, only the names of the files that do."""
 _BEGINNINGS = {
     b"QFI\xfb": Format.QCOW2,
     b"KDMV": Format.VMDK,
     b"COWD": Format.VMDK,
-    _DESCRIPTOR: Format.VMDK,
+    DESCRIPTOR: Format.VMDK,
     b"conectix": Format.VHD,
     b"vhdxfile": Format.VHDX,
 }
@@ -77,9 +81,12 @@ class Piece:
 class ConvertedVolume:
     """The disk within an image file, which it owns."""
 
-    def __init__(self, file: FileVolume, image_format: Format, size: int, pieces: tuple[Piece, ...]) -> None:
+    def __init__(
+        self, file: FileVolume, image_format: Format, size: int, pieces: tuple[Piece, ...], *, confined: bool
+    ) -> None:
         self._file = file
         self._format = image_format
+        self._confined = confined
         self._pieces = pieces
         self._ends = [piece.end for piece in pieces]
         self._lock = threading.Lock()
@@ -89,6 +96,7 @@ class ConvertedVolume:
         self.kind = Kind.CONVERTED_IMAGE
         self.size = size
         self.mtime = file.mtime
+        self.about = file.about
 
     def read_into(self, offset: int, buffer: memoryview) -> bool:
         in_memory = True
@@ -143,7 +151,7 @@ class ConvertedVolume:
         except OSError as error:
             raise SourceError(
                 "source.read_error",
-                f"cannot read the disk in {self.path} at byte {offset}: {error.strerror or error}",
+                f"cannot read the disk in {self.path} at byte {offset}: {_words(error, confined=self._confined)}",
                 hint=f"the image may be damaged: qemu-img check {self.path}",
                 field="source",
             ) from error
@@ -157,48 +165,55 @@ class ConvertedVolume:
             return self._server
 
 
-def open_converted(file: FileVolume, image_format: Format) -> ConvertedVolume:
-    """The disk within the image `file`, which is closed with it. Raises `RefusedError`; `file` stays open then."""
-    _check_is_data(file)
+def open_converted(
+    file: FileVolume, image_format: Format, *, most: int | None = None, confined: bool = False
+) -> ConvertedVolume:
+    """The disk within the image `file`, which is closed with it. Raises `RefusedError`; `file` stays open then.
+
+    A disk of more than `most` bytes is not looked into. `confined`: who asks for it may not read every file.
+    """
+    check_headers(file)
     try:
-        facts = _ask(file, "info", image_format)
-        _check_facts(file, facts)
-        pieces = tuple(_pieces(file, facts, _ask(file, "map", image_format)))
+        facts = _facts(file, image_format)
+        _check_facts(file, facts, confined=confined)
+        size = int(facts["virtual-size"])
+        if most is not None and size > most:
+            raise too_large(file.path, size, most)
+        pieces = _pieces(file, facts, _ask(file, "map", image_format))
     except ToolMissingError as error:
         raise _missing(file, image_format, str(error)) from None
     except OSError as error:
         raise RefusedError(
             "source.converter",
-            f"cannot read the {image_format.words} image {file.path}: {error.strerror or error}",
+            f"cannot read the {image_format.words} image {file.path}: {_words(error, confined=confined)}",
             hint=f"see what `qemu-img info {file.path}` and `qemu-img check {file.path}` say; a virtual machine that "
             "uses the image must be shut down",
             field="source",
         ) from error
-    return ConvertedVolume(file, image_format, int(facts["virtual-size"]), pieces)
+    return ConvertedVolume(file, image_format, size, pieces, confined=confined)
 
 
-def _check_is_data(file: FileVolume) -> None:
-    """Raise `RefusedError` for a VMDK that only names other files, before any program follows the names."""
-    head = bytearray(min(HEAD, file.size))
-    file.read_into(0, memoryview(head))
-    if head.startswith(_DESCRIPTOR):
-        raise RefusedError(
-            "source.elsewhere",
-            f"cannot bundle {file.path}: it is a VMDK that holds no data, only the names of the files that do",
-            hint=f"make one image of them: qemu-img convert -O qcow2 {file.path} WHOLE.qcow2",
-            field="source",
-        )
+def _facts(file: FileVolume, image_format: Format) -> dict[str, Any]:
+    answer = _ask(file, "info", image_format)
+    if len(answer) > MOST_FACTS:
+        raise OSError(f"qemu-img has more than {MOST_FACTS // KIB} KiB to say of it: has it thousands of snapshots?")
+    facts: dict[str, Any] = json.loads(answer)
+    return facts
 
 
-def _ask(file: FileVolume, question: str, image_format: Format) -> Any:
-    return json.loads(
-        run_tool("qemu-img", [question, f"--format={image_format}", "--output=json"], descriptor_of(file))
-    )
+def _words(error: OSError, *, confined: bool) -> str:
+    return "qemu refuses it" if confined else error.strerror or str(error)
 
 
-def _check_facts(file: FileVolume, facts: dict[str, Any]) -> None:
+def _ask(file: FileVolume, question: str, image_format: Format) -> bytes:
+    return run_tool("qemu-img", [question, f"--format={image_format}", "--output=json"], descriptor_of(file))
+
+
+def _check_facts(file: FileVolume, facts: dict[str, Any], *, confined: bool) -> None:
     """Raise `RefusedError` unless the image is all there is to the disk, and open to everybody."""
     for other, what in _elsewhere(facts):
+        if confined:
+            raise OSError("its header named no other file")
         raise RefusedError(
             "source.elsewhere",
             f"cannot bundle {file.path}: {what} is in another file, {other}",
@@ -214,9 +229,22 @@ def _check_facts(file: FileVolume, facts: dict[str, Any]) -> None:
         )
 
 
-def _pieces(file: FileVolume, facts: dict[str, Any], told: list[dict[str, Any]]) -> Iterator[Piece]:
-    """What of the disk is not a hole. Raises `RefusedError` when the file ends before it."""
-    for each in told:
+def _pieces(file: FileVolume, facts: dict[str, Any], told: bytes) -> tuple[Piece, ...]:
+    """What of the disk is not a hole. Raises `RefusedError` when the file ends before it, or there are too many."""
+    if told.count(b"{") > MOST_PIECES:
+        raise RefusedError(
+            "source.scattered",
+            f"cannot bundle {file.path}: its disk is in more than {MOST_PIECES} pieces",
+            hint=f"make a raw image of it: qemu-img convert -O raw {file.path} disk.img",
+            field="source",
+        )
+    # Each is made into a piece as it is parsed: as a whole the answer would take ten times its size.
+    pieces = json.loads(told, object_hook=_piece_of(file, facts))
+    return tuple(piece for piece in pieces if piece is not None)
+
+
+def _piece_of(file: FileVolume, facts: dict[str, Any]) -> Callable[[dict[str, Any]], Piece | None]:
+    def piece(each: dict[str, Any]) -> Piece | None:
         place, length = None if each.get("compressed") else each.get("offset"), each["length"]
         if each["data"] and place is not None:
             # What lies behind the file's end reads as zeros, and the last cluster need not be there whole.
@@ -229,8 +257,9 @@ def _pieces(file: FileVolume, facts: dict[str, Any], told: list[dict[str, Any]])
                     field="source",
                 )
             length -= missing
-        if length > 0 and not each["zero"]:
-            yield Piece(offset=each["start"], length=length, place=place)
+        return Piece(offset=each["start"], length=length, place=place) if length > 0 and not each["zero"] else None
+
+    return piece
 
 
 def _elsewhere(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:

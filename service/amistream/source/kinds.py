@@ -20,11 +20,17 @@ AnyVolume: TypeAlias = FileVolume | ConvertedVolume | StreamVolume
 
 
 def open_source(
-    source: str, roots: Roots | None = None, *, live: bool = False, image_size: int | None = None
+    source: str,
+    roots: Roots | None = None,
+    *,
+    live: bool = False,
+    image_size: int | None = None,
+    most: int | None = None,
 ) -> AnyVolume:
     """Open what `source` names, which has `image_size` bytes if that is known: a stream does not tell it.
 
-    With `roots` it must lie within them. Raises `RefusedError`. Blocks: use it on a thread.
+    With `roots` it must lie within them. Of an image in another form with a disk of more than `most` bytes nothing but
+    the size is looked at. Raises `RefusedError`. Blocks: use it on a thread.
     """
     volume: AnyVolume
     if source == STANDARD_INPUT and roots is None:
@@ -33,7 +39,7 @@ def open_source(
         volume = open_volume(Path(source), roots, live=live)
     try:
         if isinstance(volume, FileVolume) and (found := _format_of(volume)):
-            volume = open_converted(volume, found)
+            volume = open_converted(volume, found, most=most, confined=roots is not None)
         if image_size not in (None, volume.size):
             raise RefusedError(
                 "source.size",

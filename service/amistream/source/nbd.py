@@ -40,6 +40,9 @@ class NbdServer:
         self._connection = self._server.connection
         try:
             self.size = self._greet()
+            # The image is open now with all that it names, and somebody may have changed it since it was judged.
+            if self._server.strays(descriptor):
+                raise OSError("the image has led qemu-nbd to another file")
         except OSError as error:
             raise self._server.end() or error from None
 

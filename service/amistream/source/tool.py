@@ -9,7 +9,9 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import signal
 import socket
+import stat
 import subprocess
 import tempfile
 from pathlib import Path
@@ -21,7 +23,7 @@ CPU_S = 3600
 """CPU time of a whole run; a compressed image of 10 GiB takes a minute."""
 PATIENCE_S = 120
 """How long a program may take to answer, or to end. Guess."""
-MOST_OUTPUT = 128 * 1024 * 1024
+MOST_OUTPUT = 32 * 1024 * 1024
 """Bytes of an answer: a map of 10 GiB in alternating clusters of 64 KiB has 18 MB."""
 
 _LIMITS = f"ulimit -v {MEMORY_KIB} && ulimit -t {CPU_S} && ulimit -f {MOST_OUTPUT // 512} && ulimit -c 0 && "
@@ -64,6 +66,19 @@ class ServerTool:
                 stdout=subprocess.DEVNULL,
                 stderr=self._complaint,
             )
+
+    def strays(self, descriptor: int) -> bool:
+        """Whether it has another file or device open than the one behind `descriptor`."""
+        ours = [os.fstat(each) for each in (descriptor, self._complaint.fileno())]
+        for link in Path(f"/proc/{self._process.pid}/fd").iterdir():
+            try:
+                found = link.stat()
+            except FileNotFoundError:
+                continue  # closed meanwhile
+            readable = stat.S_ISREG(found.st_mode) or stat.S_ISBLK(found.st_mode)
+            if readable and not any(os.path.samestat(found, each) for each in ours):
+                return True
+        return False
 
     def end(self) -> OSError | None:
         """Hang up, upon which it leaves, and say what it complained of, if it did. Raises `ToolMissingError`."""
@@ -118,6 +133,8 @@ def _start(
             stderr=stderr,
             env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
             pass_fds=(lent,),
+            # Ctrl-C is for us: a job that is to end by itself still reads through the server.
+            start_new_session=True,
         )
     finally:
         os.close(lent)
@@ -128,6 +145,8 @@ def _failure(program: str, status: int, complaint: IO[bytes]) -> OSError | None:
         raise ToolMissingError(program)
     if status == 0:
         return None
+    if status == -signal.SIGXFSZ:
+        return OSError(f"the answer of {program} has more than {MOST_OUTPUT // 2**20} MiB")
     complaint.seek(0)
     lines = complaint.read(4096).decode(errors="replace").splitlines()
     told = "; ".join(line.removeprefix(f"{program}: ").strip() for line in lines if line.strip())

@@ -19,7 +19,7 @@ from typing import Protocol
 from amistream.errors import RefusedError, SourceError
 from amistream.source.extents import find_data
 from amistream.source.roots import Roots, open_pinned, pinned
-from amistream.values import Extent
+from amistream.values import GIB, Extent
 
 _BLKGETSIZE64 = 0x80081272
 """ioctl of linux/fs.h: size of a block device in bytes."""
@@ -74,10 +74,11 @@ class FileVolume:
         """`live`: something writes to the device, or may, and that is no reason not to use what is read."""
         self.path = path
         self._descriptor = descriptor
-        self._stat = os.fstat(descriptor)
-        self.kind = Kind.BLOCK_DEVICE if stat.S_ISBLK(self._stat.st_mode) else Kind.IMAGE_FILE
+        self.about = os.fstat(descriptor)
+        """What it was when it was opened, whatever has its name now."""
+        self.kind = Kind.BLOCK_DEVICE if stat.S_ISBLK(self.about.st_mode) else Kind.IMAGE_FILE
         self.size = self._size()
-        self.mtime = max(0, int(self._stat.st_mtime))
+        self.mtime = max(0, int(self.about.st_mtime))
         self._live = live
         self._opened_as = self._name()
         self._before = self._witness()
@@ -145,12 +146,12 @@ class FileVolume:
         if self.kind is Kind.IMAGE_FILE:
             now = os.fstat(self._descriptor)
             renamed = self._name() != self._opened_as
-            explained = renamed or any(getattr(now, name) != getattr(self._stat, name) for name in _ATTRIBUTES)
-            return now.st_size, now.st_mtime_ns, (self._stat if explained else now).st_ctime_ns
+            explained = renamed or any(getattr(now, name) != getattr(self.about, name) for name in _ATTRIBUTES)
+            return now.st_size, now.st_mtime_ns, (self.about if explained else now).st_ctime_ns
         if self._live:
             return (self._size(),)
         os.fsync(self._descriptor)
-        device = f"{os.major(self._stat.st_rdev)}:{os.minor(self._stat.st_rdev)}"
+        device = f"{os.major(self.about.st_rdev)}:{os.minor(self.about.st_rdev)}"
         try:
             told = (DEVICES / device / "stat").read_text().split()
         except OSError:
@@ -192,6 +193,17 @@ def open_volume(path: Path, roots: Roots | None = None, *, live: bool = False) -
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def too_large(path: Path, size: int, most: int) -> RefusedError:
+    """The error for a disk of more bytes than an image may have."""
+    return RefusedError(
+        "source.too_large",
+        f"cannot bundle {path}: it has {size / GIB:.2f} GiB, and an instance store-backed image has at most "
+        f"{most / GIB:g} GiB",
+        hint="shrink the file system (resize2fs) and the volume; other clouds may take more: max_image_size",
+        field="source",
+    )
 
 
 def _unreadable(path: Path, error: OSError) -> RefusedError:

@@ -1,0 +1,44 @@
+"""The check for mounts asks of the volume that was opened, whatever has its name by then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from amistream.aws.session import Aws
+from amistream.errors import RefusedError
+from amistream.jobs.checks_source import SourceChecks
+from amistream.jobs.destination import Address
+from jobs.work import request, settings
+from support.mounts import mounted
+from support.volumes import ext4_image, loop_device, random_image
+
+if TYPE_CHECKING:
+    from support.keys import KeyRing
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize("swap", ["another file", "nothing"])
+async def test_a_mounted_volume_whose_name_is_swapped(tmp_path: Path, key_ring: KeyRing, swap: str) -> None:
+    """A volume that is mounted read-write is refused also when its name leads elsewhere, or nowhere, meanwhile."""
+    image = ext4_image(tmp_path / "image", 8 * MIB)
+    link = tmp_path / "link"
+    link.symlink_to(image)
+    chosen = settings(tmp_path)
+    with loop_device(image, read_only=False) as device, mounted(device, tmp_path / "rw") as place:
+        async with Aws(chosen) as aws:
+            source = SourceChecks(Address(request(link, tmp_path / "out", key_ring), chosen, aws, "token"))
+            checks = {check.name: check for check in source.checks()}
+            await checks["source"].look()
+            try:
+                link.unlink()
+                if swap == "another file":
+                    link.symlink_to(random_image(tmp_path / "other", MIB))
+                with pytest.raises(RefusedError, match=f"mounted read-write on {place}") as caught:
+                    await checks["mount"].look()
+            finally:
+                await source.close()
+    assert caught.value.code == "source.mounted"

@@ -1,0 +1,48 @@
+"""Disk images made by qemu-img, and programs that stand in its place."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from amistream.errors import RefusedError
+from amistream.source.converted import ConvertedVolume
+from amistream.source.kinds import open_source
+
+MIB = 1 << 20
+SIZE = 24 * MIB
+DATA = [(0, 3 * MIB), (7 * MIB + 12345, 200_000), (20 * MIB, MIB + 17)]
+
+needs_qemu = pytest.mark.skipif(shutil.which("qemu-nbd") is None, reason="qemu-utils is not installed")
+
+MAP = '[{"start": 0, "length": 4096, "zero": false, "data": true}]'
+"""What qemu-img says of a disk of 4096 bytes with data that only qemu-nbd can read."""
+FACTS = '{"virtual-size": 4096, "filename": "x"}'
+
+
+def convert(disk: Path, path: Path, *options: str) -> Path:
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", *options, str(disk), str(path)], check=True)
+    return path
+
+
+def opened(path: Path) -> ConvertedVolume:
+    volume = open_source(str(path))
+    assert isinstance(volume, ConvertedVolume)
+    return volume
+
+
+def refused(path: Path) -> RefusedError:
+    with pytest.raises(RefusedError) as caught:
+        open_source(str(path)).close()
+    assert caught.value.field == "source"
+    assert caught.value.hint
+    return caught.value
+
+
+def script(folder: Path, name: str, text: str) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
