@@ -207,7 +207,8 @@ class ImageChecks:
             self._address.retry, f"look for an image named {self.name!r}", lambda _: ec2.find(self.name)
         )
         self._registered = taken is not None
-        if taken is not None and taken.location != location:
+        # One of this very location, before anything is stored there, is left of a bundle that was deleted.
+        if taken is not None and (self._settled is None or taken.location != location):
             raise RefusedError(
                 "ami_name.taken",
                 f"cannot register the AMI name {self.name!r}: {taken.id} has it in {ec2.region}",
