@@ -38,6 +38,7 @@ from amistream.settings import LogFormat, Settings
 from amistream.stores.port import OnBytes, Stored, whole_checksum
 from amistream.values import KIB
 from benchmarks.jobs import Batch, Figures, JobSpec, Lateness
+from benchmarks.sink_process import Sink
 from benchmarks.timing import BenchmarkError
 
 ACCOUNT = "123456789012"
@@ -165,6 +166,7 @@ class Worker:
         if spec.interrupt_at is not None:
             await _interrupt(engine, job, spec.interrupt_at)
             job = job.again()
+        before = await _sent(spec)
         async with _ticking(late):
             cpu, wall = process_time(), perf_counter()
             await engine.run(job)
@@ -177,7 +179,7 @@ class Worker:
             "wall_s": wall,
             "cpu_s": cpu,
             "bottleneck": job.result.bottleneck,
-            "bytes_sent": next(stage.bytes_out for stage in job.result.stages if stage.name == "upload"),
+            "bytes_sent": await _sent(spec) - before,
         }
 
     async def _into_nothing(self, request: JobRequest, late: list[float] | None) -> dict[str, Any]:
@@ -202,18 +204,26 @@ class Worker:
         }
 
 
-async def _interrupt(engine: Engine, job: Job, share: float) -> None:
-    """Run the job until `share` of the volume was read, and cut it short there as the end of a daemon does."""
+async def _sent(spec: JobSpec) -> int:
+    """Bytes of objects that the sink has had so far; 0 for another destination. HTTPS is not asked."""
+    if not spec.endpoint_url or not spec.endpoint_url.startswith("http://"):
+        return 0
+    stats = await asyncio.to_thread(Sink(spec.endpoint_url).stats)
+    return int(stats["object_bytes"])
+
+
+async def _interrupt(engine: Engine, job: Job, stored: int) -> None:
+    """Run the job until so many bytes are stored, and cut it short there as the end of a daemon does."""
     running = asyncio.create_task(engine.run(job))
     async for event in job.events():
         progress = event.job.progress
-        if progress is not None and progress.bytes_done >= share * progress.bytes_total:
+        if progress is not None and progress.bytes_stored >= stored:
             break
     job.cancel_requested = job.interrupt_requested = True
     running.cancel()
     await asyncio.wait({running})
     if job.state is not State.INTERRUPTED:
-        raise BenchmarkError(f"the job was {job.state} before {share:.0%} of it")
+        raise BenchmarkError(f"the job was {job.state} before {stored} bytes were stored")
 
 
 @asynccontextmanager

@@ -36,8 +36,8 @@ class JobSpec(_Model):
     """Further fields of the job's request, such as compress or part_size."""
     ticker: bool = False
     """Measure how late the event loop is meanwhile."""
-    interrupt_at: float | None = None
-    """Interrupt the job when this share of the volume's parts is stored, and measure the run that goes on."""
+    interrupt_at: int | None = None
+    """Interrupt the job when so many bytes of its parts are stored, and measure the run that goes on."""
 
 
 class Lateness(_Model):
@@ -59,7 +59,7 @@ class Figures(_Model):
     peak_rss: int
     bottleneck: str | None
     bytes_sent: int = 0
-    """By the run that was measured, repeats included."""
+    """To the sink by the run that was measured."""
     idle: Lateness | None = None
     """Before the job began."""
     busy: Lateness | None = None

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from amistream.flow.line import Line, LineStoppedError
+from amistream.flow.line import HAND_OVER, Line, LineStoppedError
 
 
 def nothing() -> None:
@@ -206,3 +207,26 @@ async def test_a_cancel_waits_for_running_calls() -> None:
         await running
     assert returned
     await ended()
+
+
+@pytest.mark.parametrize("weight", [HAND_OVER, HAND_OVER // 3, 1])
+async def test_what_was_made_before_a_failure_is_handed_on(weight: int) -> None:
+    """However many items go on together, they keep their order, and none that came before a failure is lost."""
+
+    class Breaks(Each):
+        """A stage that fails after it has made something."""
+
+        def feed(self, item: Any) -> Iterator[Any]:
+            yield from range(item * 10, item * 10 + 5)
+            if item == 2:
+                raise ValueError("two")
+
+    last = Collect()
+    line = Line([Breaks(lambda _: []), last], capacity=1, release=nothing, weigh=lambda _: weight)
+    running = asyncio.create_task(line.run())
+    with suppress(LineStoppedError):
+        await send(line, [0, 1, 2])
+    with pytest.raises(ValueError, match="two"):
+        await running
+    await ended()
+    assert last.items == [*range(5), *range(10, 15), *range(20, 25)]

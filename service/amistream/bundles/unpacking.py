@@ -30,14 +30,14 @@ from amistream.bundles.unpack.inflate_runs import BegunRun, InflateRuns, inflate
 from amistream.bundles.unpack.unarchive import Piece, Unarchive, Unarchived
 from amistream.errors import first_cause
 from amistream.flow.allocator import keep_freed_blocks
-from amistream.flow.line import Line, LineStoppedError
+from amistream.flow.line import HAND_OVER, Line, LineStoppedError
 from amistream.flow.priority import wake_promptly
 from amistream.keys import BundleKey
 from amistream.stores.port import Store
 from amistream.values import Buffer
 
 WAITING = 3
-"""Items that wait before each stage, at most: ranges of 4 MiB, then pieces of 1 MiB."""
+"""Hand-overs that wait before each stage, at most: ranges of 4 MiB, runs, then pieces of 2 MiB together."""
 
 
 class Sink(Protocol):
@@ -101,6 +101,7 @@ class Unpacking:
             ),
             capacity=WAITING,
             release=sink.stop,
+            weigh=lambda item: HAND_OVER if isinstance(item, BegunRun) else len(item),
         )
 
     async def run(self, parts: Sequence[SeenPart], *, complete: bool = True) -> Unpacked:

@@ -19,27 +19,41 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from amistream.flow.relay import Transform
+from amistream.values import MIB
 
 
 class LineStoppedError(Exception):
     """The line takes nothing more: a stage failed, or the pass is being given up. Never the first cause."""
 
 
+HAND_OVER = 2 * MIB
+"""Bytes that are handed over at once: waking another thread costs as much as hashing some tens of KiB."""
+
+
 class Line:
     """One pass of items through stages; used once. What the last stage makes is dropped: it should make nothing."""
 
-    def __init__(self, stages: Sequence[Transform], *, capacity: int, release: Callable[[], None]) -> None:
-        """Each channel holds `capacity` items. `release` is called on `stop`: it must wake whatever blocks in a
-        stage.
+    def __init__(
+        self,
+        stages: Sequence[Transform],
+        *,
+        capacity: int,
+        release: Callable[[], None],
+        weigh: Callable[[Any], int] = lambda _: HAND_OVER,
+    ) -> None:
+        """Each channel holds `capacity` hand-overs: of what a stage made of one item, as many as weigh `HAND_OVER`.
+
+        `weigh` tells bytes. `release` is called on `stop`: it must wake whatever blocks in a stage.
         """
         self._stages = stages
+        self._weigh = weigh
         self._channels = [_Channel(capacity) for _ in stages]
         self._release = release
         self._cause: BaseException | None = None
 
     def put(self, item: Any) -> None:
         """Hand the next item to the first stage; blocks while there is no room. Raises `LineStoppedError`."""
-        self._channels[0].put(item)
+        self._channels[0].put((item,))
 
     def end(self) -> None:
         """Say that no more items come."""
@@ -76,9 +90,10 @@ class Line:
         inbox, stage = self._channels[number], self._stages[number]
         outbox = self._channels[number + 1] if number + 1 < len(self._channels) else None
         try:
-            for item in inbox:
-                _hand_on(stage.feed(item), outbox)
-            _hand_on(stage.finish(), outbox)
+            for items in inbox:
+                for item in items:
+                    self._hand_on(stage.feed(item), outbox)
+            self._hand_on(stage.finish(), outbox)
         except BaseException as error:  # noqa: BLE001 - handed on as the cause
             for channel in self._channels[: number + 1]:
                 channel.stop()
@@ -90,25 +105,37 @@ class Line:
             if outbox is not None:
                 outbox.end()
 
-
-def _hand_on(made: Iterator[Any], outbox: _Channel | None) -> None:
-    for item in made:
-        if outbox is not None:
-            outbox.put(item)
+    def _hand_on(self, made: Iterator[Any], outbox: _Channel | None) -> None:
+        items: list[Any] = []
+        weight = 0
+        try:
+            for item in made:
+                items.append(item)
+                weight += self._weigh(item)
+                if weight >= HAND_OVER:
+                    full, items, weight = items, [], 0
+                    if outbox is not None:
+                        outbox.put(full)
+        finally:
+            # Also what was made before a failure.
+            if items and outbox is not None:
+                outbox.put(items)
 
 
 class _Channel:
-    """A bounded queue from one thread to another. It ends, well or with the sender's error, or is stopped."""
+    """A bounded queue of hand-overs from one thread to another. It ends, well or with the sender's error, or is
+    stopped.
+    """
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._items: deque[Any] = deque()
+        self._items: deque[Sequence[Any]] = deque()
         self._ended = False
         self._stopped = False
         self._error: BaseException | None = None
         self._changed = threading.Condition()
 
-    def put(self, item: Any) -> None:
+    def put(self, item: Sequence[Any]) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or len(self._items) < self._capacity)
             if self._stopped:
@@ -130,7 +157,7 @@ class _Channel:
             self._items.clear()
             self._changed.notify_all()
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Sequence[Any]]:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._stopped or self._items or self._ended)
