@@ -25,6 +25,7 @@ import uvloop
 from amistream import log
 from amistream.aws.session import Aws
 from amistream.events import State
+from amistream.flow.allocator import keep_freed_blocks
 from amistream.flow.undo import Undo
 from amistream.jobs import preflight
 from amistream.jobs.destination import Address
@@ -264,6 +265,7 @@ def peak_rss() -> int:
 
 
 def main() -> None:
+    keep_freed_blocks()
     batch = Batch.model_validate_json(sys.stdin.read())
     log.configure("error", LogFormat.TEXT)
     uvloop.run(Worker(batch).run())

@@ -21,6 +21,7 @@ from amistream.cli.follow import show_until_end
 from amistream.cli.output import put_note
 from amistream.errors import first_cause
 from amistream.events import JobView, State
+from amistream.flow.allocator import keep_freed_blocks
 from amistream.hardening import keep_secrets_in
 from amistream.jobs.engine import Engine
 from amistream.jobs.job import Job
@@ -83,6 +84,7 @@ def ask_in_process(
 ) -> _Answer:
     """Put one question to the jobs of the state directory that no daemon is running."""
     keep_secrets_in()
+    keep_freed_blocks()
     settings = load(config)
     # Warnings would say a second time, over the bar, what the job's end says.
     log.configure("error", LogFormat.TEXT)
