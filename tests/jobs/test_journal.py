@@ -238,15 +238,17 @@ async def test_beginning_anew_forgets_the_earlier_parts(tmp_path: Path) -> None:
         await journal.seal(job.id, sealed(0))
 
 
-async def test_reopened_destination_has_no_manifest(tmp_path: Path) -> None:
-    """A destination that turned out to lack parts is bundled to again; the others keep what they have."""
+async def test_a_reopened_job_is_bundled_again_and_nothing_put_is_forgotten(tmp_path: Path) -> None:
+    """A job whose destination turned out to lack parts has no result any more; its manifests stay, to be removed."""
     async with Journal(tmp_path, by_itself=True) as journal:
         job = await entered(journal)
         await journal.begin(job.id, BUNDLING)
+        await journal.conclude(job.id, RESULT)
         for number in (0, 1):
             await journal.commit(job.id, number, b"<manifest/>")
-        await journal.reopen(job.id, 0)
-        assert (await found(journal, job)).manifests == {1: b"<manifest/>"}
+        await journal.reopen(job.id)
+        kept = await found(journal, job)
+        assert (kept.result, kept.manifests) == (None, {0: b"<manifest/>", 1: b"<manifest/>"})
 
 
 async def test_a_part_is_entered_once(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -101,6 +102,22 @@ def test_levels_of_all_that_was_sent() -> None:
     assert resumption(settled(mtime=5), parts).levels == {0: 1, 1: 4, 3: 9}
 
 
+async def test_what_was_cut_short_is_tidied_where_the_place_does_not_show_it() -> None:
+    """An unfinished put is removed of every part that this place lacks, though another place may have the part."""
+    tidied: list[str] = []
+
+    class Tidied(MemoryStore):
+        """Tells for which names it was asked to look."""
+
+        async def tidy(self, unfinished: Mapping[str, str]) -> None:
+            tidied.extend(unfinished)
+
+    store = Tidied()
+    store.objects = store_with(0, 2).objects
+    await prove(store, "image", [part(0), part(1), part(2, stored=False), part(3, stored=False)])
+    assert tidied == ["image.part.01", "image.part.03"]
+
+
 async def test_the_place_says_what_is_stored() -> None:
     """A part counts as stored only if its place shows it, whatever the journal believes."""
     believed = [part(0), part(1), part(2, stored=False), part(3, stored=False)]
@@ -145,11 +162,18 @@ async def test_only_what_is_its_own_is_removed() -> None:
     """What is under a name with another content is somebody else's and stays; what is gone already is no error."""
     store = store_with(0, 1, 2, 7)
     store.objects |= {"image.part.01": b"another's", "image.manifest.xml": b"<m/>", "other": b"x"}
-    manifest = ("image.manifest.xml", 4, whole_checksum(hashlib.sha1(b"<m/>").digest()))
     parts = [part(0), part(1), part(2, stored=False), part(3)]
-    await remove(store, "image", parts, [manifest, ("other", 1, "no such checksum")])
+    await remove(store, "image", parts, b"<m/>")
     assert store.objects == {"image.part.01": b"another's", "image.part.07": content(7), "other": b"x"}
     assert sorted(store.deleted) == ["image.manifest.xml", "image.part.00", "image.part.02"]
+
+
+async def test_another_s_manifest_stays() -> None:
+    """A manifest that is not the one the job put, or was about to, is somebody else's."""
+    store = store_with(0)
+    store.objects["image.manifest.xml"] = b"<another's/>"
+    await remove(store, "image", [part(0)], b"<m/>")
+    assert store.objects == {"image.manifest.xml": b"<another's/>"}
 
 
 async def test_questions_are_asked_several_at_a_time() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -125,6 +126,76 @@ async def test_all_or_none_leaves_none(
     for bucket in buckets:
         assert list_keys(ministack, bucket) == []
         assert open_uploads(ministack, bucket) == []
+
+
+async def test_the_upload_that_a_destination_dropped_out_of_is_aborted(
+    ministack: Endpoint, buckets: list[str], key_ring: KeyRing, tmp_path: Path, make_proxy: MakeProxy
+) -> None:
+    """A part that one destination got only in halves, and another whole, is stored once more and leaves no upload."""
+    good, bad = buckets
+    image = random_image(tmp_path / "disk.img", 13_000_000)
+    refused = Fault(
+        action=Answer(status=403, code="AccessDenied"), path=f"/{bad}/.*part.00", query="partNumber=2", times=None
+    )
+    broken = make_proxy(ministack, refused)
+    chosen = settings(tmp_path, part_size="6MiB", multipart_threshold="5MiB", multipart_chunk="5MiB")
+    async with running_engine(chosen) as engine:
+        job = Job(to_all(image, buckets, key_ring, broken))
+        await engine.enter(job)
+        await engine.run(job)
+        assert job.resumable
+        assert open_uploads(ministack, bad) != []
+        await asyncio.to_thread(broken.mend, refused)
+        again = job.again()
+        await engine.run(again)
+    assert again.state is State.DONE, again.error
+    for bucket in (good, bad):
+        assert open_uploads(ministack, bucket) == []
+        fits(ministack, bucket, tmp_path / bucket, image, key_ring)
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["the first life", "a later life"])
+@pytest.mark.parametrize("dead", [0, 1])
+async def test_a_dead_destination_does_not_keep_the_other_from_being_cleaned(
+    dead: int,
+    later: bool,
+    ministack: Endpoint,
+    buckets: list[str],
+    image: Path,
+    key_ring: KeyRing,
+    tmp_path: Path,
+    make_proxy: MakeProxy,
+) -> None:
+    """Whatever can be removed is, wherever else it fails; the job says what is left, and can be removed later."""
+    bad, good = buckets[dead], buckets[1 - dead]
+    refused = failing(good)
+    mute = Fault(
+        action=Answer(status=403, code="AccessDenied"), method="HEAD|DELETE", path=f"/{bad}/.*part.*", times=None
+    )
+    broken = make_proxy(ministack, refused)
+    # One part after another: what is stored when the first is refused is known.
+    async with running_engine(settings(tmp_path, upload_concurrency=1)) as engine:
+        job = Job(to_all(image, buckets, key_ring, broken, all_or_none=True))
+        await engine.enter(job)
+        await engine.run(job)
+        assert job.resumable
+        assert list_keys(ministack, bad) != []
+        await asyncio.to_thread(broken.add, mute)
+        if later:
+            # Nothing can be asked of the dead one, so that the later life fails, and is then removed.
+            failed = job.again()
+            await engine.run(failed)
+            assert (failed.state, failed.resumable) == (State.FAILED, True)
+        cleaned = job.again()
+        await engine.clean(cleaned)
+        assert (cleaned.state, cleaned.resumable) == (State.FAILED, True)
+        assert list_keys(ministack, good) == []
+        assert list_keys(ministack, bad) != []
+        await asyncio.to_thread(broken.mend, mute)
+        cleaned = job.again()
+        await engine.clean(cleaned)
+    assert cleaned.state is State.CANCELLED
+    assert list_keys(ministack, bad) == []
 
 
 async def test_directories(image: Path, key_ring: KeyRing, tmp_path: Path) -> None:

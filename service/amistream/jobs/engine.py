@@ -90,6 +90,7 @@ class Engine:
     async def _run(self, job: Job) -> None:
         try:
             kept = await self._kept(job)
+            parts = await self._journal.parts(job.id)
             if kept.fate is Fate.CLEANING:
                 # It is to go on after all.
                 await self._journal.set_fate(job.id, Fate.KEPT)
@@ -97,16 +98,12 @@ class Engine:
             # The next process goes by the journal, whatever this one could read of it.
             job.fail(error, resumable=error.code != NOT_ENTERED)
             return
-        run = Run(job, kept, self._addresses(job), self._journal, self._slots)
+        run = Run(job, kept, parts, self._addresses(job), journal=self._journal, slots=self._slots)
         try:
             result = await run.run()
             await self._end(job, State.DONE, result=result)
         except asyncio.CancelledError:
-            if job.interrupt_requested:
-                job.kept_parts = run.parts
-                await self._end(job, State.INTERRUPTED, resumable=True)
-            else:
-                await self._undo(job, run, State.CANCELLED)
+            await self._cut_short(job, run)
             raise
         except AmistreamError as error:
             await self._fail(job, run, error, resumed=kept.bundling is not None)
@@ -114,12 +111,26 @@ class Engine:
             log.exception("job.bug")
             await self._undo(job, run, State.FAILED, _bug(error))
 
+    async def _cut_short(self, job: Job, run: Run) -> None:
+        """End a job that is cancelled or interrupted; one that came to its end before it heard of that stays so."""
+        if job.state.ended:
+            return
+        if run.is_whole:
+            await self._end(job, State.DONE, result=run.conclude())
+        elif job.interrupt_requested:
+            job.kept_parts = run.parts
+            await self._end(job, State.INTERRUPTED, resumable=True)
+        else:
+            await self._undo(job, run, State.CANCELLED)
+
     async def _fail(self, job: Job, run: Run, error: AmistreamError, *, resumed: bool) -> None:
         """Keep what a later run can go on from, and remove what it cannot."""
         mendable = isinstance(error, StoreError | RegisterError) and error.code != "store.exists"
         journal_broken = isinstance(error, JobError) and error.code.startswith("journal.")
         keep = (mendable and run.worth_keeping) or (journal_broken and run.parts > 0)
-        if keep or (resumed and isinstance(error, RefusedError)):
+        # What went wrong while it still checked says nothing about what is stored; only a rival's object there does.
+        in_vain = isinstance(error, RefusedError) or (job.state is State.CHECKING and error.code != "store.exists")
+        if keep or (resumed and in_vain):
             job.kept_parts = run.parts
             kept_on = AmistreamError(
                 error.code,
@@ -154,13 +165,19 @@ class Engine:
         error: AmistreamError | None = None,
         resumable: bool = False,
     ) -> None:
-        """Enter the job's end, then announce it: what somebody was told is never taken back by a crash."""
+        """Enter the job's end, then announce it: what somebody was told is never taken back by a crash.
+
+        Not to be cut: a job whose end is entered must also show it.
+        """
         job.result = result
         job.error = ErrorBody(**error.as_dict()) if error else None
         job.resumable = resumable
+        await uncut(self._enter_end(job, state))
+
+    async def _enter_end(self, job: Job, state: State) -> None:
         view = job.view().model_copy(update={"state": state, "ended_at": datetime.now(UTC)})
         try:
-            await uncut(self._journal.tell(view) if resumable else self._journal.end(view))
+            await (self._journal.tell(view) if job.resumable else self._journal.end(view))
         except AmistreamError as failure:
             log.warning("journal.failed", reason=failure.message)
             job.note(f"the journal could not be written: {failure.message}")

@@ -147,9 +147,12 @@ class Journal:
         statement = "INSERT OR REPLACE INTO places (job, number, manifest) VALUES (?, ?, ?)"
         await self._write(statement, job_id, number, manifest)
 
-    async def reopen(self, job_id: str, number: int) -> None:
-        """Enter that a destination lacks parts after all: the next run bundles what is not there."""
-        await self._write("DELETE FROM places WHERE job = ? AND number = ?", job_id, number)
+    async def reopen(self, job_id: str) -> None:
+        """Enter that a destination lacks parts after all: the next run bundles what is not there.
+
+        The manifests stay: they may have been put, and whoever removes the job must know of them.
+        """
+        await self._write("UPDATE jobs SET result = NULL WHERE id = ?", job_id)
 
     async def done(self, job_id: str, number: int, result: PlaceResult) -> None:
         """Enter that a destination has its bundle, registered where that was asked for."""

@@ -12,13 +12,14 @@ from functools import partial
 
 from amistream.errors import AmistreamError, RegisterError, StoreError
 from amistream.events import ErrorBody, PlaceResult
+from amistream.flow.uncut import settled, uncut
 from amistream.flow.undo import Undo
 from amistream.jobs.destination import Destination
 from amistream.jobs.journal import Journal
 from amistream.jobs.records import SealedPart
-from amistream.jobs.resume import check_object, check_stored
+from amistream.jobs.resume import check_object, check_stored, deregister_ours
 from amistream.settings import Settings
-from amistream.stages.register import register, wait_available
+from amistream.stages.register import find_ours, register, wait_available
 from amistream.stores.port import whole_checksum
 from amistream.stores.several import Member
 from amistream.values import manifest_name
@@ -33,9 +34,9 @@ class Lane:
     prefix: str
     destination: Destination
     member: Member
-    was_committed: bool
-    """Whether an earlier run got as far as putting the manifest."""
     manifest: bytes | None = None
+    was_committed: bool = False
+    """Whether an earlier run got as far as putting the manifest, and so perhaps registered."""
     undo: Undo = field(default_factory=Undo)
     error: AmistreamError | None = None
     result: PlaceResult | None = None
@@ -58,14 +59,15 @@ class Lane:
         try:
             await check_stored(store, self.prefix, parts)
             await journal.commit(job_id, self.number, self.manifest)
-            self.undo.push(f"{store.location}/{name}", partial(store.delete, name))
+            own = (len(self.manifest), whole_checksum(sha1))
+            self.undo.push(f"{store.location}/{name}", partial(store.remove, name, *own))
             await store.commit(name, self.manifest, sha1)
-            await check_object(store, name, len(self.manifest), whole_checksum(sha1))
+            await check_object(store, name, *own)
             image_id = await self._register(settings, registering)
         except (StoreError, RegisterError) as error:
             self.error = error
             if error.code == "store.lost":
-                await journal.reopen(job_id, self.number)
+                await journal.reopen(job_id)
             return
         registration = self.destination.registration
         self.result = PlaceResult(
@@ -75,7 +77,11 @@ class Lane:
             image_id=image_id,
             image_name=registration.name if registration else None,
         )
-        await journal.done(job_id, self.number, self.result)
+        # Not to be cut: what the journal holds to be whole must not be undone here.
+        await uncut(self._settle(journal, job_id, self.result))
+
+    async def _settle(self, journal: Journal, job_id: str, result: PlaceResult) -> None:
+        await journal.done(job_id, self.number, result)
         self.undo.forget()
         self.member.settled = True
 
@@ -91,18 +97,21 @@ class Lane:
         await registering()
         image_id = ""
 
+        async def make() -> None:
+            nonlocal image_id
+            # An earlier run may have registered and not lived to hear of it.
+            found = await find_ours(ec2, registration, retry) if self.was_committed else None
+            image_id = found.id if found is not None else await register(ec2, registration, retry)
+
         async def deregister() -> None:
-            found = await ec2.find(registration.name)
-            if found is not None and (found.id == image_id or found.location == registration.location):
-                await ec2.deregister(found.id)
+            if image_id:
+                await ec2.deregister(image_id)
+            else:
+                await deregister_ours(ec2, registration, retry)
 
         self.undo.push(f"the AMI {registration.name!r}", deregister)
-        # An earlier run may have registered and not lived to hear of it.
-        found = await ec2.find(registration.name) if self.was_committed else None
-        if found is not None and found.location == registration.location:
-            image_id = found.id
-        else:
-            image_id = await register(ec2, registration, retry)
+        # A cancel waits a little for the id: by its name the image may not be found yet.
+        await settled(make(), lambda: True)
         timeout_s, poll_s = settings.register_timeout_s, settings.register_poll_s
         await wait_available(ec2, image_id, timeout_s=timeout_s, poll_s=poll_s, retry=retry)
         return image_id

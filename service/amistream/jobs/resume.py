@@ -7,18 +7,24 @@ checksum is the job's own, and anything else is not.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
 from amistream.aws import buckets
+from amistream.aws.ec2 import Ec2
 from amistream.errors import JobError, StoreError
-from amistream.flow.at_once import at_once
+from amistream.flow.at_once import at_once, try_each
 from amistream.jobs.destination import Address, Destination
 from amistream.jobs.journal import Journal
 from amistream.jobs.records import Bundling, BundlingPlace, Kept, SealedPart
 from amistream.pipeline import Resumption
-from amistream.stores.port import Store, Stored, whole_checksum
+from amistream.source.kinds import AnyVolume
+from amistream.stages.register import Registration, find_ours
+from amistream.stores.port import Store, whole_checksum
+from amistream.stores.retry import RetryPolicy
 from amistream.values import ChangedError, Mark, PartDigest, manifest_name, part_name
 
 
@@ -59,9 +65,9 @@ class PartLedger:
         await self._journal.stored(self._job_id, part.index)
 
 
-def is_part(found: Stored, part: SealedPart) -> bool:
-    """Whether what is stored is the part, however it was sent."""
-    return found.is_the(part.digest.size, part.checksum, whole_checksum(part.digest.sha1))
+def identity(part: SealedPart) -> tuple[int, str, str]:
+    """The size of a part and its checksums, however it is sent: by them it is known again (`Stored.is_the`)."""
+    return part.digest.size, part.checksum, whole_checksum(part.digest.sha1)
 
 
 async def prove(store: Store, prefix: str, parts: Sequence[SealedPart]) -> list[SealedPart]:
@@ -70,7 +76,7 @@ async def prove(store: Store, prefix: str, parts: Sequence[SealedPart]) -> list[
     async def look(part: SealedPart) -> SealedPart:
         name = part_name(prefix, part.digest.index)
         found = await store.stat(name)
-        if found is not None and not is_part(found, part):
+        if found is not None and not found.is_the(*identity(part)):
             raise StoreError(
                 "store.exists",
                 f"cannot go on in {store.location}: {name} there is not the one this job stored",
@@ -79,8 +85,25 @@ async def prove(store: Store, prefix: str, parts: Sequence[SealedPart]) -> list[
             )
         return part.model_copy(update={"stored": found is not None})
 
-    await store.tidy({part_name(prefix, part.digest.index): part.checksum for part in parts if not part.stored})
-    return await at_once(look, parts)
+    proved = await at_once(look, parts)
+    await store.tidy({part_name(prefix, part.digest.index): part.checksum for part in proved if not part.stored})
+    return proved
+
+
+async def check_volume(bundling: Bundling, volume: AnyVolume) -> None:
+    """Raise `ChangedError` when the volume has another size, or data where an earlier run saw a hole.
+
+    Such data would never be read. A hole that grew is no matter: it reads as zeros, and all bytes are compared.
+    """
+    if bundling.image_size != volume.size:
+        raise ChangedError
+    known = bundling.plan.extents
+    if known is None:
+        return
+    for extent in await asyncio.to_thread(volume.extents):
+        number = bisect_right(known, extent.offset, key=lambda each: each.offset) - 1
+        if number < 0 or extent.end > known[number].end:
+            raise ChangedError
 
 
 def resumption(bundling: Bundling, parts: Sequence[SealedPart]) -> Resumption:
@@ -122,18 +145,14 @@ async def check_object(store: Store, name: str, size: int, checksum: str) -> Non
 async def remove(store: Store, prefix: str, parts: Sequence[SealedPart], manifest: bytes | None) -> None:
     """Delete the job's manifest, then its parts; nothing else under those names."""
 
-    async def delete(part: SealedPart) -> None:
-        name = part_name(prefix, part.digest.index)
-        found = await store.stat(name)
-        if found is not None and is_part(found, part):
-            await store.delete(name)
+    async def remove_part(part: SealedPart) -> None:
+        await store.remove(part_name(prefix, part.digest.index), *identity(part))
 
     await store.tidy({part_name(prefix, part.digest.index): part.checksum for part in parts})
     if manifest is not None:
-        found = await store.stat(manifest_name(prefix))
-        if found is not None and found.is_the(len(manifest), whole_checksum(_sha1(manifest))):
-            await store.delete(manifest_name(prefix))
-    await at_once(delete, parts)
+        sha1 = hashlib.sha1(manifest, usedforsecurity=False).digest()
+        await store.remove(manifest_name(prefix), len(manifest), whole_checksum(sha1))
+    await at_once(remove_part, parts)
 
 
 async def open_destination(address: Address, place: BundlingPlace) -> Destination:
@@ -150,12 +169,26 @@ async def open_destination(address: Address, place: BundlingPlace) -> Destinatio
 
 
 async def remove_kept(addresses: Sequence[Address], kept: Kept, parts: Sequence[SealedPart]) -> None:
-    """Remove what the journal proves a job made where it is not done: image, manifest, parts. Raises `StoreError`."""
-    for number, address in enumerate(addresses):
+    """Remove what the journal proves a job made where it is not done: image, manifest, parts.
+
+    Every place is tried. Raises the first error.
+    """
+
+    async def remove_at(place: tuple[int, Address]) -> None:
+        number, address = place
         if kept.bundling is None:
             await _remove_probe(address)
         elif number not in kept.done:
             await _remove_at(address, kept.bundling.places[number], kept.manifests.get(number), parts)
+
+    await try_each(remove_at, enumerate(addresses))
+
+
+async def deregister_ours(ec2: Ec2, registration: Registration, retry: RetryPolicy) -> None:
+    """Deregister the image that a registration made, if it did: after one that was not heard of."""
+    found = await find_ours(ec2, registration, retry)
+    if found is not None:
+        await ec2.deregister(found.id)
 
 
 async def _remove_at(
@@ -165,9 +198,7 @@ async def _remove_at(
     ec2, registration = destination.ec2, destination.registration
     try:
         if manifest is not None and ec2 is not None and registration is not None:
-            found = await ec2.find(registration.name)
-            if found is not None and found.location == registration.location:
-                await ec2.deregister(found.id)
+            await deregister_ours(ec2, registration, destination.retry)
         await remove(destination.store, address.prefix, parts, manifest)
     finally:
         await destination.store.close()
@@ -184,7 +215,3 @@ async def _remove_probe(address: Address) -> None:
             timeout_s=address.settings.stall_timeout_s,
         )
         await (await address.store(region)).delete(address.probe_name)
-
-
-def _sha1(data: bytes) -> bytes:
-    return hashlib.sha1(data, usedforsecurity=False).digest()

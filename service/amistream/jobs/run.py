@@ -13,8 +13,9 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from functools import partial
 from typing import TYPE_CHECKING
+
+import structlog
 
 from amistream.errors import AmistreamError, JobError, RefusedError, StoreError, first_cause
 from amistream.events import JobResult, State
@@ -26,7 +27,7 @@ from amistream.jobs.journal import Journal
 from amistream.jobs.lane import Lane
 from amistream.jobs.progress import ProgressMeter, advice
 from amistream.jobs.records import Bundling, BundlingPlace, Kept, SealedPart
-from amistream.jobs.resume import PartLedger, is_part, open_destination, prove, resumption
+from amistream.jobs.resume import PartLedger, check_volume, open_destination, prove, remove_kept, resumption
 from amistream.keys import BundleKey, unwrap, wrap
 from amistream.pipeline import Pipeline
 from amistream.stages.manifest import WrappedKeys, write_manifest
@@ -36,6 +37,8 @@ from amistream.values import STANDARD_INPUT, ChangedError, Measured, part_name
 if TYPE_CHECKING:
     from threading import Semaphore
 
+log = structlog.get_logger()
+
 PROGRESS_PERIOD_S = 0.25
 UNDONE_AT_ONCE = 16
 """Parts removed at a time. Guess."""
@@ -44,14 +47,25 @@ UNDONE_AT_ONCE = 16
 class Run:
     """`run` brings the job as far as it goes and raises the first cause; `undo` removes what it made by then."""
 
-    def __init__(self, job: Job, kept: Kept, addresses: Sequence[Address], journal: Journal, slots: Semaphore) -> None:
+    def __init__(
+        self,
+        job: Job,
+        kept: Kept,
+        parts: Sequence[SealedPart],
+        addresses: Sequence[Address],
+        *,
+        journal: Journal,
+        slots: Semaphore,
+    ) -> None:
+        """`kept` and `parts` are what the journal has of earlier runs."""
         self._job = job
         self._kept = kept
         self._addresses = addresses
         self._journal = journal
         self._slots = slots
         self._settings = addresses[0].settings
-        self._ledger = PartLedger(journal, job.id)
+        self._ledger = PartLedger(journal, job.id, parts)
+        self._started, self._cpu_started = time.perf_counter(), time.process_time()
         self._lanes: list[Lane] = []
         self._undo = Undo(at_once=UNDONE_AT_ONCE)
         self.result: JobResult | None = kept.result
@@ -59,7 +73,7 @@ class Run:
 
     @property
     def parts(self) -> int:
-        """Parts that were sent, or were about to be."""
+        """Parts that were sent, or were about to be, by this run or an earlier one."""
         return len(self._ledger.parts)
 
     @property
@@ -67,16 +81,42 @@ class Run:
         """Whether something is stored that a later run need not store again."""
         return bool(self._kept.manifests or self._kept.done) or any(part.stored for part in self._ledger.parts)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether every destination has its bundle, registered where that was asked for."""
+        return len(self._kept.done) + sum(lane.member.settled for lane in self._lanes) == len(self._addresses)
+
     async def undo(self) -> list[str]:
-        """Remove what is there and not whole; returns what could not be removed."""
+        """Remove what is there and not whole, of earlier runs too; returns what could not be removed."""
         left = [thing for lane in self._lanes for thing in await lane.undo.run()]
-        return left + await self._undo.run()
+        left += await self._undo.run()
+        if self._kept.bundling is not None:
+            # This run may not have come to know what an earlier one made: the journal does.
+            try:
+                await self._remove_kept()
+            except AmistreamError as error:
+                left.append(error.message)
+            except Exception as error:
+                log.exception("job.bug")
+                left.append(f"what an earlier run stored: {type(error).__name__}")
+        return left
+
+    async def _remove_kept(self) -> None:
+        """Remove what the journal knows to be there and not whole."""
+        kept = await self._journal.find(self._job.id)
+        assert kept is not None  # noqa: S101 - for the type checker; nobody forgets a job that is not over
+        await remove_kept(self._addresses, kept, await self._journal.parts(self._job.id))
 
     async def run(self) -> JobResult:
-        started, cpu_started = time.perf_counter(), time.process_time()
+        """Check, bundle, put and register, as far as an earlier run has not. Raises the first cause."""
+        numbers = [number for number in range(len(self._addresses)) if number not in self._kept.done]
+        if not numbers:
+            # An earlier process did it all and did not live to say so.
+            self._job.move(State.CHECKING)
+            self._job.move(State.COMMITTING)
+            return self.conclude()
         await self._move(State.CHECKING)
         async with AsyncExitStack() as stack:
-            numbers = [number for number in range(len(self._addresses)) if number not in self._kept.done]
             if self._kept.result is None or any(number not in self._kept.manifests for number in numbers):
                 await self._bundle(numbers, stack)
             else:
@@ -85,11 +125,15 @@ class Run:
                 await self._publish()
             except BaseExceptionGroup as errors:
                 raise first_cause(errors) from None
+        return self.conclude()
+
+    def conclude(self) -> JobResult:
+        """The result once every lane has come to its end. Raises when one failed."""
         assert self.result is not None  # noqa: S101 - for the type checker; there is a bundle
         self.result = self.result.model_copy(
             update={
-                "elapsed_s": round(time.perf_counter() - started, 3),
-                "cpu_s": round(time.process_time() - cpu_started, 3),
+                "elapsed_s": round(time.perf_counter() - self._started, 3),
+                "cpu_s": round(time.process_time() - self._cpu_started, 3),
             }
         )
         self._settle()
@@ -146,7 +190,8 @@ class Run:
         await self._journal.conclude(self._job.id, self.result)
         for lane in self._lanes:
             lane.error = lane.member.error
-            if lane.error is None:
+            # One that was put, or was about to be, is of the same key and parts.
+            if lane.error is None and lane.manifest is None:
                 lane.manifest = await asyncio.to_thread(
                     write_manifest,
                     bundling.facts,
@@ -161,12 +206,11 @@ class Run:
         assert bundling is not None  # noqa: S101 - for the type checker; there is a manifest
         for number in numbers:
             destination = await open_destination(self._addresses[number], bundling.places[number])
-            self._add_lane(number, destination, stack).manifest = self._kept.manifests[number]
-        self._own(await self._journal.parts(self._job.id))
+            self._add_lane(number, destination, stack)
         await self._store.tidy({})
         await self._move(State.COMMITTING)
 
-    def _add_lane(self, number: int, destination: Destination, stack: AsyncExitStack) -> Lane:
+    def _add_lane(self, number: int, destination: Destination, stack: AsyncExitStack) -> None:
         stack.push_async_callback(destination.store.close)
         lane = Lane(
             number=number,
@@ -174,10 +218,10 @@ class Run:
             prefix=self._addresses[number].prefix,
             destination=destination,
             member=Member(store=destination.store),
+            manifest=self._kept.manifests.get(number),
             was_committed=number in self._kept.manifests,
         )
         self._lanes.append(lane)
-        return lane
 
     @property
     def _store(self) -> SeveralStores:
@@ -200,8 +244,7 @@ class Run:
 
     async def _prove(self, bundling: Bundling) -> list[SealedPart]:
         """The parts an earlier run sealed; those count as stored that every destination has."""
-        sealed = await self._journal.parts(self._job.id)
-        self._own(sealed)
+        sealed = self._ledger.parts
         prefix = bundling.plan.prefix
         parts = sealed
         for lane in self._lanes:
@@ -222,8 +265,8 @@ class Run:
         parts: Sequence[SealedPart],
         store: SeveralStores,
     ) -> tuple[Pipeline, ProgressMeter, Measured]:
-        if bundling.image_size != ready.volume.size:
-            raise ChangedError
+        if bundling is self._kept.bundling:
+            await check_volume(bundling, ready.volume)
         pipeline = Pipeline(
             bundling.plan,
             ready.volume,
@@ -255,13 +298,14 @@ class Run:
             )
         for lane in self._lanes:
             lane.member.has.clear()
+            lane.manifest, lane.was_committed = None, False
 
     async def _publish(self) -> None:
         """Put the manifests and register, in all lanes at once; raise what went wrong when all have ended."""
         parts = self._ledger.parts
         async with asyncio.TaskGroup() as group:
             for lane in self._lanes:
-                if lane.manifest is not None:
+                if lane.error is None:
                     publishing = lane.publish(
                         self._job.id, self._journal, parts, self._settings, self._begin_registering
                     )
@@ -297,21 +341,6 @@ class Run:
             hint=error.hint,
             field=error.field,
         )
-
-    def _own(self, parts: Sequence[SealedPart]) -> None:
-        """Take over what an earlier run stored: it counts, and it goes if this run is undone."""
-        self._ledger = PartLedger(self._journal, self._job.id, parts)
-        for part in parts:
-            name = part_name(self._addresses[0].prefix, part.digest.index)
-            self._undo.push(f"{self._store.location}/{name}", partial(self._remove, name, part))
-
-    async def _remove(self, name: str, part: SealedPart) -> None:
-        """Remove a part of an earlier run wherever it is that part, and the bundle not whole."""
-        for lane in self._lanes:
-            store = lane.destination.store
-            found = None if lane.member.settled else await store.stat(name)
-            if found is not None and is_part(found, part):
-                await store.delete(name)
 
     async def _move(self, state: State) -> None:
         self._job.move(state)

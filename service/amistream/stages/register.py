@@ -92,7 +92,10 @@ async def register(
             if not unsure:
                 raise _failed(registration, error) from error
             log.warning("register.unsure", reason=error.message, failures=failures)
-            found = await _find_ours(registry, registration, retry, sleep)
+            try:
+                found = await find_ours(registry, registration, retry, sleep=sleep)
+            except StoreError as blind:
+                raise _failed(registration, blind) from blind
             if found is not None:
                 return found.id
             if failures >= retry.attempts:
@@ -137,23 +140,22 @@ async def wait_available(
     )
 
 
-async def _find_ours(
+async def find_ours(
     registry: Registry,
     registration: Registration,
     retry: RetryPolicy,
-    sleep: Callable[[float], Awaitable[None]],
+    *,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Image | None:
+    """The image that an earlier request made of this registration, if it did. Raises `StoreError`."""
     for look in range(1, LOOKS_AFTER_LOST_ANSWER + 1):
         await sleep(retry.delay_s(look))
-        try:
-            found = await with_retries(
-                retry,
-                f"look for {registration.name!r}",
-                lambda _: registry.find(registration.name),
-                sleep=sleep,
-            )
-        except StoreError as error:
-            raise _failed(registration, error) from error
+        found = await with_retries(
+            retry,
+            f"look for {registration.name!r}",
+            lambda _: registry.find(registration.name),
+            sleep=sleep,
+        )
         if found is not None and found.location == registration.location:
             return found
     return None

@@ -1,0 +1,86 @@
+"""A job in more than one life: an engine over a journal that may run out of room, hold an entry, or not be readable."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from amistream.errors import JobError
+from amistream.jobs.engine import Engine
+from amistream.jobs.job import Job
+from amistream.jobs.journal import Journal
+from amistream.jobs.records import Fate, Kept, SealedPart
+from amistream.jobs.request import JobRequest
+from amistream.settings import Settings
+
+
+class Cramped(Journal):
+    """A journal with room for so many parts of a job, and that can be full altogether."""
+
+    room: int | None = None
+    is_full = False
+    is_unreadable = False
+
+    async def find(self, job_id: str) -> Kept | None:
+        if self.is_unreadable:
+            raise JobError("journal.failed", "cannot keep the journal: disk I/O error")
+        return await super().find(job_id)
+
+    async def seal(self, job_id: str, part: SealedPart) -> None:
+        self._check(self.is_full or (self.room is not None and part.digest.index >= self.room))
+        await super().seal(job_id, part)
+
+    async def set_fate(self, job_id: str, fate: Fate) -> None:
+        self._check(self.is_full)
+        await super().set_fate(job_id, fate)
+
+    @staticmethod
+    def _check(is_full: bool) -> None:
+        if is_full:
+            raise JobError("journal.full", "cannot keep the journal: database or disk is full")
+
+
+@dataclass
+class Scene:
+    """An engine over a journal that may run out of room."""
+
+    engine: Engine
+    journal: Cramped
+
+    async def run(self, asked: JobRequest, *, room: int | None = None) -> Job:
+        """A job's first life; with room for so many parts only it fails after them."""
+        job = Job(asked)
+        self.journal.room = room
+        await self.engine.enter(job)
+        await self.engine.run(job)
+        self.journal.room = None
+        return job
+
+    async def again(self, job: Job) -> Job:
+        """Another life of it, as after a restart: from what the journal has."""
+        job = await self.remembered(job)
+        await self.engine.run(job)
+        return job
+
+    async def remembered(self, job: Job) -> Job:
+        kept = await self.journal.find(job.id)
+        assert kept is not None
+        return Job.remembered(kept.request, kept.view, confined=kept.confined).again()
+
+    async def fate(self, job: Job) -> Fate:
+        kept = await self.journal.find(job.id)
+        assert kept is not None
+        return kept.fate
+
+
+@asynccontextmanager
+async def scene_with(chosen: Settings) -> AsyncIterator[Scene]:
+    async with Cramped(chosen.state_dir, by_itself=True) as journal, Engine(chosen, journal) as engine:
+        yield Scene(engine, journal)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """What is in a folder, by name; nothing when there is no folder."""
+    return {path.name: path.read_bytes() for path in folder.glob("*")}

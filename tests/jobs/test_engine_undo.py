@@ -1,0 +1,292 @@
+"""What becomes of a later life that ends early, and of one that is cancelled at its very end: nothing is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from amistream.errors import JobError
+from amistream.events import JobView, State
+from amistream.jobs import preflight
+from amistream.jobs.job import Job
+from amistream.jobs.records import Fate
+from amistream.settings import Settings
+from jobs.lives import Scene, files, scene_with
+from jobs.work import request, settings
+from support.referee import check_bundle
+from support.volumes import random_image, sparse_image
+
+if TYPE_CHECKING:
+    from support.keys import KeyRing
+
+SIZE = 3_000_000
+ENDS = {"cancelled": False, "interrupted": True}
+
+
+@pytest.fixture
+def chosen(tmp_path: Path) -> Settings:
+    """About 12 parts of the image, a few at a time."""
+    return settings(tmp_path, upload_concurrency=2, block_size="64KiB")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    return random_image(tmp_path / "disk.img", SIZE)
+
+
+class Held:
+    """Stands before a method of the journal: the first call that `fits` says that it came, and waits."""
+
+    def __init__(self, method: Callable[..., Awaitable[Any]], fits: Callable[..., bool] = lambda *_: True) -> None:
+        self._method = method
+        self._fits = fits
+        self.came, self.go = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, *values: Any) -> Any:
+        if not self.came.is_set() and self._fits(*values):
+            self.came.set()
+            await self.go.wait()
+        return await self._method(*values)
+
+
+def told(state: State) -> Callable[[JobView], bool]:
+    return lambda view: view.state is state
+
+
+async def stopped(scene: Scene, job: Job, held: Held, *, keep: bool = False) -> None:
+    """Run the job, stop it where it is held, as the queue does, and let the held call go on."""
+    running = asyncio.create_task(scene.engine.run(job))
+    await held.came.wait()
+    job.cancel_requested, job.interrupt_requested = True, keep
+    running.cancel()
+    await asyncio.sleep(0)
+    held.go.set()
+    await asyncio.wait({running})
+    assert running.cancelled()
+
+
+async def test_cancelled_before_it_looked_at_what_is_stored(
+    image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings
+) -> None:
+    """A later life that is cancelled while it still checks removes what the first one stored."""
+    out = tmp_path / "out"
+    async with scene_with(chosen) as scene:
+        job = await scene.remembered(await scene.run(request(image, out, key_ring), room=5))
+        held = Held(scene.journal.tell, told(State.CHECKING))
+        scene.journal.tell = held  # type: ignore[assignment,method-assign]  # the test's own grip on the job
+        await stopped(scene, job, held)
+        assert (job.state, job.resumable) == (State.CANCELLED, False)
+        assert files(out) == {}
+        assert await scene.fate(job) is Fate.OVER
+
+
+async def test_interrupted_before_it_looked_at_what_is_stored(
+    image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings
+) -> None:
+    """A later life that is interrupted while it still checks shows, and keeps, all that was stored."""
+    out = tmp_path / "out"
+    async with scene_with(chosen) as scene:
+        job = await scene.remembered(await scene.run(request(image, out, key_ring), room=5))
+        held = Held(scene.journal.tell, told(State.CHECKING))
+        scene.journal.tell = held  # type: ignore[assignment,method-assign]  # the test's own grip on the job
+        await stopped(scene, job, held, keep=True)
+        assert (job.state, job.resumable, job.kept_parts) == (State.INTERRUPTED, True, 5)
+        assert len(files(out)) == 5
+
+
+async def test_what_cannot_be_removed_at_a_cancel_is_kept(
+    image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings
+) -> None:
+    """When the journal does not tell a cancelled later life what is stored, the job stays, to be removed later."""
+    out = tmp_path / "out"
+    async with scene_with(chosen) as scene:
+        first = await scene.run(request(image, out, key_ring), room=5)
+        job = await scene.remembered(first)
+        held = Held(scene.journal.tell, told(State.CHECKING))
+        scene.journal.tell = held  # type: ignore[assignment,method-assign]  # the test's own grip on the job
+        running = asyncio.create_task(scene.engine.run(job))
+        await held.came.wait()
+        scene.journal.is_unreadable = True
+        running.cancel()
+        held.go.set()
+        await asyncio.wait({running})
+        scene.journal.is_unreadable = False
+        assert (job.state, job.resumable) == (State.CANCELLED, True)
+        job = await scene.remembered(first)
+        await scene.engine.clean(job)
+        assert files(out) == {}
+
+
+async def test_a_journal_that_fails_while_a_later_life_checks(
+    image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings
+) -> None:
+    """A later life that the journal fails before anything was looked at keeps all, and the next one goes on."""
+    out = tmp_path / "out"
+    async with scene_with(chosen) as scene:
+        job = await scene.remembered(await scene.run(request(image, out, key_ring), room=5))
+        tell = scene.journal.tell
+
+        async def full(view: JobView) -> None:
+            if view.state is State.CHECKING:
+                raise JobError("journal.full", "cannot keep the journal: database or disk is full")
+            await tell(view)
+
+        scene.journal.tell = full  # type: ignore[method-assign]  # the test's own grip on the job
+        await scene.engine.run(job)
+        scene.journal.tell = tell  # type: ignore[method-assign]
+        assert job.error is not None
+        assert (job.state, job.error.code) == (State.FAILED, "journal.full")
+        assert (job.resumable, job.kept_parts, len(files(out))) == (True, 5, 5)
+        job = await scene.again(job)
+        assert job.state is State.DONE, job.error
+    check_bundle(out, image, key_ring.user.key, key_ring.user.certificate)
+
+
+async def test_a_bug_while_a_later_life_checks(
+    image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error in amistream itself removes what earlier lives stored, too, since nobody may go on from there."""
+    out = tmp_path / "out"
+
+    async def stumble(*_: object, **__: object) -> None:
+        raise ValueError
+
+    async with scene_with(chosen) as scene:
+        first = await scene.run(request(image, out, key_ring), room=5)
+        with monkeypatch.context() as patch:
+            patch.setattr(preflight, "check", stumble)
+            job = await scene.again(first)
+        assert job.error is not None
+        assert (job.error.code, job.resumable) == ("internal.bug", False)
+        assert files(out) == {}
+
+
+async def test_a_hole_that_was_written_into(tmp_path: Path, key_ring: KeyRing, chosen: Settings) -> None:
+    """Data that came into a hole since the first life makes the volume another: the bundle is begun anew, with it."""
+    out = tmp_path / "out"
+    image = sparse_image(tmp_path / "disk.img", SIZE, [(0, 1_000_000), (2_000_000, 1_000_000)])
+    async with scene_with(chosen) as scene:
+        job = await scene.run(request(image, out, key_ring, sparse="always"), room=3)
+        with image.open("r+b") as file:
+            file.seek(1_500_000)
+            file.write(b"written into the hole")
+        job = await scene.again(job)
+        assert job.state is State.DONE, job.error
+        assert any("starting over under a new key" in notice for notice in job.notices)
+    check_bundle(out, image, key_ring.user.key, key_ring.user.certificate)
+
+
+async def test_a_hole_that_grew(tmp_path: Path, key_ring: KeyRing, chosen: Settings) -> None:
+    """Zeros that became a hole are the same bytes: the job goes on with what is stored."""
+    out = tmp_path / "out"
+    image = sparse_image(tmp_path / "disk.img", SIZE, [(0, 1_000_000), (2_000_000, 1_000_000)])
+    with image.open("r+b") as file:
+        file.seek(2_500_000)
+        file.write(bytes(500_000))
+    async with scene_with(chosen) as scene:
+        job = await scene.run(request(image, out, key_ring, sparse="always"), room=3)
+        first = files(out)
+        data = image.read_bytes()
+        with image.open("r+b") as file:
+            file.truncate(2_500_000)
+            file.truncate(SIZE)
+        assert image.read_bytes() == data
+        job = await scene.again(job)
+        assert job.state is State.DONE, job.error
+    assert {name: content for name, content in files(out).items() if name in first} == first
+    check_bundle(out, image, key_ring.user.key, key_ring.user.certificate)
+
+
+@pytest.mark.parametrize("keep", ENDS.values(), ids=ENDS)
+@pytest.mark.parametrize("entry", ["done", "end"])
+async def test_stopped_when_all_is_there(
+    entry: str, keep: bool, image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings
+) -> None:
+    """A job that is cancelled or interrupted while its last destination, or its end, is entered is done."""
+    out = tmp_path / "out"
+    async with scene_with(chosen) as scene:
+        held = Held(getattr(scene.journal, entry))
+        setattr(scene.journal, entry, held)
+        job = Job(request(image, out, key_ring))
+        await scene.engine.enter(job)
+        await stopped(scene, job, held, keep=keep)
+        assert (job.state, job.resumable, job.error) == (State.DONE, False, None)
+        assert job.result is not None
+        assert job.result.manifest == str(out / "image.manifest.xml")
+        assert await scene.fate(job) is Fate.OVER
+    check_bundle(out, image, key_ring.user.key, key_ring.user.certificate)
+
+
+@pytest.mark.parametrize("keep", ENDS.values(), ids=ENDS)
+async def test_stopped_while_the_volume_is_closed(
+    keep: bool, image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that is cancelled or interrupted when only its volume is still open is done."""
+    out = tmp_path / "out"
+    held = Held(preflight.Ready.close)
+
+    async def close(ready: preflight.Ready) -> None:
+        await held(ready)
+
+    monkeypatch.setattr(preflight.Ready, "close", close)
+    async with scene_with(chosen) as scene:
+        job = Job(request(image, out, key_ring))
+        await scene.engine.enter(job)
+        running = asyncio.create_task(scene.engine.run(job))
+        await held.came.wait()
+        job.cancel_requested, job.interrupt_requested = True, keep
+        running.cancel()
+        await asyncio.wait({running})
+        assert running.cancelled()
+        assert job.state is State.DONE
+        assert await scene.fate(job) is Fate.OVER
+    check_bundle(out, image, key_ring.user.key, key_ring.user.certificate)
+
+
+@pytest.mark.parametrize("keep", ENDS.values(), ids=ENDS)
+async def test_stopped_while_a_failure_is_entered(
+    keep: bool, image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings
+) -> None:
+    """A job that is cancelled or interrupted while its failure is entered ends with that failure, and can go on."""
+    out = tmp_path / "out"
+    async with scene_with(chosen) as scene:
+        scene.journal.room = 3
+        held = Held(scene.journal.tell, told(State.FAILED))
+        scene.journal.tell = held  # type: ignore[assignment,method-assign]  # the test's own grip on the job
+        job = Job(request(image, out, key_ring))
+        await scene.engine.enter(job)
+        await stopped(scene, job, held, keep=keep)
+        assert job.ended.is_set()
+        assert (job.state, job.resumable, len(files(out))) == (State.FAILED, True, 3)
+        scene.journal.room = None
+        job = await scene.again(job)
+        assert job.state is State.DONE, job.error
+
+
+async def test_all_was_done_but_its_end_was_not_entered(
+    image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings
+) -> None:
+    """A process that died between the last destination and the job's end leaves a job that is done when taken up."""
+    out = tmp_path / "out"
+    async with scene_with(chosen) as scene:
+        end = scene.journal.end
+
+        async def full(_: JobView) -> None:
+            raise JobError("journal.full", "cannot keep the journal: database or disk is full")
+
+        scene.journal.end = full  # type: ignore[assignment,method-assign]  # the test's own grip on the job
+        first = await scene.run(request(image, out, key_ring))
+        scene.journal.end = end  # type: ignore[method-assign]
+        assert await scene.fate(first) is Fate.KEPT
+        image.rename(tmp_path / "elsewhere")
+        job = await scene.again(first)
+        assert (job.state, job.error) == (State.DONE, None)
+        assert job.result is not None
+        assert first.result is not None
+        assert (job.result.places, job.result.digest) == (first.result.places, first.result.digest)
+        assert await scene.fate(job) is Fate.OVER
+    check_bundle(out, tmp_path / "elsewhere", key_ring.user.key, key_ring.user.certificate)
