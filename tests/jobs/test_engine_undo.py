@@ -12,6 +12,7 @@ import pytest
 from amistream.errors import JobError
 from amistream.events import JobView, State
 from amistream.jobs import preflight
+from amistream.jobs import run as run_module
 from amistream.jobs.job import Job
 from amistream.jobs.records import Fate
 from amistream.settings import Settings
@@ -116,6 +117,31 @@ async def test_what_cannot_be_removed_at_a_cancel_is_kept(
         await asyncio.wait({running})
         scene.journal.is_unreadable = False
         assert (job.state, job.resumable) == (State.CANCELLED, True)
+        job = await scene.remembered(first)
+        await scene.engine.clean(job)
+        assert files(out) == {}
+
+
+async def test_a_removal_at_a_cancel_that_stumbles_over_a_bug(
+    image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error in amistream itself while a later life is undone does not keep the job from ending, or being removed."""
+    out = tmp_path / "out"
+
+    async def stumble(*_: object) -> None:
+        raise ValueError("the secret is 42")
+
+    async with scene_with(chosen) as scene:
+        first = await scene.run(request(image, out, key_ring), room=5)
+        job = await scene.remembered(first)
+        held = Held(scene.journal.tell, told(State.CHECKING))
+        scene.journal.tell = held  # type: ignore[assignment,method-assign]  # the test's own grip on the job
+        with monkeypatch.context() as patch:
+            patch.setattr(run_module, "remove_kept", stumble)
+            await stopped(scene, job, held)
+        assert (job.state, job.resumable) == (State.CANCELLED, True)
+        assert "what an earlier run stored: ValueError" in job.notices[-1]
+        assert "42" not in f"{job.error} {job.notices}"
         job = await scene.remembered(first)
         await scene.engine.clean(job)
         assert files(out) == {}

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -16,12 +17,14 @@ from amistream.errors import StoreError
 from amistream.flow.at_once import QUESTIONS
 from amistream.jobs.journal import Journal
 from amistream.jobs.records import Bundling, SealedPart
-from amistream.jobs.resume import PartLedger, check_object, check_stored, prove, remove, resumption
+from amistream.jobs.resume import PartLedger, check_object, check_stored, check_volume, prove, remove, resumption
+from amistream.source.kinds import AnyVolume
 from amistream.stores.port import Stored, whole_checksum
 from amistream.values import (
     ArchiveResult,
     ChangedError,
     Checkpoint,
+    Extent,
     GzipPlace,
     GzipResult,
     Mark,
@@ -116,6 +119,49 @@ async def test_what_was_cut_short_is_tidied_where_the_place_does_not_show_it() -
     store.objects = store_with(0, 2).objects
     await prove(store, "image", [part(0), part(1), part(2, stored=False), part(3, stored=False)])
     assert tidied == ["image.part.01", "image.part.03"]
+
+
+@dataclass
+class Drawn:
+    """A volume as far as it is asked for its size and its data."""
+
+    data: list[tuple[int, int]]
+    size: int = 1000
+
+    def extents(self) -> tuple[Extent, ...]:
+        return tuple(Extent(offset=start, length=end - start) for start, end in self.data)
+
+
+@pytest.mark.parametrize(
+    ("known", "now", "same"),
+    [
+        ([(100, 200), (500, 600)], [(100, 200), (500, 600)], True),
+        ([(100, 200), (500, 600)], [(120, 150), (160, 200)], True),
+        ([(100, 200), (500, 600)], [], True),
+        ([(100, 200), (500, 600)], [(50, 60), (500, 600)], False),
+        ([(100, 200), (500, 600)], [(99, 200)], False),
+        ([(100, 200), (500, 600)], [(100, 201)], False),
+        ([(100, 200), (500, 600)], [(300, 310)], False),
+        ([(100, 200), (500, 600)], [(700, 710)], False),
+        ([(100, 200), (500, 600)], [(150, 550)], False),
+        ([], [(0, 1)], False),
+        ([], [], True),
+        (None, [(0, 1000)], True),
+    ],
+)
+async def test_data_where_there_was_a_hole(
+    known: list[tuple[int, int]] | None, now: list[tuple[int, int]], same: bool
+) -> None:
+    """A volume is another once data lies where the first pass saw none; holes that came or grew are no matter."""
+    extents = None if known is None else Drawn(known).extents()
+    bundling = cast("Any", Bundling).model_construct(image_size=1000, plan=SimpleNamespace(extents=extents))
+    if same:
+        await check_volume(bundling, cast("AnyVolume", Drawn(now)))
+    else:
+        with pytest.raises(ChangedError):
+            await check_volume(bundling, cast("AnyVolume", Drawn(now)))
+    with pytest.raises(ChangedError):
+        await check_volume(bundling, cast("AnyVolume", Drawn(now, size=999)))
 
 
 async def test_the_place_says_what_is_stored() -> None:

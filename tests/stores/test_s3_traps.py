@@ -215,6 +215,31 @@ async def test_a_lost_answer_leaves_no_upload_behind(
     assert open_uploads(seaweedfs, bucket) == []
 
 
+@pytest.mark.parametrize("taken", [False, True], ids=["name free", "name taken by a rival"])
+async def test_cancel_in_mid_upload_then_remove(
+    taken: bool, seaweedfs: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A put that is cancelled leaves no upload, and takes nothing from a rival who stored under its name meanwhile."""
+    bucket, key = make_bucket(seaweedfs), "some/prefix/image.part.00"
+    fault = Fault(action=StallBody(after=MIB), path=".*part.00", query="partNumber=2")
+    proxy = make_proxy(seaweedfs, fault)
+    rivals: list[str] = []
+    with seaweedfs.blocking_client() as s3:
+        async with s3_store(proxy.endpoint, bucket, monkeypatch) as store:
+            checksum = await store.checksum("image.part.00", memoryview(LARGE), sha1(LARGE))
+            put = asyncio.create_task(store.put("image.part.00", memoryview(LARGE), sha1(LARGE), lambda _: None))
+            await asyncio.to_thread(proxy.wait_hit, fault)
+            if taken:
+                s3.put_object(Bucket=bucket, Key=key, Body=b"the rival's")
+                rivals = [s3.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]]
+            put.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await put
+            await store.remove("image.part.00", len(LARGE), checksum, whole_checksum(sha1(LARGE)))
+    assert list_keys(seaweedfs, bucket) == [key] * taken
+    assert [upload for _, upload in open_uploads(seaweedfs, bucket)] == rivals
+
+
 async def test_a_rivals_upload_under_the_same_name_is_left_alone(
     seaweedfs: Endpoint, make_bucket: MakeBucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
