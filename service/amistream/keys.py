@@ -289,8 +289,17 @@ def _read(path: Path, roots: Roots | None, *, what: str, field: str) -> tuple[by
             # thread that reads it, so it must be the daemon's own user who says so.
             if not (stat.S_ISREG(mode) or (stat.S_ISFIFO(mode) and roots is None)):
                 raise OSError(errno.EINVAL, "it is not a file")
-            with os.fdopen(open_pinned(pin, os.O_RDONLY), "rb") as file:
+            # A lease on a file, which its owner may take, would hold the opening. A pipe's writer may yet come.
+            waiting = 0 if stat.S_ISFIFO(mode) else os.O_NONBLOCK
+            with os.fdopen(open_pinned(pin, os.O_RDONLY | waiting), "rb") as file:
                 data = file.read(PEM_MAX + 1)
+    except BlockingIOError as error:
+        raise RefusedError(
+            f"{field}.unreadable",
+            f"cannot read the {what} {path}: another program holds a lease on it",
+            hint=f"see which in /proc/locks, by the number that `ls -i {path}` shows, and end it; then try again",
+            field=field,
+        ) from error
     except OSError as error:
         raise RefusedError(
             f"{field}.unreadable",

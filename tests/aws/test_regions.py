@@ -10,12 +10,28 @@ import pytest
 from cryptography.hazmat.primitives.hashes import SHA1
 
 from amistream.aws import regions
-from amistream.aws.regions import KnownCertificate, find_ec2_certificate, known_certificate
+from amistream.aws.regions import KnownCertificate, find_ec2_certificate, known_certificate, partition_of
 from amistream.errors import RefusedError
 from amistream.keys import load_certificate
 
 if TYPE_CHECKING:
     from support.keys import KeyRing
+
+
+@pytest.mark.parametrize(
+    ("region", "partition"),
+    [
+        ("us-east-1", "aws"),
+        ("cn-north-1", "aws-cn"),
+        ("us-gov-west-1", "aws-us-gov"),
+        ("eusc-de-east-1", "aws-eusc"),
+        ("us-east-3", ""),
+        ("", ""),
+    ],
+)
+def test_who_runs_a_region(region: str, partition: str) -> None:
+    """Each region that there is belongs to one part of AWS, and a made-up one to none."""
+    assert partition_of(region) == partition
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,7 @@ async def test_members_leave_room_for_followers(start: Any) -> None:
         ({"region": "us-gov-west-1"}, "access.region", "region"),
         ({"region": "us-iso-east-1"}, "access.region", "region"),
         ({"region": "xx-nowhere-1"}, "access.region", "region"),
+        ({"region": "us-east-3"}, "access.region", "region"),
         ({"part_size": "5GiB"}, "access.too_much", "memory_limit"),
         ({"upload_concurrency": 64}, "access.too_much", "memory_limit"),
         ({"workers": 256}, "access.too_much", "memory_limit"),
@@ -200,11 +201,23 @@ def test_the_settings_are_the_most_a_member_gets() -> None:
     same = {"endpoint_url": "http://127.0.0.1:4566/", "memory_limit": 300 << 20, "limit_upload": 1 << 20, "nice": 5}
     assert judge(settings, **same) is None
     # With an endpoint of its own the region leads nowhere else.
-    assert judge(settings, region="xx-nowhere-1") is None
+    assert judge(settings, region="cn-north-1") is None
+    private = settings.model_copy(update={"region": "xx-nowhere-1"})
+    assert judge(private, region="xx-nowhere-1") is None
     for more in ({"memory_limit": 301 << 20}, {"limit_upload": 2 << 20}, {"nice": 4}):
         error = judge(settings, **more)
         assert error is not None
         assert (error.code, error.field) == ("access.too_much", next(iter(more)))
+
+
+def test_a_member_makes_up_no_regions() -> None:
+    """A name that only looks like a region's is refused with any endpoint: for each the daemon would keep clients."""
+    for settings in (ROOTED, ROOTED.model_copy(update={"endpoint_url": "http://127.0.0.1:4566"})):
+        for region in ("us-east-3", "us-east-99", "xx-nowhere-1"):
+            error = judge(settings, region=region)
+            assert error is not None
+            assert (error.code, error.field) == ("access.region", "region")
+            assert "it is not known" in error.message
 
 
 def test_the_daemons_own_partition_is_the_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import grp
 import os
 import socket
@@ -125,6 +126,58 @@ def test_of_many_that_start_at_once_one_wins(tmp_path: Path) -> None:
     for process in started:
         process.communicate()
     assert sorted(said) == [b"", b"", b"", b"mine\n"]
+
+
+def test_a_lock_on_the_directory_holds_nobody(tmp_path: Path) -> None:
+    """Any user of the machine may lock a directory that he can read; the daemon starts all the same."""
+    directory = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        with listening(tmp_path / "a.sock", None):
+            assert answers(tmp_path / "a.sock")
+    finally:
+        os.close(directory)
+
+
+def test_one_that_is_starting_is_told(tmp_path: Path) -> None:
+    """While another daemon claims the path, this one ends at once and says why; the lock is nobody else's to open."""
+    path, lock = tmp_path / "a.sock", tmp_path / ".a.sock.lock"
+    before = os.umask(0)
+    try:
+        with listening(path, None):
+            pass
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(lock.stat().st_mode) == 0o600
+    with lock.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(ConflictError, match="another daemon is starting there") as caught, listening(path, None):
+            pass
+    assert (caught.value.code, caught.value.field) == ("daemon.starting", "socket")
+    with listening(path, None):
+        assert answers(path)
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "others can open it", "another's"])
+def test_a_lock_that_somebody_put_there(tmp_path: Path, kind: str) -> None:
+    """What is not a file of the daemon's own is not locked, and is named."""
+    path, lock, target = tmp_path / "a.sock", tmp_path / ".a.sock.lock", tmp_path / "target"
+    target.write_bytes(b"")
+    if kind == "link":
+        lock.symlink_to(target)
+    elif kind == "pipe":
+        os.mkfifo(lock, 0o600)
+    else:
+        lock.touch(0o600)
+        lock.chmod(0o644 if kind == "others can open it" else 0o600)
+    if kind == "another's":
+        if os.geteuid() != 0:
+            pytest.skip("only root can give a file away")
+        os.chown(lock, 54321, -1)
+    says = "symbolic links" if kind == "link" else f"{lock} is not a file of this"
+    with pytest.raises(UsageError, match=says), listening(path, None):
+        pass
+    assert not path.exists()
 
 
 def test_file_that_is_no_socket_stays(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,6 +75,24 @@ def test_a_pipe_does_not_hold_a_confined_job(inside: Path) -> None:
     with pytest.raises(RefusedError, match="it is not a file") as caught:
         load_identity(inside / "cert.pem", inside / "pipe", Roots([inside]))
     assert caught.value.code == "private_key.unreadable"
+
+
+def test_a_lease_does_not_hold_a_job(inside: Path) -> None:
+    """A file that its owner has a lease on is refused at once, and can be read when the lease is gone."""
+    certificate = inside / "cert.pem"
+    with certificate.open("r+b") as file:
+        # The kernel tells the holder with this signal that somebody waits.
+        before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+        try:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            with pytest.raises(RefusedError, match="another program holds a lease on it") as caught:
+                load_certificate(certificate, field="certificate", roots=Roots([inside]))
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        finally:
+            signal.signal(signal.SIGIO, before)
+    assert caught.value.code == "certificate.unreadable"
+    assert "/proc/locks" in caught.value.hint
+    load_certificate(certificate, field="certificate", roots=Roots([inside]))
 
 
 def test_a_key_may_come_through_a_pipe(inside: Path, key_ring: KeyRing) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+from botocore.loaders import create_loader
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA1
 
@@ -36,6 +38,17 @@ _BY_PREFIX = {
     **dict.fromkeys(("us-", "eu-", "ap-", "sa-", "ca-", "me-", "af-", "il-", "mx-"), _DEFAULT),
 }
 _FOLDERS = ("/etc/ec2/amitools", "/usr/share/euca2ools/certs")
+
+
+@cache
+def _partitions() -> Mapping[str, str]:
+    found = create_loader().load_data("partitions")["partitions"]
+    return {region: each["id"] for each in found for region in each["regions"]}
+
+
+def partition_of(region: str) -> str:
+    """The part of AWS that the region is in (`aws`, `aws-cn`, ...), or '' for a region that the SDK does not know."""
+    return _partitions().get(region, "")
 
 
 def known_certificate(region: str) -> KnownCertificate | None:

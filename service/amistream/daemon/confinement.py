@@ -7,8 +7,8 @@ requests would go, and how much of the machine would be taken. Nothing may be as
 from __future__ import annotations
 
 import os
-import re
 
+from amistream.aws.regions import partition_of
 from amistream.errors import AccessDeniedError
 from amistream.jobs.request import JobRequest
 from amistream.settings import Settings, memory_ceiling
@@ -18,12 +18,6 @@ from amistream.values import MIB
 MEMORY = 512 * MIB
 """What a confined job may need where no `memory_limit` is set. Guess: two and a half times the defaults."""
 
-_PARTITIONS = {
-    "aws": re.compile("(us|eu|ap|sa|ca|me|af|il|mx)-[a-z]+-[0-9]+"),
-    "aws-cn": re.compile("cn-[a-z]+-[0-9]+"),
-    "aws-us-gov": re.compile("us-gov-[a-z]+-[0-9]+"),
-}
-"""Regions whose endpoints are under amazonaws.com or amazonaws.com.cn, by who runs them."""
 _FALLBACK_REGION = "us-east-1"
 
 
@@ -50,19 +44,18 @@ def _check_endpoint(request: JobRequest, settings: Settings) -> None:
             field="endpoint_url",
         )
     home = settings.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or _FALLBACK_REGION
-    known = _partition(home)
-    if request.region and not settings.endpoint_url and (not known or _partition(request.region) != known):
+    if not request.region or (settings.endpoint_url and request.region == home):
+        return
+    # Known ones only: the clients that are made for a region are kept as long as the daemon lives.
+    partition = partition_of(request.region)
+    if not partition or (partition != partition_of(home) and not settings.endpoint_url):
+        why = f"it is in another partition of AWS than the daemon's region, {home}" if partition else "it is not known"
         raise AccessDeniedError(
             "access.region",
-            f"cannot send requests to {request.region}: it is in another partition of AWS than the daemon's region, "
-            f"{home}, and only root and the daemon's own user may use that",
+            f"cannot send requests to {request.region}: {why}, and only root and the daemon's own user may use that",
             hint="leave --region out; the administrator sets region",
             field="region",
         )
-
-
-def _partition(region: str) -> str:
-    return next((name for name, regions in _PARTITIONS.items() if regions.fullmatch(region)), "")
 
 
 def _check_memory(request: JobRequest, settings: Settings) -> None:

@@ -23,6 +23,7 @@ BACKLOG = 128
 PROBE_TIMEOUT_S = 2.0
 SOCKET_MODE = 0o660
 DIRECTORY_MODE = 0o755
+LOCK_MODE = 0o600
 
 
 def find_group(name: str) -> int | None:
@@ -79,14 +80,37 @@ def _claim(path: Path, group: int | None) -> socket.socket:
         # Open to pass through, whatever the umask: the socket in it is what is guarded.
         above.mkdir()
         above.chmod(DIRECTORY_MODE)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        # Two daemons that start together: between bind and listen a socket looks stale to the other one.
-        fcntl.flock(directory, fcntl.LOCK_EX)
+    # Two daemons that start together: between bind and listen a socket looks stale to the other one.
+    with _locked(path):
         _remove_stale(path)
         return _bind(path, group)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep every other daemon from claiming `path`. Raises `ConflictError` when one is doing so.
+
+    The lock is a file that nobody else can open: on one that others can read, they could hold the lock.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, LOCK_MODE)
+    try:
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode) or about.st_uid != os.geteuid() or stat.S_IMODE(about.st_mode) & 0o077:
+            raise OSError(errno.EPERM, f"{lock} is not a file of this user's alone; remove it")
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConflictError(
+                "daemon.starting",
+                f"cannot listen on {path}: another daemon is starting there",
+                hint="see whether it has come up (systemctl status amistream), or choose another path with --socket",
+                field="socket",
+            ) from None
+        yield
     finally:
-        os.close(directory)
+        # The file stays: to remove it would take it from under one who waits to open it.
+        os.close(descriptor)
 
 
 def _remove_stale(path: Path) -> None:
