@@ -124,6 +124,16 @@ async def test_only_a_file_of_the_right_size_is_read(tmp_path: Path) -> None:
     assert reading.bytes < MIB
 
 
+async def test_a_file_larger_than_the_part_is_not_read_to_leave_it(tmp_path: Path) -> None:
+    """What has another size than the part that is to be removed is somebody else's, whatever is in it."""
+    store = DirectoryStore(tmp_path, token="t0")
+    plant(tmp_path / "image.part.00", 64 * MIB)
+    reading = Reading()
+    await store.remove("image.part.00", len(DATA), whole_checksum(SHA1))
+    assert reading.bytes < MIB
+    assert (tmp_path / "image.part.00").exists()
+
+
 async def test_a_file_that_is_written_to_is_read_to_where_it_ended(tmp_path: Path) -> None:
     """One that shrinks while it is read shows no checksum, and one that grows is not read on and on."""
     path = tmp_path / "image.part.00"
