@@ -120,7 +120,11 @@ class Worker:
             destination = spec.destination
             if destination is not None and not spec.endpoint_url:
                 destination += "-warm-up"
-            warm_ups.append(spec.model_copy(update={"source": str(tiny), "destination": destination, "ticker": False}))
+            warm_ups.append(
+                spec.model_copy(
+                    update={"source": str(tiny), "destination": destination, "ticker": False, "interrupt_at": None}
+                )
+            )
         return warm_ups
 
     async def _one(self, spec: JobSpec, engine: Engine) -> Figures:

@@ -108,6 +108,15 @@ class DaemonUnreachableError(AmistreamError):
     exit_status = 6
 
 
+def bug(error: Exception) -> AmistreamError:
+    """What a person is told of an exception that nobody foresaw."""
+    return AmistreamError(
+        "internal.bug",
+        f"cannot go on: an error in amistream itself ({type(error).__name__})",
+        hint="please report it with the daemon's log of this job",
+    )
+
+
 EXIT_DONE = 0
 EXIT_BUG = 1
 EXIT_INTERRUPTED = 130

@@ -13,7 +13,7 @@ _OWNER_ONLY = 0o077
 def keep_secrets_in() -> None:
     """No core dump, whatever kills it, and no debugger or reader of its memory that is not root.
 
-    For the daemon and for jobs in the command's own process. Children inherit the first only.
+    Once in a process, by its entry point. Children inherit the first only.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Also for core dumps that go to a program, which heeds no limit. A kernel that refuses has nothing to dump.

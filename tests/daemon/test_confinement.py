@@ -10,7 +10,7 @@ import pytest
 
 from amistream.daemon.access import AccessPolicy
 from amistream.daemon.confinement import check_request
-from amistream.errors import AccessDeniedError, AmistreamError, RefusedError
+from amistream.errors import AccessDeniedError, AmistreamError, JobError, RefusedError
 from amistream.events import State
 from amistream.jobs.request import parse_request
 from amistream.settings import Settings
@@ -126,6 +126,27 @@ async def test_members_leave_room_in_the_queue(start: Any) -> None:
         assert statuses == [202, 202, 202, 503]
         assert (await daemon.submit("mine")).status == 202
         assert (await daemon.submit("one too many")).error["code"] == "daemon.full"
+
+
+@needs_root
+async def test_members_keep_no_more_than_their_share(start: Any) -> None:
+    """Unfinished jobs of theirs that are kept count as long as they are: resumed they need room, and removed they free
+    it.
+    """
+    async with start(max_jobs=9, max_queued=4) as daemon:
+        kept = []
+        for number in range(3):
+            assert (await submit(daemon, f"m{number}")).status == 202
+            job = await daemon.script.wait_begun()
+            job.fail(JobError("store.lost", "cannot go on"), resumable=True)
+            await daemon.script.end(job)
+            kept.append(job)
+        answer = await submit(daemon, "one more")
+        assert (answer.status, answer.error["code"]) == (503, "daemon.full")
+        assert "amistream clean" in answer.error["hint"]
+        assert (await daemon.submit("mine")).status == 202
+        assert (await ask_as(daemon.path, "POST", f"/v1/jobs/{kept[0].id}/resume")).status == 202
+        assert (await submit(daemon, "one more")).status == 202
 
 
 @needs_root

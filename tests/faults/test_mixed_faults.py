@@ -98,7 +98,7 @@ async def test_a_fifth_of_all_requests_failing(seed: int, scene: MakeScene) -> N
     changes: dict[str, Any] = {
         "size": 5_500_000,
         "upload_attempts": 9,
-        "stall_timeout_s": 0.4,
+        "stall_timeout_s": 1,
         "multipart_threshold": "5MiB",
         "multipart_chunk": "5MiB",
     }

@@ -698,8 +698,39 @@ async def test_what_an_earlier_life_said_is_not_said_of_the_next(tmp_path: Path)
     async with running(tmp_path) as scene:
         first = await scene.begin()
         first.note("something worth knowing")
+        first.note("something worth knowing")
         first.error = ErrorBody(code="a.b", message="cannot")
         await scene.hands.end(first, State.FAILED)
         view = (await scene.queue.resume(first.id)).view()
         assert (view.error, view.result, view.ended_at, view.resumable) == (None, None, None, False)
         assert view.notices == ("something worth knowing",)
+
+
+async def test_a_bug_ends_one_job_and_no_other(tmp_path: Path) -> None:
+    """What nobody foresaw fails the job that it befell, which can be resumed; the others go on, and more are taken."""
+    async with running(tmp_path, max_jobs=3) as scene:
+        unharmed = await scene.begin("a")
+        job = await scene.begin("b")
+        scene.hands.orders[job.id].set_exception(RuntimeError("nobody foresaw this"))
+        assert await ended(job) is State.FAILED
+        assert job.error is not None
+        assert (job.error.code, job.resumable) == ("internal.bug", True)
+        await scene.begin("c")
+        assert not unharmed.state.ended
+        again = await scene.queue.resume(job.id)
+        assert await scene.hands.wait_begun() == ("run", again)
+        await scene.hands.end(again)
+
+
+async def test_resumed_jobs_need_room_too(tmp_path: Path) -> None:
+    """When as many jobs wait as may, none is taken up: it stays as it is, and can be later."""
+    async with running(tmp_path, max_jobs=1, max_queued=1) as scene:
+        kept = await scene.keep("a")
+        busy = await scene.begin("b")
+        await scene.submit("c")
+        with pytest.raises(BusyError) as caught:
+            await scene.queue.resume(kept.id)
+        assert (caught.value.code, kept.resumable) == ("daemon.full", True)
+        await scene.hands.end(busy)
+        await scene.hands.wait_begun()
+        assert (await scene.queue.resume(kept.id)).state is State.QUEUED

@@ -21,7 +21,6 @@ from amistream.bundles.session import BundleSession
 from amistream.cli.output import put_note
 from amistream.errors import EXIT_INTERRUPTED, AmistreamError, RefusedError
 from amistream.flow.allocator import keep_freed_blocks
-from amistream.hardening import keep_secrets_in
 from amistream.settings import LogFormat, Settings
 
 DRAWN_EVERY_S = 0.25
@@ -38,7 +37,6 @@ class InterruptedHereError(AmistreamError):
 
 def run_here(settings: Settings, work: Callable[[BundleSession], Awaitable[_T]]) -> _T:
     """Run `work` to its end. Raises `AmistreamError`."""
-    keep_secrets_in()
     keep_freed_blocks()
     # Warnings would say a second time, over the bar, what the end says.
     log.configure("error", LogFormat.TEXT)

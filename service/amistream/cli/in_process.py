@@ -22,7 +22,6 @@ from amistream.cli.output import put_note
 from amistream.errors import first_cause
 from amistream.events import JobView, State
 from amistream.flow.allocator import keep_freed_blocks
-from amistream.hardening import keep_secrets_in
 from amistream.jobs.engine import Engine
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
@@ -83,7 +82,6 @@ def ask_in_process(
     question: Callable[[JobQueue], Awaitable[_Answer]], config: Path | None, keys: AccessKeys | None = None
 ) -> _Answer:
     """Put one question to the jobs of the state directory that no daemon is running."""
-    keep_secrets_in()
     keep_freed_blocks()
     settings = load(config)
     # Warnings would say a second time, over the bar, what the job's end says.

@@ -17,6 +17,7 @@ from amistream import __version__
 from amistream.cli import bundle, commands, compat, delete, doctor, listing, migrate, transfer, tune, unbundle, verify
 from amistream.cli.output import put_error, put_error_document, put_result
 from amistream.errors import EXIT_DONE, AmistreamError, UsageError
+from amistream.hardening import keep_secrets_in
 
 app = typer.Typer(
     rich_markup_mode="rich",
@@ -94,6 +95,7 @@ def run(arguments: list[str]) -> int:
 
 
 def main() -> NoReturn:
+    keep_secrets_in()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -17,6 +17,7 @@ from amistream.cli.output import put_note
 from amistream.compat.options import Given, Use, in_old_words, parse
 from amistream.compat.tables import COMMANDS, Command, Family, find_command
 from amistream.errors import EXIT_INTERRUPTED, AmistreamError, StoreError, UsageError
+from amistream.hardening import keep_secrets_in
 
 _OF_S3 = ("bucket.", "store.", "aws.", "destination.", "credentials.")
 """Beginnings of the codes of what is refused because of S3."""
@@ -29,6 +30,7 @@ _WARNING = (
 
 def main() -> NoReturn:
     """The scripts with the old names: the name under which it was called says what to do."""
+    keep_secrets_in()
     sys.exit(run(PurePath(sys.argv[0]).name, sys.argv[1:]))
 
 

@@ -165,6 +165,8 @@ async def resume_job(request: web.Request) -> web.StreamResponse:
             f"cannot resume job {job.id}: the daemon is not sent its volume",
             hint=f"send it again from its beginning: zcat disk.img.gz | amistream resume {job.id} --in-process",
         )
+    if not request[PEER].privileged:
+        _check_share(request.app[CONTEXT], request[PEER], but=job)
     return _answer((await _queue(request).resume(job.id)).view(), HTTPStatus.ACCEPTED)
 
 
@@ -261,12 +263,20 @@ def _share(most: int, peer: Peer) -> int:
     return most if peer.privileged else max(1, int(most * SHARE))
 
 
-def _check_share(context: Context, peer: Peer) -> None:
-    """Keep room in the queue for root and the daemon's own user."""
+def _check_share(context: Context, peer: Peer, *, but: Job | None = None) -> None:
+    """Keep room in the queue for root and the daemon's own user, and what is kept of unfinished jobs within bounds."""
+    most = _share(context.settings.max_queued, peer)
     waiting = sum(job.confined for job in context.queue.jobs(State.QUEUED))
-    if waiting >= _share(context.settings.max_queued, peer):
+    if waiting >= most:
         raise BusyError(
             "daemon.full", f"cannot take the job: {waiting} jobs of the group wait already", hint="try again later"
+        )
+    kept = sum(job.confined and job.resumable and job is not but for job in context.queue.jobs())
+    if kept >= most:
+        raise BusyError(
+            "daemon.full",
+            f"cannot take the job: {kept} jobs of the group ended unfinished and are kept",
+            hint="finish them with `amistream resume ID`, or remove what they stored: amistream clean",
         )
 
 

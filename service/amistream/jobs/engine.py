@@ -14,7 +14,7 @@ from typing import Self
 import structlog
 
 from amistream.aws.session import Aws
-from amistream.errors import AmistreamError, JobError, RefusedError, RegisterError, StoreError
+from amistream.errors import AmistreamError, JobError, RefusedError, RegisterError, StoreError, bug
 from amistream.events import ErrorBody, JobResult, State
 from amistream.flow.uncut import uncut
 from amistream.jobs.destination import Address
@@ -78,7 +78,7 @@ class Engine:
             await self._keep(job, error)
         except Exception as error:
             log.exception("job.bug")
-            await self._keep(job, _bug(error))
+            await self._keep(job, bug(error))
         else:
             await self._end(job, State.CANCELLED)
 
@@ -109,7 +109,7 @@ class Engine:
             await self._fail(job, run, error, resumed=kept.bundling is not None)
         except Exception as error:
             log.exception("job.bug")
-            await self._undo(job, run, State.FAILED, _bug(error))
+            await self._undo(job, run, State.FAILED, bug(error))
 
     async def _cut_short(self, job: Job, run: Run) -> None:
         """End a job that is cancelled or interrupted; one that came to its end before it heard of that stays so."""
@@ -196,14 +196,6 @@ class Engine:
             Address(job.request, self._settings, self._aws, token, number, roots=roots)
             for number in range(len(job.request.destinations))
         ]
-
-
-def _bug(error: Exception) -> AmistreamError:
-    return AmistreamError(
-        "internal.bug",
-        f"cannot go on: an error in amistream itself ({type(error).__name__})",
-        hint="please report it with the daemon's log of this job",
-    )
 
 
 def _log_end(job: Job) -> None:

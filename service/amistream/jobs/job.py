@@ -120,6 +120,9 @@ class Job:
         self.move(State.INTERRUPTED)
 
     def note(self, text: str) -> None:
+        """Tell something once: a job that is taken up again and again would tell it each time."""
+        if text in self.notices:
+            return
         self.notices = (*self.notices, text)
         self._keep("notice")
 

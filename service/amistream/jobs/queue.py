@@ -13,7 +13,9 @@ from contextlib import asynccontextmanager, nullcontext
 from types import TracebackType
 from typing import Self
 
-from amistream.errors import AmistreamError, BusyError, ConflictError, NotFoundError
+import structlog
+
+from amistream.errors import AmistreamError, BusyError, ConflictError, NotFoundError, bug
 from amistream.events import State
 from amistream.flow.uncut import uncut
 from amistream.jobs.job import Job
@@ -21,6 +23,8 @@ from amistream.jobs.journal import REMEMBERED, Journal
 from amistream.jobs.records import Fate, Kept
 from amistream.jobs.request import JobRequest
 from amistream.settings import OnStop
+
+log = structlog.get_logger()
 
 Work = Callable[[Job], Awaitable[None]]
 
@@ -156,8 +160,7 @@ class JobQueue:
                 f"cannot resume job {job_id}: it is {job.state.value}, and nothing of it is kept",
                 hint="submit it again with `amistream bundle`" if job.state.ended else "it goes on by itself",
             )
-        if self.stopping:
-            raise BusyError("daemon.stopping", "cannot resume the job: the daemon is stopping", hint="try again later")
+        self._check_waiting()
         async with self._taking(job):
             await self._claim(job)
         job = job.again()
@@ -223,6 +226,11 @@ class JobQueue:
             if job.state is State.QUEUED:
                 await uncut(self._end_unrun(job))
             raise
+        except Exception as error:
+            # One job's bug must not end the others'. The journal tells what is left of it.
+            log.exception("job.bug", job=job.id)
+            if not job.state.ended:
+                job.fail(bug(error), resumable=True)
 
     async def _end_unrun(self, job: Job) -> None:
         """End a job that never began in this life: kept for the next daemon, removed, or simply over."""
@@ -252,16 +260,18 @@ class JobQueue:
         if self._tasks.get(job_id) is task:
             del self._tasks[job_id]
 
-    def _check_room(self, request: JobRequest) -> None:
+    def _check_waiting(self) -> None:
         if self.stopping:
             raise BusyError("daemon.stopping", "cannot take the job: the daemon is stopping", hint="try again later")
-        living = [job for job in self._jobs.values() if not job.state.ended]
-        if sum(job.state is State.QUEUED for job in living) >= self._max_queued:
+        if sum(job.state is State.QUEUED for job in self._jobs.values()) >= self._max_queued:
             raise BusyError(
                 "daemon.full",
                 f"cannot take the job: {self._max_queued} jobs wait already",
                 hint="try again later",
             )
+
+    def _check_room(self, request: JobRequest) -> None:
+        self._check_waiting()
         for job in self._jobs.values():
             if not self._places(job.request) & self._places(request):
                 continue

@@ -23,7 +23,7 @@ from amistream.jobs.records import Bundling, BundlingPlace, Kept, SealedPart
 from amistream.pipeline import Resumption
 from amistream.source.kinds import AnyVolume
 from amistream.stages.register import Registration, find_ours
-from amistream.stores.port import Store, whole_checksum
+from amistream.stores.port import Store, find, whole_checksum
 from amistream.stores.retry import RetryPolicy
 from amistream.values import ChangedError, Mark, PartDigest, manifest_name, part_name
 
@@ -75,7 +75,7 @@ async def prove(store: Store, prefix: str, parts: Sequence[SealedPart]) -> list[
 
     async def look(part: SealedPart) -> SealedPart:
         name = part_name(prefix, part.digest.index)
-        found = await store.stat(name)
+        found = await find(store, name, part.digest.size)
         if found is not None and not found.is_the(*identity(part)):
             raise StoreError(
                 "store.exists",
