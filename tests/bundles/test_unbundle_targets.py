@@ -402,6 +402,19 @@ class TestStreams:
             os.close(writing)
         assert "went to the standard output before: they are no image" in notes[0]
 
+    def test_a_stopped_one_takes_anything_at_once(self) -> None:
+        """After a stop neither bytes nor the zeros before them hold whoever writes."""
+        reading, writing = os.pipe()
+        try:
+            target = StreamTarget(writing)
+            target.open(1 << 40, 0)
+            target.stop()
+            target.write(1 << 39, memoryview(b"x"))
+            target.abandon()
+        finally:
+            os.close(reading)
+            os.close(writing)
+
     async def test_a_full_pipe(
         self, manifest: Path, image: Path, key_ring: KeyRing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -230,3 +230,22 @@ async def test_what_was_made_before_a_failure_is_handed_on(weight: int) -> None:
         await running
     await ended()
     assert last.items == [*range(5), *range(10, 15), *range(20, 25)]
+
+
+async def test_nothing_is_taken_of_what_was_handed_over_before_a_stop() -> None:
+    """A stage that is stopped takes no further item, not even one that came together with its last."""
+    taken: list[int] = []
+
+    def take(item: int) -> list[int]:
+        taken.append(item)
+        line.stop()
+        return []
+
+    line = Line([Each(lambda n: [n] * 3), Each(take)], capacity=1, release=nothing, weigh=lambda _: 1)
+    running = asyncio.create_task(line.run())
+    with suppress(LineStoppedError):
+        await send(line, [7])
+    with pytest.raises(LineStoppedError):
+        await running
+    await ended()
+    assert taken == [7]

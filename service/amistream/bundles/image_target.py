@@ -190,7 +190,7 @@ class StreamTarget:
         self._stopped = True
 
     def _fill(self, end: int) -> None:
-        while self._position < end:
+        while self._position < end and not self._stopped:
             self._write(memoryview(ZEROS)[: end - self._position])
 
     def _write(self, data: memoryview) -> None:

@@ -90,9 +90,8 @@ class Line:
         inbox, stage = self._channels[number], self._stages[number]
         outbox = self._channels[number + 1] if number + 1 < len(self._channels) else None
         try:
-            for items in inbox:
-                for item in items:
-                    self._hand_on(stage.feed(item), outbox)
+            for item in inbox:
+                self._hand_on(stage.feed(item), outbox)
             self._hand_on(stage.finish(), outbox)
         except BaseException as error:  # noqa: BLE001 - handed on as the cause
             for channel in self._channels[: number + 1]:
@@ -135,12 +134,12 @@ class _Channel:
         self._error: BaseException | None = None
         self._changed = threading.Condition()
 
-    def put(self, item: Sequence[Any]) -> None:
+    def put(self, items: Sequence[Any]) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or len(self._items) < self._capacity)
             if self._stopped:
                 raise LineStoppedError
-            self._items.append(item)
+            self._items.append(items)
             self._changed.notify_all()
 
     def end(self, error: BaseException | None = None) -> None:
@@ -157,7 +156,7 @@ class _Channel:
             self._items.clear()
             self._changed.notify_all()
 
-    def __iter__(self) -> Iterator[Sequence[Any]]:
+    def __iter__(self) -> Iterator[Any]:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._stopped or self._items or self._ended)
@@ -167,6 +166,9 @@ class _Channel:
                     if self._error is not None:
                         raise self._error
                     return
-                item = self._items.popleft()
+                items = self._items.popleft()
                 self._changed.notify_all()
-            yield item
+            for item in items:
+                if self._stopped:
+                    raise LineStoppedError
+                yield item
