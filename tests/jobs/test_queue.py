@@ -16,7 +16,7 @@ from amistream.events import ErrorBody, JobResult, JobView, State
 from amistream.flow.uncut import uncut
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
-from amistream.jobs.queue import JobQueue
+from amistream.jobs.queue import FRESH, JobQueue
 from amistream.jobs.records import Fate, Kept
 from amistream.jobs.request import JobRequest, parse_request
 from amistream.settings import OnStop
@@ -296,6 +296,41 @@ async def test_a_key_outlives_the_process(tmp_path: Path) -> None:
         assert (job.id, is_new) == (first.id, False)
         with pytest.raises(ConflictError, match="Idempotency-Key"):
             await scene.queue.submit(request("b"), idempotency_key="one")
+
+
+async def test_a_job_that_ended_long_ago_is_shown_as_it_ended(tmp_path: Path) -> None:
+    """Its view and its last event stay as they were; the way there is told of the newest jobs only."""
+    async with running(tmp_path) as scene:
+        old = await scene.begin("old")
+        follower = old.events()
+        first = await anext(follower)
+        old.note("the clock is off")
+        old.result = RESULT
+        await scene.hands.end(old)
+        told = [event async for event in old.events()]
+        for number in range(FRESH):
+            assert [event async for event in old.events()] == told
+            await scene.hands.end(await scene.begin(str(number)))
+        await scene.submit("last")
+
+        assert scene.queue.get(old.id).view() == told[-1].job
+        assert (told[-1].job.notices, told[-1].job.result) == (("the clock is off",), RESULT)
+        assert [event async for event in old.events()] == [told[-1]]
+        assert [event async for event in old.events(after=told[-2].id)] == [told[-1]]
+        assert [event async for event in old.events(after=told[-1].id)] == []
+        assert [first, *[event async for event in follower]] == [told[0], told[-1]]
+
+
+async def test_what_kept_something_is_never_put_away(tmp_path: Path) -> None:
+    """A job that can be resumed says what it said before, however many ended since."""
+    async with running(tmp_path) as scene:
+        kept = await scene.begin("kept")
+        kept.note("the clock is off")
+        await scene.hands.end(kept, State.FAILED)
+        for number in range(FRESH + 1):
+            await scene.hands.end(await scene.begin(str(number)))
+        resumed = await scene.queue.resume(kept.id)
+        assert resumed.notices == ("the clock is off",)
 
 
 async def test_interrupted_jobs_go_on_in_the_next_daemon(tmp_path: Path) -> None:

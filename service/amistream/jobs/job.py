@@ -1,7 +1,7 @@
 """One job's record: its state, what it tells subscribers, and what it ended with. It does no work itself.
 
 State and notice events are kept and reach every subscriber in order; of progress only the newest is kept, so that a
-slow subscriber costs nothing and never holds the job up.
+slow subscriber costs nothing and never holds the job up. A job that ended long ago is kept as text, with its end only.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Job:
         self.notices: tuple[str, ...] = ()
         self.cancel_requested = False
         self.ended = asyncio.Event()
+        self._shelved = b""
         self._serial = 0
         self._kept: list[Event] = []
         self._newest_progress: Event | None = None
@@ -76,6 +77,8 @@ class Job:
         return job
 
     def view(self) -> JobView:
+        if self._shelved:
+            return JobView.model_validate_json(self._shelved)
         return JobView(
             id=self.id,
             state=self.state,
@@ -132,17 +135,19 @@ class Job:
         self._wake()
 
     async def events(self, after: int = 0) -> AsyncGenerator[Event, None]:
-        """Yield the events numbered above `after`, from the past on, until the job has ended."""
-        position = 0
+        """Yield the events numbered above `after`, from the past on, until the job has ended.
+
+        Of a job that is shelved, also of one that is shelved before its subscriber has read to its end, the last alone.
+        """
         while True:
             changed = self._changed
             ended = self.state.ended
-            while position < len(self._kept):
-                event = self._kept[position]
-                position += 1
-                if event.id > after:
-                    after = event.id
-                    yield event
+            while event := next((event for event in self._kept if event.id > after), None):
+                after = event.id
+                yield event
+            if self._shelved and self._serial > after:
+                after = self._serial
+                yield Event(id=after, type="state", job=self.view())
             if ended:
                 return
             newest = self._newest_progress
@@ -151,6 +156,15 @@ class Job:
                 yield newest
             elif changed is self._changed:
                 await changed.wait()
+
+    def shelve(self) -> None:
+        """Keep an ended job as the text of its view, which takes a tenth of the room of its objects."""
+        if self._shelved:
+            return
+        self._shelved = self.view().model_dump_json().encode()
+        self.progress = self.result = self.error = self._newest_progress = None
+        self.notices = ()
+        self._kept.clear()
 
     def _begin_anew(self) -> None:
         """Number events from the clock on, so that whoever followed an earlier life goes on behind what it saw."""

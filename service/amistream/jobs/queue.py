@@ -30,6 +30,9 @@ Work = Callable[[Job], Awaitable[None]]
 
 JOB_ENDED = "job.ended"
 
+FRESH = 16
+"""The newest ended jobs that are kept with all their events: somebody may be about to read them."""
+
 
 class JobQueue:
     """`async with JobQueue(...)`: leaving waits for every job. `run(job)` and `clean(job)` end the job's state."""
@@ -80,6 +83,7 @@ class JobQueue:
                     self._forget(job.id)
             else:
                 self._begin(job.again(), self._clean if removes else self._run)
+        self._put_away()
 
     async def submit(
         self, request: JobRequest, *, idempotency_key: str = "", confined: bool = False
@@ -117,7 +121,7 @@ class JobQueue:
             self._forget(job.id)
             raise
         self._begin(job, self._run)
-        self._forget_oldest()
+        self._put_away()
         return job, True
 
     def get(self, job_id: str) -> Job:
@@ -302,10 +306,13 @@ class JobQueue:
             self._keys[kept.idempotency_key] = job.id
         return job
 
-    def _forget_oldest(self) -> None:
-        ended = [job_id for job_id, job in self._jobs.items() if job.state.ended and not job.resumable]
-        for job_id in ended[: max(0, len(self._jobs) - REMEMBERED)]:
-            self._forget(job_id)
+    def _put_away(self) -> None:
+        """Shelve the jobs that ended a while ago, and forget the oldest."""
+        ended = [job for job in self._jobs.values() if job.state.ended and not job.resumable]
+        for job in ended[:-FRESH]:
+            job.shelve()
+        for job in ended[: max(0, len(self._jobs) - REMEMBERED)]:
+            self._forget(job.id)
 
     def _forget(self, job_id: str) -> None:
         del self._jobs[job_id]
