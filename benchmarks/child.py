@@ -25,7 +25,7 @@ import uvloop
 from amistream import log
 from amistream.aws.session import Aws
 from amistream.events import State
-from amistream.flow.allocator import keep_freed_blocks
+from amistream.flow.memory import settle_memory
 from amistream.flow.undo import Undo
 from amistream.jobs import preflight
 from amistream.jobs.destination import Address
@@ -269,7 +269,7 @@ def peak_rss() -> int:
 
 
 def main() -> None:
-    keep_freed_blocks()
+    settle_memory()
     batch = Batch.model_validate_json(sys.stdin.read())
     log.configure("error", LogFormat.TEXT)
     uvloop.run(Worker(batch).run())

@@ -14,6 +14,7 @@ import uvloop
 
 from amistream import log
 from amistream.aws.session import Aws
+from amistream.flow.memory import settle_memory
 from amistream.jobs.preflight import check_measurable
 from amistream.jobs.request import parse_request
 from amistream.jobs.tune import FIRST_TRY, Candidate, Trial, Tuner, candidates, recommend, successive_halving
@@ -67,6 +68,7 @@ def _name(candidate: Candidate) -> str:
 
 
 def main() -> None:
+    settle_memory()
     spec = SearchSpec.model_validate_json(sys.stdin.read())
     log.configure("error", LogFormat.TEXT)
     print(uvloop.run(search(spec)).model_dump_json())

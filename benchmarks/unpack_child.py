@@ -18,7 +18,7 @@ from amistream.bundles.meter import Meter
 from amistream.bundles.unbundle import unbundle_at
 from amistream.bundles.verify import verify_at
 from amistream.events import State
-from amistream.flow.allocator import keep_freed_blocks
+from amistream.flow.memory import settle_memory
 from amistream.jobs.engine import Engine
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
@@ -82,7 +82,7 @@ async def _bundle(spec: UnpackSpec, settings: Settings) -> None:
 
 
 def main() -> None:
-    keep_freed_blocks()
+    settle_memory()
     spec = UnpackSpec.model_validate_json(sys.stdin.read())
     log.configure("error", LogFormat.TEXT)
     print(uvloop.run(unpack(spec)).model_dump_json())

@@ -30,7 +30,7 @@ JOBS_FOR_CLI = {"amistream.jobs.request", "amistream.jobs.job", "amistream.jobs.
 JOBS_FOR_CLI |= {"amistream.jobs.queue", "amistream.jobs.journal"}
 JOBS_FOR_CLI |= {"amistream.jobs.doctor", "amistream.jobs.findings"}
 # What a process settles once, before its threads begin.
-JOBS_FOR_CLI |= {"amistream.flow.allocator"}
+JOBS_FOR_CLI |= {"amistream.flow.memory"}
 # The older tools' commands are a second command line: they use the first, and the rooms that their work is in.
 FOR_COMPAT = FOR_CLI | {"compat", "keys", "stores", "stages", "aws"}
 COMMAND_LINES = ("cli", "compat")

@@ -20,7 +20,6 @@ from typing import Any
 import anyio
 
 from amistream.errors import first_cause
-from amistream.flow.allocator import keep_freed_blocks
 from amistream.flow.buffers import Buffers
 from amistream.flow.pace import AutoLevel
 from amistream.flow.priority import wake_promptly
@@ -132,7 +131,6 @@ class Pipeline:
 
     async def run(self) -> Measured:
         """Store every part; returns what the stages measured. Raises the first cause; stored parts stay, see `undo`."""
-        keep_freed_blocks()
         wake_promptly()
         try:
             async with asyncio.TaskGroup() as group:

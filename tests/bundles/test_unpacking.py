@@ -15,7 +15,7 @@ from amistream.bundles.manifest import Manifest, parse_manifest
 from amistream.bundles.meter import Meter
 from amistream.bundles.parts import SeenPart
 from amistream.bundles.survey import _hex
-from amistream.bundles.unpacking import Nowhere, Unpacked, Unpacking, compare
+from amistream.bundles.unpacking import Sink, Unpacked, Unpacking, compare
 from amistream.keys import BundleKey, Secret
 from amistream.stores.directory import DirectoryStore
 from bundles.made import flip
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MIB = 1024 * 1024
 
 
-class Kept(Nowhere):
+class Kept:
     """A sink that keeps what it gets."""
 
     def __init__(self) -> None:
@@ -38,18 +38,20 @@ class Kept(Nowhere):
         self.content += bytes(offset - len(self.content))
         self.content += data
 
+    def stop(self) -> None: ...
+
 
 def seen(directory: Path, manifest: Manifest) -> list[SeenPart]:
     return [SeenPart(part=part, size=(directory / part.filename).stat().st_size) for part in manifest.parts]
 
 
 async def unpack(
-    directory: Path, manifest: Manifest, parts: list[SeenPart], *, sink: Nowhere | None = None, complete: bool = True
+    directory: Path, manifest: Manifest, parts: list[SeenPart], *, sink: Sink | None = None, complete: bool = True
 ) -> tuple[Unpacked, Meter]:
     meter = Meter()
     key = BundleKey(Secret(bytes.fromhex(KEY)), Secret(bytes.fromhex(IV)))
     store = DirectoryStore(directory, token="none")
-    unpacking = Unpacking(store, manifest, key, sink or Nowhere(), meter, thorough=True, workers=2)
+    unpacking = Unpacking(store, manifest, key, sink, meter, thorough=True, workers=2)
     return await unpacking.run(parts, complete=complete), meter
 
 

@@ -32,7 +32,6 @@ from amistream.bundles.results import (
 from amistream.bundles.target import check_bucket
 from amistream.bundles.transfer import download, upload
 from amistream.errors import RefusedError
-from amistream.flow.allocator import keep_freed_blocks
 from amistream.settings import Settings
 
 Confirm = Callable[[Removal], Awaitable[None]]
@@ -48,7 +47,6 @@ class BundleSession:
         self._aws = Aws(settings)
 
     async def __aenter__(self) -> Self:
-        keep_freed_blocks()
         await self._aws.__aenter__()
         return self
 

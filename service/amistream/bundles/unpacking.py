@@ -29,9 +29,9 @@ from amistream.bundles.unpack.flaw import FlawError
 from amistream.bundles.unpack.inflate_runs import BegunRun, InflateRuns, inflate_apart
 from amistream.bundles.unpack.unarchive import Piece, Unarchive, Unarchived
 from amistream.errors import first_cause
-from amistream.flow.allocator import keep_freed_blocks
 from amistream.flow.line import HAND_OVER, Line, LineStoppedError
 from amistream.flow.priority import wake_promptly
+from amistream.flow.relay import Transform
 from amistream.keys import BundleKey
 from amistream.stores.port import Store
 from amistream.values import Buffer
@@ -42,14 +42,6 @@ WAITING = 3
 
 class Sink(Protocol):
     """What takes the image: see `image_target.Target`."""
-
-    def write(self, offset: int, data: memoryview) -> None: ...
-
-    def stop(self) -> None: ...
-
-
-class Nowhere:
-    """For a pass that only looks."""
 
     def write(self, offset: int, data: memoryview) -> None: ...
 
@@ -72,13 +64,13 @@ class Unpacking:
         store: Store,
         manifest: Manifest,
         key: BundleKey,
-        sink: Sink,
+        sink: Sink | None,
         meter: Meter,
         *,
         thorough: bool,
         workers: int | None = None,
     ) -> None:
-        """`workers` inflate at a time; None: one per core this process may use."""
+        """`sink` None: the pass only looks. `workers` inflate at a time; None: one per core this process may use."""
         self._store = store
         self._manifest = manifest
         self._meter = meter
@@ -92,15 +84,17 @@ class Unpacking:
             workers or len(os.sched_getaffinity(0)), thread_name_prefix="amistream-inflate"
         )
         decrypt, inflate = Decrypt(key=key.key.reveal(), iv=key.iv.reveal()), InflateRuns()
+        stages: list[Transform] = [
+            _Ahead(decrypt, inflate, self._cores),  # CBC: each block needs the one before
+            inflate,  # joins what the cores made, in order
+            self._archive,  # SHA-1 over the whole tar is serial by nature
+        ]
+        if sink is not None:
+            stages.append(_Store(sink, manifest.size))  # waits for a disk or another program
         self._line = Line(
-            (
-                _Ahead(decrypt, inflate, self._cores),  # CBC: each block needs the one before
-                inflate,  # joins what the cores made, in order
-                self._archive,  # SHA-1 over the whole tar is serial by nature
-                _Store(sink, manifest.size),  # waits for a disk or another program
-            ),
+            stages,
             capacity=WAITING,
-            release=sink.stop,
+            release=sink.stop if sink is not None else lambda: None,
             weigh=lambda item: HAND_OVER if isinstance(item, BegunRun) else len(item),
         )
 
@@ -110,7 +104,6 @@ class Unpacking:
         """
         if not complete:
             self._line.stop()
-        keep_freed_blocks()
         wake_promptly()
         try:
             async with asyncio.TaskGroup() as group:

@@ -20,7 +20,7 @@ from amistream.bundles.place import Bundle, find_bundle, open_place, split_addre
 from amistream.bundles.report import Content, Difference, Digests, Report, Signature
 from amistream.bundles.survey import survey
 from amistream.bundles.unpack.unarchive import Unarchived
-from amistream.bundles.unpacking import Nowhere, Unpacked, Unpacking, compare
+from amistream.bundles.unpacking import Unpacked, Unpacking, compare
 from amistream.settings import Settings
 
 MOST_PADDING = 20 * 512 + 1024
@@ -48,9 +48,7 @@ async def verify(bundle: Bundle, owner: Owner, settings: Settings, aws: Aws, *, 
     access, private = await look_at_access(bundle, [part.name for part in seen.parts], settings, aws)
     unpacked = None
     if key is not None:
-        unpacking = Unpacking(
-            bundle.place.store, manifest, key, Nowhere(), meter, thorough=True, workers=settings.workers
-        )
+        unpacking = Unpacking(bundle.place.store, manifest, key, None, meter, thorough=True, workers=settings.workers)
         unpacked = await unpacking.run(seen.parts, complete=seen.complete)
     content = unpacked.content if unpacked else None
     differences = chain(

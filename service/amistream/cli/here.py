@@ -20,7 +20,7 @@ from amistream.bundles.meter import Meter
 from amistream.bundles.session import BundleSession
 from amistream.cli.output import put_note
 from amistream.errors import EXIT_INTERRUPTED, AmistreamError, RefusedError
-from amistream.flow.allocator import keep_freed_blocks
+from amistream.flow.memory import settle_memory
 from amistream.settings import LogFormat, Settings
 
 DRAWN_EVERY_S = 0.25
@@ -37,7 +37,7 @@ class InterruptedHereError(AmistreamError):
 
 def run_here(settings: Settings, work: Callable[[BundleSession], Awaitable[_T]]) -> _T:
     """Run `work` to its end. Raises `AmistreamError`."""
-    keep_freed_blocks()
+    settle_memory()
     # Warnings would say a second time, over the bar, what the end says.
     log.configure("error", LogFormat.TEXT)
 

@@ -21,7 +21,7 @@ from amistream.cli.follow import show_until_end
 from amistream.cli.output import put_note
 from amistream.errors import first_cause
 from amistream.events import JobView, State
-from amistream.flow.allocator import keep_freed_blocks
+from amistream.flow.memory import settle_memory
 from amistream.jobs.engine import Engine
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
@@ -82,7 +82,7 @@ def ask_in_process(
     question: Callable[[JobQueue], Awaitable[_Answer]], config: Path | None, keys: AccessKeys | None = None
 ) -> _Answer:
     """Put one question to the jobs of the state directory that no daemon is running."""
-    keep_freed_blocks()
+    settle_memory()
     settings = load(config)
     # Warnings would say a second time, over the bar, what the job's end says.
     log.configure("error", LogFormat.TEXT)

@@ -86,9 +86,11 @@ def _run(request: JobRequest, settings: Settings, budget: float) -> Tuning:
     import uvloop  # noqa: PLC0415 - see `tune`
 
     from amistream import log  # noqa: PLC0415
+    from amistream.flow.memory import settle_memory  # noqa: PLC0415
     from amistream.jobs.tune import tune as find_best  # noqa: PLC0415
     from amistream.settings import LogFormat  # noqa: PLC0415
 
+    settle_memory()
     log.configure("error", LogFormat.TEXT)
 
     async def run() -> Tuning:

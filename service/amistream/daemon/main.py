@@ -28,7 +28,7 @@ from amistream.daemon.listener import find_group, listening
 from amistream.daemon.metrics import Metrics
 from amistream.daemon.notify import notify
 from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, AmistreamError, UsageError
-from amistream.flow.allocator import keep_freed_blocks
+from amistream.flow.memory import settle_memory
 from amistream.hardening import keep_secrets_in, make_files_private
 from amistream.jobs.engine import Engine
 from amistream.jobs.journal import Journal
@@ -51,7 +51,7 @@ LOG: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     keep_secrets_in()
-    keep_freed_blocks()
+    settle_memory()
     make_files_private()
     try:
         settings = load(options.config, socket=options.socket, state_dir=options.state_dir)

@@ -16,6 +16,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any
 
 from amistream.flow.relay import Transform
@@ -41,7 +42,7 @@ class Line:
         release: Callable[[], None],
         weigh: Callable[[Any], int] = lambda _: HAND_OVER,
     ) -> None:
-        """Each channel holds `capacity` hand-overs: of what a stage made of one item, as many as weigh `HAND_OVER`.
+        """Each channel holds `capacity` hand-overs: of what a stage made of one, as many as weigh `HAND_OVER`.
 
         `weigh` tells bytes. `release` is called on `stop`: it must wake whatever blocks in a stage.
         """
@@ -90,8 +91,8 @@ class Line:
         inbox, stage = self._channels[number], self._stages[number]
         outbox = self._channels[number + 1] if number + 1 < len(self._channels) else None
         try:
-            for item in inbox:
-                self._hand_on(stage.feed(item), outbox)
+            for items in inbox:
+                self._hand_on(chain.from_iterable(map(stage.feed, items)), outbox)
             self._hand_on(stage.finish(), outbox)
         except BaseException as error:  # noqa: BLE001 - handed on as the cause
             for channel in self._channels[: number + 1]:
@@ -156,7 +157,8 @@ class _Channel:
             self._items.clear()
             self._changed.notify_all()
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Iterator[Any]]:
+        """One hand-over after the other, each item by item."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._stopped or self._items or self._ended)
@@ -168,7 +170,10 @@ class _Channel:
                     return
                 items = self._items.popleft()
                 self._changed.notify_all()
-            for item in items:
-                if self._stopped:
-                    raise LineStoppedError
-                yield item
+            yield self._going(items)
+
+    def _going(self, items: Sequence[Any]) -> Iterator[Any]:
+        for item in items:
+            if self._stopped:
+                raise LineStoppedError
+            yield item
