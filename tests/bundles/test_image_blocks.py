@@ -6,14 +6,17 @@ import errno
 import fcntl
 import os
 import random
+import threading
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from amistream.bundles.image_blocks import ALIGNMENT, BLOCK, WORTH_WAITING, ZERO_UNIT, BlockWriter
+from amistream.bundles.image_blocks import ALIGNMENT, BLOCK, IN_FLIGHT, WORTH_WAITING, ZERO_UNIT, BlockWriter
+from amistream.flow.buffers import BuffersClosedError
 
 NOISE = random.Random(7).randbytes(2 * BLOCK)
 PIECES = st.lists(
@@ -26,6 +29,15 @@ PIECES = st.lists(
 )
 
 
+def write_pieces(writer: BlockWriter, pieces: Iterable[tuple[int, bytes]]) -> None:
+    for offset, data in pieces:
+        for block in writer.gather(offset, memoryview(data)):
+            writer.write(block)
+    for block in writer.rest():
+        writer.write(block)
+    writer.finish()
+
+
 def written(
     path: Path, size: int, pieces: Iterable[tuple[int, bytes]], *, direct: bool = True
 ) -> list[tuple[int, int]]:
@@ -35,9 +47,7 @@ def written(
     try:
         os.ftruncate(descriptor, size)
         writer = BlockWriter(descriptor, size, lambda start, end: zeros.append((start, end)), direct=direct)
-        for offset, data in pieces:
-            writer.write(offset, memoryview(data))
-        writer.finish()
+        write_pieces(writer, pieces)
     finally:
         os.close(descriptor)
     return zeros
@@ -129,9 +139,33 @@ def test_the_first_block_may_be_kept_back(tmp_path: Path) -> None:
     try:
         os.ftruncate(descriptor, len(NOISE))
         writer = BlockWriter(descriptor, len(NOISE), lambda _start, _end: None, direct=False, keep_first=kept.append)
-        writer.write(0, memoryview(NOISE))
-        writer.finish()
+        write_pieces(writer, [(0, NOISE)])
     finally:
         os.close(descriptor)
     assert kept == [NOISE[:BLOCK]]
     assert (tmp_path / "image").read_bytes() == bytes(BLOCK) + NOISE[BLOCK:]
+
+
+def test_a_stop_lets_go_who_waits_for_a_block(tmp_path: Path) -> None:
+    """While all blocks are in flight gathering waits; after a stop it ends instead."""
+    descriptor = os.open(tmp_path / "image", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        writer = BlockWriter(descriptor, 2 * IN_FLIGHT * BLOCK, lambda _start, _end: None)
+        all_in_flight = threading.Event()
+
+        def gather() -> None:
+            in_flight = 0
+            for number in range(2 * IN_FLIGHT):
+                for _ in writer.gather(number * BLOCK, memoryview(NOISE[:BLOCK])):
+                    in_flight += 1
+                    if in_flight == IN_FLIGHT:
+                        all_in_flight.set()
+
+        with ThreadPoolExecutor(1) as pool:
+            gathering = pool.submit(gather)
+            assert all_in_flight.wait(10)
+            writer.stop()
+            with pytest.raises(BuffersClosedError):
+                gathering.result(10)
+    finally:
+        os.close(descriptor)

@@ -21,6 +21,7 @@ from amistream.bundles.owner import find_owner
 from amistream.bundles.place import find_bundle, open_place, split_address
 from amistream.bundles.report import Unbundled
 from amistream.bundles.unbundle import choose_target, unbundle, unbundle_at
+from amistream.bundles.unpack.unarchive import Piece
 from amistream.errors import AmistreamError, DifferenceError, JobError, RefusedError
 from bundles.made import flip, put_files
 from bundles.shell_bundle import Faults, shell_bundle
@@ -409,7 +410,7 @@ class TestStreams:
             target = StreamTarget(writing)
             target.open(1 << 40, 0)
             target.stop()
-            target.write(1 << 39, memoryview(b"x"))
+            target.write(Piece(1 << 39, memoryview(b"x")))
             target.abandon()
         finally:
             os.close(reading)

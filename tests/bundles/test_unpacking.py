@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from amistream.bundles.manifest import Manifest, parse_manifest
 from amistream.bundles.meter import Meter
 from amistream.bundles.parts import SeenPart
 from amistream.bundles.survey import _hex
+from amistream.bundles.unpack.unarchive import Piece
 from amistream.bundles.unpacking import Sink, Unpacked, Unpacking, compare
 from amistream.keys import BundleKey, Secret
 from amistream.stores.directory import DirectoryStore
@@ -34,9 +36,15 @@ class Kept:
     def __init__(self) -> None:
         self.content = bytearray()
 
-    def write(self, offset: int, data: memoryview) -> None:
-        self.content += bytes(offset - len(self.content))
-        self.content += data
+    def gather(self, offset: int, data: memoryview) -> Iterator[Piece]:
+        yield Piece(offset, data)
+
+    def rest(self) -> Iterator[Piece]:
+        yield from ()
+
+    def write(self, gathered: Piece) -> None:
+        self.content += bytes(gathered.offset - len(self.content))
+        self.content += gathered.data
 
     def stop(self) -> None: ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -183,6 +184,25 @@ async def test_stopping() -> None:
         await putting
     with pytest.raises(LineStoppedError):
         await running
+    await ended()
+
+
+async def test_a_failure_at_the_end_wakes_who_waits_for_it() -> None:
+    """What the last stage would have given back does not come any more: a stage that waits for that is let go."""
+    woken = threading.Event()
+
+    def wait(number: int) -> list[int]:
+        if number == 2:
+            assert woken.wait(10)
+        return [number]
+
+    line = Line([Each(wait), failing(1, ValueError("one"))], capacity=1, release=woken.set)
+    running = asyncio.create_task(line.run())
+    with contextlib.suppress(LineStoppedError):
+        await send(line, [1, 2, 3])
+    with pytest.raises(ValueError, match="one"):
+        await running
+    assert woken.is_set()
     await ended()
 
 

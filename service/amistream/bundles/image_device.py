@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from amistream.bundles.image_blocks import ALIGNMENT, BLOCK, ZEROS, BlockWriter, write_all
+from amistream.bundles.image_blocks import ALIGNMENT, BLOCK, ZEROS, Block, BlockWriter, write_all
 from amistream.bundles.image_target import failed
 from amistream.errors import RefusedError
 from amistream.values import MIB
@@ -76,10 +76,18 @@ class DeviceTarget:
             self._write_zeros(0, min(BLOCK, size))
             os.fsync(self._descriptor)
 
-    def write(self, offset: int, data: memoryview) -> None:
+    def gather(self, offset: int, data: memoryview) -> Iterator[Block]:
+        assert self._writer is not None  # noqa: S101 - for the type checker
+        return self._writer.gather(offset, data)
+
+    def rest(self) -> Iterator[Block]:
+        assert self._writer is not None  # noqa: S101 - for the type checker
+        return self._writer.rest()
+
+    def write(self, gathered: Block) -> None:
         assert self._writer is not None  # noqa: S101 - for the type checker
         with self._on_disk():
-            self._writer.write(offset, data)
+            self._writer.write(gathered)
 
     def commit(self) -> None:
         assert self._writer is not None  # noqa: S101 - for the type checker
@@ -96,7 +104,8 @@ class DeviceTarget:
         return f"{self.name} was written to and holds no image now: it begins with zeros" if begun else ""
 
     def stop(self) -> None:
-        """Writes to a device end by themselves."""
+        if self._writer is not None:
+            self._writer.stop()
 
     def _keep_head(self, block: bytes) -> None:
         self._head = block

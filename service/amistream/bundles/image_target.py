@@ -13,11 +13,13 @@ import os
 import secrets
 import select
 import stat
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from amistream.bundles.image_blocks import ZEROS, BlockWriter
+from amistream.bundles.image_blocks import ZEROS, Block, BlockWriter
+from amistream.bundles.unpack.unarchive import Piece
 from amistream.errors import AmistreamError, JobError, RefusedError
 
 _POLL_MS = 200
@@ -25,15 +27,24 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Target(Protocol):
-    """One image's way out. `open`, then `write` in ascending order, then `commit` or, if anything fails, `abandon`."""
+    """One image's way out: `open`; the image by way of two threads; `commit` or, if anything fails, `abandon`."""
 
     name: str
 
     def open(self, size: int, least: int) -> None:
         """Make ready for an image of `size` bytes of which at least about `least` hold data."""
 
-    def write(self, offset: int, data: memoryview) -> None:
-        """Take bytes of the image; what is passed over are zeros."""
+    def gather(self, offset: int, data: memoryview) -> Iterator[Any]:
+        """Take bytes of the image, ascending, from the thread that made them, and yield what `write` is to have.
+
+        What is passed over are zeros.
+        """
+
+    def rest(self) -> Iterator[Any]:
+        """The image was gathered: yield what is still held."""
+
+    def write(self, gathered: Any) -> None:
+        """Send it on its way, on a thread that may wait."""
 
     def commit(self) -> None:
         """The image was proved: have it on the disk, under its name."""
@@ -42,7 +53,7 @@ class Target(Protocol):
         """Undo `open`, which may have failed; returns what cannot be undone, in words, or ''. Does not raise."""
 
     def stop(self) -> None:
-        """Let a thread go that is blocked in `write`. From any thread."""
+        """Let a thread go that is blocked in any of the others. From any thread."""
 
 
 class FileTarget:
@@ -82,10 +93,18 @@ class FileTarget:
                 field="destination",
             ) from error
 
-    def write(self, offset: int, data: memoryview) -> None:
+    def gather(self, offset: int, data: memoryview) -> Iterator[Block]:
+        assert self._writer is not None  # noqa: S101 - for the type checker
+        return self._writer.gather(offset, data)
+
+    def rest(self) -> Iterator[Block]:
+        assert self._writer is not None  # noqa: S101 - for the type checker
+        return self._writer.rest()
+
+    def write(self, gathered: Block) -> None:
         assert self._writer is not None  # noqa: S101 - for the type checker
         try:
-            self._writer.write(offset, data)
+            self._writer.write(gathered)
         except OSError as error:
             raise failed(self.name, error) from error
 
@@ -118,7 +137,8 @@ class FileTarget:
         return ""
 
     def stop(self) -> None:
-        """Writes to a file end by themselves."""
+        if self._writer is not None:
+            self._writer.stop()
 
     def _give_name(self) -> None:
         """A name that somebody took meanwhile is not taken away, where the file system has hard links."""
@@ -174,9 +194,15 @@ class StreamTarget:
         if self._descriptor < 0:
             self._descriptor = os.dup(self._given)
 
-    def write(self, offset: int, data: memoryview) -> None:
-        self._fill(offset)
-        self._write(data)
+    def gather(self, offset: int, data: memoryview) -> Iterator[Piece]:
+        yield Piece(offset, data)
+
+    def rest(self) -> Iterator[Piece]:
+        yield from ()
+
+    def write(self, gathered: Piece) -> None:
+        self._fill(gathered.offset)
+        self._write(gathered.data)
 
     def commit(self) -> None:
         self._fill(self._size)

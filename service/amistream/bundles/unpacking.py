@@ -27,11 +27,10 @@ from amistream.bundles.unpack.cut import Cut, Run
 from amistream.bundles.unpack.decrypt import Decrypt
 from amistream.bundles.unpack.flaw import FlawError
 from amistream.bundles.unpack.inflate_runs import BegunRun, InflateRuns, inflate_apart
-from amistream.bundles.unpack.unarchive import Piece, Unarchive, Unarchived
+from amistream.bundles.unpack.unarchive import Unarchive, Unarchived
 from amistream.errors import first_cause
 from amistream.flow.line import HAND_OVER, Line, LineStoppedError
 from amistream.flow.priority import wake_promptly
-from amistream.flow.relay import Transform
 from amistream.keys import BundleKey
 from amistream.stores.port import Store
 from amistream.values import Buffer
@@ -43,7 +42,11 @@ WAITING = 3
 class Sink(Protocol):
     """What takes the image: see `image_target.Target`."""
 
-    def write(self, offset: int, data: memoryview) -> None: ...
+    def gather(self, offset: int, data: memoryview) -> Iterator[Any]: ...
+
+    def rest(self) -> Iterator[Any]: ...
+
+    def write(self, gathered: Any) -> None: ...
 
     def stop(self) -> None: ...
 
@@ -84,15 +87,13 @@ class Unpacking:
             workers or len(os.sched_getaffinity(0)), thread_name_prefix="amistream-inflate"
         )
         decrypt, inflate = Decrypt(key=key.key.reveal(), iv=key.iv.reveal()), InflateRuns()
-        stages: list[Transform] = [
-            _Ahead(decrypt, inflate, self._cores),  # CBC: each block needs the one before
-            inflate,  # joins what the cores made, in order
-            self._archive,  # SHA-1 over the whole tar is serial by nature
-        ]
-        if sink is not None:
-            stages.append(_Store(sink, manifest.size))  # waits for a disk or another program
         self._line = Line(
-            stages,
+            (
+                _Ahead(decrypt, inflate, self._cores),  # CBC: each block needs the one before
+                inflate,  # joins what the cores made, in order
+                # SHA-1 over the whole tar is serial by nature. Then the disk or another program is waited for.
+                *((self._archive,) if sink is None else (_Gather(self._archive, sink, manifest.size), _Store(sink))),
+            ),
             capacity=WAITING,
             release=sink.stop if sink is not None else lambda: None,
             weigh=lambda item: HAND_OVER if isinstance(item, BegunRun) else len(item),
@@ -197,17 +198,33 @@ class _Ahead:
         return BegunRun(run=run, apart=self._cores.submit(inflate_apart, run).result)
 
 
-class _Store:
-    """The last stage: what belongs to the image goes to the sink."""
+class _Gather:
+    """Takes the archive apart, and gathers what belongs to the image for the sink."""
 
-    def __init__(self, sink: Sink, size: int) -> None:
+    def __init__(self, archive: Unarchive, sink: Sink, size: int) -> None:
+        self._archive = archive
         self._sink = sink
         self._size = size
 
-    def feed(self, piece: Piece) -> Iterator[Any]:
-        # More than the manifest tells is no part of the image; that it is there shows at the end.
-        if piece.offset < self._size:
-            self._sink.write(piece.offset, piece.data[: self._size - piece.offset])
+    def feed(self, data: Buffer) -> Iterator[Any]:
+        for piece in self._archive.feed(data):
+            # More than the manifest tells is no part of the image; that it is there shows at the end.
+            if piece.offset < self._size:
+                yield from self._sink.gather(piece.offset, piece.data[: self._size - piece.offset])
+
+    def finish(self) -> Iterator[Any]:
+        yield from self._archive.finish()
+        yield from self._sink.rest()
+
+
+class _Store:
+    """The last stage: hands to the sink what was gathered."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    def feed(self, gathered: Any) -> Iterator[Any]:
+        self._sink.write(gathered)
         yield from ()
 
     def finish(self) -> Iterator[Any]:

@@ -44,7 +44,8 @@ class Line:
     ) -> None:
         """Each channel holds `capacity` hand-overs: of what a stage made of one, as many as weigh `HAND_OVER`.
 
-        `weigh` tells bytes. `release` is called on `stop`: it must wake whatever blocks in a stage.
+        `weigh` tells bytes. `release` is called on `stop`, and when the last stage failed: it must wake whatever blocks
+        in a stage.
         """
         self._stages = stages
         self._weigh = weigh
@@ -99,6 +100,8 @@ class Line:
                 channel.stop()
             if outbox is None:
                 self._cause = error
+                # Nothing comes after it that should be worked off.
+                self._release()
             else:
                 outbox.end(error)
         else:
