@@ -30,7 +30,7 @@ from amistream.bundles.unpack.inflate_runs import BegunRun, InflateRuns, inflate
 from amistream.bundles.unpack.unarchive import Unarchive, Unarchived
 from amistream.errors import first_cause
 from amistream.flow.line import HAND_OVER, Line, LineStoppedError
-from amistream.flow.priority import wake_promptly
+from amistream.flow.priority import spread_over_cores, wake_promptly
 from amistream.keys import BundleKey
 from amistream.stores.port import Store
 from amistream.values import Buffer
@@ -83,8 +83,9 @@ class Unpacking:
         self._flowing = True
         """Whether the line takes what comes."""
         self._archive = Unarchive()
+        workers = workers or len(os.sched_getaffinity(0))
         self._cores = ThreadPoolExecutor(
-            workers or len(os.sched_getaffinity(0)), thread_name_prefix="amistream-inflate"
+            workers, thread_name_prefix="amistream-inflate", initializer=spread_over_cores(workers)
         )
         decrypt, inflate = Decrypt(key=key.key.reveal(), iv=key.iv.reveal()), InflateRuns()
         self._line = Line(
