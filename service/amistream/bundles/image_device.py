@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from amistream.bundles.image_blocks import ALIGNMENT, BLOCK, ZEROS, Block, BlockWriter, write_all
-from amistream.bundles.image_target import failed
+from amistream.bundles.image_target import BlockTarget, failed
 from amistream.errors import RefusedError
 from amistream.values import MIB
 
@@ -34,14 +34,13 @@ _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 1, 2, 16
 """Modes of fallocate(2): on a block device both of the latter leave zeros."""
 
 
-class DeviceTarget:
+class DeviceTarget(BlockTarget):
     """A block device of at least the image's size; what lies behind the image stays."""
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
         self._path = path
         self._descriptor = -1
-        self._writer: BlockWriter | None = None
         self._head = b""
 
     def open(self, size: int, least: int) -> None:
@@ -76,14 +75,6 @@ class DeviceTarget:
             self._write_zeros(0, min(BLOCK, size))
             os.fsync(self._descriptor)
 
-    def gather(self, offset: int, data: memoryview) -> Iterator[Block]:
-        assert self._writer is not None  # noqa: S101 - for the type checker
-        return self._writer.gather(offset, data)
-
-    def rest(self) -> Iterator[Block]:
-        assert self._writer is not None  # noqa: S101 - for the type checker
-        return self._writer.rest()
-
     def write(self, gathered: Block) -> None:
         assert self._writer is not None  # noqa: S101 - for the type checker
         with self._on_disk():
@@ -102,10 +93,6 @@ class DeviceTarget:
         begun = self._descriptor >= 0
         self._close()
         return f"{self.name} was written to and holds no image now: it begins with zeros" if begun else ""
-
-    def stop(self) -> None:
-        if self._writer is not None:
-            self._writer.stop()
 
     def _keep_head(self, block: bytes) -> None:
         self._head = block

@@ -56,7 +56,25 @@ class Target(Protocol):
         """Let a thread go that is blocked in any of the others. From any thread."""
 
 
-class FileTarget:
+class BlockTarget:
+    """What a `BlockWriter` writes to: the part that is the same for files and devices. `_writer` is made by `open`."""
+
+    _writer: BlockWriter | None = None
+
+    def gather(self, offset: int, data: memoryview) -> Iterator[Block]:
+        assert self._writer is not None  # noqa: S101 - for the type checker
+        return self._writer.gather(offset, data)
+
+    def rest(self) -> Iterator[Block]:
+        assert self._writer is not None  # noqa: S101 - for the type checker
+        return self._writer.rest()
+
+    def stop(self) -> None:
+        if self._writer is not None:
+            self._writer.stop()
+
+
+class FileTarget(BlockTarget):
     """A new file beside which it is written under a temporary name."""
 
     def __init__(self, path: Path, *, replace: bool) -> None:
@@ -66,7 +84,6 @@ class FileTarget:
         self._temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.partial")
         self._replace = replace
         self._descriptor = -1
-        self._writer: BlockWriter | None = None
 
     def open(self, size: int, least: int) -> None:
         if not self._replace and os.path.lexists(self._path):
@@ -92,14 +109,6 @@ class FileTarget:
                 hint=f"check the directory and its permissions: ls -ld {folder}",
                 field="destination",
             ) from error
-
-    def gather(self, offset: int, data: memoryview) -> Iterator[Block]:
-        assert self._writer is not None  # noqa: S101 - for the type checker
-        return self._writer.gather(offset, data)
-
-    def rest(self) -> Iterator[Block]:
-        assert self._writer is not None  # noqa: S101 - for the type checker
-        return self._writer.rest()
 
     def write(self, gathered: Block) -> None:
         assert self._writer is not None  # noqa: S101 - for the type checker
@@ -135,10 +144,6 @@ class FileTarget:
         except OSError as error:
             return f"{self._temporary} could not be removed: {error.strerror}"
         return ""
-
-    def stop(self) -> None:
-        if self._writer is not None:
-            self._writer.stop()
 
     def _give_name(self) -> None:
         """A name that somebody took meanwhile is not taken away, where the file system has hard links."""
