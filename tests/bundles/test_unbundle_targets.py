@@ -14,6 +14,7 @@ import pytest
 
 from amistream.aws.session import Aws
 from amistream.bundles import image_device, image_target
+from amistream.bundles.image_blocks import BLOCK, IN_FLIGHT
 from amistream.bundles.image_device import DeviceTarget
 from amistream.bundles.image_target import FileTarget, StreamTarget
 from amistream.bundles.meter import Meter
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from support.keys import KeyRing
 
 KIB, MIB = 1024, 1024 * 1024
+PATIENCE_S = 30
 
 
 @pytest.fixture
@@ -74,6 +76,11 @@ async def take_out_to(manifest: Path, target: Any, key_ring: KeyRing, tmp_path: 
         return await unbundle(await find_bundle(place, name), owner, target, Meter(), notes.append)
 
 
+def read_exactly(descriptor: int, size: int) -> None:
+    while size:
+        size -= len(os.read(descriptor, size))
+
+
 class TestFiles:
     """Files."""
 
@@ -92,6 +99,19 @@ class TestFiles:
         assert (there.read_bytes(), list(there.parent.iterdir())) == (b"precious", [there])
         await take_out(manifest, there, force=True)
         assert (there.read_bytes(), list(there.parent.iterdir())) == (image.read_bytes(), [there])
+
+    @pytest.mark.parametrize("data", [KIB, 4 * KIB, 3 * MIB])
+    async def test_a_little_data_here_and_there(
+        self, data: int, take_out: Any, key_ring: KeyRing, tmp_path: Path
+    ) -> None:
+        """A file system that is mostly empty comes back, however many blocks it touches."""
+        extents = [(number * BLOCK, data) for number in range(4 * IN_FLIGHT)]
+        image = sparse_image(tmp_path / "disk.img", 4 * IN_FLIGHT * BLOCK, extents)
+        manifest = shell_bundle(tmp_path / "bundle", image, key_ring, part_size=MIB, level=1)
+        async with asyncio.timeout(PATIENCE_S):
+            await take_out(manifest, tmp_path / "out.img")
+        assert (tmp_path / "out.img").read_bytes() == image.read_bytes()
+        assert (tmp_path / "out.img").stat().st_blocks <= image.stat().st_blocks + 4 * IN_FLIGHT * 16 * KIB // 512
 
     async def test_a_file_that_comes_meanwhile(
         self, manifest: Path, key_ring: KeyRing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -402,6 +422,22 @@ class TestStreams:
             os.close(reading)
             os.close(writing)
         assert "went to the standard output before: they are no image" in notes[0]
+
+    async def test_a_reader_that_stands_still_before_the_last_hole(self, key_ring: KeyRing, tmp_path: Path) -> None:
+        """A cancel is heeded also when only zeros are left to be sent."""
+        image = sparse_image(tmp_path / "disk.img", 4 * MIB, [(0, 8 * KIB)])
+        manifest = shell_bundle(tmp_path / "bundle", image, key_ring)
+        reading, writing = os.pipe()
+        try:
+            work = asyncio.create_task(take_out_to(manifest, StreamTarget(writing), key_ring, tmp_path, []))
+            await asyncio.to_thread(read_exactly, reading, 16 * KIB)
+            work.cancel()
+            async with asyncio.timeout(PATIENCE_S):
+                with pytest.raises(asyncio.CancelledError):
+                    await work
+        finally:
+            os.close(reading)
+            os.close(writing)
 
     def test_a_stopped_one_takes_anything_at_once(self) -> None:
         """After a stop neither bytes nor the zeros before them hold whoever writes."""

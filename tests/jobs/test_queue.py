@@ -333,6 +333,62 @@ async def test_what_kept_something_is_never_put_away(tmp_path: Path) -> None:
         assert resumed.notices == ("the clock is off",)
 
 
+async def test_what_is_being_taken_up_is_not_put_away(tmp_path: Path) -> None:
+    """A job that is asked for while others come keeps what it said, also when it is not taken up after all."""
+    held, asked = asyncio.Event(), asyncio.Event()
+
+    class Held(Journal):
+        """Waits before it lets a job be claimed."""
+
+        async def claim(self, job_id: str) -> Kept:
+            asked.set()
+            await held.wait()
+            return await super().claim(job_id)
+
+    async with running(tmp_path, make_journal=Held) as scene:
+        kept = await scene.begin("kept")
+        kept.note("the clock is off")
+        await scene.hands.end(kept, State.FAILED)
+        for number in range(FRESH + 1):
+            await scene.hands.end(await scene.begin(str(number)))
+        taking = asyncio.create_task(scene.queue.resume(kept.id))
+        await asked.wait()
+        await scene.submit("meanwhile")
+        taking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await taking
+        assert (kept.view().resumable, kept.view().notices) == (True, ("the clock is off",))
+        held.set()
+        assert (await scene.queue.resume(kept.id)).notices == ("the clock is off",)
+
+
+async def test_a_job_is_not_put_away_before_its_work_has_returned(tmp_path: Path) -> None:
+    """Whoever runs the job may read what it ended with."""
+    left = asyncio.Event()
+    seen: list[JobResult | None] = []
+
+    async with Journal(tmp_path, by_itself=True) as journal:
+        hands = Hands(journal)
+
+        async def run(job: Job) -> None:
+            await hands.run(job)
+            if job.request.source.endswith("slow"):
+                await left.wait()
+                seen.append(job.result)
+
+        async with JobQueue(run, hands.clean, journal, max_jobs=2, max_queued=10, default_prefix="image") as queue:
+            scene = Scene(queue, hands, journal)
+            slow = await scene.begin("slow")
+            slow.result = RESULT
+            await hands.end(slow)
+            for number in range(FRESH + 1):
+                await hands.end(await scene.begin(str(number)))
+            await scene.submit("last")
+            left.set()
+            await hands.end((await hands.wait_begun())[1])
+    assert seen == [RESULT]
+
+
 async def test_interrupted_jobs_go_on_in_the_next_daemon(tmp_path: Path) -> None:
     """Jobs that ran and jobs that waited when a daemon was stopped are both run by the next one."""
     async with running(tmp_path, max_jobs=1, drain=OnStop.INTERRUPT) as scene:

@@ -22,8 +22,7 @@ from amistream.values import KIB, MIB
 BLOCK = 4 * MIB
 """Bytes written at once: with 1 MiB the waking and waiting takes a tenth longer (measured)."""
 IN_FLIGHT = 3
-"""Blocks that are being filled, wait, or are being written. More than are handed over at once by `flow.line`, which is
-one."""
+"""Blocks that are being filled, wait, or are being written. More than are handed over at once, which is one."""
 ZERO_UNIT = 16 * KIB
 """Aligned runs of so many zeros are left out. File systems' blocks mostly have 4 KiB, but looking for those costs
 three times as much."""
@@ -48,7 +47,8 @@ class Block:
 class BlockWriter:
     """One image on its way to a descriptor, which stays the caller's.
 
-    One thread calls `gather` and `rest`, another passes what they yield to `write`; then `finish`.
+    One thread calls `gather` and `rest`, another passes what they yield to `write`; then `finish`. What was yielded
+    must get there before the next is asked for: its buffer may be the one that is waited for.
     """
 
     def __init__(

@@ -203,14 +203,14 @@ class StreamTarget:
         yield Piece(offset, data)
 
     def rest(self) -> Iterator[Piece]:
-        yield from ()
+        # What is left is zeros.
+        yield Piece(self._size, memoryview(b""))
 
     def write(self, gathered: Piece) -> None:
         self._fill(gathered.offset)
         self._write(gathered.data)
 
     def commit(self) -> None:
-        self._fill(self._size)
         self._close()
 
     def abandon(self) -> str:

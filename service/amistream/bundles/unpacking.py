@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from amistream.bundles.fetch import Range, fetch
+from amistream.bundles.image_blocks import Block
 from amistream.bundles.manifest import Manifest
 from amistream.bundles.meter import Meter
 from amistream.bundles.parts import SeenPart
@@ -97,7 +98,8 @@ class Unpacking:
             ),
             capacity=WAITING,
             release=sink.stop if sink is not None else lambda: None,
-            weigh=lambda item: HAND_OVER if isinstance(item, BegunRun) else len(item),
+            # A block holds one of a few buffers, however little is in it: whoever waits for one must not keep it back.
+            weigh=lambda item: HAND_OVER if isinstance(item, BegunRun | Block) else len(item),
         )
 
     async def run(self, parts: Sequence[SeenPart], *, complete: bool = True) -> Unpacked:

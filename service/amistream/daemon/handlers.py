@@ -24,7 +24,7 @@ from amistream.daemon.access import Peer
 from amistream.daemon.confinement import check_request
 from amistream.daemon.metrics import Metrics
 from amistream.errors import AccessDeniedError, AmistreamError, BusyError, ConflictError, UsageError
-from amistream.events import ErrorBody, Event, JobList, State
+from amistream.events import ErrorBody, Event, State
 from amistream.jobs.job import Job
 from amistream.jobs.queue import JobQueue
 from amistream.jobs.request import parse_request
@@ -146,7 +146,8 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
             hint=f"states are {', '.join(State)}",
             field="state",
         ) from None
-    return _answer(JobList(jobs=tuple(job.view() for job in _queue(request).jobs(state))))
+    # A `JobList`, of which most is kept as text: reading and writing a thousand jobs would hold the loop up for 40 ms.
+    return _json(b'{"jobs":[%b]}' % b",".join(job.text() for job in _queue(request).jobs(state)))
 
 
 async def show_job(request: web.Request) -> web.StreamResponse:
@@ -301,9 +302,13 @@ def _job(request: web.Request) -> Job:
 
 
 def _answer(body: BaseModel, status: HTTPStatus = HTTPStatus.OK, *, location: str = "") -> web.Response:
+    return _json(body.model_dump_json().encode(), status, location=location)
+
+
+def _json(body: bytes, status: HTTPStatus = HTTPStatus.OK, *, location: str = "") -> web.Response:
     return web.Response(
         status=status,
-        body=body.model_dump_json().encode(),
+        body=body,
         content_type="application/json",
         headers={"Location": location} if location else {},
     )

@@ -76,6 +76,10 @@ class Job:
         job._begin_anew()
         return job
 
+    def text(self) -> bytes:
+        """The view as JSON."""
+        return self._shelved or self.view().model_dump_json().encode()
+
     def view(self) -> JobView:
         if self._shelved:
             return JobView.model_validate_json(self._shelved)
@@ -161,7 +165,7 @@ class Job:
         """Keep an ended job as the text of its view, which takes a tenth of the room of its objects."""
         if self._shelved:
             return
-        self._shelved = self.view().model_dump_json().encode()
+        self._shelved = self.text()
         self.progress = self.result = self.error = self._newest_progress = None
         self.notices = ()
         self._kept.clear()

@@ -307,8 +307,12 @@ class JobQueue:
         return job
 
     def _put_away(self) -> None:
-        """Shelve the jobs that ended a while ago, and forget the oldest."""
-        ended = [job for job in self._jobs.values() if job.state.ended and not job.resumable]
+        """Shelve the jobs that came and ended a while ago, and forget the oldest."""
+        ended = [
+            job
+            for job in self._jobs.values()
+            if job.state.ended and not job.resumable and job.id not in self._taken and job.id not in self._tasks
+        ]
         for job in ended[:-FRESH]:
             job.shelve()
         for job in ended[: max(0, len(self._jobs) - REMEMBERED)]:
