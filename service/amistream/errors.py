@@ -108,6 +108,15 @@ class DaemonUnreachableError(AmistreamError):
     exit_status = 6
 
 
+def of_system(error: OSError) -> RefusedError:
+    """What the system refused about a file that the user named, where nobody looked more closely."""
+    return RefusedError(
+        "file.failed",
+        f"cannot use {error.filename}: {error.strerror}",
+        hint=f"check the path, its permissions, and those of the directories above it: namei -l {error.filename}",
+    )
+
+
 def bug(error: Exception) -> AmistreamError:
     """What a person is told of an exception that nobody foresaw."""
     return AmistreamError(

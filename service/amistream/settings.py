@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -225,11 +226,16 @@ def load(config: Path | None = None, **overrides: Any) -> Settings:
             raise UsageError(
                 "settings.unreadable",
                 f"cannot read the configuration {path}: {error.strerror}",
+                hint="check the path and its permissions; without --config and AMISTREAM_CONFIG it is "
+                f"{DEFAULT_CONFIG}, where there is one",
                 field="config",
             ) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(
-                "settings.syntax", f"cannot read the configuration {path}: {error}", field="config"
+                "settings.syntax",
+                f"cannot read the configuration {path}: {error}",
+                hint='it is TOML: text, and sizes with a unit, are in quotes, such as part_size = "10MiB"',
+                field="config",
             ) from error
     try:
         given: dict[str, Any] = {_FROM_FILE: values, **chosen}
@@ -248,13 +254,23 @@ def load(config: Path | None = None, **overrides: Any) -> Settings:
         variable = f"AMISTREAM_{name.upper()}"
         where = "the arguments" if name in chosen else variable if variable in os.environ else str(path)
         unknown = first["type"] == "extra_forbidden"
-        reason = "there is no such setting" if unknown else first["msg"].removeprefix("Value error, ")
+        reason = "there is no such setting" if unknown else in_words(first)
         raise UsageError(
             "settings.invalid",
             f"cannot use the setting {name} (from {where}): {reason}",
             hint="config/amistream.toml lists every setting with its unit and default",
             field=name,
         ) from error
+
+
+def in_words(error: ErrorDetails) -> str:
+    """What is wrong with one field, for people: of sizes the library's own words say too little."""
+    if error["type"].startswith("byte_size"):
+        return f"{error['input']!r} is no size: write bytes, or a number with a unit, such as 10MiB"
+    if error["type"] in {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}:
+        bound = error["msg"].removeprefix("Input should be ")
+        return f"{error['input']!r} is out of range: it must be {bound}"
+    return error["msg"].removeprefix("Value error, ")
 
 
 def memory_ceiling(*, workers: int, block_size: int, part_size: int, upload_concurrency: int) -> int:

@@ -5,6 +5,7 @@ All are frozen. Sizes are bytes, digests raw bytes unless a name ends in `_hex`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -18,6 +19,9 @@ LARGEST_PART = 5 * GIB
 
 STANDARD_INPUT = "-"
 """How a request names as its source what comes through a pipe."""
+
+BUCKET_PATTERN = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -145,3 +149,8 @@ def manifest_name(prefix: str) -> str:
 def as_utf8(text: str) -> str:
     """The text with its lone surrogates written out: a file's name need not be UTF-8, JSON and a terminal must."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def is_path(text: str) -> bool:
+    """Whether this names a file or directory, not a place elsewhere, such as `s3://b`; `s3:/b` is a slip, no path."""
+    return not _SCHEME.match(text)

@@ -221,7 +221,9 @@ AT_AWS = (
         words="The specified bucket does not exist",
         more={"BucketName": BUCKET},
         message="cannot do it: there is no such bucket (NoSuchBucket)",
-        hint="make it with `aws s3 mb s3://my-bucket`, or check the name",
+        hint="check the name, or make it: aws s3api create-bucket --bucket my-bucket "
+        "--object-ownership BucketOwnerPreferred "
+        "(outside us-east-1 also --create-bucket-configuration LocationConstraint=REGION)",
         blames="destinations",
     ),
     Case(

@@ -302,6 +302,16 @@ async def test_list_of_what_is_left(run: Run, cloud: Endpoint, make_bucket: Make
             "--ami-name, --description and --tag need",
         ),
         (("download", "s3://bucket", "dir"), "names a folder, not a manifest"),
+        (("verify", "/tmp"), "/tmp: that names a folder, not a manifest"),
+        (
+            ("verify", "s3:/bucket/x.manifest.xml"),
+            "s3:/bucket/x.manifest.xml: it is neither s3://BUCKET/... nor a path",
+        ),
+        (("unbundle", "https://host/x.manifest.xml", "x"), "https://host/x.manifest.xml: it is neither s3://"),
+        (("verify", "s3://BAD_bucket/x.manifest.xml"), "'BAD_bucket' is not a bucket name"),
+        (("list", "s3://BAD_bucket"), "'BAD_bucket' is not a bucket name"),
+        (("bundle", "/dev/null", "--to", "s3:/bucket/x"), "write s3://BUCKET[/KEY/PREFIX]"),
+        (("tune", "-", "--to", "/x"), "cannot tune with standard input"),
     ],
 )
 async def test_words_that_are_off(words: tuple[str, ...], expected: str, cli: Cli) -> None:

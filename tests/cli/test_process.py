@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import pty
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -161,3 +163,33 @@ def test_main_exits_with_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit) as raised:
         main.main()
     assert raised.value.code == 0
+
+
+async def test_a_result_that_cannot_be_written(daemon: ScriptedDaemon, spawn: Spawn) -> None:
+    """A full disk behind the standard output is told as what it is, and no bug."""
+    daemon.add()
+    with Path("/dev/full").open("w") as full:
+        outcome = await ended(await spawn("jobs", stdout=full))
+    assert outcome.status == 3
+    assert outcome.stderr.startswith("amistream: cannot write to the standard output: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (("tune", "/dev/null", "--to", "/x", "--write", "/closed/k"), 3),
+        (("compat", "ec2-unbundle", "-m", "/closed/x", "-k", "/closed/k"), 2),
+    ],
+)
+def test_a_file_that_may_not_be_looked_at(
+    words: tuple[str, ...], status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the system refuses about a file of the user's names that file, and is no bug."""
+
+    def refuse(path: Path, **_: object) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    for name in ("exists", "is_file"):
+        monkeypatch.setattr(Path, name, refuse)
+    assert main.run(list(words)) == status
+    assert "cannot use /closed/k: Permission denied" in capsys.readouterr().err

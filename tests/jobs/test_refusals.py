@@ -168,7 +168,7 @@ async def test_a_missing_bucket(scene: Scene, bucket: str, ministack: Endpoint) 
     hint = await scene.refused(
         f"s3://{bucket}-no/x", code="bucket.missing", says=f"{bucket}-no: there is no", endpoint_url=ministack.url
     )
-    assert f"aws s3 mb s3://{bucket}-no" in hint
+    assert f"aws s3api create-bucket --bucket {bucket}-no --object-ownership BucketOwnerPreferred" in hint
 
 
 async def test_a_bucket_with_acls_disabled(

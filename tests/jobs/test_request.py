@@ -38,6 +38,9 @@ GOOD: dict[str, Any] = {"source": "/dev/sdf", "destinations": ["s3://bucket/some
         ({"destinations": ["/dir"], "register_image": True}, "", "EC2 registers from S3 only"),
         ({"register_image": False, "ami_name": "name"}, "", "need register_image"),
         ({"colour": "red"}, "colour", "there is no field 'colour'"),
+        ({"destinations": "x", "destinatons": ["/dir"]}, "destinatons", "there is no field 'destinatons'"),
+        ({"part_size": "10XB"}, "part_size", "'10XB' is no size: write bytes, or a number with a unit, such as 10MiB"),
+        ({"workers": 0}, "workers", "0 is out of range: it must be greater than 0"),
     ],
 )
 def test_what_is_wrong_is_named(change: dict[str, Any], field: str, says: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError
 
 from amistream.aws.credentials import default_region
+from amistream.aws.error_table import MAKE_BUCKET
 from amistream.aws.session import Aws
 from amistream.aws.translate import ENABLE_ACLS, SDK_ERRORS, error_code, http_status, translate
 from amistream.errors import AmistreamError, RefusedError, StoreError
@@ -56,7 +57,7 @@ async def find_bucket(aws: Aws, bucket: str, *, region: str, endpoint_url: str, 
             missing = RefusedError(
                 "bucket.missing",
                 f"cannot {what}: there is no such bucket",
-                hint=f"make it with `aws s3 mb s3://{bucket}`, or check the name in --to",
+                hint=f"check the name, or make it: {MAKE_BUCKET.replace('BUCKET', bucket, 1)}",
                 field="destinations",
             )
             return Answer(error=missing, ahead_s=_ahead_s(headers))

@@ -14,6 +14,11 @@ ENABLE_ACLS = (
     "aws s3api put-bucket-ownership-controls --bucket BUCKET "
     "--ownership-controls 'Rules=[{ObjectOwnership=BucketOwnerPreferred}]'"
 )
+MAKE_BUCKET = (
+    "aws s3api create-bucket --bucket BUCKET --object-ownership BucketOwnerPreferred "
+    "(outside us-east-1 also --create-bucket-configuration LocationConstraint=REGION)"
+)
+"""With ACLs, which `aws s3 mb` leaves disabled."""
 USE_SSE_S3 = (
     "aws s3api put-bucket-encryption --bucket BUCKET --server-side-encryption-configuration "
     '\'{"Rules":[{"ApplyServerSideEncryptionByDefault":{"SSEAlgorithm":"AES256"}}]}\''
@@ -74,7 +79,7 @@ _ROWS = (
     Row(
         ("NoSuchBucket",),
         "there is no such bucket",
-        "make it with `aws s3 mb s3://BUCKET`, or check the name",
+        f"check the name, or make it: {MAKE_BUCKET}",
         field="destinations",
     ),
     Row(

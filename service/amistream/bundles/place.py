@@ -22,6 +22,7 @@ from amistream.stores.port import Store
 from amistream.stores.retry import RetryPolicy
 from amistream.stores.s3 import S3Store
 from amistream.stores.s3_multipart import Multipart
+from amistream.values import BUCKET_PATTERN, is_path
 
 MANIFEST_END = ".manifest.xml"
 NO_TOKEN = "none"  # noqa: S105 - no password: nothing temporary is written through such a place
@@ -60,16 +61,13 @@ class Bundle:
 
 def split_address(address: str) -> tuple[str, str]:
     """The folder and the name of a manifest's address. Raises `RefusedError` when it names no file."""
+    if not address.startswith("s3://") and not is_path(address):
+        raise _no_place(address)
     folder, slash, name = address.rpartition("/")
     if address.startswith("s3://") and (not slash or folder == "s3:/"):
         folder, name = address, ""
     if not name:
-        raise RefusedError(
-            "manifest.address",
-            f"cannot look for a bundle at {address}: that names a folder, not a manifest",
-            hint="give the manifest itself, such as s3://BUCKET/KEY/image.manifest.xml or ./image.manifest.xml",
-            field="manifest",
-        )
+        raise _no_manifest(address)
     return folder or ("/" if slash else "."), name
 
 
@@ -79,6 +77,8 @@ async def open_place(
 ) -> AsyncIterator[Place]:
     """The folder `s3://BUCKET[/KEY]` or a directory. Raises `RefusedError` or `StoreError` when it is not there."""
     if not folder.startswith("s3://"):
+        if not is_path(folder):
+            raise _no_place(folder)
         directory = Path(await aiofiles.os.path.abspath(folder))
         if not await aiofiles.os.path.isdir(directory):
             raise RefusedError(
@@ -90,6 +90,13 @@ async def open_place(
         yield Place(store=DirectoryStore(directory, token=token), bucket="", key_prefix="", region=region)
         return
     bucket, _, key_prefix = folder.removeprefix("s3://").strip("/").partition("/")
+    if not BUCKET_PATTERN.fullmatch(bucket):
+        raise RefusedError(
+            "bucket.name",
+            f"cannot use {folder}: {bucket!r} is not a bucket name",
+            hint="write s3://BUCKET or s3://BUCKET/PREFIX; the name has 3 to 63 small letters, digits, dots and dashes",
+            field="destinations",
+        )
     url = (endpoint_url or settings.endpoint_url).rstrip("/")
     timeout_s = settings.stall_timeout_s
     found = await buckets.bucket_region(aws, bucket, region=region, endpoint_url=url, timeout_s=timeout_s)
@@ -116,12 +123,14 @@ async def open_place(
 async def find_bundle(place: Place, manifest_name: str) -> Bundle:
     """Read the manifest of that name. Raises `RefusedError` when there is none, or it is not one."""
     address = f"{place.store.location}/{manifest_name}"
+    if not place.in_s3 and await aiofiles.os.path.isdir(address):
+        raise _no_manifest(address)
     stored = await place.store.stat(manifest_name, read=False)
     if stored is None:
         raise RefusedError(
             "manifest.missing",
             f"cannot find the manifest {address}: it is not there",
-            hint="check the name; `amistream list` shows the bundles under a bucket or prefix",
+            hint="give a manifest's own name, as image.manifest.xml; `amistream list s3://BUCKET` shows a bucket's",
             field="manifest",
         )
     if stored.size > LARGEST:
@@ -133,3 +142,21 @@ async def find_bundle(place: Place, manifest_name: str) -> Bundle:
         )
     raw = await place.store.read(manifest_name, 0, stored.size)
     return Bundle(place=place, manifest_name=manifest_name, manifest=parse_manifest(raw, address))
+
+
+def _no_manifest(address: str) -> RefusedError:
+    return RefusedError(
+        "manifest.address",
+        f"cannot look for a bundle at {address}: that names a folder, not a manifest",
+        hint="give the manifest itself, such as s3://BUCKET/KEY/image.manifest.xml or ./image.manifest.xml",
+        field="manifest",
+    )
+
+
+def _no_place(address: str) -> RefusedError:
+    return RefusedError(
+        "manifest.address",
+        f"cannot use {address}: it is neither s3://BUCKET/... nor a path",
+        hint="write s3://BUCKET/KEY/NAME.manifest.xml, or ./ before a path of such a name",
+        field="manifest",
+    )

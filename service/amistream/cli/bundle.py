@@ -18,7 +18,7 @@ import typer
 from amistream.cli import bundle_options as options
 from amistream.cli.options import ConfigOption, DetachOption, JsonOption, SocketOption, socket_path
 from amistream.errors import EXIT_INTERRUPTED, UsageError
-from amistream.values import STANDARD_INPUT
+from amistream.values import STANDARD_INPUT, is_path
 
 if TYPE_CHECKING:
     from amistream.cli.client import Client
@@ -125,7 +125,7 @@ def make_request(params: dict[str, Any]) -> JobRequest:
         if name in values and values[name] != STANDARD_INPUT:
             values[name] = str(Path(values[name]).absolute())
     values["destinations"] = [
-        destination if "://" in destination else str(Path(destination).absolute())
+        str(Path(destination).absolute()) if is_path(destination) else destination
         for destination in values["destinations"]
     ]
     if "block_device_mappings" in values:

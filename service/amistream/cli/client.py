@@ -204,7 +204,7 @@ class Client:
         why = error.strerror or str(error)
         hint = (
             "start the daemon with `systemctl start amistream` or `amistreamd --socket "
-            f"{self._socket}`, or bundle without it: `amistream bundle --in-process ...`"
+            f"{self._socket}`, or go without it: --in-process"
         )
         if isinstance(error, PermissionError):
             hint = f"become a member of the group {self._group()!r} (log in again after that), or use sudo"

@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from amistream.compat import main
-from amistream.compat.tables import COMMANDS
+from amistream.compat.tables import known_names
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help=f"One of {', '.join(command.name for command in COMMANDS)}.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help=f"One of {', '.join(known_names())}.")]
 
 
 def compat(context: typer.Context, name: Name) -> int:

@@ -32,6 +32,9 @@ Copy = Annotated[
 Deregister = Annotated[bool, typer.Option("--deregister", help="Deregister the AMIs that stand on it first.")]
 ImageId = Annotated[str, typer.Argument(metavar="AMI-ID", help="As ami-0123456789abcdef0.", show_default=False)]
 Delete = Annotated[bool, typer.Option("--delete", help="Also delete the bundle that it stands on.")]
+YesToDelete = Annotated[
+    bool, typer.Option("--yes", "-y", help="Do not ask before --delete; needed there where there is no terminal.")
+]
 
 
 def delete(
@@ -116,7 +119,7 @@ def deregister(
     *,
     delete: Delete = False,
     dry_run: DryRun = False,
-    yes: Yes = False,
+    yes: YesToDelete = False,
     region: options.Region = None,
     endpoint_url: options.EndpointUrl = None,
     config: ConfigOption = None,

@@ -16,7 +16,7 @@ import typer
 from amistream import __version__
 from amistream.cli import bundle, commands, compat, delete, doctor, listing, migrate, transfer, tune, unbundle, verify
 from amistream.cli.output import put_error, put_error_document, put_result
-from amistream.errors import EXIT_DONE, AmistreamError, UsageError
+from amistream.errors import EXIT_DONE, AmistreamError, UsageError, of_system
 from amistream.hardening import keep_secrets_in
 
 app = typer.Typer(
@@ -81,6 +81,8 @@ def run(arguments: list[str]) -> int:
     except typer.TyperException as error:
         return _fail(_misused(error), arguments)
     except Exception as error:  # noqa: BLE001 - the last border: whatever it is, the user gets one line
+        if isinstance(error, OSError) and error.filename:
+            return _fail(of_system(error), arguments)
         if os.environ.get("AMISTREAM_DEBUG") == "1":
             traceback.print_exc()
         return _fail(

@@ -3,7 +3,7 @@
 Names and messages come from others: a character that steers a terminal is written out, never sent to it.
 
 A reader that leaves early (`amistream jobs | head -1`) is not an error: what would have been written is dropped and the
-exit status stays that of the work.
+exit status stays that of the work. A result that cannot be written, as to a full disk, is one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 import sys
 from typing import TextIO
 
-from amistream.errors import AmistreamError
+from amistream.errors import AmistreamError, RefusedError
 
 _NOT_PLAIN = re.compile(r"[^\n\t -~]")
 
@@ -25,15 +25,24 @@ def visible(text: str) -> str:
 
 
 def put(stream: TextIO, text: str) -> None:
-    """Write `text` and a line end now, or nothing from here on if nobody reads `stream` any more."""
+    """Write `text` and a line end now, or nothing from here on if nobody reads `stream` any more.
+
+    Raises `RefusedError` when a result cannot be written; a note is dropped.
+    """
     try:
         stream.write(visible(text) + "\n")
         stream.flush()
-    except BrokenPipeError:
+    except OSError as error:
         # What is still buffered would fail again when the interpreter closes the stream: let it go to nowhere.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
+        if stream is sys.stdout and not isinstance(error, BrokenPipeError):
+            raise RefusedError(
+                "output.failed",
+                f"cannot write to the standard output: {error.strerror}",
+                hint="the command itself is done, as far as it went; send its output elsewhere",
+            ) from error
 
 
 def put_result(text: str) -> None:

@@ -17,6 +17,7 @@ from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_note, put_result
 from amistream.cli.units import rate_text, size_text
 from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
+from amistream.values import STANDARD_INPUT, is_path
 
 if TYPE_CHECKING:
     from amistream.jobs.request import JobRequest
@@ -59,10 +60,15 @@ def tune(
 
     if write is not None and write.exists():
         raise UsageError("usage", f"cannot write {write}: it exists already", hint="name a new file with --write")
-    local = "://" not in destinations
+    if source == STANDARD_INPUT:
+        raise UsageError(
+            "usage",
+            "cannot tune with standard input: samples are taken from all over the volume, and more than once",
+            hint="name a file or a device",
+        )
     values: dict[str, Any] = {
         "source": str(Path(source).absolute()),
-        "destinations": [str(Path(destinations).absolute()) if local else destinations],
+        "destinations": [str(Path(destinations).absolute()) if is_path(destinations) else destinations],
         "register_image": False,
         "region": region,
         "endpoint_url": endpoint_url,

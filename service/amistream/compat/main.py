@@ -15,8 +15,8 @@ from typing import NoReturn
 
 from amistream.cli.output import put_note
 from amistream.compat.options import Given, Use, in_old_words, parse
-from amistream.compat.tables import COMMANDS, Command, Family, find_command
-from amistream.errors import EXIT_INTERRUPTED, AmistreamError, StoreError, UsageError
+from amistream.compat.tables import Command, Family, find_command, known_names
+from amistream.errors import EXIT_INTERRUPTED, AmistreamError, StoreError, UsageError, of_system
 from amistream.hardening import keep_secrets_in
 
 _OF_S3 = ("bucket.", "store.", "aws.", "destination.", "credentials.")
@@ -38,7 +38,7 @@ def run(name: str, words: Sequence[str]) -> int:
     """Run the old command `name` and return its exit status. Raises nothing."""
     command = find_command(name)
     if command is None:
-        put_note(f"amistream: cannot run {name!r}: the old commands are {', '.join(each.name for each in COMMANDS)}")
+        put_note(f"amistream: cannot run {name!r}: the old commands are {', '.join(known_names())}")
         return UsageError.exit_status
     try:
         return _run(command, words)
@@ -49,6 +49,10 @@ def run(name: str, words: Sequence[str]) -> int:
         put_note(in_old_words(f"{name}: {error}", command.options))
         return exit_status(command.family, error)
     except Exception as error:  # noqa: BLE001 - the last border: whatever it is, the user gets one line
+        if isinstance(error, OSError) and error.filename:
+            refused = of_system(error)
+            put_note(f"{name}: {refused}")
+            return exit_status(command.family, refused)
         if os.environ.get("AMISTREAM_DEBUG") == "1":
             traceback.print_exc()
         put_note(f"{name}: cannot go on: an error in amistream itself ({type(error).__name__})")

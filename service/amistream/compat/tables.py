@@ -270,5 +270,10 @@ COMMANDS = (
 )
 
 
+def known_names() -> tuple[str, ...]:
+    """The names of the commands that exist here."""
+    return tuple(command.name for command in COMMANDS if not command.absent)
+
+
 def find_command(name: str) -> Command | None:
     return next((command for command in COMMANDS if command.name == name), None)

@@ -129,7 +129,10 @@ class JobQueue:
             return self._jobs[job_id]
         except KeyError:
             raise NotFoundError(
-                "job.unknown", f"cannot find a job {job_id!r}", hint="`amistream jobs` lists them", field="id"
+                "job.unknown",
+                f"cannot find a job {job_id!r}",
+                hint="`amistream jobs` lists the daemon's, `amistream jobs --in-process` those without one",
+                field="id",
             ) from None
 
     def jobs(self, state: State | None = None) -> list[Job]:

@@ -22,11 +22,10 @@ from pydantic import (
 )
 
 from amistream.errors import UsageError
-from amistream.settings import Acl, PartSize, Sparse
-from amistream.values import KIB, STANDARD_INPUT
+from amistream.settings import Acl, PartSize, Sparse, in_words
+from amistream.values import BUCKET_PATTERN, KIB, STANDARD_INPUT
 
 PREFIX_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,79}$"
-BUCKET_PATTERN = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 KEY_PREFIX_PATTERN = re.compile(r"[A-Za-z0-9!_.*'()/-]*")
 AMI_NAME_PATTERN = r"^[A-Za-z0-9()\[\] ./'@_-]{3,128}$"
 PATTERN_WORDS = {
@@ -181,9 +180,11 @@ def parse_request(values: dict[str, Any]) -> JobRequest:
     try:
         return JobRequest.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
+        faults = error.errors(include_url=False, include_context=False)
+        # A misspelt field may be the reason why another is missing.
+        first = min(faults, key=lambda fault: fault["type"] != "extra_forbidden")
         field = str(first["loc"][0]) if first["loc"] else ""
-        reason = first["msg"].removeprefix("Value error, ")
+        reason = in_words(first)
         if first["type"] == "string_pattern_mismatch":
             reason = f"{first['input']!r} is not {PATTERN_WORDS[field]}"
         if first["type"] == "extra_forbidden":

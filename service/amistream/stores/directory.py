@@ -128,7 +128,7 @@ class DirectoryStore:
             raise StoreError(
                 "directory.kind",
                 f"cannot write a bundle to {self._directory}: it is not a directory",
-                hint="give another directory with --to",
+                hint="give another directory",
                 field=FIELD,
             ) from None
         except OSError as error:
