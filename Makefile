@@ -14,6 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 PYTHON ?= python3
 ARGS ?=
+KEEP ?=
 VENV := .venv
 MINISTACK := .venv-ministack
 AUDIT := .venv-audit
@@ -29,8 +30,8 @@ FOR_BENCH := $(FOR_TEST) pigz:pigz igzip:isal
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: $(VENV)/.installed $(MINISTACK)/.installed | system-demo ## bundle, register and prove a real ext4 volume, all on this machine
-	@docs/demo.sh
+demo: $(VENV)/.installed $(MINISTACK)/.installed | system-demo ## bundle and prove an ext4 volume here (KEEP=1: stay)
+	@KEEP=$(KEEP) docs/demo.sh
 
 test: lint $(MINISTACK)/.installed | system-test ## lint, then every test (ARGS='-k name' for some)
 	@$(BIN)/python -m pytest -n auto $(ARGS)

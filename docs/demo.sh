@@ -3,7 +3,8 @@
 #
 # ministack plays S3 and EC2, throwaway keys play yours and EC2's, and openssl, gzip, tar and cmp, which know nothing
 # of amistream, say at the end whether the bundle holds the volume. Everything is made in a temporary directory that
-# goes at the end, and only processes that were started here are stopped.
+# goes at the end, and only processes that were started here are stopped. With KEEP=1 the end is Ctrl-C: till then
+# ministack and the daemon run on, for commands in another terminal.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -32,6 +33,7 @@ main() {
     bundle
     describe
     prove
+    [[ -z ${KEEP:-} ]] || keep
 }
 
 # Nothing of this machine's AWS set-up is used, and nothing of ministack's is left behind.
@@ -179,6 +181,24 @@ PYTHON
 unwrap() {
     printf '%b' "$(sed "s/.*<$1[^>]*>\([0-9a-f]*\)<.*/\1/; s/../\\\\x&/g" bundle/image.manifest.xml)" |
         openssl pkeyutl -decrypt -inkey pk.pem
+}
+
+# Until Ctrl-C, which is a good end here; one of the two that ends by itself is not.
+keep() {
+    trap 'exit 0' INT TERM
+    step "S3, EC2 and the daemon run until Ctrl-C; then all of this is deleted. In another terminal:"
+    cat <<LINES
+demo=$(printf %q "$work")
+export PATH=$(printf %q "$root/.venv/bin"):\$PATH
+export AWS_ACCESS_KEY_ID=$account AWS_SECRET_ACCESS_KEY=demo AWS_REGION=$region AWS_DEFAULT_REGION=$region
+export AWS_ENDPOINT_URL=$endpoint AMISTREAM_ENDPOINT_URL=$endpoint no_proxy=127.0.0.1
+export AMISTREAM_SOCKET="\$demo/amistream.sock" EC2_CERT="\$demo/cert.pem" EC2_PRIVATE_KEY="\$demo/pk.pem"
+amistream bundle "\$demo/volume.img" --to s3://$bucket/again --ec2-cert "\$demo/ec2-cert.pem"
+amistream verify --deep s3://$bucket/again/image.manifest.xml
+LINES
+    wait -n "$ministack_pid" "$daemon_pid" || true
+    echo "ministack or the daemon has ended by itself" >&2
+    return 1
 }
 
 # ask SERVICE [ARGUMENT...]: run the Python on standard input with a client of SERVICE on ministack.
