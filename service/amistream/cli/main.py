@@ -81,10 +81,10 @@ def run(arguments: list[str]) -> int:
     except typer.TyperException as error:
         return _fail(_misused(error), arguments)
     except Exception as error:  # noqa: BLE001 - the last border: whatever it is, the user gets one line
-        if isinstance(error, OSError) and error.filename:
-            return _fail(of_system(error), arguments)
         if os.environ.get("AMISTREAM_DEBUG") == "1":
             traceback.print_exc()
+        if isinstance(error, OSError) and error.filename:
+            return _fail(of_system(error), arguments)
         return _fail(
             AmistreamError(
                 "internal.bug",

@@ -49,12 +49,12 @@ def run(name: str, words: Sequence[str]) -> int:
         put_note(in_old_words(f"{name}: {error}", command.options))
         return exit_status(command.family, error)
     except Exception as error:  # noqa: BLE001 - the last border: whatever it is, the user gets one line
+        if os.environ.get("AMISTREAM_DEBUG") == "1":
+            traceback.print_exc()
         if isinstance(error, OSError) and error.filename:
             refused = of_system(error)
             put_note(f"{name}: {refused}")
             return exit_status(command.family, refused)
-        if os.environ.get("AMISTREAM_DEBUG") == "1":
-            traceback.print_exc()
         put_note(f"{name}: cannot go on: an error in amistream itself ({type(error).__name__})")
         return 1
 
