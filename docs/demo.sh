@@ -261,6 +261,7 @@ stop() {
 clean_up() {
     local status=$?
     trap - EXIT
+    trap '' INT TERM HUP
     set +e
     # The daemon first: it removes what an unfinished job stored, and needs ministack for that.
     for pid in $daemon_pid $ministack_pid; do stop "$pid"; done 2>/dev/null

@@ -109,7 +109,9 @@ class DaemonUnreachableError(AmistreamError):
 
 
 def of_system(error: OSError) -> RefusedError:
-    """What the system refused about a file that the user named, where nobody looked more closely."""
+    """What the system refused, where nobody looked more closely: mostly about a file that the user named."""
+    if not error.filename:
+        return RefusedError("system.failed", f"cannot go on: {error.strerror or error}")
     return RefusedError(
         "file.failed",
         f"cannot use {error.filename}: {error.strerror}",

@@ -20,7 +20,6 @@ LARGEST_PART = 5 * GIB
 STANDARD_INPUT = "-"
 """How a request names as its source what comes through a pipe."""
 
-BUCKET_PATTERN = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
 

@@ -398,6 +398,14 @@ class TestStreams:
             await take_out_to(manifest, StreamTarget(file.fileno()), key_ring, tmp_path, [])
         assert (tmp_path / "out").read_bytes() == b"before" + image.read_bytes()
 
+    async def test_a_manifest_that_tells_too_much(self, image: Path, key_ring: KeyRing, tmp_path: Path) -> None:
+        """Zeros that only a wrong manifest tells of do not fill the disk."""
+        wrong = shell_bundle(tmp_path / "wrong", image, key_ring, faults=Faults(size=1 << 40))
+        with (tmp_path / "out").open("wb") as file:
+            with pytest.raises(DifferenceError, match="the image has 3145728 bytes"):
+                await take_out_to(wrong, StreamTarget(file.fileno()), key_ring, tmp_path, [])
+            assert file.tell() <= 3 * MIB
+
     async def test_a_reader_that_leaves(self, manifest: Path, key_ring: KeyRing, tmp_path: Path) -> None:
         """A reader that leaves early ends the work."""
         reading, writing = os.pipe()

@@ -170,8 +170,18 @@ async def test_a_result_that_cannot_be_written(daemon: ScriptedDaemon, spawn: Sp
     daemon.add()
     with Path("/dev/full").open("w") as full:
         outcome = await ended(await spawn("jobs", stdout=full))
-    assert outcome.status == 3
+    assert outcome.status == 1
     assert outcome.stderr.startswith("amistream: cannot write to the standard output: No space left on device\n")
+
+
+async def test_an_error_counts_more_than_what_could_not_be_written(daemon: ScriptedDaemon, spawn: Spawn) -> None:
+    """Whoever cannot be told why in JSON is told in words, with the exit status of what went wrong."""
+    none = str(daemon.socket.with_name("none.sock"))
+    with Path("/dev/full").open("w") as full:
+        outcome = await ended(await spawn("status", "x", "--json", "--socket", none, stdout=full))
+    assert outcome.status == 6
+    assert outcome.stderr.startswith("amistream: cannot reach the daemon")
+    assert "Traceback" not in outcome.stderr
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,9 +23,11 @@ from amistream.stores.port import Store
 from amistream.stores.retry import RetryPolicy
 from amistream.stores.s3 import S3Store
 from amistream.stores.s3_multipart import Multipart
-from amistream.values import BUCKET_PATTERN, is_path
+from amistream.values import is_path
 
 MANIFEST_END = ".manifest.xml"
+OLD_BUCKET_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,255}")
+"""What S3 took in its early years, when most bundles were made, and other stores still do."""
 NO_TOKEN = "none"  # noqa: S105 - no password: nothing temporary is written through such a place
 
 
@@ -90,11 +93,11 @@ async def open_place(
         yield Place(store=DirectoryStore(directory, token=token), bucket="", key_prefix="", region=region)
         return
     bucket, _, key_prefix = folder.removeprefix("s3://").strip("/").partition("/")
-    if not BUCKET_PATTERN.fullmatch(bucket):
+    if not OLD_BUCKET_PATTERN.fullmatch(bucket):
         raise RefusedError(
             "bucket.name",
             f"cannot use {folder}: {bucket!r} is not a bucket name",
-            hint="write s3://BUCKET or s3://BUCKET/PREFIX; the name has 3 to 63 small letters, digits, dots and dashes",
+            hint="write s3://BUCKET or s3://BUCKET/PREFIX",
             field="destinations",
         )
     url = (endpoint_url or settings.endpoint_url).rstrip("/")

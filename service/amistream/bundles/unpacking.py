@@ -217,7 +217,9 @@ class _Gather:
 
     def finish(self) -> Iterator[Any]:
         yield from self._archive.finish()
-        yield from self._sink.rest()
+        # Of an image that turns out to have another size nothing more is wanted.
+        if self._archive.result().image_size == self._size:
+            yield from self._sink.rest()
 
 
 class _Store:

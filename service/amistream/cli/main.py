@@ -1,7 +1,7 @@
 """The entry point of `amistream`: parses the words, runs one command, and turns every error into words and a status.
 
-Exit status: 0 done; 1 bug; 2 usage; 3 refused before the first byte; 4 job failed or was cancelled; 5 a
-verification found a difference; 6 daemon not reachable; 130 interrupted.
+Exit status: 0 done; 1 bug, or the result could not be written; 2 usage; 3 refused before the first byte; 4 job failed
+or was cancelled; 5 a verification found a difference; 6 daemon not reachable; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import typer
 
 from amistream import __version__
 from amistream.cli import bundle, commands, compat, delete, doctor, listing, migrate, transfer, tune, unbundle, verify
-from amistream.cli.output import put_error, put_error_document, put_result
+from amistream.cli.output import lost_output, put_error, put_error_document, put_result
 from amistream.errors import EXIT_DONE, AmistreamError, UsageError, of_system
 from amistream.hardening import keep_secrets_in
 
@@ -83,7 +83,7 @@ def run(arguments: list[str]) -> int:
     except Exception as error:  # noqa: BLE001 - the last border: whatever it is, the user gets one line
         if os.environ.get("AMISTREAM_DEBUG") == "1":
             traceback.print_exc()
-        if isinstance(error, OSError) and error.filename:
+        if isinstance(error, OSError):
             return _fail(of_system(error), arguments)
         return _fail(
             AmistreamError(
@@ -93,6 +93,9 @@ def run(arguments: list[str]) -> int:
             ),
             arguments,
         )
+    if not status and (lost := lost_output()):
+        put_error(lost)
+        return lost.exit_status
     return status if status is not None else EXIT_DONE
 
 

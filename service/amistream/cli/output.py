@@ -3,7 +3,7 @@
 Names and messages come from others: a character that steers a terminal is written out, never sent to it.
 
 A reader that leaves early (`amistream jobs | head -1`) is not an error: what would have been written is dropped and the
-exit status stays that of the work. A result that cannot be written, as to a full disk, is one.
+exit status stays that of the work. A result that cannot be written, as to a full disk, fails work that is done.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import re
 import sys
 from typing import TextIO
 
-from amistream.errors import AmistreamError, RefusedError
+from amistream.errors import AmistreamError
 
+_lost: list[OSError] = []
+"""Why results could not be written."""
 _NOT_PLAIN = re.compile(r"[^\n\t -~]")
 
 
@@ -27,7 +29,7 @@ def visible(text: str) -> str:
 def put(stream: TextIO, text: str) -> None:
     """Write `text` and a line end now, or nothing from here on if nobody reads `stream` any more.
 
-    Raises `RefusedError` when a result cannot be written; a note is dropped.
+    Raises nothing: `lost_output` tells of a result that could not be written.
     """
     try:
         stream.write(visible(text) + "\n")
@@ -38,11 +40,20 @@ def put(stream: TextIO, text: str) -> None:
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
         if stream is sys.stdout and not isinstance(error, BrokenPipeError):
-            raise RefusedError(
-                "output.failed",
-                f"cannot write to the standard output: {error.strerror}",
-                hint="the command itself is done, as far as it went; send its output elsewhere",
-            ) from error
+            _lost.append(error)
+
+
+def lost_output() -> AmistreamError | None:
+    """The error of a result that could not be written since this was asked last."""
+    if not _lost:
+        return None
+    why = _lost[0].strerror
+    _lost.clear()
+    return AmistreamError(
+        "output.failed",
+        f"cannot write to the standard output: {why}",
+        hint="what the command was to do is done: send its output elsewhere, or ask again with `amistream jobs`",
+    )
 
 
 def put_result(text: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
 from typing import NoReturn
 
-from amistream.cli.output import put_note
+from amistream.cli.output import lost_output, put_note
 from amistream.compat.options import Given, Use, in_old_words, parse
 from amistream.compat.tables import Command, Family, find_command, known_names
 from amistream.errors import EXIT_INTERRUPTED, AmistreamError, StoreError, UsageError, of_system
@@ -41,7 +41,10 @@ def run(name: str, words: Sequence[str]) -> int:
         put_note(f"amistream: cannot run {name!r}: the old commands are {', '.join(known_names())}")
         return UsageError.exit_status
     try:
-        return _run(command, words)
+        status = _run(command, words)
+        if not status and (lost := lost_output()):
+            raise lost
+        return status
     except SystemExit as left:
         # What argparse does after --help and --version.
         return int(left.code or 0)
@@ -51,7 +54,7 @@ def run(name: str, words: Sequence[str]) -> int:
     except Exception as error:  # noqa: BLE001 - the last border: whatever it is, the user gets one line
         if os.environ.get("AMISTREAM_DEBUG") == "1":
             traceback.print_exc()
-        if isinstance(error, OSError) and error.filename:
+        if isinstance(error, OSError):
             refused = of_system(error)
             put_note(f"{name}: {refused}")
             return exit_status(command.family, refused)

@@ -23,7 +23,7 @@ from pydantic import (
 
 from amistream.errors import UsageError
 from amistream.settings import Acl, PartSize, Sparse, in_words
-from amistream.values import BUCKET_PATTERN, KIB, STANDARD_INPUT
+from amistream.values import KIB, STANDARD_INPUT
 
 PREFIX_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,79}$"
 KEY_PREFIX_PATTERN = re.compile(r"[A-Za-z0-9!_.*'()/-]*")
@@ -43,6 +43,7 @@ PATTERN_WORDS = {
 
 DEVICE_PATTERN = re.compile(r"(/dev/)?(sd|hd)[a-z][0-9]{0,2}")
 VIRTUAL_PATTERN = re.compile(r"ami|root|swap|ephemeral([0-9]|1[0-9]|2[0-3])")
+BUCKET_PATTERN = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 UNSPEAKABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """What no path may hold: characters that steer a terminal, and halves of characters, which JSON cannot hold."""
 
