@@ -111,7 +111,11 @@ class DaemonUnreachableError(AmistreamError):
 def of_system(error: OSError) -> RefusedError:
     """What the system refused, where nobody looked more closely: mostly about a file that the user named."""
     if not error.filename:
-        return RefusedError("system.failed", f"cannot go on: {error.strerror or error}")
+        return RefusedError(
+            "system.failed",
+            f"cannot go on: {error.strerror or error}",
+            hint="AMISTREAM_DEBUG=1 shows where it happened",
+        )
     return RefusedError(
         "file.failed",
         f"cannot use {error.filename}: {error.strerror}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -198,7 +197,7 @@ async def test_a_failure_at_the_end_wakes_who_waits_for_it() -> None:
 
     line = Line([Each(wait), failing(1, ValueError("one"))], capacity=1, release=woken.set)
     running = asyncio.create_task(line.run())
-    with contextlib.suppress(LineStoppedError):
+    with suppress(LineStoppedError):
         await send(line, [1, 2, 3])
     with pytest.raises(ValueError, match="one"):
         await running

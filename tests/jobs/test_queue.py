@@ -3,169 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from amistream.errors import BusyError, ConflictError, JobError, NotFoundError, StoreError
-from amistream.events import ErrorBody, JobResult, JobView, State
-from amistream.flow.uncut import uncut
+from amistream.errors import BusyError, ConflictError, NotFoundError, StoreError
+from amistream.events import ErrorBody, State
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
-from amistream.jobs.queue import FRESH, JobQueue
+from amistream.jobs.queue import JobQueue
 from amistream.jobs.records import Fate, Kept
-from amistream.jobs.request import JobRequest, parse_request
 from amistream.settings import OnStop
-
-PATIENCE_S = 20.0
-RESULT = JobResult(
-    manifest="/bundles/a/image.manifest.xml",
-    image_id=None,
-    image_name=None,
-    region=None,
-    image_size=1000,
-    bundled_size=400,
-    parts=1,
-    digest="00" * 20,
-    elapsed_s=1.0,
-    cpu_s=1.0,
-    stages=(),
-)
-
-
-def request(name: str, **changes: Any) -> JobRequest:
-    return parse_request({"source": f"/volumes/{name}", "destinations": [f"/bundles/{name}"], **changes})
-
-
-@dataclass
-class Hands:
-    """Stand where the engine is and keep the journal as it does; a job goes on when the test says how."""
-
-    journal: Journal
-    begun: asyncio.Queue[tuple[str, Job]] = field(default_factory=asyncio.Queue)
-    seen: list[tuple[str, str]] = field(default_factory=list)
-    living: set[str] = field(default_factory=set)
-    orders: dict[str, asyncio.Future[State]] = field(default_factory=dict)
-    leaving: bool = False
-    """The test is over: removals end by themselves."""
-
-    async def run(self, job: Job) -> None:
-        job.move(State.CHECKING)
-        await self._live("run", job)
-
-    async def clean(self, job: Job) -> None:
-        await self._live("clean", job)
-
-    async def _live(self, what: str, job: Job) -> None:
-        assert job.id not in self.living, "two lives of one job at a time"
-        self.living.add(job.id)
-        self.seen.append((what, job.id))
-        self.orders[job.id] = asyncio.get_running_loop().create_future()
-        self.begun.put_nowait((what, job))
-        if self.leaving and what == "clean":
-            self.orders[job.id].set_result(State.CANCELLED)
-        try:
-            state = await self.orders[job.id]
-        except asyncio.CancelledError:
-            await uncut(self._end(job, State.INTERRUPTED if job.interrupt_requested else State.CANCELLED))
-            raise
-        else:
-            await self._end(job, state)
-        finally:
-            self.living.discard(job.id)
-
-    async def _end(self, job: Job, state: State) -> None:
-        job.resumable = state in {State.FAILED, State.INTERRUPTED}
-        view = job.view().model_copy(update={"state": state})
-        await (self.journal.tell(view) if job.resumable else self.journal.end(view))
-        if state is State.DONE:
-            job.move(State.BUNDLING)
-            job.move(State.COMMITTING)
-        job.move(state)
-
-    async def wait_begun(self) -> tuple[str, Job]:
-        async with asyncio.timeout(PATIENCE_S):
-            return await self.begun.get()
-
-    async def end(self, job: Job, state: State = State.DONE) -> None:
-        """Let a job that began end so: FAILED keeps what it stored."""
-        self.orders[job.id].set_result(state)
-        await ended(job)
-
-
-@dataclass
-class Scene:
-    """A queue over a journal, and the hands that do its work."""
-
-    queue: JobQueue
-    hands: Hands
-    journal: Journal
-
-    async def submit(self, name: str = "a", **options: Any) -> Job:
-        return (await self.queue.submit(request(name), **options))[0]
-
-    async def begin(self, name: str = "a") -> Job:
-        """Submit a job and wait until it runs."""
-        job = await self.submit(name)
-        assert await self.hands.wait_begun() == ("run", job)
-        return job
-
-    async def keep(self, name: str = "a") -> Job:
-        """A job that failed and kept what it stored."""
-        job = await self.begin(name)
-        await self.hands.end(job, State.FAILED)
-        return job
-
-    async def fate(self, job: Job) -> Fate:
-        kept = await self.journal.find(job.id)
-        assert kept is not None
-        return kept.fate
-
-
-async def ended(job: Job) -> State:
-    async with asyncio.timeout(PATIENCE_S):
-        await job.ended.wait()
-    return job.state
-
-
-@asynccontextmanager
-async def running(
-    state_dir: Path,
-    *,
-    max_jobs: int = 2,
-    max_queued: int = 10,
-    make_journal: Callable[..., Journal] = Journal,
-    drain: OnStop | None = OnStop.CANCEL,
-) -> AsyncIterator[Scene]:
-    """A queue as the daemon has it; at the end it is drained in this way, unless the test has done so."""
-    async with make_journal(state_dir, by_itself=True) as journal:
-        hands = Hands(journal)
-        try:
-            async with JobQueue(
-                hands.run, hands.clean, journal, max_jobs=max_jobs, max_queued=max_queued, default_prefix="image"
-            ) as queue:
-                yield Scene(queue, hands, journal)
-                hands.leaving = True
-                if drain is not None:
-                    await queue.drain(drain)
-        finally:
-            assert not hands.living
-
-
-async def left_behind(state_dir: Path, fate: Fate, *, by_itself: bool = True, **view: Any) -> JobView:
-    """Enter a job as a process that is gone left it."""
-    async with Journal(state_dir, by_itself=by_itself) as journal:
-        asked = request("a")
-        made = Job(asked).view().model_copy(update=view)
-        await journal.add(made, asked, confined=False, idempotency_key="")
-        await journal.set_fate(made.id, fate)
-        if fate is Fate.OVER:
-            await journal.end(made)
-    return made
+from jobs.queueing import RESULT, Hands, ended, left_behind, request, running
 
 
 async def test_entered_before_anybody_hears_of_it(tmp_path: Path) -> None:
@@ -296,97 +146,6 @@ async def test_a_key_outlives_the_process(tmp_path: Path) -> None:
         assert (job.id, is_new) == (first.id, False)
         with pytest.raises(ConflictError, match="Idempotency-Key"):
             await scene.queue.submit(request("b"), idempotency_key="one")
-
-
-async def test_a_job_that_ended_long_ago_is_shown_as_it_ended(tmp_path: Path) -> None:
-    """Its view and its last event stay as they were; the way there is told of the newest jobs only."""
-    async with running(tmp_path) as scene:
-        old = await scene.begin("old")
-        follower = old.events()
-        first = await anext(follower)
-        old.note("the clock is off")
-        old.result = RESULT
-        await scene.hands.end(old)
-        told = [event async for event in old.events()]
-        for number in range(FRESH):
-            assert [event async for event in old.events()] == told
-            await scene.hands.end(await scene.begin(str(number)))
-        await scene.submit("last")
-
-        assert scene.queue.get(old.id).view() == told[-1].job
-        assert (told[-1].job.notices, told[-1].job.result) == (("the clock is off",), RESULT)
-        assert [event async for event in old.events()] == [told[-1]]
-        assert [event async for event in old.events(after=told[-2].id)] == [told[-1]]
-        assert [event async for event in old.events(after=told[-1].id)] == []
-        assert [first, *[event async for event in follower]] == [told[0], told[-1]]
-
-
-async def test_what_kept_something_is_never_put_away(tmp_path: Path) -> None:
-    """A job that can be resumed says what it said before, however many ended since."""
-    async with running(tmp_path) as scene:
-        kept = await scene.begin("kept")
-        kept.note("the clock is off")
-        await scene.hands.end(kept, State.FAILED)
-        for number in range(FRESH + 1):
-            await scene.hands.end(await scene.begin(str(number)))
-        resumed = await scene.queue.resume(kept.id)
-        assert resumed.notices == ("the clock is off",)
-
-
-async def test_what_is_being_taken_up_is_not_put_away(tmp_path: Path) -> None:
-    """A job that is asked for while others come keeps what it said, also when it is not taken up after all."""
-    held, asked = asyncio.Event(), asyncio.Event()
-
-    class Held(Journal):
-        """Waits before it lets a job be claimed."""
-
-        async def claim(self, job_id: str) -> Kept:
-            asked.set()
-            await held.wait()
-            return await super().claim(job_id)
-
-    async with running(tmp_path, make_journal=Held) as scene:
-        kept = await scene.begin("kept")
-        kept.note("the clock is off")
-        await scene.hands.end(kept, State.FAILED)
-        for number in range(FRESH + 1):
-            await scene.hands.end(await scene.begin(str(number)))
-        taking = asyncio.create_task(scene.queue.resume(kept.id))
-        await asked.wait()
-        await scene.submit("meanwhile")
-        taking.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await taking
-        assert (kept.view().resumable, kept.view().notices) == (True, ("the clock is off",))
-        held.set()
-        assert (await scene.queue.resume(kept.id)).notices == ("the clock is off",)
-
-
-async def test_a_job_is_not_put_away_before_its_work_has_returned(tmp_path: Path) -> None:
-    """Whoever runs the job may read what it ended with."""
-    left = asyncio.Event()
-    seen: list[JobResult | None] = []
-
-    async with Journal(tmp_path, by_itself=True) as journal:
-        hands = Hands(journal)
-
-        async def run(job: Job) -> None:
-            await hands.run(job)
-            if job.request.source.endswith("slow"):
-                await left.wait()
-                seen.append(job.result)
-
-        async with JobQueue(run, hands.clean, journal, max_jobs=2, max_queued=10, default_prefix="image") as queue:
-            scene = Scene(queue, hands, journal)
-            slow = await scene.begin("slow")
-            slow.result = RESULT
-            await hands.end(slow)
-            for number in range(FRESH + 1):
-                await hands.end(await scene.begin(str(number)))
-            await scene.submit("last")
-            left.set()
-            await hands.end((await hands.wait_begun())[1])
-    assert seen == [RESULT]
 
 
 async def test_interrupted_jobs_go_on_in_the_next_daemon(tmp_path: Path) -> None:
@@ -638,67 +397,6 @@ async def test_asked_again_while_the_last_life_is_on_its_way_out(begins: bool, t
             assert await ended(second) is State.CANCELLED
 
 
-class Breaking(Journal):
-    """A journal whose disk is full once the test says so."""
-
-    is_full = False
-
-    async def end(self, view: JobView) -> None:
-        self._check()
-        await super().end(view)
-
-    async def add(self, *values: Any, **more: Any) -> None:
-        self._check()
-        await super().add(*values, **more)
-
-    async def claim(self, job_id: str) -> Kept:
-        self._check()
-        return await super().claim(job_id)
-
-    def _check(self) -> None:
-        if self.is_full:
-            raise JobError("journal.full", "cannot keep the journal: database or disk is full")
-
-
-async def test_full_disk_refuses_a_job(tmp_path: Path) -> None:
-    """A job that cannot be entered is refused with the cause, and nothing of it is left, not even in its place."""
-    async with running(tmp_path, make_journal=Breaking) as scene:
-        scene.journal.is_full = True  # type: ignore[attr-defined]  # a Breaking one
-        with pytest.raises(JobError, match="disk is full"):
-            await scene.submit("a", idempotency_key="one")
-        assert scene.queue.jobs() == []
-        scene.journal.is_full = False  # type: ignore[attr-defined]  # as above
-        job = await scene.submit("a", idempotency_key="one")
-        assert await scene.hands.wait_begun() == ("run", job)
-
-
-async def test_full_disk_does_not_stop_the_other_jobs(tmp_path: Path) -> None:
-    """When the end of a waiting job cannot be entered, that job has ended all the same, and the others go on."""
-    async with running(tmp_path, max_jobs=1, make_journal=Breaking) as scene:
-        busy = await scene.begin("a")
-        waiting = await scene.submit("b")
-        scene.journal.is_full = True  # type: ignore[attr-defined]  # a Breaking one
-        await scene.queue.cancel(waiting.id)
-        assert await ended(waiting) is State.CANCELLED
-        assert not busy.state.ended
-        scene.journal.is_full = False  # type: ignore[attr-defined]  # as above
-        await scene.hands.end(busy)
-        assert busy.state is State.DONE
-
-
-async def test_full_disk_keeps_a_job_resumable(tmp_path: Path) -> None:
-    """A job that cannot be taken up for want of room can be later."""
-    async with running(tmp_path, make_journal=Breaking) as scene:
-        job = await scene.keep()
-        scene.journal.is_full = True  # type: ignore[attr-defined]  # a Breaking one
-        for ask in (scene.queue.resume, scene.queue.cancel):
-            with pytest.raises(JobError, match="disk is full"):
-                await ask(job.id)
-        scene.journal.is_full = False  # type: ignore[attr-defined]  # as above
-        again = await scene.queue.resume(job.id)
-        assert await scene.hands.wait_begun() == ("run", again)
-
-
 async def test_who_gives_up_waiting_for_the_answer(tmp_path: Path) -> None:
     """A client that goes away while its job is being entered leaves a job that lives, or none."""
     async with running(tmp_path) as scene:
@@ -709,79 +407,6 @@ async def test_who_gives_up_waiting_for_the_answer(tmp_path: Path) -> None:
         for job in scene.queue.jobs():
             assert await scene.hands.wait_begun() == ("run", job)
             await scene.hands.end(job)
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "same"),
-    [
-        ({}, {}, True),
-        ({}, {"prefix": "image"}, True),
-        ({"prefix": "image"}, {}, True),
-        ({}, {"prefix": "other"}, False),
-        ({"prefix": "a"}, {"prefix": "b"}, False),
-        (
-            {"destinations": ["s3://one-1/x", "s3://two-2/x"]},
-            {"destinations": ["s3://two-2/x", "s3://three-3/x"]},
-            True,
-        ),
-        ({"destinations": ["s3://one-1/x"]}, {"destinations": ["s3://one-1/x/"]}, True),
-        ({"destinations": ["s3://one-1/x"]}, {"destinations": ["s3://one-1/y"]}, False),
-        ({"destinations": ["/bundles/a"]}, {"destinations": ["/bundles/a/"]}, True),
-        ({"destinations": ["/bundles/a"]}, {"destinations": ["/bundles//b/../a/."]}, True),
-    ],
-)
-@pytest.mark.parametrize("kept", [False, True], ids=["while it runs", "while it keeps its parts"])
-async def test_the_same_place(
-    first: dict[str, Any], second: dict[str, Any], same: bool, kept: bool, tmp_path: Path
-) -> None:
-    """Two jobs never write under the same names in one place, also when one of them has ended unfinished there."""
-    async with running(tmp_path) as scene:
-        job, _ = await scene.queue.submit(request("a", **first))
-        await scene.hands.wait_begun()
-        if kept:
-            await scene.hands.end(job, State.FAILED)
-        if not same:
-            await scene.queue.submit(request("a", **second))
-            return
-        with pytest.raises(ConflictError) as caught:
-            await scene.queue.submit(request("a", **second))
-        assert caught.value.field == "destinations"
-        assert job.id in caught.value.message
-        if kept:
-            assert caught.value.code == "job.kept_there"
-            assert f"amistream resume {job.id}" in caught.value.hint
-            assert f"amistream cancel {job.id}" in caught.value.hint
-        else:
-            assert caught.value.code == "job.same_destination"
-            assert f"amistream watch {job.id}" in caught.value.hint
-            await scene.hands.end(job)
-            await scene.queue.submit(request("a", **second))
-
-
-@pytest.mark.parametrize("word", ["resume", "cancel"])
-async def test_a_place_is_not_free_while_its_job_is_taken_up(word: str, tmp_path: Path) -> None:
-    """A new job that comes at the very moment in which a kept one is taken up does not get its place."""
-    async with running(tmp_path, max_jobs=4) as scene:
-        job = await scene.keep()
-        asked = [getattr(scene.queue, word)(job.id), scene.queue.submit(request("a"))]
-        taken, refused = await asyncio.gather(*asked, return_exceptions=True)
-        assert isinstance(taken, Job)
-        assert isinstance(refused, ConflictError)
-        assert refused.field == "destinations"
-
-
-async def test_parts_of_an_earlier_daemon_hold_their_place(tmp_path: Path) -> None:
-    """What a daemon before kept somewhere is in the way of a new job there, until it is removed."""
-    view = await left_behind(tmp_path, Fate.KEPT, state=State.FAILED, resumable=True)
-    async with running(tmp_path) as scene:
-        await scene.queue.recover(resume=True)
-        with pytest.raises(ConflictError) as caught:
-            await scene.submit("a")
-        assert caught.value.code == "job.kept_there"
-        job = await scene.queue.cancel(view.id)
-        await scene.hands.wait_begun()
-        await scene.hands.end(job, State.CANCELLED)
-        await scene.begin("a")
 
 
 async def test_what_an_earlier_life_said_is_not_said_of_the_next(tmp_path: Path) -> None:
@@ -811,17 +436,3 @@ async def test_a_bug_ends_one_job_and_no_other(tmp_path: Path) -> None:
         again = await scene.queue.resume(job.id)
         assert await scene.hands.wait_begun() == ("run", again)
         await scene.hands.end(again)
-
-
-async def test_resumed_jobs_need_room_too(tmp_path: Path) -> None:
-    """When as many jobs wait as may, none is taken up: it stays as it is, and can be later."""
-    async with running(tmp_path, max_jobs=1, max_queued=1) as scene:
-        kept = await scene.keep("a")
-        busy = await scene.begin("b")
-        await scene.submit("c")
-        with pytest.raises(BusyError) as caught:
-            await scene.queue.resume(kept.id)
-        assert (caught.value.code, kept.resumable) == ("daemon.full", True)
-        await scene.hands.end(busy)
-        await scene.hands.wait_begun()
-        assert (await scene.queue.resume(kept.id)).state is State.QUEUED

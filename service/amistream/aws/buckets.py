@@ -57,7 +57,7 @@ async def find_bucket(aws: Aws, bucket: str, *, region: str, endpoint_url: str, 
             missing = RefusedError(
                 "bucket.missing",
                 f"cannot {what}: there is no such bucket",
-                hint=f"check the name, or make it: {MAKE_BUCKET.replace('BUCKET', bucket, 1)}",
+                hint=f"check the name, or make it: {MAKE_BUCKET.replace('BUCKET', bucket)}",
                 field="destinations",
             )
             return Answer(error=missing, ahead_s=_ahead_s(headers))

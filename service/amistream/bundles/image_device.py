@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from amistream.bundles.image_blocks import ALIGNMENT, BLOCK, ZEROS, Block, BlockWriter, write_all
+from amistream.bundles.image_blocks import ALIGNMENT, BLOCK, ZEROS, BlockWriter, write_all
 from amistream.bundles.image_target import BlockTarget, failed
 from amistream.errors import RefusedError
 from amistream.values import MIB
@@ -74,11 +74,6 @@ class DeviceTarget(BlockTarget):
             # So much lies within the first block: partition table, and superblock of a file system without one.
             self._write_zeros(0, min(BLOCK, size))
             os.fsync(self._descriptor)
-
-    def write(self, gathered: Block) -> None:
-        assert self._writer is not None  # noqa: S101 - for the type checker
-        with self._on_disk():
-            self._writer.write(gathered)
 
     def commit(self) -> None:
         assert self._writer is not None  # noqa: S101 - for the type checker

@@ -59,6 +59,7 @@ class Target(Protocol):
 class BlockTarget:
     """What a `BlockWriter` writes to: the part that is the same for files and devices. `_writer` is made by `open`."""
 
+    name: str
     _writer: BlockWriter | None = None
 
     def gather(self, offset: int, data: memoryview) -> Iterator[Block]:
@@ -68,6 +69,13 @@ class BlockTarget:
     def rest(self) -> Iterator[Block]:
         assert self._writer is not None  # noqa: S101 - for the type checker
         return self._writer.rest()
+
+    def write(self, gathered: Block) -> None:
+        assert self._writer is not None  # noqa: S101 - for the type checker
+        try:
+            self._writer.write(gathered)
+        except OSError as error:
+            raise failed(self.name, error) from error
 
     def stop(self) -> None:
         if self._writer is not None:
@@ -109,13 +117,6 @@ class FileTarget(BlockTarget):
                 hint=f"check the directory and its permissions: ls -ld {folder}",
                 field="destination",
             ) from error
-
-    def write(self, gathered: Block) -> None:
-        assert self._writer is not None  # noqa: S101 - for the type checker
-        try:
-            self._writer.write(gathered)
-        except OSError as error:
-            raise failed(self.name, error) from error
 
     def commit(self) -> None:
         assert self._writer is not None  # noqa: S101 - for the type checker

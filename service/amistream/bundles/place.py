@@ -65,7 +65,12 @@ class Bundle:
 def split_address(address: str) -> tuple[str, str]:
     """The folder and the name of a manifest's address. Raises `RefusedError` when it names no file."""
     if not address.startswith("s3://") and not is_path(address):
-        raise _no_place(address)
+        raise RefusedError(
+            "manifest.address",
+            f"cannot use {address}: it is neither s3://BUCKET/... nor a path",
+            hint="write s3://BUCKET/KEY/NAME.manifest.xml, or ./ before a path of such a name",
+            field="manifest",
+        )
     folder, slash, name = address.rpartition("/")
     if address.startswith("s3://") and (not slash or folder == "s3:/"):
         folder, name = address, ""
@@ -80,8 +85,6 @@ async def open_place(
 ) -> AsyncIterator[Place]:
     """The folder `s3://BUCKET[/KEY]` or a directory. Raises `RefusedError` or `StoreError` when it is not there."""
     if not folder.startswith("s3://"):
-        if not is_path(folder):
-            raise _no_place(folder)
         directory = Path(await aiofiles.os.path.abspath(folder))
         if not await aiofiles.os.path.isdir(directory):
             raise RefusedError(
@@ -152,14 +155,5 @@ def _no_manifest(address: str) -> RefusedError:
         "manifest.address",
         f"cannot look for a bundle at {address}: that names a folder, not a manifest",
         hint="give the manifest itself, such as s3://BUCKET/KEY/image.manifest.xml or ./image.manifest.xml",
-        field="manifest",
-    )
-
-
-def _no_place(address: str) -> RefusedError:
-    return RefusedError(
-        "manifest.address",
-        f"cannot use {address}: it is neither s3://BUCKET/... nor a path",
-        hint="write s3://BUCKET/KEY/NAME.manifest.xml, or ./ before a path of such a name",
         field="manifest",
     )

@@ -162,7 +162,10 @@ class Job:
                 await changed.wait()
 
     def shelve(self) -> None:
-        """Keep an ended job as the text of its view, which takes a tenth of the room of its objects."""
+        """Keep an ended job as the text of its view, which takes a tenth of the room of its objects.
+
+        What it ended with is in its view alone from then on.
+        """
         if self._shelved:
             return
         self._shelved = self.text()

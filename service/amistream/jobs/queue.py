@@ -31,7 +31,7 @@ Work = Callable[[Job], Awaitable[None]]
 JOB_ENDED = "job.ended"
 
 FRESH = 16
-"""The newest ended jobs that are kept with all their events: somebody may be about to read them."""
+"""Ended jobs, of those that came last, that are kept with all their events: somebody may be about to read them."""
 
 
 class JobQueue:

@@ -1,0 +1,75 @@
+"""The queue when its journal cannot be written: what is refused, what goes on, and what is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from amistream.errors import JobError
+from amistream.events import JobView, State
+from amistream.jobs.journal import Journal
+from amistream.jobs.records import Kept
+from jobs.queueing import ended, running
+
+
+class Breaking(Journal):
+    """A journal whose disk is full once the test says so."""
+
+    is_full = False
+
+    async def end(self, view: JobView) -> None:
+        self._check()
+        await super().end(view)
+
+    async def add(self, *values: Any, **more: Any) -> None:
+        self._check()
+        await super().add(*values, **more)
+
+    async def claim(self, job_id: str) -> Kept:
+        self._check()
+        return await super().claim(job_id)
+
+    def _check(self) -> None:
+        if self.is_full:
+            raise JobError("journal.full", "cannot keep the journal: database or disk is full")
+
+
+async def test_full_disk_refuses_a_job(tmp_path: Path) -> None:
+    """A job that cannot be entered is refused with the cause, and nothing of it is left, not even in its place."""
+    async with running(tmp_path, make_journal=Breaking) as scene:
+        scene.journal.is_full = True  # type: ignore[attr-defined]  # a Breaking one
+        with pytest.raises(JobError, match="disk is full"):
+            await scene.submit("a", idempotency_key="one")
+        assert scene.queue.jobs() == []
+        scene.journal.is_full = False  # type: ignore[attr-defined]  # as above
+        job = await scene.submit("a", idempotency_key="one")
+        assert await scene.hands.wait_begun() == ("run", job)
+
+
+async def test_full_disk_does_not_stop_the_other_jobs(tmp_path: Path) -> None:
+    """When the end of a waiting job cannot be entered, that job has ended all the same, and the others go on."""
+    async with running(tmp_path, max_jobs=1, make_journal=Breaking) as scene:
+        busy = await scene.begin("a")
+        waiting = await scene.submit("b")
+        scene.journal.is_full = True  # type: ignore[attr-defined]  # a Breaking one
+        await scene.queue.cancel(waiting.id)
+        assert await ended(waiting) is State.CANCELLED
+        assert not busy.state.ended
+        scene.journal.is_full = False  # type: ignore[attr-defined]  # as above
+        await scene.hands.end(busy)
+        assert busy.state is State.DONE
+
+
+async def test_full_disk_keeps_a_job_resumable(tmp_path: Path) -> None:
+    """A job that cannot be taken up for want of room can be later."""
+    async with running(tmp_path, make_journal=Breaking) as scene:
+        job = await scene.keep()
+        scene.journal.is_full = True  # type: ignore[attr-defined]  # a Breaking one
+        for ask in (scene.queue.resume, scene.queue.cancel):
+            with pytest.raises(JobError, match="disk is full"):
+                await ask(job.id)
+        scene.journal.is_full = False  # type: ignore[attr-defined]  # as above
+        again = await scene.queue.resume(job.id)
+        assert await scene.hands.wait_begun() == ("run", again)

@@ -1,0 +1,106 @@
+"""The queue's memory: what is still told of jobs that ended, and what of them must not be put away."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from amistream.events import JobResult, State
+from amistream.jobs.job import Job
+from amistream.jobs.journal import Journal
+from amistream.jobs.queue import FRESH, JobQueue
+from amistream.jobs.records import Kept
+from jobs.queueing import RESULT, Hands, Scene, running
+
+
+async def test_a_job_that_ended_long_ago_is_shown_as_it_ended(tmp_path: Path) -> None:
+    """Its view and its last event stay as they were; the way there is told of the newest jobs only."""
+    async with running(tmp_path) as scene:
+        old = await scene.begin("old")
+        follower = old.events()
+        first = await anext(follower)
+        old.note("the clock is off")
+        old.result = RESULT
+        await scene.hands.end(old)
+        told = [event async for event in old.events()]
+        for number in range(FRESH):
+            assert [event async for event in old.events()] == told
+            await scene.hands.end(await scene.begin(str(number)))
+        await scene.submit("last")
+
+        assert scene.queue.get(old.id).view() == told[-1].job
+        assert (told[-1].job.notices, told[-1].job.result) == (("the clock is off",), RESULT)
+        assert [event async for event in old.events()] == [told[-1]]
+        assert [event async for event in old.events(after=told[-2].id)] == [told[-1]]
+        assert [event async for event in old.events(after=told[-1].id)] == []
+        assert [first, *[event async for event in follower]] == [told[0], told[-1]]
+
+
+async def test_what_kept_something_is_never_put_away(tmp_path: Path) -> None:
+    """A job that can be resumed says what it said before, however many ended since."""
+    async with running(tmp_path) as scene:
+        kept = await scene.begin("kept")
+        kept.note("the clock is off")
+        await scene.hands.end(kept, State.FAILED)
+        for number in range(FRESH + 1):
+            await scene.hands.end(await scene.begin(str(number)))
+        resumed = await scene.queue.resume(kept.id)
+        assert resumed.notices == ("the clock is off",)
+
+
+async def test_what_is_being_taken_up_is_not_put_away(tmp_path: Path) -> None:
+    """A job that is asked for while others come keeps what it said, also when it is not taken up after all."""
+    held, asked = asyncio.Event(), asyncio.Event()
+
+    class Held(Journal):
+        """Waits before it lets a job be claimed."""
+
+        async def claim(self, job_id: str) -> Kept:
+            asked.set()
+            await held.wait()
+            return await super().claim(job_id)
+
+    async with running(tmp_path, make_journal=Held) as scene:
+        kept = await scene.begin("kept")
+        kept.note("the clock is off")
+        await scene.hands.end(kept, State.FAILED)
+        for number in range(FRESH + 1):
+            await scene.hands.end(await scene.begin(str(number)))
+        taking = asyncio.create_task(scene.queue.resume(kept.id))
+        await asked.wait()
+        await scene.submit("meanwhile")
+        taking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await taking
+        assert (kept.view().resumable, kept.view().notices) == (True, ("the clock is off",))
+        held.set()
+        assert (await scene.queue.resume(kept.id)).notices == ("the clock is off",)
+
+
+async def test_a_job_is_not_put_away_before_its_work_has_returned(tmp_path: Path) -> None:
+    """Whoever runs the job may read what it ended with."""
+    left = asyncio.Event()
+    seen: list[JobResult | None] = []
+
+    async with Journal(tmp_path, by_itself=True) as journal:
+        hands = Hands(journal)
+
+        async def run(job: Job) -> None:
+            await hands.run(job)
+            if job.request.source.endswith("slow"):
+                await left.wait()
+                seen.append(job.result)
+
+        async with JobQueue(run, hands.clean, journal, max_jobs=2, max_queued=10, default_prefix="image") as queue:
+            scene = Scene(queue, hands, journal)
+            slow = await scene.begin("slow")
+            slow.result = RESULT
+            await hands.end(slow)
+            for number in range(FRESH + 1):
+                await hands.end(await scene.begin(str(number)))
+            await scene.submit("last")
+            left.set()
+            await hands.end((await hands.wait_begun())[1])
+    assert seen == [RESULT]

@@ -1,0 +1,102 @@
+"""The queue's room: one job to a place, also while it is taken up, and no more jobs than may wait."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from amistream.errors import BusyError, ConflictError
+from amistream.events import State
+from amistream.jobs.job import Job
+from amistream.jobs.records import Fate
+from jobs.queueing import left_behind, request, running
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ({}, {}, True),
+        ({}, {"prefix": "image"}, True),
+        ({"prefix": "image"}, {}, True),
+        ({}, {"prefix": "other"}, False),
+        ({"prefix": "a"}, {"prefix": "b"}, False),
+        (
+            {"destinations": ["s3://one-1/x", "s3://two-2/x"]},
+            {"destinations": ["s3://two-2/x", "s3://three-3/x"]},
+            True,
+        ),
+        ({"destinations": ["s3://one-1/x"]}, {"destinations": ["s3://one-1/x/"]}, True),
+        ({"destinations": ["s3://one-1/x"]}, {"destinations": ["s3://one-1/y"]}, False),
+        ({"destinations": ["/bundles/a"]}, {"destinations": ["/bundles/a/"]}, True),
+        ({"destinations": ["/bundles/a"]}, {"destinations": ["/bundles//b/../a/."]}, True),
+    ],
+)
+@pytest.mark.parametrize("kept", [False, True], ids=["while it runs", "while it keeps its parts"])
+async def test_the_same_place(
+    first: dict[str, Any], second: dict[str, Any], same: bool, kept: bool, tmp_path: Path
+) -> None:
+    """Two jobs never write under the same names in one place, also when one of them has ended unfinished there."""
+    async with running(tmp_path) as scene:
+        job, _ = await scene.queue.submit(request("a", **first))
+        await scene.hands.wait_begun()
+        if kept:
+            await scene.hands.end(job, State.FAILED)
+        if not same:
+            await scene.queue.submit(request("a", **second))
+            return
+        with pytest.raises(ConflictError) as caught:
+            await scene.queue.submit(request("a", **second))
+        assert caught.value.field == "destinations"
+        assert job.id in caught.value.message
+        if kept:
+            assert caught.value.code == "job.kept_there"
+            assert f"amistream resume {job.id}" in caught.value.hint
+            assert f"amistream cancel {job.id}" in caught.value.hint
+        else:
+            assert caught.value.code == "job.same_destination"
+            assert f"amistream watch {job.id}" in caught.value.hint
+            await scene.hands.end(job)
+            await scene.queue.submit(request("a", **second))
+
+
+@pytest.mark.parametrize("word", ["resume", "cancel"])
+async def test_a_place_is_not_free_while_its_job_is_taken_up(word: str, tmp_path: Path) -> None:
+    """A new job that comes at the very moment in which a kept one is taken up does not get its place."""
+    async with running(tmp_path, max_jobs=4) as scene:
+        job = await scene.keep()
+        asked = [getattr(scene.queue, word)(job.id), scene.queue.submit(request("a"))]
+        taken, refused = await asyncio.gather(*asked, return_exceptions=True)
+        assert isinstance(taken, Job)
+        assert isinstance(refused, ConflictError)
+        assert refused.field == "destinations"
+
+
+async def test_parts_of_an_earlier_daemon_hold_their_place(tmp_path: Path) -> None:
+    """What a daemon before kept somewhere is in the way of a new job there, until it is removed."""
+    view = await left_behind(tmp_path, Fate.KEPT, state=State.FAILED, resumable=True)
+    async with running(tmp_path) as scene:
+        await scene.queue.recover(resume=True)
+        with pytest.raises(ConflictError) as caught:
+            await scene.submit("a")
+        assert caught.value.code == "job.kept_there"
+        job = await scene.queue.cancel(view.id)
+        await scene.hands.wait_begun()
+        await scene.hands.end(job, State.CANCELLED)
+        await scene.begin("a")
+
+
+async def test_resumed_jobs_need_room_too(tmp_path: Path) -> None:
+    """When as many jobs wait as may, none is taken up: it stays as it is, and can be later."""
+    async with running(tmp_path, max_jobs=1, max_queued=1) as scene:
+        kept = await scene.keep("a")
+        busy = await scene.begin("b")
+        await scene.submit("c")
+        with pytest.raises(BusyError) as caught:
+            await scene.queue.resume(kept.id)
+        assert (caught.value.code, kept.resumable) == ("daemon.full", True)
+        await scene.hands.end(busy)
+        await scene.hands.wait_begun()
+        assert (await scene.queue.resume(kept.id)).state is State.QUEUED
