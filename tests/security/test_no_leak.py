@@ -21,7 +21,7 @@ from amistream.jobs.journal import Journal
 from end_to_end.machine import Daemon, running_daemon
 from security.leaks import Form, Watcher, files_below, forms, forms_of_key, search
 from support.buckets import download_bundle
-from support.proxy import Answer, Fault, StallBody, dry_run_answered
+from support.proxy import Answer, Fault, PauseRequest, StallBody, dry_run_answered
 from support.referee import read_bundle, unwrap
 from support.volumes import random_image
 
@@ -44,6 +44,7 @@ class Life:
     folder: Path
     proxy: FaultProxy
     stalled: Fault
+    paused: Fault
     bucket: str
     key_ring: KeyRing
     jobs: dict[str, str] = field(default_factory=dict)
@@ -158,19 +159,21 @@ def bundle_key(directory: Path, name: str, key: Path) -> list[Form]:
 def life(
     ministack: Endpoint, make_proxy: MakeProxy, make_bucket: MakeBucket, key_ring: KeyRing, tmp_path: Path
 ) -> Life:
-    """A place in which one job will fail and one stand still."""
+    """A place in which one job will fail, one stand still and one wait."""
     # Not one of the first four, which are sent at once: some are stored then, and the job is kept.
     refused = Fault(action=Answer(status=403, code="AccessDenied"), path=".*/bad/.*part.05", times=None)
     stalled = Fault(action=StallBody(after=1000), path=".*/killed/.*part.03", times=None)
-    proxy = make_proxy(ministack, dry_run_answered(), refused, stalled)
+    # The volume, and what reads it, stays open until the last manifest is put.
+    paused = Fault(action=PauseRequest(), path=".*/packed/.*manifest.xml")
+    proxy = make_proxy(ministack, dry_run_answered(), refused, stalled, paused)
     folder = tmp_path / "life"
     (folder / "tmp").mkdir(parents=True)
-    made = Life(folder, proxy, stalled, make_bucket(ministack), key_ring)
+    made = Life(folder, proxy, stalled, paused, make_bucket(ministack), key_ring)
     made.write_credentials(ministack.access_key)
     return made
 
 
-def a_first_daemon(life: Life) -> None:
+def a_first_daemon(life: Life, watcher: Watcher) -> None:
     """One job is done and registered, one fails, one has the daemon's own key, one runs when it is killed."""
     folder, bucket, keys = life.folder, life.bucket, life.key_ring
     image = random_image(folder.parent / "disk.img", SIZE)
@@ -202,12 +205,20 @@ def a_first_daemon(life: Life) -> None:
 
         own = life.jobs["own"] = submit(
             daemon,
-            source=str(packed if HAS_QEMU else image),
+            source=str(image),
             destinations=[str(folder / "bundle")],
             ec2_certificate=pair["ec2_certificate"],
         )
         with following(daemon, own, folder.parent / "own.events"):
             assert wait_ended(daemon, own)["state"] == "done"
+
+        if HAS_QEMU:
+            from_packed = {**pair, "source": str(packed), "register_image": False}
+            life.jobs["packed"] = submit(daemon, **from_packed, destinations=[f"s3://{bucket}/packed"])
+            life.proxy.wait_hit(life.paused)
+            watcher.look()
+            life.proxy.let_go(life.paused)
+            assert wait_ended(daemon, life.jobs["packed"])["state"] == "done"
 
         killed = submit(daemon, **pair, destinations=[f"s3://{bucket}/killed"], ami_name=f"y {bucket}")
         life.jobs["killed"] = killed
@@ -240,7 +251,7 @@ def gather(life: Life, ministack: Endpoint) -> None:
     life.shown |= {path.name: path.read_bytes() for path in tmp_path.glob("*.events")}
     life.shown |= files_below(life.folder / "tmp")
     life.shown["manifest of the daemon's own"] = (life.folder / "bundle" / "image.manifest.xml").read_bytes()
-    for name in ("good", "killed"):
+    for name in ("good", "killed", *(("packed",) if HAS_QEMU else ())):
         download_bundle(ministack, life.bucket, f"{name}/", tmp_path / name)
         life.shown[f"manifest of the {name} one"] = (tmp_path / name / "image.manifest.xml").read_bytes()
         life.wanted += bundle_key(tmp_path / name, name, keys.user.key)
@@ -277,7 +288,7 @@ def test_nothing_secret_is_seen(life: Life, ministack: Endpoint, monkeypatch: py
     monkeypatch.setenv("TMPDIR", str(life.folder / "tmp"))
     watcher = Watcher("amistream")
     with watcher.watching():
-        a_first_daemon(life)
+        a_first_daemon(life, watcher)
         a_second_daemon(life)
     gather(life, ministack)
     check_that_it_was_looked_at(life, watcher)
