@@ -38,6 +38,8 @@ from amistream.values import Checkpoint, Extent, Mark, Measured, PartDigest
 
 BUFFERS_BEYOND_UPLOADS = 2
 """One part being filled and one being handed over, beside those in flight."""
+RESUMED = "resumed"
+"""What was made of the bytes that an earlier pass compressed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +93,7 @@ class Pipeline:
         resumption = resumption or Resumption(mtime=volume.mtime)
         point = resumption.checkpoint
         self.parts_before = resumption.parts
+        self._size_before = point.gzip.before.size_in if point else 0
         self.buffers = Buffers(count=plan.upload_concurrency + BUFFERS_BEYOND_UPLOADS, size=plan.part_size)
         self.reader = Read(volume, plan.extents)
         self.archive = Archive(
@@ -103,7 +106,6 @@ class Pipeline:
         self.deflate = Deflate(
             AutoLevel(self.buffers.used) if plan.level is None else partial(int, plan.level),
             block_size=plan.block_size,
-            first=point.gzip.block if point else 0,
             levels=resumption.levels,
         )
         self.member = GzipMember(point.gzip if point else None)
@@ -127,7 +129,14 @@ class Pipeline:
             release=self._release,
             slots=slots,
             nice=plan.nice,
+            resume_at=point.gzip.block if point else 0,
         )
+
+    @property
+    def compression(self) -> dict[str, int]:
+        """Bytes of the archive by what was made of them; `RESUMED` are those that an earlier pass compressed."""
+        resumed = {RESUMED: self._size_before} if self._size_before else {}
+        return resumed | self.deflate.bytes_by_kind
 
     async def run(self) -> Measured:
         """Store every part; returns what the stages measured. Raises the first cause; stored parts stay, see `undo`."""

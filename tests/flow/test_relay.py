@@ -96,12 +96,15 @@ class Run:
         on_emit: Callable[[bytes], None] = lambda _: None,
         on_release: Callable[[], None] = lambda: None,
         slots: AbstractContextManager[Any] | None = None,
+        resume_at: int = 0,
     ) -> None:
         self.emitted: list[bytes] = []
         self.released = threading.Event()
         self._on_emit = on_emit
         self._on_release = on_release
-        self.relay = Relay(reader, path, self._emit, block_size=BLOCK, release=self._release, slots=slots)
+        self.relay = Relay(
+            reader, path, self._emit, block_size=BLOCK, release=self._release, slots=slots, resume_at=resume_at
+        )
 
     async def go(self, workers: int) -> None:
         try:
@@ -164,6 +167,26 @@ def test_every_block_once(count: int, workers: int) -> None:
     asyncio.run(run.go(workers))
     assert run.numbers() == list(range(count))
     assert reader.calls == count
+
+
+@settings(deadline=None)
+@given(st.data(), st.integers(1, 30), st.integers(1, 6))
+def test_an_earlier_pass_is_gone_on_with(data: st.DataObject, count: int, workers: int) -> None:
+    """Blocks before the one to go on at are read and pass the first step, in order, and nothing behind it."""
+    resume_at = data.draw(st.integers(0, count - 1))
+    archived: list[int] = []
+    worked: set[int] = set()
+
+    def work(number: int, items: Sequence[Any]) -> bytes:
+        worked.add(number)
+        return join(number, items)
+
+    path = steps(archive=Pass(lambda item: archived.append(number_of(item))), work=work)
+    run = Run(Blocks(count), path, resume_at=resume_at)
+    asyncio.run(run.go(workers))
+    assert archived == list(range(count))
+    assert worked == set(range(resume_at, count))
+    assert run.numbers() == list(range(resume_at, count))
 
 
 async def test_works_in_parallel() -> None:
@@ -247,6 +270,7 @@ def failing_work(failing: int) -> Callable[[int, Sequence[Any]], bytes]:
 PLACES: dict[str, Callable[[int], Run]] = {
     "reader": lambda number: Run(Blocks(20, fail_at(number)), steps()),
     "archive": lambda number: Run(Blocks(20), steps(archive=Pass(fail_at(number)))),
+    "what is gone on with": lambda number: Run(Blocks(20), steps(archive=Pass(fail_at(number))), resume_at=19),
     "work": lambda number: Run(Blocks(20), steps(work=failing_work(number))),
     "last": lambda number: Run(Blocks(20), steps(last=Pass(fail_at(number)))),
     "emit": lambda number: Run(Blocks(20), steps(), on_emit=fail_at(number)),

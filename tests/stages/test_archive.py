@@ -274,6 +274,14 @@ def test_other_cuts_fail_the_proof() -> None:
     assert feed_with_proof([b"abc", b"d"], ends([b"ab", b"cd"])[0]) == 0
 
 
+def test_an_end_before_the_proof_fails_it() -> None:
+    """An archive that is over before the place of the proof is another one."""
+    archive = Archive(name="image", size=2, mtime=MTIME, proof=ends([b"ab", b"cd"])[1])
+    list(archive.feed(b"ab"))
+    with pytest.raises(ChangedError, match="ends before byte 516"):
+        list(archive.finish())
+
+
 @pytest.mark.parametrize("change", ["name", "mtime", "extents"])
 def test_another_header_fails_the_proof(change: str) -> None:
     """The proof covers the header: another name, time or map of holes is another archive."""

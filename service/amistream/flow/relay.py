@@ -6,6 +6,8 @@ handed over without any copy, and the event loop sees only finished parts. What 
 number of workers; when the last stage blocks (no free buffer), all workers soon stand behind it and the reader is
 not called: back pressure without a queue to size.
 
+A pass that goes on where an earlier one stopped leads the blocks before that through the first turn only.
+
 Consecutive ordered stages may share a turn (`same_turn`): their transforms are then chained lazily, item by item,
 which lets a transform reuse its output buffer.
 """
@@ -76,12 +78,14 @@ class Relay:
         release: Callable[[], None],
         slots: AbstractContextManager[Any] | None = None,
         nice: int = 0,
+        resume_at: int = 0,
     ) -> None:
         """`emit` takes what the last step yields, on a worker thread, in order, and may block.
 
         `release` is called when the relay is stopped: it must wake whatever blocks in a transform or in `emit`.
         `slots` is entered around parallel work: a semaphore there shares the cores among relays. Workers run at the
         scheduling priority `nice` (19 yields the most) and, when it is not 0, read from disk when nobody else does.
+        Blocks before number `resume_at` (from 0) go no further than the first step and those that share its turn.
         """
         self._reader = reader
         self._emit = emit
@@ -90,7 +94,8 @@ class Relay:
         self._slots = slots or nullcontext()
         self._nice = nice
         self._turns = [list(turn) for turn in _group(steps)]
-        self._gates = [_Gate() for _ in self._turns]
+        self._resume_at = resume_at
+        self._gates = [_Gate(resume_at if number else 0) for number in range(len(self._turns))]
         self._read_lock = threading.Lock()
         self._tickets = itertools.count()
         self._ended = False
@@ -150,7 +155,8 @@ class Relay:
             self.read_meter.bytes_out += len(block)
             self.read_meter.busy_s += perf_counter() - started
         items: Sequence[Any] = (block,)
-        for turn, gate in zip(self._turns, self._gates, strict=True):
+        turns = self._turns if ticket >= self._resume_at else self._turns[:1]
+        for turn, gate in zip(turns, self._gates, strict=False):
             is_last_turn = turn is self._turns[-1]
             if turn[0].parallel is not None:
                 items = self._work_in_parallel(turn[0], ticket, items)
@@ -188,31 +194,41 @@ class Relay:
 
 
 class _Gate:
-    """Lets tickets 0, 1, 2 ... through, one at a time."""
+    """Lets tickets `first`, `first` + 1 ... through, one at a time."""
 
-    def __init__(self) -> None:
-        self._turn = 0
+    def __init__(self, first: int) -> None:
+        self._turn = first
         self._closed = False
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        # Each waits at a lock of its own, held until its turn: a leaving ticket wakes the next and nobody else.
+        self._waiting: dict[int, threading.Lock] = {}
 
     def enter(self, ticket: int) -> float:
         """Wait for `ticket`'s turn; returns the seconds waited. Raises `RelayStoppedError` when closed."""
         started = perf_counter()
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._turn == ticket)
+        own = threading.Lock()
+        with self._lock:
+            if self._turn != ticket and not self._closed:
+                own.acquire()
+                self._waiting[ticket] = own
+        with own:
             if self._closed:
                 raise RelayStoppedError
         return perf_counter() - started
 
     def leave(self) -> None:
-        with self._changed:
+        with self._lock:
             self._turn += 1
-            self._changed.notify_all()
+            following = self._waiting.pop(self._turn, None)
+        if following is not None:
+            following.release()
 
     def close(self) -> None:
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.notify_all()
+            waiting, self._waiting = list(self._waiting.values()), {}
+        for each in waiting:
+            each.release()
 
 
 def _group(steps: Sequence[Step]) -> Iterator[list[Step]]:

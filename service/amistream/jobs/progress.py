@@ -64,7 +64,7 @@ class ProgressMeter:
             eta_s=round((total - now.bytes_done) / rate, 1) if rate else None,
             bottleneck=bottleneck,
             advice=advice(bottleneck),
-            compression=dict(pipeline.deflate.bytes_by_kind),
+            compression=pipeline.compression,
             stages=now.stages,
         )
 

@@ -184,7 +184,7 @@ class Run:
             cpu_s=0,
             bottleneck=bottleneck,
             advice=advice(bottleneck),
-            compression=dict(pipeline.deflate.bytes_by_kind),
+            compression=pipeline.compression,
             stages=stages,
         )
         await self._journal.conclude(self._job.id, self.result)

@@ -81,9 +81,14 @@ class Archive:
         return self._block_ends[number]
 
     def finish(self) -> Iterator[Buffer]:
-        """Yield the padding of the member and of the archive. Raises ValueError when bytes are missing."""
+        """Yield the padding of the member and of the archive.
+
+        Raises ValueError when bytes are missing, and `ChangedError` when the place of the proof did not come.
+        """
         if self._missing:
             raise ValueError(f"{self._missing} bytes fewer than the archive's header says")
+        if self._proof is not None:
+            raise ChangedError(f"the archive ends before byte {self._proof.size}, where it went on")
         if self._header:
             yield self._count(self._header)
             self._header = b""
@@ -95,12 +100,13 @@ class Archive:
         return ArchiveResult(size=self._size, sha1=self._sha1.digest())
 
     def _end_block(self) -> None:
-        end = self._block_ends[self._blocks] = self.result()
-        self._blocks += 1
-        if self._proof is not None and end.size >= self._proof.size:
-            if end != self._proof:
-                raise ChangedError(f"the first {end.size} bytes of the archive are not what they were")
-            self._proof = None
+        number, self._blocks = self._blocks, self._blocks + 1
+        if self._proof is not None and self._size < self._proof.size:
+            return  # no later pass will go on from here: an earlier one has come further
+        end = self._block_ends[number] = self.result()
+        if self._proof not in (None, end):
+            raise ChangedError(f"the first {end.size} bytes of the archive are not what they were")
+        self._proof = None
 
     def _count(self, data: Buffer) -> Buffer:
         self._sha1.update(data)

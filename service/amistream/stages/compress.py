@@ -11,8 +11,8 @@ wanted at that moment. What kind a block is depends on its bytes alone.
 Contract: blocks may be made on any thread, at the same time; `GzipMember` takes them in the volume's order. A stored
 block's pieces are views of what came in, and as short-lived.
 
-A pass that goes on where an earlier one stopped compresses only from the block on in which that one's last part ends
-(`GzipPlace`), each at the level it had then, and leaves out what the earlier parts hold.
+A pass that goes on where an earlier one stopped begins with the block in which that one's last part ends
+(`GzipPlace`), compresses each at the level it had then, and leaves out what the earlier parts hold.
 """
 
 from __future__ import annotations
@@ -42,9 +42,6 @@ _SAMPLES = 4
 # The measured front of ratio against speed: isal for 1 to 3, zlib-ng for 4 to 6, zlib for the rest.
 _ISAL_BEST = 3
 _ZLIB_NG_BEST = 6
-RESUMED = "resumed"
-"""The kind of a block that an earlier pass compressed."""
-
 _NAMED_LEVELS = {"fast": 1, "balanced": 4, "small": 6}
 
 
@@ -117,14 +114,12 @@ class Deflate:
         level: Callable[[], int],
         *,
         block_size: int,
-        first: int = 0,
         levels: Mapping[int, int] | None = None,
     ) -> None:
         """`level` is asked before each block that `levels` (by number) does not hold; `block_size` is the largest
-        block that comes, in bytes. Blocks before number `first` are not compressed: an earlier pass did.
+        block that comes, in bytes.
         """
         self._level = level
-        self._first = first
         self._levels = levels or {}
         self._zeros = bytes(block_size)
         self._zero_blocks: dict[int, DeflatedBlock] = {}
@@ -138,8 +133,6 @@ class Deflate:
         return block
 
     def _make(self, number: int, buffers: Sequence[Buffer]) -> tuple[DeflatedBlock, str]:
-        if number < self._first:
-            return DeflatedBlock((), 0, sum(map(len, buffers)), number), RESUMED
         if len(buffers) == 1 and self._zeros.startswith(buffers[0]):
             return replace(self._zero_block(len(buffers[0])), number=number), "zeros"
         if all(map(_is_noise, buffers)):
@@ -169,7 +162,7 @@ class GzipMember:
     """Transform: deflated blocks in, one gzip member out."""
 
     def __init__(self, place: GzipPlace | None = None) -> None:
-        """`place`: yield only what comes after it; the blocks before it may come and are passed over."""
+        """`place`: the first block that comes is the one it lies in, and only what is after it is yielded."""
         self._resumed_at = place
         self._done = place.before if place else GzipResult(crc32=0, size_in=0, size_out=0)
         self._block: DeflatedBlock | None = None
@@ -179,8 +172,6 @@ class GzipMember:
     def feed(self, block: DeflatedBlock) -> Iterator[Buffer]:
         """Raises `ChangedError` when the block at the place does not begin with the bytes it began with."""
         place = self._resumed_at
-        if place is not None and block.number < place.block:
-            return
         self._block, self._before = block, self._done
         self._levels[block.number] = block.level
         pieces = _member_pieces(block, self._before)
