@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from amistream.jobs.records import Fate, SealedPart
 from amistream.settings import Settings
 from jobs.lives import files, scene_with
 from jobs.work import request, settings, use_endpoint
+from source.images import convert, needs_qemu
 from support.buckets import download_bundle, list_keys, open_uploads
 from support.proxy import Answer, Fault
 from support.referee import check_bundle, read_bundle
@@ -191,6 +193,27 @@ async def test_a_changed_volume_is_begun_anew(
     after = files(out)
     assert all(after.get(name) != data for name, data in first.items())
     assert before.user_key.hex().encode() not in after["image.manifest.xml"]
+
+
+@needs_qemu
+async def test_a_changed_image_that_a_child_reads_is_begun_anew(
+    tmp_path: Path, key_ring: KeyRing, chosen: Settings
+) -> None:
+    """The pass that found the change leaves nothing that keeps the next from reading a compressed qcow2."""
+    out, disk, packed = tmp_path / "out", tmp_path / "disk.img", tmp_path / "disk.qcow2"
+
+    def write_image(seed: int) -> None:
+        disk.write_text(random.Random(seed).randbytes(1 << 20).hex())
+        packed.write_bytes(convert(disk, tmp_path / f"{seed}.qcow2", "qcow2", "-c").read_bytes())
+
+    async with scene_with(chosen) as scene:
+        write_image(1)
+        job = await scene.run(request(packed, out, key_ring), room=3)
+        write_image(2)
+        job = await scene.again(job)
+        assert job.state is State.DONE, job.error
+        assert any("starting over under a new key" in notice for notice in job.notices)
+    fits(out, disk, key_ring)
 
 
 async def test_a_touched_volume_is_the_same(image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings) -> None:

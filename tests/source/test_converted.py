@@ -188,7 +188,7 @@ def test_a_server_that_dies(disk: Path, tmp_path: Path) -> None:
 
 @needs_qemu
 def test_interrupted(disk: Path, tmp_path: Path) -> None:
-    """A volume that was interrupted fails to read from its server, whether or not it had one."""
+    """A volume that was interrupted fails to read from its server, whether or not it had one, until it is rewound."""
     path = convert(disk, tmp_path / "image", "vhdx")
     for started in (False, True):
         with closing(opened(path)) as volume:
@@ -197,6 +197,10 @@ def test_interrupted(disk: Path, tmp_path: Path) -> None:
             volume.interrupt()
             with pytest.raises(SourceError):
                 volume.read_into(0, memoryview(bytearray(10)))
+            volume.rewind()
+            again = bytearray(10)
+            volume.read_into(0, memoryview(again))
+            assert again == disk.read_bytes()[:10]
 
 
 @needs_qemu

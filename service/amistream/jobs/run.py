@@ -30,9 +30,10 @@ from amistream.jobs.records import Bundling, BundlingPlace, Kept, SealedPart
 from amistream.jobs.resume import PartLedger, check_volume, open_destination, prove, remove_kept, resumption
 from amistream.keys import BundleKey, unwrap, wrap
 from amistream.pipeline import Pipeline
+from amistream.source.volume import Kind
 from amistream.stages.manifest import WrappedKeys, write_manifest
 from amistream.stores.several import Member, SeveralStores
-from amistream.values import STANDARD_INPUT, ChangedError, Measured, part_name
+from amistream.values import ChangedError, Measured, part_name
 
 if TYPE_CHECKING:
     from threading import Semaphore
@@ -158,7 +159,7 @@ class Run:
         try:
             pipeline, meter, measured = await self._pass(ready, bundling, key, parts, store)
         except ChangedError:
-            if self._job.request.source == STANDARD_INPUT:
+            if ready.volume.kind is Kind.STREAM:
                 raise RefusedError(
                     "source.other_stream",
                     "cannot go on: what standard input sends is not what it sent when the job began",
@@ -166,6 +167,7 @@ class Run:
                     field="source",
                 ) from None
             await self._start_over(f"{ready.volume.path} is not what it was when this job began")
+            await asyncio.to_thread(ready.volume.rewind)
             bundling, key = await self._begin(ready)
             pipeline, meter, measured = await self._pass(ready, bundling, key, [], store)
 

@@ -130,9 +130,13 @@ class ConvertedVolume:
         if self._server is not None:
             self._server.interrupt()
 
+    def rewind(self) -> None:
+        """Make ready for another pass, also after `interrupt`. Nobody may be reading."""
+        self._end_server()
+        self._interrupted = False
+
     def close(self) -> None:
-        if self._server is not None:
-            self._server.close()
+        self._end_server()
         self._file.close()
 
     def _runs(self, offset: int, length: int) -> Iterator[tuple[Piece, int, int]]:
@@ -155,6 +159,11 @@ class ConvertedVolume:
                 hint=f"the image may be damaged: qemu-img check {self.path}",
                 field="source",
             ) from error
+
+    def _end_server(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
 
     def _started_server(self) -> NbdServer:
         with self._lock:

@@ -88,6 +88,9 @@ class StreamVolume:
         """Make a read that waits for the sender fail, and every later one."""
         os.write(self._stop, b"!")
 
+    def rewind(self) -> None:
+        """There is no way back: reading fails unless it goes on where it stands."""
+
     def close(self) -> None:
         for descriptor in (self._descriptor, self._stopped, self._stop):
             os.close(descriptor)

@@ -133,6 +133,9 @@ class FileVolume:
     def interrupt(self) -> None:
         """What a file or device is asked for comes, or fails, by itself."""
 
+    def rewind(self) -> None:
+        """A file or device can be read again at any time."""
+
     def close(self) -> None:
         os.close(self._descriptor)
 
