@@ -30,10 +30,9 @@ from amistream.jobs.records import Bundling, BundlingPlace, Kept, SealedPart
 from amistream.jobs.resume import PartLedger, check_volume, open_destination, prove, remove_kept, resumption
 from amistream.keys import BundleKey, unwrap, wrap
 from amistream.pipeline import Pipeline
-from amistream.source.volume import Kind
 from amistream.stages.manifest import WrappedKeys, write_manifest
 from amistream.stores.several import Member, SeveralStores
-from amistream.values import ChangedError, Measured, part_name
+from amistream.values import STANDARD_INPUT, ChangedError, Measured, part_name
 
 if TYPE_CHECKING:
     from threading import Semaphore
@@ -159,7 +158,8 @@ class Run:
         try:
             pipeline, meter, measured = await self._pass(ready, bundling, key, parts, store)
         except ChangedError:
-            if ready.volume.kind is Kind.STREAM:
+            # A slip of whoever sends it again, or redirects another file, must not cost what is stored.
+            if self._job.request.source == STANDARD_INPUT:
                 raise RefusedError(
                     "source.other_stream",
                     "cannot go on: what standard input sends is not what it sent when the job began",
