@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 from contextlib import ExitStack
@@ -14,7 +15,7 @@ from support.buckets import create_bucket, remove_bucket
 from support.proxy import Fault, FaultProxy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, MutableMapping
 
     from support.endpoints import Endpoint
     from support.keys import KeyRing
@@ -29,6 +30,27 @@ class MakeBucket(Protocol):
 
 class MakeProxy(Protocol):
     def __call__(self, endpoint: Endpoint, *faults: Fault) -> FaultProxy: ...
+
+
+class TidyLoop(asyncio.SelectorEventLoop):
+    """A loop that at its end lets go of connections that were closed, whether or not their peers still read.
+
+    A closed connection to a server that stands still keeps what it has not sent until the kernel gives it up; a test
+    does not wait for that. One that nobody closed stays, and is told of.
+    """
+
+    _transports: MutableMapping[int, asyncio.Transport]
+
+    def close(self) -> None:
+        for transport in [each for each in self._transports.values() if each.is_closing()]:
+            transport.abort()
+        if not self.is_closed():
+            self.run_until_complete(asyncio.sleep(0))
+        super().close()
+
+
+def pytest_asyncio_loop_factories() -> dict[str, type[asyncio.AbstractEventLoop]]:
+    return {"tidy": TidyLoop}
 
 
 @pytest.fixture(scope="session", autouse=True)
