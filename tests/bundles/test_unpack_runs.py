@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from amistream.bundles.unpack.cut import MARKER, MOST, Cut, Run
 from amistream.bundles.unpack.flaw import FlawError
 from amistream.bundles.unpack.inflate import Inflate, new_body
-from amistream.bundles.unpack.inflate_runs import MOST_APART, BegunRun, InflateRuns, _is_on_bound, inflate_apart
+from amistream.bundles.unpack.inflate_runs import MOST_APART, InflateRuns, TriedRun, _is_on_bound, inflate_apart
 from amistream.stages.compress import Deflate, GzipMember
 from amistream.values import KIB, MIB, Buffer
 from stages.transform_check import Outcome, carry, cut
@@ -34,12 +34,12 @@ def joined(pieces: Sequence[Buffer], apart: Callable[[int], bool] = lambda _: Tr
     inflate = InflateRuns()
     begun, counted = 0, 0
 
-    def begin(number: int, run: Run) -> BegunRun:
+    def begin(number: int, run: Run) -> TriedRun:
         nonlocal begun
         if not apart(number) or not inflate.worthwhile:
-            return BegunRun(run=run)
+            return TriedRun(run=run)
         begun += 1
-        return BegunRun(run=run, apart=lambda: inflate_apart(run))
+        return TriedRun(run=run, tried=True, apart=inflate_apart(run))
 
     take_apart = inflate._take_apart
 

@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from amistream.flow.priority import spread_over_cores, wake_promptly, yield_to_others
+from amistream.flow.priority import wake_promptly, yield_to_others
 
 SCHED_GETATTR = {"x86_64": 315, "aarch64": 275}
 
@@ -67,36 +67,3 @@ def test_only_the_calling_thread_is_woken_promptly() -> None:
     if asked == usual:
         pytest.skip("the kernel gives every thread the same slices")
     assert asked == 100_000
-
-
-@pytest.mark.parametrize("more", [0, 1])
-def test_threads_that_fill_the_cores_stay_on_one_each(more: int) -> None:
-    """Each core gets a thread, whoever has one more gets it on a core that has one; the caller stays free."""
-    mine = os.sched_getaffinity(0)
-    stay, seen = spread_over_cores(len(mine) + more), []
-
-    def work() -> None:
-        stay()
-        seen.append(os.sched_getaffinity(0))
-
-    for _ in range(len(mine) + more):
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
-    assert seen == [{core} for core in [*sorted(mine), *sorted(mine)[:more]]]
-    assert os.sched_getaffinity(0) == mine
-
-
-def test_fewer_threads_than_cores_are_left_to_the_kernel() -> None:
-    """Where there are cores to choose from the kernel chooses."""
-    mine, seen = os.sched_getaffinity(0), []
-    stay = spread_over_cores(len(mine) - 1)
-
-    def work() -> None:
-        stay()
-        seen.append(os.sched_getaffinity(0))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert seen == [mine]

@@ -40,6 +40,9 @@ class Block:
     buffer: memoryview
     length: int
 
+    def __len__(self) -> int:
+        return self.length
+
 
 class BlockWriter:
     """One image on its way to a descriptor, which stays the caller's.

@@ -1,8 +1,9 @@
 """THE way back: one pass over a bundle's parts, from where they lie to the bytes of the image. Nothing is kept on disk.
 
-Parts are fetched a few ranges ahead (`bundles.fetch`); each one's SHA-1 is taken as its ranges come by; what follows
-goes down a line of threads (`flow.line`), a stage each. Inflating takes longer than all else together, so it is spread
-over the cores where the stream can be taken up in its middle.
+Parts are fetched a few ranges ahead (`bundles.fetch`). What follows is carried by worker threads (`flow.relay`), as on
+the way there: each takes the next run of the stream, which takes the parts' SHA-1 and decrypts, inflates it apart from
+the others, and when its turn comes joins it to the stream and takes the archive apart, all while the run is in its
+core's cache. Only what waits for the disk, or for another program, has a thread of its own.
 
 What is not as the manifest says becomes a `Difference`. A thorough pass goes on then, to find all of them; any other
 ends with the part that it is in, because that part's digest tells whether it is the one to blame.
@@ -14,30 +15,33 @@ import asyncio
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from amistream.bundles.fetch import Range, fetch
-from amistream.bundles.image_blocks import Block
 from amistream.bundles.manifest import Manifest
 from amistream.bundles.meter import Meter
 from amistream.bundles.parts import SeenPart
 from amistream.bundles.report import Difference
 from amistream.bundles.unpack.cut import Cut, Run
-from amistream.bundles.unpack.decrypt import Decrypt
+from amistream.bundles.unpack.decrypt import SLICE, Decrypt
 from amistream.bundles.unpack.flaw import FlawError
-from amistream.bundles.unpack.inflate_runs import BegunRun, InflateRuns, inflate_apart
+from amistream.bundles.unpack.inflate_runs import InflateRuns, TriedRun, inflate_apart
 from amistream.bundles.unpack.unarchive import Unarchive, Unarchived
 from amistream.errors import first_cause
-from amistream.flow.line import HAND_OVER, Line, LineStoppedError
-from amistream.flow.priority import spread_over_cores, wake_promptly
+from amistream.flow.aside import Aside, Channel, StoppedError
+from amistream.flow.buffers import BuffersClosedError
+from amistream.flow.priority import wake_promptly
+from amistream.flow.relay import Relay, Step
 from amistream.keys import BundleKey
 from amistream.stores.port import Store
 from amistream.values import Buffer
 
-WAITING = 3
-"""Hand-overs that wait before each stage, at most: ranges of 4 MiB, runs, then pieces of 2 MiB together."""
+RANGES = 3
+"""Ranges that wait for a worker, at most."""
+PIECES = 3
+"""Pieces of the archive that wait to be hashed aside, and blocks of the image that wait to be written, at most."""
 
 
 class Sink(Protocol):
@@ -74,89 +78,154 @@ class Unpacking:
         thorough: bool,
         workers: int | None = None,
     ) -> None:
-        """`sink` None: the pass only looks. `workers` inflate at a time; None: one per core this process may use."""
+        """`sink` None: the pass only looks. `workers` carry a run each; None: one per core this process may use."""
         self._store = store
-        self._manifest = manifest
-        self._meter = meter
-        self._thorough = thorough
-        self._differences: list[Difference] = []
+        self._ranges: Channel[tuple[Range, bytes]] = Channel(RANGES)
+        self._runs = _Runs(self._ranges, Decrypt(key=key.key.reveal(), iv=key.iv.reveal()), meter, thorough=thorough)
+        self._workers = workers or len(os.sched_getaffinity(0))
+        self._inflate = InflateRuns()
         self._sha1 = hashlib.sha1(usedforsecurity=False)
-        self._flowing = True
-        """Whether the line takes what comes."""
-        self._archive = Unarchive()
-        workers = workers or len(os.sched_getaffinity(0))
-        self._cores = ThreadPoolExecutor(
-            workers, thread_name_prefix="amistream-inflate", initializer=spread_over_cores(workers)
-        )
-        decrypt, inflate = Decrypt(key=key.key.reveal(), iv=key.iv.reveal()), InflateRuns()
-        self._line = Line(
+        self._hashing = Aside(self._sha1.update, capacity=PIECES)
+        self._archive = Unarchive(_Digest(self._sha1, self._hashing, self._inflate))
+        self._writing = None if sink is None else Aside(sink.write, capacity=PIECES, release=sink.stop)
+        self._relay = Relay(
+            self._runs,
             (
-                _Ahead(decrypt, inflate, self._cores),  # CBC: each block needs the one before
-                inflate,  # joins what the cores made, in order
-                # SHA-1 over the whole tar is serial by nature. Then the disk or another program is waited for.
-                *((self._archive,) if sink is None else (_Gather(self._archive, sink, manifest.size), _Store(sink))),
+                Step("inflate", parallel=self._try_apart),
+                Step("join", _Join(self._runs, self._inflate)),
+                # SHA-1 over the whole tar is serial by nature.
+                Step(
+                    "archive",
+                    self._archive if sink is None else _Gather(self._archive, sink, manifest.size),
+                    same_turn=True,
+                ),
             ),
-            capacity=WAITING,
-            release=sink.stop if sink is not None else lambda: None,
-            # A block holds one of a few buffers, however little is in it: whoever waits for one must not keep it back.
-            weigh=lambda item: HAND_OVER if isinstance(item, BegunRun | Block) else len(item),
+            (lambda _: None) if self._writing is None else self._writing.put,
+            block_size=0,
+            release=self._release,
         )
 
     async def run(self, parts: Sequence[SeenPart], *, complete: bool = True) -> Unpacked:
         """Read the parts; of those that are not `complete` only the digests. Raises `StoreError`, and what the sink
         does.
         """
-        if not complete:
-            self._line.stop()
         wake_promptly()
         try:
             async with asyncio.TaskGroup() as group:
-                content = group.create_task(self._content(), name="content")
-                whole = await fetch(self._store, parts, self._take)
-                if whole:
-                    self._line.end()
-                else:
-                    self._line.stop()
+                content = group.create_task(self._content(group) if complete else self._digests(), name="content")
+                if await fetch(self._store, parts, self._take):
+                    self._ranges.end()
         except BaseExceptionGroup as errors:
             raise first_cause(errors) from None
         finally:
-            self._cores.shutdown(wait=False, cancel_futures=True)
-        flaw = content.result()
-        if flaw is not None:
-            self._differences.append(flaw)
-        return Unpacked(
-            content=self._archive.result() if whole and complete and flaw is None else None,
-            differences=tuple(self._differences),
-        )
+            self._ranges.stop()
+        return Unpacked(content=content.result(), differences=tuple(self._runs.differences))
 
-    async def _content(self) -> Difference | None:
+    @property
+    def _asides(self) -> list[Aside]:
+        return [self._hashing] if self._writing is None else [self._hashing, self._writing]
+
+    async def _content(self, group: asyncio.TaskGroup) -> Unarchived | None:
+        """What the archive was, unless it is found not to be what it should."""
+        hashing = group.create_task(self._hashing.run(), name="hash")
+        if self._writing is not None:
+            group.create_task(self._writing.run(), name="write")
         try:
-            await self._line.run()
+            await self._relay.run(self._workers)
         except FlawError as flaw:
-            return Difference(what=flaw.code, message=flaw.words)
-        except LineStoppedError:
-            # A part differs: that is the cause.
+            await self._digests()
+            self._runs.differences.append(Difference(what=flaw.code, message=flaw.words))
             return None
-        return None
+        except (StoppedError, BuffersClosedError):
+            # A part differs, or the sink failed: that is the cause.
+            return None
+        finally:
+            for aside in self._asides:
+                aside.end()
+        await hashing
+        return self._archive.result()
+
+    async def _digests(self) -> None:
+        """Take the digests of what is left, or of the part that the reading is in."""
+        await asyncio.to_thread(self._runs.digest_rest)
+
+    def _try_apart(self, _: int, items: Sequence[Run]) -> TriedRun:
+        (run,) = items
+        if not run or not self._inflate.worthwhile:
+            return TriedRun(run=run)
+        return TriedRun(run=run, tried=True, apart=inflate_apart(run))
+
+    def _release(self) -> None:
+        """Wake the workers that wait for a range, or for whom something is done aside."""
+        if not isinstance(self._relay.cause, FlawError):
+            self._ranges.stop()
+        for aside in self._asides:
+            aside.stop()
 
     async def _take(self, each: Range, data: bytes) -> bool:
-        # A cancel stops the line, which lets the thread go; the data is nobody else's.
-        return await asyncio.to_thread(self._take_range, each, data)
+        # A cancel stops the channel, which lets the thread go; the data is nobody else's.
+        try:
+            await asyncio.to_thread(self._ranges.put, (each, data))
+        except StoppedError:
+            return False
+        return True
 
-    def _take_range(self, each: Range, data: bytes) -> bool:
-        self._sha1.update(data)
-        self._meter.bytes_done += len(data)
-        if len(data) < each.length:
+
+class _Runs:
+    """Where the relay's runs come from: takes the parts' SHA-1, decrypts, and cuts."""
+
+    def __init__(self, ranges: Channel[tuple[Range, bytes]], decrypt: Decrypt, meter: Meter, *, thorough: bool) -> None:
+        self._ranges = ranges
+        self._decrypt = decrypt
+        self._cut = Cut()
+        self._meter = meter
+        self._thorough = thorough
+        self._sha1 = hashlib.sha1(usedforsecurity=False)
+        self._to_end_of_part = False
+        self._made = self._make()
+        self.differences: list[Difference] = []
+        self.flaw: FlawError | None = None
+        """What is wrong behind the last run."""
+
+    def read(self, _: memoryview) -> tuple[Run, bool]:
+        """The next run, and whether it is the last, which is empty. Raises `StoppedError`."""
+        run = next(self._made, None)
+        return run or (), run is None
+
+    def digest_rest(self) -> None:
+        """Let nothing but the digests be taken from here on: of all parts, or if not thorough, to the end of one."""
+        self._to_end_of_part = not self._thorough
+        with suppress(StoppedError):
+            for _ in self._made:
+                pass
+
+    def _make(self) -> Iterator[Run]:
+        for each, data in self._ranges:
+            view = memoryview(data)
+            for start in range(0, len(view), SLICE):
+                piece = view[start : start + SLICE]
+                self._sha1.update(piece)
+                yield from self._runs_of(self._decrypt.feed(piece))
+            self._account(each, len(data))
+        try:
+            yield from self._runs_of(self._decrypt.finish())
+        except FlawError as flaw:
+            # What is held comes before it, and may have one that explains more.
+            self.flaw = flaw
+        yield from self._cut.finish()
+
+    def _runs_of(self, plain: Iterator[Buffer]) -> Iterator[Run]:
+        for each in plain:
+            yield from self._cut.feed(each)
+
+    def _account(self, each: Range, length: int) -> None:
+        self._meter.bytes_done += length
+        if length < each.length:
             self._differ(
-                each.part, "part.size", str(each.part.size), str(each.offset + len(data)), "it has become shorter"
+                each.part, "part.size", str(each.part.size), str(each.offset + length), "it has become shorter"
             )
-        if self._flowing:
-            try:
-                self._line.put(data)
-            except LineStoppedError:
-                self._flowing = False
         if not each.ends_part:
-            return True
+            return
         found, expected = self._sha1.hexdigest(), each.part.part.digest
         if found != expected:
             self._differ(
@@ -164,41 +233,52 @@ class Unpacking:
             )
         self._sha1 = hashlib.sha1(usedforsecurity=False)
         self._meter.parts_done += 1
-        return self._thorough or (self._flowing and not self._differences)
+        if self._to_end_of_part or (self.differences and not self._thorough):
+            self._ranges.stop()
 
     def _differ(self, part: SeenPart, what: str, expected: str, found: str, why: str) -> None:
-        self._differences.append(
+        self.differences.append(
             Difference(what=what, part=part.name, expected=expected, found=found, message=f"{part.name}: {why}")
         )
 
 
-class _Ahead:
-    """The first stage: decrypts, and has the cores begin with what can be inflated apart."""
+class _Join:
+    """Joins what was inflated apart, in order; behind the last run comes what was wrong there."""
 
-    def __init__(self, decrypt: Decrypt, inflate: InflateRuns, cores: ThreadPoolExecutor) -> None:
-        self._decrypt = decrypt
-        self._cut = Cut()
+    def __init__(self, runs: _Runs, inflate: InflateRuns) -> None:
+        self._runs = runs
         self._inflate = inflate
-        self._cores = cores
 
-    def feed(self, data: Buffer) -> Iterator[BegunRun]:
-        for plain in self._decrypt.feed(data):
-            yield from map(self._begun, self._cut.feed(plain))
+    def feed(self, item: TriedRun) -> Iterator[bytes]:
+        if item.run:
+            yield from self._inflate.feed(item)
 
-    def finish(self) -> Iterator[BegunRun]:
-        try:
-            for plain in self._decrypt.finish():
-                yield from map(self._begun, self._cut.feed(plain))
-        except FlawError:
-            # What is held comes before the flaw, and may have one that explains more.
-            yield from map(self._begun, self._cut.finish())
-            raise
-        yield from map(self._begun, self._cut.finish())
+    def finish(self) -> Iterator[bytes]:
+        if self._runs.flaw is not None:
+            raise self._runs.flaw
+        yield from self._inflate.finish()
 
-    def _begun(self, run: Run) -> BegunRun:
-        if not self._inflate.worthwhile:
-            return BegunRun(run=run)
-        return BegunRun(run=run, apart=self._cores.submit(inflate_apart, run).result)
+
+class _Digest:
+    """The archive's SHA-1, taken by the worker that has a piece in its cache, or aside.
+
+    Of a stream that cannot be inflated in runs all is inflated in turn, which takes longest: hashing goes on beside it.
+    """
+
+    def __init__(self, sha1: Any, aside: Aside, inflate: InflateRuns) -> None:
+        self._sha1 = sha1
+        self._aside = aside
+        self._inflate = inflate
+
+    def update(self, data: memoryview) -> None:
+        if self._inflate.worthwhile:
+            self._sha1.update(data)
+        else:
+            self._aside.put(data)
+
+    def digest(self) -> bytes:
+        """Of all that was given; only at the end of the pass."""
+        return bytes(self._sha1.digest())
 
 
 class _Gather:
@@ -218,22 +298,8 @@ class _Gather:
     def finish(self) -> Iterator[Any]:
         yield from self._archive.finish()
         # Of an image that turns out to have another size nothing more is wanted.
-        if self._archive.result().image_size == self._size:
+        if self._archive.image_size == self._size:
             yield from self._sink.rest()
-
-
-class _Store:
-    """The last stage: hands to the sink what was gathered."""
-
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-
-    def feed(self, gathered: Any) -> Iterator[Any]:
-        self._sink.write(gathered)
-        yield from ()
-
-    def finish(self) -> Iterator[Any]:
-        yield from ()
 
 
 def compare(manifest: Manifest, content: Unarchived) -> Iterator[Difference]:

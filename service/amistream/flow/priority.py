@@ -1,14 +1,11 @@
-"""How the kernel's scheduler is to treat a thread: one that gives way, is woken at once, or stays on its core."""
+"""How the kernel's scheduler is to treat a thread: one that gives way, or is woken at once."""
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import platform
 import struct
-from collections.abc import Callable
-from itertools import cycle
 
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
@@ -40,24 +37,6 @@ def wake_promptly() -> None:
     nice = os.getpriority(os.PRIO_PROCESS, 0)
     attributes = _ATTRIBUTES.pack(_ATTRIBUTES.size, 0, _RESET_ON_FORK, nice, 0, _SLICE_NS, 0, 0, 0, 0)
     _call(_SCHED_SETATTR, 0, attributes, 0)
-
-
-def spread_over_cores(threads: int) -> Callable[[], None]:
-    """What each thread of a pool is to begin with, so that they stay on a core each, as far as there are cores.
-
-    For pools that keep all cores busy beside threads that wake often: where one of those comes in between, the kernel
-    may leave two busy threads on one core and the other idle until its next tick, some 4 ms. Measured on the way back,
-    with 2 threads on 2 cores: 1 to 4 % of the time. Fewer threads than cores are left to the kernel.
-    """
-    cores = sorted(os.sched_getaffinity(0))
-    turns = cycle(cores)
-
-    def stay() -> None:
-        if threads >= len(cores):
-            with contextlib.suppress(OSError):
-                os.sched_setaffinity(0, {next(turns)})
-
-    return stay
 
 
 def _call(numbers: dict[str, int], *arguments: int | bytes) -> None:

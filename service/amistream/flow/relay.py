@@ -36,9 +36,11 @@ class Transform(Protocol):
 
 
 class Reader(Protocol):
-    """Where blocks come from. `read` fills a prefix of the buffer and says whether that was the last block."""
+    """Where blocks come from. `read` fills a prefix of the buffer, or has a block of its own, and says whether that was
+    the last.
+    """
 
-    def read(self, buffer: memoryview) -> tuple[memoryview, bool]: ...
+    def read(self, buffer: memoryview, /) -> tuple[Any, bool]: ...
 
 
 @dataclass(slots=True)

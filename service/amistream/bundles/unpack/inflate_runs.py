@@ -10,7 +10,7 @@ depends on a guess, and the CRC-32 is checked.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,11 +42,15 @@ class Apart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BegunRun:
-    """A run, and where what it becomes apart can be had, if it was begun: the call waits."""
+class TriedRun:
+    """A run, whether it was tried apart, and what it became so, if it did."""
 
     run: Run
-    apart: Callable[[], Apart | None] | None = None
+    tried: bool = False
+    apart: Apart | None = None
+
+    def __len__(self) -> int:
+        return sum(map(len, self.run))
 
 
 def inflate_apart(run: Run) -> Apart | None:
@@ -76,7 +80,7 @@ def inflate_apart(run: Run) -> Apart | None:
 
 
 class InflateRuns(Inflate):
-    """Transform: begun runs in, what was compressed out."""
+    """Transform: runs that were tried in, what was compressed out."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,15 +96,14 @@ class InflateRuns(Inflate):
         """Whether it makes sense to inflate runs apart."""
         return not self._in_one_go
 
-    def feed(self, item: BegunRun) -> Iterator[bytes]:  # type: ignore[override] # runs take the place of plain bytes
+    def feed(self, item: TriedRun) -> Iterator[bytes]:  # type: ignore[override] # runs take the place of plain bytes
         run = tuple(view for piece in item.run if (view := self._without_header(piece)))
         if self._in_one_go or self._ended:
             yield from self._inflate_here(run)
             return
-        apart = item.apart() if item.apart and self._on_bound else None
-        if apart is not None:
+        if item.apart is not None and self._on_bound:
             self._in_vain = 0
-            yield from self._take_apart(apart)
+            yield from self._take_apart(item.apart)
             return
         whole = self._on_bound
         if whole:
@@ -109,7 +112,7 @@ class InflateRuns(Inflate):
             self._body = new_body(self._window) if self._in_one_go else _new_zlib_body(self._window)
         yield from self._inflate_here(run)
         self._on_bound = not self._in_one_go and _ends_in_marker(run) and _is_on_bound(self._body.copy())
-        self._in_vain += whole and self._on_bound and item.apart is not None
+        self._in_vain += whole and self._on_bound and item.tried
 
     def _take_apart(self, apart: Apart) -> Iterator[bytes]:
         self._crc = isal_zlib.crc32_combine(self._crc, apart.crc32, apart.size)

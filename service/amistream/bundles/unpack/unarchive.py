@@ -15,6 +15,7 @@ import hashlib
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from amistream.bundles.unpack.flaw import FlawError
 from amistream.bundles.unpack.tar_header import (
@@ -59,11 +60,20 @@ class Unarchived:
     padding: int
 
 
+class Digest(Protocol):
+    """A hash that is fed in order, such as hashlib's."""
+
+    def update(self, data: memoryview, /) -> object: ...
+
+    def digest(self) -> bytes: ...
+
+
 class Unarchive:
     """Transform: tar archive in, pieces of the image out, ascending. A piece is a view of what was fed."""
 
-    def __init__(self) -> None:
-        self._sha1 = hashlib.sha1(usedforsecurity=False)
+    def __init__(self, sha1: Digest | None = None) -> None:
+        """`sha1` takes the archive's bytes; by default they are hashed here and now."""
+        self._sha1 = sha1 or hashlib.sha1(usedforsecurity=False)
         self._size = 0
         self._block = bytearray()
         self._take: Callable[[bytes], None] = self._take_header
@@ -112,6 +122,12 @@ class Unarchive:
         if self._padding < _TWO_BLOCKS:
             raise FlawError("tar.no_end", "the tar archive ends without its two blocks of zeros")
         yield from ()
+
+    @property
+    def image_size(self) -> int:
+        """Only once finished."""
+        assert self._header is not None  # noqa: S101 - for the type checker; `finish` saw to it
+        return self._header.image_size
 
     def result(self) -> Unarchived:
         """What was read; only once finished."""
