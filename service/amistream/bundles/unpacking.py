@@ -1,8 +1,8 @@
 """THE way back: one pass over a bundle's parts, from where they lie to the bytes of the image. Nothing is kept on disk.
 
 Parts are fetched a few ranges ahead (`bundles.fetch`). What follows is carried by worker threads (`flow.relay`), as on
-the way there: each takes the next run of the stream, which takes the parts' SHA-1 and decrypts, inflates it apart from
-the others, and when its turn comes joins it to the stream and takes the archive apart, all while the run is in its
+the way there: each hashes and decrypts what comes next, up to where a run of the stream ends, inflates that run apart
+from the others, and when its turn comes joins it to the stream and takes the archive apart, all while the run is in its
 core's cache. Only what waits for the disk, or for another program, has a thread of its own.
 
 What is not as the manifest says becomes a `Difference`. A thorough pass goes on then, to find all of them; any other
@@ -38,6 +38,8 @@ from amistream.keys import BundleKey
 from amistream.stores.port import Store
 from amistream.values import Buffer
 
+MOST_WORKERS = 8
+"""A fifth of the work is the archive's SHA-1, which is serial: more would wait, each with a run of up to 12 MiB."""
 RANGES = 3
 """Ranges that wait for a worker, at most."""
 PIECES = 3
@@ -78,11 +80,13 @@ class Unpacking:
         thorough: bool,
         workers: int | None = None,
     ) -> None:
-        """`sink` None: the pass only looks. `workers` carry a run each; None: one per core this process may use."""
+        """`sink` None: the pass only looks. `workers` carry a run each, `MOST_WORKERS` at most; None: one per core that
+        this process may use.
+        """
         self._store = store
         self._ranges: Channel[tuple[Range, bytes]] = Channel(RANGES)
         self._runs = _Runs(self._ranges, Decrypt(key=key.key.reveal(), iv=key.iv.reveal()), meter, thorough=thorough)
-        self._workers = workers or len(os.sched_getaffinity(0))
+        self._workers = min(workers or len(os.sched_getaffinity(0)), MOST_WORKERS)
         self._inflate = InflateRuns()
         self._sha1 = hashlib.sha1(usedforsecurity=False)
         self._hashing = Aside(self._sha1.update, capacity=PIECES)
