@@ -454,7 +454,7 @@ class TestStreams:
             target = StreamTarget(writing)
             target.open(1 << 40, 0)
             target.stop()
-            target.write(Piece(1 << 39, memoryview(b"x")))
+            target.write([Piece(1 << 39, memoryview(b"x"))])
             target.abandon()
         finally:
             os.close(reading)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 import random
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +19,15 @@ from amistream.bundles.manifest import Manifest, parse_manifest
 from amistream.bundles.meter import Meter
 from amistream.bundles.parts import SeenPart
 from amistream.bundles.survey import _hex
+from amistream.bundles.unpack.decrypt import Decrypt
+from amistream.bundles.unpack.inflate_runs import InflateRuns, TriedRun
 from amistream.bundles.unpack.unarchive import Piece
 from amistream.bundles.unpacking import Sink, Unpacked, Unpacking, compare
+from amistream.errors import StoreError
+from amistream.flow.relay import Relay
 from amistream.keys import BundleKey, Secret
 from amistream.stores.directory import DirectoryStore
+from amistream.values import Buffer
 from bundles.made import flip
 from bundles.shell_bundle import IV, KEY, shell_bundle
 from support.volumes import random_image
@@ -57,10 +65,15 @@ async def unpack(
     directory: Path, manifest: Manifest, parts: list[SeenPart], *, sink: Sink | None = None, complete: bool = True
 ) -> tuple[Unpacked, Meter]:
     meter = Meter()
-    key = BundleKey(Secret(bytes.fromhex(KEY)), Secret(bytes.fromhex(IV)))
-    store = DirectoryStore(directory, token="none")
-    unpacking = Unpacking(store, manifest, key, sink, meter, thorough=True, workers=2)
+    unpacking = unpacking_of(DirectoryStore(directory, token="none"), manifest, sink, meter)
     return await unpacking.run(parts, complete=complete), meter
+
+
+def unpacking_of(
+    store: DirectoryStore, manifest: Manifest, sink: Sink | None = None, meter: Meter | None = None
+) -> Unpacking:
+    key = BundleKey(Secret(bytes.fromhex(KEY)), Secret(bytes.fromhex(IV)))
+    return Unpacking(store, manifest, key, sink, meter or Meter(), thorough=True, workers=2)
 
 
 def read(path: Path) -> Manifest:
@@ -112,6 +125,83 @@ async def test_more_than_the_manifest_tells(key_ring: KeyRing, tmp_path: Path) -
     assert unpacked.content is not None
     assert [each.what for each in compare(manifest, unpacked.content)] == ["image.size"]
     assert sink.content == image.read_bytes()[:100_000]
+
+
+class Held(DirectoryStore):
+    """A directory of which all parts but the first are held back, and then fail."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, token="none")
+        self.let_go = asyncio.Event()
+
+    async def read(self, name: str, start: int, length: int) -> bytes:
+        if not name.endswith(".00"):
+            await self.let_go.wait()
+            raise StoreError("store.broken", "cannot read: broken")
+        return await super().read(name, start, length)
+
+
+@pytest.mark.parametrize("end", ["the store fails", "a cancel"])
+async def test_an_end_after_a_flaw_while_a_worker_waits(
+    end: str, key_ring: KeyRing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the content is known to be wrong, a worker that waits for what does not come is let go at any end."""
+    image = random_image(tmp_path / "disk.img", 12 * MIB)
+    path = shell_bundle(tmp_path / "bundle", image, key_ring, part_size=6 * MIB)
+    flip(path.parent / "image.part.00", 0)
+    store, manifest = Held(path.parent), read(path)
+    unpacking = unpacking_of(store, manifest)
+    join = InflateRuns.feed
+
+    def join_late(self: InflateRuns, item: TriedRun) -> Iterator[bytes]:
+        while not unpacking._ranges._changed._waiters:  # type: ignore[attr-defined]  # to see the other worker wait
+            time.sleep(0)
+        return join(self, item)
+
+    monkeypatch.setattr(InflateRuns, "feed", join_late)
+    running = asyncio.create_task(unpacking.run(seen(path.parent, manifest)))
+    while unpacking._relay.cause is None:  # noqa: ASYNC110 - nobody tells of it before the end
+        await asyncio.sleep(0)
+    if end == "a cancel":
+        running.cancel()
+    else:
+        store.let_go.set()
+    with pytest.raises((StoreError, asyncio.CancelledError)):
+        await running
+
+
+async def test_an_error_of_the_reading_after_a_flaw(
+    key_ring: KeyRing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the digests cannot be taken to the end, a flaw of the content is not all that is told."""
+    image = random_image(tmp_path / "disk.img", 12 * MIB)
+    path = shell_bundle(tmp_path / "bundle", image, key_ring, part_size=MIB)
+    flip(path.parent / "image.part.00", 0)
+    manifest, fed, reading, stopped = read(path), 0, threading.Event(), threading.Event()
+    feed, join, stop = Decrypt.feed, InflateRuns.feed, Relay.stop
+
+    def feed_and_fail(self: Decrypt, data: Buffer) -> Iterator[memoryview]:
+        nonlocal fed
+        fed += 1
+        if fed == 7:  # behind the first run, which has 4 MiB and a little
+            reading.set()
+            assert stopped.wait(10)
+            raise MemoryError
+        return feed(self, data)
+
+    def join_late(self: InflateRuns, item: TriedRun) -> Iterator[bytes]:
+        assert reading.wait(10)
+        return join(self, item)
+
+    def stop_and_tell(self: Relay, cause: BaseException) -> None:
+        stop(self, cause)
+        stopped.set()
+
+    monkeypatch.setattr(Decrypt, "feed", feed_and_fail)
+    monkeypatch.setattr(InflateRuns, "feed", join_late)
+    monkeypatch.setattr(Relay, "stop", stop_and_tell)
+    with pytest.raises(MemoryError):
+        await unpacking_of(DirectoryStore(path.parent, token="none"), manifest).run(seen(path.parent, manifest))
 
 
 def test_a_checksum_that_is_none() -> None:

@@ -21,8 +21,10 @@ from typing import Any, Protocol
 from amistream.bundles.image_blocks import ZEROS, Block, BlockWriter
 from amistream.bundles.unpack.unarchive import Piece
 from amistream.errors import AmistreamError, JobError, RefusedError
+from amistream.values import MIB
 
 _POLL_MS = 200
+_MOST_HELD = 256
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -180,6 +182,8 @@ class StreamTarget:
         self._stopped = False
         self._position = 0
         self._size = 0
+        self._held: list[Piece] = []
+        self._held_bytes = 0
 
     def open(self, size: int, least: int) -> None:
         del least
@@ -200,16 +204,22 @@ class StreamTarget:
         if self._descriptor < 0:
             self._descriptor = os.dup(self._given)
 
-    def gather(self, offset: int, data: memoryview) -> Iterator[Piece]:
-        yield Piece(offset, data)
+    def gather(self, offset: int, data: memoryview) -> Iterator[list[Piece]]:
+        # A sparse archive may come in pieces of 4 KiB: to wake another thread for each would take longer than to write.
+        self._held.append(Piece(offset, data))
+        self._held_bytes += len(data)
+        if self._held_bytes >= MIB or len(self._held) == _MOST_HELD:
+            yield self._let_go()
 
-    def rest(self) -> Iterator[Piece]:
+    def rest(self) -> Iterator[list[Piece]]:
         # What is left is zeros.
-        yield Piece(self._size, memoryview(b""))
+        self._held.append(Piece(self._size, memoryview(b"")))
+        yield self._let_go()
 
-    def write(self, gathered: Piece) -> None:
-        self._fill(gathered.offset)
-        self._write(gathered.data)
+    def write(self, gathered: list[Piece]) -> None:
+        for piece in gathered:
+            self._fill(piece.offset)
+            self._write(piece.data)
 
     def commit(self) -> None:
         self._close()
@@ -220,6 +230,10 @@ class StreamTarget:
 
     def stop(self) -> None:
         self._stopped = True
+
+    def _let_go(self) -> list[Piece]:
+        held, self._held, self._held_bytes = self._held, [], 0
+        return held
 
     def _fill(self, end: int) -> None:
         while self._position < end and not self._stopped:

@@ -117,8 +117,13 @@ class Unpacking:
         try:
             async with asyncio.TaskGroup() as group:
                 content = group.create_task(self._content(group) if complete else self._digests(), name="content")
-                if await fetch(self._store, parts, self._take):
-                    self._ranges.end()
+                try:
+                    if await fetch(self._store, parts, self._take):
+                        self._ranges.end()
+                except BaseException:
+                    # Nothing more comes, whatever the workers wait for.
+                    self._ranges.stop()
+                    raise
         except BaseExceptionGroup as errors:
             raise first_cause(errors) from None
         finally:
@@ -187,21 +192,33 @@ class _Runs:
         self._sha1 = hashlib.sha1(usedforsecurity=False)
         self._to_end_of_part = False
         self._made = self._make()
+        self._digests_only = False
+        self._error: Exception | None = None
         self.differences: list[Difference] = []
         self.flaw: FlawError | None = None
         """What is wrong behind the last run."""
 
     def read(self, _: memoryview) -> tuple[Run, bool]:
         """The next run, and whether it is the last, which is empty. Raises `StoppedError`."""
-        run = next(self._made, None)
+        try:
+            run = next(self._made, None)
+        except Exception as error:
+            self._error = error
+            raise
         return run or (), run is None
 
     def digest_rest(self) -> None:
         """Let nothing but the digests be taken from here on: of all parts, or if not thorough, to the end of one."""
+        self._digests_only = True
         self._to_end_of_part = not self._thorough
-        with suppress(StoppedError):
-            for _ in self._made:
-                pass
+        try:
+            with suppress(StoppedError):
+                if self._error is not None:
+                    raise self._error
+                for _ in self._made:
+                    pass
+        finally:
+            self._ranges.stop()
 
     def _make(self) -> Iterator[Run]:
         for each, data in self._ranges:
@@ -209,8 +226,12 @@ class _Runs:
             for start in range(0, len(view), SLICE):
                 piece = view[start : start + SLICE]
                 self._sha1.update(piece)
+                if self._digests_only:
+                    continue
                 yield from self._runs_of(self._decrypt.feed(piece))
             self._account(each, len(data))
+        if self._digests_only:
+            return
         try:
             yield from self._runs_of(self._decrypt.finish())
         except FlawError as flaw:

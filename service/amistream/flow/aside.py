@@ -108,6 +108,7 @@ class Aside:
                 cancelled = error
                 self.stop()
         if cancelled is not None:
+            working.exception()  # looked at, or it would be told of as never looked at
             raise cancelled
         working.result()
 

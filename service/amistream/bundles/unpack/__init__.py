@@ -2,6 +2,6 @@
 
 Pure transforms with the contract of `amistream.stages`: `feed` and `finish` yield what is made, `result` says what was
 measured. What is not as it should be is a `FlawError`, raised as soon as the stream shows it, and always the same one
-however the stream is cut. Unlike the stages of the way there, each yields buffers of its own: the next stage works on
-them on another thread.
+however the stream is cut. Unlike the stages of the way there, each yields buffers of its own: some are kept
+until another thread has worked on them.
 """
