@@ -42,8 +42,10 @@ class TidyLoop(asyncio.SelectorEventLoop):
     _transports: MutableMapping[int, asyncio.Transport]
 
     def close(self) -> None:
-        for transport in [each for each in self._transports.values() if each.is_closing()]:
-            transport.abort()
+        for transport in list(self._transports.values()):
+            is_open = transport.get_extra_info("socket").fileno() >= 0
+            if is_open and transport.is_closing():
+                transport.abort()
         if not self.is_closed():
             self.run_until_complete(asyncio.sleep(0))
         super().close()
