@@ -311,6 +311,10 @@ async def test_cancel_at_twenty_random_moments_leaves_nothing(
             task = asyncio.create_task(engine.run(job))
             if cancel_after_s is not None:
                 await asyncio.wait({task}, timeout=cancel_after_s)
+                # One that has not begun is ended by the queue, not here.
+                async for event in job.events():
+                    if event.job.state is not State.QUEUED:
+                        break
                 task.cancel()
             await asyncio.wait({task})
             return job
@@ -324,8 +328,7 @@ async def test_cancel_at_twenty_random_moments_leaves_nothing(
         states = []
         for number in range(20):
             job = await one(f"cancelled-{number}", dice.uniform(0, took / 2))
-            # One that had not begun is ended by the queue, which knows more of it; here it must have left nothing.
-            assert job.state in (State.QUEUED, State.CANCELLED, State.DONE)
+            assert job.state in (State.CANCELLED, State.DONE)
             if job.state is State.DONE:
                 kept = there.left()
                 continue

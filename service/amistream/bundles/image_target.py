@@ -25,6 +25,7 @@ from amistream.values import MIB
 
 _POLL_MS = 200
 _MOST_HELD = 256
+"""Pieces that go to the writing thread together, at most. Each is a view, and keeps what it is a view of."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

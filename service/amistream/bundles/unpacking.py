@@ -190,10 +190,11 @@ class _Runs:
         self._meter = meter
         self._thorough = thorough
         self._sha1 = hashlib.sha1(usedforsecurity=False)
+        self._digests_only = False
         self._to_end_of_part = False
         self._made = self._make()
-        self._digests_only = False
         self._error: Exception | None = None
+        """What ended the reading; whoever takes the rest of the digests must hear of it too."""
         self.differences: list[Difference] = []
         self.flaw: FlawError | None = None
         """What is wrong behind the last run."""
