@@ -53,3 +53,14 @@ async def test_cancel(error: BaseException | None, cancels: int) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert work.ended
+
+
+async def test_a_cancel_may_bring_the_work_to_its_end() -> None:
+    """What is to be called at a cancel is called, and what the work raises then is not what comes back."""
+    work = Work(ValueError("stopped"))
+    task = asyncio.create_task(uncut(work(), on_cancel=work.go.set))
+    await work.entered.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert work.ended

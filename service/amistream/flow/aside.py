@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
+from amistream.flow.uncut import uncut
+
 T = TypeVar("T")
 
 
@@ -100,17 +102,7 @@ class Aside:
         pool = ThreadPoolExecutor(1, thread_name_prefix="amistream-aside")
         working = asyncio.get_running_loop().run_in_executor(pool, self._work_off)
         pool.shutdown(wait=False)
-        cancelled: asyncio.CancelledError | None = None
-        while not working.done():
-            try:
-                await asyncio.wait({working})
-            except asyncio.CancelledError as error:
-                cancelled = error
-                self.stop()
-        if cancelled is not None:
-            working.exception()  # looked at, or it would be told of as never looked at
-            raise cancelled
-        working.result()
+        await uncut(working, on_cancel=self.stop)
 
     def _work_off(self) -> None:
         try:

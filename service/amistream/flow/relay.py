@@ -25,6 +25,7 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from amistream.flow.priority import yield_to_others
+from amistream.flow.uncut import uncut
 
 
 class Transform(Protocol):
@@ -113,17 +114,9 @@ class Relay:
         """
         loop = asyncio.get_running_loop()
         pool = ThreadPoolExecutor(workers, thread_name_prefix="amistream-worker")
-        pending: set[asyncio.Future[None]] = {loop.run_in_executor(pool, self._work) for _ in range(workers)}
-        cancelled: asyncio.CancelledError | None = None
-        while pending:
-            try:
-                _, pending = await asyncio.wait(pending)
-            except asyncio.CancelledError as error:
-                cancelled = error
-                self.stop(RelayStoppedError())
+        working = [loop.run_in_executor(pool, self._work) for _ in range(workers)]
         pool.shutdown(wait=False)
-        if cancelled is not None:
-            raise cancelled
+        await uncut(asyncio.wait(working), on_cancel=lambda: self.stop(RelayStoppedError()))
         if self.cause is not None:
             raise self.cause
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 SETTLE_S = 5.0
 """How long a cancelled request that was wholly sent may take to be answered."""
@@ -12,15 +12,19 @@ SETTLE_S = 5.0
 T = TypeVar("T")
 
 
-async def uncut(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` to its end; a cancel that comes meanwhile is raised afterwards. `work` must bound its own time."""
-    task = asyncio.create_task(work)
+async def uncut(work: Awaitable[T], *, on_cancel: Callable[[], None] = lambda: None) -> T:
+    """Run `work` to its end; a cancel that comes meanwhile is raised afterwards.
+
+    `work` must bound its own time, or `on_cancel`, which is called at every cancel, must bring it to its end.
+    """
+    task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
             await asyncio.wait({task})
         except asyncio.CancelledError as error:
             cancelled = error
+            on_cancel()
     if cancelled is not None:
         # Its own failure, if any, is of no interest any more, but must be looked at.
         task.cancelled() or task.exception()
