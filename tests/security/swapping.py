@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 LINK = """
@@ -43,6 +44,20 @@ while True:
     os.unlink(ghost)
 """
 """NAME TARGET: NAME is a second name of TARGET, then none, then what the kernel calls a file without a name is one."""
+
+PATIENCE = 100
+
+
+def attempts(least: int, answers: Collection[str]) -> Iterator[int]:
+    """Number the attempts: `least` of them, and more until `answers` holds two, one for each state of the name.
+
+    On a busy machine the program that swaps may stand still through thousands of attempts. After a hundred times as
+    many there are no more, for the test to tell what it found.
+    """
+    for number in count():
+        if number >= least and (len(answers) > 1 or number >= PATIENCE * least):
+            return
+        yield number
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import pytest
 from amistream.errors import RefusedError
 from amistream.keys import load_certificate, load_identity
 from amistream.source.roots import Roots
-from security.swapping import LINK, swapping
+from security.swapping import LINK, attempts, swapping
 
 if TYPE_CHECKING:
     from support.keys import KeyRing
@@ -60,7 +60,7 @@ def test_a_key_swapped_in_a_loop(inside: Path, key_ring: KeyRing) -> None:
     """A link turned to somebody else's key is never signed with."""
     found: set[str] = set()
     with swapping(LINK, inside / "link", inside / "key.pem", key_ring.stranger.key):
-        for _ in range(ATTEMPTS):
+        for _ in attempts(ATTEMPTS, found):
             try:
                 load_identity(inside / "cert.pem", inside / "link", Roots([inside]))
                 found.add("loaded")
