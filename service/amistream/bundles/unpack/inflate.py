@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, cast
 
-from isal import isal_zlib
+from isal import igzip_lib, isal_zlib
 
 from amistream.bundles.unpack.flaw import FlawError
 from amistream.values import KIB, MIB, Buffer, GzipResult
@@ -28,9 +28,8 @@ _HEADER_CRC, _EXTRA, _NAME, _COMMENT, _RESERVED = 2, 4, 8, 16, 0xE0
 
 def new_body(window: bytes = b"") -> Any:
     """What inflates deflated data; `window` is what came out right before."""
-    if window:
-        return isal_zlib.decompressobj(-isal_zlib.MAX_WBITS, zdict=window)
-    return isal_zlib.decompressobj(-isal_zlib.MAX_WBITS)
+    # Unlike isal_zlib's it begins with room for all that it may return: nothing is copied to make room for more.
+    return igzip_lib.IgzipDecompressor(zdict=window)
 
 
 def inflated(body: Any, data: memoryview) -> Iterator[bytes]:
@@ -41,9 +40,10 @@ def inflated(body: Any, data: memoryview) -> Iterator[bytes]:
     made = body.decompress(data, LARGEST)
     while made:
         yield made
-        more = body.unconsumed_tail
-        # A full piece may leave something behind in the decompressor.
-        made = body.decompress(more, LARGEST) if more or len(made) == LARGEST else b""
+        if body.eof or len(made) < LARGEST:
+            return
+        # A full piece may leave something behind: zlib's gives it back, isal's keeps it.
+        made = body.decompress(getattr(body, "unconsumed_tail", b""), LARGEST)
 
 
 class Inflate:
