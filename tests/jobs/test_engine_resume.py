@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +26,11 @@ from support.referee import check_bundle, read_bundle
 from support.volumes import random_image
 
 if TYPE_CHECKING:
+    from amistream.jobs.request import JobRequest
     from conftest import MakeBucket, MakeProxy
     from support.endpoints import Endpoint
     from support.keys import KeyRing
+    from support.proxy import FaultProxy
 
 
 @pytest.fixture
@@ -38,6 +42,46 @@ def chosen(tmp_path: Path) -> Settings:
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
     return random_image(tmp_path / "disk.img", 3_000_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaultyBucket:
+    """A bucket that is reached through a proxy, which does something wrong until it is mended."""
+
+    endpoint: Endpoint
+    name: str
+    proxy: FaultProxy
+    fault: Fault
+
+    def asked(self, image: Path, keys: KeyRing) -> JobRequest:
+        """A bundle of the image in it."""
+        return request(image, f"s3://{self.name}/x", keys, endpoint_url=self.proxy.url, register_image=False)
+
+    async def mend(self) -> None:
+        await asyncio.to_thread(self.proxy.mend, self.fault)
+
+    def got(self, folder: Path) -> Path:
+        """The bundle, downloaded into the folder."""
+        download_bundle(self.endpoint, self.name, "x/", folder)
+        return folder
+
+
+@pytest.fixture
+def faulty_bucket(
+    ministack: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Fault], FaultyBucket]:
+    use_endpoint(ministack, monkeypatch)
+
+    def made(fault: Fault) -> FaultyBucket:
+        return FaultyBucket(
+            endpoint=ministack, name=make_bucket(ministack), proxy=make_proxy(ministack, fault), fault=fault
+        )
+
+    return made
+
+
+def manifest_refused() -> Fault:
+    return Fault(action=Answer(status=403, code="AccessDenied"), method="PUT", path=".*manifest.xml", times=None)
 
 
 def fits(folder: Path, image: Path, keys: KeyRing) -> tuple[str, str]:
@@ -452,92 +496,59 @@ async def test_a_job_that_is_not_in_the_journal(
 
 
 async def test_chunks_of_another_size_in_a_later_life(
-    ministack: Endpoint,
-    make_bucket: MakeBucket,
-    make_proxy: MakeProxy,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    key_ring: KeyRing,
+    faulty_bucket: Callable[[Fault], FaultyBucket], tmp_path: Path, key_ring: KeyRing
 ) -> None:
     """A setting that changes how a part goes up, and so its checksum, does not stand in the way of going on."""
-    use_endpoint(ministack, monkeypatch)
-    bucket = make_bucket(ministack)
-    fault = Fault(action=Answer(status=403, code="AccessDenied"), path=".*part.01", query="partNumber", times=None)
-    proxy = make_proxy(ministack, fault)
+    chunk = Fault(action=Answer(status=403, code="AccessDenied"), path=".*part.01", query="partNumber", times=None)
+    bucket = faulty_bucket(chunk)
     image = random_image(tmp_path / "disk.img", 20_000_000)
-    asked = request(image, f"s3://{bucket}/x", key_ring, endpoint_url=proxy.url, register_image=False)
     figures = {"part_size": "7MiB", "upload_concurrency": 1, "multipart_threshold": "5MiB"}
     async with scene_with(settings(tmp_path, multipart_chunk="5MiB", **figures)) as scene:
-        job = await scene.run(asked)
+        job = await scene.run(bucket.asked(image, key_ring))
         assert (job.state, job.resumable) == (State.FAILED, True)
-    await asyncio.to_thread(proxy.mend, fault)
+    await bucket.mend()
     async with scene_with(settings(tmp_path, multipart_chunk="6MiB", **figures)) as scene:
         job = await scene.again(job)
         assert job.state is State.DONE, job.error
-    assert open_uploads(ministack, bucket) == []
-    assert len(proxy.seen("POST", ".*part.00", "uploads")) == 1
-    download_bundle(ministack, bucket, "x/", tmp_path / "got")
-    fits(tmp_path / "got", image, key_ring)
+    assert open_uploads(bucket.endpoint, bucket.name) == []
+    assert len(bucket.proxy.seen("POST", ".*part.00", "uploads")) == 1
+    fits(bucket.got(tmp_path / "got"), image, key_ring)
 
 
 async def test_all_that_is_left_is_the_manifest(
-    ministack: Endpoint,
-    make_bucket: MakeBucket,
-    make_proxy: MakeProxy,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    key_ring: KeyRing,
-    image: Path,
-    chosen: Settings,
+    faulty_bucket: Callable[[Fault], FaultyBucket], tmp_path: Path, key_ring: KeyRing, image: Path, chosen: Settings
 ) -> None:
     """A job with every part stored needs its volume no more: the manifest is put, and nothing else is sent."""
-    use_endpoint(ministack, monkeypatch)
-    bucket = make_bucket(ministack)
-    fault = Fault(action=Answer(status=403, code="AccessDenied"), method="PUT", path=".*manifest.xml", times=None)
-    proxy = make_proxy(ministack, fault)
-    asked = request(image, f"s3://{bucket}/x", key_ring, endpoint_url=proxy.url, register_image=False)
+    bucket = faulty_bucket(manifest_refused())
     async with scene_with(chosen) as scene:
-        job = await scene.run(asked)
+        job = await scene.run(bucket.asked(image, key_ring))
         assert (job.state, job.resumable) == (State.FAILED, True)
-        sent = len(proxy.seen("PUT"))
+        sent = len(bucket.proxy.seen("PUT"))
         image.rename(tmp_path / "elsewhere")
-        await asyncio.to_thread(proxy.mend, fault)
+        await bucket.mend()
         job = await scene.again(job)
         assert job.state is State.DONE, job.error
-        assert len(proxy.seen("PUT")) == sent + 1
+        assert len(bucket.proxy.seen("PUT")) == sent + 1
         assert job.result is not None
         assert job.result.bundled_size > 3_000_000
-    download_bundle(ministack, bucket, "x/", tmp_path / "got")
-    fits(tmp_path / "got", tmp_path / "elsewhere", key_ring)
+    fits(bucket.got(tmp_path / "got"), tmp_path / "elsewhere", key_ring)
 
 
 async def test_a_part_is_lost_before_the_manifest_is_put(
-    ministack: Endpoint,
-    make_bucket: MakeBucket,
-    make_proxy: MakeProxy,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    key_ring: KeyRing,
-    image: Path,
-    chosen: Settings,
+    faulty_bucket: Callable[[Fault], FaultyBucket], tmp_path: Path, key_ring: KeyRing, image: Path, chosen: Settings
 ) -> None:
     """A manifest is not put over a part that is gone: the job says which, and its next life stores it again."""
-    use_endpoint(ministack, monkeypatch)
-    bucket = make_bucket(ministack)
-    fault = Fault(action=Answer(status=403, code="AccessDenied"), method="PUT", path=".*manifest.xml", times=None)
-    proxy = make_proxy(ministack, fault)
-    asked = request(image, f"s3://{bucket}/x", key_ring, endpoint_url=proxy.url, register_image=False)
+    bucket = faulty_bucket(manifest_refused())
     async with scene_with(chosen) as scene:
-        job = await scene.run(asked)
-        await asyncio.to_thread(proxy.mend, fault)
-        with ministack.blocking_client() as s3:
-            s3.delete_object(Bucket=bucket, Key="x/image.part.02")
+        job = await scene.run(bucket.asked(image, key_ring))
+        await bucket.mend()
+        with bucket.endpoint.blocking_client() as s3:
+            s3.delete_object(Bucket=bucket.name, Key="x/image.part.02")
         job = await scene.again(job)
         assert job.error is not None
         assert (job.state, job.error.code, job.resumable) == (State.FAILED, "store.lost", True)
         assert "image.part.02" in job.error.message
-        assert "x/image.manifest.xml" not in list_keys(ministack, bucket)
+        assert "x/image.manifest.xml" not in list_keys(bucket.endpoint, bucket.name)
         job = await scene.again(job)
         assert job.state is State.DONE, job.error
-    download_bundle(ministack, bucket, "x/", tmp_path / "got")
-    fits(tmp_path / "got", image, key_ring)
+    fits(bucket.got(tmp_path / "got"), image, key_ring)
