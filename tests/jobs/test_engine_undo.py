@@ -128,7 +128,7 @@ async def test_a_removal_at_a_cancel_that_stumbles_over_a_bug(
     """An error in amistream itself while a later life is undone does not keep the job from ending, or being removed."""
     out = tmp_path / "out"
 
-    async def stumble(*_: object) -> None:
+    async def stumble(*_: object, **__: object) -> None:
         raise ValueError("the secret is 42")
 
     async with scene_with(chosen) as scene:

@@ -9,7 +9,9 @@ from typing import Any
 
 from amistream.aws.ec2 import Ec2
 from amistream.aws.session import Aws
+from amistream.errors import JobError
 from amistream.flow.pace import RateLimit
+from amistream.jobs.records import Bundling
 from amistream.jobs.request import JobRequest
 from amistream.settings import Settings
 from amistream.source.roots import Roots
@@ -45,12 +47,15 @@ class Address:
         number: int = 0,
         *,
         roots: Roots | None = None,
+        settled: Bundling | None = None,
     ) -> None:
-        """`number` is the destination's among the request's, from 0; `roots` is what a confined job may name."""
+        """`number` is the destination's among the request's, from 0; `roots` is what a confined job may name. What an
+        earlier run `settled` holds, whatever the settings say by now. Raises `JobError` where that must not be.
+        """
         self.request = request
         self.settings = settings
         self.aws = aws
-        self.prefix = request.prefix or settings.prefix
+        self.prefix = settled.plan.prefix if settled else request.prefix or settings.prefix
         self.name = request.destinations[number]
         self.bucket, _, self.key_prefix = self.name.removeprefix("s3://").partition("/")
         self.directory = Path(self.name) if request.directory else None
@@ -58,6 +63,14 @@ class Address:
         # What is signed for a confined job goes where the administrator says and nowhere else.
         asked = request.endpoint_url if roots is None else None
         self.endpoint_url = (asked or settings.endpoint_url).rstrip("/")
+        if settled is not None and settled.endpoint_url not in (None, self.endpoint_url):
+            if roots is not None:
+                raise JobError(
+                    "resume.endpoint",
+                    f"cannot reach what is stored at {settled.endpoint_url or 'AWS'}: endpoint_url is another by now",
+                    hint="set it in the settings as it was, then resume or cancel the job",
+                )
+            self.endpoint_url = settled.endpoint_url
         self.retry = RetryPolicy(
             attempts=settings.upload_attempts,
             base_s=settings.backoff_base_s,

@@ -73,7 +73,7 @@ class Engine:
         try:
             kept = await self._kept(job)
             await self._journal.set_fate(job.id, Fate.CLEANING)
-            await remove_kept(self._addresses(job), kept, await self._journal.parts(job.id))
+            await remove_kept(self._addresses(job, kept), kept, await self._journal.parts(job.id))
         except AmistreamError as error:
             await self._keep(job, error)
         except Exception as error:
@@ -91,6 +91,7 @@ class Engine:
         try:
             kept = await self._kept(job)
             parts = await self._journal.parts(job.id)
+            addresses = self._addresses(job, kept)
             if kept.fate is Fate.CLEANING:
                 # It is to go on after all.
                 await self._journal.set_fate(job.id, Fate.KEPT)
@@ -98,7 +99,7 @@ class Engine:
             # The next process goes by the journal, whatever this one could read of it.
             job.fail(error, resumable=error.code != NOT_ENTERED)
             return
-        run = Run(job, kept, parts, self._addresses(job), journal=self._journal, slots=self._slots)
+        run = Run(job, kept, parts, addresses, journal=self._journal, slots=self._slots)
         try:
             result = await run.run()
             await self._end(job, State.DONE, result=result)
@@ -189,11 +190,11 @@ class Engine:
             raise JobError(NOT_ENTERED, f"cannot run job {job.id}: it is not in the journal")
         return kept
 
-    def _addresses(self, job: Job) -> list[Address]:
+    def _addresses(self, job: Job, kept: Kept) -> list[Address]:
         token = job.id.rpartition("-")[2]
         roots = Roots(self._settings.source_roots) if job.confined else None
         return [
-            Address(job.request, self._settings, self._aws, token, number, roots=roots)
+            Address(job.request, self._settings, self._aws, token, number, roots=roots, settled=kept.bundling)
             for number in range(len(job.request.destinations))
         ]
 

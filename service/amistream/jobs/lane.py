@@ -17,7 +17,7 @@ from amistream.flow.undo import Undo
 from amistream.jobs.destination import Destination
 from amistream.jobs.journal import Journal
 from amistream.jobs.records import SealedPart
-from amistream.jobs.resume import check_object, check_stored, deregister_ours
+from amistream.jobs.resume import check_object, check_stored
 from amistream.settings import Settings
 from amistream.stages.register import find_ours, register, wait_available
 from amistream.stores.port import whole_checksum
@@ -40,6 +40,8 @@ class Lane:
     undo: Undo = field(default_factory=Undo)
     error: AmistreamError | None = None
     result: PlaceResult | None = None
+    image_id: str = ""
+    """The image that this run registered, or took for the job's own."""
 
     async def publish(
         self,
@@ -95,23 +97,23 @@ class Lane:
         if ec2 is None or registration is None:
             return None
         await registering()
-        image_id = ""
 
         async def make() -> None:
-            nonlocal image_id
             # An earlier run may have registered and not lived to hear of it.
             found = await find_ours(ec2, registration, retry) if self.was_committed else None
-            image_id = found.id if found is not None else await register(ec2, registration, retry)
+            self.image_id = found.id if found is not None else await register(ec2, registration, retry)
 
         async def deregister() -> None:
-            if image_id:
-                await ec2.deregister(image_id)
-            else:
-                await deregister_ours(ec2, registration, retry)
+            if not self.image_id:
+                # It may have been registered and not been heard of.
+                found = await find_ours(ec2, registration, retry)
+                self.image_id = found.id if found is not None else ""
+            if self.image_id:
+                await ec2.deregister(self.image_id)
 
         self.undo.push(f"the AMI {registration.name!r}", deregister)
         # A cancel waits a little for the id: by its name the image may not be found yet.
         await settled(make(), lambda: True)
         timeout_s, poll_s = settings.register_timeout_s, settings.register_poll_s
-        await wait_available(ec2, image_id, timeout_s=timeout_s, poll_s=poll_s, retry=retry)
-        return image_id
+        await wait_available(ec2, self.image_id, timeout_s=timeout_s, poll_s=poll_s, retry=retry)
+        return self.image_id

@@ -12,6 +12,7 @@ from amistream.jobs.request import JobRequest
 from amistream.pipeline import Plan
 from amistream.stages.manifest import ImageFacts, WrappedKeys
 from amistream.stages.register import Registration
+from amistream.stores.port import whole_checksum
 from amistream.values import Mark, PartDigest
 
 
@@ -48,6 +49,8 @@ class Bundling(BaseModel):
     mtime: int
     facts: ImageFacts
     places: tuple[BundlingPlace, ...]
+    endpoint_url: str | None = None
+    """Where S3 and EC2 were asked, '' for AWS; None in journals that were written before it was kept."""
 
 
 class SealedPart(BaseModel):
@@ -58,7 +61,14 @@ class SealedPart(BaseModel):
     digest: PartDigest
     mark: Mark
     checksum: str
+    earlier: tuple[str, ...] = ()
+    """Checksums under which it may be stored as well: it went up in another way before."""
     stored: bool = False
+
+    @property
+    def checksums(self) -> tuple[str, ...]:
+        """However it was sent: by its size and one of these it is known again (`Stored.is_the`)."""
+        return (self.checksum, *self.earlier, whole_checksum(self.digest.sha1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import takewhile
 
 from amistream.aws import buckets
-from amistream.aws.ec2 import Ec2
+from amistream.aws.ec2 import Ec2, plain_location
 from amistream.errors import JobError, StoreError
 from amistream.flow.at_once import at_once, try_each
 from amistream.jobs.destination import Address, Destination
@@ -22,9 +22,9 @@ from amistream.jobs.journal import Journal
 from amistream.jobs.records import Bundling, BundlingPlace, Kept, SealedPart
 from amistream.pipeline import Resumption
 from amistream.source.kinds import AnyVolume
-from amistream.stages.register import Registration, find_ours
+from amistream.stages.register import Registration
 from amistream.stores.port import Store, find, whole_checksum
-from amistream.stores.retry import RetryPolicy
+from amistream.stores.retry import RetryPolicy, with_retries
 from amistream.values import ChangedError, Mark, PartDigest, manifest_name, part_name
 
 
@@ -49,7 +49,10 @@ class PartLedger:
                 raise ChangedError(f"part {part.index} is not what was sent before")
             if not known.stored and known.checksum != checksum:
                 # How it goes up, and so its checksum, is another than in an earlier run; the bytes are the same.
-                again = self._parts[part.index] = known.model_copy(update={"checksum": checksum})
+                # Another destination may have it as it went up before.
+                earlier = tuple(each for each in (*known.earlier, known.checksum) if each != checksum)
+                again = known.model_copy(update={"checksum": checksum, "earlier": earlier})
+                self._parts[part.index] = again
                 await self._journal.seal_again(self._job_id, again)
             return known.stored
         sealed = self._parts[part.index] = SealedPart(digest=part, mark=mark, checksum=checksum)
@@ -65,18 +68,13 @@ class PartLedger:
         await self._journal.stored(self._job_id, part.index)
 
 
-def identity(part: SealedPart) -> tuple[int, str, str]:
-    """The size of a part and its checksums, however it is sent: by them it is known again (`Stored.is_the`)."""
-    return part.digest.size, part.checksum, whole_checksum(part.digest.sha1)
-
-
 async def prove(store: Store, prefix: str, parts: Sequence[SealedPart]) -> list[SealedPart]:
     """The parts, each `stored` only if its place says so. Raises `StoreError` when something else has its name."""
 
     async def look(part: SealedPart) -> SealedPart:
         name = part_name(prefix, part.digest.index)
         found = await find(store, name, part.digest.size)
-        if found is not None and not found.is_the(*identity(part)):
+        if found is not None and not found.is_the(part.digest.size, *part.checksums):
             raise StoreError(
                 "store.exists",
                 f"cannot go on in {store.location}: {name} there is not the one this job stored",
@@ -86,8 +84,16 @@ async def prove(store: Store, prefix: str, parts: Sequence[SealedPart]) -> list[
         return part.model_copy(update={"stored": found is not None})
 
     proved = await at_once(look, parts)
-    await store.tidy({part_name(prefix, part.digest.index): part.checksum for part in proved if not part.stored})
+    await store.tidy(_unfinished(prefix, (part for part in proved if not part.stored)))
     return proved
+
+
+def _unfinished(prefix: str, parts: Iterable[SealedPart]) -> dict[str, str]:
+    """The parts' names for `Store.tidy`, with the checksum of an object that goes up in chunks if it ever was one."""
+    return {
+        part_name(prefix, part.digest.index): max((part.checksum, *part.earlier), key=lambda each: "-" in each)
+        for part in parts
+    }
 
 
 async def check_volume(bundling: Bundling, volume: AnyVolume) -> None:
@@ -124,15 +130,15 @@ async def check_stored(store: Store, prefix: str, parts: Sequence[SealedPart]) -
     """Ask for every part: a manifest must not be put unless all are there. Raises `StoreError` naming the first."""
 
     async def look(part: SealedPart) -> None:
-        await check_object(store, part_name(prefix, part.digest.index), part.digest.size, part.checksum)
+        await check_object(store, part_name(prefix, part.digest.index), part.digest.size, *part.checksums)
 
     await at_once(look, parts)
 
 
-async def check_object(store: Store, name: str, size: int, checksum: str) -> None:
-    """Raise `StoreError` unless the place shows `name` with this size and checksum."""
+async def check_object(store: Store, name: str, size: int, *checksums: str) -> None:
+    """Raise `StoreError` unless the place shows `name` with this size and one of the checksums."""
     found = await store.stat(name, read=False)
-    if found is None or not found.is_the(size, checksum):
+    if found is None or not found.is_the(size, *checksums):
         has = "it is not there" if found is None else f"it shows {found.size} bytes and checksum {found.checksum}"
         raise StoreError(
             "store.lost",
@@ -146,9 +152,9 @@ async def remove(store: Store, prefix: str, parts: Sequence[SealedPart], manifes
     """Delete the job's manifest, then its parts; nothing else under those names."""
 
     async def remove_part(part: SealedPart) -> None:
-        await store.remove(part_name(prefix, part.digest.index), *identity(part))
+        await store.remove(part_name(prefix, part.digest.index), part.digest.size, *part.checksums)
 
-    await store.tidy({part_name(prefix, part.digest.index): part.checksum for part in parts})
+    await store.tidy(_unfinished(prefix, parts))
     if manifest is not None:
         sha1 = hashlib.sha1(manifest, usedforsecurity=False).digest()
         await store.remove(manifest_name(prefix), len(manifest), whole_checksum(sha1))
@@ -168,10 +174,13 @@ async def open_destination(address: Address, place: BundlingPlace) -> Destinatio
     )
 
 
-async def remove_kept(addresses: Sequence[Address], kept: Kept, parts: Sequence[SealedPart]) -> None:
-    """Remove what the journal proves a job made where it is not done: image, manifest, parts.
+async def remove_kept(
+    addresses: Sequence[Address], kept: Kept, parts: Sequence[SealedPart], *, undone: Collection[str] = ()
+) -> None:
+    """Remove what the journal proves a job made where it is not done: manifest and parts.
 
-    Every place is tried. Raises the first error.
+    Every place is tried. Raises the first error. A bundle on which an image is registered stays: whoever did that, as a
+    job's hint tells to, may be using it. `undone` are images that were deregistered just now and may still show.
     """
 
     async def remove_at(place: tuple[int, Address]) -> None:
@@ -179,26 +188,37 @@ async def remove_kept(addresses: Sequence[Address], kept: Kept, parts: Sequence[
         if kept.bundling is None:
             await _remove_probe(address)
         elif number not in kept.done:
-            await _remove_at(address, kept.bundling.places[number], kept.manifests.get(number), parts)
+            await _remove_at(address, kept.bundling.places[number], kept.manifests.get(number), parts, undone)
 
     await try_each(remove_at, enumerate(addresses))
 
 
-async def deregister_ours(ec2: Ec2, registration: Registration, retry: RetryPolicy) -> None:
-    """Deregister the image that a registration made, if it did: after one that was not heard of."""
-    found = await find_ours(ec2, registration, retry)
-    if found is not None:
-        await ec2.deregister(found.id)
+async def _refuse_registered(ec2: Ec2, registration: Registration, retry: RetryPolicy, undone: Collection[str]) -> None:
+    location = registration.location
+    images = await with_retries(retry, f"look for images on {location}", lambda _: ec2.own_images())
+    for image in images:
+        if plain_location(image.location) == location and image.id not in undone:
+            raise JobError(
+                "job.registered",
+                f"cannot remove s3://{location}: {image.id} is registered on it",
+                hint="if nobody needs it, first: "
+                f"amistream deregister {image.id}; if it has the name that the job was to give it, resume the job, "
+                "which takes it as its own",
+            )
 
 
 async def _remove_at(
-    address: Address, place: BundlingPlace, manifest: bytes | None, parts: Sequence[SealedPart]
+    address: Address,
+    place: BundlingPlace,
+    manifest: bytes | None,
+    parts: Sequence[SealedPart],
+    undone: Collection[str],
 ) -> None:
     destination = await open_destination(address, place)
     ec2, registration = destination.ec2, destination.registration
     try:
         if manifest is not None and ec2 is not None and registration is not None:
-            await deregister_ours(ec2, registration, destination.retry)
+            await _refuse_registered(ec2, registration, destination.retry, undone)
         await remove(destination.store, address.prefix, parts, manifest)
     finally:
         await destination.store.close()

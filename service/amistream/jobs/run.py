@@ -105,7 +105,8 @@ class Run:
         """Remove what the journal knows to be there and not whole."""
         kept = await self._journal.find(self._job.id)
         assert kept is not None  # noqa: S101 - for the type checker; nobody forgets a job that is not over
-        await remove_kept(self._addresses, kept, await self._journal.parts(self._job.id))
+        undone = {lane.image_id for lane in self._lanes}
+        await remove_kept(self._addresses, kept, await self._journal.parts(self._job.id), undone=undone)
 
     async def run(self) -> JobResult:
         """Check, bundle, put and register, as far as an earlier run has not. Raises the first cause."""
@@ -239,6 +240,7 @@ class Run:
             mtime=ready.volume.mtime,
             facts=ready.facts,
             places=await asyncio.to_thread(_places, ready, key),
+            endpoint_url=self._addresses[0].endpoint_url,
         )
         self._ledger = PartLedger(self._journal, self._job.id)
         await self._journal.begin(self._job.id, bundling)
