@@ -31,7 +31,7 @@ from bundles.made import (
 from jobs.work import use_endpoint
 from support.buckets import list_keys, open_uploads
 from support.keys import KeyPair, make_pair
-from support.proxy import Answer, Fault, HoldReply, PauseReply, dry_run_answered
+from support.proxy import Answer, Fault, HoldReply, PauseReply, PauseRequest, dry_run_answered
 from support.referee import check_bundle, unwrap
 
 if TYPE_CHECKING:
@@ -309,6 +309,34 @@ async def test_nothing_stays_after_a_failure(
     assert list_keys(cloud, target) == ["k/other"]
     assert open_uploads(cloud, target) == []
     assert stored_bytes(cloud, source) == contents(tmp_path / "made")
+
+
+async def test_a_migration_that_another_overtook(
+    endpoint: Endpoint,
+    make_bucket: MakeBucket,
+    make_proxy: MakeProxy,
+    migrate: Migrate,
+    tmp_path: Path,
+    key_ring: KeyRing,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two migrations to one place: the one that comes late leaves the other's bundle whole."""
+    use_endpoint(endpoint, monkeypatch)
+    await engine_bundle(tmp_path / "made", key_ring, tmp_path)
+    source, target = make_bucket(endpoint), make_bucket(endpoint)
+    async with work(tmp_path, endpoint).session() as session:
+        await session.upload(str(tmp_path / "made" / "image.manifest.xml"), f"s3://{source}", Meter())
+    slow = Fault(action=PauseRequest(), method="PUT", path=rf"/{target}/.*\.part\.05")
+    proxy = make_proxy(endpoint, slow)
+    address, to = f"s3://{source}/image.manifest.xml", f"s3://{target}"
+    first = asyncio.create_task(migrate(work(tmp_path, proxy.endpoint, upload_concurrency=1), address, to))
+    await asyncio.to_thread(proxy.wait_hit, slow)
+    await migrate(work(tmp_path, endpoint), address, to)
+    whole = stored_bytes(endpoint, target)
+    await asyncio.to_thread(proxy.let_go, slow)
+    with pytest.raises(StoreError, match="exists already"):
+        await first
+    assert stored_bytes(endpoint, target) == whole
 
 
 async def test_cancelled(

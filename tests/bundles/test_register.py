@@ -13,12 +13,13 @@ from amistream.bundles.register import Wish
 from amistream.errors import DifferenceError, RefusedError, RegisterError
 from bundles.made import contents, images, older_bundle, put_files, register, stored_bytes, work
 from jobs.work import use_endpoint
-from support.proxy import Answer, Fault, HoldReply, dry_run_answered
+from support.proxy import Answer, Fault, HoldReply, PauseRequest, dry_run_answered
 
 if TYPE_CHECKING:
     from conftest import MakeBucket, MakeProxy
     from support.endpoints import Endpoint
     from support.keys import KeyRing
+    from support.proxy import FaultProxy
 
 SIZES = [3000, 3000, 100]
 
@@ -163,3 +164,26 @@ async def test_refused_registration(
             await session.register(f"s3://{bucket}/holes.img.manifest.xml", Wish())
     assert (images(cloud), it.notes) == (before, [])
     assert stored_bytes(cloud, bucket) == contents(bundle.parent)
+
+
+async def test_registered_twice_at_a_time(
+    cloud: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
+) -> None:
+    """Of two commands that register one bundle under one name both come to the one image, and none takes it away."""
+    bucket = make_bucket(cloud)
+    put_files(cloud, bucket, bundle.parent)
+    held = Fault(action=PauseRequest(), method="POST", form="Action=RegisterImage&(?!.*DryRun)")
+    slow, quick = make_proxy(cloud, dry_run_answered(), held), make_proxy(cloud, dry_run_answered())
+    location = f"{bucket}/holes.img.manifest.xml"
+    before = images(cloud)
+
+    async def registered(proxy: FaultProxy) -> str:
+        async with work(tmp_path, proxy.endpoint).session() as session:
+            return (await session.register(f"s3://{location}", Wish(name=location))).image_id
+
+    second = asyncio.create_task(registered(slow))
+    await asyncio.to_thread(slow.wait_hit, held)
+    first = await registered(quick)
+    await asyncio.to_thread(slow.let_go, held)
+    assert await second == first
+    assert images(cloud) == [*before, first]

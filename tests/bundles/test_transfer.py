@@ -14,7 +14,7 @@ from amistream.errors import DifferenceError, RefusedError, StoreError
 from bundles.made import Work, contents, engine_bundle, flip, older_bundle, put_files, stored_bytes, work
 from jobs.work import use_endpoint
 from support.buckets import list_keys, open_uploads
-from support.proxy import Answer, Fault, HoldReply, PauseReply, TruncateReply
+from support.proxy import Answer, Fault, HoldReply, PauseReply, PauseRequest, TruncateReply
 from support.referee import check_bundle
 
 if TYPE_CHECKING:
@@ -317,6 +317,43 @@ async def test_cancelled_upload(
     with pytest.raises(asyncio.CancelledError):
         await task
     assert list_keys(store, bucket) == [f"holes.img.part.{index}" for index in range(3)]
+
+
+async def test_an_upload_that_another_overtook(
+    store: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
+) -> None:
+    """Cancelling an upload takes no part from a bundle that another upload completed meanwhile."""
+    bucket = make_bucket(store)
+    stuck = Fault(action=PauseRequest(), method="PUT", path=r".*\.part\.2")
+    proxy = make_proxy(store, stuck)
+    first = asyncio.create_task(upload(work(tmp_path, proxy.endpoint, upload_concurrency=1), bundle, f"s3://{bucket}"))
+    await asyncio.to_thread(proxy.wait_hit, stuck)
+    await upload(work(tmp_path, store), bundle, f"s3://{bucket}")
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert stored_bytes(store, bucket) == contents(bundle.parent)
+
+
+async def test_a_part_that_another_upload_took_back(
+    store: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
+) -> None:
+    """No manifest is put over a part that was there and is gone; begun again, the upload completes the bundle."""
+    bucket = make_bucket(store)
+    stuck = Fault(action=PauseRequest(), method="PUT", path=r".*\.part\.4")
+    proxy = make_proxy(store, stuck)
+    running = asyncio.create_task(
+        upload(work(tmp_path, proxy.endpoint, upload_concurrency=1), bundle, f"s3://{bucket}")
+    )
+    await asyncio.to_thread(proxy.wait_hit, stuck)
+    with store.blocking_client() as s3:
+        s3.delete_object(Bucket=bucket, Key="holes.img.part.1")
+    await asyncio.to_thread(proxy.let_go, stuck)
+    with pytest.raises(StoreError, match=r"holes\.img\.part\.1 was there and is gone"):
+        await running
+    assert "holes.img.manifest.xml" not in list_keys(store, bucket)
+    await upload(work(tmp_path, store), bundle, f"s3://{bucket}")
+    assert stored_bytes(store, bucket) == contents(bundle.parent)
 
 
 async def test_upload_replaces_nothing(store: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ manifest is there, all that was copied goes again.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from dataclasses import dataclass
 
@@ -22,7 +21,7 @@ from amistream.bundles.parts import SeenPart, different, look_at_parts, parts_in
 from amistream.bundles.place import Bundle, Place
 from amistream.bundles.register import Intent, Wish, carry_out, check_registration, ec2_of
 from amistream.bundles.results import Migrated
-from amistream.bundles.transfer import find_there, require_same, take_back
+from amistream.bundles.transfer import commit, find_there, require_same, take_back
 from amistream.errors import RefusedError, StoreError
 from amistream.flow.at_once import at_once
 from amistream.keys import BundleKey, UserIdentity, unwrap, wrap
@@ -141,27 +140,25 @@ class _Copying:
 
     async def run(self, seen: list[SeenPart], limit: int) -> None:
         there = await find_there(self._store, seen)
+        raw, name = self._new.manifest.raw, self._new.manifest_name
 
         async def one(part: SeenPart) -> None:
-            name = part.name
-            stored = there.get(name)
+            stored = there.get(part.name)
             if stored is not None:
                 await require_same(self._old, part, self._store, stored)
             elif await self._copied(part):
                 self.copied += 1
             else:
                 data = await read_part(self._old, part)
-                self._made[name] = None
-                await self._store.put(name, data, part.sha1, lambda _: None)
+                self._made[part.name] = None
+                await self._store.put(part.name, data, part.sha1, lambda _: None)
             self._meter.done(part.size, kept=stored is not None)
 
         try:
             await at_once(one, seen, limit)
-            raw, name = self._new.manifest.raw, self._new.manifest_name
-            self._made[name] = None
-            await self._store.commit(name, raw, hashlib.sha1(raw, usedforsecurity=False).digest())
+            await commit(self._store, name, raw, seen)
         except BaseException:
-            await take_back(self._store, reversed(self._made), self._note)
+            await take_back(self._store, name, reversed(self._made), self._note, own=raw)
             raise
 
     async def _copied(self, part: SeenPart) -> bool:

@@ -128,8 +128,18 @@ async def _register(ec2: Ec2, registration: Registration, settings: Settings, no
 
     undo.push(f"the AMI {registration.name!r}", deregister)
     try:
-        image_id = await register(ec2, registration, retry)
-        known.append(image_id)
+        try:
+            image_id = await register(ec2, registration, retry)
+            known.append(image_id)
+        except RegisterError as error:
+            if error.code != "aws.InvalidAMIName.Duplicate":
+                raise
+            # Somebody registered one of this name since it was looked for: it is not this command's to deregister.
+            undo.forget()
+            found = await with_retries(retry, f"look for {registration.name!r}", lambda _: ec2.find(registration.name))
+            if found is None or plain_location(found.location) != registration.location:
+                raise
+            image_id = found.id
         await wait_available(
             ec2,
             image_id,

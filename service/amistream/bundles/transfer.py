@@ -46,6 +46,9 @@ from amistream.values import MIB
 PIECE = 16 * MIB
 """Bytes of one ranged read: a part of the usual size comes with one request."""
 
+LOOK_S = 30
+"""Seconds for a look at what is there before something is taken back."""
+
 _TOKEN = "download"  # noqa: S105 - no password: it marks temporary files
 
 Begin: TypeAlias = Callable[[], None]
@@ -84,8 +87,8 @@ async def download(bundle: Bundle, directory: Path, settings: Settings, meter: M
                     raise _failure(path, error) from error
                 meter.done(part.size, kept=part.name in there)
 
-            await _all_parts(store, seen, fetch, limit=settings.upload_concurrency, note=note)
-            await _commit(bundle, store)
+            await _all_parts(store, bundle.manifest_name, seen, fetch, limit=settings.upload_concurrency, note=note)
+            await commit(store, bundle.manifest_name, bundle.manifest.raw, seen)
     finally:
         await store.close()
     return _transferred(bundle, store, meter, started)
@@ -114,8 +117,8 @@ async def upload(bundle: Bundle, target: Place, settings: Settings, meter: Meter
         await store.put(part.name, data, part.sha1, lambda _: None)
         meter.done(part.size)
 
-    await _all_parts(store, seen, send, limit=parts_in_flight(settings, seen), note=note)
-    await _commit(bundle, store)
+    await _all_parts(store, bundle.manifest_name, seen, send, limit=parts_in_flight(settings, seen), note=note)
+    await commit(store, bundle.manifest_name, bundle.manifest.raw, seen)
     return _transferred(bundle, store, meter, started)
 
 
@@ -172,6 +175,7 @@ def taken(store: Store, name: str) -> StoreError:
 
 async def _all_parts(
     store: Store,
+    manifest_name: str,
     seen: list[SeenPart],
     work: Callable[[SeenPart, Begin], Awaitable[None]],
     *,
@@ -190,28 +194,66 @@ async def _all_parts(
         await at_once(one, seen, limit)
     except BaseException as error:
         bad = isinstance(error, DifferenceError)
-        await take_back(store, [name for name in begun if bad or name not in whole], note)
+        await take_back(store, manifest_name, [name for name in begun if bad or name not in whole], note)
         if whole and not bad:
             note(f"{len(whole)} of {len(seen)} parts are in {store.location}; the same command goes on from them")
         raise
 
 
-async def take_back(store: Store, names: Iterable[str], note: Note) -> None:
-    """Delete what was made, cancelled or not, and tell what could not be deleted."""
+async def take_back(
+    store: Store, manifest_name: str, names: Iterable[str], note: Note, *, own: bytes | None = None
+) -> None:
+    """Delete the parts that were made, cancelled or not, and tell what could not be deleted.
 
-    async def one(name: str) -> list[str]:
+    `own` is the manifest that may have been put; it goes first. With a manifest there even so another copying of the
+    bundle has come to its end: then they are its parts, and only what is unfinished goes.
+    """
+
+    async def one(what: str, delete: Callable[[], Awaitable[None]]) -> None:
         undo = Undo()
-        undo.push(f"{store.location}/{name}", partial(store.delete, name))
-        return await undo.run()
-
-    for left in await uncut(at_once(one, names)):
-        for each in left:
+        undo.push(f"{store.location}/{what}", delete)
+        for each in await undo.run():
             note(f"could not be removed: {each}")
 
+    async def is_complete() -> bool:
+        try:
+            async with asyncio.timeout(LOOK_S):
+                return await store.stat(manifest_name, read=False) is not None
+        except (StoreError, TimeoutError):
+            note(f"parts stay in {store.location}: it could not be seen whether another copying was completed there")
+            return True
 
-async def _commit(bundle: Bundle, store: Store) -> None:
-    raw = bundle.manifest.raw
-    await store.commit(bundle.manifest_name, raw, hashlib.sha1(raw, usedforsecurity=False).digest())
+    async def all_of_it() -> None:
+        if own is not None:
+            await one(manifest_name, partial(store.remove, manifest_name, len(own), whole_checksum(_sha1(own))))
+        made = list(names)
+        complete = bool(made) and await is_complete()
+
+        async def part(name: str) -> None:
+            # No object has that size.
+            await one(name, partial(store.remove, name, -1) if complete else partial(store.delete, name))
+
+        await at_once(part, made)
+
+    await uncut(all_of_it())
+
+
+async def commit(store: Store, manifest_name: str, raw: bytes, seen: list[SeenPart]) -> None:
+    """Put the manifest, unless a part is gone again: another copying that failed may have taken it back."""
+    there = await names_there(store, [part.name for part in seen])
+    for part in seen:
+        if part.name not in there:
+            raise StoreError(
+                "store.lost",
+                f"cannot complete the bundle in {store.location}: {part.name} was there and is gone",
+                hint="is the same bundle copied there twice at a time? Begin again: what is there stays",
+                field="destinations",
+            )
+    await store.commit(manifest_name, raw, _sha1(raw))
+
+
+def _sha1(data: bytes) -> bytes:
+    return hashlib.sha1(data, usedforsecurity=False).digest()
 
 
 def _transferred(bundle: Bundle, store: Store, meter: Meter, started: float) -> Transferred:
