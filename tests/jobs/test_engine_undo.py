@@ -16,12 +16,17 @@ from amistream.jobs import run as run_module
 from amistream.jobs.job import Job
 from amistream.jobs.records import Fate
 from amistream.settings import Settings
+from bundles.made import images, register
 from jobs.lives import Scene, files, scene_with
-from jobs.work import request, settings
+from jobs.work import request, settings, use_endpoint
+from support.buckets import list_keys
+from support.proxy import Answer, Fault, dry_run_answered
 from support.referee import check_bundle
 from support.volumes import random_image, sparse_image
 
 if TYPE_CHECKING:
+    from conftest import MakeBucket, MakeProxy
+    from support.endpoints import Endpoint
     from support.keys import KeyRing
 
 SIZE = 3_000_000
@@ -37,6 +42,56 @@ def chosen(tmp_path: Path) -> Settings:
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
     return random_image(tmp_path / "disk.img", SIZE)
+
+
+@pytest.mark.parametrize("name", ["the job's", "another"])
+async def test_a_bundle_that_somebody_registered(
+    name: str,
+    ministack: Endpoint,
+    make_bucket: MakeBucket,
+    make_proxy: MakeProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    image: Path,
+    tmp_path: Path,
+    key_ring: KeyRing,
+) -> None:
+    """After a failed registration somebody registers by hand, as the hint says: no removal touches that AMI's bundle.
+
+    One of the job's own name is taken for the job's when it goes on.
+    """
+    use_endpoint(ministack, monkeypatch)
+    bucket = make_bucket(ministack)
+    # The endpoint shows an image's name as its location.
+    location = f"{bucket}/x/image.manifest.xml"
+    refused = Fault(
+        action=Answer(status=403, code="UnauthorizedOperation"),
+        method="POST",
+        form="Action=RegisterImage&(?!.*DryRun)",
+        times=None,
+    )
+    proxy = make_proxy(ministack, dry_run_answered(), refused)
+    planned = location if name == "the job's" else f"{bucket} web"
+    asked = request(image, f"s3://{bucket}/x", key_ring, endpoint_url=proxy.url, ami_name=planned)
+    async with scene_with(settings(tmp_path)) as scene:
+        job = await scene.run(asked)
+        assert job.error is not None
+        assert "amistream register" in job.error.hint
+        made = register(ministack, location)
+        there = list_keys(ministack, bucket)
+        job = await scene.remembered(job)
+        await scene.engine.clean(job)
+        assert (job.state, job.resumable) == (State.FAILED, True)
+        assert job.error is not None
+        assert job.error.code == "job.registered"
+        assert f"{made} is registered on it" in job.error.message
+        assert made in images(ministack)
+        assert list_keys(ministack, bucket) == there
+        if name == "the job's":
+            await asyncio.to_thread(proxy.mend, refused)
+            job = await scene.again(job)
+            assert job.state is State.DONE, job.error
+            assert job.result is not None
+            assert job.result.image_id == made
 
 
 class Held:
