@@ -165,7 +165,7 @@ async def test_a_file_that_may_not_grow(spawn: Spawn, manifest: Path, key_ring: 
     assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_a_signal(
     spawn: Spawn, moto_server: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, manifest: Path,
     key_ring: KeyRing, tmp_path: Path, number: signal.Signals,
@@ -179,6 +179,7 @@ async def test_a_signal(
     process = await spawn(
         "unbundle", f"s3://{bucket}/image.manifest.xml", tmp_path / "out" / "disk.img", *key(key_ring),
         "--endpoint-url", proxy.endpoint.url, "--region", moto_server.region, env=moto_server.environ(),
+        before=("env", f"--default-signal={number.name.removeprefix('SIG')}"),
     )  # fmt: skip
     await asyncio.to_thread(proxy.wait_hit, held)
     process.send_signal(number)
@@ -186,6 +187,28 @@ async def test_a_signal(
     assert outcome.status == 130, outcome.stderr
     assert list((tmp_path / "out").iterdir()) == []
     assert "Traceback" not in outcome.stderr
+
+
+async def test_under_nohup(
+    spawn: Spawn, moto_server: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, manifest: Path, image: Path,
+    key_ring: KeyRing, tmp_path: Path,
+) -> None:  # fmt: skip
+    """Where hanging up is to be ignored, the work goes on."""
+    bucket = make_bucket(moto_server)
+    put_files(moto_server, bucket, manifest.parent)
+    held = Fault(action=PauseReply(), method="GET", path=r".*\.part\.02")
+    proxy = make_proxy(moto_server, held)
+    process = await spawn(
+        "unbundle", f"s3://{bucket}/image.manifest.xml", tmp_path / "made.img", *key(key_ring),
+        "--endpoint-url", proxy.endpoint.url, "--region", moto_server.region, env=moto_server.environ(),
+        before=("env", "--ignore-signal=HUP"),
+    )  # fmt: skip
+    await asyncio.to_thread(proxy.wait_hit, held)
+    process.send_signal(signal.SIGHUP)
+    await asyncio.to_thread(proxy.let_go, held)
+    outcome = await ended(process)
+    assert outcome.status == 0, outcome.stderr
+    assert (tmp_path / "made.img").read_bytes() == image.read_bytes()
 
 
 async def test_from_a_bucket(

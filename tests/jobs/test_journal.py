@@ -536,6 +536,26 @@ async def test_what_is_no_journal(content: bytes | None, tmp_path: Path) -> None
         assert (tmp_path / FILE).read_bytes() == content
 
 
+async def test_a_job_of_another_version(tmp_path: Path) -> None:
+    """A job that cannot be read is left as it is, told of when it is asked for, and keeps no other from being read."""
+    async with Journal(tmp_path, by_itself=True) as journal:
+        strange, plain = await entered(journal), await entered(journal)
+    with sqlite3.connect(tmp_path / FILE) as database:
+        row = (strange.id,)
+        database.execute("UPDATE jobs SET request = json_set(request, '$.invented', 1) WHERE id = ?", row)
+        before = database.execute("SELECT * FROM jobs WHERE id = ?", row).fetchall()
+    database.close()
+    async with Journal(tmp_path, by_itself=True) as journal:
+        assert [kept.view.id for kept in await journal.all()] == [plain.id]
+        for asked in (journal.find, journal.claim):
+            with pytest.raises(JobError, match=f"cannot read job {strange.id} in the journal") as caught:
+                await asked(strange.id)
+            assert caught.value.code == "journal.version"
+    with sqlite3.connect(tmp_path / FILE) as database:
+        assert database.execute("SELECT * FROM jobs WHERE id = ?", row).fetchall() == before
+    database.close()
+
+
 async def test_another_version(tmp_path: Path) -> None:
     """A journal of another version of the program is left as it is, and nothing is left behind."""
     with sqlite3.connect(tmp_path / FILE) as database:

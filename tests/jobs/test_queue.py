@@ -236,6 +236,30 @@ async def test_a_stopping_daemon_resumes_nothing(tmp_path: Path) -> None:
         assert job.resumable
 
 
+@pytest.mark.parametrize("how", list(OnStop))
+async def test_a_daemon_told_to_stop_while_it_takes_a_job_up(how: OnStop, tmp_path: Path) -> None:
+    """A job that was still being taken up when the daemon was told to stop is left to the next one."""
+    async with running(tmp_path, drain=None) as scene:
+        job = await scene.keep()
+        taking, go = asyncio.Event(), asyncio.Event()
+        claim = scene.journal.claim
+
+        async def slowly(job_id: str) -> Kept:
+            taking.set()
+            await go.wait()
+            return await claim(job_id)
+
+        scene.journal.claim = slowly  # type: ignore[method-assign]  # the test's own grip on the journal
+        resuming = asyncio.create_task(scene.queue.resume(job.id))
+        await taking.wait()
+        await scene.queue.drain(how)
+        go.set()
+        with pytest.raises(BusyError):
+            await resuming
+        assert job.resumable
+        assert scene.hands.living == set()
+
+
 @pytest.mark.parametrize("ask", ["resume", "cancel"])
 async def test_a_job_that_another_process_finished(ask: str, tmp_path: Path) -> None:
     """What another process did since this one looked is told and shown, and not done or undone a second time."""

@@ -109,6 +109,40 @@ async def test_one_that_fails_does_not_stop_the_other_and_is_resumed(
     fits(ministack, bad, tmp_path / "bad", image, key_ring)
 
 
+@pytest.mark.parametrize("end", ["removed", "rival", "changed"])
+async def test_what_is_done_is_told_when_the_rest_is_given_up(
+    end: str,
+    ministack: Endpoint,
+    buckets: list[str],
+    image: Path,
+    key_ring: KeyRing,
+    tmp_path: Path,
+    make_proxy: MakeProxy,
+) -> None:
+    """A bundle that is complete stays, and the job says so, however the other destinations come to nothing."""
+    good, bad = buckets
+    broken = make_proxy(ministack, failing(bad))
+    async with running_engine(settings(tmp_path)) as engine:
+        job = Job(to_all(image, buckets, key_ring, broken))
+        await engine.enter(job)
+        await engine.run(job)
+        later = job.again()
+        if end == "removed":
+            await engine.clean(later)
+            assert later.state is State.CANCELLED
+        else:
+            if end == "rival":
+                with ministack.blocking_client() as s3:
+                    s3.put_object(Bucket=bad, Key="x/image.part.05", Body=b"another's")
+            else:
+                with image.open("r+b") as file:
+                    file.write(b"something else")
+            await engine.run(later)
+            assert (later.state, later.resumable) == (State.FAILED, False)
+    assert later.notices[-1].startswith(f"complete, and stays: s3://{good}/x/image.manifest.xml")
+    assert "x/image.manifest.xml" in list_keys(ministack, good)
+
+
 async def test_all_or_none_leaves_none(
     ministack: Endpoint, buckets: list[str], image: Path, key_ring: KeyRing, tmp_path: Path, make_proxy: MakeProxy
 ) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import socket
 import subprocess
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -17,7 +19,8 @@ from amistream.errors import RefusedError, SourceError
 from amistream.source.volume import FileVolume, Kind, open_volume
 from amistream.stages.read import Read
 from source.nobody import as_nobody, open_folder
-from support.volumes import loop_device, random_image, sparse_image
+from support.mounts import mounted
+from support.volumes import ext4_image, loop_device, random_image, sparse_image, xfs_image
 
 MIB = 1 << 20
 
@@ -313,3 +316,22 @@ def test_file_written_with_its_time_put_back(tmp_path: Path) -> None:
         assert image.stat().st_mtime_ns == before.st_mtime_ns
         with pytest.raises(SourceError, match="written to meanwhile"):
             volume.check_unchanged()
+
+
+@pytest.mark.parametrize("make", [ext4_image, xfs_image])
+def test_written_to_through_a_mapping(make: Callable[[Path, int], Path], tmp_path: Path) -> None:
+    """A page that a program has mapped, and had written to before, is found changed when it is written to again."""
+    disk = make(tmp_path / "disk.img", 320 * MIB)
+    with (
+        loop_device(disk, read_only=False) as device,
+        mounted(device, tmp_path / "mounted") as folder,
+        (folder / "image").open("w+b") as file,
+    ):
+        file.truncate(MIB)
+        with mmap.mmap(file.fileno(), MIB) as pages:
+            pages[:5] = b"first"
+            with closing(open_volume(folder / "image")) as volume:
+                volume.check_unchanged()
+                pages[:5] = b"later"
+                with pytest.raises(SourceError, match="written to meanwhile"):
+                    volume.check_unchanged()

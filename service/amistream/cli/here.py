@@ -55,8 +55,12 @@ def run_here(settings: Settings, work: Callable[[BundleSession], Awaitable[_T]])
 
         # Signals come to the main thread; a test may run a command on another.
         if threading.current_thread() is threading.main_thread():
+            loop = asyncio.get_running_loop()
             for number in STOP_SIGNALS:
-                asyncio.get_running_loop().add_signal_handler(number, stop)
+                loop.add_signal_handler(number, stop)
+            # A terminal that was closed takes no note any more; under nohup(1) the work goes on.
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+                loop.add_signal_handler(signal.SIGHUP, task.cancel)
         async with BundleSession(settings, lambda notice: put_note(f"note: {notice}")) as session:
             return await work(session)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Self
 
@@ -15,7 +16,7 @@ import structlog
 
 from amistream.aws.session import Aws
 from amistream.errors import AmistreamError, JobError, RefusedError, RegisterError, StoreError, bug
-from amistream.events import ErrorBody, JobResult, State
+from amistream.events import ErrorBody, JobResult, PlaceResult, State
 from amistream.flow.uncut import uncut
 from amistream.jobs.destination import Address
 from amistream.jobs.job import Job
@@ -80,6 +81,7 @@ class Engine:
             log.exception("job.bug")
             await self._keep(job, bug(error))
         else:
+            _tell_finished(job, kept.done.values())
             await self._end(job, State.CANCELLED)
 
     async def _keep(self, job: Job, error: AmistreamError) -> None:
@@ -155,6 +157,7 @@ class Engine:
         left = await run.undo()
         for thing in left:
             job.note(f"could not be removed, please do it yourself: {thing}")
+        _tell_finished(job, run.finished)
         await self._end(job, state, error=error, resumable=bool(left))
 
     async def _end(
@@ -197,6 +200,12 @@ class Engine:
             Address(job.request, self._settings, self._aws, token, number, roots=roots, settled=kept.bundling)
             for number in range(len(job.request.destinations))
         ]
+
+
+def _tell_finished(job: Job, places: Iterable[PlaceResult]) -> None:
+    """Say what stays of a job that is over without a result."""
+    for place in places:
+        job.note(f"complete, and stays: {place.manifest}" + (f", the AMI {place.image_id}" if place.image_id else ""))
 
 
 def _log_end(job: Job) -> None:

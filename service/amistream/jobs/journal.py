@@ -22,12 +22,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import structlog
+
 from amistream.errors import ConflictError, JobError
 from amistream.events import JobResult, JobView, PlaceResult
 from amistream.flow.uncut import uncut
 from amistream.jobs.records import Bundling, Fate, Kept, SealedPart
 from amistream.jobs.request import JobRequest
 from amistream.values import KIB
+
+log = structlog.get_logger()
 
 FILE = "journal.sqlite"
 REMEMBERED = 1000
@@ -193,21 +197,43 @@ class Journal:
 
         def work() -> list[Kept]:
             rows = self._db.execute(f"{_SELECT} ORDER BY rowid").fetchall()
-            return [self._read_kept(row) for row in rows if row["fate"] == Fate.OVER or self._is_free(row["runner"])]
+            free = [row for row in rows if row["fate"] == Fate.OVER or self._is_free(row["runner"])]
+            return [kept for row in free if (kept := self._read_if_known(row)) is not None]
 
         return await self._do(work)
 
+    def _read_if_known(self, row: sqlite3.Row) -> Kept | None:
+        """The job, or None: one that another version entered must not keep the others from going on."""
+        try:
+            return self._read_kept(row)
+        except JobError as error:
+            log.warning("journal.skipped", reason=error.message)
+            return None
+
     def _read_kept(self, row: sqlite3.Row) -> Kept:
         places = self._db.execute("SELECT * FROM places WHERE job = ? ORDER BY number", (row["id"],)).fetchall()
-        return _kept(row, places)
+        try:
+            return _kept(row, places)
+        except ValueError as error:
+            raise self._unknown(row["id"]) from error
+
+    def _unknown(self, job_id: str) -> JobError:
+        return JobError(
+            "journal.version",
+            f"cannot read job {job_id} in the journal {self._path}: another version of amistream entered it",
+            hint="use that version for it",
+        )
 
     async def parts(self, job_id: str) -> list[SealedPart]:
         """The parts that were sealed, in order."""
         rows = await self._read("SELECT part, stored FROM parts WHERE job = ? ORDER BY number", job_id)
-        return [
-            SealedPart.model_validate_json(row["part"]).model_copy(update={"stored": bool(row["stored"])})
-            for row in rows
-        ]
+        try:
+            return [
+                SealedPart.model_validate_json(row["part"]).model_copy(update={"stored": bool(row["stored"])})
+                for row in rows
+            ]
+        except ValueError as error:
+            raise self._unknown(job_id) from error
 
     async def claim(self, job_id: str) -> Kept:
         """Make a job this process's own, unless it is over; returns it as it is by now.

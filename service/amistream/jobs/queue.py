@@ -82,6 +82,8 @@ class JobQueue:
                 if error.code != JOB_ENDED:
                     self._forget(job.id)
             else:
+                if self.stopping:
+                    return
                 self._begin(job.again(), self._clean if removes else self._run)
         self._put_away()
 
@@ -170,6 +172,8 @@ class JobQueue:
         self._check_waiting()
         async with self._taking(job):
             await self._claim(job)
+            # The daemon may have been told to stop meanwhile, and does not know of this one.
+            self._check_waiting()
         job = job.again()
         self._begin(job, self._run)
         return job

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from amistream.errors import AmistreamError, JobError, RefusedError, StoreError, first_cause
-from amistream.events import JobResult, State
+from amistream.events import JobResult, PlaceResult, State
 from amistream.flow.undo import Undo
 from amistream.jobs import preflight
 from amistream.jobs.destination import Address, Destination
@@ -85,6 +85,12 @@ class Run:
     def is_whole(self) -> bool:
         """Whether every destination has its bundle, registered where that was asked for."""
         return len(self._kept.done) + sum(lane.member.settled for lane in self._lanes) == len(self._addresses)
+
+    @property
+    def finished(self) -> list[PlaceResult]:
+        """The destinations that have their bundle: no undoing touches them."""
+        now = [lane.result for lane in self._lanes if lane.result is not None and lane.member.settled]
+        return [*self._kept.done.values(), *now]
 
     async def undo(self) -> list[str]:
         """Remove what is there and not whole, of earlier runs too; returns what could not be removed."""
@@ -290,7 +296,7 @@ class Run:
             raise JobError(
                 "resume.changed",
                 f"cannot finish the other destinations: {why}",
-                hint="what is complete stays; cancel this job and bundle again to the others",
+                hint="what is complete stays; bundle again to the others",
             )
         self._job.note(f"{why}: starting over under a new key")
         left = await self.undo()

@@ -7,6 +7,7 @@ is and where it lies is judged before it is opened at all (`roots`). The calls b
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -29,6 +30,8 @@ DEVICES = Path("/sys/dev/block")
 _SECTORS_WRITTEN = 6
 """Field of a block device's `stat` (Linux, Documentation/block/stat.rst)."""
 
+
+_SYNC_FILE_RANGE_WRITE = 2
 
 _ATTRIBUTES = ("st_nlink", "st_mode", "st_uid", "st_gid")
 
@@ -81,6 +84,8 @@ class FileVolume:
         self.mtime = max(0, int(self.about.st_mtime))
         self._live = live
         self._opened_as = self._name()
+        if self.kind is Kind.IMAGE_FILE:
+            _begin_to_write_out(descriptor)
         self._before = self._witness()
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
@@ -169,6 +174,17 @@ class FileVolume:
             return os.fstat(self._descriptor).st_size
         answer = fcntl.ioctl(self._descriptor, _BLKGETSIZE64, bytes(8))
         return int(struct.unpack("Q", answer)[0])
+
+
+def _begin_to_write_out(descriptor: int) -> None:
+    """Have the kernel begin to write what waits in memory of a file, without waiting for the disk.
+
+    A page that a program has mapped and written to can be written to again unseen; once it is being written out, the
+    next write to it moves the file's times (sync_file_range(2); measured on ext4 and XFS). Failing is no matter.
+    """
+    sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if sync_file_range is not None:
+        sync_file_range(descriptor, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
 
 
 def open_volume(path: Path, roots: Roots | None = None, *, live: bool = False) -> FileVolume:
