@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -186,6 +187,19 @@ async def test_download_replaces_nothing(
         "holes.img.part.1",
         "holes.img.manifest.xml",
     }
+
+
+async def test_a_pipe_in_the_place_of_a_part(
+    store: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path
+) -> None:
+    """A named pipe under a part's name is something else that is there, and holds nobody up."""
+    bucket, down = make_bucket(store), tmp_path / "down"
+    put_files(store, bucket, bundle.parent)
+    down.mkdir()
+    os.mkfifo(down / "holes.img.part.1")
+    with pytest.raises(StoreError, match=r"part\.1: it exists already"):
+        await asyncio.wait_for(download(work(tmp_path, store), f"s3://{bucket}/holes.img.manifest.xml", down), 30)
+    assert (down / "holes.img.part.1").is_fifo()
 
 
 async def test_two_downloads_into_one_directory(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 import subprocess
 import threading
 from collections.abc import Callable
@@ -87,10 +88,11 @@ class TestFiles:
     async def test_a_file_that_is_there(
         self, manifest: Path, bad: Path, take_out: Any, tmp_path: Path, image: Path
     ) -> None:
-        """A file is not touched, unless forced, and then replaced only by an image that was proved."""
+        """A file is not touched, unless forced, and then replaced only by a proved image, as private as it."""
         there = tmp_path / "out" / "there.img"
         there.parent.mkdir()
         there.write_bytes(b"precious")
+        there.chmod(0o640)
         with pytest.raises(RefusedError, match="it exists already") as raised:
             await take_out(manifest, there)
         assert raised.value.code == "target.exists"
@@ -99,6 +101,13 @@ class TestFiles:
         assert (there.read_bytes(), list(there.parent.iterdir())) == (b"precious", [there])
         await take_out(manifest, there, force=True)
         assert (there.read_bytes(), list(there.parent.iterdir())) == (image.read_bytes(), [there])
+        assert stat.S_IMODE(there.stat().st_mode) == 0o640
+
+    async def test_a_name_of_many_bytes(self, manifest: Path, take_out: Any, tmp_path: Path, image: Path) -> None:
+        """Any name that the file system takes will do, in letters of any length."""
+        made = tmp_path / ("图" * 83 + ".img")
+        await take_out(manifest, made)
+        assert made.read_bytes() == image.read_bytes()
 
     @pytest.mark.parametrize("data", [KIB, 4 * KIB, 3 * MIB])
     async def test_a_little_data_here_and_there(

@@ -49,9 +49,9 @@ class Scene:
     engine: Engine
     journal: Cramped
 
-    async def run(self, asked: JobRequest, *, room: int | None = None) -> Job:
+    async def run(self, asked: JobRequest, *, room: int | None = None, confined: bool = False) -> Job:
         """A job's first life; with room for so many parts only it fails after them."""
-        job = Job(asked)
+        job = Job(asked, confined=confined)
         self.journal.room = room
         await self.engine.enter(job)
         await self.engine.run(job)

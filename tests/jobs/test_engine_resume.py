@@ -138,6 +138,39 @@ async def test_nothing_stored_nothing_kept(image: Path, tmp_path: Path, key_ring
         assert await scene.fate(job) is Fate.OVER
 
 
+@pytest.mark.parametrize("confined", [False, True])
+async def test_killed_while_a_part_got_its_name(
+    confined: bool, image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings
+) -> None:
+    """A part in a directory that still has its temporary name too is the job's own."""
+    out = tmp_path / "out"
+    roots = [str(tmp_path), str(key_ring.user.key.parent)]
+    async with scene_with(chosen.model_copy(update={"source_roots": roots})) as scene:
+        job = await scene.run(request(image, out, key_ring), room=5, confined=confined)
+        token = job.id.rpartition("-")[2]
+        (out / f".image.part.04.{token}.partial").hardlink_to(out / "image.part.04")
+        job = await scene.again(job)
+        assert job.state is State.DONE, job.error
+    assert not list(out.glob(".*"))
+    fits(out, image, key_ring)
+
+
+async def test_a_probe_that_a_later_life_left(
+    faulty_bucket: Callable[[Fault], FaultyBucket], image: Path, key_ring: KeyRing, chosen: Settings
+) -> None:
+    """Every life tries with a small object whether it may write: the removal takes one that was left."""
+    bucket = faulty_bucket(manifest_refused())
+    async with scene_with(chosen) as scene:
+        job = await scene.run(bucket.asked(image, key_ring))
+        assert job.resumable
+        with bucket.endpoint.blocking_client() as s3:
+            s3.put_object(Bucket=bucket.name, Key=f"x/amistream-probe-{job.id.rpartition('-')[2]}", Body=b"")
+        job = await scene.remembered(job)
+        await scene.engine.clean(job)
+        assert job.state is State.CANCELLED, job.notices
+    assert list_keys(bucket.endpoint, bucket.name) == []
+
+
 async def test_removed_on_request(image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings) -> None:
     """Cleaning a kept job takes away its parts and what an unfinished one left, and the folder that it made."""
     out = tmp_path / "out"

@@ -55,3 +55,14 @@ async def test_only_what_is_described_and_not_whole_is_removed() -> None:
     both.members[2].error = StoreError("store.broken", "dropped out")
     await both.remove(NAME, len(DATA), CHECKSUM)
     assert [store.objects.get(NAME) for store in stores] == [b"another's", DATA, None, None]
+
+
+async def test_none_is_left() -> None:
+    """With every destination dropped out, what is asked of any of them is told why."""
+    none = several(MemoryStore(), MemoryStore())
+    for number, member in enumerate(none.members):
+        member.error = StoreError("store.broken", f"dropped out {number}")
+    with pytest.raises(StoreError, match="dropped out 1"):
+        await none.checksum(NAME, memoryview(DATA), b"")
+    with pytest.raises(StoreError, match="dropped out 1"):
+        await none.read(NAME, 0, 1)

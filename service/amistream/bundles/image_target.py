@@ -92,7 +92,9 @@ class FileTarget(BlockTarget):
         """With `replace` a file that is there gives way to the new one once that is whole."""
         self.name = str(path)
         self._path = path
-        self._temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.partial")
+        # A name has 255 bytes at most.
+        short = os.fsdecode(os.fsencode(path.name)[:200])
+        self._temporary = path.with_name(f".{short}.{secrets.token_hex(4)}.partial")
         self._replace = replace
         self._descriptor = -1
 
@@ -107,7 +109,9 @@ class FileTarget(BlockTarget):
                     self.name, f"at least {least} bytes are to come, and {room.f_bavail * room.f_frsize} are free"
                 )
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            self._descriptor = os.open(self._temporary, flags, 0o666)
+            # What nobody else could read before nobody else reads while it is written.
+            old = self._old()
+            self._descriptor = os.open(self._temporary, flags, stat.S_IMODE(old.st_mode) & 0o666 if old else 0o666)
             os.ftruncate(self._descriptor, size)
             # What is left out stays a hole of the new file.
             self._writer = BlockWriter(self._descriptor, size, on_zeros=lambda _start, _end: None)
@@ -127,6 +131,7 @@ class FileTarget(BlockTarget):
             self._writer.finish()
             os.fsync(self._descriptor)
             if self._replace:
+                self._be_like(self._old())
                 self._temporary.replace(self._path)
             else:
                 self._give_name()
@@ -148,6 +153,20 @@ class FileTarget(BlockTarget):
         except OSError as error:
             return f"{self._temporary} could not be removed: {error.strerror}"
         return ""
+
+    def _old(self) -> os.stat_result | None:
+        """The file that is to be replaced, if there is one."""
+        try:
+            return self._path.stat() if self._replace else None
+        except FileNotFoundError:
+            return None
+
+    def _be_like(self, old: os.stat_result | None) -> None:
+        if old is not None:
+            with suppress(PermissionError):
+                # Only root gives files away.
+                os.fchown(self._descriptor, old.st_uid, old.st_gid)
+            os.fchmod(self._descriptor, stat.S_IMODE(old.st_mode))
 
     def _give_name(self) -> None:
         """A name that somebody took meanwhile is not taken away, where the file system has hard links."""

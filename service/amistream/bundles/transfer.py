@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -327,7 +328,11 @@ async def _on_disk(work: Callable[[], T]) -> T:
 
 
 def _is_right(path: Path, part: SeenPart) -> bool:
-    with path.open("rb") as file:
+    # A pipe would hold the open, and reading it whoever waits.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return False
         return hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False)).digest() == part.sha1
 
 

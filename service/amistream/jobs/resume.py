@@ -83,6 +83,8 @@ async def prove(store: Store, prefix: str, parts: Sequence[SealedPart]) -> list[
             )
         return part.model_copy(update={"stored": found is not None})
 
+    # First: in a directory, a part that lost its process while it got its name has two of them.
+    await store.tidy({})
     proved = await at_once(look, parts)
     await store.tidy(_unfinished(prefix, (part for part in proved if not part.stored)))
     return proved
@@ -220,6 +222,9 @@ async def _remove_at(
         if manifest is not None and ec2 is not None and registration is not None:
             await _refuse_registered(ec2, registration, destination.retry, undone)
         await remove(destination.store, address.prefix, parts, manifest)
+        if address.directory is None:
+            # Every run puts one while it checks.
+            await destination.store.delete(address.probe_name)
     finally:
         await destination.store.close()
 

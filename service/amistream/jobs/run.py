@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
 
 import structlog
@@ -105,6 +105,10 @@ class Run:
             except Exception as error:
                 log.exception("job.bug")
                 left.append(f"what an earlier run stored: {type(error).__name__}")
+        for lane in self._lanes:
+            # Now that it is empty, a directory that was made goes too.
+            with suppress(StoreError):
+                await lane.destination.store.close()
         return left
 
     async def _remove_kept(self) -> None:

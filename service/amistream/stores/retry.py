@@ -20,6 +20,9 @@ from amistream.errors import StoreError
 log = structlog.get_logger()
 T = TypeVar("T")
 
+_MOST_DOUBLINGS = 30
+"""So many fill any cap; the power of a number without bound would leave what a float holds."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
@@ -31,7 +34,8 @@ class RetryPolicy:
     stall_s: float
 
     def delay_s(self, failures: int) -> float:
-        return random.uniform(0, min(self.cap_s, self.base_s * 2 ** (failures - 1)))  # noqa: S311 - not a secret
+        most = min(self.cap_s, self.base_s * 2 ** min(failures - 1, _MOST_DOUBLINGS))
+        return random.uniform(0, most)  # noqa: S311 - not a secret
 
 
 class Alive:

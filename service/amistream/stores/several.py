@@ -49,7 +49,7 @@ class SeveralStores:
 
     async def checksum(self, name: str, data: memoryview, sha1: bytes) -> str:
         # The same in all: once is enough.
-        return await self.alive[0].store.checksum(name, data, sha1)
+        return await self._first.checksum(name, data, sha1)
 
     async def put(self, name: str, data: memoryview, sha1: bytes, on_bytes: OnBytes) -> None:
         async def put(member: Member) -> None:
@@ -66,7 +66,7 @@ class SeveralStores:
         return (await self._each(lambda member: member.store.stat(name, read=read)))[0]
 
     async def read(self, name: str, start: int, length: int) -> bytes:
-        return await self.alive[0].store.read(name, start, length)
+        return await self._first.read(name, start, length)
 
     async def names(self, prefix: str) -> list[str]:
         return sorted({name for names in await self._each(lambda each: each.store.names(prefix)) for name in names})
@@ -108,5 +108,15 @@ class SeveralStores:
             raise first_cause(errors) from None
         answers = [answer for task in tasks for answer in task.result()]
         if not answers:
-            raise next(member.error for member in reversed(self.members) if member.error is not None)
+            raise self._last_error()
         return answers
+
+    @property
+    def _first(self) -> Store:
+        """Any that is alive. Raises `StoreError` when the last has dropped out."""
+        for member in self.alive:
+            return member.store
+        raise self._last_error()
+
+    def _last_error(self) -> StoreError:
+        return next(member.error for member in reversed(self.members) if member.error is not None)
