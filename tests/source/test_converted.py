@@ -151,6 +151,16 @@ def test_an_image_cut_short(form: str, disk: Path, tmp_path: Path) -> None:
 
 
 @needs_qemu
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_image_without_its_tables(packed: bool, disk: Path, tmp_path: Path) -> None:
+    """However much is missing, an image is never taken for an empty disk because its tables are missing too."""
+    path = convert(disk, tmp_path / "image", "qcow2", *(["-c"] if packed else []))
+    for size in (327_679, 300_000, 262_144, 200_000, 140_000, 100_000, 70_000, 1_000):
+        os.truncate(path, size)
+        assert refused(path).code == "source.cut_short"
+
+
+@needs_qemu
 def test_a_last_cluster_that_is_not_whole(tmp_path: Path) -> None:
     """A file may end within its last cluster: what is not there of that are zeros."""
     disk = sparse_image(tmp_path / "disk.img", MIB, [(512 * 1024, 5000)])

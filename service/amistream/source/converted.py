@@ -21,7 +21,7 @@ from typing import Any
 
 from amistream.errors import RefusedError, SourceError
 from amistream.source.extents import join_extents
-from amistream.source.headers import DESCRIPTOR, check_headers
+from amistream.source.headers import DESCRIPTOR, check_headers, cut_short
 from amistream.source.nbd import NbdServer
 from amistream.source.tool import ToolMissingError, run_tool
 from amistream.source.volume import FileVolume, Kind, too_large
@@ -259,12 +259,7 @@ def _piece_of(file: FileVolume, facts: dict[str, Any]) -> Callable[[dict[str, An
             # What lies behind the file's end reads as zeros, and the last cluster need not be there whole.
             missing = max(0, place + length - file.size)
             if missing > facts.get("cluster-size", 0):
-                raise RefusedError(
-                    "source.cut_short",
-                    f"cannot bundle {file.path}: the image is cut short, {missing} bytes of its data are missing",
-                    hint="it did not come whole: compare its size or checksum with the original's, and copy it again",
-                    field="source",
-                )
+                raise cut_short(file, missing)
             length -= missing
         return Piece(offset=each["start"], length=length, place=place) if length > 0 and not each["zero"] else None
 

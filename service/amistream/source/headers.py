@@ -1,8 +1,12 @@
-"""What the first bytes of an image say of other files, read before any program is that would follow them.
+"""What the first bytes of an image say of other files, and of its own tables, read before any program is that would
+follow them.
 
 Programs open what an image names on the spot, whoever may read it, and their complaint tells whether it is there. So an
 image that names anything is refused by its header: a qcow2 with a backing or data file (QEMU, docs/interop/qcow2.rst),
 and a VMDK that is, or holds, a description of other extents (VMware, Virtual Disk Format 5.0).
+
+A qcow2 that ends before its tables do is refused too: to the programs what is missing reads as zeros, and so the whole
+disk would be a hole.
 """
 
 from __future__ import annotations
@@ -19,6 +23,13 @@ DESCRIPTOR = b"# Disk DescriptorFile"
 
 _QCOW2 = struct.Struct(">4sIQI52xQ")
 """Magic, version, offset and length of the backing file's name, features that a reader must know (since version 3)."""
+_QCOW2_TABLES = struct.Struct(">20xI12xIQ")
+"""Bits of a cluster's size, entries of the first table, its offset: its entries are the offsets of the second ones."""
+_CLUSTER_BITS = range(9, 22)
+_LARGEST_TABLE = 32 * MIB
+"""What is beyond these QEMU itself refuses."""
+_TABLE_OFFSET = 0x00FFFFFFFFFFFE00
+"""The bits of an entry that are an offset; 0: there is no table."""
 _DATA_FILE = 1 << 2
 _FEATURES_SINCE = 3
 _LONGEST_NAME = 1023
@@ -50,6 +61,20 @@ def _check_qcow2(file: FileVolume, head: bytes) -> None:
         raise _elsewhere(file, f"a part of its disk is in another file, {name}")
     if version >= _FEATURES_SINCE and features & _DATA_FILE:
         raise _elsewhere(file, "its data is in another file")
+    _check_tables(file, head)
+
+
+def _check_tables(file: FileVolume, head: bytes) -> None:
+    bits, entries, offset = _QCOW2_TABLES.unpack_from(head)
+    length = entries * 8
+    if bits not in _CLUSTER_BITS or length > _LARGEST_TABLE:
+        return
+    end = offset + length
+    for (entry,) in struct.iter_unpack(">Q", _bytes(file, offset, length)):
+        if entry & _TABLE_OFFSET:
+            end = max(end, (entry & _TABLE_OFFSET) + (1 << bits))
+    if end > file.size:
+        raise cut_short(file, end - file.size)
 
 
 def _check_vmdk(file: FileVolume, head: bytes) -> None:
@@ -61,6 +86,16 @@ def _check_vmdk(file: FileVolume, head: bytes) -> None:
     # The one extent is the file itself, also under another name: that is from before it was renamed.
     if _EXTENT.findall(descriptor) not in ([], [b"SPARSE"]):
         raise _elsewhere(file, "it is a VMDK that names further files as parts of its disk")
+
+
+def cut_short(file: FileVolume, missing: int) -> RefusedError:
+    """The error for an image whose file lacks so many bytes, at least, of what it says that it has."""
+    return RefusedError(
+        "source.cut_short",
+        f"cannot bundle {file.path}: the image is cut short, {missing} bytes of its data are missing",
+        hint="it did not come whole: compare its size or checksum with the original's, and copy it again",
+        field="source",
+    )
 
 
 def _elsewhere(file: FileVolume, why: str, make: str = "one image of both") -> RefusedError:
