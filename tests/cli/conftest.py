@@ -27,6 +27,12 @@ def socket() -> Iterator[Path]:
         yield Path(folder) / "daemon.sock"
 
 
+@pytest.fixture(autouse=True)
+def own_state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test's job gets into the journal of the machine that it runs on."""
+    monkeypatch.setenv("AMISTREAM_STATE_DIR", str(tmp_path / "state"))
+
+
 @pytest.fixture
 async def daemon(socket: Path) -> AsyncIterator[ScriptedDaemon]:
     async with ScriptedDaemon(socket).serve() as daemon:

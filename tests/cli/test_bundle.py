@@ -137,6 +137,9 @@ async def test_options_win_over_variables(daemon: ScriptedDaemon, cli: Cli, monk
         (["--kernel", "aki-01234567"], "--kernel and --ramdisk need --virtualization paravirtual"),
         (["-B", "ephemeral0"], "--block-device-mapping: 'ephemeral0' is not of the form VIRTUAL=DEVICE"),
         (["-B", "ephemeral0=xvdb"], "--block-device-mapping: "),
+        (["-B", "ephemeral0=sdb,ephemeral0=sdc"], "--block-device-mapping: 'ephemeral0' is given more than once"),
+        (["--to", ""], "--to: it is empty"),
+        (["--cert", ""], "--cert: it is empty"),
         (["--tag", "web"], "--tag: 'web' is not of the form KEY=VALUE"),
         (["--product-code", "?"], "--product-code: "),
         (["--no-register", "--ami-name", "web-1"], "--ami-name, --description and --tag need --register"),
@@ -240,6 +243,18 @@ async def test_detach_prints_the_id_only(daemon: ScriptedDaemon, cli: Cli) -> No
     assert (outcome.status, outcome.stdout, outcome.stderr) == (0, "".join(daemon.jobs) + "\n", "")
     outcome = await cli("bundle", "/dev/xvdb", "--to", "s3://bucket/other", "--detach", "--json")
     assert JobView.model_validate_json(outcome.stdout).state is State.QUEUED
+
+
+async def test_a_settings_file_beside_a_daemon(daemon: ScriptedDaemon, cli: Cli, tmp_path: Path) -> None:
+    """A settings file that is named is read, and what it is good for is said."""
+    config = tmp_path / "own.toml"
+    outcome = await cli(*PLAIN, "--config", str(config))
+    assert (outcome.status, daemon.jobs) == (2, {})
+    assert str(config) in outcome.stderr
+    config.write_text("part_size = 5242880\n")
+    outcome = await cli(*PLAIN, "--config", str(config))
+    assert outcome.status == 0
+    assert "note: the job has the daemon's settings" in outcome.stderr
 
 
 async def test_a_lost_reply_does_not_make_a_second_job(daemon: ScriptedDaemon, cli: Cli) -> None:

@@ -76,8 +76,9 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene_with(chosen: Settings) -> AsyncIterator[Scene]:
-    async with Cramped(chosen.state_dir, by_itself=True) as journal, Engine(chosen, journal) as engine:
+async def scene_with(chosen: Settings, *, by_itself: bool = True) -> AsyncIterator[Scene]:
+    """With `by_itself` as in a daemon, else as without one."""
+    async with Cramped(chosen.state_dir, by_itself=by_itself) as journal, Engine(chosen, journal) as engine:
         yield Scene(engine, journal)
 
 

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from amistream.errors import ConflictError
 from amistream.events import State
 from amistream.jobs import engine as engine_module
 from amistream.jobs.job import Job
+from amistream.jobs.queue import JobQueue
 from amistream.jobs.records import Fate, SealedPart
 from amistream.settings import Settings
 from jobs.lives import files, scene_with
@@ -113,6 +115,26 @@ async def test_kept_with_its_parts_and_gone_on_with(
         fits(out, image, key_ring)
         assert later.result is not None
         assert later.result.compression["resumed"] > 0
+
+
+async def test_without_a_daemon_the_words_to_go_on_say_so(
+    image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings
+) -> None:
+    """The commands of the hint, and of a refusal to bundle to the same place, can be given as they stand."""
+    asked = request(image, tmp_path / "out", key_ring)
+    async with scene_with(chosen, by_itself=False) as scene:
+        job = await scene.run(asked, room=5)
+        assert job.error is not None
+        queue = JobQueue(
+            scene.engine.run, scene.engine.clean, scene.journal, max_jobs=1, max_queued=1, default_prefix="image"
+        )
+        async with queue:
+            await queue.recover(resume=False)
+            with pytest.raises(ConflictError) as caught:
+                await queue.submit(asked)
+    for hint in (job.error.hint, caught.value.hint):
+        assert f"amistream resume {job.id} --in-process" in hint
+        assert f"amistream cancel {job.id} --in-process" in hint
 
 
 async def test_a_part_that_cannot_be_entered_is_not_sent_nor_any_after_it(

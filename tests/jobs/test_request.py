@@ -70,3 +70,11 @@ def test_sizes_and_accounts_as_people_write_them() -> None:
     """Units and dashes are understood."""
     request = parse_request({**GOOD, "part_size": "64MiB", "account": "1234-5678-9012"})
     assert (request.part_size, request.account) == (64 * 1024 * 1024, "123456789012")
+
+
+def test_a_region_for_several_destinations() -> None:
+    """Directories have none, so it may be said once for all; each bucket has its own."""
+    told = {"source": "/volumes/a", "region": "eu-west-1"}
+    assert parse_request({**told, "destinations": ["/a", "/b"]}).region == "eu-west-1"
+    with pytest.raises(UsageError, match="each of several buckets has its own"):
+        parse_request({**told, "destinations": ["s3://bucket-a", "s3://bucket-b"]})

@@ -97,7 +97,7 @@ def different(bundle: Bundle, what: str) -> DifferenceError:
     return DifferenceError(
         "bundle.differs",
         f"cannot use the bundle {bundle.address}: {what}",
-        hint=f"see all that differs: amistream verify {bundle.address}",
+        hint=f"see all that differs: amistream verify {bundle.address} (--deep reads what no checksum is kept of)",
         field="manifest",
     )
 

@@ -17,6 +17,7 @@ import typer
 
 from amistream.cli import bundle_options as options
 from amistream.cli.options import ConfigOption, DetachOption, JsonOption, SocketOption, socket_path
+from amistream.cli.output import put_note
 from amistream.errors import EXIT_INTERRUPTED, UsageError
 from amistream.values import STANDARD_INPUT, is_path
 
@@ -110,7 +111,11 @@ def bundle(
         async def begin(client: Client) -> str:
             return await client.submit(request)
 
-        job = follow_in_daemon(socket_path(socket, config), begin, detach=detach)
+        path = socket_path(socket, config)
+        given = context.get_parameter_source("config")
+        if given is not None and given.name == "COMMANDLINE":
+            put_note("note: the job has the daemon's settings; of --config only the socket counts without --in-process")
+        job = follow_in_daemon(path, begin, detach=detach)
         return put_begun(job, as_json=as_json) if detach else put_end(job, as_json=as_json)
     except UsageError as error:
         raise in_option_words(error, context) from error
@@ -121,6 +126,14 @@ def make_request(params: dict[str, Any]) -> JobRequest:
     from amistream.jobs.request import JobRequest, parse_request
 
     values = {name: value for name in JobRequest.model_fields if (value := params.get(name)) not in (None, [], ())}
+    for name in (*FILE_FIELDS, "destinations"):
+        if values.get(name) == "" or "" in (values["destinations"] if name == "destinations" else ()):
+            raise UsageError(
+                "request.invalid",
+                f"cannot take the request: {name}: it is empty",
+                hint="is a variable of the script not set?",
+                field=name,
+            )
     for name in FILE_FIELDS:
         if name in values and values[name] != STANDARD_INPUT:
             values[name] = str(Path(values[name]).absolute())
@@ -145,6 +158,11 @@ def _pairs(texts: list[str], field: str, form: str) -> dict[str, str]:
                 hint="`amistream bundle --help` shows an example",
                 field=field,
             )
+    names = [text.partition("=")[0] for text in texts]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(
+            "request.invalid", f"cannot take the request: {field}: {twice!r} is given more than once", field=field
+        )
     return dict(text.split("=", 1) for text in texts)
 
 

@@ -80,7 +80,7 @@ def status(
         job = ask_in_process(look, config)
     else:
         job = _ask(socket_path(socket, config), lambda client: client.get(job_id))
-    put_result(job.model_dump_json() if as_json else job_text(job))
+    put_result(job.model_dump_json() if as_json else job_text(job, option=" --in-process" * in_process))
     return EXIT_DONE
 
 

@@ -53,8 +53,9 @@ def delete(
 ) -> int:
     """Delete a bundle: its manifest, then the parts that it names, and nothing else.
 
-    An object that has a part's name and is not what the manifest says stays, and the exit status is 5. While an AMI is
-    registered on the bundle nothing is deleted without --deregister.
+    An object that has a part's name and is not what the manifest says stays, and the exit status is 5; where a bucket
+    keeps no checksum of an object its name alone tells. While an AMI is registered on the bundle nothing is deleted
+    without --deregister.
 
     Example: [bold]amistream delete s3://my-bucket/web/image.manifest.xml --dry-run[/bold]
     """

@@ -42,9 +42,11 @@ JobArgument = Annotated[str, typer.Argument(metavar="ID", help="The job's id, as
 
 def socket_path(socket: Path | None, config: Path | None) -> Path:
     """The socket that was named, else the one of the settings."""
-    if socket is not None:
+    if socket is not None and config is None:
         return socket
     # Settings cost a third of a quick command's time; a caller who names the socket need not pay it.
     from amistream.settings import load  # noqa: PLC0415 - see above
 
-    return load(config).socket
+    # A file that was named is read in any case: it may be wrong.
+    settings = load(config)
+    return socket or settings.socket

@@ -18,8 +18,8 @@ def job_table(jobs: Sequence[JobView]) -> str:
     return columns([("ID", "STATE", "CREATED", "SOURCE", "DESTINATION"), *rows])
 
 
-def job_text(job: JobView) -> str:
-    """Everything about one job."""
+def job_text(job: JobView, *, option: str = "") -> str:
+    """Everything about one job. `option` is what commands about it have behind its id."""
     facts = [
         ("job", job.id),
         ("state", job.state.value),
@@ -36,6 +36,10 @@ def job_text(job: JobView) -> str:
         facts.append(("error", job.error.message))
         if job.error.hint:
             facts.append(("", job.error.hint))
+    elif job.resumable:
+        name = job.id + option
+        facts.append(("kept", f"{job.kept_parts} parts; `amistream resume {name}` goes on from there,"))
+        facts.append(("", f"`amistream cancel {name}` removes them"))
     if job.progress is not None and not job.state.ended:
         facts.append(("progress", progress_line(job.progress)))
     text = columns(facts)

@@ -31,7 +31,9 @@ from amistream.values import AccessKeys
 log = structlog.get_logger()
 
 NOT_ENTERED = "journal.missing"
-HOW_TO_GO_ON = "what is stored is kept: `amistream resume {id}` goes on from there, `amistream cancel {id}` removes it"
+HOW_TO_GO_ON = (
+    "what is stored is kept: `amistream resume {job}` goes on from there, `amistream cancel {job}` removes it"
+)
 
 
 class Engine:
@@ -138,7 +140,7 @@ class Engine:
             kept_on = AmistreamError(
                 error.code,
                 error.message,
-                hint="\n".join(filter(None, (error.hint, HOW_TO_GO_ON.format(id=job.id)))),
+                hint="\n".join(filter(None, (error.hint, HOW_TO_GO_ON.format(job=job.id + self._journal.option)))),
                 field=error.field,
             )
             await self._end(job, State.FAILED, result=run.result, error=kept_on, resumable=True)

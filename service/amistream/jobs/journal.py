@@ -87,6 +87,11 @@ class Journal:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="amistream-journal")
         self._lock = -1
 
+    @property
+    def option(self) -> str:
+        """What a command about a job of this journal has behind its id: without a daemon there is nobody to ask."""
+        return "" if self._by_itself else " --in-process"
+
     async def __aenter__(self) -> Self:
         try:
             await self._do(self._open)

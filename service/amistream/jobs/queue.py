@@ -214,7 +214,7 @@ class JobQueue:
             raise ConflictError(
                 JOB_ENDED,
                 f"cannot take up job {job.id}: it is {now.state.value} already",
-                hint=f"another process ended it: `amistream status {job.id}`",
+                hint=f"another process ended it: `amistream status {job.id}{self._journal.option}`",
             )
 
     def _begin(self, job: Job, work: Work) -> None:
@@ -297,7 +297,8 @@ class JobQueue:
                 raise ConflictError(
                     "job.kept_there",
                     f"cannot take the job: the parts of job {job.id}, which ended unfinished, are where it is to go",
-                    hint=f"go on with it (amistream resume {job.id}), remove them (amistream cancel {job.id}), "
+                    hint=f"go on with it (amistream resume {job.id}{self._journal.option}), "
+                    f"remove them (amistream cancel {job.id}{self._journal.option}), "
                     "or choose another destination or prefix",
                     field="destinations",
                 )

@@ -161,7 +161,7 @@ class JobRequest(BaseModel):
             raise ValueError("destinations: give buckets, or directories, but not both")
         if len(set(self.destinations)) < len(self.destinations):
             raise ValueError("destinations: one is given twice")
-        if len(self.destinations) > 1 and self.region:
+        if len(self.destinations) > 1 and self.region and not self.directory:
             raise ValueError("region: each of several buckets has its own; leave it out")
         if not self.registers and (self.ami_name or self.tags or self.description):
             raise ValueError("ami_name, description and tags need register_image")
