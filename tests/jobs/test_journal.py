@@ -151,6 +151,7 @@ async def test_a_job_comes_back_as_it_was_entered(tmp_path: Path) -> None:
             idempotency_key="one'; DROP TABLE jobs; --",
             bundling=None,
             manifests={},
+            images={},
             done={},
             result=None,
             parts=0,
@@ -534,6 +535,39 @@ async def test_what_is_no_journal(content: bytes | None, tmp_path: Path) -> None
     assert caught.value.code == "journal.failed"
     if content is not None:
         assert (tmp_path / FILE).read_bytes() == content
+
+
+async def test_what_came_of_a_registration(tmp_path: Path) -> None:
+    """It stays known when the manifest is entered again, and is unknown again while another try is made."""
+    async with Journal(tmp_path, by_itself=True) as journal:
+        job = await entered(journal)
+        await journal.begin(job.id, BUNDLING)
+        for number in range(3):
+            await journal.commit(job.id, number, b"<manifest/>")
+        await journal.registering(job.id, 0, "ami-12345678")
+        await journal.registering(job.id, 1, "")
+        await journal.commit(job.id, 0, b"<manifest />")
+        kept = await found(journal, job)
+        assert kept.images == {0: "ami-12345678", 1: ""}
+        assert kept.manifests[0] == b"<manifest />"
+        await journal.registering(job.id, 1, None)
+        assert (await found(journal, job)).images == {0: "ami-12345678"}
+
+
+async def test_a_journal_from_before_registrations_were_entered(tmp_path: Path) -> None:
+    """It is taken up as it is: of its registrations nothing is known."""
+    async with Journal(tmp_path, by_itself=True) as journal:
+        job = await entered(journal)
+        await journal.begin(job.id, BUNDLING)
+        await journal.commit(job.id, 0, b"<manifest/>")
+    with sqlite3.connect(tmp_path / FILE) as database:
+        database.execute("ALTER TABLE places DROP COLUMN image")
+    database.close()
+    async with Journal(tmp_path, by_itself=True) as journal:
+        kept = await found(journal, job)
+        assert (kept.manifests, kept.images) == ({0: b"<manifest/>"}, {})
+        await journal.registering(job.id, 0, "ami-12345678")
+        assert (await found(journal, job)).images == {0: "ami-12345678"}
 
 
 async def test_a_job_of_another_version(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from amistream.errors import BusyError, ConflictError
 from amistream.events import State
 from amistream.jobs.job import Job
+from amistream.jobs.journal import Journal
 from amistream.jobs.records import Fate
 from jobs.queueing import left_behind, request, running
 
@@ -100,3 +101,31 @@ async def test_resumed_jobs_need_room_too(tmp_path: Path) -> None:
         await scene.hands.end(busy)
         await scene.hands.wait_begun()
         assert (await scene.queue.resume(kept.id)).state is State.QUEUED
+
+
+async def test_what_another_process_left_since(tmp_path: Path) -> None:
+    """Parts of a job that died elsewhere since this daemon began hold their place too, and can be gone on with."""
+    async with running(tmp_path) as scene:
+        view = await left_behind(tmp_path, Fate.KEPT, by_itself=False, state=State.BUNDLING)
+        with pytest.raises(ConflictError) as caught:
+            await scene.queue.submit(request("a"))
+        assert caught.value.code == "job.kept_there"
+        assert f"amistream resume {view.id}" in caught.value.hint
+        await scene.queue.submit(request("b"))
+        assert (await scene.queue.resume(view.id)).id == view.id
+
+
+@pytest.mark.parametrize("state", [State.BUNDLING, State.FAILED])
+async def test_a_job_of_a_living_process(state: State, tmp_path: Path) -> None:
+    """Where a job of another process writes, or keeps its parts, no other goes while that process lives."""
+    async with Journal(tmp_path, by_itself=False) as another, running(tmp_path) as scene:
+        asked = request("a")
+        view = Job(asked).view().model_copy(update={"state": state})
+        await another.add(view, asked, confined=False, idempotency_key="")
+        await another.set_fate(view.id, Fate.KEPT)
+        with pytest.raises(ConflictError) as caught:
+            await scene.queue.submit(asked)
+        assert caught.value.code == ("job.kept_there" if state.ended else "job.same_destination")
+        assert view.id in caught.value.message
+        await another.end(view)
+        await scene.queue.submit(asked)

@@ -57,6 +57,7 @@ CREATE TABLE IF NOT EXISTS places (
     number INTEGER NOT NULL,
     manifest BLOB NOT NULL,
     done TEXT,
+    image TEXT,
     PRIMARY KEY (job, number)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS parts (
@@ -153,8 +154,15 @@ class Journal:
 
     async def commit(self, job_id: str, number: int, manifest: bytes) -> None:
         """Enter the manifest that is about to be put at a destination, which has every part."""
-        statement = "INSERT OR REPLACE INTO places (job, number, manifest) VALUES (?, ?, ?)"
+        statement = (
+            "INSERT INTO places (job, number, manifest) VALUES (?, ?, ?) "
+            "ON CONFLICT DO UPDATE SET manifest = excluded.manifest"
+        )
         await self._write(statement, job_id, number, manifest)
+
+    async def registering(self, job_id: str, number: int, image_id: str | None) -> None:
+        """Enter what came of a registration: None while that is not known, '' where none was made."""
+        await self._write("UPDATE places SET image = ? WHERE job = ? AND number = ?", image_id, job_id, number)
 
     async def reopen(self, job_id: str) -> None:
         """Enter that a destination lacks parts after all: the next run bundles what is not there.
@@ -204,6 +212,16 @@ class Journal:
             rows = self._db.execute(f"{_SELECT} ORDER BY rowid").fetchall()
             free = [row for row in rows if row["fate"] == Fate.OVER or self._is_free(row["runner"])]
             return [kept for row in free if (kept := self._read_if_known(row)) is not None]
+
+        return await self._do(work)
+
+    async def others(self) -> list[tuple[Kept, bool]]:
+        """Every unfinished job that another process entered, and whether that process is alive."""
+
+        def work() -> list[tuple[Kept, bool]]:
+            statement = f"{_SELECT} WHERE fate != ? AND runner != ? ORDER BY rowid"
+            rows = self._db.execute(statement, (Fate.OVER, self._runner)).fetchall()
+            return [(kept, not self._is_free(row["runner"])) for row in rows if (kept := self._read_if_known(row))]
 
         return await self._do(work)
 
@@ -296,6 +314,8 @@ class Journal:
         if found == 0:
             self._db.executescript(_SCHEMA)
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
+        elif not any(column["name"] == "image" for column in self._db.execute("PRAGMA table_info(places)")):
+            self._db.execute("ALTER TABLE places ADD COLUMN image TEXT")
 
     def _close(self) -> None:
         try:
@@ -372,6 +392,7 @@ def _kept(row: sqlite3.Row, places: Sequence[sqlite3.Row]) -> Kept:
         idempotency_key=row["idempotency_key"],
         bundling=Bundling.model_validate_json(row["bundling"]) if row["bundling"] else None,
         manifests={place["number"]: place["manifest"] for place in places},
+        images={place["number"]: place["image"] for place in places if place["image"] is not None},
         done={place["number"]: PlaceResult.model_validate_json(place["done"]) for place in places if place["done"]},
         result=JobResult.model_validate_json(row["result"]) if row["result"] else None,
         parts=row["parts"],

@@ -37,11 +37,14 @@ class Lane:
     manifest: bytes | None = None
     was_committed: bool = False
     """Whether an earlier run got as far as putting the manifest, and so perhaps registered."""
+    registered_none: bool = False
+    """Whether earlier runs are known to have registered no image: one that is there is somebody's."""
     undo: Undo = field(default_factory=Undo)
     error: AmistreamError | None = None
     result: PlaceResult | None = None
     image_id: str = ""
-    """The image that this run registered, or took for the job's own."""
+    """The image that this run registered, or found to be there."""
+    image_is_own: bool = True
 
     async def publish(
         self,
@@ -65,7 +68,7 @@ class Lane:
             self.undo.push(f"{store.location}/{name}", partial(store.remove, name, *own))
             await store.commit(name, self.manifest, sha1)
             await check_object(store, name, *own)
-            image_id = await self._register(settings, registering)
+            image_id = await self._register(job_id, journal, settings, registering)
         except (StoreError, RegisterError) as error:
             self.error = error
             if error.code == "store.lost":
@@ -92,7 +95,9 @@ class Lane:
         assert self.error is not None  # noqa: S101 - for the type checker; the caller looked
         return PlaceResult(destination=self.address, manifest="", error=ErrorBody(**self.error.as_dict()))
 
-    async def _register(self, settings: Settings, registering: Callable[[], Awaitable[None]]) -> str | None:
+    async def _register(
+        self, job_id: str, journal: Journal, settings: Settings, registering: Callable[[], Awaitable[None]]
+    ) -> str | None:
         ec2, registration, retry = self.destination.ec2, self.destination.registration, self.destination.retry
         if ec2 is None or registration is None:
             return None
@@ -101,9 +106,20 @@ class Lane:
         async def make() -> None:
             # An earlier run may have registered and not lived to hear of it.
             found = await find_ours(ec2, registration, retry) if self.was_committed else None
-            self.image_id = found.id if found is not None else await register(ec2, registration, retry)
+            if found is not None:
+                self.image_id, self.image_is_own = found.id, not self.registered_none
+                return
+            await journal.registering(job_id, self.number, None)
+            try:
+                self.image_id = await register(ec2, registration, retry)
+            except RegisterError:
+                await journal.registering(job_id, self.number, "")
+                raise
+            await journal.registering(job_id, self.number, self.image_id)
 
         async def deregister() -> None:
+            if not self.image_is_own:
+                return
             if not self.image_id:
                 # It may have been registered and not been heard of.
                 found = await find_ours(ec2, registration, retry)

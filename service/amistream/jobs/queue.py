@@ -95,14 +95,12 @@ class JobQueue:
         Raises `BusyError` when stopping or full, `ConflictError` when the key came with another request or another job
         writes to the same place, `JobError` when the journal cannot be written.
         """
-        if idempotency_key in self._keys:
-            known = self.get(self._keys[idempotency_key])
-            if known.request != request:
-                raise ConflictError(
-                    "job.key_reused",
-                    f"cannot take the job: its Idempotency-Key is that of job {known.id}, which is another",
-                    hint="send a new key with a new request",
-                )
+        known = self._seen(idempotency_key, request)
+        if known is None:
+            await self._look_at_others(request)
+            # The same may have been sent again meanwhile.
+            known = self._seen(idempotency_key, request)
+        if known is not None:
             return known, False
         self._check_room(request)
         job = Job(request, confined=confined)
@@ -125,6 +123,19 @@ class JobQueue:
         self._begin(job, self._run)
         self._put_away()
         return job, True
+
+    def _seen(self, idempotency_key: str, request: JobRequest) -> Job | None:
+        """The job that came with this key. Raises `ConflictError` when its request was another."""
+        if idempotency_key not in self._keys:
+            return None
+        known = self.get(self._keys[idempotency_key])
+        if known.request != request:
+            raise ConflictError(
+                "job.key_reused",
+                f"cannot take the job: its Idempotency-Key is that of job {known.id}, which is another",
+                hint="send a new key with a new request",
+            )
+        return known
 
     def get(self, job_id: str) -> Job:
         try:
@@ -281,27 +292,32 @@ class JobQueue:
                 hint="try again later",
             )
 
+    async def _look_at_others(self, request: JobRequest) -> None:
+        """See what other processes have at the places of a request. Raises `ConflictError` when one that is alive does.
+
+        What one that is gone has left there is remembered from here on.
+        """
+        for kept, alive in await self._journal.others():
+            job_id = kept.view.id
+            if not self._places(kept.request) & self._places(request):
+                continue
+            if not alive:
+                if job_id not in self._jobs:
+                    self._remember(kept)
+            elif kept.view.state.ended:
+                raise _kept_there(job_id, "")
+            else:
+                raise _same_destination(job_id, request, "in another process")
+
     def _check_room(self, request: JobRequest) -> None:
         self._check_waiting()
         for job in self._jobs.values():
             if not self._places(job.request) & self._places(request):
                 continue
             if not job.state.ended:
-                raise ConflictError(
-                    "job.same_destination",
-                    f"cannot take the job: job {job.id} is writing to {request.destinations[0]} already",
-                    hint=f"wait for it (amistream watch {job.id}), or choose another destination or prefix",
-                    field="destinations",
-                )
+                raise _same_destination(job.id, request, f"amistream watch {job.id}")
             if job.resumable or job.id in self._taken:
-                raise ConflictError(
-                    "job.kept_there",
-                    f"cannot take the job: the parts of job {job.id}, which ended unfinished, are where it is to go",
-                    hint=f"go on with it (amistream resume {job.id}{self._journal.option}), "
-                    f"remove them (amistream cancel {job.id}{self._journal.option}), "
-                    "or choose another destination or prefix",
-                    field="destinations",
-                )
+                raise _kept_there(job.id, self._journal.option)
 
     def _places(self, request: JobRequest) -> set[tuple[str, str]]:
         return {(destination, request.prefix or self._default_prefix) for destination in request.destinations}
@@ -329,3 +345,22 @@ class JobQueue:
     def _forget(self, job_id: str) -> None:
         del self._jobs[job_id]
         self._keys = {key: known for key, known in self._keys.items() if known != job_id}
+
+
+def _same_destination(job_id: str, request: JobRequest, where: str) -> ConflictError:
+    return ConflictError(
+        "job.same_destination",
+        f"cannot take the job: job {job_id} is writing to {request.destinations[0]} already",
+        hint=f"wait for it ({where}), or choose another destination or prefix",
+        field="destinations",
+    )
+
+
+def _kept_there(job_id: str, option: str) -> ConflictError:
+    return ConflictError(
+        "job.kept_there",
+        f"cannot take the job: the parts of job {job_id}, which ended unfinished, are where it is to go",
+        hint=f"go on with it (amistream resume {job_id}{option}), remove them (amistream cancel {job_id}{option}), "
+        "or choose another destination or prefix",
+        field="destinations",
+    )

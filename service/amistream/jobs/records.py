@@ -76,7 +76,8 @@ class Kept:
     """A job as the journal has it.
 
     With a `result` every part is stored where it could be. `manifests` were put, or were about to be, by number of the
-    destination; `done` are the destinations that need nothing more.
+    destination; `done` are the destinations that need nothing more. `images` are those that the job registered, ''
+    where it is known that it did not; of any other destination with a manifest nothing is known.
     """
 
     request: JobRequest
@@ -87,6 +88,7 @@ class Kept:
     idempotency_key: str
     bundling: Bundling | None
     manifests: dict[int, bytes]
+    images: dict[int, str]
     done: dict[int, PlaceResult]
     result: JobResult | None
     parts: int

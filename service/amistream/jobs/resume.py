@@ -22,7 +22,7 @@ from amistream.jobs.journal import Journal
 from amistream.jobs.records import Bundling, BundlingPlace, Kept, SealedPart
 from amistream.pipeline import Resumption
 from amistream.source.kinds import AnyVolume
-from amistream.stages.register import Registration
+from amistream.stages.register import Registration, find_ours
 from amistream.stores.port import Store, find, whole_checksum
 from amistream.stores.retry import RetryPolicy, with_retries
 from amistream.values import ChangedError, Mark, PartDigest, manifest_name, part_name
@@ -179,10 +179,10 @@ async def open_destination(address: Address, place: BundlingPlace) -> Destinatio
 async def remove_kept(
     addresses: Sequence[Address], kept: Kept, parts: Sequence[SealedPart], *, undone: Collection[str] = ()
 ) -> None:
-    """Remove what the journal proves a job made where it is not done: manifest and parts.
+    """Remove what the journal proves a job made where it is not done: image, manifest, parts.
 
-    Every place is tried. Raises the first error. A bundle on which an image is registered stays: whoever did that, as a
-    job's hint tells to, may be using it. `undone` are images that were deregistered just now and may still show.
+    Every place is tried. Raises the first error. A bundle on which somebody else registered an image, as a job's hint
+    tells to, stays. `undone` are images that were deregistered just now and may still show.
     """
 
     async def remove_at(place: tuple[int, Address]) -> None:
@@ -190,9 +190,20 @@ async def remove_kept(
         if kept.bundling is None:
             await _remove_probe(address)
         elif number not in kept.done:
-            await _remove_at(address, kept.bundling.places[number], kept.manifests.get(number), parts, undone)
+            settled, manifest = kept.bundling.places[number], kept.manifests.get(number)
+            await _remove_at(address, settled, manifest, parts, image=kept.images.get(number), undone=undone)
 
     await try_each(remove_at, enumerate(addresses))
+
+
+async def _deregister(ec2: Ec2, registration: Registration, retry: RetryPolicy, image: str | None) -> str:
+    """Deregister `image`, or if nothing is known of it what has its name and place; returns the id or ''."""
+    if image is None:
+        found = await find_ours(ec2, registration, retry)
+        image = found.id if found is not None else ""
+    if image:
+        await ec2.deregister(image)
+    return image
 
 
 async def _refuse_registered(ec2: Ec2, registration: Registration, retry: RetryPolicy, undone: Collection[str]) -> None:
@@ -214,13 +225,16 @@ async def _remove_at(
     place: BundlingPlace,
     manifest: bytes | None,
     parts: Sequence[SealedPart],
+    *,
+    image: str | None,
     undone: Collection[str],
 ) -> None:
     destination = await open_destination(address, place)
     ec2, registration = destination.ec2, destination.registration
     try:
         if manifest is not None and ec2 is not None and registration is not None:
-            await _refuse_registered(ec2, registration, destination.retry, undone)
+            own = await _deregister(ec2, registration, destination.retry, image)
+            await _refuse_registered(ec2, registration, destination.retry, {*undone, own})
         await remove(destination.store, address.prefix, parts, manifest)
         if address.directory is None:
             # Every run puts one while it checks.

@@ -115,7 +115,7 @@ class Run:
         """Remove what the journal knows to be there and not whole."""
         kept = await self._journal.find(self._job.id)
         assert kept is not None  # noqa: S101 - for the type checker; nobody forgets a job that is not over
-        undone = {lane.image_id for lane in self._lanes}
+        undone = {lane.image_id for lane in self._lanes if lane.image_is_own}
         await remove_kept(self._addresses, kept, await self._journal.parts(self._job.id), undone=undone)
 
     async def run(self) -> JobResult:
@@ -233,6 +233,7 @@ class Run:
             member=Member(store=destination.store),
             manifest=self._kept.manifests.get(number),
             was_committed=number in self._kept.manifests,
+            registered_none=self._kept.images.get(number) == "",
         )
         self._lanes.append(lane)
 
@@ -312,7 +313,7 @@ class Run:
             )
         for lane in self._lanes:
             lane.member.has.clear()
-            lane.manifest, lane.was_committed = None, False
+            lane.manifest, lane.was_committed, lane.registered_none = None, False, False
 
     async def _publish(self) -> None:
         """Put the manifests and register, in all lanes at once; raise what went wrong when all have ended."""
