@@ -246,10 +246,20 @@ class Soak:
         for key, tries in puts.items():
             if "uploadId" in tries[0].query:
                 continue  # chunks of an upload that was cut short are sent again under a new upload
-            assert sum(put.upstream_status == 200 for put in tries) == 1, (key, [put.upstream_status for put in tries])
+            assert sum(put.upstream_status == 200 for put in tries) == 1, self._story(key)
             assert len({put.headers["x-amz-checksum-sha1"] for put in tries}) == 1, key
             self.verdict.puts += len(tries)
             self.verdict.puts_again += len(tries) - 1
+
+    def _story(self, key: str) -> str:
+        """All that was asked about an object, and what its job says: to find out why it was stored twice."""
+        asked = [
+            f"{each.method} {each.upstream_status} {each.headers.get('x-amz-checksum-sha1', '')}"
+            for each in self._proxy.requests
+            if each.path == f"/{BUCKET}/{key}" or (each.query == "delete" and key.encode() in each.form)
+        ]
+        jobs = [job for job in self._jobs() if f"s3://{BUCKET}/{key.partition('/')[0]}" in job["destinations"]]
+        return "\n".join([key, *asked, *(json.dumps(job) for job in jobs)])
 
 
 class Killable(ServerProcess):
