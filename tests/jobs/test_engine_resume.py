@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +116,23 @@ async def test_kept_with_its_parts_and_gone_on_with(
         fits(out, image, key_ring)
         assert later.result is not None
         assert later.result.compression["resumed"] > 0
+
+
+async def test_begun_anew_in_a_directory_that_was_removed(
+    image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings
+) -> None:
+    """With the directory gone and the volume changed a later life makes both anew; one that is undone leaves none."""
+    out = tmp_path / "out"
+    async with scene_with(chosen) as scene:
+        job = await scene.run(request(image, out, key_ring), room=5)
+        shutil.rmtree(out)
+        random_image(image, 3_000_000, seed=5)
+        job = await scene.again(job)
+        assert job.state is State.DONE, job.error
+        fits(out, image, key_ring)
+        gone = await scene.run(request(image, tmp_path / "other", key_ring), room=0)
+    assert gone.state is State.FAILED
+    assert not (tmp_path / "other").exists()
 
 
 async def test_without_a_daemon_the_words_to_go_on_say_so(

@@ -157,6 +157,7 @@ class Engine:
         except AmistreamError as failure:
             log.warning("journal.failed", reason=failure.message)
         left = await run.undo()
+        await run.leave()
         for thing in left:
             job.note(f"could not be removed, please do it yourself: {thing}")
         _tell_finished(job, run.finished)

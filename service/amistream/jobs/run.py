@@ -105,11 +105,13 @@ class Run:
             except Exception as error:
                 log.exception("job.bug")
                 left.append(f"what an earlier run stored: {type(error).__name__}")
+        return left
+
+    async def leave(self) -> None:
+        """Once undone for good: a directory that was made, and is empty now, goes too."""
         for lane in self._lanes:
-            # Now that it is empty, a directory that was made goes too.
             with suppress(StoreError):
                 await lane.destination.store.close()
-        return left
 
     async def _remove_kept(self) -> None:
         """Remove what the journal knows to be there and not whole."""
