@@ -15,8 +15,9 @@ import secrets
 import signal
 import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -407,13 +408,34 @@ def test_memory_stays_flat(machine: Machine) -> None:
                 assert watched(daemon, job_id)["state"] == "cancelled"
             if kind == "local":
                 sizes.append(rss(daemon))
-                handles.append(len(list(Path(f"/proc/{daemon.process.pid}/fd").iterdir())))
+                handles.append(len(descriptors(daemon) - connections(daemon)))
                 threads.append(len(daemon.threads()))
+        machine.proxy.hang_up()
+        deadline = time.monotonic() + PATIENCE_S
+        while left := connections(daemon):
+            assert time.monotonic() < deadline, f"{len(left)} connections are nobody's"
+            daemon.curl("/v1/health")
     third = len(sizes) // 3
     growth = median(sizes[-third:]) - median(sizes[:third])
     assert growth < GROWTH, (growth, sizes)
     assert max(handles[third:]) <= max(handles[:third]) + 2, handles
     assert max(threads[third:]) <= max(threads[:third]), threads
+
+
+def descriptors(daemon: Daemon) -> set[str]:
+    """The daemon's descriptors, each with what it stands for."""
+    found = set()
+    for path in Path(f"/proc/{daemon.process.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.add(f"{path.name} {path.readlink()}")
+    return found
+
+
+def connections(daemon: Daemon) -> set[str]:
+    """Those of the descriptors that are TCP: to the endpoint, some of them kept open for the next request."""
+    table = Path(f"/proc/{daemon.process.pid}/net/tcp").read_text().splitlines()[1:]
+    inodes = {f"socket:[{line.split()[9]}]" for line in table}
+    return {each for each in descriptors(daemon) if each.split()[1] in inodes}
 
 
 def rss(daemon: Daemon) -> int:

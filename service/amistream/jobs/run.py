@@ -3,8 +3,8 @@
 The journal is always a step ahead of what exists outside: what was settled is in it before the first part is sent,
 each part before it leaves, and the manifest before it is put. So whatever a crash leaves can be finished or removed.
 
-A job may have several destinations. They share one pass over the volume; from the manifest on each goes its own way,
-and one that fails does not stop the others unless the request says so.
+A job may have several destinations. They share one pass over the volume; from the manifest on each goes its own way
+(`lanes`).
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import structlog
 
-from amistream.errors import AmistreamError, JobError, RefusedError, StoreError, first_cause
+from amistream.errors import AmistreamError, JobError, RefusedError, first_cause
 from amistream.events import JobResult, PlaceResult, State
 from amistream.flow.undo import Undo
 from amistream.jobs import preflight
-from amistream.jobs.destination import Address, Destination
+from amistream.jobs.destination import Address
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
-from amistream.jobs.lane import Lane
+from amistream.jobs.lanes import Lanes
 from amistream.jobs.progress import ProgressMeter, advice
 from amistream.jobs.records import Bundling, BundlingPlace, Kept, SealedPart
-from amistream.jobs.resume import PartLedger, check_volume, open_destination, prove, remove_kept, resumption
+from amistream.jobs.resume import PartLedger, check_volume, open_destination, remove_kept, resumption
 from amistream.keys import BundleKey, unwrap, wrap
 from amistream.pipeline import Pipeline
 from amistream.stages.manifest import WrappedKeys, write_manifest
-from amistream.stores.several import Member, SeveralStores
-from amistream.values import STANDARD_INPUT, ChangedError, Measured, part_name
+from amistream.stores.several import SeveralStores
+from amistream.values import STANDARD_INPUT, ChangedError, Measured
 
 if TYPE_CHECKING:
     from threading import Semaphore
@@ -63,10 +63,9 @@ class Run:
         self._addresses = addresses
         self._journal = journal
         self._slots = slots
-        self._settings = addresses[0].settings
         self._ledger = PartLedger(journal, job.id, parts)
         self._started, self._cpu_started = time.perf_counter(), time.process_time()
-        self._lanes: list[Lane] = []
+        self._lanes = Lanes(job, kept, addresses, journal)
         self._undo = Undo(at_once=UNDONE_AT_ONCE)
         self.result: JobResult | None = kept.result
         """What is known of the bundle so far, with every destination that has it."""
@@ -84,18 +83,16 @@ class Run:
     @property
     def is_whole(self) -> bool:
         """Whether every destination has its bundle, registered where that was asked for."""
-        return len(self._kept.done) + sum(lane.member.settled for lane in self._lanes) == len(self._addresses)
+        return self._lanes.is_whole
 
     @property
     def finished(self) -> list[PlaceResult]:
         """The destinations that have their bundle: no undoing touches them."""
-        now = [lane.result for lane in self._lanes if lane.result is not None and lane.member.settled]
-        return [*self._kept.done.values(), *now]
+        return self._lanes.finished
 
     async def undo(self) -> list[str]:
         """Remove what is there and not whole, of earlier runs too; returns what could not be removed."""
-        left = [thing for lane in self._lanes for thing in await lane.undo.run()]
-        left += await self._undo.run()
+        left = [*await self._lanes.undo(), *await self._undo.run()]
         if self._kept.bundling is not None:
             # This run may not have come to know what an earlier one made: the journal does.
             try:
@@ -109,20 +106,18 @@ class Run:
 
     async def leave(self) -> None:
         """Once undone for good: a directory that was made, and is empty now, goes too."""
-        for lane in self._lanes:
-            with suppress(StoreError):
-                await lane.destination.store.close()
+        await self._lanes.leave()
 
     async def _remove_kept(self) -> None:
         """Remove what the journal knows to be there and not whole."""
         kept = await self._journal.find(self._job.id)
         assert kept is not None  # noqa: S101 - for the type checker; nobody forgets a job that is not over
-        undone = {lane.image_id for lane in self._lanes if lane.image_is_own}
-        await remove_kept(self._addresses, kept, await self._journal.parts(self._job.id), undone=undone)
+        parts = await self._journal.parts(self._job.id)
+        await remove_kept(self._addresses, kept, parts, undone=self._lanes.own_images)
 
     async def run(self) -> JobResult:
         """Check, bundle, put and register, as far as an earlier run has not. Raises the first cause."""
-        numbers = [number for number in range(len(self._addresses)) if number not in self._kept.done]
+        numbers = self._lanes.missing
         if not numbers:
             # An earlier process did it all and did not live to say so.
             self._job.move(State.CHECKING)
@@ -134,22 +129,18 @@ class Run:
                 await self._bundle(numbers, stack)
             else:
                 await self._take_up(numbers, stack)
-            try:
-                await self._publish()
-            except BaseExceptionGroup as errors:
-                raise first_cause(errors) from None
+            await self._lanes.publish(self._ledger.parts, self._begin_registering)
         return self.conclude()
 
     def conclude(self) -> JobResult:
         """The result once every lane has come to its end. Raises when one failed."""
         assert self.result is not None  # noqa: S101 - for the type checker; there is a bundle
-        self.result = self.result.model_copy(
-            update={
-                "elapsed_s": round(time.perf_counter() - self._started, 3),
-                "cpu_s": round(time.process_time() - self._cpu_started, 3),
-            }
-        )
-        self._settle()
+        spent = {
+            "elapsed_s": round(time.perf_counter() - self._started, 3),
+            "cpu_s": round(time.process_time() - self._cpu_started, 3),
+        }
+        self.result = self._lanes.tell(self.result.model_copy(update=spent))
+        self._lanes.check()
         return self.result
 
     async def _bundle(self, numbers: Sequence[int], stack: AsyncExitStack) -> None:
@@ -158,15 +149,16 @@ class Run:
         ready = await preflight.check(addresses, self._job.note, bundling=self._kept.bundling, numbers=numbers)
         stack.push_async_callback(ready.close)
         for number, destination in zip(numbers, ready.destinations, strict=True):
-            self._add_lane(number, destination, stack)
-        store = self._store
+            self._lanes.open(number, destination, stack)
+        store = self._lanes.store
         bundling = self._kept.bundling
         if bundling is None:
             bundling, key, parts = *await self._begin(ready), []
         else:
             user = bundling.places[0].wrapped
             key = await asyncio.to_thread(unwrap, ready.identity, user.user_key, user.user_iv)
-            parts = await self._prove(bundling)
+            parts = await self._lanes.prove(bundling.plan.prefix, self._ledger.parts)
+            self._ledger = PartLedger(self._journal, self._job.id, parts)
         await self._move(State.BUNDLING)
         try:
             pipeline, meter, measured = await self._pass(ready, bundling, key, parts, store)
@@ -221,28 +213,9 @@ class Run:
         assert bundling is not None  # noqa: S101 - for the type checker; there is a manifest
         for number in numbers:
             destination = await open_destination(self._addresses[number], bundling.places[number])
-            self._add_lane(number, destination, stack)
-        await self._store.tidy({})
+            self._lanes.open(number, destination, stack)
+        await self._lanes.store.tidy({})
         await self._move(State.COMMITTING)
-
-    def _add_lane(self, number: int, destination: Destination, stack: AsyncExitStack) -> None:
-        stack.push_async_callback(destination.store.close)
-        lane = Lane(
-            number=number,
-            address=self._job.request.destinations[number],
-            prefix=self._addresses[number].prefix,
-            destination=destination,
-            member=Member(store=destination.store),
-            manifest=self._kept.manifests.get(number),
-            was_committed=number in self._kept.manifests,
-            registered_none=self._kept.images.get(number) == "",
-        )
-        self._lanes.append(lane)
-
-    @property
-    def _store(self) -> SeveralStores:
-        all_or_none = len(self._addresses) == 1 or self._job.request.all_or_none
-        return SeveralStores([lane.member for lane in self._lanes], all_or_none=all_or_none)
 
     async def _begin(self, ready: preflight.Ready) -> tuple[Bundling, BundleKey]:
         """Settle what every pass of this job keeps to, under a new key, and enter it."""
@@ -258,21 +231,6 @@ class Run:
         self._ledger = PartLedger(self._journal, self._job.id)
         await self._journal.begin(self._job.id, bundling)
         return bundling, key
-
-    async def _prove(self, bundling: Bundling) -> list[SealedPart]:
-        """The parts an earlier run sealed; those count as stored that every destination has."""
-        sealed = self._ledger.parts
-        prefix = bundling.plan.prefix
-        parts = sealed
-        for lane in self._lanes:
-            proved = await prove(lane.destination.store, prefix, sealed)
-            lane.member.has = {part_name(prefix, part.digest.index) for part in proved if part.stored}
-            parts = [
-                part.model_copy(update={"stored": has.stored and (part.stored or lane is self._lanes[0])})
-                for part, has in zip(parts, proved, strict=True)
-            ]
-        self._ledger = PartLedger(self._journal, self._job.id, parts)
-        return parts
 
     async def _pass(
         self,
@@ -313,51 +271,11 @@ class Run:
                 f"cannot start over: what was stored could not be removed ({left[0]})",
                 hint="when that is mended, cancel the job, which removes it, and submit it again",
             )
-        for lane in self._lanes:
-            lane.member.has.clear()
-            lane.manifest, lane.was_committed, lane.registered_none = None, False, False
-
-    async def _publish(self) -> None:
-        """Put the manifests and register, in all lanes at once; raise what went wrong when all have ended."""
-        parts = self._ledger.parts
-        async with asyncio.TaskGroup() as group:
-            for lane in self._lanes:
-                if lane.error is None:
-                    publishing = lane.publish(
-                        self._job.id, self._journal, parts, self._settings, self._begin_registering
-                    )
-                    group.create_task(publishing, name=f"publish {lane.number}")
+        self._lanes.start_over()
 
     async def _begin_registering(self) -> None:
         if self._job.state is not State.REGISTERING:
             await self._move(State.REGISTERING)
-
-    def _settle(self) -> None:
-        """Put what the lanes came to into the result, and raise if one failed."""
-        assert self.result is not None  # noqa: S101 - for the type checker; there is a bundle
-        done = {**self._kept.done, **{lane.number: lane.result for lane in self._lanes if lane.result is not None}}
-        failed = [lane for lane in self._lanes if lane.error is not None]
-        places = {**done, **{lane.number: lane.failure() for lane in failed}}
-        self.result = self.result.model_copy(update={"places": tuple(places[number] for number in sorted(places))})
-        if done:
-            first = done[min(done)].model_dump(include={"manifest", "image_id", "image_name", "region"})
-            self.result = self.result.model_copy(update=first)
-        if failed:
-            raise self._summary(failed, len(done))
-
-    def _summary(self, failed: Sequence[Lane], done: int) -> AmistreamError:
-        """The first lane's error; of several destinations it says which and how many."""
-        error = failed[0].error
-        assert error is not None  # noqa: S101 - for the type checker; the caller looked
-        total = len(self._addresses)
-        if total == 1:
-            return error
-        return StoreError(
-            error.code,
-            f"cannot finish {len(failed)} of {total} destinations ({done} done): {failed[0].address}: {error.message}",
-            hint=error.hint,
-            field=error.field,
-        )
 
     async def _move(self, state: State) -> None:
         self._job.move(state)

@@ -1,0 +1,146 @@
+"""The destinations of one run, from the parts on each its own way: one that fails does not stop the others.
+
+Unless the request says so: then the first failure stops all. What is whole somewhere stays, whatever becomes of the
+others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import AsyncExitStack, suppress
+
+from amistream.errors import StoreError, first_cause
+from amistream.events import JobResult, PlaceResult
+from amistream.jobs.destination import Address, Destination
+from amistream.jobs.job import Job
+from amistream.jobs.journal import Journal
+from amistream.jobs.lane import Lane
+from amistream.jobs.records import Kept, SealedPart
+from amistream.jobs.resume import prove
+from amistream.stores.several import Member, SeveralStores
+from amistream.values import part_name
+
+
+class Lanes:
+    """A lane for each destination that an earlier run has not finished, once it is opened."""
+
+    def __init__(self, job: Job, kept: Kept, addresses: Sequence[Address], journal: Journal) -> None:
+        """`kept` is what the journal has of earlier runs; the lanes close when `addresses` are at their end."""
+        self._job = job
+        self._kept = kept
+        self._addresses = addresses
+        self._journal = journal
+        self._lanes: list[Lane] = []
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter(self._lanes)
+
+    @property
+    def missing(self) -> list[int]:
+        """The numbers of the destinations that have not got their bundle from an earlier run."""
+        return [number for number in range(len(self._addresses)) if number not in self._kept.done]
+
+    @property
+    def finished(self) -> list[PlaceResult]:
+        """The destinations that have their bundle, registered where that was asked for: no undoing touches them."""
+        now = [lane.result for lane in self._lanes if lane.result is not None and lane.member.settled]
+        return [*self._kept.done.values(), *now]
+
+    @property
+    def is_whole(self) -> bool:
+        return len(self.finished) == len(self._addresses)
+
+    @property
+    def store(self) -> SeveralStores:
+        """All of them as one."""
+        all_or_none = len(self._addresses) == 1 or self._job.request.all_or_none
+        return SeveralStores([lane.member for lane in self._lanes], all_or_none=all_or_none)
+
+    def open(self, number: int, destination: Destination, stack: AsyncExitStack) -> None:
+        """Begin the lane of a destination, which `stack` closes."""
+        stack.push_async_callback(destination.store.close)
+        lane = Lane(
+            number=number,
+            address=self._job.request.destinations[number],
+            prefix=self._addresses[number].prefix,
+            destination=destination,
+            member=Member(store=destination.store),
+            manifest=self._kept.manifests.get(number),
+            was_committed=number in self._kept.manifests,
+            registered_none=self._kept.images.get(number) == "",
+        )
+        self._lanes.append(lane)
+
+    async def prove(self, prefix: str, sealed: Sequence[SealedPart]) -> list[SealedPart]:
+        """Ask for the parts an earlier run sealed; those count as stored that every destination has."""
+        everywhere = {part.digest.index for part in sealed}
+        for lane in self._lanes:
+            stored = {part.digest.index for part in await prove(lane.destination.store, prefix, sealed) if part.stored}
+            lane.member.has = {part_name(prefix, number) for number in stored}
+            everywhere &= stored
+        return [part.model_copy(update={"stored": part.digest.index in everywhere}) for part in sealed]
+
+    async def publish(self, parts: Sequence[SealedPart], registering: Callable[[], Awaitable[None]]) -> None:
+        """Put the manifests and register, in all lanes at once; raise what went wrong when all have ended."""
+        settings = self._addresses[0].settings
+        try:
+            async with asyncio.TaskGroup() as group:
+                for lane in self._lanes:
+                    if lane.error is None:
+                        publishing = lane.publish(self._job.id, self._journal, parts, settings, registering)
+                        group.create_task(publishing, name=f"publish {lane.number}")
+        except BaseExceptionGroup as errors:
+            raise first_cause(errors) from None
+
+    async def undo(self) -> list[str]:
+        """Remove what this run made where it is not whole; returns what could not be removed."""
+        return [thing for lane in self._lanes for thing in await lane.undo.run()]
+
+    @property
+    def own_images(self) -> Collection[str]:
+        """The images that this run has registered, or has found to be this job's."""
+        return {lane.image_id for lane in self._lanes if lane.image_is_own}
+
+    def start_over(self) -> None:
+        """Nothing is there any more."""
+        for lane in self._lanes:
+            lane.member.has.clear()
+            lane.manifest, lane.was_committed, lane.registered_none = None, False, False
+
+    async def leave(self) -> None:
+        """Once undone for good: a directory that was made, and is empty now, goes too."""
+        for lane in self._lanes:
+            with suppress(StoreError):
+                await lane.destination.store.close()
+
+    def tell(self, result: JobResult) -> JobResult:
+        """`result` with what each destination came to; the first that is done speaks for the whole."""
+        done = {**self._kept.done, **{lane.number: lane.result for lane in self._lanes if lane.result is not None}}
+        places = {**done, **{lane.number: lane.failure() for lane in self._failed}}
+        result = result.model_copy(update={"places": tuple(places[number] for number in sorted(places))})
+        if done:
+            first = done[min(done)].model_dump(include={"manifest", "image_id", "image_name", "region"})
+            result = result.model_copy(update=first)
+        return result
+
+    def check(self) -> None:
+        """Raise the first lane's error if one failed; of several destinations it says which and how many."""
+        if not self._failed:
+            return
+        lane, total = self._failed[0], len(self._addresses)
+        error = lane.error
+        assert error is not None  # noqa: S101 - for the type checker; it failed
+        if total == 1:
+            raise error
+        failed = len(self._failed)
+        raise StoreError(
+            error.code,
+            f"cannot finish {failed} of {total} destinations ({total - failed} done): {lane.address}: {error.message}",
+            hint=error.hint,
+            field=error.field,
+        )
+
+    @property
+    def _failed(self) -> list[Lane]:
+        return [lane for lane in self._lanes if lane.error is not None]
