@@ -34,6 +34,9 @@ JOBS_FOR_CLI |= {"amistream.flow.memory"}
 # The older tools' commands are a second command line: they use the first, and the rooms that their work is in.
 FOR_COMPAT = FOR_CLI | {"compat", "keys", "stores", "stages", "aws"}
 COMMAND_LINES = ("cli", "compat")
+# Where the commands begin: above all, and not there for anybody to import.
+ENTRY = "entry"
+BENEATH = [file for file in FILES if file != f"{ENTRY}.py"]
 
 
 def imports_of(file: str) -> set[str]:
@@ -101,10 +104,10 @@ def test_http_at_the_border() -> None:
 
 def test_every_room_has_a_storey() -> None:
     """Every room of the package has its place in the order, and every place has its room."""
-    assert {room_of(file) for file in FILES} == {room for rooms in STOREYS for room in rooms} | {*COMMAND_LINES}
+    assert {room_of(file) for file in BENEATH} == {room for rooms in STOREYS for room in rooms} | {*COMMAND_LINES}
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if room_of(file) not in COMMAND_LINES])
+@pytest.mark.parametrize("file", [file for file in BENEATH if room_of(file) not in COMMAND_LINES])
 def test_storeys(file: str) -> None:
     """A module imports from its own storey and those below it, never from above."""
     above = {name for name in own_imports(file) if room_of(name) in COMMAND_LINES}
@@ -120,6 +123,12 @@ def test_command_line(file: str) -> None:
         {"amistream.compat.main", "amistream.compat.tables"} if file == "cli/compat.py" else set()
     ):
         assert room_of(name) in allowed or name in JOBS_FOR_CLI, name
+
+
+def test_entry() -> None:
+    """Where the commands begin nothing is but their beginnings, and nobody else begins there."""
+    assert own_imports(f"{ENTRY}.py") == {f"amistream.{name}.main" for name in ("cli", "compat", "daemon")}
+    assert not [file for file in BENEATH if f"amistream.{ENTRY}" in own_imports(file)]
 
 
 def test_command_line_is_light() -> None:

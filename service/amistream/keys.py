@@ -109,7 +109,7 @@ def _unwrap(identity: UserIdentity, wrapped: bytes) -> Secret:
         raise RefusedError(
             "key.other",
             "cannot open the bundle's key: it was made for another user's certificate",
-            hint="give the certificate and private key with which the bundle was made: --cert and --private-key",
+            hint="give the private key of the certificate with which the bundle was made: --private-key",
             field="private_key",
         )
     return Secret(value)

@@ -103,6 +103,18 @@ class TestFiles:
         assert (there.read_bytes(), list(there.parent.iterdir())) == (image.read_bytes(), [there])
         assert stat.S_IMODE(there.stat().st_mode) == 0o640
 
+    @pytest.mark.parametrize("name", ["image.part.00", "image.manifest.xml"])
+    async def test_the_bundle_itself(self, name: str, manifest: Path, take_out: Any, tmp_path: Path) -> None:
+        """What the image is taken from is not written over, forced or not, by whatever name."""
+        own = manifest.with_name(name)
+        before = own.read_bytes()
+        link = tmp_path / "link.img"
+        link.symlink_to(own)
+        for there in (own, link):
+            with pytest.raises(RefusedError, match=f"that is {name} of the bundle itself"):
+                await take_out(manifest, there, force=True)
+        assert own.read_bytes() == before
+
     async def test_a_name_of_many_bytes(self, manifest: Path, take_out: Any, tmp_path: Path, image: Path) -> None:
         """Any name that the file system takes will do, in letters of any length."""
         made = tmp_path / ("图" * 83 + ".img")

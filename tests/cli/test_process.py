@@ -7,6 +7,8 @@ import errno
 import os
 import pty
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,28 @@ async def test_version(spawn: Spawn) -> None:
     """The version is one line on stdout."""
     outcome = await ended(await spawn("--version"))
     assert (outcome.status, outcome.stdout) == (0, f"amistream {amistream.__version__}\n")
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_interrupt_while_the_command_is_loaded(*, ignored: bool) -> None:
+    """Ctrl-C before the command is there ends it quietly, unless whoever started it ignores interrupts."""
+    handler = "SIG_IGN" if ignored else "default_int_handler"
+    code = f"""
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.{handler})
+
+class Interrupt:
+    def find_spec(self, name, path, target=None):
+        if name == "amistream.cli.main":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["amistream", "--version"]
+from amistream.entry import client
+client()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0 if ignored else -signal.SIGINT, "")
 
 
 async def test_interrupt_leaves_the_job_running(daemon: ScriptedDaemon, spawn: Spawn) -> None:

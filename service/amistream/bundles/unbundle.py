@@ -21,6 +21,7 @@ from amistream.bundles.survey import survey
 from amistream.bundles.unpack.unarchive import Unarchived
 from amistream.bundles.unpacking import Unpacking, compare
 from amistream.bundles.verify import signature_difference
+from amistream.errors import RefusedError
 from amistream.flow.uncut import uncut
 from amistream.settings import Settings
 
@@ -42,7 +43,25 @@ async def unbundle_at(
     target = await asyncio.to_thread(choose_target, destination, force=force)
     owner = await asyncio.to_thread(find_owner, settings, *files)
     async with Aws(settings) as aws, open_place(folder, settings, aws) as place:
-        return await unbundle(await find_bundle(place, name), owner, target, meter, note, workers=settings.workers)
+        bundle = await find_bundle(place, name)
+        await asyncio.to_thread(_refuse_own_file, bundle, destination)
+        return await unbundle(bundle, owner, target, meter, note, workers=settings.workers)
+
+
+def _refuse_own_file(bundle: Bundle, destination: str) -> None:
+    """Not even with --force is the bundle itself written over."""
+    target = Path(destination)
+    if bundle.place.in_s3 or destination == STDOUT or not target.exists():
+        return
+    for name in [bundle.manifest_name, *(part.filename for part in bundle.manifest.parts)]:
+        path = Path(bundle.place.store.location, name)
+        if path.exists() and path.samefile(target):
+            raise RefusedError(
+                "target.bundle",
+                f"cannot unbundle to {destination}: that is {name} of the bundle itself",
+                hint="choose another name",
+                field="destination",
+            )
 
 
 def choose_target(destination: str, *, force: bool) -> Target:

@@ -50,28 +50,29 @@ def run(name: str, words: Sequence[str]) -> int:
         return int(left.code or 0)
     except AmistreamError as error:
         put_note(in_old_words(f"{name}: {error}", command.options))
-        return exit_status(command.family, error)
+        return exit_status(command, error)
     except Exception as error:  # noqa: BLE001 - the last border: whatever it is, the user gets one line
         if os.environ.get("AMISTREAM_DEBUG") == "1":
             traceback.print_exc()
         if isinstance(error, OSError):
             refused = of_system(error)
             put_note(f"{name}: {refused}")
-            return exit_status(command.family, refused)
+            return exit_status(command, refused)
         put_note(f"{name}: cannot go on: an error in amistream itself ({type(error).__name__})")
         return 1
 
 
-def exit_status(family: Family, error: AmistreamError) -> int:
+def exit_status(command: Command, error: AmistreamError) -> int:
     if error.exit_status == EXIT_INTERRUPTED:
         return EXIT_INTERRUPTED
-    if family is Family.EUCA2OOLS:
+    if command.family is Family.EUCA2OOLS:
         return 2 if isinstance(error, UsageError) else 1
     if isinstance(error, UsageError):
         return 1
     if error.code == "unconfirmed":
         return 5
-    return 3 if isinstance(error, StoreError) or error.code.startswith(_OF_S3) else 2
+    of_s3 = isinstance(error, StoreError) or error.code.startswith(_OF_S3)
+    return 3 if of_s3 and command.uses_s3 and not error.code.startswith("directory.") else 2
 
 
 def _run(command: Command, words: Sequence[str]) -> int:

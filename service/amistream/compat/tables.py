@@ -25,6 +25,10 @@ class Command:
     family: Family = Family.AMI_TOOLS
     absent: str = ""
 
+    @property
+    def uses_s3(self) -> bool:
+        return any(each.ours == "--endpoint-url" for each in self.options)
+
 
 _COMMON = (
     option("--version", "Show the version and leave."),
