@@ -176,7 +176,10 @@ def test_scripts_are_installed() -> None:
     assert {name for name, target in scripts.items() if target == "amistream.entry:old_command"} == {
         command.name for command in MADE
     }
-    code = "import sys; sys.argv = ['/usr/bin/ec2-unbundle', '--version']; from amistream.entry import old_command; old_command()"
+    code = """import sys
+sys.argv = ['/usr/bin/ec2-unbundle', '--version']
+from amistream.entry import old_command
+old_command()"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.split()[0]) == (0, "ec2-unbundle")
 

@@ -94,6 +94,11 @@ class Address:
         """The object that is put and deleted to see whether the bucket lets us."""
         return f"amistream-probe-{self._token}"
 
+    @property
+    def limit_upload(self) -> int | None:
+        """Bytes per second that may be sent there; None: as many as go."""
+        return None if self.directory is not None else self.request.limit_upload or self.settings.limit_upload
+
     async def client(self, service: str, region: str) -> Any:
         return await self.aws.client(service, region, self.endpoint_url)
 
@@ -105,7 +110,6 @@ class Address:
         request, settings = self.request, self.settings
         if self.directory is not None:
             return DirectoryStore(self.directory, token=self._token, roots=self.roots)
-        limit = request.limit_upload or settings.limit_upload
         return S3Store(
             await self.client("s3", region),
             bucket=self.bucket,
@@ -117,5 +121,5 @@ class Address:
                 chunk=int(settings.multipart_chunk),
                 concurrency=settings.multipart_concurrency,
             ),
-            limit=RateLimit(limit) if limit else None,
+            limit=RateLimit(self.limit_upload) if self.limit_upload else None,
         )

@@ -22,6 +22,7 @@ _ADVICE = {
     "split": "one core's AES and SHA-1 limit: a stronger --compress leaves less to encrypt",
     "upload": "the link or the store limits: --compress auto sends less; try a higher --upload-concurrency",
 }
+_HELD_BACK = "--limit-upload limits: raise it, or --compress auto sends less"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,10 @@ class _Sample:
 class ProgressMeter:
     """One pipeline's; call `sample` as often as you want to show something."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, *, held_back: bool) -> None:
+        """`held_back` says whether the upload has a limit of its own."""
         self._pipeline = pipeline
+        self._held_back = held_back
         self._started = perf_counter()
         self._first = self._look()
         self._recent: deque[_Sample] = deque([self._first])
@@ -61,9 +64,9 @@ class ProgressMeter:
             bytes_stored=sum(part.size for part in before) + pipeline.upload.bytes_stored,
             elapsed_s=round(now.at - self._first.at, 3),
             rate=round(rate),
-            eta_s=round((total - now.bytes_done) / rate, 1) if rate else None,
+            eta_s=self._time_left(now, rate),
             bottleneck=bottleneck,
-            advice=advice(bottleneck),
+            advice=self.advice(bottleneck),
             compression=pipeline.compression,
             stages=now.stages,
         )
@@ -72,6 +75,22 @@ class ProgressMeter:
         """The stage that limited from beginning to end, and all stages."""
         now = self._look()
         return self._bottleneck(self._first, now), now.stages
+
+    def advice(self, bottleneck: str | None) -> str:
+        """Which knob to turn when `bottleneck` limits."""
+        if bottleneck == "upload" and self._held_back:
+            return _HELD_BACK
+        return _ADVICE.get(bottleneck or "", "")
+
+    def _time_left(self, now: _Sample, rate: float) -> float | None:
+        """Seconds until all is read, at `rate`; then until all that was made is stored."""
+        if to_read := self._pipeline.volume.size - now.bytes_done:
+            return round(to_read / rate, 1) if rate else None
+        upload = now.stages[-1]
+        to_store = upload.bytes_in - upload.bytes_out
+        if not upload.bytes_out:
+            return None if to_store else 0.0
+        return round(to_store * (now.at - self._first.at) / upload.bytes_out, 1)
 
     def _look(self) -> _Sample:
         pipeline = self._pipeline
@@ -119,8 +138,3 @@ class ProgressMeter:
             if after.name != "upload"
         }
         return max(shares, key=lambda name: shares[name])
-
-
-def advice(bottleneck: str | None) -> str:
-    """Which knob to turn when `bottleneck` limits."""
-    return _ADVICE.get(bottleneck or "", "")

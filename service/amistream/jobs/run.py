@@ -25,7 +25,7 @@ from amistream.jobs.destination import Address
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
 from amistream.jobs.lanes import Lanes
-from amistream.jobs.progress import ProgressMeter, advice
+from amistream.jobs.progress import ProgressMeter
 from amistream.jobs.records import Bundling, BundlingPlace, Kept, SealedPart
 from amistream.jobs.resume import PartLedger, check_volume, open_destination, remove_kept, resumption
 from amistream.keys import BundleKey, unwrap, wrap
@@ -190,7 +190,7 @@ class Run:
             elapsed_s=0,
             cpu_s=0,
             bottleneck=bottleneck,
-            advice=advice(bottleneck),
+            advice=meter.advice(bottleneck),
             compression=pipeline.compression,
             stages=stages,
         )
@@ -252,7 +252,7 @@ class Run:
             ledger=self._ledger,
             resumption=resumption(bundling, parts),
         )
-        meter = ProgressMeter(pipeline)
+        meter = ProgressMeter(pipeline, held_back=any(address.limit_upload for address in self._addresses))
         return pipeline, meter, await _reporting(self._job, pipeline, meter)
 
     async def _start_over(self, why: str) -> None:
