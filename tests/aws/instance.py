@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 async def instance(data: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     """Answer with `data`, by path below meta-data, and 404 for the rest; the SDKs' variable names the place."""
 
-    async def token(_: web.Request) -> web.Response:
+    async def token(request: web.Request) -> web.Response:
+        assert request.headers["X-aws-ec2-metadata-token-ttl-seconds"] == "21600"
         return web.Response(text="a-token")
 
     async def get(request: web.Request) -> web.Response:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from aiohttp import web
 
 from amistream.aws.metadata import Inherited, inherited
 from amistream.errors import RefusedError
+from aws.instance import instance
 
 DATA = {
     "block-device-mapping/": "ami\nebs1\nephemeral0\nroot\nswap",
@@ -28,27 +28,8 @@ DATA = {
 async def service(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[dict[str, str]]:
     """A metadata service whose data a test may change."""
     data = dict(DATA)
-
-    async def token(request: web.Request) -> web.Response:
-        assert request.headers["X-aws-ec2-metadata-token-ttl-seconds"] == "21600"
-        return web.Response(text="a-token")
-
-    async def get(request: web.Request) -> web.Response:
-        if request.headers.get("X-aws-ec2-metadata-token") != "a-token":
-            return web.Response(status=401)
-        text = data.get(request.match_info["path"])
-        return web.Response(status=404) if text is None else web.Response(text=text)
-
-    app = web.Application()
-    app.router.add_put("/latest/api/token", token)
-    app.router.add_get("/latest/meta-data/{path:.*}", get)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"http://127.0.0.1:{runner.addresses[0][1]}/")
-    yield data
-    await runner.cleanup()
+    async with instance(data, monkeypatch):
+        yield data
 
 
 async def test_everything_there_is(service: dict[str, str]) -> None:

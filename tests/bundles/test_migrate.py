@@ -85,6 +85,14 @@ def migrate(key_ring: KeyRing, gov_ec2: KeyPair) -> Migrate:
     return Migrate(key_ring, gov_ec2)
 
 
+async def put_own_bundle(cloud: Endpoint, place: str, keys: KeyRing, tmp_path: Path, **more: Any) -> Path:
+    """A bundle of ours in `tmp_path / "made"` and, uploaded, in the place; returns its image."""
+    image = await engine_bundle(tmp_path / "made", keys, tmp_path, **more)
+    async with work(tmp_path, cloud).session() as session:
+        await session.upload(str(tmp_path / "made" / "image.manifest.xml"), f"s3://{place}", Meter())
+    return image
+
+
 async def test_every_endpoint(
     endpoint: Endpoint,
     make_bucket: MakeBucket,
@@ -96,12 +104,9 @@ async def test_every_endpoint(
 ) -> None:
     """Our own bundle, copied by the store, satisfies every referee, and the other EC2 can open it."""
     use_endpoint(endpoint, monkeypatch)
-    image = await engine_bundle(
-        tmp_path / "made", key_ring, tmp_path, product_codes=["A1B2"], block_device_mappings={"ephemeral0": "sdb"}
-    )
     source, target, it = make_bucket(endpoint), make_bucket(endpoint), work(tmp_path, endpoint)
-    async with it.session() as session:
-        await session.upload(str(tmp_path / "made" / "image.manifest.xml"), f"s3://{source}/a", Meter())
+    more = {"product_codes": ["A1B2"], "block_device_mappings": {"ephemeral0": "sdb"}}
+    image = await put_own_bundle(endpoint, f"{source}/a", key_ring, tmp_path, **more)
     done = await migrate(it, f"s3://{source}/a/image.manifest.xml", f"s3://{target}/b/c")
     assert done.manifest == f"s3://{target}/b/c/image.manifest.xml"
     assert (done.parts, done.kept, done.copied, done.image) == (6, 0, 6, None)
@@ -296,10 +301,8 @@ async def test_nothing_stays_after_a_failure(
     key_ring: KeyRing,
 ) -> None:
     """Whatever fails, no object of the migration is left, and what was there before stays."""
-    await engine_bundle(tmp_path / "made", key_ring, tmp_path)
     source, target = make_bucket(cloud), make_bucket(cloud)
-    async with work(tmp_path, cloud).session() as session:
-        await session.upload(str(tmp_path / "made" / "image.manifest.xml"), f"s3://{source}", Meter())
+    await put_own_bundle(cloud, source, key_ring, tmp_path)
     with cloud.blocking_client() as s3:
         s3.put_object(Bucket=target, Key="k/other", Body=b"precious")
     pattern = {"part": r".*/k/.*\.part\.0[2-5]", "manifest": r".*/k/.*xml"}[how]
@@ -322,10 +325,8 @@ async def test_a_migration_that_another_overtook(
 ) -> None:
     """Two migrations to one place: the one that comes late leaves the other's bundle whole."""
     use_endpoint(endpoint, monkeypatch)
-    await engine_bundle(tmp_path / "made", key_ring, tmp_path)
     source, target = make_bucket(endpoint), make_bucket(endpoint)
-    async with work(tmp_path, endpoint).session() as session:
-        await session.upload(str(tmp_path / "made" / "image.manifest.xml"), f"s3://{source}", Meter())
+    await put_own_bundle(endpoint, source, key_ring, tmp_path)
     slow = Fault(action=PauseRequest(), method="PUT", path=rf"/{target}/.*\.part\.05")
     proxy = make_proxy(endpoint, slow)
     address, to = f"s3://{source}/image.manifest.xml", f"s3://{target}"
@@ -343,10 +344,8 @@ async def test_cancelled(
     cloud: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, migrate: Migrate, tmp_path: Path, key_ring: KeyRing
 ) -> None:
     """A migration that is cancelled while a copy is under way leaves nothing."""
-    await engine_bundle(tmp_path / "made", key_ring, tmp_path)
     source, target = make_bucket(cloud), make_bucket(cloud)
-    async with work(tmp_path, cloud).session() as session:
-        await session.upload(str(tmp_path / "made" / "image.manifest.xml"), f"s3://{source}", Meter())
+    await put_own_bundle(cloud, source, key_ring, tmp_path)
     fault = Fault(action=HoldReply(), path=rf"/{target}/.*\.part\.03")
     proxy = make_proxy(cloud, fault)
     task = asyncio.create_task(
@@ -480,10 +479,8 @@ async def test_an_answer_that_was_lost(
 ) -> None:
     """A copy whose answer never came is asked for again, found to be there, and counts as copied."""
     use_endpoint(seaweedfs, monkeypatch)
-    await engine_bundle(tmp_path / "made", key_ring, tmp_path)
     source, target = make_bucket(seaweedfs), make_bucket(seaweedfs)
-    async with work(tmp_path, seaweedfs).session() as session:
-        await session.upload(str(tmp_path / "made" / "image.manifest.xml"), f"s3://{source}", Meter())
+    await put_own_bundle(seaweedfs, source, key_ring, tmp_path)
     fault = Fault(action=PauseReply(), path=rf"/{target}/.*\.part\.0[13]", times=2)
     proxy = make_proxy(seaweedfs, fault)
     it = work(tmp_path, proxy.endpoint, stall_timeout_s=0.5)

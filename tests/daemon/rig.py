@@ -13,24 +13,12 @@ from typing import Any, TypeAlias
 import aiohttp
 from yarl import URL
 
-from amistream.events import JobResult, Progress, State
+from amistream.events import Progress, State
 from amistream.jobs.job import Job
 from amistream.jobs.queue import JobQueue
+from jobs.queueing import RESULT
 
 PATIENCE_S = 20.0
-RESULT = JobResult(
-    manifest="/bundles/image.manifest.xml",
-    image_id=None,
-    image_name=None,
-    region=None,
-    image_size=1000,
-    bundled_size=400,
-    parts=1,
-    digest="00" * 20,
-    elapsed_s=1.0,
-    cpu_s=1.0,
-    stages=(),
-)
 
 
 @dataclass
