@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -207,17 +207,19 @@ class Client:
             f"{self._socket}`, or go without it: --in-process"
         )
         if isinstance(error, PermissionError):
-            hint = f"become a member of the group {self._group()!r} (log in again after that), or use sudo"
+            hint = self._how_to_be_let_in()
         return DaemonUnreachableError(
             "daemon.unreachable", f"cannot reach the daemon at {self._socket}: {why}", hint=hint
         )
 
-    def _group(self) -> str:
-        """The group that may connect, as the socket tells; what packages call it where that cannot be seen."""
-        try:
-            return self._socket.group()
-        except (OSError, KeyError):
-            return "amistream"
+    def _how_to_be_let_in(self) -> str:
+        """By the group that may connect, as the socket tells; where that cannot be seen, as packages call it."""
+        group = "amistream"
+        with suppress(OSError, KeyError):
+            if self._socket.stat().st_gid == 0:
+                return "use sudo; to let a group in, set socket_group in the daemon's configuration"
+            group = self._socket.group()
+        return f"become a member of the group {group!r} (log in again after that), or use sudo"
 
     def _not_understood(self) -> DaemonUnreachableError:
         return DaemonUnreachableError(
