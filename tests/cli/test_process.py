@@ -181,14 +181,6 @@ async def test_a_bug_is_one_line(daemon: ScriptedDaemon, cli: Cli, monkeypatch: 
     assert "Traceback" in (await cli("jobs")).stderr
 
 
-def test_main_exits_with_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The entry point turns the status into the process's."""
-    monkeypatch.setattr("sys.argv", ["amistream", "--version"])
-    with pytest.raises(SystemExit) as raised:
-        main.main()
-    assert raised.value.code == 0
-
-
 async def test_a_result_that_cannot_be_written(daemon: ScriptedDaemon, spawn: Spawn) -> None:
     """A full disk behind the standard output is told as what it is, and no bug."""
     daemon.add()
