@@ -101,6 +101,18 @@ def test_ours_is_inflated_apart() -> None:
     assert counted == len(runs_of([stream])) - 1 > 5
 
 
+@pytest.mark.parametrize("level", [1, 3, 4])
+def test_noise_and_text_in_turn(level: int) -> None:
+    """What is stored only, and what begins with a few bytes of its own, do not keep the other runs from being apart."""
+    texts = [base64.b64encode(NOISE[at : at + 150 * KIB]) for at in range(0, 9 * 100 * KIB, 100 * KIB)]
+    data = b"".join(piece[: 200 * KIB] for text in texts for piece in (NOISE, text))
+    stream = ours(data, block_size=200 * KIB, level=level)
+    outcome, counted = joined([stream])
+    assert outcome == in_one_go(stream)
+    assert outcome.output == data
+    assert counted == len(runs_of([stream])) - 1 > 5
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 400_000), st.integers(0, 99), st.lists(st.integers(0, 200_000), max_size=8), st.integers(0, 255))
 def test_any_cuts_and_any_luck(size: int, seed: int, cuts: list[int], luck: int) -> None:

@@ -236,6 +236,10 @@ class Soak:
 
     def _judge_puts(self) -> None:
         """One success for each object, and under one name always the same bytes: the key was never used again."""
+        assert not [job["notices"] for job in self._jobs() if "starting over" in " ".join(job["notices"])]
+        deletes = [each.path for each in self._proxy.seen("DELETE", f"/{BUCKET}/.*") if "uploadId" not in each.query]
+        assert all("probe" in path for path in deletes), deletes
+        assert not self._proxy.seen("POST", f"/{BUCKET}/?", "delete")
         keys = set(list_keys(self._endpoint, BUCKET))
         puts = defaultdict(list)
         for put in self._proxy.seen("PUT"):
@@ -245,7 +249,10 @@ class Soak:
         assert set(puts) == keys
         for key, tries in puts.items():
             if "uploadId" in tries[0].query:
-                continue  # chunks of an upload that was cut short are sent again under a new upload
+                # Chunks of an upload that was cut short are sent again under a new upload.
+                completed = self._proxy.seen("POST", f"/{BUCKET}/{key}", "uploadId=")
+                assert sum(each.upstream_status == 200 for each in completed) == 1, self._story(key)
+                continue
             assert sum(put.upstream_status == 200 for put in tries) == 1, self._story(key)
             assert len({put.headers["x-amz-checksum-sha1"] for put in tries}) == 1, key
             self.verdict.puts += len(tries)

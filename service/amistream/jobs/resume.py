@@ -104,14 +104,14 @@ async def check_volume(bundling: Bundling, volume: AnyVolume) -> None:
     Such data would never be read. A hole that grew is no matter: it reads as zeros, and all bytes are compared.
     """
     if bundling.image_size != volume.size:
-        raise ChangedError
+        raise ChangedError(f"it had {bundling.image_size} bytes and has {volume.size}")
     known = bundling.plan.extents
     if known is None:
         return
     for extent in await asyncio.to_thread(volume.extents):
         number = bisect_right(known, extent.offset, key=lambda each: each.offset) - 1
         if number < 0 or extent.end > known[number].end:
-            raise ChangedError
+            raise ChangedError(f"there is data behind byte {extent.offset}, where there was a hole")
 
 
 def resumption(bundling: Bundling, parts: Sequence[SealedPart]) -> Resumption:

@@ -162,7 +162,7 @@ class Run:
         await self._move(State.BUNDLING)
         try:
             pipeline, meter, measured = await self._pass(ready, bundling, key, parts, store)
-        except ChangedError:
+        except ChangedError as change:
             # A slip of whoever sends it again, or redirects another file, must not cost what is stored.
             if self._job.request.source == STANDARD_INPUT:
                 raise RefusedError(
@@ -171,7 +171,7 @@ class Run:
                     hint="send that again, from its beginning",
                     field="source",
                 ) from None
-            await self._start_over(f"{ready.volume.path} is not what it was when this job began")
+            await self._start_over(f"{ready.volume.path} is not what it was when this job began ({change})")
             await asyncio.to_thread(ready.volume.rewind)
             bundling, key = await self._begin(ready)
             pipeline, meter, measured = await self._pass(ready, bundling, key, [], store)
@@ -264,6 +264,7 @@ class Run:
                 hint="what is complete stays; bundle again to the others",
             )
         self._job.note(f"{why}: starting over under a new key")
+        await self._journal.tell(self._job.view())
         left = await self.undo()
         if left:
             raise RefusedError(

@@ -9,7 +9,8 @@ that does not get smaller, which is stored (RFC 1951, 3.2.4); and all the rest, 
 wanted at that moment. What kind a block is depends on its bytes alone.
 
 Contract: blocks may be made on any thread, at the same time; `GzipMember` takes them in the volume's order. A stored
-block's pieces are views of what came in, and as short-lived.
+block's pieces are views of what came in, and as short-lived. The same bytes at the same level come out the same, in
+any thread and process: a pass that goes on relies on it.
 
 A pass that goes on where an earlier one stopped begins with the block in which that one's last part ends
 (`GzipPlace`), compresses each at the level it had then, and leaves out what the earlier parts hold.
@@ -22,7 +23,6 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from isal import isal_zlib
@@ -34,6 +34,8 @@ _RAW = -15
 _HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 _FINAL_BLOCK = b"\x03\x00"
 _STORED_MAX = 65535
+_FLUSH = b"\x00\x00\x00\xff\xff"
+"""The empty stored block that a sync flush writes: readers that share the inflating out look for it."""
 
 _INCOMPRESSIBLE = 0.97
 _SAMPLE = 8 * KIB
@@ -42,6 +44,11 @@ _SAMPLES = 4
 # The measured front of ratio against speed: isal for 1 to 3, zlib-ng for 4 to 6, zlib for the rest.
 _ISAL_BEST = 3
 _ZLIB_NG_BEST = 6
+_ISAL_BY_ADDRESS = 2
+"""Up to this level what ISA-L (2.31, 2.32) makes of a block may depend on where its state lies in memory: before the
+third byte of the first piece that it is given it takes the state's address for data (`.write_first_byte` in
+igzip_icf_body_h1_gr_bt.asm). A piece of 4 to 16 bytes that is flushed goes another way."""
+_HEAD = 16
 _NAMED_LEVELS = {"fast": 1, "balanced": 4, "small": 6}
 
 
@@ -69,30 +76,34 @@ def level_number(name: str) -> int | None:
     return level
 
 
-def compressor(level: int) -> Callable[[], Any]:
-    """A maker of raw-deflate compressors: the quickest library that reaches the ratio of `level`."""
+def _compressor(level: int) -> Any:
+    """A raw-deflate compressor of the quickest library that reaches the ratio of `level`."""
     if level <= _ISAL_BEST:
-        return partial(isal_zlib.compressobj, level, isal_zlib.DEFLATED, _RAW)
+        return isal_zlib.compressobj(level, isal_zlib.DEFLATED, _RAW)
     if level <= _ZLIB_NG_BEST:
-        return partial(zlib_ng.compressobj, level, zlib_ng.DEFLATED, _RAW)
-    return partial(zlib.compressobj, level, zlib.DEFLATED, _RAW)
+        return zlib_ng.compressobj(level, zlib_ng.DEFLATED, _RAW)
+    return zlib.compressobj(level, zlib.DEFLATED, _RAW)
 
 
-def deflate_block(make: Callable[[], Any], buffers: Iterable[Buffer]) -> DeflatedBlock:
+def deflate_block(level: int, buffers: Sequence[Buffer]) -> DeflatedBlock:
     """Deflate `buffers`, taken together, as one independent block."""
-    deflate = make()
+    deflate = _compressor(level)
     pieces = []
+    rest: Sequence[Buffer] = buffers
+    if level <= _ISAL_BY_ADDRESS:
+        head, rest = _cut(buffers, _HEAD)
+        pieces = [deflate.compress(b"".join(head)), deflate.flush(zlib.Z_SYNC_FLUSH)]
+    pieces += [deflate.compress(buffer) for buffer in rest]
+    pieces.append(deflate.flush(zlib.Z_SYNC_FLUSH))
     crc = size = 0
     for buffer in buffers:
-        pieces.append(deflate.compress(buffer))
         crc = isal_zlib.crc32(buffer, crc)
         size += len(buffer)
-    pieces.append(deflate.flush(zlib.Z_SYNC_FLUSH))
     return DeflatedBlock(pieces, crc, size)
 
 
 def store_block(buffers: Iterable[Buffer]) -> DeflatedBlock:
-    """The same as a block that is not compressed: 5 bytes more for each 65,535."""
+    """The same as a block that is not compressed: 5 bytes more for each 65,535, and for the end that others have."""
     pieces: list[Buffer] = []
     crc = size = 0
     for buffer in buffers:
@@ -103,6 +114,7 @@ def store_block(buffers: Iterable[Buffer]) -> DeflatedBlock:
             pieces += (b"\0" + length.to_bytes(2, "little") + (length ^ 0xFFFF).to_bytes(2, "little"), piece)
         crc = isal_zlib.crc32(view, crc)
         size += len(view)
+    pieces.append(_FLUSH)
     return DeflatedBlock(pieces, crc, size)
 
 
@@ -138,11 +150,11 @@ class Deflate:
         if all(map(_is_noise, buffers)):
             return replace(store_block(buffers), number=number), "stored"
         level = self._levels.get(number) or self._level()
-        return replace(deflate_block(compressor(level), buffers), number=number, level=level), f"level {level}"
+        return replace(deflate_block(level, buffers), number=number, level=level), f"level {level}"
 
     def _zero_block(self, size: int) -> DeflatedBlock:
         if size not in self._zero_blocks:
-            self._zero_blocks[size] = deflate_block(compressor(_NAMED_LEVELS["small"]), [self._zeros[:size]])
+            self._zero_blocks[size] = deflate_block(_NAMED_LEVELS["small"], [self._zeros[:size]])
         return self._zero_blocks[size]
 
 
@@ -151,11 +163,8 @@ def _is_noise(buffer: Buffer) -> bool:
     view = memoryview(buffer)
     if len(view) < _SAMPLES * _SAMPLE:
         return False
-    make = compressor(1)
     places = (number * (len(view) - _SAMPLE) // (_SAMPLES - 1) for number in range(_SAMPLES))
-    return all(
-        len(deflate_block(make, [view[place : place + _SAMPLE]])) > _INCOMPRESSIBLE * _SAMPLE for place in places
-    )
+    return all(len(deflate_block(1, [view[place : place + _SAMPLE]])) > _INCOMPRESSIBLE * _SAMPLE for place in places)
 
 
 class GzipMember:

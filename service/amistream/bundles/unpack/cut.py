@@ -1,10 +1,10 @@
 """Cut: find where a gzip stream can be taken up in its middle, so that every core inflates a run of it.
 
 Format: RFC 1951, section 3.2.4. A compressor that was asked to flush writes an empty stored block: `00 00 FF FF` on a
-byte's bound, and a new block begins behind it. amistream ends every block of the volume so, unless it was only stored;
-pigz does too, the older tools never do. The same bytes may stand elsewhere by chance, above all in what was stored:
-whoever inflates a run must prove that it began and ended well. One such place is told by what follows: between stored
-blocks of 65535 bytes, if the first ends in a zero.
+byte's bound, and a new block begins behind it. amistream ends every block of the volume so, and some have one more
+behind their first 16 bytes, to which the rest may refer; pigz writes them too, the older tools never do. The same bytes
+may stand elsewhere by chance, above all in what was stored: whoever inflates a run must prove that it began and ended
+well. One such place is told by what follows: between stored blocks of 65535 bytes, if the first ends in a zero.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ _MARKER = re.compile(re.escape(MARKER))
 _NOT_BEFORE = b"\0\0"
 """What follows where two stored blocks of 65535 bytes meet."""
 _LEAST_SKIP, _MOST_SKIP = 2 * KIB, MIB
+_HEAD = 32
+"""A marker that comes so soon after another is that of a block's first bytes. They become 24 at most."""
 
 Run = tuple[memoryview, ...]
 """Bytes that follow each other in the stream, in several pieces."""
@@ -34,7 +36,7 @@ class Cut:
         self._length = 0
         self._tail = b""
         """The last 3 bytes: a marker may have begun there."""
-        self._skip = 0
+        self._skip = _LEAST_SKIP
         """Markers in the first so many bytes of a run are passed over: looking for them costs a tenth of inflating."""
 
     def feed(self, data: Buffer) -> Iterator[Run]:
@@ -59,7 +61,8 @@ class Cut:
             if across:
                 return across.end() - len(self._tail)
         for found in _MARKER.finditer(view, start):
-            if view[found.end() : found.end() + len(_NOT_BEFORE)] != _NOT_BEFORE:
+            before = bytes(view[max(0, found.start() - _HEAD) : found.start()])
+            if view[found.end() : found.end() + len(_NOT_BEFORE)] != _NOT_BEFORE and MARKER not in before:
                 return found.end()
         return 0
 
