@@ -75,7 +75,7 @@ class GzipResult:
 
 
 class ChangedError(Exception):
-    """What is read or made now is not what was read or made before, under the same key."""
+    """What is read or made now is not what was before, under the same key. The text says in what, to people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

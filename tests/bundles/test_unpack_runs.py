@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amistream.bundles.unpack.cut import MARKER, MOST, Cut, Run
+from amistream.bundles.unpack.cut import HEAD, MARKER, MOST, Cut, Run
 from amistream.bundles.unpack.flaw import FlawError
 from amistream.bundles.unpack.inflate import Inflate, new_body
 from amistream.bundles.unpack.inflate_runs import MOST_APART, InflateRuns, TriedRun, _is_on_bound, inflate_apart
-from amistream.stages.compress import Deflate, GzipMember
+from amistream.stages.compress import Deflate, GzipMember, deflate_block
 from amistream.values import KIB, MIB, Buffer
 from stages.transform_check import Outcome, carry, cut
 
@@ -113,6 +113,13 @@ def test_noise_and_text_in_turn(level: int) -> None:
     assert counted == len(runs_of([stream])) - 1 > 5
 
 
+@given(st.sampled_from([1, 2]), st.binary(min_size=100, max_size=1000))
+def test_the_first_bytes_of_a_block(level: int, data: bytes) -> None:
+    """What a block's first bytes become is short enough to be known by it."""
+    found = b"".join(deflate_block(level, [data]).data).index(MARKER)
+    assert found + len(MARKER) <= HEAD
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 400_000), st.integers(0, 99), st.lists(st.integers(0, 200_000), max_size=8), st.integers(0, 255))
 def test_any_cuts_and_any_luck(size: int, seed: int, cuts: list[int], luck: int) -> None:
@@ -177,7 +184,7 @@ def test_much_out_of_little() -> None:
 
 
 def test_noise_alone() -> None:
-    """Of blocks that were only stored, which have no markers, everything comes back."""
+    """Of blocks that were only stored everything comes back, and no run is longer than may be."""
     data = NOISE * 4
     stream = ours(data, block_size=2 * MIB)
     assert max(sum(map(len, run)) for run in runs_of([stream[at : at + MIB] for at in range(0, len(stream), MIB)])) <= (

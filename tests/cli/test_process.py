@@ -49,6 +49,26 @@ client()
     assert (done.returncode, done.stderr) == (0 if ignored else -signal.SIGINT, "")
 
 
+def test_interrupt_while_the_work_of_an_old_command_is_loaded() -> None:
+    """Ctrl-C while the SDK is being loaded ends an old command as quietly."""
+    code = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+class Interrupt:
+    def find_spec(self, name, path, target=None):
+        if name == "amistream.compat.copying":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["ec2-unbundle", "-k", "/none", "-m", "/none"]
+from amistream.entry import old_command
+old_command()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 async def test_interrupt_leaves_the_job_running(daemon: ScriptedDaemon, spawn: Spawn) -> None:
     """Ctrl-C while a job is followed leaves it to the daemon and says how to come back to it."""
     daemon.on_submit = begin

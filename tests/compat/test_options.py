@@ -120,23 +120,24 @@ def test_places() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "in_s3", "local", "euca2ools"),
+    ("error", "in_s3", "down", "local", "euca2ools"),
     [
-        (UsageError("usage", ""), 1, 1, 2),
-        (RefusedError("key.mismatch", ""), 2, 2, 1),
-        (JobError("source.changed", ""), 2, 2, 1),
-        (DifferenceError("part.digest", ""), 2, 2, 1),
-        (StoreError("aws.AccessDenied", ""), 3, 2, 1),
-        (RefusedError("bucket.missing", ""), 3, 2, 1),
-        (RefusedError("destination.exists", ""), 3, 2, 1),
-        (StoreError("directory.failed", ""), 2, 2, 1),
-        (RefusedError("unconfirmed", ""), 5, 5, 1),
+        (UsageError("usage", ""), 1, 1, 1, 2),
+        (RefusedError("key.mismatch", ""), 2, 2, 2, 1),
+        (JobError("source.changed", ""), 2, 2, 2, 1),
+        (DifferenceError("part.digest", ""), 2, 2, 2, 1),
+        (StoreError("aws.AccessDenied", ""), 3, 3, 2, 1),
+        (RefusedError("bucket.missing", ""), 3, 3, 2, 1),
+        (RefusedError("destination.exists", ""), 3, 2, 2, 1),
+        (StoreError("directory.failed", ""), 2, 2, 2, 1),
+        (RefusedError("unconfirmed", ""), 5, 5, 5, 1),
     ],
 )
-def test_exit_statuses(error: AmistreamError, in_s3: int, local: int, euca2ools: int) -> None:
+def test_exit_statuses(error: AmistreamError, in_s3: int, down: int, local: int, euca2ools: int) -> None:
     """Each kind of failure ends with the status of the tools whose command it is; S3's only where S3 is asked."""
     for name, status in {
         "ec2-upload-bundle": in_s3,
+        "ec2-download-bundle": down,
         "ec2-bundle-image": local,
         "euca-bundle-and-upload-image": euca2ools,
     }.items():

@@ -286,6 +286,19 @@ def test_a_key_that_all_can_read(old: Old, image: Path, key_ring: KeyRing, tmp_p
     assert (refused.status, "chmod 600" in refused.stderr) == (3, True)
 
 
+def test_an_image_that_would_replace_its_manifest(old: Old, image: Path, tmp_path: Path) -> None:
+    """An image that is there gives way to the one taken out, but not a manifest that has the image's name."""
+    good(old(f"ec2-bundle-image -k pk.pem -c cert.pem -u {ACCOUNT} -i image.img -d out -r x86_64"))
+    (tmp_path / "out/image.img").write_bytes(b"older")
+    good(old("ec2-unbundle -m out/image.img.manifest.xml -k pk.pem -s out -d out"))
+    assert (tmp_path / "out/image.img").read_bytes() == image.read_bytes()
+    manifest = (tmp_path / "out/image.img.manifest.xml").read_bytes()
+    (tmp_path / "out/image.img").write_bytes(manifest)
+    refused = old("ec2-unbundle -m out/image.img -k pk.pem -s out -d out")
+    assert (refused.status, "that is image.img of the bundle itself" in refused.stderr) == (2, True)
+    assert (tmp_path / "out/image.img").read_bytes() == manifest
+
+
 def test_bundles_of_the_old_tools(
     old: Old, moto_server: Endpoint, make_bucket: MakeBucket, key_ring: KeyRing, tmp_path: Path
 ) -> None:

@@ -312,7 +312,7 @@ async def test_a_changed_volume_is_begun_anew(
             if change == "size"
             else r"the first \d+ bytes .* are not what they were"
         )
-        assert re.search(rf"{image} is not what it was when this job began \({why}\)", notice)
+        assert re.search(rf"{image} does not come out as when this job began \({why}\)", notice)
     fits(out, image, key_ring)
     after = files(out)
     assert all(after.get(name) != data for name, data in first.items())

@@ -70,7 +70,7 @@ async def test_time_left_for_what_is_under_way(
     assert (job.progress.parts_stored, job.progress.eta_s) == (PARTS, 0)
 
 
-@pytest.mark.parametrize("in_s3", [True, False])
+@pytest.mark.parametrize(("limit", "in_s3"), [("1MiB", True), ("1MiB", False), ("1GiB", True)])
 async def test_who_holds_the_upload_back(
     image: Path,
     ministack: Endpoint,
@@ -78,14 +78,15 @@ async def test_who_holds_the_upload_back(
     key_ring: KeyRing,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    limit: str,
     *,
     in_s3: bool,
 ) -> None:
-    """A limit that the user set is named as what limits, where it does: it is not for directories."""
+    """A limit that the user set is named as what limits, where it is felt: it is not for directories."""
     use_endpoint(ministack, monkeypatch)
     place = f"s3://{make_bucket(ministack)}/x" if in_s3 else str(tmp_path / "out")
     more = {"endpoint_url": ministack.url, "register_image": False} if in_s3 else {}
-    asked = request(image, place, key_ring, limit_upload="1MiB", upload_concurrency=1, **more)
+    asked = request(image, place, key_ring, limit_upload=limit, upload_concurrency=1, **more)
     job = await run(asked, settings(tmp_path))
     assert job.result is not None, job.error
-    assert ("--limit-upload" in job.result.advice) == in_s3
+    assert ("--limit-upload" in job.result.advice) == (in_s3 and limit == "1MiB")

@@ -44,21 +44,22 @@ async def unbundle_at(
     owner = await asyncio.to_thread(find_owner, settings, *files)
     async with Aws(settings) as aws, open_place(folder, settings, aws) as place:
         bundle = await find_bundle(place, name)
-        await asyncio.to_thread(_refuse_own_file, bundle, destination)
+        if destination != STDOUT:
+            await asyncio.to_thread(refuse_own_file, bundle, Path(destination))
         return await unbundle(bundle, owner, target, meter, note, workers=settings.workers)
 
 
-def _refuse_own_file(bundle: Bundle, destination: str) -> None:
-    """Not even with --force is the bundle itself written over."""
-    target = Path(destination)
-    if bundle.place.in_s3 or destination == STDOUT or not target.exists():
+def refuse_own_file(bundle: Bundle, destination: Path, *more: Path) -> None:
+    """Raise `RefusedError` for a file of the bundle, or one `more` of it: not even with --force is that replaced."""
+    if bundle.place.in_s3 or not destination.exists():
         return
-    for name in [bundle.manifest_name, *(part.filename for part in bundle.manifest.parts)]:
-        path = Path(bundle.place.store.location, name)
-        if path.exists() and path.samefile(target):
+    folder = Path(bundle.place.store.location)
+    own = [folder / name for name in (bundle.manifest_name, *(part.filename for part in bundle.manifest.parts))]
+    for path in (*own, *more):
+        if path.exists() and path.samefile(destination):
             raise RefusedError(
                 "target.bundle",
-                f"cannot unbundle to {destination}: that is {name} of the bundle itself",
+                f"cannot unbundle to {destination}: that is {path.name} of the bundle itself",
                 hint="choose another name",
                 field="destination",
             )

@@ -16,7 +16,7 @@ import typer
 from amistream import __version__
 from amistream.cli import bundle, commands, compat, delete, doctor, listing, migrate, transfer, tune, unbundle, verify
 from amistream.cli.output import lost_output, put_error, put_error_document, put_result
-from amistream.errors import EXIT_DONE, AmistreamError, UsageError, of_system
+from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, AmistreamError, UsageError, of_system
 from amistream.hardening import keep_secrets_in
 
 app = typer.Typer(
@@ -76,6 +76,8 @@ def run(arguments: list[str]) -> int:
     try:
         command = typer.main.get_command(app)
         status: int | None = command.main(args=arguments, prog_name="amistream", standalone_mode=False)
+    except KeyboardInterrupt:  # before click took the signal over
+        return EXIT_INTERRUPTED
     except AmistreamError as error:
         return _fail(error, arguments)
     except typer.TyperException as error:

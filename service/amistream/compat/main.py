@@ -21,6 +21,7 @@ from amistream.hardening import keep_secrets_in
 
 _OF_S3 = ("bucket.", "store.", "aws.", "destination.", "credentials.")
 """Beginnings of the codes of what is refused because of S3."""
+_IN_THE_WAY = ("destination.exists", "store.exists")
 _EXPOSED = "warning: every user of this machine can read the private key: chmod 600 {path}"
 _WARNING = (
     "{names} on the command line: every user of this machine can see it while the command runs. Better leave it out, "
@@ -48,6 +49,8 @@ def run(name: str, words: Sequence[str]) -> int:
     except SystemExit as left:
         # What argparse does after --help and --version.
         return int(left.code or 0)
+    except KeyboardInterrupt:  # while what does the work is loaded
+        return EXIT_INTERRUPTED
     except AmistreamError as error:
         put_note(in_old_words(f"{name}: {error}", command.options))
         return exit_status(command, error)
@@ -72,7 +75,9 @@ def exit_status(command: Command, error: AmistreamError) -> int:
     if error.code == "unconfirmed":
         return 5
     of_s3 = isinstance(error, StoreError) or error.code.startswith(_OF_S3)
-    return 3 if of_s3 and command.uses_s3 and not error.code.startswith("directory.") else 2
+    local = not command.uses_s3 or error.code.startswith("directory.")
+    local = local or (command.writes_files and error.code in _IN_THE_WAY)
+    return 3 if of_s3 and not local else 2
 
 
 def _run(command: Command, words: Sequence[str]) -> int:

@@ -27,7 +27,7 @@ from amistream.bundles.results import Removed
 from amistream.bundles.session import BundleSession
 from amistream.bundles.target import check_bucket, retry_policy
 from amistream.bundles.transfer import upload
-from amistream.bundles.unbundle import unbundle
+from amistream.bundles.unbundle import refuse_own_file, unbundle
 from amistream.cli.here import run_here
 from amistream.cli.output import put_note
 from amistream.errors import RefusedError, StoreError
@@ -92,6 +92,7 @@ class OldSession(BundleSession):
         async with open_place(str(parts), self._settings, self._aws) as source:
             bundle = Bundle(place=source, manifest_name=manifest.name, manifest=await read_manifest(manifest))
             owner = await asyncio.to_thread(find_owner, self._settings, None, private_key)
+            await asyncio.to_thread(refuse_own_file, bundle, directory / bundle.manifest.name, manifest)
             target = await asyncio.to_thread(choose_file, directory / bundle.manifest.name, force=True)
             return await unbundle(bundle, owner, target, meter, self._note)
 

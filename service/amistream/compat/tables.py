@@ -24,6 +24,8 @@ class Command:
     options: tuple[Option, ...] = ()
     family: Family = Family.AMI_TOOLS
     absent: str = ""
+    writes_files: bool = False
+    """Whether it writes to a directory what it has from S3: what is in its way is there."""
 
     @property
     def uses_s3(self) -> bool:
@@ -125,6 +127,7 @@ COMMANDS = (
     Command(
         name="ec2-download-bundle",
         about="Copy a bundle from a bucket into a directory.",
+        writes_files=True,
         options=(
             _BUCKET,
             *_S3,

@@ -57,6 +57,12 @@ class Lanes:
         all_or_none = len(self._addresses) == 1 or self._job.request.all_or_none
         return SeveralStores([lane.member for lane in self._lanes], all_or_none=all_or_none)
 
+    @property
+    def limit_upload(self) -> int:
+        """Bytes per second that may be sent to all of them together; 0: as many as go."""
+        limits = [self._addresses[lane.number].limit_upload for lane in self._lanes]
+        return sum(limit or 0 for limit in limits) if all(limits) else 0
+
     def open(self, number: int, destination: Destination, stack: AsyncExitStack) -> None:
         """Begin the lane of a destination, which `stack` closes."""
         stack.push_async_callback(destination.store.close)

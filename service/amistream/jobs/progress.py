@@ -23,6 +23,8 @@ _ADVICE = {
     "upload": "the link or the store limits: --compress auto sends less; try a higher --upload-concurrency",
 }
 _HELD_BACK = "--limit-upload limits: raise it, or --compress auto sends less"
+_REACHED = 0.8
+"""Share of an upload limit from which on it is the limit that is felt. Guess."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,24 +32,32 @@ class _Sample:
     at: float
     bytes_done: int
     waited_s: float
+    bytes_sent: int
     stages: tuple[StageProgress, ...]
+
+    @property
+    def upload(self) -> StageProgress:
+        return next(stage for stage in self.stages if stage.name == "upload")
 
 
 class ProgressMeter:
     """One pipeline's; call `sample` as often as you want to show something."""
 
-    def __init__(self, pipeline: Pipeline, *, held_back: bool) -> None:
-        """`held_back` says whether the upload has a limit of its own."""
+    def __init__(self, pipeline: Pipeline, *, limit: int) -> None:
+        """`limit` is what may be sent in bytes per second, to all destinations together; 0: as much as goes."""
         self._pipeline = pipeline
-        self._held_back = held_back
+        self._limit = limit
         self._started = perf_counter()
         self._first = self._look()
         self._recent: deque[_Sample] = deque([self._first])
+        self._no_part_yet = self._first
 
-    def sample(self) -> Progress:
-        """How far, how fast and what limits, over the last seconds."""
+    def sample(self, *, over: bool = False) -> Progress:
+        """How far, how fast and what limits, over the last seconds; `over` once every part is stored."""
         pipeline = self._pipeline
         now = self._look()
+        if not now.upload.bytes_in:
+            self._no_part_yet = now
         self._recent.append(now)
         while now.at - self._recent[0].at > WINDOW_S:
             self._recent.popleft()
@@ -64,38 +74,44 @@ class ProgressMeter:
             bytes_stored=sum(part.size for part in before) + pipeline.upload.bytes_stored,
             elapsed_s=round(now.at - self._first.at, 3),
             rate=round(rate),
-            eta_s=self._time_left(now, rate),
+            eta_s=0.0 if over else self._time_left(now, rate),
             bottleneck=bottleneck,
-            advice=self.advice(bottleneck),
+            advice=self._advice(bottleneck, then, now),
             compression=pipeline.compression,
             stages=now.stages,
         )
 
-    def overall(self) -> tuple[str | None, tuple[StageProgress, ...]]:
-        """The stage that limited from beginning to end, and all stages."""
+    def overall(self) -> tuple[str | None, str, tuple[StageProgress, ...]]:
+        """The stage that limited from beginning to end, which knob to turn, and all stages."""
         now = self._look()
-        return self._bottleneck(self._first, now), now.stages
+        bottleneck = self._bottleneck(self._first, now)
+        return bottleneck, self._advice(bottleneck, self._no_part_yet, now), now.stages
 
-    def advice(self, bottleneck: str | None) -> str:
+    def _advice(self, bottleneck: str | None, then: _Sample, now: _Sample) -> str:
         """Which knob to turn when `bottleneck` limits."""
-        if bottleneck == "upload" and self._held_back:
+        could_be_sent = self._limit * (now.at - then.at)
+        if bottleneck == "upload" and could_be_sent and now.bytes_sent - then.bytes_sent > _REACHED * could_be_sent:
             return _HELD_BACK
         return _ADVICE.get(bottleneck or "", "")
 
     def _time_left(self, now: _Sample, rate: float) -> float | None:
-        """Seconds until all is read, at `rate`; then until all that was made is stored."""
+        """Seconds until all is read, at `rate`; then until what was made is stored, as quickly as the parts so far.
+
+        A resumed pass reads for a while before it makes its first part: that does not count.
+        """
         if to_read := self._pipeline.volume.size - now.bytes_done:
             return round(to_read / rate, 1) if rate else None
-        upload = now.stages[-1]
-        to_store = upload.bytes_in - upload.bytes_out
-        if not upload.bytes_out:
-            return None if to_store else 0.0
-        return round(to_store * (now.at - self._first.at) / upload.bytes_out, 1)
+        stored, to_store = now.upload.bytes_out, now.upload.bytes_in - now.upload.bytes_out
+        if not stored or not to_store:
+            return None
+        return round(to_store * (now.at - self._no_part_yet.at) / stored, 1)
 
     def _look(self) -> _Sample:
         pipeline = self._pipeline
         at = perf_counter()
-        return _Sample(at, pipeline.reader.offset, pipeline.buffers.waited_s, self._stages(at))
+        return _Sample(
+            at, pipeline.reader.offset, pipeline.buffers.waited_s, pipeline.upload.bytes_sent, self._stages(at)
+        )
 
     def _stages(self, at: float) -> tuple[StageProgress, ...]:
         """Every stage so far, in the data path's order."""

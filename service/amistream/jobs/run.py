@@ -167,17 +167,17 @@ class Run:
             if self._job.request.source == STANDARD_INPUT:
                 raise RefusedError(
                     "source.other_stream",
-                    "cannot go on: what standard input sends is not what it sent when the job began",
+                    f"cannot go on: what standard input sends is not what it sent when the job began ({change})",
                     hint="send that again, from its beginning",
                     field="source",
                 ) from None
-            await self._start_over(f"{ready.volume.path} is not what it was when this job began ({change})")
+            await self._start_over(f"{ready.volume.path} does not come out as when this job began ({change})")
             await asyncio.to_thread(ready.volume.rewind)
             bundling, key = await self._begin(ready)
             pipeline, meter, measured = await self._pass(ready, bundling, key, [], store)
 
         await self._move(State.COMMITTING)
-        bottleneck, stages = meter.overall()
+        bottleneck, advice, stages = meter.overall()
         self.result = JobResult(
             manifest="",
             image_id=None,
@@ -190,7 +190,7 @@ class Run:
             elapsed_s=0,
             cpu_s=0,
             bottleneck=bottleneck,
-            advice=meter.advice(bottleneck),
+            advice=advice,
             compression=pipeline.compression,
             stages=stages,
         )
@@ -252,7 +252,7 @@ class Run:
             ledger=self._ledger,
             resumption=resumption(bundling, parts),
         )
-        meter = ProgressMeter(pipeline, held_back=any(address.limit_upload for address in self._addresses))
+        meter = ProgressMeter(pipeline, limit=self._lanes.limit_upload)
         return pipeline, meter, await _reporting(self._job, pipeline, meter)
 
     async def _start_over(self, why: str) -> None:
@@ -298,7 +298,7 @@ async def _reporting(job: Job, pipeline: Pipeline, meter: ProgressMeter) -> Meas
             reporter.cancel()
     except BaseExceptionGroup as errors:
         raise first_cause(errors) from None
-    job.report(meter.sample())
+    job.report(meter.sample(over=True))
     return measured
 
 

@@ -21,7 +21,7 @@ _MARKER = re.compile(re.escape(MARKER))
 _NOT_BEFORE = b"\0\0"
 """What follows where two stored blocks of 65535 bytes meet."""
 _LEAST_SKIP, _MOST_SKIP = 2 * KIB, MIB
-_HEAD = 32
+HEAD = 32
 """A marker that comes so soon after another is that of a block's first bytes. They become 24 at most."""
 
 Run = tuple[memoryview, ...]
@@ -61,7 +61,7 @@ class Cut:
             if across:
                 return across.end() - len(self._tail)
         for found in _MARKER.finditer(view, start):
-            before = bytes(view[max(0, found.start() - _HEAD) : found.start()])
+            before = bytes(view[max(0, found.start() - HEAD) : found.start()])
             if view[found.end() : found.end() + len(_NOT_BEFORE)] != _NOT_BEFORE and MARKER not in before:
                 return found.end()
         return 0

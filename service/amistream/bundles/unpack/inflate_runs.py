@@ -25,7 +25,7 @@ MOST_APART = 8 * MIB
 _FINAL_BLOCK = b"\1\0\0\xff\xff"
 """An empty stored block that says it is the last: a decompressor on the bound of a block ends with it."""
 _BLOCK_TYPE = 6
-"""The bits of a block's first byte that are 0 if it is only stored: such blocks need no marker behind them."""
+"""The bits of a block's first byte that are 0 if it is only stored: others may write none behind such blocks."""
 _WINDOW = 32 * KIB
 _FEW = 4
 """Runs in a row that could not be inflated apart, after which it is not tried any more."""
