@@ -24,19 +24,19 @@ import uvloop
 
 from amistream import log
 from amistream.aws.session import Aws
+from amistream.checks import preflight
+from amistream.checks.destination import Address
 from amistream.events import State
-from amistream.flow.memory import settle_memory
 from amistream.flow.undo import Undo
-from amistream.jobs import preflight
-from amistream.jobs.destination import Address
 from amistream.jobs.engine import Engine
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
-from amistream.jobs.request import JobRequest, parse_request
 from amistream.keys import BundleKey
 from amistream.pipeline import Pipeline
+from amistream.ports.store import OnBytes, Stored, whole_checksum
+from amistream.process import settle_memory
+from amistream.request import JobRequest, parse_request
 from amistream.settings import LogFormat, Settings
-from amistream.stores.port import OnBytes, Stored, whole_checksum
 from amistream.values import KIB
 from benchmarks.jobs import Batch, Figures, JobSpec, Lateness
 from benchmarks.sink_process import Sink

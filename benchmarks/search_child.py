@@ -14,10 +14,10 @@ import uvloop
 
 from amistream import log
 from amistream.aws.session import Aws
-from amistream.flow.memory import settle_memory
-from amistream.jobs.preflight import check_measurable
-from amistream.jobs.request import parse_request
+from amistream.checks.preflight import check_measurable
 from amistream.jobs.tune import FIRST_TRY, Candidate, Trial, Tuner, candidates, recommend, successive_halving
+from amistream.process import settle_memory
+from amistream.request import parse_request
 from amistream.settings import LogFormat, Settings
 from amistream.values import GIB, MIB
 from benchmarks.jobs import Pass, Passes, Search, SearchSpec

@@ -18,11 +18,11 @@ from amistream.bundles.meter import Meter
 from amistream.bundles.unbundle import unbundle_at
 from amistream.bundles.verify import verify_at
 from amistream.events import State
-from amistream.flow.memory import settle_memory
 from amistream.jobs.engine import Engine
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
-from amistream.jobs.request import parse_request
+from amistream.process import settle_memory
+from amistream.request import parse_request
 from amistream.settings import LogFormat, Settings
 from amistream.values import manifest_name
 from benchmarks.child import ACCOUNT, forget_peak, peak_rss

@@ -1,10 +1,11 @@
-"""Who may import whom, read from the source itself."""
+"""Which room may import which, read from the source itself."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -13,34 +14,48 @@ import amistream
 
 PACKAGE = Path(amistream.__file__).parent
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
-PURE = [f"stages/{name}.py" for name in ("archive", "compress", "encrypt", "split", "manifest")]
-PURE += [str(path.relative_to(PACKAGE)) for path in sorted((PACKAGE / "bundles/unpack").glob("*.py"))]
 
-# From the bottom up: a room may use its own storey and those below it.
-STOREYS = (
-    ("__init__", "errors", "values", "settings", "events", "log", "hardening"),
-    ("flow",),
-    ("keys", "source", "stores", "stages", "aws"),
-    ("pipeline", "bundles"),
-    ("jobs",),
-    ("daemon",),
+ORDER = (
+    {"__init__"},
+    {"values"},
+    {"units", "errors", "process"},
+    {"events", "settings", "roots", "location"},
+    {"request", "ports", "host"},
+    {"log", "keys", "flow"},
+    {"source", "stages", "aws"},
+    {"stores", "targets"},
+    {"plan"},
+    {"pipeline"},
+    {"bundles", "checks"},
+    {"jobs"},
+    {"daemon", "cli"},
+    {"compat"},
+    {"entry"},
 )
-FOR_CLI = {"errors", "values", "settings", "events", "log", "hardening", "cli", "bundles", "__init__"}
-JOBS_FOR_CLI = {"amistream.jobs.request", "amistream.jobs.job", "amistream.jobs.engine", "amistream.jobs.tune"}
-JOBS_FOR_CLI |= {"amistream.jobs.queue", "amistream.jobs.journal"}
-JOBS_FOR_CLI |= {"amistream.jobs.doctor", "amistream.jobs.findings"}
-# What a process settles once, before its threads begin.
-JOBS_FOR_CLI |= {"amistream.flow.memory"}
-# The older tools' commands are a second command line: they use the first, and the rooms that their work is in.
-FOR_COMPAT = FOR_CLI | {"compat", "keys", "stores", "stages", "aws"}
-COMMAND_LINES = ("cli", "compat")
-# Where the commands begin: above all, and not there for anybody to import.
-ENTRY = "entry"
-BENEATH = [file for file in FILES if file != f"{ENTRY}.py"]
+"""From left to right: a room imports itself and the rooms to its left. Rooms of one set do not import each other."""
+
+PURE = sorted(
+    {f"stages/{name}.py" for name in ("archive", "compress", "join", "encrypt", "split", "manifest")}
+    | {file for file in FILES if file.startswith("stages/back/")}
+)
+IMPURE = {
+    "asyncio",
+    "os",
+    "pathlib",
+    "io",
+    "socket",
+    "time",
+    "datetime",
+    "random",
+    "secrets",
+    "threading",
+    "subprocess",
+}
+IMPURE |= {"anyio", "aiofiles", "aiohttp", "aiobotocore", "botocore", "structlog"}
 
 
 def imports_of(file: str) -> set[str]:
-    """Name every module that a file imports, at the top or within a function."""
+    """Name every module that a file imports: at the top, within a function, or for its types only."""
     found = set()
     for node in ast.walk(ast.parse((PACKAGE / file).read_text(), file)):
         if isinstance(node, ast.Import):
@@ -66,88 +81,128 @@ def top_names(file: str) -> set[str]:
     return {name.split(".")[0] for name in imports_of(file)}
 
 
-def room_of(module: str) -> str:
-    """Name the room of `amistream.flow.relay` (flow) or of `flow/relay.py`."""
-    parts = module.removesuffix(".py").replace("/", ".").removeprefix("amistream").strip(".").split(".")
-    return parts[0] or "__init__"
+def file_of(module: str) -> str:
+    """Name the file of `amistream.flow.relay` or of the package `amistream.flow`."""
+    inside = module.removeprefix("amistream").replace(".", "/").strip("/")
+    return f"{inside}.py" if f"{inside}.py" in FILES else f"{inside}/__init__.py".strip("/")
 
 
-def storey_of(room: str) -> int:
-    return next(number for number, rooms in enumerate(STOREYS) if room in rooms)
+def room_of(file: str) -> str:
+    return file.removesuffix(".py").split("/")[0]
+
+
+def place_of(file: str) -> int:
+    return next(number for number, rooms in enumerate(ORDER) if room_of(file) in rooms)
 
 
 def users_of(*libraries: str) -> set[str]:
     return {file for file in FILES if top_names(file) & set(libraries)}
 
 
+def circles(imports: dict[str, set[str]]) -> list[list[str]]:
+    """Find every set of files that import each other in a circle (Tarjan's strongly connected components)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(file: str) -> None:
+        index[file] = low[file] = len(index)
+        stack.append(file)
+        for other in sorted(imports[file]):
+            if other not in index:
+                visit(other)
+                low[file] = min(low[file], low[other])
+            elif other in stack:
+                low[file] = min(low[file], index[other])
+        if low[file] == index[file]:
+            start = stack.index(file)
+            if len(circle := stack[start:]) > 1:
+                found.append(sorted(circle))
+            del stack[start:]
+
+    for file in imports:
+        if file not in index:
+            visit(file)
+    return found
+
+
+def test_every_room_has_its_place() -> None:
+    """Every room of the package stands in the order once, and every name in the order is a room."""
+    assert sorted(chain(*ORDER)) == sorted({room_of(file) for file in FILES})
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_order(file: str) -> None:
+    """A file imports its own room and rooms that stand before it in the order, lazily or not."""
+    others = {other for other in map(file_of, own_imports(file)) if room_of(other) != room_of(file)}
+    assert {other for other in others if place_of(other) >= place_of(file)} == set()
+
+
+def test_no_circles() -> None:
+    """No two files import each other, directly or through others; lazy and type-only imports count."""
+    assert circles({file: {*map(file_of, own_imports(file))} - {file} for file in FILES}) == []
+
+
+def test_circles_are_found() -> None:
+    """The search finds a circle of three files behind a chain, and none in a tree."""
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"d"}, "d": {"b"}}) == [["b", "c", "d"]]
+    assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
 @pytest.mark.parametrize("file", PURE)
-def test_pure_stages(file: str) -> None:
-    """A pure stage imports no event loop, clock, randomness, file, socket or AWS library."""
-    forbidden = {"asyncio", "os", "pathlib", "io", "socket", "time", "datetime", "random", "secrets", "threading"}
-    forbidden |= {"anyio", "aiofiles", "aiohttp", "aiobotocore", "botocore", "structlog", "subprocess"}
-    assert top_names(file) & forbidden == set()
-    others = {name for name in own_imports(file) if not name.startswith("amistream.bundles.unpack.")}
-    assert {room_of(name) for name in others} <= {"__init__", "values"}
+def test_pure(file: str) -> None:
+    """A pure stage imports no loop, clock, randomness, file, socket or AWS library, and only values and pure stages."""
+    assert top_names(file) & IMPURE == set()
+    assert {other for other in map(file_of, own_imports(file)) if room_of(other) not in {"__init__", "values"}} <= {
+        *PURE
+    }
 
 
 def test_sdk_at_the_border() -> None:
-    """The AWS SDK appears in `aws` and the S3 store only."""
-    rest = {file for file in users_of("botocore", "aiobotocore", "boto3") if not file.startswith("aws/")}
-    assert rest == {"stores/s3.py", "stores/s3_multipart.py", "stores/s3_requests.py"}
+    """The AWS SDK appears in `aws` and `stores/s3` only."""
+    rest = {file for file in users_of("botocore", "aiobotocore", "boto3") if room_of(file) != "aws"}
+    assert {str(Path(file).parent) for file in rest} <= {"stores/s3"}
 
 
 def test_http_at_the_border() -> None:
     """The HTTP library appears in the daemon, its client, and the reader of instance metadata only."""
-    rest = {file for file in users_of("aiohttp") if not file.startswith("daemon/")}
+    rest = {file for file in users_of("aiohttp") if room_of(file) != "daemon"}
     assert rest == {"aws/metadata.py", "cli/client.py"}
 
 
-def test_every_room_has_a_storey() -> None:
-    """Every room of the package has its place in the order, and every place has its room."""
-    assert {room_of(file) for file in BENEATH} == {room for rooms in STOREYS for room in rooms} | {*COMMAND_LINES}
+def test_an_adapter_knows_its_port_only() -> None:
+    """No store imports another kind of store, and no target another kind of target."""
+    for file in FILES:
+        ports = {
+            "stores/directory.py",
+            "stores/s3/store.py",
+            "targets/file.py",
+            "targets/device.py",
+            "targets/stream.py",
+        }
+        if file in ports:
+            assert {*map(file_of, own_imports(file))} & (ports - {file}) == set(), file
 
 
-@pytest.mark.parametrize("file", [file for file in BENEATH if room_of(file) not in COMMAND_LINES])
-def test_storeys(file: str) -> None:
-    """A module imports from its own storey and those below it, never from above."""
-    above = {name for name in own_imports(file) if room_of(name) in COMMAND_LINES}
-    above |= {name for name in own_imports(file) - above if storey_of(room_of(name)) > storey_of(room_of(file))}
-    assert above == set()
-
-
-@pytest.mark.parametrize("file", [file for file in FILES if room_of(file) in COMMAND_LINES])
-def test_command_line(file: str) -> None:
-    """The command line reaches jobs through requests, what a job tells, and the in-process engine, no other way."""
-    allowed = FOR_COMPAT if room_of(file) == "compat" else FOR_CLI
-    for name in own_imports(file) - (
-        {"amistream.compat.main", "amistream.compat.tables"} if file == "cli/compat.py" else set()
-    ):
-        assert room_of(name) in allowed or name in JOBS_FOR_CLI, name
-
-
-def test_entry() -> None:
-    """Where the commands begin nothing is but their beginnings, and nobody else begins there."""
-    assert own_imports(f"{ENTRY}.py") == {f"amistream.{name}.main" for name in ("cli", "compat", "daemon")}
-    assert not [file for file in BENEATH if f"amistream.{ENTRY}" in own_imports(file)]
+def test_version_is_light() -> None:
+    """`amistream --version` loads neither pydantic nor aiohttp nor the AWS SDK, and no command."""
+    code = "import sys; from amistream import entry; sys.argv = ['amistream', '--version']\n"
+    code += "try: entry.client()\nfinally: print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert amistream.__version__ in loaded
+    assert loaded & {"pydantic", "pydantic_settings", "aiohttp", "aiobotocore", "botocore", "cryptography"} == set()
 
 
 def test_command_line_is_light() -> None:
-    """Starting the command line loads neither the engine nor the AWS SDK: those come when a job runs in-process."""
-    code = "import sys, amistream.cli.main; print(*sys.modules)"
+    """Loading the commands loads neither the engine nor the AWS SDK: those come when a job runs in-process."""
+    code = "import sys, amistream.cli.main; amistream.cli.main.run(['bundle', '--help']); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
-    assert "amistream.cli.main" in loaded
-    assert (
-        loaded
-        & {"amistream.jobs.engine", "amistream.jobs.tune", "amistream.pipeline", "aiobotocore", "botocore", "aiohttp"}
-        == set()
-    )
-
-
-@pytest.mark.parametrize("file", FILES)
-def test_file_length(file: str) -> None:
-    """No file of the service has more than 400 lines."""
-    assert len((PACKAGE / file).read_text().splitlines()) <= 400
+    assert "amistream.cli.commands.bundle" in loaded
+    heavy = {"amistream.jobs.engine", "amistream.jobs.tune", "amistream.pipeline", "aiobotocore", "botocore", "aiohttp"}
+    assert loaded & heavy == set()
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 from amistream.errors import SourceError, StoreError
 from amistream.flow.undo import Undo
 from amistream.keys import BundleKey, Secret
-from amistream.pipeline import BUFFERS_BEYOND_UPLOADS, Pipeline, Plan
-from amistream.source.volume import FileVolume, Kind, open_volume
+from amistream.pipeline import BUFFERS_BEYOND_UPLOADS, Pipeline
+from amistream.plan import Plan
+from amistream.ports.store import Store
+from amistream.ports.volume import Kind
+from amistream.source.file import FileVolume, open_volume
 from amistream.stages.compress import level_number
 from amistream.stores.directory import DirectoryStore
-from amistream.stores.port import Store
 from amistream.values import Extent, Measured
 from stages.memory_store import BeforePut, MemoryStore, at_once
 from support.passes import IV, KEY, check_parts, decrypt, nothing_runs, unpack

@@ -17,11 +17,14 @@ from hypothesis import strategies as st
 from amistream.errors import StoreError
 from amistream.flow.undo import Undo
 from amistream.jobs.journal import Journal
-from amistream.jobs.records import Bundling, SealedPart
-from amistream.jobs.resume import PartLedger, prove, resumption
+from amistream.jobs.ledger import PartLedger
+from amistream.jobs.proof import prove
+from amistream.jobs.records import SealedPart
+from amistream.jobs.resume import resumption
 from amistream.keys import BundleKey, Secret
-from amistream.pipeline import RESUMED, Pipeline, Plan, Resumption
-from amistream.source.volume import open_volume
+from amistream.pipeline import RESUMED, Pipeline
+from amistream.plan import Bundling, Plan, Resumption
+from amistream.source.file import open_volume
 from amistream.stages.archive import sparse_headers
 from amistream.values import ChangedError, Extent, Measured, part_name
 from stages.memory_store import BeforePut, MemoryStore, at_once
@@ -29,7 +32,7 @@ from support.passes import IV, KEY, check_parts, nothing_runs, unpack
 from support.volumes import random_image
 
 if TYPE_CHECKING:
-    from amistream.stores.port import OnBytes
+    from amistream.ports.store import OnBytes
 
 KIB = 1024
 MTIME = 1_600_000_000

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from isal import isal_zlib
 
-from amistream.source.volume import open_volume
+from amistream.source.file import open_volume
 from amistream.stages.archive import Archive
-from amistream.stages.compress import Deflate, DeflatedBlock, GzipMember
+from amistream.stages.compress import Deflate, DeflatedBlock
 from amistream.stages.encrypt import Encrypt
+from amistream.stages.join import GzipMember
 from amistream.stages.read import Read
 from amistream.stages.split import Split
 from amistream.values import MIB

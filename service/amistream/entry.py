@@ -11,7 +11,9 @@ from typing import NoReturn
 
 def client() -> NoReturn:
     with _interruptible():
-        from amistream.cli.main import main  # noqa: PLC0415 - this is what takes the time
+        from amistream.cli.main import app, main  # noqa: PLC0415 - loading takes the time
+        from amistream.compat.command import add_to  # noqa: PLC0415
+    add_to(app)
     main()
 
 

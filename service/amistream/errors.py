@@ -108,7 +108,7 @@ class DaemonUnreachableError(AmistreamError):
     exit_status = 6
 
 
-def of_system(error: OSError) -> RefusedError:
+def system_error(error: OSError) -> RefusedError:
     """What the system refused, where nobody looked more closely: mostly about a file that the user named."""
     if not error.filename:
         return RefusedError(
@@ -123,7 +123,7 @@ def of_system(error: OSError) -> RefusedError:
     )
 
 
-def bug(error: Exception) -> AmistreamError:
+def bug_error(error: Exception) -> AmistreamError:
     """What a person is told of an exception that nobody foresaw."""
     return AmistreamError(
         "internal.bug",

@@ -34,7 +34,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from amistream.errors import RefusedError
-from amistream.source.roots import Roots, open_pinned, pinned
+from amistream.roots import Roots, open_pinned, pinned
 from amistream.values import KIB
 
 CERTIFICATE_FILE = "user-certificate.pem"

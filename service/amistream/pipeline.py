@@ -11,9 +11,8 @@ the volume is still the same, but only what comes after the checkpoint is compre
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -21,55 +20,27 @@ import anyio
 
 from amistream.errors import first_cause
 from amistream.flow.buffers import Buffers
-from amistream.flow.pace import AutoLevel
 from amistream.flow.priority import wake_promptly
 from amistream.flow.relay import Relay, Step
 from amistream.flow.undo import Undo
 from amistream.keys import BundleKey
-from amistream.source.volume import Volume
+from amistream.plan import Plan, Resumption
+from amistream.ports.store import Store
+from amistream.ports.volume import Volume
 from amistream.stages.archive import Archive
-from amistream.stages.compress import Deflate, GzipMember
+from amistream.stages.compress import Deflate
 from amistream.stages.encrypt import Encrypt
+from amistream.stages.join import GzipMember
+from amistream.stages.level import AutoLevel
 from amistream.stages.read import Read
 from amistream.stages.split import Part, Split
 from amistream.stages.upload import Ledger, Upload
-from amistream.stores.port import Store
-from amistream.values import Checkpoint, Extent, Mark, Measured, PartDigest
+from amistream.values import Checkpoint, Measured, PartMark
 
 BUFFERS_BEYOND_UPLOADS = 2
 """One part being filled and one being handed over, beside those in flight."""
 RESUMED = "resumed"
 """What was made of the bytes that an earlier pass compressed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """The figures of one pass. Sizes in bytes."""
-
-    prefix: str
-    part_size: int
-    block_size: int
-    workers: int
-    level: int | None
-    """Compression level 1 to 9; None: the one that fits the link, block by block."""
-    upload_concurrency: int
-    nice: int = 0
-    extents: tuple[Extent, ...] | None = None
-    """Where the volume holds data; None: read and archive all of it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resumption:
-    """What an earlier pass over the volume, under the same plan and key, left to go on from.
-
-    `parts` are the parts up to the checkpoint, all stored; without a checkpoint the pass begins anew. `levels` are
-    those at which blocks that were sent were compressed, by number. `mtime` is the one in the archive's header.
-    """
-
-    mtime: int
-    checkpoint: Checkpoint | None = None
-    parts: tuple[PartDigest, ...] = ()
-    levels: Mapping[int, int] = field(default_factory=dict)
 
 
 class Pipeline:
@@ -167,14 +138,14 @@ class Pipeline:
         self.buffers.close()
         self.volume.interrupt()
 
-    def _mark(self, part_end: int, chain: bytes) -> Mark:
+    def _mark(self, part_end: int, chain: bytes) -> PartMark:
         """Where the stream stands when a part is cut at byte `part_end`; on a worker, while the cut block is fed."""
         levels = self.member.take_levels()
         place = self.member.place(part_end)
         if place is None:
-            return Mark(levels=levels)
+            return PartMark(levels=levels)
         archive = self.archive.end_of_block(place.block)
-        return Mark(checkpoint=Checkpoint(gzip=place, archive=archive, chain=chain), levels=levels)
+        return PartMark(checkpoint=Checkpoint(gzip=place, archive=archive, chain=chain), levels=levels)
 
     def _emitter(self) -> Callable[[Part], None]:
         loop = asyncio.get_running_loop()

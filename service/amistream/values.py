@@ -106,7 +106,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
+class PartMark:
     """What is known when a part is cut: the checkpoint, unless the part ends in the gzip trailer, and the compression
     levels of the blocks that are in it, by their number.
     """
@@ -115,7 +115,7 @@ class Mark:
     levels: Mapping[int, int] = field(default_factory=dict)
 
 
-NO_MARK = Mark()
+NO_MARK = PartMark()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

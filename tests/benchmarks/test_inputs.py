@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from amistream.source.volume import open_volume
+from amistream.source.file import open_volume
 from amistream.values import MIB
 from benchmarks.inputs import Inputs, warm
 from benchmarks.timing import BenchmarkError

@@ -13,7 +13,7 @@ from amistream.bundles.parts import SeenPart
 from amistream.errors import StoreError
 
 if TYPE_CHECKING:
-    from amistream.stores.port import Store
+    from amistream.ports.store import Store
 
 
 class Reads:

@@ -10,7 +10,7 @@ import pytest
 
 from amistream.bundles.manifest import SignatureState, check_signature, parse_manifest
 from amistream.bundles.meter import Meter
-from amistream.bundles.register import Wish
+from amistream.bundles.register import RegistrationOptions
 from amistream.bundles.results import Migrated
 from amistream.errors import AmistreamError, DifferenceError, RefusedError, RegisterError, StoreError
 from amistream.keys import load_certificate, own_identity
@@ -257,7 +257,7 @@ async def test_registered_there(
 ) -> None:
     """With a wish the migrated bundle becomes an AMI at its new location."""
     target, proxy = make_bucket(cloud), make_proxy(cloud, dry_run_answered())
-    wish = Wish(name=f"{target}/holes.img.manifest.xml")
+    wish = RegistrationOptions(name=f"{target}/holes.img.manifest.xml")
     done = await migrate(work(tmp_path, proxy.endpoint), bundle, f"s3://{target}", wish=wish)
     assert done.image is not None
     assert done.image.image_id in images(cloud)
@@ -272,7 +272,7 @@ async def test_a_name_that_is_taken(
     target = make_bucket(cloud)
     register(cloud, f"{target} taken")
     with pytest.raises(RefusedError, match="cannot register the AMI name"):
-        await migrate(work(tmp_path, cloud), bundle, f"s3://{target}", wish=Wish(name=f"{target} taken"))
+        await migrate(work(tmp_path, cloud), bundle, f"s3://{target}", wish=RegistrationOptions(name=f"{target} taken"))
     assert list_keys(cloud, target) == []
 
 
@@ -286,7 +286,9 @@ async def test_registration_that_fails(
     )
     proxy = make_proxy(cloud, dry_run_answered(), denied)
     with pytest.raises(RegisterError):
-        await migrate(work(tmp_path, proxy.endpoint), bundle, f"s3://{target}", wish=Wish(name=f"{target} x"))
+        await migrate(
+            work(tmp_path, proxy.endpoint), bundle, f"s3://{target}", wish=RegistrationOptions(name=f"{target} x")
+        )
     assert len(list_keys(cloud, target)) == 4
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from amistream.bundles.manifest import LARGEST
 from amistream.bundles.meter import Meter
-from amistream.bundles.report import Report
+from amistream.bundles.results import Report
 from amistream.bundles.unbundle import unbundle_at
 from amistream.bundles.verify import verify_at
 from amistream.errors import AmistreamError, DifferenceError, RefusedError

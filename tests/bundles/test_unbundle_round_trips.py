@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from amistream.bundles.meter import Meter
-from amistream.bundles.report import Access, Report, Signature, Unbundled
+from amistream.bundles.results import Access, Report, Signature, Unbundled
 from amistream.bundles.unbundle import unbundle_at
 from amistream.bundles.verify import verify_at
 from bundles.made import put_files

@@ -11,12 +11,12 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from amistream.bundles import access
-from amistream.bundles.access import EC2_READER, judge, on_aws
+from amistream.bundles.access import EC2_READER, on_aws, who_can_read
 from amistream.bundles.meter import Meter
-from amistream.bundles.report import Access, Report, Signature
+from amistream.bundles.results import Access, Report, Signature
 from amistream.bundles.verify import verify_at
 from amistream.errors import StoreError
-from amistream.flow.at_once import at_once
+from amistream.flow.gather import gather_limited
 from amistream.keys import own_identity
 from bundles.made import flip, older_bundle, put_files
 from bundles.shell_bundle import Faults, Form, shell_bundle
@@ -59,7 +59,7 @@ async def put_quickly(endpoint: Endpoint, bucket: str, directory: Path, prefix: 
         async def put(path: Path) -> None:
             await s3.put_object(Bucket=bucket, Key=f"{prefix}{path.name}", Body=path.read_bytes())
 
-        await at_once(put, directory.iterdir(), 20)
+        await gather_limited(put, directory.iterdir(), 20)
 
 
 async def test_a_thousand_parts(
@@ -183,11 +183,11 @@ async def test_access_that_is_denied(
 def test_grants() -> None:
     """Read is granted to EC2 by id or by name, or to everybody; to the owner alone is private."""
     everybody = {"Type": "Group", "URI": "http://acs.amazonaws.com/groups/global/AllUsers"}
-    assert judge([OWNER, {"Grantee": READER, "Permission": "READ"}]) is Access.GRANTED
-    assert judge([{"Grantee": {"DisplayName": "za-team", "ID": "x"}, "Permission": "READ"}]) is Access.GRANTED
-    assert judge([OWNER, {"Grantee": everybody, "Permission": "READ"}]) is Access.PUBLIC
-    assert judge([OWNER, {"Grantee": READER, "Permission": "WRITE"}]) is Access.PRIVATE
-    assert judge([OWNER]) is Access.PRIVATE
+    assert who_can_read([OWNER, {"Grantee": READER, "Permission": "READ"}]) is Access.GRANTED
+    assert who_can_read([{"Grantee": {"DisplayName": "za-team", "ID": "x"}, "Permission": "READ"}]) is Access.GRANTED
+    assert who_can_read([OWNER, {"Grantee": everybody, "Permission": "READ"}]) is Access.PUBLIC
+    assert who_can_read([OWNER, {"Grantee": READER, "Permission": "WRITE"}]) is Access.PRIVATE
+    assert who_can_read([OWNER]) is Access.PRIVATE
 
 
 def test_aws_by_its_address() -> None:

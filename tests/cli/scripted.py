@@ -15,7 +15,7 @@ from aiohttp import web
 from amistream.errors import AmistreamError
 from amistream.events import JobResult, Progress, StageProgress, State
 from amistream.jobs.job import Job
-from amistream.jobs.request import parse_request
+from amistream.request import parse_request
 from amistream.values import MIB
 
 STAGES = (

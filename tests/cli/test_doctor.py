@@ -16,9 +16,9 @@ import pytest
 import typer
 
 from amistream import __version__
-from amistream.cli.doctor import findings_text
+from amistream.checks.findings import Finding, Status
+from amistream.cli.commands.doctor import findings_text
 from amistream.cli.main import app
-from amistream.jobs.findings import Finding, Status
 from cli.running import Cli, Spawn, ended
 from cli.scripted import ScriptedDaemon
 from jobs.work import use_endpoint

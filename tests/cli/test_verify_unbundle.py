@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from amistream.bundles.report import Report, Unbundled
+from amistream.bundles.results import Report, Unbundled
 from bundles.made import flip, put_files
 from bundles.shell_bundle import Form, shell_bundle
 from cli.running import Cli, Spawn, ended

@@ -187,7 +187,7 @@ old_command()"""
 
 def test_as_a_command_of_amistream() -> None:
     """`amistream compat NAME` is the same as NAME, --help and all."""
-    code = "import sys; from amistream.cli.main import run; sys.exit(run(sys.argv[1:]))"
+    code = "from amistream.entry import client; client()"
     for words, status, told in (
         (["compat", "ec2-unbundle", "--help"], 0, "usage: ec2-unbundle"),
         (["compat", "ec2-unbundle", "-m", "x", "--json"], 1, "cannot run ec2-unbundle"),

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from amistream.daemon.access import AccessPolicy
-from amistream.daemon.confinement import check_request
 from amistream.errors import AccessDeniedError, AmistreamError, JobError, RefusedError
 from amistream.events import State
-from amistream.jobs.request import parse_request
+from amistream.jobs.confinement import check_request
+from amistream.request import parse_request
 from amistream.settings import Settings
 from daemon.member import GROUP, MEMBER, OTHER_MEMBER, ask_as, connect_as, needs_root, talking
 from daemon.rig import Daemon, StartDaemon, request_for

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pytest
 
     from amistream.jobs.job import Job
-    from amistream.jobs.request import JobRequest
+    from amistream.request import JobRequest
     from amistream.settings import Settings
     from faults.ground import Ground
     from support.endpoints import Endpoint

@@ -26,7 +26,7 @@ from support.referee import check_bundle
 
 if TYPE_CHECKING:
     from amistream.jobs.job import Job
-    from amistream.jobs.request import JobRequest
+    from amistream.request import JobRequest
     from faults.scene import MakeScene
 
 KIB = 1024

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from amistream.events import State
-from amistream.flow import uncut
+from amistream.flow import cancel
 from faults.scene import MANIFEST, REGISTER, ended, hit, part
 from support.proxy import Answer, Fault, PauseReply, PauseRequest
 from support.volumes import random_image
@@ -48,7 +48,7 @@ async def test_a_rival_s_parts_stay(scene: MakeScene, monkeypatch: pytest.Monkey
     """Of two jobs that store under one name the one that comes second takes nothing away from the first, although a
     part of its own was refused without its hearing of it.
     """
-    monkeypatch.setattr(uncut, "SETTLE_S", 0.2)
+    monkeypatch.setattr(cancel, "SETTLE_S", 0.2)
     refused, unheard = (Fault(action=PauseRequest(), path=part(number)) for number in (0, 1))
     async with scene(refused, unheard) as there:
         async with there.queue() as queue:
@@ -157,7 +157,7 @@ async def test_a_registration_that_nobody_heard_of_is_looked_for(
     scene: MakeScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When no answer came at all, the image is looked for as often as a registration is, and goes."""
-    monkeypatch.setattr(uncut, "SETTLE_S", 0.2)
+    monkeypatch.setattr(cancel, "SETTLE_S", 0.2)
     held = Fault(action=PauseReply(), method="POST", form=REGISTER)
     async with scene(held) as there:
         async with there.queue() as queue:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from amistream.events import State
-from amistream.flow.uncut import SETTLE_S
+from amistream.flow.cancel import SETTLE_S
 from faults.scene import REGISTER, ended, part
 from support.proxy import Answer, DropReply, Fault, HoldReply, Reset, StallBody, TruncateReply
 

@@ -11,8 +11,8 @@ from amistream.errors import JobError
 from amistream.jobs.engine import Engine
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
-from amistream.jobs.records import Fate, Kept, SealedPart
-from amistream.jobs.request import JobRequest
+from amistream.jobs.records import JournalEntry, NextStep, SealedPart
+from amistream.request import JobRequest
 from amistream.settings import Settings
 
 
@@ -23,7 +23,7 @@ class Cramped(Journal):
     is_full = False
     is_unreadable = False
 
-    async def find(self, job_id: str) -> Kept | None:
+    async def find(self, job_id: str) -> JournalEntry | None:
         if self.is_unreadable:
             raise JobError("journal.failed", "cannot keep the journal: disk I/O error")
         return await super().find(job_id)
@@ -32,7 +32,7 @@ class Cramped(Journal):
         self._check(self.is_full or (self.room is not None and part.digest.index >= self.room))
         await super().seal(job_id, part)
 
-    async def set_fate(self, job_id: str, fate: Fate) -> None:
+    async def set_fate(self, job_id: str, fate: NextStep) -> None:
         self._check(self.is_full)
         await super().set_fate(job_id, fate)
 
@@ -69,7 +69,7 @@ class Scene:
         assert kept is not None
         return Job.remembered(kept.request, kept.view, confined=kept.confined).again()
 
-    async def fate(self, job: Job) -> Fate:
+    async def fate(self, job: Job) -> NextStep:
         kept = await self.journal.find(job.id)
         assert kept is not None
         return kept.fate

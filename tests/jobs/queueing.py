@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from amistream.events import JobResult, JobView, State
-from amistream.flow.uncut import uncut
+from amistream.flow.cancel import finish_despite_cancel
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
 from amistream.jobs.queue import JobQueue
-from amistream.jobs.records import Fate
-from amistream.jobs.request import JobRequest, parse_request
+from amistream.jobs.records import NextStep
+from amistream.request import JobRequest, parse_request
 from amistream.settings import OnStop
 
 PATIENCE_S = 20.0
@@ -68,7 +68,9 @@ class Hands:
         try:
             state = await self.orders[job.id]
         except asyncio.CancelledError:
-            await uncut(self._end(job, State.INTERRUPTED if job.interrupt_requested else State.CANCELLED))
+            await finish_despite_cancel(
+                self._end(job, State.INTERRUPTED if job.interrupt_requested else State.CANCELLED)
+            )
             raise
         else:
             await self._end(job, state)
@@ -117,7 +119,7 @@ class Scene:
         await self.hands.end(job, State.FAILED)
         return job
 
-    async def fate(self, job: Job) -> Fate:
+    async def fate(self, job: Job) -> NextStep:
         kept = await self.journal.find(job.id)
         assert kept is not None
         return kept.fate
@@ -153,13 +155,13 @@ async def running(
             assert not hands.living
 
 
-async def left_behind(state_dir: Path, fate: Fate, *, by_itself: bool = True, **view: Any) -> JobView:
+async def left_behind(state_dir: Path, fate: NextStep, *, by_itself: bool = True, **view: Any) -> JobView:
     """Enter a job as a process that is gone left it."""
     async with Journal(state_dir, by_itself=by_itself) as journal:
         asked = request("a")
         made = Job(asked).view().model_copy(update=view)
         await journal.add(made, asked, confined=False, idempotency_key="")
         await journal.set_fate(made.id, fate)
-        if fate is Fate.OVER:
+        if fate is NextStep.OVER:
             await journal.end(made)
     return made

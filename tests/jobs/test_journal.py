@@ -23,13 +23,13 @@ from amistream.events import ErrorBody, JobResult, JobView, PlaceResult, State
 from amistream.jobs import journal as journal_module
 from amistream.jobs.job import Job
 from amistream.jobs.journal import FILE, Journal
-from amistream.jobs.records import Bundling, BundlingPlace, Fate, Kept, SealedPart
-from amistream.jobs.request import JobRequest, parse_request
+from amistream.jobs.records import JournalEntry, NextStep, SealedPart
 from amistream.keys import BundleKey, load_certificate, wrap
-from amistream.pipeline import Plan
+from amistream.plan import Bundling, BundlingPlace, Plan
+from amistream.ports.registry import Registration
+from amistream.request import JobRequest, parse_request
 from amistream.stages.manifest import ImageFacts, WrappedKeys
-from amistream.stages.register import Registration
-from amistream.values import ArchiveResult, Checkpoint, Extent, GzipPlace, GzipResult, Mark, PartDigest
+from amistream.values import ArchiveResult, Checkpoint, Extent, GzipPlace, GzipResult, PartDigest, PartMark
 from support.mounts import small_disk
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def sealed(number: int, **changes: Any) -> SealedPart:
     checkpoint = Checkpoint(gzip=place, archive=ArchiveResult(size=2**41, sha1=b"\x00" * 20), chain=bytes(range(16)))
     part = SealedPart(
         digest=PartDigest(index=number, size=16384, sha1=bytes([number] * 20)),
-        mark=Mark(checkpoint=checkpoint, levels={number: 9, number + 1: 0}),
+        mark=PartMark(checkpoint=checkpoint, levels={number: 9, number + 1: 0}),
         checksum="abc=-2",
     )
     return part.model_copy(update=changes)
@@ -124,7 +124,7 @@ async def entered(journal: Journal, request: JobRequest = REQUEST, **options: An
     return job
 
 
-async def found(journal: Journal, job: Job) -> Kept:
+async def found(journal: Journal, job: Job) -> JournalEntry:
     kept = await journal.find(job.id)
     assert kept is not None
     return kept
@@ -142,10 +142,10 @@ async def test_a_job_comes_back_as_it_was_entered(tmp_path: Path) -> None:
     async with Journal(tmp_path, by_itself=False) as journal:
         assert await journal.find("nobody") is None
         assert await journal.all() == [await found(journal, job)]
-        assert await found(journal, job) == Kept(
+        assert await found(journal, job) == JournalEntry(
             request=request,
             view=job.view(),
-            fate=Fate.WAITING,
+            fate=NextStep.WAITING,
             by_itself=True,
             confined=True,
             idempotency_key="one'; DROP TABLE jobs; --",
@@ -177,7 +177,7 @@ async def test_bundling_comes_back_as_it_was_entered(tmp_path: Path) -> None:
         await journal.done(job.id, 1, PLACE)
     async with Journal(tmp_path, by_itself=True) as journal:
         kept = await found(journal, job)
-        assert kept.fate is Fate.KEPT
+        assert kept.fate is NextStep.KEPT
         assert kept.bundling == BUNDLING
         assert kept.manifests == {0: b"<manifest>another</manifest>", 1: b"<manifest>\x00\xff</manifest>"}
         assert (kept.done, kept.result, kept.parts) == ({1: PLACE}, RESULT, 4)
@@ -201,7 +201,7 @@ NUMBERS = st.integers(0, 2**63)
         digest=st.builds(PartDigest, index=st.integers(0, 99_999), size=NUMBERS, sha1=BYTES),
         checksum=st.text(max_size=9).filter(lambda text: text.isprintable()),
         mark=st.builds(
-            Mark,
+            PartMark,
             levels=st.dictionaries(st.integers(0, 99_999), st.integers(0, 9), max_size=3),
             checkpoint=st.none()
             | st.builds(
@@ -273,7 +273,7 @@ async def test_an_ended_job_leaves_its_view_only(tmp_path: Path) -> None:
         job.move(State.FAILED)
         await journal.end(job.view())
         kept = await found(journal, job)
-        assert (kept.fate, kept.view, kept.request) == (Fate.OVER, job.view(), REQUEST)
+        assert (kept.fate, kept.view, kept.request) == (NextStep.OVER, job.view(), REQUEST)
         assert (kept.bundling, kept.manifests, kept.result, kept.parts) == (None, {}, None, 0)
         assert await journal.parts(job.id) == []
 
@@ -353,7 +353,7 @@ import asyncio, sys
 from pathlib import Path
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
-from amistream.jobs.request import parse_request
+from amistream.request import parse_request
 
 async def main():
     async with Journal(Path(sys.argv[1]), by_itself=True) as journal:
@@ -422,7 +422,7 @@ async def test_two_that_claim_at_once(tmp_path: Path) -> None:
         process.wait()
     async with Journal(tmp_path, by_itself=True) as one, Journal(tmp_path, by_itself=True) as two:
         claims = await asyncio.gather(one.claim(job_id), two.claim(job_id), return_exceptions=True)
-        assert sorted(type(claim).__name__ for claim in claims) == ["ConflictError", "Kept"]
+        assert sorted(type(claim).__name__ for claim in claims) == ["ConflictError", "JournalEntry"]
 
 
 async def test_a_job_that_nobody_knows_is_not_claimed(tmp_path: Path) -> None:
@@ -492,7 +492,7 @@ from pathlib import Path
 from amistream.errors import JobError
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
-from amistream.jobs.request import parse_request
+from amistream.request import parse_request
 
 async def main():
     request = parse_request({"source": "/volumes/a", "destinations": ["/bundles/a"]})

@@ -11,8 +11,8 @@ import pytest
 
 from amistream.events import State
 from amistream.jobs.job import Job
-from amistream.jobs.records import Fate
-from amistream.jobs.request import parse_request
+from amistream.jobs.records import NextStep
+from amistream.request import parse_request
 from jobs.lives import files, scene_with
 from jobs.work import request, settings, use_endpoint
 from support.buckets import download_bundle, list_keys
@@ -155,7 +155,7 @@ async def test_one_of_two_destinations_has_a_part_already(
     async with scene_with(settings(tmp_path, **{**chunks, **change})) as scene:
         job = await scene.again(job)
         assert job.state is State.DONE, job.error
-        assert await scene.fate(job) is Fate.OVER
+        assert await scene.fate(job) is NextStep.OVER
     for number, bucket in enumerate(buckets):
         got = tmp_path / f"got{number}"
         download_bundle(ministack, bucket, "x/", got)

@@ -13,7 +13,7 @@ from amistream.events import ErrorBody, State
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
 from amistream.jobs.queue import JobQueue
-from amistream.jobs.records import Fate, Kept
+from amistream.jobs.records import JournalEntry, NextStep
 from amistream.settings import OnStop
 from jobs.queueing import RESULT, Hands, ended, left_behind, request, running
 
@@ -30,9 +30,10 @@ async def test_entered_before_anybody_hears_of_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fate", "state"), [(Fate.WAITING, State.QUEUED), (Fate.KEPT, State.BUNDLING), (Fate.KEPT, State.INTERRUPTED)]
+    ("fate", "state"),
+    [(NextStep.WAITING, State.QUEUED), (NextStep.KEPT, State.BUNDLING), (NextStep.KEPT, State.INTERRUPTED)],
 )
-async def test_what_was_cut_short_goes_on(fate: Fate, state: State, tmp_path: Path) -> None:
+async def test_what_was_cut_short_goes_on(fate: NextStep, state: State, tmp_path: Path) -> None:
     """A job of a daemon that is gone is run again under its id, whether it waited, ran, or was interrupted."""
     view = await left_behind(tmp_path, fate, state=state, notices=("seen before",))
     async with running(tmp_path) as scene:
@@ -41,7 +42,7 @@ async def test_what_was_cut_short_goes_on(fate: Fate, state: State, tmp_path: Pa
         assert (what, job.id, job.created_at, job.notices) == ("run", view.id, view.created_at, view.notices)
         assert scene.queue.get(view.id) is job
         await scene.hands.end(job)
-        assert await scene.fate(job) is Fate.OVER
+        assert await scene.fate(job) is NextStep.OVER
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ async def test_what_was_cut_short_goes_on(fate: Fate, state: State, tmp_path: Pa
 )
 async def test_what_waits_to_be_asked_for(resume: bool, by_itself: bool, view: dict[str, Any], tmp_path: Path) -> None:
     """A job that somebody else ran, that failed, or that is not to go on by itself, is shown and may be resumed."""
-    left = await left_behind(tmp_path, Fate.KEPT, by_itself=by_itself, **view)
+    left = await left_behind(tmp_path, NextStep.KEPT, by_itself=by_itself, **view)
     async with running(tmp_path) as scene:
         await scene.queue.recover(resume=resume)
         job = scene.queue.get(left.id)
@@ -71,18 +72,18 @@ async def test_what_waits_to_be_asked_for(resume: bool, by_itself: bool, view: d
 @pytest.mark.parametrize("resume", [True, False])
 async def test_what_was_being_removed_is_removed(resume: bool, tmp_path: Path) -> None:
     """A removal that was cut short is finished at the next start, whatever the setting."""
-    view = await left_behind(tmp_path, Fate.CLEANING, state=State.BUNDLING)
+    view = await left_behind(tmp_path, NextStep.CLEANING, state=State.BUNDLING)
     async with running(tmp_path) as scene:
         await scene.queue.recover(resume=resume)
         what, job = await scene.hands.wait_begun()
         assert (what, job.id) == ("clean", view.id)
         await scene.hands.end(job, State.CANCELLED)
-        assert await scene.fate(job) is Fate.OVER
+        assert await scene.fate(job) is NextStep.OVER
 
 
 async def test_what_is_over_is_only_shown(tmp_path: Path) -> None:
     """A job that has ended is remembered with its result, and there is nothing to resume or cancel."""
-    view = await left_behind(tmp_path, Fate.OVER, state=State.DONE, result=RESULT)
+    view = await left_behind(tmp_path, NextStep.OVER, state=State.DONE, result=RESULT)
     async with running(tmp_path) as scene:
         await scene.queue.recover(resume=True)
         job = scene.queue.get(view.id)
@@ -105,14 +106,14 @@ async def test_jobs_of_a_living_process_are_left_alone(tmp_path: Path) -> None:
 
 async def test_another_was_quicker(tmp_path: Path) -> None:
     """A job that another process takes up while this one starts is theirs, and the start goes on."""
-    view = await left_behind(tmp_path, Fate.KEPT, state=State.BUNDLING)
+    view = await left_behind(tmp_path, NextStep.KEPT, state=State.BUNDLING)
 
     async with Journal(tmp_path, by_itself=True) as another:
 
         class Late(Journal):
             """Finds that between its looking and its claiming somebody else has claimed."""
 
-            async def all(self) -> list[Kept]:
+            async def all(self) -> list[JournalEntry]:
                 found = await super().all()
                 await another.claim(view.id)
                 return found
@@ -183,7 +184,7 @@ async def test_cancel_right_after_submit(turns: int, tmp_path: Path) -> None:
         await scene.queue.cancel(job.id)
         assert await ended(job) is State.CANCELLED
         await scene.queue.drain(OnStop.FINISH)
-        assert await scene.fate(job) is Fate.OVER
+        assert await scene.fate(job) is NextStep.OVER
         assert len(scene.hands.seen) <= 1
 
 
@@ -195,7 +196,7 @@ async def test_resume_begins_the_job_again(tmp_path: Path) -> None:
         assert scene.queue.jobs() == [second]
         assert await scene.hands.wait_begun() == ("run", second)
         await scene.hands.end(second)
-        assert await scene.fate(second) is Fate.OVER
+        assert await scene.fate(second) is NextStep.OVER
 
 
 async def test_cancel_removes_what_was_kept(tmp_path: Path) -> None:
@@ -244,7 +245,7 @@ async def test_a_daemon_told_to_stop_while_it_takes_a_job_up(how: OnStop, tmp_pa
         taking, go = asyncio.Event(), asyncio.Event()
         claim = scene.journal.claim
 
-        async def slowly(job_id: str) -> Kept:
+        async def slowly(job_id: str) -> JournalEntry:
             taking.set()
             await go.wait()
             return await claim(job_id)
@@ -263,7 +264,7 @@ async def test_a_daemon_told_to_stop_while_it_takes_a_job_up(how: OnStop, tmp_pa
 @pytest.mark.parametrize("ask", ["resume", "cancel"])
 async def test_a_job_that_another_process_finished(ask: str, tmp_path: Path) -> None:
     """What another process did since this one looked is told and shown, and not done or undone a second time."""
-    view = await left_behind(tmp_path, Fate.KEPT, by_itself=False, state=State.INTERRUPTED)
+    view = await left_behind(tmp_path, NextStep.KEPT, by_itself=False, state=State.INTERRUPTED)
     async with running(tmp_path) as scene:
         await scene.queue.recover(resume=True)
         done = view.model_copy(update={"state": State.DONE, "result": RESULT})
@@ -278,17 +279,17 @@ async def test_a_job_that_another_process_finished(ask: str, tmp_path: Path) -> 
         assert scene.hands.seen == []
         kept = await scene.journal.find(view.id)
         assert kept is not None
-        assert (kept.fate, kept.view) == (Fate.OVER, done)
+        assert (kept.fate, kept.view) == (NextStep.OVER, done)
 
 
 async def test_another_finished_it_while_this_one_started(tmp_path: Path) -> None:
     """A job that another process finishes while this one starts is shown as that left it."""
-    view = await left_behind(tmp_path, Fate.KEPT, state=State.BUNDLING)
+    view = await left_behind(tmp_path, NextStep.KEPT, state=State.BUNDLING)
 
     class Late(Journal):
         """Finds that between its looking and its claiming somebody else has done all."""
 
-        async def all(self) -> list[Kept]:
+        async def all(self) -> list[JournalEntry]:
             found = await super().all()
             async with Journal(tmp_path, by_itself=True) as another:
                 await another.claim(view.id)
@@ -303,7 +304,7 @@ async def test_another_finished_it_while_this_one_started(tmp_path: Path) -> Non
 
 async def test_a_job_that_another_process_took_up(tmp_path: Path) -> None:
     """What another process goes on with is neither resumed nor removed here, and can be once that is gone."""
-    view = await left_behind(tmp_path, Fate.KEPT, by_itself=False, state=State.INTERRUPTED)
+    view = await left_behind(tmp_path, NextStep.KEPT, by_itself=False, state=State.INTERRUPTED)
     async with running(tmp_path) as scene:
         await scene.queue.recover(resume=True)
         async with Journal(tmp_path, by_itself=False) as another:
@@ -359,7 +360,7 @@ async def test_a_waiting_job_that_kept_something_is_removed_when_it_is_cancelled
 @pytest.mark.parametrize("how", [OnStop.CANCEL, OnStop.INTERRUPT, OnStop.FINISH])
 async def test_a_stop_does_not_forget_what_a_waiting_job_kept(how: OnStop, tmp_path: Path) -> None:
     """A job with parts that waits to go on when the daemon stops has them removed, or is left to the next one."""
-    view = await left_behind(tmp_path, Fate.KEPT, state=State.BUNDLING)
+    view = await left_behind(tmp_path, NextStep.KEPT, state=State.BUNDLING)
     async with running(tmp_path, max_jobs=1, drain=None) as scene:
         await scene.queue.recover(resume=False)
         busy = await scene.begin("b")
@@ -374,7 +375,7 @@ async def test_a_stop_does_not_forget_what_a_waiting_job_kept(how: OnStop, tmp_p
         await draining
         kept = await scene.fate(job)
     assert (job.state, kept) == (
-        (State.CANCELLED, Fate.OVER) if how is OnStop.CANCEL else (State.INTERRUPTED, Fate.KEPT)
+        (State.CANCELLED, NextStep.OVER) if how is OnStop.CANCEL else (State.INTERRUPTED, NextStep.KEPT)
     )
 
 

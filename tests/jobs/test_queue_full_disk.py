@@ -10,7 +10,7 @@ import pytest
 from amistream.errors import JobError
 from amistream.events import JobView, State
 from amistream.jobs.journal import Journal
-from amistream.jobs.records import Kept
+from amistream.jobs.records import JournalEntry
 from jobs.queueing import ended, running
 
 
@@ -27,7 +27,7 @@ class Breaking(Journal):
         self._check()
         await super().add(*values, **more)
 
-    async def claim(self, job_id: str) -> Kept:
+    async def claim(self, job_id: str) -> JournalEntry:
         self._check()
         return await super().claim(job_id)
 

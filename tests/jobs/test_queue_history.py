@@ -11,7 +11,7 @@ from amistream.events import JobResult, State
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
 from amistream.jobs.queue import FRESH, JobQueue
-from amistream.jobs.records import Kept
+from amistream.jobs.records import JournalEntry
 from jobs.queueing import RESULT, Hands, Scene, running
 
 
@@ -57,7 +57,7 @@ async def test_what_is_being_taken_up_is_not_put_away(tmp_path: Path) -> None:
     class Held(Journal):
         """Waits before it lets a job be claimed."""
 
-        async def claim(self, job_id: str) -> Kept:
+        async def claim(self, job_id: str) -> JournalEntry:
             asked.set()
             await held.wait()
             return await super().claim(job_id)

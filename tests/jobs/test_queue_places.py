@@ -12,7 +12,7 @@ from amistream.errors import BusyError, ConflictError
 from amistream.events import State
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
-from amistream.jobs.records import Fate
+from amistream.jobs.records import NextStep
 from jobs.queueing import left_behind, request, running
 
 
@@ -77,7 +77,7 @@ async def test_a_place_is_not_free_while_its_job_is_taken_up(word: str, tmp_path
 
 async def test_parts_of_an_earlier_daemon_hold_their_place(tmp_path: Path) -> None:
     """What a daemon before kept somewhere is in the way of a new job there, until it is removed."""
-    view = await left_behind(tmp_path, Fate.KEPT, state=State.FAILED, resumable=True)
+    view = await left_behind(tmp_path, NextStep.KEPT, state=State.FAILED, resumable=True)
     async with running(tmp_path) as scene:
         await scene.queue.recover(resume=True)
         with pytest.raises(ConflictError) as caught:
@@ -106,7 +106,7 @@ async def test_resumed_jobs_need_room_too(tmp_path: Path) -> None:
 async def test_what_another_process_left_since(tmp_path: Path) -> None:
     """Parts of a job that died elsewhere since this daemon began hold their place too, and can be gone on with."""
     async with running(tmp_path) as scene:
-        view = await left_behind(tmp_path, Fate.KEPT, by_itself=False, state=State.BUNDLING)
+        view = await left_behind(tmp_path, NextStep.KEPT, by_itself=False, state=State.BUNDLING)
         with pytest.raises(ConflictError) as caught:
             await scene.queue.submit(request("a"))
         assert caught.value.code == "job.kept_there"
@@ -122,7 +122,7 @@ async def test_a_job_of_a_living_process(state: State, tmp_path: Path) -> None:
         asked = request("a")
         view = Job(asked).view().model_copy(update={"state": state})
         await another.add(view, asked, confined=False, idempotency_key="")
-        await another.set_fate(view.id, Fate.KEPT)
+        await another.set_fate(view.id, NextStep.KEPT)
         with pytest.raises(ConflictError) as caught:
             await scene.queue.submit(asked)
         assert caught.value.code == ("job.kept_there" if state.ended else "job.same_destination")

@@ -14,12 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amistream.errors import StoreError
-from amistream.flow.at_once import QUESTIONS
+from amistream.flow.gather import QUESTIONS
 from amistream.jobs.journal import Journal
-from amistream.jobs.records import Bundling, SealedPart
-from amistream.jobs.resume import PartLedger, check_object, check_stored, check_volume, prove, remove, resumption
-from amistream.source.kinds import AnyVolume
-from amistream.stores.port import Stored, whole_checksum
+from amistream.jobs.ledger import PartLedger
+from amistream.jobs.proof import check_object, check_stored, prove
+from amistream.jobs.records import SealedPart
+from amistream.jobs.removal import remove
+from amistream.jobs.resume import check_volume, resumption
+from amistream.plan import Bundling
+from amistream.ports.store import Stored, whole_checksum
+from amistream.source.opening import AnyVolume
 from amistream.values import (
     ArchiveResult,
     ChangedError,
@@ -27,8 +31,8 @@ from amistream.values import (
     Extent,
     GzipPlace,
     GzipResult,
-    Mark,
     PartDigest,
+    PartMark,
     part_name,
 )
 from stages.memory_store import MemoryStore
@@ -53,7 +57,7 @@ def part(number: int, *, stored: bool = True, known: bool = True, levels: dict[i
     sha1 = hashlib.sha1(content(number)).digest()
     return SealedPart(
         digest=PartDigest(index=number, size=8, sha1=sha1),
-        mark=Mark(checkpoint=checkpoint(number) if known else None, levels=levels or {}),
+        mark=PartMark(checkpoint=checkpoint(number) if known else None, levels=levels or {}),
         checksum=whole_checksum(sha1),
         stored=stored,
     )
@@ -302,7 +306,7 @@ def test_another_part_under_a_known_number(change: str, stored: bool) -> None:
     digest = PartDigest(**{"index": 1, "size": 8, "sha1": part(1).digest.sha1, change: other})  # type: ignore[arg-type]
     account = ledger(book, part(0), part(1, stored=stored))
     with pytest.raises(ChangedError, match="part 1 is not what was sent before"):
-        asyncio.run(account.seal(digest, Mark(), "x"))
+        asyncio.run(account.seal(digest, PartMark(), "x"))
     assert book.lines == []
     assert account.parts == [part(0), part(1, stored=stored)]
 

@@ -12,7 +12,7 @@ import pytest
 from amistream.errors import UsageError
 from amistream.events import State
 from amistream.jobs.job import Job
-from amistream.jobs.request import JobRequest, parse_request
+from amistream.request import JobRequest, parse_request
 from jobs.work import request, run, running_engine, settings, use_endpoint
 from support.buckets import download_bundle, list_keys, open_uploads
 from support.proxy import Answer, Fault, FaultProxy, dry_run_answered

@@ -13,7 +13,7 @@ import pytest
 from amistream.jobs.engine import Engine
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
-from amistream.jobs.request import JobRequest, parse_request
+from amistream.request import JobRequest, parse_request
 from amistream.settings import Settings
 
 if TYPE_CHECKING:

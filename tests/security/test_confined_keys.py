@@ -13,7 +13,7 @@ import pytest
 
 from amistream.errors import RefusedError
 from amistream.keys import load_certificate, load_identity
-from amistream.source.roots import Roots
+from amistream.roots import Roots
 from security.swapping import LINK, attempts, swapping
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from amistream.errors import StoreError
-from amistream.source.roots import Roots
+from amistream.ports.store import Stored, whole_checksum
+from amistream.roots import Roots
 from amistream.stores.directory import DirectoryStore
-from amistream.stores.port import Stored, whole_checksum
 from security.swapping import EXCHANGE, attempts, swapping
 
 DATA = b"part"

@@ -13,7 +13,7 @@ from amistream.cli.output import put_error, put_error_document, put_result
 from amistream.errors import AmistreamError, JobError, StoreError, UsageError
 from amistream.events import State
 from amistream.jobs.job import Job
-from amistream.jobs.request import parse_request
+from amistream.request import parse_request
 from amistream.stores.directory import DirectoryStore
 from cli.scripted import make_job
 

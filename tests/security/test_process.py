@@ -113,8 +113,8 @@ def test_a_daemon_that_is_not_roots_bundles(key_ring: KeyRing) -> None:
     with machine(key_ring) as place:
         place.root.joinpath("allowed.img").write_bytes(b"\1" * 100_000)
         script = (
-            "import sys; from pathlib import Path; from amistream.hardening import keep_secrets_in\n"
-            "from amistream.source.roots import Roots; from amistream.source.volume import open_volume\n"
+            "import sys; from pathlib import Path; from amistream.process import keep_secrets_in\n"
+            "from amistream.roots import Roots; from amistream.source.file import open_volume\n"
             "keep_secrets_in(); print(open_volume(Path(sys.argv[2]), Roots([Path(sys.argv[1])])).size)"
         )
         place.root.joinpath("allowed.img").chmod(0o644)
@@ -132,7 +132,7 @@ def test_a_daemon_that_is_not_roots_bundles(key_ring: KeyRing) -> None:
 def test_a_process_closes_itself_up() -> None:
     """A job in the command's own process is closed up in the same way."""
     script = (
-        "import ctypes, resource; from amistream.hardening import keep_secrets_in; keep_secrets_in()\n"
+        "import ctypes, resource; from amistream.process import keep_secrets_in; keep_secrets_in()\n"
         f"print(resource.getrlimit(resource.RLIMIT_CORE), ctypes.CDLL(None).prctl({PR_GET_DUMPABLE}, 0, 0, 0, 0))"
     )
     done = subprocess.run([*WITH_CORES, sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from amistream.errors import RefusedError
-from amistream.source.roots import Roots, make_directory, open_pinned, pinned, pinned_directory
-from amistream.source.volume import open_volume
+from amistream.roots import Roots, make_directory, open_pinned, pinned, pinned_directory
+from amistream.source.file import open_volume
 from amistream.values import MIB
 from security.swapping import EXCHANGE, HARD_LINK, LINK, attempts, swapping
 from support.mounts import mounted

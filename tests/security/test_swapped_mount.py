@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from amistream.aws.session import Aws
+from amistream.checks.destination import Address
+from amistream.checks.source import SourceChecks
 from amistream.errors import RefusedError
-from amistream.jobs.checks_source import SourceChecks
-from amistream.jobs.destination import Address
 from jobs.work import request, settings
 from support.mounts import mounted
 from support.volumes import ext4_image, loop_device, random_image

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from amistream.errors import RefusedError
-from amistream.source.converted import ConvertedVolume
-from amistream.source.kinds import open_source
+from amistream.source.opening import open_source
+from amistream.source.qemu.converted import ConvertedVolume
 
 MIB = 1 << 20
 SIZE = 24 * MIB

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from amistream.errors import RefusedError, SourceError
-from amistream.source import tool
-from amistream.source.converted import Format, detect_format
-from amistream.source.kinds import open_source
-from amistream.source.volume import FileVolume
+from amistream.host import program
+from amistream.source.file import FileVolume
+from amistream.source.opening import open_source
+from amistream.source.qemu.converted import Format, detect_format
 from amistream.stages.read import Read
 from source.images import FACTS, MAP, MIB, SIZE, convert, needs_qemu, opened, refused, script
 from support.volumes import loop_device, random_image, sparse_image
@@ -281,7 +281,7 @@ def test_no_secret_is_handed_on(programs: Path, tmp_path: Path, monkeypatch: pyt
 
 def test_a_program_that_hangs(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that does not answer is ended, and the image refused."""
-    monkeypatch.setattr(tool, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(program, "PATIENCE_S", 0.2)
     script(programs, "qemu-img", "exec /bin/sleep 600")
     (tmp_path / "image").write_bytes(b"QFI\xfb" + bytes(1000))
     assert "did not answer" in refused(tmp_path / "image").message

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from amistream.errors import RefusedError, SourceError
-from amistream.source import converted
-from amistream.source.converted import Format
-from amistream.source.kinds import open_source
-from amistream.source.nbd import NbdServer
-from amistream.source.roots import Roots
+from amistream.roots import Roots
+from amistream.source.opening import open_source
+from amistream.source.qemu import converted
+from amistream.source.qemu.converted import Format
+from amistream.source.qemu.nbd import NbdServer
 from source.images import FACTS, MAP, MIB, SIZE, convert, needs_qemu, opened, refused, script
 from support.volumes import random_image
 
@@ -171,7 +171,7 @@ def test_what_serves_dies_with_us(disk: Path, tmp_path: Path) -> None:
     """A process that is killed leaves no server behind."""
     path = convert(disk, tmp_path / "image", "vhdx")
     code = (
-        "import os, signal, sys; from amistream.source.kinds import open_source\n"
+        "import os, signal, sys; from amistream.source.opening import open_source\n"
         "volume = open_source(sys.argv[1]); volume.read_into(0, memoryview(bytearray(10)))\n"
         "print(volume._server._server._process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )

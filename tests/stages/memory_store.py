@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 
 from amistream.errors import StoreError
-from amistream.stores.port import OnBytes, Stored, whole_checksum
+from amistream.ports.store import OnBytes, Stored, whole_checksum
 
 BeforePut = Callable[[int], Awaitable[None]]
 """Awaited with the number of the put, from 0 in the order they begin, before anything is stored."""

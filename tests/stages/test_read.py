@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amistream.errors import SourceError
-from amistream.source.volume import Kind
+from amistream.ports.volume import Kind
 from amistream.stages.read import READ_AHEAD, Read
 from amistream.values import MIB, Extent
 

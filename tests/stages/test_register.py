@@ -9,15 +9,9 @@ from datetime import UTC, datetime
 import pytest
 
 from amistream.errors import RegisterError, StoreError
-from amistream.stages.register import (
-    LOOKS_AFTER_LOST_ANSWER,
-    Image,
-    Registration,
-    default_name,
-    register,
-    wait_available,
-)
-from amistream.stores.retry import RetryPolicy
+from amistream.flow.retry import RetryPolicy
+from amistream.ports.registry import Image, Registration
+from amistream.stages.register import LOOKS_AFTER_LOST_ANSWER, default_name, register, wait_available
 
 ASKED = Registration(location="bucket/image.manifest.xml", name="my image", architecture="x86_64", virtualization="hvm")
 OURS = Image(id="ami-1", location=ASKED.location, state="available")

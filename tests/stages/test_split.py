@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amistream.stages.split import Part, Split
-from amistream.values import ArchiveResult, Buffer, Checkpoint, GzipPlace, GzipResult, Mark, PartDigest, SplitResult
+from amistream.values import ArchiveResult, Buffer, Checkpoint, GzipPlace, GzipResult, PartDigest, PartMark, SplitResult
 from stages.transform_check import Outcome, ask, check_transform, cut_data
 
 
@@ -145,10 +145,10 @@ def test_marks() -> None:
     data = bytes(range(250))
     asked: list[tuple[int, bytes]] = []
 
-    def mark(size: int, chain: bytes) -> Mark:
+    def mark(size: int, chain: bytes) -> PartMark:
         asked.append((size, chain))
         place = GzipPlace(block=0, before=GzipResult(crc32=0, size_in=0, size_out=0), inside=size, inside_sha1=b"")
-        return Mark(checkpoint=Checkpoint(gzip=place, archive=ArchiveResult(size=0, sha1=b""), chain=chain))
+        return PartMark(checkpoint=Checkpoint(gzip=place, archive=ArchiveResult(size=0, sha1=b""), chain=chain))
 
     before = (PartDigest(index=0, size=100, sha1=b"\0" * 20),)
     split = Split(part_size=100, take_buffer=Lender(100).take, parts_before=before, mark=mark)
@@ -162,4 +162,4 @@ def test_marks() -> None:
 def test_no_mark_where_none_is_asked_for() -> None:
     """Without anybody to ask, a part's mark is empty."""
     parts, _, _ = split_all([b"abcd"], 2)
-    assert [part.mark for part in parts] == [Mark(), Mark()]
+    assert [part.mark for part in parts] == [PartMark(), PartMark()]

@@ -12,17 +12,17 @@ import pytest
 from amistream.errors import StoreError
 from amistream.flow.buffers import Buffers
 from amistream.flow.undo import Undo
+from amistream.ports.store import whole_checksum
 from amistream.stages.split import Part
 from amistream.stages.upload import Ledger, Upload
-from amistream.stores.port import whole_checksum
-from amistream.values import ChangedError, Mark, PartDigest
+from amistream.values import ChangedError, PartDigest, PartMark
 from stages.memory_store import BeforePut, MemoryStore, at_once
 
 SIZE = 8
 
 
-def mark(index: int) -> Mark:
-    return Mark(levels={index: 1})
+def mark(index: int) -> PartMark:
+    return PartMark(levels={index: 1})
 
 
 class Book:
@@ -30,11 +30,11 @@ class Book:
 
     def __init__(self, *known: int, hold: Callable[[int], Awaitable[None]] = at_once) -> None:
         self.lines: list[tuple[str, int]] = []
-        self.sealed: dict[int, tuple[Mark, str]] = {}
+        self.sealed: dict[int, tuple[PartMark, str]] = {}
         self._known = known
         self._hold = hold
 
-    async def seal(self, part: PartDigest, mark: Mark, checksum: str) -> bool:
+    async def seal(self, part: PartDigest, mark: PartMark, checksum: str) -> bool:
         await self._hold(part.index)
         self.lines.append(("sealed", part.index))
         self.sealed[part.index] = mark, checksum

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from amistream.aws.session import Aws
+from amistream.flow.retry import RetryPolicy
+from amistream.ports.store import Store
 from amistream.settings import Acl, Settings
-from amistream.stores.port import Store
-from amistream.stores.retry import RetryPolicy
-from amistream.stores.s3 import S3Store
-from amistream.stores.s3_multipart import Multipart
+from amistream.stores.s3.multipart import Multipart
+from amistream.stores.s3.store import S3Store
 from amistream.values import MIB
 from support.buckets import list_keys, open_uploads
 

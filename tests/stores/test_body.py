@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from amistream.flow.pace import RateLimit
-from amistream.stores.body import SLICE, Body
+from amistream.flow.rate_limit import RateLimit
+from amistream.stores.s3.body import SLICE, Body
 
 DATA = bytes(range(256)) * (5 * SLICE // 512) + b"rest"
 

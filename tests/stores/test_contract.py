@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from amistream.errors import StoreError
+from amistream.ports.store import Stored, whole_checksum
 from amistream.stores.directory import DirectoryStore
-from amistream.stores.port import Stored, whole_checksum
 from amistream.values import MIB
 from stores.places import TOKEN, Bucket, Folder, Place, s3_store
 

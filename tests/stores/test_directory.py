@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from amistream.errors import StoreError
+from amistream.ports.store import Stored, find, whole_checksum
 from amistream.stores.directory import NO_CHECKSUM, DirectoryStore, _sha1
-from amistream.stores.port import Stored, find, whole_checksum
 from amistream.values import LARGEST_PART, MIB
 
 DATA = b"part"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from amistream.errors import StoreError
-from amistream.stores.port import whole_checksum
+from amistream.ports.store import whole_checksum
 from amistream.values import MIB
 from stores.places import QUICK, s3_store
 from support.buckets import list_keys, open_uploads

@@ -7,7 +7,7 @@ import hashlib
 import pytest
 
 from amistream.errors import StoreError
-from amistream.stores.port import whole_checksum
+from amistream.ports.store import whole_checksum
 from amistream.stores.several import Member, SeveralStores
 from stages.memory_store import MemoryStore
 

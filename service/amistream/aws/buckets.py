@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class BucketFacts:
     """What S3 said when it was asked for a bucket: where it is, or why it cannot be had."""
 
     region: str = ""
@@ -38,7 +38,7 @@ class Answer:
     """By how much S3's clock is ahead of this machine's; None where the answer had no date."""
 
 
-async def find_bucket(aws: Aws, bucket: str, *, region: str, endpoint_url: str, timeout_s: float) -> Answer:
+async def find_bucket(aws: Aws, bucket: str, *, region: str, endpoint_url: str, timeout_s: float) -> BucketFacts:
     """Ask for the bucket; `region` is where to ask first. Raises `StoreError` when no answer came that says anything.
 
     It is transient unless there is nobody at that name or address: one that is wrong stays so.
@@ -52,7 +52,7 @@ async def find_bucket(aws: Aws, bucket: str, *, region: str, endpoint_url: str, 
         headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
         told = str(headers.get("x-amz-bucket-region", ""))
         if http_status(error) in (301, 400) and told:
-            return Answer(region=told, ahead_s=_ahead_s(headers))
+            return BucketFacts(region=told, ahead_s=_ahead_s(headers))
         if http_status(error) == 404:  # noqa: PLR2004 - HTTP's own number
             missing = RefusedError(
                 "bucket.missing",
@@ -60,11 +60,11 @@ async def find_bucket(aws: Aws, bucket: str, *, region: str, endpoint_url: str, 
                 hint=f"check the name, or make it: {MAKE_BUCKET.replace('BUCKET', bucket)}",
                 field="destinations",
             )
-            return Answer(error=missing, ahead_s=_ahead_s(headers))
+            return BucketFacts(error=missing, ahead_s=_ahead_s(headers))
         refused = translate(error, what, bucket=bucket)
         if refused.transient:
             raise refused from error
-        return Answer(error=refused, ahead_s=_ahead_s(headers))
+        return BucketFacts(error=refused, ahead_s=_ahead_s(headers))
     except (EndpointConnectionError, ConnectTimeoutError) as error:
         away = translate(error, what, bucket=bucket)
         transient = away.transient and not _is_nowhere(error)
@@ -73,7 +73,7 @@ async def find_bucket(aws: Aws, bucket: str, *, region: str, endpoint_url: str, 
         raise translate(error, what, bucket=bucket) from error
     headers = reply["ResponseMetadata"]["HTTPHeaders"]
     found = str(reply.get("BucketRegion") or headers.get("x-amz-bucket-region") or asked)
-    return Answer(region=found, ahead_s=_ahead_s(headers))
+    return BucketFacts(region=found, ahead_s=_ahead_s(headers))
 
 
 async def bucket_region(aws: Aws, bucket: str, *, region: str, endpoint_url: str, timeout_s: float) -> str:
@@ -164,3 +164,31 @@ def _ahead_s(headers: Mapping[str, str]) -> float | None:
 async def _ask(call: Awaitable[T], timeout_s: float) -> T:
     async with asyncio.timeout(timeout_s):
         return await call
+
+
+_DEFAULT_REGION = "us-east-1"
+"""The one that must not be named."""
+
+
+async def make_bucket(client: Any, bucket: str, region: str, timeout_s: float) -> None:
+    """Make the bucket in `region`, with ACLs enabled. Raises `StoreError`."""
+    place: dict[str, Any] = {}
+    if region != _DEFAULT_REGION:
+        place = {"CreateBucketConfiguration": {"LocationConstraint": region}}
+    try:
+        async with asyncio.timeout(timeout_s):
+            await client.create_bucket(Bucket=bucket, ObjectOwnership="BucketOwnerPreferred", **place)
+    except (*SDK_ERRORS, TimeoutError) as error:
+        raise translate(error, f"make the bucket {bucket} in {region}", bucket=bucket) from error
+
+
+async def delete_if_empty(client: Any, bucket: str, timeout_s: float) -> bool:
+    """Delete the bucket, and say whether: one with objects stays. Raises `StoreError`."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await client.delete_bucket(Bucket=bucket)
+    except (*SDK_ERRORS, TimeoutError) as error:
+        if error_code(error) == "BucketNotEmpty":
+            return False
+        raise translate(error, f"delete the bucket {bucket}", bucket=bucket) from error
+    return True

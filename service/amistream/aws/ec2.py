@@ -15,8 +15,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from amistream.aws.translate import error_code, translate
-from amistream.flow.uncut import settled
-from amistream.stages.register import Image, Registration
+from amistream.flow.cancel import await_answer
+from amistream.ports.registry import Image, Registration
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ class Ec2:
         what = f"register {registration.name!r} in {self.region}"
         try:
             # What is cancelled once it was sent may still be done: its answer is waited for, so that it can be undone.
-            asked = settled(self.client.register_image(**_arguments(registration)), lambda: True)
+            asked = await_answer(self.client.register_image(**_arguments(registration)), lambda: True)
             return str((await self._ask(asked, what))["ImageId"])
         except ClientError as error:
             raise translate(error, what) from error

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.hashes import SHA1
 
 from amistream.errors import RefusedError
 from amistream.keys import load_certificate
-from amistream.source.roots import Roots
+from amistream.roots import Roots
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,12 @@ from urllib.parse import urlsplit
 from amistream.aws.session import Aws
 from amistream.aws.translate import SDK_ERRORS, translate
 from amistream.bundles.place import Bundle
-from amistream.bundles.report import Access, Difference
+from amistream.bundles.results import Access, Difference
 from amistream.bundles.target import retry_policy
 from amistream.errors import StoreError
-from amistream.flow.at_once import at_once
+from amistream.flow.gather import gather_limited
+from amistream.flow.retry import Alive, with_retries
 from amistream.settings import Settings
-from amistream.stores.retry import Alive, with_retries
 
 EC2_READER = "6aa5a366c34c1cbe25dc49211496e913e0351eb0e8c37aa3477e40942ec6b97c"
 """Canonical user id of `za-team`, whom aws-exec-read lets read; its name is not shown any more everywhere."""
@@ -46,14 +46,14 @@ async def look_at_access(
             except SDK_ERRORS as error:
                 raise translate(error, what, bucket=place.bucket) from error
 
-        return judge((await with_retries(retry_policy(settings), what, ask)).get("Grants", ()))
+        return who_can_read((await with_retries(retry_policy(settings), what, ask)).get("Grants", ()))
 
     try:
         first = await look(bundle.manifest_name)
         if first is Access.PRIVATE and not on_aws(client.meta.endpoint_url):
             return Access.NOT_TOLD, []
         rest = list(names)
-        found = await at_once(look, rest)
+        found = await gather_limited(look, rest)
     except StoreError as error:
         if error.code in _UNTOLD:
             return Access.NOT_ALLOWED, []
@@ -73,7 +73,7 @@ async def look_at_access(
     return (Access.PRIVATE if private else first), differences
 
 
-def judge(grants: Iterable[Mapping[str, Any]]) -> Access:
+def who_can_read(grants: Iterable[Mapping[str, Any]]) -> Access:
     """Who may read, by an object's grants."""
     readers = [grant["Grantee"] for grant in grants if grant["Permission"] in {"READ", "FULL_CONTROL"}]
     if any(reader.get("URI") in _EVERYBODY for reader in readers):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from amistream.bundles.parts import SeenPart
 from amistream.errors import first_cause
-from amistream.stores.port import Store
+from amistream.ports.store import Store
 from amistream.values import MIB
 
 RANGE = 4 * MIB

@@ -21,11 +21,11 @@ from amistream.bundles.prices import AS_OF, USD_PER_GIB_MONTH, monthly_cost
 from amistream.bundles.results import Inventory, ListedBundle, ListedImage, ListedParts
 from amistream.bundles.target import retry_policy
 from amistream.errors import RefusedError, StoreError
-from amistream.flow.at_once import at_once
+from amistream.flow.gather import gather_limited
+from amistream.flow.retry import with_retries
+from amistream.ports.registry import Image
 from amistream.settings import Settings
-from amistream.stages.register import Image
-from amistream.stores.retry import with_retries
-from amistream.stores.s3 import Listed, S3Store
+from amistream.stores.s3.store import Listed, S3Store
 
 READS = 8
 """Manifests in flight: one may have 16 MiB. Guess."""
@@ -76,7 +76,7 @@ async def take_inventory(
         update = {"manifest": f"{store.location}/{listed.name}", "images": ids, "cost": monthly_cost(row.stored, price)}
         return row.model_copy(update=update), set(claimed)
 
-    read_ones = await at_once(read, manifests.values(), READS)
+    read_ones = await gather_limited(read, manifests.values(), READS)
     all_claimed = set[str]().union(*(names for _, names in read_ones))
     loose = [listed for name, listed in parts.items() if name not in all_claimed]
     return _summed(
@@ -153,7 +153,7 @@ async def _claimed(
         return stored.size if stored else None
 
     names = [f"{folder}{slash}{part.filename}" for part in manifest.parts]
-    return dict(zip(names, await at_once(size, names), strict=True))
+    return dict(zip(names, await gather_limited(size, names), strict=True))
 
 
 def _row(listed: Listed, manifest: Manifest | None, problem: str, claimed: Mapping[str, int | None]) -> ListedBundle:

@@ -15,38 +15,38 @@ from dataclasses import dataclass
 from cryptography import x509
 
 from amistream.aws.session import Aws
+from amistream.bundles.copying import commit, find_there, require_same, take_back
 from amistream.bundles.manifest import Manifest, SignatureState, check_signature, parse_manifest
 from amistream.bundles.meter import Meter, Note
-from amistream.bundles.parts import SeenPart, different, look_at_parts, parts_in_flight, read_part
+from amistream.bundles.parts import SeenPart, different_part_error, look_at_parts, parts_in_flight, read_part
 from amistream.bundles.place import Bundle, Place
-from amistream.bundles.register import Intent, Wish, carry_out, check_registration, ec2_of
+from amistream.bundles.register import Intent, RegistrationOptions, carry_out, check_registration, ec2_of
 from amistream.bundles.results import Migrated
-from amistream.bundles.transfer import commit, find_there, require_same, take_back
 from amistream.errors import RefusedError, StoreError
-from amistream.flow.at_once import at_once
+from amistream.flow.gather import gather_limited
 from amistream.keys import BundleKey, UserIdentity, unwrap, wrap
+from amistream.ports.store import whole_checksum
 from amistream.settings import Settings
 from amistream.stages.manifest import ImageFacts, WrappedKeys, write_manifest
-from amistream.stores.port import whole_checksum
-from amistream.stores.s3 import S3Store
+from amistream.stores.s3.store import S3Store
 from amistream.values import ArchiveResult, GzipResult, Measured, PartDigest, SplitResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class MigrationOptions:
     """How a bundle is to be migrated. `kernel` and `ramdisk` None: as the manifest has it; '': none."""
 
     identity: UserIdentity
     ec2_certificate: x509.Certificate
     kernel: str | None
     ramdisk: str | None
-    wish: Wish | None
+    wish: RegistrationOptions | None
     """How to register it there, or None."""
     server_side: bool
     """Whether source and target are one service, which may copy by itself."""
 
 
-def mapped(what: str, old: str, new: str | None, *, drop: bool, stays: bool) -> str:
+def kernel_for_region(what: str, old: str, new: str | None, *, drop: bool, stays: bool) -> str:
     """The kernel or RAM disk to name: `new`, or `old` where the id `stays` valid. Raises `RefusedError` when unsure."""
     if new or drop or not old:
         return new or ""
@@ -60,7 +60,7 @@ def mapped(what: str, old: str, new: str | None, *, drop: bool, stays: bool) -> 
     )
 
 
-def new_manifest(manifest: Manifest, terms: Terms) -> bytes:
+def new_manifest(manifest: Manifest, terms: MigrationOptions) -> bytes:
     """The bundle's manifest for the other region: parts and digests are the old one's. Blocks for milliseconds."""
     if not manifest.user_key or not manifest.user_iv:
         raise RefusedError(
@@ -87,7 +87,7 @@ def new_manifest(manifest: Manifest, terms: Terms) -> bytes:
 
 
 async def migrate(
-    bundle: Bundle, target: Place, terms: Terms, settings: Settings, aws: Aws, *, meter: Meter, note: Note
+    bundle: Bundle, target: Place, terms: MigrationOptions, settings: Settings, aws: Aws, *, meter: Meter, note: Note
 ) -> Migrated:
     """Copy the bundle to a place that was checked, under a manifest for it. Raises `AmistreamError`."""
     started = time.monotonic()
@@ -155,7 +155,7 @@ class _Copying:
             self._meter.done(part.size, kept=stored is not None)
 
         try:
-            await at_once(one, seen, limit)
+            await gather_limited(one, seen, limit)
             await commit(self._store, name, raw, seen)
         except BaseException:
             await take_back(self._store, name, reversed(self._made), self._note, own=raw)
@@ -179,7 +179,7 @@ class _Copying:
         if told == whole_checksum(part.sha1):
             return True
         if told is not None:
-            raise different(self._old, f"{part.name} there has another checksum than in the manifest")
+            raise different_part_error(self._old, f"{part.name} there has another checksum than in the manifest")
         # This store does not hash what it copies.
         self._source = None
         await self._store.delete(name)
@@ -196,11 +196,13 @@ async def _refuse_taken(new: Bundle) -> None:
         )
 
 
-def _check_signature(bundle: Bundle, terms: Terms, note: Note) -> None:
+def _check_signature(bundle: Bundle, terms: MigrationOptions, note: Note) -> None:
     """A manifest that somebody changed must not get a good signature."""
     state = check_signature(bundle.manifest, terms.identity.certificate)
     if state is SignatureState.WRONG:
-        raise different(bundle, "its signature is not by the given certificate, or the manifest was changed since")
+        raise different_part_error(
+            bundle, "its signature is not by the given certificate, or the manifest was changed since"
+        )
     if state is SignatureState.ABSENT:
         note(f"{bundle.address} has no signature; the new manifest is signed with your key")
 
@@ -216,7 +218,7 @@ def _measured(manifest: Manifest) -> Measured:
     )
 
 
-def _wrapped(manifest: Manifest, key: BundleKey, terms: Terms) -> WrappedKeys:
+def _wrapped(manifest: Manifest, key: BundleKey, terms: MigrationOptions) -> WrappedKeys:
     return WrappedKeys(
         ec2_key=wrap(terms.ec2_certificate, key.key),
         ec2_iv=wrap(terms.ec2_certificate, key.iv),

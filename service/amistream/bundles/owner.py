@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import NameOID
 
 from amistream.bundles.manifest import Manifest, SignatureState, check_signature
-from amistream.bundles.report import Signature
+from amistream.bundles.results import Signature
 from amistream.errors import RefusedError
 from amistream.keys import (
     CERTIFICATE_FILE,

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from amistream.bundles.manifest import ManifestPart
 from amistream.bundles.place import Bundle
 from amistream.errors import DifferenceError
-from amistream.flow.at_once import at_once
+from amistream.flow.gather import gather_limited
+from amistream.ports.store import Store, Stored, whole_checksum
 from amistream.settings import Settings
-from amistream.stores.port import Store, Stored, whole_checksum
 from amistream.values import MIB
 
 IN_FLIGHT_MOST = 256 * MIB
@@ -49,20 +49,22 @@ async def look_at_parts(bundle: Bundle) -> list[SeenPart]:
     async def look(part: ManifestPart) -> tuple[ManifestPart, Stored | None]:
         return part, await store.stat(part.filename, read=False)
 
-    found = await at_once(look, manifest.parts)
+    found = await gather_limited(look, manifest.parts)
     missing = [part.filename for part, stored in found if stored is None]
     if missing:
-        raise different(bundle, f"{_some(missing)} {'is' if len(missing) == 1 else 'are'} not there")
+        raise different_part_error(bundle, f"{_some(missing)} {'is' if len(missing) == 1 else 'are'} not there")
     wrong = [part.filename for part, stored in found if stored is not None and differs(stored, part)]
     if wrong:
-        raise different(bundle, f"{_some(wrong)} there has another checksum than in the manifest")
+        raise different_part_error(bundle, f"{_some(wrong)} there has another checksum than in the manifest")
     seen = [SeenPart(part=part, size=stored.size) for part, stored in found if stored is not None]
     empty = [part.name for part in seen if not part.size]
     if empty:
-        raise different(bundle, f"{_some(empty)} there is empty")
+        raise different_part_error(bundle, f"{_some(empty)} there is empty")
     total = sum(part.size for part in seen)
     if total != manifest.bundled_size:
-        raise different(bundle, f"its parts have {total} bytes together, and the manifest says {manifest.bundled_size}")
+        raise different_part_error(
+            bundle, f"its parts have {total} bytes together, and the manifest says {manifest.bundled_size}"
+        )
     return seen
 
 
@@ -76,9 +78,11 @@ async def read_part(bundle: Bundle, seen: SeenPart) -> memoryview:
 def check_digest(bundle: Bundle, seen: SeenPart, sha1: bytes, size: int) -> None:
     """Raise `DifferenceError` unless what was read of the part is what the manifest says."""
     if size != seen.size:
-        raise different(bundle, f"{seen.name} ended after {size} of {seen.size} bytes")
+        raise different_part_error(bundle, f"{seen.name} ended after {size} of {seen.size} bytes")
     if sha1 != seen.sha1:
-        raise different(bundle, f"{seen.name} has SHA-1 {sha1.hex()}, and the manifest says {seen.part.digest}")
+        raise different_part_error(
+            bundle, f"{seen.name} has SHA-1 {sha1.hex()}, and the manifest says {seen.part.digest}"
+        )
 
 
 def parts_in_flight(settings: Settings, parts: list[SeenPart]) -> int:
@@ -93,7 +97,7 @@ async def names_there(store: Store, wanted: Sequence[str]) -> set[str]:
     return set(wanted) & set(await store.names(common))
 
 
-def different(bundle: Bundle, what: str) -> DifferenceError:
+def different_part_error(bundle: Bundle, what: str) -> DifferenceError:
     return DifferenceError(
         "bundle.differs",
         f"cannot use the bundle {bundle.address}: {what}",

@@ -17,12 +17,12 @@ from amistream.aws import buckets
 from amistream.aws.session import Aws
 from amistream.bundles.manifest import LARGEST, Manifest, parse_manifest
 from amistream.errors import RefusedError
+from amistream.flow.retry import RetryPolicy
+from amistream.ports.store import Store
 from amistream.settings import Settings
 from amistream.stores.directory import DirectoryStore
-from amistream.stores.port import Store
-from amistream.stores.retry import RetryPolicy
-from amistream.stores.s3 import S3Store
-from amistream.stores.s3_multipart import Multipart
+from amistream.stores.s3.multipart import Multipart
+from amistream.stores.s3.store import S3Store
 from amistream.values import is_path
 
 MANIFEST_END = ".manifest.xml"

@@ -14,23 +14,24 @@ from functools import partial
 from amistream.aws.ec2 import Ec2, plain_location
 from amistream.aws.session import Aws
 from amistream.bundles.meter import Note
-from amistream.bundles.parts import different, names_there
+from amistream.bundles.parts import different_part_error, names_there
 from amistream.bundles.place import Bundle, Place
 from amistream.bundles.results import Registered
 from amistream.bundles.target import retry_policy
 from amistream.errors import RefusedError, RegisterError
-from amistream.flow.uncut import uncut
+from amistream.flow.cancel import finish_despite_cancel
+from amistream.flow.retry import with_retries
 from amistream.flow.undo import Undo
+from amistream.ports.registry import Image, Registration
 from amistream.settings import Settings
-from amistream.stages.register import Image, Registration, default_name, register, wait_available
-from amistream.stores.retry import with_retries
+from amistream.stages.register import default_name, register, wait_available
 
 MAY_BECOME_AVAILABLE = frozenset({"register.timeout", "register.unknown"})
 """Codes of a wait that ended without a verdict: such an image stays."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class RegistrationOptions:
     """How an image is to be registered; what is empty comes from the manifest."""
 
     name: str = ""
@@ -65,7 +66,9 @@ class Intent:
     image_id: str
 
 
-async def register_bundle(bundle: Bundle, wish: Wish, settings: Settings, aws: Aws, note: Note) -> Registered:
+async def register_bundle(
+    bundle: Bundle, wish: RegistrationOptions, settings: Settings, aws: Aws, note: Note
+) -> Registered:
     """Register the bundle and wait for the image. Raises `AmistreamError`; then no image of ours is left.
 
     One whose name and bundle are these already is taken as it is.
@@ -81,13 +84,15 @@ async def register_bundle(bundle: Bundle, wish: Wish, settings: Settings, aws: A
     there = await names_there(place.store, [part.filename for part in bundle.manifest.parts])
     missing = [part.filename for part in bundle.manifest.parts if part.filename not in there]
     if missing:
-        raise different(bundle, f"{missing[0]} is not there, {len(missing)} parts are missing in all")
+        raise different_part_error(bundle, f"{missing[0]} is not there, {len(missing)} parts are missing in all")
     ec2 = await ec2_of(place, settings, aws)
     intent = await check_registration(bundle, wish, settings, ec2, note)
     return await carry_out(bundle, intent, settings, ec2, note)
 
 
-async def check_registration(bundle: Bundle, wish: Wish, settings: Settings, ec2: Ec2, note: Note) -> Intent:
+async def check_registration(
+    bundle: Bundle, wish: RegistrationOptions, settings: Settings, ec2: Ec2, note: Note
+) -> Intent:
     """See that EC2 would register the bundle, which need not be there yet. Raises `RefusedError` or `StoreError`."""
     registration, retry = registration_of(bundle, wish, datetime.now(UTC)), retry_policy(settings)
     what = f"look for an image named {registration.name!r}"
@@ -103,7 +108,7 @@ async def check_registration(bundle: Bundle, wish: Wish, settings: Settings, ec2
         for other in await images_on(bundle.place, bundle.manifest_name, ec2, settings):
             note(f"{other.id} is registered on this bundle too")
         what = f"register an image in {ec2.region}"
-        await with_retries(retry, what, lambda _: uncut(ec2.may_register(registration)))
+        await with_retries(retry, what, lambda _: finish_despite_cancel(ec2.may_register(registration)))
     return Intent(registration=registration, image_id=found.id if found else "")
 
 
@@ -157,7 +162,7 @@ async def _register(ec2: Ec2, registration: Registration, settings: Settings, no
     return image_id
 
 
-def registration_of(bundle: Bundle, wish: Wish, now: datetime) -> Registration:
+def registration_of(bundle: Bundle, wish: RegistrationOptions, now: datetime) -> Registration:
     """What EC2 is asked for: the wish, and the manifest where that says nothing."""
     manifest = bundle.manifest
     kernel, ramdisk = wish.kernel or manifest.kernel, wish.ramdisk or manifest.ramdisk

@@ -20,10 +20,10 @@ from amistream.bundles.place import MANIFEST_END, Bundle
 from amistream.bundles.register import deregister_image, images_on
 from amistream.bundles.results import Removed
 from amistream.errors import RefusedError, StoreError
-from amistream.flow.at_once import at_once
+from amistream.flow.gather import gather_limited
+from amistream.ports.store import Store, Stored, whole_checksum
 from amistream.settings import Settings
-from amistream.stores.port import Store, Stored, whole_checksum
-from amistream.stores.s3 import S3Store
+from amistream.stores.s3.store import S3Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +88,7 @@ async def plan_removal(
         stored = await store.stat(part.filename, read=not bundle.place.in_s3)
         return part.filename, stored, stored is not None and (part.filename in needed or differs(stored, part))
 
-    found = await at_once(look, bundle.manifest.parts, limit=16 if bundle.place.in_s3 else 2)
+    found = await gather_limited(look, bundle.manifest.parts, limit=16 if bundle.place.in_s3 else 2)
     return Removal(
         bundle=bundle,
         manifest_there=await _manifest_there(bundle),
@@ -113,7 +113,7 @@ async def remove(plan: Removal, settings: Settings, ec2: Ec2 | None, note: Note)
         if isinstance(store, S3Store):
             await store.delete_all(names)
         else:
-            await at_once(store.delete, names)
+            await gather_limited(store.delete, names)
     except BaseException:
         note(f"some parts are left; to go on: amistream delete {bundle.address} --manifest {_keep(bundle)}")
         raise
@@ -145,7 +145,7 @@ async def _needed_by_others(bundle: Bundle) -> set[str]:
             return set()
         return {part.filename for part in manifest.parts}
 
-    return set().union(*await at_once(named, others))
+    return set().union(*await gather_limited(named, others))
 
 
 async def _manifest_there(bundle: Bundle) -> bool:

@@ -13,13 +13,14 @@ from typing import Self
 from amistream.aws.ec2 import Ec2, plain_location
 from amistream.aws.regions import find_ec2_certificate
 from amistream.aws.session import Aws
+from amistream.bundles.download import download
 from amistream.bundles.listing import take_inventory
 from amistream.bundles.manifest import LARGEST, parse_manifest
 from amistream.bundles.meter import Meter, Note
-from amistream.bundles.migrate import Terms, mapped, migrate
+from amistream.bundles.migrate import MigrationOptions, kernel_for_region, migrate
 from amistream.bundles.owner import find_owner
 from amistream.bundles.place import Bundle, Place, find_bundle, open_place, split_address
-from amistream.bundles.register import Wish, deregister_image, ec2_of, find_image, register_bundle
+from amistream.bundles.register import RegistrationOptions, deregister_image, ec2_of, find_image, register_bundle
 from amistream.bundles.remove import Removal, plan_removal, remove
 from amistream.bundles.results import (
     Deregistered,
@@ -30,7 +31,7 @@ from amistream.bundles.results import (
     Transferred,
 )
 from amistream.bundles.target import check_bucket
-from amistream.bundles.transfer import download, upload
+from amistream.bundles.upload import upload
 from amistream.errors import RefusedError
 from amistream.settings import Settings
 
@@ -76,7 +77,7 @@ class BundleSession:
             await check_bucket(target, self._settings, self._aws, self._note, region=region)
             return await upload(bundle, target, self._settings, meter, self._note)
 
-    async def register(self, address: str, wish: Wish, *, region: str = "") -> Registered:
+    async def register(self, address: str, wish: RegistrationOptions, *, region: str = "") -> Registered:
         folder, name = split_address(address)
         async with open_place(folder, self._settings, self._aws, region=region) as place:
             bundle = await find_bundle(place, name)
@@ -157,7 +158,7 @@ class BundleSession:
         drop_ramdisk: bool = False,
         source_endpoint_url: str = "",
         source_profile: str = "",
-        wish: Wish | None = None,
+        wish: RegistrationOptions | None = None,
     ) -> Migrated:
         """Copy the bundle to another region's bucket; `wish` says how to register it there, None: not at all.
 
@@ -197,11 +198,11 @@ class BundleSession:
             await check_bucket(target, settings, self._aws, self._note, region=region)
             bundle = await find_bundle(source, folder_and_name[1])
             stays, manifest = source.in_s3 and source.region == target.region, bundle.manifest
-            terms = Terms(
+            terms = MigrationOptions(
                 identity=identity,
                 ec2_certificate=ec2_cert,
-                kernel=mapped("kernel", manifest.kernel, kernel, drop=drop_kernel, stays=stays),
-                ramdisk=mapped("ramdisk", manifest.ramdisk, ramdisk, drop=drop_ramdisk, stays=stays),
+                kernel=kernel_for_region("kernel", manifest.kernel, kernel, drop=drop_kernel, stays=stays),
+                ramdisk=kernel_for_region("ramdisk", manifest.ramdisk, ramdisk, drop=drop_ramdisk, stays=stays),
                 wish=wish,
                 server_side=not source_profile and endpoint.rstrip("/") == settings.endpoint_url.rstrip("/"),
             )

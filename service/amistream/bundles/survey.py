@@ -11,9 +11,9 @@ from amistream.bundles.manifest import Manifest, ManifestPart
 from amistream.bundles.meter import Meter
 from amistream.bundles.parts import SeenPart, differs
 from amistream.bundles.place import Bundle
-from amistream.bundles.report import Difference, Digests
-from amistream.flow.at_once import QUESTIONS, at_once
-from amistream.stores.port import Stored
+from amistream.bundles.results import Difference, Digests
+from amistream.flow.gather import QUESTIONS, gather_limited
+from amistream.ports.store import Stored
 
 READERS = 2
 """Files of a directory that are read at a time: hashing keeps that many cores busy."""
@@ -41,7 +41,9 @@ async def survey(bundle: Bundle, meter: Meter, *, read: bool) -> Survey:
             meter.bytes_done += stored.size if stored else 0
         return stored
 
-    found = dict(zip(manifest.parts, await at_once(look, manifest.parts, READERS if reads else QUESTIONS), strict=True))
+    found = dict(
+        zip(manifest.parts, await gather_limited(look, manifest.parts, READERS if reads else QUESTIONS), strict=True)
+    )
     there = {part: stored for part, stored in found.items() if stored is not None}
     missing = [part.filename for part, stored in found.items() if stored is None]
     sizes = list(_sizes(manifest, {part: stored.size for part, stored in there.items()})) if not missing else []

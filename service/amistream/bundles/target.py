@@ -8,8 +8,8 @@ from amistream.aws.session import Aws
 from amistream.bundles.meter import Note
 from amistream.bundles.place import Place
 from amistream.errors import RefusedError
+from amistream.flow.retry import RetryPolicy, with_retries
 from amistream.settings import Settings
-from amistream.stores.retry import RetryPolicy, with_retries
 
 
 def retry_policy(settings: Settings) -> RetryPolicy:

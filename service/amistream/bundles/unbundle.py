@@ -11,19 +11,21 @@ import time
 from pathlib import Path
 
 from amistream.aws.session import Aws
-from amistream.bundles.image_device import choose_device
-from amistream.bundles.image_target import StreamTarget, Target, choose_file
 from amistream.bundles.meter import Meter, Note
 from amistream.bundles.owner import Owner, find_owner
 from amistream.bundles.place import Bundle, find_bundle, open_place, split_address
-from amistream.bundles.report import Difference, Signature, Unbundled, difference_error
+from amistream.bundles.results import Difference, Signature, Unbundled, difference_error
 from amistream.bundles.survey import survey
-from amistream.bundles.unpack.unarchive import Unarchived
-from amistream.bundles.unpacking import Unpacking, compare
 from amistream.bundles.verify import signature_difference
+from amistream.bundles.way_back import Unpacking, compare
 from amistream.errors import RefusedError
-from amistream.flow.uncut import uncut
+from amistream.flow.cancel import finish_despite_cancel
+from amistream.ports.target import Target
 from amistream.settings import Settings
+from amistream.stages.back.unarchive import Unarchived
+from amistream.targets.device import choose_device
+from amistream.targets.file import choose_file
+from amistream.targets.stream import StreamTarget
 
 STDOUT = "-"
 
@@ -88,16 +90,18 @@ async def unbundle(
     seen = await survey(bundle, meter, read=False)
     _refuse(bundle, *seen.differences)
     try:
-        await uncut(asyncio.to_thread(target.open, manifest.size, min(manifest.size, manifest.bundled_size)))
+        await finish_despite_cancel(
+            asyncio.to_thread(target.open, manifest.size, min(manifest.size, manifest.bundled_size))
+        )
         unpacking = Unpacking(bundle.place.store, manifest, key, target, meter, thorough=False, workers=workers)
         unpacked = await unpacking.run(seen.parts)
         _refuse(bundle, *unpacked.differences)
         content = unpacked.content
         assert content is not None  # noqa: S101 - for the type checker: without a difference it is there
         _refuse(bundle, *compare(manifest, content))
-        await uncut(asyncio.to_thread(target.commit))
+        await finish_despite_cancel(asyncio.to_thread(target.commit))
     except BaseException:
-        left = await uncut(asyncio.to_thread(target.abandon))
+        left = await finish_despite_cancel(asyncio.to_thread(target.abandon))
         if left:
             note(left)
         raise

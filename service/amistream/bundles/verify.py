@@ -17,11 +17,11 @@ from amistream.bundles.manifest import Manifest
 from amistream.bundles.meter import Meter
 from amistream.bundles.owner import Owner, find_owner
 from amistream.bundles.place import Bundle, find_bundle, open_place, split_address
-from amistream.bundles.report import Content, Difference, Digests, Report, Signature
+from amistream.bundles.results import Content, Difference, Digests, Report, Signature
 from amistream.bundles.survey import survey
-from amistream.bundles.unpack.unarchive import Unarchived
-from amistream.bundles.unpacking import Unpacked, Unpacking, compare
+from amistream.bundles.way_back import Unpacked, Unpacking, compare
 from amistream.settings import Settings
+from amistream.stages.back.unarchive import Unarchived
 
 MOST_PADDING = 20 * 512 + 1024
 """Zeros at the end of an archive that GNU tar writes at most; of many more readers lose patience."""

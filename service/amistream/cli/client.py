@@ -33,7 +33,7 @@ from amistream.errors import (
 from amistream.events import ErrorBody, Event, JobList, JobView, State
 
 if TYPE_CHECKING:
-    from amistream.jobs.request import JobRequest
+    from amistream.request import JobRequest
 
 RETRY_DELAYS_S = (0.1, 0.2, 0.5, 1.0, 1.5)
 """Pauses between tries; together they outlast a daemon that systemd starts again. Guess."""

@@ -7,9 +7,9 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from amistream import __version__
+from amistream.checks.findings import Finding, Status
 from amistream.cli.client import Client
 from amistream.errors import AmistreamError
-from amistream.jobs.findings import Finding, Status
 
 
 class Health(BaseModel):

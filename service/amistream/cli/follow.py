@@ -11,7 +11,7 @@ from pathlib import Path
 
 from amistream.cli.client import Client
 from amistream.cli.output import put_error, put_result
-from amistream.cli.render import make_screen
+from amistream.cli.screen import make_screen
 from amistream.cli.summary import result_text
 from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, AmistreamError, JobError, RefusedError
 from amistream.events import Event, JobView, State

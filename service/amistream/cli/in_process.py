@@ -21,12 +21,12 @@ from amistream.cli.follow import show_until_end
 from amistream.cli.output import put_note
 from amistream.errors import first_cause
 from amistream.events import JobView, State
-from amistream.flow.memory import settle_memory
 from amistream.jobs.engine import Engine
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
 from amistream.jobs.queue import JobQueue
-from amistream.jobs.request import JobRequest
+from amistream.process import settle_memory
+from amistream.request import JobRequest
 from amistream.settings import LogFormat, OnStop, Settings, load
 from amistream.values import AccessKeys
 

@@ -14,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from amistream.cli.output import visible
-from amistream.cli.render import Screen, Told, speed_words
-from amistream.cli.units import rate_text, share_text, size_text
+from amistream.cli.screen import Announced, Screen, speed_words
 from amistream.events import Event, JobView, Progress
+from amistream.units import rate_text, share_text, size_text
 
 
 class LiveScreen(Screen):
@@ -25,7 +25,7 @@ class LiveScreen(Screen):
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
         self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False)
-        self._told = Told()
+        self._told = Announced()
 
     def __enter__(self) -> Self:
         self._live.__enter__()

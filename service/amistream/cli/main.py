@@ -14,10 +14,22 @@ from typing import Annotated, NoReturn
 import typer
 
 from amistream import __version__
-from amistream.cli import bundle, commands, compat, delete, doctor, listing, migrate, transfer, tune, unbundle, verify
+from amistream.cli.commands import (
+    bundle,
+    delete,
+    doctor,
+    jobs,
+    listing,
+    migrate,
+    register,
+    transfer,
+    tune,
+    unbundle,
+    verify,
+)
 from amistream.cli.output import lost_output, put_error, put_error_document, put_result
-from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, AmistreamError, UsageError, of_system
-from amistream.hardening import keep_secrets_in
+from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, AmistreamError, UsageError, system_error
+from amistream.process import keep_secrets_in
 
 app = typer.Typer(
     rich_markup_mode="rich",
@@ -26,12 +38,12 @@ app = typer.Typer(
 )
 for _command in (
     bundle.bundle,
-    commands.jobs,
-    commands.status,
-    commands.watch,
-    commands.cancel,
-    commands.resume,
-    commands.clean,
+    jobs.jobs,
+    jobs.status,
+    jobs.watch,
+    jobs.cancel,
+    jobs.resume,
+    jobs.clean,
     doctor.doctor,
     tune.tune,
     verify.verify,
@@ -39,13 +51,12 @@ for _command in (
     transfer.download,
     transfer.upload,
     delete.delete,
-    delete.register,
+    register.register,
     delete.deregister,
     migrate.migrate,
 ):
     app.command()(_command)
 app.command("list")(listing.list_bundles)
-app.command(context_settings={"allow_extra_args": True, "allow_interspersed_args": False})(compat.compat)
 
 
 def _put_version(asked: bool) -> None:
@@ -86,7 +97,7 @@ def run(arguments: list[str]) -> int:
         if os.environ.get("AMISTREAM_DEBUG") == "1":
             traceback.print_exc()
         if isinstance(error, OSError):
-            return _fail(of_system(error), arguments)
+            return _fail(system_error(error), arguments)
         return _fail(
             AmistreamError(
                 "internal.bug",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from amistream.cli.bundle_words import columns
-from amistream.cli.render import progress_line
-from amistream.cli.units import duration_text, rate_text, size_text, time_text
+from amistream.cli.bundle_arguments import columns
+from amistream.cli.screen import progress_line
 from amistream.events import JobResult, JobView, PlaceResult, StageProgress
+from amistream.units import duration_text, rate_text, size_text, time_text
 
 
 def job_table(jobs: Sequence[JobView]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from amistream.compat.main import run
-from amistream.hardening import keep_secrets_in
+from amistream.process import keep_secrets_in
 
 if __name__ == "__main__":
     keep_secrets_in()

@@ -17,7 +17,7 @@ from amistream.compat.options import Given
 from amistream.compat.session import ANY_REGION, OldSession, run_old
 from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, JobError, RefusedError, UsageError
 from amistream.events import JobResult, JobView, State
-from amistream.jobs.request import JobRequest, parse_request
+from amistream.request import JobRequest, parse_request
 from amistream.settings import load
 from amistream.values import STANDARD_INPUT, AccessKeys, part_name
 

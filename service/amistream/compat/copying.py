@@ -7,9 +7,8 @@ from pathlib import Path
 from amistream.bundles.meter import Meter
 from amistream.bundles.place import Bundle
 from amistream.bundles.remove import Removal
-from amistream.bundles.report import Unbundled
-from amistream.bundles.results import Removed, Transferred
-from amistream.cli.here import drawn, line_from_stdin
+from amistream.bundles.results import Removed, Transferred, Unbundled
+from amistream.cli.foreground import line_from_stdin, progress_bar
 from amistream.cli.output import put_note, put_result
 from amistream.compat.access import ami_tools_keys, bucket_address, region_of, settings_of
 from amistream.compat.options import Given
@@ -28,7 +27,7 @@ def upload_bundle(given: Given) -> int:
     async def work(session: OldSession) -> Bundle:
         meter = Meter()
         await session.make_missing(address, region_of(given["location"]) or region)
-        async with drawn(meter, "uploading"):
+        async with progress_bar(meter, "uploading"):
             return await session.upload_from(manifest, parts, address, meter, region=region, whole=whole)
 
     bundle = run_old(settings_of(given, url=given["url"], region=region), ami_tools_keys(given), work)
@@ -47,7 +46,7 @@ def download_bundle(given: Given) -> int:
 
     async def work(session: OldSession) -> Transferred:
         meter = Meter()
-        async with drawn(meter, "downloading"):
+        async with progress_bar(meter, "downloading"):
             return await session.download(address, directory, meter)
 
     done = run_old(settings_of(given, url=given["url"], region=region), ami_tools_keys(given), work)
@@ -62,7 +61,7 @@ def take_out(given: Given) -> int:
 
     async def work(session: OldSession) -> Unbundled:
         meter = Meter()
-        async with drawn(meter, "unbundling"):
+        async with progress_bar(meter, "unbundling"):
             return await session.unbundle_in(manifest, parts, directory, key, meter)
 
     put_result(f"Unbundled {run_old(settings_of(given), None, work).destination}")

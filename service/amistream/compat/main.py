@@ -16,8 +16,8 @@ from typing import NoReturn
 from amistream.cli.output import lost_output, put_note
 from amistream.compat.options import Given, Use, in_old_words, parse
 from amistream.compat.tables import Command, Family, find_command, known_names
-from amistream.errors import EXIT_INTERRUPTED, AmistreamError, StoreError, UsageError, of_system
-from amistream.hardening import keep_secrets_in
+from amistream.errors import EXIT_INTERRUPTED, AmistreamError, StoreError, UsageError, system_error
+from amistream.process import keep_secrets_in
 
 _OF_S3 = ("bucket.", "store.", "aws.", "destination.", "credentials.")
 """Beginnings of the codes of what is refused because of S3."""
@@ -58,7 +58,7 @@ def run(name: str, words: Sequence[str]) -> int:
         if os.environ.get("AMISTREAM_DEBUG") == "1":
             traceback.print_exc()
         if isinstance(error, OSError):
-            refused = of_system(error)
+            refused = system_error(error)
             put_note(f"{name}: {refused}")
             return exit_status(command, refused)
         put_note(f"{name}: cannot go on: an error in amistream itself ({type(error).__name__})")

@@ -12,9 +12,9 @@ from lxml import etree
 from amistream.aws.regions import find_ec2_certificate
 from amistream.bundles.manifest import Manifest, SignatureState, check_signature
 from amistream.bundles.meter import Meter
-from amistream.bundles.migrate import Terms, mapped, new_manifest
+from amistream.bundles.migrate import MigrationOptions, kernel_for_region, new_manifest
 from amistream.bundles.results import Migrated
-from amistream.cli.here import drawn
+from amistream.cli.foreground import progress_bar
 from amistream.cli.output import put_note, put_result
 from amistream.compat.access import ami_tools_keys, bucket_address, region_of, settings_of
 from amistream.compat.options import Given
@@ -55,7 +55,7 @@ def migrate_bundle(given: Given) -> int:
         meter = Meter()
         await session.make_missing(target, region_of(given["location"]) or region)
         kept = await session.kernel_and_ramdisk(address) if given.has("no-mapping") else ("", "")
-        async with drawn(meter, "copying"):
+        async with progress_bar(meter, "copying"):
             return await session.migrate(
                 address,
                 target,
@@ -91,11 +91,11 @@ async def _migrated(given: Given, path: Path, region: str) -> bytes:
     if notice:
         put_note(f"note: {notice}")
     stays = given.has("no-mapping")
-    terms = Terms(
+    terms = MigrationOptions(
         identity=identity,
         ec2_certificate=certificate,
-        kernel=mapped("kernel", manifest.kernel, given["kernel"], drop=False, stays=stays),
-        ramdisk=mapped("ramdisk", manifest.ramdisk, given["ramdisk"], drop=False, stays=stays),
+        kernel=kernel_for_region("kernel", manifest.kernel, given["kernel"], drop=False, stays=stays),
+        ramdisk=kernel_for_region("ramdisk", manifest.ramdisk, given["ramdisk"], drop=False, stays=stays),
         wish=None,
         server_side=False,
     )

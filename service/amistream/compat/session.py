@@ -12,28 +12,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from amistream.aws.buckets import Answer, find_bucket
-from amistream.aws.own_buckets import delete_if_empty, make_bucket
+from amistream.aws.buckets import BucketFacts, delete_if_empty, find_bucket, make_bucket
 from amistream.aws.session import Aws
-from amistream.bundles.image_target import choose_file
 from amistream.bundles.manifest import LARGEST, Manifest, parse_manifest
 from amistream.bundles.meter import Meter, Note
 from amistream.bundles.owner import find_owner
 from amistream.bundles.place import Bundle, Place, find_bundle, open_place
 from amistream.bundles.register import ec2_of, images_on
 from amistream.bundles.remove import Removal, plan_removal, remove
-from amistream.bundles.report import Unbundled
-from amistream.bundles.results import Removed
+from amistream.bundles.results import Removed, Unbundled
 from amistream.bundles.session import BundleSession
 from amistream.bundles.target import check_bucket, retry_policy
-from amistream.bundles.transfer import upload
 from amistream.bundles.unbundle import refuse_own_file, unbundle
-from amistream.cli.here import run_here
+from amistream.bundles.upload import upload
+from amistream.cli.foreground import run_here
 from amistream.cli.output import put_note
 from amistream.errors import RefusedError, StoreError
+from amistream.flow.retry import with_retries
+from amistream.ports.store import Store
 from amistream.settings import Settings
-from amistream.stores.port import Store
-from amistream.stores.retry import with_retries
+from amistream.targets.file import choose_file
 from amistream.values import AccessKeys
 
 ANY_REGION = "us-east-1"
@@ -60,7 +58,7 @@ class OldSession(BundleSession):
         bucket = address.removeprefix("s3://").partition("/")[0]
         url, timeout_s = self._settings.endpoint_url.rstrip("/"), self._settings.stall_timeout_s
 
-        async def find(_: object) -> Answer:
+        async def find(_: object) -> BucketFacts:
             return await find_bucket(self._aws, bucket, region=region, endpoint_url=url, timeout_s=timeout_s)
 
         answer = await with_retries(retry_policy(self._settings), f"use the bucket {bucket}", find)

@@ -21,13 +21,13 @@ from pydantic_core import from_json
 
 from amistream import __version__
 from amistream.daemon.access import Peer
-from amistream.daemon.confinement import check_request
 from amistream.daemon.metrics import Metrics
 from amistream.errors import AccessDeniedError, AmistreamError, BusyError, ConflictError, UsageError
 from amistream.events import ErrorBody, Event, State
+from amistream.jobs.confinement import check_request
 from amistream.jobs.job import Job
 from amistream.jobs.queue import JobQueue
-from amistream.jobs.request import parse_request
+from amistream.request import parse_request
 from amistream.settings import Settings
 from amistream.values import STANDARD_INPUT
 

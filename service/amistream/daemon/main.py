@@ -28,11 +28,10 @@ from amistream.daemon.listener import find_group, listening
 from amistream.daemon.metrics import Metrics
 from amistream.daemon.notify import notify
 from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, AmistreamError, UsageError
-from amistream.flow.memory import settle_memory
-from amistream.hardening import keep_secrets_in, make_files_private
 from amistream.jobs.engine import Engine
 from amistream.jobs.journal import Journal
 from amistream.jobs.queue import JobQueue
+from amistream.process import keep_secrets_in, make_files_private, settle_memory
 from amistream.settings import OnStop, Settings, load
 
 EXAMPLE = """\

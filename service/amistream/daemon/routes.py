@@ -14,7 +14,7 @@ from amistream.daemon import handlers
 from amistream.daemon.access import Access
 from amistream.daemon.handlers import EVENT_ID, IDEMPOTENCY_KEY, Health
 from amistream.events import Event, JobList, JobView, State
-from amistream.jobs.request import JobRequest
+from amistream.request import JobRequest
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol
 
+from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.priority import yield_to_others
-from amistream.flow.uncut import uncut
 
 
 class Transform(Protocol):
@@ -116,7 +116,7 @@ class Relay:
         pool = ThreadPoolExecutor(workers, thread_name_prefix="amistream-worker")
         working = [loop.run_in_executor(pool, self._work) for _ in range(workers)]
         pool.shutdown(wait=False)
-        await uncut(asyncio.wait(working), on_cancel=lambda: self.stop(RelayStoppedError()))
+        await finish_despite_cancel(asyncio.wait(working), on_cancel=lambda: self.stop(RelayStoppedError()))
         if self.cause is not None:
             raise self.cause
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from amistream.flow.uncut import uncut
+from amistream.flow.cancel import finish_despite_cancel
 
 log = structlog.get_logger()
 
@@ -19,13 +19,13 @@ log = structlog.get_logger()
 class Undo:
     """One job's list. `run` leaves it empty; `forget` keeps what was made."""
 
-    def __init__(self, *, deadline_s: float = 120.0, at_once: int = 1) -> None:
+    def __init__(self, *, deadline_s: float = 120.0, parallel: int = 1) -> None:
         """`deadline_s` bounds each undo, so that a dead endpoint does not keep a cancelled job for ever.
 
-        `at_once` are undone together: more than one for things of which none needs another gone first.
+        `parallel` are undone together: more than one for things of which none needs another gone first.
         """
         self._deadline_s = deadline_s
-        self._at_once = at_once
+        self._parallel = parallel
         self._actions: list[tuple[str, Callable[[], Awaitable[None]]]] = []
 
     def push(self, what: str, action: Callable[[], Awaitable[None]]) -> None:
@@ -37,12 +37,12 @@ class Undo:
 
     async def run(self) -> list[str]:
         """Undo everything; returns what could not be removed, with the reason."""
-        return await uncut(self._run_all())
+        return await finish_despite_cancel(self._run_all())
 
     async def _run_all(self) -> list[str]:
         left: list[str] = []
         while self._actions:
-            newest = [self._actions.pop() for _ in range(min(self._at_once, len(self._actions)))]
+            newest = [self._actions.pop() for _ in range(min(self._parallel, len(self._actions)))]
             undone = [self._undo(what, action) for what, action in newest]
             left += filter(None, await asyncio.gather(*undone) if len(undone) > 1 else [await undone[0]])
         return left

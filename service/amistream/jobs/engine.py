@@ -15,17 +15,17 @@ from typing import Self
 import structlog
 
 from amistream.aws.session import Aws
-from amistream.errors import AmistreamError, JobError, RefusedError, RegisterError, StoreError, bug
+from amistream.checks.destination import Address
+from amistream.errors import AmistreamError, JobError, RefusedError, RegisterError, StoreError, bug_error
 from amistream.events import ErrorBody, JobResult, PlaceResult, State
-from amistream.flow.uncut import uncut
-from amistream.jobs.destination import Address
+from amistream.flow.cancel import finish_despite_cancel
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
-from amistream.jobs.records import Fate, Kept
-from amistream.jobs.resume import remove_kept
+from amistream.jobs.records import JournalEntry, NextStep
+from amistream.jobs.removal import remove_kept
 from amistream.jobs.run import Run
+from amistream.roots import Roots
 from amistream.settings import Settings
-from amistream.source.roots import Roots
 from amistream.values import AccessKeys
 
 log = structlog.get_logger()
@@ -69,19 +69,19 @@ class Engine:
     async def clean(self, job: Job) -> None:
         """Remove what an ended job left, if it left anything; the job is cancelled then, or keeps its error."""
         with structlog.contextvars.bound_contextvars(job=job.id):
-            await uncut(self._clean(job))
+            await finish_despite_cancel(self._clean(job))
             log.info("job.cleaned", state=job.state.value)
 
     async def _clean(self, job: Job) -> None:
         try:
             kept = await self._kept(job)
-            await self._journal.set_fate(job.id, Fate.CLEANING)
+            await self._journal.set_fate(job.id, NextStep.CLEANING)
             await remove_kept(self._addresses(job, kept), kept, await self._journal.parts(job.id))
         except AmistreamError as error:
             await self._keep(job, error)
         except Exception as error:
             log.exception("job.bug")
-            await self._keep(job, bug(error))
+            await self._keep(job, bug_error(error))
         else:
             _tell_finished(job, kept.done.values())
             await self._end(job, State.CANCELLED)
@@ -96,9 +96,9 @@ class Engine:
             kept = await self._kept(job)
             parts = await self._journal.parts(job.id)
             addresses = self._addresses(job, kept)
-            if kept.fate is Fate.CLEANING:
+            if kept.fate is NextStep.CLEANING:
                 # It is to go on after all.
-                await self._journal.set_fate(job.id, Fate.KEPT)
+                await self._journal.set_fate(job.id, NextStep.KEPT)
         except AmistreamError as error:
             # The next process goes by the journal, whatever this one could read of it.
             job.fail(error, resumable=error.code != NOT_ENTERED)
@@ -114,7 +114,7 @@ class Engine:
             await self._fail(job, run, error, resumed=kept.bundling is not None)
         except Exception as error:
             log.exception("job.bug")
-            await self._undo(job, run, State.FAILED, bug(error))
+            await self._undo(job, run, State.FAILED, bug_error(error))
 
     async def _cut_short(self, job: Job, run: Run) -> None:
         """End a job that is cancelled or interrupted; one that came to its end before it heard of that stays so."""
@@ -149,11 +149,11 @@ class Engine:
             await self._undo(job, run, State.REFUSED if refused else State.FAILED, error)
 
     async def _undo(self, job: Job, run: Run, state: State, error: AmistreamError | None = None) -> None:
-        await uncut(self._undo_all(job, run, state, error))
+        await finish_despite_cancel(self._undo_all(job, run, state, error))
 
     async def _undo_all(self, job: Job, run: Run, state: State, error: AmistreamError | None) -> None:
         try:
-            await self._journal.set_fate(job.id, Fate.CLEANING)
+            await self._journal.set_fate(job.id, NextStep.CLEANING)
         except AmistreamError as failure:
             log.warning("journal.failed", reason=failure.message)
         left = await run.undo()
@@ -179,7 +179,7 @@ class Engine:
         job.result = result
         job.error = ErrorBody(**error.as_dict()) if error else None
         job.resumable = resumable
-        await uncut(self._enter_end(job, state))
+        await finish_despite_cancel(self._enter_end(job, state))
 
     async def _enter_end(self, job: Job, state: State) -> None:
         view = job.view().model_copy(update={"state": state, "ended_at": datetime.now(UTC)})
@@ -190,13 +190,13 @@ class Engine:
             job.note(f"the journal could not be written: {failure.message}")
         job.move(state)
 
-    async def _kept(self, job: Job) -> Kept:
+    async def _kept(self, job: Job) -> JournalEntry:
         kept = await self._journal.find(job.id)
         if kept is None:
             raise JobError(NOT_ENTERED, f"cannot run job {job.id}: it is not in the journal")
         return kept
 
-    def _addresses(self, job: Job, kept: Kept) -> list[Address]:
+    def _addresses(self, job: Job, kept: JournalEntry) -> list[Address]:
         token = job.id.rpartition("-")[2]
         roots = Roots(self._settings.source_roots) if job.confined else None
         return [

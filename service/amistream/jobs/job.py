@@ -15,7 +15,7 @@ from typing import Literal
 
 from amistream.errors import AmistreamError
 from amistream.events import TRANSITIONS, ErrorBody, Event, JobResult, JobView, Progress, State
-from amistream.jobs.request import JobRequest
+from amistream.request import JobRequest
 
 
 def _now() -> datetime:

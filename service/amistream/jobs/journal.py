@@ -26,9 +26,10 @@ import structlog
 
 from amistream.errors import ConflictError, JobError
 from amistream.events import JobResult, JobView, PlaceResult
-from amistream.flow.uncut import uncut
-from amistream.jobs.records import Bundling, Fate, Kept, SealedPart
-from amistream.jobs.request import JobRequest
+from amistream.flow.cancel import finish_despite_cancel
+from amistream.jobs.records import JournalEntry, NextStep, SealedPart
+from amistream.plan import Bundling
+from amistream.request import JobRequest
 from amistream.values import KIB
 
 log = structlog.get_logger()
@@ -102,12 +103,12 @@ class Journal:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await uncut(self._do(self._close))
+        await finish_despite_cancel(self._do(self._close))
         self._pool.shutdown()
 
     async def add(self, view: JobView, request: JobRequest, *, confined: bool, idempotency_key: str) -> None:
         """Enter a job that waits."""
-        row = (view.id, self._runner, Fate.WAITING, self._by_itself, confined, idempotency_key)
+        row = (view.id, self._runner, NextStep.WAITING, self._by_itself, confined, idempotency_key)
         texts = (request.model_dump_json(), view.model_dump_json())
         await self._write(
             "INSERT INTO jobs (id, runner, fate, by_itself, confined, idempotency_key, request, view) "
@@ -129,7 +130,7 @@ class Journal:
                 self._db.execute("DELETE FROM places WHERE job = ?", (job_id,))
                 self._db.execute(
                     "UPDATE jobs SET fate = ?, bundling = ?, result = NULL WHERE id = ?",
-                    (Fate.KEPT, bundling.model_dump_json(), job_id),
+                    (NextStep.KEPT, bundling.model_dump_json(), job_id),
                 )
 
         await self._do(work)
@@ -176,7 +177,7 @@ class Journal:
         statement = "UPDATE places SET done = ? WHERE job = ? AND number = ?"
         await self._write(statement, result.model_dump_json(), job_id, number)
 
-    async def set_fate(self, job_id: str, fate: Fate) -> None:
+    async def set_fate(self, job_id: str, fate: NextStep) -> None:
         await self._write("UPDATE jobs SET fate = ? WHERE id = ?", fate, job_id)
 
     async def end(self, view: JobView) -> None:
@@ -188,44 +189,44 @@ class Journal:
                 self._db.execute("DELETE FROM places WHERE job = ?", (view.id,))
                 self._db.execute(
                     "UPDATE jobs SET fate = ?, view = ?, bundling = NULL, result = NULL WHERE id = ?",
-                    (Fate.OVER, view.model_dump_json(), view.id),
+                    (NextStep.OVER, view.model_dump_json(), view.id),
                 )
                 self._db.execute(
                     "DELETE FROM jobs WHERE id IN "
                     "(SELECT id FROM jobs WHERE fate = ? ORDER BY rowid DESC LIMIT -1 OFFSET ?)",
-                    (Fate.OVER, REMEMBERED),
+                    (NextStep.OVER, REMEMBERED),
                 )
 
         await self._do(work)
 
-    async def find(self, job_id: str) -> Kept | None:
-        def work() -> Kept | None:
+    async def find(self, job_id: str) -> JournalEntry | None:
+        def work() -> JournalEntry | None:
             row = self._db.execute(f"{_SELECT} WHERE id = ?", (job_id,)).fetchone()
             return self._read_kept(row) if row is not None else None
 
         return await self._do(work)
 
-    async def all(self) -> list[Kept]:
+    async def all(self) -> list[JournalEntry]:
         """Every job whose process is not alive, and every one of this process, oldest first."""
 
-        def work() -> list[Kept]:
+        def work() -> list[JournalEntry]:
             rows = self._db.execute(f"{_SELECT} ORDER BY rowid").fetchall()
-            free = [row for row in rows if row["fate"] == Fate.OVER or self._is_free(row["runner"])]
+            free = [row for row in rows if row["fate"] == NextStep.OVER or self._is_free(row["runner"])]
             return [kept for row in free if (kept := self._read_if_known(row)) is not None]
 
         return await self._do(work)
 
-    async def others(self) -> list[tuple[Kept, bool]]:
+    async def others(self) -> list[tuple[JournalEntry, bool]]:
         """Every unfinished job that another process entered, and whether that process is alive."""
 
-        def work() -> list[tuple[Kept, bool]]:
+        def work() -> list[tuple[JournalEntry, bool]]:
             statement = f"{_SELECT} WHERE fate != ? AND runner != ? ORDER BY rowid"
-            rows = self._db.execute(statement, (Fate.OVER, self._runner)).fetchall()
+            rows = self._db.execute(statement, (NextStep.OVER, self._runner)).fetchall()
             return [(kept, not self._is_free(row["runner"])) for row in rows if (kept := self._read_if_known(row))]
 
         return await self._do(work)
 
-    def _read_if_known(self, row: sqlite3.Row) -> Kept | None:
+    def _read_if_known(self, row: sqlite3.Row) -> JournalEntry | None:
         """The job, or None: one that another version entered must not keep the others from going on."""
         try:
             return self._read_kept(row)
@@ -233,7 +234,7 @@ class Journal:
             log.warning("journal.skipped", reason=error.message)
             return None
 
-    def _read_kept(self, row: sqlite3.Row) -> Kept:
+    def _read_kept(self, row: sqlite3.Row) -> JournalEntry:
         places = self._db.execute("SELECT * FROM places WHERE job = ? ORDER BY number", (row["id"],)).fetchall()
         try:
             return _kept(row, places)
@@ -258,19 +259,19 @@ class Journal:
         except ValueError as error:
             raise self._unknown(job_id) from error
 
-    async def claim(self, job_id: str) -> Kept:
+    async def claim(self, job_id: str) -> JournalEntry:
         """Make a job this process's own, unless it is over; returns it as it is by now.
 
         Raises `ConflictError` while the process that runs it is alive.
         """
 
-        def work() -> Kept | None:
+        def work() -> JournalEntry | None:
             self._db.execute("BEGIN IMMEDIATE")
             with self._db:
                 row = self._db.execute(f"{_SELECT} WHERE id = ?", (job_id,)).fetchone()
                 if row is None or not self._is_free(row["runner"]):
                     return None
-                if row["fate"] != Fate.OVER:
+                if row["fate"] != NextStep.OVER:
                     self._db.execute("UPDATE jobs SET runner = ? WHERE id = ?", (self._runner, job_id))
                 return self._read_kept(row)
 
@@ -382,11 +383,11 @@ class Journal:
             ) from error
 
 
-def _kept(row: sqlite3.Row, places: Sequence[sqlite3.Row]) -> Kept:
-    return Kept(
+def _kept(row: sqlite3.Row, places: Sequence[sqlite3.Row]) -> JournalEntry:
+    return JournalEntry(
         request=JobRequest.model_validate_json(row["request"]),
         view=JobView.model_validate_json(row["view"]),
-        fate=Fate(row["fate"]),
+        fate=NextStep(row["fate"]),
         by_itself=bool(row["by_itself"]),
         confined=bool(row["confined"]),
         idempotency_key=row["idempotency_key"],

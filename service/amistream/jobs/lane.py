@@ -10,17 +10,17 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from amistream.checks.destination import Destination
 from amistream.errors import AmistreamError, RegisterError, StoreError
 from amistream.events import ErrorBody, PlaceResult
-from amistream.flow.uncut import settled, uncut
+from amistream.flow.cancel import await_answer, finish_despite_cancel
 from amistream.flow.undo import Undo
-from amistream.jobs.destination import Destination
 from amistream.jobs.journal import Journal
+from amistream.jobs.proof import check_object, check_stored
 from amistream.jobs.records import SealedPart
-from amistream.jobs.resume import check_object, check_stored
+from amistream.ports.store import whole_checksum
 from amistream.settings import Settings
 from amistream.stages.register import find_ours, register, wait_available
-from amistream.stores.port import whole_checksum
 from amistream.stores.several import Member
 from amistream.values import manifest_name
 
@@ -83,7 +83,7 @@ class Lane:
             image_name=registration.name if registration else None,
         )
         # Not to be cut: what the journal holds to be whole must not be undone here.
-        await uncut(self._settle(journal, job_id, self.result))
+        await finish_despite_cancel(self._settle(journal, job_id, self.result))
 
     async def _settle(self, journal: Journal, job_id: str, result: PlaceResult) -> None:
         await journal.done(job_id, self.number, result)
@@ -129,7 +129,7 @@ class Lane:
 
         self.undo.push(f"the AMI {registration.name!r}", deregister)
         # A cancel waits a little for the id: by its name the image may not be found yet.
-        await settled(make(), lambda: True)
+        await await_answer(make(), lambda: True)
         timeout_s, poll_s = settings.register_timeout_s, settings.register_poll_s
         await wait_available(ec2, self.image_id, timeout_s=timeout_s, poll_s=poll_s, retry=retry)
         return self.image_id

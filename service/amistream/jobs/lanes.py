@@ -10,14 +10,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 
+from amistream.checks.destination import Address, Destination
 from amistream.errors import StoreError, first_cause
 from amistream.events import JobResult, PlaceResult
-from amistream.jobs.destination import Address, Destination
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
 from amistream.jobs.lane import Lane
-from amistream.jobs.records import Kept, SealedPart
-from amistream.jobs.resume import prove
+from amistream.jobs.proof import prove
+from amistream.jobs.records import JournalEntry, SealedPart
 from amistream.stores.several import Member, SeveralStores
 from amistream.values import part_name
 
@@ -25,7 +25,7 @@ from amistream.values import part_name
 class Lanes:
     """A lane for each destination that an earlier run has not finished, once it is opened."""
 
-    def __init__(self, job: Job, kept: Kept, addresses: Sequence[Address], journal: Journal) -> None:
+    def __init__(self, job: Job, kept: JournalEntry, addresses: Sequence[Address], journal: Journal) -> None:
         """`kept` is what the journal has of earlier runs; the lanes close when `addresses` are at their end."""
         self._job = job
         self._kept = kept

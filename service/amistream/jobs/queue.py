@@ -15,13 +15,13 @@ from typing import Self
 
 import structlog
 
-from amistream.errors import AmistreamError, BusyError, ConflictError, NotFoundError, bug
+from amistream.errors import AmistreamError, BusyError, ConflictError, NotFoundError, bug_error
 from amistream.events import State
-from amistream.flow.uncut import uncut
+from amistream.flow.cancel import finish_despite_cancel
 from amistream.jobs.job import Job
 from amistream.jobs.journal import REMEMBERED, Journal
-from amistream.jobs.records import Fate, Kept
-from amistream.jobs.request import JobRequest
+from amistream.jobs.records import JournalEntry, NextStep
+from amistream.request import JobRequest
 from amistream.settings import OnStop
 
 log = structlog.get_logger()
@@ -71,8 +71,8 @@ class JobQueue:
         """
         for kept in await self._journal.all():
             job = self._remember(kept)
-            removes = kept.fate is Fate.CLEANING
-            goes_on = kept.fate is not Fate.OVER and job.state is State.INTERRUPTED and kept.by_itself and resume
+            removes = kept.fate is NextStep.CLEANING
+            goes_on = kept.fate is not NextStep.OVER and job.state is State.INTERRUPTED and kept.by_itself and resume
             if not removes and not goes_on:
                 continue
             try:
@@ -109,10 +109,10 @@ class JobQueue:
             self._keys[idempotency_key] = job.id
         entering = self._journal.add(job.view(), request, confined=confined, idempotency_key=idempotency_key)
         try:
-            await uncut(entering)
+            await finish_despite_cancel(entering)
         except asyncio.CancelledError:
             # Whoever asked does not wait for the answer; the job is entered, or was refused and is not found again.
-            if await uncut(self._journal.find(job.id)) is None:
+            if await finish_despite_cancel(self._journal.find(job.id)) is None:
                 self._forget(job.id)
             else:
                 self._begin(job, self._run)
@@ -162,7 +162,7 @@ class JobQueue:
             async with self._taking(job):
                 await self._claim(job)
                 # Whoever is told so finds it removed, if not by this process then by the next.
-                await self._journal.set_fate(job_id, Fate.CLEANING)
+                await self._journal.set_fate(job_id, NextStep.CLEANING)
             job = job.again()
             self._begin(job, self._clean)
         elif job.state.ended:
@@ -220,7 +220,7 @@ class JobQueue:
         Raises `ConflictError` when another process has it, or has ended it: then it is remembered as that left it.
         """
         kept = await self._journal.claim(job.id)
-        if kept.fate is Fate.OVER:
+        if kept.fate is NextStep.OVER:
             now = self._remember(kept)
             raise ConflictError(
                 JOB_ENDED,
@@ -246,13 +246,13 @@ class JobQueue:
         except asyncio.CancelledError:
             # A job that ran has ended itself.
             if job.state is State.QUEUED:
-                await uncut(self._end_unrun(job))
+                await finish_despite_cancel(self._end_unrun(job))
             raise
         except Exception as error:
             # One job's bug must not end the others'. The journal tells what is left of it.
             log.exception("job.bug", job=job.id)
             if not job.state.ended:
-                job.fail(bug(error), resumable=True)
+                job.fail(bug_error(error), resumable=True)
 
     async def _end_unrun(self, job: Job) -> None:
         """End a job that never began in this life: kept for the next daemon, removed, or simply over."""
@@ -322,7 +322,7 @@ class JobQueue:
     def _places(self, request: JobRequest) -> set[tuple[str, str]]:
         return {(destination, request.prefix or self._default_prefix) for destination in request.destinations}
 
-    def _remember(self, kept: Kept) -> Job:
+    def _remember(self, kept: JournalEntry) -> Job:
         job = Job.remembered(kept.request, kept.view, confined=kept.confined)
         job.kept_parts = kept.parts
         self._jobs[job.id] = job

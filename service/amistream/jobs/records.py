@@ -8,15 +8,13 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict
 
 from amistream.events import JobResult, JobView, PlaceResult
-from amistream.jobs.request import JobRequest
-from amistream.pipeline import Plan
-from amistream.stages.manifest import ImageFacts, WrappedKeys
-from amistream.stages.register import Registration
-from amistream.stores.port import whole_checksum
-from amistream.values import Mark, PartDigest
+from amistream.plan import Bundling
+from amistream.ports.store import whole_checksum
+from amistream.request import JobRequest
+from amistream.values import PartDigest, PartMark
 
 
-class Fate(StrEnum):
+class NextStep(StrEnum):
     """What another process is to do with a job whose process died."""
 
     WAITING = "waiting"
@@ -29,37 +27,13 @@ class Fate(StrEnum):
     """Nothing."""
 
 
-class BundlingPlace(BaseModel):
-    """What was settled for one destination."""
-
-    model_config = ConfigDict(frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
-
-    wrapped: WrappedKeys
-    region: str
-    registration: Registration | None
-
-
-class Bundling(BaseModel):
-    """What was settled when bundling began and must be the same in every later pass."""
-
-    model_config = ConfigDict(frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
-
-    plan: Plan
-    image_size: int
-    mtime: int
-    facts: ImageFacts
-    places: tuple[BundlingPlace, ...]
-    endpoint_url: str | None = None
-    """Where S3 and EC2 were asked, '' for AWS; None in journals that were written before it was kept."""
-
-
 class SealedPart(BaseModel):
     """A part that was, or is about to be, sent."""
 
     model_config = ConfigDict(frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
 
     digest: PartDigest
-    mark: Mark
+    mark: PartMark
     checksum: str
     earlier: tuple[str, ...] = ()
     """Checksums under which it may be stored as well: it went up in another way before."""
@@ -72,7 +46,7 @@ class SealedPart(BaseModel):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class JournalEntry:
     """A job as the journal has it.
 
     With a `result` every part is stored where it could be. `manifests` were put, or were about to be, by number of the
@@ -82,7 +56,7 @@ class Kept:
 
     request: JobRequest
     view: JobView
-    fate: Fate
+    fate: NextStep
     by_itself: bool
     confined: bool
     idempotency_key: str

@@ -17,19 +17,22 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from amistream.checks import preflight
+from amistream.checks.destination import Address, open_destination
 from amistream.errors import AmistreamError, JobError, RefusedError, first_cause
 from amistream.events import JobResult, PlaceResult, State
 from amistream.flow.undo import Undo
-from amistream.jobs import preflight
-from amistream.jobs.destination import Address
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
 from amistream.jobs.lanes import Lanes
+from amistream.jobs.ledger import PartLedger
 from amistream.jobs.progress import ProgressMeter
-from amistream.jobs.records import Bundling, BundlingPlace, Kept, SealedPart
-from amistream.jobs.resume import PartLedger, check_volume, open_destination, remove_kept, resumption
+from amistream.jobs.records import JournalEntry, SealedPart
+from amistream.jobs.removal import remove_kept
+from amistream.jobs.resume import check_volume, resumption
 from amistream.keys import BundleKey, unwrap, wrap
 from amistream.pipeline import Pipeline
+from amistream.plan import Bundling, BundlingPlace
 from amistream.stages.manifest import WrappedKeys, write_manifest
 from amistream.stores.several import SeveralStores
 from amistream.values import STANDARD_INPUT, ChangedError, Measured
@@ -50,7 +53,7 @@ class Run:
     def __init__(
         self,
         job: Job,
-        kept: Kept,
+        kept: JournalEntry,
         parts: Sequence[SealedPart],
         addresses: Sequence[Address],
         *,
@@ -66,7 +69,7 @@ class Run:
         self._ledger = PartLedger(journal, job.id, parts)
         self._started, self._cpu_started = time.perf_counter(), time.process_time()
         self._lanes = Lanes(job, kept, addresses, journal)
-        self._undo = Undo(at_once=UNDONE_AT_ONCE)
+        self._undo = Undo(parallel=UNDONE_AT_ONCE)
         self.result: JobResult | None = kept.result
         """What is known of the bundle so far, with every destination that has it."""
 

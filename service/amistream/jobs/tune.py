@@ -17,12 +17,12 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 
 from amistream.aws.session import Aws
+from amistream.checks.preflight import Measurable, Note, check_measurable
 from amistream.errors import RefusedError
 from amistream.flow.undo import Undo
-from amistream.jobs.preflight import Measurable, Note, check_measurable
-from amistream.jobs.request import JobRequest
 from amistream.keys import BundleKey
 from amistream.pipeline import Pipeline
+from amistream.request import JobRequest
 from amistream.settings import Settings, memory_ceiling
 from amistream.source.extents import ALIGNMENT
 from amistream.stages.compress import level_number

@@ -18,21 +18,18 @@ A pass that goes on where an earlier one stopped begins with the block in which 
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from isal import isal_zlib
 from zlib_ng import zlib_ng
 
-from amistream.values import KIB, Buffer, ChangedError, GzipPlace, GzipResult
+from amistream.values import KIB, Buffer
 
 _RAW = -15
-_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
-_FINAL_BLOCK = b"\x03\x00"
 _STORED_MAX = 65535
 _FLUSH = b"\x00\x00\x00\xff\xff"
 """The empty stored block that a sync flush writes: readers that share the inflating out look for it."""
@@ -91,7 +88,7 @@ def deflate_block(level: int, buffers: Sequence[Buffer]) -> DeflatedBlock:
     pieces = []
     rest: Sequence[Buffer] = buffers
     if level <= _ISAL_BY_ADDRESS:
-        head, rest = _cut(buffers, _HEAD)
+        head, rest = cut_pieces(buffers, _HEAD)
         pieces = [deflate.compress(b"".join(head)), deflate.flush(zlib.Z_SYNC_FLUSH)]
     pieces += [deflate.compress(buffer) for buffer in rest]
     pieces.append(deflate.flush(zlib.Z_SYNC_FLUSH))
@@ -167,70 +164,7 @@ def _is_noise(buffer: Buffer) -> bool:
     return all(len(deflate_block(1, [view[place : place + _SAMPLE]])) > _INCOMPRESSIBLE * _SAMPLE for place in places)
 
 
-class GzipMember:
-    """Transform: deflated blocks in, one gzip member out."""
-
-    def __init__(self, place: GzipPlace | None = None) -> None:
-        """`place`: the first block that comes is the one it lies in, and only what is after it is yielded."""
-        self._resumed_at = place
-        self._done = place.before if place else GzipResult(crc32=0, size_in=0, size_out=0)
-        self._block: DeflatedBlock | None = None
-        self._before = self._done
-        self._levels: dict[int, int] = {}
-
-    def feed(self, block: DeflatedBlock) -> Iterator[Buffer]:
-        """Raises `ChangedError` when the block at the place does not begin with the bytes it began with."""
-        place = self._resumed_at
-        self._block, self._before = block, self._done
-        self._levels[block.number] = block.level
-        pieces = _member_pieces(block, self._before)
-        self._done = GzipResult(
-            crc32=isal_zlib.crc32_combine(self._done.crc32, block.crc32, block.size_in),
-            size_in=self._done.size_in + block.size_in,
-            size_out=self._done.size_out + sum(map(len, pieces)),
-        )
-        if place is not None and block.number == place.block:
-            before, pieces = _cut(pieces, place.inside)
-            if _sha1(before) != place.inside_sha1:
-                raise ChangedError(f"block {block.number} is not deflated as it was")
-        for piece in pieces:
-            if piece:
-                yield piece
-
-    def finish(self) -> Iterator[Buffer]:
-        """Yield the final block and the trailer; the size in it is modulo 2**32, as RFC 1952 says."""
-        self._block = None
-        done = self._done
-        header = b"" if done.size_out else _HEADER
-        trailer = done.crc32.to_bytes(4, "little") + (done.size_in % 2**32).to_bytes(4, "little")
-        end = header + _FINAL_BLOCK + trailer
-        self._done = replace(done, size_out=done.size_out + len(end))
-        yield end
-
-    def place(self, offset: int) -> GzipPlace | None:
-        """Where byte `offset` of the member lies, while its block is being fed; None in the member's trailer."""
-        if self._block is None:
-            return None
-        inside = offset - self._before.size_out
-        before, _ = _cut(_member_pieces(self._block, self._before), inside)
-        return GzipPlace(block=self._block.number, before=self._before, inside=inside, inside_sha1=_sha1(before))
-
-    def take_levels(self) -> dict[int, int]:
-        """The levels of the blocks fed since this was last asked, and of the one before them, by number."""
-        levels = dict(self._levels)
-        self._levels = dict(list(levels.items())[-1:])
-        return levels
-
-    def result(self) -> GzipResult:
-        return self._done
-
-
-def _member_pieces(block: DeflatedBlock, before: GzipResult) -> list[Buffer]:
-    """What the block adds to the member: the first one also begins it."""
-    return [*block.data] if before.size_out else [_HEADER, *block.data]
-
-
-def _cut(pieces: Sequence[Buffer], size: int) -> tuple[list[Buffer], list[Buffer]]:
+def cut_pieces(pieces: Sequence[Buffer], size: int) -> tuple[list[Buffer], list[Buffer]]:
     """The first `size` bytes of the pieces, and the rest."""
     before: list[Buffer] = []
     after: list[Buffer] = []
@@ -241,10 +175,3 @@ def _cut(pieces: Sequence[Buffer], size: int) -> tuple[list[Buffer], list[Buffer
         before.append(view[:taken])
         after.append(view[taken:])
     return before, after
-
-
-def _sha1(pieces: Iterable[Buffer]) -> bytes:
-    digest = hashlib.sha1(usedforsecurity=False)
-    for piece in pieces:
-        digest.update(piece)
-    return digest.digest()

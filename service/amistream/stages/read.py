@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from amistream.source.volume import Volume
+from amistream.ports.volume import Volume
 from amistream.values import MIB, Extent
 
 READ_AHEAD = 16 * MIB

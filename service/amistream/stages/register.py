@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Protocol
 
 import structlog
 
 from amistream.errors import RegisterError, StoreError
-from amistream.stores.retry import RetryPolicy, with_retries
+from amistream.flow.retry import RetryPolicy, with_retries
+from amistream.ports.registry import Image, Registration, Registry
 
 log = structlog.get_logger()
 
@@ -26,43 +25,6 @@ LOOKS_AFTER_LOST_ANSWER = 3
 _NAME_MOST = 128
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9()\[\] ./'@_-]")
 _WAITING = frozenset({"pending", "transient", ""})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Registration:
-    """What EC2 is asked to register. `location` is bucket/key of the manifest, without scheme or leading slash."""
-
-    location: str
-    name: str
-    architecture: str
-    virtualization: str
-    description: str = ""
-    kernel: str = ""
-    ramdisk: str = ""
-    sriov: bool = False
-    ena: bool = False
-    block_device_mappings: Mapping[str, str] = field(default_factory=dict)
-    tags: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Image:
-    """An image as EC2 describes it."""
-
-    id: str
-    location: str
-    state: str
-    reason: str = ""
-
-
-class Registry(Protocol):
-    """EC2, as far as this stage needs it. Every method raises `StoreError`."""
-
-    async def register(self, registration: Registration) -> str: ...
-
-    async def find(self, name: str) -> Image | None: ...
-
-    async def look(self, image_id: str) -> Image | None: ...
 
 
 def default_name(image: str, now: datetime, token: str) -> str:

@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from amistream.values import NO_MARK, Buffer, Mark, PartDigest, SplitResult
+from amistream.values import NO_MARK, Buffer, PartDigest, PartMark, SplitResult
 
 LAST_CIPHER_BLOCK = 16
 
@@ -24,7 +24,7 @@ class Part:
     digest: PartDigest
     data: memoryview
     buffer: memoryview
-    mark: Mark = NO_MARK
+    mark: PartMark = NO_MARK
 
     def __len__(self) -> int:
         return len(self.data)
@@ -39,7 +39,7 @@ class Split:
         part_size: int,
         take_buffer: Callable[[], memoryview],
         parts_before: Sequence[PartDigest] = (),
-        mark: Callable[[int, bytes], Mark] | None = None,
+        mark: Callable[[int, bytes], PartMark] | None = None,
     ) -> None:
         """`take_buffer` yields a writable buffer of at least `part_size` bytes; it may block until one is free.
 

@@ -19,15 +19,15 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 
 from amistream.flow.buffers import Buffers
 from amistream.flow.undo import Undo
+from amistream.ports.store import Store, whole_checksum
 from amistream.stages.split import Part
-from amistream.stores.port import Store, whole_checksum
-from amistream.values import Mark, PartDigest, part_name
+from amistream.values import PartDigest, PartMark, part_name
 
 
 class Ledger(Protocol):
     """Where a job keeps account of its parts."""
 
-    async def seal(self, part: PartDigest, mark: Mark, checksum: str) -> bool:
+    async def seal(self, part: PartDigest, mark: PartMark, checksum: str) -> bool:
         """Enter a part before it is sent; says whether it is stored already. Called in the parts' order.
 
         Raises `ChangedError` when another part was entered under this number.
@@ -40,7 +40,7 @@ class Ledger(Protocol):
 class NoLedger:
     """For a pass that is only measured."""
 
-    async def seal(self, part: PartDigest, mark: Mark, checksum: str) -> bool:
+    async def seal(self, part: PartDigest, mark: PartMark, checksum: str) -> bool:
         del part, mark, checksum
         return False
 

@@ -21,9 +21,9 @@ from io import FileIO
 from pathlib import Path
 
 from amistream.errors import RefusedError, StoreError
-from amistream.flow.uncut import uncut
-from amistream.source.roots import Roots, make_directory, pinned_directory
-from amistream.stores.port import OnBytes, Stored, find, whole_checksum
+from amistream.flow.cancel import finish_despite_cancel
+from amistream.ports.store import OnBytes, Stored, find, whole_checksum
+from amistream.roots import Roots, make_directory, pinned_directory
 from amistream.stores.whole_file import write_whole_file
 from amistream.values import LARGEST_PART, MIB
 
@@ -45,7 +45,7 @@ class DirectoryStore:
         """Device and inode of what was opened: no other directory is worked in afterwards."""
 
     async def open(self) -> None:
-        await uncut(asyncio.to_thread(self._open))
+        await finish_despite_cancel(asyncio.to_thread(self._open))
 
     async def checksum(self, name: str, data: memoryview, sha1: bytes) -> str:
         del name, data
@@ -53,11 +53,11 @@ class DirectoryStore:
 
     async def put(self, name: str, data: memoryview, sha1: bytes, on_bytes: OnBytes) -> None:
         # The thread holds the part's buffer: a cancel waits, and then the undo finds the file.
-        await uncut(asyncio.to_thread(self._write, name, data, sha1))
+        await finish_despite_cancel(asyncio.to_thread(self._write, name, data, sha1))
         on_bytes(len(data))
 
     async def commit(self, name: str, data: bytes, sha1: bytes) -> None:
-        await uncut(asyncio.to_thread(self._write, name, memoryview(data), sha1))
+        await finish_despite_cancel(asyncio.to_thread(self._write, name, memoryview(data), sha1))
         await asyncio.to_thread(self._sync_directory)
 
     async def stat(self, name: str, *, read: bool = True) -> Stored | None:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from amistream.errors import StoreError, first_cause
-from amistream.flow.at_once import try_each
-from amistream.stores.port import OnBytes, Store, Stored
+from amistream.flow.gather import try_each
+from amistream.ports.store import OnBytes, Store, Stored
 
 T = TypeVar("T")
 

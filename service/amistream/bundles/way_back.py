@@ -1,0 +1,347 @@
+"""THE way back: one pass over a bundle's parts, from where they lie to the bytes of the image. Nothing is kept on disk.
+
+Parts are fetched a few ranges ahead (`bundles.fetch`). What follows is carried by worker threads (`flow.relay`), as on
+the way there: each hashes and decrypts what comes next, up to where a run of the stream ends, inflates that run apart
+from the others, and when its turn comes joins it to the stream and takes the archive apart, all while the run is in its
+core's cache. Only what waits for the disk, or for another program, has a thread of its own.
+
+What is not as the manifest says becomes a `Difference`. A thorough pass goes on then, to find all of them; any other
+ends with the part that it is in, because that part's digest tells whether it is the one to blame.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from amistream.bundles.fetch import Range, fetch
+from amistream.bundles.manifest import Manifest
+from amistream.bundles.meter import Meter
+from amistream.bundles.parts import SeenPart
+from amistream.bundles.results import Difference
+from amistream.errors import first_cause
+from amistream.flow.buffers import BuffersClosedError
+from amistream.flow.priority import wake_promptly
+from amistream.flow.relay import Relay, Step
+from amistream.flow.side_worker import Channel, SideWorker, StoppedError
+from amistream.keys import BundleKey
+from amistream.ports.store import Store
+from amistream.stages.back.cut import Cut, Run
+from amistream.stages.back.decrypt import SLICE, Decrypt
+from amistream.stages.back.flaw import FlawError
+from amistream.stages.back.inflate_runs import InflateRuns, TriedRun, inflate_apart
+from amistream.stages.back.unarchive import Unarchive, Unarchived
+from amistream.values import Buffer
+
+MOST_WORKERS = 8
+"""A fifth of the work is the archive's SHA-1, which is serial: more would wait, each with a run of up to 12 MiB."""
+RANGES = 3
+"""Ranges that wait for a worker, at most."""
+PIECES = 3
+"""Pieces of the archive that wait to be hashed aside, and blocks of the image that wait to be written, at most."""
+
+
+class Sink(Protocol):
+    """What takes the image: see `image_target.Target`."""
+
+    def gather(self, offset: int, data: memoryview) -> Iterator[Any]: ...
+
+    def rest(self) -> Iterator[Any]: ...
+
+    def write(self, gathered: Any) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unpacked:
+    """What a pass found. `content` is None when the stream did not come to a good end."""
+
+    content: Unarchived | None
+    differences: tuple[Difference, ...]
+
+
+class Unpacking:
+    """One pass; used once."""
+
+    def __init__(
+        self,
+        store: Store,
+        manifest: Manifest,
+        key: BundleKey,
+        sink: Sink | None,
+        meter: Meter,
+        *,
+        thorough: bool,
+        workers: int | None = None,
+    ) -> None:
+        """`sink` None: the pass only looks. `workers` carry a run each, `MOST_WORKERS` at most; None: one per core that
+        this process may use.
+        """
+        self._store = store
+        self._ranges: Channel[tuple[Range, bytes]] = Channel(RANGES)
+        self._runs = _Runs(self._ranges, Decrypt(key=key.key.reveal(), iv=key.iv.reveal()), meter, thorough=thorough)
+        self._workers = min(workers or len(os.sched_getaffinity(0)), MOST_WORKERS)
+        self._inflate = InflateRuns()
+        self._sha1 = hashlib.sha1(usedforsecurity=False)
+        self._hashing = SideWorker(self._sha1.update, capacity=PIECES)
+        self._archive = Unarchive(_Digest(self._sha1, self._hashing, self._inflate))
+        self._writing = None if sink is None else SideWorker(sink.write, capacity=PIECES, release=sink.stop)
+        self._relay = Relay(
+            self._runs,
+            (
+                Step("inflate", parallel=self._try_apart),
+                Step("join", _Join(self._runs, self._inflate)),
+                # SHA-1 over the whole tar is serial by nature.
+                Step(
+                    "archive",
+                    self._archive if sink is None else _Gather(self._archive, sink, manifest.size),
+                    same_turn=True,
+                ),
+            ),
+            (lambda _: None) if self._writing is None else self._writing.put,
+            block_size=0,
+            release=self._release,
+        )
+
+    async def run(self, parts: Sequence[SeenPart], *, complete: bool = True) -> Unpacked:
+        """Read the parts; of those that are not `complete` only the digests. Raises `StoreError`, and what the sink
+        does.
+        """
+        wake_promptly()
+        try:
+            async with asyncio.TaskGroup() as group:
+                content = group.create_task(self._content(group) if complete else self._digests(), name="content")
+                try:
+                    if await fetch(self._store, parts, self._take):
+                        self._ranges.end()
+                except BaseException:
+                    # Nothing more comes, whatever the workers wait for.
+                    self._ranges.stop()
+                    raise
+        except BaseExceptionGroup as errors:
+            raise first_cause(errors) from None
+        finally:
+            self._ranges.stop()
+        return Unpacked(content=content.result(), differences=tuple(self._runs.differences))
+
+    @property
+    def _asides(self) -> list[SideWorker]:
+        return [self._hashing] if self._writing is None else [self._hashing, self._writing]
+
+    async def _content(self, group: asyncio.TaskGroup) -> Unarchived | None:
+        """What the archive was, unless it is found not to be what it should."""
+        hashing = group.create_task(self._hashing.run(), name="hash")
+        if self._writing is not None:
+            group.create_task(self._writing.run(), name="write")
+        try:
+            await self._relay.run(self._workers)
+        except FlawError as flaw:
+            await self._digests()
+            self._runs.differences.append(Difference(what=flaw.code, message=flaw.words))
+            return None
+        except (StoppedError, BuffersClosedError):
+            # A part differs, or the sink failed: that is the cause.
+            return None
+        finally:
+            for aside in self._asides:
+                aside.end()
+        await hashing
+        return self._archive.result()
+
+    async def _digests(self) -> None:
+        """Take the digests of what is left, or of the part that the reading is in."""
+        await asyncio.to_thread(self._runs.digest_rest)
+
+    def _try_apart(self, _: int, items: Sequence[Run]) -> TriedRun:
+        (run,) = items
+        if not run or not self._inflate.worthwhile:
+            return TriedRun(run=run)
+        return TriedRun(run=run, tried=True, apart=inflate_apart(run))
+
+    def _release(self) -> None:
+        """Wake the workers that wait for a range, or for whom something is done aside."""
+        if not isinstance(self._relay.cause, FlawError):
+            self._ranges.stop()
+        for aside in self._asides:
+            aside.stop()
+
+    async def _take(self, each: Range, data: bytes) -> bool:
+        # A cancel stops the channel, which lets the thread go; the data is nobody else's.
+        try:
+            await asyncio.to_thread(self._ranges.put, (each, data))
+        except StoppedError:
+            return False
+        return True
+
+
+class _Runs:
+    """Where the relay's runs come from: takes the parts' SHA-1, decrypts, and cuts."""
+
+    def __init__(self, ranges: Channel[tuple[Range, bytes]], decrypt: Decrypt, meter: Meter, *, thorough: bool) -> None:
+        self._ranges = ranges
+        self._decrypt = decrypt
+        self._cut = Cut()
+        self._meter = meter
+        self._thorough = thorough
+        self._sha1 = hashlib.sha1(usedforsecurity=False)
+        self._digests_only = False
+        self._to_end_of_part = False
+        self._made = self._make()
+        self._error: Exception | None = None
+        """What ended the reading; whoever takes the rest of the digests must hear of it too."""
+        self.differences: list[Difference] = []
+        self.flaw: FlawError | None = None
+        """What is wrong behind the last run."""
+
+    def read(self, _: memoryview) -> tuple[Run, bool]:
+        """The next run, and whether it is the last, which is empty. Raises `StoppedError`."""
+        try:
+            run = next(self._made, None)
+        except Exception as error:
+            self._error = error
+            raise
+        return run or (), run is None
+
+    def digest_rest(self) -> None:
+        """Let nothing but the digests be taken from here on: of all parts, or if not thorough, to the end of one."""
+        self._digests_only = True
+        self._to_end_of_part = not self._thorough
+        try:
+            with suppress(StoppedError):
+                if self._error is not None:
+                    raise self._error
+                for _ in self._made:
+                    pass
+        finally:
+            self._ranges.stop()
+
+    def _make(self) -> Iterator[Run]:
+        for each, data in self._ranges:
+            view = memoryview(data)
+            for start in range(0, len(view), SLICE):
+                piece = view[start : start + SLICE]
+                self._sha1.update(piece)
+                if self._digests_only:
+                    continue
+                yield from self._runs_of(self._decrypt.feed(piece))
+            self._account(each, len(data))
+        if self._digests_only:
+            return
+        try:
+            yield from self._runs_of(self._decrypt.finish())
+        except FlawError as flaw:
+            # What is held comes before it, and may have one that explains more.
+            self.flaw = flaw
+        yield from self._cut.finish()
+
+    def _runs_of(self, plain: Iterator[Buffer]) -> Iterator[Run]:
+        for each in plain:
+            yield from self._cut.feed(each)
+
+    def _account(self, each: Range, length: int) -> None:
+        self._meter.bytes_done += length
+        if length < each.length:
+            self._differ(
+                each.part, "part.size", str(each.part.size), str(each.offset + length), "it has become shorter"
+            )
+        if not each.ends_part:
+            return
+        found, expected = self._sha1.hexdigest(), each.part.part.digest
+        if found != expected:
+            self._differ(
+                each.part, "part.digest", expected, found, f"its SHA-1 is {found}, the manifest says {expected}"
+            )
+        self._sha1 = hashlib.sha1(usedforsecurity=False)
+        self._meter.parts_done += 1
+        if self._to_end_of_part or (self.differences and not self._thorough):
+            self._ranges.stop()
+
+    def _differ(self, part: SeenPart, what: str, expected: str, found: str, why: str) -> None:
+        self.differences.append(
+            Difference(what=what, part=part.name, expected=expected, found=found, message=f"{part.name}: {why}")
+        )
+
+
+class _Join:
+    """Joins what was inflated apart, in order; behind the last run comes what was wrong there."""
+
+    def __init__(self, runs: _Runs, inflate: InflateRuns) -> None:
+        self._runs = runs
+        self._inflate = inflate
+
+    def feed(self, item: TriedRun) -> Iterator[bytes]:
+        if item.run:
+            yield from self._inflate.feed(item)
+
+    def finish(self) -> Iterator[bytes]:
+        if self._runs.flaw is not None:
+            raise self._runs.flaw
+        yield from self._inflate.finish()
+
+
+class _Digest:
+    """The archive's SHA-1, taken by the worker that has a piece in its cache, or aside.
+
+    Of a stream that cannot be inflated in runs all is inflated in turn, which takes longest: hashing goes on beside it.
+    """
+
+    def __init__(self, sha1: Any, aside: SideWorker, inflate: InflateRuns) -> None:
+        self._sha1 = sha1
+        self._aside = aside
+        self._inflate = inflate
+
+    def update(self, data: memoryview) -> None:
+        if self._inflate.worthwhile:
+            self._sha1.update(data)
+        else:
+            self._aside.put(data)
+
+    def digest(self) -> bytes:
+        """Of all that was given; only at the end of the pass."""
+        return bytes(self._sha1.digest())
+
+
+class _Gather:
+    """Takes the archive apart, and gathers what belongs to the image for the sink."""
+
+    def __init__(self, archive: Unarchive, sink: Sink, size: int) -> None:
+        self._archive = archive
+        self._sink = sink
+        self._size = size
+
+    def feed(self, data: Buffer) -> Iterator[Any]:
+        for piece in self._archive.feed(data):
+            # More than the manifest tells is no part of the image; that it is there shows at the end.
+            if piece.offset < self._size:
+                yield from self._sink.gather(piece.offset, piece.data[: self._size - piece.offset])
+
+    def finish(self) -> Iterator[Any]:
+        yield from self._archive.finish()
+        # Of an image that turns out to have another size nothing more is wanted.
+        if self._archive.image_size == self._size:
+            yield from self._sink.rest()
+
+
+def compare(manifest: Manifest, content: Unarchived) -> Iterator[Difference]:
+    """What the manifest says otherwise of the image and its archive."""
+    digest = content.archive.sha1.hex()
+    if digest != manifest.digest:
+        yield Difference(
+            what="image.digest",
+            expected=manifest.digest,
+            found=digest,
+            message=f"the SHA-1 of the archive is {digest}, the manifest says {manifest.digest}",
+        )
+    if content.image_size != manifest.size:
+        yield Difference(
+            what="image.size",
+            expected=str(manifest.size),
+            found=str(content.image_size),
+            message=f"the image has {content.image_size} bytes, the manifest says {manifest.size}",
+        )

@@ -1,0 +1,139 @@
+"""Where a job's bundle goes: makes the store and the registry that a request and the settings name. No checks here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from amistream.aws.ec2 import Ec2
+from amistream.aws.session import Aws
+from amistream.errors import JobError
+from amistream.flow.rate_limit import RateLimit
+from amistream.flow.retry import RetryPolicy
+from amistream.plan import Bundling, BundlingPlace
+from amistream.ports.registry import Registration
+from amistream.ports.store import Store
+from amistream.request import JobRequest
+from amistream.roots import Roots
+from amistream.settings import Settings
+from amistream.stages.register import default_name
+from amistream.stores.directory import DirectoryStore
+from amistream.stores.s3.multipart import Multipart
+from amistream.stores.s3.store import S3Store
+from amistream.values import manifest_name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """A job's way out. `ec2` and `registration` are both there or both None."""
+
+    store: Store
+    retry: RetryPolicy
+    region: str
+    ec2: Ec2 | None
+    registration: Registration | None
+
+
+class Address:
+    """What a request's destination is called, and how to get there. `token` marks one job's temporary files."""
+
+    def __init__(
+        self,
+        request: JobRequest,
+        settings: Settings,
+        aws: Aws,
+        token: str,
+        number: int = 0,
+        *,
+        roots: Roots | None = None,
+        settled: Bundling | None = None,
+    ) -> None:
+        """`number` is the destination's among the request's, from 0; `roots` is what a confined job may name. What an
+        earlier run `settled` holds, whatever the settings say by now. Raises `JobError` where that must not be.
+        """
+        self.request = request
+        self.settings = settings
+        self.aws = aws
+        self.prefix = settled.plan.prefix if settled else request.prefix or settings.prefix
+        self.name = request.destinations[number]
+        self.bucket, _, self.key_prefix = self.name.removeprefix("s3://").partition("/")
+        self.directory = Path(self.name) if request.directory else None
+        self.roots = roots
+        # What is signed for a confined job goes where the administrator says and nowhere else.
+        asked = request.endpoint_url if roots is None else None
+        self.endpoint_url = (asked or settings.endpoint_url).rstrip("/")
+        if settled is not None and settled.endpoint_url not in (None, self.endpoint_url):
+            if roots is not None:
+                raise JobError(
+                    "resume.endpoint",
+                    f"cannot reach what is stored at {settled.endpoint_url or 'AWS'}: endpoint_url is another by now",
+                    hint="set it in the settings as it was, then resume or cancel the job",
+                )
+            self.endpoint_url = settled.endpoint_url
+        self.retry = RetryPolicy(
+            attempts=settings.upload_attempts,
+            base_s=settings.backoff_base_s,
+            cap_s=settings.backoff_cap_s,
+            stall_s=settings.stall_timeout_s,
+        )
+        self._token = token
+
+    @property
+    def image_location(self) -> str:
+        """The manifest as EC2 names it: bucket/key, without a scheme."""
+        folder = f"{self.bucket}/{self.key_prefix}".rstrip("/")
+        return f"{folder}/{manifest_name(self.prefix)}"
+
+    def default_image_name(self, now: datetime) -> str:
+        """What the AMI is called when nobody chose: another job of the same second has another name."""
+        return default_name(self.prefix, now, self._token)
+
+    @property
+    def probe_name(self) -> str:
+        """The object that is put and deleted to see whether the bucket lets us."""
+        return f"amistream-probe-{self._token}"
+
+    @property
+    def limit_upload(self) -> int | None:
+        """Bytes per second that may be sent there; None: as many as go."""
+        return None if self.directory is not None else self.request.limit_upload or self.settings.limit_upload
+
+    async def client(self, service: str, region: str) -> Any:
+        return await self.aws.client(service, region, self.endpoint_url)
+
+    async def ec2(self, region: str) -> Ec2:
+        return Ec2(await self.client("ec2", region), region, self.settings.stall_timeout_s)
+
+    async def store(self, region: str) -> Store:
+        """The store, not opened yet; `region` is the bucket's."""
+        request, settings = self.request, self.settings
+        if self.directory is not None:
+            return DirectoryStore(self.directory, token=self._token, roots=self.roots)
+        return S3Store(
+            await self.client("s3", region),
+            bucket=self.bucket,
+            key_prefix=self.key_prefix,
+            acl=request.acl or settings.acl,
+            retry=self.retry,
+            multipart=Multipart(
+                threshold=int(settings.multipart_threshold),
+                chunk=int(settings.multipart_chunk),
+                concurrency=settings.multipart_concurrency,
+            ),
+            limit=RateLimit(self.limit_upload) if self.limit_upload else None,
+        )
+
+
+async def open_destination(address: Address, place: BundlingPlace) -> Destination:
+    """The place an earlier run wrote to, with nothing checked."""
+    store = await address.store(place.region)
+    await store.open()
+    return Destination(
+        store=store,
+        retry=address.retry,
+        region=place.region,
+        ec2=await address.ec2(place.region) if place.registration else None,
+        registration=place.registration,
+    )

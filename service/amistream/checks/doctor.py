@@ -1,0 +1,87 @@
+"""Examines this machine and, as far as they are given, a volume and a destination, by the checks of every job.
+
+Nothing is made or changed but the probe object, which is removed again.
+"""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime
+
+from amistream.aws.credentials import default_region, find_credentials
+from amistream.aws.session import Aws
+from amistream.checks.bucket import credentials_seen
+from amistream.checks.destination import Address
+from amistream.checks.findings import Check, Finding, Observation, Status, run_checks
+from amistream.checks.host import HostChecks
+from amistream.checks.identity import IdentityChecks
+from amistream.checks.preflight import PlaceChecks, checks_of
+from amistream.checks.source import SourceChecks
+from amistream.request import JobRequest
+from amistream.settings import Settings
+
+
+async def examine(request: JobRequest, settings: Settings, *, source: bool, destination: bool) -> list[Finding]:
+    """Everything that is wrong or right, in a lasting order. What is not given stands in `request` for form's sake."""
+    async with Aws(settings) as aws:
+        token = secrets.token_hex(4)
+        addresses = [Address(request, settings, aws, token, number) for number in range(len(request.destinations))]
+        volume = SourceChecks(addresses[0])
+        host = HostChecks(settings, volume)
+        places: list[PlaceChecks] = []
+        for address in addresses:
+            places.append(PlaceChecks(address, volume, first=places[0] if places else None, make=False))
+        checks = [
+            host.libraries(),
+            host.cores(),
+            host.memory(),
+            host.state_dir(),
+            *(volume.checks() if source else [_not_given("source", "SOURCE"), volume.memory_check()]),
+            *(checks_of(places) if destination else [host.clock(), *NoDestination(addresses[0]).checks()]),
+        ]
+        try:
+            return await run_checks(checks)
+        finally:
+            await volume.close()
+
+
+class NoDestination:
+    """Stands for a destination that was not given: what can be said without one."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self.region = ""
+
+    def checks(self) -> list[Check]:
+        return [
+            *IdentityChecks(self._address, self, make=False).checks(),
+            Check(name="credentials", why="", look=self._look_at_credentials),
+            Check(name="region", why="EC2's certificate is chosen by it", look=self._look_at_region),
+            _not_given("destination", "--to"),
+        ]
+
+    async def _look_at_credentials(self) -> Observation:
+        facts = await find_credentials(self._address.aws)
+        if facts is None:
+            return Observation(
+                "no AWS credentials were found",
+                Status.NOTICE,
+                why="a bundle cannot go to S3, only into a directory",
+                fix="an instance role, a profile (AWS_PROFILE), or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+            )
+        return credentials_seen(facts, datetime.now(UTC))
+
+    async def _look_at_region(self) -> Observation:
+        self.region = self._address.request.region or await default_region(self._address.aws)
+        return (
+            Observation(self.region)
+            if self.region
+            else Observation("none is known without --to or --region", Status.SKIPPED)
+        )
+
+
+def _not_given(name: str, option: str) -> Check:
+    async def look() -> Observation:
+        return Observation(f"{option} was not given", Status.SKIPPED)
+
+    return Check(name=name, why="", look=look)

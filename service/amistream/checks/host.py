@@ -1,0 +1,215 @@
+"""Checks of this machine: the state directory, for every job; memory, cores, clock and libraries, for `doctor`."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import re
+import shutil
+import struct
+from importlib import metadata
+from pathlib import Path
+
+from amistream.checks.findings import Check, Observation, Status, size_text
+from amistream.checks.source import SourceChecks
+from amistream.errors import RefusedError
+from amistream.flow.cancel import finish_despite_cancel
+from amistream.settings import PROCESS_BASELINE, Settings
+from amistream.values import KIB, MIB
+
+JOURNAL_BASE = 5 * MIB
+JOURNAL_PER_PART = 2 * KIB
+"""What the journal grows by. Measured: 560 bytes a part, and 4 MiB of write-ahead log; rounded up."""
+
+LIBRARIES = ("isal", "zlib-ng", "cryptography", "aiobotocore", "botocore", "aiohttp", "uvloop")
+CRYPTOGRAPHY_LEAST = 50
+
+MEMORY = Path("/proc/meminfo")
+CGROUP = Path("/proc/self/cgroup")
+CGROUPS = Path("/sys/fs/cgroup")
+
+_UNSYNCHRONISED = 0x0040
+"""STA_UNSYNC of linux/timex.h."""
+
+
+class HostChecks:
+    """What the machine has to offer; `source` says what a job would need."""
+
+    def __init__(self, settings: Settings, source: SourceChecks) -> None:
+        self._settings = settings
+        self._source = source
+        self._state_dir = settings.state_dir
+
+    def state_dir(self) -> Check:
+        return Check(
+            name="state_dir",
+            why="no job is run without its journal, and the journal and a generated key are nobody else's business",
+            look=self._look_at_state_dir,
+            after=("source",),
+        )
+
+    def libraries(self) -> Check:
+        return Check(
+            name="libraries",
+            why=f"before {CRYPTOGRAPHY_LEAST} cryptography stops every thread while it encrypts; without isal nothing "
+            "is compressed",
+            look=_look_at_libraries,
+        )
+
+    def cores(self) -> Check:
+        return Check(name="cores", why="", look=self._look_at_cores)
+
+    def memory(self) -> Check:
+        return Check(
+            name="memory",
+            why="the kernel would end the process in the middle of a job",
+            look=self._look_at_memory,
+        )
+
+    def clock(self) -> Check:
+        """By what the kernel knows, for want of an answer of S3's."""
+        return Check(name="clock", why="", look=_look_at_clock)
+
+    async def _look_at_state_dir(self) -> Observation:
+        return await finish_despite_cancel(asyncio.to_thread(self._state_dir_on_thread))
+
+    def _state_dir_on_thread(self) -> Observation:
+        folder = self._state_dir
+        there = _nearest(folder)
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            raise RefusedError(
+                "state_dir.unwritable",
+                f"cannot keep the journal in {folder}: {there} cannot be written to",
+                hint=f"run as its owner (ls -ld {there}), or set state_dir to a directory of your own",
+                field="state_dir",
+            )
+        free, needed = shutil.disk_usage(there).free, JOURNAL_BASE
+        if self._source.opened:
+            needed += JOURNAL_PER_PART * self._source.most_parts
+        if free < needed:
+            raise RefusedError(
+                "state_dir.full",
+                f"cannot keep the journal in {folder}: {size_text(free)} are free, and it may need {size_text(needed)}",
+                hint=f"free some space: df -h {there}; or set state_dir to another place",
+                field="state_dir",
+            )
+        if there != folder:
+            return Observation(f"{folder} will be made")
+        mode = folder.stat().st_mode
+        if mode & 0o002:
+            raise RefusedError(
+                "state_dir.exposed",
+                f"cannot trust the journal in {folder}: every user of this machine can write there",
+                hint=f"chmod 700 {folder}",
+                field="state_dir",
+            )
+        if mode & 0o077:
+            return Observation(
+                f"{folder} is open to others (mode {mode & 0o777:04o})",
+                Status.NOTICE,
+                why="they see which jobs there are",
+                fix=f"chmod 700 {folder}",
+            )
+        return Observation(f"{folder}, private, {size_text(free)} free")
+
+    async def _look_at_cores(self) -> Observation:
+        cores, workers = len(os.sched_getaffinity(0)), self._source.workers
+        found = f"{cores} core{'s' * (cores != 1)}, {workers} worker{'s' * (workers != 1)}"
+        if workers > cores:
+            return Observation(
+                found,
+                Status.NOTICE,
+                why="workers beyond the cores cost memory and gain nothing",
+                fix=f"--workers {cores}, or leave the setting workers out",
+            )
+        return Observation(found)
+
+    async def _look_at_memory(self) -> Observation:
+        return await finish_despite_cancel(asyncio.to_thread(self._memory_on_thread))
+
+    def _memory_on_thread(self) -> Observation:
+        concurrency = self._source.wanted_concurrency
+        one, jobs = self._source.ceiling(concurrency), self._settings.max_jobs
+        limit = self._source.memory_limit
+        one = min(one, limit) if limit else one
+        most = one + (jobs - 1) * max(0, one - PROCESS_BASELINE)
+        figures = {name: int(size) * KIB for name, size in re.findall(r"(\w+): +(\d+) kB\n", MEMORY.read_text())}
+        total, available = min(figures["MemTotal"], _cgroup_limit()), figures["MemAvailable"]
+        found = f"{size_text(one)} for one job, {size_text(most)} for {jobs} at once; {size_text(available)} available"
+        fix = "--memory-limit, fewer --upload-concurrency or a smaller --part-size; fewer jobs at once: max_jobs"
+        if one > total:
+            raise RefusedError(
+                "memory.small",
+                f"cannot run a job in {size_text(total)} of memory: it may take {size_text(one)}",
+                hint=fix,
+                field="memory_limit",
+            )
+        if most > min(total, available):
+            return Observation(
+                found, Status.NOTICE, why="jobs may have to be swapped out, or be ended by the kernel", fix=fix
+            )
+        return Observation(found)
+
+
+def _nearest(path: Path) -> Path:
+    """The path itself, or of what is above it the nearest that exists."""
+    return next((each for each in (path, *path.parents) if each.exists()), Path("/"))
+
+
+async def _look_at_libraries() -> str:
+    versions: dict[str, str] = {}
+    missing: list[str] = []
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        raise RefusedError(
+            "libraries.missing",
+            f"cannot work without {', '.join(missing)}: not installed here",
+            hint="install amistream again, with what it needs: pip install --force-reinstall amistream",
+        )
+    if int(versions["cryptography"].partition(".")[0]) < CRYPTOGRAPHY_LEAST:
+        raise RefusedError(
+            "libraries.old",
+            f"cannot use cryptography {versions['cryptography']}: it is older than {CRYPTOGRAPHY_LEAST}",
+            hint=f"pip install 'cryptography>={CRYPTOGRAPHY_LEAST},<{CRYPTOGRAPHY_LEAST + 1}'",
+        )
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+async def _look_at_clock() -> Observation:
+    # struct timex, zeroed: sets nothing, tells all. From byte 24: largest and estimated error in us, and the status.
+    told = ctypes.create_string_buffer(512)
+    if ctypes.CDLL(None, use_errno=True).adjtimex(told) < 0:
+        return Observation("the kernel does not tell")
+    largest_error_us, _, status = struct.unpack_from("@qqi", told, 24)
+    if status & _UNSYNCHRONISED:
+        return Observation(
+            "the kernel does not hold it for synchronised",
+            Status.NOTICE,
+            why="AWS refuses requests whose time is 15 minutes off",
+            fix="timedatectl set-ntp true, or run chrony; with --to the clock is compared with S3's",
+        )
+    return Observation(f"synchronised, to {largest_error_us / 1e6:.2f} s")
+
+
+def _cgroup_limit() -> int:
+    """The least memory limit of the control groups that this process is in, in bytes."""
+    limit = 1 << 62
+    for line in CGROUP.read_text().splitlines():
+        _, controllers, place = line.split(":", 2)
+        if controllers == "":
+            root, file = CGROUPS, "memory.max"
+        elif "memory" in controllers.split(","):
+            root, file = CGROUPS / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        group = Path(place.lstrip("/"))
+        for each in (group, *group.parents):
+            told = root / each / file
+            text = told.read_text().strip() if told.exists() else "max"
+            limit = min(limit, int(text)) if text.isdigit() else limit
+    return limit

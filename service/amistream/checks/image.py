@@ -1,0 +1,230 @@
+"""Checks of what the manifest and EC2 are told of the image: account, mapping, name, and the right to register it."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+from amistream.aws import metadata
+from amistream.aws.ec2 import Ec2
+from amistream.checks.destination import Address
+from amistream.checks.findings import Check
+from amistream.checks.identity import Place
+from amistream.errors import RefusedError
+from amistream.flow.cancel import finish_despite_cancel
+from amistream.flow.retry import with_retries
+from amistream.plan import BundlingPlace
+from amistream.ports.registry import Registration
+from amistream.request import AMI_NAME_PATTERN, DEVICE_PATTERN, PATTERN_WORDS
+from amistream.stages.manifest import ImageFacts
+
+
+class ImageChecks:
+    """`facts` and `registration` are known once the checks have run; those of an earlier pass stay as they are."""
+
+    def __init__(
+        self,
+        address: Address,
+        place: Place,
+        *,
+        facts: ImageFacts | None = None,
+        settled: BundlingPlace | None = None,
+        like: ImageChecks | None = None,
+    ) -> None:
+        """`like` is the first of several destinations: what the manifest is told of the image is the same for all."""
+        self._address = address
+        self._request = address.request
+        self._place = place
+        self._facts = facts
+        self._like = like
+        self._settled = settled
+        self._inherited = metadata.Inherited()
+        self._account = self._request.account or address.settings.account
+        self._ec2: Ec2 | None = None
+        self._registered = False
+        kept = settled.registration if settled else None
+        self.name = kept.name if kept else self._request.ami_name or address.default_image_name(datetime.now(UTC))
+
+    def checks(self) -> list[Check]:
+        checks: list[Check] = []
+        if self._facts is None and self._like is None:
+            checks += self._checks_of_facts()
+        if self._request.registers:
+            checks += [
+                Check(
+                    name="ami_name",
+                    why="EC2 would refuse the registration when everything is stored",
+                    look=self._look_at_name,
+                    needs=("region",),
+                ),
+                Check(
+                    name="registration",
+                    why="the bundle would be stored and no AMI made of it",
+                    look=self._try_registration,
+                    needs=("ami_name", "devices"),
+                ),
+            ]
+        return checks
+
+    @property
+    def facts(self) -> ImageFacts:
+        if self._facts is not None:
+            return self._facts
+        if self._like is not None:
+            return self._like.facts
+        request, inherited = self._request, self._inherited
+        return ImageFacts(
+            prefix=self._address.prefix,
+            user=self._account,
+            architecture=request.architecture or self._address.settings.architecture,
+            kernel=request.kernel or inherited.kernel,
+            ramdisk=request.ramdisk or inherited.ramdisk,
+            product_codes=tuple(dict.fromkeys((*request.product_codes, *inherited.product_codes))),
+            ancestors=request.ancestors or inherited.ancestors,
+            block_device_mappings=self._mappings,
+        )
+
+    @property
+    def registration(self) -> Registration | None:
+        request, facts = self._request, self.facts
+        if not request.registers:
+            return None
+        if self._settled is not None and self._settled.registration is not None:
+            return self._settled.registration
+        paravirtual = request.virtualization == "paravirtual"
+        return Registration(
+            location=self._address.image_location,
+            name=self.name,
+            architecture=facts.architecture,
+            virtualization=request.virtualization,
+            description=request.description or "",
+            kernel=facts.kernel if paravirtual else "",
+            ramdisk=facts.ramdisk if paravirtual else "",
+            sriov=request.sriov,
+            ena=request.ena,
+            block_device_mappings=facts.block_device_mappings,
+            tags=request.tags,
+        )
+
+    @property
+    def region(self) -> str:
+        return self._place.region
+
+    async def ec2(self) -> Ec2:
+        if self._ec2 is None:
+            self._ec2 = await self._address.ec2(self._place.region)
+        return self._ec2
+
+    def _checks_of_facts(self) -> list[Check]:
+        inherits = Check(
+            name="metadata",
+            why="mapping, kernel and product codes of this instance would be missing from its image",
+            look=self._inherit,
+        )
+        return [
+            *([inherits] if self._request.inherit else []),
+            Check(
+                name="account",
+                why="the manifest names the account that the bundle belongs to",
+                look=self._look_at_account,
+                needs=() if self._account else ("credentials", "bucket"),
+                after=("region",),
+            ),
+            Check(
+                name="devices",
+                why="EC2 would refuse the manifest (InvalidManifest)",
+                look=self._look_at_devices,
+                needs=("metadata",),
+            ),
+        ]
+
+    @property
+    def _mappings(self) -> dict[str, str]:
+        return {**self._inherited.block_device_mappings, **self._request.block_device_mappings}
+
+    async def _inherit(self) -> str:
+        self._inherited = found = await metadata.inherited()
+        count = len(found.block_device_mappings)
+        return f"{count} device{'s' * (count != 1)}, ancestors {', '.join(found.ancestors) or 'none'}"
+
+    async def _look_at_account(self) -> str:
+        if self._account:
+            self._account = self._account.replace("-", "")
+            if not re.fullmatch("[0-9]{12}", self._account):
+                raise RefusedError(
+                    "account.invalid",
+                    f"cannot write the manifest: {self._account!r} is not an AWS account id, which has 12 digits",
+                    hint="correct the setting account, or give --account 123456789012",
+                    field="account",
+                )
+            return f"{self._account}, as given"
+        address = self._address
+        if self._request.directory and not address.endpoint_url and not await address.aws.has_credentials():
+            raise RefusedError(
+                "account.missing",
+                "cannot write the manifest: the AWS account id is not known, and there are no credentials to ask with",
+                hint="give --account 123456789012, or set AWS_ACCOUNT_ID",
+                field="account",
+            )
+        self._account = await with_retries(
+            address.retry,
+            "ask STS for the account id",
+            lambda _: address.aws.account_id(self._place.region, address.endpoint_url),
+        )
+        return f"{self._account}, by STS"
+
+    async def _look_at_devices(self) -> str:
+        mappings = self._mappings
+        for virtual, device in sorted(mappings.items()):
+            if not DEVICE_PATTERN.fullmatch(device):
+                raise RefusedError(
+                    "mapping.device",
+                    f"cannot map {virtual} to {device}, as this instance has it: EC2 takes no such name in a manifest",
+                    hint=f"name it as EC2 does (xvdb is sdb): -B {virtual}=sdb",
+                    field="block_device_mappings",
+                )
+        own = [device.removeprefix("/dev/") for virtual, device in mappings.items() if virtual.startswith("ephemeral")]
+        twice = sorted({device for device in own if own.count(device) > 1})
+        if twice:
+            raise RefusedError(
+                "mapping.twice",
+                f"cannot map two volumes to one device: {', '.join(twice)}",
+                hint="give each ephemeral volume a device of its own: -B ephemeral0=sdb,ephemeral1=sdc",
+                field="block_device_mappings",
+            )
+        return ", ".join(f"{virtual}={device}" for virtual, device in sorted(mappings.items())) or "none"
+
+    async def _look_at_name(self) -> str:
+        if not re.fullmatch(AMI_NAME_PATTERN, self.name):
+            raise RefusedError(
+                "ami_name.invalid",
+                f"cannot register the AMI name {self.name!r}: it is not {PATTERN_WORDS['ami_name']}",
+                hint="give another --ami-name",
+                field="ami_name",
+            )
+        ec2, location = await self.ec2(), self._address.image_location
+        taken = await with_retries(
+            self._address.retry, f"look for an image named {self.name!r}", lambda _: ec2.find(self.name)
+        )
+        self._registered = taken is not None
+        # One of this very location, before anything is stored there, is left of a bundle that was deleted.
+        if taken is not None and (self._settled is None or taken.location != location):
+            raise RefusedError(
+                "ami_name.taken",
+                f"cannot register the AMI name {self.name!r}: {taken.id} has it in {ec2.region}",
+                hint=f"choose another --ami-name, or first: aws ec2 deregister-image --image-id {taken.id}",
+                field="ami_name",
+            )
+        return f"{self.name!r} is free" if taken is None else f"{self.name!r} is this very bundle's, {taken.id}"
+
+    async def _try_registration(self) -> str:
+        registration = self.registration
+        if self._registered or registration is None:
+            return "registered already"
+        ec2 = await self.ec2()
+        await with_retries(
+            self._address.retry,
+            f"register an image in {ec2.region}",
+            lambda _: finish_despite_cancel(ec2.may_register(registration)),
+        )
+        return f"EC2 would take it in {ec2.region} (dry run)"

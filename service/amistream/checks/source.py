@@ -1,0 +1,208 @@
+"""Checks of the volume, and of the plan that is made for it: what it is, whether it holds still, how it is cut."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+from amistream.checks.destination import Address
+from amistream.checks.findings import Check, Observation, Status, size_text
+from amistream.errors import RefusedError
+from amistream.flow.cancel import finish_despite_cancel
+from amistream.host.mounts import writable_place
+from amistream.plan import Plan
+from amistream.request import PATTERN_WORDS, PREFIX_PATTERN
+from amistream.settings import Sparse, concurrency_within, memory_ceiling
+from amistream.source.file import too_large
+from amistream.source.opening import AnyVolume, open_source
+from amistream.stages.compress import level_number
+from amistream.stages.manifest import SIGNED_MAX, signed_size
+from amistream.values import GIB, MIB, Extent
+
+MOST_PARTS = "EC2's check takes about 7000 parts"
+
+
+class SourceChecks:
+    """Opens the volume: `close` it. What was found is known once the checks have run."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._request = address.request
+        self._settings = address.settings
+        self._volume: AnyVolume | None = None
+        self._extents: tuple[Extent, ...] = ()
+        self._concurrency = 0
+        self.part_size = int(self._request.part_size or self._settings.part_size)
+        self.workers = self._request.workers or self._settings.worker_count()
+        self.memory_limit = self._request.memory_limit or self._settings.memory_limit
+        self.wanted_concurrency = self._request.upload_concurrency or self._settings.upload_concurrency
+
+    def checks(self, *, steady: bool = True) -> list[Check]:
+        """Without `steady` the volume may be written to meanwhile."""
+        mount = [
+            Check(
+                name="mount",
+                why="what is written while it is read tears the image, and the AMI may not boot",
+                look=self._look_at_mounts,
+                needs=("source",),
+            )
+        ]
+        return [
+            Check(name="source", why="there would be nothing to bundle", look=self._open),
+            Check(
+                name="size",
+                why="EC2 takes no empty image, and boots none over 10 GiB",
+                look=self._look_at_size,
+                needs=("source",),
+            ),
+            *(mount if steady else []),
+            Check(
+                name="parts",
+                why="EC2 would refuse the manifest when everything is stored",
+                look=self._look_at_parts,
+                needs=("source",),
+            ),
+            self.memory_check(),
+        ]
+
+    def memory_check(self) -> Check:
+        """The one that needs no volume."""
+        return Check(name="memory_limit", why="the process would grow beyond the limit", look=self._look_at_concurrency)
+
+    @property
+    def opened(self) -> bool:
+        return self._volume is not None
+
+    @property
+    def volume(self) -> AnyVolume:
+        assert self._volume is not None  # noqa: S101 - for the type checker; the check opened it
+        return self._volume
+
+    @property
+    def data(self) -> int:
+        """Bytes that are not holes."""
+        return sum(extent.length for extent in self._extents)
+
+    @property
+    def most_parts(self) -> int:
+        # Incompressible data grows by far less than this thousandth.
+        return (self.volume.size + self.volume.size // 1000) // self.part_size + 1
+
+    def plan(self) -> Plan:
+        request, settings = self._request, self._settings
+        return Plan(
+            prefix=self._address.prefix,
+            part_size=self.part_size,
+            block_size=int(settings.block_size),
+            workers=self.workers,
+            level=level_number(request.compress or settings.compress),
+            upload_concurrency=self._concurrency,
+            nice=settings.nice if request.nice is None else request.nice,
+            extents=self._planned_extents(),
+        )
+
+    async def close(self) -> None:
+        if self._volume is not None:
+            await asyncio.to_thread(self._volume.close)
+
+    async def _open(self) -> str:
+        # The thread cannot be stopped: what it opens must be known to `close`.
+        await finish_despite_cancel(asyncio.to_thread(self._open_on_thread))
+        volume, count = self.volume, len(self._extents)
+        return f"{size_text(volume.size)} {volume.kind}, {count} extent{'s' * (count != 1)}"
+
+    def _open_on_thread(self) -> None:
+        request = self._request
+        self._volume = open_source(
+            request.source,
+            self._address.roots,
+            live=request.live,
+            image_size=request.image_size,
+            most=int(self._settings.max_image_size),
+        )
+        self._extents = self._volume.extents()
+
+    async def _look_at_size(self) -> str:
+        volume, most = self.volume, int(self._settings.max_image_size)
+        if volume.size == 0:
+            raise RefusedError(
+                "source.empty",
+                f"cannot bundle {volume.path}: it is empty",
+                hint="check the path",
+                field="source",
+            )
+        if volume.size > most:
+            raise too_large(volume.path, volume.size, most)
+        return f"{size_text(volume.size)} of at most {size_text(most)}"
+
+    async def _look_at_mounts(self) -> Observation:
+        path = self.volume.path
+        place = await finish_despite_cancel(asyncio.to_thread(writable_place, self.volume.about))
+        if not place:
+            return Observation("not mounted read-write")
+        if self._request.live:
+            return Observation(
+                f"{path} is mounted read-write on {place}",
+                Status.NOTICE,
+                why="what is written meanwhile tears the image",
+                fix=f"it is well when nothing writes there, as after fsfreeze --freeze {place}",
+            )
+        raise RefusedError(
+            "source.mounted",
+            f"cannot bundle {path}: it is mounted read-write on {place}, and what is written meanwhile tears the image",
+            hint=f"umount {place}, or mount -o remount,ro {place}, or bundle a snapshot; if it is frozen (fsfreeze "
+            f"--freeze {place}) or you take the risk, say --live",
+            field="source",
+        )
+
+    async def _look_at_parts(self) -> str:
+        prefix, size = self._address.prefix, self.volume.size
+        if not re.fullmatch(PREFIX_PATTERN, prefix):
+            raise RefusedError(
+                "prefix.invalid",
+                f"cannot name the parts: the prefix {prefix!r} is not {PATTERN_WORDS['prefix']}",
+                hint="give another --prefix, or correct the setting prefix",
+                field="prefix",
+            )
+        if signed_size(prefix, self.most_parts) > SIGNED_MAX:
+            raise RefusedError(
+                "part_size.too_small",
+                f"cannot cut {size / GIB:.2f} GiB into parts of {self.part_size} bytes: {MOST_PARTS}",
+                hint="give a larger --part-size; 10MiB is what the AMI tools use",
+                field="part_size",
+            )
+        return f"at most {self.most_parts} of {size_text(self.part_size)} each"
+
+    async def _look_at_concurrency(self) -> str:
+        """Parts in flight: as asked, or as many as the memory limit has room for."""
+        limit, self._concurrency = self.memory_limit, self.wanted_concurrency
+        if limit is not None:
+            block_size = int(self._settings.block_size)
+            fitting = concurrency_within(limit, workers=self.workers, block_size=block_size, part_size=self.part_size)
+            if fitting < 1:
+                raise RefusedError(
+                    "memory_limit.too_small",
+                    f"cannot keep within {limit / MIB:.0f} MiB: {self.workers} workers and one part of "
+                    f"{self.part_size / MIB:g} MiB in flight need {self.ceiling(1) / MIB:.0f} MiB",
+                    hint="give a larger --memory-limit, or a smaller --part-size, or fewer --workers",
+                    field="memory_limit",
+                )
+            self._concurrency = min(self._concurrency, fitting)
+        of = f" of {size_text(limit)}" if limit else ""
+        return f"{self._concurrency} parts in flight, at most {size_text(self.ceiling(self._concurrency))}{of}"
+
+    def ceiling(self, upload_concurrency: int) -> int:
+        """Bytes of memory with that many parts in flight."""
+        return memory_ceiling(
+            workers=self.workers,
+            block_size=int(self._settings.block_size),
+            part_size=self.part_size,
+            upload_concurrency=upload_concurrency,
+        )
+
+    def _planned_extents(self) -> tuple[Extent, ...] | None:
+        wish = self._request.sparse or self._settings.sparse
+        if wish is Sparse.NEVER:
+            return None
+        dense = self.data == self.volume.size
+        return None if dense and wish is Sparse.AUTO else self._extents

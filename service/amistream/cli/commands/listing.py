@@ -1,0 +1,144 @@
+"""The command `list`: which bundles a bucket holds, what is broken or left over, and what all of it costs."""
+# ruff: noqa: ARG001 - some values are read from the context
+# ruff: noqa: PLC0415 - what only a valid command needs is imported when there is one
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from amistream.cli import bundle_options as options
+from amistream.cli.bundle_arguments import Bucket, NoEc2, columns, counted, settings_for, validated_request
+from amistream.cli.options import ConfigOption, JsonOption
+from amistream.cli.output import put_result
+from amistream.errors import EXIT_DONE, UsageError
+from amistream.units import HOUR_S, size_text
+
+if TYPE_CHECKING:
+    from amistream.bundles.results import Inventory, ListedBundle
+    from amistream.bundles.session import BundleSession
+
+UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1), "y": timedelta(days=365)}
+
+Orphans = Annotated[
+    bool,
+    typer.Option(
+        "--orphans", help="Only what is not whole: parts without a manifest, bundles that lack parts, AMIs without one."
+    ),
+]
+OlderThan = Annotated[
+    str | None, typer.Option("--older-than", metavar="30d", help="Only what is older: hours (h), days, weeks, years.")
+]
+Unregistered = Annotated[bool, typer.Option("--unregistered", help="Only what no AMI of this account stands on.")]
+Price = Annotated[
+    float | None,
+    typer.Option("--price", metavar="USD", min=0, help="Dollars per GiB and month; default: the region's list price."),
+]
+
+
+def list_bundles(
+    context: typer.Context,
+    destination: Bucket,
+    *,
+    orphans: Orphans = False,
+    older_than: OlderThan = None,
+    unregistered: Unregistered = False,
+    price: Price = None,
+    no_ec2: NoEc2 = False,
+    region: options.Region = None,
+    endpoint_url: options.EndpointUrl = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """List the bundles in a bucket or below a prefix: size, age, parts, AMIs, cost, and what is broken or left over.
+
+    The cost is an estimate: stored bytes at the list price of S3 standard storage.
+
+    Example: [bold]amistream list s3://my-bucket --unregistered --older-than 30d[/bold]
+    """
+    from amistream.cli.foreground import run_here
+
+    request = validated_request(context, destination)
+    now = datetime.now(UTC)
+    age = None if older_than is None else parse_age(older_than)
+    if unregistered and no_ec2:
+        raise UsageError("usage", "cannot run the command: --unregistered asks EC2, and --no-ec2 forbids it")
+
+    async def work(session: BundleSession) -> Inventory:
+        return await session.inventory(request.destinations[0], ask_ec2=not no_ec2, price=price)
+
+    from amistream.bundles.listing import Filters, select
+
+    inventory = run_here(settings_for(config, request), work)
+    filters = Filters(orphans=orphans, unregistered=unregistered, made_before=None if age is None else now - age)
+    shown = select(inventory, filters)
+    put_result(shown.model_dump_json() if as_json else inventory_text(shown, now))
+    return EXIT_DONE
+
+
+def parse_age(text: str) -> timedelta:
+    """`30d` as a span of time. Raises `UsageError`."""
+    found = re.fullmatch(r"([0-9]{1,5})([hdwy])", text)
+    if found is None:
+        raise UsageError(
+            "usage", f"cannot run the command: --older-than: {text!r} is no age", hint="write 12h, 30d, 4w or 1y"
+        )
+    return int(found[1]) * UNITS[found[2]]
+
+
+def inventory_text(inventory: Inventory, now: datetime) -> str:
+    """A table of bundles, then what is left over, then the sum."""
+    blocks = []
+    if inventory.bundles:
+        head = ("AGE", "IMAGE", "STORED", "PARTS", "COST", "AMI", "MANIFEST")
+        blocks.append(columns([head, *(_bundle_row(bundle, now) for bundle in inventory.bundles)]))
+    left = [
+        (
+            age_text(now - parts.newest_at),
+            size_text(parts.stored),
+            cost_text(parts.cost),
+            _parts_words(parts.count, parts.parts),
+        )
+        for parts in inventory.orphan_parts
+    ]
+    if left:
+        blocks.append(columns([("AGE", "STORED", "COST", "PARTS WITHOUT A MANIFEST"), *left]))
+    if inventory.orphan_images:
+        rows = [(image.image_id, image.location) for image in inventory.orphan_images]
+        blocks.append(columns([("AMI", "MANIFEST THAT IS NOT THERE"), *rows]))
+    found = f"{counted(len(inventory.bundles), 'bundle')} in {inventory.location}, {size_text(inventory.stored)}"
+    if inventory.cost is not None:
+        found += f", about {cost_text(inventory.cost)} a month (an estimate, at {inventory.price} USD per GiB)"
+    blocks.append(found)
+    return "\n\n".join(blocks)
+
+
+def _bundle_row(bundle: ListedBundle, now: datetime) -> tuple[str, ...]:
+    images = "?" if bundle.images is None else ",".join(bundle.images) or "-"
+    problem = f"  <- {bundle.problem}" if bundle.problem else ""
+    return (
+        age_text(now - bundle.made_at),
+        size_text(bundle.image_size) if bundle.image_size else "-",
+        size_text(bundle.stored),
+        str(bundle.parts or "-"),
+        cost_text(bundle.cost),
+        images,
+        f"{bundle.manifest}{problem}",
+    )
+
+
+def _parts_words(count: int, parts: str) -> str:
+    return f"{parts} ({count})"
+
+
+def age_text(age: timedelta) -> str:
+    """Whole days, or hours; a clock that is behind S3's sees no age at all."""
+    hours = max(0, int(age.total_seconds())) // HOUR_S
+    return f"{hours // 24}d" if hours >= 24 else f"{hours}h"  # noqa: PLR2004 - a day
+
+
+def cost_text(cost: float | None) -> str:
+    return "-" if cost is None else f"{cost:.2f} USD" if cost >= 0.005 or not cost else "<0.01 USD"  # noqa: PLR2004 - a cent

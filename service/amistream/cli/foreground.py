@@ -1,0 +1,133 @@
+"""Work on existing bundles, in the command's own process: settings, event loop, Ctrl-C, progress and questions.
+
+Imports the AWS SDK, so only when a command that needs it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import uvloop
+
+from amistream import log
+from amistream.bundles.meter import Meter
+from amistream.bundles.session import BundleSession
+from amistream.cli.output import put_note
+from amistream.errors import EXIT_INTERRUPTED, AmistreamError, RefusedError
+from amistream.process import settle_memory
+from amistream.settings import LogFormat, Settings
+
+DRAWN_EVERY_S = 0.25
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_T = TypeVar("_T")
+
+
+class InterruptedHereError(AmistreamError):
+    """A signal ended the work, which has tidied up. Nobody's fault."""
+
+    exit_status = EXIT_INTERRUPTED
+
+
+def run_here(settings: Settings, work: Callable[[BundleSession], Awaitable[_T]]) -> _T:
+    """Run `work` to its end. Raises `AmistreamError`."""
+    settle_memory()
+    # Warnings would say a second time, over the bar, what the end says.
+    log.configure("error", LogFormat.TEXT)
+
+    async def run() -> _T:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - for the type checker
+        asked = False
+
+        def stop() -> None:
+            nonlocal asked
+            put_note("still tidying up; this takes a moment" if asked else "stopping")
+            if not asked:
+                task.cancel()
+            asked = True
+
+        # Signals come to the main thread; a test may run a command on another.
+        if threading.current_thread() is threading.main_thread():
+            loop = asyncio.get_running_loop()
+            for number in STOP_SIGNALS:
+                loop.add_signal_handler(number, stop)
+            # A terminal that was closed takes no note any more; under nohup(1) the work goes on.
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+                loop.add_signal_handler(signal.SIGHUP, task.cancel)
+        async with BundleSession(settings, lambda notice: put_note(f"note: {notice}")) as session:
+            return await work(session)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            return runner.run(run())
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            raise InterruptedHereError("interrupted", "cannot finish: interrupted") from None
+
+
+@asynccontextmanager
+async def progress_bar(meter: Meter, verb: str) -> AsyncIterator[None]:
+    """Draw the meter on stderr while the work goes on, if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    # Scripts never see it, and it takes a twentieth of a second to import.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn  # noqa: PLC0415
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as progress:
+        bar = progress.add_task(verb, total=None)
+
+        def draw() -> None:
+            words = f"{verb} {meter.parts_done} of {meter.parts} parts"
+            total = meter.bytes_total or None
+            progress.update(bar, total=total, completed=meter.bytes_done, description=words, refresh=True)
+
+        async def keep_drawing() -> None:
+            while True:
+                await asyncio.sleep(DRAWN_EVERY_S)
+                draw()
+
+        drawing = asyncio.create_task(keep_drawing())
+        try:
+            yield
+        finally:
+            drawing.cancel()
+            await asyncio.wait({drawing})
+            draw()
+
+
+async def confirm(question: str, *, yes: bool, what: str) -> None:
+    """Ask the person at the terminal, unless told `yes`. Raises `RefusedError` without a terminal or a yes."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise RefusedError(
+            "unconfirmed",
+            f"cannot {what} without being told so: there is no terminal to ask on",
+            hint="look with --dry-run, then give --yes",
+        )
+    put_note(f"{question} [y/N]")
+    if (await line_from_stdin()).strip().lower() not in {"y", "yes"}:
+        raise RefusedError("unconfirmed", f"cannot {what}: the answer was no", hint="nothing was changed")
+
+
+async def line_from_stdin() -> str:
+    """The next line of standard input. Not read at once: waiting for a person must not keep Ctrl-C from being seen."""
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    try:
+        loop.add_reader(sys.stdin.fileno(), ready.set)
+    except PermissionError:
+        return sys.stdin.readline()  # a file is always ready, and epoll takes none
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(sys.stdin.fileno())
+    return sys.stdin.readline()

@@ -1,0 +1,100 @@
+"""A job's progress on stderr: bars on a terminal, else a plain line now and then. It never writes to stdout.
+
+A screen is shown one event after the other and remembers only what it has said already.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Protocol, Self
+
+from amistream.cli.output import put_note
+from amistream.events import Event, JobView, Progress, State
+from amistream.units import duration_text, rate_text, share_text, size_text
+
+PLAIN_PERIOD_S = 5.0
+"""Seconds between two plain progress lines; a change of state is told at once."""
+
+
+class Screen(AbstractContextManager["Screen"], Protocol):
+    """Show events between `with` and its end; leaving puts the terminal back as it was."""
+
+    def show(self, event: Event) -> None: ...
+
+
+def make_screen() -> Screen:
+    """Make what stderr can show."""
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        return PlainScreen(put_note)
+    # rich takes a twentieth of a second to import, and scripts never see it.
+    from amistream.cli.live import LiveScreen  # noqa: PLC0415 - see above
+
+    return LiveScreen()
+
+
+class PlainScreen(Screen):
+    """One line per state and notice, and one progress line at most every five seconds."""
+
+    def __init__(self, put: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._put = put
+        self._clock = clock
+        self._told = Announced()
+        self._next_line_at = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def show(self, event: Event) -> None:
+        for line in self._told.new_notices(event.job) + self._told.new_state(event.job):
+            self._put(line)
+        progress = event.job.progress
+        if event.type == "progress" and progress is not None and self._clock() >= self._next_line_at:
+            self._next_line_at = self._clock() + PLAIN_PERIOD_S
+            self._put(progress_line(progress))
+
+
+class Announced:
+    """What was said about a job; asked again, it gives only what is new, so that nothing is said twice."""
+
+    def __init__(self) -> None:
+        self._state: State | None = None
+        self._notices = 0
+
+    def new_notices(self, job: JobView) -> list[str]:
+        new = job.notices[self._notices :]
+        self._notices += len(new)
+        return [f"note: {notice}" for notice in new]
+
+    def new_state(self, job: JobView) -> list[str]:
+        if job.state is self._state:
+            return []
+        self._state = job.state
+        return [f"job {job.id}: {job.state.value}"]
+
+
+def progress_line(progress: Progress) -> str:
+    """The whole data path in one line."""
+    words = [
+        share_text(progress.bytes_done, progress.bytes_total),
+        f"{size_text(progress.bytes_done)} of {size_text(progress.bytes_total)}",
+        *speed_words(progress),
+    ]
+    if progress.bottleneck:
+        words.append(f"limited by {progress.bottleneck}")
+    return ", ".join(words)
+
+
+def speed_words(progress: Progress) -> list[str]:
+    """Rate, time left and parts."""
+    words = [rate_text(progress.rate)]
+    if progress.eta_s is not None:
+        words.append(f"{duration_text(progress.eta_s)} left")
+    words.append(f"parts {progress.parts_stored} stored of {progress.parts_made} made")
+    return words

@@ -1,0 +1,28 @@
+"""The command `compat`: the commands of the older tools, under their names."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from amistream.compat import main
+from amistream.compat.tables import known_names
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help=f"One of {', '.join(known_names())}.")]
+
+
+def compat(context: typer.Context, name: Name) -> int:
+    """Run a command of ec2-ami-tools or euca2ools with the words that scripts give it.
+
+    The same commands are installed as scripts of their own names. What each option does: NAME --help.
+
+    Example: [bold]amistream compat ec2-bundle-image -i disk.img -d bundled -u 111122223333 -r x86_64 -c cert.pem
+    -k pk.pem[/bold]
+    """
+    return main.run(name, context.args)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make `compat` a command of `app`."""
+    app.command(context_settings={"allow_extra_args": True, "allow_interspersed_args": False})(compat)

@@ -1,0 +1,1 @@
+"""This machine: its mounts and devices, the programs it runs, the files it makes."""

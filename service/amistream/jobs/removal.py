@@ -1,0 +1,113 @@
+"""Removes what a job made and did not finish: its AMI, manifest and parts, and nothing of anybody else's."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+
+from amistream.aws import buckets
+from amistream.aws.ec2 import Ec2, plain_location
+from amistream.checks.destination import Address, open_destination
+from amistream.errors import JobError
+from amistream.flow.gather import gather_limited, try_each
+from amistream.flow.retry import RetryPolicy, with_retries
+from amistream.jobs.proof import _unfinished
+from amistream.jobs.records import JournalEntry, SealedPart
+from amistream.plan import BundlingPlace
+from amistream.ports.registry import Registration
+from amistream.ports.store import Store, whole_checksum
+from amistream.stages.register import find_ours
+from amistream.values import manifest_name, part_name
+
+
+async def remove(store: Store, prefix: str, parts: Sequence[SealedPart], manifest: bytes | None) -> None:
+    """Delete the job's manifest, then its parts; nothing else under those names."""
+
+    async def remove_part(part: SealedPart) -> None:
+        await store.remove(part_name(prefix, part.digest.index), part.digest.size, *part.checksums)
+
+    await store.tidy(_unfinished(prefix, parts))
+    if manifest is not None:
+        sha1 = hashlib.sha1(manifest, usedforsecurity=False).digest()
+        await store.remove(manifest_name(prefix), len(manifest), whole_checksum(sha1))
+    await gather_limited(remove_part, parts)
+
+
+async def remove_kept(
+    addresses: Sequence[Address], kept: JournalEntry, parts: Sequence[SealedPart], *, undone: Collection[str] = ()
+) -> None:
+    """Remove what the journal proves a job made where it is not done: image, manifest, parts.
+
+    Every place is tried. Raises the first error. A bundle on which somebody else registered an image, as a job's hint
+    tells to, stays. `undone` are images that were deregistered just now and may still show.
+    """
+
+    async def remove_at(place: tuple[int, Address]) -> None:
+        number, address = place
+        if kept.bundling is None:
+            await _remove_probe(address)
+        elif number not in kept.done:
+            settled, manifest = kept.bundling.places[number], kept.manifests.get(number)
+            await _remove_at(address, settled, manifest, parts, image=kept.images.get(number), undone=undone)
+
+    await try_each(remove_at, enumerate(addresses))
+
+
+async def _deregister(ec2: Ec2, registration: Registration, retry: RetryPolicy, image: str | None) -> str:
+    """Deregister `image`, or if nothing is known of it what has its name and place; returns the id or ''."""
+    if image is None:
+        found = await find_ours(ec2, registration, retry)
+        image = found.id if found is not None else ""
+    if image:
+        await ec2.deregister(image)
+    return image
+
+
+async def _refuse_registered(ec2: Ec2, registration: Registration, retry: RetryPolicy, undone: Collection[str]) -> None:
+    location = registration.location
+    images = await with_retries(retry, f"look for images on {location}", lambda _: ec2.own_images())
+    for image in images:
+        if plain_location(image.location) == location and image.id not in undone:
+            raise JobError(
+                "job.registered",
+                f"cannot remove s3://{location}: {image.id} is registered on it",
+                hint="if nobody needs it, first: "
+                f"amistream deregister {image.id}; if it has the name that the job was to give it, resume the job, "
+                "which takes it as its own",
+            )
+
+
+async def _remove_at(
+    address: Address,
+    place: BundlingPlace,
+    manifest: bytes | None,
+    parts: Sequence[SealedPart],
+    *,
+    image: str | None,
+    undone: Collection[str],
+) -> None:
+    destination = await open_destination(address, place)
+    ec2, registration = destination.ec2, destination.registration
+    try:
+        if manifest is not None and ec2 is not None and registration is not None:
+            own = await _deregister(ec2, registration, destination.retry, image)
+            await _refuse_registered(ec2, registration, destination.retry, {*undone, own})
+        await remove(destination.store, address.prefix, parts, manifest)
+        if address.directory is None:
+            # Every run puts one while it checks.
+            await destination.store.delete(address.probe_name)
+    finally:
+        await destination.store.close()
+
+
+async def _remove_probe(address: Address) -> None:
+    """All that a run makes before it begins to bundle."""
+    if address.directory is None:
+        region = await buckets.bucket_region(
+            address.aws,
+            address.bucket,
+            region=address.request.region or "",
+            endpoint_url=address.endpoint_url,
+            timeout_s=address.settings.stall_timeout_s,
+        )
+        await (await address.store(region)).delete(address.probe_name)

@@ -1,0 +1,204 @@
+"""A volume that can be read: an image file or a block device, opened once, read-only, and never followed twice.
+
+Everything is asked of the open descriptor, not of the path, so that a path swapped meanwhile changes nothing. What it
+is and where it lies is judged before it is opened at all (`roots`). The calls block: use them on threads. Other kinds
+(file-system trees, standard input) implement the same `Volume`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+import struct
+from pathlib import Path
+
+from amistream.errors import RefusedError, SourceError
+from amistream.ports.volume import Kind
+from amistream.roots import Roots, open_pinned, pinned
+from amistream.source.extents import find_data
+from amistream.values import GIB, Extent
+
+_BLKGETSIZE64 = 0x80081272
+"""ioctl of linux/fs.h: size of a block device in bytes."""
+
+
+DEVICES = Path("/sys/dev/block")
+_SECTORS_WRITTEN = 6
+"""Field of a block device's `stat` (Linux, Documentation/block/stat.rst)."""
+
+
+_SYNC_FILE_RANGE_WRITE = 2
+
+_ATTRIBUTES = ("st_nlink", "st_mode", "st_uid", "st_gid")
+
+
+class FileVolume:
+    """A volume behind a file descriptor, which it owns."""
+
+    def __init__(self, path: Path, descriptor: int, *, live: bool = False) -> None:
+        """`live`: something writes to the device, or may, and that is no reason not to use what is read."""
+        self.path = path
+        self._descriptor = descriptor
+        self.about = os.fstat(descriptor)
+        """What it was when it was opened, whatever has its name now."""
+        self.kind = Kind.BLOCK_DEVICE if stat.S_ISBLK(self.about.st_mode) else Kind.IMAGE_FILE
+        self.size = self._size()
+        self.mtime = max(0, int(self.about.st_mtime))
+        self._live = live
+        self._opened_as = self._name()
+        if self.kind is Kind.IMAGE_FILE:
+            _begin_to_write_out(descriptor)
+        self._before = self._witness()
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+
+    def read_into(self, offset: int, buffer: memoryview) -> bool:
+        done = self._read_cached(offset, buffer)
+        if done == len(buffer):
+            return True
+        while done < len(buffer):
+            try:
+                count = os.preadv(self._descriptor, [buffer[done:]], offset + done)
+            except OSError as error:
+                raise SourceError(
+                    "source.read_error",
+                    f"cannot read {self.path} at byte {offset + done}: {error.strerror}",
+                    hint="the disk may be failing: see `dmesg`; bundle from a good copy or a snapshot",
+                    field="source",
+                ) from error
+            if count == 0:
+                raise SourceError(
+                    "source.shrunk",
+                    f"cannot read {self.path} to its end: it ends at byte {offset + done} and had {self.size} bytes",
+                    hint="nothing may write to the volume while it is bundled; use a snapshot",
+                    field="source",
+                )
+            done += count
+        return False
+
+    def _read_cached(self, offset: int, buffer: memoryview) -> int:
+        """Fill what the page cache has from `offset` on, without waiting; returns how much that was."""
+        try:
+            return os.preadv(self._descriptor, [buffer], offset, os.RWF_NOWAIT)
+        except OSError:
+            return 0  # nothing there, or a file system that cannot tell; a real error comes again in the ordinary read
+
+    def will_need(self, offset: int, length: int) -> None:
+        os.posix_fadvise(self._descriptor, offset, length, os.POSIX_FADV_WILLNEED)
+
+    def extents(self) -> tuple[Extent, ...]:
+        return find_data(self._descriptor, self.size)
+
+    def check_unchanged(self) -> None:
+        if self._witness() != self._before:
+            raise SourceError(
+                "source.changed",
+                f"cannot use what was read from {self.path}: it was written to meanwhile",
+                hint="nothing may write to the volume while it is bundled; use a snapshot and try again",
+                field="source",
+            )
+
+    def interrupt(self) -> None:
+        """What a file or device is asked for comes, or fails, by itself."""
+
+    def rewind(self) -> None:
+        """A file or device can be read again at any time."""
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def _witness(self) -> tuple[int, ...]:
+        """What is another once the volume was written to.
+
+        Of a file size and times; that of its inode (ctime) tells of a writer who puts the other back, unless a change
+        of its name, links, mode or owner explains it. Of a device the sectors written so far, once everything that
+        waits is written.
+        """
+        if self.kind is Kind.IMAGE_FILE:
+            now = os.fstat(self._descriptor)
+            renamed = self._name() != self._opened_as
+            explained = renamed or any(getattr(now, name) != getattr(self.about, name) for name in _ATTRIBUTES)
+            return now.st_size, now.st_mtime_ns, (self.about if explained else now).st_ctime_ns
+        if self._live:
+            return (self._size(),)
+        os.fsync(self._descriptor)
+        device = f"{os.major(self.about.st_rdev)}:{os.minor(self.about.st_rdev)}"
+        try:
+            told = (DEVICES / device / "stat").read_text().split()
+        except OSError:
+            return (self._size(),)
+        return self._size(), int(told[_SECTORS_WRITTEN])
+
+    def _name(self) -> Path:
+        return Path(f"/proc/self/fd/{self._descriptor}").readlink()
+
+    def _size(self) -> int:
+        if self.kind is Kind.IMAGE_FILE:
+            return os.fstat(self._descriptor).st_size
+        answer = fcntl.ioctl(self._descriptor, _BLKGETSIZE64, bytes(8))
+        return int(struct.unpack("Q", answer)[0])
+
+
+def _begin_to_write_out(descriptor: int) -> None:
+    """Have the kernel begin to write what waits in memory of a file, without waiting for the disk.
+
+    A page that a program has mapped and written to can be written to again unseen; once it is being written out, the
+    next write to it moves the file's times (sync_file_range(2); measured on ext4 and XFS). Failing is no matter.
+    """
+    sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if sync_file_range is not None:
+        sync_file_range(descriptor, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
+
+
+def open_volume(path: Path, roots: Roots | None = None, *, live: bool = False) -> FileVolume:
+    """Open an image file or block device for reading. Raises `RefusedError` saying what stands against it.
+
+    With `roots` it must lie within them; for `live` see `FileVolume`.
+    """
+    try:
+        with pinned(path, roots, field="source") as pin:
+            mode = os.fstat(pin).st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+                what = "a directory" if stat.S_ISDIR(mode) else "neither a file nor a block device"
+                raise RefusedError(
+                    "source.kind",
+                    f"cannot bundle {path}: it is {what}",
+                    hint="give an image file, such as disk.img, or a block device, such as /dev/xvdf",
+                    field="source",
+                )
+            # Non-blocking, or a device without its medium, or a lease on the file, would hold the open.
+            descriptor = open_pinned(pin, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    try:
+        return FileVolume(path, descriptor, live=live)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def too_large(path: Path, size: int, most: int) -> RefusedError:
+    """The error for a disk of more bytes than an image may have."""
+    return RefusedError(
+        "source.too_large",
+        f"cannot bundle {path}: it has {size / GIB:.2f} GiB, and an instance store-backed image has at most "
+        f"{most / GIB:g} GiB",
+        hint="shrink the file system (resize2fs) and the volume; other clouds may take more: max_image_size",
+        field="source",
+    )
+
+
+def _unreadable(path: Path, error: OSError) -> RefusedError:
+    if error.errno == errno.ENOENT:
+        return RefusedError(
+            "source.missing",
+            f"cannot bundle {path}: there is no such file or device",
+            hint="check the path; `lsblk` lists the block devices",
+            field="source",
+        )
+    hint = f"check its permissions: ls -l {path}"
+    if error.errno == errno.EACCES:
+        hint += "; the one who reads is the daemon's user (or you, with --in-process)"
+    return RefusedError("source.unreadable", f"cannot read {path}: {error.strerror}", hint=hint, field="source")

@@ -1,0 +1,1 @@
+"""Images of virtual machines, read through qemu's own tools."""

@@ -1,0 +1,293 @@
+"""A disk image in another form (qcow2, VMDK, VHD, VHDX), read as the disk that it holds, without a raw copy.
+
+`qemu-img` tells the disk's size and where each piece of it is. What lies in the file as it is, which is all of an image
+that is not compressed, is read straight from there; pieces that are nowhere are holes. The rest comes through
+`qemu-nbd`, of the same package: compressed pieces, and formats for which `qemu-img` does not tell (VHDX).
+
+An image that leads to other files (a backing file, a data file, a second extent) is refused: who may have the image
+bundled need not be allowed to read those. Its header is asked first, and the programs' words are for those only who may
+read any file: they tell what there is.
+"""
+
+from __future__ import annotations
+
+import bisect
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from amistream.errors import RefusedError, SourceError
+from amistream.host.program import ToolMissingError, run_tool
+from amistream.ports.volume import Kind
+from amistream.source.extents import join_extents
+from amistream.source.file import FileVolume, too_large
+from amistream.source.qemu.headers import DESCRIPTOR, check_headers, cut_short
+from amistream.source.qemu.nbd import NbdServer
+from amistream.values import KIB, MIB, Extent
+
+FOOTER = 512
+"""Bytes at the end of a VHD of fixed size; it has nothing at its beginning to be known by."""
+MOST_FACTS = MIB
+"""Bytes of what qemu-img says of an image; each snapshot takes 300."""
+MOST_PIECES = 1 << 18
+"""Runs of data and of zeros in one disk. A disk of 10 GiB has 163840 when every other cluster of 64 KiB is empty."""
+
+
+class Format(StrEnum):
+    """The forms that are known, by the names that the QEMU project gives them."""
+
+    QCOW2 = "qcow2"
+    VMDK = "vmdk"
+    VHD = "vpc"
+    VHDX = "vhdx"
+
+    @property
+    def words(self) -> str:
+        return {"vmdk": "VMDK", "vpc": "VHD", "vhdx": "VHDX"}.get(self.value, self.value)
+
+
+_BEGINNINGS = {
+    b"QFI\xfb": Format.QCOW2,
+    b"KDMV": Format.VMDK,
+    b"COWD": Format.VMDK,
+    DESCRIPTOR: Format.VMDK,
+    b"conectix": Format.VHD,
+    b"vhdxfile": Format.VHDX,
+}
+HEAD = max(map(len, _BEGINNINGS))
+
+
+def detect_format(head: bytes, tail: bytes = b"") -> Format | None:
+    """The form of an image with these first `HEAD` and last `FOOTER` bytes, or None: it is the disk itself."""
+    found = next((known for beginning, known in _BEGINNINGS.items() if head.startswith(beginning)), None)
+    return Format.VHD if found is None and tail.startswith(b"conectix") else found
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A run of the disk. `place` is where it begins in the file; None where only qemu-nbd can read it."""
+
+    offset: int
+    length: int
+    place: int | None
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.length
+
+
+class ConvertedVolume:
+    """The disk within an image file, which it owns."""
+
+    def __init__(
+        self, file: FileVolume, image_format: Format, size: int, pieces: tuple[Piece, ...], *, confined: bool
+    ) -> None:
+        self._file = file
+        self._format = image_format
+        self._confined = confined
+        self._pieces = pieces
+        self._ends = [piece.end for piece in pieces]
+        self._lock = threading.Lock()
+        self._server: NbdServer | None = None
+        self._interrupted = False
+        self.path = file.path
+        self.kind = Kind.CONVERTED_IMAGE
+        self.size = size
+        self.mtime = file.mtime
+        self.about = file.about
+
+    def read_into(self, offset: int, buffer: memoryview) -> bool:
+        in_memory = True
+        done = 0
+        for piece, start, end in self._runs(offset, len(buffer)):
+            zeros, here = start - offset - done, buffer[start - offset : end - offset]
+            buffer[done : done + zeros] = bytes(zeros)
+            if piece.place is None:
+                self._read_through_server(start, here)
+                in_memory = False
+            else:
+                in_memory &= self._file.read_into(piece.place + start - piece.offset, here)
+            done = end - offset
+        buffer[done:] = bytes(len(buffer) - done)
+        return in_memory
+
+    def will_need(self, offset: int, length: int) -> None:
+        for piece, start, end in self._runs(offset, length):
+            if piece.place is not None:
+                self._file.will_need(piece.place + start - piece.offset, end - start)
+
+    def extents(self) -> tuple[Extent, ...]:
+        return join_extents((Extent(offset=each.offset, length=each.length) for each in self._pieces), self.size)
+
+    def check_unchanged(self) -> None:
+        self._file.check_unchanged()
+
+    def interrupt(self) -> None:
+        """Make a read that waits for qemu-nbd fail, and every later one."""
+        self._interrupted = True
+        if self._server is not None:
+            self._server.interrupt()
+
+    def rewind(self) -> None:
+        """Make ready for another pass, also after `interrupt`. Nobody may be reading."""
+        self._end_server()
+        self._interrupted = False
+
+    def close(self) -> None:
+        self._end_server()
+        self._file.close()
+
+    def _runs(self, offset: int, length: int) -> Iterator[tuple[Piece, int, int]]:
+        """The pieces within these bytes, each with where it begins and ends there."""
+        index = bisect.bisect_right(self._ends, offset)
+        while index < len(self._pieces) and self._pieces[index].offset < offset + length:
+            piece = self._pieces[index]
+            yield piece, max(offset, piece.offset), min(offset + length, piece.end)
+            index += 1
+
+    def _read_through_server(self, offset: int, buffer: memoryview) -> None:
+        try:
+            self._started_server().read_into(offset, buffer)
+        except ToolMissingError as error:
+            raise _missing(self._file, self._format, str(error)) from None
+        except OSError as error:
+            raise SourceError(
+                "source.read_error",
+                f"cannot read the disk in {self.path} at byte {offset}: {_words(error, confined=self._confined)}",
+                hint=f"the image may be damaged: qemu-img check {self.path}",
+                field="source",
+            ) from error
+
+    def _end_server(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def _started_server(self) -> NbdServer:
+        with self._lock:
+            if self._server is None:
+                self._server = NbdServer(descriptor_of(self._file), self._format)
+                if self._interrupted:
+                    self._server.interrupt()
+            return self._server
+
+
+def open_converted(
+    file: FileVolume, image_format: Format, *, most: int | None = None, confined: bool = False
+) -> ConvertedVolume:
+    """The disk within the image `file`, which is closed with it. Raises `RefusedError`; `file` stays open then.
+
+    A disk of more than `most` bytes is not looked into. `confined`: who asks for it may not read every file.
+    """
+    check_headers(file)
+    try:
+        facts = _facts(file, image_format)
+        _check_facts(file, facts, confined=confined)
+        size = int(facts["virtual-size"])
+        if most is not None and size > most:
+            raise too_large(file.path, size, most)
+        pieces = _pieces(file, facts, _ask(file, "map", image_format))
+    except ToolMissingError as error:
+        raise _missing(file, image_format, str(error)) from None
+    except OSError as error:
+        raise RefusedError(
+            "source.converter",
+            f"cannot read the {image_format.words} image {file.path}: {_words(error, confined=confined)}",
+            hint=f"see what `qemu-img info {file.path}` and `qemu-img check {file.path}` say; a virtual machine that "
+            "uses the image must be shut down",
+            field="source",
+        ) from error
+    return ConvertedVolume(file, image_format, size, pieces, confined=confined)
+
+
+def _facts(file: FileVolume, image_format: Format) -> dict[str, Any]:
+    answer = _ask(file, "info", image_format)
+    if len(answer) > MOST_FACTS:
+        raise OSError(f"qemu-img has more than {MOST_FACTS // KIB} KiB to say of it: has it thousands of snapshots?")
+    facts: dict[str, Any] = json.loads(answer)
+    return facts
+
+
+def _words(error: OSError, *, confined: bool) -> str:
+    return "qemu refuses it" if confined else error.strerror or str(error)
+
+
+def _ask(file: FileVolume, question: str, image_format: Format) -> bytes:
+    return run_tool("qemu-img", [question, f"--format={image_format}", "--output=json"], descriptor_of(file))
+
+
+def _check_facts(file: FileVolume, facts: dict[str, Any], *, confined: bool) -> None:
+    """Raise `RefusedError` unless the image is all there is to the disk, and open to everybody."""
+    for other, what in _elsewhere(facts):
+        if confined:
+            raise OSError("its header named no other file")
+        raise RefusedError(
+            "source.elsewhere",
+            f"cannot bundle {file.path}: {what} is in another file, {other}",
+            hint=f"make one image of both: qemu-img convert -O qcow2 {file.path} WHOLE.qcow2",
+            field="source",
+        )
+    if facts.get("encrypted"):
+        raise RefusedError(
+            "source.encrypted",
+            f"cannot bundle {file.path}: the image is encrypted",
+            hint="convert it with qemu-img and its secret into one that is not",
+            field="source",
+        )
+
+
+def _pieces(file: FileVolume, facts: dict[str, Any], told: bytes) -> tuple[Piece, ...]:
+    """What of the disk is not a hole. Raises `RefusedError` when the file ends before it, or there are too many."""
+    if told.count(b"{") > MOST_PIECES:
+        raise RefusedError(
+            "source.scattered",
+            f"cannot bundle {file.path}: its disk is in more than {MOST_PIECES} pieces",
+            hint=f"make a raw image of it: qemu-img convert -O raw {file.path} disk.img",
+            field="source",
+        )
+    # Each is made into a piece as it is parsed: as a whole the answer would take ten times its size.
+    pieces = json.loads(told, object_hook=_piece_of(file, facts))
+    return tuple(piece for piece in pieces if piece is not None)
+
+
+def _piece_of(file: FileVolume, facts: dict[str, Any]) -> Callable[[dict[str, Any]], Piece | None]:
+    def piece(each: dict[str, Any]) -> Piece | None:
+        place, length = None if each.get("compressed") else each.get("offset"), each["length"]
+        if each["data"] and place is not None:
+            # What lies behind the file's end reads as zeros, and the last cluster need not be there whole.
+            missing = max(0, place + length - file.size)
+            if missing > facts.get("cluster-size", 0):
+                raise cut_short(file, missing)
+            length -= missing
+        return Piece(offset=each["start"], length=length, place=place) if length > 0 and not each["zero"] else None
+
+    return piece
+
+
+def _elsewhere(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What of the disk is not in the image: the other file's name, and what is in it."""
+    details = facts.get("format-specific", {}).get("data", {})
+    if "backing-filename" in facts:
+        yield facts["backing-filename"], "a part of its disk"
+    if "data-file" in details:
+        yield details["data-file"], "its data"
+    for extent in details.get("extents", ()):
+        if extent["filename"] != facts["filename"]:
+            yield extent["filename"], "a part of its disk"
+
+
+def descriptor_of(file: FileVolume) -> int:
+    return file._descriptor  # noqa: SLF001 - the volumes of this room share their files
+
+
+def _missing(file: FileVolume, image_format: Format, program: str) -> RefusedError:
+    return RefusedError(
+        "source.converter_missing",
+        f"cannot bundle {file.path}: it is a {image_format.words} image, and {program}, which reads those, is missing",
+        hint="install it (Debian, Ubuntu: apt-get install qemu-utils; Fedora, RHEL: dnf install qemu-img), or convert "
+        f"the image where it is installed: qemu-img convert -O raw {file.path} disk.img",
+        field="source",
+    )

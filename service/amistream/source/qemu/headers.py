@@ -1,0 +1,116 @@
+"""What the first bytes of an image say of other files, and of its own tables, read before any program is that would
+follow them.
+
+Programs open what an image names on the spot, whoever may read it, and their complaint tells whether it is there. So an
+image that names anything is refused by its header: a qcow2 with a backing or data file (QEMU, docs/interop/qcow2.rst),
+and a VMDK that is, or holds, a description of other extents (VMware, Virtual Disk Format 5.0).
+
+A qcow2 that ends before its tables do is refused too: to the programs what is missing reads as zeros, and so the whole
+disk would be a hole.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+
+from amistream.errors import RefusedError
+from amistream.source.file import FileVolume
+from amistream.values import MIB
+
+DESCRIPTOR = b"# Disk DescriptorFile"
+"""What a VMDK begins with that holds no data itself, only the names of the files that do."""
+
+_QCOW2 = struct.Struct(">4sIQI52xQ")
+"""Magic, version, offset and length of the backing file's name, features that a reader must know (since version 3)."""
+_QCOW2_TABLES = struct.Struct(">20xI12xIQ")
+"""Bits of a cluster's size, entries of the first table, its offset: its entries are the offsets of the second ones."""
+_CLUSTER_BITS = range(9, 22)
+_LARGEST_TABLE = 32 * MIB
+"""What is beyond these QEMU itself refuses."""
+_TABLE_OFFSET = 0x00FFFFFFFFFFFE00
+"""The bits of an entry that are an offset; 0: there is no table."""
+_DATA_FILE = 1 << 2
+_FEATURES_SINCE = 3
+_LONGEST_NAME = 1023
+
+_VMDK = struct.Struct("<4sIIQQQQ")
+"""Magic, version, flags, capacity, size of a grain, offset and size of the embedded descriptor; all in sectors."""
+_SECTOR = 512
+_LARGEST_DESCRIPTOR = MIB
+_EXTENT = re.compile(rb"^[ \t]*(?:RW|RDONLY|NOACCESS)[ \t]+[0-9]+[ \t]+([A-Z0-9]+)", re.MULTILINE)
+
+
+def check_headers(file: FileVolume) -> None:
+    """Raise `RefusedError` when the image is not all there is to its disk."""
+    head = _bytes(file, 0, max(_QCOW2.size, _VMDK.size))
+    if head.startswith(DESCRIPTOR):
+        raise _elsewhere(
+            file, "it is a VMDK that holds no data, only the names of the files that do", "one image of them"
+        )
+    if head.startswith(b"QFI\xfb"):
+        _check_qcow2(file, head)
+    if head.startswith(b"KDMV"):
+        _check_vmdk(file, head)
+
+
+def _check_qcow2(file: FileVolume, head: bytes) -> None:
+    _, version, offset, length, features = _QCOW2.unpack_from(head)
+    if offset:
+        name = _bytes(file, offset, min(length, _LONGEST_NAME)).rstrip(b"\0").decode(errors="replace")
+        raise _elsewhere(file, f"a part of its disk is in another file, {name}")
+    if version >= _FEATURES_SINCE and features & _DATA_FILE:
+        raise _elsewhere(file, "its data is in another file")
+    _check_tables(file, head)
+
+
+def _check_tables(file: FileVolume, head: bytes) -> None:
+    bits, entries, offset = _QCOW2_TABLES.unpack_from(head)
+    length = entries * 8
+    if bits not in _CLUSTER_BITS or length > _LARGEST_TABLE:
+        return
+    end = offset + length
+    for (entry,) in struct.iter_unpack(">Q", _bytes(file, offset, length)):
+        if entry & _TABLE_OFFSET:
+            end = max(end, (entry & _TABLE_OFFSET) + (1 << bits))
+    if end > file.size:
+        raise cut_short(file, end - file.size)
+
+
+def _check_vmdk(file: FileVolume, head: bytes) -> None:
+    _, _, _, capacity, _, offset, size = _VMDK.unpack_from(head)
+    # Without a size of its own a reader takes the descriptor's word for where the data is.
+    if not capacity:
+        raise _elsewhere(file, "it is a VMDK that holds no disk, only the names of files")
+    descriptor = _bytes(file, offset * _SECTOR, min(size * _SECTOR, _LARGEST_DESCRIPTOR)) if offset else b""
+    # The one extent is the file itself, also under another name: that is from before it was renamed.
+    if _EXTENT.findall(descriptor) not in ([], [b"SPARSE"]):
+        raise _elsewhere(file, "it is a VMDK that names further files as parts of its disk")
+
+
+def cut_short(file: FileVolume, missing: int) -> RefusedError:
+    """The error for an image whose file lacks so many bytes, at least, of what it says that it has."""
+    return RefusedError(
+        "source.cut_short",
+        f"cannot bundle {file.path}: the image is cut short, {missing} bytes of its data are missing",
+        hint="it did not come whole: compare its size or checksum with the original's, and copy it again",
+        field="source",
+    )
+
+
+def _elsewhere(file: FileVolume, why: str, make: str = "one image of both") -> RefusedError:
+    return RefusedError(
+        "source.elsewhere",
+        f"cannot bundle {file.path}: {why}",
+        hint=f"make {make}: qemu-img convert -O qcow2 {file.path} WHOLE.qcow2",
+        field="source",
+    )
+
+
+def _bytes(file: FileVolume, offset: int, length: int) -> bytes:
+    """The bytes there, with zeros for those behind the file's end."""
+    found = bytearray(length)
+    there = max(0, min(length, file.size - offset))
+    if there:
+        file.read_into(offset, memoryview(found)[:there])
+    return bytes(found)

@@ -1,0 +1,92 @@
+"""Reads a disk image's content from `qemu-nbd`, over a Unix socket that nobody else can reach.
+
+Protocol: NBD, fixed newstyle, simple replies (github.com/NetworkBlockDevice/nbd, doc/proto.md), as far as one reader of
+one export needs it. The calls block: use them on threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+
+from amistream.host.program import ServerTool
+
+_GREETING = struct.Struct(">8s8sH")
+_MAGIC = (b"NBDMAGIC", b"IHAVEOPT")
+_NEWSTYLE = 0b11
+"""Flags of both sides: fixed newstyle, and no zeros after the handshake."""
+_CHOICE = struct.Struct(">I8sII")
+_EXPORT_NAME = 1
+_EXPORT = struct.Struct(">QH")
+_REQUEST = struct.Struct(">IHHQQI")
+_REQUEST_MAGIC = 0x25609513
+_READ, _HANG_UP = 0, 2
+_REPLY = struct.Struct(">IIQ")
+_REPLY_MAGIC = 0x67446698
+_MOST = 32 * 1024 * 1024
+"""Bytes that a server takes in one request without having said so."""
+
+
+class NbdServer:
+    """A `qemu-nbd` that serves the disk in one image. Close it."""
+
+    def __init__(self, descriptor: int, image_format: str) -> None:
+        """Serve the image behind the open file `descriptor`. Raises `ToolMissingError`, or OSError with the reason."""
+        self._lock = threading.Lock()
+        options = ["--read-only", "--shared=1", f"--format={image_format}"]
+        self._server = ServerTool("qemu-nbd", options, descriptor)
+        self._connection = self._server.connection
+        try:
+            self.size = self._greet()
+            # The image is open now with all that it names, and somebody may have changed it since it was judged.
+            if self._server.strays(descriptor):
+                raise OSError("the image has led qemu-nbd to another file")
+        except OSError as error:
+            raise self._server.end() or error from None
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill the whole buffer from `offset` on. Raises OSError."""
+        with self._lock:
+            for done in range(0, len(buffer), _MOST):
+                self._read(offset + done, buffer[done : done + _MOST])
+
+    def interrupt(self) -> None:
+        """Make a read that waits, and every later one, fail."""
+        self._connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # it is gone already, or was interrupted
+            self._connection.sendall(_REQUEST.pack(_REQUEST_MAGIC, 0, _HANG_UP, 0, 0, 0))
+        self._server.end()
+
+    def _greet(self) -> int:
+        *magic, flags = _GREETING.unpack(self._receive(_GREETING.size))
+        if tuple(magic) != _MAGIC or flags & _NEWSTYLE != _NEWSTYLE:
+            raise OSError("the server does not speak the NBD protocol as qemu-nbd does")
+        self._connection.sendall(_CHOICE.pack(_NEWSTYLE, _MAGIC[1], _EXPORT_NAME, 0))
+        size, _ = _EXPORT.unpack(self._receive(_EXPORT.size))
+        return int(size)
+
+    def _read(self, offset: int, buffer: memoryview) -> None:
+        self._connection.sendall(_REQUEST.pack(_REQUEST_MAGIC, 0, _READ, offset, offset, len(buffer)))
+        magic, error, cookie = _REPLY.unpack(self._receive(_REPLY.size))
+        if magic != _REPLY_MAGIC or cookie != offset:
+            raise OSError("the server's answer is not one to what was asked")
+        if error:
+            raise OSError(error, "qemu-nbd could not read it")
+        self._receive_into(buffer)
+
+    def _receive(self, length: int) -> bytes:
+        data = bytearray(length)
+        self._receive_into(memoryview(data))
+        return bytes(data)
+
+    def _receive_into(self, buffer: memoryview) -> None:
+        done = 0
+        while done < len(buffer):
+            count = self._connection.recv_into(buffer[done:])
+            if count == 0:
+                raise OSError("qemu-nbd hung up")
+            done += count

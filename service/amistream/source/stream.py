@@ -1,0 +1,163 @@
+"""A volume that comes through standard input: read once, from front to back, exactly as long as it was said to be.
+
+Its size must be known before the first byte, because it stands in the archive's header. What is redirected from a file
+or a device (`< disk.img`) is no stream and is read as what it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import stat
+import time
+from pathlib import Path
+
+from amistream.errors import RefusedError, SourceError
+from amistream.ports.volume import Kind
+from amistream.source.file import FileVolume
+from amistream.source.qemu.converted import HEAD, detect_format
+from amistream.values import MIB, Extent
+
+_PATH = Path("/dev/stdin")
+_PIPE_SIZE = MIB
+"""The most that Linux lets anybody ask for."""
+
+
+class StreamVolume:
+    """A volume of `size` bytes behind a pipe, which it owns. It can be read once: a second pass needs it sent again."""
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        self._descriptor = descriptor
+        self._position = 0
+        self._stopped, self._stop = os.pipe2(os.O_CLOEXEC)
+        _widen(descriptor)
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLIN)
+        self._poll.register(self._stopped, select.POLLIN)
+        self.path = _PATH
+        self.about = os.fstat(descriptor)
+        self.kind = Kind.STREAM
+        self.size = size
+        self.mtime = int(time.time())
+
+    def read_into(self, offset: int, buffer: memoryview) -> bool:
+        if offset != self._position:
+            raise SourceError(
+                "source.stream",
+                f"cannot read standard input from byte {offset} on: it stands at byte {self._position}, and a stream "
+                "cannot be read twice",
+                hint="send it again from its beginning; or bundle it from a file",
+                field="source",
+            )
+        done = 0
+        while done < len(buffer):
+            count = self._read(buffer[done:])
+            if count == 0:
+                raise SourceError(
+                    "source.shrunk",
+                    f"cannot read standard input to its end: it ended at byte {offset + done}, and --image-size says "
+                    f"{self.size}",
+                    hint="look at what the program that sends it says; --image-size is to be exact, in bytes",
+                    field="source",
+                )
+            done += count
+            self._position += count
+        if offset == 0:
+            self._check_is_raw(bytes(buffer[:HEAD]))
+        return True
+
+    def will_need(self, offset: int, length: int) -> None:
+        pass
+
+    def extents(self) -> tuple[Extent, ...]:
+        return (Extent(offset=0, length=self.size),) if self.size else ()
+
+    def check_unchanged(self) -> None:
+        """Raise `SourceError` when more comes than was said: what was read is not the whole volume then."""
+        if self._position == self.size and self._read(memoryview(bytearray(1))):
+            raise SourceError(
+                "source.longer",
+                f"cannot use what was read from standard input: it goes on after the {self.size} bytes that "
+                "--image-size says",
+                hint="--image-size is to be exact, in bytes",
+                field="source",
+            )
+
+    def interrupt(self) -> None:
+        """Make a read that waits for the sender fail, and every later one."""
+        os.write(self._stop, b"!")
+
+    def rewind(self) -> None:
+        """There is no way back: reading fails unless it goes on where it stands."""
+
+    def close(self) -> None:
+        for descriptor in (self._descriptor, self._stopped, self._stop):
+            os.close(descriptor)
+
+    def _check_is_raw(self, head: bytes) -> None:
+        if found := detect_format(head):
+            raise SourceError(
+                "source.stream_format",
+                f"cannot bundle standard input: it is a {found.words} image, which cannot be read from front to back",
+                hint="give the image's file as SOURCE",
+                field="source",
+            )
+
+    def _read(self, buffer: memoryview) -> int:
+        ready = [descriptor for descriptor, _ in self._poll.poll()]
+        if self._stopped in ready:
+            raise SourceError("source.interrupted", "cannot read standard input on: the job was stopped")
+        try:
+            return os.readv(self._descriptor, [buffer])
+        except OSError as error:
+            raise SourceError(
+                "source.read_error",
+                f"cannot read standard input at byte {self._position}: {error.strerror}",
+                hint="look at what the program that sends it says",
+                field="source",
+            ) from error
+
+
+def _widen(pipe: int) -> None:
+    """Let the sender run further ahead, in fewer and larger pieces, where the system lets us."""
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+
+
+def open_standard_input(size: int | None, descriptor: int = 0) -> StreamVolume | FileVolume:
+    """The volume that this process is sent, of which a stream does not tell the `size`. Raises `RefusedError`."""
+    try:
+        mode = os.fstat(descriptor).st_mode
+    except OSError:
+        mode = 0
+    if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
+        return _redirected(descriptor)
+    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+        raise RefusedError(
+            "source.no_stream",
+            "cannot bundle standard input: nothing is sent there",
+            hint="send the volume through a pipe: zcat disk.img.gz | amistream bundle - --image-size 10GiB ...",
+            field="source",
+        )
+    if size is None:
+        raise RefusedError(
+            "source.size_unknown",
+            "cannot bundle standard input: its size is not known, and it stands before the data in the bundle",
+            hint="say how long it is with --image-size, as 10GiB or in bytes; `gzip -l`, `xz -l` and `qemu-img info` "
+            "tell it of their files",
+            field="image_size",
+        )
+    return StreamVolume(os.dup(descriptor), size)
+
+
+def _redirected(descriptor: int) -> FileVolume:
+    if begun := os.lseek(descriptor, 0, os.SEEK_CUR):
+        raise RefusedError(
+            "source.begun",
+            f"cannot bundle standard input: {begun} bytes of it were read already",
+            hint="give the file itself as SOURCE",
+            field="source",
+        )
+    return FileVolume(_PATH, os.dup(descriptor))

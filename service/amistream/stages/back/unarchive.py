@@ -1,0 +1,255 @@
+"""Unarchive: exactly one file out of a tar archive, with the SHA-1 of the whole archive, padding included.
+
+Format: POSIX ustar and GNU tar headers (GNU tar manual, "Basic Tar Format" and "Old GNU Format"): a regular file, or a
+sparse one of type `S` with 4 extents in its header and 21 in each extension block. Numbers are octal or base-256. A
+longer name (`L`) and pax headers that tell times, owners and the like are taken. Refused is what readers understand
+differently or what could do harm: a second member, links, devices, directories, a name with a path, pax headers that
+change what the file is.
+
+The archive's SHA-1 is `image/digest` of the manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from amistream.stages.back.flaw import FlawError
+from amistream.stages.back.tar_header import (
+    BLOCK,
+    ENTRIES_IN_EXTENSION,
+    Header,
+    check_name,
+    check_pax,
+    parse_header,
+    read_entries,
+)
+from amistream.values import KIB, MIB, ArchiveResult, Buffer
+
+LONGEST_TEXT = MIB
+"""Bytes of a pax header or long name that are held."""
+MOST_EXTENTS = 2**21
+"""Half of the blocks of 4 KiB in 16 GiB: a volume has fewer. What is held of each is 16 bytes."""
+_ZEROS = bytes(64 * KIB)
+_TWO_BLOCKS = 2 * BLOCK
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Bytes of the image from `offset` on; what no piece covers is zeros."""
+
+    offset: int
+    data: memoryview
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unarchived:
+    """What the archive was. `data_size` are the image's bytes outside its holes, `padding` the zeros after the file."""
+
+    archive: ArchiveResult
+    name: str
+    image_size: int
+    data_size: int
+    sparse: bool
+    padding: int
+
+
+class Digest(Protocol):
+    """A hash that is fed in order, such as hashlib's."""
+
+    def update(self, data: memoryview, /) -> object: ...
+
+    def digest(self) -> bytes: ...
+
+
+class Unarchive:
+    """Transform: tar archive in, pieces of the image out, ascending. A piece is a view of what was fed."""
+
+    def __init__(self, sha1: Digest | None = None) -> None:
+        """`sha1` takes the archive's bytes; by default they are hashed here and now."""
+        self._sha1 = sha1 or hashlib.sha1(usedforsecurity=False)
+        self._size = 0
+        self._block = bytearray()
+        self._take: Callable[[bytes], None] = self._take_header
+        """What the next whole block is."""
+        self._header: Header | None = None
+        self._long_name = ""
+        self._text = bytearray()
+        self._text_left = 0
+        self._text_kind = b""
+        self._map = _Map()
+        self._data_left = 0
+        self._skip = 0
+        self._padding = 0
+
+    def feed(self, data: Buffer) -> Iterator[Piece]:
+        view = memoryview(data)
+        self._sha1.update(view)
+        self._size += len(view)
+        while view:
+            if self._data_left:
+                offset, length = self._map.run(min(len(view), self._data_left))
+                yield Piece(offset, view[:length])
+                self._data_left -= length
+                view = view[length:]
+            elif self._skip:
+                skipped = min(len(view), self._skip)
+                self._skip -= skipped
+                view = view[skipped:]
+            elif self._padding >= _TWO_BLOCKS:
+                self._take_padding(view[: len(_ZEROS)])
+                view = view[len(_ZEROS) :]
+            else:
+                missing = BLOCK - len(self._block)
+                self._block += view[:missing]
+                view = view[missing:]
+                if len(self._block) == BLOCK:
+                    block = bytes(self._block)
+                    self._block.clear()
+                    self._take(block)
+
+    def finish(self) -> Iterator[Piece]:
+        if self._data_left or self._skip or self._block or self._take not in (self._take_header, self._take_end):
+            raise FlawError("tar.truncated", f"the tar archive breaks off after {self._size} bytes")
+        if self._header is None:
+            raise FlawError("tar.empty", "the tar archive holds no file")
+        if self._padding < _TWO_BLOCKS:
+            raise FlawError("tar.no_end", "the tar archive ends without its two blocks of zeros")
+        yield from ()
+
+    @property
+    def image_size(self) -> int:
+        """Only once finished."""
+        assert self._header is not None  # noqa: S101 - for the type checker; `finish` saw to it
+        return self._header.image_size
+
+    def result(self) -> Unarchived:
+        """What was read; only once finished."""
+        assert self._header is not None  # noqa: S101 - for the type checker; `finish` saw to it
+        return Unarchived(
+            archive=ArchiveResult(size=self._size, sha1=self._sha1.digest()),
+            name=self._header.name,
+            image_size=self._header.image_size,
+            data_size=self._header.size,
+            sparse=self._header.sparse,
+            padding=self._padding,
+        )
+
+    def _take_header(self, block: bytes) -> None:
+        if not any(block):
+            raise FlawError("tar.empty", "the tar archive holds no file")
+        header = parse_header(block)
+        if header.kind in {b"x", b"g", b"L"}:
+            if header.size > LONGEST_TEXT:
+                raise FlawError("tar.header", f"the tar archive has a header of {header.size} bytes before its file")
+            self._text_kind, self._text_left = header.kind, header.size
+            self._take = self._take_text if header.size else self._take_header
+            return
+        if self._long_name:
+            header = header.renamed(self._long_name)
+        header.check_file()
+        self._header = header
+        if not header.sparse:
+            self._map.add(0, header.size)
+            self._begin_data(header)
+            return
+        self._add_entries(header.entries)
+        if header.extended:
+            self._take = self._take_extension
+        else:
+            self._begin_data(header)
+
+    def _take_text(self, block: bytes) -> None:
+        self._text += block[: self._text_left]
+        self._text_left -= min(BLOCK, self._text_left)
+        if self._text_left:
+            return
+        text = bytes(self._text)
+        self._text.clear()
+        if self._text_kind == b"L":
+            self._long_name = text.rstrip(b"\0").decode("utf-8", "surrogateescape")
+            check_name(self._long_name)
+        else:
+            check_pax(text)
+        self._take = self._take_header
+
+    def _take_extension(self, block: bytes) -> None:
+        assert self._header is not None  # noqa: S101 - for the type checker
+        self._add_entries(read_entries(block, 0, ENTRIES_IN_EXTENSION))
+        if not block[504]:
+            self._begin_data(self._header)
+
+    def _add_entries(self, entries: list[tuple[int, int]]) -> None:
+        for offset, length in entries:
+            self._map.add(offset, length)
+
+    def _begin_data(self, header: Header) -> None:
+        self._map.check(header)
+        self._data_left = header.size
+        self._skip = -header.size % BLOCK
+        self._take = self._take_end
+
+    def _take_end(self, block: bytes) -> None:
+        """A block after the file: zeros, twice, or something that must not be there."""
+        if not any(block):
+            self._padding += BLOCK
+            return
+        try:
+            second = parse_header(block)
+        except FlawError:
+            raise FlawError("tar.trailing", "data follows the file in the tar archive") from None
+        raise FlawError("tar.second_member", f"the tar archive has a second member, {second.name!r}")
+
+    def _take_padding(self, view: memoryview) -> None:
+        if not _ZEROS.startswith(view):
+            raise FlawError("tar.trailing", "data follows the end of the tar archive")
+        self._padding += len(view)
+
+
+class _Map:
+    """The file's extents, as they are told, and a place in them."""
+
+    def __init__(self) -> None:
+        self._offsets = array("Q")
+        self._lengths = array("Q")
+        self._sum = 0
+        self._end = 0
+        self._index = 0
+        self._inside = 0
+
+    def add(self, offset: int, length: int) -> None:
+        if offset < self._end:
+            raise FlawError("tar.sparse_map", "the extents of the sparse file are not in ascending order")
+        self._end = offset + length
+        # An empty extent only tells where the file ends.
+        if length:
+            if len(self._offsets) == MOST_EXTENTS:
+                raise FlawError("tar.sparse_map", f"the sparse file has more than {MOST_EXTENTS} extents")
+            self._offsets.append(offset)
+            self._lengths.append(length)
+            self._sum += length
+
+    def check(self, header: Header) -> None:
+        if self._end > header.image_size or self._sum != header.size:
+            raise FlawError(
+                "tar.sparse_map",
+                f"the extents of the sparse file have {self._sum} bytes and end at {self._end}, where {header.size} "
+                f"bytes within {header.image_size} are told",
+            )
+
+    def run(self, most: int) -> tuple[int, int]:
+        """Offset and length of the next bytes within one extent, up to `most`; goes on behind them."""
+        left = self._lengths[self._index] - self._inside
+        offset = self._offsets[self._index] + self._inside
+        if most < left:
+            self._inside += most
+            return offset, most
+        self._index += 1
+        self._inside = 0
+        return offset, left

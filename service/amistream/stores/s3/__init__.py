@@ -1,0 +1,1 @@
+"""Bundles in S3 buckets."""

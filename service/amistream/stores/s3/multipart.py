@@ -1,0 +1,205 @@
+"""Large objects in S3: sent in chunks that are repeated one by one, each with a SHA-1 of its own taken on a thread, and
+completed only where the name is free.
+
+An unfinished upload is billed and does not show as an object, so each that is begun here is kept account of until it is
+completed or aborted. One that another program began under the same name is left alone: a rival's upload looks just like
+ours, and only its id tells them apart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from amistream.aws.translate import error_code, http_status
+from amistream.errors import StoreError, first_cause
+from amistream.flow.cancel import await_answer
+from amistream.flow.rate_limit import RateLimit
+from amistream.flow.retry import Alive
+from amistream.ports.store import OnBytes, whole_checksum
+from amistream.settings import Acl
+from amistream.stores.s3.body import Body
+from amistream.stores.s3.requests import S3Requests
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Multipart:
+    """Bodies over `threshold` bytes go up in chunks of `chunk` bytes, `concurrency` at a time."""
+
+    threshold: int
+    chunk: int
+    concurrency: int
+
+
+class MultipartUploads:
+    """The multipart uploads of one store."""
+
+    def __init__(self, requests: S3Requests, acl: Acl, figures: Multipart, limit: RateLimit | None) -> None:
+        self._requests = requests
+        self._client = requests.client
+        self._acl = acl
+        self._figures = figures
+        self._limit = limit
+        self._digests: dict[str, list[bytes]] = {}
+        """SHA-1 of each chunk of an object whose checksum was asked for and that was not sent yet."""
+        self._begun: dict[str, set[str]] = defaultdict(set)
+        """Ids of uploads that were begun here and are neither completed nor aborted, by the object's name."""
+        self._unanswered: Counter[str] = Counter()
+        """How many uploads may have been begun here whose ids never came back."""
+
+    def are_for(self, data: memoryview) -> bool:
+        """Whether an object of this size goes up in chunks."""
+        return len(data) > self._figures.threshold
+
+    async def checksum(self, name: str, data: memoryview) -> str:
+        """The checksum that S3 makes of the chunks' own, and how many they are."""
+        digests = self._digests[name] = await asyncio.to_thread(lambda: [_sha1(chunk) for chunk in self._chunks(data)])
+        return _composite(digests)
+
+    async def put(self, name: str, data: memoryview, sha1: bytes, on_bytes: OnBytes) -> None:
+        """Store the object. Raises `StoreError`; an upload that failed stays until `abort`."""
+        if name not in self._digests:
+            await self.checksum(name, data)
+        digests = self._digests.pop(name)
+        upload_id = await self._begin(name)
+        slots = asyncio.Semaphore(self._figures.concurrency)
+
+        async def send(number: int, chunk: memoryview, digest: bytes) -> dict[str, Any]:
+            checksum = whole_checksum(digest)
+
+            async def attempt(alive: Alive) -> str:
+                reply = await self._client.upload_part(
+                    **self._requests.object(name),
+                    UploadId=upload_id,
+                    PartNumber=number,
+                    Body=Body(chunk, alive.counting(on_bytes), self._limit),
+                    ChecksumSHA1=checksum,
+                )
+                return str(reply["ETag"])
+
+            async with slots:
+                etag = await self._requests.ask(f"store {self._requests.url(name)}, chunk {number}", attempt)
+            return {"PartNumber": number, "ETag": etag, "ChecksumSHA1": checksum}
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(send(number, chunk, digest))
+                    for number, (chunk, digest) in enumerate(zip(self._chunks(data), digests, strict=True), 1)
+                ]
+        except BaseExceptionGroup as errors:
+            raise first_cause(errors) from None
+        checksums = (_composite(digests), whole_checksum(sha1))
+        await self._complete(name, upload_id, [task.result() for task in tasks], len(data), checksums)
+        self._begun[name].discard(upload_id)
+        if self._unanswered[name]:
+            await self.abort_all([name])
+
+    async def abort(self, name: str, *, unknown_too: bool) -> None:
+        """Abort the unfinished uploads of the object that were begun here.
+
+        Where the id of one may have got lost and the name is ours (`unknown_too`), abort all there are under it.
+        """
+        for upload_id in list(self._begun[name]):
+            await self._abort(name, upload_id)
+        if unknown_too and self._unanswered[name]:
+            await self.abort_all([name])
+
+    async def abort_all(self, names: Sequence[str]) -> None:
+        """Abort every unfinished upload of these objects, whoever began it: the caller knows that they are ours."""
+        if not names:
+            return
+        keys = {self._requests.key(name): name for name in names}
+        common = os.path.commonprefix(list(keys))  # noqa: RUF071 - keys are strings, not paths
+        position: dict[str, str] = {}
+
+        async def uploads(_: Alive, position: dict[str, str]) -> Any:
+            return await self._client.list_multipart_uploads(Bucket=self._requests.bucket, Prefix=common, **position)
+
+        while True:
+            what = f"list unfinished uploads in {self._requests.location}"
+            reply = await self._requests.ask(what, partial(uploads, position=position))
+            for upload in reply.get("Uploads", ()):
+                if upload["Key"] in keys:
+                    await self._abort(keys[upload["Key"]], upload["UploadId"])
+            if not reply.get("IsTruncated"):
+                return
+            position = {"KeyMarker": reply["NextKeyMarker"], "UploadIdMarker": reply["NextUploadIdMarker"]}
+
+    async def _begin(self, name: str) -> str:
+        async def begin(_: Alive) -> str:
+            call = self._client.create_multipart_upload(
+                **self._requests.object(name),
+                ACL=self._acl.value,
+                ChecksumAlgorithm="SHA1",
+                ContentType="application/octet-stream",
+            )
+            self._unanswered[name] += 1
+            try:
+                reply = await await_answer(call, lambda: True)
+            except ClientError as error:
+                # After an error of its own the endpoint may have begun one all the same.
+                self._unanswered[name] -= http_status(error) < HTTPStatus.INTERNAL_SERVER_ERROR
+                raise
+            self._unanswered[name] -= 1
+            upload_id = str(reply["UploadId"])
+            self._begun[name].add(upload_id)
+            return upload_id
+
+        return await self._requests.ask(f"store {self._requests.url(name)}", begin)
+
+    async def _complete(
+        self, name: str, upload_id: str, sent: list[dict[str, Any]], size: int, checksums: Sequence[str]
+    ) -> None:
+        async def complete(_: Alive) -> None:
+            call = self._client.complete_multipart_upload(
+                **self._requests.object(name),
+                UploadId=upload_id,
+                MultipartUpload={"Parts": sent},
+                IfNoneMatch="*",
+            )
+            await await_answer(call, lambda: True)
+
+        try:
+            await self._requests.ask(f"store {self._requests.url(name)}", complete)
+        except StoreError as error:
+            if error.code not in {"aws.PreconditionFailed", "aws.NoSuchUpload"}:
+                raise
+            # Either somebody's object, or our own from a completion whose answer was lost.
+            if await self._requests.is_there(name, size, *checksums):
+                return
+            if error.code == "aws.PreconditionFailed":
+                raise self._requests.taken(name) from error
+            raise
+
+    async def _abort(self, name: str, upload_id: str) -> None:
+        async def abort(_: Alive) -> None:
+            try:
+                await self._client.abort_multipart_upload(**self._requests.object(name), UploadId=upload_id)
+            except ClientError as error:
+                if error_code(error) != "NoSuchUpload":
+                    raise
+
+        await self._requests.ask(f"abort the upload of {self._requests.url(name)}", abort)
+        self._begun[name].discard(upload_id)
+
+    def _chunks(self, data: memoryview) -> list[memoryview]:
+        size = self._figures.chunk
+        return [data[start : start + size] for start in range(0, len(data), size)]
+
+
+def _composite(digests: Sequence[bytes]) -> str:
+    return f"{whole_checksum(_sha1(b''.join(digests)))}-{len(digests)}"
+
+
+def _sha1(data: memoryview | bytes) -> bytes:
+    return hashlib.sha1(data, usedforsecurity=False).digest()

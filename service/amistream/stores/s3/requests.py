@@ -1,0 +1,122 @@
+"""Requests to one place in S3: what its objects are called, and each request repeated and its failure translated."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+from botocore.exceptions import ClientError, ConnectionClosedError
+
+from amistream.aws.translate import SDK_ERRORS, http_status, translate
+from amistream.errors import StoreError
+from amistream.flow.retry import Alive, RetryPolicy, with_retries
+from amistream.ports.store import Stored, whole_checksum
+from amistream.values import MIB
+
+PIECE = 16 * MIB
+"""Bytes of one ranged read of an object that is read as a whole."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class S3Requests:
+    """One bucket and key prefix, through one client that others may share.
+
+    `key_prefix` is empty or ends in a slash.
+    """
+
+    client: Any
+    bucket: str
+    key_prefix: str
+    retry: RetryPolicy
+
+    @property
+    def location(self) -> str:
+        return f"s3://{self.bucket}/{self.key_prefix}".rstrip("/")
+
+    def key(self, name: str) -> str:
+        return self.key_prefix + name
+
+    def url(self, name: str) -> str:
+        return f"{self.location}/{name}"
+
+    def object(self, name: str) -> dict[str, str]:
+        """The object as the SDK's calls name it."""
+        return {"Bucket": self.bucket, "Key": self.key(name)}
+
+    async def ask(self, what: str, attempt: Callable[[Alive], Awaitable[T]]) -> T:
+        """Run `attempt` with retries. Raises `StoreError` that says "cannot `what`: why"."""
+
+        async def translated(alive: Alive) -> T:
+            try:
+                return await attempt(alive)
+            except SDK_ERRORS as error:
+                raise translate(error, what, bucket=self.bucket) from error
+
+        return await with_retries(self.retry, what, translated)
+
+    async def stat(self, name: str, *, read: bool = True) -> Stored | None:
+        """See `Store.stat`."""
+        stored = await self._head(name)
+        if stored is None or stored.checksum is not None or not read:
+            return stored
+        return Stored(stored.size, whole_checksum(await self._sha1(name, stored.size)))
+
+    async def read(self, name: str, start: int, length: int) -> bytes:
+        """See `Store.read`."""
+
+        async def attempt(alive: Alive) -> bytes:
+            wanted = f"bytes={start}-{start + length - 1}"
+            reply = await self.client.get_object(**self.object(name), Range=wanted)
+            pieces = []
+            try:
+                async with reply["Body"] as body:
+                    async for piece in body.iter_chunks(MIB):
+                        alive()
+                        pieces.append(piece)
+            except Exception as error:
+                # When a reply ends too early the SDK lets the HTTP library's own error through.
+                if not type(error).__module__.startswith("aiohttp"):
+                    raise
+                raise ConnectionClosedError(endpoint_url="the endpoint", error=error) from error
+            return b"".join(pieces)
+
+        return await self.ask(f"read {self.url(name)}", attempt)
+
+    async def _sha1(self, name: str, size: int) -> bytes:
+        digest = hashlib.sha1(usedforsecurity=False)
+        for start in range(0, size, PIECE):
+            piece = await self.read(name, start, min(PIECE, size - start))
+            await asyncio.to_thread(digest.update, piece)
+        return digest.digest()
+
+    async def _head(self, name: str) -> Stored | None:
+        async def look(_: Alive) -> Stored | None:
+            try:
+                reply = await self.client.head_object(**self.object(name), ChecksumMode="ENABLED")
+            except ClientError as error:
+                if http_status(error) == HTTPStatus.NOT_FOUND:
+                    return None
+                raise
+            return Stored(reply["ContentLength"], reply.get("ChecksumSHA1"))
+
+        return await self.ask(f"look at {self.url(name)}", look)
+
+    async def is_there(self, name: str, size: int, *checksums: str) -> bool:
+        """Whether the object of this size and one of these checksums is stored."""
+        stored = await self.stat(name)
+        return stored is not None and stored.is_the(size, *checksums)
+
+    def taken(self, name: str) -> StoreError:
+        """The error for a name under which something else is stored."""
+        return StoreError(
+            "store.exists",
+            f"cannot store {self.url(name)}: it exists already, with other content",
+            hint=f"look with `aws s3 ls {self.location}/`; remove the older bundle or choose another --prefix",
+            field="destinations",
+        )

@@ -1,0 +1,217 @@
+"""S3 as destination: parts as objects under a key prefix, verified by S3 itself, readable by EC2.
+
+Every object is sent with the canned ACL, `If-None-Match: *` (nothing is ever overwritten) and its SHA-1, which S3
+checks and keeps. The payload is signed only where asked: the SHA-1 in the signed header already covers it. Parts
+above a threshold go up as multipart uploads (`s3_multipart`).
+
+When a request is cancelled after its last byte was sent, its answer is waited for a little: the object may come to
+exist, and an undo that ran before it did would leave it behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+
+from botocore.exceptions import ClientError
+
+from amistream.errors import StoreError
+from amistream.flow.cancel import await_answer
+from amistream.flow.rate_limit import RateLimit
+from amistream.flow.retry import Alive, RetryPolicy
+from amistream.ports.store import OnBytes, Stored, whole_checksum
+from amistream.settings import Acl
+from amistream.stores.s3.body import Body
+from amistream.stores.s3.multipart import Multipart, MultipartUploads
+from amistream.stores.s3.requests import S3Requests
+
+DELETE_BATCH = 1000
+"""Objects that one request deletes. AWS limit."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """An object as a listing shows it; its name may have slashes."""
+
+    name: str
+    size: int
+    modified: datetime
+
+
+class S3Store:
+    """One bucket and key prefix, through one client that others may share."""
+
+    def __init__(
+        self,
+        client: Any,
+        *,
+        bucket: str,
+        key_prefix: str,
+        acl: Acl,
+        retry: RetryPolicy,
+        multipart: Multipart,
+        limit: RateLimit | None = None,
+    ) -> None:
+        """`key_prefix` is without slashes at its ends, or empty; `limit` holds for all bodies together."""
+        self._client = client
+        self._requests = S3Requests(
+            client=client, bucket=bucket, key_prefix=f"{key_prefix}/" if key_prefix else "", retry=retry
+        )
+        self._uploads = MultipartUploads(self._requests, acl, multipart, limit)
+        self.location = self._requests.location
+        self._acl = acl
+        self._limit = limit
+        self._foreign: set[str] = set()
+        """Names that were found taken by something else."""
+
+    async def open(self) -> None:
+        """Nothing to make ready: a bucket is the user's own."""
+
+    async def checksum(self, name: str, data: memoryview, sha1: bytes) -> str:
+        return await self._uploads.checksum(name, data) if self._uploads.are_for(data) else whole_checksum(sha1)
+
+    async def put(self, name: str, data: memoryview, sha1: bytes, on_bytes: OnBytes) -> None:
+        try:
+            if self._uploads.are_for(data):
+                await self._uploads.put(name, data, sha1, on_bytes)
+            else:
+                await self._put_whole(name, data, sha1, on_bytes)
+        except StoreError as error:
+            if error.code == "store.exists":
+                self._foreign.add(name)
+            raise
+
+    async def commit(self, name: str, data: bytes, sha1: bytes) -> None:
+        await self.put(name, memoryview(data), sha1, lambda _: None)
+
+    async def stat(self, name: str, *, read: bool = True) -> Stored | None:
+        return await self._requests.stat(name, read=read)
+
+    async def read(self, name: str, start: int, length: int) -> bytes:
+        return await self._requests.read(name, start, length)
+
+    async def names(self, prefix: str) -> list[str]:
+        return [listed.name async for listed in self.listed(prefix, below=False)]
+
+    async def listed(self, prefix: str, *, below: bool = True) -> AsyncIterator[Listed]:
+        """Everything whose name begins with `prefix`, in the order of names; `below`: what is in folders below too."""
+        where = {"Bucket": self._requests.bucket, "Prefix": self._requests.key(prefix)}
+        if not below:
+            where["Delimiter"] = "/"
+        token: dict[str, str] = {}
+        while True:
+
+            async def attempt(_: Alive, token: dict[str, str] = token) -> Any:
+                return await self._client.list_objects_v2(**where, **token)
+
+            reply = await self._requests.ask(f"list {self.location}", attempt)
+            for entry in reply.get("Contents", ()):
+                name = entry["Key"].removeprefix(self._requests.key_prefix)
+                yield Listed(name=name, size=entry["Size"], modified=entry["LastModified"])
+            if not reply.get("IsTruncated"):
+                return
+            token = {"ContinuationToken": reply["NextContinuationToken"]}
+
+    async def copy(self, name: str, source: S3Store, source_name: str, sha1: bytes) -> str | None:
+        """Have S3 copy an object here, under our ACL, and hash it; returns its checksum as far as S3 tells.
+
+        `sha1` is what it should be: another object that is there already is refused, by endpoints that look at
+        `If-None-Match` for copies. Raises `StoreError`, also where this endpoint or account may not read the source.
+        """
+
+        async def attempt(_: Alive) -> str | None:
+            call = self._client.copy_object(
+                **self._requests.object(name),
+                CopySource=source._requests.object(source_name),
+                ACL=self._acl.value,
+                ChecksumAlgorithm="SHA1",
+                MetadataDirective="REPLACE",
+                ContentType="application/octet-stream",
+                IfNoneMatch="*",
+            )
+            reply = await await_answer(call, lambda: True)
+            told: str | None = reply["CopyObjectResult"].get("ChecksumSHA1")
+            return told
+
+        try:
+            told = await self._requests.ask(
+                f"copy {source.location}/{source_name} to {self._requests.url(name)}", attempt
+            )
+        except StoreError as error:
+            if error.code != "aws.PreconditionFailed":
+                raise
+            stored = await self.stat(name)
+            if stored is None or stored.checksum != whole_checksum(sha1):
+                self._foreign.add(name)
+                raise self._requests.taken(name) from error
+            return stored.checksum  # our own, from an attempt whose answer was lost
+        if told is None and (stored := await self.stat(name, read=False)) is not None:
+            told = stored.checksum
+        return told
+
+    async def delete_all(self, names: Sequence[str]) -> None:
+        """Delete whole objects, a thousand with one request; absent is well."""
+        keys = [{"Key": self._requests.key(name)} for name in names]
+
+        async def attempt(_: Alive) -> None:
+            batch = {"Objects": keys[:DELETE_BATCH], "Quiet": True}
+            reply = await self._client.delete_objects(Bucket=self._requests.bucket, Delete=batch)
+            if errors := reply.get("Errors"):
+                raise ClientError({"Error": errors[0]}, "DeleteObjects")
+
+        while keys:
+            await self._requests.ask(f"delete objects in {self.location}", attempt)
+            del keys[:DELETE_BATCH]
+
+    async def delete(self, name: str) -> None:
+        async def remove(_: Alive) -> None:
+            await self._client.delete_object(**self._requests.object(name))
+
+        ours = name not in self._foreign
+        await self._uploads.abort(name, unknown_too=ours)
+        if ours:
+            await self._requests.ask(f"delete {self._requests.url(name)}", remove)
+
+    async def remove(self, name: str, size: int, *checksums: str) -> None:
+        found = await self.stat(name)
+        if found is not None and found.is_the(size, *checksums):
+            await self.delete(name)
+        else:
+            # Not even deleted where it is absent: a rival's may come just now.
+            await self._uploads.abort(name, unknown_too=found is None)
+
+    async def tidy(self, unfinished: Mapping[str, str]) -> None:
+        # The checksum of what goes up in chunks ends in their number; a whole object is there or is not.
+        await self._uploads.abort_all([name for name, checksum in unfinished.items() if "-" in checksum])
+
+    async def close(self) -> None:
+        """The client is not ours to close."""
+
+    async def _put_whole(self, name: str, data: memoryview, sha1: bytes, on_bytes: OnBytes) -> None:
+        what = f"store {self._requests.url(name)}"
+
+        async def attempt(alive: Alive) -> None:
+            body = Body(data, alive.counting(on_bytes), self._limit)
+            call = self._client.put_object(
+                **self._requests.object(name),
+                Body=body,
+                ACL=self._acl.value,
+                ChecksumAlgorithm="SHA1",
+                ChecksumSHA1=whole_checksum(sha1),
+                ContentType="application/octet-stream",
+                IfNoneMatch="*",
+            )
+            await await_answer(call, lambda: body.sent)
+
+        try:
+            await self._requests.ask(what, attempt)
+        except StoreError as error:
+            if error.code != "aws.PreconditionFailed":
+                raise
+            # Either somebody's object, or our own from an attempt whose answer was lost.
+            if not await self._requests.is_there(name, len(data), whole_checksum(sha1)):
+                raise self._requests.taken(name) from error

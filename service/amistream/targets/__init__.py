@@ -1,0 +1,1 @@
+"""Where an unbundled image goes."""

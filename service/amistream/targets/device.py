@@ -1,0 +1,158 @@
+"""A block device as the place of an unbundled image: only when told so, and never one that is in use.
+
+The kernel is asked to give the device to this process alone (open(2), O_EXCL), which it does not while a file system
+on it or on one of its partitions is mounted, or while it is swap or part of something larger.
+
+Holes are zeroed, by the kernel where it can. The image's beginning, without which nothing takes the device for a whole
+file system or disk, is written last, once the image is proved: until then there are zeros.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from amistream.errors import RefusedError
+from amistream.targets.blocks import ALIGNMENT, BLOCK, ZEROS, BlockTarget, BlockWriter, write_all, write_error
+from amistream.values import MIB
+
+MOUNTS = Path("/proc/self/mountinfo")
+_BLKGETSIZE64 = 0x80081272
+_BLKROGET = 0x125E
+"""ioctls of linux/fs.h: size of a block device in bytes, and whether it is read-only."""
+WORTH_ASKING = MIB
+"""Bytes of zeros from which on the kernel is asked for them: a discard costs a device more than a small write."""
+_KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 1, 2, 16
+"""Modes of fallocate(2): on a block device both of the latter leave zeros."""
+
+
+class DeviceTarget(BlockTarget):
+    """A block device of at least the image's size; what lies behind the image stays."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        self._path = path
+        self._descriptor = -1
+        self._head = b""
+
+    def open(self, size: int, least: int) -> None:
+        del least
+        self._refuse_mounted()
+        try:
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
+            room = struct.unpack("Q", fcntl.ioctl(self._descriptor, _BLKGETSIZE64, bytes(8)))[0]
+            if any(fcntl.ioctl(self._descriptor, _BLKROGET, bytes(4))):
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        except OSError as error:
+            self._close()
+            if error.errno == errno.EBUSY:
+                raise self._in_use("the kernel, a file system or another program holds it") from error
+            raise RefusedError(
+                "target.unwritable",
+                f"cannot write {self.name}: {error.strerror}",
+                hint=f"see what keeps it from being written to: blockdev --getro {self.name}; ls -l {self.name}",
+                field="destination",
+            ) from error
+        if room < size:
+            self._close()
+            raise RefusedError(
+                "target.small",
+                f"cannot unbundle to {self.name}: it has {room} bytes, and the image {size}",
+                hint="choose a larger device: lsblk -b",
+                field="destination",
+            )
+        self._writer = BlockWriter(self._descriptor, size, self._zero, direct=False, keep_first=self._keep_head)
+        with self._on_disk():
+            # So much lies within the first block: partition table, and superblock of a file system without one.
+            self._write_zeros(0, min(BLOCK, size))
+            os.fsync(self._descriptor)
+
+    def commit(self) -> None:
+        assert self._writer is not None  # noqa: S101 - for the type checker
+        with self._on_disk():
+            self._writer.finish()
+            os.fsync(self._descriptor)
+            write_all(self._descriptor, 0, self._head)
+            os.fsync(self._descriptor)
+        self._close()
+
+    def abandon(self) -> str:
+        begun = self._descriptor >= 0
+        self._close()
+        return f"{self.name} was written to and holds no image now: it begins with zeros" if begun else ""
+
+    def _keep_head(self, block: bytes) -> None:
+        self._head = block
+
+    def _zero(self, start: int, end: int) -> None:
+        """Make zeros of these bytes."""
+        first, last = -(-start // ALIGNMENT) * ALIGNMENT, end // ALIGNMENT * ALIGNMENT
+        if last - first < WORTH_ASKING or not _zero_range(self._descriptor, first, last - first):
+            first = last = end
+        self._write_zeros(start, first)
+        self._write_zeros(last, end)
+
+    def _write_zeros(self, start: int, end: int) -> None:
+        for at in range(start, end, len(ZEROS)):
+            write_all(self._descriptor, at, ZEROS[: end - at])
+
+    @contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise write_error(self.name, error) from error
+
+    def _refuse_mounted(self) -> None:
+        device = self._path.stat().st_rdev
+        number = f"{os.major(device)}:{os.minor(device)}"
+        # Any mount of the machine may have a name that is not UTF-8.
+        with MOUNTS.open(encoding="utf-8", errors="backslashreplace") as mounts:
+            for line in mounts:
+                fields = line.split()
+                if fields[2] == number:
+                    raise self._in_use(f"it is mounted at {fields[4]}")
+
+    def _in_use(self, why: str) -> RefusedError:
+        return RefusedError(
+            "target.in_use",
+            f"cannot unbundle to {self.name}: {why}",
+            hint="unmount it, or choose another device; `lsblk` shows what is on it",
+            field="destination",
+        )
+
+    def _close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def choose_device(path: Path, *, force: bool) -> DeviceTarget | None:
+    """The block device of that name, None when it is none. Raises `RefusedError` without `force`."""
+    try:
+        if not stat.S_ISBLK(path.stat().st_mode):
+            return None
+    except OSError:
+        return None
+    if not force:
+        raise RefusedError(
+            "target.device",
+            f"cannot unbundle to the block device {path}: all that is on it would be lost",
+            hint="give --force if that is meant",
+            field="destination",
+        )
+    return DeviceTarget(path)
+
+
+def _zero_range(descriptor: int, start: int, length: int) -> bool:
+    """Let the kernel make zeros; says whether it did."""
+    fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+    fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    return any(not fallocate(descriptor, mode | _KEEP_SIZE, start, length) for mode in (_PUNCH_HOLE, _ZERO_RANGE))

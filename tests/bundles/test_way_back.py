@@ -1,0 +1,209 @@
+"""The way back as a whole: what a pass says of parts and content, and what it holds."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from amistream.bundles.manifest import Manifest, parse_manifest
+from amistream.bundles.meter import Meter
+from amistream.bundles.parts import SeenPart
+from amistream.bundles.survey import _hex
+from amistream.bundles.way_back import Sink, Unpacked, Unpacking, compare
+from amistream.errors import StoreError
+from amistream.flow.relay import Relay
+from amistream.keys import BundleKey, Secret
+from amistream.stages.back.decrypt import Decrypt
+from amistream.stages.back.inflate_runs import InflateRuns, TriedRun
+from amistream.stages.back.unarchive import Piece
+from amistream.stores.directory import DirectoryStore
+from amistream.values import Buffer
+from bundles.made import flip
+from bundles.shell_bundle import IV, KEY, shell_bundle
+from support.volumes import random_image
+
+if TYPE_CHECKING:
+    from support.keys import KeyRing
+
+MIB = 1024 * 1024
+
+
+class Kept:
+    """A sink that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+
+    def gather(self, offset: int, data: memoryview) -> Iterator[Piece]:
+        yield Piece(offset, data)
+
+    def rest(self) -> Iterator[Piece]:
+        yield from ()
+
+    def write(self, gathered: Piece) -> None:
+        self.content += bytes(gathered.offset - len(self.content))
+        self.content += gathered.data
+
+    def stop(self) -> None: ...
+
+
+def seen(directory: Path, manifest: Manifest) -> list[SeenPart]:
+    return [SeenPart(part=part, size=(directory / part.filename).stat().st_size) for part in manifest.parts]
+
+
+async def unpack(
+    directory: Path, manifest: Manifest, parts: list[SeenPart], *, sink: Sink | None = None, complete: bool = True
+) -> tuple[Unpacked, Meter]:
+    meter = Meter()
+    unpacking = unpacking_of(DirectoryStore(directory, token="none"), manifest, sink, meter)
+    return await unpacking.run(parts, complete=complete), meter
+
+
+def unpacking_of(
+    store: DirectoryStore, manifest: Manifest, sink: Sink | None = None, meter: Meter | None = None
+) -> Unpacking:
+    key = BundleKey(Secret(bytes.fromhex(KEY)), Secret(bytes.fromhex(IV)))
+    return Unpacking(store, manifest, key, sink, meter or Meter(), thorough=True, workers=2)
+
+
+def read(path: Path) -> Manifest:
+    return parse_manifest(path.read_bytes(), path.name)
+
+
+@pytest.mark.parametrize("level", [1, 9])
+async def test_a_long_stream_without_markers(level: int, key_ring: KeyRing, tmp_path: Path) -> None:
+    """A stream of many ranges that gzip wrote, which is inflated in one go, comes back."""
+    image = tmp_path / "disk.img"
+    image.write_bytes(base64.b64encode(random.Random(1).randbytes(9 * MIB)))
+    path = shell_bundle(tmp_path / "bundle", image, key_ring, part_size=5 * MIB, level=level)
+    manifest, sink = read(path), Kept()
+    unpacked, meter = await unpack(path.parent, manifest, seen(path.parent, manifest), sink=sink)
+    assert unpacked.differences == ()
+    assert sink.content == image.read_bytes()
+    assert (meter.parts_done, meter.bytes_done) == (len(manifest.parts), manifest.bundled_size)
+
+
+async def test_a_part_that_becomes_shorter(key_ring: KeyRing, tmp_path: Path) -> None:
+    """A part that has lost bytes since it was looked at is told."""
+    path = shell_bundle(tmp_path / "bundle", random_image(tmp_path / "disk.img", 200_000), key_ring)
+    manifest = read(path)
+    parts = seen(path.parent, manifest)
+    os.truncate(path.parent / "image.part.01", 1000)
+    unpacked, _ = await unpack(path.parent, manifest, parts)
+    assert {("part.size", "image.part.01"), ("part.digest", "image.part.01")} <= {
+        (each.what, each.part) for each in unpacked.differences
+    }
+    assert unpacked.content is None
+
+
+async def test_digests_alone(key_ring: KeyRing, tmp_path: Path) -> None:
+    """Of parts that are not all there only the digests are looked at, and the content makes no noise."""
+    path = shell_bundle(tmp_path / "bundle", random_image(tmp_path / "disk.img", 300_000), key_ring)
+    manifest = read(path)
+    flip(path.parent / "image.part.02")
+    unpacked, meter = await unpack(path.parent, manifest, seen(path.parent, manifest)[1:], complete=False)
+    assert [(each.what, each.part) for each in unpacked.differences] == [("part.digest", "image.part.02")]
+    assert (unpacked.content, meter.parts_done) == (None, len(manifest.parts) - 1)
+
+
+async def test_more_than_the_manifest_tells(key_ring: KeyRing, tmp_path: Path) -> None:
+    """What an image has beyond the manifest's size is told and not written."""
+    image = random_image(tmp_path / "disk.img", 300_000)
+    path = shell_bundle(tmp_path / "bundle", image, key_ring)
+    manifest, sink = replace(read(path), size=100_000), Kept()
+    unpacked, _ = await unpack(path.parent, manifest, seen(path.parent, manifest), sink=sink)
+    assert unpacked.content is not None
+    assert [each.what for each in compare(manifest, unpacked.content)] == ["image.size"]
+    assert sink.content == image.read_bytes()[:100_000]
+
+
+class Held(DirectoryStore):
+    """A directory of which all parts but the first are held back, and then fail."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, token="none")
+        self.let_go = asyncio.Event()
+
+    async def read(self, name: str, start: int, length: int) -> bytes:
+        if not name.endswith(".00"):
+            await self.let_go.wait()
+            raise StoreError("store.broken", "cannot read: broken")
+        return await super().read(name, start, length)
+
+
+@pytest.mark.parametrize("end", ["the store fails", "a cancel"])
+async def test_an_end_after_a_flaw_while_a_worker_waits(
+    end: str, key_ring: KeyRing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the content is known to be wrong, a worker that waits for what does not come is let go at any end."""
+    image = random_image(tmp_path / "disk.img", 12 * MIB)
+    path = shell_bundle(tmp_path / "bundle", image, key_ring, part_size=6 * MIB)
+    flip(path.parent / "image.part.00", 0)
+    store, manifest = Held(path.parent), read(path)
+    unpacking = unpacking_of(store, manifest)
+    join = InflateRuns.feed
+
+    def join_late(self: InflateRuns, item: TriedRun) -> Iterator[bytes]:
+        while not unpacking._ranges._changed._waiters:  # type: ignore[attr-defined]  # to see the other worker wait
+            time.sleep(0)
+        return join(self, item)
+
+    monkeypatch.setattr(InflateRuns, "feed", join_late)
+    running = asyncio.create_task(unpacking.run(seen(path.parent, manifest)))
+    while unpacking._relay.cause is None:  # noqa: ASYNC110 - nobody tells of it before the end
+        await asyncio.sleep(0)
+    if end == "a cancel":
+        running.cancel()
+    else:
+        store.let_go.set()
+    with pytest.raises((StoreError, asyncio.CancelledError)):
+        await running
+
+
+async def test_an_error_of_the_reading_after_a_flaw(
+    key_ring: KeyRing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the digests cannot be taken to the end, a flaw of the content is not all that is told."""
+    image = random_image(tmp_path / "disk.img", 12 * MIB)
+    path = shell_bundle(tmp_path / "bundle", image, key_ring, part_size=MIB)
+    flip(path.parent / "image.part.00", 0)
+    manifest, fed, reading, stopped = read(path), 0, threading.Event(), threading.Event()
+    feed, join, stop = Decrypt.feed, InflateRuns.feed, Relay.stop
+
+    def feed_and_fail(self: Decrypt, data: Buffer) -> Iterator[memoryview]:
+        nonlocal fed
+        fed += 1
+        if fed == 7:  # behind the first run, which has 4 MiB and a little
+            reading.set()
+            assert stopped.wait(10)
+            raise MemoryError
+        return feed(self, data)
+
+    def join_late(self: InflateRuns, item: TriedRun) -> Iterator[bytes]:
+        assert reading.wait(10)
+        return join(self, item)
+
+    def stop_and_tell(self: Relay, cause: BaseException) -> None:
+        stop(self, cause)
+        stopped.set()
+
+    monkeypatch.setattr(Decrypt, "feed", feed_and_fail)
+    monkeypatch.setattr(InflateRuns, "feed", join_late)
+    monkeypatch.setattr(Relay, "stop", stop_and_tell)
+    with pytest.raises(MemoryError):
+        await unpacking_of(DirectoryStore(path.parent, token="none"), manifest).run(seen(path.parent, manifest))
+
+
+def test_a_checksum_that_is_none() -> None:
+    """A checksum that cannot be read is told as it stands."""
+    assert (_hex("q83v"), _hex("no base64!")) == ("abcdef", "no base64!")

@@ -1,0 +1,129 @@
+"""The checks of this machine: memory, cores, libraries and clock, on machines made up where this one is well."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from amistream.aws.session import Aws
+from amistream.checks import host
+from amistream.checks.destination import Address
+from amistream.checks.findings import Finding, Status, run_checks
+from amistream.checks.host import HostChecks
+from amistream.checks.source import SourceChecks
+from amistream.values import KIB, MIB
+from jobs.work import request, settings
+
+if TYPE_CHECKING:
+    from support.keys import KeyRing
+
+
+class Machine:
+    """Runs one check of a machine."""
+
+    def __init__(self, tmp_path: Path, keys: KeyRing) -> None:
+        self.tmp_path, self.keys = tmp_path, keys
+
+    async def look(self, name: str, **changes: Any) -> Finding:
+        chosen = settings(self.tmp_path, **changes.pop("settings", {}))
+        asked = request(self.tmp_path / "disk.img", self.tmp_path / "out", self.keys, **changes)
+        async with Aws(chosen) as aws:
+            checks = HostChecks(chosen, SourceChecks(Address(asked, chosen, aws, "token")))
+            (finding,) = await run_checks([getattr(checks, name)()])
+        return finding
+
+
+@pytest.fixture
+def machine(tmp_path: Path, key_ring: KeyRing) -> Machine:
+    return Machine(tmp_path, key_ring)
+
+
+async def test_this_machine(machine: Machine) -> None:
+    """A machine that runs these tests can run a job."""
+    for name in ("libraries", "cores", "memory", "state_dir"):
+        assert (await machine.look(name)).status is Status.OK, name
+
+
+async def test_cores(machine: Machine) -> None:
+    """More workers than cores are told."""
+    finding = await machine.look("cores", workers=256)
+    assert (finding.status, "256 workers" in finding.found, "--workers" in finding.fix) == (Status.NOTICE, True, True)
+
+
+async def test_memory_of_the_machine(machine: Machine) -> None:
+    """A job that could take more memory than there is fails; so many at once that they could is told."""
+    finding = await machine.look("memory", part_size="5GiB", upload_concurrency=64)
+    assert (finding.status, finding.code, finding.field) == (Status.FAILED, "memory.small", "memory_limit")
+    assert "--memory-limit" in finding.fix
+    limited = await machine.look("memory", part_size="5GiB", upload_concurrency=64, memory_limit="200MiB")
+    assert (limited.status, limited.found.startswith("200.00 MiB for one job")) == (Status.OK, True)
+    many = await machine.look("memory", settings={"max_jobs": 1_000_000})
+    assert (many.status, "1000000 at once" in many.found) == (Status.NOTICE, True)
+
+
+@pytest.mark.parametrize(
+    ("line", "file", "text", "limit"),
+    [
+        ("0::/a/b", "a/memory.max", "104857600", 100 * MIB),
+        ("0::/a/b", "a/b/memory.max", "max", 1 << 62),
+        ("4:memory:/a", "memory/a/memory.limit_in_bytes", "104857600", 100 * MIB),
+        ("4:cpu,memory:/a", "memory/memory.limit_in_bytes", "104857600", 100 * MIB),
+        ("3:cpuset:/a", "a/memory.max", "1", 1 << 62),
+    ],
+)
+async def test_memory_of_the_control_group(
+    line: str, file: str, text: str, limit: int, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The least limit of the control groups counts as the machine's memory, of either version."""
+    (machine.tmp_path / "cgroup").write_text(f"{line}\n1:name=systemd:/\n")
+    told = machine.tmp_path / "groups" / file
+    told.parent.mkdir(parents=True)
+    told.write_text(f"{text}\n")
+    monkeypatch.setattr(host, "CGROUP", machine.tmp_path / "cgroup")
+    monkeypatch.setattr(host, "CGROUPS", machine.tmp_path / "groups")
+    finding = await machine.look("memory")
+    assert finding.status is (Status.FAILED if limit == 100 * MIB else Status.OK)
+    if limit == 100 * MIB:
+        assert finding.found.startswith("cannot run a job in 100.00 MiB of memory")
+
+
+async def test_memory_that_is_taken(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What other programs have taken is told."""
+    told = machine.tmp_path / "meminfo"
+    told.write_text(f"MemTotal:       {2**20} kB\nMemFree: 5 kB\nMemAvailable:   {100 * KIB} kB\nHugePages_Total: 0\n")
+    monkeypatch.setattr(host, "MEMORY", told)
+    finding = await machine.look("memory")
+    assert (finding.status, finding.found.endswith("100.00 MiB available")) == (Status.NOTICE, True)
+
+
+async def test_libraries(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library that is missing is named, and one that is too old, each with the way to have it."""
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise metadata.PackageNotFoundError
+        return versions[name]
+
+    versions = dict.fromkeys(host.LIBRARIES, "99.1")
+    monkeypatch.setattr(metadata, "version", version)
+    assert "isal 99.1" in (await machine.look("libraries")).found
+    versions["cryptography"] = "49.0.1"
+    old = await machine.look("libraries")
+    assert (old.code, old.fix) == ("libraries.old", "pip install 'cryptography>=50,<51'")
+    del versions["isal"], versions["uvloop"]
+    missing = await machine.look("libraries")
+    assert (missing.code, missing.found) == (
+        "libraries.missing",
+        "cannot work without isal, uvloop: not installed here",
+    )
+
+
+async def test_clock(machine: Machine) -> None:
+    """What the kernel knows of the clock is told: synchronised or not, and never a failure."""
+    finding = await machine.look("clock")
+    assert finding.status in (Status.OK, Status.NOTICE)
+    assert "synchronised" in finding.found
+    assert bool(finding.fix) == (finding.status is Status.NOTICE)

@@ -1,0 +1,79 @@
+"""Progress and units in words, without a terminal."""
+
+from __future__ import annotations
+
+import pytest
+
+from amistream.cli.screen import PlainScreen, progress_line
+from amistream.events import Event
+from amistream.jobs.job import Job
+from amistream.units import duration_text, rate_text, share_text, size_text
+from cli.scripted import PROGRESS, begin, finish, make_job
+
+
+class Clock:
+    """Stands still until a test moves it."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def newest(job: Job) -> Event:
+    event = job._newest_progress
+    assert event is not None
+    return event
+
+
+def test_a_progress_line_at_most_every_five_seconds() -> None:
+    """However many progress events come, one line is written in five seconds."""
+    lines: list[str] = []
+    clock = Clock()
+    begin(job := make_job())
+    with PlainScreen(lines.append, clock) as screen:
+        for moment in (0.0, 0.1, 4.9, 5.0, 9.9, 10.0):
+            clock.now = 1000.0 + moment
+            screen.show(newest(job))
+    assert lines == [f"job {job.id}: bundling", *[progress_line(PROGRESS)] * 3]
+
+
+def test_every_state_and_notice_once() -> None:
+    """Changes of state and notices are told at once, and once, also when events are seen twice."""
+    lines: list[str] = []
+    begin(job := make_job())
+    job.note("the clock is 3 s late")
+    finish(job)
+    with PlainScreen(lines.append, Clock()) as screen:
+        for event in [*job._kept, *job._kept[-1:]]:
+            screen.show(event)
+    told = [line.removeprefix(f"job {job.id}: ") for line in lines]
+    assert told == [
+        "queued", "checking", "bundling", "note: the clock is 3 s late", "committing", "registering", "done",
+    ]  # fmt: skip
+
+
+def test_what_is_not_known_yet_is_left_out() -> None:
+    """A progress line without a rate yet has no time left and no bottleneck in it."""
+    early = PROGRESS.model_copy(update={"eta_s": None, "bottleneck": None, "rate": 0.0})
+    assert progress_line(early) == "75 %, 300.0 MiB of 400.0 MiB, 0.0 MB/s, parts 9 stored of 10 made"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (size_text(1023), "1023 B"),
+        (size_text(1536), "1.5 KiB"),
+        (size_text(10 * 1024**3), "10.0 GiB"),
+        (rate_text(1e9, 2.0), "500.0 MB/s"),
+        (rate_text(1, 0), "-"),
+        (duration_text(59.94), "59.9 s"),
+        (duration_text(61.6), "1m 02s"),
+        (duration_text(2 * 3600 + 180), "2h 03m"),
+        (share_text(3.4, 1.0), "340 %"),
+        (share_text(1, 0), "-"),
+    ],
+)
+def test_units(text: str, expected: str) -> None:
+    """Sizes are binary, rates decimal, durations as short as is useful; what cannot be divided is a dash."""
+    assert text == expected

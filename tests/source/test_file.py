@@ -1,0 +1,338 @@
+"""Volumes: real files, links, pipes and loop devices; what cannot be bundled is refused with the reason."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from amistream.errors import RefusedError, SourceError
+from amistream.ports.volume import Kind
+from amistream.source.file import FileVolume, open_volume
+from amistream.stages.read import Read
+from source.nobody import as_nobody, open_folder
+from support.mounts import mounted
+from support.volumes import ext4_image, loop_device, random_image, sparse_image, xfs_image
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_image(tmp_path_factory.mktemp("volume") / "noise", 5000)
+
+
+def read_all(volume: FileVolume, block_size: int = MIB) -> bytes:
+    reader = Read(volume)
+    data, last = bytearray(), False
+    buffer = memoryview(bytearray(block_size))
+    while not last:
+        view, last = reader.read(buffer)
+        data += view
+    return bytes(data)
+
+
+def refused(path: Path) -> RefusedError:
+    with pytest.raises(RefusedError) as caught:
+        open_volume(path).close()
+    assert caught.value.field == "source"
+    return caught.value
+
+
+@pytest.mark.parametrize("size", [0, 1, 511, 4096, MIB + 1])
+def test_sizes(size: int, tmp_path: Path) -> None:
+    """An image file of any size, an empty one too, is read whole."""
+    path = random_image(tmp_path / "image", size)
+    with closing(open_volume(path)) as volume:
+        assert (volume.path, volume.kind, volume.size) == (path, Kind.IMAGE_FILE, size)
+        assert read_all(volume) == path.read_bytes()
+        volume.check_unchanged()
+
+
+def test_holes(tmp_path: Path) -> None:
+    """Holes read as zeros, and whatever is no hole is within the extents."""
+    path = sparse_image(tmp_path / "image", 3 * MIB, [(MIB, 5000)])
+    with closing(open_volume(path)) as volume:
+        data = read_all(volume, 300_000)
+        extents = volume.extents()
+    rest = bytearray(data)
+    for extent in extents:
+        rest[extent.offset : extent.end] = bytes(extent.length)
+    assert not any(rest)
+    assert data == path.read_bytes()
+    assert not any(data[:MIB])
+
+
+def test_time(tmp_path: Path) -> None:
+    """The volume's time is the file's, in whole seconds."""
+    path = tmp_path / "image"
+    path.touch()
+    os.utime(path, (0, 1_234_567_890.9))
+    with closing(open_volume(path)) as volume:
+        assert volume.mtime == 1_234_567_890
+
+
+def test_time_before_1970(tmp_path: Path) -> None:
+    """A time that an archive cannot hold counts as the earliest that it can."""
+    path = tmp_path / "image"
+    path.touch()
+    os.utime(path, (0, -1000))
+    with closing(open_volume(path)) as volume:
+        assert volume.mtime == 0
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_every_cut(noise: Path, data: st.DataObject) -> None:
+    """Any run of bytes is read into the buffer, whole and nothing beside it."""
+    content = noise.read_bytes()
+    start = data.draw(st.integers(0, len(content)))
+    length = data.draw(st.integers(0, len(content) - start))
+    buffer = bytearray(b"\xee" * (length + 2))
+    with closing(open_volume(noise)) as volume:
+        volume.read_into(start, memoryview(buffer)[1:-1])
+    assert buffer == b"\xee" + content[start : start + length] + b"\xee"
+
+
+def test_several_threads(tmp_path: Path) -> None:
+    """Threads read different places at once without disturbing each other."""
+    path = random_image(tmp_path / "image", 64_000)
+    content = path.read_bytes()
+    together = threading.Barrier(4)
+    wrong: list[int] = []
+
+    def read(start: int) -> None:
+        buffer = bytearray(100)
+        together.wait(10)
+        for offset in range(start, len(content), 400):
+            volume.read_into(offset, memoryview(buffer))
+            if buffer != content[offset : offset + 100]:
+                wrong.append(offset)
+
+    with closing(open_volume(path)) as volume:
+        threads = [threading.Thread(target=read, args=(number * 100,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+
+
+def test_shrunk(noise: Path, tmp_path: Path) -> None:
+    """A file that was cut off meanwhile is an error that says where it ends, and it counts as changed."""
+    path = tmp_path / "image"
+    path.write_bytes(noise.read_bytes())
+    with closing(open_volume(path)) as volume:
+        os.truncate(path, 3000)
+        with pytest.raises(SourceError) as caught:
+            read_all(volume, 2000)
+        assert caught.value.code == "source.shrunk"
+        assert caught.value.message == f"cannot read {path} to its end: it ends at byte 3000 and had 5000 bytes"
+        with pytest.raises(SourceError, match="written to meanwhile"):
+            volume.check_unchanged()
+
+
+def set_back_time(path: Path, before: os.stat_result) -> None:
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_changed_size(noise: Path, tmp_path: Path) -> None:
+    """A file that grew is found changed, even when its time was set back."""
+    path = tmp_path / "image"
+    path.write_bytes(noise.read_bytes())
+    before = path.stat()
+    with closing(open_volume(path)) as volume:
+        with path.open("ab") as file:
+            file.write(b"more")
+        set_back_time(path, before)
+        with pytest.raises(SourceError) as caught:
+            volume.check_unchanged()
+    assert caught.value.code == "source.changed"
+    assert caught.value.message == f"cannot use what was read from {path}: it was written to meanwhile"
+
+
+def test_changed_time(noise: Path, tmp_path: Path) -> None:
+    """A file whose time moved by a nanosecond is found changed, though its size is the same."""
+    path = tmp_path / "image"
+    path.write_bytes(noise.read_bytes())
+    with closing(open_volume(path)) as volume:
+        volume.check_unchanged()
+        os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+        with pytest.raises(SourceError, match="written to meanwhile"):
+            volume.check_unchanged()
+
+
+def test_replaced(noise: Path, tmp_path: Path) -> None:
+    """Another file put in the path's place changes nothing: the one that was opened is read."""
+    path = tmp_path / "image"
+    path.write_bytes(noise.read_bytes())
+    with closing(open_volume(path)) as volume:
+        path.rename(tmp_path / "moved")
+        path.write_bytes(b"another")
+        assert read_all(volume) == noise.read_bytes()
+        volume.check_unchanged()
+
+
+def test_link(noise: Path, tmp_path: Path) -> None:
+    """A symbolic link stands for what it points to."""
+    link = tmp_path / "link"
+    link.symlink_to(noise)
+    with closing(open_volume(link)) as volume:
+        assert (volume.path, volume.size) == (link, 5000)
+        assert read_all(volume) == noise.read_bytes()
+
+
+def test_missing(tmp_path: Path) -> None:
+    """A path where nothing is, is refused as missing, a dangling link too."""
+    (tmp_path / "dangling").symlink_to("nowhere")
+    for path in (tmp_path / "nothing", tmp_path / "dangling"):
+        error = refused(path)
+        assert (error.code, error.message) == (
+            "source.missing",
+            f"cannot bundle {path}: there is no such file or device",
+        )
+
+
+def test_directory(tmp_path: Path) -> None:
+    """A directory is refused by name."""
+    error = refused(tmp_path)
+    assert (error.code, error.message) == ("source.kind", f"cannot bundle {tmp_path}: it is a directory")
+
+
+def test_fifo(tmp_path: Path) -> None:
+    """A named pipe that nobody writes to is refused at once, without waiting."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    error = refused(path)
+    assert error.code == "source.kind"
+    assert error.message == f"cannot bundle {path}: it is neither a file nor a block device"
+
+
+def test_character_device() -> None:
+    """An endless device is refused."""
+    assert refused(Path("/dev/zero")).message == "cannot bundle /dev/zero: it is neither a file nor a block device"
+
+
+def test_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket is refused."""
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("s")
+        assert refused(tmp_path / "s").code == "source.kind"
+
+
+def test_below_a_file(noise: Path) -> None:
+    """A path that passes through a file is refused with the system's reason."""
+    path = noise / "image"
+    assert refused(path).message == f"cannot read {path}: Not a directory"
+
+
+def test_refusal_leaves_no_descriptor(tmp_path: Path) -> None:
+    """What is refused after it was opened is closed again, and so is a volume."""
+    before = {path.name for path in Path("/proc/self/fd").iterdir()}
+    refused(tmp_path)
+    open_volume(random_image(tmp_path / "image", 10)).close()
+    assert {path.name for path in Path("/proc/self/fd").iterdir()} == before
+
+
+def test_unreadable() -> None:
+    """A file that the user may not read is refused, with the hint that it is the daemon's user who reads."""
+    with open_folder() as folder:
+        path = folder / "image"
+        path.write_bytes(b"secret")
+        path.chmod(0o644)
+        with as_nobody():
+            open_volume(path).close()
+        path.chmod(0o000)
+        with as_nobody():
+            error = refused(path)
+    assert error.code == "source.unreadable"
+    assert error.message == f"cannot read {path}: Permission denied"
+    assert error.hint == (
+        f"check its permissions: ls -l {path}; the one who reads is the daemon's user (or you, with --in-process)"
+    )
+
+
+def test_disk_error() -> None:
+    """What the kernel says of a failed read is in the error, with the place."""
+    # The kernel answers EIO to a read of this process's memory where none is mapped.
+    with closing(open_volume(Path("/proc/self/mem"))) as volume, pytest.raises(SourceError) as caught:
+        volume.read_into(4096, memoryview(bytearray(512)))
+    assert caught.value.code == "source.read_error"
+    assert caught.value.message == "cannot read /proc/self/mem at byte 4096: Input/output error"
+
+
+def test_block_device(tmp_path: Path) -> None:
+    """A block device has its real size and content."""
+    image = random_image(tmp_path / "image", 3 * MIB + 512)
+    with loop_device(image) as device, closing(open_volume(device)) as volume:
+        assert (volume.kind, volume.size) == (Kind.BLOCK_DEVICE, 3 * MIB + 512)
+        assert read_all(volume) == image.read_bytes()
+        volume.check_unchanged()
+
+
+def test_block_device_resized(tmp_path: Path) -> None:
+    """A block device whose size changed while it was read is found changed."""
+    image = random_image(tmp_path / "image", MIB)
+    with loop_device(image) as device, closing(open_volume(device)) as volume:
+        os.truncate(image, 2 * MIB)
+        subprocess.run(["losetup", "--set-capacity", str(device)], check=True)
+        with pytest.raises(SourceError, match="written to meanwhile"):
+            volume.check_unchanged()
+
+
+def test_block_device_written(tmp_path: Path) -> None:
+    """A device that something wrote to is found changed, unless that was to be expected."""
+    image = random_image(tmp_path / "image", MIB)
+    with (
+        loop_device(image, read_only=False) as device,
+        closing(open_volume(device)) as volume,
+        closing(open_volume(device, live=True)) as live,
+    ):
+        volume.check_unchanged()
+        with device.open("r+b") as file:
+            file.write(b"x")
+        with pytest.raises(SourceError, match="written to meanwhile"):
+            volume.check_unchanged()
+        live.check_unchanged()
+
+
+def test_file_written_with_its_time_put_back(tmp_path: Path) -> None:
+    """A writer who puts the file's time back is found out."""
+    image = random_image(tmp_path / "image", MIB)
+    with closing(open_volume(image)) as volume:
+        before = image.stat()
+        with image.open("r+b") as file:
+            file.write(b"x")
+        os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert image.stat().st_mtime_ns == before.st_mtime_ns
+        with pytest.raises(SourceError, match="written to meanwhile"):
+            volume.check_unchanged()
+
+
+@pytest.mark.parametrize("make", [ext4_image, xfs_image])
+def test_written_to_through_a_mapping(make: Callable[[Path, int], Path], tmp_path: Path) -> None:
+    """A page that a program has mapped, and had written to before, is found changed when it is written to again."""
+    disk = make(tmp_path / "disk.img", 320 * MIB)
+    with (
+        loop_device(disk, read_only=False) as device,
+        mounted(device, tmp_path / "mounted") as folder,
+        (folder / "image").open("w+b") as file,
+    ):
+        file.truncate(MIB)
+        with mmap.mmap(file.fileno(), MIB) as pages:
+            pages[:5] = b"first"
+            with closing(open_volume(folder / "image")) as volume:
+                volume.check_unchanged()
+                pages[:5] = b"later"
+                with pytest.raises(SourceError, match="written to meanwhile"):
+                    volume.check_unchanged()

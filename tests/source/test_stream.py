@@ -1,0 +1,201 @@
+"""A volume through standard input: read once, and exactly as long as was said."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from amistream.errors import RefusedError, SourceError
+from amistream.ports.volume import Kind
+from amistream.source.file import FileVolume
+from amistream.source.opening import open_source
+from amistream.source.stream import StreamVolume, open_standard_input
+from amistream.stages.read import Read
+from support.volumes import random_image, sparse_image
+
+MIB = 1 << 20
+
+
+@contextmanager
+def sent(data: bytes, *, size: int | None = None) -> Iterator[StreamVolume]:
+    """A volume whose bytes a thread sends through a pipe."""
+    reading, writing = os.pipe()
+
+    def send() -> None:
+        with os.fdopen(writing, "wb") as pipe:
+            try:
+                pipe.write(data)
+            except BrokenPipeError:
+                return
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        volume = open_standard_input(len(data) if size is None else size, reading)
+        assert isinstance(volume, StreamVolume)
+        with closing(volume):
+            os.close(reading)
+            yield volume
+    finally:
+        sender.join()
+
+
+def read_all(volume: StreamVolume | FileVolume, block_size: int = 300_000) -> bytes:
+    reader, data, last = Read(volume, volume.extents()), bytearray(), False
+    while not last:
+        block, last = reader.read(memoryview(bytearray(block_size)))
+        data += block
+    return bytes(data)
+
+
+@pytest.mark.parametrize("size", [1, 511, 65_536, 3 * MIB + 17])
+def test_a_stream(size: int, tmp_path: Path) -> None:
+    """A stream is read whole, in order, whatever its size and however it comes."""
+    data = random_image(tmp_path / "image", size).read_bytes()
+    with sent(data) as volume:
+        assert volume.size == size
+        assert read_all(volume) == data
+        volume.check_unchanged()
+
+
+def test_too_short() -> None:
+    """A stream that ends early is an error that tells both sizes."""
+    with sent(bytes(100_000), size=100_001) as volume, pytest.raises(SourceError) as caught:
+        read_all(volume)
+    assert caught.value.code == "source.shrunk"
+    assert "100000" in caught.value.message
+    assert "100001" in caught.value.message
+
+
+def test_too_long() -> None:
+    """A stream that goes on is an error, once what was said was read."""
+    with sent(bytes(100_001), size=100_000) as volume:
+        assert read_all(volume) == bytes(100_000)
+        with pytest.raises(SourceError) as caught:
+            volume.check_unchanged()
+    assert caught.value.code == "source.longer"
+
+
+def test_not_twice() -> None:
+    """A stream cannot be read again from its beginning."""
+    with sent(bytes(1000)) as volume:
+        read_all(volume)
+        with pytest.raises(SourceError, match="cannot be read twice"):
+            volume.read_into(0, memoryview(bytearray(10)))
+
+
+def test_no_image_in_another_form() -> None:
+    """A qcow2 image cannot come through a pipe, and that is said at its first block."""
+    with sent(b"QFI\xfb" + bytes(100_000)) as volume, pytest.raises(SourceError) as caught:
+        read_all(volume)
+    assert caught.value.code == "source.stream_format"
+    assert "qcow2" in caught.value.message
+
+
+def test_interrupted() -> None:
+    """Waiting for a sender that sends nothing can be ended from another thread."""
+    reading, writing = os.pipe()
+    volume = open_standard_input(10, reading)
+    assert isinstance(volume, StreamVolume)
+    caught: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            volume.read_into(0, memoryview(bytearray(10)))
+        except SourceError as error:
+            caught.append(error)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    volume.interrupt()
+    waiting.join(30)
+    assert not waiting.is_alive()
+    assert [error.code for error in caught if isinstance(error, SourceError)] == ["source.interrupted"]
+    volume.close()
+    os.close(reading)
+    os.close(writing)
+
+
+def test_sizes_that_are_not_known() -> None:
+    """Without its size a stream is refused, with the option that tells it."""
+    reading, writing = os.pipe()
+    with pytest.raises(RefusedError) as caught:
+        open_standard_input(None, reading)
+    os.close(reading)
+    os.close(writing)
+    assert caught.value.code == "source.size_unknown"
+    assert "--image-size" in caught.value.hint
+
+
+def test_nothing_is_sent() -> None:
+    """A terminal, a null device or no standard input at all is refused."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    with pytest.raises(RefusedError, match="nothing is sent"):
+        open_standard_input(10, null)
+    os.close(null)
+    with pytest.raises(RefusedError, match="nothing is sent"):
+        open_standard_input(10, null)
+
+
+def test_a_socket() -> None:
+    """A socket, as ssh and inetd give, is a stream too."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(b"x" * 1000)
+        ours.shutdown(socket.SHUT_WR)
+        with closing(open_standard_input(1000, theirs.fileno())) as volume:
+            assert isinstance(volume, StreamVolume)
+            assert read_all(volume) == b"x" * 1000
+            volume.check_unchanged()
+
+
+def test_a_file_is_no_stream(tmp_path: Path) -> None:
+    """A file that is redirected is read as a file: its size is known and its holes are left out."""
+    path = sparse_image(tmp_path / "image", 3 * MIB, [(MIB, 5000)])
+    with path.open("rb") as file, closing(open_standard_input(None, file.fileno())) as volume:
+        assert isinstance(volume, FileVolume)
+        assert (volume.kind, volume.size) == (Kind.IMAGE_FILE, 3 * MIB)
+        assert sum(extent.length for extent in volume.extents()) < MIB
+        file.seek(0, os.SEEK_END)
+    with path.open("rb") as file:
+        file.seek(512)
+        with pytest.raises(RefusedError, match="read already"):
+            open_standard_input(None, file.fileno())
+
+
+def test_as_a_source(tmp_path: Path) -> None:
+    """The source - is the standard input of the process, redirected or not, with its size checked."""
+    path = random_image(tmp_path / "image", 5000)
+    code = (
+        "import sys; from amistream.source.opening import open_source; from amistream.errors import RefusedError\n"
+        "try: print(type(open_source('-', image_size=int(sys.argv[1]))).__name__)\n"
+        "except RefusedError as error: print(error.code)"
+    )
+
+    def ask(size: int, **options: object) -> str:
+        words = [sys.executable, "-c", code, str(size)]
+        return subprocess.run(words, capture_output=True, text=True, check=True, **options).stdout.strip()  # type: ignore[call-overload, no-any-return]
+
+    with path.open() as file:
+        assert ask(5000, stdin=file) == "FileVolume"
+    with path.open() as file:
+        assert ask(5001, stdin=file) == "source.size"
+    assert ask(5000, input="x") == "StreamVolume"
+    assert ask(5000, stdin=subprocess.DEVNULL) == "source.no_stream"
+
+
+def test_confined(tmp_path: Path) -> None:
+    """Who may name files within roots only does not reach the standard input of this process."""
+    from amistream.roots import Roots
+
+    with pytest.raises(RefusedError) as caught:
+        open_source("-", Roots([tmp_path]), image_size=10)
+    assert caught.value.code == "roots.outside"

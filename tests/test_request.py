@@ -1,0 +1,80 @@
+"""What a request may say, and how it is told what is wrong with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from amistream.errors import UsageError
+from amistream.request import PATTERN_WORDS, JobRequest, parse_request
+
+GOOD: dict[str, Any] = {"source": "/dev/sdf", "destinations": ["s3://bucket/some/prefix"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "says"),
+    [
+        ({"source": "disk.img"}, "source", "absolute path"),
+        ({"destinations": []}, "destinations", "at least 1"),
+        ({"destinations": [f"s3://aaa/{number}" for number in range(9)]}, "destinations", "at most 8"),
+        ({"destinations": ["s3://UPPER/x"]}, "destinations", "'UPPER' is not a bucket name"),
+        ({"destinations": ["s3://bucket//x"]}, "destinations", "no empty step"),
+        ({"destinations": ["here"]}, "destinations", "absolute directory"),
+        ({"prefix": "a/b"}, "prefix", "'a/b' is not a name of up to 80"),
+        ({"account": "123"}, "account", "12 digits"),
+        ({"region": "mars"}, "region", "'mars' is not a region's name, such as eu-west-1"),
+        ({"endpoint_url": "ftp://x"}, "endpoint_url", "is not a URL of the form"),
+        ({"ami_name": "a!"}, "ami_name", "'a!' is not an AMI name: 3 to 128"),
+        ({"kernel": "vmlinuz", "virtualization": "paravirtual"}, "kernel", "such as aki-12345678"),
+        ({"product_codes": ["-"]}, "product_codes", "'-' is not a product code"),
+        ({"ancestors": ["x"]}, "ancestors", "'x' is not an AMI id"),
+        ({"compress": "0"}, "compress", "'0' is not fast, balanced"),
+        ({"part_size": "1000"}, "part_size", "16KiB to 5GiB and a whole number of KiB"),
+        ({"block_device_mappings": {"disk": "sdb"}}, "block_device_mappings", "'disk' is not a virtual name"),
+        ({"block_device_mappings": {"ephemeral0": "xvdb"}}, "block_device_mappings", "xvdb is called sdb"),
+        ({"sriov": True, "virtualization": "paravirtual"}, "", "need virtualization hvm"),
+        ({"kernel": "aki-12345678"}, "", "need virtualization paravirtual"),
+        ({"destinations": ["/dir"], "register_image": True}, "", "EC2 registers from S3 only"),
+        ({"register_image": False, "ami_name": "name"}, "", "need register_image"),
+        ({"colour": "red"}, "colour", "there is no field 'colour'"),
+        ({"destinations": "x", "destinatons": ["/dir"]}, "destinatons", "there is no field 'destinatons'"),
+        ({"part_size": "10XB"}, "part_size", "'10XB' is no size: write bytes, or a number with a unit, such as 10MiB"),
+        ({"workers": 0}, "workers", "0 is out of range: it must be greater than 0"),
+    ],
+)
+def test_what_is_wrong_is_named(change: dict[str, Any], field: str, says: str) -> None:
+    """Each wrong word gives one sentence that names the field and what it should be."""
+    with pytest.raises(UsageError) as caught:
+        parse_request({**GOOD, **change})
+    assert caught.value.field == field
+    assert says in caught.value.message
+    assert caught.value.hint
+
+
+def test_every_pattern_has_words() -> None:
+    """No person ever sees a regular expression."""
+    schema = JobRequest.model_json_schema()["properties"]
+    with_pattern = {name for name, each in schema.items() if "'pattern'" in str(each)}
+    # Sizes bring a pattern and words of their own.
+    assert with_pattern - {"part_size", "memory_limit", "limit_upload", "image_size"} == set(PATTERN_WORDS)
+
+
+def test_what_is_left_out() -> None:
+    """A bucket registers, a directory does not."""
+    assert parse_request(GOOD).registers
+    assert not parse_request({**GOOD, "destinations": ["/dir"]}).registers
+
+
+def test_sizes_and_accounts_as_people_write_them() -> None:
+    """Units and dashes are understood."""
+    request = parse_request({**GOOD, "part_size": "64MiB", "account": "1234-5678-9012"})
+    assert (request.part_size, request.account) == (64 * 1024 * 1024, "123456789012")
+
+
+def test_a_region_for_several_destinations() -> None:
+    """Directories have none, so it may be said once for all; each bucket has its own."""
+    told = {"source": "/volumes/a", "region": "eu-west-1"}
+    assert parse_request({**told, "destinations": ["/a", "/b"]}).region == "eu-west-1"
+    with pytest.raises(UsageError, match="each of several buckets has its own"):
+        parse_request({**told, "destinations": ["s3://bucket-a", "s3://bucket-b"]})
