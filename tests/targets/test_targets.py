@@ -22,7 +22,7 @@ from amistream.bundles.unbundle import choose_target, unbundle, unbundle_at
 from amistream.errors import AmistreamError, DifferenceError, JobError, RefusedError
 from amistream.stages.back.unarchive import Piece
 from amistream.targets import device as device_module
-from amistream.targets import file
+from amistream.targets import stream
 from amistream.targets.blocks import BLOCK, IN_FLIGHT
 from amistream.targets.device import DeviceTarget
 from amistream.targets.file import FileTarget
