@@ -14,10 +14,9 @@ from amistream.aws.session import Aws
 from amistream.aws.translate import SDK_ERRORS, translate
 from amistream.bundles.place import Bundle
 from amistream.bundles.results import Access, Difference
-from amistream.bundles.target import retry_policy
 from amistream.errors import StoreError
 from amistream.flow.gather import gather_limited
-from amistream.flow.retry import Alive, with_retries
+from amistream.flow.retry import Alive, retry_policy, with_retries
 from amistream.settings import Settings
 
 EC2_READER = "6aa5a366c34c1cbe25dc49211496e913e0351eb0e8c37aa3477e40942ec6b97c"

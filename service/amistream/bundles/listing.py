@@ -19,10 +19,9 @@ from amistream.bundles.meter import Note
 from amistream.bundles.place import MANIFEST_END, Place
 from amistream.bundles.prices import AS_OF, USD_PER_GIB_MONTH, monthly_cost
 from amistream.bundles.results import Inventory, ListedBundle, ListedImage, ListedParts
-from amistream.bundles.target import retry_policy
 from amistream.errors import RefusedError, StoreError
 from amistream.flow.gather import gather_limited
-from amistream.flow.retry import with_retries
+from amistream.flow.retry import retry_policy, with_retries
 from amistream.ports.registry import Image
 from amistream.settings import Settings
 from amistream.stores.s3.store import Listed, S3Store

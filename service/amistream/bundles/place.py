@@ -17,7 +17,7 @@ from amistream.aws import buckets
 from amistream.aws.session import Aws
 from amistream.bundles.manifest import LARGEST, Manifest, parse_manifest
 from amistream.errors import RefusedError
-from amistream.flow.retry import RetryPolicy
+from amistream.flow.retry import retry_policy
 from amistream.ports.store import Store
 from amistream.settings import Settings
 from amistream.stores.directory import DirectoryStore
@@ -111,12 +111,7 @@ async def open_place(
         bucket=bucket,
         key_prefix=key_prefix,
         acl=settings.acl,
-        retry=RetryPolicy(
-            attempts=settings.upload_attempts,
-            base_s=settings.backoff_base_s,
-            cap_s=settings.backoff_cap_s,
-            stall_s=timeout_s,
-        ),
+        retry=retry_policy(settings),
         multipart=Multipart(
             threshold=int(settings.multipart_threshold),
             chunk=int(settings.multipart_chunk),

@@ -17,10 +17,9 @@ from amistream.bundles.meter import Note
 from amistream.bundles.parts import different_part_error, names_there
 from amistream.bundles.place import Bundle, Place
 from amistream.bundles.results import Registered
-from amistream.bundles.target import retry_policy
 from amistream.errors import RefusedError, RegisterError
 from amistream.flow.cancel import finish_despite_cancel
-from amistream.flow.retry import with_retries
+from amistream.flow.retry import retry_policy, with_retries
 from amistream.flow.undo import Undo
 from amistream.ports.registry import Image, Registration
 from amistream.settings import Settings

@@ -8,17 +8,8 @@ from amistream.aws.session import Aws
 from amistream.bundles.meter import Note
 from amistream.bundles.place import Place
 from amistream.errors import RefusedError
-from amistream.flow.retry import RetryPolicy, with_retries
+from amistream.flow.retry import retry_policy, with_retries
 from amistream.settings import Settings
-
-
-def retry_policy(settings: Settings) -> RetryPolicy:
-    return RetryPolicy(
-        attempts=settings.upload_attempts,
-        base_s=settings.backoff_base_s,
-        cap_s=settings.backoff_cap_s,
-        stall_s=settings.stall_timeout_s,
-    )
 
 
 async def check_bucket(place: Place, settings: Settings, aws: Aws, note: Note, *, region: str = "") -> None:

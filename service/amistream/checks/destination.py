@@ -11,7 +11,7 @@ from amistream.aws.ec2 import Ec2
 from amistream.aws.session import Aws
 from amistream.errors import JobError
 from amistream.flow.rate_limit import RateLimit
-from amistream.flow.retry import RetryPolicy
+from amistream.flow.retry import RetryPolicy, retry_policy
 from amistream.plan import Bundling, BundlingPlace
 from amistream.ports.registry import Registration
 from amistream.ports.store import Store
@@ -72,12 +72,7 @@ class Address:
                     hint="set it in the settings as it was, then resume or cancel the job",
                 )
             self.endpoint_url = settled.endpoint_url
-        self.retry = RetryPolicy(
-            attempts=settings.upload_attempts,
-            base_s=settings.backoff_base_s,
-            cap_s=settings.backoff_cap_s,
-            stall_s=settings.stall_timeout_s,
-        )
+        self.retry = retry_policy(settings)
         self._token = token
 
     @property

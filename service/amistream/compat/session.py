@@ -22,13 +22,13 @@ from amistream.bundles.register import ec2_of, images_on
 from amistream.bundles.remove import Removal, plan_removal, remove
 from amistream.bundles.results import Removed, Unbundled
 from amistream.bundles.session import BundleSession
-from amistream.bundles.target import check_bucket, retry_policy
+from amistream.bundles.target import check_bucket
 from amistream.bundles.unbundle import refuse_own_file, unbundle
 from amistream.bundles.upload import upload
 from amistream.cli.foreground import run_here
 from amistream.cli.output import put_note
 from amistream.errors import RefusedError, StoreError
-from amistream.flow.retry import with_retries
+from amistream.flow.retry import retry_policy, with_retries
 from amistream.ports.store import Store
 from amistream.settings import Settings
 from amistream.targets.file import choose_file

@@ -16,6 +16,7 @@ from typing import TypeVar
 import structlog
 
 from amistream.errors import StoreError
+from amistream.settings import Settings
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -36,6 +37,15 @@ class RetryPolicy:
     def delay_s(self, failures: int) -> float:
         most = min(self.cap_s, self.base_s * 2 ** min(failures - 1, _MOST_DOUBLINGS))
         return random.uniform(0, most)  # noqa: S311 - not a secret
+
+
+def retry_policy(settings: Settings) -> RetryPolicy:
+    return RetryPolicy(
+        attempts=settings.upload_attempts,
+        base_s=settings.backoff_base_s,
+        cap_s=settings.backoff_cap_s,
+        stall_s=settings.stall_timeout_s,
+    )
 
 
 class Alive:
