@@ -174,7 +174,7 @@ def test_a_lock_that_somebody_put_there(tmp_path: Path, kind: str) -> None:
         if os.geteuid() != 0:
             pytest.skip("only root can give a file away")
         os.chown(lock, 54321, -1)
-    says = "symbolic links" if kind == "link" else f"{lock} is not a file of this"
+    says = "symbolic links" if kind == "link" else f"{lock} is not a private file"
     with pytest.raises(UsageError, match=says), listening(path, None):
         pass
     assert not path.exists()

@@ -1,1 +1,1 @@
-"""The daemon: HTTP on a Unix socket in front of the job queue. What a job does is not its business."""
+"""The daemon: HTTP on a Unix socket in front of the job queue. It knows nothing of the work inside a job."""

@@ -1,7 +1,7 @@
-"""Who is at the other end of the socket, and what they may do.
+"""Identify the process that connected, and decide which endpoints it may use.
 
-The kernel tells both: SO_PEERCRED the user, SO_PEERGROUPS the groups the peer had when it connected. No name is looked
-up, so nothing can block; and membership means the same here as for the socket file's own mode.
+The kernel reports the user (SO_PEERCRED) and the groups that the peer had when it connected (SO_PEERGROUPS). No name is
+looked up, so nothing blocks, and membership means the same as for the mode of the socket's file.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ SO_PEERGROUPS = 59
 CREDENTIALS = struct.Struct("iII")
 """struct ucred: pid, uid, gid."""
 GROUPS_BYTES = 1024
-"""Room for 256 groups: the most that `socket.getsockopt` takes back."""
+"""256 groups: the largest result that `socket.getsockopt` returns."""
 
 
 class Access(StrEnum):
-    """What an endpoint asks of its caller."""
+    """The permission that an endpoint requires."""
 
     READ = "read"
     WRITE = "write"
 
 
 class PeerSocket(Protocol):
-    """The part of a socket that asyncio and uvloop both show of a transport."""
+    """The part of a socket that transports of both asyncio and uvloop expose."""
 
     @property
     def family(self) -> int: ...
@@ -41,7 +41,7 @@ class PeerSocket(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """The process that connected, as the kernel saw it then."""
+    """The process that connected, with its credentials of that moment."""
 
     pid: int
     uid: int
@@ -54,7 +54,7 @@ class Peer:
 
 
 def identify(connection: PeerSocket) -> Peer:
-    """Ask the kernel who connected. Raises `AccessDeniedError` for a connection that has no such answer."""
+    """Ask the kernel for the peer. Raises `AccessDeniedError` unless the connection is a Unix socket."""
     if connection.family != socket.AF_UNIX:
         raise AccessDeniedError(
             "access.unknown_peer", "cannot serve this connection: it did not come through the Unix socket"
@@ -62,26 +62,26 @@ def identify(connection: PeerSocket) -> Peer:
     pid, uid, gid = CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
     try:
         supplementary = array("I", connection.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, GROUPS_BYTES))
-    except OSError:  # more groups than there is room for: the primary one alone counts, which errs on the safe side
+    except OSError:  # over 256 groups: only the primary one counts, which is the safe side
         supplementary = array("I")
     return Peer(pid=pid, uid=uid, groups=frozenset({gid, *supplementary}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccessPolicy:
-    """Root and the daemon's own user may do everything, others nothing.
+    """Root and the daemon's own user may use every endpoint; other users none.
 
-    Members of `group` may see everything, submit confined jobs, and cancel or resume those.
+    Members of `group` may read everything, submit confined jobs, and cancel or resume those.
     """
 
     group: int | None = None
 
     def check(self, peer: Peer, access: Access) -> None:
-        """Raise `AccessDeniedError` unless `peer` may do what needs `access`."""
+        """Raise `AccessDeniedError` unless `peer` has `access`."""
         if peer.privileged or self.group in peer.groups:
             return
         raise AccessDeniedError(
             "access.denied",
             f"cannot grant {access.value} access to user {peer.uid}: not root, the daemon's user or in its group",
-            hint="have the administrator add you to the group that socket_group names, then log in again",
+            hint="ask the administrator to add you to the group in socket_group, then log in again",
         )

@@ -1,17 +1,19 @@
 """The HTTP application: the table of endpoints, behind one guard, with one shape of error.
 
-Its edges are here: who may call, how large a body may be, how long a connection may say nothing, what an error looks
-like. How many connections there may be is in `connections`, what endpoints do in `handlers`.
+Holds the limits of a request: its caller, its body's size, the time that a connection may be idle, the form of an
+error. The number of connections is limited in `connections`; the endpoints are in `handlers`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import structlog
 from aiohttp import web
@@ -22,30 +24,25 @@ from amistream.daemon.handlers import (
     BODY_TIMEOUT_S,
     CONTEXT,
     KEEP_ALIVE_S,
-    MAX_SUBSCRIBERS,
     PEER,
     Context,
     error_response,
 )
 from amistream.daemon.listener import BACKLOG
+from amistream.daemon.metrics import Metrics
 from amistream.daemon.openapi import make_document
 from amistream.daemon.routes import ENDPOINTS, Handler
+from amistream.daemon.shares import MAX_SUBSCRIBERS, Subscribers
 from amistream.errors import AccessDeniedError, AmistreamError, NotFoundError, UsageError
+from amistream.jobs.queue import JobQueue
 from amistream.settings import Settings
 from amistream.values import KIB
 
-if TYPE_CHECKING:
-    import socket
-    from collections.abc import AsyncIterator
-
-    from amistream.daemon.metrics import Metrics
-    from amistream.jobs.queue import JobQueue
-
 MAX_BODY = 64 * KIB
 LAST_ANSWERS_S = 5.0
-"""How long clients may take to read the end of what they asked for once every job has ended. Guess."""
+"""Time for clients to read the rest of their responses once every job has ended. Guess."""
 IDLE_S = 60.0
-"""How long a connection may stay without a whole request. Guess."""
+"""Time that a connection may stay open without a complete request. Guess."""
 POLICY = web.AppKey("policy", AccessPolicy)
 BY_NAME = {endpoint.name: endpoint for endpoint in ENDPOINTS}
 
@@ -62,7 +59,7 @@ def make_app(
     keep_alive_s: float = KEEP_ALIVE_S,
     body_timeout_s: float = BODY_TIMEOUT_S,
 ) -> web.Application:
-    """`settings` are those that bound what confined jobs may ask for; None: the defaults."""
+    """Make the application. `settings`: the limits of confined jobs; None means the defaults."""
     app = web.Application(middlewares=[_log, _answer_errors, _guard], client_max_size=MAX_BODY)
     app[POLICY] = policy
     app[CONTEXT] = Context(
@@ -70,7 +67,7 @@ def make_app(
         metrics=metrics,
         settings=settings or Settings(),
         document=json.dumps(make_document(ENDPOINTS), indent=2).encode(),
-        max_subscribers=max_subscribers,
+        subscribers=Subscribers(max_subscribers),
         keep_alive_s=keep_alive_s,
         body_timeout_s=body_timeout_s,
     )
@@ -88,10 +85,10 @@ async def serving(
     reserved: int = RESERVED,
     idle_s: float = IDLE_S,
 ) -> AsyncIterator[None]:
-    """Answer on `listener` for as long as the block runs; what is being answered at its end gets a few seconds more."""
+    """Serve on `listener` while the block runs; requests in progress at its end get a few seconds more."""
     runner = web.AppRunner(
         app,
-        # A handler whose client is gone is cancelled: an event stream would hold its place otherwise.
+        # Cancel a handler whose client is gone: an event stream would keep its subscription otherwise.
         handler_cancellation=True,
         access_log=None,
         shutdown_timeout=LAST_ANSWERS_S,
@@ -99,10 +96,10 @@ async def serving(
     )
     await runner.setup()
     try:
-        # Not a site of aiohttp's: none takes a Unix socket that is bound already. A duplicate, because uvloop closes
-        # what it is given: the original listens until its file is gone, so that nobody finds a file that refuses.
+        # No aiohttp site takes a Unix socket that is already bound. uvloop closes the socket it is given, so it gets a
+        # duplicate: the original listens until its file is removed, and no client finds a file that refuses.
         factory = Doorkeeper(
-            cast("web.Server", runner.server),  # there since setup()
+            cast("web.Server", runner.server),  # set by setup()
             most=max_connections,
             reserved=reserved,
         )
@@ -129,7 +126,7 @@ async def _log(request: web.Request, handler: Handler) -> web.StreamResponse:
             "daemon.request",
             method=request.method,
             path=request.path,
-            status=status,  # None: the client left before it had the answer
+            status=status,  # None: the client disconnected before the response
             uid=peer and peer.uid,
             pid=peer and peer.pid,
             elapsed_s=round(time.monotonic() - began, 6),
@@ -152,14 +149,14 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
         return error_response(
             AmistreamError(
                 "internal.bug",
-                "cannot answer the request: amistreamd has a bug here",
+                "cannot answer the request: a bug in amistreamd",
                 hint="its log holds the details (journalctl -u amistream); please report them",
             )
         )
 
 
 def _explain(request: web.Request, refusal: web.HTTPException) -> AmistreamError:
-    """Say in the contract's words what aiohttp refused."""
+    """Translate a refusal by aiohttp into the codes of the API."""
     if isinstance(refusal, web.HTTPNotFound):
         return NotFoundError(
             "http.unknown_path", f"cannot find {request.path}", hint="GET /v1/openapi.json lists the paths"
@@ -167,8 +164,8 @@ def _explain(request: web.Request, refusal: web.HTTPException) -> AmistreamError
     if isinstance(refusal, web.HTTPMethodNotAllowed):
         return UsageError(
             "http.method",
-            f"cannot {request.method} {request.path}: it takes {refusal.headers['Allow']}",
-            hint="GET /v1/openapi.json lists what each path takes",
+            f"cannot {request.method} {request.path}: the path takes {refusal.headers['Allow']}",
+            hint="GET /v1/openapi.json lists each path's methods",
         )
     if isinstance(refusal, web.HTTPRequestEntityTooLarge):
         return UsageError("http.too_large", f"cannot take the request: its body is over {MAX_BODY // KIB} KiB")
@@ -177,11 +174,11 @@ def _explain(request: web.Request, refusal: web.HTTPException) -> AmistreamError
 
 @web.middleware
 async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse strangers, oversize bodies and misspelt query parameters before anything is looked at."""
+    """Refuse unknown users, oversize bodies and misspelt query parameters before the handler runs."""
     endpoint = BY_NAME.get(request.match_info.route.name or "")
     connection = request.get_extra_info("socket")
     if connection is None:
-        raise AccessDeniedError("access.unknown_peer", "cannot serve this connection: it is closed already")
+        raise AccessDeniedError("access.unknown_peer", "cannot serve this connection: it is already closed")
     peer = request[PEER] = identify(connection)
     try:
         request.app[POLICY].check(peer, endpoint.access if endpoint else Access.READ)

@@ -1,6 +1,6 @@
-"""Lets connections in, up to a number, and keeps places for root and the daemon's own user.
+"""Accepts connections up to a limit, and reserves some for root and the daemon's own user.
 
-A connection costs a descriptor and a little memory; without a bound one peer could take all that the process may have.
+A connection costs a descriptor and a little memory; without a limit one peer could take every descriptor.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from amistream.daemon.access import PeerSocket, identify
 from amistream.errors import AmistreamError, BusyError
 
 MAX_CONNECTIONS = 256
-"""Guess: a quarter of the 1024 descriptors that a process usually has; the jobs need the others."""
+"""Guess: a quarter of the usual 1024 descriptors of a process; the jobs need the others."""
 RESERVED = 64
-"""Of those, places that only root and the daemon's own user get."""
+"""Connections of those that only root and the daemon's own user get."""
 LISTENERS = 32
 LISTEN_S = 1.0
-"""How many connections that are turned away hear why, and how long they may take to. Guess."""
+"""Refused connections that get the reason, and the time each may take to read it. Guess."""
 
 LOG: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -34,24 +34,24 @@ class Doorkeeper:
         self._most = most
         self._reserved = reserved
         self._others: set[object] = set()
-        """Connections of other peers than root and the daemon's own user; some may have ended."""
-        self.turned_away: set[object] = set()
-        """Connections that are being told so."""
+        """Connections of unprivileged peers; some may have ended."""
+        self.refused: set[object] = set()
+        """Refused connections that are still being sent the reason."""
 
     def __call__(self) -> asyncio.Protocol:
         return _Door(self)
 
     def admit(self, transport: asyncio.Transport) -> asyncio.Protocol:
-        """The handler of a new connection. Raises `AmistreamError` for one that cannot be let in."""
+        """Make the handler of a new connection. Raises `AmistreamError` for a connection that is refused."""
         peer = identify(cast("PeerSocket", transport.get_extra_info("socket")))
-        here = self._server.connections
-        self._others.intersection_update(here)
+        connections = self._server.connections
+        self._others.intersection_update(connections)
         share_is_taken = not peer.privileged and len(self._others) >= self._most - self._reserved
-        if share_is_taken or len(here) >= self._most:
-            LOG.warning("daemon.connections", uid=peer.uid, pid=peer.pid, open=len(here), most=self._most)
+        if share_is_taken or len(connections) >= self._most:
+            LOG.warning("daemon.connections", uid=peer.uid, pid=peer.pid, open=len(connections), most=self._most)
             raise BusyError(
                 "daemon.connections",
-                f"cannot talk to this client: {len(here)} connections are open already",
+                f"cannot serve this client: {len(connections)} connections are open already",
                 hint="try again later",
             )
         handler = self._server()
@@ -61,7 +61,7 @@ class Doorkeeper:
 
 
 class _Door(asyncio.Protocol):
-    """Stands for a connection until it is known whose it is, and for one that is turned away until it has heard so."""
+    """The protocol of a connection until its peer is known, and of a refused one until the reason is sent."""
 
     def __init__(self, keeper: Doorkeeper) -> None:
         self._keeper = keeper
@@ -72,24 +72,24 @@ class _Door(asyncio.Protocol):
         try:
             handler = self._keeper.admit(stream)
         except AmistreamError as error:
-            self._turn_away(stream, error)
+            self._refuse(stream, error)
             return
         stream.set_protocol(handler)
         handler.connection_made(stream)
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
-        self._keeper.turned_away.discard(self)
+        self._keeper.refused.discard(self)
         if self._leave is not None:
             self._leave.cancel()
 
-    def _turn_away(self, stream: asyncio.Transport, error: AmistreamError) -> None:
-        if len(self._keeper.turned_away) >= LISTENERS:
+    def _refuse(self, stream: asyncio.Transport, error: AmistreamError) -> None:
+        if len(self._keeper.refused) >= LISTENERS:
             stream.abort()
             return
-        self._keeper.turned_away.add(self)
+        self._keeper.refused.add(self)
         stream.write(_refusal(error))
-        # Not closed at once: with its question unread the client would find a broken connection, and no answer.
+        # Closing now, with the request unread, would reset the connection and lose the response.
         stream.write_eof()
         self._leave = asyncio.get_running_loop().call_later(LISTEN_S, stream.abort)
 

@@ -1,7 +1,7 @@
-"""The daemon's listening socket: claimed once at start, never open to others, given back at the end.
+"""The daemon's listening socket: claimed at start, never open to other users, removed at the end.
 
-All of this runs before the event loop and after it, so calls may block. Who may talk once connected is `access`'s to
-judge; the file's mode is the first fence.
+Runs before and after the event loop, so calls may block. The file's mode is the first protection; `access` checks each
+peer.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LOCK_MODE = 0o600
 
 
 def find_group(name: str) -> int | None:
-    """Give the id of the group that may connect; None when no group is set. Raises `UsageError` for an unknown one."""
+    """Find the id of the group that may connect; None if no group is set. Raises `UsageError` for an unknown group."""
     if not name:
         return None
     try:
@@ -43,12 +43,12 @@ def find_group(name: str) -> int | None:
 
 @contextmanager
 def listening(path: Path, group: int | None) -> Iterator[socket.socket]:
-    """Give the socket that systemd passed, or listen on `path` for as long as the block runs.
+    """Use the socket that systemd passed, or listen on `path` while the block runs.
 
-    Raises `ConflictError` when a daemon answers there already, `UsageError` when the path cannot be used.
+    Raises `ConflictError` if a daemon already answers there, `UsageError` if the path cannot be used.
     """
     passed = take_passed_socket()
-    if passed is not None:  # the file is systemd's: it made it, it sets its mode, it removes it
+    if passed is not None:  # systemd creates, chmods and removes this socket's file
         with passed:
             yield passed
         return
@@ -68,7 +68,7 @@ def listening(path: Path, group: int | None) -> Iterator[socket.socket]:
         try:
             yield listener
         finally:
-            # Before it is closed, so that nobody finds a file that refuses; and only if it is still this one.
+            # Before the socket is closed, so that no client finds a file that refuses. Never another daemon's file.
             with suppress(FileNotFoundError):
                 if path.stat().st_ino == ours:
                     path.unlink()
@@ -77,10 +77,10 @@ def listening(path: Path, group: int | None) -> Iterator[socket.socket]:
 def _claim(path: Path, group: int | None) -> socket.socket:
     missing = [above for above in path.parents if not above.exists()]
     for above in reversed(missing):
-        # Open to pass through, whatever the umask: the socket in it is what is guarded.
+        # Others may pass through, whatever the umask: the mode of the socket protects it.
         above.mkdir()
         above.chmod(DIRECTORY_MODE)
-    # Two daemons that start together: between bind and listen a socket looks stale to the other one.
+    # If two daemons start together, a socket between bind and listen looks stale to the other one.
     with _locked(path):
         _remove_stale(path)
         return _bind(path, group)
@@ -88,39 +88,39 @@ def _claim(path: Path, group: int | None) -> socket.socket:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Keep every other daemon from claiming `path`. Raises `ConflictError` when one is doing so.
+    """Keep other daemons from claiming `path`. Raises `ConflictError` if another one is doing so.
 
-    The lock is a file that nobody else can open: on one that others can read, they could hold the lock.
+    No other user can open the lock file: a user who can read it could hold the lock.
     """
     lock = path.with_name(f".{path.name}.lock")
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, LOCK_MODE)
     try:
         about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode) or about.st_uid != os.geteuid() or stat.S_IMODE(about.st_mode) & 0o077:
-            raise OSError(errno.EPERM, f"{lock} is not a file of this user's alone; remove it")
+            raise OSError(errno.EPERM, f"{lock} is not a private file of this user; remove it")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConflictError(
                 "daemon.starting",
                 f"cannot listen on {path}: another daemon is starting there",
-                hint="see whether it has come up (systemctl status amistream), or choose another path with --socket",
+                hint="see if it has started (systemctl status amistream), or choose another path with --socket",
                 field="socket",
             ) from None
         yield
     finally:
-        # The file stays: to remove it would take it from under one who waits to open it.
+        # The file stays: removing it would let two daemons lock two different files.
         os.close(descriptor)
 
 
 def _remove_stale(path: Path) -> None:
-    """Make room at `path`: a socket on which nothing answers goes, anything else stays and is an error."""
+    """Remove a socket at `path` that nothing answers on; anything else there is an error."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise FileExistsError(errno.EEXIST, "something that is not a socket is there")
+        raise FileExistsError(errno.EEXIST, "a file that is not a socket is there")
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(PROBE_TIMEOUT_S)
         try:
@@ -129,7 +129,7 @@ def _remove_stale(path: Path) -> None:
             path.unlink()
             return
         except (TimeoutError, BlockingIOError):
-            pass  # its backlog is full: somebody listens, if slowly
+            pass  # its backlog is full: a busy daemon listens there
     raise ConflictError(
         "daemon.running",
         f"cannot listen on {path}: a daemon is already running on {path}",
@@ -141,7 +141,7 @@ def _remove_stale(path: Path) -> None:
 def _bind(path: Path, group: int | None) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX)
     try:
-        # Born for the owner alone, then given to the group, then opened: at no moment can anyone else connect.
+        # Created for the owner only, then given to the group, then opened: no other user can connect at any moment.
         before = os.umask(0o177)
         try:
             listener.bind(os.fspath(path))

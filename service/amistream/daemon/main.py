@@ -1,8 +1,8 @@
 """`amistreamd`: the daemon in the foreground, from its arguments to its exit status.
 
-Order matters at both ends. The process closes itself up before it reads anything (`hardening`). The socket is claimed
-before anything else is made, so that a second daemon ends at once; it is served until the last job has ended, so that
-clients see the end; then the engine goes, and the socket's file last.
+Order matters. The process protects its memory before it reads anything (`process`). It claims the socket before it
+makes anything else, so that a second daemon ends at once. It serves until the last job has ended, so that clients see
+the end. Then it closes the engine, and removes the socket's file last.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ example:
   amistreamd --socket /tmp/amistream.sock --state-dir /tmp/amistream-state
   curl --unix-socket /tmp/amistream.sock http://localhost/v1/health
 
-SIGTERM or SIGINT stops it: no new jobs, running ones end first (or stop at once: setting on_stop).
-A second signal stops them at once; they go on at the next start, as after a crash.
-Exit status: 0 stopped; 1 bug; 2 arguments, configuration or socket at fault.
+SIGTERM or SIGINT stops the daemon: it takes no new jobs, and running jobs end first (or stop at once: setting on_stop).
+A second signal stops them at once; they resume at the next start, as after a crash.
+Exit status: 0 stopped; 1 bug; 2 invalid arguments, configuration or socket.
 """
 
 LOG: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -61,15 +61,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with listening(settings.socket, group) as listener:
             uvloop.run(serve(settings, listener, AccessPolicy(group=group)))
     except AmistreamError as error:
-        print(f"amistreamd: {error}", file=sys.stderr)  # noqa: T201  # a person's one message, not an event
+        print(f"amistreamd: {error}", file=sys.stderr)  # noqa: T201 - a message to the user, not a log event
         return error.exit_status
-    except KeyboardInterrupt:  # before `serve` took the signal over
+    except KeyboardInterrupt:  # before `serve` set its signal handlers
         return EXIT_INTERRUPTED
     return EXIT_DONE
 
 
 async def serve(settings: Settings, listener: socket.socket, policy: AccessPolicy) -> None:
-    """Run jobs and answer on `listener` until a signal says stop and the jobs have ended."""
+    """Run jobs and serve on `listener` until a signal asks to stop and the jobs have ended."""
     signals = StopSignals()
     metrics = Metrics()
     async with (
@@ -83,7 +83,7 @@ async def serve(settings: Settings, listener: socket.socket, policy: AccessPolic
             max_queued=settings.max_queued,
             default_prefix=settings.prefix,
         ) as queue,
-        # Clients are answered only once everything an earlier daemon left is known again.
+        # Clients are served only once the jobs of earlier runs are loaded.
         _recovered(queue, settings),
         serving(make_app(queue, metrics, policy, settings=settings), listener),
     ):
@@ -107,7 +107,7 @@ async def _recovered(queue: JobQueue, settings: Settings) -> AsyncIterator[None]
 
 
 class StopSignals:
-    """SIGTERM and SIGINT, counted to two. Made on the running loop, which keeps the handlers to its end."""
+    """Counts SIGTERM and SIGINT up to two. Sets handlers on the running event loop."""
 
     def __init__(self) -> None:
         self.first = asyncio.Event()
@@ -121,7 +121,7 @@ class StopSignals:
 
 
 async def drain(queue: JobQueue, how: OnStop, *, hurry: asyncio.Event) -> None:
-    """Return when every job has ended; `hurry` interrupts those that were left to end by themselves."""
+    """Wait until every job has ended; `hurry` interrupts jobs that were allowed to finish."""
 
     async def interrupt_all() -> None:
         await hurry.wait()
@@ -134,10 +134,10 @@ async def drain(queue: JobQueue, how: OnStop, *, hurry: asyncio.Event) -> None:
 
 
 def _make_state_dir(path: Path) -> None:
-    """Make the state directory, and refuse one in which another user could put or replace a file."""
+    """Make the state directory, and refuse one in which another user could create or replace a file."""
     try:
         path.mkdir(parents=True, mode=0o700, exist_ok=True)
-        about = path.stat()
+        status = path.stat()
     except OSError as error:
         raise UsageError(
             "daemon.state_dir",
@@ -145,17 +145,17 @@ def _make_state_dir(path: Path) -> None:
             hint="choose another with --state-dir",
             field="state_dir",
         ) from error
-    if about.st_uid not in {0, os.geteuid()} or stat.S_IMODE(about.st_mode) & 0o022:
+    if status.st_uid not in {0, os.geteuid()} or stat.S_IMODE(status.st_mode) & 0o022:
         raise UsageError(
             "daemon.state_dir",
-            f"cannot use the state directory {path}: others can write to it, and it holds keys and the journal",
+            f"cannot use the state directory {path}: other users can write to it, and it holds keys and the journal",
             hint=f"chown {os.geteuid()} {path} && chmod 700 {path}; or choose another with --state-dir",
             field="state_dir",
         )
 
 
 def _warn_of_roots(roots: Sequence[Path]) -> None:
-    """Tell of roots that allow nothing: they are compared as they are written."""
+    """Warn of roots that allow nothing, because a root must be a real path."""
     for root in roots:
         real = Path(os.path.realpath(root))
         if real != root or not root.exists():
@@ -166,14 +166,16 @@ def _warn_of_roots(roots: Sequence[Path]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="amistreamd",
-        description="Bundle volumes into S3-backed AMIs, as asked over a Unix socket. Runs in the foreground.",
+        description="Bundle volumes into S3-backed AMIs, on request over a Unix socket. Runs in the foreground.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="settings, TOML (default: /etc/amistream/amistream.toml)"
+        "--config", type=Path, metavar="FILE", help="settings in TOML (default: /etc/amistream/amistream.toml)"
     )
-    parser.add_argument("--socket", type=Path, metavar="PATH", help="Unix socket of the API (over the settings)")
-    parser.add_argument("--state-dir", type=Path, metavar="DIR", help="state directory, made 0700 (over the settings)")
+    parser.add_argument("--socket", type=Path, metavar="PATH", help="Unix socket of the API (overrides the settings)")
+    parser.add_argument(
+        "--state-dir", type=Path, metavar="DIR", help="state directory, mode 0700 (overrides the settings)"
+    )
     parser.add_argument("--version", action="version", version=f"amistreamd {__version__}")
     return parser

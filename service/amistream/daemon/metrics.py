@@ -1,6 +1,6 @@
-"""What the daemon counts, for Prometheus: jobs by state, bytes moved, how long jobs took.
+"""Metrics for Prometheus: jobs by state, bytes moved, durations of jobs.
 
-Totals grow while a job runs: they are what ended jobs left plus what running jobs have reached, added up when asked.
+Totals grow while a job runs: each is the sum over ended jobs plus the progress of running jobs, added up per request.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from amistream.jobs.job import Job
 from amistream.jobs.queue import JobQueue
 
 DURATION_BUCKETS_S = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200)
-"""Guess: an empty volume ends in a second, 10 GiB over a slow line in two hours."""
+"""Guess: an empty volume takes a second, 10 GiB over a slow line two hours."""
 
 
 class Metrics:
-    """`watched(run)` is what the queue is to run; `text(queue)` is the page."""
+    """Counts the jobs that run through `watched(run)`; `text(queue)` makes the page."""
 
     def __init__(self) -> None:
         self._running: set[Job] = set()
@@ -35,7 +35,7 @@ class Metrics:
             buckets=DURATION_BUCKETS_S,
             registry=self._registry,
         )
-        # Reads /proc/self: memory of the kernel, not a disk, so the loop may wait for it.
+        # Reads /proc/self, which is in memory: the event loop may wait for it.
         ProcessCollector(registry=self._registry)
 
     def watched(self, run: Callable[[Job], Awaitable[None]]) -> Callable[[Job], Awaitable[None]]:
@@ -80,7 +80,7 @@ class Metrics:
 
 @dataclass(frozen=True)
 class _Page:
-    """Families made for this one page, in the shape that `generate_latest` asks."""
+    """The metric families of one page, in the form that `generate_latest` takes."""
 
     families: list[Metric]
 

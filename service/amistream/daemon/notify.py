@@ -1,6 +1,6 @@
-"""What systemd is told and what it hands over: sd_notify messages out, an activated socket in.
+"""The two links to systemd: sd_notify messages, and the socket of a socket-activated start.
 
-Without systemd (no NOTIFY_SOCKET, no LISTEN_PID) both do nothing. Protocols: sd_notify(3), sd_listen_fds(3).
+Without systemd (no NOTIFY_SOCKET, no LISTEN_PID) neither does anything. Protocols: sd_notify(3), sd_listen_fds(3).
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ FIRST_PASSED_DESCRIPTOR = 3
 
 
 def notify(*assignments: str) -> None:
-    """Send `READY=1` and the like to the service manager. A manager that does not listen never stops the daemon."""
+    """Send `READY=1` and the like to the service manager. A manager that does not listen never blocks the daemon."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
-    if address.startswith("@"):  # the abstract namespace is written so in the environment
+    if address.startswith("@"):  # stands for the NUL byte of the abstract namespace
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as outlet, suppress(OSError):
-        outlet.setblocking(False)  # called on the event loop: a full queue loses the message, nothing more
+        outlet.setblocking(False)  # called on the event loop: a full queue only loses the message
         outlet.sendto("\n".join(assignments).encode(), address)
 
 
 def take_passed_socket() -> socket.socket | None:
-    """Take the listening socket that systemd opened for this process, if it did; the environment then forgets it."""
+    """Take the listening socket that systemd opened for this process, if any, and clear the environment of it."""
     passed_to = os.environ.pop("LISTEN_PID", "")
     count = os.environ.pop("LISTEN_FDS", "")
     os.environ.pop("LISTEN_FDNAMES", None)
@@ -37,7 +37,7 @@ def take_passed_socket() -> socket.socket | None:
     if count != "1":
         raise UsageError(
             "daemon.passed_sockets",
-            f"cannot take the sockets that systemd passes: there are {count or 'none'}, and one is expected",
+            f"cannot take the sockets that systemd passes: there are {count or 'none'}, exactly one is expected",
             hint="keep one ListenStream= in amistream.socket",
         )
     passed = socket.socket(fileno=FIRST_PASSED_DESCRIPTOR)

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document of the socket API, made from the table of endpoints and the models it names."""
+"""The OpenAPI 3.1 document of the socket API, made from the table of endpoints and their models."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from amistream import __version__
-from amistream.daemon.handlers import ErrorResponse
+from amistream.daemon.models import ErrorResponse
 from amistream.daemon.routes import ALWAYS, JSON, Answer, Endpoint, Parameter
 
 REFERENCE = "#/components/schemas/{model}"
 DESCRIPTION = (
     "HTTP on a Unix socket: `curl --unix-socket /run/amistream/amistream.sock http://localhost/v1/health`. "
-    "Callers are known by their peer credentials. Unknown fields and query parameters are refused."
+    "Callers are identified by their peer credentials. Unknown fields and query parameters are refused."
 )
 
 
@@ -26,7 +26,7 @@ def make_document(endpoints: tuple[Endpoint, ...]) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "amistream", "version": __version__, "description": DESCRIPTION},
-        "servers": [{"url": "http://localhost", "description": "through the Unix socket; the host is not looked at"}],
+        "servers": [{"url": "http://localhost", "description": "through the Unix socket; the host name is ignored"}],
         "paths": paths,
         "components": {"schemas": _schemas(endpoints)},
     }

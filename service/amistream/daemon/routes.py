@@ -1,4 +1,4 @@
-"""The socket API as one table, from which both the HTTP application and the OpenAPI document are made."""
+"""The socket API as one table: the source of both the HTTP routes and the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from amistream.daemon import handlers
 from amistream.daemon.access import Access
-from amistream.daemon.handlers import EVENT_ID, IDEMPOTENCY_KEY, Health
+from amistream.daemon.models import EVENT_ID, IDEMPOTENCY_KEY, Health
 from amistream.events import Event, JobList, JobView, State
 from amistream.request import JobRequest
 
@@ -25,12 +25,12 @@ ALWAYS = (
     HTTPStatus.UNPROCESSABLE_ENTITY,
     HTTPStatus.INTERNAL_SERVER_ERROR,
 )
-"""What every endpoint may answer: a peer without access, a body over the limit, an unknown query parameter, a bug."""
+"""Errors of every endpoint: a peer without access, a body over the limit, an unknown query parameter, a bug."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
-    """A value beside the body. Those `in_` the path are required, the others are not."""
+    """A value outside the body. Only a parameter `in_` the path is required."""
 
     name: str
     in_: Literal["path", "query", "header"]
@@ -41,7 +41,7 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One status that is no error. `model`: what the body is, or what each `data` of an event stream is."""
+    """A success status. `model`: the type of the body, or of each `data` field of an event stream."""
 
     description: str
     model: type[BaseModel] | None = None
@@ -51,7 +51,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """One line of the API. `errors` are the statuses it may answer beyond `ALWAYS`."""
+    """One endpoint. `errors`: its error statuses beyond `ALWAYS`."""
 
     method: str
     path: str
@@ -66,14 +66,14 @@ class Endpoint:
     @property
     def name(self) -> str:
         """The handler's name: the route's name and the OpenAPI operation id."""
-        return str(getattr(self.handler, "__name__"))  # noqa: B009  # Callable promises no __name__
+        return str(getattr(self.handler, "__name__"))  # noqa: B009 - Callable promises no __name__
 
     @property
     def query(self) -> frozenset[str]:
         return frozenset(parameter.name for parameter in self.parameters if parameter.in_ == "query")
 
 
-JOB_ID = Parameter(name="id", in_="path", description="the job's id, as POST /v1/jobs answers it")
+JOB_ID = Parameter(name="id", in_="path", description="the job's id, from the response of POST /v1/jobs")
 THE_JOB = Answer(description="the job", model=JobView)
 
 ENDPOINTS: tuple[Endpoint, ...] = (
@@ -88,13 +88,13 @@ ENDPOINTS: tuple[Endpoint, ...] = (
             Parameter(
                 name="Idempotency-Key",
                 in_="header",
-                description="a repeat with the same key gives the first one's job instead of a second job",
+                description="a request repeated with the same key gives the job of the first request, not a second job",
                 pattern=f"^{IDEMPOTENCY_KEY}$",
             ),
         ),
         answers={
             HTTPStatus.ACCEPTED: Answer(description="queued", model=JobView, location=True),
-            HTTPStatus.OK: Answer(description="the key was seen before: its job", model=JobView, location=True),
+            HTTPStatus.OK: Answer(description="the key was used before: its job", model=JobView, location=True),
         },
         errors=(
             HTTPStatus.BAD_REQUEST,
@@ -127,7 +127,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         path="/v1/jobs/{id}",
         handler=handlers.cancel_job,
         access=Access.WRITE,
-        summary="Cancel a job; its state says when it has stopped and cleaned up",
+        summary="Cancel a job; its state changes once it has stopped and cleaned up",
         parameters=(JOB_ID,),
         answers={HTTPStatus.ACCEPTED: THE_JOB},
         errors=(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
@@ -137,7 +137,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         path="/v1/jobs/{id}/resume",
         handler=handlers.resume_job,
         access=Access.WRITE,
-        summary="Go on with an interrupted job",
+        summary="Resume an interrupted job",
         parameters=(JOB_ID,),
         answers={HTTPStatus.ACCEPTED: THE_JOB},
         errors=(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
@@ -147,13 +147,13 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         path="/v1/jobs/{id}/events",
         handler=handlers.follow_job,
         access=Access.READ,
-        summary="Follow a job: its events from the first on, until it has ended",
+        summary="Follow a job: its events from the first to the last",
         parameters=(
             JOB_ID,
             Parameter(
                 name="Last-Event-ID",
                 in_="header",
-                description="go on after this event",
+                description="continue after this event",
                 pattern=f"^{EVENT_ID}$",
             ),
         ),
@@ -171,7 +171,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         path="/v1/health",
         handler=handlers.show_health,
         access=Access.READ,
-        summary="Tell whether the daemon takes jobs",
+        summary="Show the daemon's state and load",
         answers={HTTPStatus.OK: Answer(description="the daemon answers", model=Health)},
     ),
     Endpoint(
@@ -179,7 +179,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         path="/v1/openapi.json",
         handler=handlers.show_document,
         access=Access.READ,
-        summary="Give this document",
+        summary="Show this document",
         answers={HTTPStatus.OK: Answer(description="an OpenAPI 3.1 document")},
     ),
     Endpoint(
@@ -187,7 +187,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         path="/metrics",
         handler=handlers.show_metrics,
         access=Access.READ,
-        summary="Give what Prometheus collects",
+        summary="Show the metrics for Prometheus",
         answers={HTTPStatus.OK: Answer(description="Prometheus text format", media_type="text/plain")},
     ),
 )

@@ -1,7 +1,7 @@
-"""What a peer that is neither root nor the daemon's own user may ask for: a confined job.
+"""Limits of a confined job: one that neither root nor the daemon's own user submitted.
 
-Paths are judged when they are opened (`source.roots`), never by their words. Here is what words tell: where signed
-requests would go, and how much of the machine would be taken. Nothing may be asked for beyond what the settings give.
+Paths are checked when they are opened (`roots`), not here. Checked here are the endpoint of signed requests and the
+use of the machine: a request may stay within the settings, never go beyond them.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from amistream.settings import Settings, memory_ceiling
 from amistream.values import MIB
 
 MEMORY = 512 * MIB
-"""What a confined job may need where no `memory_limit` is set. Guess: two and a half times the defaults."""
+"""Limit of a confined job if no `memory_limit` is set. Guess: two and a half times the need of the defaults."""
 
 _FALLBACK_REGION = "us-east-1"
 
 
 def check_request(request: JobRequest, settings: Settings) -> None:
-    """Raise `AccessDeniedError`, or `RefusedError` without any roots, unless a confined job may ask for this."""
+    """Raise `AccessDeniedError` for a request beyond the limits, `RefusedError` if there are no roots."""
     Roots(settings.source_roots).require("source")
     _check_endpoint(request, settings)
     _check_memory(request, settings)
@@ -33,27 +33,27 @@ def check_request(request: JobRequest, settings: Settings) -> None:
 
 
 def _check_endpoint(request: JobRequest, settings: Settings) -> None:
-    """Requests carry signatures and session tokens: they go where the administrator says."""
+    """Signed requests carry session tokens: only the administrator chooses their endpoint."""
     given = (request.endpoint_url or "").rstrip("/")
     if given and given != settings.endpoint_url.rstrip("/"):
         raise AccessDeniedError(
             "access.endpoint",
             f"cannot send requests to {given}: they are signed with the daemon's credentials, and only root and the "
-            "daemon's own user may say where those go",
-            hint="leave --endpoint-url out; the administrator sets endpoint_url",
+            "daemon's own user may choose another endpoint",
+            hint="omit --endpoint-url; the administrator sets endpoint_url",
             field="endpoint_url",
         )
     home = settings.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or _FALLBACK_REGION
     if not request.region or (settings.endpoint_url and request.region == home):
         return
-    # Known ones only: the clients that are made for a region are kept as long as the daemon lives.
+    # Known regions only: the SDK clients of a region are kept until the daemon ends.
     partition = partition_of(request.region)
     if not partition or (partition != partition_of(home) and not settings.endpoint_url):
-        why = f"it is in another partition of AWS than the daemon's region, {home}" if partition else "it is not known"
+        why = f"it is in another AWS partition than the daemon's region, {home}" if partition else "it is unknown"
         raise AccessDeniedError(
             "access.region",
             f"cannot send requests to {request.region}: {why}, and only root and the daemon's own user may use that",
-            hint="leave --region out; the administrator sets region",
+            hint="omit --region; the administrator sets region",
             field="region",
         )
 
@@ -73,16 +73,16 @@ def _check_memory(request: JobRequest, settings: Settings) -> None:
         upload_concurrency=request.upload_concurrency or settings.upload_concurrency,
     )
     allowed = int(settings.memory_limit or max(MEMORY, usual))
-    # What is asked for is cut to the limit where there is one.
+    # A job without its own limit is scaled down to the limit of the settings.
     wanted = int(request.memory_limit or settings.memory_limit or asked)
     if wanted > allowed:
-        raise _too_much("memory_limit", f"take {wanted // MIB} MiB of memory: it may take {allowed // MIB} MiB")
+        raise _too_much("memory_limit", f"use {wanted // MIB} MiB of memory: it may use {allowed // MIB} MiB")
 
 
-def _too_much(setting: str, what: str) -> AccessDeniedError:
+def _too_much(setting: str, action: str) -> AccessDeniedError:
     return AccessDeniedError(
         "access.too_much",
-        f"cannot let the job {what}",
-        hint=f"ask for less; for others than root and the daemon's own user the setting {setting} is the most",
+        f"cannot let the job {action}",
+        hint=f"ask for less: except for root and the daemon's own user, the setting {setting} is the limit",
         field=setting,
     )
