@@ -11,9 +11,9 @@ from typing import NoReturn
 
 def client() -> NoReturn:
     with _interruptible():
-        from amistream.cli.main import app, main  # noqa: PLC0415 - loading takes the time
-        from amistream.compat.command import add_to  # noqa: PLC0415
-    add_to(app)
+        from amistream.cli.main import add_command, main  # noqa: PLC0415 - loading takes the time
+    # What follows the old command's name is the old command's.
+    add_command("compat", "amistream.compat.command:compat", allow_extra_args=True, allow_interspersed_args=False)
     main()
 
 

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import typer
 
 from amistream import __version__
 from amistream.checks.findings import Finding, Status
 from amistream.cli.commands.doctor import findings_text
-from amistream.cli.main import app
+from amistream.cli.main import load_command
 from cli.running import Cli, Spawn, ended
 from cli.scripted import ScriptedDaemon
 from jobs.work import use_endpoint
@@ -283,9 +282,8 @@ async def test_a_wrong_option_is_named(cli: Cli, wrong: list[str], named: str) -
 
 def test_the_words_of_bundle_are_understood() -> None:
     """Whatever `bundle` takes can be looked at beforehand; there is nothing to detach from."""
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined] # it is a group
     options = {
-        name: {option for each in commands[name].params for option in each.opts} for name in ("bundle", "doctor")
+        name: {option for each in load_command(name).params for option in each.opts} for name in ("bundle", "doctor")
     }
     assert options["bundle"] - options["doctor"] == {"--detach", "--no-wait"}
     assert options["doctor"] - options["bundle"] == set()

@@ -9,12 +9,14 @@ import pty
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import amistream
 from amistream.cli import main
+from amistream.compat.main import run as run_old_command
 from cli.running import Cli, Spawn, ended, lines_until
 from cli.scripted import ScriptedDaemon, begin, finish
 
@@ -221,21 +223,21 @@ async def test_an_error_counts_more_than_what_could_not_be_written(daemon: Scrip
 
 
 @pytest.mark.parametrize(
-    ("words", "status"),
+    ("run", "status"),
     [
-        (("tune", "/dev/null", "--to", "/x", "--write", "/closed/k"), 3),
-        (("compat", "ec2-unbundle", "-m", "/closed/x", "-k", "/closed/k"), 2),
+        (lambda: main.run(["tune", "/dev/null", "--to", "/x", "--write", "/closed/k"]), 3),
+        (lambda: run_old_command("ec2-unbundle", ["-m", "/closed/x", "-k", "/closed/k"]), 2),
     ],
 )
 def test_a_file_that_may_not_be_looked_at(
-    words: tuple[str, ...], status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Callable[[], int], status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What the system refuses about a file of the user's names that file, and is no bug."""
+    """An error that the system reports about a user's file names that file, and is no bug."""
 
     def refuse(path: Path, **_: object) -> bool:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
     for name in ("exists", "is_file"):
         monkeypatch.setattr(Path, name, refuse)
-    assert main.run(list(words)) == status
+    assert run() == status
     assert "cannot use /closed/k: Permission denied" in capsys.readouterr().err

@@ -1,15 +1,14 @@
 """What the commands on existing bundles share: their arguments and options, and the words for results."""
-# ruff: noqa: PLC0415 - what only a valid command needs is imported when there is one
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amistream.cli.commands.bundle import in_option_words, make_request
+from amistream.cli.request_words import in_option_words, make_request
+from amistream.cli.table import counted
 from amistream.errors import UsageError
 
 if TYPE_CHECKING:
@@ -73,14 +72,6 @@ def wish_of(context: typer.Context, request: JobRequest) -> RegistrationOptions:
     )
 
 
-def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Line up all columns but the last, which may be as long as it likes."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
-
-
 def transferred_facts(done: Transferred) -> list[tuple[str, str]]:
     from amistream.units import duration_text, rate_text, size_text
 
@@ -93,7 +84,3 @@ def transferred_facts(done: Transferred) -> list[tuple[str, str]]:
     if not done.kept:
         facts.append(("rate", rate_text(done.bundled_size, done.elapsed_s)))
     return facts
-
-
-def counted(count: int, thing: str) -> str:
-    return f"{count} {thing}{'s' * (count != 1)}"

@@ -59,6 +59,15 @@ class _Accepted(BaseModel):
     id: str
 
 
+class Health(BaseModel):
+    """The fields of the daemon's health that `doctor` examines."""
+
+    status: str
+    version: str
+    jobs_running: int
+    jobs_queued: int
+
+
 class _ErrorReply(BaseModel):
     error: ErrorBody
 
@@ -103,6 +112,9 @@ class Client:
 
     async def resume(self, job_id: str) -> None:
         await self._ask("POST", f"{_path(job_id)}/resume")
+
+    async def health(self) -> Health:
+        return self._read(Health, await self._ask("GET", "/v1/health"))
 
     async def events(self, job_id: str) -> AsyncGenerator[Event, None]:
         """Yield what happened to the job and what happens now, until it has ended."""

@@ -4,34 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel
-
 from amistream import __version__
 from amistream.checks.findings import Finding, Status
 from amistream.cli.client import Client
 from amistream.errors import AmistreamError
 
 
-class Health(BaseModel):
-    """The part of the daemon's answer that is looked at."""
-
-    status: str
-    version: str
-    jobs_running: int
-    jobs_queued: int
-
-
-class HealthClient(Client):
-    """Asks how the daemon is."""
-
-    async def health(self) -> Health:
-        return self._read(Health, await self._ask("GET", "/v1/health"))
-
-
 async def look_at_daemon(socket: Path) -> Finding:
     """Ask the daemon on that socket. Raises nothing: one that does not answer is a finding."""
     try:
-        async with HealthClient(socket) as client:
+        async with Client(socket) as client:
             health = await client.health()
     except AmistreamError as error:
         return Finding(

@@ -6,12 +6,14 @@ Ctrl-C while the daemon runs the job leaves it running: a closed laptop or a sto
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 from amistream.cli.client import Client
-from amistream.cli.output import put_error, put_result
-from amistream.cli.screen import make_screen
+from amistream.cli.output import put_error, put_note, put_result
+from amistream.cli.screen import PlainScreen, Screen
 from amistream.cli.summary import result_text
 from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, AmistreamError, JobError, RefusedError
 from amistream.events import Event, JobView, State
@@ -45,6 +47,16 @@ async def show_until_end(events: AsyncIterator[Event]) -> JobView:
         async for event in events:
             screen.show(event)
     return event.job
+
+
+def make_screen() -> Screen:
+    """Make what stderr can show."""
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        return PlainScreen(put_note)
+    # rich takes a twentieth of a second to import, and scripts never see it.
+    from amistream.cli.live import LiveScreen
+
+    return LiveScreen()
 
 
 def put_end(job: JobView, *, as_json: bool) -> int:

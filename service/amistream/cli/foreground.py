@@ -78,8 +78,8 @@ async def progress_bar(meter: Meter, verb: str) -> AsyncIterator[None]:
         yield
         return
     # Scripts never see it, and it takes a twentieth of a second to import.
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn  # noqa: PLC0415
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
     with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as progress:

@@ -1,4 +1,4 @@
-"""The entry point of `amistream`: parses the words, runs one command, and turns every error into words and a status.
+"""The entry point of `amistream`: finds the command, runs it, and turns every error into a message and an exit status.
 
 Exit status: 0 done; 1 bug, or the result could not be written; 2 usage; 3 refused before the first byte; 4 job failed
 or was cancelled; 5 a verification found a difference; 6 daemon not reachable; 130 interrupted.
@@ -9,54 +9,61 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from typing import Annotated, NoReturn
+from importlib import import_module
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from amistream import __version__
-from amistream.cli.commands import (
-    bundle,
-    delete,
-    doctor,
-    jobs,
-    listing,
-    migrate,
-    register,
-    transfer,
-    tune,
-    unbundle,
-    verify,
-)
 from amistream.cli.output import lost_output, put_error, put_error_document, put_result
 from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, AmistreamError, UsageError, system_error
 from amistream.process import keep_secrets_in
 
+_IN_THEIR_OWN_NAME = (
+    *("bundle", "jobs", "status", "watch", "cancel", "resume", "clean", "doctor", "tune", "verify", "unbundle"),
+    *("download", "upload", "delete", "register", "deregister", "migrate"),
+)
+_commands: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (f"amistream.cli.commands.{name}:{name}", {}) for name in _IN_THEIR_OWN_NAME},
+    "list": ("amistream.cli.commands.listing:list_bundles", {}),
+}
+"""Each command's function as MODULE:FUNCTION, and its context settings, in the order of --help."""
+
+
+def add_command(name: str, function: str, **context_settings: Any) -> None:
+    """Add the command `name`, whose function is `MODULE:FUNCTION`."""
+    _commands[name] = function, context_settings
+
+
+def load_command(name: str) -> TyperCommand:
+    """Import the file of a command and make the command of its function. Raises `KeyError`."""
+    function, context_settings = _commands[name]
+    module, _, attribute = function.partition(":")
+    only = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+    only.command(name, context_settings=context_settings)(getattr(import_module(module), attribute))
+    made = typer.main.get_command(only)
+    assert isinstance(made, TyperCommand)  # noqa: S101 - for the type checker: a group would have several
+    return made
+
+
+class _LazyGroup(TyperGroup):
+    """Knows the names of its commands, and imports a command's file when it is called or its help is shown."""
+
+    def __init__(self, **attributes: Any) -> None:
+        names = {name: TyperCommand(name) for name in _commands}
+        super().__init__(**{**attributes, "commands": names})
+
+    def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | None:  # noqa: ARG002 - typer's signature
+        return load_command(cmd_name) if cmd_name in _commands else None
+
+
 app = typer.Typer(
+    cls=_LazyGroup,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (
-    bundle.bundle,
-    jobs.jobs,
-    jobs.status,
-    jobs.watch,
-    jobs.cancel,
-    jobs.resume,
-    jobs.clean,
-    doctor.doctor,
-    tune.tune,
-    verify.verify,
-    unbundle.unbundle,
-    transfer.download,
-    transfer.upload,
-    delete.delete,
-    register.register,
-    delete.deregister,
-    migrate.migrate,
-):
-    app.command()(_command)
-app.command("list")(listing.list_bundles)
 
 
 def _put_version(asked: bool) -> None:

@@ -45,7 +45,7 @@ def socket_path(socket: Path | None, config: Path | None) -> Path:
     if socket is not None and config is None:
         return socket
     # Settings cost a third of a quick command's time; a caller who names the socket need not pay it.
-    from amistream.settings import load  # noqa: PLC0415 - see above
+    from amistream.settings import load
 
     # A file that was named is read in any case: it may be wrong.
     settings = load(config)

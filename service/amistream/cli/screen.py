@@ -5,14 +5,11 @@ A screen is shown one event after the other and remembers only what it has said 
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol, Self
 
-from amistream.cli.output import put_note
 from amistream.events import Event, JobView, Progress, State
 from amistream.units import duration_text, rate_text, share_text, size_text
 
@@ -24,16 +21,6 @@ class Screen(AbstractContextManager["Screen"], Protocol):
     """Show events between `with` and its end; leaving puts the terminal back as it was."""
 
     def show(self, event: Event) -> None: ...
-
-
-def make_screen() -> Screen:
-    """Make what stderr can show."""
-    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
-        return PlainScreen(put_note)
-    # rich takes a twentieth of a second to import, and scripts never see it.
-    from amistream.cli.live import LiveScreen  # noqa: PLC0415 - see above
-
-    return LiveScreen()
 
 
 class PlainScreen(Screen):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from amistream.cli.bundle_arguments import columns
 from amistream.cli.screen import progress_line
+from amistream.cli.table import columns
 from amistream.events import JobResult, JobView, PlaceResult, StageProgress
 from amistream.units import duration_text, rate_text, size_text, time_text
 

@@ -21,8 +21,3 @@ def compat(context: typer.Context, name: Name) -> int:
     -k pk.pem[/bold]
     """
     return main.run(name, context.args)
-
-
-def add_to(app: typer.Typer) -> None:
-    """Make `compat` a command of `app`."""
-    app.command(context_settings={"allow_extra_args": True, "allow_interspersed_args": False})(compat)

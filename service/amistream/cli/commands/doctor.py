@@ -3,8 +3,6 @@
 It takes the words of `bundle` and looks, in this process, at all that a job with them would look at before it begins,
 and at the machine and its daemon besides.
 """
-# ruff: noqa: ARG001 - the values are read all at once, from the context
-# ruff: noqa: PLC0415 - what only a valid command needs is imported when there is one
 
 from __future__ import annotations
 
@@ -17,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from amistream.cli import bundle_options as options
-from amistream.cli.commands.bundle import in_option_words, make_request
 from amistream.cli.options import ConfigOption, JsonOption, SocketOption
 from amistream.cli.output import put_note, put_result
+from amistream.cli.request_words import in_option_words, make_request
 from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, RefusedError, UsageError
 
 if TYPE_CHECKING:

@@ -1,6 +1,4 @@
 """The command `list`: which bundles a bucket holds, what is broken or left over, and what all of it costs."""
-# ruff: noqa: ARG001 - some values are read from the context
-# ruff: noqa: PLC0415 - what only a valid command needs is imported when there is one
 
 from __future__ import annotations
 
@@ -11,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from amistream.cli import bundle_options as options
-from amistream.cli.bundle_arguments import Bucket, NoEc2, columns, counted, settings_for, validated_request
+from amistream.cli.bundle_arguments import Bucket, NoEc2, settings_for, validated_request
 from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_result
+from amistream.cli.table import columns, counted
 from amistream.errors import EXIT_DONE, UsageError
 from amistream.units import HOUR_S, size_text
 

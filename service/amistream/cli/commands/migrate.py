@@ -1,6 +1,4 @@
 """The command `migrate`: the same bundle for another region's EC2."""
-# ruff: noqa: ARG001 - some values are read from the context
-# ruff: noqa: PLC0415 - what only a valid command needs is imported when there is one
 
 from __future__ import annotations
 
@@ -10,17 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from amistream.cli import bundle_options as options
-from amistream.cli.bundle_arguments import (
-    Bucket,
-    Manifest,
-    columns,
-    settings_for,
-    transferred_facts,
-    validated_request,
-    wish_of,
-)
+from amistream.cli.bundle_arguments import Bucket, Manifest, settings_for, transferred_facts, validated_request, wish_of
 from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_result
+from amistream.cli.table import columns
 from amistream.errors import EXIT_DONE, UsageError
 
 if TYPE_CHECKING:

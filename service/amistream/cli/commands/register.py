@@ -1,6 +1,4 @@
 """`amistream register`: makes an AMI of a bundle that exists."""
-# ruff: noqa: ARG001 - some values are read from the context
-# ruff: noqa: PLC0415 - what only a valid command needs is imported when there is one
 
 from __future__ import annotations
 
@@ -9,15 +7,10 @@ from typing import TYPE_CHECKING
 import typer
 
 from amistream.cli import bundle_options as options
-from amistream.cli.bundle_arguments import (
-    Manifest,
-    columns,
-    settings_for,
-    validated_request,
-    wish_of,
-)
+from amistream.cli.bundle_arguments import Manifest, settings_for, validated_request, wish_of
 from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_result
+from amistream.cli.table import columns
 from amistream.errors import EXIT_DONE
 
 if TYPE_CHECKING:

@@ -55,8 +55,8 @@ def tune(
     Example: [bold]amistream tune /dev/xvdf --to s3://my-bucket/tuning --budget 300 --write tuned.toml[/bold]
     """
     # What only this command needs, and needs half a second to import.
-    from amistream.request import parse_request  # noqa: PLC0415
-    from amistream.settings import load  # noqa: PLC0415
+    from amistream.request import parse_request
+    from amistream.settings import load
 
     if write is not None and write.exists():
         raise UsageError("usage", f"cannot write {write}: it exists already", hint="name a new file with --write")
@@ -89,12 +89,12 @@ def tune(
 
 
 def _run(request: JobRequest, settings: Settings, budget: float) -> Tuning:
-    import uvloop  # noqa: PLC0415 - see `tune`
+    import uvloop
 
-    from amistream import log  # noqa: PLC0415
-    from amistream.jobs.tune import tune as find_best  # noqa: PLC0415
-    from amistream.process import settle_memory  # noqa: PLC0415
-    from amistream.settings import LogFormat  # noqa: PLC0415
+    from amistream import log
+    from amistream.jobs.tune import tune as find_best
+    from amistream.process import settle_memory
+    from amistream.settings import LogFormat
 
     settle_memory()
     log.configure("error", LogFormat.TEXT)

@@ -1,6 +1,4 @@
 """The command `unbundle`: the image of a bundle, back as a file, on a device, or for another program."""
-# ruff: noqa: ARG001 - some values are read from the context
-# ruff: noqa: PLC0415 - what only a valid command needs is imported when there is one
 
 from __future__ import annotations
 
@@ -10,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from amistream.cli import bundle_options as options
-from amistream.cli.bundle_arguments import Manifest, columns, counted, settings_for, validated_request
+from amistream.cli.bundle_arguments import Manifest, settings_for, validated_request
 from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_note, put_result
+from amistream.cli.table import columns, counted
 from amistream.errors import EXIT_DONE
 from amistream.units import duration_text, rate_text, size_text
 

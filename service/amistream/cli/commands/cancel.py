@@ -1,0 +1,38 @@
+"""The command `cancel`: ends a job and removes what it stored."""
+
+from __future__ import annotations
+
+from amistream.cli.job_access import cancel_job, check_detach
+from amistream.cli.options import (
+    ConfigOption,
+    DetachOption,
+    InProcessOption,
+    JobArgument,
+    JsonOption,
+    SocketOption,
+)
+
+
+def cancel(
+    job_id: JobArgument,
+    *,
+    detach: DetachOption = False,
+    in_process: InProcessOption = False,
+    socket: SocketOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Cancel a job and wait until it has removed what it had stored; also one that ended unfinished.
+
+    Example: [bold]amistream cancel 20250131-120000-5f3a9c[/bold]
+    """
+    from amistream.cli.follow import put_begun
+
+    job = cancel_job(
+        job_id,
+        detach=check_detach(detach=detach, in_process=in_process),
+        in_process=in_process,
+        socket=socket,
+        config=config,
+    )
+    return put_begun(job, as_json=as_json)

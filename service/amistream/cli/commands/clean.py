@@ -1,0 +1,47 @@
+"""The command `clean`: removes what unfinished jobs left at their destinations."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from amistream.cli.job_access import cancel_job, list_jobs
+from amistream.cli.options import (
+    ConfigOption,
+    InProcessOption,
+    JsonOption,
+    SocketOption,
+)
+from amistream.cli.output import put_result
+from amistream.errors import EXIT_DONE
+
+
+def clean(
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Only list the jobs whose leftovers would be removed.")
+    ] = False,
+    in_process: InProcessOption = False,
+    socket: SocketOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Remove what unfinished jobs left at their destinations: parts, open uploads, manifests, images.
+
+    Only what the journal proves to be a job's own is touched. A job whose leftovers are gone cannot be resumed.
+
+    Example: [bold]amistream clean --dry-run[/bold]
+    """
+    from amistream.cli.summary import job_table
+    from amistream.events import JobList
+
+    found = list_jobs(None, in_process=in_process, socket=socket, config=config)
+    unfinished = [job for job in found if job.resumable]
+    if not dry_run:
+        unfinished = [
+            cancel_job(job.id, detach=False, in_process=in_process, socket=socket, config=config) for job in unfinished
+        ]
+    listed = JobList(jobs=tuple(unfinished))
+    put_result(listed.model_dump_json() if as_json else job_table(listed.jobs))
+    return EXIT_DONE

@@ -1,0 +1,62 @@
+"""The command `deregister`: removes an AMI, and its bundle if asked to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from amistream.cli import bundle_options as options
+from amistream.cli.bundle_arguments import DryRun, settings_for, validated_request
+from amistream.cli.options import ConfigOption, JsonOption
+from amistream.cli.output import put_result
+from amistream.cli.removal import plan_text, removal_status, removed_text
+from amistream.errors import EXIT_DONE
+
+if TYPE_CHECKING:
+    from amistream.bundles.remove import Removal
+    from amistream.bundles.results import Deregistered
+    from amistream.bundles.session import BundleSession
+
+ImageId = Annotated[str, typer.Argument(metavar="AMI-ID", help="As ami-0123456789abcdef0.", show_default=False)]
+Delete = Annotated[bool, typer.Option("--delete", help="Also delete the bundle that it stands on.")]
+YesToDelete = Annotated[
+    bool, typer.Option("--yes", "-y", help="Do not ask before --delete; needed there where there is no terminal.")
+]
+
+
+def deregister(
+    context: typer.Context,
+    image_id: ImageId,
+    *,
+    delete: Delete = False,
+    dry_run: DryRun = False,
+    yes: YesToDelete = False,
+    region: options.Region = None,
+    endpoint_url: options.EndpointUrl = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Deregister an AMI; with --delete also delete its bundle, which is paid for until then.
+
+    Example: [bold]amistream deregister ami-0123456789abcdef0 --delete[/bold]
+    """
+    from amistream.cli.foreground import confirm, run_here
+
+    request = validated_request(context)
+
+    async def ask(plan: Removal) -> None:
+        question = f"Deregister {image_id} and delete {plan_text(plan)}?"
+        await confirm(question, yes=yes, what=f"deregister {image_id}")
+
+    async def work(session: BundleSession) -> Deregistered:
+        return await session.deregister(image_id, ask, region=request.region or "", delete=delete, dry_run=dry_run)
+
+    done = run_here(settings_for(config, request), work)
+    if as_json:
+        put_result(done.model_dump_json())
+    elif done.removed is not None:
+        put_result(removed_text(done.removed))
+    else:
+        put_result(f"{'would deregister' if dry_run else 'deregistered'} {done.image_id} ({done.location})")
+    return EXIT_DONE if done.removed is None else removal_status(done.removed)

@@ -1,0 +1,35 @@
+"""The command `watch`: follows a job of the daemon to its end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from amistream.cli.options import (
+    ConfigOption,
+    JobArgument,
+    JsonOption,
+    SocketOption,
+    socket_path,
+)
+
+if TYPE_CHECKING:
+    from amistream.cli.client import Client
+
+
+def watch(
+    job_id: JobArgument,
+    *,
+    socket: SocketOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Follow a job until it has ended; the exit status is the job's. Ctrl-C leaves the job running.
+
+    Example: [bold]amistream watch 20250131-120000-5f3a9c[/bold]
+    """
+    from amistream.cli.follow import follow_in_daemon, put_end
+
+    async def begin(_: Client) -> str:
+        return job_id
+
+    return put_end(follow_in_daemon(socket_path(socket, config), begin, detach=False), as_json=as_json)
