@@ -356,6 +356,7 @@ class BreakingVolume:
 
     def __init__(self, good_bytes: int, go: threading.Event) -> None:
         self.path = Path("/breaking")
+        self.identity = Path("/dev/null").stat()
         self.kind = Kind.IMAGE_FILE
         self.size = 64 * MIB
         self.mtime = 0
@@ -370,6 +371,9 @@ class BreakingVolume:
         return False
 
     def interrupt(self) -> None:
+        pass
+
+    def rewind(self) -> None:
         pass
 
     def will_need(self, offset: int, length: int) -> None:

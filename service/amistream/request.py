@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from amistream.errors import UsageError
+from amistream.location import DirectoryLocation, S3Location, parse_location
 from amistream.settings import Acl, PartSize, Sparse, in_words
 from amistream.values import KIB, STANDARD_INPUT
 
@@ -49,13 +50,13 @@ UNSPEAKABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def _check_destination(value: str) -> str:
-    if value.startswith("s3://"):
-        bucket, _, key = value.removeprefix("s3://").partition("/")
-        if not BUCKET_PATTERN.fullmatch(bucket):
-            raise ValueError(f"{bucket!r} is not a bucket name; write s3://BUCKET or s3://BUCKET/KEY/PREFIX")
-        if not KEY_PREFIX_PATTERN.fullmatch(key) or "//" in key or key.startswith("/"):
+    location = parse_location(value)
+    if isinstance(location, S3Location):
+        if not BUCKET_PATTERN.fullmatch(location.bucket):
+            raise ValueError(f"{location.bucket!r} is not a bucket name; write s3://BUCKET or s3://BUCKET/KEY/PREFIX")
+        if not KEY_PREFIX_PATTERN.fullmatch(location.key_prefix) or "//" in value.removeprefix("s3:/"):
             raise ValueError("a key prefix holds letters, digits and !_.*'()/- only, and no empty step (//)")
-        return value.rstrip("/")
+        return str(location)
     if not value.startswith("/"):
         raise ValueError("write s3://BUCKET[/KEY/PREFIX] or an absolute directory")
     return posixpath.normpath(_check_absolute(value))
@@ -155,25 +156,24 @@ class JobRequest(BaseModel):
             raise ValueError("sriov and ena need virtualization hvm")
         if self.virtualization == "hvm" and (self.kernel or self.ramdisk):
             raise ValueError("kernel and ramdisk need virtualization paravirtual")
-        if self.registers and self.directory:
+        locations = [parse_location(destination) for destination in self.destinations]
+        if self.registers and isinstance(locations[0], DirectoryLocation):
             raise ValueError("EC2 registers from S3 only; leave register_image out for a directory")
-        if len({destination.startswith("s3://") for destination in self.destinations}) > 1:
+        if len(set(map(type, locations))) > 1:
             raise ValueError("destinations: give buckets, or directories, but not both")
         if len(set(self.destinations)) < len(self.destinations):
             raise ValueError("destinations: one is given twice")
-        if len(self.destinations) > 1 and self.region and not self.directory:
+        if len(self.destinations) > 1 and self.region and isinstance(locations[0], S3Location):
             raise ValueError("region: each of several buckets has its own; leave it out")
         if not self.registers and (self.ami_name or self.tags or self.description):
             raise ValueError("ami_name, description and tags need register_image")
         return self
 
     @property
-    def directory(self) -> bool:
-        return not self.destinations[0].startswith("s3://")
-
-    @property
     def registers(self) -> bool:
-        return (not self.directory) if self.register_image is None else self.register_image
+        if self.register_image is None:
+            return isinstance(parse_location(self.destinations[0]), S3Location)
+        return self.register_image
 
 
 def parse_request(values: dict[str, Any]) -> JobRequest:

@@ -23,7 +23,7 @@ from amistream.jobs.removal import remove
 from amistream.jobs.resume import check_volume, resumption
 from amistream.plan import Bundling
 from amistream.ports.store import Stored, whole_checksum
-from amistream.source.opening import AnyVolume
+from amistream.ports.volume import Volume
 from amistream.values import (
     ArchiveResult,
     ChangedError,
@@ -160,12 +160,12 @@ async def test_data_where_there_was_a_hole(
     extents = None if known is None else Drawn(known).extents()
     bundling = cast("Any", Bundling).model_construct(image_size=1000, plan=SimpleNamespace(extents=extents))
     if same:
-        await check_volume(bundling, cast("AnyVolume", Drawn(now)))
+        await check_volume(bundling, cast("Volume", Drawn(now)))
     else:
         with pytest.raises(ChangedError):
-            await check_volume(bundling, cast("AnyVolume", Drawn(now)))
+            await check_volume(bundling, cast("Volume", Drawn(now)))
     with pytest.raises(ChangedError):
-        await check_volume(bundling, cast("AnyVolume", Drawn(now, size=999)))
+        await check_volume(bundling, cast("Volume", Drawn(now, size=999)))
 
 
 async def test_the_place_says_what_is_stored() -> None:

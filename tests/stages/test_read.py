@@ -19,6 +19,7 @@ class RecordingVolume:
 
     def __init__(self, size: int, *, fails_at: int | None = None, in_memory: int = 0) -> None:
         self.path = Path("/recorded")
+        self.identity = Path("/dev/null").stat()
         self.kind = Kind.IMAGE_FILE
         self.size = size
         self.mtime = 0
@@ -36,6 +37,9 @@ class RecordingVolume:
         return offset + len(buffer) <= self._in_memory
 
     def interrupt(self) -> None:
+        pass
+
+    def rewind(self) -> None:
         pass
 
     def will_need(self, offset: int, length: int) -> None:

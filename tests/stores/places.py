@@ -12,6 +12,7 @@ import pytest
 
 from amistream.aws.session import Aws
 from amistream.flow.retry import RetryPolicy
+from amistream.location import S3Location
 from amistream.ports.store import Store
 from amistream.settings import Acl, Settings
 from amistream.stores.s3.multipart import Multipart
@@ -121,8 +122,7 @@ async def s3_store(
         client = await aws.client("s3", endpoint.region, endpoint.url)
         yield S3Store(
             client,
-            bucket=bucket,
-            key_prefix=prefix,
+            S3Location(bucket, prefix),
             acl=Acl.AWS_EXEC_READ,
             retry=retry,
             multipart=Multipart(threshold=threshold, chunk=CHUNK, concurrency=2),

@@ -16,10 +16,11 @@ import pytest
 from amistream.aws.session import Aws
 from amistream.bundles.meter import Meter
 from amistream.bundles.owner import find_owner
-from amistream.bundles.place import find_bundle, open_place, split_address
+from amistream.bundles.place import find_bundle, open_place
 from amistream.bundles.results import Unbundled
 from amistream.bundles.unbundle import choose_target, unbundle, unbundle_at
 from amistream.errors import AmistreamError, DifferenceError, JobError, RefusedError
+from amistream.location import parse_manifest_address
 from amistream.stages.back.unarchive import Piece
 from amistream.targets import device as device_module
 from amistream.targets import stream
@@ -73,7 +74,7 @@ def take_out(key_ring: KeyRing, tmp_path: Path) -> Callable[..., Any]:
 
 async def take_out_to(manifest: Path, target: Any, key_ring: KeyRing, tmp_path: Path, notes: list[str]) -> Unbundled:
     it = settings(tmp_path)
-    folder, name = split_address(str(manifest))
+    folder, name = parse_manifest_address(str(manifest))
     owner = find_owner(it, None, key_ring.user.key)
     async with Aws(it) as aws, open_place(folder, it, aws) as place:
         return await unbundle(await find_bundle(place, name), owner, target, Meter(), notes.append)

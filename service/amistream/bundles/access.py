@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from amistream.aws.session import Aws
 from amistream.aws.translate import SDK_ERRORS, translate
-from amistream.bundles.place import Bundle
+from amistream.bundles.place import BucketPlace, Bundle
 from amistream.bundles.results import Access, Difference
 from amistream.errors import StoreError
 from amistream.flow.gather import gather_limited
@@ -31,19 +31,19 @@ async def look_at_access(
 ) -> tuple[Access, list[Difference]]:
     """Ask for the manifest's ACL and, where that tells anything, for those of `names`. Raises `StoreError`."""
     place = bundle.place
-    if not place.in_s3:
+    if not isinstance(place, BucketPlace):
         return Access.NONE, []
     client = await aws.client("s3", place.region, settings.endpoint_url.rstrip("/"))
 
     async def look(name: str) -> Access:
-        key = "/".join(filter(None, (place.key_prefix, name)))
+        bucket, key = place.location.bucket, place.location.key(name)
         what = f"see the ACL of {place.store.location}/{name}"
 
         async def ask(_: Alive) -> Any:
             try:
-                return await client.get_object_acl(Bucket=place.bucket, Key=key)
+                return await client.get_object_acl(Bucket=bucket, Key=key)
             except SDK_ERRORS as error:
-                raise translate(error, what, bucket=place.bucket) from error
+                raise translate(error, what, bucket=bucket) from error
 
         return who_can_read((await with_retries(retry_policy(settings), what, ask)).get("Grants", ()))
 

@@ -16,15 +16,15 @@ from datetime import datetime, timedelta
 from amistream.aws.ec2 import Ec2, plain_location
 from amistream.bundles.manifest import LARGEST, Manifest, parse_manifest
 from amistream.bundles.meter import Note
-from amistream.bundles.place import MANIFEST_END, Place
+from amistream.bundles.place import MANIFEST_END, BucketPlace, Place
 from amistream.bundles.prices import AS_OF, USD_PER_GIB_MONTH, monthly_cost
 from amistream.bundles.results import Inventory, ListedBundle, ListedImage, ListedParts
 from amistream.errors import RefusedError, StoreError
 from amistream.flow.gather import gather_limited
 from amistream.flow.retry import retry_policy, with_retries
 from amistream.ports.registry import Image
+from amistream.ports.store import Listed, ObjectStore
 from amistream.settings import Settings
-from amistream.stores.s3.store import Listed, S3Store
 
 READS = 8
 """Manifests in flight: one may have 16 MiB. Guess."""
@@ -42,20 +42,13 @@ class Filters:
 
 
 async def take_inventory(
-    place: Place, settings: Settings, ec2: Ec2 | None, note: Note, *, price: float | None = None
+    place: BucketPlace, settings: Settings, ec2: Ec2 | None, note: Note, *, price: float | None = None
 ) -> Inventory:
     """Look at everything below the place. Without `ec2`, or when EC2 refuses, `images` stay unknown.
 
     `price` per GiB and month takes the place of the list price.
     """
     store = place.store
-    if not isinstance(store, S3Store):
-        raise RefusedError(
-            "list.directory",
-            f"cannot list {store.location}: only buckets have an inventory",
-            hint="give s3://BUCKET or s3://BUCKET/PREFIX",
-            field="destinations",
-        )
     images = await _images(place, settings, ec2, note)
     price = USD_PER_GIB_MONTH.get(place.region) if price is None else price
     manifests: dict[str, Listed] = {}
@@ -130,7 +123,7 @@ async def _images(place: Place, settings: Settings, ec2: Ec2 | None, note: Note)
 
 
 async def _claimed(
-    store: S3Store, listed: Listed, manifest: Manifest | None, parts: Mapping[str, Listed]
+    store: ObjectStore, listed: Listed, manifest: Manifest | None, parts: Mapping[str, Listed]
 ) -> dict[str, int | None]:
     """The sizes of a manifest's parts by name, None for what is missing. One that cannot be read claims what is named
     like its parts.
@@ -178,7 +171,7 @@ def _row(listed: Listed, manifest: Manifest | None, problem: str, claimed: Mappi
     )
 
 
-async def _read(store: S3Store, listed: Listed) -> tuple[Manifest | None, str]:
+async def _read(store: ObjectStore, listed: Listed) -> tuple[Manifest | None, str]:
     """The manifest, or None and why it cannot be read."""
     if not 0 < listed.size <= LARGEST:
         return None, f"a manifest of {listed.size} bytes"
@@ -194,7 +187,7 @@ async def _read(store: S3Store, listed: Listed) -> tuple[Manifest | None, str]:
         return None, error.message
 
 
-def _loose_parts(store: S3Store, loose: Sequence[Listed], price: float | None) -> list[ListedParts]:
+def _loose_parts(store: ObjectStore, loose: Sequence[Listed], price: float | None) -> list[ListedParts]:
     groups: dict[str, list[Listed]] = defaultdict(list)
     for listed in loose:
         found = _PART.fullmatch(listed.name)
@@ -216,8 +209,7 @@ def _loose_parts(store: S3Store, loose: Sequence[Listed], price: float | None) -
 
 
 def _loose_images(place: Place, manifests: Mapping[str, Listed], images: Sequence[Image]) -> list[ListedImage]:
-    here = place.image_location("")
-    folder = f"{here}/"
+    folder = place.image_location("")
     return [
         ListedImage(image_id=image.id, location=location)
         for image in images

@@ -19,16 +19,16 @@ from amistream.bundles.copying import commit, find_there, require_same, take_bac
 from amistream.bundles.manifest import Manifest, SignatureState, check_signature, parse_manifest
 from amistream.bundles.meter import Meter, Note
 from amistream.bundles.parts import SeenPart, different_part_error, look_at_parts, parts_in_flight, read_part
-from amistream.bundles.place import Bundle, Place
+from amistream.bundles.place import BucketPlace, Bundle
 from amistream.bundles.register import Intent, RegistrationOptions, carry_out, check_registration, ec2_of
 from amistream.bundles.results import Migrated
 from amistream.errors import RefusedError, StoreError
 from amistream.flow.gather import gather_limited
 from amistream.keys import BundleKey, UserIdentity, unwrap, wrap
-from amistream.ports.store import whole_checksum
+from amistream.location import S3Location
+from amistream.ports.store import ObjectStore, whole_checksum
 from amistream.settings import Settings
 from amistream.stages.manifest import ImageFacts, WrappedKeys, write_manifest
-from amistream.stores.s3.store import S3Store
 from amistream.values import ArchiveResult, GzipResult, Measured, PartDigest, SplitResult
 
 
@@ -87,12 +87,18 @@ def new_manifest(manifest: Manifest, terms: MigrationOptions) -> bytes:
 
 
 async def migrate(
-    bundle: Bundle, target: Place, terms: MigrationOptions, settings: Settings, aws: Aws, *, meter: Meter, note: Note
+    bundle: Bundle,
+    target: BucketPlace,
+    terms: MigrationOptions,
+    settings: Settings,
+    aws: Aws,
+    *,
+    meter: Meter,
+    note: Note,
 ) -> Migrated:
     """Copy the bundle to a place that was checked, under a manifest for it. Raises `AmistreamError`."""
     started = time.monotonic()
     store = target.store
-    assert isinstance(store, S3Store)  # noqa: S101 - the place is a bucket: the caller opened it as one
     _check_signature(bundle, terms, note)
     raw = await asyncio.to_thread(new_manifest, bundle.manifest, terms)
     new = Bundle(place=target, manifest_name=bundle.manifest_name, manifest=parse_manifest(raw, bundle.manifest_name))
@@ -125,16 +131,16 @@ class _Copying:
     """The copying of one bundle's parts and the putting of its new manifest: all of it, or nothing."""
 
     def __init__(
-        self, old: Bundle, new: Bundle, store: S3Store, meter: Meter, note: Note, *, server_side: bool
+        self, old: Bundle, new: Bundle, store: ObjectStore, meter: Meter, note: Note, *, server_side: bool
     ) -> None:
         self._old = old
         self._new = new
         self._store = store
         self._meter = meter
         self._note = note
-        source = old.place.store
+        source = old.place.location
         # None also once S3 has refused to copy: then it will refuse the rest too.
-        self._source = source if isinstance(source, S3Store) and server_side else None
+        self._source = source if isinstance(source, S3Location) and server_side else None
         self._made: dict[str, None] = {}
         self.copied = 0
 

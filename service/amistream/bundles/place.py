@@ -1,6 +1,6 @@
-"""Where an existing bundle lies: a bucket or a directory, found from its manifest's address.
+"""Opens the folder that a bundle is in, a bucket's or a directory, and finds the bundle by its manifest.
 
-`s3://BUCKET/KEY/NAME.manifest.xml` and paths are taken. Errors name the address and what to do.
+Error messages name the address and the remedy.
 """
 
 from __future__ import annotations
@@ -17,41 +17,41 @@ from amistream.aws import buckets
 from amistream.aws.session import Aws
 from amistream.bundles.manifest import LARGEST, Manifest, parse_manifest
 from amistream.errors import RefusedError
-from amistream.flow.retry import retry_policy
-from amistream.ports.store import Store
+from amistream.location import SCHEME, DirectoryLocation, Location, S3Location, no_manifest_error
+from amistream.ports.store import ObjectStore, Store
 from amistream.settings import Settings
-from amistream.stores.directory import DirectoryStore
-from amistream.stores.s3.multipart import Multipart
-from amistream.stores.s3.store import S3Store
-from amistream.values import is_path
+from amistream.stores.opening import make_object_store, make_store
 
 MANIFEST_END = ".manifest.xml"
 OLD_BUCKET_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,255}")
-"""What S3 took in its early years, when most bundles were made, and other stores still do."""
-NO_TOKEN = "none"  # noqa: S105 - no password: nothing temporary is written through such a place
+"""Names that S3 accepted in its early years, when most bundles were made, and that other services still accept."""
+NO_TOKEN = "none"  # noqa: S105 - no password: nothing temporary is written here
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A folder of bundles. `bucket` and `region` are '' for a directory; `key_prefix` has no slash at its ends."""
+    """A folder of bundles. `region` is '' for a directory."""
 
     store: Store
-    bucket: str
-    key_prefix: str
+    location: Location
     region: str
-
-    @property
-    def in_s3(self) -> bool:
-        return bool(self.bucket)
 
     def image_location(self, manifest_name: str) -> str:
         """The manifest as EC2 names it: bucket/key, without a scheme."""
-        return "/".join(filter(None, (self.bucket, self.key_prefix, manifest_name)))
+        return f"{self.location}/{manifest_name}".removeprefix(SCHEME)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BucketPlace(Place):
+    """A folder of bundles in a bucket."""
+
+    store: ObjectStore
+    location: S3Location
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """A bundle that was found: its place, its manifest's name there, and what that says."""
+    """A bundle that was found: its place, its manifest's name there, and the manifest."""
 
     place: Place
     manifest_name: str
@@ -62,70 +62,50 @@ class Bundle:
         return f"{self.place.store.location}/{self.manifest_name}"
 
 
-def split_address(address: str) -> tuple[str, str]:
-    """The folder and the name of a manifest's address. Raises `RefusedError` when it names no file."""
-    if not address.startswith("s3://") and not is_path(address):
+@asynccontextmanager
+async def open_place(
+    location: Location, settings: Settings, aws: Aws, *, region: str = "", endpoint_url: str = ""
+) -> AsyncIterator[Place]:
+    """Open a bucket's folder or a directory. Raises `RefusedError` or `StoreError` if it does not exist."""
+    if isinstance(location, S3Location):
+        async with open_bucket(location, settings, aws, region=region, endpoint_url=endpoint_url) as place:
+            yield place
+        return
+    directory = DirectoryLocation(Path(await aiofiles.os.path.abspath(location.path)))
+    if not await aiofiles.os.path.isdir(directory.path):
         raise RefusedError(
-            "manifest.address",
-            f"cannot use {address}: it is neither s3://BUCKET/... nor a path",
-            hint="write s3://BUCKET/KEY/NAME.manifest.xml, or ./ before a path of such a name",
+            "directory.missing",
+            f"cannot look for a bundle in {directory}: there is no such directory",
+            hint="check the path",
             field="manifest",
         )
-    folder, slash, name = address.rpartition("/")
-    if address.startswith("s3://") and (not slash or folder == "s3:/"):
-        folder, name = address, ""
-    if not name:
-        raise _no_manifest(address)
-    return folder or ("/" if slash else "."), name
+    store = await make_store(directory, settings, aws, token=NO_TOKEN, region="", endpoint_url="")
+    yield Place(store=store, location=directory, region="")
 
 
 @asynccontextmanager
-async def open_place(
-    folder: str, settings: Settings, aws: Aws, *, region: str = "", endpoint_url: str = "", token: str = NO_TOKEN
-) -> AsyncIterator[Place]:
-    """The folder `s3://BUCKET[/KEY]` or a directory. Raises `RefusedError` or `StoreError` when it is not there."""
-    if not folder.startswith("s3://"):
-        directory = Path(await aiofiles.os.path.abspath(folder))
-        if not await aiofiles.os.path.isdir(directory):
-            raise RefusedError(
-                "directory.missing",
-                f"cannot look for a bundle in {directory}: there is no such directory",
-                hint="check the path",
-                field="manifest",
-            )
-        yield Place(store=DirectoryStore(directory, token=token), bucket="", key_prefix="", region=region)
-        return
-    bucket, _, key_prefix = folder.removeprefix("s3://").strip("/").partition("/")
-    if not OLD_BUCKET_PATTERN.fullmatch(bucket):
+async def open_bucket(
+    location: S3Location, settings: Settings, aws: Aws, *, region: str = "", endpoint_url: str = ""
+) -> AsyncIterator[BucketPlace]:
+    """Open a bucket's folder; `region` is where to ask for it first. Raises `RefusedError` or `StoreError`."""
+    if not OLD_BUCKET_PATTERN.fullmatch(location.bucket):
         raise RefusedError(
             "bucket.name",
-            f"cannot use {folder}: {bucket!r} is not a bucket name",
+            f"cannot use {location}: {location.bucket!r} is not a bucket name",
             hint="write s3://BUCKET or s3://BUCKET/PREFIX",
             field="destinations",
         )
-    url = (endpoint_url or settings.endpoint_url).rstrip("/")
-    timeout_s = settings.stall_timeout_s
-    found = await buckets.bucket_region(aws, bucket, region=region, endpoint_url=url, timeout_s=timeout_s)
-    store = S3Store(
-        await aws.client("s3", found, url),
-        bucket=bucket,
-        key_prefix=key_prefix,
-        acl=settings.acl,
-        retry=retry_policy(settings),
-        multipart=Multipart(
-            threshold=int(settings.multipart_threshold),
-            chunk=int(settings.multipart_chunk),
-            concurrency=settings.multipart_concurrency,
-        ),
-    )
-    yield Place(store=store, bucket=bucket, key_prefix=key_prefix, region=found)
+    url, timeout_s = (endpoint_url or settings.endpoint_url).rstrip("/"), settings.stall_timeout_s
+    found = await buckets.bucket_region(aws, location.bucket, region=region, endpoint_url=url, timeout_s=timeout_s)
+    store = await make_object_store(location, settings, aws, region=found, endpoint_url=url)
+    yield BucketPlace(store=store, location=location, region=found)
 
 
 async def find_bundle(place: Place, manifest_name: str) -> Bundle:
-    """Read the manifest of that name. Raises `RefusedError` when there is none, or it is not one."""
+    """Read the manifest of that name. Raises `RefusedError` if it is missing or no manifest."""
     address = f"{place.store.location}/{manifest_name}"
-    if not place.in_s3 and await aiofiles.os.path.isdir(address):
-        raise _no_manifest(address)
+    if isinstance(place.location, DirectoryLocation) and await aiofiles.os.path.isdir(address):
+        raise no_manifest_error(address)
     stored = await place.store.stat(manifest_name, read=False)
     if stored is None:
         raise RefusedError(
@@ -143,12 +123,3 @@ async def find_bundle(place: Place, manifest_name: str) -> Bundle:
         )
     raw = await place.store.read(manifest_name, 0, stored.size)
     return Bundle(place=place, manifest_name=manifest_name, manifest=parse_manifest(raw, address))
-
-
-def _no_manifest(address: str) -> RefusedError:
-    return RefusedError(
-        "manifest.address",
-        f"cannot look for a bundle at {address}: that names a folder, not a manifest",
-        hint="give the manifest itself, such as s3://BUCKET/KEY/image.manifest.xml or ./image.manifest.xml",
-        field="manifest",
-    )

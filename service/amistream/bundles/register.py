@@ -15,7 +15,7 @@ from amistream.aws.ec2 import Ec2, plain_location
 from amistream.aws.session import Aws
 from amistream.bundles.meter import Note
 from amistream.bundles.parts import different_part_error, names_there
-from amistream.bundles.place import Bundle, Place
+from amistream.bundles.place import BucketPlace, Bundle, Place
 from amistream.bundles.results import Registered
 from amistream.errors import RefusedError, RegisterError
 from amistream.flow.cancel import finish_despite_cancel
@@ -73,7 +73,7 @@ async def register_bundle(
     One whose name and bundle are these already is taken as it is.
     """
     place = bundle.place
-    if not place.in_s3:
+    if not isinstance(place, BucketPlace):
         raise RefusedError(
             "register.directory",
             f"cannot register {bundle.address}: EC2 reads a bundle from S3 only",

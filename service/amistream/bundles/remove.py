@@ -16,14 +16,13 @@ from amistream.aws.ec2 import Ec2
 from amistream.bundles.manifest import LARGEST, ManifestPart, parse_manifest
 from amistream.bundles.meter import Note
 from amistream.bundles.parts import differs
-from amistream.bundles.place import MANIFEST_END, Bundle
+from amistream.bundles.place import MANIFEST_END, BucketPlace, Bundle
 from amistream.bundles.register import deregister_image, images_on
 from amistream.bundles.results import Removed
 from amistream.errors import RefusedError, StoreError
 from amistream.flow.gather import gather_limited
 from amistream.ports.store import Store, Stored, whole_checksum
 from amistream.settings import Settings
-from amistream.stores.s3.store import S3Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,12 +82,14 @@ async def plan_removal(
 
     needed = await _needed_by_others(bundle)
 
-    # What a directory holds must be read to be known; a bucket tells.
+    # A bucket keeps checksums; a directory's files are read for theirs.
+    in_bucket = isinstance(bundle.place, BucketPlace)
+
     async def look(part: ManifestPart) -> tuple[str, Stored | None, bool]:
-        stored = await store.stat(part.filename, read=not bundle.place.in_s3)
+        stored = await store.stat(part.filename, read=not in_bucket)
         return part.filename, stored, stored is not None and (part.filename in needed or differs(stored, part))
 
-    found = await gather_limited(look, bundle.manifest.parts, limit=16 if bundle.place.in_s3 else 2)
+    found = await gather_limited(look, bundle.manifest.parts, limit=16 if in_bucket else 2)
     return Removal(
         bundle=bundle,
         manifest_there=await _manifest_there(bundle),
@@ -110,8 +111,8 @@ async def remove(plan: Removal, settings: Settings, ec2: Ec2 | None, note: Note)
         await store.delete(bundle.manifest_name)
     names = [name for name, _ in plan.own]
     try:
-        if isinstance(store, S3Store):
-            await store.delete_all(names)
+        if isinstance(bundle.place, BucketPlace):
+            await bundle.place.store.delete_all(names)
         else:
             await gather_limited(store.delete, names)
     except BaseException:

@@ -19,7 +19,7 @@ from amistream.bundles.manifest import LARGEST, parse_manifest
 from amistream.bundles.meter import Meter, Note
 from amistream.bundles.migrate import MigrationOptions, kernel_for_region, migrate
 from amistream.bundles.owner import find_owner
-from amistream.bundles.place import Bundle, Place, find_bundle, open_place, split_address
+from amistream.bundles.place import BucketPlace, Bundle, Place, find_bundle, open_bucket, open_place
 from amistream.bundles.register import RegistrationOptions, deregister_image, ec2_of, find_image, register_bundle
 from amistream.bundles.remove import Removal, plan_removal, remove
 from amistream.bundles.results import (
@@ -33,6 +33,7 @@ from amistream.bundles.results import (
 from amistream.bundles.target import check_bucket
 from amistream.bundles.upload import upload
 from amistream.errors import RefusedError
+from amistream.location import S3Location, parse_location, parse_manifest_address, parse_s3_location
 from amistream.settings import Settings
 
 Confirm = Callable[[Removal], Awaitable[None]]
@@ -55,14 +56,14 @@ class BundleSession:
         await self._aws.__aexit__()
 
     async def download(self, address: str, directory: Path, meter: Meter) -> Transferred:
-        folder, name = split_address(address)
+        folder, name = parse_manifest_address(address)
         async with open_place(folder, self._settings, self._aws) as place:
             bundle = await find_bundle(place, name)
             return await download(bundle, directory, self._settings, meter, self._note)
 
     async def upload(self, address: str, to: str, meter: Meter, *, region: str = "") -> Transferred:
-        folder, name = split_address(address)
-        if folder.startswith("s3://"):
+        folder, name = parse_manifest_address(address)
+        if isinstance(folder, S3Location):
             raise RefusedError(
                 "upload.source",
                 f"cannot upload {address}: it is in a bucket already",
@@ -71,17 +72,17 @@ class BundleSession:
             )
         async with (
             open_place(folder, self._settings, self._aws) as source,
-            open_place(to, self._settings, self._aws, region=region) as target,
+            open_bucket(parse_s3_location(to), self._settings, self._aws, region=region) as target,
         ):
             bundle = await find_bundle(source, name)
             await check_bucket(target, self._settings, self._aws, self._note, region=region)
             return await upload(bundle, target, self._settings, meter, self._note)
 
     async def register(self, address: str, wish: RegistrationOptions, *, region: str = "") -> Registered:
-        folder, name = split_address(address)
+        folder, name = parse_manifest_address(address)
         async with open_place(folder, self._settings, self._aws, region=region) as place:
             bundle = await find_bundle(place, name)
-            if place.in_s3:
+            if isinstance(place, BucketPlace):
                 await check_bucket(place, self._settings, self._aws, self._note, region=region)
             return await register_bundle(bundle, wish, self._settings, self._aws, self._note)
 
@@ -96,10 +97,11 @@ class BundleSession:
         dry_run: bool = False,
     ) -> Removed:
         """Delete the bundle; `copy` is a file with its manifest, for one that is not, or no more, in its place."""
-        folder, name = split_address(address)
+        folder, name = parse_manifest_address(address)
         async with open_place(folder, self._settings, self._aws) as place:
             bundle = await find_bundle(place, name) if copy is None else await _from_copy(place, name, copy)
-            ec2 = await ec2_of(place, self._settings, self._aws) if place.in_s3 and ask_ec2 else None
+            in_bucket = isinstance(place, BucketPlace)
+            ec2 = await ec2_of(place, self._settings, self._aws) if in_bucket and ask_ec2 else None
             plan = await plan_removal(bundle, self._settings, ec2, deregister=deregister)
             if dry_run:
                 return plan.result(dry_run=True, deregistered=plan.images)
@@ -126,7 +128,8 @@ class BundleSession:
                     hint="leave --delete out to deregister alone",
                     field="image",
                 )
-            async with open_place(f"s3://{folder}", self._settings, self._aws, region=ec2.region) as place:
+            at = parse_s3_location(folder)
+            async with open_bucket(at, self._settings, self._aws, region=ec2.region) as place:
                 bundle = await find_bundle(place, name)
                 plan = await plan_removal(bundle, self._settings, ec2, deregister=False, but=[image_id])
                 if dry_run:
@@ -138,7 +141,15 @@ class BundleSession:
         return Deregistered(image_id=image_id, location=location, region=ec2.region, removed=removed)
 
     async def inventory(self, folder: str, *, ask_ec2: bool = True, price: float | None = None) -> Inventory:
-        async with open_place(folder, self._settings, self._aws) as place:
+        location = parse_location(folder)
+        if not isinstance(location, S3Location):
+            raise RefusedError(
+                "list.directory",
+                f"cannot list {folder}: only buckets have an inventory",
+                hint="give s3://BUCKET or s3://BUCKET/PREFIX",
+                field="destinations",
+            )
+        async with open_bucket(location, self._settings, self._aws) as place:
             ec2 = await ec2_of(place, self._settings, self._aws) if ask_ec2 else None
             return await take_inventory(place, self._settings, ec2, self._note, price=price)
 
@@ -164,8 +175,9 @@ class BundleSession:
 
         `source_profile` names the credentials of the source, where they are others: of another partition.
         """
-        settings, folder_and_name = self._settings, split_address(address)
-        if not to.startswith("s3://"):
+        settings = self._settings
+        (folder, name), location = parse_manifest_address(address), parse_location(to)
+        if not isinstance(location, S3Location):
             raise RefusedError(
                 "migrate.destination",
                 f"cannot migrate to {to}: only a bucket has a region",
@@ -190,14 +202,12 @@ class BundleSession:
         elsewhere = settings.model_copy(update={"region": ""})
         async with (
             Aws(elsewhere, profile=source_profile) as other_aws,
-            open_place(
-                folder_and_name[0], elsewhere, other_aws if source_profile else self._aws, endpoint_url=endpoint
-            ) as source,
-            open_place(to, settings, self._aws, region=region) as target,
+            open_place(folder, elsewhere, other_aws if source_profile else self._aws, endpoint_url=endpoint) as source,
+            open_bucket(location, settings, self._aws, region=region) as target,
         ):
             await check_bucket(target, settings, self._aws, self._note, region=region)
-            bundle = await find_bundle(source, folder_and_name[1])
-            stays, manifest = source.in_s3 and source.region == target.region, bundle.manifest
+            bundle = await find_bundle(source, name)
+            stays, manifest = isinstance(source, BucketPlace) and source.region == target.region, bundle.manifest
             terms = MigrationOptions(
                 identity=identity,
                 ec2_certificate=ec2_cert,

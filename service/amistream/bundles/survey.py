@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from amistream.bundles.manifest import Manifest, ManifestPart
 from amistream.bundles.meter import Meter
 from amistream.bundles.parts import SeenPart, differs
-from amistream.bundles.place import Bundle
+from amistream.bundles.place import BucketPlace, Bundle
 from amistream.bundles.results import Difference, Digests
 from amistream.flow.gather import QUESTIONS, gather_limited
 from amistream.ports.store import Stored
@@ -32,7 +32,7 @@ class Survey:
 async def survey(bundle: Bundle, meter: Meter, *, read: bool) -> Survey:
     """One question a part. With `read`, a directory's files are read for their SHA-1; a bucket tells it itself."""
     store, manifest = bundle.place.store, bundle.manifest
-    reads = read and not bundle.place.in_s3
+    reads = read and not isinstance(bundle.place, BucketPlace)
 
     async def look(part: ManifestPart) -> Stored | None:
         stored = await store.stat(part.filename, read=reads)

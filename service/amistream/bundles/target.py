@@ -6,15 +6,15 @@ from amistream.aws import buckets
 from amistream.aws.error_table import USE_SSE_S3
 from amistream.aws.session import Aws
 from amistream.bundles.meter import Note
-from amistream.bundles.place import Place
+from amistream.bundles.place import BucketPlace
 from amistream.errors import RefusedError
 from amistream.flow.retry import retry_policy, with_retries
 from amistream.settings import Settings
 
 
-async def check_bucket(place: Place, settings: Settings, aws: Aws, note: Note, *, region: str = "") -> None:
+async def check_bucket(place: BucketPlace, settings: Settings, aws: Aws, note: Note, *, region: str = "") -> None:
     """Refuse a bucket that is not in `region`, or whose ACLs are disabled. Raises `RefusedError` or `StoreError`."""
-    bucket, timeout_s = place.bucket, settings.stall_timeout_s
+    bucket, timeout_s = place.location.bucket, settings.stall_timeout_s
     if region and region != place.region:
         raise RefusedError(
             "bucket.region",

@@ -13,13 +13,14 @@ from pathlib import Path
 from amistream.aws.session import Aws
 from amistream.bundles.meter import Meter, Note
 from amistream.bundles.owner import Owner, find_owner
-from amistream.bundles.place import Bundle, find_bundle, open_place, split_address
+from amistream.bundles.place import Bundle, find_bundle, open_place
 from amistream.bundles.results import Difference, Signature, Unbundled, difference_error
 from amistream.bundles.survey import survey
 from amistream.bundles.verify import signature_difference
 from amistream.bundles.way_back import Unpacking, compare
 from amistream.errors import RefusedError
 from amistream.flow.cancel import finish_despite_cancel
+from amistream.location import DirectoryLocation, parse_manifest_address
 from amistream.ports.target import Target
 from amistream.settings import Settings
 from amistream.stages.back.unarchive import Unarchived
@@ -41,7 +42,7 @@ async def unbundle_at(
     force: bool,
 ) -> Unbundled:
     """Take the image out of the bundle whose manifest is there; `files` as for `verify_at`."""
-    folder, name = split_address(address)
+    folder, name = parse_manifest_address(address)
     target = await asyncio.to_thread(choose_target, destination, force=force)
     owner = await asyncio.to_thread(find_owner, settings, *files)
     async with Aws(settings) as aws, open_place(folder, settings, aws) as place:
@@ -53,10 +54,10 @@ async def unbundle_at(
 
 def refuse_own_file(bundle: Bundle, destination: Path, *more: Path) -> None:
     """Raise `RefusedError` for a file of the bundle, or one `more` of it: not even with --force is that replaced."""
-    if bundle.place.in_s3 or not destination.exists():
+    location = bundle.place.location
+    if not isinstance(location, DirectoryLocation) or not destination.exists():
         return
-    folder = Path(bundle.place.store.location)
-    own = [folder / name for name in (bundle.manifest_name, *(part.filename for part in bundle.manifest.parts))]
+    own = [location.path / name for name in (bundle.manifest_name, *(part.filename for part in bundle.manifest.parts))]
     for path in (*own, *more):
         if path.exists() and path.samefile(destination):
             raise RefusedError(

@@ -16,10 +16,11 @@ from amistream.bundles.access import look_at_access
 from amistream.bundles.manifest import Manifest
 from amistream.bundles.meter import Meter
 from amistream.bundles.owner import Owner, find_owner
-from amistream.bundles.place import Bundle, find_bundle, open_place, split_address
+from amistream.bundles.place import Bundle, find_bundle, open_place
 from amistream.bundles.results import Content, Difference, Digests, Report, Signature
 from amistream.bundles.survey import survey
 from amistream.bundles.way_back import Unpacked, Unpacking, compare
+from amistream.location import parse_manifest_address
 from amistream.settings import Settings
 from amistream.stages.back.unarchive import Unarchived
 
@@ -31,7 +32,7 @@ async def verify_at(
     address: str, settings: Settings, files: tuple[Path | None, ...], meter: Meter, *, deep: bool
 ) -> Report:
     """Verify the bundle whose manifest is there; `files` are the user's certificate and private key, if named."""
-    folder, name = split_address(address)
+    folder, name = parse_manifest_address(address)
     owner = await asyncio.to_thread(find_owner, settings, *files)
     async with Aws(settings) as aws, open_place(folder, settings, aws) as place:
         return await verify(await find_bundle(place, name), owner, settings, aws, meter=meter, deep=deep)

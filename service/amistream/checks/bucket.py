@@ -15,6 +15,7 @@ from amistream.checks.findings import Check, Observation, Status
 from amistream.errors import AmistreamError, RefusedError, StoreError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.retry import with_retries
+from amistream.location import S3Location
 from amistream.ports.store import Store
 from amistream.values import manifest_name
 
@@ -31,8 +32,9 @@ T = TypeVar("T")
 class BucketChecks:
     """What was found is known once the checks have run. Nothing is left in the bucket."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, location: S3Location) -> None:
         self._address = address
+        self._location = location
         self._acl = address.request.acl or address.settings.acl
         self._timeout_s = address.settings.stall_timeout_s
         self._answer = buckets.BucketFacts()
@@ -107,7 +109,7 @@ class BucketChecks:
     async def _look_at_credentials(self) -> Observation:
         facts = await find_credentials(self._address.aws)
         if facts is None:
-            raise no_credentials(f"use the bucket {self._address.bucket}")
+            raise no_credentials(f"use the bucket {self._location.bucket}")
         return credentials_seen(facts, datetime.now(UTC))
 
     async def _look_at_clock(self) -> Observation:
@@ -115,10 +117,10 @@ class BucketChecks:
         address = self._address
         try:
             self._answer = await self._patiently(
-                f"use the bucket {address.bucket}",
+                f"use the bucket {self._location.bucket}",
                 lambda: buckets.find_bucket(
                     address.aws,
-                    address.bucket,
+                    self._location.bucket,
                     region=address.request.region or "",
                     endpoint_url=address.endpoint_url,
                     timeout_s=self._timeout_s,
@@ -133,10 +135,10 @@ class BucketChecks:
     async def _look_at_bucket(self) -> str:
         if self._answer.error is not None:
             raise self._answer.error
-        return f"{self._address.bucket} is there"
+        return f"{self._location.bucket} is there"
 
     async def _look_at_region(self) -> str:
-        bucket, asked, found = self._address.bucket, self._address.request.region, self.region
+        bucket, asked, found = self._location.bucket, self._address.request.region, self.region
         if asked and asked != found:
             raise RefusedError(
                 "bucket.region",
@@ -148,7 +150,7 @@ class BucketChecks:
         return found
 
     async def _look_at_acls(self) -> Observation:
-        bucket, client = self._address.bucket, await self._address.client("s3", self.region)
+        bucket, client = self._location.bucket, await self._address.client("s3", self.region)
         notice = await self._patiently(
             f"see the ownership controls of bucket {bucket}",
             lambda: buckets.check_acls(client, bucket, self._timeout_s),
@@ -163,7 +165,7 @@ class BucketChecks:
         return Observation("enabled")
 
     async def _look_at_encryption(self) -> Observation:
-        bucket, client = self._address.bucket, await self._address.client("s3", self.region)
+        bucket, client = self._location.bucket, await self._address.client("s3", self.region)
         kind = await buckets.default_encryption(client, bucket, self._timeout_s)
         if kind is None:
             return Observation("not told")  # worth a notice only when known
@@ -179,19 +181,19 @@ class BucketChecks:
     async def _probe(self) -> str:
         address = self._address
         client = await address.client("s3", self.region)
-        key = f"{address.key_prefix}/{address.probe_name}".lstrip("/")
+        bucket, key = self._location.bucket, self._location.key(address.probe_name)
 
         async def put() -> None:
-            await finish_despite_cancel(buckets.put_probe(client, address.bucket, key, self._acl, self._timeout_s))
+            await finish_despite_cancel(buckets.put_probe(client, bucket, key, self._acl, self._timeout_s))
 
         async def delete() -> None:
             await self._patiently(
-                f"delete s3://{address.bucket}/{key}",
-                lambda: buckets.delete_probe(client, address.bucket, key, self._timeout_s),
+                f"delete s3://{bucket}/{key}",
+                lambda: buckets.delete_probe(client, bucket, key, self._timeout_s),
             )
 
         try:
-            await self._patiently(f"write to s3://{address.bucket}/{address.key_prefix}", put)
+            await self._patiently(f"write to {self._location}", put)
         except StoreError as error:
             # One that was not answered may have been stored all the same.
             if getattr(error.__cause__, "transient", False):

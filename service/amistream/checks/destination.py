@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from amistream.aws.ec2 import Ec2
 from amistream.aws.session import Aws
 from amistream.errors import JobError
-from amistream.flow.rate_limit import RateLimit
 from amistream.flow.retry import RetryPolicy, retry_policy
+from amistream.location import DirectoryLocation, parse_location
 from amistream.plan import Bundling, BundlingPlace
 from amistream.ports.registry import Registration
 from amistream.ports.store import Store
@@ -19,10 +18,7 @@ from amistream.request import JobRequest
 from amistream.roots import Roots
 from amistream.settings import Settings
 from amistream.stages.register import default_name
-from amistream.stores.directory import DirectoryStore
-from amistream.stores.s3.multipart import Multipart
-from amistream.stores.s3.store import S3Store
-from amistream.values import manifest_name
+from amistream.stores.opening import make_store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +53,7 @@ class Address:
         self.settings = settings
         self.aws = aws
         self.prefix = settled.plan.prefix if settled else request.prefix or settings.prefix
-        self.name = request.destinations[number]
-        self.bucket, _, self.key_prefix = self.name.removeprefix("s3://").partition("/")
-        self.directory = Path(self.name) if request.directory else None
+        self.location = parse_location(request.destinations[number])
         self.roots = roots
         # What is signed for a confined job goes where the administrator says and nowhere else.
         asked = request.endpoint_url if roots is None else None
@@ -75,12 +69,6 @@ class Address:
         self.retry = retry_policy(settings)
         self._token = token
 
-    @property
-    def image_location(self) -> str:
-        """The manifest as EC2 names it: bucket/key, without a scheme."""
-        folder = f"{self.bucket}/{self.key_prefix}".rstrip("/")
-        return f"{folder}/{manifest_name(self.prefix)}"
-
     def default_image_name(self, now: datetime) -> str:
         """What the AMI is called when nobody chose: another job of the same second has another name."""
         return default_name(self.prefix, now, self._token)
@@ -92,8 +80,10 @@ class Address:
 
     @property
     def limit_upload(self) -> int | None:
-        """Bytes per second that may be sent there; None: as many as go."""
-        return None if self.directory is not None else self.request.limit_upload or self.settings.limit_upload
+        """Bytes per second that may be sent there, or None for no limit."""
+        if isinstance(self.location, DirectoryLocation):
+            return None
+        return self.request.limit_upload or self.settings.limit_upload
 
     async def client(self, service: str, region: str) -> Any:
         return await self.aws.client(service, region, self.endpoint_url)
@@ -103,21 +93,16 @@ class Address:
 
     async def store(self, region: str) -> Store:
         """The store, not opened yet; `region` is the bucket's."""
-        request, settings = self.request, self.settings
-        if self.directory is not None:
-            return DirectoryStore(self.directory, token=self._token, roots=self.roots)
-        return S3Store(
-            await self.client("s3", region),
-            bucket=self.bucket,
-            key_prefix=self.key_prefix,
-            acl=request.acl or settings.acl,
-            retry=self.retry,
-            multipart=Multipart(
-                threshold=int(settings.multipart_threshold),
-                chunk=int(settings.multipart_chunk),
-                concurrency=settings.multipart_concurrency,
-            ),
-            limit=RateLimit(self.limit_upload) if self.limit_upload else None,
+        return await make_store(
+            self.location,
+            self.settings,
+            self.aws,
+            token=self._token,
+            region=region,
+            endpoint_url=self.endpoint_url,
+            acl=self.request.acl,
+            limit_upload=self.limit_upload,
+            roots=self.roots,
         )
 
 

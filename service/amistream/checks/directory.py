@@ -13,6 +13,7 @@ from amistream.checks.findings import Check, Observation, Status, size_text
 from amistream.checks.source import SourceChecks
 from amistream.errors import StoreError
 from amistream.flow.cancel import finish_despite_cancel
+from amistream.location import DirectoryLocation
 from amistream.ports.store import Store
 from amistream.roots import pinned_directory
 from amistream.values import GIB
@@ -24,10 +25,10 @@ MOST_DEFLATED = 1032
 class DirectoryChecks:
     """What was found is known once the checks have run."""
 
-    def __init__(self, address: Address, source: SourceChecks) -> None:
+    def __init__(self, address: Address, location: DirectoryLocation, source: SourceChecks) -> None:
         self._address = address
         self._source = source
-        self._directory = Path(address.name)
+        self._directory = location.path
         self._roots = address.roots
         self._free = 0
         self._store: Store | None = None

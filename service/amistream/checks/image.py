@@ -13,10 +13,12 @@ from amistream.checks.identity import Place
 from amistream.errors import RefusedError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.retry import with_retries
+from amistream.location import DirectoryLocation
 from amistream.plan import BundlingPlace
 from amistream.ports.registry import Registration
 from amistream.request import AMI_NAME_PATTERN, DEVICE_PATTERN, PATTERN_WORDS
 from amistream.stages.manifest import ImageFacts
+from amistream.values import manifest_name
 
 
 class ImageChecks:
@@ -85,15 +87,23 @@ class ImageChecks:
         )
 
     @property
+    def _manifest_location(self) -> str | None:
+        """BUCKET/KEY of the manifest, if an AMI is to be registered on it."""
+        location = self._address.location
+        if not self._request.registers or isinstance(location, DirectoryLocation):
+            return None
+        return location.plain(manifest_name(self._address.prefix))
+
+    @property
     def registration(self) -> Registration | None:
-        request, facts = self._request, self.facts
-        if not request.registers:
+        request, facts, location = self._request, self.facts, self._manifest_location
+        if location is None:
             return None
         if self._settled is not None and self._settled.registration is not None:
             return self._settled.registration
         paravirtual = request.virtualization == "paravirtual"
         return Registration(
-            location=self._address.image_location,
+            location=location,
             name=self.name,
             architecture=facts.architecture,
             virtualization=request.virtualization,
@@ -159,7 +169,8 @@ class ImageChecks:
                 )
             return f"{self._account}, as given"
         address = self._address
-        if self._request.directory and not address.endpoint_url and not await address.aws.has_credentials():
+        in_directory = isinstance(address.location, DirectoryLocation)
+        if in_directory and not address.endpoint_url and not await address.aws.has_credentials():
             raise RefusedError(
                 "account.missing",
                 "cannot write the manifest: the AWS account id is not known, and there are no credentials to ask with",
@@ -202,13 +213,13 @@ class ImageChecks:
                 hint="give another --ami-name",
                 field="ami_name",
             )
-        ec2, location = await self.ec2(), self._address.image_location
+        ec2 = await self.ec2()
         taken = await with_retries(
             self._address.retry, f"look for an image named {self.name!r}", lambda _: ec2.find(self.name)
         )
         self._registered = taken is not None
         # One of this very location, before anything is stored there, is left of a bundle that was deleted.
-        if taken is not None and (self._settled is None or taken.location != location):
+        if taken is not None and (self._settled is None or taken.location != self._manifest_location):
             raise RefusedError(
                 "ami_name.taken",
                 f"cannot register the AMI name {self.name!r}: {taken.id} has it in {ec2.region}",

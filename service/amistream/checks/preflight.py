@@ -27,11 +27,12 @@ from amistream.checks.source import SourceChecks
 from amistream.errors import RefusedError, StoreError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.keys import UserIdentity
+from amistream.location import DirectoryLocation
 from amistream.plan import Bundling, Plan
 from amistream.ports.store import Store
+from amistream.ports.volume import Volume
 from amistream.request import JobRequest
 from amistream.settings import Settings
-from amistream.source.opening import AnyVolume
 from amistream.stages.manifest import ImageFacts
 
 Note = Callable[[str], None]
@@ -43,7 +44,7 @@ class Ready:
     """A job that passed. It owns the open volume: `close` it."""
 
     plan: Plan
-    volume: AnyVolume
+    volume: Volume
     destinations: tuple[Destination, ...]
     identity: UserIdentity
     ec2_certificates: tuple[x509.Certificate, ...]
@@ -59,7 +60,7 @@ class Measurable:
     """A volume and a place to send it to, checked as far as a trial needs that makes no bundle. Close it as `Ready`."""
 
     plan: Plan
-    volume: AnyVolume
+    volume: Volume
     store: Store
 
     async def close(self) -> None:
@@ -119,7 +120,7 @@ class PlaceChecks:
         self.registers = address.request.registers
         self._first = first is None
         self._new = bundling is None
-        self._checks = DirectoryChecks(address, source) if address.request.directory else BucketChecks(address)
+        self._checks = _location_checks(address, source)
         self.identity = IdentityChecks(address, self._checks, make=make)
         self.image: ImageChecks = ImageChecks(
             address,
@@ -142,6 +143,13 @@ class PlaceChecks:
             ec2=await self.image.ec2() if registration else None,
             registration=registration,
         )
+
+
+def _location_checks(address: Address, source: SourceChecks) -> BucketChecks | DirectoryChecks:
+    location = address.location
+    if isinstance(location, DirectoryLocation):
+        return DirectoryChecks(address, location, source)
+    return BucketChecks(address, location)
 
 
 def checks_of(places: Sequence[PlaceChecks]) -> list[Check]:
@@ -178,7 +186,7 @@ async def check_measurable(request: JobRequest, settings: Settings, aws: Aws, no
     address = Address(request, settings, aws, secrets.token_hex(4))
     source = SourceChecks(address)
     try:
-        destination = DirectoryChecks(address, source) if request.directory else BucketChecks(address)
+        destination = _location_checks(address, source)
         _tell(await run_checks([*source.checks(steady=False), *destination.checks(free=False)]), note)
         return Measurable(plan=source.plan(), volume=source.volume, store=await _opened(destination))
     except BaseException:

@@ -11,10 +11,11 @@ from amistream.errors import RefusedError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.host.mounts import writable_place
 from amistream.plan import Plan
+from amistream.ports.volume import Volume
 from amistream.request import PATTERN_WORDS, PREFIX_PATTERN
 from amistream.settings import Sparse, concurrency_within, memory_ceiling
 from amistream.source.file import too_large
-from amistream.source.opening import AnyVolume, open_source
+from amistream.source.opening import open_source
 from amistream.stages.compress import level_number
 from amistream.stages.manifest import SIGNED_MAX, signed_size
 from amistream.values import GIB, MIB, Extent
@@ -29,7 +30,7 @@ class SourceChecks:
         self._address = address
         self._request = address.request
         self._settings = address.settings
-        self._volume: AnyVolume | None = None
+        self._volume: Volume | None = None
         self._extents: tuple[Extent, ...] = ()
         self._concurrency = 0
         self.part_size = int(self._request.part_size or self._settings.part_size)
@@ -74,7 +75,7 @@ class SourceChecks:
         return self._volume is not None
 
     @property
-    def volume(self) -> AnyVolume:
+    def volume(self) -> Volume:
         assert self._volume is not None  # noqa: S101 - for the type checker; the check opened it
         return self._volume
 
@@ -137,7 +138,7 @@ class SourceChecks:
 
     async def _look_at_mounts(self) -> Observation:
         path = self.volume.path
-        place = await finish_despite_cancel(asyncio.to_thread(writable_place, self.volume.about))
+        place = await finish_despite_cancel(asyncio.to_thread(writable_place, self.volume.identity))
         if not place:
             return Observation("not mounted read-write")
         if self._request.live:

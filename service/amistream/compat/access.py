@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from amistream.compat.options import Given
 from amistream.errors import UsageError
+from amistream.location import parse_s3_location
 from amistream.settings import Settings, load
 from amistream.values import AccessKeys
 
@@ -66,4 +67,4 @@ def settings_of(given: Given, *, url: str = "", region: str = "") -> Settings:
 
 def bucket_address(text: str) -> str:
     """BUCKET[/PREFIX] as an address."""
-    return "s3://" + text.removeprefix("s3://").strip("/")
+    return str(parse_s3_location(text))

@@ -14,6 +14,7 @@ from amistream.compat.access import ami_tools_keys, bucket_address, region_of, s
 from amistream.compat.options import Given
 from amistream.compat.session import OldSession, directory_of, run_old
 from amistream.errors import EXIT_DONE, DifferenceError, RefusedError, UsageError
+from amistream.location import parse_s3_location
 from amistream.values import manifest_name
 
 
@@ -75,7 +76,7 @@ def delete_bundle(given: Given) -> int:
     copy = Path(given["manifest"]).absolute() if given.has("manifest") else None
     name = copy.name if copy else _manifest_name(given)
     address, region = bucket_address(given["bucket"]), region_of(given["region"])
-    folder = address.removeprefix("s3://")
+    folder = parse_s3_location(address).plain()
 
     async def confirm(plan: Removal) -> None:
         if not given.has("yes"):

@@ -17,7 +17,7 @@ from amistream.aws.session import Aws
 from amistream.bundles.manifest import LARGEST, Manifest, parse_manifest
 from amistream.bundles.meter import Meter, Note
 from amistream.bundles.owner import find_owner
-from amistream.bundles.place import Bundle, Place, find_bundle, open_place
+from amistream.bundles.place import Bundle, Place, find_bundle, open_bucket, open_place
 from amistream.bundles.register import ec2_of, images_on
 from amistream.bundles.remove import Removal, plan_removal, remove
 from amistream.bundles.results import Removed, Unbundled
@@ -29,7 +29,8 @@ from amistream.cli.foreground import run_here
 from amistream.cli.output import put_note
 from amistream.errors import RefusedError, StoreError
 from amistream.flow.retry import retry_policy, with_retries
-from amistream.ports.store import Store
+from amistream.location import DirectoryLocation, parse_manifest_address, parse_s3_location
+from amistream.ports.store import ObjectStore, Store
 from amistream.settings import Settings
 from amistream.targets.file import choose_file
 from amistream.values import AccessKeys
@@ -55,7 +56,7 @@ class OldSession(BundleSession):
 
     async def make_missing(self, address: str, region: str) -> None:
         """Make the bucket of `address` in `region`, or where the settings say, unless it is there."""
-        bucket = address.removeprefix("s3://").partition("/")[0]
+        bucket = parse_s3_location(address).bucket
         url, timeout_s = self._settings.endpoint_url.rstrip("/"), self._settings.stall_timeout_s
 
         async def find(_: object) -> BucketFacts:
@@ -74,12 +75,12 @@ class OldSession(BundleSession):
         """Copy the bundle whose parts are in a directory; without `whole` the manifest is left out."""
         settings, named = self._settings, "" if region == ANY_REGION else region
         async with (
-            open_place(str(parts), settings, self._aws) as source,
-            open_place(to, settings, self._aws, region=named) as target,
+            open_place(DirectoryLocation(parts), settings, self._aws) as source,
+            open_bucket(parse_s3_location(to), settings, self._aws, region=named) as target,
         ):
             bundle = Bundle(place=source, manifest_name=manifest.name, manifest=await read_manifest(manifest))
             await check_bucket(target, settings, self._aws, self._note, region=named)
-            store = target.store if whole else cast("Store", _WithoutCommit(target.store))
+            store = target.store if whole else cast("ObjectStore", _WithoutCommit(target.store))
             await upload(bundle, replace(target, store=store), settings, meter, self._note)
             return bundle
 
@@ -87,7 +88,7 @@ class OldSession(BundleSession):
         self, manifest: Path, parts: Path, directory: Path, private_key: Path, meter: Meter
     ) -> Unbundled:
         """Take the image out, into a file of its own name in `directory`; one that is there gives way."""
-        async with open_place(str(parts), self._settings, self._aws) as source:
+        async with open_place(DirectoryLocation(parts), self._settings, self._aws) as source:
             bundle = Bundle(place=source, manifest_name=manifest.name, manifest=await read_manifest(manifest))
             owner = await asyncio.to_thread(find_owner, self._settings, None, private_key)
             await asyncio.to_thread(refuse_own_file, bundle, directory / bundle.manifest.name, manifest)
@@ -99,7 +100,7 @@ class OldSession(BundleSession):
     ) -> Removed:
         """Delete a bundle on which no AMI is registered, as far as EC2 tells."""
         settings = self._settings
-        async with open_place(address, settings, self._aws) as place:
+        async with open_bucket(parse_s3_location(address), settings, self._aws) as place:
             if copy is None:
                 bundle = await find_bundle(place, name)
             else:
@@ -111,13 +112,13 @@ class OldSession(BundleSession):
 
     async def delete_empty(self, address: str) -> bool:
         """Delete the bucket of `address` if nothing is in it."""
-        async with open_place(address, self._settings, self._aws) as place:
+        async with open_bucket(parse_s3_location(address), self._settings, self._aws) as place:
             client = await self._aws.client("s3", place.region, self._settings.endpoint_url.rstrip("/"))
-            return await delete_if_empty(client, place.bucket, self._settings.stall_timeout_s)
+            return await delete_if_empty(client, place.location.bucket, self._settings.stall_timeout_s)
 
     async def kernel_and_ramdisk(self, address: str) -> tuple[str, str]:
         """What the manifest at `address` names, '' for none."""
-        folder, _, name = address.rpartition("/")
+        folder, name = parse_manifest_address(address)
         async with open_place(folder, self._settings, self._aws) as place:
             manifest = (await find_bundle(place, name)).manifest
         return manifest.kernel, manifest.ramdisk

@@ -13,6 +13,7 @@ from amistream.flow.gather import gather_limited, try_each
 from amistream.flow.retry import RetryPolicy, with_retries
 from amistream.jobs.proof import _unfinished
 from amistream.jobs.records import JournalEntry, SealedPart
+from amistream.location import S3Location
 from amistream.plan import BundlingPlace
 from amistream.ports.registry import Registration
 from amistream.ports.store import Store, whole_checksum
@@ -93,7 +94,7 @@ async def _remove_at(
             own = await _deregister(ec2, registration, destination.retry, image)
             await _refuse_registered(ec2, registration, destination.retry, {*undone, own})
         await remove(destination.store, address.prefix, parts, manifest)
-        if address.directory is None:
+        if isinstance(address.location, S3Location):
             # Every run puts one while it checks.
             await destination.store.delete(address.probe_name)
     finally:
@@ -102,10 +103,11 @@ async def _remove_at(
 
 async def _remove_probe(address: Address) -> None:
     """All that a run makes before it begins to bundle."""
-    if address.directory is None:
+    location = address.location
+    if isinstance(location, S3Location):
         region = await buckets.bucket_region(
             address.aws,
-            address.bucket,
+            location.bucket,
             region=address.request.region or "",
             endpoint_url=address.endpoint_url,
             timeout_s=address.settings.stall_timeout_s,

@@ -14,11 +14,11 @@ from itertools import takewhile
 
 from amistream.jobs.records import SealedPart
 from amistream.plan import Bundling, Resumption
-from amistream.source.opening import AnyVolume
+from amistream.ports.volume import Volume
 from amistream.values import ChangedError
 
 
-async def check_volume(bundling: Bundling, volume: AnyVolume) -> None:
+async def check_volume(bundling: Bundling, volume: Volume) -> None:
     """Raise `ChangedError` when the volume has another size, or data where an earlier run saw a hole.
 
     Such data would never be read. A hole that grew is no matter: it reads as zeros, and all bytes are compared.

@@ -1,4 +1,4 @@
-"""The contract of a registry: EC2, as far as registering an image needs it."""
+"""The contract of a registry: EC2, as far as registering an AMI needs it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registration:
-    """What EC2 is asked to register. `location` is bucket/key of the manifest, without scheme or leading slash."""
+    """The AMI that EC2 is asked to register. `location` is the manifest's bucket/key, without a leading slash."""
 
     location: str
     name: str
@@ -26,7 +26,7 @@ class Registration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """An image as EC2 describes it."""
+    """An AMI as EC2 describes it. `reason` says why `state` is a failed one."""
 
     id: str
     location: str
@@ -35,10 +35,16 @@ class Image:
 
 
 class Registry(Protocol):
-    """EC2, as far as this stage needs it. Every method raises `StoreError`."""
+    """Registers AMIs in one region. Each call is one request, never repeated here; failures are `StoreError`.
 
-    async def register(self, registration: Registration) -> str: ...
+    AMIs become visible with a delay: `find` and `look` may return None for one that was just registered.
+    """
 
-    async def find(self, name: str) -> Image | None: ...
+    async def register(self, registration: Registration) -> str:
+        """Register and return the AMI's id. After a transient error the AMI may exist or not."""
 
-    async def look(self, image_id: str) -> Image | None: ...
+    async def find(self, name: str) -> Image | None:
+        """Find the AMI of this name in the caller's account."""
+
+    async def look(self, image_id: str) -> Image | None:
+        """Describe the AMI of this id."""

@@ -1,17 +1,20 @@
-"""The port between the pipeline and a place that keeps bundles. Every adapter passes the same contract tests.
+"""The contract of a store: a place that takes the parts and the manifest of a bundle.
 
-Contract: names are bare file names. Nothing that exists is ever replaced: `put` and `commit` of a name that is
-taken raise `StoreError` with code `store.exists`, unless what is there has the very same bytes. Once `put` or
-`commit` returns, the bytes are safe there. Failures are `StoreError`; each adapter repeats what is worth repeating,
-so a caller never does.
+Names are bare file names. Nothing that exists is ever replaced: `put` and `commit` of a taken name raise `StoreError`
+with code `store.exists`, unless the object there has the very same bytes. Once `put` or `commit` returns, the bytes are
+durable. Failures are `StoreError`; each adapter repeats requests that are worth repeating, so a caller never does.
+Every adapter passes the same contract tests.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
+
+from amistream.location import S3Location
 
 OnBytes = Callable[[int], None]
 """Called with each number of bytes that was handed to the wire or disk, repeats included."""
@@ -19,13 +22,13 @@ OnBytes = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What a place says of an object: its size and, where it keeps one, its checksum (see `Store.checksum`)."""
+    """Size of a stored object and, where the store keeps one, its checksum (see `Store.checksum`)."""
 
     size: int
     checksum: str | None
 
     def is_the(self, size: int, *checksums: str) -> bool:
-        """Whether this is the object of `size` bytes and one of the checksums; where none is told, the size must do."""
+        """Compare with an object of `size` bytes and one of the checksums; without a known one the size decides."""
         # Some S3-compatible stores leave the number of chunks off a composite checksum.
         known = {*checksums, *(checksum.partition("-")[0] for checksum in checksums)}
         return self.size == size and (self.checksum is None or self.checksum in known)
@@ -37,9 +40,9 @@ def whole_checksum(sha1: bytes) -> str:
 
 
 async def find(store: Store, name: str, size: int) -> Stored | None:
-    """What is stored under `name`, or None; read for its checksum only where it has this size.
+    """Stat `name`, and read the object for its checksum only if it has this size.
 
-    Who may write to a place may put a file of any size under a part's name, and reading that takes hours.
+    Anybody who may write to the store may put a file of any size under a part's name, and reading that takes hours.
     """
     found = await store.stat(name, read=False)
     return await store.stat(name) if found is not None and found == Stored(size, None) else found
@@ -52,45 +55,73 @@ class Store(Protocol):
     """For people and for the result: `s3://bucket/prefix` or a directory, without a trailing slash."""
 
     async def open(self) -> None:
-        """Make the place ready, or raise `StoreError`; called once, before the first `put`."""
+        """Prepare the store, or raise `StoreError`. Called once, before the first `put`."""
 
     async def checksum(self, name: str, data: memoryview, sha1: bytes) -> str:
-        """What `stat` will show once `data` is stored under `name`: its SHA-1 in base64, or one made from it."""
+        """Compute the checksum that `stat` returns once `data` is stored: its SHA-1 in base64, or one made from it."""
 
     async def put(self, name: str, data: memoryview, sha1: bytes, on_bytes: OnBytes) -> None:
-        """Store `data`, whose SHA-1 is given so that it is never computed again. `data` may be reused afterwards."""
+        """Store `data`, whose SHA-1 is given so that it is not computed again. `data` may be reused afterwards."""
 
     async def commit(self, name: str, data: bytes, sha1: bytes) -> None:
-        """Store the manifest: the moment from which a bundle exists here."""
+        """Store the manifest: from this moment the bundle exists."""
 
     async def stat(self, name: str, *, read: bool = True) -> Stored | None:
-        """What is stored under `name`, or None. Where the place keeps no checksum the object is read, and the checksum
-        is that of the whole; without `read` none is told then. What is larger than any part is not read, and shows a
-        checksum that nothing has. Where the size is known, ask `find`.
+        """Return size and checksum of `name`, or None if it is absent.
+
+        A store without checksums reads the object to compute the checksum of the whole; with `read=False` it returns
+        none. An object larger than any part is not read, and gets a checksum that equals no other. If the size is
+        known, use `find`.
         """
 
     async def read(self, name: str, start: int, length: int) -> bytes:
-        """The `length` bytes of the object from `start` on; fewer where it ends before. Absent is a `StoreError`."""
+        """Read `length` bytes from `start` on, or fewer at the end. An absent object is a `StoreError`."""
 
     async def names(self, prefix: str) -> list[str]:
-        """The names that begin with `prefix`, sorted."""
+        """List the names that begin with `prefix`, sorted."""
 
     async def delete(self, name: str) -> None:
-        """Remove `name` and what an unfinished `put` of it left; absent is well.
+        """Delete `name` and the remains of an unfinished `put` of it; absent is no error.
 
-        A name that `put` or `commit` found taken is somebody else's and stays.
+        An object that `put` or `commit` found under a taken name belongs to somebody else and stays.
         """
 
     async def remove(self, name: str, size: int, *checksums: str) -> None:
-        """Remove `name` if it is the object of this size and one of these checksums, and what an unfinished `put` of it
-        left here. Anything else under that name is somebody else's and stays; absent is well.
+        """Delete `name` if it has this size and one of these checksums, and the remains of an unfinished `put` of it.
+
+        Any other object under that name belongs to somebody else and stays; absent is no error.
         """
 
     async def tidy(self, unfinished: Mapping[str, str]) -> None:
-        """Remove what this job's puts left behind when their process died midway.
+        """Delete what this job's puts left behind when their process died.
 
-        `unfinished` are the names to look for, with their checksums.
+        `unfinished` maps the names to look for to their checksums.
         """
 
     async def close(self) -> None:
-        """Let go of the place; with nothing stored, remove what `open` made."""
+        """Release the store. If nothing was stored, undo `open`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """An object in a listing; its name may contain slashes."""
+
+    name: str
+    size: int
+    modified: datetime
+
+
+class ObjectStore(Store, Protocol):
+    """A store in a service that keeps checksums, lists whole trees, and copies and deletes by itself: S3."""
+
+    def listed(self, prefix: str, *, below: bool = True) -> AsyncIterator[Listed]:
+        """List everything whose name begins with `prefix`, sorted by name. `below` includes folders below."""
+
+    async def copy(self, name: str, source: S3Location, source_name: str, sha1: bytes) -> str | None:
+        """Copy an object here within the service, under this store's ACL; return its checksum if the service gives one.
+
+        `sha1` is the expected digest. Raises `StoreError`, with code `store.exists` for a taken name.
+        """
+
+    async def delete_all(self, names: Sequence[str]) -> None:
+        """Delete whole objects, many with one request; absent is no error."""

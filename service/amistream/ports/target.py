@@ -7,30 +7,34 @@ from typing import Any, Protocol
 
 
 class Target(Protocol):
-    """One image's way out: `open`; the image by way of two threads; `commit` or, if anything fails, `abandon`."""
+    """Takes one image: `open`, then the bytes through two threads, then `commit`; or `abandon` if anything fails.
+
+    All calls block. Failures are `RefusedError` until `open` returns, and `JobError` afterwards.
+    """
 
     name: str
+    """Path or `-`, for messages and for the result."""
 
     def open(self, size: int, least: int) -> None:
-        """Make ready for an image of `size` bytes of which at least about `least` hold data."""
+        """Prepare for an image of `size` bytes, of which about `least` or more hold data."""
 
     def gather(self, offset: int, data: memoryview) -> Iterator[Any]:
-        """Take bytes of the image, ascending, from the thread that made them, and yield what `write` is to have.
+        """Take data of the image, in ascending order, and yield batches for `write`. Gaps are zeros.
 
-        What is passed over are zeros.
+        Runs on the thread that produces the data. Each `data` stays valid until `write` has returned for its batch.
         """
 
     def rest(self) -> Iterator[Any]:
-        """The image was gathered: yield what is still held."""
+        """Yield the last batches, after all data was gathered."""
 
     def write(self, gathered: Any) -> None:
-        """Send it on its way, on a thread that may wait."""
+        """Write one batch. Runs on a second thread, which may wait for the disk."""
 
     def commit(self) -> None:
-        """The image was proved: have it on the disk, under its name."""
+        """Synchronise the image to the disk and give it its name. Called once the image was proved."""
 
     def abandon(self) -> str:
-        """Undo `open`, which may have failed; returns what cannot be undone, in words, or ''. Does not raise."""
+        """Undo `open`, even a failed one. Does not raise. Returns what cannot be undone, as a sentence, or ''."""
 
     def stop(self) -> None:
-        """Let a thread go that is blocked in any of the others. From any thread."""
+        """Release a thread that is blocked in any other call. From any thread."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -17,27 +18,36 @@ class Kind(StrEnum):
 
 
 class Volume(Protocol):
-    """A run of `size` bytes. `read_into` may be called from several threads."""
+    """A run of `size` bytes, open from its construction until `close`. Its calls block: use them on threads.
+
+    `read_into` may be called from several threads at once. Failures are `SourceError`.
+    """
 
     path: Path
     kind: Kind
     size: int
     mtime: int
     """Seconds since 1970, for the archive's header."""
+    identity: os.stat_result
+    """State of the file, device or pipe when it was opened, whatever has its name now."""
 
     def read_into(self, offset: int, buffer: memoryview) -> bool:
-        """Fill the whole buffer from `offset` on; says whether all of it was in memory. Raises `SourceError`."""
+        """Fill the whole buffer from `offset` on. Returns True when all of it was in memory already."""
 
     def will_need(self, offset: int, length: int) -> None:
-        """Tell the kernel what comes next."""
+        """Announce the bytes that are read next. Does not wait."""
 
     def extents(self) -> tuple[Extent, ...]:
-        """Where data is; the rest reads as zeros. One extent for all where nothing is known."""
+        """List the parts that hold data, ascending; everything else reads as zeros. One extent if nothing is known."""
 
     def check_unchanged(self) -> None:
-        """Raise `SourceError` when the volume is not what it was when it was opened."""
+        """Raise `SourceError` if the volume was written to since it was opened."""
 
     def interrupt(self) -> None:
         """Make a read that waits for another program, and every later one, raise `SourceError`. From any thread."""
 
-    def close(self) -> None: ...
+    def rewind(self) -> None:
+        """Prepare for reading from the start again, also after `interrupt`. No read may be in progress."""
+
+    def close(self) -> None:
+        """Release everything that the volume holds. Called once, with no read in progress."""

@@ -42,11 +42,11 @@ class FileVolume:
         """`live`: something writes to the device, or may, and that is no reason not to use what is read."""
         self.path = path
         self._descriptor = descriptor
-        self.about = os.fstat(descriptor)
+        self.identity = os.fstat(descriptor)
         """What it was when it was opened, whatever has its name now."""
-        self.kind = Kind.BLOCK_DEVICE if stat.S_ISBLK(self.about.st_mode) else Kind.IMAGE_FILE
+        self.kind = Kind.BLOCK_DEVICE if stat.S_ISBLK(self.identity.st_mode) else Kind.IMAGE_FILE
         self.size = self._size()
-        self.mtime = max(0, int(self.about.st_mtime))
+        self.mtime = max(0, int(self.identity.st_mtime))
         self._live = live
         self._opened_as = self._name()
         if self.kind is Kind.IMAGE_FILE:
@@ -119,12 +119,12 @@ class FileVolume:
         if self.kind is Kind.IMAGE_FILE:
             now = os.fstat(self._descriptor)
             renamed = self._name() != self._opened_as
-            explained = renamed or any(getattr(now, name) != getattr(self.about, name) for name in _ATTRIBUTES)
-            return now.st_size, now.st_mtime_ns, (self.about if explained else now).st_ctime_ns
+            explained = renamed or any(getattr(now, name) != getattr(self.identity, name) for name in _ATTRIBUTES)
+            return now.st_size, now.st_mtime_ns, (self.identity if explained else now).st_ctime_ns
         if self._live:
             return (self._size(),)
         os.fsync(self._descriptor)
-        device = f"{os.major(self.about.st_rdev)}:{os.minor(self.about.st_rdev)}"
+        device = f"{os.major(self.identity.st_rdev)}:{os.minor(self.identity.st_rdev)}"
         try:
             told = (DEVICES / device / "stat").read_text().split()
         except OSError:

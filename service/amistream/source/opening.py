@@ -1,23 +1,20 @@
-"""Which kind of volume a source is: a block device, an image file, a disk image in another form, or standard input.
+"""Opens a source as a volume: a block device, an image file, a disk image in another format, or standard input.
 
-The forms are told by their first bytes, and the VHD of fixed size by its last: never by the file's name. Of a block
-device nothing is asked: it is the volume.
+A format is recognised by the file's first bytes, a fixed-size VHD by its last ones, and never by the file's name. A
+block device always is the volume itself.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeAlias
 
 from amistream.errors import RefusedError, SourceError
-from amistream.ports.volume import Kind
+from amistream.ports.volume import Kind, Volume
 from amistream.roots import Roots
 from amistream.source.file import FileVolume, open_volume
-from amistream.source.qemu.converted import FOOTER, HEAD, ConvertedVolume, Format, detect_format, open_converted
-from amistream.source.stream import StreamVolume, open_standard_input
+from amistream.source.qemu.converted import FOOTER, HEAD, Format, detect_format, open_converted
+from amistream.source.stream import open_standard_input
 from amistream.values import STANDARD_INPUT
-
-AnyVolume: TypeAlias = FileVolume | ConvertedVolume | StreamVolume
 
 
 def open_source(
@@ -27,13 +24,13 @@ def open_source(
     live: bool = False,
     image_size: int | None = None,
     most: int | None = None,
-) -> AnyVolume:
-    """Open what `source` names, which has `image_size` bytes if that is known: a stream does not tell it.
+) -> Volume:
+    """Open the `source` and check its size against `image_size`, which a stream needs.
 
-    With `roots` it must lie within them. Of an image in another form with a disk of more than `most` bytes nothing but
-    the size is looked at. Raises `RefusedError`. Blocks: use it on a thread.
+    With `roots` the source must lie within them. A converted image whose disk has more than `most` bytes is refused by
+    its size alone. Raises `RefusedError`. Blocks: use it on a thread.
     """
-    volume: AnyVolume
+    volume: Volume
     if source == STANDARD_INPUT and roots is None:
         volume = open_standard_input(image_size)
     else:
@@ -60,7 +57,7 @@ def _format_of(volume: FileVolume) -> Format | None:
     try:
         return detect_format(_bytes(volume, 0, HEAD), _bytes(volume, volume.size - FOOTER, FOOTER))
     except SourceError:
-        return None  # a file that cannot be read fails in words of its own when its turn comes
+        return None  # a file that cannot be read fails later, with a message of its own
 
 
 def _bytes(volume: FileVolume, offset: int, length: int) -> bytes:

@@ -37,7 +37,7 @@ class StreamVolume:
         self._poll.register(descriptor, select.POLLIN)
         self._poll.register(self._stopped, select.POLLIN)
         self.path = _PATH
-        self.about = os.fstat(descriptor)
+        self.identity = os.fstat(descriptor)
         self.kind = Kind.STREAM
         self.size = size
         self.mtime = int(time.time())

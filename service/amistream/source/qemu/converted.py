@@ -97,7 +97,7 @@ class ConvertedVolume:
         self.kind = Kind.CONVERTED_IMAGE
         self.size = size
         self.mtime = file.mtime
-        self.about = file.about
+        self.identity = file.identity
 
     def read_into(self, offset: int, buffer: memoryview) -> bool:
         in_memory = True

@@ -118,12 +118,14 @@ class MultipartUploads:
         """Abort every unfinished upload of these objects, whoever began it: the caller knows that they are ours."""
         if not names:
             return
-        keys = {self._requests.key(name): name for name in names}
+        keys = {self._requests.location.key(name): name for name in names}
         common = os.path.commonprefix(list(keys))  # noqa: RUF071 - keys are strings, not paths
         position: dict[str, str] = {}
 
         async def uploads(_: Alive, position: dict[str, str]) -> Any:
-            return await self._client.list_multipart_uploads(Bucket=self._requests.bucket, Prefix=common, **position)
+            return await self._client.list_multipart_uploads(
+                Bucket=self._requests.location.bucket, Prefix=common, **position
+            )
 
         while True:
             what = f"list unfinished uploads in {self._requests.location}"

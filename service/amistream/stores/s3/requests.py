@@ -1,4 +1,4 @@
-"""Requests to one place in S3: what its objects are called, and each request repeated and its failure translated."""
+"""Sends requests about the objects at one S3 location: repeats them and translates their failures."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError, ConnectionClosedError
 from amistream.aws.translate import SDK_ERRORS, http_status, translate
 from amistream.errors import StoreError
 from amistream.flow.retry import Alive, RetryPolicy, with_retries
+from amistream.location import S3Location
 from amistream.ports.store import Stored, whole_checksum
 from amistream.values import MIB
 
@@ -25,29 +26,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class S3Requests:
-    """One bucket and key prefix, through one client that others may share.
-
-    `key_prefix` is empty or ends in a slash.
-    """
+    """Requests through one client, which may be shared."""
 
     client: Any
-    bucket: str
-    key_prefix: str
+    location: S3Location
     retry: RetryPolicy
-
-    @property
-    def location(self) -> str:
-        return f"s3://{self.bucket}/{self.key_prefix}".rstrip("/")
-
-    def key(self, name: str) -> str:
-        return self.key_prefix + name
 
     def url(self, name: str) -> str:
         return f"{self.location}/{name}"
 
     def object(self, name: str) -> dict[str, str]:
-        """The object as the SDK's calls name it."""
-        return {"Bucket": self.bucket, "Key": self.key(name)}
+        """Arguments of an SDK call that name the object."""
+        return object_arguments(self.location, name)
 
     async def ask(self, what: str, attempt: Callable[[Alive], Awaitable[T]]) -> T:
         """Run `attempt` with retries. Raises `StoreError` that says "cannot `what`: why"."""
@@ -56,7 +46,7 @@ class S3Requests:
             try:
                 return await attempt(alive)
             except SDK_ERRORS as error:
-                raise translate(error, what, bucket=self.bucket) from error
+                raise translate(error, what, bucket=self.location.bucket) from error
 
         return await with_retries(self.retry, what, translated)
 
@@ -120,3 +110,7 @@ class S3Requests:
             hint=f"look with `aws s3 ls {self.location}/`; remove the older bundle or choose another --prefix",
             field="destinations",
         )
+
+
+def object_arguments(location: S3Location, name: str) -> dict[str, str]:
+    return {"Bucket": location.bucket, "Key": location.key(name)}

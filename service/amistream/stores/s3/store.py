@@ -11,8 +11,6 @@ exist, and an undo that ran before it did would leave it behind.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError
@@ -21,25 +19,17 @@ from amistream.errors import StoreError
 from amistream.flow.cancel import await_answer
 from amistream.flow.rate_limit import RateLimit
 from amistream.flow.retry import Alive, RetryPolicy
-from amistream.ports.store import OnBytes, Stored, whole_checksum
+from amistream.location import S3Location
+from amistream.ports.store import Listed, OnBytes, Stored, whole_checksum
 from amistream.settings import Acl
 from amistream.stores.s3.body import Body
 from amistream.stores.s3.multipart import Multipart, MultipartUploads
-from amistream.stores.s3.requests import S3Requests
+from amistream.stores.s3.requests import S3Requests, object_arguments
 
 DELETE_BATCH = 1000
 """Objects that one request deletes. AWS limit."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listed:
-    """An object as a listing shows it; its name may have slashes."""
-
-    name: str
-    size: int
-    modified: datetime
 
 
 class S3Store:
@@ -48,21 +38,19 @@ class S3Store:
     def __init__(
         self,
         client: Any,
+        location: S3Location,
         *,
-        bucket: str,
-        key_prefix: str,
         acl: Acl,
         retry: RetryPolicy,
         multipart: Multipart,
         limit: RateLimit | None = None,
     ) -> None:
-        """`key_prefix` is without slashes at its ends, or empty; `limit` holds for all bodies together."""
+        """`limit` holds for all bodies together."""
         self._client = client
-        self._requests = S3Requests(
-            client=client, bucket=bucket, key_prefix=f"{key_prefix}/" if key_prefix else "", retry=retry
-        )
+        self._place = location
+        self._requests = S3Requests(client=client, location=location, retry=retry)
         self._uploads = MultipartUploads(self._requests, acl, multipart, limit)
-        self.location = self._requests.location
+        self.location = str(location)
         self._acl = acl
         self._limit = limit
         self._foreign: set[str] = set()
@@ -99,7 +87,7 @@ class S3Store:
 
     async def listed(self, prefix: str, *, below: bool = True) -> AsyncIterator[Listed]:
         """Everything whose name begins with `prefix`, in the order of names; `below`: what is in folders below too."""
-        where = {"Bucket": self._requests.bucket, "Prefix": self._requests.key(prefix)}
+        where = {"Bucket": self._place.bucket, "Prefix": self._place.key(prefix)}
         if not below:
             where["Delimiter"] = "/"
         token: dict[str, str] = {}
@@ -110,13 +98,13 @@ class S3Store:
 
             reply = await self._requests.ask(f"list {self.location}", attempt)
             for entry in reply.get("Contents", ()):
-                name = entry["Key"].removeprefix(self._requests.key_prefix)
+                name = entry["Key"].removeprefix(self._place.key(""))
                 yield Listed(name=name, size=entry["Size"], modified=entry["LastModified"])
             if not reply.get("IsTruncated"):
                 return
             token = {"ContinuationToken": reply["NextContinuationToken"]}
 
-    async def copy(self, name: str, source: S3Store, source_name: str, sha1: bytes) -> str | None:
+    async def copy(self, name: str, source: S3Location, source_name: str, sha1: bytes) -> str | None:
         """Have S3 copy an object here, under our ACL, and hash it; returns its checksum as far as S3 tells.
 
         `sha1` is what it should be: another object that is there already is refused, by endpoints that look at
@@ -126,7 +114,7 @@ class S3Store:
         async def attempt(_: Alive) -> str | None:
             call = self._client.copy_object(
                 **self._requests.object(name),
-                CopySource=source._requests.object(source_name),
+                CopySource=object_arguments(source, source_name),
                 ACL=self._acl.value,
                 ChecksumAlgorithm="SHA1",
                 MetadataDirective="REPLACE",
@@ -138,9 +126,7 @@ class S3Store:
             return told
 
         try:
-            told = await self._requests.ask(
-                f"copy {source.location}/{source_name} to {self._requests.url(name)}", attempt
-            )
+            told = await self._requests.ask(f"copy {source}/{source_name} to {self._requests.url(name)}", attempt)
         except StoreError as error:
             if error.code != "aws.PreconditionFailed":
                 raise
@@ -155,11 +141,11 @@ class S3Store:
 
     async def delete_all(self, names: Sequence[str]) -> None:
         """Delete whole objects, a thousand with one request; absent is well."""
-        keys = [{"Key": self._requests.key(name)} for name in names]
+        keys = [{"Key": self._place.key(name)} for name in names]
 
         async def attempt(_: Alive) -> None:
             batch = {"Objects": keys[:DELETE_BATCH], "Quiet": True}
-            reply = await self._client.delete_objects(Bucket=self._requests.bucket, Delete=batch)
+            reply = await self._client.delete_objects(Bucket=self._place.bucket, Delete=batch)
             if errors := reply.get("Errors"):
                 raise ClientError({"Error": errors[0]}, "DeleteObjects")
 

@@ -1,0 +1,63 @@
+"""Makes the store at a location: the one place where settings become a store."""
+
+from __future__ import annotations
+
+from amistream.aws.session import Aws
+from amistream.flow.rate_limit import RateLimit
+from amistream.flow.retry import retry_policy
+from amistream.location import DirectoryLocation, Location, S3Location
+from amistream.ports.store import ObjectStore, Store
+from amistream.roots import Roots
+from amistream.settings import Acl, Settings
+from amistream.stores.directory import DirectoryStore
+from amistream.stores.s3.multipart import Multipart
+from amistream.stores.s3.store import S3Store
+
+
+async def make_store(
+    location: Location,
+    settings: Settings,
+    aws: Aws,
+    *,
+    token: str,
+    region: str,
+    endpoint_url: str,
+    acl: Acl | None = None,
+    limit_upload: int | None = None,
+    roots: Roots | None = None,
+) -> Store:
+    """Make the store, without opening it.
+
+    A directory must lie within the `roots`; `token` marks one job's temporary files. For a bucket see
+    `make_object_store`.
+    """
+    if isinstance(location, DirectoryLocation):
+        return DirectoryStore(location.path, token=token, roots=roots)
+    return await make_object_store(
+        location, settings, aws, region=region, endpoint_url=endpoint_url, acl=acl, limit_upload=limit_upload
+    )
+
+
+async def make_object_store(
+    location: S3Location,
+    settings: Settings,
+    aws: Aws,
+    *,
+    region: str,
+    endpoint_url: str,
+    acl: Acl | None = None,
+    limit_upload: int | None = None,
+) -> ObjectStore:
+    """Make the store of a bucket in `region`. `limit_upload` is in bytes per second; `acl` defaults to the setting."""
+    return S3Store(
+        await aws.client("s3", region, endpoint_url),
+        location,
+        acl=acl or settings.acl,
+        retry=retry_policy(settings),
+        multipart=Multipart(
+            threshold=int(settings.multipart_threshold),
+            chunk=int(settings.multipart_chunk),
+            concurrency=settings.multipart_concurrency,
+        ),
+        limit=RateLimit(limit_upload) if limit_upload else None,
+    )
