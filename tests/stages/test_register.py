@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
 from amistream.errors import RegisterError, StoreError
 from amistream.flow.retry import RetryPolicy
+from amistream.flow.undo import Undo
 from amistream.ports.registry import Image, Registration
-from amistream.stages.register import LOOKS_AFTER_LOST_ANSWER, default_name, register, wait_available
+from amistream.stages.register import LOOKS_AFTER_LOST_ANSWER, RegistrationAttempt, default_name, wait_available
 
 ASKED = Registration(location="bucket/image.manifest.xml", name="my image", architecture="x86_64", virtualization="hvm")
 OURS = Image(id="ami-1", location=ASKED.location, state="available")
@@ -29,13 +32,17 @@ class ScriptedRegistry:
     """EC2 by script: each call takes the next answer of its kind, and `calls` tells what was asked."""
 
     def __init__(
-        self, *, register: Iterable[Answer] = (), find: Iterable[Answer] = (), look: Iterable[Answer] = ()
+        self, *, register: Iterable[Answer] = (), find: Iterable[Answer] = (), look: Iterable[Answer] | None = None
     ) -> None:
+        """Without `look` every AMI is available."""
         self.calls: list[str] = []
+        self.deregistered: list[str] = []
+        self.recorded: list[str | None] = []
+        self._all_available = look is None
         self._answers: dict[str, Iterator[Answer]] = {
             "register": iter(register),
             "find": iter(find),
-            "look": iter(look),
+            "look": iter(look or ()),
         }
 
     async def register(self, registration: Registration) -> str:
@@ -49,8 +56,16 @@ class ScriptedRegistry:
         return self._image("find")
 
     async def look(self, image_id: str) -> Image | None:
+        if self._all_available:
+            return Image(id=image_id, location=ASKED.location, state="available")
         assert image_id == "ami-1"
         return self._image("look")
+
+    async def deregister(self, image_id: str) -> None:
+        self.deregistered.append(image_id)
+
+    async def record(self, image_id: str | None) -> None:
+        self.recorded.append(image_id)
 
     def left(self) -> list[Answer]:
         """Say which answers were not asked for."""
@@ -79,8 +94,14 @@ class Clock:
         self.slept.append(seconds)
 
 
+def attempt(registry: ScriptedRegistry, clock: Clock | None = None) -> RegistrationAttempt:
+    return RegistrationAttempt(
+        registry=registry, registration=ASKED, retry=POLICY, record=registry.record, sleep=clock or Clock()
+    )
+
+
 async def run_register(registry: ScriptedRegistry, clock: Clock | None = None) -> str:
-    return await register(registry, ASKED, POLICY, sleep=clock or Clock())
+    return await attempt(registry, clock).run(Undo(), timeout_s=10.0, poll_s=2.0)
 
 
 async def test_answered() -> None:
@@ -128,11 +149,11 @@ async def test_duplicate_of_another() -> None:
 
 
 async def test_duplicate_at_first() -> None:
-    """A name that is taken from the start is an error at once."""
-    registry = ScriptedRegistry(register=[DUPLICATE])
+    """A name that another bundle's AMI has is an error at once."""
+    registry = ScriptedRegistry(register=[DUPLICATE], find=[THEIRS])
     with pytest.raises(RegisterError, match="the name is taken"):
         await run_register(registry)
-    assert registry.calls == ["register"]
+    assert registry.calls == ["register", "find"]
 
 
 async def test_permanent() -> None:
@@ -149,7 +170,7 @@ async def test_permanent() -> None:
 async def test_no_hint() -> None:
     """Without a hint of its own the error has the command alone."""
     with pytest.raises(RegisterError) as caught:
-        await run_register(ScriptedRegistry(register=[DUPLICATE]))
+        await run_register(ScriptedRegistry(register=[DUPLICATE], find=[None]))
     assert caught.value.hint.startswith("the bundle is complete and kept; resume the job, or register it ")
 
 
@@ -174,6 +195,40 @@ async def test_look_is_repeated() -> None:
     """A look that fails in passing is repeated."""
     registry = ScriptedRegistry(register=[LOST], find=[LOST, OURS])
     assert await run_register(registry) == "ami-1"
+
+
+@pytest.mark.parametrize(
+    ("answers", "earlier", "recorded", "deregistered"),
+    [
+        ({"register": ["ami-1"]}, (False, False), [None, "ami-1"], ["ami-1"]),
+        ({"register": [LOST], "find": [DENIED, OURS]}, (False, False), [None, ""], ["ami-1"]),
+        ({"register": [DENIED]}, (False, False), [None, ""], []),
+        ({"register": [DUPLICATE], "find": [THEIRS]}, (False, False), [None, ""], []),
+        ({"register": [DUPLICATE], "find": [OURS]}, (False, False), [None, ""], []),
+        ({"find": [OURS]}, (True, False), [], ["ami-1"]),
+        ({"find": [OURS]}, (True, True), [], []),
+        (
+            {"register": [DENIED], "find": [*[None] * LOOKS_AFTER_LOST_ANSWER, OURS]},
+            (True, False),
+            [None, ""],
+            ["ami-1"],
+        ),
+    ],
+    ids=["made", "perhaps-made", "refused", "taken", "registered-by-another", "made-earlier", "not-ours", "seen-late"],
+)
+async def test_undo(
+    answers: dict[str, list[Answer]],
+    earlier: tuple[bool, bool],
+    recorded: list[str | None],
+    deregistered: list[str],
+) -> None:
+    """The undo deregisters an AMI that this job made, or may have made, and nobody else's."""
+    registry, undo = ScriptedRegistry(**answers), Undo()
+    with suppress(RegisterError):
+        again = replace(attempt(registry), look_first=earlier[0], registered_none=earlier[1])
+        await again.run(undo, timeout_s=10.0, poll_s=2.0)
+    assert await undo.run() == []
+    assert (registry.recorded, registry.deregistered, registry.left()) == (recorded, deregistered, [])
 
 
 def image(state: str, reason: str = "") -> Image:

@@ -107,15 +107,15 @@ class Ec2:
             raise translate(error, what) from error
 
 
-def plain_location(location: str) -> str:
-    """An image's location as `Registration` has it, bucket/key, however it was written when it was registered."""
+def _plain_location(location: str) -> str:
+    """Bucket/key, however the location was written when the AMI was registered."""
     return re.sub(r"^(s3://|https?://[^/]*)?/*", "", location)
 
 
 def _image(found: dict[str, Any]) -> Image:
     return Image(
         id=found["ImageId"],
-        location=found.get("ImageLocation", ""),
+        location=_plain_location(found.get("ImageLocation", "")),
         state=found.get("State", ""),
         reason=found.get("StateReason", {}).get("Message", ""),
     )

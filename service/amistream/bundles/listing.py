@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from amistream.aws.ec2 import Ec2, plain_location
+from amistream.aws.ec2 import Ec2
 from amistream.bundles.manifest import LARGEST, Manifest, parse_manifest
 from amistream.bundles.meter import Note
 from amistream.bundles.place import MANIFEST_END, BucketPlace, Place
@@ -62,7 +62,7 @@ async def take_inventory(
     async def read(listed: Listed) -> tuple[ListedBundle, set[str]]:
         manifest, problem = await _read(store, listed)
         location = place.image_location(listed.name)
-        ids = None if images is None else tuple(each.id for each in images if plain_location(each.location) == location)
+        ids = None if images is None else tuple(each.id for each in images if each.location == location)
         claimed = await _claimed(store, listed, manifest, parts)
         row = _row(listed, manifest, problem, claimed)
         update = {"manifest": f"{store.location}/{listed.name}", "images": ids, "cost": monthly_cost(row.stored, price)}
@@ -213,8 +213,7 @@ def _loose_images(place: Place, manifests: Mapping[str, Listed], images: Sequenc
     return [
         ListedImage(image_id=image.id, location=location)
         for image in images
-        if (location := plain_location(image.location)).startswith(folder)
-        and location.removeprefix(folder) not in manifests
+        if (location := image.location).startswith(folder) and location.removeprefix(folder) not in manifests
     ]
 
 

@@ -11,19 +11,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 
-from amistream.aws.ec2 import Ec2, plain_location
+from amistream.aws.ec2 import Ec2
 from amistream.aws.session import Aws
 from amistream.bundles.meter import Note
 from amistream.bundles.parts import different_part_error, names_there
 from amistream.bundles.place import BucketPlace, Bundle, Place
 from amistream.bundles.results import Registered
-from amistream.errors import RefusedError, RegisterError
+from amistream.errors import RefusedError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.retry import retry_policy, with_retries
 from amistream.flow.undo import Undo
 from amistream.ports.registry import Image, Registration
 from amistream.settings import Settings
-from amistream.stages.register import default_name, register, wait_available
+from amistream.stages.register import RegistrationAttempt, default_name
 
 MAY_BECOME_AVAILABLE = frozenset({"register.timeout", "register.unknown"})
 """Codes of a wait that ended without a verdict: such an image stays."""
@@ -54,7 +54,7 @@ async def images_on(place: Place, manifest_name: str, ec2: Ec2, settings: Settin
     """Our own images whose manifest this is. Raises `StoreError`."""
     location = place.image_location(manifest_name)
     images = await with_retries(retry_policy(settings), f"look for images on {location}", lambda _: ec2.own_images())
-    return [image for image in images if plain_location(image.location) == location]
+    return [image for image in images if image.location == location]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +96,7 @@ async def check_registration(
     registration, retry = registration_of(bundle, wish, datetime.now(UTC)), retry_policy(settings)
     what = f"look for an image named {registration.name!r}"
     found = await with_retries(retry, what, lambda _: ec2.find(registration.name))
-    if found is not None and plain_location(found.location) != registration.location:
+    if found is not None and found.location != registration.location:
         raise RefusedError(
             "ami_name.taken",
             f"cannot register the AMI name {registration.name!r}: {found.id} has it in {ec2.region}",
@@ -122,43 +122,14 @@ async def carry_out(bundle: Bundle, intent: Intent, settings: Settings, ec2: Ec2
 
 
 async def _register(ec2: Ec2, registration: Registration, settings: Settings, note: Note) -> str:
-    retry, undo = retry_policy(settings), Undo()
-    known: list[str] = []
-
-    async def deregister() -> None:
-        found = await ec2.find(registration.name)
-        if found is not None and (found.id in known or plain_location(found.location) == registration.location):
-            await ec2.deregister(found.id)
-
-    undo.push(f"the AMI {registration.name!r}", deregister)
+    attempt, undo = RegistrationAttempt(registry=ec2, registration=registration, retry=retry_policy(settings)), Undo()
     try:
-        try:
-            image_id = await register(ec2, registration, retry)
-            known.append(image_id)
-        except RegisterError as error:
-            if error.code != "aws.InvalidAMIName.Duplicate":
-                raise
-            # Somebody registered one of this name since it was looked for: it is not this command's to deregister.
-            undo.forget()
-            found = await with_retries(retry, f"look for {registration.name!r}", lambda _: ec2.find(registration.name))
-            if found is None or plain_location(found.location) != registration.location:
-                raise
-            image_id = found.id
-        await wait_available(
-            ec2,
-            image_id,
-            timeout_s=settings.register_timeout_s,
-            poll_s=settings.register_poll_s,
-            retry=retry,
-        )
+        return await attempt.run(undo, timeout_s=settings.register_timeout_s, poll_s=settings.register_poll_s)
     except BaseException as error:
         if getattr(error, "code", "") not in MAY_BECOME_AVAILABLE:
-            left = await undo.run()
-            # EC2 that refused to register may well refuse to be asked what there is.
-            if left and (known or not isinstance(error, RegisterError)):
-                note(f"could not be removed: {left[0]}")
+            for what in await undo.run():
+                note(f"could not be removed: {what}")
         raise
-    return image_id
 
 
 def registration_of(bundle: Bundle, wish: RegistrationOptions, now: datetime) -> Registration:

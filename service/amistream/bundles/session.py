@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Self
 
-from amistream.aws.ec2 import Ec2, plain_location
+from amistream.aws.ec2 import Ec2
 from amistream.aws.regions import find_ec2_certificate
 from amistream.aws.session import Aws
 from amistream.bundles.download import download
@@ -114,7 +114,7 @@ class BundleSession:
         """Deregister the image, and with `delete` remove the bundle that it stands on."""
         ec2 = await self._ec2(region)
         image = await find_image(ec2, image_id, self._settings)
-        location = plain_location(image.location)
+        location = image.location
         removed: Removed | None = None
         if not delete:
             if not dry_run:

@@ -13,14 +13,14 @@ from functools import partial
 from amistream.checks.destination import Destination
 from amistream.errors import AmistreamError, RegisterError, StoreError
 from amistream.events import ErrorBody, PlaceResult
-from amistream.flow.cancel import await_answer, finish_despite_cancel
+from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.undo import Undo
 from amistream.jobs.journal import Journal
 from amistream.jobs.proof import check_object, check_stored
 from amistream.jobs.records import SealedPart
 from amistream.ports.store import whole_checksum
 from amistream.settings import Settings
-from amistream.stages.register import find_ours, register, wait_available
+from amistream.stages.register import RegistrationAttempt
 from amistream.stores.several import Member
 from amistream.values import manifest_name
 
@@ -38,13 +38,16 @@ class Lane:
     was_committed: bool = False
     """Whether an earlier run got as far as putting the manifest, and so perhaps registered."""
     registered_none: bool = False
-    """Whether earlier runs are known to have registered no image: one that is there is somebody's."""
+    """Earlier runs are known not to have registered an AMI, so an existing one belongs to someone else."""
     undo: Undo = field(default_factory=Undo)
     error: AmistreamError | None = None
     result: PlaceResult | None = None
-    image_id: str = ""
-    """The image that this run registered, or found to be there."""
-    image_is_own: bool = True
+    attempt: RegistrationAttempt | None = None
+
+    @property
+    def own_image(self) -> str:
+        """The AMI that this run registered, or found to be an earlier run's; '' for none."""
+        return self.attempt.image_id if self.attempt is not None and self.attempt.is_own else ""
 
     async def publish(
         self,
@@ -102,34 +105,12 @@ class Lane:
         if ec2 is None or registration is None:
             return None
         await registering()
-
-        async def make() -> None:
-            # An earlier run may have registered and not lived to hear of it.
-            found = await find_ours(ec2, registration, retry) if self.was_committed else None
-            if found is not None:
-                self.image_id, self.image_is_own = found.id, not self.registered_none
-                return
-            await journal.registering(job_id, self.number, None)
-            try:
-                self.image_id = await register(ec2, registration, retry)
-            except RegisterError:
-                await journal.registering(job_id, self.number, "")
-                raise
-            await journal.registering(job_id, self.number, self.image_id)
-
-        async def deregister() -> None:
-            if not self.image_is_own:
-                return
-            if not self.image_id:
-                # It may have been registered and not been heard of.
-                found = await find_ours(ec2, registration, retry)
-                self.image_id = found.id if found is not None else ""
-            if self.image_id:
-                await ec2.deregister(self.image_id)
-
-        self.undo.push(f"the AMI {registration.name!r}", deregister)
-        # A cancel waits a little for the id: by its name the image may not be found yet.
-        await await_answer(make(), lambda: True)
-        timeout_s, poll_s = settings.register_timeout_s, settings.register_poll_s
-        await wait_available(ec2, self.image_id, timeout_s=timeout_s, poll_s=poll_s, retry=retry)
-        return self.image_id
+        self.attempt = RegistrationAttempt(
+            registry=ec2,
+            registration=registration,
+            retry=retry,
+            record=partial(journal.registering, job_id, self.number),
+            look_first=self.was_committed,
+            registered_none=self.registered_none,
+        )
+        return await self.attempt.run(self.undo, timeout_s=settings.register_timeout_s, poll_s=settings.register_poll_s)

@@ -106,7 +106,7 @@ class Lanes:
     @property
     def own_images(self) -> Collection[str]:
         """The images that this run has registered, or has found to be this job's."""
-        return {lane.image_id for lane in self._lanes if lane.image_is_own}
+        return {lane.own_image for lane in self._lanes}
 
     def start_over(self) -> None:
         """Nothing is there any more."""

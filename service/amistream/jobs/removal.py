@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Collection, Sequence
 
 from amistream.aws import buckets
-from amistream.aws.ec2 import Ec2, plain_location
+from amistream.aws.ec2 import Ec2
 from amistream.checks.destination import Address, open_destination
 from amistream.errors import JobError
 from amistream.flow.gather import gather_limited, try_each
@@ -17,7 +17,7 @@ from amistream.location import S3Location
 from amistream.plan import BundlingPlace
 from amistream.ports.registry import Registration
 from amistream.ports.store import Store, whole_checksum
-from amistream.stages.register import find_ours
+from amistream.stages.register import deregister_ours
 from amistream.values import manifest_name, part_name
 
 
@@ -54,21 +54,11 @@ async def remove_kept(
     await try_each(remove_at, enumerate(addresses))
 
 
-async def _deregister(ec2: Ec2, registration: Registration, retry: RetryPolicy, image: str | None) -> str:
-    """Deregister `image`, or if nothing is known of it what has its name and place; returns the id or ''."""
-    if image is None:
-        found = await find_ours(ec2, registration, retry)
-        image = found.id if found is not None else ""
-    if image:
-        await ec2.deregister(image)
-    return image
-
-
 async def _refuse_registered(ec2: Ec2, registration: Registration, retry: RetryPolicy, undone: Collection[str]) -> None:
     location = registration.location
     images = await with_retries(retry, f"look for images on {location}", lambda _: ec2.own_images())
     for image in images:
-        if plain_location(image.location) == location and image.id not in undone:
+        if image.location == location and image.id not in undone:
             raise JobError(
                 "job.registered",
                 f"cannot remove s3://{location}: {image.id} is registered on it",
@@ -91,7 +81,7 @@ async def _remove_at(
     ec2, registration = destination.ec2, destination.registration
     try:
         if manifest is not None and ec2 is not None and registration is not None:
-            own = await _deregister(ec2, registration, destination.retry, image)
+            own = await deregister_ours(ec2, registration, destination.retry, image)
             await _refuse_registered(ec2, registration, destination.retry, {*undone, own})
         await remove(destination.store, address.prefix, parts, manifest)
         if isinstance(address.location, S3Location):

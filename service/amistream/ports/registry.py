@@ -26,7 +26,7 @@ class Registration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """An AMI as EC2 describes it. `reason` says why `state` is a failed one."""
+    """An AMI as EC2 describes it. `location` is written as in `Registration`; `reason` explains a failed `state`."""
 
     id: str
     location: str
@@ -48,3 +48,6 @@ class Registry(Protocol):
 
     async def look(self, image_id: str) -> Image | None:
         """Describe the AMI of this id."""
+
+    async def deregister(self, image_id: str) -> None:
+        """Deregister the AMI; one that is gone is no failure."""

@@ -9,18 +9,24 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
 
 from amistream.errors import RegisterError, StoreError
+from amistream.flow.cancel import await_answer
 from amistream.flow.retry import RetryPolicy, with_retries
+from amistream.flow.undo import Undo
 from amistream.ports.registry import Image, Registration, Registry
 
 log = structlog.get_logger()
 
 LOOKS_AFTER_LOST_ANSWER = 3
 """Images become visible with a delay: so often is looked before a registration is held not to have happened."""
+
+TAKEN = "aws.InvalidAMIName.Duplicate"
+"""The code of a refusal because an AMI has the name already."""
 
 _NAME_MOST = 128
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9()\[\] ./'@_-]")
@@ -35,33 +41,86 @@ def default_name(image: str, now: datetime, token: str) -> str:
     return _NOT_IN_NAMES.sub("-", image)[: _NAME_MOST - len(ending)] + ending
 
 
-async def register(
-    registry: Registry,
-    registration: Registration,
-    retry: RetryPolicy,
-    *,
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-) -> str:
-    """Register exactly once and return the image's id. Raises `RegisterError`; the bundle stays as it is."""
-    failures = 0
-    while True:
+async def _record_nothing(image_id: str | None) -> None:
+    del image_id
+
+
+@dataclass(kw_only=True, eq=False)
+class RegistrationAttempt:
+    """Registers one bundle exactly once, with an undo that deregisters only an AMI of its own.
+
+    `record` gets None before EC2 is asked, then the AMI's id, or '' when EC2 refused.
+    """
+
+    registry: Registry
+    registration: Registration
+    retry: RetryPolicy
+    record: Callable[[str | None], Awaitable[None]] = _record_nothing
+    look_first: bool = False
+    """An earlier run may have registered and ended before the answer came."""
+    registered_none: bool = False
+    """Earlier runs are known not to have registered an AMI, so an existing one belongs to someone else."""
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    image_id: str = ""
+    """The AMI that was registered, or found to be registered."""
+    is_own: bool = True
+    """The undo deregisters the AMI, or looks for one whose id never came."""
+
+    async def run(self, undo: Undo, *, timeout_s: float, poll_s: float) -> str:
+        """Register, wait until the AMI is available, and return its id. Raises `RegisterError` or `StoreError`."""
+        undo.push(f"the AMI {self.registration.name!r}", self._deregister)
+        # A cancel waits a little for the id: by its name the AMI may not be found yet.
+        await await_answer(self._register(), lambda: True)
+        await wait_available(
+            self.registry, self.image_id, timeout_s=timeout_s, poll_s=poll_s, retry=self.retry, sleep=self.sleep
+        )
+        return self.image_id
+
+    async def _register(self) -> None:
+        if self.look_first and (found := await self._find_ours()):
+            self.image_id, self.is_own = found.id, not self.registered_none
+            return
+        await self.record(None)
         try:
-            return await registry.register(registration)
-        except StoreError as error:
-            failures += 1
-            # After an unsure try, "the name is taken" may well mean: by us.
-            unsure = error.transient or (failures > 1 and error.code == "aws.InvalidAMIName.Duplicate")
-            if not unsure:
-                raise _failed(registration, error) from error
-            log.warning("register.unsure", reason=error.message, failures=failures)
+            self.image_id = await self._ask()
+        except RegisterError:
+            await self.record("")
+            raise
+        await self.record(self.image_id if self.is_own else "")
+
+    async def _ask(self) -> str:
+        """Ask EC2 until it is certain whether it registered; returns the id. Raises `RegisterError`."""
+        failures = 0
+        while True:
             try:
-                found = await find_ours(registry, registration, retry, sleep=sleep)
-            except StoreError as blind:
-                raise _failed(registration, blind) from blind
-            if found is not None:
-                return found.id
-            if failures >= retry.attempts:
-                raise _failed(registration, error) from error
+                return await self.registry.register(self.registration)
+            except StoreError as error:
+                failures += 1
+                # After a lost answer, "the name is taken" may mean: by that request's AMI.
+                unsure = error.transient or (failures > 1 and error.code == TAKEN)
+                if unsure:
+                    log.warning("register.unsure", reason=error.message, failures=failures)
+                else:
+                    # Refused at once: an AMI of that name is someone else's, unless an earlier run made it.
+                    self.is_own = failures > 1 or (self.look_first and not self.registered_none)
+                    if error.code != TAKEN:
+                        raise _failed(self.registration, error) from error
+                try:
+                    found = await self._find_ours(looks=LOOKS_AFTER_LOST_ANSWER if unsure else 1)
+                except StoreError as blind:
+                    raise _failed(self.registration, blind) from blind
+                if found is not None:
+                    return found.id
+                if not unsure or failures >= self.retry.attempts:
+                    raise _failed(self.registration, error) from error
+
+    async def _find_ours(self, *, looks: int = LOOKS_AFTER_LOST_ANSWER) -> Image | None:
+        return await find_ours(self.registry, self.registration, self.retry, looks=looks, sleep=self.sleep)
+
+    async def _deregister(self) -> None:
+        if self.is_own:
+            found = self.image_id or None
+            self.image_id = await deregister_ours(self.registry, self.registration, self.retry, found, sleep=self.sleep)
 
 
 async def wait_available(
@@ -107,10 +166,11 @@ async def find_ours(
     registration: Registration,
     retry: RetryPolicy,
     *,
+    looks: int = LOOKS_AFTER_LOST_ANSWER,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Image | None:
-    """The image that an earlier request made of this registration, if it did. Raises `StoreError`."""
-    for look in range(1, LOOKS_AFTER_LOST_ANSWER + 1):
+    """Return the AMI that has this registration's name and location, if there is one. Raises `StoreError`."""
+    for look in range(1, looks + 1):
         await sleep(retry.delay_s(look))
         found = await with_retries(
             retry,
@@ -121,6 +181,23 @@ async def find_ours(
         if found is not None and found.location == registration.location:
             return found
     return None
+
+
+async def deregister_ours(
+    registry: Registry,
+    registration: Registration,
+    retry: RetryPolicy,
+    image_id: str | None,
+    *,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> str:
+    """Deregister `image_id`; None: the AMI that has the registration's name and bundle. Returns the id or ''."""
+    if image_id is None:
+        found = await find_ours(registry, registration, retry, sleep=sleep)
+        image_id = found.id if found is not None else ""
+    if image_id:
+        await registry.deregister(image_id)
+    return image_id
 
 
 def _failed(registration: Registration, error: StoreError) -> RegisterError:
