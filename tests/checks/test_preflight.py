@@ -21,7 +21,7 @@ from amistream.aws.session import Aws
 from amistream.checks import preflight
 from amistream.checks.destination import Address
 from amistream.checks.host import HostChecks
-from amistream.checks.preflight import PlaceChecks, checks_of
+from amistream.checks.preflight import DestinationChecks, checks_of
 from amistream.checks.source import SourceChecks
 from amistream.errors import RefusedError
 from amistream.roots import Roots
@@ -113,8 +113,8 @@ async def test_every_name_that_a_check_waits_for_is_a_check(scene: Scene) -> Non
             asked = request(scene.image, to, scene.keys, inherit=True, account=None, ec2_certificate=None)
             address = Address(asked, chosen, aws, "token")
             source = SourceChecks(address)
-            first = PlaceChecks(address, source, first=None, make=False)
-            second = PlaceChecks(address, source, first=first, make=False)
+            first = DestinationChecks(address, source, first=None, create_keys=False)
+            second = DestinationChecks(address, source, first=first, create_keys=False)
             state_dir = HostChecks(chosen, source).state_dir()
             checks = [*source.checks(), *checks_of([first, second]), state_dir]
             assert len({check.name for check in checks}) == len(checks)
@@ -266,9 +266,7 @@ async def test_an_open_state_directory(scene: Scene, tmp_path: Path) -> None:
     state.mkdir(mode=0o700)
     state.chmod(0o755)
     async with scene.ready(scene.out):
-        assert scene.notices == [
-            f"{state} is open to others (mode 0755): they see which jobs there are; chmod 700 {state}"
-        ]
+        assert scene.notices == [f"{state} is open to others (mode 0755): they can see the jobs; chmod 700 {state}"]
     state.chmod(0o777)
     error = await scene.refused(scene.out)
     assert (error.code, error.hint) == ("state_dir.exposed", f"chmod 700 {state}")
@@ -352,7 +350,7 @@ async def test_credentials_that_end_soon(
     monkeypatch.setenv("AWS_CREDENTIAL_EXPIRATION", in_time.isoformat())
     async with scene.ready(f"s3://{bucket}/x", endpoint_url=ministack.url, register_image=False):
         assert len(scene.notices) == 1
-        assert scene.notices[0].startswith(f"the AWS credentials end at {in_time:%Y-%m-%d %H:%M} UTC: ")
+        assert scene.notices[0].startswith(f"the AWS credentials expire at {in_time:%Y-%m-%d %H:%M} UTC: ")
     monkeypatch.setenv("AWS_CREDENTIAL_EXPIRATION", "2020-01-31T12:00:00Z")
     error = await scene.refused(f"s3://{bucket}/x", endpoint_url=ministack.url)
     assert error.code == "aws.ExpiredToken"

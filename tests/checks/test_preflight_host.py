@@ -59,7 +59,7 @@ async def test_memory_of_the_machine(machine: Machine) -> None:
     assert (finding.status, finding.code, finding.field) == (Status.FAILED, "memory.small", "memory_limit")
     assert "--memory-limit" in finding.fix
     limited = await machine.look("memory", part_size="5GiB", upload_concurrency=64, memory_limit="200MiB")
-    assert (limited.status, limited.found.startswith("200.00 MiB for one job")) == (Status.OK, True)
+    assert (limited.status, limited.found.startswith("200.0 MiB for one job")) == (Status.OK, True)
     many = await machine.look("memory", settings={"max_jobs": 1_000_000})
     assert (many.status, "1000000 at once" in many.found) == (Status.NOTICE, True)
 
@@ -87,7 +87,7 @@ async def test_memory_of_the_control_group(
     finding = await machine.look("memory")
     assert finding.status is (Status.FAILED if limit == 100 * MIB else Status.OK)
     if limit == 100 * MIB:
-        assert finding.found.startswith("cannot run a job in 100.00 MiB of memory")
+        assert finding.found.startswith("cannot run a job in 100.0 MiB of memory")
 
 
 async def test_memory_that_is_taken(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +96,7 @@ async def test_memory_that_is_taken(machine: Machine, monkeypatch: pytest.Monkey
     told.write_text(f"MemTotal:       {2**20} kB\nMemFree: 5 kB\nMemAvailable:   {100 * KIB} kB\nHugePages_Total: 0\n")
     monkeypatch.setattr(host, "MEMORY", told)
     finding = await machine.look("memory")
-    assert (finding.status, finding.found.endswith("100.00 MiB available")) == (Status.NOTICE, True)
+    assert (finding.status, finding.found.endswith("100.0 MiB available")) == (Status.NOTICE, True)
 
 
 async def test_libraries(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,32 +7,32 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from amistream.checks.findings import Check, Finding, Observation, Status, refuse_if_failed, run_checks, size_text
+from amistream.checks.findings import Check, Finding, Observation, Status, refuse_if_failed, run_checks
 from amistream.errors import RefusedError, StoreError
 
 PATIENCE_S = 20
 
 
 def ok(name: str, *needs: str, after: tuple[str, ...] = ()) -> Check:
-    async def look() -> str:
+    async def probe() -> str:
         return f"{name} is well"
 
-    return Check(name=name, why="it matters", look=look, needs=needs, after=after)
+    return Check(name=name, why="it matters", probe=probe, needs=needs, after=after)
 
 
 def failing(name: str, *needs: str, hint: str = "mend it") -> Check:
-    async def look() -> Observation:
+    async def probe() -> Observation:
         raise StoreError(f"{name}.bad", f"cannot use {name}: it is bad", hint=hint, field=name)
 
-    return Check(name=name, why="it would break", look=look, needs=needs)
+    return Check(name=name, why="it would break", probe=probe, needs=needs)
 
 
 def waiting(name: str, wait: Callable[[], Awaitable[object]], *needs: str) -> Check:
-    async def look() -> str:
+    async def probe() -> str:
         await wait()
         return "done"
 
-    return Check(name=name, why="", look=look, needs=needs)
+    return Check(name=name, why="", probe=probe, needs=needs)
 
 
 async def test_a_failure_does_not_hide_the_next() -> None:
@@ -62,7 +62,7 @@ async def test_a_failure_does_not_hide_the_next() -> None:
         code="bucket.bad",
         field="bucket",
     )
-    assert findings[2].found == "not looked at without bucket"
+    assert findings[2].found == "not checked without bucket"
 
 
 async def test_what_needs_a_skipped_check_names_it() -> None:
@@ -71,7 +71,7 @@ async def test_what_needs_a_skipped_check_names_it() -> None:
     async def not_given() -> Observation:
         return Observation("SOURCE was not given", Status.SKIPPED)
 
-    source = Check(name="source", why="", look=not_given)
+    source = Check(name="source", why="", probe=not_given)
     findings = await run_checks([source, failing("place"), ok("space", "source", "place")])
     assert findings[0].blocked_by == ()
     assert findings[2].blocked_by == ("source", "place")
@@ -105,10 +105,10 @@ async def test_side_by_side_and_in_order() -> None:
 async def test_a_notice_goes_on() -> None:
     """A notice stops nothing, and is one line with why and how."""
 
-    async def look() -> Observation:
+    async def probe() -> Observation:
         return Observation("the clock is late", Status.NOTICE, why="AWS may refuse", fix="set it")
 
-    findings = await run_checks([Check(name="clock", why="", look=look), ok("bucket", "clock")])
+    findings = await run_checks([Check(name="clock", why="", probe=probe), ok("bucket", "clock")])
     assert findings[0].notice == "the clock is late: AWS may refuse; set it"
     assert findings[1].status is Status.OK
     refuse_if_failed(findings)
@@ -159,12 +159,3 @@ async def test_the_refusal_has_the_first_failure_and_tells_the_others() -> None:
         "also: cannot use c: it is bad",
         "also: cannot use d: it is bad; do this and that",
     ]
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [(0, "0 B"), (1023, "1023 B"), (1024, "1.00 KiB"), (10 << 20, "10.00 MiB"), (10 << 30, "10.00 GiB")],
-)
-def test_sizes_for_people(size: int, text: str) -> None:
-    """Sizes are in the largest unit that they fill."""
-    assert size_text(size) == text

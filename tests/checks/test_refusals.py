@@ -101,7 +101,7 @@ async def test_a_key_that_does_not_fit_its_certificate(scene: Scene) -> None:
 
 async def test_half_a_key_pair(scene: Scene) -> None:
     """A certificate without its key is refused rather than replaced."""
-    await scene.refused(scene.tmp_path / "out", code="key.half", says="a certificate was given alone", private_key=None)
+    await scene.refused(scene.tmp_path / "out", code="key.half", says="only a certificate was given", private_key=None)
 
 
 async def test_an_exposed_key(scene: Scene, tmp_path: Path) -> None:
@@ -157,9 +157,7 @@ async def test_a_bundle_is_there_already(scene: Scene, tmp_path: Path) -> None:
 async def test_parts_of_an_unfinished_bundle_are_there(scene: Scene, tmp_path: Path) -> None:
     """Parts without a manifest may be somebody's work, and are left alone."""
     (tmp_path / "image.part.00").write_bytes(b"x")
-    await scene.refused(
-        tmp_path, code="destination.leftover", says="parts of an unfinished bundle are there, 1 of them"
-    )
+    await scene.refused(tmp_path, code="destination.leftover", says="1 parts of an unfinished bundle")
     assert (tmp_path / "image.part.00").read_bytes() == b"x"
 
 

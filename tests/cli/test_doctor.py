@@ -103,7 +103,7 @@ async def test_a_machine_that_is_well(daemon: ScriptedDaemon, cli: Cli, state_di
     assert findings["ec2_certificate"].blocked_by == ("region",)
     assert findings["credentials"].status is Status.NOTICE
     assert findings["keys"].status is Status.NOTICE
-    assert "will make a key pair" in findings["keys"].found
+    assert "will create a key pair" in findings["keys"].found
     assert not state_dir.exists()
 
 
@@ -153,7 +153,7 @@ async def test_a_job_that_would_do(
     assert {finding.name: finding.status for finding in findings.values() if finding.status is not Status.OK} == {
         "ec2_certificate": Status.NOTICE
     }
-    assert findings["source"].found == "683.59 KiB image file, 1 extent"
+    assert findings["source"].found == "683.6 KiB image file, 1 extent"
     assert findings["region"].found == ministack.region
     assert [request.path.split("-probe-")[0] for request in proxy.seen("PUT")] == [f"/{bucket}/x/amistream"]
     assert list_keys(ministack, bucket) == []
@@ -188,7 +188,7 @@ async def test_everything_that_is_wrong_is_told_at_once(
         **dict.fromkeys(("region", "acls", "encryption", "probe", "destination"), ("bucket",)),
         **dict.fromkeys(("ami_name", "registration"), ("bucket",)),
     }
-    assert findings["probe"].found == "not looked at without bucket"
+    assert findings["probe"].found == "not checked without bucket"
     assert list_keys(ministack, bucket) == []
 
 
@@ -216,7 +216,7 @@ async def test_a_directory(cli: Cli, words: tuple[str, ...], tmp_path: Path) -> 
     outcome = await cli(*words, "--to", str(tmp_path / "out" / "below"), "--json")
     findings = read(outcome.stdout)
     assert outcome.status == 0
-    assert findings["directory"].found == f"{tmp_path}/out/below will be made"
+    assert findings["directory"].found == f"{tmp_path}/out/below will be created"
     assert "credentials" not in findings
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()
@@ -254,7 +254,7 @@ async def test_words_for_people(cli: Cli, words: tuple[str, ...]) -> None:
     assert re.match(r"failed   source +cannot bundle /nothing.img: there is no such file or device$", lines[at])
     assert re.fullmatch(r" {20,}why  there would be nothing to bundle", lines[at + 1])
     assert re.fullmatch(r" {20,}fix  check the path; `lsblk` lists the block devices", lines[at + 2])
-    assert re.match(r"skipped  size +not looked at without source$", lines[at + 3])
+    assert re.match(r"skipped  size +not checked without source$", lines[at + 3])
     assert re.match(r"ok       cores +\d+ cores?, \d+ workers?$", lines[1])
     assert re.fullmatch(r"1 failed, \d notice, \d ok, \d skipped", lines[-1])
 

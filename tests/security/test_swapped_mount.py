@@ -32,13 +32,13 @@ async def test_a_mounted_volume_whose_name_is_swapped(tmp_path: Path, key_ring: 
         async with Aws(chosen) as aws:
             source = SourceChecks(Address(request(link, tmp_path / "out", key_ring), chosen, aws, "token"))
             checks = {check.name: check for check in source.checks()}
-            await checks["source"].look()
+            await checks["source"].probe()
             try:
                 link.unlink()
                 if swap == "another file":
                     link.symlink_to(random_image(tmp_path / "other", MIB))
                 with pytest.raises(RefusedError, match=f"mounted read-write on {place}") as caught:
-                    await checks["mount"].look()
+                    await checks["mount"].probe()
             finally:
                 await source.close()
     assert caught.value.code == "source.mounted"

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError
 
 from amistream.aws.credentials import default_region
-from amistream.aws.error_table import MAKE_BUCKET
+from amistream.aws.error_table import MAKE_BUCKET, USE_SSE_S3
 from amistream.aws.session import Aws
 from amistream.aws.translate import ENABLE_ACLS, SDK_ERRORS, error_code, http_status, translate
 from amistream.errors import AmistreamError, RefusedError, StoreError
@@ -84,18 +84,43 @@ async def bucket_region(aws: Aws, bucket: str, *, region: str, endpoint_url: str
     return answer.region
 
 
-async def check_acls(client: Any, bucket: str, timeout_s: float) -> str:
-    """Refuse a bucket whose ACLs are disabled: EC2 reads a bundle through its ACL. Returns a notice or ''."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BucketDoubt:
+    """A fact about a bucket that may make a bundle there useless, and the remedy."""
+
+    found: str
+    why: str
+    fix: str
+
+
+def check_region(bucket: str, region: str, found: str) -> None:
+    """Refuse a bucket that is `found` in another region than the requested one."""
+    if region and region != found:
+        raise RefusedError(
+            "bucket.region",
+            f"cannot use the bucket {bucket} in {region}: it is in {found}, and EC2 registers in the bucket's region "
+            "only",
+            hint=f"give --region {found}, or choose a bucket in {region}",
+            field="region",
+        )
+
+
+async def check_acls(client: Any, bucket: str, timeout_s: float) -> BucketDoubt | None:
+    """Refuse a bucket whose ACLs are disabled, because EC2 reads a bundle through its ACL."""
     try:
         reply = await _ask(client.get_bucket_ownership_controls(Bucket=bucket), timeout_s)
     except ClientError as error:
         if error_code(error) == "OwnershipControlsNotFoundError":
-            return ""  # a bucket from before these controls: ACLs are on
+            return None  # a bucket from before these controls: ACLs are on
         if error_code(error) in _NOT_TOLD or http_status(error) in (403, 501):
-            return f"could not see whether bucket {bucket} has ACLs enabled ({error_code(error)})"
-        raise translate(error, f"see the ownership controls of bucket {bucket}", bucket=bucket) from error
+            return BucketDoubt(
+                found=f"cannot check if bucket {bucket} has ACLs enabled ({error_code(error)})",
+                why="with ACLs disabled EC2 could not read the bundle",
+                fix="allow s3:GetBucketOwnershipControls to have it checked",
+            )
+        raise translate(error, f"read the ownership controls of bucket {bucket}", bucket=bucket) from error
     except (*SDK_ERRORS, TimeoutError) as error:
-        raise translate(error, f"see the ownership controls of bucket {bucket}", bucket=bucket) from error
+        raise translate(error, f"read the ownership controls of bucket {bucket}", bucket=bucket) from error
     rules = reply["OwnershipControls"]["Rules"]
     if any(rule["ObjectOwnership"] == "BucketOwnerEnforced" for rule in rules):
         raise RefusedError(
@@ -104,11 +129,11 @@ async def check_acls(client: Any, bucket: str, timeout_s: float) -> str:
             hint=ENABLE_ACLS.replace("BUCKET", bucket),
             field="destinations",
         )
-    return ""
+    return None
 
 
 async def default_encryption(client: Any, bucket: str, timeout_s: float) -> str | None:
-    """The algorithm that the bucket encrypts with by default, '' for none, None where it is not told."""
+    """Find the algorithm that the bucket encrypts with by default: '' for none, None if not known."""
     try:
         reply = await _ask(client.get_bucket_encryption(Bucket=bucket), timeout_s)
     except ClientError as error:
@@ -118,6 +143,16 @@ async def default_encryption(client: Any, bucket: str, timeout_s: float) -> str 
     rules = reply.get("ServerSideEncryptionConfiguration", {}).get("Rules", ())
     kinds = [rule.get("ApplyServerSideEncryptionByDefault", {}).get("SSEAlgorithm", "") for rule in rules]
     return next((kind for kind in kinds if kind.startswith("aws:kms")), "".join(kinds[:1]))
+
+
+def encryption_doubt(bucket: str, algorithm: str | None) -> BucketDoubt | None:
+    if not (algorithm or "").startswith("aws:kms"):
+        return None
+    return BucketDoubt(
+        found=f"bucket {bucket} encrypts with KMS by default",
+        why="EC2 may not be able to read the bundle",
+        fix=USE_SSE_S3.replace("BUCKET", bucket),
+    )
 
 
 async def put_probe(client: Any, bucket: str, key: str, acl: Acl, timeout_s: float) -> None:

@@ -1,4 +1,4 @@
-"""Checks of an S3 destination: credentials, clock, the bucket, what EC2 and we may do there, and whether it is free."""
+"""Checks a bucket as destination: credentials, clock, region, EC2's access, write permission, and no other bundle."""
 
 from __future__ import annotations
 
@@ -9,84 +9,81 @@ from typing import TypeVar
 
 from amistream.aws import buckets
 from amistream.aws.credentials import CredentialFacts, find_credentials, no_credentials
-from amistream.aws.error_table import USE_SSE_S3
 from amistream.checks.destination import Address
 from amistream.checks.findings import Check, Observation, Status
 from amistream.errors import AmistreamError, RefusedError, StoreError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.retry import with_retries
 from amistream.location import S3Location
-from amistream.ports.store import Store
 from amistream.values import manifest_name
 
 SOON = timedelta(hours=1)
-"""Credentials that end within this time and do not renew themselves are worth a notice. Guess: a large job's time."""
+"""Credentials that expire within this time and are not renewed get a notice. Guess: a large job's time."""
 
 SKEW_NOTICE_S = 5 * 60
 SKEW_MOST_S = 15 * 60
-"""AWS limit: a request signed at another time is refused."""
+"""AWS limit: requests signed at a time further off are refused."""
 
 T = TypeVar("T")
 
 
 class BucketChecks:
-    """What was found is known once the checks have run. Nothing is left in the bucket."""
+    """The region is known once the check `clock` has run. Nothing is left in the bucket."""
 
     def __init__(self, address: Address, location: S3Location) -> None:
         self._address = address
         self._location = location
         self._acl = address.request.acl or address.settings.acl
         self._timeout_s = address.settings.stall_timeout_s
-        self._answer = buckets.BucketFacts()
-        self._store: Store | None = None
+        self._facts = buckets.BucketFacts()
 
-    def checks(self, *, free: bool) -> list[Check]:
-        """Without `free` a bundle of this name may be there already."""
+    def checks(self, *, must_be_empty: bool) -> list[Check]:
+        """Without `must_be_empty` a bundle of this name may exist already."""
         checks = [
-            Check(name="credentials", why="AWS answers nobody it does not know", look=self._look_at_credentials),
+            Check(name="credentials", why="AWS refuses anonymous requests", probe=self._check_credentials),
             Check(
                 name="clock",
-                why="AWS refuses requests that were signed at another time than its own",
-                look=self._look_at_clock,
+                why="AWS refuses requests that are signed at a wrong time",
+                probe=self._check_clock,
                 needs=("credentials",),
             ),
             Check(
                 name="bucket",
                 why="there would be no place for the bundle",
-                look=self._look_at_bucket,
+                probe=self._check_bucket,
                 needs=("credentials", "clock"),
             ),
             Check(
                 name="region",
-                why="EC2 registers an image in the region of its bucket only",
-                look=self._look_at_region,
+                why="EC2 registers an AMI in the region of its bucket only",
+                probe=self._check_region,
                 needs=("bucket",),
             ),
             Check(
                 name="acls",
                 why="EC2 reads a bundle through its ACL and could not read this one",
-                look=self._look_at_acls,
+                probe=self._check_acls,
                 needs=("bucket",),
             ),
             Check(
                 name="encryption",
                 why="EC2 may not be able to read the bundle",
-                look=self._look_at_encryption,
+                probe=self._check_encryption,
                 needs=("bucket",),
             ),
             Check(
                 name="probe",
                 why="the first part could not be stored, or not be removed again",
-                look=self._probe,
+                probe=self._put_and_delete,
                 needs=("acls",),
             ),
         ]
-        if free:
+        if must_be_empty:
             checks.append(
                 Check(
                     name="destination",
                     why="overwriting a bundle would break the AMI that is registered on it",
-                    look=self._look_at_names,
+                    probe=self._check_names,
                     needs=("bucket",),
                 )
             )
@@ -94,29 +91,19 @@ class BucketChecks:
 
     @property
     def region(self) -> str:
-        return self._answer.region
+        return self._facts.region
 
-    @property
-    def store(self) -> Store:
-        """Not opened yet."""
-        assert self._store is not None  # noqa: S101 - for the type checker; a check made it
-        return self._store
-
-    async def make_store(self) -> None:
-        if self._store is None:
-            self._store = await self._address.store(self.region)
-
-    async def _look_at_credentials(self) -> Observation:
+    async def _check_credentials(self) -> Observation:
         facts = await find_credentials(self._address.aws)
         if facts is None:
             raise no_credentials(f"use the bucket {self._location.bucket}")
-        return credentials_seen(facts, datetime.now(UTC))
+        return credentials_observation(facts, datetime.now(UTC))
 
-    async def _look_at_clock(self) -> Observation:
-        """Ask for the bucket: S3's answer has a date, whatever else is in it."""
+    async def _check_clock(self) -> Observation:
+        """Ask for the bucket: every answer of S3 has a date."""
         address = self._address
         try:
-            self._answer = await self._patiently(
+            self._facts = await self._with_retries(
                 f"use the bucket {self._location.bucket}",
                 lambda: buckets.find_bucket(
                     address.aws,
@@ -127,58 +114,37 @@ class BucketChecks:
                 ),
             )
         except AmistreamError as error:
-            self._answer = buckets.BucketFacts(error=error)
-        if self._answer.ahead_s is None:
-            return Observation("S3 did not tell its time")
-        return clock_seen(self._answer.ahead_s)
+            self._facts = buckets.BucketFacts(error=error)
+        if self._facts.ahead_s is None:
+            return Observation("S3 did not report its time")
+        return clock_observation(self._facts.ahead_s)
 
-    async def _look_at_bucket(self) -> str:
-        if self._answer.error is not None:
-            raise self._answer.error
-        return f"{self._location.bucket} is there"
+    async def _check_bucket(self) -> str:
+        if self._facts.error is not None:
+            raise self._facts.error
+        return f"{self._location.bucket} exists"
 
-    async def _look_at_region(self) -> str:
-        bucket, asked, found = self._location.bucket, self._address.request.region, self.region
-        if asked and asked != found:
-            raise RefusedError(
-                "bucket.region",
-                f"cannot use the bucket {bucket} in {asked}: it is in {found}, and EC2 registers in the "
-                "bucket's region only",
-                hint=f"leave --region out or give --region {found}; or choose a bucket in {asked}",
-                field="region",
-            )
-        return found
+    async def _check_region(self) -> str:
+        buckets.check_region(self._location.bucket, self._address.request.region or "", self.region)
+        return self.region
 
-    async def _look_at_acls(self) -> Observation:
+    async def _check_acls(self) -> Observation:
         bucket, client = self._location.bucket, await self._address.client("s3", self.region)
-        notice = await self._patiently(
-            f"see the ownership controls of bucket {bucket}",
+        doubt = await self._with_retries(
+            f"read the ownership controls of bucket {bucket}",
             lambda: buckets.check_acls(client, bucket, self._timeout_s),
         )
-        if notice:
-            return Observation(
-                notice,
-                Status.NOTICE,
-                why="with ACLs disabled EC2 could not read the bundle",
-                fix="allow s3:GetBucketOwnershipControls to have it checked",
-            )
-        return Observation("enabled")
+        return _notice(doubt) if doubt else Observation("enabled")
 
-    async def _look_at_encryption(self) -> Observation:
+    async def _check_encryption(self) -> Observation:
         bucket, client = self._location.bucket, await self._address.client("s3", self.region)
-        kind = await buckets.default_encryption(client, bucket, self._timeout_s)
-        if kind is None:
-            return Observation("not told")  # worth a notice only when known
-        if kind.startswith("aws:kms"):
-            return Observation(
-                f"bucket {bucket} encrypts with KMS by default",
-                Status.NOTICE,
-                why="EC2 may not be able to read the bundle",
-                fix=USE_SSE_S3.replace("BUCKET", bucket),
-            )
-        return Observation(kind or "none")
+        algorithm = await buckets.default_encryption(client, bucket, self._timeout_s)
+        if algorithm is None:
+            return Observation("not known")  # only known KMS encryption is worth a notice
+        doubt = buckets.encryption_doubt(bucket, algorithm)
+        return _notice(doubt) if doubt else Observation(algorithm or "none")
 
-    async def _probe(self) -> str:
+    async def _put_and_delete(self) -> str:
         address = self._address
         client = await address.client("s3", self.region)
         bucket, key = self._location.bucket, self._location.key(address.probe_name)
@@ -187,15 +153,15 @@ class BucketChecks:
             await finish_despite_cancel(buckets.put_probe(client, bucket, key, self._acl, self._timeout_s))
 
         async def delete() -> None:
-            await self._patiently(
+            await self._with_retries(
                 f"delete s3://{bucket}/{key}",
                 lambda: buckets.delete_probe(client, bucket, key, self._timeout_s),
             )
 
         try:
-            await self._patiently(f"write to {self._location}", put)
+            await self._with_retries(f"write to {self._location}", put)
         except StoreError as error:
-            # One that was not answered may have been stored all the same.
+            # An unanswered request may have stored the object all the same.
             if getattr(error.__cause__, "transient", False):
                 with suppress(AmistreamError):
                     await finish_despite_cancel(delete())
@@ -207,17 +173,20 @@ class BucketChecks:
         await finish_despite_cancel(delete())
         return f"an object with the ACL {self._acl} was put and deleted"
 
-    async def _look_at_names(self) -> str:
-        await self.make_store()
-        return await look_at_names(self.store, self._address, "aws s3 rm")
+    async def _check_names(self) -> str:
+        return await check_names(self._address, self.region, "aws s3 rm")
 
-    async def _patiently(self, what: str, ask: Callable[[], Awaitable[T]]) -> T:
+    async def _with_retries(self, what: str, ask: Callable[[], Awaitable[T]]) -> T:
         return await with_retries(self._address.retry, what, lambda _: ask())
 
 
-async def look_at_names(store: Store, address: Address, remove: str) -> str:
-    """Refuse a destination that holds a bundle of this prefix, whole or not: nothing is ever overwritten."""
-    prefix = address.prefix
+def _notice(doubt: buckets.BucketDoubt) -> Observation:
+    return Observation(doubt.found, Status.NOTICE, why=doubt.why, fix=doubt.fix)
+
+
+async def check_names(address: Address, region: str, remove: str) -> str:
+    """Refuse a destination that holds a bundle of this prefix, complete or not: nothing is ever overwritten."""
+    prefix, store = address.prefix, await address.store(region)
     manifest = manifest_name(prefix)
     if await store.stat(manifest, read=False) is not None:
         raise RefusedError(
@@ -230,7 +199,7 @@ async def look_at_names(store: Store, address: Address, remove: str) -> str:
     if parts:
         raise RefusedError(
             "destination.leftover",
-            f"cannot bundle to {store.location}: parts of an unfinished bundle are there, {len(parts)} of them",
+            f"cannot bundle to {store.location}: {len(parts)} parts of an unfinished bundle exist there",
             hint=f"choose another --prefix; or, if nothing else is writing there, remove them: "
             f"{remove} {store.location}/{parts[0]} and so on",
             field="destinations",
@@ -238,20 +207,20 @@ async def look_at_names(store: Store, address: Address, remove: str) -> str:
     return f"{store.location} is free for {manifest} and its parts"
 
 
-def credentials_seen(facts: CredentialFacts, now: datetime) -> Observation:
-    """Judge how long credentials last."""
+def credentials_observation(facts: CredentialFacts, now: datetime) -> Observation:
+    """Report how long the credentials last."""
     found = f"from {facts.origin}"
     if facts.renews:
-        return Observation(f"{found}, renewed by themselves")
+        return Observation(f"{found}, renewed automatically")
     if facts.expires_at is None:
-        return Observation(f"{found}, temporary, nothing tells until when" if facts.temporary else f"{found}, lasting")
+        return Observation(f"{found}, temporary, expiry unknown" if facts.temporary else f"{found}, permanent")
     until = f"{facts.expires_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
     renew = "renew them, or use a role or profile that renews itself"
     if facts.expires_at <= now:
         raise StoreError("aws.ExpiredToken", f"cannot use the AWS credentials: they expired at {until}", hint=renew)
     if facts.expires_at - now < SOON:
         return Observation(
-            f"the AWS credentials end at {until}",
+            f"the AWS credentials expire at {until}",
             Status.NOTICE,
             why="a job that takes longer stops there, and has to be resumed",
             fix=renew,
@@ -259,15 +228,15 @@ def credentials_seen(facts: CredentialFacts, now: datetime) -> Observation:
     return Observation(f"{found}, until {until}")
 
 
-def clock_seen(ahead_s: float) -> Observation:
-    """Judge by how much S3's clock is ahead of this machine's."""
+def clock_observation(ahead_s: float) -> Observation:
+    """Compare this machine's clock with S3's, which is ahead by `ahead_s`."""
     off_s = abs(ahead_s)
     how = f"{off_s / 60:.0f} minutes {'behind' if ahead_s > 0 else 'ahead of'} S3's"
     fix = "set the clock: `chronyc makestep` or `timedatectl set-ntp true`"
     if off_s >= SKEW_MOST_S:
         raise RefusedError(
             "aws.RequestTimeTooSkewed",
-            f"cannot sign requests: this machine's clock is {how}, and AWS takes 15 minutes at most",
+            f"cannot sign requests: this machine's clock is {how}, and AWS accepts 15 minutes at most",
             hint=fix,
         )
     if off_s >= SKEW_NOTICE_S:

@@ -1,4 +1,4 @@
-"""Where a job's bundle goes: makes the store and the registry that a request and the settings name. No checks here."""
+"""Reaches a request's destination: its location, store and registry, by the request and the settings. No checks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from amistream.stores.opening import make_store
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Destination:
-    """A job's way out. `ec2` and `registration` are both there or both None."""
+    """An open destination. `ec2` and `registration` are both set or both None."""
 
     store: Store
     retry: RetryPolicy
@@ -33,7 +33,7 @@ class Destination:
 
 
 class Address:
-    """What a request's destination is called, and how to get there. `token` marks one job's temporary files."""
+    """One destination of a request, and the means to reach it. `token` marks one job's temporary files."""
 
     def __init__(
         self,
@@ -46,8 +46,9 @@ class Address:
         roots: Roots | None = None,
         settled: Bundling | None = None,
     ) -> None:
-        """`number` is the destination's among the request's, from 0; `roots` is what a confined job may name. What an
-        earlier run `settled` holds, whatever the settings say by now. Raises `JobError` where that must not be.
+        """`number` counts the request's destinations from 0; a confined job must stay within `roots`.
+
+        The decisions that an earlier run `settled` win over the settings. Raises `JobError` if they may not.
         """
         self.request = request
         self.settings = settings
@@ -55,27 +56,27 @@ class Address:
         self.prefix = settled.plan.prefix if settled else request.prefix or settings.prefix
         self.location = parse_location(request.destinations[number])
         self.roots = roots
-        # What is signed for a confined job goes where the administrator says and nowhere else.
+        # Requests signed for a confined job go to the administrator's endpoint only.
         asked = request.endpoint_url if roots is None else None
         self.endpoint_url = (asked or settings.endpoint_url).rstrip("/")
         if settled is not None and settled.endpoint_url not in (None, self.endpoint_url):
             if roots is not None:
                 raise JobError(
                     "resume.endpoint",
-                    f"cannot reach what is stored at {settled.endpoint_url or 'AWS'}: endpoint_url is another by now",
-                    hint="set it in the settings as it was, then resume or cancel the job",
+                    f"cannot reach the parts stored at {settled.endpoint_url or 'AWS'}: endpoint_url has changed since",
+                    hint="restore the setting endpoint_url, then resume or cancel the job",
                 )
             self.endpoint_url = settled.endpoint_url
         self.retry = retry_policy(settings)
         self._token = token
 
     def default_image_name(self, now: datetime) -> str:
-        """What the AMI is called when nobody chose: another job of the same second has another name."""
+        """The AMI's name if none was given; jobs of the same second get different names."""
         return default_name(self.prefix, now, self._token)
 
     @property
     def probe_name(self) -> str:
-        """The object that is put and deleted to see whether the bucket lets us."""
+        """The object that is put and deleted to prove write permission."""
         return f"amistream-probe-{self._token}"
 
     @property
@@ -92,7 +93,7 @@ class Address:
         return Ec2(await self.client("ec2", region), region, self.settings.stall_timeout_s)
 
     async def store(self, region: str) -> Store:
-        """The store, not opened yet; `region` is the bucket's."""
+        """Make the store, not opened yet; `region` is the bucket's."""
         return await make_store(
             self.location,
             self.settings,
@@ -107,7 +108,7 @@ class Address:
 
 
 async def open_destination(address: Address, place: BundlingPlace) -> Destination:
-    """The place an earlier run wrote to, with nothing checked."""
+    """Open the destination that an earlier run wrote to, without any checks."""
     store = await address.store(place.region)
     await store.open()
     return Destination(

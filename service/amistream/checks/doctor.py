@@ -1,6 +1,6 @@
-"""Examines this machine and, as far as they are given, a volume and a destination, by the checks of every job.
+"""Runs a job's checks on this machine and, if given, on a volume and destinations, without starting a job.
 
-Nothing is made or changed but the probe object, which is removed again.
+Changes nothing, except that an empty probe object is put and deleted.
 """
 
 from __future__ import annotations
@@ -10,27 +10,27 @@ from datetime import UTC, datetime
 
 from amistream.aws.credentials import default_region, find_credentials
 from amistream.aws.session import Aws
-from amistream.checks.bucket import credentials_seen
+from amistream.checks.bucket import credentials_observation
 from amistream.checks.destination import Address
 from amistream.checks.findings import Check, Finding, Observation, Status, run_checks
 from amistream.checks.host import HostChecks
 from amistream.checks.identity import IdentityChecks
-from amistream.checks.preflight import PlaceChecks, checks_of
+from amistream.checks.preflight import DestinationChecks, checks_of
 from amistream.checks.source import SourceChecks
 from amistream.request import JobRequest
 from amistream.settings import Settings
 
 
 async def examine(request: JobRequest, settings: Settings, *, source: bool, destination: bool) -> list[Finding]:
-    """Everything that is wrong or right, in a lasting order. What is not given stands in `request` for form's sake."""
+    """Run every check; the findings come in a fixed order. `request` holds placeholders for inputs not given."""
     async with Aws(settings) as aws:
         token = secrets.token_hex(4)
         addresses = [Address(request, settings, aws, token, number) for number in range(len(request.destinations))]
         volume = SourceChecks(addresses[0])
         host = HostChecks(settings, volume)
-        places: list[PlaceChecks] = []
+        places: list[DestinationChecks] = []
         for address in addresses:
-            places.append(PlaceChecks(address, volume, first=places[0] if places else None, make=False))
+            places.append(DestinationChecks(address, volume, first=places[0] if places else None, create_keys=False))
         checks = [
             host.libraries(),
             host.cores(),
@@ -46,7 +46,7 @@ async def examine(request: JobRequest, settings: Settings, *, source: bool, dest
 
 
 class NoDestination:
-    """Stands for a destination that was not given: what can be said without one."""
+    """The checks of a destination that make sense without one."""
 
     def __init__(self, address: Address) -> None:
         self._address = address
@@ -54,34 +54,34 @@ class NoDestination:
 
     def checks(self) -> list[Check]:
         return [
-            *IdentityChecks(self._address, self, make=False).checks(),
-            Check(name="credentials", why="", look=self._look_at_credentials),
-            Check(name="region", why="EC2's certificate is chosen by it", look=self._look_at_region),
+            *IdentityChecks(self._address, self, create_keys=False).checks(),
+            Check(name="credentials", why="", probe=self._check_credentials),
+            Check(name="region", why="EC2's certificate depends on the region", probe=self._choose_region),
             _not_given("destination", "--to"),
         ]
 
-    async def _look_at_credentials(self) -> Observation:
+    async def _check_credentials(self) -> Observation:
         facts = await find_credentials(self._address.aws)
         if facts is None:
             return Observation(
                 "no AWS credentials were found",
                 Status.NOTICE,
                 why="a bundle cannot go to S3, only into a directory",
-                fix="an instance role, a profile (AWS_PROFILE), or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+                fix="use an instance role, a profile (AWS_PROFILE), or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
             )
-        return credentials_seen(facts, datetime.now(UTC))
+        return credentials_observation(facts, datetime.now(UTC))
 
-    async def _look_at_region(self) -> Observation:
+    async def _choose_region(self) -> Observation:
         self.region = self._address.request.region or await default_region(self._address.aws)
         return (
             Observation(self.region)
             if self.region
-            else Observation("none is known without --to or --region", Status.SKIPPED)
+            else Observation("not known without --to or --region", Status.SKIPPED)
         )
 
 
 def _not_given(name: str, option: str) -> Check:
-    async def look() -> Observation:
+    async def probe() -> Observation:
         return Observation(f"{option} was not given", Status.SKIPPED)
 
-    return Check(name=name, why="", look=look)
+    return Check(name=name, why="", probe=probe)

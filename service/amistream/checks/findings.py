@@ -1,7 +1,7 @@
-"""Checks and what they found: one finding each, run side by side, each as soon as what it needs is known.
+"""Runs checks side by side, each as soon as the checks it needs are done, and collects one finding from each.
 
-A check that fails does not hide the next: the others go on, and those that need it are skipped and say so. The order of
-the findings is the order in which the checks were given, however long each took.
+A failed check does not hide the others: they go on, and only those that need it are skipped. The findings keep the
+order in which the checks were given, however long each took.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict, Field
 
 from amistream.errors import AmistreamError, RefusedError, first_cause
-from amistream.values import GIB, KIB, MIB
 
 
 class Status(StrEnum):
@@ -27,7 +26,7 @@ class Status(StrEnum):
 
 
 class Finding(BaseModel):
-    """What one check found. With `failed` a job would be refused, or fail later; a `notice` is worth knowing."""
+    """The result of one check. `failed`: a job would be refused, or fail later; `notice`: worth knowing."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,13 +42,16 @@ class Finding(BaseModel):
     @property
     def notice(self) -> str:
         """The finding as one line of a job's notices."""
-        told = ": ".join(filter(None, (self.found, self.why)))
-        return f"{told}; {self.fix}" if self.fix else told
+        reason = ": ".join(filter(None, (self.found, self.why)))
+        return f"{reason}; {self.fix}" if self.fix else reason
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What a check that did not fail has to say; a notice says why it is one. Whatever needs a skipped check is too."""
+    """The result of a check that did not fail. A notice must give its reason.
+
+    A check that needs a skipped check is skipped too.
+    """
 
     found: str
     status: Status = Status.OK
@@ -62,27 +64,27 @@ Probe = Callable[[], Awaitable[Observation | str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One question, and `why` it is asked: what would go wrong later. `look` raises `AmistreamError` to fail.
+    """One question, and `why` it is asked: what would go wrong later. `probe` raises `AmistreamError` to fail.
 
-    It is skipped unless every check it `needs` came out well; it only waits for those that it comes `after`. Names that
-    are not among the checks of a run count for nothing.
+    The check is skipped unless all checks that it `needs` passed; it only waits for those that it comes `after`. Names
+    of checks that are not part of the run are ignored.
     """
 
     name: str
     why: str
-    look: Probe
+    probe: Probe
     needs: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
 
 
 async def run_checks(checks: Sequence[Check]) -> list[Finding]:
-    """Run them all; raises only what is no finding: a cancel, or a bug."""
+    """Run all checks. Raises only for a cancel or a bug."""
     tasks: dict[str, asyncio.Task[Finding]] = {}
 
     async def run(check: Check) -> Finding:
         before = {name: await tasks[name] for name in (*check.after, *check.needs) if name in tasks}
         blocked_by = tuple(dict.fromkeys(name for need in check.needs for name in _blocking(before.get(need))))
-        return _skipped(check.name, blocked_by) if blocked_by else await _look(check)
+        return _skipped(check.name, blocked_by) if blocked_by else await _finding_of(check)
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -93,9 +95,9 @@ async def run_checks(checks: Sequence[Check]) -> list[Finding]:
     return [task.result() for task in tasks.values()]
 
 
-async def _look(check: Check) -> Finding:
+async def _finding_of(check: Check) -> Finding:
     try:
-        seen = await check.look()
+        observation = await check.probe()
     except AmistreamError as error:
         return Finding(
             name=check.name,
@@ -106,13 +108,19 @@ async def _look(check: Check) -> Finding:
             code=error.code,
             field=error.field,
         )
-    if isinstance(seen, str):
-        seen = Observation(seen)
-    return Finding(name=check.name, status=seen.status, found=seen.found, why=seen.why, fix=seen.fix)
+    if isinstance(observation, str):
+        observation = Observation(observation)
+    return Finding(
+        name=check.name,
+        status=observation.status,
+        found=observation.found,
+        why=observation.why,
+        fix=observation.fix,
+    )
 
 
 def _blocking(finding: Finding | None) -> tuple[str, ...]:
-    """The checks for which whatever needs this one is skipped: itself, or what it was skipped for."""
+    """The failed checks that block dependants of this one: itself, or those that it was skipped for."""
     if finding is None or finding.status in (Status.OK, Status.NOTICE):
         return ()
     return finding.blocked_by or (finding.name,)
@@ -120,12 +128,12 @@ def _blocking(finding: Finding | None) -> tuple[str, ...]:
 
 def _skipped(name: str, blocked_by: tuple[str, ...]) -> Finding:
     return Finding(
-        name=name, status=Status.SKIPPED, found=f"not looked at without {', '.join(blocked_by)}", blocked_by=blocked_by
+        name=name, status=Status.SKIPPED, found=f"not checked without {', '.join(blocked_by)}", blocked_by=blocked_by
     )
 
 
-def for_place(checks: Iterable[Check], number: int) -> list[Check]:
-    """The checks of the destination `number`, from 0: from the second on their names have a number of their own."""
+def for_destination(checks: Iterable[Check], number: int) -> list[Check]:
+    """Name the checks for destination `number`, from 0: from the second on each name gets a number."""
     asked = list(checks)
     own = {check.name for check in asked}
 
@@ -139,18 +147,10 @@ def for_place(checks: Iterable[Check], number: int) -> list[Check]:
 
 
 def refuse_if_failed(findings: Iterable[Finding]) -> None:
-    """Raise the first failure as it is, with the others behind its hint."""
+    """Raise the first failure as it is, with the others added to its hint."""
     failed = [finding for finding in findings if finding.status is Status.FAILED]
     if not failed:
         return
     first, *others = failed
     also = ["; ".join(filter(None, (f"also: {other.found}", other.fix))).replace("\n", " ") for other in others]
     raise RefusedError(first.code, first.found, hint="\n".join(filter(None, (first.fix, *also))), field=first.field)
-
-
-def size_text(size: int) -> str:
-    """Bytes for people: 10.00 GiB, 700 B."""
-    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
-        if size >= unit:
-            return f"{size / unit:.2f} {name}"
-    return f"{size} B"

@@ -1,4 +1,4 @@
-"""Checks of this machine: the state directory, for every job; memory, cores, clock and libraries, for `doctor`."""
+"""Checks this machine: the state directory, for every job; memory, cores, clock and libraries, for `doctor`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import struct
 from importlib import metadata
 from pathlib import Path
 
-from amistream.checks.findings import Check, Observation, Status, size_text
+from amistream.checks.findings import Check, Observation, Status
 from amistream.checks.source import SourceChecks
 from amistream.errors import RefusedError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.settings import PROCESS_BASELINE, Settings
+from amistream.units import size_text
 from amistream.values import KIB, MIB
 
 JOURNAL_BASE = 5 * MIB
 JOURNAL_PER_PART = 2 * KIB
-"""What the journal grows by. Measured: 560 bytes a part, and 4 MiB of write-ahead log; rounded up."""
+"""Growth of the journal. Measured: 560 bytes a part, and 4 MiB of write-ahead log; rounded up."""
 
 LIBRARIES = ("isal", "zlib-ng", "cryptography", "aiobotocore", "botocore", "aiohttp", "uvloop")
 CRYPTOGRAPHY_LEAST = 50
@@ -34,7 +35,7 @@ _UNSYNCHRONISED = 0x0040
 
 
 class HostChecks:
-    """What the machine has to offer; `source` says what a job would need."""
+    """Compares the machine with the needs of a job, which `source` knows."""
 
     def __init__(self, settings: Settings, source: SourceChecks) -> None:
         self._settings = settings
@@ -44,58 +45,57 @@ class HostChecks:
     def state_dir(self) -> Check:
         return Check(
             name="state_dir",
-            why="no job is run without its journal, and the journal and a generated key are nobody else's business",
-            look=self._look_at_state_dir,
+            why="every job needs its journal, and the journal and a generated key must stay private",
+            probe=self._check_state_dir,
             after=("source",),
         )
 
     def libraries(self) -> Check:
         return Check(
             name="libraries",
-            why=f"before {CRYPTOGRAPHY_LEAST} cryptography stops every thread while it encrypts; without isal nothing "
-            "is compressed",
-            look=_look_at_libraries,
+            why=f"cryptography before {CRYPTOGRAPHY_LEAST} blocks every thread while it encrypts; isal compresses",
+            probe=_check_libraries,
         )
 
     def cores(self) -> Check:
-        return Check(name="cores", why="", look=self._look_at_cores)
+        return Check(name="cores", why="", probe=self._check_cores)
 
     def memory(self) -> Check:
         return Check(
             name="memory",
-            why="the kernel would end the process in the middle of a job",
-            look=self._look_at_memory,
+            why="the kernel would kill the process in the middle of a job",
+            probe=self._check_memory,
         )
 
     def clock(self) -> Check:
-        """By what the kernel knows, for want of an answer of S3's."""
-        return Check(name="clock", why="", look=_look_at_clock)
+        """The kernel's view, when there is no answer of S3 to compare with."""
+        return Check(name="clock", why="", probe=_check_clock)
 
-    async def _look_at_state_dir(self) -> Observation:
+    async def _check_state_dir(self) -> Observation:
         return await finish_despite_cancel(asyncio.to_thread(self._state_dir_on_thread))
 
     def _state_dir_on_thread(self) -> Observation:
         folder = self._state_dir
-        there = _nearest(folder)
-        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        existing = _nearest(folder)
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
             raise RefusedError(
                 "state_dir.unwritable",
-                f"cannot keep the journal in {folder}: {there} cannot be written to",
-                hint=f"run as its owner (ls -ld {there}), or set state_dir to a directory of your own",
+                f"cannot keep the journal in {folder}: {existing} cannot be written to",
+                hint=f"run as its owner (ls -ld {existing}), or set state_dir to a directory of your own",
                 field="state_dir",
             )
-        free, needed = shutil.disk_usage(there).free, JOURNAL_BASE
+        free, needed = shutil.disk_usage(existing).free, JOURNAL_BASE
         if self._source.opened:
             needed += JOURNAL_PER_PART * self._source.most_parts
         if free < needed:
             raise RefusedError(
                 "state_dir.full",
                 f"cannot keep the journal in {folder}: {size_text(free)} are free, and it may need {size_text(needed)}",
-                hint=f"free some space: df -h {there}; or set state_dir to another place",
+                hint=f"free some space: df -h {existing}; or set state_dir to another place",
                 field="state_dir",
             )
-        if there != folder:
-            return Observation(f"{folder} will be made")
+        if existing != folder:
+            return Observation(f"{folder} will be created")
         mode = folder.stat().st_mode
         if mode & 0o002:
             raise RefusedError(
@@ -108,24 +108,24 @@ class HostChecks:
             return Observation(
                 f"{folder} is open to others (mode {mode & 0o777:04o})",
                 Status.NOTICE,
-                why="they see which jobs there are",
+                why="they can see the jobs",
                 fix=f"chmod 700 {folder}",
             )
         return Observation(f"{folder}, private, {size_text(free)} free")
 
-    async def _look_at_cores(self) -> Observation:
+    async def _check_cores(self) -> Observation:
         cores, workers = len(os.sched_getaffinity(0)), self._source.workers
         found = f"{cores} core{'s' * (cores != 1)}, {workers} worker{'s' * (workers != 1)}"
         if workers > cores:
             return Observation(
                 found,
                 Status.NOTICE,
-                why="workers beyond the cores cost memory and gain nothing",
-                fix=f"--workers {cores}, or leave the setting workers out",
+                why="more workers than cores cost memory and gain nothing",
+                fix=f"--workers {cores}, or remove the setting workers",
             )
         return Observation(found)
 
-    async def _look_at_memory(self) -> Observation:
+    async def _check_memory(self) -> Observation:
         return await finish_despite_cancel(asyncio.to_thread(self._memory_on_thread))
 
     def _memory_on_thread(self) -> Observation:
@@ -146,18 +146,16 @@ class HostChecks:
                 field="memory_limit",
             )
         if most > min(total, available):
-            return Observation(
-                found, Status.NOTICE, why="jobs may have to be swapped out, or be ended by the kernel", fix=fix
-            )
+            return Observation(found, Status.NOTICE, why="jobs may be swapped out, or killed by the kernel", fix=fix)
         return Observation(found)
 
 
 def _nearest(path: Path) -> Path:
-    """The path itself, or of what is above it the nearest that exists."""
+    """The path itself, or its nearest existing parent."""
     return next((each for each in (path, *path.parents) if each.exists()), Path("/"))
 
 
-async def _look_at_libraries() -> str:
+async def _check_libraries() -> str:
     versions: dict[str, str] = {}
     missing: list[str] = []
     for name in LIBRARIES:
@@ -169,7 +167,7 @@ async def _look_at_libraries() -> str:
         raise RefusedError(
             "libraries.missing",
             f"cannot work without {', '.join(missing)}: not installed here",
-            hint="install amistream again, with what it needs: pip install --force-reinstall amistream",
+            hint="install amistream again, with its dependencies: pip install --force-reinstall amistream",
         )
     if int(versions["cryptography"].partition(".")[0]) < CRYPTOGRAPHY_LEAST:
         raise RefusedError(
@@ -180,15 +178,15 @@ async def _look_at_libraries() -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
-async def _look_at_clock() -> Observation:
-    # struct timex, zeroed: sets nothing, tells all. From byte 24: largest and estimated error in us, and the status.
-    told = ctypes.create_string_buffer(512)
-    if ctypes.CDLL(None, use_errno=True).adjtimex(told) < 0:
-        return Observation("the kernel does not tell")
-    largest_error_us, _, status = struct.unpack_from("@qqi", told, 24)
+async def _check_clock() -> Observation:
+    # A zeroed struct timex only reads. From byte 24: largest and estimated error in us, and the status.
+    timex = ctypes.create_string_buffer(512)
+    if ctypes.CDLL(None, use_errno=True).adjtimex(timex) < 0:
+        return Observation("not known to the kernel")
+    largest_error_us, _, status = struct.unpack_from("@qqi", timex, 24)
     if status & _UNSYNCHRONISED:
         return Observation(
-            "the kernel does not hold it for synchronised",
+            "not synchronised, by the kernel",
             Status.NOTICE,
             why="AWS refuses requests whose time is 15 minutes off",
             fix="timedatectl set-ntp true, or run chrony; with --to the clock is compared with S3's",
@@ -197,7 +195,7 @@ async def _look_at_clock() -> Observation:
 
 
 def _cgroup_limit() -> int:
-    """The least memory limit of the control groups that this process is in, in bytes."""
+    """The lowest memory limit of this process's control groups, in bytes."""
     limit = 1 << 62
     for line in CGROUP.read_text().splitlines():
         _, controllers, place = line.split(":", 2)
@@ -209,7 +207,7 @@ def _cgroup_limit() -> int:
             continue
         group = Path(place.lstrip("/"))
         for each in (group, *group.parents):
-            told = root / each / file
-            text = told.read_text().strip() if told.exists() else "max"
+            path = root / each / file
+            text = path.read_text().strip() if path.exists() else "max"
             limit = min(limit, int(text)) if text.isdigit() else limit
     return limit

@@ -1,4 +1,4 @@
-"""Checks of the keys: the user's pair, which signs and opens the bundle, and the certificate of EC2, which reads it."""
+"""Checks the user's key pair, which signs and opens the bundle, and the certificate of EC2, which reads it."""
 
 from __future__ import annotations
 
@@ -18,70 +18,61 @@ from amistream.flow.cancel import finish_despite_cancel
 from amistream.keys import CERTIFICATE_FILE, PRIVATE_KEY_FILE, UserIdentity, load_identity, own_identity
 
 
-class Place(Protocol):
-    """Who knows the region, once its check `region` has run; '' when it was not found."""
+class KnowsRegion(Protocol):
+    """Checks of a destination. `region` is known once their check `region` has run; '' if there is none."""
 
     @property
     def region(self) -> str: ...
 
 
 class IdentityChecks:
-    """What was found is known once the checks have run."""
+    """Loads the keys, unless `create_keys` is False and the key pair of this machine does not exist yet."""
 
-    def __init__(self, address: Address, place: Place, *, make: bool) -> None:
-        """`make`: a pair is made for a user who has none."""
+    identity: UserIdentity
+    """Set by the check `keys`."""
+    certificate: x509.Certificate
+    """EC2's; set by the check `ec2_certificate`."""
+
+    def __init__(self, address: Address, place: KnowsRegion, *, create_keys: bool) -> None:
         self._request = address.request
         self._roots = address.roots
         self._settings = address.settings
         self._place = place
-        self._make = make
-        self._identity: UserIdentity | None = None
-        self._certificate: x509.Certificate | None = None
+        self._create_keys = create_keys
 
     def checks(self) -> list[Check]:
         pair = Check(
-            name="keys", why="the manifest could not be signed, nor the bundle opened again", look=self._load_pair
+            name="keys", why="the manifest could not be signed, nor the bundle opened again", probe=self._load_pair
         )
         return [pair, self.ec2_check()]
 
     def ec2_check(self) -> Check:
-        # One that is given is read whatever becomes of the region.
+        # A given certificate is read even if the region is not known.
         given = bool(self._request.ec2_certificate or "default" in self._settings.ec2_certificates)
         return Check(
             name="ec2_certificate",
             why="EC2 could not open the bundle",
-            look=self._find_certificate,
+            probe=self._find_certificate,
             needs=() if given else ("region",),
             after=("region",),
         )
-
-    @property
-    def identity(self) -> UserIdentity:
-        assert self._identity is not None  # noqa: S101 - for the type checker; the check loaded it
-        return self._identity
-
-    @property
-    def certificate(self) -> x509.Certificate:
-        """EC2's."""
-        assert self._certificate is not None  # noqa: S101 - for the type checker; the check found it
-        return self._certificate
 
     async def _load_pair(self) -> Observation:
         certificate = self._request.certificate or self._settings.certificate
         private_key = self._request.private_key or self._settings.private_key
         if certificate and private_key:
-            # The administrator's own pair may lie anywhere.
+            # The administrator's own pair may lie outside the roots.
             roots = self._roots if self._request.certificate or self._request.private_key else None
             exposed_too = self._settings.allow_exposed_key
             load = partial(load_identity, Path(certificate), Path(private_key), roots, exposed_too=exposed_too)
-            self._identity = await finish_despite_cancel(asyncio.to_thread(load))
-            bits = self._identity.private_key.key_size
+            self.identity = await finish_despite_cancel(asyncio.to_thread(load))
+            bits = self.identity.private_key.key_size
             return Observation(f"{certificate} and {private_key} are a pair, RSA {bits}")
         if certificate or private_key:
             raise RefusedError(
                 "key.half",
-                f"cannot sign the bundle: a {'certificate' if certificate else 'private key'} was given alone",
-                hint="give both --cert and --private-key, or neither to use a key pair made for this machine",
+                f"cannot sign the bundle: only a {'certificate' if certificate else 'private key'} was given",
+                hint="give both --cert and --private-key, or neither to use this machine's key pair",
                 field="private_key" if certificate else "certificate",
             )
         return await finish_despite_cancel(asyncio.to_thread(self._own_pair))
@@ -89,15 +80,16 @@ class IdentityChecks:
     def _own_pair(self) -> Observation:
         folder = self._settings.state_dir
         why = "only it can open the bundle again"
-        if not self._make and not ((folder / CERTIFICATE_FILE).exists() and (folder / PRIVATE_KEY_FILE).exists()):
+        exists = (folder / CERTIFICATE_FILE).exists() and (folder / PRIVATE_KEY_FILE).exists()
+        if not self._create_keys and not exists:
             return Observation(
-                f"no user certificate was given, so the first job will make a key pair in {folder}",
+                f"no user certificate was given, so the first job will create a key pair in {folder}",
                 Status.NOTICE,
                 why=why,
-                fix="give your own with --cert and --private-key, or keep a copy of it",
+                fix="use your own with --cert and --private-key, or keep a copy of it",
             )
-        self._identity, made = own_identity(folder)
-        verb = "made" if made else "used"
+        self.identity, created = own_identity(folder)
+        verb = "created" if created else "used"
         return Observation(
             f"{verb} the key pair in {folder}, as no user certificate was given",
             Status.NOTICE,
@@ -116,7 +108,7 @@ class IdentityChecks:
                 roots=self._roots,
             )
         )
-        self._certificate = certificate
+        self.certificate = certificate
         fingerprint = certificate.fingerprint(SHA1()).hex()  # noqa: S303 - a name, not a protection
         if notice and region:
             found, _, why = notice.partition("; ")

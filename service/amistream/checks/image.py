@@ -1,4 +1,4 @@
-"""Checks of what the manifest and EC2 are told of the image: account, mapping, name, and the right to register it."""
+"""Checks the facts for the manifest and for EC2: account, device mapping, AMI name, and the right to register it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from amistream.aws import metadata
 from amistream.aws.ec2 import Ec2
 from amistream.checks.destination import Address
 from amistream.checks.findings import Check
-from amistream.checks.identity import Place
+from amistream.checks.identity import KnowsRegion
 from amistream.errors import RefusedError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.retry import with_retries
@@ -22,47 +22,47 @@ from amistream.values import manifest_name
 
 
 class ImageChecks:
-    """`facts` and `registration` are known once the checks have run; those of an earlier pass stay as they are."""
+    """`facts` and `registration` are known once the checks have passed; those of an earlier run stay as they are."""
 
     def __init__(
         self,
         address: Address,
-        place: Place,
+        place: KnowsRegion,
         *,
         facts: ImageFacts | None = None,
         settled: BundlingPlace | None = None,
-        like: ImageChecks | None = None,
+        same_as: ImageChecks | None = None,
     ) -> None:
-        """`like` is the first of several destinations: what the manifest is told of the image is the same for all."""
+        """`same_as` are the checks of the first of several destinations: the facts are the same for all."""
         self._address = address
         self._request = address.request
         self._place = place
         self._facts = facts
-        self._like = like
+        self._same_as = same_as
         self._settled = settled
         self._inherited = metadata.Inherited()
         self._account = self._request.account or address.settings.account
         self._ec2: Ec2 | None = None
         self._registered = False
-        kept = settled.registration if settled else None
-        self.name = kept.name if kept else self._request.ami_name or address.default_image_name(datetime.now(UTC))
+        earlier = settled.registration if settled else None
+        self.name = earlier.name if earlier else self._request.ami_name or address.default_image_name(datetime.now(UTC))
 
     def checks(self) -> list[Check]:
         checks: list[Check] = []
-        if self._facts is None and self._like is None:
+        if self._facts is None and self._same_as is None:
             checks += self._checks_of_facts()
         if self._request.registers:
             checks += [
                 Check(
                     name="ami_name",
-                    why="EC2 would refuse the registration when everything is stored",
-                    look=self._look_at_name,
+                    why="EC2 would refuse the registration after everything was stored",
+                    probe=self._check_name,
                     needs=("region",),
                 ),
                 Check(
                     name="registration",
-                    why="the bundle would be stored and no AMI made of it",
-                    look=self._try_registration,
+                    why="the bundle would be stored without an AMI",
+                    probe=self._try_registration,
                     needs=("ami_name", "devices"),
                 ),
             ]
@@ -72,8 +72,8 @@ class ImageChecks:
     def facts(self) -> ImageFacts:
         if self._facts is not None:
             return self._facts
-        if self._like is not None:
-            return self._like.facts
+        if self._same_as is not None:
+            return self._same_as.facts
         request, inherited = self._request, self._inherited
         return ImageFacts(
             prefix=self._address.prefix,
@@ -128,22 +128,22 @@ class ImageChecks:
     def _checks_of_facts(self) -> list[Check]:
         inherits = Check(
             name="metadata",
-            why="mapping, kernel and product codes of this instance would be missing from its image",
-            look=self._inherit,
+            why="mapping, kernel and product codes of this instance would be missing from the bundle",
+            probe=self._inherit,
         )
         return [
             *([inherits] if self._request.inherit else []),
             Check(
                 name="account",
-                why="the manifest names the account that the bundle belongs to",
-                look=self._look_at_account,
+                why="the manifest names the account of the bundle's owner",
+                probe=self._find_account,
                 needs=() if self._account else ("credentials", "bucket"),
                 after=("region",),
             ),
             Check(
                 name="devices",
                 why="EC2 would refuse the manifest (InvalidManifest)",
-                look=self._look_at_devices,
+                probe=self._check_devices,
                 needs=("metadata",),
             ),
         ]
@@ -157,7 +157,7 @@ class ImageChecks:
         count = len(found.block_device_mappings)
         return f"{count} device{'s' * (count != 1)}, ancestors {', '.join(found.ancestors) or 'none'}"
 
-    async def _look_at_account(self) -> str:
+    async def _find_account(self) -> str:
         if self._account:
             self._account = self._account.replace("-", "")
             if not re.fullmatch("[0-9]{12}", self._account):
@@ -173,25 +173,25 @@ class ImageChecks:
         if in_directory and not address.endpoint_url and not await address.aws.has_credentials():
             raise RefusedError(
                 "account.missing",
-                "cannot write the manifest: the AWS account id is not known, and there are no credentials to ask with",
+                "cannot write the manifest: the AWS account id is not known, and no credentials to look it up",
                 hint="give --account 123456789012, or set AWS_ACCOUNT_ID",
                 field="account",
             )
         self._account = await with_retries(
             address.retry,
-            "ask STS for the account id",
+            "look up the account id with STS",
             lambda _: address.aws.account_id(self._place.region, address.endpoint_url),
         )
-        return f"{self._account}, by STS"
+        return f"{self._account}, from STS"
 
-    async def _look_at_devices(self) -> str:
+    async def _check_devices(self) -> str:
         mappings = self._mappings
         for virtual, device in sorted(mappings.items()):
             if not DEVICE_PATTERN.fullmatch(device):
                 raise RefusedError(
                     "mapping.device",
-                    f"cannot map {virtual} to {device}, as this instance has it: EC2 takes no such name in a manifest",
-                    hint=f"name it as EC2 does (xvdb is sdb): -B {virtual}=sdb",
+                    f"cannot map {virtual} to {device}, as on this instance: EC2 accepts no such name in a manifest",
+                    hint=f"use EC2's name for it (xvdb is sdb): -B {virtual}=sdb",
                     field="block_device_mappings",
                 )
         own = [device.removeprefix("/dev/") for virtual, device in mappings.items() if virtual.startswith("ephemeral")]
@@ -205,12 +205,12 @@ class ImageChecks:
             )
         return ", ".join(f"{virtual}={device}" for virtual, device in sorted(mappings.items())) or "none"
 
-    async def _look_at_name(self) -> str:
+    async def _check_name(self) -> str:
         if not re.fullmatch(AMI_NAME_PATTERN, self.name):
             raise RefusedError(
                 "ami_name.invalid",
                 f"cannot register the AMI name {self.name!r}: it is not {PATTERN_WORDS['ami_name']}",
-                hint="give another --ami-name",
+                hint="choose another --ami-name",
                 field="ami_name",
             )
         ec2 = await self.ec2()
@@ -218,7 +218,7 @@ class ImageChecks:
             self._address.retry, f"look for an image named {self.name!r}", lambda _: ec2.find(self.name)
         )
         self._registered = taken is not None
-        # One of this very location, before anything is stored there, is left of a bundle that was deleted.
+        # Without an earlier run, even an AMI on this very location is the remains of a deleted bundle.
         if taken is not None and (self._settled is None or taken.location != self._manifest_location):
             raise RefusedError(
                 "ami_name.taken",
@@ -226,7 +226,7 @@ class ImageChecks:
                 hint=f"choose another --ami-name, or first: aws ec2 deregister-image --image-id {taken.id}",
                 field="ami_name",
             )
-        return f"{self.name!r} is free" if taken is None else f"{self.name!r} is this very bundle's, {taken.id}"
+        return f"{self.name!r} is free" if taken is None else f"{self.name!r} is {taken.id}, of this very bundle"
 
     async def _try_registration(self) -> str:
         registration = self.registration
@@ -238,4 +238,4 @@ class ImageChecks:
             f"register an image in {ec2.region}",
             lambda _: finish_despite_cancel(ec2.may_register(registration)),
         )
-        return f"EC2 would take it in {ec2.region} (dry run)"
+        return f"EC2 would accept it in {ec2.region} (dry run)"

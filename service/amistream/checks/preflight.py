@@ -1,8 +1,7 @@
-"""Everything that can be known before the first byte is read: a request and the settings become a `Ready` job, or
-are refused.
+"""Turns a request and the settings into a `Ready` job before the first byte is read, or refuses it.
 
-The checks stand in the files `checks_*`, here they are put together. What is refused is refused for the first failure,
-with every other one behind it; things that only may go wrong become notices. `doctor` runs the same checks.
+The other files of this room hold the checks; this file combines them. A refusal reports every failed check, the first
+one as its cause; a risk becomes a notice. `doctor` runs the same checks.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from amistream.aws.session import Aws
 from amistream.checks.bucket import BucketChecks
 from amistream.checks.destination import Address, Destination
 from amistream.checks.directory import DirectoryChecks
-from amistream.checks.findings import Check, Finding, Status, for_place, refuse_if_failed, run_checks
+from amistream.checks.findings import Check, Finding, Status, for_destination, refuse_if_failed, run_checks
 from amistream.checks.host import HostChecks
 from amistream.checks.identity import IdentityChecks
 from amistream.checks.image import ImageChecks
@@ -36,12 +35,12 @@ from amistream.settings import Settings
 from amistream.stages.manifest import ImageFacts
 
 Note = Callable[[str], None]
-"""Takes a notice for the user."""
+"""Receives a notice for the user."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """A job that passed. It owns the open volume: `close` it."""
+    """A job that passed its checks. It owns the open volume: `close` it."""
 
     plan: Plan
     volume: Volume
@@ -57,7 +56,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurable:
-    """A volume and a place to send it to, checked as far as a trial needs that makes no bundle. Close it as `Ready`."""
+    """A volume and a store, checked for a trial that makes no bundle. It owns the open volume: `close` it."""
 
     plan: Plan
     volume: Volume
@@ -70,29 +69,29 @@ class Measurable:
 async def check(
     addresses: Sequence[Address], note: Note, *, bundling: Bundling | None = None, numbers: Sequence[int] = (0,)
 ) -> Ready:
-    """Check everything, open the volume and the stores. Raises `RefusedError`; nothing is left behind then.
+    """Check everything, open the volume and the stores. Raises `RefusedError`, and leaves nothing behind then.
 
-    `bundling` is what an earlier pass of the same job settled: it stays, and what that pass stored is not in the way;
-    `numbers` are the places of the addresses in it.
+    `bundling` holds the decisions of an earlier run of the job, which stay; that run's parts are no obstacle. `numbers`
+    are the places of the addresses in it.
     """
     source = SourceChecks(addresses[0])
-    places: list[PlaceChecks] = []
+    places: list[DestinationChecks] = []
     for address, number in zip(addresses, numbers, strict=True):
-        places.append(PlaceChecks(address, source, bundling, number, first=places[0] if places else None, make=True))
-    first = places[0]
+        first = places[0] if places else None
+        places.append(DestinationChecks(address, source, bundling, number, first=first, create_keys=True))
     opened: list[Destination] = []
     try:
         state_dir = HostChecks(addresses[0].settings, source).state_dir()
-        _tell(await run_checks([*source.checks(), *checks_of(places), state_dir]), note)
+        _report(await run_checks([*source.checks(), *checks_of(places), state_dir]), note)
         for place in places:
             opened += [await place.destination()]
         ready = Ready(
             plan=source.plan(),
             volume=source.volume,
             destinations=tuple(opened),
-            identity=first.identity.identity,
+            identity=places[0].identity.identity,
             ec2_certificates=tuple(place.identity.certificate for place in places),
-            facts=first.image.facts,
+            facts=places[0].image.facts,
         )
     except BaseException:
         for destination in opened:
@@ -102,8 +101,8 @@ async def check(
     return ready
 
 
-class PlaceChecks:
-    """The checks of one destination; the first one's have the user's keys and the image's facts with them."""
+class DestinationChecks:
+    """The checks of one destination; those of the first one include the user's keys and the image's facts."""
 
     def __init__(
         self,
@@ -112,34 +111,34 @@ class PlaceChecks:
         bundling: Bundling | None = None,
         number: int = 0,
         *,
-        first: PlaceChecks | None,
-        make: bool,
+        first: DestinationChecks | None,
+        create_keys: bool,
     ) -> None:
-        """`number` is the place in `bundling`; `make`: a key pair is made for a user who has none."""
+        """`number` is the place in `bundling`; `create_keys`: create a key pair if the user has none."""
         self._address = address
         self.registers = address.request.registers
         self._first = first is None
         self._new = bundling is None
         self._checks = _location_checks(address, source)
-        self.identity = IdentityChecks(address, self._checks, make=make)
+        self.identity = IdentityChecks(address, self._checks, create_keys=create_keys)
         self.image: ImageChecks = ImageChecks(
             address,
             self._checks,
             facts=bundling.facts if bundling else None,
             settled=bundling.places[number] if bundling else None,
-            like=first.image if first else None,
+            same_as=first.image if first else None,
         )
 
     def checks(self) -> list[Check]:
         identity = self.identity.checks() if self._first else [self.identity.ec2_check()]
-        return [*identity, *self._checks.checks(free=self._new), *self.image.checks()]
+        return [*identity, *self._checks.checks(must_be_empty=self._new), *self.image.checks()]
 
     async def destination(self) -> Destination:
-        registration = self.image.registration
+        registration, region = self.image.registration, self._checks.region
         return Destination(
-            store=await _opened(self._checks),
+            store=await _opened(self._address, region),
             retry=self._address.retry,
-            region=self._checks.region,
+            region=region,
             ec2=await self.image.ec2() if registration else None,
             registration=registration,
         )
@@ -152,23 +151,23 @@ def _location_checks(address: Address, source: SourceChecks) -> BucketChecks | D
     return BucketChecks(address, location)
 
 
-def checks_of(places: Sequence[PlaceChecks]) -> list[Check]:
-    """The checks of all destinations, for one run."""
-    checks = [check for number, place in enumerate(places) for check in for_place(place.checks(), number)]
+def checks_of(places: Sequence[DestinationChecks]) -> list[Check]:
+    """Combine the checks of all destinations for one run."""
+    checks = [check for number, place in enumerate(places) for check in for_destination(place.checks(), number)]
     if len(places) > 1 and places[0].registers:
         checks.append(
             Check(
                 name="ami_names",
-                why="EC2 would refuse all but the first registration when everything is stored",
-                look=lambda: _look_at_names(places),
+                why="EC2 would refuse all but the first registration after everything was stored",
+                probe=lambda: _check_ami_names(places),
                 needs=tuple(check.name for check in checks if check.name.partition(" ")[0] == "region"),
             )
         )
     return checks
 
 
-async def _look_at_names(places: Sequence[PlaceChecks]) -> str:
-    """One AMI name serves one destination in each region."""
+async def _check_ami_names(places: Sequence[DestinationChecks]) -> str:
+    """Refuse one AMI name for two destinations in one region."""
     names = Counter((place.image.region, place.image.name) for place in places)
     for (region, name), count in names.items():
         if count > 1:
@@ -186,26 +185,26 @@ async def check_measurable(request: JobRequest, settings: Settings, aws: Aws, no
     address = Address(request, settings, aws, secrets.token_hex(4))
     source = SourceChecks(address)
     try:
-        destination = _location_checks(address, source)
-        _tell(await run_checks([*source.checks(steady=False), *destination.checks(free=False)]), note)
-        return Measurable(plan=source.plan(), volume=source.volume, store=await _opened(destination))
+        place = _location_checks(address, source)
+        _report(await run_checks([*source.checks(check_mounts=False), *place.checks(must_be_empty=False)]), note)
+        return Measurable(plan=source.plan(), volume=source.volume, store=await _opened(address, place.region))
     except BaseException:
         await source.close()
         raise
 
 
-def _tell(findings: Sequence[Finding], note: Note) -> None:
-    """Tell the notices, and raise when any check failed."""
+def _report(findings: Sequence[Finding], note: Note) -> None:
+    """Report the notices, and raise if any check failed."""
     for finding in findings:
         if finding.status is Status.NOTICE:
             note(finding.notice)
     refuse_if_failed(findings)
 
 
-async def _opened(destination: BucketChecks | DirectoryChecks) -> Store:
-    await destination.make_store()
+async def _opened(address: Address, region: str) -> Store:
+    store = await address.store(region)
     try:
-        await destination.store.open()
+        await store.open()
     except StoreError as error:
         raise RefusedError(error.code, error.message, hint=error.hint, field=error.field) from error
-    return destination.store
+    return store

@@ -1,4 +1,4 @@
-"""Checks of the volume, and of the plan that is made for it: what it is, whether it holds still, how it is cut."""
+"""Checks the volume and plans its bundle: kind and size, writers, number of parts, memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import re
 
 from amistream.checks.destination import Address
-from amistream.checks.findings import Check, Observation, Status, size_text
+from amistream.checks.findings import Check, Observation, Status
 from amistream.errors import RefusedError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.host.mounts import writable_place
@@ -18,19 +18,21 @@ from amistream.source.file import too_large
 from amistream.source.opening import open_source
 from amistream.stages.compress import level_number
 from amistream.stages.manifest import SIGNED_MAX, signed_size
+from amistream.units import size_text
 from amistream.values import GIB, MIB, Extent
-
-MOST_PARTS = "EC2's check takes about 7000 parts"
 
 
 class SourceChecks:
-    """Opens the volume: `close` it. What was found is known once the checks have run."""
+    """Opens the volume; `close` it. The plan is known once the checks have passed."""
+
+    volume: Volume
+    """Set by the check `source`."""
 
     def __init__(self, address: Address) -> None:
         self._address = address
         self._request = address.request
         self._settings = address.settings
-        self._volume: Volume | None = None
+        self.opened = False
         self._extents: tuple[Extent, ...] = ()
         self._concurrency = 0
         self.part_size = int(self._request.part_size or self._settings.part_size)
@@ -38,50 +40,41 @@ class SourceChecks:
         self.memory_limit = self._request.memory_limit or self._settings.memory_limit
         self.wanted_concurrency = self._request.upload_concurrency or self._settings.upload_concurrency
 
-    def checks(self, *, steady: bool = True) -> list[Check]:
-        """Without `steady` the volume may be written to meanwhile."""
+    def checks(self, *, check_mounts: bool = True) -> list[Check]:
+        """Without `check_mounts` the volume may be written to meanwhile."""
         mount = [
             Check(
                 name="mount",
-                why="what is written while it is read tears the image, and the AMI may not boot",
-                look=self._look_at_mounts,
+                why="writes during the pass make the image inconsistent, and the AMI may not boot",
+                probe=self._check_mounts,
                 needs=("source",),
             )
         ]
         return [
-            Check(name="source", why="there would be nothing to bundle", look=self._open),
+            Check(name="source", why="there would be nothing to bundle", probe=self._open),
             Check(
                 name="size",
                 why="EC2 takes no empty image, and boots none over 10 GiB",
-                look=self._look_at_size,
+                probe=self._check_size,
                 needs=("source",),
             ),
-            *(mount if steady else []),
+            *(mount if check_mounts else []),
             Check(
                 name="parts",
-                why="EC2 would refuse the manifest when everything is stored",
-                look=self._look_at_parts,
+                why="EC2 would refuse the manifest after everything was stored",
+                probe=self._check_parts,
                 needs=("source",),
             ),
             self.memory_check(),
         ]
 
     def memory_check(self) -> Check:
-        """The one that needs no volume."""
-        return Check(name="memory_limit", why="the process would grow beyond the limit", look=self._look_at_concurrency)
-
-    @property
-    def opened(self) -> bool:
-        return self._volume is not None
-
-    @property
-    def volume(self) -> Volume:
-        assert self._volume is not None  # noqa: S101 - for the type checker; the check opened it
-        return self._volume
+        """The check that needs no volume."""
+        return Check(name="memory_limit", why="the process would grow beyond the limit", probe=self._choose_concurrency)
 
     @property
     def data(self) -> int:
-        """Bytes that are not holes."""
+        """Bytes outside of holes."""
         return sum(extent.length for extent in self._extents)
 
     @property
@@ -103,27 +96,28 @@ class SourceChecks:
         )
 
     async def close(self) -> None:
-        if self._volume is not None:
-            await asyncio.to_thread(self._volume.close)
+        if self.opened:
+            await asyncio.to_thread(self.volume.close)
 
     async def _open(self) -> str:
-        # The thread cannot be stopped: what it opens must be known to `close`.
+        # The thread cannot be stopped, so wait for it: `close` must see the volume that it opens.
         await finish_despite_cancel(asyncio.to_thread(self._open_on_thread))
         volume, count = self.volume, len(self._extents)
         return f"{size_text(volume.size)} {volume.kind}, {count} extent{'s' * (count != 1)}"
 
     def _open_on_thread(self) -> None:
         request = self._request
-        self._volume = open_source(
+        self.volume = open_source(
             request.source,
             self._address.roots,
             live=request.live,
             image_size=request.image_size,
             most=int(self._settings.max_image_size),
         )
-        self._extents = self._volume.extents()
+        self.opened = True
+        self._extents = self.volume.extents()
 
-    async def _look_at_size(self) -> str:
+    async def _check_size(self) -> str:
         volume, most = self.volume, int(self._settings.max_image_size)
         if volume.size == 0:
             raise RefusedError(
@@ -136,7 +130,7 @@ class SourceChecks:
             raise too_large(volume.path, volume.size, most)
         return f"{size_text(volume.size)} of at most {size_text(most)}"
 
-    async def _look_at_mounts(self) -> Observation:
+    async def _check_mounts(self) -> Observation:
         path = self.volume.path
         place = await finish_despite_cancel(asyncio.to_thread(writable_place, self.volume.identity))
         if not place:
@@ -145,37 +139,37 @@ class SourceChecks:
             return Observation(
                 f"{path} is mounted read-write on {place}",
                 Status.NOTICE,
-                why="what is written meanwhile tears the image",
-                fix=f"it is well when nothing writes there, as after fsfreeze --freeze {place}",
+                why="writes during the pass make the image inconsistent",
+                fix=f"safe only while nothing writes to it, for example after fsfreeze --freeze {place}",
             )
         raise RefusedError(
             "source.mounted",
-            f"cannot bundle {path}: it is mounted read-write on {place}, and what is written meanwhile tears the image",
+            f"cannot bundle {path}: it is mounted read-write on {place}, and writes would make the image inconsistent",
             hint=f"umount {place}, or mount -o remount,ro {place}, or bundle a snapshot; if it is frozen (fsfreeze "
-            f"--freeze {place}) or you take the risk, say --live",
+            f"--freeze {place}) or you accept the risk, add --live",
             field="source",
         )
 
-    async def _look_at_parts(self) -> str:
+    async def _check_parts(self) -> str:
         prefix, size = self._address.prefix, self.volume.size
         if not re.fullmatch(PREFIX_PATTERN, prefix):
             raise RefusedError(
                 "prefix.invalid",
                 f"cannot name the parts: the prefix {prefix!r} is not {PATTERN_WORDS['prefix']}",
-                hint="give another --prefix, or correct the setting prefix",
+                hint="choose another --prefix, or correct the setting prefix",
                 field="prefix",
             )
         if signed_size(prefix, self.most_parts) > SIGNED_MAX:
             raise RefusedError(
                 "part_size.too_small",
-                f"cannot cut {size / GIB:.2f} GiB into parts of {self.part_size} bytes: {MOST_PARTS}",
-                hint="give a larger --part-size; 10MiB is what the AMI tools use",
+                f"cannot cut {size / GIB:.2f} GiB into parts of {self.part_size} bytes: EC2 accepts about 7000 parts",
+                hint="give a larger --part-size; the AMI tools use 10MiB",
                 field="part_size",
             )
         return f"at most {self.most_parts} of {size_text(self.part_size)} each"
 
-    async def _look_at_concurrency(self) -> str:
-        """Parts in flight: as asked, or as many as the memory limit has room for."""
+    async def _choose_concurrency(self) -> str:
+        """Parts in flight: as requested, or as many as fit in the memory limit."""
         limit, self._concurrency = self.memory_limit, self.wanted_concurrency
         if limit is not None:
             block_size = int(self._settings.block_size)
@@ -193,7 +187,7 @@ class SourceChecks:
         return f"{self._concurrency} parts in flight, at most {size_text(self.ceiling(self._concurrency))}{of}"
 
     def ceiling(self, upload_concurrency: int) -> int:
-        """Bytes of memory with that many parts in flight."""
+        """Bytes of memory that the job may use with this many parts in flight."""
         return memory_ceiling(
             workers=self.workers,
             block_size=int(self._settings.block_size),
@@ -202,8 +196,8 @@ class SourceChecks:
         )
 
     def _planned_extents(self) -> tuple[Extent, ...] | None:
-        wish = self._request.sparse or self._settings.sparse
-        if wish is Sparse.NEVER:
+        sparse = self._request.sparse or self._settings.sparse
+        if sparse is Sparse.NEVER:
             return None
         dense = self.data == self.volume.size
-        return None if dense and wish is Sparse.AUTO else self._extents
+        return None if dense and sparse is Sparse.AUTO else self._extents
