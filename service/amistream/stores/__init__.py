@@ -1,1 +1,1 @@
-"""Places to put a bundle: one port (`port.Store`), and an adapter for each kind of place."""
+"""Stores for bundles: an adapter of `ports.store.Store` for each kind of location, and `opening`, which makes them."""

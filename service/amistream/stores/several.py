@@ -1,8 +1,7 @@
-"""Several destinations behind one: what is put is put to all of them, from the same bytes at the same time.
+"""Combines several stores into one: each object goes to all of them at once, from the same buffer.
 
-The slowest sets the pace, for nothing may pile up. A destination that fails drops out with its error and the others
-go on, unless one failure is to fail all; when the last has dropped out, its error is raised. What a destination has
-already is not put there again.
+The slowest store sets the pace, because nothing may pile up. A store that fails drops out with its error and the others
+go on, unless `all_or_none` is set; the error of the last one is raised. Objects that a store already holds are skipped.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ T = TypeVar("T")
 
 @dataclass(kw_only=True, eq=False)
 class Member:
-    """One destination. `has` are the names that it is known to hold; `error` is why it dropped out.
+    """One of the stores. `has` lists the names that it is known to hold; `error` is the reason why it dropped out.
 
-    A `settled` one has its bundle whole: nothing is deleted there any more.
+    A `settled` member holds a complete bundle: nothing is deleted there any more.
     """
 
     store: Store
@@ -33,7 +32,7 @@ class Member:
 
 
 class SeveralStores:
-    """The port over several members, all of one kind, so that they show the same checksum for the same object."""
+    """A store over several members, all of one kind, so that they compute the same checksums."""
 
     def __init__(self, members: Sequence[Member], *, all_or_none: bool) -> None:
         self.members = members
@@ -48,7 +47,7 @@ class SeveralStores:
         await self._each(lambda member: member.store.open())
 
     async def checksum(self, name: str, data: memoryview, sha1: bytes) -> str:
-        # The same in all: once is enough.
+        # All members compute the same one.
         return await self._first.checksum(name, data, sha1)
 
     async def put(self, name: str, data: memoryview, sha1: bytes, on_bytes: OnBytes) -> None:
@@ -72,12 +71,12 @@ class SeveralStores:
         return sorted({name for names in await self._each(lambda each: each.store.names(prefix)) for name in names})
 
     async def delete(self, name: str) -> None:
-        """Remove it wherever the bundle is not whole, also where a destination dropped out."""
-        await try_each(lambda store: store.delete(name), self._not_whole)
+        """Delete it from every member that is not settled, including those that dropped out."""
+        await try_each(lambda store: store.delete(name), self._unsettled)
 
     async def remove(self, name: str, size: int, *checksums: str) -> None:
-        """As `delete`, where it is that object."""
-        await try_each(lambda store: store.remove(name, size, *checksums), self._not_whole)
+        """Remove it from the same members as `delete` does."""
+        await try_each(lambda store: store.remove(name, size, *checksums), self._unsettled)
 
     async def tidy(self, unfinished: Mapping[str, str]) -> None:
         await self._each(lambda member: member.store.tidy(unfinished))
@@ -86,11 +85,11 @@ class SeveralStores:
         await try_each(lambda member: member.store.close(), self.members)
 
     @property
-    def _not_whole(self) -> list[Store]:
+    def _unsettled(self) -> list[Store]:
         return [member.store for member in self.members if not member.settled]
 
     async def _each(self, work: Callable[[Member], Awaitable[T]]) -> list[T]:
-        """Do it at all members at once; answers of those that did not fail, in order."""
+        """Run `work` on all members at once; returns the results of those that did not fail, in order."""
 
         async def one(member: Member) -> list[T]:
             try:
@@ -106,14 +105,14 @@ class SeveralStores:
                 tasks = [group.create_task(one(member)) for member in self.alive]
         except BaseExceptionGroup as errors:
             raise first_cause(errors) from None
-        answers = [answer for task in tasks for answer in task.result()]
-        if not answers:
+        results = [result for task in tasks for result in task.result()]
+        if not results:
             raise self._last_error()
-        return answers
+        return results
 
     @property
     def _first(self) -> Store:
-        """Any that is alive. Raises `StoreError` when the last has dropped out."""
+        """The first member that is alive. Raises `StoreError` if all have dropped out."""
         for member in self.alive:
             return member.store
         raise self._last_error()

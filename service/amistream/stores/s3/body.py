@@ -1,9 +1,8 @@
-"""A request body that is never copied and never hashed again: slices of a part's buffer, handed to the socket one
-by one.
+"""Sends a part's buffer as a request body, slice by slice, without copying or hashing it again.
 
-The SDK wants `read`, `seek`, `tell` and a length; aiohttp iterates. A repeated request iterates again from the
-start. The buffer must stay as it is until the request has been answered. Should a given-up connection still flush
-an old slice later, the checksum header makes S3 refuse what arrives.
+The SDK needs `read`, `seek`, `tell` and a length; aiohttp iterates. A repeated request iterates again from the start.
+The buffer must not change until the request was answered. If an abandoned connection still flushes an old slice later,
+S3 refuses it because of the checksum header.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ SLICE = 512 * KIB
 
 
 class Body:
-    """One part, or one chunk of it. `on_slice(n)` is called when `n` more bytes were taken by the connection.
+    """One part, or one chunk of it. Calls `on_slice(n)` when the connection has taken `n` more bytes.
 
     With a `limit` each slice first waits for its turn.
     """
@@ -28,7 +27,7 @@ class Body:
         self._on_slice = on_slice
         self._position = 0
         self.sent = False
-        """Whether every byte of the newest iteration was handed over: the server may act on the request now."""
+        """True once the last iteration handed over every byte: from then on the server may act on the request."""
 
     def __len__(self) -> int:
         return len(self._data)
@@ -41,7 +40,7 @@ class Body:
             if self._limit is not None:
                 await self._limit.wait_for(len(piece))
                 self._on_slice(0)
-            # The generator is resumed once the transport has room again: only then has anything moved.
+            # The generator resumes when the transport has room again; only then have bytes moved.
             if start + len(piece) == len(self._data):
                 self.sent = True
             yield piece

@@ -1,9 +1,7 @@
-"""Large objects in S3: sent in chunks that are repeated one by one, each with a SHA-1 of its own taken on a thread, and
-completed only where the name is free.
+"""Sends large objects to S3 in chunks, each with its own SHA-1 and its own retries; never replaces an object.
 
-An unfinished upload is billed and does not show as an object, so each that is begun here is kept account of until it is
-completed or aborted. One that another program began under the same name is left alone: a rival's upload looks just like
-ours, and only its id tells them apart.
+An unfinished upload costs money and is not listed as an object. So every upload begun here is tracked until it is
+completed or aborted. Uploads of other programs under the same name are left alone; only their ids differ.
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ from amistream.stores.s3.requests import S3Requests
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Multipart:
-    """Bodies over `threshold` bytes go up in chunks of `chunk` bytes, `concurrency` at a time."""
+    """Objects over `threshold` bytes are sent in chunks of `chunk` bytes, `concurrency` at a time."""
 
     threshold: int
     chunk: int
@@ -50,23 +48,23 @@ class MultipartUploads:
         self._figures = figures
         self._limit = limit
         self._digests: dict[str, list[bytes]] = {}
-        """SHA-1 of each chunk of an object whose checksum was asked for and that was not sent yet."""
+        """SHA-1 of each chunk of objects whose checksum was computed and that were not sent yet."""
         self._begun: dict[str, set[str]] = defaultdict(set)
-        """Ids of uploads that were begun here and are neither completed nor aborted, by the object's name."""
+        """Ids of uploads that were begun here and are neither completed nor aborted, by object name."""
         self._unanswered: Counter[str] = Counter()
-        """How many uploads may have been begun here whose ids never came back."""
+        """Number of uploads that may have been begun here although no id came back, by object name."""
 
     def are_for(self, data: memoryview) -> bool:
-        """Whether an object of this size goes up in chunks."""
+        """Decide if an object of this size is sent in chunks."""
         return len(data) > self._figures.threshold
 
     async def checksum(self, name: str, data: memoryview) -> str:
-        """The checksum that S3 makes of the chunks' own, and how many they are."""
+        """Compute S3's checksum of the chunks' checksums, with their number."""
         digests = self._digests[name] = await asyncio.to_thread(lambda: [_sha1(chunk) for chunk in self._chunks(data)])
         return _composite(digests)
 
     async def put(self, name: str, data: memoryview, sha1: bytes, on_bytes: OnBytes) -> None:
-        """Store the object. Raises `StoreError`; an upload that failed stays until `abort`."""
+        """Store the object. Raises `StoreError`; a failed upload stays until `abort`."""
         if name not in self._digests:
             await self.checksum(name, data)
         digests = self._digests.pop(name)
@@ -107,7 +105,7 @@ class MultipartUploads:
     async def abort(self, name: str, *, unknown_too: bool) -> None:
         """Abort the unfinished uploads of the object that were begun here.
 
-        Where the id of one may have got lost and the name is ours (`unknown_too`), abort all there are under it.
+        With `unknown_too` the name belongs to this job: if an id may have been lost, abort all uploads under the name.
         """
         for upload_id in list(self._begun[name]):
             await self._abort(name, upload_id)
@@ -115,7 +113,7 @@ class MultipartUploads:
             await self.abort_all([name])
 
     async def abort_all(self, names: Sequence[str]) -> None:
-        """Abort every unfinished upload of these objects, whoever began it: the caller knows that they are ours."""
+        """Abort every unfinished upload of these objects. The caller knows that all of them belong to this job."""
         if not names:
             return
         keys = {self._requests.location.key(name): name for name in names}
@@ -149,7 +147,7 @@ class MultipartUploads:
             try:
                 reply = await await_answer(call, lambda: True)
             except ClientError as error:
-                # After an error of its own the endpoint may have begun one all the same.
+                # Despite a server error the endpoint may have begun the upload.
                 self._unanswered[name] -= http_status(error) < HTTPStatus.INTERNAL_SERVER_ERROR
                 raise
             self._unanswered[name] -= 1
@@ -176,7 +174,7 @@ class MultipartUploads:
         except StoreError as error:
             if error.code not in {"aws.PreconditionFailed", "aws.NoSuchUpload"}:
                 raise
-            # Either somebody's object, or our own from a completion whose answer was lost.
+            # Either another object, or this one from a completion whose answer was lost.
             if await self._requests.is_there(name, size, *checksums):
                 return
             if error.code == "aws.PreconditionFailed":

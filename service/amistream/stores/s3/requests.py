@@ -19,7 +19,7 @@ from amistream.ports.store import Stored, whole_checksum
 from amistream.values import MIB
 
 PIECE = 16 * MIB
-"""Bytes of one ranged read of an object that is read as a whole."""
+"""Bytes of one ranged read when a whole object is read."""
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ class S3Requests:
         return object_arguments(self.location, name)
 
     async def ask(self, what: str, attempt: Callable[[Alive], Awaitable[T]]) -> T:
-        """Run `attempt` with retries. Raises `StoreError` that says "cannot `what`: why"."""
+        """Run `attempt` with retries. Raises `StoreError` with the message "cannot `what`: why"."""
 
         async def translated(alive: Alive) -> T:
             try:
@@ -70,7 +70,7 @@ class S3Requests:
                         alive()
                         pieces.append(piece)
             except Exception as error:
-                # When a reply ends too early the SDK lets the HTTP library's own error through.
+                # If a reply ends too early, the SDK passes the HTTP library's own error on.
                 if not type(error).__module__.startswith("aiohttp"):
                     raise
                 raise ConnectionClosedError(endpoint_url="the endpoint", error=error) from error
@@ -86,7 +86,7 @@ class S3Requests:
         return digest.digest()
 
     async def _head(self, name: str) -> Stored | None:
-        async def look(_: Alive) -> Stored | None:
+        async def head(_: Alive) -> Stored | None:
             try:
                 reply = await self.client.head_object(**self.object(name), ChecksumMode="ENABLED")
             except ClientError as error:
@@ -95,15 +95,15 @@ class S3Requests:
                 raise
             return Stored(reply["ContentLength"], reply.get("ChecksumSHA1"))
 
-        return await self.ask(f"look at {self.url(name)}", look)
+        return await self.ask(f"look at {self.url(name)}", head)
 
     async def is_there(self, name: str, size: int, *checksums: str) -> bool:
-        """Whether the object of this size and one of these checksums is stored."""
+        """Check that an object of this size and one of these checksums is stored."""
         stored = await self.stat(name)
         return stored is not None and stored.is_the(size, *checksums)
 
     def taken(self, name: str) -> StoreError:
-        """The error for a name under which something else is stored."""
+        """Make the error for a name under which another object is stored."""
         return StoreError(
             "store.exists",
             f"cannot store {self.url(name)}: it exists already, with other content",

@@ -1,11 +1,11 @@
-"""S3 as destination: parts as objects under a key prefix, verified by S3 itself, readable by EC2.
+"""Stores bundles in S3: parts as objects under a key prefix, verified by S3, readable by EC2.
 
 Every object is sent with the canned ACL, `If-None-Match: *` (nothing is ever overwritten) and its SHA-1, which S3
-checks and keeps. The payload is signed only where asked: the SHA-1 in the signed header already covers it. Parts
-above a threshold go up as multipart uploads (`s3_multipart`).
+verifies and keeps. The payload is signed only on request: the SHA-1 in the signed header already covers it. Parts above
+a threshold are sent in chunks (`multipart`).
 
-When a request is cancelled after its last byte was sent, its answer is waited for a little: the object may come to
-exist, and an undo that ran before it did would leave it behind.
+A request that is cancelled after its last byte was sent still waits briefly for its answer: the object may come to
+exist, and an undo that ran before that would leave it behind.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from amistream.stores.s3.multipart import Multipart, MultipartUploads
 from amistream.stores.s3.requests import S3Requests, object_arguments
 
 DELETE_BATCH = 1000
-"""Objects that one request deletes. AWS limit."""
+"""Objects that one request can delete. AWS limit."""
 
 T = TypeVar("T")
 
 
 class S3Store:
-    """One bucket and key prefix, through one client that others may share."""
+    """An `ObjectStore` in one folder of a bucket, through one client, which may be shared."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class S3Store:
         multipart: Multipart,
         limit: RateLimit | None = None,
     ) -> None:
-        """`limit` holds for all bodies together."""
+        """`limit` applies to all request bodies together."""
         self._client = client
         self._place = location
         self._requests = S3Requests(client=client, location=location, retry=retry)
@@ -54,10 +54,10 @@ class S3Store:
         self._acl = acl
         self._limit = limit
         self._foreign: set[str] = set()
-        """Names that were found taken by something else."""
+        """Names under which another object was found."""
 
     async def open(self) -> None:
-        """Nothing to make ready: a bucket is the user's own."""
+        """Nothing to do: buckets belong to the user."""
 
     async def checksum(self, name: str, data: memoryview, sha1: bytes) -> str:
         return await self._uploads.checksum(name, data) if self._uploads.are_for(data) else whole_checksum(sha1)
@@ -86,15 +86,15 @@ class S3Store:
         return [listed.name async for listed in self.listed(prefix, below=False)]
 
     async def listed(self, prefix: str, *, below: bool = True) -> AsyncIterator[Listed]:
-        """Everything whose name begins with `prefix`, in the order of names; `below`: what is in folders below too."""
-        where = {"Bucket": self._place.bucket, "Prefix": self._place.key(prefix)}
+        """See `ObjectStore.listed`."""
+        arguments = {"Bucket": self._place.bucket, "Prefix": self._place.key(prefix)}
         if not below:
-            where["Delimiter"] = "/"
+            arguments["Delimiter"] = "/"
         token: dict[str, str] = {}
         while True:
 
             async def attempt(_: Alive, token: dict[str, str] = token) -> Any:
-                return await self._client.list_objects_v2(**where, **token)
+                return await self._client.list_objects_v2(**arguments, **token)
 
             reply = await self._requests.ask(f"list {self.location}", attempt)
             for entry in reply.get("Contents", ()):
@@ -105,11 +105,7 @@ class S3Store:
             token = {"ContinuationToken": reply["NextContinuationToken"]}
 
     async def copy(self, name: str, source: S3Location, source_name: str, sha1: bytes) -> str | None:
-        """Have S3 copy an object here, under our ACL, and hash it; returns its checksum as far as S3 tells.
-
-        `sha1` is what it should be: another object that is there already is refused, by endpoints that look at
-        `If-None-Match` for copies. Raises `StoreError`, also where this endpoint or account may not read the source.
-        """
+        """See `ObjectStore.copy`. Some endpoints ignore `If-None-Match` for copies and replace an existing object."""
 
         async def attempt(_: Alive) -> str | None:
             call = self._client.copy_object(
@@ -122,11 +118,11 @@ class S3Store:
                 IfNoneMatch="*",
             )
             reply = await await_answer(call, lambda: True)
-            told: str | None = reply["CopyObjectResult"].get("ChecksumSHA1")
-            return told
+            checksum: str | None = reply["CopyObjectResult"].get("ChecksumSHA1")
+            return checksum
 
         try:
-            told = await self._requests.ask(f"copy {source}/{source_name} to {self._requests.url(name)}", attempt)
+            checksum = await self._requests.ask(f"copy {source}/{source_name} to {self._requests.url(name)}", attempt)
         except StoreError as error:
             if error.code != "aws.PreconditionFailed":
                 raise
@@ -135,12 +131,12 @@ class S3Store:
                 self._foreign.add(name)
                 raise self._requests.taken(name) from error
             return stored.checksum  # our own, from an attempt whose answer was lost
-        if told is None and (stored := await self.stat(name, read=False)) is not None:
-            told = stored.checksum
-        return told
+        if checksum is None and (stored := await self.stat(name, read=False)) is not None:
+            checksum = stored.checksum
+        return checksum
 
     async def delete_all(self, names: Sequence[str]) -> None:
-        """Delete whole objects, a thousand with one request; absent is well."""
+        """See `ObjectStore.delete_all`: a thousand with one request."""
         keys = [{"Key": self._place.key(name)} for name in names]
 
         async def attempt(_: Alive) -> None:
@@ -157,9 +153,9 @@ class S3Store:
         async def remove(_: Alive) -> None:
             await self._client.delete_object(**self._requests.object(name))
 
-        ours = name not in self._foreign
-        await self._uploads.abort(name, unknown_too=ours)
-        if ours:
+        own = name not in self._foreign
+        await self._uploads.abort(name, unknown_too=own)
+        if own:
             await self._requests.ask(f"delete {self._requests.url(name)}", remove)
 
     async def remove(self, name: str, size: int, *checksums: str) -> None:
@@ -167,15 +163,15 @@ class S3Store:
         if found is not None and found.is_the(size, *checksums):
             await self.delete(name)
         else:
-            # Not even deleted where it is absent: a rival's may come just now.
+            # Not deleted even if absent: somebody else's object may appear at this moment.
             await self._uploads.abort(name, unknown_too=found is None)
 
     async def tidy(self, unfinished: Mapping[str, str]) -> None:
-        # The checksum of what goes up in chunks ends in their number; a whole object is there or is not.
+        # Checksums of chunked objects end in the number of chunks; a whole object leaves nothing unfinished.
         await self._uploads.abort_all([name for name, checksum in unfinished.items() if "-" in checksum])
 
     async def close(self) -> None:
-        """The client is not ours to close."""
+        """Nothing to do: the client is closed by its owner."""
 
     async def _put_whole(self, name: str, data: memoryview, sha1: bytes, on_bytes: OnBytes) -> None:
         what = f"store {self._requests.url(name)}"
@@ -198,6 +194,6 @@ class S3Store:
         except StoreError as error:
             if error.code != "aws.PreconditionFailed":
                 raise
-            # Either somebody's object, or our own from an attempt whose answer was lost.
+            # Either another object, or this one from an attempt whose answer was lost.
             if not await self._requests.is_there(name, len(data), whole_checksum(sha1)):
                 raise self._requests.taken(name) from error
