@@ -1,4 +1,4 @@
-"""The daemon's application for the length of a test, on the event loop that it runs on in earnest."""
+"""The daemon's application for the length of a test, on uvloop as in production."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from daemon.rig import Daemon, Script, StartDaemon
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """The daemon runs on uvloop, so its tests do."""
+    """Run the tests of the daemon on uvloop."""
     return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture
 def open_path() -> Iterator[Path]:
-    """A path for a socket that every user can walk to, unlike pytest's own."""
+    """Make a path for a socket in a directory that every user can enter, unlike pytest's."""
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
         yield Path(directory) / "a.sock"
@@ -39,7 +39,7 @@ def open_path() -> Iterator[Path]:
 
 @pytest.fixture
 def start_daemon(tmp_path: Path) -> StartDaemon:
-    """A function that runs the application for the length of an `async with`."""
+    """Give a function that runs the application for the length of an `async with`."""
 
     @asynccontextmanager
     async def start(

@@ -1,4 +1,4 @@
-"""A peer who is neither root nor the daemon's own user, but in the socket's group: connects and asks as such."""
+"""Connects and sends requests as a member of the socket's group, or as any other user."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ socket.send_fds(socket.socket(fileno=int(sys.argv[2])), [b"it"], [connection.fil
 
 
 def connect_as(path: Path, *identity: str) -> socket.socket:
-    """A connection to the socket that this process holds and another user has made."""
+    """Open a connection to the socket as another user; this process holds it."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         python = [os.path.realpath(sys.executable), "-I", "-c", CONNECT]
@@ -46,7 +46,7 @@ def connect_as(path: Path, *identity: str) -> socket.socket:
 
 @asynccontextmanager
 async def talking(connection: socket.socket) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """Talk through a connection for as long as the block runs, and not longer than is bearable."""
+    """Hold a connection open for as long as the block runs, with a time limit."""
     reader, writer = await asyncio.open_unix_connection(sock=connection)
     try:
         async with asyncio.timeout(PATIENCE_S):
@@ -56,7 +56,7 @@ async def talking(connection: socket.socket) -> AsyncIterator[tuple[asyncio.Stre
 
 
 async def ask_as(path: Path, method: str, target: str, body: object = None, *identity: str, **headers: str) -> Answer:
-    """Send one request as another user, a member when nobody is named, and read the answer to its end."""
+    """Send one request as another user (by default a member of the group) and read the whole response."""
     content = b"" if body is None else json.dumps(body).encode()
     lines = [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     head = [f"{method} {target} HTTP/1.1", "Host: d", "Connection: close", f"Content-Length: {len(content)}", *lines]
@@ -66,7 +66,7 @@ async def ask_as(path: Path, method: str, target: str, body: object = None, *ide
 
 
 def parse_answer(data: bytes) -> Answer:
-    """An answer that ended with its connection."""
+    """Parse a response that ended with its connection."""
     head, _, content = data.partition(b"\r\n\r\n")
     status, *lines = head.decode().split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}

@@ -1,4 +1,4 @@
-"""The real daemon application on a real Unix socket, in front of jobs that do what the test says."""
+"""The real daemon application on a real Unix socket, in front of scripted jobs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PATIENCE_S = 20.0
 
 @dataclass
 class Script:
-    """Stands where the engine is: a job begins, then waits until the test lets it end."""
+    """Replaces the engine: a job begins, then waits until the test ends it."""
 
     begun: asyncio.Queue[Job] = field(default_factory=asyncio.Queue)
     may_end: dict[str, asyncio.Event] = field(default_factory=dict)
@@ -40,14 +40,14 @@ class Script:
             else:
                 job.move(State.CANCELLED)
             raise
-        if job.state.ended:  # the test has ended it in a way of its own
+        if job.state.ended:  # the test has ended the job itself
             return
         job.move(State.BUNDLING)
         job.move(State.COMMITTING)
         job.finish(RESULT)
 
     async def clean(self, job: Job) -> None:
-        """There is never anything to remove."""
+        """Remove nothing: scripted jobs store nothing."""
         job.move(State.CANCELLED)
 
     async def wait_begun(self) -> Job:
@@ -62,7 +62,7 @@ class Script:
 
 @dataclass
 class Answer:
-    """A response, read to its end."""
+    """A complete response."""
 
     status: int
     headers: Any
@@ -70,7 +70,7 @@ class Answer:
 
     @property
     def error(self) -> dict[str, str]:
-        """The error object, after a look at its shape."""
+        """Check the shape of the error object and return it."""
         assert set(self.body) == {"error"}
         assert set(self.body["error"]) == {"code", "message", "hint", "field"}
         error: dict[str, str] = self.body["error"]
@@ -87,7 +87,7 @@ class Daemon:
     session: aiohttp.ClientSession
 
     async def ask(self, method: str, path: str, **options: Any) -> Answer:
-        """Send a request; `path` goes out as it is written."""
+        """Send a request; `path` is sent as written."""
         async with self.session.request(method, URL(f"http://localhost{path}", encoded=True), **options) as response:
             text = await response.text()
             body = json.loads(text) if response.content_type == "application/json" else text

@@ -1,4 +1,4 @@
-"""Who may use the socket."""
+"""Access to the socket."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become 
 
 
 async def ask_as(path: Path, *identity: str) -> tuple[int, str]:
-    """Ask for the list of jobs as another user, through a socket file that stops nobody; return the HTTP status."""
+    """Request the list of jobs as another user, through a socket file open to all; return the HTTP status."""
     path.chmod(0o666)
     curl = ["curl", "-s", "-w", "%{stderr}%{http_code}", "--unix-socket", str(path), "http://localhost/v1/jobs"]
     process = await asyncio.create_subprocess_exec(
@@ -32,7 +32,7 @@ async def ask_as(path: Path, *identity: str) -> tuple[int, str]:
 
 @needs_root
 async def test_stranger_is_refused(start_daemon: StartDaemon, open_path: Path) -> None:
-    """A user who is neither root nor the daemon nor in its group gets 403 from the daemon itself."""
+    """A user who is neither root nor the daemon's user nor in its group gets 403 from the daemon itself."""
     async with start_daemon(path=open_path, policy=AccessPolicy(group=GROUP)) as daemon:
         status, body = await ask_as(daemon.path, f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups")
         assert (status, '"access.denied"' in body) == (403, True)
@@ -40,7 +40,7 @@ async def test_stranger_is_refused(start_daemon: StartDaemon, open_path: Path) -
 
 @needs_root
 async def test_without_a_group_only_the_owner_and_root_get_in(start_daemon: StartDaemon, open_path: Path) -> None:
-    """With no group configured, being in groups helps nobody."""
+    """With no group configured, membership in groups gives no access."""
     async with start_daemon(path=open_path) as daemon:
         status, _ = await ask_as(daemon.path, f"--reuid={STRANGER}", f"--regid={GROUP}", f"--groups={GROUP},0")
         assert status == 403
@@ -53,7 +53,7 @@ async def test_without_a_group_only_the_owner_and_root_get_in(start_daemon: Star
     ids=["primary", "supplementary"],
 )
 async def test_member_of_the_group_gets_in(start_daemon: StartDaemon, open_path: Path, groups: tuple[str, ...]) -> None:
-    """The group may be the peer's primary or one of its others."""
+    """The group may be the peer's primary group or a supplementary one."""
     async with start_daemon(path=open_path, policy=AccessPolicy(group=GROUP)) as daemon:
         status, body = await ask_as(daemon.path, f"--reuid={STRANGER}", *groups)
         assert (status, body) == (200, '{"jobs":[]}')
@@ -74,20 +74,20 @@ async def test_stranger_learns_nothing_of_paths(start_daemon: StartDaemon, open_
 
 
 def test_own_user_and_root_may_do_everything() -> None:
-    """Root and the user the daemon runs as need no group."""
+    """Root and the daemon's own user need no group."""
     for uid in (0, os.geteuid()):
         for access in Access:
             AccessPolicy().check(Peer(pid=1, uid=uid, groups=frozenset()), access)
 
 
-def test_refusal_tells_what_was_asked_and_who_asked() -> None:
-    """The error names the kind of access and the user."""
+def test_refusal_names_the_access_and_the_user() -> None:
+    """The error states the kind of access and the user."""
     with pytest.raises(AccessDeniedError, match=f"cannot grant write access to user {STRANGER}"):
         AccessPolicy(group=GROUP).check(Peer(pid=1, uid=STRANGER, groups=frozenset({1})), Access.WRITE)
 
 
 def test_peer_of_a_unix_socket_is_known() -> None:
-    """The kernel tells process, user and groups of the other end."""
+    """The kernel reports process, user and groups of the peer."""
     ours, theirs = socket.socketpair(socket.AF_UNIX)
     with ours, theirs:
         peer = identify(ours)
@@ -96,7 +96,7 @@ def test_peer_of_a_unix_socket_is_known() -> None:
 
 
 def test_peer_with_too_many_groups_counts_with_its_primary_one() -> None:
-    """Where the kernel's list does not fit, the primary group alone counts."""
+    """If the kernel's list of groups is too long, only the primary group counts."""
 
     class Crowded(socket.socket):
         def getsockopt(self, level: int, option: int, length: int) -> bytes:  # type: ignore[override]  # the form used

@@ -1,4 +1,4 @@
-"""What members of the socket's group may ask for, and what they may do to the jobs of others."""
+"""Limits of the requests of group members, and of their control over jobs of others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROOTED = Settings(source_roots=(Path("/volumes"), Path("/bundles")), max_queued=
 
 @pytest.fixture
 def start(start_daemon: StartDaemon, open_path: Path) -> Any:
-    """The daemon with a group, whose socket file stops nobody."""
+    """Start the daemon with a group and a socket file that is open to all."""
 
     def start(settings: Settings = ROOTED, **options: Any) -> Any:
         return start_daemon(
@@ -41,7 +41,7 @@ async def submit(daemon: Daemon, name: str, *identity: str, **headers: str) -> A
 
 
 def judge(settings: Settings, **fields: Any) -> AmistreamError | None:
-    """What a confined job that asks for this is refused with, if it is."""
+    """Return the error that refuses a confined job with these fields, if any."""
     try:
         check_request(parse_request({**request_for("a"), **fields}), settings)
     except AmistreamError as error:
@@ -51,7 +51,7 @@ def judge(settings: Settings, **fields: Any) -> AmistreamError | None:
 
 @needs_root
 async def test_a_members_job_is_confined_and_roots_is_not(start: Any) -> None:
-    """Who asks decides; the request has no say in it."""
+    """The peer alone decides if a job is confined; no field of the request does."""
     async with start() as daemon:
         answer = await submit(daemon, "a")
         assert answer.status == 202
@@ -61,8 +61,8 @@ async def test_a_members_job_is_confined_and_roots_is_not(start: Any) -> None:
 
 
 @needs_root
-async def test_a_member_without_roots_is_told_whose_it_is_to_name_some(start: Any) -> None:
-    """No root is set: the answer names the setting and its file, and there is no job."""
+async def test_a_member_without_roots_is_refused_with_the_setting(start: Any) -> None:
+    """With no roots set, the error names the setting and its file, and there is no job."""
     async with start(Settings()) as daemon:
         answer = await submit(daemon, "a")
         assert (answer.status, answer.error["code"], answer.error["field"]) == (422, "roots.none", "source")
@@ -74,7 +74,7 @@ async def test_a_member_without_roots_is_told_whose_it_is_to_name_some(start: An
 @needs_root
 @pytest.mark.parametrize(("method", "end"), [("DELETE", ""), ("POST", "/resume")])
 async def test_a_member_does_nothing_to_roots_jobs(start: Any, method: str, end: str) -> None:
-    """A job that is not confined is seen by members, and left alone."""
+    """Members see a job that is not confined, and cannot change it."""
     async with start() as daemon:
         job = await daemon.submit_and_begin()
         answer = await ask_as(daemon.path, method, f"/v1/jobs/{job.id}{end}")
@@ -86,7 +86,7 @@ async def test_a_member_does_nothing_to_roots_jobs(start: Any, method: str, end:
 
 @needs_root
 async def test_members_cancel_one_anothers_jobs(start: Any) -> None:
-    """Confined jobs are the group's; root's word counts there too."""
+    """Members may cancel each other's confined jobs, and so may root."""
     async with start() as daemon:
         for identity in (OTHER_MEMBER, MEMBER):
             answer = await submit(daemon, "a", *identity)
@@ -103,7 +103,7 @@ async def test_members_cancel_one_anothers_jobs(start: Any) -> None:
 
 @needs_root
 async def test_a_key_is_its_senders_own(start: Any) -> None:
-    """The same Idempotency-Key of root, of a member and of another stands for three jobs."""
+    """The same Idempotency-Key of root, of a member and of another member belongs to three jobs."""
     async with start(max_jobs=4) as daemon:
         answers = [
             await daemon.submit("a", headers={"Idempotency-Key": "k"}),
@@ -119,7 +119,7 @@ async def test_a_key_is_its_senders_own(start: Any) -> None:
 
 @needs_root
 async def test_members_leave_room_in_the_queue(start: Any) -> None:
-    """Three quarters of the waiting places are theirs; root's jobs go on to be taken."""
+    """Members get three quarters of the queue; root's jobs are still accepted."""
     async with start(max_jobs=1, max_queued=4) as daemon:
         await daemon.submit_and_begin("running")
         statuses = [(await submit(daemon, f"m{number}")).status for number in range(4)]
@@ -130,9 +130,7 @@ async def test_members_leave_room_in_the_queue(start: Any) -> None:
 
 @needs_root
 async def test_members_keep_no_more_than_their_share(start: Any) -> None:
-    """Unfinished jobs of theirs that are kept count as long as they are: resumed they need room, and removed they free
-    it.
-    """
+    """Unfinished jobs of members count until they are removed; a resumed job needs a place in the queue."""
     async with start(max_jobs=9, max_queued=4) as daemon:
         kept = []
         for number in range(3):
@@ -151,7 +149,7 @@ async def test_members_keep_no_more_than_their_share(start: Any) -> None:
 
 @needs_root
 async def test_members_leave_room_for_followers(start: Any) -> None:
-    """Three quarters of the followers' places are theirs."""
+    """Members get three quarters of the subscriptions."""
     async with start(max_subscribers=4) as daemon:
         job = await daemon.submit_and_begin()
         target = f"/v1/jobs/{job.id}/events"
@@ -184,7 +182,7 @@ async def test_members_leave_room_for_followers(start: Any) -> None:
     ids=lambda value: str(value)[:40],
 )
 def test_what_a_member_may_not_ask_for(fields: dict[str, Any], code: str, field: str) -> None:
-    """Signed requests go nowhere else, and no job takes more than its share of memory."""
+    """A confined job may not choose an endpoint, an unknown region or more than its share of memory."""
     error = judge(ROOTED, **fields)
     assert isinstance(error, AccessDeniedError)
     assert (error.code, error.field) == (code, field)
@@ -205,12 +203,12 @@ def test_what_a_member_may_not_ask_for(fields: dict[str, Any], code: str, field:
     ids=str,
 )
 def test_what_a_member_may_ask_for(fields: dict[str, Any]) -> None:
-    """What a job usually asks for is not in the way of anybody."""
+    """The usual fields of a job are allowed for members."""
     assert judge(ROOTED, **fields) is None
 
 
 def test_the_settings_are_the_most_a_member_gets() -> None:
-    """Endpoint, region, memory, rate and priority that are set may be asked for, and no more."""
+    """A member may use endpoint, region, memory, rate and priority up to the settings, and not beyond."""
     settings = ROOTED.model_copy(
         update={
             "endpoint_url": "http://127.0.0.1:4566",
@@ -221,7 +219,7 @@ def test_the_settings_are_the_most_a_member_gets() -> None:
     )
     same = {"endpoint_url": "http://127.0.0.1:4566/", "memory_limit": 300 << 20, "limit_upload": 1 << 20, "nice": 5}
     assert judge(settings, **same) is None
-    # With an endpoint of its own the region leads nowhere else.
+    # With its own endpoint set, a region leads nowhere else.
     assert judge(settings, region="cn-north-1") is None
     private = settings.model_copy(update={"region": "xx-nowhere-1"})
     assert judge(private, region="xx-nowhere-1") is None
@@ -232,7 +230,7 @@ def test_the_settings_are_the_most_a_member_gets() -> None:
 
 
 def test_a_member_makes_up_no_regions() -> None:
-    """A name that only looks like a region's is refused with any endpoint: for each the daemon would keep clients."""
+    """An unknown region is refused with any endpoint: the daemon would keep SDK clients for each one."""
     for settings in (ROOTED, ROOTED.model_copy(update={"endpoint_url": "http://127.0.0.1:4566"})):
         for region in ("us-east-3", "us-east-99", "xx-nowhere-1"):
             error = judge(settings, region=region)
@@ -242,7 +240,7 @@ def test_a_member_makes_up_no_regions() -> None:
 
 
 def test_the_daemons_own_partition_is_the_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In China a member uses China's regions; a region of no known partition is nobody's home."""
+    """In China a member uses China's regions; a region of no known partition is refused."""
     monkeypatch.setenv("AWS_REGION", "cn-north-1")
     assert judge(ROOTED, region="cn-northwest-1") is None
     assert judge(ROOTED, region="eu-west-1") is not None
@@ -252,19 +250,19 @@ def test_the_daemons_own_partition_is_the_one(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_machine_with_large_settings_grants_them() -> None:
-    """Where the settings' own values need more than the usual bound, that is the bound."""
+    """If the settings need more memory than the usual limit, their need is the limit."""
     large = ROOTED.model_copy(update={"part_size": 200 << 20})
     assert judge(large) is None
     assert judge(large, upload_concurrency=5) is not None
 
 
 def test_without_roots_a_member_gets_nothing() -> None:
-    """Whatever is asked for."""
+    """Without roots every request of a member is refused."""
     assert isinstance(judge(Settings()), RefusedError)
 
 
 async def test_the_daemons_standard_input_is_nobodys(start_daemon: StartDaemon) -> None:
-    """Whoever asks for it means his own, which does not come through the socket."""
+    """A request with standard input as its source is refused."""
     async with start_daemon() as daemon:
         answer = await daemon.ask("POST", "/v1/jobs", json={"source": "-", "image_size": 512, "destinations": ["/b"]})
         assert (answer.status, answer.error["code"], answer.error["field"]) == (422, "source.stream", "source")

@@ -1,4 +1,4 @@
-"""Bounds on connections and on what comes through them."""
+"""Limits of connections and of the data that comes through them."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ def connect(daemon: Daemon) -> socket.socket:
 
 
 async def send(daemon: Daemon, data: bytes) -> Answer:
-    """Send these bytes, and read until the daemon hangs up."""
+    """Send these bytes, and read until the daemon closes the connection."""
     async with talking(connect(daemon)) as (reader, writer):
         writer.write(data)
         return parse_answer(await reader.read())
 
 
 async def is_held(stack: AsyncExitStack, connection: socket.socket) -> bool:
-    """Whether the daemon answers a request on this connection, which then stays open until the stack ends."""
+    """Check that the daemon answers on this connection, and keep the connection open until the stack ends."""
     reader, writer = await stack.enter_async_context(talking(connection))
     writer.write(HEALTH)
     return b" 200 " in await reader.readline()
 
 
 async def test_connections_are_bounded(start_daemon: StartDaemon) -> None:
-    """One too many gets an answer that says so, and the next one a place when another has gone."""
+    """A connection over the limit gets an error, and the next one is served once another has ended."""
     async with start_daemon(doors={"max_connections": 3, "reserved": 1}) as daemon, AsyncExitStack() as later:
         async with AsyncExitStack() as stack:
             for _ in range(3):
@@ -47,30 +47,28 @@ async def test_connections_are_bounded(start_daemon: StartDaemon) -> None:
                 refused = await send(daemon, data)
                 assert (refused.status, refused.error["code"]) == (503, "daemon.connections")
         async with asyncio.timeout(PATIENCE_S):
-            # The daemon learns that they have gone when its loop gets round to it; each question is one turn.
+            # The daemon notices closed connections when its loop runs; each request is one turn.
             while not await is_held(later, connect(daemon)):
                 pass
 
 
-async def test_those_who_are_turned_away_are_bounded_too(
-    start_daemon: StartDaemon, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of very many who come to a full daemon, some only find the connection ended."""
+async def test_refused_connections_are_bounded_too(start_daemon: StartDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of very many connections to a full daemon, some are closed without a response."""
     monkeypatch.setattr("amistream.daemon.connections.LISTEN_S", PATIENCE_S)
     async with start_daemon(doors={"max_connections": 1, "reserved": 0}) as daemon, AsyncExitStack() as stack:
         assert await is_held(stack, connect(daemon))
-        told = ended = 0
+        answered = ended = 0
         crowd = [await stack.enter_async_context(talking(connect(daemon))) for _ in range(LISTENERS + 10)]
         for reader, _ in crowd:
             answer = await reader.read()
-            told += answer.startswith(b"HTTP/1.1 503 ")
+            answered += answer.startswith(b"HTTP/1.1 503 ")
             ended += not answer
-        assert (told, ended) == (LISTENERS, 10)
+        assert (answered, ended) == (LISTENERS, 10)
 
 
 @needs_root
 async def test_members_leave_connections_for_root(start_daemon: StartDaemon, open_path: Path) -> None:
-    """When members hold all that they can get, root's request is answered."""
+    """When members use all connections they can get, root is still served."""
     async with (
         start_daemon(
             path=open_path, policy=AccessPolicy(group=GROUP), doors={"max_connections": 4, "reserved": 2}
@@ -87,14 +85,14 @@ async def test_members_leave_connections_for_root(start_daemon: StartDaemon, ope
 
 @pytest.mark.parametrize("begin", [b"", b"GET /v1/health HTTP/1.1\r\nHost: d\r\n"], ids=["nothing", "half a request"])
 async def test_silent_connection_is_closed(start_daemon: StartDaemon, begin: bytes) -> None:
-    """Who connects and does not ask loses the connection after a while."""
+    """A connection without a request is closed after a while."""
     async with start_daemon(doors={"idle_s": 0.05}) as daemon, talking(connect(daemon)) as (reader, writer):
         writer.write(begin)
         assert await reader.read() == b""
 
 
 async def test_body_that_does_not_come_is_not_waited_for(start_daemon: StartDaemon) -> None:
-    """A request whose body stays away is answered with 408, and makes no job."""
+    """A request whose body does not arrive is answered with 408 and makes no job."""
     async with start_daemon(body_timeout_s=0.05, doors={"idle_s": 1}) as daemon:
         async with talking(connect(daemon)) as (reader, writer):
             writer.write(b"POST /v1/jobs HTTP/1.1\r\nHost: d\r\nContent-Length: 10\r\n\r\n{")
@@ -113,14 +111,14 @@ async def test_body_that_does_not_come_is_not_waited_for(start_daemon: StartDaem
     ids=["long line", "long header", "many headers"],
 )
 async def test_headers_are_bounded(start_daemon: StartDaemon, data: bytes) -> None:
-    """A request line or a header over 8 KiB, or more than 128 headers, is refused and the connection closed."""
+    """A request line or header over 8 KiB, or more than 128 headers, is refused and the connection closed."""
     async with start_daemon() as daemon:
         assert (await send(daemon, data)).status == 400
         assert (await daemon.ask("GET", "/v1/health")).status == 200
 
 
 async def test_headers_without_an_end_are_bounded(start_daemon: StartDaemon) -> None:
-    """A header that never ends is cut off long before memory is."""
+    """An endless header is cut off long before it fills the memory."""
     async with start_daemon() as daemon, talking(connect(daemon)) as (reader, writer):
         writer.write(HEALTH[:-2] + b"X: ")
         answered = asyncio.ensure_future(reader.readline())
@@ -131,7 +129,7 @@ async def test_headers_without_an_end_are_bounded(start_daemon: StartDaemon) -> 
 
 
 async def test_requests_one_after_another_are_bounded_too(start_daemon: StartDaemon) -> None:
-    """Requests that are sent without waiting for answers are answered one by one, and none is lost."""
+    """Pipelined requests are answered one by one, and none is lost."""
     async with start_daemon() as daemon, talking(connect(daemon)) as (reader, writer):
         writer.write(b"GET /v1/nothing HTTP/1.1\r\nHost: d\r\n\r\n" * 500)
         for _ in range(500):

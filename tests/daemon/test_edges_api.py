@@ -1,4 +1,4 @@
-"""What is no use of the API: wrong paths, methods, bodies; and bugs. Every error has the contract's shape."""
+"""Invalid use of the API: wrong paths, methods and bodies; and bugs. Every error has the contract's shape."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ LIMIT = 64 * 1024
 
 
 def padded(request: dict[str, Any], size: int) -> bytes:
-    """The request as JSON of exactly `size` bytes."""
+    """Make a request of exactly `size` bytes of JSON."""
     text = json.dumps(request).encode()
     return text + b" " * (size - len(text))
 
 
 async def test_unknown_path(start_daemon: StartDaemon) -> None:
-    """A path of no endpoint is 404."""
+    """An unknown path is 404."""
     async with start_daemon() as daemon:
         answer = await daemon.ask("GET", "/v2/jobs")
         assert (answer.status, answer.error["code"]) == (404, "http.unknown_path")
@@ -31,15 +31,15 @@ async def test_unknown_path(start_daemon: StartDaemon) -> None:
     "path", ["/v1/jobs/%ff", "/v1/jobs/%ed%a0%80", "/%ff", "/v1/jobs/%2e%2e", "/v1/jobs/a%2Fb", "//"]
 )
 async def test_strange_path(start_daemon: StartDaemon, path: str) -> None:
-    """A path that is no text, or tries to climb, is 404 like any other."""
+    """A path that is not text, or that climbs, is 404."""
     async with start_daemon() as daemon:
         answer = await daemon.ask("GET", path)
         assert answer.status == 404
         assert answer.error["message"].startswith("cannot find")
 
 
-async def test_wrong_method_tells_the_right_ones(start_daemon: StartDaemon) -> None:
-    """A method that a path does not take is 405 with Allow."""
+async def test_wrong_method_lists_the_right_ones(start_daemon: StartDaemon) -> None:
+    """A method that a path does not support is 405 with Allow."""
     async with start_daemon() as daemon:
         answer = await daemon.ask("PUT", "/v1/jobs")
         assert (answer.status, answer.error["code"]) == (405, "http.method")
@@ -76,7 +76,7 @@ async def test_wrong_method_tells_the_right_ones(start_daemon: StartDaemon) -> N
     ],
 )
 async def test_body_that_is_no_request(start_daemon: StartDaemon, body: bytes, status: int, code: str) -> None:
-    """A body that is no request is refused and makes no job."""
+    """A body that is not a valid request is refused and makes no job."""
     async with start_daemon() as daemon:
         answer = await daemon.ask("POST", "/v1/jobs", data=body)
         assert (answer.status, answer.error["code"]) == (status, code)
@@ -84,21 +84,21 @@ async def test_body_that_is_no_request(start_daemon: StartDaemon, body: bytes, s
 
 
 async def test_unknown_field_is_named(start_daemon: StartDaemon) -> None:
-    """The error tells which field is unknown."""
+    """The error names the unknown field."""
     async with start_daemon() as daemon:
         answer = await daemon.ask("POST", "/v1/jobs", json={**request_for("a"), "colour": "red"})
         assert (answer.status, answer.error["field"]) == (422, "colour")
 
 
 async def test_unknown_query_parameter_is_named(start_daemon: StartDaemon) -> None:
-    """A misspelt query parameter is refused, as it would otherwise mean nothing."""
+    """A misspelt query parameter is refused instead of ignored."""
     async with start_daemon() as daemon:
         answer = await daemon.ask("GET", "/v1/jobs?sate=done")
         assert (answer.status, answer.error["field"]) == (422, "sate")
 
 
 async def test_largest_body_is_taken(start_daemon: StartDaemon) -> None:
-    """A body of exactly 64 KiB is read."""
+    """A body of exactly 64 KiB is accepted."""
     async with start_daemon() as daemon:
         answer = await daemon.ask("POST", "/v1/jobs", data=padded(request_for("a"), LIMIT))
         assert answer.status == 202
@@ -106,7 +106,7 @@ async def test_largest_body_is_taken(start_daemon: StartDaemon) -> None:
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["with its length", "chunked"])
 async def test_larger_body_is_refused(start_daemon: StartDaemon, chunked: bool) -> None:
-    """One byte more is 413, whether the length is told before or not."""
+    """A body of 64 KiB and one byte is 413, with and without a Content-Length."""
 
     async def chunks() -> AsyncIterator[bytes]:
         yield padded(request_for("a"), LIMIT)
@@ -120,14 +120,14 @@ async def test_larger_body_is_refused(start_daemon: StartDaemon, chunked: bool) 
 
 
 async def test_body_nobody_asked_for_is_bounded_too(start_daemon: StartDaemon) -> None:
-    """An endpoint without a body refuses a large one all the same."""
+    """An endpoint that takes no body refuses a large one, too."""
     async with start_daemon() as daemon:
         answer = await daemon.ask("GET", "/v1/health", data=b" " * (LIMIT + 1))
         assert answer.status == 413
 
 
-async def test_bug_is_told_without_its_insides(start_daemon: StartDaemon) -> None:
-    """An unexpected exception is 500, and its text stays in the log."""
+async def test_bug_is_reported_without_its_text(start_daemon: StartDaemon) -> None:
+    """An unexpected exception is 500, and its text appears in the log only."""
 
     async def stumble(_: web.Request) -> web.Response:
         raise ValueError("the secret is 42")
@@ -139,7 +139,7 @@ async def test_bug_is_told_without_its_insides(start_daemon: StartDaemon) -> Non
 
 
 async def test_other_refusals_of_http_keep_the_shape(start_daemon: StartDaemon) -> None:
-    """What aiohttp refuses on its own account is answered in the same shape."""
+    """Refusals by aiohttp itself have the same shape."""
 
     async def refuse(_: web.Request) -> web.Response:
         raise web.HTTPNotAcceptable

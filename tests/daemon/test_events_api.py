@@ -26,7 +26,7 @@ async def following(daemon: Daemon, job: Job, **headers: str) -> AsyncIterator[C
 
 
 async def next_event(response: ClientResponse) -> Event:
-    """Read one event, and check that its three lines tell the same."""
+    """Read one event, and check that its three lines agree."""
     frame = (await response.content.readuntil(b"\n\n")).decode()
     number, kind, data = frame.rstrip("\n").split("\n")
     event = Event.model_validate_json(data.removeprefix("data: "))
@@ -43,7 +43,7 @@ async def rest(response: ClientResponse) -> list[Event]:
 
 
 async def test_follower_sees_the_job_live(start_daemon: StartDaemon) -> None:
-    """Each change of a running job arrives as it happens, and the stream ends after the last state."""
+    """Each change of a running job arrives at once, and the stream ends after the last state."""
     async with start_daemon() as daemon:
         job = await daemon.submit_and_begin()
         async with following(daemon, job) as response:
@@ -61,7 +61,7 @@ async def test_follower_sees_the_job_live(start_daemon: StartDaemon) -> None:
 
 
 async def test_late_follower_sees_the_past(start_daemon: StartDaemon) -> None:
-    """Who joins after the end gets every state from the first on, and the end of the stream."""
+    """A client that follows an ended job gets every state from the first, and the end of the stream."""
     async with start_daemon() as daemon:
         job = await daemon.submit_and_begin()
         await daemon.script.end(job)
@@ -71,7 +71,7 @@ async def test_late_follower_sees_the_past(start_daemon: StartDaemon) -> None:
 
 
 async def test_follower_goes_on_after_the_last_event_it_had(start_daemon: StartDaemon) -> None:
-    """Last-Event-ID leaves out what the client has had."""
+    """Last-Event-ID skips the events that the client already has."""
     async with start_daemon() as daemon:
         job = await daemon.submit_and_begin()
         await daemon.script.end(job)
@@ -81,7 +81,7 @@ async def test_follower_goes_on_after_the_last_event_it_had(start_daemon: StartD
 
 @pytest.mark.parametrize("last", ["", "-1", "x", "1" * 16])
 async def test_unusable_last_event_id_is_refused(start_daemon: StartDaemon, last: str) -> None:
-    """Last-Event-ID is the number of an event."""
+    """Last-Event-ID must be the number of an event."""
     async with start_daemon() as daemon:
         job = await daemon.submit_and_begin()
         answer = await daemon.ask("GET", f"/v1/jobs/{job.id}/events", headers={"Last-Event-ID": last})
@@ -89,7 +89,7 @@ async def test_unusable_last_event_id_is_refused(start_daemon: StartDaemon, last
 
 
 async def test_cancel_ends_the_stream(start_daemon: StartDaemon) -> None:
-    """The follower of a cancelled job sees that state last."""
+    """The follower of a cancelled job gets that state last."""
     async with start_daemon() as daemon:
         job = await daemon.submit_and_begin()
         async with following(daemon, job) as response:
@@ -98,7 +98,7 @@ async def test_cancel_ends_the_stream(start_daemon: StartDaemon) -> None:
 
 
 async def test_quiet_stream_is_kept_alive(start_daemon: StartDaemon) -> None:
-    """A stream on which nothing happens carries a comment from time to time."""
+    """A silent stream carries a comment from time to time."""
     async with start_daemon(keep_alive_s=0.001) as daemon:
         job = await daemon.submit_and_begin()
         async with following(daemon, job, Last_Event_ID="2") as response:
@@ -107,7 +107,7 @@ async def test_quiet_stream_is_kept_alive(start_daemon: StartDaemon) -> None:
 
 
 async def test_followers_are_bounded(start_daemon: StartDaemon) -> None:
-    """A follower beyond the limit is answered with 503, and gets in when another's stream has ended."""
+    """A follower over the limit gets 503, and is accepted once another stream has ended."""
     async with start_daemon(max_subscribers=1) as daemon:
         job = await daemon.submit_and_begin()
         async with following(daemon, job) as response:
@@ -119,14 +119,14 @@ async def test_followers_are_bounded(start_daemon: StartDaemon) -> None:
 
 
 async def test_follower_that_leaves_frees_its_place(start_daemon: StartDaemon) -> None:
-    """A client that goes away in the middle of a quiet stream makes room for another."""
+    """A client that disconnects from a silent stream frees its subscription."""
     async with start_daemon(max_subscribers=1) as daemon:
         job = await daemon.submit_and_begin()
         async with following(daemon, job) as response:
             await next_event(response)
             response.close()
         async with asyncio.timeout(PATIENCE_S):
-            # The daemon learns of it when its loop gets round to it; each answer is one turn.
+            # The daemon notices the disconnect when its loop runs; each request is one turn.
             while True:
                 async with daemon.session.get(f"http://localhost/v1/jobs/{job.id}/events") as response:
                     if response.status == 200:

@@ -24,7 +24,7 @@ async def test_submit_answers_the_job_and_where_to_find_it(start_daemon: StartDa
 
 
 async def test_job_is_shown_to_its_end(start_daemon: StartDaemon) -> None:
-    """A job that ended is shown with its result."""
+    """An ended job is shown with its result."""
     async with start_daemon() as daemon:
         job = await daemon.submit_and_begin()
         await daemon.script.end(job)
@@ -33,7 +33,7 @@ async def test_job_is_shown_to_its_end(start_daemon: StartDaemon) -> None:
 
 
 async def test_list_keeps_to_the_state_asked(start_daemon: StartDaemon) -> None:
-    """The list is in the order of submission and holds only jobs of the wanted state."""
+    """The list is in order of submission and holds only jobs in the requested state."""
     async with start_daemon(max_jobs=1) as daemon:
         first = await daemon.submit_and_begin("a")
         second = await daemon.submit("b")
@@ -47,7 +47,7 @@ async def test_list_keeps_to_the_state_asked(start_daemon: StartDaemon) -> None:
 
 
 async def test_list_refuses_a_state_that_is_none(start_daemon: StartDaemon) -> None:
-    """A word that is no state is the caller's error in the parameter `state`."""
+    """An unknown state is the caller's error in the parameter `state`."""
     async with start_daemon() as daemon:
         answer = await daemon.ask("GET", "/v1/jobs?state=sleeping")
         assert (answer.status, answer.error["field"]) == (422, "state")
@@ -74,7 +74,7 @@ async def test_full_queue_refuses(start_daemon: StartDaemon) -> None:
 
 
 async def test_same_destination_conflicts(start_daemon: StartDaemon) -> None:
-    """Two living jobs never write to the same place."""
+    """Two active jobs never write to the same destination."""
     async with start_daemon() as daemon:
         await daemon.submit("a")
         refused = await daemon.submit("a")
@@ -82,7 +82,7 @@ async def test_same_destination_conflicts(start_daemon: StartDaemon) -> None:
 
 
 async def test_repeated_key_gives_the_same_job(start_daemon: StartDaemon) -> None:
-    """A repeat with the same Idempotency-Key is answered with 200 and the first one's job."""
+    """A repeat with the same Idempotency-Key is answered with 200 and the first job."""
     async with start_daemon() as daemon:
         headers = {"Idempotency-Key": "one"}
         first = await daemon.submit("a", headers=headers)
@@ -93,7 +93,7 @@ async def test_repeated_key_gives_the_same_job(start_daemon: StartDaemon) -> Non
 
 
 async def test_key_with_another_request_conflicts(start_daemon: StartDaemon) -> None:
-    """An Idempotency-Key belongs to the request it came with."""
+    """An Idempotency-Key with a different request is a conflict."""
     async with start_daemon() as daemon:
         headers = {"Idempotency-Key": "one"}
         await daemon.submit("a", headers=headers)
@@ -111,7 +111,7 @@ async def test_unusable_key_is_refused(start_daemon: StartDaemon, key: str) -> N
 
 
 async def test_queued_job_is_cancelled_without_running(start_daemon: StartDaemon) -> None:
-    """A job that waits is cancelled and never begins."""
+    """A queued job is cancelled and never begins."""
     async with start_daemon(max_jobs=1) as daemon:
         first = await daemon.submit_and_begin("a")
         second = daemon.queue.get((await daemon.submit("b")).body["id"])
@@ -123,7 +123,7 @@ async def test_queued_job_is_cancelled_without_running(start_daemon: StartDaemon
 
 
 async def test_running_job_is_cancelled(start_daemon: StartDaemon) -> None:
-    """A job that runs is told to stop, and a second request for it is no error."""
+    """A running job is asked to stop, and a second request to cancel it is no error."""
     async with start_daemon() as daemon:
         job = await daemon.submit_and_begin()
         answer = await daemon.ask("DELETE", f"/v1/jobs/{job.id}")
@@ -133,7 +133,7 @@ async def test_running_job_is_cancelled(start_daemon: StartDaemon) -> None:
 
 
 async def test_ended_job_cannot_be_cancelled(start_daemon: StartDaemon) -> None:
-    """Cancelling what has ended is a conflict."""
+    """Cancelling an ended job is a conflict."""
     async with start_daemon() as daemon:
         job = await daemon.submit_and_begin()
         await daemon.script.end(job)
@@ -142,7 +142,7 @@ async def test_ended_job_cannot_be_cancelled(start_daemon: StartDaemon) -> None:
 
 
 async def test_resume_is_refused(start_daemon: StartDaemon) -> None:
-    """A job that runs, or that left nothing, cannot be resumed."""
+    """A running job, or one that kept nothing, cannot be resumed."""
     async with start_daemon() as daemon:
         job = await daemon.submit_and_begin()
         answer = await daemon.ask("POST", f"/v1/jobs/{job.id}/resume")
@@ -154,7 +154,7 @@ async def test_resume_is_refused(start_daemon: StartDaemon) -> None:
 
 
 async def test_job_that_kept_something_is_resumed_or_removed(start_daemon: StartDaemon) -> None:
-    """What ended resumable says so, is begun again under its id by a resume, and removed by a cancel."""
+    """A job that ended resumable is shown so; resume begins it again under its id, cancel removes its parts."""
     async with start_daemon() as daemon:
         first = await daemon.submit_and_begin()
         first.fail(StoreError("store.lost", "cannot go on: the store is gone"), resumable=True)
@@ -176,14 +176,14 @@ async def test_job_that_kept_something_is_resumed_or_removed(start_daemon: Start
 
 @pytest.mark.parametrize(("method", "end"), [("GET", ""), ("DELETE", ""), ("POST", "/resume"), ("GET", "/events")])
 async def test_unknown_job_is_not_found(start_daemon: StartDaemon, method: str, end: str) -> None:
-    """Every endpoint of a job answers 404 for an id that is none."""
+    """Every endpoint of a job answers 404 for an unknown id."""
     async with start_daemon() as daemon:
         answer = await daemon.ask(method, f"/v1/jobs/nobody{end}")
         assert (answer.status, answer.error["code"]) == (404, "job.unknown")
 
 
 async def test_health_counts(start_daemon: StartDaemon) -> None:
-    """An idle daemon is ok, tells its version and how long it runs."""
+    """An idle daemon is ok, and shows its version and uptime."""
     async with start_daemon() as daemon:
         health = await daemon.ask("GET", "/v1/health")
         assert health.status == 200
@@ -192,7 +192,7 @@ async def test_health_counts(start_daemon: StartDaemon) -> None:
 
 
 async def test_draining_daemon_refuses_jobs_and_lets_the_running_end(start_daemon: StartDaemon) -> None:
-    """While it stops, the daemon answers, takes no job, keeps the waiting ones and lets the running one end."""
+    """A stopping daemon answers, refuses new jobs, keeps queued ones and lets the running one end."""
     async with start_daemon(max_jobs=1) as daemon, asyncio.TaskGroup() as group:
         running = await daemon.submit_and_begin("a")
         waiting = daemon.queue.get((await daemon.submit("b")).body["id"])

@@ -1,4 +1,4 @@
-"""Claiming the socket's path, and giving it back."""
+"""Claiming the socket's path, and removing it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def answers(path: Path) -> bool:
 
 
 def test_socket_is_there_while_it_is_used(tmp_path: Path) -> None:
-    """The file is made with its directory, takes connections, and is gone afterwards."""
+    """The file is made with its directory, accepts connections, and is removed at the end."""
     path = tmp_path / "run" / "a.sock"
     before = os.umask(0)
     try:
@@ -54,7 +54,7 @@ def test_socket_is_there_while_it_is_used(tmp_path: Path) -> None:
 
 
 def test_failure_while_it_is_used_removes_it_too(tmp_path: Path) -> None:
-    """The file goes, whatever ends the block."""
+    """The file is removed after a failure, too."""
     path = tmp_path / "a.sock"
     with pytest.raises(ZeroDivisionError), listening(path, None):
         raise ZeroDivisionError
@@ -63,14 +63,14 @@ def test_failure_while_it_is_used_removes_it_too(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to any group")
 def test_socket_belongs_to_the_group(tmp_path: Path) -> None:
-    """The configured group owns the file."""
+    """The file belongs to the configured group."""
     path = tmp_path / "a.sock"
     with listening(path, 54321):
         assert (path.stat().st_gid, stat.S_IMODE(path.stat().st_mode)) == (54321, 0o660)
 
 
 def test_second_daemon_is_refused_and_does_no_harm(tmp_path: Path) -> None:
-    """A path on which somebody answers is left alone."""
+    """A path on which a daemon answers is left alone."""
     path = tmp_path / "a.sock"
     with listening(path, None):
         with pytest.raises(ConflictError, match=f"a daemon is already running on {path}"), listening(path, None):
@@ -79,7 +79,7 @@ def test_second_daemon_is_refused_and_does_no_harm(tmp_path: Path) -> None:
 
 
 def test_full_backlog_counts_as_an_answer(tmp_path: Path) -> None:
-    """A daemon that is slow to accept is a daemon that runs."""
+    """A daemon that is slow to accept counts as running."""
     path = tmp_path / "a.sock"
     with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as waiting:
         busy.bind(str(path))
@@ -90,7 +90,7 @@ def test_full_backlog_counts_as_an_answer(tmp_path: Path) -> None:
 
 
 def test_stale_socket_is_replaced(tmp_path: Path) -> None:
-    """A file that a killed daemon left is no hindrance."""
+    """The file of a killed daemon is replaced."""
     path = tmp_path / "a.sock"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
@@ -100,7 +100,7 @@ def test_stale_socket_is_replaced(tmp_path: Path) -> None:
 
 
 def test_of_many_that_start_at_once_one_wins(tmp_path: Path) -> None:
-    """Daemons that find the same stale socket together do not take it from one another."""
+    """Of several daemons that find the same stale socket together, exactly one claims it."""
     path = tmp_path / "a.sock"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
@@ -121,7 +121,7 @@ def test_of_many_that_start_at_once_one_wins(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         started = list(pool.map(start, range(4)))
-        # The losers print nothing and end; the winner says so and waits for its input to end.
+        # The losers print nothing and end; the winner prints a line and waits for the end of its input.
         said = list(pool.map(first_line, started))
     for process in started:
         process.communicate()
@@ -129,7 +129,7 @@ def test_of_many_that_start_at_once_one_wins(tmp_path: Path) -> None:
 
 
 def test_a_lock_on_the_directory_holds_nobody(tmp_path: Path) -> None:
-    """Any user of the machine may lock a directory that he can read; the daemon starts all the same."""
+    """A lock on the directory, which any user may take, does not stop the daemon."""
     directory = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)
@@ -139,8 +139,8 @@ def test_a_lock_on_the_directory_holds_nobody(tmp_path: Path) -> None:
         os.close(directory)
 
 
-def test_one_that_is_starting_is_told(tmp_path: Path) -> None:
-    """While another daemon claims the path, this one ends at once and says why; the lock is nobody else's to open."""
+def test_a_daemon_that_is_starting_keeps_the_path(tmp_path: Path) -> None:
+    """While another daemon claims the path, this one ends at once with the reason; only the owner can open the lock."""
     path, lock = tmp_path / "a.sock", tmp_path / ".a.sock.lock"
     before = os.umask(0)
     try:
@@ -160,7 +160,7 @@ def test_one_that_is_starting_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "others can open it", "another's"])
 def test_a_lock_that_somebody_put_there(tmp_path: Path, kind: str) -> None:
-    """What is not a file of the daemon's own is not locked, and is named."""
+    """A lock file that is not the daemon's own is not used; the error names it."""
     path, lock, target = tmp_path / "a.sock", tmp_path / ".a.sock.lock", tmp_path / "target"
     target.write_bytes(b"")
     if kind == "link":
@@ -181,7 +181,7 @@ def test_a_lock_that_somebody_put_there(tmp_path: Path, kind: str) -> None:
 
 
 def test_file_that_is_no_socket_stays(tmp_path: Path) -> None:
-    """Nothing but a socket is ever removed."""
+    """A file that is not a socket is never removed."""
     path = tmp_path / "a.sock"
     path.write_text("precious")
     with pytest.raises(UsageError, match="not a socket"), listening(path, None):
@@ -190,14 +190,14 @@ def test_file_that_is_no_socket_stays(tmp_path: Path) -> None:
 
 
 def test_path_that_cannot_be_used_is_explained(tmp_path: Path) -> None:
-    """The kernel's reason stands in the message."""
+    """The message holds the kernel's reason."""
     path = tmp_path / ("x" * 120)
     with pytest.raises(UsageError, match="AF_UNIX path too long"), listening(path, None):
         pass
 
 
 def test_socket_of_another_is_not_removed_at_the_end(tmp_path: Path) -> None:
-    """When somebody else has taken the path over, it is theirs."""
+    """If another process has taken the path over, its file stays."""
     path = tmp_path / "a.sock"
     with listening(path, None):
         path.rename(tmp_path / "moved.sock")
@@ -206,7 +206,7 @@ def test_socket_of_another_is_not_removed_at_the_end(tmp_path: Path) -> None:
 
 
 def test_group_is_found_by_name() -> None:
-    """A known group's id is found, no name means no group, an unknown one is an error."""
+    """A known group's id is found, no name means no group, an unknown name is an error."""
     known = grp.getgrgid(0)
     assert find_group(known.gr_name) == 0
     assert find_group("") is None
@@ -215,7 +215,7 @@ def test_group_is_found_by_name() -> None:
 
 
 def run_with_passed_socket(passed: socket.socket, path: Path, count: str) -> str:
-    """Run a process that finds `passed` as descriptor 3, as systemd leaves it."""
+    """Run a process with `passed` as descriptor 3, as systemd does."""
     return subprocess.run(
         ["bash", "-c", f'exec "$0" "$@" 3<&{passed.fileno()}', sys.executable, "-c", PASS_SOCKET, str(path), count],
         pass_fds=[passed.fileno()],
@@ -226,7 +226,7 @@ def run_with_passed_socket(passed: socket.socket, path: Path, count: str) -> str
 
 
 def test_socket_from_systemd_is_taken(tmp_path: Path) -> None:
-    """A passed socket is used as it is, kept from children, and left where it was."""
+    """A passed socket is used unchanged, is not inherited by children, and stays at the end."""
     path = tmp_path / "a.sock"
     with socket.socket(socket.AF_UNIX) as passed:
         passed.bind(str(path))
@@ -236,19 +236,19 @@ def test_socket_from_systemd_is_taken(tmp_path: Path) -> None:
 
 
 def test_several_sockets_from_systemd_are_refused(tmp_path: Path) -> None:
-    """One socket is what the daemon serves."""
+    """More than one passed socket is an error."""
     with socket.socket(socket.AF_UNIX) as passed:
         assert run_with_passed_socket(passed, tmp_path, "2") == "daemon.passed_sockets"
 
 
 def test_tcp_socket_from_systemd_is_refused(tmp_path: Path) -> None:
-    """A passed socket that would open the daemon to the network is not served."""
+    """A passed TCP socket, which would open the daemon to the network, is refused."""
     with socket.socket(socket.AF_INET) as passed:
         assert run_with_passed_socket(passed, tmp_path, "1") == "daemon.passed_sockets"
 
 
 def test_socket_passed_to_another_process_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Variables that were meant for a parent do not count."""
+    """Variables meant for a parent process are ignored."""
     monkeypatch.setenv("LISTEN_PID", "1")
     monkeypatch.setenv("LISTEN_FDS", "1")
     path = tmp_path / "a.sock"

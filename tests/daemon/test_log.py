@@ -1,4 +1,4 @@
-"""What the log looks like, and what never stands in it."""
+"""The form of the log, and the data that never appears in it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OWN = "amistream.daemon.test"
 
 @pytest.fixture(autouse=True)
 def _restore() -> Iterator[None]:
-    """Leave the process's logging as it was found."""
+    """Restore the process's logging."""
     root, own = logging.getLogger(), logging.getLogger(log.OWN_LOGGERS)
     before = root.handlers[:], root.level, own.level
     yield
@@ -28,7 +28,7 @@ def _restore() -> Iterator[None]:
 
 
 def test_json_lines_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    """An event is one JSON object with its time, level, logger and fields, and the job it belongs to."""
+    """An event is one JSON object with its time, level, logger, fields and job."""
     log.configure("info", LogFormat.JSON)
     with structlog.contextvars.bound_contextvars(job="j1"):
         structlog.get_logger(OWN).info("job.end", parts=3)
@@ -40,7 +40,7 @@ def test_json_lines_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_text_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
-    """The text format is one plain line when stderr is no terminal."""
+    """The text format is one plain line if stderr is not a terminal."""
     log.configure("info", LogFormat.TEXT)
     structlog.get_logger(OWN).info("job.end", parts=3)
     err = capsys.readouterr().err
@@ -50,7 +50,7 @@ def test_text_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_level_holds_for_own_lines_only(capsys: pytest.CaptureFixture[str]) -> None:
-    """At level debug the SDK still stays at WARNING, as its debug lines hold credentials."""
+    """At level debug the SDK stays at WARNING, because its debug lines hold credentials."""
     log.configure("debug", LogFormat.JSON)
     structlog.get_logger(OWN).debug("own")
     logging.getLogger("botocore.auth").debug("signature")
@@ -69,7 +69,7 @@ def test_less_severe_lines_are_left_out(capsys: pytest.CaptureFixture[str]) -> N
 
 @pytest.mark.parametrize("log_format", LogFormat)
 def test_traceback_shows_no_variables(capsys: pytest.CaptureFixture[str], log_format: LogFormat) -> None:
-    """A traceback names files and lines, never what variables held."""
+    """A traceback shows files and lines, never values of variables."""
     log.configure("info", log_format)
 
     def use(key: str) -> None:
@@ -86,7 +86,7 @@ def test_traceback_shows_no_variables(capsys: pytest.CaptureFixture[str], log_fo
 
 
 def test_configuring_again_replaces_the_first(capsys: pytest.CaptureFixture[str]) -> None:
-    """A second call leaves one line per event."""
+    """A second configuration leaves one line per event."""
     log.configure("info", LogFormat.TEXT)
     log.configure("info", LogFormat.JSON)
     structlog.get_logger(OWN).info("once")

@@ -28,7 +28,7 @@ PATIENCE_S = 60.0
 
 
 def run(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run `amistreamd` where it is to end by itself."""
+    """Run an `amistreamd` that ends by itself."""
     return subprocess.run(
         [AMISTREAMD, *map(str, arguments)],
         env={**os.environ, **variables},
@@ -40,7 +40,7 @@ def run(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess
 
 
 class Process:
-    """A running `amistreamd`; its log is read line by line, as that is how one knows what it has done."""
+    """A running `amistreamd`, whose log is read line by line to follow its progress."""
 
     def __init__(self, directory: Path, **variables: str) -> None:
         self.socket = directory / "run" / "a.sock"
@@ -95,7 +95,7 @@ def running(directory: Path, **variables: str) -> Iterator[Process]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_daemon_serves_and_stops(tmp_path: Path, number: signal.Signals) -> None:
-    """It answers on its socket, and a signal ends it with status 0 and nothing left behind."""
+    """The daemon answers on its socket, and a signal ends it with status 0 and leaves no file."""
     with running(tmp_path) as process:
         assert process.curl("/v1/health")["status"] == "ok"
         assert stat.S_IMODE(process.state_dir.stat().st_mode) == 0o700
@@ -105,7 +105,7 @@ def test_daemon_serves_and_stops(tmp_path: Path, number: signal.Signals) -> None
 
 
 def test_second_daemon_refuses(tmp_path: Path) -> None:
-    """A second one on the same socket ends with status 2 and one message; the first one goes on."""
+    """A second daemon on the same socket ends with status 2 and one message; the first one is not disturbed."""
     with running(tmp_path) as process:
         second = run("--socket", process.socket, "--state-dir", process.state_dir)
         assert (second.returncode, second.stdout) == (2, "")
@@ -115,7 +115,7 @@ def test_second_daemon_refuses(tmp_path: Path) -> None:
 
 
 def test_daemon_takes_over_from_a_killed_one(tmp_path: Path) -> None:
-    """A socket that a killed daemon left is replaced."""
+    """The socket of a killed daemon is replaced."""
     with running(tmp_path) as process:
         assert process.stop(signal.SIGKILL) == -signal.SIGKILL
         assert process.socket.exists()
@@ -123,8 +123,8 @@ def test_daemon_takes_over_from_a_killed_one(tmp_path: Path) -> None:
         assert process.curl("/v1/health")["status"] == "ok"
 
 
-def test_service_manager_is_told(tmp_path: Path) -> None:
-    """The service manager hears when the daemon is ready and when it stops."""
+def test_service_manager_is_notified(tmp_path: Path) -> None:
+    """The service manager is notified when the daemon is ready and when it stops."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(PATIENCE_S)
@@ -135,11 +135,11 @@ def test_service_manager_is_told(tmp_path: Path) -> None:
 
 
 def test_first_signal_lets_jobs_end_and_the_second_interrupts_them(tmp_path: Path) -> None:
-    """After one SIGTERM a running job goes on and new ones are refused; after two it ends, to go on another time."""
+    """After one SIGTERM a running job goes on and new ones are refused; after two it is interrupted, and resumable."""
     volume = tmp_path / "volume"
     volume.write_bytes(b"\1" * 4096)
     with socket.socket() as silent_store:
-        # It connects and never answers, so the job stands still in its checks.
+        # Accepts connections and never answers, so the job waits in its checks.
         silent_store.bind(("127.0.0.1", 0))
         silent_store.listen()
         silent_store.settimeout(PATIENCE_S)
@@ -166,7 +166,7 @@ def test_first_signal_lets_jobs_end_and_the_second_interrupts_them(tmp_path: Pat
 
 
 async def test_second_signal_hurries_a_drain_that_waits(start_daemon: StartDaemon) -> None:
-    """A drain that lets jobs end interrupts them when it is told to hurry."""
+    """A second signal interrupts jobs that a drain waits for."""
     async with start_daemon() as daemon, asyncio.TaskGroup() as group:
         job = await daemon.submit_and_begin()
         hurry = asyncio.Event()
@@ -182,7 +182,7 @@ async def test_second_signal_hurries_a_drain_that_waits(start_daemon: StartDaemo
     ("how", "end"), [(OnStop.CANCEL, State.CANCELLED), (OnStop.INTERRUPT, State.INTERRUPTED)], ids=["cancel", "keep"]
 )
 async def test_drain_may_stop_jobs_at_once(start_daemon: StartDaemon, how: OnStop, end: State) -> None:
-    """With on_stop = cancel or interrupt the first signal does that, to running and waiting jobs alike."""
+    """With on_stop = cancel or interrupt the first signal ends running and queued jobs so."""
     async with start_daemon(max_jobs=1) as daemon:
         job = await daemon.submit_and_begin("a")
         waiting = daemon.queue.get((await daemon.submit("b")).body["id"])
@@ -196,7 +196,7 @@ async def test_drain_may_stop_jobs_at_once(start_daemon: StartDaemon, how: OnSto
     [("max_jobs = 'many'", "max_jobs"), ("colour = 'red'", "colour"), ("=", "cannot read the configuration")],
 )
 def test_bad_configuration_is_status_2(tmp_path: Path, text: str, complaint: str) -> None:
-    """A configuration that cannot be used is told in one message."""
+    """An invalid configuration ends the daemon with one message."""
     config = tmp_path / "a.toml"
     config.write_text(text)
     ended = run("--config", config, "--socket", tmp_path / "a.sock", "--state-dir", tmp_path / "state")
@@ -207,7 +207,7 @@ def test_bad_configuration_is_status_2(tmp_path: Path, text: str, complaint: str
 
 
 def test_unknown_group_is_status_2(tmp_path: Path) -> None:
-    """A group that does not exist is told before anything is opened."""
+    """An unknown group is refused before any socket is opened."""
     ended = run("--socket", tmp_path / "a.sock", "--state-dir", tmp_path / "s", AMISTREAM_SOCKET_GROUP="no-such-group")
     assert ended.returncode == 2
     assert "no-such-group" in ended.stderr
@@ -215,7 +215,7 @@ def test_unknown_group_is_status_2(tmp_path: Path) -> None:
 
 
 def test_state_directory_that_cannot_be_is_status_2(tmp_path: Path) -> None:
-    """A state directory that cannot be made is told."""
+    """A state directory that cannot be made is refused."""
     (tmp_path / "file").touch()
     ended = run("--socket", tmp_path / "a.sock", "--state-dir", tmp_path / "file")
     assert ended.returncode == 2
@@ -223,12 +223,12 @@ def test_state_directory_that_cannot_be_is_status_2(tmp_path: Path) -> None:
 
 
 def test_help_has_an_example() -> None:
-    """--help tells the options and shows how to use them."""
+    """--help shows the options and an example."""
     ended = run("--help")
     assert ended.returncode == 0
     assert "curl --unix-socket" in ended.stdout
 
 
-def test_version_is_told() -> None:
-    """--version prints the version and nothing else."""
+def test_version_is_printed() -> None:
+    """--version prints the version only."""
     assert run("--version").stdout == f"amistreamd {__version__}\n"

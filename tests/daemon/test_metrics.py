@@ -1,4 +1,4 @@
-"""What Prometheus is told."""
+"""The metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ async def samples(daemon: Daemon) -> dict[tuple[str, ...], float]:
 
 
 async def test_jobs_are_counted_by_state(start_daemon: StartDaemon) -> None:
-    """Each state has a gauge, also when no job is in it."""
+    """Each state has a gauge, also with no job in it."""
     async with start_daemon(max_jobs=1) as daemon:
         await daemon.submit_and_begin("a")
         await daemon.submit("b")
@@ -44,7 +44,7 @@ async def test_bytes_grow_while_a_job_runs_and_stay_when_it_has_ended(start_daem
 
 
 async def test_ended_jobs_are_counted_with_their_duration(start_daemon: StartDaemon) -> None:
-    """A job's end counts once, under its state."""
+    """The end of a job counts once, under its state."""
     async with start_daemon() as daemon:
         done = await daemon.submit_and_begin("a")
         await daemon.script.end(done)

@@ -1,4 +1,4 @@
-"""Talking to the service manager."""
+"""Messages to the service manager."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from amistream.daemon.notify import notify
 
 @pytest.mark.parametrize("abstract", [False, True], ids=["file", "abstract"])
 def test_message_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstract: bool) -> None:
-    """The assignments arrive as one datagram, in either name space."""
+    """The assignments arrive as one datagram, at a path or in the abstract namespace."""
     name = secrets.token_hex(8)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(f"\0{name}" if abstract else str(tmp_path / name))
@@ -23,7 +23,7 @@ def test_message_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstra
 
 
 def test_without_a_manager_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outside systemd the message goes nowhere."""
+    """Outside systemd no message is sent."""
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     notify("READY=1")
 

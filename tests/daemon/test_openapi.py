@@ -1,4 +1,4 @@
-"""The OpenAPI document: valid, complete, and true of what the daemon answers."""
+"""The OpenAPI document: valid, complete, and equal to the daemon's behaviour."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from daemon.rig import StartDaemon
 
 
 class UnixAdapter(HTTPAdapter):
-    """Lets `requests` speak through a Unix socket."""
+    """Lets `requests` use a Unix socket."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ async def end_at_once(job: Job) -> None:
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[requests.Session]:
-    """A client of a daemon that runs beside the tests, on a thread: schemathesis asks in plain blocking calls."""
+    """Give a client of a daemon on a thread of its own, because schemathesis uses blocking calls."""
     path = tmp_path_factory.mktemp("openapi") / "a.sock"
     ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
@@ -97,8 +97,8 @@ schema.config.update(base_url="http://localhost")
 @schema.parametrize()
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 def test_answers_are_as_documented(case: schemathesis.Case[Any], session: requests.Session) -> None:
-    """Whatever is asked, right or wrong, the answer is one that the document holds, and no 500."""
-    # A request may be well-formed and still make no sense (an AMI name without registration): no schema tells that.
+    """Every response, to valid and invalid requests, is in the document, and none is a 500."""
+    # A well-formed request may still be refused (an AMI name without registration): no schema describes that.
     case.call_and_validate(session=session, excluded_checks=[positive_data_acceptance])
 
 
@@ -108,21 +108,21 @@ def test_document_is_valid() -> None:
 
 
 async def test_document_is_published(start_daemon: StartDaemon) -> None:
-    """The daemon gives the document it was made from."""
+    """The daemon serves the document it was made from."""
     async with start_daemon() as daemon:
         answer = await daemon.ask("GET", "/v1/openapi.json")
         assert (answer.status, answer.body) == (200, make_document(ENDPOINTS))
 
 
 def test_document_holds_the_models() -> None:
-    """Clients find the request, the job, the events and the error in it."""
+    """The document has the request, the job, the events and the error."""
     schemas = make_document(ENDPOINTS)["components"]["schemas"]
     assert {"JobRequest", "JobView", "JobList", "Event", "Health", "ErrorResponse"} <= set(schemas)
     assert schemas["JobRequest"]["additionalProperties"] is False
 
 
 def test_every_endpoint_of_the_contract_is_there() -> None:
-    """The paths and methods are those that scripts rely on."""
+    """The paths and methods are those of the contract."""
     assert {(endpoint.method, endpoint.path) for endpoint in ENDPOINTS} == {
         ("POST", "/v1/jobs"),
         ("GET", "/v1/jobs"),

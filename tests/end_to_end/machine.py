@@ -24,7 +24,7 @@ PATIENCE_S = 240
 
 @dataclass(frozen=True, kw_only=True)
 class Daemon:
-    """A running `amistreamd`, and how to talk to it."""
+    """A running `amistreamd` and its clients."""
 
     process: ServerProcess
     socket: Path
@@ -44,7 +44,7 @@ class Daemon:
         )
 
     def curl(self, path: str, *options: str) -> tuple[int, Any]:
-        """Ask the API with curl, as the contract promises; returns the status and the JSON or text."""
+        """Request a path of the API with curl; return the status and the JSON or text."""
         line = ["curl", "-sS", "--unix-socket", str(self.socket), "-w", "\n%{http_code}", *options, f"http://d{path}"]
         done = subprocess.run(line, capture_output=True, text=True, check=True, timeout=PATIENCE_S)
         body, _, status = done.stdout.rpartition("\n")
@@ -54,7 +54,7 @@ class Daemon:
             return int(status), body
 
     def peak_rss(self) -> int:
-        """Bytes of memory the daemon had at most so far."""
+        """Read the daemon's peak memory in bytes."""
         for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
@@ -66,7 +66,7 @@ class Daemon:
 
 @contextmanager
 def running_daemon(directory: Path, endpoint: Endpoint | None, **settings: object) -> Iterator[Daemon]:
-    """Run `amistreamd` with these settings, talking to `endpoint`; stopped with SIGTERM at the end."""
+    """Run `amistreamd` with these settings against `endpoint`; it is stopped with SIGTERM at the end."""
     socket = directory / "amistream.sock"
     environ = {
         "PATH": os.environ["PATH"],
@@ -86,7 +86,7 @@ def running_daemon(directory: Path, endpoint: Endpoint | None, **settings: objec
 
 
 def identity(keys: KeyRing) -> Sequence[object]:
-    """The options that say who bundles."""
+    """Give the options of the bundle's owner."""
     return (
         *("--cert", keys.user.certificate, "--private-key", keys.user.key),
         *("--ec2-cert", keys.ec2.certificate, "--account", "123456789012"),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real ext4 file system with files in it."""
+    """Make a real ext4 file system with files in it."""
     return ext4_image(tmp_path_factory.mktemp("volume") / "root.img", 64 * MIB)
 
 
@@ -54,7 +54,7 @@ def test_a_volume_becomes_a_registered_image(
     key_ring: KeyRing,
     tmp_path: Path,
 ) -> None:
-    """One command makes the AMI; what lies in the bucket gives the volume back; EC2 knows it as instance-store."""
+    """One command makes the AMI; the bucket's objects give the volume back; EC2 reports the AMI as instance-store."""
     bucket = make_bucket(ministack)
     done = daemon.command(
         *("bundle", volume, "--to", f"s3://{bucket}/images", "--ami-name", f"built in {bucket}"),
@@ -81,7 +81,7 @@ def test_over_https_into_a_store_that_checks_everything(
     key_ring: KeyRing,
     tmp_path: Path,
 ) -> None:
-    """With signatures, checksums and TLS all checked, the bundle is right to the byte."""
+    """With signatures, checksums and TLS all checked, the bundle is exact to the byte."""
     bucket = make_bucket(seaweedfs_https)
     with running_daemon(tmp_path, seaweedfs_https, part_size="1MiB") as daemon:
         done = daemon.command(
@@ -97,7 +97,7 @@ def test_over_https_into_a_store_that_checks_everything(
 def test_a_block_device_becomes_a_bundle(
     kind: str, daemon: Daemon, key_ring: KeyRing, tmp_path: Path, volume: Path
 ) -> None:
-    """A loop device is read like a disk, whatever file system it holds."""
+    """A loop device is bundled like a disk, whatever its file system."""
     image = volume if kind == "ext4" else xfs_image(tmp_path / "xfs.img", 300 * MIB)
     with loop_device(image) as device:
         done = daemon.command("bundle", device, "--to", tmp_path / "out", *identity(key_ring))
@@ -166,7 +166,7 @@ def test_memory_does_not_grow_with_the_volume(tmp_path: Path, key_ring: KeyRing)
 
 
 def test_every_endpoint_answers_to_curl(daemon: Daemon, volume: Path, key_ring: KeyRing, tmp_path: Path) -> None:
-    """Curl over the socket gets from each endpoint of the contract what the published document says."""
+    """Each response of the contract's endpoints to curl matches the published document."""
     body = {
         "source": str(volume),
         "destinations": [str(tmp_path / "out")],
@@ -203,7 +203,7 @@ def test_every_endpoint_answers_to_curl(daemon: Daemon, volume: Path, key_ring: 
 def test_no_secret_reaches_a_log_or_a_process_list(
     daemon: Daemon, volume: Path, ministack: Endpoint, proxy: FaultProxy, make_bucket: MakeBucket, key_ring: KeyRing
 ) -> None:
-    """Neither the key, nor the IV, nor a credential shows in the log, the events or the daemon's command line."""
+    """Neither the key, nor the IV, nor a credential appears in the log, the events or the daemon's command line."""
     bucket = make_bucket(ministack)
     done = daemon.command(
         *("bundle", volume, "--to", f"s3://{bucket}", "--ami-name", f"x {bucket}", *identity(key_ring)),

@@ -1,4 +1,4 @@
-"""Looks for secrets in anything that was written, shown or kept, in every form in which they may have got there."""
+"""Searches written, shown and stored data for secrets, in every encoding in which a secret may appear."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SAMPLE_S = 0.005
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """One way in which a secret may be written."""
+    """One encoding of a secret."""
 
     name: str
     text: bytes
 
 
 def forms(name: str, secret: bytes) -> list[Form]:
-    """The secret as it is, in hex, in base64 at any place of a longer text, and as Python and JSON show bytes."""
+    """Encode the secret: raw, in hex, in base64 at any offset of a longer text, and as Python and JSON show bytes."""
     found = {
         "raw": secret,
         "hex": secret.hex().encode(),
@@ -44,7 +44,7 @@ def forms(name: str, secret: bytes) -> list[Form]:
 
 
 def _base64(name: str, secret: bytes) -> dict[str, bytes]:
-    """The characters that the secret alone decides, for each place in a group of three at which it may begin."""
+    """Give the base64 characters that depend on the secret alone, for each of the three possible offsets in a group."""
     found = {}
     for shift, first in enumerate((0, 2, 3)):
         text = base64.b64encode(bytes(shift) + secret)
@@ -55,7 +55,7 @@ def _base64(name: str, secret: bytes) -> dict[str, bytes]:
 
 
 def forms_of_key(name: str, path: Path) -> list[Form]:
-    """The lines of a private key's file, and the numbers that it is made of."""
+    """Give the lines of a private key's file, and the numbers of the key."""
     pem = path.read_bytes()
     lines = [line for line in pem.splitlines() if not line.startswith(b"-----")]
     assert len(lines) > 10
@@ -71,12 +71,12 @@ def forms_of_key(name: str, path: Path) -> list[Form]:
 
 
 def search(wanted: list[Form], places: Mapping[str, bytes]) -> list[str]:
-    """Which forms are found where."""
+    """Find the encodings in the data, by place."""
     return [f"{form.name} in {place}" for place, content in places.items() for form in wanted if form.text in content]
 
 
 def files_below(folder: Path, *, but: tuple[Path, ...] = ()) -> dict[str, bytes]:
-    """Every byte of every file in a folder, by its path, with the paths themselves."""
+    """Read every file in a directory; its path is part of its data."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if path in but:
@@ -84,15 +84,15 @@ def files_below(folder: Path, *, but: tuple[Path, ...] = ()) -> dict[str, bytes]
         try:
             found[str(path)] = str(path).encode() + (path.read_bytes() if path.is_file() else b"")
         except FileNotFoundError:
-            continue  # gone meanwhile
+            continue  # removed meanwhile
     return found
 
 
 class Watcher:
-    """Keeps what every process that has to do with amistream shows of itself in /proc."""
+    """Records the data that all processes of amistream show in /proc."""
 
     def __init__(self, mark: str) -> None:
-        """`mark` is in the command line of the processes to watch; their children are watched too."""
+        """Watch processes with `mark` in their command line, and the children of those."""
         self._mark = mark.encode()
         self.seen: dict[str, bytes] = {}
 
@@ -126,4 +126,4 @@ class Watcher:
                     self.seen[f"command line of {pid}: {command!r}"] = command
                     self.seen[f"environment of {pid}: {command!r}"] = (folder / "environ").read_bytes()
             except (OSError, ValueError):
-                continue  # gone meanwhile
+                continue  # ended meanwhile

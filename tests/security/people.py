@@ -1,4 +1,4 @@
-"""The real daemon as root runs it, and the users of the machine who meet it: a member of its group and a stranger."""
+"""The real daemon as root runs it, with users of the machine: a member of its group and a stranger."""
 
 from __future__ import annotations
 
@@ -52,22 +52,22 @@ def ask(method, path, body=None):
 
 for line in sys.stdin:
     status, text = ask("POST", "/v1/jobs", line)
-    told = json.loads(text)
+    body = json.loads(text)
     if status == 202:
-        ask("GET", f"/v1/jobs/{told['id']}/events")  # ends with the job
-        _, text = ask("GET", f"/v1/jobs/{told['id']}")
-        told = json.loads(text)
-    print(json.dumps({"status": status, "told": told}), flush=True)
+        ask("GET", f"/v1/jobs/{body['id']}/events")  # ends with the job
+        _, text = ask("GET", f"/v1/jobs/{body['id']}")
+        body = json.loads(text)
+    print(json.dumps({"status": status, "body": body}), flush=True)
 """
 
 
 def some_group() -> grp.struct_group:
-    """A group of this machine that is nobody's in the tests."""
+    """Find a group of this machine that no user of the tests is in."""
     return next(each for each in grp.getgrall() if each.gr_gid not in {0, STRANGER_ID, MEMBER_ID})
 
 
 def member() -> Sequence[str]:
-    """The options of setpriv that make a process a member's."""
+    """The options of setpriv that run a process as a member."""
     return (f"--reuid={MEMBER_ID}", f"--regid={some_group().gr_gid}", "--clear-groups")
 
 
@@ -76,7 +76,7 @@ STRANGER = (f"--reuid={STRANGER_ID}", f"--regid={STRANGER_ID}", "--clear-groups"
 
 
 def run_as(user: Sequence[str], program: str, *arguments: object, given: str = "") -> str:
-    """Run a Python program as another user and return what it prints."""
+    """Run a Python program as another user and return its output."""
     done = subprocess.run(
         ["setpriv", *user, "--", PYTHON, "-I", "-c", program, *map(str, arguments)],
         input=given,
@@ -91,17 +91,17 @@ def run_as(user: Sequence[str], program: str, *arguments: object, given: str = "
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """A daemon with a group and one root, and the folders around it."""
+    """A daemon with a group and one root, and the directories around it."""
 
     daemon: Daemon
     root: Path
-    """Where members may bundle from and to. It is the member's own."""
+    """The root, from and to which members may bundle. It belongs to the member."""
     outside: Path
-    """Where they may not, though nothing of the system's keeps them from reading it."""
+    """A directory outside the roots, which file permissions let the member read."""
     keys: KeyRing
 
     def request(self, **changes: object) -> dict[str, object]:
-        """A request that would succeed when all it names lies in the root; None takes a field out."""
+        """Make a request that succeeds if all its paths lie in the root; None removes a field."""
         values: dict[str, object] = {
             "source": str(self.root / "allowed.img"),
             "destinations": [str(self.root / "out")],
@@ -114,7 +114,7 @@ class Machine:
         return {name: value for name, value in values.items() if value is not None}
 
     def submit(self, requests: Sequence[Mapping[str, object]], user: Sequence[str] = ()) -> list[dict[str, Any]]:
-        """Submit as the member, or as `user`, one after another, each when the one before has ended."""
+        """Submit requests as the member, or as `user`, each once the one before has ended."""
         given = "".join(json.dumps(each) + "\n" for each in requests)
         lines = run_as(user or member(), SUBMIT, self.daemon.socket, given=given).splitlines()
         answers: list[dict[str, Any]] = [json.loads(line) for line in lines]
@@ -122,15 +122,15 @@ class Machine:
         return answers
 
     def submit_one(self, **changes: object) -> dict[str, Any]:
-        """The job of the member's request, when it has ended, or the error that he was answered."""
+        """Give the job of the member's request once it has ended, or the error of the response."""
         (answer,) = self.submit([self.request(**changes)])
-        told: dict[str, Any] = answer["told"]
-        return told
+        body: dict[str, Any] = answer["body"]
+        return body
 
 
 @contextmanager
 def machine(keys: KeyRing, **settings: object) -> Iterator[Machine]:
-    """Run the daemon where every user can walk to."""
+    """Run the daemon in a directory that every user can enter."""
     folder = Path(tempfile.mkdtemp(prefix="amistream-test-"))
     folder.chmod(0o755)
     root, outside = folder / "images", folder / "outside"

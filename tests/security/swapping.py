@@ -1,4 +1,4 @@
-"""Programs that swap names in a loop, as fast as they can, beside what they try to deceive."""
+"""Programs that swap names in a loop as fast as they can, beside the code they attack."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ print("swapping", flush=True)
 while True:
     libc.renameat2(-100, first, -100, second, 2)
 """
-"""FIRST SECOND: the two names, of files or directories, are exchanged at one stroke."""
+"""FIRST SECOND: the two names, of files or directories, are exchanged atomically."""
 
 HARD_LINK = """
 import os, sys
@@ -43,16 +43,16 @@ while True:
     os.link(target, ghost)
     os.unlink(ghost)
 """
-"""NAME TARGET: NAME is a second name of TARGET, then none, then what the kernel calls a file without a name is one."""
+"""NAME TARGET: NAME is a hard link to TARGET, then missing, then named like a deleted file in /proc."""
 
 PATIENCE = 100
 
 
 def attempts(least: int, answers: Collection[str]) -> Iterator[int]:
-    """Number the attempts: `least` of them, and more until `answers` holds two, one for each state of the name.
+    """Number the attempts: at least `least`, and more until `answers` holds two, one for each state of the name.
 
-    On a busy machine the program that swaps may stand still through thousands of attempts. After a hundred times as
-    many there are no more, for the test to tell what it found.
+    On a busy machine the swapping program may pause for thousands of attempts. After a hundred times `least` the
+    attempts end, and the test reports its findings.
     """
     for number in count():
         if number >= least and (len(answers) > 1 or number >= PATIENCE * least):
@@ -62,9 +62,9 @@ def attempts(least: int, answers: Collection[str]) -> Iterator[int]:
 
 @contextmanager
 def swapping(program: str, *arguments: Path, user: Sequence[str] = ()) -> Iterator[None]:
-    """Run one of the programs until the block ends; `user` are the options of setpriv to run it as somebody else."""
+    """Run one of the programs until the block ends; `user`: options of setpriv to run it as another user."""
     prefix = ["setpriv", *user, "--"] if user else []
-    # Not by its name in the virtual environment, which another user may not reach.
+    # Not the interpreter's name in the virtual environment, which another user may not reach.
     python = os.path.realpath(sys.executable)
     process = subprocess.Popen(
         [*prefix, python, "-I", "-c", program, *map(str, arguments)], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL

@@ -1,4 +1,4 @@
-"""Keys and certificates that a confined job names, and how any key file is read."""
+"""Keys and certificates of a confined job, and the reading of any key file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ATTEMPTS = 300
 
 @pytest.fixture
 def inside(tmp_path: Path, key_ring: KeyRing) -> Path:
-    """The one root, with the user's pair in it."""
+    """Make the only root, with the user's pair in it."""
     folder = tmp_path / "inside"
     folder.mkdir()
     shutil.copy(key_ring.user.certificate, folder / "cert.pem")
@@ -33,12 +33,12 @@ def inside(tmp_path: Path, key_ring: KeyRing) -> Path:
 
 
 def test_a_pair_within_the_roots_is_loaded(inside: Path) -> None:
-    """A confined job may name its own keys where it may name volumes."""
+    """A confined job may use its own keys from where it may bundle volumes."""
     load_identity(inside / "cert.pem", inside / "key.pem", Roots([inside]))
 
 
 def test_a_pair_outside_is_refused(inside: Path, key_ring: KeyRing) -> None:
-    """Each of the two has to lie within, and the error names the field of the one that does not."""
+    """Both files of the pair must lie in a root, and the error names the field of the one that does not."""
     for certificate, key, field in (
         (key_ring.user.certificate, inside / "key.pem", "certificate"),
         (inside / "cert.pem", key_ring.user.key, "private_key"),
@@ -49,7 +49,7 @@ def test_a_pair_outside_is_refused(inside: Path, key_ring: KeyRing) -> None:
 
 
 def test_a_certificate_outside_is_refused(inside: Path, key_ring: KeyRing) -> None:
-    """EC2's certificate as well, if the job names one."""
+    """EC2's certificate must lie in a root, too, if the job names one."""
     load_certificate(inside / "cert.pem", field="ec2_certificate", roots=Roots([inside]))
     with pytest.raises(RefusedError) as caught:
         load_certificate(key_ring.ec2.certificate, field="ec2_certificate", roots=Roots([inside]))
@@ -57,7 +57,7 @@ def test_a_certificate_outside_is_refused(inside: Path, key_ring: KeyRing) -> No
 
 
 def test_a_key_swapped_in_a_loop(inside: Path, key_ring: KeyRing) -> None:
-    """A link turned to somebody else's key is never signed with."""
+    """A link swapped to another user's key never makes the daemon sign with that key."""
     found: set[str] = set()
     with swapping(LINK, inside / "link", inside / "key.pem", key_ring.stranger.key):
         for _ in attempts(ATTEMPTS, found):
@@ -78,10 +78,10 @@ def test_a_pipe_does_not_hold_a_confined_job(inside: Path) -> None:
 
 
 def test_a_lease_does_not_hold_a_job(inside: Path) -> None:
-    """A file that its owner has a lease on is refused at once, and can be read when the lease is gone."""
+    """A file with a lease on it is refused at once, and can be read when the lease is gone."""
     certificate = inside / "cert.pem"
     with certificate.open("r+b") as file:
-        # The kernel tells the holder with this signal that somebody waits.
+        # With this signal the kernel reports a waiting reader to the lease's holder.
         before = signal.signal(signal.SIGIO, signal.SIG_IGN)
         try:
             fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
@@ -96,7 +96,7 @@ def test_a_lease_does_not_hold_a_job(inside: Path) -> None:
 
 
 def test_a_key_may_come_through_a_pipe(inside: Path, key_ring: KeyRing) -> None:
-    """A shell's <(...) is a pipe: the key need lie in no file."""
+    """A key may come through a pipe of the shell's <(...), so that it needs no file."""
     reading, writing = os.pipe()
     with os.fdopen(writing, "wb") as sender:
         sender.write(key_ring.user.key.read_bytes())
@@ -108,13 +108,13 @@ def test_a_key_may_come_through_a_pipe(inside: Path, key_ring: KeyRing) -> None:
 
 @pytest.mark.parametrize("name", ["/dev/zero", "/dev/null"])
 def test_a_device_is_no_key(inside: Path, name: str) -> None:
-    """What has no end is not read to its end."""
+    """An endless device is not read as a key."""
     with pytest.raises(RefusedError, match="it is not a file"):
         load_identity(inside / "cert.pem", Path(name))
 
 
 def test_a_large_file_is_no_key(inside: Path) -> None:
-    """A volume named by mistake is not read into memory, and none of it is in the error."""
+    """A volume given as a key by mistake is not read into memory, and the error holds none of its data."""
     large = inside / "disk.img"
     with large.open("wb") as file:
         file.truncate(1 << 40)

@@ -30,7 +30,7 @@ def inside(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
-    """A directory beside the root, with a file in it."""
+    """Make a directory beside the root, with a file in it."""
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "secret").write_bytes(SECRET)
     return tmp_path / "outside"
@@ -45,7 +45,7 @@ async def put(store: DirectoryStore, name: str, data: bytes = DATA) -> None:
 
 
 async def test_a_directory_within_the_roots_is_like_any_other(inside: Path) -> None:
-    """It is made, written to, asked, cleaned and removed again."""
+    """A directory in a root is made, written to, read, cleaned and removed as without roots."""
     store = confined(inside / "a" / "b", inside)
     assert await store.names("") == []
     assert await store.stat("image.part.00") is None
@@ -65,7 +65,7 @@ async def test_a_directory_within_the_roots_is_like_any_other(inside: Path) -> N
 
 
 async def test_a_directory_outside_is_refused_by_every_call(inside: Path, outside: Path) -> None:
-    """Also by those that only look: what is there is nobody's to know."""
+    """Every call on a directory outside is refused, also those that only read."""
     before = sorted(outside.iterdir())
     calls: tuple[Callable[[DirectoryStore], object], ...] = (
         lambda store: store.open(),
@@ -88,7 +88,7 @@ async def test_a_directory_outside_is_refused_by_every_call(inside: Path, outsid
 
 
 async def test_a_directory_that_is_replaced_gets_nothing(inside: Path, outside: Path) -> None:
-    """When a link takes the directory's place in the middle of a job, nothing goes through it, nor is removed there."""
+    """If a link replaces the directory during a job, nothing is written or removed through it."""
     store = confined(inside / "bundle", inside)
     await store.open()
     await put(store, "image.part.00")
@@ -102,8 +102,8 @@ async def test_a_directory_that_is_replaced_gets_nothing(inside: Path, outside: 
     assert sorted(path.name for path in outside.iterdir()) == ["image.part.00", "secret"]
 
 
-async def test_another_directory_in_its_place_is_told(tmp_path: Path) -> None:
-    """With or without roots, a job works in the one directory that it began in."""
+async def test_a_replaced_directory_is_detected(tmp_path: Path) -> None:
+    """With or without roots, a job works only in the directory that it began in."""
     for roots in (None, Roots([tmp_path])):
         directory = tmp_path / "bundle"
         store = DirectoryStore(directory, token="t0", roots=roots)
@@ -119,8 +119,8 @@ async def test_another_directory_in_its_place_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["link", "second name", "pipe"])
-async def test_what_is_no_part_of_ours_shows_nothing(inside: Path, outside: Path, kind: str) -> None:
-    """A link, a second name or a pipe in a part's place: its digest is not told, and it does not hold the job."""
+async def test_a_foreign_file_in_place_of_a_part_shows_nothing(inside: Path, outside: Path, kind: str) -> None:
+    """The digest of a link, a hard link or a pipe in place of a part is not shown, and does not block the job."""
     path, secret = inside / "image.part.00", outside / "secret"
     if kind == "link":
         path.symlink_to(secret)
@@ -145,7 +145,7 @@ async def test_what_is_no_part_of_ours_shows_nothing(inside: Path, outside: Path
 
 
 async def test_a_temporary_file_that_is_replaced_is_nobodys_way_out(inside: Path, outside: Path) -> None:
-    """A link in the place of the hidden file that is being written is not written through."""
+    """A link in place of the hidden temporary file is not written through."""
     store = confined(inside, inside)
     await store.open()
     (inside / ".image.part.00.t0.partial").symlink_to(outside / "new")
@@ -155,7 +155,7 @@ async def test_a_temporary_file_that_is_replaced_is_nobodys_way_out(inside: Path
 
 
 async def test_a_directory_swapped_in_a_loop(inside: Path, outside: Path) -> None:
-    """While the name is the directory one moment and a link outside the next, nothing is written or removed outside."""
+    """While a name alternates between the directory and a link outside, nothing is written or removed outside."""
     (inside / "bundle").mkdir()
     (inside / "link").symlink_to(outside)
     answers: set[str] = set()
@@ -175,7 +175,7 @@ async def test_a_directory_swapped_in_a_loop(inside: Path, outside: Path) -> Non
 
 
 async def test_only_the_directory_that_was_made_is_removed(inside: Path, outside: Path) -> None:
-    """An empty directory that took its place, or its parent's, stays."""
+    """An empty directory that replaced the job's directory, or its parent, is not removed."""
     store = confined(inside / "a" / "b", inside)
     await store.open()
     shutil.rmtree(inside / "a")

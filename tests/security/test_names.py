@@ -1,4 +1,4 @@
-"""Names that others gave to files and volumes: none of them stops the daemon or steers whoever reads of it."""
+"""Hostile names of files and volumes: none stops the daemon or controls the reader's terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from amistream.stores.directory import DirectoryStore
 from cli.scripted import make_job
 
 NOT_UTF8 = "image.part.\udcff"
-"""As Python shows a file's name that is not UTF-8."""
+"""A file name that is not UTF-8, as Python shows it."""
 REQUEST: dict[str, Any] = {"source": "/volumes/a", "destinations": ["/bundles/a"]}
 STEERING = {
     "escape": "\x1b]0;title\x07",
@@ -37,19 +37,19 @@ def failed(error: AmistreamError) -> Job:
     return job
 
 
-def test_a_job_that_met_a_name_that_is_not_utf8_can_be_told() -> None:
-    """Errors and notices with such a name have it written out, so that the job can be sent and kept as JSON."""
+def test_a_job_with_a_name_that_is_not_utf8_can_be_shown() -> None:
+    """Errors and notices escape such a name, so that the job can be stored and sent as JSON."""
     job = Job(parse_request(REQUEST))
     job.note(f"there is {NOT_UTF8}")
     assert json.loads(job.view().model_dump_json())["notices"] == ["there is image.part.\\udcff"]
     error = JobError("some.code", f"cannot take {NOT_UTF8}", hint=f"rm {NOT_UTF8}", field=NOT_UTF8)
-    told = json.loads(failed(error).view().model_dump_json())["error"]
-    assert (told["message"], told["hint"]) == ("cannot take image.part.\\udcff", "rm image.part.\\udcff")
+    shown = json.loads(failed(error).view().model_dump_json())["error"]
+    assert (shown["message"], shown["hint"]) == ("cannot take image.part.\\udcff", "rm image.part.\\udcff")
     str(error).encode()
 
 
 async def test_a_file_whose_name_is_not_utf8(tmp_path: Path) -> None:
-    """A directory that cannot be worked in because of such a name fails the job in words."""
+    """A directory that cannot be used because of such a name fails the job with a readable message."""
     (tmp_path / NOT_UTF8).mkdir()
     store = DirectoryStore(tmp_path, token="t0")
     (name,) = await store.names("image.part.")
@@ -61,7 +61,7 @@ async def test_a_file_whose_name_is_not_utf8(tmp_path: Path) -> None:
 @pytest.mark.parametrize("field", ["source", "destinations", "certificate", "private_key", "ec2_certificate"])
 @pytest.mark.parametrize("kind", STEERING)
 def test_a_path_that_steers_is_refused(field: str, kind: str) -> None:
-    """No path of a request holds a control character, or half of one; the refusal itself can be sent and shown."""
+    """A path with a control character or a lone surrogate is refused, and the refusal can be sent and shown."""
     path = f"/volumes/{STEERING[kind]}"
     with pytest.raises(UsageError) as caught:
         parse_request({**REQUEST, field: [path] if field == "destinations" else path})
@@ -71,12 +71,12 @@ def test_a_path_that_steers_is_refused(field: str, kind: str) -> None:
 
 
 def test_a_path_in_any_script_is_taken() -> None:
-    """What prints is welcome."""
+    """Printable characters of any script are accepted."""
     assert parse_request({**REQUEST, "source": "/volumes/Größe 日本 🙂"}).source == "/volumes/Größe 日本 🙂"
 
 
-def test_what_is_printed_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    """Lines stay lines and letters letters; what steers a terminal, or turns the text around, is written out."""
+def test_printed_text_controls_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Line breaks and letters stay; characters that control a terminal or the direction of text are escaped."""
     put_result("Größe 日本\t🙂\nis \x1b[2J \x9b \u202e \U000e0001 \udcff")
     put_error(AmistreamError("a.code", "cannot read \x1b[31m", hint="look\rthere"))
     shown = capsys.readouterr()
@@ -84,8 +84,8 @@ def test_what_is_printed_steers_no_terminal(capsys: pytest.CaptureFixture[str]) 
     assert shown.err == "amistream: cannot read \\u001b[31m\nlook\\rthere\n"
 
 
-def test_what_is_printed_for_programs_means_the_same(capsys: pytest.CaptureFixture[str]) -> None:
-    """JSON is still JSON, and says what it said."""
+def test_escaped_json_means_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    """Escaped JSON is still JSON with the same meaning."""
     error = AmistreamError("a.code", "cannot read \x9b \x1b \U000e0001")
     put_error_document(error)
     put_result(json.dumps({"name": error.message}, ensure_ascii=False))
@@ -96,7 +96,7 @@ def test_what_is_printed_for_programs_means_the_same(capsys: pytest.CaptureFixtu
 
 
 def test_a_live_screen_is_not_steered(capsys: pytest.CaptureFixture[str]) -> None:
-    """Nor is the picture of a running job."""
+    """The live display of a running job escapes them, too."""
     job = make_job()
     job.note("a file is called \x1b]0;title")
     with LiveScreen() as screen:

@@ -1,4 +1,4 @@
-"""Nothing secret is written, shown or kept: a whole life of jobs, then a search of all that can be seen of it."""
+"""No secret is written, shown or stored: runs jobs of every outcome, then searches all visible data."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 SIZE = 3 * (1 << 20) + 12345
 PART = "512KiB"
 HAS_QEMU = bool(shutil.which("qemu-img") and shutil.which("qemu-nbd"))
-"""With it one volume is an image that a child of the daemon reads."""
+"""Use an image that a child process of the daemon reads as one of the volumes."""
 
 
 @dataclass
 class Life:
-    """Where it takes place, and all that was seen of it."""
+    """The place of the test, and all data collected in it."""
 
     folder: Path
     proxy: FaultProxy
@@ -59,7 +59,7 @@ class Life:
 
     @property
     def own_key(self) -> Path:
-        """The one file that is to hold a secret."""
+        """The one file that may hold a secret."""
         return self.state_dir / "user-private-key.pem"
 
     def write_credentials(self, access_key: str) -> None:
@@ -73,7 +73,7 @@ class Life:
 
     @contextmanager
     def daemon(self, name: str, **settings: object) -> Iterator[Daemon]:
-        """A daemon that tells all it can; what it told is kept under `name`."""
+        """Run a daemon at level debug; its output is stored under `name`."""
         chosen = {"log_level": "debug", "part_size": PART, "endpoint_url": self.proxy.url, "region": "eu-west-1"}
         quick = {"register_poll_s": 0.05, "backoff_base_s": 0.01, "backoff_cap_s": 0.05, "upload_attempts": 2}
         with running_daemon(self.folder, None, **chosen, **quick, **settings) as running:
@@ -91,7 +91,7 @@ class Life:
         return done
 
     def keep_answers(self, daemon: Daemon, when: str) -> None:
-        """Ask everything that can be asked, and what makes errors."""
+        """Send every request that the API has, and some that fail."""
         paths = ["/v1/jobs", "/v1/health", "/v1/openapi.json", "/metrics", "/v1/jobs/none", "/nowhere"]
         ended = {job["id"] for job in daemon.curl("/v1/jobs")[1]["jobs"] if job["ended_at"] is not None}
         for job in self.jobs.values():
@@ -105,7 +105,7 @@ class Life:
 
 @contextmanager
 def following(daemon: Daemon, job: str, to: Path) -> Iterator[None]:
-    """Keep the events of a job as they come, until the daemon or the job ends."""
+    """Store the events of a job as they come, until the daemon or the job ends."""
     url = f"http://d/v1/jobs/{job}/events"
     with to.open("wb") as file:
         process = subprocess.Popen(["curl", "-sN", "--unix-socket", str(daemon.socket), url], stdout=file)
@@ -116,21 +116,21 @@ def following(daemon: Daemon, job: str, to: Path) -> Iterator[None]:
 
 
 def submit(daemon: Daemon, **values: object) -> str:
-    """Hand a job in and return its id."""
-    status, told = daemon.curl("/v1/jobs", "-d", json.dumps({"account": "123456789012", **values}))
-    assert status == 202, told
-    job: str = told["id"]
+    """Submit a job and return its id."""
+    status, view = daemon.curl("/v1/jobs", "-d", json.dumps({"account": "123456789012", **values}))
+    assert status == 202, view
+    job: str = view["id"]
     return job
 
 
 def wait_ended(daemon: Daemon, job: str) -> dict[str, Any]:
     daemon.curl(f"/v1/jobs/{job}/events", "-N")
-    told: dict[str, Any] = daemon.curl(f"/v1/jobs/{job}")[1]
-    return told
+    view: dict[str, Any] = daemon.curl(f"/v1/jobs/{job}")[1]
+    return view
 
 
 def wrapped_in_the_journal(state_dir: Path, copy: Path, job: str) -> tuple[bytes, bytes]:
-    """The key and IV of an unfinished job, as they are kept: encrypted for the user."""
+    """Read the wrapped key and IV of an unfinished job from the journal."""
     shutil.copytree(state_dir, copy)
 
     async def ask() -> tuple[bytes, bytes]:
@@ -159,11 +159,11 @@ def bundle_key(directory: Path, name: str, key: Path) -> list[Form]:
 def life(
     ministack: Endpoint, make_proxy: MakeProxy, make_bucket: MakeBucket, key_ring: KeyRing, tmp_path: Path
 ) -> Life:
-    """A place in which one job will fail, one stand still and one wait."""
-    # Not one of the first four, which are sent at once: some are stored then, and the job is kept.
+    """Make a place in which one job will fail, one hang and one wait."""
+    # Not one of the first four parts, which are sent at once: some must be stored so that the job is kept.
     refused = Fault(action=Answer(status=403, code="AccessDenied"), path=".*/bad/.*part.05", times=None)
     stalled = Fault(action=StallBody(after=1000), path=".*/killed/.*part.03", times=None)
-    # The volume, and what reads it, stays open until the last manifest is put.
+    # The volume, and the process that reads it, stay open until the last manifest is put.
     paused = Fault(action=PauseRequest(), path=".*/packed/.*manifest.xml")
     proxy = make_proxy(ministack, dry_run_answered(), refused, stalled, paused)
     folder = tmp_path / "life"
@@ -174,7 +174,7 @@ def life(
 
 
 def a_first_daemon(life: Life, watcher: Watcher) -> None:
-    """One job is done and registered, one fails, one has the daemon's own key, one runs when it is killed."""
+    """Run four jobs: one is done and registered, one fails, one uses the daemon's own key, one runs at the kill."""
     folder, bucket, keys = life.folder, life.bucket, life.key_ring
     image = random_image(folder.parent / "disk.img", SIZE)
     packed = folder.parent / "disk.qcow2"
@@ -232,7 +232,7 @@ def a_first_daemon(life: Life, watcher: Watcher) -> None:
 
 
 def a_second_daemon(life: Life) -> None:
-    """It goes on with the killed job, and is asked all there is to ask."""
+    """Resume the killed job, and send every request."""
     life.proxy.mend(life.stalled)
     killed = life.jobs["killed"]
     with life.daemon("second") as daemon:
@@ -246,7 +246,7 @@ def a_second_daemon(life: Life) -> None:
 
 
 def gather(life: Life, ministack: Endpoint) -> None:
-    """What is left lying about, and what the secrets were."""
+    """Collect all files, and the secrets."""
     tmp_path, keys = life.folder.parent, life.key_ring
     life.shown |= {path.name: path.read_bytes() for path in tmp_path.glob("*.events")}
     life.shown |= files_below(life.folder / "tmp")
@@ -262,7 +262,7 @@ def gather(life: Life, ministack: Endpoint) -> None:
 
 
 def check_that_it_was_looked_at(life: Life, watcher: Watcher) -> None:
-    """Assert that there was something to search, and that the search finds the secrets that are where they belong."""
+    """Assert that there is data to search, and that the search finds the secrets in the places where they belong."""
     token = life.session_token
     assert any(request.headers.get("x-amz-security-token") == token for request in life.proxy.requests)
     for name in ("first", "second"):
@@ -282,8 +282,8 @@ def check_that_it_was_looked_at(life: Life, watcher: Watcher) -> None:
 
 
 def test_nothing_secret_is_seen(life: Life, ministack: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever becomes of its jobs, a daemon at level debug shows no key, IV, private key or credential: not in a log,
-    an event, an answer, the journal, the state directory or /proc.
+    """Whatever the outcome of its jobs, a daemon at level debug shows no key, IV, private key or credential: not in a
+    log, an event, a response, the journal, the state directory or /proc.
     """
     monkeypatch.setenv("TMPDIR", str(life.folder / "tmp"))
     watcher = Watcher("amistream")
@@ -297,7 +297,7 @@ def test_nothing_secret_is_seen(life: Life, ministack: Endpoint, monkeypatch: py
 
 @pytest.mark.parametrize("kind", [form.name for form in forms("it", secrets.token_bytes(16))])
 def test_the_search_finds_what_is_there(kind: str) -> None:
-    """A secret planted in any of its forms is found: the search would have told."""
+    """A secret planted in any encoding is found."""
     secret = secrets.token_bytes(16)
     (planted,) = [form for form in forms("it", secret) if form.name == kind]
     places = {"clean": secrets.token_bytes(100_000), "dirty": os.urandom(5000) + planted.text + os.urandom(5000)}
@@ -308,7 +308,7 @@ def test_the_search_finds_what_is_there(kind: str) -> None:
 
 @pytest.mark.parametrize("before", range(7))
 def test_the_search_finds_base64_of_longer_texts(before: int) -> None:
-    """A secret within something that was encoded as a whole is found, wherever it begins."""
+    """A secret within a longer base64 text is found at any offset."""
     import base64
 
     secret = secrets.token_bytes(16)
@@ -319,7 +319,7 @@ def test_the_search_finds_base64_of_longer_texts(before: int) -> None:
 
 
 def test_the_search_finds_keys(key_ring: KeyRing) -> None:
-    """A private key's file is found by each of its lines, and a prime in decimal by its digits."""
+    """A private key is found by each line of its file, and a prime in decimal by its digits."""
     wanted = forms_of_key("key", key_ring.user.key)
     lines = key_ring.user.key.read_bytes().splitlines()[1:-1]
     assert len(search(wanted, {"file": key_ring.user.key.read_bytes()})) >= len(lines) - 1
@@ -328,7 +328,7 @@ def test_the_search_finds_keys(key_ring: KeyRing) -> None:
 
 
 def test_the_watcher_sees_what_processes_show(tmp_path: Path) -> None:
-    """A secret in a process's arguments or environment, or in its child's, is found."""
+    """A secret in the arguments or environment of a process, or of its child, is found."""
     secret = secrets.token_hex(20)
     watcher = Watcher(str(tmp_path))
     script = "echo ready; env CHILD=$1 sleep 1000 & wait"

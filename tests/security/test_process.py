@@ -1,4 +1,4 @@
-"""What the daemon's process gives away: nothing on the disk when it dies, nothing to those who look in from outside."""
+"""Protection of the daemon's process: no core dump, and no access for other processes."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 
 def status(pid: int, name: str) -> str:
-    """A line of /proc/PID/status."""
+    """Read a line of /proc/PID/status."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(line.split(":", 1)[1].strip() for line in lines if line.startswith(f"{name}:"))
 
 
 def test_the_daemon_leaves_no_core(daemon: Daemon) -> None:
-    """Its limit for core dumps is zero, and cannot be raised again."""
+    """The limit for core dumps is zero and cannot be raised."""
     (line,) = [
         line
         for line in Path(f"/proc/{daemon.process.pid}/limits").read_text().splitlines()
@@ -48,7 +48,7 @@ def test_the_daemon_leaves_no_core(daemon: Daemon) -> None:
 
 
 def test_a_daemon_that_crashes_leaves_nothing_behind(tmp_path: Path) -> None:
-    """Even where core dumps are wanted, none of the daemon's is written."""
+    """A crashing daemon writes no core, even where core dumps are enabled."""
     if Path("/proc/sys/kernel/core_pattern").read_text().startswith(("|", "/")):
         pytest.skip("core dumps go elsewhere on this machine")
     control = tmp_path / "control"
@@ -69,7 +69,7 @@ def test_a_daemon_that_crashes_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_files_are_the_daemons_alone(daemon: Daemon, tmp_path: Path) -> None:
-    """Whatever it makes is closed to others; the socket alone is open, to its group."""
+    """All files of the daemon are private; only the socket is open, to its group."""
     assert status(daemon.process.pid, "Umask") == "0077"
     modes = {path.name: stat.S_IMODE(path.lstat().st_mode) for path in (tmp_path / "state").iterdir()}
     assert "journal.sqlite" in modes
@@ -80,7 +80,7 @@ def test_files_are_the_daemons_alone(daemon: Daemon, tmp_path: Path) -> None:
 
 @needs_root
 def test_another_process_of_the_same_user_cannot_look_in() -> None:
-    """A daemon that is not root's shows its memory and environment to root alone, and works all the same."""
+    """A daemon of an ordinary user shows its memory and environment to root alone, and still works."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.chown(folder, STRANGER_ID, STRANGER_ID)
@@ -109,7 +109,7 @@ def test_another_process_of_the_same_user_cannot_look_in() -> None:
 
 @needs_root
 def test_a_daemon_that_is_not_roots_bundles(key_ring: KeyRing) -> None:
-    """What it closes to others stays open to itself: it finds its own descriptors and the mounts."""
+    """A protected daemon of an ordinary user can still read its own descriptors and mounts."""
     with machine(key_ring) as place:
         place.root.joinpath("allowed.img").write_bytes(b"\1" * 100_000)
         script = (
@@ -123,14 +123,14 @@ def test_a_daemon_that_is_not_roots_bundles(key_ring: KeyRing) -> None:
             capture_output=True,
             text=True,
             check=False,
-            # Nothing else of ours: what measures coverage would write where the stranger cannot.
+            # Without coverage, which would write where the other user cannot.
             env={"PATH": os.environ["PATH"]},
         )
         assert (done.stdout, done.stderr) == ("100000\n", "")
 
 
 def test_a_process_closes_itself_up() -> None:
-    """A job in the command's own process is closed up in the same way."""
+    """A job in the command's own process is protected in the same way."""
     script = (
         "import ctypes, resource; from amistream.process import keep_secrets_in; keep_secrets_in()\n"
         f"print(resource.getrlimit(resource.RLIMIT_CORE), ctypes.CDLL(None).prctl({PR_GET_DUMPABLE}, 0, 0, 0, 0))"
@@ -141,7 +141,7 @@ def test_a_process_closes_itself_up() -> None:
 
 @pytest.mark.parametrize("mode", [0o770, 0o702, 0o777])
 def test_a_state_directory_that_others_can_write_to_is_refused(tmp_path: Path, mode: int) -> None:
-    """Who can put a file there can put a key there; the message has the commands that mend it."""
+    """A state directory in which others can create files, such as a key, is refused with the commands that fix it."""
     state = tmp_path / "state"
     state.mkdir()
     state.chmod(mode)
@@ -153,19 +153,19 @@ def test_a_state_directory_that_others_can_write_to_is_refused(tmp_path: Path, m
     assert not (tmp_path / "s").exists()
 
 
-def test_a_root_that_allows_nothing_is_told_at_the_start(tmp_path: Path) -> None:
-    """An administrator who names a link, or what is not there, hears of it."""
+def test_a_root_that_allows_nothing_is_warned_of_at_the_start(tmp_path: Path) -> None:
+    """The daemon warns at its start of roots that are links or do not exist."""
     (tmp_path / "link").symlink_to(tmp_path)
     roots = f"{tmp_path}:{tmp_path / 'link'}:{tmp_path / 'nothing'}"
     with running_daemon(tmp_path, None, source_roots=roots) as daemon:
-        told = [line for line in daemon.process.output().splitlines() if "settings.source_roots" in line]
-    assert len(told) == 2
-    assert f"it is a link to {tmp_path}" in told[0]
-    assert "it does not exist" in told[1]
+        warnings = [line for line in daemon.process.output().splitlines() if "settings.source_roots" in line]
+    assert len(warnings) == 2
+    assert f"it is a link to {tmp_path}" in warnings[0]
+    assert "it does not exist" in warnings[1]
 
 
 def test_directories_above_the_socket_let_others_pass(tmp_path: Path) -> None:
-    """Whatever the umask, those that are made for the socket are open to walk through."""
+    """Directories made for the socket can be entered by all users, whatever the umask."""
     socket = tmp_path / "a" / "b" / "s"
     argv = [str(COMMANDS / "amistreamd"), "--socket", str(socket), "--state-dir", str(tmp_path / "state")]
     with subprocess.Popen(argv, stderr=subprocess.PIPE) as process:

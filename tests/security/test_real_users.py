@@ -1,4 +1,4 @@
-"""The daemon as root, and real users at its socket: what a stranger and a member of the group get."""
+"""The daemon as root, with real users at its socket: a stranger and a member of the group."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OTHER_SUBMISSIONS = 60
 
 @pytest.fixture(scope="module")
 def place(key_ring: KeyRing) -> Iterator[Machine]:
-    """One daemon for all of them; two volumes that differ in nothing but their content."""
+    """Run one daemon for all tests, with two volumes that differ only in their content."""
     with machine(key_ring, max_queued=1000, log_level="warning") as running:
         for number, path in enumerate((running.root / "allowed.img", running.outside / "secret.img")):
             random_image(path, SIZE, seed=number)
@@ -40,7 +40,7 @@ def place(key_ring: KeyRing) -> Iterator[Machine]:
 
 @pytest.fixture(scope="module")
 def digests(place: Machine) -> dict[str, str]:
-    """The digests of the two volumes' archives, as root bundles them."""
+    """Compute the archive digests of the two volumes, by bundling them as root."""
     found = {}
     for name, path in (("allowed", place.root / "allowed.img"), ("secret", place.outside / "secret.img")):
         directory = place.root / f"by root {name}"
@@ -48,8 +48,8 @@ def digests(place: Machine) -> dict[str, str]:
             [place.request(source=str(path), destinations=[str(directory)])],
             ("--reuid=0", "--regid=0", "--clear-groups"),
         )
-        assert answer["told"]["state"] == "done", answer
-        found[name] = answer["told"]["result"]["digest"]
+        assert answer["body"]["state"] == "done", answer
+        found[name] = answer["body"]["result"]["digest"]
     assert found["allowed"] != found["secret"]
     return found
 
@@ -65,7 +65,7 @@ def test_a_stranger_cannot_connect(place: Machine) -> None:
 
 
 def test_a_member_bundles_within_the_roots(place: Machine, digests: dict[str, str]) -> None:
-    """What lies in a root can be bundled to a directory in it, with keys of his own in it."""
+    """A member may bundle a volume in a root to a directory in it, with keys from it."""
     job = place.submit_one(destinations=[str(place.root / "made" / "here")])
     assert job["state"] == "done", job
     assert job["result"]["digest"] == digests["allowed"]
@@ -84,7 +84,7 @@ def test_a_member_bundles_within_the_roots(place: Machine, digests: dict[str, st
 )
 @pytest.mark.parametrize("way", ["straight", "link", "folder link", "second name", "/proc"])
 def test_a_member_bundles_nothing_from_outside(place: Machine, field: str, name: str, way: str) -> None:
-    """Neither a volume nor a key, nor by any way round; what is not there gets the same answer as what is."""
+    """A member gets neither volume nor key from outside by any path; a missing file gets the same error."""
     target, made = place.outside / name, place.root / f"{way} {name}".replace("/", "")
     if way == "straight":
         path = target
@@ -112,7 +112,7 @@ def test_a_member_bundles_nothing_from_outside(place: Machine, field: str, name:
 
 
 def test_the_refusal_says_what_is_allowed(place: Machine) -> None:
-    """The error names the roots, the setting and the file in which it stands."""
+    """The error names the roots, the setting and its file."""
     error = place.submit_one(source=str(place.outside / "secret.img"))["error"]
     assert str(place.root) in error["message"]
     assert "source_roots in /etc/amistream/amistream.toml" in error["hint"]
@@ -120,7 +120,7 @@ def test_the_refusal_says_what_is_allowed(place: Machine) -> None:
 
 @pytest.mark.parametrize("way", ["straight", "new", "link", "step back"])
 def test_a_member_writes_nothing_outside(place: Machine, way: str) -> None:
-    """No directory outside is written to or made, by no way round."""
+    """A member can neither write to nor make a directory outside, by any path."""
     link = place.root / "to outside"
     link.unlink(missing_ok=True)
     link.symlink_to(place.outside)
@@ -139,7 +139,7 @@ def test_a_member_writes_nothing_outside(place: Machine, way: str) -> None:
 @pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
 @pytest.mark.parametrize("way", ["backing file", "data file", "extent"])
 def test_a_members_image_leads_nowhere(place: Machine, way: str) -> None:
-    """An image that names a file outside, as what it is based on or as where its data is, is refused."""
+    """An image that names a file outside, as backing file or as data file, is refused."""
     image, secret = place.root / "leading.img", place.outside / "secret.img"
     before = secret.stat()
     if way == "extent":
@@ -152,7 +152,7 @@ def test_a_members_image_leads_nowhere(place: Machine, way: str) -> None:
         argv = ["qemu-img", "create", "-q", "-f", "qcow2", *naming, str(image), str(SIZE)]
         subprocess.run(argv, check=True, capture_output=True)
         if way == "data file":
-            # It was made anew.
+            # The directory was made anew.
             random_image(secret, SIZE, seed=1)
             os.utime(secret, ns=(before.st_atime_ns, before.st_mtime_ns))
     job = place.submit_one(source=str(image), destinations=[str(place.root / "never")])
@@ -163,13 +163,13 @@ def test_a_members_image_leads_nowhere(place: Machine, way: str) -> None:
 
 
 def test_a_member_sends_no_signed_request_elsewhere(place: Machine) -> None:
-    """Another endpoint is refused before there is a job."""
-    told = place.submit_one(destinations=["s3://bucket"], endpoint_url="http://127.0.0.1:9")
-    assert told["error"]["code"] == "access.endpoint"
+    """Another endpoint is refused before a job is made."""
+    body = place.submit_one(destinations=["s3://bucket"], endpoint_url="http://127.0.0.1:9")
+    assert body["error"]["code"] == "access.endpoint"
 
 
 def test_a_link_swapped_in_a_loop(place: Machine, digests: dict[str, str]) -> None:
-    """Of hundreds of jobs on a link that a member turns round and round, each bundled the allowed file or nothing."""
+    """Each of hundreds of jobs on a link that a member swaps bundles the allowed file or nothing."""
     link = place.root / "swapped.img"
     requests = [
         place.request(source=str(link), destinations=[str(place.root / "swapped" / str(number))])
@@ -181,7 +181,7 @@ def test_a_link_swapped_in_a_loop(place: Machine, digests: dict[str, str]) -> No
 
 
 def test_a_file_exchanged_in_a_loop(place: Machine, digests: dict[str, str]) -> None:
-    """The name is the allowed file one moment and a link to the secret the next; the key is exchanged likewise."""
+    """A name that alternates between the allowed file and a link to the secret never yields the secret; nor a key."""
     image, link = place.root / "exchanged.img", place.root / "exchanged.link"
     random_image(image, SIZE, seed=0)
     os.utime(image, (WHEN, WHEN))
@@ -196,23 +196,23 @@ def test_a_file_exchanged_in_a_loop(place: Machine, digests: dict[str, str]) -> 
 
 
 def check_all_had_the_allowed_file(place: Machine, answers: list[dict[str, object]], digests: dict[str, str]) -> None:
-    """Compare the digest of every job that was done; both ends must have come to pass, or nothing was tried."""
+    """Check the digest of every finished job; both outcomes must have occurred, else the test proves nothing."""
     ends = Counter[str]()
     for answer in answers:
-        job = json.loads(json.dumps(answer["told"]))
+        job = json.loads(json.dumps(answer["body"]))
         if job["state"] == "done":
             assert job["result"]["digest"] == digests["allowed"], job
             ends["done"] += 1
         else:
             ends[job["error"]["code"]] += 1
-    # A file whose name was exchanged while it was read may be told as changed, which is right too.
+    # A file exchanged while it was read may also be reported as changed.
     assert ends["done"] + ends["source.changed"] > 0
     assert ends["roots.outside"] > 0
     assert set(ends) <= {"done", "roots.outside", "source.changed"}, ends
 
 
 def test_a_second_name_in_a_loop(place: Machine) -> None:
-    """A second name that comes and goes, as one that root's own carelessness may make, never yields a bundle."""
+    """A hard link that comes and goes, as one that root may make by mistake, never yields a bundle."""
     requests = [
         place.request(source=str(place.root / "second"), destinations=[str(place.root / "second out" / str(number))])
         for number in range(OTHER_SUBMISSIONS)
@@ -220,12 +220,12 @@ def test_a_second_name_in_a_loop(place: Machine) -> None:
     # As root: where fs.protected_hardlinks is set, a member could not.
     with swapping(HARD_LINK, place.root / "second", place.outside / "secret.img"):
         answers = place.submit(requests)
-    codes = Counter(answer["told"]["error"]["code"] for answer in answers)
+    codes = Counter(answer["body"]["error"]["code"] for answer in answers)
     assert set(codes) <= {"roots.outside", "roots.linked"}, codes
 
 
 def test_a_destination_swapped_in_a_loop(place: Machine) -> None:
-    """While a member exchanges his directory with a link, nothing is written outside, and nothing removed there."""
+    """While a member exchanges the destination with a link, nothing is written or removed outside."""
     directory, link = place.root / "directory", place.root / "directory.link"
     directory.mkdir()
     os.chown(directory, place.root.stat().st_uid, -1)
@@ -236,7 +236,7 @@ def test_a_destination_swapped_in_a_loop(place: Machine) -> None:
     ]
     with swapping(EXCHANGE, directory, link, user=member()):
         answers = place.submit(requests)
-    codes = Counter((answer["told"].get("error") or {}).get("code", answer["told"].get("state")) for answer in answers)
+    codes = Counter((answer["body"].get("error") or {}).get("code", answer["body"].get("state")) for answer in answers)
     assert codes["roots.outside"] > 0
     after = {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in place.outside.iterdir()}
     assert after == before

@@ -1,4 +1,4 @@
-"""What a confined job can open: what lies within the roots, by whatever name, and nothing else."""
+"""Files that a confined job can open: those within the roots, by any path, and no others."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount, 
 
 @pytest.fixture
 def inside(tmp_path: Path) -> Path:
-    """The one root, with a file in it."""
+    """Make the only root, with a file in it."""
     folder = tmp_path / "inside"
     folder.mkdir()
     (folder / "allowed").write_bytes(ALLOWED)
@@ -36,7 +36,7 @@ def inside(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
-    """A file outside."""
+    """Make a file outside."""
     (tmp_path / "outside").mkdir()
     path = tmp_path / "outside" / "secret"
     path.write_bytes(SECRET)
@@ -61,7 +61,7 @@ def refused(path: Path, roots: Roots) -> RefusedError:
 
 
 def read_often(path: Path, roots: Roots) -> dict[str, int]:
-    """Read what `path` names again and again; nothing but the allowed file may ever be had. Counts the answers."""
+    """Read `path` again and again, and count the results; each must be the allowed file or an error."""
     answers: dict[str, int] = {}
     for _ in attempts(ATTEMPTS, answers):
         try:
@@ -74,7 +74,7 @@ def read_often(path: Path, roots: Roots) -> dict[str, int]:
 
 
 def test_a_file_within_a_root_is_opened(inside: Path, roots: Roots) -> None:
-    """It may be named in any way: by itself, with steps back, or by a link from anywhere."""
+    """A file within a root is opened by its own path, by a path with `..`, or by a link from anywhere."""
     (inside / "deep").mkdir()
     link = inside.parent / "link"
     link.symlink_to(inside / "allowed")
@@ -88,7 +88,7 @@ def test_a_file_within_a_root_is_opened(inside: Path, roots: Roots) -> None:
 
 
 def test_a_root_may_be_a_file(inside: Path) -> None:
-    """A root that is one file allows that file, and none whose name begins alike."""
+    """A root that is a file allows that file only, and none whose name begins alike."""
     (inside / "allowed too").write_bytes(SECRET)
     roots = Roots([inside / "allowed"])
     assert content(inside / "allowed", roots) == ALLOWED
@@ -96,7 +96,7 @@ def test_a_root_may_be_a_file(inside: Path) -> None:
 
 
 def test_a_file_outside_is_refused(inside: Path, secret: Path, roots: Roots) -> None:
-    """The error names the path, what is allowed, the setting and the file it stands in."""
+    """The error names the path, the roots, the setting and its file."""
     error = refused(secret, roots)
     assert error.code == "roots.outside"
     assert error.message == f"cannot use {secret}: nothing of that name can be opened within {inside}"
@@ -104,21 +104,21 @@ def test_a_file_outside_is_refused(inside: Path, secret: Path, roots: Roots) -> 
 
 
 def test_a_name_that_begins_like_a_root_is_outside(inside: Path, roots: Roots) -> None:
-    """Whole steps of a path are compared, not letters."""
+    """Paths are compared by whole components."""
     beside = inside.parent / "inside2"
     beside.write_bytes(SECRET)
     assert refused(beside, roots).code == "roots.outside"
 
 
 def test_no_roots_allow_nothing(inside: Path) -> None:
-    """Without roots there is nothing to name, and the error says whose it is to change that."""
+    """Without roots nothing can be opened, and the error names the administrator's setting."""
     error = refused(inside / "allowed", Roots([]))
     assert error.code == "roots.none"
     assert "the administrator names them in source_roots in /etc/amistream/amistream.toml" in error.hint
 
 
-def test_what_is_outside_cannot_be_explored(inside: Path, secret: Path, roots: Roots) -> None:
-    """Absent, forbidden and outside get one and the same answer, through a link too."""
+def test_files_outside_cannot_be_explored(inside: Path, secret: Path, roots: Roots) -> None:
+    """Missing, forbidden and outside files get the same error, also through a link."""
     absent = secret.with_name("absent")
     for target in (secret, absent, secret.parent, secret / "below a file"):
         link = inside / "link"
@@ -132,21 +132,21 @@ def test_what_is_outside_cannot_be_explored(inside: Path, secret: Path, roots: R
 
 @pytest.mark.parametrize("step", ["link", "folder/secret"])
 def test_a_link_that_leads_outside_is_refused(inside: Path, secret: Path, roots: Roots, step: str) -> None:
-    """Neither a link in the last place nor one before it gets out."""
+    """A link out of the root is refused, as the last component or before it."""
     (inside / "link").symlink_to(secret)
     (inside / "folder").symlink_to(secret.parent)
     assert refused(inside / step, roots).code == "roots.outside"
 
 
 def test_a_root_that_is_a_link_allows_nothing(inside: Path, secret: Path) -> None:
-    """Whoever can put a link in a root's place gains nothing by it."""
+    """A root that is a link allows nothing, so that a swapped root gives no access."""
     root = inside / "images"
     root.symlink_to(secret.parent)
     assert refused(root / "secret", Roots([root])).code == "roots.outside"
 
 
-def test_what_is_outside_is_not_even_opened(secret: Path, roots: Roots) -> None:
-    """Whoever holds a lease on the file is not told of an opening: there was none."""
+def test_a_file_outside_is_not_even_opened(secret: Path, roots: Roots) -> None:
+    """A file outside is not even opened: the holder of a lease on it is not notified."""
     with secret.open("r+b") as file:
         fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         refused(secret, roots)
@@ -154,7 +154,7 @@ def test_what_is_outside_is_not_even_opened(secret: Path, roots: Roots) -> None:
 
 
 def test_a_second_name_is_refused(inside: Path, secret: Path, roots: Roots) -> None:
-    """A hard link cannot be told from the file elsewhere that it is."""
+    """A hard link is refused, because the same file may also lie elsewhere."""
     (inside / "second").hardlink_to(secret)
     error = refused(inside / "second", roots)
     assert error.code == "roots.linked"
@@ -162,14 +162,14 @@ def test_a_second_name_is_refused(inside: Path, secret: Path, roots: Roots) -> N
     assert error.hint.startswith("make a copy")
 
 
-def test_second_names_are_told_of_within_the_roots_only(secret: Path, roots: Roots) -> None:
-    """How many names a file outside has is nobody's to know."""
+def test_hard_links_are_reported_within_the_roots_only(secret: Path, roots: Roots) -> None:
+    """The number of hard links is reported only for files within the roots."""
     secret.with_name("second").hardlink_to(secret)
     assert refused(secret, roots).code == "roots.outside"
 
 
 def test_a_file_without_a_name_is_refused(inside: Path, roots: Roots) -> None:
-    """What was removed, or never had a name, lies nowhere; so does one that is named as the kernel names those."""
+    """A deleted or unnamed file is refused, and so is a file named like a deleted one."""
     with (inside / "gone").open("w+b") as file:
         (inside / "gone").unlink()
         assert refused(Path(f"/proc/self/fd/{file.fileno()}"), roots).code == "roots.outside"
@@ -182,8 +182,8 @@ def test_a_file_without_a_name_is_refused(inside: Path, roots: Roots) -> None:
     assert refused(inside / "x (deleted)", roots).code == "roots.outside"
 
 
-def test_what_is_no_file_does_not_hold_the_job(inside: Path, roots: Roots) -> None:
-    """A named pipe, a socket and a directory within the roots are refused at once, for what they are."""
+def test_a_pipe_or_directory_does_not_block_the_job(inside: Path, roots: Roots) -> None:
+    """A named pipe, a socket and a directory within the roots are refused at once by their type."""
     os.mkfifo(inside / "pipe")
     (inside / "folder").mkdir()
     with socket.socket(socket.AF_UNIX) as listener:
@@ -196,13 +196,13 @@ def test_what_is_no_file_does_not_hold_the_job(inside: Path, roots: Roots) -> No
 
 @pytest.mark.parametrize("name", ["/proc/self/fd/0", "/proc/self/mem", "/dev/null", "/dev/kmsg", "/dev/fd/1"])
 def test_things_of_the_kernel_are_outside(name: str, roots: Roots) -> None:
-    """Devices, and what /proc shows of the daemon itself, are not within the roots."""
+    """Devices, and the daemon's own files in /proc, are outside the roots."""
     assert refused(Path(name), roots).code == "roots.outside"
 
 
 @needs_root
 def test_a_device_is_judged_by_its_own_name(tmp_path: Path, inside: Path) -> None:
-    """A device is bundled when it is a root, and not otherwise, by a link neither."""
+    """A device is accepted only if it is a root itself, also by a link."""
     image = random_image(tmp_path / "image", 4096)
     with loop_device(image) as device:
         (inside / "link").symlink_to(device)
@@ -214,10 +214,10 @@ def test_a_device_is_judged_by_its_own_name(tmp_path: Path, inside: Path) -> Non
 
 @needs_root
 def test_another_namespace_cannot_lend_its_names(inside: Path, secret: Path, roots: Roots) -> None:
-    """A file that somebody mounted under an allowed name in a namespace of his own is not the one of that name."""
+    """A file mounted under an allowed path in another mount namespace is not the file of that path."""
     script = 'mount --bind "$1" "$2" && mount --bind "$3" "$2/allowed" && echo mounted && exec sleep 1000'
     argv = ["unshare", "--mount", "sh", "-c", script, "sh", str(inside.parent), str(inside), str(secret)]
-    # The folder of the test is mounted on the root there, so a file beside it lies within the root by name.
+    # The test's directory is mounted on the root there, so a file beside it seems to lie within the root.
     (inside.parent / "allowed").touch()
     process = subprocess.Popen(argv, stdout=subprocess.PIPE)
     assert process.stdout is not None
@@ -235,14 +235,14 @@ def test_another_namespace_cannot_lend_its_names(inside: Path, secret: Path, roo
 
 
 def test_a_link_swapped_in_a_loop(inside: Path, secret: Path, roots: Roots) -> None:
-    """However often a link is turned round, it is the allowed file that is read, or none."""
+    """With a link swapped in a loop, only the allowed file is read, or none."""
     with swapping(LINK, inside / "link", inside / "allowed", secret):
         answers = read_often(inside / "link", roots)
     assert set(answers) == {"read", "roots.outside"}, answers
 
 
 def test_a_folder_swapped_in_a_loop(inside: Path, secret: Path, roots: Roots) -> None:
-    """A link before the last place, turned round, gets nothing out either."""
+    """A swapped link before the last component gives no access, either."""
     (inside / "real").mkdir()
     (inside / "real" / "file").write_bytes(ALLOWED)
     secret.rename(secret.with_name("file"))
@@ -252,7 +252,7 @@ def test_a_folder_swapped_in_a_loop(inside: Path, secret: Path, roots: Roots) ->
 
 
 def test_a_file_exchanged_with_a_link_in_a_loop(inside: Path, secret: Path, roots: Roots) -> None:
-    """The name is a real file one moment and a link to the secret the next."""
+    """A name alternates between a real file and a link to the secret, and never yields the secret."""
     (inside / "link").symlink_to(secret)
     with swapping(EXCHANGE, inside / "allowed", inside / "link"):
         answers = read_often(inside / "allowed", roots)
@@ -260,7 +260,7 @@ def test_a_file_exchanged_with_a_link_in_a_loop(inside: Path, secret: Path, root
 
 
 def refused_often(path: Path, roots: Roots) -> dict[str, int]:
-    """Try to read what `path` names again and again, in vain. Counts the answers."""
+    """Try to read `path` again and again; each must be refused. Counts the attempts."""
     answers: dict[str, int] = {}
     for _ in attempts(ATTEMPTS, answers):
         error = refused(path, roots)
@@ -269,7 +269,7 @@ def refused_often(path: Path, roots: Roots) -> dict[str, int]:
 
 
 def test_a_second_name_in_a_loop(inside: Path, secret: Path, roots: Roots) -> None:
-    """A second name of the secret that comes and goes never shows it, under whatever name."""
+    """A hard link to the secret that comes and goes never yields it, under any name."""
     with swapping(HARD_LINK, inside / "second", secret):
         answers = refused_often(inside / "second", roots)
     assert set(answers) == {"roots.linked", "roots.outside"}, answers
@@ -277,13 +277,13 @@ def test_a_second_name_in_a_loop(inside: Path, secret: Path, roots: Roots) -> No
 
 @needs_root
 def test_a_second_name_that_goes_away_slowly(tmp_path: Path) -> None:
-    """Not even while its removal is being written to the disk, when it is counted no more and is still there."""
+    """Nor while the removal of a hard link is being written to disk: it is no longer counted, and still there."""
     disk = ext4_image(tmp_path / "disk.img", 64 * MIB)
     with loop_device(disk, read_only=False) as device, mounted(device, tmp_path / "mounted") as place:
         inside, secret = place / "inside", place / "secret"
         inside.mkdir()
         secret.write_bytes(SECRET)
-        # Each change of this directory is waited for, with the journal.
+        # Each change of this directory waits for the journal of the file system.
         subprocess.run(["chattr", "+D", inside], check=True)
         with swapping(HARD_LINK, inside / "second", secret):
             answers = refused_often(inside / "second", Roots([inside]))
@@ -291,7 +291,7 @@ def test_a_second_name_that_goes_away_slowly(tmp_path: Path) -> None:
 
 
 def test_a_directory_is_reached_step_by_step(inside: Path, roots: Roots) -> None:
-    """A directory within a root is found, and made with those above it; it is told which."""
+    """A directory within a root is found, and made with its parents; the result says which were made."""
     wanted = inside / "a" / "b"
     with pytest.raises(FileNotFoundError), pinned_directory(wanted, roots, field="destinations"):
         pass
@@ -305,7 +305,7 @@ def test_a_directory_is_reached_step_by_step(inside: Path, roots: Roots) -> None
     "name", ["outside", "outside/new", "inside/link", "inside/link/new", "inside/../outside", "inside/allowed/new", "x"]
 )
 def test_no_directory_is_made_or_found_outside(inside: Path, secret: Path, roots: Roots, name: str) -> None:
-    """Not beside the roots, nor through a link, a step back or a file; and nothing is made."""
+    """No directory is made outside the roots, nor through a link, a `..` or a file."""
     (inside / "link").symlink_to(secret.parent)
     before = sorted(inside.parent.rglob("*"))
     for call in (lambda path: make_directory(path, roots, field="d"), lambda path: opened_directory(path, roots)):
@@ -321,14 +321,14 @@ def opened_directory(path: Path, roots: Roots) -> None:
 
 
 def test_a_root_that_is_missing_is_not_made(tmp_path: Path) -> None:
-    """Roots are the administrator's to make."""
+    """A missing root is not made."""
     with pytest.raises(RefusedError):
         make_directory(tmp_path / "root" / "a", Roots([tmp_path / "root"]), field="d")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_directory_exchanged_with_a_link_in_a_loop(inside: Path, secret: Path, roots: Roots) -> None:
-    """What is made through a name that is a link one moment is made within the roots, or not at all."""
+    """A directory made through a name that alternates with a link lies within the roots, or is not made."""
     (inside / "real").mkdir()
     (inside / "link").symlink_to(secret.parent)
     answers: set[str] = set()
@@ -344,7 +344,7 @@ def test_a_directory_exchanged_with_a_link_in_a_loop(inside: Path, secret: Path,
 
 
 def test_descriptors_are_given_back(inside: Path, secret: Path, roots: Roots) -> None:
-    """Whatever the answer, nothing stays open."""
+    """No descriptor stays open, whatever the result."""
     (inside / "link").symlink_to(secret.parent)
     before = len(list(Path("/proc/self/fd").iterdir()))
     content(inside / "allowed", roots)

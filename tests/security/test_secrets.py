@@ -1,4 +1,4 @@
-"""Nothing in memory prints a secret: no object of ours, no error, no logger."""
+"""Printed objects, errors and loggers show no secret."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ KEY, IV = bytes.fromhex("9c1fd3a87e02b6454f8ad0e7c3916b28"), bytes.fromhex("e54a
 
 
 def everything_of_ours() -> dict[str, bytes]:
-    """What each living object of the service prints."""
+    """Print each living object of the service."""
     return {
         f"{type(thing).__module__}.{type(thing).__qualname__} {number}": repr(thing).encode(errors="replace")
         for number, thing in enumerate(gc.get_objects())
@@ -46,13 +46,13 @@ def everything_of_ours() -> dict[str, bytes]:
 async def test_no_object_prints_a_secret(
     tmp_path: Path, key_ring: KeyRing, monkeypatch: pytest.MonkeyPatch, ends_well: bool
 ) -> None:
-    """While a job's parts are written, and when one fails, everything of ours that lives is printed and searched."""
+    """While a job's parts are written, and when one fails, every object of ours is printed and searched."""
     monkeypatch.setattr(BundleKey, "generate", lambda: BundleKey(Secret(KEY), Secret(IV)))
-    seen: dict[str, bytes] = {}
+    printed: dict[str, bytes] = {}
     put = DirectoryStore.put
 
     async def look_and_put(store: DirectoryStore, name: str, data: memoryview, sha1: bytes, on_bytes: Any) -> None:
-        seen.update(everything_of_ours())
+        printed.update(everything_of_ours())
         if not ends_well:
             raise StoreError("directory.full", "cannot write: no space left")
         await put(store, name, data, sha1, on_bytes)
@@ -63,12 +63,12 @@ async def test_no_object_prints_a_secret(
     async with Journal(chosen.state_dir, by_itself=False) as journal, Engine(chosen, journal) as engine:
         await engine.enter(job)
         await engine.run(job)
-    seen |= everything_of_ours()
+    printed |= everything_of_ours()
     assert job.state is (State.DONE if ends_well else State.FAILED)
-    kinds = {name.split()[0].rpartition(".")[2] for name in seen}
+    kinds = {name.split()[0].rpartition(".")[2] for name in printed}
     assert kinds >= {"BundleKey", "Secret", "UserIdentity", "Encrypt", "Pipeline", "Run", "Job", "JobRequest"}
     wanted = [*forms("key", KEY), *forms("IV", IV), *forms_of_key("user's key", key_ring.user.key)]
-    assert search(wanted, seen) == []
+    assert search(wanted, printed) == []
 
 
 def test_a_printed_secret_would_be_found() -> None:
@@ -78,8 +78,8 @@ def test_a_printed_secret_would_be_found() -> None:
 
 
 @pytest.mark.parametrize("code", ["ExpiredToken", "SignatureDoesNotMatch", "InvalidAccessKeyId", "InternalError"])
-def test_what_s3_sends_back_is_not_told(code: str) -> None:
-    """S3 repeats tokens and signed text in its errors: neither message, hint nor traceback has them."""
+def test_the_text_of_s3_errors_is_not_shown(code: str) -> None:
+    """S3 repeats tokens and signed text in its errors; neither message, hint nor traceback shows them."""
     token = "FwoGZXIvYXdzEBYaDO" * 5
     reply = {"Error": {"Code": code, "Message": "It is so.", "Token-0": token, "CanonicalRequest": f"token:{token}"}}
     try:
@@ -88,9 +88,9 @@ def test_what_s3_sends_back_is_not_told(code: str) -> None:
         except ClientError as error:
             raise translate(error, "write a part") from error
     except StoreError as error:
-        told = "".join((str(error), repr(error), *error.as_dict().values(), *traceback.format_exception(error)))
-    assert code in told
-    assert search([Form("token", token.encode())], {"told": told.encode()}) == []
+        text = "".join((str(error), repr(error), *error.as_dict().values(), *traceback.format_exception(error)))
+    assert code in text
+    assert search([Form("token", token.encode())], {"error": text.encode()}) == []
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def _logging_as_it_was() -> Iterator[None]:
 
 
 def _forget_levels() -> None:
-    """Loggers remember which levels are on until one is set in the ordinary way."""
+    """Clear the levels that loggers cache."""
     logging.getLogger("amistream.any").setLevel(logging.NOTSET)
 
 
@@ -115,7 +115,7 @@ def _forget_levels() -> None:
 def test_other_loggers_cannot_be_made_to_talk(
     name: str, log_format: LogFormat, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever lowers the level of the SDK's loggers gets no line below WARNING into our log."""
+    """Lowering the level of the SDK's loggers adds no line below WARNING to our log."""
     log.configure("debug", log_format)
     logger = logging.getLogger(name)
     monkeypatch.setattr(logger, "level", logging.DEBUG)
@@ -125,7 +125,7 @@ def test_other_loggers_cannot_be_made_to_talk(
     for level in (logging.DEBUG, logging.INFO):
         logger.log(level, "Authorization: %s", "the signature")
     logger.warning("worth knowing")
-    told = capsys.readouterr().err
+    text = capsys.readouterr().err
     _forget_levels()
-    assert "signature" not in told
-    assert "worth knowing" in told
+    assert "signature" not in text
+    assert "worth knowing" in text

@@ -1,4 +1,4 @@
-"""The check for mounts asks of the volume that was opened, whatever has its name by then."""
+"""The check for mounts examines the opened volume, not its name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MIB = 1 << 20
 
 @pytest.mark.parametrize("swap", ["another file", "nothing"])
 async def test_a_mounted_volume_whose_name_is_swapped(tmp_path: Path, key_ring: KeyRing, swap: str) -> None:
-    """A volume that is mounted read-write is refused also when its name leads elsewhere, or nowhere, meanwhile."""
+    """A volume that is mounted read-write is refused, even if its name now leads elsewhere or nowhere."""
     image = ext4_image(tmp_path / "image", 8 * MIB)
     link = tmp_path / "link"
     link.symlink_to(image)

@@ -1,4 +1,4 @@
-"""The service unit: it is well made, it is closed, and within what it leaves open the daemon does its work."""
+"""The service unit is valid and restrictive, and the daemon works within it."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reas
 
 
 def values(name: str) -> list[str]:
-    """What the service unit says of a setting, line by line."""
+    """Read the values of a setting in the service unit."""
     return [value for each, value in SETTINGS.findall((CONFIG / "amistream.service").read_text()) if each == name]
 
 
 @needs_systemd
 def test_the_units_are_well_made(tmp_path: Path) -> None:
-    """Systemd has nothing to say against either of them."""
+    """`systemd-analyze verify` finds no fault in either unit."""
     for unit in UNITS:
         text = (CONFIG / unit).read_text()
         # The program need not be installed where the tests run.
@@ -55,14 +55,14 @@ def test_the_units_are_well_made(tmp_path: Path) -> None:
 
 @needs_systemd
 def test_the_service_is_closed() -> None:
-    """The exposure that systemd counts stays low."""
+    """The exposure level of systemd stays low."""
     argv = ["systemd-analyze", "security", "--offline=true", f"--threshold={WORST_EXPOSURE}"]
     done = subprocess.run([*argv, str(CONFIG / "amistream.service")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
-def test_what_must_not_be_forgotten() -> None:
-    """The lines on which docs/security.md relies."""
+def test_lines_that_the_documentation_relies_on() -> None:
+    """The unit holds the lines that docs/security.md relies on."""
     for name, value in {
         "LimitCORE": "0",
         "MemorySwapMax": "0",
@@ -80,9 +80,9 @@ def test_what_must_not_be_forgotten() -> None:
 
 
 @needs_root
-def test_the_daemon_works_with_what_is_left_of_root(tmp_path: Path, key_ring: KeyRing) -> None:
-    """With those capabilities alone, no new ones and no writable code, it gives the socket to its group, and bundles
-    another user's image that is closed to all, and a device.
+def test_the_daemon_works_with_the_units_capabilities(tmp_path: Path, key_ring: KeyRing) -> None:
+    """With the unit's capabilities, no new privileges and no writable code, the daemon gives the socket to its group,
+    and bundles a device and another user's private image.
     """
     image = random_image(tmp_path / "image", 300_000)
     os.chown(image, MEMBER_ID, MEMBER_ID)
