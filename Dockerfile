@@ -1,9 +1,9 @@
-# The daemon and the command, as a container.
+# The daemon and the command line in a container.
 #
 #   docker build -t amistream .
 #
-# The daemon reads the volume, so give it the device, read-only, with the device's group; the socket's directory is
-# shared with the host, so that both sides can talk to it:
+# Give the daemon the device of the volume, read-only, with the device's group, and share the directory of the socket
+# with the host:
 #
 #   docker run -d --name amistream --stop-timeout 3600 \
 #       --device /dev/xvdf:/dev/xvdf:r --group-add "$(stat -c %g /dev/xvdf)" \
@@ -11,10 +11,10 @@
 #       -v /etc/amistream:/etc/amistream:ro amistream
 #   docker exec amistream amistream bundle /dev/xvdf --to s3://BUCKET/KEY/PREFIX
 #
-# - /run/amistream and every file that is named to the daemon (keys, certificates, image files) must be accessible to
-#   user 10001: `install -d -o 10001 /run/amistream` once.
-# - On stop, running jobs end first: hence --stop-timeout. AMISTREAM_ON_STOP=cancel removes what they stored instead.
-# - On EC2, the instance role reaches a container only with a metadata response hop limit of 2.
+# - User 10001 must have access to /run/amistream and every file of a job (keys, certificates, image files):
+#   `install -d -o 10001 /run/amistream` once.
+# - On stop, running jobs end first: hence --stop-timeout. AMISTREAM_ON_STOP=cancel cancels them and removes their parts.
+# - On EC2, a container gets the instance role only with a metadata response hop limit of 2.
 
 ARG PYTHON_VERSION=3.12
 

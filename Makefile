@@ -1,14 +1,14 @@
-# Everything a developer runs; `make` alone lists it. Each target first sets up what it needs, also on a bare Debian.
+# The commands of a developer; `make` alone lists them. Each target first installs its needs, also on a bare Debian.
 #
-# Environments: .venv holds amistream itself. ministack, the S3 and EC2 that the demo and the tests talk to,
-# needs a botocore that aiobotocore does not take, so it has an environment of its own. So has what audits .venv.
+# Environments: .venv holds amistream itself. ministack, the S3 and EC2 of the demo and the tests, needs a botocore
+# that aiobotocore does not accept, so it has its own environment. pip-audit has one, too.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
-# Debian keeps mke2fs and mkfs.xfs where other users than root do not look.
+# Debian has mke2fs and mkfs.xfs in directories that are in the PATH of root only.
 export PATH := $(PATH):/usr/sbin:/sbin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -30,16 +30,16 @@ FOR_BENCH := $(FOR_TEST) pigz:pigz igzip:isal
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: $(VENV)/.installed $(MINISTACK)/.installed | system-demo ## bundle and prove an ext4 volume here (KEEP=1: stay)
+demo: $(VENV)/.installed $(MINISTACK)/.installed | system-demo ## bundle and check an ext4 volume here (KEEP=1: keep it running)
 	@KEEP=$(KEEP) docs/demo.sh
 
-test: lint $(MINISTACK)/.installed | system-test ## lint, then every test (ARGS='-k name' for some)
+test: lint $(MINISTACK)/.installed | system-test ## lint, then all tests (ARGS='-k name' for some)
 	@$(BIN)/python -m pytest -n auto $(ARGS)
 
-coverage: lint $(MINISTACK)/.installed | system-test ## the same with branch coverage, which takes a third longer
+coverage: lint $(MINISTACK)/.installed | system-test ## the same with branch coverage (a third slower)
 	@data=$$(mktemp -d)
 	trap 'rm -rf "$$data"' EXIT
-	# A data file of its own: two runs at a time, and the daemons that tests start, do not mix their figures.
+	# Its own data file, so that two runs at a time, and daemons that tests start, do not mix their figures.
 	COVERAGE_FILE="$$data/coverage" $(BIN)/python -m pytest -n auto --cov --cov-report=term $(ARGS)
 
 lint: $(VENV)/.installed-dev ## ruff and mypy
@@ -47,7 +47,7 @@ lint: $(VENV)/.installed-dev ## ruff and mypy
 	$(BIN)/ruff format --check --quiet . || { echo 'not formatted: $(BIN)/ruff format .' >&2; exit 1; }
 	$(BIN)/mypy
 
-audit: $(AUDIT)/.installed $(VENV)/.installed ## ask for known vulnerabilities of what is installed with amistream
+audit: $(AUDIT)/.installed $(VENV)/.installed ## check the installed packages for known vulnerabilities
 	@$(BIN)/pip freeze --exclude-editable >"$(AUDIT)/installed.txt"
 	$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip --requirement "$(AUDIT)/installed.txt" $(ARGS)
 
@@ -70,7 +70,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed | system-test
 	touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed | system-bench
-	@echo 'installing what draws charts into $(VENV)'
+	@echo 'installing the chart tools into $(VENV)'
 	$(BIN)/pip install --quiet --editable '.[bench]'
 	touch $@
 
@@ -90,7 +90,7 @@ system-demo: ; @$(call need,$(FOR_DEMO))
 system-test: ; @$(call need,$(FOR_TEST))
 system-bench: ; @$(call need,$(FOR_BENCH))
 
-# Installs what is missing of $(1) where that is allowed, else says how.
+# Installs the missing packages of $(1) if run as root, else prints the command.
 define need
 missing=()
 for pair in $(1); do
@@ -108,7 +108,7 @@ if (( $${#missing[@]} )); then
     apt-get update -qq && $$install -qq >/dev/null
 fi
 $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-    echo "$(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12" >&2
+    echo "$(PYTHON) is older than 3.11; give a newer one: make PYTHON=python3.12" >&2
     exit 1
 }
 endef

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # From a volume to a registered AMI and back, all on this machine: `make demo`.
 #
-# ministack plays S3 and EC2, throwaway keys play yours and EC2's, and openssl, gzip, tar and cmp, which know nothing
-# of amistream, say at the end whether the bundle holds the volume. Everything is made in a temporary directory that
-# goes at the end, and only processes that were started here are stopped. With KEEP=1 the end is Ctrl-C: till then
-# ministack and the daemon run on, for commands in another terminal.
+# ministack stands in for S3 and EC2, temporary keys for yours and EC2's. At the end openssl, gzip, tar and cmp check
+# that the bundle holds the volume. All files are in a temporary directory that is removed at the end, and only processes
+# that were started here are stopped. With KEEP=1 ministack and the daemon keep running until Ctrl-C, for commands in
+# another terminal.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -36,13 +36,13 @@ main() {
     [[ -z ${KEEP:-} ]] || keep
 }
 
-# Nothing of this machine's AWS set-up is used, and nothing of ministack's is left behind.
+# Use no AWS settings of this machine.
 settle_environment() {
     local name
     for name in $(compgen -e); do
         case $name in AWS_* | EC2_* | AMISTREAM_*) unset "$name" ;; esac
     done
-    # ministack takes twelve digits for the account that asks.
+    # ministack takes a key of twelve digits as the account of the caller.
     export AWS_ACCESS_KEY_ID=$account AWS_SECRET_ACCESS_KEY=demo
     export AWS_CONFIG_FILE=/dev/null AWS_SHARED_CREDENTIALS_FILE=/dev/null AWS_EC2_METADATA_DISABLED=true
     export no_proxy=127.0.0.1 NO_PROXY=127.0.0.1
@@ -50,9 +50,9 @@ settle_environment() {
 }
 
 make_volume() {
-    step "A volume: ext4, $volume_mib MiB, with files of this machine in it"
-    # Readable files of /usr (and of this project's own environment, where a small system has too few) up to that
-    # much; large ones, because mke2fs takes a millisecond for each.
+    step "A volume: ext4, $volume_mib MiB, with files of this machine"
+    # Readable files of /usr (and of this project's environment, if a small system has too few) up to content_mib;
+    # large ones, because mke2fs takes a millisecond for each.
     { (cd / && find usr "${root#/}/.venv" -xdev -type f -readable -size +32k -size -16384k ! -name $'*\n*' \
         -printf '%s %p\n' 2>/dev/null) || true; } |
         awk -v most=$((content_mib << 20)) '{
@@ -69,7 +69,7 @@ make_volume() {
 }
 
 make_keys() {
-    step "Throwaway keys: yours, which sign the bundle and can open it again, and a stand-in for EC2's"
+    step "Temporary keys: yours, which sign the bundle and can open it again, and a replacement for EC2's"
     show openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=you -keyout pk.pem -out cert.pem
     show openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=ec2 -keyout ec2-pk.pem -out ec2-cert.pem
 }
@@ -77,15 +77,15 @@ make_keys() {
 start_ministack() {
     step "S3 and EC2 on this machine"
     echo "\$ ministack &"
-    # A port of its own choice, loopback only, none of its other listeners, no containers. In a session of its own, as
-    # the daemon too: Ctrl-C is for this script, which then stops both in order.
+    # On a free port of the loopback interface, without its other listeners and without containers. Like the daemon in
+    # its own session: Ctrl-C goes to this script only, which then stops both in order.
     BIND_HOST=127.0.0.1 GATEWAY_PORT=0 MINISTACK_REGION=$region SFTP_ENABLED=0 IOT_MTLS_ENABLED=0 \
         STATE_DIR="$work/ministack" S3_DATA_DIR="$work/ministack/s3" TMPDIR="$work" \
         DOCKER_HOST="unix://$work/no-docker.sock" setsid "$ministack" >ministack.log 2>&1 </dev/null &
     ministack_pid=$!
     wait_until "$ministack_pid" ministack_url
     endpoint=$(ministack_url)
-    echo "it listens on $endpoint"
+    echo "listening on $endpoint"
 }
 
 ministack_url() {
@@ -140,7 +140,7 @@ bundle() {
 }
 
 describe() {
-    step "What EC2 says of it (DescribeImages)"
+    step "The AMI in EC2 (DescribeImages)"
     ask ec2 "$ami" <<'PYTHON'
 (image,) = client.describe_images(ImageIds=[arguments[0]])["Images"]
 for name in ("ImageId", "Name", "State", "RootDeviceType", "Architecture", "VirtualizationType"):
@@ -150,10 +150,10 @@ if image["RootDeviceType"] != "instance-store" or image["State"] != "available":
 PYTHON
 }
 
-# shellcheck disable=SC2016 # what is shown is what one would type, with the variables' names
+# shellcheck disable=SC2016 # prints commands with the names of the variables
 prove() {
     local key iv parts
-    step "Back again, by other programs: download, decrypt, decompress, unpack, compare"
+    step "The volume again, by other programs: download, decrypt, decompress, unpack, compare"
     mkdir bundle
     ask s3 <<'PYTHON'
 listing = client.list_objects_v2(Bucket=bucket, Prefix="images/")["Contents"]
@@ -168,8 +168,7 @@ PYTHON
     iv=$(unwrap user_encrypted_iv)
     mapfile -t parts < <(grep -o '<filename>[^<]*' bundle/image.manifest.xml | sed 's/.*>//')
     echo '$ cat bundle/image.part.* | openssl enc -d -aes-128-cbc -K $key -iv $iv | gzip -d | tar -xO | cmp - volume.img'
-    # -K shows the key to every user of the machine while openssl runs. It is the key of a bundle that is about to be
-    # deleted; with a real one, do not do this.
+    # -K shows the key to every user of the machine while openssl runs. Do not use it for a bundle that is kept.
     (cd bundle && cat "${parts[@]}") | openssl enc -d -aes-128-cbc -K "$key" -iv "$iv" | gzip -dc | tar -xOf - |
         cmp - volume.img
     echo
@@ -183,7 +182,7 @@ unwrap() {
         openssl pkeyutl -decrypt -inkey pk.pem
 }
 
-# Until Ctrl-C, which is a good end here; one of the two that ends by itself is not.
+# Wait for Ctrl-C, which is success here; if ministack or the daemon ends by itself, that is a failure.
 keep() {
     trap 'exit 0' INT TERM
     step "S3, EC2 and the daemon run until Ctrl-C; then all of this is deleted. In another terminal:"
@@ -224,12 +223,12 @@ step() {
     echo "== $1"
 }
 
-# show COMMAND...: print a command as one would type it, long ones an option a line, then run it.
+# show COMMAND...: print a command as typed in a shell, a long one with one option per line, then run it.
 show() {
     local line="$*"
     (($# < 8)) || line=${line// --/$' \\\n    --'}
     echo "\$ $line"
-    # What openssl says while it makes keys is noise.
+    # The output of openssl while it makes keys does not help.
     if [[ $1 == openssl ]]; then
         "$@" 2>openssl.log || { cat openssl.log >&2 && return 1; }
     else
@@ -237,7 +236,7 @@ show() {
     fi
 }
 
-# wait_until PID COMMAND: until COMMAND succeeds, while PID lives and not for ever.
+# wait_until PID COMMAND: wait until COMMAND succeeds, while PID runs, for patience_s at most.
 wait_until() {
     local deadline=$((SECONDS + patience_s))
     until "$2" >/dev/null; do
@@ -263,7 +262,7 @@ clean_up() {
     trap - EXIT
     trap '' INT TERM HUP
     set +e
-    # The daemon first: it removes what an unfinished job stored, and needs ministack for that.
+    # The daemon first: it needs ministack to remove the parts of an unfinished job.
     for pid in $daemon_pid $ministack_pid; do stop "$pid"; done 2>/dev/null
     if ((status != 0 && status < 128)); then
         for log in ministack.log bucket.log amistreamd.log; do

@@ -1,4 +1,4 @@
-"""What the README promises is there: commands, options, requests, codes, states and figures."""
+"""The README agrees with the code: commands, options, requests, codes, states and figures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SOURCES = "\n".join(path.read_text() for path in sorted((ROOT / "service").rglob
 
 
 def shown_commands() -> Iterator[str]:
-    """The indented lines that a reader may type, continued lines joined."""
+    """Give the indented lines, which a reader may type, with continued lines joined."""
     text = README.replace("\\\n", " ")
     for line in re.findall(r"^ {4}(\S.*)$", text, re.MULTILINE):
         yield re.sub(r"^\w+=\$\((.*?)\)", r"\1", line)
@@ -40,14 +40,14 @@ def first_column(title: str) -> list[str]:
 
 
 @pytest.mark.parametrize("line", [line for line in shown_commands() if line.startswith("amistream ")])
-def test_a_shown_command_is_understood(line: str) -> None:
-    """Every `amistream` line has a command that exists and options that it takes."""
+def test_a_shown_command_is_valid(line: str) -> None:
+    """Every `amistream` line has an existing command and its options."""
     _, name, *arguments = shlex.split(line, comments=True)
     load_command(name).make_context(name, arguments)
 
 
 def test_make_targets_exist() -> None:
-    """Every `make` line names a target."""
+    """Every `make` line has an existing target."""
     named = re.findall(r"(?:^ {4}|`)make ([a-z]+)", README, re.MULTILINE)
     assert {"demo", "test", "coverage", "lint", "bench", "audit"} == set(named)
     for target in named:
@@ -55,14 +55,19 @@ def test_make_targets_exist() -> None:
 
 
 def test_files_exist() -> None:
-    """Every file of this project that is named is there."""
-    for name in set(re.findall(r"\b(?:config|docs)/[a-z0-9_.-]+[a-zA-Z]", README)):
-        assert (ROOT / name).is_file(), name
+    """Every file of this project that the README or the threat model refers to exists, and so does every section."""
+    text = README + (ROOT / "docs" / "security.md").read_text()
+    for name in set(re.findall(r"\b(?:config|docs|tests)/[a-z0-9_./-]+[a-zA-Z]", text)):
+        assert (ROOT / name).exists(), name
+    titles = {re.sub(r"[^a-z0-9 -]", "", title.lower()) for title in re.findall(r"^#+ (.*)$", README, re.MULTILINE)}
+    assert {link.replace("-", " ") for link in re.findall(r"\]\(#(.*?)\)", README)} <= {
+        title.replace("-", " ") for title in titles
+    }
 
 
 def test_the_option_table_is_whole() -> None:
     """Every option of `bundle` is in the table, and no other."""
-    told = {
+    listed = {
         option for cell in first_column("Options of `bundle`") for option in re.findall(r"`(--?[a-zA-Z0-9-]+)", cell)
     }
     taken = {
@@ -71,32 +76,32 @@ def test_the_option_table_is_whole() -> None:
         for option in (*parameter.opts, *parameter.secondary_opts)
         if option.startswith("-")
     }
-    assert told == taken - {"--help", "-h", "--no-inherit", "--no-wait"}
+    assert listed == taken - {"--help", "-h", "--no-inherit", "--no-wait"}
 
 
 def test_the_request_table_is_the_api() -> None:
-    """Every request of the socket API is told, and no other."""
-    told = {re.sub(r"\[.*\]", "", cell.strip("`")) for cell in first_column("Socket API")}
-    assert told == {f"{endpoint.method} {endpoint.path}" for endpoint in ENDPOINTS}
+    """Every request of the socket API is in the table, and no other."""
+    listed = {re.sub(r"\[.*\]", "", cell.strip("`")) for cell in first_column("Socket API")}
+    assert listed == {f"{endpoint.method} {endpoint.path}" for endpoint in ENDPOINTS}
 
 
-def test_every_state_is_told() -> None:
-    """Somebody who waits for a state finds its name."""
+def test_every_state_is_listed() -> None:
+    """Every state of a job is in the text."""
     for state in State:
         assert f"`{state.value}`" in section("Socket API")
 
 
 def test_error_codes_exist() -> None:
-    """Every code in the table is one that the code raises."""
+    """The source raises every code in the table."""
     codes = [code for cell in first_column("Errors and what to do") for code in re.findall(r"`([^`]+)`", cell)]
     assert len(codes) > 15
     for code in codes:
-        # Codes that begin with aws. are made of AWS's own.
+        # A code with the prefix aws. is an error code of AWS.
         assert f'"{code}"' in SOURCES or (code.startswith("aws.") and f'"{code.removeprefix("aws.")}"' in SOURCES), code
 
 
 def test_exit_statuses_are_those_of_the_errors() -> None:
-    """Every status in the table can be had."""
+    """Every status in the table is used."""
     statuses = {int(cell) for cell in first_column("Exit statuses")}
     raised = {int(found) for found in re.findall(r"^    exit_status(?:: \S+)? = (\d+)$", SOURCES, re.MULTILINE)}
     raised |= {int(found) for found in re.findall(r"^EXIT_\w+ = (\d+)$", SOURCES, re.MULTILINE)}
@@ -104,7 +109,7 @@ def test_exit_statuses_are_those_of_the_errors() -> None:
 
 
 def test_the_memory_formula_is_that_of_the_settings() -> None:
-    """Baseline and ceiling of the defaults are the figures that users plan with."""
+    """Baseline and ceiling of the defaults are those of the settings."""
     defaults = Settings()
     ceiling = memory_ceiling(
         workers=2,
@@ -117,7 +122,7 @@ def test_the_memory_formula_is_that_of_the_settings() -> None:
 
 
 def test_the_policy_is_json() -> None:
-    """The IAM policy can be pasted as it is."""
+    """The IAM policy is valid JSON with the necessary actions."""
     found = re.search(r"```json\n(.*?)```", README, re.DOTALL)
     assert found
     actions = {action for statement in json.loads(found[1])["Statement"] for action in statement["Action"]}
@@ -125,6 +130,6 @@ def test_the_policy_is_json() -> None:
 
 
 def test_variables_are_settings() -> None:
-    """Every AMISTREAM_ variable that is named sets something."""
+    """Every AMISTREAM_ variable is that of a setting."""
     for name in set(re.findall(r"AMISTREAM_([A-Z_]+[A-Z])", README)) - {"CONFIG"}:
         assert name.lower() in Settings.model_fields, name

@@ -148,7 +148,7 @@ def test_a_state_directory_that_others_can_write_to_is_refused(tmp_path: Path, m
     argv = [str(COMMANDS / "amistreamd"), "--socket", str(tmp_path / "s"), "--state-dir", str(state)]
     ended = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert ended.returncode == 2
-    assert f"cannot use the state directory {state}: others can write to it" in ended.stderr
+    assert f"cannot use the state directory {state}: other users" in ended.stderr
     assert f"chmod 700 {state}" in ended.stderr
     assert not (tmp_path / "s").exists()
 
