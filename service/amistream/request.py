@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import posixpath
 import re
-from typing import Annotated, Any, Literal, Self
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -22,8 +23,8 @@ from pydantic import (
 )
 
 from amistream.errors import UsageError
-from amistream.location import DirectoryLocation, S3Location, parse_location
-from amistream.settings import Acl, PartSize, Sparse, in_words
+from amistream.location import S3Location, parse_location
+from amistream.settings import Acl, PartSize, Settings, Sparse, in_words
 from amistream.values import KIB, STANDARD_INPUT
 
 PREFIX_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,79}$"
@@ -89,6 +90,12 @@ def _check_mappings(value: dict[str, str]) -> dict[str, str]:
     return value
 
 
+DESTINATION = "Destination"
+IDENTITY = "Identity"
+IMAGE = "Image"
+REGISTRATION = "Registration"
+SPEED = "Speed"
+
 AbsolutePath = Annotated[str, AfterValidator(_check_absolute)]
 
 
@@ -96,90 +103,239 @@ def _check_source(value: str) -> str:
     return value if value == STANDARD_INPUT else _check_absolute(value)
 
 
-class JobRequest(BaseModel):
-    """One volume to bundle, where to, and whether and how to register it. Unknown fields are refused."""
+@dataclass(frozen=True, slots=True)
+class Option:
+    """Names a field on the command line: its options, their panel in --help, and a placeholder of the value.
 
+    A flag has no placeholder. The variable AMISTREAM_FIELD stands for a field that is a setting too; `variables` are
+    those of the EC2 tools.
+    """
+
+    names: str
+    panel: str
+    metavar: str = ""
+    variables: tuple[str, ...] = ()
+
+
+def _of_setting(name: str) -> str:
+    """The first sentence about the setting of the same name, of which the field takes the place."""
+    return re.split(r"(?<=\.) (?=[A-Z0-9\"])", Settings.model_fields[name].description or "", maxsplit=1)[0]
+
+
+Source = Annotated[str, AfterValidator(_check_source), Option("SOURCE", "")]
+Destinations = Annotated[
+    tuple[Annotated[str, AfterValidator(_check_destination)], ...],
+    Option("--to", DESTINATION, "s3://BUCKET[/KEY/PREFIX]|DIR"),
+]
+_SOURCE = "Block device, or image file: raw, qcow2, VMDK, VHD or VHDX; - is standard input, with --in-process only."
+_DESTINATIONS = "Where the bundle goes; may be repeated: one pass serves all, and each region gets its AMI."
+
+
+class _Request(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: Annotated[str, AfterValidator(_check_source)] = Field(
-        description="image file, block device, or - for standard input (of a process of its own: the daemon has none)"
-    )
-    image_size: ByteSize | None = Field(None, gt=0, description="exact size of a source that does not tell it")
-    destinations: tuple[Annotated[str, AfterValidator(_check_destination)], ...] = Field(
-        min_length=1, max_length=8, description="s3://bucket[/key/prefix], or absolute directories; one pass serves all"
-    )
-    all_or_none: bool = Field(False, description="of several destinations: the first that fails stops the job")
-    prefix: str | None = Field(None, pattern=PREFIX_PATTERN, description="start of every object name")
-    architecture: Literal["i386", "x86_64", "arm64"] | None = None
-    account: Annotated[str, AfterValidator(_check_account)] | None = Field(None, description="12 digits")
-    certificate: AbsolutePath | None = Field(None, description="user's X.509 certificate, PEM")
-    private_key: AbsolutePath | None = Field(None, description="user's RSA private key, PEM")
-    ec2_certificate: AbsolutePath | None = Field(None, description="EC2's X.509 certificate, PEM")
-    region: str | None = Field(None, pattern=r"^[a-z]{2,5}(-[a-z]+)+-[0-9]+$")
-    endpoint_url: str | None = Field(None, pattern=r"^https?://[^\s/]+/?$", description="S3, EC2 and STS endpoint")
-    acl: Acl | None = None
 
-    register_image: bool | None = Field(None, description="register the AMI; default: yes for S3, no for a directory")
-    ami_name: str | None = Field(None, pattern=AMI_NAME_PATTERN, description="default: PREFIX and the time")
-    description: str | None = Field(None, max_length=255)
-    virtualization: Literal["hvm", "paravirtual"] = "hvm"
-    kernel: str | None = Field(None, pattern="^[ae]ki-[0-9a-fA-F]{8,17}$")
-    ramdisk: str | None = Field(None, pattern="^[ae]ri-[0-9a-fA-F]{8,17}$")
-    sriov: bool = Field(False, description="enhanced networking with the Intel 82599 interface")
-    ena: bool = Field(False, description="enhanced networking with ENA")
-    block_device_mappings: Annotated[dict[str, str], AfterValidator(_check_mappings)] = Field(
-        default_factory=dict, description="virtual name to device, as {'ephemeral0': 'sdb'}"
+class Reach(_Request):
+    """Where AWS is, and who may read what is sent there."""
+
+    region: Annotated[str | None, Option("--region", DESTINATION, "REGION")] = Field(
+        None, pattern=r"^[a-z]{2,5}(-[a-z]+)+-[0-9]+$", description=_of_setting("region")
     )
-    product_codes: tuple[Annotated[str, Field(pattern="^[A-Za-z0-9]{1,64}$")], ...] = ()
-    ancestors: tuple[Annotated[str, Field(pattern="^ami-[0-9a-f]{8,17}$")], ...] = ()
-    tags: dict[Annotated[str, Field(min_length=1, max_length=128)], Annotated[str, Field(max_length=256)]] = Field(
-        default_factory=dict, max_length=50
+    endpoint_url: Annotated[str | None, Option("--endpoint-url", DESTINATION, "URL")] = Field(
+        None, pattern=r"^https?://[^\s/]+/?$", description=_of_setting("endpoint_url")
     )
-    live: bool = Field(False, description="bundle a volume that is mounted read-write; it is frozen, or may be torn")
-    inherit: bool = Field(
+    acl: Annotated[Acl | None, Option("--acl", DESTINATION, "aws-exec-read|public-read")] = Field(
+        None, description=_of_setting("acl")
+    )
+
+
+class Identity(_Request):
+    """The owner of a bundle, and the certificates for which its key is encrypted."""
+
+    account: Annotated[
+        Annotated[str, AfterValidator(_check_account)] | None,
+        Option("--account", IDENTITY, "123456789012", ("EC2_ACCOUNT_ID", "AWS_ACCOUNT_ID")),
+    ] = Field(None, description=_of_setting("account"))
+    certificate: Annotated[AbsolutePath | None, Option("--cert", IDENTITY, "FILE", ("EC2_CERT",))] = Field(
+        None, description=_of_setting("certificate")
+    )
+    private_key: Annotated[AbsolutePath | None, Option("--private-key", IDENTITY, "FILE", ("EC2_PRIVATE_KEY",))] = (
+        Field(None, description=_of_setting("private_key"))
+    )
+    ec2_certificate: Annotated[AbsolutePath | None, Option("--ec2-cert", IDENTITY, "FILE")] = Field(
+        None, description="EC2's X.509 certificate, PEM; if not given, the one of the region."
+    )
+
+
+class ImageFields(_Request):
+    """How the image boots, and what its manifest says about it."""
+
+    architecture: Annotated[Literal["i386", "x86_64", "arm64"] | None, Option("--arch", IMAGE, "i386|x86_64|arm64")] = (
+        Field(None, description=_of_setting("architecture"))
+    )
+    virtualization: Annotated[Literal["hvm", "paravirtual"], Option("--virtualization", IMAGE, "hvm|paravirtual")] = (
+        Field("hvm", description="Virtualization type of the AMI.")
+    )
+    kernel: Annotated[str | None, Option("-k --kernel", IMAGE, "aki-ID")] = Field(
+        None, pattern="^[ae]ki-[0-9a-fA-F]{8,17}$", description="Kernel of a paravirtual AMI."
+    )
+    ramdisk: Annotated[str | None, Option("-r --ramdisk", IMAGE, "ari-ID")] = Field(
+        None, pattern="^[ae]ri-[0-9a-fA-F]{8,17}$", description="RAM disk of a paravirtual AMI."
+    )
+    block_device_mappings: Annotated[
+        dict[str, str],
+        AfterValidator(_check_mappings),
+        Option("-B --block-device-mapping", IMAGE, "VIRTUAL=DEVICE,..."),
+    ] = Field(
+        default_factory=dict,
+        description="Virtual name and device, such as ephemeral0=sdb,root=/dev/sda1; may be repeated.",
+    )
+    product_codes: Annotated[
+        tuple[Annotated[str, Field(pattern="^[A-Za-z0-9]{1,64}$")], ...], Option("--product-code", IMAGE, "CODE")
+    ] = Field((), description="Product code; may be repeated.")
+    ancestors: Annotated[
+        tuple[Annotated[str, Field(pattern="^ami-[0-9a-f]{8,17}$")], ...], Option("--ancestor", IMAGE, "ami-ID")
+    ] = Field((), description="AMI from which this one was made; may be repeated.")
+    inherit: Annotated[bool, Option("--inherit/--no-inherit", IMAGE)] = Field(
         False,
-        description="take mapping, kernel, ramdisk, product codes and ancestors from this instance's metadata",
+        description="Take mapping, kernel, RAM disk, product codes and ancestors from this instance's metadata.",
     )
-
-    part_size: PartSize | None = Field(None, description="bytes, or text like 10MiB")
-    upload_concurrency: PositiveInt | None = Field(None, le=64)
-    compress: Annotated[str, Field(pattern="^(fast|balanced|small|auto|[1-9])$")] | None = None
-    workers: PositiveInt | None = Field(None, le=256)
-    nice: int | None = Field(None, ge=0, le=19, description="19 yields the most to other work on this machine")
-    memory_limit: ByteSize | None = Field(None, description="bytes of the process's memory, or text like 256MiB")
-    limit_upload: ByteSize | None = Field(None, ge=16 * KIB, description="bytes per second to S3, or text like 20MiB")
-    sparse: Sparse | None = Field(None, description="leave holes of the volume out: auto, always or never")
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        if self.virtualization == "paravirtual" and (self.sriov or self.ena):
-            raise ValueError("sriov and ena need virtualization hvm")
+    def _boots(self) -> Self:
         if self.virtualization == "hvm" and (self.kernel or self.ramdisk):
             raise ValueError("kernel and ramdisk need virtualization paravirtual")
-        locations = [parse_location(destination) for destination in self.destinations]
-        if self.registers and isinstance(locations[0], DirectoryLocation):
-            raise ValueError("EC2 registers from S3 only; leave register_image out for a directory")
-        if len(set(map(type, locations))) > 1:
-            raise ValueError("destinations: give buckets, or directories, but not both")
-        if len(set(self.destinations)) < len(self.destinations):
-            raise ValueError("destinations: one is given twice")
-        if len(self.destinations) > 1 and self.region and isinstance(locations[0], S3Location):
-            raise ValueError("region: each of several buckets has its own; leave it out")
+        return self
+
+
+class RegistrationFields(ImageFields):
+    """Whether and how EC2 registers the AMI."""
+
+    register_image: Annotated[bool | None, Option("--register/--no-register", REGISTRATION)] = Field(
+        None, description="Register the AMI; default: yes for S3, no for a directory."
+    )
+    ami_name: Annotated[str | None, Option("--ami-name", REGISTRATION, "NAME")] = Field(
+        None, pattern=AMI_NAME_PATTERN, description="Name of the AMI; default: the prefix and the time."
+    )
+    description: Annotated[str | None, Option("--description", REGISTRATION, "TEXT")] = Field(
+        None, max_length=255, description="Description of the AMI."
+    )
+    sriov: Annotated[bool, Option("--sriov", REGISTRATION)] = Field(
+        False, description="Enhanced networking with the Intel 82599 VF; hvm only."
+    )
+    ena: Annotated[bool, Option("--ena", REGISTRATION)] = Field(
+        False, description="Enhanced networking with ENA; hvm only."
+    )
+    tags: Annotated[
+        dict[Annotated[str, Field(min_length=1, max_length=128)], Annotated[str, Field(max_length=256)]],
+        Option("--tag", REGISTRATION, "KEY=VALUE"),
+    ] = Field(default_factory=dict, max_length=50, description="Tag of the AMI; may be repeated.")
+
+    @model_validator(mode="after")
+    def _registrable(self) -> Self:
+        if self.virtualization == "paravirtual" and (self.sriov or self.ena):
+            raise ValueError("sriov and ena need virtualization hvm")
         if not self.registers and (self.ami_name or self.tags or self.description):
             raise ValueError("ami_name, description and tags need register_image")
         return self
 
     @property
     def registers(self) -> bool:
+        return self.register_image is not False
+
+
+class Speed(_Request):
+    """How much of the machine and of the link a job takes."""
+
+    part_size: Annotated[PartSize | None, Option("--part-size", SPEED, "SIZE")] = Field(
+        None, description=_of_setting("part_size")
+    )
+    upload_concurrency: Annotated[PositiveInt | None, Option("--upload-concurrency", SPEED, "N")] = Field(
+        None, le=64, description=_of_setting("upload_concurrency")
+    )
+    compress: Annotated[
+        Annotated[str, Field(pattern="^(fast|balanced|small|auto|[1-9])$")] | None,
+        Option("--compress", SPEED, "fast|balanced|small|auto|1..9"),
+    ] = Field(None, description=_of_setting("compress"))
+    workers: Annotated[PositiveInt | None, Option("--workers", SPEED, "N")] = Field(
+        None, le=256, description=_of_setting("workers")
+    )
+    sparse: Annotated[Sparse | None, Option("--sparse", SPEED, "auto|always|never")] = Field(
+        None, description=_of_setting("sparse")
+    )
+    limit_upload: Annotated[ByteSize | None, Option("--limit-upload", SPEED, "RATE")] = Field(
+        None, ge=16 * KIB, description=_of_setting("limit_upload")
+    )
+    memory_limit: Annotated[ByteSize | None, Option("--memory-limit", SPEED, "SIZE")] = Field(
+        None, description=_of_setting("memory_limit")
+    )
+    nice: Annotated[int | None, Option("--nice", SPEED, "0..19")] = Field(
+        None, ge=0, le=19, description=_of_setting("nice")
+    )
+
+
+class Subject(_Request):
+    """The volume and the destinations, as far as they are given."""
+
+    source: Source | None = Field(None, description=_SOURCE)
+    image_size: Annotated[ByteSize | None, Option("--image-size", "", "SIZE")] = Field(
+        None, gt=0, description="Exact size of a SOURCE that comes through a pipe, such as 10GiB."
+    )
+    live: Annotated[bool, Option("--live", "")] = Field(
+        False, description="Bundle SOURCE even though it is mounted read-write, for example with frozen file systems."
+    )
+    destinations: Destinations = Field((), max_length=8, description=_DESTINATIONS)
+    all_or_none: Annotated[bool, Option("--all-or-none", DESTINATION)] = Field(
+        False, description="Stop when one of several destinations fails; default: continue with the others."
+    )
+    prefix: Annotated[str | None, Option("--prefix", DESTINATION, "NAME")] = Field(
+        None, pattern=PREFIX_PATTERN, description=_of_setting("prefix")
+    )
+
+
+# pydantic takes the fields of the last base first.
+class CheckRequest(Speed, RegistrationFields, Identity, Reach, Subject):
+    """The fields of a job, for checks alone: the volume and the destinations may be left out."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        kinds = {type(parse_location(destination)) for destination in self.destinations}
+        if len(kinds) > 1:
+            raise ValueError("destinations: give buckets, or directories, but not both")
+        if self.registers and kinds != {S3Location}:
+            raise ValueError("EC2 registers from S3 only; leave register_image out for a directory")
+        if len(set(self.destinations)) < len(self.destinations):
+            raise ValueError("destinations: one is given twice")
+        if len(self.destinations) > 1 and self.region and kinds == {S3Location}:
+            raise ValueError("region: each of several buckets has its own; leave it out")
+        return self
+
+    @property
+    def registers(self) -> bool:
         if self.register_image is None:
-            return isinstance(parse_location(self.destinations[0]), S3Location)
+            return any(isinstance(parse_location(each), S3Location) for each in self.destinations[:1])
         return self.register_image
 
 
+class JobRequest(CheckRequest):
+    """One volume to bundle, where to, and whether and how to register it. Unknown fields are refused."""
+
+    source: Source = Field(description=_SOURCE)
+    destinations: Destinations = Field(min_length=1, max_length=8, description=_DESTINATIONS)
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
 def parse_request(values: dict[str, Any]) -> JobRequest:
-    """Make a request, or raise `UsageError` that names the first field at fault in a person's words."""
+    """Make the request for a job. Raises `UsageError` that names the first field at fault."""
+    return parse_fields(JobRequest, values)
+
+
+def parse_fields(model: type[_Model], values: dict[str, Any]) -> _Model:
+    """Make a request, or a part of one. Raises `UsageError` that names the first field at fault."""
     try:
-        return JobRequest.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_context=False)
         # A misspelt field may be the reason why another is missing.

@@ -100,95 +100,211 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="AMISTREAM_", frozen=True, extra="forbid")
 
     # The daemon.
-    socket: Path = Field(Path("/run/amistream/amistream.sock"), description="Unix socket of the API")
-    socket_group: str = Field("", description="group that may connect; empty: root and the daemon's user only")
+    socket: Path = Field(
+        Path("/run/amistream/amistream.sock"),
+        description="Unix socket of the API, with mode 0660. Its directory is made if it does not exist. Choice.",
+    )
+    socket_group: str = Field(
+        "",
+        description="Group that may connect: its members see every job, and bundle what source_roots lists. Empty: "
+        "root and the daemon's own user only. Choice.",
+    )
     source_roots: RootPaths = Field(
-        (), description="what members of socket_group may name in jobs, with all below it; empty: nothing"
+        (),
+        description="Directories, files or devices that members of socket_group may specify in their jobs (volume, "
+        'keys, a directory to write to), with everything below them, such as ["/srv/images", "/dev/dm-3"]. Give real '
+        "paths: a link in place of a root is not followed. Everything below a root can be bundled, whatever its owner "
+        "and mode. Root and the daemon's own user may specify any path. As a variable: "
+        "AMISTREAM_SOURCE_ROOTS=/srv/images:/dev/dm-3. Empty: nothing. Choice.",
     )
     state_dir: Annotated[Path, AfterValidator(Path.absolute)] = Field(
         default_factory=default_state_dir,
-        description="the journal of jobs and a generated user key (0700); default: /var/lib/amistream, "
-        "or ~/.local/state/amistream when not root",
+        examples=["/var/lib/amistream"],
+        description="Directory of the journal of jobs and of a generated user key (0700). Keep a copy of that key: it "
+        "opens your bundles. This default is root's; another user's is ~/.local/state/amistream ($XDG_STATE_HOME is "
+        "honoured). Choice.",
     )
-    max_jobs: PositiveInt = Field(2, description="jobs that run at once; the others wait. Guess")
-    max_queued: PositiveInt = Field(100, description="jobs that may wait; more are refused. Guess")
-    on_stop: OnStop = Field(OnStop.FINISH, description="what SIGTERM does with running jobs")
-    resume_on_start: bool = Field(True, description="go on with the jobs that were cut short, without being asked")
-    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="least severe level logged")
-    log_format: LogFormat = Field(LogFormat.JSON, description="json for machines, text for people")
+    max_jobs: PositiveInt = Field(
+        2,
+        description="Jobs that run at once; the others wait. They share the cores, and each needs the memory of the "
+        "formula below. Guess.",
+    )
+    max_queued: PositiveInt = Field(100, description="Jobs that may wait; more are refused with daemon.full. Guess.")
+    on_stop: OnStop = Field(
+        OnStop.FINISH,
+        description='Action of the first SIGTERM on running jobs: "finish" lets them end, "interrupt" stops them until '
+        'the next start, "cancel" stops them and removes what they stored. A second SIGTERM always interrupts. Choice.',
+    )
+    resume_on_start: bool = Field(
+        True,
+        description="true: the daemon resumes by itself the jobs that a crash, a reboot or SIGTERM cut short. false: "
+        'they wait, as "interrupted", for `amistream resume`. Choice.',
+    )
+    log_level: str = Field(
+        "info",
+        pattern="^(debug|info|warning|error)$",
+        description='Least severe level that is logged: "debug", "info", "warning" or "error". Choice.',
+    )
+    log_format: LogFormat = Field(
+        LogFormat.JSON, description='"json" for machines, "text" for people; one line an event, to stderr. Choice.'
+    )
 
     # The bundle.
-    prefix: str = Field("image", description="name of the image inside the bundle and start of every object name")
-    architecture: str = Field("x86_64", pattern="^(i386|x86_64|arm64)$", description="of the image's kernel")
-    part_size: PartSize = Field(ByteSize(10 * MIB), description="size of a part; what the AMI tools use")
+    prefix: str = Field(
+        "image",
+        description="Start of every object name, such as image.part.00 and image.manifest.xml, and name of the image "
+        "inside the bundle. Choice: the default of the AMI tools.",
+    )
+    architecture: str = Field(
+        "x86_64",
+        pattern="^(i386|x86_64|arm64)$",
+        description='Architecture of the image\'s kernel: "i386", "x86_64" or "arm64". Choice.',
+    )
+    part_size: PartSize = Field(
+        ByteSize(10 * MIB),
+        description="Size of a part: 16KiB to 5GiB and a whole number of KiB. EC2's check takes about 7000 parts. "
+        "Choice: the size of the AMI tools.",
+    )
     block_size: ByteSize = Field(
         ByteSize(2 * MIB),
         ge=64 * KIB,
         le=64 * MIB,
-        description="bytes handed from stage to stage. Measured: 2 to 4 MiB",
+        description="Bytes handed from stage to stage, 64KiB to 64MiB. Measured: 2 to 4 MiB are best; smaller blocks "
+        "cost more hand-overs, larger ones leave the processor's cache.",
     )
-    workers: PositiveInt | None = Field(None, description="compute threads; default: one per core. Measured")
+    workers: PositiveInt | None = Field(
+        None,
+        examples=[4],
+        description="Compute threads of a job; default: one per core that the process may use. 4 is an example. "
+        "Measured: one more than the cores is slower.",
+    )
     nice: int = Field(
-        0, ge=0, le=19, description="scheduling priority of the compute threads; above 0: idle disk class too"
+        0,
+        ge=0,
+        le=19,
+        description="Scheduling priority of the compute threads, 0 to 19; 19 yields the most to other work. Above 0 "
+        "the volume is also read in the idle disk class. Choice.",
     )
     memory_limit: ByteSize | None = Field(
-        None, description="memory of the process that one job keeps under, by having fewer parts in flight"
+        None,
+        examples=["256MiB"],
+        description="Memory that the process stays under, by having fewer parts in flight; default: no limit. See the "
+        'formula below. "256MiB" is an example. Choice.',
     )
     compress: str = Field(
         "fast",
         pattern="^(fast|balanced|small|auto|[1-9])$",
-        description="fast, balanced, small, a level 1 to 9, or auto: what fits the link, block by block",
+        description='Compression: "fast" (level 1), "balanced" (4), "small" (6), a level "1" to "9", or "auto", which '
+        "chooses for each block the level that fits the link. With auto neither the cores nor the upload wait. "
+        "Measured: levels 1 to 3 are Intel's isal, 4 to 6 zlib-ng, 7 to 9 zlib, each the quickest for its ratio; "
+        '"fast" takes a tenth more space than "balanced" and a fifth of its time.',
     )
     sparse: Sparse = Field(
         Sparse.AUTO,
-        description="auto: leave holes out where there are any; always: also write the map when there are none",
+        description='Holes of an image file: "auto" leaves them out of the bundle if there are any, "always" writes '
+        'the archive\'s sparse map even if there are none, "never" compresses them as zeros. They come back as zeros '
+        "in any case. Choice.",
     )
-    max_image_size: ByteSize = Field(ByteSize(10 * GIB), description="largest volume taken. AWS limit")
+    max_image_size: ByteSize = Field(
+        ByteSize(10 * GIB),
+        description="Largest volume that is accepted. AWS limit: the root volume of an instance store-backed AMI has "
+        "at most 10 GiB. Raise it only for another cloud.",
+    )
 
     # Identity.
-    account: str = Field("", description="AWS account id; default: asked of STS")
-    certificate: Path | None = Field(None, description="user's X.509 certificate, PEM")
-    private_key: Path | None = Field(None, description="user's RSA private key, PEM")
+    account: str = Field("", description="AWS account id, 12 digits; default: looked up with STS. Choice.")
+    certificate: Path | None = Field(
+        None,
+        examples=["/etc/amistream/cert.pem"],
+        description="Your X.509 certificate, PEM; default: a pair of certificate and key, made once in state_dir. The "
+        "pair signs the manifest and can open the bundle again; EC2 need not know it. Give both or neither. The path "
+        "is an example. Choice.",
+    )
+    private_key: Path | None = Field(
+        None,
+        examples=["/etc/amistream/pk.pem"],
+        description="Your RSA private key, PEM, that belongs to the certificate. The path is an example. Choice.",
+    )
     allow_exposed_key: bool = Field(
-        False, description="true: take a private key that every user of the machine can read"
+        False,
+        description="true: accept a private key that every user of the machine can read. false: refuse it, and show "
+        "the command that protects it. The older tools' commands accept it with a warning. Choice.",
     )
     ec2_certificates: dict[str, Path] = Field(
-        default_factory=dict, description="EC2's certificate per region; the key 'default' serves the rest"
+        default_factory=dict,
+        description="EC2's certificate per region, for which the bundle's key is encrypted. The key 'default' serves "
+        'the other regions, such as in { default = "/etc/amistream/cert-ec2.pem", "cn-north-1" = '
+        '"/etc/amistream/cert-ec2-cn-north-1.pem" }. Empty: looked up in $EC2_AMITOOL_HOME/etc/ec2/amitools, '
+        "/etc/ec2/amitools and /usr/share/euca2ools/certs. Choice.",
     )
 
     # AWS.
-    region: str = Field("", description="default: the bucket's region, AWS_REGION, or the SDK's configuration")
-    endpoint_url: str = Field("", description="S3, EC2 and STS endpoint for tests and compatible clouds")
-    acl: Acl = Field(Acl.AWS_EXEC_READ, description="canned ACL sent with every object")
+    region: str = Field(
+        "",
+        description="Region; default: the bucket's, which is where EC2 registers. The request for the bucket's region "
+        "goes first to AWS_REGION or the region of the SDK's configuration. Choice.",
+    )
+    endpoint_url: str = Field(
+        "",
+        description="Endpoint of S3, EC2 and STS together, for tests and compatible clouds, such as "
+        "http://127.0.0.1:4566. Empty: AWS. Choice.",
+    )
+    acl: Acl = Field(
+        Acl.AWS_EXEC_READ,
+        description='Canned ACL of every object: "aws-exec-read" lets EC2 read it, "public-read" everyone. AWS limit: '
+        "EC2 reads a bundle through its ACL.",
+    )
     sign_payload: bool = Field(
-        False, description="true: hash every body for its signature, as some bucket policies ask"
+        False,
+        description="true: hash every body with SHA-256 for its signature, as some bucket policies require. Measured: "
+        "0.8 CPU seconds more for each GiB sent. S3 checks each part's SHA-1 either way, and bodies are always signed "
+        "over plain HTTP to another machine.",
     )
 
     # Upload.
-    upload_concurrency: PositiveInt = Field(4, le=64, description="parts in flight. Guess, to be tuned")
-    limit_upload: ByteSize | None = Field(
-        None, ge=16 * KIB, description="bytes per second that a job sends to S3 at most; default: no limit"
+    upload_concurrency: PositiveInt = Field(
+        4, le=64, description="Parts in flight, at most 64. Each takes a part's size of memory. Guess."
     )
-    upload_attempts: PositiveInt = Field(6, description="tries for one request, the first included. Guess")
-    backoff_base_s: PositiveFloat = Field(0.5, description="first retry's longest delay, doubled each time. Guess")
-    backoff_cap_s: PositiveFloat = Field(20.0, description="longest delay between two tries. Guess")
+    limit_upload: ByteSize | None = Field(
+        None,
+        ge=16 * KIB,
+        examples=["20MiB"],
+        description="Bytes per second that a job sends to S3 at most, such as 20MiB; default: no limit. 16KiB or more. "
+        '"20MiB" is an example. Choice.',
+    )
+    upload_attempts: PositiveInt = Field(6, description="Tries for one request, the first included. Guess.")
+    backoff_base_s: PositiveFloat = Field(
+        0.5,
+        description="Seconds: the first retry's longest delay, doubled for each further retry; the delay itself is "
+        "random, between 0 and that. Guess.",
+    )
+    backoff_cap_s: PositiveFloat = Field(20.0, description="Seconds: the longest delay between two tries. Guess.")
     stall_timeout_s: PositiveFloat = Field(
-        30.0, description="an attempt in which nothing moves for this long is given up. Guess"
+        30.0, description="Seconds without progress after which an attempt counts as failed. Guess."
     )
     multipart_threshold: ByteSize = Field(
-        ByteSize(64 * MIB), ge=5 * MIB, description="parts larger than this go up as S3 multipart uploads"
+        ByteSize(64 * MIB),
+        ge=5 * MIB,
+        description="Parts larger than this go up as S3 multipart uploads; 5MiB at least. Guess.",
     )
     multipart_chunk: ByteSize = Field(
         ByteSize(16 * MIB),
         ge=5 * MIB,
         le=5 * GIB,
-        description="chunk of a multipart upload. AWS: 5 MiB at least",
+        description="Chunk of a multipart upload. AWS limit: 5MiB to 5GiB. Guess within it.",
     )
-    multipart_concurrency: PositiveInt = Field(3, description="chunks of one part in flight. Guess")
+    multipart_concurrency: PositiveInt = Field(
+        3,
+        description="Chunks of one part in flight. They are views of the part and take no memory of their own. Guess.",
+    )
 
     # Registration.
-    register_timeout_s: PositiveFloat = Field(900.0, description="how long to wait for the AMI to be available")
-    register_poll_s: PositiveFloat = Field(3.0, description="pause between two looks at the AMI's state")
+    register_timeout_s: PositiveFloat = Field(
+        900.0,
+        description="Seconds to wait for the AMI to be available; after that the job fails, and bundle and AMI stay. "
+        "Guess.",
+    )
+    register_poll_s: PositiveFloat = Field(3.0, description="Seconds between two queries of the AMI's state. Guess.")
 
     @classmethod
     def settings_customise_sources(

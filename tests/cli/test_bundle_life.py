@@ -309,8 +309,8 @@ async def test_list_of_what_is_left(run: Run, cloud: Endpoint, make_bucket: Make
             ("migrate", "x", "s3://bucket", "--region", "eu-west-1", "--ami-name", "name"),
             "--ami-name, --description and --tag need",
         ),
-        (("download", "s3://bucket", "dir"), "names a folder, not a manifest"),
-        (("verify", "/tmp"), "/tmp: that names a folder, not a manifest"),
+        (("download", "s3://bucket", "dir"), "this is a folder, not a manifest"),
+        (("verify", "/tmp"), "/tmp: this is a folder, not a manifest"),
         (
             ("verify", "s3:/bucket/x.manifest.xml"),
             "s3:/bucket/x.manifest.xml: it is neither s3://BUCKET/... nor a path",

@@ -76,7 +76,7 @@ def test_the_option_table_is_whole() -> None:
         for option in (*parameter.opts, *parameter.secondary_opts)
         if option.startswith("-")
     }
-    assert listed == taken - {"--help", "-h", "--no-inherit", "--no-wait"}
+    assert listed == taken - {"--help", "-h", "--no-wait"}
 
 
 def test_the_request_table_is_the_api() -> None:

@@ -103,7 +103,7 @@ async def open_bucket(
 
 async def find_bundle(place: Place, manifest_name: str) -> Bundle:
     """Read the manifest of that name. Raises `RefusedError` if it is missing or no manifest."""
-    address = f"{place.store.location}/{manifest_name}"
+    address = f"{place.store.location.rstrip('/')}/{manifest_name}"
     if isinstance(place.location, DirectoryLocation) and await aiofiles.os.path.isdir(address):
         raise no_manifest_error(address)
     stored = await place.store.stat(manifest_name, read=False)

@@ -17,12 +17,14 @@ from amistream.checks.host import HostChecks
 from amistream.checks.identity import IdentityChecks
 from amistream.checks.preflight import DestinationChecks, checks_of
 from amistream.checks.source import SourceChecks
-from amistream.request import JobRequest
+from amistream.request import CheckRequest, JobRequest
 from amistream.settings import Settings
 
 
-async def examine(request: JobRequest, settings: Settings, *, source: bool, destination: bool) -> list[Finding]:
-    """Run every check; the findings come in a fixed order. `request` holds placeholders for inputs not given."""
+async def examine(asked: CheckRequest, settings: Settings) -> list[Finding]:
+    """Run every check; the findings come in a fixed order."""
+    source, destination = asked.source is not None, bool(asked.destinations)
+    request = JobRequest(**{"source": "/dev/null", "destinations": ["/"], **asked.model_dump(exclude_unset=True)})
     async with Aws(settings) as aws:
         token = secrets.token_hex(4)
         addresses = [Address(request, settings, aws, token, number) for number in range(len(request.destinations))]

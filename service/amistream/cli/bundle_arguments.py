@@ -1,75 +1,79 @@
-"""What the commands on existing bundles share: their arguments and options, and the words for results."""
+"""The arguments and options that commands on existing bundles share, and text about their results."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from amistream.cli.request_words import in_option_words, make_request
+from amistream.cli.request_words import validated
 from amistream.cli.table import counted
 from amistream.errors import UsageError
 
 if TYPE_CHECKING:
     from amistream.bundles.register import RegistrationOptions
     from amistream.bundles.results import Transferred
-    from amistream.request import JobRequest
+    from amistream.request import Reach
     from amistream.settings import Settings
 
 Manifest = Annotated[
     str,
     typer.Argument(
-        metavar="MANIFEST", help="s3://BUCKET/KEY/NAME.manifest.xml or the path of one.", show_default=False
+        metavar="MANIFEST", help="Address s3://BUCKET/KEY/NAME.manifest.xml, or path of a file.", show_default=False
     ),
 ]
 Bucket = Annotated[str, typer.Argument(metavar="s3://BUCKET[/PREFIX]", show_default=False)]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where there is no terminal.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; required where there is no terminal.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Only show what would be deleted.")]
 NoEc2 = Annotated[
-    bool, typer.Option("--no-ec2", help="Do not ask EC2 for AMIs, as for S3-compatible stores without one.")
+    bool, typer.Option("--no-ec2", help="Do not ask EC2 for AMIs, for S3-compatible stores without an EC2.")
 ]
 
 
-def validated_request(context: typer.Context, to: str | None = None, **more: Any) -> JobRequest:
-    """The command's words judged as those of `bundle` are. Raises `UsageError` in the words of the options."""
-    from amistream.request import JobRequest
+def bucket_address(text: str) -> str:
+    """Check the address of a folder in a bucket, and return it without slashes at its end. Raises `UsageError`."""
+    from amistream.request import CheckRequest, parse_fields
 
-    if to is not None and not to.startswith("s3://"):
+    if not text.startswith("s3://"):
         raise UsageError(
-            "usage", f"cannot run the command: {to!r} is no bucket", hint="write s3://BUCKET or s3://BUCKET/PREFIX"
+            "usage", f"cannot run the command: {text!r} is no bucket", hint="write s3://BUCKET or s3://BUCKET/PREFIX"
         )
-    known = {name: value for name, value in context.params.items() if name in JobRequest.model_fields}
-    needed = {"source": "/dev/null", "destinations": [to or "/"], **more}
-    try:
-        return make_request({**dict.fromkeys(JobRequest.model_fields), **known, **needed})
-    except UsageError as error:
-        raise in_option_words(error, context) from error
+    return parse_fields(CheckRequest, {"destinations": [text]}).destinations[0]
 
 
-def settings_for(config: Path | None, request: JobRequest) -> Settings:
-    """The settings, with what the command says instead."""
+def settings_for(config: Path | None, reach: Reach) -> Settings:
+    """Load the settings; options of the command come before them."""
     from amistream.settings import load
 
-    return load(config, region=request.region, endpoint_url=request.endpoint_url, acl=request.acl)
+    return load(config, region=reach.region, endpoint_url=reach.endpoint_url, acl=reach.acl)
 
 
-def wish_of(context: typer.Context, request: JobRequest) -> RegistrationOptions:
-    """How the command asks to register; what it leaves out comes from the manifest."""
+def registration_options(context: typer.Context) -> RegistrationOptions:
+    """Make the options of a registration. The manifest supplies what the command leaves out. Raises `UsageError`."""
     from amistream.bundles.register import RegistrationOptions
+    from amistream.request import RegistrationFields
 
+    params = context.params
+    # A request for a kernel is valid only with this virtualization.
+    kind = params["virtualization"] or ("paravirtual" if params["kernel"] or params["ramdisk"] else None)
+    fields = validated(RegistrationFields, context, virtualization=kind)
     return RegistrationOptions(
-        name=request.ami_name or "",
-        description=request.description or "",
-        architecture=request.architecture or "",
-        virtualization=request.virtualization if context.params["virtualization"] else "",
-        kernel=request.kernel or "",
-        ramdisk=request.ramdisk or "",
-        sriov=request.sriov,
-        ena=request.ena,
-        block_device_mappings=request.block_device_mappings,
-        tags=request.tags,
+        name=fields.ami_name or "",
+        description=fields.description or "",
+        architecture=fields.architecture or "",
+        virtualization=fields.virtualization if params["virtualization"] else "",
+        kernel=fields.kernel or "",
+        ramdisk=fields.ramdisk or "",
+        sriov=fields.sriov,
+        ena=fields.ena,
+        block_device_mappings=fields.block_device_mappings,
+        tags=fields.tags,
     )
+
+
+def path_of(text: str | None) -> Path | None:
+    return Path(text) if text else None
 
 
 def transferred_facts(done: Transferred) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""`doctor`'s look at the daemon: whether it answers, takes jobs, and is of this version."""
+"""Checks for `doctor` that the daemon answers, takes jobs, and has the version of this command."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from amistream.cli.client import Client
 from amistream.errors import AmistreamError
 
 
-async def look_at_daemon(socket: Path) -> Finding:
-    """Ask the daemon on that socket. Raises nothing: one that does not answer is a finding."""
+async def check_daemon(socket: Path) -> Finding:
+    """Check the daemon at that socket. Raises nothing: a daemon that does not answer is a finding."""
     try:
         async with Client(socket) as client:
             health = await client.health()

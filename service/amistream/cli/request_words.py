@@ -1,11 +1,11 @@
-"""Turns the values of a command's options into a request, and names options in the errors of that request."""
+"""Turns the values of a command's options into a request, and puts the options' names into errors about fields."""
 
 from __future__ import annotations
 
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
@@ -13,20 +13,32 @@ from amistream.errors import UsageError
 from amistream.values import STANDARD_INPUT, is_path
 
 if TYPE_CHECKING:
-    from amistream.request import JobRequest
+    from pydantic import BaseModel
 
+_Model = TypeVar("_Model", bound="BaseModel")
 
 FILE_FIELDS = ("source", "certificate", "private_key", "ec2_certificate")
 """Fields with a path: a relative one means the caller's directory, which the daemon does not know."""
 
 
-def make_request(params: dict[str, Any]) -> JobRequest:
-    """The request that a command's parameters stand for. Raises `UsageError` that names the field at fault."""
-    from amistream.request import JobRequest, parse_request
+def validated(model: type[_Model], context: typer.Context, **instead: Any) -> _Model:
+    """Validate the command's options as fields of `model`; `instead` holds values that take an option's place.
 
-    values = {name: value for name in JobRequest.model_fields if (value := params.get(name)) not in (None, [], ())}
+    Raises `UsageError`, which names the options.
+    """
+    try:
+        return make_request(model, {**context.params, **instead})
+    except UsageError as error:
+        raise in_option_words(error, context) from error
+
+
+def make_request(model: type[_Model], params: dict[str, Any]) -> _Model:
+    """Validate a command's parameters as fields of `model`. Raises `UsageError` that names the field."""
+    from amistream.request import parse_fields
+
+    values = {name: value for name in model.model_fields if (value := params.get(name)) not in (None, [], ())}
     for name in (*FILE_FIELDS, "destinations"):
-        if values.get(name) == "" or "" in (values["destinations"] if name == "destinations" else ()):
+        if values.get(name) == "" or "" in (values.get(name, ()) if name == "destinations" else ()):
             raise UsageError(
                 "request.invalid",
                 f"cannot take the request: {name}: it is empty",
@@ -36,16 +48,17 @@ def make_request(params: dict[str, Any]) -> JobRequest:
     for name in FILE_FIELDS:
         if name in values and values[name] != STANDARD_INPUT:
             values[name] = str(Path(values[name]).absolute())
-    values["destinations"] = [
-        str(Path(destination).absolute()) if is_path(destination) else destination
-        for destination in values["destinations"]
-    ]
+    if "destinations" in values:
+        values["destinations"] = [
+            str(Path(destination).absolute()) if is_path(destination) else destination
+            for destination in values["destinations"]
+        ]
     if "block_device_mappings" in values:
         mappings = [pair for text in values["block_device_mappings"] for pair in text.split(",")]
         values["block_device_mappings"] = _pairs(mappings, "block_device_mappings", "VIRTUAL=DEVICE")
     if "tags" in values:
         values["tags"] = _pairs(values["tags"], "tags", "KEY=VALUE")
-    return parse_request(values)
+    return parse_fields(model, values)
 
 
 def _pairs(texts: list[str], field: str, form: str) -> dict[str, str]:
@@ -66,7 +79,7 @@ def _pairs(texts: list[str], field: str, form: str) -> dict[str, str]:
 
 
 def in_option_words(error: UsageError, context: typer.Context) -> UsageError:
-    """Say the same with the option's name in place of the field's, and the variable that set it, if one did."""
+    """Replace the field's name by the option's, and add the variable that set it, if one did."""
     message = error.message
     if error.field in context.params:
         name = _option_name(context, error.field)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amistream.cli import bundle_options as options
-from amistream.cli.bundle_arguments import DryRun, Manifest, NoEc2, Yes, settings_for, validated_request
+from amistream.cli.bundle_arguments import DryRun, Manifest, NoEc2, Yes, settings_for
 from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_result
 from amistream.cli.removal import plan_text, removal_status, removed_text
+from amistream.cli.request_options import takes
+from amistream.cli.request_words import validated
+from amistream.request import Reach
 
 if TYPE_CHECKING:
     from amistream.bundles.remove import Removal
@@ -23,12 +25,13 @@ Copy = Annotated[
     typer.Option(
         "--manifest",
         metavar="FILE",
-        help="Read the manifest from this file: for parts whose manifest is not, or no more, beside them.",
+        help="Read the manifest from this file: for parts that have no manifest beside them.",
     ),
 ]
-Deregister = Annotated[bool, typer.Option("--deregister", help="Deregister the AMIs that stand on it first.")]
+Deregister = Annotated[bool, typer.Option("--deregister", help="First deregister the AMIs that use the bundle.")]
 
 
+@takes("region", "endpoint_url")
 def delete(
     context: typer.Context,
     manifest: Manifest,
@@ -38,16 +41,15 @@ def delete(
     no_ec2: NoEc2 = False,
     dry_run: DryRun = False,
     yes: Yes = False,
-    region: options.Region = None,
-    endpoint_url: options.EndpointUrl = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
+    **_: Any,
 ) -> int:
-    """Delete a bundle: its manifest, then the parts that it names, and nothing else.
+    """Delete a bundle: its manifest, then the parts that the manifest lists, and nothing else.
 
-    An object that has a part's name and is not what the manifest says stays, and the exit status is 5; where a bucket
-    keeps no checksum of an object its name alone tells. While an AMI is registered on the bundle nothing is deleted
-    without --deregister.
+    An object with a part's name and other content stays, and the exit status is 5. Where a bucket keeps no checksum of
+    an object, the name alone decides. While an AMI is registered from the bundle, nothing is deleted without
+    --deregister.
 
     Example: [bold]amistream delete s3://my-bucket/web/image.manifest.xml --dry-run[/bold]
     """
@@ -61,6 +63,6 @@ def delete(
             manifest, ask, copy=copy, deregister=deregister, ask_ec2=not no_ec2, dry_run=dry_run
         )
 
-    done = run_here(settings_for(config, validated_request(context)), work)
+    done = run_here(settings_for(config, validated(Reach, context)), work)
     put_result(done.model_dump_json() if as_json else removed_text(done))
     return removal_status(done)

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amistream.cli import bundle_options as options
-from amistream.cli.bundle_arguments import DryRun, settings_for, validated_request
+from amistream.cli.bundle_arguments import DryRun, settings_for
 from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_result
 from amistream.cli.removal import plan_text, removal_status, removed_text
+from amistream.cli.request_options import takes
+from amistream.cli.request_words import validated
 from amistream.errors import EXIT_DONE
+from amistream.request import Reach
 
 if TYPE_CHECKING:
     from amistream.bundles.remove import Removal
     from amistream.bundles.results import Deregistered
     from amistream.bundles.session import BundleSession
 
-ImageId = Annotated[str, typer.Argument(metavar="AMI-ID", help="As ami-0123456789abcdef0.", show_default=False)]
-Delete = Annotated[bool, typer.Option("--delete", help="Also delete the bundle that it stands on.")]
+ImageId = Annotated[str, typer.Argument(metavar="AMI-ID", help="Such as ami-0123456789abcdef0.", show_default=False)]
+Delete = Annotated[bool, typer.Option("--delete", help="Also delete the bundle of the AMI.")]
 YesToDelete = Annotated[
-    bool, typer.Option("--yes", "-y", help="Do not ask before --delete; needed there where there is no terminal.")
+    bool, typer.Option("--yes", "-y", help="Do not ask before --delete; required there if there is no terminal.")
 ]
 
 
+@takes("region", "endpoint_url")
 def deregister(
     context: typer.Context,
     image_id: ImageId,
@@ -32,27 +35,26 @@ def deregister(
     delete: Delete = False,
     dry_run: DryRun = False,
     yes: YesToDelete = False,
-    region: options.Region = None,
-    endpoint_url: options.EndpointUrl = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
+    **_: Any,
 ) -> int:
-    """Deregister an AMI; with --delete also delete its bundle, which is paid for until then.
+    """Deregister an AMI; with --delete also delete its bundle, which costs money until then.
 
     Example: [bold]amistream deregister ami-0123456789abcdef0 --delete[/bold]
     """
     from amistream.cli.foreground import confirm, run_here
 
-    request = validated_request(context)
+    reach = validated(Reach, context)
 
     async def ask(plan: Removal) -> None:
         question = f"Deregister {image_id} and delete {plan_text(plan)}?"
         await confirm(question, yes=yes, what=f"deregister {image_id}")
 
     async def work(session: BundleSession) -> Deregistered:
-        return await session.deregister(image_id, ask, region=request.region or "", delete=delete, dry_run=dry_run)
+        return await session.deregister(image_id, ask, region=reach.region or "", delete=delete, dry_run=dry_run)
 
-    done = run_here(settings_for(config, request), work)
+    done = run_here(settings_for(config, reach), work)
     if as_json:
         put_result(done.model_dump_json())
     elif done.removed is not None:

@@ -1,8 +1,4 @@
-"""The command `doctor`: what stands in the way of a job on this machine, and what would mend it.
-
-It takes the words of `bundle` and looks, in this process, at all that a job with them would look at before it begins,
-and at the machine and its daemon besides.
-"""
+"""The command `doctor`: runs all checks of a job, of this machine and of its daemon, without starting the job."""
 
 from __future__ import annotations
 
@@ -14,86 +10,37 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amistream.cli import bundle_options as options
 from amistream.cli.options import ConfigOption, JsonOption, SocketOption
 from amistream.cli.output import put_note, put_result
-from amistream.cli.request_words import in_option_words, make_request
-from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, RefusedError, UsageError
+from amistream.cli.request_options import takes
+from amistream.cli.request_words import validated
+from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, RefusedError
+from amistream.request import CheckRequest
 
 if TYPE_CHECKING:
     from amistream.checks.findings import Finding
-    from amistream.request import JobRequest
     from amistream.settings import Settings
 
-NOT_GIVEN: dict[str, Any] = {"source": "/dev/null", "destinations": ["/"]}
-"""What stands in a request, which must name both, for a source or destination that was not given."""
-
-Source = Annotated[
-    str | None, typer.Argument(metavar="SOURCE", help="Image file or block device to look at.", show_default=False)
-]
-Destinations = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--to",
-        rich_help_panel=options.DESTINATION,
-        metavar="s3://BUCKET[/KEY/PREFIX]|DIR",
-        help="Where a bundle would go; may be repeated.",
-        show_default=False,
-    ),
-]
 InProcess = Annotated[
-    bool, typer.Option("--in-process", help="Leave the daemon out: jobs are to run with --in-process too.")
+    bool, typer.Option("--in-process", help="Do not check the daemon, for jobs that run with --in-process.")
 ]
 
 
+@takes(*CheckRequest.model_fields, optional=("source", "destinations"))
 def doctor(
     context: typer.Context,
-    source: Source = None,
     *,
-    destinations: Destinations = None,
-    all_or_none: options.AllOrNone = None,
-    image_size: options.ImageSize = None,
-    live: options.Live = None,
-    prefix: options.Prefix = None,
-    region: options.Region = None,
-    endpoint_url: options.EndpointUrl = None,
-    acl: options.Acl = None,
-    account: options.Account = None,
-    certificate: options.Certificate = None,
-    private_key: options.PrivateKey = None,
-    ec2_certificate: options.Ec2Certificate = None,
-    architecture: options.Architecture = None,
-    virtualization: options.Virtualization = None,
-    kernel: options.Kernel = None,
-    ramdisk: options.Ramdisk = None,
-    block_device_mappings: options.BlockDeviceMappings = None,
-    product_codes: options.ProductCodes = None,
-    ancestors: options.Ancestors = None,
-    inherit: options.Inherit = None,
-    register_image: options.RegisterImage = None,
-    ami_name: options.AmiName = None,
-    description: options.Description = None,
-    sriov: options.Sriov = None,
-    ena: options.Ena = None,
-    tags: options.Tags = None,
-    part_size: options.PartSize = None,
-    upload_concurrency: options.UploadConcurrency = None,
-    compress: options.Compress = None,
-    workers: options.Workers = None,
-    sparse: options.Sparse = None,
-    limit_upload: options.LimitUpload = None,
-    memory_limit: options.MemoryLimit = None,
-    nice: options.Nice = None,
     in_process: InProcess = False,
     socket: SocketOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
+    **_: Any,
 ) -> int:
-    """Look for all that would make a job fail, and say what mends it.
+    """Run all of a job's checks without starting it, and report every problem with its fix.
 
-    Give it the words of a `bundle` command; without SOURCE or --to it looks at this machine alone. Nothing is changed,
-    but for a small object that is put to the destination and deleted again. It sees with your rights and your
-    environment, where the daemon has its own. Exit status: 0 when nothing failed, else 3.
+    It takes the same arguments as `bundle`; without SOURCE and --to it checks this machine alone. It changes nothing,
+    except that it writes and deletes one empty test object at the destination. It runs with your rights and your
+    environment; the daemon has its own. Exit status: 0 when no check failed, else 3.
 
     Example: [bold]amistream doctor[/bold]
 
@@ -101,14 +48,10 @@ def doctor(
     """
     from amistream.settings import load
 
-    given = {name: value for name in NOT_GIVEN if (value := context.params[name])}
-    try:
-        request = make_request({**context.params, **NOT_GIVEN, **given})
-    except UsageError as error:
-        raise in_option_words(error, context) from error
+    request = validated(CheckRequest, context)
     settings = load(config)
     try:
-        findings = _examine(request, settings, given, None if in_process else socket or settings.socket)
+        findings = _examine(request, settings, None if in_process else socket or settings.socket)
     except KeyboardInterrupt:
         put_note("interrupted; nothing was left behind")
         return EXIT_INTERRUPTED
@@ -117,12 +60,12 @@ def doctor(
 
 
 def findings_json(findings: Sequence[Finding]) -> str:
-    """One line: the list of findings."""
+    """Format the list of findings in one line."""
     return f"[{','.join(finding.model_dump_json() for finding in findings)}]"
 
 
 def findings_text(findings: Sequence[Finding]) -> str:
-    """A line for each finding; below one that is not well, why it matters and what mends it."""
+    """Format a line for each finding; below a problem stand its reason and its fix."""
     width = max(len(finding.name) for finding in findings)
     lines = []
     for finding in findings:
@@ -135,7 +78,7 @@ def findings_text(findings: Sequence[Finding]) -> str:
     return "\n".join([*lines, "", summary])
 
 
-def _examine(request: JobRequest, settings: Settings, given: dict[str, Any], socket: Path | None) -> list[Finding]:
+def _examine(request: CheckRequest, settings: Settings, socket: Path | None) -> list[Finding]:
     from amistream import log
     from amistream.checks.findings import Finding, Status
     from amistream.settings import LogFormat
@@ -145,22 +88,22 @@ def _examine(request: JobRequest, settings: Settings, given: dict[str, Any], soc
         import uvloop
 
         from amistream.checks.doctor import examine
-        from amistream.cli.daemon_check import look_at_daemon
+        from amistream.cli.daemon_check import check_daemon
     except ImportError as error:
         return [
             Finding(
                 name="libraries",
                 status=Status.FAILED,
                 found=f"cannot work without {error.name}: {error}",
-                why="nothing else can be looked at",
+                why="nothing else can be checked",
                 fix="install amistream again, with what it needs: pip install --force-reinstall amistream",
                 code="libraries.missing",
             )
         ]
 
     async def run() -> list[Finding]:
-        found = await examine(request, settings, source="source" in given, destination="destinations" in given)
-        return found if socket is None else [await look_at_daemon(socket), *found]
+        found = await examine(request, settings)
+        return found if socket is None else [await check_daemon(socket), *found]
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(run())

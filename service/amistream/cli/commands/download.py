@@ -3,40 +3,42 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amistream.cli import bundle_options as options
-from amistream.cli.bundle_arguments import Manifest, settings_for, transferred_facts, validated_request
+from amistream.cli.bundle_arguments import Manifest, settings_for, transferred_facts
 from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_result
+from amistream.cli.request_options import takes
+from amistream.cli.request_words import validated
 from amistream.cli.table import columns
 from amistream.errors import EXIT_DONE
+from amistream.request import Reach
 
 if TYPE_CHECKING:
     from amistream.bundles.results import Transferred
     from amistream.bundles.session import BundleSession
 
-
 Directory = Annotated[
-    Path, typer.Argument(metavar="DIR", help="Where the files go; made when missing.", show_default=False)
+    Path,
+    typer.Argument(metavar="DIR", help="Directory for the files; made if it does not exist.", show_default=False),
 ]
 
 
+@takes("region", "endpoint_url")
 def download(
     context: typer.Context,
     manifest: Manifest,
     directory: Directory,
     *,
-    region: options.Region = None,
-    endpoint_url: options.EndpointUrl = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
+    **_: Any,
 ) -> int:
-    """Copy a bundle to a directory as it is, each part proved by its SHA-1.
+    """Copy a bundle unchanged into a directory, and check each part's SHA-1.
 
-    Begun again after it was cut short, it keeps the parts that are there and right. Nothing is ever replaced.
+    Run again after an interruption, it keeps the valid parts that are there. It never replaces a file.
 
     Example: [bold]amistream download s3://my-bucket/web/image.manifest.xml ./web[/bold]
     """
@@ -49,6 +51,6 @@ def download(
         async with progress_bar(meter, "downloading"):
             return await session.download(manifest, directory.absolute(), meter)
 
-    done = run_here(settings_for(config, validated_request(context)), work)
+    done = run_here(settings_for(config, validated(Reach, context)), work)
     put_result(done.model_dump_json() if as_json else columns(transferred_facts(done)))
     return EXIT_DONE

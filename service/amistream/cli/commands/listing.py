@@ -1,19 +1,21 @@
-"""The command `list`: which bundles a bucket holds, what is broken or left over, and what all of it costs."""
+"""The command `list`: shows the bundles in a bucket, broken and leftover objects, and their cost."""
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amistream.cli import bundle_options as options
-from amistream.cli.bundle_arguments import Bucket, NoEc2, settings_for, validated_request
+from amistream.cli.bundle_arguments import Bucket, NoEc2, bucket_address, settings_for
 from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_result
+from amistream.cli.request_options import takes
+from amistream.cli.request_words import validated
 from amistream.cli.table import columns, counted
 from amistream.errors import EXIT_DONE, UsageError
+from amistream.request import Reach
 from amistream.units import HOUR_S, size_text
 
 if TYPE_CHECKING:
@@ -25,19 +27,23 @@ UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1
 Orphans = Annotated[
     bool,
     typer.Option(
-        "--orphans", help="Only what is not whole: parts without a manifest, bundles that lack parts, AMIs without one."
+        "--orphans", help="Only leftovers: parts without a manifest, bundles that lack parts, AMIs without a manifest."
     ),
 ]
 OlderThan = Annotated[
-    str | None, typer.Option("--older-than", metavar="30d", help="Only what is older: hours (h), days, weeks, years.")
+    str | None,
+    typer.Option(
+        "--older-than", metavar="30d", help="Only bundles older than so many hours (h), days, weeks or years."
+    ),
 ]
-Unregistered = Annotated[bool, typer.Option("--unregistered", help="Only what no AMI of this account stands on.")]
+Unregistered = Annotated[bool, typer.Option("--unregistered", help="Only bundles that no AMI of this account uses.")]
 Price = Annotated[
     float | None,
     typer.Option("--price", metavar="USD", min=0, help="Dollars per GiB and month; default: the region's list price."),
 ]
 
 
+@takes("region", "endpoint_url")
 def list_bundles(
     context: typer.Context,
     destination: Bucket,
@@ -47,12 +53,11 @@ def list_bundles(
     unregistered: Unregistered = False,
     price: Price = None,
     no_ec2: NoEc2 = False,
-    region: options.Region = None,
-    endpoint_url: options.EndpointUrl = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
+    **_: Any,
 ) -> int:
-    """List the bundles in a bucket or below a prefix: size, age, parts, AMIs, cost, and what is broken or left over.
+    """List the bundles in a bucket or below a prefix: size, age, parts, AMIs, cost, and broken or leftover objects.
 
     The cost is an estimate: stored bytes at the list price of S3 standard storage.
 
@@ -60,18 +65,18 @@ def list_bundles(
     """
     from amistream.cli.foreground import run_here
 
-    request = validated_request(context, destination)
+    address, reach = bucket_address(destination), validated(Reach, context)
     now = datetime.now(UTC)
     age = None if older_than is None else parse_age(older_than)
     if unregistered and no_ec2:
         raise UsageError("usage", "cannot run the command: --unregistered asks EC2, and --no-ec2 forbids it")
 
     async def work(session: BundleSession) -> Inventory:
-        return await session.inventory(request.destinations[0], ask_ec2=not no_ec2, price=price)
+        return await session.inventory(address, ask_ec2=not no_ec2, price=price)
 
     from amistream.bundles.listing import Filters, select
 
-    inventory = run_here(settings_for(config, request), work)
+    inventory = run_here(settings_for(config, reach), work)
     filters = Filters(orphans=orphans, unregistered=unregistered, made_before=None if age is None else now - age)
     shown = select(inventory, filters)
     put_result(shown.model_dump_json() if as_json else inventory_text(shown, now))
@@ -79,7 +84,7 @@ def list_bundles(
 
 
 def parse_age(text: str) -> timedelta:
-    """`30d` as a span of time. Raises `UsageError`."""
+    """Parse an age such as `30d`. Raises `UsageError`."""
     found = re.fullmatch(r"([0-9]{1,5})([hdwy])", text)
     if found is None:
         raise UsageError(
@@ -89,7 +94,7 @@ def parse_age(text: str) -> timedelta:
 
 
 def inventory_text(inventory: Inventory, now: datetime) -> str:
-    """A table of bundles, then what is left over, then the sum."""
+    """Format a table of bundles, then the leftovers, then the sum."""
     blocks = []
     if inventory.bundles:
         head = ("AGE", "IMAGE", "STORED", "PARTS", "COST", "AMI", "MANIFEST")
@@ -134,7 +139,7 @@ def _parts_words(count: int, parts: str) -> str:
 
 
 def age_text(age: timedelta) -> str:
-    """Whole days, or hours; a clock that is behind S3's sees no age at all."""
+    """Format an age in whole days, or in hours below one day. An age below zero (a slow clock) counts as none."""
     hours = max(0, int(age.total_seconds())) // HOUR_S
     return f"{hours // 24}d" if hours >= 24 else f"{hours}h"  # noqa: PLR2004 - a day
 

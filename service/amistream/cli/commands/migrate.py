@@ -1,18 +1,27 @@
-"""The command `migrate`: the same bundle for another region's EC2."""
+"""The command `migrate`: copies a bundle for use in another region."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amistream.cli import bundle_options as options
-from amistream.cli.bundle_arguments import Bucket, Manifest, settings_for, transferred_facts, validated_request, wish_of
+from amistream.cli.bundle_arguments import (
+    Bucket,
+    Manifest,
+    bucket_address,
+    path_of,
+    registration_options,
+    settings_for,
+    transferred_facts,
+)
 from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_result
+from amistream.cli.request_options import takes
+from amistream.cli.request_words import validated
 from amistream.cli.table import columns
 from amistream.errors import EXIT_DONE, UsageError
+from amistream.request import DESTINATION, IMAGE, REGISTRATION, Identity, Reach
 
 if TYPE_CHECKING:
     from amistream.bundles.results import Migrated
@@ -22,9 +31,9 @@ Region = Annotated[
     str,
     typer.Option(
         "--region",
-        rich_help_panel=options.DESTINATION,
+        rich_help_panel=DESTINATION,
         metavar="REGION",
-        help="Region of the bucket to copy to, whose EC2 is to read the bundle.",
+        help="Region of the target bucket; its EC2 must be able to read the bundle.",
         show_default=False,
     ),
 ]
@@ -32,65 +41,51 @@ SourceEndpointUrl = Annotated[
     str | None,
     typer.Option(
         "--source-endpoint-url",
-        rich_help_panel=options.DESTINATION,
+        rich_help_panel=DESTINATION,
         metavar="URL",
-        help="Endpoint of the source, where it is another one; parts then go through this machine.",
+        help="Endpoint of the source, if it differs; parts then go through this machine.",
     ),
 ]
 SourceProfile = Annotated[
     str | None,
     typer.Option(
         "--source-profile",
-        rich_help_panel=options.DESTINATION,
+        rich_help_panel=DESTINATION,
         metavar="NAME",
-        help="AWS profile to read the source with: of another partition's account. Parts then go through this machine.",
+        help="AWS profile to read the source with, such as another partition's. Parts then go through this machine.",
     ),
 ]
-NoKernel = Annotated[
-    bool, typer.Option("--no-kernel", rich_help_panel=options.IMAGE, help="Leave the manifest's kernel out.")
-]
-NoRamdisk = Annotated[
-    bool, typer.Option("--no-ramdisk", rich_help_panel=options.IMAGE, help="Leave the manifest's RAM disk out.")
-]
+NoKernel = Annotated[bool, typer.Option("--no-kernel", rich_help_panel=IMAGE, help="Drop the manifest's kernel.")]
+NoRamdisk = Annotated[bool, typer.Option("--no-ramdisk", rich_help_panel=IMAGE, help="Drop the manifest's RAM disk.")]
 RegisterImage = Annotated[
-    bool,
-    typer.Option("--register/--no-register", rich_help_panel=options.REGISTRATION, help="Register the AMI there."),
+    bool, typer.Option("--register/--no-register", rich_help_panel=REGISTRATION, help="Register the AMI there.")
 ]
 
 
+@takes(
+    *("endpoint_url", "acl", "certificate", "private_key", "ec2_certificate", "architecture", "virtualization"),
+    *("kernel", "ramdisk", "block_device_mappings", "ami_name", "description", "sriov", "ena", "tags"),
+)
 def migrate(
     context: typer.Context,
     manifest: Manifest,
     destination: Bucket,
     *,
     region: Region,
-    endpoint_url: options.EndpointUrl = None,
     source_endpoint_url: SourceEndpointUrl = None,
     source_profile: SourceProfile = None,
-    acl: options.Acl = None,
-    certificate: options.Certificate = None,
-    private_key: options.PrivateKey = None,
-    ec2_certificate: options.Ec2Certificate = None,
-    architecture: options.Architecture = None,
-    virtualization: options.Virtualization = None,
-    kernel: options.Kernel = None,
     no_kernel: NoKernel = False,
-    ramdisk: options.Ramdisk = None,
     no_ramdisk: NoRamdisk = False,
-    block_device_mappings: options.BlockDeviceMappings = None,
     register_image: RegisterImage = False,
-    ami_name: options.AmiName = None,
-    description: options.Description = None,
-    sriov: options.Sriov = None,
-    ena: options.Ena = None,
-    tags: options.Tags = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
+    **given: Any,
 ) -> int:
     """Copy a bundle for use in another region or partition, and with --register make it an AMI there.
 
-    Its key is wrapped for that region's EC2, with the help of your private key, and the manifest is signed anew. S3
-    copies the parts by itself where it may. When it fails, nothing is left there; the source is never changed.
+    The bundle's key is encrypted for that region's EC2 with the help of your private key, and the manifest is signed
+    again. S3 copies the parts itself where it can. A migration that fails leaves nothing there; the source never
+    changes.
 
     Example: [bold]amistream migrate s3://my-bucket/web/image.manifest.xml s3://my-us-bucket/web --region us-west-2
     --cert cert.pem --private-key pk.pem --register --ami-name web-1[/bold]
@@ -101,32 +96,35 @@ def migrate(
     from amistream.bundles.meter import Meter
     from amistream.cli.foreground import progress_bar, run_here
 
-    if (kernel and no_kernel) or (ramdisk and no_ramdisk):
+    if (given["kernel"] and no_kernel) or (given["ramdisk"] and no_ramdisk):
         raise UsageError("usage", "cannot run the command: a kernel or RAM disk is both named and left out")
-    kind = virtualization or ("paravirtual" if kernel or ramdisk else None)
-    request, meter = validated_request(context, destination, virtualization=kind), Meter()
-    wish = wish_of(context, request) if register_image else None
+    address, meter = bucket_address(destination), Meter()
+    reach, identity, registration = (
+        validated(Reach, context),
+        validated(Identity, context),
+        registration_options(context),
+    )
 
     async def work(session: BundleSession) -> Migrated:
         async with progress_bar(meter, "copying"):
             return await session.migrate(
                 manifest,
-                request.destinations[0],
+                address,
                 meter,
                 region=region,
-                certificate=_path(request.certificate),
-                private_key=_path(request.private_key),
-                ec2_certificate=_path(request.ec2_certificate),
-                kernel=request.kernel,
-                ramdisk=request.ramdisk,
+                certificate=path_of(identity.certificate),
+                private_key=path_of(identity.private_key),
+                ec2_certificate=path_of(identity.ec2_certificate),
+                kernel=given["kernel"],
+                ramdisk=given["ramdisk"],
                 drop_kernel=no_kernel,
                 drop_ramdisk=no_ramdisk,
                 source_endpoint_url=source_endpoint_url or "",
                 source_profile=source_profile or "",
-                wish=wish,
+                wish=registration if register_image else None,
             )
 
-    done = run_here(settings_for(config, request), work)
+    done = run_here(settings_for(config, reach), work)
     put_result(done.model_dump_json() if as_json else migrated_text(done))
     return EXIT_DONE
 
@@ -141,7 +139,3 @@ def migrated_text(done: Migrated) -> str:
     if done.image is not None:
         facts += [("AMI", done.image.image_id), ("name", done.image.image_name)]
     return columns(facts)
-
-
-def _path(text: str | None) -> Path | None:
-    return Path(text) if text else None

@@ -1,59 +1,51 @@
-"""`amistream register`: makes an AMI of a bundle that exists."""
+"""The command `register`: makes an AMI of an existing bundle."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from amistream.cli import bundle_options as options
-from amistream.cli.bundle_arguments import Manifest, settings_for, validated_request, wish_of
+from amistream.cli.bundle_arguments import Manifest, registration_options, settings_for
 from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_result
+from amistream.cli.request_options import takes
+from amistream.cli.request_words import validated
 from amistream.cli.table import columns
 from amistream.errors import EXIT_DONE
+from amistream.request import Reach
 
 if TYPE_CHECKING:
     from amistream.bundles.results import Registered
     from amistream.bundles.session import BundleSession
 
 
+@takes(
+    *("region", "endpoint_url", "architecture", "virtualization", "kernel", "ramdisk", "block_device_mappings"),
+    *("ami_name", "description", "sriov", "ena", "tags"),
+)
 def register(
     context: typer.Context,
     manifest: Manifest,
     *,
-    region: options.Region = None,
-    endpoint_url: options.EndpointUrl = None,
-    architecture: options.Architecture = None,
-    virtualization: options.Virtualization = None,
-    kernel: options.Kernel = None,
-    ramdisk: options.Ramdisk = None,
-    block_device_mappings: options.BlockDeviceMappings = None,
-    ami_name: options.AmiName = None,
-    description: options.Description = None,
-    sriov: options.Sriov = None,
-    ena: options.Ena = None,
-    tags: options.Tags = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
+    **_: Any,
 ) -> int:
     """Register a bundle that is in a bucket as an AMI, and wait until it is available.
 
-    What is not given comes from the manifest; a manifest with a kernel makes a paravirtual image.
+    Options that are not given come from the manifest; a manifest with a kernel makes a paravirtual AMI.
 
     Example: [bold]amistream register s3://my-bucket/web/image.manifest.xml --ami-name web-1[/bold]
     """
     from amistream.cli.foreground import run_here
 
-    # What EC2 is asked for is judged as for `bundle`, where a kernel needs the word.
-    kind = virtualization or ("paravirtual" if kernel or ramdisk else None)
-    request = validated_request(context, "s3://any", virtualization=kind)
-    wish = wish_of(context, request)
+    reach, wish = validated(Reach, context), registration_options(context)
 
     async def work(session: BundleSession) -> Registered:
-        return await session.register(manifest, wish, region=request.region or "")
+        return await session.register(manifest, wish, region=reach.region or "")
 
-    done = run_here(settings_for(config, request), work)
+    done = run_here(settings_for(config, reach), work)
     put_result(done.model_dump_json() if as_json else registered_text(done))
     return EXIT_DONE
 

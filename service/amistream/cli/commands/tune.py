@@ -1,6 +1,6 @@
-"""The command `tune`: tries part sizes, parts in flight and compressions on the user's own volume and link.
+"""The command `tune`: measures part sizes, parts in flight and compressions with the user's own volume and link.
 
-It runs in this process, whether or not a daemon does: what is measured is this machine and that link.
+It runs in this process, also where a daemon runs, because it measures this machine and its link.
 """
 
 from __future__ import annotations
@@ -12,70 +12,67 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amistream.cli import bundle_options as options
 from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_note, put_result
+from amistream.cli.request_options import takes
+from amistream.cli.request_words import make_request
 from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
+from amistream.request import DESTINATION, JobRequest
 from amistream.units import rate_text, size_text
-from amistream.values import STANDARD_INPUT, is_path
+from amistream.values import STANDARD_INPUT
 
 if TYPE_CHECKING:
     from amistream.jobs.tune import Trial, Tuning
-    from amistream.request import JobRequest
     from amistream.settings import Settings
 
 BAR_WIDTH = 30
 
+Destination = Annotated[
+    str,
+    typer.Option(
+        "--to",
+        rich_help_panel=DESTINATION,
+        metavar="s3://BUCKET[/KEY/PREFIX]|DIR",
+        help="Where the samples go.",
+        show_default=False,
+    ),
+]
 Budget = Annotated[
-    float, typer.Option("--budget", metavar="SECONDS", min=1, help="About how long the trials may take together.")
+    float, typer.Option("--budget", metavar="SECONDS", min=1, help="Approximate time for all trials together.")
 ]
 Write = Annotated[
     Path | None, typer.Option("--write", metavar="FILE", help="Write the recommended settings to this new TOML file.")
 ]
 
 
+@takes("source", "region", "endpoint_url", "memory_limit", "workers")
 def tune(
-    source: options.Source,
     *,
-    destinations: options.Destination,
-    region: options.Region = None,
-    endpoint_url: options.EndpointUrl = None,
-    memory_limit: options.MemoryLimit = None,
-    workers: options.Workers = None,
+    destination: Destination,
     budget: Budget = 120.0,
     write: Write = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
+    **given: Any,
 ) -> int:
     """Find the part size, concurrency and compression that bundle SOURCE fastest to that destination.
 
-    Samples of the volume are bundled with many settings, the best of them with more; what is stored is removed again.
-    The result is a table, a chart and lines for the configuration file.
+    It bundles samples of the volume with many settings, and larger samples with the best ones, and removes all that it
+    stored. The result is a table, a chart and lines for the configuration file.
 
     Example: [bold]amistream tune /dev/xvdf --to s3://my-bucket/tuning --budget 300 --write tuned.toml[/bold]
     """
-    # What only this command needs, and needs half a second to import.
-    from amistream.request import parse_request
     from amistream.settings import load
 
     if write is not None and write.exists():
         raise UsageError("usage", f"cannot write {write}: it exists already", hint="name a new file with --write")
-    if source == STANDARD_INPUT:
+    if given["source"] == STANDARD_INPUT:
         raise UsageError(
             "usage",
             "cannot tune with standard input: samples are taken from all over the volume, and more than once",
             hint="name a file or a device",
         )
-    values: dict[str, Any] = {
-        "source": str(Path(source).absolute()),
-        "destinations": [str(Path(destinations).absolute()) if is_path(destinations) else destinations],
-        "register_image": False,
-        "region": region,
-        "endpoint_url": endpoint_url,
-        "memory_limit": memory_limit,
-        "workers": workers,
-    }
-    request = parse_request({name: value for name, value in values.items() if value is not None})
+    request = make_request(JobRequest, {**given, "destinations": [destination], "register_image": False})
     try:
         tuning = _run(request, load(config), budget)
     except KeyboardInterrupt:
@@ -117,7 +114,7 @@ def trial_line(trial: Trial) -> str:
 
 
 def tuning_text(tuning: Tuning) -> str:
-    """The last round, best first, each with a bar; the recommended one is marked."""
+    """Format the last round, best first, each with a bar, and mark the recommended settings."""
     largest = max(trial.sample for trial in tuning.trials)
     last = sorted((trial for trial in tuning.trials if trial.sample == largest), key=lambda trial: -trial.rate)
     lines = [f"{'PART':>10} {'IN FLIGHT':>9}  {'COMPRESS':8} {'SPEED':>11}  {'SENT':>5}"]
@@ -133,7 +130,7 @@ def tuning_text(tuning: Tuning) -> str:
 
 
 def config_fragment(trial: Trial) -> str:
-    """Lines for amistream.toml."""
+    """Format lines for amistream.toml."""
     candidate = trial.candidate
     return (
         f"# found by amistream tune: {rate_text(trial.sample, trial.seconds)} over {size_text(trial.sample)}\n"

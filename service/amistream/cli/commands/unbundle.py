@@ -1,18 +1,19 @@
-"""The command `unbundle`: the image of a bundle, back as a file, on a device, or for another program."""
+"""The command `unbundle`: restores the image of a bundle to a file, a device or another program."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amistream.cli import bundle_options as options
-from amistream.cli.bundle_arguments import Manifest, settings_for, validated_request
+from amistream.cli.bundle_arguments import Manifest, path_of, settings_for
 from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_note, put_result
+from amistream.cli.request_options import takes
+from amistream.cli.request_words import validated
 from amistream.cli.table import columns, counted
 from amistream.errors import EXIT_DONE
+from amistream.request import Identity, Reach
 from amistream.units import duration_text, rate_text, size_text
 
 if TYPE_CHECKING:
@@ -23,32 +24,28 @@ STDOUT = "-"
 
 Target = Annotated[
     str,
-    typer.Argument(
-        metavar="DEST", help="A new file, a block device, or - for the standard output.", show_default=False
-    ),
+    typer.Argument(metavar="DEST", help="New file, block device, or - for standard output.", show_default=False),
 ]
 Force = Annotated[
-    bool, typer.Option("--force", help="Write to a block device, or replace a file once the image is proved.")
+    bool, typer.Option("--force", help="Write to a block device, or replace a file once the image is checked.")
 ]
 
 
+@takes("certificate", "private_key", "region", "endpoint_url")
 def unbundle(
     context: typer.Context,
     manifest: Manifest,
     destination: Target,
     *,
     force: Force = False,
-    certificate: options.Certificate = None,
-    private_key: options.PrivateKey = None,
-    region: options.Region = None,
-    endpoint_url: options.EndpointUrl = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
+    **_: Any,
 ) -> int:
-    """Take the image out of a bundle, and prove it: parts, signature, padding, CRC and digest.
+    """Restore the image of a bundle, and check parts, signature, padding, CRC and digest.
 
-    The file is sparse, and has its name only when it is whole and right; a device that is in use is refused. What was
-    written to the standard output before a difference was found is no image: heed the exit status, which is then 5.
+    The file is sparse, and gets its name only when it is complete and valid; a device in use is refused. Bytes written
+    to standard output before an error are not a valid image: check the exit status, which is then 5.
 
     Example: [bold]amistream unbundle s3://my-bucket/web-1/image.manifest.xml disk.img[/bold]
 
@@ -58,16 +55,16 @@ def unbundle(
     from amistream.bundles.unbundle import unbundle_at
     from amistream.cli.foreground import progress_bar, run_here
 
-    request, meter = validated_request(context), Meter()
-    settings = settings_for(config, request)
-    files = tuple(Path(name) if name else None for name in (request.certificate, request.private_key))
+    identity, meter = validated(Identity, context), Meter()
+    settings = settings_for(config, validated(Reach, context))
+    files = (path_of(identity.certificate), path_of(identity.private_key))
 
     async def work(_: BundleSession) -> Unbundled:
         async with progress_bar(meter, "read"):
             return await unbundle_at(manifest, destination, settings, files, meter=meter, note=put_note, force=force)
 
     result = run_here(settings, work)
-    # With the image on stdout, all else goes to stderr.
+    # stdout belongs to the image.
     put = put_note if destination == STDOUT else put_result
     put(result.model_dump_json() if as_json else result_text(result))
     return EXIT_DONE

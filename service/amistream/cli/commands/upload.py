@@ -1,50 +1,51 @@
-"""The commands `download` and `upload`: a bundle as it is, between a bucket and a directory."""
+"""The command `upload`: copies a bundle as it is from a directory into a bucket."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from amistream.cli import bundle_options as options
-from amistream.cli.bundle_arguments import Bucket, Manifest, settings_for, transferred_facts, validated_request
+from amistream.cli.bundle_arguments import Bucket, Manifest, bucket_address, settings_for, transferred_facts
 from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_result
+from amistream.cli.request_options import takes
+from amistream.cli.request_words import validated
 from amistream.cli.table import columns
 from amistream.errors import EXIT_DONE
+from amistream.request import Reach
 
 if TYPE_CHECKING:
     from amistream.bundles.results import Transferred
     from amistream.bundles.session import BundleSession
 
 
+@takes("region", "endpoint_url", "acl")
 def upload(
     context: typer.Context,
     manifest: Manifest,
     destination: Bucket,
     *,
-    region: options.Region = None,
-    endpoint_url: options.EndpointUrl = None,
-    acl: options.Acl = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
+    **_: Any,
 ) -> int:
-    """Copy a bundle from a directory into a bucket, where EC2 can read it; also one made by the older tools.
+    """Copy a bundle from a directory into a bucket where EC2 can read it; also a bundle of the older tools.
 
-    Each part is proved by its SHA-1 before it is sent, and by S3 when it arrives; the manifest goes last. Begun again
-    after it was cut short, it sends what is missing. Nothing is ever replaced.
+    The SHA-1 of each part is checked before it is sent, and again by S3; the manifest goes last. Run again after an
+    interruption, it sends only what is missing. It never replaces an object.
 
     Example: [bold]amistream upload ./web/image.manifest.xml s3://my-bucket/web[/bold]
     """
     from amistream.bundles.meter import Meter
     from amistream.cli.foreground import progress_bar, run_here
 
-    request, meter = validated_request(context, destination), Meter()
+    address, reach, meter = bucket_address(destination), validated(Reach, context), Meter()
 
     async def work(session: BundleSession) -> Transferred:
         async with progress_bar(meter, "uploading"):
-            return await session.upload(manifest, request.destinations[0], meter, region=request.region or "")
+            return await session.upload(manifest, address, meter, region=reach.region or "")
 
-    done = run_here(settings_for(config, request), work)
+    done = run_here(settings_for(config, reach), work)
     put_result(done.model_dump_json() if as_json else columns(transferred_facts(done)))
     return EXIT_DONE

@@ -1,44 +1,43 @@
-"""The command `verify`: whether a bundle is what its manifest says."""
+"""The command `verify`: compares a bundle with its manifest."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amistream.cli import bundle_options as options
-from amistream.cli.bundle_arguments import Manifest, settings_for, validated_request
+from amistream.cli.bundle_arguments import Manifest, path_of, settings_for
 from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_result
+from amistream.cli.request_options import takes
+from amistream.cli.request_words import validated
 from amistream.cli.table import columns, counted
 from amistream.errors import EXIT_DONE, DifferenceError
+from amistream.request import Identity, Reach
 from amistream.units import duration_text, size_text
 
 if TYPE_CHECKING:
     from amistream.bundles.results import Report
     from amistream.bundles.session import BundleSession
 
-Deep = Annotated[bool, typer.Option("--deep", help="Read every part and take it apart; needs the private key.")]
+Deep = Annotated[bool, typer.Option("--deep", help="Read, decrypt and unpack every part; needs the private key.")]
 
 
+@takes("certificate", "private_key", "region", "endpoint_url")
 def verify(
     context: typer.Context,
     manifest: Manifest,
     *,
     deep: Deep = False,
-    certificate: options.Certificate = None,
-    private_key: options.PrivateKey = None,
-    region: options.Region = None,
-    endpoint_url: options.EndpointUrl = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
+    **_: Any,
 ) -> int:
-    """Compare a bundle with its manifest, and list all that differs.
+    """Compare a bundle with its manifest, and list all differences.
 
-    It asks for each part's size, checksum and ACL and downloads nothing but the manifest; the parts of a directory it
-    reads. With --deep it reads all parts, decrypts, decompresses and unpacks them, and keeps nothing. Exit status: 0
-    when nothing differs, 5 when something does.
+    Without --deep it checks each part's size, checksum and ACL and downloads only the manifest; parts in a directory
+    are read. With --deep it reads, decrypts, decompresses and unpacks all parts, and keeps nothing. Exit status: 0
+    without differences, 5 with any.
 
     Example: [bold]amistream verify s3://my-bucket/web-1/image.manifest.xml[/bold]
 
@@ -48,12 +47,12 @@ def verify(
     from amistream.bundles.verify import verify_at
     from amistream.cli.foreground import progress_bar, run_here
 
-    request, meter = validated_request(context), Meter()
-    settings = settings_for(config, request)
-    files = tuple(Path(name) if name else None for name in (request.certificate, request.private_key))
+    identity, meter = validated(Identity, context), Meter()
+    settings = settings_for(config, validated(Reach, context))
+    files = (path_of(identity.certificate), path_of(identity.private_key))
 
     async def work(_: BundleSession) -> Report:
-        async with progress_bar(meter, "read" if deep else "looked at"):
+        async with progress_bar(meter, "read" if deep else "checked"):
             return await verify_at(manifest, settings, files, meter, deep=deep)
 
     report = run_here(settings, work)
@@ -62,7 +61,7 @@ def verify(
 
 
 def report_text(report: Report) -> str:
-    """The report for people: what was looked at, then a line for each note and difference."""
+    """Format the facts, then a line for each note and difference."""
     maker = f", by {report.bundler}" if report.bundler else ""
     count = len(report.differences)
     return columns(
@@ -77,20 +76,20 @@ def report_text(report: Report) -> str:
             ("elapsed", duration_text(report.elapsed_s)),
             *(("note", note) for note in report.notes),
             *(("DIFFERENT", difference.message) for difference in report.differences),
-            ("result", counted(count, "difference") if count else "nothing differs"),
+            ("result", counted(count, "difference") if count else "OK"),
         ]
     )
 
 
 def _digests_text(report: Report) -> str:
     wrong = sum(difference.what == "part.digest" for difference in report.differences)
-    return f"{report.digests.compared - wrong} of {report.parts} compared and right"
+    return f"{report.digests.compared - wrong} of {report.parts} match"
 
 
 def _content_text(report: Report) -> str:
     if not report.deep:
-        return "not looked at: --deep does"
+        return "not checked; --deep checks it"
     if report.content is None:
-        return "could not be taken apart to its end"
+        return "could not be unpacked to its end"
     kind = f"sparse, {size_text(report.content.data_size)} of data" if report.content.sparse else "all of it data"
     return f"decrypted, decompressed and unpacked: {size_text(report.content.size)}, {kind}"

@@ -1,0 +1,140 @@
+"""Writes the documents that come from the models: `config/amistream.toml`, and the option table of `bundle`.
+
+python config/generate.py            # write them
+python config/generate.py --check    # exit status 1 if one of them differs
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from pydantic import ByteSize
+
+from amistream.cli.request_options import option_of
+from amistream.request import JobRequest
+from amistream.settings import Settings, memory_ceiling
+from amistream.values import GIB, KIB, MIB
+
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "config" / "amistream.toml"
+WIDTH = 120
+UNITS = (("GiB", GIB), ("MiB", MIB), ("KiB", KIB))
+SECTIONS = {
+    "socket": "The daemon",
+    "prefix": "The bundle",
+    "account": "Identity",
+    "region": "AWS",
+    "upload_concurrency": "Upload",
+    "register_timeout_s": "Registration",
+}
+"""The sections of the file, by their first settings."""
+
+HEAD = """\
+# Settings of amistream. Install as /etc/amistream/amistream.toml, or specify another file with --config or
+# AMISTREAM_CONFIG. Made by config/generate.py from service/amistream/settings.py.
+#
+# Order: command-line options, then AMISTREAM_* variables (AMISTREAM_PART_SIZE=20MiB), then this file, then the
+# defaults. Every setting is here with its default, commented out. A name that ends in _s is in seconds. A size is a
+# number of bytes or text: "512KiB", "10MiB", "1GiB". A misspelt name is an error.
+#
+# Each comment ends with the origin of the default: measured, an AWS limit, a guess, or a choice. AWS credentials are
+# no settings: they come from the SDK's chain (instance role, profile, AWS_* variables).
+"""
+MEMORY = """
+#
+# One job's process stays below
+#
+#     125 MiB + workers * (3 * block_size + 128 KiB) + (upload_concurrency + 2) * part_size
+#
+# whatever the volume's size: {ceiling} MiB with these defaults on 2 cores. Each additional concurrent job needs the
+# same amount without the 125 MiB.
+"""
+TABLE = re.compile(r"(<!-- options of bundle: config/generate\.py -->\n).*?(<!-- end of options -->)", re.DOTALL)
+OTHERS = """\
+| `--in-process`, `--detach` | run the job without the daemon; do not wait for its end | |
+| `--socket`, `--config`, `--json` | options of every command | |
+"""
+
+
+def config_text() -> str:
+    """Format every setting with its comment."""
+    blocks = [HEAD]
+    for name, field in Settings.model_fields.items():
+        if name in SECTIONS:
+            blocks.append(_rule(SECTIONS[name]))
+        comment = textwrap.wrap(field.description or "", WIDTH - 2, break_on_hyphens=False, break_long_words=False)
+        lines = [f"# {line}" for line in comment]
+        value = field.examples[0] if field.examples else field.get_default(call_default_factory=True)
+        blocks.append("\n".join([*lines, f"#{name} = {_toml(value)}"]) + "\n")
+    defaults = Settings.model_construct()
+    ceiling = memory_ceiling(
+        workers=2,
+        block_size=defaults.block_size,
+        part_size=defaults.part_size,
+        upload_concurrency=defaults.upload_concurrency,
+    )
+    return "\n".join(blocks) + "\n" + _rule("Memory").rstrip("\n") + MEMORY.format(ceiling=ceiling // MIB)
+
+
+def option_table() -> str:
+    """Format the options of `bundle` as a table in Markdown."""
+    lines = ["| option | meaning | default |", "|---|---|---|"]
+    for name, field in JobRequest.model_fields.items():
+        option = option_of(field)
+        if not option.names.startswith("-"):
+            continue
+        names = ", ".join(f"`{each}`" for each in re.split("[ /]", option.names))
+        values = f" `{option.metavar}`" if option.metavar else ""
+        meaning = (field.description or "").replace("|", "\\|")
+        lines.append(f"| {names}{values.replace('|', chr(92) + '|')} | {meaning} | {_default(name)} |")
+    return "\n".join(lines) + "\n" + OTHERS
+
+
+def _default(name: str) -> str:
+    field = Settings.model_fields.get(name, JobRequest.model_fields[name])
+    value = None if field.is_required() else field.get_default(call_default_factory=True)
+    if field.is_required():
+        return "required"
+    return f"`{str(_toml(value)).strip(chr(34))}`" if value or type(value) is int else ""
+
+
+def _rule(title: str) -> str:
+    return f"# ---- {title} ".ljust(WIDTH, "-") + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, ByteSize):
+        unit, scale = next(each for each in UNITS if value % each[1] == 0)
+        return f'"{value // scale}{unit}"'
+    if isinstance(value, str | Path):
+        return f'"{value}"'
+    return "[]" if value == () else str(value)
+
+
+def documents() -> dict[Path, str]:
+    """Make the text of every document, as it should be."""
+    made = {CONFIG: config_text()}
+    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        text = path.read_text()
+        if TABLE.search(text):
+            made[path] = TABLE.sub(lambda found: f"{found[1]}{option_table()}{found[2]}", text)
+    return made
+
+
+def main() -> int:
+    different = [path for path, text in documents().items() if path.read_text() != text]
+    for path in different:
+        print(path.relative_to(ROOT))
+        if "--check" not in sys.argv:
+            path.write_text(documents()[path])
+    return 1 if different and "--check" in sys.argv else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
