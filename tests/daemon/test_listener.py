@@ -210,7 +210,7 @@ def test_group_is_found_by_name() -> None:
     known = grp.getgrgid(0)
     assert find_group(known.gr_name) == 0
     assert find_group("") is None
-    with pytest.raises(UsageError, match="there is no such group"):
+    with pytest.raises(UsageError, match="the group does not exist"):
         find_group("no-such-group-here")
 
 

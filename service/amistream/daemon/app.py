@@ -192,7 +192,7 @@ async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         if endpoint and name not in endpoint.query:
             raise UsageError(
                 "request.unknown_parameter",
-                f"cannot take the request: there is no query parameter {name!r} here",
+                f"cannot take the request: unknown query parameter {name!r}",
                 hint="GET /v1/openapi.json lists the parameters; check the spelling",
                 field=name,
             )

@@ -35,7 +35,7 @@ def find_group(name: str) -> int | None:
     except KeyError:
         raise UsageError(
             "settings.unknown_group",
-            f"cannot open the socket to the group {name!r}: there is no such group",
+            f"cannot open the socket to the group {name!r}: the group does not exist",
             hint=f"create it (groupadd --system {name}), or change socket_group",
             field="socket_group",
         ) from None
@@ -120,7 +120,7 @@ def _remove_stale(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise FileExistsError(errno.EEXIST, "a file that is not a socket is there")
+        raise FileExistsError(errno.EEXIST, "another file, not a socket, has this name")
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(PROBE_TIMEOUT_S)
         try:

@@ -22,7 +22,7 @@ class _Model(BaseModel):
 class Health(_Model):
     """The daemon's state and its load."""
 
-    status: Literal["ok", "stopping"] = Field(description="stopping: running jobs go on, new ones are refused")
+    status: Literal["ok", "stopping"] = Field(description="stopping: running jobs continue, new ones are refused")
     version: str
     jobs_running: int
     jobs_queued: int
