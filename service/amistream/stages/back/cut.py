@@ -1,10 +1,10 @@
-"""Cut: find where a gzip stream can be taken up in its middle, so that every core inflates a run of it.
+"""Cut: split a gzip stream into runs that can be inflated separately, one on each core.
 
-Format: RFC 1951, section 3.2.4. A compressor that was asked to flush writes an empty stored block: `00 00 FF FF` on a
-byte's bound, and a new block begins behind it. amistream ends every block of the volume so, and some have one more
-behind their first 16 bytes, to which the rest may refer; pigz writes them too, the older tools never do. The same bytes
-may stand elsewhere by chance, above all in what was stored: whoever inflates a run must prove that it began and ended
-well. One such place is told by what follows: between stored blocks of 65535 bytes, if the first ends in a zero.
+Format: RFC 1951, section 3.2.4. A flush of the compressor writes an empty stored block, `00 00 FF FF` on a byte
+boundary, and a new block begins behind it. amistream ends every block of the volume with a flush, and some have another
+after their first 16 bytes, to which the rest may refer; pigz writes flushes too, the older tools never do. The same
+bytes may occur elsewhere by chance, above all in stored blocks, so each inflated run must be checked to begin and end
+at a block. One false marker is recognised here: two stored blocks of 65535 bytes meet, and the first ends in a zero.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from amistream.values import KIB, MIB, Buffer
 
 MARKER = b"\0\0\xff\xff"
 MOST = 4 * MIB
-"""Bytes of a run at most: it ends without a marker then."""
+"""Maximum bytes of a run; a run of this size ends without a marker."""
 _MARKER = re.compile(re.escape(MARKER))
 _NOT_BEFORE = b"\0\0"
-"""What follows where two stored blocks of 65535 bytes meet."""
+"""Bytes after a false marker, where two stored blocks of 65535 bytes meet."""
 _LEAST_SKIP, _MOST_SKIP = 2 * KIB, MIB
 HEAD = 32
-"""A marker that comes so soon after another is that of a block's first bytes. They become 24 at most."""
+"""A marker this close to the last is the flush after a block's first 16 bytes (at most 24 compressed), no boundary."""
 
 Run = tuple[memoryview, ...]
-"""Bytes that follow each other in the stream, in several pieces."""
+"""Consecutive bytes of the stream, in several pieces."""
 
 
 class Cut:
-    """Transform: a gzip stream in, the same in runs out. A run is made of views of what was fed."""
+    """Transform: a gzip stream in, its runs out. A run consists of views of the input."""
 
     def __init__(self) -> None:
         self._pieces: list[memoryview] = []
         self._length = 0
         self._tail = b""
-        """The last 3 bytes: a marker may have begun there."""
+        """The last 3 bytes, in which a marker may have begun."""
         self._skip = _LEAST_SKIP
-        """Markers in the first so many bytes of a run are passed over: looking for them costs a tenth of inflating."""
+        """First bytes of a run in which markers are not searched: the search costs a tenth of inflating."""
 
     def feed(self, data: Buffer) -> Iterator[Run]:
         view = memoryview(data)
@@ -54,7 +54,7 @@ class Cut:
             yield self._run()
 
     def _find(self, view: memoryview) -> int:
-        """Bytes of `view` up to the end of the next marker, or 0."""
+        """Find the end of the next marker in `view`; 0 if there is none."""
         start = max(0, self._skip - self._length)
         if not start:
             across = _MARKER.search(self._tail + bytes(view[: len(MARKER) - 1]))
@@ -75,7 +75,7 @@ class Cut:
     def _run(self) -> Run:
         run = tuple(self._pieces)
         self._pieces.clear()
-        # The next block is mostly about as long; what is passed over is inflated with it.
+        # The next block mostly has a similar length; a marker that is skipped only makes the run longer.
         self._skip = max(_LEAST_SKIP, min(self._length * 3 // 4, _MOST_SKIP))
         self._length = 0
         self._tail = b""

@@ -1,7 +1,7 @@
-"""Inflate: exactly one gzip member, its CRC-32 and length checked.
+"""Inflate: exactly one gzip member, with a check of its CRC-32 and length.
 
-Format: RFC 1952. A name, a comment and a header checksum are taken; an extra field is not, because readers of bundles
-stumble over it, and neither is anything after the member, because some stop there and others go on.
+Format: RFC 1952. A name, a comment and a header checksum are accepted. An extra field is refused, because some readers
+of bundles fail on it; so is data after the member, because some readers stop there and others continue.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from amistream.stages.back.flaw import FlawError
 from amistream.values import KIB, MIB, Buffer, GzipResult
 
 SLICE = 512 * KIB
-"""Bytes inflated in one call: what is left over when `LARGEST` is full is copied, so not too many."""
+"""Bytes inflated in one call: the rest after a full `LARGEST` is copied, so keep it small."""
 LARGEST = MIB
 DAMAGED = (cast("type[Exception]", isal_zlib.error), zlib.error)
 _MAGIC = b"\x1f\x8b"
@@ -27,27 +27,27 @@ _HEADER_CRC, _EXTRA, _NAME, _COMMENT, _RESERVED = 2, 4, 8, 16, 0xE0
 
 
 def new_body(window: bytes = b"") -> Any:
-    """What inflates deflated data; `window` is what came out right before."""
-    # Unlike isal_zlib's it begins with room for all that it may return: nothing is copied to make room for more.
+    """Make a decompressor; `window`: the output directly before."""
+    # Unlike isal_zlib's it allocates its largest output at once, and never copies to grow it.
     return igzip_lib.IgzipDecompressor(zdict=window)
 
 
 def inflated(body: Any, data: memoryview) -> Iterator[bytes]:
-    """What `body` makes of the data, in pieces of at most `LARGEST` bytes. Raises `DAMAGED`.
+    """Inflate the data in pieces of at most `LARGEST` bytes. Raises `DAMAGED`.
 
-    When the deflated data ends within, `body.unused_data` is what follows, up to the end of a slice of it.
+    If the deflated data ends within, `body.unused_data` holds the rest.
     """
     made = body.decompress(data, LARGEST)
     while made:
         yield made
         if body.eof or len(made) < LARGEST:
             return
-        # A full piece may leave something behind: zlib's gives it back, isal's keeps it.
+        # Input may remain after a full piece: zlib returns it, isal keeps it.
         made = body.decompress(getattr(body, "unconsumed_tail", b""), LARGEST)
 
 
 class Inflate:
-    """Transform: a gzip stream in, what was compressed out, in pieces of at most `LARGEST` bytes."""
+    """Transform: a gzip stream in, the inflated data out, in pieces of at most `LARGEST` bytes."""
 
     def __init__(self) -> None:
         self._head: bytearray | None = bytearray()
@@ -65,7 +65,7 @@ class Inflate:
 
     def finish(self) -> Iterator[bytes]:
         if len(self._after) < _TRAILER:
-            raise FlawError("gzip.truncated", f"the gzip stream breaks off after {self._size_in} bytes")
+            raise FlawError("gzip.truncated", f"the gzip stream is truncated after {self._size_in} bytes")
         self._check_end()
         yield from ()
 
@@ -85,7 +85,7 @@ class Inflate:
         return view
 
     def _inflate(self, piece: memoryview) -> Iterator[bytes]:
-        """What `self._body` makes of the next bytes; those after its end are looked at."""
+        """Inflate the next bytes with `self._body`, and check those after its end."""
         if self._ended:
             self._look_after(piece)
             return
@@ -104,7 +104,7 @@ class Inflate:
         self._look_after(after)
 
     def _look_after(self, data: Buffer) -> None:
-        """Take what comes after the deflated data: the trailer, and nothing else."""
+        """Take the trailer after the deflated data, and refuse any data after it."""
         self._after += data
         if len(self._after) >= _TRAILER:
             self._check_trailer()
@@ -115,10 +115,10 @@ class Inflate:
         crc = int.from_bytes(self._after[:4], "little")
         size = int.from_bytes(self._after[4:_TRAILER], "little")
         if crc != self._crc:
-            raise FlawError("gzip.crc", f"the CRC-32 of what was compressed is {self._crc:08x}, not {crc:08x} as told")
+            raise FlawError("gzip.crc", f"the CRC-32 of the data is {self._crc:08x}, not {crc:08x} as in its trailer")
         if size != self._size_out % 2**32:
             raise FlawError(
-                "gzip.size", f"{self._size_out} bytes were compressed, and the gzip member tells {size} (mod 2**32)"
+                "gzip.size", f"the data has {self._size_out} bytes, not {size} (mod 2**32) as in the gzip trailer"
             )
 
     def _check_end(self) -> None:
@@ -130,30 +130,30 @@ class Inflate:
 
 
 def _header_length(head: bytearray) -> int | None:
-    """Bytes of the member's header, or None while it is not whole."""
+    """Give the length of the member's header; None while it is incomplete."""
     if not head.startswith(_MAGIC[: len(head)]):
         raise FlawError(
-            "gzip.header", "what was decrypted is no gzip stream: the key or IV is another, or the beginning is damaged"
+            "gzip.header", "the decrypted data is not a gzip stream: another key or IV, or a damaged beginning"
         )
     if len(head) < _FIXED_HEADER:
         return None
     method, flags = head[2], head[3]
     if method != isal_zlib.DEFLATED or flags & _RESERVED:
-        raise FlawError("gzip.header", f"the gzip header has method {method} and flags {flags:#04x}, unknown to all")
+        raise FlawError("gzip.header", f"the gzip header has the unknown method {method} or flags {flags:#04x}")
     if flags & _EXTRA:
-        raise FlawError("gzip.extra_field", "the gzip header has an extra field, which some readers do not take")
+        raise FlawError("gzip.extra_field", "the gzip header has an extra field, which some readers do not accept")
     end = _end_of_texts(head, sum(bool(flags & flag) for flag in (_NAME, _COMMENT)))
     if end is None or not flags & _HEADER_CRC:
         return end
     if len(head) < end + 2:
         return None
     if int.from_bytes(head[end : end + 2], "little") != isal_zlib.crc32(head[:end]) & 0xFFFF:
-        raise FlawError("gzip.header", "the checksum of the gzip header is wrong")
+        raise FlawError("gzip.header", "the checksum of the gzip header does not match")
     return end + 2
 
 
 def _end_of_texts(head: bytearray, count: int) -> int | None:
-    """Where so many texts, each with a NUL at its end, end; None while they do not."""
+    """Find the end of `count` texts, each with a NUL at its end; None while incomplete."""
     end = _FIXED_HEADER
     for _ in range(count):
         end = head.find(0, end, _LONGEST_HEADER) + 1

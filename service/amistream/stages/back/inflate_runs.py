@@ -1,10 +1,9 @@
-"""Inflate runs of a gzip stream on every core, and join what comes out.
+"""Inflate runs of a gzip stream on every core, and join the output.
 
-`inflate_apart` inflates a run as if the stream began there, on any thread. `InflateRuns` takes the runs in order and
-judges: what was made apart counts if the run before is known to have ended on the bound of a block, and this one
-referred to nothing before it. Else the run is inflated once more, with what came before at hand. A stream of which a
-few runs in a row need that, or that has no markers, is inflated in one go from there on. So what comes out never
-depends on a guess, and the CRC-32 is checked.
+`inflate_apart` inflates a run as if the stream began there, on any thread. `InflateRuns` takes the runs in order: the
+result of `inflate_apart` counts if the run before ended at a block boundary, and this one does not refer to earlier
+data. Otherwise the run is inflated again after the earlier data. If several runs in a row need that, or the stream has
+no markers, the rest is inflated in one go. So the output never depends on a guess, and the CRC-32 is checked.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ from amistream.stages.back.inflate import DAMAGED, SLICE, Inflate, inflated, new
 from amistream.values import KIB, MIB
 
 MOST_APART = 8 * MIB
-"""Bytes that a run may become when it is inflated apart: all of them wait for their turn in memory."""
+"""Maximum output of a run that is inflated apart: all of it waits in memory for its turn."""
 _FINAL_BLOCK = b"\1\0\0\xff\xff"
-"""An empty stored block that says it is the last: a decompressor on the bound of a block ends with it."""
+"""An empty stored block marked as the last: ends a decompressor that is at a block boundary."""
 _BLOCK_TYPE = 6
-"""The bits of a block's first byte that are 0 if it is only stored: others may write none behind such blocks."""
+"""Bits of a block's first byte that are 0 for a stored block; after those, other writers may omit the marker."""
 _WINDOW = 32 * KIB
 _FEW = 4
-"""Runs in a row that could not be inflated apart, after which it is not tried any more."""
+"""Runs in a row that could not be inflated apart, after which the rest is inflated in one go."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Apart:
-    """What a run became. `after` is what follows the deflated data, None where that goes on."""
+    """The output of a run. `after`: the bytes after the end of the deflated data; None if it continues."""
 
     made: tuple[bytes, ...]
     crc32: int
@@ -43,7 +42,7 @@ class Apart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TriedRun:
-    """A run, whether it was tried apart, and what it became so, if it did."""
+    """A run, and its output if inflating it apart was tried and succeeded."""
 
     run: Run
     tried: bool = False
@@ -54,7 +53,7 @@ class TriedRun:
 
 
 def inflate_apart(run: Run) -> Apart | None:
-    """Inflate a run without what came before. None when it needs that, is none, or becomes too much."""
+    """Inflate a run without earlier data. None if it refers to earlier data, is invalid, or its output is too large."""
     body = new_body()
     pieces: list[bytes] = []
     size = crc = 0
@@ -80,23 +79,23 @@ def inflate_apart(run: Run) -> Apart | None:
 
 
 class InflateRuns(Inflate):
-    """Transform: runs that were tried in, what was compressed out."""
+    """Transform: tried runs in, the inflated data out."""
 
     def __init__(self) -> None:
         super().__init__()
         self._in_one_go = False
         self._on_bound = True
-        """Whether a block ended right before the next run; else `_body` is in the middle of one."""
+        """A block ended right before the next run; otherwise `_body` is inside a block."""
         self._window = b""
         self._in_vain = 0
-        """Runs in a row that were well cut and had to be inflated here."""
+        """Runs in a row that were cut at a boundary and still had to be inflated here."""
 
     @property
     def worthwhile(self) -> bool:
-        """Whether it makes sense to inflate runs apart."""
+        """True while inflating runs apart is of use."""
         return not self._in_one_go
 
-    def feed(self, item: TriedRun) -> Iterator[bytes]:  # type: ignore[override] # runs take the place of plain bytes
+    def feed(self, item: TriedRun) -> Iterator[bytes]:  # type: ignore[override]  # runs instead of plain bytes
         run = tuple(view for piece in item.run if (view := self._without_header(piece)))
         if self._in_one_go or self._ended:
             yield from self._inflate_here(run)
@@ -108,7 +107,7 @@ class InflateRuns(Inflate):
         whole = self._on_bound
         if whole:
             self._in_one_go = self._in_vain == _FEW or (_is_compressed(run) and not _ends_in_marker(run))
-            # Only zlib's decompressor can be copied, to be asked where it stands.
+            # Only zlib's decompressor can be copied, which `_is_on_bound` needs.
             self._body = new_body(self._window) if self._in_one_go else _new_zlib_body(self._window)
         yield from self._inflate_here(run)
         self._on_bound = not self._in_one_go and _ends_in_marker(run) and _is_on_bound(self._body.copy())
@@ -140,7 +139,7 @@ def _sliced(run: Run) -> Iterator[memoryview]:
 
 
 def _is_compressed(run: Run) -> bool:
-    """Whether the run, which begins on a block's bound, begins with a block that is more than stored."""
+    """Check that the first block of a run, which begins at a boundary, is not a stored one."""
     return bool(run) and bool(run[0][0] & _BLOCK_TYPE)
 
 
@@ -150,7 +149,7 @@ def _ends_in_marker(run: Run) -> bool:
 
 
 def _is_on_bound(body: Any) -> bool:
-    """Whether a block has just ended, on a byte's bound. The decompressor is of no use afterwards."""
+    """Check that a block has just ended, at a byte boundary. Do not use the decompressor afterwards."""
     try:
         made = b"".join(inflated(body, memoryview(_FINAL_BLOCK)))
     except DAMAGED:

@@ -1,4 +1,4 @@
-"""One header block of a tar archive: its fields read, and what a bundle may not hold refused by name."""
+"""Reads one header block of a tar archive, and refuses members that a bundle may not contain."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _HARMLESS = re.compile(
     r"mtime|atime|ctime|uid|gid|uname|gname|comment"
     r"|SCHILY\.(dev|ino|nlink|fflags|xattr\..*|acl\..*)|LIBARCHIVE\.(creationtime|xattr\..*)|RHT\.security\.selinux"
 )
-"""Keys of a pax header that say nothing of the file's name, size or bytes."""
+"""Keys of a pax header that do not affect the file's name, size or bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """A member as its header tells it. `size` are the bytes that follow, `image_size` those with the holes."""
+    """The header of a member. `size`: the bytes that follow; `image_size`: those including holes."""
 
     name: str
     prefix: str
@@ -57,15 +57,15 @@ class Header:
     def check_file(self) -> None:
         """Refuse all but a file with a plain name."""
         if not self.sparse and self.kind not in _REGULAR:
-            what = _KINDS.get(self.kind, f"of an unknown type ({self.kind.decode('latin-1')!r})")
-            raise FlawError("tar.kind", f"the tar archive's member {self.name!r} is {what}, not a file")
+            description = _KINDS.get(self.kind, f"of an unknown type ({self.kind.decode('latin-1')!r})")
+            raise FlawError("tar.kind", f"the tar archive's member {self.name!r} is {description}, not a file")
         check_name(f"{self.prefix}/{self.name}" if self.prefix else self.name)
 
 
 def parse_header(block: bytes) -> Header:
-    """Read a header block. Raises `FlawError` when it is none, or its numbers are impossible."""
-    if not _checksum_right(block):
-        raise FlawError("tar.header", "a tar header is damaged: its checksum is wrong")
+    """Read a header block. Raises `FlawError` if it is invalid."""
+    if not _checksum_matches(block):
+        raise FlawError("tar.header", "a tar header is damaged: its checksum does not match")
     kind = block[156:157]
     size = _number(block[124:136])
     sparse = kind == _SPARSE
@@ -83,7 +83,7 @@ def parse_header(block: bytes) -> Header:
 
 
 def read_entries(block: bytes, start: int, count: int) -> list[tuple[int, int]]:
-    """The extents told from byte `start` on, up to the first whose length is blank, as GNU tar reads them."""
+    """Read the extents from byte `start` on, up to the first without a length, as GNU tar does."""
     found: list[tuple[int, int]] = []
     for at in range(start, start + 24 * count, 24):
         entry = block[at : at + 24]
@@ -94,7 +94,7 @@ def read_entries(block: bytes, start: int, count: int) -> list[tuple[int, int]]:
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that would lead an extracting program elsewhere."""
+    """Refuse a name that would make an extracting program write elsewhere."""
     if not name:
         raise FlawError("tar.name", "the tar archive's member has no name")
     if name.startswith("/"):
@@ -102,11 +102,11 @@ def check_name(name: str) -> None:
     if ".." in name.split("/"):
         raise FlawError("tar.parent_name", f"the tar archive's member has a name with '..': {name!r}")
     if "/" in name.removeprefix("./"):
-        raise FlawError("tar.path", f"the tar archive's member lies in a directory: {name!r}")
+        raise FlawError("tar.path", f"the tar archive's member is in a directory: {name!r}")
 
 
 def check_pax(text: bytes) -> None:
-    """Refuse a pax header with a key that changes what the file is."""
+    """Refuse a pax header with a key that changes the file."""
     while text:
         digits, space, _ = text.partition(b" ")
         length = int(digits) if digits.isdigit() and len(digits) < 8 else 0  # noqa: PLR2004 - more than is ever held
@@ -116,18 +116,18 @@ def check_pax(text: bytes) -> None:
             raise FlawError("tar.pax", "a pax header of the tar archive is damaged")
         name = key.decode("utf-8", "replace")
         if not _HARMLESS.fullmatch(name):
-            raise FlawError("tar.pax", f"a pax header of the tar archive sets {name!r}, which some readers do not heed")
+            raise FlawError("tar.pax", f"a pax header of the tar archive sets {name!r}, which some readers ignore")
 
 
-def _checksum_right(block: bytes) -> bool:
-    """Whether the sum of all bytes, its own field taken as spaces, is as told; old programs took bytes as signed."""
+def _checksum_matches(block: bytes) -> bool:
+    """Compare the sum of all bytes, with spaces as the checksum field; old programs summed signed bytes."""
     try:
-        told = _number(block[148:156])
+        expected = _number(block[148:156])
     except FlawError:
         return False
     rest = block[:148] + block[156:]
     plain = sum(rest) + 8 * 32
-    return told in {plain, plain - 256 * sum(byte > 127 for byte in rest)}  # noqa: PLR2004 - a signed byte's most
+    return expected in {plain, plain - 256 * sum(byte > 127 for byte in rest)}  # noqa: PLR2004 - a signed byte's most
 
 
 def _text(field: bytes) -> str:

@@ -1,10 +1,9 @@
-"""Unarchive: exactly one file out of a tar archive, with the SHA-1 of the whole archive, padding included.
+"""Unarchive: take exactly one file out of a tar archive, with the SHA-1 of the whole archive, padding included.
 
 Format: POSIX ustar and GNU tar headers (GNU tar manual, "Basic Tar Format" and "Old GNU Format"): a regular file, or a
 sparse one of type `S` with 4 extents in its header and 21 in each extension block. Numbers are octal or base-256. A
-longer name (`L`) and pax headers that tell times, owners and the like are taken. Refused is what readers understand
-differently or what could do harm: a second member, links, devices, directories, a name with a path, pax headers that
-change what the file is.
+longer name (`L`) and pax headers with times, owners and the like are accepted. Refused are ambiguous or dangerous
+members: a second member, links, devices, directories, a name with a path, pax headers that change the file.
 
 The archive's SHA-1 is `image/digest` of the manifest.
 """
@@ -30,16 +29,16 @@ from amistream.stages.back.tar_header import (
 from amistream.values import KIB, MIB, ArchiveResult, Buffer
 
 LONGEST_TEXT = MIB
-"""Bytes of a pax header or long name that are held."""
+"""Maximum bytes of a pax header or long name."""
 MOST_EXTENTS = 2**21
-"""Half of the blocks of 4 KiB in 16 GiB: a volume has fewer. What is held of each is 16 bytes."""
+"""Half of the blocks of 4 KiB in 16 GiB: a volume has fewer. Each takes 16 bytes of memory."""
 _ZEROS = bytes(64 * KIB)
 _TWO_BLOCKS = 2 * BLOCK
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Bytes of the image from `offset` on; what no piece covers is zeros."""
+    """Bytes of the image from `offset` on; all bytes outside pieces are zeros."""
 
     offset: int
     data: memoryview
@@ -50,7 +49,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unarchived:
-    """What the archive was. `data_size` are the image's bytes outside its holes, `padding` the zeros after the file."""
+    """Facts of the archive. `data_size`: the image's bytes outside holes; `padding`: the zeros after the file."""
 
     archive: ArchiveResult
     name: str
@@ -61,7 +60,7 @@ class Unarchived:
 
 
 class Digest(Protocol):
-    """A hash that is fed in order, such as hashlib's."""
+    """A hash such as hashlib's, updated in order."""
 
     def update(self, data: memoryview, /) -> object: ...
 
@@ -69,15 +68,15 @@ class Digest(Protocol):
 
 
 class Unarchive:
-    """Transform: tar archive in, pieces of the image out, ascending. A piece is a view of what was fed."""
+    """Transform: tar archive in, pieces of the image out, ascending. A piece is a view of the input."""
 
     def __init__(self, sha1: Digest | None = None) -> None:
-        """`sha1` takes the archive's bytes; by default they are hashed here and now."""
+        """`sha1` takes the archive's bytes; by default they are hashed at once."""
         self._sha1 = sha1 or hashlib.sha1(usedforsecurity=False)
         self._size = 0
         self._block = bytearray()
         self._take: Callable[[bytes], None] = self._take_header
-        """What the next whole block is."""
+        """Handles the next whole block."""
         self._header: Header | None = None
         self._long_name = ""
         self._text = bytearray()
@@ -116,7 +115,7 @@ class Unarchive:
 
     def finish(self) -> Iterator[Piece]:
         if self._data_left or self._skip or self._block or self._take not in (self._take_header, self._take_end):
-            raise FlawError("tar.truncated", f"the tar archive breaks off after {self._size} bytes")
+            raise FlawError("tar.truncated", f"the tar archive is truncated after {self._size} bytes")
         if self._header is None:
             raise FlawError("tar.empty", "the tar archive holds no file")
         if self._padding < _TWO_BLOCKS:
@@ -125,13 +124,13 @@ class Unarchive:
 
     @property
     def image_size(self) -> int:
-        """Only once finished."""
-        assert self._header is not None  # noqa: S101 - for the type checker; `finish` saw to it
+        """Size of the image; only once finished."""
+        assert self._header is not None  # noqa: S101 - for the type checker; `finish` checks it
         return self._header.image_size
 
     def result(self) -> Unarchived:
-        """What was read; only once finished."""
-        assert self._header is not None  # noqa: S101 - for the type checker; `finish` saw to it
+        """Facts of the archive; only once finished."""
+        assert self._header is not None  # noqa: S101 - for the type checker; `finish` checks it
         return Unarchived(
             archive=ArchiveResult(size=self._size, sha1=self._sha1.digest()),
             name=self._header.name,
@@ -196,7 +195,7 @@ class Unarchive:
         self._take = self._take_end
 
     def _take_end(self, block: bytes) -> None:
-        """A block after the file: zeros, twice, or something that must not be there."""
+        """Take a block after the file: two blocks of zeros; anything else is refused."""
         if not any(block):
             self._padding += BLOCK
             return
@@ -213,7 +212,7 @@ class Unarchive:
 
 
 class _Map:
-    """The file's extents, as they are told, and a place in them."""
+    """The file's extents, and a position in them."""
 
     def __init__(self) -> None:
         self._offsets = array("Q")
@@ -227,7 +226,7 @@ class _Map:
         if offset < self._end:
             raise FlawError("tar.sparse_map", "the extents of the sparse file are not in ascending order")
         self._end = offset + length
-        # An empty extent only tells where the file ends.
+        # An empty extent only marks the end of the file.
         if length:
             if len(self._offsets) == MOST_EXTENTS:
                 raise FlawError("tar.sparse_map", f"the sparse file has more than {MOST_EXTENTS} extents")
@@ -239,12 +238,12 @@ class _Map:
         if self._end > header.image_size or self._sum != header.size:
             raise FlawError(
                 "tar.sparse_map",
-                f"the extents of the sparse file have {self._sum} bytes and end at {self._end}, where {header.size} "
-                f"bytes within {header.image_size} are told",
+                f"the extents of the sparse file have {self._sum} bytes and end at {self._end}, but the header says "
+                f"{header.size} bytes within {header.image_size}",
             )
 
     def run(self, most: int) -> tuple[int, int]:
-        """Offset and length of the next bytes within one extent, up to `most`; goes on behind them."""
+        """Give offset and length of the next bytes within one extent, up to `most`, and advance."""
         left = self._lengths[self._index] - self._inside
         offset = self._offsets[self._index] + self._inside
         if most < left:
