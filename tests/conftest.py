@@ -12,10 +12,11 @@ import pytest
 
 from support import endpoints, keys, tls
 from support.buckets import create_bucket, remove_bucket
+from support.loop import TidyLoop
 from support.proxy import Fault, FaultProxy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, MutableMapping
+    from collections.abc import Iterator
 
     from support.endpoints import Endpoint
     from support.keys import KeyRing
@@ -30,25 +31,6 @@ class MakeBucket(Protocol):
 
 class MakeProxy(Protocol):
     def __call__(self, endpoint: Endpoint, *faults: Fault) -> FaultProxy: ...
-
-
-class TidyLoop(asyncio.SelectorEventLoop):
-    """A loop that at its end lets go of connections that were closed, whether or not their peers still read.
-
-    A closed connection to a server that stands still keeps what it has not sent until the kernel gives it up; a test
-    does not wait for that. One that nobody closed stays, and is told of.
-    """
-
-    _transports: MutableMapping[int, asyncio.Transport]
-
-    def close(self) -> None:
-        for transport in list(self._transports.values()):
-            is_open = transport.get_extra_info("socket").fileno() >= 0
-            if is_open and transport.is_closing():
-                transport.abort()
-        if not self.is_closed():
-            self.run_until_complete(asyncio.sleep(0))
-        super().close()
 
 
 def pytest_asyncio_loop_factories() -> dict[str, type[asyncio.AbstractEventLoop]]:

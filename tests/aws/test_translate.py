@@ -150,12 +150,11 @@ async def test_a_clock_that_is_off_where_no_reason_is_given(monkeypatch: pytest.
     )
 
 
-@pytest.mark.parametrize(
-    "date", [formatdate(usegmt=True), formatdate(), "yesterday", ""], ids=["GMT", "no zone", "no date", "none"]
-)
-def test_a_clock_that_is_right(date: str) -> None:
-    """A date near ours, or one that nobody can read, blames no clock."""
-    assert error_code(refused("403", "Forbidden", date=date)) == "AccessDenied"
+@pytest.mark.parametrize("shown", ["GMT", "no zone", "yesterday", ""])
+def test_a_clock_that_is_right(shown: str) -> None:
+    """A date near ours, or an unreadable one, does not blame the clock."""
+    now = {"GMT": formatdate(usegmt=True), "no zone": formatdate()}
+    assert error_code(refused("403", "Forbidden", date=now.get(shown, shown))) == "AccessDenied"
 
 
 @pytest.mark.parametrize(

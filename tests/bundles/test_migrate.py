@@ -31,7 +31,8 @@ from bundles.made import (
 from jobs.work import use_endpoint
 from support.buckets import list_keys, open_uploads
 from support.keys import KeyPair, make_pair
-from support.proxy import Answer, Fault, HoldReply, PauseReply, PauseRequest, dry_run_answered
+from support.loop import clock
+from support.proxy import Answer, Fault, HoldReply, PauseRequest, dry_run_answered
 from support.referee import check_bundle, unwrap
 
 if TYPE_CHECKING:
@@ -483,9 +484,9 @@ async def test_an_answer_that_was_lost(
     use_endpoint(seaweedfs, monkeypatch)
     source, target = make_bucket(seaweedfs), make_bucket(seaweedfs)
     await put_own_bundle(seaweedfs, source, key_ring, tmp_path)
-    fault = Fault(action=PauseReply(), path=rf"/{target}/.*\.part\.0[13]", times=2)
+    fault = Fault(action=HoldReply(), path=rf"/{target}/.*\.part\.0[13]", times=2)
     proxy = make_proxy(seaweedfs, fault)
-    it = work(tmp_path, proxy.endpoint, stall_timeout_s=0.5)
+    it = work(tmp_path, proxy.endpoint)
+    proxy.clock = clock(it.settings.stall_timeout_s)
     done = await migrate(it, f"s3://{source}/image.manifest.xml", f"s3://{target}")
-    await asyncio.to_thread(proxy.let_go, fault)
     assert (done.parts, done.copied) == (6, 6)

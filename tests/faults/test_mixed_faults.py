@@ -1,4 +1,4 @@
-"""Endpoints that fail again and again, in every way at once: jobs finish, or end in time with the cause.
+"""Endpoints that fail again and again, in every way at once: jobs finish, or end with the cause after few requests.
 
 Counts: 6 jobs in three shapes with 20 % of all requests failing in twelve ways, for one seed or as many as the variable
 FAULT_SEEDS says; one job for each of its requests, from which on all fail; ten outages in the middle of a job, and one
@@ -10,25 +10,21 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from amistream.events import State
-from amistream.flow.cancel import SETTLE_S
 from faults.scene import REGISTER, ended, part
 from support.proxy import Answer, DropReply, Fault, HoldReply, Reset, StallBody, TruncateReply
 
 if TYPE_CHECKING:
     from amistream.jobs.job import Job
-    from amistream.settings import Settings
-    from faults.scene import MakeScene
+    from faults.scene import MakeScene, Scene
     from support.proxy import Action, Request
 
-SLACK_S = 2.0
-"""For what is not waiting: the work itself, on a busy machine."""
+ATTEMPTS = 2
 
 
 class Dice:
@@ -85,10 +81,9 @@ class Outage:
         return self.action if self.thrown >= self.first else None
 
 
-def request_bound_s(chosen: Settings) -> float:
-    """How long one request can take, its repeats and the delays between them included."""
-    delays = (min(chosen.backoff_cap_s, chosen.backoff_base_s * 2**n) for n in range(chosen.upload_attempts - 1))
-    return float(chosen.upload_attempts * chosen.stall_timeout_s + sum(delays))
+def failed_requests(there: Scene) -> int:
+    """Count the requests that met a fault; with the stall time-out of each this bounds how long a job takes to fail."""
+    return sum(each.fault is not None and "DryRun" not in each.form.decode() for each in there.proxy.requests)
 
 
 @pytest.mark.parametrize("seed", range(int(os.environ.get("FAULT_SEEDS", "1"))))
@@ -98,7 +93,6 @@ async def test_a_fifth_of_all_requests_failing(seed: int, scene: MakeScene) -> N
     changes: dict[str, Any] = {
         "size": 5_500_000,
         "upload_attempts": 9,
-        "stall_timeout_s": 1,
         "multipart_threshold": "5MiB",
         "multipart_chunk": "5MiB",
     }
@@ -131,9 +125,9 @@ async def test_a_fifth_of_all_requests_failing(seed: int, scene: MakeScene) -> N
 
 
 async def test_from_each_request_on_all_fail(scene: MakeScene) -> None:
-    """Whenever the endpoint goes away: refused before the first part, failed after it, in time and with the cause."""
+    """A job is refused before its first part and fails after it, with the cause, after few requests."""
     outage = Outage(Answer(status=500, code="InternalError"))
-    async with scene(at_random=outage, size=600_000, upload_attempts=2, stall_timeout_s=2) as there:
+    async with scene(at_random=outage, size=600_000, upload_attempts=ATTEMPTS) as there:
         async with there.queue() as queue:
 
             async def one(first: int) -> Job:
@@ -147,11 +141,10 @@ async def test_from_each_request_on_all_fail(scene: MakeScene) -> None:
             requests = outage.thrown
             states = []
             for first in range(1, requests + 1):
-                started = time.monotonic()
                 job = await one(first)
                 states.append(job.state)
                 # At most two parts are under way, and their removal fails too.
-                assert time.monotonic() - started < 3 * request_bound_s(there.settings) + SETTLE_S + SLACK_S
+                assert outage.thrown - first < 5 * ATTEMPTS
                 names_the_cause(job, "InternalError")
         assert states == sorted(states, reverse=True), "first refused, then failed"
         assert set(states) == {State.REFUSED, State.FAILED}
@@ -177,19 +170,16 @@ def names_the_cause(job: Job, cause: str) -> None:
 )
 @pytest.mark.parametrize("what", ["parts", "registration"])
 async def test_an_outage_in_mid_job_ends_in_time(what: str, action: Action, code: str, scene: MakeScene) -> None:
-    """However the endpoint fails, the job fails within the bound that the settings give, and is kept."""
+    """A job whose endpoint fails for good ends after a bounded number of requests, and can be resumed."""
     form = f"{REGISTER}|DescribeImages"
     faults = {
         "parts": [Fault(action=action, method=".*", path=part("0[2-9]"), times=None)],
         "registration": [Fault(action=action, method="POST", form=form, nth=2, times=None)],
     }[what]
-    stall_timeout_s = 0.8 if code == "store.stalled" else 20
-    async with scene(*faults, upload_attempts=2, stall_timeout_s=stall_timeout_s) as there:
-        started = time.monotonic()
+    async with scene(*faults, upload_attempts=ATTEMPTS) as there:
         job = await there.run()
-        # A registration whose answer is lost is looked for after each try.
-        bound = request_bound_s(there.settings) * (1 if what == "parts" else 2 * there.settings.upload_attempts)
-        assert time.monotonic() - started < bound + SETTLE_S + SLACK_S
+        # Two parts at a time, or a registration that is looked for; the HTTP client may dial each once more.
+        assert failed_requests(there) <= 4 * ATTEMPTS
         assert job.error is not None
         assert (job.state, job.error.code) == (State.FAILED, code)
         assert job.resumable
@@ -201,11 +191,10 @@ async def test_an_outage_in_mid_job_ends_in_time(what: str, action: Action, code
 
 
 async def test_nothing_answers_from_the_start(scene: MakeScene) -> None:
-    """With every reply withheld, the job is refused in time, with the cause."""
-    async with scene(at_random=lambda _: HoldReply(), upload_attempts=2, stall_timeout_s=0.3) as there:
-        started = time.monotonic()
+    """A job that gets no reply at all is refused with the cause, after as many attempts as are set."""
+    async with scene(at_random=lambda _: HoldReply(), upload_attempts=ATTEMPTS) as there:
         job = await there.run()
-        assert time.monotonic() - started < request_bound_s(there.settings) + SLACK_S
+        assert failed_requests(there) <= ATTEMPTS
         assert job.error is not None
         assert job.state is State.REFUSED
         assert there.ground.bucket in job.error.message

@@ -15,7 +15,8 @@ from amistream.events import State
 from amistream.jobs.job import Job
 from jobs.work import request, run, running_engine, settings, use_endpoint
 from support.buckets import download_bundle, list_keys, open_uploads
-from support.proxy import Action, Answer, DropReply, Fault, StallBody, dry_run_answered
+from support.loop import clock
+from support.proxy import Action, Answer, DropReply, Fault, PauseRequest, StallBody, dry_run_answered
 from support.referee import check_bundle
 from support.volumes import random_image, sparse_image
 
@@ -227,8 +228,10 @@ async def test_a_passing_fault_does_not_fail_the_job(
 ) -> None:
     """A part and the manifest that each fail once cost an attempt, not the job."""
     there = cloud(Fault(action=action, path=".*part.03"), Fault(action=action, path=".*manifest.xml"))
+    chosen = settings(tmp_path)
+    there.proxy.clock = clock(chosen.stall_timeout_s)
     asked = request(image, f"s3://{there.bucket}/x", key_ring, endpoint_url=there.proxy.url, register_image=False)
-    job = await run(asked, settings(tmp_path, stall_timeout_s=1))
+    job = await run(asked, chosen)
     await asyncio.to_thread(there.proxy.hang_up)
     assert job.state is State.DONE, job.error
     download_bundle(ministack, there.bucket, "x/", tmp_path / "got")
@@ -262,15 +265,15 @@ async def test_a_source_that_changes_fails_the_job(
     cloud: MakeCloud, image: Path, tmp_path: Path, key_ring: KeyRing
 ) -> None:
     """A torn image is never shipped."""
-    held = Fault(action=StallBody(after=0), path=".*part.00")
+    held = Fault(action=PauseRequest(), path=".*part.00")
     there = cloud(held)
     asked = request(image, f"s3://{there.bucket}", key_ring, endpoint_url=there.proxy.url)
-    running = asyncio.create_task(run(asked, settings(tmp_path, stall_timeout_s=2)))
+    running = asyncio.create_task(run(asked, settings(tmp_path)))
     await asyncio.to_thread(there.proxy.wait_hit, held)
     with image.open("r+b") as file:
         file.write(b"changed")
+    await asyncio.to_thread(there.proxy.let_go, held)
     job = await running
-    await asyncio.to_thread(there.proxy.hang_up)
     assert job.error is not None
     assert (job.state, job.error.code) == (State.FAILED, "source.changed")
     assert there.left() == []

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import hashlib
 import random
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +15,7 @@ from amistream.ports.store import whole_checksum
 from amistream.values import MIB
 from stores.places import QUICK, s3_store
 from support.buckets import list_keys, open_uploads
+from support.loop import clock
 from support.proxy import Action, Answer, DropReply, Fault, HoldReply, Reset, StallBody
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 DATA = random.Random(3).randbytes(6 * MIB)
 LARGE = random.Random(4).randbytes(16 * MIB)
-IMPATIENT = replace(QUICK, stall_s=2.0)
 
 
 def sha1(data: bytes) -> bytes:
@@ -53,7 +52,8 @@ async def test_a_passing_fault_costs_one_attempt(
     bucket = make_bucket(seaweedfs)
     fault = Fault(action=FAULTS[name], path=".*image.part.00")
     proxy = make_proxy(seaweedfs, fault)
-    async with s3_store(proxy.endpoint, bucket, monkeypatch, retry=IMPATIENT) as store:
+    async with s3_store(proxy.endpoint, bucket, monkeypatch) as store:
+        proxy.clock = clock(QUICK.stall_s)
         await store.put("image.part.00", memoryview(DATA), sha1(DATA), lambda _: None)
         stored = await store.stat("image.part.00")
         # The stalled connection closes when its peer ends, and this loop must see it.
@@ -71,7 +71,8 @@ async def test_a_passing_fault_costs_one_chunk_attempt(
     """In a multipart upload a fault repeats its chunk, not the part."""
     bucket = make_bucket(seaweedfs)
     proxy = make_proxy(seaweedfs, Fault(action=FAULTS[name], query="partNumber=2"))
-    async with s3_store(proxy.endpoint, bucket, monkeypatch, retry=IMPATIENT) as store:
+    async with s3_store(proxy.endpoint, bucket, monkeypatch) as store:
+        proxy.clock = clock(QUICK.stall_s)
         await store.put("image.part.00", memoryview(LARGE), sha1(LARGE), lambda _: None)
         await asyncio.to_thread(proxy.hang_up)
     assert len(proxy.seen("PUT", query="partNumber=1(&|$)")) == 1
@@ -193,6 +194,7 @@ async def test_cancel_in_mid_request_then_delete_leaves_nothing(
         put = asyncio.create_task(store.put("image.part.00", memoryview(data), sha1(data), lambda _: None))
         await asyncio.to_thread(proxy.wait_hit, fault)
         put.cancel()
+        proxy.clock = clock(QUICK.stall_s)
         with pytest.raises(asyncio.CancelledError):
             await put
         await store.delete("image.part.00")
@@ -233,6 +235,7 @@ async def test_cancel_in_mid_upload_then_remove(
                 s3.put_object(Bucket=bucket, Key=key, Body=b"the rival's")
                 rivals = [s3.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]]
             put.cancel()
+            proxy.clock = clock(QUICK.stall_s)
             with pytest.raises(asyncio.CancelledError):
                 await put
             await store.remove("image.part.00", len(LARGE), checksum, whole_checksum(sha1(LARGE)))

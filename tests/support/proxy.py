@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 
     from support.endpoints import Endpoint
+    from support.loop import Clock
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 120.0
+TICK_S = 0.005
+"""Between two looks at a client whose request is held."""
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 Result = TypeVar("Result")
 
@@ -168,12 +171,15 @@ class FaultProxy:
     requests: list[Request] = field(default_factory=list)
     #: Asked about each request that no fault is for; what it says, if anything, happens.
     at_random: Callable[[Request], Action | None] | None = None
+    #: The clock of a client in this process: put forward while nothing but held requests is in flight.
+    clock: Clock | None = None
 
     def __post_init__(self) -> None:
         self._scripts = [(fault, threading.Semaphore(0)) for fault in self.faults]
         self._pauses: dict[Fault, asyncio.Event] = {}
         self._counts = {fault: 0 for fault, _ in self._scripts}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._moving = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy")
         parts = urlsplit(self.target.url)
@@ -294,9 +300,11 @@ class FaultProxy:
         if head.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
             request.form = b"".join([piece async for piece in read_body(reader, head.request_framing())])
         request.fault = self._fault_for(request)
+        self._moving += 1
         try:
             return await self._do(request, head, reader, writer)
         finally:
+            self._moving -= 1
             request.over.set()
 
     async def _do(
@@ -309,7 +317,7 @@ class FaultProxy:
                 await exchange.read_some(action.after)
                 self._hit(request)
                 if isinstance(action, StallBody):
-                    await _for_ever()
+                    await self._hold(writer)
                 _make_reset(writer)
                 raise ScriptedEndError
             case Answer():
@@ -319,6 +327,19 @@ class FaultProxy:
                 return await exchange.relay(action)
             case _:
                 return await exchange.relay(action)
+
+    async def _hold(self, writer: asyncio.StreamWriter) -> None:
+        """Hold the connection for ever; the client's clock, once known, runs until the client gives up."""
+        self._moving -= 1
+        waits = True
+        try:
+            while waits:
+                await asyncio.sleep(TICK_S)
+                if self.clock is not None and self._moving == 0:
+                    waits = await self.clock.pass_for(writer.get_extra_info("peername"))
+            await asyncio.get_running_loop().create_future()
+        finally:
+            self._moving += 1
 
     def _fault_for(self, request: Request) -> Fault | None:
         chosen = None
@@ -401,7 +422,7 @@ class _Exchange:
                     pass
                 self.proxy._hit(self.request)
                 if isinstance(action, HoldReply):
-                    await _for_ever()
+                    await self.proxy._hold(self.writer)
                 raise ScriptedEndError
             if isinstance(action, TruncateReply):
                 await self._pass_some(up_reader, reply, action.lacking)
@@ -475,10 +496,6 @@ class _Exchange:
     def _invite(self) -> None:
         if self.head.expects_continue:
             self.writer.write(CONTINUE)
-
-
-async def _for_ever() -> None:
-    await asyncio.get_running_loop().create_future()
 
 
 def _make_reset(writer: asyncio.StreamWriter) -> None:
