@@ -12,22 +12,6 @@ from benchmarks.inputs import Inputs, warm
 from benchmarks.timing import BenchmarkError
 
 
-@pytest.mark.parametrize("kind", ["usr", "synthetic"])
-def test_a_volume_is_reproducible(tmp_path: Path, kind: str) -> None:
-    """The same kind and size make the same bytes again."""
-    first, second = (Inputs(tmp_path / name, kind).volume(2 * MIB + 5) for name in ("a", "b"))
-    assert first.stat().st_size == 2 * MIB + 5
-    assert first.read_bytes() == second.read_bytes()
-
-
-def test_the_synthetic_mix(tmp_path: Path) -> None:
-    """It begins with text and has runs of noise and of zeros."""
-    data = Inputs(tmp_path, "synthetic").volume(20 * MIB).read_bytes()
-    assert set(data[:MIB]) <= set(b"abcdefghijklmnopqrstuvwxyz ")
-    assert len(set(data[4 * MIB : 5 * MIB])) == 256
-    assert not any(data[-MIB:])
-
-
 def test_a_volume_is_kept(tmp_path: Path) -> None:
     """A second run finds what the first one made."""
     inputs = Inputs(tmp_path, "synthetic")
@@ -55,13 +39,6 @@ def test_scattered(tmp_path: Path) -> None:
     data = path.read_bytes()
     assert len(extents) == 4
     assert b"".join(data[extent.offset : extent.end] for extent in extents) == inputs.volume(MIB).read_bytes()
-
-
-def test_followed_by_zeros(tmp_path: Path) -> None:
-    """The unit's bytes come first, and only zeros after them."""
-    inputs = Inputs(tmp_path, "synthetic")
-    data = inputs.followed_by_zeros(MIB, 4 * MIB).read_bytes()
-    assert data == inputs.volume(MIB).read_bytes() + bytes(3 * MIB)
 
 
 def test_no_room(tmp_path: Path) -> None:

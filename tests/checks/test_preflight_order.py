@@ -10,7 +10,7 @@ import pytest
 from amistream.checks.findings import Check, Finding, Observation, Status, refuse_if_failed, run_checks
 from amistream.errors import RefusedError, StoreError
 
-PATIENCE_S = 20
+PATIENCE_S = 120
 
 
 def ok(name: str, *needs: str, after: tuple[str, ...] = ()) -> Check:

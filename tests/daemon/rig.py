@@ -18,7 +18,7 @@ from amistream.jobs.job import Job
 from amistream.jobs.queue import JobQueue
 from jobs.queueing import RESULT
 
-PATIENCE_S = 20.0
+PATIENCE_S = 120.0
 
 
 @dataclass

@@ -24,7 +24,7 @@ from amistream.settings import OnStop
 from daemon.rig import StartDaemon
 
 AMISTREAMD = str(Path(sys.executable).with_name("amistreamd"))
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 def run(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:

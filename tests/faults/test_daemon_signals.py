@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from support.referee import Bundle
 
 MIB = 1 << 20
-PATIENCE_S = 30
+PATIENCE_S = 120
 JOBS = int(os.environ.get("FAULT_JOBS", "40"))
 GROWTH = 3 * MIB
 QUICK: dict[str, object] = {

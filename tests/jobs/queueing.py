@@ -18,7 +18,7 @@ from amistream.jobs.records import NextStep
 from amistream.request import JobRequest, parse_request
 from amistream.settings import OnStop
 
-PATIENCE_S = 20.0
+PATIENCE_S = 120.0
 RESULT = JobResult(
     manifest="/bundles/a/image.manifest.xml",
     image_id=None,

@@ -20,7 +20,7 @@ from security.people import PYTHON, STRANGER, STRANGER_ID, machine, needs_root
 if TYPE_CHECKING:
     from support.keys import KeyRing
 
-PATIENCE_S = 60
+PATIENCE_S = 120
 PR_GET_DUMPABLE = 3
 WITH_CORES = ("prlimit", "--core=unlimited", "--")
 

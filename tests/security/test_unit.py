@@ -24,7 +24,7 @@ UNITS = ("amistream.service", "amistream.socket")
 SETTINGS = re.compile(r"^([A-Za-z]+)=(.*)$", re.MULTILINE)
 WORST_EXPOSURE = 30
 """Of 100. Versions of systemd differ by a few points."""
-PATIENCE_S = 60
+PATIENCE_S = 120
 
 WITHOUT_WRITABLE_CODE = """
 import ctypes, os, sys

@@ -51,14 +51,6 @@ async def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     assert str(tmp_path / "file") in caught.value.message
 
 
-async def test_a_full_disk_is_told_apart() -> None:
-    """Running out of space says so, with the place."""
-    store = DirectoryStore(Path("/dev"), token="t0")
-    full = store._failure("write", "image.part.00", OSError(28, "No space left on device"))
-    assert full.code == "directory.full"
-    assert "df -h /dev" in full.hint
-
-
 async def test_no_temporary_file_is_left_after_a_refusal(tmp_path: Path) -> None:
     """Whatever is refused leaves no hidden file, once its undo ran."""
     store = DirectoryStore(tmp_path, token="t0")

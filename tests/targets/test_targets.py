@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from support.keys import KeyRing
 
 KIB, MIB = 1024, 1024 * 1024
-PATIENCE_S = 30
+PATIENCE_S = 120
 
 
 @pytest.fixture
