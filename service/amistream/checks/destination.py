@@ -14,7 +14,7 @@ from amistream.location import DirectoryLocation, parse_location
 from amistream.plan import Bundling, BundlingPlace
 from amistream.ports.registry import Registration
 from amistream.ports.store import Store
-from amistream.request import JobRequest
+from amistream.request import CheckRequest
 from amistream.roots import Roots
 from amistream.settings import Settings
 from amistream.stages.register import default_name
@@ -32,12 +32,32 @@ class Destination:
     registration: Registration | None
 
 
-class Address:
+class RequestContext:
+    """A request, the settings that complete it, and the roots within which a confined job must stay."""
+
+    def __init__(
+        self,
+        request: CheckRequest,
+        settings: Settings,
+        aws: Aws,
+        *,
+        roots: Roots | None = None,
+        settled: Bundling | None = None,
+    ) -> None:
+        """The decisions that an earlier run `settled` win over the settings."""
+        self.request = request
+        self.settings = settings
+        self.aws = aws
+        self.roots = roots
+        self.prefix = settled.plan.prefix if settled else request.prefix or settings.prefix
+
+
+class Address(RequestContext):
     """One destination of a request, and the means to reach it. `token` marks one job's temporary files."""
 
     def __init__(
         self,
-        request: JobRequest,
+        request: CheckRequest,
         settings: Settings,
         aws: Aws,
         token: str,
@@ -46,16 +66,9 @@ class Address:
         roots: Roots | None = None,
         settled: Bundling | None = None,
     ) -> None:
-        """`number` counts the request's destinations from 0; a confined job must stay within `roots`.
-
-        The decisions that an earlier run `settled` win over the settings. Raises `JobError` if they may not.
-        """
-        self.request = request
-        self.settings = settings
-        self.aws = aws
-        self.prefix = settled.plan.prefix if settled else request.prefix or settings.prefix
+        """`number` counts the request's destinations from 0. Raises `JobError` if `settled` may not win."""
+        super().__init__(request, settings, aws, roots=roots, settled=settled)
         self.location = parse_location(request.destinations[number])
-        self.roots = roots
         # Requests signed for a confined job go to the administrator's endpoint only.
         asked = request.endpoint_url if roots is None else None
         self.endpoint_url = (asked or settings.endpoint_url).rstrip("/")

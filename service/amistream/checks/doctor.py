@@ -11,35 +11,34 @@ from datetime import UTC, datetime
 from amistream.aws.credentials import default_region, find_credentials
 from amistream.aws.session import Aws
 from amistream.checks.bucket import credentials_observation
-from amistream.checks.destination import Address
+from amistream.checks.destination import Address, RequestContext
 from amistream.checks.findings import Check, Finding, Observation, Status, run_checks
 from amistream.checks.host import HostChecks
 from amistream.checks.identity import IdentityChecks
 from amistream.checks.preflight import DestinationChecks, checks_of
 from amistream.checks.source import SourceChecks
-from amistream.request import CheckRequest, JobRequest
+from amistream.request import CheckRequest
 from amistream.settings import Settings
 
 
-async def examine(asked: CheckRequest, settings: Settings) -> list[Finding]:
+async def examine(request: CheckRequest, settings: Settings) -> list[Finding]:
     """Run every check; the findings come in a fixed order."""
-    source, destination = asked.source is not None, bool(asked.destinations)
-    request = JobRequest(**{"source": "/dev/null", "destinations": ["/"], **asked.model_dump(exclude_unset=True)})
     async with Aws(settings) as aws:
         token = secrets.token_hex(4)
-        addresses = [Address(request, settings, aws, token, number) for number in range(len(request.destinations))]
-        volume = SourceChecks(addresses[0])
+        context = RequestContext(request, settings, aws)
+        volume = SourceChecks(context)
         host = HostChecks(settings, volume)
         places: list[DestinationChecks] = []
-        for address in addresses:
+        for number in range(len(request.destinations)):
+            address = Address(request, settings, aws, token, number)
             places.append(DestinationChecks(address, volume, first=places[0] if places else None, create_keys=False))
         checks = [
             host.libraries(),
             host.cores(),
             host.memory(),
             host.state_dir(),
-            *(volume.checks() if source else [_not_given("source", "SOURCE"), volume.memory_check()]),
-            *(checks_of(places) if destination else [host.clock(), *NoDestination(addresses[0]).checks()]),
+            *(volume.checks() if request.source else [_not_given("source", "SOURCE"), volume.memory_check()]),
+            *(checks_of(places) if places else [host.clock(), *NoDestination(context).checks()]),
         ]
         try:
             return await run_checks(checks)
@@ -50,20 +49,20 @@ async def examine(asked: CheckRequest, settings: Settings) -> list[Finding]:
 class NoDestination:
     """The checks of a destination that make sense without one."""
 
-    def __init__(self, address: Address) -> None:
-        self._address = address
+    def __init__(self, context: RequestContext) -> None:
+        self._context = context
         self.region = ""
 
     def checks(self) -> list[Check]:
         return [
-            *IdentityChecks(self._address, self, create_keys=False).checks(),
+            *IdentityChecks(self._context, self, create_keys=False).checks(),
             Check(name="credentials", why="", probe=self._check_credentials),
             Check(name="region", why="EC2's certificate depends on the region", probe=self._choose_region),
             _not_given("destination", "--to"),
         ]
 
     async def _check_credentials(self) -> Observation:
-        facts = await find_credentials(self._address.aws)
+        facts = await find_credentials(self._context.aws)
         if facts is None:
             return Observation(
                 "no AWS credentials were found",
@@ -74,7 +73,7 @@ class NoDestination:
         return credentials_observation(facts, datetime.now(UTC))
 
     async def _choose_region(self) -> Observation:
-        self.region = self._address.request.region or await default_region(self._address.aws)
+        self.region = self._context.request.region or await default_region(self._context.aws)
         return (
             Observation(self.region)
             if self.region

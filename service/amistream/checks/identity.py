@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA1
 
 from amistream.aws.regions import find_ec2_certificate
-from amistream.checks.destination import Address
+from amistream.checks.destination import RequestContext
 from amistream.checks.findings import Check, Observation, Status
 from amistream.errors import RefusedError
 from amistream.flow.cancel import finish_despite_cancel
@@ -33,10 +33,10 @@ class IdentityChecks:
     certificate: x509.Certificate
     """EC2's; set by the check `ec2_certificate`."""
 
-    def __init__(self, address: Address, place: KnowsRegion, *, create_keys: bool) -> None:
-        self._request = address.request
-        self._roots = address.roots
-        self._settings = address.settings
+    def __init__(self, context: RequestContext, place: KnowsRegion, *, create_keys: bool) -> None:
+        self._request = context.request
+        self._roots = context.roots
+        self._settings = context.settings
         self._place = place
         self._create_keys = create_keys
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 
-from amistream.checks.destination import Address
+from amistream.checks.destination import RequestContext
 from amistream.checks.findings import Check, Observation, Status
 from amistream.errors import RefusedError
 from amistream.flow.cancel import finish_despite_cancel
@@ -28,10 +28,10 @@ class SourceChecks:
     volume: Volume
     """Set by the check `source`."""
 
-    def __init__(self, address: Address) -> None:
-        self._address = address
-        self._request = address.request
-        self._settings = address.settings
+    def __init__(self, context: RequestContext) -> None:
+        self._context = context
+        self._request = context.request
+        self._settings = context.settings
         self.opened = False
         self._extents: tuple[Extent, ...] = ()
         self._concurrency = 0
@@ -85,7 +85,7 @@ class SourceChecks:
     def plan(self) -> Plan:
         request, settings = self._request, self._settings
         return Plan(
-            prefix=self._address.prefix,
+            prefix=self._context.prefix,
             part_size=self.part_size,
             block_size=int(settings.block_size),
             workers=self.workers,
@@ -108,8 +108,8 @@ class SourceChecks:
     def _open_on_thread(self) -> None:
         request = self._request
         self.volume = open_source(
-            request.source,
-            self._address.roots,
+            request.source or "",
+            self._context.roots,
             live=request.live,
             image_size=request.image_size,
             most=int(self._settings.max_image_size),
@@ -151,7 +151,7 @@ class SourceChecks:
         )
 
     async def _check_parts(self) -> str:
-        prefix, size = self._address.prefix, self.volume.size
+        prefix, size = self._context.prefix, self.volume.size
         if not re.fullmatch(PREFIX_PATTERN, prefix):
             raise RefusedError(
                 "prefix.invalid",
