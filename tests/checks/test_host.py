@@ -1,4 +1,4 @@
-"""The checks of this machine: memory, cores, libraries and clock, on machines made up where this one is well."""
+"""Checks of this machine: state directory, memory, cores, libraries and clock."""
 
 from __future__ import annotations
 
@@ -16,9 +16,37 @@ from amistream.checks.host import HostChecks
 from amistream.checks.source import SourceChecks
 from amistream.values import KIB, MIB
 from jobs.work import request, settings
+from support.mounts import small_disk
 
 if TYPE_CHECKING:
+    from checks.scene import Scene
     from support.keys import KeyRing
+
+
+async def test_a_full_state_directory(scene: Scene, tmp_path: Path) -> None:
+    """A job whose journal would not fit on the disk is refused."""
+    with small_disk(tmp_path / "disk", "1m") as place:
+        error = await scene.refused(scene.out, settings={"state_dir": place / "state"})
+    assert (error.code, error.field) == ("state_dir.full", "state_dir")
+    assert f"df -h {place}" in error.hint
+
+
+async def test_an_open_state_directory(scene: Scene, tmp_path: Path) -> None:
+    """A state directory writable for all is refused; a readable one gets a notice."""
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    state.chmod(0o755)
+    async with scene.ready(scene.out):
+        assert scene.notices == [f"{state} is open to others (mode 0755): they can see the jobs; chmod 700 {state}"]
+    state.chmod(0o777)
+    error = await scene.refused(scene.out)
+    assert (error.code, error.hint) == ("state_dir.exposed", f"chmod 700 {state}")
+
+
+async def test_a_state_directory_that_cannot_be_made(scene: Scene) -> None:
+    """A state directory below a file is refused, and the setting is named."""
+    error = await scene.refused(scene.out, settings={"state_dir": scene.image / "state"})
+    assert (error.code, error.field) == ("state_dir.unwritable", "state_dir")
 
 
 class Machine:
@@ -27,7 +55,7 @@ class Machine:
     def __init__(self, tmp_path: Path, keys: KeyRing) -> None:
         self.tmp_path, self.keys = tmp_path, keys
 
-    async def look(self, name: str, **changes: Any) -> Finding:
+    async def finding(self, name: str, **changes: Any) -> Finding:
         chosen = settings(self.tmp_path, **changes.pop("settings", {}))
         asked = request(self.tmp_path / "disk.img", self.tmp_path / "out", self.keys, **changes)
         async with Aws(chosen) as aws:
@@ -42,25 +70,25 @@ def machine(tmp_path: Path, key_ring: KeyRing) -> Machine:
 
 
 async def test_this_machine(machine: Machine) -> None:
-    """A machine that runs these tests can run a job."""
+    """The machine that runs these tests passes."""
     for name in ("libraries", "cores", "memory", "state_dir"):
-        assert (await machine.look(name)).status is Status.OK, name
+        assert (await machine.finding(name)).status is Status.OK, name
 
 
 async def test_cores(machine: Machine) -> None:
-    """More workers than cores are told."""
-    finding = await machine.look("cores", workers=256)
+    """More workers than cores get a notice."""
+    finding = await machine.finding("cores", workers=256)
     assert (finding.status, "256 workers" in finding.found, "--workers" in finding.fix) == (Status.NOTICE, True, True)
 
 
 async def test_memory_of_the_machine(machine: Machine) -> None:
-    """A job that could take more memory than there is fails; so many at once that they could is told."""
-    finding = await machine.look("memory", part_size="5GiB", upload_concurrency=64)
+    """One job that needs more than the memory fails; so many jobs that need more together get a notice."""
+    finding = await machine.finding("memory", part_size="5GiB", upload_concurrency=64)
     assert (finding.status, finding.code, finding.field) == (Status.FAILED, "memory.small", "memory_limit")
     assert "--memory-limit" in finding.fix
-    limited = await machine.look("memory", part_size="5GiB", upload_concurrency=64, memory_limit="200MiB")
+    limited = await machine.finding("memory", part_size="5GiB", upload_concurrency=64, memory_limit="200MiB")
     assert (limited.status, limited.found.startswith("200.0 MiB for one job")) == (Status.OK, True)
-    many = await machine.look("memory", settings={"max_jobs": 1_000_000})
+    many = await machine.finding("memory", settings={"max_jobs": 1_000_000})
     assert (many.status, "1000000 at once" in many.found) == (Status.NOTICE, True)
 
 
@@ -77,30 +105,30 @@ async def test_memory_of_the_machine(machine: Machine) -> None:
 async def test_memory_of_the_control_group(
     line: str, file: str, text: str, limit: int, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The least limit of the control groups counts as the machine's memory, of either version."""
+    """The lowest limit of the control groups, of either version, counts as the memory."""
     (machine.tmp_path / "cgroup").write_text(f"{line}\n1:name=systemd:/\n")
     told = machine.tmp_path / "groups" / file
     told.parent.mkdir(parents=True)
     told.write_text(f"{text}\n")
     monkeypatch.setattr(host, "CGROUP", machine.tmp_path / "cgroup")
     monkeypatch.setattr(host, "CGROUPS", machine.tmp_path / "groups")
-    finding = await machine.look("memory")
+    finding = await machine.finding("memory")
     assert finding.status is (Status.FAILED if limit == 100 * MIB else Status.OK)
     if limit == 100 * MIB:
         assert finding.found.startswith("cannot run a job in 100.0 MiB of memory")
 
 
 async def test_memory_that_is_taken(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What other programs have taken is told."""
+    """Memory used by other programs gets a notice."""
     told = machine.tmp_path / "meminfo"
     told.write_text(f"MemTotal:       {2**20} kB\nMemFree: 5 kB\nMemAvailable:   {100 * KIB} kB\nHugePages_Total: 0\n")
     monkeypatch.setattr(host, "MEMORY", told)
-    finding = await machine.look("memory")
+    finding = await machine.finding("memory")
     assert (finding.status, finding.found.endswith("100.0 MiB available")) == (Status.NOTICE, True)
 
 
 async def test_libraries(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A library that is missing is named, and one that is too old, each with the way to have it."""
+    """A missing library and an outdated one are named, with the command that installs it."""
 
     def version(name: str) -> str:
         if name not in versions:
@@ -109,12 +137,12 @@ async def test_libraries(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> N
 
     versions = dict.fromkeys(host.LIBRARIES, "99.1")
     monkeypatch.setattr(metadata, "version", version)
-    assert "isal 99.1" in (await machine.look("libraries")).found
+    assert "isal 99.1" in (await machine.finding("libraries")).found
     versions["cryptography"] = "49.0.1"
-    old = await machine.look("libraries")
+    old = await machine.finding("libraries")
     assert (old.code, old.fix) == ("libraries.old", "pip install 'cryptography>=50,<51'")
     del versions["isal"], versions["uvloop"]
-    missing = await machine.look("libraries")
+    missing = await machine.finding("libraries")
     assert (missing.code, missing.found) == (
         "libraries.missing",
         "cannot work without isal, uvloop: not installed here",
@@ -122,8 +150,8 @@ async def test_libraries(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 async def test_clock(machine: Machine) -> None:
-    """What the kernel knows of the clock is told: synchronised or not, and never a failure."""
-    finding = await machine.look("clock")
+    """The kernel's view of the clock is reported, and never a failure."""
+    finding = await machine.finding("clock")
     assert finding.status in (Status.OK, Status.NOTICE)
     assert "synchronised" in finding.found
     assert bool(finding.fix) == (finding.status is Status.NOTICE)

@@ -1,4 +1,4 @@
-"""The checks' runner: side by side, in a lasting order, and what becomes of those that need one that failed."""
+"""The runner of checks: order, dependencies, and the refusal made of several failures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def waiting(name: str, wait: Callable[[], Awaitable[object]], *needs: str) -> Ch
 
 
 async def test_a_failure_does_not_hide_the_next() -> None:
-    """What needs a failed check is skipped, however far from it, and says on what; the others are looked at."""
+    """A check that needs a failed one, directly or not, is skipped and names it; the others run."""
     findings = await run_checks(
         [
             failing("bucket"),
@@ -66,7 +66,7 @@ async def test_a_failure_does_not_hide_the_next() -> None:
 
 
 async def test_what_needs_a_skipped_check_names_it() -> None:
-    """A check that says itself that it was skipped stands for what needs it; two reasons are both named."""
+    """A check that reports itself as skipped blocks its dependants; two reasons are both named."""
 
     async def not_given() -> Observation:
         return Observation("SOURCE was not given", Status.SKIPPED)
@@ -78,12 +78,12 @@ async def test_what_needs_a_skipped_check_names_it() -> None:
 
 
 async def test_what_is_not_there_blocks_nothing() -> None:
-    """A check may need another that this run does not have."""
+    """A needed check that is not part of the run is ignored."""
     assert [each.status for each in await run_checks([ok("devices", "metadata", after=("region",))])] == [Status.OK]
 
 
 async def test_side_by_side_and_in_order() -> None:
-    """Checks that do not need each other run at once; the findings have the order of the checks all the same."""
+    """Independent checks run at once; the findings keep the order of the checks."""
     here, there = asyncio.Event(), asyncio.Event()
 
     async def meet(mine: asyncio.Event, other: asyncio.Event) -> None:
@@ -103,7 +103,7 @@ async def test_side_by_side_and_in_order() -> None:
 
 
 async def test_a_notice_goes_on() -> None:
-    """A notice stops nothing, and is one line with why and how."""
+    """A notice blocks nothing, and is one line with reason and remedy."""
 
     async def probe() -> Observation:
         return Observation("the clock is late", Status.NOTICE, why="AWS may refuse", fix="set it")
@@ -115,7 +115,7 @@ async def test_a_notice_goes_on() -> None:
 
 
 async def test_a_bug_is_no_finding() -> None:
-    """What is not an error for people goes through as it is, and the other checks are ended."""
+    """An unexpected exception is raised as it is, and the other checks are cancelled."""
     ended: list[str] = []
 
     async def for_ever() -> None:
@@ -149,7 +149,7 @@ async def test_a_cancel_ends_every_check() -> None:
 
 
 async def test_the_refusal_has_the_first_failure_and_tells_the_others() -> None:
-    """Code, message, hint and field are the first failure's; each other one is a line of the hint."""
+    """Code, message, hint and field are the first failure's; each other failure is a line of the hint."""
     findings = await run_checks([ok("a"), failing("b"), failing("c", hint=""), failing("d", hint="do this\nand that")])
     with pytest.raises(RefusedError) as caught:
         refuse_if_failed(findings)
