@@ -1,4 +1,4 @@
-"""Bundles for tests of what is done with them: by our own engine, or written by hand as the older tools write them."""
+"""Bundles for tests: made by our own engine, or written by hand as the older tools write them."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def older_bundle(
     signer: KeyPair | None = None,
     digits: int = 1,
 ) -> Path:
-    """Write parts of noise, named as ec2-bundle-image does, and a double-quoted, indented manifest; return that.
+    """Write parts of noise, named as ec2-bundle-image does, and an indented manifest in double quotes; return that.
 
-    What the parts hold is no archive: it is for copying, listing and deleting, which look at digests alone.
+    The parts hold no archive: the bundle is for copying, listing and deleting, which use digests only.
     """
     directory.mkdir(parents=True, exist_ok=True)
     noise = random.Random(f"{name} {sizes}")
@@ -105,7 +105,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 @dataclass
 class Work:
-    """A session on bundles in this process, and what it noted."""
+    """A session on bundles in this process, and its notes."""
 
     settings: Settings
     notes: list[str]
@@ -115,7 +115,7 @@ class Work:
 
 
 def work(tmp_path: Path, endpoint: Endpoint | None = None, **changes: Any) -> Work:
-    """Quick settings; the endpoint's credentials stand in the environment (`use_endpoint`)."""
+    """Make quick settings; the endpoint's credentials are in the environment (`use_endpoint`)."""
     more = {"endpoint_url": endpoint.url} if endpoint is not None else {}
     return Work(settings(tmp_path, **{**more, **changes}), [])
 
@@ -128,7 +128,7 @@ def put_files(endpoint: Endpoint, bucket: str, directory: Path, prefix: str = ""
 
 
 def stored_bytes(endpoint: Endpoint, bucket: str, prefix: str = "") -> dict[str, bytes]:
-    """What is under the prefix, by name."""
+    """Read the objects under the prefix, by name."""
     with endpoint.blocking_client() as s3:
         pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
@@ -136,12 +136,12 @@ def stored_bytes(endpoint: Endpoint, bucket: str, prefix: str = "") -> dict[str,
 
 
 def named(text: str) -> list[str]:
-    """The part names in a manifest, in order."""
+    """List the part names in a manifest, in order."""
     return re.findall("<filename>([^<]+)</filename>", text)
 
 
 def register(endpoint: Endpoint, location: str) -> str:
-    """Register an image; ministack shows its name as its location."""
+    """Register an AMI; ministack shows its name as its location."""
     with endpoint.blocking_client("ec2") as ec2:
         return str(
             ec2.register_image(Name=location, ImageLocation=location, Architecture="x86_64", VirtualizationType="hvm")[

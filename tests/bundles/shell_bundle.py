@@ -1,7 +1,7 @@
-"""A bundle writer made of programs that everyone has, `tar`, `gzip`, `openssl`, `split`, and manifests by hand.
+"""A bundle writer made of common programs (`tar`, `gzip`, `openssl`, `split`) and handwritten manifests.
 
-It makes what the older tools make, in every form in which a manifest may be written, and, where a test asks, with
-something wrong in any layer. Nothing here imports amistream.
+Makes bundles like those of the older tools, with a manifest in every possible form and, if a test asks, with a fault in
+any layer. Imports nothing of amistream.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def same(data: bytes) -> bytes:
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """How a manifest is written, and which of the elements that may be left out it has."""
+    """The form of a manifest, and its optional elements."""
 
     quote: str = '"'
     pretty: bool = False
@@ -57,7 +57,7 @@ EVERYTHING: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Faults:
-    """What is done to each layer before the next is put around it, and what the manifest says instead of the truth."""
+    """Changes of each layer before the next one is added, and false values for the manifest."""
 
     tar: Change = same
     gzip: Change = same
@@ -116,7 +116,7 @@ def shell_bundle(
 
 
 def tar(image: Path, member: str, *, sparse: bool = True) -> bytes:
-    """One member of that name, owned by root, as ec2-bundle-image has tar write it."""
+    """Make an archive of one member of that name, owned by root, as ec2-bundle-image calls tar."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / member).symlink_to(image.absolute())
         more = ["--sparse"] if sparse else []
@@ -144,7 +144,7 @@ def manifest(
     keys: KeyRing,
     signer: KeyPair,
 ) -> str:
-    """The manifest's text, signed as it stands."""
+    """Make the manifest's text and sign it."""
     write = _Writer(form)
     machine = write.element(
         "machine_configuration",
@@ -201,7 +201,7 @@ def manifest(
 
 
 class _Writer:
-    """Elements as text: quoted and laid out as the form wants it."""
+    """Makes elements as text, with the quotes and layout of the form."""
 
     def __init__(self, form: Form) -> None:
         self._quote = form.quote
@@ -225,7 +225,7 @@ class _Writer:
 
 
 def wrap(pair: KeyPair, secret: str) -> str:
-    """The hex of a secret's hex, encrypted for a certificate's owner."""
+    """Encrypt the hex of a secret for a certificate's owner; returns hex."""
     padding = ("-pkeyopt", "rsa_padding_mode:pkcs1")
     argv = ("openssl", "pkeyutl", "-encrypt", "-certin", "-inkey", str(pair.certificate), *padding)
     return run(*argv, given=secret.encode()).hex()

@@ -1,4 +1,4 @@
-"""Fetching: ranges in order, a bounded number ahead, and no request left behind."""
+"""Fetching: ranges in order, a bounded number ahead, and no request left open."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Reads:
-    """A store of parts that are all zeros, which counts how many reads are under way and ends them in reverse."""
+    """A store of parts of zeros, which counts concurrent reads and ends them in reverse order."""
 
     def __init__(self, *, fails: tuple[str, int] | None = None) -> None:
         self.running = 0
@@ -60,7 +60,7 @@ class Takes:
 
 
 async def test_in_order() -> None:
-    """Ranges are handed on in the order of the stream, however the replies come, and as many ahead as may be."""
+    """Ranges are passed on in order, however the replies arrive, with the allowed number ahead."""
     reads, takes = Reads(), Takes()
     assert await fetch(cast("Store", reads), PARTS, takes)
     assert takes.taken[:4] == RANGES
@@ -70,7 +70,7 @@ async def test_in_order() -> None:
 
 
 async def test_enough() -> None:
-    """When no more is wanted the reads under way end, and none is begun."""
+    """When no more data is wanted, open reads end, and none begins."""
     reads, takes = Reads(), Takes(enough=3)
     assert not await fetch(cast("Store", reads), PARTS, takes)
     assert (len(takes.taken), reads.running) == (3, 0)
@@ -78,12 +78,12 @@ async def test_enough() -> None:
 
 
 async def test_enough_at_the_very_end() -> None:
-    """What the last range is answered counts too."""
+    """The answer to the last range counts, too."""
     assert not await fetch(cast("Store", Reads()), PARTS[:2], Takes(enough=4))
 
 
 async def test_a_failed_read() -> None:
-    """A read that fails for good ends all others and is the cause."""
+    """A read that fails for good ends all others and is the reported cause."""
     reads, takes = Reads(fails=("part.7", 0)), Takes()
     with pytest.raises(StoreError, match="nothing moved"):
         await fetch(cast("Store", reads), PARTS, takes)
@@ -109,5 +109,5 @@ async def test_a_cancel() -> None:
 
 
 async def test_nothing_to_fetch() -> None:
-    """Of no parts all is taken."""
+    """A bundle without parts gives no data."""
     assert await fetch(cast("Store", Reads()), [], Takes())

@@ -1,4 +1,4 @@
-"""The inventory of a bucket: whole bundles, broken ones, leftovers, AMIs, and what all of it costs."""
+"""The inventory of a bucket: whole bundles, broken ones, leftovers, AMIs, and the cost."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ SIZES = [3000, 3000, 100]
 
 @pytest.fixture
 def cloud(ministack: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
-    """An endpoint with EC2."""
+    """Start an endpoint with EC2."""
     use_endpoint(ministack, monkeypatch)
     return ministack
 
 
 @pytest.fixture
 def filled(cloud: Endpoint, make_bucket: MakeBucket, tmp_path: Path, key_ring: KeyRing) -> str:
-    """A bucket with every kind of thing."""
+    """Make a bucket with bundles in every condition."""
     bucket = make_bucket(cloud)
     manifest = older_bundle(tmp_path / "old", key_ring, SIZES)
     for prefix in ("whole/", "lacking/", "registered/deep/", "short/"):
@@ -56,7 +56,7 @@ async def inventory(it: Work, address: str, *, ask_ec2: bool = True, price: floa
 
 
 async def test_everything(cloud: Endpoint, make_proxy: MakeProxy, filled: str, tmp_path: Path) -> None:
-    """One listing tells all: what is whole, what lacks parts, what no manifest names, which AMIs stand on what."""
+    """One listing shows whole bundles, bundles without some parts, orphans, and the AMIs of each bundle."""
     image = register(cloud, f"{filled}/registered/deep/holes.img.manifest.xml")
     astray = register(cloud, f"{filled}/gone/image.manifest.xml")
     register(cloud, f"{filled}-other/image.manifest.xml")
@@ -90,7 +90,7 @@ async def test_everything(cloud: Endpoint, make_proxy: MakeProxy, filled: str, t
 
 
 async def test_below_a_prefix(cloud: Endpoint, filled: str, tmp_path: Path) -> None:
-    """A prefix is a folder: its neighbours, even of the same beginning, are not looked at."""
+    """A prefix is a folder: objects beside it, even with the same beginning, are not listed."""
     with cloud.blocking_client() as s3:
         s3.put_object(Bucket=filled, Key="whole-too/image.part.00", Body=b"x")
     found = await inventory(work(tmp_path, cloud), f"s3://{filled}/whole/")
@@ -100,7 +100,7 @@ async def test_below_a_prefix(cloud: Endpoint, filled: str, tmp_path: Path) -> N
 
 
 async def test_filters(cloud: Endpoint, filled: str, tmp_path: Path) -> None:
-    """Each filter leaves the rows that it means, and the sum is that of what is shown."""
+    """Each filter selects its rows, and the sum is that of the rows shown."""
     register(cloud, f"{filled}/registered/deep/holes.img.manifest.xml")
     register(cloud, f"{filled}/gone/image.manifest.xml")
     found = await inventory(work(tmp_path, cloud), f"s3://{filled}")
@@ -121,7 +121,7 @@ async def test_filters(cloud: Endpoint, filled: str, tmp_path: Path) -> None:
 
 
 async def test_without_ec2(cloud: Endpoint, make_proxy: MakeProxy, filled: str, tmp_path: Path) -> None:
-    """Where EC2 may not be asked the rest is shown, with a note; nobody is asked when told so."""
+    """Without permission to ask EC2 the rest is listed, with a note; with EC2 switched off no request is sent."""
     denied = Fault(action=Answer(status=403, code="UnauthorizedOperation"), method="POST", times=None)
     proxy = make_proxy(cloud, denied)
     it = work(tmp_path, proxy.endpoint)
@@ -138,7 +138,7 @@ async def test_without_ec2(cloud: Endpoint, make_proxy: MakeProxy, filled: str, 
 async def test_a_manifest_that_cannot_be_read(
     cloud: Endpoint, make_proxy: MakeProxy, filled: str, tmp_path: Path
 ) -> None:
-    """One object that may not be read is told as such and hides no other; its parts are not called orphans."""
+    """A manifest that cannot be read is reported and hides no other; its parts are not called orphans."""
     denied = Fault(action=Answer(status=403, code="AccessDenied"), method="GET", path=r".*/whole/.*xml")
     proxy = make_proxy(cloud, denied)
     found = await inventory(work(tmp_path, proxy.endpoint), f"s3://{filled}/whole")
@@ -162,7 +162,7 @@ async def test_a_directory_has_no_inventory(tmp_path: Path) -> None:
 
 
 async def test_parts_by_any_name(cloud: Endpoint, make_bucket: MakeBucket, tmp_path: Path, key_ring: KeyRing) -> None:
-    """A manifest may call its parts as it likes: what it names is looked for, and is neither missing nor an orphan."""
+    """Parts with any names in their manifest are neither missing nor orphans."""
     bucket = make_bucket(cloud)
     manifest = older_bundle(tmp_path / "old", key_ring, SIZES)
     text = manifest.read_text()

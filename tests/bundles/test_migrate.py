@@ -46,7 +46,7 @@ REGION = "eu-west-1"
 
 @pytest.fixture(scope="session")
 def gov_ec2(tmp_path_factory: pytest.TempPathFactory) -> KeyPair:
-    """The other region's EC2."""
+    """Make the other region's EC2 certificate."""
     import datetime as dt
 
     valid = (dt.datetime(2011, 8, 9, tzinfo=dt.UTC), dt.datetime(2021, 8, 9, tzinfo=dt.UTC))
@@ -55,7 +55,7 @@ def gov_ec2(tmp_path_factory: pytest.TempPathFactory) -> KeyPair:
 
 @pytest.fixture
 def cloud(ministack: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
-    """An endpoint with EC2."""
+    """Start an endpoint with EC2."""
     use_endpoint(ministack, monkeypatch)
     return ministack
 
@@ -87,7 +87,7 @@ def migrate(key_ring: KeyRing, gov_ec2: KeyPair) -> Migrate:
 
 
 async def put_own_bundle(cloud: Endpoint, place: str, keys: KeyRing, tmp_path: Path, **more: Any) -> Path:
-    """A bundle of ours in `tmp_path / "made"` and, uploaded, in the place; returns its image."""
+    """Make our own bundle in `tmp_path / "made"` and upload it; returns its image."""
     image = await engine_bundle(tmp_path / "made", keys, tmp_path, **more)
     async with work(tmp_path, cloud).session() as session:
         await session.upload(str(tmp_path / "made" / "image.manifest.xml"), f"s3://{place}", Meter())
@@ -136,11 +136,11 @@ async def test_an_older_tools_bundle(
     key_ring: KeyRing,
     gov_ec2: KeyPair,
 ) -> None:
-    """Parts keep their names; copies have ACL, hash and condition; what the store does not hash is sent."""
+    """Parts keep their names; copies have ACL, hash and condition; parts that the store does not hash are uploaded."""
     source, target, proxy = make_bucket(cloud), make_bucket(cloud), make_proxy(cloud)
     put_files(cloud, source, bundle.parent, "old/")
     done = await migrate(work(tmp_path, proxy.endpoint), f"s3://{source}/old/holes.img.manifest.xml", f"s3://{target}")
-    # What was stored without a checksum has none after ministack's copy, so that this one cannot be proved.
+    # Stored without a checksum, this part has none after ministack's copy, so the copy cannot be verified.
     assert (done.copied, done.parts) == (0, 3)
     stored = stored_bytes(cloud, target)
     old = contents(bundle.parent)
@@ -167,7 +167,7 @@ async def test_copies_that_are_refused(
     tmp_path: Path,
     key_ring: KeyRing,
 ) -> None:
-    """Where the store may not copy, parts go through this machine; it is not asked for every part."""
+    """If the store may not copy, parts go through this machine; the store is not asked again for every part."""
     manifest = older_bundle(tmp_path / "old", key_ring, [3000] * 20, digits=2)
     source, target = make_bucket(cloud), make_bucket(cloud)
     put_files(cloud, source, manifest.parent)
@@ -187,7 +187,7 @@ async def test_copies_that_are_refused(
 async def test_from_another_endpoint(
     cloud: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, migrate: Migrate, bundle: Path, tmp_path: Path
 ) -> None:
-    """Between two services nothing is asked to copy: parts go through this machine."""
+    """Between two services no copy is requested: parts go through this machine."""
     source, target = make_bucket(cloud), make_bucket(cloud)
     put_files(cloud, source, bundle.parent)
     proxy = make_proxy(cloud)
@@ -205,7 +205,7 @@ async def test_from_another_endpoint(
 async def test_from_a_directory(
     cloud: Endpoint, make_bucket: MakeBucket, migrate: Migrate, bundle: Path, tmp_path: Path
 ) -> None:
-    """A downloaded bundle can be migrated too, as where the two partitions have different credentials."""
+    """A downloaded bundle can be migrated, too, for example between partitions with different credentials."""
     target = make_bucket(cloud)
     done = await migrate(work(tmp_path, cloud), bundle, f"s3://{target}/k")
     assert (done.parts, done.copied) == (3, 0)
@@ -230,7 +230,7 @@ async def test_kernel_and_ramdisk(
     tmp_path: Path,
     key_ring: KeyRing,
 ) -> None:
-    """Kernel and RAM disk are replaced or dropped as asked; unasked, another region's are refused with what to give."""
+    """Kernel and RAM disk are replaced or dropped as asked; by default those of another region are refused."""
     manifest = older_bundle(tmp_path / "old", key_ring, SIZES, kernel="aki-12345678", ramdisk="ari-12345678")
     source, target, it = make_bucket(cloud), make_bucket(cloud), work(tmp_path, cloud)
     with pytest.raises(RefusedError, match="the kernel aki-12345678") as caught:
@@ -242,7 +242,7 @@ async def test_kernel_and_ramdisk(
     assert (done.kernel or "", done.ramdisk or "") == (kernel, ramdisk)
     new = parse_manifest(stored_bytes(cloud, target)["holes.img.manifest.xml"], "new")
     assert (new.kernel, new.ramdisk) == (kernel, ramdisk)
-    # Within one region the ids stay what they are.
+    # Within one region the ids stay the same.
     put_files(cloud, source, manifest.parent)
     done = await migrate(it, f"s3://{source}/holes.img.manifest.xml", f"s3://{target}/same")
     assert (done.kernel, done.ramdisk) == ("aki-12345678", "ari-12345678")
@@ -256,7 +256,7 @@ async def test_registered_there(
     bundle: Path,
     tmp_path: Path,
 ) -> None:
-    """With a wish the migrated bundle becomes an AMI at its new location."""
+    """With registration options the migrated bundle becomes an AMI at its new location."""
     target, proxy = make_bucket(cloud), make_proxy(cloud, dry_run_answered())
     wish = RegistrationOptions(name=f"{target}/holes.img.manifest.xml")
     done = await migrate(work(tmp_path, proxy.endpoint), bundle, f"s3://{target}", wish=wish)
@@ -269,7 +269,7 @@ async def test_registered_there(
 async def test_a_name_that_is_taken(
     cloud: Endpoint, make_bucket: MakeBucket, migrate: Migrate, bundle: Path, tmp_path: Path
 ) -> None:
-    """A registration that would fail is refused before anything is copied."""
+    """A registration that would fail is refused before any copy."""
     target = make_bucket(cloud)
     register(cloud, f"{target} taken")
     with pytest.raises(RefusedError, match="cannot register the AMI name"):
@@ -280,7 +280,7 @@ async def test_a_name_that_is_taken(
 async def test_registration_that_fails(
     cloud: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, migrate: Migrate, bundle: Path, tmp_path: Path
 ) -> None:
-    """When EC2 refuses in the end, the bundle, which is whole, stays."""
+    """When EC2 refuses at the end, the complete bundle stays."""
     target = make_bucket(cloud)
     denied = Fault(
         action=Answer(status=400, code="InvalidManifest"), method="POST", form="Action=RegisterImage&(?!.*DryRun)"
@@ -303,7 +303,7 @@ async def test_nothing_stays_after_a_failure(
     tmp_path: Path,
     key_ring: KeyRing,
 ) -> None:
-    """Whatever fails, no object of the migration is left, and what was there before stays."""
+    """After any failure no object of the migration is left, and older objects stay."""
     source, target = make_bucket(cloud), make_bucket(cloud)
     await put_own_bundle(cloud, source, key_ring, tmp_path)
     with cloud.blocking_client() as s3:
@@ -326,7 +326,7 @@ async def test_a_migration_that_another_overtook(
     key_ring: KeyRing,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Two migrations to one place: the one that comes late leaves the other's bundle whole."""
+    """Of two migrations to one place the late one leaves the other's bundle whole."""
     use_endpoint(endpoint, monkeypatch)
     source, target = make_bucket(endpoint), make_bucket(endpoint)
     await put_own_bundle(endpoint, source, key_ring, tmp_path)
@@ -346,7 +346,7 @@ async def test_a_migration_that_another_overtook(
 async def test_cancelled(
     cloud: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, migrate: Migrate, tmp_path: Path, key_ring: KeyRing
 ) -> None:
-    """A migration that is cancelled while a copy is under way leaves nothing."""
+    """A migration cancelled during a copy leaves nothing."""
     source, target = make_bucket(cloud), make_bucket(cloud)
     await put_own_bundle(cloud, source, key_ring, tmp_path)
     fault = Fault(action=HoldReply(), path=rf"/{target}/.*\.part\.03")
@@ -374,7 +374,7 @@ async def test_a_bad_part(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A part that is not what the manifest says, by its bytes or by the copy's hash, ends it, and nothing stays."""
+    """A part that differs from the manifest, by its bytes or its copy's hash, ends the migration; nothing stays."""
     endpoint: Endpoint = request.getfixturevalue(name)
     use_endpoint(endpoint, monkeypatch)
     source, target = make_bucket(endpoint), make_bucket(endpoint)
@@ -388,7 +388,7 @@ async def test_a_bad_part(
 async def test_parts_that_are_there(
     cloud: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, migrate: Migrate, bundle: Path, tmp_path: Path
 ) -> None:
-    """Right parts that a killed migration left are kept; another object of a part's name is refused, and stays."""
+    """Valid parts of a killed migration are kept; another object with a part's name is refused, and stays."""
     target, proxy = make_bucket(cloud), make_proxy(cloud)
     with cloud.blocking_client() as s3:
         body = bundle.with_name("holes.img.part.1").read_bytes()
@@ -446,7 +446,7 @@ async def test_refusals(
 async def test_the_kept_key(
     cloud: Endpoint, make_bucket: MakeBucket, migrate: Migrate, tmp_path: Path, key_ring: KeyRing
 ) -> None:
-    """A bundle made with the key that amistream keeps is migrated without naming one."""
+    """A bundle made with amistream's generated key is migrated without a key option."""
     it, target = work(tmp_path, cloud), make_bucket(cloud)
     own_identity(it.settings.state_dir)
     kept = KeyPair(
@@ -462,7 +462,7 @@ async def test_the_kept_key(
 async def test_an_unsigned_manifest(
     cloud: Endpoint, make_bucket: MakeBucket, migrate: Migrate, bundle: Path, tmp_path: Path
 ) -> None:
-    """A manifest with a dummy signature is taken, with a note."""
+    """A manifest with a dummy signature is accepted, with a note."""
     it, target = work(tmp_path, cloud), make_bucket(cloud)
     text = bundle.read_text()
     signature = text[text.index("<signature>") : text.index("</signature>")]
@@ -480,7 +480,7 @@ async def test_an_answer_that_was_lost(
     key_ring: KeyRing,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A copy whose answer never came is asked for again, found to be there, and counts as copied."""
+    """A copy whose response is lost is requested again, found complete, and counts as copied."""
     use_endpoint(seaweedfs, monkeypatch)
     source, target = make_bucket(seaweedfs), make_bucket(seaweedfs)
     await put_own_bundle(seaweedfs, source, key_ring, tmp_path)

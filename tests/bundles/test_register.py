@@ -1,4 +1,4 @@
-"""Registration of bundles that are there already."""
+"""Registration of existing bundles."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SIZES = [3000, 3000, 100]
 
 @pytest.fixture
 def cloud(ministack: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
-    """An endpoint with EC2."""
+    """Start an endpoint with EC2."""
     use_endpoint(ministack, monkeypatch)
     return ministack
 
@@ -39,7 +39,7 @@ def bundle(tmp_path: Path, key_ring: KeyRing) -> Path:
 async def test_register(
     cloud: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
 ) -> None:
-    """A bundle is registered as its manifest and the wish say; once more under that name it is the same AMI."""
+    """A bundle is registered with the manifest's and the given options; repeated, it gives the same AMI."""
     proxy, bucket = make_proxy(cloud, dry_run_answered()), make_bucket(cloud)
     put_files(cloud, bucket, bundle.parent)
     location = f"{bucket}/holes.img.manifest.xml"
@@ -74,7 +74,7 @@ async def test_register_with_a_kernel(
     tmp_path: Path,
     key_ring: KeyRing,
 ) -> None:
-    """A manifest with a kernel makes a paravirtual AMI with that kernel and RAM disk, unless asked otherwise."""
+    """A manifest with a kernel makes a paravirtual AMI with that kernel and RAM disk, unless the options differ."""
     manifest = older_bundle(tmp_path / "old", key_ring, SIZES, kernel="aki-12345678", ramdisk="ari-12345678")
     proxy, bucket = make_proxy(cloud, dry_run_answered()), make_bucket(cloud)
     put_files(cloud, bucket, manifest.parent)
@@ -92,7 +92,7 @@ async def test_register_with_a_kernel(
 async def test_registrations_that_cannot_be(
     cloud: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path
 ) -> None:
-    """A directory, a bundle that lacks a part, and a name that is taken are refused, and no AMI comes to be."""
+    """A directory, an incomplete bundle and a taken name are refused, and no AMI is made."""
     bucket = make_bucket(cloud)
     put_files(cloud, bucket, bundle.parent)
     taken = register(cloud, f"{bucket} taken")
@@ -115,7 +115,7 @@ async def test_registrations_that_cannot_be(
 async def test_cancelled_registration(
     cloud: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
 ) -> None:
-    """A registration that is cancelled after EC2 has made the AMI leaves none."""
+    """A registration cancelled after EC2 made the AMI leaves no AMI."""
     bucket = make_bucket(cloud)
     put_files(cloud, bucket, bundle.parent)
     fault = Fault(action=HoldReply(), method="POST", form="Action=RegisterImage&(?!.*DryRun)")
@@ -136,7 +136,7 @@ async def test_cancelled_registration(
 async def test_image_that_becomes_nothing(
     cloud: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
 ) -> None:
-    """When EC2 cannot be asked how the AMI does, it stays, and the message says how to look."""
+    """When EC2 cannot report the AMI's state, the AMI stays, and the message says how to look it up."""
     bucket = make_bucket(cloud)
     put_files(cloud, bucket, bundle.parent)
     looks = Fault(action=Answer(status=403, code="UnauthorizedOperation"), method="POST", form="ImageId.1=", times=None)
@@ -155,7 +155,7 @@ async def test_image_that_becomes_nothing(
 async def test_refused_registration(
     cloud: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
 ) -> None:
-    """A registration that EC2 refuses ends with its reason, and the bundle stays as it is."""
+    """A registration that EC2 refuses ends with EC2's reason, and the bundle stays unchanged."""
     bucket = make_bucket(cloud)
     put_files(cloud, bucket, bundle.parent)
     denied = Fault(
@@ -175,7 +175,7 @@ async def test_refused_registration(
 async def test_registered_twice_at_a_time(
     cloud: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
 ) -> None:
-    """Of two commands that register one bundle under one name both come to the one image, and none takes it away."""
+    """Two commands that register one bundle under one name at the same time get the same AMI, and none removes it."""
     bucket = make_bucket(cloud)
     put_files(cloud, bucket, bundle.parent)
     held = Fault(action=PauseRequest(), method="POST", form="Action=RegisterImage&(?!.*DryRun)")

@@ -1,4 +1,4 @@
-"""Deletion of bundles and of their AMIs: the bundle's own objects, in a safe order, never under a living AMI."""
+"""Deletion of bundles and their AMIs: the bundle's own objects, in a safe order, never while an AMI uses them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAMES = ["holes.img.manifest.xml", "holes.img.part.0", "holes.img.part.1", "hole
 
 @pytest.fixture
 def cloud(ministack: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
-    """An endpoint with EC2."""
+    """Start an endpoint with EC2."""
     use_endpoint(ministack, monkeypatch)
     return ministack
 
@@ -48,7 +48,7 @@ async def refuse(_: Removal) -> None:
 async def test_own_objects_only(
     cloud: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
 ) -> None:
-    """The manifest goes first, then the parts with one request; objects with similar names stay."""
+    """The manifest goes first, then the parts in one request; objects with similar names stay."""
     proxy, bucket = make_proxy(cloud), make_bucket(cloud)
     put_files(cloud, bucket, bundle.parent, "web/")
     others = ["other", "web/holes.img.part.3", "web/holes.img.part.00", "web/holes.img.manifest.xml.old"]
@@ -68,7 +68,7 @@ async def test_own_objects_only(
 
 
 async def test_dry_run_and_a_no(cloud: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path) -> None:
-    """A dry run tells what would go and asks nobody; an answer of no deletes nothing."""
+    """A dry run lists the objects without a question; the answer no deletes nothing."""
     bucket = make_bucket(cloud)
     put_files(cloud, bucket, bundle.parent)
     address = f"s3://{bucket}/holes.img.manifest.xml"
@@ -84,7 +84,7 @@ async def test_dry_run_and_a_no(cloud: Endpoint, make_bucket: MakeBucket, bundle
 async def test_a_part_that_is_another_object(
     known: bool, cloud: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path
 ) -> None:
-    """What has a part's name and, by S3's word, another checksum stays and is told; without a word the name counts."""
+    """An object with a part's name and another checksum stays and is reported; without a checksum the name decides."""
     bucket = make_bucket(cloud)
     put_files(cloud, bucket, bundle.parent)
     checksum = {"ChecksumAlgorithm": "SHA1"} if known else {}
@@ -99,7 +99,7 @@ async def test_a_part_that_is_another_object(
 
 
 async def test_under_an_image(cloud: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path) -> None:
-    """While an AMI stands on the bundle all is refused; to deregister takes every AMI on it, and no other."""
+    """While an AMI uses the bundle nothing is deleted; --deregister removes every AMI of the bundle, and no other."""
     bucket, it = make_bucket(cloud), work(tmp_path, cloud)
     put_files(cloud, bucket, bundle.parent, "web/")
     ours = register(cloud, f"{bucket}/web/holes.img.manifest.xml")
@@ -122,7 +122,7 @@ async def test_under_an_image(cloud: Endpoint, make_bucket: MakeBucket, bundle: 
 async def test_ec2_that_does_not_answer(
     seaweedfs: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where EC2 cannot be asked nothing is deleted, unless nobody is to be asked."""
+    """If EC2 does not answer nothing is deleted, unless EC2 is switched off."""
     use_endpoint(seaweedfs, monkeypatch)
     bucket = make_bucket(seaweedfs)
     put_files(seaweedfs, bucket, bundle.parent)
@@ -137,7 +137,7 @@ async def test_ec2_that_does_not_answer(
 async def test_thousands_of_parts(
     cloud: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, tmp_path: Path, key_ring: KeyRing
 ) -> None:
-    """Objects are deleted a thousand with one request, each asked for once."""
+    """Objects are deleted by the thousand in one request, after one check each."""
     proxy, bucket = make_proxy(cloud), make_bucket(cloud)
     manifest = older_bundle(tmp_path / "old", key_ring, [10] * 1003)
     put_files(cloud, bucket, manifest.parent)
@@ -153,7 +153,7 @@ async def test_thousands_of_parts(
 async def test_a_deletion_that_stops_midway(
     how: str, cloud: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
 ) -> None:
-    """When parts could not be deleted, the noted copy of the manifest finishes the work."""
+    """After a deletion that stopped midway, the saved copy of the manifest finishes it."""
     bucket = make_bucket(cloud)
     put_files(cloud, bucket, bundle.parent)
     action = Answer(status=403, code="AccessDenied") if how == "refused" else HoldReply()
@@ -183,7 +183,7 @@ async def test_a_deletion_that_stops_midway(
 async def test_error_inside_the_answer(
     seaweedfs: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An object that S3 names as not deleted, in an answer that is otherwise well, is an error."""
+    """An object that S3 reports as not deleted, in a response with status 200, is an error."""
     use_endpoint(seaweedfs, monkeypatch)
     bucket = make_bucket(seaweedfs)
     put_files(seaweedfs, bucket, bundle.parent)
@@ -204,7 +204,7 @@ async def test_error_inside_the_answer(
 async def test_what_an_unfinished_upload_left(
     cloud: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path
 ) -> None:
-    """With the local manifest, parts and chunks of an upload that never ended are deleted."""
+    """With the local manifest, parts and chunks of an unfinished upload are deleted."""
     bucket = make_bucket(cloud)
     put_files(cloud, bucket, bundle.parent)
     with cloud.blocking_client() as s3:
@@ -223,7 +223,7 @@ async def test_what_an_unfinished_upload_left(
 async def test_a_copy_of_another_manifest(
     cloud: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path
 ) -> None:
-    """A given manifest that is not the one in its place deletes nothing; nor does a file that is none."""
+    """A local manifest that differs from the one in the bucket deletes nothing; nor does any other file."""
     bucket = make_bucket(cloud)
     put_files(cloud, bucket, bundle.parent)
     other = tmp_path / "other.xml"
@@ -238,7 +238,7 @@ async def test_a_copy_of_another_manifest(
 
 
 async def test_a_directory(bundle: Path, tmp_path: Path) -> None:
-    """In a directory files are read to be known: what is another file stays, and so does everything unnamed."""
+    """In a directory files are read before deletion: other files stay."""
     directory = bundle.parent
     flip(directory / "holes.img.part.1")
     (directory / "notes.txt").write_text("precious")
@@ -249,7 +249,7 @@ async def test_a_directory(bundle: Path, tmp_path: Path) -> None:
 
 
 async def test_a_manifest_that_names_other_files(bundle: Path, tmp_path: Path) -> None:
-    """A manifest that names files which it did not make deletes none of them."""
+    """A manifest with names of other files deletes none of them."""
     (bundle.parent / "precious").write_text("precious")
     bundle.write_text(bundle.read_text().replace("holes.img.part.1<", "precious<"))
     async with work(tmp_path).session() as session:
@@ -286,7 +286,7 @@ async def test_deregister(cloud: Endpoint, make_bucket: MakeBucket, bundle: Path
 
 
 async def test_deregister_one_of_two(cloud: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path) -> None:
-    """The bundle is not deleted with one AMI while another stands on it, and then the first one stays too."""
+    """With --delete, an AMI stays registered if another AMI uses the same bundle."""
     bucket = make_bucket(cloud)
     put_files(cloud, bucket, bundle.parent)
     first = register(cloud, f"{bucket}/holes.img.manifest.xml")
@@ -299,7 +299,7 @@ async def test_deregister_one_of_two(cloud: Endpoint, make_bucket: MakeBucket, b
 
 
 async def test_an_image_without_a_bundle(cloud: Endpoint, tmp_path: Path) -> None:
-    """An AMI whose location names no manifest is not deregistered with --delete."""
+    """An AMI whose location is not a manifest is not deregistered with --delete."""
     image = register(cloud, "no-location")
     async with work(tmp_path, cloud).session() as session:
         with pytest.raises(RefusedError, match="EC2 names no manifest"):
@@ -310,7 +310,7 @@ async def test_an_image_without_a_bundle(cloud: Endpoint, tmp_path: Path) -> Non
 async def test_parts_that_another_bundle_has_too(
     cloud: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path
 ) -> None:
-    """Two manifests may name the same parts: with the first only what no other one needs goes, with the last all."""
+    """Of two manifests with the same parts, deleting the first leaves shared parts, deleting the last removes all."""
     bucket = make_bucket(cloud)
     put_files(cloud, bucket, bundle.parent)
     with cloud.blocking_client() as s3:

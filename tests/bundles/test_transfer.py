@@ -1,4 +1,4 @@
-"""Download and upload of whole bundles: proved, resumable, and clean when they fail."""
+"""Download and upload of whole bundles: verified, resumable, and clean after a failure."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ DENIED = Answer(status=403, code="AccessDenied")
 
 @pytest.fixture
 def store(seaweedfs: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
-    """An S3 that checks checksums and conditions."""
+    """Start an S3 that checks checksums and conditions."""
     use_endpoint(seaweedfs, monkeypatch)
     return seaweedfs
 
 
 @pytest.fixture
 def bundle(tmp_path: Path, key_ring: KeyRing) -> Path:
-    """The manifest of a small bundle of the older tools."""
+    """Make the manifest of a small bundle of the older tools."""
     return older_bundle(tmp_path / "old", key_ring, SIZES)
 
 
@@ -58,7 +58,7 @@ def parts_asked(proxy: FaultProxy, method: str) -> list[str]:
 async def test_up_and_down_again(
     endpoint: Endpoint, make_bucket: MakeBucket, tmp_path: Path, key_ring: KeyRing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bundle that goes up to any endpoint and down again is the same files, which every referee still takes."""
+    """A bundle uploaded to any endpoint and downloaded again has the same files, which every referee accepts."""
     use_endpoint(endpoint, monkeypatch)
     image = await engine_bundle(tmp_path / "made", key_ring, tmp_path)
     bucket, it = make_bucket(endpoint), work(tmp_path, endpoint)
@@ -91,7 +91,7 @@ async def test_how_objects_are_sent(
 async def test_download_kept_parts(
     store: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
 ) -> None:
-    """What a download that failed had got stays whole, and the next one fetches the rest only."""
+    """Whole parts of a failed download stay, and the next download fetches only the rest."""
     bucket = make_bucket(store)
     put_files(store, bucket, bundle.parent)
     fault = Fault(action=DENIED, method="GET", path=r".*\.part\.2")
@@ -110,7 +110,7 @@ async def test_download_kept_parts(
 
 
 async def test_download_of_a_whole_one(store: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path) -> None:
-    """A download of what is there already reads no part and changes nothing."""
+    """A repeated download reads no part and changes nothing."""
     bucket, it = make_bucket(store), work(tmp_path, store)
     await upload(it, bundle, f"s3://{bucket}")
     done = await download(it, f"s3://{bucket}/holes.img.manifest.xml", bundle.parent)
@@ -120,7 +120,7 @@ async def test_download_of_a_whole_one(store: Endpoint, make_bucket: MakeBucket,
 async def test_truncated_replies(
     store: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
 ) -> None:
-    """A reply that ends too early is asked for again."""
+    """A truncated reply is requested again."""
     bucket = make_bucket(store)
     put_files(store, bucket, bundle.parent)
     proxy = make_proxy(store, Fault(action=TruncateReply(lacking=1000), method="GET", path=r".*\.part\.\d+", times=3))
@@ -132,7 +132,7 @@ async def test_truncated_replies(
 async def test_download_of_a_bad_part(
     known: bool, store: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path
 ) -> None:
-    """A part with a flipped bit is named and nothing stays, whether or not S3 knows a checksum."""
+    """A part with a flipped bit is reported and nothing stays, with or without a checksum of S3."""
     bucket = make_bucket(store)
     flip(bundle.with_name("holes.img.part.3"))
     put_files(store, bucket, bundle.parent)
@@ -153,7 +153,7 @@ async def test_download_of_a_bad_part(
 async def test_parts_that_are_not_what_they_should(
     damage: str, words: str, store: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path
 ) -> None:
-    """A missing part or a wrong sum of sizes is found before anything is fetched."""
+    """A missing part or a wrong sum of sizes is found before any download."""
     bucket, it = make_bucket(store), work(tmp_path, store)
     if damage == "gone":
         bundle.with_name("holes.img.part.1").unlink()
@@ -172,7 +172,7 @@ async def test_parts_that_are_not_what_they_should(
 async def test_download_replaces_nothing(
     store: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path
 ) -> None:
-    """A file of a part's name with other content, and another manifest, are refused and stay."""
+    """A file with a part's name and other content, and another manifest, are refused and stay."""
     bucket, it = make_bucket(store), work(tmp_path, store)
     put_files(store, bucket, bundle.parent)
     address, down = f"s3://{bucket}/holes.img.manifest.xml", tmp_path / "down"
@@ -192,7 +192,7 @@ async def test_download_replaces_nothing(
 async def test_a_pipe_in_the_place_of_a_part(
     store: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path
 ) -> None:
-    """A named pipe under a part's name is something else that is there, and holds nobody up."""
+    """A named pipe with a part's name is refused and does not block."""
     bucket, down = make_bucket(store), tmp_path / "down"
     put_files(store, bucket, bundle.parent)
     down.mkdir()
@@ -225,7 +225,7 @@ async def test_two_downloads_into_one_directory(
 async def test_cancelled_download(
     store: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
 ) -> None:
-    """A download that is cancelled leaves whole parts under their names and no other file."""
+    """A cancelled download leaves whole parts under their names and no other file."""
     bucket = make_bucket(store)
     put_files(store, bucket, bundle.parent)
     fault = Fault(action=HoldReply(), method="GET", path=r".*\.part\.4")
@@ -242,7 +242,7 @@ async def test_cancelled_download(
 async def test_what_a_killed_download_left(
     store: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path
 ) -> None:
-    """Temporary files of a download that was killed go with the next one."""
+    """The next download removes temporary files of a killed one."""
     bucket, down = make_bucket(store), tmp_path / "down"
     put_files(store, bucket, bundle.parent)
     down.mkdir()
@@ -254,7 +254,7 @@ async def test_what_a_killed_download_left(
 async def test_no_space_for_a_download(
     store: Endpoint, make_bucket: MakeBucket, tmp_path: Path, key_ring: KeyRing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A directory with too little space is refused before anything is fetched."""
+    """A directory with too little space is refused before any download."""
     manifest, bucket = older_bundle(tmp_path / "old", key_ring, SIZES), make_bucket(store)
     put_files(store, bucket, manifest.parent)
     usage = type("Usage", (), {"free": 1_212_344})
@@ -267,7 +267,7 @@ async def test_no_space_for_a_download(
 async def test_upload_goes_on(
     store: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
 ) -> None:
-    """An upload that failed left whole parts and no manifest; the next one asks for those and sends the rest."""
+    """A failed upload leaves whole parts and no manifest; the next one checks those and uploads the rest."""
     bucket = make_bucket(store)
     fault = Fault(action=DENIED, path=r".*\.part\.2")
     proxy = make_proxy(store, fault)
@@ -290,7 +290,7 @@ async def test_upload_goes_on(
 async def test_upload_of_large_parts_goes_on(
     store: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, tmp_path: Path, key_ring: KeyRing
 ) -> None:
-    """Parts that go up in chunks are known again by the checksum of their chunks, and leave no unfinished upload."""
+    """Parts uploaded in chunks are recognised by the checksum of their chunks, and no unfinished upload is left."""
     manifest, bucket = older_bundle(tmp_path / "old", key_ring, [6_000_000] * 2), make_bucket(store)
     denied = Fault(action=DENIED, method="PUT", path=r".*\.part\.1", query="partNumber=2")
     proxy = make_proxy(store, denied)
@@ -299,7 +299,7 @@ async def test_upload_of_large_parts_goes_on(
         await upload(it, manifest, f"s3://{bucket}")
     assert list_keys(store, bucket) == ["holes.img.part.0"]
     assert open_uploads(store, bucket) == []
-    # As after a kill: an upload that nobody finishes.
+    # As after a kill: an upload that is never completed.
     with store.blocking_client() as s3:
         s3.create_multipart_upload(Bucket=bucket, Key="holes.img.part.1")
     done = await upload(it, manifest, f"s3://{bucket}")
@@ -310,7 +310,7 @@ async def test_upload_of_large_parts_goes_on(
 
 
 async def test_upload_of_a_bad_part(store: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path) -> None:
-    """A part that is not what the manifest says is never sent, and what was sent before goes again."""
+    """A part that differs from the manifest is never uploaded, and the parts before it are removed."""
     bucket = make_bucket(store)
     flip(bundle.with_name("holes.img.part.4"))
     with pytest.raises(DifferenceError, match=r"holes\.img\.part\.4 has SHA-1"):
@@ -321,7 +321,7 @@ async def test_upload_of_a_bad_part(store: Endpoint, make_bucket: MakeBucket, bu
 async def test_cancelled_upload(
     store: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
 ) -> None:
-    """An upload that is cancelled leaves whole parts only, and no manifest."""
+    """A cancelled upload leaves only whole parts, and no manifest."""
     bucket = make_bucket(store)
     fault = Fault(action=HoldReply(), path=r".*\.part\.3")
     proxy = make_proxy(store, fault)
@@ -336,7 +336,7 @@ async def test_cancelled_upload(
 async def test_an_upload_that_another_overtook(
     store: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
 ) -> None:
-    """Cancelling an upload takes no part from a bundle that another upload completed meanwhile."""
+    """Cancelling an upload removes no part of a bundle that another upload has completed."""
     bucket = make_bucket(store)
     stuck = Fault(action=PauseRequest(), method="PUT", path=r".*\.part\.2")
     proxy = make_proxy(store, stuck)
@@ -352,7 +352,7 @@ async def test_an_upload_that_another_overtook(
 async def test_a_part_that_another_upload_took_back(
     store: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
 ) -> None:
-    """No manifest is put over a part that was there and is gone; begun again, the upload completes the bundle."""
+    """No manifest is written if a part has disappeared; a repeated upload completes the bundle."""
     bucket = make_bucket(store)
     stuck = Fault(action=PauseRequest(), method="PUT", path=r".*\.part\.4")
     proxy = make_proxy(store, stuck)
@@ -371,7 +371,7 @@ async def test_a_part_that_another_upload_took_back(
 
 
 async def test_upload_replaces_nothing(store: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path) -> None:
-    """A part's name or the manifest's that is taken by something else is refused before anything is sent."""
+    """Another object with the name of a part or the manifest is refused before any upload."""
     bucket, it = make_bucket(store), work(tmp_path, store)
     with store.blocking_client() as s3:
         s3.put_object(Bucket=bucket, Key="a/holes.img.part.3", Body=b"precious")
@@ -389,7 +389,7 @@ async def test_upload_replaces_nothing(store: Endpoint, make_bucket: MakeBucket,
 async def test_upload_without_acls(
     ministack: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bucket with its ACLs disabled is refused with the fix, before anything is sent."""
+    """A bucket with disabled ACLs is refused with the fix, before any upload."""
     use_endpoint(ministack, monkeypatch)
     bucket = make_bucket(ministack, acls=False)
     with pytest.raises(RefusedError, match="its ACLs are disabled") as caught:
@@ -399,14 +399,14 @@ async def test_upload_without_acls(
 
 
 async def test_a_source_in_a_bucket(tmp_path: Path) -> None:
-    """A bundle that is in a bucket is not uploaded: the message names the command for that."""
+    """A bundle in a bucket is not uploaded: the message names the right command."""
     with pytest.raises(RefusedError) as caught:
         await upload(work(tmp_path), "s3://bucket/image.manifest.xml", "s3://other")
     assert caught.value.code == "upload.source"
 
 
 async def test_many_parts(store: Endpoint, make_bucket: MakeBucket, tmp_path: Path, key_ring: KeyRing) -> None:
-    """A bundle of 101 parts comes through both ways."""
+    """A bundle of 101 parts is transferred both ways."""
     manifest, bucket, it = (
         older_bundle(tmp_path / "old", key_ring, [1000] * 101),
         make_bucket(store),
@@ -426,7 +426,7 @@ async def test_objects_without_a_checksum_are_read(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What an older tool left under a part's name, with the part's size, counts as the part only if it is the part."""
+    """An object without a checksum, with a part's name and size, is read and counts only if it is the part."""
     use_endpoint(ministack, monkeypatch)
     bucket, part = make_bucket(ministack), bundle.with_name("holes.img.part.1")
     left = part.read_bytes() if content == "the same" else bytes(SIZES[1])

@@ -45,7 +45,7 @@ async def look(manifest: Path, tmp_path: Path, pair: KeyPair) -> Report:
 
 
 async def refused(manifest: Path, tmp_path: Path, pair: KeyPair) -> AmistreamError:
-    """Unbundle, which must fail; neither an image nor a part of one may be left."""
+    """Run unbundle, which must fail and leave neither an image nor a fragment."""
     place = tmp_path / "out"
     place.mkdir()
     with pytest.raises(AmistreamError) as raised:
@@ -113,14 +113,14 @@ PARTS: dict[str, tuple[Damage, set[tuple[str, str]], str]] = {
 
 @pytest.mark.parametrize("name", PARTS)
 async def test_parts(name: str, image: Path, key_ring: KeyRing, tmp_path: Path) -> None:
-    """What happened to a part is told with the part's name, all of it by verify, the first of it by unbundle."""
+    """A damaged part is reported by name: every one by verify, the first one by unbundle."""
     damage, expected, code = PARTS[name]
     manifest = shell_bundle(tmp_path / "bundle", image, key_ring, part_size=PART)
     damage(tmp_path / "bundle")
     report = await look(manifest, tmp_path, key_ring.user)
     told = {(each.what, each.part) for each in report.differences}
     assert expected <= told
-    # What else is told is what the damage does to the content, and that has no part.
+    # Other differences come from the damaged content, and belong to no part.
     assert all(each in expected or not each[1] for each in told)
     assert report.content is None
     error = await refused(manifest, tmp_path, key_ring.user)
@@ -173,7 +173,7 @@ LAYERS: dict[str, tuple[Faults, str]] = {
 
 @pytest.mark.parametrize("name", LAYERS)
 async def test_layers(name: str, image: Path, key_ring: KeyRing, tmp_path: Path) -> None:
-    """What is wrong inside, in parts that are all as the manifest says, is told by its own name."""
+    """A fault inside, in parts that all match the manifest, has its own code."""
     faults, code = LAYERS[name]
     manifest = shell_bundle(tmp_path / "bundle", image, key_ring, faults=faults)
     report = await look(manifest, tmp_path, key_ring.user)
@@ -190,7 +190,7 @@ async def test_layers(name: str, image: Path, key_ring: KeyRing, tmp_path: Path)
 async def test_a_long_bundle_goes_no_further_than_the_damaged_part(
     key_ring: KeyRing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Unbundle stops with the part that differs, where verify reads on and finds the others."""
+    """Unbundle stops at the first part that differs, where verify reads on and finds the others."""
     image = random_image(tmp_path / "disk.img", 3_000_000)
     manifest = shell_bundle(tmp_path / "bundle", image, key_ring, part_size=PART)
     for number in (3, 30):
@@ -210,7 +210,7 @@ async def test_a_long_bundle_goes_no_further_than_the_damaged_part(
 
 
 async def test_a_foreign_key(image: Path, key_ring: KeyRing, tmp_path: Path) -> None:
-    """With another user's key the bundle cannot be opened, which is said before anything is read."""
+    """With another user's key the bundle cannot be opened, which is reported before any read."""
     manifest = shell_bundle(tmp_path / "bundle", image, key_ring)
     with pytest.raises(RefusedError, match="another user's certificate") as raised:
         await look(manifest, tmp_path, key_ring.stranger)
@@ -219,7 +219,7 @@ async def test_a_foreign_key(image: Path, key_ring: KeyRing, tmp_path: Path) -> 
 
 
 async def test_a_bundle_for_ec2_alone(image: Path, key_ring: KeyRing, tmp_path: Path) -> None:
-    """A bundle made without a user certificate can be looked at, and be opened by nobody but EC2."""
+    """A bundle without a user certificate can be verified from outside, and opened only by EC2."""
     manifest = shell_bundle(tmp_path / "bundle", image, key_ring, form=Form(user_keys=False))
     report = await verify_at(str(manifest), settings(tmp_path), (None, None), Meter(), deep=False)
     assert report.differences == ()
@@ -228,7 +228,7 @@ async def test_a_bundle_for_ec2_alone(image: Path, key_ring: KeyRing, tmp_path: 
 
 
 async def test_a_wrong_signature(image: Path, key_ring: KeyRing, tmp_path: Path) -> None:
-    """A manifest that was signed by another, or changed since, is told and not unbundled."""
+    """A manifest signed by another user, or changed after signing, is reported and not unbundled."""
     manifest = shell_bundle(tmp_path / "bundle", image, key_ring, signer=key_ring.stranger)
     report = await look(manifest, tmp_path, key_ring.user)
     assert [each.what for each in report.differences] == ["signature.wrong"]
@@ -239,7 +239,7 @@ async def test_a_wrong_signature(image: Path, key_ring: KeyRing, tmp_path: Path)
 
 
 def forged(text: str) -> str:
-    """Another manifest, which holds what was signed where it is found by its looks and counts for nothing."""
+    """Make a manifest that contains the signed elements in a place where they do not count."""
     signed = "".join(re.findall("<(?:machine_configuration|image)>.*</(?:machine_configuration|image)>", text))
     assert signed
     other = re.sub("<(/?)(machine_configuration|image)>", r"<\1\2 >", text).replace(">x86_64<", ">i386<")
@@ -247,7 +247,7 @@ def forged(text: str) -> str:
 
 
 async def test_a_forged_manifest(image: Path, key_ring: KeyRing, tmp_path: Path) -> None:
-    """What is signed must be what is read: the right text in another place does not make a signature right."""
+    """The signed elements must be those that are read: the signed text elsewhere does not make a signature valid."""
     manifest = shell_bundle(tmp_path / "bundle", image, key_ring)
     manifest.write_text(forged(manifest.read_text()))
     assert [each.what for each in (await look(manifest, tmp_path, key_ring.user)).differences] == ["signature.wrong"]
@@ -256,7 +256,7 @@ async def test_a_forged_manifest(image: Path, key_ring: KeyRing, tmp_path: Path)
 
 @pytest.mark.parametrize("signature", ["absent", "", "dummy", "00"])
 async def test_no_signature_to_speak_of(signature: str, image: Path, key_ring: KeyRing, tmp_path: Path) -> None:
-    """An absent or dummy signature is told, and does not keep the image in."""
+    """An absent or dummy signature is reported, and does not prevent unbundling."""
     manifest = shell_bundle(tmp_path / "bundle", image, key_ring, form=Form(signature=signature))
     report = await look(manifest, tmp_path, key_ring.user)
     assert (report.differences, report.signature) == ((), "absent")
@@ -290,7 +290,7 @@ MANIFESTS: dict[str, Callable[[str], str]] = {
 
 @pytest.mark.parametrize("name", MANIFESTS)
 async def test_manifests(name: str, image: Path, key_ring: KeyRing, tmp_path: Path) -> None:
-    """A manifest that no tool writes is refused before anything is asked for."""
+    """A manifest that no tool writes is refused before any request."""
     manifest = shell_bundle(tmp_path / "bundle", image, key_ring)
     manifest.write_text(MANIFESTS[name](manifest.read_text()))
     with pytest.raises(RefusedError, match="cannot use the manifest"):
@@ -307,7 +307,7 @@ async def test_an_entity_in_utf16(image: Path, key_ring: KeyRing, tmp_path: Path
 
 
 async def test_a_huge_manifest(key_ring: KeyRing, tmp_path: Path) -> None:
-    """A manifest of 1 GiB is refused at its size, unread."""
+    """A manifest of 1 GiB is refused by its size, unread."""
     manifest = tmp_path / "image.manifest.xml"
     manifest.touch()
     os.truncate(manifest, 2**30)
@@ -316,12 +316,12 @@ async def test_a_huge_manifest(key_ring: KeyRing, tmp_path: Path) -> None:
 
 
 async def test_no_manifest(key_ring: KeyRing, tmp_path: Path) -> None:
-    """A manifest that is not there, or an address that names none, is refused."""
+    """A missing manifest, or an address that is not a manifest's, is refused."""
     assert (await refused(tmp_path / "image.manifest.xml", tmp_path, key_ring.user)).code == "manifest.missing"
 
 
 async def test_no_key_at_all(image: Path, key_ring: KeyRing, tmp_path: Path) -> None:
-    """Without a key a bundle is looked at from outside only, and no key pair is made for it."""
+    """Without a key a bundle is verified from outside only, and no key pair is made for it."""
     manifest = shell_bundle(tmp_path / "bundle", image, key_ring)
     report = await verify_at(str(manifest), settings(tmp_path), (None, None), Meter(), deep=False)
     assert (report.differences, report.signature) == ((), "not checked: no certificate at hand")

@@ -1,4 +1,4 @@
-"""Bundles of a plain shell pipeline and of our own engine, in every form, come back as the very image."""
+"""Bundles of a plain shell pipeline and of our own engine, in every form, give back the exact image."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ OPTIONAL = [{name: value} for name, value in EVERYTHING.items()]
 
 
 async def prove(address: str, keys: KeyRing, tmp_path: Path, **more: Any) -> Report:
-    """Look at a bundle both ways; nothing may differ."""
+    """Verify a bundle both ways, without a difference."""
     it = settings(tmp_path, **more)
     files = (keys.user.certificate, keys.user.key)
     shallow = await verify_at(address, it, files, Meter(), deep=False)
@@ -67,7 +67,7 @@ async def take_out(address: str, to: Path, keys: KeyRing, tmp_path: Path, **more
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 async def test_any_form_of_manifest(form: Form, key_ring: KeyRing, tmp_path: Path) -> None:
-    """However the manifest is quoted, laid out and filled, the bundle is proved and gives its image."""
+    """However the manifest is quoted, laid out and filled, the bundle is verified and gives its image."""
     image = sparse_image(tmp_path / "disk.img", 700 * KIB, [(4 * KIB, 100 * KIB), (400 * KIB, 20 * KIB)])
     manifest = shell_bundle(tmp_path / "bundle", image, key_ring, form=form)
     report = await prove(str(manifest), key_ring, tmp_path)
@@ -80,7 +80,7 @@ async def test_any_form_of_manifest(form: Form, key_ring: KeyRing, tmp_path: Pat
 
 @pytest.mark.parametrize("optional", OPTIONAL, ids=EVERYTHING)
 async def test_each_optional_element_alone(optional: dict[str, Any], key_ring: KeyRing, tmp_path: Path) -> None:
-    """A manifest that has one of the optional elements and no other is read and its signature is right."""
+    """A manifest with just one of the optional elements is read and its signature is valid."""
     image = random_image(tmp_path / "disk.img", 10 * KIB)
     manifest = shell_bundle(tmp_path / "bundle", image, key_ring, form=Form(**optional))
     assert (await prove(str(manifest), key_ring, tmp_path)).signature is Signature.RIGHT
@@ -106,7 +106,7 @@ async def test_any_number_of_parts(parts: int, *, sparse: bool, key_ring: KeyRin
     assert report.content.sparse == sparse
     result = await take_out(str(manifest), tmp_path / "back.img", key_ring, tmp_path)
     assert (tmp_path / "back.img").read_bytes() == image.read_bytes()
-    # Whether or not the archive told of the holes, the file has them.
+    # The file has holes, with or without holes in the archive.
     assert (tmp_path / "back.img").stat().st_blocks * 512 <= size + 64 * KIB
     assert (result.parts, result.image_size) == (parts, image.stat().st_size)
 
@@ -114,7 +114,7 @@ async def test_any_number_of_parts(parts: int, *, sparse: bool, key_ring: KeyRin
 async def test_from_every_endpoint(
     endpoint: Endpoint, make_bucket: MakeBucket, key_ring: KeyRing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bundle in any S3 is proved and comes back; what the endpoint does not tell is no difference."""
+    """A bundle in any S3 is verified and unbundled; data that the endpoint does not report is no difference."""
     use_endpoint(endpoint, monkeypatch)
     image = sparse_image(tmp_path / "disk.img", 3 * MIB, [(0, MIB), (2 * MIB, 100 * KIB)])
     shell_bundle(tmp_path / "bundle", image, key_ring, part_size=100 * KIB)
@@ -130,7 +130,7 @@ async def test_from_every_endpoint(
 @pytest.mark.parametrize("compress", ["1", "6", "9"])
 @pytest.mark.parametrize("sparse", ["always", "never"])
 async def test_our_own(compress: str, sparse: str, key_ring: KeyRing, tmp_path: Path) -> None:
-    """A file system bundled by our own engine is what the referees and unbundle both find in it."""
+    """Referees and unbundle both restore a file system bundled by our own engine."""
     image = ext4_image(tmp_path / "disk.img", 12 * MIB)
     job = await run(request(image, tmp_path / "bundle", key_ring, compress=compress, sparse=sparse), settings(tmp_path))
     assert job.result is not None
@@ -147,7 +147,7 @@ async def test_our_own(compress: str, sparse: str, key_ring: KeyRing, tmp_path: 
 async def test_our_own_in_s3(
     seaweedfs: Endpoint, make_bucket: MakeBucket, key_ring: KeyRing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Parts that were sent in chunks have no checksum of the whole: said, and no difference; deep compares them."""
+    """Parts uploaded in chunks have no checksum of the whole: reported, no difference; --deep compares them."""
     use_endpoint(seaweedfs, monkeypatch)
     image = random_image(tmp_path / "disk.img", 13 * MIB)
     chunks = {"part_size": 6 * MIB, "multipart_threshold": 5 * MIB, "multipart_chunk": 5 * MIB}

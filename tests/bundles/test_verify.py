@@ -1,4 +1,4 @@
-"""`verify` from outside: one question a part, nothing downloaded, and what a place does not tell is no difference."""
+"""`verify` from outside: one request a part, nothing downloaded; data that a place does not report is no difference."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ async def shallow(address: str, tmp_path: Path, pair: KeyPair | None = None, **m
 
 @pytest.fixture
 def moto(moto_server: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
-    """An S3 that keeps what grants it is told, and no checksums."""
+    """Start an S3 that keeps grants, and no checksums."""
     use_endpoint(moto_server, monkeypatch)
     return moto_server
 
 
 @pytest.fixture
 def seaweed(seaweedfs: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
-    """An S3 that keeps checksums."""
+    """Start an S3 that keeps checksums."""
     use_endpoint(seaweedfs, monkeypatch)
     return seaweedfs
 
@@ -98,7 +98,7 @@ async def test_a_thousand_parts(
 async def test_checksums_of_the_store(
     seaweed: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, key_ring: KeyRing, tmp_path: Path
 ) -> None:
-    """A part that was replaced by another of its size is found by the checksum that S3 keeps, unread."""
+    """A part replaced by another of its size is found by the checksum that S3 keeps, unread."""
     bucket, proxy = make_bucket(seaweed), make_proxy(seaweed)
     image = random_image(tmp_path / "disk.img", 1_000_000)
     it = settings(tmp_path, endpoint_url=seaweed.url)
@@ -120,7 +120,7 @@ async def test_checksums_of_the_store(
 
 
 async def test_a_directory_is_read(key_ring: KeyRing, tmp_path: Path) -> None:
-    """The parts of a directory are compared by reading them, which costs nobody a download."""
+    """The parts of a directory are read and compared, because that costs no download."""
     manifest = shell_bundle(tmp_path / "bundle", random_image(tmp_path / "disk.img", 300_000), key_ring)
     flip(tmp_path / "bundle" / "image.part.03")
     report = await shallow(str(manifest), tmp_path)
@@ -135,7 +135,7 @@ async def grant(endpoint: Endpoint, bucket: str, *keys: str) -> None:
 
 
 async def test_access(moto: Endpoint, make_bucket: MakeBucket, key_ring: KeyRing, tmp_path: Path) -> None:
-    """Where the manifest's ACL shows the grant to EC2, each part's must show it too."""
+    """If the manifest's ACL has the grant to EC2, each part's must have it, too."""
     older_bundle(tmp_path / "bundle", key_ring, [16] * 3, digits=2)
     bucket = make_bucket(moto)
     put_files(moto, bucket, tmp_path / "bundle")
@@ -154,7 +154,7 @@ async def test_access(moto: Endpoint, make_bucket: MakeBucket, key_ring: KeyRing
 async def test_access_on_aws(
     moto: Endpoint, make_bucket: MakeBucket, key_ring: KeyRing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On AWS, which shows its grants, objects without one are private."""
+    """On AWS, which reports grants, objects without one are private."""
     older_bundle(tmp_path / "bundle", key_ring, [16], digits=2)
     bucket = make_bucket(moto)
     put_files(moto, bucket, tmp_path / "bundle")
@@ -167,7 +167,7 @@ async def test_access_on_aws(
 async def test_access_that_is_denied(
     moto: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, key_ring: KeyRing, tmp_path: Path
 ) -> None:
-    """Who may not see ACLs is told so, which is no difference; another failure is one of the store's."""
+    """Without permission to read ACLs verify says so, which is no difference; another failure is a store error."""
     older_bundle(tmp_path / "bundle", key_ring, [16], digits=2)
     bucket = make_bucket(moto)
     put_files(moto, bucket, tmp_path / "bundle")
@@ -181,7 +181,7 @@ async def test_access_that_is_denied(
 
 
 def test_grants() -> None:
-    """Read is granted to EC2 by id or by name, or to everybody; to the owner alone is private."""
+    """Read is granted to EC2 by id or by name, or to everyone; an ACL for the owner alone is private."""
     everybody = {"Type": "Group", "URI": "http://acs.amazonaws.com/groups/global/AllUsers"}
     assert who_can_read([OWNER, {"Grantee": READER, "Permission": "READ"}]) is Access.GRANTED
     assert who_can_read([{"Grantee": {"DisplayName": "za-team", "ID": "x"}, "Permission": "READ"}]) is Access.GRANTED
@@ -191,7 +191,7 @@ def test_grants() -> None:
 
 
 def test_aws_by_its_address() -> None:
-    """AWS is known by its own names alone."""
+    """AWS is recognised by its own host names only."""
     assert on_aws("https://s3.eu-west-1.amazonaws.com")
     assert on_aws("https://s3.cn-north-1.amazonaws.com.cn")
     assert not on_aws("http://127.0.0.1:9000")
@@ -201,7 +201,7 @@ def test_aws_by_its_address() -> None:
 async def test_a_cut_reply_is_asked_again(
     moto: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, key_ring: KeyRing, tmp_path: Path
 ) -> None:
-    """A deep look repeats a read whose reply broke off."""
+    """A deep verification repeats a read whose reply was truncated."""
     image = random_image(tmp_path / "disk.img", 200_000)
     shell_bundle(tmp_path / "bundle", image, key_ring)
     bucket = make_bucket(moto)
@@ -218,7 +218,7 @@ async def test_a_cut_reply_is_asked_again(
 async def test_a_dead_store(
     moto: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, key_ring: KeyRing, tmp_path: Path
 ) -> None:
-    """A store that does not give a part is no difference but a failure, and ends all reads."""
+    """A store that does not return a part is a failure, not a difference, and ends all reads."""
     shell_bundle(tmp_path / "bundle", random_image(tmp_path / "disk.img", 900_000), key_ring)
     bucket = make_bucket(moto)
     put_files(moto, bucket, tmp_path / "bundle")
@@ -229,7 +229,7 @@ async def test_a_dead_store(
 
 
 async def test_the_kept_pair(key_ring: KeyRing, tmp_path: Path) -> None:
-    """Without a named key the kept pair serves; a bundle that is not its own is another's, not a wrong one."""
+    """Without a key option the generated pair is used; a bundle of another pair is another user's, not invalid."""
     it = settings(tmp_path)
     own_identity(it.state_dir)
     image = random_image(tmp_path / "disk.img", 100_000)
@@ -264,7 +264,7 @@ async def test_a_manifest_written_again(key_ring: KeyRing, tmp_path: Path) -> No
 
 
 async def test_worth_knowing(key_ring: KeyRing, tmp_path: Path) -> None:
-    """A member of another name, and padding that readers stumble over, are noted and no differences."""
+    """A member of another name, and padding that some readers refuse, are noted and are no differences."""
     image = random_image(tmp_path / "disk.img", 50_000)
     faults = Faults(tar=lambda data: data + bytes(1_000_000))
     manifest = shell_bundle(tmp_path / "bundle", image, key_ring, member="root.img", faults=faults)
@@ -275,7 +275,7 @@ async def test_worth_knowing(key_ring: KeyRing, tmp_path: Path) -> None:
 
 
 async def test_a_certificate_alone(key_ring: KeyRing, tmp_path: Path) -> None:
-    """A certificate checks the signature; another one's is a difference, because it was named."""
+    """A certificate is enough to check the signature; one that does not match is a difference, because it was given."""
     manifest = shell_bundle(tmp_path / "bundle", random_image(tmp_path / "disk.img", 9000), key_ring, form=Form())
     assert (await shallow(str(manifest), tmp_path, key_ring.user)).signature is Signature.RIGHT
     report = await shallow(str(manifest), tmp_path, key_ring.stranger)

@@ -1,4 +1,4 @@
-"""The way back as a whole: what a pass says of parts and content, and what it holds."""
+"""The whole way back from parts to image: findings of parts and content, and memory."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MIB = 1024 * 1024
 
 
 class Kept:
-    """A sink that keeps what it gets."""
+    """A sink that keeps its data."""
 
     def __init__(self) -> None:
         self.content = bytearray()
@@ -82,7 +82,7 @@ def read(path: Path) -> Manifest:
 
 @pytest.mark.parametrize("level", [1, 9])
 async def test_a_long_stream_without_markers(level: int, key_ring: KeyRing, tmp_path: Path) -> None:
-    """A stream of many ranges that gzip wrote, which is inflated in one go, comes back."""
+    """A stream of many ranges by gzip, which is inflated in one go, is restored."""
     image = tmp_path / "disk.img"
     image.write_bytes(base64.b64encode(random.Random(1).randbytes(9 * MIB)))
     path = shell_bundle(tmp_path / "bundle", image, key_ring, part_size=5 * MIB, level=level)
@@ -94,7 +94,7 @@ async def test_a_long_stream_without_markers(level: int, key_ring: KeyRing, tmp_
 
 
 async def test_a_part_that_becomes_shorter(key_ring: KeyRing, tmp_path: Path) -> None:
-    """A part that has lost bytes since it was looked at is told."""
+    """A part that shrinks after its size was checked is reported."""
     path = shell_bundle(tmp_path / "bundle", random_image(tmp_path / "disk.img", 200_000), key_ring)
     manifest = read(path)
     parts = seen(path.parent, manifest)
@@ -107,7 +107,7 @@ async def test_a_part_that_becomes_shorter(key_ring: KeyRing, tmp_path: Path) ->
 
 
 async def test_digests_alone(key_ring: KeyRing, tmp_path: Path) -> None:
-    """Of parts that are not all there only the digests are looked at, and the content makes no noise."""
+    """If parts are missing only digests are compared, and the content causes no findings."""
     path = shell_bundle(tmp_path / "bundle", random_image(tmp_path / "disk.img", 300_000), key_ring)
     manifest = read(path)
     flip(path.parent / "image.part.02")
@@ -117,7 +117,7 @@ async def test_digests_alone(key_ring: KeyRing, tmp_path: Path) -> None:
 
 
 async def test_more_than_the_manifest_tells(key_ring: KeyRing, tmp_path: Path) -> None:
-    """What an image has beyond the manifest's size is told and not written."""
+    """Data beyond the manifest's image size is reported and not written."""
     image = random_image(tmp_path / "disk.img", 300_000)
     path = shell_bundle(tmp_path / "bundle", image, key_ring)
     manifest, sink = replace(read(path), size=100_000), Kept()
@@ -128,7 +128,7 @@ async def test_more_than_the_manifest_tells(key_ring: KeyRing, tmp_path: Path) -
 
 
 class Held(DirectoryStore):
-    """A directory of which all parts but the first are held back, and then fail."""
+    """A directory in which all parts but the first are held back, and then fail."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory, token="none")
@@ -145,7 +145,7 @@ class Held(DirectoryStore):
 async def test_an_end_after_a_flaw_while_a_worker_waits(
     end: str, key_ring: KeyRing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once the content is known to be wrong, a worker that waits for what does not come is let go at any end."""
+    """Once the content is known to be invalid, a worker that waits for data is released at any end."""
     image = random_image(tmp_path / "disk.img", 12 * MIB)
     path = shell_bundle(tmp_path / "bundle", image, key_ring, part_size=6 * MIB)
     flip(path.parent / "image.part.00", 0)
@@ -173,7 +173,7 @@ async def test_an_end_after_a_flaw_while_a_worker_waits(
 async def test_an_error_of_the_reading_after_a_flaw(
     key_ring: KeyRing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When the digests cannot be taken to the end, a flaw of the content is not all that is told."""
+    """A read error after a flaw in the content is reported as well as the flaw."""
     image = random_image(tmp_path / "disk.img", 12 * MIB)
     path = shell_bundle(tmp_path / "bundle", image, key_ring, part_size=MIB)
     flip(path.parent / "image.part.00", 0)
@@ -205,5 +205,5 @@ async def test_an_error_of_the_reading_after_a_flaw(
 
 
 def test_a_checksum_that_is_none() -> None:
-    """A checksum that cannot be read is told as it stands."""
+    """A checksum of unknown form is shown unchanged."""
     assert (_hex("q83v"), _hex("no base64!")) == ("abcdef", "no base64!")

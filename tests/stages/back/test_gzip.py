@@ -1,4 +1,4 @@
-"""Inflate: what gzip compressed comes back, and whatever else a gzip stream may be is told by name."""
+"""Inflate: restores the data that gzip compressed, and names the flaw of every other stream."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def inflated(pieces: Sequence[Buffer]) -> Outcome:
 
 
 def member(data: bytes = TEXT, *, flags: int = 0, between: bytes = b"", method: int = 8) -> bytes:
-    """A gzip member with anything between the fixed header and the deflated data."""
+    """Make a gzip member with any bytes between the fixed header and the deflated data."""
     head = bytes([0x1F, 0x8B, method, flags, 0, 0, 0, 0, 0, 3]) + between
     return head + zlib.compress(data, 6, -15) + trailer(data)
 
@@ -43,7 +43,7 @@ def flaw_of(stream: bytes) -> object:
 @settings(deadline=None)
 @given(cut_data(max_size=600))
 def test_cuts(data_and_cuts: tuple[bytes, list[int]]) -> None:
-    """However the stream is cut, the data comes back, with its CRC-32 and sizes."""
+    """However the stream is cut, the data is restored, with its CRC-32 and sizes."""
     data, cuts = data_and_cuts
     stream = gzip.compress(data)
     outcome = check_transform(inflated, stream, [min(cut, len(stream)) for cut in cuts])
@@ -53,13 +53,13 @@ def test_cuts(data_and_cuts: tuple[bytes, list[int]]) -> None:
 @pytest.mark.parametrize("level", ["-1", "-6", "-9"])
 @pytest.mark.parametrize("size", [0, 1, LARGEST - 1, LARGEST, LARGEST + 1, 5 * LARGEST])
 def test_undoes_gzip(level: str, size: int) -> None:
-    """What the program gzip wrote comes back, noise as well as zeros."""
+    """The output of the program gzip is inflated, noise as well as zeros."""
     data = os.urandom(size // 2) + bytes(size - size // 2)
     assert inflated([ask("gzip", level, "-c", given=data)]).output == data
 
 
 def test_pieces_are_bounded() -> None:
-    """A stream that becomes a thousand times as much comes out in pieces of bounded size."""
+    """A stream that inflates to a thousand times its size yields pieces of bounded size."""
     inflate = Inflate()
     pieces = list(inflate.feed(gzip.compress(bytes(20 * LARGEST))))
     assert max(map(len, pieces)) <= LARGEST
@@ -67,7 +67,7 @@ def test_pieces_are_bounded() -> None:
 
 
 def test_headers_that_are_taken() -> None:
-    """A name, a comment, a text flag and a header checksum are taken."""
+    """A name, a comment, a text flag and a header checksum are accepted."""
     for flags, between in ((8, b"disk.img\0"), (16, b"made by hand\0"), (8 | 16 | 1, b"name\0comment\0")):
         assert inflated([member(flags=flags, between=between)]).output == TEXT
     head = bytes([0x1F, 0x8B, 8, 2 | 8, 0, 0, 0, 0, 0, 3]) + b"name\0"
@@ -99,12 +99,12 @@ def test_headers_that_are_taken() -> None:
     ],
 )
 def test_flaws(stream: bytes, code: str) -> None:
-    """Each flaw is told by its own name, however the stream is cut."""
+    """Each flaw has its own code, however the stream is cut."""
     assert flaw_of(stream) == code
 
 
 def test_every_flipped_bit_is_told() -> None:
-    """No flipped bit of the deflated data or the trailer goes unseen, unless what comes out is the same."""
+    """Every flipped bit of the deflated data or the trailer is detected, unless the output is the same."""
     stream = member()
     for at in range(10, len(stream)):
         for bit in range(8):

@@ -1,4 +1,4 @@
-"""Runs of a gzip stream inflated apart and joined: always what inflating in one go makes, whoever compressed."""
+"""Runs of a gzip stream, inflated apart and joined, equal the stream inflated in one go, whatever the compressor."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def runs_of(pieces: Iterable[Buffer]) -> list[Run]:
 
 
 def joined(pieces: Sequence[Buffer], apart: Callable[[int], bool] = lambda _: True) -> tuple[Outcome, int]:
-    """Inflate the runs of a stream; says also how many of those begun apart counted. `apart` chooses whom to begin."""
+    """Inflate the runs of a stream, and count those used of the runs that `apart` chose to try."""
     inflate = InflateRuns()
     begun, counted = 0, 0
 
@@ -66,7 +66,7 @@ def in_one_go(stream: bytes) -> Outcome:
 
 
 def ours(data: bytes, *, block_size: int = 64 * KIB, level: int = 1) -> bytes:
-    """The stream that our own stages make."""
+    """Make the stream of our own stages."""
     deflate, member = Deflate(lambda: level, block_size=block_size), GzipMember()
     blocks = [
         deflate(number, [data[at : at + block_size]]) for number, at in enumerate(range(0, len(data), block_size))
@@ -75,14 +75,14 @@ def ours(data: bytes, *, block_size: int = 64 * KIB, level: int = 1) -> bytes:
 
 
 def flushed(data: bytes, *, every: int, flush: int = zlib.Z_SYNC_FLUSH) -> bytes:
-    """A stream that is flushed now and then and refers back across it, as pigz writes."""
+    """Make a stream that is flushed now and then and refers back across flushes, like that of pigz."""
     packer = zlib.compressobj(6, zlib.DEFLATED, 31)
     made = b"".join(packer.compress(data[at : at + every]) + packer.flush(flush) for at in range(0, len(data), every))
     return made + packer.flush()
 
 
 def mixed(size: int, seed: int = 0) -> bytes:
-    """Noise, zeros and text by turns."""
+    """Make noise, zeros and text in turn."""
     source = random.Random(seed)
     made = bytearray()
     while len(made) < size:
@@ -93,7 +93,7 @@ def mixed(size: int, seed: int = 0) -> bytes:
 
 
 def test_ours_is_inflated_apart() -> None:
-    """Of a stream of our own all runs but the first, which has the header, are inflated apart."""
+    """All runs of our own stream are inflated apart, except the first, which has the header."""
     data = mixed(2 * MIB)
     stream = ours(data)
     outcome, counted = joined([stream])
@@ -104,7 +104,7 @@ def test_ours_is_inflated_apart() -> None:
 
 @pytest.mark.parametrize("level", [1, 3, 4])
 def test_noise_and_text_in_turn(level: int) -> None:
-    """What is stored only, and what begins with a few bytes of its own, do not keep the other runs from being apart."""
+    """Stored blocks, and blocks that refer to their first bytes, do not stop other runs from being inflated apart."""
     texts = [base64.b64encode(NOISE[at : at + 150 * KIB]) for at in range(0, 9 * 100 * KIB, 100 * KIB)]
     data = b"".join(piece[: 200 * KIB] for text in texts for piece in (NOISE, text))
     stream = ours(data, block_size=200 * KIB, level=level)
@@ -116,7 +116,7 @@ def test_noise_and_text_in_turn(level: int) -> None:
 
 @given(st.sampled_from([1, 2]), st.binary(min_size=100, max_size=1000))
 def test_the_first_bytes_of_a_block(level: int, data: bytes) -> None:
-    """What a block's first bytes become is short enough to be known by it."""
+    """The first bytes of a block compress to few enough bytes to recognise their flush."""
     found = b"".join(deflate_block(level, [data]).data).index(MARKER)
     assert found + len(MARKER) <= HEAD
 
@@ -124,7 +124,7 @@ def test_the_first_bytes_of_a_block(level: int, data: bytes) -> None:
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 400_000), st.integers(0, 99), st.lists(st.integers(0, 200_000), max_size=8), st.integers(0, 255))
 def test_any_cuts_and_any_luck(size: int, seed: int, cuts: list[int], luck: int) -> None:
-    """However the stream is cut, and whichever runs were begun, what comes out is the same."""
+    """However the stream is cut, and whichever runs are tried apart, the output is the same."""
     stream = ours(mixed(size, seed), block_size=64 * KIB)
     pieces = cut(stream, sorted(min(at, len(stream)) for at in cuts))
     outcome, _ = joined(pieces, lambda number: bool(luck >> number % 8 & 1))
@@ -134,14 +134,14 @@ def test_any_cuts_and_any_luck(size: int, seed: int, cuts: list[int], luck: int)
 @settings(deadline=None, max_examples=10)
 @given(st.integers(0, 3000), st.integers(0, 9))
 def test_byte_by_byte(size: int, seed: int) -> None:
-    """A stream that comes byte by byte gives the same."""
+    """A stream that arrives byte by byte gives the same output."""
     stream = flushed(mixed(size, seed), every=500, flush=zlib.Z_FULL_FLUSH)
     assert joined([stream[at : at + 1] for at in range(len(stream))])[0] == in_one_go(stream)
 
 
 @pytest.mark.parametrize("flush", [zlib.Z_SYNC_FLUSH, zlib.Z_FULL_FLUSH])
 def test_references_across_runs(flush: int) -> None:
-    """Runs that refer to what came before are inflated in order; those behind a full flush need not be."""
+    """Runs that refer to earlier data are inflated in order; those behind a full flush are inflated apart."""
     data = (b"the same words again and again, %d times" * 50 + os.urandom(64)) * 700
     stream = flushed(data, every=40_000, flush=flush)
     outcome, counted = joined([stream])
@@ -161,7 +161,7 @@ def test_the_older_tools(level: int) -> None:
 
 
 def test_markers_by_chance() -> None:
-    """Markers inside what was stored lead nobody astray, and after them runs are inflated apart again."""
+    """Chance markers inside stored blocks cause no error, and later runs are inflated apart again."""
     stored = bytearray(NOISE)
     for at in range(1000, len(stored), 50_000):
         stored[at : at + 4] = MARKER
@@ -176,7 +176,7 @@ def test_markers_by_chance() -> None:
 
 
 def test_much_out_of_little() -> None:
-    """A run that becomes too much to be held is inflated piece by piece in its turn."""
+    """A run whose output is too large to hold is inflated piece by piece in its turn."""
     data = mixed(MIB) + bytes(40 * MIB) + mixed(MIB)
     stream = ours(data, block_size=MIB)
     (large, *_) = runs_of([flushed(bytes(2 * MOST_APART), every=2 * MOST_APART)])
@@ -185,7 +185,7 @@ def test_much_out_of_little() -> None:
 
 
 def test_noise_alone() -> None:
-    """Of blocks that were only stored everything comes back, and no run is longer than may be."""
+    """Stored blocks are restored, and no run is longer than the maximum."""
     data = NOISE * 4
     stream = ours(data, block_size=2 * MIB)
     assert max(sum(map(len, run)) for run in runs_of([stream[at : at + MIB] for at in range(0, len(stream), MIB)])) <= (
@@ -196,7 +196,7 @@ def test_noise_alone() -> None:
 
 @pytest.mark.parametrize("at", [0.1, 0.5, 0.9])
 def test_damage(at: float) -> None:
-    """A bit that was flipped anywhere is told, as one go would tell it."""
+    """A bit flipped anywhere is detected as in a stream inflated in one go."""
     stream = bytearray(ours(mixed(MIB)))
     stream[int(len(stream) * at)] ^= 16
     outcome, _ = joined([bytes(stream)])
@@ -206,7 +206,7 @@ def test_damage(at: float) -> None:
 
 @pytest.mark.parametrize("more", [b"\0", b"\x1f\x8b", gzip.compress(b"second", mtime=0), bytes(300)])
 def test_what_follows(more: bytes) -> None:
-    """What follows the member is told in a run that was inflated apart, too."""
+    """Data after the member is detected in a run that was inflated apart, too."""
     stream = ours(mixed(300_000)) + more
     outcome, _ = joined([stream])
     assert outcome == in_one_go(stream)
@@ -215,14 +215,14 @@ def test_what_follows(more: bytes) -> None:
 
 @pytest.mark.parametrize("lacking", [1, 8, 9, 11, 5000])
 def test_truncated(lacking: int) -> None:
-    """A stream that breaks off is told, wherever the last run ends."""
+    """A truncated stream is detected, wherever the last run ends."""
     stream = ours(mixed(300_000))[:-lacking]
     assert joined([stream])[0] == in_one_go(stream) == Outcome(b"", "gzip.truncated")
 
 
 @pytest.mark.parametrize("begun", [b"\4", b"\0\5\0\xfa\xffab", b"\x4b"])
 def test_in_the_middle_of_a_block(begun: bytes) -> None:
-    """A decompressor in the middle of a block is not taken for one between two."""
+    """A decompressor inside a block is not taken for one at a boundary."""
     body = new_body()
     body.decompress(begun, 100)
     assert not _is_on_bound(body)
@@ -232,7 +232,7 @@ def test_in_the_middle_of_a_block(begun: bytes) -> None:
 @settings(deadline=None)
 @given(st.lists(st.sampled_from([MARKER, b"\0", b"\xff", b"\0\0", b"x" * 3000]), max_size=40), st.data())
 def test_cut_loses_nothing(words: list[bytes], data: st.DataObject) -> None:
-    """The runs are the stream, and each but the last ends in a marker."""
+    """The runs joined are the stream, and each except the last ends in a marker."""
     stream = b"".join(words)
     cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=8).map(sorted))
     runs = [b"".join(run) for run in runs_of(cut(stream, cuts))]
@@ -241,6 +241,6 @@ def test_cut_loses_nothing(words: list[bytes], data: st.DataObject) -> None:
 
 
 def test_a_marker_across_pieces_is_found() -> None:
-    """A marker of which each byte comes alone is found."""
+    """A marker is found if each of its bytes arrives alone."""
     stream = b"x" * 5000 + MARKER + b"y" * 10
     assert [len(b"".join(run)) for run in runs_of([stream[at : at + 1] for at in range(len(stream))])] == [5004, 10]

@@ -1,4 +1,4 @@
-"""Unarchive: the one file that GNU tar, Python and our own stage archived, and every other archive refused by name."""
+"""Unarchive: restores the one file of an archive by GNU tar, Python or our own stage; names the flaw of any other."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAME = "image"
 
 
 def unarchived(pieces: Sequence[Buffer]) -> Outcome:
-    """Put the pieces where they belong; what none covers stays zeros."""
+    """Put the pieces in their places; the rest stays zeros."""
     unarchive = Unarchive()
     image = bytearray()
     end = 0
@@ -74,7 +74,7 @@ def flaw_of(archive: bytes) -> object:
 @settings(deadline=None, max_examples=30)
 @given(cut_data(max_size=1500))
 def test_cuts(data_and_cuts: tuple[bytes, list[int]]) -> None:
-    """However an archive of ours is cut, the volume comes back, with the SHA-1 of the whole archive."""
+    """However our own archive is cut, the volume is restored, with the SHA-1 of the whole archive."""
     data, cuts = data_and_cuts
     archive = archived(data)
     outcome = check_transform(unarchived, archive, cuts)
@@ -86,7 +86,7 @@ def test_cuts(data_and_cuts: tuple[bytes, list[int]]) -> None:
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.integers(1, 40), max_size=40), st.booleans(), st.binary(min_size=512, max_size=512))
 def test_sparse_ones_of_ours(lengths: list[int], hole_first: bool, block: bytes) -> None:
-    """A sparse volume of any number of extents, up to several extension blocks, comes back."""
+    """A sparse volume of any number of extents, up to several extension blocks, is restored."""
     extents, data, is_hole = [], bytearray(), hole_first
     for length in lengths:
         if not is_hole:
@@ -110,7 +110,7 @@ EXTENTS = {
 
 @pytest.mark.parametrize("kind", EXTENTS)
 def test_sparse_ones_of_gnu_tar(kind: str, tmp_path: Path) -> None:
-    """What `tar --sparse` makes of a file with holes comes back, holes and all."""
+    """A file with holes archived by `tar --sparse` is restored with its holes."""
     size = 1000 * KIB if kind == "many" else 100 * KIB
     image = sparse_image(tmp_path / "disk.img", size, EXTENTS[kind])
     archive = tar(image, NAME)
@@ -122,7 +122,7 @@ def test_sparse_ones_of_gnu_tar(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 8705, 10240, 30_000])
 def test_plain_ones(size: int, tmp_path: Path) -> None:
-    """What tar without options and Python's tarfile (as in euca2ools) write comes back."""
+    """Archives by tar without options and by Python's tarfile (as in euca2ools) are read."""
     image = tmp_path / "disk.img"
     image.write_bytes(bytes(range(1, 251)) * (size // 250) + b"x" * (size % 250))
     for archive in (
@@ -138,7 +138,7 @@ def test_plain_ones(size: int, tmp_path: Path) -> None:
 
 
 def test_more_than_octal_can_tell() -> None:
-    """Offsets and sizes over 8 GiB, in base-256, are read: a large hole, and a large file that breaks off."""
+    """Offsets and sizes over 8 GiB, in base-256, are read: a large hole, and a large file that is truncated."""
     size = 20 * GIB
     extents = [Extent(offset=9 * GIB, length=512)]
     archive = sparse_headers(name=NAME, size=size, mtime=0, extents=extents) + b"x" * 512 + bytes(1024)
@@ -163,7 +163,7 @@ def test_a_long_name(tmp_path: Path) -> None:
 
 
 def test_a_very_long_name() -> None:
-    """A name that takes more than a block is read."""
+    """A name longer than a block is read."""
     name = "n" * 1200
     assert unarchived([python_tar((member(name), b"data"))]).result.name == name  # type: ignore[attr-defined] # as above
 
@@ -177,7 +177,7 @@ def test_too_many_extents(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_harmless_pax_headers() -> None:
-    """Pax headers that tell times, owners and labels change nothing."""
+    """Pax headers with times, owners and labels change nothing."""
     headers = {
         "mtime": "1.5",
         "comment": "héllo",
@@ -196,7 +196,7 @@ def sealed(header: bytearray) -> bytes:
 
 
 def changed(archive: bytes, at: int, to: bytes) -> bytes:
-    """Change a header field, and its checksum with it."""
+    """Change a header field, and its checksum."""
     header = bytearray(archive[:512])
     header[at : at + len(to)] = to
     return sealed(header) + archive[512:]
@@ -256,7 +256,7 @@ SPARSE = archived(b"x" * 2048 + bytes(2048), [Extent(offset=0, length=2048)])
     ],
 )
 def test_flaws(archive: bytes, code: str) -> None:
-    """Each flaw is told by its own name, however the archive is cut."""
+    """Each flaw has its own code, however the archive is cut."""
     assert flaw_of(archive) == code
 
 
@@ -267,22 +267,22 @@ def with_pax(text: bytes) -> bytes:
 
 @pytest.mark.parametrize("text", [b"nonsense", b"99 mtime=1\n", b"11 mtime=1\n11 mtime", b"10 mtime=1", b"x mtime=1\n"])
 def test_damaged_pax_headers(text: bytes) -> None:
-    """A pax header that is no list of records is told."""
+    """A pax header that is not a list of records is refused."""
     assert flaw_of(with_pax(text)) == "tar.pax"
 
 
 def test_an_empty_pax_header() -> None:
-    """A pax header without records is as good as none."""
+    """A pax header without records is ignored."""
     assert unarchived([with_pax(b"")]).output == b"data" * 200
 
 
 def test_a_huge_pax_header_is_not_held() -> None:
-    """A header before the file that would fill the memory is refused at its size."""
+    """A header before the file that would fill the memory is refused by its size."""
     assert flaw_of(changed(changed(PLAIN, 156, b"x")[:512], 124, b"00040000000\0")) == "tar.header"
 
 
 def test_signed_checksums() -> None:
-    """A header whose checksum took bytes as signed, as old programs did, is taken."""
+    """A header whose checksum is the sum of signed bytes, as in old programs, is accepted."""
     header = bytearray(python_tar((member("\u00fcmlaut"), b"data"))[:512])
     header[148:156] = b" " * 8
     signed = sum(byte - 256 if byte > 127 else byte for byte in header)
@@ -291,7 +291,7 @@ def test_signed_checksums() -> None:
 
 
 def test_pieces_are_views() -> None:
-    """No payload is copied: a piece is a view of what was fed."""
+    """No data is copied: a piece is a view of the input."""
     archive = memoryview(bytearray(archived(b"x" * 5000)))
     (piece,) = Unarchive().feed(archive)
     assert piece.data.obj is archive.obj
