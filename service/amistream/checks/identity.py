@@ -26,7 +26,7 @@ class KnowsRegion(Protocol):
 
 
 class IdentityChecks:
-    """Loads the keys, unless `create_keys` is False and the key pair of this machine does not exist yet."""
+    """Loads the user's key pair and EC2's certificate. Without `create_keys` a missing key pair is only reported."""
 
     identity: UserIdentity
     """Set by the check `keys`."""

@@ -173,7 +173,7 @@ class ImageChecks:
         if in_directory and not address.endpoint_url and not await address.aws.has_credentials():
             raise RefusedError(
                 "account.missing",
-                "cannot write the manifest: the AWS account id is not known, and no credentials to look it up",
+                "cannot write the manifest: the AWS account id is not known, and there are no credentials for STS",
                 hint="give --account 123456789012, or set AWS_ACCOUNT_ID",
                 field="account",
             )
@@ -215,7 +215,7 @@ class ImageChecks:
             )
         ec2 = await self.ec2()
         taken = await with_retries(
-            self._address.retry, f"look for an image named {self.name!r}", lambda _: ec2.find(self.name)
+            self._address.retry, f"look for an AMI named {self.name!r}", lambda _: ec2.find(self.name)
         )
         self._registered = taken is not None
         # Without an earlier run, even an AMI on this very location is the remains of a deleted bundle.
@@ -235,7 +235,7 @@ class ImageChecks:
         ec2 = await self.ec2()
         await with_retries(
             self._address.retry,
-            f"register an image in {ec2.region}",
+            f"register an AMI in {ec2.region}",
             lambda _: finish_despite_cancel(ec2.may_register(registration)),
         )
         return f"EC2 would accept it in {ec2.region} (dry run)"

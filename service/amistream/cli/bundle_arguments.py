@@ -10,6 +10,7 @@ import typer
 from amistream.cli.request_words import validated
 from amistream.cli.table import counted
 from amistream.errors import UsageError
+from amistream.location import S3Location, parse_location
 
 if TYPE_CHECKING:
     from amistream.bundles.register import RegistrationOptions
@@ -35,7 +36,7 @@ def bucket_address(text: str) -> str:
     """Check the address of a folder in a bucket, and return it without slashes at its end. Raises `UsageError`."""
     from amistream.request import CheckRequest, parse_fields
 
-    if not text.startswith("s3://"):
+    if not isinstance(parse_location(text), S3Location):
         raise UsageError(
             "usage", f"cannot run the command: {text!r} is no bucket", hint="write s3://BUCKET or s3://BUCKET/PREFIX"
         )

@@ -17,7 +17,7 @@ from amistream.compat.options import Given
 from amistream.compat.session import ANY_REGION, OldSession, run_old
 from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, JobError, RefusedError, UsageError
 from amistream.events import JobResult, JobView, State
-from amistream.location import parse_s3_location
+from amistream.location import SCHEME, parse_s3_location
 from amistream.request import JobRequest, parse_request
 from amistream.settings import load
 from amistream.values import STANDARD_INPUT, AccessKeys, part_name
@@ -88,7 +88,7 @@ def bundle_and_upload(given: Given) -> int:
     folder = parse_s3_location(address).plain()
     for index in range(result.parts):
         put_result(f"Uploaded {folder}/{part_name(str(values['prefix']), index)}")
-    put_result(f"Uploaded {result.manifest.removeprefix('s3://')}")
+    put_result(f"Uploaded {result.manifest.removeprefix(SCHEME)}")
     return EXIT_DONE
 
 
