@@ -1,4 +1,4 @@
-"""Every kind of store behind one set of questions, for the contract tests."""
+"""Every kind of store with its contents as another program sees them, for the contract tests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TOKEN = "t0"
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A store, and what lies there according to somebody else."""
+    """A store, and its contents as another program sees them."""
 
     store: Store
 
@@ -45,11 +45,11 @@ class Place:
         raise NotImplementedError
 
     def leave_unfinished(self, name: str) -> None:
-        """Make what a put of `name` leaves when its process is killed."""
+        """Leave the remains of a put of `name` whose process was killed."""
         raise NotImplementedError
 
     def leave_unfinished_by_another(self, name: str) -> None:
-        """The same by somebody else, who means another place or job."""
+        """Leave the same remains of another job, or for another name."""
         raise NotImplementedError
 
 
@@ -115,7 +115,7 @@ async def s3_store(
     threshold: int = 8 * MIB,
     sign_payload: bool = False,
 ) -> AsyncIterator[S3Store]:
-    """An S3 store with the service's own client; bodies above `threshold` go up in chunks of 5 MiB."""
+    """An S3 store with the service's own client; objects above `threshold` are sent in chunks of 5 MiB."""
     for name, value in endpoint.environ().items():
         monkeypatch.setenv(name, value)
     async with Aws(Settings(sign_payload=sign_payload)) as aws:

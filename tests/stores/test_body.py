@@ -1,4 +1,4 @@
-"""The request body: never copied, sent in slices, and paced where a limit is set."""
+"""The request body: never copied, sent in slices, and slowed down by a limit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ DATA = bytes(range(256)) * (5 * SLICE // 512) + b"rest"
 
 
 class Clock:
-    """A clock that goes only while somebody sleeps."""
+    """A clock that advances only while a task sleeps."""
 
     def __init__(self) -> None:
         self.now = 5.0
@@ -22,7 +22,7 @@ class Clock:
 
 
 async def test_slices_are_views_and_may_be_asked_for_again() -> None:
-    """Each iteration gives all bytes, as views of the same memory, and tells how many were taken."""
+    """Each iteration yields all bytes as views of the same memory, and counts them."""
     told: list[int] = []
     body = Body(memoryview(DATA), told.append)
     for _ in range(2):
@@ -44,7 +44,7 @@ async def test_wholly_sent_only_at_the_last_slice() -> None:
 
 
 async def test_a_limit_paces_every_slice() -> None:
-    """With a limit the slices are small and take the time that the rate gives them; waiting counts as being alive."""
+    """With a limit the slices are small and take the time given by the rate; waiting counts as progress."""
     clock = Clock()
     told: list[int] = []
     limit = RateLimit(1_000_000, clock=clock, sleep=clock.sleep)
@@ -56,7 +56,7 @@ async def test_a_limit_paces_every_slice() -> None:
 
 
 def test_for_signers_that_read() -> None:
-    """Reading, seeking and telling are those of a file."""
+    """`read`, `seek` and `tell` behave as those of a file."""
     body = Body(memoryview(DATA), lambda _: None)
     assert len(body) == len(DATA)
     assert body.read(3) == DATA[:3]

@@ -1,4 +1,4 @@
-"""What every store must do, tried on a directory and on four real S3 endpoints."""
+"""The contract of stores, tested on a directory and on four real S3 endpoints."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def place(
 
 @pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "multipart"])
 async def test_what_is_put_is_there_to_the_byte(place: Place, data: bytes) -> None:
-    """A put stores exactly the given bytes and tells of each of them."""
+    """A put stores exactly the given bytes, and reports each of them once."""
     told: list[int] = []
     await place.store.put("image.part.00", memoryview(data), sha1(data), told.append)
     assert place.names() == ["image.part.00"]
@@ -56,7 +56,7 @@ async def test_what_is_put_is_there_to_the_byte(place: Place, data: bytes) -> No
 
 
 async def test_stat_gives_size_and_digest(place: Place) -> None:
-    """What is stored can be proved later without reading it back."""
+    """Size and checksum of a stored object are available later."""
     assert await place.store.stat("image.part.00") is None
     await place.store.put("image.part.00", memoryview(SMALL), sha1(SMALL), lambda _: None)
     assert await place.store.stat("image.part.00") == Stored(len(SMALL), whole_checksum(sha1(SMALL)))
@@ -64,7 +64,7 @@ async def test_stat_gives_size_and_digest(place: Place) -> None:
 
 @pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "multipart"])
 async def test_what_was_stored_is_known_again(place: Place, data: bytes) -> None:
-    """The checksum that is told before a put is the one that the place shows after it, and no other's."""
+    """The checksum computed before a put equals the stored one, and differs for other bytes."""
     checksum = await place.store.checksum("image.part.00", memoryview(data), sha1(data))
     await place.store.put("image.part.00", memoryview(data), sha1(data), lambda _: None)
     stored = await place.store.stat("image.part.00")
@@ -78,7 +78,7 @@ async def test_what_was_stored_is_known_again(place: Place, data: bytes) -> None
 
 @pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "multipart"])
 async def test_a_checksum_that_was_never_put_is_no_matter(place: Place, data: bytes) -> None:
-    """Asking for the checksum of one thing does not change what is put under that name later."""
+    """Computing a checksum has no effect on a later put of other bytes under that name."""
     other = data[:-1] + b"!"
     await place.store.checksum("image.part.00", memoryview(other), sha1(other))
     checksum = await place.store.checksum("image.part.00", memoryview(data), sha1(data))
@@ -91,7 +91,7 @@ async def test_a_checksum_that_was_never_put_is_no_matter(place: Place, data: by
 
 @pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "multipart"])
 async def test_stat_without_reading(place: Place, data: bytes) -> None:
-    """Where a checksum would have to be read out of the object it is left out, and the size must do."""
+    """Without reading, a store that keeps no checksums returns the size alone."""
     assert await place.store.stat("image.part.00", read=False) is None
     checksum = await place.store.checksum("image.part.00", memoryview(data), sha1(data))
     await place.store.put("image.part.00", memoryview(data), sha1(data), lambda _: None)
@@ -104,7 +104,7 @@ async def test_stat_without_reading(place: Place, data: bytes) -> None:
 
 @pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "multipart"])
 async def test_nothing_is_ever_replaced(place: Place, data: bytes) -> None:
-    """A name that is taken by other bytes is refused, and those bytes stay, also when the refused put is undone."""
+    """A name taken by other bytes is refused; those bytes stay, also when the refused put is undone."""
     await place.store.commit("image.manifest.xml", SMALL, sha1(SMALL))
     with pytest.raises(StoreError, match="exists already, with other content") as caught:
         await place.store.put("image.manifest.xml", memoryview(data + b"!"), sha1(data + b"!"), lambda _: None)
@@ -116,7 +116,7 @@ async def test_nothing_is_ever_replaced(place: Place, data: bytes) -> None:
 
 
 async def test_the_same_bytes_again_are_no_error(place: Place) -> None:
-    """A repeat after a lost answer finds its own bytes and is content."""
+    """A repeated put finds its own bytes and succeeds."""
     for _ in range(2):
         await place.store.commit("image.manifest.xml", SMALL, sha1(SMALL))
     assert place.names() == ["image.manifest.xml"]
@@ -132,7 +132,7 @@ async def test_names_lists_by_prefix_in_order(place: Place) -> None:
 
 @pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "multipart"])
 async def test_delete_removes_and_may_come_twice(place: Place, data: bytes) -> None:
-    """Deleting leaves nothing, and deleting what is absent is no error."""
+    """Deleting leaves nothing; deleting an absent object is no error."""
     await place.store.put("image.part.00", memoryview(data), sha1(data), lambda _: None)
     await place.store.delete("image.part.00")
     await place.store.delete("image.part.00")
@@ -142,7 +142,7 @@ async def test_delete_removes_and_may_come_twice(place: Place, data: bytes) -> N
 
 @pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "multipart"])
 async def test_remove_takes_only_what_is_described(place: Place, data: bytes) -> None:
-    """An object of another size or checksum stays; the one that is described goes, and may be removed twice."""
+    """An object of another size or checksum stays; the described one is removed, and may be removed twice."""
     name, whole = "image.part.00", whole_checksum(sha1(data))
     checksum = await place.store.checksum(name, memoryview(data), sha1(data))
     await place.store.put(name, memoryview(data), sha1(data), lambda _: None)
@@ -155,7 +155,7 @@ async def test_remove_takes_only_what_is_described(place: Place, data: bytes) ->
 
 
 async def test_the_buffer_may_be_reused_afterwards(place: Place) -> None:
-    """Once a put has returned, changing the buffer changes nothing that is stored."""
+    """Changing the buffer after a put does not change the stored object."""
     buffer = bytearray(SMALL)
     await place.store.put("image.part.00", memoryview(buffer), sha1(SMALL), lambda _: None)
     buffer[:] = bytes(len(buffer))
@@ -163,7 +163,7 @@ async def test_the_buffer_may_be_reused_afterwards(place: Place) -> None:
 
 
 async def test_tidy_removes_what_an_unfinished_put_left(place: Place) -> None:
-    """What a killed process left of the named objects goes; whole objects and what others are doing stay."""
+    """The remains of killed puts of these names are removed; whole objects and uploads of others stay."""
     await place.store.put("image.part.00", memoryview(SMALL), sha1(SMALL), lambda _: None)
     for name in ("image.part.01", "image.part.02", "image.part.03"):
         place.leave_unfinished(name)
@@ -184,7 +184,7 @@ async def test_tidy_removes_what_an_unfinished_put_left(place: Place) -> None:
 
 
 async def test_nothing_to_tidy(place: Place) -> None:
-    """Tidying for no names, or in a place where nothing was left, is no error."""
+    """Tidying without names, or without remains, is no error."""
     await place.store.tidy({})
     await place.store.tidy({"image.part.00": whole_checksum(sha1(SMALL))})
     assert place.names() == []

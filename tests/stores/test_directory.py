@@ -1,4 +1,4 @@
-"""What is special about a directory as destination."""
+"""Behaviour of directories as destinations beyond the contract of stores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHA1 = hashlib.sha1(DATA).digest()
 
 
 async def test_a_directory_that_was_made_for_nothing_goes_again(tmp_path: Path) -> None:
-    """A store that made its directory and stored nothing removes it."""
+    """A store removes a directory that it created and that is still empty."""
     store = DirectoryStore(tmp_path / "new", token="t0")
     await store.open()
     assert (tmp_path / "new").is_dir()
@@ -27,7 +27,7 @@ async def test_a_directory_that_was_made_for_nothing_goes_again(tmp_path: Path) 
 
 
 async def test_a_directory_with_content_stays(tmp_path: Path) -> None:
-    """Closing never removes what is stored."""
+    """Closing never removes stored files."""
     store = DirectoryStore(tmp_path / "new", token="t0")
     await store.open()
     await store.commit("image.manifest.xml", DATA, SHA1)
@@ -36,7 +36,7 @@ async def test_a_directory_with_content_stays(tmp_path: Path) -> None:
 
 
 async def test_a_directory_that_was_there_stays(tmp_path: Path) -> None:
-    """A directory of the user's own is not removed, empty or not."""
+    """A directory that existed before is not removed, empty or not."""
     store = DirectoryStore(tmp_path, token="t0")
     await store.open()
     await store.close()
@@ -44,7 +44,7 @@ async def test_a_directory_that_was_there_stays(tmp_path: Path) -> None:
 
 
 async def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
-    """A destination that is a file is refused by name."""
+    """A destination that is a file is refused, with its path."""
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreError, match="it is not a directory") as caught:
         await DirectoryStore(tmp_path / "file", token="t0").open()
@@ -52,7 +52,7 @@ async def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
 
 
 async def test_no_temporary_file_is_left_after_a_refusal(tmp_path: Path) -> None:
-    """Whatever is refused leaves no hidden file, once its undo ran."""
+    """A refused put leaves no hidden file after its undo."""
     store = DirectoryStore(tmp_path, token="t0")
     await store.open()
     await store.commit("a", DATA, SHA1)
@@ -63,7 +63,7 @@ async def test_no_temporary_file_is_left_after_a_refusal(tmp_path: Path) -> None
 
 
 class Reading:
-    """How many bytes this process has read since, from whatever it was."""
+    """Count the bytes that this process reads."""
 
     def __init__(self) -> None:
         self._before = self._now()
@@ -78,13 +78,13 @@ class Reading:
 
 
 def plant(path: Path, size: int) -> None:
-    """A file that is all hole, as anybody makes it who may write to the directory."""
+    """Create a huge sparse file, as anybody with write permission can."""
     with path.open("wb") as file:
         os.truncate(file.fileno(), size)
 
 
 async def test_a_file_larger_than_a_part_is_not_read_to_refuse_it(tmp_path: Path) -> None:
-    """A part's name that is taken by a huge file is refused by the file's size."""
+    """A part's name taken by a huge file is refused by the file's size."""
     store = DirectoryStore(tmp_path, token="t0")
     await store.open()
     plant(tmp_path / "image.part.00", 64 * MIB)
@@ -95,7 +95,7 @@ async def test_a_file_larger_than_a_part_is_not_read_to_refuse_it(tmp_path: Path
 
 
 async def test_a_file_larger_than_any_part_is_never_read(tmp_path: Path) -> None:
-    """It shows its size, and a checksum that no part has."""
+    """A file larger than any part gets its size and a checksum that no part has."""
     store = DirectoryStore(tmp_path, token="t0")
     plant(tmp_path / "image.part.00", LARGEST_PART + 1)
     reading = Reading()
@@ -104,7 +104,7 @@ async def test_a_file_larger_than_any_part_is_never_read(tmp_path: Path) -> None
 
 
 async def test_only_a_file_of_the_right_size_is_read(tmp_path: Path) -> None:
-    """Whoever knows the size learns the checksum of what has it, and of anything else the size alone."""
+    """A file of the expected size is read for its checksum; of any other file only the size is returned."""
     store = DirectoryStore(tmp_path, token="t0")
     await store.open()
     await store.commit("image.part.00", DATA, SHA1)
@@ -117,7 +117,7 @@ async def test_only_a_file_of_the_right_size_is_read(tmp_path: Path) -> None:
 
 
 async def test_a_file_larger_than_the_part_is_not_read_to_leave_it(tmp_path: Path) -> None:
-    """What has another size than the part that is to be removed is somebody else's, whatever is in it."""
+    """A file of another size than the part to be removed stays, and is not read."""
     store = DirectoryStore(tmp_path, token="t0")
     plant(tmp_path / "image.part.00", 64 * MIB)
     reading = Reading()
@@ -127,7 +127,7 @@ async def test_a_file_larger_than_the_part_is_not_read_to_leave_it(tmp_path: Pat
 
 
 async def test_a_file_that_is_written_to_is_read_to_where_it_ended(tmp_path: Path) -> None:
-    """One that shrinks while it is read shows no checksum, and one that grows is not read on and on."""
+    """A file that shrinks while it is read gets no checksum; one that grows is read to its first size only."""
     path = tmp_path / "image.part.00"
     plant(path, 100)
     with path.open("rb", buffering=0) as file:

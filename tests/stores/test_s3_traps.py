@@ -1,4 +1,4 @@
-"""What goes wrong between a client and S3: each trap costs an attempt, never the job, and nothing is left behind."""
+"""Faults between client and S3: a transient one costs an attempt, never the job, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ FAULTS: dict[str, Action] = {
 async def test_a_passing_fault_costs_one_attempt(
     name: str, seaweedfs: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After any fault that passes, the object is there, whole, with its checksum, after a second attempt."""
+    """After a transient fault the second attempt stores the whole object with its checksum."""
     bucket = make_bucket(seaweedfs)
     fault = Fault(action=FAULTS[name], path=".*image.part.00")
     proxy = make_proxy(seaweedfs, fault)
@@ -56,11 +56,11 @@ async def test_a_passing_fault_costs_one_attempt(
         proxy.clock = clock(QUICK.stall_s)
         await store.put("image.part.00", memoryview(DATA), sha1(DATA), lambda _: None)
         stored = await store.stat("image.part.00")
-        # The stalled connection closes when its peer ends, and this loop must see it.
+        # The stalled connection closes when its peer ends, and this event loop must notice.
         await asyncio.to_thread(proxy.hang_up)
     assert stored is not None
     assert (stored.size, stored.checksum) == (len(DATA), whole_checksum(sha1(DATA)))
-    # A connection that ends in mid-request may be dialled again by the HTTP client itself.
+    # The HTTP client itself may repeat a request whose connection ended in the middle.
     assert 2 <= len(proxy.seen("PUT")) <= 3
 
 
@@ -102,7 +102,7 @@ async def test_a_lasting_fault_is_not_repeated(
     make_proxy: MakeProxy,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An error that will not pass ends the attempt at once, with its cause and what to do."""
+    """A permanent error ends the put at once, with its cause and remedy."""
     proxy = make_proxy(ministack, Fault(action=Answer(status=status, code=code), path=".*part.00", times=None))
     async with s3_store(proxy.endpoint, make_bucket(ministack), monkeypatch) as store:
         with pytest.raises(StoreError, match=message) as caught:
@@ -115,7 +115,7 @@ async def test_a_lasting_fault_is_not_repeated(
 async def test_a_fault_that_stays_ends_within_the_bound(
     ministack: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After the set number of attempts the last cause is told, with the number."""
+    """After the configured number of attempts the last cause is reported, with that number."""
     fault = Fault(action=Answer(status=503, code="SlowDown"), path=".*part.00", times=None)
     proxy = make_proxy(ministack, fault)
     async with s3_store(proxy.endpoint, make_bucket(ministack), monkeypatch) as store:
@@ -154,7 +154,7 @@ async def test_every_object_carries_acl_checksum_and_condition(
 async def test_payload_is_signed_where_asked(
     seaweedfs: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With sign_payload the signature covers the body's SHA-256, for buckets whose policy asks it."""
+    """With sign_payload the signature covers the body's SHA-256, for buckets whose policy requires it."""
     proxy = make_proxy(seaweedfs)
     async with s3_store(proxy.endpoint, make_bucket(seaweedfs), monkeypatch, sign_payload=True) as store:
         await store.put("image.part.00", memoryview(DATA), sha1(DATA), lambda _: None)
@@ -165,7 +165,7 @@ async def test_payload_is_signed_where_asked(
 async def test_damage_on_the_way_is_refused_by_the_server(
     seaweedfs: Endpoint, make_bucket: MakeBucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bytes that do not fit the digest never become an object."""
+    """Bytes that do not match the digest never become an object."""
     bucket = make_bucket(seaweedfs)
     async with s3_store(seaweedfs, bucket, monkeypatch) as store:
         with pytest.raises(StoreError, match="BadDigest"):
@@ -186,7 +186,7 @@ async def test_cancel_in_mid_request_then_delete_leaves_nothing(
     make_proxy: MakeProxy,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A put that is cancelled at its worst moment can be deleted for good."""
+    """A put that is cancelled after its last byte can be deleted for good."""
     bucket = make_bucket(seaweedfs)
     fault = Fault(action=action, path=".*part.00", query="^(?!.*partNumber=[^2])")
     proxy = make_proxy(seaweedfs, fault)
@@ -206,7 +206,7 @@ async def test_cancel_in_mid_request_then_delete_leaves_nothing(
 async def test_a_lost_answer_leaves_no_upload_behind(
     query: str, seaweedfs: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When S3 began or completed an upload and its answer was lost, the object is stored and no upload stays."""
+    """If the answer to the begin or the completion of an upload is lost, the object is stored and no upload stays."""
     bucket = make_bucket(seaweedfs)
     proxy = make_proxy(seaweedfs, Fault(action=DropReply(), method="POST", query=query))
     async with s3_store(proxy.endpoint, bucket, monkeypatch) as store:
@@ -221,7 +221,7 @@ async def test_a_lost_answer_leaves_no_upload_behind(
 async def test_cancel_in_mid_upload_then_remove(
     taken: bool, seaweedfs: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A put that is cancelled leaves no upload, and takes nothing from a rival who stored under its name meanwhile."""
+    """A cancelled put leaves no upload, and does not touch an object that a rival stored under its name."""
     bucket, key = make_bucket(seaweedfs), "some/prefix/image.part.00"
     fault = Fault(action=StallBody(after=MIB), path=".*part.00", query="partNumber=2")
     proxy = make_proxy(seaweedfs, fault)
@@ -246,7 +246,7 @@ async def test_cancel_in_mid_upload_then_remove(
 async def test_a_rivals_upload_under_the_same_name_is_left_alone(
     seaweedfs: Endpoint, make_bucket: MakeBucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of two programs that store under one name the one that comes second removes its own upload, and no other."""
+    """Of two programs that store under one name the second one removes its own upload, and no other."""
     bucket, key = make_bucket(seaweedfs), "some/prefix/image.part.00"
     with seaweedfs.blocking_client() as s3:
         rival = s3.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]

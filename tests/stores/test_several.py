@@ -1,4 +1,4 @@
-"""Several stores behind one: what is removed is removed from each, and one that fails does not keep the others."""
+"""Several stores combined into one: removals reach each store, and a failing one does not stop the others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHECKSUM = whole_checksum(hashlib.sha1(DATA).digest())
 
 
 class Dead(MemoryStore):
-    """A place that refuses every removal."""
+    """A store that refuses every removal."""
 
     async def remove(self, name: str, size: int, *checksums: str) -> None:
         del size, checksums
@@ -38,7 +38,7 @@ def several(*stores: MemoryStore) -> SeveralStores:
 @pytest.mark.parametrize("how", ["remove", "delete"])
 @pytest.mark.parametrize("dead", [0, 1, 2])
 async def test_each_is_tried(dead: int, how: str) -> None:
-    """Whichever fails, the others are done, and then the failure is raised."""
+    """If one store fails, the others are still called, and then the failure is raised."""
     stores = [Dead() if number == dead else MemoryStore() for number in range(3)]
     both = several(*stores)
     with pytest.raises(StoreError, match="dead"):
@@ -47,7 +47,7 @@ async def test_each_is_tried(dead: int, how: str) -> None:
 
 
 async def test_only_what_is_described_and_not_whole_is_removed() -> None:
-    """Another's object stays, and so does that of a destination that has its bundle; one that dropped out is done."""
+    """Other objects and those of a settled member stay; a member that dropped out is cleaned as well."""
     stores = [MemoryStore() for _ in range(4)]
     both = several(*stores)
     stores[0].objects[NAME] = b"another's"
@@ -58,7 +58,7 @@ async def test_only_what_is_described_and_not_whole_is_removed() -> None:
 
 
 async def test_none_is_left() -> None:
-    """With every destination dropped out, what is asked of any of them is told why."""
+    """If every member dropped out, each call raises the last error."""
     none = several(MemoryStore(), MemoryStore())
     for number, member in enumerate(none.members):
         member.error = StoreError("store.broken", f"dropped out {number}")
