@@ -186,7 +186,7 @@ async def test_cancel_in_mid_request_then_delete_leaves_nothing(
     make_proxy: MakeProxy,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A put that is cancelled after its last byte can be deleted for good."""
+    """A put that is cancelled while its body or its answer is held up can be deleted for good."""
     bucket = make_bucket(seaweedfs)
     fault = Fault(action=action, path=".*part.00", query="^(?!.*partNumber=[^2])")
     proxy = make_proxy(seaweedfs, fault)
