@@ -1,20 +1,20 @@
-"""Every failure that a person sees: one root class, a stable code, an exit status and a hint.
+"""Every failure that a user sees: one root class with a stable code, an exit status and a hint.
 
-Messages read "cannot <do what>: <why>", hints say what to do. Neither ever holds a key, a credential or payload.
-Foreign exceptions (OSError, botocore, aiohttp) are translated once, where they enter: in `source`, `stores` and
-`aws`.
+Messages read "cannot <do what>: <why>"; hints say how to fix it. Neither ever holds a key, a credential or payload.
+Foreign exceptions (OSError, botocore, aiohttp) are translated once, where they enter the program. Codes are for users
+and their scripts. The program itself decides by class or by a declared attribute, never by comparing a code.
 """
 
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from amistream.values import as_utf8
 
 
 class AmistreamError(Exception):
-    """The root. `code` is stable and made for programs, `field` names the input at fault, if one is."""
+    """The root. `code` is stable, for programs; `field` names the input at fault, if there is one."""
 
     exit_status: ClassVar[int] = 1
     http_status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
@@ -27,8 +27,20 @@ class AmistreamError(Exception):
         self.field = as_utf8(field)
 
     def __str__(self) -> str:
-        """One paragraph for a person: what happened, then what to do."""
+        """Message and hint, on a line each."""
         return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+    @property
+    def subject(self) -> str:
+        """The part of the program or of AWS that failed: the code up to its first dot."""
+        return self.code.partition(".")[0]
+
+    def reworded(self, *, message: str = "", hint: str = "") -> Self:
+        """A copy of the same class with another message or hint."""
+        copy = type(self).__new__(type(self), message or self.message)
+        copy.__dict__.update(self.__dict__)
+        copy.message, copy.hint = as_utf8(message or self.message), as_utf8(hint or self.hint)
+        return copy
 
     def as_dict(self) -> dict[str, str]:
         """The `error` object of the socket API and of `--json`."""
@@ -36,48 +48,76 @@ class AmistreamError(Exception):
 
 
 class UsageError(AmistreamError):
-    """The caller's words are off: an unknown option, field or value. Caller's fault."""
+    """The request has an unknown option or field, or an invalid value. The caller's fault."""
 
     exit_status = 2
     http_status = HTTPStatus.UNPROCESSABLE_ENTITY
 
 
 class NotFoundError(UsageError):
-    """The named job (or path of the API) does not exist. Caller's fault."""
+    """The named job, or path of the API, does not exist. The caller's fault."""
 
     http_status = HTTPStatus.NOT_FOUND
 
 
 class ConflictError(UsageError):
-    """The request is sound but does not fit the state of things, such as cancelling an ended job."""
+    """The request is valid but does not fit the present state, such as cancelling an ended job."""
 
     http_status = HTTPStatus.CONFLICT
 
 
+class JobEndedError(ConflictError):
+    """The job has ended already."""
+
+
 class AccessDeniedError(UsageError):
-    """The peer on the socket may not do this. Administrator's to decide."""
+    """The peer on the socket lacks permission. The administrator decides."""
 
     http_status = HTTPStatus.FORBIDDEN
 
 
 class BusyError(AmistreamError):
-    """The daemon takes no more work now: it is stopping, or its queue is full. Nobody's fault; try again later."""
+    """The daemon accepts no more jobs now: it is stopping, or its queue is full. Nobody's fault; try again later."""
 
     exit_status = 4
     http_status = HTTPStatus.SERVICE_UNAVAILABLE
 
 
 class RefusedError(AmistreamError):
-    """The preflight found that the job cannot succeed; nothing was read or written. Input's or set-up's fault."""
+    """A check found that the job cannot succeed; nothing was changed. The input or the set-up is at fault."""
 
     exit_status = 3
     http_status = HTTPStatus.UNPROCESSABLE_ENTITY
 
 
+class BundleExistsError(RefusedError):
+    """The destination holds a bundle of this name already."""
+
+
+class NoBucketError(RefusedError):
+    """The bucket does not exist."""
+
+
+class KeyMismatchError(RefusedError):
+    """The private key does not belong to the certificate."""
+
+
+class UnconfirmedError(RefusedError):
+    """The user did not answer yes."""
+
+
 class JobError(AmistreamError):
-    """A job failed after it began; what it had made was removed."""
+    """A job failed after it began; what it had stored was removed, or is kept for `resume`."""
 
     exit_status = 4
+
+
+class JournalError(JobError):
+    """The journal cannot be read or written."""
+
+
+class NotJournaledError(JournalError):
+    """The journal has no entry for the job."""
 
 
 class SourceError(JobError):
@@ -85,19 +125,53 @@ class SourceError(JobError):
 
 
 class StoreError(JobError):
-    """The destination refused or lost something, and repeating did not help."""
+    """The destination, or AWS, refused a request or lost data. `transient`: repeating may help."""
 
     def __init__(self, code: str, message: str, *, hint: str = "", field: str = "", transient: bool = False) -> None:
         super().__init__(code, message, hint=hint, field=field)
         self.transient = transient
 
+    def permanent(self) -> Self:
+        """A copy that is not to be repeated."""
+        copy = self.reworded()
+        copy.transient = False
+        return copy
+
+
+class TakenError(StoreError):
+    """Another object is stored under the name."""
+
+
+class LostError(StoreError):
+    """A part that was stored is no longer there, or is another."""
+
+
+class PreconditionError(StoreError):
+    """S3 refused a write because an object of that name exists: a rival's, or ours from a lost answer."""
+
+
+class NoUploadError(StoreError):
+    """The multipart upload no longer exists."""
+
+
+class DeniedError(StoreError):
+    """The credentials do not permit the request."""
+
+
+class NotSupportedError(StoreError):
+    """The endpoint does not implement the request."""
+
+
+class NameTakenError(StoreError):
+    """Another AMI of the account has the name."""
+
 
 class RegisterError(JobError):
-    """EC2 did not register the image; the bundle itself is complete and is kept."""
+    """EC2 did not register the AMI; the bundle is complete and kept."""
 
 
 class DifferenceError(AmistreamError):
-    """A verification found that what is stored is not what it should be."""
+    """A verification found that the stored bundle differs from its manifest."""
 
     exit_status = 5
 
@@ -109,11 +183,11 @@ class DaemonUnreachableError(AmistreamError):
 
 
 def system_error(error: OSError) -> RefusedError:
-    """What the system refused, where nobody looked more closely: mostly about a file that the user named."""
+    """Translate an OSError that no closer code translated: mostly about a file that the user named."""
     if not error.filename:
         return RefusedError(
             "system.failed",
-            f"cannot go on: {error.strerror or error}",
+            f"cannot continue: {error.strerror or error}",
             hint="AMISTREAM_DEBUG=1 shows where it happened",
         )
     return RefusedError(
@@ -124,20 +198,19 @@ def system_error(error: OSError) -> RefusedError:
 
 
 def bug_error(error: Exception) -> AmistreamError:
-    """What a person is told of an exception that nobody foresaw."""
+    """The error to show for an unexpected exception."""
     return AmistreamError(
         "internal.bug",
-        f"cannot go on: an error in amistream itself ({type(error).__name__})",
+        f"cannot continue: an error in amistream itself ({type(error).__name__})",
         hint="please report it with the daemon's log of this job",
     )
 
 
 EXIT_DONE = 0
-EXIT_BUG = 1
 EXIT_INTERRUPTED = 130
 
 
 def first_cause(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first real error inside a task group's: what the user should see."""
+    """The first real error inside a task group's: the one to show to the user."""
     found = errors.exceptions[0]
     return first_cause(found) if isinstance(found, BaseExceptionGroup) else found

@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
-from amistream.errors import RefusedError
+from amistream.errors import KeyMismatchError, RefusedError
 from amistream.roots import Roots, open_pinned, pinned
 from amistream.values import KIB
 
@@ -122,7 +122,7 @@ def load_identity(
     cert = load_certificate(certificate, field="certificate", roots=roots)
     key = load_private_key(private_key, roots, exposed_too=exposed_too)
     if cert.public_key() != key.public_key():
-        raise RefusedError(
+        raise KeyMismatchError(
             "key.mismatch",
             f"cannot use the certificate {certificate} with the private key {private_key}: they are not a pair",
             hint="compare `openssl x509 -noout -modulus -in CERT` with `openssl rsa -noout -modulus -in KEY`; "

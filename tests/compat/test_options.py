@@ -14,7 +14,16 @@ from amistream.compat.access import bucket_address, endpoint, region_of
 from amistream.compat.main import exit_status, run
 from amistream.compat.options import Use, in_old_words, option, parse
 from amistream.compat.tables import COMMANDS, Command, Family, find_command
-from amistream.errors import AmistreamError, DifferenceError, JobError, RefusedError, StoreError, UsageError
+from amistream.errors import (
+    AmistreamError,
+    BundleExistsError,
+    DifferenceError,
+    JobError,
+    RefusedError,
+    StoreError,
+    UnconfirmedError,
+    UsageError,
+)
 
 ROOT = Path(__file__).parents[2]
 MADE = [command for command in COMMANDS if not command.absent]
@@ -128,9 +137,9 @@ def test_places() -> None:
         (DifferenceError("part.digest", ""), 2, 2, 2, 1),
         (StoreError("aws.AccessDenied", ""), 3, 3, 2, 1),
         (RefusedError("bucket.missing", ""), 3, 3, 2, 1),
-        (RefusedError("destination.exists", ""), 3, 2, 2, 1),
+        (BundleExistsError("destination.exists", ""), 3, 2, 2, 1),
         (StoreError("directory.failed", ""), 2, 2, 2, 1),
-        (RefusedError("unconfirmed", ""), 5, 5, 5, 1),
+        (UnconfirmedError("unconfirmed", ""), 5, 5, 5, 1),
     ],
 )
 def test_exit_statuses(error: AmistreamError, in_s3: int, down: int, local: int, euca2ools: int) -> None:

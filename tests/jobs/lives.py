@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from amistream.errors import JobError
+from amistream.errors import JournalError
 from amistream.jobs.engine import Engine
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
@@ -25,7 +25,7 @@ class Cramped(Journal):
 
     async def find(self, job_id: str) -> JournalEntry | None:
         if self.is_unreadable:
-            raise JobError("journal.failed", "cannot keep the journal: disk I/O error")
+            raise JournalError("journal.failed", "cannot keep the journal: disk I/O error")
         return await super().find(job_id)
 
     async def seal(self, job_id: str, part: SealedPart) -> None:
@@ -39,7 +39,7 @@ class Cramped(Journal):
     @staticmethod
     def _check(is_full: bool) -> None:
         if is_full:
-            raise JobError("journal.full", "cannot keep the journal: database or disk is full")
+            raise JournalError("journal.full", "cannot keep the journal: database or disk is full")
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from amistream.checks import preflight
-from amistream.errors import JobError
+from amistream.errors import JournalError
 from amistream.events import JobView, State
 from amistream.jobs import run as run_module
 from amistream.jobs.job import Job
@@ -213,7 +213,7 @@ async def test_a_journal_that_fails_while_a_later_life_checks(
 
         async def full(view: JobView) -> None:
             if view.state is State.CHECKING:
-                raise JobError("journal.full", "cannot keep the journal: database or disk is full")
+                raise JournalError("journal.full", "cannot keep the journal: database or disk is full")
             await tell(view)
 
         scene.journal.tell = full  # type: ignore[method-assign]  # the test's own grip on the job
@@ -357,7 +357,7 @@ async def test_all_was_done_but_its_end_was_not_entered(
         end = scene.journal.end
 
         async def full(_: JobView) -> None:
-            raise JobError("journal.full", "cannot keep the journal: database or disk is full")
+            raise JournalError("journal.full", "cannot keep the journal: database or disk is full")
 
         scene.journal.end = full  # type: ignore[assignment,method-assign]  # the test's own grip on the job
         first = await scene.run(request(image, out, key_ring))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from amistream.errors import BusyError, ConflictError, NotFoundError, StoreError
+from amistream.errors import BusyError, ConflictError, LostError, NotFoundError
 from amistream.events import ErrorBody, State
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
@@ -404,7 +404,7 @@ async def test_asked_again_while_the_last_life_is_on_its_way_out(begins: bool, t
                 return
             hands.seen.append(("run", job.id))
             job.move(State.CHECKING)
-            job.fail(StoreError("store.lost", "cannot: lost"), resumable=True)
+            job.fail(LostError("store.lost", "cannot: lost"), resumable=True)
             await may_leave.wait()
 
         async with JobQueue(lingering, hands.clean, journal, max_jobs=2, max_queued=2, default_prefix="image") as queue:

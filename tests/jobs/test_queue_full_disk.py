@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from amistream.errors import JobError
+from amistream.errors import JobError, JournalError
 from amistream.events import JobView, State
 from amistream.jobs.journal import Journal
 from amistream.jobs.records import JournalEntry
@@ -33,7 +33,7 @@ class Breaking(Journal):
 
     def _check(self) -> None:
         if self.is_full:
-            raise JobError("journal.full", "cannot keep the journal: database or disk is full")
+            raise JournalError("journal.full", "cannot keep the journal: database or disk is full")
 
 
 async def test_full_disk_refuses_a_job(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 
-from amistream.errors import StoreError
+from amistream.errors import TakenError
 from amistream.ports.store import OnBytes, Stored, whole_checksum
 
 BeforePut = Callable[[int], Awaitable[None]]
@@ -90,5 +90,5 @@ class MemoryStore:
     def _keep(self, name: str, data: bytes) -> None:
         if self.objects.get(name, data) != data:
             self._foreign.add(name)
-            raise StoreError("store.exists", f"cannot store {name}: it exists already, with other content")
+            raise TakenError("store.exists", f"cannot store {name}: it exists already, with other content")
         self.objects[name] = data

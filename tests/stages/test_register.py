@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from amistream.errors import RegisterError, StoreError
+from amistream.errors import NameTakenError, RegisterError, StoreError
 from amistream.flow.retry import RetryPolicy
 from amistream.flow.undo import Undo
 from amistream.ports.registry import Image, Registration
@@ -22,7 +22,7 @@ THEIRS = Image(id="ami-9", location="other/image.manifest.xml", state="available
 POLICY = RetryPolicy(attempts=3, base_s=1.0, cap_s=8.0, stall_s=60.0)
 
 LOST = StoreError("aws.lost", "cannot register: no answer", hint="look at the network", transient=True)
-DUPLICATE = StoreError("aws.InvalidAMIName.Duplicate", "cannot register: the name is taken", field="ami_name")
+DUPLICATE = NameTakenError("aws.InvalidAMIName.Duplicate", "cannot register: the name is taken", field="ami_name")
 DENIED = StoreError("aws.UnauthorizedOperation", "cannot register: not allowed", hint="ask your administrator")
 
 Answer = str | Image | None | StoreError

@@ -19,7 +19,7 @@ from amistream.aws.credentials import default_region
 from amistream.aws.error_table import MAKE_BUCKET, USE_SSE_S3
 from amistream.aws.session import Aws
 from amistream.aws.translate import ENABLE_ACLS, SDK_ERRORS, error_code, http_status, translate
-from amistream.errors import AmistreamError, RefusedError, StoreError
+from amistream.errors import AmistreamError, NoBucketError, RefusedError, StoreError
 from amistream.settings import Acl
 
 FALLBACK_REGION = "us-east-1"
@@ -54,7 +54,7 @@ async def find_bucket(aws: Aws, bucket: str, *, region: str, endpoint_url: str, 
         if http_status(error) in (301, 400) and told:
             return BucketFacts(region=told, ahead_s=_ahead_s(headers))
         if http_status(error) == 404:  # noqa: PLR2004 - HTTP's own number
-            missing = RefusedError(
+            missing = NoBucketError(
                 "bucket.missing",
                 f"cannot {what}: there is no such bucket",
                 hint=f"check the name, or make it: {MAKE_BUCKET.replace('BUCKET', bucket)}",
@@ -67,8 +67,7 @@ async def find_bucket(aws: Aws, bucket: str, *, region: str, endpoint_url: str, 
         return BucketFacts(error=refused, ahead_s=_ahead_s(headers))
     except (EndpointConnectionError, ConnectTimeoutError) as error:
         away = translate(error, what, bucket=bucket)
-        transient = away.transient and not _is_nowhere(error)
-        raise StoreError(away.code, away.message, hint=away.hint, field=away.field, transient=transient) from error
+        raise (away.permanent() if _is_nowhere(error) else away) from error
     except (*SDK_ERRORS, TimeoutError) as error:
         raise translate(error, what, bucket=bucket) from error
     headers = reply["ResponseMetadata"]["HTTPHeaders"]

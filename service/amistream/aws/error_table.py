@@ -10,6 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from amistream.errors import (
+    DeniedError,
+    NameTakenError,
+    NotSupportedError,
+    NoUploadError,
+    PreconditionError,
+    StoreError,
+)
+
 ENABLE_ACLS = (
     "aws s3api put-bucket-ownership-controls --bucket BUCKET "
     "--ownership-controls 'Rules=[{ObjectOwnership=BucketOwnerPreferred}]'"
@@ -365,6 +374,17 @@ _ROWS = (
 )
 
 TABLE: Mapping[str, Row] = {code: row for row in _ROWS for code in row.codes}
+
+CLASSES: Mapping[str, type[StoreError]] = {
+    "AccessDenied": DeniedError,
+    "InvalidAMIName.Duplicate": NameTakenError,
+    "MethodNotAllowed": NotSupportedError,
+    "NoSuchUpload": NoUploadError,
+    "NotImplemented": NotSupportedError,
+    "PreconditionFailed": PreconditionError,
+    "UnauthorizedOperation": DeniedError,
+}
+"""The codes that callers decide by, with their classes. All other codes are plain `StoreError`s."""
 
 NEEDS = {
     "HeadBucket": "s3:ListBucket on BUCKET, and s3:PutObject, s3:PutObjectAcl, s3:GetObject and s3:DeleteObject on "

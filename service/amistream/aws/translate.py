@@ -40,7 +40,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from amistream.aws.error_table import ENABLE_ACLS, NEEDS, TABLE, Row
+from amistream.aws.error_table import CLASSES, ENABLE_ACLS, NEEDS, TABLE, Row
 from amistream.errors import StoreError
 
 __all__ = ["ENABLE_ACLS", "SDK_ERRORS", "error_code", "http_status", "translate"]
@@ -154,7 +154,7 @@ def _from_reply(error: ClientError, what: str, bucket: str) -> StoreError:
     if row.field == "region" and (told := _region_told(error)):
         cause += f", {told}"
     name = code or f"HTTP{status}"
-    return StoreError(
+    return CLASSES.get(code, StoreError)(
         f"aws.{name}",
         f"cannot {what}: {cause} ({name})",
         hint=hint.replace("BUCKET", bucket) if bucket else hint,

@@ -14,7 +14,7 @@ from amistream.aws.session import Aws
 from amistream.aws.translate import SDK_ERRORS, translate
 from amistream.bundles.place import BucketPlace, Bundle
 from amistream.bundles.results import Access, Difference
-from amistream.errors import StoreError
+from amistream.errors import DeniedError, NotSupportedError
 from amistream.flow.gather import gather_limited
 from amistream.flow.retry import Alive, retry_policy, with_retries
 from amistream.settings import Settings
@@ -23,7 +23,6 @@ EC2_READER = "6aa5a366c34c1cbe25dc49211496e913e0351eb0e8c37aa3477e40942ec6b97c"
 """Canonical user id of `za-team`, whom aws-exec-read lets read; its name is not shown any more everywhere."""
 _EVERYBODY = tuple(f"http://acs.amazonaws.com/groups/global/{name}" for name in ("AllUsers", "AuthenticatedUsers"))
 _OF_AWS = (".amazonaws.com", ".amazonaws.com.cn")
-_UNTOLD = frozenset({"aws.AccessDenied", "aws.NotImplemented", "aws.MethodNotAllowed"})
 
 
 async def look_at_access(
@@ -53,10 +52,8 @@ async def look_at_access(
             return Access.NOT_TOLD, []
         rest = list(names)
         found = await gather_limited(look, rest)
-    except StoreError as error:
-        if error.code in _UNTOLD:
-            return Access.NOT_ALLOWED, []
-        raise
+    except (DeniedError, NotSupportedError):
+        return Access.NOT_ALLOWED, []
     seen = {bundle.manifest_name: first, **dict(zip(rest, found, strict=True))}
     private = [name for name, access in seen.items() if access is Access.PRIVATE]
     differences = [

@@ -24,7 +24,7 @@ from amistream.bundles.parts import (
 )
 from amistream.bundles.place import Bundle
 from amistream.bundles.results import Transferred
-from amistream.errors import DifferenceError, RefusedError, StoreError
+from amistream.errors import BundleExistsError, DifferenceError, LostError, StoreError, TakenError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.gather import gather_limited
 from amistream.flow.undo import Undo
@@ -70,7 +70,7 @@ async def refuse_other_manifest(bundle: Bundle, store: Store) -> None:
     stored = await store.stat(name, read=False)
     if stored is None or (stored.size == len(raw) and await store.read(name, 0, len(raw)) == raw):
         return
-    raise RefusedError(
+    raise BundleExistsError(
         "destination.exists",
         f"cannot copy a bundle to {store.location}: another one is there, {name}",
         hint="choose another place; overwriting would break the AMI registered on it",
@@ -80,7 +80,7 @@ async def refuse_other_manifest(bundle: Bundle, store: Store) -> None:
 
 def taken_error(store: Store, name: str) -> StoreError:
     """The error for a name under which something else is there."""
-    return StoreError(
+    return TakenError(
         "store.exists",
         f"cannot store {store.location}/{name}: it exists already, with other content",
         hint="choose another place, or remove what is there: nothing is ever overwritten",
@@ -158,7 +158,7 @@ async def commit(store: Store, manifest_name: str, raw: bytes, seen: list[SeenPa
     there = await names_there(store, [part.name for part in seen])
     for part in seen:
         if part.name not in there:
-            raise StoreError(
+            raise LostError(
                 "store.lost",
                 f"cannot complete the bundle in {store.location}: {part.name} was there and is gone",
                 hint="is the same bundle copied there twice at a time? Begin again: what is there stays",

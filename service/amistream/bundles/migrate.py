@@ -22,7 +22,7 @@ from amistream.bundles.parts import SeenPart, different_part_error, look_at_part
 from amistream.bundles.place import BucketPlace, Bundle
 from amistream.bundles.register import Intent, RegistrationOptions, carry_out, check_registration, ec2_of
 from amistream.bundles.results import Migrated
-from amistream.errors import RefusedError, StoreError
+from amistream.errors import BundleExistsError, RefusedError, StoreError, TakenError
 from amistream.flow.gather import gather_limited
 from amistream.keys import BundleKey, UserIdentity, unwrap, wrap
 from amistream.location import S3Location
@@ -175,9 +175,9 @@ class _Copying:
         self._made[name] = None
         try:
             told = await self._store.copy(name, source, name, part.sha1)
+        except TakenError:
+            raise
         except StoreError as error:
-            if error.code == "store.exists":
-                raise
             if self._source is not None:
                 self._note(f"parts go through this machine, because S3 does not copy them: {error.message}")
             self._source = None
@@ -194,7 +194,7 @@ class _Copying:
 
 async def _refuse_taken(new: Bundle) -> None:
     if await new.place.store.stat(new.manifest_name, read=False) is not None:
-        raise RefusedError(
+        raise BundleExistsError(
             "destination.exists",
             f"cannot migrate to {new.place.store.location}: there is a bundle already, {new.manifest_name}",
             hint="choose another place; overwriting would break the AMI registered on it",

@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 
 from amistream.bundles.manifest import Manifest, SignatureState, check_signature
 from amistream.bundles.results import Signature
-from amistream.errors import RefusedError
+from amistream.errors import KeyMismatchError, RefusedError
 from amistream.keys import (
     CERTIFICATE_FILE,
     PRIVATE_KEY_FILE,
@@ -95,8 +95,8 @@ def find_owner(settings: Settings, certificate: Path | None, private_key: Path |
     if certificate and private_key:
         try:
             return _of(load_identity(certificate, private_key, exposed_too=exposed_too), named=True)
-        except RefusedError as error:
-            if error.code != "key.mismatch" or all(named) or not any(named):
+        except KeyMismatchError:
+            if all(named) or not any(named):
                 raise
             certificate, private_key = named
     if private_key:

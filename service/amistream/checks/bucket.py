@@ -11,7 +11,7 @@ from amistream.aws import buckets
 from amistream.aws.credentials import CredentialFacts, find_credentials, no_credentials
 from amistream.checks.destination import Address
 from amistream.checks.findings import Check, Observation, Status
-from amistream.errors import AmistreamError, RefusedError, StoreError
+from amistream.errors import AmistreamError, BundleExistsError, RefusedError, StoreError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.retry import with_retries
 from amistream.location import S3Location
@@ -189,7 +189,7 @@ async def check_names(address: Address, region: str, remove: str) -> str:
     prefix, store = address.prefix, await address.store(region)
     manifest = manifest_name(prefix)
     if await store.stat(manifest, read=False) is not None:
-        raise RefusedError(
+        raise BundleExistsError(
             "destination.exists",
             f"cannot bundle to {store.location}: there is a bundle already, {manifest}",
             hint="choose another --prefix or destination; overwriting would break the AMI registered on it",

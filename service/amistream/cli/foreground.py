@@ -19,7 +19,7 @@ from amistream import log
 from amistream.bundles.meter import Meter
 from amistream.bundles.session import BundleSession
 from amistream.cli.output import put_note
-from amistream.errors import EXIT_INTERRUPTED, AmistreamError, RefusedError
+from amistream.errors import EXIT_INTERRUPTED, AmistreamError, UnconfirmedError
 from amistream.process import settle_memory
 from amistream.settings import LogFormat, Settings
 
@@ -109,14 +109,14 @@ async def confirm(question: str, *, yes: bool, what: str) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise RefusedError(
+        raise UnconfirmedError(
             "unconfirmed",
             f"cannot {what} without being told so: there is no terminal to ask on",
             hint="look with --dry-run, then give --yes",
         )
     put_note(f"{question} [y/N]")
     if (await line_from_stdin()).strip().lower() not in {"y", "yes"}:
-        raise RefusedError("unconfirmed", f"cannot {what}: the answer was no", hint="nothing was changed")
+        raise UnconfirmedError("unconfirmed", f"cannot {what}: the answer was no", hint="nothing was changed")
 
 
 async def line_from_stdin() -> str:

@@ -13,7 +13,7 @@ from amistream.cli.output import put_note, put_result
 from amistream.compat.access import ami_tools_keys, bucket_address, region_of, settings_of
 from amistream.compat.options import Given
 from amistream.compat.session import OldSession, directory_of, run_old
-from amistream.errors import EXIT_DONE, DifferenceError, RefusedError, UsageError
+from amistream.errors import EXIT_DONE, DifferenceError, UnconfirmedError, UsageError
 from amistream.location import parse_s3_location
 from amistream.values import manifest_name
 
@@ -111,4 +111,4 @@ async def _ask() -> None:
     """Ask on stdout and read the answer wherever it comes from: scripts say `echo y |`. Raises `RefusedError`."""
     put_result("Continue? [y/n]")
     if (await line_from_stdin()).strip().lower() not in {"y", "yes"}:
-        raise RefusedError("unconfirmed", "cannot delete the bundle: nobody said yes", hint="--yes says it at once")
+        raise UnconfirmedError("unconfirmed", "cannot delete the bundle: nobody said yes", hint="--yes says it at once")

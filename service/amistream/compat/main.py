@@ -16,12 +16,20 @@ from typing import NoReturn
 from amistream.cli.output import lost_output, put_note
 from amistream.compat.options import Given, Use, in_old_words, parse
 from amistream.compat.tables import Command, Family, find_command, known_names
-from amistream.errors import EXIT_INTERRUPTED, AmistreamError, StoreError, UsageError, system_error
+from amistream.errors import (
+    EXIT_INTERRUPTED,
+    AmistreamError,
+    BundleExistsError,
+    StoreError,
+    TakenError,
+    UnconfirmedError,
+    UsageError,
+    system_error,
+)
 from amistream.process import keep_secrets_in
 
-_OF_S3 = ("bucket.", "store.", "aws.", "destination.", "credentials.")
-"""Beginnings of the codes of what is refused because of S3."""
-_IN_THE_WAY = ("destination.exists", "store.exists")
+_OF_S3 = {"bucket", "store", "aws", "destination", "credentials"}
+"""Subjects of the errors that S3 is the cause of."""
 _EXPOSED = "warning: every user of this machine can read the private key: chmod 600 {path}"
 _WARNING = (
     "{names} on the command line: every user of this machine can see it while the command runs. Better leave it out, "
@@ -72,11 +80,11 @@ def exit_status(command: Command, error: AmistreamError) -> int:
         return 2 if isinstance(error, UsageError) else 1
     if isinstance(error, UsageError):
         return 1
-    if error.code == "unconfirmed":
+    if isinstance(error, UnconfirmedError):
         return 5
-    of_s3 = isinstance(error, StoreError) or error.code.startswith(_OF_S3)
-    local = not command.uses_s3 or error.code.startswith("directory.")
-    local = local or (command.writes_files and error.code in _IN_THE_WAY)
+    of_s3 = isinstance(error, StoreError) or error.subject in _OF_S3
+    local = not command.uses_s3 or error.subject == "directory"
+    local = local or (command.writes_files and isinstance(error, BundleExistsError | TakenError))
     return 3 if of_s3 and not local else 2
 
 

@@ -27,7 +27,7 @@ from amistream.bundles.unbundle import refuse_own_file, unbundle
 from amistream.bundles.upload import upload
 from amistream.cli.foreground import run_here
 from amistream.cli.output import put_note
-from amistream.errors import RefusedError, StoreError
+from amistream.errors import DeniedError, NoBucketError, RefusedError, StoreError
 from amistream.flow.retry import retry_policy, with_retries
 from amistream.location import DirectoryLocation, parse_manifest_address, parse_s3_location
 from amistream.ports.store import ObjectStore, Store
@@ -37,8 +37,6 @@ from amistream.values import AccessKeys
 
 ANY_REGION = "us-east-1"
 """Named for a bucket that is elsewhere, it counts as not named: it was what the old tools assumed."""
-
-_MAY_NOT_ASK = {"aws.AccessDenied", "aws.UnauthorizedOperation"}
 
 _T = TypeVar("_T")
 
@@ -63,7 +61,7 @@ class OldSession(BundleSession):
             return await find_bucket(self._aws, bucket, region=region, endpoint_url=url, timeout_s=timeout_s)
 
         answer = await with_retries(retry_policy(self._settings), f"use the bucket {bucket}", find)
-        if answer.error is None or answer.error.code != "bucket.missing":
+        if not isinstance(answer.error, NoBucketError):
             return
         where = region or await self._aws.default_region() or ANY_REGION
         await make_bucket(await self._aws.client("s3", where, url), bucket, where, timeout_s)
@@ -129,7 +127,7 @@ class OldSession(BundleSession):
             images = await images_on(place, name, ec2, self._settings)
         except StoreError as error:
             # A compatible cloud may have no EC2 at all; AWS itself has one, and its answer counts.
-            if not self._settings.endpoint_url and error.code not in _MAY_NOT_ASK:
+            if not self._settings.endpoint_url and not isinstance(error, DeniedError):
                 raise
             self._note(f"EC2 was not asked whether an AMI is registered on it: {error.message}")
             return

@@ -89,12 +89,8 @@ async def with_retries(
             if not error.transient:
                 raise
             if failures >= policy.attempts:
-                raise StoreError(
-                    error.code,
-                    f"{error.message} (tried {failures} times)",
-                    hint=error.hint,
-                    field=error.field,
-                ) from error
+                message = f"{error.message} (tried {failures} times)"
+                raise error.permanent().reworded(message=message) from error
             delay = policy.delay_s(failures)
             log.warning("request.retry", what=what, reason=error.message, failures=failures, delay_s=round(delay, 2))
             await sleep(delay)

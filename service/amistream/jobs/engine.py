@@ -16,7 +16,16 @@ import structlog
 
 from amistream.aws.session import Aws
 from amistream.checks.destination import Address
-from amistream.errors import AmistreamError, JobError, RefusedError, RegisterError, StoreError, bug_error
+from amistream.errors import (
+    AmistreamError,
+    JournalError,
+    NotJournaledError,
+    RefusedError,
+    RegisterError,
+    StoreError,
+    TakenError,
+    bug_error,
+)
 from amistream.events import ErrorBody, JobResult, PlaceResult, State
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.jobs.job import Job
@@ -30,7 +39,6 @@ from amistream.values import AccessKeys
 
 log = structlog.get_logger()
 
-NOT_ENTERED = "journal.missing"
 HOW_TO_GO_ON = (
     "what is stored is kept: `amistream resume {job}` goes on from there, `amistream cancel {job}` removes it"
 )
@@ -101,7 +109,7 @@ class Engine:
                 await self._journal.set_fate(job.id, NextStep.KEPT)
         except AmistreamError as error:
             # The next process goes by the journal, whatever this one could read of it.
-            job.fail(error, resumable=error.code != NOT_ENTERED)
+            job.fail(error, resumable=not isinstance(error, NotJournaledError))
             return
         run = Run(job, kept, parts, addresses, journal=self._journal, slots=self._slots)
         try:
@@ -130,11 +138,11 @@ class Engine:
 
     async def _fail(self, job: Job, run: Run, error: AmistreamError, *, resumed: bool) -> None:
         """Keep what a later run can go on from, and remove what it cannot."""
-        mendable = isinstance(error, StoreError | RegisterError) and error.code != "store.exists"
-        journal_broken = isinstance(error, JobError) and error.code.startswith("journal.")
+        mendable = isinstance(error, StoreError | RegisterError) and not isinstance(error, TakenError)
+        journal_broken = isinstance(error, JournalError)
         keep = (mendable and run.worth_keeping) or (journal_broken and run.parts > 0)
         # What went wrong while it still checked says nothing about what is stored; only a rival's object there does.
-        in_vain = isinstance(error, RefusedError) or (job.state is State.CHECKING and error.code != "store.exists")
+        in_vain = isinstance(error, RefusedError) or (job.state is State.CHECKING and not isinstance(error, TakenError))
         if keep or (resumed and in_vain):
             job.kept_parts = run.parts
             kept_on = AmistreamError(
@@ -193,7 +201,7 @@ class Engine:
     async def _kept(self, job: Job) -> JournalEntry:
         kept = await self._journal.find(job.id)
         if kept is None:
-            raise JobError(NOT_ENTERED, f"cannot run job {job.id}: it is not in the journal")
+            raise NotJournaledError("journal.missing", f"cannot run job {job.id}: it is not in the journal")
         return kept
 
     def _addresses(self, job: Job, kept: JournalEntry) -> list[Address]:

@@ -24,7 +24,7 @@ from typing import Any, Self, TypeVar
 
 import structlog
 
-from amistream.errors import ConflictError, JobError
+from amistream.errors import ConflictError, JobError, JournalError
 from amistream.events import JobResult, JobView, PlaceResult
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.jobs.records import JournalEntry, NextStep, SealedPart
@@ -242,7 +242,7 @@ class Journal:
             raise self._unknown(row["id"]) from error
 
     def _unknown(self, job_id: str) -> JobError:
-        return JobError(
+        return JournalError(
             "journal.version",
             f"cannot read job {job_id} in the journal {self._path}: another version of amistream entered it",
             hint="use that version for it",
@@ -305,7 +305,7 @@ class Journal:
         self._db.row_factory = sqlite3.Row
         found = self._db.execute("PRAGMA user_version").fetchone()[0]
         if found not in (0, _VERSION):
-            raise JobError(
+            raise JournalError(
                 "journal.version",
                 f"cannot use the journal {self._path}: another version of amistream made it ({found})",
                 hint="use that version, or another state_dir",
@@ -373,7 +373,7 @@ class Journal:
         except (sqlite3.Error, OSError) as error:
             full = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
             full = full or getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT) or self._has_no_room()
-            raise JobError(
+            raise JournalError(
                 "journal.full" if full else "journal.failed",
                 f"cannot keep the journal {self._path}: {error}",
                 hint=f"free some space: df -h {self._state_dir}"

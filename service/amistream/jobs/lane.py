@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from amistream.checks.destination import Destination
-from amistream.errors import AmistreamError, RegisterError, StoreError
+from amistream.errors import AmistreamError, LostError, RegisterError, StoreError
 from amistream.events import ErrorBody, PlaceResult
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.undo import Undo
@@ -74,7 +74,7 @@ class Lane:
             image_id = await self._register(job_id, journal, settings, registering)
         except (StoreError, RegisterError) as error:
             self.error = error
-            if error.code == "store.lost":
+            if isinstance(error, LostError):
                 await journal.reopen(job_id)
             return
         registration = self.destination.registration

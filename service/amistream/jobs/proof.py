@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from amistream.errors import StoreError
+from amistream.errors import LostError, TakenError
 from amistream.flow.gather import gather_limited
 from amistream.jobs.records import SealedPart
 from amistream.ports.store import Store, find
@@ -18,7 +18,7 @@ async def prove(store: Store, prefix: str, parts: Sequence[SealedPart]) -> list[
         name = part_name(prefix, part.digest.index)
         found = await find(store, name, part.digest.size)
         if found is not None and not found.is_the(part.digest.size, *part.checksums):
-            raise StoreError(
+            raise TakenError(
                 "store.exists",
                 f"cannot go on in {store.location}: {name} there is not the one this job stored",
                 hint="something else writes to this place; cancel the job and choose another --prefix or destination",
@@ -55,7 +55,7 @@ async def check_object(store: Store, name: str, size: int, *checksums: str) -> N
     found = await store.stat(name, read=False)
     if found is None or not found.is_the(size, *checksums):
         has = "it is not there" if found is None else f"it shows {found.size} bytes and checksum {found.checksum}"
-        raise StoreError(
+        raise LostError(
             "store.lost",
             f"cannot rely on {store.location}/{name}: {size} bytes were stored, and {has}",
             hint="something else deletes or writes there (a lifecycle rule?); `amistream resume` stores it again",

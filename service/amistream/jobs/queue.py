@@ -15,7 +15,7 @@ from typing import Self
 
 import structlog
 
-from amistream.errors import AmistreamError, BusyError, ConflictError, NotFoundError, bug_error
+from amistream.errors import AmistreamError, BusyError, ConflictError, JobEndedError, NotFoundError, bug_error
 from amistream.events import State
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.jobs.job import Job
@@ -28,7 +28,6 @@ log = structlog.get_logger()
 
 Work = Callable[[Job], Awaitable[None]]
 
-JOB_ENDED = "job.ended"
 
 FRESH = 16
 """Ended jobs, of those that came last, that are kept with all their events: somebody may be about to read them."""
@@ -77,10 +76,10 @@ class JobQueue:
                 continue
             try:
                 await self._claim(job)
-            except ConflictError as error:
-                # Another process was quicker.
-                if error.code != JOB_ENDED:
-                    self._forget(job.id)
+            except JobEndedError:
+                pass  # another process ended it; it is remembered as that left it
+            except ConflictError:
+                self._forget(job.id)  # another process has it
             else:
                 if self.stopping:
                     return
@@ -166,7 +165,7 @@ class JobQueue:
             job = job.again()
             self._begin(job, self._clean)
         elif job.state.ended:
-            raise ConflictError(JOB_ENDED, f"cannot cancel job {job_id}: it is {job.state.value} already")
+            raise JobEndedError("job.ended", f"cannot cancel job {job_id}: it is {job.state.value} already")
         else:
             self._stop(job)
         return job
@@ -222,8 +221,8 @@ class JobQueue:
         kept = await self._journal.claim(job.id)
         if kept.fate is NextStep.OVER:
             now = self._remember(kept)
-            raise ConflictError(
-                JOB_ENDED,
+            raise JobEndedError(
+                "job.ended",
                 f"cannot take up job {job.id}: it is {now.state.value} already",
                 hint=f"another process ended it: `amistream status {job.id}{self._journal.option}`",
             )

@@ -14,7 +14,7 @@ from datetime import datetime
 
 import structlog
 
-from amistream.errors import RegisterError, StoreError
+from amistream.errors import NameTakenError, RegisterError, StoreError
 from amistream.flow.cancel import await_answer
 from amistream.flow.retry import RetryPolicy, with_retries
 from amistream.flow.undo import Undo
@@ -24,9 +24,6 @@ log = structlog.get_logger()
 
 LOOKS_AFTER_LOST_ANSWER = 3
 """Images become visible with a delay: so often is looked before a registration is held not to have happened."""
-
-TAKEN = "aws.InvalidAMIName.Duplicate"
-"""The code of a refusal because an AMI has the name already."""
 
 _NAME_MOST = 128
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9()\[\] ./'@_-]")
@@ -97,13 +94,13 @@ class RegistrationAttempt:
             except StoreError as error:
                 failures += 1
                 # After a lost answer, "the name is taken" may mean: by that request's AMI.
-                unsure = error.transient or (failures > 1 and error.code == TAKEN)
+                unsure = error.transient or (failures > 1 and isinstance(error, NameTakenError))
                 if unsure:
                     log.warning("register.unsure", reason=error.message, failures=failures)
                 else:
                     # Refused at once: an AMI of that name is someone else's, unless an earlier run made it.
                     self.is_own = failures > 1 or (self.look_first and not self.registered_none)
-                    if error.code != TAKEN:
+                    if not isinstance(error, NameTakenError):
                         raise _failed(self.registration, error) from error
                 try:
                     found = await self._find_ours(looks=LOOKS_AFTER_LOST_ANSWER if unsure else 1)

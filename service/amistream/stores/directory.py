@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 
-from amistream.errors import RefusedError, StoreError
+from amistream.errors import RefusedError, StoreError, TakenError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.ports.store import OnBytes, Stored, find, whole_checksum
 from amistream.roots import Roots, make_directory, pinned_directory
@@ -178,7 +178,7 @@ class DirectoryStore:
             found = None
         if found != expected:
             self._foreign.add(name)
-            raise StoreError(
+            raise TakenError(
                 "store.exists",
                 f"cannot write {self._directory / name}: it exists already, with other content",
                 hint="remove the older bundle, or choose another --prefix or directory",

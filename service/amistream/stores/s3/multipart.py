@@ -19,7 +19,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from amistream.aws.translate import error_code, http_status
-from amistream.errors import StoreError, first_cause
+from amistream.errors import NoUploadError, PreconditionError, first_cause
 from amistream.flow.cancel import await_answer
 from amistream.flow.rate_limit import RateLimit
 from amistream.flow.retry import Alive
@@ -171,13 +171,11 @@ class MultipartUploads:
 
         try:
             await self._requests.ask(f"store {self._requests.url(name)}", complete)
-        except StoreError as error:
-            if error.code not in {"aws.PreconditionFailed", "aws.NoSuchUpload"}:
-                raise
+        except (PreconditionError, NoUploadError) as error:
             # Either another object, or this one from a completion whose answer was lost.
             if await self._requests.is_there(name, size, *checksums):
                 return
-            if error.code == "aws.PreconditionFailed":
+            if isinstance(error, PreconditionError):
                 raise self._requests.taken(name) from error
             raise
 

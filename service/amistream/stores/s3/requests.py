@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from botocore.exceptions import ClientError, ConnectionClosedError
 
 from amistream.aws.translate import SDK_ERRORS, http_status, translate
-from amistream.errors import StoreError
+from amistream.errors import TakenError
 from amistream.flow.retry import Alive, RetryPolicy, with_retries
 from amistream.location import S3Location
 from amistream.ports.store import Stored, whole_checksum
@@ -102,9 +102,9 @@ class S3Requests:
         stored = await self.stat(name)
         return stored is not None and stored.is_the(size, *checksums)
 
-    def taken(self, name: str) -> StoreError:
+    def taken(self, name: str) -> TakenError:
         """Make the error for a name under which another object is stored."""
-        return StoreError(
+        return TakenError(
             "store.exists",
             f"cannot store {self.url(name)}: it exists already, with other content",
             hint=f"look with `aws s3 ls {self.location}/`; remove the older bundle or choose another --prefix",

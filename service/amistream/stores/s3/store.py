@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError
 
-from amistream.errors import StoreError
+from amistream.errors import PreconditionError, TakenError
 from amistream.flow.cancel import await_answer
 from amistream.flow.rate_limit import RateLimit
 from amistream.flow.retry import Alive, RetryPolicy
@@ -68,9 +68,8 @@ class S3Store:
                 await self._uploads.put(name, data, sha1, on_bytes)
             else:
                 await self._put_whole(name, data, sha1, on_bytes)
-        except StoreError as error:
-            if error.code == "store.exists":
-                self._foreign.add(name)
+        except TakenError:
+            self._foreign.add(name)
             raise
 
     async def commit(self, name: str, data: bytes, sha1: bytes) -> None:
@@ -123,9 +122,7 @@ class S3Store:
 
         try:
             checksum = await self._requests.ask(f"copy {source}/{source_name} to {self._requests.url(name)}", attempt)
-        except StoreError as error:
-            if error.code != "aws.PreconditionFailed":
-                raise
+        except PreconditionError as error:
             stored = await self.stat(name)
             if stored is None or stored.checksum != whole_checksum(sha1):
                 self._foreign.add(name)
@@ -191,9 +188,7 @@ class S3Store:
 
         try:
             await self._requests.ask(what, attempt)
-        except StoreError as error:
-            if error.code != "aws.PreconditionFailed":
-                raise
+        except PreconditionError as error:
             # Either another object, or this one from an attempt whose answer was lost.
             if not await self._requests.is_there(name, len(data), whole_checksum(sha1)):
                 raise self._requests.taken(name) from error
