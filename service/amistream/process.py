@@ -20,9 +20,13 @@ import ctypes
 import gc
 import os
 import resource
+import signal
 from functools import cache
 
 from amistream.values import MIB
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""Signals that ask a command to stop."""
 
 _PR_SET_DUMPABLE = 4
 _OWNER_ONLY = 0o077

@@ -17,8 +17,8 @@ GIB = 1024 * MIB
 LARGEST_PART = 5 * GIB
 """The most that S3 takes in one request, and so the most that any tool puts into a part."""
 
-STANDARD_INPUT = "-"
-"""How a request names as its source what comes through a pipe."""
+STANDARD_INPUT = STANDARD_OUTPUT = "-"
+"""The name of a pipe as source of a request, and as destination of an unbundled image."""
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 

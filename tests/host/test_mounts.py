@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from amistream.host.mounts import writable_place
+from amistream.host.mounts import mount_point
 from support.mounts import mounted, partition
 from support.volumes import ext4_image, loop_device, random_image
 
@@ -17,7 +17,7 @@ MIB = 1 << 20
 
 
 def place_of(path: Path) -> str:
-    return writable_place(path.stat())
+    return mount_point(path.stat(), writable=True)
 
 
 def test_a_file_that_nobody_shows(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ failure or cancel of the transport, and go again when the bundle itself turns ou
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
@@ -28,7 +27,7 @@ from amistream.errors import BundleExistsError, DifferenceError, LostError, Stor
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.gather import gather_limited
 from amistream.flow.undo import Undo
-from amistream.ports.store import Store, Stored, whole_checksum
+from amistream.ports.store import Store, Stored, sha1_of, whole_checksum
 
 LOOK_S = 30
 """Seconds for a look at what is there before something is taken back."""
@@ -140,7 +139,7 @@ async def take_back(
 
     async def all_of_it() -> None:
         if own is not None:
-            await one(manifest_name, partial(store.remove, manifest_name, len(own), whole_checksum(_sha1(own))))
+            await one(manifest_name, partial(store.remove, manifest_name, len(own), whole_checksum(sha1_of(own))))
         made = list(names)
         complete = bool(made) and await is_complete()
 
@@ -164,11 +163,7 @@ async def commit(store: Store, manifest_name: str, raw: bytes, seen: list[SeenPa
                 hint="is the same bundle copied there twice at a time? Begin again: what is there stays",
                 field="destinations",
             )
-    await store.commit(manifest_name, raw, _sha1(raw))
-
-
-def _sha1(data: bytes) -> bytes:
-    return hashlib.sha1(data, usedforsecurity=False).digest()
+    await store.commit(manifest_name, raw, sha1_of(raw))
 
 
 def transferred(bundle: Bundle, store: Store, meter: Meter, started: float) -> Transferred:

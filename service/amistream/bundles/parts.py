@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from amistream.bundles.manifest import ManifestPart
 from amistream.bundles.place import Bundle
 from amistream.errors import DifferenceError
 from amistream.flow.gather import gather_limited
-from amistream.ports.store import Store, Stored, whole_checksum
+from amistream.ports.store import Store, Stored, sha1_of, whole_checksum
 from amistream.settings import Settings
 from amistream.values import MIB
 
@@ -71,7 +70,7 @@ async def look_at_parts(bundle: Bundle) -> list[SeenPart]:
 async def read_part(bundle: Bundle, seen: SeenPart) -> memoryview:
     """The whole part, proved. Raises `DifferenceError` when it is not what the manifest says."""
     data = await bundle.place.store.read(seen.name, 0, seen.size)
-    check_digest(bundle, seen, await asyncio.to_thread(_sha1, data), len(data))
+    check_digest(bundle, seen, await asyncio.to_thread(sha1_of, data), len(data))
     return memoryview(data)
 
 
@@ -108,7 +107,3 @@ def different_part_error(bundle: Bundle, what: str) -> DifferenceError:
 
 def _some(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-
-
-def _sha1(data: bytes) -> bytes:
-    return hashlib.sha1(data, usedforsecurity=False).digest()

@@ -6,7 +6,6 @@ parts. While an AMI is registered on the bundle nothing is deleted, unless it is
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from amistream.bundles.register import deregister_image, images_on
 from amistream.bundles.results import Removed
 from amistream.errors import RefusedError, StoreError
 from amistream.flow.gather import gather_limited
-from amistream.ports.store import Store, Stored, whole_checksum
+from amistream.ports.store import Store, Stored, sha1_of, whole_checksum
 from amistream.settings import Settings
 
 
@@ -155,7 +154,7 @@ async def _manifest_there(bundle: Bundle) -> bool:
     stored = await store.stat(name, read=False)
     if stored is None:
         return False
-    sha1 = hashlib.sha1(raw, usedforsecurity=False).digest()
+    sha1 = sha1_of(raw)
     same = stored.size == len(raw) and stored.checksum in (None, whole_checksum(sha1))
     if same and (stored.checksum is not None or await store.read(name, 0, len(raw)) == raw):
         return True

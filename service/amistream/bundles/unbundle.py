@@ -27,8 +27,7 @@ from amistream.stages.back.unarchive import Unarchived
 from amistream.targets.device import choose_device
 from amistream.targets.file import choose_file
 from amistream.targets.stream import StreamTarget
-
-STDOUT = "-"
+from amistream.values import STANDARD_OUTPUT
 
 
 async def unbundle_at(
@@ -47,7 +46,7 @@ async def unbundle_at(
     owner = await asyncio.to_thread(find_owner, settings, *files)
     async with Aws(settings) as aws, open_place(folder, settings, aws) as place:
         bundle = await find_bundle(place, name)
-        if destination != STDOUT:
+        if destination != STANDARD_OUTPUT:
             await asyncio.to_thread(refuse_own_file, bundle, Path(destination))
         return await unbundle(bundle, owner, target, meter, note, workers=settings.workers)
 
@@ -70,7 +69,7 @@ def refuse_own_file(bundle: Bundle, destination: Path, *more: Path) -> None:
 
 def choose_target(destination: str, *, force: bool) -> Target:
     """The target that `destination` names. Raises `RefusedError`. Blocks."""
-    if destination == STDOUT:
+    if destination == STANDARD_OUTPUT:
         return StreamTarget(1)
     path = Path(destination)
     return choose_device(path, force=force) or choose_file(path, force=force)

@@ -9,7 +9,7 @@ from amistream.checks.destination import RequestContext
 from amistream.checks.findings import Check, Observation, Status
 from amistream.errors import RefusedError
 from amistream.flow.cancel import finish_despite_cancel
-from amistream.host.mounts import writable_place
+from amistream.host.mounts import mount_point
 from amistream.plan import Plan
 from amistream.ports.volume import Volume
 from amistream.request import PATTERN_WORDS, PREFIX_PATTERN
@@ -132,7 +132,7 @@ class SourceChecks:
 
     async def _check_mounts(self) -> Observation:
         path = self.volume.path
-        place = await finish_despite_cancel(asyncio.to_thread(writable_place, self.volume.identity))
+        place = await finish_despite_cancel(asyncio.to_thread(mount_point, self.volume.identity, writable=True))
         if not place:
             return Observation("not mounted read-write")
         if self._request.live:

@@ -20,11 +20,10 @@ from amistream.bundles.meter import Meter
 from amistream.bundles.session import BundleSession
 from amistream.cli.output import put_note
 from amistream.errors import EXIT_INTERRUPTED, AmistreamError, UnconfirmedError
-from amistream.process import settle_memory
+from amistream.process import STOP_SIGNALS, settle_memory
 from amistream.settings import LogFormat, Settings
 
 DRAWN_EVERY_S = 0.25
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _T = TypeVar("_T")
 

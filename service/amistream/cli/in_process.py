@@ -8,7 +8,6 @@ with it.
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,12 +24,10 @@ from amistream.jobs.engine import Engine
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
 from amistream.jobs.queue import JobQueue
-from amistream.process import settle_memory
+from amistream.process import STOP_SIGNALS, settle_memory
 from amistream.request import JobRequest
 from amistream.settings import LogFormat, OnStop, Settings, load
 from amistream.values import AccessKeys
-
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _Answer = TypeVar("_Answer")
 

@@ -5,7 +5,6 @@ A lane's failure stays in it; what it made is in its `undo` until the bundle the
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +17,7 @@ from amistream.flow.undo import Undo
 from amistream.jobs.journal import Journal
 from amistream.jobs.proof import check_object, check_stored
 from amistream.jobs.records import SealedPart
-from amistream.ports.store import whole_checksum
+from amistream.ports.store import sha1_of, whole_checksum
 from amistream.settings import Settings
 from amistream.stages.register import RegistrationAttempt
 from amistream.stores.several import Member
@@ -63,7 +62,7 @@ class Lane:
         """
         assert self.manifest is not None  # noqa: S101 - for the type checker; the caller looked
         store, name = self.destination.store, manifest_name(self.prefix)
-        sha1 = hashlib.sha1(self.manifest, usedforsecurity=False).digest()
+        sha1 = sha1_of(self.manifest)
         try:
             await check_stored(store, self.prefix, parts)
             await journal.commit(job_id, self.number, self.manifest)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Sequence
 
 from amistream.aws import buckets
@@ -16,7 +15,7 @@ from amistream.jobs.records import JournalEntry, SealedPart
 from amistream.location import S3Location
 from amistream.plan import BundlingPlace
 from amistream.ports.registry import Registration
-from amistream.ports.store import Store, whole_checksum
+from amistream.ports.store import Store, sha1_of, whole_checksum
 from amistream.stages.register import deregister_ours
 from amistream.values import manifest_name, part_name
 
@@ -29,7 +28,7 @@ async def remove(store: Store, prefix: str, parts: Sequence[SealedPart], manifes
 
     await store.tidy(_unfinished(prefix, parts))
     if manifest is not None:
-        sha1 = hashlib.sha1(manifest, usedforsecurity=False).digest()
+        sha1 = sha1_of(manifest)
         await store.remove(manifest_name(prefix), len(manifest), whole_checksum(sha1))
     await gather_limited(remove_part, parts)
 

@@ -9,12 +9,14 @@ Every adapter passes the same contract tests.
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from amistream.location import S3Location
+from amistream.values import Buffer
 
 OnBytes = Callable[[int], None]
 """Called with each number of bytes that was handed to the wire or disk, repeats included."""
@@ -32,6 +34,10 @@ class Stored:
         # Some S3-compatible stores leave the number of chunks off a composite checksum.
         known = {*checksums, *(checksum.partition("-")[0] for checksum in checksums)}
         return self.size == size and (self.checksum is None or self.checksum in known)
+
+
+def sha1_of(data: Buffer) -> bytes:
+    return hashlib.sha1(data, usedforsecurity=False).digest()
 
 
 def whole_checksum(sha1: bytes) -> str:

@@ -9,26 +9,16 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import os
 import stat
-import struct
 from pathlib import Path
 
 from amistream.errors import RefusedError, SourceError
+from amistream.host.devices import device_size, sectors_written
 from amistream.ports.volume import Kind
 from amistream.roots import Roots, open_pinned, pinned
 from amistream.source.extents import find_data
 from amistream.values import GIB, Extent
-
-_BLKGETSIZE64 = 0x80081272
-"""ioctl of linux/fs.h: size of a block device in bytes."""
-
-
-DEVICES = Path("/sys/dev/block")
-_SECTORS_WRITTEN = 6
-"""Field of a block device's `stat` (Linux, Documentation/block/stat.rst)."""
-
 
 _SYNC_FILE_RANGE_WRITE = 2
 
@@ -124,12 +114,8 @@ class FileVolume:
         if self._live:
             return (self._size(),)
         os.fsync(self._descriptor)
-        device = f"{os.major(self.identity.st_rdev)}:{os.minor(self.identity.st_rdev)}"
-        try:
-            told = (DEVICES / device / "stat").read_text().split()
-        except OSError:
-            return (self._size(),)
-        return self._size(), int(told[_SECTORS_WRITTEN])
+        written = sectors_written(self.identity.st_rdev)
+        return (self._size(),) if written is None else (self._size(), written)
 
     def _name(self) -> Path:
         return Path(f"/proc/self/fd/{self._descriptor}").readlink()
@@ -137,8 +123,7 @@ class FileVolume:
     def _size(self) -> int:
         if self.kind is Kind.IMAGE_FILE:
             return os.fstat(self._descriptor).st_size
-        answer = fcntl.ioctl(self._descriptor, _BLKGETSIZE64, bytes(8))
-        return int(struct.unpack("Q", answer)[0])
+        return device_size(self._descriptor)
 
 
 def _begin_to_write_out(descriptor: int) -> None:

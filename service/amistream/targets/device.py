@@ -9,28 +9,21 @@ file system or disk, is written last, once the image is proved: until then there
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import fcntl
 import os
 import stat
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from amistream.errors import RefusedError
+from amistream.host.devices import device_size, is_read_only, zero_range
+from amistream.host.mounts import mount_point
 from amistream.targets.blocks import ALIGNMENT, BLOCK, ZEROS, BlockTarget, BlockWriter, write_all, write_error
 from amistream.values import MIB
 
-MOUNTS = Path("/proc/self/mountinfo")
-_BLKGETSIZE64 = 0x80081272
-_BLKROGET = 0x125E
-"""ioctls of linux/fs.h: size of a block device in bytes, and whether it is read-only."""
 WORTH_ASKING = MIB
 """Bytes of zeros from which on the kernel is asked for them: a discard costs a device more than a small write."""
-_KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 1, 2, 16
-"""Modes of fallocate(2): on a block device both of the latter leave zeros."""
 
 
 class DeviceTarget(BlockTarget):
@@ -47,8 +40,8 @@ class DeviceTarget(BlockTarget):
         self._refuse_mounted()
         try:
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
-            room = struct.unpack("Q", fcntl.ioctl(self._descriptor, _BLKGETSIZE64, bytes(8)))[0]
-            if any(fcntl.ioctl(self._descriptor, _BLKROGET, bytes(4))):
+            room = device_size(self._descriptor)
+            if is_read_only(self._descriptor):
                 raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         except OSError as error:
             self._close()
@@ -94,7 +87,7 @@ class DeviceTarget(BlockTarget):
     def _zero(self, start: int, end: int) -> None:
         """Make zeros of these bytes."""
         first, last = -(-start // ALIGNMENT) * ALIGNMENT, end // ALIGNMENT * ALIGNMENT
-        if last - first < WORTH_ASKING or not _zero_range(self._descriptor, first, last - first):
+        if last - first < WORTH_ASKING or not zero_range(self._descriptor, first, last - first):
             first = last = end
         self._write_zeros(start, first)
         self._write_zeros(last, end)
@@ -111,14 +104,8 @@ class DeviceTarget(BlockTarget):
             raise write_error(self.name, error) from error
 
     def _refuse_mounted(self) -> None:
-        device = self._path.stat().st_rdev
-        number = f"{os.major(device)}:{os.minor(device)}"
-        # Any mount of the machine may have a name that is not UTF-8.
-        with MOUNTS.open(encoding="utf-8", errors="backslashreplace") as mounts:
-            for line in mounts:
-                fields = line.split()
-                if fields[2] == number:
-                    raise self._in_use(f"it is mounted at {fields[4]}")
+        if place := mount_point(self._path.stat(), writable=False):
+            raise self._in_use(f"it is mounted at {place}")
 
     def _in_use(self, why: str) -> RefusedError:
         return RefusedError(
@@ -149,10 +136,3 @@ def choose_device(path: Path, *, force: bool) -> DeviceTarget | None:
             field="destination",
         )
     return DeviceTarget(path)
-
-
-def _zero_range(descriptor: int, start: int, length: int) -> bool:
-    """Let the kernel make zeros; says whether it did."""
-    fallocate = ctypes.CDLL(None, use_errno=True).fallocate
-    fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-    return any(not fallocate(descriptor, mode | _KEEP_SIZE, start, length) for mode in (_PUNCH_HOLE, _ZERO_RANGE))

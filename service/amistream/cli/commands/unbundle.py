@@ -15,12 +15,12 @@ from amistream.cli.table import columns, counted
 from amistream.errors import EXIT_DONE
 from amistream.request import Identity, Reach
 from amistream.units import duration_text, rate_text, size_text
+from amistream.values import STANDARD_OUTPUT
 
 if TYPE_CHECKING:
     from amistream.bundles.results import Unbundled
     from amistream.bundles.session import BundleSession
 
-STDOUT = "-"
 
 Target = Annotated[
     str,
@@ -65,7 +65,7 @@ def unbundle(
 
     result = run_here(settings, work)
     # stdout belongs to the image.
-    put = put_note if destination == STDOUT else put_result
+    put = put_note if destination == STANDARD_OUTPUT else put_result
     put(result.model_dump_json() if as_json else result_text(result))
     return EXIT_DONE
 

@@ -7,7 +7,6 @@ completed or aborted. Uploads of other programs under the same name are left alo
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from amistream.errors import NoUploadError, PreconditionError, first_cause
 from amistream.flow.cancel import await_answer
 from amistream.flow.rate_limit import RateLimit
 from amistream.flow.retry import Alive
-from amistream.ports.store import OnBytes, whole_checksum
+from amistream.ports.store import OnBytes, sha1_of, whole_checksum
 from amistream.settings import Acl
 from amistream.stores.s3.body import Body
 from amistream.stores.s3.requests import S3Requests
@@ -60,7 +59,7 @@ class MultipartUploads:
 
     async def checksum(self, name: str, data: memoryview) -> str:
         """Compute S3's checksum of the chunks' checksums, with their number."""
-        digests = self._digests[name] = await asyncio.to_thread(lambda: [_sha1(chunk) for chunk in self._chunks(data)])
+        digests = self._digests[name] = await asyncio.to_thread(lambda: list(map(sha1_of, self._chunks(data))))
         return _composite(digests)
 
     async def put(self, name: str, data: memoryview, sha1: bytes, on_bytes: OnBytes) -> None:
@@ -196,8 +195,4 @@ class MultipartUploads:
 
 
 def _composite(digests: Sequence[bytes]) -> str:
-    return f"{whole_checksum(_sha1(b''.join(digests)))}-{len(digests)}"
-
-
-def _sha1(data: memoryview | bytes) -> bytes:
-    return hashlib.sha1(data, usedforsecurity=False).digest()
+    return f"{whole_checksum(sha1_of(b''.join(digests)))}-{len(digests)}"
