@@ -21,7 +21,7 @@ import anyio
 from amistream.errors import first_cause
 from amistream.flow.buffers import Buffers
 from amistream.flow.priority import wake_promptly
-from amistream.flow.relay import Relay, Step
+from amistream.flow.relay import Ordered, Parallel, Relay, Step
 from amistream.flow.undo import Undo
 from amistream.keys import BundleKey
 from amistream.plan import Plan, Resumption
@@ -157,9 +157,9 @@ def data_path(
 ) -> tuple[Step, ...]:
     """The stages in order, a line each."""
     return (
-        Step("archive", archive),  # SHA-1 over the whole tar is serial by nature
-        Step("compress", parallel=deflate),  # most of the work: independent blocks, every core
-        Step("join", member),  # one gzip member, so in order
-        Step("encrypt", encrypt, same_turn=True),  # CBC: each block needs the one before; yields its scratch buffer
-        Step("split", split, same_turn=True),  # so it must be copied into the part before the next slice
+        Ordered("archive", archive),  # SHA-1 over the whole tar is serial by nature
+        Parallel("compress", deflate),  # most of the work: independent blocks, every core
+        Ordered("join", member),  # one gzip member, so in order
+        Ordered("encrypt", encrypt, same_turn=True),  # CBC: each block needs the one before; yields its scratch buffer
+        Ordered("split", split, same_turn=True),  # so it must be copied into the part before the next slice
     )

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amistream.flow.relay import Relay, Step, Transform
+from amistream.flow.relay import Ordered, Parallel, Relay, Step, Transform
 
 BLOCK = 8
 
@@ -40,7 +40,14 @@ class Blocks:
             self._alone.release()
 
 
-class Pass:
+class Unmeasured:
+    """A transform that has no result."""
+
+    def result(self) -> None:
+        return
+
+
+class Pass(Unmeasured):
     """A transform that passes copies on, and a last word; `on_feed` may wait, or fail."""
 
     def __init__(self, on_feed: Callable[[Any], None] = lambda _: None, *, last: bytes = b"") -> None:
@@ -78,10 +85,10 @@ def steps(
 ) -> tuple[Step, ...]:
     """The shape of the real path: in order, in parallel, in order, in the same turn."""
     return (
-        Step("archive", archive or Pass()),
-        Step("work", parallel=work),
-        Step("join", Pass()),
-        Step("last", last or Pass(), same_turn=True),
+        Ordered("archive", archive or Pass()),
+        Parallel("work", work),
+        Ordered("join", Pass()),
+        Ordered("last", last or Pass(), same_turn=True),
     )
 
 
@@ -206,10 +213,10 @@ async def test_finish_comes_last() -> None:
     """What each transform says at its end comes once, after the last block, through the stages behind it."""
     seen: list[bytes] = []
     path = (
-        Step("first", Pass(last=b"F")),
-        Step("work", parallel=lambda number, items: b"<" + join(number, items) + b">"),
-        Step("second", Pass(last=b"S")),
-        Step("third", Pass(lambda item: seen.append(bytes(item)), last=b"T"), same_turn=True),
+        Ordered("first", Pass(last=b"F")),
+        Parallel("work", lambda number, items: b"<" + join(number, items) + b">"),
+        Ordered("second", Pass(last=b"S")),
+        Ordered("third", Pass(lambda item: seen.append(bytes(item)), last=b"T"), same_turn=True),
     )
     run = Run(Blocks(2), path)
     await run.go(2)
@@ -393,7 +400,7 @@ async def test_cancel_before_it_runs() -> None:
 async def test_meters() -> None:
     """Each stage's meter counts the bytes that left it, and none of the times is negative."""
 
-    class Grow:
+    class Grow(Unmeasured):
         def feed(self, item: Any) -> Iterator[bytes]:
             yield bytes(item)
             yield b"+"
@@ -402,10 +409,10 @@ async def test_meters() -> None:
             yield b"end"
 
     path = (
-        Step("archive", Grow()),
-        Step("work", parallel=lambda _, items: b"".join(items)[:5]),
-        Step("join", Grow()),
-        Step("last", Pass(), same_turn=True),
+        Ordered("archive", Grow()),
+        Parallel("work", lambda _, items: b"".join(items)[:5]),
+        Ordered("join", Grow()),
+        Ordered("last", Pass(), same_turn=True),
     )
     run = Run(Blocks(10), path)
     await run.go(3)
@@ -427,7 +434,7 @@ async def test_meters() -> None:
 async def test_same_turn_is_lazy() -> None:
     """Stages of one turn work item by item, so the first may use one buffer for all its outputs."""
 
-    class Scratch:
+    class Scratch(Unmeasured):
         def __init__(self) -> None:
             self._scratch = bytearray(1)
 
@@ -440,11 +447,26 @@ async def test_same_turn_is_lazy() -> None:
             self._scratch[0] = 255
             yield memoryview(self._scratch)
 
-    path = (Step("scratch", Scratch()), Step("copy", Pass(), same_turn=True))
+    path = (Ordered("scratch", Scratch()), Ordered("copy", Pass(), same_turn=True))
     run = Run(Blocks(3), path)
     await run.go(2)
     blocks = b"".join(number.to_bytes(BLOCK, "big") for number in range(3))
     assert b"".join(run.emitted) == blocks + b"\xff"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        (),
+        (Ordered("first", Pass()), Parallel("work", join)),
+        (Ordered("first", Pass(), same_turn=True),),
+        (Parallel("work", join), Ordered("last", Pass(), same_turn=True)),
+    ],
+)
+def test_an_unfit_path_is_refused(path: Sequence[Step]) -> None:
+    """A path ends in an ordered step, and a step shares its turn with an ordered step before it."""
+    with pytest.raises(ValueError, match="step"):
+        Relay(Blocks(1), path, print, block_size=BLOCK, release=print)
 
 
 async def test_slots() -> None:
@@ -491,13 +513,13 @@ async def test_block_buffer_is_not_shared() -> None:
         kept[number].append(bytes(items[0]))
         return join(number, items)
 
-    run = Run(Blocks(10), (Step("view", ViewOnly()), *steps(work=work)[1:]))
+    run = Run(Blocks(10), (Ordered("view", ViewOnly()), *steps(work=work)[1:]))
     await run.go(2)
     assert all(before == after for before, after in kept.values())
     assert list(itertools.chain(run.numbers())) == list(range(10))
 
 
-class ViewOnly:
+class ViewOnly(Unmeasured):
     """A transform that passes the very buffer on."""
 
     def feed(self, item: memoryview) -> Iterator[memoryview]:

@@ -27,8 +27,8 @@ from amistream.bundles.results import Difference
 from amistream.errors import first_cause
 from amistream.flow.buffers import BuffersClosedError
 from amistream.flow.priority import wake_promptly
-from amistream.flow.relay import Relay, Step
-from amistream.flow.side_worker import Channel, SideWorker, StoppedError
+from amistream.flow.relay import Ordered, Parallel, Relay
+from amistream.flow.side_worker import BrokenError, Channel, SideWorker, StoppedError
 from amistream.keys import BundleKey
 from amistream.ports.store import Store
 from amistream.stages.back.cut import Cut, Run
@@ -95,10 +95,10 @@ class Unpacking:
         self._relay = Relay(
             self._runs,
             (
-                Step("inflate", parallel=self._try_apart),
-                Step("join", _Join(self._runs, self._inflate)),
+                Parallel("inflate", self._try_apart),
+                Ordered("join", _Join(self._runs, self._inflate)),
                 # SHA-1 over the whole tar is serial by nature.
-                Step(
+                Ordered(
                     "archive",
                     self._archive if sink is None else _Gather(self._archive, sink, manifest.size),
                     same_turn=True,
@@ -122,12 +122,12 @@ class Unpacking:
                         self._ranges.end()
                 except BaseException:
                     # Nothing more comes, whatever the workers wait for.
-                    self._ranges.stop()
+                    self._ranges.break_off()
                     raise
         except BaseExceptionGroup as errors:
             raise first_cause(errors) from None
         finally:
-            self._ranges.stop()
+            self._ranges.break_off()
         return Unpacked(content=content.result(), differences=tuple(self._runs.differences))
 
     @property
@@ -167,7 +167,7 @@ class Unpacking:
     def _release(self) -> None:
         """Wake the workers that wait for a range, or for whom something is done aside."""
         if not isinstance(self._relay.cause, FlawError):
-            self._ranges.stop()
+            self._ranges.close()
         for aside in self._asides:
             aside.stop()
 
@@ -175,7 +175,7 @@ class Unpacking:
         # A cancel stops the channel, which lets the thread go; the data is nobody else's.
         try:
             await asyncio.to_thread(self._ranges.put, (each, data))
-        except StoppedError:
+        except BrokenError:
             return False
         return True
 
@@ -219,7 +219,7 @@ class _Runs:
                 for _ in self._made:
                     pass
         finally:
-            self._ranges.stop()
+            self._ranges.close()
 
     def _make(self) -> Iterator[Run]:
         for each, data in self._ranges:
@@ -260,7 +260,7 @@ class _Runs:
         self._sha1 = hashlib.sha1(usedforsecurity=False)
         self._meter.parts_done += 1
         if self._to_end_of_part or (self.differences and not self._thorough):
-            self._ranges.stop()
+            self._ranges.close()
 
     def _differ(self, part: SeenPart, what: str, expected: str, found: str, why: str) -> None:
         self.differences.append(
@@ -283,6 +283,9 @@ class _Join:
         if self._runs.flaw is not None:
             raise self._runs.flaw
         yield from self._inflate.finish()
+
+    def result(self) -> None:
+        """Nothing: the archive's own figures say what the stream was."""
 
 
 class _Digest:
@@ -326,6 +329,9 @@ class _Gather:
         # Of an image that turns out to have another size nothing more is wanted.
         if self._archive.image_size == self._size:
             yield from self._sink.rest()
+
+    def result(self) -> Unarchived:
+        return self._archive.result()
 
 
 def compare(manifest: Manifest, content: Unarchived) -> Iterator[Difference]:

@@ -1,15 +1,15 @@
 """Moves blocks through the stages on worker threads.
 
-Each worker carries one block through every stage. A parallel stage lets all workers work at once; at an ordered
-stage each waits for its turn, so blocks pass in the volume's order. A block thus stays in one core's cache, is
-handed over without any copy, and the event loop sees only finished parts. What is in flight is bounded by the
-number of workers; when the last stage blocks (no free buffer), all workers soon stand behind it and the reader is
-not called: back pressure without a queue to size.
+Each worker carries one block through every step. A parallel step runs on all workers at once; at an ordered step each
+worker waits for its turn, so blocks pass in the volume's order. A block thus stays in one core's cache, is handed over
+without a copy, and the event loop sees only finished parts. The number of workers bounds the blocks in flight; when the
+last step blocks (no free buffer), all workers soon wait behind it and the reader is not called: back pressure without a
+queue to size.
 
-A pass that goes on where an earlier one stopped leads the blocks before that through the first turn only.
+A resumed pass leads the blocks before its checkpoint through the first turn only.
 
-Consecutive ordered stages may share a turn (`same_turn`): their transforms are then chained lazily, item by item,
-which lets a transform reuse its output buffer.
+Consecutive ordered steps may share a turn (`same_turn`): their transforms are then chained lazily, item by item, which
+lets a transform reuse its output buffer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.priority import yield_to_others
@@ -35,18 +35,20 @@ class Transform(Protocol):
 
     def finish(self) -> Iterator[Any]: ...
 
+    def result(self) -> Any:
+        """The stage's measurements, once it has finished."""
+
 
 class Reader(Protocol):
-    """Where blocks come from. `read` fills a prefix of the buffer, or has a block of its own, and says whether that was
-    the last.
-    """
+    """The source of blocks."""
 
-    def read(self, buffer: memoryview, /) -> tuple[Any, bool]: ...
+    def read(self, buffer: memoryview, /) -> tuple[Any, bool]:
+        """Fill a prefix of the buffer, or return a block of its own, and say whether the block is the last."""
 
 
 @dataclass(slots=True)
 class Meter:
-    """What one stage did so far. Written by workers, read by anyone; a reader may see it a block late."""
+    """The counters of one stage. Workers write them, any thread may read them; a reader may see them a block late."""
 
     name: str
     bytes_out: int = 0
@@ -55,13 +57,24 @@ class Meter:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One line of the data path: a transform in order, or a function of a block's number and all its items."""
+class Ordered:
+    """A step that takes the blocks in order, one at a time. `same_turn`: together with the ordered step before it."""
 
     name: str
-    transform: Transform | None = None
-    parallel: Callable[[int, Sequence[Any]], Any] | None = None
+    transform: Transform
     same_turn: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Parallel:
+    """A step that runs on all workers at once: a function of a block's number and the items made of the block."""
+
+    name: str
+    work: Callable[[int, Sequence[Any]], Any]
+
+
+Step: TypeAlias = Ordered | Parallel
+"""One line of the data path."""
 
 
 class RelayStoppedError(Exception):
@@ -83,12 +96,12 @@ class Relay:
         nice: int = 0,
         resume_at: int = 0,
     ) -> None:
-        """`emit` takes what the last step yields, on a worker thread, in order, and may block.
+        """`emit` takes the items of the last step, which is an ordered one, on a worker thread, in order; it may block.
 
         `release` is called when the relay is stopped: it must wake whatever blocks in a transform or in `emit`.
         `slots` is entered around parallel work: a semaphore there shares the cores among relays. Workers run at the
-        scheduling priority `nice` (19 yields the most) and, when it is not 0, read from disk when nobody else does.
-        Blocks before number `resume_at` (from 0) go no further than the first step and those that share its turn.
+        scheduling priority `nice` (19 yields the most) and, unless it is 0, read from disk only when it is idle.
+        Blocks before number `resume_at` (from 0) pass only the first step and the steps that share its turn.
         """
         self._reader = reader
         self._emit = emit
@@ -96,7 +109,7 @@ class Relay:
         self._release = release
         self._slots = slots or nullcontext()
         self._nice = nice
-        self._turns = [list(turn) for turn in _group(steps)]
+        self._turns = list(_turns(steps))
         self._resume_at = resume_at
         self._gates = [_Gate(resume_at if number else 0) for number in range(len(self._turns))]
         self._read_lock = threading.Lock()
@@ -108,9 +121,9 @@ class Relay:
         self.meters = {step.name: Meter(step.name) for step in steps}
 
     async def run(self, workers: int) -> None:
-        """Carry everything; returns when the last item was emitted. Raises the first worker's error.
+        """Carry all blocks; returns when the last item was emitted. Raises the first worker's error.
 
-        When cancelled, waits for the calls that are running before it lets go, so that buffers are free afterwards.
+        When cancelled, waits for the running calls first, so that their buffers are free afterwards.
         """
         loop = asyncio.get_running_loop()
         pool = ThreadPoolExecutor(workers, thread_name_prefix="amistream-worker")
@@ -121,7 +134,7 @@ class Relay:
             raise self.cause
 
     def stop(self, cause: BaseException) -> None:
-        """Make every worker stop at its next step; the first cause counts."""
+        """Make every worker stop at its next step; the first cause is kept."""
         with self._meter_lock:
             if self.cause is None:
                 self.cause = cause
@@ -152,13 +165,12 @@ class Relay:
         items: Sequence[Any] = (block,)
         turns = self._turns if ticket >= self._resume_at else self._turns[:1]
         for turn, gate in zip(turns, self._gates, strict=False):
-            is_last_turn = turn is self._turns[-1]
-            if turn[0].parallel is not None:
-                items = self._work_in_parallel(turn[0], ticket, items)
+            if isinstance(turn, Parallel):
+                items = self._work_in_parallel(turn, ticket, items)
                 continue
             self.meters[turn[0].name].waiting_s += gate.enter(ticket)
             made = self._work_in_order(turn, items, last=last)
-            if is_last_turn:
+            if turn is self._turns[-1]:
                 for item in made:
                     self._emit(item)
             else:
@@ -166,12 +178,11 @@ class Relay:
             gate.leave()
         return not last
 
-    def _work_in_parallel(self, step: Step, number: int, items: Sequence[Any]) -> Sequence[Any]:
-        assert step.parallel is not None  # noqa: S101 - for the type checker; _carry_one looked
+    def _work_in_parallel(self, step: Parallel, number: int, items: Sequence[Any]) -> Sequence[Any]:
         queued = perf_counter()
         with self._slots:
             started = perf_counter()
-            made = step.parallel(number, items)
+            made = step.work(number, items)
             ended = perf_counter()
         meter = self.meters[step.name]
         with self._meter_lock:
@@ -180,9 +191,8 @@ class Relay:
             meter.bytes_out += len(made)
         return (made,)
 
-    def _work_in_order(self, turn: Sequence[Step], items: Iterable[Any], *, last: bool) -> Iterator[Any]:
+    def _work_in_order(self, turn: Sequence[Ordered], items: Iterable[Any], *, last: bool) -> Iterator[Any]:
         for step, outer in itertools.zip_longest(turn, turn[1:]):
-            assert step.transform is not None  # noqa: S101 - for the type checker; _group saw to it
             passed = _through(step.transform, items, last=last)
             items = _metered(passed, self.meters[step.name], self.meters[outer.name] if outer else None)
         return iter(items)
@@ -195,7 +205,7 @@ class _Gate:
         self._turn = first
         self._closed = False
         self._lock = threading.Lock()
-        # Each waits at a lock of its own, held until its turn: a leaving ticket wakes the next and nobody else.
+        # Each ticket waits at a lock of its own, held until its turn: a leaving ticket wakes only the next.
         self._waiting: dict[int, threading.Lock] = {}
 
     def enter(self, ticket: int) -> float:
@@ -226,14 +236,21 @@ class _Gate:
             each.release()
 
 
-def _group(steps: Sequence[Step]) -> Iterator[list[Step]]:
-    """Steps that share a turn, together."""
-    turn: list[Step] = []
+def _turns(steps: Sequence[Step]) -> Iterator[Parallel | list[Ordered]]:
+    """The parallel steps, and the ordered steps in lists that share a turn. Raises ValueError for an unfit sequence."""
+    if not steps or isinstance(steps[-1], Parallel):
+        raise ValueError("the last step is an ordered one")
+    turn: list[Ordered] = []
     for step in steps:
-        if turn and not step.same_turn:
+        if turn and not (isinstance(step, Ordered) and step.same_turn):
             yield turn
             turn = []
-        turn.append(step)
+        elif not turn and isinstance(step, Ordered) and step.same_turn:
+            raise ValueError(f"the step {step.name} has no ordered step before it to share a turn with")
+        if isinstance(step, Parallel):
+            yield step
+        else:
+            turn.append(step)
     yield turn
 
 
@@ -245,7 +262,7 @@ def _through(transform: Transform, items: Iterable[Any], *, last: bool) -> Itera
 
 
 def _metered(items: Iterator[Any], meter: Meter, outer: Meter | None) -> Iterator[Any]:
-    """Pass `items` on and time their making; `outer`, which pulls them in its own time, is relieved of it."""
+    """Yield `items` and time their making; `outer`, which pulls them, is not charged for that time."""
     while True:
         started = perf_counter()
         try:
