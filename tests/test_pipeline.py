@@ -23,7 +23,7 @@ from amistream.plan import Plan
 from amistream.ports.store import Store
 from amistream.ports.volume import Kind
 from amistream.source.file import FileVolume, open_volume
-from amistream.stages.compress import level_number
+from amistream.stages.level import level_number
 from amistream.stores.directory import DirectoryStore
 from amistream.values import Extent, Measured
 from stages.memory_store import BeforePut, MemoryStore, at_once

@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from isal import isal_zlib
 
 from amistream.stages.archive import Archive
-from amistream.stages.compress import Deflate, DeflatedBlock, deflate_block, level_number, store_block
+from amistream.stages.compress import Deflate, DeflatedBlock, deflate_block, store_block
 from amistream.stages.join import GzipMember
+from amistream.stages.level import level_number
 from amistream.values import MIB, Buffer, ChangedError, GzipPlace, GzipResult
 from stages.transform_check import Outcome, ask, carry, check_transform, cut_data
 

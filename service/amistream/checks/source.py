@@ -16,7 +16,7 @@ from amistream.request import PATTERN_WORDS, PREFIX_PATTERN
 from amistream.settings import Sparse, concurrency_within, memory_ceiling
 from amistream.source.file import too_large
 from amistream.source.opening import open_source
-from amistream.stages.compress import level_number
+from amistream.stages.level import level_number
 from amistream.stages.manifest import SIGNED_MAX, signed_size
 from amistream.units import size_text
 from amistream.values import GIB, MIB, Extent

@@ -25,7 +25,7 @@ from amistream.pipeline import Pipeline
 from amistream.request import JobRequest
 from amistream.settings import Settings, memory_ceiling
 from amistream.source.extents import ALIGNMENT
-from amistream.stages.compress import level_number
+from amistream.stages.level import level_number
 from amistream.values import MIB, Extent
 
 DEFAULT_MEMORY_LIMIT = 512 * MIB

@@ -1,19 +1,15 @@
-"""Compress: deflate blocks independently on many threads, and join them in order into ONE gzip member.
+"""Compress: deflate blocks independently of each other, on many threads.
 
-Format: RFC 1952 with no optional field (readers of the bundle refuse FEXTRA and a second member). Each block is a
-raw deflate stream (RFC 1951) ended by a sync flush, so that blocks can be put one behind the other, as pigz does;
-an empty final block closes the stream. The trailer's CRC-32 is combined from the blocks' own.
+Format: each block is a raw deflate stream (RFC 1951) that ends in a sync flush, so that `join` can append blocks to
+each other, as pigz does.
 
-Three kinds of block are told apart (`Deflate`): zeros, which are recognised at memory speed and compressed once; data
-that does not get smaller, which is stored (RFC 1951, 3.2.4); and all the rest, which is deflated at the level that is
-wanted at that moment. What kind a block is depends on its bytes alone.
+`Deflate` distinguishes three kinds of block by their bytes alone: zeros are recognised at memory speed and compressed
+once; data that does not get smaller is stored (RFC 1951, 3.2.4); all other blocks are deflated at the level that is
+wanted at that moment.
 
-Contract: blocks may be made on any thread, at the same time; `GzipMember` takes them in the volume's order. A stored
-block's pieces are views of what came in, and as short-lived. The same bytes at the same level come out the same, in
-any thread and process: a pass that goes on relies on it.
-
-A pass that goes on where an earlier one stopped begins with the block in which that one's last part ends
-(`GzipPlace`), compresses each at the level it had then, and leaves out what the earlier parts hold.
+Contract: blocks may be made on any thread, at the same time. A stored block's pieces are views of the input, and as
+short-lived. The same bytes at the same level give the same output in any thread and process: a resumed pass relies on
+it.
 """
 
 from __future__ import annotations
@@ -32,26 +28,26 @@ from amistream.values import KIB, Buffer
 _RAW = -15
 _STORED_MAX = 65535
 _FLUSH = b"\x00\x00\x00\xff\xff"
-"""The empty stored block that a sync flush writes: readers that share the inflating out look for it."""
+"""The empty stored block that a sync flush writes: parallel readers look for it."""
 
 _INCOMPRESSIBLE = 0.97
 _SAMPLE = 8 * KIB
 _SAMPLES = 4
 
-# The measured front of ratio against speed: isal for 1 to 3, zlib-ng for 4 to 6, zlib for the rest.
+# The best ratio at each speed, measured: isal for levels 1 to 3, zlib-ng for 4 to 6, zlib for the rest.
 _ISAL_BEST = 3
 _ZLIB_NG_BEST = 6
 _ISAL_BY_ADDRESS = 2
-"""Up to this level what ISA-L (2.31, 2.32) makes of a block may depend on where its state lies in memory: before the
-third byte of the first piece that it is given it takes the state's address for data (`.write_first_byte` in
-igzip_icf_body_h1_gr_bt.asm). A piece of 4 to 16 bytes that is flushed goes another way."""
+"""Up to this level the output of ISA-L (2.31, 2.32) may depend on its state's address in memory: before the third byte
+of the first piece it reads the address as data (`.write_first_byte` in igzip_icf_body_h1_gr_bt.asm). A flushed piece of
+4 to 16 bytes takes another path in it, so each block begins with one."""
 _HEAD = 16
-_NAMED_LEVELS = {"fast": 1, "balanced": 4, "small": 6}
+_ZEROS_LEVEL = 6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DeflatedBlock:
-    """One block's raw deflate bytes, CRC-32 and size of what they inflate to, its number and its level (0: none)."""
+    """A block's raw deflate bytes, CRC-32 and size of its input, its number, and its level (0: none)."""
 
     data: Sequence[Buffer]
     crc32: int
@@ -63,18 +59,8 @@ class DeflatedBlock:
         return sum(len(piece) for piece in self.data)
 
 
-def level_number(name: str) -> int | None:
-    """The level 1 to 9 that `fast`, `balanced`, `small` or a digit stands for; None for `auto`. Else ValueError."""
-    if name == "auto":
-        return None
-    level = _NAMED_LEVELS.get(name) or int(name)
-    if not 1 <= level <= zlib.Z_BEST_COMPRESSION:
-        raise ValueError("compression levels go from 1 to 9")
-    return level
-
-
 def _compressor(level: int) -> Any:
-    """A raw-deflate compressor of the quickest library that reaches the ratio of `level`."""
+    """A raw-deflate compressor of the fastest library that reaches the ratio of `level`."""
     if level <= _ISAL_BEST:
         return isal_zlib.compressobj(level, isal_zlib.DEFLATED, _RAW)
     if level <= _ZLIB_NG_BEST:
@@ -83,7 +69,7 @@ def _compressor(level: int) -> Any:
 
 
 def deflate_block(level: int, buffers: Sequence[Buffer]) -> DeflatedBlock:
-    """Deflate `buffers`, taken together, as one independent block."""
+    """Deflate `buffers` together as one independent block."""
     deflate = _compressor(level)
     pieces = []
     rest: Sequence[Buffer] = buffers
@@ -100,7 +86,7 @@ def deflate_block(level: int, buffers: Sequence[Buffer]) -> DeflatedBlock:
 
 
 def store_block(buffers: Iterable[Buffer]) -> DeflatedBlock:
-    """The same as a block that is not compressed: 5 bytes more for each 65,535, and for the end that others have."""
+    """Encode as stored deflate blocks: 5 bytes of overhead per 65,535, plus the closing sync flush."""
     pieces: list[Buffer] = []
     crc = size = 0
     for buffer in buffers:
@@ -116,7 +102,7 @@ def store_block(buffers: Iterable[Buffer]) -> DeflatedBlock:
 
 
 class Deflate:
-    """Makes deflated blocks, each in the way that suits it; called from many threads at once."""
+    """Turns a block into its deflated form; called from many threads at once."""
 
     def __init__(
         self,
@@ -125,19 +111,19 @@ class Deflate:
         block_size: int,
         levels: Mapping[int, int] | None = None,
     ) -> None:
-        """`level` is asked before each block that `levels` (by number) does not hold; `block_size` is the largest
-        block that comes, in bytes.
+        """`level` returns the level for each block that is not in `levels`, by number; `block_size` is the largest
+        block in bytes.
         """
         self._level = level
         self._levels = levels or {}
         self._zeros = bytes(block_size)
         self._zero_blocks: dict[int, DeflatedBlock] = {}
         self.bytes_by_kind: Counter[str] = Counter()
-        """Bytes that came in, by what was made of them: "zeros", "stored", "level 1" ... Read it at any time."""
+        """Input bytes by the kind of their blocks: "zeros", "stored", "level 1" ... May be read at any time."""
 
     def __call__(self, number: int, buffers: Sequence[Buffer]) -> DeflatedBlock:
         block, kind = self._make(number, buffers)
-        # Under the interpreter's lock a lost update is possible and harmless: these figures are for people.
+        # An update can be lost between threads, which is harmless: these figures are only displayed.
         self.bytes_by_kind[kind] += block.size_in
         return block
 
@@ -151,12 +137,12 @@ class Deflate:
 
     def _zero_block(self, size: int) -> DeflatedBlock:
         if size not in self._zero_blocks:
-            self._zero_blocks[size] = deflate_block(_NAMED_LEVELS["small"], [self._zeros[:size]])
+            self._zero_blocks[size] = deflate_block(_ZEROS_LEVEL, [self._zeros[:size]])
         return self._zero_blocks[size]
 
 
 def _is_noise(buffer: Buffer) -> bool:
-    """Whether samples from all over the buffer do not get smaller; mostly the first sample tells that they do."""
+    """True if no sample of the buffer gets smaller. Mostly the first sample already does, which ends the search."""
     view = memoryview(buffer)
     if len(view) < _SAMPLES * _SAMPLE:
         return False

@@ -1,4 +1,11 @@
-"""Join: put deflated blocks in order into ONE gzip member (RFC 1952), whose CRC-32 is combined from the blocks' own."""
+"""Join: append deflated blocks in order into ONE gzip member.
+
+Format: RFC 1952 with no optional field (readers of the bundle refuse FEXTRA and a second member); an empty final block
+closes the deflate stream, and the trailer's CRC-32 is combined from those of the blocks.
+
+A resumed pass begins with the block in which the last stored part ends (`GzipPlace`) and yields only the bytes after
+that place.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +26,7 @@ class GzipMember:
     """Transform: deflated blocks in, one gzip member out."""
 
     def __init__(self, place: GzipPlace | None = None) -> None:
-        """`place`: the first block that comes is the one it lies in, and only what is after it is yielded."""
+        """`place`: the first block is the one that contains it, and only the bytes after it are yielded."""
         self._resumed_at = place
         self._done = place.before if place else GzipResult(crc32=0, size_in=0, size_out=0)
         self._block: DeflatedBlock | None = None
@@ -27,7 +34,7 @@ class GzipMember:
         self._levels: dict[int, int] = {}
 
     def feed(self, block: DeflatedBlock) -> Iterator[Buffer]:
-        """Raises `ChangedError` when the block at the place does not begin with the bytes it began with."""
+        """Raises `ChangedError` when the block that contains the place begins with other bytes than before."""
         place = self._resumed_at
         self._block, self._before = block, self._done
         self._levels[block.number] = block.level
@@ -46,7 +53,7 @@ class GzipMember:
                 yield piece
 
     def finish(self) -> Iterator[Buffer]:
-        """Yield the final block and the trailer; the size in it is modulo 2**32, as RFC 1952 says."""
+        """Yield the final block and the trailer, whose size field is modulo 2**32 (RFC 1952)."""
         self._block = None
         done = self._done
         header = b"" if done.size_out else _HEADER
@@ -56,7 +63,7 @@ class GzipMember:
         yield end
 
     def place(self, offset: int) -> GzipPlace | None:
-        """Where byte `offset` of the member lies, while its block is being fed; None in the member's trailer."""
+        """The place of byte `offset` of the member, while its block is being fed; None in the member's trailer."""
         if self._block is None:
             return None
         inside = offset - self._before.size_out
@@ -64,7 +71,7 @@ class GzipMember:
         return GzipPlace(block=self._block.number, before=self._before, inside=inside, inside_sha1=_sha1(before))
 
     def take_levels(self) -> dict[int, int]:
-        """The levels of the blocks fed since this was last asked, and of the one before them, by number."""
+        """The levels, by block number, of the blocks fed since the last call, and of the block before them."""
         levels = dict(self._levels)
         self._levels = dict(list(levels.items())[-1:])
         return levels
@@ -74,7 +81,7 @@ class GzipMember:
 
 
 def _member_pieces(block: DeflatedBlock, before: GzipResult) -> list[Buffer]:
-    """What the block adds to the member: the first one also begins it."""
+    """The bytes that the block adds to the member: the first block also adds the header."""
     return [*block.data] if before.size_out else [_HEADER, *block.data]
 
 
