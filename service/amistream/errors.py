@@ -150,6 +150,10 @@ class PreconditionError(StoreError):
     """S3 refused a write because an object of that name exists: a rival's, or ours from a lost answer."""
 
 
+class NoObjectError(StoreError):
+    """The object does not exist."""
+
+
 class NoUploadError(StoreError):
     """The multipart upload no longer exists."""
 

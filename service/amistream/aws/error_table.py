@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from amistream.errors import (
     DeniedError,
     NameTakenError,
+    NoObjectError,
     NotSupportedError,
     NoUploadError,
     PreconditionError,
@@ -379,6 +380,7 @@ CLASSES: Mapping[str, type[StoreError]] = {
     "AccessDenied": DeniedError,
     "InvalidAMIName.Duplicate": NameTakenError,
     "MethodNotAllowed": NotSupportedError,
+    "NoSuchKey": NoObjectError,
     "NoSuchUpload": NoUploadError,
     "NotImplemented": NotSupportedError,
     "PreconditionFailed": PreconditionError,

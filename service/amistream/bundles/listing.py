@@ -19,7 +19,7 @@ from amistream.bundles.meter import Note
 from amistream.bundles.place import MANIFEST_END, BucketPlace, Place
 from amistream.bundles.prices import AS_OF, USD_PER_GIB_MONTH, monthly_cost
 from amistream.bundles.results import Inventory, ListedBundle, ListedImage, ListedParts
-from amistream.errors import RefusedError, StoreError
+from amistream.errors import DeniedError, NoObjectError, RefusedError, StoreError
 from amistream.flow.gather import gather_limited
 from amistream.flow.retry import retry_policy, with_retries
 from amistream.ports.registry import Image
@@ -180,10 +180,8 @@ async def _read(store: ObjectStore, listed: Listed) -> tuple[Manifest | None, st
         return await asyncio.to_thread(parse_manifest, raw, listed.name), ""
     except RefusedError as error:
         return None, error.message
-    except StoreError as error:
-        # One that may not be read, or was deleted meanwhile, hides no other.
-        if error.code not in {"aws.AccessDenied", "aws.NoSuchKey"}:
-            raise
+    except (DeniedError, NoObjectError) as error:
+        # A manifest that may not be read, or was deleted meanwhile, hides no other.
         return None, error.message
 
 

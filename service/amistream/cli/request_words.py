@@ -87,7 +87,7 @@ def in_option_words(error: UsageError, context: typer.Context) -> UsageError:
             message = message.replace(f": {error.field}: ", f": {name}: ", 1)
         elif name not in message:
             message = f"{message} ({name})"
-    elif error.code == "request.invalid":
+    elif not error.field:
         # Rules about several fields name them in the sentence.
         for field in context.params:
             message = re.sub(rf"\b{field}\b", _option_name(context, field), message)
