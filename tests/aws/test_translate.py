@@ -47,7 +47,7 @@ def test_a_reply_that_names_the_permission() -> None:
     assert told(refused("AccessDenied", words)) == (
         "aws.AccessDenied",
         "cannot do it: access is denied (AccessDenied)",
-        "allow the credentials s3:PutObjectAcl; README, IAM policy, has all that a job needs",
+        "allow the credentials s3:PutObjectAcl; the IAM policy in README has all permissions of a job",
     )
 
 
@@ -56,18 +56,18 @@ def test_a_reply_that_names_the_permission() -> None:
     [
         (
             f'{USER} s3:PutObject on resource: "arn:aws:s3:::b/k" with an explicit deny in a resource-based policy',
-            "resource-based policy denies s3:PutObject explicitly: change it there, allowing it elsewhere is no use",
+            "resource-based policy denies s3:PutObject explicitly: change that policy, allowing it elsewhere has no effect",
         ),
         (
             f"{USER} ec2:RegisterImage on resource: * with an explicit deny in a service control policy",
             (
-                "service control policy denies ec2:RegisterImage explicitly: change it there, allowing it elsewhere is "
-                "no use"
+                "service control policy denies ec2:RegisterImage explicitly: change that policy, allowing it "
+                "elsewhere has no effect"
             ),
         ),
         (
             f"{USER} s3:PutObject with an explicit deny",
-            "a policy denies s3:PutObject explicitly: change it there, allowing it elsewhere is no use",
+            "a policy denies s3:PutObject explicitly: change that policy, allowing it elsewhere has no effect",
         ),
     ],
 )
@@ -229,7 +229,7 @@ async def test_the_signed_request_in_the_words_of_sts(monkeypatch: pytest.Monkey
     assert TOKEN in str(caught.value)
     assert told(caught.value) == (
         "aws.SignatureDoesNotMatch",
-        "cannot do it: the secret key does not fit the access key (SignatureDoesNotMatch)",
+        "cannot do it: the secret key does not match the access key (SignatureDoesNotMatch)",
         "check AWS_SECRET_ACCESS_KEY or the profile in use",
     )
 
@@ -276,7 +276,7 @@ async def test_an_error_in_a_reply_that_began_well(monkeypatch: pytest.MonkeyPat
         (
             ProfileNotFound(profile="web"),
             "aws.credentials",
-            "cannot do it: the AWS credentials cannot be had: The config profile (web) could not be found",
+            "cannot do it: the AWS credentials cannot be obtained: The config profile (web) could not be found",
             False,
         ),
         (

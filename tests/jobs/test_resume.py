@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amistream.errors import StoreError
-from amistream.flow.gather import QUESTIONS
+from amistream.flow.gather import SMALL_REQUESTS
 from amistream.jobs.journal import Journal
 from amistream.jobs.ledger import PartLedger
 from amistream.jobs.proof import check_object, check_stored, prove
@@ -238,7 +238,7 @@ async def test_questions_are_asked_several_at_a_time() -> None:
             nonlocal now, most
             now += 1
             most = max(most, now)
-            if now == QUESTIONS:
+            if now == SMALL_REQUESTS:
                 full.set()
             await full.wait()
             now -= 1
@@ -248,7 +248,7 @@ async def test_questions_are_asked_several_at_a_time() -> None:
     store.objects = store_with(*range(100)).objects
     proved = await prove(store, "image", [part(number) for number in range(100)])
     assert [each.digest.index for each in proved] == list(range(100))
-    assert most == QUESTIONS
+    assert most == SMALL_REQUESTS
 
 
 @dataclass

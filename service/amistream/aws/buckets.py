@@ -57,7 +57,7 @@ async def find_bucket(aws: Aws, bucket: str, *, region: str, endpoint_url: str, 
             missing = NoBucketError(
                 "bucket.missing",
                 f"cannot {what}: there is no such bucket",
-                hint=f"check the name, or make it: {MAKE_BUCKET.replace('BUCKET', bucket)}",
+                hint=f"check the name, or create it: {MAKE_BUCKET.replace('BUCKET', bucket)}",
                 field="destinations",
             )
             return BucketFacts(error=missing, ahead_s=_ahead_s(headers))
@@ -124,7 +124,7 @@ async def check_acls(client: Any, bucket: str, timeout_s: float) -> BucketDoubt 
     if any(rule["ObjectOwnership"] == "BucketOwnerEnforced" for rule in rules):
         raise RefusedError(
             "bucket.acls_disabled",
-            f"cannot bundle to {bucket}: its ACLs are disabled, and EC2 can read a bundle through its ACL only",
+            f"cannot bundle to {bucket}: its ACLs are disabled, and EC2 can read a bundle only through its ACL",
             hint=ENABLE_ACLS.replace("BUCKET", bucket),
             field="destinations",
         )

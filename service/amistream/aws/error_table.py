@@ -34,7 +34,7 @@ USE_SSE_S3 = (
     '\'{"Rules":[{"ApplyServerSideEncryptionByDefault":{"SSEAlgorithm":"AES256"}}]}\''
 )
 _SET_THE_CLOCK = "set the clock: `chronyc makestep` or `timedatectl set-ntp true`"
-_OWN_REGION = "leave --region out: the bucket's own is found by itself"
+_OWN_REGION = "leave out --region: the bucket's region is found automatically"
 _LATER = "try again later; https://health.aws.amazon.com/ shows whether AWS has a problem"
 
 
@@ -61,7 +61,7 @@ class Row:
 _ROWS = (
     # Permissions and the account.
     Row(("AccessDenied",), "access is denied", permission=True),
-    Row(("UnauthorizedOperation",), "the credentials may not do this in EC2", permission=True),
+    Row(("UnauthorizedOperation",), "the credentials do not permit this in EC2", permission=True),
     Row(
         ("AllAccessDisabled",),
         "AWS has disabled all access to the bucket",
@@ -71,31 +71,31 @@ _ROWS = (
     Row(
         ("AccountProblem", "Blocked", "NotSignedUp", "OptInRequired", "PendingVerification"),
         "the account may not use this service: {said}",
-        "look at https://console.aws.amazon.com/billing/ for what AWS waits for, or ask AWS Support",
+        "see https://console.aws.amazon.com/billing/ for what AWS is waiting for, or ask AWS Support",
     ),
     # The bucket: what it is, where it is, what it takes.
     Row(
         ("AccessControlListNotSupported",),
-        "the bucket has its ACLs disabled, and EC2 can read a bundle through its ACL only",
+        "the bucket's ACLs are disabled, and EC2 can read a bundle only through its ACL",
         ENABLE_ACLS,
         field="destinations",
     ),
     Row(
         ("KMS.*",),
-        "the bucket encrypts with a KMS key that cannot be used, and under which EC2 could not read the bundle",
+        "the bucket encrypts with a KMS key that cannot be used, and EC2 cannot read bundles under KMS",
         USE_SSE_S3,
         field="destinations",
     ),
     Row(
         ("NoSuchBucket",),
         "there is no such bucket",
-        f"check the name, or make it: {MAKE_BUCKET}",
+        f"check the name, or create it: {MAKE_BUCKET}",
         field="destinations",
     ),
     Row(
         ("InvalidBucketName",),
-        "this is no name of a bucket",
-        "check --to: 3 to 63 of lower-case letters, digits, dots and dashes",
+        "this is not a valid bucket name",
+        "check --to: a bucket name has 3 to 63 lower-case letters, digits, dots and dashes",
         field="destinations",
     ),
     Row(
@@ -106,31 +106,31 @@ _ROWS = (
     ),
     Row(
         ("TemporaryRedirect",),
-        "the bucket is new, and its name does not lead to its region yet",
-        "wait some minutes and try again",
+        "the bucket is new, and its name does not resolve to its region yet",
+        "wait a few minutes and try again",
         transient=True,
     ),
     Row(
         ("BadRequest",),
-        "the request is refused without a reason, as S3 does when region or credentials are wrong",
+        "the request was refused without a reason, as happens when the region or the credentials are wrong",
         f"{_OWN_REGION}; renew the credentials if they may have expired",
     ),
     Row(
         ("NotImplemented",),
-        "the endpoint does not know a part of the request",
-        "check --endpoint-url: it must speak S3 and know the ACL of --acl. AWS itself may say so when "
+        "the endpoint does not support a part of the request",
+        "check --endpoint-url: it must support S3 and the ACL of --acl. AWS itself answers so when "
         "s3:PutObjectAcl on BUCKET/* is not allowed",
     ),
     Row(
         ("MethodNotAllowed", "InvalidAction"),
-        "the endpoint does not know this request",
-        "check --endpoint-url: it must speak S3, and EC2 unless --no-register is given",
+        "the endpoint does not support this request",
+        "check --endpoint-url: it must support S3, and EC2 unless --no-register is given",
     ),
     # Objects and uploads.
-    Row(("NoSuchKey",), "the object is not there", "somebody removed it meanwhile: run the job again"),
+    Row(("NoSuchKey",), "the object does not exist", "it was removed in the meantime: run the job again"),
     Row(
         ("NoSuchUpload",),
-        "the multipart upload is no longer there: somebody, or a lifecycle rule of the bucket, has aborted it",
+        "the multipart upload no longer exists: a user or a lifecycle rule of the bucket aborted it",
         "let the rule abort uploads after a day or more, and run the job again",
     ),
     Row(
@@ -141,24 +141,24 @@ _ROWS = (
     ),
     Row(
         ("ConditionalRequestConflict", "OperationAborted"),
-        "another request for the same name is under way",
-        "let the other job for this destination end, or choose another --prefix",
+        "another request for the same name is in progress",
+        "wait until the other job for this destination ends, or choose another --prefix",
         transient=True,
     ),
     Row(
         ("EntityTooSmall",),
-        "a chunk of the multipart upload is smaller than the endpoint takes",
-        "raise the setting multipart_chunk, or multipart_threshold so that parts go up whole",
+        "a chunk of the multipart upload is smaller than the endpoint accepts",
+        "raise the setting multipart_chunk, or multipart_threshold so that parts are uploaded whole",
     ),
     Row(
         ("EntityTooLarge",),
-        "the part is larger than the endpoint takes",
-        "give a smaller --part-size, or lower the setting multipart_threshold so that it goes up in chunks",
+        "the part is larger than the endpoint accepts",
+        "give a smaller --part-size, or lower the setting multipart_threshold so that it is uploaded in chunks",
         field="part_size",
     ),
     Row(
         ("InvalidPart", "InvalidPartOrder"),
-        "chunks of the multipart upload are not there as they were sent",
+        "the endpoint lost or changed chunks of the multipart upload",
         "run the job again; with an endpoint that loses chunks, raise the setting multipart_threshold",
     ),
     Row(
@@ -166,36 +166,36 @@ _ROWS = (
             *("BadDigest", "IncompleteBody", "InvalidDigest"),
             *("XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"),
         ),
-        "the bytes that arrived are not those that were sent",
-        "if it goes on, something damages data: the network, a proxy, or this machine's memory",
+        "the received bytes differ from those sent",
+        "if this persists, the network, a proxy or this machine's memory damages data",
         transient=True,
     ),
     # Credentials and the clock.
     Row(("RequestTimeTooSkewed",), "this machine's clock differs too much from AWS's", _SET_THE_CLOCK),
     Row(
         ("RequestExpired",),
-        "the request came too late: this machine's clock is off, or the credentials have expired",
+        "the request arrived too late: this machine's clock is wrong, or the credentials have expired",
         f"{_SET_THE_CLOCK}; renew the credentials",
     ),
     Row(
         ("ExpiredToken", "ExpiredTokenException"),
         "the credentials have expired",
-        "renew them, or use a role that refreshes by itself",
+        "renew them, or use a role, whose credentials refresh automatically",
         transient=True,  # the provider chain may have newer ones by the next try
     ),
     Row(
         ("InvalidAccessKeyId",),
-        "the access key is not known",
+        "the access key does not exist",
         "check AWS_ACCESS_KEY_ID or the profile in use",
     ),
     Row(
         ("InvalidToken", "InvalidClientTokenId"),
         "the access key or its session token is not valid here",
-        "set AWS_SESSION_TOKEN to the token of this very key, or unset it; enable the region for the account",
+        "set AWS_SESSION_TOKEN to the token of this access key, or unset it; enable the region for the account",
     ),
     Row(
         ("SignatureDoesNotMatch",),
-        "the secret key does not fit the access key",
+        "the secret key does not match the access key",
         "check AWS_SECRET_ACCESS_KEY or the profile in use",
     ),
     Row(
@@ -205,8 +205,8 @@ _ROWS = (
     ),
     Row(
         ("IncompleteSignature", "MissingAuthenticationToken", "MissingSecurityHeader"),
-        "the request arrived without its whole signature",
-        "let proxies between here and --endpoint-url pass every header",
+        "the request arrived without its complete signature",
+        "configure proxies between here and --endpoint-url to pass all headers",
     ),
     Row(
         ("RegionDisabledException",),
@@ -237,14 +237,14 @@ _ROWS = (
             *("RequestLimitExceeded", "EC2ThrottledException", "Throttling", "ThrottlingException"),
             *("RequestThrottled", "TooManyRequests"),
         ),
-        "too many requests of this account are under way in the region",
+        "the account sends too many requests in the region",
         "try again later; other programs of the account share the limit",
         transient=True,
     ),
-    Row(("InternalError", "InternalFailure"), "the service had an error of its own", _LATER, transient=True),
+    Row(("InternalError", "InternalFailure"), "the service had an internal error", _LATER, transient=True),
     Row(
         ("ServiceUnavailable", "Unavailable", "BadGateway", "GatewayTimeout"),
-        "the service is out of order",
+        "the service is unavailable",
         _LATER,
         transient=True,
     ),
@@ -257,30 +257,30 @@ _ROWS = (
     # Registering the image.
     Row(
         ("InvalidAMIName.Duplicate",),
-        "another image of the account has this name in the region",
-        "choose another --ami-name, or deregister that image",
+        "another AMI of the account has this name in the region",
+        "choose another --ami-name, or deregister that AMI",
         field="ami_name",
     ),
     Row(
         ("InvalidAMIName.Malformed",),
-        "EC2 does not take the image's name",
+        "EC2 does not accept the AMI's name",
         "give an --ami-name of 3 to 128 letters, digits and ( ) [ ] space . / - ' @ _",
         field="ami_name",
     ),
     Row(
         ("InvalidManifest",),
         "EC2 cannot use the manifest: {said}",
-        "device names must be like sda1 or sdb, never xvda (-B); the bucket must be in the image's region, and EC2 "
+        "device names must be like sda1 or sdb, never xvda (-B); the bucket must be in the AMI's region, and EC2 "
         "must be able to read it: --acl aws-exec-read, no KMS",
     ),
     Row(
         ("InvalidAMIID.*",),
-        "EC2 does not know the image, or it can no longer be used",
-        "look with `aws ec2 describe-images --owners self` in the image's own region",
+        "the AMI does not exist, or can no longer be used",
+        "look with `aws ec2 describe-images --owners self` in the AMI's region",
     ),
     Row(
         ("InvalidBlockDeviceMapping",),
-        "EC2 does not take the block device mapping: {said}",
+        "EC2 does not accept the block device mapping: {said}",
         "check -B, as in `-B ephemeral0=sdb`",
         field="block_device_mappings",
     ),
@@ -289,7 +289,7 @@ _ROWS = (
             *("InvalidParameter", "InvalidParameterCombination", "InvalidParameterValue"),
             *("MissingParameter", "ValidationError"),
         ),
-        "EC2 does not take a value: {said}",
+        "EC2 does not accept a value: {said}",
         "check --arch, --virtualization, --kernel, --ramdisk, --sriov, --ena, -B and --tag",
     ),
     Row(
@@ -298,7 +298,7 @@ _ROWS = (
         "choose another --region (and a bucket there), or --no-register",
         field="region",
     ),
-    Row(("DryRunOperation",), "it was only asked whether it would be allowed, and it is"),
+    Row(("DryRunOperation",), "this was a dry run, and the request is permitted"),
     # What no server reported.
     Row(
         ("credentials",),
@@ -307,8 +307,8 @@ _ROWS = (
     ),
     Row(
         ("broken_credentials",),
-        "the AWS credentials cannot be had: {said}",
-        "check the profile (AWS_PROFILE) and what it names; `aws sts get-caller-identity` tries the same",
+        "the AWS credentials cannot be obtained: {said}",
+        "check the profile (AWS_PROFILE) and the files and roles in it; `aws sts get-caller-identity` uses the same",
         told_as="credentials",
     ),
     Row(("region",), "no region is known", "give --region", field="region"),
@@ -320,8 +320,8 @@ _ROWS = (
     ),
     Row(
         ("no_tls",),
-        "no TLS connection to {where} comes about ({said})",
-        "check --endpoint-url: does it speak https?",
+        "the TLS connection to {where} failed ({said})",
+        "check --endpoint-url: is it an https endpoint?",
         field="endpoint_url",
         told_as="tls",
     ),
@@ -340,14 +340,14 @@ _ROWS = (
     ),
     Row(
         ("unresolved",),
-        "the name in {where} is not known",
+        "the host name in {where} cannot be resolved",
         "check --endpoint-url and --region, and this machine's name servers (/etc/resolv.conf)",
         transient=True,
         told_as="unreachable",
     ),
     Row(
         ("broken_off",),
-        "the connection to {where} broke off ({said})",
+        "the connection to {where} was lost ({said})",
         "check the network, and proxies between here and --endpoint-url",
         transient=True,
         told_as="unreachable",
@@ -367,7 +367,7 @@ _ROWS = (
     ),
     Row(
         ("unreadable",),
-        "the answer is not in the service's language",
+        "the answer cannot be understood",
         "check --endpoint-url, and proxies that answer in its place",
         transient=True,
     ),

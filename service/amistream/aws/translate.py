@@ -167,8 +167,9 @@ def _allow(error: ClientError, named: str) -> str:
     """Which permission is missing: `named` by newer replies, while older ones leave it to the operation."""
     needed = named or NEEDS.get(error.operation_name, f"the action {error.operation_name}")
     if denied := _EXPLICIT_DENY.search(_reply(error)):
-        return f"{denied[1] or 'a policy'} denies {needed} explicitly: change it there, allowing it elsewhere is no use"
-    hint = f"allow the credentials {needed}; README, IAM policy, has all that a job needs"
+        policy = denied[1] or "a policy"
+        return f"{policy} denies {needed} explicitly: change that policy, allowing it elsewhere has no effect"
+    hint = f"allow the credentials {needed}; the IAM policy in README has all permissions of a job"
     if str(error.response.get("Error", {}).get("Code", "")).isdigit():
         hint += ". This request is refused without a reason: the access key or its secret may also be wrong"
     return hint

@@ -12,7 +12,7 @@ from amistream.bundles.meter import Meter
 from amistream.bundles.parts import SeenPart, differs
 from amistream.bundles.place import BucketPlace, Bundle
 from amistream.bundles.results import Difference, Digests
-from amistream.flow.gather import QUESTIONS, gather_limited
+from amistream.flow.gather import SMALL_REQUESTS, gather_limited
 from amistream.ports.store import Stored
 
 READERS = 2
@@ -42,7 +42,11 @@ async def survey(bundle: Bundle, meter: Meter, *, read: bool) -> Survey:
         return stored
 
     found = dict(
-        zip(manifest.parts, await gather_limited(look, manifest.parts, READERS if reads else QUESTIONS), strict=True)
+        zip(
+            manifest.parts,
+            await gather_limited(look, manifest.parts, READERS if reads else SMALL_REQUESTS),
+            strict=True,
+        )
     )
     there = {part: stored for part, stored in found.items() if stored is not None}
     missing = [part.filename for part, stored in found.items() if stored is None]

@@ -1,3 +1,1 @@
-"""How payload moves: worker threads that carry blocks in order, the buffers they share, and the undoing of what was
-made.
-"""
+"""Moves payload: worker threads that carry blocks in order, shared buffers, retries, and undoing."""

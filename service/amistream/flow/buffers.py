@@ -1,9 +1,9 @@
-"""A fixed number of equal buffers, shared by threads and the event loop: the budget of everything in flight.
+"""A fixed number of equal buffers, shared by threads and the event loop: the memory budget of the data in flight.
 
 `take` blocks the thread until a buffer is free: that is the back pressure from a slow upload to the reader. Buffers
-are made when first needed and reused, because touching fresh memory costs more than copying. They begin on a page
-bound, as direct writes to disk want it, and are of huge pages where the kernel has some: a write of 4 MiB pins 2 of
-those instead of 1024 (measured: 2 % of the time of `unbundle`).
+are allocated when first needed and reused, because touching fresh memory costs more than copying. They begin on a page
+boundary, as direct writes to disk require, and use huge pages where the kernel has some: a write of 4 MiB pins 2 of
+those instead of 1024 pages (measured: 2 % of the time of `unbundle`).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from time import perf_counter
 
 
 class BuffersClosedError(Exception):
-    """The pool was closed: the job is being given up. Never the first cause of a failure."""
+    """The pool was closed because the job is given up. Never the first cause of a failure."""
 
 
 class Buffers:
-    """`count` buffers of `size` bytes; whoever took one owns it until it gives it back."""
+    """`count` buffers of `size` bytes; the taker of a buffer owns it until it gives it back."""
 
     def __init__(self, *, count: int, size: int) -> None:
         self._size = size
@@ -29,10 +29,10 @@ class Buffers:
         self._closed = False
         self._changed = threading.Condition()
         self.waited_s = 0.0
-        """Seconds that takers stood waiting, all together."""
+        """Seconds that takers have waited, in total."""
 
     def used(self) -> float:
-        """The share of buffers that somebody holds, 0 to 1."""
+        """The share of buffers in use, 0 to 1."""
         return 1 - (len(self._free) + self._unmade) / self._count
 
     def take(self) -> memoryview:
@@ -54,7 +54,7 @@ class Buffers:
             self._changed.notify()
 
     def close(self) -> None:
-        """Wake every waiting thread with `BuffersClosedError` and let the free buffers go."""
+        """Wake every waiting thread with `BuffersClosedError` and release the free buffers."""
         with self._changed:
             self._closed = True
             self._free.clear()
@@ -63,7 +63,6 @@ class Buffers:
 
 def _memory(size: int) -> memoryview:
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    # Not every kernel has huge pages.
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # a kernel without huge pages
         memory.madvise(mmap.MADV_HUGEPAGE)
     return memoryview(memory)

@@ -1,7 +1,4 @@
-"""What goes how fast: the compression level that fits the link, and an upload's rate limit.
-
-Both look at what the queues and clocks around them say; neither touches payload.
-"""
+"""Limits the rate of uploads."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from amistream.values import KIB
 
 
 class RateLimit:
-    """Lets bytes through at an even rate, whoever they belong to; exact over a second or two."""
+    """Lets the bytes of all uploads together through at an even rate; exact over a second or two."""
 
     def __init__(
         self,
@@ -27,10 +24,10 @@ class RateLimit:
         self._sleep = sleep
         self._free_at = 0.0
         self.slice_size = max(4 * KIB, min(512 * KIB, bytes_per_s // 8))
-        """How much to ask for at once: an eighth of a second's worth, so that no wait is long."""
+        """Bytes to ask for at once: an eighth of a second's worth, so that no wait is long."""
 
     async def wait_for(self, count: int) -> None:
-        """Return when `count` bytes may be sent. Unused time is not saved up: there are no bursts."""
+        """Return when `count` bytes may be sent. Unused time is not saved, so there are no bursts."""
         now = self._clock()
         start = max(self._free_at, now)
         self._free_at = start + count / self._bytes_per_s

@@ -1,8 +1,8 @@
-"""The one retry layer: repeats a request that failed in passing, with capped full-jitter delays.
+"""The one retry layer: repeats a request after a transient failure, with capped full-jitter delays.
 
-The SDK's own retries are off, so that a bound here is a bound. Each attempt runs under a deadline that moves with
-its progress: an attempt in which no byte was taken and no answer came for `stall_s` is given up, however long it
-has been sending. The SDK's read timeout does not cover that phase.
+The SDK's own retries are off, so that the bounds here hold. Each attempt runs under a deadline that moves with
+its progress: an attempt is given up after `stall_s` without a byte sent or an answer, however long it has been
+sending. The SDK's read timeout does not cover that phase.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 _MOST_DOUBLINGS = 30
-"""So many fill any cap; the power of a number without bound would leave what a float holds."""
+"""Enough to reach any cap; an unbounded power would overflow a float."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ def retry_policy(settings: Settings) -> RetryPolicy:
 
 
 class Alive:
-    """Handed to each attempt: call it when something moved, and the attempt's deadline moves too."""
+    """Passed to each attempt: calling it on progress moves the attempt's deadline."""
 
     def __init__(self, timeout: asyncio.Timeout, stall_s: float) -> None:
         self._timeout = timeout
@@ -60,7 +60,7 @@ class Alive:
             self._timeout.reschedule(asyncio.get_running_loop().time() + self._stall_s)
 
     def counting(self, on_bytes: Callable[[int], None]) -> Callable[[int], None]:
-        """A callback that tells of bytes that moved, and moves the deadline."""
+        """A callback that reports bytes sent, and moves the deadline."""
 
         def moved(count: int) -> None:
             self()
@@ -78,7 +78,7 @@ async def with_retries(
 ) -> T:
     """Run `attempt` until it succeeds, fails for good, or has failed `policy.attempts` times.
 
-    `what` names it for people ("store image.part.03 in s3://b"). Raises the last `StoreError`, which names the cause.
+    `what` describes it for users ("store image.part.03 in s3://b"). Raises the last `StoreError`, with the cause.
     """
     failures = 0
     while True:
@@ -103,7 +103,7 @@ async def _once(policy: RetryPolicy, what: str, attempt: Callable[[Alive], Await
     except TimeoutError as error:
         raise StoreError(
             "store.stalled",
-            f"cannot {what}: nothing moved for {policy.stall_s:g} s",
+            f"cannot {what}: no progress for {policy.stall_s:g} s",
             hint="the endpoint or the network is stuck; stall_timeout_s sets how long to wait",
             transient=True,
         ) from error

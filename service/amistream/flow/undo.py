@@ -1,7 +1,7 @@
-"""What exists outside and must go again if the job does not end well.
+"""Removes the objects that a job has made outside, if the job does not succeed.
 
-An undo is registered before the thing can exist, so that a cancel in mid-request is covered too; undoing what never
-came to be is no error. Undos run last-in first-out, each is tried, and they are not cut short by a second cancel.
+An undo is registered before its object can exist, so that a cancel during the request is covered too; undoing a thing
+that never existed is no error. Undos run last-in first-out, each is tried, and a second cancel does not interrupt them.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ log = structlog.get_logger()
 
 
 class Undo:
-    """One job's list. `run` leaves it empty; `forget` keeps what was made."""
+    """One job's list of undos. `run` leaves it empty; `forget` keeps the objects."""
 
     def __init__(self, *, deadline_s: float = 120.0, parallel: int = 1) -> None:
-        """`deadline_s` bounds each undo, so that a dead endpoint does not keep a cancelled job for ever.
+        """`deadline_s` bounds each undo, so that a dead endpoint does not hold a cancelled job for ever.
 
-        `parallel` are undone together: more than one for things of which none needs another gone first.
+        `parallel` undos run at the same time: more than 1 only if their order does not matter.
         """
         self._deadline_s = deadline_s
         self._parallel = parallel
         self._actions: list[tuple[str, Callable[[], Awaitable[None]]]] = []
 
     def push(self, what: str, action: Callable[[], Awaitable[None]]) -> None:
-        """Register `action`, which removes `what` (for people) and may find it absent."""
+        """Register `action`, which removes `what` (its name for users) and may find it absent."""
         self._actions.append((what, action))
 
     def forget(self) -> None:
         self._actions.clear()
 
     async def run(self) -> list[str]:
-        """Undo everything; returns what could not be removed, with the reason."""
+        """Undo everything; returns the names of objects that could not be removed, with the reasons."""
         return await finish_despite_cancel(self._run_all())
 
     async def _run_all(self) -> list[str]:
@@ -48,13 +48,13 @@ class Undo:
         return left
 
     async def _undo(self, what: str, action: Callable[[], Awaitable[None]]) -> str:
-        """Undo one thing; returns what is left of it, with the reason, or ''."""
+        """Run one undo; returns its name with the reason if it failed, or ''."""
         try:
             async with asyncio.timeout(self._deadline_s):
                 await action()
         except (Exception, asyncio.CancelledError) as error:
             current = asyncio.current_task()
-            # A task group that failed inside leaves its mark on the task (until Python 3.13): only a cancel is one.
+            # A task group that failed inside counts as a cancel of the task until Python 3.13: check for a real one.
             if isinstance(error, asyncio.CancelledError) and current is not None and current.cancelling():
                 raise
             log.warning("undo.failed", what=what, reason=str(error) or type(error).__name__)
