@@ -259,7 +259,7 @@ def test_own_identity_after_a_full_disk(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert caught.value.code == "key.state_dir"
-    assert caught.value.message == f"cannot keep a new user key in {tmp_path}: File too large"
+    assert caught.value.message == f"cannot store a new user key in {tmp_path}: File too large"
     assert own_identity(tmp_path)[1]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(KEPT)
 
@@ -273,7 +273,7 @@ def test_own_identity_not_allowed() -> None:
             with as_nobody(), pytest.raises(RefusedError) as caught:
                 own_identity(place)
             assert caught.value.code == "key.state_dir"
-            assert caught.value.message == f"cannot keep a new user key in {place}: Permission denied"
+            assert caught.value.message == f"cannot store a new user key in {place}: Permission denied"
             assert "--cert and --private-key" in caught.value.hint
 
 
@@ -281,7 +281,7 @@ def test_own_identity_in_a_file(tmp_path: Path) -> None:
     """A state directory that is a file is refused."""
     place = tmp_path / "file"
     place.touch()
-    with pytest.raises(RefusedError, match="cannot keep a new user key"):
+    with pytest.raises(RefusedError, match="cannot store a new user key"):
         own_identity(place)
 
 
@@ -369,6 +369,6 @@ def test_damaged_key(key_ring: KeyRing, tmp_path: Path) -> None:
     path = tmp_path / "damaged.pem"
     path.touch(0o600)
     path.write_bytes(damaged.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    with pytest.raises(RefusedError, match="what it signs does not verify") as caught:
+    with pytest.raises(RefusedError, match="its signatures do not verify") as caught:
         load_identity(key_ring.user.certificate, path)
     assert caught.value.code == "key.broken"

@@ -1,4 +1,4 @@
-"""Where the commands begin: whoever changes their mind while a command is still being loaded gets no traceback."""
+"""Entry points of the commands. An interrupt while a command is still loading ends it without a traceback."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import NoReturn
 def client() -> NoReturn:
     with _interruptible():
         from amistream.cli.main import add_command, main  # noqa: PLC0415 - loading takes the time
-    # What follows the old command's name is the old command's.
+    # The words after the old command's name are parsed by that command.
     add_command("compat", "amistream.compat.command:compat", allow_extra_args=True, allow_interspersed_args=False)
     main()
 
@@ -24,7 +24,7 @@ def daemon() -> NoReturn:
 
 
 def old_command() -> NoReturn:
-    """A command of the older tools; the name under which it was called says which."""
+    """A command of the older tools, chosen by the name under which it was called."""
     with _interruptible():
         from amistream.compat.main import main  # noqa: PLC0415
     main()
@@ -32,7 +32,7 @@ def old_command() -> NoReturn:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """An interrupt ends the process at once, unless whoever started it had interrupts ignored."""
+    """Let an interrupt end the process at once, unless its parent had it ignore interrupts."""
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

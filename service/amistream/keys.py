@@ -1,10 +1,10 @@
 """Keys: the user's RSA key and certificate, EC2's certificate, and the AES key and IV of one bundle.
 
-Secrets live in `Secret`, which does not print. Certificates are taken for their public key alone: EC2's own have
-expired and are still the right ones, so no date is checked and RSA-1024 is accepted. RSA is PKCS#1 v1.5 for both
-encryption and signature, as the bundle format asks; what is encrypted is the lower-case hex text of key and IV.
+Secrets are kept in `Secret`, whose `repr` is empty. Only the public key of a certificate is used: EC2's certificates
+have expired and are still in use, so dates are not checked and RSA-1024 is accepted. RSA is PKCS#1 v1.5 for both
+encryption and signature, as the bundle format requires; the lower-case hex text of key and IV is encrypted.
 
-These functions touch files and take milliseconds of CPU: call them on a thread. A file is opened and read once; with
+These functions read files and take milliseconds of CPU: call them on a thread. A file is opened and read once; with
 `roots` it must lie within them.
 """
 
@@ -43,11 +43,11 @@ LOCK_FILE = "user-key.lock"
 AES_SIZE = 16
 """Bytes of the key and of the IV."""
 PEM_MAX = 256 * KIB
-"""More than any key or chain of certificates has: what is larger was named by mistake."""
+"""Larger than any key or chain of certificates: a larger file was given by mistake."""
 
 
 class Secret:
-    """Bytes that must not be seen: neither `repr`, `str` nor pickling shows them."""
+    """Bytes that `repr` and `str` do not show, and that cannot be pickled."""
 
     __slots__ = ("_value",)
 
@@ -66,7 +66,7 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class BundleKey:
-    """The AES-128 key and IV of one bundle; they never serve a second plaintext."""
+    """The AES-128 key and IV of one bundle; never used for a second plaintext."""
 
     key: Secret
     iv: Secret
@@ -78,7 +78,7 @@ class BundleKey:
 
 @dataclass(frozen=True, slots=True)
 class UserIdentity:
-    """The user's key pair: signs manifests, and can open the bundle again."""
+    """The user's key pair: signs manifests and decrypts bundles."""
 
     certificate: x509.Certificate
     private_key: rsa.RSAPrivateKey
@@ -96,7 +96,7 @@ def wrap(certificate: x509.Certificate, secret: Secret) -> bytes:
 
 
 def unwrap(identity: UserIdentity, wrapped_key: bytes, wrapped_iv: bytes) -> BundleKey:
-    """The bundle's key and IV, decrypted with the user's private key. Raises `RefusedError` when it is another key."""
+    """Decrypt the bundle's key and IV with the user's private key. Raises `RefusedError` for another user's bundle."""
     return BundleKey(_unwrap(identity, wrapped_key), _unwrap(identity, wrapped_iv))
 
 
@@ -108,8 +108,8 @@ def _unwrap(identity: UserIdentity, wrapped: bytes) -> Secret:
     if len(value) != AES_SIZE:
         raise RefusedError(
             "key.other",
-            "cannot open the bundle's key: it was made for another user's certificate",
-            hint="give the private key of the certificate with which the bundle was made: --private-key",
+            "cannot decrypt the bundle's key: it was encrypted for another certificate",
+            hint="give the private key of the certificate that the bundle was made with: --private-key",
             field="private_key",
         )
     return Secret(value)
@@ -118,7 +118,7 @@ def _unwrap(identity: UserIdentity, wrapped: bytes) -> Secret:
 def load_identity(
     certificate: Path, private_key: Path, roots: Roots | None = None, *, exposed_too: bool = False
 ) -> UserIdentity:
-    """Read the user's certificate and key. Raises `RefusedError` when unreadable, exposed, not RSA, or no pair."""
+    """Read the user's certificate and key. Raises `RefusedError` if unreadable, exposed, not RSA, or not a pair."""
     cert = load_certificate(certificate, field="certificate", roots=roots)
     key = load_private_key(private_key, roots, exposed_too=exposed_too)
     if cert.public_key() != key.public_key():
@@ -135,7 +135,7 @@ def load_identity(
 
 
 def _check_works(identity: UserIdentity, path: Path) -> None:
-    """Sign something and verify it: loading skips OpenSSL's own check, which stops every thread for 60 ms."""
+    """Check the pair by a signature: loading skips OpenSSL's own check, which stops every thread for 60 ms."""
     public = identity.certificate.public_key()
     assert isinstance(public, rsa.RSAPublicKey)  # noqa: S101 - for the type checker; load_certificate looked
     try:
@@ -143,7 +143,7 @@ def _check_works(identity: UserIdentity, path: Path) -> None:
     except (InvalidSignature, ValueError, InternalError):
         raise RefusedError(
             "key.broken",
-            f"cannot use the private key {path}: what it signs does not verify",
+            f"cannot use the private key {path}: its signatures do not verify",
             hint=f"the file is damaged: openssl rsa -check -noout -in {path}",
             field="private_key",
         ) from None
@@ -156,7 +156,7 @@ def load_certificate(path: Path, *, field: str, roots: Roots | None = None) -> x
         certificate = x509.load_pem_x509_certificate(data)
         public = certificate.public_key()
     except UnsupportedAlgorithm:
-        # A kind of key so rare that the library does not know it.
+        # A kind of key that the library does not know.
         public = None
     except ValueError:
         raise RefusedError(
@@ -175,7 +175,7 @@ def load_certificate(path: Path, *, field: str, roots: Roots | None = None) -> x
 
 
 def own_identity(state_dir: Path) -> tuple[UserIdentity, bool]:
-    """The key pair kept in `state_dir`, made at the first call; returns it and whether it is new."""
+    """The key pair in `state_dir`, created at the first call; returns the pair and whether it is new."""
     certificate, private_key = state_dir / CERTIFICATE_FILE, state_dir / PRIVATE_KEY_FILE
     try:
         if certificate.exists() and private_key.exists():
@@ -187,9 +187,9 @@ def own_identity(state_dir: Path) -> tuple[UserIdentity, bool]:
             if private_key.exists():
                 raise RefusedError(
                     "key.no_certificate",
-                    f"cannot use the kept private key {private_key}: its certificate {certificate} is gone",
-                    hint="older bundles open with this key, so it is not replaced; put the certificate back, or move "
-                    "the key away to have a new pair made",
+                    f"cannot use the private key {private_key}: its certificate {certificate} is missing",
+                    hint="older bundles need this key, so it is not replaced; restore the certificate, or move the key "
+                    "away to have a new pair created",
                     field="certificate",
                 )
             identity = _generate_identity()
@@ -200,8 +200,8 @@ def own_identity(state_dir: Path) -> tuple[UserIdentity, bool]:
     except OSError as error:
         raise RefusedError(
             "key.state_dir",
-            f"cannot keep a new user key in {state_dir}: {error.strerror}",
-            hint="give your own with --cert and --private-key, or set state_dir to a directory that can be written",
+            f"cannot store a new user key in {state_dir}: {error.strerror}",
+            hint="give your own with --cert and --private-key, or set state_dir to a writable directory",
             field="private_key",
         ) from error
     return identity, True
@@ -209,7 +209,7 @@ def own_identity(state_dir: Path) -> tuple[UserIdentity, bool]:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Keep two jobs, or two processes, from each making a pair and mixing them."""
+    """Exclude other jobs and processes that would create a pair at the same time."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -248,12 +248,12 @@ def _write_private(path: Path, data: bytes) -> None:
 
 
 def load_private_key(path: Path, roots: Roots | None, *, exposed_too: bool) -> rsa.RSAPrivateKey:
-    """Read an RSA private key from a PEM file that others cannot reach, unless `exposed_too`. Raises `RefusedError`."""
+    """Read an RSA private key from a PEM file. Raises `RefusedError`, also for an exposed one without `exposed_too`."""
     data, mode = _read(path, roots, what="private key", field="private_key")
     if stat.S_IMODE(mode) & 0o007 and not exposed_too:
         raise RefusedError(
             "key.exposed",
-            f"cannot use the private key {path}: every user of this machine can reach it",
+            f"cannot use the private key {path}: every user of this machine can access it",
             hint=f"chmod 600 {path}",
             field="private_key",
         )
@@ -281,23 +281,23 @@ def load_private_key(path: Path, roots: Roots | None, *, exposed_too: bool) -> r
 
 
 def _read(path: Path, roots: Roots | None, *, what: str, field: str) -> tuple[bytes, int]:
-    """The whole file, and the mode it had when it was opened."""
+    """Read the whole file; returns it and its mode when it was opened."""
     try:
         with pinned(path, roots, field=field) as pin:
             mode = os.fstat(pin).st_mode
-            # A pipe is how a shell hands over what is in no file: <(...). Without an end, or a writer, it holds the
-            # thread that reads it, so it must be the daemon's own user who says so.
+            # A shell passes data that is not in a file through a pipe: <(...). A pipe without a writer or an end blocks
+            # the reading thread, so only the daemon's own user may give one.
             if not (stat.S_ISREG(mode) or (stat.S_ISFIFO(mode) and roots is None)):
                 raise OSError(errno.EINVAL, "it is not a file")
-            # A lease on a file, which its owner may take, would hold the opening. A pipe's writer may yet come.
+            # A lease on a file, which its owner may take, would block the opening. A pipe may still get its writer.
             waiting = 0 if stat.S_ISFIFO(mode) else os.O_NONBLOCK
             with os.fdopen(open_pinned(pin, os.O_RDONLY | waiting), "rb") as file:
                 data = file.read(PEM_MAX + 1)
     except BlockingIOError as error:
         raise RefusedError(
             f"{field}.unreadable",
-            f"cannot read the {what} {path}: another program holds a lease on it",
-            hint=f"see which in /proc/locks, by the number that `ls -i {path}` shows, and end it; then try again",
+            f"cannot read the {what} {path}: another program has a lease on it",
+            hint=f"find it in /proc/locks by the number that `ls -i {path}` shows, and end it; then try again",
             field=field,
         ) from error
     except OSError as error:

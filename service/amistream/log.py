@@ -1,10 +1,10 @@
-"""How the service logs: one line an event, to stderr, as JSON for machines or text for people.
+"""Logging: one line per event, to stderr, as JSON for machines or text for people.
 
-Modules log through `structlog.get_logger(__name__)`. What is bound with `structlog.contextvars` (a job's id) stands in
-every line of that task. Stdlib loggers (aiohttp, botocore, asyncio) go the same way, from WARNING up.
+Modules log through `structlog.get_logger(__name__)`. Values bound with `structlog.contextvars` (a job's id) appear in
+every line of that task. Stdlib loggers (aiohttp, botocore, asyncio) use the same handler, from WARNING up.
 
-No secret reaches a line: what is not ours stays at WARNING whatever the level is and whoever sets another, since the
-SDK's debug lines hold signatures and tokens; and tracebacks are written without local variables, since those hold keys.
+No secret reaches a line: foreign loggers stay at WARNING whatever their level, since the SDK's debug lines hold
+signatures and tokens; tracebacks are written without local variables, since those hold keys.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ OWN_LOGGERS = "amistream"
 
 
 def configure(level: str, log_format: LogFormat) -> None:
-    """Send every line from now on to stderr in `log_format`, own ones from `level` up. May be called again."""
+    """Send all lines to stderr in `log_format`, those of this package from `level` up. May be called again."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

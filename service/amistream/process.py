@@ -1,11 +1,11 @@
-"""Sets once per process what protects its secrets and what keeps its memory from growing.
+"""Settings of the process itself: protection of its secrets, and limits of its memory.
 
 **Secrets**: no core dump, no debugger, private files.
 
-**Memory**: glibc gives freed megabyte blocks back to the kernel and gets them again for the next block, page by page:
-measured, 15 % of the CPU time of a whole pass. It also keeps a heap for each few threads, so blocks that one thread
-makes and another frees pile up in several. Measured on the way back, 1 GiB and 4 GiB: 225 and 260 MiB with many heaps,
-165 and 173 with one, in the same time. The memory kept is bounded by the blocks in flight, which
+**Memory**: glibc returns freed megabyte blocks to the kernel and fetches them again for the next block, page by page:
+measured, 15 % of the CPU time of a whole pass. It also keeps one heap for every few threads, so blocks that one thread
+allocates and another frees pile up in several. Measured on the way back, 1 GiB and 4 GiB: 225 and 260 MiB with many
+heaps, 165 and 173 with one, in the same time. The memory kept is bounded by the blocks in flight, which
 `settings.memory_ceiling` counts. Part buffers are larger, pooled by ourselves, and still go back to the kernel when a
 job ends.
 
@@ -38,25 +38,25 @@ _KEPT_AT_MOST = 16 * MIB
 
 
 def keep_secrets_in() -> None:
-    """No core dump, whatever kills it, and no debugger or reader of its memory that is not root.
+    """Allow no core dump, and no debugger or reader of the process's memory but root.
 
-    Once in a process, by its entry point. Children inherit the first only.
+    Called once, by the entry point. Children inherit only the core dump limit.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Also for core dumps that go to a program, which heeds no limit. A kernel that refuses has nothing to dump.
+    # For core dumps that are piped to a program, which ignores the limit.
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def make_files_private() -> None:
-    """What the process creates from now on is its own user's alone, unless it says otherwise."""
+    """Make new files accessible to the process's user alone, unless their mode is set explicitly."""
     os.umask(_OWNER_ONLY)
 
 
 @cache
 def settle_memory() -> None:
-    """Once in a program, when its modules are loaded and before its threads begin.
+    """Call once, after the modules are loaded and before threads start.
 
-    Sets glibc's mallopt(3), and leaves another C library as it is.
+    Sets glibc's mallopt(3); other C libraries are left alone.
     """
     with contextlib.suppress(AttributeError, OSError):
         libc = ctypes.CDLL(None)

@@ -1,11 +1,11 @@
-"""Opens what a job names, and keeps a confined job within the roots that the administrator has set.
+"""Opens the paths of a request, and keeps a confined job within the roots that the administrator has set.
 
-A name is looked up once, to a descriptor that opens nothing yet (O_PATH): a named pipe does not hang it, and no device
-is set off. All that is judged is judged of that descriptor, and what is read later is opened through it, so that a
-name swapped in between changes nothing. A root is meant literally: it is never resolved, so that a link in its place
-leads nowhere.
+A path is looked up once, to a descriptor that does not open the file yet (O_PATH): a named pipe cannot block the
+lookup, and no device is triggered. All checks are made on that descriptor, and the file is later opened through it, so
+a path swapped in between has no effect. A root is meant literally: it is never resolved, so a link in its place is
+refused.
 
-A confined job learns nothing of what lies outside: absent, forbidden and outside are one and the same answer.
+A confined job learns nothing about files outside: absent, forbidden and outside give the same answer.
 
 The calls block: use them on threads.
 """
@@ -22,32 +22,32 @@ from amistream.errors import RefusedError
 
 MOUNTS = Path("/proc/self/mountinfo")
 DELETED = " (deleted)"
-"""What the kernel adds to the name of a file that has lost it."""
+"""The kernel's suffix for the path of a removed file."""
 SETTING = "source_roots in /etc/amistream/amistream.toml (or the file that --config names)"
 _PIN = os.O_PATH | os.O_CLOEXEC
 _FOLDER = _PIN | os.O_DIRECTORY
 
 
 class Roots:
-    """The directories, files and devices that jobs of unprivileged peers may name, with all that is below them."""
+    """The directories, files and devices that jobs of unprivileged peers may use, with everything below them."""
 
     def __init__(self, roots: Iterable[Path]) -> None:
         """`roots` are absolute and real paths."""
         self._roots = tuple(roots)
 
     def require(self, field: str = "") -> None:
-        """Raise `RefusedError` when no root is set at all."""
+        """Raise `RefusedError` if no root is set."""
         if not self._roots:
             raise RefusedError(
                 "roots.none",
-                "cannot take the job: no directories are set from which others than root may bundle",
-                hint=f"the administrator names them in {SETTING}, then restarts the daemon",
+                "cannot accept the job: users other than root may not bundle anything, because source_roots is empty",
+                hint=f"the administrator sets {SETTING}, then restarts the daemon",
                 field=field,
             )
 
     def check(self, descriptor: int, path: Path, field: str) -> None:
-        """Raise `RefusedError` unless what is open, whatever it was called, lies within a root."""
-        # Asked before the name is: a second link that goes away afterwards shows as a deleted name.
+        """Raise `RefusedError` unless the open file lies within a root, whatever path led to it."""
+        # Before the path is checked: a second link that is removed afterwards then shows as a removed path.
         about = os.fstat(descriptor)
         self._require_within(descriptor, path, field)
         if stat.S_ISDIR(about.st_mode):
@@ -56,8 +56,8 @@ class Roots:
             raise RefusedError(
                 "roots.linked",
                 f"cannot use {path}: the file has {about.st_nlink} names (hard links), and the others may lie outside "
-                "the directories that are allowed",
-                hint=f"make a copy and name that: cp --sparse=always {path} COPY",
+                "the allowed directories",
+                hint=f"make a copy and use that: cp --sparse=always {path} COPY",
                 field=field,
             )
         _wait_unlinked(descriptor)
@@ -68,12 +68,12 @@ class Roots:
         return RefusedError(
             "roots.outside",
             f"cannot use {path}: nothing of that name can be opened within {', '.join(map(str, self._roots))}",
-            hint=f"others than root may name what lies there only; the administrator sets {SETTING}",
+            hint=f"users other than root may use only files there; the administrator sets {SETTING}",
             field=field,
         )
 
     def split(self, path: Path) -> tuple[Path, tuple[str, ...]] | None:
-        """The root that a path lies in by its words, and the steps from there; None for no root, or a step back."""
+        """The root that contains the path as written, and the steps below it; None without a root, or for a `..`."""
         for root in self._roots:
             if path.is_relative_to(root):
                 steps = path.relative_to(root).parts
@@ -86,17 +86,17 @@ class Roots:
 
     def _holds(self, descriptor: int) -> bool:
         name = Path(f"/proc/self/fd/{descriptor}").readlink()
-        # Refused even where a file really is called so: its name cannot be told from a deleted one's.
+        # A file that really has such a name cannot be told from a removed one, and is refused too.
         if not name.is_absolute() or name.name.endswith(DELETED):
             return False
         return any(name.is_relative_to(root) for root in self._roots) and _in_our_namespace(descriptor)
 
 
 def _wait_unlinked(descriptor: int) -> None:
-    """Wait until a removal of the file's name that has begun is over.
+    """Wait until a removal of the file's name that has begun is complete.
 
-    The kernel lowers the count of names first and takes the name away a moment later: in between, the last but one
-    name looks like the only one. For all that time it holds the directory's lock, which reading a directory needs too.
+    The kernel lowers the link count first and removes the name a moment later: in between, one of two names looks like
+    the only one. During that time it holds the directory's lock, which reading the directory needs too.
     """
     folder = Path(f"/proc/self/fd/{descriptor}").readlink().parent
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
@@ -104,8 +104,8 @@ def _wait_unlinked(descriptor: int) -> None:
 
 
 def _in_our_namespace(descriptor: int) -> bool:
-    """Whether the file's mount is one of ours. In another namespace, as behind /proc/PID/root, anybody may have mounted
-    anything under any name.
+    """True if the file's mount is one of this process's namespace. In another, as behind /proc/PID/root, any user may
+    have mounted anything under any name.
     """
     with Path(f"/proc/self/fdinfo/{descriptor}").open(encoding="ascii") as lines:
         mount = next(line.split()[1] for line in lines if line.startswith("mnt_id:"))
@@ -115,9 +115,9 @@ def _in_our_namespace(descriptor: int) -> bool:
 
 @contextlib.contextmanager
 def pinned(path: Path, roots: Roots | None, *, field: str) -> Iterator[int]:
-    """What `path` names now, not opened yet, for as long as the block runs.
+    """A descriptor of the file at `path`, not opened yet, valid during the block.
 
-    Raises OSError, or with roots `RefusedError` naming the `field` of the request.
+    Raises OSError, or with roots `RefusedError` with the `field` of the request.
     """
     try:
         descriptor = os.open(path, _PIN)
@@ -134,16 +134,16 @@ def pinned(path: Path, roots: Roots | None, *, field: str) -> Iterator[int]:
 
 
 def open_pinned(descriptor: int, flags: int) -> int:
-    """Open what is pinned. Raises OSError."""
+    """Open the pinned file. Raises OSError."""
     return os.open(f"/proc/self/fd/{descriptor}", flags | os.O_CLOEXEC)
 
 
 @contextlib.contextmanager
 def pinned_directory(path: Path, roots: Roots | None, *, field: str) -> Iterator[int]:
-    """A directory, not opened for reading, for as long as the block runs.
+    """A descriptor of a directory, not opened for reading, valid during the block.
 
-    Raises OSError, FileNotFoundError when it is missing. With roots also `RefusedError`: then every step from the root
-    on must be a directory itself and no link, so that nothing is looked for elsewhere.
+    Raises OSError, FileNotFoundError when it is missing. With roots also `RefusedError`: every step below the root must
+    then be a directory and not a link, so that the lookup cannot leave the root.
     """
     descriptor = _walk(path, roots, field)[0] if roots else os.open(path, _FOLDER)
     try:
@@ -153,7 +153,7 @@ def pinned_directory(path: Path, roots: Roots | None, *, field: str) -> Iterator
 
 
 def make_directory(path: Path, roots: Roots | None, *, field: str) -> bool:
-    """Make a directory, and those above it, where missing; says whether it was. Raises as `pinned_directory` does."""
+    """Create a missing directory and its parents; returns whether it was missing. Raises as `pinned_directory` does."""
     if roots is None:
         path.parent.mkdir(parents=True, exist_ok=True)
         return _make(path)
@@ -163,7 +163,7 @@ def make_directory(path: Path, roots: Roots | None, *, field: str) -> bool:
 
 
 def _walk(path: Path, roots: Roots, field: str, *, make: bool = False) -> tuple[int, bool]:
-    """Go from the root to the directory; returns it pinned, and whether it was made."""
+    """Walk from the root to the directory; returns its descriptor, and whether it was created."""
     found = roots.split(path)
     if found is None:
         raise roots.outside(path, field)
@@ -174,7 +174,7 @@ def _walk(path: Path, roots: Roots, field: str, *, make: bool = False) -> tuple[
     except OSError:
         raise roots.outside(path, field) from None
     try:
-        # The root itself is the administrator's to make, and must be what it says.
+        # The administrator creates the root itself; it must not be a link.
         roots.check(here, path, field)
         for step in steps:
             made = make and _make(step, here)

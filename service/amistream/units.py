@@ -1,4 +1,4 @@
-"""Numbers as people read them: sizes in KiB/MiB/GiB as options take them, rates in MB/s as the benchmarks give them."""
+"""Numbers as text: sizes in KiB, MiB and GiB as in options, rates in MB/s as in the benchmarks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def duration_text(seconds: float) -> str:
 
 
 def share_text(part: float, whole: float) -> str:
-    """`part` of `whole` in percent; over 100 % where several threads or uploads worked side by side."""
+    """`part` of `whole` in percent; over 100 % where several threads or uploads worked at the same time."""
     return f"{100 * part / whole:.0f} %" if whole > 0 else "-"
 
 

@@ -1,4 +1,4 @@
-"""The plain values that travel between modules: what the stages measured, and what names a part.
+"""Plain values that modules exchange: the measurements of the stages, and the names of parts.
 
 All are frozen. Sizes are bytes, digests raw bytes unless a name ends in `_hex`.
 """
@@ -15,7 +15,7 @@ MIB = 1024 * KIB
 GIB = 1024 * MIB
 
 LARGEST_PART = 5 * GIB
-"""The most that S3 takes in one request, and so the most that any tool puts into a part."""
+"""The most that S3 accepts in one request, so no tool makes a larger part."""
 
 STANDARD_INPUT = STANDARD_OUTPUT = "-"
 """The name of a pipe as source of a request, and as destination of an unbundled image."""
@@ -24,12 +24,12 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
-"""Payload in flight. A memoryview is valid only until its maker is asked for the next one."""
+"""Payload in flight. A memoryview is valid only until its maker yields the next one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccessKeys:
-    """AWS keys that the user named, instead of what the SDK finds. They do not print."""
+    """AWS keys that the user gave, used instead of the SDK's. Their `repr` is empty."""
 
     access_key: str = field(repr=False)
     secret_key: str = field(repr=False)
@@ -38,7 +38,7 @@ class AccessKeys:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extent:
-    """A run of bytes of the volume that holds data; everything outside the extents reads as zeros."""
+    """A range of the volume that holds data. In the image, all bytes outside the extents are zeros."""
 
     offset: int
     length: int
@@ -59,7 +59,7 @@ class PartDigest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchiveResult:
-    """Size and SHA-1 of the whole tar stream: what `image/digest` of the manifest holds."""
+    """Size and SHA-1 of the whole tar stream; the SHA-1 is `image/digest` of the manifest."""
 
     size: int
     sha1: bytes
@@ -67,7 +67,7 @@ class ArchiveResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GzipResult:
-    """CRC-32 and size of what went into the gzip member, and the member's own size."""
+    """CRC-32 and size of the input of the gzip member, and the size of the member."""
 
     crc32: int
     size_in: int
@@ -75,15 +75,15 @@ class GzipResult:
 
 
 class ChangedError(Exception):
-    """What is read or made now is not what was before, under the same key. The text says in what, to people."""
+    """The volume, or its compressed form, differs from an earlier pass under the same key. The text says how."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GzipPlace:
-    """A place in the gzip member: `inside` bytes into what block number `block` was deflated to.
+    """A place in the gzip member: `inside` bytes into the deflated form of block number `block`.
 
     `before` is the member up to that block. `inside_sha1` is the SHA-1 of those `inside` bytes: another version of the
-    library may deflate the same block otherwise.
+    library may deflate the same block differently.
     """
 
     block: int
@@ -94,7 +94,7 @@ class GzipPlace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """The stream at the end of a part: all it takes to go on from there. Nothing in it is secret.
+    """The state of the stream at the end of a part, enough to resume from there. Nothing in it is secret.
 
     `archive` is the tar stream through the end of the block in which the part ends, `chain` the part's last cipher
     block (16 bytes).
@@ -107,8 +107,8 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartMark:
-    """What is known when a part is cut: the checkpoint, unless the part ends in the gzip trailer, and the compression
-    levels of the blocks that are in it, by their number.
+    """The state when a part is cut: the checkpoint, unless the part ends in the gzip trailer, and the compression
+    levels of its blocks, by number.
     """
 
     checkpoint: Checkpoint | None = None
@@ -128,7 +128,7 @@ class SplitResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What one pass over the volume yielded; the manifest is made from this alone."""
+    """The measurements of one pass over the volume; the manifest is made from these alone."""
 
     image_size: int
     archive: ArchiveResult
@@ -137,7 +137,7 @@ class Measured:
 
 
 def part_name(prefix: str, index: int) -> str:
-    """`image.part.07`: at least two digits, three from 100 on, as euca2ools writes and EC2 takes."""
+    """`image.part.07`: at least two digits, three from 100 on, as euca2ools writes and EC2 accepts."""
     return f"{prefix}.part.{index:02d}"
 
 
@@ -146,10 +146,10 @@ def manifest_name(prefix: str) -> str:
 
 
 def as_utf8(text: str) -> str:
-    """The text with its lone surrogates written out: a file's name need not be UTF-8, JSON and a terminal must."""
+    """The text with lone surrogates escaped: a file name need not be UTF-8, JSON and terminals require it."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def is_path(text: str) -> bool:
-    """Whether this names a file or directory, not a place elsewhere, such as `s3://b`; `s3:/b` is a slip, no path."""
+    """True for a file or directory, false for a URL such as `s3://b`. `s3:/b` is a misspelt URL, not a path."""
     return not _SCHEME.match(text)

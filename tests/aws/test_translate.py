@@ -56,7 +56,10 @@ def test_a_reply_that_names_the_permission() -> None:
     [
         (
             f'{USER} s3:PutObject on resource: "arn:aws:s3:::b/k" with an explicit deny in a resource-based policy',
-            "resource-based policy denies s3:PutObject explicitly: change that policy, allowing it elsewhere has no effect",
+            (
+                "resource-based policy denies s3:PutObject explicitly: change that policy, allowing it elsewhere has "
+                "no effect"
+            ),
         ),
         (
             f"{USER} ec2:RegisterImage on resource: * with an explicit deny in a service control policy",

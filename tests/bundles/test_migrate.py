@@ -426,7 +426,7 @@ async def test_refusals(
     keyless.write_text((text[:start] + "<user_encrypted_key>" + text[end:]).replace(signature, "<signature>dummy"))
     cases: list[tuple[Path, str, dict[str, Any], str]] = [
         (bundle, f"s3://{target}", stranger, "its signature is not by the given certificate"),
-        (signed_by_stranger, f"s3://{target}", stranger, "it was made for another user's certificate"),
+        (signed_by_stranger, f"s3://{target}", stranger, "it was encrypted for another certificate"),
         (changed, f"s3://{target}", {}, "or the manifest was changed since"),
         (keyless, f"s3://{target}", {}, "made without a user certificate"),
         (bundle, f"s3://{target}", {"region": "us-gov-west-1"}, "it is in eu-west-1"),

@@ -85,7 +85,7 @@ def test_a_lease_does_not_hold_a_job(inside: Path) -> None:
         before = signal.signal(signal.SIGIO, signal.SIG_IGN)
         try:
             fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-            with pytest.raises(RefusedError, match="another program holds a lease on it") as caught:
+            with pytest.raises(RefusedError, match="another program has a lease on it") as caught:
                 load_certificate(certificate, field="certificate", roots=Roots([inside]))
             fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
         finally:

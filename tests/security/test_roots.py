@@ -114,7 +114,7 @@ def test_no_roots_allow_nothing(inside: Path) -> None:
     """Without roots nothing can be opened, and the error names the administrator's setting."""
     error = refused(inside / "allowed", Roots([]))
     assert error.code == "roots.none"
-    assert "the administrator names them in source_roots in /etc/amistream/amistream.toml" in error.hint
+    assert "the administrator sets source_roots in /etc/amistream/amistream.toml" in error.hint
 
 
 def test_files_outside_cannot_be_explored(inside: Path, secret: Path, roots: Roots) -> None:

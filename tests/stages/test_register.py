@@ -283,7 +283,7 @@ async def test_cannot_look() -> None:
     with pytest.raises(RegisterError) as caught:
         await wait(ScriptedRegistry(look=[DENIED]), Clock())
     assert caught.value.code == "register.unknown"
-    assert caught.value.message == ("cannot tell whether ami-1 became available: cannot register: not allowed")
+    assert caught.value.message == ("cannot find out whether ami-1 became available: cannot register: not allowed")
     assert caught.value.hint == "aws ec2 describe-images --image-ids ami-1"
 
 

@@ -1,16 +1,16 @@
-"""Archive: wrap the volume in a tar archive with exactly one member, and take the SHA-1 of the whole archive.
+"""Archive: wrap the volume in a tar archive with exactly one member, and compute the SHA-1 of the whole archive.
 
 Format: POSIX ustar header in GNU's dialect ("ustar " magic, sizes of 8 GiB and more in base-256), as documented in
 the GNU tar manual, "Basic Tar Format". The member's name is the image's name. The archive ends with two zero blocks
 and is padded to a whole record of 10240 bytes, as GNU tar does; its SHA-1 is `image/digest` of the manifest.
 
 A volume with holes becomes an old-GNU sparse member (type `S`; GNU tar manual, "Old GNU Format"): four extents in
-the header, 21 in each extension block, the volume's size in a field of its own. Every reader of bundles takes it,
+the header, 21 in each extension block, the volume's size in a field of its own. Every reader of bundles accepts it,
 unlike pax's forms.
 
-Contract: `feed` takes the bytes of the extents in order, a block at a time, in any cuts; what it yields are the
-archive's bytes in order. It holds no payload: what comes in goes out as the same object. Where the archive stands
-after each block is kept until it is asked for, to be proved by a later pass over the same volume.
+Contract: `feed` takes the bytes of the extents in order, a block at a time, in any cuts, and yields the archive's bytes
+in order. It holds no payload: its input is yielded as the same object. The archive's state after each block is kept
+until it is requested, for a later pass over the same volume to prove.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Archive:
         """`size` is the volume's size in bytes, `mtime` seconds since 1970.
 
         With `extents` (ascending, on multiples of 512 but for the volume's end) only their bytes are fed and the
-        member is sparse. `proof` is where an earlier archive of this volume stood after one of its blocks. Raises
+        member is sparse. `proof` is the state of an earlier archive of this volume after one of its blocks. Raises
         ValueError on a bad name or extents.
         """
         self._proof = proof
@@ -61,8 +61,8 @@ class Archive:
     def feed(self, data: Buffer) -> Iterator[Buffer]:
         """Yield the header once, then `data`.
 
-        Raises ValueError when more comes than the header promised, and `ChangedError` when the block ends where the
-        proof was taken and the archive has another SHA-1 by then.
+        Raises ValueError when there is more data than the header says, and `ChangedError` when the block ends at the
+        place of the proof and the archive has another SHA-1 there.
         """
         length = len(data)
         if length > self._missing:
@@ -75,7 +75,7 @@ class Archive:
 
     def end_of_block(self, number: int) -> ArchiveResult:
         """The archive through block `number` (from 0). Forgets the blocks before it."""
-        # Another thread may be adding to it: the list is taken in one step.
+        # Another thread may be adding to the dict: `list` copies it in one step.
         for earlier in [block for block in list(self._block_ends) if block < number]:
             del self._block_ends[earlier]
         return self._block_ends[number]
@@ -83,7 +83,7 @@ class Archive:
     def finish(self) -> Iterator[Buffer]:
         """Yield the padding of the member and of the archive.
 
-        Raises ValueError when bytes are missing, and `ChangedError` when the place of the proof did not come.
+        Raises ValueError when bytes are missing, and `ChangedError` when the place of the proof was not reached.
         """
         if self._missing:
             raise ValueError(f"{self._missing} bytes fewer than the archive's header says")
@@ -102,7 +102,7 @@ class Archive:
     def _end_block(self) -> None:
         number, self._blocks = self._blocks, self._blocks + 1
         if self._proof is not None and self._size < self._proof.size:
-            return  # no later pass will go on from here: an earlier one has come further
+            return  # no later pass resumes from here: an earlier one has got further
         end = self._block_ends[number] = self.result()
         if self._proof not in (None, end):
             raise ChangedError(f"the first {end.size} bytes of the archive are not what they were")
@@ -124,7 +124,7 @@ def sparse_headers(*, name: str, size: int, mtime: int, extents: Sequence[Extent
     _check_extents(extents, size)
     entries = [_number(extent.offset) + _number(extent.length) for extent in extents]
     if not extents or extents[-1].end < size:
-        # A hole at the end is told by an empty extent there.
+        # A hole at the end is marked by an empty extent there.
         entries.append(_number(size) + _number(0))
     header = _header(name=name, size=sum(extent.length for extent in extents), mtime=mtime, mode=mode, kind=b"S")
     first, rest = b"".join(entries[:_IN_HEADER]), entries[_IN_HEADER:]
@@ -140,7 +140,7 @@ def sparse_headers(*, name: str, size: int, mtime: int, extents: Sequence[Extent
 
 
 def _check_extents(extents: Sequence[Extent], size: int) -> None:
-    """Readers take each extent as whole blocks of 512, so only the one at the volume's end may have another length."""
+    """Raise ValueError unless readers, which take whole blocks of 512, can take the extents."""
     end = 0
     for extent in extents:
         if extent.offset < end or extent.offset % BLOCK or extent.length <= 0 or extent.end > size:
@@ -167,7 +167,7 @@ def _header(*, name: str, size: int, mtime: int, mode: int, kind: bytes) -> byte
 
 
 def _sealed(header: bytearray) -> bytearray:
-    """Put in the checksum: it is taken with its own field full of spaces, and ends in NUL and space."""
+    """Insert the checksum, which counts its own field as spaces and ends in NUL and space."""
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
     return header

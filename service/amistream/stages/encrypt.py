@@ -2,8 +2,8 @@
 
 Format: NIST SP 800-38A (CBC), RFC 5652 section 6.3 (padding); no salt header.
 
-Contract: `feed` yields memoryviews of ONE scratch buffer: each is valid until the next one is asked for. That keeps
-ciphertext in the processor's cache and spares an allocation per block (a fresh buffer halves the speed).
+Contract: `feed` yields memoryviews of ONE scratch buffer: each is valid until the next one is requested. That keeps
+ciphertext in the processor's cache and avoids an allocation per block (a fresh buffer halves the speed).
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ SLICE = 256 * KIB
 
 
 class Encrypt:
-    """Transform: any bytes in, ciphertext out; always 1 to 16 bytes longer than what came in."""
+    """Transform: any bytes in, ciphertext out, 1 to 16 bytes longer than the input."""
 
     def __init__(self, *, key: bytes, iv: bytes, size_before: int = 0) -> None:
-        """`key` and `iv` are 16 bytes each and must serve one stream only. Raises ValueError on other lengths.
+        """`key` and `iv` are 16 bytes each and must be used for one stream only. Raises ValueError on other lengths.
 
-        To go on in the middle of a stream, `iv` is the cipher block before and `size_before` the bytes up to there, a
-        multiple of 16.
+        To continue in the middle of a stream, `iv` is the cipher block before that place and `size_before` the bytes
+        before it, a multiple of 16.
         """
         if size_before % BLOCK:
-            raise ValueError("a stream goes on after a whole cipher block")
+            raise ValueError("a stream continues after a whole cipher block")
         if len(key) != BLOCK:
             raise ValueError("an AES-128 key has 16 bytes")
         self._cipher = Cipher(AES(key), CBC(iv)).encryptor()
-        # update_into wants room for one block more than it is given.
+        # update_into requires space for one block more than its input.
         self._scratch = memoryview(bytearray(SLICE + BLOCK))
         self._size_in = size_before
 
@@ -53,5 +53,5 @@ class Encrypt:
         yield self._scratch[:made]
 
     def result(self) -> int:
-        """Size of the ciphertext, padding included, once finished."""
+        """Size of the ciphertext with its padding, once finished."""
         return self._size_in + BLOCK - self._size_in % BLOCK

@@ -1,9 +1,9 @@
-"""Manifest: the XML that makes a set of parts a bundle, computed only from what the other stages measured.
+"""Manifest: the XML that makes a set of parts a bundle, computed only from the measurements of the other stages.
 
 Format: bundle manifest version 2007-10-10. The signature covers the text of `machine_configuration` directly
-followed by the text of `image`, exactly as they stand in the file. Amazon's own check writes the parsed document
-again before it verifies, so the text here is what its serialiser writes: single-quoted attributes, no white space
-between elements, all five entities, no newline at the end. Any XML reader takes that form too.
+followed by the text of `image`, exactly as in the file. Amazon's check serialises the parsed document again before it
+verifies, so this module writes the form of that serialiser: single-quoted attributes, no white space between elements,
+all five entities, no newline at the end. Any XML reader accepts it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from amistream.values import Measured, part_name
 
 VERSION = "2007-10-10"
 SIGNED_MAX = 1024 * 1024
-"""Bytes of signed text that Amazon's check takes: about 7,000 parts."""
+"""Bytes of signed text that Amazon's check accepts: about 7,000 parts."""
 
 _ENTITIES = {ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;", ord("'"): "&apos;", ord('"'): "&quot;"}
 
@@ -35,7 +35,7 @@ class WrappedKeys:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFacts:
-    """What the manifest says of the image that no stage measures. Empty values are left out of the XML."""
+    """Facts in the manifest that no stage measures. Empty values are left out of the XML."""
 
     prefix: str
     user: str
@@ -48,11 +48,11 @@ class ImageFacts:
     ancestors: Sequence[str] = ()
     block_device_mappings: Mapping[str, str] = field(default_factory=dict)
     part_names: Sequence[str] = ()
-    """Of parts that have names already; else `part_name` makes them."""
+    """The names of parts that exist already; empty: `part_name` makes them."""
 
 
 def write_manifest(facts: ImageFacts, measured: Measured, keys: WrappedKeys, sign: Callable[[bytes], bytes]) -> bytes:
-    """The manifest file's bytes; `sign` makes the RSA-SHA1 signature of what it is given."""
+    """The bytes of the manifest file; `sign` returns the RSA-SHA1 signature of its argument."""
     machine = serialise(_machine_configuration(facts))
     image = serialise(_image(facts, measured, keys))
     signature = sign(machine + image).hex().encode()
@@ -79,14 +79,14 @@ def write_manifest(facts: ImageFacts, measured: Measured, keys: WrappedKeys, sig
 
 
 def signed_size(prefix: str, parts: int) -> int:
-    """Signed bytes that a manifest of `parts` parts stays under: to refuse too many before the first is made."""
+    """An upper limit of the signed bytes of a manifest of `parts` parts, for refusing too many in advance."""
     name = part_name(prefix, parts)
     one_part = len(f"<part index='{parts}'><filename>{name}</filename><digest algorithm='SHA1'></digest></part>") + 40
     return 8192 + parts * one_part
 
 
 def serialise(element: etree._Element) -> bytes:
-    """Write an element in the one textual form that every check of the signature takes."""
+    """Write an element in the one textual form that every check of the signature accepts."""
     attributes = "".join(
         f" {name}='{value.translate(_ENTITIES)}'"
         for name, value in sorted((str(k), str(v)) for k, v in element.items())

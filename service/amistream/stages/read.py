@@ -1,8 +1,8 @@
 """Read: the volume's data, extent by extent, into buffers that the caller owns, with the kernel reading ahead.
 
-From a disk it asks the kernel for the bytes that come next before it needs them, so that disk and processor work at
-once. While everything is in memory already it does not, since asking costs a tenth of reading. What lies between the
-extents is a hole: it is neither read nor handed on.
+Data on a disk is announced to the kernel before it is read, so that disk and processor work at the same time. Data in
+memory is not, since an announcement costs a tenth of reading. Gaps between the extents are holes: they are neither read
+nor passed on.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ _ANNOUNCED_AT_ONCE = 4 * MIB
 
 
 class Read:
-    """The first stage: calls come one at a time, from any thread."""
+    """The first stage. Calls come one at a time, from any thread."""
 
     def __init__(self, volume: Volume, extents: Sequence[Extent] | None = None) -> None:
-        """`extents` ascend and do not touch; None stands for the whole volume."""
+        """`extents` ascend and do not touch; None means the whole volume."""
         whole = (Extent(offset=0, length=volume.size),) if volume.size else ()
         self._volume = volume
         self._now = _Cursor(whole if extents is None else extents)
         self._ahead = _Cursor(self._now.extents)
         self._on_disk = False
-        """Whether something had to come from the disk: from then on the kernel is asked ahead."""
+        """Some data was read from the disk: from then on data is announced to the kernel."""
 
     @property
     def offset(self) -> int:
-        """How far into the volume the reading is; its size once everything was read."""
+        """The position in the volume; its size once everything is read."""
         return self._volume.size if self._now.ended else self._now.position
 
     def read(self, buffer: memoryview) -> tuple[memoryview, bool]:
-        """Fill `buffer` with the data that comes next; returns the filled part and whether it is the last.
+        """Fill `buffer` with the next data; returns the filled part, and whether it is the last.
 
         Raises `SourceError` when the volume cannot be read or ends before its size.
         """
@@ -49,7 +49,7 @@ class Read:
         return buffer[:filled], self._now.ended
 
     def _announce(self, wanted: int) -> None:
-        """Keep what was announced about `READ_AHEAD` bytes of data before what is read, in calls worth making."""
+        """Announce data up to `READ_AHEAD` bytes ahead of the reading, a few MiB at a time."""
         if not self._on_disk:
             return
         if self._ahead.taken < self._now.taken:
@@ -82,11 +82,11 @@ class _Cursor:
         return self.extents[self._index].offset + self._inside
 
     def run(self, most: int) -> tuple[int, int]:
-        """Offset and length of up to `most` bytes from here on, within one extent."""
+        """Offset and length of the next `most` bytes at most, within one extent."""
         return self.position, min(most, self.extents[self._index].end - self.position)
 
     def catch_up(self, other: _Cursor) -> None:
-        """Go to where `other`, in the same list, is."""
+        """Move to the position of `other`, a cursor in the same list."""
         self.taken, self._index, self._inside = other.taken, other._index, other._inside
 
     def advance(self, length: int) -> None:

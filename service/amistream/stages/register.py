@@ -1,7 +1,7 @@
 """Register: make the bundle an AMI, safely against a lost answer, and wait until it can be used.
 
-RegisterImage takes no client token. After an answer that never came, EC2 is asked for an image of our name: if its
-location is our manifest's, the registration went through; if there is none, it is tried again.
+RegisterImage takes no client token. After a lost answer, EC2 is asked for an AMI of our name: if its location is our
+manifest's, the registration succeeded; if there is none, it is tried again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from amistream.ports.registry import Image, Registration, Registry
 log = structlog.get_logger()
 
 LOOKS_AFTER_LOST_ANSWER = 3
-"""Images become visible with a delay: so often is looked before a registration is held not to have happened."""
+"""AMIs become visible with a delay: number of looks before a registration counts as not done."""
 
 _NAME_MOST = 128
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9()\[\] ./'@_-]")
@@ -31,9 +31,7 @@ _WAITING = frozenset({"pending", "transient", ""})
 
 
 def default_name(image: str, now: datetime, token: str) -> str:
-    """An image's name that nobody chose: the bundle's name, the time in UTC, and what tells it from another of that
-    second. In characters that EC2 takes, 128 of them at most.
-    """
+    """Default AMI name: bundle name, UTC time and a random token, in at most 128 characters that EC2 accepts."""
     ending = f" {now:%Y-%m-%d %H.%M.%S} {token}"
     return _NOT_IN_NAMES.sub("-", image)[: _NAME_MOST - len(ending)] + ending
 
@@ -129,7 +127,7 @@ async def wait_available(
     retry: RetryPolicy,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
-    """Return when the image is available. Raises `RegisterError` with EC2's reason, or when it takes too long."""
+    """Return when the AMI is available. Raises `RegisterError` with EC2's reason, or after `timeout_s`."""
     state = ""
     for _ in range(max(1, round(timeout_s / poll_s))):
         try:
@@ -137,7 +135,7 @@ async def wait_available(
         except StoreError as error:
             raise RegisterError(
                 "register.unknown",
-                f"cannot tell whether {image_id} became available: {error.message}",
+                f"cannot find out whether {image_id} became available: {error.message}",
                 hint=f"aws ec2 describe-images --image-ids {image_id}",
             ) from error
         state = image.state if image else ""
@@ -148,7 +146,7 @@ async def wait_available(
             raise RegisterError(
                 "register.bad_state",
                 f"cannot use {image_id}: EC2 put it into the state {state} ({reason})",
-                hint="the bundle is kept; see the reason, and check that EC2's certificate and the ACL are right",
+                hint="the bundle is kept; see the reason, and check EC2's certificate and the ACL",
             )
         await sleep(poll_s)
     raise RegisterError(

@@ -1,9 +1,9 @@
 """Split: cut the ciphertext every `part_size` bytes and take each part's SHA-1.
 
-Format: the parts put one behind the other are the ciphertext; the last one may be shorter and is never empty.
+Format: the concatenated parts are the ciphertext; the last part may be shorter and is never empty.
 
-Contract: part buffers are borrowed through `take_buffer` and leave inside the `Part`; whoever gets the part gives its
-buffer back when it is stored. `feed` copies, so its input may be reused at once.
+Contract: part buffers are borrowed through `take_buffer` and leave inside the `Part`; the receiver of the part gives
+its buffer back when it is stored. `feed` copies, so its input may be reused at once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LAST_CIPHER_BLOCK = 16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """A full part: its digest, its bytes (a view of `buffer`), the buffer to give back, and where the stream stands."""
+    """A full part: its digest, its bytes (a view of `buffer`), the buffer to give back, and the stream's state."""
 
     digest: PartDigest
     data: memoryview
@@ -41,10 +41,10 @@ class Split:
         parts_before: Sequence[PartDigest] = (),
         mark: Callable[[int, bytes], PartMark] | None = None,
     ) -> None:
-        """`take_buffer` yields a writable buffer of at least `part_size` bytes; it may block until one is free.
+        """`take_buffer` returns a writable buffer of at least `part_size` bytes; it may block until one is free.
 
-        `parts_before` were cut by an earlier pass; the first byte fed comes after them. `mark` is asked where the
-        stream stands, with the ciphertext's size so far and its last 16 bytes, when a part is cut.
+        `parts_before` were cut by an earlier pass; the first byte fed comes after them. `mark` is called when a part is
+        cut, with the ciphertext's size so far and its last 16 bytes, and returns the stream's state.
         """
         self._mark = mark
         self._part_size = part_size

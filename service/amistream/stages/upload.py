@@ -1,10 +1,9 @@
 """Upload: several parts at a time from the channel of finished parts to the store, in any order.
 
-A part's buffer goes back to the pool when the part is stored; until then the stages before it run out of buffers
-and wait.
+A part's buffer goes back to the pool when the part is stored; when the pool is empty, the stages before it wait.
 
-Before a part leaves, it is entered in the ledger: what was sent under a key is known even if the process dies, and
-nothing else is ever sent in its place.
+A part is entered in the ledger before it is sent: the parts sent under a key are known even if the process dies, and
+no other bytes are ever sent in their place.
 """
 
 from __future__ import annotations
@@ -25,31 +24,31 @@ from amistream.values import PartDigest, PartMark, part_name
 
 
 class Ledger(Protocol):
-    """Where a job keeps account of its parts."""
+    """A job's account of its parts."""
 
     async def seal(self, part: PartDigest, mark: PartMark, checksum: str) -> bool:
-        """Enter a part before it is sent; says whether it is stored already. Called in the parts' order.
+        """Enter a part before it is sent; returns whether it is stored already. Called in the parts' order.
 
         Raises `ChangedError` when another part was entered under this number.
         """
 
     async def stored(self, part: PartDigest) -> None:
-        """Enter that the part is safe."""
+        """Enter that the part is stored."""
 
 
 class NoLedger:
-    """For a pass that is only measured."""
+    """The ledger of a pass that is only measured."""
 
     async def seal(self, part: PartDigest, mark: PartMark, checksum: str) -> bool:
         del part, mark, checksum
         return False
 
     async def stored(self, part: PartDigest) -> None:
-        """Nobody asks."""
+        pass
 
 
 class Upload:
-    """`run` in `concurrency` copies; the counters may be read at any time."""
+    """Stores parts, several at a time; the counters may be read at any time."""
 
     def __init__(
         self, store: Store, *, prefix: str, buffers: Buffers, undo: Undo, ledger: Ledger | None = None
@@ -70,7 +69,7 @@ class Upload:
         """Seconds of requests, all copies together."""
 
     async def run(self, parts: MemoryObjectReceiveStream[Part], concurrency: int) -> None:
-        """Store every part until the channel ends. The first failure stops all and is raised."""
+        """Store every part until the channel ends. The first failure stops all uploads and is raised."""
         async with parts, asyncio.TaskGroup() as group:
             for number in range(concurrency):
                 group.create_task(self._store_from(parts), name=f"upload {number}")
@@ -82,7 +81,7 @@ class Upload:
             except EndOfStream:
                 return
             name = part_name(self._prefix, part.digest.index)
-            # No wait between receiving and the lock, which is fair: parts are sealed in their order.
+            # The lock is fair, and nothing waits between receiving and locking: parts are sealed in their order.
             async with self._sealing:
                 if not self._sealed:
                     return
@@ -91,7 +90,7 @@ class Upload:
                 is_stored = await self._ledger.seal(part.digest, part.mark, checksum)
                 self._sealed = True
             if not is_stored:
-                # Another job may have stored under this name before: only what is this part is removed.
+                # Another job may have stored under this name before: only this very part is removed.
                 own = (part.digest.size, checksum, whole_checksum(part.digest.sha1))
                 self._undo.push(f"{self._store.location}/{name}", partial(self._store.remove, name, *own))
                 started = perf_counter()
