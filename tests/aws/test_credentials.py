@@ -87,7 +87,7 @@ async def test_a_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 async def test_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a pair, and an end that is no time, are errors with words."""
     monkeypatch.setenv("AWS_CREDENTIAL_EXPIRATION", "soon")
-    with pytest.raises(StoreError, match="AWS_CREDENTIAL_EXPIRATION is no time"):
+    with pytest.raises(StoreError, match="AWS_CREDENTIAL_EXPIRATION is not a time"):
         await found(tmp_path)
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(StoreError, match="cannot find AWS credentials: "):

@@ -94,13 +94,13 @@ def test_notice(home: Path, key_ring: KeyRing) -> None:
     """A certificate that is not the one EC2 uses there is taken, with a notice that names both."""
     notice = found("eu-west-1")[1]
     assert notice == (
-        f"the EC2 certificate {home} is not cert-ec2.pem, the one EC2 uses in eu-west-1; "
-        "only its owner can open the bundle"
+        f"the EC2 certificate {home} is not cert-ec2.pem, which EC2 uses in eu-west-1; "
+        "only the owner of its key can decrypt the bundle"
     )
     path = key_ring.user.certificate
     for region, words in (("mars-1", "mars-1"), ("", "this region")):
         assert found(region, path)[1] == (
-            f"the EC2 certificate {path} is not one known for {words}; only its owner can open the bundle"
+            f"the EC2 certificate {path} is not one known for {words}; only the owner of its key can decrypt the bundle"
         )
 
 
@@ -124,7 +124,7 @@ def test_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.message == f"cannot find EC2's certificate for us-gov-west-1: looked at {system}"
     assert "take cert-ec2-gov.pem from" in caught.value.hint
     monkeypatch.setenv("EC2_AMITOOL_HOME", str(tmp_path))
-    with pytest.raises(RefusedError, match=f"looked at {tmp_path}/etc/ec2/amitools/cert-ec2-gov.pem, /etc/ec2"):
+    with pytest.raises(RefusedError, match=f"it is none of {tmp_path}/etc/ec2/amitools/cert-ec2-gov.pem, /etc/ec2"):
         find_ec2_certificate("us-gov-west-1", explicit=None, configured={})
 
 
@@ -134,7 +134,7 @@ def test_unknown_region(region: str, shown: str) -> None:
     with pytest.raises(RefusedError) as caught:
         find_ec2_certificate(region, explicit=None, configured={})
     assert caught.value.code == "ec2_certificate.unknown_region"
-    assert caught.value.message == (f"cannot choose EC2's certificate: region {shown} is of no partition known here")
+    assert caught.value.message == (f"cannot choose EC2's certificate: region {shown} is in no known partition")
 
 
 def test_given_and_missing(tmp_path: Path, home: Path) -> None:

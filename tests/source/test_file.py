@@ -137,7 +137,7 @@ def test_shrunk(noise: Path, tmp_path: Path) -> None:
             read_all(volume, 2000)
         assert caught.value.code == "source.shrunk"
         assert caught.value.message == f"cannot read {path} to its end: it ends at byte 3000 and had 5000 bytes"
-        with pytest.raises(SourceError, match="written to meanwhile"):
+        with pytest.raises(SourceError, match="written to in the meantime"):
             volume.check_unchanged()
 
 
@@ -157,7 +157,7 @@ def test_changed_size(noise: Path, tmp_path: Path) -> None:
         with pytest.raises(SourceError) as caught:
             volume.check_unchanged()
     assert caught.value.code == "source.changed"
-    assert caught.value.message == f"cannot use what was read from {path}: it was written to meanwhile"
+    assert caught.value.message == f"cannot use the data read from {path}: it was written to in the meantime"
 
 
 def test_changed_time(noise: Path, tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_changed_time(noise: Path, tmp_path: Path) -> None:
     with closing(open_volume(path)) as volume:
         volume.check_unchanged()
         os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
-        with pytest.raises(SourceError, match="written to meanwhile"):
+        with pytest.raises(SourceError, match="written to in the meantime"):
             volume.check_unchanged()
 
 
@@ -258,7 +258,7 @@ def test_unreadable() -> None:
     assert error.code == "source.unreadable"
     assert error.message == f"cannot read {path}: Permission denied"
     assert error.hint == (
-        f"check its permissions: ls -l {path}; the one who reads is the daemon's user (or you, with --in-process)"
+        f"check its permissions: ls -l {path}; the daemon's user reads the file (or you, with --in-process)"
     )
 
 
@@ -286,7 +286,7 @@ def test_block_device_resized(tmp_path: Path) -> None:
     with loop_device(image) as device, closing(open_volume(device)) as volume:
         os.truncate(image, 2 * MIB)
         subprocess.run(["losetup", "--set-capacity", str(device)], check=True)
-        with pytest.raises(SourceError, match="written to meanwhile"):
+        with pytest.raises(SourceError, match="written to in the meantime"):
             volume.check_unchanged()
 
 
@@ -301,7 +301,7 @@ def test_block_device_written(tmp_path: Path) -> None:
         volume.check_unchanged()
         with device.open("r+b") as file:
             file.write(b"x")
-        with pytest.raises(SourceError, match="written to meanwhile"):
+        with pytest.raises(SourceError, match="written to in the meantime"):
             volume.check_unchanged()
         live.check_unchanged()
 
@@ -315,7 +315,7 @@ def test_file_written_with_its_time_put_back(tmp_path: Path) -> None:
             file.write(b"x")
         os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
         assert image.stat().st_mtime_ns == before.st_mtime_ns
-        with pytest.raises(SourceError, match="written to meanwhile"):
+        with pytest.raises(SourceError, match="written to in the meantime"):
             volume.check_unchanged()
 
 
@@ -334,5 +334,5 @@ def test_written_to_through_a_mapping(make: Callable[[Path, int], Path], tmp_pat
             with closing(open_volume(folder / "image")) as volume:
                 volume.check_unchanged()
                 pages[:5] = b"later"
-                with pytest.raises(SourceError, match="written to meanwhile"):
+                with pytest.raises(SourceError, match="written to in the meantime"):
                     volume.check_unchanged()

@@ -93,7 +93,7 @@ def test_an_image_that_changes_after_it_was_judged(tmp_path: Path) -> None:
     """A server that the image has led to another file is not read from."""
     other = random_image(tmp_path / "other", 4096)
     path = vmdk(tmp_path / "image", FLAT.format(other))
-    with path.open("rb") as image, pytest.raises(OSError, match="led qemu-nbd to another file"):
+    with path.open("rb") as image, pytest.raises(OSError, match="refers qemu-nbd to another file"):
         NbdServer(image.fileno(), Format.VMDK)
 
 

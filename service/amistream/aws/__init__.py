@@ -1,5 +1,4 @@
-"""The AWS border: sessions and clients, S3 and EC2 questions, instance metadata, regions and certificates, and
-error translation.
+"""The AWS border: sessions and clients, requests to S3 and EC2, instance metadata, regions and certificates, errors.
 
-No exception of the SDK leaves this package untranslated.
+Every exception of the SDK is translated before it leaves this package.
 """

@@ -1,6 +1,6 @@
-"""Questions to ask of a bucket before a bundle is put there: is it, where is it, can EC2 read from it, may we write.
+"""Requests about a bucket: its existence and region, its ACLs and encryption, a probe object; creation and deletion.
 
-One request each, not repeated here. Each raises `StoreError` (translated) or `RefusedError` with the fix.
+Each function makes one request, not repeated here, and raises `StoreError` (translated) or `RefusedError`.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from amistream.errors import AmistreamError, NoBucketError, RefusedError, StoreE
 from amistream.settings import Acl
 
 FALLBACK_REGION = "us-east-1"
-_NOT_TOLD = frozenset({"AccessDenied", "NotImplemented", "MethodNotAllowed"})
+_NOT_SHOWN = frozenset({"AccessDenied", "NotImplemented", "MethodNotAllowed"})
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BucketFacts:
-    """What S3 said when it was asked for a bucket: where it is, or why it cannot be had."""
+    """S3's answer about a bucket: its region, or the error for using it."""
 
     region: str = ""
     error: AmistreamError | None = None
     ahead_s: float | None = None
-    """By how much S3's clock is ahead of this machine's; None where the answer had no date."""
+    """Seconds that S3's clock is ahead of this machine's; None for an answer without a date."""
 
 
 async def find_bucket(aws: Aws, bucket: str, *, region: str, endpoint_url: str, timeout_s: float) -> BucketFacts:
-    """Ask for the bucket; `region` is where to ask first. Raises `StoreError` when no answer came that says anything.
+    """Look up the bucket, first in `region`. Raises `StoreError` without a usable answer.
 
-    It is transient unless there is nobody at that name or address: one that is wrong stays so.
+    The error is transient unless nothing answers at that name or address.
     """
     asked = region or await default_region(aws) or FALLBACK_REGION
     client = await aws.client("s3", asked, endpoint_url)
@@ -50,9 +50,9 @@ async def find_bucket(aws: Aws, bucket: str, *, region: str, endpoint_url: str, 
         reply = await _ask(client.head_bucket(Bucket=bucket), timeout_s)
     except ClientError as error:
         headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-        told = str(headers.get("x-amz-bucket-region", ""))
-        if http_status(error) in (301, 400) and told:
-            return BucketFacts(region=told, ahead_s=_ahead_s(headers))
+        actual = str(headers.get("x-amz-bucket-region", ""))
+        if http_status(error) in (301, 400) and actual:
+            return BucketFacts(region=actual, ahead_s=_ahead_s(headers))
         if http_status(error) == 404:  # noqa: PLR2004 - HTTP's own number
             missing = NoBucketError(
                 "bucket.missing",
@@ -76,7 +76,7 @@ async def find_bucket(aws: Aws, bucket: str, *, region: str, endpoint_url: str, 
 
 
 async def bucket_region(aws: Aws, bucket: str, *, region: str, endpoint_url: str, timeout_s: float) -> str:
-    """The region the bucket is in, as `find_bucket` finds it. Raises when there is no such bucket or no access."""
+    """The bucket's region, from `find_bucket`. Raises when the bucket does not exist or access is denied."""
     answer = await find_bucket(aws, bucket, region=region, endpoint_url=endpoint_url, timeout_s=timeout_s)
     if answer.error is not None:
         raise answer.error
@@ -110,8 +110,8 @@ async def check_acls(client: Any, bucket: str, timeout_s: float) -> BucketDoubt 
         reply = await _ask(client.get_bucket_ownership_controls(Bucket=bucket), timeout_s)
     except ClientError as error:
         if error_code(error) == "OwnershipControlsNotFoundError":
-            return None  # a bucket from before these controls: ACLs are on
-        if error_code(error) in _NOT_TOLD or http_status(error) in (403, 501):
+            return None  # a bucket older than these controls: ACLs are enabled
+        if error_code(error) in _NOT_SHOWN or http_status(error) in (403, 501):
             return BucketDoubt(
                 found=f"cannot check if bucket {bucket} has ACLs enabled ({error_code(error)})",
                 why="with ACLs disabled EC2 could not read the bundle",
@@ -155,7 +155,7 @@ def encryption_doubt(bucket: str, algorithm: str | None) -> BucketDoubt | None:
 
 
 async def put_probe(client: Any, bucket: str, key: str, acl: Acl, timeout_s: float) -> None:
-    """Put an empty object with the bundle's ACL: finds a missing permission before the first byte."""
+    """Put an empty object with the bundle's ACL, to find a missing permission before the first byte."""
     folder = key.rpartition("/")[0]
     try:
         await _ask(client.put_object(Bucket=bucket, Key=key, Body=b"", ACL=acl.value), timeout_s)
@@ -165,7 +165,7 @@ async def put_probe(client: Any, bucket: str, key: str, acl: Acl, timeout_s: flo
 
 
 async def delete_probe(client: Any, bucket: str, key: str, timeout_s: float) -> None:
-    """Delete it again: finds a job that could not clean up after itself."""
+    """Delete the probe, to find out whether the job can clean up after itself."""
     folder = key.rpartition("/")[0]
     try:
         await _ask(client.delete_object(Bucket=bucket, Key=key), timeout_s)
@@ -182,9 +182,9 @@ async def delete_probe(client: Any, bucket: str, key: str, timeout_s: float) -> 
 
 
 def _is_nowhere(error: BaseException) -> bool:
-    """Whether a connection failed because nothing listens there, nobody answers, or the name is not known."""
-    told = getattr(error, "kwargs", {}).get("error")
-    reason = getattr(told, "os_error", told)
+    """True if a connection failed because nothing listens, nothing answers, or the name does not resolve."""
+    cause = getattr(error, "kwargs", {}).get("error")
+    reason = getattr(cause, "os_error", cause)
     return isinstance(error, ConnectTimeoutError) or isinstance(reason, ConnectionRefusedError | gaierror)
 
 
@@ -201,11 +201,11 @@ async def _ask(call: Awaitable[T], timeout_s: float) -> T:
 
 
 _DEFAULT_REGION = "us-east-1"
-"""The one that must not be named."""
+"""AWS rejects us-east-1 as a LocationConstraint; it must be left out."""
 
 
 async def make_bucket(client: Any, bucket: str, region: str, timeout_s: float) -> None:
-    """Make the bucket in `region`, with ACLs enabled. Raises `StoreError`."""
+    """Create the bucket in `region`, with ACLs enabled. Raises `StoreError`."""
     place: dict[str, Any] = {}
     if region != _DEFAULT_REGION:
         place = {"CreateBucketConfiguration": {"LocationConstraint": region}}
@@ -213,11 +213,11 @@ async def make_bucket(client: Any, bucket: str, region: str, timeout_s: float) -
         async with asyncio.timeout(timeout_s):
             await client.create_bucket(Bucket=bucket, ObjectOwnership="BucketOwnerPreferred", **place)
     except (*SDK_ERRORS, TimeoutError) as error:
-        raise translate(error, f"make the bucket {bucket} in {region}", bucket=bucket) from error
+        raise translate(error, f"create the bucket {bucket} in {region}", bucket=bucket) from error
 
 
 async def delete_if_empty(client: Any, bucket: str, timeout_s: float) -> bool:
-    """Delete the bucket, and say whether: one with objects stays. Raises `StoreError`."""
+    """Delete the bucket if it has no objects; returns whether it was deleted. Raises `StoreError`."""
     try:
         async with asyncio.timeout(timeout_s):
             await client.delete_bucket(Bucket=bucket)

@@ -1,4 +1,4 @@
-"""What the SDK's provider chain holds: where the credentials come from and how long they last. Never what they are."""
+"""Describes the credentials of the SDK's provider chain: their origin and expiry, never their values."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _ORIGINS = {
     "container-role": "the container's role",
     "iam-role": "the instance's role",
 }
-"""The SDK's names of its providers, in words."""
+"""Descriptions of the SDK's providers, by their names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CredentialFacts:
-    """`expires_at` is None where nobody tells; what renews itself may expire as it likes."""
+    """`expires_at` is None where unknown; for credentials that renew themselves it does not matter."""
 
     origin: str
     temporary: bool
@@ -39,7 +39,7 @@ class CredentialFacts:
 
 
 async def find_credentials(aws: Aws) -> CredentialFacts | None:
-    """What is known of the credentials, or None without any. Raises `StoreError` when the chain itself is broken."""
+    """Describe the credentials, or return None without any. Raises `StoreError` when the chain itself fails."""
     try:
         session = await aws.loaded_session()
         found: Any = await session.get_credentials()
@@ -48,7 +48,7 @@ async def find_credentials(aws: Aws) -> CredentialFacts | None:
     except ValueError as error:
         raise StoreError(
             "aws.credentials",
-            f"cannot find AWS credentials: AWS_CREDENTIAL_EXPIRATION is no time ({error})",
+            f"cannot find AWS credentials: AWS_CREDENTIAL_EXPIRATION is not a time ({error})",
             hint="write it as 2030-01-31T12:00:00Z, or unset it",
         ) from error
     if found is None:
@@ -58,7 +58,7 @@ async def find_credentials(aws: Aws) -> CredentialFacts | None:
     return CredentialFacts(
         origin=_ORIGINS.get(method, method),
         temporary=refreshes or found.token is not None,
-        # No public name tells; the environment may say it too, but is the same when it is read again.
+        # No public attribute has it. Credentials in the environment may expire too, but never change.
         expires_at=getattr(found, "_expiry_time", None),
         renews=refreshes and method != "env",
     )
@@ -73,5 +73,5 @@ async def default_region(aws: Aws) -> str:
 
 
 def no_credentials(what: str) -> StoreError:
-    """The error of somebody who has none."""
+    """The error for missing credentials."""
     return translate(NoCredentialsError(), what)

@@ -1,6 +1,6 @@
-"""EC2's part of the job: register an image, find it, look at its state, list images, deregister. Translated.
+"""EC2 requests: register an AMI, find it, look at its state, list AMIs, deregister. Errors are translated.
 
-RegisterImage has no client token, so it is not repeated here: `stages.register` does that safely.
+RegisterImage has no client token, so it is not repeated here: `stages.register` does so safely.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from amistream.ports.registry import Image, Registration
 T = TypeVar("T")
 
 PAGE = 1000
-"""Images in one answer. AWS limit."""
+"""AMIs in one answer. AWS limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,41 +33,41 @@ class Ec2:
     timeout_s: float
 
     async def may_register(self, registration: Registration) -> None:
-        """Ask EC2 whether it would allow the registration, without doing it."""
-        what = f"register an image in {self.region}"
+        """Ask EC2 whether it would permit the registration, without doing it."""
+        what = f"register an AMI in {self.region}"
         try:
             made = await self._ask(self.client.register_image(**_arguments(registration), DryRun=True), what)
         except ClientError as error:
             if error_code(error) != "DryRunOperation":
                 raise translate(error, what) from error
         else:
-            # Some compatible endpoints do not know DryRun and register at once.
+            # Some compatible endpoints ignore DryRun and register at once.
             await self.deregister(str(made["ImageId"]))
 
     async def register(self, registration: Registration) -> str:
-        """Register once; returns the image's id. A transient error leaves open whether it went through."""
+        """Register once; returns the AMI's id. After a transient error the registration may have succeeded."""
         what = f"register {registration.name!r} in {self.region}"
         try:
-            # What is cancelled once it was sent may still be done: its answer is waited for, so that it can be undone.
+            # A cancelled request that was sent may still be done: its answer is awaited, so that it can be undone.
             asked = await_answer(self.client.register_image(**_arguments(registration)), lambda: True)
             return str((await self._ask(asked, what))["ImageId"])
         except ClientError as error:
             raise translate(error, what) from error
 
     async def find(self, name: str) -> Image | None:
-        """Our own image of that name, if there is one."""
+        """The account's AMI of that name, if there is one."""
         filters = [{"Name": "name", "Values": [name]}]
-        return await self._describe(f"look for an image named {name!r}", Owners=["self"], Filters=filters)
+        return await self._describe(f"look for an AMI named {name!r}", Owners=["self"], Filters=filters)
 
     async def look(self, image_id: str) -> Image | None:
         return await self._describe(f"look at {image_id}", ImageIds=[image_id])
 
     async def own_images(self) -> list[Image]:
-        """All images of the caller's account that stand on a bundle, disabled ones too.
+        """All AMIs of the caller's account that are registered from a bundle, including disabled ones.
 
         Not filtered by location on the server: that would miss other spellings, and compatible endpoints fail on it.
         """
-        what = f"list the images in {self.region}"
+        what = f"list the AMIs in {self.region}"
         found: list[Image] = []
         page: dict[str, str] = {}
         while True:
@@ -93,7 +93,7 @@ class Ec2:
         try:
             reply = await self._ask(self.client.describe_images(**arguments), what)
         except ClientError as error:
-            # An image that was just registered may not be known everywhere yet.
+            # An AMI that was just registered may not be visible everywhere yet.
             if error_code(error).startswith("InvalidAMIID"):
                 return None
             raise translate(error, what) from error
@@ -122,7 +122,7 @@ def _image(found: dict[str, Any]) -> Image:
 
 
 def _arguments(registration: Registration) -> dict[str, Any]:
-    """The request as EC2's API names it; what has no value is left out."""
+    """The arguments of RegisterImage, without empty values."""
     arguments: dict[str, Any] = {
         "ImageLocation": registration.location,
         "Name": registration.name,

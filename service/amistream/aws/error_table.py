@@ -1,8 +1,8 @@
-"""Every error that AWS, or the way there, can answer with: its cause, what mends it, and whether a repeat may help.
+"""Every error of AWS, or of the way there: its cause, its fix, and whether a repeat may help.
 
-Data only; `translate` makes messages of it. The codes are those of the S3, EC2 and STS API references; in lower case
-stand failures that no server reported. Which of them pass by themselves follows AWS's own list of retryable errors,
-except that 400 `BadDigest` is repeated too: the bytes were damaged on the way.
+Data only; `translate` makes the messages. The codes are those of the S3, EC2 and STS API references; codes in lower
+case are failures that no server reported. Transient errors follow AWS's own list of retryable errors, except that
+400 `BadDigest` is repeated too: the bytes were damaged on the way.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAKE_BUCKET = (
     "aws s3api create-bucket --bucket BUCKET --object-ownership BucketOwnerPreferred "
     "(outside us-east-1 also --create-bucket-configuration LocationConstraint=REGION)"
 )
-"""With ACLs, which `aws s3 mb` leaves disabled."""
+"""Enables ACLs, which `aws s3 mb` leaves disabled."""
 USE_SSE_S3 = (
     "aws s3api put-bucket-encryption --bucket BUCKET --server-side-encryption-configuration "
     '\'{"Rules":[{"ApplyServerSideEncryptionByDefault":{"SSEAlgorithm":"AES256"}}]}\''
@@ -40,9 +40,9 @@ _LATER = "try again later; https://health.aws.amazon.com/ shows whether AWS has 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table, for one code and its synonyms. A code that ends in `.*` stands for a family.
+    """One line of the table, for one code and its synonyms. A code that ends in `.*` means a family.
 
-    In `cause`, {said} is what AWS or the SDK says, {where} the URL; in `fix`, BUCKET is the bucket.
+    In `cause`, {said} is the message of AWS or the SDK, {where} the URL; in `fix`, BUCKET is the bucket.
     """
 
     codes: tuple[str, ...]
@@ -51,11 +51,11 @@ class Row:
     transient: bool = False
     """A repeat may help."""
     permission: bool = False
-    """The fix is to allow what the operation needs, see `NEEDS`."""
+    """The fix is to allow the operation's permissions, see `NEEDS`."""
     field: str = ""
     """The input at fault."""
-    told_as: str = ""
-    """The code to tell where several rows share one."""
+    shown_as: str = ""
+    """The code to show where several rows share one."""
 
 
 _ROWS = (
@@ -73,7 +73,7 @@ _ROWS = (
         "the account may not use this service: {said}",
         "see https://console.aws.amazon.com/billing/ for what AWS is waiting for, or ask AWS Support",
     ),
-    # The bucket: what it is, where it is, what it takes.
+    # The bucket: its name, its region, its settings.
     Row(
         ("AccessControlListNotSupported",),
         "the bucket's ACLs are disabled, and EC2 can read a bundle only through its ACL",
@@ -225,7 +225,7 @@ _ROWS = (
         "try again later; check the identity provider",
         transient=True,
     ),
-    # Load, and services out of order.
+    # Load, and unavailable services.
     Row(
         ("SlowDown",),
         "S3 asks for fewer requests at a time",
@@ -254,7 +254,7 @@ _ROWS = (
         "send less at a time: a smaller --upload-concurrency or --part-size",
         transient=True,
     ),
-    # Registering the image.
+    # Registering the AMI.
     Row(
         ("InvalidAMIName.Duplicate",),
         "another AMI of the account has this name in the region",
@@ -299,7 +299,7 @@ _ROWS = (
         field="region",
     ),
     Row(("DryRunOperation",), "this was a dry run, and the request is permitted"),
-    # What no server reported.
+    # Failures that no server reported.
     Row(
         ("credentials",),
         "no AWS credentials were found",
@@ -309,7 +309,7 @@ _ROWS = (
         ("broken_credentials",),
         "the AWS credentials cannot be obtained: {said}",
         "check the profile (AWS_PROFILE) and the files and roles in it; `aws sts get-caller-identity` uses the same",
-        told_as="credentials",
+        shown_as="credentials",
     ),
     Row(("region",), "no region is known", "give --region", field="region"),
     Row(
@@ -323,7 +323,7 @@ _ROWS = (
         "the TLS connection to {where} failed ({said})",
         "check --endpoint-url: is it an https endpoint?",
         field="endpoint_url",
-        told_as="tls",
+        shown_as="tls",
     ),
     Row(
         ("timeout",),
@@ -336,21 +336,21 @@ _ROWS = (
         "nothing answers at {where}",
         "check --endpoint-url and whether the endpoint runs",
         transient=True,
-        told_as="unreachable",
+        shown_as="unreachable",
     ),
     Row(
         ("unresolved",),
         "the host name in {where} cannot be resolved",
         "check --endpoint-url and --region, and this machine's name servers (/etc/resolv.conf)",
         transient=True,
-        told_as="unreachable",
+        shown_as="unreachable",
     ),
     Row(
         ("broken_off",),
         "the connection to {where} was lost ({said})",
         "check the network, and proxies between here and --endpoint-url",
         transient=True,
-        told_as="unreachable",
+        shown_as="unreachable",
     ),
     Row(
         ("unreachable",),
@@ -363,7 +363,7 @@ _ROWS = (
         "the proxy does not answer",
         "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY in the daemon's environment",
         transient=True,
-        told_as="unreachable",
+        shown_as="unreachable",
     ),
     Row(
         ("unreadable",),
@@ -390,13 +390,13 @@ CLASSES: Mapping[str, type[StoreError]] = {
 
 NEEDS = {
     "HeadBucket": "s3:ListBucket on BUCKET, and s3:PutObject, s3:PutObjectAcl, s3:GetObject and s3:DeleteObject on "
-    "BUCKET/* for what follows",
+    "BUCKET/* for the next steps",
     "ListObjectsV2": "s3:ListBucket on BUCKET",
     "ListMultipartUploads": "s3:ListBucketMultipartUploads on BUCKET",
     "GetBucketLocation": "s3:GetBucketLocation on BUCKET",
     "GetBucketOwnershipControls": "s3:GetBucketOwnershipControls on BUCKET",
     "GetBucketEncryption": "s3:GetEncryptionConfiguration on BUCKET",
-    # Without s3:ListBucket, an object that is not there shows as denied.
+    # Without s3:ListBucket, a missing object is reported as denied.
     "HeadObject": "s3:GetObject on BUCKET/* and s3:ListBucket on BUCKET",
     "GetObject": "s3:GetObject on BUCKET/* and s3:ListBucket on BUCKET",
     "PutObject": "s3:PutObject and s3:PutObjectAcl on BUCKET/*",
@@ -404,7 +404,7 @@ NEEDS = {
     "UploadPart": "s3:PutObject on BUCKET/*",
     "CompleteMultipartUpload": "s3:PutObject on BUCKET/*",
     "AbortMultipartUpload": "s3:AbortMultipartUpload on BUCKET/*",
-    "CopyObject": "s3:GetObject on what is copied, and s3:PutObject and s3:PutObjectAcl on BUCKET/*",
+    "CopyObject": "s3:GetObject on the copied objects, and s3:PutObject and s3:PutObjectAcl on BUCKET/*",
     "DeleteObject": "s3:DeleteObject on BUCKET/*",
     "DeleteObjects": "s3:DeleteObject on BUCKET/*",
     # Of the drop-in commands only, which make and delete buckets.

@@ -1,8 +1,8 @@
-"""What this instance's metadata says that its images carry on: mapping, kernel, ramdisk, product codes, ancestors.
+"""Reads the instance metadata that a bundle inherits: mapping, kernel, ramdisk, product codes, ancestors.
 
-Instance metadata service, version 2 only: a PUT for a token, then GETs with it. Off EC2 nothing answers at the
-link-local address; short timeouts make that a clear error rather than a hang. `AWS_EC2_METADATA_SERVICE_ENDPOINT`,
-which the SDKs know too, names another address.
+Instance metadata service, version 2 only: a PUT for a token, then GETs with it. Outside EC2 nothing answers at the
+link-local address; short timeouts turn that into an error instead of a hang. `AWS_EC2_METADATA_SERVICE_ENDPOINT`, which
+the SDKs use too, sets another address.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NOT_FOUND = 404
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inherited:
-    """Empty where the instance has no such thing."""
+    """Metadata of the instance; a field is empty where the instance has no such value."""
 
     block_device_mappings: Mapping[str, str] = field(default_factory=dict)
     kernel: str = ""
@@ -66,6 +66,6 @@ async def inherited() -> Inherited:
         raise RefusedError(
             "metadata.unreachable",
             f"cannot inherit from this instance: its metadata service does not answer at {endpoint}",
-            hint="leave --inherit out when not on EC2; in a container, raise the metadata response hop limit to 2",
+            hint="leave out --inherit outside EC2; in a container, raise the metadata response hop limit to 2",
             field="inherit",
         ) from error

@@ -1,6 +1,6 @@
-"""Which of EC2's certificates a region needs, and where it is looked for. Data first; nothing here asks the network.
+"""Finds the EC2 certificate of a region. Nothing here uses the network.
 
-The certificates are Amazon's and not shipped with this project. They have expired and are still the right ones.
+The certificates belong to Amazon and are not shipped with this project. They have expired and are still in use.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ def _partitions() -> Mapping[str, str]:
 
 
 def partition_of(region: str) -> str:
-    """The part of AWS that the region is in (`aws`, `aws-cn`, ...), or '' for a region that the SDK does not know."""
+    """The AWS partition of a region (`aws`, `aws-cn`, ...), or '' for a region that the SDK does not know."""
     return _partitions().get(region, "")
 
 
 def known_certificate(region: str) -> KnownCertificate | None:
-    """The certificate of the region's partition, or None for a region of no known partition."""
+    """The certificate of the region's partition, or None for an unknown partition."""
     longest_first = sorted(_BY_PREFIX, key=len, reverse=True)
     return next((_BY_PREFIX[prefix] for prefix in longest_first if region.startswith(prefix)), None)
 
@@ -62,9 +62,9 @@ def find_ec2_certificate(
 ) -> tuple[x509.Certificate, str]:
     """EC2's certificate for `region`, and a notice for the user or ''. Blocks on files.
 
-    Looks at: the explicit file, the configured one (per region, then 'default'), `$EC2_AMITOOL_HOME/etc/ec2/amitools`,
-    `/etc/ec2/amitools`, `/usr/share/euca2ools/certs`. With `roots` an explicit one must lie within them. Raises
-    `RefusedError` naming every place that was looked at.
+    Search order: the explicit file, the configured one (per region, then 'default'),
+    `$EC2_AMITOOL_HOME/etc/ec2/amitools`, `/etc/ec2/amitools`, `/usr/share/euca2ools/certs`. With `roots` an explicit
+    file must lie within them. Raises `RefusedError` with all places searched.
     """
     known = known_certificate(region)
     chosen = explicit or configured.get(region) or configured.get("default")
@@ -74,7 +74,7 @@ def find_ec2_certificate(
     if known is None:
         raise RefusedError(
             "ec2_certificate.unknown_region",
-            f"cannot choose EC2's certificate: region {region or '(none)'} is of no partition known here",
+            f"cannot choose EC2's certificate: region {region or '(none)'} is in no known partition",
             hint="give the certificate with --ec2-cert, or the region with --region",
             field="ec2_certificate",
         )
@@ -87,8 +87,8 @@ def find_ec2_certificate(
             return certificate, _notice(certificate, place, region, known)
     raise RefusedError(
         "ec2_certificate.missing",
-        f"cannot find EC2's certificate for {region}: looked at {', '.join(map(str, places))}",
-        hint=f"take {known.file_name} from Amazon's ec2-ami-tools package or euca2ools, and give it with --ec2-cert "
+        f"cannot find EC2's certificate for {region}: it is none of {', '.join(map(str, places))}",
+        hint=f"get {known.file_name} from Amazon's ec2-ami-tools package or euca2ools, and give it with --ec2-cert "
         "or the setting ec2_certificates",
         field="ec2_certificate",
     )
@@ -98,7 +98,5 @@ def _notice(certificate: x509.Certificate, path: Path, region: str, known: Known
     fingerprint = certificate.fingerprint(SHA1()).hex()  # noqa: S303 - a name, not a protection
     if known is not None and fingerprint == known.fingerprint:
         return ""
-    expected = (
-        f"{known.file_name}, the one EC2 uses in {region}" if known else f"one known for {region or 'this region'}"
-    )
-    return f"the EC2 certificate {path} is not {expected}; only its owner can open the bundle"
+    expected = f"{known.file_name}, which EC2 uses in {region}" if known else f"one known for {region or 'this region'}"
+    return f"the EC2 certificate {path} is not {expected}; only the owner of its key can decrypt the bundle"

@@ -1,8 +1,8 @@
-"""One SDK session and one client per service, region and endpoint, for the life of the process.
+"""One SDK session and one client per service, region and endpoint, until the `Aws` is closed.
 
-Clients are made once because making one reads its service's model from disk; that reading happens on a thread,
-before the client is made on the loop. The SDK's own retries are off (`stores.retry` is the one layer), its
-checksums come from us, and credentials stay with the provider chain so that they refresh.
+Clients are created once, because creating one reads the service's model from disk; the reading happens on a thread
+beforehand. The SDK's own retries are off (`flow.retry` is the one layer), checksums are computed by our stages, and
+credentials stay with the provider chain so that they refresh.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from amistream.settings import Settings
 from amistream.values import AccessKeys
 
 MOST_CONNECTIONS = 2048
-"""More than all jobs together have in flight, which bound themselves: a request that waited for a connection here would
-look as if it stood still.
+"""Higher than the number of requests that all jobs can have open, so that none waits for a connection and is mistaken
+for a stall.
 """
 CONNECT_TIMEOUT_S = 10
 _MODELS = ("s3", "ec2", "sts")
 
 
 class Aws:
-    """`async with Aws(settings)`: leaving closes every connection."""
+    """The SDK's session and clients: `async with Aws(settings)`; the exit closes every connection."""
 
     def __init__(self, settings: Settings, keys: AccessKeys | None = None, *, profile: str = "") -> None:
-        """`keys` come before what the SDK finds; it looks in the `profile` of its files, where one is named."""
+        """`keys` replace the SDK's credentials. `profile` chooses a profile of its configuration files."""
         self._settings = settings
         self._profile = profile
         self._keys = keys
@@ -55,7 +55,7 @@ class Aws:
         await self._stack.aclose()
 
     async def client(self, service: str, region: str, endpoint_url: str) -> Any:
-        """The client of `service` there; `endpoint_url` empty means AWS's own. Do not close it."""
+        """The client of `service` in a region; an empty `endpoint_url` means AWS's own. Do not close it."""
         key = (service, region, endpoint_url)
         async with self._making:
             if key not in self._clients:
@@ -72,7 +72,7 @@ class Aws:
                 except (BotoCoreError, ValueError) as error:
                     raise RefusedError(
                         "aws.client",
-                        f"cannot talk to {service} in region {region or '(none)'}: {error}",
+                        f"cannot connect to {service} in region {region or '(none)'}: {error}",
                         hint="check --region and --endpoint-url",
                         field="region",
                     ) from error
@@ -88,14 +88,14 @@ class Aws:
         return self._session
 
     async def default_region(self) -> str:
-        """The region that settings, environment or the SDK's configuration name, or ''."""
+        """The region of the settings, the environment or the SDK's configuration, or ''."""
         if self._settings.region:
             return self._settings.region
         session = await self.loaded_session()
         return str(session.get_config_variable("region") or "")
 
     async def has_credentials(self) -> bool:
-        """Whether the provider chain finds any."""
+        """True if the provider chain finds credentials."""
         session = await self.loaded_session()
         try:
             return await session.get_credentials() is not None
@@ -103,13 +103,13 @@ class Aws:
             return False
 
     async def account_id(self, region: str, endpoint_url: str) -> str:
-        """The caller's 12-digit account id, asked of STS. Raises `StoreError`."""
+        """Look up the caller's 12-digit account id with STS. Raises `StoreError`."""
         client = await self.client("sts", region or "us-east-1", endpoint_url)
         try:
             async with asyncio.timeout(self._settings.stall_timeout_s):
                 return str((await client.get_caller_identity())["Account"])
         except (*SDK_ERRORS, TimeoutError) as error:
-            raise translate(error, "ask STS for the account id") from error
+            raise translate(error, "look up the account id with STS") from error
 
     def _config(self, service: str, endpoint_url: str) -> AioConfig:
         s3: dict[str, Any] = {"payload_signing_enabled": self._settings.sign_payload or _plain_and_remote(endpoint_url)}
@@ -130,14 +130,14 @@ class Aws:
 
 
 class DirectHttp(AIOHTTPSession):  # type: ignore[misc, unused-ignore]  # untyped, where no stubs are installed
-    """The SDK's HTTP, which follows no redirect: the HTTP library would send the session token along to any host."""
+    """The SDK's HTTP without redirects: the HTTP library would send the session token to any host."""
 
     async def _get_session(self, proxy_url: Any) -> Any:
         return _Direct(await super()._get_session(proxy_url))  # type: ignore[misc, unused-ignore]  # the same
 
 
 class _Direct:
-    """An HTTP session in front of the library's."""
+    """A wrapper of the library's HTTP session."""
 
     def __init__(self, session: Any) -> None:
         self._session = session
@@ -147,7 +147,7 @@ class _Direct:
 
 
 def _stay(context: dict[str, Any], **_: Any) -> None:
-    """Keep the SDK from following a bucket to another region by itself: it does so without end when none is named."""
+    """Keep the SDK from following a bucket to another region: without a named region it does so endlessly."""
     if "s3_redirect" in context:
         context["s3_redirect"]["redirected"] = True
 
@@ -162,7 +162,7 @@ def _load_session(profile: str) -> AioSession:
 
 @cache
 def _loader() -> Any:
-    """The SDK's service models, read once in a process and kept."""
+    """The SDK's service models, read once per process."""
     loader = create_loader()
     for service in _MODELS:
         loader.load_service_model(service, "service-2")
@@ -172,9 +172,9 @@ def _loader() -> Any:
 
 
 def _socket_that_gives_up(after_s: float) -> Callable[[Any], socket.socket]:
-    """Sockets that the kernel ends when sent bytes stay unacknowledged, or unsendable, for `after_s` seconds.
+    """Make sockets that the kernel closes when sent bytes stay unacknowledged, or unsendable, for `after_s` seconds.
 
-    Closing a connection whose peer no longer reads would otherwise keep it, and what it still holds, for many minutes.
+    Without it, a closed connection whose peer no longer reads would be kept, with its data, for many minutes.
     """
 
     def make(address: Any) -> socket.socket:
@@ -187,7 +187,7 @@ def _socket_that_gives_up(after_s: float) -> Callable[[Any], socket.socket]:
 
 
 def _plain_and_remote(endpoint_url: str) -> bool:
-    """Whether an unsigned body could be changed on the way: no TLS, and not this machine."""
+    """True if an unsigned body could be changed on the way: no TLS, and not this machine."""
     parts = urlsplit(endpoint_url)
     if parts.scheme != "http":
         return False

@@ -1,7 +1,7 @@
-"""Turns what the SDK raises into a `StoreError` with the cause and the fix in it: the one border, by `error_table`.
+"""Translates the SDK's exceptions into `StoreError`s with cause and fix, by `error_table`. The only such place.
 
-A server's own words are passed on only where a row says so, or where there is no row, and then cleaned: the reply to
-a wrong signature repeats the signed request, session token included.
+A server's own message is passed on only where a row says so, or where there is no row, and then without secrets: the
+reply to a wrong signature repeats the signed request, session token included.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from amistream.errors import StoreError
 __all__ = ["ENABLE_ACLS", "SDK_ERRORS", "error_code", "http_status", "translate"]
 
 SDK_ERRORS = (ClientError, BotoCoreError, ResponseParserError)
-"""All that a request raises by way of the SDK; `translate` takes these, and TimeoutError."""
+"""All exceptions of the SDK's requests; `translate` takes these, and TimeoutError."""
 
 _BY_TYPE: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
     ((NoCredentialsError, PartialCredentialsError), "credentials"),
@@ -80,18 +80,18 @@ _BY_STATUS = {
     503: "ServiceUnavailable",
     504: "GatewayTimeout",
 }
-"""What a reply without a body means, such as every reply to HEAD."""
+"""Codes for replies without a body, such as every reply to HEAD."""
 
 _NAMED_ACTION = re.compile(r"not authorized to perform: ([a-z0-9-]+:\w+)")
 _EXPLICIT_DENY = re.compile(r"explicit deny(?: in an? ([a-z][a-z -]*? policy))?")
 _LARGEST_SKEW = timedelta(minutes=15)
 """AWS limit, of S3."""
 
-_CLOCK_TOLD = ("Signature expired", "Signature not yet current")
-"""How STS's SignatureDoesNotMatch begins when a clock is to blame."""
+_CLOCK_MESSAGES = ("Signature expired", "Signature not yet current")
+"""Beginnings of STS's SignatureDoesNotMatch when a clock is wrong."""
 
 _URL_PRIVATE = re.compile(r"(?<=//)[^/@\s]+@|(?<=\S)\?\S+")
-"""User and password, and the query."""
+"""User and password, and the query, of a URL."""
 
 _PRIVATE = re.compile(
     r"[\w-]*(?:signature|credential|token|secret|key[ _-]?id|password)[\w-]*\s*[=:]\s*\S+"
@@ -114,7 +114,7 @@ def error_code(error: BaseException) -> str:
         if code == "NoSuchKey" and error.operation_name.endswith("Bucket"):
             return "NoSuchBucket"
         return "RequestTimeTooSkewed" if code == "AccessDenied" and _is_skewed(error) else code
-    if code == "SignatureDoesNotMatch" and _reply(error).startswith(_CLOCK_TOLD):
+    if code == "SignatureDoesNotMatch" and _reply(error).startswith(_CLOCK_MESSAGES):
         return "RequestTimeTooSkewed"
     return code
 
@@ -126,7 +126,7 @@ def http_status(error: BaseException) -> int:
 
 
 def translate(error: BaseException, what: str, *, bucket: str = "") -> StoreError:
-    """A `StoreError` that says "cannot `what`: why", transient where a repeat may help."""
+    """A `StoreError` "cannot `what`: why", transient where a repeat may help."""
     if isinstance(error, ClientError):
         return _from_reply(error, what, bucket)
     key = _key_of(error)
@@ -135,7 +135,7 @@ def translate(error: BaseException, what: str, *, bucket: str = "") -> StoreErro
     row = TABLE[key]
     cause = row.cause.replace("{where}", _where(error)).replace("{said}", _said_by_sdk(error))
     return StoreError(
-        f"aws.{row.told_as or key}",
+        f"aws.{row.shown_as or key}",
         f"cannot {what}: {cause}",
         hint=row.fix,
         field=row.field,
@@ -151,8 +151,8 @@ def _from_reply(error: ClientError, what: str, bucket: str) -> StoreError:
         row = TABLE["KMS.*"]
     hint = _allow(error, named[1] if named else "") if row.permission else row.fix
     cause = row.cause.replace("{said}", _cleaned(reply) or f"the answer was HTTP {status}")
-    if row.field == "region" and (told := _region_told(error)):
-        cause += f", {told}"
+    if row.field == "region" and (region := _region_in(error)):
+        cause += f", {region}"
     name = code or f"HTTP{status}"
     return CLASSES.get(code, StoreError)(
         f"aws.{name}",
@@ -164,7 +164,7 @@ def _from_reply(error: ClientError, what: str, bucket: str) -> StoreError:
 
 
 def _allow(error: ClientError, named: str) -> str:
-    """Which permission is missing: `named` by newer replies, while older ones leave it to the operation."""
+    """The hint for a missing permission: `named` by newer replies, for older ones found by the operation."""
     needed = named or NEEDS.get(error.operation_name, f"the action {error.operation_name}")
     if denied := _EXPLICIT_DENY.search(_reply(error)):
         policy = denied[1] or "a policy"
@@ -180,7 +180,7 @@ def _reply(error: ClientError) -> str:
 
 
 def _is_skewed(error: ClientError) -> bool:
-    """Whether the reply's Date says that our clock is off: a HEAD reply cannot say it otherwise."""
+    """True if the reply's Date shows that our clock is wrong: a HEAD reply has no other way to say so."""
     try:
         theirs = parsedate_to_datetime(_headers(error)["date"])
     except (KeyError, ValueError):
@@ -188,9 +188,9 @@ def _is_skewed(error: ClientError) -> bool:
     return abs(datetime.now(UTC) - theirs.replace(tzinfo=theirs.tzinfo or UTC)) > _LARGEST_SKEW
 
 
-def _region_told(error: ClientError) -> str:
-    told = _headers(error).get("x-amz-bucket-region") or error.response.get("Error", {}).get("Region", "")
-    return str(told) if re.fullmatch(r"[a-z0-9-]{1,40}", str(told)) else ""
+def _region_in(error: ClientError) -> str:
+    region = str(_headers(error).get("x-amz-bucket-region") or error.response.get("Error", {}).get("Region", ""))
+    return region if re.fullmatch(r"[a-z0-9-]{1,40}", region) else ""
 
 
 def _headers(error: ClientError) -> dict[str, str]:
@@ -199,7 +199,7 @@ def _headers(error: ClientError) -> dict[str, str]:
 
 
 def _key_of(error: BaseException) -> str:
-    """The row of what no server reported; '' when it is not the SDK's."""
+    """The row of an error that no server reported; '' if it is not the SDK's."""
     for kind, key in _BY_TYPE:
         if isinstance(error, kind):
             return key
@@ -216,7 +216,7 @@ def _key_of(error: BaseException) -> str:
 
 
 def _reason(error: BaseException) -> object:
-    """What lies below an SDK exception: the system's own error where there is one."""
+    """The cause of an SDK exception: the system's own error where there is one."""
     cause = getattr(error, "kwargs", {}).get("error")
     return getattr(cause, "certificate_error", None) or getattr(cause, "os_error", None) or cause
 
@@ -228,20 +228,20 @@ def _where(error: BaseException) -> str:
 def _said_by_sdk(error: BaseException) -> str:
     reason = _reason(error)
     if isinstance(error, ConnectionClosedError | IncompleteReadError):
-        return "closed before the whole answer came"
+        return "closed before the answer was complete"
     if isinstance(reason, ssl.SSLCertVerificationError):
         return reason.verify_message
     if isinstance(reason, ssl.SSLError):
         return str(reason.reason).replace("_", " ").lower()
     if isinstance(reason, OSError):
         return _cleaned(reason.strerror or type(reason).__name__)
-    # A report on a wrong parameter repeats its value, which could be payload.
+    # The report of a wrong parameter repeats its value, which could be payload.
     report = str(getattr(error, "kwargs", {}).get("report", "")).partition(", value:")[0]
     return _cleaned(report or str(reason or error))
 
 
 def _cleaned(text: str) -> str:
-    """The first line, without what could be secret."""
+    """The first line, without possible secrets."""
     line = text.strip().partition("\n")[0].partition(" Encoded authorization failure message")[0]
     line = _PRIVATE.sub("[...]", _URL_PRIVATE.sub("", line))
     return line.strip().rstrip(".") if len(line) <= _LONGEST_QUOTE else f"{line[:_LONGEST_QUOTE]}..."

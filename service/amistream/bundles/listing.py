@@ -115,7 +115,7 @@ async def _images(place: Place, settings: Settings, ec2: Ec2 | None, note: Note)
         return None
     try:
         return await with_retries(
-            retry_policy(settings), f"list the images in {place.region}", lambda _: ec2.own_images()
+            retry_policy(settings), f"list the AMIs in {place.region}", lambda _: ec2.own_images()
         )
     except StoreError as error:
         note(f"AMIs are not shown: {error.message}")

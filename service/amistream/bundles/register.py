@@ -94,7 +94,7 @@ async def check_registration(
 ) -> Intent:
     """See that EC2 would register the bundle, which need not be there yet. Raises `RefusedError` or `StoreError`."""
     registration, retry = registration_of(bundle, wish, datetime.now(UTC)), retry_policy(settings)
-    what = f"look for an image named {registration.name!r}"
+    what = f"look for an AMI named {registration.name!r}"
     found = await with_retries(retry, what, lambda _: ec2.find(registration.name))
     if found is not None and found.location != registration.location:
         raise RefusedError(
@@ -106,7 +106,7 @@ async def check_registration(
     if found is None:
         for other in await images_on(bundle.place, bundle.manifest_name, ec2, settings):
             note(f"{other.id} is registered on this bundle too")
-        what = f"register an image in {ec2.region}"
+        what = f"register an AMI in {ec2.region}"
         await with_retries(retry, what, lambda _: finish_despite_cancel(ec2.may_register(registration)))
     return Intent(registration=registration, image_id=found.id if found else "")
 

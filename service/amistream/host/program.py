@@ -1,7 +1,7 @@
-"""Runs a program of the QEMU project on an open file, on a short leash.
+"""Runs a program on an open file, with tight limits.
 
-The program gets the file and nothing else of ours: no path that somebody could swap meanwhile, no environment that
-could hold a secret. An image made to do harm finds limits of memory, time and output.
+The program gets only the file: no path that could be swapped, and no environment that could contain a secret. Memory,
+time and output are limited, in case the file is made to do harm.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from pathlib import Path
 from typing import IO
 
 MEMORY_KIB = 2 * 1024 * 1024
-"""Address space. Guess: ten times what is used on images of 10 GiB."""
+"""Address space. Guess: ten times the use on images of 10 GiB."""
 CPU_S = 3600
 """CPU time of a whole run; a compressed image of 10 GiB takes a minute."""
 PATIENCE_S = 120
-"""How long a program may take to answer, or to end. Guess."""
+"""Time for a program to answer, or to end. Guess."""
 MOST_OUTPUT = 32 * 1024 * 1024
 """Bytes of an answer: a map of 10 GiB in alternating clusters of 64 KiB has 18 MB."""
 
 _LIMITS = f"ulimit -v {MEMORY_KIB} && ulimit -t {CPU_S} && ulimit -f {MOST_OUTPUT // 512} && ulimit -c 0 && "
 _RUN = _LIMITS + 'exec "$0" "$@"'
 _SERVE = _LIMITS + 'exec 3<&0 0</dev/null && LISTEN_FDS=1 LISTEN_PID=$$ exec "$0" "$@"'
-"""As systemd hands a listening socket over: as descriptor 3. It is given as standard input."""
+"""Passes the listening socket, given as standard input, as descriptor 3, as systemd does."""
 _FIRST_FREE = 10
-"""Descriptors below are the shell's and that protocol's to use."""
+"""Lower descriptors are used by the shell and that protocol."""
 _NOT_FOUND = (126, 127)
-"""What a shell says of a program that it cannot run."""
+"""Exit statuses of a shell for a program that it cannot run."""
 _LENT = re.compile(r"'?/proc/self/fd/\d+'?")
 
 
@@ -42,16 +42,16 @@ class ToolMissingError(Exception):
 
 
 class ServerTool:
-    """A program that serves the file on a socket to one client, and the connection to it. `end` it.
+    """A program that serves the file on a socket to one client, and the connection to it. Call `end` afterwards.
 
-    It leaves when the client hangs up: a process of ours that dies leaves none behind.
+    The program ends when the client hangs up, so it does not outlive this process.
     """
 
     def __init__(self, program: str, options: list[str], descriptor: int) -> None:
         self._program = program
-        self._complaint = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the server
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the server
         self.connection = socket.socket(socket.AF_UNIX)
-        # Connected before the program is there to accept it: nothing to wait for, and nobody else can come first.
+        # Connected before the program starts: no waiting, and no other client can be first.
         with socket.socket(socket.AF_UNIX) as listener, tempfile.TemporaryDirectory(prefix="amistream-") as folder:
             path = str(Path(folder) / "socket")
             listener.bind(path)
@@ -64,42 +64,42 @@ class ServerTool:
                 descriptor,
                 stdin=listener.fileno(),
                 stdout=subprocess.DEVNULL,
-                stderr=self._complaint,
+                stderr=self._errors,
             )
 
     def strays(self, descriptor: int) -> bool:
-        """Whether it has another file or device open than the one behind `descriptor`."""
-        ours = [os.fstat(each) for each in (descriptor, self._complaint.fileno())]
+        """True if the program has opened another file or device than that of `descriptor`."""
+        ours = [os.fstat(each) for each in (descriptor, self._errors.fileno())]
         for link in Path(f"/proc/{self._process.pid}/fd").iterdir():
             try:
                 found = link.stat()
             except FileNotFoundError:
-                continue  # closed meanwhile
+                continue  # closed in the meantime
             readable = stat.S_ISREG(found.st_mode) or stat.S_ISBLK(found.st_mode)
             if readable and not any(os.path.samestat(found, each) for each in ours):
                 return True
         return False
 
     def end(self) -> OSError | None:
-        """Hang up, upon which it leaves, and say what it complained of, if it did. Raises `ToolMissingError`."""
-        with self._complaint:
+        """Hang up, which ends the program; returns its error, if any. Raises `ToolMissingError`."""
+        with self._errors:
             self.connection.close()
             try:
                 status = self._process.wait(PATIENCE_S)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 status = self._process.wait()
-            return _failure(self._program, status, self._complaint)
+            return _failure(self._program, status, self._errors)
 
 
 def run_tool(program: str, options: list[str], descriptor: int) -> bytes:
-    """Run `program` on the file behind `descriptor` and return what it says.
+    """Run `program` on the file of `descriptor` and return its output.
 
-    Raises `ToolMissingError`, or OSError with what it complains of.
+    Raises `ToolMissingError`, or OSError with the program's error message.
     """
-    # Files, not pipes: the limit of a file's size bounds them.
-    with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as complaint:
-        process = _start(_RUN, program, options, descriptor, stdin=subprocess.DEVNULL, stdout=answer, stderr=complaint)
+    # Files, not pipes: the limit of file sizes bounds them.
+    with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as errors:
+        process = _start(_RUN, program, options, descriptor, stdin=subprocess.DEVNULL, stdout=answer, stderr=errors)
         try:
             status = process.wait(PATIENCE_S)
         except BaseException as error:
@@ -108,7 +108,7 @@ def run_tool(program: str, options: list[str], descriptor: int) -> bytes:
             if isinstance(error, subprocess.TimeoutExpired):
                 raise OSError(f"{program} did not answer within {PATIENCE_S} s") from None
             raise
-        if failure := _failure(program, status, complaint):
+        if failure := _failure(program, status, errors):
             raise failure
         answer.seek(0)
         return answer.read()
@@ -133,21 +133,21 @@ def _start(
             stderr=stderr,
             env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
             pass_fds=(lent,),
-            # Ctrl-C is for us: a job that is to end by itself still reads through the server.
+            # Ctrl-C is for this process: a job that ends by itself still reads through the server.
             start_new_session=True,
         )
     finally:
         os.close(lent)
 
 
-def _failure(program: str, status: int, complaint: IO[bytes]) -> OSError | None:
+def _failure(program: str, status: int, errors: IO[bytes]) -> OSError | None:
     if status in _NOT_FOUND:
         raise ToolMissingError(program)
     if status == 0:
         return None
     if status == -signal.SIGXFSZ:
         return OSError(f"the answer of {program} has more than {MOST_OUTPUT // 2**20} MiB")
-    complaint.seek(0)
-    lines = complaint.read(4096).decode(errors="replace").splitlines()
-    told = "; ".join(line.removeprefix(f"{program}: ").strip() for line in lines if line.strip())
-    return OSError(_LENT.sub("the image", told) or f"{program} ended with status {status}")
+    errors.seek(0)
+    lines = errors.read(4096).decode(errors="replace").splitlines()
+    message = "; ".join(line.removeprefix(f"{program}: ").strip() for line in lines if line.strip())
+    return OSError(_LENT.sub("the image", message) or f"{program} ended with status {status}")

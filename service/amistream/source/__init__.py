@@ -1,1 +1,1 @@
-"""Volumes to read: the port they share, and how a path becomes one."""
+"""Volumes to read: image files, devices, streams and images of virtual machines."""

@@ -1,8 +1,7 @@
-"""A volume that can be read: an image file or a block device, opened once, read-only, and never followed twice.
+"""Image files and block devices as volumes, opened once, read-only.
 
-Everything is asked of the open descriptor, not of the path, so that a path swapped meanwhile changes nothing. What it
-is and where it lies is judged before it is opened at all (`roots`). The calls block: use them on threads. Other kinds
-(file-system trees, standard input) implement the same `Volume`.
+All calls use the open descriptor, not the path, so a path swapped in between has no effect. The kind and place of the
+file are checked before it is opened (`roots`). The calls block: use them on threads.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ _ATTRIBUTES = ("st_nlink", "st_mode", "st_uid", "st_gid")
 
 
 class FileVolume:
-    """A volume behind a file descriptor, which it owns."""
+    """A volume read through a file descriptor, which it owns."""
 
     def __init__(self, path: Path, descriptor: int, *, live: bool = False) -> None:
-        """`live`: something writes to the device, or may, and that is no reason not to use what is read."""
+        """`live`: accept a device that is written to while it is read."""
         self.path = path
         self._descriptor = descriptor
         self.identity = os.fstat(descriptor)
-        """What it was when it was opened, whatever has its name now."""
+        """The file when it was opened, whatever has its path now."""
         self.kind = Kind.BLOCK_DEVICE if stat.S_ISBLK(self.identity.st_mode) else Kind.IMAGE_FILE
         self.size = self._size()
         self.mtime = max(0, int(self.identity.st_mtime))
@@ -69,11 +68,11 @@ class FileVolume:
         return False
 
     def _read_cached(self, offset: int, buffer: memoryview) -> int:
-        """Fill what the page cache has from `offset` on, without waiting; returns how much that was."""
+        """Read from the page cache, without waiting; returns the number of bytes."""
         try:
             return os.preadv(self._descriptor, [buffer], offset, os.RWF_NOWAIT)
         except OSError:
-            return 0  # nothing there, or a file system that cannot tell; a real error comes again in the ordinary read
+            return 0  # not in the cache, or not supported; a real error occurs again in the ordinary read
 
     def will_need(self, offset: int, length: int) -> None:
         os.posix_fadvise(self._descriptor, offset, length, os.POSIX_FADV_WILLNEED)
@@ -85,26 +84,25 @@ class FileVolume:
         if self._witness() != self._before:
             raise SourceError(
                 "source.changed",
-                f"cannot use what was read from {self.path}: it was written to meanwhile",
+                f"cannot use the data read from {self.path}: it was written to in the meantime",
                 hint="nothing may write to the volume while it is bundled; use a snapshot and try again",
                 field="source",
             )
 
     def interrupt(self) -> None:
-        """What a file or device is asked for comes, or fails, by itself."""
+        """Do nothing: a read of a file or device ends by itself."""
 
     def rewind(self) -> None:
-        """A file or device can be read again at any time."""
+        """Do nothing: a file or device can be read again at any time."""
 
     def close(self) -> None:
         os.close(self._descriptor)
 
     def _witness(self) -> tuple[int, ...]:
-        """What is another once the volume was written to.
+        """Values that differ once the volume was written to.
 
-        Of a file size and times; that of its inode (ctime) tells of a writer who puts the other back, unless a change
-        of its name, links, mode or owner explains it. Of a device the sectors written so far, once everything that
-        waits is written.
+        For a file: size and times. The ctime reveals a writer who restores the mtime, but is ignored if a change of
+        name, links, mode or owner explains it. For a device: the sectors written so far, after pending writes.
         """
         if self.kind is Kind.IMAGE_FILE:
             now = os.fstat(self._descriptor)
@@ -127,10 +125,10 @@ class FileVolume:
 
 
 def _begin_to_write_out(descriptor: int) -> None:
-    """Have the kernel begin to write what waits in memory of a file, without waiting for the disk.
+    """Have the kernel start writing a file's dirty pages, without waiting for the disk.
 
-    A page that a program has mapped and written to can be written to again unseen; once it is being written out, the
-    next write to it moves the file's times (sync_file_range(2); measured on ext4 and XFS). Failing is no matter.
+    Further writes to a dirty mapped page leave no trace; once the page is being written out, the next write changes the
+    file's times (sync_file_range(2); measured on ext4 and XFS). Failures are ignored.
     """
     sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
     if sync_file_range is not None:
@@ -138,9 +136,9 @@ def _begin_to_write_out(descriptor: int) -> None:
 
 
 def open_volume(path: Path, roots: Roots | None = None, *, live: bool = False) -> FileVolume:
-    """Open an image file or block device for reading. Raises `RefusedError` saying what stands against it.
+    """Open an image file or block device for reading. Raises `RefusedError` with the reason against it.
 
-    With `roots` it must lie within them; for `live` see `FileVolume`.
+    With `roots` the file must lie within them; for `live` see `FileVolume`.
     """
     try:
         with pinned(path, roots, field="source") as pin:
@@ -153,7 +151,7 @@ def open_volume(path: Path, roots: Roots | None = None, *, live: bool = False) -
                     hint="give an image file, such as disk.img, or a block device, such as /dev/xvdf",
                     field="source",
                 )
-            # Non-blocking, or a device without its medium, or a lease on the file, would hold the open.
+            # Non-blocking: a device without its medium, or a lease on the file, would block the opening.
             descriptor = open_pinned(pin, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -165,12 +163,12 @@ def open_volume(path: Path, roots: Roots | None = None, *, live: bool = False) -
 
 
 def too_large(path: Path, size: int, most: int) -> RefusedError:
-    """The error for a disk of more bytes than an image may have."""
+    """The error for a disk that is larger than an AMI may be."""
     return RefusedError(
         "source.too_large",
-        f"cannot bundle {path}: it has {size / GIB:.2f} GiB, and an instance store-backed image has at most "
+        f"cannot bundle {path}: it has {size / GIB:.2f} GiB, and an instance store-backed AMI has at most "
         f"{most / GIB:g} GiB",
-        hint="shrink the file system (resize2fs) and the volume; other clouds may take more: max_image_size",
+        hint="shrink the file system (resize2fs) and the volume; for clouds that accept more, set max_image_size",
         field="source",
     )
 
@@ -185,5 +183,5 @@ def _unreadable(path: Path, error: OSError) -> RefusedError:
         )
     hint = f"check its permissions: ls -l {path}"
     if error.errno == errno.EACCES:
-        hint += "; the one who reads is the daemon's user (or you, with --in-process)"
+        hint += "; the daemon's user reads the file (or you, with --in-process)"
     return RefusedError("source.unreadable", f"cannot read {path}: {error.strerror}", hint=hint, field="source")

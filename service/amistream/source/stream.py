@@ -1,7 +1,7 @@
-"""A volume that comes through standard input: read once, from front to back, exactly as long as it was said to be.
+"""Standard input as a volume: read once, from front to back, and of exactly the announced size.
 
-Its size must be known before the first byte, because it stands in the archive's header. What is redirected from a file
-or a device (`< disk.img`) is no stream and is read as what it is.
+The size must be known before the first byte, because the archive's header contains it. A redirected file or device
+(`< disk.img`) is not a stream and is read as a file.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from amistream.values import MIB, Extent
 
 _PATH = Path("/dev/stdin")
 _PIPE_SIZE = MIB
-"""The most that Linux lets anybody ask for."""
+"""The most that Linux grants to any user."""
 
 
 class StreamVolume:
-    """A volume of `size` bytes behind a pipe, which it owns. It can be read once: a second pass needs it sent again."""
+    """A volume of `size` bytes from a pipe, which it owns. It can be read only once."""
 
     def __init__(self, descriptor: int, size: int) -> None:
         self._descriptor = descriptor
@@ -46,9 +46,9 @@ class StreamVolume:
         if offset != self._position:
             raise SourceError(
                 "source.stream",
-                f"cannot read standard input from byte {offset} on: it stands at byte {self._position}, and a stream "
-                "cannot be read twice",
-                hint="send it again from its beginning; or bundle it from a file",
+                f"cannot read standard input from byte {offset}: it is at byte {self._position}, and a stream cannot "
+                "be read twice",
+                hint="send it again from the beginning, or bundle it from a file",
                 field="source",
             )
         done = 0
@@ -59,7 +59,7 @@ class StreamVolume:
                     "source.shrunk",
                     f"cannot read standard input to its end: it ended at byte {offset + done}, and --image-size says "
                     f"{self.size}",
-                    hint="look at what the program that sends it says; --image-size is to be exact, in bytes",
+                    hint="see the messages of the program that sends it; --image-size must be exact, in bytes",
                     field="source",
                 )
             done += count
@@ -75,22 +75,22 @@ class StreamVolume:
         return (Extent(offset=0, length=self.size),) if self.size else ()
 
     def check_unchanged(self) -> None:
-        """Raise `SourceError` when more comes than was said: what was read is not the whole volume then."""
+        """Raise `SourceError` when more data comes than announced: the bytes read are then not the whole volume."""
         if self._position == self.size and self._read(memoryview(bytearray(1))):
             raise SourceError(
                 "source.longer",
-                f"cannot use what was read from standard input: it goes on after the {self.size} bytes that "
-                "--image-size says",
-                hint="--image-size is to be exact, in bytes",
+                f"cannot use the data read from standard input: it continues after the {self.size} bytes of "
+                "--image-size",
+                hint="--image-size must be exact, in bytes",
                 field="source",
             )
 
     def interrupt(self) -> None:
-        """Make a read that waits for the sender fail, and every later one."""
+        """Make a waiting read fail, and every later one."""
         os.write(self._stop, b"!")
 
     def rewind(self) -> None:
-        """There is no way back: reading fails unless it goes on where it stands."""
+        """Do nothing: a stream cannot go back, so the next pass fails unless no byte was read."""
 
     def close(self) -> None:
         for descriptor in (self._descriptor, self._stopped, self._stop):
@@ -108,26 +108,26 @@ class StreamVolume:
     def _read(self, buffer: memoryview) -> int:
         ready = [descriptor for descriptor, _ in self._poll.poll()]
         if self._stopped in ready:
-            raise SourceError("source.interrupted", "cannot read standard input on: the job was stopped")
+            raise SourceError("source.interrupted", "cannot read on from standard input: the job was stopped")
         try:
             return os.readv(self._descriptor, [buffer])
         except OSError as error:
             raise SourceError(
                 "source.read_error",
                 f"cannot read standard input at byte {self._position}: {error.strerror}",
-                hint="look at what the program that sends it says",
+                hint="see the messages of the program that sends it",
                 field="source",
             ) from error
 
 
 def _widen(pipe: int) -> None:
-    """Let the sender run further ahead, in fewer and larger pieces, where the system lets us."""
+    """Let the sender run further ahead, in fewer and larger pieces, if the system permits."""
     with contextlib.suppress(OSError):
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
 
 
 def open_standard_input(size: int | None, descriptor: int = 0) -> StreamVolume | FileVolume:
-    """The volume that this process is sent, of which a stream does not tell the `size`. Raises `RefusedError`."""
+    """Open standard input as a volume; a stream needs its `size`. Raises `RefusedError`."""
     try:
         mode = os.fstat(descriptor).st_mode
     except OSError:
@@ -144,9 +144,9 @@ def open_standard_input(size: int | None, descriptor: int = 0) -> StreamVolume |
     if size is None:
         raise RefusedError(
             "source.size_unknown",
-            "cannot bundle standard input: its size is not known, and it stands before the data in the bundle",
-            hint="say how long it is with --image-size, as 10GiB or in bytes; `gzip -l`, `xz -l` and `qemu-img info` "
-            "tell it of their files",
+            "cannot bundle standard input: its size is unknown, and the bundle starts with it",
+            hint="give the size with --image-size, as 10GiB or in bytes; `gzip -l`, `xz -l` and `qemu-img info` "
+            "show it for their files",
             field="image_size",
         )
     return StreamVolume(os.dup(descriptor), size)

@@ -1,1 +1,1 @@
-"""Images of virtual machines, read through qemu's own tools."""
+"""Images of virtual machines, read with QEMU's own tools."""

@@ -1,12 +1,12 @@
-"""A disk image in another form (qcow2, VMDK, VHD, VHDX), read as the disk that it holds, without a raw copy.
+"""Disk images in other formats (qcow2, VMDK, VHD, VHDX), read as the disks that they contain, without a raw copy.
 
-`qemu-img` tells the disk's size and where each piece of it is. What lies in the file as it is, which is all of an image
-that is not compressed, is read straight from there; pieces that are nowhere are holes. The rest comes through
-`qemu-nbd`, of the same package: compressed pieces, and formats for which `qemu-img` does not tell (VHDX).
+`qemu-img` reports the disk's size and the place of each piece. Uncompressed pieces are read directly from the image
+file; pieces without a place are holes. Compressed pieces, and formats whose pieces `qemu-img` does not report (VHDX),
+are read through `qemu-nbd` of the same package.
 
-An image that leads to other files (a backing file, a data file, a second extent) is refused: who may have the image
-bundled need not be allowed to read those. Its header is asked first, and the programs' words are for those only who may
-read any file: they tell what there is.
+An image that refers to other files (a backing file, a data file, a second extent) is refused: a user who may bundle the
+image need not be allowed to read those. Its header is checked first, and the programs' messages are shown only to users
+who may read any file, because they reveal which files exist.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from amistream.source.qemu.nbd import NbdServer
 from amistream.values import KIB, MIB, Extent
 
 FOOTER = 512
-"""Bytes at the end of a VHD of fixed size; it has nothing at its beginning to be known by."""
+"""Bytes at the end of a fixed-size VHD that identify it; its beginning does not."""
 MOST_FACTS = MIB
-"""Bytes of what qemu-img says of an image; each snapshot takes 300."""
+"""Bytes of `qemu-img info` about an image; each snapshot takes 300."""
 MOST_PIECES = 1 << 18
 """Runs of data and of zeros in one disk. A disk of 10 GiB has 163840 when every other cluster of 64 KiB is empty."""
 
 
 class Format(StrEnum):
-    """The forms that are known, by the names that the QEMU project gives them."""
+    """The supported formats, by their QEMU names."""
 
     QCOW2 = "qcow2"
     VMDK = "vmdk"
@@ -61,14 +61,14 @@ HEAD = max(map(len, _BEGINNINGS))
 
 
 def detect_format(head: bytes, tail: bytes = b"") -> Format | None:
-    """The form of an image with these first `HEAD` and last `FOOTER` bytes, or None: it is the disk itself."""
+    """The format of an image by its first `HEAD` and last `FOOTER` bytes; None for a raw disk."""
     found = next((known for beginning, known in _BEGINNINGS.items() if head.startswith(beginning)), None)
     return Format.VHD if found is None and tail.startswith(b"conectix") else found
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A run of the disk. `place` is where it begins in the file; None where only qemu-nbd can read it."""
+    """A range of the disk. `place` is its offset in the file, or None if only qemu-nbd can read it."""
 
     offset: int
     length: int
@@ -80,7 +80,7 @@ class Piece:
 
 
 class ConvertedVolume:
-    """The disk within an image file, which it owns."""
+    """The disk in an image file, which it owns."""
 
     def __init__(
         self, file: FileVolume, image_format: Format, size: int, pieces: tuple[Piece, ...], *, confined: bool
@@ -132,7 +132,7 @@ class ConvertedVolume:
             self._server.interrupt()
 
     def rewind(self) -> None:
-        """Make ready for another pass, also after `interrupt`. Nobody may be reading."""
+        """Prepare another pass, also after `interrupt`. No read may be in progress."""
         self._end_server()
         self._interrupted = False
 
@@ -141,7 +141,7 @@ class ConvertedVolume:
         self._file.close()
 
     def _runs(self, offset: int, length: int) -> Iterator[tuple[Piece, int, int]]:
-        """The pieces within these bytes, each with where it begins and ends there."""
+        """The pieces in a range of the disk, each with its start and end in that range."""
         index = bisect.bisect_right(self._ends, offset)
         while index < len(self._pieces) and self._pieces[index].offset < offset + length:
             piece = self._pieces[index]
@@ -178,9 +178,9 @@ class ConvertedVolume:
 def open_converted(
     file: FileVolume, image_format: Format, *, most: int | None = None, confined: bool = False
 ) -> ConvertedVolume:
-    """The disk within the image `file`, which is closed with it. Raises `RefusedError`; `file` stays open then.
+    """Open the disk in the image `file`, which is closed with it. Raises `RefusedError`; `file` then stays open.
 
-    A disk of more than `most` bytes is not looked into. `confined`: who asks for it may not read every file.
+    A disk of more than `most` bytes is refused early. `confined`: the user may not read every file.
     """
     check_headers(file)
     try:
@@ -196,7 +196,7 @@ def open_converted(
         raise RefusedError(
             "source.converter",
             f"cannot read the {image_format.words} image {file.path}: {_words(error, confined=confined)}",
-            hint=f"see what `qemu-img info {file.path}` and `qemu-img check {file.path}` say; a virtual machine that "
+            hint=f"see `qemu-img info {file.path}` and `qemu-img check {file.path}`; a virtual machine that "
             "uses the image must be shut down",
             field="source",
         ) from error
@@ -206,7 +206,9 @@ def open_converted(
 def _facts(file: FileVolume, image_format: Format) -> dict[str, Any]:
     answer = _ask(file, "info", image_format)
     if len(answer) > MOST_FACTS:
-        raise OSError(f"qemu-img has more than {MOST_FACTS // KIB} KiB to say of it: has it thousands of snapshots?")
+        raise OSError(
+            f"qemu-img reports more than {MOST_FACTS // KIB} KiB about it: does it have thousands of snapshots?"
+        )
     facts: dict[str, Any] = json.loads(answer)
     return facts
 
@@ -220,7 +222,7 @@ def _ask(file: FileVolume, question: str, image_format: Format) -> bytes:
 
 
 def _check_facts(file: FileVolume, facts: dict[str, Any], *, confined: bool) -> None:
-    """Raise `RefusedError` unless the image is all there is to the disk, and open to everybody."""
+    """Raise `RefusedError` if the disk needs other files, or is encrypted."""
     for other, what in _elsewhere(facts):
         if confined:
             raise OSError("its header named no other file")
@@ -234,22 +236,22 @@ def _check_facts(file: FileVolume, facts: dict[str, Any], *, confined: bool) -> 
         raise RefusedError(
             "source.encrypted",
             f"cannot bundle {file.path}: the image is encrypted",
-            hint="convert it with qemu-img and its secret into one that is not",
+            hint="convert it with qemu-img and its secret into an unencrypted image",
             field="source",
         )
 
 
-def _pieces(file: FileVolume, facts: dict[str, Any], told: bytes) -> tuple[Piece, ...]:
-    """What of the disk is not a hole. Raises `RefusedError` when the file ends before it, or there are too many."""
-    if told.count(b"{") > MOST_PIECES:
+def _pieces(file: FileVolume, facts: dict[str, Any], listing: bytes) -> tuple[Piece, ...]:
+    """The pieces with data. Raises `RefusedError` if the file ends before one of them, or there are too many."""
+    if listing.count(b"{") > MOST_PIECES:
         raise RefusedError(
             "source.scattered",
             f"cannot bundle {file.path}: its disk is in more than {MOST_PIECES} pieces",
             hint=f"make a raw image of it: qemu-img convert -O raw {file.path} disk.img",
             field="source",
         )
-    # Each is made into a piece as it is parsed: as a whole the answer would take ten times its size.
-    pieces = json.loads(told, object_hook=_piece_of(file, facts))
+    # Each entry becomes a piece while parsing: the parsed listing would take ten times its size.
+    pieces = json.loads(listing, object_hook=_piece_of(file, facts))
     return tuple(piece for piece in pieces if piece is not None)
 
 
@@ -257,7 +259,7 @@ def _piece_of(file: FileVolume, facts: dict[str, Any]) -> Callable[[dict[str, An
     def piece(each: dict[str, Any]) -> Piece | None:
         place, length = None if each.get("compressed") else each.get("offset"), each["length"]
         if each["data"] and place is not None:
-            # What lies behind the file's end reads as zeros, and the last cluster need not be there whole.
+            # Bytes behind the file's end read as zeros, and the last cluster need not be complete.
             missing = max(0, place + length - file.size)
             if missing > facts.get("cluster-size", 0):
                 raise cut_short(file, missing)
@@ -268,7 +270,7 @@ def _piece_of(file: FileVolume, facts: dict[str, Any]) -> Callable[[dict[str, An
 
 
 def _elsewhere(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """What of the disk is not in the image: the other file's name, and what is in it."""
+    """Yield the name of each other file that the disk needs, and its content."""
     details = facts.get("format-specific", {}).get("data", {})
     if "backing-filename" in facts:
         yield facts["backing-filename"], "a part of its disk"
@@ -286,7 +288,7 @@ def descriptor_of(file: FileVolume) -> int:
 def _missing(file: FileVolume, image_format: Format, program: str) -> RefusedError:
     return RefusedError(
         "source.converter_missing",
-        f"cannot bundle {file.path}: it is a {image_format.words} image, and {program}, which reads those, is missing",
+        f"cannot bundle {file.path}: it is a {image_format.words} image, and {program}, which reads them, is missing",
         hint="install it (Debian, Ubuntu: apt-get install qemu-utils; Fedora, RHEL: dnf install qemu-img), or convert "
         f"the image where it is installed: qemu-img convert -O raw {file.path} disk.img",
         field="source",

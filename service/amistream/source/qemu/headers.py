@@ -1,12 +1,11 @@
-"""What the first bytes of an image say of other files, and of its own tables, read before any program is that would
-follow them.
+"""Checks the header of an image for references to other files and for missing tables, before any program opens it.
 
-Programs open what an image names on the spot, whoever may read it, and their complaint tells whether it is there. So an
-image that names anything is refused by its header: a qcow2 with a backing or data file (QEMU, docs/interop/qcow2.rst),
-and a VMDK that is, or holds, a description of other extents (VMware, Virtual Disk Format 5.0).
+QEMU's programs open every file that an image names, and their messages reveal whether it exists. So an image that names
+another file is refused by its header: a qcow2 with a backing or data file (QEMU, docs/interop/qcow2.rst), and a VMDK
+that is, or contains, a description of other extents (VMware, Virtual Disk Format 5.0).
 
-A qcow2 that ends before its tables do is refused too: to the programs what is missing reads as zeros, and so the whole
-disk would be a hole.
+A qcow2 that ends before its tables is refused too: the programs read missing tables as zeros, so the whole disk would
+be a hole.
 """
 
 from __future__ import annotations
@@ -19,17 +18,17 @@ from amistream.source.file import FileVolume
 from amistream.values import MIB
 
 DESCRIPTOR = b"# Disk DescriptorFile"
-"""What a VMDK begins with that holds no data itself, only the names of the files that do."""
+"""The beginning of a VMDK without data, with only the names of the files that have it."""
 
 _QCOW2 = struct.Struct(">4sIQI52xQ")
-"""Magic, version, offset and length of the backing file's name, features that a reader must know (since version 3)."""
+"""Magic, version, offset and length of the backing file's name, features a reader must support (since version 3)."""
 _QCOW2_TABLES = struct.Struct(">20xI12xIQ")
-"""Bits of a cluster's size, entries of the first table, its offset: its entries are the offsets of the second ones."""
+"""Bits of a cluster's size; entries and offset of the first table, whose entries are offsets of the second tables."""
 _CLUSTER_BITS = range(9, 22)
 _LARGEST_TABLE = 32 * MIB
-"""What is beyond these QEMU itself refuses."""
+"""Larger values QEMU itself refuses."""
 _TABLE_OFFSET = 0x00FFFFFFFFFFFE00
-"""The bits of an entry that are an offset; 0: there is no table."""
+"""The bits of an entry that are an offset; 0: no table."""
 _DATA_FILE = 1 << 2
 _FEATURES_SINCE = 3
 _LONGEST_NAME = 1023
@@ -42,11 +41,11 @@ _EXTENT = re.compile(rb"^[ \t]*(?:RW|RDONLY|NOACCESS)[ \t]+[0-9]+[ \t]+([A-Z0-9]
 
 
 def check_headers(file: FileVolume) -> None:
-    """Raise `RefusedError` when the image is not all there is to its disk."""
+    """Raise `RefusedError` if the disk needs other files, or the image is cut short."""
     head = _bytes(file, 0, max(_QCOW2.size, _VMDK.size))
     if head.startswith(DESCRIPTOR):
         raise _elsewhere(
-            file, "it is a VMDK that holds no data, only the names of the files that do", "one image of them"
+            file, "it is a VMDK without data, with only the names of the files that have it", "one image of them"
         )
     if head.startswith(b"QFI\xfb"):
         _check_qcow2(file, head)
@@ -79,21 +78,21 @@ def _check_tables(file: FileVolume, head: bytes) -> None:
 
 def _check_vmdk(file: FileVolume, head: bytes) -> None:
     _, _, _, capacity, _, offset, size = _VMDK.unpack_from(head)
-    # Without a size of its own a reader takes the descriptor's word for where the data is.
+    # Without a size in the header, readers look up the data's files in the descriptor.
     if not capacity:
-        raise _elsewhere(file, "it is a VMDK that holds no disk, only the names of files")
+        raise _elsewhere(file, "it is a VMDK without a disk, with only the names of files")
     descriptor = _bytes(file, offset * _SECTOR, min(size * _SECTOR, _LARGEST_DESCRIPTOR)) if offset else b""
-    # The one extent is the file itself, also under another name: that is from before it was renamed.
+    # A single extent is the file itself; its name may be from before a renaming.
     if _EXTENT.findall(descriptor) not in ([], [b"SPARSE"]):
         raise _elsewhere(file, "it is a VMDK that names further files as parts of its disk")
 
 
 def cut_short(file: FileVolume, missing: int) -> RefusedError:
-    """The error for an image whose file lacks so many bytes, at least, of what it says that it has."""
+    """The error for an image that lacks at least `missing` bytes of its data."""
     return RefusedError(
         "source.cut_short",
-        f"cannot bundle {file.path}: the image is cut short, {missing} bytes of its data are missing",
-        hint="it did not come whole: compare its size or checksum with the original's, and copy it again",
+        f"cannot bundle {file.path}: the image is incomplete, {missing} bytes of its data are missing",
+        hint="compare its size or checksum with the original's, and copy it again",
         field="source",
     )
 
@@ -108,7 +107,7 @@ def _elsewhere(file: FileVolume, why: str, make: str = "one image of both") -> R
 
 
 def _bytes(file: FileVolume, offset: int, length: int) -> bytes:
-    """The bytes there, with zeros for those behind the file's end."""
+    """The bytes of a range of the file, with zeros behind its end."""
     found = bytearray(length)
     there = max(0, min(length, file.size - offset))
     if there:

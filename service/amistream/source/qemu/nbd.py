@@ -1,4 +1,4 @@
-"""Reads a disk image's content from `qemu-nbd`, over a Unix socket that nobody else can reach.
+"""Reads a disk image's content from `qemu-nbd`, over a private Unix socket.
 
 Protocol: NBD, fixed newstyle, simple replies (github.com/NetworkBlockDevice/nbd, doc/proto.md), as far as one reader of
 one export needs it. The calls block: use them on threads.
@@ -26,7 +26,7 @@ _READ, _HANG_UP = 0, 2
 _REPLY = struct.Struct(">IIQ")
 _REPLY_MAGIC = 0x67446698
 _MOST = 32 * 1024 * 1024
-"""Bytes that a server takes in one request without having said so."""
+"""The most bytes per request that a server accepts without announcing it."""
 
 
 class NbdServer:
@@ -40,9 +40,9 @@ class NbdServer:
         self._connection = self._server.connection
         try:
             self.size = self._greet()
-            # The image is open now with all that it names, and somebody may have changed it since it was judged.
+            # The image may have been changed since it was checked: see which files the server has open now.
             if self._server.strays(descriptor):
-                raise OSError("the image has led qemu-nbd to another file")
+                raise OSError("the image refers qemu-nbd to another file")
         except OSError as error:
             raise self._server.end() or error from None
 
@@ -53,18 +53,18 @@ class NbdServer:
                 self._read(offset + done, buffer[done : done + _MOST])
 
     def interrupt(self) -> None:
-        """Make a read that waits, and every later one, fail."""
+        """Make a waiting read fail, and every later one."""
         self._connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # it is gone already, or was interrupted
+        with contextlib.suppress(OSError):  # the server ended already, or was interrupted
             self._connection.sendall(_REQUEST.pack(_REQUEST_MAGIC, 0, _HANG_UP, 0, 0, 0))
         self._server.end()
 
     def _greet(self) -> int:
         *magic, flags = _GREETING.unpack(self._receive(_GREETING.size))
         if tuple(magic) != _MAGIC or flags & _NEWSTYLE != _NEWSTYLE:
-            raise OSError("the server does not speak the NBD protocol as qemu-nbd does")
+            raise OSError("the server does not use the NBD protocol of qemu-nbd")
         self._connection.sendall(_CHOICE.pack(_NEWSTYLE, _MAGIC[1], _EXPORT_NAME, 0))
         size, _ = _EXPORT.unpack(self._receive(_EXPORT.size))
         return int(size)
@@ -73,7 +73,7 @@ class NbdServer:
         self._connection.sendall(_REQUEST.pack(_REQUEST_MAGIC, 0, _READ, offset, offset, len(buffer)))
         magic, error, cookie = _REPLY.unpack(self._receive(_REPLY.size))
         if magic != _REPLY_MAGIC or cookie != offset:
-            raise OSError("the server's answer is not one to what was asked")
+            raise OSError("the server's answer does not match the request")
         if error:
             raise OSError(error, "qemu-nbd could not read it")
         self._receive_into(buffer)
