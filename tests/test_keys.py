@@ -1,4 +1,4 @@
-"""Keys: only a sound pair is taken, every other is refused with its fix, and nothing secret is shown."""
+"""Keys: only a valid pair is accepted, all others are refused with a fix, and no secret is shown."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def openssl(*argv: str, given: bytes = b"") -> bytes:
 
 
 def make_pair(folder: Path, *options: str) -> tuple[Path, Path]:
-    """Let openssl make a key of any kind, and a certificate of it; returns (certificate, key)."""
+    """Make a key of any kind and its certificate with openssl; returns (certificate, key)."""
     certificate, key = folder / "cert.pem", folder / "key.pem"
     openssl("genpkey", *options, "-out", str(key))
     key.chmod(0o600)
@@ -65,14 +65,14 @@ def refused(certificate: Path, key: Path) -> RefusedError:
 
 
 def test_pair(key_ring: KeyRing) -> None:
-    """A pair is taken, and the certificate's owner is who signs."""
+    """A pair is accepted, and signs for its certificate."""
     identity = load_identity(key_ring.user.certificate, key_ring.user.key)
     assert identity.certificate.subject.rfc4514_string() == "CN=amistream test user"
     assert identity.private_key.key_size == 2048
 
 
 def test_old_pair(key_ring: KeyRing) -> None:
-    """A certificate that has expired, of 1024 bits, is taken: EC2's own is of that kind."""
+    """An expired certificate of 1024 bits is accepted: EC2's own is of that kind."""
     assert load_identity(key_ring.ec2.certificate, key_ring.ec2.key).private_key.key_size == 1024
 
 
@@ -87,7 +87,7 @@ def test_signature(key_ring: KeyRing, tmp_path: Path) -> None:
 
 
 def test_pkcs8(key_ring: KeyRing, tmp_path: Path) -> None:
-    """A key in PKCS#8 is as good as one in the older form."""
+    """A key in PKCS#8 is accepted like one in the older form."""
     key = tmp_path / "key.pem"
     key.touch(0o600)
     key.write_bytes(openssl("pkcs8", "-topk8", "-nocrypt", "-in", str(key_ring.user.key)))
@@ -96,7 +96,7 @@ def test_pkcs8(key_ring: KeyRing, tmp_path: Path) -> None:
 
 
 def test_no_pair(key_ring: KeyRing) -> None:
-    """A certificate and a key that do not belong together are refused, both named."""
+    """A certificate and a key that are not a pair are refused with both paths."""
     error = refused(key_ring.user.certificate, key_ring.stranger.key)
     assert (error.code, error.field) == ("key.mismatch", "private_key")
     assert error.message == (
@@ -107,7 +107,7 @@ def test_no_pair(key_ring: KeyRing) -> None:
 
 @pytest.mark.parametrize("mode", [0o604, 0o602, 0o601, 0o644, 0o777])
 def test_exposed_key(mode: int, key_ring: KeyRing, tmp_path: Path) -> None:
-    """A key that everybody can reach is refused, with the command that mends it."""
+    """A key that every user can access is refused, with the command that fixes it."""
     key = tmp_path / "key.pem"
     key.write_bytes(key_ring.user.key.read_bytes())
     key.chmod(mode)
@@ -119,7 +119,7 @@ def test_exposed_key(mode: int, key_ring: KeyRing, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o400, 0o600, 0o640])
 def test_kept_key(mode: int, key_ring: KeyRing, tmp_path: Path) -> None:
-    """A key for its owner, or its group, is taken."""
+    """A key for its owner, or its group, is accepted."""
     key = tmp_path / "key.pem"
     key.write_bytes(key_ring.user.key.read_bytes())
     key.chmod(mode)
@@ -127,7 +127,7 @@ def test_kept_key(mode: int, key_ring: KeyRing, tmp_path: Path) -> None:
 
 
 def test_encrypted_key(key_ring: KeyRing, tmp_path: Path) -> None:
-    """A key under a passphrase is refused, and told how to make a copy without."""
+    """A key with a passphrase is refused, with a hint to make a copy without one."""
     for number, option in enumerate(("-traditional", "")):
         key = tmp_path / f"key{number}.pem"
         argv = ["-in", str(key_ring.user.key), "-aes128", "-passout", "pass:x", "-out", str(key)]
@@ -147,7 +147,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_not_rsa(kind: str, key_ring: KeyRing, tmp_path: Path) -> None:
-    """A certificate or key of another kind than RSA is refused as that, also one that is hardly known."""
+    """A certificate or key that is not RSA is refused as such, even of an unknown kind."""
     certificate, key = make_pair(tmp_path, *KINDS[kind])
     error = refused(certificate, key)
     assert (error.code, error.field) == ("certificate.not_rsa", "certificate")
@@ -160,7 +160,7 @@ def test_not_rsa(kind: str, key_ring: KeyRing, tmp_path: Path) -> None:
     "content", [b"", b"\0\xff garbage", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"]
 )
 def test_garbage(content: bytes, key_ring: KeyRing, tmp_path: Path) -> None:
-    """A file that is no PEM, or broken, is refused, and its content is not repeated."""
+    """A file that is not PEM, or damaged, is refused, and its content is not repeated."""
     path = tmp_path / "file.pem"
     path.touch(0o600)
     path.write_bytes(content)
@@ -174,7 +174,7 @@ def test_garbage(content: bytes, key_ring: KeyRing, tmp_path: Path) -> None:
 
 
 def test_exchanged(key_ring: KeyRing) -> None:
-    """A certificate given as the key, and the other way round, is refused."""
+    """A certificate given as the key, and vice versa, is refused."""
     assert refused(key_ring.user.key, key_ring.user.key).code == "certificate.format"
     certificate = key_ring.user.certificate
     certificate.chmod(0o600)
@@ -182,7 +182,7 @@ def test_exchanged(key_ring: KeyRing) -> None:
 
 
 def test_missing(key_ring: KeyRing, tmp_path: Path) -> None:
-    """A file that is not there is refused with the system's reason and the field that named it."""
+    """A missing file is refused with the system's reason and its field."""
     path = tmp_path / "none.pem"
     error = refused(path, key_ring.user.key)
     assert (error.code, error.field) == ("certificate.unreadable", "certificate")
@@ -201,7 +201,7 @@ def mode_of(path: Path) -> int:
 
 @contextmanager
 def open_umask() -> Iterator[None]:
-    """Let new files be as open as their maker asks."""
+    """Let new files have the mode that their maker asks for."""
     before = os.umask(0)
     try:
         yield
@@ -210,7 +210,7 @@ def open_umask() -> Iterator[None]:
 
 
 def test_own_identity(tmp_path: Path) -> None:
-    """A pair is made at the first call and kept, for its owner alone; later calls read the same one."""
+    """A pair is created at the first call, for its owner alone; later calls read the same one."""
     state = tmp_path / "deep" / "state"
     with open_umask():
         made, is_new = own_identity(state)
@@ -226,7 +226,7 @@ def test_own_identity(tmp_path: Path) -> None:
 
 
 def test_own_identity_at_once(tmp_path: Path) -> None:
-    """Jobs that ask for the pair at the same moment all get the one that is kept."""
+    """Jobs that ask for the pair at the same moment all get the stored one."""
     together = threading.Barrier(4)
 
     def ask() -> tuple[bytes, bool]:
@@ -241,7 +241,7 @@ def test_own_identity_at_once(tmp_path: Path) -> None:
 
 
 def test_own_identity_after_a_crash(tmp_path: Path) -> None:
-    """A certificate whose key was never written does not count: a whole new pair is made."""
+    """A certificate without its key does not count: a new pair is created."""
     own_identity(tmp_path)
     (tmp_path / PRIVATE_KEY_FILE).unlink()
     identity, is_new = own_identity(tmp_path)
@@ -250,7 +250,7 @@ def test_own_identity_after_a_crash(tmp_path: Path) -> None:
 
 
 def test_own_identity_after_a_full_disk(tmp_path: Path) -> None:
-    """When the pair cannot be written, that is refused with the reason, and it works once there is room."""
+    """A pair that cannot be written is refused with the reason, and created once there is space."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
     try:
@@ -265,7 +265,7 @@ def test_own_identity_after_a_full_disk(tmp_path: Path) -> None:
 
 
 def test_own_identity_not_allowed() -> None:
-    """A state directory that is another user's is refused, with what to give instead."""
+    """A state directory of another user is refused, with a fix."""
     with open_folder() as folder:
         state = folder / "state"
         own_identity(state)
@@ -289,7 +289,7 @@ SHOWN = b"0123456789abcdef"
 
 
 def test_secret_is_not_shown() -> None:
-    """Neither a secret nor what holds it shows in text, in a traceback with its locals, or in a copy elsewhere."""
+    """A secret does not show in text, in a traceback with locals, or in a copy."""
     key = BundleKey(Secret(SHOWN), Secret(SHOWN))
     secret = key.key
     try:
@@ -306,7 +306,7 @@ def test_secret_is_not_shown() -> None:
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_secret_is_not_pickled(protocol: int) -> None:
-    """A secret, or what holds it, is not pickled, nor copied through the same door."""
+    """A secret, and an object with one, can be neither pickled nor copied."""
     for value in (Secret(SHOWN), BundleKey(Secret(SHOWN), Secret(SHOWN))):
         with pytest.raises(TypeError, match="a secret is not pickled"):
             pickle.dumps(value, protocol)
@@ -315,14 +315,14 @@ def test_secret_is_not_pickled(protocol: int) -> None:
 
 
 def test_bundle_keys_differ() -> None:
-    """Every bundle has a key and an IV of its own, 16 bytes each."""
+    """Every bundle has its own key and IV, 16 bytes each."""
     values = [secret.reveal() for _ in range(50) for key in [BundleKey.generate()] for secret in (key.key, key.iv)]
     assert {len(value) for value in values} == {16}
     assert len(set(values)) == 100
 
 
 def test_wrap(key_ring: KeyRing) -> None:
-    """What openssl unwraps is the secret's hex text in lower case, for keys of any size."""
+    """Unwrapping with openssl gives the secret's hex text in lower case, for keys of any size."""
     secret = Secret(bytes.fromhex("00ff0a1b2c3d4e5f60718293a4b5c6d7"))
     for pair in (key_ring.user, key_ring.ec2):
         wrapped = wrap(load_certificate(pair.certificate, field="certificate"), secret)
@@ -331,13 +331,13 @@ def test_wrap(key_ring: KeyRing) -> None:
 
 
 def test_wrap_is_random(key_ring: KeyRing) -> None:
-    """The same secret is never wrapped to the same bytes twice."""
+    """The same secret is never encrypted to the same bytes twice."""
     certificate = load_certificate(key_ring.user.certificate, field="certificate")
     assert wrap(certificate, Secret(SHOWN)) != wrap(certificate, Secret(SHOWN))
 
 
 def test_wrap_not_rsa(tmp_path: Path) -> None:
-    """A certificate of another kind is refused as what keys are wrapped for."""
+    """Wrapping for a certificate that is not RSA is refused."""
     from cryptography import x509
 
     path, _ = make_pair(tmp_path, *KINDS["P-256"])
@@ -346,14 +346,14 @@ def test_wrap_not_rsa(tmp_path: Path) -> None:
 
 
 def test_keys_in_memory_are_what_is_kept(tmp_path: Path) -> None:
-    """The identity that was just made is the one in the files, so that its bundles can be opened later."""
+    """A new identity is the one in the files, so its bundles can be decrypted later."""
     identity, _ = own_identity(tmp_path)
     plain = identity.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     assert (tmp_path / PRIVATE_KEY_FILE).read_bytes() == plain
 
 
 def test_damaged_key(key_ring: KeyRing, tmp_path: Path) -> None:
-    """A key whose public half fits and whose private half does not is found before anything is signed with it."""
+    """A key with a matching public half and a damaged private half is found before it signs."""
     good = load_pem_private_key(key_ring.user.key.read_bytes(), password=None)
     assert isinstance(good, RSAPrivateKey)
     numbers = good.private_numbers()

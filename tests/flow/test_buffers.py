@@ -1,4 +1,4 @@
-"""Buffers: a fixed number, lent to threads that wait for one."""
+"""Buffers: a fixed number, lent to threads, which wait for a free one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from amistream.flow.buffers import Buffers, BuffersClosedError
 
 
 def start_takers(pool: ThreadPoolExecutor, buffers: Buffers, count: int) -> list[Future[memoryview]]:
-    """Begin `count` takes, each on a thread that is known to run."""
+    """Start `count` takes, each on a thread that is known to run."""
     running = threading.Barrier(count + 1)
 
     def take() -> memoryview:
@@ -24,7 +24,7 @@ def start_takers(pool: ThreadPoolExecutor, buffers: Buffers, count: int) -> list
 
 
 def test_count_and_size() -> None:
-    """As many buffers as promised come at once, each of its own and of the promised size."""
+    """`count` buffers are lent at once, all different and of the given size."""
     buffers = Buffers(count=3, size=100)
     taken = [buffers.take() for _ in range(3)]
     assert [len(buffer) for buffer in taken] == [100] * 3
@@ -32,7 +32,7 @@ def test_count_and_size() -> None:
 
 
 def test_reused() -> None:
-    """A buffer that was given back is lent again, as it is, before a fresh one is made."""
+    """A returned buffer is lent again, unchanged, before a new one is allocated."""
     buffers = Buffers(count=2, size=4)
     first = buffers.take()
     first[:] = b"used"
@@ -42,7 +42,7 @@ def test_reused() -> None:
 
 
 def test_waits_for_give() -> None:
-    """When all are lent a taker waits, however long, until one is given back, and gets that one."""
+    """A taker waits until a buffer is returned, and gets that one."""
     buffers = Buffers(count=1, size=4)
     only = buffers.take()
     with ThreadPoolExecutor(1) as pool:
@@ -53,7 +53,7 @@ def test_waits_for_give() -> None:
 
 
 def test_one_give_one_taker() -> None:
-    """A buffer given back goes to one of those who wait, and on to the next when that one gives it."""
+    """A returned buffer wakes one waiting taker, and the next when that one returns it."""
     buffers = Buffers(count=1, size=4)
     only = buffers.take()
     with ThreadPoolExecutor(3) as pool:
@@ -65,7 +65,7 @@ def test_one_give_one_taker() -> None:
 
 
 def test_close_wakes_takers() -> None:
-    """Closing wakes everyone who waits, and whoever comes later, with an error."""
+    """Closing raises an error in all waiting takers and all later ones."""
     buffers = Buffers(count=1, size=4)
     buffers.take()
     with ThreadPoolExecutor(2) as pool:
@@ -79,7 +79,7 @@ def test_close_wakes_takers() -> None:
 
 
 def test_closed_pool_lends_nothing() -> None:
-    """A closed pool lends neither what is free nor what is given back afterwards."""
+    """A closed pool lends neither free buffers nor buffers returned afterwards."""
     buffers = Buffers(count=2, size=4)
     taken = buffers.take()
     buffers.give(buffers.take())
@@ -91,7 +91,7 @@ def test_closed_pool_lends_nothing() -> None:
 
 
 def test_waiting_is_measured() -> None:
-    """The time that takers stood waiting adds up."""
+    """The waiting times of takers add up."""
     buffers = Buffers(count=1, size=4)
     only = buffers.take()
     before = buffers.waited_s

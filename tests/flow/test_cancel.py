@@ -1,4 +1,4 @@
-"""Uncut: work that goes on to its end under a cancel, which is passed on afterwards."""
+"""Work that finishes despite a cancel, which is raised afterwards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from amistream.flow.cancel import finish_despite_cancel
 
 
 class Work:
-    """Waits until it is let go, then fails or answers."""
+    """Waits until released, then fails or answers."""
 
     def __init__(self, error: BaseException | None = None) -> None:
         self.entered = asyncio.Event()
@@ -28,7 +28,7 @@ class Work:
 
 
 async def test_answer() -> None:
-    """Without a cancel the work's answer, or its error, is what comes back."""
+    """Without a cancel the work's answer or error is returned."""
     work = Work()
     work.go.set()
     assert await finish_despite_cancel(work()) == "answer"
@@ -41,7 +41,7 @@ async def test_answer() -> None:
 @pytest.mark.parametrize("cancels", [1, 3])
 @pytest.mark.parametrize("error", [None, ValueError("why"), asyncio.CancelledError()], ids=["well", "failed", "cut"])
 async def test_cancel(error: BaseException | None, cancels: int) -> None:
-    """However often it is cancelled, and however the work ends, it ends first, and the cancel is what comes back."""
+    """Any number of cancels leaves the work running to its end, and then raises the cancel."""
     work = Work(error)
     task = asyncio.create_task(finish_despite_cancel(work()))
     await work.entered.wait()
@@ -56,7 +56,7 @@ async def test_cancel(error: BaseException | None, cancels: int) -> None:
 
 
 async def test_a_cancel_may_bring_the_work_to_its_end() -> None:
-    """What is to be called at a cancel is called, and what the work raises then is not what comes back."""
+    """A cancel calls `on_cancel`, and replaces the error of the work."""
     work = Work(ValueError("stopped"))
     task = asyncio.create_task(finish_despite_cancel(work(), on_cancel=work.go.set))
     await work.entered.wait()

@@ -1,4 +1,4 @@
-"""How the kernel treats a thread: only the one that asks is changed, and nothing else about it."""
+"""Scheduling priority: only the calling thread changes, and only in the given respect."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCHED_GETATTR = {"x86_64": 315, "aarch64": 275}
 
 
 def test_only_the_calling_thread_stands_back() -> None:
-    """The thread gets the priority and the idle disk class; the others keep theirs."""
+    """The thread gets the priority and the idle disk class; other threads keep theirs."""
     mine = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     seen: list[tuple[int, str]] = []
 
@@ -35,7 +35,7 @@ def test_only_the_calling_thread_stands_back() -> None:
 
 
 def time_slice() -> int:
-    """Nanoseconds of the time slice that the calling thread asked for; -1 when the kernel does not tell."""
+    """Nanoseconds of the calling thread's time slice; -1 when the kernel does not show it."""
     attributes = ctypes.create_string_buffer(56)
     if ctypes.CDLL(None).syscall(SCHED_GETATTR[platform.machine()], 0, attributes, 56, 0) != 0:
         return -1
@@ -44,7 +44,7 @@ def time_slice() -> int:
 
 @pytest.mark.skipif(platform.machine() not in SCHED_GETATTR, reason="only asked for on the machines it is known for")
 def test_only_the_calling_thread_is_woken_promptly() -> None:
-    """The thread asks for shorter slices at the priority it has; the threads that it begins have the usual ones."""
+    """The thread gets shorter slices at its own priority; threads that it starts have the usual ones."""
     seen: dict[str, tuple[int, int]] = {}
 
     def look(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Relay: blocks through the stages on threads, in order where it counts, and never left hanging."""
+"""Relay: blocks through the stages on threads, in order where required, and no thread left behind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BLOCK = 8
 
 
 class Blocks:
-    """A reader of numbered blocks. Each call is counted; `on_read` may wait, or fail."""
+    """A reader of numbered blocks that counts calls; `on_read` may wait or fail."""
 
     def __init__(self, count: int, on_read: Callable[[int], None] = lambda _: None) -> None:
         self.count = count
@@ -48,7 +48,7 @@ class Unmeasured:
 
 
 class Pass(Unmeasured):
-    """A transform that passes copies on, and a last word; `on_feed` may wait, or fail."""
+    """A transform that yields copies, and `last` at the end; `on_feed` may wait or fail."""
 
     def __init__(self, on_feed: Callable[[Any], None] = lambda _: None, *, last: bytes = b"") -> None:
         self._on_feed = on_feed
@@ -69,7 +69,7 @@ class Pass(Unmeasured):
 
 
 def join(number: int, items: Sequence[Any]) -> bytes:
-    """Parallel work that does nothing, once it has seen that it was told the right number."""
+    """Parallel work that checks the block's number and only joins the items."""
     assert number == number_of(items[0][:BLOCK])
     return b"".join(items)
 
@@ -83,7 +83,7 @@ def steps(
     work: Callable[[int, Sequence[Any]], Any] = join,
     last: Transform | None = None,
 ) -> tuple[Step, ...]:
-    """The shape of the real path: in order, in parallel, in order, in the same turn."""
+    """Steps like those of the real path: ordered, parallel, ordered, same turn."""
     return (
         Ordered("archive", archive or Pass()),
         Parallel("work", work),
@@ -93,7 +93,7 @@ def steps(
 
 
 class Run:
-    """A relay, what it emitted, and how often it called `release`."""
+    """A relay, the items it emitted, and its number of `release` calls."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class Run:
 
 
 async def no_worker_left() -> None:
-    """Join every worker thread that is on its way out; one that stays fails the test."""
+    """Join every ending worker thread; a thread that stays fails the test."""
     for thread in threading.enumerate():
         if thread.name.startswith("amistream-worker"):
             await asyncio.to_thread(thread.join, 10)
@@ -168,7 +168,7 @@ async def test_order(workers: int) -> None:
 @settings(deadline=None)
 @given(count=st.integers(1, 30), workers=st.integers(1, 6))
 def test_every_block_once(count: int, workers: int) -> None:
-    """Any number of blocks on any number of workers, more workers than blocks too, come out once and in order."""
+    """Any number of blocks on any number of workers comes out once and in order."""
     reader = Blocks(count)
     run = Run(reader, steps())
     asyncio.run(run.go(workers))
@@ -179,7 +179,7 @@ def test_every_block_once(count: int, workers: int) -> None:
 @settings(deadline=None)
 @given(st.data(), st.integers(1, 30), st.integers(1, 6))
 def test_an_earlier_pass_is_gone_on_with(data: st.DataObject, count: int, workers: int) -> None:
-    """Blocks before the one to go on at are read and pass the first step, in order, and nothing behind it."""
+    """Blocks before the resumed one are read and pass the first step in order, and no other step."""
     resume_at = data.draw(st.integers(0, count - 1))
     archived: list[int] = []
     worked: set[int] = set()
@@ -210,7 +210,7 @@ async def test_works_in_parallel() -> None:
 
 
 async def test_finish_comes_last() -> None:
-    """What each transform says at its end comes once, after the last block, through the stages behind it."""
+    """Each transform's last items come once, after the last block, through the steps behind it."""
     seen: list[bytes] = []
     path = (
         Ordered("first", Pass(last=b"F")),
@@ -227,7 +227,7 @@ async def test_finish_comes_last() -> None:
 
 @pytest.mark.parametrize("workers", [1, 3])
 async def test_back_pressure(workers: int) -> None:
-    """While the end is blocked, the reader is called once per worker and not again."""
+    """While the last step blocks, the reader is called once per worker and not again."""
     blocked, go = threading.Event(), threading.Event()
     all_read = threading.Event()
 
@@ -288,7 +288,7 @@ PLACES: dict[str, Callable[[int], Run]] = {
 @pytest.mark.parametrize("number", [0, 7, 19])
 @pytest.mark.parametrize("place", PLACES)
 async def test_failure(place: str, number: int, workers: int) -> None:
-    """An error at any place of the path is what is raised, after everything before it and nothing behind it."""
+    """An error at any place of the path is raised, after everything before it and nothing behind it."""
     run = PLACES[place](number)
     with pytest.raises(PlantedError) as caught:
         await run.go(workers)
@@ -303,7 +303,7 @@ async def test_failure(place: str, number: int, workers: int) -> None:
 
 
 async def test_first_failure_counts() -> None:
-    """When one failure makes others, the first is what is raised."""
+    """When one failure causes others, the first is raised."""
     both = threading.Barrier(2)
 
     def work(number: int, items: Sequence[Any]) -> bytes:
@@ -320,7 +320,7 @@ async def test_first_failure_counts() -> None:
 
 
 async def test_failure_wakes_emit() -> None:
-    """A failure elsewhere releases a worker that is blocked at the end of the path."""
+    """A failure elsewhere releases a worker that is blocked in `emit`."""
     blocked, woken = threading.Event(), threading.Event()
 
     def on_emit(item: bytes) -> None:
@@ -359,7 +359,7 @@ CANCELLED_AT: dict[str, Callable[[Callable[[Any], None]], Run]] = {
 @pytest.mark.parametrize("number", [0, 7, 19])
 @pytest.mark.parametrize("place", CANCELLED_AT)
 async def test_cancel(place: str, number: int, workers: int) -> None:
-    """A cancel while work stands at any place waits for the running call, releases, and leaves no thread."""
+    """A cancel at any place waits for the running call, calls `release`, and leaves no thread."""
     held, go = threading.Event(), threading.Event()
     left: list[bool] = []
 
@@ -387,7 +387,7 @@ async def test_cancel(place: str, number: int, workers: int) -> None:
 
 
 async def test_cancel_before_it_runs() -> None:
-    """A relay that is cancelled before its first step does nothing."""
+    """A relay that is cancelled before it starts does nothing."""
     reader = Blocks(3)
     run = Run(reader, steps())
     task = asyncio.create_task(run.relay.run(2))
@@ -398,7 +398,7 @@ async def test_cancel_before_it_runs() -> None:
 
 
 async def test_meters() -> None:
-    """Each stage's meter counts the bytes that left it, and none of the times is negative."""
+    """Each step's meter counts its output bytes, and no time is negative."""
 
     class Grow(Unmeasured):
         def feed(self, item: Any) -> Iterator[bytes]:
@@ -432,7 +432,7 @@ async def test_meters() -> None:
 
 
 async def test_same_turn_is_lazy() -> None:
-    """Stages of one turn work item by item, so the first may use one buffer for all its outputs."""
+    """Steps of one turn work item by item, so the first may reuse one buffer for all outputs."""
 
     class Scratch(Unmeasured):
         def __init__(self) -> None:
@@ -470,7 +470,7 @@ def test_an_unfit_path_is_refused(path: Sequence[Step]) -> None:
 
 
 async def test_slots() -> None:
-    """Parallel work of several relays that share slots runs in so many threads at a time, and no more."""
+    """Relays that share slots run at most that many parallel steps at a time."""
     slots = threading.Semaphore(2)
     counted = threading.Lock()
     now = most = 0
@@ -494,7 +494,7 @@ async def test_slots() -> None:
 
 
 async def test_slot_given_back_after_failure() -> None:
-    """A failure inside parallel work gives its slot back."""
+    """A failure in parallel work releases its slot."""
     slots = threading.Semaphore(1)
     run = Run(Blocks(3), steps(work=failing_work(1)), slots=slots)
     with pytest.raises(PlantedError):
@@ -503,7 +503,7 @@ async def test_slot_given_back_after_failure() -> None:
 
 
 async def test_block_buffer_is_not_shared() -> None:
-    """A block's bytes stay as they were read until it has passed the parallel work."""
+    """A block's bytes stay unchanged until it has passed the parallel work."""
     kept: dict[int, list[bytes]] = {}
     second = threading.Barrier(2)
 
@@ -520,7 +520,7 @@ async def test_block_buffer_is_not_shared() -> None:
 
 
 class ViewOnly(Unmeasured):
-    """A transform that passes the very buffer on."""
+    """A transform that yields its input buffer itself."""
 
     def feed(self, item: memoryview) -> Iterator[memoryview]:
         yield item

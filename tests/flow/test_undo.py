@@ -1,4 +1,4 @@
-"""Undo: the last thing first, each one tried, whatever happens meanwhile."""
+"""Undo: last in first out, each undo tried, despite failures and cancels."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def hang() -> None:
 
 
 async def test_last_in_first_out() -> None:
-    """What was made last goes first, once: a second run finds nothing to do."""
+    """Undos run once, the newest first; a second run does nothing."""
     undo, notes = Undo(), []  # type: tuple[Undo, list[str]]
     for what in ("a", "b", "c"):
         undo.push(what, noting(notes, what))
@@ -37,7 +37,7 @@ async def test_last_in_first_out() -> None:
 
 
 async def test_forget() -> None:
-    """What is to be kept is not undone."""
+    """Forgotten objects are not removed."""
     undo, notes = Undo(), []  # type: tuple[Undo, list[str]]
     undo.push("kept", noting(notes, "kept"))
     undo.forget()
@@ -46,7 +46,7 @@ async def test_forget() -> None:
 
 
 async def test_failure_stops_no_other() -> None:
-    """An undo that fails is reported with its reason, and the others are done all the same."""
+    """A failed undo is reported with its reason, and the others still run."""
     undo, notes = Undo(), []  # type: tuple[Undo, list[str]]
     undo.push("a", noting(notes, "a"))
     undo.push("b", lambda: fail(RuntimeError("the bucket is gone")))
@@ -57,7 +57,7 @@ async def test_failure_stops_no_other() -> None:
 
 
 async def test_deadline() -> None:
-    """An undo that does not come to an end is given up and reported, and the others are done."""
+    """An undo that exceeds its deadline is reported, and the others still run."""
     undo, notes = Undo(deadline_s=0.001), []  # type: tuple[Undo, list[str]]
     undo.push("a", noting(notes, "a"))
     undo.push("stuck", hang)
@@ -67,7 +67,7 @@ async def test_deadline() -> None:
 
 @pytest.mark.parametrize("cancels", [1, 3])
 async def test_cancel_does_not_cut_short(cancels: int) -> None:
-    """However often it is cancelled, everything is undone before the cancel is passed on."""
+    """Any number of cancels lets all undos run before the cancel is raised."""
     undo, notes = Undo(), []  # type: tuple[Undo, list[str]]
     entered, go = asyncio.Event(), asyncio.Event()
 
@@ -91,7 +91,7 @@ async def test_cancel_does_not_cut_short(cancels: int) -> None:
 
 
 async def test_undo_that_is_cancelled_inside() -> None:
-    """An undo whose own request was cancelled counts as failed, and the others are done."""
+    """An undo whose own request was cancelled counts as failed, and the others still run."""
     undo, notes = Undo(), []  # type: tuple[Undo, list[str]]
 
     async def cancelled_inside() -> None:
@@ -104,7 +104,7 @@ async def test_undo_that_is_cancelled_inside() -> None:
 
 
 async def test_cancelled_for_good() -> None:
-    """When the loop itself is being shut down, the undoing gives way instead of going on."""
+    """A shutdown of the loop stops the undoing."""
     undo, notes = Undo(), []  # type: tuple[Undo, list[str]]
     entered = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""Who may be writing to a volume: real mounts of devices, of their partitions, and of image files."""
+"""Finds writers of a volume: real mounts of devices, of their partitions, and of image files."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def place_of(path: Path) -> str:
 
 
 def test_a_file_that_nobody_shows(tmp_path: Path) -> None:
-    """An image file alone is not mounted, nor is the file system that it lies on held against it."""
+    """An image file without a loop device is not mounted, whatever file system it lies on."""
     assert place_of(random_image(tmp_path / "image", 4096)) == ""
 
 
 def test_a_device(tmp_path: Path) -> None:
-    """A mounted device is told with its place, as long as it is mounted read-write."""
+    """The mount point of a device is found while it is mounted read-write."""
     image = ext4_image(tmp_path / "image", 8 * MIB)
     with loop_device(image, read_only=False) as device:
         assert place_of(device) == ""
@@ -37,7 +37,7 @@ def test_a_device(tmp_path: Path) -> None:
 
 
 def test_an_image_file_that_a_loop_device_shows(tmp_path: Path) -> None:
-    """What is mounted through a loop device is written into the image file."""
+    """A mount of a loop device counts for its image file."""
     image = ext4_image(tmp_path / "image", 8 * MIB)
     with loop_device(image, read_only=False) as device:
         assert place_of(image) == ""
@@ -48,7 +48,7 @@ def test_an_image_file_that_a_loop_device_shows(tmp_path: Path) -> None:
 
 
 def test_a_partition_of_a_disk(tmp_path: Path) -> None:
-    """A whole disk is being written to when one of its partitions is; its other partitions are not."""
+    """A mount of a partition counts for its disk, and not for the other partitions."""
     file_system = ext4_image(tmp_path / "file-system", 8 * MIB)
     image = tmp_path / "disk"
     image.write_bytes(bytes(MIB) + file_system.read_bytes() + bytes(MIB))
@@ -63,7 +63,7 @@ def test_a_partition_of_a_disk(tmp_path: Path) -> None:
 
 
 def test_a_file_system_with_a_number_of_its_own(tmp_path: Path) -> None:
-    """Btrfs, whose mounts have a number that is no device's, is found by the device's path."""
+    """A btrfs mount, whose number is not the device's, is found by the device's path."""
     if shutil.which("mkfs.btrfs") is None:
         pytest.skip("mkfs.btrfs is not installed (Debian package btrfs-progs)")
     image = tmp_path / "image"
@@ -75,7 +75,7 @@ def test_a_file_system_with_a_number_of_its_own(tmp_path: Path) -> None:
 
 
 def test_the_disk_of_this_machine() -> None:
-    """The device that this machine's root is on, where it has one, is found in use."""
+    """The device of this machine's root, where it has one, is found in use."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields, about = line.split(), line.partition(" - ")[2].split()
         device = Path(about[1])

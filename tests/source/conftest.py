@@ -1,4 +1,4 @@
-"""What the tests of images share."""
+"""Fixtures of the tests of images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.volumes import sparse_image
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A disk with holes, noise, and runs of text that compress."""
+    """A disk with holes, noise, and compressible text."""
     path = sparse_image(tmp_path_factory.mktemp("disk") / "disk.img", SIZE, DATA)
     with path.open("r+b") as file:
         file.seek(12 * MIB)
@@ -22,7 +22,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that holds all the programs that can be found."""
+    """A folder that is the whole PATH."""
     folder = tmp_path / "programs"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))

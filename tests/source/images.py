@@ -1,4 +1,4 @@
-"""Disk images made by qemu-img, and programs that stand in its place."""
+"""Disk images made by qemu-img, and stand-ins for its programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lets a piece of a test run as a user who owns nothing, because root may read everything."""
+"""Runs a part of a test as an unprivileged user, because root may read everything."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOBODY = 65534
 
 @contextmanager
 def open_folder() -> Iterator[Path]:
-    """Give a folder that other users reach, unlike pytest's own."""
+    """Create a folder that other users may enter, unlike pytest's own."""
     folder = Path(tempfile.mkdtemp(prefix="amistream-test-"))
     folder.chmod(0o755)
     try:
@@ -25,7 +25,7 @@ def open_folder() -> Iterator[Path]:
 
 @contextmanager
 def as_nobody() -> Iterator[None]:
-    """Give up root's rights for a while; whoever is not root has none to give up."""
+    """Drop root's rights for a while; without root nothing is dropped."""
     if os.geteuid() != 0:
         yield
         return

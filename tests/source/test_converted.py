@@ -1,4 +1,4 @@
-"""Disk images in other forms, made by qemu-img: each reads as the disk that it holds, and no more than that."""
+"""Disk images in other formats, made by qemu-img: each reads as the disk that it contains."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def image(request: pytest.FixtureRequest, disk: Path, tmp_path: Path) -> Path:
 
 @needs_qemu
 def test_the_disk_within(image: Path, disk: Path, request: pytest.FixtureRequest) -> None:
-    """Each form reads as the very disk that was put in, at any offset, and tells its size and time."""
+    """Each format reads as the original disk at any offset, with its size and time."""
     content = disk.read_bytes()
     with closing(opened(image)) as volume:
         assert (volume.path, volume.size, volume.mtime) == (image, SIZE, int(image.stat().st_mtime))
@@ -57,7 +57,7 @@ def test_the_disk_within(image: Path, disk: Path, request: pytest.FixtureRequest
 
 @needs_qemu
 def test_holes_are_left_out(image: Path, disk: Path, request: pytest.FixtureRequest) -> None:
-    """What the map calls a hole is not read, and what is read together with the holes is the disk."""
+    """Holes of the map are not read, and extents and holes together are the disk."""
     with closing(opened(image)) as volume:
         extents = volume.extents()
         reader, made, last = Read(volume, extents), bytearray(SIZE), False
@@ -84,7 +84,7 @@ def servers() -> list[int]:
 @needs_qemu
 @pytest.mark.parametrize("form", FORMS)
 def test_what_is_served(form: str, disk: Path, tmp_path: Path) -> None:
-    """A server is started only for compressed pieces and what cannot be mapped, once, and leaves with the volume."""
+    """A server starts once, only for compressed or unmapped pieces, and ends with the volume."""
     with closing(opened(convert(disk, tmp_path / "image", *FORMS[form]))) as volume:
         assert not servers()
         for _ in range(2):
@@ -95,7 +95,7 @@ def test_what_is_served(form: str, disk: Path, tmp_path: Path) -> None:
 
 @needs_qemu
 def test_a_whole_device_is_never_looked_into(disk: Path, tmp_path: Path) -> None:
-    """A block device is the volume, whatever its first bytes look like."""
+    """A block device is the volume itself, whatever its first bytes."""
     image = convert(disk, tmp_path / "image", "qcow2")
     with loop_device(image) as device, closing(open_source(str(device))) as volume:
         assert isinstance(volume, FileVolume)
@@ -103,7 +103,7 @@ def test_a_whole_device_is_never_looked_into(disk: Path, tmp_path: Path) -> None
 
 
 def test_formats_by_their_bytes(tmp_path: Path) -> None:
-    """Forms are known by their first bytes, a VHD of fixed size by its last; noise, text and nothing are raw."""
+    """Formats are recognised by their first bytes, a fixed-size VHD by its last; other files are raw."""
     assert detect_format(b"QFI\xfb\0\0\0\3") is Format.QCOW2
     assert detect_format(b"KDMV\1\0") is Format.VMDK
     assert detect_format(b"vhdxfileM") is Format.VHDX
@@ -118,7 +118,7 @@ def test_formats_by_their_bytes(tmp_path: Path) -> None:
 
 @needs_qemu
 def test_images_that_lead_elsewhere(disk: Path, tmp_path: Path) -> None:
-    """Backing files, data files and the extents of a VMDK are refused, and how to make one image of it all is said."""
+    """Backing files, data files and extents of a VMDK are refused, with a hint to merge them."""
     made = {
         "backing": ["-f", "qcow2", "-b", str(disk), "-F", "raw"],
         "data": ["-f", "qcow2", "-o", f"data_file={tmp_path}/elsewhere.raw"],
@@ -136,7 +136,7 @@ def test_images_that_lead_elsewhere(disk: Path, tmp_path: Path) -> None:
 
 @needs_qemu
 def test_an_encrypted_image(tmp_path: Path) -> None:
-    """An image whose content needs a secret is refused."""
+    """An encrypted image is refused."""
     path = tmp_path / "image"
     options = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"
     secret = ["--object", "secret,id=s,data=pass"]
@@ -149,7 +149,7 @@ def test_an_encrypted_image(tmp_path: Path) -> None:
 @needs_qemu
 @pytest.mark.parametrize("form", ["qcow2", "vmdk"])
 def test_an_image_cut_short(form: str, disk: Path, tmp_path: Path) -> None:
-    """An image of which the end is missing is refused, although to qemu-img the rest reads as zeros."""
+    """A truncated image is refused, although qemu-img reads its rest as zeros."""
     path = convert(disk, tmp_path / "image", form)
     os.truncate(path, 2 * MIB)
     assert refused(path).code == "source.cut_short"
@@ -158,7 +158,7 @@ def test_an_image_cut_short(form: str, disk: Path, tmp_path: Path) -> None:
 @needs_qemu
 @pytest.mark.parametrize("packed", [False, True])
 def test_an_image_without_its_tables(packed: bool, disk: Path, tmp_path: Path) -> None:
-    """However much is missing, an image is never taken for an empty disk because its tables are missing too."""
+    """An image whose tables are missing is never taken for an empty disk."""
     path = convert(disk, tmp_path / "image", "qcow2", *(["-c"] if packed else []))
     for size in (327_679, 300_000, 262_144, 200_000, 140_000, 100_000, 70_000, 1_000):
         os.truncate(path, size)
@@ -167,7 +167,7 @@ def test_an_image_without_its_tables(packed: bool, disk: Path, tmp_path: Path) -
 
 @needs_qemu
 def test_a_last_cluster_that_is_not_whole(tmp_path: Path) -> None:
-    """A file may end within its last cluster: what is not there of that are zeros."""
+    """The missing end of an incomplete last cluster reads as zeros."""
     disk = sparse_image(tmp_path / "disk.img", MIB, [(512 * 1024, 5000)])
     path = convert(disk, tmp_path / "image", "qcow2")
     os.truncate(path, path.stat().st_size - 50_000)
@@ -179,7 +179,7 @@ def test_a_last_cluster_that_is_not_whole(tmp_path: Path) -> None:
 
 @needs_qemu
 def test_a_damaged_image(tmp_path: Path) -> None:
-    """What qemu-img says of an image that it cannot read is passed on, about the image and not about a descriptor."""
+    """qemu-img's message about a damaged image is shown, with the image's path and not a descriptor's."""
     path = tmp_path / "image"
     path.write_bytes(b"QFI\xfb\0\0\0\3" + bytes(100))
     error = refused(path)
@@ -190,7 +190,7 @@ def test_a_damaged_image(tmp_path: Path) -> None:
 
 @needs_qemu
 def test_a_server_that_dies(disk: Path, tmp_path: Path) -> None:
-    """When qemu-nbd is gone, reading fails with words; closing is in order."""
+    """A read after qemu-nbd died is an error with a reason; the volume still closes."""
     volume = opened(convert(disk, tmp_path / "image", "qcow2", "-c"))
     volume.read_into(12 * MIB, memoryview(bytearray(MIB)))
     (server,) = servers()
@@ -203,7 +203,7 @@ def test_a_server_that_dies(disk: Path, tmp_path: Path) -> None:
 
 @needs_qemu
 def test_interrupted(disk: Path, tmp_path: Path) -> None:
-    """A volume that was interrupted fails to read from its server, whether or not it had one, until it is rewound."""
+    """An interrupted volume cannot be read through its server, running or not, until it is rewound."""
     path = convert(disk, tmp_path / "image", "vhdx")
     for started in (False, True):
         with closing(opened(path)) as volume:
@@ -220,7 +220,7 @@ def test_interrupted(disk: Path, tmp_path: Path) -> None:
 
 @needs_qemu
 def test_an_image_that_changes(disk: Path, tmp_path: Path) -> None:
-    """An image that is written to while it is read is noticed."""
+    """A write to the image during the reading is found."""
     path = convert(disk, tmp_path / "image", "qcow2")
     with closing(opened(path)) as volume:
         os.utime(path, (0, 0))
@@ -235,7 +235,7 @@ def open_files() -> list[Path]:
 
 @needs_qemu
 def test_nothing_stays_open(disk: Path, tmp_path: Path) -> None:
-    """A volume that was read and closed, and one that was refused, leave no descriptor and no process."""
+    """A closed volume and a refused one leave no descriptor and no process."""
     good, bad = convert(disk, tmp_path / "good", "qcow2", "-c"), tmp_path / "bad"
     bad.write_bytes(b"QFI\xfb")
     before = open_files()
@@ -247,7 +247,7 @@ def test_nothing_stays_open(disk: Path, tmp_path: Path) -> None:
 
 @needs_qemu
 def test_a_wrong_image_size(disk: Path, tmp_path: Path) -> None:
-    """A size that was said for a file must be that of the disk within."""
+    """A given size must be that of the disk in the image."""
     path = convert(disk, tmp_path / "image", "qcow2")
     open_source(str(path), image_size=SIZE).close()
     with pytest.raises(RefusedError, match="was said to have 5") as caught:
@@ -256,7 +256,7 @@ def test_a_wrong_image_size(disk: Path, tmp_path: Path) -> None:
 
 
 def test_without_qemu(programs: Path, tmp_path: Path) -> None:
-    """When qemu-img is missing, the package that has it is named."""
+    """Without qemu-img the error names the package."""
     (tmp_path / "image").write_bytes(b"QFI\xfb" + bytes(1000))
     error = refused(tmp_path / "image")
     assert error.code == "source.converter_missing"
@@ -265,7 +265,7 @@ def test_without_qemu(programs: Path, tmp_path: Path) -> None:
 
 
 def test_without_qemu_nbd(programs: Path, tmp_path: Path) -> None:
-    """When only qemu-nbd is missing, that is said once it is needed."""
+    """Without qemu-nbd the error comes when the server is needed."""
     script(programs, "qemu-img", f"case $1 in info) echo '{FACTS}';; *) echo '{MAP}';; esac")
     (tmp_path / "image").write_bytes(b"QFI\xfb" + bytes(1000))
     with closing(opened(tmp_path / "image")) as volume, pytest.raises(RefusedError, match="qemu-nbd"):
@@ -273,7 +273,7 @@ def test_without_qemu_nbd(programs: Path, tmp_path: Path) -> None:
 
 
 def test_no_secret_is_handed_on(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The programs see neither our environment nor the image's path."""
+    """The programs get neither our environment nor the image's path."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI")
     script(programs, "qemu-img", f'/usr/bin/env > {tmp_path}/seen; echo "$@" >> {tmp_path}/seen; exit 1')
     (tmp_path / "image").write_bytes(b"QFI\xfb" + bytes(1000))
@@ -293,7 +293,7 @@ def test_a_program_that_hangs(programs: Path, tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_server_that_speaks_otherwise(programs: Path, tmp_path: Path) -> None:
-    """A qemu-nbd that does not come up, or says what is no NBD, is told in words."""
+    """A qemu-nbd that does not start, or does not speak NBD, is an error with a reason."""
     script(programs, "qemu-img", f"case $1 in info) echo '{FACTS}';; *) echo '{MAP}';; esac")
     (tmp_path / "image").write_bytes(b"QFI\xfb" + bytes(1000))
     script(programs, "qemu-nbd", "echo 'qemu-nbd: Failed to open: on strike' >&2; exit 1")

@@ -1,4 +1,4 @@
-"""Where a volume holds data: found in files, joined where a gap is not worth it, and never losing a byte."""
+"""Extents: found in files, joined over small gaps, without losing a byte."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_joining_loses_nothing(gaps_and_lengths: list[tuple[int, int]], rest: in
 
 
 def test_holes_of_a_file(tmp_path: Path) -> None:
-    """A sparse file's data is found where it was written, and little else."""
+    """The extents of a sparse file cover its data and little else."""
     written = [(0, 4096), (4 * MIB, 100_000), (63 * MIB, MIB)]
     image = sparse_image(tmp_path / "sparse.img", 64 * MIB, written)
     descriptor = os.open(image, os.O_RDONLY)

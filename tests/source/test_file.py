@@ -1,4 +1,4 @@
-"""Volumes: real files, links, pipes and loop devices; what cannot be bundled is refused with the reason."""
+"""Volumes: real files, links, pipes and loop devices; unfit sources are refused with the reason."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def refused(path: Path) -> RefusedError:
 
 @pytest.mark.parametrize("size", [0, 1, 511, 4096, MIB + 1])
 def test_sizes(size: int, tmp_path: Path) -> None:
-    """An image file of any size, an empty one too, is read whole."""
+    """An image file of any size, even an empty one, is read completely."""
     path = random_image(tmp_path / "image", size)
     with closing(open_volume(path)) as volume:
         assert (volume.path, volume.kind, volume.size) == (path, Kind.IMAGE_FILE, size)
@@ -59,7 +59,7 @@ def test_sizes(size: int, tmp_path: Path) -> None:
 
 
 def test_holes(tmp_path: Path) -> None:
-    """Holes read as zeros, and whatever is no hole is within the extents."""
+    """Holes read as zeros, and all data is within the extents."""
     path = sparse_image(tmp_path / "image", 3 * MIB, [(MIB, 5000)])
     with closing(open_volume(path)) as volume:
         data = read_all(volume, 300_000)
@@ -82,7 +82,7 @@ def test_time(tmp_path: Path) -> None:
 
 
 def test_time_before_1970(tmp_path: Path) -> None:
-    """A time that an archive cannot hold counts as the earliest that it can."""
+    """A time before 1970, which an archive cannot store, becomes 1970."""
     path = tmp_path / "image"
     path.touch()
     os.utime(path, (0, -1000))
@@ -93,7 +93,7 @@ def test_time_before_1970(tmp_path: Path) -> None:
 @settings(deadline=None)
 @given(st.data())
 def test_every_cut(noise: Path, data: st.DataObject) -> None:
-    """Any run of bytes is read into the buffer, whole and nothing beside it."""
+    """Any range of bytes is read into the buffer, complete and nothing beside it."""
     content = noise.read_bytes()
     start = data.draw(st.integers(0, len(content)))
     length = data.draw(st.integers(0, len(content) - start))
@@ -128,7 +128,7 @@ def test_several_threads(tmp_path: Path) -> None:
 
 
 def test_shrunk(noise: Path, tmp_path: Path) -> None:
-    """A file that was cut off meanwhile is an error that says where it ends, and it counts as changed."""
+    """A file that shrank is an error with its new end, and counts as changed."""
     path = tmp_path / "image"
     path.write_bytes(noise.read_bytes())
     with closing(open_volume(path)) as volume:
@@ -146,7 +146,7 @@ def set_back_time(path: Path, before: os.stat_result) -> None:
 
 
 def test_changed_size(noise: Path, tmp_path: Path) -> None:
-    """A file that grew is found changed, even when its time was set back."""
+    """A file that grew counts as changed, even when its time was restored."""
     path = tmp_path / "image"
     path.write_bytes(noise.read_bytes())
     before = path.stat()
@@ -161,7 +161,7 @@ def test_changed_size(noise: Path, tmp_path: Path) -> None:
 
 
 def test_changed_time(noise: Path, tmp_path: Path) -> None:
-    """A file whose time moved by a nanosecond is found changed, though its size is the same."""
+    """A file whose time moved by a nanosecond counts as changed."""
     path = tmp_path / "image"
     path.write_bytes(noise.read_bytes())
     with closing(open_volume(path)) as volume:
@@ -172,7 +172,7 @@ def test_changed_time(noise: Path, tmp_path: Path) -> None:
 
 
 def test_replaced(noise: Path, tmp_path: Path) -> None:
-    """Another file put in the path's place changes nothing: the one that was opened is read."""
+    """A file that replaces the path is ignored: the opened file is read."""
     path = tmp_path / "image"
     path.write_bytes(noise.read_bytes())
     with closing(open_volume(path)) as volume:
@@ -183,7 +183,7 @@ def test_replaced(noise: Path, tmp_path: Path) -> None:
 
 
 def test_link(noise: Path, tmp_path: Path) -> None:
-    """A symbolic link stands for what it points to."""
+    """A symbolic link is followed."""
     link = tmp_path / "link"
     link.symlink_to(noise)
     with closing(open_volume(link)) as volume:
@@ -192,7 +192,7 @@ def test_link(noise: Path, tmp_path: Path) -> None:
 
 
 def test_missing(tmp_path: Path) -> None:
-    """A path where nothing is, is refused as missing, a dangling link too."""
+    """A missing path and a dangling link are refused as missing."""
     (tmp_path / "dangling").symlink_to("nowhere")
     for path in (tmp_path / "nothing", tmp_path / "dangling"):
         error = refused(path)
@@ -203,13 +203,13 @@ def test_missing(tmp_path: Path) -> None:
 
 
 def test_directory(tmp_path: Path) -> None:
-    """A directory is refused by name."""
+    """A directory is refused as such."""
     error = refused(tmp_path)
     assert (error.code, error.message) == ("source.kind", f"cannot bundle {tmp_path}: it is a directory")
 
 
 def test_fifo(tmp_path: Path) -> None:
-    """A named pipe that nobody writes to is refused at once, without waiting."""
+    """A named pipe without a writer is refused at once."""
     path = tmp_path / "pipe"
     os.mkfifo(path)
     error = refused(path)
@@ -237,7 +237,7 @@ def test_below_a_file(noise: Path) -> None:
 
 
 def test_refusal_leaves_no_descriptor(tmp_path: Path) -> None:
-    """What is refused after it was opened is closed again, and so is a volume."""
+    """Refused sources and closed volumes leave no open descriptor."""
     before = {path.name for path in Path("/proc/self/fd").iterdir()}
     refused(tmp_path)
     open_volume(random_image(tmp_path / "image", 10)).close()
@@ -245,7 +245,7 @@ def test_refusal_leaves_no_descriptor(tmp_path: Path) -> None:
 
 
 def test_unreadable() -> None:
-    """A file that the user may not read is refused, with the hint that it is the daemon's user who reads."""
+    """A file without read permission is refused; the hint says which user reads it."""
     with open_folder() as folder:
         path = folder / "image"
         path.write_bytes(b"secret")
@@ -263,7 +263,7 @@ def test_unreadable() -> None:
 
 
 def test_disk_error() -> None:
-    """What the kernel says of a failed read is in the error, with the place."""
+    """The error of a failed read has the kernel's reason and the offset."""
     # The kernel answers EIO to a read of this process's memory where none is mapped.
     with closing(open_volume(Path("/proc/self/mem"))) as volume, pytest.raises(SourceError) as caught:
         volume.read_into(4096, memoryview(bytearray(512)))
@@ -281,7 +281,7 @@ def test_block_device(tmp_path: Path) -> None:
 
 
 def test_block_device_resized(tmp_path: Path) -> None:
-    """A block device whose size changed while it was read is found changed."""
+    """A block device whose size changed counts as changed."""
     image = random_image(tmp_path / "image", MIB)
     with loop_device(image) as device, closing(open_volume(device)) as volume:
         os.truncate(image, 2 * MIB)
@@ -291,7 +291,7 @@ def test_block_device_resized(tmp_path: Path) -> None:
 
 
 def test_block_device_written(tmp_path: Path) -> None:
-    """A device that something wrote to is found changed, unless that was to be expected."""
+    """A write to a device counts as a change, unless the volume is live."""
     image = random_image(tmp_path / "image", MIB)
     with (
         loop_device(image, read_only=False) as device,
@@ -307,7 +307,7 @@ def test_block_device_written(tmp_path: Path) -> None:
 
 
 def test_file_written_with_its_time_put_back(tmp_path: Path) -> None:
-    """A writer who puts the file's time back is found out."""
+    """A writer who restores the file's time is found."""
     image = random_image(tmp_path / "image", MIB)
     with closing(open_volume(image)) as volume:
         before = image.stat()
@@ -321,7 +321,7 @@ def test_file_written_with_its_time_put_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("make", [ext4_image, xfs_image])
 def test_written_to_through_a_mapping(make: Callable[[Path, int], Path], tmp_path: Path) -> None:
-    """A page that a program has mapped, and had written to before, is found changed when it is written to again."""
+    """A further write to a page that is already dirty through a mapping is found."""
     disk = make(tmp_path / "disk.img", 320 * MIB)
     with (
         loop_device(disk, read_only=False) as device,

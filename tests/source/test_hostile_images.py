@@ -1,4 +1,4 @@
-"""Images made to do harm: none leads to another file, tells of one, or takes the machine's memory."""
+"""Images made to do harm: none opens another file, reveals one, or exhausts the memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from support.volumes import random_image
 
 
 def vmdk(path: Path, descriptor: str, *, capacity: int = 0) -> Path:
-    """A VMDK of one sparse extent, which says that it has this many sectors, with this description of itself."""
+    """A VMDK with one sparse extent, a capacity in sectors, and a description."""
     text = ("# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\n" + descriptor).encode()
     head = struct.pack("<4sIIQQQQIQQQ", b"KDMV", 1, 3, capacity, 128, 1, 20, 512, 21, 26, 128)
     path.write_bytes(head.ljust(512, b"\0") + text.ljust(20 * 512, b"\0") + bytes(MIB))
@@ -47,7 +47,7 @@ FLAT = 'createType="monolithicFlat"\nRW 8 FLAT "{}" 0\n'
 def test_a_vmdk_that_names_others_reaches_no_program(
     programs: Path, tmp_path: Path, descriptor: str, capacity: int
 ) -> None:
-    """A VMDK whose description names other files is refused by its header, whether those are there or not."""
+    """A VMDK whose description names other files, existing or not, is refused by its header."""
     script(programs, "qemu-img", f"echo ran > {tmp_path}/ran")
     for other in ("/etc/passwd", "/nowhere"):
         error = refused(vmdk(tmp_path / "image", descriptor.format(other), capacity=capacity))
@@ -58,7 +58,7 @@ def test_a_vmdk_that_names_others_reaches_no_program(
 
 @needs_qemu
 def test_a_vmdk_that_was_renamed(disk: Path, tmp_path: Path) -> None:
-    """Its description names the file as it was called before: it is read all the same."""
+    """A renamed VMDK, whose description has the old name, is read."""
     path = convert(disk, tmp_path / "before", "vmdk").rename(tmp_path / "after")
     with closing(opened(path)) as volume:
         assert volume.size == SIZE
@@ -90,7 +90,7 @@ def test_a_qcow2_that_names_others_reaches_no_program(programs: Path, tmp_path: 
 
 @needs_qemu
 def test_an_image_that_changes_after_it_was_judged(tmp_path: Path) -> None:
-    """A server that the image has led to another file is not read from."""
+    """A server that opened another file is not read from."""
     other = random_image(tmp_path / "other", 4096)
     path = vmdk(tmp_path / "image", FLAT.format(other))
     with path.open("rb") as image, pytest.raises(OSError, match="refers qemu-nbd to another file"):
@@ -99,7 +99,7 @@ def test_an_image_that_changes_after_it_was_judged(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("there", [True, False])
 def test_the_programs_words_are_not_for_everybody(programs: Path, tmp_path: Path, *, there: bool) -> None:
-    """A confined job gets one answer to whatever goes wrong in qemu: its words tell what files there are."""
+    """A confined job gets one answer for all errors of qemu-img, whose messages reveal files."""
     elsewhere = '{"virtual-size": 8, "filename": "x", "backing-filename": "/secret"}'
     script(programs, "qemu-img", f"echo '{elsewhere}'" if there else "echo 'no /secret here' >&2; exit 1")
     path = tmp_path / "image"
@@ -112,7 +112,7 @@ def test_the_programs_words_are_not_for_everybody(programs: Path, tmp_path: Path
 
 
 def test_the_servers_words_are_not_for_everybody(programs: Path, tmp_path: Path) -> None:
-    """Nor is what qemu-nbd complains of."""
+    """A confined job gets one answer for all errors of qemu-nbd."""
     script(programs, "qemu-img", f"case $1 in info) echo '{FACTS}';; *) echo '{MAP}';; esac")
     script(programs, "qemu-nbd", "echo 'no /secret here' >&2; exit 1")
     (tmp_path / "image").write_bytes(qcow2_header())
@@ -122,7 +122,7 @@ def test_the_servers_words_are_not_for_everybody(programs: Path, tmp_path: Path)
 
 
 def test_a_disk_that_is_too_large_is_not_mapped(programs: Path, tmp_path: Path) -> None:
-    """Where the size says no, where the pieces are is not asked."""
+    """A disk that is too large is refused before its pieces are listed."""
     script(programs, "qemu-img", f"case $1 in info) echo '{FACTS}';; *) echo ran > {tmp_path}/ran;; esac")
     (tmp_path / "image").write_bytes(qcow2_header())
     with pytest.raises(RefusedError) as caught:
@@ -132,7 +132,7 @@ def test_a_disk_that_is_too_large_is_not_mapped(programs: Path, tmp_path: Path) 
 
 
 def test_a_disk_in_too_many_pieces(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A map of more pieces than a disk has that anybody uses is not taken in."""
+    """A disk of too many pieces is refused."""
     monkeypatch.setattr(converted, "MOST_PIECES", 3)
 
     (tmp_path / "image").write_bytes(qcow2_header())
@@ -147,7 +147,7 @@ def test_a_disk_in_too_many_pieces(programs: Path, tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize(("question", "blocks"), [("map", 33), ("info", 2)])
 def test_an_answer_without_end(programs: Path, tmp_path: Path, question: str, blocks: int) -> None:
-    """What a program says is bounded, and not parsed beyond."""
+    """A program's answer is limited, and a longer one is not parsed."""
     long = f"/bin/dd if=/dev/zero bs=1048576 count={blocks}"
     script(programs, "qemu-img", f"case $1 in {question}) exec {long};; *) echo '{FACTS}';; esac")
     (tmp_path / "image").write_bytes(qcow2_header())
@@ -158,7 +158,7 @@ def test_an_answer_without_end(programs: Path, tmp_path: Path, question: str, bl
 
 @needs_qemu
 def test_ctrl_c_is_not_for_the_programs(disk: Path, tmp_path: Path) -> None:
-    """The server is in a session of its own: what the terminal says to ours does not end it in the middle of a job."""
+    """The server has a session of its own, so a Ctrl-C for us does not end it."""
     with closing(opened(convert(disk, tmp_path / "image", "vhdx"))) as volume:
         volume.read_into(0, memoryview(bytearray(10)))
         assert volume._server is not None
@@ -168,7 +168,7 @@ def test_ctrl_c_is_not_for_the_programs(disk: Path, tmp_path: Path) -> None:
 
 @needs_qemu
 def test_what_serves_dies_with_us(disk: Path, tmp_path: Path) -> None:
-    """A process that is killed leaves no server behind."""
+    """A killed process leaves no server behind."""
     path = convert(disk, tmp_path / "image", "vhdx")
     code = (
         "import os, signal, sys; from amistream.source.opening import open_source\n"

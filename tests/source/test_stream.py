@@ -1,4 +1,4 @@
-"""A volume through standard input: read once, and exactly as long as was said."""
+"""Standard input as a volume: read once, with exactly the announced size."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def read_all(volume: StreamVolume | FileVolume, block_size: int = 300_000) -> by
 
 @pytest.mark.parametrize("size", [1, 511, 65_536, 3 * MIB + 17])
 def test_a_stream(size: int, tmp_path: Path) -> None:
-    """A stream is read whole, in order, whatever its size and however it comes."""
+    """A stream of any size, in any pieces, is read completely and in order."""
     data = random_image(tmp_path / "image", size).read_bytes()
     with sent(data) as volume:
         assert volume.size == size
@@ -67,7 +67,7 @@ def test_a_stream(size: int, tmp_path: Path) -> None:
 
 
 def test_too_short() -> None:
-    """A stream that ends early is an error that tells both sizes."""
+    """A stream that ends early is an error with both sizes."""
     with sent(bytes(100_000), size=100_001) as volume, pytest.raises(SourceError) as caught:
         read_all(volume)
     assert caught.value.code == "source.shrunk"
@@ -76,7 +76,7 @@ def test_too_short() -> None:
 
 
 def test_too_long() -> None:
-    """A stream that goes on is an error, once what was said was read."""
+    """A stream with more bytes than announced is an error after the announced ones."""
     with sent(bytes(100_001), size=100_000) as volume:
         assert read_all(volume) == bytes(100_000)
         with pytest.raises(SourceError) as caught:
@@ -93,7 +93,7 @@ def test_not_twice() -> None:
 
 
 def test_no_image_in_another_form() -> None:
-    """A qcow2 image cannot come through a pipe, and that is said at its first block."""
+    """A qcow2 image in a pipe is refused at its first block."""
     with sent(b"QFI\xfb" + bytes(100_000)) as volume, pytest.raises(SourceError) as caught:
         read_all(volume)
     assert caught.value.code == "source.stream_format"
@@ -101,7 +101,7 @@ def test_no_image_in_another_form() -> None:
 
 
 def test_interrupted() -> None:
-    """Waiting for a sender that sends nothing can be ended from another thread."""
+    """A read that waits for the sender can be interrupted from another thread."""
     reading, writing = os.pipe()
     volume = open_standard_input(10, reading)
     assert isinstance(volume, StreamVolume)
@@ -125,7 +125,7 @@ def test_interrupted() -> None:
 
 
 def test_sizes_that_are_not_known() -> None:
-    """Without its size a stream is refused, with the option that tells it."""
+    """A stream without a size is refused, with the option to give it."""
     reading, writing = os.pipe()
     with pytest.raises(RefusedError) as caught:
         open_standard_input(None, reading)
@@ -146,7 +146,7 @@ def test_nothing_is_sent() -> None:
 
 
 def test_a_socket() -> None:
-    """A socket, as ssh and inetd give, is a stream too."""
+    """A socket, as ssh and inetd give, is read as a stream."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.sendall(b"x" * 1000)
@@ -158,7 +158,7 @@ def test_a_socket() -> None:
 
 
 def test_a_file_is_no_stream(tmp_path: Path) -> None:
-    """A file that is redirected is read as a file: its size is known and its holes are left out."""
+    """A redirected file is read as a file, with its size and holes."""
     path = sparse_image(tmp_path / "image", 3 * MIB, [(MIB, 5000)])
     with path.open("rb") as file, closing(open_standard_input(None, file.fileno())) as volume:
         assert isinstance(volume, FileVolume)
@@ -172,7 +172,7 @@ def test_a_file_is_no_stream(tmp_path: Path) -> None:
 
 
 def test_as_a_source(tmp_path: Path) -> None:
-    """The source - is the standard input of the process, redirected or not, with its size checked."""
+    """The source `-` is standard input, redirected or not, and its size is checked."""
     path = random_image(tmp_path / "image", 5000)
     code = (
         "import sys; from amistream.source.opening import open_source; from amistream.errors import RefusedError\n"
@@ -193,7 +193,7 @@ def test_as_a_source(tmp_path: Path) -> None:
 
 
 def test_confined(tmp_path: Path) -> None:
-    """Who may name files within roots only does not reach the standard input of this process."""
+    """A job confined to roots cannot read this process's standard input."""
     from amistream.roots import Roots
 
     with pytest.raises(RefusedError) as caught:

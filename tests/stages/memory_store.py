@@ -1,4 +1,4 @@
-"""A store in memory: what a destination must do, and a say for the test before each put."""
+"""A store in memory that the test controls before each put."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ BeforePut = Callable[[int], Awaitable[None]]
 
 
 async def at_once(number: int) -> None:
-    """Hold nothing up."""
+    """Delay nothing."""
     del number
 
 
 class MemoryStore:
-    """Keeps objects in a dict. `on_put` may wait, or raise what the destination is to raise."""
+    """Keeps objects in a dict. `on_put` may wait, or raise an error of a store."""
 
     def __init__(self, on_put: BeforePut = at_once) -> None:
         self.location = "memory://here"
@@ -34,7 +34,7 @@ class MemoryStore:
         self._foreign: set[str] = set()
 
     async def open(self) -> None:
-        """Nothing to make ready."""
+        """Prepare nothing."""
 
     async def checksum(self, name: str, data: memoryview, sha1: bytes) -> str:
         del name, data
@@ -67,7 +67,7 @@ class MemoryStore:
         return self.objects[name][start : start + length]
 
     async def tidy(self, unfinished: Mapping[str, str]) -> None:
-        """Nothing is ever half there."""
+        """Remove nothing: objects are never incomplete."""
 
     async def names(self, prefix: str) -> list[str]:
         return sorted(name for name in self.objects if name.startswith(prefix))
@@ -85,7 +85,7 @@ class MemoryStore:
             await self.delete(name)
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """Release nothing."""
 
     def _keep(self, name: str, data: bytes) -> None:
         if self.objects.get(name, data) != data:

@@ -1,4 +1,4 @@
-"""Archive: what GNU tar itself writes, byte for byte, however the volume arrives."""
+"""Archive: byte for byte the output of GNU tar, in whatever cuts the volume arrives."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def tar_command(path: Path, *, mtime: int = MTIME, mode: int = 0o644) -> list[st
 
 
 def tar_header(path: Path, *, mtime: int = MTIME, mode: int = 0o644) -> bytes:
-    """Take the first block of what GNU tar writes, and let it go before it reads the file."""
+    """Read the first block of GNU tar's output, and end it before it reads the file."""
     with subprocess.Popen(tar_command(path, mtime=mtime, mode=mode), stdout=subprocess.PIPE) as tar:
         assert tar.stdout is not None
         header = tar.stdout.read(512)
@@ -47,7 +47,7 @@ def tar_header(path: Path, *, mtime: int = MTIME, mode: int = 0o644) -> bytes:
 @settings(deadline=None)
 @given(cut_data())
 def test_cuts(data_and_cuts: tuple[bytes, list[int]]) -> None:
-    """However the volume is cut, the archive, its size and its SHA-1 are the same."""
+    """Any cuts of the volume give the same archive, size and SHA-1."""
     data, cuts = data_and_cuts
     outcome = check_transform(archived, data, cuts)
     assert outcome.output[512:].startswith(data)
@@ -56,7 +56,7 @@ def test_cuts(data_and_cuts: tuple[bytes, list[int]]) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_same_as_gnu_tar(size: int, tmp_path: Path) -> None:
-    """The archive of a volume of any size is the very bytes that GNU tar writes for the file."""
+    """The archive of a volume of any size equals GNU tar's, byte for byte."""
     path = tmp_path / "image"
     path.write_bytes(os.urandom(size))
     outcome = archived([path.read_bytes()])
@@ -65,7 +65,7 @@ def test_same_as_gnu_tar(size: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 512, 8705, 10240])
 def test_read_by_gnu_tar(size: int) -> None:
-    """GNU tar lists exactly one member, root's and of the volume's size, and takes the volume out of it."""
+    """GNU tar lists one member, root's and of the volume's size, and extracts the volume."""
     data = os.urandom(size)
     archive = archived([data]).output
     listing = ask("tar", "--utc", "--full-time", "-tvf", "-", given=archive).decode().splitlines()
@@ -77,7 +77,7 @@ def test_read_by_gnu_tar(size: int) -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 512, 8705, 10240])
 def test_read_by_python(size: int) -> None:
-    """Python's tarfile, which OpenStack's importer reads streams with, takes the volume out too."""
+    """Python's tarfile, which OpenStack's importer uses for streams, extracts the volume."""
     data = os.urandom(size)
     with tarfile.open(fileobj=io.BytesIO(archived([data]).output), mode="r|") as archive:
         member = archive.next()
@@ -89,7 +89,7 @@ def test_read_by_python(size: int) -> None:
 
 
 def test_digest() -> None:
-    """The result is the size and the SHA-1 of everything that was yielded, as openssl takes it."""
+    """The result is the size and SHA-1 of the whole output, as openssl computes it."""
     archive = Archive(name="image", size=3, mtime=MTIME)
     output = carry(archive, [b"abc"])
     result = archive.result()
@@ -98,7 +98,7 @@ def test_digest() -> None:
 
 
 def test_nothing_copied() -> None:
-    """Payload leaves as the same object that came in."""
+    """Payload is yielded as the same object."""
     archive = Archive(name="image", size=8, mtime=MTIME)
     first, second = bytearray(b"1234"), memoryview(b"5678")
     header, payload = archive.feed(first)
@@ -110,7 +110,7 @@ def test_nothing_copied() -> None:
 
 @pytest.mark.parametrize("size", [8 * GIB - 1, 8 * GIB, 9 * GIB], ids=["8 GiB - 1", "8 GiB", "9 GiB"])
 def test_large_header(size: int, tmp_path: Path) -> None:
-    """Up to 8 GiB - 1 the size is octal, above it is base-256, as in GNU tar's own header of such a file."""
+    """Sizes up to 8 GiB - 1 are octal, larger ones base-256, as in GNU tar's header."""
     path = tmp_path / "image"
     with path.open("wb") as file:
         file.truncate(size)
@@ -132,7 +132,7 @@ def test_large_header(size: int, tmp_path: Path) -> None:
     ],
 )
 def test_header_fields(name: str, mtime: int, mode: int, tmp_path: Path) -> None:
-    """Name, time and mode stand in the header as GNU tar puts them, up to the largest that fit."""
+    """The header has name, time and mode as GNU tar writes them, up to the largest that fit."""
     path = tmp_path / name
     path.touch()
     header = member_header(name=name, size=0, mtime=mtime, mode=mode)
@@ -143,7 +143,7 @@ def test_header_fields(name: str, mtime: int, mode: int, tmp_path: Path) -> None
 @settings(deadline=None)
 @given(size=st.integers(0, 2**80), mtime=st.integers(0, 2**33))
 def test_any_header(size: int, mtime: int) -> None:
-    """Any size and time can be read back from the header, whose checksum holds."""
+    """Any size and time can be read back from the header, whose checksum is valid."""
     member = tarfile.TarInfo.frombuf(member_header(name="image", size=size, mtime=mtime), "utf-8", "strict")
     assert (member.size, member.mtime, member.mode, member.uid, member.gid) == (size, mtime, 0o644, 0, 0)
 
@@ -151,7 +151,7 @@ def test_any_header(size: int, mtime: int) -> None:
 @settings(deadline=None)
 @given(st.lists(st.binary(min_size=1, max_size=20), min_size=1), st.integers(1, 30))
 def test_too_much(pieces: list[bytes], excess: int) -> None:
-    """A volume that yields more than its size is an error that says by how much, and nothing of it goes out."""
+    """Too many bytes are an error with their number, and none of them is yielded."""
     size = max(0, sum(map(len, pieces)) - excess)
     over = sum(map(len, pieces)) - size
     archive = Archive(name="image", size=size, mtime=MTIME)
@@ -172,7 +172,7 @@ def test_too_much(pieces: list[bytes], excess: int) -> None:
 
 @pytest.mark.parametrize("pieces", [[], [b"12345"]], ids=["nothing", "half"])
 def test_too_little(pieces: Iterable[bytes]) -> None:
-    """A volume that yields less than its size is an error that says by how much."""
+    """Too few bytes are an error with the missing number."""
     archive = Archive(name="image", size=10, mtime=MTIME)
     with pytest.raises(ValueError, match=f"^{10 - sum(map(len, pieces))} bytes fewer than the archive's header says"):
         carry(archive, pieces)
@@ -180,7 +180,7 @@ def test_too_little(pieces: Iterable[bytes]) -> None:
 
 @pytest.mark.parametrize("name", ["", "a/b", "/", "n" * (NAME_MAX + 1), "é", "a\0b", "a\nb"])
 def test_bad_name(name: str) -> None:
-    """A name that readers could take for another one, or not read at all, is refused."""
+    """A name that readers could misread is refused."""
     with pytest.raises(ValueError, match=r"a member's name has|'ascii' codec"):
         Archive(name=name, size=1, mtime=MTIME)
 
@@ -193,7 +193,7 @@ def test_negative_number(size: int, mtime: int) -> None:
 
 
 def test_volume_of_zeros() -> None:
-    """The digest of a known volume is what it has always been."""
+    """The digest of a known volume has not changed."""
     archive = Archive(name="image", size=1024, mtime=0)
     output = carry(archive, [bytes(1024)])
     assert archive.result().sha1 == hashlib.sha1(output).digest()
@@ -204,7 +204,7 @@ BLOCKS = st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=8)
 
 
 def ends(blocks: Sequence[bytes]) -> list[ArchiveResult]:
-    """Where the archive of these blocks stands after each."""
+    """The archive's state after each of the blocks."""
     archive = Archive(name="image", size=sum(map(len, blocks)), mtime=MTIME)
     found = []
     for number, block in enumerate(blocks):
@@ -214,7 +214,7 @@ def ends(blocks: Sequence[bytes]) -> list[ArchiveResult]:
 
 
 def feed_with_proof(blocks: Sequence[bytes], proof: ArchiveResult) -> int:
-    """Archive the blocks again; returns how many went through before it was found that something changed."""
+    """Archive the blocks again; returns the number of blocks before a change was found."""
     archive = Archive(name="image", size=sum(map(len, blocks)), mtime=MTIME, proof=proof)
     for number, block in enumerate(blocks):
         try:
@@ -227,7 +227,7 @@ def feed_with_proof(blocks: Sequence[bytes], proof: ArchiveResult) -> int:
 @settings(deadline=None)
 @given(BLOCKS)
 def test_end_of_each_block(blocks: list[bytes]) -> None:
-    """The archive is known at the end of each block: as much of it, and the SHA-1 of that much."""
+    """The state at the end of each block is the size and SHA-1 of the archive so far."""
     whole = archived(blocks).output
     size = 512
     for block, end in zip(blocks, ends(blocks), strict=True):
@@ -236,7 +236,7 @@ def test_end_of_each_block(blocks: list[bytes]) -> None:
 
 
 def test_ends_may_be_asked_late() -> None:
-    """Ends are kept until a later one is asked for, and forgotten then."""
+    """States are kept until that of a later block is requested."""
     archive = Archive(name="image", size=3, mtime=MTIME)
     for block in (b"a", b"b", b"c"):
         list(archive.feed(block))
@@ -251,7 +251,7 @@ def test_ends_may_be_asked_late() -> None:
 @settings(deadline=None)
 @given(BLOCKS, st.data())
 def test_same_volume_is_proved(blocks: list[bytes], data: st.DataObject) -> None:
-    """The same bytes pass the proof of any block, whatever comes after it."""
+    """The same bytes pass the proof of any block, whatever follows it."""
     at = data.draw(st.integers(0, len(blocks) - 1))
     later = [data.draw(st.binary(min_size=len(block), max_size=len(block))) for block in blocks[at + 1 :]]
     assert feed_with_proof([*blocks[: at + 1], *later], ends(blocks)[at]) == len(blocks)
@@ -260,7 +260,7 @@ def test_same_volume_is_proved(blocks: list[bytes], data: st.DataObject) -> None
 @settings(deadline=None)
 @given(BLOCKS, st.data())
 def test_another_byte_fails_the_proof(blocks: list[bytes], data: st.DataObject) -> None:
-    """One other byte before the proof is found at the block of the proof, of which nothing goes out."""
+    """A changed byte before the proof is found at the proof's block, which is not yielded."""
     at = data.draw(st.integers(0, len(blocks) - 1))
     block = data.draw(st.integers(0, at))
     place = data.draw(st.integers(0, len(blocks[block]) - 1))
@@ -270,12 +270,12 @@ def test_another_byte_fails_the_proof(blocks: list[bytes], data: st.DataObject) 
 
 
 def test_other_cuts_fail_the_proof() -> None:
-    """The same bytes in other blocks are another pass: where a part ended lies elsewhere in them."""
+    """The same bytes in other blocks fail the proof: parts ended elsewhere in them."""
     assert feed_with_proof([b"abc", b"d"], ends([b"ab", b"cd"])[0]) == 0
 
 
 def test_an_end_before_the_proof_fails_it() -> None:
-    """An archive that is over before the place of the proof is another one."""
+    """An archive that ends before the place of the proof fails it."""
     archive = Archive(name="image", size=2, mtime=MTIME, proof=ends([b"ab", b"cd"])[1])
     list(archive.feed(b"ab"))
     with pytest.raises(ChangedError, match="ends before byte 516"):
@@ -284,7 +284,7 @@ def test_an_end_before_the_proof_fails_it() -> None:
 
 @pytest.mark.parametrize("change", ["name", "mtime", "extents"])
 def test_another_header_fails_the_proof(change: str) -> None:
-    """The proof covers the header: another name, time or map of holes is another archive."""
+    """The proof covers the header: another name, time or map of holes fails it."""
     extents = (Extent(offset=0, length=512),)
     figures = {"name": "image", "size": 1024, "mtime": MTIME, "extents": extents}
     first = Archive(**figures)  # type: ignore[arg-type]  # mixed values of one parametrised change
@@ -305,7 +305,7 @@ def _threads_change_often() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_threads_change_often")
 def test_ends_are_asked_for_while_others_are_made() -> None:
-    """The joining stage asks on one thread while the archive goes on on another."""
+    """States may be requested on one thread while another feeds blocks."""
     count = 20_000
     archive = Archive(name="image", size=count, mtime=MTIME)
     list(archive.feed(b"x"))

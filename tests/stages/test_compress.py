@@ -1,4 +1,4 @@
-"""Compress: independent blocks, one gzip member, by the word of gzip, zlib and tarfile."""
+"""Compress and join: independent blocks in one gzip member, checked with gzip, zlib and tarfile."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LEVELS = [*map(str, range(1, 10)), "fast", "balanced", "small"]
 
 
 def inflate_one_member(stream: bytes) -> bytes:
-    """Inflate a gzip stream that must be one whole member; zlib checks CRC-32 and length."""
+    """Inflate a gzip stream that must be one complete member; zlib checks CRC-32 and length."""
     member = zlib.decompressobj(wbits=31)
     data = member.decompress(stream)
     assert member.eof
@@ -48,7 +48,7 @@ def gzipped(blocks: Sequence[Sequence[Buffer]], level: int | None = 1) -> tuple[
 
 
 def runner(level: int) -> Callable[[Sequence[Buffer]], Outcome]:
-    """One block whose buffers are cut: the deflated bytes may differ, what they mean may not."""
+    """One block whose buffers are cut: the deflated bytes may differ, but not the inflated ones."""
 
     def run(pieces: Sequence[Buffer]) -> Outcome:
         output, result = gzipped([pieces], level)
@@ -62,7 +62,7 @@ def runner(level: int) -> Callable[[Sequence[Buffer]], Outcome]:
 @settings(deadline=None)
 @given(data_and_cuts=cut_data())
 def test_cuts(level: int, data_and_cuts: tuple[bytes, list[int]]) -> None:
-    """However a block's buffers are cut, it inflates to the same bytes, with the same CRC-32 and size."""
+    """Any cuts of a block's buffers inflate to the same bytes, with the same CRC-32 and size."""
     data, cuts = data_and_cuts
     outcome = check_transform(runner(level), data, cuts)
     assert outcome == Outcome(data, (zlib.crc32(data), len(data)))
@@ -71,7 +71,7 @@ def test_cuts(level: int, data_and_cuts: tuple[bytes, list[int]]) -> None:
 @settings(deadline=None)
 @given(st.lists(st.binary(max_size=300), max_size=12), st.sampled_from(range(1, 10)))
 def test_blocks_join(blocks: list[bytes], level: int) -> None:
-    """Any blocks, empty ones too, joined in order are one gzip member of them all."""
+    """Any blocks, even empty ones, joined in order are one gzip member."""
     output, result = gzipped([[block] for block in blocks], level)
     data = b"".join(blocks)
     assert inflate_one_member(output) == data
@@ -80,7 +80,7 @@ def test_blocks_join(blocks: list[bytes], level: int) -> None:
 
 @pytest.mark.parametrize("name", LEVELS)
 def test_every_level(name: str) -> None:
-    """At every level, number or name, gzip itself accepts and inflates the member."""
+    """At every level, number or name, gzip accepts and inflates the member."""
     output, _ = gzipped([[TEXT[:100_000]], [TEXT[100_000:]]], level_number(name))
     ask("gzip", "--test", given=output)
     assert ask("gzip", "-dc", given=output) == TEXT
@@ -105,7 +105,7 @@ def test_bad_level(name: str) -> None:
 @pytest.mark.parametrize("level", range(1, 10))
 @pytest.mark.parametrize("data", [b"", b"x", TEXT[:1000], bytes(MIB)], ids=["empty", "one", "text", "zeros"])
 def test_block_is_independent(level: int, data: bytes) -> None:
-    """A block inflates alone, ends at a byte boundary and does not end the stream, so any block may follow."""
+    """A block inflates alone, ends at a byte boundary and does not end the stream."""
     block = deflate_block(level, [data])
     raw = b"".join(block.data)
     inflate = zlib.decompressobj(wbits=-15)
@@ -137,7 +137,7 @@ def test_the_same_bytes_wherever_the_compressor_lies(level: int) -> None:
 
 
 def test_any_completion_order() -> None:
-    """Blocks deflated on several threads, finished last first, join to the volume in its order."""
+    """Blocks deflated on several threads, finished last first, join in the volume's order."""
     pieces = [TEXT[start : start + 50_000] for start in range(0, len(TEXT), 50_000)]
     done = [threading.Event() for _ in range(len(pieces) + 1)]
     done[-1].set()
@@ -157,7 +157,7 @@ def test_any_completion_order() -> None:
 
 
 def test_no_block() -> None:
-    """A member of no block at all is what gzip takes for an empty file."""
+    """A member without blocks is an empty file to gzip."""
     member = GzipMember()
     output = carry(member, [])
     assert ask("gzip", "-dc", given=output) == b""
@@ -166,14 +166,14 @@ def test_no_block() -> None:
 
 @pytest.mark.parametrize("level", [1, 4, 9])
 def test_header(level: int) -> None:
-    """The header is the shortest there is, the same at every level: no name, time, comment or extra field."""
+    """The header is the shortest possible at every level: no name, time, comment or extra field."""
     output, _ = gzipped([[b"abc"]], level)
     assert output[:10].hex(" ") == "1f 8b 08 00 00 00 00 00 00 ff"
     assert inflate_one_member(output) == b"abc"
 
 
 def test_trailer() -> None:
-    """The last eight bytes are the CRC-32 and the size of what went in, little-endian."""
+    """The last eight bytes are the CRC-32 and the size of the input, little-endian."""
     output, _ = gzipped([[b"123456789"]])
     assert output[-8:] == bytes.fromhex("2639f4cb09000000")
 
@@ -212,7 +212,7 @@ def deflate(level: int = 1, block_size: int = MIB) -> Deflate:
 
 
 def test_zeros_are_compressed_once() -> None:
-    """All-zero blocks of one size share their bytes, which are right, and keep their own numbers."""
+    """All-zero blocks of one size share their bytes and keep their own numbers."""
     make = deflate()
     first, second = make(0, [bytes(MIB)]), make(2, [memoryview(bytearray(MIB))])
     assert first.data is second.data
@@ -223,7 +223,7 @@ def test_zeros_are_compressed_once() -> None:
 
 
 def test_what_does_not_get_smaller_is_stored() -> None:
-    """Noise is stored at once, a block with something in it is not, and both come back."""
+    """Noise is stored, a block with some structure is not, and both inflate."""
     noise = random.Random(5).randbytes(140_000)
     mixed = noise[:70_000] + bytes(70_000)
     make = deflate(6)
@@ -237,7 +237,7 @@ def test_what_does_not_get_smaller_is_stored() -> None:
 @settings(deadline=None)
 @given(st.lists(st.sampled_from([b"", b"x", bytes(70_000), TEXT[:50_000]]), max_size=6), st.data())
 def test_stored_blocks_of_any_size(pieces: list[bytes], data: st.DataObject) -> None:
-    """A stored block inflates to what came in, whatever its size, and any block may follow."""
+    """A stored block of any size inflates to its input, and any block may follow it."""
     extra = data.draw(st.binary(max_size=200))
     blocks = [store_block([*pieces, extra]), deflate_block(1, [extra]), store_block([])]
     whole = b"".join(pieces) + extra + extra
@@ -245,7 +245,7 @@ def test_stored_blocks_of_any_size(pieces: list[bytes], data: st.DataObject) -> 
 
 
 def test_the_level_may_change_between_blocks() -> None:
-    """Blocks of every level, zeros and noise among them, are one member."""
+    """Blocks of all levels, zeros and noise form one member."""
     order = itertools.cycle(range(1, 10))
     make = Deflate(lambda: next(order), block_size=MIB)
     parts = [TEXT[:30_000], bytes(5000), random.Random(1).randbytes(40_000), TEXT[30_000:60_000]] * 6
@@ -265,7 +265,7 @@ KINDS = st.one_of(
 
 
 def place_at(blocks: Sequence[DeflatedBlock], at: int, member: GzipMember | None = None) -> GzipPlace:
-    """The place of byte `at` of the blocks' member, taken while its block is being fed."""
+    """The place of byte `at` of the blocks' member, taken while its block is fed."""
     member = member or GzipMember()
     for block in blocks:
         list(member.feed(block))
@@ -278,7 +278,7 @@ def place_at(blocks: Sequence[DeflatedBlock], at: int, member: GzipMember | None
 
 
 def numbered(pieces: Sequence[bytes], level: int, *, first: int = 0) -> list[DeflatedBlock]:
-    """The blocks of the pieces from number `first` on."""
+    """The blocks of the pieces, numbered from `first`."""
     make = deflate(level)
     return [make(number, [piece]) for number, piece in enumerate(pieces) if number >= first]
 
@@ -286,7 +286,7 @@ def numbered(pieces: Sequence[bytes], level: int, *, first: int = 0) -> list[Def
 @settings(deadline=None)
 @given(st.lists(KINDS, min_size=1, max_size=6), st.sampled_from([1, 4, 9]), st.data())
 def test_cut_anywhere_and_gone_on_with(pieces: list[bytes], level: int, data: st.DataObject) -> None:
-    """A second member that goes on from any place of the first yields exactly what is missing, and the same result."""
+    """A member resumed at any place yields exactly the missing bytes, and the same result."""
     blocks = numbered(pieces, level)
     first = GzipMember()
     whole = carry(first, blocks)
@@ -300,7 +300,7 @@ def test_cut_anywhere_and_gone_on_with(pieces: list[bytes], level: int, data: st
 
 
 def test_every_place_of_a_small_member() -> None:
-    """In the header, in any kind of block, at its very end: each place is one to go on from."""
+    """A member can be resumed in the header, in any kind of block, and at its very end."""
     pieces = [TEXT[:50], bytes(50), random.Random(8).randbytes(32_800), b"", TEXT[50:90]]
     blocks = numbered(pieces, 1)
     assert len(blocks[2]) > 32_800, "noise is stored"
@@ -313,7 +313,7 @@ def test_every_place_of_a_small_member() -> None:
 
 
 def test_a_place_goes_on_to_the_next() -> None:
-    """A place that was taken in a member that itself went on from one is as good as the first one's."""
+    """A place in a resumed member can be resumed from too."""
     pieces = [TEXT[start : start + 4000] for start in range(0, 20_000, 4000)]
     blocks = numbered(pieces, 4)
     size = HEAD + sum(map(len, blocks))
@@ -323,7 +323,7 @@ def test_a_place_goes_on_to_the_next() -> None:
 
 
 def test_no_place_in_the_trailer() -> None:
-    """Once the last block is through, and before the first, there is no place to go on from."""
+    """Before the first block and after the last there is no place to resume from."""
     member = GzipMember()
     assert member.place(0) is None
     (block,) = numbered([TEXT[:100]], 1)
@@ -337,7 +337,7 @@ def test_no_place_in_the_trailer() -> None:
 @settings(deadline=None, max_examples=60)
 @given(st.sampled_from([TEXT[:5000], bytes(3000), TEXT[:9] * 40]), st.data())
 def test_another_deflated_form_is_found(piece: bytes, data: st.DataObject) -> None:
-    """A block that comes out otherwise than it did, before the place, is an error, and nothing of it goes out."""
+    """A block deflated differently before the place is an error, and is not yielded."""
     (block,) = numbered([piece], 1)
     at = data.draw(st.integers(HEAD + 1, HEAD + len(block)))
     raw = bytearray(b"".join(block.data))
@@ -349,7 +349,7 @@ def test_another_deflated_form_is_found(piece: bytes, data: st.DataObject) -> No
 
 
 def test_levels_of_an_earlier_pass_come_again() -> None:
-    """Blocks are made at the levels they had; the others' is asked for."""
+    """Blocks get the levels that they had, others the current one."""
     asked: list[int] = []
 
     def level() -> int:
@@ -368,7 +368,7 @@ def test_levels_of_an_earlier_pass_come_again() -> None:
 
 
 def test_levels_are_told_once() -> None:
-    """Each time it tells the levels of the blocks since the last time, and of the one that may not be whole yet."""
+    """Each call returns the levels of the blocks since the last call, and of the block before them."""
     order = iter((1, 4, 6, 9, 2))
     make = Deflate(lambda: next(order), block_size=MIB)
     member = GzipMember()
@@ -385,7 +385,7 @@ def test_levels_are_told_once() -> None:
 
 
 def test_levels_of_an_earlier_pass_are_not_told() -> None:
-    """A member that went on tells levels from its own first block on."""
+    """A resumed member returns levels from its own first block on."""
     pieces = [TEXT[:3000], TEXT[3000:6000], TEXT[6000:9000]]
     blocks = numbered(pieces, 1)
     member = GzipMember(place_at(blocks, HEAD + len(blocks[0]) + 1))

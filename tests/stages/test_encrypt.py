@@ -1,4 +1,4 @@
-"""Encrypt: what `openssl enc -aes-128-cbc` writes, through one scratch buffer."""
+"""Encrypt: the output of `openssl enc -aes-128-cbc`, through one scratch buffer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def openssl(data: bytes, *options: str) -> bytes:
 @settings(deadline=None)
 @given(cut_data(max_size=600))
 def test_cuts(data_and_cuts: tuple[bytes, list[int]]) -> None:
-    """However the input is cut, the ciphertext and its size are the same."""
+    """Any cuts of the input give the same ciphertext and size."""
     data, cuts = data_and_cuts
     outcome = check_transform(encrypted, data, cuts)
     assert outcome.result == len(outcome.output)
@@ -41,7 +41,7 @@ def test_cuts(data_and_cuts: tuple[bytes, list[int]]) -> None:
     [*range(65), *(edge + near for edge in (SLICE, 2 * SLICE) for near in (-BLOCK - 1, -BLOCK, -1, 0, 1, BLOCK))],
 )
 def test_same_as_openssl(length: int) -> None:
-    """The ciphertext of any length is the very bytes that openssl writes, and openssl decrypts it."""
+    """Ciphertext of any length equals openssl's, and openssl decrypts it."""
     data = os.urandom(length)
     outcome = encrypted([data])
     assert outcome.output == openssl(data)
@@ -50,33 +50,33 @@ def test_same_as_openssl(length: int) -> None:
 
 
 def test_nothing_fed() -> None:
-    """No input at all is one block of padding."""
+    """No input gives one block of padding."""
     assert encrypted([]).output == openssl(b"")
 
 
 @pytest.mark.parametrize("cut", [1, BLOCK - 1, SLICE - 1, SLICE + 1])
 def test_cuts_around_the_slice(cut: int) -> None:
-    """Pieces that straddle cipher blocks and slices change nothing."""
+    """Pieces across cipher blocks and slices change nothing."""
     data = os.urandom(2 * SLICE + 5)
     assert encrypted([data[:cut], data[cut:]]) == encrypted([data])
 
 
 @pytest.mark.parametrize("length", [0, 15, 17, 24, 32])
 def test_bad_key(length: int) -> None:
-    """A key of any other length than 16 bytes is refused, those of longer AES too."""
+    """A key that is not 16 bytes long is refused, even one of a longer AES."""
     with pytest.raises(ValueError, match="an AES-128 key has 16 bytes"):
         Encrypt(key=bytes(length), iv=IV)
 
 
 @pytest.mark.parametrize("length", [0, 15, 17, 32])
 def test_bad_iv(length: int) -> None:
-    """An IV of any other length than 16 bytes is refused."""
+    """An IV that is not 16 bytes long is refused."""
     with pytest.raises(ValueError, match=r"(?i)invalid iv size"):
         Encrypt(key=KEY, iv=bytes(length))
 
 
 def test_scratch_is_reused() -> None:
-    """Everything that is yielded is a view of one buffer, so that each is gone once the next was asked for."""
+    """All outputs are views of one buffer, each valid until the next is requested."""
     data = os.urandom(2 * SLICE)
     encrypt = Encrypt(key=KEY, iv=IV)
     outputs = encrypt.feed(data)
@@ -91,14 +91,14 @@ def test_scratch_is_reused() -> None:
 
 
 def test_small_pieces_wait() -> None:
-    """Less than a cipher block yields nothing until it is filled up."""
+    """Input is yielded only in whole cipher blocks."""
     encrypt = Encrypt(key=KEY, iv=IV)
     assert list(encrypt.feed(b"0123456789")) == []
     assert [len(view) for view in encrypt.feed(b"012345")] == [BLOCK]
 
 
 def test_input_untouched() -> None:
-    """The input's buffer is read only."""
+    """The input's buffer is not modified."""
     data = bytearray(b"payload " * 1000)
     carry(Encrypt(key=KEY, iv=IV), [data])
     assert data == b"payload " * 1000
@@ -107,7 +107,7 @@ def test_input_untouched() -> None:
 @settings(deadline=None)
 @given(cut_data(max_size=600), st.data())
 def test_goes_on_after_any_cipher_block(data_and_cuts: tuple[bytes, list[int]], data: st.DataObject) -> None:
-    """A second one that is given the last cipher block and the size so far writes the rest of the same stream."""
+    """A second cipher with the last cipher block and the size so far continues the stream."""
     plain, _ = data_and_cuts
     whole = encrypted([plain]).output
     at = BLOCK * data.draw(st.integers(0, len(plain) // BLOCK))
@@ -119,6 +119,6 @@ def test_goes_on_after_any_cipher_block(data_and_cuts: tuple[bytes, list[int]], 
 
 @pytest.mark.parametrize("size", [1, 15, 17, 31])
 def test_goes_on_after_whole_cipher_blocks_only(size: int) -> None:
-    """Within a cipher block there is nothing to chain to."""
+    """A stream cannot be continued within a cipher block."""
     with pytest.raises(ValueError, match="after a whole cipher block"):
         Encrypt(key=KEY, iv=IV, size_before=size)

@@ -50,7 +50,7 @@ def measure(parts: int, *, last: int = 7) -> Measured:
 
 
 class Signer:
-    """Signs with "S" and keeps what it was given."""
+    """Signs with "S" and keeps the signed bytes."""
 
     def __init__(self) -> None:
         self.signed = b""
@@ -85,7 +85,7 @@ IMAGE = (
 
 
 def test_exact_text() -> None:
-    """A small bundle's manifest is this text, character by character, and machine and image are what is signed."""
+    """A small bundle's manifest is this exact text, and machine and image are signed."""
     manifest, signed = make(SMALL, parts=2)
     version, release = __version__.rsplit(".", 1)
     assert manifest.decode("ascii") == (
@@ -97,7 +97,7 @@ def test_exact_text() -> None:
 
 
 def test_optional_elements() -> None:
-    """Mappings (sorted), kernel, ramdisk, product codes and ancestry stand where readers expect them."""
+    """Mappings (sorted), kernel, ramdisk, product codes and ancestry are where readers expect them."""
     text = make(FULL)[0].decode("ascii")
     machine = text[text.index("<machine_configuration>") : text.index("<image>")]
     assert machine == (
@@ -125,7 +125,7 @@ def test_optional_elements() -> None:
     ids=["small", "full"],
 )
 def test_nothing_empty(facts: ImageFacts, absent: list[str]) -> None:
-    """What has no value is left out altogether, so no element of the manifest is empty."""
+    """Empty values are left out, so no element of the manifest is empty."""
     root = etree.fromstring(make(facts)[0])
     for element in root.iter():
         assert (element.text is not None) != (len(element) > 0), element.tag
@@ -134,7 +134,7 @@ def test_nothing_empty(facts: ImageFacts, absent: list[str]) -> None:
 
 
 def test_parsed_back() -> None:
-    """An XML parser reads every value back as it was given, entities and part numbers past 99 too."""
+    """An XML parser reads every value back, including entities and part numbers past 99."""
     root = etree.fromstring(make(FULL, parts=102)[0])
     assert [each.text for each in root.iter("product_code")] == list(FULL.product_codes)
     assert [each.text for each in root.iter("ancestor_ami_id")] == list(FULL.ancestors)
@@ -152,7 +152,7 @@ def test_parsed_back() -> None:
 
 
 def test_non_ascii() -> None:
-    """Text beyond ASCII is written as references, so that the file is ASCII, and reads back the same."""
+    """Text beyond ASCII is written as references, and reads back the same."""
     facts = ImageFacts(prefix="image", user="1", architecture="x86_64", product_codes=("caf\u00e9 \u2603 \U0001f600",))
     manifest, _ = make(facts)
     assert "<product_code>caf&#233; &#9731; &#128512;</product_code>" in manifest.decode("ascii")
@@ -160,20 +160,20 @@ def test_non_ascii() -> None:
 
 
 def test_attribute_order() -> None:
-    """Attributes are in alphabetical order, single-quoted, with the quote and the markup in them as entities."""
+    """Attributes are in alphabetical order, single-quoted, with quotes and markup as entities."""
     element = etree.Element("e", {"zone": "z", "alpha": 'it\'s <"&">', "mid": ""})
     assert serialise(element) == b"<e alpha='it&apos;s &lt;&quot;&amp;&quot;&gt;' mid='' zone='z'/>"
 
 
 def test_empty_element() -> None:
-    """An element without content has the short form, also inside another."""
+    """An empty element has the short form, also inside another."""
     element = etree.Element("outer")
     etree.SubElement(element, "inner").text = ""
     assert serialise(element) == b"<outer><inner/></outer>"
 
 
 def rewrite(manifest: bytes) -> bytes:
-    """Write a parsed document again as Amazon's serialiser does; made from its description alone."""
+    """Serialise a parsed document as Amazon does, by its description alone."""
     out: list[str] = []
     started = False
 
@@ -212,7 +212,7 @@ def rewrite(manifest: bytes) -> bytes:
 @pytest.mark.parametrize("facts", [SMALL, FULL], ids=["small", "full"])
 @pytest.mark.parametrize("parts", [1, 101])
 def test_rewritten_is_the_same(facts: ImageFacts, parts: int) -> None:
-    """A check that parses the manifest and writes it again finds the very bytes that were signed."""
+    """Parsing and serialising the manifest again gives exactly the signed bytes."""
     manifest, signed = make(facts, parts)
     again = rewrite(manifest)
     assert b"<?xml version='1.0'?>" + again == manifest
@@ -229,7 +229,7 @@ def verify(pair: KeyPair, signed: bytes, signature: bytes, folder: Path) -> bool
 
 
 def test_signature(key_ring: KeyRing, tmp_path: Path) -> None:
-    """Openssl verifies the signature over the raw bytes of machine and image, for the user's certificate alone."""
+    """Openssl verifies the signature over the raw bytes of machine and image, for the user's certificate only."""
     identity = load_identity(key_ring.user.certificate, key_ring.user.key)
     manifest = write_manifest(FULL, measure(3), KEYS, identity.sign)
     found = re.fullmatch(
@@ -248,7 +248,7 @@ def test_signature(key_ring: KeyRing, tmp_path: Path) -> None:
 @pytest.mark.parametrize("prefix", ["i", "p" * 80])
 @pytest.mark.parametrize("key_bits", [2048, 8192])
 def test_signed_size(parts: int, prefix: str, key_bits: int) -> None:
-    """The size told before the job is never less than the signed text has, and little more."""
+    """The estimated size is at least the size of the signed text, and little more."""
     user = bytes(key_bits // 8)
     keys = WrappedKeys(ec2_key=bytes(256), ec2_iv=bytes(256), user_key=user, user_iv=user)
     facts = ImageFacts(

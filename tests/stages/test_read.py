@@ -1,4 +1,4 @@
-"""Read: the volume's bytes in order, and the kernel told in time what comes next."""
+"""Read: the volume's bytes in order, announced to the kernel in time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from amistream.values import MIB, Extent
 
 
 class RecordingVolume:
-    """A volume whose every byte tells its place; it writes down what is asked of it."""
+    """A volume whose bytes depend on their offset; it records all calls."""
 
     def __init__(self, size: int, *, fails_at: int | None = None, in_memory: int = 0) -> None:
         self.path = Path("/recorded")
@@ -50,10 +50,10 @@ class RecordingVolume:
         return (Extent(offset=0, length=self.size),)
 
     def check_unchanged(self) -> None:
-        """It never changes."""
+        """Do nothing: the volume never changes."""
 
     def close(self) -> None:
-        """It holds nothing."""
+        """Release nothing."""
 
     def reads_end(self) -> int:
         return self.reads[-1][0] + self.reads[-1][1] if self.reads else 0
@@ -76,7 +76,7 @@ def read_all(volume: RecordingVolume, block_size: int) -> bytes:
 @settings(deadline=None)
 @given(size=st.integers(0, 3000), block_size=st.integers(1, 1000))
 def test_every_byte_once(size: int, block_size: int) -> None:
-    """Every byte is read once, in order, in whole blocks but the last, and only the last is called the last."""
+    """Every byte is read once, in order, in full blocks but for the last, which is reported as such."""
     volume = RecordingVolume(size)
     assert read_all(volume, block_size) == bytes(place % 251 for place in range(size))
     assert len(volume.reads) == -(-size // block_size)
@@ -85,7 +85,7 @@ def test_every_byte_once(size: int, block_size: int) -> None:
 @settings(deadline=None)
 @given(size=st.integers(0, 100 * MIB), block_size=st.integers(64 * 1024, 64 * MIB))
 def test_read_ahead(size: int, block_size: int) -> None:
-    """From a disk every byte behind the first block is announced once, before it is read, and far enough ahead."""
+    """From a disk every byte behind the first block is announced once, far enough ahead of its reading."""
     volume = RecordingVolume(size)
     reader = Read(volume)
     buffer = memoryview(bytearray(block_size))
@@ -105,7 +105,7 @@ def test_read_ahead(size: int, block_size: int) -> None:
 
 
 def test_nothing_to_announce_in_memory() -> None:
-    """While every read finds its bytes in memory the kernel is asked for nothing; from then on it is."""
+    """Nothing is announced until a read had to wait for the disk."""
     volume = RecordingVolume(256 * MIB, in_memory=100 * MIB)
     reader = Read(volume)
     buffer = memoryview(bytearray(2 * MIB))
@@ -119,7 +119,7 @@ def test_nothing_to_announce_in_memory() -> None:
 
 
 def test_few_announcements() -> None:
-    """Small blocks do not mean a system call each: announcements are a quarter of the read-ahead apart."""
+    """Small blocks do not cost a system call each: announcements are a quarter of the read-ahead apart."""
     volume = RecordingVolume(64 * MIB)
     reader = Read(volume)
     buffer = memoryview(bytearray(64 * 1024))
@@ -129,7 +129,7 @@ def test_few_announcements() -> None:
 
 
 def test_failure() -> None:
-    """A read that fails is raised, and what was read before it counts."""
+    """A failed read is raised, and the bytes before it count."""
     volume = RecordingVolume(3000, fails_at=1500)
     reader = Read(volume)
     buffer = memoryview(bytearray(1000))

@@ -1,4 +1,4 @@
-"""Register: exactly once, whatever becomes of the answers, and only an image that can be used is reported."""
+"""Register: exactly once, despite lost answers, and only a usable AMI is reported."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Answer = str | Image | None | StoreError
 
 
 class ScriptedRegistry:
-    """EC2 by script: each call takes the next answer of its kind, and `calls` tells what was asked."""
+    """EC2 by script: each call takes the next answer of its kind; `calls` records the calls."""
 
     def __init__(
         self, *, register: Iterable[Answer] = (), find: Iterable[Answer] = (), look: Iterable[Answer] | None = None
@@ -68,7 +68,7 @@ class ScriptedRegistry:
         self.recorded.append(image_id)
 
     def left(self) -> list[Answer]:
-        """Say which answers were not asked for."""
+        """Return the answers that were not requested."""
         return [answer for answers in self._answers.values() for answer in answers]
 
     def _image(self, kind: str) -> Image | None:
@@ -85,7 +85,7 @@ class ScriptedRegistry:
 
 
 class Clock:
-    """Stands in for `asyncio.sleep`, at once, and remembers."""
+    """Replaces `asyncio.sleep`: returns at once and records the times."""
 
     def __init__(self) -> None:
         self.slept: list[float] = []
@@ -105,7 +105,7 @@ async def run_register(registry: ScriptedRegistry, clock: Clock | None = None) -
 
 
 async def test_answered() -> None:
-    """An answer in time is the image's id, and nothing else is asked."""
+    """An answer in time is the AMI's id, and nothing else is requested."""
     registry, clock = ScriptedRegistry(register=["ami-1"]), Clock()
     assert await run_register(registry, clock) == "ami-1"
     assert registry.calls == ["register"]
@@ -113,7 +113,7 @@ async def test_answered() -> None:
 
 
 async def test_lost_then_found() -> None:
-    """When the answer is lost but the image exists, its id is returned and nothing is registered twice."""
+    """After a lost answer, an existing AMI's id is returned and nothing is registered twice."""
     registry, clock = ScriptedRegistry(register=[LOST], find=[None, OURS]), Clock()
     assert await run_register(registry, clock) == "ami-1"
     assert registry.calls == ["register", "find", "find"]
@@ -122,7 +122,7 @@ async def test_lost_then_found() -> None:
 
 
 async def test_lost_not_found() -> None:
-    """When the answer is lost and no image appears after several looks, registration is tried again."""
+    """After a lost answer and several looks without an AMI, registration is tried again."""
     looks = [None] * LOOKS_AFTER_LOST_ANSWER
     registry = ScriptedRegistry(register=[LOST, "ami-2"], find=looks)
     assert await run_register(registry) == "ami-2"
@@ -130,7 +130,7 @@ async def test_lost_not_found() -> None:
 
 
 async def test_duplicate_after_unsure() -> None:
-    """After a lost answer, "the name is taken" is understood as: by the image that we made."""
+    """After a lost answer, a taken name means our own AMI."""
     looks = [None] * LOOKS_AFTER_LOST_ANSWER
     registry = ScriptedRegistry(register=[LOST, DUPLICATE], find=[*looks, OURS])
     assert await run_register(registry) == "ami-1"
@@ -138,7 +138,7 @@ async def test_duplicate_after_unsure() -> None:
 
 
 async def test_duplicate_of_another() -> None:
-    """An image of our name at another place is never taken for ours."""
+    """An AMI of our name at another location is never taken for ours."""
     looks = [THEIRS] * LOOKS_AFTER_LOST_ANSWER
     registry = ScriptedRegistry(register=[LOST, DUPLICATE, DUPLICATE], find=looks * 3)
     with pytest.raises(RegisterError) as caught:
@@ -157,7 +157,7 @@ async def test_duplicate_at_first() -> None:
 
 
 async def test_permanent() -> None:
-    """An error that will not pass is raised at once, with its own hint and the command to register by hand."""
+    """A permanent error is raised at once, with its own hint and the command to register by hand."""
     with pytest.raises(RegisterError) as caught:
         await run_register(ScriptedRegistry(register=[DENIED]))
     error = caught.value
@@ -168,7 +168,7 @@ async def test_permanent() -> None:
 
 
 async def test_no_hint() -> None:
-    """Without a hint of its own the error has the command alone."""
+    """An error without a hint gets only that command."""
     with pytest.raises(RegisterError) as caught:
         await run_register(ScriptedRegistry(register=[DUPLICATE], find=[None]))
     assert caught.value.hint.startswith("the bundle is complete and kept; resume the job, or register it ")
@@ -184,7 +184,7 @@ async def test_given_up() -> None:
 
 
 async def test_look_fails() -> None:
-    """When it cannot even be asked whether the image exists, that is the error and nothing is registered again."""
+    """If EC2 cannot be asked for the AMI, that is the error and nothing is registered again."""
     registry = ScriptedRegistry(register=[LOST], find=[DENIED])
     with pytest.raises(RegisterError, match="not allowed"):
         await run_register(registry)
@@ -192,7 +192,7 @@ async def test_look_fails() -> None:
 
 
 async def test_look_is_repeated() -> None:
-    """A look that fails in passing is repeated."""
+    """A look with a transient failure is repeated."""
     registry = ScriptedRegistry(register=[LOST], find=[LOST, OURS])
     assert await run_register(registry) == "ami-1"
 
@@ -240,7 +240,7 @@ async def wait(registry: ScriptedRegistry, clock: Clock, timeout_s: float = 10.0
 
 
 async def test_available() -> None:
-    """An image that is not seen yet, then pending, then available, is waited for with a pause between looks."""
+    """An AMI that is invisible, then pending, then available is awaited with a pause between looks."""
     registry = ScriptedRegistry(look=[None, image(""), image("pending"), image("transient"), image("available")])
     clock = Clock()
     await wait(registry, clock)
@@ -252,7 +252,7 @@ async def test_available() -> None:
     ("reason", "shown"), [("bad signature", "bad signature"), ("", "EC2 gave no reason")], ids=["reason", "none"]
 )
 async def test_bad_state(reason: str, shown: str) -> None:
-    """An image that EC2 could not make is an error with EC2's reason, at once."""
+    """An AMI that EC2 could not make is an error with EC2's reason, at once."""
     clock = Clock()
     with pytest.raises(RegisterError) as caught:
         await wait(ScriptedRegistry(look=[image("failed", reason)]), clock)
@@ -263,7 +263,7 @@ async def test_bad_state(reason: str, shown: str) -> None:
 
 @pytest.mark.parametrize(("found", "shown"), [(image("pending"), "pending"), (None, "unknown to EC2")])
 async def test_timeout(found: Image | None, shown: str) -> None:
-    """Waiting ends after the time that is set, with the state that the image was last seen in."""
+    """Waiting ends after the timeout, with the AMI's last state."""
     registry, clock = ScriptedRegistry(look=[found] * 5), Clock()
     with pytest.raises(RegisterError) as caught:
         await wait(registry, clock)
@@ -274,12 +274,12 @@ async def test_timeout(found: Image | None, shown: str) -> None:
 
 
 async def test_looks_once_at_least() -> None:
-    """A time shorter than the pause still means one look."""
+    """A timeout shorter than the pause still allows one look."""
     await wait(ScriptedRegistry(look=[image("available")]), Clock(), timeout_s=0.1)
 
 
 async def test_cannot_look() -> None:
-    """When EC2 does not say, the error says that it is not known, and how to ask."""
+    """If EC2 does not answer, the error says so, and how to look by hand."""
     with pytest.raises(RegisterError) as caught:
         await wait(ScriptedRegistry(look=[DENIED]), Clock())
     assert caught.value.code == "register.unknown"
@@ -292,7 +292,7 @@ async def test_cannot_look() -> None:
     [("image", "image 2026"), ("web_1.\u00e9*x", "web_1.--x 2026"), ("n" * 128, "n" * 101 + " 2026")],
 )
 def test_a_name_that_nobody_chose(image: str, start: str) -> None:
-    """It tells what, when and which, and EC2 takes it whatever the bundle is called."""
+    """The default name has bundle, time and token, in characters that EC2 accepts."""
     name = default_name(image, datetime(2026, 11, 22, 12, 5, tzinfo=UTC), "5f3a9c")
     assert name.startswith(start)
     assert name.endswith(" 2026-11-22 12.05.00 5f3a9c")

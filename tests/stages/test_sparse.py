@@ -1,4 +1,4 @@
-"""The sparse archive: GNU tar and Python give the volume back, holes and all, whatever its extents."""
+"""The sparse archive: GNU tar and Python extract the volume with its holes, for any extents."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def unpacked_by_tar(archive: bytes, directory: Path) -> Path:
 
 @st.composite
 def layouts(draw: st.DrawFn) -> tuple[int, tuple[Extent, ...]]:
-    """A size and extents on multiples of 512, the last of which may end with the volume."""
+    """A size, and extents on multiples of 512, the last of which may end with the volume."""
     bounds = sorted(draw(st.sets(st.integers(0, 400), max_size=120)))
     pairs = [(512 * a, 512 * (b - a)) for a, b in zip(bounds[::2], bounds[1::2], strict=False)]
     end = pairs[-1][0] + pairs[-1][1] if pairs else 0
@@ -50,7 +50,7 @@ def layouts(draw: st.DrawFn) -> tuple[int, tuple[Extent, ...]]:
 @settings(deadline=None, max_examples=150)
 @given(layouts())
 def test_python_reads_any_layout(layout: tuple[int, tuple[Extent, ...]]) -> None:
-    """However the data lies, Python's tarfile gives exactly the volume back."""
+    """Python's tarfile extracts exactly the volume, for any layout."""
     size, extents = layout
     content = os.urandom(sum(extent.length for extent in extents))
     volume = bytearray(size)
@@ -84,7 +84,7 @@ def test_python_reads_any_layout(layout: tuple[int, tuple[Extent, ...]]) -> None
     ],
 )
 def test_gnu_tar_gives_the_volume_back(size: int, pairs: list[tuple[int, int]], tmp_path: Path) -> None:
-    """GNU tar unpacks it to the same size and bytes, and leaves the holes as holes."""
+    """GNU tar extracts the same size and bytes, and leaves the holes as holes."""
     extents = extents_of(*pairs)
     content = os.urandom(sum(extent.length for extent in extents))
     path = unpacked_by_tar(archived(size, extents, content), tmp_path)
@@ -98,7 +98,7 @@ def test_gnu_tar_gives_the_volume_back(size: int, pairs: list[tuple[int, int]], 
 
 
 def test_the_map_is_the_one_that_gnu_tar_writes(tmp_path: Path) -> None:
-    """For the same holes GNU tar itself writes the same header and map, byte for byte."""
+    """GNU tar writes the same header and map for the same holes, byte for byte."""
     path = tmp_path / "image"
     size = 4 * 1024 * KIB
     extents = extents_of(*((64 * KIB * n, 4 * KIB) for n in range(60)))
@@ -130,13 +130,13 @@ def test_the_map_is_the_one_that_gnu_tar_writes(tmp_path: Path) -> None:
     ],
 )
 def test_impossible_extents(pairs: list[tuple[int, int]]) -> None:
-    """Extents that no reader could take are refused."""
+    """Extents that no reader accepts are refused."""
     with pytest.raises(ValueError, match="extent"):
         Archive(name="image", size=10240, mtime=MTIME, extents=extents_of(*pairs))
 
 
 def test_eighteen_thousand_extents() -> None:
-    """A map of thousands of extents is read back whole by Python."""
+    """Python reads back a map of thousands of extents."""
     extents = extents_of(*((KIB * 64 * n, 512) for n in range(18_193)))
     size = extents[-1].end + 5
     with tarfile.open(fileobj=io.BytesIO(archived(size, extents, bytes(512 * 18_193))), mode="r|") as tar:

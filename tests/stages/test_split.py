@@ -1,4 +1,4 @@
-"""Split: parts of one size but the last, in borrowed buffers."""
+"""Split: parts of one size but for the last, in borrowed buffers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stages.transform_check import Outcome, ask, check_transform, cut_data
 
 
 class Lender:
-    """Lends fresh buffers and remembers them."""
+    """Lends new buffers and remembers them."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -36,7 +36,7 @@ def split_all(pieces: Sequence[Buffer], part_size: int, spare: int = 0) -> tuple
 @settings(deadline=None)
 @given(cut_data(), st.integers(1, 700))
 def test_cuts(data_and_cuts: tuple[bytes, list[int]], part_size: int) -> None:
-    """However the ciphertext is cut, the parts are the same, and put together they are the ciphertext."""
+    """Any cuts of the ciphertext give the same parts, which together are the ciphertext."""
     data, cuts = data_and_cuts
 
     def run(pieces: Sequence[Buffer]) -> Outcome:
@@ -74,7 +74,7 @@ def test_sizes(size: int, sizes: list[int]) -> None:
 
 
 def test_digests() -> None:
-    """A part's SHA-1 is what openssl says of its bytes."""
+    """A part's SHA-1 equals openssl's."""
     parts, _, _ = split_all([b"some ciphertext"], 10)
     for part in parts:
         assert ask("openssl", "sha1", "-r", given=bytes(part.data)).split()[0].decode() == part.digest.sha1.hex()
@@ -83,7 +83,7 @@ def test_digests() -> None:
 @settings(deadline=None)
 @given(cut_data(), st.integers(1, 700))
 def test_buffers(data_and_cuts: tuple[bytes, list[int]], part_size: int) -> None:
-    """Every buffer that was borrowed leaves with a part, and no more are borrowed than there are parts."""
+    """Every borrowed buffer leaves with a part, and no more buffers are borrowed than there are parts."""
     data, _ = data_and_cuts
     parts, _, lender = split_all([data], part_size, spare=3)
     assert [part.buffer for part in parts] == lender.lent
@@ -94,7 +94,7 @@ def test_buffers(data_and_cuts: tuple[bytes, list[int]], part_size: int) -> None
 
 
 def test_borrowed_late() -> None:
-    """A buffer is borrowed only when there is something to put into it."""
+    """A buffer is borrowed only when there are bytes for it."""
     lender = Lender(4)
     split = Split(part_size=4, take_buffer=lender.take)
     assert list(split.feed(b"")) == []
@@ -106,7 +106,7 @@ def test_borrowed_late() -> None:
 
 
 def test_input_may_be_reused() -> None:
-    """What was fed may be overwritten at once: the parts keep their own bytes."""
+    """Fed bytes may be overwritten at once: the parts keep their own copy."""
     scratch = bytearray(b"1111")
     split = Split(part_size=6, take_buffer=Lender(6).take)
     assert list(split.feed(scratch)) == []
@@ -118,7 +118,7 @@ def test_input_may_be_reused() -> None:
 
 
 def test_part_comes_at_once() -> None:
-    """A part is handed over as soon as it is full, before the rest of the input is looked at."""
+    """A part is yielded as soon as it is full, before the rest of the input is read."""
     lender = Lender(2)
     split = Split(part_size=2, take_buffer=lender.take)
     outputs = split.feed(b"aabb")
@@ -129,7 +129,7 @@ def test_part_comes_at_once() -> None:
 @settings(deadline=None)
 @given(st.binary(max_size=2000), st.integers(1, 700), st.data())
 def test_goes_on_after_any_part(data: bytes, part_size: int, draw: st.DataObject) -> None:
-    """A second one that is told of the parts before makes the others, under their numbers, and the same result."""
+    """A resumed split makes the other parts, under their numbers, with the same result."""
     parts, split, _ = split_all([data], part_size)
     whole_ones = len(data) // part_size
     before = draw.draw(st.integers(0, whole_ones))
@@ -141,7 +141,7 @@ def test_goes_on_after_any_part(data: bytes, part_size: int, draw: st.DataObject
 
 
 def test_marks() -> None:
-    """Each part carries what is said of the stream at its end, asked with the size so far and the last 16 bytes."""
+    """Each part has the mark for its end, made from the size so far and the last 16 bytes."""
     data = bytes(range(250))
     asked: list[tuple[int, bytes]] = []
 
@@ -160,6 +160,6 @@ def test_marks() -> None:
 
 
 def test_no_mark_where_none_is_asked_for() -> None:
-    """Without anybody to ask, a part's mark is empty."""
+    """Without `mark`, a part's mark is empty."""
     parts, _, _ = split_all([b"abcd"], 2)
     assert [part.mark for part in parts] == [PartMark(), PartMark()]

@@ -1,4 +1,4 @@
-"""Upload: several parts at a time, each buffer back when its part is stored, each part's undo and entry before it."""
+"""Upload: several parts at a time; the undo and the ledger's entry come before the put, the buffer back after it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def mark(index: int) -> PartMark:
 
 
 class Book:
-    """A ledger that writes down what it is told, in order; `known` are stored already, `hold` may wait or raise."""
+    """A ledger that records calls in order; `known` parts are stored already, `hold` may wait or raise."""
 
     def __init__(self, *known: int, hold: Callable[[int], Awaitable[None]] = at_once) -> None:
         self.lines: list[tuple[str, int]] = []
@@ -62,7 +62,7 @@ class Scene:
         self.send, self.receive = anyio.create_memory_object_stream[Part](100)
 
     def offer(self, count: int) -> None:
-        """Put `count` parts into the channel and end it; there must be buffers for them."""
+        """Put `count` parts into the channel and end it; enough buffers must be free."""
         with self.send:
             for index in range(count):
                 self.send.send_nowait(self.part(index))
@@ -82,7 +82,7 @@ def stored(count: int) -> dict[str, bytes]:
 
 
 async def test_all_stored() -> None:
-    """Every part is stored under its name, counted, and its buffer is back in the pool."""
+    """Every part is stored under its name and counted, and its buffer is back in the pool."""
     scene = Scene()
     scene.offer(4)
     await scene.run()
@@ -102,7 +102,7 @@ async def test_nothing() -> None:
 
 @pytest.mark.parametrize("concurrency", [1, 2, 4])
 async def test_concurrency(concurrency: int) -> None:
-    """As many parts are in flight as allowed, and no more."""
+    """Exactly as many parts are in flight as allowed."""
     enough = asyncio.Event()
 
     async def on_put(number: int) -> None:
@@ -117,7 +117,7 @@ async def test_concurrency(concurrency: int) -> None:
 
 
 async def test_any_order() -> None:
-    """A part that takes long does not hold up the others."""
+    """A slow part does not delay the others."""
     others = asyncio.Event()
 
     async def on_put(number: int) -> None:
@@ -154,7 +154,7 @@ async def test_buffer_held_until_stored() -> None:
 
 
 async def test_failure_stops_the_others() -> None:
-    """The first failure is raised, the parts in flight are given up, and the channel is closed to the sender."""
+    """The first failure is raised, parts in flight are given up, and the channel is closed."""
     begun = asyncio.Event()
 
     async def on_put(number: int) -> None:
@@ -177,7 +177,7 @@ async def test_failure_stops_the_others() -> None:
 
 
 async def test_undo_known_before() -> None:
-    """A put that is given up in the middle is undone too, and what was never begun is not."""
+    """An interrupted put is undone too, and a put that never began is not."""
     begun = asyncio.Event()
 
     async def on_put(number: int) -> None:
@@ -199,7 +199,7 @@ async def test_undo_known_before() -> None:
 
 
 async def test_what_another_stored_meanwhile_is_not_undone() -> None:
-    """When a put is given up and somebody else's object has its name by then, that object stays."""
+    """An undo leaves an object that someone else stored under the name."""
     begun = asyncio.Event()
 
     async def on_put(number: int) -> None:
@@ -220,7 +220,7 @@ async def test_what_another_stored_meanwhile_is_not_undone() -> None:
 
 
 async def test_entered_before_it_is_sent_and_again_when_it_is_safe() -> None:
-    """A part is in the ledger, with its mark and checksum, before its put begins; and as stored only after it."""
+    """A part is entered with mark and checksum before its put, and as stored after it."""
     book = Book()
 
     async def on_put(number: int) -> None:
@@ -237,7 +237,7 @@ async def test_entered_before_it_is_sent_and_again_when_it_is_safe() -> None:
 
 @pytest.mark.parametrize("concurrency", [2, 4])
 async def test_entered_in_order(concurrency: int) -> None:
-    """However long each entry takes, parts are entered in their order, though they are stored in another."""
+    """Parts are entered in order, however long entries take, though stored in another order."""
     turns = iter((5, 0, 3, 1))
 
     async def hold(index: int) -> None:
@@ -246,7 +246,7 @@ async def test_entered_in_order(concurrency: int) -> None:
             await asyncio.sleep(0)
 
     class SlowDigests(MemoryStore):
-        """A place where the checksum of an earlier part takes longer."""
+        """A store that takes longer for the checksum of an earlier part."""
 
         async def checksum(self, name: str, data: memoryview, sha1: bytes) -> str:
             for _ in range(10 - 2 * int(name[-1])):
@@ -270,7 +270,7 @@ async def test_entered_in_order(concurrency: int) -> None:
 
 
 async def test_entered_in_order_as_they_come() -> None:
-    """Parts that come one by one, to uploads that wait for them, are entered in their order too."""
+    """Parts that come one by one, to waiting uploads, are entered in order too."""
 
     async def hold(index: int) -> None:
         for _ in range(7 * (index % 3)):
@@ -289,7 +289,7 @@ async def test_entered_in_order_as_they_come() -> None:
 
 
 async def test_what_is_stored_is_not_sent_again() -> None:
-    """A part that the ledger knows as stored is counted as stored but not sent, and its buffer is free again."""
+    """A part that the ledger knows as stored is counted but not sent, and its buffer is freed."""
     scene = Scene(ledger=Book(0, 2))
     scene.offer(4)
     await scene.run()
@@ -302,7 +302,7 @@ async def test_what_is_stored_is_not_sent_again() -> None:
 
 
 async def test_what_is_not_what_was_sent_is_never_sent() -> None:
-    """A part that the ledger refuses is not put, nor is any after it, and there is nothing to undo for them."""
+    """A part that the ledger refuses is not put, nor any after it, and needs no undo."""
 
     async def hold(index: int) -> None:
         if index == 1:
@@ -322,7 +322,7 @@ async def test_what_is_not_what_was_sent_is_never_sent() -> None:
 
 
 async def test_a_failed_put_is_not_entered_as_stored() -> None:
-    """What the store refused stays entered as sent only."""
+    """A part that the store refused is not entered as stored."""
 
     async def on_put(number: int) -> None:
         if number == 1:

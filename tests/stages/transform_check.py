@@ -1,4 +1,4 @@
-"""The check that every transform passes: how its input is cut changes neither its output nor its result."""
+"""The check of every transform: cuts of the input change neither its output nor its result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from amistream.values import Buffer
 
 @dataclass(frozen=True)
 class Outcome:
-    """Everything that a transform said of one input: its output as one piece, and its result."""
+    """A transform's output for one input as one piece, and its result."""
 
     output: bytes
     result: object
@@ -26,7 +26,7 @@ Run = Callable[[Sequence[Buffer]], Outcome]
 
 
 def carry(transform: Transform, items: Iterable[Any]) -> bytes:
-    """Feed everything and finish; each output is copied before the next is asked for, as its maker may reuse it."""
+    """Feed everything and finish; each output is copied at once, because its maker may reuse it."""
     made = bytearray()
     for item in items:
         for piece in transform.feed(item):
@@ -38,7 +38,7 @@ def carry(transform: Transform, items: Iterable[Any]) -> bytes:
 
 @st.composite
 def cut_data(draw: st.DrawFn, max_size: int = 2000) -> tuple[bytes, list[int]]:
-    """Some bytes and where to cut them."""
+    """Bytes, and the places to cut them at."""
     data = draw(st.binary(max_size=max_size))
     return data, sorted(draw(st.lists(st.integers(0, len(data)), max_size=8)))
 
@@ -49,7 +49,7 @@ def cut(data: bytes, cuts: Sequence[int]) -> list[bytes]:
 
 
 def check_transform(run: Run, data: bytes, cuts: Sequence[int]) -> Outcome:
-    """Assert that `data` whole, byte by byte, cut anywhere and in any kind of buffer comes to the same; return it."""
+    """Assert that `data` whole, byte by byte, in random cuts and kinds of buffer gives the same; return it."""
     whole = run([data])
     byte_by_byte: list[Buffer] = [data[at : at + 1] for at in range(len(data))]
     assert run(byte_by_byte) == whole
@@ -61,7 +61,7 @@ def check_transform(run: Run, data: bytes, cuts: Sequence[int]) -> Outcome:
 
 
 def ask(*argv: str, given: bytes = b"") -> bytes:
-    """Return what a referee program writes for `given`; it must end well and have nothing to complain of."""
+    """Return a referee program's output for `given`; it must succeed without a message."""
     done = subprocess.run(argv, input=given, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     assert done.stderr == b""
