@@ -143,7 +143,7 @@ class TakenError(StoreError):
 
 
 class LostError(StoreError):
-    """A part that was stored is no longer there, or is another."""
+    """A stored part no longer exists, or has other content."""
 
 
 class PreconditionError(StoreError):

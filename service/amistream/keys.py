@@ -237,7 +237,7 @@ def _generate_identity() -> UserIdentity:
 
 def _write_private(path: Path, data: bytes) -> None:
     temporary = path.with_suffix(".tmp")
-    # What a crash left is of no use to anyone; under the lock nobody else is writing it.
+    # A file left by a crash is useless, and under the lock no other process is writing it.
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:

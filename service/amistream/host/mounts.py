@@ -19,7 +19,10 @@ BLOCK = Path("/sys/block")
 
 
 def mount_point(volume: os.stat_result, *, writable: bool) -> str:
-    """Where a file system on the volume, or on anything made of it, is mounted, or ''. `writable`: for writing."""
+    """The mount point of a file system on the volume, or on anything made of it; '' without one.
+
+    `writable`: only mounts for writing count.
+    """
     devices = _devices_on(volume)
     if not devices:
         return ""

@@ -57,7 +57,7 @@ class Upload:
         self._ledger = ledger or NoLedger()
         self._sealing = asyncio.Lock()
         self._sealed = True
-        """Whether every part so far could be entered: none is sent behind one that could not."""
+        """Every part so far was entered: no part is sent after one that could not be."""
         self._prefix = prefix
         self._buffers = buffers
         self._undo = undo

@@ -109,7 +109,7 @@ def _elsewhere(file: FileVolume, why: str, make: str = "one image of both") -> R
 def _bytes(file: FileVolume, offset: int, length: int) -> bytes:
     """The bytes of a range of the file, with zeros behind its end."""
     found = bytearray(length)
-    there = max(0, min(length, file.size - offset))
-    if there:
-        file.read_into(offset, memoryview(found)[:there])
+    available = max(0, min(length, file.size - offset))
+    if available:
+        file.read_into(offset, memoryview(found)[:available])
     return bytes(found)
