@@ -555,7 +555,7 @@ async def test_a_reset(ministack: Endpoint, make_proxy: MakeProxy) -> None:
     error = await put_to(url)
     assert (
         error.message
-        == f"cannot do it: the connection to {url}/my-bucket/image.part.00 broke off (Connection reset by peer)"
+        == f"cannot do it: the connection to {url}/my-bucket/image.part.00 was lost (Connection reset by peer)"
     )
 
 

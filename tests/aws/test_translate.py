@@ -86,8 +86,8 @@ def test_a_key_that_may_not_be_used(action: str) -> None:
     assert told(refused("AccessDenied", words)) == (
         "aws.AccessDenied",
         (
-            "cannot do it: the bucket encrypts with a KMS key that cannot be used, and under which EC2 could not read "
-            "the bundle (AccessDenied)"
+            "cannot do it: the bucket encrypts with a KMS key that cannot be used, and EC2 cannot read bundles under "
+            "KMS (AccessDenied)"
         ),
         (
             "aws s3api put-bucket-encryption --bucket b --server-side-encryption-configuration "
@@ -99,7 +99,7 @@ def test_a_key_that_may_not_be_used(action: str) -> None:
 def test_an_operation_without_a_row() -> None:
     """A denied operation that the table does not know is named itself."""
     hint = told(refused("AccessDenied", "Access Denied", operation="PutBucketTagging"))[2]
-    assert hint.startswith("allow the credentials the action PutBucketTagging; README, IAM policy,")
+    assert hint.startswith("allow the credentials the action PutBucketTagging; the IAM policy in README")
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ async def test_an_error_in_a_reply_that_began_well(monkeypatch: pytest.MonkeyPat
         (
             EndpointConnectionError(endpoint_url="http://h/b", error=BrokenPipeError(32, "Broken pipe")),
             "aws.unreachable",
-            "cannot do it: the connection to http://h/b broke off (Broken pipe)",
+            "cannot do it: the connection to http://h/b was lost (Broken pipe)",
             True,
         ),
         (

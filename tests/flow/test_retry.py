@@ -35,7 +35,7 @@ async def test_a_deadline_moves_with_progress(pause_s: float, steps: int) -> Non
                 await asyncio.sleep(0)
             alive()
 
-    stalled = pytest.raises(StoreError, match=r"nothing moved for 60 s \(tried 2 times\)")
+    stalled = pytest.raises(StoreError, match=r"no progress for 60 s \(tried 2 times\)")
     with stalled if pause_s > policy.stall_s else nullcontext():
         await with_retries(policy, "move", attempt)
     assert taken == steps

@@ -309,7 +309,7 @@ class TestDevices:
         self, manifest: Path, image: Path, disk: Path, take_out: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Where the kernel does not make zeros they are written."""
-        monkeypatch.setattr(device_module, "_zero_range", lambda *_: False)
+        monkeypatch.setattr(device_module, "zero_range", lambda *_: False)
         with loop_device(disk, read_only=False) as device:
             await take_out(manifest, device, force=True)
         assert disk.read_bytes()[: 3 * MIB] == image.read_bytes()

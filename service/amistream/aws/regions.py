@@ -87,7 +87,7 @@ def find_ec2_certificate(
             return certificate, _notice(certificate, place, region, known)
     raise RefusedError(
         "ec2_certificate.missing",
-        f"cannot find EC2's certificate for {region}: it is none of {', '.join(map(str, places))}",
+        f"cannot find EC2's certificate for {region}: searched {', '.join(map(str, places))}",
         hint=f"get {known.file_name} from Amazon's ec2-ami-tools package or euca2ools, and give it with --ec2-cert "
         "or the setting ec2_certificates",
         field="ec2_certificate",
