@@ -140,12 +140,8 @@ class Lanes:
         if total == 1:
             raise error
         failed = len(self._failed)
-        raise StoreError(
-            error.code,
-            f"cannot finish {failed} of {total} destinations ({total - failed} done): {lane.address}: {error.message}",
-            hint=error.hint,
-            field=error.field,
-        )
+        done = f"cannot finish {failed} of {total} destinations ({total - failed} done)"
+        raise error.reworded(message=f"{done}: {lane.address}: {error.message}")
 
     @property
     def _failed(self) -> list[Lane]:
