@@ -157,8 +157,8 @@ def test_cancel_while_bundling_leaves_nothing(
 
 
 def test_memory_does_not_grow_with_the_volume(tmp_path: Path, key_ring: KeyRing) -> None:
-    """The daemon's peak memory stays under its ceiling for a volume of many times that size."""
-    image = random_image(tmp_path / "disk.img", 1024 * MIB)
+    """The daemon's peak memory stays under its ceiling for a volume of twice that size."""
+    image = random_image(tmp_path / "disk.img", 400 * MIB)
     with running_daemon(tmp_path, None) as daemon:
         done = daemon.command("bundle", image, "--to", tmp_path / "out", *identity(key_ring))
         assert done.returncode == 0, done.stderr
