@@ -1,4 +1,4 @@
-"""What is told of the credentials: where they come from and how long they last, from the SDK's own provider chain."""
+"""The source and the end of the credentials, by the SDK's own provider chain."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def in_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_none(tmp_path: Path) -> None:
-    """Where there are none, none are found."""
+    """Without any credentials none are found."""
     assert await found(tmp_path) is None
 
 
@@ -45,7 +45,7 @@ async def test_lasting(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("in_environment")
 async def test_temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A session token has an end that the environment may tell, and does not renew."""
+    """A session token from the environment ends at the given time and is not renewed."""
     monkeypatch.setenv("AWS_SESSION_TOKEN", SECRETS[2])
     assert await found(tmp_path) == CredentialFacts(
         origin="the environment", temporary=True, expires_at=None, renews=False
@@ -57,7 +57,7 @@ async def test_temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 async def test_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a process hands out is asked for again before it ends."""
+    """Credentials of a process are renewed before they end."""
     told = {"Version": 1, "AccessKeyId": SECRETS[0], "SecretAccessKey": SECRETS[1], "SessionToken": SECRETS[2],
             "Expiration": "2030-01-31T12:00:00Z"}  # fmt: skip
     (tmp_path / "told").write_text(json.dumps(told))

@@ -119,7 +119,7 @@ async def failure(call: Awaitable[Any]) -> StoreError:
 
 
 def assert_private(error: StoreError) -> None:
-    """No part of a credential, of the signed request or of AWS's own ids is told."""
+    """Assert that the error shows no part of a credential, a signed request or AWS's own ids."""
     told = f"{error.message}\n{error.hint}"
     for secret in (*PRIVATE, *TO_SIGN.splitlines(), *filter(None, CANONICAL.splitlines()[3:])):
         assert secret not in told
@@ -127,7 +127,7 @@ def assert_private(error: StoreError) -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """One answer of AWS, and what our error must say of it."""
+    """An answer of AWS, and the properties of our error for it."""
 
     code: str
     operation: str
@@ -405,7 +405,7 @@ async def test_an_answer_of_an_endpoint(
 async def test_wrong_credentials(
     code: str, spoiled: str, seaweedfs: Endpoint, make_bucket: MakeBucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Credentials that are not the endpoint's own are told apart: the key, or its secret."""
+    """The error for foreign credentials blames the access key or its secret."""
     bucket = make_bucket(seaweedfs)
     async with own_client(seaweedfs, "s3", monkeypatch, **{spoiled: "wrongwrongwrong"}) as client:
         error = await failure(client.put_object(Bucket=bucket, Key="k", Body=b""))
@@ -428,7 +428,7 @@ async def test_a_clock_that_is_off(
 async def own_client(
     endpoint: Endpoint, service: str, monkeypatch: pytest.MonkeyPatch, **environ: str
 ) -> AsyncIterator[Any]:
-    """One of our own clients for an endpoint, with its credentials or others."""
+    """The service's own client for an endpoint, with its credentials or others."""
     monkeypatch.delenv("AWS_SESSION_TOKEN")
     for name, value in {**endpoint.environ(), **environ}.items():
         monkeypatch.setenv(name, value)
@@ -474,7 +474,7 @@ async def test_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @provokes("broken_credentials")
 async def test_credentials_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A profile whose program fails is told with what the program says, but for what looks secret."""
+    """The error for a profile whose program fails has the program's words, without secrets."""
     config = tmp_path / "config"
     config.write_text(f"[profile web]\ncredential_process = sh -c 'echo no vault, token={TOKEN} >&2; exit 1'\n")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
@@ -494,7 +494,7 @@ async def test_no_region() -> None:
 
 @provokes("tls")
 async def test_a_certificate_that_is_not_trusted(tls_authority: Authority) -> None:
-    """A certificate of an authority that this machine does not know is refused, and how to trust it is told."""
+    """A certificate of an unknown authority is refused, and the hint shows how to trust it."""
     async with Canned(b"", tls=tls_authority.server_context()) as server:
         error = await put_to(server.url)
     as_without_server("tls", error, "aws.tls", blames="endpoint_url")
@@ -502,7 +502,7 @@ async def test_a_certificate_that_is_not_trusted(tls_authority: Authority) -> No
 
 @provokes("no_tls")
 async def test_an_endpoint_without_tls() -> None:
-    """An https URL of an endpoint that speaks http is told from a certificate that is not trusted."""
+    """An https URL of an endpoint that speaks http is not mistaken for an untrusted certificate."""
     async with Canned(b"HTTP/1.1 400 Bad Request\r\n\r\n") as server:
         url = server.url.replace("http:", "https:")
         error = await put_to(url)
@@ -526,7 +526,7 @@ async def test_nothing_listens() -> None:
 
 @provokes("unresolved")
 async def test_a_name_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host that has no address is told from one that does not answer."""
+    """A host without an address is not mistaken for one that does not answer."""
 
     def look_up(*_: object, **__: object) -> object:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -543,14 +543,14 @@ async def test_a_name_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None
     ids=["no reply", "half a body", "half a head"],
 )
 async def test_an_answer_that_breaks_off(reply: bytes) -> None:
-    """A connection that ends in the middle is told as that, wherever it ends."""
+    """A connection that ends anywhere in an answer is reported as broken."""
     async with Canned(reply) as server:
         error = await put_to(server.url)
     as_without_server("broken_off", error, "aws.unreachable", transient=True, ENDPOINT=server.url)
 
 
 async def test_a_reset(ministack: Endpoint, make_proxy: MakeProxy) -> None:
-    """A connection that is reset is told as one that broke off."""
+    """A connection that is reset is reported as broken."""
     url = make_proxy(ministack, Fault(action=Reset(after=0), times=None)).url
     error = await put_to(url)
     assert (
@@ -561,7 +561,7 @@ async def test_a_reset(ministack: Endpoint, make_proxy: MakeProxy) -> None:
 
 @provokes("unreachable")
 async def test_a_network_without_a_way() -> None:
-    """An address to which no way leads is told with the system's own words."""
+    """An unreachable address is reported in the system's own words."""
     error = await put_to("http://255.255.255.255")
     as_without_server("unreachable", error, "aws.unreachable", transient=True)
 
@@ -580,7 +580,7 @@ async def test_a_proxy_that_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("operation", ["DescribeImages", "GetCallerIdentity"])
 @pytest.mark.asyncio(loop_scope="module")
 async def test_an_answer_in_another_language(operation: str, played: Played) -> None:
-    """A page where XML should be is told as that, and is not repeated in the message."""
+    """A web page in place of XML is reported, and not repeated in the message."""
     error = await played.ask(operation, Reply(status=200, body="<!DOCTYPE html><p>Sign in, please"))
     as_without_server("unreadable", error, "aws.unreadable", transient=True)
 

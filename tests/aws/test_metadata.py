@@ -1,4 +1,4 @@
-"""What is inherited from an instance, asked of a real HTTP server that speaks IMDSv2 only."""
+"""Facts inherited from an instance, from a real HTTP server that speaks IMDSv2 only."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def test_everything_there_is(service: dict[str, str]) -> None:
 
 
 async def test_an_instance_with_nothing(service: dict[str, str]) -> None:
-    """What the service does not know (404) is left out."""
+    """Facts that the service does not know (404) are left out."""
     service.clear()
     assert await inherited() == Inherited()
 

@@ -113,7 +113,7 @@ def test_no_notice(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When it is nowhere, the error names every place in the order in which it was looked at, and the fix."""
+    """The error for a missing certificate names every place in the order of the search, and the fix."""
     if any(Path(folder, "cert-ec2-gov.pem").exists() for folder in regions._FOLDERS):
         pytest.skip("EC2's certificates are installed on this machine")
     system = "/etc/ec2/amitools/cert-ec2-gov.pem, /usr/share/euca2ools/certs/cert-ec2-gov.pem"

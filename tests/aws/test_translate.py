@@ -1,4 +1,4 @@
-"""What the translation of AWS's errors makes of words: which it heeds, which it passes on, and which it never does."""
+"""The translation of AWS's errors: the words that it uses, passes on, and holds back."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ def test_a_reply_that_names_the_permission() -> None:
     ],
 )
 def test_a_permission_that_is_denied_explicitly(words: str, hint: str) -> None:
-    """Where a policy denies, the kind of policy is told, and not that something should be allowed."""
+    """The hint for an explicit denial names the kind of policy, not an action to allow."""
     assert told(refused("AccessDenied", words))[2] == hint
 
 
 @pytest.mark.parametrize("action", ["kms:GenerateDataKey", "kms:Decrypt"])
 def test_a_key_that_may_not_be_used(action: str) -> None:
-    """A denial of KMS, which S3 tells as AccessDenied, is told as what it is."""
+    """A denial of KMS, which S3 reports as AccessDenied, is reported as one of KMS."""
     words = f"{USER} {action} on resource: {KEY_ARN} because no identity-based policy allows the {action} action"
     assert told(refused("AccessDenied", words)) == (
         "aws.AccessDenied",
@@ -164,7 +164,7 @@ def test_a_clock_that_is_right(shown: str) -> None:
     "words", ["Signature expired: 20261122T1100Z is now earlier than", "Signature not yet current"]
 )
 def test_a_clock_that_sts_blames(words: str) -> None:
-    """STS tells a clock that is off as a wrong signature; the secret key is not blamed for it."""
+    """A wrong clock, which STS reports as a wrong signature, is not blamed on the secret key."""
     error = refused("SignatureDoesNotMatch", words, operation="GetCallerIdentity")
     assert told(error)[0] == "aws.RequestTimeTooSkewed"
 
@@ -179,7 +179,7 @@ def test_a_clock_that_sts_blames(words: str) -> None:
     ],
 )
 def test_a_code_without_a_row(words: str, said: str) -> None:
-    """An error that nobody foresaw is told in AWS's own words, shortly."""
+    """An unknown error is reported in AWS's own words, shortened."""
     error = translate(refused("TeapotException", words, status=418), "do it")
     assert (error.code, error.message) == ("aws.TeapotException", f"cannot do it: {said} (TeapotException)")
     assert (error.hint, error.transient) == ("", False)
@@ -293,7 +293,7 @@ async def test_an_error_in_a_reply_that_began_well(monkeypatch: pytest.MonkeyPat
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )
 def test_what_the_sdk_raises_by_itself(error: Exception, code: str, message: str, transient: bool) -> None:
-    """Failures that no server reported are told by what lies below them."""
+    """Failures that no server reported are named by their cause."""
     made = translate(error, "do it")
     assert (made.code, made.message, made.transient) == (code, message, transient)
 

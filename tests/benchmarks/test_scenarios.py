@@ -25,7 +25,7 @@ TINY = ("--size", "1MiB", "--runs", "1", "--input", "synthetic", "--link", "500"
 
 @dataclass(frozen=True)
 class Run:
-    """What one run of a scenario left."""
+    """The files that one run of a scenario left."""
 
     directory: Path
     cache: Path
@@ -107,7 +107,7 @@ def test_jobs_of_one_batch_do_not_meet(tmp_path: Path) -> None:
 
 
 def test_a_job_that_fails(tmp_path: Path) -> None:
-    """A child's failure is told in its own words."""
+    """A child's failure is reported in the child's words."""
     jobs = JobRunner(tmp_path)
     spec = jobs.directory(tmp_path / "missing.img")
     with pytest.raises(BenchmarkError, match="no such file"):
@@ -125,7 +125,7 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("arguments", [["no-such"], ["--size", "12"], ["--size", "much"], ["--runs", "0"]])
 def test_wrong_arguments(arguments: list[str]) -> None:
-    """What cannot be meant is refused with the usual status."""
+    """Senseless arguments are refused with the usual status."""
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2

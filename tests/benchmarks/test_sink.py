@@ -17,7 +17,7 @@ HEAD = b"HEAD /b HTTP/1.1\r\n\r\n"
 
 
 class FakeTransport(asyncio.Transport):
-    """Keeps what is written, and whether it was told to stop reading."""
+    """Keeps the written bytes, and records a request to stop reading."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ async def ask(protocol: SinkProtocol, transport: FakeTransport, line: str, *fiel
 
 
 async def test_what_was_put_is_told() -> None:
-    """HEAD of an object tells its size and the checksum that it was sent with, until it is deleted."""
+    """HEAD of an object gives its size and the checksum of its upload, until it is deleted."""
     protocol, transport, _ = connection()
     await ask(
         protocol, transport, "PUT /b/image.part.00", "x-amz-checksum-sha1: qUiQTy8PR5uPgZdpSzAYSw0u0cE=", body=b"hello"
@@ -142,7 +142,7 @@ async def test_a_head_without_end_is_cut_off() -> None:
 
 
 def test_the_link_is_shared_and_exact() -> None:
-    """Whoever reads waits for what all have read, and idle time is not saved up."""
+    """All readers share one rate, and idle time is not saved up."""
     now = 100.0
     link = Link(1000, 0, lambda: now)
     assert link.wait_after(500) == pytest.approx(0.5)

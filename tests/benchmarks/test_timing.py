@@ -31,7 +31,7 @@ def test_a_program_that_fails_inside_a_pipeline(tmp_path: Path) -> None:
 
 
 def test_costs_add_up() -> None:
-    """What runs under one cost is counted together."""
+    """Runs under one cost are counted together."""
     cost = Cost()
     with cost.timed():
         sum(range(1000))
@@ -71,7 +71,7 @@ def test_goals() -> None:
 
 
 def test_no_chart_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where matplotlib is not installed there is no chart, and no failure."""
+    """Without matplotlib there is no chart, and no failure."""
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     panel = Panel("title", "x", "y", {"line": [(1, 2), (2, 3)]})
     assert not chart.draw("title", [panel], tmp_path / "chart.png")

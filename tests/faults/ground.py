@@ -1,4 +1,4 @@
-"""One bucket of an endpoint for many tests, each under a folder of its own, and clients that need not be made again.
+"""A bucket that many tests share, each under its own folder, with clients that are made once.
 
 Making a bucket and clients takes longer than most of the jobs that are tested here.
 """

@@ -70,7 +70,7 @@ class Planned:
 
 @dataclass(kw_only=True)
 class Verdict:
-    """What the soak counted."""
+    """The counts of the soak."""
 
     kills: int = 0
     jobs: int = 0
@@ -83,7 +83,7 @@ class Verdict:
 
 
 class Soak:
-    """One soak in one directory."""
+    """A soak in one directory."""
 
     def __init__(self, directory: Path, endpoint: Endpoint, proxy: FaultProxy, keys: KeyRing, seed: int) -> None:
         self._directory = directory
@@ -235,7 +235,7 @@ class Soak:
             self.verdict.images += 1
 
     def _judge_puts(self) -> None:
-        """One success for each object, and under one name always the same bytes: the key was never used again."""
+        """Each object was stored once, and always with the same bytes: no key was used for two."""
         assert not [job["notices"] for job in self._jobs() if "starting over" in " ".join(job["notices"])]
         deletes = [each.path for each in self._proxy.seen("DELETE", f"/{BUCKET}/.*") if "uploadId" not in each.query]
         assert all("probe" in path for path in deletes), deletes

@@ -1,4 +1,4 @@
-"""Whether a small bundle is right, in this process: what `support.referee` asks of the real programs, in less time.
+"""Checks a small bundle in this process: the checks of `support.referee`, in less time.
 
 For tests that end in dozens of bundles. Like the referee it imports nothing of amistream.
 """

@@ -52,7 +52,7 @@ MANIFEST = r".*image\.manifest\.xml"
 
 @dataclass(kw_only=True)
 class Scene:
-    """What a test works with. Places are folders in a folder of the test's own."""
+    """The objects that a test works with. Places are folders in the test's own folder."""
 
     ground: Ground
     root: str
@@ -74,7 +74,7 @@ class Scene:
 
     @asynccontextmanager
     async def queue(self) -> AsyncIterator[JobQueue]:
-        """What a daemon has, from its start to its end, without its socket."""
+        """The daemon's queue, engine and journal, from start to end, without its socket."""
         chosen = self.settings
         async with (
             Journal(chosen.state_dir, by_itself=True) as journal,
@@ -99,14 +99,14 @@ class Scene:
         return job
 
     async def resume(self, job: Job) -> Job:
-        """Take the job up in another life of the daemon, and run it to its end."""
+        """Resume the job in another run of the daemon, and wait for its end."""
         async with self.queue() as queue:
             again = await queue.resume(job.id)
             await ended(again)
         return again
 
     async def cancel(self, job: Job) -> Job:
-        """Have another life of the daemon remove what the job left."""
+        """Let another run of the daemon remove what the job left."""
         async with self.queue() as queue:
             again = await queue.cancel(job.id)
             await ended(again)
@@ -133,7 +133,7 @@ class Scene:
         return parts
 
     def parts_stored_once(self) -> None:
-        """Assert that no part, or chunk of one, was sent again after the client was told that it is stored."""
+        """Assert that no part or chunk was sent again after an answer of success."""
         told: set[str] = set()
         for put in self.proxy.seen("PUT", part(".*")):
             what = f"{put.path}?{put.query}"
@@ -164,7 +164,7 @@ async def hit(proxy: FaultProxy, fault: Fault) -> None:
 async def watched_proxy(
     endpoint: Endpoint, faults: tuple[Fault, ...], at_random: Callable[[Request], Action | None] | None = None
 ) -> AsyncIterator[FaultProxy]:
-    """A proxy; whoever leaves it must have let go of everything it took since."""
+    """A proxy; at its end no task, thread or descriptor may be left of those taken since."""
     async with AsyncExitStack() as stack:
         stack.enter_context(nothing_stays())
         stack.push_async_callback(turns)
@@ -175,11 +175,11 @@ async def watched_proxy(
 
 @asynccontextmanager
 async def lasting_clients(chosen: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
-    """Let every life of the daemon use the same clients of AWS: making them is most of a short life."""
+    """Share one set of AWS clients among all runs of the daemon: making them takes most of a short run."""
 
     class Lasting(Aws):
         async def __aexit__(self, *_: object) -> None:
-            """They last longer than one life."""
+            """Keep the clients for the next run."""
 
     shared = Lasting(chosen)
     monkeypatch.setattr(engine, "Aws", lambda *_: shared)

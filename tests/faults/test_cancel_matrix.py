@@ -47,7 +47,7 @@ async def held_at(there: Scene, step: int, action: Action) -> Fault:
 
 
 async def let_go(there: Scene, held: Fault) -> str:
-    """Let the request go its way, whoever listens; returns, when nothing more comes of it, what it was."""
+    """Let the request continue; returns its kind once it is over."""
     (request,) = [each for each in there.proxy.requests if each.fault is held]
     await asyncio.to_thread(there.proxy.let_go, held)
     return f"{request.method} {request.path}?{request.query} {request.parameters.get('Action', '')}"
@@ -129,7 +129,7 @@ async def resumed(there: Scene, job: Job) -> Job:
     ids=["begin an upload", "complete an upload", "register"],
 )
 async def test_a_request_that_arrives_after_the_cancel(query: str, form: str, scene: MakeScene) -> None:
-    """What was on its way when the job was cancelled, and is done late, is removed too."""
+    """A request that takes effect after the cancel is undone too."""
     held = Fault(action=PauseRequest(), method="POST", query=query, form=form)
     async with scene(held, **CHUNKED) as there:
         async with there.queue() as queue:

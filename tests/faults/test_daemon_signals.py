@@ -1,8 +1,8 @@
-"""The real daemon, stopped and killed at moments that the proxy holds, and what the next one makes of its jobs.
+"""The real daemon, stopped and killed at moments that the proxy holds; the next one continues its jobs.
 
 Counts: three ways to be stopped with SIGTERM; SIGKILL at seven moments, one in each state at least; three ends of jobs
-that do not go on by themselves, and two without a daemon; a registration that failed; a volume that changed between two
-lives; and as many jobs as the variable FAULT_JOBS says (40) over which memory must stay flat.
+that do not continue by themselves, and two without a daemon; a failed registration; a volume that changed between two
+runs; and as many jobs as the variable FAULT_JOBS says (40) over which memory must stay flat.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ QUICK: dict[str, object] = {
 
 @dataclass(kw_only=True)
 class Machine:
-    """One state directory on which daemons follow each other, and a folder of a bucket behind a proxy."""
+    """A state directory that daemons use in turn, and a folder of a bucket behind a proxy."""
 
     directory: Path
     ground: Ground
@@ -215,7 +215,7 @@ def test_stopped_twice_it_interrupts_and_goes_on_at_the_next_start(machine: Mach
 
 
 def test_stopped_with_a_queue_the_rest_runs_after_the_next_start(machine: Machine) -> None:
-    """What had not begun waits for the next daemon, in its order; what ran is finished first."""
+    """Running jobs are finished first; queued jobs wait for the next daemon, in their order."""
     held = machine.held(Fault(action=PauseReply(), path=part(1)))
     with machine.daemon(max_jobs=1) as daemon:
         jobs = {place: machine.submit(daemon, place) for place in ("x", "y", "z")}
@@ -263,7 +263,7 @@ def test_killed_in_each_state_it_goes_on_at_the_next_start(machine: Machine) -> 
 
 
 def test_killed_and_not_to_go_on_by_itself(machine: Machine) -> None:
-    """With `resume_on_start = false` jobs are interrupted: resumed, cancelled, or cleaned up, as asked."""
+    """With `resume_on_start = false` interrupted jobs wait to be resumed, cancelled or cleaned up."""
     held = machine.held(Fault(action=PauseReply(), path=part(2), times=None))
     with machine.daemon(max_jobs=4) as daemon:
         jobs = {place: machine.submit(daemon, place) for place in ("resumed", "cancelled", "cleaned")}
@@ -432,7 +432,7 @@ def descriptors(daemon: Daemon) -> set[str]:
 
 
 def connections(daemon: Daemon) -> set[str]:
-    """Those of the descriptors that are TCP: to the endpoint, some of them kept open for the next request."""
+    """The TCP descriptors: connections to the endpoint, some kept open for the next request."""
     table = Path(f"/proc/{daemon.process.pid}/net/tcp").read_text().splitlines()[1:]
     inodes = {f"socket:[{line.split()[9]}]" for line in table}
     return {each for each in descriptors(daemon) if each.split()[1] in inodes}

@@ -145,7 +145,7 @@ async def test_a_journal_without_room(number: int, scene: MakeScene, tmp_path: P
 
 
 async def test_a_job_that_cannot_be_entered_is_not_taken(scene: MakeScene, tmp_path: Path) -> None:
-    """With no room for the request, it is refused and nothing happens; with room again it is taken."""
+    """A request that does not fit on the disk is refused without effect, and accepted once there is space."""
     with small_disk(tmp_path / "state", 8 * MIB) as state:
         async with scene() as there, there.queue() as queue:
 
@@ -178,7 +178,7 @@ async def test_a_state_directory_that_cannot_be_written(scene: MakeScene, tmp_pa
 
 
 def test_a_daemon_without_a_journal_does_not_start(tmp_path: Path) -> None:
-    """It says why in one message and ends; no socket stays."""
+    """The daemon gives the reason in one message and ends; no socket stays."""
     with small_disk(tmp_path / "state", 256 * KIB) as state:
         subprocess.run(["mount", "-o", "remount,ro", str(state)], check=True)
         done = subprocess.run(

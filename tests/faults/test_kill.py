@@ -13,7 +13,7 @@ KILLS = 8
 
 
 def test_jobs_survive_the_daemon(tmp_path: Path) -> None:
-    """However often the daemon is killed: every job ends done, every bundle is right, nothing else is left."""
+    """Every job of a daemon that is killed at random ends done, with a valid bundle and nothing else left."""
     verdict = soak(kills=KILLS, seed=20261123, directory=tmp_path)
     assert verdict.kills == KILLS
     assert verdict.jobs >= 3

@@ -1,7 +1,7 @@
 """Volumes that cannot be read, end early, or change under the reader: never a torn image, always a clear message.
 
 Counts: bad sectors at three places, short reads, and fourteen ways to change a volume while it is read, three of which
-are none; three ways to change it between two lives of a job.
+are none; three ways to change it between two runs of a job.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ async def test_bad_sectors_fail_the_job(good: int, scene: MakeScene, tmp_path: P
 
 
 async def test_short_reads_are_gone_on_with(scene: MakeScene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the kernel gives at a time, every byte is read once and in its place."""
+    """Every byte is read once and in its place, however short the kernel's reads are."""
     dice = random.Random(7)
     whole = os.preadv
 
@@ -87,7 +87,7 @@ async def changed(there: Scene, change: Callable[[], object], held: Fault = HELD
 
 
 async def test_a_file_that_shrinks(scene: MakeScene) -> None:
-    """It says where the file ends now and how long it was."""
+    """The error gives the file's present end and its earlier length."""
     async with scene(HELD, size=8 * MIB) as there:
         job = await changed(there, lambda: os.truncate(there.image, 7 * MIB))
         failed(job, "source.shrunk", str(there.image), f"ends at byte {7 * MIB} and had {8 * MIB} bytes")
@@ -149,7 +149,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("name", CHANGES)
 async def test_a_file_that_changes(name: str, scene: MakeScene) -> None:
-    """Whoever writes to an image file while it is read fails the job, wherever it was and whatever its times say."""
+    """A write to an image file while it is read fails the job, at any place and with any file times."""
     held = Fault(action=PauseReply(), path=part(2))
     async with scene(held) as there:
         job = await changed(there, lambda: CHANGES[name](there.image), held)
@@ -158,7 +158,7 @@ async def test_a_file_that_changes(name: str, scene: MakeScene) -> None:
 
 
 async def test_a_file_that_changes_after_the_last_read(scene: MakeScene) -> None:
-    """What is written once every part is stored does not matter any more: the image is of the time before."""
+    """A write after every part is stored does not matter: the bundle holds the earlier state."""
     held = Fault(action=PauseReply(), path=MANIFEST)
     async with scene(held) as there:
         copy = there.directory / "copy.img"
@@ -170,7 +170,7 @@ async def test_a_file_that_changes_after_the_last_read(scene: MakeScene) -> None
 
 @pytest.mark.parametrize("name", ["grows", "shrinks", "is written to where it was read"])
 async def test_a_file_that_changes_between_two_lives(name: str, scene: MakeScene) -> None:
-    """What is there at the start of the second life is bundled anew, with a notice; nothing of the first one stays."""
+    """A volume that changed between two runs is bundled anew, with a notice; nothing of the first run stays."""
     held = Fault(action=PauseReply(), path=part(2))
     async with scene(held) as there:
         async with there.queue() as queue:
@@ -195,7 +195,7 @@ async def test_a_file_that_changes_between_two_lives(name: str, scene: MakeScene
 
 @pytest.mark.parametrize("how", ["renamed over", "deleted", "made read-only"])
 async def test_a_change_of_the_name_or_mode_changes_nothing(how: str, scene: MakeScene) -> None:
-    """What was opened is what is read, whatever the path names by then and whoever may open it."""
+    """The opened file is read, whatever its path names later and whatever its mode."""
     async with scene(HELD) as there:
         copy = there.directory / "copy.img"
         copy.write_bytes(there.image.read_bytes())

@@ -1,7 +1,7 @@
-"""What the network and AWS do to a job, as a table: each row runs a whole job, and one that failed is taken up again.
+"""A table of faults of the network and AWS: each row runs a whole job, and a failed one is resumed.
 
-A row says what the proxy does, once or for ever, and what must come of it. Parts go up one after another, so that what
-is stored when a fault comes is known.
+A row gives the proxy's faults, passing or lasting, and the job's outcome. Parts go up one after another, so that the
+parts stored before a fault are known.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def says(status: int, code: str, *, early: bool = False) -> Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One script. `code` is the error's; `cause` stands in its message, by default the AWS code in brackets."""
+    """A script. `code` is the error's; `cause` is part of its message, by default the AWS code in brackets."""
 
     name: str
     faults: tuple[Fault, ...]
@@ -338,7 +338,7 @@ async def test_what_passes_costs_a_repeat_and_not_the_job(row: Row, scene: MakeS
 
 @pytest.mark.parametrize("row", LASTING, ids=str)
 async def test_what_lasts_fails_the_job_and_keeps_its_parts(row: Row, scene: MakeScene) -> None:
-    """With the cause in one line; when the fault is gone, `resume` sends only what is missing and is done."""
+    """A lasting fault fails the job with its cause in one line; afterwards `resume` sends only the missing parts."""
     async with scene(*row.faults, **{"upload_concurrency": 1, **row.changes}) as there:
         job = await there.run()
         failed_as_told(job, row)
@@ -376,7 +376,7 @@ async def test_what_lasts_from_the_start_leaves_nothing(row: Row, scene: MakeSce
     "action", [says(500, "InternalError"), DropReply(), Reset(after=0)], ids=["500", "lost", "reset"]
 )
 async def test_clean_up_repeats_what_fails_in_passing(action: Action, scene: MakeScene) -> None:
-    """When removing a part fails twice, it is removed the third time."""
+    """A part whose removal fails twice is removed at the third attempt."""
     refused = on_part(says(412, "PreconditionFailed"), times=None)
     deleting = Fault(action=action, path=part(1), method="DELETE", times=2)
     async with scene(refused, deleting, upload_concurrency=1) as there:

@@ -116,7 +116,7 @@ START_ATTEMPTS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """One running endpoint: where it is, whom it trusts, and what a test may expect of it."""
+    """A running endpoint: its address, its credentials, and the features that a test may expect."""
 
     name: str
     url: str

@@ -19,7 +19,7 @@ class HttpError(Exception):
 
 
 class Framing(Enum):
-    """How a body without a length ends."""
+    """The end of a body without a length."""
 
     CHUNKED = "chunked"
     UNTIL_CLOSE = "until close"

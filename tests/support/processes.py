@@ -39,7 +39,7 @@ def free_ports(count: int) -> list[int]:
 
 
 class ServerProcess:
-    """One running server program and the file that holds its output."""
+    """A running server program and the file that holds its output."""
 
     def __init__(
         self,

@@ -105,7 +105,7 @@ Action = StallBody | Reset | Answer | DropReply | HoldReply | TruncateReply | Pa
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Fault:
-    """What to do to the `nth` request that matches, and the `times` - 1 after it (None: to all after it).
+    """An action on the `nth` matching request and the `times` - 1 after it (None: on all after it).
 
     `method` and `path` must match whole, `query` and `form` somewhere; `form` is the body of an EC2 or STS
     request. The first fault that fits a request is the one that happens.
@@ -136,7 +136,7 @@ def dry_run_answered() -> Fault:
 
 @dataclass(kw_only=True)
 class Request:
-    """One request as the proxy saw it; `status` is what the client was told, None when nothing."""
+    """A request as the proxy saw it; `status` is the client's, None without a reply."""
 
     method: str
     path: str
@@ -366,7 +366,7 @@ class FaultProxy:
 
 @dataclass(eq=False)
 class _Exchange:
-    """One request on its way to the endpoint, and the reply on its way back."""
+    """A request on its way to the endpoint, and the reply on its way back."""
 
     proxy: FaultProxy
     request: Request

@@ -112,7 +112,7 @@ def loop_device(image: Path, *, read_only: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def _tree(path: Path, size: int, files_from: Path | None) -> Iterator[Path]:
-    """Give the tree to copy: the one asked for, or one that lives as long as the copying."""
+    """Give the tree to copy: the given one, or a temporary one."""
     if files_from is not None:
         yield files_from
         return

@@ -37,7 +37,7 @@ def refused(call: Callable[[], object]) -> str | None:
 
 
 async def test_capabilities(endpoint: Endpoint, make_bucket: MakeBucket) -> None:
-    """What the endpoint says of signatures, checksums, ownership and conditions is so."""
+    """The endpoint's statements on signatures, checksums, ownership and conditions are true."""
     bucket, closed = make_bucket(endpoint), make_bucket(endpoint, acls=False)
     with endpoint.blocking_client() as s3, replace(endpoint, secret_key="wrong").blocking_client() as bad:
 

@@ -1,4 +1,4 @@
-"""The fault proxy passes what it should, and breaks what it is told to."""
+"""The fault proxy passes requests unchanged, and breaks those of its script."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an earlier life put into the cloud, and what a rival did, when a later life ends: all of ours goes, no more."""
+"""A later run of a job removes all that its earlier runs stored, and nothing that a rival stored."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ async def registered_and_failed(there: Scene, fault: Fault) -> Job:
 
 
 async def test_a_rival_s_parts_stay(scene: MakeScene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two jobs that store under one name the one that comes second takes nothing away from the first, although a
-    part of its own was refused without its hearing of it.
+    """The second of two jobs under one name removes nothing of the first, even if it missed that a part was
+    refused.
     """
     monkeypatch.setattr(cancel, "SETTLE_S", 0.2)
     refused, unheard = (Fault(action=PauseRequest(), path=part(number)) for number in (0, 1))
@@ -78,7 +78,7 @@ async def test_an_image_that_was_there_before_is_not_this_job_s(scene: MakeScene
 
 
 async def test_cancelled_before_it_put_the_manifest_again(scene: MakeScene) -> None:
-    """A later life that is cancelled while it still asks for the parts removes manifest and image, too."""
+    """A later run that is cancelled while it still checks the parts removes manifest and AMI too."""
     unknown = unwatched()
     async with scene(unknown) as there:
         first = await registered_and_failed(there, unknown)
@@ -126,7 +126,7 @@ async def test_stored_again_after_a_part_was_lost(scene: MakeScene) -> None:
 
 
 async def test_begun_anew_after_the_manifest_was_put(scene: MakeScene) -> None:
-    """When the volume changed since its bundle was whole once, the old manifest and image make room for the new."""
+    """After a change of the volume the old manifest and AMI are replaced by new ones."""
     async with scene() as there:
         job = await lost_a_part(there)
         (before,) = there.images()
@@ -139,7 +139,7 @@ async def test_begun_anew_after_the_manifest_was_put(scene: MakeScene) -> None:
 
 
 async def test_a_registration_that_was_answered_late_is_removed_by_its_id(scene: MakeScene) -> None:
-    """When the answer comes after the cancel its image goes, although EC2 does not show it under its name yet."""
+    """An AMI whose registration is answered after the cancel is removed, even if EC2 does not list its name yet."""
     held = Fault(action=PauseReply(), method="POST", form=REGISTER)
     async with scene(held) as there:
         async with there.queue() as queue:
@@ -156,7 +156,7 @@ async def test_a_registration_that_was_answered_late_is_removed_by_its_id(scene:
 async def test_a_registration_that_nobody_heard_of_is_looked_for(
     scene: MakeScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When no answer came at all, the image is looked for as often as a registration is, and goes."""
+    """An AMI whose registration was never answered is searched for repeatedly and removed."""
     monkeypatch.setattr(cancel, "SETTLE_S", 0.2)
     held = Fault(action=PauseReply(), method="POST", form=REGISTER)
     async with scene(held) as there:
@@ -172,7 +172,7 @@ async def test_a_registration_that_nobody_heard_of_is_looked_for(
 
 
 async def test_an_image_that_shows_late_is_removed_by_another_process(scene: MakeScene) -> None:
-    """Whoever removes a job later looks for its image more than once."""
+    """A later removal of a job searches for its AMI more than once."""
     unknown = unwatched()
     async with scene(unknown) as there:
         job = await registered_and_failed(there, unknown)
@@ -183,7 +183,7 @@ async def test_an_image_that_shows_late_is_removed_by_another_process(scene: Mak
 
 
 async def test_an_image_that_shows_late_is_not_registered_twice(scene: MakeScene) -> None:
-    """A later life finds the image of an earlier one, although it is not visible at the first look."""
+    """A later run finds the AMI of an earlier one, even if EC2 does not list it at first."""
     unknown = unwatched()
     async with scene(unknown) as there:
         job = await registered_and_failed(there, unknown)
