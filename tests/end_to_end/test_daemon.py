@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from amistream.values import MIB
-from end_to_end.machine import Daemon, identity, running_daemon
 from support.buckets import download_bundle, list_keys, open_uploads
+from support.daemons import Daemon, identity, owner, running_daemon
 from support.proxy import Fault, StallBody, dry_run_answered
 from support.referee import check_bundle, read_bundle
 from support.volumes import ext4_image, loop_device, random_image, xfs_image
@@ -170,10 +170,8 @@ def test_every_endpoint_answers_to_curl(daemon: Daemon, volume: Path, key_ring: 
     body = {
         "source": str(volume),
         "destinations": [str(tmp_path / "out")],
+        **owner(key_ring),
         "account": "1234-5678-9012",
-        "certificate": str(key_ring.user.certificate),
-        "private_key": str(key_ring.user.key),
-        "ec2_certificate": str(key_ring.ec2.certificate),
     }
     status, document = daemon.curl("/v1/openapi.json")
     assert status == 200

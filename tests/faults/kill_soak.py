@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from end_to_end.machine import COMMANDS
 from support.buckets import create_bucket, download_bundle, list_keys, open_uploads
+from support.daemons import COMMANDS, owner
 from support.endpoints import run_ministack
 from support.keys import make_keys
 from support.processes import ServerProcess
@@ -182,10 +182,7 @@ class Soak:
         body: dict[str, Any] = {
             "source": str(image),
             "destinations": [place],
-            "account": "123456789012",
-            "certificate": str(self._keys.user.certificate),
-            "private_key": str(self._keys.user.key),
-            "ec2_certificate": str(self._keys.ec2.certificate),
+            **owner(self._keys),
             "part_size": "6MiB" if kind == 1 else self._dice.choice(["64KiB", "256KiB", "1MiB"]),
             "compress": self._dice.choice(["fast", "balanced", "auto"]),
             "upload_concurrency": self._dice.choice([1, 2, 4]),

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from amistream.jobs.journal import FILE
-from end_to_end.machine import COMMANDS, Daemon, identity, running_daemon
 from faults.scene import REGISTER, part
+from support.daemons import COMMANDS, Daemon, identity, owner, running_daemon
 from support.proxy import Answer, Fault, PauseReply, dry_run_answered
 from support.referee import check_bundle
 from support.volumes import random_image
@@ -87,15 +87,12 @@ class Machine:
             "source": str(self.image),
             "destinations": [f"s3://{self.ground.bucket}/{self.root}/{place}"],
             "endpoint_url": self.proxy.url,
-            "account": "123456789012",
-            "certificate": str(self.keys.user.certificate),
-            "private_key": str(self.keys.user.key),
-            "ec2_certificate": str(self.keys.ec2.certificate),
+            **owner(self.keys),
             "ami_name": self.image_name(place),
         }
 
     def submit(self, daemon: Daemon, place: str) -> str:
-        return submit(daemon, self.body(place))
+        return daemon.submit(**self.body(place))
 
     def image_name(self, place: str) -> str:
         return f"{self.ground.bucket}/{self.root}/{place}/image.manifest.xml"
@@ -136,27 +133,6 @@ def machine(tmp_path: Path, ground: Ground, make_proxy: MakeProxy, key_ring: Key
     )
 
 
-def submit(daemon: Daemon, body: dict[str, Any]) -> str:
-    status, job = daemon.curl("/v1/jobs", "-d", json.dumps(body))
-    assert status == 202, job
-    job_id: str = job["id"]
-    return job_id
-
-
-def job_of(daemon: Daemon, job_id: str) -> dict[str, Any]:
-    status, job = daemon.curl(f"/v1/jobs/{job_id}")
-    assert status == 200
-    found: dict[str, Any] = job
-    return found
-
-
-def watched(daemon: Daemon, job_id: str) -> dict[str, Any]:
-    """The job when it has ended, which is when the stream of its events ends."""
-    status, _ = daemon.curl(f"/v1/jobs/{job_id}/events", "-N")
-    assert status == 200
-    return job_of(daemon, job_id)
-
-
 def done_right(machine: Machine, job: dict[str, Any], place: str) -> None:
     assert job["state"] == "done", job["error"]
     assert machine.ground.images(machine.image_name(place)) == [job["result"]["image_id"]]
@@ -194,7 +170,7 @@ def test_stopped_once_it_finishes_what_runs(machine: Machine) -> None:
         machine.proxy.let_go(held)
         assert exit_status(daemon) == 0
     with machine.daemon() as daemon:
-        done_right(machine, job_of(daemon, job_id), "x")
+        done_right(machine, daemon.job(job_id), "x")
 
 
 def test_stopped_twice_it_interrupts_and_goes_on_at_the_next_start(machine: Machine) -> None:
@@ -211,7 +187,7 @@ def test_stopped_twice_it_interrupts_and_goes_on_at_the_next_start(machine: Mach
         assert '"interrupted"' in daemon.process.output()
     assert machine.left("x")
     with machine.daemon() as daemon:
-        done_right(machine, watched(daemon, job_id), "x")
+        done_right(machine, daemon.wait_ended(job_id), "x")
 
 
 def test_stopped_with_a_queue_the_rest_runs_after_the_next_start(machine: Machine) -> None:
@@ -228,7 +204,7 @@ def test_stopped_with_a_queue_the_rest_runs_after_the_next_start(machine: Machin
     assert machine.left("y") == machine.left("z") == []
     with machine.daemon(max_jobs=1) as daemon:
         for place, job_id in jobs.items():
-            done_right(machine, watched(daemon, job_id), place)
+            done_right(machine, daemon.wait_ended(job_id), place)
 
 
 MOMENTS = {
@@ -253,13 +229,13 @@ def test_killed_in_each_state_it_goes_on_at_the_next_start(machine: Machine) -> 
             place = name.replace(" ", "-")
             jobs[place] = machine.submit(daemon, place)
             machine.proxy.wait_hit(held)
-        states = [job_of(daemon, job_id)["state"] for job_id in jobs.values()]
+        states = [daemon.job(job_id)["state"] for job_id in jobs.values()]
         assert states == [state for state, _ in MOMENTS.values()]
         kill(daemon)
     machine.proxy.mend(*(held for _, held in MOMENTS.values()))
     with machine.daemon() as daemon:
         for place, job_id in jobs.items():
-            done_right(machine, watched(daemon, job_id), place)
+            done_right(machine, daemon.wait_ended(job_id), place)
 
 
 def test_killed_and_not_to_go_on_by_itself(machine: Machine) -> None:
@@ -273,7 +249,7 @@ def test_killed_and_not_to_go_on_by_itself(machine: Machine) -> None:
     machine.proxy.mend(held)
     with machine.daemon(resume_on_start=False) as daemon:
         for job_id in jobs.values():
-            job = job_of(daemon, job_id)
+            job = daemon.job(job_id)
             assert (job["state"], job["resumable"]) == ("interrupted", True)
 
         resumed = daemon.command("resume", jobs["resumed"], "--json")
@@ -281,7 +257,7 @@ def test_killed_and_not_to_go_on_by_itself(machine: Machine) -> None:
         done_right(machine, json.loads(resumed.stdout), "resumed")
 
         assert daemon.command("cancel", jobs["cancelled"]).returncode == 0
-        assert job_of(daemon, jobs["cancelled"])["state"] == "cancelled"
+        assert daemon.job(jobs["cancelled"])["state"] == "cancelled"
         assert machine.left("cancelled") == []
 
         kept = machine.left("cleaned")
@@ -366,7 +342,7 @@ def test_a_volume_that_changed_between_two_lives_is_bundled_anew(machine: Machin
     with machine.image.open("r+b") as file:
         file.write(b"other bytes")
     with machine.daemon() as daemon:
-        job = watched(daemon, job_id)
+        job = daemon.wait_ended(job_id)
     assert job["state"] == "done", job["error"]
     assert any("starting over under a new key" in notice for notice in job["notices"]), job["notices"]
     manifest = machine.bundle("x").manifest.decode()
@@ -399,13 +375,13 @@ def test_memory_stays_flat(machine: Machine) -> None:
             body = machine.body(place)
             if kind == "local":
                 body |= {"destinations": [str(machine.directory / place)], "ami_name": None, "endpoint_url": None}
-            job_id = submit(daemon, {name: value for name, value in body.items() if value is not None})
+            job_id = daemon.submit(**body)
             if kind == "cancelled":
                 assert daemon.curl(f"/v1/jobs/{job_id}", "-X", "DELETE")[0] == 202
-            assert watched(daemon, job_id)["state"] == ends[kind]
+            assert daemon.wait_ended(job_id)["state"] == ends[kind]
             if kind == "failed":
                 assert daemon.curl(f"/v1/jobs/{job_id}", "-X", "DELETE")[0] == 202
-                assert watched(daemon, job_id)["state"] == "cancelled"
+                assert daemon.wait_ended(job_id)["state"] == "cancelled"
             if kind == "local":
                 sizes.append(rss(daemon))
                 handles.append(len(descriptors(daemon) - connections(daemon)))

@@ -18,9 +18,9 @@ import pytest
 from amistream.errors import JobError
 from amistream.events import State
 from amistream.jobs.journal import FILE, Journal
-from end_to_end.machine import COMMANDS
 from faults.scene import Scene, ended, hit, part
 from jobs.work import request
+from support.daemons import COMMANDS
 from support.proxy import Fault, PauseReply
 from support.referee import check_bundle
 

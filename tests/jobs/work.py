@@ -15,12 +15,11 @@ from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
 from amistream.request import JobRequest, parse_request
 from amistream.settings import Settings
+from support.daemons import owner
 
 if TYPE_CHECKING:
     from support.endpoints import Endpoint
     from support.keys import KeyRing
-
-ACCOUNT = "123456789012"
 
 
 def settings(tmp_path: Path, **changes: Any) -> Settings:
@@ -42,10 +41,7 @@ def request(image: Path, to: str | Path, keys: KeyRing, **changes: Any) -> JobRe
     values: dict[str, Any] = {
         "source": str(image),
         "destinations": [str(to)],
-        "account": ACCOUNT,
-        "certificate": str(keys.user.certificate),
-        "private_key": str(keys.user.key),
-        "ec2_certificate": str(keys.ec2.certificate),
+        **owner(keys),
         **changes,
     }
     return parse_request({name: value for name, value in values.items() if value is not None})

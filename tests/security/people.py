@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from end_to_end.machine import PATIENCE_S, Daemon, running_daemon
+from support.daemons import PATIENCE_S, Daemon, running_daemon
 
 if TYPE_CHECKING:
     from support.keys import KeyRing

@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from amistream.jobs.journal import Journal
-from end_to_end.machine import Daemon, running_daemon
 from security.leaks import Form, Watcher, files_below, forms, forms_of_key, search
 from support.buckets import download_bundle
+from support.daemons import Daemon, identity, owner, running_daemon
 from support.proxy import Answer, Fault, PauseRequest, StallBody, dry_run_answered
 from support.referee import read_bundle, unwrap
 from support.volumes import random_image
@@ -115,20 +115,6 @@ def following(daemon: Daemon, job: str, to: Path) -> Iterator[None]:
             process.wait(60)
 
 
-def submit(daemon: Daemon, **values: object) -> str:
-    """Submit a job and return its id."""
-    status, view = daemon.curl("/v1/jobs", "-d", json.dumps({"account": "123456789012", **values}))
-    assert status == 202, view
-    job: str = view["id"]
-    return job
-
-
-def wait_ended(daemon: Daemon, job: str) -> dict[str, Any]:
-    daemon.curl(f"/v1/jobs/{job}/events", "-N")
-    view: dict[str, Any] = daemon.curl(f"/v1/jobs/{job}")[1]
-    return view
-
-
 def wrapped_in_the_journal(state_dir: Path, copy: Path, job: str) -> tuple[bytes, bytes]:
     """Read the wrapped key and IV of an unfinished job from the journal."""
     shutil.copytree(state_dir, copy)
@@ -180,47 +166,41 @@ def a_first_daemon(life: Life, watcher: Watcher) -> None:
     packed = folder.parent / "disk.qcow2"
     if HAS_QEMU:
         subprocess.run(["qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", image, packed], check=True)
-    pair = {
-        "source": str(image),
-        "certificate": str(keys.user.certificate),
-        "private_key": str(keys.user.key),
-        "ec2_certificate": str(keys.ec2.certificate),
-    }
+    pair = {"source": str(image), **owner(keys)}
     with life.daemon("first") as daemon:
         command = daemon.command(
             *("bundle", image, "--to", f"s3://{bucket}/good", "--ami-name", f"x {bucket}", "--json"),
-            *("--cert", keys.user.certificate, "--private-key", keys.user.key),
-            *("--ec2-cert", keys.ec2.certificate, "--account", "123456789012"),
+            *identity(keys),
         )
         assert life.keep("bundle", command).returncode == 0, command.stderr
         life.jobs["good"] = json.loads(command.stdout)["id"]
 
-        bad = life.jobs["bad"] = submit(daemon, **pair, destinations=[f"s3://{bucket}/bad"], register_image=False)
+        bad = life.jobs["bad"] = daemon.submit(**pair, destinations=[f"s3://{bucket}/bad"], register_image=False)
         with following(daemon, bad, folder.parent / "bad.events"):
-            assert wait_ended(daemon, bad)["state"] == "failed"
+            assert daemon.wait_ended(bad)["state"] == "failed"
         life.keep("watch", daemon.command("watch", bad))
         wrapped = wrapped_in_the_journal(life.state_dir, folder.parent / "copy", bad)
         for name, secret in zip(("key", "IV"), wrapped, strict=True):
             life.wanted += forms(f"{name} of the failed bundle", bytes.fromhex(unwrap(secret, keys.user.key)))
 
-        own = life.jobs["own"] = submit(
-            daemon,
+        own = life.jobs["own"] = daemon.submit(
+            account="123456789012",
             source=str(image),
             destinations=[str(folder / "bundle")],
             ec2_certificate=pair["ec2_certificate"],
         )
         with following(daemon, own, folder.parent / "own.events"):
-            assert wait_ended(daemon, own)["state"] == "done"
+            assert daemon.wait_ended(own)["state"] == "done"
 
         if HAS_QEMU:
             from_packed = {**pair, "source": str(packed), "register_image": False}
-            life.jobs["packed"] = submit(daemon, **from_packed, destinations=[f"s3://{bucket}/packed"])
+            life.jobs["packed"] = daemon.submit(**from_packed, destinations=[f"s3://{bucket}/packed"])
             life.proxy.wait_hit(life.paused)
             watcher.look()
             life.proxy.let_go(life.paused)
-            assert wait_ended(daemon, life.jobs["packed"])["state"] == "done"
+            assert daemon.wait_ended(life.jobs["packed"])["state"] == "done"
 
-        killed = submit(daemon, **pair, destinations=[f"s3://{bucket}/killed"], ami_name=f"y {bucket}")
+        killed = daemon.submit(**pair, destinations=[f"s3://{bucket}/killed"], ami_name=f"y {bucket}")
         life.jobs["killed"] = killed
         with following(daemon, killed, folder.parent / "killed.events"):
             life.proxy.wait_hit(life.stalled)
@@ -237,7 +217,7 @@ def a_second_daemon(life: Life) -> None:
     killed = life.jobs["killed"]
     with life.daemon("second") as daemon:
         with following(daemon, killed, life.folder.parent / "resumed.events"):
-            assert wait_ended(daemon, killed)["state"] == "done"
+            assert daemon.wait_ended(killed)["state"] == "done"
         life.keep_answers(daemon, "at the end")
         for line in (("jobs", "--json"), ("status", killed), ("doctor",), ("cancel", life.jobs["bad"])):
             life.keep(" ".join(line), daemon.command(*line))

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from end_to_end.machine import COMMANDS, Daemon, running_daemon
 from security.people import PYTHON, STRANGER, STRANGER_ID, machine, needs_root
+from support.daemons import COMMANDS, Daemon, running_daemon
 
 if TYPE_CHECKING:
     from support.keys import KeyRing

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from end_to_end.machine import COMMANDS, identity
 from security.people import MEMBER_ID, needs_root, some_group
+from support.daemons import COMMANDS, identity
 from support.volumes import loop_device, random_image
 
 if TYPE_CHECKING:

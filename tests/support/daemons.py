@@ -53,6 +53,25 @@ class Daemon:
         except json.JSONDecodeError:
             return int(status), body
 
+    def submit(self, **request: object) -> str:
+        """Submit a job and return its id; None leaves a field out."""
+        given = {name: value for name, value in request.items() if value is not None}
+        status, job = self.curl("/v1/jobs", "-d", json.dumps(given))
+        assert status == 202, job
+        return str(job["id"])
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        status, job = self.curl(f"/v1/jobs/{job_id}")
+        assert status == 200, job
+        found: dict[str, Any] = job
+        return found
+
+    def wait_ended(self, job_id: str) -> dict[str, Any]:
+        """Return the job once the stream of its events ends."""
+        status, _ = self.curl(f"/v1/jobs/{job_id}/events", "-N")
+        assert status == 200
+        return self.job(job_id)
+
     def peak_rss(self) -> int:
         """Read the daemon's peak memory in bytes."""
         for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
@@ -86,8 +105,18 @@ def running_daemon(directory: Path, endpoint: Endpoint | None, **settings: objec
 
 
 def identity(keys: KeyRing) -> Sequence[object]:
-    """Give the options of the bundle's owner."""
+    """Give the command line options of the bundle's owner."""
     return (
         *("--cert", keys.user.certificate, "--private-key", keys.user.key),
         *("--ec2-cert", keys.ec2.certificate, "--account", "123456789012"),
     )
+
+
+def owner(keys: KeyRing) -> dict[str, str]:
+    """Give the same as fields of a request."""
+    return {
+        "account": "123456789012",
+        "certificate": str(keys.user.certificate),
+        "private_key": str(keys.user.key),
+        "ec2_certificate": str(keys.ec2.certificate),
+    }
