@@ -11,6 +11,7 @@ import pytest
 
 from jobs.work import use_endpoint
 from support.buckets import list_keys
+from support.loop import clock
 from support.proxy import Answer, DropReply, Fault, HoldReply, Reset, dry_run_answered
 
 if TYPE_CHECKING:
@@ -178,12 +179,13 @@ async def test_a_cancel_leaves_nothing(
     proxy = make_proxy(ministack, held)
 
     async def look() -> None:
-        async with scene.ready(f"s3://{bucket}/x", endpoint_url=proxy.url, settings={"stall_timeout_s": 1}):
+        async with scene.ready(f"s3://{bucket}/x", endpoint_url=proxy.url):
             pytest.fail("ready all the same")
 
     looking = asyncio.create_task(look())
     await asyncio.to_thread(proxy.wait_hit, held)
     looking.cancel()
+    proxy.clock = clock(20)
     with pytest.raises(asyncio.CancelledError):
         await looking
     await asyncio.to_thread(proxy.hang_up)

@@ -93,7 +93,7 @@ async def test_silent_connection_is_closed(start_daemon: StartDaemon, begin: byt
 
 async def test_body_that_does_not_come_is_not_waited_for(start_daemon: StartDaemon) -> None:
     """A request whose body does not arrive is answered with 408 and makes no job."""
-    async with start_daemon(body_timeout_s=0.05, doors={"idle_s": 1}) as daemon:
+    async with start_daemon(body_timeout_s=0.05) as daemon:
         async with talking(connect(daemon)) as (reader, writer):
             writer.write(b"POST /v1/jobs HTTP/1.1\r\nHost: d\r\nContent-Length: 10\r\n\r\n{")
             assert b" 408 " in await reader.readline()
