@@ -107,7 +107,7 @@ async def test_registrations_that_cannot_be(
             await session.register(address, RegistrationOptions(), region="us-east-1")
         with cloud.blocking_client() as s3:
             s3.delete_object(Bucket=bucket, Key="holes.img.part.1")
-        with pytest.raises(DifferenceError, match=r"holes\.img\.part\.1 is not there"):
+        with pytest.raises(DifferenceError, match=r"holes\.img\.part\.1 is missing"):
             await session.register(address, RegistrationOptions())
     assert images(cloud) == before
 

@@ -167,7 +167,7 @@ async def test_a_deletion_that_stops_midway(
             task.cancel()
         with pytest.raises((StoreError, asyncio.CancelledError)):
             await task
-        found = re.search(r"to go on: amistream delete (\S+) --manifest (\S+)", it.notes[-1])
+        found = re.search(r"to continue: amistream delete (\S+) --manifest (\S+)", it.notes[-1])
         assert found is not None
         assert found[1] == address
         copy = Path(found[2])
@@ -230,7 +230,7 @@ async def test_a_copy_of_another_manifest(
     other.write_text(bundle.read_text().replace("<size>41943040<", "<size>41943041<"))
     address = f"s3://{bucket}/holes.img.manifest.xml"
     async with work(tmp_path, cloud).session() as session:
-        with pytest.raises(RefusedError, match="is not the one that was given"):
+        with pytest.raises(RefusedError, match="is not the given one"):
             await session.delete(address, agree, copy=other)
         with pytest.raises(RefusedError, match="cannot read the manifest"):
             await session.delete(address, agree, copy=tmp_path / "none")

@@ -148,7 +148,7 @@ async def test_download_of_a_bad_part(
 
 
 @pytest.mark.parametrize(
-    ("damage", "words"), [("gone", "part.1 and 1 more are not there"), ("size", "the manifest says 900000")]
+    ("damage", "words"), [("gone", "part.1 and 1 more are missing"), ("size", "the manifest says 900000")]
 )
 async def test_parts_that_are_not_what_they_should(
     damage: str, words: str, store: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path
@@ -181,7 +181,7 @@ async def test_download_replaces_nothing(
     with pytest.raises(StoreError, match="exists already, with other content"):
         await download(it, address, down)
     (down / "holes.img.manifest.xml").write_text("precious")
-    with pytest.raises(RefusedError, match="another one is there"):
+    with pytest.raises(RefusedError, match="another bundle exists there"):
         await download(it, address, down)
     assert {name: data for name, data in contents(down).items() if data == b"precious"}.keys() == {
         "holes.img.part.1",
@@ -275,7 +275,7 @@ async def test_upload_goes_on(
     with pytest.raises(StoreError):
         await upload(it, bundle, f"s3://{bucket}/k")
     assert list_keys(store, bucket) == ["k/holes.img.part.0", "k/holes.img.part.1"]
-    assert "the same command goes on" in it.notes[-1]
+    assert "the same command continues" in it.notes[-1]
     proxy.requests.clear()
     done = await upload(it, bundle, f"s3://{bucket}/k")
     assert done.kept == 2
@@ -363,7 +363,7 @@ async def test_a_part_that_another_upload_took_back(
     with store.blocking_client() as s3:
         s3.delete_object(Bucket=bucket, Key="holes.img.part.1")
     await asyncio.to_thread(proxy.let_go, stuck)
-    with pytest.raises(StoreError, match=r"holes\.img\.part\.1 was there and is gone"):
+    with pytest.raises(StoreError, match=r"holes\.img\.part\.1 has disappeared"):
         await running
     assert "holes.img.manifest.xml" not in list_keys(store, bucket)
     await upload(work(tmp_path, store), bundle, f"s3://{bucket}")
@@ -378,7 +378,7 @@ async def test_upload_replaces_nothing(store: Endpoint, make_bucket: MakeBucket,
         s3.put_object(Bucket=bucket, Key="b/holes.img.manifest.xml", Body=b"precious")
     with pytest.raises(StoreError, match="with other content"):
         await upload(it, bundle, f"s3://{bucket}/a")
-    with pytest.raises(RefusedError, match="another one is there"):
+    with pytest.raises(RefusedError, match="another bundle exists there"):
         await upload(it, bundle, f"s3://{bucket}/b")
     assert stored_bytes(store, bucket) == {
         "a/holes.img.part.3": b"precious",

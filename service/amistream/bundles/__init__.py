@@ -1,1 +1,1 @@
-"""Bundles that exist: reading, proving, copying, listing and removing them, whoever made them."""
+"""Existing bundles, made by any tool: reading, verifying, copying, listing and removing them."""

@@ -1,7 +1,7 @@
-"""Whether EC2 may read a bundle's objects: their ACLs, where the place tells them.
+"""Finds out from ACLs if EC2 may read a bundle's objects, where the place reports ACLs.
 
-AWS shows the canned ACL aws-exec-read as a grant to its account `za-team`; compatible endpoints mostly show nothing of
-it. So a missing grant means something only on AWS itself, or where the manifest's own ACL shows one.
+AWS shows the canned ACL aws-exec-read as a grant to its account `za-team`; compatible endpoints mostly do not show it.
+So a missing grant counts only on AWS itself, or if the manifest's own ACL has one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from amistream.flow.retry import Alive, retry_policy, with_retries
 from amistream.settings import Settings
 
 EC2_READER = "6aa5a366c34c1cbe25dc49211496e913e0351eb0e8c37aa3477e40942ec6b97c"
-"""Canonical user id of `za-team`, whom aws-exec-read lets read; its name is not shown any more everywhere."""
+"""Canonical user id of `za-team`, the reader in aws-exec-read; some places no longer show its name."""
 _EVERYBODY = tuple(f"http://acs.amazonaws.com/groups/global/{name}" for name in ("AllUsers", "AuthenticatedUsers"))
 _OF_AWS = (".amazonaws.com", ".amazonaws.com.cn")
 
@@ -28,7 +28,7 @@ _OF_AWS = (".amazonaws.com", ".amazonaws.com.cn")
 async def look_at_access(
     bundle: Bundle, names: Iterable[str], settings: Settings, aws: Aws
 ) -> tuple[Access, list[Difference]]:
-    """Ask for the manifest's ACL and, where that tells anything, for those of `names`. Raises `StoreError`."""
+    """Read the manifest's ACL and, if it is known, those of `names`. Raises `StoreError`."""
     place = bundle.place
     if not isinstance(place, BucketPlace):
         return Access.NONE, []
@@ -70,7 +70,7 @@ async def look_at_access(
 
 
 def who_can_read(grants: Iterable[Mapping[str, Any]]) -> Access:
-    """Who may read, by an object's grants."""
+    """Classify the readers of an object by its grants."""
     readers = [grant["Grantee"] for grant in grants if grant["Permission"] in {"READ", "FULL_CONTROL"}]
     if any(reader.get("URI") in _EVERYBODY for reader in readers):
         return Access.PUBLIC

@@ -1,9 +1,9 @@
-"""Copies a bundle as it is, from where it lies to a directory or into a bucket: `download` and `upload`.
+"""Copies a bundle unchanged, to a directory or into a bucket: the common part of `download` and `upload`.
 
-Each part is proved by its SHA-1 on the way. What is there already and right stays, so that a copying that was cut
-short goes on when it is begun again; what is there and is another object is refused before anything is sent. The
-manifest goes last. Nothing half-made stays: a part has its name only once it is whole. Whole parts stay after a
-failure or cancel of the transport, and go again when the bundle itself turns out to be bad.
+Each part is verified by its SHA-1. Valid parts that already exist stay, so that a repeated command resumes an
+interrupted one; other objects with the same names are refused before anything is sent. The manifest goes last. A part
+has its name only once it is whole. Whole parts stay after a failure or cancel of the transport, and are removed if the
+bundle itself is invalid.
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ from amistream.flow.undo import Undo
 from amistream.ports.store import Store, Stored, sha1_of, whole_checksum
 
 LOOK_S = 30
-"""Seconds for a look at what is there before something is taken back."""
+"""Seconds for the check before parts are removed."""
 
 
 Begin: TypeAlias = Callable[[], None]
 
 
 async def find_there(store: Store, seen: list[SeenPart]) -> dict[str, Stored]:
-    """Which parts are there already. Raises `StoreError` for one that the store shows to be another object."""
+    """Find the parts that already exist. Raises `StoreError` if one is another object."""
     wanted = {part.name: part for part in seen}
     old = sorted(await names_there(store, list(wanted)))
 
-    async def look(name: str) -> Stored | None:
+    async def check(name: str) -> Stored | None:
         stored = await store.stat(name, read=False)
         if stored is not None and (stored.size != wanted[name].size or differs(stored, wanted[name].part)):
             raise taken_error(store, name)
         return stored
 
-    found = await gather_limited(look, old)
+    found = await gather_limited(check, old)
     return {name: stored for name, stored in zip(old, found, strict=True) if stored is not None}
 
 
 async def require_same(bundle: Bundle, part: SeenPart, store: Store, stored: Stored) -> None:
-    """Raise `StoreError` unless what `find_there` saw of the part's name is the part."""
-    # Where the store keeps no checksum the object is read.
+    """Raise `StoreError` unless the object found by `find_there` is the part."""
+    # Without a checksum in the store the object is read.
     found = stored if stored.checksum is not None else await store.stat(part.name)
     if found is not None and found.checksum == whole_checksum(part.sha1):
         return
-    # It may depend on how the part was cut into chunks.
+    # The checksum may depend on how the part was cut into chunks.
     data = await read_part(bundle, part)
     if found is None or not found.is_the(part.size, await store.checksum(part.name, data, part.sha1)):
         raise taken_error(store, part.name)
@@ -71,18 +71,18 @@ async def refuse_other_manifest(bundle: Bundle, store: Store) -> None:
         return
     raise BundleExistsError(
         "destination.exists",
-        f"cannot copy a bundle to {store.location}: another one is there, {name}",
+        f"cannot copy a bundle to {store.location}: another bundle exists there, {name}",
         hint="choose another place; overwriting would break the AMI registered on it",
         field="destinations",
     )
 
 
 def taken_error(store: Store, name: str) -> StoreError:
-    """The error for a name under which something else is there."""
+    """Make the error for a name that another object has."""
     return TakenError(
         "store.exists",
         f"cannot store {store.location}/{name}: it exists already, with other content",
-        hint="choose another place, or remove what is there: nothing is ever overwritten",
+        hint="choose another place, or remove the object there: nothing is ever overwritten",
         field="destinations",
     )
 
@@ -96,7 +96,7 @@ async def copy_all_parts(
     limit: int,
     note: Note,
 ) -> None:
-    """Do `work` for every part and tidy up after a failure. It calls `begin` when something of its own comes to be."""
+    """Run `work` for every part, and clean up after a failure. It calls `begin` once it may have created an object."""
     begun: dict[str, None] = {}
     whole: set[str] = set()
 
@@ -110,17 +110,17 @@ async def copy_all_parts(
         bad = isinstance(error, DifferenceError)
         await take_back(store, manifest_name, [name for name in begun if bad or name not in whole], note)
         if whole and not bad:
-            note(f"{len(whole)} of {len(seen)} parts are in {store.location}; the same command goes on from them")
+            note(f"{len(whole)} of {len(seen)} parts are in {store.location}; the same command continues from them")
         raise
 
 
 async def take_back(
-    store: Store, manifest_name: str, names: Iterable[str], note: Note, *, own: bytes | None = None
+    store: Store, manifest_name: str, names: Iterable[str], note: Note, *, own_manifest: bytes | None = None
 ) -> None:
-    """Delete the parts that were made, cancelled or not, and tell what could not be deleted.
+    """Delete the parts that were made, cancelled or not, and note those that could not be deleted.
 
-    `own` is the manifest that may have been put; it goes first. With a manifest there even so another copying of the
-    bundle has come to its end: then they are its parts, and only what is unfinished goes.
+    `own_manifest`: the manifest that may have been stored; deleted first. If a manifest is there even so, another copy
+    of the bundle was completed: the parts belong to it, and only unfinished uploads are removed.
     """
 
     async def one(what: str, delete: Callable[[], Awaitable[None]]) -> None:
@@ -134,12 +134,15 @@ async def take_back(
             async with asyncio.timeout(LOOK_S):
                 return await store.stat(manifest_name, read=False) is not None
         except (StoreError, TimeoutError):
-            note(f"parts stay in {store.location}: it could not be seen whether another copying was completed there")
+            note(f"parts stay in {store.location}: no check was possible for a completed copy there")
             return True
 
     async def all_of_it() -> None:
-        if own is not None:
-            await one(manifest_name, partial(store.remove, manifest_name, len(own), whole_checksum(sha1_of(own))))
+        if own_manifest is not None:
+            await one(
+                manifest_name,
+                partial(store.remove, manifest_name, len(own_manifest), whole_checksum(sha1_of(own_manifest))),
+            )
         made = list(names)
         complete = bool(made) and await is_complete()
 
@@ -153,14 +156,14 @@ async def take_back(
 
 
 async def commit(store: Store, manifest_name: str, raw: bytes, seen: list[SeenPart]) -> None:
-    """Put the manifest, unless a part is gone again: another copying that failed may have taken it back."""
+    """Store the manifest, unless a part has disappeared: another copy that failed may have removed it."""
     there = await names_there(store, [part.name for part in seen])
     for part in seen:
         if part.name not in there:
             raise LostError(
                 "store.lost",
-                f"cannot complete the bundle in {store.location}: {part.name} was there and is gone",
-                hint="is the same bundle copied there twice at a time? Begin again: what is there stays",
+                f"cannot complete the bundle in {store.location}: {part.name} has disappeared",
+                hint="does another command copy the same bundle there? Run this one again: existing parts stay",
                 field="destinations",
             )
     await store.commit(manifest_name, raw, sha1_of(raw))

@@ -1,7 +1,7 @@
-"""Reads a bundle's parts from where they lie, in order, several ranges ahead of who takes them.
+"""Reads a bundle's parts in order, several ranges ahead of the consumer.
 
-A range is what one request brings: a part of usual size takes a few, so that a part of any size is read with the same
-memory. What is in flight or waiting to be taken is `AHEAD` ranges at most.
+A range is the data of one request; a part of usual size takes a few, so that parts of any size need the same memory. At
+most `AHEAD` ranges are requested or waiting.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from amistream.values import MIB
 
 RANGE = 4 * MIB
 AHEAD = 8
-"""Ranges of which the requests may be under way, or the replies wait. Guess."""
+"""Maximum number of ranges that are requested or waiting. Guess."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
-    """Bytes of one part, asked for in one request."""
+    """Bytes of one part, fetched with one request."""
 
     part: SeenPart
     offset: int
@@ -35,9 +35,9 @@ class Range:
 
 
 async def fetch(store: Store, parts: Sequence[SeenPart], take: Callable[[Range, bytes], Awaitable[bool]]) -> bool:
-    """Hand every range to `take`, in order, until it says False; returns whether it took all.
+    """Pass every range to `take`, in order, until it returns False; returns True if it took all.
 
-    What it gets is shorter than the range when the part has become so. Raises `StoreError`.
+    Data shorter than its range means that the part has shrunk. Raises `StoreError`.
     """
     ahead: deque[tuple[Range, asyncio.Task[bytes]]] = deque()
     try:
@@ -58,7 +58,7 @@ async def fetch(store: Store, parts: Sequence[SeenPart], take: Callable[[Range, 
 
 
 class _EnoughError(Exception):
-    """Nothing more is wanted: ends the requests that are under way."""
+    """No more data is wanted: ends the open requests."""
 
 
 async def _take_next(

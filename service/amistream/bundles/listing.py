@@ -1,7 +1,7 @@
-"""What a bucket holds of bundles: whole ones, broken ones, parts without a manifest, AMIs without a bundle.
+"""Lists the bundles in a bucket: whole ones, broken ones, parts without a manifest, AMIs without a bundle.
 
-One listing tells of all objects, the manifests are read several at a time, and no part is asked for. EC2 is asked once
-for the account's images. `take_inventory` gathers, `select` picks; costs are estimates.
+One listing names all objects, several manifests are read at a time, and no part is requested. EC2 lists the account's
+AMIs once. `take_inventory` gathers, `select` filters; costs are estimates.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from amistream.ports.store import Listed, ObjectStore
 from amistream.settings import Settings
 
 READS = 8
-"""Manifests in flight: one may have 16 MiB. Guess."""
+"""Manifests read at a time: each may have 16 MiB. Guess."""
 
 _PART = re.compile(r"(?P<prefix>.+)\.part\.[0-9]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filters:
-    """Which rows to show: those that pass all that are set."""
+    """Filters of rows: a row is shown if it passes all that are set."""
 
     orphans: bool = False
     unregistered: bool = False
@@ -44,9 +44,9 @@ class Filters:
 async def take_inventory(
     place: BucketPlace, settings: Settings, ec2: Ec2 | None, note: Note, *, price: float | None = None
 ) -> Inventory:
-    """Look at everything below the place. Without `ec2`, or when EC2 refuses, `images` stay unknown.
+    """List everything below the place. Without `ec2`, or if EC2 refuses, `images` are unknown.
 
-    `price` per GiB and month takes the place of the list price.
+    `price` per GiB and month replaces the list price.
     """
     store = place.store
     images = await _images(place, settings, ec2, note)
@@ -87,7 +87,7 @@ async def take_inventory(
 
 
 def select(inventory: Inventory, filters: Filters) -> Inventory:
-    """The rows that pass every filter. An AMI without a bundle has no age and is never unregistered."""
+    """Select the rows that pass every filter. An AMI without a bundle has no age and is never unregistered."""
 
     def of_age(moment: datetime) -> bool:
         return filters.made_before is None or moment < filters.made_before
@@ -125,8 +125,8 @@ async def _images(place: Place, settings: Settings, ec2: Ec2 | None, note: Note)
 async def _claimed(
     store: ObjectStore, listed: Listed, manifest: Manifest | None, parts: Mapping[str, Listed]
 ) -> dict[str, int | None]:
-    """The sizes of a manifest's parts by name, None for what is missing. One that cannot be read claims what is named
-    like its parts.
+    """Find the sizes of a manifest's parts by name, None for missing ones. An unreadable manifest claims all names like
+    those of its parts.
     """
     if manifest is None:
         prefix = listed.name.removesuffix(MANIFEST_END)
@@ -140,7 +140,7 @@ async def _claimed(
     async def size(name: str) -> int | None:
         if name in parts or _PART.fullmatch(name):
             return parts[name].size if name in parts else None
-        # Another tool's name, which was not gathered.
+        # A name of another tool, which the listing did not gather.
         stored = await store.stat(name, read=False)
         return stored.size if stored else None
 
@@ -149,7 +149,7 @@ async def _claimed(
 
 
 def _row(listed: Listed, manifest: Manifest | None, problem: str, claimed: Mapping[str, int | None]) -> ListedBundle:
-    """The row of one manifest, as far as the listing tells it."""
+    """Make the row of a manifest from the listing."""
     name = listed.name.rpartition("/")[2]
     total = sum(size or 0 for size in claimed.values())
     missing = tuple(name.rpartition("/")[2] for name, size in claimed.items() if size is None)
@@ -172,7 +172,7 @@ def _row(listed: Listed, manifest: Manifest | None, problem: str, claimed: Mappi
 
 
 async def _read(store: ObjectStore, listed: Listed) -> tuple[Manifest | None, str]:
-    """The manifest, or None and why it cannot be read."""
+    """Read the manifest; if it cannot be read, return None and the reason."""
     if not 0 < listed.size <= LARGEST:
         return None, f"a manifest of {listed.size} bytes"
     try:

@@ -1,11 +1,11 @@
-"""Reads a bundle's manifest, by whichever tool it was written, and judges its signature.
+"""Reads a bundle's manifest by any tool, and checks its signature.
 
-Format: bundle manifest version 2007-10-10. Taken are double and single quotes, white space between elements, missing
-optional elements, an absent or dummy signature, and user keys that are empty. Refused is what no tool writes and what
+Format: bundle manifest version 2007-10-10. Accepted are double and single quotes, white space between elements, missing
+optional elements, an absent or dummy signature, and empty user keys. Refused are features that no tool writes and that
 could do harm: a document type (and so entities), comments, a second image, more than `LARGEST` bytes, part names with a
 path, parts out of order.
 
-Pure: bytes in, values out; nothing is fetched and nothing asked of the network.
+Pure: bytes in, values out, without network access.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from amistream.errors import RefusedError
 from amistream.stages.manifest import VERSION, serialise
 
 LARGEST = 16 * 1024 * 1024
-"""Bytes of a manifest that is read at all: about 100,000 parts."""
+"""Maximum bytes of a manifest: about 100,000 parts."""
 
 SHORTEST_SIGNATURE = 64
-"""Bytes that the smallest RSA key makes: what is shorter is a dummy, as good as none."""
+"""Size of the smallest RSA signature; a shorter one is a dummy and counts as absent."""
 
 SIGNED = ("machine_configuration", "image")
-"""The elements under the signature, in its order."""
+"""The signed elements, in order."""
 
 _DOCTYPE = "it declares a document type, which could smuggle in other files"
 _HEX = re.compile(r"(?:[0-9a-fA-F]{2})*")
@@ -40,7 +40,7 @@ _NAME = re.compile(r"[^/\0]{1,255}")
 
 
 class SignatureState(StrEnum):
-    """What became of checking a manifest's signature against the user's certificate."""
+    """Result of checking a manifest's signature with the user's certificate."""
 
     RIGHT = "right"
     REWRITTEN = "right once written as Amazon's tools write it"
@@ -50,7 +50,7 @@ class SignatureState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManifestPart:
-    """One part as the manifest tells it: its object's name without the key prefix, and its SHA-1 in hex."""
+    """A part in the manifest: its object's name without the key prefix, and its SHA-1 in hex."""
 
     index: int
     filename: str
@@ -59,7 +59,7 @@ class ManifestPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a manifest says. Sizes in bytes; wrapped keys are RSA ciphertext, empty where the element is."""
+    """The values of a manifest. Sizes in bytes; wrapped keys are RSA ciphertext, empty if the element is."""
 
     raw: bytes
     bundler: str
@@ -85,16 +85,16 @@ class Manifest:
 
 
 def parse_manifest(raw: bytes, name: str) -> Manifest:
-    """Read a manifest; `name` is for messages. Raises `RefusedError` that says what is wrong with it."""
+    """Read a manifest; `name` is for messages. Raises `RefusedError` with the fault."""
     return _Reader(raw, name).read()
 
 
 def check_signature(manifest: Manifest, certificate: x509.Certificate) -> SignatureState:
-    """Verify the signature over the text as it stands, else over the text as Amazon's own check writes it again."""
+    """Verify the signature over the text of the file, or else over the text as Amazon's own check rewrites it."""
     if len(manifest.signature) < SHORTEST_SIGNATURE:
         return SignatureState.ABSENT
     public = certificate.public_key()
-    assert isinstance(public, rsa.RSAPublicKey)  # noqa: S101 - for the type checker; load_certificate looked
+    assert isinstance(public, rsa.RSAPublicKey)  # noqa: S101 - for the type checker; load_certificate checks it
     elements = _signed_elements(manifest.raw)
     for signed, state in (
         (signed_text(manifest.raw), SignatureState.RIGHT),
@@ -110,13 +110,13 @@ def check_signature(manifest: Manifest, certificate: x509.Certificate) -> Signat
 
 
 def signed_text(raw: bytes) -> bytes:
-    """The bytes under the signature as they stand in the file: machine_configuration, directly followed by image."""
+    """Cut the signed bytes out of the file: machine_configuration, directly followed by image."""
     found = (re.search(rb"<%s>.*</%s>" % (tag, tag), raw, re.DOTALL) for tag in map(str.encode, SIGNED))
     return b"".join(match[0] for match in found if match)
 
 
 class _Reader:
-    """One manifest being read."""
+    """Reads one manifest."""
 
     def __init__(self, raw: bytes, name: str) -> None:
         self._raw = raw
@@ -167,7 +167,7 @@ class _Reader:
         except etree.XMLSyntaxError as error:
             raise self._bad(f"it is not XML ({error})") from None
         if root.getroottree().docinfo.internalDTD is not None:
-            # In an encoding in which the bytes do not show it.
+            # In an encoding that hides these bytes.
             raise self._bad(_DOCTYPE)
         if root.tag != "manifest":
             raise self._bad(f"its root is <{root.tag}>, not <manifest>")
@@ -231,7 +231,7 @@ class _Reader:
         return bytes.fromhex(text)
 
     def _signature(self, root: etree._Element) -> bytes:
-        """A dummy that is no hex at all is as good as none."""
+        """Decode the signature; a dummy that is not hex counts as absent."""
         text = "".join(self._optional(root, "signature").split())
         return bytes.fromhex(text) if _HEX.fullmatch(text) else b""
 
@@ -250,16 +250,16 @@ class _Reader:
 
 
 def _signed_elements(raw: bytes) -> list[etree._Element]:
-    """The elements whose values count, as a parser finds them, without the white space between theirs."""
+    """Find the signed elements with the parser, without the white space between their children."""
     parser = etree.XMLParser(resolve_entities=False, no_network=True, remove_blank_text=True)
     root = etree.fromstring(raw, parser)
     return [element for tag in SIGNED for element in root.findall(tag)]
 
 
 def _says(text: bytes, elements: Sequence[etree._Element]) -> bool:
-    """Whether a text that was cut out of the file by its looks is what the parser found.
+    """Check that a text cut out of the file is the element that the parser found.
 
-    It need not be: XML has several ways to write a start tag, and places that hold text of any look.
+    They may differ: XML has several ways to write a start tag, and places that hold arbitrary text.
     """
     parser = etree.XMLParser(resolve_entities=False, no_network=True, remove_blank_text=True)
     try:

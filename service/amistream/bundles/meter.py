@@ -1,4 +1,4 @@
-"""What a copying of parts has done so far, to be looked at while it runs."""
+"""Progress counters of copying parts, read while it runs."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 Note = Callable[[str], None]
-"""Takes a notice for the user."""
+"""Shows a notice to the user."""
 
 
 @dataclass(slots=True)
 class Meter:
-    """Counters of one copying; `kept` parts were there and right, so that nothing of them was sent."""
+    """Counters of one copy; `kept` parts were already there and valid, so they were not sent."""
 
     parts: int = 0
     parts_done: int = 0

@@ -164,7 +164,7 @@ class _Copying:
             await gather_limited(one, seen, limit)
             await commit(self._store, name, raw, seen)
         except BaseException:
-            await take_back(self._store, name, reversed(self._made), self._note, own=raw)
+            await take_back(self._store, name, reversed(self._made), self._note, own_manifest=raw)
             raise
 
     async def _copied(self, part: SeenPart) -> bool:

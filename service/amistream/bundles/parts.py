@@ -1,4 +1,4 @@
-"""The parts of a bundle where they lie: what is there, whether it is what the manifest says, and their bytes."""
+"""The stored parts of a bundle: their presence, their digests and their bytes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from amistream.settings import Settings
 from amistream.values import MIB
 
 IN_FLIGHT_MOST = 256 * MIB
-"""Bytes of whole parts held at once, unless a single part is larger than that. Guess."""
+"""Maximum bytes of whole parts held at a time, unless a single part is larger. Guess."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenPart:
-    """A part as its place shows it."""
+    """A part as its place reports it."""
 
     part: ManifestPart
     size: int
@@ -36,29 +36,29 @@ class SeenPart:
 
 
 def differs(stored: Stored, part: ManifestPart) -> bool:
-    """Whether the place itself says that this is not the part; of one sent in chunks it has no SHA-1 of the whole."""
-    told = stored.checksum
-    return told is not None and "-" not in told and told != whole_checksum(bytes.fromhex(part.digest))
+    """Compare the place's checksum with the part; without one of the whole part there is no difference."""
+    checksum = stored.checksum
+    return checksum is not None and "-" not in checksum and checksum != whole_checksum(bytes.fromhex(part.digest))
 
 
 async def look_at_parts(bundle: Bundle) -> list[SeenPart]:
-    """Ask for every part, reading none. Raises `DifferenceError` that names what is missing or is another object."""
+    """Stat every part without reading. Raises `DifferenceError` for missing parts and other objects."""
     store, manifest = bundle.place.store, bundle.manifest
 
-    async def look(part: ManifestPart) -> tuple[ManifestPart, Stored | None]:
+    async def check(part: ManifestPart) -> tuple[ManifestPart, Stored | None]:
         return part, await store.stat(part.filename, read=False)
 
-    found = await gather_limited(look, manifest.parts)
+    found = await gather_limited(check, manifest.parts)
     missing = [part.filename for part, stored in found if stored is None]
     if missing:
-        raise different_part_error(bundle, f"{_some(missing)} {'is' if len(missing) == 1 else 'are'} not there")
+        raise different_part_error(bundle, f"{_some(missing)} {'is' if len(missing) == 1 else 'are'} missing")
     wrong = [part.filename for part, stored in found if stored is not None and differs(stored, part)]
     if wrong:
-        raise different_part_error(bundle, f"{_some(wrong)} there has another checksum than in the manifest")
+        raise different_part_error(bundle, f"{_some(wrong)} has another checksum than in the manifest")
     seen = [SeenPart(part=part, size=stored.size) for part, stored in found if stored is not None]
     empty = [part.name for part in seen if not part.size]
     if empty:
-        raise different_part_error(bundle, f"{_some(empty)} there is empty")
+        raise different_part_error(bundle, f"{_some(empty)} is empty")
     total = sum(part.size for part in seen)
     if total != manifest.bundled_size:
         raise different_part_error(
@@ -68,14 +68,14 @@ async def look_at_parts(bundle: Bundle) -> list[SeenPart]:
 
 
 async def read_part(bundle: Bundle, seen: SeenPart) -> memoryview:
-    """The whole part, proved. Raises `DifferenceError` when it is not what the manifest says."""
+    """Read the whole part and verify it. Raises `DifferenceError` if it differs from the manifest."""
     data = await bundle.place.store.read(seen.name, 0, seen.size)
     check_digest(bundle, seen, await asyncio.to_thread(sha1_of, data), len(data))
     return memoryview(data)
 
 
 def check_digest(bundle: Bundle, seen: SeenPart, sha1: bytes, size: int) -> None:
-    """Raise `DifferenceError` unless what was read of the part is what the manifest says."""
+    """Raise `DifferenceError` unless size and SHA-1 of the data are those of the part."""
     if size != seen.size:
         raise different_part_error(bundle, f"{seen.name} ended after {size} of {seen.size} bytes")
     if sha1 != seen.sha1:
@@ -85,13 +85,13 @@ def check_digest(bundle: Bundle, seen: SeenPart, sha1: bytes, size: int) -> None
 
 
 def parts_in_flight(settings: Settings, parts: list[SeenPart]) -> int:
-    """How many whole parts may be held at once."""
+    """Compute how many whole parts may be held at a time."""
     largest = max(part.size for part in parts) or 1
     return max(1, min(settings.upload_concurrency, IN_FLIGHT_MOST // largest))
 
 
 async def names_there(store: Store, wanted: Sequence[str]) -> set[str]:
-    """Which of these names are taken in the store: one listing."""
+    """Find which of these names exist in the store, with one listing."""
     common = os.path.commonprefix(list(wanted))  # noqa: RUF071 - names are strings, not paths
     return set(wanted) & set(await store.names(common))
 
@@ -100,7 +100,7 @@ def different_part_error(bundle: Bundle, what: str) -> DifferenceError:
     return DifferenceError(
         "bundle.differs",
         f"cannot use the bundle {bundle.address}: {what}",
-        hint=f"see all that differs: amistream verify {bundle.address} (--deep reads what no checksum is kept of)",
+        hint=f"see all differences: amistream verify {bundle.address} (--deep also reads parts without a checksum)",
         field="manifest",
     )
 

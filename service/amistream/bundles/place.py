@@ -1,6 +1,6 @@
-"""Opens the folder that a bundle is in, a bucket's or a directory, and finds the bundle by its manifest.
+"""Opens the folder of a bundle, in a bucket or a directory, and finds the bundle by its manifest.
 
-Error messages name the address and the remedy.
+Error messages contain the address and the remedy.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Place:
     region: str
 
     def image_location(self, manifest_name: str) -> str:
-        """The manifest as EC2 names it: bucket/key, without a scheme."""
+        """The manifest's location for EC2: bucket/key, without a scheme."""
         return f"{self.location}/{manifest_name}".removeprefix(SCHEME)
 
 
@@ -87,7 +87,7 @@ async def open_place(
 async def open_bucket(
     location: S3Location, settings: Settings, aws: Aws, *, region: str = "", endpoint_url: str = ""
 ) -> AsyncIterator[BucketPlace]:
-    """Open a bucket's folder; `region` is where to ask for it first. Raises `RefusedError` or `StoreError`."""
+    """Open a bucket's folder; `region` is tried first. Raises `RefusedError` or `StoreError`."""
     if not OLD_BUCKET_PATTERN.fullmatch(location.bucket):
         raise RefusedError(
             "bucket.name",
@@ -102,7 +102,7 @@ async def open_bucket(
 
 
 async def find_bundle(place: Place, manifest_name: str) -> Bundle:
-    """Read the manifest of that name. Raises `RefusedError` if it is missing or no manifest."""
+    """Read the manifest of that name. Raises `RefusedError` if it is missing or not a manifest."""
     address = f"{place.store.location.rstrip('/')}/{manifest_name}"
     if isinstance(place.location, DirectoryLocation) and await aiofiles.os.path.isdir(address):
         raise no_manifest_error(address)

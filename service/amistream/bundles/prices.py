@@ -1,4 +1,4 @@
-"""List prices of S3 standard storage, for estimates only: data, to be amended as Amazon changes them."""
+"""List prices of S3 standard storage, for estimates only; update them when Amazon changes them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ USD_PER_GIB_MONTH = MappingProxyType(
         "sa-east-1": 0.0405,
     }
 )
-"""The first 50 TB of a month, S3's "GB" being a GiB. A region that is not here has no estimate."""
+"""For the first 50 TB of a month; S3's "GB" is a GiB. Other regions have no estimate."""
 
 
 def monthly_cost(size: int, price: float | None) -> float | None:
-    """What `size` bytes cost a month at a price per GiB."""
+    """Compute the monthly cost of `size` bytes at a price per GiB."""
     return None if price is None else round(size / GIB * price, 6)

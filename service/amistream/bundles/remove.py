@@ -1,7 +1,7 @@
-"""Deletes a bundle: the objects that its manifest names, if they are what it says, and nothing else.
+"""Deletes a bundle: the objects in its manifest, if they match it, and nothing else.
 
-`plan_removal` looks and decides, `remove` does it. The manifest goes first: from then on there is no bundle that lacks
-parts. While an AMI is registered on the bundle nothing is deleted, unless it is to be deregistered too.
+`plan_removal` checks and decides, `remove` deletes. The manifest goes first, so that no bundle ever lacks parts. While
+an AMI uses the bundle nothing is deleted, unless the AMI is deregistered too.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from amistream.settings import Settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Removal:
-    """What is to go. `own` are parts as name and size; `kept` have a part's name and are another object, or belong to
-    another bundle too.
+    """The objects to delete. `own`: parts as name and size; `kept`: objects that have a part's name but differ, or
+    belong to another bundle too.
     """
 
     bundle: Bundle
@@ -39,7 +39,7 @@ class Removal:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every object that goes, the manifest first."""
+        """All objects to delete, the manifest first."""
         first = (self.bundle.manifest_name,) if self.manifest_there else ()
         return (*first, *(name for name, _ in self.own))
 
@@ -61,34 +61,34 @@ class Removal:
 
 
 async def plan_removal(
-    bundle: Bundle, settings: Settings, ec2: Ec2 | None, *, deregister: bool, but: Sequence[str] = ()
+    bundle: Bundle, settings: Settings, ec2: Ec2 | None, *, deregister: bool, except_ids: Sequence[str] = ()
 ) -> Removal:
-    """Look at everything the manifest names. Raises `RefusedError` when an AMI stands on the bundle and is to stay.
+    """Check every object in the manifest. Raises `RefusedError` if an AMI uses the bundle and stays.
 
-    Without `ec2` nobody is asked for AMIs. `but` are ids of AMIs that go anyway.
+    Without `ec2` AMIs are not looked up. `except_ids`: AMIs that are deregistered anyway.
     """
     store = bundle.place.store
     images = [] if ec2 is None else await images_on(bundle.place, bundle.manifest_name, ec2, settings)
-    staying = [image.id for image in images if image.id not in but]
+    staying = [image.id for image in images if image.id not in except_ids]
     if staying and not deregister:
         raise RefusedError(
             "delete.registered",
             f"cannot delete {bundle.address}: {', '.join(staying)} {'is' if len(staying) == 1 else 'are'} registered "
-            "on it and could not be launched any more",
-            hint="give --deregister to deregister first",
+            "on it and could no longer be launched",
+            hint="give --deregister to deregister the AMI first",
             field="manifest",
         )
 
     needed = await _needed_by_others(bundle)
 
-    # A bucket keeps checksums; a directory's files are read for theirs.
+    # A bucket keeps checksums; files of a directory are read to compute them.
     in_bucket = isinstance(bundle.place, BucketPlace)
 
-    async def look(part: ManifestPart) -> tuple[str, Stored | None, bool]:
+    async def check(part: ManifestPart) -> tuple[str, Stored | None, bool]:
         stored = await store.stat(part.filename, read=not in_bucket)
         return part.filename, stored, stored is not None and (part.filename in needed or differs(stored, part))
 
-    found = await gather_limited(look, bundle.manifest.parts, limit=16 if in_bucket else 2)
+    found = await gather_limited(check, bundle.manifest.parts, limit=16 if in_bucket else 2)
     return Removal(
         bundle=bundle,
         manifest_there=await _manifest_there(bundle),
@@ -100,7 +100,7 @@ async def plan_removal(
 
 
 async def remove(plan: Removal, settings: Settings, ec2: Ec2 | None, note: Note) -> Removed:
-    """Do it. Raises `AmistreamError`; what is left can then be deleted with the copy of the manifest that is noted."""
+    """Delete the objects. Raises `AmistreamError`; a notice then gives a copy of the manifest to finish with."""
     bundle, store = plan.bundle, plan.bundle.place.store
     if ec2 is not None:
         for image in plan.images:
@@ -115,7 +115,7 @@ async def remove(plan: Removal, settings: Settings, ec2: Ec2 | None, note: Note)
         else:
             await gather_limited(store.delete, names)
     except BaseException:
-        note(f"some parts are left; to go on: amistream delete {bundle.address} --manifest {_keep(bundle)}")
+        note(f"some parts are left; to continue: amistream delete {bundle.address} --manifest {_keep(bundle)}")
         raise
     if plan.missing:
         await _tidy(store, plan.missing, note)
@@ -123,19 +123,19 @@ async def remove(plan: Removal, settings: Settings, ec2: Ec2 | None, note: Note)
 
 
 async def _tidy(store: Store, names: Sequence[str], note: Note) -> None:
-    """Remove the chunks that an upload which was killed may have left under these names."""
+    """Remove chunks that a killed upload may have left under these names."""
     try:
         await store.tidy(dict.fromkeys(names, "-1"))
     except StoreError as error:
-        note(f"unfinished uploads were not looked for: {error.message}")
+        note(f"could not check for unfinished uploads: {error.message}")
 
 
 async def _needed_by_others(bundle: Bundle) -> set[str]:
-    """The names of objects that other manifests in the same place name. One that cannot be read names none."""
+    """Collect the names of objects in other manifests of the same place. An unreadable manifest has none."""
     store = bundle.place.store
     others = [name for name in await store.names("") if name.endswith(MANIFEST_END) and name != bundle.manifest_name]
 
-    async def named(name: str) -> set[str]:
+    async def names_in(name: str) -> set[str]:
         stored = await store.stat(name, read=False)
         if stored is None or stored.size > LARGEST:
             return set()
@@ -145,11 +145,11 @@ async def _needed_by_others(bundle: Bundle) -> set[str]:
             return set()
         return {part.filename for part in manifest.parts}
 
-    return set().union(*await gather_limited(named, others))
+    return set().union(*await gather_limited(names_in, others))
 
 
 async def _manifest_there(bundle: Bundle) -> bool:
-    """Whether the bundle's manifest is in its place; the bundle may have been read from a copy elsewhere."""
+    """Check that the bundle's manifest is in its place; the bundle may have been read from a copy elsewhere."""
     store, name, raw = bundle.place.store, bundle.manifest_name, bundle.manifest.raw
     stored = await store.stat(name, read=False)
     if stored is None:
@@ -160,14 +160,14 @@ async def _manifest_there(bundle: Bundle) -> bool:
         return True
     raise RefusedError(
         "delete.other_manifest",
-        f"cannot delete the bundle at {bundle.address}: the manifest there is not the one that was given",
-        hint="leave --manifest out to delete the bundle that is there",
+        f"cannot delete the bundle at {bundle.address}: the manifest there is not the given one",
+        hint="omit --manifest to delete the bundle that is there",
         field="manifest",
     )
 
 
 def _keep(bundle: Bundle) -> str:
-    """Write the manifest to a file of its own, because the one in its place is gone."""
+    """Write the manifest to a temporary file, because the stored one is deleted."""
     descriptor, path = tempfile.mkstemp(prefix="amistream-", suffix=f"-{bundle.manifest_name}")
     with os.fdopen(descriptor, "wb") as file:
         file.write(bundle.manifest.raw)

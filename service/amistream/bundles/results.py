@@ -1,4 +1,4 @@
-"""What the commands on existing bundles tell, as `--json` writes it. Sizes in bytes; costs in US dollars a month."""
+"""Results of the commands on existing bundles, as `--json` writes them. Sizes in bytes; costs in US dollars a month."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Transferred(_Result):
 
 
 class Registered(_Result):
-    """An AMI that was registered, or was found to be."""
+    """An AMI that was registered, or was already."""
 
     image_id: str
     image_name: str
@@ -45,9 +45,9 @@ class Migrated(Transferred):
 
 
 class Removed(_Result):
-    """What was deleted, or with `dry_run` would be.
+    """Deleted objects, or with `dry_run` those that would be.
 
-    `kept` have the name of a part and are another object; `missing` were gone before.
+    `kept` objects have a part's name and differ; `missing` ones did not exist.
     """
 
     manifest: str
@@ -67,7 +67,7 @@ class Deregistered(_Result):
 
 
 class ListedBundle(_Result):
-    """`stored` counts the manifest too; `images` is None when EC2 did not tell; a whole bundle has no `problem`."""
+    """A bundle. `stored` includes the manifest; `images` is None if unknown; a whole bundle has no `problem`."""
 
     manifest: str
     name: str
@@ -82,7 +82,7 @@ class ListedBundle(_Result):
 
 
 class ListedParts(_Result):
-    """Parts that no manifest names."""
+    """Parts in no manifest."""
 
     parts: str
     count: int
@@ -92,14 +92,14 @@ class ListedParts(_Result):
 
 
 class ListedImage(_Result):
-    """An AMI whose manifest is not there."""
+    """An AMI without its manifest."""
 
     image_id: str
     location: str
 
 
 class Inventory(_Result):
-    """`cost` is an estimate: the stored bytes at the region's list price for standard storage, None where unknown."""
+    """The whole listing. `cost`: the stored bytes at the region's list price for standard storage; None if unknown."""
 
     location: str
     region: str
@@ -113,7 +113,7 @@ class Inventory(_Result):
 
 
 class Difference(_Result):
-    """One thing that is not what it should be. `what` is stable, `part` the object at fault where it is one."""
+    """One difference from the manifest. `what` is stable; `part` is the object at fault, if any."""
 
     what: str
     part: str = ""
@@ -123,7 +123,7 @@ class Difference(_Result):
 
 
 class Signature(StrEnum):
-    """What became of the manifest's signature."""
+    """Result of checking the manifest's signature."""
 
     RIGHT = "right"
     REWRITTEN = "right once written as Amazon's tools write it"
@@ -134,7 +134,7 @@ class Signature(StrEnum):
 
 
 class Access(StrEnum):
-    """Whether EC2 may read the objects, by their ACLs."""
+    """The access of EC2 to the objects, by their ACLs."""
 
     GRANTED = "granted to EC2"
     PUBLIC = "public"
@@ -145,8 +145,8 @@ class Access(StrEnum):
 
 
 class Digests(_Result):
-    """How many parts' SHA-1 were compared: with what the place keeps, or by reading. `composite` were sent in chunks,
-    so that no SHA-1 of the whole is kept; of the `unkept` ones none is at all.
+    """Numbers of parts by their SHA-1. `compared`: with the place's checksum or by reading; `composite`: sent in
+    chunks, so that the place keeps none of the whole; `unkept`: the place keeps none.
     """
 
     compared: int
@@ -155,7 +155,7 @@ class Digests(_Result):
 
 
 class Content(_Result):
-    """The image as it was found in the parts (`verify --deep`)."""
+    """The image as restored from the parts (`verify --deep`)."""
 
     name: str
     size: int
@@ -165,7 +165,7 @@ class Content(_Result):
 
 
 class Report(_Result):
-    """What a verification found. The bundle is what its manifest says if there are no `differences`."""
+    """Findings of a verification. Without `differences` the bundle matches its manifest."""
 
     manifest: str
     deep: bool
@@ -186,7 +186,7 @@ class Report(_Result):
 
 
 class Unbundled(_Result):
-    """An image that was taken out of its bundle and proved. `data_size` are its bytes outside the archive's holes."""
+    """An image that was unbundled and verified. `data_size`: its bytes outside the archive's holes."""
 
     manifest: str
     destination: str
@@ -200,11 +200,11 @@ class Unbundled(_Result):
 
 
 def difference_error(address: str, differences: tuple[Difference, ...]) -> DifferenceError:
-    """The first difference as what stops the work, and how many more there are."""
+    """Make the error of the first difference, with the number of further ones."""
     more = f" ({len(differences) - 1} more)" if len(differences) > 1 else ""
     return DifferenceError(
         f"bundle.{differences[0].what}",
         f"cannot unbundle {address}: {differences[0].message}{more}",
-        hint=f"see all that differs: amistream verify --deep {address}",
+        hint=f"see all differences: amistream verify --deep {address}",
         field="manifest",
     )

@@ -131,7 +131,7 @@ class BundleSession:
             at = parse_s3_location(folder)
             async with open_bucket(at, self._settings, self._aws, region=ec2.region) as place:
                 bundle = await find_bundle(place, name)
-                plan = await plan_removal(bundle, self._settings, ec2, deregister=False, but=[image_id])
+                plan = await plan_removal(bundle, self._settings, ec2, deregister=False, except_ids=[image_id])
                 if dry_run:
                     removed = plan.result(dry_run=True, deregistered=[image_id])
                 else:

@@ -1,4 +1,4 @@
-"""Asks for every part of a bundle, several at a time, and compares what the place says with the manifest."""
+"""Stats every part of a bundle, several at a time, and compares the results with the manifest."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from amistream.flow.gather import SMALL_REQUESTS, gather_limited
 from amistream.ports.store import Stored
 
 READERS = 2
-"""Files of a directory that are read at a time: hashing keeps that many cores busy."""
+"""Files of a directory read at a time: hashing keeps that many cores busy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """`parts` are those that are there, in order; `complete` says whether that is all of them, with the right sum."""
+    """`parts`: the existing ones, in order; `complete`: all parts exist and their sizes have the right sum."""
 
     parts: tuple[SeenPart, ...]
     complete: bool
@@ -30,7 +30,7 @@ class Survey:
 
 
 async def survey(bundle: Bundle, meter: Meter, *, read: bool) -> Survey:
-    """One question a part. With `read`, a directory's files are read for their SHA-1; a bucket tells it itself."""
+    """Stat every part. With `read`, a directory's files are read for their SHA-1; a bucket reports it itself."""
     store, manifest = bundle.place.store, bundle.manifest
     reads = read and not isinstance(bundle.place, BucketPlace)
 
@@ -66,7 +66,7 @@ async def survey(bundle: Bundle, meter: Meter, *, read: bool) -> Survey:
 
 
 def _sizes(manifest: Manifest, sizes: dict[ManifestPart, int]) -> Iterator[Difference]:
-    """The manifest tells the sum alone; a part that is unlike its neighbours is told as the one to blame."""
+    """Check the sum of the sizes, all that the manifest has; a part unlike its neighbours is reported as the cause."""
     total = sum(sizes.values())
     if total == manifest.bundled_size:
         return
@@ -104,7 +104,7 @@ def _checksum(part: ManifestPart, stored: Stored) -> Difference:
 
 
 def _hex(checksum: str) -> str:
-    """The checksum as the manifest writes it."""
+    """Convert the checksum to the form of the manifest."""
     try:
         return base64.b64decode(checksum, validate=True).hex()
     except ValueError:

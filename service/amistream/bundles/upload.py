@@ -1,4 +1,4 @@
-"""Copies a bundle as it is into a bucket."""
+"""Copies a bundle unchanged into a bucket."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def upload(bundle: Bundle, target: Place, settings: Settings, meter: Meter
     meter.begin(len(seen), bundle.manifest.bundled_size)
     await refuse_other_manifest(bundle, store)
     there = await find_there(store, seen)
-    # Chunks that a killed process left are paid for and seen by nobody: `tidy` looks for names with such a checksum.
+    # Chunks of a killed process cost money and are invisible: `tidy` finds names with such a checksum.
     large = [part for part in seen if part.size > settings.multipart_threshold and part.name not in there]
     await store.tidy({part.name: "-1" for part in large})
 

@@ -1,12 +1,12 @@
-"""THE way back: one pass over a bundle's parts, from where they lie to the bytes of the image. Nothing is kept on disk.
+"""THE way back: one pass over a bundle's stored parts to the bytes of the image. No data is kept on disk.
 
-Parts are fetched a few ranges ahead (`bundles.fetch`). What follows is carried by worker threads (`flow.relay`), as on
-the way there: each hashes and decrypts what comes next, up to where a run of the stream ends, inflates that run apart
-from the others, and when its turn comes joins it to the stream and takes the archive apart, all while the run is in its
-core's cache. Only what waits for the disk, or for another program, has a thread of its own.
+Parts are fetched a few ranges ahead (`bundles.fetch`). Worker threads (`flow.relay`) carry the data as in bundling:
+each hashes and decrypts the next ranges up to the end of a run, inflates the run apart from the others, and in its turn
+joins it to the stream and unpacks the archive, all while the run is in its core's cache. Only work that waits for the
+disk, or for another program, has its own thread.
 
-What is not as the manifest says becomes a `Difference`. A thorough pass goes on then, to find all of them; any other
-ends with the part that it is in, because that part's digest tells whether it is the one to blame.
+A mismatch with the manifest becomes a `Difference`. A thorough pass then continues to find all differences; any other
+ends after the current part, because that part's digest shows if it is the cause.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ from amistream.stages.back.unarchive import Unarchive, Unarchived
 from amistream.values import Buffer
 
 MOST_WORKERS = 8
-"""A fifth of the work is the archive's SHA-1, which is serial: more would wait, each with a run of up to 12 MiB."""
+"""A fifth of the work is the archive's serial SHA-1: more would wait, each with a run of up to 12 MiB."""
 RANGES = 3
-"""Ranges that wait for a worker, at most."""
+"""Maximum ranges that wait for a worker."""
 PIECES = 3
-"""Pieces of the archive that wait to be hashed aside, and blocks of the image that wait to be written, at most."""
+"""Maximum pieces of the archive that wait for the hashing thread, and blocks of the image that wait to be written."""
 
 
 class Sink(Protocol):
-    """What takes the image: see `image_target.Target`."""
+    """Takes the image: part of `ports.target.Target`."""
 
     def gather(self, offset: int, data: memoryview) -> Iterator[Any]: ...
 
@@ -60,7 +60,7 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unpacked:
-    """What a pass found. `content` is None when the stream did not come to a good end."""
+    """Result of a pass. `content` is None if the stream did not end well."""
 
     content: Unarchived | None
     differences: tuple[Difference, ...]
@@ -80,9 +80,7 @@ class Unpacking:
         thorough: bool,
         workers: int | None = None,
     ) -> None:
-        """`sink` None: the pass only looks. `workers` carry a run each, `MOST_WORKERS` at most; None: one per core that
-        this process may use.
-        """
+        """`sink` None: the pass only checks. `workers`: `MOST_WORKERS` at most; None: one per core of this process."""
         self._store = store
         self._ranges: Channel[tuple[Range, bytes]] = Channel(RANGES)
         self._runs = _Runs(self._ranges, Decrypt(key=key.key.reveal(), iv=key.iv.reveal()), meter, thorough=thorough)
@@ -110,9 +108,7 @@ class Unpacking:
         )
 
     async def run(self, parts: Sequence[SeenPart], *, complete: bool = True) -> Unpacked:
-        """Read the parts; of those that are not `complete` only the digests. Raises `StoreError`, and what the sink
-        does.
-        """
+        """Read the parts; unless `complete`, only for their digests. Raises `StoreError` and the errors of the sink."""
         wake_promptly()
         try:
             async with asyncio.TaskGroup() as group:
@@ -121,7 +117,7 @@ class Unpacking:
                     if await fetch(self._store, parts, self._take):
                         self._ranges.end()
                 except BaseException:
-                    # Nothing more comes, whatever the workers wait for.
+                    # No more data comes: wake all waiting workers.
                     self._ranges.break_off()
                     raise
         except BaseExceptionGroup as errors:
@@ -135,7 +131,7 @@ class Unpacking:
         return [self._hashing] if self._writing is None else [self._hashing, self._writing]
 
     async def _content(self, group: asyncio.TaskGroup) -> Unarchived | None:
-        """What the archive was, unless it is found not to be what it should."""
+        """Give the facts of the archive, or None if it is invalid."""
         hashing = group.create_task(self._hashing.run(), name="hash")
         if self._writing is not None:
             group.create_task(self._writing.run(), name="write")
@@ -146,7 +142,7 @@ class Unpacking:
             self._runs.differences.append(Difference(what=flaw.code, message=flaw.words))
             return None
         except (StoppedError, BuffersClosedError):
-            # A part differs, or the sink failed: that is the cause.
+            # The cause is a part that differs, or the sink's failure.
             return None
         finally:
             for aside in self._asides:
@@ -155,7 +151,7 @@ class Unpacking:
         return self._archive.result()
 
     async def _digests(self) -> None:
-        """Take the digests of what is left, or of the part that the reading is in."""
+        """Take the digests of the remaining parts, or of the current part."""
         await asyncio.to_thread(self._runs.digest_rest)
 
     def _try_apart(self, _: int, items: Sequence[Run]) -> TriedRun:
@@ -165,14 +161,14 @@ class Unpacking:
         return TriedRun(run=run, tried=True, apart=inflate_apart(run))
 
     def _release(self) -> None:
-        """Wake the workers that wait for a range, or for whom something is done aside."""
+        """Wake the workers that wait for a range or for a side worker."""
         if not isinstance(self._relay.cause, FlawError):
             self._ranges.close()
         for aside in self._asides:
             aside.stop()
 
     async def _take(self, each: Range, data: bytes) -> bool:
-        # A cancel stops the channel, which lets the thread go; the data is nobody else's.
+        # A cancel stops the channel, which frees the thread; nobody else uses the data.
         try:
             await asyncio.to_thread(self._ranges.put, (each, data))
         except BrokenError:
@@ -181,7 +177,7 @@ class Unpacking:
 
 
 class _Runs:
-    """Where the relay's runs come from: takes the parts' SHA-1, decrypts, and cuts."""
+    """The relay's source of runs: hashes the parts, decrypts, and cuts."""
 
     def __init__(self, ranges: Channel[tuple[Range, bytes]], decrypt: Decrypt, meter: Meter, *, thorough: bool) -> None:
         self._ranges = ranges
@@ -194,13 +190,13 @@ class _Runs:
         self._to_end_of_part = False
         self._made = self._make()
         self._error: Exception | None = None
-        """What ended the reading; whoever takes the rest of the digests must hear of it too."""
+        """The error that ended the reading; `digest_rest` raises it too."""
         self.differences: list[Difference] = []
         self.flaw: FlawError | None = None
-        """What is wrong behind the last run."""
+        """A flaw behind the last run."""
 
     def read(self, _: memoryview) -> tuple[Run, bool]:
-        """The next run, and whether it is the last, which is empty. Raises `StoppedError`."""
+        """Give the next run, and True after the last, with an empty run. Raises `StoppedError`."""
         try:
             run = next(self._made, None)
         except Exception as error:
@@ -209,7 +205,7 @@ class _Runs:
         return run or (), run is None
 
     def digest_rest(self) -> None:
-        """Let nothing but the digests be taken from here on: of all parts, or if not thorough, to the end of one."""
+        """Only take digests from now on: of all parts, or unless thorough, to the end of the current one."""
         self._digests_only = True
         self._to_end_of_part = not self._thorough
         try:
@@ -236,7 +232,7 @@ class _Runs:
         try:
             yield from self._runs_of(self._decrypt.finish())
         except FlawError as flaw:
-            # What is held comes before it, and may have one that explains more.
+            # Data that is held comes before it, and may have a flaw that explains more.
             self.flaw = flaw
         yield from self._cut.finish()
 
@@ -247,9 +243,7 @@ class _Runs:
     def _account(self, each: Range, length: int) -> None:
         self._meter.bytes_done += length
         if length < each.length:
-            self._differ(
-                each.part, "part.size", str(each.part.size), str(each.offset + length), "it has become shorter"
-            )
+            self._differ(each.part, "part.size", str(each.part.size), str(each.offset + length), "it has shrunk")
         if not each.ends_part:
             return
         found, expected = self._sha1.hexdigest(), each.part.part.digest
@@ -269,7 +263,7 @@ class _Runs:
 
 
 class _Join:
-    """Joins what was inflated apart, in order; behind the last run comes what was wrong there."""
+    """Joins the runs in order; after the last run it raises the flaw behind it."""
 
     def __init__(self, runs: _Runs, inflate: InflateRuns) -> None:
         self._runs = runs
@@ -289,9 +283,9 @@ class _Join:
 
 
 class _Digest:
-    """The archive's SHA-1, taken by the worker that has a piece in its cache, or aside.
+    """The archive's SHA-1, computed by the worker that has a piece in its cache, or by a side worker.
 
-    Of a stream that cannot be inflated in runs all is inflated in turn, which takes longest: hashing goes on beside it.
+    A stream without runs is inflated in turn, which takes longest: then hashing runs beside it.
     """
 
     def __init__(self, sha1: Any, aside: SideWorker, inflate: InflateRuns) -> None:
@@ -306,12 +300,12 @@ class _Digest:
             self._aside.put(data)
 
     def digest(self) -> bytes:
-        """Of all that was given; only at the end of the pass."""
+        """The digest of all data; only at the end of the pass."""
         return bytes(self._sha1.digest())
 
 
 class _Gather:
-    """Takes the archive apart, and gathers what belongs to the image for the sink."""
+    """Unpacks the archive, and gathers the image's data for the sink."""
 
     def __init__(self, archive: Unarchive, sink: Sink, size: int) -> None:
         self._archive = archive
@@ -320,13 +314,13 @@ class _Gather:
 
     def feed(self, data: Buffer) -> Iterator[Any]:
         for piece in self._archive.feed(data):
-            # More than the manifest tells is no part of the image; that it is there shows at the end.
+            # Data beyond the manifest's size is not part of the image; it is reported at the end.
             if piece.offset < self._size:
                 yield from self._sink.gather(piece.offset, piece.data[: self._size - piece.offset])
 
     def finish(self) -> Iterator[Any]:
         yield from self._archive.finish()
-        # Of an image that turns out to have another size nothing more is wanted.
+        # An image of another size is not completed.
         if self._archive.image_size == self._size:
             yield from self._sink.rest()
 
@@ -335,7 +329,7 @@ class _Gather:
 
 
 def compare(manifest: Manifest, content: Unarchived) -> Iterator[Difference]:
-    """What the manifest says otherwise of the image and its archive."""
+    """Compare the image and its archive with the manifest."""
     digest = content.archive.sha1.hex()
     if digest != manifest.digest:
         yield Difference(
