@@ -197,7 +197,7 @@ async def test_a_pipe_in_the_place_of_a_part(
     put_files(store, bucket, bundle.parent)
     down.mkdir()
     os.mkfifo(down / "holes.img.part.1")
-    with pytest.raises(StoreError, match=r"part\.1: it already exists"):
+    with pytest.raises(StoreError, match=r"part\.1: it exists already"):
         await asyncio.wait_for(download(work(tmp_path, store), f"s3://{bucket}/holes.img.manifest.xml", down), 30)
     assert (down / "holes.img.part.1").is_fifo()
 
