@@ -100,10 +100,8 @@ class Worker:
 
     async def run(self) -> None:
         """Every job of the batch; figures go to standard output."""
-        async with (
-            Journal(self._settings.state_dir, by_itself=False) as journal,
-            Engine(self._settings, journal) as engine,
-        ):
+        async with Journal(self._settings.state_dir, by_itself=False) as journal, Aws(self._settings) as aws:
+            engine = Engine(self._settings, journal, aws)
             for spec in self._warm_ups():
                 await self._one(spec, engine)
             for spec in self._batch.jobs:

@@ -14,6 +14,7 @@ from time import perf_counter, process_time
 import uvloop
 
 from amistream import log
+from amistream.aws.session import Aws
 from amistream.bundles.meter import Meter
 from amistream.bundles.unbundle import unbundle_at
 from amistream.bundles.verify import verify_at
@@ -73,7 +74,8 @@ async def _bundle(spec: UnpackSpec, settings: Settings) -> None:
             "ec2_certificate": spec.ec2_certificate,
         }
     )
-    async with Journal(settings.state_dir, by_itself=False) as journal, Engine(settings, journal) as engine:
+    async with Journal(settings.state_dir, by_itself=False) as journal, Aws(settings) as aws:
+        engine = Engine(settings, journal, aws)
         job = Job(request)
         await engine.enter(job)
         await engine.run(job)

@@ -410,7 +410,7 @@ async def test_a_part_that_comes_out_otherwise(tmp_path: Path) -> None:
     offset = 4 * 32 * KIB + 16 * KIB
     assert offset > point.archive.size
     change(image, offset)
-    with pytest.raises(ChangedError, match="part 4 is not what was sent before"):
+    with pytest.raises(ChangedError, match="part 4 differs from the one that was sent before"):
         await bundle.run()
     assert bundle.put_names in ([], ["image.part.03"])
     assert len(bundle.book.lines) == 6

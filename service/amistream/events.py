@@ -14,6 +14,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from amistream.values import as_utf8
 
 
+class JobKind(StrEnum):
+    """The kinds of jobs. Each has its own request, run (`jobs.kinds`) and result; states and events are shared."""
+
+    BUNDLE = "bundle"
+
+
 class State(StrEnum):
     """A job's state; from `done` on they are ends. An interrupted job can be resumed, and so can some that failed."""
 
@@ -129,6 +135,7 @@ class JobView(_Model):
     """A job as the API shows it."""
 
     id: str
+    kind: JobKind = JobKind.BUNDLE
     state: State
     source: str
     destinations: tuple[str, ...]

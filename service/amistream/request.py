@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from amistream.errors import UsageError
+from amistream.events import JobKind
 from amistream.location import S3Location, parse_location
 from amistream.settings import Acl, PartSize, Settings, Sparse, in_words
 from amistream.values import KIB, STANDARD_INPUT
@@ -320,6 +321,7 @@ class CheckRequest(Speed, RegistrationFields, Identity, Reach, Subject):
 class JobRequest(CheckRequest):
     """One volume to bundle, where to, and whether and how to register it. Unknown fields are refused."""
 
+    kind: Literal[JobKind.BUNDLE] = Field(JobKind.BUNDLE, description="Work of the job.")
     source: Source = Field(description=_SOURCE)
     destinations: Destinations = Field(min_length=1, max_length=8, description=_DESTINATIONS)
 

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from amistream.errors import AmistreamError
 from amistream.events import JobResult, Progress, StageProgress, State
-from amistream.jobs.job import Job
+from amistream.jobs.job import End, Job
 from amistream.request import parse_request
 from amistream.values import MIB
 
@@ -64,7 +64,7 @@ def finish(job: Job) -> None:
     """Go from bundling to the good end."""
     job.move(State.COMMITTING)
     job.move(State.REGISTERING)
-    job.finish(RESULT)
+    job.end(End(State.DONE, result=RESULT))
 
 
 def succeed(job: Job) -> None:

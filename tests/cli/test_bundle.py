@@ -10,7 +10,7 @@ import pytest
 
 from amistream.errors import ConflictError, JobError, RefusedError
 from amistream.events import JobView, State
-from amistream.jobs.job import Job
+from amistream.jobs.job import End, Job
 from cli.running import Cli
 from cli.scripted import RESULT, ScriptedDaemon, begin
 
@@ -195,13 +195,17 @@ async def test_the_end_is_told_to_machines(cli: Cli) -> None:
 
 def _refused(job: Job) -> None:
     job.move(State.CHECKING)
-    job.fail(RefusedError("source.empty", "cannot bundle /dev/xvda: it is empty", hint="fill it"), State.REFUSED)
+    job.end(
+        End(State.REFUSED, error=RefusedError("source.empty", "cannot bundle /dev/xvda: it is empty", hint="fill it"))
+    )
 
 
 def _failed(job: Job) -> None:
     begin(job)
     job.note("a part was left behind")
-    job.fail(JobError("store.lost", "cannot store part 3: the bucket is gone", hint="make it again"))
+    job.end(
+        End(State.FAILED, error=JobError("store.lost", "cannot store part 3: the bucket is gone", hint="make it again"))
+    )
 
 
 def _cancelled(job: Job) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from amistream.errors import ConflictError, NotFoundError
 from amistream.events import JobView, State
+from amistream.jobs.job import End
 from cli.running import Cli
 from cli.scripted import ScriptedDaemon, begin, succeed
 
@@ -58,9 +59,9 @@ async def test_status_of_an_ended_job(daemon: ScriptedDaemon, cli: Cli) -> None:
     succeed(good := daemon.add())
     bad = daemon.add()
     begin(bad)
-    bad.fail(ConflictError("x.y", "cannot store it", hint="buy a disk"))
+    bad.end(End(State.FAILED, error=ConflictError("x.y", "cannot store it", hint="buy a disk")))
     bare = daemon.add()
-    bare.fail(ConflictError("x.y", "cannot say why"))
+    bare.end(End(State.FAILED, error=ConflictError("x.y", "cannot say why")))
     assert "ami-0123456789abcdef0" in (await cli("status", good.id)).stdout
     assert (await cli("status", bare.id)).stdout.endswith("cannot say why\n")
     outcome = await cli("status", bad.id)

@@ -45,7 +45,7 @@ def test_every_state_and_notice_once() -> None:
     job.note("the clock is 3 s late")
     finish(job)
     with PlainScreen(lines.append, Clock()) as screen:
-        for event in [*job._kept, *job._kept[-1:]]:
+        for event in [*job._events, *job._events[-1:]]:
             screen.show(event)
     told = [line.removeprefix(f"job {job.id}: ") for line in lines]
     assert told == [

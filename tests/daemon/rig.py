@@ -14,7 +14,7 @@ import aiohttp
 from yarl import URL
 
 from amistream.events import Progress, State
-from amistream.jobs.job import Job
+from amistream.jobs.job import End, Job
 from amistream.jobs.queue import JobQueue
 from jobs.queueing import RESULT
 
@@ -36,7 +36,7 @@ class Script:
             await leave.wait()
         except asyncio.CancelledError:
             if job.interrupt_requested:
-                job.interrupt()
+                job.end(End(State.INTERRUPTED, resumable=True))
             else:
                 job.move(State.CANCELLED)
             raise
@@ -44,7 +44,7 @@ class Script:
             return
         job.move(State.BUNDLING)
         job.move(State.COMMITTING)
-        job.finish(RESULT)
+        job.end(End(State.DONE, result=RESULT))
 
     async def clean(self, job: Job) -> None:
         """Remove nothing: scripted jobs store nothing."""

@@ -12,6 +12,7 @@ from amistream.daemon.access import AccessPolicy
 from amistream.errors import AccessDeniedError, AmistreamError, JobError, RefusedError
 from amistream.events import State
 from amistream.jobs.confinement import check_request
+from amistream.jobs.job import End
 from amistream.request import parse_request
 from amistream.settings import Settings
 from daemon.member import GROUP, MEMBER, OTHER_MEMBER, ask_as, connect_as, needs_root, talking
@@ -136,7 +137,7 @@ async def test_members_keep_no_more_than_their_share(start: Any) -> None:
         for number in range(3):
             assert (await submit(daemon, f"m{number}")).status == 202
             job = await daemon.script.wait_begun()
-            job.fail(JobError("store.lost", "cannot go on"), resumable=True)
+            job.end(End(State.FAILED, error=JobError("store.lost", "cannot go on"), resumable=True))
             await daemon.script.end(job)
             kept.append(job)
         answer = await submit(daemon, "one more")

@@ -9,6 +9,7 @@ import pytest
 from amistream import __version__
 from amistream.errors import LostError
 from amistream.events import JobView, State
+from amistream.jobs.job import End
 from amistream.settings import OnStop
 from daemon.rig import StartDaemon
 
@@ -157,7 +158,7 @@ async def test_job_that_kept_something_is_resumed_or_removed(start_daemon: Start
     """A job that ended resumable is shown so; resume begins it again under its id, cancel removes its parts."""
     async with start_daemon() as daemon:
         first = await daemon.submit_and_begin()
-        first.fail(LostError("store.lost", "cannot go on: the store is gone"), resumable=True)
+        first.end(End(State.FAILED, error=LostError("store.lost", "cannot go on: the store is gone"), resumable=True))
         daemon.script.may_end[first.id].set()
         shown = (await daemon.ask("GET", f"/v1/jobs/{first.id}")).body
         assert (shown["state"], shown["resumable"]) == ("failed", True)
@@ -165,7 +166,7 @@ async def test_job_that_kept_something_is_resumed_or_removed(start_daemon: Start
         assert (answer.status, answer.body["id"], answer.body["state"]) == (202, first.id, "queued")
         second = await daemon.script.wait_begun()
         assert (second.id, second.created_at) == (first.id, first.created_at)
-        second.fail(LostError("store.lost", "cannot go on: the store is gone"), resumable=True)
+        second.end(End(State.FAILED, error=LostError("store.lost", "cannot go on: the store is gone"), resumable=True))
         daemon.script.may_end[first.id].set()
         answer = await daemon.ask("DELETE", f"/v1/jobs/{first.id}")
         assert answer.status == 202

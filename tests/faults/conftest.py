@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from amistream.aws.session import Aws
 from faults.ground import making_ground
-from faults.scene import Scene, lasting_clients, quick_settings, watched_proxy
+from faults.scene import Scene, quick_settings, watched_proxy
 from jobs.work import use_endpoint
 from support.volumes import random_image
 
@@ -49,7 +50,8 @@ def scene(ground: Ground, key_ring: KeyRing, tmp_path: Path, monkeypatch: pytest
         lives = quick_settings(tmp_path, **changes)
         async with AsyncExitStack() as stack:
             proxy = await stack.enter_async_context(watched_proxy(ground.endpoint, faults, at_random))
-            await stack.enter_async_context(lasting_clients(lives, monkeypatch))
+            # One client for all runs: making one takes most of a short run.
+            aws = await stack.enter_async_context(Aws(lives))
             yield Scene(
                 ground=ground,
                 root=secrets.token_hex(6),
@@ -58,6 +60,7 @@ def scene(ground: Ground, key_ring: KeyRing, tmp_path: Path, monkeypatch: pytest
                 keys=key_ring,
                 directory=tmp_path,
                 settings=lives,
+                aws=aws,
             )
 
     return make

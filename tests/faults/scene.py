@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from amistream.aws.session import Aws
-from amistream.jobs import engine
-from amistream.jobs.engine import Engine
-from amistream.jobs.journal import Journal
+from amistream.jobs.opening import open_queue
 from amistream.jobs.queue import JobQueue
 from faults.quick_check import quickly_check_bundle
 from jobs.work import request, settings
@@ -26,8 +24,6 @@ from support.proxy import FaultProxy, dry_run_answered
 from support.referee import check_bundle
 
 if TYPE_CHECKING:
-    import pytest
-
     from amistream.jobs.job import Job
     from amistream.request import JobRequest
     from amistream.settings import Settings
@@ -61,6 +57,7 @@ class Scene:
     keys: KeyRing
     directory: Path
     settings: Settings
+    aws: Aws
     _got: int = field(default=0)
 
     def request(self, place: str = "x", **changes: Any) -> JobRequest:
@@ -76,18 +73,7 @@ class Scene:
     async def queue(self) -> AsyncIterator[JobQueue]:
         """The daemon's queue, engine and journal, from start to end, without its socket."""
         chosen = self.settings
-        async with (
-            Journal(chosen.state_dir, by_itself=True) as journal,
-            Engine(chosen, journal) as runner,
-            JobQueue(
-                runner.run,
-                runner.clean,
-                journal,
-                max_jobs=chosen.max_jobs,
-                max_queued=chosen.max_queued,
-                default_prefix=chosen.prefix,
-            ) as queue,
-        ):
+        async with open_queue(chosen, self.aws, by_itself=True) as queue:
             await queue.recover(resume=chosen.resume_on_start)
             yield queue
 
@@ -171,22 +157,6 @@ async def watched_proxy(
         yield stack.enter_context(
             FaultProxy(endpoint, [dry_run_answered(), *faults], at_random=at_random, clock=clock(STALL_S))
         )
-
-
-@asynccontextmanager
-async def lasting_clients(chosen: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
-    """Share one set of AWS clients among all runs of the daemon: making them takes most of a short run."""
-
-    class Lasting(Aws):
-        async def __aexit__(self, *_: object) -> None:
-            """Keep the clients for the next run."""
-
-    shared = Lasting(chosen)
-    monkeypatch.setattr(engine, "Aws", lambda *_: shared)
-    try:
-        yield
-    finally:
-        await shared._stack.aclose()
 
 
 async def turns() -> None:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from amistream.aws.session import Aws
 from amistream.errors import JournalError
 from amistream.jobs.engine import Engine
 from amistream.jobs.job import Job
@@ -67,7 +68,7 @@ class Scene:
     async def remembered(self, job: Job) -> Job:
         kept = await self.journal.find(job.id)
         assert kept is not None
-        return Job.remembered(kept.request, kept.view, confined=kept.confined).again()
+        return Job.remembered(kept).again()
 
     async def fate(self, job: Job) -> NextStep:
         kept = await self.journal.find(job.id)
@@ -78,8 +79,8 @@ class Scene:
 @asynccontextmanager
 async def scene_with(chosen: Settings, *, by_itself: bool = True) -> AsyncIterator[Scene]:
     """With `by_itself` as in a daemon, else as without one."""
-    async with Cramped(chosen.state_dir, by_itself=by_itself) as journal, Engine(chosen, journal) as engine:
-        yield Scene(engine, journal)
+    async with Cramped(chosen.state_dir, by_itself=by_itself) as journal, Aws(chosen) as aws:
+        yield Scene(Engine(chosen, journal, aws), journal)
 
 
 def files(folder: Path) -> dict[str, bytes]:

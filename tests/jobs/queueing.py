@@ -80,7 +80,7 @@ class Hands:
     async def _end(self, job: Job, state: State) -> None:
         job.resumable = state in {State.FAILED, State.INTERRUPTED}
         view = job.view().model_copy(update={"state": state})
-        await (self.journal.tell(view) if job.resumable else self.journal.end(view))
+        await (self.journal.update(view) if job.resumable else self.journal.end(view))
         if state is State.DONE:
             job.move(State.BUNDLING)
             job.move(State.COMMITTING)

@@ -16,7 +16,7 @@ import pytest
 
 from amistream.errors import ConflictError
 from amistream.events import State
-from amistream.jobs import engine as engine_module
+from amistream.jobs import bundle_run
 from amistream.jobs.job import Job
 from amistream.jobs.queue import JobQueue
 from amistream.jobs.records import NextStep, SealedPart
@@ -312,7 +312,7 @@ async def test_a_changed_volume_is_begun_anew(
             if change == "size"
             else r"the first \d+ bytes .* are not what they were"
         )
-        assert re.search(rf"{image} does not come out as when this job began \({why}\)", notice)
+        assert re.search(rf"{image} differs from when this job began \({why}\)", notice)
     fits(out, image, key_ring)
     after = files(out)
     assert all(after.get(name) != data for name, data in first.items())
@@ -513,7 +513,7 @@ async def test_a_removal_that_stumbles_over_a_bug(
         first = await scene.run(request(image, out, key_ring), room=3)
         job = await scene.remembered(first)
         with monkeypatch.context() as patch:
-            patch.setattr(engine_module, "remove_kept", stumble)
+            patch.setattr(bundle_run, "remove_kept", stumble)
             await scene.engine.clean(job)
         assert (job.state, job.resumable) == (State.FAILED, True)
         assert job.error is not None

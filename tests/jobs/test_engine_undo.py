@@ -12,7 +12,7 @@ import pytest
 from amistream.checks import preflight
 from amistream.errors import JournalError
 from amistream.events import JobView, State
-from amistream.jobs import run as run_module
+from amistream.jobs import bundle_run
 from amistream.jobs.job import Job
 from amistream.jobs.records import NextStep
 from amistream.settings import Settings
@@ -83,7 +83,7 @@ async def test_a_bundle_that_somebody_registered(
         assert (job.state, job.resumable) == (State.FAILED, True)
         assert job.error is not None
         assert job.error.code == "job.registered"
-        assert f"{made} is registered on it" in job.error.message
+        assert f"{made} is registered from it" in job.error.message
         assert made in images(ministack)
         assert list_keys(ministack, bucket) == there
         if name == "the job's":
@@ -132,8 +132,8 @@ async def test_cancelled_before_it_looked_at_what_is_stored(
     out = tmp_path / "out"
     async with scene_with(chosen) as scene:
         job = await scene.remembered(await scene.run(request(image, out, key_ring), room=5))
-        held = Held(scene.journal.tell, told(State.CHECKING))
-        scene.journal.tell = held  # type: ignore[assignment,method-assign]  # the test's own grip on the job
+        held = Held(scene.journal.update, told(State.CHECKING))
+        scene.journal.update = held  # type: ignore[assignment,method-assign]  # the test's own grip on the job
         await stopped(scene, job, held)
         assert (job.state, job.resumable) == (State.CANCELLED, False)
         assert files(out) == {}
@@ -147,8 +147,8 @@ async def test_interrupted_before_it_looked_at_what_is_stored(
     out = tmp_path / "out"
     async with scene_with(chosen) as scene:
         job = await scene.remembered(await scene.run(request(image, out, key_ring), room=5))
-        held = Held(scene.journal.tell, told(State.CHECKING))
-        scene.journal.tell = held  # type: ignore[assignment,method-assign]  # the test's own grip on the job
+        held = Held(scene.journal.update, told(State.CHECKING))
+        scene.journal.update = held  # type: ignore[assignment,method-assign]  # the test's own grip on the job
         await stopped(scene, job, held, keep=True)
         assert (job.state, job.resumable, job.kept_parts) == (State.INTERRUPTED, True, 5)
         assert len(files(out)) == 5
@@ -162,8 +162,8 @@ async def test_what_cannot_be_removed_at_a_cancel_is_kept(
     async with scene_with(chosen) as scene:
         first = await scene.run(request(image, out, key_ring), room=5)
         job = await scene.remembered(first)
-        held = Held(scene.journal.tell, told(State.CHECKING))
-        scene.journal.tell = held  # type: ignore[assignment,method-assign]  # the test's own grip on the job
+        held = Held(scene.journal.update, told(State.CHECKING))
+        scene.journal.update = held  # type: ignore[assignment,method-assign]  # the test's own grip on the job
         running = asyncio.create_task(scene.engine.run(job))
         await held.came.wait()
         scene.journal.is_unreadable = True
@@ -189,10 +189,10 @@ async def test_a_removal_at_a_cancel_that_stumbles_over_a_bug(
     async with scene_with(chosen) as scene:
         first = await scene.run(request(image, out, key_ring), room=5)
         job = await scene.remembered(first)
-        held = Held(scene.journal.tell, told(State.CHECKING))
-        scene.journal.tell = held  # type: ignore[assignment,method-assign]  # the test's own grip on the job
+        held = Held(scene.journal.update, told(State.CHECKING))
+        scene.journal.update = held  # type: ignore[assignment,method-assign]  # the test's own grip on the job
         with monkeypatch.context() as patch:
-            patch.setattr(run_module, "remove_kept", stumble)
+            patch.setattr(bundle_run, "remove_kept", stumble)
             await stopped(scene, job, held)
         assert (job.state, job.resumable) == (State.CANCELLED, True)
         assert "what an earlier run stored: ValueError" in job.notices[-1]
@@ -209,16 +209,16 @@ async def test_a_journal_that_fails_while_a_later_life_checks(
     out = tmp_path / "out"
     async with scene_with(chosen) as scene:
         job = await scene.remembered(await scene.run(request(image, out, key_ring), room=5))
-        tell = scene.journal.tell
+        update = scene.journal.update
 
         async def full(view: JobView) -> None:
             if view.state is State.CHECKING:
                 raise JournalError("journal.full", "cannot keep the journal: database or disk is full")
-            await tell(view)
+            await update(view)
 
-        scene.journal.tell = full  # type: ignore[method-assign]  # the test's own grip on the job
+        scene.journal.update = full  # type: ignore[method-assign]  # the test's own grip on the job
         await scene.engine.run(job)
-        scene.journal.tell = tell  # type: ignore[method-assign]
+        scene.journal.update = update  # type: ignore[method-assign]
         assert job.error is not None
         assert (job.state, job.error.code) == (State.FAILED, "journal.full")
         assert (job.resumable, job.kept_parts, len(files(out))) == (True, 5, 5)
@@ -336,8 +336,8 @@ async def test_stopped_while_a_failure_is_entered(
     out = tmp_path / "out"
     async with scene_with(chosen) as scene:
         scene.journal.room = 3
-        held = Held(scene.journal.tell, told(State.FAILED))
-        scene.journal.tell = held  # type: ignore[assignment,method-assign]  # the test's own grip on the job
+        held = Held(scene.journal.update, told(State.FAILED))
+        scene.journal.update = held  # type: ignore[assignment,method-assign]  # the test's own grip on the job
         job = Job(request(image, out, key_ring))
         await scene.engine.enter(job)
         await stopped(scene, job, held, keep=keep)

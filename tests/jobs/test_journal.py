@@ -18,8 +18,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from amistream.errors import AmistreamError, ConflictError, JobError
-from amistream.events import ErrorBody, JobResult, JobView, PlaceResult, State
+from amistream.errors import AmistreamError, ConflictError, JobError, UsageError
+from amistream.events import ErrorBody, JobKind, JobResult, JobView, PlaceResult, State
 from amistream.jobs import journal as journal_module
 from amistream.jobs.job import Job
 from amistream.jobs.journal import FILE, Journal
@@ -35,6 +35,8 @@ from support.mounts import small_disk
 if TYPE_CHECKING:
     from support.keys import KeyRing
 
+VERSION_1 = Path(__file__).with_name("journal_version_1.sql")
+"""Made by the last commit before job kinds: a job that is done, one that was bundling, and one that waited."""
 REQUEST = parse_request({"source": "/volumes/a", "destinations": ["/bundles/a"]})
 RESULT = JobResult(
     manifest="s3://bucket/image.manifest.xml",
@@ -138,11 +140,12 @@ async def test_a_job_comes_back_as_it_was_entered(tmp_path: Path) -> None:
         job = await entered(journal, request, confined=True, idempotency_key="one'; DROP TABLE jobs; --")
         job.move(State.CHECKING)
         job.note("something worth knowing")
-        await journal.tell(job.view())
+        await journal.update(job.view())
     async with Journal(tmp_path, by_itself=False) as journal:
         assert await journal.find("nobody") is None
         assert await journal.all() == [await found(journal, job)]
         assert await found(journal, job) == JournalEntry(
+            kind=JobKind.BUNDLE,
             request=request,
             view=job.view(),
             fate=NextStep.WAITING,
@@ -562,12 +565,53 @@ async def test_a_journal_from_before_registrations_were_entered(tmp_path: Path) 
         await journal.commit(job.id, 0, b"<manifest/>")
     with sqlite3.connect(tmp_path / FILE) as database:
         database.execute("ALTER TABLE places DROP COLUMN image")
+        database.execute("ALTER TABLE jobs DROP COLUMN kind")
+        database.execute("PRAGMA user_version = 1")
     database.close()
     async with Journal(tmp_path, by_itself=True) as journal:
         kept = await found(journal, job)
         assert (kept.manifests, kept.images) == ({0: b"<manifest/>"}, {})
         await journal.registering(job.id, 0, "ami-12345678")
         assert (await found(journal, job)).images == {0: "ami-12345678"}
+
+
+async def test_a_journal_of_version_1(tmp_path: Path) -> None:
+    """Every job of a journal that the version before job kinds wrote is read as a bundle job, whole, and goes on."""
+    with sqlite3.connect(tmp_path / FILE) as database:
+        database.executescript(VERSION_1.read_text())
+    database.close()
+    for _ in range(2):
+        async with Journal(tmp_path, by_itself=True) as journal:
+            done, kept, waiting = await journal.all()
+            assert {job.kind for job in (done, kept, waiting)} == {JobKind.BUNDLE}
+            assert {job.view.kind for job in (done, kept, waiting)} == {JobKind.BUNDLE}
+            assert (done.fate, done.view.state, done.view.result) == (NextStep.OVER, State.DONE, RESULT)
+            assert (done.idempotency_key, done.request) == ("nightly", REQUEST)
+            assert (kept.fate, kept.view.state, kept.confined) == (NextStep.KEPT, State.BUNDLING, True)
+            assert (kept.bundling, kept.manifests, kept.done) == (BUNDLING, {0: b"<manifest/>"}, {0: PLACE})
+            assert (kept.images, kept.parts) == ({0: "ami-12345678"}, 3)
+            parts = [sealed(0, stored=True), sealed(1, stored=True), sealed(2)]
+            assert await journal.parts(kept.view.id) == parts
+            assert (waiting.fate, waiting.view.state, waiting.bundling) == (NextStep.WAITING, State.QUEUED, None)
+    async with Journal(tmp_path, by_itself=True) as journal:
+        await journal.claim(kept.view.id)
+        await journal.stored(kept.view.id, 2)
+        assert [part.stored for part in await journal.parts(kept.view.id)] == [True] * 3
+        new = await entered(journal)
+        assert [job.view.id for job in await journal.all()][-1] == new.id
+
+
+async def test_two_that_upgrade_at_once(tmp_path: Path) -> None:
+    """Of several processes that open an older journal at the same moment one upgrades it."""
+    with sqlite3.connect(tmp_path / FILE) as database:
+        database.executescript(VERSION_1.read_text())
+    database.close()
+
+    async def opened() -> int:
+        async with Journal(tmp_path, by_itself=True) as journal:
+            return len(await journal.all())
+
+    assert await asyncio.gather(*(opened() for _ in range(8))) == [3] * 8
 
 
 async def test_a_job_of_another_version(tmp_path: Path) -> None:
@@ -597,10 +641,10 @@ async def test_another_version(tmp_path: Path) -> None:
         database.execute("CREATE TABLE jobs (something_else)")
     database.close()
     descriptors = open_files()
-    with pytest.raises(JobError, match=r"another version of amistream made it \(99\)") as caught:
+    with pytest.raises(UsageError, match=r"another version of amistream made it \(99\)") as caught:
         async with Journal(tmp_path, by_itself=True):
             pass
-    assert caught.value.code == "journal.version"
+    assert (caught.value.code, caught.value.exit_status) == ("journal.version", 2)
     assert "state_dir" in caught.value.hint
     assert list(tmp_path.glob("*.lock")) == []
     assert open_files() == descriptors

@@ -10,7 +10,7 @@ import pytest
 
 from amistream.errors import BusyError, ConflictError, LostError, NotFoundError
 from amistream.events import ErrorBody, State
-from amistream.jobs.job import Job
+from amistream.jobs.job import End, Job
 from amistream.jobs.journal import Journal
 from amistream.jobs.queue import JobQueue
 from amistream.jobs.records import JournalEntry, NextStep
@@ -218,7 +218,7 @@ async def test_what_cannot_be_resumed(tmp_path: Path) -> None:
         job = await scene.begin()
         with pytest.raises(ConflictError, match="nothing of it is kept") as caught:
             await scene.queue.resume(job.id)
-        assert (caught.value.code, caught.value.hint) == ("job.not_resumable", "it goes on by itself")
+        assert (caught.value.code, caught.value.hint) == ("job.not_resumable", "it continues by itself")
         await scene.hands.end(job)
         with pytest.raises(ConflictError) as caught:
             await scene.queue.resume(job.id)
@@ -404,7 +404,7 @@ async def test_asked_again_while_the_last_life_is_on_its_way_out(begins: bool, t
                 return
             hands.seen.append(("run", job.id))
             job.move(State.CHECKING)
-            job.fail(LostError("store.lost", "cannot: lost"), resumable=True)
+            job.end(End(State.FAILED, error=LostError("store.lost", "cannot: lost"), resumable=True))
             await may_leave.wait()
 
         async with JobQueue(lingering, hands.clean, journal, max_jobs=2, max_queued=2, default_prefix="image") as queue:

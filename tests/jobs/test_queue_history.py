@@ -10,8 +10,9 @@ import pytest
 from amistream.events import JobResult, State
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
-from amistream.jobs.queue import FRESH, JobQueue
+from amistream.jobs.queue import JobQueue
 from amistream.jobs.records import JournalEntry
+from amistream.jobs.roster import FRESH
 from jobs.queueing import RESULT, Hands, Scene, running
 
 

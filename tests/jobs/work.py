@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from amistream.aws.session import Aws
 from amistream.jobs.engine import Engine
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
@@ -59,8 +60,8 @@ def _open_files() -> set[str]:
 @asynccontextmanager
 async def running_engine(chosen: Settings) -> AsyncIterator[Engine]:
     """An engine with a journal of its own in the state directory."""
-    async with Journal(chosen.state_dir, by_itself=False) as journal, Engine(chosen, journal) as engine:
-        yield engine
+    async with Journal(chosen.state_dir, by_itself=False) as journal, Aws(chosen) as aws:
+        yield Engine(chosen, journal, aws)
 
 
 async def run(asked: JobRequest, chosen: Settings) -> Job:

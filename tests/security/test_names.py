@@ -12,7 +12,7 @@ from amistream.cli.live import LiveScreen
 from amistream.cli.output import put_error, put_error_document, put_result
 from amistream.errors import AmistreamError, JobError, StoreError, UsageError
 from amistream.events import State
-from amistream.jobs.job import Job
+from amistream.jobs.job import End, Job
 from amistream.request import parse_request
 from amistream.stores.directory import DirectoryStore
 from cli.scripted import make_job
@@ -33,7 +33,7 @@ STEERING = {
 def failed(error: AmistreamError) -> Job:
     job = Job(parse_request(REQUEST))
     job.move(State.CHECKING)
-    job.fail(error)
+    job.end(End(State.FAILED, error=error))
     return job
 
 

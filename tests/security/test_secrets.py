@@ -17,13 +17,11 @@ from amistream import log
 from amistream.aws.translate import translate
 from amistream.errors import StoreError
 from amistream.events import State
-from amistream.jobs.engine import Engine
 from amistream.jobs.job import Job
-from amistream.jobs.journal import Journal
 from amistream.keys import BundleKey, Secret
 from amistream.settings import LogFormat
 from amistream.stores.directory import DirectoryStore
-from jobs.work import request, settings
+from jobs.work import request, running_engine, settings
 from security.leaks import Form, forms, forms_of_key, search
 from support.volumes import random_image
 
@@ -60,13 +58,13 @@ async def test_no_object_prints_a_secret(
     monkeypatch.setattr(DirectoryStore, "put", look_and_put)
     chosen = settings(tmp_path)
     job = Job(request(random_image(tmp_path / "image", 700_000), tmp_path / "out", key_ring))
-    async with Journal(chosen.state_dir, by_itself=False) as journal, Engine(chosen, journal) as engine:
+    async with running_engine(chosen) as engine:
         await engine.enter(job)
         await engine.run(job)
     printed |= everything_of_ours()
     assert job.state is (State.DONE if ends_well else State.FAILED)
     kinds = {name.split()[0].rpartition(".")[2] for name in printed}
-    assert kinds >= {"BundleKey", "Secret", "UserIdentity", "Encrypt", "Pipeline", "Run", "Job", "JobRequest"}
+    assert kinds >= {"BundleKey", "Secret", "UserIdentity", "Encrypt", "Pipeline", "BundleRun", "Job", "JobRequest"}
     wanted = [*forms("key", KEY), *forms("IV", IV), *forms_of_key("user's key", key_ring.user.key)]
     assert search(wanted, printed) == []
 

@@ -33,6 +33,7 @@ from amistream.ports.volume import Volume
 from amistream.request import JobRequest
 from amistream.settings import Settings
 from amistream.stages.manifest import ImageFacts
+from amistream.values import Extent
 
 Note = Callable[[str], None]
 """Receives a notice for the user."""
@@ -44,6 +45,8 @@ class Ready:
 
     plan: Plan
     volume: Volume
+    extents: tuple[Extent, ...]
+    """The volume's extents as they are now; the plan may have those of an earlier run, or none."""
     destinations: tuple[Destination, ...]
     identity: UserIdentity
     ec2_certificates: tuple[x509.Certificate, ...]
@@ -60,6 +63,7 @@ class Measurable:
 
     plan: Plan
     volume: Volume
+    extents: tuple[Extent, ...]
     store: Store
 
     async def close(self) -> None:
@@ -88,6 +92,7 @@ async def check(
         ready = Ready(
             plan=source.plan(),
             volume=source.volume,
+            extents=source.extents,
             destinations=tuple(opened),
             identity=places[0].identity.identity,
             ec2_certificates=tuple(place.identity.certificate for place in places),
@@ -187,7 +192,8 @@ async def check_measurable(request: JobRequest, settings: Settings, aws: Aws, no
     try:
         place = _location_checks(address, source)
         _report(await run_checks([*source.checks(check_mounts=False), *place.checks(must_be_empty=False)]), note)
-        return Measurable(plan=source.plan(), volume=source.volume, store=await _opened(address, place.region))
+        store = await _opened(address, place.region)
+        return Measurable(plan=source.plan(), volume=source.volume, extents=source.extents, store=store)
     except BaseException:
         await source.close()
         raise

@@ -33,7 +33,8 @@ class SourceChecks:
         self._request = context.request
         self._settings = context.settings
         self.opened = False
-        self._extents: tuple[Extent, ...] = ()
+        self.extents: tuple[Extent, ...] = ()
+        """The volume's extents. No other code asks the volume for them."""
         self._concurrency = 0
         self.part_size = int(self._request.part_size or self._settings.part_size)
         self.workers = self._request.workers or self._settings.worker_count()
@@ -75,7 +76,7 @@ class SourceChecks:
     @property
     def data(self) -> int:
         """Bytes outside of holes."""
-        return sum(extent.length for extent in self._extents)
+        return sum(extent.length for extent in self.extents)
 
     @property
     def most_parts(self) -> int:
@@ -102,7 +103,7 @@ class SourceChecks:
     async def _open(self) -> str:
         # The thread cannot be stopped, so wait for it: `close` must see the volume that it opens.
         await finish_despite_cancel(asyncio.to_thread(self._open_on_thread))
-        volume, count = self.volume, len(self._extents)
+        volume, count = self.volume, len(self.extents)
         return f"{size_text(volume.size)} {volume.kind}, {count} extent{'s' * (count != 1)}"
 
     def _open_on_thread(self) -> None:
@@ -115,7 +116,7 @@ class SourceChecks:
             most=int(self._settings.max_image_size),
         )
         self.opened = True
-        self._extents = self.volume.extents()
+        self.extents = self.volume.extents()
 
     async def _check_size(self) -> str:
         volume, most = self.volume, int(self._settings.max_image_size)
@@ -200,4 +201,4 @@ class SourceChecks:
         if sparse is Sparse.NEVER:
             return None
         dense = self.data == self.volume.size
-        return None if dense and sparse is Sparse.AUTO else self._extents
+        return None if dense and sparse is Sparse.AUTO else self.extents

@@ -16,13 +16,13 @@ from typing import TypeVar
 import uvloop
 
 from amistream import log
+from amistream.aws.session import Aws
 from amistream.cli.follow import show_until_end
 from amistream.cli.output import put_note
 from amistream.errors import first_cause
 from amistream.events import JobView, State
-from amistream.jobs.engine import Engine
 from amistream.jobs.job import Job
-from amistream.jobs.journal import Journal
+from amistream.jobs.opening import open_queue
 from amistream.jobs.queue import JobQueue
 from amistream.process import STOP_SIGNALS, settle_memory
 from amistream.request import JobRequest
@@ -65,7 +65,7 @@ def follow_in_process(
                 if queue.stopping:
                     put_note("still removing what was stored; this takes a moment")
                 elif not job.state.ended:
-                    queue.stopping = True
+                    queue.close()
                     group.create_task(stop())
 
             for number in STOP_SIGNALS:
@@ -99,16 +99,8 @@ def ask_in_process(
 @asynccontextmanager
 async def _queue(settings: Settings, keys: AccessKeys | None) -> AsyncIterator[JobQueue]:
     async with (
-        Journal(settings.state_dir, by_itself=False) as journal,
-        Engine(settings, journal, keys) as engine,
-        JobQueue(
-            engine.run,
-            engine.clean,
-            journal,
-            max_jobs=settings.max_jobs,
-            max_queued=settings.max_queued,
-            default_prefix=settings.prefix,
-        ) as queue,
+        Aws(settings, keys) as aws,
+        open_queue(settings, aws, by_itself=False) as queue,
     ):
         await queue.recover(resume=False)
         yield queue

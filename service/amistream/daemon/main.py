@@ -22,14 +22,14 @@ import structlog
 import uvloop
 
 from amistream import __version__, log
+from amistream.aws.session import Aws
 from amistream.daemon.access import AccessPolicy
 from amistream.daemon.app import make_app, serving
 from amistream.daemon.listener import find_group, listening
 from amistream.daemon.metrics import Metrics
 from amistream.daemon.notify import notify
 from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, AmistreamError, UsageError
-from amistream.jobs.engine import Engine
-from amistream.jobs.journal import Journal
+from amistream.jobs.opening import open_queue
 from amistream.jobs.queue import JobQueue
 from amistream.process import keep_secrets_in, make_files_private, settle_memory
 from amistream.settings import OnStop, Settings, load
@@ -73,16 +73,8 @@ async def serve(settings: Settings, listener: socket.socket, policy: AccessPolic
     signals = StopSignals()
     metrics = Metrics()
     async with (
-        Journal(settings.state_dir, by_itself=True) as journal,
-        Engine(settings, journal) as engine,
-        JobQueue(
-            metrics.watched(engine.run),
-            engine.clean,
-            journal,
-            max_jobs=settings.max_jobs,
-            max_queued=settings.max_queued,
-            default_prefix=settings.prefix,
-        ) as queue,
+        Aws(settings) as aws,
+        open_queue(settings, aws, by_itself=True, watch=metrics.watched) as queue,
         # Clients are served only once the jobs of earlier runs are loaded.
         _recovered(queue, settings),
         serving(make_app(queue, metrics, policy, settings=settings), listener),

@@ -1,7 +1,9 @@
-"""One job's record: its state, what it tells subscribers, and what it ended with. It does no work itself.
+"""One job's record: its state, the events for its subscribers, and its end. It does no work itself.
+
+Its attributes are written here only; others use the verbs: `move`, `note`, `report`, `ask_to_stop`, `taking`, `end`.
 
 State and notice events are kept and reach every subscriber in order; of progress only the newest is kept, so that a
-slow subscriber costs nothing and never holds the job up. A job that ended long ago is kept as text, with its end only.
+slow subscriber costs nothing and never delays the job. A job that ended long ago is kept as text, with its end only.
 """
 
 from __future__ import annotations
@@ -9,12 +11,15 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
 from amistream.errors import AmistreamError
 from amistream.events import TRANSITIONS, ErrorBody, Event, JobResult, JobView, Progress, State
+from amistream.jobs.records import JournalEntry
 from amistream.request import JobRequest
 
 
@@ -22,21 +27,39 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
+@dataclass(frozen=True, slots=True)
+class End:
+    """The end of a run: the state and everything that is shown with it."""
+
+    state: State
+    result: JobResult | None = None
+    error: AmistreamError | None = None
+    resumable: bool = False
+    kept_parts: int | None = None
+    """Parts that are kept for a later run; None: as many as before."""
+    at: datetime = field(default_factory=_now)
+
+    @property
+    def body(self) -> ErrorBody | None:
+        return ErrorBody(**self.error.as_dict()) if self.error else None
+
+
 class Job:
     """Owned by one event loop.
 
-    `cancel_requested` tells a wanted cancel from one that comes from outside; `interrupt_requested` one that is to keep
-    what was stored. A job that `lived_before` may have left things, although it has not begun in this life.
+    `cancel_requested`: somebody asked this run to stop. `interrupt_requested`: and to keep the stored parts.
+    `ran_before`: an earlier run may have left objects behind, even if this one never begins.
     """
 
     def __init__(self, request: JobRequest, *, confined: bool = False) -> None:
-        """`confined`: whoever asked for it may name paths within the configured roots only."""
+        """`confined`: the job may use paths within the configured roots only."""
         self.request = request
         self.confined = confined
         self.resumable = False
+        self.is_taken = False
         self.kept_parts = 0
         self.interrupt_requested = False
-        self.lived_before = False
+        self.ran_before = False
         self.created_at = _now()
         self.id = f"{self.created_at:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
         self.state = State.QUEUED
@@ -50,30 +73,32 @@ class Job:
         self.ended = asyncio.Event()
         self._shelved = b""
         self._serial = 0
-        self._kept: list[Event] = []
+        self._events: list[Event] = []
         self._newest_progress: Event | None = None
         self._changed = asyncio.Event()
-        self._keep("state")
+        self._add_event("state")
 
     @classmethod
-    def remembered(cls, request: JobRequest, view: JobView, *, confined: bool) -> Job:
-        """An earlier process's job as it left it; one that it could not end is interrupted."""
-        job = cls(request, confined=confined)
+    def remembered(cls, entry: JournalEntry) -> Job:
+        """An earlier process's job as the journal has it; a job that it could not end is interrupted."""
+        view = entry.view
+        job = cls(entry.request, confined=entry.confined)
         job.id, job.created_at, job.started_at, job.ended_at = view.id, view.created_at, view.started_at, view.ended_at
         job.progress, job.result, job.error, job.notices = view.progress, view.result, view.error, view.notices
         job.state = view.state if view.state.ended else State.INTERRUPTED
         job.resumable = view.resumable or job.state is State.INTERRUPTED
-        job._begin_anew()
+        job._restart_events()
+        job.kept_parts = entry.parts
         job.ended.set()
         return job
 
     def again(self) -> Job:
-        """The same job, queued anew."""
+        """The same job, queued for another run."""
         job = Job(self.request, confined=self.confined)
         job.id, job.created_at, job.notices = self.id, self.created_at, self.notices
         job.kept_parts = self.kept_parts
-        job.lived_before = True
-        job._begin_anew()
+        job.ran_before = True
+        job._restart_events()
         return job
 
     def text(self) -> bytes:
@@ -85,6 +110,7 @@ class Job:
             return JobView.model_validate_json(self._shelved)
         return JobView(
             id=self.id,
+            kind=self.request.kind,
             state=self.state,
             source=self.request.source,
             destinations=self.request.destinations,
@@ -99,39 +125,57 @@ class Job:
             kept_parts=self.kept_parts,
         )
 
+    def view_at(self, end: End) -> JobView:
+        """The view that the job will have after `end`, for the journal, which has it before any subscriber."""
+        changes = {"state": end.state, "result": end.result, "error": end.body, "ended_at": end.at}
+        kept_parts = self.kept_parts if end.kept_parts is None else end.kept_parts
+        return self.view().model_copy(update={**changes, "resumable": end.resumable, "kept_parts": kept_parts})
+
     def move(self, state: State) -> None:
-        """Enter `state`; a transition that the table does not hold is a bug and raises ValueError."""
+        """Enter `state`; a transition that is not in the table is a bug and raises ValueError."""
         if state not in TRANSITIONS[self.state]:
             raise ValueError(f"no way from {self.state} to {state}")
         self.state = state
         if self.started_at is None and state is not State.CANCELLED:
             self.started_at = _now()
         if state.ended:
-            self.ended_at = _now()
-        self._keep("state")
+            self.ended_at = self.ended_at or _now()
+        self._add_event("state")
         if state.ended:
             self.ended.set()
 
-    def finish(self, result: JobResult) -> None:
-        self.result = result
-        self.move(State.DONE)
+    def end(self, end: End) -> None:
+        """Announce the end of the run. Raises ValueError as `move` does."""
+        self.result, self.error, self.resumable, self.ended_at = end.result, end.body, end.resumable, end.at
+        if end.kept_parts is not None:
+            self.kept_parts = end.kept_parts
+        self.move(end.state)
 
-    def fail(self, error: AmistreamError, state: State = State.FAILED, *, resumable: bool = False) -> None:
-        self.error = ErrorBody(**error.as_dict())
-        self.resumable = resumable
-        self.move(state)
+    def ask_to_stop(self, *, keep: bool) -> bool:
+        """Record that the run is to stop, with `keep` as interrupted; false when it was asked to already."""
+        if self.cancel_requested:
+            return False
+        self.cancel_requested, self.interrupt_requested = True, keep
+        return True
 
-    def interrupt(self) -> None:
-        """End it unfinished, with what it stored kept."""
-        self.resumable = True
-        self.move(State.INTERRUPTED)
+    @contextmanager
+    def taking(self) -> Iterator[None]:
+        """Keep a resumable job from a second request, and its destination from another job, while it is taken up."""
+        self.resumable, self.is_taken = False, True
+        try:
+            yield
+        except BaseException:
+            self.resumable = True
+            raise
+        finally:
+            self.is_taken = False
 
     def note(self, text: str) -> None:
-        """Tell something once: a job that is taken up again and again would tell it each time."""
+        """Add a notice, unless an earlier run has added the same."""
         if text in self.notices:
             return
         self.notices = (*self.notices, text)
-        self._keep("notice")
+        self._add_event("notice")
 
     def report(self, progress: Progress) -> None:
         self.progress = progress
@@ -141,12 +185,12 @@ class Job:
     async def events(self, after: int = 0) -> AsyncGenerator[Event, None]:
         """Yield the events numbered above `after`, from the past on, until the job has ended.
 
-        Of a job that is shelved, also of one that is shelved before its subscriber has read to its end, the last alone.
+        Of a job that is shelved, even while its subscriber still reads, only the last event.
         """
         while True:
             changed = self._changed
             ended = self.state.ended
-            while event := next((event for event in self._kept if event.id > after), None):
+            while event := next((event for event in self._events if event.id > after), None):
                 after = event.id
                 yield event
             if self._shelved and self._serial > after:
@@ -162,29 +206,29 @@ class Job:
                 await changed.wait()
 
     def shelve(self) -> None:
-        """Keep an ended job as the text of its view, which takes a tenth of the room of its objects.
+        """Keep an ended job as the text of its view, which takes a tenth of the memory of its objects.
 
-        What it ended with is in its view alone from then on.
+        Its result, error and notices are in its view only from then on.
         """
         if self._shelved:
             return
         self._shelved = self.text()
         self.progress = self.result = self.error = self._newest_progress = None
         self.notices = ()
-        self._kept.clear()
+        self._events.clear()
 
-    def _begin_anew(self) -> None:
-        """Number events from the clock on, so that whoever followed an earlier life goes on behind what it saw."""
+    def _restart_events(self) -> None:
+        """Number events from the clock on, so that a subscriber of an earlier run continues behind its last event."""
         self._serial = max(self._serial, time.time_ns() // 1_000_000)
-        self._kept.clear()
-        self._keep("state")
+        self._events.clear()
+        self._add_event("state")
 
     def _event(self, kind: Literal["state", "progress", "notice"]) -> Event:
         self._serial += 1
         return Event(id=self._serial, type=kind, job=self.view())
 
-    def _keep(self, kind: Literal["state", "notice"]) -> None:
-        self._kept.append(self._event(kind))
+    def _add_event(self, kind: Literal["state", "notice"]) -> None:
+        self._events.append(self._event(kind))
         self._wake()
 
     def _wake(self) -> None:

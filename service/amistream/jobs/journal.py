@@ -24,8 +24,8 @@ from typing import Any, Self, TypeVar
 
 import structlog
 
-from amistream.errors import ConflictError, JobError, JournalError
-from amistream.events import JobResult, JobView, PlaceResult
+from amistream.errors import ConflictError, JobError, JournalError, UsageError
+from amistream.events import JobKind, JobResult, JobView, PlaceResult
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.jobs.records import JournalEntry, NextStep, SealedPart
 from amistream.plan import Bundling
@@ -39,7 +39,8 @@ REMEMBERED = 1000
 """Ended jobs kept to be listed; older ones are forgotten."""
 
 _LEAST_ROOM = 64 * KIB
-_VERSION = 1
+_VERSION = 2
+"""Version 1 had no `kind`, and at first no `image`: `_upgrade` adds them."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     id TEXT PRIMARY KEY,
@@ -51,7 +52,8 @@ CREATE TABLE IF NOT EXISTS jobs (
     request TEXT NOT NULL,
     view TEXT NOT NULL,
     bundling TEXT,
-    result TEXT
+    result TEXT,
+    kind TEXT NOT NULL DEFAULT 'bundle'
 );
 CREATE TABLE IF NOT EXISTS places (
     job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
@@ -77,6 +79,8 @@ T = TypeVar("T")
 
 class Journal:
     """`async with Journal(state_dir, by_itself=...)`. Every method raises `JobError` when the disk does not let it.
+
+    A journal of an older version is upgraded when it is opened, one of a newer version is refused with `UsageError`.
 
     `by_itself`: jobs entered here are taken up again by the next daemon without being asked for.
     """
@@ -108,16 +112,16 @@ class Journal:
 
     async def add(self, view: JobView, request: JobRequest, *, confined: bool, idempotency_key: str) -> None:
         """Enter a job that waits."""
-        row = (view.id, self._runner, NextStep.WAITING, self._by_itself, confined, idempotency_key)
+        row = (view.id, view.kind, self._runner, NextStep.WAITING, self._by_itself, confined, idempotency_key)
         texts = (request.model_dump_json(), view.model_dump_json())
         await self._write(
-            "INSERT INTO jobs (id, runner, fate, by_itself, confined, idempotency_key, request, view) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO jobs (id, kind, runner, fate, by_itself, confined, idempotency_key, request, view) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             *row,
             *texts,
         )
 
-    async def tell(self, view: JobView) -> None:
+    async def update(self, view: JobView) -> None:
         """Enter the job's state."""
         await self._write("UPDATE jobs SET view = ? WHERE id = ?", view.model_dump_json(), view.id)
 
@@ -303,20 +307,35 @@ class Journal:
 
     def _set_up(self) -> None:
         self._db.row_factory = sqlite3.Row
-        found = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if found not in (0, _VERSION):
-            raise JournalError(
+        found = self._version()
+        if not 0 <= found <= _VERSION:
+            raise UsageError(
                 "journal.version",
                 f"cannot use the journal {self._path}: another version of amistream made it ({found})",
                 hint="use that version, or another state_dir",
+                field="state_dir",
             )
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
             self._db.execute(f"PRAGMA {pragma}")
         if found == 0:
             self._db.executescript(_SCHEMA)
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
-        elif not any(column["name"] == "image" for column in self._db.execute("PRAGMA table_info(places)")):
-            self._db.execute("ALTER TABLE places ADD COLUMN image TEXT")
+        elif found < _VERSION:
+            self._upgrade()
+
+    def _version(self) -> int:
+        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+
+    def _upgrade(self) -> None:
+        """Add what version 1 lacks, unless another process was quicker."""
+        self._db.execute("BEGIN IMMEDIATE")
+        with self._db:
+            if self._version() == _VERSION:
+                return
+            if not any(column["name"] == "image" for column in self._db.execute("PRAGMA table_info(places)")):
+                self._db.execute("ALTER TABLE places ADD COLUMN image TEXT")
+            self._db.execute("ALTER TABLE jobs ADD COLUMN kind TEXT NOT NULL DEFAULT 'bundle'")
+            self._db.execute(f"PRAGMA user_version = {_VERSION}")
 
     def _close(self) -> None:
         try:
@@ -385,6 +404,7 @@ class Journal:
 
 def _kept(row: sqlite3.Row, places: Sequence[sqlite3.Row]) -> JournalEntry:
     return JournalEntry(
+        kind=JobKind(row["kind"]),
         request=JobRequest.model_validate_json(row["request"]),
         view=JobView.model_validate_json(row["view"]),
         fate=NextStep(row["fate"]),

@@ -1,10 +1,11 @@
-"""One destination's way through a run: from the parts that are there to the manifest and the image.
+"""One destination's way through a run: from its stored parts to the manifest and the AMI.
 
-A lane's failure stays in it; what it made is in its `undo` until the bundle there is whole.
+A lane's failure stays in it: other lanes continue. Its manifest and AMI are in its `undo` until the bundle is whole.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,18 +16,18 @@ from amistream.events import ErrorBody, PlaceResult
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.undo import Undo
 from amistream.jobs.journal import Journal
-from amistream.jobs.proof import check_object, check_stored
+from amistream.jobs.proof import check_object, check_stored, prove
 from amistream.jobs.records import SealedPart
 from amistream.ports.store import sha1_of, whole_checksum
 from amistream.settings import Settings
 from amistream.stages.register import RegistrationAttempt
 from amistream.stores.several import Member
-from amistream.values import manifest_name
+from amistream.values import manifest_name, part_name
 
 
 @dataclass(kw_only=True, eq=False)
 class Lane:
-    """`address` is the destination as the request has it; `manifest` what is to be put there, once it is known."""
+    """`address` is the destination as the request has it; `manifest` the bytes to be put there, once they are known."""
 
     number: int
     address: str
@@ -35,7 +36,7 @@ class Lane:
     member: Member
     manifest: bytes | None = None
     was_committed: bool = False
-    """Whether an earlier run got as far as putting the manifest, and so perhaps registered."""
+    """An earlier run was about to put the manifest, and may have registered the AMI."""
     registered_none: bool = False
     """Earlier runs are known not to have registered an AMI, so an existing one belongs to someone else."""
     undo: Undo = field(default_factory=Undo)
@@ -48,6 +49,26 @@ class Lane:
         """The AMI that this run registered, or found to be an earlier run's; '' for none."""
         return self.attempt.image_id if self.attempt is not None and self.attempt.is_own else ""
 
+    async def prove(self, sealed: Sequence[SealedPart]) -> set[int]:
+        """The numbers of the parts that are proved to be stored here."""
+        stored = {part.digest.index for part in await prove(self.destination.store, self.prefix, sealed) if part.stored}
+        self.member.has = {part_name(self.prefix, number) for number in stored}
+        return stored
+
+    def forget_earlier(self) -> None:
+        """Forget what earlier runs stored here: it is removed."""
+        self.member.has.clear()
+        self.manifest, self.was_committed, self.registered_none = None, False, False
+
+    async def write_manifest(self, write: Callable[[], bytes]) -> None:
+        """Take over the manifest that `write` makes on a thread, or the failure of the lane's store.
+
+        A manifest that an earlier run put, or was about to put, has the same key and parts, and stays.
+        """
+        self.error = self.member.error
+        if self.error is None and self.manifest is None:
+            self.manifest = await asyncio.to_thread(write)
+
     async def publish(
         self,
         job_id: str,
@@ -56,11 +77,11 @@ class Lane:
         settings: Settings,
         registering: Callable[[], Awaitable[None]],
     ) -> None:
-        """Put the manifest once every part is proved to be there, and register. A failure becomes `error`.
+        """Put the manifest once every part is proved to be stored, and register. A failure becomes `error`.
 
-        `registering` is awaited before EC2 is asked to.
+        `registering` is awaited before the registration.
         """
-        assert self.manifest is not None  # noqa: S101 - for the type checker; the caller looked
+        assert self.manifest is not None  # noqa: S101 - for the type checker; the caller has checked
         store, name = self.destination.store, manifest_name(self.prefix)
         sha1 = sha1_of(self.manifest)
         try:
@@ -84,7 +105,7 @@ class Lane:
             image_id=image_id,
             image_name=registration.name if registration else None,
         )
-        # Not to be cut: what the journal holds to be whole must not be undone here.
+        # Not to be cut short: a bundle that is entered as done must not be undone.
         await finish_despite_cancel(self._settle(journal, job_id, self.result))
 
     async def _settle(self, journal: Journal, job_id: str, result: PlaceResult) -> None:
@@ -93,8 +114,8 @@ class Lane:
         self.member.settled = True
 
     def failure(self) -> PlaceResult:
-        """What the result says of a lane that failed."""
-        assert self.error is not None  # noqa: S101 - for the type checker; the caller looked
+        """The result of a lane that failed."""
+        assert self.error is not None  # noqa: S101 - for the type checker; the caller has checked
         return PlaceResult(destination=self.address, manifest="", error=ErrorBody(**self.error.as_dict()))
 
     async def _register(

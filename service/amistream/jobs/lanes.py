@@ -1,7 +1,6 @@
-"""The destinations of one run, from the parts on each its own way: one that fails does not stop the others.
+"""The lanes of one run: each destination goes its own way, and one that fails does not stop the others.
 
-Unless the request says so: then the first failure stops all. What is whole somewhere stays, whatever becomes of the
-others.
+With `all_or_none` the first failure stops all. A bundle that is whole stays, whatever happens to the others.
 """
 
 from __future__ import annotations
@@ -16,19 +15,17 @@ from amistream.events import JobResult, PlaceResult
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
 from amistream.jobs.lane import Lane
-from amistream.jobs.proof import prove
 from amistream.jobs.records import JournalEntry, SealedPart
 from amistream.stores.several import Member, SeveralStores
-from amistream.values import part_name
 
 
 class Lanes:
     """A lane for each destination that an earlier run has not finished, once it is opened."""
 
-    def __init__(self, job: Job, kept: JournalEntry, addresses: Sequence[Address], journal: Journal) -> None:
-        """`kept` is what the journal has of earlier runs; the lanes close when `addresses` are at their end."""
+    def __init__(self, job: Job, entry: JournalEntry, addresses: Sequence[Address], journal: Journal) -> None:
+        """`entry` is the journal's record of earlier runs."""
         self._job = job
-        self._kept = kept
+        self._entry = entry
         self._addresses = addresses
         self._journal = journal
         self._lanes: list[Lane] = []
@@ -38,14 +35,14 @@ class Lanes:
 
     @property
     def missing(self) -> list[int]:
-        """The numbers of the destinations that have not got their bundle from an earlier run."""
-        return [number for number in range(len(self._addresses)) if number not in self._kept.done]
+        """The numbers of the destinations that no earlier run has finished."""
+        return [number for number in range(len(self._addresses)) if number not in self._entry.done]
 
     @property
     def finished(self) -> list[PlaceResult]:
-        """The destinations that have their bundle, registered where that was asked for: no undoing touches them."""
+        """The destinations that have their bundle, registered where that was asked for: `undo` does not touch them."""
         now = [lane.result for lane in self._lanes if lane.result is not None and lane.member.settled]
-        return [*self._kept.done.values(), *now]
+        return [*self._entry.done.values(), *now]
 
     @property
     def is_whole(self) -> bool:
@@ -53,18 +50,18 @@ class Lanes:
 
     @property
     def store(self) -> SeveralStores:
-        """All of them as one."""
+        """All the lanes' stores as one."""
         all_or_none = len(self._addresses) == 1 or self._job.request.all_or_none
         return SeveralStores([lane.member for lane in self._lanes], all_or_none=all_or_none)
 
     @property
     def limit_upload(self) -> int:
-        """Bytes per second that may be sent to all of them together; 0: as many as go."""
+        """Bytes per second that may be sent to all of them together; 0: no limit."""
         limits = [self._addresses[lane.number].limit_upload for lane in self._lanes]
         return sum(limit or 0 for limit in limits) if all(limits) else 0
 
     def open(self, number: int, destination: Destination, stack: AsyncExitStack) -> None:
-        """Begin the lane of a destination, which `stack` closes."""
+        """Add the lane of a destination, whose store `stack` closes."""
         stack.push_async_callback(destination.store.close)
         lane = Lane(
             number=number,
@@ -72,23 +69,21 @@ class Lanes:
             prefix=self._addresses[number].prefix,
             destination=destination,
             member=Member(store=destination.store),
-            manifest=self._kept.manifests.get(number),
-            was_committed=number in self._kept.manifests,
-            registered_none=self._kept.images.get(number) == "",
+            manifest=self._entry.manifests.get(number),
+            was_committed=number in self._entry.manifests,
+            registered_none=self._entry.images.get(number) == "",
         )
         self._lanes.append(lane)
 
-    async def prove(self, prefix: str, sealed: Sequence[SealedPart]) -> list[SealedPart]:
-        """Ask for the parts an earlier run sealed; those count as stored that every destination has."""
+    async def prove(self, sealed: Sequence[SealedPart]) -> list[SealedPart]:
+        """The parts that an earlier run sealed, each `stored` only if every destination has it."""
         everywhere = {part.digest.index for part in sealed}
         for lane in self._lanes:
-            stored = {part.digest.index for part in await prove(lane.destination.store, prefix, sealed) if part.stored}
-            lane.member.has = {part_name(prefix, number) for number in stored}
-            everywhere &= stored
+            everywhere &= await lane.prove(sealed)
         return [part.model_copy(update={"stored": part.digest.index in everywhere}) for part in sealed]
 
     async def publish(self, parts: Sequence[SealedPart], registering: Callable[[], Awaitable[None]]) -> None:
-        """Put the manifests and register, in all lanes at once; raise what went wrong when all have ended."""
+        """Put the manifests and register, in all lanes at once. Raises the first cause once all have ended."""
         settings = self._addresses[0].settings
         try:
             async with asyncio.TaskGroup() as group:
@@ -100,29 +95,28 @@ class Lanes:
             raise first_cause(errors) from None
 
     async def undo(self) -> list[str]:
-        """Remove what this run made where it is not whole; returns what could not be removed."""
+        """Remove the manifests and AMIs that this run did not finish; returns those that could not be removed."""
         return [thing for lane in self._lanes for thing in await lane.undo.run()]
 
     @property
     def own_images(self) -> Collection[str]:
-        """The images that this run has registered, or has found to be this job's."""
+        """The AMIs that this run has registered, or has found to be this job's."""
         return {lane.own_image for lane in self._lanes}
 
     def start_over(self) -> None:
-        """Nothing is there any more."""
+        """Forget what earlier runs stored: it is removed."""
         for lane in self._lanes:
-            lane.member.has.clear()
-            lane.manifest, lane.was_committed, lane.registered_none = None, False, False
+            lane.forget_earlier()
 
     async def leave(self) -> None:
-        """Once undone for good: a directory that was made, and is empty now, goes too."""
+        """Close the stores after `undo`: a directory that the run made is removed if it is empty."""
         for lane in self._lanes:
             with suppress(StoreError):
                 await lane.destination.store.close()
 
-    def tell(self, result: JobResult) -> JobResult:
-        """`result` with what each destination came to; the first that is done speaks for the whole."""
-        done = {**self._kept.done, **{lane.number: lane.result for lane in self._lanes if lane.result is not None}}
+    def with_places(self, result: JobResult) -> JobResult:
+        """`result` with the end of each destination; its own manifest and AMI are the first finished one's."""
+        done = {**self._entry.done, **{lane.number: lane.result for lane in self._lanes if lane.result is not None}}
         places = {**done, **{lane.number: lane.failure() for lane in self._failed}}
         result = result.model_copy(update={"places": tuple(places[number] for number in sorted(places))})
         if done:
@@ -131,7 +125,7 @@ class Lanes:
         return result
 
     def check(self) -> None:
-        """Raise the first lane's error if one failed; of several destinations it says which and how many."""
+        """Raise the error of the first lane that failed; with several lanes it says which and how many failed."""
         if not self._failed:
             return
         lane, total = self._failed[0], len(self._addresses)

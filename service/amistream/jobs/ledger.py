@@ -1,4 +1,7 @@
-"""Records a job's parts in the journal: each is sealed before it is sent, then marked as stored."""
+"""Records a job's parts in the journal: each is sealed before it is sent, then marked as stored.
+
+Asks no destination: whoever takes up an earlier run's parts has them proved first (`proof`).
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,10 @@ from amistream.values import ChangedError, PartDigest, PartMark
 
 
 class PartLedger:
-    """One job's account of its parts, kept in the journal (`stages.upload.Ledger`)."""
+    """One job's parts (`stages.upload.Ledger`): memory and journal agree after each call that returns."""
 
     def __init__(self, journal: Journal, job_id: str, parts: Iterable[SealedPart] = ()) -> None:
-        """`parts` is what the journal holds, with `stored` proved."""
+        """`parts` are the journal's, `stored` as far as that is known."""
         self._journal = journal
         self._job_id = job_id
         self._parts = {part.digest.index: part for part in parts}
@@ -25,26 +28,30 @@ class PartLedger:
         return [self._parts[number] for number in sorted(self._parts)]
 
     async def seal(self, part: PartDigest, mark: PartMark, checksum: str) -> bool:
+        """Record a part that is about to be sent; true when it is stored already. Raises `ChangedError`."""
         known = self._parts.get(part.index)
-        if known is not None:
-            if known.digest != part:
-                raise ChangedError(f"part {part.index} is not what was sent before")
-            if not known.stored and known.checksum != checksum:
-                # How it goes up, and so its checksum, is another than in an earlier run; the bytes are the same.
-                # Another destination may have it as it went up before.
-                earlier = tuple(each for each in (*known.earlier, known.checksum) if each != checksum)
-                again = known.model_copy(update={"checksum": checksum, "earlier": earlier})
-                self._parts[part.index] = again
-                await self._journal.seal_again(self._job_id, again)
-            return known.stored
-        sealed = self._parts[part.index] = SealedPart(digest=part, mark=mark, checksum=checksum)
+        if known is None:
+            await self._seal_new(SealedPart(digest=part, mark=mark, checksum=checksum))
+            return False
+        if known.digest != part:
+            raise ChangedError(f"part {part.index} differs from the one that was sent before")
+        if not known.stored and known.checksum != checksum:
+            # The same bytes go up in another way than in an earlier run, which may have reached another destination.
+            earlier = tuple(each for each in (*known.earlier, known.checksum) if each != checksum)
+            again = known.model_copy(update={"checksum": checksum, "earlier": earlier})
+            self._parts[part.index] = again
+            await self._journal.seal_again(self._job_id, again)
+        return known.stored
+
+    async def stored(self, part: PartDigest) -> None:
+        """Record that every destination has the part."""
+        self._parts[part.index] = self._parts[part.index].model_copy(update={"stored": True})
+        await self._journal.stored(self._job_id, part.index)
+
+    async def _seal_new(self, sealed: SealedPart) -> None:
+        self._parts[sealed.digest.index] = sealed
         try:
             await self._journal.seal(self._job_id, sealed)
         except JobError:
-            del self._parts[part.index]
+            del self._parts[sealed.digest.index]
             raise
-        return False
-
-    async def stored(self, part: PartDigest) -> None:
-        self._parts[part.index] = self._parts[part.index].model_copy(update={"stored": True})
-        await self._journal.stored(self._job_id, part.index)

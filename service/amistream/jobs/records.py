@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
-from amistream.events import JobResult, JobView, PlaceResult
+from amistream.events import JobKind, JobResult, JobView, PlaceResult
 from amistream.plan import Bundling
 from amistream.ports.store import whole_checksum
 from amistream.request import JobRequest
@@ -54,6 +54,7 @@ class JournalEntry:
     where it is known that it did not; of any other destination with a manifest nothing is known.
     """
 
+    kind: JobKind
     request: JobRequest
     view: JobView
     fate: NextStep

@@ -1,4 +1,8 @@
-"""Removes what a job made and did not finish: its AMI, manifest and parts, and nothing of anybody else's."""
+"""Removes the AMI, manifest and parts that a job made and did not finish, and nothing that anyone else made.
+
+The journal holds a checksum of each, and an object is deleted only if it has that checksum. A bundle stays if another
+AMI is registered from it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from amistream.checks.destination import Address, open_destination
 from amistream.errors import JobError
 from amistream.flow.gather import gather_limited, try_each
 from amistream.flow.retry import RetryPolicy, with_retries
-from amistream.jobs.proof import _unfinished
+from amistream.jobs.proof import names_to_tidy
 from amistream.jobs.records import JournalEntry, SealedPart
 from amistream.location import S3Location
 from amistream.plan import BundlingPlace
@@ -21,12 +25,12 @@ from amistream.values import manifest_name, part_name
 
 
 async def remove(store: Store, prefix: str, parts: Sequence[SealedPart], manifest: bytes | None) -> None:
-    """Delete the job's manifest, then its parts; nothing else under those names."""
+    """Delete the job's manifest, then its parts; objects of others under those names stay."""
 
     async def remove_part(part: SealedPart) -> None:
         await store.remove(part_name(prefix, part.digest.index), part.digest.size, *part.checksums)
 
-    await store.tidy(_unfinished(prefix, parts))
+    await store.tidy(names_to_tidy(prefix, parts))
     if manifest is not None:
         sha1 = sha1_of(manifest)
         await store.remove(manifest_name(prefix), len(manifest), whole_checksum(sha1))
@@ -34,36 +38,35 @@ async def remove(store: Store, prefix: str, parts: Sequence[SealedPart], manifes
 
 
 async def remove_kept(
-    addresses: Sequence[Address], kept: JournalEntry, parts: Sequence[SealedPart], *, undone: Collection[str] = ()
+    addresses: Sequence[Address], entry: JournalEntry, parts: Sequence[SealedPart], *, undone: Collection[str] = ()
 ) -> None:
-    """Remove what the journal proves a job made where it is not done: image, manifest, parts.
+    """Remove AMI, manifest and parts from every destination that is not finished. Raises the first error of all.
 
-    Every place is tried. Raises the first error. A bundle on which somebody else registered an image, as a job's hint
-    tells to, stays. `undone` are images that were deregistered just now and may still show.
+    `undone` are AMIs that were deregistered just now and that EC2 may still show.
     """
 
     async def remove_at(place: tuple[int, Address]) -> None:
         number, address = place
-        if kept.bundling is None:
+        if entry.bundling is None:
             await _remove_probe(address)
-        elif number not in kept.done:
-            settled, manifest = kept.bundling.places[number], kept.manifests.get(number)
-            await _remove_at(address, settled, manifest, parts, image=kept.images.get(number), undone=undone)
+        elif number not in entry.done:
+            settled, manifest = entry.bundling.places[number], entry.manifests.get(number)
+            await _remove_at(address, settled, manifest, parts, image=entry.images.get(number), undone=undone)
 
     await try_each(remove_at, enumerate(addresses))
 
 
 async def _refuse_registered(ec2: Ec2, registration: Registration, retry: RetryPolicy, undone: Collection[str]) -> None:
+    """Raise `JobError` if an AMI that is not this job's is registered from the bundle."""
     location = registration.location
-    images = await with_retries(retry, f"look for images on {location}", lambda _: ec2.own_images())
+    images = await with_retries(retry, f"look for AMIs of {location}", lambda _: ec2.own_images())
     for image in images:
         if image.location == location and image.id not in undone:
             raise JobError(
                 "job.registered",
-                f"cannot remove s3://{location}: {image.id} is registered on it",
-                hint="if nobody needs it, first: "
-                f"amistream deregister {image.id}; if it has the name that the job was to give it, resume the job, "
-                "which takes it as its own",
+                f"cannot remove s3://{location}: the AMI {image.id} is registered from it",
+                hint=f"if nobody needs it, first: amistream deregister {image.id}; if it has the name that the job was "
+                "to give it, resume the job, which takes it as its own",
             )
 
 
@@ -84,14 +87,14 @@ async def _remove_at(
             await _refuse_registered(ec2, registration, destination.retry, {*undone, own})
         await remove(destination.store, address.prefix, parts, manifest)
         if isinstance(address.location, S3Location):
-            # Every run puts one while it checks.
+            # The preflight of every run puts one.
             await destination.store.delete(address.probe_name)
     finally:
         await destination.store.close()
 
 
 async def _remove_probe(address: Address) -> None:
-    """All that a run makes before it begins to bundle."""
+    """Delete the only object that a run makes before it begins to bundle."""
     location = address.location
     if isinstance(location, S3Location):
         region = await buckets.bucket_region(

@@ -179,19 +179,18 @@ class Tuner:
 
     def __init__(self, measurable: Measurable) -> None:
         self._measurable = measurable
-        self._extents = measurable.volume.extents()
         self._names = f"amistream-tune-{secrets.token_hex(4)}"
         self._count = 0
 
     @property
     def data(self) -> int:
         """Bytes of data in the volume: the largest sample there is."""
-        return sum(extent.length for extent in self._extents)
+        return sum(extent.length for extent in self._measurable.extents)
 
     async def attempt(self, candidate: Candidate, sample: int) -> Trial:
         """One pass over `sample` bytes; what it stored is removed, whatever happens."""
         self._count += 1
-        extents = sample_extents(self._extents, sample)
+        extents = sample_extents(self._measurable.extents, sample)
         plan = replace(
             self._measurable.plan,
             prefix=f"{self._names}-{self._count}",

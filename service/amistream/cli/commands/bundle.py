@@ -11,7 +11,7 @@ from amistream.cli.output import put_note
 from amistream.cli.request_options import takes
 from amistream.cli.request_words import in_option_words, make_request
 from amistream.errors import EXIT_INTERRUPTED, UsageError
-from amistream.request import JobRequest
+from amistream.request import CheckRequest, JobRequest
 from amistream.values import STANDARD_INPUT
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ InProcess = Annotated[
 ]
 
 
-@takes(*JobRequest.model_fields)
+@takes(*CheckRequest.model_fields)
 def bundle(
     context: typer.Context,
     *,

@@ -1,0 +1,128 @@
+"""The jobs that a queue remembers: by id, by idempotency key and by destination. It runs nothing and writes nothing.
+
+Ended jobs are kept so that they can be listed: the newest with all their events, the others as text (`Job.shelve`), as
+many as the journal keeps.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Container
+
+from amistream.errors import ConflictError, NotFoundError
+from amistream.events import State
+from amistream.jobs.job import Job
+from amistream.jobs.journal import REMEMBERED
+from amistream.jobs.records import JournalEntry
+from amistream.request import JobRequest
+
+FRESH = 16
+"""Newest ended jobs that are kept with all their events, for clients that are about to read them."""
+
+
+class Roster:
+    """`default_prefix` is that of requests without one; `option` completes commands in hints (`Journal.option`)."""
+
+    def __init__(self, *, default_prefix: str, option: str) -> None:
+        self._default_prefix = default_prefix
+        self._option = option
+        self._jobs: OrderedDict[str, Job] = OrderedDict()
+        self._keys: dict[str, str] = {}
+
+    def __contains__(self, job_id: str) -> bool:
+        return job_id in self._jobs
+
+    def add(self, job: Job, idempotency_key: str = "") -> None:
+        """Add a job, in place of its earlier run if it had one."""
+        self._jobs[job.id] = job
+        if idempotency_key:
+            self._keys[idempotency_key] = job.id
+
+    def remember(self, entry: JournalEntry) -> Job:
+        """Add a job of another process as the journal has it."""
+        job = Job.remembered(entry)
+        self.add(job, entry.idempotency_key)
+        return job
+
+    def forget(self, job_id: str) -> None:
+        del self._jobs[job_id]
+        self._keys = {key: known for key, known in self._keys.items() if known != job_id}
+
+    def get(self, job_id: str) -> Job:
+        """The job; raises `NotFoundError`."""
+        try:
+            return self._jobs[job_id]
+        except KeyError:
+            raise NotFoundError(
+                "job.unknown",
+                f"cannot find a job {job_id!r}",
+                hint="`amistream jobs` lists the daemon's, `amistream jobs --in-process` those without one",
+                field="id",
+            ) from None
+
+    def jobs(self, state: State | None = None) -> list[Job]:
+        """Every job, oldest first; with `state` only those in it."""
+        return [job for job in self._jobs.values() if state in (None, job.state)]
+
+    def with_key(self, idempotency_key: str, request: JobRequest) -> Job | None:
+        """The job that came with this key. Raises `ConflictError` when its request was another."""
+        if idempotency_key not in self._keys:
+            return None
+        known = self.get(self._keys[idempotency_key])
+        if known.request != request:
+            raise ConflictError(
+                "job.key_reused",
+                f"cannot take the job: job {known.id} has the same Idempotency-Key and another request",
+                hint="send a new key with a new request",
+            )
+        return known
+
+    def check_destinations(self, request: JobRequest) -> None:
+        """Raise `ConflictError` when another job writes to a destination of the request, or has kept parts there."""
+        for job in self._jobs.values():
+            if not self.overlap(job.request, request):
+                continue
+            if not job.state.ended:
+                raise writing_there(job.id, request, f"amistream watch {job.id}")
+            if job.resumable or job.is_taken:
+                raise kept_there(job.id, self._option)
+
+    def overlap(self, one: JobRequest, other: JobRequest) -> bool:
+        """The requests have a destination and prefix in common."""
+        return not self._names(one).isdisjoint(self._names(other))
+
+    def put_away(self, except_ids: Container[str]) -> None:
+        """Shelve the jobs that ended a while ago, and forget the oldest; not those whose task still runs."""
+        ended = [
+            job
+            for job in self._jobs.values()
+            if job.state.ended and not job.resumable and not job.is_taken and job.id not in except_ids
+        ]
+        for job in ended[:-FRESH]:
+            job.shelve()
+        for job in ended[: max(0, len(self._jobs) - REMEMBERED)]:
+            self.forget(job.id)
+
+    def _names(self, request: JobRequest) -> set[tuple[str, str]]:
+        return {(destination, request.prefix or self._default_prefix) for destination in request.destinations}
+
+
+def writing_there(job_id: str, request: JobRequest, where: str) -> ConflictError:
+    """Another job writes to a destination of the request; `where` completes the hint to wait for it."""
+    return ConflictError(
+        "job.same_destination",
+        f"cannot take the job: job {job_id} is writing to {request.destinations[0]} already",
+        hint=f"wait for it ({where}), or choose another destination or prefix",
+        field="destinations",
+    )
+
+
+def kept_there(job_id: str, option: str) -> ConflictError:
+    """An unfinished job keeps its parts at a destination of the request."""
+    return ConflictError(
+        "job.kept_there",
+        f"cannot take the job: its destination holds the parts of the unfinished job {job_id}",
+        hint=f"finish that job (amistream resume {job_id}{option}), remove it (amistream cancel {job_id}{option}), "
+        "or choose another destination or prefix",
+        field="destinations",
+    )

@@ -1,0 +1,37 @@
+BEGIN TRANSACTION;
+CREATE TABLE jobs (
+    id TEXT PRIMARY KEY,
+    runner TEXT NOT NULL,
+    fate TEXT NOT NULL,
+    by_itself INTEGER NOT NULL,
+    confined INTEGER NOT NULL,
+    idempotency_key TEXT NOT NULL,
+    request TEXT NOT NULL,
+    view TEXT NOT NULL,
+    bundling TEXT,
+    result TEXT
+);
+INSERT INTO "jobs" VALUES('20261127-093001-d0d0d0','f00df00df00df00d','over',1,0,'nightly','{"source":"/volumes/a","image_size":null,"destinations":["/bundles/a"],"all_or_none":false,"prefix":null,"architecture":null,"account":null,"certificate":null,"private_key":null,"ec2_certificate":null,"region":null,"endpoint_url":null,"acl":null,"register_image":null,"ami_name":null,"description":null,"virtualization":"hvm","kernel":null,"ramdisk":null,"sriov":false,"ena":false,"block_device_mappings":{},"product_codes":[],"ancestors":[],"tags":{},"live":false,"inherit":false,"part_size":null,"upload_concurrency":null,"compress":null,"workers":null,"nice":null,"memory_limit":null,"limit_upload":null,"sparse":null}','{"id":"20261127-093001-d0d0d0","state":"done","source":"/volumes/a","destinations":["/bundles/a"],"created_at":"2026-11-27T09:30:01Z","started_at":"2026-11-27T09:30:01Z","ended_at":"2026-11-27T09:30:01Z","progress":null,"notices":[],"result":{"manifest":"s3://bucket/image.manifest.xml","image_id":"ami-12345678","image_name":"web","region":"eu-west-1","places":[],"image_size":9,"bundled_size":7,"parts":2,"digest":"0000000000000000000000000000000000000000","elapsed_s":1.5,"bottleneck":"upload","advice":"more uploads","compression":{"zeros":9},"cpu_s":0.5,"stages":[]},"error":null,"resumable":false,"kept_parts":0}',NULL,NULL);
+INSERT INTO "jobs" VALUES('20261127-093002-beef00','f00df00df00df00d','kept',1,1,'','{"source":"/volumes/a","image_size":null,"destinations":["/bundles/a"],"all_or_none":false,"prefix":null,"architecture":null,"account":null,"certificate":null,"private_key":null,"ec2_certificate":null,"region":null,"endpoint_url":null,"acl":null,"register_image":null,"ami_name":null,"description":null,"virtualization":"hvm","kernel":null,"ramdisk":null,"sriov":false,"ena":false,"block_device_mappings":{},"product_codes":[],"ancestors":[],"tags":{},"live":false,"inherit":false,"part_size":null,"upload_concurrency":null,"compress":null,"workers":null,"nice":null,"memory_limit":null,"limit_upload":null,"sparse":null}','{"id":"20261127-093002-beef00","state":"bundling","source":"/volumes/a","destinations":["/bundles/a"],"created_at":"2026-11-27T09:30:02Z","started_at":"2026-11-27T09:30:02Z","ended_at":null,"progress":null,"notices":[],"result":null,"error":null,"resumable":false,"kept_parts":0}','{"plan":{"prefix":"image","part_size":16384,"block_size":65536,"workers":3,"level":null,"upload_concurrency":5,"nice":7,"extents":[{"offset":0,"length":4096},{"offset":1099511627776,"length":1}]},"image_size":1099511627777,"mtime":1700000000,"facts":{"prefix":"image","user":"123456789012","architecture":"x86_64","kind":"machine","kernel_name":"","kernel":"aki-1","ramdisk":"ari-1","product_codes":["A","B"],"ancestors":["ami-1"],"block_device_mappings":{"ami":"sda1"},"part_names":["image.part.0"]},"places":[{"wrapped":{"ec2_key":"AP8=","ec2_iv":"Af4=","user_key":"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-P0BBQkNERUZHSElKS0xNTk9QUVJTVFVWV1hZWltcXV5fYGFiY2RlZmdoaWprbG1ub3BxcnN0dXZ3eHl6e3x9fn-AgYKDhIWGh4iJiouMjY6PkJGSk5SVlpeYmZqbnJ2en6ChoqOkpaanqKmqq6ytrq-wsbKztLW2t7i5uru8vb6_wMHCw8TFxsfIycrLzM3Oz9DR0tPU1dbX2Nna29zd3t_g4eLj5OXm5-jp6uvs7e7v8PHy8_T19vf4-fr7_P3-_w==","user_iv":"Cici"},"region":"eu-west-1","registration":{"location":"bucket/image.manifest.xml","name":"web","architecture":"x86_64","virtualization":"hvm","description":"ein Abbild","kernel":"aki-1","ramdisk":"ari-1","sriov":true,"ena":true,"block_device_mappings":{"ephemeral0":"sdb"},"tags":{"Team":"build"}}},{"wrapped":{"ec2_key":"AP8=","ec2_iv":"Af4=","user_key":"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-P0BBQkNERUZHSElKS0xNTk9QUVJTVFVWV1hZWltcXV5fYGFiY2RlZmdoaWprbG1ub3BxcnN0dXZ3eHl6e3x9fn-AgYKDhIWGh4iJiouMjY6PkJGSk5SVlpeYmZqbnJ2en6ChoqOkpaanqKmqq6ytrq-wsbKztLW2t7i5uru8vb6_wMHCw8TFxsfIycrLzM3Oz9DR0tPU1dbX2Nna29zd3t_g4eLj5OXm5-jp6uvs7e7v8PHy8_T19vf4-fr7_P3-_w==","user_iv":"Cici"},"region":"","registration":null}],"endpoint_url":null}',NULL);
+INSERT INTO "jobs" VALUES('20261127-093003-0a1100','f00df00df00df00d','waiting',1,0,'','{"source":"/volumes/a","image_size":null,"destinations":["/bundles/a"],"all_or_none":false,"prefix":null,"architecture":null,"account":null,"certificate":null,"private_key":null,"ec2_certificate":null,"region":null,"endpoint_url":null,"acl":null,"register_image":null,"ami_name":null,"description":null,"virtualization":"hvm","kernel":null,"ramdisk":null,"sriov":false,"ena":false,"block_device_mappings":{},"product_codes":[],"ancestors":[],"tags":{},"live":false,"inherit":false,"part_size":null,"upload_concurrency":null,"compress":null,"workers":null,"nice":null,"memory_limit":null,"limit_upload":null,"sparse":null}','{"id":"20261127-093003-0a1100","state":"queued","source":"/volumes/a","destinations":["/bundles/a"],"created_at":"2026-11-27T09:30:03Z","started_at":null,"ended_at":null,"progress":null,"notices":[],"result":null,"error":null,"resumable":false,"kept_parts":0}',NULL,NULL);
+CREATE TABLE parts (
+    job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    number INTEGER NOT NULL,
+    part TEXT NOT NULL,
+    stored INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (job, number)
+) WITHOUT ROWID;
+INSERT INTO "parts" VALUES('20261127-093002-beef00',0,'{"digest":{"index":0,"size":16384,"sha1":"AAAAAAAAAAAAAAAAAAAAAAAAAAA="},"mark":{"checkpoint":{"gzip":{"block":0,"before":{"crc32":4294967295,"size_in":2199023255552,"size_out":1099511627776},"inside":0,"inside_sha1":"__________________________8="},"archive":{"size":2199023255552,"sha1":"AAAAAAAAAAAAAAAAAAAAAAAAAAA="},"chain":"AAECAwQFBgcICQoLDA0ODw=="},"levels":{"0":9,"1":0}},"checksum":"abc=-2","earlier":[]}',1);
+INSERT INTO "parts" VALUES('20261127-093002-beef00',1,'{"digest":{"index":1,"size":16384,"sha1":"AQEBAQEBAQEBAQEBAQEBAQEBAQE="},"mark":{"checkpoint":{"gzip":{"block":1,"before":{"crc32":4294967295,"size_in":2199023255552,"size_out":1099511627776},"inside":1,"inside_sha1":"__________________________8="},"archive":{"size":2199023255552,"sha1":"AAAAAAAAAAAAAAAAAAAAAAAAAAA="},"chain":"AAECAwQFBgcICQoLDA0ODw=="},"levels":{"1":9,"2":0}},"checksum":"abc=-2","earlier":[]}',1);
+INSERT INTO "parts" VALUES('20261127-093002-beef00',2,'{"digest":{"index":2,"size":16384,"sha1":"AgICAgICAgICAgICAgICAgICAgI="},"mark":{"checkpoint":{"gzip":{"block":2,"before":{"crc32":4294967295,"size_in":2199023255552,"size_out":1099511627776},"inside":2,"inside_sha1":"__________________________8="},"archive":{"size":2199023255552,"sha1":"AAAAAAAAAAAAAAAAAAAAAAAAAAA="},"chain":"AAECAwQFBgcICQoLDA0ODw=="},"levels":{"2":9,"3":0}},"checksum":"abc=-2","earlier":[]}',0);
+CREATE TABLE places (
+    job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    number INTEGER NOT NULL,
+    manifest BLOB NOT NULL,
+    done TEXT,
+    image TEXT,
+    PRIMARY KEY (job, number)
+) WITHOUT ROWID;
+INSERT INTO "places" VALUES('20261127-093002-beef00',0,X'3C6D616E69666573742F3E','{"destination":"/bundles/a","manifest":"/bundles/a/image.manifest.xml","region":null,"image_id":null,"image_name":null,"error":null}','ami-12345678');
+COMMIT;
+PRAGMA user_version = 1;
