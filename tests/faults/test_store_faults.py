@@ -191,7 +191,7 @@ LASTING = [
         name="a part is gone",
         faults=(Fault(action=says(404, "NoSuchKey"), path=part(2), method="HEAD", times=None),),
         code="store.lost",
-        cause="part.02: 262144 bytes were stored, and it is not there",
+        cause="part.02: 262144 bytes were stored, and now it is not there",
     ),
     Row(
         name="manifest refused",
