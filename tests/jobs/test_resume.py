@@ -189,7 +189,7 @@ async def test_everything_is_there() -> None:
 async def test_a_lost_part_is_named() -> None:
     """A part that is missing, or is another by now, is named with what was stored and what is there."""
     store = store_with(0, 2)
-    with pytest.raises(StoreError, match=r"memory://here/image\.part\.01: 8 bytes were stored, and now it is not there"):
+    with pytest.raises(StoreError, match=r"here/image\.part\.01: 8 bytes were stored, and now it is not there"):
         await check_stored(store, "image", [part(0), part(1), part(2)])
     store.objects["image.part.02"] = b"changed, and longer"
     with pytest.raises(StoreError, match=r"part\.02: 8 bytes were stored, and now it has 19 bytes") as caught:
