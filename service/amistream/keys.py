@@ -34,6 +34,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from amistream.errors import KeyMismatchError, RefusedError
+from amistream.host.new_file import NewFile
 from amistream.roots import Roots, open_pinned, pinned
 from amistream.values import KIB
 
@@ -236,15 +237,12 @@ def _generate_identity() -> UserIdentity:
 
 
 def _write_private(path: Path, data: bytes) -> None:
-    temporary = path.with_suffix(".tmp")
+    file = NewFile(path, token="new", mode=0o600)  # noqa: S106 - no password: it marks the temporary file
     # A file left by a crash is useless, and under the lock no other process is writing it.
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
+    file.temporary.unlink(missing_ok=True)
+    with file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+        file.replace()
 
 
 def load_private_key(path: Path, roots: Roots | None, *, exposed_too: bool) -> rsa.RSAPrivateKey:

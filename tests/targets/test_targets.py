@@ -161,10 +161,10 @@ class TestFiles:
     ) -> None:
         """Where the file system has no hard links the file is renamed."""
 
-        def no_links(*_: object) -> None:
+        def no_links(*_: object, **__: object) -> None:
             raise OSError(number, os.strerror(number))
 
-        monkeypatch.setattr(Path, "hardlink_to", no_links)
+        monkeypatch.setattr(os, "link", no_links)
         await take_out(manifest, tmp_path / "new.img")
         assert (tmp_path / "new.img").read_bytes() == image.read_bytes()
 
@@ -173,10 +173,10 @@ class TestFiles:
     ) -> None:
         """A file system that fails to give the name gets nothing."""
 
-        def fail(*_: object) -> None:
+        def fail(*_: object, **__: object) -> None:
             raise OSError(5, "Input/output error")
 
-        monkeypatch.setattr(Path, "hardlink_to", fail)
+        monkeypatch.setattr(os, "link", fail)
         (tmp_path / "out").mkdir()
         with pytest.raises(JobError, match="Input/output error"):
             await take_out(manifest, tmp_path / "out" / "disk.img")
@@ -251,7 +251,7 @@ class TestFiles:
             raise OSError(5, "Input/output error")
 
         notes: list[str] = []
-        monkeypatch.setattr(Path, "unlink", fail)
+        monkeypatch.setattr(os, "unlink", fail)
         with pytest.raises(DifferenceError):
             await take_out(bad, tmp_path / "new.img", notes=notes)
         assert ".new.img." in notes[0]

@@ -13,9 +13,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from io import FileIO
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from amistream.bundles.copying import Begin, commit, copy_all_parts, refuse_other_manifest, taken_error, transferred
 from amistream.bundles.meter import Meter, Note
@@ -29,6 +28,7 @@ from amistream.bundles.place import Bundle
 from amistream.bundles.results import Transferred
 from amistream.errors import RefusedError, StoreError
 from amistream.flow.cancel import finish_despite_cancel
+from amistream.host.new_file import NewFile
 from amistream.settings import Settings
 from amistream.stores.directory import DirectoryStore
 from amistream.values import MIB
@@ -41,10 +41,6 @@ _TOKEN = "download"  # noqa: S105 - no password: it marks temporary files
 
 
 T = TypeVar("T")
-
-
-class _Hasher(Protocol):
-    def update(self, data: bytes, /) -> None: ...
 
 
 async def download(bundle: Bundle, directory: Path, settings: Settings, meter: Meter, note: Note) -> Transferred:
@@ -84,11 +80,15 @@ async def download(bundle: Bundle, directory: Path, settings: Settings, meter: M
 async def _fetch(bundle: Bundle, part: SeenPart, path: Path, begin: Begin) -> None:
     """Read the part into a temporary file, prove it, and give it its name. Nothing of a failed one stays."""
 
+    def append(piece: bytes) -> None:
+        hasher.update(piece)
+        file.write(piece)
+
     def give_name() -> None:
-        file.give_name()
+        file.link()
         begin()
 
-    file = _Partial(path)
+    file = NewFile(path, token=_TOKEN)
     hasher = hashlib.sha1(usedforsecurity=False)
     size = 0
     try:
@@ -98,41 +98,11 @@ async def _fetch(bundle: Bundle, part: SeenPart, path: Path, begin: Begin) -> No
             if not piece:
                 break
             size += len(piece)
-            await _on_disk(partial(file.append, piece, hasher))
+            await _on_disk(partial(append, piece))
         check_digest(bundle, part, hasher.digest(), size)
         await _on_disk(give_name)
     finally:
         await _on_disk(file.close)
-
-
-class _Partial:
-    """A file that is being written under a temporary name beside its own. Blocking: for threads."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._temporary = path.with_name(f".{path.name}.{_TOKEN}.partial")
-        self._file: FileIO | None = None
-
-    def open(self) -> None:
-        self._file = self._temporary.open("xb", buffering=0)
-
-    def append(self, piece: bytes, hasher: _Hasher) -> None:
-        assert self._file is not None  # noqa: S101 - for the type checker
-        hasher.update(piece)
-        rest = memoryview(piece)
-        while rest:
-            rest = rest[self._file.write(rest) :]
-
-    def give_name(self) -> None:
-        """Have it on the disk under its name; raises FileExistsError when that is taken."""
-        assert self._file is not None  # noqa: S101 - for the type checker
-        os.fsync(self._file.fileno())
-        self._path.hardlink_to(self._temporary)
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._temporary.unlink(missing_ok=True)
 
 
 async def _on_disk(work: Callable[[], T]) -> T:

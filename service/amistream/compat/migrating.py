@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
 from pathlib import Path
 
 from lxml import etree
@@ -20,6 +18,7 @@ from amistream.compat.access import ami_tools_keys, bucket_address, region_of, s
 from amistream.compat.options import Given
 from amistream.compat.session import ANY_REGION, OldSession, read_manifest, run_old
 from amistream.errors import EXIT_DONE, DifferenceError, RefusedError
+from amistream.host.new_file import NewFile
 from amistream.keys import UserIdentity, load_identity
 from amistream.stages.manifest import serialise
 
@@ -115,16 +114,13 @@ def _with_names(raw: bytes, manifest: Manifest, identity: UserIdentity) -> bytes
 
 def _rewrite(path: Path, backup: Path, raw: bytes) -> None:
     """Put `raw` in the place of a file whose content is kept as `backup`: at any moment one of the two is whole."""
-    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        with new.open("xb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        backup.hardlink_to(path)
-        new.replace(path)
+        with NewFile(path) as new:
+            new.write(raw)
+            new.sync()
+            backup.hardlink_to(path)
+            new.replace()
     except OSError as error:
-        new.unlink(missing_ok=True)
         raise RefusedError(
             "manifest.unwritable", f"cannot rewrite {path}: {error.strerror}", hint=f"check: ls -ld {path.parent}"
         ) from error

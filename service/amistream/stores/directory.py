@@ -1,7 +1,6 @@
 """A local directory as destination: the same files that the AMI tools write.
 
-A file appears under its name only when it is whole and on the disk: it is written under a hidden temporary name,
-synchronised, and then linked, which fails rather than replaces when the name is taken.
+A file appears under its name only when it is whole and on the disk, and never in place of another (`NewFile`).
 
 Each call opens the directory anew, judges what it opened (with `roots`: that it lies within them), and works from that
 descriptor alone. So a link or another directory that is put in its place meanwhile gets nothing and shows nothing.
@@ -22,9 +21,9 @@ from pathlib import Path
 
 from amistream.errors import RefusedError, StoreError, TakenError
 from amistream.flow.cancel import finish_despite_cancel
+from amistream.host.new_file import NewFile, sync_directory, temporary_name
 from amistream.ports.store import OnBytes, Stored, find, whole_checksum
 from amistream.roots import Roots, make_directory, pinned_directory
-from amistream.stores.whole_file import write_whole_file
 from amistream.values import LARGEST_PART, MIB
 
 FIELD = "destinations"
@@ -155,18 +154,17 @@ class DirectoryStore:
             os.unlink(name, dir_fd=place)
 
     def _temporary(self, name: str) -> str:
-        return f".{name}.{self._token}.partial"
+        return temporary_name(name, self._token)
 
     def _write(self, name: str, data: memoryview, sha1: bytes) -> None:
-        temporary = self._temporary(name)
         try:
             with self._place() as place:
                 try:
-                    write_whole_file(Path(f"/proc/self/fd/{place}/{temporary}"), data)
-                    os.link(temporary, name, src_dir_fd=place, dst_dir_fd=place, follow_symlinks=False)
+                    with NewFile(Path(name), token=self._token, folder=place, direct=True) as file:
+                        file.write(data)
+                        file.link()
                 except FileExistsError:
                     self._check_own(place, name, Stored(len(data), whole_checksum(sha1)))
-                os.unlink(temporary, dir_fd=place)
         except OSError as error:
             raise self._failure("write", name, error) from error
 
@@ -231,11 +229,7 @@ class DirectoryStore:
 
     def _sync_directory(self) -> None:
         with self._place() as place:
-            descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=place)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            sync_directory(Path(), folder=place)
 
     def _failure(self, verb: str, name: str, error: OSError) -> StoreError:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)

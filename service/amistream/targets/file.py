@@ -8,14 +8,13 @@ Blocking: for threads. Failures of the system become `RefusedError` before anyth
 
 from __future__ import annotations
 
-import errno
 import os
-import secrets
 import stat
 from contextlib import suppress
 from pathlib import Path
 
 from amistream.errors import RefusedError
+from amistream.host.new_file import NewFile, sync_directory
 from amistream.targets.blocks import _NO_ROOM, BlockTarget, BlockWriter, write_error
 
 
@@ -26,11 +25,8 @@ class FileTarget(BlockTarget):
         """With `replace` a file that is there gives way to the new one once that is whole."""
         self.name = str(path)
         self._path = path
-        # A name has 255 bytes at most.
-        short = os.fsdecode(os.fsencode(path.name)[:200])
-        self._temporary = path.with_name(f".{short}.{secrets.token_hex(4)}.partial")
         self._replace = replace
-        self._descriptor = -1
+        self._file: NewFile | None = None
 
     def open(self, size: int, least: int) -> None:
         if not self._replace and os.path.lexists(self._path):
@@ -42,13 +38,13 @@ class FileTarget(BlockTarget):
                 raise _full(
                     self.name, f"at least {least} bytes are to come, and {room.f_bavail * room.f_frsize} are free"
                 )
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             # What nobody else could read before nobody else reads while it is written.
             old = self._old()
-            self._descriptor = os.open(self._temporary, flags, stat.S_IMODE(old.st_mode) & 0o666 if old else 0o666)
-            os.ftruncate(self._descriptor, size)
+            self._file = NewFile(self._path, mode=stat.S_IMODE(old.st_mode) & 0o666 if old else 0o666)
+            self._file.open()
+            os.ftruncate(self._file.descriptor, size)
             # What is left out stays a hole of the new file.
-            self._writer = BlockWriter(self._descriptor, size, on_zeros=lambda _start, _end: None)
+            self._writer = BlockWriter(self._file.descriptor, size, on_zeros=lambda _start, _end: None)
         except OSError as error:
             if error.errno in _NO_ROOM:
                 raise _full(self.name, error.strerror or "no room") from error
@@ -61,31 +57,30 @@ class FileTarget(BlockTarget):
 
     def commit(self) -> None:
         assert self._writer is not None  # noqa: S101 - for the type checker
+        assert self._file is not None  # noqa: S101 - for the type checker
         try:
             self._writer.finish()
-            os.fsync(self._descriptor)
             if self._replace:
-                self._be_like(self._old())
-                self._temporary.replace(self._path)
+                self._keep_owner(self._file.descriptor)
+                self._file.replace()
             else:
-                self._give_name()
+                self._file.link(or_rename=True)
             with suppress(OSError):
                 # Not every file system lets a directory be synchronised.
-                _sync_directory(self._path.parent)
+                sync_directory(self._path.parent)
+            self._file.close()
+        except FileExistsError:
+            raise self._taken() from None
         except OSError as error:
             raise write_error(self.name, error) from error
-        os.close(self._descriptor)
-        self._descriptor = -1
 
     def abandon(self) -> str:
-        if self._descriptor < 0:
+        if self._file is None:
             return ""
-        os.close(self._descriptor)
-        self._descriptor = -1
         try:
-            self._temporary.unlink(missing_ok=True)
+            self._file.close()
         except OSError as error:
-            return f"{self._temporary} could not be removed: {error.strerror}"
+            return f"{self._file.temporary} could not be removed: {error.strerror}"
         return ""
 
     def _old(self) -> os.stat_result | None:
@@ -95,25 +90,14 @@ class FileTarget(BlockTarget):
         except FileNotFoundError:
             return None
 
-    def _be_like(self, old: os.stat_result | None) -> None:
+    def _keep_owner(self, descriptor: int) -> None:
+        """Give the new file the owner and mode of the file it replaces."""
+        old = self._old()
         if old is not None:
             with suppress(PermissionError):
                 # Only root gives files away.
-                os.fchown(self._descriptor, old.st_uid, old.st_gid)
-            os.fchmod(self._descriptor, stat.S_IMODE(old.st_mode))
-
-    def _give_name(self) -> None:
-        """A name that somebody took meanwhile is not taken away, where the file system has hard links."""
-        try:
-            self._path.hardlink_to(self._temporary)
-        except FileExistsError:
-            raise self._taken() from None
-        except OSError as error:
-            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
-                raise
-            self._temporary.rename(self._path)
-        else:
-            self._temporary.unlink()
+                os.fchown(descriptor, old.st_uid, old.st_gid)
+            os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
 
     def _taken(self) -> RefusedError:
         return RefusedError(
@@ -145,11 +129,3 @@ def _full(name: str, why: str) -> RefusedError:
         hint=f"free some space: df -h {Path(name).parent}",
         field="destination",
     )
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
