@@ -16,8 +16,7 @@ import uvloop
 from amistream import log
 from amistream.aws.session import Aws
 from amistream.bundles.meter import Meter
-from amistream.bundles.unbundle import unbundle_at
-from amistream.bundles.verify import verify_at
+from amistream.bundles.session import BundleSession
 from amistream.events import State
 from amistream.jobs.engine import Engine
 from amistream.jobs.job import Job
@@ -30,9 +29,6 @@ from benchmarks.child import ACCOUNT, forget_peak, peak_rss
 from benchmarks.jobs import Figures, UnpackSpec
 from benchmarks.timing import BenchmarkError
 
-OWN = (None, None)
-"""The user's certificate and key: the machine's own."""
-
 
 async def unpack(spec: UnpackSpec) -> Figures:
     """One pass over the bundle."""
@@ -40,16 +36,18 @@ async def unpack(spec: UnpackSpec) -> Figures:
     manifest = Path(spec.bundle) / manifest_name(settings.prefix)
     if not manifest.exists():
         await _bundle(spec, settings)
-    await verify_at(str(manifest), settings, OWN, Meter(), deep=False)
-    forget_peak()
-    cpu, wall = process_time(), perf_counter()
-    if spec.image is None:
-        report = await verify_at(str(manifest), settings, OWN, Meter(), deep=True)
-        if report.differences:
-            raise BenchmarkError(report.differences[0].message)
-    else:
-        await unbundle_at(str(manifest), spec.image, settings, OWN, meter=Meter(), note=lambda _: None, force=False)
-    wall, cpu = perf_counter() - wall, process_time() - cpu
+    async with Aws(settings) as aws:
+        session, meter = BundleSession(settings, aws, lambda _: None), Meter()
+        await session.verify(str(manifest), meter, deep=False)
+        forget_peak()
+        cpu, wall = process_time(), perf_counter()
+        if spec.image is None:
+            report = await session.verify(str(manifest), meter, deep=True)
+            if report.differences:
+                raise BenchmarkError(report.differences[0].message)
+        else:
+            await session.unbundle(str(manifest), spec.image, meter)
+        wall, cpu = perf_counter() - wall, process_time() - cpu
     size, bundled_size = await asyncio.to_thread(_sizes, spec)
     return Figures(
         size=size,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import random
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
+from amistream.aws.session import Aws
+from amistream.bundles.meter import Meter
+from amistream.bundles.results import Report, Unbundled
 from amistream.bundles.session import BundleSession
 from amistream.settings import Settings
 from jobs.work import request, run, settings
@@ -110,14 +115,39 @@ class Work:
     settings: Settings
     notes: list[str]
 
-    def session(self) -> BundleSession:
-        return BundleSession(self.settings, self.notes.append)
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[BundleSession]:
+        async with Aws(self.settings) as aws:
+            yield BundleSession(self.settings, aws, self.notes.append)
 
 
 def work(tmp_path: Path, endpoint: Endpoint | None = None, **changes: Any) -> Work:
     """Make quick settings; the endpoint's credentials are in the environment (`use_endpoint`)."""
     more = {"endpoint_url": endpoint.url} if endpoint is not None else {}
     return Work(settings(tmp_path, **{**more, **changes}), [])
+
+
+async def verify_at(
+    address: Path | str, it: Settings, files: tuple[Path | None, Path | None] = (None, None), *, deep: bool = False
+) -> Report:
+    """Verify with the user's certificate and private key, where given."""
+    async with Work(it, []).session() as session:
+        return await session.verify(str(address), Meter(), deep=deep, certificate=files[0], private_key=files[1])
+
+
+async def unbundle_at(
+    address: Path | str,
+    to: Path | str,
+    it: Settings,
+    key: Path | None,
+    *,
+    meter: Meter | None = None,
+    notes: list[str] | None = None,
+    force: bool = False,
+) -> Unbundled:
+    """Unbundle with the user's private key."""
+    async with Work(it, [] if notes is None else notes).session() as session:
+        return await session.unbundle(str(address), str(to), meter or Meter(), force=force, private_key=key)
 
 
 def put_files(endpoint: Endpoint, bucket: str, directory: Path, prefix: str = "") -> None:

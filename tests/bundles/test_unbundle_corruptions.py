@@ -16,10 +16,8 @@ import pytest
 from amistream.bundles.manifest import LARGEST
 from amistream.bundles.meter import Meter
 from amistream.bundles.results import Report
-from amistream.bundles.unbundle import unbundle_at
-from amistream.bundles.verify import verify_at
 from amistream.errors import AmistreamError, DifferenceError, RefusedError
-from bundles.made import flip
+from bundles.made import flip, unbundle_at, verify_at
 from bundles.shell_bundle import Faults, Form, shell_bundle
 from jobs.work import settings
 from support.volumes import random_image
@@ -41,7 +39,7 @@ def image(tmp_path: Path) -> Path:
 
 
 async def look(manifest: Path, tmp_path: Path, pair: KeyPair) -> Report:
-    return await verify_at(str(manifest), settings(tmp_path), (pair.certificate, pair.key), Meter(), deep=True)
+    return await verify_at(manifest, settings(tmp_path), (pair.certificate, pair.key), deep=True)
 
 
 async def refused(manifest: Path, tmp_path: Path, pair: KeyPair) -> AmistreamError:
@@ -49,15 +47,7 @@ async def refused(manifest: Path, tmp_path: Path, pair: KeyPair) -> AmistreamErr
     place = tmp_path / "out"
     place.mkdir()
     with pytest.raises(AmistreamError) as raised:
-        await unbundle_at(
-            str(manifest),
-            str(place / "disk.img"),
-            settings(tmp_path),
-            (pair.certificate, pair.key),
-            meter=Meter(),
-            note=lambda _: None,
-            force=False,
-        )
+        await unbundle_at(manifest, place / "disk.img", settings(tmp_path), pair.key)
     assert list(place.iterdir()) == []
     return raised.value
 
@@ -197,10 +187,7 @@ async def test_a_long_bundle_goes_no_further_than_the_damaged_part(
         flip(part(tmp_path / "bundle", number))
     meter = Meter()
     with pytest.raises(DifferenceError, match=r"image\.part\.03"):
-        await unbundle_at(
-            str(manifest), str(tmp_path / "out.img"), settings(tmp_path), (None, key_ring.user.key),
-            meter=meter, note=lambda _: None, force=False,
-        )  # fmt: skip
+        await unbundle_at(manifest, tmp_path / "out.img", settings(tmp_path), key_ring.user.key, meter=meter)
     assert meter.parts_done == 4
     report = await look(manifest, tmp_path, key_ring.user)
     assert [each.part for each in report.differences if each.what == "part.digest"] == [
@@ -221,7 +208,7 @@ async def test_a_foreign_key(image: Path, key_ring: KeyRing, tmp_path: Path) -> 
 async def test_a_bundle_for_ec2_alone(image: Path, key_ring: KeyRing, tmp_path: Path) -> None:
     """A bundle without a user certificate can be verified from outside, and opened only by EC2."""
     manifest = shell_bundle(tmp_path / "bundle", image, key_ring, form=Form(user_keys=False))
-    report = await verify_at(str(manifest), settings(tmp_path), (None, None), Meter(), deep=False)
+    report = await verify_at(manifest, settings(tmp_path))
     assert report.differences == ()
     error = await refused(manifest, tmp_path, key_ring.user)
     assert (error.code, "for EC2 alone" in error.message) == ("key.other", True)
@@ -262,10 +249,7 @@ async def test_no_signature_to_speak_of(signature: str, image: Path, key_ring: K
     assert (report.differences, report.signature) == ((), "absent")
     assert "the manifest has no signature" in report.notes
     notes: list[str] = []
-    await unbundle_at(
-        str(manifest), str(tmp_path / "out.img"), settings(tmp_path), (None, key_ring.user.key),
-        meter=Meter(), note=notes.append, force=False,
-    )  # fmt: skip
+    await unbundle_at(manifest, tmp_path / "out.img", settings(tmp_path), key_ring.user.key, notes=notes)
     assert (tmp_path / "out.img").read_bytes() == image.read_bytes()
     assert len(notes) == 1
 
@@ -323,9 +307,9 @@ async def test_no_manifest(key_ring: KeyRing, tmp_path: Path) -> None:
 async def test_no_key_at_all(image: Path, key_ring: KeyRing, tmp_path: Path) -> None:
     """Without a key a bundle is verified from outside only, and no key pair is made for it."""
     manifest = shell_bundle(tmp_path / "bundle", image, key_ring)
-    report = await verify_at(str(manifest), settings(tmp_path), (None, None), Meter(), deep=False)
+    report = await verify_at(manifest, settings(tmp_path))
     assert (report.differences, report.signature) == ((), "not checked: no certificate at hand")
     with pytest.raises(RefusedError, match="private key of its user") as raised:
-        await verify_at(str(manifest), settings(tmp_path), (None, None), Meter(), deep=True)
+        await verify_at(manifest, settings(tmp_path), deep=True)
     assert raised.value.code == "key.missing"
     assert not (tmp_path / "state").exists()

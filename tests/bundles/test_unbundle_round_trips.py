@@ -7,11 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from amistream.bundles.meter import Meter
 from amistream.bundles.results import Access, Report, Signature, Unbundled
-from amistream.bundles.unbundle import unbundle_at
-from amistream.bundles.verify import verify_at
-from bundles.made import put_files
+from bundles.made import put_files, unbundle_at, verify_at
 from bundles.shell_bundle import EVERYTHING, Form, shell_bundle
 from jobs.work import request, run, settings, use_endpoint
 from support.referee import check_bundle
@@ -42,8 +39,8 @@ async def prove(address: str, keys: KeyRing, tmp_path: Path, **more: Any) -> Rep
     """Verify a bundle both ways, without a difference."""
     it = settings(tmp_path, **more)
     files = (keys.user.certificate, keys.user.key)
-    shallow = await verify_at(address, it, files, Meter(), deep=False)
-    deep = await verify_at(address, it, files, Meter(), deep=True)
+    shallow = await verify_at(address, it, files)
+    deep = await verify_at(address, it, files, deep=True)
     assert shallow.differences == deep.differences == ()
     assert shallow.content is None
     assert deep.content is not None
@@ -52,15 +49,7 @@ async def prove(address: str, keys: KeyRing, tmp_path: Path, **more: Any) -> Rep
 
 async def take_out(address: str, to: Path, keys: KeyRing, tmp_path: Path, **more: Any) -> Unbundled:
     notes: list[str] = []
-    result = await unbundle_at(
-        address,
-        str(to),
-        settings(tmp_path, **more),
-        (None, keys.user.key),
-        meter=Meter(),
-        note=notes.append,
-        force=False,
-    )
+    result = await unbundle_at(address, to, settings(tmp_path, **more), keys.user.key, notes=notes)
     assert notes == []
     return result
 
@@ -156,11 +145,11 @@ async def test_our_own_in_s3(
     made = await run(request(image, f"s3://{bucket}/x", key_ring, register_image=False), it)
     assert made.result is not None, made.error
     files = (key_ring.user.certificate, key_ring.user.key)
-    shallow = await verify_at(made.result.manifest, it, files, Meter(), deep=False)
+    shallow = await verify_at(made.result.manifest, it, files)
     assert shallow.differences == ()
     assert (shallow.digests.compared, shallow.digests.composite, shallow.digests.unkept) == (1, 2, 0)
     assert any("2 parts were sent in chunks" in note for note in shallow.notes)
-    deep = await verify_at(made.result.manifest, it, files, Meter(), deep=True)
+    deep = await verify_at(made.result.manifest, it, files, deep=True)
     assert (deep.differences, deep.digests.compared, deep.notes) == ((), 3, ())
     await take_out(made.result.manifest, tmp_path / "back.img", key_ring, tmp_path, endpoint_url=seaweedfs.url)
     assert (tmp_path / "back.img").read_bytes() == image.read_bytes()

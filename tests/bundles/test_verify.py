@@ -12,13 +12,11 @@ import pytest
 
 from amistream.bundles import access
 from amistream.bundles.access import EC2_READER, on_aws, who_can_read
-from amistream.bundles.meter import Meter
 from amistream.bundles.results import Access, Report, Signature
-from amistream.bundles.verify import verify_at
 from amistream.errors import StoreError
 from amistream.flow.gather import gather_limited
 from amistream.keys import own_identity
-from bundles.made import flip, older_bundle, put_files
+from bundles.made import flip, older_bundle, put_files, verify_at
 from bundles.shell_bundle import Faults, Form, shell_bundle
 from jobs.work import request, run, settings, use_endpoint
 from support.proxy import Answer, Fault, PauseRequest, TruncateReply
@@ -36,7 +34,7 @@ OWNER = {"Grantee": {"Type": "CanonicalUser", "ID": "75aa57f0"}, "Permission": "
 
 async def shallow(address: str, tmp_path: Path, pair: KeyPair | None = None, **more: Any) -> Report:
     files = (pair.certificate if pair else None, None)
-    return await verify_at(address, settings(tmp_path, **more), files, Meter(), deep=False)
+    return await verify_at(address, settings(tmp_path, **more), files)
 
 
 @pytest.fixture
@@ -210,7 +208,7 @@ async def test_a_cut_reply_is_asked_again(
     proxy = make_proxy(moto, cut)
     it = settings(tmp_path, endpoint_url=proxy.endpoint.url)
     address = f"s3://{bucket}/image.manifest.xml"
-    report = await verify_at(address, it, (None, key_ring.user.key), Meter(), deep=True)
+    report = await verify_at(address, it, (None, key_ring.user.key), deep=True)
     assert report.differences == ()
     assert len(proxy.seen("GET", PARTS)) == report.parts + 1
 
@@ -225,7 +223,7 @@ async def test_a_dead_store(
     denied = Fault(action=Answer(status=403, code="AccessDenied"), method="GET", path=PARTS, nth=3, times=None)
     it = settings(tmp_path, endpoint_url=make_proxy(moto, denied).endpoint.url)
     with pytest.raises(StoreError, match="AccessDenied"):
-        await verify_at(f"s3://{bucket}/image.manifest.xml", it, (None, key_ring.user.key), Meter(), deep=True)
+        await verify_at(f"s3://{bucket}/image.manifest.xml", it, (None, key_ring.user.key), deep=True)
 
 
 async def test_the_kept_pair(key_ring: KeyRing, tmp_path: Path) -> None:
@@ -235,7 +233,7 @@ async def test_the_kept_pair(key_ring: KeyRing, tmp_path: Path) -> None:
     image = random_image(tmp_path / "disk.img", 100_000)
     ours = await run(request(image, tmp_path / "ours", key_ring, certificate=None, private_key=None), it)
     assert ours.result is not None, ours.error
-    report = await verify_at(ours.result.manifest, it, (None, None), Meter(), deep=True)
+    report = await verify_at(ours.result.manifest, it, deep=True)
     assert (report.signature, report.differences) == (Signature.RIGHT, ())
     text = Path(ours.result.manifest).read_text()
     Path(ours.result.manifest).write_text(text.replace("<architecture>x86_64", "<architecture>i386"))
@@ -269,7 +267,7 @@ async def test_worth_knowing(key_ring: KeyRing, tmp_path: Path) -> None:
     faults = Faults(tar=lambda data: data + bytes(1_000_000))
     manifest = shell_bundle(tmp_path / "bundle", image, key_ring, member="root.img", faults=faults)
     files = (key_ring.user.certificate, key_ring.user.key)
-    report = await verify_at(str(manifest), settings(tmp_path), files, Meter(), deep=True)
+    report = await verify_at(str(manifest), settings(tmp_path), files, deep=True)
     assert report.differences == ()
     assert ["'root.img'" in report.notes[0], "bytes of zeros" in report.notes[1]] == [True, True]
 

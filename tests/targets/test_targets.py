@@ -18,7 +18,7 @@ from amistream.bundles.meter import Meter
 from amistream.bundles.owner import find_owner
 from amistream.bundles.place import find_bundle, open_place
 from amistream.bundles.results import Unbundled
-from amistream.bundles.unbundle import choose_target, unbundle, unbundle_at
+from amistream.bundles.unbundle import unbundle
 from amistream.errors import AmistreamError, DifferenceError, JobError, RefusedError
 from amistream.location import parse_manifest_address
 from amistream.stages.back.unarchive import Piece
@@ -27,8 +27,9 @@ from amistream.targets import stream
 from amistream.targets.blocks import BLOCK, IN_FLIGHT
 from amistream.targets.device import DeviceTarget
 from amistream.targets.file import FileTarget
+from amistream.targets.opening import choose_target
 from amistream.targets.stream import StreamTarget
-from bundles.made import flip, put_files
+from bundles.made import flip, put_files, unbundle_at
 from bundles.shell_bundle import Faults, shell_bundle
 from jobs.work import settings, use_endpoint
 from support.proxy import Fault, PauseReply
@@ -65,9 +66,7 @@ def bad(image: Path, key_ring: KeyRing, tmp_path: Path) -> Path:
 def take_out(key_ring: KeyRing, tmp_path: Path) -> Callable[..., Any]:
     async def take_out(manifest: Path | str, to: Path | str, *, force: bool = False, **more: Any) -> Unbundled:
         notes = more.pop("notes", [])
-        files = (None, key_ring.user.key)
-        it = settings(tmp_path, **more)
-        return await unbundle_at(str(manifest), str(to), it, files, meter=Meter(), note=notes.append, force=force)
+        return await unbundle_at(manifest, to, settings(tmp_path, **more), key_ring.user.key, notes=notes, force=force)
 
     return take_out
 

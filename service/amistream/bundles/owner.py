@@ -47,8 +47,9 @@ class Owner:
     identity: UserIdentity | None
     named: bool
 
-    def open_key(self, manifest: Manifest) -> BundleKey:
-        """The bundle's AES key and IV. Raises `RefusedError` when there is no private key, or it is another's."""
+    @property
+    def private_identity(self) -> UserIdentity:
+        """The certificate with its private key. Raises `RefusedError` when there is none."""
         if self.identity is None:
             raise RefusedError(
                 "key.missing",
@@ -56,6 +57,11 @@ class Owner:
                 hint="give it with --private-key, or set EC2_PRIVATE_KEY",
                 field="private_key",
             )
+        return self.identity
+
+    def open_key(self, manifest: Manifest) -> BundleKey:
+        """The bundle's AES key and IV. Raises `RefusedError` when there is no private key, or it is another's."""
+        identity = self.private_identity
         if not manifest.user_key or not manifest.user_iv:
             raise RefusedError(
                 "key.other",
@@ -63,7 +69,7 @@ class Owner:
                 hint="only EC2 can open it: launch an instance of it and bundle that anew",
                 field="private_key",
             )
-        return unwrap(self.identity, manifest.user_key, manifest.user_iv)
+        return unwrap(identity, manifest.user_key, manifest.user_iv)
 
     def check_signature(self, manifest: Manifest) -> Signature:
         """What the signature is worth. One that is wrong counts as another's unless the user was named or owns the

@@ -1,4 +1,4 @@
-"""The commands on existing bundles, from addresses to results: opens what each needs, and lets it go again.
+"""The commands on existing bundles, from addresses to results: opens the places each needs, and closes them.
 
 For the command line, which knows neither stores nor the SDK. Every method raises `AmistreamError`.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Self
 
 from amistream.aws.ec2 import Ec2
 from amistream.aws.regions import find_ec2_certificate
@@ -28,32 +27,67 @@ from amistream.bundles.results import (
     Migrated,
     Registered,
     Removed,
+    Report,
     Transferred,
+    Unbundled,
 )
 from amistream.bundles.target import check_bucket
+from amistream.bundles.unbundle import refuse_own_file, unbundle
 from amistream.bundles.upload import upload
+from amistream.bundles.verify import verify
 from amistream.errors import RefusedError
 from amistream.location import S3Location, parse_location, parse_manifest_address, parse_s3_location
 from amistream.settings import Settings
+from amistream.targets.opening import choose_target
+from amistream.values import STANDARD_OUTPUT
 
 Confirm = Callable[[Removal], Awaitable[None]]
 """Asks whether to go on; raises `RefusedError` for a no."""
 
 
 class BundleSession:
-    """`async with BundleSession(settings, note)`; `settings` name region and endpoint, `note` takes notices."""
+    """`settings` name region and endpoint, `aws` stays the caller's, `note` takes notices."""
 
-    def __init__(self, settings: Settings, note: Note) -> None:
+    def __init__(self, settings: Settings, aws: Aws, note: Note) -> None:
         self._settings = settings
+        self._aws = aws
         self._note = note
-        self._aws = Aws(settings)
 
-    async def __aenter__(self) -> Self:
-        await self._aws.__aenter__()
-        return self
+    async def verify(
+        self,
+        address: str,
+        meter: Meter,
+        *,
+        deep: bool,
+        certificate: Path | None = None,
+        private_key: Path | None = None,
+    ) -> Report:
+        """Compare the bundle with its manifest; `deep` reads and unpacks all parts, which needs the private key."""
+        folder, name = parse_manifest_address(address)
+        owner = await asyncio.to_thread(find_owner, self._settings, certificate, private_key)
+        async with open_place(folder, self._settings, self._aws) as place:
+            bundle = await find_bundle(place, name)
+            return await verify(bundle, owner, self._settings, self._aws, meter=meter, deep=deep)
 
-    async def __aexit__(self, *_: object) -> None:
-        await self._aws.__aexit__()
+    async def unbundle(
+        self,
+        address: str,
+        destination: str,
+        meter: Meter,
+        *,
+        force: bool = False,
+        certificate: Path | None = None,
+        private_key: Path | None = None,
+    ) -> Unbundled:
+        """Write the bundle's image to a file, a block device or, for `-`, the standard output."""
+        folder, name = parse_manifest_address(address)
+        target = await asyncio.to_thread(choose_target, destination, force=force)
+        owner = await asyncio.to_thread(find_owner, self._settings, certificate, private_key)
+        async with open_place(folder, self._settings, self._aws) as place:
+            bundle = await find_bundle(place, name)
+            if destination != STANDARD_OUTPUT:
+                await asyncio.to_thread(refuse_own_file, bundle, Path(destination))
+            return await unbundle(bundle, owner, target, meter, self._note, workers=self._settings.workers)
 
     async def download(self, address: str, directory: Path, meter: Meter) -> Transferred:
         folder, name = parse_manifest_address(address)
@@ -184,14 +218,7 @@ class BundleSession:
                 hint="give s3://BUCKET or s3://BUCKET/PREFIX",
                 field="destinations",
             )
-        identity = (await asyncio.to_thread(find_owner, settings, certificate, private_key)).identity
-        if identity is None:
-            raise RefusedError(
-                "key.missing",
-                "cannot open the bundle's key: the private key of its user is needed",
-                hint="give it with --private-key, or set EC2_PRIVATE_KEY",
-                field="private_key",
-            )
+        identity = (await asyncio.to_thread(find_owner, settings, certificate, private_key)).private_identity
         ec2_cert, notice = await asyncio.to_thread(
             find_ec2_certificate, region, explicit=ec2_certificate, configured=settings.ec2_certificates
         )

@@ -10,45 +10,18 @@ import asyncio
 import time
 from pathlib import Path
 
-from amistream.aws.session import Aws
 from amistream.bundles.meter import Meter, Note
-from amistream.bundles.owner import Owner, find_owner
-from amistream.bundles.place import Bundle, find_bundle, open_place
+from amistream.bundles.owner import Owner
+from amistream.bundles.place import Bundle
 from amistream.bundles.results import Difference, Signature, Unbundled, difference_error
 from amistream.bundles.survey import survey
 from amistream.bundles.verify import signature_difference
 from amistream.bundles.way_back import Unpacking, compare
 from amistream.errors import RefusedError
 from amistream.flow.cancel import finish_despite_cancel
-from amistream.location import DirectoryLocation, parse_manifest_address
+from amistream.location import DirectoryLocation
 from amistream.ports.target import Target
-from amistream.settings import Settings
 from amistream.stages.back.unarchive import Unarchived
-from amistream.targets.device import choose_device
-from amistream.targets.file import choose_file
-from amistream.targets.stream import StreamTarget
-from amistream.values import STANDARD_OUTPUT
-
-
-async def unbundle_at(
-    address: str,
-    destination: str,
-    settings: Settings,
-    files: tuple[Path | None, ...],
-    *,
-    meter: Meter,
-    note: Note,
-    force: bool,
-) -> Unbundled:
-    """Take the image out of the bundle whose manifest is there; `files` as for `verify_at`."""
-    folder, name = parse_manifest_address(address)
-    target = await asyncio.to_thread(choose_target, destination, force=force)
-    owner = await asyncio.to_thread(find_owner, settings, *files)
-    async with Aws(settings) as aws, open_place(folder, settings, aws) as place:
-        bundle = await find_bundle(place, name)
-        if destination != STANDARD_OUTPUT:
-            await asyncio.to_thread(refuse_own_file, bundle, Path(destination))
-        return await unbundle(bundle, owner, target, meter, note, workers=settings.workers)
 
 
 def refuse_own_file(bundle: Bundle, destination: Path, *more: Path) -> None:
@@ -65,14 +38,6 @@ def refuse_own_file(bundle: Bundle, destination: Path, *more: Path) -> None:
                 hint="choose another name",
                 field="destination",
             )
-
-
-def choose_target(destination: str, *, force: bool) -> Target:
-    """The target that `destination` names. Raises `RefusedError`. Blocks."""
-    if destination == STANDARD_OUTPUT:
-        return StreamTarget(1)
-    path = Path(destination)
-    return choose_device(path, force=force) or choose_file(path, force=force)
 
 
 async def unbundle(

@@ -5,37 +5,24 @@ Everything that differs is found and listed, not only the first. Nothing is writ
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from pathlib import Path
 
 from amistream.aws.session import Aws
 from amistream.bundles.access import look_at_access
 from amistream.bundles.manifest import Manifest
 from amistream.bundles.meter import Meter
-from amistream.bundles.owner import Owner, find_owner
-from amistream.bundles.place import Bundle, find_bundle, open_place
+from amistream.bundles.owner import Owner
+from amistream.bundles.place import Bundle
 from amistream.bundles.results import Content, Difference, Digests, Report, Signature
 from amistream.bundles.survey import survey
 from amistream.bundles.way_back import Unpacked, Unpacking, compare
-from amistream.location import parse_manifest_address
 from amistream.settings import Settings
 from amistream.stages.back.unarchive import Unarchived
 
 MOST_PADDING = 20 * 512 + 1024
 """Zeros at the end of an archive that GNU tar writes at most; of many more readers lose patience."""
-
-
-async def verify_at(
-    address: str, settings: Settings, files: tuple[Path | None, ...], meter: Meter, *, deep: bool
-) -> Report:
-    """Verify the bundle whose manifest is there; `files` are the user's certificate and private key, if named."""
-    folder, name = parse_manifest_address(address)
-    owner = await asyncio.to_thread(find_owner, settings, *files)
-    async with Aws(settings) as aws, open_place(folder, settings, aws) as place:
-        return await verify(await find_bundle(place, name), owner, settings, aws, meter=meter, deep=deep)
 
 
 async def verify(bundle: Bundle, owner: Owner, settings: Settings, aws: Aws, *, meter: Meter, deep: bool) -> Report:

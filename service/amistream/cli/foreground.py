@@ -16,12 +16,14 @@ from typing import TypeVar
 import uvloop
 
 from amistream import log
+from amistream.aws.session import Aws
 from amistream.bundles.meter import Meter
 from amistream.bundles.session import BundleSession
 from amistream.cli.output import put_note
 from amistream.errors import EXIT_INTERRUPTED, AmistreamError, UnconfirmedError
 from amistream.process import STOP_SIGNALS, settle_memory
 from amistream.settings import LogFormat, Settings
+from amistream.values import AccessKeys
 
 DRAWN_EVERY_S = 0.25
 
@@ -35,7 +37,16 @@ class InterruptedHereError(AmistreamError):
 
 
 def run_here(settings: Settings, work: Callable[[BundleSession], Awaitable[_T]]) -> _T:
-    """Run `work` to its end. Raises `AmistreamError`."""
+    """Run `work` on bundles to its end. Raises `AmistreamError`."""
+    return run_with_aws(settings, lambda aws: work(BundleSession(settings, aws, put_notice)))
+
+
+def put_notice(notice: str) -> None:
+    put_note(f"note: {notice}")
+
+
+def run_with_aws(settings: Settings, work: Callable[[Aws], Awaitable[_T]], keys: AccessKeys | None = None) -> _T:
+    """Run `work` to its end; `keys` come before those the SDK finds. Raises `AmistreamError`."""
     settle_memory()
     # Warnings would say a second time, over the bar, what the end says.
     log.configure("error", LogFormat.TEXT)
@@ -60,8 +71,8 @@ def run_here(settings: Settings, work: Callable[[BundleSession], Awaitable[_T]])
             # A terminal that was closed takes no note any more; under nohup(1) the work goes on.
             if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
                 loop.add_signal_handler(signal.SIGHUP, task.cancel)
-        async with BundleSession(settings, lambda notice: put_note(f"note: {notice}")) as session:
-            return await work(session)
+        async with Aws(settings, keys) as aws:
+            return await work(aws)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from amistream.aws.buckets import BucketFacts, delete_if_empty, find_bucket, make_bucket
-from amistream.aws.session import Aws
 from amistream.bundles.manifest import LARGEST, Manifest, parse_manifest
-from amistream.bundles.meter import Meter, Note
+from amistream.bundles.meter import Meter
 from amistream.bundles.owner import find_owner
 from amistream.bundles.place import Bundle, Place, find_bundle, open_bucket, open_place
 from amistream.bundles.register import ec2_of, images_on
@@ -25,14 +24,13 @@ from amistream.bundles.session import BundleSession
 from amistream.bundles.target import check_bucket
 from amistream.bundles.unbundle import refuse_own_file, unbundle
 from amistream.bundles.upload import upload
-from amistream.cli.foreground import run_here
-from amistream.cli.output import put_note
+from amistream.cli.foreground import put_notice, run_with_aws
 from amistream.errors import DeniedError, NoBucketError, RefusedError, StoreError
 from amistream.flow.retry import retry_policy, with_retries
 from amistream.location import DirectoryLocation, parse_manifest_address, parse_s3_location
 from amistream.ports.store import ObjectStore, Store
 from amistream.settings import Settings
-from amistream.targets.file import choose_file
+from amistream.targets.opening import choose_file
 from amistream.values import AccessKeys
 
 ANY_REGION = "us-east-1"
@@ -42,11 +40,7 @@ _T = TypeVar("_T")
 
 
 class OldSession(BundleSession):
-    """`async with OldSession(settings, note, keys)`; `keys` come before what the SDK finds."""
-
-    def __init__(self, settings: Settings, note: Note, keys: AccessKeys | None) -> None:
-        super().__init__(settings, note)
-        self._aws = Aws(settings, keys)
+    """A session of the old commands."""
 
     async def default_region(self) -> str:
         """The region of the settings or of the SDK's configuration, or ''."""
@@ -171,13 +165,8 @@ def _read(path: Path) -> bytes:
 
 
 def run_old(settings: Settings, keys: AccessKeys | None, work: Callable[[OldSession], Awaitable[_T]]) -> _T:
-    """Run `work` to its end. Raises `AmistreamError`."""
-
-    async def inside(_: BundleSession) -> _T:
-        async with OldSession(settings, lambda notice: put_note(f"note: {notice}"), keys) as session:
-            return await work(session)
-
-    return run_here(settings, inside)
+    """Run `work` to its end; `keys` come before those the SDK finds. Raises `AmistreamError`."""
+    return run_with_aws(settings, lambda aws: work(OldSession(settings, aws, put_notice)), keys)
 
 
 def directory_of(text: str) -> Path:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -119,20 +118,3 @@ class DeviceTarget(BlockTarget):
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-
-def choose_device(path: Path, *, force: bool) -> DeviceTarget | None:
-    """The block device of that name, None when it is none. Raises `RefusedError` without `force`."""
-    try:
-        if not stat.S_ISBLK(path.stat().st_mode):
-            return None
-    except OSError:
-        return None
-    if not force:
-        raise RefusedError(
-            "target.device",
-            f"cannot unbundle to the block device {path}: all that is on it would be lost",
-            hint="give --force if that is meant",
-            field="destination",
-        )
-    return DeviceTarget(path)

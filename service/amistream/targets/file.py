@@ -108,20 +108,6 @@ class FileTarget(BlockTarget):
         )
 
 
-def choose_file(path: Path, *, force: bool) -> FileTarget:
-    """The file of that name, or of what a link of that name leads to. Raises `RefusedError` for anything else."""
-    path = path.resolve()
-    if path.exists() and not path.is_file():
-        what = "a directory" if path.is_dir() else "neither a file nor a block device"
-        raise RefusedError(
-            "target.kind",
-            f"cannot unbundle to {path}: it is {what}",
-            hint="give the name of a new file, a block device, or - for the standard output",
-            field="destination",
-        )
-    return FileTarget(path, replace=force)
-
-
 def _full(name: str, why: str) -> RefusedError:
     return RefusedError(
         "target.full",

@@ -52,16 +52,17 @@ def unbundle(
     Example: [bold]amistream unbundle bundle/image.manifest.xml - --private-key pk.pem | sha256sum[/bold]
     """
     from amistream.bundles.meter import Meter
-    from amistream.bundles.unbundle import unbundle_at
     from amistream.cli.foreground import progress_bar, run_here
 
     identity, meter = validated(Identity, context), Meter()
     settings = settings_for(config, validated(Reach, context))
-    files = (path_of(identity.certificate), path_of(identity.private_key))
+    certificate_file, key_file = path_of(identity.certificate), path_of(identity.private_key)
 
-    async def work(_: BundleSession) -> Unbundled:
+    async def work(session: BundleSession) -> Unbundled:
         async with progress_bar(meter, "read"):
-            return await unbundle_at(manifest, destination, settings, files, meter=meter, note=put_note, force=force)
+            return await session.unbundle(
+                manifest, destination, meter, force=force, certificate=certificate_file, private_key=key_file
+            )
 
     result = run_here(settings, work)
     # stdout belongs to the image.

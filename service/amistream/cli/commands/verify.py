@@ -44,18 +44,17 @@ def verify(
     Example: [bold]amistream verify --deep --private-key pk.pem bundle/image.manifest.xml[/bold]
     """
     from amistream.bundles.meter import Meter
-    from amistream.bundles.verify import verify_at
     from amistream.cli.foreground import progress_bar, run_here
 
     identity, meter = validated(Identity, context), Meter()
     settings = settings_for(config, validated(Reach, context))
-    files = (path_of(identity.certificate), path_of(identity.private_key))
+    certificate_file, key_file = path_of(identity.certificate), path_of(identity.private_key)
 
-    async def work(_: BundleSession) -> Report:
+    async def work(session: BundleSession) -> Report:
         async with progress_bar(meter, "read" if deep else "checked"):
-            return await verify_at(manifest, settings, files, meter, deep=deep)
+            return await session.verify(manifest, meter, deep=deep, certificate=certificate_file, private_key=key_file)
 
-    report = run_here(settings, work)
+    report = run_here(settings_for(config, request), work)
     put_result(report.model_dump_json() if as_json else report_text(report))
     return DifferenceError.exit_status if report.differences else EXIT_DONE
 
