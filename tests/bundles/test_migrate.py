@@ -10,6 +10,7 @@ import pytest
 
 from amistream.bundles.manifest import SignatureState, check_signature, parse_manifest
 from amistream.bundles.meter import Meter
+from amistream.bundles.migrate import MigrationRequest
 from amistream.bundles.register import RegistrationOptions
 from amistream.bundles.results import Migrated
 from amistream.errors import AmistreamError, DifferenceError, RefusedError, RegisterError, StoreError
@@ -78,7 +79,7 @@ class Migrate:
 
     async def __call__(self, it: Work, address: str | Path, to: str, **more: Any) -> Migrated:
         async with it.session() as session:
-            return await session.migrate(str(address), to, Meter(), **{**self._values, **more})
+            return await session.migrate(str(address), to, Meter(), MigrationRequest(**{**self._values, **more}))
 
 
 @pytest.fixture
@@ -216,8 +217,8 @@ async def test_from_a_directory(
     ("more", "kernel", "ramdisk"),
     [
         ({"kernel": "aki-99999999", "ramdisk": "ari-99999999"}, "aki-99999999", "ari-99999999"),
-        ({"drop_kernel": True, "drop_ramdisk": True}, "", ""),
-        ({"kernel": "aki-99999999", "drop_ramdisk": True}, "aki-99999999", ""),
+        ({"kernel": "", "ramdisk": ""}, "", ""),
+        ({"kernel": "aki-99999999", "ramdisk": ""}, "aki-99999999", ""),
     ],
 )
 async def test_kernel_and_ramdisk(
@@ -237,7 +238,7 @@ async def test_kernel_and_ramdisk(
         await migrate(it, manifest, f"s3://{target}")
     assert "--no-kernel" in caught.value.hint
     with pytest.raises(RefusedError, match="the ramdisk ari-12345678"):
-        await migrate(it, manifest, f"s3://{target}", drop_kernel=True)
+        await migrate(it, manifest, f"s3://{target}", kernel="")
     done = await migrate(it, manifest, f"s3://{target}", **more)
     assert (done.kernel or "", done.ramdisk or "") == (kernel, ramdisk)
     new = parse_manifest(stored_bytes(cloud, target)["holes.img.manifest.xml"], "new")
@@ -258,8 +259,8 @@ async def test_registered_there(
 ) -> None:
     """With registration options the migrated bundle becomes an AMI at its new location."""
     target, proxy = make_bucket(cloud), make_proxy(cloud, dry_run_answered())
-    wish = RegistrationOptions(name=f"{target}/holes.img.manifest.xml")
-    done = await migrate(work(tmp_path, proxy.endpoint), bundle, f"s3://{target}", wish=wish)
+    options = RegistrationOptions(name=f"{target}/holes.img.manifest.xml")
+    done = await migrate(work(tmp_path, proxy.endpoint), bundle, f"s3://{target}", registration=options)
     assert done.image is not None
     assert done.image.image_id in images(cloud)
     sent = [each for each in proxy.requests if b"RegisterImage" in each.form and b"DryRun" not in each.form]
@@ -273,7 +274,9 @@ async def test_a_name_that_is_taken(
     target = make_bucket(cloud)
     register(cloud, f"{target} taken")
     with pytest.raises(RefusedError, match="cannot register the AMI name"):
-        await migrate(work(tmp_path, cloud), bundle, f"s3://{target}", wish=RegistrationOptions(name=f"{target} taken"))
+        await migrate(
+            work(tmp_path, cloud), bundle, f"s3://{target}", registration=RegistrationOptions(name=f"{target} taken")
+        )
     assert list_keys(cloud, target) == []
 
 
@@ -288,7 +291,10 @@ async def test_registration_that_fails(
     proxy = make_proxy(cloud, dry_run_answered(), denied)
     with pytest.raises(RegisterError):
         await migrate(
-            work(tmp_path, proxy.endpoint), bundle, f"s3://{target}", wish=RegistrationOptions(name=f"{target} x")
+            work(tmp_path, proxy.endpoint),
+            bundle,
+            f"s3://{target}",
+            registration=RegistrationOptions(name=f"{target} x"),
         )
     assert len(list_keys(cloud, target)) == 4
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from cryptography import x509
 
@@ -33,22 +34,37 @@ from amistream.values import ArchiveResult, GzipResult, Measured, PartDigest, Sp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MigrationRequest:
+    """What a user asks for. `kernel` and `ramdisk` None: the manifest's, if they are valid there; '': none."""
+
+    region: str
+    certificate: Path | None = None
+    private_key: Path | None = None
+    ec2_certificate: Path | None = None
+    kernel: str | None = None
+    ramdisk: str | None = None
+    source_endpoint_url: str = ""
+    source_profile: str = ""
+    """Credentials of the source, where they are others: of another partition."""
+    registration: RegistrationOptions | None = None
+    """How to register the copy; None: not at all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MigrationOptions:
-    """How a bundle is to be migrated. `kernel` and `ramdisk` None: as the manifest has it; '': none."""
+    """How a bundle is migrated. `server_side`: source and target are one service, which may copy by itself."""
 
     identity: UserIdentity
     ec2_certificate: x509.Certificate
-    kernel: str | None
-    ramdisk: str | None
-    wish: RegistrationOptions | None
-    """How to register it there, or None."""
-    server_side: bool
-    """Whether source and target are one service, which may copy by itself."""
+    kernel: str
+    ramdisk: str
+    registration: RegistrationOptions | None = None
+    server_side: bool = False
 
 
-def kernel_for_region(what: str, old: str, new: str | None, *, drop: bool, stays: bool) -> str:
-    """The kernel or RAM disk to name: `new`, or `old` where the id `stays` valid. Raises `RefusedError` when unsure."""
-    if new or drop or not old:
+def kernel_for_region(what: str, old: str, new: str | None, *, stays: bool) -> str:
+    """Choose the kernel or RAM disk: `new`, or `old` where its id `stays` valid. Raises `RefusedError` when unsure."""
+    if new is not None or not old:
         return new or ""
     if stays:
         return old
@@ -60,7 +76,7 @@ def kernel_for_region(what: str, old: str, new: str | None, *, drop: bool, stays
     )
 
 
-def new_manifest(manifest: Manifest, terms: MigrationOptions) -> bytes:
+def new_manifest(manifest: Manifest, options: MigrationOptions) -> bytes:
     """The bundle's manifest for the other region: parts and digests are the old one's. Blocks for milliseconds."""
     if not manifest.user_key or not manifest.user_iv:
         raise RefusedError(
@@ -69,27 +85,27 @@ def new_manifest(manifest: Manifest, terms: MigrationOptions) -> bytes:
             hint="bundle the volume anew in the other region",
             field="private_key",
         )
-    key = unwrap(terms.identity, manifest.user_key, manifest.user_iv)
+    key = unwrap(options.identity, manifest.user_key, manifest.user_iv)
     facts = ImageFacts(
         prefix=manifest.name,
         user=manifest.user,
         architecture=manifest.architecture,
         kind=manifest.kind,
         kernel_name=manifest.kernel_name,
-        kernel=manifest.kernel if terms.kernel is None else terms.kernel,
-        ramdisk=manifest.ramdisk if terms.ramdisk is None else terms.ramdisk,
+        kernel=options.kernel,
+        ramdisk=options.ramdisk,
         product_codes=manifest.product_codes,
         ancestors=manifest.ancestors,
         block_device_mappings=manifest.block_device_mappings,
         part_names=[part.filename for part in manifest.parts],
     )
-    return write_manifest(facts, _measured(manifest), _wrapped(manifest, key, terms), terms.identity.sign)
+    return write_manifest(facts, _measured(manifest), _wrapped(manifest, key, options), options.identity.sign)
 
 
 async def migrate(
     bundle: Bundle,
     target: BucketPlace,
-    terms: MigrationOptions,
+    options: MigrationOptions,
     settings: Settings,
     aws: Aws,
     *,
@@ -99,17 +115,17 @@ async def migrate(
     """Copy the bundle to a place that was checked, under a manifest for it. Raises `AmistreamError`."""
     started = time.monotonic()
     store = target.store
-    _check_signature(bundle, terms, note)
-    raw = await asyncio.to_thread(new_manifest, bundle.manifest, terms)
+    _check_signature(bundle, options, note)
+    raw = await asyncio.to_thread(new_manifest, bundle.manifest, options)
     new = Bundle(place=target, manifest_name=bundle.manifest_name, manifest=parse_manifest(raw, bundle.manifest_name))
     await _refuse_taken(new)
     seen = await look_at_parts(bundle)
     meter.begin(len(seen), bundle.manifest.bundled_size)
     ec2 = await ec2_of(target, settings, aws)
     intent: Intent | None = None
-    if terms.wish is not None:
-        intent = await check_registration(new, terms.wish, settings, ec2, note)
-    copying = _Copying(bundle, new, store, meter, note, server_side=terms.server_side)
+    if options.registration is not None:
+        intent = await check_registration(new, options.registration, settings, ec2, note)
+    copying = _Copying(bundle, new, store, meter, note, server_side=options.server_side)
     await copying.run(seen, parts_in_flight(settings, seen))
     image = await carry_out(new, intent, settings, ec2, note) if intent else None
     return Migrated(
@@ -202,9 +218,9 @@ async def _refuse_taken(new: Bundle) -> None:
         )
 
 
-def _check_signature(bundle: Bundle, terms: MigrationOptions, note: Note) -> None:
+def _check_signature(bundle: Bundle, options: MigrationOptions, note: Note) -> None:
     """A manifest that somebody changed must not get a good signature."""
-    state = check_signature(bundle.manifest, terms.identity.certificate)
+    state = check_signature(bundle.manifest, options.identity.certificate)
     if state is SignatureState.WRONG:
         raise different_part_error(
             bundle, "its signature is not by the given certificate, or the manifest was changed since"
@@ -224,10 +240,10 @@ def _measured(manifest: Manifest) -> Measured:
     )
 
 
-def _wrapped(manifest: Manifest, key: BundleKey, terms: MigrationOptions) -> WrappedKeys:
+def _wrapped(manifest: Manifest, key: BundleKey, options: MigrationOptions) -> WrappedKeys:
     return WrappedKeys(
-        ec2_key=wrap(terms.ec2_certificate, key.key),
-        ec2_iv=wrap(terms.ec2_certificate, key.iv),
+        ec2_key=wrap(options.ec2_certificate, key.key),
+        ec2_iv=wrap(options.ec2_certificate, key.iv),
         user_key=manifest.user_key,
         user_iv=manifest.user_iv,
     )

@@ -66,7 +66,7 @@ class Intent:
 
 
 async def register_bundle(
-    bundle: Bundle, wish: RegistrationOptions, settings: Settings, aws: Aws, note: Note
+    bundle: Bundle, options: RegistrationOptions, settings: Settings, aws: Aws, note: Note
 ) -> Registered:
     """Register the bundle and wait for the image. Raises `AmistreamError`; then no image of ours is left.
 
@@ -85,15 +85,15 @@ async def register_bundle(
     if missing:
         raise different_part_error(bundle, f"{missing[0]} is not there, {len(missing)} parts are missing in all")
     ec2 = await ec2_of(place, settings, aws)
-    intent = await check_registration(bundle, wish, settings, ec2, note)
+    intent = await check_registration(bundle, options, settings, ec2, note)
     return await carry_out(bundle, intent, settings, ec2, note)
 
 
 async def check_registration(
-    bundle: Bundle, wish: RegistrationOptions, settings: Settings, ec2: Ec2, note: Note
+    bundle: Bundle, options: RegistrationOptions, settings: Settings, ec2: Ec2, note: Note
 ) -> Intent:
     """See that EC2 would register the bundle, which need not be there yet. Raises `RefusedError` or `StoreError`."""
-    registration, retry = registration_of(bundle, wish, datetime.now(UTC)), retry_policy(settings)
+    registration, retry = registration_of(bundle, options, datetime.now(UTC)), retry_policy(settings)
     what = f"look for an AMI named {registration.name!r}"
     found = await with_retries(retry, what, lambda _: ec2.find(registration.name))
     if found is not None and found.location != registration.location:
@@ -132,24 +132,24 @@ async def _register(ec2: Ec2, registration: Registration, settings: Settings, no
         raise
 
 
-def registration_of(bundle: Bundle, wish: RegistrationOptions, now: datetime) -> Registration:
-    """What EC2 is asked for: the wish, and the manifest where that says nothing."""
+def registration_of(bundle: Bundle, options: RegistrationOptions, now: datetime) -> Registration:
+    """What EC2 is asked for: the options, and the manifest where that says nothing."""
     manifest = bundle.manifest
-    kernel, ramdisk = wish.kernel or manifest.kernel, wish.ramdisk or manifest.ramdisk
-    virtualization = wish.virtualization or ("paravirtual" if kernel or manifest.kind != "machine" else "hvm")
+    kernel, ramdisk = options.kernel or manifest.kernel, options.ramdisk or manifest.ramdisk
+    virtualization = options.virtualization or ("paravirtual" if kernel or manifest.kind != "machine" else "hvm")
     paravirtual = virtualization == "paravirtual"
     return Registration(
         location=bundle.place.image_location(bundle.manifest_name),
-        name=wish.name or default_name(manifest.name, now, secrets.token_hex(3)),
-        architecture=wish.architecture or manifest.architecture,
+        name=options.name or default_name(manifest.name, now, secrets.token_hex(3)),
+        architecture=options.architecture or manifest.architecture,
         virtualization=virtualization,
-        description=wish.description,
+        description=options.description,
         kernel=kernel if paravirtual else "",
         ramdisk=ramdisk if paravirtual else "",
-        sriov=wish.sriov,
-        ena=wish.ena,
-        block_device_mappings=wish.block_device_mappings or manifest.block_device_mappings,
-        tags=wish.tags,
+        sriov=options.sriov,
+        ena=options.ena,
+        block_device_mappings=options.block_device_mappings or manifest.block_device_mappings,
+        tags=options.tags,
     )
 
 

@@ -6,7 +6,8 @@ For the command line, which knows neither stores nor the SDK. Every method raise
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from amistream.aws.ec2 import Ec2
@@ -16,7 +17,7 @@ from amistream.bundles.download import download
 from amistream.bundles.listing import take_inventory
 from amistream.bundles.manifest import LARGEST, parse_manifest
 from amistream.bundles.meter import Meter, Note
-from amistream.bundles.migrate import MigrationOptions, kernel_for_region, migrate
+from amistream.bundles.migrate import MigrationOptions, MigrationRequest, kernel_for_region, migrate
 from amistream.bundles.owner import find_owner
 from amistream.bundles.place import BucketPlace, Bundle, Place, find_bundle, open_bucket, open_place
 from amistream.bundles.register import RegistrationOptions, deregister_image, ec2_of, find_image, register_bundle
@@ -36,7 +37,7 @@ from amistream.bundles.unbundle import refuse_own_file, unbundle
 from amistream.bundles.upload import upload
 from amistream.bundles.verify import verify
 from amistream.errors import RefusedError
-from amistream.location import S3Location, parse_location, parse_manifest_address, parse_s3_location
+from amistream.location import Location, S3Location, parse_location, parse_manifest_address, parse_s3_location
 from amistream.settings import Settings
 from amistream.targets.opening import choose_target
 from amistream.values import STANDARD_OUTPUT
@@ -112,13 +113,13 @@ class BundleSession:
             await check_bucket(target, self._settings, self._aws, self._note, region=region)
             return await upload(bundle, target, self._settings, meter, self._note)
 
-    async def register(self, address: str, wish: RegistrationOptions, *, region: str = "") -> Registered:
+    async def register(self, address: str, options: RegistrationOptions, *, region: str = "") -> Registered:
         folder, name = parse_manifest_address(address)
         async with open_place(folder, self._settings, self._aws, region=region) as place:
             bundle = await find_bundle(place, name)
             if isinstance(place, BucketPlace):
                 await check_bucket(place, self._settings, self._aws, self._note, region=region)
-            return await register_bundle(bundle, wish, self._settings, self._aws, self._note)
+            return await register_bundle(bundle, options, self._settings, self._aws, self._note)
 
     async def delete(
         self,
@@ -187,28 +188,8 @@ class BundleSession:
             ec2 = await ec2_of(place, self._settings, self._aws) if ask_ec2 else None
             return await take_inventory(place, self._settings, ec2, self._note, price=price)
 
-    async def migrate(
-        self,
-        address: str,
-        to: str,
-        meter: Meter,
-        *,
-        region: str,
-        certificate: Path | None = None,
-        private_key: Path | None = None,
-        ec2_certificate: Path | None = None,
-        kernel: str | None = None,
-        ramdisk: str | None = None,
-        drop_kernel: bool = False,
-        drop_ramdisk: bool = False,
-        source_endpoint_url: str = "",
-        source_profile: str = "",
-        wish: RegistrationOptions | None = None,
-    ) -> Migrated:
-        """Copy the bundle to another region's bucket; `wish` says how to register it there, None: not at all.
-
-        `source_profile` names the credentials of the source, where they are others: of another partition.
-        """
+    async def migrate(self, address: str, to: str, meter: Meter, request: MigrationRequest) -> Migrated:
+        """Copy the bundle to a bucket of another region, with a manifest for that region's EC2."""
         settings = self._settings
         (folder, name), location = parse_manifest_address(address), parse_location(to)
         if not isinstance(location, S3Location):
@@ -218,32 +199,45 @@ class BundleSession:
                 hint="give s3://BUCKET or s3://BUCKET/PREFIX",
                 field="destinations",
             )
-        identity = (await asyncio.to_thread(find_owner, settings, certificate, private_key)).private_identity
-        ec2_cert, notice = await asyncio.to_thread(
-            find_ec2_certificate, region, explicit=ec2_certificate, configured=settings.ec2_certificates
+        owner = await asyncio.to_thread(find_owner, settings, request.certificate, request.private_key)
+        identity = owner.private_identity
+        ec2_certificate, notice = await asyncio.to_thread(
+            find_ec2_certificate,
+            request.region,
+            explicit=request.ec2_certificate,
+            configured=settings.ec2_certificates,
         )
         if notice:
             self._note(notice)
-        endpoint = source_endpoint_url or settings.endpoint_url
-        # The settings' region is the target's.
-        elsewhere = settings.model_copy(update={"region": ""})
         async with (
-            Aws(elsewhere, profile=source_profile) as other_aws,
-            open_place(folder, elsewhere, other_aws if source_profile else self._aws, endpoint_url=endpoint) as source,
-            open_bucket(location, settings, self._aws, region=region) as target,
+            self._open_source(folder, request) as source,
+            open_bucket(location, settings, self._aws, region=request.region) as target,
         ):
-            await check_bucket(target, settings, self._aws, self._note, region=region)
+            await check_bucket(target, settings, self._aws, self._note, region=request.region)
             bundle = await find_bundle(source, name)
             stays, manifest = isinstance(source, BucketPlace) and source.region == target.region, bundle.manifest
-            terms = MigrationOptions(
+            options = MigrationOptions(
                 identity=identity,
-                ec2_certificate=ec2_cert,
-                kernel=kernel_for_region("kernel", manifest.kernel, kernel, drop=drop_kernel, stays=stays),
-                ramdisk=kernel_for_region("ramdisk", manifest.ramdisk, ramdisk, drop=drop_ramdisk, stays=stays),
-                wish=wish,
-                server_side=not source_profile and endpoint.rstrip("/") == settings.endpoint_url.rstrip("/"),
+                ec2_certificate=ec2_certificate,
+                kernel=kernel_for_region("kernel", manifest.kernel, request.kernel, stays=stays),
+                ramdisk=kernel_for_region("ramdisk", manifest.ramdisk, request.ramdisk, stays=stays),
+                registration=request.registration,
+                server_side=not request.source_profile and self._is_own_endpoint(request.source_endpoint_url),
             )
-            return await migrate(bundle, target, terms, settings, self._aws, meter=meter, note=self._note)
+            return await migrate(bundle, target, options, settings, self._aws, meter=meter, note=self._note)
+
+    def _is_own_endpoint(self, url: str) -> bool:
+        return not url or url.rstrip("/") == self._settings.endpoint_url.rstrip("/")
+
+    @asynccontextmanager
+    async def _open_source(self, folder: Location, request: MigrationRequest) -> AsyncIterator[Place]:
+        """Open the place to migrate from. The settings' region is the target's, so it is not used here."""
+        settings, url = self._settings.model_copy(update={"region": ""}), request.source_endpoint_url
+        async with AsyncExitStack() as stack:
+            aws = self._aws
+            if request.source_profile:
+                aws = await stack.enter_async_context(Aws(settings, profile=request.source_profile))
+            yield await stack.enter_async_context(open_place(folder, settings, aws, endpoint_url=url))
 
     async def _ec2(self, region: str) -> Ec2:
         region = region or await self._aws.default_region()

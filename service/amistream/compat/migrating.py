@@ -10,7 +10,7 @@ from lxml import etree
 from amistream.aws.regions import find_ec2_certificate
 from amistream.bundles.manifest import Manifest, SignatureState, check_signature
 from amistream.bundles.meter import Meter
-from amistream.bundles.migrate import MigrationOptions, kernel_for_region, new_manifest
+from amistream.bundles.migrate import MigrationOptions, MigrationRequest, kernel_for_region, new_manifest
 from amistream.bundles.results import Migrated
 from amistream.cli.foreground import progress_bar
 from amistream.cli.output import put_note, put_result
@@ -55,10 +55,7 @@ def migrate_bundle(given: Given) -> int:
         await session.make_missing(target, region_of(given["location"]) or region)
         kept = await session.kernel_and_ramdisk(address) if given.has("no-mapping") else ("", "")
         async with progress_bar(meter, "copying"):
-            return await session.migrate(
-                address,
-                target,
-                meter,
+            request = MigrationRequest(
                 region=region,
                 certificate=certificate,
                 private_key=private_key,
@@ -66,6 +63,7 @@ def migrate_bundle(given: Given) -> int:
                 kernel=given["kernel"] or kept[0] or None,
                 ramdisk=given["ramdisk"] or kept[1] or None,
             )
+            return await session.migrate(address, target, meter, request)
 
     done = run_old(settings_of(given, url=given["url"]), ami_tools_keys(given), work)
     put_result(f"Copied {done.parts} parts.\nMigrated {done.manifest} for {region}.")
@@ -90,15 +88,13 @@ async def _migrated(given: Given, path: Path, region: str) -> bytes:
     if notice:
         put_note(f"note: {notice}")
     stays = given.has("no-mapping")
-    terms = MigrationOptions(
+    options = MigrationOptions(
         identity=identity,
         ec2_certificate=certificate,
-        kernel=kernel_for_region("kernel", manifest.kernel, given["kernel"], drop=False, stays=stays),
-        ramdisk=kernel_for_region("ramdisk", manifest.ramdisk, given["ramdisk"], drop=False, stays=stays),
-        wish=None,
-        server_side=False,
+        kernel=kernel_for_region("kernel", manifest.kernel, given["kernel"] or None, stays=stays),
+        ramdisk=kernel_for_region("ramdisk", manifest.ramdisk, given["ramdisk"] or None, stays=stays),
     )
-    return _with_names(new_manifest(manifest, terms), manifest, identity)
+    return _with_names(new_manifest(manifest, options), manifest, identity)
 
 
 def _with_names(raw: bytes, manifest: Manifest, identity: UserIdentity) -> bytes:

@@ -94,6 +94,7 @@ def migrate(
     --region us-gov-west-1 --source-profile default --cert cert.pem --private-key pk.pem[/bold]
     """
     from amistream.bundles.meter import Meter
+    from amistream.bundles.migrate import MigrationRequest
     from amistream.cli.foreground import progress_bar, run_here
 
     if (given["kernel"] and no_kernel) or (given["ramdisk"] and no_ramdisk):
@@ -104,25 +105,21 @@ def migrate(
         validated(Identity, context),
         registration_options(context),
     )
+    request = MigrationRequest(
+        region=region,
+        certificate=path_of(identity.certificate),
+        private_key=path_of(identity.private_key),
+        ec2_certificate=path_of(identity.ec2_certificate),
+        kernel="" if no_kernel else given["kernel"],
+        ramdisk="" if no_ramdisk else given["ramdisk"],
+        source_endpoint_url=source_endpoint_url or "",
+        source_profile=source_profile or "",
+        registration=registration if register_image else None,
+    )
 
     async def work(session: BundleSession) -> Migrated:
         async with progress_bar(meter, "copying"):
-            return await session.migrate(
-                manifest,
-                address,
-                meter,
-                region=region,
-                certificate=path_of(identity.certificate),
-                private_key=path_of(identity.private_key),
-                ec2_certificate=path_of(identity.ec2_certificate),
-                kernel=given["kernel"],
-                ramdisk=given["ramdisk"],
-                drop_kernel=no_kernel,
-                drop_ramdisk=no_ramdisk,
-                source_endpoint_url=source_endpoint_url or "",
-                source_profile=source_profile or "",
-                wish=registration if register_image else None,
-            )
+            return await session.migrate(manifest, address, meter, request)
 
     done = run_here(settings_for(config, reach), work)
     put_result(done.model_dump_json() if as_json else migrated_text(done))

@@ -54,7 +54,7 @@ def verify(
         async with progress_bar(meter, "read" if deep else "checked"):
             return await session.verify(manifest, meter, deep=deep, certificate=certificate_file, private_key=key_file)
 
-    report = run_here(settings_for(config, request), work)
+    report = run_here(settings, work)
     put_result(report.model_dump_json() if as_json else report_text(report))
     return DifferenceError.exit_status if report.differences else EXIT_DONE
 
