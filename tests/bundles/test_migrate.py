@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from amistream.bundles.manifest import SignatureState, check_signature, parse_manifest
+from amistream.bundles.manifest import Signature, check_signature, parse_manifest
 from amistream.bundles.meter import Meter
 from amistream.bundles.migrate import MigrationRequest
 from amistream.bundles.register import RegistrationOptions
@@ -149,7 +149,7 @@ async def test_an_older_tools_bundle(
     assert all(stored[name] == old[name] for name in old if "part" in name)
     new = parse_manifest(stored["holes.img.manifest.xml"], "new")
     user = load_certificate(key_ring.user.certificate, field="certificate")
-    assert check_signature(new, user) is SignatureState.RIGHT
+    assert check_signature(new, user) is Signature.RIGHT
     assert (unwrap(new.ec2_key, gov_ec2.key), unwrap(new.ec2_iv, gov_ec2.key)) == (AES_KEY.decode(), AES_IV.decode())
     assert (new.digest, new.size, new.bundled_size, new.user) == ("ab" * 20, 41943040, 6100, "123456789012")
     copies = [each for each in proxy.seen("PUT") if "x-amz-copy-source" in each.headers]

@@ -10,9 +10,10 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from amistream.bundles import access
-from amistream.bundles.access import EC2_READER, on_aws, who_can_read
-from amistream.bundles.results import Access, Report, Signature
+from amistream.bundles import acls
+from amistream.bundles.acls import EC2_READER, on_aws, who_can_read
+from amistream.bundles.manifest import Signature
+from amistream.bundles.results import Access, Report
 from amistream.errors import StoreError
 from amistream.flow.gather import gather_limited
 from amistream.keys import own_identity
@@ -156,7 +157,7 @@ async def test_access_on_aws(
     older_bundle(tmp_path / "bundle", key_ring, [16], digits=2)
     bucket = make_bucket(moto)
     put_files(moto, bucket, tmp_path / "bundle")
-    monkeypatch.setattr(access, "on_aws", lambda _: True)
+    monkeypatch.setattr(acls, "on_aws", lambda _: True)
     report = await shallow(f"s3://{bucket}/holes.img.manifest.xml", tmp_path, endpoint_url=moto.url)
     assert [each.part for each in report.differences] == ["holes.img.manifest.xml", "holes.img.part.00"]
     assert "so EC2 cannot" in report.differences[0].message

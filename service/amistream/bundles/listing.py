@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from amistream.aws.ec2 import Ec2
 from amistream.bundles.manifest import LARGEST, Manifest, parse_manifest
@@ -104,10 +104,6 @@ def select(inventory: Inventory, filters: Filters) -> Inventory:
     return _summed(
         inventory.model_copy(update={"bundles": tuple(bundles), "orphan_parts": tuple(parts), "orphan_images": images})
     )
-
-
-def before(now: datetime, age: timedelta) -> datetime:
-    return now - age
 
 
 async def _images(place: Place, settings: Settings, ec2: Ec2 | None, note: Note) -> list[Image] | None:

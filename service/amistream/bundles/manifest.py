@@ -39,13 +39,15 @@ _SHA1_HEX = re.compile(r"[0-9a-f]{40}")
 _NAME = re.compile(r"[^/\0]{1,255}")
 
 
-class SignatureState(StrEnum):
-    """Result of checking a manifest's signature with the user's certificate."""
+class Signature(StrEnum):
+    """The result of checking a manifest's signature; the last two come from `Owner`, which knows the user."""
 
     RIGHT = "right"
     REWRITTEN = "right once written as Amazon's tools write it"
     WRONG = "wrong"
     ABSENT = "absent"
+    UNCHECKED = "not checked: no certificate at hand"
+    OTHER = "not checked: it is another user's"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,24 +91,24 @@ def parse_manifest(raw: bytes, name: str) -> Manifest:
     return _Reader(raw, name).read()
 
 
-def check_signature(manifest: Manifest, certificate: x509.Certificate) -> SignatureState:
+def check_signature(manifest: Manifest, certificate: x509.Certificate) -> Signature:
     """Verify the signature over the text of the file, or else over the text as Amazon's own check rewrites it."""
     if len(manifest.signature) < SHORTEST_SIGNATURE:
-        return SignatureState.ABSENT
+        return Signature.ABSENT
     public = certificate.public_key()
     assert isinstance(public, rsa.RSAPublicKey)  # noqa: S101 - for the type checker; load_certificate checks it
     elements = _signed_elements(manifest.raw)
     for signed, state in (
-        (signed_text(manifest.raw), SignatureState.RIGHT),
-        (b"".join(map(serialise, elements)), SignatureState.REWRITTEN),
+        (signed_text(manifest.raw), Signature.RIGHT),
+        (b"".join(map(serialise, elements)), Signature.REWRITTEN),
     ):
         try:
             public.verify(manifest.signature, signed, padding.PKCS1v15(), SHA1())  # noqa: S303 - the format's own
         except InvalidSignature:
             continue
-        if state is SignatureState.REWRITTEN or _says(signed, elements):
+        if state is Signature.REWRITTEN or _says(signed, elements):
             return state
-    return SignatureState.WRONG
+    return Signature.WRONG
 
 
 def signed_text(raw: bytes) -> bytes:

@@ -17,7 +17,7 @@ from cryptography import x509
 
 from amistream.aws.session import Aws
 from amistream.bundles.copying import commit, find_there, require_same, take_back
-from amistream.bundles.manifest import Manifest, SignatureState, check_signature, parse_manifest
+from amistream.bundles.manifest import Manifest, Signature, check_signature, parse_manifest
 from amistream.bundles.meter import Meter, Note
 from amistream.bundles.parts import SeenPart, different_part_error, look_at_parts, parts_in_flight, read_part
 from amistream.bundles.place import BucketPlace, Bundle
@@ -221,11 +221,11 @@ async def _refuse_taken(new: Bundle) -> None:
 def _check_signature(bundle: Bundle, options: MigrationOptions, note: Note) -> None:
     """A manifest that somebody changed must not get a good signature."""
     state = check_signature(bundle.manifest, options.identity.certificate)
-    if state is SignatureState.WRONG:
+    if state is Signature.WRONG:
         raise different_part_error(
             bundle, "its signature is not by the given certificate, or the manifest was changed since"
         )
-    if state is SignatureState.ABSENT:
+    if state is Signature.ABSENT:
         note(f"{bundle.address} has no signature; the new manifest is signed with your key")
 
 

@@ -15,8 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import NameOID
 
-from amistream.bundles.manifest import Manifest, SignatureState, check_signature
-from amistream.bundles.results import Signature
+from amistream.bundles.manifest import Manifest, Signature, check_signature
 from amistream.errors import KeyMismatchError, RefusedError
 from amistream.keys import (
     CERTIFICATE_FILE,
@@ -30,13 +29,6 @@ from amistream.keys import (
     unwrap,
 )
 from amistream.settings import Settings
-
-_STATES = {
-    SignatureState.RIGHT: Signature.RIGHT,
-    SignatureState.REWRITTEN: Signature.REWRITTEN,
-    SignatureState.WRONG: Signature.WRONG,
-    SignatureState.ABSENT: Signature.ABSENT,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +70,9 @@ class Owner:
         if self.certificate is None:
             return Signature.UNCHECKED if manifest.signature else Signature.ABSENT
         state = check_signature(manifest, self.certificate)
-        if state is SignatureState.WRONG and not self.named and not self._opens(manifest):
+        if state is Signature.WRONG and not self.named and not self._opens(manifest):
             return Signature.OTHER
-        return _STATES[state]
+        return state
 
     def _opens(self, manifest: Manifest) -> bool:
         try:

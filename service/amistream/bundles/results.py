@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
+from amistream.bundles.manifest import Signature
 from amistream.errors import DifferenceError
 
 
@@ -120,17 +121,6 @@ class Difference(_Result):
     expected: str = ""
     found: str = ""
     message: str
-
-
-class Signature(StrEnum):
-    """Result of checking the manifest's signature."""
-
-    RIGHT = "right"
-    REWRITTEN = "right once written as Amazon's tools write it"
-    WRONG = "wrong"
-    ABSENT = "absent"
-    UNCHECKED = "not checked: no certificate at hand"
-    OTHER = "not checked: it is another user's"
 
 
 class Access(StrEnum):

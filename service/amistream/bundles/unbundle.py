@@ -10,10 +10,11 @@ import asyncio
 import time
 from pathlib import Path
 
+from amistream.bundles.manifest import Signature
 from amistream.bundles.meter import Meter, Note
 from amistream.bundles.owner import Owner
 from amistream.bundles.place import Bundle
-from amistream.bundles.results import Difference, Signature, Unbundled, difference_error
+from amistream.bundles.results import Difference, Unbundled, difference_error
 from amistream.bundles.survey import survey
 from amistream.bundles.verify import signature_difference
 from amistream.bundles.way_back import Unpacking, compare

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from amistream.aws.session import Aws
-from amistream.bundles.access import look_at_access
-from amistream.bundles.manifest import Manifest
+from amistream.bundles.acls import check_acls
+from amistream.bundles.manifest import Manifest, Signature
 from amistream.bundles.meter import Meter
 from amistream.bundles.owner import Owner
 from amistream.bundles.place import Bundle
-from amistream.bundles.results import Content, Difference, Digests, Report, Signature
+from amistream.bundles.results import Content, Difference, Digests, Report
 from amistream.bundles.survey import survey
 from amistream.bundles.way_back import Unpacked, Unpacking, compare
 from amistream.settings import Settings
@@ -33,7 +33,7 @@ async def verify(bundle: Bundle, owner: Owner, settings: Settings, aws: Aws, *, 
     meter.begin(len(manifest.parts), manifest.bundled_size)
     signature = owner.check_signature(manifest)
     seen = await survey(bundle, meter, read=key is None)
-    access, private = await look_at_access(bundle, [part.name for part in seen.parts], settings, aws)
+    access, private = await check_acls(bundle, [part.name for part in seen.parts], settings, aws)
     unpacked = None
     if key is not None:
         unpacking = Unpacking(bundle.place.store, manifest, key, None, meter, thorough=True, workers=settings.workers)

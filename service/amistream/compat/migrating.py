@@ -8,7 +8,7 @@ from pathlib import Path
 from lxml import etree
 
 from amistream.aws.regions import find_ec2_certificate
-from amistream.bundles.manifest import Manifest, SignatureState, check_signature
+from amistream.bundles.manifest import Manifest, Signature, check_signature
 from amistream.bundles.meter import Meter
 from amistream.bundles.migrate import MigrationOptions, MigrationRequest, kernel_for_region, new_manifest
 from amistream.bundles.results import Migrated
@@ -75,7 +75,7 @@ async def _migrated(given: Given, path: Path, region: str) -> bytes:
     manifest = await read_manifest(path)
     settings = settings_of(given)
     identity = load_identity(Path(given["cert"]), Path(given["privatekey"]), exposed_too=settings.allow_exposed_key)
-    if check_signature(manifest, identity.certificate) is SignatureState.WRONG:
+    if check_signature(manifest, identity.certificate) is Signature.WRONG:
         raise DifferenceError(
             "manifest.signature",
             f"cannot migrate {path}: its signature is not by that certificate, or it was changed since",

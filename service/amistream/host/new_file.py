@@ -32,9 +32,9 @@ class NewFile:
         compressing zeros does, and pushes out what other programs keep there.
         """
         self.descriptor = -1
+        self.mode = mode
         self.temporary = path.with_name(temporary_name(path.name, token) if token else _random_name(path.name))
         self._path = path
-        self._mode = mode
         self._folder = folder
         self._direct = direct
 
@@ -100,7 +100,7 @@ class NewFile:
             self._remove_temporary()
 
     def _open(self, flags: int) -> None:
-        self.descriptor = os.open(self.temporary, flags, self._mode, dir_fd=self._folder)
+        self.descriptor = os.open(self.temporary, flags, self.mode, dir_fd=self._folder)
 
     def _write_direct(self, data: memoryview) -> memoryview:
         """Write whole pages, and the way of writing is the usual one afterwards; returns the rest."""

@@ -15,10 +15,9 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from amistream.errors import AmistreamError, JobError
 from amistream.flow.buffers import Buffers
+from amistream.targets.failures import write_errors
 from amistream.values import KIB, MIB
 
 BLOCK = 4 * MIB
@@ -183,42 +182,27 @@ def write_all(descriptor: int, offset: int, data: memoryview | bytes) -> None:
         view = view[written:]
 
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
 class BlockTarget:
-    """What a `BlockWriter` writes to: the part that is the same for files and devices. `_writer` is made by `open`."""
+    """The part of a target that files and devices share. `open` makes the `writer`."""
 
     name: str
-    _writer: BlockWriter | None = None
+    _opened: BlockWriter | None = None
+
+    @property
+    def writer(self) -> BlockWriter:
+        assert self._opened is not None  # noqa: S101 - for the type checker; `open` comes first
+        return self._opened
 
     def gather(self, offset: int, data: memoryview) -> Iterator[Block]:
-        assert self._writer is not None  # noqa: S101 - for the type checker
-        return self._writer.gather(offset, data)
+        return self.writer.gather(offset, data)
 
     def rest(self) -> Iterator[Block]:
-        assert self._writer is not None  # noqa: S101 - for the type checker
-        return self._writer.rest()
+        return self.writer.rest()
 
     def write(self, gathered: Block) -> None:
-        assert self._writer is not None  # noqa: S101 - for the type checker
-        try:
-            self._writer.write(gathered)
-        except OSError as error:
-            raise write_error(self.name, error) from error
+        with write_errors(self.name):
+            self.writer.write(gathered)
 
     def stop(self) -> None:
-        if self._writer is not None:
-            self._writer.stop()
-
-
-def write_error(name: str, error: OSError) -> AmistreamError:
-    """A write that failed, in words."""
-    if error.errno in _NO_ROOM:
-        return JobError(
-            "target.full",
-            f"cannot write {name}: {error.strerror}",
-            hint=f"free some space: df -h {Path(name).parent}; nothing of the image is left behind",
-            field="destination",
-        )
-    return JobError("target.failed", f"cannot write {name}: {error.strerror}", field="destination")
+        if self._opened is not None:
+            self._opened.stop()

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from amistream.errors import RefusedError
 from amistream.host.devices import device_size, is_read_only, zero_range
 from amistream.host.mounts import mount_point
-from amistream.targets.blocks import ALIGNMENT, BLOCK, ZEROS, BlockTarget, BlockWriter, write_all, write_error
+from amistream.targets.blocks import ALIGNMENT, BLOCK, ZEROS, BlockTarget, BlockWriter, write_all
+from amistream.targets.failures import write_errors
 from amistream.values import MIB
 
 WORTH_ASKING = MIB
@@ -60,16 +59,15 @@ class DeviceTarget(BlockTarget):
                 hint="choose a larger device: lsblk -b",
                 field="destination",
             )
-        self._writer = BlockWriter(self._descriptor, size, self._zero, direct=False, keep_first=self._keep_head)
-        with self._on_disk():
+        self._opened = BlockWriter(self._descriptor, size, self._zero, direct=False, keep_first=self._keep_head)
+        with write_errors(self.name):
             # So much lies within the first block: partition table, and superblock of a file system without one.
             self._write_zeros(0, min(BLOCK, size))
             os.fsync(self._descriptor)
 
     def commit(self) -> None:
-        assert self._writer is not None  # noqa: S101 - for the type checker
-        with self._on_disk():
-            self._writer.finish()
+        with write_errors(self.name):
+            self.writer.finish()
             os.fsync(self._descriptor)
             write_all(self._descriptor, 0, self._head)
             os.fsync(self._descriptor)
@@ -94,13 +92,6 @@ class DeviceTarget(BlockTarget):
     def _write_zeros(self, start: int, end: int) -> None:
         for at in range(start, end, len(ZEROS)):
             write_all(self._descriptor, at, ZEROS[: end - at])
-
-    @contextmanager
-    def _on_disk(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise write_error(self.name, error) from error
 
     def _refuse_mounted(self) -> None:
         if place := mount_point(self._path.stat(), writable=False):

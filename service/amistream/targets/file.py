@@ -1,10 +1,4 @@
-"""Where an unbundled image goes: a new file, or the standard output. (`bundles.image_device`: a block device.)
-
-A file is sparse, has its name only when it is whole, proved and on the disk, and nothing of a failed one stays. What
-goes to the standard output is gone when it turns out to be wrong: the exit status tells.
-
-Blocking: for threads. Failures of the system become `RefusedError` before anything was written, `JobError` after.
-"""
+"""Writes an image to a new, sparse file, which gets its name once the image is complete, proved and on the disk."""
 
 from __future__ import annotations
 
@@ -15,18 +9,19 @@ from pathlib import Path
 
 from amistream.errors import RefusedError
 from amistream.host.new_file import NewFile, sync_directory
-from amistream.targets.blocks import _NO_ROOM, BlockTarget, BlockWriter, write_error
+from amistream.targets.blocks import BlockTarget, BlockWriter
+from amistream.targets.failures import NO_ROOM, write_errors
 
 
 class FileTarget(BlockTarget):
-    """A new file beside which it is written under a temporary name."""
+    """A new file. Nothing of a failed one stays."""
 
     def __init__(self, path: Path, *, replace: bool) -> None:
-        """With `replace` a file that is there gives way to the new one once that is whole."""
+        """With `replace` an existing file gives way to the new one once the image is proved."""
         self.name = str(path)
         self._path = path
         self._replace = replace
-        self._file: NewFile | None = None
+        self._file = NewFile(path)
 
     def open(self, size: int, least: int) -> None:
         if not self._replace and os.path.lexists(self._path):
@@ -38,15 +33,16 @@ class FileTarget(BlockTarget):
                 raise _full(
                     self.name, f"at least {least} bytes are to come, and {room.f_bavail * room.f_frsize} are free"
                 )
-            # What nobody else could read before nobody else reads while it is written.
+            # While the new file is written it is as private as the one it replaces.
             old = self._old()
-            self._file = NewFile(self._path, mode=stat.S_IMODE(old.st_mode) & 0o666 if old else 0o666)
+            if old is not None:
+                self._file.mode = stat.S_IMODE(old.st_mode) & 0o666
             self._file.open()
             os.ftruncate(self._file.descriptor, size)
-            # What is left out stays a hole of the new file.
-            self._writer = BlockWriter(self._file.descriptor, size, on_zeros=lambda _start, _end: None)
+            # Blocks that are left out stay holes of the new file.
+            self._opened = BlockWriter(self._file.descriptor, size, on_zeros=lambda _start, _end: None)
         except OSError as error:
-            if error.errno in _NO_ROOM:
+            if error.errno in NO_ROOM:
                 raise _full(self.name, error.strerror or "no room") from error
             raise RefusedError(
                 "target.unwritable",
@@ -56,27 +52,22 @@ class FileTarget(BlockTarget):
             ) from error
 
     def commit(self) -> None:
-        assert self._writer is not None  # noqa: S101 - for the type checker
-        assert self._file is not None  # noqa: S101 - for the type checker
-        try:
-            self._writer.finish()
+        with write_errors(self.name):
+            self.writer.finish()
             if self._replace:
-                self._keep_owner(self._file.descriptor)
+                self._keep_owner()
                 self._file.replace()
             else:
-                self._file.link(or_rename=True)
+                try:
+                    self._file.link(or_rename=True)
+                except FileExistsError:
+                    raise self._taken() from None
             with suppress(OSError):
                 # Not every file system lets a directory be synchronised.
                 sync_directory(self._path.parent)
             self._file.close()
-        except FileExistsError:
-            raise self._taken() from None
-        except OSError as error:
-            raise write_error(self.name, error) from error
 
     def abandon(self) -> str:
-        if self._file is None:
-            return ""
         try:
             self._file.close()
         except OSError as error:
@@ -84,20 +75,20 @@ class FileTarget(BlockTarget):
         return ""
 
     def _old(self) -> os.stat_result | None:
-        """The file that is to be replaced, if there is one."""
+        """Look at the file that is to be replaced, if there is one."""
         try:
             return self._path.stat() if self._replace else None
         except FileNotFoundError:
             return None
 
-    def _keep_owner(self, descriptor: int) -> None:
+    def _keep_owner(self) -> None:
         """Give the new file the owner and mode of the file it replaces."""
         old = self._old()
         if old is not None:
             with suppress(PermissionError):
                 # Only root gives files away.
-                os.fchown(descriptor, old.st_uid, old.st_gid)
-            os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
+                os.fchown(self._file.descriptor, old.st_uid, old.st_gid)
+            os.fchmod(self._file.descriptor, stat.S_IMODE(old.st_mode))
 
     def _taken(self) -> RefusedError:
         return RefusedError(

@@ -10,7 +10,8 @@ from contextlib import suppress
 
 from amistream.errors import RefusedError
 from amistream.stages.back.unarchive import Piece
-from amistream.targets.blocks import ZEROS, write_error
+from amistream.targets.blocks import ZEROS
+from amistream.targets.failures import write_errors
 from amistream.values import MIB
 
 _POLL_MS = 200
@@ -93,14 +94,13 @@ class StreamTarget:
         ready = select.poll()
         ready.register(self._descriptor, select.POLLOUT)
         while data and not self._stopped:
-            try:
-                if self._pipe and not ready.poll(_POLL_MS):
-                    continue
-                written = os.write(self._descriptor, data)
-            except BlockingIOError:
+            if self._pipe and not ready.poll(_POLL_MS):
                 continue
-            except OSError as error:
-                raise write_error("the standard output", error) from error
+            with write_errors("the standard output"):
+                try:
+                    written = os.write(self._descriptor, data)
+                except BlockingIOError:
+                    continue
             self._position += written
             data = data[written:]
 

@@ -25,7 +25,7 @@ _EVERYBODY = tuple(f"http://acs.amazonaws.com/groups/global/{name}" for name in 
 _OF_AWS = (".amazonaws.com", ".amazonaws.com.cn")
 
 
-async def look_at_access(
+async def check_acls(
     bundle: Bundle, names: Iterable[str], settings: Settings, aws: Aws
 ) -> tuple[Access, list[Difference]]:
     """Read the manifest's ACL and, if it is known, those of `names`. Raises `StoreError`."""
