@@ -211,7 +211,7 @@ async def test_a_bundle_for_ec2_alone(image: Path, key_ring: KeyRing, tmp_path: 
     report = await verify_at(manifest, settings(tmp_path))
     assert report.differences == ()
     error = await refused(manifest, tmp_path, key_ring.user)
-    assert (error.code, "for EC2 alone" in error.message) == ("key.other", True)
+    assert (error.code, "only EC2 has its key" in error.message) == ("key.other", True)
 
 
 async def test_a_wrong_signature(image: Path, key_ring: KeyRing, tmp_path: Path) -> None:

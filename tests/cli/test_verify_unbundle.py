@@ -75,7 +75,7 @@ async def test_verify_finds_differences(cli: Cli, manifest: Path, key_ring: KeyR
     outcome = await cli("verify", str(manifest), "--cert", str(key_ring.stranger.certificate))
     assert (outcome.status, outcome.stderr) == (5, "")
     lines = [line for line in outcome.stdout.splitlines() if line.startswith("DIFFERENT")]
-    assert ["signature" in lines[0], "image.part.00: it is not there" in lines[1]] == [True, True]
+    assert ["signature" in lines[0], "image.part.00: it is missing" in lines[1]] == [True, True]
     assert "image.part.02: its SHA-1 is " in lines[2]
     assert outcome.stdout.splitlines()[-1].split(maxsplit=1) == ["result", "3 differences"]
     deep = await cli("verify", "--deep", str(manifest), *key(key_ring))

@@ -319,7 +319,7 @@ class TestDevices:
         with loop_device(disk, read_only=False) as device:
             with pytest.raises(DifferenceError):
                 await take_out(bad, device, force=True, notes=notes)
-            assert notes == [f"{device} was written to and holds no image now: it begins with zeros"]
+            assert notes == [f"{device} was overwritten and holds no image: it begins with zeros"]
         assert disk.read_bytes()[:MIB] == bytes(MIB)
 
     async def test_an_empty_image(self, disk: Path, key_ring: KeyRing, take_out: Any, tmp_path: Path) -> None:
@@ -452,7 +452,7 @@ class TestStreams:
         finally:
             os.close(reading)
             os.close(writing)
-        assert "went to the standard output before: they are no image" in notes[0]
+        assert "they are not a valid image" in notes[0]
 
     async def test_a_reader_that_stands_still_before_the_last_hole(self, key_ring: KeyRing, tmp_path: Path) -> None:
         """A cancel is heeded also when only zeros are left to be sent."""
@@ -514,13 +514,13 @@ class TestStreams:
             with pytest.raises(DifferenceError):
                 await take_out_to(bad, StreamTarget(writing), key_ring, tmp_path, notes)
             os.close(writing)
-        assert "they are no image" in notes[0]
+        assert "they are not a valid image" in notes[0]
 
     def test_a_terminal(self) -> None:
-        """A terminal is refused: an image is no text."""
+        """A terminal is refused: an image is not text."""
         leader, follower = os.openpty()
         try:
-            with pytest.raises(RefusedError, match="an image is no text"):
+            with pytest.raises(RefusedError, match="an image is not text"):
                 StreamTarget(follower).open(100, 1)
         finally:
             os.close(leader)
@@ -537,7 +537,7 @@ async def test_nothing_is_made_for_a_bundle_that_lacks_a_part(manifest: Path, ta
     opened: list[str] = []
     place = tmp_path / "out"
     place.mkdir()
-    with pytest.raises(DifferenceError, match=r"image\.part\.01: it is not there"):
+    with pytest.raises(DifferenceError, match=r"image\.part\.01: it is missing"):
         await take_out(manifest, place / "disk.img")
     assert (opened, list(place.iterdir())) == ([], [])
     flip(manifest.parent / "image.part.00")

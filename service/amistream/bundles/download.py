@@ -1,4 +1,4 @@
-"""Copies a bundle as it is to a directory."""
+"""Copies a bundle unchanged to a directory."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from amistream.stores.directory import DirectoryStore
 from amistream.values import MIB
 
 PIECE = 16 * MIB
-"""Bytes of one ranged read: a part of the usual size comes with one request."""
+"""Bytes of one ranged read: a part of usual size needs one request."""
 
 
 _TOKEN = "download"  # noqa: S105 - no password: it marks temporary files
@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 
 async def download(bundle: Bundle, directory: Path, settings: Settings, meter: Meter, note: Note) -> Transferred:
-    """Copy the bundle to `directory`, which is made when missing. Raises `AmistreamError`."""
+    """Copy the bundle to `directory`, which is created if missing. Raises `AmistreamError`."""
     started = time.monotonic()
     store = DirectoryStore(directory, token=_TOKEN)
     await store.open()
@@ -78,7 +78,7 @@ async def download(bundle: Bundle, directory: Path, settings: Settings, meter: M
 
 
 async def _fetch(bundle: Bundle, part: SeenPart, path: Path, begin: Begin) -> None:
-    """Read the part into a temporary file, prove it, and give it its name. Nothing of a failed one stays."""
+    """Read the part into a temporary file, check it, and give it its name. Nothing of a failed one stays."""
 
     def append(piece: bytes) -> None:
         hasher.update(piece)
@@ -106,12 +106,12 @@ async def _fetch(bundle: Bundle, part: SeenPart, path: Path, begin: Begin) -> No
 
 
 async def _on_disk(work: Callable[[], T]) -> T:
-    """Run `work` on a thread to its end, cancelled or not."""
+    """Run `work` on a thread, to its end even when cancelled."""
     return await finish_despite_cancel(asyncio.to_thread(work))
 
 
 def _is_right(path: Path, part: SeenPart) -> bool:
-    # A pipe would hold the open, and reading it whoever waits.
+    # Opening a pipe would block, and so would reading it.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -121,7 +121,7 @@ def _is_right(path: Path, part: SeenPart) -> bool:
 
 @asynccontextmanager
 async def _alone_in(directory: Path) -> AsyncIterator[None]:
-    """Keep a second download out of the directory: both would write the same temporary files."""
+    """Lock the directory against a second download, which would write the same temporary files."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:
@@ -134,7 +134,7 @@ async def _alone_in(directory: Path) -> AsyncIterator[None]:
                 field="destinations",
             ) from None
         except OSError:
-            pass  # NFS locks no directory; then O_EXCL on the temporary files has to do
+            pass  # NFS locks no directory; the temporary files still have O_EXCL
         yield
     finally:
         os.close(descriptor)
@@ -145,7 +145,7 @@ async def _check_space(directory: Path, size: int) -> None:
     if free < size:
         raise RefusedError(
             "directory.full",
-            f"cannot download to {directory}: {size} bytes are to come, and {free} are free",
+            f"cannot download to {directory}: {size} bytes are needed, {free} are free",
             hint=f"free some space: df -h {directory}",
             field="destinations",
         )

@@ -1,9 +1,9 @@
-"""Makes a bundle usable in another region: the same parts, and a manifest for that region's EC2.
+"""Copies a bundle for use in another region: the same parts, and a manifest for that region's EC2.
 
 The AES key and IV are unwrapped with the user's private key and wrapped for the other EC2's certificate; kernel and
-RAM disk, which are known in one region only, are replaced or dropped; the manifest is written and signed anew. Parts
-are copied by S3 itself where it may and proves them, else through this process. When anything fails before the
-manifest is there, all that was copied goes again.
+RAM disk, whose ids are valid in one region only, are replaced or dropped; the manifest is written and signed again. S3
+copies the parts itself where it can and proves them, else they go through this process. If anything fails before the
+manifest is put, all copies are deleted.
 """
 
 from __future__ import annotations
@@ -77,12 +77,12 @@ def kernel_for_region(what: str, old: str, new: str | None, *, stays: bool) -> s
 
 
 def new_manifest(manifest: Manifest, options: MigrationOptions) -> bytes:
-    """The bundle's manifest for the other region: parts and digests are the old one's. Blocks for milliseconds."""
+    """Write the manifest for the other region; parts and digests stay. Blocks for milliseconds."""
     if not manifest.user_key or not manifest.user_iv:
         raise RefusedError(
             "key.other",
-            "cannot open the bundle's key: it was made without a user certificate, for EC2 alone",
-            hint="bundle the volume anew in the other region",
+            "cannot open the bundle's key: it was made without a user certificate, so only EC2 has its key",
+            hint="bundle the volume again in the other region",
             field="private_key",
         )
     key = unwrap(options.identity, manifest.user_key, manifest.user_iv)
@@ -112,7 +112,7 @@ async def migrate(
     meter: Meter,
     note: Note,
 ) -> Migrated:
-    """Copy the bundle to a place that was checked, under a manifest for it. Raises `AmistreamError`."""
+    """Copy the bundle to a place that was checked, with a manifest for its region. Raises `AmistreamError`."""
     started = time.monotonic()
     store = target.store
     _check_signature(bundle, options, note)
@@ -144,7 +144,7 @@ async def migrate(
 
 
 class _Copying:
-    """The copying of one bundle's parts and the putting of its new manifest: all of it, or nothing."""
+    """Copies one bundle's parts and puts the new manifest: all of it, or nothing."""
 
     def __init__(
         self, old: Bundle, new: Bundle, store: ObjectStore, meter: Meter, note: Note, *, server_side: bool
@@ -155,7 +155,7 @@ class _Copying:
         self._meter = meter
         self._note = note
         source = old.place.location
-        # None also once S3 has refused to copy: then it will refuse the rest too.
+        # None also after S3 has refused to copy once: then it refuses the rest too.
         self._source = source if isinstance(source, S3Location) and server_side else None
         self._made: dict[str, None] = {}
         self.copied = 0
@@ -184,13 +184,13 @@ class _Copying:
             raise
 
     async def _copied(self, part: SeenPart) -> bool:
-        """Have S3 copy the part; says whether it did, and proved it. Raises `DifferenceError` for a bad part."""
+        """Have S3 copy the part; returns True if S3 copied and proved it. Raises `DifferenceError` for a bad part."""
         source, name = self._source, part.name
         if source is None:
             return False
         self._made[name] = None
         try:
-            told = await self._store.copy(name, source, name, part.sha1)
+            checksum = await self._store.copy(name, source, name, part.sha1)
         except TakenError:
             raise
         except StoreError as error:
@@ -198,11 +198,11 @@ class _Copying:
                 self._note(f"parts go through this machine, because S3 does not copy them: {error.message}")
             self._source = None
             return False
-        if told == whole_checksum(part.sha1):
+        if checksum == whole_checksum(part.sha1):
             return True
-        if told is not None:
-            raise different_part_error(self._old, f"{part.name} there has another checksum than in the manifest")
-        # This store does not hash what it copies.
+        if checksum is not None:
+            raise different_part_error(self._old, f"{part.name} has another checksum than in the manifest")
+        # This store does not hash copies.
         self._source = None
         await self._store.delete(name)
         return False
@@ -219,7 +219,7 @@ async def _refuse_taken(new: Bundle) -> None:
 
 
 def _check_signature(bundle: Bundle, options: MigrationOptions, note: Note) -> None:
-    """A manifest that somebody changed must not get a good signature."""
+    """Refuse a changed manifest: it must not get a valid signature."""
     state = check_signature(bundle.manifest, options.identity.certificate)
     if state is Signature.WRONG:
         raise different_part_error(
@@ -230,7 +230,7 @@ def _check_signature(bundle: Bundle, options: MigrationOptions, note: Note) -> N
 
 
 def _measured(manifest: Manifest) -> Measured:
-    """What the old manifest says, as the stages would have measured it; what it does not say is not written either."""
+    """Convert the old manifest to the stages' results; values it does not have are not written either."""
     parts = tuple(PartDigest(index=part.index, size=0, sha1=bytes.fromhex(part.digest)) for part in manifest.parts)
     return Measured(
         image_size=manifest.size,

@@ -1,7 +1,7 @@
-"""Whose bundle it is: the user's certificate and private key, to check its signature and to open its AES key.
+"""Finds the user's certificate and private key, checks a bundle's signature and opens its AES key.
 
-As given, else of the settings, else the pair kept in the state directory; none is ever made here, because a new one
-opens no bundle. A private key alone will do. Blocking: for threads.
+The files are those given, else those of the settings, else the pair kept in the state directory. No pair is made here:
+a new one opens no bundle. A private key alone is enough. All calls block.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from amistream.settings import Settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owner:
-    """Who is said to have made the bundle. `named` says whether somebody named him, or he is only the usual one."""
+    """The user who is expected to have made the bundle. `named`: the user gave a file, so a mismatch is an error."""
 
     certificate: x509.Certificate | None
     identity: UserIdentity | None
@@ -52,21 +52,19 @@ class Owner:
         return self.identity
 
     def open_key(self, manifest: Manifest) -> BundleKey:
-        """The bundle's AES key and IV. Raises `RefusedError` when there is no private key, or it is another's."""
+        """Unwrap the bundle's AES key and IV. Raises `RefusedError` without the right private key."""
         identity = self.private_identity
         if not manifest.user_key or not manifest.user_iv:
             raise RefusedError(
                 "key.other",
-                "cannot open the bundle's key: it was made without a user certificate, for EC2 alone",
-                hint="only EC2 can open it: launch an instance of it and bundle that anew",
+                "cannot open the bundle's key: it was made without a user certificate, so only EC2 has its key",
+                hint="launch an instance of it, and bundle that instance again",
                 field="private_key",
             )
         return unwrap(identity, manifest.user_key, manifest.user_iv)
 
     def check_signature(self, manifest: Manifest) -> Signature:
-        """What the signature is worth. One that is wrong counts as another's unless the user was named or owns the
-        key.
-        """
+        """Check the signature. A mismatch counts as another user's, unless this user was named or can open the key."""
         if self.certificate is None:
             return Signature.UNCHECKED if manifest.signature else Signature.ABSENT
         state = check_signature(manifest, self.certificate)
@@ -83,9 +81,9 @@ class Owner:
 
 
 def find_owner(settings: Settings, certificate: Path | None, private_key: Path | None) -> Owner:
-    """Read what there is. Raises `RefusedError` when a file that was named cannot be used.
+    """Read the certificate and key. Raises `RefusedError` when a file that was named cannot be used.
 
-    Where one of the pair is named, the other is taken from the settings if it fits, and else left out.
+    Where one of the pair is named, the other is taken from the settings if it fits, else left out.
     """
     exposed_too = settings.allow_exposed_key
     named = certificate, private_key
@@ -113,7 +111,7 @@ def _of(identity: UserIdentity, *, named: bool) -> Owner:
 
 
 def _with_certificate(key: rsa.RSAPrivateKey) -> UserIdentity:
-    """A certificate only says whose the public key is: for a private key alone one is made, and thrown away."""
+    """Make a throw-away certificate for a private key that comes without one."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "amistream")])
     now = datetime.now(UTC)
     certificate = (

@@ -1,6 +1,6 @@
-"""The AMIs on a bundle: registers one, finds those that there are, deregisters.
+"""Registers a bundle as an AMI, finds the AMIs registered on it, deregisters them.
 
-EC2 is asked in the region of the bundle's bucket: nowhere else can it be registered.
+All requests go to the region of the bundle's bucket: EC2 registers a bundle in that region only.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from amistream.settings import Settings
 from amistream.stages.register import RegistrationAttempt, default_name
 
 MAY_BECOME_AVAILABLE = frozenset({"register.timeout", "register.unknown"})
-"""Codes of a wait that ended without a verdict: such an image stays."""
+"""Codes of a wait that ended without a verdict: such an AMI stays."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistrationOptions:
-    """How an image is to be registered; what is empty comes from the manifest."""
+    """How to register an AMI. Empty fields are taken from the manifest."""
 
     name: str = ""
     description: str = ""
@@ -51,7 +51,7 @@ async def ec2_of(place: Place, settings: Settings, aws: Aws) -> Ec2:
 
 
 async def images_on(place: Place, manifest_name: str, ec2: Ec2, settings: Settings) -> list[Image]:
-    """Our own images whose manifest this is. Raises `StoreError`."""
+    """List the caller's AMIs that are registered on this manifest. Raises `StoreError`."""
     location = place.image_location(manifest_name)
     images = await with_retries(retry_policy(settings), f"look for images on {location}", lambda _: ec2.own_images())
     return [image for image in images if image.location == location]
@@ -59,7 +59,7 @@ async def images_on(place: Place, manifest_name: str, ec2: Ec2, settings: Settin
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
-    """A registration that was looked at; `image_id` is that of an image which is this very one already, or ''."""
+    """A registration that was checked. `image_id` is the AMI that exists already, or ''."""
 
     registration: Registration
     image_id: str
@@ -68,9 +68,9 @@ class Intent:
 async def register_bundle(
     bundle: Bundle, options: RegistrationOptions, settings: Settings, aws: Aws, note: Note
 ) -> Registered:
-    """Register the bundle and wait for the image. Raises `AmistreamError`; then no image of ours is left.
+    """Register the bundle and wait for the AMI. Raises `AmistreamError`; then no AMI of ours is left.
 
-    One whose name and bundle are these already is taken as it is.
+    An existing AMI of this name and bundle is the result.
     """
     place = bundle.place
     if not isinstance(place, BucketPlace):
@@ -83,7 +83,7 @@ async def register_bundle(
     there = await names_there(place.store, [part.filename for part in bundle.manifest.parts])
     missing = [part.filename for part in bundle.manifest.parts if part.filename not in there]
     if missing:
-        raise different_part_error(bundle, f"{missing[0]} is not there, {len(missing)} parts are missing in all")
+        raise different_part_error(bundle, f"{missing[0]} is missing, as are {len(missing)} parts in all")
     ec2 = await ec2_of(place, settings, aws)
     intent = await check_registration(bundle, options, settings, ec2, note)
     return await carry_out(bundle, intent, settings, ec2, note)
@@ -92,7 +92,7 @@ async def register_bundle(
 async def check_registration(
     bundle: Bundle, options: RegistrationOptions, settings: Settings, ec2: Ec2, note: Note
 ) -> Intent:
-    """See that EC2 would register the bundle, which need not be there yet. Raises `RefusedError` or `StoreError`."""
+    """Check that EC2 would register the bundle, which may not exist yet. Raises `RefusedError` or `StoreError`."""
     registration, retry = registration_of(bundle, options, datetime.now(UTC)), retry_policy(settings)
     what = f"look for an AMI named {registration.name!r}"
     found = await with_retries(retry, what, lambda _: ec2.find(registration.name))
@@ -112,7 +112,7 @@ async def check_registration(
 
 
 async def carry_out(bundle: Bundle, intent: Intent, settings: Settings, ec2: Ec2, note: Note) -> Registered:
-    """Register what was looked at and wait for it. Raises `AmistreamError`; then no image of ours is left."""
+    """Register what was checked and wait for it. Raises `AmistreamError`; then no AMI of ours is left."""
     return Registered(
         image_id=intent.image_id or await _register(ec2, intent.registration, settings, note),
         image_name=intent.registration.name,
@@ -133,7 +133,7 @@ async def _register(ec2: Ec2, registration: Registration, settings: Settings, no
 
 
 def registration_of(bundle: Bundle, options: RegistrationOptions, now: datetime) -> Registration:
-    """What EC2 is asked for: the options, and the manifest where that says nothing."""
+    """Build the request to EC2 from the options, and from the manifest where they are empty."""
     manifest = bundle.manifest
     kernel, ramdisk = options.kernel or manifest.kernel, options.ramdisk or manifest.ramdisk
     virtualization = options.virtualization or ("paravirtual" if kernel or manifest.kind != "machine" else "hvm")
@@ -154,12 +154,12 @@ def registration_of(bundle: Bundle, options: RegistrationOptions, now: datetime)
 
 
 async def find_image(ec2: Ec2, image_id: str, settings: Settings) -> Image:
-    """The image. Raises `RefusedError` when there is none."""
+    """Describe the AMI. Raises `RefusedError` when there is none."""
     image = await with_retries(retry_policy(settings), f"look at {image_id}", lambda _: ec2.look(image_id))
     if image is None:
         raise RefusedError(
             "image.missing",
-            f"cannot find {image_id} in {ec2.region}: EC2 knows no such image there",
+            f"cannot find {image_id} in {ec2.region}: EC2 has no such AMI there",
             hint="check the id, and the region with --region",
             field="image",
         )
@@ -167,7 +167,7 @@ async def find_image(ec2: Ec2, image_id: str, settings: Settings) -> Image:
 
 
 async def deregister_image(ec2: Ec2, image_id: str, settings: Settings) -> None:
-    """Deregister; one that is gone is well. Raises `StoreError`."""
+    """Deregister the AMI, unless it is gone already. Raises `StoreError`."""
     await with_retries(retry_policy(settings), f"deregister {image_id}", partial(_deregister_once, ec2, image_id))
 
 

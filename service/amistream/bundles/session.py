@@ -43,7 +43,7 @@ from amistream.targets.opening import choose_target
 from amistream.values import STANDARD_OUTPUT
 
 Confirm = Callable[[Removal], Awaitable[None]]
-"""Asks whether to go on; raises `RefusedError` for a no."""
+"""Asks for confirmation; raises `RefusedError` for a no."""
 
 
 class BundleSession:
@@ -131,7 +131,7 @@ class BundleSession:
         ask_ec2: bool = True,
         dry_run: bool = False,
     ) -> Removed:
-        """Delete the bundle; `copy` is a file with its manifest, for one that is not, or no more, in its place."""
+        """Delete the bundle. `copy` is a file with its manifest, for a bundle whose own manifest is gone."""
         folder, name = parse_manifest_address(address)
         async with open_place(folder, self._settings, self._aws) as place:
             bundle = await find_bundle(place, name) if copy is None else await _from_copy(place, name, copy)
@@ -146,7 +146,7 @@ class BundleSession:
     async def deregister(
         self, image_id: str, confirm: Confirm, *, region: str = "", delete: bool = False, dry_run: bool = False
     ) -> Deregistered:
-        """Deregister the image, and with `delete` remove the bundle that it stands on."""
+        """Deregister the AMI, and with `delete` remove its bundle."""
         ec2 = await self._ec2(region)
         image = await find_image(ec2, image_id, self._settings)
         location = image.location
@@ -159,7 +159,7 @@ class BundleSession:
             if not slash or not name:
                 raise RefusedError(
                     "image.no_bundle",
-                    f"cannot delete the bundle of {image_id}: EC2 names no manifest for it ({location or 'nothing'})",
+                    f"cannot delete the bundle of {image_id}: EC2 names no manifest ({location or 'no location'})",
                     hint="leave --delete out to deregister alone",
                     field="image",
                 )
@@ -244,7 +244,7 @@ class BundleSession:
         if not region:
             raise RefusedError(
                 "region.missing",
-                "cannot ask EC2: no region is named",
+                "cannot ask EC2: the region is not known",
                 hint="give --region, or set AWS_REGION",
                 field="region",
             )
@@ -253,7 +253,7 @@ class BundleSession:
 
 
 async def _from_copy(place: Place, name: str, copy: Path) -> Bundle:
-    """The bundle that a manifest kept elsewhere describes. Raises `RefusedError`."""
+    """Find the bundle by a copy of its manifest. Raises `RefusedError`."""
 
     def read() -> bytes:
         with copy.open("rb") as file:

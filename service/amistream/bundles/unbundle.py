@@ -1,7 +1,7 @@
-"""Takes the image out of a bundle: to a file, a block device or the standard output, proved in every way.
+"""Unpacks the image of a bundle to a file, a block device or the standard output, and proves it.
 
-Nothing is made before the signature, the key, and each part's being there are looked at. An image that turns out to be
-wrong, or whose pass is cancelled, is not left behind.
+The signature, the key and the existence of each part are checked before the target is opened. No image is left behind
+when it turns out to be bad, or when the pass is cancelled.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from amistream.stages.back.unarchive import Unarchived
 
 
 def refuse_own_file(bundle: Bundle, destination: Path, *more: Path) -> None:
-    """Raise `RefusedError` for a file of the bundle, or one `more` of it: not even with --force is that replaced."""
+    """Raise `RefusedError` for a file of the bundle, or one of `more`: not even --force replaces those."""
     location = bundle.place.location
     if not isinstance(location, DirectoryLocation) or not destination.exists():
         return
@@ -44,13 +44,13 @@ def refuse_own_file(bundle: Bundle, destination: Path, *more: Path) -> None:
 async def unbundle(
     bundle: Bundle, owner: Owner, target: Target, meter: Meter, note: Note, *, workers: int | None = None
 ) -> Unbundled:
-    """Take the image out. Raises `DifferenceError` naming what differs, `RefusedError`, `StoreError`, `JobError`."""
+    """Unpack the image. Raises `DifferenceError` naming the difference, `RefusedError`, `StoreError`, `JobError`."""
     started = time.monotonic()
     manifest = bundle.manifest
     key = owner.open_key(manifest)
     signature = owner.check_signature(manifest)
     if signature is Signature.ABSENT:
-        note("the manifest has no signature: nobody says that it was not changed")
+        note("the manifest has no signature: a change would not be noticed")
     _refuse(bundle, *signature_difference(signature))
     meter.begin(len(manifest.parts), manifest.bundled_size)
     seen = await survey(bundle, meter, read=False)
@@ -63,7 +63,7 @@ async def unbundle(
         unpacked = await unpacking.run(seen.parts)
         _refuse(bundle, *unpacked.differences)
         content = unpacked.content
-        assert content is not None  # noqa: S101 - for the type checker: without a difference it is there
+        assert content is not None  # noqa: S101 - for the type checker: without a difference there is content
         _refuse(bundle, *compare(manifest, content))
         await finish_despite_cancel(asyncio.to_thread(target.commit))
     except BaseException:

@@ -1,6 +1,6 @@
-"""Whether a bundle is what its manifest says: shallow, by asking for each part, or deep, by taking all of it apart.
+"""Compares a bundle with its manifest: shallow, by looking up each part, or deep, by unpacking all of it.
 
-Everything that differs is found and listed, not only the first. Nothing is written anywhere.
+All differences are listed, not only the first. Nothing is written.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from amistream.settings import Settings
 from amistream.stages.back.unarchive import Unarchived
 
 MOST_PADDING = 20 * 512 + 1024
-"""Zeros at the end of an archive that GNU tar writes at most; of many more readers lose patience."""
+"""The most zeros that GNU tar writes at an archive's end; some readers fail on many more."""
 
 
 async def verify(bundle: Bundle, owner: Owner, settings: Settings, aws: Aws, *, meter: Meter, deep: bool) -> Report:
-    """Look at everything. Raises `StoreError`, and `RefusedError` when a deep look lacks the bundle's key."""
+    """Check everything. Raises `StoreError`, and `RefusedError` when a deep check lacks the bundle's key."""
     started = time.monotonic()
     manifest = bundle.manifest
     key = owner.open_key(manifest) if deep else None
@@ -75,13 +75,13 @@ def signature_difference(signature: Signature) -> Sequence[Difference]:
             what="signature.wrong",
             expected=Signature.RIGHT,
             found=Signature.WRONG,
-            message="the manifest's signature is not the user's: it was changed, or signed with another key",
+            message="the manifest's signature is not the user's: the manifest was changed, or signed with another key",
         ),
     )
 
 
 def _once_each(differences: Iterator[Difference]) -> tuple[Difference, ...]:
-    """What a bucket's checksums and the reading both tell is told once."""
+    """Drop what both a stored checksum and reading have found."""
     return tuple({(each.what, each.part): each for each in differences}.values())
 
 
@@ -98,24 +98,24 @@ def _content(content: Unarchived) -> Content:
 def _notes(
     manifest: Manifest, signature: Signature, digests: Digests, unpacked: Unpacked | None, *, complete: bool
 ) -> Iterator[str]:
-    """What is no difference and still worth knowing."""
+    """Say what is not a difference and still worth knowing."""
     if signature is Signature.ABSENT:
         yield "the manifest has no signature"
     if digests.composite:
         yield (
-            f"{digests.composite} parts were sent in chunks: the checksum that is kept of them is none of the whole "
-            "part, so only --deep can compare it"
+            f"{digests.composite} parts were sent in chunks: S3 stores no checksum of the whole part, so only --deep "
+            "can compare them"
         )
     if digests.unkept:
-        yield f"no checksum is kept of {digests.unkept} parts: only --deep can compare them"
+        yield f"{digests.unkept} parts have no stored checksum: only --deep can compare them"
     if unpacked is None:
         return
     if not complete:
-        yield "the image was not looked at, because parts are missing or of another size"
+        yield "the image was not checked, because parts are missing or of another size"
     content = unpacked.content
     if content is None:
         return
     if content.name.removeprefix("./") != manifest.name:
         yield f"the archive's member is called {content.name!r}, the manifest's image {manifest.name!r}"
     if content.padding > MOST_PADDING:
-        yield f"the archive ends in {content.padding} bytes of zeros: some readers stop before, which fails the rest"
+        yield f"the archive ends in {content.padding} bytes of zeros: some readers stop earlier and fail"

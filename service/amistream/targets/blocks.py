@@ -1,11 +1,11 @@
-"""Writes an image front to back in whole, aligned blocks: past the page cache where that can be, and without its zeros.
+"""Writes an image front to back in whole, aligned blocks: past the page cache where possible, and without its zeros.
 
-The page cache would be paid for twice, in the copying and in what it pushes out: measured, 1 GiB costs 1.6 CPU seconds
-through it and 0.3 past it. Direct writes (open(2), O_DIRECT) are waited for, and want memory, place and length on
-bounds of the disk: what is short, or does not lie so, goes the ordinary way.
+The page cache costs twice, for copying and for what it evicts: measured, 1 GiB costs 1.6 CPU seconds through it and
+0.3 past it. Direct writes (open(2), O_DIRECT) wait for the disk, and need aligned memory, offset and length: short or
+unaligned data takes the page cache.
 
-Two threads share the work: one copies what it has just made into blocks, while that is still in its core's cache
-(elsewhere the copying takes three times as long), the other waits for the disk. Blocking: for threads. Raises OSError.
+Two threads share the work: one copies new data into blocks while it is still in its core's cache (elsewhere copying
+takes three times as long), the other waits for the disk. All calls block and raise OSError.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from amistream.targets.failures import write_errors
 from amistream.values import KIB, MIB
 
 BLOCK = 4 * MIB
-"""Bytes written at once: with 1 MiB the waking and waiting takes a tenth longer (measured)."""
+"""Bytes written at once. With 1 MiB the thread switches take a tenth longer (measured)."""
 IN_FLIGHT = 3
-"""Blocks that are being filled, wait, or are being written. More than are handed over at once, which is one."""
+"""Buffers in use: one being filled, one queued, one being written."""
 ZERO_UNIT = 16 * KIB
-"""Aligned runs of so many zeros are left out. File systems' blocks mostly have 4 KiB, but looking for those costs
+"""Aligned zeros of this length are left out. Most file systems have blocks of 4 KiB, but searching for those costs
 three times as much."""
 ALIGNMENT = 4 * KIB
 WORTH_WAITING = 256 * KIB
-"""Bytes from which on a direct write pays, as each waits for the disk. Guess."""
+"""Bytes from which a direct write pays, since each waits for the disk. Guess."""
 ZEROS = bytes(BLOCK)
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The first `length` bytes of the buffer are the image's from `offset` on."""
+    """The first `length` bytes of the buffer belong at `offset` in the image."""
 
     offset: int
     buffer: memoryview
@@ -46,10 +46,10 @@ class Block:
 
 
 class BlockWriter:
-    """One image on its way to a descriptor, which stays the caller's.
+    """Writes one image to a descriptor, which stays the caller's.
 
-    One thread calls `gather` and `rest`, another passes what they yield to `write`; then `finish`. What was yielded
-    must get there before the next is asked for: its buffer may be the one that is waited for.
+    One thread calls `gather` and `rest`, another passes the blocks they yield to `write`; then `finish`. Each block
+    must be handed over before the next is requested: `gather` may be waiting for its buffer.
     """
 
     def __init__(
@@ -61,10 +61,9 @@ class BlockWriter:
         direct: bool = True,
         keep_first: Callable[[bytes], None] | None = None,
     ) -> None:
-        """`on_zeros` is told each run of bytes that is left out because it is zeros, in order.
+        """`on_zeros` gets start and end of each run of zeros that is left out, in order.
 
-        Without `direct` all goes through the page cache. `keep_first` gets the first block instead of its being
-        written.
+        Without `direct` all data takes the page cache. `keep_first` gets the first block, which is not written then.
         """
         self._descriptor = descriptor
         self._size = size
@@ -79,9 +78,9 @@ class BlockWriter:
         self._next = 0
 
     def gather(self, offset: int, data: memoryview) -> Iterator[Block]:
-        """Copy bytes of the image, in ascending order, and yield blocks as they fill; what is passed over are zeros.
+        """Copy bytes of the image, in ascending order, and yield full blocks. Gaps are zeros.
 
-        Waits while all blocks are in flight. Raises `BuffersClosedError` when stopped.
+        Waits while all buffers are in use. Raises `BuffersClosedError` when stopped.
         """
         while data:
             inside = offset % BLOCK
@@ -96,7 +95,7 @@ class BlockWriter:
             data = data[len(taken) :]
 
     def rest(self) -> Iterator[Block]:
-        """The block that is being filled, as far as it is."""
+        """Yield the block that is being filled, if it has any bytes."""
         if not self._filled:
             return
         self._clear(min(-(-self._filled // ALIGNMENT) * ALIGNMENT, self._size - self._base))
@@ -105,18 +104,18 @@ class BlockWriter:
         self._buffer = self._buffers.take()
 
     def write(self, block: Block) -> None:
-        """Write a block but for its zeros; its buffer is the writer's again, whatever becomes of it."""
+        """Write a block without its zeros, and free its buffer."""
         try:
             self._write(block.offset, block.buffer[: block.length])
         finally:
             self._buffers.give(block.buffer)
 
     def finish(self) -> None:
-        """All is written; nothing is synchronised."""
+        """Account for the zeros at the end. Nothing is synchronised."""
         self._pass_over(self._size)
 
     def stop(self) -> None:
-        """Let a thread go that waits for a block. From any thread."""
+        """Release a thread that waits for a buffer. From any thread."""
         self._buffers.close()
 
     def _write(self, offset: int, data: memoryview) -> None:
@@ -136,7 +135,7 @@ class BlockWriter:
             self._put(offset + begin, data[begin:])
 
     def _clear(self, end: int) -> None:
-        """Make zeros of the block's bytes from what is filled up to `end`."""
+        """Fill the block with zeros up to `end`."""
         if end > self._filled:
             self._buffer[self._filled : end] = ZEROS[: end - self._filled]
             self._filled = end
@@ -150,13 +149,13 @@ class BlockWriter:
         except OSError as error:
             if error.errno != errno.EINVAL or not self._is_direct:
                 raise
-            # This disk has other bounds.
+            # This disk has another alignment.
             self._may_be_direct = False
             self._set_direct(on=False)
             write_all(self._descriptor, offset, data)
 
     def _set_direct(self, *, on: bool) -> None:
-        """Turn direct writes on or off. Not every file system knows them."""
+        """Turn direct writes on or off, where the file system has them."""
         on = on and self._may_be_direct
         if on == self._is_direct:
             return
@@ -174,7 +173,7 @@ class BlockWriter:
 
 
 def write_all(descriptor: int, offset: int, data: memoryview | bytes) -> None:
-    """Write all of `data` from `offset` on."""
+    """Write all of `data` at `offset`."""
     view = memoryview(data)
     while view:
         written = os.pwrite(descriptor, view, offset)

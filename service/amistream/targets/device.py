@@ -1,10 +1,10 @@
-"""A block device as the place of an unbundled image: only when told so, and never one that is in use.
+"""Writes an image to a block device, unless the device is in use.
 
-The kernel is asked to give the device to this process alone (open(2), O_EXCL), which it does not while a file system
-on it or on one of its partitions is mounted, or while it is swap or part of something larger.
+The device is opened exclusively (open(2), O_EXCL). The kernel refuses this while a file system on it or on one of its
+partitions is mounted, and while it is swap or part of a larger device.
 
-Holes are zeroed, by the kernel where it can. The image's beginning, without which nothing takes the device for a whole
-file system or disk, is written last, once the image is proved: until then there are zeros.
+Holes are zeroed, by the kernel where it can. The first block, without which the device does not look like a file system
+or disk, is written last, once the image is proved; until then it is zeros.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from amistream.targets.failures import write_errors
 from amistream.values import MIB
 
 WORTH_ASKING = MIB
-"""Bytes of zeros from which on the kernel is asked for them: a discard costs a device more than a small write."""
+"""Bytes of zeros from which the kernel is asked to make them: a discard costs more than a small write."""
 
 
 class DeviceTarget(BlockTarget):
-    """A block device of at least the image's size; what lies behind the image stays."""
+    """A block device of at least the image's size. Bytes behind the image stay."""
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
@@ -48,20 +48,20 @@ class DeviceTarget(BlockTarget):
             raise RefusedError(
                 "target.unwritable",
                 f"cannot write {self.name}: {error.strerror}",
-                hint=f"see what keeps it from being written to: blockdev --getro {self.name}; ls -l {self.name}",
+                hint=f"see why: blockdev --getro {self.name}; ls -l {self.name}",
                 field="destination",
             ) from error
         if room < size:
             self._close()
             raise RefusedError(
                 "target.small",
-                f"cannot unbundle to {self.name}: it has {room} bytes, and the image {size}",
+                f"cannot unbundle to {self.name}: it has {room} bytes, the image {size}",
                 hint="choose a larger device: lsblk -b",
                 field="destination",
             )
         self._opened = BlockWriter(self._descriptor, size, self._zero, direct=False, keep_first=self._keep_head)
         with write_errors(self.name):
-            # So much lies within the first block: partition table, and superblock of a file system without one.
+            # The first block holds the partition table, or the superblock of a file system without one.
             self._write_zeros(0, min(BLOCK, size))
             os.fsync(self._descriptor)
 
@@ -76,13 +76,13 @@ class DeviceTarget(BlockTarget):
     def abandon(self) -> str:
         begun = self._descriptor >= 0
         self._close()
-        return f"{self.name} was written to and holds no image now: it begins with zeros" if begun else ""
+        return f"{self.name} was overwritten and holds no image: it begins with zeros" if begun else ""
 
     def _keep_head(self, block: bytes) -> None:
         self._head = block
 
     def _zero(self, start: int, end: int) -> None:
-        """Make zeros of these bytes."""
+        """Zero these bytes."""
         first, last = -(-start // ALIGNMENT) * ALIGNMENT, end // ALIGNMENT * ALIGNMENT
         if last - first < WORTH_ASKING or not zero_range(self._descriptor, first, last - first):
             first = last = end

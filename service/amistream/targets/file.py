@@ -30,9 +30,7 @@ class FileTarget(BlockTarget):
         try:
             room = os.statvfs(folder)
             if room.f_bavail * room.f_frsize < least:
-                raise _full(
-                    self.name, f"at least {least} bytes are to come, and {room.f_bavail * room.f_frsize} are free"
-                )
+                raise _full(self.name, f"at least {least} bytes are needed, {room.f_bavail * room.f_frsize} are free")
             # While the new file is written it is as private as the one it replaces.
             old = self._old()
             if old is not None:
@@ -86,7 +84,7 @@ class FileTarget(BlockTarget):
         old = self._old()
         if old is not None:
             with suppress(PermissionError):
-                # Only root gives files away.
+                # Only root can change the owner.
                 os.fchown(self._file.descriptor, old.st_uid, old.st_gid)
             os.fchmod(self._file.descriptor, stat.S_IMODE(old.st_mode))
 
@@ -94,7 +92,7 @@ class FileTarget(BlockTarget):
         return RefusedError(
             "target.exists",
             f"cannot unbundle to {self.name}: it exists already",
-            hint="choose another name, or give --force to have it replaced once the new image is proved",
+            hint="choose another name, or give --force to replace it once the new image is proved",
             field="destination",
         )
 

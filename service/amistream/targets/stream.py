@@ -18,11 +18,11 @@ _POLL_MS = 200
 
 
 _MOST_HELD = 256
-"""Pieces that go to the writing thread together, at most. Each is a view, and keeps what it is a view of."""
+"""Most pieces that go to the writing thread together. Each is a view that keeps a larger buffer alive."""
 
 
 class StreamTarget:
-    """The standard output, zeros and all."""
+    """The standard output. Bytes that were written cannot be taken back."""
 
     name = "-"
 
@@ -41,29 +41,29 @@ class StreamTarget:
         if os.isatty(self._given):
             raise RefusedError(
                 "target.terminal",
-                "cannot unbundle to the terminal: an image is no text",
+                "cannot unbundle to the terminal: an image is not text",
                 hint="send it to a file or a program: amistream unbundle MANIFEST - | ...",
                 field="destination",
             )
         self._size = size
         self._pipe = stat.S_ISFIFO(os.fstat(self._given).st_mode)
         if self._pipe:
-            # Opened anew it does not block, without changing what others who have it see. So a cancel is heeded even
-            # when the reader stands still.
+            # A second descriptor can be non-blocking without changing the one that others share. So a cancel works
+            # even while the reader takes nothing.
             with suppress(OSError):
                 self._descriptor = os.open(f"/proc/self/fd/{self._given}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         if self._descriptor < 0:
             self._descriptor = os.dup(self._given)
 
     def gather(self, offset: int, data: memoryview) -> Iterator[list[Piece]]:
-        # A sparse archive may come in pieces of 4 KiB: to wake another thread for each would take longer than to write.
+        # A sparse archive may come in pieces of 4 KiB: waking a thread for each takes longer than writing it.
         self._held.append(Piece(offset, data))
         self._held_bytes += len(data)
         if self._held_bytes >= MIB or len(self._held) == _MOST_HELD:
             yield self._let_go()
 
     def rest(self) -> Iterator[list[Piece]]:
-        # What is left is zeros.
+        # The rest is zeros.
         self._held.append(Piece(self._size, memoryview(b"")))
         yield self._let_go()
 
@@ -77,7 +77,11 @@ class StreamTarget:
 
     def abandon(self) -> str:
         self._close()
-        return f"{self._position} bytes went to the standard output before: they are no image" if self._position else ""
+        return (
+            f"{self._position} bytes were written to the standard output: they are not a valid image"
+            if self._position
+            else ""
+        )
 
     def stop(self) -> None:
         self._stopped = True
