@@ -83,7 +83,7 @@ async def register_bundle(
     there = await names_there(place.store, [part.filename for part in bundle.manifest.parts])
     missing = [part.filename for part in bundle.manifest.parts if part.filename not in there]
     if missing:
-        raise different_part_error(bundle, f"{missing[0]} is missing, as are {len(missing)} parts in all")
+        raise different_part_error(bundle, f"{missing[0]} is missing ({len(missing)} parts in all)")
     ec2 = await ec2_of(place, settings, aws)
     intent = await check_registration(bundle, options, settings, ec2, note)
     return await carry_out(bundle, intent, settings, ec2, note)

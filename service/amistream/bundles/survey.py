@@ -58,7 +58,7 @@ async def survey(bundle: Bundle, meter: Meter, *, read: bool) -> Survey:
         complete=not missing and not sizes,
         digests=Digests(compared=len(there) - composite - unkept, composite=composite, unkept=unkept),
         differences=(
-            *(Difference(what="part.missing", part=name, message=f"{name}: it is not there") for name in missing),
+            *(Difference(what="part.missing", part=name, message=f"{name}: it is missing") for name in missing),
             *sizes,
             *(_checksum(part, stored) for part, stored in there.items() if differs(stored, part)),
         ),
