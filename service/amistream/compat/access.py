@@ -1,6 +1,6 @@
-"""Where an old command's words lead: the access keys, the endpoint and region, the bucket's address.
+"""Translates options of an old command: access keys, endpoint and region, the bucket's address.
 
-Keys from the command line go to the SDK as they are: into no environment, file or log.
+Keys from the command line go to the SDK only: into no environment, file or log.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from amistream.values import AccessKeys
 
 _AWS_HOST = re.compile(r"(?:s3[.-](?:dualstack\.)?)(?P<region>[a-z]{2,3}(?:-[a-z]+)+-[0-9])?\.?amazonaws\.com(?:\.cn)?")
 _OLD_LOCATIONS = {"EU": "eu-west-1", "US": "us-east-1"}
-"""The names that S3 once had for its first two regions."""
+"""Former names of S3's first two regions."""
 
 
 def access_keys(given: Given, *, access: str, secret: str, token: str) -> AccessKeys | None:
-    """The keys of the command line; None: the SDK looks for some itself."""
+    """Take the keys from the command line; None: the SDK finds its own."""
     if given.has(access) != given.has(secret):
         raise UsageError(
             "usage",
             f"cannot use one of --{access} and --{secret} without the other",
-            hint="leave both out to use an instance role, ~/.aws/credentials or the AWS_* variables",
+            hint="omit both to use an instance role, ~/.aws/credentials or the AWS_* variables",
         )
     if not given.has(access):
         return None
@@ -39,7 +39,7 @@ def ami_tools_keys(given: Given) -> AccessKeys | None:
 
 
 def endpoint(url: str) -> tuple[str, str]:
-    """The endpoint that `url` stands for, '' for one of AWS's own, and the region it names or ''."""
+    """Give the endpoint of `url`, '' for one of AWS, and its region, if any."""
     parts = urlsplit(url if "://" in url or not url else f"https://{url}")
     found = _AWS_HOST.fullmatch(parts.hostname or "")
     if found or not url:
@@ -47,24 +47,24 @@ def endpoint(url: str) -> tuple[str, str]:
     if parts.path.strip("/") or parts.query:
         raise UsageError(
             "usage",
-            f"cannot use the endpoint {parts.scheme}://{parts.netloc}: a path follows",
+            f"cannot use the endpoint {parts.scheme}://{parts.netloc} with a path",
             hint="give http://HOST:PORT or https://HOST alone",
         )
     return f"{parts.scheme}://{parts.netloc}", ""
 
 
 def region_of(text: str) -> str:
-    """The region that --region or --location names; of euca2ools' USER@REGION the latter."""
+    """Give the region of --region or --location; of euca2ools' USER@REGION the latter."""
     name = text.rpartition("@")[2]
     return _OLD_LOCATIONS.get(name, name)
 
 
 def settings_of(given: Given, *, url: str = "", region: str = "") -> Settings:
-    """The settings, with what the command says instead."""
+    """Load the settings, with the options of the command."""
     endpoint_url, named = endpoint(url)
     return load(None, endpoint_url=endpoint_url or None, region=region or named or None, acl=given["acl"] or None)
 
 
 def bucket_address(text: str) -> str:
-    """BUCKET[/PREFIX] as an address."""
+    """Make an address of BUCKET[/PREFIX]."""
     return str(parse_s3_location(text))

@@ -1,6 +1,6 @@
 """The old commands that make bundles: `ec2-bundle-image` in a directory, `euca-bundle-and-upload-image` in a bucket.
 
-Both are ordinary jobs of this process. A device that is mounted is taken, with a notice, because the old tools took it.
+Both are ordinary jobs of this process. A mounted device is accepted with a notice, because the old tools accept it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _FIELDS = {
     "ramdisk": "ramdisk",
     "upload_concurrency": "max-pending-parts",
 }
-"""Fields of a request, and the options that fill them as they are."""
+"""Fields of a request, and the options with the same values."""
 _FILES = {"certificate": "cert", "private_key": "privatekey", "ec2_certificate": "ec2cert"}
 
 
@@ -38,7 +38,7 @@ def bundle_image(given: Given) -> int:
     """`ec2-bundle-image`: a bundle in a directory."""
     settings = load(None)
     if not given.has("arch"):
-        put_note(f"note: the architecture is taken to be {settings.architecture}; --arch says another")
+        put_note(f"note: the architecture is {settings.architecture}; give another with --arch")
     values = _values(given)
     values["destinations"] = [str(Path(given["destination"] or "/tmp").absolute())]  # noqa: S108 - the old default
     if not given.has("ec2cert"):
@@ -68,7 +68,7 @@ def bundle_and_upload(given: Given) -> int:
         "account": os.environ.get("EC2_USER_ID"),
         "certificate": _absolute(os.environ.get("EC2_CERT")),
         "private_key": _absolute(os.environ.get("EC2_PRIVATE_KEY")),
-        # What a Eucalyptus cloud's eucarc sets: with Amazon's certificate that cloud could not open the bundle.
+        # The eucarc of a Eucalyptus cloud sets it: the cloud cannot open a bundle for Amazon's certificate.
         "ec2_certificate": _absolute(os.environ.get("EUCALYPTUS_CERT")),
         "region": settings.region or None,
         "endpoint_url": endpoint(url)[0] or None,
@@ -93,7 +93,7 @@ def bundle_and_upload(given: Given) -> int:
 
 
 def _values(given: Given) -> dict[str, Any]:
-    """What both commands ask a job for."""
+    """Make the fields of the request that both commands have."""
     source = given["image"]
     values: dict[str, Any] = {field: given[key] for field, key in _FIELDS.items() if given.has(key)}
     values |= {field: str(Path(given[key]).absolute()) for field, key in _FILES.items() if given.has(key)}
@@ -103,32 +103,32 @@ def _values(given: Given) -> dict[str, Any]:
     values["product_codes"] = given.several("productcodes")
     values["block_device_mappings"] = _mappings(given)
     if given.has("image-size"):
-        # Of a file its own size counts, as it did with euca2ools.
+        # For a file, its own size counts, as in euca2ools.
         values["image_size"] = _bytes(given["image-size"]) if source == STANDARD_INPUT else None
     if given.has("part-size"):
         values["part_size"] = _bytes(given["part-size"])
     if given.has("kernel") or given.has("ramdisk"):
-        # Only for what is registered does the word matter; a kernel needs it.
+        # A kernel needs this value; it has no other effect without a registration.
         values["virtualization"] = "paravirtual"
     if "prefix" not in values:
         if source == STANDARD_INPUT:
-            raise UsageError("usage", "cannot name the objects of what comes through standard input: give --prefix")
+            raise UsageError("usage", "cannot choose object names for standard input: give --prefix")
         values["prefix"] = Path(source).name
     return values
 
 
 def _bytes(text: str) -> int:
-    """A size as euca2ools reads it: K, M, G and T are powers of 1024, with or without a B."""
+    """Read a size as euca2ools does: K, M, G and T are powers of 1024, with or without a B."""
     found = re.fullmatch(r"([0-9]+)([KMGT]?)I?B?", text.strip().upper())
     if found is None:
-        raise UsageError("usage", f"cannot use {text!r} as a size: it is a number of bytes, or one with K, M or G")
+        raise UsageError("usage", f"cannot use {text!r} as a size: give a number of bytes, or one with K, M or G")
     return int(found[1]) << 10 * " KMGT".index(found[2] or " ")
 
 
 def _mappings(given: Given) -> dict[str, str]:
     pairs = given.several("block-device-mapping") or given.several("block-device-mappings")
     if not all("=" in pair for pair in pairs):
-        raise UsageError("usage", "cannot read the block device mapping: it is of the form VIRTUAL=DEVICE,...")
+        raise UsageError("usage", "cannot read the block device mapping: its form is VIRTUAL=DEVICE,...")
     split = (pair.split("=", 1) for pair in pairs)
     return {virtual.strip(): device.strip() for virtual, device in split}
 
@@ -145,7 +145,7 @@ def _request(values: dict[str, Any]) -> JobRequest:
 
 
 def _run(request: JobRequest, keys: AccessKeys | None = None) -> JobResult | None:
-    """Run the job; None when a signal ended it. Raises `AmistreamError`."""
+    """Run the job; None if a signal ended it. Raises `AmistreamError`."""
     job, interrupted = run_in_process(request, None, keys)
     if interrupted:
         return None
@@ -155,11 +155,11 @@ def _run(request: JobRequest, keys: AccessKeys | None = None) -> JobResult | Non
 
 
 def _in_options(error: UsageError) -> UsageError:
-    """The same with the option's name in place of the request's field."""
+    """Replace the request's field in an error by the name of the option."""
     names = {**_FIELDS, **_FILES, "destinations": "bucket", "product_codes": "productcodes", "part_size": "part-size"}
     name = names.get(error.field, "")
     message = error.message.replace(f": {error.field}: ", f": --{name}: ", 1) if name else error.message
-    return UsageError(error.code, message, hint="--help says what each option takes", field=error.field)
+    return UsageError(error.code, message, hint="--help describes each option", field=error.field)
 
 
 def _error(job: JobView) -> RefusedError | JobError:

@@ -1,4 +1,4 @@
-"""The command `compat`: the commands of the older tools, under their names."""
+"""The command `compat`: runs a command of the older tools by its name."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help=f"One of {', '.join(kn
 
 
 def compat(context: typer.Context, name: Name) -> int:
-    """Run a command of ec2-ami-tools or euca2ools with the words that scripts give it.
+    """Run a command of ec2-ami-tools or euca2ools with its own options.
 
-    The same commands are installed as scripts of their own names. What each option does: NAME --help.
+    The same commands are installed as scripts with their own names. NAME --help describes the options.
 
     Example: [bold]amistream compat ec2-bundle-image -i disk.img -d bundled -u 111122223333 -r x86_64 -c cert.pem
     -k pk.pem[/bold]

@@ -1,4 +1,4 @@
-"""The old commands on bundles that there are: upload, download, unbundle and delete."""
+"""The old commands on existing bundles: upload, download, unbundle and delete."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from amistream.values import manifest_name
 
 
 def upload_bundle(given: Given) -> int:
-    """`ec2-upload-bundle`: parts and manifest into a bucket, which is made when missing."""
+    """`ec2-upload-bundle`: copies parts and manifest into a bucket, which is created if missing."""
     manifest = Path(given["manifest"]).absolute()
     parts = directory_of(given["directory"] or str(manifest.parent))
     region, address = region_of(given["region"]), bucket_address(given["bucket"])
@@ -41,7 +41,7 @@ def upload_bundle(given: Given) -> int:
 
 
 def download_bundle(given: Given) -> int:
-    """`ec2-download-bundle`: a bundle into a directory that is there."""
+    """`ec2-download-bundle`: copies a bundle into an existing directory."""
     directory, region = directory_of(given["directory"]), region_of(given["region"])
     address = f"{bucket_address(given['bucket'])}/{_manifest_name(given)}"
 
@@ -56,7 +56,7 @@ def download_bundle(given: Given) -> int:
 
 
 def take_out(given: Given) -> int:
-    """`ec2-unbundle`: the image of a bundle in a directory, under its own name."""
+    """`ec2-unbundle`: restores the image of a bundle in a directory, under its own name."""
     manifest, key = Path(given["manifest"]).absolute(), Path(given["privatekey"]).absolute()
     parts, directory = directory_of(given["source"]), directory_of(given["destination"])
 
@@ -70,9 +70,9 @@ def take_out(given: Given) -> int:
 
 
 def delete_bundle(given: Given) -> int:
-    """`ec2-delete-bundle`: a bundle's own objects, and with --clear the empty bucket."""
+    """`ec2-delete-bundle`: deletes a bundle's own objects, and with --clear the empty bucket."""
     if given.has("manifest") == given.has("prefix"):
-        raise UsageError("usage", "cannot tell which bundle to delete: give one of --manifest and --prefix")
+        raise UsageError("usage", "cannot choose the bundle to delete: give either --manifest or --prefix")
     copy = Path(given["manifest"]).absolute() if given.has("manifest") else None
     name = copy.name if copy else _manifest_name(given)
     address, region = bucket_address(given["bucket"]), region_of(given["region"])
@@ -92,12 +92,12 @@ def delete_bundle(given: Given) -> int:
         put_result(f"Deleted {folder}/{each}")
     if given.has("clear"):
         bucket = folder.partition("/")[0]
-        put_note(f"note: {'deleted' if cleared else 'there is something left in'} the bucket {bucket}")
+        put_note(f"note: {'deleted the bucket' if cleared else 'the bucket is not empty:'} {bucket}")
     if done.kept:
         raise DifferenceError(
             "delete.kept",
-            f"cannot delete {', '.join(done.kept)}: what is there is not what the manifest says",
-            hint="look at it, and remove it by hand if it is of no use",
+            f"cannot delete {', '.join(done.kept)}: the objects there do not match the manifest",
+            hint="check them, and delete them yourself if they are useless",
         )
     put_result("ec2-delete-bundle complete.")
     return EXIT_DONE
@@ -108,7 +108,7 @@ def _manifest_name(given: Given) -> str:
 
 
 async def _ask() -> None:
-    """Ask on stdout and read the answer wherever it comes from: scripts say `echo y |`. Raises `RefusedError`."""
+    """Ask on stdout and read the answer from stdin, also from a pipe (`echo y |`). Raises `UnconfirmedError`."""
     put_result("Continue? [y/n]")
     if (await line_from_stdin()).strip().lower() not in {"y", "yes"}:
-        raise UnconfirmedError("unconfirmed", "cannot delete the bundle: nobody said yes", hint="--yes says it at once")
+        raise UnconfirmedError("unconfirmed", "cannot delete the bundle: not confirmed", hint="confirm with --yes")

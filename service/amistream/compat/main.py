@@ -1,7 +1,8 @@
-"""Runs an old command: finds it by its name, reads its words, and turns every error into words and a status.
+"""Runs an old command: finds it by its name, parses its options, and turns every error into a message and a status.
 
-Exit statuses of the ec2-* commands, as far as theirs are documented: 0 done; 1 wrong words, or a bug; 2 the image, the
-keys or files; 3 S3; 5 nobody said yes. Of the euca-* commands: 0 done, 2 wrong words, 1 anything else. 130 interrupted.
+Exit statuses of the ec2-* commands, as far as documented by Amazon: 0 done; 1 invalid options, or a bug; 2 the image,
+the keys or files; 3 S3; 5 not confirmed. Of the euca-* commands: 0 done, 2 invalid options, 1 anything else. 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ from amistream.errors import (
 from amistream.process import keep_secrets_in
 
 _OF_S3 = {"bucket", "store", "aws", "destination", "credentials"}
-"""Subjects of the errors that S3 is the cause of."""
+"""Subjects of errors that S3 causes."""
 _EXPOSED = "warning: every user of this machine can read the private key: chmod 600 {path}"
 _WARNING = (
-    "{names} on the command line: every user of this machine can see it while the command runs. Better leave it out, "
+    "{names} on the command line: every user of this machine can see it while the command runs. Better omit it, "
     "and use an instance role, ~/.aws/credentials or AWS_SECRET_ACCESS_KEY"
 )
 
 
 def main() -> NoReturn:
-    """The scripts with the old names: the name under which it was called says what to do."""
+    """Run as a script: the name of the script selects the command."""
     keep_secrets_in()
     sys.exit(run(PurePath(sys.argv[0]).name, sys.argv[1:]))
 
@@ -55,21 +56,21 @@ def run(name: str, words: Sequence[str]) -> int:
             raise lost
         return status
     except SystemExit as left:
-        # What argparse does after --help and --version.
+        # By argparse, after --help and --version.
         return int(left.code or 0)
-    except KeyboardInterrupt:  # while what does the work is loaded
+    except KeyboardInterrupt:  # while modules are loaded
         return EXIT_INTERRUPTED
     except AmistreamError as error:
         put_note(in_old_words(f"{name}: {error}", command.options))
         return exit_status(command, error)
-    except Exception as error:  # noqa: BLE001 - the last border: whatever it is, the user gets one line
+    except Exception as error:  # noqa: BLE001 - last handler: the user gets one line for any error
         if os.environ.get("AMISTREAM_DEBUG") == "1":
             traceback.print_exc()
         if isinstance(error, OSError):
             refused = system_error(error)
             put_note(f"{name}: {refused}")
             return exit_status(command, refused)
-        put_note(f"{name}: cannot go on: an error in amistream itself ({type(error).__name__})")
+        put_note(f"{name}: cannot continue: an error in amistream itself ({type(error).__name__})")
         return 1
 
 
@@ -90,16 +91,16 @@ def exit_status(command: Command, error: AmistreamError) -> int:
 
 def _run(command: Command, words: Sequence[str]) -> int:
     if command.absent:
-        raise UsageError("compat.absent", f"cannot run {command.name}: it is not made yet", hint=command.absent)
+        raise UsageError("compat.absent", f"cannot run {command.name}: it is not included yet", hint=command.absent)
     given = parse(command.name, command.about, command.options, words)
     _explain(given)
-    # The old tools never looked at a key's mode, and Packer copies keys for all to read.
+    # The old tools ignore a key's mode, and Packer copies keys with read access for all.
     os.environ["AMISTREAM_ALLOW_EXPOSED_KEY"] = "true"
     return _work(command)(given)
 
 
 def _explain(given: Given) -> None:
-    """Warn about secrets, and with --debug say which options have no effect."""
+    """Warn about secrets, and with --debug list options without effect."""
     secrets = [each.names[-1] for each in given.options if each.use is Use.SECRET]
     if secrets:
         put_note("warning: " + _WARNING.format(names=" and ".join(secrets)))
@@ -113,7 +114,7 @@ def _explain(given: Given) -> None:
 
 
 def _work(command: Command) -> Callable[[Given], int]:
-    # The work brings the AWS SDK and the ciphers with it; help and wrong words need neither.
+    # These modules load the AWS SDK and the ciphers; help and invalid options need neither.
     from amistream.compat import bundling, copying, migrating  # noqa: PLC0415
 
     return {

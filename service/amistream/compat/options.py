@@ -1,6 +1,6 @@
-"""What an old command takes: its options as data, and the way from words to values.
+"""Options of an old command as data, and their parser.
 
-Nothing that was given is ever repeated in an error: a secret may stand where it does not belong.
+Errors never repeat given values: a secret may be in the wrong place.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from amistream.errors import UsageError
 
 
 class Use(StrEnum):
-    """What becomes of an option."""
+    """Treatment of an option."""
 
     TAKEN = "taken"
     IDLE = "idle"
@@ -25,12 +25,12 @@ class Use(StrEnum):
     REFUSED = "refused"
     """Known, and an error: its help says why."""
     SECRET = "secret"  # noqa: S105 - no password: the word for one
-    """Taken, and warned about: who lists the processes of the machine sees it."""
+    """Accepted with a warning: visible in the list of processes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """One option. Without a `metavar` it is a flag. `ours` is amistream's own name of it, for messages."""
+    """One option; a flag if `metavar` is empty. `ours`: amistream's name of it, for messages."""
 
     names: tuple[str, ...]
     help: str
@@ -51,7 +51,7 @@ class Option:
 
 
 def option(names: str, help: str, **more: Any) -> Option:  # noqa: A002 - argparse's word
-    """`names` as a help shows them: `-b, --bucket BUCKET`; the last name is the long one."""
+    """Make an option; `names` as in a help: `-b, --bucket BUCKET`, the long name last."""
     words = names.split()
     metavar = "" if words[-1].startswith("-") else words.pop()
     return Option(names=tuple(word.rstrip(",") for word in words), metavar=metavar, help=help, **more)
@@ -63,22 +63,22 @@ class Given:
     def __init__(self, values: Mapping[str, Any], options: Sequence[Option]) -> None:
         self._values = values
         self.options = tuple(each for each in options if values.get(each.key) not in (None, False, []))
-        """Those that were given."""
+        """The given options."""
 
     def __getitem__(self, key: str) -> str:
-        """What was given, or ''."""
+        """Give the value, or ''."""
         return str(self._values.get(key) or "")
 
     def has(self, key: str) -> bool:
         return any(each.key == key for each in self.options)
 
     def several(self, key: str) -> list[str]:
-        """What was given with a comma in between, or several times."""
+        """Give the values, separated by commas or given several times."""
         return [word for text in self._values.get(key) or () for word in text.split(",") if word]
 
 
 class _Parser(argparse.ArgumentParser):
-    """One that raises its errors."""
+    """A parser that raises its errors."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError("usage", f"cannot run {self.prog}: {_discreet(message)}", hint=f"`{self.prog} --help`")
@@ -109,30 +109,30 @@ def make_parser(name: str, about: str, options: Sequence[Option]) -> argparse.Ar
 
 
 def parse(name: str, about: str, options: Sequence[Option], words: Sequence[str]) -> Given:
-    """The values of the options in `words`. Raises `UsageError`; `--help` ends the program as argparse does."""
+    """Parse the options in `words`. Raises `UsageError`; `--help` ends the program as in argparse."""
     parser = make_parser(name, about, options)
     values, rest = parser.parse_known_args(list(words))
     if rest:
         unknown = next((word for word in rest if word.startswith("-") and len(word) > 1), "")
-        # Of a short one no more than its letter: what follows may be a value.
+        # Only the letter of a short option: the rest may be a value.
         unknown = unknown.partition("=")[0] if unknown.startswith("--") else unknown[:2]
-        parser.error(f"there is no option {unknown}" if unknown else "there is a word that belongs to no option")
+        parser.error(f"unknown option {unknown}" if unknown else "an argument belongs to no option")
     given = Given(vars(values), options)
     for each in given.options:
         if each.choices and given[each.key] not in each.choices:
-            parser.error(f"{each.names[-1]} is one of {', '.join(each.choices)}")
+            parser.error(f"{each.names[-1]} must be one of {', '.join(each.choices)}")
         if each.use is Use.REFUSED:
             parser.error(f"{each.names[-1]}: {each.help}")
     return given
 
 
 def _discreet(message: str) -> str:
-    """What argparse says, without what it says of values."""
+    """Remove values from a message of argparse."""
     return re.sub(r"(not|ignored explicit argument|ambiguous option:) '?\S+'?", r"\1 ...", message)
 
 
 def in_old_words(text: str, options: Sequence[Option]) -> str:
-    """A message that names options of amistream, with the names that the old command has for them."""
+    """Replace amistream's options in a message by those of the old command."""
     for each in options:
         if each.ours:
             text = re.sub(rf"(?<![\w-]){re.escape(each.ours)}(?![\w-])", each.names[-1], text)

@@ -1,4 +1,4 @@
-"""The options of every old command: names as Amazon's AMI tools reference and euca2ools' manual pages give them."""
+"""The options of every old command, named as in Amazon's AMI tools reference and euca2ools' manual pages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from amistream.compat.options import Option, Use, option
 
 
 class Family(StrEnum):
-    """Whose command it is: that decides on the exit statuses."""
+    """The tools that a command belongs to, which determines its exit statuses."""
 
     AMI_TOOLS = "ec2-ami-tools"
     EUCA2OOLS = "euca2ools"
@@ -17,7 +17,7 @@ class Family(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """One old command. `absent` says, for one that does not exist here yet, what to do instead."""
+    """One old command. `absent`: the replacement of a command that is not included yet."""
 
     name: str
     about: str
@@ -25,7 +25,7 @@ class Command:
     family: Family = Family.AMI_TOOLS
     absent: str = ""
     writes_files: bool = False
-    """Whether it writes to a directory what it has from S3: what is in its way is there."""
+    """Writes data of S3 to a directory, so that an existing file is a local problem."""
 
     @property
     def uses_s3(self) -> bool:
@@ -33,27 +33,27 @@ class Command:
 
 
 _COMMON = (
-    option("--version", "Show the version and leave."),
-    option("--manual", "Show this help and leave."),
+    option("--version", "Show the version and exit."),
+    option("--manual", "Show this help and exit."),
     option("--batch", "Without effect: only ec2-delete-bundle asks, and --yes answers.", use=Use.IDLE),
-    option("--debug", "Say which of the options are without effect."),
+    option("--debug", "List the given options that have no effect."),
 )
-_RETRY = option("--retry", "Without effect: what may succeed when repeated is always repeated.", use=Use.IDLE)
+_RETRY = option("--retry", "Without effect: transient failures are always retried.", use=Use.IDLE)
 _CERT = option("-c, --cert FILE", "Your X.509 certificate, PEM.", required=True, ours="--cert")
 _KEY = option("-k, --privatekey FILE", "Your RSA private key, PEM.", required=True, ours="--private-key")
-_EC2_CERT = option("--ec2cert FILE", "EC2's certificate; default: the region's, where it is found.", ours="--ec2-cert")
-_KERNEL = option("--kernel ID", "Kernel (aki-...) to name in the manifest.", ours="--kernel")
-_RAMDISK = option("--ramdisk ID", "RAM disk (ari-...) to name in the manifest.", ours="--ramdisk")
+_EC2_CERT = option("--ec2cert FILE", "EC2's certificate; default: that of the region, if installed.", ours="--ec2-cert")
+_KERNEL = option("--kernel ID", "Kernel (aki-...) for the manifest.", ours="--kernel")
+_RAMDISK = option("--ramdisk ID", "RAM disk (ari-...) for the manifest.", ours="--ramdisk")
 _MAPPING = option(
     "-B, --block-device-mapping VIRTUAL=DEVICE,...",
-    "Virtual names and devices, as ephemeral0=sdb,root=/dev/sda1.",
+    "Virtual names and devices, for example ephemeral0=sdb,root=/dev/sda1.",
     repeated=True,
     ours="--block-device-mapping",
 )
 _CODES = option("--productcodes CODE,...", "Product codes to record.", repeated=True, ours="--product-code")
 _ACCESS = (
-    option("-a, --access-key ID", "AWS access key id; default: what the AWS SDK finds."),
-    option("-s, --secret-key KEY", "Its secret key. Other users see it: better leave both out.", use=Use.SECRET),
+    option("-a, --access-key ID", "AWS access key id; default: from the AWS SDK's usual sources."),
+    option("-s, --secret-key KEY", "Its secret key. Other users can see it: better omit both.", use=Use.SECRET),
     option(
         "-t, --delegation-token TOKEN",
         "Session token of temporary keys; default: AWS_DELEGATION_TOKEN.",
@@ -62,14 +62,14 @@ _ACCESS = (
 )
 _S3 = (
     *_ACCESS,
-    option("--url URL", "S3 endpoint; AWS's own are found by region.", ours="--endpoint-url"),
+    option("--url URL", "S3 endpoint; default: that of AWS in the region.", ours="--endpoint-url"),
     option("--region REGION", "Region of the bucket; default: the bucket's own.", ours="--region"),
     option("--sigv VERSION", "Without effect: requests are signed with version 4.", use=Use.IDLE),
 )
-_BUCKET = option("-b, --bucket BUCKET[/PREFIX]", "Where the bundle is in S3.", required=True, ours="--to")
+_BUCKET = option("-b, --bucket BUCKET[/PREFIX]", "Location of the bundle in S3.", required=True, ours="--to")
 _TARGET = option(
     "-b, --bucket BUCKET[/PREFIX]",
-    "Where the bundle goes; the bucket is made when missing.",
+    "Destination of the bundle; the bucket is created if missing.",
     required=True,
     ours="--to",
 )
@@ -79,7 +79,7 @@ _ACL = option(
     choices=("aws-exec-read", "public-read"),
     ours="--acl",
 )
-_LOCATION = option("--location REGION", "Where the bucket is made when missing; default: --region.")
+_LOCATION = option("--location REGION", "Region in which a missing bucket is created; default: --region.")
 
 COMMANDS = (
     Command(
@@ -90,15 +90,15 @@ COMMANDS = (
             _KEY,
             option("-u, --user ACCOUNT", "AWS account id, 12 digits.", required=True, ours="--account"),
             option("-i, --image FILE", "Image file or block device to bundle.", required=True, ours="SOURCE"),
-            option("-d, --destination DIR", "Where the files go; default: /tmp.", ours="--to"),
+            option("-d, --destination DIR", "Directory for the files; default: /tmp.", ours="--to"),
             _EC2_CERT,
-            option("-r, --arch ARCH", "i386, x86_64 or arm64; default: x86_64, nobody is asked.", ours="--arch"),
+            option("-r, --arch ARCH", "i386, x86_64 or arm64; default: x86_64.", ours="--arch"),
             _CODES,
             _MAPPING,
             option("-p, --prefix NAME", "Start of the files' names; default: the image's name.", ours="--prefix"),
             _KERNEL,
             _RAMDISK,
-            option("--no-size-checks", "Without effect: the size is told by the image.", use=Use.IDLE),
+            option("--no-size-checks", "Without effect: the size is taken from the image.", use=Use.IDLE),
             *_COMMON,
         ),
     ),
@@ -106,7 +106,7 @@ COMMANDS = (
         name="ec2-bundle-vol",
         about="Copy the running system into an image and bundle that.",
         absent="bundle the root device itself: amistream bundle /dev/xvda --live --to s3://BUCKET/PREFIX; "
-        "docs/drop-in.md says what to heed",
+        "docs/drop-in.md has important notes",
     ),
     Command(
         name="ec2-upload-bundle",
@@ -116,8 +116,8 @@ COMMANDS = (
             option("-m, --manifest FILE", "The bundle's manifest.", required=True),
             *_S3,
             _ACL,
-            option("-d, --directory DIR", "Where the parts are; default: beside the manifest."),
-            option("--part NUMBER", "Without effect: parts that are there already are not sent again.", use=Use.IDLE),
+            option("-d, --directory DIR", "Directory of the parts; default: that of the manifest."),
+            option("--part NUMBER", "Without effect: existing parts are not sent again.", use=Use.IDLE),
             _RETRY,
             option("--skipmanifest", "Send the parts only."),
             _LOCATION,
@@ -131,30 +131,31 @@ COMMANDS = (
         options=(
             _BUCKET,
             *_S3,
-            option("-k, --privatekey FILE", "Without effect: manifests are not encrypted any more.", use=Use.IDLE),
+            option("-k, --privatekey FILE", "Without effect: manifests are no longer encrypted.", use=Use.IDLE),
             option("-m, --manifest NAME", "The manifest's name; default: PREFIX.manifest.xml."),
             option("-p, --prefix PREFIX", "Start of the objects' names; default: image."),
-            option("-d, --directory DIR", "Where the files go; default: the current directory."),
+            option("-d, --directory DIR", "Directory for the files; default: the current directory."),
             _RETRY,
             *_COMMON,
         ),
     ),
     Command(
         name="ec2-unbundle",
-        about="Take the image out of a bundle that is in a directory.",
+        about="Restore the image from a bundle in a directory.",
         options=(
             _KEY,
             option("-m, --manifest FILE", "The bundle's manifest.", required=True),
-            option("-s, --source DIR", "Where the parts are; default: the current directory."),
+            option("-s, --source DIR", "Directory of the parts; default: the current directory."),
             option(
-                "-d, --destination DIR", "Where the image goes, under its own name; default: the current directory."
+                "-d, --destination DIR",
+                "Directory for the image; default: the current directory.",
             ),
             *_COMMON,
         ),
     ),
     Command(
         name="ec2-delete-bundle",
-        about="Delete a bundle from its bucket, unless an AMI is registered on it.",
+        about="Delete a bundle from its bucket, unless an AMI uses it.",
         options=(
             _BUCKET,
             *_S3,
@@ -163,7 +164,7 @@ COMMANDS = (
                 "A copy of the bundle's manifest; it need not be in the bucket. This or --prefix.",
             ),
             option("-p, --prefix PREFIX", "The bundle's whole prefix. This or --manifest."),
-            option("--clear", "Delete the bucket too, if it is empty then."),
+            option("--clear", "Also delete the bucket, if it is then empty."),
             option("-y, --yes", "Do not ask."),
             _RETRY,
             *_COMMON,
@@ -177,10 +178,10 @@ COMMANDS = (
             _KEY,
             option("-m, --manifest FILE", "The manifest.", required=True),
             option("-a, --access-key ID", "Without effect: no kernels are looked up.", use=Use.IDLE),
-            option("-s, --secret-key KEY", "Without effect, and seen by other users: leave it out.", use=Use.SECRET),
+            option("-s, --secret-key KEY", "Without effect, and visible to other users: omit it.", use=Use.SECRET),
             option("-t, --delegation-token TOKEN", "The same.", use=Use.SECRET),
-            option("--region REGION", "The region that it is for.", ours="--region"),
-            option("--no-mapping", "Keep the manifest's kernel and RAM disk, unless others are named."),
+            option("--region REGION", "Region of the new manifest.", ours="--region"),
+            option("--no-mapping", "Keep the manifest's kernel and RAM disk, unless others are given."),
             _EC2_CERT,
             _KERNEL,
             _RAMDISK,
@@ -196,7 +197,7 @@ COMMANDS = (
             _BUCKET,
             option(
                 "-d, --destination-bucket BUCKET[/PREFIX]",
-                "Where it goes; the bucket is made when missing.",
+                "Destination; the bucket is created if missing.",
                 required=True,
                 ours="--to",
             ),
@@ -204,7 +205,7 @@ COMMANDS = (
             *_S3,
             _ACL,
             _LOCATION,
-            option("--no-mapping", "Keep the manifest's kernel and RAM disk, unless others are named."),
+            option("--no-mapping", "Keep the manifest's kernel and RAM disk, unless others are given."),
             _EC2_CERT,
             _KERNEL,
             _RAMDISK,
@@ -225,12 +226,14 @@ COMMANDS = (
             option("-p, --prefix NAME", "Start of the objects' names; default: the image's name.", ours="--prefix"),
             option(
                 "-k, --privatekey FILE",
-                "Your private key; default: EC2_PRIVATE_KEY, or a kept one.",
+                "Your private key; default: EC2_PRIVATE_KEY, or a generated one.",
                 ours="--private-key",
             ),
-            option("-c, --cert FILE", "Your certificate; default: EC2_CERT, or a kept one.", ours="--cert"),
+            option("-c, --cert FILE", "Your certificate; default: EC2_CERT, or a generated one.", ours="--cert"),
             _EC2_CERT,
-            option("-u, --user ACCOUNT", "Account id; default: EC2_USER_ID, else asked of STS.", ours="--account"),
+            option(
+                "-u, --user ACCOUNT", "Account id; default: EC2_USER_ID, else looked up with STS.", ours="--account"
+            ),
             _KERNEL,
             _RAMDISK,
             option(
@@ -240,45 +243,43 @@ COMMANDS = (
                 ours="--block-device-mapping",
             ),
             _CODES,
-            option("--image-size BYTES", "The image's size; needed when it comes through a pipe.", ours="--image-size"),
+            option("--image-size BYTES", "The image's size; required for a pipe.", ours="--image-size"),
             _ACL,
             _LOCATION,
             option("-U, --url URL", "S3 endpoint; default: S3_URL.", ours="--endpoint-url"),
             option("--region REGION", "Region of the bucket; of USER@REGION the region.", ours="--region"),
-            option("-I, --access-key-id ID", "Access key id; default: what the AWS SDK finds."),
-            option(
-                "-S, --secret-key KEY", "Its secret key. Other users see it: better leave both out.", use=Use.SECRET
-            ),
+            option("-I, --access-key-id ID", "Access key id; default: from the AWS SDK's usual sources."),
+            option("-S, --secret-key KEY", "Its secret key. Other users can see it: better omit both.", use=Use.SECRET),
             option("--security-token TOKEN", "Session token of temporary keys.", use=Use.SECRET),
             option(
                 "--image-type TYPE",
-                "machine; kernels and RAM disks are not made here.",
+                "machine; kernels and RAM disks are not supported.",
                 choices=("machine",),
             ),
             option("--part-size SIZE", "Size of a part; default: 10M.", ours="--part-size"),
-            option("--batch", "Without effect: nobody is asked.", use=Use.IDLE),
+            option("--batch", "Without effect: there are no prompts.", use=Use.IDLE),
             option("--max-pending-parts N", "Parts in flight.", ours="--upload-concurrency"),
-            option("-d, --destination DIR", "Without effect: nothing is written to the disk.", use=Use.IDLE),
+            option("-d, --destination DIR", "Without effect: nothing is written to disk.", use=Use.IDLE),
             option(
-                "--preserve-bundle", "Without effect: no bundle is on the disk. See amistream download.", use=Use.IDLE
+                "--preserve-bundle", "Without effect: there is no bundle on disk. See amistream download.", use=Use.IDLE
             ),
             option("--bootstrap-url URL", "Without effect: give --ec2cert.", use=Use.IDLE),
-            option("--upload-policy POLICY", "policies are not used here; give access keys.", use=Use.REFUSED),
-            option("--upload-policy-file FILE", "policies are not used here; give access keys.", use=Use.REFUSED),
-            option("--upload-policy-signature TEXT", "policies are not used here; give access keys.", use=Use.REFUSED),
+            option("--upload-policy POLICY", "policies are not supported; give access keys.", use=Use.REFUSED),
+            option("--upload-policy-file FILE", "policies are not supported; give access keys.", use=Use.REFUSED),
+            option("--upload-policy-signature TEXT", "policies are not supported; give access keys.", use=Use.REFUSED),
             _RETRY,
             option("--progress", "Without effect: progress is shown on a terminal.", use=Use.IDLE),
             option("--no-progress", "Without effect: progress is shown on a terminal only.", use=Use.IDLE),
             option("--debugger", "Without effect.", use=Use.IDLE),
-            option("--debug", "Say which of the options are without effect."),
-            option("--version", "Show the version and leave."),
+            option("--debug", "List the given options that have no effect."),
+            option("--version", "Show the version and exit."),
         ),
     ),
 )
 
 
 def known_names() -> tuple[str, ...]:
-    """The names of the commands that exist here."""
+    """List the commands that are included."""
     return tuple(command.name for command in COMMANDS if not command.absent)
 
 
