@@ -13,19 +13,19 @@ import pytest
 from amistream.errors import NameTakenError, RegisterError, StoreError
 from amistream.flow.retry import RetryPolicy
 from amistream.flow.undo import Undo
-from amistream.ports.registry import Image, Registration
+from amistream.ports.registry import Ami, Registration
 from amistream.stages.register import LOOKS_AFTER_LOST_ANSWER, RegistrationAttempt, default_name, wait_available
 
 ASKED = Registration(location="bucket/image.manifest.xml", name="my image", architecture="x86_64", virtualization="hvm")
-OURS = Image(id="ami-1", location=ASKED.location, state="available")
-THEIRS = Image(id="ami-9", location="other/image.manifest.xml", state="available")
+OURS = Ami(id="ami-1", location=ASKED.location, state="available")
+THEIRS = Ami(id="ami-9", location="other/image.manifest.xml", state="available")
 POLICY = RetryPolicy(attempts=3, base_s=1.0, cap_s=8.0, stall_s=60.0)
 
 LOST = StoreError("aws.lost", "cannot register: no answer", hint="look at the network", transient=True)
 DUPLICATE = NameTakenError("aws.InvalidAMIName.Duplicate", "cannot register: the name is taken", field="ami_name")
 DENIED = StoreError("aws.UnauthorizedOperation", "cannot register: not allowed", hint="ask your administrator")
 
-Answer = str | Image | None | StoreError
+Answer = str | Ami | None | StoreError
 
 
 class ScriptedRegistry:
@@ -51,13 +51,13 @@ class ScriptedRegistry:
         assert isinstance(answer, str)
         return answer
 
-    async def find(self, name: str) -> Image | None:
+    async def find(self, name: str) -> Ami | None:
         assert name == ASKED.name
         return self._image("find")
 
-    async def look(self, image_id: str) -> Image | None:
+    async def describe(self, image_id: str) -> Ami | None:
         if self._all_available:
-            return Image(id=image_id, location=ASKED.location, state="available")
+            return Ami(id=image_id, location=ASKED.location, state="available")
         assert image_id == "ami-1"
         return self._image("look")
 
@@ -71,12 +71,12 @@ class ScriptedRegistry:
         """Return the answers that were not requested."""
         return [answer for answers in self._answers.values() for answer in answers]
 
-    def _image(self, kind: str) -> Image | None:
+    def _image(self, kind: str) -> Ami | None:
         answer = self._next(kind)
         assert not isinstance(answer, str)
         return answer
 
-    def _next(self, kind: str) -> str | Image | None:
+    def _next(self, kind: str) -> str | Ami | None:
         self.calls.append(kind)
         answer = next(self._answers[kind])
         if isinstance(answer, StoreError):
@@ -231,8 +231,8 @@ async def test_undo(
     assert (registry.recorded, registry.deregistered, registry.left()) == (recorded, deregistered, [])
 
 
-def image(state: str, reason: str = "") -> Image:
-    return Image(id="ami-1", location=ASKED.location, state=state, reason=reason)
+def image(state: str, reason: str = "") -> Ami:
+    return Ami(id="ami-1", location=ASKED.location, state=state, reason=reason)
 
 
 async def wait(registry: ScriptedRegistry, clock: Clock, timeout_s: float = 10.0) -> None:
@@ -262,7 +262,7 @@ async def test_bad_state(reason: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize(("found", "shown"), [(image("pending"), "pending"), (None, "unknown to EC2")])
-async def test_timeout(found: Image | None, shown: str) -> None:
+async def test_timeout(found: Ami | None, shown: str) -> None:
     """Waiting ends after the timeout, with the AMI's last state."""
     registry, clock = ScriptedRegistry(look=[found] * 5), Clock()
     with pytest.raises(RegisterError) as caught:

@@ -16,7 +16,7 @@ from botocore.parsers import ResponseParserError
 
 from amistream.aws.translate import error_code, translate
 from amistream.flow.cancel import await_answer
-from amistream.ports.registry import Image, Registration
+from amistream.ports.registry import Ami, Registration
 
 T = TypeVar("T")
 
@@ -54,21 +54,21 @@ class Ec2:
         except ClientError as error:
             raise translate(error, what) from error
 
-    async def find(self, name: str) -> Image | None:
+    async def find(self, name: str) -> Ami | None:
         """The account's AMI of that name, if there is one."""
         filters = [{"Name": "name", "Values": [name]}]
         return await self._describe(f"look for an AMI named {name!r}", Owners=["self"], Filters=filters)
 
-    async def look(self, image_id: str) -> Image | None:
+    async def describe(self, image_id: str) -> Ami | None:
         return await self._describe(f"look at {image_id}", ImageIds=[image_id])
 
-    async def own_images(self) -> list[Image]:
+    async def own_images(self) -> list[Ami]:
         """All AMIs of the caller's account that are registered from a bundle, including disabled ones.
 
         Not filtered by location on the server: that would miss other spellings, and compatible endpoints fail on it.
         """
         what = f"list the AMIs in {self.region}"
-        found: list[Image] = []
+        found: list[Ami] = []
         page: dict[str, str] = {}
         while True:
             call = self.client.describe_images(Owners=["self"], IncludeDisabled=True, MaxResults=PAGE, **page)
@@ -89,7 +89,7 @@ class Ec2:
             if not error_code(error).startswith("InvalidAMIID"):
                 raise translate(error, what) from error
 
-    async def _describe(self, what: str, **arguments: Any) -> Image | None:
+    async def _describe(self, what: str, **arguments: Any) -> Ami | None:
         try:
             reply = await self._ask(self.client.describe_images(**arguments), what)
         except ClientError as error:
@@ -112,8 +112,8 @@ def _plain_location(location: str) -> str:
     return re.sub(r"^(s3://|https?://[^/]*)?/*", "", location)
 
 
-def _image(found: dict[str, Any]) -> Image:
-    return Image(
+def _image(found: dict[str, Any]) -> Ami:
+    return Ami(
         id=found["ImageId"],
         location=_plain_location(found.get("ImageLocation", "")),
         state=found.get("State", ""),

@@ -22,7 +22,7 @@ from amistream.bundles.results import Inventory, ListedBundle, ListedImage, List
 from amistream.errors import DeniedError, NoObjectError, RefusedError, StoreError
 from amistream.flow.gather import gather_limited
 from amistream.flow.retry import retry_policy, with_retries
-from amistream.ports.registry import Image
+from amistream.ports.registry import Ami
 from amistream.ports.store import Listed, ObjectStore
 from amistream.settings import Settings
 
@@ -106,7 +106,7 @@ def select(inventory: Inventory, filters: Filters) -> Inventory:
     )
 
 
-async def _images(place: Place, settings: Settings, ec2: Ec2 | None, note: Note) -> list[Image] | None:
+async def _images(place: Place, settings: Settings, ec2: Ec2 | None, note: Note) -> list[Ami] | None:
     if ec2 is None:
         return None
     try:
@@ -202,7 +202,7 @@ def _loose_parts(store: ObjectStore, loose: Sequence[Listed], price: float | Non
     return rows
 
 
-def _loose_images(place: Place, manifests: Mapping[str, Listed], images: Sequence[Image]) -> list[ListedImage]:
+def _loose_images(place: Place, manifests: Mapping[str, Listed], images: Sequence[Ami]) -> list[ListedImage]:
     folder = place.image_location("")
     return [
         ListedImage(image_id=image.id, location=location)

@@ -21,7 +21,7 @@ from amistream.errors import RefusedError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.retry import retry_policy, with_retries
 from amistream.flow.undo import Undo
-from amistream.ports.registry import Image, Registration
+from amistream.ports.registry import Ami, Registration
 from amistream.settings import Settings
 from amistream.stages.register import RegistrationAttempt, default_name
 
@@ -50,7 +50,7 @@ async def ec2_of(place: Place, settings: Settings, aws: Aws) -> Ec2:
     return Ec2(client, place.region, settings.stall_timeout_s)
 
 
-async def images_on(place: Place, manifest_name: str, ec2: Ec2, settings: Settings) -> list[Image]:
+async def images_on(place: Place, manifest_name: str, ec2: Ec2, settings: Settings) -> list[Ami]:
     """List the caller's AMIs that are registered on this manifest. Raises `StoreError`."""
     location = place.image_location(manifest_name)
     images = await with_retries(retry_policy(settings), f"look for images on {location}", lambda _: ec2.own_images())
@@ -153,9 +153,9 @@ def registration_of(bundle: Bundle, options: RegistrationOptions, now: datetime)
     )
 
 
-async def find_image(ec2: Ec2, image_id: str, settings: Settings) -> Image:
+async def find_image(ec2: Ec2, image_id: str, settings: Settings) -> Ami:
     """Describe the AMI. Raises `RefusedError` when there is none."""
-    image = await with_retries(retry_policy(settings), f"look at {image_id}", lambda _: ec2.look(image_id))
+    image = await with_retries(retry_policy(settings), f"look at {image_id}", lambda _: ec2.describe(image_id))
     if image is None:
         raise RefusedError(
             "image.missing",

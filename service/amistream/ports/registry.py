@@ -25,7 +25,7 @@ class Registration:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Image:
+class Ami:
     """An AMI as EC2 describes it. `location` is written as in `Registration`; `reason` explains a failed `state`."""
 
     id: str
@@ -37,16 +37,16 @@ class Image:
 class Registry(Protocol):
     """Registers AMIs in one region. Each call is one request, never repeated here; failures are `StoreError`.
 
-    AMIs become visible with a delay: `find` and `look` may return None for one that was just registered.
+    AMIs become visible with a delay: `find` and `describe` may return None for one that was just registered.
     """
 
     async def register(self, registration: Registration) -> str:
         """Register and return the AMI's id. After a transient error the AMI may exist or not."""
 
-    async def find(self, name: str) -> Image | None:
+    async def find(self, name: str) -> Ami | None:
         """Find the AMI of this name in the caller's account."""
 
-    async def look(self, image_id: str) -> Image | None:
+    async def describe(self, image_id: str) -> Ami | None:
         """Describe the AMI of this id."""
 
     async def deregister(self, image_id: str) -> None:

@@ -18,7 +18,7 @@ from amistream.errors import NameTakenError, RegisterError, StoreError
 from amistream.flow.cancel import await_answer
 from amistream.flow.retry import RetryPolicy, with_retries
 from amistream.flow.undo import Undo
-from amistream.ports.registry import Image, Registration, Registry
+from amistream.ports.registry import Ami, Registration, Registry
 
 log = structlog.get_logger()
 
@@ -109,7 +109,7 @@ class RegistrationAttempt:
                 if not unsure or failures >= self.retry.attempts:
                     raise _failed(self.registration, error) from error
 
-    async def _find_ours(self, *, looks: int = LOOKS_AFTER_LOST_ANSWER) -> Image | None:
+    async def _find_ours(self, *, looks: int = LOOKS_AFTER_LOST_ANSWER) -> Ami | None:
         return await find_ours(self.registry, self.registration, self.retry, looks=looks, sleep=self.sleep)
 
     async def _deregister(self) -> None:
@@ -131,7 +131,7 @@ async def wait_available(
     state = ""
     for _ in range(max(1, round(timeout_s / poll_s))):
         try:
-            image = await with_retries(retry, f"look at {image_id}", lambda _: registry.look(image_id), sleep=sleep)
+            image = await with_retries(retry, f"look at {image_id}", lambda _: registry.describe(image_id), sleep=sleep)
         except StoreError as error:
             raise RegisterError(
                 "register.unknown",
@@ -163,7 +163,7 @@ async def find_ours(
     *,
     looks: int = LOOKS_AFTER_LOST_ANSWER,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-) -> Image | None:
+) -> Ami | None:
     """Return the AMI that has this registration's name and location, if there is one. Raises `StoreError`."""
     for look in range(1, looks + 1):
         await sleep(retry.delay_s(look))
