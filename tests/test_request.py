@@ -37,6 +37,7 @@ GOOD: dict[str, Any] = {"source": "/dev/sdf", "destinations": ["s3://bucket/some
         ({"kernel": "aki-12345678"}, "", "need virtualization paravirtual"),
         ({"destinations": ["/dir"], "register_image": True}, "", "EC2 registers from S3 only"),
         ({"register_image": False, "ami_name": "name"}, "", "need register_image"),
+        ({"kind": "convert"}, "kind", "'bundle'"),
         ({"colour": "red"}, "colour", "there is no field 'colour'"),
         ({"destinations": "x", "destinatons": ["/dir"]}, "destinatons", "there is no field 'destinatons'"),
         ({"part_size": "10XB"}, "part_size", "'10XB' is no size: write bytes, or a number with a unit, such as 10MiB"),

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import pytest
 from amistream import __version__
 from amistream.daemon.main import drain
 from amistream.events import State
+from amistream.jobs.journal import FILE
 from amistream.settings import OnStop
 from daemon.rig import StartDaemon
 
@@ -220,6 +222,17 @@ def test_state_directory_that_cannot_be_is_status_2(tmp_path: Path) -> None:
     ended = run("--socket", tmp_path / "a.sock", "--state-dir", tmp_path / "file")
     assert ended.returncode == 2
     assert "cannot make the state directory" in ended.stderr
+
+
+def test_journal_of_a_newer_version_is_status_2(tmp_path: Path) -> None:
+    """A journal of a newer version ends the daemon with the status on which systemd does not start it again."""
+    (tmp_path / "state").mkdir(mode=0o700)
+    with sqlite3.connect(tmp_path / "state" / FILE) as database:
+        database.execute("PRAGMA user_version = 99")
+    database.close()
+    ended = run("--socket", tmp_path / "a.sock", "--state-dir", tmp_path / "state")
+    assert ended.returncode == 2
+    assert "another version of amistream made it (99)" in ended.stderr
 
 
 def test_help_has_an_example() -> None:
