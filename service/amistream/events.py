@@ -1,6 +1,6 @@
-"""What a job tells while it lives: its states, its progress and its end. Published by the socket API as JSON.
+"""The documents of the socket API about a job: its states, its progress and its end, as JSON.
 
-The transitions between states stand here and nowhere else.
+The transitions between states are defined here and nowhere else.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class JobKind(StrEnum):
 
 
 class State(StrEnum):
-    """A job's state; from `done` on they are ends. An interrupted job can be resumed, and so can some that failed."""
+    """A job's state; those from `done` on are ends. Interrupted jobs can be resumed, and some failed ones."""
 
     QUEUED = "queued"
     CHECKING = "checking"
@@ -66,7 +66,7 @@ class StageProgress(_Model):
     bytes_in: int = Field(description="bytes that entered the stage")
     bytes_out: int = Field(description="bytes that left it")
     busy_s: float = Field(description="seconds of work, summed over its threads or uploads")
-    waiting_s: float = Field(description="seconds that work stood before it because it was taken")
+    waiting_s: float = Field(description="seconds that work waited for it because it was busy")
     busy_share: float = Field(0.0, description="share of the time so far that it was busy, 0 to 1, over all its lanes")
 
 
@@ -81,7 +81,7 @@ class Progress(_Model):
     elapsed_s: float
     rate: float = Field(description="bytes of the volume per second over the last seconds")
     eta_s: float | None = Field(description="seconds left, or null when not known yet")
-    bottleneck: str | None = Field(description="the stage that limits now, or null when not known yet")
+    bottleneck: str | None = Field(description="the stage that limits the speed now, or null when not known yet")
     advice: str = Field("", description="which knob to turn to go faster")
     compression: dict[str, int] = Field(
         default_factory=dict, description="bytes so far by what was made of them: zeros, stored, level 1 ..."
@@ -90,7 +90,7 @@ class Progress(_Model):
 
 
 class ErrorBody(_Model):
-    """Why a job or a request failed: what happened, what to do, and which input is at fault."""
+    """The reason why a job or a request failed, what to do, and which input is at fault."""
 
     code: str
     message: str
@@ -99,7 +99,7 @@ class ErrorBody(_Model):
 
 
 class PlaceResult(_Model):
-    """What became of one destination."""
+    """The end of one destination."""
 
     destination: str
     manifest: str = Field(description="s3://bucket/key or path of the manifest; empty when it failed")
@@ -110,7 +110,7 @@ class PlaceResult(_Model):
 
 
 class JobResult(_Model):
-    """What a finished job made. With several destinations `manifest` to `region` are the first one's."""
+    """The result of a finished job. With several destinations `manifest` to `region` are the first one's."""
 
     manifest: str = Field(description="s3://bucket/key or path of the manifest")
     image_id: str | None = Field(description="the AMI's id, or null when it was not registered")
@@ -149,7 +149,7 @@ class JobView(_Model):
     result: JobResult | None
     error: ErrorBody | None
     resumable: bool = Field(
-        False, description="it ended unfinished and kept what it stored: resume it, or cancel it to remove that"
+        False, description="it ended unfinished and kept its stored parts: resume it, or cancel it to remove them"
     )
     kept_parts: int = Field(0, description="parts that an unfinished job has sent, or was about to send, when it ended")
 
@@ -161,7 +161,7 @@ class JobList(_Model):
 
 
 class Event(_Model):
-    """One server-sent event: `state` and `progress` carry the whole job, so that a reader may join at any time."""
+    """One server-sent event. Each carries the whole job, so that a client may join at any time."""
 
     id: int
     type: Literal["state", "progress", "notice"]

@@ -1,11 +1,11 @@
 """THE data path: one pass over a volume, from its bytes to encrypted parts in a store.
 
-`data_path` is the program in one list. Blocks are carried through it by worker threads (`flow.relay`); the event
-loop sees finished parts only, and takes them from a bounded channel to the store. Memory is bounded by
+`data_path` is the program in one list. Worker threads carry blocks through it (`flow.relay`); the event loop sees
+finished parts only, and takes them from a bounded channel to the store. Memory is bounded by
 `settings.memory_ceiling`: the parts' buffers are a fixed pool, and when it is empty the workers wait.
 
-A pass may go on where an earlier one stopped (`Resumption`): everything is read and hashed again, which proves that
-the volume is still the same, but only what comes after the checkpoint is compressed, encrypted and sent.
+A pass may continue an earlier one (`Resumption`): the whole volume is read and hashed again, which proves that it is
+unchanged, but only the bytes behind the checkpoint are compressed, encrypted and sent.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from amistream.values import Checkpoint, Measured, PartMark
 BUFFERS_BEYOND_UPLOADS = 2
 """One part being filled and one being handed over, beside those in flight."""
 RESUMED = "resumed"
-"""What was made of the bytes that an earlier pass compressed."""
+"""Kind of the bytes that an earlier pass compressed."""
 
 
 class Pipeline:
-    """One pass over one volume; used once. Its parts may be looked at while it runs, to report progress."""
+    """One pass over one volume; used once. Progress is read from its stages while it runs."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Pipeline:
         ledger: Ledger | None = None,
         resumption: Resumption | None = None,
     ) -> None:
-        """`slots` shares the cores among pipelines; every part that may come to exist is registered in `undo`."""
+        """`slots` shares the cores among pipelines; `undo` gets the removal of every part before it is sent."""
         self.plan = plan
         self.volume = volume
         resumption = resumption or Resumption(mtime=volume.mtime)
@@ -89,7 +89,7 @@ class Pipeline:
             mark=self._mark,
         )
         self.upload = Upload(store, prefix=plan.prefix, buffers=self.buffers, undo=undo, ledger=ledger)
-        # Room for every part there can be: `send` never blocks, so waiting workers all stand at the buffers' door.
+        # Capacity for every part that has a buffer: `send` never blocks, so workers wait for buffers only.
         most_parts = plan.upload_concurrency + BUFFERS_BEYOND_UPLOADS
         self._send, self._receive = anyio.create_memory_object_stream[Part](most_parts)
         self.relay = Relay(
@@ -105,12 +105,12 @@ class Pipeline:
 
     @property
     def compression(self) -> dict[str, int]:
-        """Bytes of the archive by what was made of them; `RESUMED` are those that an earlier pass compressed."""
+        """Bytes of the archive by the way they were compressed; `RESUMED`: by an earlier pass."""
         resumed = {RESUMED: self._size_before} if self._size_before else {}
         return resumed | self.deflate.bytes_by_kind
 
     async def run(self) -> Measured:
-        """Store every part; returns what the stages measured. Raises the first cause; stored parts stay, see `undo`."""
+        """Store every part; returns the stages' results. Raises the first cause; stored parts stay, see `undo`."""
         wake_promptly()
         try:
             async with asyncio.TaskGroup() as group:
@@ -134,12 +134,12 @@ class Pipeline:
             await self.relay.run(self.plan.workers)
 
     def _release(self) -> None:
-        """Wake the workers that wait for a free buffer, or for a volume that another program sends."""
+        """Wake the workers that wait for a free buffer, or for a volume that comes from another program."""
         self.buffers.close()
         self.volume.interrupt()
 
     def _mark(self, part_end: int, chain: bytes) -> PartMark:
-        """Where the stream stands when a part is cut at byte `part_end`; on a worker, while the cut block is fed."""
+        """The stream's state where a part ends, at byte `part_end`; called on a worker, while the cut block is fed."""
         levels = self.member.take_levels()
         place = self.member.place(part_end)
         if place is None:

@@ -1,4 +1,9 @@
-"""The figures and facts that every run of a job keeps to."""
+"""The figures and facts that every run of a job keeps to: the first run settles them, later ones read the journal.
+
+The extents of a volume are found once, by the preflight of the first run, and are part of the plan. All bytes outside
+them read as zeros in the image, whatever the volume holds there: so they may leave out holes, and also free blocks of a
+file system. A later run asks for them again only to see that no data has come up outside of the plan's.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +26,19 @@ class Plan:
     block_size: int
     workers: int
     level: int | None
-    """Compression level 1 to 9; None: the one that fits the link, block by block."""
+    """Compression level 1 to 9; None: chosen for each block to fit the link."""
     upload_concurrency: int
     nice: int = 0
     extents: tuple[Extent, ...] | None = None
-    """Where the volume holds data; None: read and archive all of it."""
+    """The runs to read and archive, ascending; bytes outside read as zeros in the image. None: the whole volume."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resumption:
-    """What an earlier pass over the volume, under the same plan and key, left to go on from.
+    """The point where a pass continues an earlier one of the same plan and key.
 
-    `parts` are the parts up to the checkpoint, all stored; without a checkpoint the pass begins anew. `levels` are
-    those at which blocks that were sent were compressed, by number. `mtime` is the one in the archive's header.
+    `parts` are the parts up to the checkpoint, all stored; without a checkpoint the pass begins anew. `levels` are the
+    compression levels of the blocks that were sent, by number. `mtime` is the one in the archive's header.
     """
 
     mtime: int
@@ -43,7 +48,7 @@ class Resumption:
 
 
 class BundlingPlace(BaseModel):
-    """What was settled for one destination."""
+    """The settled facts of one destination."""
 
     model_config = ConfigDict(frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
 
@@ -53,7 +58,7 @@ class BundlingPlace(BaseModel):
 
 
 class Bundling(BaseModel):
-    """What was settled when bundling began and must be the same in every later pass."""
+    """The facts that were settled when bundling began and hold for every later pass."""
 
     model_config = ConfigDict(frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
 
@@ -63,4 +68,4 @@ class Bundling(BaseModel):
     facts: ImageFacts
     places: tuple[BundlingPlace, ...]
     endpoint_url: str | None = None
-    """Where S3 and EC2 were asked, '' for AWS; None in journals that were written before it was kept."""
+    """Endpoint of S3 and EC2, '' for AWS; None in journals that were written before the field existed."""

@@ -33,9 +33,9 @@ class Cramped(Journal):
         self._check(self.is_full or (self.room is not None and part.digest.index >= self.room))
         await super().seal(job_id, part)
 
-    async def set_fate(self, job_id: str, fate: NextStep) -> None:
+    async def set_next_step(self, job_id: str, next_step: NextStep) -> None:
         self._check(self.is_full)
-        await super().set_fate(job_id, fate)
+        await super().set_next_step(job_id, next_step)
 
     @staticmethod
     def _check(is_full: bool) -> None:
@@ -70,10 +70,10 @@ class Scene:
         assert kept is not None
         return Job.remembered(kept).again()
 
-    async def fate(self, job: Job) -> NextStep:
+    async def next_step(self, job: Job) -> NextStep:
         kept = await self.journal.find(job.id)
         assert kept is not None
-        return kept.fate
+        return kept.next_step
 
 
 @asynccontextmanager

@@ -119,10 +119,10 @@ class Scene:
         await self.hands.end(job, State.FAILED)
         return job
 
-    async def fate(self, job: Job) -> NextStep:
+    async def next_step(self, job: Job) -> NextStep:
         kept = await self.journal.find(job.id)
         assert kept is not None
-        return kept.fate
+        return kept.next_step
 
 
 async def ended(job: Job) -> State:
@@ -155,13 +155,13 @@ async def running(
             assert not hands.living
 
 
-async def left_behind(state_dir: Path, fate: NextStep, *, by_itself: bool = True, **view: Any) -> JobView:
+async def left_behind(state_dir: Path, next_step: NextStep, *, by_itself: bool = True, **view: Any) -> JobView:
     """Enter a job as a process that is gone left it."""
     async with Journal(state_dir, by_itself=by_itself) as journal:
         asked = request("a")
         made = Job(asked).view().model_copy(update=view)
         await journal.add(made, asked, confined=False, idempotency_key="")
-        await journal.set_fate(made.id, fate)
-        if fate is NextStep.OVER:
+        await journal.set_next_step(made.id, next_step)
+        if next_step is NextStep.OVER:
             await journal.end(made)
     return made

@@ -176,7 +176,7 @@ async def test_nothing_stored_nothing_kept(image: Path, tmp_path: Path, key_ring
         assert job.error is not None
         assert "amistream resume" not in job.error.hint
         assert not (tmp_path / "out").exists()
-        assert await scene.fate(job) is NextStep.OVER
+        assert await scene.next_step(job) is NextStep.OVER
 
 
 @pytest.mark.parametrize("confined", [False, True])
@@ -223,7 +223,7 @@ async def test_removed_on_request(image: Path, tmp_path: Path, key_ring: KeyRing
         await scene.engine.clean(job)
         assert (job.state, job.resumable) == (State.CANCELLED, False)
         assert list(out.glob("*")) == []
-        assert await scene.fate(job) is NextStep.OVER
+        assert await scene.next_step(job) is NextStep.OVER
 
 
 @pytest.mark.parametrize("end", ["resumed", "removed"])
@@ -426,7 +426,7 @@ async def test_a_later_life_is_cancelled(image: Path, tmp_path: Path, key_ring: 
             await running
         assert (again.state, again.resumable) == (State.CANCELLED, False)
         assert not out.exists() or files(out) == {}
-        assert await scene.fate(again) is NextStep.OVER
+        assert await scene.next_step(again) is NextStep.OVER
 
 
 async def test_interrupted_and_gone_on_with(image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings) -> None:
@@ -455,7 +455,7 @@ async def test_interrupted_and_gone_on_with(image: Path, tmp_path: Path, key_rin
             with pytest.raises(asyncio.CancelledError):
                 await running
             assert (job.state, job.resumable, job.kept_parts) == (State.INTERRUPTED, True, number + 1)
-            assert await scene.fate(job) is NextStep.KEPT
+            assert await scene.next_step(job) is NextStep.KEPT
             job = await scene.remembered(job)
         await scene.engine.run(job)
         assert job.state is State.DONE, job.error
@@ -475,7 +475,7 @@ async def test_a_removal_is_not_cut_short(image: Path, tmp_path: Path, key_ring:
             running.cancel()
             await asyncio.wait({running})
             assert job.state is State.CANCELLED
-            assert await scene.fate(job) is NextStep.OVER
+            assert await scene.next_step(job) is NextStep.OVER
             assert files(out) == {}
             out.rmdir()
 
@@ -551,13 +551,13 @@ async def test_a_removal_that_failed_may_become_a_resume(
     out = tmp_path / "out"
     async with scene_with(chosen) as scene:
         job = await scene.run(request(image, out, key_ring), room=5)
-        await scene.journal.set_fate(job.id, NextStep.CLEANING)
+        await scene.journal.set_next_step(job.id, NextStep.CLEANING)
         (out / "image.part.03").unlink()
         scene.journal.room = 7
         later = await scene.again(job)
         scene.journal.room = None
         assert later.resumable
-        assert await scene.fate(later) is NextStep.KEPT
+        assert await scene.next_step(later) is NextStep.KEPT
         later = await scene.again(later)
         assert later.state is State.DONE, later.error
     fits(out, image, key_ring)

@@ -137,7 +137,7 @@ async def test_cancelled_before_it_looked_at_what_is_stored(
         await stopped(scene, job, held)
         assert (job.state, job.resumable) == (State.CANCELLED, False)
         assert files(out) == {}
-        assert await scene.fate(job) is NextStep.OVER
+        assert await scene.next_step(job) is NextStep.OVER
 
 
 async def test_interrupted_before_it_looked_at_what_is_stored(
@@ -298,7 +298,7 @@ async def test_stopped_when_all_is_there(
         assert (job.state, job.resumable, job.error) == (State.DONE, False, None)
         assert job.result is not None
         assert job.result.manifest == str(out / "image.manifest.xml")
-        assert await scene.fate(job) is NextStep.OVER
+        assert await scene.next_step(job) is NextStep.OVER
     check_bundle(out, image, key_ring.user.key, key_ring.user.certificate)
 
 
@@ -324,7 +324,7 @@ async def test_stopped_while_the_volume_is_closed(
         await asyncio.wait({running})
         assert running.cancelled()
         assert job.state is State.DONE
-        assert await scene.fate(job) is NextStep.OVER
+        assert await scene.next_step(job) is NextStep.OVER
     check_bundle(out, image, key_ring.user.key, key_ring.user.certificate)
 
 
@@ -362,12 +362,12 @@ async def test_all_was_done_but_its_end_was_not_entered(
         scene.journal.end = full  # type: ignore[assignment,method-assign]  # the test's own grip on the job
         first = await scene.run(request(image, out, key_ring))
         scene.journal.end = end  # type: ignore[method-assign]
-        assert await scene.fate(first) is NextStep.KEPT
+        assert await scene.next_step(first) is NextStep.KEPT
         image.rename(tmp_path / "elsewhere")
         job = await scene.again(first)
         assert (job.state, job.error) == (State.DONE, None)
         assert job.result is not None
         assert first.result is not None
         assert (job.result.places, job.result.digest) == (first.result.places, first.result.digest)
-        assert await scene.fate(job) is NextStep.OVER
+        assert await scene.next_step(job) is NextStep.OVER
     check_bundle(out, tmp_path / "elsewhere", key_ring.user.key, key_ring.user.certificate)

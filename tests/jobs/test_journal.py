@@ -133,7 +133,7 @@ async def found(journal: Journal, job: Job) -> JournalEntry:
 
 
 async def test_a_job_comes_back_as_it_was_entered(tmp_path: Path) -> None:
-    """Another process finds request, state, key and fate of a job, and whether it goes on by itself."""
+    """Another process finds request, state, key and next step of a job, and whether it goes on by itself."""
     asked = {"source": "/volumes/ä", "destinations": ["s3://b-1/x"], "part_size": "1MiB", "tags": {"Team": "b'u\"ild"}}
     request = parse_request(asked)
     async with Journal(tmp_path, by_itself=True) as journal:
@@ -148,7 +148,7 @@ async def test_a_job_comes_back_as_it_was_entered(tmp_path: Path) -> None:
             kind=JobKind.BUNDLE,
             request=request,
             view=job.view(),
-            fate=NextStep.WAITING,
+            next_step=NextStep.WAITING,
             by_itself=True,
             confined=True,
             idempotency_key="one'; DROP TABLE jobs; --",
@@ -180,7 +180,7 @@ async def test_bundling_comes_back_as_it_was_entered(tmp_path: Path) -> None:
         await journal.done(job.id, 1, PLACE)
     async with Journal(tmp_path, by_itself=True) as journal:
         kept = await found(journal, job)
-        assert kept.fate is NextStep.KEPT
+        assert kept.next_step is NextStep.KEPT
         assert kept.bundling == BUNDLING
         assert kept.manifests == {0: b"<manifest>another</manifest>", 1: b"<manifest>\x00\xff</manifest>"}
         assert (kept.done, kept.result, kept.parts) == ({1: PLACE}, RESULT, 4)
@@ -276,7 +276,7 @@ async def test_an_ended_job_leaves_its_view_only(tmp_path: Path) -> None:
         job.move(State.FAILED)
         await journal.end(job.view())
         kept = await found(journal, job)
-        assert (kept.fate, kept.view, kept.request) == (NextStep.OVER, job.view(), REQUEST)
+        assert (kept.next_step, kept.view, kept.request) == (NextStep.OVER, job.view(), REQUEST)
         assert (kept.bundling, kept.manifests, kept.result, kept.parts) == (None, {}, None, 0)
         assert await journal.parts(job.id) == []
 
@@ -585,14 +585,14 @@ async def test_a_journal_of_version_1(tmp_path: Path) -> None:
             done, kept, waiting = await journal.all()
             assert {job.kind for job in (done, kept, waiting)} == {JobKind.BUNDLE}
             assert {job.view.kind for job in (done, kept, waiting)} == {JobKind.BUNDLE}
-            assert (done.fate, done.view.state, done.view.result) == (NextStep.OVER, State.DONE, RESULT)
+            assert (done.next_step, done.view.state, done.view.result) == (NextStep.OVER, State.DONE, RESULT)
             assert (done.idempotency_key, done.request) == ("nightly", REQUEST)
-            assert (kept.fate, kept.view.state, kept.confined) == (NextStep.KEPT, State.BUNDLING, True)
+            assert (kept.next_step, kept.view.state, kept.confined) == (NextStep.KEPT, State.BUNDLING, True)
             assert (kept.bundling, kept.manifests, kept.done) == (BUNDLING, {0: b"<manifest/>"}, {0: PLACE})
             assert (kept.images, kept.parts) == ({0: "ami-12345678"}, 3)
             parts = [sealed(0, stored=True), sealed(1, stored=True), sealed(2)]
             assert await journal.parts(kept.view.id) == parts
-            assert (waiting.fate, waiting.view.state, waiting.bundling) == (NextStep.WAITING, State.QUEUED, None)
+            assert (waiting.next_step, waiting.view.state, waiting.bundling) == (NextStep.WAITING, State.QUEUED, None)
     async with Journal(tmp_path, by_itself=True) as journal:
         await journal.claim(kept.view.id)
         await journal.stored(kept.view.id, 2)

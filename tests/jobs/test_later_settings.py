@@ -155,7 +155,7 @@ async def test_one_of_two_destinations_has_a_part_already(
     async with scene_with(settings(tmp_path, **{**chunks, **change})) as scene:
         job = await scene.again(job)
         assert job.state is State.DONE, job.error
-        assert await scene.fate(job) is NextStep.OVER
+        assert await scene.next_step(job) is NextStep.OVER
     for number, bucket in enumerate(buckets):
         got = tmp_path / f"got{number}"
         download_bundle(ministack, bucket, "x/", got)

@@ -30,19 +30,19 @@ async def test_entered_before_anybody_hears_of_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fate", "state"),
+    ("next_step", "state"),
     [(NextStep.WAITING, State.QUEUED), (NextStep.KEPT, State.BUNDLING), (NextStep.KEPT, State.INTERRUPTED)],
 )
-async def test_what_was_cut_short_goes_on(fate: NextStep, state: State, tmp_path: Path) -> None:
+async def test_what_was_cut_short_goes_on(next_step: NextStep, state: State, tmp_path: Path) -> None:
     """A job of a daemon that is gone is run again under its id, whether it waited, ran, or was interrupted."""
-    view = await left_behind(tmp_path, fate, state=state, notices=("seen before",))
+    view = await left_behind(tmp_path, next_step, state=state, notices=("seen before",))
     async with running(tmp_path) as scene:
         await scene.queue.recover(resume=True)
         what, job = await scene.hands.wait_begun()
         assert (what, job.id, job.created_at, job.notices) == ("run", view.id, view.created_at, view.notices)
         assert scene.queue.get(view.id) is job
         await scene.hands.end(job)
-        assert await scene.fate(job) is NextStep.OVER
+        assert await scene.next_step(job) is NextStep.OVER
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ async def test_what_was_being_removed_is_removed(resume: bool, tmp_path: Path) -
         what, job = await scene.hands.wait_begun()
         assert (what, job.id) == ("clean", view.id)
         await scene.hands.end(job, State.CANCELLED)
-        assert await scene.fate(job) is NextStep.OVER
+        assert await scene.next_step(job) is NextStep.OVER
 
 
 async def test_what_is_over_is_only_shown(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ async def test_cancel_right_after_submit(turns: int, tmp_path: Path) -> None:
         await scene.queue.cancel(job.id)
         assert await ended(job) is State.CANCELLED
         await scene.queue.drain(OnStop.FINISH)
-        assert await scene.fate(job) is NextStep.OVER
+        assert await scene.next_step(job) is NextStep.OVER
         assert len(scene.hands.seen) <= 1
 
 
@@ -196,7 +196,7 @@ async def test_resume_begins_the_job_again(tmp_path: Path) -> None:
         assert scene.queue.jobs() == [second]
         assert await scene.hands.wait_begun() == ("run", second)
         await scene.hands.end(second)
-        assert await scene.fate(second) is NextStep.OVER
+        assert await scene.next_step(second) is NextStep.OVER
 
 
 async def test_cancel_removes_what_was_kept(tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ async def test_a_job_that_another_process_finished(ask: str, tmp_path: Path) -> 
         assert scene.hands.seen == []
         kept = await scene.journal.find(view.id)
         assert kept is not None
-        assert (kept.fate, kept.view) == (NextStep.OVER, done)
+        assert (kept.next_step, kept.view) == (NextStep.OVER, done)
 
 
 async def test_another_finished_it_while_this_one_started(tmp_path: Path) -> None:
@@ -373,7 +373,7 @@ async def test_a_stop_does_not_forget_what_a_waiting_job_kept(how: OnStop, tmp_p
             assert await scene.hands.wait_begun() == ("clean", job)
             await scene.hands.end(job, State.CANCELLED)
         await draining
-        kept = await scene.fate(job)
+        kept = await scene.next_step(job)
     assert (job.state, kept) == (
         (State.CANCELLED, NextStep.OVER) if how is OnStop.CANCEL else (State.INTERRUPTED, NextStep.KEPT)
     )

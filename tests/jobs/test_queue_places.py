@@ -122,7 +122,7 @@ async def test_a_job_of_a_living_process(state: State, tmp_path: Path) -> None:
         asked = request("a")
         view = Job(asked).view().model_copy(update={"state": state})
         await another.add(view, asked, confined=False, idempotency_key="")
-        await another.set_fate(view.id, NextStep.KEPT)
+        await another.set_next_step(view.id, NextStep.KEPT)
         with pytest.raises(ConflictError) as caught:
             await scene.queue.submit(asked)
         assert caught.value.code == ("job.kept_there" if state.ended else "job.same_destination")

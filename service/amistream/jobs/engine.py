@@ -67,7 +67,7 @@ class Engine:
     async def _clean(self, job: Job) -> None:
         try:
             entry = await self._find(job)
-            await self._journal.set_fate(job.id, NextStep.CLEANING)
+            await self._journal.set_next_step(job.id, NextStep.CLEANING)
             await KINDS[entry.kind].remove(job, entry, await self._journal.parts(job.id), self._shared)
         except AmistreamError as error:
             await self._fail_clean(job, error)
@@ -87,9 +87,9 @@ class Engine:
         try:
             entry = await self._find(job)
             run = KINDS[entry.kind].begin(job, entry, await self._journal.parts(job.id), self._shared)
-            if entry.fate is NextStep.CLEANING:
+            if entry.next_step is NextStep.CLEANING:
                 # A removal that failed; the job is resumed instead.
-                await self._journal.set_fate(job.id, NextStep.KEPT)
+                await self._journal.set_next_step(job.id, NextStep.KEPT)
         except AmistreamError as error:
             # The next process goes by the journal, even if this one could not read it.
             job.end(End(State.FAILED, error=error, resumable=not isinstance(error, NotJournaledError)))
@@ -138,7 +138,7 @@ class Engine:
 
     async def _undo_all(self, job: Job, run: Run, end: End) -> None:
         try:
-            await self._journal.set_fate(job.id, NextStep.CLEANING)
+            await self._journal.set_next_step(job.id, NextStep.CLEANING)
         except AmistreamError as failure:
             log.warning("journal.failed", reason=failure.message)
         left = await run.undo()

@@ -1,11 +1,11 @@
-"""The journal: what a job has done so far, on disk, so that another process can finish or undo it.
+"""The journal: records the progress of every job on disk, so that another process can finish or undo it.
 
-SQLite in the state directory, readable by its owner only, in WAL mode and written through at each commit. It holds
-the request, what was settled when bundling began, every part before it is sent, and the manifest before it is put. The
+SQLite in the state directory, readable by its owner only, in WAL mode and synced at each commit. It holds the request,
+the facts that were settled when bundling began, every part before it is sent, and the manifest before it is put. The
 bundle's key and IV are in it only as they are in the manifest: encrypted for the user. Payload is never in it.
 
 One thread does all the writing; nothing here blocks the event loop. Several processes may share a journal: each holds a
-lock file for as long as it lives, and takes over only the jobs of processes whose lock is gone.
+lock file until it ends, and takes over only the jobs of processes whose lock is gone.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ log = structlog.get_logger()
 
 FILE = "journal.sqlite"
 REMEMBERED = 1000
-"""Ended jobs kept to be listed; older ones are forgotten."""
+"""Ended jobs that are kept for listing; older ones are deleted."""
 
 _LEAST_ROOM = 64 * KIB
 _VERSION = 2
@@ -82,7 +82,7 @@ class Journal:
 
     A journal of an older version is upgraded when it is opened, one of a newer version is refused with `UsageError`.
 
-    `by_itself`: jobs entered here are taken up again by the next daemon without being asked for.
+    `by_itself`: the next daemon takes up the jobs that are entered here without a request.
     """
 
     def __init__(self, state_dir: Path, *, by_itself: bool) -> None:
@@ -95,7 +95,7 @@ class Journal:
 
     @property
     def option(self) -> str:
-        """What a command about a job of this journal has behind its id: without a daemon there is nobody to ask."""
+        """Suffix for suggested commands: ` --in-process` if these jobs run without a daemon."""
         return "" if self._by_itself else " --in-process"
 
     async def __aenter__(self) -> Self:
@@ -111,7 +111,7 @@ class Journal:
         self._pool.shutdown()
 
     async def add(self, view: JobView, request: JobRequest, *, confined: bool, idempotency_key: str) -> None:
-        """Enter a job that waits."""
+        """Enter a waiting job."""
         row = (view.id, view.kind, self._runner, NextStep.WAITING, self._by_itself, confined, idempotency_key)
         texts = (request.model_dump_json(), view.model_dump_json())
         await self._write(
@@ -126,7 +126,7 @@ class Journal:
         await self._write("UPDATE jobs SET view = ? WHERE id = ?", view.model_dump_json(), view.id)
 
     async def begin(self, job_id: str, bundling: Bundling) -> None:
-        """Enter that bundling begins, from the first part on: from now on things may exist outside."""
+        """Enter that bundling begins, from the first part on: from now on parts may exist."""
 
         def work() -> None:
             with self._db:
@@ -145,20 +145,20 @@ class Journal:
         await self._write("INSERT INTO parts (job, number, part) VALUES (?, ?, ?)", job_id, part.digest.index, text)
 
     async def seal_again(self, job_id: str, part: SealedPart) -> None:
-        """Enter that a part is sent again, in another way than before."""
+        """Enter that a part is sent again, with another checksum than before."""
         text = part.model_dump_json(exclude={"stored"})
         await self._write("UPDATE parts SET part = ? WHERE job = ? AND number = ?", text, job_id, part.digest.index)
 
     async def stored(self, job_id: str, number: int) -> None:
-        """Enter that a part is safe at its destination."""
+        """Enter that every destination has the part."""
         await self._write("UPDATE parts SET stored = 1 WHERE job = ? AND number = ?", job_id, number)
 
     async def conclude(self, job_id: str, result: JobResult) -> None:
-        """Enter what is known of the bundle once every part is stored."""
+        """Enter the result once every part is stored."""
         await self._write("UPDATE jobs SET result = ? WHERE id = ?", result.model_dump_json(), job_id)
 
     async def commit(self, job_id: str, number: int, manifest: bytes) -> None:
-        """Enter the manifest that is about to be put at a destination, which has every part."""
+        """Enter the manifest that is about to be put; the destination has every part."""
         statement = (
             "INSERT INTO places (job, number, manifest) VALUES (?, ?, ?) "
             "ON CONFLICT DO UPDATE SET manifest = excluded.manifest"
@@ -166,26 +166,26 @@ class Journal:
         await self._write(statement, job_id, number, manifest)
 
     async def registering(self, job_id: str, number: int, image_id: str | None) -> None:
-        """Enter what came of a registration: None while that is not known, '' where none was made."""
+        """Enter the AMI of a destination: None while it is unknown, '' if none was registered."""
         await self._write("UPDATE places SET image = ? WHERE job = ? AND number = ?", image_id, job_id, number)
 
     async def reopen(self, job_id: str) -> None:
-        """Enter that a destination lacks parts after all: the next run bundles what is not there.
+        """Enter that a destination lacks parts after all: the next run stores them again.
 
-        The manifests stay: they may have been put, and whoever removes the job must know of them.
+        The manifests stay: they may have been put, and a removal of the job must delete them.
         """
         await self._write("UPDATE jobs SET result = NULL WHERE id = ?", job_id)
 
     async def done(self, job_id: str, number: int, result: PlaceResult) -> None:
-        """Enter that a destination has its bundle, registered where that was asked for."""
+        """Enter that a destination has its bundle, and its AMI where one was requested."""
         statement = "UPDATE places SET done = ? WHERE job = ? AND number = ?"
         await self._write(statement, result.model_dump_json(), job_id, number)
 
-    async def set_fate(self, job_id: str, fate: NextStep) -> None:
-        await self._write("UPDATE jobs SET fate = ? WHERE id = ?", fate, job_id)
+    async def set_next_step(self, job_id: str, next_step: NextStep) -> None:
+        await self._write("UPDATE jobs SET fate = ? WHERE id = ?", next_step, job_id)
 
     async def end(self, view: JobView) -> None:
-        """Enter that nothing is left to do, and forget what only a later pass would need."""
+        """Enter that the job is over, and delete the records for later runs."""
 
         def work() -> None:
             with self._db:
@@ -211,7 +211,7 @@ class Journal:
         return await self._do(work)
 
     async def all(self) -> list[JournalEntry]:
-        """Every job whose process is not alive, and every one of this process, oldest first."""
+        """Every job of this process and of processes that are gone, and every job that is over; oldest first."""
 
         def work() -> list[JournalEntry]:
             rows = self._db.execute(f"{_SELECT} ORDER BY rowid").fetchall()
@@ -221,7 +221,7 @@ class Journal:
         return await self._do(work)
 
     async def others(self) -> list[tuple[JournalEntry, bool]]:
-        """Every unfinished job that another process entered, and whether that process is alive."""
+        """Every unfinished job of other processes, with true if its process is alive."""
 
         def work() -> list[tuple[JournalEntry, bool]]:
             statement = f"{_SELECT} WHERE fate != ? AND runner != ? ORDER BY rowid"
@@ -231,7 +231,7 @@ class Journal:
         return await self._do(work)
 
     def _read_if_known(self, row: sqlite3.Row) -> JournalEntry | None:
-        """The job, or None: one that another version entered must not keep the others from going on."""
+        """The job, or None if another version entered it, which must not stop the others."""
         try:
             return self._read_kept(row)
         except JobError as error:
@@ -264,7 +264,7 @@ class Journal:
             raise self._unknown(job_id) from error
 
     async def claim(self, job_id: str) -> JournalEntry:
-        """Make a job this process's own, unless it is over; returns it as it is by now.
+        """Make a job this process's own, unless it is over; returns its present entry.
 
         Raises `ConflictError` while the process that runs it is alive.
         """
@@ -351,7 +351,7 @@ class Journal:
         return self._state_dir / f"runner-{runner}.lock"
 
     def _is_free(self, runner: str) -> bool:
-        """Whether the process that ran a job is this one, or gone."""
+        """The process that ran a job is this one, or is gone."""
         if runner == self._runner:
             return True
         path = self._lock_file(runner)
@@ -370,7 +370,7 @@ class Journal:
             os.close(descriptor)
 
     def _has_no_room(self) -> bool:
-        """Whether the disk is so full that SQLite cannot even say so."""
+        """The disk is so full that SQLite fails with another error than SQLITE_FULL."""
         try:
             return shutil.disk_usage(self._state_dir).free < _LEAST_ROOM
         except OSError:
@@ -407,7 +407,7 @@ def _kept(row: sqlite3.Row, places: Sequence[sqlite3.Row]) -> JournalEntry:
         kind=JobKind(row["kind"]),
         request=JobRequest.model_validate_json(row["request"]),
         view=JobView.model_validate_json(row["view"]),
-        fate=NextStep(row["fate"]),
+        next_step=NextStep(row["fate"]),
         by_itself=bool(row["by_itself"]),
         confined=bool(row["confined"]),
         idempotency_key=row["idempotency_key"],

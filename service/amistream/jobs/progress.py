@@ -1,4 +1,4 @@
-"""Reads a running pipeline's counters and says how far it is, how fast it goes, and which stage limits it."""
+"""Reads a running pipeline's counters: how far it is, how fast it is, and which stage limits it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from amistream.events import Progress, StageProgress
 from amistream.pipeline import Pipeline
 
 WINDOW_S = 5.0
-"""Rates and the bottleneck are taken over this long."""
+"""Rates and the bottleneck are averages over this time."""
 
 _MOSTLY = 0.5
 
@@ -24,7 +24,7 @@ _ADVICE = {
 }
 _HELD_BACK = "--limit-upload limits: raise it, or --compress auto sends less"
 _REACHED = 0.8
-"""Share of an upload limit from which on it is the limit that is felt. Guess."""
+"""Share of an upload limit from which on that limit is the bottleneck. Guess."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +41,21 @@ class _Sample:
 
 
 class ProgressMeter:
-    """One pipeline's; call `sample` as often as you want to show something."""
+    """Measures one pipeline; call `sample` for each display."""
 
     def __init__(self, pipeline: Pipeline, *, limit: int) -> None:
-        """`limit` is what may be sent in bytes per second, to all destinations together; 0: as much as goes."""
+        """`limit`: bytes per second that may be sent to all destinations together; 0: no limit."""
         self._pipeline = pipeline
         self._limit = limit
         self._started = perf_counter()
-        self._first = self._look()
+        self._first = self._read_counters()
         self._recent: deque[_Sample] = deque([self._first])
         self._no_part_yet = self._first
 
     def sample(self, *, over: bool = False) -> Progress:
-        """How far, how fast and what limits, over the last seconds; `over` once every part is stored."""
+        """The progress, with rates over the last seconds; `over` once every part is stored."""
         pipeline = self._pipeline
-        now = self._look()
+        now = self._read_counters()
         if not now.upload.bytes_in:
             self._no_part_yet = now
         self._recent.append(now)
@@ -82,20 +82,20 @@ class ProgressMeter:
         )
 
     def overall(self) -> tuple[str | None, str, tuple[StageProgress, ...]]:
-        """The stage that limited from beginning to end, which knob to turn, and all stages."""
-        now = self._look()
+        """The stage that limited the whole pass, which option to change, and all stages."""
+        now = self._read_counters()
         bottleneck = self._bottleneck(self._first, now)
         return bottleneck, self._advice(bottleneck, self._no_part_yet, now), now.stages
 
     def _advice(self, bottleneck: str | None, then: _Sample, now: _Sample) -> str:
-        """Which knob to turn when `bottleneck` limits."""
+        """The option to change when `bottleneck` limits."""
         could_be_sent = self._limit * (now.at - then.at)
         if bottleneck == "upload" and could_be_sent and now.bytes_sent - then.bytes_sent > _REACHED * could_be_sent:
             return _HELD_BACK
         return _ADVICE.get(bottleneck or "", "")
 
     def _time_left(self, now: _Sample, rate: float) -> float | None:
-        """Seconds until all is read, at `rate`; then until what was made is stored, as quickly as the parts so far.
+        """Seconds until the volume is read, at `rate`; then until the finished parts are stored, at their rate so far.
 
         A resumed pass reads for a while before it makes its first part: that does not count.
         """
@@ -106,7 +106,7 @@ class ProgressMeter:
             return None
         return round(to_store * (now.at - self._no_part_yet.at) / stored, 1)
 
-    def _look(self) -> _Sample:
+    def _read_counters(self) -> _Sample:
         pipeline = self._pipeline
         at = perf_counter()
         return _Sample(

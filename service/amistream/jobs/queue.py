@@ -76,8 +76,8 @@ class JobQueue:
         """
         for entry in await self._journal.all():
             job = self._roster.remember(entry)
-            removes = entry.fate is NextStep.CLEANING
-            continues = entry.fate is not NextStep.OVER and job.state is State.INTERRUPTED and entry.by_itself
+            removes = entry.next_step is NextStep.CLEANING
+            continues = entry.next_step is not NextStep.OVER and job.state is State.INTERRUPTED and entry.by_itself
             if not removes and not (continues and resume):
                 continue
             try:
@@ -138,7 +138,7 @@ class JobQueue:
             with job.taking():
                 await self._claim(job)
                 # Entered before the client hears of it: if this process does not remove the parts, the next does.
-                await self._journal.set_fate(job_id, NextStep.CLEANING)
+                await self._journal.set_next_step(job_id, NextStep.CLEANING)
             job = job.again()
             self._begin(job, self._clean)
         elif job.state.ended:
@@ -187,7 +187,7 @@ class JobQueue:
         Raises `ConflictError` when another process has it, or has ended it: then it is remembered with that end.
         """
         entry = await self._journal.claim(job.id)
-        if entry.fate is NextStep.OVER:
+        if entry.next_step is NextStep.OVER:
             now = self._roster.remember(entry)
             raise JobEndedError(
                 "job.ended",

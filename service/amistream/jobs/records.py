@@ -1,4 +1,4 @@
-"""What the journal holds of a job: what was settled for all its runs, its parts, and what is to become of it."""
+"""The journal's records of a job: its request and view, the facts for all its runs, its parts, and its next step."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from amistream.values import PartDigest, PartMark
 
 
 class NextStep(StrEnum):
-    """What another process is to do with a job whose process died."""
+    """The next step of a job whose process died, for the process that takes it up."""
 
     WAITING = "waiting"
-    """Nothing of it exists outside: begin anew."""
+    """Nothing exists outside the journal: begin anew."""
     KEPT = "kept"
-    """Parts may exist: go on, or remove them."""
+    """Parts may exist: continue, or remove them."""
     CLEANING = "cleaning"
-    """It was being removed: go on removing."""
+    """A removal began: finish it."""
     OVER = "over"
     """Nothing."""
 
 
 class SealedPart(BaseModel):
-    """A part that was, or is about to be, sent."""
+    """A part that was sent, or is about to be."""
 
     model_config = ConfigDict(frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
 
@@ -36,12 +36,12 @@ class SealedPart(BaseModel):
     mark: PartMark
     checksum: str
     earlier: tuple[str, ...] = ()
-    """Checksums under which it may be stored as well: it went up in another way before."""
+    """Checksums under which it may be stored as well, from uploads in another way."""
     stored: bool = False
 
     @property
     def checksums(self) -> tuple[str, ...]:
-        """However it was sent: by its size and one of these it is known again (`Stored.is_the`)."""
+        """All checksums that a store may show for it, however it was sent (`Stored.is_the`)."""
         return (self.checksum, *self.earlier, whole_checksum(self.digest.sha1))
 
 
@@ -49,15 +49,15 @@ class SealedPart(BaseModel):
 class JournalEntry:
     """A job as the journal has it.
 
-    With a `result` every part is stored where it could be. `manifests` were put, or were about to be, by number of the
-    destination; `done` are the destinations that need nothing more. `images` are those that the job registered, ''
-    where it is known that it did not; of any other destination with a manifest nothing is known.
+    With a `result` every part is stored at every destination that did not fail. `manifests`, by number of the
+    destination, were put or were about to be; `done` are the finished destinations. `images` are the ids of the job's
+    AMIs, '' if it is known that none was registered; without an entry nothing is known.
     """
 
     kind: JobKind
     request: JobRequest
     view: JobView
-    fate: NextStep
+    next_step: NextStep
     by_itself: bool
     confined: bool
     idempotency_key: str

@@ -1,4 +1,4 @@
-"""Finds the settings that bundle fastest from this machine to that place: part size, parts in flight, compression.
+"""Finds the settings that bundle fastest from this machine to a destination: part size, parts in flight, compression.
 
 Successive halving: all candidates are tried on a small sample of the volume, the better quarter on a larger one,
 and the best of those on the whole sample. That reads and sends a quarter of what trying every candidate in full
@@ -54,7 +54,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """What one pass with a candidate yielded."""
+    """The measurement of one pass with a candidate."""
 
     candidate: Candidate
     sample: int
@@ -68,10 +68,10 @@ class Trial:
 
 
 WHOLE_SAMPLES = 16
-"""What the rounds cost together, in whole samples, with every candidate in the field."""
+"""Cost of all rounds together, in whole samples, with every candidate in the field."""
 
 FIRST_TRY = 64 * MIB
-"""Sample of the one pass that tells how large a sample the time budget allows."""
+"""Sample of the first pass, from whose speed follows how large a sample the time budget allows."""
 
 Try = Callable[[Candidate, int], Awaitable[Trial]]
 
@@ -92,7 +92,7 @@ async def successive_halving(field: Sequence[Candidate], sample: int, attempt: T
     running = list(field)
     for divided_by, keep_one_of in ROUNDS:
         running = running[: max(1, -(-len(running) // keep_one_of))]
-        # A sample of less than several parts would tell nothing.
+        # A sample of less than several parts would measure nothing.
         made = [await attempt(candidate, max(sample // divided_by, min(sample, FIRST_TRY))) for candidate in running]
         trials += made
         running = [trial.candidate for trial in sorted(made, key=lambda trial: -trial.rate)]
@@ -138,11 +138,11 @@ class Tuning:
 
 
 async def tune(
-    request: JobRequest, settings: Settings, *, budget_s: float, note: Note, tell: Callable[[Trial], None]
+    request: JobRequest, settings: Settings, *, budget_s: float, note: Note, report: Callable[[Trial], None]
 ) -> Tuning:
     """Find the best settings for the request's source and destination in about `budget_s` seconds.
 
-    `tell` hears of each trial. Raises as the preflight and the pipeline do; nothing is left at the destination.
+    `report` receives each trial. Raises as the preflight and the pipeline do; nothing is left at the destination.
     """
     async with AsyncExitStack() as stack:
         aws = await stack.enter_async_context(Aws(settings))
@@ -153,7 +153,7 @@ async def tune(
 
         async def attempt(candidate: Candidate, sample: int) -> Trial:
             trial = await tuner.attempt(candidate, sample)
-            tell(trial)
+            report(trial)
             return trial
 
         plan = measurable.plan
@@ -175,7 +175,7 @@ async def tune(
 
 
 class Tuner:
-    """Tries candidates on one volume and store, which somebody else checked and closes."""
+    """Tries candidates on one volume and store, which the caller has checked and closes."""
 
     def __init__(self, measurable: Measurable) -> None:
         self._measurable = measurable
@@ -188,7 +188,7 @@ class Tuner:
         return sum(extent.length for extent in self._measurable.extents)
 
     async def attempt(self, candidate: Candidate, sample: int) -> Trial:
-        """One pass over `sample` bytes; what it stored is removed, whatever happens."""
+        """One pass over `sample` bytes; its parts are removed, whatever happens."""
         self._count += 1
         extents = sample_extents(self._measurable.extents, sample)
         plan = replace(

@@ -98,7 +98,7 @@ def _run(request: JobRequest, settings: Settings, budget: float) -> Tuning:
 
     async def run() -> Tuning:
         return await find_best(
-            request, settings, budget_s=budget, note=put_note, tell=lambda trial: put_note(trial_line(trial))
+            request, settings, budget_s=budget, note=put_note, report=lambda trial: put_note(trial_line(trial))
         )
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
