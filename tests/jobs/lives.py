@@ -1,4 +1,4 @@
-"""A job in more than one life: an engine over a journal that may run out of room, hold an entry, or not be readable."""
+"""Several runs of one job: an engine over a journal that may be full, hold an entry, or be unreadable."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from amistream.settings import Settings
 
 
 class Cramped(Journal):
-    """A journal with room for so many parts of a job, and that can be full altogether."""
+    """A journal with space for a number of parts of a job, which can also be full altogether."""
 
     room: int | None = None
     is_full = False
@@ -45,7 +45,7 @@ class Cramped(Journal):
 
 @dataclass
 class Scene:
-    """An engine over a journal that may run out of room."""
+    """An engine over a journal that may be full."""
 
     engine: Engine
     journal: Cramped
@@ -78,11 +78,11 @@ class Scene:
 
 @asynccontextmanager
 async def scene_with(chosen: Settings, *, by_itself: bool = True) -> AsyncIterator[Scene]:
-    """With `by_itself` as in a daemon, else as without one."""
+    """An engine as in a daemon, or without `by_itself` as in-process."""
     async with Cramped(chosen.state_dir, by_itself=by_itself) as journal, Aws(chosen) as aws:
         yield Scene(Engine(chosen, journal, aws), journal)
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """What is in a folder, by name; nothing when there is no folder."""
+    """The contents of a folder's files by name; empty when there is no folder."""
     return {path.name: path.read_bytes() for path in folder.glob("*")}

@@ -1,4 +1,4 @@
-"""A queue whose jobs go on when the test says how: what the tests of `jobs.queue` share."""
+"""A queue whose jobs wait for the test to end them, for the tests of `jobs.queue`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def request(name: str, **changes: Any) -> JobRequest:
 
 @dataclass
 class Hands:
-    """Stand where the engine is and keep the journal as it does; a job goes on when the test says how."""
+    """Stand in for the engine and write the journal as it does; a job waits until the test ends it."""
 
     journal: Journal
     begun: asyncio.Queue[tuple[str, Job]] = field(default_factory=asyncio.Queue)
@@ -58,7 +58,7 @@ class Hands:
         await self._live("clean", job)
 
     async def _live(self, what: str, job: Job) -> None:
-        assert job.id not in self.living, "two lives of one job at a time"
+        assert job.id not in self.living, "two runs of one job at a time"
         self.living.add(job.id)
         self.seen.append((what, job.id))
         self.orders[job.id] = asyncio.get_running_loop().create_future()
@@ -98,7 +98,7 @@ class Hands:
 
 @dataclass
 class Scene:
-    """A queue over a journal, and the hands that do its work."""
+    """A queue over a journal, and the stand-in for its engine."""
 
     queue: JobQueue
     hands: Hands
@@ -140,7 +140,7 @@ async def running(
     make_journal: Callable[..., Journal] = Journal,
     drain: OnStop | None = OnStop.CANCEL,
 ) -> AsyncIterator[Scene]:
-    """A queue as the daemon has it; at the end it is drained in this way, unless the test has done so."""
+    """A queue as the daemon has it; at the end it is drained, unless the test has done so."""
     async with make_journal(state_dir, by_itself=True) as journal:
         hands = Hands(journal)
         try:
@@ -156,7 +156,7 @@ async def running(
 
 
 async def left_behind(state_dir: Path, next_step: NextStep, *, by_itself: bool = True, **view: Any) -> JobView:
-    """Enter a job as a process that is gone left it."""
+    """Enter a job in the state in which a dead process left it."""
     async with Journal(state_dir, by_itself=by_itself) as journal:
         asked = request("a")
         made = Job(asked).view().model_copy(update=view)

@@ -165,7 +165,7 @@ async def test_without_a_key_one_is_made_and_kept(image: Path, tmp_path: Path, k
 async def test_registered_from_s3(
     cloud: MakeCloud, image: Path, tmp_path: Path, key_ring: KeyRing, ministack: Endpoint
 ) -> None:
-    """The bundle is in the bucket as every referee wants it, and EC2 knows the image as instance-store."""
+    """The bundle in the bucket satisfies every referee, and EC2 shows the AMI as instance-store."""
     there = cloud()
     asked = request(
         image,
@@ -242,7 +242,7 @@ async def test_a_passing_fault_does_not_fail_the_job(
 async def test_a_lasting_fault_fails_the_job_and_keeps_its_parts_until_they_are_removed(
     path: str, cloud: MakeCloud, image: Path, tmp_path: Path, key_ring: KeyRing
 ) -> None:
-    """When the store fails for good the cause is told and how to go on; removing then leaves nothing."""
+    """A lasting failure of the store is reported with its cause and how to continue; a removal then leaves nothing."""
     there = cloud(Fault(action=Answer(status=500, code="InternalError"), path=path, times=None))
     asked = request(image, f"s3://{there.bucket}", key_ring, endpoint_url=there.proxy.url)
     async with running_engine(settings(tmp_path)) as engine:
@@ -282,7 +282,7 @@ async def test_a_source_that_changes_fails_the_job(
 async def test_a_failed_registration_keeps_the_bundle(
     cloud: MakeCloud, image: Path, tmp_path: Path, key_ring: KeyRing, ministack: Endpoint
 ) -> None:
-    """What was bundled is not thrown away when EC2 refuses it; the hint registers it again."""
+    """A bundle that EC2 refuses to register is kept; the hint says how to register it."""
     there = cloud(Fault(action=Answer(status=400, code="InvalidManifest"), method="POST", form=REGISTER, times=None))
     asked = request(image, f"s3://{there.bucket}/x", key_ring, endpoint_url=there.proxy.url)
     job = await run(asked, settings(tmp_path))
@@ -296,7 +296,7 @@ async def test_a_failed_registration_keeps_the_bundle(
 async def test_cancel_at_twenty_random_moments_leaves_nothing(
     cloud: MakeCloud, tmp_path: Path, key_ring: KeyRing
 ) -> None:
-    """Whenever a job is cancelled: no object, upload, image, thread or task is left, and the engine stays usable."""
+    """A job that is cancelled at any step leaves no object, upload, AMI, thread or task; the engine stays usable."""
     there = cloud()
     image = random_image(tmp_path / "disk.img", 12_000_000)
     chosen = settings(
@@ -357,7 +357,7 @@ async def test_nine_gib_of_holes_come_back_identical(tmp_path: Path, key_ring: K
 
 
 async def test_progress_goes_up_to_the_end(image: Path, tmp_path: Path, key_ring: KeyRing) -> None:
-    """The last progress says that all was read and stored, stage by stage."""
+    """The last progress shows for every stage that all bytes were read and stored."""
     job = await run(request(image, tmp_path / "out", key_ring), settings(tmp_path))
     progress = job.progress
     assert progress is not None

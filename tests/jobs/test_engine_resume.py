@@ -1,4 +1,4 @@
-"""Jobs in more than one life: what is kept, gone on with, begun anew or removed, and what is never touched."""
+"""Several runs of one job: parts are kept, continued from, begun anew or removed, and others' objects never touched."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def image(tmp_path: Path) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class FaultyBucket:
-    """A bucket that is reached through a proxy, which does something wrong until it is mended."""
+    """A bucket behind a proxy that injects faults until it is mended."""
 
     endpoint: Endpoint
     name: str
@@ -98,7 +98,7 @@ def fits(folder: Path, image: Path, keys: KeyRing) -> tuple[str, str]:
 async def test_kept_with_its_parts_and_gone_on_with(
     image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings
 ) -> None:
-    """A job that fails after its first parts keeps them and says how to go on; its next life makes the rest."""
+    """A job that fails after its first parts keeps them and says how to continue; its next run makes the rest."""
     out = tmp_path / "out"
     async with scene_with(chosen) as scene:
         job = await scene.run(request(image, out, key_ring), room=5)
@@ -122,7 +122,7 @@ async def test_kept_with_its_parts_and_gone_on_with(
 async def test_begun_anew_in_a_directory_that_was_removed(
     image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings
 ) -> None:
-    """With the directory gone and the volume changed a later life makes both anew; one that is undone leaves none."""
+    """A later run makes a deleted directory anew for a changed volume; a run that is undone leaves no directory."""
     out = tmp_path / "out"
     async with scene_with(chosen) as scene:
         job = await scene.run(request(image, out, key_ring), room=5)
@@ -159,7 +159,7 @@ async def test_without_a_daemon_the_words_to_go_on_say_so(
 async def test_a_part_that_cannot_be_entered_is_not_sent_nor_any_after_it(
     image: Path, tmp_path: Path, key_ring: KeyRing, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """However many parts are ready, none leaves once one could not be entered: its number may have another content."""
+    """No part is sent once one could not be entered: its number may come to have another content."""
     for room in (1, 3, 6):
         folder = tmp_path_factory.mktemp("out")
         async with scene_with(settings(tmp_path, upload_concurrency=8, part_size="64KiB")) as scene:
@@ -199,7 +199,7 @@ async def test_killed_while_a_part_got_its_name(
 async def test_a_probe_that_a_later_life_left(
     faulty_bucket: Callable[[Fault], FaultyBucket], image: Path, key_ring: KeyRing, chosen: Settings
 ) -> None:
-    """Every life tries with a small object whether it may write: the removal takes one that was left."""
+    """A removal deletes the probe object that an earlier run's check left."""
     bucket = faulty_bucket(manifest_refused())
     async with scene_with(chosen) as scene:
         job = await scene.run(bucket.asked(image, key_ring))
@@ -213,7 +213,7 @@ async def test_a_probe_that_a_later_life_left(
 
 
 async def test_removed_on_request(image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings) -> None:
-    """Cleaning a kept job takes away its parts and what an unfinished one left, and the folder that it made."""
+    """A removal of a kept job deletes its parts, the remains of an unfinished part, and the folder that it made."""
     out = tmp_path / "out"
     async with scene_with(chosen) as scene:
         job = await scene.run(request(image, out, key_ring), room=5)
@@ -230,7 +230,7 @@ async def test_removed_on_request(image: Path, tmp_path: Path, key_ring: KeyRing
 async def test_what_is_somebody_else_s_stays(
     end: str, image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings
 ) -> None:
-    """A file that somebody put in the place of a part is named and never removed, by no end of the job."""
+    """Another's file under a part's name is reported, and no end of the job removes it."""
     out = tmp_path / "out"
     async with scene_with(chosen) as scene:
         job = await scene.run(request(image, out, key_ring), room=5)
@@ -250,7 +250,7 @@ async def test_what_is_somebody_else_s_stays(
 async def test_what_is_somebody_else_s_stays_when_a_later_life_is_cancelled(
     image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings
 ) -> None:
-    """Cancelling a job that was about to put its manifest removes its own parts and not what took the place of one."""
+    """A cancel before the manifest is put removes the job's own parts, and not another's object under a part's name."""
     out = tmp_path / "out"
     manifest = out / "image.manifest.xml"
     async with scene_with(chosen) as scene:
@@ -268,7 +268,7 @@ async def test_what_is_somebody_else_s_stays_when_a_later_life_is_cancelled(
 
 
 async def test_lost_parts_are_made_again(image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings) -> None:
-    """Parts that somebody deleted meanwhile are stored once more; the others are not touched."""
+    """Parts that were deleted meanwhile are stored once more; the others are not touched."""
     out = tmp_path / "out"
     async with scene_with(chosen) as scene:
         job = await scene.run(request(image, out, key_ring), room=7)
@@ -286,7 +286,7 @@ async def test_lost_parts_are_made_again(image: Path, tmp_path: Path, key_ring: 
 async def test_a_changed_volume_is_begun_anew(
     change: str, image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings
 ) -> None:
-    """What was stored of the volume as it was goes, and the bundle is of the volume as it is, under another key."""
+    """Parts of a volume that changed since are removed, and the volume is bundled again under another key."""
     out = tmp_path / "out"
     async with scene_with(chosen) as scene:
         job = await scene.run(request(image, out, key_ring), room=5)
@@ -341,7 +341,7 @@ async def test_a_changed_image_that_a_child_reads_is_begun_anew(
 
 
 async def test_a_touched_volume_is_the_same(image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings) -> None:
-    """It is the bytes that count: another time of change, or a copy elsewhere on the disk, is no other volume."""
+    """Only the bytes count: a volume with another time of change, or a copy of it, is the same volume."""
     out = tmp_path / "out"
     async with scene_with(chosen) as scene:
         job = await scene.run(request(image, out, key_ring), room=5)
@@ -357,7 +357,7 @@ async def test_a_touched_volume_is_the_same(image: Path, tmp_path: Path, key_rin
 
 
 async def test_another_key_pair_cannot_go_on(image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings) -> None:
-    """When the user's key is another by now the job says so and keeps its parts; with the right one it goes on."""
+    """A job whose user key was replaced reports it and keeps its parts; with the old key it continues."""
     out = tmp_path / "out"
     pair = tmp_path / "pair"
     pair.mkdir()
@@ -402,7 +402,7 @@ async def test_a_volume_that_is_not_there_at_the_moment(
 
 
 async def test_a_later_life_is_cancelled(image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings) -> None:
-    """Cancelling a job in its second life removes what its first one stored, too."""
+    """A cancel in the second run removes the parts of the first run too."""
     out = tmp_path / "out"
 
     async with scene_with(chosen) as scene:
@@ -430,7 +430,7 @@ async def test_a_later_life_is_cancelled(image: Path, tmp_path: Path, key_ring: 
 
 
 async def test_interrupted_and_gone_on_with(image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings) -> None:
-    """A job that is interrupted keeps what it stored, as often as that happens."""
+    """A job that is interrupted keeps its stored parts, as often as that happens."""
     out = tmp_path / "out"
     async with scene_with(chosen) as scene:
         seal = scene.journal.seal
@@ -463,7 +463,7 @@ async def test_interrupted_and_gone_on_with(image: Path, tmp_path: Path, key_rin
 
 
 async def test_a_removal_is_not_cut_short(image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings) -> None:
-    """However early a removal is cancelled, the job has ended when it returns and nothing is forgotten."""
+    """A removal that is cancelled at any moment ends the job before it returns, and no part is forgotten."""
     out = tmp_path / "out"
     for turns in range(0, 40, 4):
         async with scene_with(chosen) as scene:
@@ -483,7 +483,7 @@ async def test_a_removal_is_not_cut_short(image: Path, tmp_path: Path, key_ring:
 async def test_a_removal_that_cannot_be_entered(
     image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings
 ) -> None:
-    """With no room in the journal a removal fails as a job does, and is possible later."""
+    """A removal fails while the journal is full, and is possible later."""
     out = tmp_path / "out"
     async with scene_with(chosen) as scene:
         first = await scene.run(request(image, out, key_ring), room=3)
@@ -503,7 +503,7 @@ async def test_a_removal_that_cannot_be_entered(
 async def test_a_removal_that_stumbles_over_a_bug(
     image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error in amistream itself ends that removal, not whoever runs it, and the job can be removed later."""
+    """A bug in amistream ends that removal and not its caller, and the job can be removed later."""
     out = tmp_path / "out"
 
     async def stumble(*_: object) -> None:
@@ -527,7 +527,7 @@ async def test_a_removal_that_stumbles_over_a_bug(
 async def test_a_later_life_that_cannot_be_looked_up(
     image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings
 ) -> None:
-    """When the journal cannot even be read the job fails as it is in there, which the next daemon goes by."""
+    """A job whose journal cannot be read fails and stays resumable for the next daemon."""
     out = tmp_path / "out"
     async with scene_with(chosen) as scene:
         first = await scene.run(request(image, out, key_ring), room=3)
@@ -547,7 +547,7 @@ async def test_a_later_life_that_cannot_be_looked_up(
 async def test_a_removal_that_failed_may_become_a_resume(
     image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings
 ) -> None:
-    """A job whose removal began goes on with what is left, and is not removed by the next daemon any more."""
+    """A job that is resumed after a removal began continues from the remaining parts, and the next daemon keeps it."""
     out = tmp_path / "out"
     async with scene_with(chosen) as scene:
         job = await scene.run(request(image, out, key_ring), room=5)
@@ -566,7 +566,7 @@ async def test_a_removal_that_failed_may_become_a_resume(
 async def test_a_job_that_is_not_in_the_journal(
     image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings
 ) -> None:
-    """What was never entered is not run."""
+    """A job that is not in the journal is not run."""
     async with scene_with(chosen) as scene:
         job = Job(request(image, tmp_path / "out", key_ring))
         await scene.engine.run(job)
@@ -578,7 +578,7 @@ async def test_a_job_that_is_not_in_the_journal(
 async def test_chunks_of_another_size_in_a_later_life(
     faulty_bucket: Callable[[Fault], FaultyBucket], tmp_path: Path, key_ring: KeyRing
 ) -> None:
-    """A setting that changes how a part goes up, and so its checksum, does not stand in the way of going on."""
+    """A job continues under a setting that changes how parts are uploaded, and so their checksums."""
     chunk = Fault(action=Answer(status=403, code="AccessDenied"), path=".*part.01", query="partNumber", times=None)
     bucket = faulty_bucket(chunk)
     image = random_image(tmp_path / "disk.img", 20_000_000)
@@ -598,7 +598,7 @@ async def test_chunks_of_another_size_in_a_later_life(
 async def test_all_that_is_left_is_the_manifest(
     faulty_bucket: Callable[[Fault], FaultyBucket], tmp_path: Path, key_ring: KeyRing, image: Path, chosen: Settings
 ) -> None:
-    """A job with every part stored needs its volume no more: the manifest is put, and nothing else is sent."""
+    """A job with every part stored is finished without its volume: only the manifest is put."""
     bucket = faulty_bucket(manifest_refused())
     async with scene_with(chosen) as scene:
         job = await scene.run(bucket.asked(image, key_ring))
@@ -617,7 +617,7 @@ async def test_all_that_is_left_is_the_manifest(
 async def test_a_part_is_lost_before_the_manifest_is_put(
     faulty_bucket: Callable[[Fault], FaultyBucket], tmp_path: Path, key_ring: KeyRing, image: Path, chosen: Settings
 ) -> None:
-    """A manifest is not put over a part that is gone: the job says which, and its next life stores it again."""
+    """No manifest is put while a part is lost: the job names it, and its next run stores it again."""
     bucket = faulty_bucket(manifest_refused())
     async with scene_with(chosen) as scene:
         job = await scene.run(bucket.asked(image, key_ring))

@@ -1,4 +1,4 @@
-"""What becomes of a later life that ends early, and of one that is cancelled at its very end: nothing is forgotten."""
+"""Later runs that end early, and runs that are cancelled at their very end: no part is forgotten."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ async def test_a_bundle_that_somebody_registered(
     tmp_path: Path,
     key_ring: KeyRing,
 ) -> None:
-    """After a failed registration somebody registers by hand, as the hint says: no removal touches that AMI's bundle.
+    """No removal touches a bundle that a user registered by hand, as the hint of a failed registration says.
 
-    One of the job's own name is taken for the job's when it goes on.
+    An AMI with the job's name is taken for the job's own when it continues.
     """
     use_endpoint(ministack, monkeypatch)
     bucket = make_bucket(ministack)
@@ -95,7 +95,7 @@ async def test_a_bundle_that_somebody_registered(
 
 
 class Held:
-    """Stands before a method of the journal: the first call that `fits` says that it came, and waits."""
+    """Wraps a method of the journal: the first call that `fits` sets `came` and waits for `go`."""
 
     def __init__(self, method: Callable[..., Awaitable[Any]], fits: Callable[..., bool] = lambda *_: True) -> None:
         self._method = method
@@ -114,7 +114,7 @@ def told(state: State) -> Callable[[JobView], bool]:
 
 
 async def stopped(scene: Scene, job: Job, held: Held, *, keep: bool = False) -> None:
-    """Run the job, stop it where it is held, as the queue does, and let the held call go on."""
+    """Run the job, stop it at the held call as the queue does, and let that call continue."""
     running = asyncio.create_task(scene.engine.run(job))
     await held.came.wait()
     job.cancel_requested, job.interrupt_requested = True, keep
@@ -128,7 +128,7 @@ async def stopped(scene: Scene, job: Job, held: Held, *, keep: bool = False) -> 
 async def test_cancelled_before_it_looked_at_what_is_stored(
     image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings
 ) -> None:
-    """A later life that is cancelled while it still checks removes what the first one stored."""
+    """A later run that is cancelled during its checks removes the parts of the first run."""
     out = tmp_path / "out"
     async with scene_with(chosen) as scene:
         job = await scene.remembered(await scene.run(request(image, out, key_ring), room=5))
@@ -143,7 +143,7 @@ async def test_cancelled_before_it_looked_at_what_is_stored(
 async def test_interrupted_before_it_looked_at_what_is_stored(
     image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings
 ) -> None:
-    """A later life that is interrupted while it still checks shows, and keeps, all that was stored."""
+    """A later run that is interrupted during its checks keeps, and shows, all stored parts."""
     out = tmp_path / "out"
     async with scene_with(chosen) as scene:
         job = await scene.remembered(await scene.run(request(image, out, key_ring), room=5))
@@ -157,7 +157,7 @@ async def test_interrupted_before_it_looked_at_what_is_stored(
 async def test_what_cannot_be_removed_at_a_cancel_is_kept(
     image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings
 ) -> None:
-    """When the journal does not tell a cancelled later life what is stored, the job stays, to be removed later."""
+    """A later run that is cancelled while the journal is unreadable leaves a job that can be removed later."""
     out = tmp_path / "out"
     async with scene_with(chosen) as scene:
         first = await scene.run(request(image, out, key_ring), room=5)
@@ -180,7 +180,7 @@ async def test_what_cannot_be_removed_at_a_cancel_is_kept(
 async def test_a_removal_at_a_cancel_that_stumbles_over_a_bug(
     image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error in amistream itself while a later life is undone does not keep the job from ending, or being removed."""
+    """A bug in amistream during an undo does not keep the job from ending, or from being removed later."""
     out = tmp_path / "out"
 
     async def stumble(*_: object, **__: object) -> None:
@@ -205,7 +205,7 @@ async def test_a_removal_at_a_cancel_that_stumbles_over_a_bug(
 async def test_a_journal_that_fails_while_a_later_life_checks(
     image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings
 ) -> None:
-    """A later life that the journal fails before anything was looked at keeps all, and the next one goes on."""
+    """A later run whose journal fails during the checks keeps all parts, and the next run continues."""
     out = tmp_path / "out"
     async with scene_with(chosen) as scene:
         job = await scene.remembered(await scene.run(request(image, out, key_ring), room=5))
@@ -230,7 +230,7 @@ async def test_a_journal_that_fails_while_a_later_life_checks(
 async def test_a_bug_while_a_later_life_checks(
     image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error in amistream itself removes what earlier lives stored, too, since nobody may go on from there."""
+    """A bug in amistream removes the parts of earlier runs too: no run may continue after it."""
     out = tmp_path / "out"
 
     async def stumble(*_: object, **__: object) -> None:
@@ -247,7 +247,7 @@ async def test_a_bug_while_a_later_life_checks(
 
 
 async def test_a_hole_that_was_written_into(tmp_path: Path, key_ring: KeyRing, chosen: Settings) -> None:
-    """Data that came into a hole since the first life makes the volume another: the bundle is begun anew, with it."""
+    """Data that was written into a hole since the first run begins the bundle anew, with that data."""
     out = tmp_path / "out"
     image = sparse_image(tmp_path / "disk.img", SIZE, [(0, 1_000_000), (2_000_000, 1_000_000)])
     async with scene_with(chosen) as scene:
@@ -262,7 +262,7 @@ async def test_a_hole_that_was_written_into(tmp_path: Path, key_ring: KeyRing, c
 
 
 async def test_a_hole_that_grew(tmp_path: Path, key_ring: KeyRing, chosen: Settings) -> None:
-    """Zeros that became a hole are the same bytes: the job goes on with what is stored."""
+    """Zeros that became a hole are the same bytes: the job continues with its stored parts."""
     out = tmp_path / "out"
     image = sparse_image(tmp_path / "disk.img", SIZE, [(0, 1_000_000), (2_000_000, 1_000_000)])
     with image.open("r+b") as file:
@@ -332,7 +332,7 @@ async def test_stopped_while_the_volume_is_closed(
 async def test_stopped_while_a_failure_is_entered(
     keep: bool, image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings
 ) -> None:
-    """A job that is cancelled or interrupted while its failure is entered ends with that failure, and can go on."""
+    """A job that is cancelled or interrupted while its failure is entered ends with that failure, resumable."""
     out = tmp_path / "out"
     async with scene_with(chosen) as scene:
         scene.journal.room = 3
@@ -351,7 +351,7 @@ async def test_stopped_while_a_failure_is_entered(
 async def test_all_was_done_but_its_end_was_not_entered(
     image: Path, tmp_path: Path, key_ring: KeyRing, chosen: Settings
 ) -> None:
-    """A process that died between the last destination and the job's end leaves a job that is done when taken up."""
+    """A job whose process died between its last destination and its end is done when it is taken up."""
     out = tmp_path / "out"
     async with scene_with(chosen) as scene:
         end = scene.journal.end

@@ -1,4 +1,4 @@
-"""The journal: everything comes back as it was entered, to whoever may have it, and nobody else reads it."""
+"""The journal: every entry comes back as it was made, to the process that may have it, and no other user reads it."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ async def found(journal: Journal, job: Job) -> JournalEntry:
 
 
 async def test_a_job_comes_back_as_it_was_entered(tmp_path: Path) -> None:
-    """Another process finds request, state, key and next step of a job, and whether it goes on by itself."""
+    """Another process finds a job's request, state, key, next step and `by_itself`."""
     asked = {"source": "/volumes/ä", "destinations": ["s3://b-1/x"], "part_size": "1MiB", "tags": {"Team": "b'u\"ild"}}
     request = parse_request(asked)
     async with Journal(tmp_path, by_itself=True) as journal:
@@ -165,7 +165,7 @@ async def test_a_job_comes_back_as_it_was_entered(tmp_path: Path) -> None:
 
 
 async def test_bundling_comes_back_as_it_was_entered(tmp_path: Path) -> None:
-    """What later passes must keep to, every part with its mark, manifests and ended destinations come back whole."""
+    """The facts for later passes, every part with its mark, manifests and ended destinations come back whole."""
     async with Journal(tmp_path, by_itself=True) as journal:
         job, other = await entered(journal), await entered(journal)
         await journal.begin(job.id, BUNDLING)
@@ -223,7 +223,7 @@ NUMBERS = st.integers(0, 2**63)
     )
 )
 def test_any_part_comes_back(part: SealedPart) -> None:
-    """Whatever the figures, digests and levels of a part, its text means the same part again."""
+    """A part with any figures, digests and levels is read back as the same part."""
     assert SealedPart.model_validate_json(part.model_dump_json()) == part
 
 
@@ -243,7 +243,7 @@ async def test_beginning_anew_forgets_the_earlier_parts(tmp_path: Path) -> None:
 
 
 async def test_a_reopened_job_is_bundled_again_and_nothing_put_is_forgotten(tmp_path: Path) -> None:
-    """A job whose destination turned out to lack parts has no result any more; its manifests stay, to be removed."""
+    """A reopened job has no result any more; its manifests stay, so that they can be removed."""
     async with Journal(tmp_path, by_itself=True) as journal:
         job = await entered(journal)
         await journal.begin(job.id, BUNDLING)
@@ -256,7 +256,7 @@ async def test_a_reopened_job_is_bundled_again_and_nothing_put_is_forgotten(tmp_
 
 
 async def test_a_part_is_entered_once(tmp_path: Path) -> None:
-    """A second part under a number is refused: what was sent is never entered otherwise."""
+    """A second part under a number is refused: the entry of a sent part never changes."""
     async with Journal(tmp_path, by_itself=True) as journal:
         job = await entered(journal)
         await journal.seal(job.id, sealed(3))
@@ -266,7 +266,7 @@ async def test_a_part_is_entered_once(tmp_path: Path) -> None:
 
 
 async def test_an_ended_job_leaves_its_view_only(tmp_path: Path) -> None:
-    """What only a later pass would need is gone when a job is over; what is shown of it stays."""
+    """A job that is over keeps its view; its records for later runs are deleted."""
     async with Journal(tmp_path, by_itself=True) as journal:
         job = await entered(journal)
         await journal.begin(job.id, BUNDLING)
@@ -289,7 +289,7 @@ def dated(number: int) -> JobView:
 
 
 async def test_old_ended_jobs_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the jobs that are over the newest are remembered; one that is not is never forgotten."""
+    """The newest jobs that are over are remembered; an unfinished job is never forgotten."""
     monkeypatch.setattr(journal_module, "REMEMBERED", 3)
     async with Journal(tmp_path, by_itself=True) as journal:
         views = [dated(number) for number in range(7)]
@@ -384,7 +384,7 @@ def another_process(state_dir: Path) -> Iterator[tuple[subprocess.Popen[str], st
 
 
 async def test_a_living_process_keeps_its_jobs(tmp_path: Path) -> None:
-    """While another process lives its job is not listed among those to take up, and cannot be claimed."""
+    """The job of a living process is not listed for other processes, and they cannot claim it."""
     with another_process(tmp_path) as (process, job_id):
         async with Journal(tmp_path, by_itself=True) as journal:
             own = await entered(journal)
@@ -402,7 +402,7 @@ async def test_a_living_process_keeps_its_jobs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, None], ids=["killed", "ended well"])
 async def test_a_gone_process_leaves_its_jobs(end: signal.Signals | None, tmp_path: Path) -> None:
-    """The job of a process that is gone, however it went, is the next one's, and then not another's."""
+    """The job of a dead process belongs to the next process that claims it, and then to no other."""
     with another_process(tmp_path) as (process, job_id):
         if end is None:
             process.communicate("")
@@ -419,7 +419,7 @@ async def test_a_gone_process_leaves_its_jobs(end: signal.Signals | None, tmp_pa
 
 
 async def test_two_that_claim_at_once(tmp_path: Path) -> None:
-    """Of several that would take a job over at the same moment one gets it."""
+    """One of several processes that claim a job at the same moment gets it."""
     with another_process(tmp_path) as (process, job_id):
         process.kill()
         process.wait()
@@ -429,14 +429,14 @@ async def test_two_that_claim_at_once(tmp_path: Path) -> None:
 
 
 async def test_a_job_that_nobody_knows_is_not_claimed(tmp_path: Path) -> None:
-    """There is nothing to take up under an id that is none."""
+    """An unknown id cannot be claimed."""
     async with Journal(tmp_path, by_itself=True) as journal:
         with pytest.raises(ConflictError):
             await journal.claim("nobody")
 
 
 async def test_ended_jobs_of_a_living_process_are_listed(tmp_path: Path) -> None:
-    """What is over anywhere can be shown anywhere."""
+    """Jobs that are over are listed in every process."""
     async with Journal(tmp_path, by_itself=True) as one, Journal(tmp_path, by_itself=True) as two:
         job = await entered(one)
         assert await two.all() == []
@@ -455,7 +455,7 @@ async def fill(journal: Journal) -> JobError:
 
 
 async def test_disk_full(tmp_path: Path) -> None:
-    """A full disk says so, with where to look; what was entered stays, and it goes on when there is room again."""
+    """A full disk is reported with the directory; entries stay, and the journal continues once there is space."""
     with small_disk(tmp_path / "disk", "512k") as disk:
         ballast = disk / "ballast"
         ballast.write_bytes(bytes(128 * 1024))
@@ -475,7 +475,7 @@ async def test_disk_full(tmp_path: Path) -> None:
 
 
 async def test_disk_full_from_the_start(tmp_path: Path) -> None:
-    """A journal that cannot even be made for want of room says that, and leaves no lock behind."""
+    """A journal that cannot be created on a full disk reports it, and leaves no lock file."""
     with small_disk(tmp_path / "disk", "64k") as disk:
         (disk / "ballast").write_bytes(bytes(64 * 1024 - 8192))
         open_before = open_files()
@@ -514,7 +514,7 @@ asyncio.run(main())
 
 
 def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
-    """A disk that refuses for another reason names the file and the directory to look at; what was entered stays."""
+    """Any other failure of the disk is reported with the file and the directory; entries stay."""
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, check=True, timeout=60
     )
@@ -527,7 +527,7 @@ def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"not a database" * 100, None], ids=["no database", "a directory"])
 async def test_what_is_no_journal(content: bytes | None, tmp_path: Path) -> None:
-    """A file that is something else is named, and stays as it is."""
+    """A file that is no journal is reported, and stays as it is."""
     if content is None:
         (tmp_path / FILE).mkdir()
     else:
@@ -541,7 +541,7 @@ async def test_what_is_no_journal(content: bytes | None, tmp_path: Path) -> None
 
 
 async def test_what_came_of_a_registration(tmp_path: Path) -> None:
-    """It stays known when the manifest is entered again, and is unknown again while another try is made."""
+    """A registration stays known when the manifest is entered again, and is unknown during another attempt."""
     async with Journal(tmp_path, by_itself=True) as journal:
         job = await entered(journal)
         await journal.begin(job.id, BUNDLING)
@@ -558,7 +558,7 @@ async def test_what_came_of_a_registration(tmp_path: Path) -> None:
 
 
 async def test_a_journal_from_before_registrations_were_entered(tmp_path: Path) -> None:
-    """It is taken up as it is: of its registrations nothing is known."""
+    """An early journal of version 1 is upgraded: nothing is known of its registrations."""
     async with Journal(tmp_path, by_itself=True) as journal:
         job = await entered(journal)
         await journal.begin(job.id, BUNDLING)
@@ -576,7 +576,7 @@ async def test_a_journal_from_before_registrations_were_entered(tmp_path: Path) 
 
 
 async def test_a_journal_of_version_1(tmp_path: Path) -> None:
-    """Every job of a journal that the version before job kinds wrote is read as a bundle job, whole, and goes on."""
+    """Every job of a journal of version 1 is read whole, as a bundle job, and can be continued."""
     with sqlite3.connect(tmp_path / FILE) as database:
         database.executescript(VERSION_1.read_text())
     database.close()
@@ -602,7 +602,7 @@ async def test_a_journal_of_version_1(tmp_path: Path) -> None:
 
 
 async def test_two_that_upgrade_at_once(tmp_path: Path) -> None:
-    """Of several processes that open an older journal at the same moment one upgrades it."""
+    """An older journal that several processes open at the same moment is upgraded once."""
     with sqlite3.connect(tmp_path / FILE) as database:
         database.executescript(VERSION_1.read_text())
     database.close()
@@ -615,7 +615,7 @@ async def test_two_that_upgrade_at_once(tmp_path: Path) -> None:
 
 
 async def test_a_job_of_another_version(tmp_path: Path) -> None:
-    """A job that cannot be read is left as it is, told of when it is asked for, and keeps no other from being read."""
+    """An unreadable job stays as it is, is reported when it is asked for, and does not hide the others."""
     async with Journal(tmp_path, by_itself=True) as journal:
         strange, plain = await entered(journal), await entered(journal)
     with sqlite3.connect(tmp_path / FILE) as database:
@@ -654,7 +654,7 @@ async def test_another_version(tmp_path: Path) -> None:
 
 
 async def test_a_state_directory_that_cannot_be(tmp_path: Path) -> None:
-    """A path that is no directory is told."""
+    """A state directory that is a file is reported."""
     (tmp_path / "file").touch()
     with pytest.raises(AmistreamError, match="cannot keep the journal"):
         async with Journal(tmp_path / "file" / "state", by_itself=True):
@@ -662,7 +662,7 @@ async def test_a_state_directory_that_cannot_be(tmp_path: Path) -> None:
 
 
 async def test_a_cancel_does_not_tear_an_entry(tmp_path: Path) -> None:
-    """Who is cancelled while it enters something leaves it whole or not at all, and the journal goes on."""
+    """A cancelled call leaves its entry whole or not made, and the journal stays usable."""
     async with Journal(tmp_path, by_itself=True) as journal:
         job = await entered(journal)
         for number in range(30):

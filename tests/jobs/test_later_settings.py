@@ -1,4 +1,4 @@
-"""Settings that are changed between two lives of a job: it keeps to what it began with."""
+"""Settings that change between two runs of a job: it keeps to those it began with."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def elsewhere(
 async def test_another_endpoint(
     elsewhere: tuple[Job, str, Settings], ministack: Endpoint, image: Path, tmp_path: Path, key_ring: KeyRing
 ) -> None:
-    """A job goes on where its parts are."""
+    """A job continues at the endpoint of its parts."""
     job, bucket, changed = elsewhere
     async with scene_with(changed) as scene:
         job = await scene.again(job)
@@ -93,7 +93,7 @@ async def test_another_endpoint(
 
 
 async def test_removed_at_another_endpoint(elsewhere: tuple[Job, str, Settings], ministack: Endpoint) -> None:
-    """A job is removed from where its parts are, and is not over before."""
+    """A job is removed from the endpoint of its parts, and is not over before."""
     job, bucket, changed = elsewhere
     async with scene_with(changed) as scene:
         job = await scene.remembered(job)
@@ -103,7 +103,7 @@ async def test_removed_at_another_endpoint(elsewhere: tuple[Job, str, Settings],
 
 
 async def test_a_member_s_job_at_another_endpoint(elsewhere: tuple[Job, str, Settings], ministack: Endpoint) -> None:
-    """What is signed for a member goes where the settings say: the job waits until they are as they were."""
+    """A confined job is signed for the endpoint of the settings only: it waits until they are as before."""
     job, bucket, changed = elsewhere
     there = list_keys(ministack, bucket)
     async with scene_with(changed) as scene:
@@ -128,7 +128,7 @@ async def test_one_of_two_destinations_has_a_part_already(
     tmp_path: Path,
     key_ring: KeyRing,
 ) -> None:
-    """A part goes up to the second destination in another way than it went up to the first: it is the same part."""
+    """A part that is uploaded to two destinations in different ways is the same part."""
     use_endpoint(ministack, monkeypatch)
     buckets = [make_bucket(ministack) for _ in range(2)]
     denied = Answer(status=403, code="AccessDenied")

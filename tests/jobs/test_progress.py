@@ -1,4 +1,4 @@
-"""What a running job tells of its speed: how long it still takes, and what it is that limits it."""
+"""The speed of a running job: the time left, and the limiting stage."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from support.keys import KeyRing
 
 PARTS = 12
-"""Of `image`."""
+"""Size of `image`."""
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ async def test_time_left_for_what_is_under_way(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With the volume read there is time left until the last part is stored, and then none."""
+    """Once the volume is read, time is left until the last part is stored, and then none."""
     use_endpoint(ministack, monkeypatch)
     all_but_one = Fault(action=PauseRequest(), path=r".*/image\.part\.(0[1-9]|1\d)", times=None)
     proxy = make_proxy(ministack, all_but_one)
@@ -82,7 +82,7 @@ async def test_who_holds_the_upload_back(
     *,
     in_s3: bool,
 ) -> None:
-    """A limit that the user set is named as what limits, where it is felt: it is not for directories."""
+    """A limit of the user's is reported as the bottleneck when it is one, which it never is for directories."""
     use_endpoint(ministack, monkeypatch)
     place = f"s3://{make_bucket(ministack)}/x" if in_s3 else str(tmp_path / "out")
     more = {"endpoint_url": ministack.url, "register_image": False} if in_s3 else {}

@@ -1,4 +1,4 @@
-"""The queue: jobs outlive the process in the journal, each lives once at a time, and nothing it stored is forgotten."""
+"""The queue: jobs outlive the process, one run of each at a time, and no stored part is forgotten."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jobs.queueing import RESULT, Hands, ended, left_behind, request, running
 
 
 async def test_entered_before_anybody_hears_of_it(tmp_path: Path) -> None:
-    """Once a submit has answered, the job is in the journal, whoever reads it."""
+    """A job is in the journal before its submit returns."""
     async with running(tmp_path) as scene:
         job = (await scene.queue.submit(request("a"), idempotency_key="one", confined=True))[0]
         async with Journal(tmp_path, by_itself=False) as another:
@@ -55,7 +55,7 @@ async def test_what_was_cut_short_goes_on(next_step: NextStep, state: State, tmp
     ids=["not wanted", "not a daemon's", "failed"],
 )
 async def test_what_waits_to_be_asked_for(resume: bool, by_itself: bool, view: dict[str, Any], tmp_path: Path) -> None:
-    """A job that somebody else ran, that failed, or that is not to go on by itself, is shown and may be resumed."""
+    """A job that failed, or that ran without a daemon, is shown and may be resumed."""
     left = await left_behind(tmp_path, NextStep.KEPT, by_itself=by_itself, **view)
     async with running(tmp_path) as scene:
         await scene.queue.recover(resume=resume)
@@ -96,7 +96,7 @@ async def test_what_is_over_is_only_shown(tmp_path: Path) -> None:
 
 
 async def test_jobs_of_a_living_process_are_left_alone(tmp_path: Path) -> None:
-    """What another process is doing at this moment is neither run nor shown."""
+    """A job that another process runs is neither run nor shown."""
     async with Journal(tmp_path, by_itself=True) as another, running(tmp_path) as scene:
         theirs = Job(request("a"))
         await another.add(theirs.view(), theirs.request, confined=False, idempotency_key="")
@@ -105,7 +105,7 @@ async def test_jobs_of_a_living_process_are_left_alone(tmp_path: Path) -> None:
 
 
 async def test_another_was_quicker(tmp_path: Path) -> None:
-    """A job that another process takes up while this one starts is theirs, and the start goes on."""
+    """A job that another process claims during the start is left to it, and the start continues."""
     view = await left_behind(tmp_path, NextStep.KEPT, state=State.BUNDLING)
 
     async with Journal(tmp_path, by_itself=True) as another:
@@ -189,7 +189,7 @@ async def test_cancel_right_after_submit(turns: int, tmp_path: Path) -> None:
 
 
 async def test_resume_begins_the_job_again(tmp_path: Path) -> None:
-    """A job that kept something is run again under its id, and its earlier life is shown no more."""
+    """A job that kept parts is run again under its id, and its earlier run is shown no more."""
     async with running(tmp_path) as scene:
         first = await scene.keep()
         second = await scene.queue.resume(first.id)
@@ -200,7 +200,7 @@ async def test_resume_begins_the_job_again(tmp_path: Path) -> None:
 
 
 async def test_cancel_removes_what_was_kept(tmp_path: Path) -> None:
-    """Cancelling a job that kept something begins its removal, and then its place is free."""
+    """A cancel of a job that kept parts begins its removal, and then its destination is free."""
     async with running(tmp_path) as scene:
         first = await scene.keep()
         second = await scene.queue.cancel(first.id)
@@ -213,7 +213,7 @@ async def test_cancel_removes_what_was_kept(tmp_path: Path) -> None:
 
 
 async def test_what_cannot_be_resumed(tmp_path: Path) -> None:
-    """Neither a running job, nor one that kept nothing, nor one that nobody knows can be resumed."""
+    """A running job, a job without kept parts, and an unknown job cannot be resumed."""
     async with running(tmp_path) as scene:
         job = await scene.begin()
         with pytest.raises(ConflictError, match="nothing of it is kept") as caught:
@@ -228,7 +228,7 @@ async def test_what_cannot_be_resumed(tmp_path: Path) -> None:
 
 
 async def test_a_stopping_daemon_resumes_nothing(tmp_path: Path) -> None:
-    """While the daemon stops, a job is not taken up; it can be in the next one."""
+    """A job is not taken up while the daemon stops; the next daemon can do so."""
     async with running(tmp_path) as scene:
         job = await scene.keep()
         await scene.queue.drain(OnStop.FINISH)
@@ -239,7 +239,7 @@ async def test_a_stopping_daemon_resumes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", list(OnStop))
 async def test_a_daemon_told_to_stop_while_it_takes_a_job_up(how: OnStop, tmp_path: Path) -> None:
-    """A job that was still being taken up when the daemon was told to stop is left to the next one."""
+    """A job that is being taken up when the daemon stops is left to the next daemon."""
     async with running(tmp_path, drain=None) as scene:
         job = await scene.keep()
         taking, go = asyncio.Event(), asyncio.Event()
@@ -263,7 +263,7 @@ async def test_a_daemon_told_to_stop_while_it_takes_a_job_up(how: OnStop, tmp_pa
 
 @pytest.mark.parametrize("ask", ["resume", "cancel"])
 async def test_a_job_that_another_process_finished(ask: str, tmp_path: Path) -> None:
-    """What another process did since this one looked is told and shown, and not done or undone a second time."""
+    """A job that another process ended meanwhile is shown with that end, and is not run or removed again."""
     view = await left_behind(tmp_path, NextStep.KEPT, by_itself=False, state=State.INTERRUPTED)
     async with running(tmp_path) as scene:
         await scene.queue.recover(resume=True)
@@ -283,7 +283,7 @@ async def test_a_job_that_another_process_finished(ask: str, tmp_path: Path) -> 
 
 
 async def test_another_finished_it_while_this_one_started(tmp_path: Path) -> None:
-    """A job that another process finishes while this one starts is shown as that left it."""
+    """A job that another process finishes during the start is shown with that end."""
     view = await left_behind(tmp_path, NextStep.KEPT, state=State.BUNDLING)
 
     class Late(Journal):
@@ -303,7 +303,7 @@ async def test_another_finished_it_while_this_one_started(tmp_path: Path) -> Non
 
 
 async def test_a_job_that_another_process_took_up(tmp_path: Path) -> None:
-    """What another process goes on with is neither resumed nor removed here, and can be once that is gone."""
+    """A job that another process continues cannot be resumed or removed here until that process is gone."""
     view = await left_behind(tmp_path, NextStep.KEPT, by_itself=False, state=State.INTERRUPTED)
     async with running(tmp_path) as scene:
         await scene.queue.recover(resume=True)
@@ -332,7 +332,7 @@ async def test_resumed_jobs_wait_their_turn(tmp_path: Path) -> None:
     "asked", [("resume", "resume"), ("resume", "cancel"), ("cancel", "resume"), ("cancel", "cancel")]
 )
 async def test_asked_twice_at_once(asked: tuple[str, str], tmp_path: Path) -> None:
-    """Of two requests about one kept job that come at the same moment the first counts: it never lives twice."""
+    """The first of two simultaneous requests about a kept job counts: a job never has two runs."""
     async with running(tmp_path, max_jobs=4) as scene:
         job = await scene.keep()
         del scene.hands.seen[:]
@@ -346,7 +346,7 @@ async def test_asked_twice_at_once(asked: tuple[str, str], tmp_path: Path) -> No
 
 
 async def test_a_waiting_job_that_kept_something_is_removed_when_it_is_cancelled(tmp_path: Path) -> None:
-    """What an earlier life stored is removed although this one never began: its parts must not be forgotten."""
+    """The parts of an earlier run are removed although the cancelled run never began."""
     async with running(tmp_path, max_jobs=1) as scene:
         kept = await scene.keep("a")
         other = await scene.begin("b")
@@ -359,7 +359,7 @@ async def test_a_waiting_job_that_kept_something_is_removed_when_it_is_cancelled
 
 @pytest.mark.parametrize("how", [OnStop.CANCEL, OnStop.INTERRUPT, OnStop.FINISH])
 async def test_a_stop_does_not_forget_what_a_waiting_job_kept(how: OnStop, tmp_path: Path) -> None:
-    """A job with parts that waits to go on when the daemon stops has them removed, or is left to the next one."""
+    """A waiting job with parts has them removed when the daemon stops, or is left to the next daemon."""
     view = await left_behind(tmp_path, NextStep.KEPT, state=State.BUNDLING)
     async with running(tmp_path, max_jobs=1, drain=None) as scene:
         await scene.queue.recover(resume=False)
@@ -380,7 +380,7 @@ async def test_a_stop_does_not_forget_what_a_waiting_job_kept(how: OnStop, tmp_p
 
 
 async def test_a_removal_that_waits_is_not_forgotten_by_a_stop(tmp_path: Path) -> None:
-    """Who was told that a job is being cancelled finds it removed by the next daemon, if not by this one."""
+    """A removal that was accepted is made by the next daemon, if not by this one."""
     async with running(tmp_path, max_jobs=1, drain=OnStop.INTERRUPT) as scene:
         kept = await scene.keep("a")
         await scene.begin("b")
@@ -393,7 +393,7 @@ async def test_a_removal_that_waits_is_not_forgotten_by_a_stop(tmp_path: Path) -
 
 @pytest.mark.parametrize("begins", [True, False], ids=["begun", "before it could begin"])
 async def test_asked_again_while_the_last_life_is_on_its_way_out(begins: bool, tmp_path: Path) -> None:
-    """A job that is resumed while its ended life still does something can be cancelled like any other."""
+    """A job that is resumed while its ended run is still leaving can be cancelled like any other."""
     async with Journal(tmp_path, by_itself=True) as journal:
         hands = Hands(journal)
         may_leave = asyncio.Event()
@@ -423,7 +423,7 @@ async def test_asked_again_while_the_last_life_is_on_its_way_out(begins: bool, t
 
 
 async def test_who_gives_up_waiting_for_the_answer(tmp_path: Path) -> None:
-    """A client that goes away while its job is being entered leaves a job that lives, or none."""
+    """A client that leaves while its job is being entered leaves a job that runs, or none."""
     async with running(tmp_path) as scene:
         asking = asyncio.create_task(scene.queue.submit(request("a")))
         await asyncio.sleep(0)
@@ -435,7 +435,7 @@ async def test_who_gives_up_waiting_for_the_answer(tmp_path: Path) -> None:
 
 
 async def test_what_an_earlier_life_said_is_not_said_of_the_next(tmp_path: Path) -> None:
-    """A job that is taken up again has no error, result or end of its earlier life, but its notices."""
+    """A job that is taken up again has the notices of its earlier run, but not its error, result or end."""
     async with running(tmp_path) as scene:
         first = await scene.begin()
         first.note("something worth knowing")
@@ -448,7 +448,7 @@ async def test_what_an_earlier_life_said_is_not_said_of_the_next(tmp_path: Path)
 
 
 async def test_a_bug_ends_one_job_and_no_other(tmp_path: Path) -> None:
-    """What nobody foresaw fails the job that it befell, which can be resumed; the others go on, and more are taken."""
+    """A bug fails the one job, which can be resumed; other jobs continue, and more are accepted."""
     async with running(tmp_path, max_jobs=3) as scene:
         unharmed = await scene.begin("a")
         job = await scene.begin("b")

@@ -1,4 +1,4 @@
-"""The queue when its journal cannot be written: what is refused, what goes on, and what is kept."""
+"""The queue while its journal cannot be written: jobs are refused, continue, or are kept."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Breaking(Journal):
 
 
 async def test_full_disk_refuses_a_job(tmp_path: Path) -> None:
-    """A job that cannot be entered is refused with the cause, and nothing of it is left, not even in its place."""
+    """A job that cannot be entered is refused with the cause, and its destination stays free."""
     async with running(tmp_path, make_journal=Breaking) as scene:
         scene.journal.is_full = True  # type: ignore[attr-defined]  # a Breaking one
         with pytest.raises(JobError, match="disk is full"):
@@ -49,7 +49,7 @@ async def test_full_disk_refuses_a_job(tmp_path: Path) -> None:
 
 
 async def test_full_disk_does_not_stop_the_other_jobs(tmp_path: Path) -> None:
-    """When the end of a waiting job cannot be entered, that job has ended all the same, and the others go on."""
+    """A waiting job whose end cannot be entered has ended all the same, and the others continue."""
     async with running(tmp_path, max_jobs=1, make_journal=Breaking) as scene:
         busy = await scene.begin("a")
         waiting = await scene.submit("b")
@@ -63,7 +63,7 @@ async def test_full_disk_does_not_stop_the_other_jobs(tmp_path: Path) -> None:
 
 
 async def test_full_disk_keeps_a_job_resumable(tmp_path: Path) -> None:
-    """A job that cannot be taken up for want of room can be later."""
+    """A job that cannot be taken up while the disk is full can be later."""
     async with running(tmp_path, make_journal=Breaking) as scene:
         job = await scene.keep()
         scene.journal.is_full = True  # type: ignore[attr-defined]  # a Breaking one

@@ -1,4 +1,4 @@
-"""The queue's memory: what is still told of jobs that ended, and what of them must not be put away."""
+"""The queue's memory of ended jobs: their views stay, and unfinished jobs are not put away."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jobs.queueing import RESULT, Hands, Scene, running
 
 
 async def test_a_job_that_ended_long_ago_is_shown_as_it_ended(tmp_path: Path) -> None:
-    """Its view and its last event stay as they were; the way there is told of the newest jobs only."""
+    """A job that ended long ago keeps its view and last event; only the newest keep all their events."""
     async with running(tmp_path) as scene:
         old = await scene.begin("old")
         follower = old.events()
@@ -40,7 +40,7 @@ async def test_a_job_that_ended_long_ago_is_shown_as_it_ended(tmp_path: Path) ->
 
 
 async def test_what_kept_something_is_never_put_away(tmp_path: Path) -> None:
-    """A job that can be resumed says what it said before, however many ended since."""
+    """A resumable job keeps all its events, however many jobs ended since."""
     async with running(tmp_path) as scene:
         kept = await scene.begin("kept")
         kept.note("the clock is off")
@@ -52,7 +52,7 @@ async def test_what_kept_something_is_never_put_away(tmp_path: Path) -> None:
 
 
 async def test_what_is_being_taken_up_is_not_put_away(tmp_path: Path) -> None:
-    """A job that is asked for while others come keeps what it said, also when it is not taken up after all."""
+    """A job that is being taken up while others come keeps its events, even if it is not taken up after all."""
     held, asked = asyncio.Event(), asyncio.Event()
 
     class Held(Journal):
@@ -81,7 +81,7 @@ async def test_what_is_being_taken_up_is_not_put_away(tmp_path: Path) -> None:
 
 
 async def test_a_job_is_not_put_away_before_its_work_has_returned(tmp_path: Path) -> None:
-    """Whoever runs the job may read what it ended with."""
+    """The runner of a job can still read its result after the job has ended."""
     left = asyncio.Event()
     seen: list[JobResult | None] = []
 

@@ -1,4 +1,4 @@
-"""The queue's room: one job to a place, also while it is taken up, and no more jobs than may wait."""
+"""The queue's limits: one job for each destination, also while it is taken up, and a bounded number of waiting jobs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from jobs.queueing import left_behind, request, running
 async def test_the_same_place(
     first: dict[str, Any], second: dict[str, Any], same: bool, kept: bool, tmp_path: Path
 ) -> None:
-    """Two jobs never write under the same names in one place, also when one of them has ended unfinished there."""
+    """Two jobs never write under the same names at one destination, even if one of them has ended unfinished."""
     async with running(tmp_path) as scene:
         job, _ = await scene.queue.submit(request("a", **first))
         await scene.hands.wait_begun()
@@ -65,7 +65,7 @@ async def test_the_same_place(
 
 @pytest.mark.parametrize("word", ["resume", "cancel"])
 async def test_a_place_is_not_free_while_its_job_is_taken_up(word: str, tmp_path: Path) -> None:
-    """A new job that comes at the very moment in which a kept one is taken up does not get its place."""
+    """A new job that comes while a kept one is being taken up does not get its destination."""
     async with running(tmp_path, max_jobs=4) as scene:
         job = await scene.keep()
         asked = [getattr(scene.queue, word)(job.id), scene.queue.submit(request("a"))]
@@ -76,7 +76,7 @@ async def test_a_place_is_not_free_while_its_job_is_taken_up(word: str, tmp_path
 
 
 async def test_parts_of_an_earlier_daemon_hold_their_place(tmp_path: Path) -> None:
-    """What a daemon before kept somewhere is in the way of a new job there, until it is removed."""
+    """The kept parts of an earlier daemon's job block a new job at that destination until they are removed."""
     view = await left_behind(tmp_path, NextStep.KEPT, state=State.FAILED, resumable=True)
     async with running(tmp_path) as scene:
         await scene.queue.recover(resume=True)
@@ -90,7 +90,7 @@ async def test_parts_of_an_earlier_daemon_hold_their_place(tmp_path: Path) -> No
 
 
 async def test_resumed_jobs_need_room_too(tmp_path: Path) -> None:
-    """When as many jobs wait as may, none is taken up: it stays as it is, and can be later."""
+    """A job is not taken up while the queue is full: it stays as it is, and can be taken up later."""
     async with running(tmp_path, max_jobs=1, max_queued=1) as scene:
         kept = await scene.keep("a")
         busy = await scene.begin("b")
@@ -104,7 +104,7 @@ async def test_resumed_jobs_need_room_too(tmp_path: Path) -> None:
 
 
 async def test_what_another_process_left_since(tmp_path: Path) -> None:
-    """Parts of a job that died elsewhere since this daemon began hold their place too, and can be gone on with."""
+    """The parts of a job whose process died since this daemon began block their destination too, and can be resumed."""
     async with running(tmp_path) as scene:
         view = await left_behind(tmp_path, NextStep.KEPT, by_itself=False, state=State.BUNDLING)
         with pytest.raises(ConflictError) as caught:
@@ -117,7 +117,7 @@ async def test_what_another_process_left_since(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("state", [State.BUNDLING, State.FAILED])
 async def test_a_job_of_a_living_process(state: State, tmp_path: Path) -> None:
-    """Where a job of another process writes, or keeps its parts, no other goes while that process lives."""
+    """A destination of a living process's job, running or kept, is refused to other jobs."""
     async with Journal(tmp_path, by_itself=False) as another, running(tmp_path) as scene:
         asked = request("a")
         view = Job(asked).view().model_copy(update={"state": state})

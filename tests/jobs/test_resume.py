@@ -1,4 +1,4 @@
-"""What is stored is proved, not trusted; what is removed is the job's own; and where a pass may go on."""
+"""Proof of stored parts, removal of the job's own objects only, and the point where a pass continues."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from stages.memory_store import MemoryStore
 
 
 def settled(*, mtime: int) -> Bundling:
-    """What an earlier run settled, as far as a resumption looks at it."""
+    """The settled facts of an earlier run that a resumption needs."""
     return cast("Any", Bundling).model_construct(mtime=mtime)  # type: ignore[no-any-return]
 
 
@@ -53,7 +53,7 @@ def checkpoint(number: int) -> Checkpoint:
 
 
 def part(number: int, *, stored: bool = True, known: bool = True, levels: dict[int, int] | None = None) -> SealedPart:
-    """A part as the journal has it; `known` is whether the stream's state at its end is."""
+    """A part as the journal has it; `known`: with the stream's state at its end."""
     sha1 = hashlib.sha1(content(number)).digest()
     return SealedPart(
         digest=PartDigest(index=number, size=8, sha1=sha1),
@@ -93,12 +93,12 @@ def goes_on_after(parts: list[SealedPart]) -> int:
     ],
 )
 def test_where_a_pass_goes_on(parts: list[SealedPart], whole: int) -> None:
-    """After the last stored part before which none is missing, and of whose end the state is known."""
+    """A pass continues after the last stored part with a checkpoint before which no part is missing."""
     assert goes_on_after(parts) == whole
 
 
 def test_a_part_that_was_never_entered_is_missing() -> None:
-    """A gap in the numbers is a part that is not there, whatever is stored behind it."""
+    """A gap in the numbers is a missing part, whatever is stored behind it."""
     assert goes_on_after([part(0), part(1), part(3), part(4)]) == 2
     assert goes_on_after([part(1)]) == 0
 
@@ -110,7 +110,7 @@ def test_levels_of_all_that_was_sent() -> None:
 
 
 async def test_what_was_cut_short_is_tidied_where_the_place_does_not_show_it() -> None:
-    """An unfinished put is removed of every part that this place lacks, though another place may have the part."""
+    """An unfinished upload is removed for every part that this destination lacks, even if another has the part."""
     tidied: list[str] = []
 
     class Tidied(MemoryStore):
@@ -149,7 +149,7 @@ def drawn(data: list[tuple[int, int]]) -> tuple[Extent, ...]:
 def test_data_where_there_was_a_hole(
     known: list[tuple[int, int]] | None, now: list[tuple[int, int]], same: bool
 ) -> None:
-    """A volume is another once data lies where the first pass saw none; holes that came or grew are no matter."""
+    """A volume has changed if an extent lies outside of the plan's; new holes are no change."""
     extents = None if known is None else drawn(known)
     bundling = cast("Any", Bundling).model_construct(image_size=1000, plan=SimpleNamespace(extents=extents))
     with nullcontext() if same else pytest.raises(ChangedError):
@@ -159,7 +159,7 @@ def test_data_where_there_was_a_hole(
 
 
 async def test_the_place_says_what_is_stored() -> None:
-    """A part counts as stored only if its place shows it, whatever the journal believes."""
+    """A part counts as stored only if its destination shows it, whatever the journal has."""
     believed = [part(0), part(1), part(2, stored=False), part(3, stored=False)]
     proved = await prove(store_with(0, 2), "image", believed)
     assert [each.stored for each in proved] == [True, False, True, False]
@@ -180,14 +180,14 @@ async def test_something_else_under_a_part_s_name(other: bytes, believed: bool) 
 
 
 async def test_everything_is_there() -> None:
-    """Before a manifest is put every part is asked for; nothing is read or changed for it."""
+    """Every part is checked before a manifest is put, without being read or changed."""
     store = store_with(*range(40))
     await check_stored(store, "image", [part(number) for number in range(40)])
     assert store.deleted == []
 
 
 async def test_a_lost_part_is_named() -> None:
-    """A part that is missing, or is another by now, is named with what was stored and what is there."""
+    """A part that is missing or replaced is reported with both sizes."""
     store = store_with(0, 2)
     with pytest.raises(StoreError, match=r"here/image\.part\.01: 8 bytes were stored, and now it is not there"):
         await check_stored(store, "image", [part(0), part(1), part(2)])
@@ -199,7 +199,7 @@ async def test_a_lost_part_is_named() -> None:
 
 
 async def test_only_what_is_its_own_is_removed() -> None:
-    """What is under a name with another content is somebody else's and stays; what is gone already is no error."""
+    """An object with another content is somebody else's and stays; an object that is gone is no error."""
     store = store_with(0, 1, 2, 7)
     store.objects |= {"image.part.01": b"another's", "image.manifest.xml": b"<m/>", "other": b"x"}
     parts = [part(0), part(1), part(2, stored=False), part(3)]
@@ -217,7 +217,7 @@ async def test_another_s_manifest_stays() -> None:
 
 
 async def test_questions_are_asked_several_at_a_time() -> None:
-    """Hundreds of parts are asked for some at a time, not one by one and not all at once."""
+    """Hundreds of parts are checked a limited number at a time."""
     now = most = 0
     full = asyncio.Event()
 
@@ -266,7 +266,7 @@ async def seal(book: PartLedger, number: int) -> bool:
 
 
 async def test_a_new_part_is_entered() -> None:
-    """A part is entered once before it is sent and once when it is stored; the account has it as the journal does."""
+    """A part is entered once before it is sent and once when it is stored; ledger and journal agree."""
     book = Book()
     account = ledger(book)
     assert await seal(account, 0) is False
@@ -278,7 +278,7 @@ async def test_a_new_part_is_entered() -> None:
 
 
 async def test_a_known_part_is_not_entered_again() -> None:
-    """Of a part that was entered before it is told whether it is stored, and nothing is written."""
+    """A part that is in the journal already is not entered again, and the ledger reports if it is stored."""
     book = Book()
     account = ledger(book, part(0), part(1, stored=False))
     assert [await seal(account, 0), await seal(account, 1)] == [True, False]
@@ -302,7 +302,7 @@ def test_another_part_under_a_known_number(change: str, stored: bool) -> None:
 
 
 async def test_parts_come_in_order() -> None:
-    """However it was filled, the account lists its parts by number."""
+    """The ledger lists its parts by number, in whatever order they came."""
     account = ledger(Book(), part(2), part(0))
     await seal(account, 1)
     assert [each.digest.index for each in account.parts] == [0, 1, 2]

@@ -119,7 +119,7 @@ async def test_what_is_done_is_told_when_the_rest_is_given_up(
     tmp_path: Path,
     make_proxy: MakeProxy,
 ) -> None:
-    """A bundle that is complete stays, and the job says so, however the other destinations come to nothing."""
+    """A complete bundle stays, and the job notes it, whatever happens at the other destinations."""
     good, bad = buckets
     broken = make_proxy(ministack, failing(bad))
     async with running_engine(settings(tmp_path)) as engine:
@@ -146,7 +146,7 @@ async def test_what_is_done_is_told_when_the_rest_is_given_up(
 async def test_all_or_none_leaves_none(
     ministack: Endpoint, buckets: list[str], image: Path, key_ring: KeyRing, tmp_path: Path, make_proxy: MakeProxy
 ) -> None:
-    """When asked to, the first failure ends the job for all; cancelling it leaves nothing anywhere."""
+    """With all_or_none the first failure ends the job for all destinations; a cancel leaves nothing anywhere."""
     broken = make_proxy(ministack, failing(buckets[1]))
     async with running_engine(settings(tmp_path)) as engine:
         job = Job(to_all(image, buckets, key_ring, broken, all_or_none=True))
@@ -165,7 +165,7 @@ async def test_all_or_none_leaves_none(
 async def test_the_upload_that_a_destination_dropped_out_of_is_aborted(
     ministack: Endpoint, buckets: list[str], key_ring: KeyRing, tmp_path: Path, make_proxy: MakeProxy
 ) -> None:
-    """A part that one destination got only in halves, and another whole, is stored once more and leaves no upload."""
+    """A part that one destination has and another received in halves is stored once more and leaves no upload."""
     good, bad = buckets
     image = random_image(tmp_path / "disk.img", 13_000_000)
     refused = Fault(
@@ -200,7 +200,7 @@ async def test_a_dead_destination_does_not_keep_the_other_from_being_cleaned(
     tmp_path: Path,
     make_proxy: MakeProxy,
 ) -> None:
-    """Whatever can be removed is, wherever else it fails; the job says what is left, and can be removed later."""
+    """A removal that fails at one destination is made at the others; the job names the rest for a later one."""
     bad, good = buckets[dead], buckets[1 - dead]
     refused = failing(good)
     mute = Fault(
@@ -251,6 +251,6 @@ async def test_directories(image: Path, key_ring: KeyRing, tmp_path: Path) -> No
     ],
 )
 def test_destinations_that_do_not_go_together(destinations: list[str], words: str) -> None:
-    """What cannot be one job is refused in words."""
+    """Destinations that cannot form one job are refused with the reason."""
     with pytest.raises(UsageError, match=words):
         parse_request({"source": "/disk.img", "destinations": destinations})

@@ -1,4 +1,4 @@
-"""Tuning: the rounds, the sample and the recommendation by figures of the test's own, then once for real."""
+"""Tuning: rounds, sample and recommendation with given figures, then once against a real endpoint."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_field_is_the_grid_within_memory() -> None:
 
 @pytest.mark.parametrize("best", FIELD[::7])
 async def test_the_best_is_found_in_a_quarter_of_the_grids_work(best: Candidate) -> None:
-    """Whichever candidate is best, it is found, and the samples together are a quarter of the whole grid's."""
+    """The best candidate is found, and the samples together are a quarter of the whole grid's."""
     made = []
 
     async def attempt(candidate: Candidate, sample: int) -> Trial:

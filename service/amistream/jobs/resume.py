@@ -18,7 +18,7 @@ from amistream.values import ChangedError, Extent
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """What a pass keeps to, its key, and the parts of earlier passes, `stored` only where that is proved."""
+    """The facts of a pass, its key, and the parts of earlier passes, `stored` only if that is proved."""
 
     bundling: Bundling
     key: BundleKey

@@ -29,7 +29,7 @@ from amistream.stages.level import level_number
 from amistream.values import MIB, Extent
 
 DEFAULT_MEMORY_LIMIT = 512 * MIB
-"""Where none is set, candidates whose memory ceiling is higher are not tried."""
+"""Default limit: candidates with a higher memory ceiling are not tried."""
 
 PART_SIZES = (5 * MIB, 10 * MIB, 20 * MIB, 40 * MIB)
 CONCURRENCIES = (2, 4, 8, 16)
