@@ -112,7 +112,7 @@ def test_bad_syntax(content: bytes, tmp_path: Path) -> None:
         ('part_size = "10"', "part_size", "a part is 16KiB to 5GiB and a whole number of KiB"),
         ('part_size = "16385"', "part_size", "a whole number of KiB"),
         ('part_size = "6GiB"', "part_size", "16KiB to 5GiB"),
-        ('part_size = "10 parsecs"', "part_size", "'10 parsecs' is no size: write bytes, or a number with a unit"),
+        ('part_size = "10 parsecs"', "part_size", "'10 parsecs' is not a size: write bytes, or a number with a unit"),
         ('block_size = "1KiB"', "block_size", "greater than or equal to 65536"),
         ("upload_concurrency = 65", "upload_concurrency", "less than or equal to 64"),
         ('compress = "best"', "compress", "match pattern"),

@@ -1,7 +1,7 @@
-"""What a client may ask for: the body of `POST /v1/jobs`, and what `amistream bundle` sends.
+"""The request of a client, in small models: the body of `POST /v1/jobs`, which `amistream bundle` sends.
 
-Everything that can be judged from the words alone is judged here; what needs the disk, keys or AWS is judged by
-`preflight`. A field that is absent (None) takes the daemon's setting of the same name.
+Values are validated here as far as possible without disk, keys and AWS; `checks` does the rest. An absent field (None)
+takes the daemon's setting of the same name.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ PATTERN_WORDS = {
     "ancestors": "an AMI id, such as ami-12345678",
     "compress": "fast, balanced, small, auto, or a level from 1 to 9",
 }
-"""What each field with a pattern wants, for people. A test keeps it complete."""
+"""The form of each field with a pattern, for messages. A test keeps the list complete."""
 
 DEVICE_PATTERN = re.compile(r"(/dev/)?(sd|hd)[a-z][0-9]{0,2}")
 VIRTUAL_PATTERN = re.compile(r"ami|root|swap|ephemeral([0-9]|1[0-9]|2[0-3])")
 BUCKET_PATTERN = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 UNSPEAKABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-"""What no path may hold: characters that steer a terminal, and halves of characters, which JSON cannot hold."""
+"""Characters not allowed in paths: those that control a terminal, and lone surrogates, which JSON cannot hold."""
 
 
 def _check_destination(value: str) -> str:
@@ -137,7 +137,7 @@ class _Request(BaseModel):
 
 
 class Reach(_Request):
-    """Where AWS is, and who may read what is sent there."""
+    """Region and endpoint of AWS, and the ACL of stored objects."""
 
     region: Annotated[str | None, Option("--region", DESTINATION, "REGION")] = Field(
         None, pattern=r"^[a-z]{2,5}(-[a-z]+)+-[0-9]+$", description=_of_setting("region")
@@ -169,7 +169,7 @@ class Identity(_Request):
 
 
 class ImageFields(_Request):
-    """How the image boots, and what its manifest says about it."""
+    """Boot options of the image, and further facts for its manifest."""
 
     architecture: Annotated[Literal["i386", "x86_64", "arm64"] | None, Option("--arch", IMAGE, "i386|x86_64|arm64")] = (
         Field(None, description=_of_setting("architecture"))
@@ -210,7 +210,7 @@ class ImageFields(_Request):
 
 
 class RegistrationFields(ImageFields):
-    """Whether and how EC2 registers the AMI."""
+    """Registration of the AMI in EC2."""
 
     register_image: Annotated[bool | None, Option("--register/--no-register", REGISTRATION)] = Field(
         None, description="Register the AMI; default: yes for S3, no for a directory."
@@ -246,7 +246,7 @@ class RegistrationFields(ImageFields):
 
 
 class Speed(_Request):
-    """How much of the machine and of the link a job takes."""
+    """Use of the machine and of the link by a job."""
 
     part_size: Annotated[PartSize | None, Option("--part-size", SPEED, "SIZE")] = Field(
         None, description=_of_setting("part_size")

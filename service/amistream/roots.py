@@ -86,7 +86,7 @@ class Roots:
 
     def _holds(self, descriptor: int) -> bool:
         name = Path(f"/proc/self/fd/{descriptor}").readlink()
-        # A file that really has such a name cannot be told from a removed one, and is refused too.
+        # A file whose own name ends so looks like a deleted one, and is refused too.
         if not name.is_absolute() or name.name.endswith(DELETED):
             return False
         return any(name.is_relative_to(root) for root in self._roots) and _in_our_namespace(descriptor)

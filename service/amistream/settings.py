@@ -36,7 +36,7 @@ PROCESS_BASELINE = 125 * MIB
 
 
 class OnStop(StrEnum):
-    """What the first SIGTERM does with running jobs; a second one interrupts them: they go on at the next start."""
+    """Effect of the first SIGTERM on running jobs. A second one interrupts them: they resume at the next start."""
 
     FINISH = "finish"
     INTERRUPT = "interrupt"
@@ -44,7 +44,7 @@ class OnStop(StrEnum):
 
 
 class Sparse(StrEnum):
-    """Whether holes of the volume are left out of the bundle through the archive's sparse map."""
+    """Treatment of the volume's holes: left out through the archive's sparse map, or bundled as zeros."""
 
     AUTO = "auto"
     ALWAYS = "always"
@@ -380,9 +380,9 @@ def load(config: Path | None = None, **overrides: Any) -> Settings:
 
 
 def in_words(error: ErrorDetails) -> str:
-    """What is wrong with one field, for people: of sizes the library's own words say too little."""
+    """Describe the fault of one field; pydantic's message about sizes is not helpful."""
     if error["type"].startswith("byte_size"):
-        return f"{error['input']!r} is no size: write bytes, or a number with a unit, such as 10MiB"
+        return f"{error['input']!r} is not a size: write bytes, or a number with a unit, such as 10MiB"
     if error["type"] in {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}:
         bound = error["msg"].removeprefix("Input should be ")
         return f"{error['input']!r} is out of range: it must be {bound}"

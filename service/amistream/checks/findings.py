@@ -17,7 +17,7 @@ from amistream.errors import AmistreamError, RefusedError, first_cause
 
 
 class Status(StrEnum):
-    """How a check came out."""
+    """Outcome of a check."""
 
     OK = "ok"
     NOTICE = "notice"
@@ -34,9 +34,9 @@ class Finding(BaseModel):
     status: Status
     found: str = Field(description="what was found")
     why: str = Field("", description="what would go wrong later")
-    fix: str = Field("", description="the command, or the step, that mends it")
-    code: str = Field("", description="of the error, when it failed")
-    field: str = Field("", description="the input at fault, if one is")
+    fix: str = Field("", description="the command or step that fixes it")
+    code: str = Field("", description="of the error, if the check failed")
+    field: str = Field("", description="the input at fault, if any")
     blocked_by: tuple[str, ...] = Field((), description="the failed checks for which this one was skipped")
 
     @property

@@ -1,8 +1,8 @@
-"""The daemon's API from the other side of its Unix socket: one method per request, and a job's events as they come.
+"""Client of the daemon's API on its Unix socket: one method per request, and the stream of a job's events.
 
-Every request here may be sent twice: a submit carries an Idempotency-Key, the others ask for the same thing again. So a
-reply that is lost on the way is asked for again, and a dropped event stream goes on behind the last event seen. A
-daemon that was never reached is reported at once.
+Every request may be sent twice: a submit carries an Idempotency-Key, the others have the same effect again. So a
+request with a lost response is repeated, and a dropped event stream continues after the last event. A daemon that was
+never reached is reported at once.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     from amistream.request import JobRequest
 
 RETRY_DELAYS_S = (0.1, 0.2, 0.5, 1.0, 1.5)
-"""Pauses between tries; together they outlast a daemon that systemd starts again. Guess."""
+"""Pauses between tries; together longer than a restart of the daemon by systemd. Guess."""
 
 CONNECT_TIMEOUT_S = 5.0
 REPLY_TIMEOUT_S = 30.0
 LONGEST_LINE = 1024 * 1024
-"""Bytes of one line of an event stream; a job's view is a few KiB."""
+"""Maximum bytes of a line of an event stream; a job's view has a few KiB."""
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -73,7 +73,7 @@ class _ErrorReply(BaseModel):
 
 
 class Client:
-    """`async with Client(socket) as client`. Raises `DaemonUnreachableError`, or what the daemon's error stands for."""
+    """`async with Client(socket) as client`. Raises `DaemonUnreachableError`, or the daemon's error."""
 
     def __init__(self, socket: Path, *, retry_delays_s: tuple[float, ...] = RETRY_DELAYS_S) -> None:
         self._socket = socket
@@ -94,7 +94,7 @@ class Client:
         await self._session.close()
 
     async def submit(self, request: JobRequest) -> str:
-        """Hand the job in and return its id."""
+        """Submit the job and return its id."""
         body = request.model_dump(mode="json", exclude_unset=True)
         headers = {"Idempotency-Key": secrets.token_hex(16)}
         return self._read(_Accepted, await self._ask("POST", "/v1/jobs", json=body, headers=headers)).id
@@ -107,7 +107,7 @@ class Client:
         return self._read(JobView, await self._ask("GET", _path(job_id)))
 
     async def cancel(self, job_id: str) -> None:
-        """Ask for the end; the job's state says when it has come."""
+        """Ask the daemon to cancel the job; its state changes once it has ended."""
         await self._ask("DELETE", _path(job_id))
 
     async def resume(self, job_id: str) -> None:
@@ -117,7 +117,7 @@ class Client:
         return self._read(Health, await self._ask("GET", "/v1/health"))
 
     async def events(self, job_id: str) -> AsyncGenerator[Event, None]:
-        """Yield what happened to the job and what happens now, until it has ended."""
+        """Yield the past and new events of the job, until it has ended."""
         seen = failures = 0
         cause: Exception | None = None
         while failures <= len(self._delays_s):
@@ -148,7 +148,7 @@ class Client:
         headers = {"Accept": "text/event-stream"}
         if seen:
             headers["Last-Event-ID"] = str(seen)
-        # An event may be long in coming: a job can wait in the queue for hours.
+        # No time limit for an event: a job can wait in the queue for hours.
         patient = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
         async with self._session.get(f"{_path(job_id)}/events", headers=headers, timeout=patient) as response:
             self._reached = True
@@ -164,7 +164,7 @@ class Client:
                     yield event
 
     async def _ask(self, method: str, path: str, **options: Any) -> bytes:
-        """Send a request until a reply has come, and return its body; raise the error that the reply holds."""
+        """Send a request, repeated until a response arrives, and return its body; raise the error in it."""
         delays_s = iter(self._delays_s)
         while True:
             try:
@@ -189,7 +189,7 @@ class Client:
             raise self._not_understood() from error
 
     def _error(self, status: int, body: bytes) -> AmistreamError:
-        """Make the error that a reply stands for, of the class whose exit status fits."""
+        """Make the error of a response, of the class with the fitting exit status."""
         try:
             told = _ErrorReply.model_validate_json(body).error
         except ValidationError:
@@ -198,7 +198,7 @@ class Client:
         return _BY_STATUS.get(status, other)(told.code, told.message, hint=told.hint, field=told.field)
 
     def _give_up_unless_reached(self, error: Exception) -> None:
-        """A daemon that did not even take the connection is not there, unless it was a moment ago."""
+        """Raise `DaemonUnreachableError` if no connection was ever made: such a daemon does not run."""
         if isinstance(error, aiohttp.ClientConnectorError) and not self._reached:
             raise self._unreachable(error) from error
         self._reached = True
@@ -219,13 +219,13 @@ class Client:
             f"{self._socket}`, or go without it: --in-process"
         )
         if isinstance(error, PermissionError):
-            hint = self._how_to_be_let_in()
+            hint = self._how_to_get_access()
         return DaemonUnreachableError(
             "daemon.unreachable", f"cannot reach the daemon at {self._socket}: {why}", hint=hint
         )
 
-    def _how_to_be_let_in(self) -> str:
-        """By the group that may connect, as the socket tells; where that cannot be seen, as packages call it."""
+    def _how_to_get_access(self) -> str:
+        """Give a hint with the group of the socket; if it is not visible, with the packages' group."""
         group = "amistream"
         with suppress(OSError, KeyError):
             if self._socket.stat().st_gid == 0:
@@ -242,5 +242,5 @@ class Client:
 
 
 def _path(job_id: str) -> str:
-    # An id comes from a command line: whatever it holds, it stays one step of the path.
+    # The id comes from a command line: quoted, it stays one component of the path.
     return f"/v1/jobs/{quote(job_id, safe='')}"

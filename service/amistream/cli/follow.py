@@ -1,4 +1,4 @@
-"""From a job that begins to the command's exit status: show its progress, wait for its end, write what it came to.
+"""Follows a job from its begin to the command's exit status: shows progress, waits for the end, writes the result.
 
 Ctrl-C while the daemon runs the job leaves it running: a closed laptop or a stopped script must not undo hours of work.
 """
@@ -26,7 +26,7 @@ class CallerInterruptedError(AmistreamError):
 
 
 def follow_in_daemon(socket: Path, begin: Callable[[Client], Awaitable[str]], *, detach: bool) -> JobView:
-    """Let `begin` say which job it is about, and return that job when it has ended; with `detach`, at once."""
+    """Call `begin` for a job's id, and return the job once it has ended; with `detach`, at once."""
     job_id = ""
 
     async def follow() -> JobView:
@@ -42,7 +42,7 @@ def follow_in_daemon(socket: Path, begin: Callable[[Client], Awaitable[str]], *,
 
 
 async def show_until_end(events: AsyncIterator[Event]) -> JobView:
-    """Show every event (a job has at least one) and return the job as the last one tells it."""
+    """Show every event (a job has at least one) and return the job of the last one."""
     with make_screen() as screen:
         async for event in events:
             screen.show(event)
@@ -50,7 +50,7 @@ async def show_until_end(events: AsyncIterator[Event]) -> JobView:
 
 
 def make_screen() -> Screen:
-    """Make what stderr can show."""
+    """Make the kind of screen that stderr can show."""
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         return PlainScreen(put_note)
     # rich takes a twentieth of a second to import, and scripts never see it.
@@ -60,7 +60,7 @@ def make_screen() -> Screen:
 
 
 def put_end(job: JobView, *, as_json: bool) -> int:
-    """Write what an ended job came to, and return the exit status that says the same."""
+    """Write the result of an ended job, and return its exit status."""
     if as_json:
         put_result(job.model_dump_json())
     if job.state is State.DONE:
@@ -73,7 +73,7 @@ def put_end(job: JobView, *, as_json: bool) -> int:
 
 
 def put_begun(job: JobView, *, as_json: bool) -> int:
-    """Write which job was begun or asked to end, for a caller who does not wait."""
+    """Write the job's id, for a caller who does not wait."""
     put_result(job.model_dump_json() if as_json else job.id)
     return EXIT_DONE
 

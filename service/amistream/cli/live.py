@@ -1,6 +1,6 @@
 """The progress of a job drawn on a terminal: its state, one bar for the volume, one row per stage.
 
-Drawn again with each event and only then, so it needs no thread; the daemon sends a few events a second.
+Redrawn only at an event, without a thread; the daemon sends a few events per second.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from amistream.units import rate_text, share_text, size_text
 
 
 class LiveScreen(Screen):
-    """Owns the lower lines of the terminal until it is left; what it drew last stays there."""
+    """Uses the lower lines of the terminal until its end; the last drawing stays."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
@@ -60,9 +60,9 @@ def _bar(progress: Progress) -> Table:
 
 
 def _stages(progress: Progress) -> Table:
-    """Per stage: what went in, how fast it is while it works, and its shares of the time so far.
+    """Make a row per stage: input, speed while working, and shares of the time so far.
 
-    A share over 100 % is that of several threads or uploads; `waiting` is how long work stood before a taken stage.
+    A share over 100 % is that of several threads or uploads; `waiting` is the time that work waited for the stage.
     """
     table = Table.grid(padding=(0, 2))
     for justify in ("left", "right", "right", "right", "right", "left"):

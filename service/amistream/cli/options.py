@@ -1,4 +1,4 @@
-"""The options that every command takes, and the way from them to the daemon's socket."""
+"""Options of every command, and the daemon's socket that they select."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SocketOption = Annotated[
         "--socket",
         envvar="AMISTREAM_SOCKET",
         metavar="PATH",
-        readable=False,  # who may open it is told with more help by the client
+        readable=False,  # the client reports missing permissions with more help
         help="The daemon's Unix socket; default: the setting of that name.",
     ),
 ]
@@ -41,12 +41,12 @@ JobArgument = Annotated[str, typer.Argument(metavar="ID", help="The job's id, as
 
 
 def socket_path(socket: Path | None, config: Path | None) -> Path:
-    """The socket that was named, else the one of the settings."""
+    """Give the socket of the option, or else of the settings."""
     if socket is not None and config is None:
         return socket
-    # Settings cost a third of a quick command's time; a caller who names the socket need not pay it.
+    # Loading settings takes a third of a quick command's time, and is skipped if the socket is given.
     from amistream.settings import load
 
-    # A file that was named is read in any case: it may be wrong.
+    # A given file is always read, because it may be invalid.
     settings = load(config)
     return socket or settings.socket

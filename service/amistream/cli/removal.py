@@ -1,4 +1,4 @@
-"""Words for removed bundles, shared by `delete` and `deregister`."""
+"""Text about removed bundles, shared by `delete` and `deregister`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def removed_text(done: Removed) -> str:
-    """What went, object by object only where nothing was done yet."""
+    """Describe the removed objects; each one only for a dry run."""
     would = "would " if done.dry_run else ""
     lines = [f"{would}deregister{'' if done.dry_run else 'ed'} {image}" for image in done.deregistered]
     lines.append(
@@ -35,7 +35,7 @@ def plan_text(plan: Removal) -> str:
 
 
 def removal_status(done: Removed) -> int:
-    """0, or 5 when something that is not the bundle's own was left."""
+    """Give 0, or 5 if objects that do not belong to the bundle were left."""
     if not done.kept:
         return EXIT_DONE
     error = DifferenceError(

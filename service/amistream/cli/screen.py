@@ -1,6 +1,6 @@
-"""A job's progress on stderr: bars on a terminal, else a plain line now and then. It never writes to stdout.
+"""A job's progress on stderr: bars on a terminal, else a plain line at intervals. Never writes to stdout.
 
-A screen is shown one event after the other and remembers only what it has said already.
+A screen gets one event after the other and remembers only its own output.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from amistream.events import Event, JobView, Progress, State
 from amistream.units import duration_text, rate_text, share_text, size_text
 
 PLAIN_PERIOD_S = 5.0
-"""Seconds between two plain progress lines; a change of state is told at once."""
+"""Seconds between two plain progress lines; a change of state is shown at once."""
 
 
 class Screen(AbstractContextManager["Screen"], Protocol):
-    """Show events between `with` and its end; leaving puts the terminal back as it was."""
+    """Shows events in a `with` block; the end of the block restores the terminal."""
 
     def show(self, event: Event) -> None: ...
 
@@ -48,7 +48,7 @@ class PlainScreen(Screen):
 
 
 class Announced:
-    """What was said about a job; asked again, it gives only what is new, so that nothing is said twice."""
+    """The announced states and notices of a job; gives new ones only, so that none is shown twice."""
 
     def __init__(self) -> None:
         self._state: State | None = None
@@ -67,7 +67,7 @@ class Announced:
 
 
 def progress_line(progress: Progress) -> str:
-    """The whole data path in one line."""
+    """Format the progress as one line."""
     words = [
         share_text(progress.bytes_done, progress.bytes_total),
         f"{size_text(progress.bytes_done)} of {size_text(progress.bytes_total)}",
@@ -79,7 +79,7 @@ def progress_line(progress: Progress) -> str:
 
 
 def speed_words(progress: Progress) -> list[str]:
-    """Rate, time left and parts."""
+    """Format rate, time left and parts."""
     words = [rate_text(progress.rate)]
     if progress.eta_s is not None:
         words.append(f"{duration_text(progress.eta_s)} left")

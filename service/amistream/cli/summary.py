@@ -1,4 +1,4 @@
-"""Jobs as text for people, on stdout: the list, one job, and what a finished one made."""
+"""Text about jobs for stdout: the list, one job, and the result of a finished one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from amistream.units import duration_text, rate_text, size_text, time_text
 
 
 def job_table(jobs: Sequence[JobView]) -> str:
-    """One line per job, oldest first, below a heading."""
+    """Format one line per job, oldest first, below a heading."""
     rows = [
         (job.id, job.state.value, time_text(job.created_at), job.source, " ".join(job.destinations)) for job in jobs
     ]
@@ -19,7 +19,7 @@ def job_table(jobs: Sequence[JobView]) -> str:
 
 
 def job_text(job: JobView, *, option: str = "") -> str:
-    """Everything about one job. `option` is what commands about it have behind its id."""
+    """Format one job. `option`: the suffix of suggested commands after its id."""
     facts = [
         ("job", job.id),
         ("state", job.state.value),
@@ -47,7 +47,7 @@ def job_text(job: JobView, *, option: str = "") -> str:
 
 
 def result_text(result: JobResult) -> str:
-    """What a finished job made, and how its time went."""
+    """Format the result of a finished job, and the time of its stages."""
     facts = [("manifest", result.manifest)]
     if result.image_id is not None:
         facts += [("AMI", result.image_id), ("name", result.image_name or "")]

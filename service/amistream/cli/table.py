@@ -1,4 +1,4 @@
-"""Lines up text in columns, for people."""
+"""Aligns text in columns."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Line up all columns but the last, which may be as long as it likes."""
+    """Align all columns except the last, which may have any length."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

@@ -90,7 +90,7 @@ class OldSession(BundleSession):
     async def delete_unused(
         self, address: str, name: str, copy: Path | None, confirm: Callable[[Removal], Awaitable[None]]
     ) -> Removed:
-        """Delete a bundle on which no AMI is registered, as far as EC2 tells."""
+        """Delete a bundle that no AMI uses, as far as EC2 reports."""
         settings = self._settings
         async with open_bucket(parse_s3_location(address), settings, self._aws) as place:
             if copy is None:
@@ -109,7 +109,7 @@ class OldSession(BundleSession):
             return await delete_if_empty(client, place.location.bucket, self._settings.stall_timeout_s)
 
     async def kernel_and_ramdisk(self, address: str) -> tuple[str, str]:
-        """What the manifest at `address` names, '' for none."""
+        """Read kernel and RAM disk of the manifest at `address`; '' for none."""
         folder, name = parse_manifest_address(address)
         async with open_place(folder, self._settings, self._aws) as place:
             manifest = (await find_bundle(place, name)).manifest

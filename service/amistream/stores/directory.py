@@ -33,7 +33,7 @@ class DirectoryStore:
     """Bundles in one directory, made when missing."""
 
     def __init__(self, directory: Path, *, token: str, roots: Roots | None = None) -> None:
-        """`token` marks this job's temporary files, so that a later process can tell them from another job's."""
+        """`token` marks this job's temporary files, so that a later process can distinguish them from another job's."""
         self.location = str(directory)
         self._directory = directory
         self._roots = roots
@@ -93,7 +93,7 @@ class DirectoryStore:
             await self._unlink(name)
 
     async def tidy(self, unfinished: Mapping[str, str]) -> None:
-        del unfinished  # the token tells which files are this job's
+        del unfinished  # the token marks the files of this job
         await self._unlink(*[name for name in await self.names(".") if name.endswith(f".{self._token}.partial")])
 
     async def close(self) -> None:
@@ -188,7 +188,7 @@ class DirectoryStore:
             return self._look_in(place, name, most=LARGEST_PART if read else None)
 
     def _look_in(self, place: int, name: str, *, most: int | None) -> Stored:
-        """What is there; a file of no more than `most` bytes is read for its checksum."""
+        """Stat the file; one of at most `most` bytes is read for its checksum."""
         about = os.stat(name, dir_fd=place, follow_symlinks=self._roots is None)
         if not self._is_plain(about):
             return Stored(about.st_size, NO_CHECKSUM)
@@ -248,14 +248,14 @@ class DirectoryStore:
 
 
 NO_CHECKSUM = "-"
-"""No digest has this form: what shows it is never taken for what was stored."""
+"""Cannot equal any checksum, so such a file never counts as ours."""
 PIECE = MIB
 """Bytes read at a time."""
 
 
 @contextmanager
 def _refusals_translated() -> Iterator[None]:
-    """What a store raises is `StoreError`, also for a directory that leaves the roots in the middle of a job."""
+    """Raise `StoreError` instead of `RefusedError`, for example if the directory leaves the roots during a job."""
     try:
         yield
     except RefusedError as error:
