@@ -14,8 +14,7 @@ from typing import Any
 
 from pydantic import ByteSize
 
-from amistream.cli.request_options import option_of
-from amistream.request import JobRequest
+from amistream.request import JobRequest, Option
 from amistream.settings import Settings, memory_ceiling
 from amistream.values import GIB, KIB, MIB
 
@@ -84,8 +83,8 @@ def option_table() -> str:
     """Format the options of `bundle` as a table in Markdown."""
     lines = ["| option | meaning | default |", "|---|---|---|"]
     for name, field in JobRequest.model_fields.items():
-        option = option_of(field)
-        if not option.names.startswith("-"):
+        option = next((each for each in field.metadata if isinstance(each, Option)), None)
+        if option is None or not option.names.startswith("-"):
             continue
         names = ", ".join(f"`{each}`" for each in re.split("[ /]", option.names))
         values = f" `{option.metavar}`" if option.metavar else ""

@@ -40,7 +40,7 @@ GOOD: dict[str, Any] = {"source": "/dev/sdf", "destinations": ["s3://bucket/some
         ({"kind": "convert"}, "kind", "'bundle'"),
         ({"colour": "red"}, "colour", "there is no field 'colour'"),
         ({"destinations": "x", "destinatons": ["/dir"]}, "destinatons", "there is no field 'destinatons'"),
-        ({"part_size": "10XB"}, "part_size", "'10XB' is not a size: write bytes, or a number with a unit, such as 10MiB"),
+        ({"part_size": "10XB"}, "part_size", "'10XB' is not a size: write bytes, or a number with a unit"),
         ({"workers": 0}, "workers", "0 is out of range: it must be greater than 0"),
     ],
 )
