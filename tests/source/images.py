@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -26,6 +27,12 @@ FACTS = '{"virtual-size": 4096, "filename": "x"}'
 def convert(disk: Path, path: Path, *options: str) -> Path:
     subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", *options, str(disk), str(path)], check=True)
     return path
+
+
+def servers() -> list[int]:
+    """The ids of the qemu-nbd processes that this process has started."""
+    argv = ["pgrep", "-P", str(os.getpid()), "qemu-nbd"]
+    return [int(pid) for pid in subprocess.run(argv, capture_output=True, check=False).stdout.split()]
 
 
 def opened(path: Path) -> ConvertedVolume:

@@ -17,7 +17,7 @@ from amistream.source.file import FileVolume
 from amistream.source.opening import open_source
 from amistream.source.qemu.converted import Format, detect_format
 from amistream.stages.read import Read
-from source.images import FACTS, MAP, MIB, SIZE, convert, needs_qemu, opened, refused, script
+from source.images import FACTS, MAP, MIB, SIZE, convert, needs_qemu, opened, refused, script, servers
 from support.volumes import loop_device, random_image, sparse_image
 
 FORMS = {
@@ -72,13 +72,6 @@ def test_holes_are_left_out(image: Path, disk: Path, request: pytest.FixtureRequ
     assert made == disk.read_bytes()
     if "vhdx" not in request.node.name:
         assert sum(extent.length for extent in extents) < SIZE * 2 // 3
-
-
-def servers() -> list[int]:
-    """The ids of qemu-nbd processes that this process has started and not waited for."""
-    argv = ["ps", "-o", "pid=,comm=", "--ppid", str(os.getpid())]
-    shown = subprocess.run(argv, capture_output=True, text=True, check=False).stdout
-    return [int(line.split()[0]) for line in shown.splitlines() if "qemu-nbd" in line]
 
 
 @needs_qemu
