@@ -122,7 +122,7 @@ def test_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         find_ec2_certificate("us-gov-west-1", explicit=None, configured={})
     assert caught.value.code == "ec2_certificate.missing"
     assert caught.value.message == f"cannot find EC2's certificate for us-gov-west-1: searched {system}"
-    assert "take cert-ec2-gov.pem from" in caught.value.hint
+    assert "get cert-ec2-gov.pem from" in caught.value.hint
     monkeypatch.setenv("EC2_AMITOOL_HOME", str(tmp_path))
     with pytest.raises(RefusedError, match=f"searched {tmp_path}/etc/ec2/amitools/cert-ec2-gov.pem, /etc/ec2"):
         find_ec2_certificate("us-gov-west-1", explicit=None, configured={})

@@ -231,7 +231,7 @@ async def test_acls_disabled_where_the_controls_cannot_be_seen(
     hidden = Fault(action=Answer(status=403, code="AccessDenied"), method="GET", query="ownershipControls")
     proxy = make_proxy(ministack, hidden)
     hint = await scene.hint(
-        f"s3://{closed}/x", code="aws.AccessControlListNotSupported", says="ACLs disabled", endpoint_url=proxy.url
+        f"s3://{closed}/x", code="aws.AccessControlListNotSupported", says="ACLs are disabled", endpoint_url=proxy.url
     )
     assert f"--bucket {closed}" in hint
 

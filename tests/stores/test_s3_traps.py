@@ -85,12 +85,12 @@ async def test_a_passing_fault_costs_one_chunk_attempt(
     ("status", "code", "message"),
     [
         (403, "AccessDenied", "access is denied"),
-        (400, "AccessControlListNotSupported", "ACLs disabled"),
+        (400, "AccessControlListNotSupported", "ACLs are disabled"),
         (404, "NoSuchBucket", "no such bucket"),
-        (403, "InvalidAccessKeyId", "access key is not known"),
-        (403, "SignatureDoesNotMatch", "secret key does not fit"),
+        (403, "InvalidAccessKeyId", "access key does not exist"),
+        (403, "SignatureDoesNotMatch", "secret key does not match"),
         (403, "RequestTimeTooSkewed", "clock differs"),
-        (501, "NotImplemented", "does not know"),
+        (501, "NotImplemented", "does not support"),
     ],
 )
 async def test_a_lasting_fault_is_not_repeated(
