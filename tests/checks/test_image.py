@@ -66,7 +66,7 @@ async def test_no_right_to_register(scene: Scene, bucket: str, ministack: Endpoi
     denied = Answer(status=403, code="UnauthorizedOperation", message="You are not authorized")
     proxy = make_proxy(ministack, Fault(action=denied, method="POST", form="Action=RegisterImage.*DryRun=true"))
     hint = await scene.hint(
-        f"s3://{bucket}/x", code="aws.UnauthorizedOperation", says="may not do this", endpoint_url=proxy.url
+        f"s3://{bucket}/x", code="aws.UnauthorizedOperation", says="do not permit this", endpoint_url=proxy.url
     )
     assert "ec2:RegisterImage" in hint
     assert list_keys(ministack, bucket) == []
