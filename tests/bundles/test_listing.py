@@ -12,23 +12,14 @@ from amistream.bundles.listing import Filters, select
 from amistream.bundles.results import Inventory
 from amistream.errors import RefusedError
 from amistream.values import GIB
+from bundles.bucket import SIZES
 from bundles.made import Work, older_bundle, put_files, register, work
-from jobs.work import use_endpoint
 from support.proxy import Answer, Fault
 
 if TYPE_CHECKING:
     from conftest import MakeBucket, MakeProxy
     from support.endpoints import Endpoint
     from support.keys import KeyRing
-
-SIZES = [3000, 3000, 100]
-
-
-@pytest.fixture
-def cloud(ministack: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
-    """Start an endpoint with EC2."""
-    use_endpoint(ministack, monkeypatch)
-    return ministack
 
 
 @pytest.fixture

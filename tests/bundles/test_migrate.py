@@ -15,6 +15,7 @@ from amistream.bundles.register import RegistrationOptions
 from amistream.bundles.results import Migrated
 from amistream.errors import AmistreamError, DifferenceError, RefusedError, RegisterError, StoreError
 from amistream.keys import load_certificate, own_identity
+from bundles.bucket import SIZES
 from bundles.made import (
     AES_IV,
     AES_KEY,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from support.endpoints import Endpoint
     from support.keys import KeyRing
 
-SIZES = [3000, 3000, 100]
 REGION = "eu-west-1"
 
 
@@ -52,18 +52,6 @@ def gov_ec2(tmp_path_factory: pytest.TempPathFactory) -> KeyPair:
 
     valid = (dt.datetime(2011, 8, 9, tzinfo=dt.UTC), dt.datetime(2021, 8, 9, tzinfo=dt.UTC))
     return make_pair(tmp_path_factory.mktemp("gov"), "gov", bits=1024, valid=valid)
-
-
-@pytest.fixture
-def cloud(ministack: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
-    """Start an endpoint with EC2."""
-    use_endpoint(ministack, monkeypatch)
-    return ministack
-
-
-@pytest.fixture
-def bundle(tmp_path: Path, key_ring: KeyRing) -> Path:
-    return older_bundle(tmp_path / "old", key_ring, SIZES)
 
 
 class Migrate:

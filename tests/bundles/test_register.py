@@ -11,8 +11,8 @@ import pytest
 
 from amistream.bundles.register import RegistrationOptions
 from amistream.errors import DifferenceError, RefusedError, RegisterError
+from bundles.bucket import SIZES
 from bundles.made import contents, images, older_bundle, put_files, register, stored_bytes, work
-from jobs.work import use_endpoint
 from support.proxy import Answer, Fault, HoldReply, PauseRequest, dry_run_answered
 
 if TYPE_CHECKING:
@@ -21,27 +21,10 @@ if TYPE_CHECKING:
     from support.keys import KeyRing
     from support.proxy import FaultProxy
 
-SIZES = [3000, 3000, 100]
 
-
-@pytest.fixture
-def cloud(ministack: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
-    """Start an endpoint with EC2."""
-    use_endpoint(ministack, monkeypatch)
-    return ministack
-
-
-@pytest.fixture
-def bundle(tmp_path: Path, key_ring: KeyRing) -> Path:
-    return older_bundle(tmp_path / "old", key_ring, SIZES)
-
-
-async def test_register(
-    cloud: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
-) -> None:
+async def test_register(cloud: Endpoint, bucket: str, make_proxy: MakeProxy, bundle: Path, tmp_path: Path) -> None:
     """A bundle is registered with the manifest's and the given options; repeated, it gives the same AMI."""
-    proxy, bucket = make_proxy(cloud, dry_run_answered()), make_bucket(cloud)
-    put_files(cloud, bucket, bundle.parent)
+    proxy = make_proxy(cloud, dry_run_answered())
     location = f"{bucket}/holes.img.manifest.xml"
     wish = RegistrationOptions(
         name=location, tags={"team": "web"}, ena=True, block_device_mappings={"ephemeral0": "sdb"}
@@ -89,12 +72,8 @@ async def test_register_with_a_kernel(
     assert re.fullmatch(r"holes\.img \d{4}-\d\d-\d\d \d\d\.\d\d\.\d\d [0-9a-f]{6}", sent[0]["Name"])
 
 
-async def test_registrations_that_cannot_be(
-    cloud: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path
-) -> None:
+async def test_registrations_that_cannot_be(cloud: Endpoint, bucket: str, bundle: Path, tmp_path: Path) -> None:
     """A directory, an incomplete bundle and a taken name are refused, and no AMI is made."""
-    bucket = make_bucket(cloud)
-    put_files(cloud, bucket, bundle.parent)
     taken = register(cloud, f"{bucket} taken")
     before = images(cloud)
     address = f"s3://{bucket}/holes.img.manifest.xml"
@@ -113,11 +92,9 @@ async def test_registrations_that_cannot_be(
 
 
 async def test_cancelled_registration(
-    cloud: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
+    cloud: Endpoint, bucket: str, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
 ) -> None:
     """A registration cancelled after EC2 made the AMI leaves no AMI."""
-    bucket = make_bucket(cloud)
-    put_files(cloud, bucket, bundle.parent)
     fault = Fault(action=HoldReply(), method="POST", form="Action=RegisterImage&(?!.*DryRun)")
     proxy = make_proxy(cloud, dry_run_answered(), fault)
     location = f"{bucket}/holes.img.manifest.xml"
@@ -133,12 +110,8 @@ async def test_cancelled_registration(
     assert stored_bytes(cloud, bucket) == contents(bundle.parent)
 
 
-async def test_image_that_becomes_nothing(
-    cloud: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
-) -> None:
+async def test_image_that_becomes_nothing(cloud: Endpoint, bucket: str, make_proxy: MakeProxy, tmp_path: Path) -> None:
     """When EC2 cannot report the AMI's state, the AMI stays, and the message says how to look it up."""
-    bucket = make_bucket(cloud)
-    put_files(cloud, bucket, bundle.parent)
     looks = Fault(action=Answer(status=403, code="UnauthorizedOperation"), method="POST", form="ImageId.1=", times=None)
     proxy = make_proxy(cloud, dry_run_answered(), looks)
     before = images(cloud)
@@ -153,11 +126,9 @@ async def test_image_that_becomes_nothing(
 
 
 async def test_refused_registration(
-    cloud: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
+    cloud: Endpoint, bucket: str, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
 ) -> None:
     """A registration that EC2 refuses ends with EC2's reason, and the bundle stays unchanged."""
-    bucket = make_bucket(cloud)
-    put_files(cloud, bucket, bundle.parent)
     denied = Fault(
         action=Answer(status=400, code="InvalidManifest", message="HTTP 403"),
         method="POST",
@@ -173,11 +144,9 @@ async def test_refused_registration(
 
 
 async def test_registered_twice_at_a_time(
-    cloud: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
+    cloud: Endpoint, bucket: str, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
 ) -> None:
     """Two commands that register one bundle under one name at the same time get the same AMI, and none removes it."""
-    bucket = make_bucket(cloud)
-    put_files(cloud, bucket, bundle.parent)
     held = Fault(action=PauseRequest(), method="POST", form="Action=RegisterImage&(?!.*DryRun)")
     slow, quick = make_proxy(cloud, dry_run_answered(), held), make_proxy(cloud, dry_run_answered())
     location = f"{bucket}/holes.img.manifest.xml"

@@ -11,6 +11,7 @@ import pytest
 
 from amistream.bundles.remove import Removal
 from amistream.errors import RefusedError, StoreError
+from bundles.bucket import SIZES
 from bundles.made import contents, flip, images, older_bundle, put_files, register, work
 from jobs.work import use_endpoint
 from support.buckets import list_keys, open_uploads
@@ -21,20 +22,7 @@ if TYPE_CHECKING:
     from support.endpoints import Endpoint
     from support.keys import KeyRing
 
-SIZES = [3000, 3000, 100]
 NAMES = ["holes.img.manifest.xml", "holes.img.part.0", "holes.img.part.1", "holes.img.part.2"]
-
-
-@pytest.fixture
-def cloud(ministack: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
-    """Start an endpoint with EC2."""
-    use_endpoint(ministack, monkeypatch)
-    return ministack
-
-
-@pytest.fixture
-def bundle(tmp_path: Path, key_ring: KeyRing) -> Path:
-    return older_bundle(tmp_path / "old", key_ring, SIZES)
 
 
 async def agree(_: Removal) -> None:
@@ -67,10 +55,8 @@ async def test_own_objects_only(
     assert writes == [("DELETE", f"/{bucket}/web/holes.img.manifest.xml"), ("POST", f"/{bucket}")]
 
 
-async def test_dry_run_and_a_no(cloud: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path) -> None:
+async def test_dry_run_and_a_no(cloud: Endpoint, bucket: str, tmp_path: Path) -> None:
     """A dry run lists the objects without a question; the answer no deletes nothing."""
-    bucket = make_bucket(cloud)
-    put_files(cloud, bucket, bundle.parent)
     address = f"s3://{bucket}/holes.img.manifest.xml"
     async with work(tmp_path, cloud).session() as session:
         done = await session.delete(address, refuse, dry_run=True)
@@ -81,12 +67,8 @@ async def test_dry_run_and_a_no(cloud: Endpoint, make_bucket: MakeBucket, bundle
 
 
 @pytest.mark.parametrize("known", [True, False])
-async def test_a_part_that_is_another_object(
-    known: bool, cloud: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path
-) -> None:
+async def test_a_part_that_is_another_object(known: bool, cloud: Endpoint, bucket: str, tmp_path: Path) -> None:
     """An object with a part's name and another checksum stays and is reported; without a checksum the name decides."""
-    bucket = make_bucket(cloud)
-    put_files(cloud, bucket, bundle.parent)
     checksum = {"ChecksumAlgorithm": "SHA1"} if known else {}
     with cloud.blocking_client() as s3:
         s3.put_object(Bucket=bucket, Key="holes.img.part.1", Body=b"precious", **checksum)
@@ -151,11 +133,9 @@ async def test_thousands_of_parts(
 
 @pytest.mark.parametrize("how", ["refused", "cancelled"])
 async def test_a_deletion_that_stops_midway(
-    how: str, cloud: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
+    how: str, cloud: Endpoint, bucket: str, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
 ) -> None:
     """After a deletion that stopped midway, the saved copy of the manifest finishes it."""
-    bucket = make_bucket(cloud)
-    put_files(cloud, bucket, bundle.parent)
     action = Answer(status=403, code="AccessDenied") if how == "refused" else HoldReply()
     fault = Fault(action=action, method="POST", query="delete")
     proxy = make_proxy(cloud, fault)
@@ -201,12 +181,8 @@ async def test_error_inside_the_answer(
         Path(found).unlink()
 
 
-async def test_what_an_unfinished_upload_left(
-    cloud: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path
-) -> None:
+async def test_what_an_unfinished_upload_left(cloud: Endpoint, bucket: str, bundle: Path, tmp_path: Path) -> None:
     """With the local manifest, parts and chunks of an unfinished upload are deleted."""
-    bucket = make_bucket(cloud)
-    put_files(cloud, bucket, bundle.parent)
     with cloud.blocking_client() as s3:
         s3.delete_object(Bucket=bucket, Key="holes.img.manifest.xml")
         s3.delete_object(Bucket=bucket, Key="holes.img.part.2")
@@ -220,12 +196,8 @@ async def test_what_an_unfinished_upload_left(
     assert open_uploads(cloud, bucket) == []
 
 
-async def test_a_copy_of_another_manifest(
-    cloud: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path
-) -> None:
+async def test_a_copy_of_another_manifest(cloud: Endpoint, bucket: str, bundle: Path, tmp_path: Path) -> None:
     """A local manifest that differs from the one in the bucket deletes nothing; nor does any other file."""
-    bucket = make_bucket(cloud)
-    put_files(cloud, bucket, bundle.parent)
     other = tmp_path / "other.xml"
     other.write_text(bundle.read_text().replace("<size>41943040<", "<size>41943041<"))
     address = f"s3://{bucket}/holes.img.manifest.xml"
@@ -258,10 +230,8 @@ async def test_a_manifest_that_names_other_files(bundle: Path, tmp_path: Path) -
     assert (bundle.parent / "precious").read_text() == "precious"
 
 
-async def test_deregister(cloud: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path) -> None:
+async def test_deregister(cloud: Endpoint, bucket: str, bundle: Path, tmp_path: Path) -> None:
     """An AMI is deregistered alone, or with its bundle; a dry run does neither."""
-    bucket = make_bucket(cloud)
-    put_files(cloud, bucket, bundle.parent)
     first = register(cloud, f"{bucket}/holes.img.manifest.xml")
     async with work(tmp_path, cloud).session() as session:
         for delete in (False, True):
@@ -285,10 +255,8 @@ async def test_deregister(cloud: Endpoint, make_bucket: MakeBucket, bundle: Path
     assert list_keys(cloud, bucket) == []
 
 
-async def test_deregister_one_of_two(cloud: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path) -> None:
+async def test_deregister_one_of_two(cloud: Endpoint, bucket: str, bundle: Path, tmp_path: Path) -> None:
     """With --delete, an AMI stays registered if another AMI uses the same bundle."""
-    bucket = make_bucket(cloud)
-    put_files(cloud, bucket, bundle.parent)
     first = register(cloud, f"{bucket}/holes.img.manifest.xml")
     second = register(cloud, f"/{bucket}/holes.img.manifest.xml")
     async with work(tmp_path, cloud).session() as session:
@@ -307,12 +275,8 @@ async def test_an_image_without_a_bundle(cloud: Endpoint, tmp_path: Path) -> Non
     assert image in images(cloud)
 
 
-async def test_parts_that_another_bundle_has_too(
-    cloud: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path
-) -> None:
+async def test_parts_that_another_bundle_has_too(cloud: Endpoint, bucket: str, bundle: Path, tmp_path: Path) -> None:
     """Of two manifests with the same parts, deleting the first leaves shared parts, deleting the last removes all."""
-    bucket = make_bucket(cloud)
-    put_files(cloud, bucket, bundle.parent)
     with cloud.blocking_client() as s3:
         s3.put_object(Bucket=bucket, Key="other-kernel.manifest.xml", Body=bundle.read_bytes())
         s3.put_object(Bucket=bucket, Key="damaged.manifest.xml", Body=b"<manifest>")

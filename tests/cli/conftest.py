@@ -13,8 +13,11 @@ from typing import Any
 import pytest
 
 from amistream.cli.main import run
+from bundles.bucket import bucket, cloud
 from cli.running import Cli, Outcome, Spawn
 from cli.scripted import ScriptedDaemon
+
+__all__ = ["bucket", "cloud"]
 
 COMMAND = Path(sys.executable).with_name("amistream")
 

@@ -18,7 +18,6 @@ from amistream.cli.commands.listing import age_text, cost_text, parse_age
 from amistream.errors import UsageError
 from bundles.made import contents, images, older_bundle, put_files, register, stored_bytes
 from cli.running import Cli, Outcome, Spawn, ended
-from jobs.work import use_endpoint
 from support.buckets import list_keys
 from support.proxy import Fault, HoldReply
 
@@ -32,13 +31,6 @@ SIZES = [300_000, 300_000, 1000]
 
 class Run(Protocol):
     async def __call__(self, *words: str | Path) -> Outcome: ...
-
-
-@pytest.fixture
-def cloud(ministack: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
-    """An endpoint with EC2."""
-    use_endpoint(ministack, monkeypatch)
-    return ministack
 
 
 @pytest.fixture
@@ -143,10 +135,8 @@ async def test_json_of_every_command(
     assert json.loads(told.stdout)["error"]["code"] == "manifest.missing"
 
 
-async def test_deletion_unasked(run: Run, cloud: Endpoint, make_bucket: MakeBucket, bundle: Path) -> None:
+async def test_deletion_unasked(run: Run, cloud: Endpoint, bucket: str) -> None:
     """Without a terminal nothing is deleted unless --yes is given."""
-    bucket = make_bucket(cloud)
-    put_files(cloud, bucket, bundle.parent)
     told = await run("delete", f"s3://{bucket}/holes.img.manifest.xml")
     assert told.status == 3
     assert "there is no terminal to ask on" in told.stderr
@@ -161,12 +151,9 @@ async def test_deletion_asked_on_a_terminal(
     left: int,
     spawn: Spawn,
     cloud: Endpoint,
-    make_bucket: MakeBucket,
-    bundle: Path,
+    bucket: str,
 ) -> None:
     """On a terminal the person is asked, told how much it is, and only a yes deletes."""
-    bucket = make_bucket(cloud)
-    put_files(cloud, bucket, bundle.parent)
     ours, theirs = pty.openpty()
     words = ("delete", f"s3://{bucket}/holes.img.manifest.xml", "--endpoint-url", cloud.url)
     process = await spawn(*words, stdin=theirs)
@@ -182,10 +169,8 @@ async def test_deletion_asked_on_a_terminal(
     assert len(list_keys(cloud, bucket)) == left
 
 
-async def test_interrupt_at_the_question(spawn: Spawn, cloud: Endpoint, make_bucket: MakeBucket, bundle: Path) -> None:
+async def test_interrupt_at_the_question(spawn: Spawn, cloud: Endpoint, bucket: str) -> None:
     """Ctrl-C at the question ends the command, and nothing is deleted."""
-    bucket = make_bucket(cloud)
-    put_files(cloud, bucket, bundle.parent)
     ours, theirs = pty.openpty()
     words = ("delete", f"s3://{bucket}/holes.img.manifest.xml", "--endpoint-url", cloud.url)
     process = await spawn(*words, stdin=theirs)
@@ -204,14 +189,11 @@ async def test_interrupted_download(
     number: signal.Signals,
     spawn: Spawn,
     cloud: Endpoint,
-    make_bucket: MakeBucket,
+    bucket: str,
     make_proxy: MakeProxy,
-    bundle: Path,
     tmp_path: Path,
 ) -> None:
     """A signal ends a download with whole parts only, says that it can go on, and exits with 130."""
-    bucket = make_bucket(cloud)
-    put_files(cloud, bucket, bundle.parent)
     fault = Fault(action=HoldReply(), method="GET", path=r".*\.part\.2")
     proxy = make_proxy(cloud, fault)
     words = ("download", f"s3://{bucket}/holes.img.manifest.xml", tmp_path / "down", "--endpoint-url", proxy.url)
@@ -225,12 +207,8 @@ async def test_interrupted_download(
     assert sorted(contents(tmp_path / "down")) == ["holes.img.part.0", "holes.img.part.1"]
 
 
-async def test_progress_on_a_terminal(
-    spawn: Spawn, cloud: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path
-) -> None:
+async def test_progress_on_a_terminal(spawn: Spawn, cloud: Endpoint, bucket: str, tmp_path: Path) -> None:
     """On a terminal a bar is drawn on stderr, and stdout stays the result alone."""
-    bucket = make_bucket(cloud)
-    put_files(cloud, bucket, bundle.parent)
     ours, theirs = pty.openpty()
     words = ("download", f"s3://{bucket}/holes.img.manifest.xml", tmp_path / "down", "--endpoint-url", cloud.url)
     process = await spawn(*words, "--json", stderr=theirs, env={"TERM": "xterm-256color", "COLUMNS": "120"})
@@ -251,11 +229,11 @@ async def test_a_bucket_of_the_early_years(run: Run, cloud: Endpoint) -> None:
 
 
 async def test_an_object_that_is_not_the_bundles(
-    run: Run, cloud: Endpoint, make_bucket: MakeBucket, bundle: Path
+    run: Run,
+    cloud: Endpoint,
+    bucket: str,
 ) -> None:
     """What is left because it is another object is named, with exit status 5."""
-    bucket = make_bucket(cloud)
-    put_files(cloud, bucket, bundle.parent)
     with cloud.blocking_client() as s3:
         s3.put_object(Bucket=bucket, Key="holes.img.part.1", Body=b"precious", ChecksumAlgorithm="SHA1")
         s3.delete_object(Bucket=bucket, Key="holes.img.part.2")
