@@ -7,11 +7,10 @@ import base64
 import os
 import random
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -21,13 +20,9 @@ from amistream.bundles.parts import SeenPart
 from amistream.bundles.survey import _hex
 from amistream.bundles.way_back import Sink, Unpacked, Unpacking, compare
 from amistream.errors import StoreError
-from amistream.flow.relay import Relay
 from amistream.keys import BundleKey, Secret
-from amistream.stages.back.decrypt import Decrypt
-from amistream.stages.back.inflate_runs import InflateRuns, TriedRun
 from amistream.stages.back.unarchive import Piece
 from amistream.stores.directory import DirectoryStore
-from amistream.values import Buffer
 from bundles.made import flip
 from bundles.shell_bundle import IV, KEY, shell_bundle
 from support.volumes import random_image
@@ -128,80 +123,50 @@ async def test_more_than_the_manifest_tells(key_ring: KeyRing, tmp_path: Path) -
 
 
 class Held(DirectoryStore):
-    """A directory in which all parts but the first are held back, and then fail."""
+    """A directory that holds back all parts but the first, and then gives no bytes, or fails."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, failure: StoreError | None) -> None:
         super().__init__(directory, token="none")
         self.let_go = asyncio.Event()
+        self._failure_after = failure
 
     async def read(self, name: str, start: int, length: int) -> bytes:
-        if not name.endswith(".00"):
-            await self.let_go.wait()
-            raise StoreError("store.broken", "cannot read: broken")
-        return await super().read(name, start, length)
+        if name.endswith(".00"):
+            return await super().read(name, start, length)
+        await self.let_go.wait()
+        if self._failure_after is not None:
+            raise self._failure_after
+        return cast("bytes", None)
 
 
-@pytest.mark.parametrize("end", ["the store fails", "a cancel"])
+async def until_workers(count: int) -> None:
+    while sum(thread.name.startswith("amistream-worker") for thread in threading.enumerate()) != count:  # noqa: ASYNC110 - threads cannot be awaited
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("end", "error"),
+    [("the store fails", StoreError), ("a cancel", asyncio.CancelledError), ("the reading fails", TypeError)],
+)
 async def test_an_end_after_a_flaw_while_a_worker_waits(
-    end: str, key_ring: KeyRing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    end: str, error: type[BaseException], key_ring: KeyRing, tmp_path: Path
 ) -> None:
-    """Once the content is known to be invalid, a worker that waits for data is released at any end."""
+    """Once the content is known to be invalid, a worker that waits for data is released at any end, with its cause."""
     image = random_image(tmp_path / "disk.img", 12 * MIB)
     path = shell_bundle(tmp_path / "bundle", image, key_ring, part_size=6 * MIB)
     flip(path.parent / "image.part.00", 0)
-    store, manifest = Held(path.parent), read(path)
-    unpacking = unpacking_of(store, manifest)
-    join = InflateRuns.feed
-
-    def join_late(self: InflateRuns, item: TriedRun) -> Iterator[bytes]:
-        while not unpacking._ranges._changed._waiters:  # type: ignore[attr-defined]  # to see the other worker wait
-            time.sleep(0)
-        return join(self, item)
-
-    monkeypatch.setattr(InflateRuns, "feed", join_late)
-    running = asyncio.create_task(unpacking.run(seen(path.parent, manifest)))
-    while unpacking._relay.cause is None:  # noqa: ASYNC110 - nobody tells of it before the end
-        await asyncio.sleep(0)
+    failure = StoreError("store.broken", "cannot read: broken") if end == "the store fails" else None
+    store, manifest = Held(path.parent, failure), read(path)
+    running = asyncio.create_task(unpacking_of(store, manifest).run(seen(path.parent, manifest)))
+    await until_workers(2)
+    # One has found the flaw; the other waits for the second part.
+    await until_workers(1)
     if end == "a cancel":
         running.cancel()
     else:
         store.let_go.set()
-    with pytest.raises((StoreError, asyncio.CancelledError)):
+    with pytest.raises(error):
         await running
-
-
-async def test_an_error_of_the_reading_after_a_flaw(
-    key_ring: KeyRing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A read error after a flaw in the content is reported as well as the flaw."""
-    image = random_image(tmp_path / "disk.img", 12 * MIB)
-    path = shell_bundle(tmp_path / "bundle", image, key_ring, part_size=MIB)
-    flip(path.parent / "image.part.00", 0)
-    manifest, fed, reading, stopped = read(path), 0, threading.Event(), threading.Event()
-    feed, join, stop = Decrypt.feed, InflateRuns.feed, Relay.stop
-
-    def feed_and_fail(self: Decrypt, data: Buffer) -> Iterator[memoryview]:
-        nonlocal fed
-        fed += 1
-        if fed == 7:  # behind the first run, which has 4 MiB and a little
-            reading.set()
-            assert stopped.wait(10)
-            raise MemoryError
-        return feed(self, data)
-
-    def join_late(self: InflateRuns, item: TriedRun) -> Iterator[bytes]:
-        assert reading.wait(10)
-        return join(self, item)
-
-    def stop_and_tell(self: Relay, cause: BaseException) -> None:
-        stop(self, cause)
-        stopped.set()
-
-    monkeypatch.setattr(Decrypt, "feed", feed_and_fail)
-    monkeypatch.setattr(InflateRuns, "feed", join_late)
-    monkeypatch.setattr(Relay, "stop", stop_and_tell)
-    with pytest.raises(MemoryError):
-        await unpacking_of(DirectoryStore(path.parent, token="none"), manifest).run(seen(path.parent, manifest))
 
 
 def test_a_checksum_that_is_none() -> None:
