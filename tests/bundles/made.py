@@ -62,8 +62,8 @@ def older_bundle(
         path = directory / f"{name}.part.{index:0{digits}d}"
         path.write_bytes(noise.randbytes(size))
         digest = hashlib.sha1(path.read_bytes()).hexdigest()
-        told = f'<filename>{path.name}</filename>\n<digest algorithm="SHA1">{digest}</digest>'
-        parts.append(f'<part index="{index}">\n{told}</part>')
+        element = f'<filename>{path.name}</filename>\n<digest algorithm="SHA1">{digest}</digest>'
+        parts.append(f'<part index="{index}">\n{element}</part>')
     optional = "".join(
         f"<{tag}>{text}</{tag}>" for tag, text in (("kernel_id", kernel), ("ramdisk_id", ramdisk)) if text
     )

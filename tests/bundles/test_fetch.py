@@ -9,7 +9,7 @@ import pytest
 
 from amistream.bundles.fetch import AHEAD, RANGE, Range, fetch
 from amistream.bundles.manifest import ManifestPart
-from amistream.bundles.parts import SeenPart
+from amistream.bundles.parts import StoredPart
 from amistream.errors import StoreError
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ class Reads:
             self.running -= 1
 
 
-def part(number: int, size: int) -> SeenPart:
-    return SeenPart(part=ManifestPart(index=number, filename=f"part.{number}", digest=""), size=size)
+def part(number: int, size: int) -> StoredPart:
+    return StoredPart(part=ManifestPart(index=number, filename=f"part.{number}", digest=""), size=size)
 
 
 PARTS = [part(number, size) for number, size in enumerate([RANGE * 2 + 5, RANGE, 1, RANGE - 1, *[RANGE] * 20])]

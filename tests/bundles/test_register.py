@@ -67,8 +67,8 @@ async def test_register_with_a_kernel(
             f"s3://{bucket}/holes.img.manifest.xml", RegistrationOptions(name="hvm one", virtualization="hvm")
         )
     sent = [each.parameters for each in proxy.requests if b"RegisterImage" in each.form and b"DryRun" not in each.form]
-    told = [(each["VirtualizationType"], each.get("KernelId"), each.get("RamdiskId")) for each in sent]
-    assert told == [("paravirtual", "aki-12345678", "ari-12345678"), ("hvm", None, None)]
+    sent_kernels = [(each["VirtualizationType"], each.get("KernelId"), each.get("RamdiskId")) for each in sent]
+    assert sent_kernels == [("paravirtual", "aki-12345678", "ari-12345678"), ("hvm", None, None)]
     assert re.fullmatch(r"holes\.img \d{4}-\d\d-\d\d \d\d\.\d\d\.\d\d [0-9a-f]{6}", sent[0]["Name"])
 
 

@@ -108,10 +108,10 @@ async def test_parts(name: str, image: Path, key_ring: KeyRing, tmp_path: Path) 
     manifest = shell_bundle(tmp_path / "bundle", image, key_ring, part_size=PART)
     damage(tmp_path / "bundle")
     report = await look(manifest, tmp_path, key_ring.user)
-    told = {(each.what, each.part) for each in report.differences}
-    assert expected <= told
+    found = {(each.what, each.part) for each in report.differences}
+    assert expected <= found
     # Other differences come from the damaged content, and belong to no part.
-    assert all(each in expected or not each[1] for each in told)
+    assert all(each in expected or not each[1] for each in found)
     assert report.content is None
     error = await refused(manifest, tmp_path, key_ring.user)
     assert isinstance(error, DifferenceError)

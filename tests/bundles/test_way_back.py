@@ -16,7 +16,7 @@ import pytest
 
 from amistream.bundles.manifest import Manifest, parse_manifest
 from amistream.bundles.meter import Meter
-from amistream.bundles.parts import SeenPart
+from amistream.bundles.parts import StoredPart
 from amistream.bundles.survey import _hex
 from amistream.bundles.way_back import Sink, Unpacked, Unpacking, compare
 from amistream.errors import StoreError
@@ -52,12 +52,12 @@ class Kept:
     def stop(self) -> None: ...
 
 
-def seen(directory: Path, manifest: Manifest) -> list[SeenPart]:
-    return [SeenPart(part=part, size=(directory / part.filename).stat().st_size) for part in manifest.parts]
+def seen(directory: Path, manifest: Manifest) -> list[StoredPart]:
+    return [StoredPart(part=part, size=(directory / part.filename).stat().st_size) for part in manifest.parts]
 
 
 async def unpack(
-    directory: Path, manifest: Manifest, parts: list[SeenPart], *, sink: Sink | None = None, complete: bool = True
+    directory: Path, manifest: Manifest, parts: list[StoredPart], *, sink: Sink | None = None, complete: bool = True
 ) -> tuple[Unpacked, Meter]:
     meter = Meter()
     unpacking = unpacking_of(DirectoryStore(directory, token="none"), manifest, sink, meter)

@@ -1,4 +1,4 @@
-"""The block writer: any pieces of an image, in order, come to the same bytes, and zeros to holes."""
+"""The block writer: pieces of an image, in order, give the same bytes, with holes for zeros."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def written(
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(PIECES, st.integers(0, 5000), st.booleans())
 def test_any_pieces(tmp_path: Path, plan: list[tuple[int, int, bool]], rest: int, direct: bool) -> None:
-    """Whatever the pieces and the gaps, the file is the image, and what was left out are zeros, told in order."""
+    """Pieces and gaps of any length give the image, and the runs left out are zeros, reported in order."""
     image, pieces = bytearray(), []
     for gap, length, is_noise in plan:
         image += bytes(gap)
@@ -74,7 +74,7 @@ def test_any_pieces(tmp_path: Path, plan: list[tuple[int, int, bool]], rest: int
 
 
 def test_zeros_become_holes(tmp_path: Path) -> None:
-    """Zeros take no room, wherever the pieces are cut."""
+    """Zeros use no disk space, wherever the pieces are cut."""
     image = NOISE[:BLOCK] + bytes(20 * BLOCK) + NOISE[:ZERO_UNIT] + bytes(3 * BLOCK)
     pieces = [(at, image[at : at + 777_777]) for at in range(0, len(image), 777_777)]
     written(tmp_path / "image", len(image), pieces)
@@ -83,7 +83,7 @@ def test_zeros_become_holes(tmp_path: Path) -> None:
 
 
 def test_a_disk_of_other_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A direct write that the disk refuses goes the ordinary way, as do all after it."""
+    """Data of a direct write that the disk refuses takes the page cache, as does all after it."""
     direct: list[bool] = []
     write = os.pwrite
 
@@ -100,7 +100,7 @@ def test_a_disk_of_other_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_no_direct_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the file system knows no direct writes all goes the ordinary way."""
+    """Without direct writes in the file system all data takes the page cache."""
     ask = fcntl.fcntl
 
     def refuse(descriptor: int, command: int, flags: int = 0) -> int:
@@ -114,7 +114,7 @@ def test_no_direct_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_short_writes_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A write that takes only some of what it was given is followed by the rest."""
+    """A short write is followed by the rest."""
     write = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda descriptor, data, offset: write(descriptor, data[:100_000], offset))
     written(tmp_path / "image", len(NOISE), [(0, NOISE)], direct=False)
@@ -122,7 +122,7 @@ def test_short_writes_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_failing_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error of the disk is the caller's to see."""
+    """A disk error is raised to the caller."""
 
     def fail(*_: object) -> int:
         raise OSError(errno.EIO, "Input/output error")
@@ -133,7 +133,7 @@ def test_a_failing_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_first_block_may_be_kept_back(tmp_path: Path) -> None:
-    """The first block is handed over instead of being written."""
+    """The first block can be handed over instead of being written."""
     kept: list[bytes] = []
     descriptor = os.open(tmp_path / "image", os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -147,7 +147,7 @@ def test_the_first_block_may_be_kept_back(tmp_path: Path) -> None:
 
 
 def test_a_stop_lets_go_who_waits_for_a_block(tmp_path: Path) -> None:
-    """While all blocks are in flight gathering waits; after a stop it ends instead."""
+    """Gathering waits while all buffers are in use, and ends after a stop."""
     descriptor = os.open(tmp_path / "image", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         writer = BlockWriter(descriptor, 2 * IN_FLIGHT * BLOCK, lambda _start, _end: None)

@@ -1,4 +1,4 @@
-"""Where an image may go: a new file, a device that nobody uses, another program; and nothing half-made anywhere."""
+"""The targets of an image: a new file, an unused device, another program; no unfinished image is left."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def manifest(image: Path, key_ring: KeyRing, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bad(image: Path, key_ring: KeyRing, tmp_path: Path) -> Path:
-    """A bundle that turns out to be wrong at its very end only."""
+    """Make a bundle whose digest is wrong, which shows only at the end."""
     return shell_bundle(tmp_path / "bad", image, key_ring, faults=Faults(digest="ab" * 20))
 
 
@@ -90,7 +90,7 @@ class TestFiles:
     async def test_a_file_that_is_there(
         self, manifest: Path, bad: Path, take_out: Any, tmp_path: Path, image: Path
     ) -> None:
-        """A file is not touched, unless forced, and then replaced only by a proved image, as private as it."""
+        """An existing file is replaced only with force, and only by a proved image of the same mode."""
         there = tmp_path / "out" / "there.img"
         there.parent.mkdir()
         there.write_bytes(b"precious")
@@ -107,7 +107,7 @@ class TestFiles:
 
     @pytest.mark.parametrize("name", ["image.part.00", "image.manifest.xml"])
     async def test_the_bundle_itself(self, name: str, manifest: Path, take_out: Any, tmp_path: Path) -> None:
-        """What the image is taken from is not written over, forced or not, by whatever name."""
+        """The bundle's own files are not overwritten, even with force or through a link."""
         own = manifest.with_name(name)
         before = own.read_bytes()
         link = tmp_path / "link.img"
@@ -118,7 +118,7 @@ class TestFiles:
         assert own.read_bytes() == before
 
     async def test_a_name_of_many_bytes(self, manifest: Path, take_out: Any, tmp_path: Path, image: Path) -> None:
-        """Any name that the file system takes will do, in letters of any length."""
+        """A name of 255 bytes, in letters of several bytes, can be used."""
         made = tmp_path / ("图" * 83 + ".img")
         await take_out(manifest, made)
         assert made.read_bytes() == image.read_bytes()
@@ -127,7 +127,7 @@ class TestFiles:
     async def test_a_little_data_here_and_there(
         self, data: int, take_out: Any, key_ring: KeyRing, tmp_path: Path
     ) -> None:
-        """A file system that is mostly empty comes back, however many blocks it touches."""
+        """An image with little data in many blocks is restored, and stays sparse."""
         extents = [(number * BLOCK, data) for number in range(4 * IN_FLIGHT)]
         image = sparse_image(tmp_path / "disk.img", 4 * IN_FLIGHT * BLOCK, extents)
         manifest = shell_bundle(tmp_path / "bundle", image, key_ring, part_size=MIB, level=1)
@@ -139,7 +139,7 @@ class TestFiles:
     async def test_a_file_that_comes_meanwhile(
         self, manifest: Path, key_ring: KeyRing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A file that somebody made under that name meanwhile stays."""
+        """A file that another process creates under that name meanwhile stays."""
         path = tmp_path / "out" / "new.img"
         path.parent.mkdir()
         target = FileTarget(path, replace=False)
@@ -158,7 +158,7 @@ class TestFiles:
     async def test_without_hard_links(
         self, number: int, manifest: Path, image: Path, take_out: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Where the file system has no hard links the file is renamed."""
+        """Without hard links in the file system the file is renamed."""
 
         def no_links(*_: object, **__: object) -> None:
             raise OSError(number, os.strerror(number))
@@ -170,7 +170,7 @@ class TestFiles:
     async def test_a_name_that_is_not_given(
         self, manifest: Path, take_out: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A file system that fails to give the name gets nothing."""
+        """When the file cannot get its name, nothing stays."""
 
         def fail(*_: object, **__: object) -> None:
             raise OSError(5, "Input/output error")
@@ -182,7 +182,7 @@ class TestFiles:
         assert list((tmp_path / "out").iterdir()) == []
 
     async def test_a_link(self, manifest: Path, image: Path, take_out: Any, tmp_path: Path) -> None:
-        """A link stays a link; what it leads to becomes the image."""
+        """A symbolic link stays, and its target becomes the image."""
         link = tmp_path / "link"
         link.symlink_to(tmp_path / "target.img")
         await take_out(manifest, link)
@@ -191,7 +191,7 @@ class TestFiles:
 
     @pytest.mark.parametrize("place", ["", "/dev/null", "missing/disk.img"])
     async def test_no_place_for_a_file(self, place: str, manifest: Path, take_out: Any, tmp_path: Path) -> None:
-        """A directory, a device of characters, and a name in no directory are refused."""
+        """A directory, a character device, and a name in a missing directory are refused."""
         with pytest.raises(RefusedError) as raised:
             await take_out(manifest, tmp_path / place)
         assert raised.value.code == ("target.unwritable" if place.startswith("missing") else "target.kind")
@@ -199,7 +199,7 @@ class TestFiles:
     async def test_too_little_room(
         self, manifest: Path, take_out: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A file system that cannot hold even the compressed image is told before anything is written."""
+        """A file system that cannot hold even the compressed image is refused before anything is written."""
         statvfs = os.statvfs
 
         def full(path: Path) -> os.statvfs_result:
@@ -215,7 +215,7 @@ class TestFiles:
     async def test_a_disk_that_fails(
         self, number: int, code: str, manifest: Path, take_out: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A disk that is full or broken under way ends the work, and nothing is left."""
+        """A full or failing disk ends the work, and nothing is left."""
         (tmp_path / "out").mkdir()
 
         def fail(*_: object) -> int:
@@ -230,7 +230,7 @@ class TestFiles:
     async def test_a_name_that_cannot_be_given(
         self, manifest: Path, take_out: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A failure at the very end leaves nothing either."""
+        """A failed fsync at the end leaves nothing."""
         (tmp_path / "out").mkdir()
 
         def fail(*_: object) -> None:
@@ -244,7 +244,7 @@ class TestFiles:
     async def test_what_cannot_be_removed_is_told(
         self, bad: Path, take_out: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """An unfinished file that stays is named."""
+        """A note names an unfinished file that cannot be removed."""
 
         def fail(*_: object, **__: object) -> None:
             raise OSError(5, "Input/output error")
@@ -287,13 +287,13 @@ class TestDevices:
 
     @pytest.fixture
     def disk(self, tmp_path: Path) -> Path:
-        """What lies under the device: 5 MiB full of old data."""
+        """Make the file under the device: 5 MiB of old data."""
         path = tmp_path / "device.img"
         path.write_bytes(b"\xee" * 5 * MIB)
         return path
 
     async def test_there_and_back(self, manifest: Path, image: Path, disk: Path, take_out: Any) -> None:
-        """A device gets the image, holes as zeros, and keeps what lies behind it."""
+        """A device gets the image, with zeros for holes; bytes behind it stay."""
         with loop_device(disk, read_only=False) as device:
             with pytest.raises(RefusedError, match="all that is on it") as raised:
                 await take_out(manifest, device)
@@ -307,14 +307,14 @@ class TestDevices:
     async def test_without_the_kernels_help(
         self, manifest: Path, image: Path, disk: Path, take_out: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Where the kernel does not make zeros they are written."""
+        """Zeros are written if the kernel does not make them."""
         monkeypatch.setattr(device_module, "zero_range", lambda *_: False)
         with loop_device(disk, read_only=False) as device:
             await take_out(manifest, device, force=True)
         assert disk.read_bytes()[: 3 * MIB] == image.read_bytes()
 
     async def test_an_image_that_is_wrong(self, bad: Path, disk: Path, take_out: Any) -> None:
-        """An image that turns out to be wrong leaves a device that begins with zeros, and that is told."""
+        """A bad image leaves a device that begins with zeros, and a note says so."""
         notes: list[str] = []
         with loop_device(disk, read_only=False) as device:
             with pytest.raises(DifferenceError):
@@ -345,7 +345,7 @@ class TestDevices:
         assert small.read_bytes() == b"\xee" * MIB
 
     async def test_a_mounted_device(self, manifest: Path, take_out: Any, tmp_path: Path) -> None:
-        """A device with a mounted file system is refused, with the place where it is mounted, --force or not."""
+        """A device with a mounted file system is refused, even with force, and the mount point is named."""
         disk = ext4_image(tmp_path / "ext4.img", 8 * MIB)
         place = tmp_path / "mounted"
         place.mkdir()
@@ -361,7 +361,7 @@ class TestDevices:
             assert raised.value.code == "target.in_use"
 
     async def test_a_held_device(self, manifest: Path, disk: Path, take_out: Any) -> None:
-        """A device that the kernel or another program holds for itself is refused."""
+        """A device that is opened exclusively elsewhere is refused."""
         with loop_device(disk, read_only=False) as device:
             holder = os.open(device, os.O_RDONLY | os.O_EXCL)
             try:
@@ -403,7 +403,7 @@ class TestStreams:
         return await asyncio.to_thread(read)
 
     async def test_a_pipe(self, manifest: Path, image: Path, key_ring: KeyRing, tmp_path: Path) -> None:
-        """A pipe gets the whole image, zeros and all, and blocks for whoever else has it as before."""
+        """A pipe gets the whole image, and stays in blocking mode for other holders."""
         reading, writing = os.pipe()
         async with asyncio.TaskGroup() as group:
             read = group.create_task(self.read_all(reading))
@@ -414,7 +414,7 @@ class TestStreams:
         assert result.destination == "-"
 
     async def test_a_file(self, manifest: Path, image: Path, key_ring: KeyRing, tmp_path: Path) -> None:
-        """A file that stands for the standard output gets the whole image, from where it is on."""
+        """A file as standard output gets the whole image, from its current position."""
         with (tmp_path / "out").open("wb") as file:
             file.write(b"before")
             file.flush()
@@ -422,7 +422,7 @@ class TestStreams:
         assert (tmp_path / "out").read_bytes() == b"before" + image.read_bytes()
 
     async def test_a_manifest_that_tells_too_much(self, image: Path, key_ring: KeyRing, tmp_path: Path) -> None:
-        """Zeros that only a wrong manifest tells of do not fill the disk."""
+        """A wrong image size in the manifest does not fill the disk with zeros."""
         wrong = shell_bundle(tmp_path / "wrong", image, key_ring, faults=Faults(size=1 << 40))
         with (tmp_path / "out").open("wb") as file:
             with pytest.raises(DifferenceError, match="the image has 3145728 bytes"):
@@ -440,7 +440,7 @@ class TestStreams:
             os.close(writing)
 
     async def test_a_reader_that_stands_still(self, manifest: Path, key_ring: KeyRing, tmp_path: Path) -> None:
-        """A cancel is heeded while the reader takes nothing, and what has gone is told."""
+        """A cancel works while the reader takes nothing, and a note counts the bytes already written."""
         reading, writing = os.pipe()
         notes: list[str] = []
         try:
@@ -455,7 +455,7 @@ class TestStreams:
         assert "they are not a valid image" in notes[0]
 
     async def test_a_reader_that_stands_still_before_the_last_hole(self, key_ring: KeyRing, tmp_path: Path) -> None:
-        """A cancel is heeded also when only zeros are left to be sent."""
+        """A cancel works even when only zeros are left to be written."""
         image = sparse_image(tmp_path / "disk.img", 4 * MIB, [(0, 8 * KIB)])
         manifest = shell_bundle(tmp_path / "bundle", image, key_ring)
         reading, writing = os.pipe()
@@ -471,7 +471,7 @@ class TestStreams:
             os.close(writing)
 
     def test_a_stopped_one_takes_anything_at_once(self) -> None:
-        """After a stop neither bytes nor the zeros before them hold whoever writes."""
+        """After a stop, writing returns at once, for data and for zeros."""
         reading, writing = os.pipe()
         try:
             target = StreamTarget(writing)
@@ -486,7 +486,7 @@ class TestStreams:
     async def test_a_full_pipe(
         self, manifest: Path, image: Path, key_ring: KeyRing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A pipe that is not ready after all, or not for a while, is tried again."""
+        """A pipe that is not ready is tried again."""
         reading, writing = os.pipe()
         write, tries = os.write, 0
 
@@ -506,7 +506,7 @@ class TestStreams:
         assert read.result() == image.read_bytes()
 
     async def test_a_difference_is_told_late(self, bad: Path, key_ring: KeyRing, tmp_path: Path) -> None:
-        """What was written before a difference showed is told to be no image."""
+        """A note says that bytes written before a difference was found are not a valid image."""
         reading, writing = os.pipe()
         notes: list[str] = []
         async with asyncio.TaskGroup() as group:
@@ -532,7 +532,7 @@ class TestStreams:
 
 
 async def test_nothing_is_made_for_a_bundle_that_lacks_a_part(manifest: Path, take_out: Any, tmp_path: Path) -> None:
-    """What can be known before is known before the target is opened."""
+    """A missing part is found before the target is opened."""
     (manifest.parent / "image.part.01").unlink()
     opened: list[str] = []
     place = tmp_path / "out"

@@ -54,8 +54,8 @@ async def check_acls(
         found = await gather_limited(look, rest)
     except (DeniedError, NotSupportedError):
         return Access.NOT_ALLOWED, []
-    seen = {bundle.manifest_name: first, **dict(zip(rest, found, strict=True))}
-    private = [name for name, access in seen.items() if access is Access.PRIVATE]
+    by_name = {bundle.manifest_name: first, **dict(zip(rest, found, strict=True))}
+    private = [name for name, access in by_name.items() if access is Access.PRIVATE]
     differences = [
         Difference(
             what="access.private",

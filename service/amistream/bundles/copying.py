@@ -16,9 +16,9 @@ from typing import TypeAlias
 
 from amistream.bundles.meter import Meter, Note
 from amistream.bundles.parts import (
-    SeenPart,
+    StoredPart,
     differs,
-    names_there,
+    existing_names,
     read_part,
 )
 from amistream.bundles.place import Bundle
@@ -36,10 +36,10 @@ LOOK_S = 30
 Begin: TypeAlias = Callable[[], None]
 
 
-async def find_there(store: Store, seen: list[SeenPart]) -> dict[str, Stored]:
+async def find_existing_parts(store: Store, parts: list[StoredPart]) -> dict[str, Stored]:
     """Find the parts that already exist. Raises `StoreError` if one is another object."""
-    wanted = {part.name: part for part in seen}
-    old = sorted(await names_there(store, list(wanted)))
+    wanted = {part.name: part for part in parts}
+    old = sorted(await existing_names(store, list(wanted)))
 
     async def check(name: str) -> Stored | None:
         stored = await store.stat(name, read=False)
@@ -51,8 +51,8 @@ async def find_there(store: Store, seen: list[SeenPart]) -> dict[str, Stored]:
     return {name: stored for name, stored in zip(old, found, strict=True) if stored is not None}
 
 
-async def require_same(bundle: Bundle, part: SeenPart, store: Store, stored: Stored) -> None:
-    """Raise `StoreError` unless the object found by `find_there` is the part."""
+async def require_same(bundle: Bundle, part: StoredPart, store: Store, stored: Stored) -> None:
+    """Raise `StoreError` unless the object found by `find_existing_parts` is the part."""
     # Without a checksum in the store the object is read.
     found = stored if stored.checksum is not None else await store.stat(part.name)
     if found is not None and found.checksum == whole_checksum(part.sha1):
@@ -90,8 +90,8 @@ def taken_error(store: Store, name: str) -> StoreError:
 async def copy_all_parts(
     store: Store,
     manifest_name: str,
-    seen: list[SeenPart],
-    work: Callable[[SeenPart, Begin], Awaitable[None]],
+    parts: list[StoredPart],
+    work: Callable[[StoredPart, Begin], Awaitable[None]],
     *,
     limit: int,
     note: Note,
@@ -100,21 +100,21 @@ async def copy_all_parts(
     begun: dict[str, None] = {}
     whole: set[str] = set()
 
-    async def one(part: SeenPart) -> None:
+    async def one(part: StoredPart) -> None:
         await work(part, lambda: begun.update({part.name: None}))
         whole.add(part.name)
 
     try:
-        await gather_limited(one, seen, limit)
+        await gather_limited(one, parts, limit)
     except BaseException as error:
         bad = isinstance(error, DifferenceError)
-        await take_back(store, manifest_name, [name for name in begun if bad or name not in whole], note)
+        await remove_copied_parts(store, manifest_name, [name for name in begun if bad or name not in whole], note)
         if whole and not bad:
-            note(f"{len(whole)} of {len(seen)} parts are in {store.location}; the same command continues from them")
+            note(f"{len(whole)} of {len(parts)} parts are in {store.location}; the same command continues from them")
         raise
 
 
-async def take_back(
+async def remove_copied_parts(
     store: Store, manifest_name: str, names: Iterable[str], note: Note, *, own_manifest: bytes | None = None
 ) -> None:
     """Delete the parts that were made, cancelled or not, and note those that could not be deleted.
@@ -155,10 +155,10 @@ async def take_back(
     await finish_despite_cancel(all_of_it())
 
 
-async def commit(store: Store, manifest_name: str, raw: bytes, seen: list[SeenPart]) -> None:
+async def commit(store: Store, manifest_name: str, raw: bytes, parts: list[StoredPart]) -> None:
     """Store the manifest, unless a part has disappeared: another copy that failed may have removed it."""
-    there = await names_there(store, [part.name for part in seen])
-    for part in seen:
+    there = await existing_names(store, [part.name for part in parts])
+    for part in parts:
         if part.name not in there:
             raise LostError(
                 "store.lost",

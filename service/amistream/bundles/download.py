@@ -19,10 +19,10 @@ from typing import TypeVar
 from amistream.bundles.copying import Begin, commit, copy_all_parts, refuse_other_manifest, taken_error, transferred
 from amistream.bundles.meter import Meter, Note
 from amistream.bundles.parts import (
-    SeenPart,
+    StoredPart,
     check_digest,
-    look_at_parts,
-    names_there,
+    check_parts,
+    existing_names,
 )
 from amistream.bundles.place import Bundle
 from amistream.bundles.results import Transferred
@@ -51,13 +51,13 @@ async def download(bundle: Bundle, directory: Path, settings: Settings, meter: M
     try:
         async with _alone_in(directory):
             await store.tidy({})
-            seen = await look_at_parts(bundle)
-            meter.begin(len(seen), bundle.manifest.bundled_size)
+            parts = await check_parts(bundle)
+            meter.begin(len(parts), bundle.manifest.bundled_size)
             await refuse_other_manifest(bundle, store)
-            there = await names_there(store, [part.name for part in seen])
-            await _check_space(directory, sum(part.size for part in seen if part.name not in there))
+            there = await existing_names(store, [part.name for part in parts])
+            await _check_space(directory, sum(part.size for part in parts if part.name not in there))
 
-            async def fetch(part: SeenPart, begin: Begin) -> None:
+            async def fetch(part: StoredPart, begin: Begin) -> None:
                 path = directory / part.name
                 try:
                     if part.name not in there:
@@ -70,14 +70,16 @@ async def download(bundle: Bundle, directory: Path, settings: Settings, meter: M
                     raise _failure(path, error) from error
                 meter.done(part.size, kept=part.name in there)
 
-            await copy_all_parts(store, bundle.manifest_name, seen, fetch, limit=settings.upload_concurrency, note=note)
-            await commit(store, bundle.manifest_name, bundle.manifest.raw, seen)
+            await copy_all_parts(
+                store, bundle.manifest_name, parts, fetch, limit=settings.upload_concurrency, note=note
+            )
+            await commit(store, bundle.manifest_name, bundle.manifest.raw, parts)
     finally:
         await store.close()
     return transferred(bundle, store, meter, started)
 
 
-async def _fetch(bundle: Bundle, part: SeenPart, path: Path, begin: Begin) -> None:
+async def _fetch(bundle: Bundle, part: StoredPart, path: Path, begin: Begin) -> None:
     """Read the part into a temporary file, check it, and give it its name. Nothing of a failed one stays."""
 
     def append(piece: bytes) -> None:
@@ -110,7 +112,7 @@ async def _on_disk(work: Callable[[], T]) -> T:
     return await finish_despite_cancel(asyncio.to_thread(work))
 
 
-def _is_right(path: Path, part: SeenPart) -> bool:
+def _is_right(path: Path, part: StoredPart) -> bool:
     # Opening a pipe would block, and so would reading it.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from amistream.bundles.parts import SeenPart
+from amistream.bundles.parts import StoredPart
 from amistream.errors import first_cause
 from amistream.ports.store import Store
 from amistream.values import MIB
@@ -25,7 +25,7 @@ AHEAD = 8
 class Range:
     """Bytes of one part, fetched with one request."""
 
-    part: SeenPart
+    part: StoredPart
     offset: int
     length: int
 
@@ -34,7 +34,7 @@ class Range:
         return self.offset + self.length == self.part.size
 
 
-async def fetch(store: Store, parts: Sequence[SeenPart], take: Callable[[Range, bytes], Awaitable[bool]]) -> bool:
+async def fetch(store: Store, parts: Sequence[StoredPart], take: Callable[[Range, bytes], Awaitable[bool]]) -> bool:
     """Pass every range to `take`, in order, until it returns False; returns True if it took all.
 
     Data shorter than its range means that the part has shrunk. Raises `StoreError`.
@@ -68,7 +68,7 @@ async def _take_next(
     return await take(each, await reading)
 
 
-def _ranges(parts: Sequence[SeenPart]) -> Iterator[Range]:
+def _ranges(parts: Sequence[StoredPart]) -> Iterator[Range]:
     for part in parts:
         for offset in range(0, part.size, RANGE):
             yield Range(part=part, offset=offset, length=min(RANGE, part.size - offset))

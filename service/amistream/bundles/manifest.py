@@ -195,9 +195,9 @@ class _Reader:
         if [element.get("index") for element in elements] != [str(part.index) for part in parts]:
             raise self._bad("its parts are not numbered 0, 1, 2 ... in order")
         count = root.find("image/parts")
-        told = count.get("count") if count is not None else None
-        if told not in (None, str(len(parts))):
-            raise self._bad(f"it says {told} parts and names {len(parts)}")
+        declared = count.get("count") if count is not None else None
+        if declared not in (None, str(len(parts))):
+            raise self._bad(f"it says {declared} parts and names {len(parts)}")
         if len({part.filename for part in parts}) != len(parts):
             raise self._bad("it names the same part twice")
         return parts

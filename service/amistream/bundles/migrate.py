@@ -16,10 +16,10 @@ from pathlib import Path
 from cryptography import x509
 
 from amistream.aws.session import Aws
-from amistream.bundles.copying import commit, find_there, require_same, take_back
+from amistream.bundles.copying import commit, find_existing_parts, remove_copied_parts, require_same
 from amistream.bundles.manifest import Manifest, Signature, check_signature, parse_manifest
 from amistream.bundles.meter import Meter, Note
-from amistream.bundles.parts import SeenPart, different_part_error, look_at_parts, parts_in_flight, read_part
+from amistream.bundles.parts import StoredPart, check_parts, different_part_error, parts_in_flight, read_part
 from amistream.bundles.place import BucketPlace, Bundle
 from amistream.bundles.register import Intent, RegistrationOptions, carry_out, check_registration, ec2_of
 from amistream.bundles.results import Migrated
@@ -35,7 +35,7 @@ from amistream.values import ArchiveResult, GzipResult, Measured, PartDigest, Sp
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MigrationRequest:
-    """What a user asks for. `kernel` and `ramdisk` None: the manifest's, if they are valid there; '': none."""
+    """The options of a migration. `kernel` and `ramdisk` None: the manifest's, if they are valid there; '': none."""
 
     region: str
     certificate: Path | None = None
@@ -47,12 +47,12 @@ class MigrationRequest:
     source_profile: str = ""
     """Credentials of the source, where they are others: of another partition."""
     registration: RegistrationOptions | None = None
-    """How to register the copy; None: not at all."""
+    """Options to register the copy; None: do not register it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MigrationOptions:
-    """How a bundle is migrated. `server_side`: source and target are one service, which may copy by itself."""
+    """The keys and values of the new manifest. `server_side`: one service has source and target, and may copy parts."""
 
     identity: UserIdentity
     ec2_certificate: x509.Certificate
@@ -119,14 +119,14 @@ async def migrate(
     raw = await asyncio.to_thread(new_manifest, bundle.manifest, options)
     new = Bundle(place=target, manifest_name=bundle.manifest_name, manifest=parse_manifest(raw, bundle.manifest_name))
     await _refuse_taken(new)
-    seen = await look_at_parts(bundle)
-    meter.begin(len(seen), bundle.manifest.bundled_size)
+    parts = await check_parts(bundle)
+    meter.begin(len(parts), bundle.manifest.bundled_size)
     ec2 = await ec2_of(target, settings, aws)
     intent: Intent | None = None
     if options.registration is not None:
         intent = await check_registration(new, options.registration, settings, ec2, note)
     copying = _Copying(bundle, new, store, meter, note, server_side=options.server_side)
-    await copying.run(seen, parts_in_flight(settings, seen))
+    await copying.run(parts, parts_in_flight(settings, parts))
     image = await carry_out(new, intent, settings, ec2, note) if intent else None
     return Migrated(
         manifest=new.address,
@@ -160,11 +160,11 @@ class _Copying:
         self._made: dict[str, None] = {}
         self.copied = 0
 
-    async def run(self, seen: list[SeenPart], limit: int) -> None:
-        there = await find_there(self._store, seen)
+    async def run(self, parts: list[StoredPart], limit: int) -> None:
+        there = await find_existing_parts(self._store, parts)
         raw, name = self._new.manifest.raw, self._new.manifest_name
 
-        async def one(part: SeenPart) -> None:
+        async def one(part: StoredPart) -> None:
             stored = there.get(part.name)
             if stored is not None:
                 await require_same(self._old, part, self._store, stored)
@@ -177,13 +177,13 @@ class _Copying:
             self._meter.done(part.size, kept=stored is not None)
 
         try:
-            await gather_limited(one, seen, limit)
-            await commit(self._store, name, raw, seen)
+            await gather_limited(one, parts, limit)
+            await commit(self._store, name, raw, parts)
         except BaseException:
-            await take_back(self._store, name, reversed(self._made), self._note, own_manifest=raw)
+            await remove_copied_parts(self._store, name, reversed(self._made), self._note, own_manifest=raw)
             raise
 
-    async def _copied(self, part: SeenPart) -> bool:
+    async def _copied(self, part: StoredPart) -> bool:
         """Have S3 copy the part; returns True if S3 copied and proved it. Raises `DifferenceError` for a bad part."""
         source, name = self._source, part.name
         if source is None:

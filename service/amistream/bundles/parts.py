@@ -20,7 +20,7 @@ IN_FLIGHT_MOST = 256 * MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SeenPart:
+class StoredPart:
     """A part as its place reports it."""
 
     part: ManifestPart
@@ -41,7 +41,7 @@ def differs(stored: Stored, part: ManifestPart) -> bool:
     return checksum is not None and "-" not in checksum and checksum != whole_checksum(bytes.fromhex(part.digest))
 
 
-async def look_at_parts(bundle: Bundle) -> list[SeenPart]:
+async def check_parts(bundle: Bundle) -> list[StoredPart]:
     """Stat every part without reading. Raises `DifferenceError` for missing parts and other objects."""
     store, manifest = bundle.place.store, bundle.manifest
 
@@ -55,42 +55,42 @@ async def look_at_parts(bundle: Bundle) -> list[SeenPart]:
     wrong = [part.filename for part, stored in found if stored is not None and differs(stored, part)]
     if wrong:
         raise different_part_error(bundle, f"{_some(wrong)} has another checksum than in the manifest")
-    seen = [SeenPart(part=part, size=stored.size) for part, stored in found if stored is not None]
-    empty = [part.name for part in seen if not part.size]
+    parts = [StoredPart(part=part, size=stored.size) for part, stored in found if stored is not None]
+    empty = [part.name for part in parts if not part.size]
     if empty:
         raise different_part_error(bundle, f"{_some(empty)} is empty")
-    total = sum(part.size for part in seen)
+    total = sum(part.size for part in parts)
     if total != manifest.bundled_size:
         raise different_part_error(
             bundle, f"its parts have {total} bytes together, and the manifest says {manifest.bundled_size}"
         )
-    return seen
+    return parts
 
 
-async def read_part(bundle: Bundle, seen: SeenPart) -> memoryview:
+async def read_part(bundle: Bundle, part: StoredPart) -> memoryview:
     """Read the whole part and verify it. Raises `DifferenceError` if it differs from the manifest."""
-    data = await bundle.place.store.read(seen.name, 0, seen.size)
-    check_digest(bundle, seen, await asyncio.to_thread(sha1_of, data), len(data))
+    data = await bundle.place.store.read(part.name, 0, part.size)
+    check_digest(bundle, part, await asyncio.to_thread(sha1_of, data), len(data))
     return memoryview(data)
 
 
-def check_digest(bundle: Bundle, seen: SeenPart, sha1: bytes, size: int) -> None:
+def check_digest(bundle: Bundle, part: StoredPart, sha1: bytes, size: int) -> None:
     """Raise `DifferenceError` unless size and SHA-1 of the data are those of the part."""
-    if size != seen.size:
-        raise different_part_error(bundle, f"{seen.name} ended after {size} of {seen.size} bytes")
-    if sha1 != seen.sha1:
+    if size != part.size:
+        raise different_part_error(bundle, f"{part.name} ended after {size} of {part.size} bytes")
+    if sha1 != part.sha1:
         raise different_part_error(
-            bundle, f"{seen.name} has SHA-1 {sha1.hex()}, and the manifest says {seen.part.digest}"
+            bundle, f"{part.name} has SHA-1 {sha1.hex()}, and the manifest says {part.part.digest}"
         )
 
 
-def parts_in_flight(settings: Settings, parts: list[SeenPart]) -> int:
+def parts_in_flight(settings: Settings, parts: list[StoredPart]) -> int:
     """Compute how many whole parts may be held at a time."""
     largest = max(part.size for part in parts) or 1
     return max(1, min(settings.upload_concurrency, IN_FLIGHT_MOST // largest))
 
 
-async def names_there(store: Store, wanted: Sequence[str]) -> set[str]:
+async def existing_names(store: Store, wanted: Sequence[str]) -> set[str]:
     """Find which of these names exist in the store, with one listing."""
     common = os.path.commonprefix(list(wanted))  # noqa: RUF071 - names are strings, not paths
     return set(wanted) & set(await store.names(common))

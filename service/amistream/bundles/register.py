@@ -14,7 +14,7 @@ from functools import partial
 from amistream.aws.ec2 import Ec2
 from amistream.aws.session import Aws
 from amistream.bundles.meter import Note
-from amistream.bundles.parts import different_part_error, names_there
+from amistream.bundles.parts import different_part_error, existing_names
 from amistream.bundles.place import BucketPlace, Bundle, Place
 from amistream.bundles.results import Registered
 from amistream.errors import RefusedError
@@ -31,7 +31,7 @@ MAY_BECOME_AVAILABLE = frozenset({"register.timeout", "register.unknown"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistrationOptions:
-    """How to register an AMI. Empty fields are taken from the manifest."""
+    """Options to register an AMI. Empty ones are taken from the manifest."""
 
     name: str = ""
     description: str = ""
@@ -80,7 +80,7 @@ async def register_bundle(
             hint=f"first: amistream upload {bundle.address} s3://BUCKET/PREFIX",
             field="manifest",
         )
-    there = await names_there(place.store, [part.filename for part in bundle.manifest.parts])
+    there = await existing_names(place.store, [part.filename for part in bundle.manifest.parts])
     missing = [part.filename for part in bundle.manifest.parts if part.filename not in there]
     if missing:
         raise different_part_error(bundle, f"{missing[0]} is missing ({len(missing)} parts in all)")

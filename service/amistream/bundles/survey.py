@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from amistream.bundles.manifest import Manifest, ManifestPart
 from amistream.bundles.meter import Meter
-from amistream.bundles.parts import SeenPart, differs
+from amistream.bundles.parts import StoredPart, differs
 from amistream.bundles.place import BucketPlace, Bundle
 from amistream.bundles.results import Difference, Digests
 from amistream.flow.gather import SMALL_REQUESTS, gather_limited
@@ -23,7 +23,7 @@ READERS = 2
 class Survey:
     """`parts`: the existing ones, in order; `complete`: all parts exist and their sizes have the right sum."""
 
-    parts: tuple[SeenPart, ...]
+    parts: tuple[StoredPart, ...]
     complete: bool
     digests: Digests
     differences: tuple[Difference, ...]
@@ -54,7 +54,7 @@ async def survey(bundle: Bundle, meter: Meter, *, read: bool) -> Survey:
     composite = sum("-" in (stored.checksum or "") for stored in there.values())
     unkept = sum(stored.checksum is None for stored in there.values())
     return Survey(
-        parts=tuple(SeenPart(part=part, size=stored.size) for part, stored in there.items()),
+        parts=tuple(StoredPart(part=part, size=stored.size) for part, stored in there.items()),
         complete=not missing and not sizes,
         digests=Digests(compared=len(there) - composite - unkept, composite=composite, unkept=unkept),
         differences=(

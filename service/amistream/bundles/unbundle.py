@@ -53,14 +53,14 @@ async def unbundle(
         note("the manifest has no signature: a change would not be noticed")
     _refuse(bundle, *signature_difference(signature))
     meter.begin(len(manifest.parts), manifest.bundled_size)
-    seen = await survey(bundle, meter, read=False)
-    _refuse(bundle, *seen.differences)
+    surveyed = await survey(bundle, meter, read=False)
+    _refuse(bundle, *surveyed.differences)
     try:
         await finish_despite_cancel(
             asyncio.to_thread(target.open, manifest.size, min(manifest.size, manifest.bundled_size))
         )
         unpacking = Unpacking(bundle.place.store, manifest, key, target, meter, thorough=False, workers=workers)
-        unpacked = await unpacking.run(seen.parts)
+        unpacked = await unpacking.run(surveyed.parts)
         _refuse(bundle, *unpacked.differences)
         content = unpacked.content
         assert content is not None  # noqa: S101 - for the type checker: without a difference there is content

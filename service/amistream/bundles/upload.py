@@ -8,15 +8,15 @@ from amistream.bundles.copying import (
     Begin,
     commit,
     copy_all_parts,
-    find_there,
+    find_existing_parts,
     refuse_other_manifest,
     require_same,
     transferred,
 )
 from amistream.bundles.meter import Meter, Note
 from amistream.bundles.parts import (
-    SeenPart,
-    look_at_parts,
+    StoredPart,
+    check_parts,
     parts_in_flight,
     read_part,
 )
@@ -29,15 +29,15 @@ async def upload(bundle: Bundle, target: Place, settings: Settings, meter: Meter
     """Copy the bundle to a place that was checked. Raises `AmistreamError`."""
     started = time.monotonic()
     store = target.store
-    seen = await look_at_parts(bundle)
-    meter.begin(len(seen), bundle.manifest.bundled_size)
+    parts = await check_parts(bundle)
+    meter.begin(len(parts), bundle.manifest.bundled_size)
     await refuse_other_manifest(bundle, store)
-    there = await find_there(store, seen)
+    there = await find_existing_parts(store, parts)
     # Chunks of a killed process cost money and are invisible: `tidy` finds names with such a checksum.
-    large = [part for part in seen if part.size > settings.multipart_threshold and part.name not in there]
+    large = [part for part in parts if part.size > settings.multipart_threshold and part.name not in there]
     await store.tidy({part.name: "-1" for part in large})
 
-    async def send(part: SeenPart, begin: Begin) -> None:
+    async def send(part: StoredPart, begin: Begin) -> None:
         stored = there.get(part.name)
         if stored is not None:
             await require_same(bundle, part, store, stored)
@@ -48,6 +48,6 @@ async def upload(bundle: Bundle, target: Place, settings: Settings, meter: Meter
         await store.put(part.name, data, part.sha1, lambda _: None)
         meter.done(part.size)
 
-    await copy_all_parts(store, bundle.manifest_name, seen, send, limit=parts_in_flight(settings, seen), note=note)
-    await commit(store, bundle.manifest_name, bundle.manifest.raw, seen)
+    await copy_all_parts(store, bundle.manifest_name, parts, send, limit=parts_in_flight(settings, parts), note=note)
+    await commit(store, bundle.manifest_name, bundle.manifest.raw, parts)
     return transferred(bundle, store, meter, started)

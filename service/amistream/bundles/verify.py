@@ -32,21 +32,21 @@ async def verify(bundle: Bundle, owner: Owner, settings: Settings, aws: Aws, *, 
     key = owner.open_key(manifest) if deep else None
     meter.begin(len(manifest.parts), manifest.bundled_size)
     signature = owner.check_signature(manifest)
-    seen = await survey(bundle, meter, read=key is None)
-    access, private = await check_acls(bundle, [part.name for part in seen.parts], settings, aws)
+    surveyed = await survey(bundle, meter, read=key is None)
+    access, private = await check_acls(bundle, [part.name for part in surveyed.parts], settings, aws)
     unpacked = None
     if key is not None:
         unpacking = Unpacking(bundle.place.store, manifest, key, None, meter, thorough=True, workers=settings.workers)
-        unpacked = await unpacking.run(seen.parts, complete=seen.complete)
+        unpacked = await unpacking.run(surveyed.parts, complete=surveyed.complete)
     content = unpacked.content if unpacked else None
     differences = chain(
         signature_difference(signature),
-        seen.differences,
+        surveyed.differences,
         private,
         unpacked.differences if unpacked else (),
         compare(manifest, content) if content else (),
     )
-    digests = Digests(compared=len(seen.parts), composite=0, unkept=0) if deep else seen.digests
+    digests = Digests(compared=len(surveyed.parts), composite=0, unkept=0) if deep else surveyed.digests
     return Report(
         manifest=bundle.address,
         deep=deep,
@@ -62,7 +62,7 @@ async def verify(bundle: Bundle, owner: Owner, settings: Settings, aws: Aws, *, 
         access=access,
         content=_content(content) if content else None,
         differences=_once_each(differences),
-        notes=tuple(_notes(manifest, signature, digests, unpacked, complete=seen.complete)),
+        notes=tuple(_notes(manifest, signature, digests, unpacked, complete=surveyed.complete)),
         elapsed_s=round(time.monotonic() - started, 3),
     )
 
@@ -98,7 +98,7 @@ def _content(content: Unarchived) -> Content:
 def _notes(
     manifest: Manifest, signature: Signature, digests: Digests, unpacked: Unpacked | None, *, complete: bool
 ) -> Iterator[str]:
-    """Say what is not a difference and still worth knowing."""
+    """Yield remarks that are worth knowing and no differences."""
     if signature is Signature.ABSENT:
         yield "the manifest has no signature"
     if digests.composite:

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from amistream.bundles.fetch import Range, fetch
 from amistream.bundles.manifest import Manifest
 from amistream.bundles.meter import Meter
-from amistream.bundles.parts import SeenPart
+from amistream.bundles.parts import StoredPart
 from amistream.bundles.results import Difference
 from amistream.errors import first_cause
 from amistream.flow.buffers import BuffersClosedError
@@ -107,7 +107,7 @@ class Unpacking:
             release=self._release,
         )
 
-    async def run(self, parts: Sequence[SeenPart], *, complete: bool = True) -> Unpacked:
+    async def run(self, parts: Sequence[StoredPart], *, complete: bool = True) -> Unpacked:
         """Read the parts; unless `complete`, only for their digests. Raises `StoreError` and the errors of the sink."""
         wake_promptly()
         try:
@@ -256,7 +256,7 @@ class _Runs:
         if self._to_end_of_part or (self.differences and not self._thorough):
             self._ranges.close()
 
-    def _differ(self, part: SeenPart, what: str, expected: str, found: str, why: str) -> None:
+    def _differ(self, part: StoredPart, what: str, expected: str, found: str, why: str) -> None:
         self.differences.append(
             Difference(what=what, part=part.name, expected=expected, found=found, message=f"{part.name}: {why}")
         )
