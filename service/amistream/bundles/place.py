@@ -5,6 +5,7 @@ Error messages contain the address and the remedy.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -101,8 +102,29 @@ async def open_bucket(
     yield BucketPlace(store=store, location=location, region=found)
 
 
-async def find_bundle(place: Place, manifest_name: str) -> Bundle:
-    """Read the manifest of that name. Raises `RefusedError` if it is missing or not a manifest."""
+async def read_manifest(path: Path) -> Manifest:
+    """Read the manifest in a file. Raises `RefusedError`."""
+
+    def read() -> bytes:
+        with path.open("rb") as file:
+            return file.read(LARGEST + 1)
+
+    try:
+        raw = await asyncio.to_thread(read)
+    except OSError as error:
+        raise RefusedError(
+            "manifest.unreadable",
+            f"cannot read the manifest {path}: {error.strerror}",
+            hint=f"check the path and its permissions: ls -l {path}",
+            field="manifest",
+        ) from error
+    return parse_manifest(raw, str(path))
+
+
+async def find_bundle(place: Place, manifest_name: str, *, copy: Path | None = None) -> Bundle:
+    """Read the manifest of that name, or its `copy` in a file. Raises `RefusedError` if it is missing or invalid."""
+    if copy is not None:
+        return Bundle(place=place, manifest_name=manifest_name, manifest=await read_manifest(copy))
     address = f"{place.store.location.rstrip('/')}/{manifest_name}"
     if isinstance(place.location, DirectoryLocation) and await aiofiles.os.path.isdir(address):
         raise no_manifest_error(address)

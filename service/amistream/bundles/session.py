@@ -13,13 +13,13 @@ from pathlib import Path
 from amistream.aws.ec2 import Ec2
 from amistream.aws.regions import find_ec2_certificate
 from amistream.aws.session import Aws
+from amistream.bundles.bucket_check import check_bucket
 from amistream.bundles.download import download
 from amistream.bundles.listing import take_inventory
-from amistream.bundles.manifest import LARGEST, parse_manifest
 from amistream.bundles.meter import Meter, Note
 from amistream.bundles.migrate import MigrationOptions, MigrationRequest, kernel_for_region, migrate
 from amistream.bundles.owner import find_owner
-from amistream.bundles.place import BucketPlace, Bundle, Place, find_bundle, open_bucket, open_place
+from amistream.bundles.place import BucketPlace, Place, find_bundle, open_bucket, open_place
 from amistream.bundles.register import RegistrationOptions, deregister_image, ec2_of, find_image, register_bundle
 from amistream.bundles.remove import Removal, plan_removal, remove
 from amistream.bundles.results import (
@@ -32,7 +32,6 @@ from amistream.bundles.results import (
     Transferred,
     Unbundled,
 )
-from amistream.bundles.target import check_bucket
 from amistream.bundles.unbundle import refuse_own_file, unbundle
 from amistream.bundles.upload import upload
 from amistream.bundles.verify import verify
@@ -134,7 +133,7 @@ class BundleSession:
         """Delete the bundle. `copy` is a file with its manifest, for a bundle whose own manifest is gone."""
         folder, name = parse_manifest_address(address)
         async with open_place(folder, self._settings, self._aws) as place:
-            bundle = await find_bundle(place, name) if copy is None else await _from_copy(place, name, copy)
+            bundle = await find_bundle(place, name, copy=copy)
             in_bucket = isinstance(place, BucketPlace)
             ec2 = await ec2_of(place, self._settings, self._aws) if in_bucket and ask_ec2 else None
             plan = await plan_removal(bundle, self._settings, ec2, deregister=deregister)
@@ -250,22 +249,3 @@ class BundleSession:
             )
         client = await self._aws.client("ec2", region, self._settings.endpoint_url.rstrip("/"))
         return Ec2(client, region, self._settings.stall_timeout_s)
-
-
-async def _from_copy(place: Place, name: str, copy: Path) -> Bundle:
-    """Find the bundle by a copy of its manifest. Raises `RefusedError`."""
-
-    def read() -> bytes:
-        with copy.open("rb") as file:
-            return file.read(LARGEST + 1)
-
-    try:
-        raw = await asyncio.to_thread(read)
-    except OSError as error:
-        raise RefusedError(
-            "manifest.unreadable",
-            f"cannot read the manifest {copy}: {error.strerror}",
-            hint="check the path given with --manifest",
-            field="manifest",
-        ) from error
-    return Bundle(place=place, manifest_name=name, manifest=parse_manifest(raw, str(copy)))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from amistream.aws.buckets import BucketFacts, delete_if_empty, find_bucket, make_bucket
-from amistream.bundles.manifest import LARGEST, Manifest, parse_manifest
+from amistream.bundles.bucket_check import check_bucket
 from amistream.bundles.meter import Meter
 from amistream.bundles.owner import find_owner
 from amistream.bundles.place import Bundle, Place, find_bundle, open_bucket, open_place
@@ -21,7 +21,6 @@ from amistream.bundles.register import ec2_of, images_on
 from amistream.bundles.remove import Removal, plan_removal, remove
 from amistream.bundles.results import Removed, Unbundled
 from amistream.bundles.session import BundleSession
-from amistream.bundles.target import check_bucket
 from amistream.bundles.unbundle import refuse_own_file, unbundle
 from amistream.bundles.upload import upload
 from amistream.cli.foreground import put_notice, run_with_aws
@@ -70,7 +69,7 @@ class OldSession(BundleSession):
             open_place(DirectoryLocation(parts), settings, self._aws) as source,
             open_bucket(parse_s3_location(to), settings, self._aws, region=named) as target,
         ):
-            bundle = Bundle(place=source, manifest_name=manifest.name, manifest=await read_manifest(manifest))
+            bundle = await find_bundle(source, manifest.name, copy=manifest)
             await check_bucket(target, settings, self._aws, self._note, region=named)
             store = target.store if whole else cast("ObjectStore", _WithoutCommit(target.store))
             await upload(bundle, replace(target, store=store), settings, meter, self._note)
@@ -81,7 +80,7 @@ class OldSession(BundleSession):
     ) -> Unbundled:
         """Take the image out, into a file of its own name in `directory`; one that is there gives way."""
         async with open_place(DirectoryLocation(parts), self._settings, self._aws) as source:
-            bundle = Bundle(place=source, manifest_name=manifest.name, manifest=await read_manifest(manifest))
+            bundle = await find_bundle(source, manifest.name, copy=manifest)
             owner = await asyncio.to_thread(find_owner, self._settings, None, private_key)
             await asyncio.to_thread(refuse_own_file, bundle, directory / bundle.manifest.name, manifest)
             target = await asyncio.to_thread(choose_file, directory / bundle.manifest.name, force=True)
@@ -93,10 +92,7 @@ class OldSession(BundleSession):
         """Delete a bundle that no AMI uses, as far as EC2 reports."""
         settings = self._settings
         async with open_bucket(parse_s3_location(address), settings, self._aws) as place:
-            if copy is None:
-                bundle = await find_bundle(place, name)
-            else:
-                bundle = Bundle(place=place, manifest_name=name, manifest=await read_manifest(copy))
+            bundle = await find_bundle(place, name, copy=copy)
             await self._refuse_used(place, name)
             plan = await plan_removal(bundle, settings, None, deregister=False)
             await confirm(plan)
@@ -145,23 +141,6 @@ class _WithoutCommit:
 
     async def commit(self, name: str, data: bytes, sha1: bytes) -> None:
         """Do not."""
-
-
-async def read_manifest(path: Path) -> Manifest:
-    """The manifest in a file. Raises `RefusedError`."""
-    return parse_manifest(await asyncio.to_thread(_read, path), str(path))
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(LARGEST + 1)
-    except OSError as error:
-        raise RefusedError(
-            "manifest.unreadable",
-            f"cannot read the manifest {path}: {error.strerror}",
-            hint=f"check the path and its permissions: ls -l {path}",
-        ) from error
 
 
 def run_old(settings: Settings, keys: AccessKeys | None, work: Callable[[OldSession], Awaitable[_T]]) -> _T:
