@@ -84,8 +84,6 @@ class NewFile:
             if not or_rename or error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
                 raise
             self.replace()
-        else:
-            self._remove_temporary()
 
     def replace(self) -> None:
         """Give the file its name once it is on the disk, in place of a file that has it."""
@@ -93,7 +91,7 @@ class NewFile:
         os.replace(self.temporary, self._path, src_dir_fd=self._folder, dst_dir_fd=self._folder)
 
     def close(self) -> None:
-        """Close the file, and remove it if it has no name of its own."""
+        """Close the file and remove its temporary name; the file itself goes if it has no other."""
         if self.descriptor >= 0:
             descriptor, self.descriptor = self.descriptor, -1
             os.close(descriptor)

@@ -60,10 +60,10 @@ class FileTarget(BlockTarget):
                     self._file.link(or_rename=True)
                 except FileExistsError:
                     raise self._taken() from None
+            self._file.close()
             with suppress(OSError):
                 # Not every file system lets a directory be synchronised.
                 sync_directory(self._path.parent)
-            self._file.close()
 
     def abandon(self) -> str:
         try:
