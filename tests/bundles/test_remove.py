@@ -242,7 +242,7 @@ async def test_deregister(cloud: Endpoint, bucket: str, bundle: Path, tmp_path: 
         assert done.removed is None
         assert first not in images(cloud)
         assert list_keys(cloud, bucket) == NAMES
-        with pytest.raises(RefusedError, match="knows no such image"):
+        with pytest.raises(RefusedError, match="has no such AMI"):
             await session.deregister(first, agree)
         second = register(cloud, f"{bucket}/holes.img.manifest.xml")
         with pytest.raises(RefusedError, match="the answer was no"):
