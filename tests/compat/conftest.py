@@ -1,4 +1,4 @@
-"""The old commands as scripts run them: processes of their own, against a local endpoint, with old command lines."""
+"""Runs old commands as scripts do: as processes against a local endpoint, with old command lines."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Old:
     def __call__(
         self, line: str, *, to: Endpoint | None = None, keys: bool = True, given: bytes = b"", **environ: str
     ) -> Ended:
-        """Run one to its end; `to` is the endpoint, whose keys are in the environment unless `keys` is false."""
+        """Run a command to its end; `to` is the endpoint, whose keys are in the environment unless `keys` is false."""
         done = subprocess.run(
             self._program(line),
             cwd=self.directory,
@@ -50,7 +50,7 @@ class Old:
         return ended
 
     def begin(self, line: str, stdin: IO[bytes]) -> subprocess.Popen[bytes]:
-        """Start one."""
+        """Start a command."""
         return subprocess.Popen(
             self._program(line),
             cwd=self.directory,
@@ -87,7 +87,7 @@ class Old:
 
 @pytest.fixture
 def old(tmp_path: Path, key_ring: KeyRing) -> Old:
-    """Old command lines, in a directory with pk.pem and cert.pem, and EC2's certificate where the old tools keep it."""
+    """Give a runner in a directory with pk.pem and cert.pem, and EC2's certificate where the old tools keep it."""
     (tmp_path / "pk.pem").write_bytes(key_ring.user.key.read_bytes())
     (tmp_path / "pk.pem").chmod(0o600)
     (tmp_path / "cert.pem").write_bytes(key_ring.user.certificate.read_bytes())

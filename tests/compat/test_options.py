@@ -1,4 +1,4 @@
-"""The words of the old commands: every form that scripts use, and errors that repeat no secret."""
+"""Options of the old commands: every form that scripts use, and errors that repeat no secret."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def parsed(line: str) -> dict[str, object]:
     ],
 )
 def test_forms(line: str) -> None:
-    """Long and short, joined and apart, abbreviated, in any order: as the old parsers took them."""
+    """Options may be long or short, joined or apart, abbreviated and in any order, as in the old parsers."""
     assert parsed(line) == {"bucket": "web", "manifest": "file", "yes": "True"}
 
 
@@ -81,7 +81,7 @@ def test_lists() -> None:
     ],
 )
 def test_nothing_is_repeated(line: str) -> None:
-    """What is wrong with the words is said without saying any value."""
+    """Errors about options contain no value."""
     with pytest.raises(UsageError) as caught:
         parsed(line)
     assert "SECRET" not in str(caught.value)
@@ -89,7 +89,7 @@ def test_nothing_is_repeated(line: str) -> None:
 
 
 def test_names_of_ours_become_theirs() -> None:
-    """A message that names an option of amistream names the old command's."""
+    """In messages, the old command's option replaces that of amistream."""
     command = find_command("ec2-bundle-image")
     assert command is not None
     text = in_old_words("give --ec2-cert or --account, --private-key and --part-size", command.options)
@@ -111,7 +111,7 @@ def test_names_of_ours_become_theirs() -> None:
     ],
 )
 def test_endpoints(url: str, expected: tuple[str, str] | None) -> None:
-    """AWS's own endpoints are left to the SDK, others are used; one with a path is refused."""
+    """AWS's own endpoints are left to the SDK, others are used; an endpoint with a path is refused."""
     if expected is None:
         with pytest.raises(UsageError):
             endpoint(url)
@@ -120,7 +120,7 @@ def test_endpoints(url: str, expected: tuple[str, str] | None) -> None:
 
 
 def test_places() -> None:
-    """Buckets with a path, S3's old locations and euca2ools' user@region mean what they meant."""
+    """Buckets with a path, S3's old locations and euca2ools' user@region keep their meaning."""
     assert bucket_address("web/2026/") == "s3://web/2026"
     assert bucket_address("s3://web") == "s3://web"
     assert [region_of(text) for text in ("EU", "US", "me@eu-west-1", "eu-west-1", "")] == [
@@ -143,7 +143,7 @@ def test_places() -> None:
     ],
 )
 def test_exit_statuses(error: AmistreamError, in_s3: int, down: int, local: int, euca2ools: int) -> None:
-    """Each kind of failure ends with the status of the tools whose command it is; S3's only where S3 is asked."""
+    """Each kind of failure ends with the status of its tools; S3's only for commands that use S3."""
     for name, status in {
         "ec2-upload-bundle": in_s3,
         "ec2-download-bundle": down,
@@ -157,7 +157,7 @@ def test_exit_statuses(error: AmistreamError, in_s3: int, down: int, local: int,
 
 @pytest.mark.parametrize("command", MADE, ids=lambda command: command.name)
 def test_help(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
-    """--help names every option, --manual is the same, --version the command; each ends well."""
+    """--help lists every option, --manual is the same, --version shows the command; each ends with status 0."""
     assert run(command.name, ["--help"]) == 0
     told = capsys.readouterr().out
     assert all(name in told for each in command.options for name in each.names)
@@ -169,19 +169,19 @@ def test_help(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_not_made_yet(capsys: pytest.CaptureFixture[str]) -> None:
-    """ec2-bundle-vol, whatever its options, says that it is not there and what to do."""
+    """ec2-bundle-vol with any options reports that it is not included, and its replacement."""
     assert run("ec2-bundle-vol", ["-k", "pk.pem", "--no-filter"]) == 1
     assert "amistream bundle /dev/xvda --live" in capsys.readouterr().err
 
 
 def test_a_name_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
-    """A name that no old command has is told with those that there are."""
+    """For an unknown name the error lists the old commands."""
     assert run("ec2-run-instances", []) == 2
     assert "ec2-upload-bundle" in capsys.readouterr().err
 
 
 def test_scripts_are_installed() -> None:
-    """Every command that is made is a script of its name, and the one that is not hides nobody's."""
+    """Every included command is a script with its name; ec2-bundle-vol is not, so that it hides no other."""
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert {name for name, target in scripts.items() if target == "amistream.entry:old_command"} == {
         command.name for command in MADE
@@ -195,7 +195,7 @@ old_command()"""
 
 
 def test_as_a_command_of_amistream() -> None:
-    """`amistream compat NAME` is the same as NAME, --help and all."""
+    """`amistream compat NAME` is the same as NAME, also with --help."""
     code = "from amistream.entry import client; client()"
     for words, status, told in (
         (["compat", "ec2-unbundle", "--help"], 0, "usage: ec2-unbundle"),
@@ -208,7 +208,7 @@ def test_as_a_command_of_amistream() -> None:
 
 
 def test_help_is_light() -> None:
-    """Help and wrong words load neither the AWS SDK nor the ciphers."""
+    """Help and invalid options load neither the AWS SDK nor the ciphers."""
     code = "import sys; from amistream.compat.main import run; run('ec2-unbundle', ['-h']); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {"aiobotocore", "botocore", "cryptography", "pydantic"} & set(done.stdout.split()) == set()

@@ -1,4 +1,4 @@
-"""Old command lines, as Amazon's documentation, euca2ools' manual pages and Packer have them, unchanged."""
+"""Old command lines from Amazon's documentation, euca2ools' manual pages and Packer, unchanged."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def fits(directory: Path, image: Path, keys: KeyRing) -> None:
 def test_a_whole_session(
     old: Old, seaweedfs: Endpoint, make_bucket: MakeBucket, image: Path, key_ring: KeyRing, tmp_path: Path
 ) -> None:
-    """Bundle, upload, download, unbundle, delete: each line as documented, keys on it; the image comes back."""
+    """Documented lines bundle, upload, download, unbundle and delete, with keys as options; the image is restored."""
     bucket = make_bucket(seaweedfs)
     keys = f"-a {seaweedfs.access_key} -s {seaweedfs.secret_key}"
     for name in ("bundled", "mybundle", "unbundled"):
@@ -89,7 +89,7 @@ def test_a_whole_session(
 def test_keys_of_the_environment(
     old: Old, seaweedfs: Endpoint, make_bucket: MakeBucket, image: Path, tmp_path: Path
 ) -> None:
-    """Without keys on the line those that the SDK finds are used; wrong ones on the line win over right ones there."""
+    """Without keys as options the SDK's are used; invalid keys as options win over valid ones of the SDK."""
     bucket = make_bucket(seaweedfs)
     good(old(f"ec2-bundle-image -k pk.pem -c cert.pem -u {ACCOUNT} -i image.img -d out -p web -r x86_64"))
     line = f"ec2-upload-bundle -b {bucket} -m out/web.manifest.xml"
@@ -105,7 +105,7 @@ def test_keys_of_the_environment(
 def test_what_packer_runs(
     old: Old, moto_server: Endpoint, make_bucket: MakeBucket, image: Path, key_ring: KeyRing, tmp_path: Path
 ) -> None:
-    """Packer's default upload command, after the command that stands in docs/drop-in.md for ec2-bundle-vol."""
+    """Packer's default upload command works after the command in docs/drop-in.md for ec2-bundle-vol."""
     (tmp_path / "pk.pem").chmod(0o644)
     bucket = make_bucket(moto_server)
     values = {
@@ -129,7 +129,7 @@ def test_what_packer_runs(
     good(old(rendered(upload), to=moto_server, keys=False))
     download_bundle(moto_server, bucket, "", tmp_path / "stored")
     fits(tmp_path / "stored", tmp_path / "root", key_ring)
-    # Without keys, as with an instance profile; the bundle is there already.
+    # Without keys, as with an instance profile; the bundle exists already.
     profile = re.sub(r"-[as] \{\{.\w+\}\} ", "", upload)
     good(old(rendered(profile), to=moto_server))
 
@@ -155,7 +155,7 @@ def test_packers_one_step(
 
 
 def test_every_option_of_bundling(old: Old, key_ring: KeyRing, tmp_path: Path) -> None:
-    """Prefix, mappings, codes, kernel and RAM disk stand in the manifest; EC2's certificate may be named."""
+    """Prefix, mappings, codes, kernel and RAM disk are in the manifest; EC2's certificate may be given."""
     image = sparse_image(tmp_path / "disk", 5 * MIB, [(MIB, 300_000)])
     good(
         old(
@@ -173,7 +173,7 @@ def test_every_option_of_bundling(old: Old, key_ring: KeyRing, tmp_path: Path) -
 
 
 def test_bundling_again(old: Old, image: Path) -> None:
-    """A second bundle of the same name in the same place is refused, and an architecture that is left out is told."""
+    """A second bundle with the same name and place is refused, and a default architecture is reported."""
     line = f"ec2-bundle-image -k pk.pem -c cert.pem -u {ACCOUNT} -i image.img -d out"
     assert "x86_64" in good(old(line)).stderr
     again = old(line)
@@ -197,7 +197,7 @@ def test_bundling_again(old: Old, image: Path) -> None:
     ],
 )
 def test_refusals(line: str, status: int, words: str, old: Old, image: Path) -> None:
-    """What cannot be done is said in the old command's words, with its status, and leaves nothing."""
+    """A refusal uses the old command's options and status, and leaves nothing."""
     ended = old(line)
     assert (ended.status, ended.stdout) == (status, ""), ended.stderr
     assert words in ended.stderr
@@ -207,7 +207,7 @@ def test_refusals(line: str, status: int, words: str, old: Old, image: Path) -> 
 def test_a_bucket_that_is_not_there(
     old: Old, moto_server: Endpoint, make_bucket: MakeBucket, image: Path, key_ring: KeyRing, tmp_path: Path
 ) -> None:
-    """Uploading makes the bucket with ACLs enabled, in the region that is named; --clear takes it away again."""
+    """Uploading creates the bucket with ACLs enabled, in the given region; --clear deletes it."""
     bucket = make_bucket(moto_server) + "-new"
     good(old(f"ec2-bundle-image -k pk.pem -c cert.pem -u {ACCOUNT} -i image.img -d out -p web -r x86_64"))
     done = good(old(f"ec2-upload-bundle -b {bucket} -m out/web.manifest.xml --region us-west-2", to=moto_server))
@@ -220,7 +220,7 @@ def test_a_bucket_that_is_not_there(
 
 
 def test_another_region(old: Old, moto_server: Endpoint, make_bucket: MakeBucket, image: Path, tmp_path: Path) -> None:
-    """A region that is not the bucket's is refused, except us-east-1, which the old tools took for none."""
+    """A region other than the bucket's is refused, except us-east-1, which the old tools treated as none."""
     bucket = make_bucket(moto_server)
     good(old(f"ec2-bundle-image -k pk.pem -c cert.pem -u {ACCOUNT} -i image.img -d out -p web -r x86_64"))
     other = old(f"ec2-upload-bundle -b {bucket} -m out/web.manifest.xml --region us-west-2", to=moto_server)
@@ -229,7 +229,7 @@ def test_another_region(old: Old, moto_server: Endpoint, make_bucket: MakeBucket
 
 
 def test_parts_only(old: Old, moto_server: Endpoint, make_bucket: MakeBucket, image: Path, tmp_path: Path) -> None:
-    """--skipmanifest leaves the manifest out, and the next upload sends no more than that."""
+    """--skipmanifest omits the manifest, and the next upload sends only the manifest."""
     bucket = make_bucket(moto_server)
     good(old(f"ec2-bundle-image -k pk.pem -c cert.pem -u {ACCOUNT} -i image.img -d out -p web -r x86_64"))
     # Parts and manifest may be in different places.
@@ -244,11 +244,11 @@ def test_parts_only(old: Old, moto_server: Endpoint, make_bucket: MakeBucket, im
 
 
 def test_an_image_in_use(old: Old, ministack: Endpoint, make_bucket: MakeBucket, image: Path, tmp_path: Path) -> None:
-    """A bundle on which an AMI is registered is not deleted, whatever the answer."""
+    """A bundle that an AMI uses is not deleted, whatever the answer."""
     bucket = make_bucket(ministack)
     good(old(f"ec2-bundle-image -k pk.pem -c cert.pem -u {ACCOUNT} -i image.img -d out -p web -r x86_64"))
     good(old(f"ec2-upload-bundle -b {bucket} -m out/web.manifest.xml", to=ministack))
-    # This endpoint shows an image's name as its location.
+    # This endpoint shows an AMI's name as its location.
     line = f"amistream register s3://{bucket}/web.manifest.xml --ami-name {bucket}/web.manifest.xml --json"
     made = json.loads(good(old(line, to=ministack)).stdout)["image_id"]
     ended = old(f"ec2-delete-bundle -b {bucket} -p web -y", to=ministack)
@@ -263,7 +263,7 @@ def test_an_image_in_use(old: Old, ministack: Endpoint, make_bucket: MakeBucket,
 def test_deleting_what_nobody_named(
     old: Old, ministack: Endpoint, make_bucket: MakeBucket, image: Path, tmp_path: Path
 ) -> None:
-    """A bundle is deleted when it is named, in one way, and somebody says yes: --batch is no yes."""
+    """A bundle is deleted only if given in one way and confirmed; --batch does not confirm."""
     bucket = make_bucket(ministack)
     good(old(f"ec2-bundle-image -k pk.pem -c cert.pem -u {ACCOUNT} -i image.img -d {tmp_path} -p image -r x86_64"))
     good(old(f"ec2-upload-bundle -b {bucket} -m image.manifest.xml", to=ministack))
@@ -275,7 +275,7 @@ def test_deleting_what_nobody_named(
 
 
 def test_a_key_that_all_can_read(old: Old, image: Path, key_ring: KeyRing, tmp_path: Path) -> None:
-    """The old commands take it, as Packer copies it, with a warning; amistream's own refuse it."""
+    """The old commands accept a key that all can read, as Packer copies it, with a warning; amistream refuses it."""
     (tmp_path / "pk.pem").chmod(0o644)
     done = good(old(f"ec2-bundle-image -k pk.pem -c cert.pem -u {ACCOUNT} -i image.img -d out -r x86_64"))
     assert "warning: every user of this machine can read the private key: chmod 600 pk.pem" in done.stderr
@@ -287,7 +287,7 @@ def test_a_key_that_all_can_read(old: Old, image: Path, key_ring: KeyRing, tmp_p
 
 
 def test_an_image_that_would_replace_its_manifest(old: Old, image: Path, tmp_path: Path) -> None:
-    """An image that is there gives way to the one taken out, but not a manifest that has the image's name."""
+    """The unbundled image replaces an existing one, but not a manifest with the image's name."""
     good(old(f"ec2-bundle-image -k pk.pem -c cert.pem -u {ACCOUNT} -i image.img -d out -r x86_64"))
     (tmp_path / "out/image.img").write_bytes(b"older")
     good(old("ec2-unbundle -m out/image.img.manifest.xml -k pk.pem -s out -d out"))
@@ -302,7 +302,7 @@ def test_an_image_that_would_replace_its_manifest(old: Old, image: Path, tmp_pat
 def test_bundles_of_the_old_tools(
     old: Old, moto_server: Endpoint, make_bucket: MakeBucket, key_ring: KeyRing, tmp_path: Path
 ) -> None:
-    """What ec2-bundle-image made (one digit, other quotes) is uploaded, migrated, downloaded and deleted."""
+    """A bundle by ec2-bundle-image (one digit, other quotes) is uploaded, migrated, downloaded and deleted."""
     bucket = make_bucket(moto_server)
     older_bundle(tmp_path / "older", key_ring, [5000, 5000, 10], name="image")
     good(old(f"ec2-upload-bundle -b {bucket}/a -m older/image.manifest.xml", to=moto_server))
@@ -317,7 +317,7 @@ def test_bundles_of_the_old_tools(
 
 
 def test_a_manifest_for_another_region(old: Old, image: Path, key_ring: KeyRing, tmp_path: Path) -> None:
-    """The manifest is rewritten in its place, the old one kept beside it, and the bundle is still whole."""
+    """The manifest is rewritten in place, the old one kept beside it, and the bundle is still whole."""
     good(
         old(
             f"ec2-bundle-image -k pk.pem -c cert.pem -u {ACCOUNT} -i image.img -d out -p my-ami -r x86_64 "
@@ -342,7 +342,7 @@ def test_a_manifest_for_another_region(old: Old, image: Path, key_ring: KeyRing,
 
 
 def test_a_manifest_of_the_old_tools(old: Old, key_ring: KeyRing, tmp_path: Path) -> None:
-    """Rewritten in its place, a manifest of ec2-bundle-image goes on naming its parts as they are called."""
+    """A manifest of ec2-bundle-image, rewritten in place, keeps the names of its parts."""
     manifest = older_bundle(tmp_path / "older", key_ring, [5000] * 11 + [3], name="holes.img")
     names = sorted(path.name for path in manifest.parent.glob("*.part.*"))
     moved = manifest.rename(manifest.with_name("m.manifest.xml"))
@@ -356,7 +356,7 @@ def test_a_manifest_of_the_old_tools(old: Old, key_ring: KeyRing, tmp_path: Path
 
 
 def test_a_kernel_of_another_region(old: Old, image: Path, tmp_path: Path) -> None:
-    """A kernel id is kept with --no-mapping, replaced when named, and never taken along in silence."""
+    """A kernel id is kept with --no-mapping, replaced if given, and otherwise refused."""
     line = f"ec2-bundle-image -k pk.pem -c cert.pem -u {ACCOUNT} -i image.img -d out -p web -r x86_64"
     good(old(f"{line} --kernel aki-11111111"))
     line = "ec2-migrate-manifest -m out/web.manifest.xml -c cert.pem -k pk.pem --region us-west-2"
@@ -370,7 +370,7 @@ def test_a_kernel_of_another_region(old: Old, image: Path, tmp_path: Path) -> No
 def test_euca2ools(
     old: Old, seaweedfs: Endpoint, make_bucket: MakeBucket, image: Path, key_ring: KeyRing, tmp_path: Path
 ) -> None:
-    """One command makes the bundle in the bucket, with euca2ools' own spelling of keys and endpoint."""
+    """One command makes the bundle in the bucket, with euca2ools' options for keys and endpoint."""
     bucket = make_bucket(seaweedfs)
     line = (
         f"euca-bundle-and-upload-image -i image.img -b {bucket}/eu -r x86_64 -p web --max-pending-parts 2 -d /var/tmp "
@@ -386,7 +386,7 @@ def test_euca2ools(
 def test_euca2ools_from_a_pipe(
     old: Old, moto_server: Endpoint, make_bucket: MakeBucket, image: Path, key_ring: KeyRing, tmp_path: Path
 ) -> None:
-    """An image that comes through standard input needs its size, and is bundled as it comes."""
+    """An image from standard input needs its size, and is bundled as it arrives."""
     bucket = make_bucket(moto_server)
     line = f"euca-bundle-and-upload-image -i - -b {bucket} -r x86_64 -p web -c cert.pem -k pk.pem -u {ACCOUNT}"
     unknown = old(line, to=moto_server, given=image.read_bytes())
@@ -400,7 +400,7 @@ def test_euca2ools_from_a_pipe(
 
 @pytest.fixture
 def listening_qemu(tmp_path: Path) -> Iterator[Path]:
-    """A qemu-img that writes down all it can see of its caller, first on the path."""
+    """Put a qemu-img first on the path that records all it can see of its caller."""
     folder, seen = tmp_path / "programs", tmp_path / "seen"
     folder.mkdir()
     script = folder / "qemu-img"
@@ -413,7 +413,7 @@ def listening_qemu(tmp_path: Path) -> Iterator[Path]:
 def test_secrets_stay(
     old: Old, moto_server: Endpoint, make_bucket: MakeBucket, image: Path, tmp_path: Path, listening_qemu: Path
 ) -> None:
-    """A secret on the line is warned about, and is in no output, no file and no other program's environment."""
+    """A secret option causes a warning, and appears in no output, file or other program's environment."""
     bucket = make_bucket(moto_server)
     (tmp_path / "image.qcow2").write_bytes(b"QFI\xfb" + bytes(1000))
     secrets = ("wJalrXUtnFEMIK7MDENGbPxRfiCY", "FQoGZXIvYXdzEJrtoken")
@@ -435,7 +435,7 @@ def test_secrets_stay(
 
 
 def test_content_by_the_referee(old: Old, key_ring: KeyRing, tmp_path: Path) -> None:
-    """A qcow2 image is bundled as the disk that it holds, its holes left out."""
+    """A qcow2 image is bundled as its disk, without holes."""
     if shutil.which("qemu-img") is None:
         pytest.skip("qemu-utils is not installed")
     disk = sparse_image(tmp_path / "disk.img", 12 * MIB, [(0, MIB), (9 * MIB, 300_000)])

@@ -1,4 +1,4 @@
-"""What is not a raw file as the source of a job without a daemon: pipes, and disk images in other forms."""
+"""Pipes and disk images in other formats as sources of jobs without a daemon."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def image(tmp_path: Path) -> Path:
 
 
 def test_through_a_pipe(old: Old, image: Path, key_ring: KeyRing, tmp_path: Path) -> None:
-    """`bundle -` takes exactly the size that was said from standard input."""
+    """`bundle -` reads exactly the given size from standard input."""
     line = f"amistream bundle - --image-size {image.stat().st_size} --to out {WHO} --in-process --json"
     done = old(line, given=image.read_bytes())
     assert done.status == 0, done.stderr
@@ -53,7 +53,7 @@ def test_through_a_pipe(old: Old, image: Path, key_ring: KeyRing, tmp_path: Path
     ],
 )
 def test_a_pipe_that_does_not_fit(words: str, status: int, told: str, old: Old, image: Path, tmp_path: Path) -> None:
-    """Too much, too little and an unknown size are errors that leave nothing; the daemon is not asked."""
+    """Too much data, too little and an unknown size are errors that leave nothing; the daemon is not asked."""
     done = old(f"amistream bundle - --to out {WHO} {words}", given=image.read_bytes())
     assert (done.status, done.stdout) == (status, ""), done.stderr
     assert told in done.stderr
@@ -64,12 +64,12 @@ def test_sent_again(
     old: Old, moto_server: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, image: Path, key_ring: KeyRing,
     tmp_path: Path,
 ) -> None:  # fmt: skip
-    """A job from a pipe that was cut short goes on when the same is sent again, and stores no part twice."""
+    """An interrupted job from a pipe continues when the same data is sent again, and stores no part twice."""
     bucket = make_bucket(moto_server)
     refused = Fault(action=Answer(status=403, code="AccessDenied"), path=r".*part\.02", times=None)
     proxy = make_proxy(moto_server, refused)
     line = f"amistream bundle - --image-size {image.stat().st_size} --to s3://{bucket} --no-register {WHO}"
-    # One at a time: with others beside it the refused part might be the first answer, and then nothing is kept.
+    # One upload at a time: otherwise the refused part might be the first one, and no part would be kept.
     line += " --upload-concurrency 1"
     cut = old(f"{line} --in-process --json", to=proxy.endpoint, given=image.read_bytes())
     assert cut.status == 4, cut.stderr
@@ -106,7 +106,7 @@ def test_a_sender_that_stands_still(old: Old, tmp_path: Path) -> None:
 
 
 def test_a_job_that_is_not_there(old: Old) -> None:
-    """Without a daemon too, a job that nobody knows is an error of the caller's, in words."""
+    """An unknown job id is the caller's error without a daemon, too."""
     done = old("amistream resume 20200101-000000-abcdef --in-process")
     assert done.status == 2, done.stderr
     assert "cannot find a job" in done.stderr
@@ -114,7 +114,7 @@ def test_a_job_that_is_not_there(old: Old) -> None:
 
 @pytest.mark.parametrize("options", [("qcow2",), ("qcow2", "-c"), ("vmdk",), ("vpc", "-o", "force_size=on"), ("vhdx",)])
 def test_another_form(options: tuple[str, ...], old: Old, key_ring: KeyRing, tmp_path: Path) -> None:
-    """An image in another form makes the bundle of the disk that it holds."""
+    """An image in another format gives the bundle of its disk."""
     if shutil.which("qemu-img") is None:
         pytest.skip("qemu-utils is not installed")
     disk = sparse_image(tmp_path / "disk.img", 12 * MIB, [(0, MIB), (9 * MIB, 300_000)])
