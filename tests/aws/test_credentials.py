@@ -58,10 +58,10 @@ async def test_temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 async def test_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Credentials of a process are renewed before they end."""
-    told = {"Version": 1, "AccessKeyId": SECRETS[0], "SecretAccessKey": SECRETS[1], "SessionToken": SECRETS[2],
+    credentials = {"Version": 1, "AccessKeyId": SECRETS[0], "SecretAccessKey": SECRETS[1], "SessionToken": SECRETS[2],
             "Expiration": "2030-01-31T12:00:00Z"}  # fmt: skip
-    (tmp_path / "told").write_text(json.dumps(told))
-    (tmp_path / "print.py").write_text(f"print(open({str(tmp_path / 'told')!r}).read())")
+    (tmp_path / "credentials").write_text(json.dumps(credentials))
+    (tmp_path / "print.py").write_text(f"print(open({str(tmp_path / 'credentials')!r}).read())")
     (tmp_path / "config").write_text(f"[default]\ncredential_process = {sys.executable} {tmp_path / 'print.py'}\n")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     facts = await found(tmp_path)

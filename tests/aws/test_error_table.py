@@ -120,9 +120,9 @@ async def failure(call: Awaitable[Any]) -> StoreError:
 
 def assert_private(error: StoreError) -> None:
     """Assert that the error shows no part of a credential, a signed request or AWS's own ids."""
-    told = f"{error.message}\n{error.hint}"
+    shown = f"{error.message}\n{error.hint}"
     for secret in (*PRIVATE, *TO_SIGN.splitlines(), *filter(None, CANONICAL.splitlines()[3:])):
-        assert secret not in told
+        assert secret not in shown
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def refused(
     return ClientError(response, operation)
 
 
-def told(error: Exception) -> tuple[str, str, str]:
+def code_message_hint(error: Exception) -> tuple[str, str, str]:
     made = translate(error, "do it", bucket="b")
     return made.code, made.message, made.hint
 
@@ -44,7 +44,7 @@ def told(error: Exception) -> tuple[str, str, str]:
 def test_a_reply_that_names_the_permission() -> None:
     """A newer reply names the one action that is missing, which beats what the operation needs in general."""
     words = f'{USER} s3:PutObjectAcl on resource: "arn:aws:s3:::b/k" because no identity-based policy allows the action'
-    assert told(refused("AccessDenied", words)) == (
+    assert code_message_hint(refused("AccessDenied", words)) == (
         "aws.AccessDenied",
         "cannot do it: access is denied (AccessDenied)",
         "allow the credentials s3:PutObjectAcl; the IAM policy in README has all permissions of a job",
@@ -76,14 +76,14 @@ def test_a_reply_that_names_the_permission() -> None:
 )
 def test_a_permission_that_is_denied_explicitly(words: str, hint: str) -> None:
     """The hint for an explicit denial names the kind of policy, not an action to allow."""
-    assert told(refused("AccessDenied", words))[2] == hint
+    assert code_message_hint(refused("AccessDenied", words))[2] == hint
 
 
 @pytest.mark.parametrize("action", ["kms:GenerateDataKey", "kms:Decrypt"])
 def test_a_key_that_may_not_be_used(action: str) -> None:
     """A denial of KMS, which S3 reports as AccessDenied, is reported as one of KMS."""
     words = f"{USER} {action} on resource: {KEY_ARN} because no identity-based policy allows the {action} action"
-    assert told(refused("AccessDenied", words)) == (
+    assert code_message_hint(refused("AccessDenied", words)) == (
         "aws.AccessDenied",
         (
             "cannot do it: the bucket encrypts with a KMS key that cannot be used, and EC2 cannot read bundles under "
@@ -98,7 +98,7 @@ def test_a_key_that_may_not_be_used(action: str) -> None:
 
 def test_an_operation_without_a_row() -> None:
     """A denied operation that the table does not know is named itself."""
-    hint = told(refused("AccessDenied", "Access Denied", operation="PutBucketTagging"))[2]
+    hint = code_message_hint(refused("AccessDenied", "Access Denied", operation="PutBucketTagging"))[2]
     assert hint.startswith("allow the credentials the action PutBucketTagging; the IAM policy in README")
 
 
@@ -146,7 +146,7 @@ async def test_a_clock_that_is_off_where_no_reason_is_given(monkeypatch: pytest.
         client = await aws.client("s3", "eu-west-1", server.url)
         with pytest.raises(ClientError) as caught:
             await client.head_object(Bucket="b", Key="k")
-    assert told(caught.value) == (
+    assert code_message_hint(caught.value) == (
         "aws.RequestTimeTooSkewed",
         "cannot do it: this machine's clock differs too much from AWS's (RequestTimeTooSkewed)",
         "set the clock: `chronyc makestep` or `timedatectl set-ntp true`",
@@ -166,7 +166,7 @@ def test_a_clock_that_is_right(shown: str) -> None:
 def test_a_clock_that_sts_blames(words: str) -> None:
     """A wrong clock, which STS reports as a wrong signature, is not blamed on the secret key."""
     error = refused("SignatureDoesNotMatch", words, operation="GetCallerIdentity")
-    assert told(error)[0] == "aws.RequestTimeTooSkewed"
+    assert code_message_hint(error)[0] == "aws.RequestTimeTooSkewed"
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ async def test_the_signed_request_in_the_words_of_sts(monkeypatch: pytest.Monkey
         with pytest.raises(ClientError) as caught:
             await client.get_caller_identity()
     assert TOKEN in str(caught.value)
-    assert told(caught.value) == (
+    assert code_message_hint(caught.value) == (
         "aws.SignatureDoesNotMatch",
         "cannot do it: the secret key does not match the access key (SignatureDoesNotMatch)",
         "check AWS_SECRET_ACCESS_KEY or the profile in use",

@@ -104,10 +104,10 @@ async def test_what_was_put_is_told() -> None:
         protocol, transport, "PUT /b/image.part.00", "x-amz-checksum-sha1: qUiQTy8PR5uPgZdpSzAYSw0u0cE=", body=b"hello"
     )
     for path in ("/b/image.part.00", "/b/image.part.00?versionId=1"):
-        told = await ask(protocol, transport, f"HEAD {path}")
-        assert told.startswith(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n")
-        assert b"\r\nx-amz-checksum-sha1: qUiQTy8PR5uPgZdpSzAYSw0u0cE=\r\n" in told
-        assert told.endswith(b"\r\n\r\n")
+        reply = await ask(protocol, transport, f"HEAD {path}")
+        assert reply.startswith(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n")
+        assert b"\r\nx-amz-checksum-sha1: qUiQTy8PR5uPgZdpSzAYSw0u0cE=\r\n" in reply
+        assert reply.endswith(b"\r\n\r\n")
     assert (await ask(protocol, transport, "HEAD /b/image.part.01")).startswith(b"HTTP/1.1 404")
     await ask(protocol, transport, "DELETE /b/image.part.00")
     assert (await ask(protocol, transport, "HEAD /b/image.part.00")).startswith(b"HTTP/1.1 404")
@@ -122,9 +122,9 @@ async def test_what_was_put_in_chunks_is_told() -> None:
             line = f"PUT /b/k?partNumber={number}&uploadId=upload"
             await ask(protocol, transport, line, "x-amz-checksum-sha1: x", body=chunk)
         await ask(protocol, transport, "POST /b/k?uploadId=upload")
-        told = await ask(protocol, transport, "HEAD /b/k")
-        assert told.startswith(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n")
-        assert b"checksum" not in told
+        reply = await ask(protocol, transport, "HEAD /b/k")
+        assert reply.startswith(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n")
+        assert b"checksum" not in reply
 
 
 async def test_a_body_needs_a_length() -> None:

@@ -47,11 +47,11 @@ def scene(ground: Ground, key_ring: KeyRing, tmp_path: Path, monkeypatch: pytest
         **changes: Any,
     ) -> AsyncIterator[Scene]:
         use_endpoint(ground.endpoint, monkeypatch)
-        lives = quick_settings(tmp_path, **changes)
+        chosen = quick_settings(tmp_path, **changes)
         async with AsyncExitStack() as stack:
             proxy = await stack.enter_async_context(watched_proxy(ground.endpoint, faults, at_random))
             # One client for all runs: making one takes most of a short run.
-            aws = await stack.enter_async_context(Aws(lives))
+            aws = await stack.enter_async_context(Aws(chosen))
             yield Scene(
                 ground=ground,
                 root=secrets.token_hex(6),
@@ -59,7 +59,7 @@ def scene(ground: Ground, key_ring: KeyRing, tmp_path: Path, monkeypatch: pytest
                 image=random_image(tmp_path / "disk.img", size),
                 keys=key_ring,
                 directory=tmp_path,
-                settings=lives,
+                settings=chosen,
                 aws=aws,
             )
 

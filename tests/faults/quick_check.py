@@ -48,8 +48,8 @@ def quickly_check_bundle(directory: Path, image: Path, user: KeyPair) -> int:
     parts = [directory / (each.findtext("filename") or "") for each in root.findall("image/parts/part")]
     assert {each.name for each in directory.iterdir()} == {path.name, *(each.name for each in parts)}
     pieces = [each.read_bytes() for each in parts]
-    told = [each.findtext("digest") for each in root.findall("image/parts/part")]
-    assert [hashlib.sha1(piece).hexdigest() for piece in pieces] == told
+    digests = [each.findtext("digest") for each in root.findall("image/parts/part")]
+    assert [hashlib.sha1(piece).hexdigest() for piece in pieces] == digests
     assert sum(map(len, pieces)) == int(text("image/bundled_size"))
     assert len({len(piece) for piece in pieces[:-1]}) <= 1, "parts of different sizes"
 

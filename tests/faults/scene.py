@@ -120,12 +120,12 @@ class Scene:
 
     def parts_stored_once(self) -> None:
         """Assert that no part or chunk was sent again after an answer of success."""
-        told: set[str] = set()
+        acknowledged: set[str] = set()
         for put in self.proxy.seen("PUT", part(".*")):
             what = f"{put.path}?{put.query}"
-            assert what not in told, f"{what} was sent again after a success"
+            assert what not in acknowledged, f"{what} was sent again after a success"
             if put.status == 200:
-                told.add(what)
+                acknowledged.add(what)
 
 
 class MakeScene(Protocol):

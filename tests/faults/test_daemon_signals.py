@@ -326,7 +326,7 @@ def test_a_failed_registration_is_repeated_without_bundling_again(machine: Machi
         done_right(machine, json.loads(resumed.stdout), "x")
 
 
-def test_a_volume_that_changed_between_two_lives_is_bundled_anew(machine: Machine) -> None:
+def test_a_volume_that_changed_between_two_runs_is_bundled_anew(machine: Machine) -> None:
     """A notice says so; the old parts are gone before the new ones come, and the key and IV are others."""
     held = machine.held(Fault(action=PauseReply(), path=part(3)))
     with machine.daemon() as daemon:

@@ -53,9 +53,9 @@ async def test_bad_sectors_fail_the_job(good: int, scene: MakeScene, tmp_path: P
             job = await there.run(there.request(source=str(device)))
             failed(job, "source.read_error", f"cannot read {device} at byte", os.strerror(errno.EIO))
             assert job.error is not None
-            told = int(job.error.message.partition(" at byte ")[2].partition(":")[0])
+            offset = int(job.error.message.partition(" at byte ")[2].partition(":")[0])
             # A read that is cut off by the error may be given up as a whole.
-            assert good - BLOCK <= told <= good
+            assert good - BLOCK <= offset <= good
             assert there.left() == []
 
 
@@ -169,7 +169,7 @@ async def test_a_file_that_changes_after_the_last_read(scene: MakeScene) -> None
 
 
 @pytest.mark.parametrize("name", ["grows", "shrinks", "is written to where it was read"])
-async def test_a_file_that_changes_between_two_lives(name: str, scene: MakeScene) -> None:
+async def test_a_file_that_changes_between_two_runs(name: str, scene: MakeScene) -> None:
     """A volume that changed between two runs is bundled anew, with a notice; nothing of the first run stays."""
     held = Fault(action=PauseReply(), path=part(2))
     async with scene(held) as there:

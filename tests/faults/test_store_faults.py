@@ -309,7 +309,7 @@ CLEANED = [
 ]
 
 
-def failed_as_told(job: Job, row: Row) -> None:
+def failed_as_the_row_says(job: Job, row: Row) -> None:
     """Assert the state, the exact code, and a message of one line that names the cause."""
     assert job.error is not None
     assert (job.state, job.error.code) == (row.state, row.code), job.error
@@ -341,7 +341,7 @@ async def test_what_lasts_fails_the_job_and_keeps_its_parts(row: Row, scene: Mak
     """A lasting fault fails the job with its cause in one line; afterwards `resume` sends only the missing parts."""
     async with scene(*row.faults, **{"upload_concurrency": 1, **row.changes}) as there:
         job = await there.run()
-        failed_as_told(job, row)
+        failed_as_the_row_says(job, row)
         assert job.error is not None
         assert job.resumable
         assert f"amistream resume {job.id}" in job.error.hint
@@ -367,7 +367,7 @@ async def test_what_lasts_from_the_start_leaves_nothing(row: Row, scene: MakeSce
     """A job that has stored nothing worth keeping fails with the cause in one line, and removes the rest."""
     async with scene(*row.faults, **{"upload_concurrency": 1, **row.changes}) as there:
         job = await there.run()
-        failed_as_told(job, row)
+        failed_as_the_row_says(job, row)
         assert not job.resumable
         assert there.left() == []
 

@@ -109,7 +109,7 @@ if TYPE_CHECKING:
 
 REGION = "eu-west-1"
 SCRIPTS = Path(sys.executable).parent
-# From 1.5 on ministack demands a botocore that aiobotocore does not take, so it lives in a place of its own.
+# From 1.5 on ministack demands a botocore that aiobotocore does not take, so it has its own environment.
 MINISTACK = Path(__file__).parents[2] / ".venv-ministack" / "bin" / "ministack"
 START_ATTEMPTS = 3
 

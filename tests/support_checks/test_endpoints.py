@@ -45,8 +45,8 @@ async def test_capabilities(endpoint: Endpoint, make_bucket: MakeBucket) -> None
             return lambda: s3.put_object(Bucket=bucket, Key=key, Body=BODY, **more)
 
         assert refused(put("a", ACL="aws-exec-read", ChecksumSHA1=sha1(BODY))) is None
-        told = s3.head_object(Bucket=bucket, Key="a", ChecksumMode="ENABLED")
-        assert told.get("ChecksumSHA1") == (sha1(BODY) if endpoint.keeps_checksums else None)
+        reply = s3.head_object(Bucket=bucket, Key="a", ChecksumMode="ENABLED")
+        assert reply.get("ChecksumSHA1") == (sha1(BODY) if endpoint.keeps_checksums else None)
         wrong = refused(put("b", ChecksumSHA1=sha1(b"other")))
         assert wrong == ("BadDigest" if endpoint.checks_checksums else None)
         again = refused(put("a", IfNoneMatch="*"))
