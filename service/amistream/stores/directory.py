@@ -1,10 +1,10 @@
-"""A local directory as destination: the same files that the AMI tools write.
+"""Stores bundles in a local directory: the same files that the AMI tools write.
 
-A file appears under its name only when it is whole and on the disk, and never in place of another (`NewFile`).
+A file appears under its name only when it is complete and on the disk, and never replaces another (`NewFile`).
 
-Each call opens the directory anew, judges what it opened (with `roots`: that it lies within them), and works from that
-descriptor alone. So a link or another directory that is put in its place meanwhile gets nothing and shows nothing.
-With roots, nor does anything in it that is no plain file.
+Each call opens the directory anew, checks it (with `roots`: that it lies within them), and works through that one
+descriptor. So a link or another directory put in its place is neither written nor read. With roots, the same holds for
+everything in the directory that is not a plain file.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ FIELD = "destinations"
 
 
 class DirectoryStore:
-    """Bundles in one directory, made when missing."""
+    """A `Store` in one directory, which `open` creates if it is missing."""
 
     def __init__(self, directory: Path, *, token: str, roots: Roots | None = None) -> None:
-        """`token` marks this job's temporary files, so that a later process can distinguish them from another job's."""
+        """`token` marks this job's temporary files, so that a later process can find them."""
         self.location = str(directory)
         self._directory = directory
         self._roots = roots
-        self._made = False
+        self._created = False
         self._token = token
         self._foreign: set[str] = set()
         self._identity: tuple[int, int] | None = None
-        """Device and inode of what was opened: no other directory is worked in afterwards."""
+        """Device and inode of the directory at `open`; any other directory is refused afterwards."""
 
     async def open(self) -> None:
         await finish_despite_cancel(asyncio.to_thread(self._open))
@@ -51,7 +51,7 @@ class DirectoryStore:
         return whole_checksum(sha1)
 
     async def put(self, name: str, data: memoryview, sha1: bytes, on_bytes: OnBytes) -> None:
-        # The thread holds the part's buffer: a cancel waits, and then the undo finds the file.
+        # The thread uses the part's buffer: a cancel waits for it, so that the undo finds the file.
         await finish_despite_cancel(asyncio.to_thread(self._write, name, data, sha1))
         on_bytes(len(data))
 
@@ -61,7 +61,7 @@ class DirectoryStore:
 
     async def stat(self, name: str, *, read: bool = True) -> Stored | None:
         try:
-            return await asyncio.to_thread(self._look, name, read=read)
+            return await asyncio.to_thread(self._stat, name, read=read)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -86,18 +86,18 @@ class DirectoryStore:
         await self._unlink(self._temporary(name), *own)
 
     async def remove(self, name: str, size: int, *checksums: str) -> None:
-        # First: with roots a file that has its temporary name beside its own counts as somebody else's.
+        # First the temporary name: with roots a file with two names counts as somebody else's.
         await self._unlink(self._temporary(name))
         found = await find(self, name, size)
         if found is not None and found.is_the(size, *checksums):
             await self._unlink(name)
 
     async def tidy(self, unfinished: Mapping[str, str]) -> None:
-        del unfinished  # the token marks the files of this job
+        del unfinished  # the token marks this job's files
         await self._unlink(*[name for name in await self.names(".") if name.endswith(f".{self._token}.partial")])
 
     async def close(self) -> None:
-        if self._made:
+        if self._created:
             try:
                 await asyncio.to_thread(self._remove_directory)
             except OSError as error:
@@ -106,12 +106,12 @@ class DirectoryStore:
 
     @contextmanager
     def _place(self) -> Iterator[int]:
-        """The directory, for one call of the system after another. Raises OSError, FileNotFoundError when missing."""
+        """Open the directory for a few system calls. Raises OSError; FileNotFoundError if it is missing."""
         with _refusals_translated(), pinned_directory(self._directory, self._roots, field=FIELD) as place:
             if self._identity not in (None, _identity(os.fstat(place))):
                 raise StoreError(
                     "directory.replaced",
-                    f"cannot go on in {self._directory}: another directory has taken its place since the job began",
+                    f"cannot continue in {self._directory}: another directory has replaced it since the job began",
                     hint="leave the directory where it is until the job has ended",
                     field=FIELD,
                 )
@@ -120,7 +120,7 @@ class DirectoryStore:
     def _open(self) -> None:
         try:
             with _refusals_translated():
-                self._made = make_directory(self._directory, self._roots, field=FIELD)
+                self._created = make_directory(self._directory, self._roots, field=FIELD)
             with self._place() as place:
                 self._identity = _identity(os.fstat(place))
         except (FileExistsError, NotADirectoryError):
@@ -134,7 +134,7 @@ class DirectoryStore:
             raise self._failure("make", self._directory.name, error) from error
 
     def _remove_directory(self) -> None:
-        """Remove what `open` made, and only that."""
+        """Remove the directory that `open` created, and no other."""
         with _refusals_translated(), pinned_directory(self._directory.parent, self._roots, field=FIELD) as above:
             now = os.stat(self._directory.name, dir_fd=above, follow_symlinks=False)
             if _identity(now) == self._identity:
@@ -169,9 +169,9 @@ class DirectoryStore:
             raise self._failure("write", name, error) from error
 
     def _check_own(self, place: int, name: str, expected: Stored) -> None:
-        """Raise `StoreError` unless the name is taken by the very bytes that were to be written."""
+        """Raise `TakenError` unless the existing file has the very bytes that were to be written."""
         try:
-            found = self._look_in(place, name, most=expected.size)
+            found = self._stat_in(place, name, most=expected.size)
         except FileNotFoundError:
             found = None
         if found != expected:
@@ -183,19 +183,19 @@ class DirectoryStore:
                 field=FIELD,
             )
 
-    def _look(self, name: str, *, read: bool) -> Stored:
+    def _stat(self, name: str, *, read: bool) -> Stored:
         with self._place() as place:
-            return self._look_in(place, name, most=LARGEST_PART if read else None)
+            return self._stat_in(place, name, most=LARGEST_PART if read else None)
 
-    def _look_in(self, place: int, name: str, *, most: int | None) -> Stored:
-        """Stat the file; one of at most `most` bytes is read for its checksum."""
-        about = os.stat(name, dir_fd=place, follow_symlinks=self._roots is None)
-        if not self._is_plain(about):
-            return Stored(about.st_size, NO_CHECKSUM)
+    def _stat_in(self, place: int, name: str, *, most: int | None) -> Stored:
+        """Stat the file; if it has no more than `most` bytes, read it for its checksum."""
+        info = os.stat(name, dir_fd=place, follow_symlinks=self._roots is None)
+        if not self._is_plain(info):
+            return Stored(info.st_size, NO_CHECKSUM)
         if most is None:
-            return Stored(about.st_size, None)
+            return Stored(info.st_size, None)
         with os.fdopen(self._open_plain(place, name), "rb", buffering=0) as file:
-            # Asked again of what was opened: somebody may have put another file there, or may be writing to it.
+            # Asked again: the opened file may be another one by now, or may be growing.
             size = os.fstat(file.fileno()).st_size
             digest = _sha1(file, size) if size <= most else None
             return Stored(size, NO_CHECKSUM if digest is None else whole_checksum(digest))
@@ -206,17 +206,17 @@ class DirectoryStore:
             return file.read(length)
 
     def _open_plain(self, place: int, name: str) -> int:
-        """Open a plain file; with roots one of this directory, since a link may lead anywhere."""
+        """Open a plain file; with roots no link is followed, because it may lead anywhere."""
         follow = 0 if self._roots is None else os.O_NOFOLLOW
         descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | follow, dir_fd=place)
         if not self._is_plain(os.fstat(descriptor)):
             os.close(descriptor)
-            raise OSError(errno.EINVAL, "it is no plain file")
+            raise OSError(errno.EINVAL, "it is not a plain file")
         return descriptor
 
-    def _is_plain(self, about: os.stat_result) -> bool:
-        # With roots: a second name may be that of a file elsewhere, whose digest is not for everybody to see.
-        return stat.S_ISREG(about.st_mode) and (self._roots is None or about.st_nlink == 1)
+    def _is_plain(self, info: os.stat_result) -> bool:
+        # With roots: a hard link may show a file elsewhere, whose digest must not leak.
+        return stat.S_ISREG(info.st_mode) and (self._roots is None or info.st_nlink == 1)
 
     def _names(self, prefix: str) -> list[str]:
         with self._place() as place:
@@ -236,7 +236,7 @@ class DirectoryStore:
         hint = f"free some space: df -h {self._directory}" if full else "check the directory and its permissions"
         if error.errno == errno.EROFS:
             hint = (
-                f"where the service may write is what ReadWritePaths= names: `systemctl edit amistream`, "
+                f"ReadWritePaths= limits where the service may write: `systemctl edit amistream`, "
                 f"[Service], ReadWritePaths={self._directory}"
             )
         return StoreError(
@@ -248,14 +248,14 @@ class DirectoryStore:
 
 
 NO_CHECKSUM = "-"
-"""Cannot equal any checksum, so such a file never counts as ours."""
+"""Cannot equal any real checksum, so such a file never counts as ours."""
 PIECE = MIB
-"""Bytes read at a time."""
+"""Bytes of one read."""
 
 
 @contextmanager
 def _refusals_translated() -> Iterator[None]:
-    """Raise `StoreError` instead of `RefusedError`, for example if the directory leaves the roots during a job."""
+    """Turn a `RefusedError` into a `StoreError`: a directory may leave the roots in the middle of a job."""
     try:
         yield
     except RefusedError as error:
@@ -263,7 +263,7 @@ def _refusals_translated() -> Iterator[None]:
 
 
 def _sha1(file: FileIO, size: int) -> bytes | None:
-    """The SHA-1 of a file of `size` bytes, or None when it ends before; what is behind them is not read."""
+    """Hash the first `size` bytes of the file; None if it is shorter."""
     digest = hashlib.sha1(usedforsecurity=False)
     buffer = memoryview(bytearray(PIECE))
     left = size
@@ -273,5 +273,5 @@ def _sha1(file: FileIO, size: int) -> bytes | None:
     return None if left else digest.digest()
 
 
-def _identity(about: os.stat_result) -> tuple[int, int]:
-    return about.st_dev, about.st_ino
+def _identity(info: os.stat_result) -> tuple[int, int]:
+    return info.st_dev, info.st_ino
