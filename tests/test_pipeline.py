@@ -1,4 +1,4 @@
-"""The whole data path: what tar, gzip and openssl say of the parts, and nothing left behind by a pass that failed."""
+"""The whole data path: tar, gzip and openssl accept the parts, and a failed pass leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def plan(  # every figure of a pass may be the point of a test
 
 
 class Scene:
-    """One pass from a file into a store, and what must hold after it, however it ended."""
+    """One pass from a file into a store, and the checks after its end."""
 
     def __init__(self, image: Path, store: Store, figures: Plan) -> None:
         self.volume = open_volume(image)
@@ -101,7 +101,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("level", ["fast", "balanced", "9"])
 @pytest.mark.parametrize("workers", [1, 3])
 async def test_into_a_directory(level: str, workers: int, image: Path, tmp_path: Path) -> None:
-    """The parts in a directory are what openssl, gzip and tar make the image of."""
+    """From the parts in a directory openssl, gzip and tar make the image."""
     store = DirectoryStore(tmp_path / "bundle", token="t0")
     await store.open()
     scene = Scene(image, store, plan(level=level_number(level), workers=workers))
@@ -211,7 +211,7 @@ async def test_any_order_of_uploads(image: Path) -> None:
 
 
 async def test_meters(image: Path) -> None:
-    """What the stages' meters say adds up to what was measured and stored."""
+    """The stages' meters add up to the measured and stored bytes."""
     scene = Scene(image, MemoryStore(), plan())
     measured = await scene.run()
     relay, upload = scene.pipeline.relay, scene.pipeline.upload
@@ -236,7 +236,7 @@ def break_at(failing: int) -> BeforePut:
 @pytest.mark.parametrize("uploads", [1, 2, 6])
 @pytest.mark.parametrize("failing", [0, 1, 5, 9])
 async def test_store_fails(failing: int, uploads: int, image: Path) -> None:
-    """When the store gives up on a part, its error is what is raised, and undoing removes all that was stored."""
+    """A store that fails for good raises its own error, and the undo removes every stored part."""
     store = MemoryStore(break_at(failing))
     store.objects["image.part.other"] = b"not ours"
     scene = Scene(image, store, plan(uploads=uploads))
@@ -249,7 +249,7 @@ async def test_store_fails(failing: int, uploads: int, image: Path) -> None:
 
 
 async def test_name_taken(image: Path, tmp_path: Path) -> None:
-    """Another bundle's part under one of our names stops the pass, and outlives the undoing of ours."""
+    """Another bundle's part under one of our names stops the pass, and survives the undo of our parts."""
     folder = tmp_path / "bundle"
     folder.mkdir()
     (folder / "image.part.04").write_bytes(b"another's")
@@ -266,7 +266,7 @@ async def test_name_taken(image: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("uploads", [1, 2, 6])
 @pytest.mark.parametrize("step", [0, 1, 4, 8])
 async def test_cancel(step: int, uploads: int, image: Path, tmp_path: Path) -> None:
-    """A cancel while any part is on its way leaves no thread and no task, and after undoing no file."""
+    """A cancel while any part is being sent leaves no thread and no task, and after the undo no file."""
     folder = tmp_path / "bundle"
     begun = asyncio.Event()
 
@@ -276,7 +276,7 @@ async def test_cancel(step: int, uploads: int, image: Path, tmp_path: Path) -> N
             await asyncio.Event().wait()
 
     class Watched(DirectoryStore):
-        """A directory whose puts pass by the test first."""
+        """A directory store that calls the test before each put."""
 
         puts = 0
 
@@ -311,7 +311,7 @@ async def test_cancel_at_once(image: Path) -> None:
 
 
 async def held_until(event: asyncio.Event, action: Callable[[], None], number: int) -> None:
-    """At the first put, do something to the source and let everything go on."""
+    """Change the source at the first put, then continue."""
     if number == 0:
         action()
         event.set()
@@ -320,7 +320,7 @@ async def held_until(event: asyncio.Event, action: Callable[[], None], number: i
 
 @pytest.mark.parametrize("uploads", [1, 3])
 async def test_source_shrinks(uploads: int, tmp_path: Path) -> None:
-    """A source that is cut off while it is read is the error, and what was stored can be undone."""
+    """A source that is truncated while it is read raises the error, and the stored parts can be undone."""
     image = random_image(tmp_path / "image", 2 * MIB)
     event = asyncio.Event()
     store = MemoryStore(lambda number: held_until(event, lambda: os.truncate(image, 100_000), number))
@@ -333,7 +333,7 @@ async def test_source_shrinks(uploads: int, tmp_path: Path) -> None:
 
 
 async def test_source_changes(tmp_path: Path) -> None:
-    """A source that was written to while it was read is the error, though every part was stored."""
+    """A source that was written to while it was read raises the error, although every part is stored."""
     image = random_image(tmp_path / "image", MIB)
     event = asyncio.Event()
 
@@ -352,7 +352,7 @@ async def test_source_changes(tmp_path: Path) -> None:
 
 
 class BreakingVolume:
-    """A volume of noise whose disk breaks after some blocks, when the test says so; made of the port alone."""
+    """A volume of noise whose disk fails when the test says so; made from the port alone."""
 
     def __init__(self, good_bytes: int, go: threading.Event) -> None:
         self.path = Path("/breaking")
@@ -391,7 +391,7 @@ class BreakingVolume:
 
 @pytest.mark.parametrize("uploads", [1, 2, 6])
 async def test_disk_breaks_while_uploads_are_stuck(uploads: int) -> None:
-    """A read error is raised at once, even when every upload is stuck and the path is full behind them."""
+    """A read error is raised at once, even if every upload is stuck and every buffer full."""
     full = threading.Event()
 
     async def on_put(number: int) -> None:
@@ -418,12 +418,12 @@ async def test_disk_breaks_while_uploads_are_stuck(uploads: int) -> None:
 
 @pytest.mark.parametrize("uploads", [1, 3])
 async def test_memory_is_bounded(uploads: int, tmp_path: Path) -> None:
-    """However slow the store, no more part buffers come to exist than the plan says, and all are reused."""
+    """A slow store leads to no more part buffers than the plan says, and all are reused."""
     image = random_image(tmp_path / "image", 3 * MIB)
     buffers: set[int] = set()
 
     class Watched(MemoryStore):
-        """Sees which buffers the parts lie in."""
+        """Records the buffers of the parts."""
 
         async def put(self, name: str, data: memoryview, sha1: bytes, on_bytes: Callable[[int], None]) -> None:
             buffers.add(id(data.obj))
@@ -437,7 +437,7 @@ async def test_memory_is_bounded(uploads: int, tmp_path: Path) -> None:
 
 
 async def test_reading_waits_for_the_store(tmp_path: Path) -> None:
-    """While no part can be stored, reading stops after what the buffers and the workers hold."""
+    """While no part can be stored, reading stops once the buffers and the workers are full."""
     image = random_image(tmp_path / "image", 16 * MIB)
     all_stuck = asyncio.Event()
 
@@ -457,7 +457,7 @@ async def test_reading_waits_for_the_store(tmp_path: Path) -> None:
 
 
 async def test_volume_stays_open(image: Path) -> None:
-    """The pass leaves the volume open: who opened it closes it."""
+    """The pass leaves the volume open for its opener to close."""
     with closing(open_volume(image)) as volume:
         pipeline = Pipeline(plan(), volume, MemoryStore(), BundleKey.generate(), Undo())
         await pipeline.run()

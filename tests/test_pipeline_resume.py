@@ -1,4 +1,4 @@
-"""Passes that go on where an earlier one stopped: the same bundle, nothing sent twice, nothing else under the key."""
+"""Passes that continue an earlier one: the same bundle, no part sent twice, no other bytes under the key."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ NOISE = random.Random(4).randbytes(200_000)
 
 
 def settled(*, mtime: int) -> Bundling:
-    """What an earlier run settled, as far as a resumption looks at it."""
+    """The settled facts of an earlier run that a resumption needs."""
     return cast("Any", Bundling).model_construct(mtime=mtime)  # type: ignore[no-any-return]
 
 
 class WatchedStore(MemoryStore):
-    """Knows the names that were put, in order."""
+    """Records the names that were put, in order."""
 
     def __init__(self, objects: dict[str, bytes], on_put: BeforePut) -> None:
         super().__init__(on_put)
@@ -60,7 +60,7 @@ class WatchedStore(MemoryStore):
 
 @dataclass
 class Book:
-    """What a journal keeps of the parts, in the order in which it was told, as text."""
+    """The journal's records of the parts, in order, as text."""
 
     lines: dict[int, str] = field(default_factory=dict)
 
@@ -72,14 +72,14 @@ class Book:
         self.lines[part.digest.index] = part.model_dump_json()
 
     async def stored(self, job_id: str, number: int) -> None:
-        """It is asked of the place anyhow."""
+        """The destination is asked instead."""
 
     def parts(self) -> list[SealedPart]:
         return [SealedPart.model_validate_json(line) for line in self.lines.values()]
 
 
 def failing_at(number: int, *, after: int) -> BeforePut:
-    """The put of this number fails, once the others have had some turns."""
+    """Make the put of this number fail, once the others have had some turns."""
 
     async def on_put(count: int) -> None:
         if count == number:
@@ -91,7 +91,7 @@ def failing_at(number: int, *, after: int) -> BeforePut:
 
 
 class Bundle:
-    """One image on its way to one place, pass after pass."""
+    """One image and one destination, pass after pass."""
 
     def __init__(self, image: Path, plan: Plan) -> None:
         self.image = image
@@ -102,7 +102,7 @@ class Bundle:
         self.pipeline: Pipeline | None = None
 
     async def run(self, on_put: BeforePut = at_once) -> Measured:
-        """One pass, as a job that is taken up does it; `put_names` and `pipeline` are those of the last one."""
+        """One pass as in a resumed job; `put_names` and `pipeline` are those of the last pass."""
         store = WatchedStore(self.objects, on_put)
         self.put_names = store.put_names
         parts = await prove(store, "image", self.book.parts())
@@ -210,9 +210,9 @@ def test_cut_short_anywhere(
     lost: list[int],
     tmp_path: Path,
 ) -> None:
-    """However often a pass is cut short, and whatever is lost between, the last one leaves a bundle of the image.
+    """The last of any number of interrupted passes, with parts lost between them, leaves a bundle of the image.
 
-    At a fixed level it is the very bundle of an undisturbed pass. No part that is there is ever put again.
+    At a fixed level it is the same bundle as of an undisturbed pass. No stored part is put again.
     """
     image = write_image(tmp_path / "image", pieces)
     figures = plan(
@@ -263,7 +263,7 @@ async def cut_short(bundle: Bundle, at: int) -> list[SealedPart]:
 
 @pytest.mark.parametrize("at", [1, 5, 9])
 async def test_nothing_before_the_checkpoint_is_made_again(at: int, image: Path) -> None:
-    """What the stored parts hold is read, but neither compressed nor put."""
+    """The bytes of stored parts are read, but neither compressed nor put."""
     bundle = Bundle(image, plan(uploads=1))
     parts = await cut_short(bundle, at)
     point = Bundle.resumption(parts).checkpoint
@@ -279,7 +279,7 @@ async def test_nothing_before_the_checkpoint_is_made_again(at: int, image: Path)
 
 
 async def test_a_part_that_is_missing_in_the_middle(image: Path) -> None:
-    """The pass goes on from before the missing part; what is stored behind it is not put again."""
+    """The pass continues before the missing part; parts that are stored behind it are not put again."""
 
     async def on_put(number: int) -> None:
         if number == 3:
@@ -309,7 +309,7 @@ async def test_everything_was_stored(image: Path) -> None:
 
 
 async def test_nothing_was_stored(image: Path) -> None:
-    """Without a checkpoint the pass begins anew, and still sends only what was entered."""
+    """A pass without a checkpoint begins anew, and still sends only the bytes that were entered."""
     bundle = Bundle(image, plan(uploads=1))
     parts = await cut_short(bundle, 0)
     assert len(parts) == 1
@@ -319,7 +319,7 @@ async def test_nothing_was_stored(image: Path) -> None:
 
 
 async def test_automatic_levels_are_kept(image: Path) -> None:
-    """With `auto` a part that was sent but not stored is made of the same bytes again, whatever the link is like."""
+    """At level `auto` a part that was sent but not stored is made of the same bytes again, at any speed of the link."""
     entered = asyncio.Event()
 
     async def slow(number: int) -> None:
@@ -339,7 +339,7 @@ async def test_automatic_levels_are_kept(image: Path) -> None:
 
 
 def first_byte(bundle: Bundle) -> int:
-    """Where the image begins in the archive."""
+    """Offset of the image in the archive."""
     extents = bundle.plan.extents
     if extents is None:
         return 512
@@ -358,7 +358,7 @@ def change(image: Path, offset: int) -> None:
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 async def test_a_byte_changed_before_the_checkpoint(share: float, workers: int, image: Path) -> None:
-    """A volume that is another one by now is found out before anything is put or entered."""
+    """A changed volume is detected before any part is put or entered."""
     bundle = Bundle(image, plan(uploads=1, workers=workers))
     point = Bundle.resumption(await cut_short(bundle, 6)).checkpoint
     assert point is not None
@@ -386,7 +386,7 @@ async def test_a_byte_changed_before_the_checkpoint_of_a_sparse_volume(tmp_path:
 
 
 async def test_a_part_that_comes_out_otherwise(tmp_path: Path) -> None:
-    """A part that was sent, and is not what it was, is never sent again: two contents under one key must not be."""
+    """A part that comes out differently is never sent again: a key must not encrypt two contents."""
     image = random_image(tmp_path / "image", 400_000)
     stuck = asyncio.Event()
 
@@ -417,7 +417,7 @@ async def test_a_part_that_comes_out_otherwise(tmp_path: Path) -> None:
 
 
 async def test_a_byte_changed_behind_all_that_was_sent(tmp_path: Path) -> None:
-    """What was never sent may differ from what was there the first time: the bundle is of the volume as it is now."""
+    """Bytes that were never sent may have changed: the bundle is of the volume as it is now."""
     image = random_image(tmp_path / "image", 400_000)
     bundle = Bundle(image, plan(uploads=1, part_size=32 * KIB))
     await cut_short(bundle, 3)
