@@ -1,4 +1,4 @@
-"""A certificate authority for one run of the benchmarks, so that HTTPS is verified as it is in life."""
+"""A certificate authority for one run of the benchmarks, so that HTTPS is verified as with AWS."""
 
 from __future__ import annotations
 

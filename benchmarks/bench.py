@@ -1,4 +1,4 @@
-"""What a scenario is given, and what it must be."""
+"""The inputs and the contract of a scenario."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ class Options:
 
     @property
     def tune_size(self) -> int:
-        """The tuning's grid has many points, so each gets less; a whole number of MiB."""
+        """Size for each of the many points of the tuning's grid: smaller, a whole number of MiB."""
         return max(MIB, self.size // 4 // MIB * MIB)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """Where a scenario finds its inputs and runs its jobs."""
+    """The inputs of a scenario, and the runner of its jobs."""
 
     options: Options
     inputs: Inputs
     jobs: JobRunner
     scratch: Path
-    """For files of this run; removed after it."""
+    """Directory for files of this run; removed after it."""
     results: Path
     say: Callable[[str], None]
-    """Tell the person who waits what is going on."""
+    """Show progress to the user."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ class Panel:
     y_title: str
     lines: Mapping[str, Sequence[tuple[float, float]]]
     x_ticks: Sequence[float] = ()
-    """Where x is marked; given, the axis is logarithmic to base 2."""
+    """Marks of the x axis, which is then logarithmic to base 2."""
 
 
 def draw(title: str, panels: Sequence[Panel], path: Path) -> bool:

@@ -48,12 +48,12 @@ IDLE_S = 1.0
 
 
 class NullStore:
-    """A destination that keeps nothing: what a job costs without one."""
+    """A destination that keeps nothing, to measure a job without one."""
 
     location = "nowhere"
 
     async def open(self) -> None:
-        """Nothing to make ready."""
+        """Nothing to open."""
 
     async def checksum(self, name: str, data: memoryview, sha1: bytes) -> str:
         del name, data
@@ -75,20 +75,20 @@ class NullStore:
         return []
 
     async def delete(self, name: str) -> None:
-        """Nothing is ever there."""
+        """Nothing is ever stored."""
 
     async def remove(self, name: str, size: int, *checksums: str) -> None:
-        """Nothing is ever there."""
+        """Nothing is ever stored."""
 
     async def read(self, name: str, start: int, length: int) -> bytes:
         del name, start, length
         return b""
 
     async def tidy(self, unfinished: Mapping[str, str]) -> None:
-        """Nothing is ever half there."""
+        """No upload is ever unfinished."""
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to close."""
 
 
 class Worker:
@@ -109,7 +109,7 @@ class Worker:
                 print(figures.model_dump_json(), flush=True)
 
     def _warm_ups(self) -> list[JobSpec]:
-        """A tiny job for each endpoint, directory and nothing, a new place where a bundle stays there."""
+        """A tiny job for each kind of destination: endpoint, directory (a new one) and nothing."""
         tiny = Path(self._batch.scratch) / "warm-up.img"
         tiny.write_bytes(random.Random(0).randbytes(256 * KIB) + bytes(256 * KIB))
         kinds = {(spec.endpoint_url, spec.destination is None): spec for spec in self._batch.jobs}
@@ -208,7 +208,7 @@ class Worker:
 
 
 async def _sent(spec: JobSpec) -> int:
-    """Bytes of objects that the sink has had so far; 0 for another destination. HTTPS is not asked."""
+    """Bytes of objects that the sink has received so far; 0 for other destinations, and with HTTPS."""
     if not spec.endpoint_url or not spec.endpoint_url.startswith("http://"):
         return 0
     stats = await asyncio.to_thread(Sink(spec.endpoint_url).stats)
@@ -216,7 +216,7 @@ async def _sent(spec: JobSpec) -> int:
 
 
 async def _interrupt(engine: Engine, job: Job, stored: int) -> None:
-    """Run the job until so many bytes are stored, and cut it short there as the end of a daemon does."""
+    """Run the job until so many bytes are stored, then interrupt it as a stopping daemon does."""
     running = asyncio.create_task(engine.run(job))
     async for event in job.events():
         progress = event.job.progress
@@ -231,7 +231,7 @@ async def _interrupt(engine: Engine, job: Job, stored: int) -> None:
 
 @asynccontextmanager
 async def _ticking(late: list[float] | None) -> AsyncIterator[None]:
-    """Note how late each tick is, in seconds, while the block runs; with None do nothing."""
+    """Record the lateness of each tick in seconds while the block runs; with None do nothing."""
 
     async def tick(late: list[float]) -> None:
         while True:
@@ -254,13 +254,13 @@ def _lateness(late: list[float]) -> Lateness:
 
 
 def forget_peak() -> None:
-    """Make the kernel count the peak anew; one that cannot leaves the process's own, which only the first job shows."""
+    """Make the kernel count the peak anew; without that only the first job's figure is valid."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def peak_rss() -> int:
-    """Bytes. Not ru_maxrss: that one begins with what the parent had when it started this process."""
+    """Bytes. Not ru_maxrss, which begins with the memory of the parent process."""
     found = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
     assert found is not None  # noqa: S101 - Linux always says it
     return int(found[1]) * KIB

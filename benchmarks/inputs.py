@@ -45,7 +45,7 @@ class Inputs:
         return self._made(f"{self.kind}-{size}", size, lambda file: fill(file, size))
 
     def repeated(self, unit: int, times: int) -> Path:
-        """The volume of `unit` bytes, several times: larger, and no harder or easier to compress."""
+        """The volume of `unit` bytes, repeated: larger, with the same compressibility."""
         if times == 1:
             return self.volume(unit)
         source = self.volume(unit)

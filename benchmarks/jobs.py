@@ -1,4 +1,4 @@
-"""Whole jobs in a child process: what to run, what the child reports, and the running of it."""
+"""Runs whole jobs in a child process: their specification, the child, and its report."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ class JobSpec(_Model):
     destination: str | None = None
     endpoint_url: str | None = None
     copies: int = 1
-    """Destinations of the job: as many places below `destination`."""
+    """Number of the job's destinations, all below `destination`."""
     options: dict[str, Any] = {}
     """Further fields of the job's request, such as compress or part_size."""
     ticker: bool = False
-    """Measure how late the event loop is meanwhile."""
+    """Measure the lateness of the event loop meanwhile."""
     interrupt_at: int | None = None
-    """Interrupt the job when so many bytes of its parts are stored, and measure the run that goes on."""
+    """Interrupt the job when so many bytes of its parts are stored, and measure its second run."""
 
 
 class Lateness(_Model):
-    """How late a 1 ms timer was, in seconds."""
+    """Lateness of a 1 ms timer, in seconds."""
 
     p50_s: float
     p99_s: float
@@ -50,7 +50,7 @@ class Lateness(_Model):
 
 
 class Figures(_Model):
-    """What a child measured of one job: the warmed process, its start excluded. Sizes in bytes."""
+    """A child's figures of one job, in a warmed process, its start excluded. Sizes in bytes."""
 
     size: int
     bundled_size: int
@@ -59,9 +59,9 @@ class Figures(_Model):
     peak_rss: int
     bottleneck: str | None
     bytes_sent: int = 0
-    """To the sink by the run that was measured."""
+    """Bytes to the sink by the measured run."""
     idle: Lateness | None = None
-    """Before the job began."""
+    """Memory before the job began."""
     busy: Lateness | None = None
 
     def row(self) -> dict[str, float]:
@@ -77,7 +77,7 @@ class Figures(_Model):
 
 
 class Batch(_Model):
-    """What a child reads from its standard input."""
+    """The standard input of a child."""
 
     settings: dict[str, Any]
     ec2_certificate: str
@@ -86,7 +86,7 @@ class Batch(_Model):
 
 
 class SearchSpec(_Model):
-    """What the child that searches reads from its standard input. Sizes in bytes."""
+    """The standard input of the child that searches. Sizes in bytes."""
 
     settings: dict[str, Any]
     source: str
@@ -95,7 +95,7 @@ class SearchSpec(_Model):
 
 
 class Pass(_Model):
-    """One trial: of which candidate, over how many bytes, how fast."""
+    """One trial: its candidate, its bytes, its speed."""
 
     candidate: str
     sample: int
@@ -103,13 +103,13 @@ class Pass(_Model):
 
 
 class Passes(_Model):
-    """Trials, and how long all of them took."""
+    """Trials, and the time of all of them."""
 
     trials: tuple[Pass, ...]
     wall_s: float
 
     def row(self, sample: int) -> dict[str, float]:
-        """What it cost; `sample` is the whole one's bytes."""
+        """The cost in whole samples; `sample` is the size of one."""
         return {
             "passes": len(self.trials),
             "samples": sum(trial.sample for trial in self.trials) / sample,
@@ -118,18 +118,18 @@ class Passes(_Model):
 
 
 class UnpackSpec(_Model):
-    """What the child that unpacks reads from its standard input: a volume, and the directory its bundle is kept in."""
+    """The standard input of the child that unpacks: a volume, and the directory of its bundle."""
 
     settings: dict[str, Any]
     ec2_certificate: str
     source: str
     bundle: str
     image: str | None
-    """Where the image goes; None: nowhere, as `verify --deep` does."""
+    """The file for the image; None: no file, as for `verify --deep`."""
 
 
 class Search(_Model):
-    """What `tune` found, and what each candidate is worth in full."""
+    """The result of `tune`, and the full speed of each candidate."""
 
     halving: Passes
     recommended: Pass
@@ -137,7 +137,7 @@ class Search(_Model):
 
 
 class JobRunner:
-    """Runs jobs in children; keys and scratch files live in `directory`."""
+    """Runs jobs in children; keys and scratch files are in `directory`."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -157,11 +157,11 @@ class JobRunner:
         return JobSpec(source=str(source), destination=f"s3://{BUCKET}", endpoint_url=sink.url, options=options)
 
     def run(self, spec: JobSpec, sink: Sink | None = None) -> Figures:
-        """One job in a process of its own. Raises `BenchmarkError` with what the child said when it fails."""
+        """Run one job in its own process. Raises `BenchmarkError` with the child's message when it fails."""
         return self.run_all([spec], sink)[0]
 
     def run_all(self, specs: Sequence[JobSpec], sink: Sink | None = None) -> list[Figures]:
-        """Several jobs, one after the other, in one process: as a daemon would. `sink` is where they go, if to one."""
+        """Run several jobs in turn in one process, as a daemon would. `sink` is their sink, if they have one."""
         batch = Batch(
             settings=self._settings(),
             ec2_certificate=str(self._directory / "ec2" / CERTIFICATE_FILE),
@@ -176,7 +176,7 @@ class JobRunner:
         return Search.model_validate_json("".join(_run_child("benchmarks.search_child", spec, sink)))
 
     def unpack(self, source: Path, *, bundle: Path, image: Path | None) -> Figures:
-        """Take a bundle apart in a process of its own; the bundle of `source` is made first where it is missing."""
+        """Unpack a bundle in its own process; the bundle of `source` is made first if it is missing."""
         spec = UnpackSpec(
             settings=self._settings(),
             ec2_certificate=str(self._directory / "ec2" / CERTIFICATE_FILE),

@@ -1,4 +1,4 @@
-"""What a result was measured on: processor, memory, kernel and versions. No host name, user or path."""
+"""Describes the machine of a result: processor, memory, kernel and versions. No host name, user or path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The yardstick: what the calls at the bottom of the data path cost, with nothing around them.
+"""The yardstick: the cost of the primitive calls of the data path, with nothing around them.
 
 One pass over a volume on one thread, block by block while the block is in the processor's cache. The sum of the CPU
 seconds is what no program that makes such a bundle with these libraries can go below; divided by the cores it is the

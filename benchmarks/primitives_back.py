@@ -1,4 +1,4 @@
-"""The yardstick of the way back: what the calls cost that take a bundle apart, with nothing around them.
+"""The yardstick of the way back: the cost of the primitive calls that unpack a bundle, with nothing around them.
 
 One pass over an encrypted stream on one thread: read, SHA-1 as of a part, AES, inflate with its CRC-32, SHA-1 of what
 comes out, and where asked for the writing of it.
@@ -30,7 +30,7 @@ _KEY = Cipher(AES(bytes(16)), CBC(bytes(16)))
 
 
 def make_stream(volume: Path, path: Path) -> None:
-    """Deflate a volume block by block at level 1 into one raw stream, and encrypt it: what a bundle's parts hold."""
+    """Deflate a volume block by block at level 1 into one raw stream, and encrypt it, as in a bundle's parts."""
     encryptor = _KEY.encryptor()
     left = b""
     with volume.open("rb") as source, path.open("wb") as file:
@@ -50,7 +50,7 @@ def make_stream(volume: Path, path: Path) -> None:
 
 
 def measure_back(stream: Path, image: Path | None = None) -> Yardstick:
-    """One pass of every primitive over what `make_stream` made; with `image` that is written, past the page cache."""
+    """One pass of every primitive over the stream of `make_stream`; `image` is written past the page cache."""
     steps = {name: Cost() for name in STEPS}
     if image is None:
         return _measured(steps, stream, None)

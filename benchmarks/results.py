@@ -1,4 +1,4 @@
-"""What a scenario yields: rows of figures per run, medians, and how they stand against what was asked for."""
+"""The outcome of a scenario: rows of figures per run, medians, and goals."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Column:
 
 @dataclass(slots=True)
 class Row:
-    """One thing that was measured, once in each round."""
+    """One measured variant, with a figure for each round."""
 
     name: str
     runs: list[dict[str, float]] = field(default_factory=list)
@@ -38,7 +38,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """A figure that was asked for: `value` is to be at most (or, with `at_least`, at least) `limit`."""
+    """A goal: `value` is to be at most (or, with `at_least`, at least) `limit`."""
 
     what: str
     value: float
@@ -52,7 +52,7 @@ class Goal:
 
 @dataclass(slots=True)
 class Outcome:
-    """A scenario's result. `input` and `notes` say what was measured and how; no paths in them."""
+    """A scenario's result. `input` and `notes` describe the measurement; no paths in them."""
 
     scenario: str
     columns: tuple[Column, ...]

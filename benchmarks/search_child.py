@@ -24,7 +24,7 @@ from benchmarks.jobs import Pass, Passes, Search, SearchSpec
 from benchmarks.sink_process import BUCKET
 
 MEMORY_LIMIT = 4 * GIB
-"""Room for every candidate that there is."""
+"""Memory limit that admits every candidate."""
 
 
 async def search(spec: SearchSpec) -> Search:

@@ -1,4 +1,4 @@
-"""An S3 endpoint that throws away what it is sent: `python -m benchmarks.sink`, in a process of its own.
+"""An S3 endpoint that discards all objects: `python -m benchmarks.sink`, in a process of its own.
 
 It answers what amistream and curl ask of a bucket that lists nothing; a bucket may have any name. It is not a server:
 no signature is checked, bodies need a Content-Length, and nothing is kept but counters, and of each object its size and
@@ -38,20 +38,20 @@ _ETAG = f'"{"0" * 32}"'
 _CHECKSUM = "x-amz-checksum-sha1"
 
 Stored = dict[str, tuple[int, str]]
-"""Size and checksum, as sent, of what was put; by path. Of what came in chunks the checksum is not known: ''."""
+"""Size and checksum, as sent, of each object by path; the checksum of an upload in chunks is unknown: ''."""
 
 
 @dataclass(slots=True)
 class Stats:
-    """What came in so far; sizes in bytes."""
+    """Counters so far; sizes in bytes."""
 
     requests: int = 0
     objects: int = 0
     object_bytes: int = 0
     manifest_bytes: int = 0
-    """Size of the manifest that came last."""
+    """Size of the last manifest."""
     cpu_s: float = 0.0
-    """Of this process, its start included."""
+    """CPU seconds of this process, its start included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Answer:
     body: bytes = b""
     headers: tuple[tuple[str, str], ...] = ()
     length: int | None = None
-    """Of the body that a HEAD does not get."""
+    """Length of the body that a HEAD does not get."""
 
     def encode(self) -> bytes:
         length = len(self.body) if self.length is None else self.length
@@ -103,7 +103,7 @@ class Answer:
 
 
 def answer(request: Request, stats: Stats, stored: Stored) -> Answer:
-    """What S3 would say, were every bucket there, and its objects where one knows their names."""
+    """Answers as S3 would if every bucket existed, with the objects that were put."""
     stats.requests += 1
     if request.path == STATS_PATH:
         stats.cpu_s = time.process_time()
@@ -179,7 +179,7 @@ class Link:
         self._free_at = 0.0
 
     def wait_after(self, count: int) -> float:
-        """Seconds for which to read no more, `count` bytes having been read."""
+        """Seconds to pause after `count` bytes were read."""
         if not self._bytes_per_s:
             return 0.0
         now = self._clock()

@@ -1,4 +1,4 @@
-"""Starts the discarding sink in a process of its own and says how to reach it."""
+"""Starts the discarding sink in its own process, with its address."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Sink:
     ca: Path | None = None
 
     def environ(self) -> dict[str, str]:
-        """What a client's environment must hold, and nothing of the user's own cloud."""
+        """Environment for clients, without any of the user's own credentials."""
         trust = {"AWS_CA_BUNDLE": str(self.ca)} if self.ca else {}
         return {
             "AWS_ACCESS_KEY_ID": "benchmark",

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class BenchmarkError(Exception):
-    """A benchmark cannot be run, or what it ran failed. The message says why, for people."""
+    """A benchmark cannot be run, or its command failed. The message gives the reason."""
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class Cost:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Add what runs inside, on this thread."""
+        """Add the time of the block on this thread."""
         cpu, wall = thread_time(), perf_counter()
         try:
             yield

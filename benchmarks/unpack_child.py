@@ -1,4 +1,4 @@
-"""Takes a bundle apart as `verify --deep` and `unbundle` do, and reports: `python -m benchmarks.unpack_child`.
+"""Unpacks a bundle as `verify --deep` and `unbundle` do, and reports: `python -m benchmarks.unpack_child`.
 
 Reads an `UnpackSpec` as JSON from standard input, writes `Figures`. A shallow look at the bundle goes before, so that
 what is loaded once is not counted.

@@ -1,4 +1,4 @@
-"""How late the event loop is while the data path runs at full speed: what other clients of the daemon would feel."""
+"""The lateness of the event loop, and so of other clients' answers, while the data path runs at full speed."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ COMPRESSORS = {
     "igzip -1": "igzip -1",
 }
 GOALS = {"gzip": 35, "pigz": 10, "igzip": 2}
-"""How many times longer each takes at least."""
+"""Least factor by which each takes longer."""
 
 COLUMNS = (
     Column("mb_per_s", "MB/s", ".1f"),

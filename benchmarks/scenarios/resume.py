@@ -1,4 +1,4 @@
-"""What it costs to go on with a job that was cut short near its end, against doing all of it."""
+"""The cost of resuming a job that was interrupted near its end, against a whole job."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.sink_process import running_sink
 from benchmarks.timing import alternate
 
 LONGER = 4
-"""Times --size: a job must be long beside what it costs to begin one."""
+"""Factor on --size: a job must take much longer than its start."""
 CUT_AT = 0.9
 MOST_TIME, MOST_SENT = 0.35, 0.15
 LINKED, UNLIMITED = "on the link", "no limit"
@@ -27,7 +27,7 @@ COLUMNS = (
 
 
 def run(bench: Bench) -> Outcome:
-    """Each round, over a simulated link and without a limit: a whole job, and the rest of one cut at nine tenths."""
+    """Each round, over a simulated link and without a limit: a whole job, and the rest of one interrupted at 90 %."""
     options = bench.options
     volume = bench.inputs.volume(options.size * LONGER)
     warm(volume)

@@ -1,4 +1,4 @@
-"""What `amistream tune` finds by successive halving, against trying every candidate in full."""
+"""The result of `amistream tune` by successive halving, against trying every candidate in full."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.sink_process import running_sink
 HALVING, GRID = "successive halving", "every candidate in full"
 LEAST_RATE, MOST_WORK = 0.9, 0.25
 FAIR_SAMPLE = 512 * MIB
-"""Below it, the first round's samples are more than the eighth that they are meant to be."""
+"""Least size: below it the first round's samples are larger than the intended eighth."""
 
 COLUMNS = (
     Column("passes", "passes", ".0f"),
@@ -25,7 +25,7 @@ COLUMNS = (
 
 
 def run(bench: Bench) -> Outcome:
-    """One round whatever --runs is: it tries some 150 times to bundle, and each candidate's rate is one figure."""
+    """One round at any --runs: it bundles some 150 samples, and each candidate's rate is one figure."""
     options = bench.options
     volume = bench.inputs.volume(options.size)
     warm(volume)

@@ -1,4 +1,4 @@
-"""What a second destination costs: compressed and encrypted once, sent twice."""
+"""The cost of a second destination: compressed and encrypted once, sent twice."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST = 1.15
 
 
 def run(bench: Bench) -> Outcome:
-    """Each round: a job to one place and one to two, in S3 over HTTP and HTTPS and in directories."""
+    """Each round: a job to one destination and one to two, in S3 over HTTP and HTTPS and in directories."""
     volume = bench.inputs.volume(bench.options.size)
     warm(volume)
     outcome = Outcome("several", COLUMNS, {"kind": bench.inputs.kind, "size": bench.options.size})

@@ -1,4 +1,4 @@
-"""Each stage alone on one thread, and beside it the library's own call that it cannot do without."""
+"""Each stage alone on one thread, beside the library call that does its work."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def _join(blocks: Sequence[DeflatedBlock]) -> int:
 
 
 def _crc32(blocks: Blocks) -> int:
-    """What joining saves: the CRC-32 of everything, one byte after the other."""
+    """The work that joining saves: the CRC-32 of all bytes in sequence."""
     crc = 0
     for block in blocks:
         crc = isal_zlib.crc32(block, crc)

@@ -15,7 +15,7 @@ from benchmarks.results import Column, Outcome
 from benchmarks.timing import alternate
 
 LONGER = 2
-"""Times --size, and four times that to see that memory is flat."""
+"""Factor on --size, and four times that to see that memory is flat."""
 GROWN = 4
 SUM, SUM_WRITING = "the primitives, one thread", "the primitives and the write, one thread"
 VERIFY, UNBUNDLE = "verify --deep", "unbundle"
