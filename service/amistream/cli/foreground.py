@@ -1,6 +1,6 @@
-"""Work on existing bundles, in the command's own process: settings, event loop, Ctrl-C, progress and questions.
+"""Runs work in the command's own process: event loop, signals, progress and questions.
 
-Imports the AWS SDK, so only when a command that needs it runs.
+Imports the AWS SDK, so it is imported only by a call of a command that needs it.
 """
 
 from __future__ import annotations
@@ -31,9 +31,53 @@ _T = TypeVar("_T")
 
 
 class InterruptedHereError(AmistreamError):
-    """A signal ended the work, which has tidied up. Nobody's fault."""
+    """A signal ended the work, which has cleaned up. Nobody's fault."""
 
     exit_status = EXIT_INTERRUPTED
+
+
+def run(work: Callable[[], Awaitable[_T]], *, after_interrupt: str = "") -> _T:
+    """Run `work` to its end; SIGINT, SIGTERM and SIGHUP cancel it.
+
+    `after_interrupt` is the hint of the error that reports it. Raises `AmistreamError`.
+    """
+    settle_memory()
+    # A warning would repeat, across the progress bar, what the result says.
+    log.configure("error", LogFormat.TEXT)
+
+    async def run_cancellable() -> _T:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - for the type checker
+        asked = False
+
+        def stop() -> None:
+            nonlocal asked
+            put_note("still tidying up; this takes a moment" if asked else "stopping")
+            if not asked:
+                task.cancel()
+            asked = True
+
+        on_signals(stop, task.cancel)
+        return await work()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            return runner.run(run_cancellable())
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            raise InterruptedHereError("interrupted", "cannot finish: interrupted", hint=after_interrupt) from None
+
+
+def on_signals(stop: Callable[[], object], hang_up: Callable[[], object]) -> None:
+    """Call `stop` on SIGINT and SIGTERM, and `hang_up`, which writes nothing, when the terminal is closed."""
+    # Signals come to the main thread; a test may run a command on another.
+    if threading.current_thread() is not threading.main_thread():
+        return
+    loop = asyncio.get_running_loop()
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, stop)
+    # Under nohup(1) the work continues.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        loop.add_signal_handler(signal.SIGHUP, hang_up)
 
 
 def run_here(settings: Settings, work: Callable[[BundleSession], Awaitable[_T]]) -> _T:
@@ -47,47 +91,21 @@ def put_notice(notice: str) -> None:
 
 def run_with_aws(settings: Settings, work: Callable[[Aws], Awaitable[_T]], keys: AccessKeys | None = None) -> _T:
     """Run `work` to its end; `keys` come before those the SDK finds. Raises `AmistreamError`."""
-    settle_memory()
-    # Warnings would say a second time, over the bar, what the end says.
-    log.configure("error", LogFormat.TEXT)
 
-    async def run() -> _T:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - for the type checker
-        asked = False
-
-        def stop() -> None:
-            nonlocal asked
-            put_note("still tidying up; this takes a moment" if asked else "stopping")
-            if not asked:
-                task.cancel()
-            asked = True
-
-        # Signals come to the main thread; a test may run a command on another.
-        if threading.current_thread() is threading.main_thread():
-            loop = asyncio.get_running_loop()
-            for number in STOP_SIGNALS:
-                loop.add_signal_handler(number, stop)
-            # A terminal that was closed takes no note any more; under nohup(1) the work goes on.
-            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-                loop.add_signal_handler(signal.SIGHUP, task.cancel)
+    async def run_with_session() -> _T:
         async with Aws(settings, keys) as aws:
             return await work(aws)
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        try:
-            return runner.run(run())
-        except (asyncio.CancelledError, KeyboardInterrupt):
-            raise InterruptedHereError("interrupted", "cannot finish: interrupted") from None
+    return run(run_with_session)
 
 
 @asynccontextmanager
 async def progress_bar(meter: Meter, verb: str) -> AsyncIterator[None]:
-    """Draw the meter on stderr while the work goes on, if that is a terminal."""
+    """Draw the meter on stderr during the work, if stderr is a terminal."""
     if not sys.stderr.isatty():
         yield
         return
-    # Scripts never see it, and it takes a twentieth of a second to import.
+    # Scripts never see rich, which takes a twentieth of a second to import.
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
@@ -115,14 +133,14 @@ async def progress_bar(meter: Meter, verb: str) -> AsyncIterator[None]:
 
 
 async def confirm(question: str, *, yes: bool, what: str) -> None:
-    """Ask the person at the terminal, unless told `yes`. Raises `RefusedError` without a terminal or a yes."""
+    """Ask the person at the terminal, unless `yes`. Raises `RefusedError` without a terminal or a yes."""
     if yes:
         return
     if not sys.stdin.isatty():
         raise UnconfirmedError(
             "unconfirmed",
-            f"cannot {what} without being told so: there is no terminal to ask on",
-            hint="look with --dry-run, then give --yes",
+            f"cannot {what} without a confirmation: there is no terminal to ask on",
+            hint="check with --dry-run, then give --yes",
         )
     put_note(f"{question} [y/N]")
     if (await line_from_stdin()).strip().lower() not in {"y", "yes"}:
@@ -130,7 +148,7 @@ async def confirm(question: str, *, yes: bool, what: str) -> None:
 
 
 async def line_from_stdin() -> str:
-    """The next line of standard input. Not read at once: waiting for a person must not keep Ctrl-C from being seen."""
+    """Read the next line of standard input once there is one, so that Ctrl-C works while a person thinks."""
     loop, ready = asyncio.get_running_loop(), asyncio.Event()
     try:
         loop.add_reader(sys.stdin.fileno(), ready.set)

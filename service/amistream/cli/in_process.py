@@ -1,8 +1,7 @@
-"""`--in-process`: the same jobs by the same engine, in this process and without a daemon.
+"""Runs jobs in this process for `--in-process`, by the same engine and without a daemon.
 
-The state directory holds the same journal as a daemon's, so what was cut short here can be resumed here, or by a daemon
-that has that directory. Imported only when it is asked for: the engine brings the AWS SDK, the ciphers and the codecs
-with it.
+The state directory holds the same journal as a daemon's, so an unfinished job can be resumed here, or by a daemon with
+that directory. Imported only on demand: the engine imports the AWS SDK, the ciphers and the codecs.
 """
 
 from __future__ import annotations
@@ -13,27 +12,24 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
-import uvloop
-
-from amistream import log
 from amistream.aws.session import Aws
 from amistream.cli.follow import show_until_end
+from amistream.cli.foreground import on_signals, run
 from amistream.cli.output import put_note
 from amistream.errors import first_cause
 from amistream.events import JobView, State
 from amistream.jobs.job import Job
 from amistream.jobs.opening import open_queue
 from amistream.jobs.queue import JobQueue
-from amistream.process import STOP_SIGNALS, settle_memory
 from amistream.request import JobRequest
-from amistream.settings import LogFormat, OnStop, Settings, load
+from amistream.settings import OnStop, Settings, load
 from amistream.values import AccessKeys
 
 _Answer = TypeVar("_Answer")
 
 
 def run_in_process(request: JobRequest, config: Path | None, keys: AccessKeys | None = None) -> tuple[JobView, bool]:
-    """Run the job to its end and return it, and whether a signal ended it.
+    """Run the job to its end; return it, and whether a signal ended it.
 
     `keys` come before the AWS credentials that the SDK finds.
     """
@@ -48,29 +44,31 @@ def run_in_process(request: JobRequest, config: Path | None, keys: AccessKeys | 
 def follow_in_process(
     begin: Callable[[JobQueue], Awaitable[Job]], config: Path | None, keys: AccessKeys | None = None
 ) -> tuple[JobView, bool]:
-    """Follow the job that `begin` begins to its end and return it, and whether a signal ended it."""
+    """Follow the job that `begin` begins to its end; return it, and whether a signal ended it."""
 
     async def follow(queue: JobQueue) -> tuple[JobView, bool]:
         job = await begin(queue)
-        loop = asyncio.get_running_loop()
-
-        async def stop() -> None:
-            put_note("cancelling; what was stored is removed")
-            await queue.drain(OnStop.CANCEL)
+        interrupted = False
 
         async with asyncio.TaskGroup() as group:
             group.create_task(show_until_end(job.events()), name="progress")
 
-            def stop_once() -> None:
-                if queue.stopping:
+            def stop(how: OnStop) -> None:
+                nonlocal interrupted
+                if not interrupted and not job.state.ended:
+                    interrupted = True
+                    group.create_task(queue.drain(how))
+
+            def cancel() -> None:
+                if interrupted:
                     put_note("still removing what was stored; this takes a moment")
                 elif not job.state.ended:
-                    queue.close()
-                    group.create_task(stop())
+                    put_note("cancelling; what was stored is removed")
+                    stop(OnStop.CANCEL)
 
-            for number in STOP_SIGNALS:
-                loop.add_signal_handler(number, stop_once)
-        return job.view(), job.state is State.CANCELLED and job.cancel_requested
+            # A closed terminal must not undo hours of work: the job can be resumed.
+            on_signals(cancel, lambda: stop(OnStop.INTERRUPT))
+        return job.view(), interrupted and job.state in {State.CANCELLED, State.INTERRUPTED}
 
     return ask_in_process(follow, config, keys)
 
@@ -78,22 +76,18 @@ def follow_in_process(
 def ask_in_process(
     question: Callable[[JobQueue], Awaitable[_Answer]], config: Path | None, keys: AccessKeys | None = None
 ) -> _Answer:
-    """Put one question to the jobs of the state directory that no daemon is running."""
-    settle_memory()
+    """Answer one question about the jobs of the state directory that no daemon is running."""
     settings = load(config)
-    # Warnings would say a second time, over the bar, what the job's end says.
-    log.configure("error", LogFormat.TEXT)
 
     async def ask() -> _Answer:
-        async with _queue(settings, keys) as queue:
-            return await question(queue)
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            return runner.run(ask())
+            async with _queue(settings, keys) as queue:
+                return await question(queue)
         except BaseExceptionGroup as errors:
-            # What the question raised comes through the queue's task group.
+            # An error of the question comes through the queue's task group.
             raise first_cause(errors) from None
+
+    return run(ask)
 
 
 @asynccontextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from amistream.cli.options import ConfigOption, JsonOption, SocketOption
-from amistream.cli.output import put_note, put_result
+from amistream.cli.output import put_result
 from amistream.cli.request_options import takes
 from amistream.cli.request_words import validated
-from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, RefusedError
+from amistream.errors import EXIT_DONE, RefusedError
 from amistream.request import CheckRequest
 
 if TYPE_CHECKING:
@@ -50,11 +49,7 @@ def doctor(
 
     request = validated(CheckRequest, context)
     settings = load(config)
-    try:
-        findings = _examine(request, settings, None if in_process else socket or settings.socket)
-    except KeyboardInterrupt:
-        put_note("interrupted; nothing was left behind")
-        return EXIT_INTERRUPTED
+    findings = _examine(request, settings, None if in_process else socket or settings.socket)
     put_result(findings_json(findings) if as_json else findings_text(findings))
     return RefusedError.exit_status if any(finding.status == "failed" for finding in findings) else EXIT_DONE
 
@@ -79,16 +74,12 @@ def findings_text(findings: Sequence[Finding]) -> str:
 
 
 def _examine(request: CheckRequest, settings: Settings, socket: Path | None) -> list[Finding]:
-    from amistream import log
     from amistream.checks.findings import Finding, Status
-    from amistream.settings import LogFormat
 
-    log.configure("error", LogFormat.TEXT)
     try:
-        import uvloop
-
         from amistream.checks.doctor import examine
         from amistream.cli.daemon_check import check_daemon
+        from amistream.cli.foreground import run
     except ImportError as error:
         return [
             Finding(
@@ -101,9 +92,8 @@ def _examine(request: CheckRequest, settings: Settings, socket: Path | None) -> 
             )
         ]
 
-    async def run() -> list[Finding]:
+    async def work() -> list[Finding]:
         found = await examine(request, settings)
         return found if socket is None else [await check_daemon(socket), *found]
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(run())
+    return run(work, after_interrupt="nothing was left behind")

@@ -5,7 +5,6 @@ It runs in this process, also where a daemon runs, because it measures this mach
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +15,7 @@ from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_note, put_result
 from amistream.cli.request_options import takes
 from amistream.cli.request_words import make_request
-from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
+from amistream.errors import EXIT_DONE, UsageError
 from amistream.request import DESTINATION, JobRequest
 from amistream.units import rate_text, size_text
 from amistream.values import STANDARD_INPUT
@@ -73,11 +72,7 @@ def tune(
             hint="name a file or a device",
         )
     request = make_request(JobRequest, {**given, "destinations": [destination], "register_image": False})
-    try:
-        tuning = _run(request, load(config), budget)
-    except KeyboardInterrupt:
-        put_note("interrupted; what the trials stored was removed")
-        return EXIT_INTERRUPTED
+    tuning = _run(request, load(config), budget)
     fragment = config_fragment(tuning.recommended)
     if write is not None:
         write.write_text(fragment)
@@ -86,23 +81,15 @@ def tune(
 
 
 def _run(request: JobRequest, settings: Settings, budget: float) -> Tuning:
-    import uvloop
-
-    from amistream import log
+    from amistream.cli.foreground import run
     from amistream.jobs.tune import tune as find_best
-    from amistream.process import settle_memory
-    from amistream.settings import LogFormat
 
-    settle_memory()
-    log.configure("error", LogFormat.TEXT)
-
-    async def run() -> Tuning:
+    async def work() -> Tuning:
         return await find_best(
             request, settings, budget_s=budget, note=put_note, report=lambda trial: put_note(trial_line(trial))
         )
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(run())
+    return run(work, after_interrupt="the objects that the trials stored were removed")
 
 
 def trial_line(trial: Trial) -> str:
