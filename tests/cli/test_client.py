@@ -116,7 +116,7 @@ async def test_something_else_behind_the_socket(daemon: ScriptedDaemon, cli: Cli
     daemon.garbage, daemon.garbage_status = b"data: <html>\n\n", status
     outcome = await cli(command, "x")
     assert (outcome.status, outcome.stdout) == (6, "")
-    assert f"cannot understand what answers at {daemon.socket}" in outcome.stderr
+    assert f"cannot understand the answer at {daemon.socket}" in outcome.stderr
 
 
 @pytest.mark.parametrize("words", [["jobs"], ["watch", "x"], ["bundle", "x", "--to", "out"]])
@@ -155,4 +155,4 @@ async def test_a_socket_one_may_not_open(let_in: str, daemon: ScriptedDaemon, sp
     if daemon.socket.stat().st_gid:
         assert f"the group '{daemon.socket.group()}'" in outcome.stderr
     else:
-        assert "use sudo; to let a group in, set socket_group" in outcome.stderr
+        assert "use sudo; to allow a group, set socket_group" in outcome.stderr

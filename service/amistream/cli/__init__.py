@@ -1,1 +1,1 @@
-"""The command `amistream`: words in, a request to the daemon (or a job in this process), progress and result out."""
+"""The command line `amistream`: submits jobs to the daemon, or runs them itself, and shows their progress."""

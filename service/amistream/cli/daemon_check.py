@@ -20,15 +20,15 @@ async def check_daemon(socket: Path) -> Finding:
             name="daemon",
             status=Status.FAILED,
             found=error.message,
-            why="a job would have nobody to run it",
+            why="no job could run",
             fix=error.hint,
             code=error.code,
         )
     found = f"amistreamd {health.version} at {socket}, {health.jobs_running} running, {health.jobs_queued} waiting"
     why = fix = ""
     if health.status != "ok":
-        found, why, fix = f"{found}, stopping", "it takes no new jobs", "systemctl start amistream, when it has ended"
+        found, why, fix = f"{found}, stopping", "it takes no new jobs", "systemctl start amistream, after it has ended"
     elif health.version != __version__:
         found = f"{found}; this command is {__version__}"
-        why, fix = "what only one of the two knows is refused", "systemctl restart amistream, when no job runs"
+        why, fix = "options that only one of the two knows are refused", "systemctl restart amistream, when no job runs"
     return Finding(name="daemon", status=Status.NOTICE if why else Status.OK, found=found, why=why, fix=fix)

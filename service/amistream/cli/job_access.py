@@ -57,7 +57,7 @@ def cancel_job(job_id: str, *, detach: bool, in_process: bool, socket: Path | No
     raise ConflictError(
         "job.ended",
         f"cannot cancel job {job_id}: it was {job.state.value} before that",
-        hint=f"`amistream status {job_id}` shows what it came to",
+        hint=f"`amistream status {job_id}` shows its result",
     )
 
 
@@ -68,7 +68,7 @@ def check_detach(*, detach: bool, in_process: bool) -> bool:
 
 
 def ask_daemon(socket: Path, question: Callable[[Client], Awaitable[_Answer]]) -> _Answer:
-    """Put one question to the daemon."""
+    """Send one request to the daemon."""
     from amistream.cli.client import Client
 
     async def ask() -> _Answer:

@@ -76,13 +76,12 @@ def _put_version(asked: bool) -> None:
 def _about(
     *,
     version: Annotated[
-        bool, typer.Option("--version", callback=_put_version, is_eager=True, help="Show the version and leave.")
+        bool, typer.Option("--version", callback=_put_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Bundle a volume into an EC2 instance store-backed (S3-backed) AMI: one pass, no temporary copy.
 
-    Jobs run in the daemon amistreamd; this command hands them in and shows them. Results go to stdout, progress to
-    stderr.
+    Jobs run in the daemon amistreamd; this command submits them and shows their progress. Results go to stdout.
 
     Example: [bold]amistream bundle /dev/xvda --to s3://my-bucket/images --ami-name web-1[/bold]
     """
@@ -90,17 +89,17 @@ def _about(
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command that `arguments` name and return its exit status. Raises nothing."""
+    """Run a command and return its exit status. Raises nothing."""
     try:
         command = typer.main.get_command(app)
         status: int | None = command.main(args=arguments, prog_name="amistream", standalone_mode=False)
-    except KeyboardInterrupt:  # before click took the signal over
+    except KeyboardInterrupt:  # before click handles the signal
         return EXIT_INTERRUPTED
     except AmistreamError as error:
         return _fail(error, arguments)
     except typer.TyperException as error:
         return _fail(_misused(error), arguments)
-    except Exception as error:  # noqa: BLE001 - the last border: whatever it is, the user gets one line
+    except Exception as error:  # noqa: BLE001 - the outermost handler: every error becomes one line
         if os.environ.get("AMISTREAM_DEBUG") == "1":
             traceback.print_exc()
         if isinstance(error, OSError):
@@ -126,7 +125,7 @@ def main() -> NoReturn:
 
 def _fail(error: AmistreamError, arguments: list[str]) -> int:
     if "--json" in arguments:
-        # Of `unbundle MANIFEST -` standard output is the image's.
+        # `unbundle MANIFEST -` writes the image to stdout.
         put_error_document(error, aside=arguments[:1] == ["unbundle"] and "-" in arguments)
     put_error(error)
     return error.exit_status
@@ -135,6 +134,6 @@ def _fail(error: AmistreamError, arguments: list[str]) -> int:
 def _misused(error: typer.TyperException) -> UsageError:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "amistream"
-    # typer hands on what pydantic says of an enum.
+    # typer passes pydantic's message about an enum on.
     message = error.format_message().replace("Value error, ", "")
-    return UsageError("usage", f"cannot run the command: {message}", hint=f"`{path} --help` shows how it is used")
+    return UsageError("usage", f"cannot run the command: {message}", hint=f"`{path} --help` shows its usage")

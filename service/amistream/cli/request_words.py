@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _Model = TypeVar("_Model", bound="BaseModel")
 
 FILE_FIELDS = ("source", "certificate", "private_key", "ec2_certificate")
-"""Fields with a path: a relative one means the caller's directory, which the daemon does not know."""
+"""Fields with a path. A relative path starts at the caller's directory, which the daemon does not know."""
 
 
 def validated(model: type[_Model], context: typer.Context, **instead: Any) -> _Model:
@@ -88,7 +88,7 @@ def in_option_words(error: UsageError, context: typer.Context) -> UsageError:
         elif name not in message:
             message = f"{message} ({name})"
     elif not error.field:
-        # Rules about several fields name them in the sentence.
+        # Errors about several fields name them in the sentence.
         for field in context.params:
             message = re.sub(rf"\b{field}\b", _option_name(context, field), message)
     return UsageError(error.code, message, hint=error.hint, field=error.field)

@@ -1,1 +1,1 @@
-"""One command of `amistream` a file."""
+"""The commands of `amistream`, one file each."""

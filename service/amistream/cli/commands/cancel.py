@@ -22,7 +22,7 @@ def cancel(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Cancel a job and wait until it has removed what it had stored; also one that ended unfinished.
+    """Cancel a job, also an unfinished one, and wait until its stored parts are removed.
 
     Example: [bold]amistream cancel 20250131-120000-5f3a9c[/bold]
     """

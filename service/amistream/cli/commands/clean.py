@@ -1,4 +1,4 @@
-"""The command `clean`: removes what unfinished jobs left at their destinations."""
+"""The command `clean`: removes the leftovers of unfinished jobs."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def clean(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Remove what unfinished jobs left at their destinations: parts, open uploads, manifests, images.
+    """Remove the leftovers of unfinished jobs at their destinations: parts, open uploads, manifests, AMIs.
 
-    Only what the journal proves to be a job's own is touched. A job whose leftovers are gone cannot be resumed.
+    It removes only objects that the journal proves to be a job's own. A job without its leftovers cannot be resumed.
 
     Example: [bold]amistream clean --dry-run[/bold]
     """

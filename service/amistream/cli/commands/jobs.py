@@ -1,8 +1,4 @@
-"""The commands about jobs that exist: list, look, follow, end, take up again. Each returns its exit status.
-
-What talks to the daemon, or stands in for it, is imported when a command runs: `--help` and a mistyped option need none
-of it.
-"""
+"""The command `jobs`: lists jobs."""
 
 from __future__ import annotations
 

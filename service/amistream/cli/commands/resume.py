@@ -31,9 +31,9 @@ def resume(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Take a job up again that was interrupted or failed, where it stopped, and follow it.
+    """Continue an interrupted or failed job where it stopped, and follow it.
 
-    What is stored already is proved, not sent again; a volume that changed since is bundled anew.
+    Stored parts are verified, not sent again; if the volume has changed, the job starts over.
 
     Example: [bold]amistream resume 20250131-120000-5f3a9c[/bold]
     """

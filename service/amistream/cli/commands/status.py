@@ -29,7 +29,7 @@ def status(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Show one job: its state, how far it is, and what it made or why it failed.
+    """Show one job: its state, its progress, and its result or error.
 
     Example: [bold]amistream status 20250131-120000-5f3a9c --json[/bold]
     """
@@ -38,10 +38,10 @@ def status(
     if in_process:
         from amistream.cli.in_process import ask_in_process
 
-        async def look(queue: JobQueue) -> JobView:
+        async def find(queue: JobQueue) -> JobView:
             return queue.get(job_id).view()
 
-        job = ask_in_process(look, config)
+        job = ask_in_process(find, config)
     else:
         job = ask_daemon(socket_path(socket, config), lambda client: client.get(job_id))
     put_result(job.model_dump_json() if as_json else job_text(job, option=" --in-process" * in_process))

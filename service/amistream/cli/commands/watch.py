@@ -23,7 +23,7 @@ def watch(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Follow a job until it has ended; the exit status is the job's. Ctrl-C leaves the job running.
+    """Follow a job to its end; the exit status is the job's. Ctrl-C leaves the job running.
 
     Example: [bold]amistream watch 20250131-120000-5f3a9c[/bold]
     """
