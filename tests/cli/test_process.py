@@ -105,7 +105,7 @@ async def test_interrupt_before_the_daemon_answered(daemon: ScriptedDaemon, spaw
         outcome = await ended(process)
         release.set()
     assert outcome.status == 130
-    assert "cannot say whether the daemon took the request" in outcome.stderr
+    assert "cannot tell if the daemon accepted the request" in outcome.stderr
 
 
 async def test_plain_progress_off_a_terminal(daemon: ScriptedDaemon, spawn: Spawn) -> None:
