@@ -77,6 +77,7 @@ def _examine(request: CheckRequest, settings: Settings, socket: Path | None) -> 
     from amistream.checks.findings import Finding, Status
 
     try:
+        from amistream import pipeline  # noqa: F401 - a job needs its libraries, which the checks do not import
         from amistream.checks.doctor import examine
         from amistream.cli.daemon_check import check_daemon
         from amistream.cli.foreground import run
