@@ -73,7 +73,7 @@ async def test_a_daemon_that_lost_the_job(daemon: ScriptedDaemon) -> None:
     begin(job := daemon.add())
     daemon.dropped_streams, daemon.forget_after_drop = 1, True
     async with Client(daemon.socket, retry_delays_s=QUICK) as client:
-        with pytest.raises(JobError, match="no longer knows it") as raised:
+        with pytest.raises(JobError, match="does not know it any more") as raised:
             _ = [event async for event in client.events(job.id)]
     assert raised.value.code == "job.lost"
 
@@ -83,7 +83,7 @@ async def test_replies_that_stay_lost(daemon: ScriptedDaemon) -> None:
     job = daemon.add()
     daemon.lost_replies = 99
     async with Client(daemon.socket, retry_delays_s=QUICK) as client:
-        with pytest.raises(DaemonUnreachableError, match="it closed the connection"):
+        with pytest.raises(DaemonUnreachableError, match="broke the connection off"):
             await client.get(job.id)
     # aiohttp repeats a GET once itself.
     assert len(daemon.seen) >= 3
@@ -116,7 +116,7 @@ async def test_something_else_behind_the_socket(daemon: ScriptedDaemon, cli: Cli
     daemon.garbage, daemon.garbage_status = b"data: <html>\n\n", status
     outcome = await cli(command, "x")
     assert (outcome.status, outcome.stdout) == (6, "")
-    assert f"cannot understand the answer at {daemon.socket}" in outcome.stderr
+    assert f"cannot understand what answers at {daemon.socket}" in outcome.stderr
 
 
 @pytest.mark.parametrize("words", [["jobs"], ["watch", "x"], ["bundle", "x", "--to", "out"]])
@@ -155,4 +155,4 @@ async def test_a_socket_one_may_not_open(let_in: str, daemon: ScriptedDaemon, sp
     if daemon.socket.stat().st_gid:
         assert f"the group '{daemon.socket.group()}'" in outcome.stderr
     else:
-        assert "use sudo; to allow a group, set socket_group" in outcome.stderr
+        assert "use sudo; to let a group in, set socket_group" in outcome.stderr

@@ -112,7 +112,7 @@ async def test_a_machine_that_is_well(daemon: ScriptedDaemon, cli: Cli, state_di
     [
         (health(version="0.0.9"), Status.NOTICE, f"amistreamd 0.0.9 at .*; this command is {__version__}"),
         (health(status="stopping"), Status.NOTICE, "stopping"),
-        (b"who are you?", Status.FAILED, "cannot understand the answer at"),
+        (b"who are you?", Status.FAILED, "cannot understand what answers at"),
     ],
 )
 async def test_a_daemon_that_is_not_as_it_should_be(

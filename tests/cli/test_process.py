@@ -105,7 +105,7 @@ async def test_interrupt_before_the_daemon_answered(daemon: ScriptedDaemon, spaw
         outcome = await ended(process)
         release.set()
     assert outcome.status == 130
-    assert "cannot tell if the daemon accepted the request" in outcome.stderr
+    assert "cannot say whether the daemon took the request" in outcome.stderr
 
 
 async def test_plain_progress_off_a_terminal(daemon: ScriptedDaemon, spawn: Spawn) -> None:
@@ -209,7 +209,7 @@ async def test_a_result_that_cannot_be_written(daemon: ScriptedDaemon, spawn: Sp
     with Path("/dev/full").open("w") as full:
         outcome = await ended(await spawn("jobs", stdout=full))
     assert outcome.status == 1
-    assert outcome.stderr.startswith("amistream: cannot write to standard output: No space left on device\n")
+    assert outcome.stderr.startswith("amistream: cannot write to the standard output: No space left on device\n")
 
 
 async def test_an_error_counts_more_than_what_could_not_be_written(daemon: ScriptedDaemon, spawn: Spawn) -> None:
