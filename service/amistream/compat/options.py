@@ -45,10 +45,6 @@ class Option:
     def key(self) -> str:
         return self.names[-1].lstrip("-")
 
-    @property
-    def spelled(self) -> str:
-        return " ".join(filter(None, (", ".join(self.names), self.metavar)))
-
 
 def option(names: str, help: str, **more: Any) -> Option:  # noqa: A002 - argparse's word
     """Make an option; `names` as in a help: `-b, --bucket BUCKET`, the long name last."""
