@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from cryptography import x509
 
 from amistream.aws.session import Aws
+from amistream.checks.ami import AmiChecks
 from amistream.checks.bucket import BucketChecks
 from amistream.checks.destination import Address, Destination
 from amistream.checks.directory import DirectoryChecks
 from amistream.checks.findings import Check, Finding, Status, for_destination, refuse_if_failed, run_checks
 from amistream.checks.host import HostChecks
 from amistream.checks.identity import IdentityChecks
-from amistream.checks.image import ImageChecks
 from amistream.checks.source import SourceChecks
 from amistream.errors import RefusedError, StoreError
 from amistream.flow.cancel import finish_despite_cancel
@@ -96,7 +96,7 @@ async def check(
             destinations=tuple(opened),
             identity=places[0].identity.identity,
             ec2_certificates=tuple(place.identity.certificate for place in places),
-            facts=places[0].image.facts,
+            facts=places[0].ami.facts,
         )
     except BaseException:
         for destination in opened:
@@ -126,25 +126,25 @@ class DestinationChecks:
         self._new = bundling is None
         self._checks = _location_checks(address, source)
         self.identity = IdentityChecks(address, self._checks, create_keys=create_keys)
-        self.image: ImageChecks = ImageChecks(
+        self.ami = AmiChecks(
             address,
             self._checks,
             facts=bundling.facts if bundling else None,
             settled=bundling.places[number] if bundling else None,
-            same_as=first.image if first else None,
+            same_as=first.ami if first else None,
         )
 
     def checks(self) -> list[Check]:
         identity = self.identity.checks() if self._first else [self.identity.ec2_check()]
-        return [*identity, *self._checks.checks(must_be_empty=self._new), *self.image.checks()]
+        return [*identity, *self._checks.checks(must_be_empty=self._new), *self.ami.checks()]
 
     async def destination(self) -> Destination:
-        registration, region = self.image.registration, self._checks.region
+        registration, region = self.ami.registration, self._checks.region
         return Destination(
             store=await _opened(self._address, region),
             retry=self._address.retry,
             region=region,
-            ec2=await self.image.ec2() if registration else None,
+            ec2=await self.ami.ec2() if registration else None,
             registration=registration,
         )
 
@@ -173,7 +173,7 @@ def checks_of(places: Sequence[DestinationChecks]) -> list[Check]:
 
 async def _check_ami_names(places: Sequence[DestinationChecks]) -> str:
     """Refuse one AMI name for two destinations in one region."""
-    names = Counter((place.image.region, place.image.name) for place in places)
+    names = Counter((place.ami.region, place.ami.name) for place in places)
     for (region, name), count in names.items():
         if count > 1:
             raise RefusedError(

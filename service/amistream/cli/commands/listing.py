@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amistream.cli.bundle_arguments import Bucket, NoEc2, bucket_address, settings_for
+from amistream.cli.manifest_arguments import Bucket, NoEc2, bucket_address, settings_for
 from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_result
 from amistream.cli.request_options import takes

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amistream.cli.bundle_arguments import (
+from amistream.cli.manifest_arguments import (
     Bucket,
     Manifest,
     bucket_address,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amistream.cli.bundle_arguments import Manifest, path_of, settings_for
+from amistream.cli.manifest_arguments import Manifest, path_of, settings_for
 from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_note, put_result
 from amistream.cli.request_options import takes

@@ -21,7 +21,7 @@ from amistream.stages.manifest import ImageFacts
 from amistream.values import manifest_name
 
 
-class ImageChecks:
+class AmiChecks:
     """`facts` and `registration` are known once the checks have passed; those of an earlier run stay as they are."""
 
     def __init__(
@@ -31,7 +31,7 @@ class ImageChecks:
         *,
         facts: ImageFacts | None = None,
         settled: BundlingPlace | None = None,
-        same_as: ImageChecks | None = None,
+        same_as: AmiChecks | None = None,
     ) -> None:
         """`same_as` are the checks of the first of several destinations: the facts are the same for all."""
         self._address = address
