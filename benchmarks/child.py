@@ -25,7 +25,7 @@ import uvloop
 from amistream import log
 from amistream.aws.session import Aws
 from amistream.checks import preflight
-from amistream.checks.destination import Address
+from amistream.checks.destination import Destination
 from amistream.events import State
 from amistream.flow.undo import Undo
 from amistream.jobs.engine import Engine
@@ -188,7 +188,7 @@ class Worker:
     async def _into_nothing(self, request: JobRequest, late: list[float] | None) -> dict[str, Any]:
         """The data path alone. The checks make its plan as for any job, but for a directory that is then not used."""
         async with Aws(self._settings) as aws:
-            ready = await preflight.check([Address(request, self._settings, aws, "bench")], lambda _: None)
+            ready = await preflight.check([Destination(request, self._settings, aws, "bench")], lambda _: None)
             try:
                 async with _ticking(late):
                     cpu, wall = process_time(), perf_counter()

@@ -12,7 +12,7 @@ import pytest
 
 from amistream.aws.session import Aws
 from amistream.checks import preflight
-from amistream.checks.destination import Address
+from amistream.checks.destination import Destination
 from amistream.errors import RefusedError
 from jobs.work import request, settings
 
@@ -43,7 +43,7 @@ class Scene:
         try:
             async with Aws(chosen) as aws:
                 addresses = [
-                    Address(asked, chosen, aws, "token", n, roots=roots) for n in range(len(asked.destinations))
+                    Destination(asked, chosen, aws, "token", n, roots=roots) for n in range(len(asked.destinations))
                 ]
                 ready = await preflight.check(addresses, self._note, numbers=range(len(addresses)))
                 try:

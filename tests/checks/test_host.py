@@ -10,7 +10,7 @@ import pytest
 
 from amistream.aws.session import Aws
 from amistream.checks import host
-from amistream.checks.destination import Address
+from amistream.checks.destination import Destination
 from amistream.checks.findings import Finding, Status, run_checks
 from amistream.checks.host import HostChecks
 from amistream.checks.source import SourceChecks
@@ -59,7 +59,7 @@ class Machine:
         chosen = settings(self.tmp_path, **changes.pop("settings", {}))
         asked = request(self.tmp_path / "disk.img", self.tmp_path / "out", self.keys, **changes)
         async with Aws(chosen) as aws:
-            checks = HostChecks(chosen, SourceChecks(Address(asked, chosen, aws, "token")))
+            checks = HostChecks(chosen, SourceChecks(Destination(asked, chosen, aws, "token")))
             (finding,) = await run_checks([getattr(checks, name)()])
         return finding
 

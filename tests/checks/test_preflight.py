@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from amistream.aws.session import Aws
-from amistream.checks.destination import Address
+from amistream.checks.destination import Destination
 from amistream.checks.host import HostChecks
 from amistream.checks.preflight import DestinationChecks, checks_of
 from amistream.checks.source import SourceChecks
@@ -27,7 +27,7 @@ async def test_every_name_that_a_check_waits_for_is_a_check(scene: Scene) -> Non
     async with Aws(chosen) as aws:
         for to in ("s3://bucket/x", scene.out):
             asked = request(scene.image, to, scene.keys, inherit=True, account=None, ec2_certificate=None)
-            address = Address(asked, chosen, aws, "token")
+            address = Destination(asked, chosen, aws, "token")
             source = SourceChecks(address)
             first = DestinationChecks(address, source, first=None, create_keys=False)
             second = DestinationChecks(address, source, first=first, create_keys=False)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from amistream.aws import metadata
 from amistream.aws.ec2 import Ec2
-from amistream.checks.destination import Address
+from amistream.checks.destination import Destination
 from amistream.checks.findings import Check
 from amistream.checks.identity import KnowsRegion
 from amistream.errors import RefusedError
@@ -26,7 +26,7 @@ class AmiChecks:
 
     def __init__(
         self,
-        address: Address,
+        address: Destination,
         place: KnowsRegion,
         *,
         facts: ImageFacts | None = None,

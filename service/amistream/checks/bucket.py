@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from amistream.aws import buckets
 from amistream.aws.credentials import CredentialFacts, find_credentials, no_credentials
-from amistream.checks.destination import Address
+from amistream.checks.destination import Destination
 from amistream.checks.findings import Check, Observation, Status
 from amistream.errors import AmistreamError, BundleExistsError, RefusedError, StoreError
 from amistream.flow.cancel import finish_despite_cancel
@@ -30,7 +30,7 @@ T = TypeVar("T")
 class BucketChecks:
     """The region is known once the check `clock` has run. Nothing is left in the bucket."""
 
-    def __init__(self, address: Address, location: S3Location) -> None:
+    def __init__(self, address: Destination, location: S3Location) -> None:
         self._address = address
         self._location = location
         self._acl = address.request.acl or address.settings.acl
@@ -184,7 +184,7 @@ def _notice(doubt: buckets.BucketDoubt) -> Observation:
     return Observation(doubt.found, Status.NOTICE, why=doubt.why, fix=doubt.fix)
 
 
-async def check_names(address: Address, region: str, remove: str) -> str:
+async def check_names(address: Destination, region: str, remove: str) -> str:
     """Refuse a destination that holds a bundle of this prefix, complete or not: nothing is ever overwritten."""
     prefix, store = address.prefix, await address.store(region)
     manifest = manifest_name(prefix)

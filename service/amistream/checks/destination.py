@@ -22,7 +22,7 @@ from amistream.stores.opening import make_store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Destination:
+class OpenDestination:
     """An open destination. `ec2` and `registration` are both set or both None."""
 
     store: Store
@@ -52,7 +52,7 @@ class RequestContext:
         self.prefix = settled.plan.prefix if settled else request.prefix or settings.prefix
 
 
-class Address(RequestContext):
+class Destination(RequestContext):
     """One destination of a request, and the means to reach it. `token` marks one job's temporary files."""
 
     def __init__(
@@ -120,11 +120,11 @@ class Address(RequestContext):
         )
 
 
-async def open_destination(address: Address, place: BundlingPlace) -> Destination:
+async def open_destination(address: Destination, place: BundlingPlace) -> OpenDestination:
     """Open the destination that an earlier run wrote to, without any checks."""
     store = await address.store(place.region)
     await store.open()
-    return Destination(
+    return OpenDestination(
         store=store,
         retry=address.retry,
         region=place.region,

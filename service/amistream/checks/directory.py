@@ -8,7 +8,7 @@ from pathlib import Path
 
 from amistream.aws.credentials import default_region
 from amistream.checks.bucket import check_names
-from amistream.checks.destination import Address
+from amistream.checks.destination import Destination
 from amistream.checks.findings import Check, Observation, Status
 from amistream.checks.source import SourceChecks
 from amistream.errors import StoreError
@@ -25,7 +25,7 @@ MOST_DEFLATED = 1032
 class DirectoryChecks:
     """The region is known once the check `region` has run."""
 
-    def __init__(self, address: Address, location: DirectoryLocation, source: SourceChecks) -> None:
+    def __init__(self, address: Destination, location: DirectoryLocation, source: SourceChecks) -> None:
         self._address = address
         self._source = source
         self._directory = location.path

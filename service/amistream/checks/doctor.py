@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from amistream.aws.credentials import default_region, find_credentials
 from amistream.aws.session import Aws
 from amistream.checks.bucket import credentials_observation
-from amistream.checks.destination import Address, RequestContext
+from amistream.checks.destination import Destination, RequestContext
 from amistream.checks.findings import Check, Finding, Observation, Status, run_checks
 from amistream.checks.host import HostChecks
 from amistream.checks.identity import IdentityChecks
@@ -30,7 +30,7 @@ async def examine(request: CheckRequest, settings: Settings) -> list[Finding]:
         host = HostChecks(settings, volume)
         places: list[DestinationChecks] = []
         for number in range(len(request.destinations)):
-            address = Address(request, settings, aws, token, number)
+            address = Destination(request, settings, aws, token, number)
             places.append(DestinationChecks(address, volume, first=places[0] if places else None, create_keys=False))
         checks = [
             host.libraries(),

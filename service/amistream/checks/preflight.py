@@ -17,7 +17,7 @@ from cryptography import x509
 from amistream.aws.session import Aws
 from amistream.checks.ami import AmiChecks
 from amistream.checks.bucket import BucketChecks
-from amistream.checks.destination import Address, Destination
+from amistream.checks.destination import Destination, OpenDestination
 from amistream.checks.directory import DirectoryChecks
 from amistream.checks.findings import Check, Finding, Status, for_destination, refuse_if_failed, run_checks
 from amistream.checks.host import HostChecks
@@ -47,7 +47,7 @@ class Ready:
     volume: Volume
     extents: tuple[Extent, ...]
     """The volume's extents as they are now; the plan may have those of an earlier run, or none."""
-    destinations: tuple[Destination, ...]
+    destinations: tuple[OpenDestination, ...]
     identity: UserIdentity
     ec2_certificates: tuple[x509.Certificate, ...]
     """One for each destination."""
@@ -71,7 +71,7 @@ class Measurable:
 
 
 async def check(
-    addresses: Sequence[Address], note: Note, *, bundling: Bundling | None = None, numbers: Sequence[int] = (0,)
+    addresses: Sequence[Destination], note: Note, *, bundling: Bundling | None = None, numbers: Sequence[int] = (0,)
 ) -> Ready:
     """Check everything, open the volume and the stores. Raises `RefusedError`, and leaves nothing behind then.
 
@@ -83,7 +83,7 @@ async def check(
     for address, number in zip(addresses, numbers, strict=True):
         first = places[0] if places else None
         places.append(DestinationChecks(address, source, bundling, number, first=first, create_keys=True))
-    opened: list[Destination] = []
+    opened: list[OpenDestination] = []
     try:
         state_dir = HostChecks(addresses[0].settings, source).state_dir()
         _report(await run_checks([*source.checks(), *checks_of(places), state_dir]), note)
@@ -111,7 +111,7 @@ class DestinationChecks:
 
     def __init__(
         self,
-        address: Address,
+        address: Destination,
         source: SourceChecks,
         bundling: Bundling | None = None,
         number: int = 0,
@@ -126,7 +126,7 @@ class DestinationChecks:
         self._new = bundling is None
         self._checks = _location_checks(address, source)
         self.identity = IdentityChecks(address, self._checks, create_keys=create_keys)
-        self.ami = AmiChecks(
+        self.ami: AmiChecks = AmiChecks(
             address,
             self._checks,
             facts=bundling.facts if bundling else None,
@@ -138,9 +138,9 @@ class DestinationChecks:
         identity = self.identity.checks() if self._first else [self.identity.ec2_check()]
         return [*identity, *self._checks.checks(must_be_empty=self._new), *self.ami.checks()]
 
-    async def destination(self) -> Destination:
+    async def destination(self) -> OpenDestination:
         registration, region = self.ami.registration, self._checks.region
-        return Destination(
+        return OpenDestination(
             store=await _opened(self._address, region),
             retry=self._address.retry,
             region=region,
@@ -149,7 +149,7 @@ class DestinationChecks:
         )
 
 
-def _location_checks(address: Address, source: SourceChecks) -> BucketChecks | DirectoryChecks:
+def _location_checks(address: Destination, source: SourceChecks) -> BucketChecks | DirectoryChecks:
     location = address.location
     if isinstance(location, DirectoryLocation):
         return DirectoryChecks(address, location, source)
@@ -187,7 +187,7 @@ async def _check_ami_names(places: Sequence[DestinationChecks]) -> str:
 
 async def check_measurable(request: JobRequest, settings: Settings, aws: Aws, note: Note) -> Measurable:
     """Check volume and destination only: a trial needs neither keys nor an account. Raises as `check` does."""
-    address = Address(request, settings, aws, secrets.token_hex(4))
+    address = Destination(request, settings, aws, secrets.token_hex(4))
     source = SourceChecks(address)
     try:
         place = _location_checks(address, source)
@@ -207,7 +207,7 @@ def _report(findings: Sequence[Finding], note: Note) -> None:
     refuse_if_failed(findings)
 
 
-async def _opened(address: Address, region: str) -> Store:
+async def _opened(address: Destination, region: str) -> Store:
     store = await address.store(region)
     try:
         await store.open()

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from amistream.checks.destination import Destination
+from amistream.checks.destination import OpenDestination
 from amistream.errors import AmistreamError, LostError, RegisterError, StoreError
 from amistream.events import ErrorBody, PlaceResult
 from amistream.flow.cancel import finish_despite_cancel
@@ -32,7 +32,7 @@ class Lane:
     number: int
     address: str
     prefix: str
-    destination: Destination
+    destination: OpenDestination
     member: Member
     manifest: bytes | None = None
     was_committed: bool = False

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 
-from amistream.checks.destination import Address, Destination
+from amistream.checks.destination import Destination, OpenDestination
 from amistream.errors import StoreError, first_cause
 from amistream.events import JobResult, PlaceResult
 from amistream.jobs.job import Job
@@ -22,7 +22,7 @@ from amistream.stores.several import Member, SeveralStores
 class Lanes:
     """A lane for each destination that an earlier run has not finished, once it is opened."""
 
-    def __init__(self, job: Job, entry: JournalEntry, addresses: Sequence[Address], journal: Journal) -> None:
+    def __init__(self, job: Job, entry: JournalEntry, addresses: Sequence[Destination], journal: Journal) -> None:
         """`entry` is the journal's record of earlier runs."""
         self._job = job
         self._entry = entry
@@ -60,7 +60,7 @@ class Lanes:
         limits = [self._addresses[lane.number].limit_upload for lane in self._lanes]
         return sum(limit or 0 for limit in limits) if all(limits) else 0
 
-    def open(self, number: int, destination: Destination, stack: AsyncExitStack) -> None:
+    def open(self, number: int, destination: OpenDestination, stack: AsyncExitStack) -> None:
         """Add the lane of a destination, whose store `stack` closes."""
         stack.push_async_callback(destination.store.close)
         lane = Lane(

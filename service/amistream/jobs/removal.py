@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 
 from amistream.aws import buckets
 from amistream.aws.ec2 import Ec2
-from amistream.checks.destination import Address, open_destination
+from amistream.checks.destination import Destination, open_destination
 from amistream.errors import JobError
 from amistream.flow.gather import gather_limited, try_each
 from amistream.flow.retry import RetryPolicy, with_retries
@@ -38,14 +38,14 @@ async def remove(store: Store, prefix: str, parts: Sequence[SealedPart], manifes
 
 
 async def remove_kept(
-    addresses: Sequence[Address], entry: JournalEntry, parts: Sequence[SealedPart], *, undone: Collection[str] = ()
+    addresses: Sequence[Destination], entry: JournalEntry, parts: Sequence[SealedPart], *, undone: Collection[str] = ()
 ) -> None:
     """Remove AMI, manifest and parts from every destination that is not finished. Raises the first error of all.
 
     `undone` are AMIs that were deregistered just now and that EC2 may still show.
     """
 
-    async def remove_at(place: tuple[int, Address]) -> None:
+    async def remove_at(place: tuple[int, Destination]) -> None:
         number, address = place
         if entry.bundling is None:
             await _remove_probe(address)
@@ -71,7 +71,7 @@ async def _refuse_registered(ec2: Ec2, registration: Registration, retry: RetryP
 
 
 async def _remove_at(
-    address: Address,
+    address: Destination,
     place: BundlingPlace,
     manifest: bytes | None,
     parts: Sequence[SealedPart],
@@ -93,7 +93,7 @@ async def _remove_at(
         await destination.store.close()
 
 
-async def _remove_probe(address: Address) -> None:
+async def _remove_probe(address: Destination) -> None:
     """Delete the only object that a run makes before it begins to bundle."""
     location = address.location
     if isinstance(location, S3Location):

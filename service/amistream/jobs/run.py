@@ -12,7 +12,7 @@ from threading import Semaphore
 from typing import Protocol
 
 from amistream.aws.session import Aws
-from amistream.checks.destination import Address
+from amistream.checks.destination import Destination
 from amistream.events import JobResult, PlaceResult
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
@@ -68,11 +68,11 @@ class Run(Protocol):
         """Release what is held after `undo`."""
 
 
-def addresses_of(job: Job, entry: JournalEntry, shared: Shared) -> list[Address]:
+def addresses_of(job: Job, entry: JournalEntry, shared: Shared) -> list[Destination]:
     """The job's destinations; an earlier run's settings hold for them. Raises `JobError` where they must not."""
     token = job.id.rpartition("-")[2]
     roots = Roots(shared.settings.source_roots) if job.confined else None
     return [
-        Address(job.request, shared.settings, shared.aws, token, number, roots=roots, settled=entry.bundling)
+        Destination(job.request, shared.settings, shared.aws, token, number, roots=roots, settled=entry.bundling)
         for number in range(len(job.request.destinations))
     ]
