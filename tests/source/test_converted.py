@@ -15,10 +15,9 @@ from amistream.errors import RefusedError, SourceError
 from amistream.host import program
 from amistream.source.file import FileVolume
 from amistream.source.opening import open_source
-from amistream.source.qemu.converted import Format, detect_format
 from amistream.stages.read import Read
 from source.images import FACTS, MAP, MIB, SIZE, convert, needs_qemu, opened, refused, script, servers
-from support.volumes import loop_device, random_image, sparse_image
+from support.volumes import loop_device, sparse_image
 
 FORMS = {
     "qcow2": ("qcow2",),
@@ -93,20 +92,6 @@ def test_a_whole_device_is_never_looked_into(disk: Path, tmp_path: Path) -> None
     with loop_device(image) as device, closing(open_source(str(device))) as volume:
         assert isinstance(volume, FileVolume)
         assert volume.size == image.stat().st_size
-
-
-def test_formats_by_their_bytes(tmp_path: Path) -> None:
-    """Formats are recognised by their first bytes, a fixed-size VHD by its last; other files are raw."""
-    assert detect_format(b"QFI\xfb\0\0\0\3") is Format.QCOW2
-    assert detect_format(b"KDMV\1\0") is Format.VMDK
-    assert detect_format(b"vhdxfileM") is Format.VHDX
-    assert detect_format(b"conectix\0") is Format.VHD
-    assert detect_format(bytes(20), b"conectix" + bytes(504)) is Format.VHD
-    assert detect_format(b"", b"") is None
-    for size in (0, 1, 511, 5000):
-        with closing(open_source(str(random_image(tmp_path / "raw", size)))) as volume:
-            assert isinstance(volume, FileVolume)
-            assert volume.size == size
 
 
 @needs_qemu

@@ -17,7 +17,7 @@ from amistream.errors import RefusedError, SourceError
 from amistream.roots import Roots
 from amistream.source.opening import open_source
 from amistream.source.qemu import converted
-from amistream.source.qemu.converted import Format
+from amistream.source.qemu.formats import Format
 from amistream.source.qemu.nbd import NbdServer
 from source.images import FACTS, MAP, MIB, SIZE, convert, needs_qemu, opened, refused, script, servers
 from support.volumes import random_image

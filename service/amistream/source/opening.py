@@ -12,7 +12,8 @@ from amistream.errors import RefusedError, SourceError
 from amistream.ports.volume import Kind, Volume
 from amistream.roots import Roots
 from amistream.source.file import FileVolume, open_volume
-from amistream.source.qemu.converted import FOOTER, HEAD, Format, detect_format, open_converted
+from amistream.source.qemu.converted import open_converted
+from amistream.source.qemu.formats import Format, detect_format, ends_of
 from amistream.source.stream import open_standard_input
 from amistream.values import STANDARD_INPUT
 
@@ -55,13 +56,6 @@ def _format_of(volume: FileVolume) -> Format | None:
     if volume.kind is not Kind.IMAGE_FILE:
         return None
     try:
-        return detect_format(_bytes(volume, 0, HEAD), _bytes(volume, volume.size - FOOTER, FOOTER))
+        return detect_format(*ends_of(volume))
     except SourceError:
         return None  # a file that cannot be read fails later, with a message of its own
-
-
-def _bytes(volume: FileVolume, offset: int, length: int) -> bytes:
-    offset = max(0, offset)
-    found = bytearray(min(length, volume.size - offset))
-    volume.read_into(offset, memoryview(found))
-    return bytes(found)

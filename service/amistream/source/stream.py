@@ -17,7 +17,7 @@ from pathlib import Path
 from amistream.errors import RefusedError, SourceError
 from amistream.ports.volume import Kind
 from amistream.source.file import FileVolume
-from amistream.source.qemu.converted import HEAD, detect_format
+from amistream.source.qemu.formats import HEAD, detect_format
 from amistream.values import MIB, Extent
 
 _PATH = Path("/dev/stdin")

@@ -16,7 +16,6 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from amistream.errors import RefusedError, SourceError
@@ -24,46 +23,15 @@ from amistream.host.program import ToolMissingError, run_tool
 from amistream.ports.volume import Kind
 from amistream.source.extents import join_extents
 from amistream.source.file import FileVolume, too_large
-from amistream.source.qemu.headers import DESCRIPTOR, check_headers, cut_short
+from amistream.source.qemu.formats import Format, check_header
+from amistream.source.qemu.headers import cut_short
 from amistream.source.qemu.nbd import NbdServer
 from amistream.values import KIB, MIB, Extent
 
-FOOTER = 512
-"""Bytes at the end of a fixed-size VHD that identify it; its beginning does not."""
 MOST_FACTS = MIB
 """Bytes of `qemu-img info` about an image; each snapshot takes 300."""
 MOST_PIECES = 1 << 18
 """Runs of data and of zeros in one disk. A disk of 10 GiB has 163840 when every other cluster of 64 KiB is empty."""
-
-
-class Format(StrEnum):
-    """The supported formats, by their QEMU names."""
-
-    QCOW2 = "qcow2"
-    VMDK = "vmdk"
-    VHD = "vpc"
-    VHDX = "vhdx"
-
-    @property
-    def words(self) -> str:
-        return {"vmdk": "VMDK", "vpc": "VHD", "vhdx": "VHDX"}.get(self.value, self.value)
-
-
-_BEGINNINGS = {
-    b"QFI\xfb": Format.QCOW2,
-    b"KDMV": Format.VMDK,
-    b"COWD": Format.VMDK,
-    DESCRIPTOR: Format.VMDK,
-    b"conectix": Format.VHD,
-    b"vhdxfile": Format.VHDX,
-}
-HEAD = max(map(len, _BEGINNINGS))
-
-
-def detect_format(head: bytes, tail: bytes = b"") -> Format | None:
-    """The format of an image by its first `HEAD` and last `FOOTER` bytes; None for a raw disk."""
-    found = next((known for beginning, known in _BEGINNINGS.items() if head.startswith(beginning)), None)
-    return Format.VHD if found is None and tail.startswith(b"conectix") else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +150,7 @@ def open_converted(
 
     A disk of more than `most` bytes is refused early. `confined`: the user may not read every file.
     """
-    check_headers(file)
+    check_header(file, image_format)
     try:
         facts = _facts(file, image_format)
         _check_facts(file, facts, confined=confined)

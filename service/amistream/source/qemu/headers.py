@@ -17,9 +17,6 @@ from amistream.errors import RefusedError
 from amistream.source.file import FileVolume
 from amistream.values import MIB
 
-DESCRIPTOR = b"# Disk DescriptorFile"
-"""The beginning of a VMDK without data, with only the names of the files that have it."""
-
 _QCOW2 = struct.Struct(">4sIQI52xQ")
 """Magic, version, offset and length of the backing file's name, features a reader must support (since version 3)."""
 _QCOW2_TABLES = struct.Struct(">20xI12xIQ")
@@ -40,23 +37,17 @@ _LARGEST_DESCRIPTOR = MIB
 _EXTENT = re.compile(rb"^[ \t]*(?:RW|RDONLY|NOACCESS)[ \t]+[0-9]+[ \t]+([A-Z0-9]+)", re.MULTILINE)
 
 
-def check_headers(file: FileVolume) -> None:
-    """Raise `RefusedError` if the disk needs other files, or the image is cut short."""
-    head = _bytes(file, 0, max(_QCOW2.size, _VMDK.size))
-    if head.startswith(DESCRIPTOR):
-        raise _elsewhere(
-            file, "it is a VMDK without data, with only the names of the files that have it", "one image of them"
-        )
-    if head.startswith(b"QFI\xfb"):
-        _check_qcow2(file, head)
-    if head.startswith(b"KDMV"):
-        _check_vmdk(file, head)
+def refuse_descriptor(file: FileVolume) -> None:
+    raise _elsewhere(
+        file, "it is a VMDK without data, with only the names of the files that have it", "one image of them"
+    )
 
 
-def _check_qcow2(file: FileVolume, head: bytes) -> None:
-    _, version, offset, length, features = _QCOW2.unpack_from(head)
+def check_qcow2(file: FileVolume) -> None:
+    head = read_range(file, 0, _QCOW2.size)
+    _, version, offset, length, features = _QCOW2.unpack(head)
     if offset:
-        name = _bytes(file, offset, min(length, _LONGEST_NAME)).rstrip(b"\0").decode(errors="replace")
+        name = read_range(file, offset, min(length, _LONGEST_NAME)).rstrip(b"\0").decode(errors="replace")
         raise _elsewhere(file, f"a part of its disk is in another file, {name}")
     if version >= _FEATURES_SINCE and features & _DATA_FILE:
         raise _elsewhere(file, "its data is in another file")
@@ -69,19 +60,19 @@ def _check_tables(file: FileVolume, head: bytes) -> None:
     if bits not in _CLUSTER_BITS or length > _LARGEST_TABLE:
         return
     end = offset + length
-    for (entry,) in struct.iter_unpack(">Q", _bytes(file, offset, length)):
+    for (entry,) in struct.iter_unpack(">Q", read_range(file, offset, length)):
         if entry & _TABLE_OFFSET:
             end = max(end, (entry & _TABLE_OFFSET) + (1 << bits))
     if end > file.size:
         raise cut_short(file, end - file.size)
 
 
-def _check_vmdk(file: FileVolume, head: bytes) -> None:
-    _, _, _, capacity, _, offset, size = _VMDK.unpack_from(head)
+def check_vmdk(file: FileVolume) -> None:
+    _, _, _, capacity, _, offset, size = _VMDK.unpack(read_range(file, 0, _VMDK.size))
     # Without a size in the header, readers look up the data's files in the descriptor.
     if not capacity:
         raise _elsewhere(file, "it is a VMDK without a disk, with only the names of files")
-    descriptor = _bytes(file, offset * _SECTOR, min(size * _SECTOR, _LARGEST_DESCRIPTOR)) if offset else b""
+    descriptor = read_range(file, offset * _SECTOR, min(size * _SECTOR, _LARGEST_DESCRIPTOR)) if offset else b""
     # A single extent is the file itself; its name may be from before a renaming.
     if _EXTENT.findall(descriptor) not in ([], [b"SPARSE"]):
         raise _elsewhere(file, "it is a VMDK that names further files as parts of its disk")
@@ -106,7 +97,7 @@ def _elsewhere(file: FileVolume, why: str, make: str = "one image of both") -> R
     )
 
 
-def _bytes(file: FileVolume, offset: int, length: int) -> bytes:
+def read_range(file: FileVolume, offset: int, length: int) -> bytes:
     """The bytes of a range of the file, with zeros behind its end."""
     found = bytearray(length)
     available = max(0, min(length, file.size - offset))
