@@ -1,7 +1,8 @@
 """The request of a client, in small models: the body of `POST /v1/jobs`, which `amistream bundle` sends.
 
-Values are validated here as far as possible without disk, keys and AWS; `checks` does the rest. An absent field (None)
-takes the daemon's setting of the same name.
+Values are validated here as far as possible without disk, keys and AWS; `checks` does the rest, and
+`jobs/confinement.py` bounds what members of the socket's group may ask for. An absent field (None) takes the daemon's
+setting of the same name.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pydantic import (
 
 from amistream.errors import UsageError
 from amistream.events import JobKind
-from amistream.location import S3Location, parse_location
+from amistream.location import DirectoryLocation, S3Location, parse_location
 from amistream.settings import Acl, PartSize, Settings, Sparse, in_words
 from amistream.values import KIB, STANDARD_INPUT
 
@@ -53,15 +54,17 @@ UNSPEAKABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 def _check_destination(value: str) -> str:
     location = parse_location(value)
-    if isinstance(location, S3Location):
-        if not BUCKET_PATTERN.fullmatch(location.bucket):
-            raise ValueError(f"{location.bucket!r} is not a bucket name; write s3://BUCKET or s3://BUCKET/KEY/PREFIX")
-        if not KEY_PREFIX_PATTERN.fullmatch(location.key_prefix) or "//" in value.removeprefix("s3:/"):
-            raise ValueError("a key prefix holds letters, digits and !_.*'()/- only, and no empty step (//)")
-        return str(location)
-    if not value.startswith("/"):
-        raise ValueError("write s3://BUCKET[/KEY/PREFIX] or an absolute directory")
-    return posixpath.normpath(_check_absolute(value))
+    match location:
+        case S3Location(bucket, key_prefix):
+            if not BUCKET_PATTERN.fullmatch(bucket):
+                raise ValueError(f"{bucket!r} is not a bucket name; write s3://BUCKET or s3://BUCKET/KEY/PREFIX")
+            if not KEY_PREFIX_PATTERN.fullmatch(key_prefix) or "//" in value.removeprefix("s3:/"):
+                raise ValueError("a key prefix holds letters, digits and !_.*'()/- only, and no empty step (//)")
+            return str(location)
+        case DirectoryLocation():
+            if not value.startswith("/"):
+                raise ValueError("write s3://BUCKET[/KEY/PREFIX] or an absolute directory")
+            return posixpath.normpath(_check_absolute(value))
 
 
 def _check_absolute(value: str) -> str:

@@ -68,11 +68,16 @@ async def open_place(
     location: Location, settings: Settings, aws: Aws, *, region: str = "", endpoint_url: str = ""
 ) -> AsyncIterator[Place]:
     """Open a bucket's folder or a directory. Raises `RefusedError` or `StoreError` if it does not exist."""
-    if isinstance(location, S3Location):
-        async with open_bucket(location, settings, aws, region=region, endpoint_url=endpoint_url) as place:
-            yield place
-        return
-    directory = DirectoryLocation(Path(await aiofiles.os.path.abspath(location.path)))
+    match location:
+        case S3Location():
+            async with open_bucket(location, settings, aws, region=region, endpoint_url=endpoint_url) as place:
+                yield place
+        case DirectoryLocation(path):
+            yield await _open_directory(path, settings, aws)
+
+
+async def _open_directory(path: Path, settings: Settings, aws: Aws) -> Place:
+    directory = DirectoryLocation(Path(await aiofiles.os.path.abspath(path)))
     if not await aiofiles.os.path.isdir(directory.path):
         raise RefusedError(
             "directory.missing",
@@ -81,7 +86,7 @@ async def open_place(
             field="manifest",
         )
     store = await make_store(directory, settings, aws, token=NO_TOKEN, region="", endpoint_url="")
-    yield Place(store=store, location=directory, region="")
+    return Place(store=store, location=directory, region="")
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from amistream.aws.ec2 import Ec2
 from amistream.aws.session import Aws
 from amistream.errors import JobError
 from amistream.flow.retry import RetryPolicy, retry_policy
-from amistream.location import DirectoryLocation, parse_location
+from amistream.location import DirectoryLocation, S3Location, parse_location
 from amistream.plan import Bundling, BundlingPlace
 from amistream.ports.registry import Registration
 from amistream.ports.store import Store
@@ -95,9 +95,11 @@ class Destination(RequestContext):
     @property
     def limit_upload(self) -> int | None:
         """Bytes per second that may be sent there, or None for no limit."""
-        if isinstance(self.location, DirectoryLocation):
-            return None
-        return self.request.limit_upload or self.settings.limit_upload
+        match self.location:
+            case DirectoryLocation():
+                return None
+            case S3Location():
+                return self.request.limit_upload or self.settings.limit_upload
 
     async def client(self, service: str, region: str) -> Any:
         return await self.aws.client(service, region, self.endpoint_url)

@@ -26,7 +26,7 @@ from amistream.checks.source import SourceChecks
 from amistream.errors import RefusedError, StoreError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.keys import UserIdentity
-from amistream.location import DirectoryLocation
+from amistream.location import DirectoryLocation, S3Location
 from amistream.plan import Bundling, Plan
 from amistream.ports.store import Store
 from amistream.ports.volume import Volume
@@ -150,10 +150,11 @@ class DestinationChecks:
 
 
 def _location_checks(address: Destination, source: SourceChecks) -> BucketChecks | DirectoryChecks:
-    location = address.location
-    if isinstance(location, DirectoryLocation):
-        return DirectoryChecks(address, location, source)
-    return BucketChecks(address, location)
+    match address.location:
+        case DirectoryLocation() as location:
+            return DirectoryChecks(address, location, source)
+        case S3Location() as location:
+            return BucketChecks(address, location)
 
 
 def checks_of(places: Sequence[DestinationChecks]) -> list[Check]:

@@ -16,7 +16,7 @@ from amistream.flow.gather import gather_limited, try_each
 from amistream.flow.retry import RetryPolicy, with_retries
 from amistream.jobs.proof import names_to_tidy
 from amistream.jobs.records import JournalEntry, SealedPart
-from amistream.location import S3Location
+from amistream.location import DirectoryLocation, S3Location
 from amistream.plan import BundlingPlace
 from amistream.ports.registry import Registration
 from amistream.ports.store import Store, sha1_of, whole_checksum
@@ -95,13 +95,15 @@ async def _remove_at(
 
 async def _remove_probe(address: Destination) -> None:
     """Delete the only object that a run makes before it begins to bundle."""
-    location = address.location
-    if isinstance(location, S3Location):
-        region = await buckets.bucket_region(
-            address.aws,
-            location.bucket,
-            region=address.request.region or "",
-            endpoint_url=address.endpoint_url,
-            timeout_s=address.settings.stall_timeout_s,
-        )
-        await (await address.store(region)).delete(address.probe_name)
+    match address.location:
+        case S3Location(bucket):
+            region = await buckets.bucket_region(
+                address.aws,
+                bucket,
+                region=address.request.region or "",
+                endpoint_url=address.endpoint_url,
+                timeout_s=address.settings.stall_timeout_s,
+            )
+            await (await address.store(region)).delete(address.probe_name)
+        case DirectoryLocation():
+            pass

@@ -31,11 +31,13 @@ async def make_store(
     A directory must lie within the `roots`; `token` marks one job's temporary files. For a bucket see
     `make_object_store`.
     """
-    if isinstance(location, DirectoryLocation):
-        return DirectoryStore(location.path, token=token, roots=roots)
-    return await make_object_store(
-        location, settings, aws, region=region, endpoint_url=endpoint_url, acl=acl, limit_upload=limit_upload
-    )
+    match location:
+        case DirectoryLocation(path):
+            return DirectoryStore(path, token=token, roots=roots)
+        case S3Location():
+            return await make_object_store(
+                location, settings, aws, region=region, endpoint_url=endpoint_url, acl=acl, limit_upload=limit_upload
+            )
 
 
 async def make_object_store(
