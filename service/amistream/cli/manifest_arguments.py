@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from amistream.cli.request_words import validated
+from amistream.cli.request_options import validated
 from amistream.cli.table import counted
 from amistream.errors import UsageError
 from amistream.location import S3Location, parse_location

@@ -8,8 +8,7 @@ import typer
 
 from amistream.cli.options import ConfigOption, DetachOption, JsonOption, SocketOption, socket_path
 from amistream.cli.output import put_note
-from amistream.cli.request_options import takes
-from amistream.cli.request_words import in_option_words, make_request
+from amistream.cli.request_options import in_option_words, make_request, takes
 from amistream.errors import EXIT_INTERRUPTED, UsageError
 from amistream.request import CheckRequest, JobRequest
 from amistream.values import STANDARD_INPUT

@@ -11,8 +11,7 @@ from amistream.cli.manifest_arguments import DryRun, Manifest, NoEc2, Yes, setti
 from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_result
 from amistream.cli.removal import plan_text, removal_status, removed_text
-from amistream.cli.request_options import takes
-from amistream.cli.request_words import validated
+from amistream.cli.request_options import takes, validated
 from amistream.request import Reach
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ from amistream.cli.manifest_arguments import DryRun, settings_for
 from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_result
 from amistream.cli.removal import plan_text, removal_status, removed_text
-from amistream.cli.request_options import takes
-from amistream.cli.request_words import validated
+from amistream.cli.request_options import takes, validated
 from amistream.errors import EXIT_DONE
 from amistream.request import Reach
 

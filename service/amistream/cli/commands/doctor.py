@@ -11,8 +11,7 @@ import typer
 
 from amistream.cli.options import ConfigOption, JsonOption, SocketOption
 from amistream.cli.output import put_result
-from amistream.cli.request_options import takes
-from amistream.cli.request_words import validated
+from amistream.cli.request_options import takes, validated
 from amistream.errors import EXIT_DONE, RefusedError
 from amistream.request import CheckRequest
 

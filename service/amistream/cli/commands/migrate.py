@@ -17,8 +17,7 @@ from amistream.cli.manifest_arguments import (
 )
 from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_result
-from amistream.cli.request_options import takes
-from amistream.cli.request_words import validated
+from amistream.cli.request_options import takes, validated
 from amistream.cli.table import columns
 from amistream.errors import EXIT_DONE, UsageError
 from amistream.request import DESTINATION, IMAGE, REGISTRATION, Identity, Reach

@@ -13,8 +13,7 @@ import typer
 
 from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_note, put_result
-from amistream.cli.request_options import takes
-from amistream.cli.request_words import make_request
+from amistream.cli.request_options import make_request, takes
 from amistream.errors import EXIT_DONE, UsageError
 from amistream.request import DESTINATION, JobRequest
 from amistream.units import rate_text, size_text

@@ -9,8 +9,7 @@ import typer
 from amistream.cli.manifest_arguments import Manifest, path_of, settings_for
 from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_note, put_result
-from amistream.cli.request_options import takes
-from amistream.cli.request_words import validated
+from amistream.cli.request_options import takes, validated
 from amistream.cli.table import columns, counted
 from amistream.errors import EXIT_DONE
 from amistream.request import Identity, Reach

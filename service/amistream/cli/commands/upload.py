@@ -9,8 +9,7 @@ import typer
 from amistream.cli.manifest_arguments import Bucket, Manifest, bucket_address, settings_for, transferred_facts
 from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_result
-from amistream.cli.request_options import takes
-from amistream.cli.request_words import validated
+from amistream.cli.request_options import takes, validated
 from amistream.cli.table import columns
 from amistream.errors import EXIT_DONE
 from amistream.request import Reach
