@@ -55,7 +55,8 @@ MEMORY = """
 TABLE = re.compile(r"(<!-- options of bundle: config/generate\.py -->\n).*?(<!-- end of options -->)", re.DOTALL)
 OTHERS = """\
 | `--in-process`, `--detach` | run the job without the daemon; do not wait for its end | |
-| `--socket`, `--config`, `--json` | options of every command | |
+| `--config`, `--json` | settings file; result as JSON: in every command | |
+| `--socket` | the daemon's socket: in every command on jobs, and `doctor` | |
 """
 
 

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 def client() -> NoReturn:
     with _interruptible():
-        from amistream.cli.main import add_command, main  # noqa: PLC0415 - loading takes the time
+        from amistream.cli.main import add_command, main  # noqa: PLC0415 - an interrupt must work while it loads
     # The words after the old command's name are parsed by that command.
     add_command("compat", "amistream.compat.command:compat", allow_extra_args=True, allow_interspersed_args=False)
     main()
@@ -32,7 +32,7 @@ def old_command() -> NoReturn:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let an interrupt end the process at once, unless its parent had it ignore interrupts."""
+    """End the process at once on an interrupt, unless the parent process started it with interrupts ignored."""
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

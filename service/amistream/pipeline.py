@@ -89,7 +89,7 @@ class Pipeline:
             mark=self._mark,
         )
         self.upload = Upload(store, prefix=plan.prefix, buffers=self.buffers, undo=undo, ledger=ledger)
-        # Capacity for every part that has a buffer: `send` never blocks, so workers wait for buffers only.
+        # One place for each buffer: `send` never blocks, so workers wait only for buffers.
         most_parts = plan.upload_concurrency + BUFFERS_BEYOND_UPLOADS
         self._send, self._receive = anyio.create_memory_object_stream[Part](most_parts)
         self.relay = Relay(
@@ -139,7 +139,7 @@ class Pipeline:
         self.volume.interrupt()
 
     def _mark(self, part_end: int, chain: bytes) -> PartMark:
-        """The stream's state where a part ends, at byte `part_end`; called on a worker, while the cut block is fed."""
+        """Record the stream's state at byte `part_end`, where a part ends. Runs on the worker that feeds this block."""
         levels = self.member.take_levels()
         place = self.member.place(part_end)
         if place is None:
@@ -160,6 +160,8 @@ def data_path(
         Ordered("archive", archive),  # SHA-1 over the whole tar is serial by nature
         Parallel("compress", deflate),  # most of the work: independent blocks, every core
         Ordered("join", member),  # one gzip member, so in order
-        Ordered("encrypt", encrypt, same_turn=True),  # CBC: each block needs the one before; yields its scratch buffer
-        Ordered("split", split, same_turn=True),  # so it must be copied into the part before the next slice
+        # CBC: each block needs the one before. Encrypt reuses one output buffer; split must copy it before encrypt
+        # continues, hence `same_turn`.
+        Ordered("encrypt", encrypt, same_turn=True),
+        Ordered("split", split, same_turn=True),
     )

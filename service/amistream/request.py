@@ -219,7 +219,7 @@ class RegistrationFields(ImageFields):
         None, description="Register the AMI; default: yes for S3, no for a directory."
     )
     ami_name: Annotated[str | None, Option("--ami-name", REGISTRATION, "NAME")] = Field(
-        None, pattern=AMI_NAME_PATTERN, description="Name of the AMI; default: the prefix and the time."
+        None, pattern=AMI_NAME_PATTERN, description="Name of the AMI; default: the prefix, the time and a random token."
     )
     description: Annotated[str | None, Option("--description", REGISTRATION, "TEXT")] = Field(
         None, max_length=255, description="Description of the AMI."

@@ -104,7 +104,7 @@ async def test_a_cancel_that_comes_too_late(daemon: ScriptedDaemon, cli: Cli) ->
     daemon.on_cancel = succeed
     outcome = await cli("cancel", job.id)
     assert (outcome.status, outcome.stdout) == (2, "")
-    assert f"cannot cancel job {job.id}: it was done before that" in outcome.stderr
+    assert f"cannot cancel job {job.id}: it has already ended (done)" in outcome.stderr
 
 
 async def test_resume_follows_the_job(daemon: ScriptedDaemon, cli: Cli) -> None:

@@ -26,7 +26,7 @@ from amistream.errors import (
 )
 
 ROOT = Path(__file__).parents[2]
-MADE = [command for command in COMMANDS if not command.absent]
+MADE = [command for command in COMMANDS if not command.use_instead]
 OPTIONS = (
     option("-b, --bucket BUCKET", "", required=True),
     option("-m, --manifest FILE", ""),

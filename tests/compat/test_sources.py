@@ -114,7 +114,7 @@ def test_a_job_that_is_not_there(old: Old) -> None:
 
 @pytest.mark.parametrize("options", [("qcow2",), ("qcow2", "-c"), ("vmdk",), ("vpc", "-o", "force_size=on"), ("vhdx",)])
 def test_another_form(options: tuple[str, ...], old: Old, key_ring: KeyRing, tmp_path: Path) -> None:
-    """An image in another format gives the bundle of its disk."""
+    """An image of a virtual machine gives the bundle of its disk."""
     if shutil.which("qemu-img") is None:
         pytest.skip("qemu-utils is not installed")
     disk = sparse_image(tmp_path / "disk.img", 12 * MIB, [(0, MIB), (9 * MIB, 300_000)])

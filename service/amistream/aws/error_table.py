@@ -28,7 +28,7 @@ MAKE_BUCKET = (
     "aws s3api create-bucket --bucket BUCKET --object-ownership BucketOwnerPreferred "
     "(outside us-east-1 also --create-bucket-configuration LocationConstraint=REGION)"
 )
-"""Enables ACLs, which `aws s3 mb` leaves disabled."""
+"""Creates a bucket with ACLs; `aws s3 mb` creates one without."""
 USE_SSE_S3 = (
     "aws s3api put-bucket-encryption --bucket BUCKET --server-side-encryption-configuration "
     '\'{"Rules":[{"ApplyServerSideEncryptionByDefault":{"SSEAlgorithm":"AES256"}}]}\''
@@ -418,4 +418,4 @@ NEEDS = {
     "AssumeRole": "sts:AssumeRole",
     "AssumeRoleWithWebIdentity": "sts:AssumeRoleWithWebIdentity",
 }
-"""The IAM actions that each operation needs, as the job asks for it: objects are put with an ACL."""
+"""The IAM actions of each operation. Uploads need s3:PutObjectAcl too, because each object gets an ACL."""

@@ -1,4 +1,4 @@
-"""Reads a bundle's manifest by any tool, and checks its signature.
+"""Reads a bundle's manifest, whichever tool wrote it, and checks its signature.
 
 Format: bundle manifest version 2007-10-10. Accepted are double and single quotes, white space between elements, missing
 optional elements, an absent or dummy signature, and empty user keys. Refused are features that no tool writes and that
@@ -43,11 +43,11 @@ class Signature(StrEnum):
     """The result of checking a manifest's signature; the last two come from `Owner`, which knows the user."""
 
     RIGHT = "right"
-    REWRITTEN = "right once written as Amazon's tools write it"
+    REWRITTEN = "valid after rewriting the XML as Amazon's tools do"
     WRONG = "wrong"
     ABSENT = "absent"
     UNCHECKED = "not checked: no certificate at hand"
-    OTHER = "not checked: it is another user's"
+    OTHER = "not checked: signed by another user"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ class ManifestPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """The values of a manifest. Sizes in bytes; wrapped keys are RSA ciphertext, empty if the element is."""
+    """The values of a manifest. Sizes in bytes. Wrapped keys are RSA ciphertext; an empty element gives no bytes."""
 
     raw: bytes
     bundler: str
@@ -169,12 +169,14 @@ class _Reader:
         except etree.XMLSyntaxError as error:
             raise self._bad(f"it is not XML ({error})") from None
         if root.getroottree().docinfo.internalDTD is not None:
-            # In an encoding that hides these bytes.
+            # An encoding such as UTF-16 hides the declaration from the search above.
             raise self._bad(_DOCTYPE)
         if root.tag != "manifest":
             raise self._bad(f"its root is <{root.tag}>, not <manifest>")
         if root.xpath("//comment() | //processing-instruction()"):
-            raise self._bad("it has comments or processing instructions, which no tool writes and could hide a forgery")
+            raise self._bad(
+                "it has comments or processing instructions; no tool writes them, and they could hide a forgery"
+            )
         for tag in SIGNED:
             if len(root.findall(tag)) != 1:
                 raise self._bad(f"it has {len(root.findall(tag))} elements {tag}, and a manifest has one")

@@ -27,7 +27,7 @@ class Transferred(_Result):
 
 
 class Registered(_Result):
-    """An AMI that was registered, or was already."""
+    """An AMI, registered by this command or earlier."""
 
     image_id: str
     image_name: str
@@ -46,9 +46,9 @@ class Migrated(Transferred):
 
 
 class Removed(_Result):
-    """Deleted objects, or with `dry_run` those that would be.
+    """The deleted objects; with `dry_run`, the objects that a removal would delete.
 
-    `kept` objects have a part's name and differ; `missing` ones did not exist.
+    `kept`: objects with a part's name but other contents. `missing`: parts that did not exist.
     """
 
     manifest: str
@@ -93,7 +93,7 @@ class ListedParts(_Result):
 
 
 class ListedImage(_Result):
-    """An AMI without its manifest."""
+    """An AMI whose manifest does not exist."""
 
     image_id: str
     location: str
@@ -135,8 +135,10 @@ class Access(StrEnum):
 
 
 class Digests(_Result):
-    """Numbers of parts by their SHA-1. `compared`: with the place's checksum or by reading; `composite`: sent in
-    chunks, so that the place keeps none of the whole; `unkept`: the place keeps none.
+    """Numbers of parts, by how their SHA-1 could be checked.
+
+    `compared`: with the store's checksum, or by reading the part. `composite`: uploaded in chunks, so the store has no
+    checksum of the whole part. `unkept`: the store has no checksum.
     """
 
     compared: int

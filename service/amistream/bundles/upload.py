@@ -24,6 +24,12 @@ from amistream.bundles.place import Bundle, Place
 from amistream.bundles.results import Transferred
 from amistream.settings import Settings
 
+_MULTIPART_CHECKSUM = "-1"
+"""For `tidy`, which looks only for names whose checksum contains "-".
+
+A killed process can leave unfinished multipart uploads: S3 charges for them, and no listing shows them.
+"""
+
 
 async def upload(bundle: Bundle, target: Place, settings: Settings, meter: Meter, note: Note) -> Transferred:
     """Copy the bundle to a place that was checked. Raises `AmistreamError`."""
@@ -33,9 +39,8 @@ async def upload(bundle: Bundle, target: Place, settings: Settings, meter: Meter
     meter.begin(len(parts), bundle.manifest.bundled_size)
     await refuse_other_manifest(bundle, store)
     there = await find_existing_parts(store, parts)
-    # Chunks of a killed process cost money and are invisible: `tidy` finds names with such a checksum.
     large = [part for part in parts if part.size > settings.multipart_threshold and part.name not in there]
-    await store.tidy({part.name: "-1" for part in large})
+    await store.tidy({part.name: _MULTIPART_CHECKSUM for part in large})
 
     async def send(part: StoredPart, begin: Begin) -> None:
         stored = there.get(part.name)

@@ -45,7 +45,7 @@ LONGEST_LINE = 1024 * 1024
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
-_LOST = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError)
+_CONNECTION_ERRORS = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError)
 
 _BY_STATUS: dict[int, type[AmistreamError]] = {
     HTTPStatus.FORBIDDEN: AccessDeniedError,
@@ -137,9 +137,9 @@ class Client:
                 raise JobError(
                     "job.lost",
                     f"cannot follow job {job_id} any longer: the daemon does not know it any more",
-                    hint="it was started again meanwhile, and its log says how the job ended; hand the job in again",
+                    hint="the daemon was restarted; its log says how the job ended. Submit the job again",
                 ) from error
-            except _LOST as error:
+            except _CONNECTION_ERRORS as error:
                 cause = error
                 self._give_up_unless_reached(error)
         raise self._unreachable(cause) from cause
@@ -149,8 +149,8 @@ class Client:
         if seen:
             headers["Last-Event-ID"] = str(seen)
         # No time limit for an event: a job can wait in the queue for hours.
-        patient = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
-        async with self._session.get(f"{_path(job_id)}/events", headers=headers, timeout=patient) as response:
+        no_read_limit = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
+        async with self._session.get(f"{_path(job_id)}/events", headers=headers, timeout=no_read_limit) as response:
             self._reached = True
             if response.status != HTTPStatus.OK:
                 raise self._error(response.status, await response.read())
@@ -172,7 +172,7 @@ class Client:
                     self._reached = True
                     body = await response.read()
                 break
-            except _LOST as error:
+            except _CONNECTION_ERRORS as error:
                 self._give_up_unless_reached(error)
                 delay_s = next(delays_s, None)
                 if delay_s is None:
@@ -191,11 +191,11 @@ class Client:
     def _error(self, status: int, body: bytes) -> AmistreamError:
         """Make the error of a response, of the class with the fitting exit status."""
         try:
-            told = _ErrorReply.model_validate_json(body).error
+            reply = _ErrorReply.model_validate_json(body).error
         except ValidationError:
             return self._not_understood()
-        other = UsageError if status < HTTPStatus.INTERNAL_SERVER_ERROR else AmistreamError
-        return _BY_STATUS.get(status, other)(told.code, told.message, hint=told.hint, field=told.field)
+        default = UsageError if status < HTTPStatus.INTERNAL_SERVER_ERROR else AmistreamError
+        return _BY_STATUS.get(status, default)(reply.code, reply.message, hint=reply.hint, field=reply.field)
 
     def _give_up_unless_reached(self, error: Exception) -> None:
         """Raise `DaemonUnreachableError` if no connection was ever made: such a daemon does not run."""
@@ -208,8 +208,8 @@ class Client:
             return self._not_connected(cause.os_error)
         return DaemonUnreachableError(
             "daemon.unreachable",
-            f"cannot hear from the daemon at {self._socket}: it broke the connection off",
-            hint="look for the reason with `journalctl -u amistream`, then see `amistream jobs`",
+            f"cannot reach the daemon at {self._socket}: the connection was lost",
+            hint="`journalctl -u amistream` shows the reason, and `amistream jobs` the state of the jobs",
         )
 
     def _not_connected(self, error: OSError) -> DaemonUnreachableError:
@@ -225,7 +225,7 @@ class Client:
         )
 
     def _how_to_get_access(self) -> str:
-        """Give a hint with the group of the socket; if it is not visible, with the packages' group."""
+        """Make a hint with the socket's group; if the socket is not visible, with the default group `amistream`."""
         group = "amistream"
         with suppress(OSError, KeyError):
             if self._socket.stat().st_gid == 0:

@@ -56,7 +56,7 @@ def cancel_job(job_id: str, *, detach: bool, in_process: bool, socket: Path | No
         raise JobError(job.error.code, job.error.message, hint=job.error.hint, field=job.error.field)
     raise ConflictError(
         "job.ended",
-        f"cannot cancel job {job_id}: it was {job.state.value} before that",
+        f"cannot cancel job {job_id}: it has already ended ({job.state.value})",
         hint=f"`amistream status {job_id}` shows its result",
     )
 

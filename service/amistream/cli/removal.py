@@ -40,8 +40,8 @@ def removal_status(done: Removed) -> int:
         return EXIT_DONE
     error = DifferenceError(
         "delete.kept",
-        f"cannot delete {', '.join(done.kept)}: what is there is not what the manifest of {done.manifest} says",
-        hint="look at it, and remove it by hand if it is of no use",
+        f"cannot delete {', '.join(done.kept)}: the stored data differs from the manifest of {done.manifest}",
+        hint="examine the objects, and delete them yourself if they are useless",
     )
     put_error(error)
     return error.exit_status

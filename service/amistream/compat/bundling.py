@@ -31,6 +31,7 @@ _FIELDS = {
     "upload_concurrency": "max-pending-parts",
 }
 """Fields of a request, and the options with the same values."""
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _FILES = {"certificate": "cert", "private_key": "privatekey", "ec2_certificate": "ec2cert"}
 
 
@@ -122,7 +123,7 @@ def _bytes(text: str) -> int:
     found = re.fullmatch(r"([0-9]+)([KMGT]?)I?B?", text.strip().upper())
     if found is None:
         raise UsageError("usage", f"cannot use {text!r} as a size: give a number of bytes, or one with K, M or G")
-    return int(found[1]) << 10 * " KMGT".index(found[2] or " ")
+    return int(found[1]) * _UNITS[found[2]]
 
 
 def _mappings(given: Given) -> dict[str, str]:

@@ -90,8 +90,10 @@ def exit_status(command: Command, error: AmistreamError) -> int:
 
 
 def _run(command: Command, words: Sequence[str]) -> int:
-    if command.absent:
-        raise UsageError("compat.absent", f"cannot run {command.name}: it is not included yet", hint=command.absent)
+    if command.use_instead:
+        raise UsageError(
+            "compat.absent", f"cannot run {command.name}: it is not included yet", hint=command.use_instead
+        )
     given = parse(command.name, command.about, command.options, words)
     _explain(given)
     # The old tools ignore a key's mode, and Packer copies keys with read access for all.

@@ -24,7 +24,7 @@ class Use(StrEnum):
     """Accepted, and without effect: its help says why."""
     REFUSED = "refused"
     """Known, and an error: its help says why."""
-    SECRET = "secret"  # noqa: S105 - no password: the word for one
+    SECRET = "secret"  # noqa: S105 - not a password: a kind of option
     """Accepted with a warning: visible in the list of processes."""
 
 

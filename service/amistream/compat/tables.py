@@ -17,13 +17,13 @@ class Family(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """One old command. `absent`: the replacement of a command that is not included yet."""
+    """One old command. `use_instead`: the replacement, for a command that is not included yet."""
 
     name: str
     about: str
     options: tuple[Option, ...] = ()
     family: Family = Family.AMI_TOOLS
-    absent: str = ""
+    use_instead: str = ""
     writes_files: bool = False
     """Writes data of S3 to a directory, so that an existing file is a local problem."""
 
@@ -35,7 +35,7 @@ class Command:
 _COMMON = (
     option("--version", "Show the version and exit."),
     option("--manual", "Show this help and exit."),
-    option("--batch", "Without effect: only ec2-delete-bundle asks, and --yes answers.", use=Use.IDLE),
+    option("--batch", "Without effect: only ec2-delete-bundle asks a question; --yes answers it.", use=Use.IDLE),
     option("--debug", "List the given options that have no effect."),
 )
 _RETRY = option("--retry", "Without effect: transient failures are always retried.", use=Use.IDLE)
@@ -105,7 +105,7 @@ COMMANDS = (
     Command(
         name="ec2-bundle-vol",
         about="Copy the running system into an image and bundle that.",
-        absent="bundle the root device itself: amistream bundle /dev/xvda --live --to s3://BUCKET/PREFIX; "
+        use_instead="bundle the root device itself: amistream bundle /dev/xvda --live --to s3://BUCKET/PREFIX; "
         "docs/drop-in.md has important notes",
     ),
     Command(
@@ -179,7 +179,7 @@ COMMANDS = (
             option("-m, --manifest FILE", "The manifest.", required=True),
             option("-a, --access-key ID", "Without effect: no kernels are looked up.", use=Use.IDLE),
             option("-s, --secret-key KEY", "Without effect, and visible to other users: omit it.", use=Use.SECRET),
-            option("-t, --delegation-token TOKEN", "The same.", use=Use.SECRET),
+            option("-t, --delegation-token TOKEN", "Without effect, like --secret-key: omit it.", use=Use.SECRET),
             option("--region REGION", "Region of the new manifest.", ours="--region"),
             option("--no-mapping", "Keep the manifest's kernel and RAM disk, unless others are given."),
             _EC2_CERT,
@@ -247,7 +247,7 @@ COMMANDS = (
             _ACL,
             _LOCATION,
             option("-U, --url URL", "S3 endpoint; default: S3_URL.", ours="--endpoint-url"),
-            option("--region REGION", "Region of the bucket; of USER@REGION the region.", ours="--region"),
+            option("--region REGION", "Region of the bucket. For USER@REGION, only REGION is used.", ours="--region"),
             option("-I, --access-key-id ID", "Access key id; default: from the AWS SDK's usual sources."),
             option("-S, --secret-key KEY", "Its secret key. Other users can see it: better omit both.", use=Use.SECRET),
             option("--security-token TOKEN", "Session token of temporary keys.", use=Use.SECRET),
@@ -280,7 +280,7 @@ COMMANDS = (
 
 def known_names() -> tuple[str, ...]:
     """List the commands that are included."""
-    return tuple(command.name for command in COMMANDS if not command.absent)
+    return tuple(command.name for command in COMMANDS if not command.use_instead)
 
 
 def find_command(name: str) -> Command | None:

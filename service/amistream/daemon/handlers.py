@@ -76,8 +76,8 @@ def error_response(error: AmistreamError, status: HTTPStatus | None = None) -> w
 async def submit_job(request: web.Request) -> web.StreamResponse:
     context, peer = request.app[CONTEXT], request[PEER]
     key = _header(request, "Idempotency-Key", IDEMPOTENCY_KEY, "1 to 255 visible ASCII characters")
-    wanted = parse_request(await _object(request))
-    if wanted.source == STANDARD_INPUT:
+    job_request = parse_request(await _object(request))
+    if job_request.source == STANDARD_INPUT:
         raise UsageError(
             "source.stream",
             "cannot bundle standard input: the daemon cannot read that of your command",
@@ -85,23 +85,23 @@ async def submit_job(request: web.Request) -> web.StreamResponse:
             field="source",
         )
     if not peer.privileged:
-        check_request(wanted, context.settings)
+        check_request(job_request, context.settings)
         check_queue_share(context.queue, context.settings.max_queued, peer)
-        # Two users' equal keys must not lead to each other's job. A client's key cannot hold a space.
+        # Two users may choose the same key: the user id and a space, which no client's key contains, keep them apart.
         key = key and f"{peer.uid} {key}"
-    job, new = await context.queue.submit(wanted, idempotency_key=key, confined=not peer.privileged)
+    job, new = await context.queue.submit(job_request, idempotency_key=key, confined=not peer.privileged)
     path = request.app.router[show_job.__name__].url_for(id=job.id)
     return _respond(job.view(), HTTPStatus.ACCEPTED if new else HTTPStatus.OK, location=str(path))
 
 
 async def list_jobs(request: web.Request) -> web.StreamResponse:
-    wanted = request.query.get("state")
+    state_name = request.query.get("state")
     try:
-        state = None if wanted is None else State(wanted)
+        state = None if state_name is None else State(state_name)
     except ValueError:
         raise UsageError(
             "request.invalid",
-            f"cannot list the jobs: {wanted!r} is not a state",
+            f"cannot list the jobs: {state_name!r} is not a state",
             hint=f"states are {', '.join(State)}",
             field="state",
         ) from None
@@ -220,7 +220,7 @@ async def _object(request: web.Request) -> dict[str, Any]:
 
 
 def _own_job(request: web.Request, verb: str) -> Job:
-    """Find the job in the path, which an unprivileged peer may change only if its group submitted it."""
+    """Find the job in the path. Unprivileged peers may change only jobs that their group submitted."""
     job, peer = _job(request), request[PEER]
     if not peer.privileged and not job.confined:
         raise AccessDeniedError(

@@ -15,7 +15,7 @@ T = TypeVar("T")
 async def finish_despite_cancel(work: Awaitable[T], *, on_cancel: Callable[[], None] = lambda: None) -> T:
     """Run `work` to its end; a cancel in the meantime is raised afterwards.
 
-    `work` must bound its own time, or `on_cancel`, which is called at every cancel, must end it.
+    `on_cancel` is called at every cancel. It must end `work`, unless `work` has its own time limit.
     """
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None

@@ -15,14 +15,14 @@ WINDOW_S = 5.0
 _MOSTLY = 0.5
 
 _ADVICE = {
-    "read": "the disk limits: read from a faster volume, or a copy in memory",
-    "archive": "one core's SHA-1 limits, which cannot be shared: only a faster processor helps",
-    "compress": "the cores limit: --compress fast costs the fewest, and a machine with more of them helps",
-    "encrypt": "one core's AES and SHA-1 limit: a stronger --compress leaves less to encrypt",
-    "split": "one core's AES and SHA-1 limit: a stronger --compress leaves less to encrypt",
-    "upload": "the link or the store limits: --compress auto sends less; try a higher --upload-concurrency",
+    "read": "the disk is the slowest part: read from a faster volume, or a copy in memory",
+    "archive": "SHA-1 on one core is the slowest part, and cannot use more cores: only a faster processor helps",
+    "compress": "compression is the slowest part: --compress fast needs the least CPU, and more cores help",
+    "encrypt": "AES and SHA-1 on one core are the slowest part: a stronger --compress leaves less to encrypt",
+    "split": "AES and SHA-1 on one core are the slowest part: a stronger --compress leaves less to encrypt",
+    "upload": "the link or store is the slowest part: --compress auto sends less; try a higher --upload-concurrency",
 }
-_HELD_BACK = "--limit-upload limits: raise it, or --compress auto sends less"
+_HELD_BACK = "the limit of --limit-upload is reached: raise it, or send less with --compress auto"
 _REACHED = 0.8
 """Share of an upload limit from which on that limit is the bottleneck. Guess."""
 
@@ -50,14 +50,14 @@ class ProgressMeter:
         self._started = perf_counter()
         self._first = self._read_counters()
         self._recent: deque[_Sample] = deque([self._first])
-        self._no_part_yet = self._first
+        self._before_first_part = self._first
 
     def sample(self, *, over: bool = False) -> Progress:
         """The progress, with rates over the last seconds; `over` once every part is stored."""
         pipeline = self._pipeline
         now = self._read_counters()
         if not now.upload.bytes_in:
-            self._no_part_yet = now
+            self._before_first_part = now
         self._recent.append(now)
         while now.at - self._recent[0].at > WINDOW_S:
             self._recent.popleft()
@@ -85,7 +85,7 @@ class ProgressMeter:
         """The stage that limited the whole pass, which option to change, and all stages."""
         now = self._read_counters()
         bottleneck = self._bottleneck(self._first, now)
-        return bottleneck, self._advice(bottleneck, self._no_part_yet, now), now.stages
+        return bottleneck, self._advice(bottleneck, self._before_first_part, now), now.stages
 
     def _advice(self, bottleneck: str | None, then: _Sample, now: _Sample) -> str:
         """The option to change when `bottleneck` limits."""
@@ -104,7 +104,7 @@ class ProgressMeter:
         stored, to_store = now.upload.bytes_out, now.upload.bytes_in - now.upload.bytes_out
         if not stored or not to_store:
             return None
-        return round(to_store * (now.at - self._no_part_yet.at) / stored, 1)
+        return round(to_store * (now.at - self._before_first_part.at) / stored, 1)
 
     def _read_counters(self) -> _Sample:
         pipeline = self._pipeline

@@ -16,7 +16,7 @@ class Target(Protocol):
     """Path or `-`, for messages and for the result."""
 
     def open(self, size: int, least: int) -> None:
-        """Prepare for an image of `size` bytes, of which about `least` or more hold data."""
+        """Prepare for an image of `size` bytes, with at least about `least` bytes of data."""
 
     def gather(self, offset: int, data: memoryview) -> Iterator[Any]:
         """Take data of the image, in ascending order, and yield batches for `write`. Gaps are zeros.
@@ -34,7 +34,7 @@ class Target(Protocol):
         """Synchronise the image to the disk and give it its name. Called once the image was proved."""
 
     def abandon(self) -> str:
-        """Undo `open`, even a failed one. Does not raise. Returns what cannot be undone, as a sentence, or ''."""
+        """Undo `open`, even if it failed. Never raises. Returns a sentence on what stays behind, or ''."""
 
     def stop(self) -> None:
         """Release a thread that is blocked in any other call. From any thread."""

@@ -13,7 +13,7 @@ from amistream.values import Extent
 class Kind(StrEnum):
     IMAGE_FILE = "image file"
     BLOCK_DEVICE = "block device"
-    CONVERTED_IMAGE = "image in another form"
+    CONVERTED_IMAGE = "image of a virtual machine"
     STREAM = "stream"
 
 

@@ -1,4 +1,4 @@
-"""Opens a source as a volume: a block device, an image file, a disk image in another format, or standard input.
+"""Opens a source as a volume: a block device, an image file, an image of a virtual machine, or standard input.
 
 A format is recognised by the file's first bytes, a fixed-size VHD by its last ones, and never by the file's name. A
 block device always is the volume itself.

@@ -29,7 +29,7 @@ ZERO_UNIT = 16 * KIB
 three times as much."""
 ALIGNMENT = 4 * KIB
 WORTH_WAITING = 256 * KIB
-"""Bytes from which a direct write pays, since each waits for the disk. Guess."""
+"""Minimum bytes of a direct write: each one waits for the disk, so smaller ones use the page cache. Guess."""
 ZEROS = bytes(BLOCK)
 
 
@@ -63,7 +63,7 @@ class BlockWriter:
     ) -> None:
         """`on_zeros` gets start and end of each run of zeros that is left out, in order.
 
-        Without `direct` all data takes the page cache. `keep_first` gets the first block, which is not written then.
+        `direct` False: all data goes through the page cache. `keep_first` receives the first block instead of the disk.
         """
         self._descriptor = descriptor
         self._size = size
@@ -149,7 +149,7 @@ class BlockWriter:
         except OSError as error:
             if error.errno != errno.EINVAL or not self._is_direct:
                 raise
-            # This disk has another alignment.
+            # The disk needs another alignment: use the page cache from now on.
             self._may_be_direct = False
             self._set_direct(on=False)
             write_all(self._descriptor, offset, data)

@@ -1,10 +1,11 @@
 """Cut: split a gzip stream into runs that can be inflated separately, one on each core.
 
 Format: RFC 1951, section 3.2.4. A flush of the compressor writes an empty stored block, `00 00 FF FF` on a byte
-boundary, and a new block begins behind it. amistream ends every block of the volume with a flush, and some have another
-after their first 16 bytes, to which the rest may refer; pigz writes flushes too, the older tools never do. The same
-bytes may occur elsewhere by chance, above all in stored blocks, so each inflated run must be checked to begin and end
-at a block. One false marker is recognised here: two stored blocks of 65535 bytes meet, and the first ends in a zero.
+boundary, and a new block begins behind it. amistream ends every block of the volume with a flush; pigz writes flushes
+too, the older tools never do. Some blocks have a second flush after their first 16 bytes. Data after it may refer back
+to those bytes, so it cannot be inflated alone. The marker's bytes may occur elsewhere by chance, above all in stored
+blocks, so each inflated run must be checked to begin and end at a block. One false marker is recognised here: two
+stored blocks of 65535 bytes meet, and the first ends in a zero.
 """
 
 from __future__ import annotations
