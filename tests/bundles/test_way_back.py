@@ -127,21 +127,22 @@ class Held(DirectoryStore):
 
     def __init__(self, directory: Path, failure: StoreError | None) -> None:
         super().__init__(directory, token="none")
+        self.asked = asyncio.Event()
         self.let_go = asyncio.Event()
         self._failure_after = failure
 
     async def read(self, name: str, start: int, length: int) -> bytes:
         if name.endswith(".00"):
             return await super().read(name, start, length)
+        self.asked.set()
         await self.let_go.wait()
         if self._failure_after is not None:
             raise self._failure_after
         return cast("bytes", None)
 
 
-async def until_workers(count: int) -> None:
-    while sum(thread.name.startswith("amistream-worker") for thread in threading.enumerate()) != count:  # noqa: ASYNC110 - threads cannot be awaited
-        await asyncio.sleep(0)
+def workers() -> int:
+    return sum(thread.name.startswith("amistream-worker") for thread in threading.enumerate())
 
 
 @pytest.mark.parametrize(
@@ -158,9 +159,10 @@ async def test_an_end_after_a_flaw_while_a_worker_waits(
     failure = StoreError("store.broken", "cannot read: broken") if end == "the store fails" else None
     store, manifest = Held(path.parent, failure), read(path)
     running = asyncio.create_task(unpacking_of(store, manifest).run(seen(path.parent, manifest)))
-    await until_workers(2)
-    # One has found the flaw; the other waits for the second part.
-    await until_workers(1)
+    await store.asked.wait()
+    while workers() > 1:  # noqa: ASYNC110 - threads cannot be awaited
+        # One finds the flaw and ends; the other waits for the second part, or has ended as well.
+        await asyncio.sleep(0.001)
     if end == "a cancel":
         running.cancel()
     else:

@@ -110,7 +110,7 @@ async def test_a_replaced_directory_is_detected(tmp_path: Path) -> None:
         await store.open()
         directory.rename(tmp_path / f"moved{roots}")
         directory.mkdir()
-        with pytest.raises(StoreError, match="another directory has taken its place") as caught:
+        with pytest.raises(StoreError) as caught:
             await put(store, "image.part.00")
         assert caught.value.code == "directory.replaced"
         await store.close()

@@ -13,6 +13,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 WAIT_SECONDS = 120.0
 TICK_S = 0.005
 """Between two looks at a client whose request is held."""
+HEARD_S = 2.0
+"""A client has read a reply within this time, however busy the machine is."""
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 Result = TypeVar("Result")
 
@@ -149,6 +152,8 @@ class Request:
     fault: Fault | None = None
     over: threading.Event = field(default_factory=threading.Event)
     """Set when nothing is done for this request any more, whether or not anybody heard its reply."""
+    began: float = field(default_factory=time.monotonic)
+    ended: float = 0.0
 
     @property
     def parameters(self) -> dict[str, str]:
@@ -180,6 +185,7 @@ class FaultProxy:
         self._counts = {fault: 0 for fault, _ in self._scripts}
         self._tasks: set[asyncio.Task[None]] = set()
         self._moving = 0
+        self._put_forward: list[float] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy")
         parts = urlsplit(self.target.url)
@@ -187,6 +193,10 @@ class FaultProxy:
         self._upstream_tls: ssl.SSLContext | None = None
         if self.target.is_https:
             self._upstream_tls = ssl.create_default_context(cafile=self.target.ca_bundle)
+
+    def was_heard(self, request: Request) -> bool:
+        """Report whether the client certainly had the time to read the reply before its clock was put forward."""
+        return not any(request.began <= moment <= request.ended + HEARD_S for moment in self._put_forward)
 
     @property
     def endpoint(self) -> Endpoint:
@@ -305,6 +315,7 @@ class FaultProxy:
             return await self._do(request, head, reader, writer)
         finally:
             self._moving -= 1
+            request.ended = time.monotonic()
             request.over.set()
 
     async def _do(
@@ -336,6 +347,7 @@ class FaultProxy:
             while waits:
                 await asyncio.sleep(TICK_S)
                 if self.clock is not None and self._moving == 0:
+                    self._put_forward.append(time.monotonic())
                     waits = await self.clock.pass_for(writer.get_extra_info("peername"))
             await asyncio.get_running_loop().create_future()
         finally:

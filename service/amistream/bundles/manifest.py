@@ -40,14 +40,17 @@ _NAME = re.compile(r"[^/\0]{1,255}")
 
 
 class Signature(StrEnum):
-    """The result of checking a manifest's signature; the last two come from `Owner`, which knows the user."""
+    """The result of checking a manifest's signature; the last two come from `Owner`, which knows the user.
+
+    The values are in `--json` documents and do not change.
+    """
 
     RIGHT = "right"
-    REWRITTEN = "valid after rewriting the XML as Amazon's tools do"
+    REWRITTEN = "right once written as Amazon's tools write it"
     WRONG = "wrong"
     ABSENT = "absent"
     UNCHECKED = "not checked: no certificate at hand"
-    OTHER = "not checked: signed by another user"
+    OTHER = "not checked: it is another user's"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
