@@ -1,4 +1,4 @@
-"""What a request may say, and how it is told what is wrong with it."""
+"""The values that a request may hold, and the report of invalid ones."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def test_defaults(tmp_path: Path) -> None:
 
 
 def test_file_over_default(tmp_path: Path) -> None:
-    """What the file says goes over the defaults; what it does not say stays."""
+    """Values of the file replace the defaults; settings that it lacks keep theirs."""
     settings = load(write(tmp_path, 'prefix = "disk"\nmax_jobs = 3\n[ec2_certificates]\neu-west-1 = "/a.pem"\n'))
     assert (settings.prefix, settings.max_jobs, settings.max_queued) == ("disk", 3, 100)
     assert settings.ec2_certificates == {"eu-west-1": Path("/a.pem")}

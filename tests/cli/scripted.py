@@ -84,7 +84,7 @@ class Seen:
 
 @dataclass
 class ScriptedDaemon:
-    """What it answers can be changed before and while the command runs; what was asked stands in `seen`."""
+    """Its answers can be changed before and while the command runs; `seen` holds the requests."""
 
     socket: Path
     jobs: dict[str, Job] = field(default_factory=dict)

@@ -117,7 +117,7 @@ async def test_variables_stand_for_options(
 
 
 async def test_options_win_over_variables(daemon: ScriptedDaemon, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is said on the command line counts, whatever the variable holds."""
+    """An option on the command line counts, not its variable."""
     monkeypatch.setenv("AMISTREAM_PREFIX", "from-variable")
     await cli(*PLAIN, "--prefix", "from-option")
     assert daemon.requests("POST")[0].body["prefix"] == "from-option"
@@ -149,7 +149,7 @@ async def test_options_win_over_variables(daemon: ScriptedDaemon, cli: Cli, monk
     ],
 )
 async def test_a_wrong_option_is_named_without_a_daemon(cli: Cli, words: list[str], named: str) -> None:
-    """What is wrong with the words alone is said at once, by the option's name, with exit status 2."""
+    """A fault of the arguments alone is reported at once, by the option's name, with exit status 2."""
     outcome = await cli(*PLAIN, *words)
     assert (outcome.status, outcome.stdout) == (2, "")
     assert outcome.stderr.startswith("amistream: cannot ")

@@ -237,7 +237,7 @@ async def test_an_object_that_is_not_the_bundles(
     cloud: Endpoint,
     bucket: str,
 ) -> None:
-    """What is left because it is another object is named, with exit status 5."""
+    """An object that is left because it differs is named, with exit status 5."""
     with cloud.blocking_client() as s3:
         s3.put_object(Bucket=bucket, Key="holes.img.part.1", Body=b"precious", ChecksumAlgorithm="SHA1")
         s3.delete_object(Bucket=bucket, Key="holes.img.part.2")
@@ -305,7 +305,7 @@ async def test_list_of_what_is_left(run: Run, cloud: Endpoint, make_bucket: Make
     ],
 )
 async def test_words_that_are_off(words: tuple[str, ...], expected: str, cli: Cli) -> None:
-    """What cannot be meant is refused at once, in the words of the options."""
+    """Options that contradict each other are refused at once, by their names."""
     told = await cli(*words)
     assert told.status in {2, 3}
     assert expected in told.stderr, told.stderr

@@ -112,7 +112,7 @@ async def test_errors_keep_their_class_and_words(daemon: ScriptedDaemon, error: 
 @pytest.mark.parametrize("status", [200, 502])
 @pytest.mark.parametrize("command", ["status", "watch"])
 async def test_something_else_behind_the_socket(daemon: ScriptedDaemon, cli: Cli, command: str, status: int) -> None:
-    """What does not speak the API is reported as such, not as a bug."""
+    """A peer that does not speak the API is reported as such, not as a bug."""
     daemon.garbage, daemon.garbage_status = b"data: <html>\n\n", status
     outcome = await cli(command, "x")
     assert (outcome.status, outcome.stdout) == (6, "")

@@ -155,7 +155,7 @@ async def test_every_help_has_an_example(cli: Cli, command: str) -> None:
 
 
 async def test_help_knows_both_names(cli: Cli) -> None:
-    """What people search for by either name is found: instance store-backed and S3-backed."""
+    """The help names both terms that people search for: instance store-backed and S3-backed."""
     for words in (["--help"], ["bundle", "--help"]):
         text = " ".join((await cli(*words)).stdout.split())
         assert "instance store-backed (S3-backed)" in text

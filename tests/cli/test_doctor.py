@@ -274,7 +274,7 @@ def test_a_hint_of_several_lines() -> None:
     ],
 )
 async def test_a_wrong_option_is_named(cli: Cli, wrong: list[str], named: str) -> None:
-    """What is wrong with the words alone is said as `bundle` says it."""
+    """A fault of the arguments alone is reported as `bundle` reports it."""
     outcome = await cli("doctor", *wrong)
     assert (outcome.status, outcome.stdout) == (2, "")
     assert named in outcome.stderr

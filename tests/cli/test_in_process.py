@@ -43,7 +43,7 @@ async def test_a_bundle_without_a_daemon(spawn: Spawn, key_ring: KeyRing, volume
 
 
 async def test_a_refusal_without_a_daemon(spawn: Spawn, key_ring: KeyRing, tmp_path: Path) -> None:
-    """What the preflight refuses is said once, in words, with exit status 3."""
+    """A refusal of the preflight is reported once, in words, with exit status 3."""
     empty = tmp_path / "empty.img"
     empty.touch()
     process = await spawn("bundle", empty, "--to", tmp_path / "out", *identity(key_ring), "--in-process")

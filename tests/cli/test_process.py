@@ -213,7 +213,7 @@ async def test_a_result_that_cannot_be_written(daemon: ScriptedDaemon, spawn: Sp
 
 
 async def test_an_error_counts_more_than_what_could_not_be_written(daemon: ScriptedDaemon, spawn: Spawn) -> None:
-    """Whoever cannot be told why in JSON is told in words, with the exit status of what went wrong."""
+    """A failure that cannot be reported in JSON is reported in words, with its own exit status."""
     none = str(daemon.socket.with_name("none.sock"))
     with Path("/dev/full").open("w") as full:
         outcome = await ended(await spawn("status", "x", "--json", "--socket", none, stdout=full))

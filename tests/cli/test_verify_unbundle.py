@@ -193,7 +193,7 @@ async def test_under_nohup(
     spawn: Spawn, moto_server: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, manifest: Path, image: Path,
     key_ring: KeyRing, tmp_path: Path,
 ) -> None:  # fmt: skip
-    """Where hanging up is to be ignored, the work goes on."""
+    """A command that ignores SIGHUP continues when the terminal is closed."""
     bucket = make_bucket(moto_server)
     put_files(moto_server, bucket, manifest.parent)
     held = Fault(action=PauseReply(), method="GET", path=r".*\.part\.02")

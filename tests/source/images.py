@@ -20,7 +20,7 @@ DATA = [(0, 3 * MIB), (7 * MIB + 12345, 200_000), (20 * MIB, MIB + 17)]
 needs_qemu = pytest.mark.skipif(shutil.which("qemu-nbd") is None, reason="qemu-utils is not installed")
 
 MAP = '[{"start": 0, "length": 4096, "zero": false, "data": true}]'
-"""What qemu-img says of a disk of 4096 bytes with data that only qemu-nbd can read."""
+"""The output of qemu-img for a disk of 4096 bytes with data that only qemu-nbd can read."""
 FACTS = '{"virtual-size": 4096, "filename": "x"}'
 
 

@@ -118,7 +118,7 @@ def test_block_is_independent(level: int, data: bytes) -> None:
 
 @pytest.mark.parametrize("level", [1, 2, 3])
 def test_the_same_bytes_wherever_the_compressor_lies(level: int) -> None:
-    """What a block becomes does not depend on the address of the compressor's state.
+    """A block's compressed form does not depend on the address of the compressor's state.
 
     ISA-L takes that for data once, at the third byte: a block whose first bytes have the same hash as the address then
     came out otherwise. 2**16 beginnings have every hash that there is.

@@ -38,7 +38,7 @@ class Magic:
 
     text: bytes
     check: HeaderCheck | str
-    """What must pass before a program opens the file; a string is the reason why nothing must."""
+    """The check that a file must pass before a program opens it, or the reason why none is needed."""
     offset: int = 0
 
     def is_in(self, head: bytes, tail: bytes) -> bool:
