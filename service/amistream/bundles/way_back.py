@@ -1,9 +1,14 @@
 """THE way back: one pass over a bundle's stored parts to the bytes of the image. No data is kept on disk.
 
-Parts are fetched a few ranges ahead (`bundles.fetch`). Worker threads (`flow.relay`) carry the data as in bundling:
-each hashes and decrypts the next ranges up to the end of a run, inflates the run apart from the others, and in its turn
-joins it to the stream and unpacks the archive, all while the run is in its core's cache. Only work that waits for the
-disk, or for another program, has its own thread.
+Parts are fetched a few ranges ahead (`bundles.fetch`). Each worker thread (`flow.relay`) takes one run at a time
+through four steps, while the run is in its core's cache:
+
+1. Hash and decrypt the next ranges, up to the end of a run.
+2. Inflate the run separately, beside the other workers.
+3. In the order of the stream, join the run to it.
+4. Unpack the archive.
+
+Only work that waits for the disk, or for another program, has its own thread.
 
 A mismatch with the manifest becomes a `Difference`. A thorough pass then continues to find all differences; any other
 ends after the current part, because that part's digest shows if it is the cause.
@@ -93,7 +98,7 @@ class Unpacking:
         self._relay = Relay(
             self._runs,
             (
-                Parallel("inflate", self._try_apart),
+                Parallel("inflate", self._inflate_run_if_worthwhile),
                 Ordered("join", _Join(self._runs, self._inflate)),
                 # SHA-1 over the whole tar is serial by nature.
                 Ordered(
@@ -114,7 +119,7 @@ class Unpacking:
             async with asyncio.TaskGroup() as group:
                 content = group.create_task(self._content(group) if complete else self._digests(), name="content")
                 try:
-                    if await fetch(self._store, parts, self._take):
+                    if await fetch(self._store, parts, self._queue_range):
                         self._ranges.end()
                 except BaseException:
                     # No more data comes: wake all waiting workers.
@@ -127,7 +132,7 @@ class Unpacking:
         return Unpacked(content=content.result(), differences=tuple(self._runs.differences))
 
     @property
-    def _asides(self) -> list[SideWorker]:
+    def _side_workers(self) -> list[SideWorker]:
         return [self._hashing] if self._writing is None else [self._hashing, self._writing]
 
     async def _content(self, group: asyncio.TaskGroup) -> Unarchived | None:
@@ -145,16 +150,16 @@ class Unpacking:
             # The cause is a part that differs, or the sink's failure.
             return None
         finally:
-            for aside in self._asides:
-                aside.end()
+            for worker in self._side_workers:
+                worker.end()
         await hashing
         return self._archive.result()
 
     async def _digests(self) -> None:
-        """Take the digests of the remaining parts, or of the current part."""
+        """Hash the remaining parts, or the rest of the current part, without decrypting."""
         await asyncio.to_thread(self._runs.digest_rest)
 
-    def _try_apart(self, _: int, items: Sequence[Run]) -> TriedRun:
+    def _inflate_run_if_worthwhile(self, _: int, items: Sequence[Run]) -> TriedRun:
         (run,) = items
         if not run or not self._inflate.worthwhile:
             return TriedRun(run=run)
@@ -164,13 +169,13 @@ class Unpacking:
         """Wake the workers that wait for a range or for a side worker."""
         if not isinstance(self._relay.cause, FlawError):
             self._ranges.close()
-        for aside in self._asides:
-            aside.stop()
+        for worker in self._side_workers:
+            worker.stop()
 
-    async def _take(self, each: Range, data: bytes) -> bool:
+    async def _queue_range(self, fetched: Range, data: bytes) -> bool:
         # A cancel stops the channel, which frees the thread; nobody else uses the data.
         try:
-            await asyncio.to_thread(self._ranges.put, (each, data))
+            await asyncio.to_thread(self._ranges.put, (fetched, data))
         except BrokenError:
             return False
         return True
@@ -188,7 +193,7 @@ class _Runs:
         self._sha1 = hashlib.sha1(usedforsecurity=False)
         self._digests_only = False
         self._to_end_of_part = False
-        self._made = self._make()
+        self._remaining_runs = self._produce_runs()
         self._error: Exception | None = None
         """The error that ended the reading; `digest_rest` raises it too."""
         self.differences: list[Difference] = []
@@ -198,26 +203,26 @@ class _Runs:
     def read(self, _: memoryview) -> tuple[Run, bool]:
         """Give the next run, and True after the last, with an empty run. Raises `StoppedError`."""
         try:
-            run = next(self._made, None)
+            run = next(self._remaining_runs, None)
         except Exception as error:
             self._error = error
             raise
         return run or (), run is None
 
     def digest_rest(self) -> None:
-        """Only take digests from now on: of all parts, or unless thorough, to the end of the current one."""
+        """Hash the remaining parts without decrypting them; unless thorough, only the rest of the current part."""
         self._digests_only = True
         self._to_end_of_part = not self._thorough
         try:
             with suppress(StoppedError):
                 if self._error is not None:
                     raise self._error
-                for _ in self._made:
+                for _ in self._remaining_runs:
                     pass
         finally:
             self._ranges.close()
 
-    def _make(self) -> Iterator[Run]:
+    def _produce_runs(self) -> Iterator[Run]:
         for each, data in self._ranges:
             view = memoryview(data)
             for start in range(0, len(view), SLICE):
@@ -232,7 +237,7 @@ class _Runs:
         try:
             yield from self._runs_of(self._decrypt.finish())
         except FlawError as flaw:
-            # Data that is held comes before it, and may have a flaw that explains more.
+            # `_cut` still holds earlier data, and a flaw in that would explain more.
             self.flaw = flaw
         yield from self._cut.finish()
 
@@ -283,21 +288,21 @@ class _Join:
 
 
 class _Digest:
-    """The archive's SHA-1, computed by the worker that has a piece in its cache, or by a side worker.
+    """The archive's SHA-1. The worker that unpacks a piece also hashes it, while the piece is in its core's cache.
 
-    A stream without runs is inflated in turn, which takes longest: then hashing runs beside it.
+    A stream without runs is inflated by one worker at a time, which is slowest: then a side worker hashes.
     """
 
-    def __init__(self, sha1: Any, aside: SideWorker, inflate: InflateRuns) -> None:
+    def __init__(self, sha1: Any, side_worker: SideWorker, inflate: InflateRuns) -> None:
         self._sha1 = sha1
-        self._aside = aside
+        self._side_worker = side_worker
         self._inflate = inflate
 
     def update(self, data: memoryview) -> None:
         if self._inflate.worthwhile:
             self._sha1.update(data)
         else:
-            self._aside.put(data)
+            self._side_worker.put(data)
 
     def digest(self) -> bytes:
         """The digest of all data; only at the end of the pass."""
