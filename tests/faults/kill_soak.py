@@ -1,11 +1,14 @@
-"""Kills the daemon with SIGKILL at random moments, again and again, and judges what comes of its jobs.
+"""Ends the daemon at random moments, again and again, and judges what comes of its jobs.
 
-    python tests/faults/kill_soak.py --kills 200 --seed 1
+    python tests/faults/kill_soak.py --kills 300 --seed 1
+    python tests/faults/kill_soak.py --kills 100 --signal TERM --seed 1
 
-Jobs go into a bucket, with small parts, with parts that are multipart uploads, or registered, and into a directory.
-The daemon is started, given new jobs while there are any, and killed a random moment later; in the end it is left alone
-until every job has ended. Then every job must be done, every bundle must pass the whole check, nothing else may lie at
-the destinations, no part may have been stored twice, and no two plaintexts may have gone out under one key.
+Jobs go into a bucket, with small parts, with parts that are multipart uploads, or registered; into a directory; to two
+destinations; and from an image that is changed while no daemon runs. The daemon is started, given new jobs while there
+are any, and ended a random moment later: by SIGKILL, or by one SIGTERM (running jobs go on to their end) or two (they
+stop). At last it is left alone until every job has ended. Then every job must be done, every bundle must pass the whole
+check, nothing else may lie at the destinations, each AMI must be there once, no part may have been stored twice, and no
+two plaintexts may have gone out under one key.
 """
 
 from __future__ import annotations
@@ -14,12 +17,13 @@ import argparse
 import http.client
 import json
 import random
+import signal
 import socket
 import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +44,9 @@ if TYPE_CHECKING:
     from support.keys import KeyRing
 
 BUCKET = "kill-soak"
-LONGEST_LIFE_S = 1.2
+SECOND = "kill-soak-2"
+LONGEST_RUN_S = 1.2
+LONGEST_END_S = 60
 PATIENCE_S = 180
 MIB = 1 << 20
 
@@ -60,12 +66,15 @@ class UnixConnection(http.client.HTTPConnection):
 
 @dataclass(kw_only=True)
 class Planned:
-    """A job to be handed in, and its volume."""
+    """A job to be handed in, and each state its volume had."""
 
     body: dict[str, Any]
-    image: Path
-    place: str
+    versions: list[Path]
     id: str = ""
+
+    @property
+    def changes(self) -> bool:
+        return self.body["source"] not in map(str, self.versions)
 
 
 @dataclass(kw_only=True)
@@ -79,33 +88,42 @@ class Verdict:
     puts: int = 0
     puts_again: int = 0
     """Puts of an object whose earlier put had not been answered when the daemon was killed."""
-    images: int = 0
+    amis: int = 0
+    changed: int = 0
+    """Jobs whose image was changed before they had ended."""
+    started_over: int = 0
 
 
 class Soak:
     """A soak in one directory."""
 
-    def __init__(self, directory: Path, endpoint: Endpoint, proxy: FaultProxy, keys: KeyRing, seed: int) -> None:
+    def __init__(
+        self, directory: Path, endpoint: Endpoint, proxy: FaultProxy, keys: KeyRing, seed: int, end: signal.Signals
+    ) -> None:
         self._directory = directory
         self._endpoint = endpoint
         self._proxy = proxy
         self._keys = keys
         self._dice = random.Random(seed)
+        self._end = end
         self._socket = directory / "amistream.sock"
         self._planned: list[Planned] = []
         self.verdict = Verdict()
 
     def run(self, *, kills: int, at_once: int = 3) -> Verdict:
+        self._amis_before = self._count_amis()
         images = [self._image(number) for number in range(3)]
         self._large = self._directory / "large.img"
         self._large.write_bytes(self._dice.randbytes(13 * MIB))
         while self.verdict.kills < kills:
             with_daemon = self._start()
             self._hand_in(images, at_once)
-            time.sleep(self._dice.uniform(0, LONGEST_LIFE_S))  # the soak's own moment, not a synchronisation
-            self.verdict.states_at_kill.update(job["state"] for job in self._jobs() if not _ended(job))
-            with_daemon.kill()
+            time.sleep(self._dice.uniform(0, LONGEST_RUN_S))  # the soak's own moment, not a synchronisation
+            under_way = [job for job in self._jobs() if not _ended(job)]
+            self.verdict.states_at_kill.update(job["state"] for job in under_way)
+            with_daemon.end(self._end, twice=self._dice.random() < 0.5)
             self.verdict.kills += 1
+            self._change({job["id"] for job in under_way})
         last = self._start()
         try:
             self._wait_all_ended()
@@ -126,6 +144,23 @@ class Soak:
         self._dice.shuffle(pieces)
         path.write_bytes(b"".join(pieces))
         return path
+
+    def _change(self, under_way: set[str]) -> None:
+        """Give some images of unfinished jobs other bytes: near the end, or anywhere."""
+        for planned in self._planned:
+            if planned.changes and planned.id in under_way and self._dice.random() < 0.3:
+                image = Path(planned.body["source"])
+                data = bytearray(image.read_bytes())
+                at = self._dice.choice([len(data) - 4096, self._dice.randrange(len(data) - 4096)])
+                data[at : at + 4096] = self._dice.randbytes(4096)
+                image.write_bytes(data)
+                self._remember_version(planned)
+
+    def _remember_version(self, planned: Planned) -> None:
+        image = Path(planned.body["source"])
+        copy = image.with_suffix(f".{len(planned.versions)}")
+        copy.write_bytes(image.read_bytes())
+        planned.versions.append(copy)
 
     def _start(self) -> Killable:
         environ = {
@@ -176,26 +211,35 @@ class Soak:
             planned.id = self._ask("POST", "/v1/jobs", planned.body, key=f"job-{len(self._planned)}")["id"]
 
     def _plan(self, image: Path, number: int) -> Planned:
-        kind = number % 4
-        image = self._large if kind == 1 else image
-        place = str(self._directory / f"out-{number}") if kind == 3 else f"s3://{BUCKET}/{number}"
+        kind = ("small", "multipart", "registered", "directory", "and directory", "two buckets", "changed")[number % 7]
         body: dict[str, Any] = {
-            "source": str(image),
-            "destinations": [place],
+            "source": str(self._large if kind == "multipart" else image),
+            "destinations": [f"s3://{BUCKET}/{number}"],
             **owner(self._keys),
-            "part_size": "6MiB" if kind == 1 else self._dice.choice(["64KiB", "256KiB", "1MiB"]),
+            "part_size": "6MiB" if kind == "multipart" else self._dice.choice(["64KiB", "256KiB", "1MiB"]),
             "compress": self._dice.choice(["fast", "balanced", "auto"]),
             "upload_concurrency": self._dice.choice([1, 2, 4]),
             "endpoint_url": self._proxy.url,
         }
-        if kind == 3:
+        if kind == "directory":
+            body["destinations"] = [str(self._directory / f"out-{number}")]
             del body["endpoint_url"]
-        elif kind == 2:
-            # The endpoint shows an image's name as its location; this way that is right.
+        elif kind == "and directory":
+            body["destinations"] += [str(self._directory / f"out-{number}")]
+        elif kind == "two buckets":
+            body["destinations"] += [f"s3://{SECOND}/{number}"]
+        if kind == "registered":
+            # The endpoint shows an AMI's name as its location; this way that is right.
             body["ami_name"] = f"{BUCKET}/{number}/image.manifest.xml"
         else:
             body["register_image"] = False
-        return Planned(body=body, image=image, place=place)
+        planned = Planned(body=body, versions=[Path(body["source"])])
+        if kind == "changed":
+            body["source"] = str(self._directory / f"changing-{number}.img")
+            Path(body["source"]).write_bytes(image.read_bytes())
+            planned.versions.clear()
+            self._remember_version(planned)
+        return planned
 
     def _wait_all_ended(self) -> None:
         deadline = time.monotonic() + PATIENCE_S
@@ -210,86 +254,123 @@ class Soak:
         for planned in self._planned:
             job = jobs[planned.id]
             assert job["state"] == "done", job
-            self._judge_bundle(planned, job)
-        assert not open_uploads(self._endpoint, BUCKET)
-        self._judge_puts()
+            for place in job["result"]["places"]:
+                self._judge_bundle(planned, job, place)
+            self.verdict.changed += len(planned.versions) > 1
+        assert self._count_amis() == self._amis_before + self.verdict.amis
+        for bucket in (BUCKET, SECOND):
+            assert not open_uploads(self._endpoint, bucket)
+            self._judge_puts(bucket)
 
-    def _judge_bundle(self, planned: Planned, job: dict[str, Any]) -> None:
-        got = Path(planned.place)
-        if planned.place.startswith("s3://"):
-            prefix = planned.place.removeprefix(f"s3://{BUCKET}/") + "/"
-            got = self._directory / "got" / planned.id
-            download_bundle(self._endpoint, BUCKET, prefix, got)
-        check_bundle(got, planned.image, self._keys.user.key, self._keys.user.certificate)
+    def _count_amis(self) -> int:
+        with self._endpoint.blocking_client("ec2") as ec2:
+            return len(ec2.describe_images(Owners=["self"])["Images"])
+
+    def _judge_bundle(self, planned: Planned, job: dict[str, Any], place: dict[str, Any]) -> None:
+        where = Path(place["destination"])
+        if place["destination"].startswith("s3://"):
+            bucket, _, prefix = place["destination"].removeprefix("s3://").partition("/")
+            where = self._directory / "got" / planned.id / bucket
+            download_bundle(self._endpoint, bucket, prefix + "/", where)
+        self._check_one_version(planned, where)
         # Hidden files too: a temporary one that stayed is an orphan.
-        assert len(list(got.iterdir())) == job["result"]["parts"] + 1, sorted(got.iterdir())
+        assert len(list(where.iterdir())) == job["result"]["parts"] + 1, sorted(where.iterdir())
         self.verdict.parts += job["result"]["parts"]
-        if "ami_name" in planned.body:
+        if planned.body.get("register_image", True):
             with self._endpoint.blocking_client("ec2") as ec2:
-                filters = [{"Name": "name", "Values": [planned.body["ami_name"]]}]
+                filters = [{"Name": "name", "Values": [place["image_name"]]}]
                 (image,) = ec2.describe_images(Owners=["self"], Filters=filters)["Images"]
-            assert image["ImageId"] == job["result"]["image_id"]
-            self.verdict.images += 1
+            assert image["ImageId"] == place["image_id"]
+            self.verdict.amis += 1
 
-    def _judge_puts(self) -> None:
-        """Each object was stored once, and always with the same bytes: no key was used for two."""
-        assert not [job["notices"] for job in self._jobs() if "starting over" in " ".join(job["notices"])]
-        deletes = [each.path for each in self._proxy.seen("DELETE", f"/{BUCKET}/.*") if "uploadId" not in each.query]
-        assert all("probe" in path for path in deletes), deletes
-        assert not self._proxy.seen("POST", f"/{BUCKET}/?", "delete")
-        keys = set(list_keys(self._endpoint, BUCKET))
+    def _check_one_version(self, planned: Planned, bundle: Path) -> None:
+        """Check that the bundle holds one state of the volume as a whole."""
+        for version in planned.versions[:-1]:
+            with suppress(AssertionError):
+                return check_bundle(bundle, version, self._keys.user.key, self._keys.user.certificate)
+        return check_bundle(bundle, planned.versions[-1], self._keys.user.key, self._keys.user.certificate)
+
+    def _judge_puts(self, bucket: str) -> None:
+        """Each object was stored once, and always with the same bytes: no key was used for two.
+
+        Jobs whose image was changed may start over; what they removed must be gone.
+        """
+        again = self._started_over()
+        for each in self._proxy.seen("DELETE", f"/{bucket}/.*"):
+            key = each.path.removeprefix(f"/{bucket}/")
+            assert "uploadId" in each.query or "probe" in key or key.partition("/")[0] in again, self._story(
+                bucket, key
+            )
+        keys = set(list_keys(self._endpoint, bucket))
         puts = defaultdict(list)
-        for put in self._proxy.seen("PUT"):
-            key = put.path.removeprefix(f"/{BUCKET}/")
-            if "probe" not in key and key != put.path:
+        for put in self._proxy.seen("PUT", f"/{bucket}/.+"):
+            key = put.path.removeprefix(f"/{bucket}/")
+            if "probe" not in key:
                 puts[key].append(put)
-        assert set(puts) == keys
+        assert keys <= set(puts)
+        assert {key.partition("/")[0] for key in set(puts) - keys} <= again
         for key, tries in puts.items():
+            if key.partition("/")[0] in again:
+                continue
             if "uploadId" in tries[0].query:
                 # Chunks of an upload that was cut short are sent again under a new upload.
-                completed = self._proxy.seen("POST", f"/{BUCKET}/{key}", "uploadId=")
-                assert sum(each.upstream_status == 200 for each in completed) == 1, self._story(key)
+                completed = self._proxy.seen("POST", f"/{bucket}/{key}", "uploadId=")
+                assert sum(each.upstream_status == 200 for each in completed) == 1, self._story(bucket, key)
                 continue
-            assert sum(put.upstream_status == 200 for put in tries) == 1, self._story(key)
+            assert sum(put.upstream_status == 200 for put in tries) == 1, self._story(bucket, key)
             assert len({put.headers["x-amz-checksum-sha1"] for put in tries}) == 1, key
             self.verdict.puts += len(tries)
             self.verdict.puts_again += len(tries) - 1
 
-    def _story(self, key: str) -> str:
+    def _started_over(self) -> set[str]:
+        """Return the numbers of the jobs that started over under a new key: only those of a changed image may."""
+        over = {job["id"] for job in self._jobs() if "starting over" in " ".join(job["notices"])}
+        numbers = {str(number) for number, planned in enumerate(self._planned) if planned.id in over}
+        assert all(len(self._planned[int(number)].versions) > 1 for number in numbers), numbers
+        self.verdict.started_over = len(numbers)
+        return numbers
+
+    def _story(self, bucket: str, key: str) -> str:
         """All that was asked about an object, and what its job says: to find out why it was stored twice."""
         asked = [
             f"{each.method} {each.upstream_status} {each.headers.get('x-amz-checksum-sha1', '')}"
             for each in self._proxy.requests
-            if each.path == f"/{BUCKET}/{key}" or (each.query == "delete" and key.encode() in each.form)
+            if each.path == f"/{bucket}/{key}" or (each.query == "delete" and key.encode() in each.form)
         ]
-        jobs = [job for job in self._jobs() if f"s3://{BUCKET}/{key.partition('/')[0]}" in job["destinations"]]
+        jobs = [job for job in self._jobs() if f"s3://{bucket}/{key.partition('/')[0]}" in job["destinations"]]
         return "\n".join([key, *asked, *(json.dumps(job) for job in jobs)])
 
 
 class Killable(ServerProcess):
-    """A process that may be ended without being asked."""
+    """A daemon that is ended by a signal."""
 
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
+    def end(self, number: signal.Signals, *, twice: bool) -> None:
+        """Send `number`, a second time too where `twice` and it is SIGTERM, and wait for the end."""
+        self._process.send_signal(number)
+        if number == signal.SIGTERM and twice:
+            self._process.send_signal(number)
+        status = self._process.wait(LONGEST_END_S)
+        assert status == (-number if number == signal.SIGKILL else 0), self.output()
 
 
 def _ended(job: dict[str, Any]) -> bool:
     return job["state"] in {"done", "refused", "failed", "cancelled", "interrupted"}
 
 
-def soak(*, kills: int, seed: int, directory: Path) -> Verdict:
+def soak(*, kills: int, seed: int, directory: Path, end: signal.Signals = signal.SIGKILL) -> Verdict:
     """Run a soak against an endpoint of its own. Raises AssertionError when something is not as it must be."""
     with ExitStack() as stack:
         endpoint = stack.enter_context(run_ministack())
-        create_bucket(endpoint, BUCKET)
+        for bucket in (BUCKET, SECOND):
+            create_bucket(endpoint, bucket)
         proxy = stack.enter_context(FaultProxy(endpoint, [dry_run_answered()]))
-        return Soak(directory, endpoint, proxy, make_keys(directory), seed).run(kills=kills)
+        return Soak(directory, endpoint, proxy, make_keys(directory), seed, end).run(kills=kills)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--signal", choices=["KILL", "TERM"], default="KILL")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--directory", type=Path, help="where to work (default: a new one, removed if all is well)")
     options = parser.parse_args()
@@ -297,7 +378,8 @@ def main() -> None:
     with ExitStack() as stack:
         directory = options.directory or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kill-soak-")))
         directory.mkdir(parents=True, exist_ok=True)
-        print(soak(kills=options.kills, seed=options.seed, directory=directory))  # noqa: T201 - the script's answer
+        end = signal.Signals[f"SIG{options.signal}"]
+        print(soak(kills=options.kills, seed=options.seed, directory=directory, end=end))  # noqa: T201 - the script's answer
     print(f"{time.monotonic() - started:.0f} s, seed {options.seed}")  # noqa: T201 - the script's answer
 
 
