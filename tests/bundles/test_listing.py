@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from amistream.bundles.listing import Filters, select
+from amistream.bundles.listing import select
 from amistream.bundles.results import Inventory
 from amistream.errors import RefusedError
 from amistream.values import GIB
@@ -96,19 +96,19 @@ async def test_filters(cloud: Endpoint, filled: str, tmp_path: Path) -> None:
     register(cloud, f"{filled}/gone/image.manifest.xml")
     found = await inventory(work(tmp_path, cloud), f"s3://{filled}")
 
-    def folders(filters: Filters) -> tuple[set[str], int, int]:
-        shown = select(found, filters)
+    def folders(**filters: Any) -> tuple[set[str], int, int]:
+        shown = select(found, **filters)
         names = {row.manifest.removeprefix(f"s3://{filled}/").partition("/")[0] for row in shown.bundles}
         assert shown.stored == sum(row.stored for row in shown.bundles) + sum(row.stored for row in shown.orphan_parts)
         return names, len(shown.orphan_parts), len(shown.orphan_images)
 
     now = datetime.now(UTC)
     everything = {"whole", "registered", "lacking", "short", "broken", "empty"}
-    assert folders(Filters()) == (everything, 2, 1)
-    assert folders(Filters(orphans=True)) == (everything - {"whole", "registered"}, 2, 1)
-    assert folders(Filters(unregistered=True)) == (everything - {"registered"}, 2, 0)
-    assert folders(Filters(made_before=now - timedelta(days=1))) == (set(), 0, 0)
-    assert folders(Filters(made_before=now + timedelta(days=1))) == (everything, 2, 0)
+    assert folders() == (everything, 2, 1)
+    assert folders(orphans=True) == (everything - {"whole", "registered"}, 2, 1)
+    assert folders(unregistered=True) == (everything - {"registered"}, 2, 0)
+    assert folders(made_before=now - timedelta(days=1)) == (set(), 0, 0)
+    assert folders(made_before=now + timedelta(days=1)) == (everything, 2, 0)
 
 
 async def test_without_ec2(cloud: Endpoint, make_proxy: MakeProxy, filled: str, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ async def test_without_ec2(cloud: Endpoint, make_proxy: MakeProxy, filled: str, 
     proxy.requests.clear()
     await inventory(it, f"s3://{filled}", ask_ec2=False)
     assert proxy.seen("POST") == []
-    assert select(found, Filters(unregistered=True)).bundles == ()
+    assert select(found, unregistered=True).bundles == ()
 
 
 async def test_a_manifest_that_cannot_be_read(

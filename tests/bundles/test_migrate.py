@@ -11,10 +11,10 @@ import pytest
 from amistream.bundles.manifest import Signature, check_signature, parse_manifest
 from amistream.bundles.meter import Meter
 from amistream.bundles.migrate import MigrationRequest
-from amistream.bundles.register import RegistrationOptions
 from amistream.bundles.results import Migrated
 from amistream.errors import AmistreamError, DifferenceError, RefusedError, RegisterError, StoreError
 from amistream.keys import load_certificate, own_identity
+from amistream.ports.registry import Registration
 from bundles.bucket import SIZES
 from bundles.made import (
     AES_IV,
@@ -247,7 +247,7 @@ async def test_registered_there(
 ) -> None:
     """With registration options the migrated bundle becomes an AMI at its new location."""
     target, proxy = make_bucket(cloud), make_proxy(cloud, dry_run_answered())
-    options = RegistrationOptions(name=f"{target}/holes.img.manifest.xml")
+    options = Registration(name=f"{target}/holes.img.manifest.xml")
     done = await migrate(work(tmp_path, proxy.endpoint), bundle, f"s3://{target}", registration=options)
     assert done.image is not None
     assert done.image.image_id in images(cloud)
@@ -263,7 +263,7 @@ async def test_a_name_that_is_taken(
     register(cloud, f"{target} taken")
     with pytest.raises(RefusedError, match="cannot register the AMI name"):
         await migrate(
-            work(tmp_path, cloud), bundle, f"s3://{target}", registration=RegistrationOptions(name=f"{target} taken")
+            work(tmp_path, cloud), bundle, f"s3://{target}", registration=Registration(name=f"{target} taken")
         )
     assert list_keys(cloud, target) == []
 
@@ -282,7 +282,7 @@ async def test_registration_that_fails(
             work(tmp_path, proxy.endpoint),
             bundle,
             f"s3://{target}",
-            registration=RegistrationOptions(name=f"{target} x"),
+            registration=Registration(name=f"{target} x"),
         )
     assert len(list_keys(cloud, target)) == 4
 

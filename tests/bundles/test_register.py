@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from amistream.bundles.register import RegistrationOptions
 from amistream.errors import DifferenceError, RefusedError, RegisterError
+from amistream.ports.registry import Registration
 from bundles.bucket import SIZES
 from bundles.made import contents, images, older_bundle, put_files, register, stored_bytes, work
 from support.proxy import Answer, Fault, HoldReply, PauseRequest, dry_run_answered
@@ -26,15 +26,13 @@ async def test_register(cloud: Endpoint, bucket: str, make_proxy: MakeProxy, bun
     """A bundle is registered with the manifest's and the given options; repeated, it gives the same AMI."""
     proxy = make_proxy(cloud, dry_run_answered())
     location = f"{bucket}/holes.img.manifest.xml"
-    wish = RegistrationOptions(
-        name=location, tags={"team": "web"}, ena=True, block_device_mappings={"ephemeral0": "sdb"}
-    )
+    wish = Registration(name=location, tags={"team": "web"}, ena=True, block_device_mappings={"ephemeral0": "sdb"})
     it = work(tmp_path, proxy.endpoint)
     async with it.session() as session:
         done = await session.register(f"s3://{location}", wish)
         again = await session.register(f"s3://{location}", wish)
         assert it.notes == []
-        other = await session.register(f"s3://{location}", RegistrationOptions(name="another name"))
+        other = await session.register(f"s3://{location}", Registration(name="another name"))
     assert again == done
     assert other.image_id != done.image_id
     assert it.notes == [f"{done.image_id} is registered on this bundle too"]
@@ -62,9 +60,9 @@ async def test_register_with_a_kernel(
     proxy, bucket = make_proxy(cloud, dry_run_answered()), make_bucket(cloud)
     put_files(cloud, bucket, manifest.parent)
     async with work(tmp_path, proxy.endpoint).session() as session:
-        await session.register(f"s3://{bucket}/holes.img.manifest.xml", RegistrationOptions())
+        await session.register(f"s3://{bucket}/holes.img.manifest.xml", Registration())
         await session.register(
-            f"s3://{bucket}/holes.img.manifest.xml", RegistrationOptions(name="hvm one", virtualization="hvm")
+            f"s3://{bucket}/holes.img.manifest.xml", Registration(name="hvm one", virtualization="hvm")
         )
     sent = [each.parameters for each in proxy.requests if b"RegisterImage" in each.form and b"DryRun" not in each.form]
     sent_kernels = [(each["VirtualizationType"], each.get("KernelId"), each.get("RamdiskId")) for each in sent]
@@ -79,15 +77,15 @@ async def test_registrations_that_cannot_be(cloud: Endpoint, bucket: str, bundle
     address = f"s3://{bucket}/holes.img.manifest.xml"
     async with work(tmp_path, cloud).session() as session:
         with pytest.raises(RefusedError, match="EC2 reads a bundle from S3 only"):
-            await session.register(str(bundle), RegistrationOptions())
+            await session.register(str(bundle), Registration())
         with pytest.raises(RefusedError, match=f"{taken} has it in eu-west-1"):
-            await session.register(address, RegistrationOptions(name=f"{bucket} taken"))
+            await session.register(address, Registration(name=f"{bucket} taken"))
         with pytest.raises(RefusedError, match="it is in eu-west-1"):
-            await session.register(address, RegistrationOptions(), region="us-east-1")
+            await session.register(address, Registration(), region="us-east-1")
         with cloud.blocking_client() as s3:
             s3.delete_object(Bucket=bucket, Key="holes.img.part.1")
         with pytest.raises(DifferenceError, match=r"holes\.img\.part\.1 is missing"):
-            await session.register(address, RegistrationOptions())
+            await session.register(address, Registration())
     assert images(cloud) == before
 
 
@@ -100,7 +98,7 @@ async def test_cancelled_registration(
     location = f"{bucket}/holes.img.manifest.xml"
     before = images(cloud)
     async with work(tmp_path, proxy.endpoint).session() as session:
-        task = asyncio.create_task(session.register(f"s3://{location}", RegistrationOptions(name=location)))
+        task = asyncio.create_task(session.register(f"s3://{location}", Registration(name=location)))
         await asyncio.to_thread(proxy.wait_hit, fault)
         assert len(images(cloud)) == len(before) + 1
         task.cancel()
@@ -117,9 +115,7 @@ async def test_image_that_becomes_nothing(cloud: Endpoint, bucket: str, make_pro
     before = images(cloud)
     async with work(tmp_path, proxy.endpoint).session() as session:
         with pytest.raises(RegisterError) as caught:
-            await session.register(
-                f"s3://{bucket}/holes.img.manifest.xml", RegistrationOptions(name=f"{bucket}/waited")
-            )
+            await session.register(f"s3://{bucket}/holes.img.manifest.xml", Registration(name=f"{bucket}/waited"))
     assert caught.value.code == "register.unknown"
     assert "describe-images" in caught.value.hint
     assert len(images(cloud)) == len(before) + 1
@@ -138,7 +134,7 @@ async def test_refused_registration(
     before, it = images(cloud), work(tmp_path, proxy.endpoint)
     async with it.session() as session:
         with pytest.raises(RegisterError, match="InvalidManifest"):
-            await session.register(f"s3://{bucket}/holes.img.manifest.xml", RegistrationOptions())
+            await session.register(f"s3://{bucket}/holes.img.manifest.xml", Registration())
     assert (images(cloud), it.notes) == (before, [])
     assert stored_bytes(cloud, bucket) == contents(bundle.parent)
 
@@ -154,7 +150,7 @@ async def test_registered_twice_at_a_time(
 
     async def registered(proxy: FaultProxy) -> str:
         async with work(tmp_path, proxy.endpoint).session() as session:
-            return (await session.register(f"s3://{location}", RegistrationOptions(name=location))).image_id
+            return (await session.register(f"s3://{location}", Registration(name=location))).image_id
 
     second = asyncio.create_task(registered(slow))
     await asyncio.to_thread(slow.wait_hit, held)

@@ -18,9 +18,10 @@ from amistream.bundles.manifest import Manifest, parse_manifest
 from amistream.bundles.meter import Meter
 from amistream.bundles.parts import StoredPart
 from amistream.bundles.survey import _hex
-from amistream.bundles.way_back import Sink, Unpacked, Unpacking, compare
+from amistream.bundles.way_back import Unpacked, Unpacking, compare
 from amistream.errors import StoreError
 from amistream.keys import BundleKey, Secret
+from amistream.ports.target import Sink
 from amistream.stages.back.unarchive import Piece
 from amistream.stores.directory import DirectoryStore
 from bundles.made import flip

@@ -10,7 +10,6 @@ import asyncio
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 from amistream.aws.ec2 import Ec2
@@ -30,15 +29,6 @@ READS = 8
 """Manifests read at a time: each may have 16 MiB. Guess."""
 
 _PART = re.compile(r"(?P<prefix>.+)\.part\.[0-9]+")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Filters:
-    """Filters of rows: a row is shown if it passes all that are set."""
-
-    orphans: bool = False
-    unregistered: bool = False
-    made_before: datetime | None = None
 
 
 async def take_inventory(
@@ -86,21 +76,21 @@ async def take_inventory(
     )
 
 
-def select(inventory: Inventory, filters: Filters) -> Inventory:
-    """Select the rows that pass every filter. An AMI without a bundle has no age and is never unregistered."""
+def select(
+    inventory: Inventory, *, orphans: bool = False, unregistered: bool = False, made_before: datetime | None = None
+) -> Inventory:
+    """Select the rows that pass every filter set. An AMI without a bundle has no age and is never unregistered."""
 
     def of_age(moment: datetime) -> bool:
-        return filters.made_before is None or moment < filters.made_before
+        return made_before is None or moment < made_before
 
     bundles = [
         bundle
         for bundle in inventory.bundles
-        if of_age(bundle.made_at)
-        and (not filters.orphans or bundle.problem)
-        and (not filters.unregistered or bundle.images == ())
+        if of_age(bundle.made_at) and (not orphans or bundle.problem) and (not unregistered or bundle.images == ())
     ]
     parts = [parts for parts in inventory.orphan_parts if of_age(parts.newest_at)]
-    images = () if filters.unregistered or filters.made_before else inventory.orphan_images
+    images = () if unregistered or made_before else inventory.orphan_images
     return _summed(
         inventory.model_copy(update={"bundles": tuple(bundles), "orphan_parts": tuple(parts), "orphan_images": images})
     )

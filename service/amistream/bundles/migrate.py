@@ -21,12 +21,13 @@ from amistream.bundles.manifest import Manifest, Signature, check_signature, par
 from amistream.bundles.meter import Meter, Note
 from amistream.bundles.parts import StoredPart, check_parts, different_part_error, parts_in_flight, read_part
 from amistream.bundles.place import BucketPlace, Bundle
-from amistream.bundles.register import Intent, RegistrationOptions, carry_out, check_registration, ec2_of
+from amistream.bundles.register import Intent, carry_out, check_registration, ec2_of
 from amistream.bundles.results import Migrated
 from amistream.errors import BundleExistsError, RefusedError, StoreError, TakenError
 from amistream.flow.gather import gather_limited
 from amistream.keys import BundleKey, UserIdentity, unwrap, wrap
 from amistream.location import S3Location
+from amistream.ports.registry import Registration
 from amistream.ports.store import ObjectStore, whole_checksum
 from amistream.settings import Settings
 from amistream.stages.manifest import ImageFacts, WrappedKeys, write_manifest
@@ -46,7 +47,7 @@ class MigrationRequest:
     source_endpoint_url: str = ""
     source_profile: str = ""
     """Credentials of the source, where they are others: of another partition."""
-    registration: RegistrationOptions | None = None
+    registration: Registration | None = None
     """Options to register the copy; None: do not register it."""
 
 
@@ -58,7 +59,7 @@ class MigrationOptions:
     ec2_certificate: x509.Certificate
     kernel: str
     ramdisk: str
-    registration: RegistrationOptions | None = None
+    registration: Registration | None = None
     server_side: bool = False
 
 

@@ -6,10 +6,8 @@ All requests go to the region of the bundle's bucket: EC2 registers a bundle in 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 
 from amistream.aws.ec2 import Ec2
 from amistream.aws.session import Aws
@@ -27,22 +25,6 @@ from amistream.stages.register import RegistrationAttempt, default_name
 
 MAY_BECOME_AVAILABLE = frozenset({"register.timeout", "register.unknown"})
 """Codes of a wait that ended without a verdict: such an AMI stays."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RegistrationOptions:
-    """Options to register an AMI. Empty ones are taken from the manifest."""
-
-    name: str = ""
-    description: str = ""
-    architecture: str = ""
-    virtualization: str = ""
-    kernel: str = ""
-    ramdisk: str = ""
-    sriov: bool = False
-    ena: bool = False
-    block_device_mappings: Mapping[str, str] = field(default_factory=dict)
-    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 async def ec2_of(place: Place, settings: Settings, aws: Aws) -> Ec2:
@@ -66,7 +48,7 @@ class Intent:
 
 
 async def register_bundle(
-    bundle: Bundle, options: RegistrationOptions, settings: Settings, aws: Aws, note: Note
+    bundle: Bundle, options: Registration, settings: Settings, aws: Aws, note: Note
 ) -> Registered:
     """Register the bundle and wait for the AMI. Raises `AmistreamError`; then no AMI of ours is left.
 
@@ -89,9 +71,7 @@ async def register_bundle(
     return await carry_out(bundle, intent, settings, ec2, note)
 
 
-async def check_registration(
-    bundle: Bundle, options: RegistrationOptions, settings: Settings, ec2: Ec2, note: Note
-) -> Intent:
+async def check_registration(bundle: Bundle, options: Registration, settings: Settings, ec2: Ec2, note: Note) -> Intent:
     """Check that EC2 would register the bundle, which may not exist yet. Raises `RefusedError` or `StoreError`."""
     registration, retry = registration_of(bundle, options, datetime.now(UTC)), retry_policy(settings)
     what = f"look for an AMI named {registration.name!r}"
@@ -132,24 +112,21 @@ async def _register(ec2: Ec2, registration: Registration, settings: Settings, no
         raise
 
 
-def registration_of(bundle: Bundle, options: RegistrationOptions, now: datetime) -> Registration:
-    """Build the request to EC2 from the options, and from the manifest where they are empty."""
+def registration_of(bundle: Bundle, options: Registration, now: datetime) -> Registration:
+    """Complete the options with the values of the manifest."""
     manifest = bundle.manifest
     kernel, ramdisk = options.kernel or manifest.kernel, options.ramdisk or manifest.ramdisk
     virtualization = options.virtualization or ("paravirtual" if kernel or manifest.kind != "machine" else "hvm")
     paravirtual = virtualization == "paravirtual"
-    return Registration(
+    return replace(
+        options,
         location=bundle.place.image_location(bundle.manifest_name),
         name=options.name or default_name(manifest.name, now, secrets.token_hex(3)),
         architecture=options.architecture or manifest.architecture,
         virtualization=virtualization,
-        description=options.description,
         kernel=kernel if paravirtual else "",
         ramdisk=ramdisk if paravirtual else "",
-        sriov=options.sriov,
-        ena=options.ena,
         block_device_mappings=options.block_device_mappings or manifest.block_device_mappings,
-        tags=options.tags,
     )
 
 
@@ -168,8 +145,4 @@ async def find_image(ec2: Ec2, image_id: str, settings: Settings) -> Ami:
 
 async def deregister_image(ec2: Ec2, image_id: str, settings: Settings) -> None:
     """Deregister the AMI, unless it is gone already. Raises `StoreError`."""
-    await with_retries(retry_policy(settings), f"deregister {image_id}", partial(_deregister_once, ec2, image_id))
-
-
-async def _deregister_once(ec2: Ec2, image_id: str, _: object) -> None:
-    await ec2.deregister(image_id)
+    await with_retries(retry_policy(settings), f"deregister {image_id}", lambda _: ec2.deregister(image_id))

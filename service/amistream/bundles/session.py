@@ -20,7 +20,7 @@ from amistream.bundles.meter import Meter, Note
 from amistream.bundles.migrate import MigrationOptions, MigrationRequest, kernel_for_region, migrate
 from amistream.bundles.owner import find_owner
 from amistream.bundles.place import BucketPlace, Place, find_bundle, open_bucket, open_place
-from amistream.bundles.register import RegistrationOptions, deregister_image, ec2_of, find_image, register_bundle
+from amistream.bundles.register import deregister_image, ec2_of, find_image, register_bundle
 from amistream.bundles.remove import Removal, plan_removal, remove
 from amistream.bundles.results import (
     Deregistered,
@@ -37,6 +37,7 @@ from amistream.bundles.upload import upload
 from amistream.bundles.verify import verify
 from amistream.errors import RefusedError
 from amistream.location import Location, S3Location, parse_location, parse_manifest_address, parse_s3_location
+from amistream.ports.registry import Registration
 from amistream.settings import Settings
 from amistream.targets.opening import choose_target
 from amistream.values import STANDARD_OUTPUT
@@ -112,7 +113,7 @@ class BundleSession:
             await check_bucket(target, self._settings, self._aws, self._note, region=region)
             return await upload(bundle, target, self._settings, meter, self._note)
 
-    async def register(self, address: str, options: RegistrationOptions, *, region: str = "") -> Registered:
+    async def register(self, address: str, options: Registration, *, region: str = "") -> Registered:
         folder, name = parse_manifest_address(address)
         async with open_place(folder, self._settings, self._aws, region=region) as place:
             bundle = await find_bundle(place, name)

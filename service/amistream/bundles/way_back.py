@@ -22,7 +22,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from amistream.bundles.fetch import Range, fetch
 from amistream.bundles.manifest import Manifest
@@ -36,6 +36,7 @@ from amistream.flow.relay import Ordered, Parallel, Relay
 from amistream.flow.side_worker import BrokenError, Channel, SideWorker, StoppedError
 from amistream.keys import BundleKey
 from amistream.ports.store import Store
+from amistream.ports.target import Sink
 from amistream.stages.back.cut import Cut, Run
 from amistream.stages.back.decrypt import SLICE, Decrypt
 from amistream.stages.back.flaw import FlawError
@@ -49,18 +50,6 @@ RANGES = 3
 """Maximum ranges that wait for a worker."""
 PIECES = 3
 """Maximum pieces of the archive that wait for the hashing thread, and blocks of the image that wait to be written."""
-
-
-class Sink(Protocol):
-    """Takes the image: part of `ports.target.Target`."""
-
-    def gather(self, offset: int, data: memoryview) -> Iterator[Any]: ...
-
-    def rest(self) -> Iterator[Any]: ...
-
-    def write(self, gathered: Any) -> None: ...
-
-    def stop(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,8 +13,8 @@ from amistream.errors import UsageError
 from amistream.location import S3Location, parse_location
 
 if TYPE_CHECKING:
-    from amistream.bundles.register import RegistrationOptions
     from amistream.bundles.results import Transferred
+    from amistream.ports.registry import Registration
     from amistream.request import Reach
     from amistream.settings import Settings
 
@@ -50,16 +50,16 @@ def settings_for(config: Path | None, reach: Reach) -> Settings:
     return load(config, region=reach.region, endpoint_url=reach.endpoint_url, acl=reach.acl)
 
 
-def registration_options(context: typer.Context) -> RegistrationOptions:
+def registration_options(context: typer.Context) -> Registration:
     """Make the options of a registration. The manifest supplies what the command leaves out. Raises `UsageError`."""
-    from amistream.bundles.register import RegistrationOptions
+    from amistream.ports.registry import Registration
     from amistream.request import RegistrationFields
 
     params = context.params
     # A request for a kernel is valid only with this virtualization.
     kind = params["virtualization"] or ("paravirtual" if params["kernel"] or params["ramdisk"] else None)
     fields = validated(RegistrationFields, context, virtualization=kind)
-    return RegistrationOptions(
+    return Registration(
         name=fields.ami_name or "",
         description=fields.description or "",
         architecture=fields.architecture or "",

@@ -9,12 +9,15 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registration:
-    """The AMI that EC2 is asked to register. `location` is the manifest's bucket/key, without a leading slash."""
+    """The AMI that EC2 is asked to register. `location` is the manifest's bucket/key, without a leading slash.
 
-    location: str
-    name: str
-    architecture: str
-    virtualization: str
+    As the options of a command, empty values are taken from the manifest.
+    """
+
+    location: str = ""
+    name: str = ""
+    architecture: str = ""
+    virtualization: str = ""
     description: str = ""
     kernel: str = ""
     ramdisk: str = ""

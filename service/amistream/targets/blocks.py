@@ -14,10 +14,12 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+from amistream.errors import JobError
 from amistream.flow.buffers import Buffers
-from amistream.targets.failures import write_errors
 from amistream.values import KIB, MIB
 
 BLOCK = 4 * MIB
@@ -31,6 +33,7 @@ ALIGNMENT = 4 * KIB
 WORTH_WAITING = 256 * KIB
 """Minimum bytes of a direct write: each one waits for the disk, so smaller ones use the page cache. Guess."""
 ZEROS = bytes(BLOCK)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +182,22 @@ def write_all(descriptor: int, offset: int, data: memoryview | bytes) -> None:
         written = os.pwrite(descriptor, view, offset)
         offset += written
         view = view[written:]
+
+
+@contextmanager
+def write_errors(name: str) -> Iterator[None]:
+    """Raise `JobError` for an OSError: writing to the target `name` had begun."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise JobError(
+                "target.full",
+                f"cannot write {name}: {error.strerror}",
+                hint=f"free some space: df -h {Path(name).parent}; nothing of the image is left behind",
+                field="destination",
+            ) from error
+        raise JobError("target.failed", f"cannot write {name}: {error.strerror}", field="destination") from error
 
 
 class BlockTarget:

@@ -16,8 +16,7 @@ from pathlib import Path
 from amistream.errors import RefusedError
 from amistream.host.devices import device_size, is_read_only, zero_range
 from amistream.host.mounts import mount_point
-from amistream.targets.blocks import ALIGNMENT, BLOCK, ZEROS, BlockTarget, BlockWriter, write_all
-from amistream.targets.failures import write_errors
+from amistream.targets.blocks import ALIGNMENT, BLOCK, ZEROS, BlockTarget, BlockWriter, write_all, write_errors
 from amistream.values import MIB
 
 WORTH_ASKING = MIB

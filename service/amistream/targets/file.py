@@ -9,8 +9,7 @@ from pathlib import Path
 
 from amistream.errors import RefusedError
 from amistream.host.new_file import NewFile, sync_directory
-from amistream.targets.blocks import BlockTarget, BlockWriter
-from amistream.targets.failures import NO_ROOM, write_errors
+from amistream.targets.blocks import NO_ROOM, BlockTarget, BlockWriter, write_errors
 
 
 class FileTarget(BlockTarget):

@@ -10,8 +10,7 @@ from contextlib import suppress
 
 from amistream.errors import RefusedError
 from amistream.stages.back.unarchive import Piece
-from amistream.targets.blocks import ZEROS
-from amistream.targets.failures import write_errors
+from amistream.targets.blocks import ZEROS, write_errors
 from amistream.values import MIB
 
 _POLL_MS = 200

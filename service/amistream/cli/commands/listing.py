@@ -73,11 +73,11 @@ def list_bundles(
     async def work(session: BundleSession) -> Inventory:
         return await session.inventory(address, ask_ec2=not no_ec2, price=price)
 
-    from amistream.bundles.listing import Filters, select
+    from amistream.bundles.listing import select
 
     inventory = run_here(settings_for(config, reach), work)
-    filters = Filters(orphans=orphans, unregistered=unregistered, made_before=None if age is None else now - age)
-    shown = select(inventory, filters)
+    made_before = None if age is None else now - age
+    shown = select(inventory, orphans=orphans, unregistered=unregistered, made_before=made_before)
     put_result(shown.model_dump_json() if as_json else inventory_text(shown, now))
     return EXIT_DONE
 
