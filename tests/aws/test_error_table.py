@@ -26,7 +26,7 @@ import pytest_asyncio
 import amistream
 from amistream.aws.error_table import NEEDS, TABLE
 from amistream.aws.session import Aws
-from amistream.aws.translate import SDK_ERRORS, translate
+from amistream.aws.translate import asking
 from amistream.errors import StoreError
 from amistream.settings import Settings
 from aws.canned import ACCESS_KEY, CANONICAL, ENCODED, PRIVATE, SIGNATURE, TO_SIGN, TOKEN, Canned, Reply, error_body
@@ -112,9 +112,10 @@ async def ask(aws: Aws, url: str, operation: str, **changes: Any) -> StoreError:
 
 async def failure(call: Awaitable[Any]) -> StoreError:
     try:
-        answer = await call
-    except (*SDK_ERRORS, TimeoutError) as error:
-        return translate(error, "do it", bucket=BUCKET)
+        async with asking("do it", bucket=BUCKET):
+            answer = await call
+    except StoreError as error:
+        return error
     raise AssertionError(f"it went well: {answer}")
 
 

@@ -5,27 +5,23 @@ Each function makes one request, not repeated here, and raises `StoreError` (tra
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from socket import gaierror
-from typing import Any, TypeVar
+from typing import Any
 
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError
 
-from amistream.aws.credentials import default_region
 from amistream.aws.error_table import MAKE_BUCKET, USE_SSE_S3
 from amistream.aws.session import Aws
-from amistream.aws.translate import ENABLE_ACLS, SDK_ERRORS, error_code, http_status, translate
+from amistream.aws.translate import ENABLE_ACLS, asking, error_code, http_status, translate
 from amistream.errors import AmistreamError, NoBucketError, RefusedError, StoreError
 from amistream.settings import Acl
 
 FALLBACK_REGION = "us-east-1"
 _NOT_SHOWN = frozenset({"AccessDenied", "NotImplemented", "MethodNotAllowed"})
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,36 +39,34 @@ async def find_bucket(aws: Aws, bucket: str, *, region: str, endpoint_url: str, 
 
     The error is transient unless nothing answers at that name or address.
     """
-    asked = region or await default_region(aws) or FALLBACK_REGION
+    asked = region or await aws.default_region() or FALLBACK_REGION
     client = await aws.client("s3", asked, endpoint_url)
     what = f"use the bucket {bucket}"
-    try:
-        reply = await _ask(client.head_bucket(Bucket=bucket), timeout_s)
-    except ClientError as error:
-        headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-        actual = str(headers.get("x-amz-bucket-region", ""))
-        if http_status(error) in (301, 400) and actual:
-            return BucketFacts(region=actual, ahead_s=_ahead_s(headers))
-        if http_status(error) == 404:  # noqa: PLR2004 - HTTP's own number
-            missing = NoBucketError(
+    async with asking(what, timeout_s, bucket=bucket):
+        try:
+            reply = await client.head_bucket(Bucket=bucket)
+            headers = reply["ResponseMetadata"]["HTTPHeaders"]
+            found = str(reply.get("BucketRegion") or headers.get("x-amz-bucket-region") or asked)
+            return BucketFacts(region=found, ahead_s=_ahead_s(headers))
+        except ClientError as error:
+            headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+            actual = str(headers.get("x-amz-bucket-region", ""))
+            if http_status(error) in (301, 400) and actual:
+                return BucketFacts(region=actual, ahead_s=_ahead_s(headers))
+            refused: AmistreamError = NoBucketError(
                 "bucket.missing",
                 f"cannot {what}: there is no such bucket",
                 hint=f"check the name, or create it: {MAKE_BUCKET.replace('BUCKET', bucket)}",
                 field="destinations",
             )
-            return BucketFacts(error=missing, ahead_s=_ahead_s(headers))
-        refused = translate(error, what, bucket=bucket)
-        if refused.transient:
-            raise refused from error
-        return BucketFacts(error=refused, ahead_s=_ahead_s(headers))
-    except (EndpointConnectionError, ConnectTimeoutError) as error:
-        away = translate(error, what, bucket=bucket)
-        raise (away.permanent() if _is_nowhere(error) else away) from error
-    except (*SDK_ERRORS, TimeoutError) as error:
-        raise translate(error, what, bucket=bucket) from error
-    headers = reply["ResponseMetadata"]["HTTPHeaders"]
-    found = str(reply.get("BucketRegion") or headers.get("x-amz-bucket-region") or asked)
-    return BucketFacts(region=found, ahead_s=_ahead_s(headers))
+            if http_status(error) != 404:  # noqa: PLR2004 - HTTP's own number
+                refused = translate(error, what, bucket=bucket)
+                if refused.transient:
+                    raise refused from error
+            return BucketFacts(error=refused, ahead_s=_ahead_s(headers))
+        except (EndpointConnectionError, ConnectTimeoutError) as error:
+            away = translate(error, what, bucket=bucket)
+            raise (away.permanent() if _is_nowhere(error) else away) from error
 
 
 async def bucket_region(aws: Aws, bucket: str, *, region: str, endpoint_url: str, timeout_s: float) -> str:
@@ -106,20 +100,19 @@ def check_region(bucket: str, region: str, found: str) -> None:
 
 async def check_acls(client: Any, bucket: str, timeout_s: float) -> BucketDoubt | None:
     """Refuse a bucket whose ACLs are disabled, because EC2 reads a bundle through its ACL."""
-    try:
-        reply = await _ask(client.get_bucket_ownership_controls(Bucket=bucket), timeout_s)
-    except ClientError as error:
-        if error_code(error) == "OwnershipControlsNotFoundError":
-            return None  # a bucket older than these controls: ACLs are enabled
-        if error_code(error) in _NOT_SHOWN or http_status(error) in (403, 501):
-            return BucketDoubt(
-                found=f"cannot check if bucket {bucket} has ACLs enabled ({error_code(error)})",
-                why="with ACLs disabled EC2 could not read the bundle",
-                fix="allow s3:GetBucketOwnershipControls to have it checked",
-            )
-        raise translate(error, f"read the ownership controls of bucket {bucket}", bucket=bucket) from error
-    except (*SDK_ERRORS, TimeoutError) as error:
-        raise translate(error, f"read the ownership controls of bucket {bucket}", bucket=bucket) from error
+    async with asking(f"read the ownership controls of bucket {bucket}", timeout_s, bucket=bucket):
+        try:
+            reply = await client.get_bucket_ownership_controls(Bucket=bucket)
+        except ClientError as error:
+            if error_code(error) == "OwnershipControlsNotFoundError":
+                return None  # a bucket older than these controls: ACLs are enabled
+            if error_code(error) in _NOT_SHOWN or http_status(error) in (403, 501):
+                return BucketDoubt(
+                    found=f"cannot check if bucket {bucket} has ACLs enabled ({error_code(error)})",
+                    why="with ACLs disabled EC2 could not read the bundle",
+                    fix="allow s3:GetBucketOwnershipControls to have it checked",
+                )
+            raise
     rules = reply["OwnershipControls"]["Rules"]
     if any(rule["ObjectOwnership"] == "BucketOwnerEnforced" for rule in rules):
         raise RefusedError(
@@ -134,11 +127,10 @@ async def check_acls(client: Any, bucket: str, timeout_s: float) -> BucketDoubt 
 async def default_encryption(client: Any, bucket: str, timeout_s: float) -> str | None:
     """Find the algorithm that the bucket encrypts with by default: '' for none, None if not known."""
     try:
-        reply = await _ask(client.get_bucket_encryption(Bucket=bucket), timeout_s)
-    except ClientError as error:
-        return "" if error_code(error) == "ServerSideEncryptionConfigurationNotFoundError" else None
-    except (*SDK_ERRORS, TimeoutError):
-        return None
+        async with asking("read its encryption", timeout_s):
+            reply = await client.get_bucket_encryption(Bucket=bucket)
+    except StoreError as error:
+        return "" if error_code(error.__cause__) == "ServerSideEncryptionConfigurationNotFoundError" else None
     rules = reply.get("ServerSideEncryptionConfiguration", {}).get("Rules", ())
     kinds = [rule.get("ApplyServerSideEncryptionByDefault", {}).get("SSEAlgorithm", "") for rule in rules]
     return next((kind for kind in kinds if kind.startswith("aws:kms")), "".join(kinds[:1]))
@@ -156,29 +148,25 @@ def encryption_doubt(bucket: str, algorithm: str | None) -> BucketDoubt | None:
 
 async def put_probe(client: Any, bucket: str, key: str, acl: Acl, timeout_s: float) -> None:
     """Put an empty object with the bundle's ACL, to find a missing permission before the first byte."""
-    folder = key.rpartition("/")[0]
-    try:
-        await _ask(client.put_object(Bucket=bucket, Key=key, Body=b"", ACL=acl.value), timeout_s)
-    except (*SDK_ERRORS, TimeoutError) as error:
-        what = f"write to s3://{bucket}/{folder} with the ACL {acl.value}"
-        raise translate(error, what, bucket=bucket) from error
+    what = f"write to s3://{bucket}/{key.rpartition('/')[0]} with the ACL {acl.value}"
+    async with asking(what, timeout_s, bucket=bucket):
+        await client.put_object(Bucket=bucket, Key=key, Body=b"", ACL=acl.value)
 
 
 async def delete_probe(client: Any, bucket: str, key: str, timeout_s: float) -> None:
     """Delete the probe, to find out whether the job can clean up after itself."""
-    folder = key.rpartition("/")[0]
     try:
-        await _ask(client.delete_object(Bucket=bucket, Key=key), timeout_s)
-    except (*SDK_ERRORS, TimeoutError) as error:
-        cause = translate(error, "delete", bucket=bucket)
+        async with asking("delete", timeout_s, bucket=bucket):
+            await client.delete_object(Bucket=bucket, Key=key)
+    except StoreError as cause:
         first = cause.hint if cause.transient else "allow s3:DeleteObject"
         raise StoreError(
             "bucket.no_delete",
-            f"cannot clean up in s3://{bucket}/{folder}: {cause.message}",
+            f"cannot clean up in s3://{bucket}/{key.rpartition('/')[0]}: {cause.message}",
             hint=f"{first}, then remove the probe: aws s3 rm s3://{bucket}/{key}",
             field="destinations",
             transient=cause.transient,
-        ) from error
+        ) from cause
 
 
 def _is_nowhere(error: BaseException) -> bool:
@@ -195,34 +183,23 @@ def _ahead_s(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-async def _ask(call: Awaitable[T], timeout_s: float) -> T:
-    async with asyncio.timeout(timeout_s):
-        return await call
-
-
-_DEFAULT_REGION = "us-east-1"
-"""AWS rejects us-east-1 as a LocationConstraint; it must be left out."""
-
-
 async def make_bucket(client: Any, bucket: str, region: str, timeout_s: float) -> None:
     """Create the bucket in `region`, with ACLs enabled. Raises `StoreError`."""
     place: dict[str, Any] = {}
-    if region != _DEFAULT_REGION:
+    if region != FALLBACK_REGION:
+        # AWS rejects us-east-1 here.
         place = {"CreateBucketConfiguration": {"LocationConstraint": region}}
-    try:
-        async with asyncio.timeout(timeout_s):
-            await client.create_bucket(Bucket=bucket, ObjectOwnership="BucketOwnerPreferred", **place)
-    except (*SDK_ERRORS, TimeoutError) as error:
-        raise translate(error, f"create the bucket {bucket} in {region}", bucket=bucket) from error
+    async with asking(f"create the bucket {bucket} in {region}", timeout_s, bucket=bucket):
+        await client.create_bucket(Bucket=bucket, ObjectOwnership="BucketOwnerPreferred", **place)
 
 
 async def delete_if_empty(client: Any, bucket: str, timeout_s: float) -> bool:
     """Delete the bucket if it has no objects; returns whether it was deleted. Raises `StoreError`."""
-    try:
-        async with asyncio.timeout(timeout_s):
+    async with asking(f"delete the bucket {bucket}", timeout_s, bucket=bucket):
+        try:
             await client.delete_bucket(Bucket=bucket)
-    except (*SDK_ERRORS, TimeoutError) as error:
-        if error_code(error) == "BucketNotEmpty":
+        except ClientError as error:
+            if error_code(error) != "BucketNotEmpty":
+                raise
             return False
-        raise translate(error, f"delete the bucket {bucket}", bucket=bucket) from error
     return True

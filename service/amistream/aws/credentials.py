@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Any
 
 from botocore.credentials import RefreshableCredentials
-from botocore.exceptions import BotoCoreError, NoCredentialsError
+from botocore.exceptions import NoCredentialsError
 
 from amistream.aws.session import Aws
-from amistream.aws.translate import translate
+from amistream.aws.translate import asking, translate
 from amistream.errors import StoreError
 
 _ORIGINS = {
@@ -41,10 +41,8 @@ class CredentialFacts:
 async def find_credentials(aws: Aws) -> CredentialFacts | None:
     """Describe the credentials, or return None without any. Raises `StoreError` when the chain itself fails."""
     try:
-        session = await aws.loaded_session()
-        found: Any = await session.get_credentials()
-    except BotoCoreError as error:
-        raise translate(error, "find AWS credentials") from error
+        async with asking("find AWS credentials"):
+            found: Any = await (await aws.loaded_session()).get_credentials()
     except ValueError as error:
         raise StoreError(
             "aws.credentials",
@@ -62,14 +60,6 @@ async def find_credentials(aws: Aws) -> CredentialFacts | None:
         expires_at=getattr(found, "_expiry_time", None),
         renews=refreshes and method != "env",
     )
-
-
-async def default_region(aws: Aws) -> str:
-    """The region of settings, environment or the SDK's configuration, or ''. Raises `StoreError`."""
-    try:
-        return await aws.default_region()
-    except BotoCoreError as error:
-        raise translate(error, "read the SDK's configuration") from error
 
 
 def no_credentials(what: str) -> StoreError:

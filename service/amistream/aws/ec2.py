@@ -5,20 +5,16 @@ RegisterImage has no client token, so it is not repeated here: `stages.register`
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Awaitable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-from botocore.parsers import ResponseParserError
+from botocore.exceptions import ClientError
 
-from amistream.aws.translate import error_code, translate
+from amistream.aws.translate import asking, error_code
 from amistream.flow.cancel import await_answer
 from amistream.ports.registry import Ami, Registration
-
-T = TypeVar("T")
 
 PAGE = 1000
 """AMIs in one answer. AWS limit."""
@@ -34,25 +30,22 @@ class Ec2:
 
     async def may_register(self, registration: Registration) -> None:
         """Ask EC2 whether it would permit the registration, without doing it."""
-        what = f"register an AMI in {self.region}"
-        try:
-            made = await self._ask(self.client.register_image(**_arguments(registration), DryRun=True), what)
-        except ClientError as error:
-            if error_code(error) != "DryRunOperation":
-                raise translate(error, what) from error
-        else:
-            # Some compatible endpoints ignore DryRun and register at once.
-            await self.deregister(str(made["ImageId"]))
+        async with self._asking(f"register an AMI in {self.region}"):
+            try:
+                made = await self.client.register_image(**_arguments(registration), DryRun=True)
+            except ClientError as error:
+                if error_code(error) != "DryRunOperation":
+                    raise
+                return
+        # Some compatible endpoints ignore DryRun and register at once.
+        await self.deregister(str(made["ImageId"]))
 
     async def register(self, registration: Registration) -> str:
         """Register once; returns the AMI's id. After a transient error the registration may have succeeded."""
-        what = f"register {registration.name!r} in {self.region}"
-        try:
+        async with self._asking(f"register {registration.name!r} in {self.region}"):
             # A cancelled request that was sent may still be done: its answer is awaited, so that it can be undone.
-            asked = await_answer(self.client.register_image(**_arguments(registration)), lambda: True)
-            return str((await self._ask(asked, what))["ImageId"])
-        except ClientError as error:
-            raise translate(error, what) from error
+            reply = await await_answer(self.client.register_image(**_arguments(registration)), lambda: True)
+            return str(reply["ImageId"])
 
     async def find(self, name: str) -> Ami | None:
         """The account's AMI of that name, if there is one."""
@@ -67,44 +60,39 @@ class Ec2:
 
         Not filtered by location on the server: that would miss other spellings, and compatible endpoints fail on it.
         """
-        what = f"list the AMIs in {self.region}"
         found: list[Ami] = []
         page: dict[str, str] = {}
         while True:
-            call = self.client.describe_images(Owners=["self"], IncludeDisabled=True, MaxResults=PAGE, **page)
-            try:
-                reply = await self._ask(call, what)
-            except ClientError as error:
-                raise translate(error, what) from error
+            async with self._asking(f"list the AMIs in {self.region}"):
+                reply = await self.client.describe_images(
+                    Owners=["self"], IncludeDisabled=True, MaxResults=PAGE, **page
+                )
             found += [_image(each) for each in reply["Images"] if each.get("RootDeviceType") != "ebs"]
             if not reply.get("NextToken"):
                 return found
             page = {"NextToken": reply["NextToken"]}
 
     async def deregister(self, image_id: str) -> None:
-        what = f"deregister {image_id}"
-        try:
-            await self._ask(self.client.deregister_image(ImageId=image_id), what)
-        except ClientError as error:
-            if not error_code(error).startswith("InvalidAMIID"):
-                raise translate(error, what) from error
+        async with self._asking(f"deregister {image_id}"):
+            try:
+                await self.client.deregister_image(ImageId=image_id)
+            except ClientError as error:
+                if not error_code(error).startswith("InvalidAMIID"):
+                    raise
 
     async def _describe(self, what: str, **arguments: Any) -> Ami | None:
-        try:
-            reply = await self._ask(self.client.describe_images(**arguments), what)
-        except ClientError as error:
-            # An AMI that was just registered may not be visible everywhere yet.
-            if error_code(error).startswith("InvalidAMIID"):
+        async with self._asking(what):
+            try:
+                reply = await self.client.describe_images(**arguments)
+            except ClientError as error:
+                # An AMI that was just registered may not be visible everywhere yet.
+                if not error_code(error).startswith("InvalidAMIID"):
+                    raise
                 return None
-            raise translate(error, what) from error
-        return next(map(_image, reply["Images"]), None)
+            return next(map(_image, reply["Images"]), None)
 
-    async def _ask(self, call: Awaitable[T], what: str) -> T:
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                return await call
-        except (BotoCoreError, ResponseParserError, TimeoutError) as error:
-            raise translate(error, what) from error
+    def _asking(self, what: str) -> AbstractAsyncContextManager[None]:
+        return asking(what, self.timeout_s)
 
 
 def _plain_location(location: str) -> str:

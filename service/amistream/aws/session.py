@@ -22,7 +22,7 @@ from aiobotocore.session import AioSession, get_session
 from botocore.exceptions import BotoCoreError
 from botocore.loaders import create_loader
 
-from amistream.aws.translate import SDK_ERRORS, translate
+from amistream.aws.translate import asking
 from amistream.errors import RefusedError
 from amistream.settings import Settings
 from amistream.values import AccessKeys
@@ -88,11 +88,11 @@ class Aws:
         return self._session
 
     async def default_region(self) -> str:
-        """The region of the settings, the environment or the SDK's configuration, or ''."""
+        """The region of the settings, the environment or the SDK's configuration, or ''. Raises `StoreError`."""
         if self._settings.region:
             return self._settings.region
-        session = await self.loaded_session()
-        return str(session.get_config_variable("region") or "")
+        async with asking("read the SDK's configuration"):
+            return str((await self.loaded_session()).get_config_variable("region") or "")
 
     async def has_credentials(self) -> bool:
         """True if the provider chain finds credentials."""
@@ -105,11 +105,8 @@ class Aws:
     async def account_id(self, region: str, endpoint_url: str) -> str:
         """Look up the caller's 12-digit account id with STS. Raises `StoreError`."""
         client = await self.client("sts", region or "us-east-1", endpoint_url)
-        try:
-            async with asyncio.timeout(self._settings.stall_timeout_s):
-                return str((await client.get_caller_identity())["Account"])
-        except (*SDK_ERRORS, TimeoutError) as error:
-            raise translate(error, "look up the account id with STS") from error
+        async with asking("look up the account id with STS", self._settings.stall_timeout_s):
+            return str((await client.get_caller_identity())["Account"])
 
     def _config(self, service: str, endpoint_url: str) -> AioConfig:
         s3: dict[str, Any] = {"payload_signing_enabled": self._settings.sign_payload or _plain_and_remote(endpoint_url)}

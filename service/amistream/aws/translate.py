@@ -6,9 +6,12 @@ reply to a wrong signature repeats the signed request, session token included.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import re
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from socket import gaierror
@@ -43,10 +46,7 @@ from botocore.parsers import ResponseParserError
 from amistream.aws.error_table import CLASSES, ENABLE_ACLS, NEEDS, TABLE, Row
 from amistream.errors import StoreError
 
-__all__ = ["ENABLE_ACLS", "SDK_ERRORS", "error_code", "http_status", "translate"]
-
-SDK_ERRORS = (ClientError, BotoCoreError, ResponseParserError)
-"""All exceptions of the SDK's requests; `translate` takes these, and TimeoutError."""
+__all__ = ["ENABLE_ACLS", "asking", "error_code", "http_status", "translate"]
 
 _BY_TYPE: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
     ((NoCredentialsError, PartialCredentialsError), "credentials"),
@@ -104,7 +104,7 @@ _LONGEST_QUOTE = 300
 _CUT = (errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE)
 
 
-def error_code(error: BaseException) -> str:
+def error_code(error: BaseException | None) -> str:
     """The AWS error code of an SDK exception, or ''. A HEAD reply has no body: its status stands for the code."""
     if not isinstance(error, ClientError):
         return ""
@@ -123,6 +123,16 @@ def http_status(error: BaseException) -> int:
     if not isinstance(error, ClientError):
         return 0
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+@asynccontextmanager
+async def asking(what: str, timeout_s: float | None = None, *, bucket: str = "") -> AsyncIterator[None]:
+    """Limit the time of a request, and raise its failure as `StoreError` "cannot `what`: why"."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except (ClientError, BotoCoreError, ResponseParserError, TimeoutError) as error:
+        raise translate(error, what, bucket=bucket) from error
 
 
 def translate(error: BaseException, what: str, *, bucket: str = "") -> StoreError:

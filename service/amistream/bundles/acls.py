@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from amistream.aws.session import Aws
-from amistream.aws.translate import SDK_ERRORS, translate
+from amistream.aws.translate import asking
 from amistream.bundles.place import BucketPlace, Bundle
 from amistream.bundles.results import Access, Difference
 from amistream.errors import DeniedError, NotSupportedError
@@ -39,10 +39,8 @@ async def check_acls(
         what = f"see the ACL of {place.store.location}/{name}"
 
         async def ask(_: Alive) -> Any:
-            try:
+            async with asking(what, bucket=bucket):
                 return await client.get_object_acl(Bucket=bucket, Key=key)
-            except SDK_ERRORS as error:
-                raise translate(error, what, bucket=bucket) from error
 
         return who_can_read((await with_retries(retry_policy(settings), what, ask)).get("Grants", ()))
 

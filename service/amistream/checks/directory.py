@@ -6,7 +6,6 @@ import asyncio
 import os
 from pathlib import Path
 
-from amistream.aws.credentials import default_region
 from amistream.checks.bucket import check_names
 from amistream.checks.destination import Destination
 from amistream.checks.findings import Check, Observation, Status
@@ -57,7 +56,7 @@ class DirectoryChecks:
         return checks
 
     async def _choose_region(self) -> str:
-        self.region = self._address.request.region or await default_region(self._address.aws)
+        self.region = self._address.request.region or await self._address.aws.default_region()
         return self.region or "not known"
 
     async def _check_directory(self) -> str:

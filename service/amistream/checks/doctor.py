@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 from datetime import UTC, datetime
 
-from amistream.aws.credentials import default_region, find_credentials
+from amistream.aws.credentials import find_credentials
 from amistream.aws.session import Aws
 from amistream.checks.bucket import credentials_observation
 from amistream.checks.destination import Destination, RequestContext
@@ -73,7 +73,7 @@ class NoDestination:
         return credentials_observation(facts, datetime.now(UTC))
 
     async def _choose_region(self) -> Observation:
-        self.region = self._context.request.region or await default_region(self._context.aws)
+        self.region = self._context.request.region or await self._context.aws.default_region()
         return (
             Observation(self.region)
             if self.region

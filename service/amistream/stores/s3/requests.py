@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError, ConnectionClosedError
 
-from amistream.aws.translate import SDK_ERRORS, http_status, translate
+from amistream.aws.translate import asking, http_status
 from amistream.errors import TakenError
 from amistream.flow.retry import Alive, RetryPolicy, with_retries
 from amistream.location import S3Location
@@ -43,10 +43,8 @@ class S3Requests:
         """Run `attempt` with retries. Raises `StoreError` with the message "cannot `what`: why"."""
 
         async def translated(alive: Alive) -> T:
-            try:
+            async with asking(what, bucket=self.location.bucket):
                 return await attempt(alive)
-            except SDK_ERRORS as error:
-                raise translate(error, what, bucket=self.location.bucket) from error
 
         return await with_retries(self.retry, what, translated)
 
