@@ -394,7 +394,7 @@ async def test_parts_that_are_there(
     assert (await migrate(it, bundle, f"s3://{target}/c")).kept == 1
     with pytest.raises(StoreError, match="with other content"):
         await migrate(it, bundle, f"s3://{target}/b")
-    with pytest.raises(RefusedError, match="there is a bundle already"):
+    with pytest.raises(RefusedError, match="another bundle exists there"):
         await migrate(it, bundle, f"s3://{target}/a")
     assert stored_bytes(cloud, target, "b/") == {"holes.img.part.1": b"precious"}
 

@@ -1,4 +1,4 @@
-"""Copies a bundle unchanged, to a directory or into a bucket: the common part of `download` and `upload`.
+"""Copies a bundle to a directory or into a bucket: the common part of `download`, `upload` and `migrate`.
 
 Each part is verified by its SHA-1. Valid parts that already exist stay, so that a repeated command resumes an
 interrupted one; other objects with the same names are refused before anything is sent. The manifest goes last. A part
@@ -15,12 +15,7 @@ from functools import partial
 from typing import TypeAlias
 
 from amistream.bundles.meter import Meter, Note
-from amistream.bundles.parts import (
-    StoredPart,
-    differs,
-    existing_names,
-    read_part,
-)
+from amistream.bundles.parts import StoredPart, check_parts, differs, existing_names, read_part
 from amistream.bundles.place import Bundle
 from amistream.bundles.results import Transferred
 from amistream.errors import BundleExistsError, DifferenceError, LostError, StoreError, TakenError
@@ -32,11 +27,10 @@ from amistream.ports.store import Store, Stored, sha1_of, whole_checksum
 LOOK_S = 30
 """Seconds for the check before parts are removed."""
 
-
 Begin: TypeAlias = Callable[[], None]
 
 
-async def find_existing_parts(store: Store, parts: list[StoredPart]) -> dict[str, Stored]:
+async def _find_existing_parts(store: Store, parts: list[StoredPart]) -> dict[str, Stored]:
     """Find the parts that already exist. Raises `StoreError` if one is another object."""
     wanted = {part.name: part for part in parts}
     old = sorted(await existing_names(store, list(wanted)))
@@ -51,8 +45,8 @@ async def find_existing_parts(store: Store, parts: list[StoredPart]) -> dict[str
     return {name: stored for name, stored in zip(old, found, strict=True) if stored is not None}
 
 
-async def require_same(bundle: Bundle, part: StoredPart, store: Store, stored: Stored) -> None:
-    """Raise `StoreError` unless the object found by `find_existing_parts` is the part."""
+async def _require_same(bundle: Bundle, part: StoredPart, store: Store, stored: Stored) -> None:
+    """Raise `StoreError` unless the object found by `_find_existing_parts` is the part."""
     # Without a checksum in the store the object is read.
     found = stored if stored.checksum is not None else await store.stat(part.name)
     if found is not None and found.checksum == whole_checksum(part.sha1):
@@ -63,9 +57,8 @@ async def require_same(bundle: Bundle, part: StoredPart, store: Store, stored: S
         raise taken_error(store, part.name)
 
 
-async def refuse_other_manifest(bundle: Bundle, store: Store) -> None:
+async def _refuse_other_manifest(store: Store, name: str, raw: bytes) -> None:
     """Refuse a place that has another bundle of this name."""
-    name, raw = bundle.manifest_name, bundle.manifest.raw
     stored = await store.stat(name, read=False)
     if stored is None or (stored.size == len(raw) and await store.read(name, 0, len(raw)) == raw):
         return
@@ -87,34 +80,62 @@ def taken_error(store: Store, name: str) -> StoreError:
     )
 
 
-async def copy_all_parts(
+async def copy_bundle(
+    bundle: Bundle,
     store: Store,
-    manifest_name: str,
-    parts: list[StoredPart],
-    work: Callable[[StoredPart, Begin], Awaitable[None]],
-    *,
-    limit: int,
+    meter: Meter,
     note: Note,
-) -> None:
-    """Run `work` for every part, and clean up after a failure. It calls `begin` once it may have created an object."""
+    *,
+    prepare: Callable[[list[StoredPart]], Awaitable[None]],
+    send: Callable[[StoredPart, Begin], Awaitable[None]],
+    limit: Callable[[list[StoredPart]], int],
+    new_manifest: bytes | None = None,
+) -> Transferred:
+    """Copy the bundle and clean up after a failure. Raises `AmistreamError`.
+
+    `prepare` gets the missing parts. `send` copies one of them, `limit` of all at a time, and calls `begin` once it may
+    have created an object. With a `new_manifest` nothing of a failed copy stays.
+    """
+    started = time.monotonic()
+    parts = await check_parts(bundle)
+    meter.begin(len(parts), bundle.manifest.bundled_size)
+    name, raw = bundle.manifest_name, new_manifest or bundle.manifest.raw
+    await _refuse_other_manifest(store, name, raw)
+    there = await _find_existing_parts(store, parts)
+    await prepare([part for part in parts if part.name not in there])
     begun: dict[str, None] = {}
     whole: set[str] = set()
 
     async def one(part: StoredPart) -> None:
-        await work(part, lambda: begun.update({part.name: None}))
+        stored = there.get(part.name)
+        if stored is None:
+            await send(part, lambda: begun.update({part.name: None}))
+        else:
+            await _require_same(bundle, part, store, stored)
         whole.add(part.name)
+        meter.done(part.size, kept=stored is not None)
 
     try:
-        await gather_limited(one, parts, limit)
+        await gather_limited(one, parts, limit(parts))
+        await _commit(store, name, raw, parts)
     except BaseException as error:
-        bad = isinstance(error, DifferenceError)
-        await remove_copied_parts(store, manifest_name, [name for name in begun if bad or name not in whole], note)
-        if whole and not bad:
+        all_of_them = new_manifest is not None or isinstance(error, DifferenceError)
+        made = [each for each in begun if all_of_them or each not in whole]
+        await _remove_copied_parts(store, name, made, note, own_manifest=new_manifest)
+        if whole and not all_of_them:
             note(f"{len(whole)} of {len(parts)} parts are in {store.location}; the same command continues from them")
         raise
+    return Transferred(
+        manifest=f"{store.location}/{name}",
+        source=bundle.address,
+        parts=meter.parts,
+        kept=meter.parts_kept,
+        bundled_size=bundle.manifest.bundled_size,
+        elapsed_s=round(time.monotonic() - started, 3),
+    )
 
 
-async def remove_copied_parts(
+async def _remove_copied_parts(
     store: Store, manifest_name: str, names: Iterable[str], note: Note, *, own_manifest: bytes | None = None
 ) -> None:
     """Delete the parts that were made, cancelled or not, and note those that could not be deleted.
@@ -155,7 +176,7 @@ async def remove_copied_parts(
     await finish_despite_cancel(all_of_it())
 
 
-async def commit(store: Store, manifest_name: str, raw: bytes, parts: list[StoredPart]) -> None:
+async def _commit(store: Store, manifest_name: str, raw: bytes, parts: list[StoredPart]) -> None:
     """Store the manifest, unless a part has disappeared: another copy that failed may have removed it."""
     there = await existing_names(store, [part.name for part in parts])
     for part in parts:
@@ -167,14 +188,3 @@ async def commit(store: Store, manifest_name: str, raw: bytes, parts: list[Store
                 field="destinations",
             )
     await store.commit(manifest_name, raw, sha1_of(raw))
-
-
-def transferred(bundle: Bundle, store: Store, meter: Meter, started: float) -> Transferred:
-    return Transferred(
-        manifest=f"{store.location}/{bundle.manifest_name}",
-        source=bundle.address,
-        parts=meter.parts,
-        kept=meter.parts_kept,
-        bundled_size=bundle.manifest.bundled_size,
-        elapsed_s=round(time.monotonic() - started, 3),
-    )

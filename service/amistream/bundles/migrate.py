@@ -9,23 +9,23 @@ manifest is put, all copies are deleted.
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cryptography import x509
 
 from amistream.aws.session import Aws
-from amistream.bundles.copying import commit, find_existing_parts, remove_copied_parts, require_same
+from amistream.bundles.copying import Begin, copy_bundle
 from amistream.bundles.manifest import Manifest, Signature, check_signature, parse_manifest
 from amistream.bundles.meter import Meter, Note
-from amistream.bundles.parts import StoredPart, check_parts, different_part_error, parts_in_flight, read_part
+from amistream.bundles.owner import open_key
+from amistream.bundles.parts import StoredPart, different_part_error, parts_in_flight, read_part
 from amistream.bundles.place import BucketPlace, Bundle
 from amistream.bundles.register import Intent, carry_out, check_registration, ec2_of
 from amistream.bundles.results import Migrated
-from amistream.errors import BundleExistsError, RefusedError, StoreError, TakenError
-from amistream.flow.gather import gather_limited
-from amistream.keys import BundleKey, UserIdentity, unwrap, wrap
+from amistream.errors import RefusedError, StoreError, TakenError
+from amistream.keys import UserIdentity, wrap
 from amistream.location import S3Location
 from amistream.ports.registry import Registration
 from amistream.ports.store import ObjectStore, whole_checksum
@@ -79,14 +79,13 @@ def kernel_for_region(what: str, old: str, new: str | None, *, stays: bool) -> s
 
 def new_manifest(manifest: Manifest, options: MigrationOptions) -> bytes:
     """Write the manifest for the other region; parts and digests stay. Blocks for milliseconds."""
-    if not manifest.user_key or not manifest.user_iv:
-        raise RefusedError(
-            "key.other",
-            "cannot open the bundle's key: it was made without a user certificate, so only EC2 has its key",
-            hint="bundle the volume again in the other region",
-            field="private_key",
-        )
-    key = unwrap(options.identity, manifest.user_key, manifest.user_iv)
+    key = open_key(options.identity, manifest)
+    wrapped = WrappedKeys(
+        ec2_key=wrap(options.ec2_certificate, key.key),
+        ec2_iv=wrap(options.ec2_certificate, key.iv),
+        user_key=manifest.user_key,
+        user_iv=manifest.user_iv,
+    )
     facts = ImageFacts(
         prefix=manifest.name,
         user=manifest.user,
@@ -100,7 +99,7 @@ def new_manifest(manifest: Manifest, options: MigrationOptions) -> bytes:
         block_device_mappings=manifest.block_device_mappings,
         part_names=[part.filename for part in manifest.parts],
     )
-    return write_manifest(facts, _measured(manifest), _wrapped(manifest, key, options), options.identity.sign)
+    return write_manifest(facts, _measured(manifest), wrapped, options.identity.sign)
 
 
 async def migrate(
@@ -114,82 +113,58 @@ async def migrate(
     note: Note,
 ) -> Migrated:
     """Copy the bundle to a place that was checked, with a manifest for its region. Raises `AmistreamError`."""
-    started = time.monotonic()
-    store = target.store
     _check_signature(bundle, options, note)
     raw = await asyncio.to_thread(new_manifest, bundle.manifest, options)
     new = Bundle(place=target, manifest_name=bundle.manifest_name, manifest=parse_manifest(raw, bundle.manifest_name))
-    await _refuse_taken(new)
-    parts = await check_parts(bundle)
-    meter.begin(len(parts), bundle.manifest.bundled_size)
     ec2 = await ec2_of(target, settings, aws)
     intent: Intent | None = None
-    if options.registration is not None:
-        intent = await check_registration(new, options.registration, settings, ec2, note)
-    copying = _Copying(bundle, new, store, meter, note, server_side=options.server_side)
-    await copying.run(parts, parts_in_flight(settings, parts))
+
+    async def prepare(_: list[StoredPart]) -> None:
+        nonlocal intent
+        if options.registration is not None:
+            intent = await check_registration(new, options.registration, settings, ec2, note)
+
+    by_s3 = _CopiesByS3(bundle, target.store, note, switched_on=options.server_side)
+
+    async def send(part: StoredPart, begin: Begin) -> None:
+        if not await by_s3.copied(part, begin):
+            data = await read_part(bundle, part)
+            begin()
+            await target.store.put(part.name, data, part.sha1, lambda _: None)
+
+    limit = partial(parts_in_flight, settings)
+    done = await copy_bundle(
+        bundle, target.store, meter, note, prepare=prepare, send=send, limit=limit, new_manifest=raw
+    )
     image = await carry_out(new, intent, settings, ec2, note) if intent else None
     return Migrated(
-        manifest=new.address,
-        source=bundle.address,
-        parts=meter.parts,
-        kept=meter.parts_kept,
-        bundled_size=bundle.manifest.bundled_size,
-        elapsed_s=round(time.monotonic() - started, 3),
+        **dict(done),
         region=target.region,
-        copied=copying.copied,
+        copied=by_s3.count,
         kernel=new.manifest.kernel or None,
         ramdisk=new.manifest.ramdisk or None,
         image=image,
     )
 
 
-class _Copying:
-    """Copies one bundle's parts and puts the new manifest: all of it, or nothing."""
+class _CopiesByS3:
+    """Has S3 copy parts by itself, as long as it does."""
 
-    def __init__(
-        self, old: Bundle, new: Bundle, store: ObjectStore, meter: Meter, note: Note, *, server_side: bool
-    ) -> None:
+    def __init__(self, old: Bundle, store: ObjectStore, note: Note, *, switched_on: bool) -> None:
         self._old = old
-        self._new = new
         self._store = store
-        self._meter = meter
         self._note = note
         source = old.place.location
         # None also after S3 has refused to copy once: then it refuses the rest too.
-        self._source = source if isinstance(source, S3Location) and server_side else None
-        self._made: dict[str, None] = {}
-        self.copied = 0
+        self._source = source if isinstance(source, S3Location) and switched_on else None
+        self.count = 0
 
-    async def run(self, parts: list[StoredPart], limit: int) -> None:
-        there = await find_existing_parts(self._store, parts)
-        raw, name = self._new.manifest.raw, self._new.manifest_name
-
-        async def one(part: StoredPart) -> None:
-            stored = there.get(part.name)
-            if stored is not None:
-                await require_same(self._old, part, self._store, stored)
-            elif await self._copied(part):
-                self.copied += 1
-            else:
-                data = await read_part(self._old, part)
-                self._made[part.name] = None
-                await self._store.put(part.name, data, part.sha1, lambda _: None)
-            self._meter.done(part.size, kept=stored is not None)
-
-        try:
-            await gather_limited(one, parts, limit)
-            await commit(self._store, name, raw, parts)
-        except BaseException:
-            await remove_copied_parts(self._store, name, reversed(self._made), self._note, own_manifest=raw)
-            raise
-
-    async def _copied(self, part: StoredPart) -> bool:
+    async def copied(self, part: StoredPart, begin: Begin) -> bool:
         """Have S3 copy the part; returns True if S3 copied and proved it. Raises `DifferenceError` for a bad part."""
         source, name = self._source, part.name
         if source is None:
             return False
-        self._made[name] = None
+        begin()
         try:
             checksum = await self._store.copy(name, source, name, part.sha1)
         except TakenError:
@@ -200,6 +175,7 @@ class _Copying:
             self._source = None
             return False
         if checksum == whole_checksum(part.sha1):
+            self.count += 1
             return True
         if checksum is not None:
             raise different_part_error(self._old, f"{part.name} has another checksum than in the manifest")
@@ -207,16 +183,6 @@ class _Copying:
         self._source = None
         await self._store.delete(name)
         return False
-
-
-async def _refuse_taken(new: Bundle) -> None:
-    if await new.place.store.stat(new.manifest_name, read=False) is not None:
-        raise BundleExistsError(
-            "destination.exists",
-            f"cannot migrate to {new.place.store.location}: there is a bundle already, {new.manifest_name}",
-            hint="choose another place; overwriting would break the AMI registered on it",
-            field="destinations",
-        )
 
 
 def _check_signature(bundle: Bundle, options: MigrationOptions, note: Note) -> None:
@@ -238,13 +204,4 @@ def _measured(manifest: Manifest) -> Measured:
         archive=ArchiveResult(size=0, sha1=bytes.fromhex(manifest.digest)),
         gzip=GzipResult(crc32=0, size_in=0, size_out=0),
         split=SplitResult(parts=parts, bundled_size=manifest.bundled_size),
-    )
-
-
-def _wrapped(manifest: Manifest, key: BundleKey, options: MigrationOptions) -> WrappedKeys:
-    return WrappedKeys(
-        ec2_key=wrap(options.ec2_certificate, key.key),
-        ec2_iv=wrap(options.ec2_certificate, key.iv),
-        user_key=manifest.user_key,
-        user_iv=manifest.user_iv,
     )

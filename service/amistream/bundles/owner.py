@@ -53,15 +53,7 @@ class Owner:
 
     def open_key(self, manifest: Manifest) -> BundleKey:
         """Unwrap the bundle's AES key and IV. Raises `RefusedError` without the right private key."""
-        identity = self.private_identity
-        if not manifest.user_key or not manifest.user_iv:
-            raise RefusedError(
-                "key.other",
-                "cannot open the bundle's key: it was made without a user certificate, so only EC2 has its key",
-                hint="launch an instance of it, and bundle that instance again",
-                field="private_key",
-            )
-        return unwrap(identity, manifest.user_key, manifest.user_iv)
+        return open_key(self.private_identity, manifest)
 
     def check_signature(self, manifest: Manifest) -> Signature:
         """Check the signature. A mismatch counts as another user's, unless this user was named or can open the key."""
@@ -78,6 +70,18 @@ class Owner:
         except RefusedError:
             return False
         return True
+
+
+def open_key(identity: UserIdentity, manifest: Manifest) -> BundleKey:
+    """Unwrap the bundle's AES key and IV. Raises `RefusedError` without the right private key."""
+    if not manifest.user_key or not manifest.user_iv:
+        raise RefusedError(
+            "key.other",
+            "cannot open the bundle's key: it was made without a user certificate, so only EC2 has its key",
+            hint="bundle the volume again, or launch an instance of it and bundle that",
+            field="private_key",
+        )
+    return unwrap(identity, manifest.user_key, manifest.user_iv)
 
 
 def find_owner(settings: Settings, certificate: Path | None, private_key: Path | None) -> Owner:

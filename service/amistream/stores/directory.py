@@ -65,13 +65,13 @@ class DirectoryStore:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise self._failure("read", name, error) from error
+            raise self.failure("read", name, error) from error
 
     async def read(self, name: str, start: int, length: int) -> bytes:
         try:
             return await asyncio.to_thread(self._read_range, name, start, length)
         except OSError as error:
-            raise self._failure("read", name, error) from error
+            raise self.failure("read", name, error) from error
 
     async def names(self, prefix: str) -> list[str]:
         try:
@@ -79,7 +79,7 @@ class DirectoryStore:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise self._failure("list", prefix, error) from error
+            raise self.failure("list", prefix, error) from error
 
     async def delete(self, name: str) -> None:
         own = [] if name in self._foreign else [name]
@@ -102,7 +102,7 @@ class DirectoryStore:
                 await asyncio.to_thread(self._remove_directory)
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
-                    raise self._failure("remove", self._directory.name, error) from error
+                    raise self.failure("remove", self._directory.name, error) from error
 
     @contextmanager
     def _place(self) -> Iterator[int]:
@@ -131,7 +131,7 @@ class DirectoryStore:
                 field=FIELD,
             ) from None
         except OSError as error:
-            raise self._failure("make", self._directory.name, error) from error
+            raise self.failure("make", self._directory.name, error) from error
 
     def _remove_directory(self) -> None:
         """Remove the directory that `open` created, and no other."""
@@ -147,7 +147,7 @@ class DirectoryStore:
             except FileNotFoundError:
                 continue
             except OSError as error:
-                raise self._failure("remove", name, error) from error
+                raise self.failure("remove", name, error) from error
 
     def _remove(self, name: str) -> None:
         with self._place() as place:
@@ -166,7 +166,7 @@ class DirectoryStore:
                 except FileExistsError:
                     self._check_own(place, name, Stored(len(data), whole_checksum(sha1)))
         except OSError as error:
-            raise self._failure("write", name, error) from error
+            raise self.failure("write", name, error) from error
 
     def _check_own(self, place: int, name: str, expected: Stored) -> None:
         """Raise `TakenError` unless the existing file has the very bytes that were to be written."""
@@ -231,7 +231,7 @@ class DirectoryStore:
         with self._place() as place:
             sync_directory(Path(), folder=place)
 
-    def _failure(self, verb: str, name: str, error: OSError) -> StoreError:
+    def failure(self, verb: str, name: str, error: OSError) -> StoreError:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         hint = f"free some space: df -h {self._directory}" if full else "check the directory and its permissions"
         if error.errno == errno.EROFS:
