@@ -75,8 +75,10 @@ async def take_out_to(manifest: Path, target: Any, key_ring: KeyRing, tmp_path: 
     it = settings(tmp_path)
     folder, name = parse_manifest_address(str(manifest))
     owner = find_owner(it, None, key_ring.user.key)
-    async with Aws(it) as aws, open_place(folder, it, aws) as place:
-        return await unbundle(await find_bundle(place, name), owner, target, Meter(), notes.append)
+    async with Aws(it) as aws:
+        return await unbundle(
+            await find_bundle(await open_place(folder, it, aws), name), owner, target, Meter(), notes.append
+        )
 
 
 def read_exactly(descriptor: int, size: int) -> None:

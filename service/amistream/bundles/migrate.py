@@ -116,7 +116,7 @@ async def migrate(
     _check_signature(bundle, options, note)
     raw = await asyncio.to_thread(new_manifest, bundle.manifest, options)
     new = Bundle(place=target, manifest_name=bundle.manifest_name, manifest=parse_manifest(raw, bundle.manifest_name))
-    ec2 = await ec2_of(target, settings, aws)
+    ec2 = await ec2_of(target.region, settings, aws)
     intent: Intent | None = None
 
     async def prepare(_: list[StoredPart]) -> None:

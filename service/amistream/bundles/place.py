@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +15,14 @@ import aiofiles.os
 from amistream.aws import buckets
 from amistream.aws.session import Aws
 from amistream.bundles.manifest import LARGEST, Manifest, parse_manifest
+from amistream.bundles.meter import Note
 from amistream.errors import RefusedError
+from amistream.flow.retry import retry_policy, with_retries
 from amistream.location import SCHEME, DirectoryLocation, Location, S3Location, no_manifest_error
 from amistream.ports.store import ObjectStore, Store
 from amistream.settings import Settings
-from amistream.stores.opening import make_object_store, make_store
+from amistream.stores.directory import DirectoryStore
+from amistream.stores.opening import make_object_store
 
 MANIFEST_END = ".manifest.xml"
 OLD_BUCKET_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,255}")
@@ -63,21 +64,15 @@ class Bundle:
         return f"{self.place.store.location}/{self.manifest_name}"
 
 
-@asynccontextmanager
 async def open_place(
     location: Location, settings: Settings, aws: Aws, *, region: str = "", endpoint_url: str = ""
-) -> AsyncIterator[Place]:
+) -> Place:
     """Open a bucket's folder or a directory. Raises `RefusedError` or `StoreError` if it does not exist."""
     match location:
         case S3Location():
-            async with open_bucket(location, settings, aws, region=region, endpoint_url=endpoint_url) as place:
-                yield place
+            return await open_bucket(location, settings, aws, region=region, endpoint_url=endpoint_url)
         case DirectoryLocation(path):
-            yield await _open_directory(path, settings, aws)
-
-
-async def _open_directory(path: Path, settings: Settings, aws: Aws) -> Place:
-    directory = DirectoryLocation(Path(await aiofiles.os.path.abspath(path)))
+            directory = DirectoryLocation(Path(await aiofiles.os.path.abspath(path)))
     if not await aiofiles.os.path.isdir(directory.path):
         raise RefusedError(
             "directory.missing",
@@ -85,14 +80,12 @@ async def _open_directory(path: Path, settings: Settings, aws: Aws) -> Place:
             hint="check the path",
             field="manifest",
         )
-    store = await make_store(directory, settings, aws, token=NO_TOKEN, region="", endpoint_url="")
-    return Place(store=store, location=directory, region="")
+    return Place(store=DirectoryStore(directory.path, token=NO_TOKEN), location=directory, region="")
 
 
-@asynccontextmanager
 async def open_bucket(
     location: S3Location, settings: Settings, aws: Aws, *, region: str = "", endpoint_url: str = ""
-) -> AsyncIterator[BucketPlace]:
+) -> BucketPlace:
     """Open a bucket's folder; `region` is tried first. Raises `RefusedError` or `StoreError`."""
     if not OLD_BUCKET_PATTERN.fullmatch(location.bucket):
         raise RefusedError(
@@ -104,7 +97,24 @@ async def open_bucket(
     url, timeout_s = (endpoint_url or settings.endpoint_url).rstrip("/"), settings.stall_timeout_s
     found = await buckets.bucket_region(aws, location.bucket, region=region, endpoint_url=url, timeout_s=timeout_s)
     store = await make_object_store(location, settings, aws, region=found, endpoint_url=url)
-    yield BucketPlace(store=store, location=location, region=found)
+    return BucketPlace(store=store, location=location, region=found)
+
+
+async def check_bucket(place: BucketPlace, settings: Settings, aws: Aws, note: Note, *, region: str = "") -> None:
+    """Refuse a bucket that is not in `region`, or whose ACLs are disabled. Raises `RefusedError` or `StoreError`."""
+    bucket, timeout_s = place.location.bucket, settings.stall_timeout_s
+    buckets.check_region(bucket, region, place.region)
+    client = await aws.client("s3", place.region, settings.endpoint_url.rstrip("/"))
+    doubts = [
+        await with_retries(
+            retry_policy(settings),
+            f"read the ownership controls of bucket {bucket}",
+            lambda _: buckets.check_acls(client, bucket, timeout_s),
+        ),
+        buckets.encryption_doubt(bucket, await buckets.default_encryption(client, bucket, timeout_s)),
+    ]
+    for doubt in filter(None, doubts):
+        note(f"{doubt.found}: {doubt.why}; {doubt.fix}")
 
 
 async def read_manifest(path: Path) -> Manifest:

@@ -27,9 +27,8 @@ MAY_BECOME_AVAILABLE = frozenset({"register.timeout", "register.unknown"})
 """Codes of a wait that ended without a verdict: such an AMI stays."""
 
 
-async def ec2_of(place: Place, settings: Settings, aws: Aws) -> Ec2:
-    client = await aws.client("ec2", place.region, settings.endpoint_url.rstrip("/"))
-    return Ec2(client, place.region, settings.stall_timeout_s)
+async def ec2_of(region: str, settings: Settings, aws: Aws) -> Ec2:
+    return Ec2(await aws.client("ec2", region, settings.endpoint_url.rstrip("/")), region, settings.stall_timeout_s)
 
 
 async def images_on(place: Place, manifest_name: str, ec2: Ec2, settings: Settings) -> list[Ami]:
@@ -66,7 +65,7 @@ async def register_bundle(
     missing = [part.filename for part in bundle.manifest.parts if part.filename not in there]
     if missing:
         raise different_part_error(bundle, f"{missing[0]} is missing ({len(missing)} parts in all)")
-    ec2 = await ec2_of(place, settings, aws)
+    ec2 = await ec2_of(place.region, settings, aws)
     intent = await check_registration(bundle, options, settings, ec2, note)
     return await carry_out(bundle, intent, settings, ec2, note)
 

@@ -1,4 +1,4 @@
-"""The commands on existing bundles, from addresses to results: opens the places each needs, and closes them.
+"""The commands on existing bundles, from addresses to results: opens the places each needs.
 
 For the command line, which knows neither stores nor the SDK. Every method raises `AmistreamError`.
 """
@@ -6,20 +6,18 @@ For the command line, which knows neither stores nor the SDK. Every method raise
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
-from amistream.aws.ec2 import Ec2
 from amistream.aws.regions import find_ec2_certificate
 from amistream.aws.session import Aws
-from amistream.bundles.bucket_check import check_bucket
 from amistream.bundles.download import download
 from amistream.bundles.listing import take_inventory
 from amistream.bundles.meter import Meter, Note
 from amistream.bundles.migrate import MigrationOptions, MigrationRequest, kernel_for_region, migrate
 from amistream.bundles.owner import find_owner
-from amistream.bundles.place import BucketPlace, Place, find_bundle, open_bucket, open_place
+from amistream.bundles.place import BucketPlace, Bundle, check_bucket, find_bundle, open_bucket, open_place
 from amistream.bundles.register import deregister_image, ec2_of, find_image, register_bundle
 from amistream.bundles.remove import Removal, plan_removal, remove
 from amistream.bundles.results import (
@@ -36,7 +34,7 @@ from amistream.bundles.unbundle import refuse_own_file, unbundle
 from amistream.bundles.upload import upload
 from amistream.bundles.verify import verify
 from amistream.errors import RefusedError
-from amistream.location import Location, S3Location, parse_location, parse_manifest_address, parse_s3_location
+from amistream.location import S3Location, parse_location, parse_manifest_address, parse_s3_location
 from amistream.ports.registry import Registration
 from amistream.settings import Settings
 from amistream.targets.opening import choose_target
@@ -64,11 +62,9 @@ class BundleSession:
         private_key: Path | None = None,
     ) -> Report:
         """Compare the bundle with its manifest; `deep` reads and unpacks all parts, which needs the private key."""
-        folder, name = parse_manifest_address(address)
         owner = await asyncio.to_thread(find_owner, self._settings, certificate, private_key)
-        async with open_place(folder, self._settings, self._aws) as place:
-            bundle = await find_bundle(place, name)
-            return await verify(bundle, owner, self._settings, self._aws, meter=meter, deep=deep)
+        bundle = await self._bundle(address)
+        return await verify(bundle, owner, self._settings, self._aws, meter=meter, deep=deep)
 
     async def unbundle(
         self,
@@ -81,45 +77,34 @@ class BundleSession:
         private_key: Path | None = None,
     ) -> Unbundled:
         """Write the bundle's image to a file, a block device or, for `-`, the standard output."""
-        folder, name = parse_manifest_address(address)
         target = await asyncio.to_thread(choose_target, destination, force=force)
         owner = await asyncio.to_thread(find_owner, self._settings, certificate, private_key)
-        async with open_place(folder, self._settings, self._aws) as place:
-            bundle = await find_bundle(place, name)
-            if destination != STANDARD_OUTPUT:
-                await asyncio.to_thread(refuse_own_file, bundle, Path(destination))
-            return await unbundle(bundle, owner, target, meter, self._note, workers=self._settings.workers)
+        bundle = await self._bundle(address)
+        if destination != STANDARD_OUTPUT:
+            await asyncio.to_thread(refuse_own_file, bundle, Path(destination))
+        return await unbundle(bundle, owner, target, meter, self._note, workers=self._settings.workers)
 
     async def download(self, address: str, directory: Path, meter: Meter) -> Transferred:
-        folder, name = parse_manifest_address(address)
-        async with open_place(folder, self._settings, self._aws) as place:
-            bundle = await find_bundle(place, name)
-            return await download(bundle, directory, self._settings, meter, self._note)
+        return await download(await self._bundle(address), directory, self._settings, meter, self._note)
 
     async def upload(self, address: str, to: str, meter: Meter, *, region: str = "") -> Transferred:
-        folder, name = parse_manifest_address(address)
-        if isinstance(folder, S3Location):
+        if isinstance(parse_manifest_address(address)[0], S3Location):
             raise RefusedError(
                 "upload.source",
                 f"cannot upload {address}: it is in a bucket already",
                 hint="`amistream migrate` copies a bundle from bucket to bucket",
                 field="manifest",
             )
-        async with (
-            open_place(folder, self._settings, self._aws) as source,
-            open_bucket(parse_s3_location(to), self._settings, self._aws, region=region) as target,
-        ):
-            bundle = await find_bundle(source, name)
-            await check_bucket(target, self._settings, self._aws, self._note, region=region)
-            return await upload(bundle, target, self._settings, meter, self._note)
+        bundle = await self._bundle(address)
+        target = await open_bucket(parse_s3_location(to), self._settings, self._aws, region=region)
+        await check_bucket(target, self._settings, self._aws, self._note, region=region)
+        return await upload(bundle, target, self._settings, meter, self._note)
 
     async def register(self, address: str, options: Registration, *, region: str = "") -> Registered:
-        folder, name = parse_manifest_address(address)
-        async with open_place(folder, self._settings, self._aws, region=region) as place:
-            bundle = await find_bundle(place, name)
-            if isinstance(place, BucketPlace):
-                await check_bucket(place, self._settings, self._aws, self._note, region=region)
-            return await register_bundle(bundle, options, self._settings, self._aws, self._note)
+        bundle = await self._bundle(address, region=region)
+        if isinstance(bundle.place, BucketPlace):
+            await check_bucket(bundle.place, self._settings, self._aws, self._note, region=region)
+        return await register_bundle(bundle, options, self._settings, self._aws, self._note)
 
     async def delete(
         self,
@@ -132,24 +117,29 @@ class BundleSession:
         dry_run: bool = False,
     ) -> Removed:
         """Delete the bundle. `copy` is a file with its manifest, for a bundle whose own manifest is gone."""
-        folder, name = parse_manifest_address(address)
-        async with open_place(folder, self._settings, self._aws) as place:
-            bundle = await find_bundle(place, name, copy=copy)
-            in_bucket = isinstance(place, BucketPlace)
-            ec2 = await ec2_of(place, self._settings, self._aws) if in_bucket and ask_ec2 else None
-            plan = await plan_removal(bundle, self._settings, ec2, deregister=deregister)
-            if dry_run:
-                return plan.result(dry_run=True, deregistered=plan.images)
-            await confirm(plan)
-            return await remove(plan, self._settings, ec2, self._note)
+        bundle = await self._bundle(address, copy=copy)
+        in_bucket = isinstance(bundle.place, BucketPlace)
+        ec2 = await ec2_of(bundle.place.region, self._settings, self._aws) if in_bucket and ask_ec2 else None
+        plan = await plan_removal(bundle, self._settings, ec2, deregister=deregister)
+        if dry_run:
+            return plan.result(dry_run=True, deregistered=plan.images)
+        await confirm(plan)
+        return await remove(plan, self._settings, ec2, self._note)
 
     async def deregister(
         self, image_id: str, confirm: Confirm, *, region: str = "", delete: bool = False, dry_run: bool = False
     ) -> Deregistered:
         """Deregister the AMI, and with `delete` remove its bundle."""
-        ec2 = await self._ec2(region)
-        image = await find_image(ec2, image_id, self._settings)
-        location = image.location
+        region = region or await self._aws.default_region()
+        if not region:
+            raise RefusedError(
+                "region.missing",
+                "cannot ask EC2: the region is not known",
+                hint="give --region, or set AWS_REGION",
+                field="region",
+            )
+        ec2 = await ec2_of(region, self._settings, self._aws)
+        location = (await find_image(ec2, image_id, self._settings)).location
         removed: Removed | None = None
         if not delete:
             if not dry_run:
@@ -163,17 +153,16 @@ class BundleSession:
                     hint="leave --delete out to deregister alone",
                     field="image",
                 )
-            at = parse_s3_location(folder)
-            async with open_bucket(at, self._settings, self._aws, region=ec2.region) as place:
-                bundle = await find_bundle(place, name)
-                plan = await plan_removal(bundle, self._settings, ec2, deregister=False, except_ids=[image_id])
-                if dry_run:
-                    removed = plan.result(dry_run=True, deregistered=[image_id])
-                else:
-                    await confirm(plan)
-                    await deregister_image(ec2, image_id, self._settings)
-                    removed = await remove(plan, self._settings, ec2, self._note)
-        return Deregistered(image_id=image_id, location=location, region=ec2.region, removed=removed)
+            place = await open_bucket(parse_s3_location(folder), self._settings, self._aws, region=region)
+            bundle = await find_bundle(place, name)
+            plan = await plan_removal(bundle, self._settings, ec2, deregister=False, except_ids=[image_id])
+            if dry_run:
+                removed = plan.result(dry_run=True, deregistered=[image_id])
+            else:
+                await confirm(plan)
+                await deregister_image(ec2, image_id, self._settings)
+                removed = await remove(plan, self._settings, ec2, self._note)
+        return Deregistered(image_id=image_id, location=location, region=region, removed=removed)
 
     async def inventory(self, folder: str, *, ask_ec2: bool = True, price: float | None = None) -> Inventory:
         location = parse_location(folder)
@@ -184,9 +173,9 @@ class BundleSession:
                 hint="give s3://BUCKET or s3://BUCKET/PREFIX",
                 field="destinations",
             )
-        async with open_bucket(location, self._settings, self._aws) as place:
-            ec2 = await ec2_of(place, self._settings, self._aws) if ask_ec2 else None
-            return await take_inventory(place, self._settings, ec2, self._note, price=price)
+        place = await open_bucket(location, self._settings, self._aws)
+        ec2 = await ec2_of(place.region, self._settings, self._aws) if ask_ec2 else None
+        return await take_inventory(place, self._settings, ec2, self._note, price=price)
 
     async def migrate(self, address: str, to: str, meter: Meter, request: MigrationRequest) -> Migrated:
         """Copy the bundle to a bucket of another region, with a manifest for that region's EC2."""
@@ -209,10 +198,13 @@ class BundleSession:
         )
         if notice:
             self._note(notice)
-        async with (
-            self._open_source(folder, request) as source,
-            open_bucket(location, settings, self._aws, region=request.region) as target,
-        ):
+        # The settings' region is the target's.
+        source_settings = settings.model_copy(update={"region": ""})
+        url, profile = request.source_endpoint_url, request.source_profile
+        async with AsyncExitStack() as stack:
+            aws = await stack.enter_async_context(Aws(source_settings, profile=profile)) if profile else self._aws
+            source = await open_place(folder, source_settings, aws, endpoint_url=url)
+            target = await open_bucket(location, settings, self._aws, region=request.region)
             await check_bucket(target, settings, self._aws, self._note, region=request.region)
             bundle = await find_bundle(source, name)
             stays, manifest = isinstance(source, BucketPlace) and source.region == target.region, bundle.manifest
@@ -222,31 +214,10 @@ class BundleSession:
                 kernel=kernel_for_region("kernel", manifest.kernel, request.kernel, stays=stays),
                 ramdisk=kernel_for_region("ramdisk", manifest.ramdisk, request.ramdisk, stays=stays),
                 registration=request.registration,
-                server_side=not request.source_profile and self._is_own_endpoint(request.source_endpoint_url),
+                server_side=not profile and (not url or url.rstrip("/") == settings.endpoint_url.rstrip("/")),
             )
             return await migrate(bundle, target, options, settings, self._aws, meter=meter, note=self._note)
 
-    def _is_own_endpoint(self, url: str) -> bool:
-        return not url or url.rstrip("/") == self._settings.endpoint_url.rstrip("/")
-
-    @asynccontextmanager
-    async def _open_source(self, folder: Location, request: MigrationRequest) -> AsyncIterator[Place]:
-        """Open the place to migrate from. The settings' region is the target's, so it is not used here."""
-        settings, url = self._settings.model_copy(update={"region": ""}), request.source_endpoint_url
-        async with AsyncExitStack() as stack:
-            aws = self._aws
-            if request.source_profile:
-                aws = await stack.enter_async_context(Aws(settings, profile=request.source_profile))
-            yield await stack.enter_async_context(open_place(folder, settings, aws, endpoint_url=url))
-
-    async def _ec2(self, region: str) -> Ec2:
-        region = region or await self._aws.default_region()
-        if not region:
-            raise RefusedError(
-                "region.missing",
-                "cannot ask EC2: the region is not known",
-                hint="give --region, or set AWS_REGION",
-                field="region",
-            )
-        client = await self._aws.client("ec2", region, self._settings.endpoint_url.rstrip("/"))
-        return Ec2(client, region, self._settings.stall_timeout_s)
+    async def _bundle(self, address: str, *, region: str = "", copy: Path | None = None) -> Bundle:
+        folder, name = parse_manifest_address(address)
+        return await find_bundle(await open_place(folder, self._settings, self._aws, region=region), name, copy=copy)

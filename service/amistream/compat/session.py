@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from amistream.aws.buckets import BucketFacts, delete_if_empty, find_bucket, make_bucket
-from amistream.bundles.bucket_check import check_bucket
 from amistream.bundles.meter import Meter
 from amistream.bundles.owner import find_owner
-from amistream.bundles.place import Bundle, Place, find_bundle, open_bucket, open_place
+from amistream.bundles.place import Bundle, Place, check_bucket, find_bundle, open_bucket, open_place
 from amistream.bundles.register import ec2_of, images_on
 from amistream.bundles.remove import Removal, plan_removal, remove
 from amistream.bundles.results import Removed, Unbundled
@@ -65,54 +64,52 @@ class OldSession(BundleSession):
     ) -> Bundle:
         """Copy the bundle whose parts are in a directory; without `whole` the manifest is left out."""
         settings, named = self._settings, "" if region == ANY_REGION else region
-        async with (
-            open_place(DirectoryLocation(parts), settings, self._aws) as source,
-            open_bucket(parse_s3_location(to), settings, self._aws, region=named) as target,
-        ):
-            bundle = await find_bundle(source, manifest.name, copy=manifest)
-            await check_bucket(target, settings, self._aws, self._note, region=named)
-            store = target.store if whole else cast("ObjectStore", _WithoutCommit(target.store))
-            await upload(bundle, replace(target, store=store), settings, meter, self._note)
-            return bundle
+        source = await open_place(DirectoryLocation(parts), settings, self._aws)
+        target = await open_bucket(parse_s3_location(to), settings, self._aws, region=named)
+        bundle = await find_bundle(source, manifest.name, copy=manifest)
+        await check_bucket(target, settings, self._aws, self._note, region=named)
+        store = target.store if whole else cast("ObjectStore", _WithoutCommit(target.store))
+        await upload(bundle, replace(target, store=store), settings, meter, self._note)
+        return bundle
 
     async def unbundle_in(
         self, manifest: Path, parts: Path, directory: Path, private_key: Path, meter: Meter
     ) -> Unbundled:
         """Take the image out, into a file of its own name in `directory`; one that is there gives way."""
-        async with open_place(DirectoryLocation(parts), self._settings, self._aws) as source:
-            bundle = await find_bundle(source, manifest.name, copy=manifest)
-            owner = await asyncio.to_thread(find_owner, self._settings, None, private_key)
-            await asyncio.to_thread(refuse_own_file, bundle, directory / bundle.manifest.name, manifest)
-            target = await asyncio.to_thread(choose_file, directory / bundle.manifest.name, force=True)
-            return await unbundle(bundle, owner, target, meter, self._note)
+        source = await open_place(DirectoryLocation(parts), self._settings, self._aws)
+        bundle = await find_bundle(source, manifest.name, copy=manifest)
+        owner = await asyncio.to_thread(find_owner, self._settings, None, private_key)
+        await asyncio.to_thread(refuse_own_file, bundle, directory / bundle.manifest.name, manifest)
+        target = await asyncio.to_thread(choose_file, directory / bundle.manifest.name, force=True)
+        return await unbundle(bundle, owner, target, meter, self._note)
 
     async def delete_unused(
         self, address: str, name: str, copy: Path | None, confirm: Callable[[Removal], Awaitable[None]]
     ) -> Removed:
         """Delete a bundle that no AMI uses, as far as EC2 reports."""
         settings = self._settings
-        async with open_bucket(parse_s3_location(address), settings, self._aws) as place:
-            bundle = await find_bundle(place, name, copy=copy)
-            await self._refuse_used(place, name)
-            plan = await plan_removal(bundle, settings, None, deregister=False)
-            await confirm(plan)
-            return await remove(plan, settings, None, self._note)
+        place = await open_bucket(parse_s3_location(address), settings, self._aws)
+        bundle = await find_bundle(place, name, copy=copy)
+        await self._refuse_used(place, name)
+        plan = await plan_removal(bundle, settings, None, deregister=False)
+        await confirm(plan)
+        return await remove(plan, settings, None, self._note)
 
     async def delete_empty(self, address: str) -> bool:
         """Delete the bucket of `address` if nothing is in it."""
-        async with open_bucket(parse_s3_location(address), self._settings, self._aws) as place:
-            client = await self._aws.client("s3", place.region, self._settings.endpoint_url.rstrip("/"))
-            return await delete_if_empty(client, place.location.bucket, self._settings.stall_timeout_s)
+        place = await open_bucket(parse_s3_location(address), self._settings, self._aws)
+        client = await self._aws.client("s3", place.region, self._settings.endpoint_url.rstrip("/"))
+        return await delete_if_empty(client, place.location.bucket, self._settings.stall_timeout_s)
 
     async def kernel_and_ramdisk(self, address: str) -> tuple[str, str]:
         """Read kernel and RAM disk of the manifest at `address`; '' for none."""
         folder, name = parse_manifest_address(address)
-        async with open_place(folder, self._settings, self._aws) as place:
-            manifest = (await find_bundle(place, name)).manifest
+        place = await open_place(folder, self._settings, self._aws)
+        manifest = (await find_bundle(place, name)).manifest
         return manifest.kernel, manifest.ramdisk
 
     async def _refuse_used(self, place: Place, name: str) -> None:
-        ec2 = await ec2_of(place, self._settings, self._aws)
+        ec2 = await ec2_of(place.region, self._settings, self._aws)
         try:
             images = await images_on(place, name, ec2, self._settings)
         except StoreError as error:
