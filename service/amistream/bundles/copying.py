@@ -15,7 +15,7 @@ from functools import partial
 from typing import TypeAlias
 
 from amistream.bundles.meter import Meter, Note
-from amistream.bundles.parts import StoredPart, check_parts, differs, existing_names, read_part
+from amistream.bundles.parts import StoredPart, check_parts, differs, existing_names, holds_other, read_part
 from amistream.bundles.place import Bundle
 from amistream.bundles.results import Transferred
 from amistream.errors import BundleExistsError, DifferenceError, LostError, StoreError, TakenError
@@ -59,15 +59,13 @@ async def _require_same(bundle: Bundle, part: StoredPart, store: Store, stored: 
 
 async def _refuse_other_manifest(store: Store, name: str, raw: bytes) -> None:
     """Refuse a place that has another bundle of this name."""
-    stored = await store.stat(name, read=False)
-    if stored is None or (stored.size == len(raw) and await store.read(name, 0, len(raw)) == raw):
-        return
-    raise BundleExistsError(
-        "destination.exists",
-        f"cannot copy a bundle to {store.location}: another bundle exists there, {name}",
-        hint="choose another place; overwriting would break the AMI registered on it",
-        field="destinations",
-    )
+    if await holds_other(store, name, raw):
+        raise BundleExistsError(
+            "destination.exists",
+            f"cannot copy a bundle to {store.location}: another bundle exists there, {name}",
+            hint="choose another place; overwriting would break the AMI registered on it",
+            field="destinations",
+        )
 
 
 def taken_error(store: Store, name: str) -> StoreError:

@@ -51,22 +51,21 @@ async def download(bundle: Bundle, directory: Path, settings: Settings, meter: M
             begin()
 
         file, hasher, size = NewFile(directory / part.name, token=_TOKEN), hashlib.sha1(usedforsecurity=False), 0
-        try:
-            await _on_disk(file.open)
-            while size < part.size:
-                piece = await bundle.place.store.read(part.name, size, min(PIECE, part.size - size))
-                if not piece:
-                    break
-                size += len(piece)
-                await _on_disk(partial(append, piece))
-            check_digest(bundle, part, hasher.digest(), size)
-            await _on_disk(give_name)
-        except FileExistsError:
-            raise taken_error(store, part.name) from None
-        except OSError as error:
-            raise store.failure("write", part.name, error) from error
-        finally:
-            await _on_disk(file.close)
+        with store.failures("write", part.name):
+            try:
+                await _on_disk(file.open)
+                while size < part.size:
+                    piece = await bundle.place.store.read(part.name, size, min(PIECE, part.size - size))
+                    if not piece:
+                        break
+                    size += len(piece)
+                    await _on_disk(partial(append, piece))
+                check_digest(bundle, part, hasher.digest(), size)
+                await _on_disk(give_name)
+            except FileExistsError:
+                raise taken_error(store, part.name) from None
+            finally:
+                await _on_disk(file.close)
 
     await store.open()
     try:

@@ -11,12 +11,12 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 
 from amistream.aws.ec2 import Ec2
 from amistream.bundles.manifest import LARGEST, Manifest, parse_manifest
 from amistream.bundles.meter import Note
 from amistream.bundles.place import MANIFEST_END, BucketPlace, Place
-from amistream.bundles.prices import AS_OF, USD_PER_GIB_MONTH, monthly_cost
 from amistream.bundles.results import Inventory, ListedBundle, ListedImage, ListedParts
 from amistream.errors import DeniedError, NoObjectError, RefusedError, StoreError
 from amistream.flow.gather import gather_limited
@@ -24,11 +24,30 @@ from amistream.flow.retry import retry_policy, with_retries
 from amistream.ports.registry import Ami
 from amistream.ports.store import Listed, ObjectStore
 from amistream.settings import Settings
+from amistream.values import GIB
 
 READS = 8
 """Manifests read at a time: each may have 16 MiB. Guess."""
 
 _PART = re.compile(r"(?P<prefix>.+)\.part\.[0-9]+")
+
+PRICES_AS_OF = "2025-01"
+
+USD_PER_GIB_MONTH = MappingProxyType(
+    {
+        **dict.fromkeys(("us-east-1", "us-east-2", "us-west-2", "eu-west-1", "eu-north-1"), 0.023),
+        **dict.fromkeys(("eu-west-2", "eu-west-3", "eu-south-1"), 0.024),
+        "eu-central-1": 0.0245,
+        **dict.fromkeys(("ca-central-1", "me-south-1", "il-central-1"), 0.025),
+        **dict.fromkeys(("ap-east-1", "ap-south-1", "ap-southeast-1", "ap-southeast-2"), 0.025),
+        **dict.fromkeys(("ap-northeast-1", "ap-northeast-2", "ap-northeast-3"), 0.025),
+        "us-west-1": 0.026,
+        "af-south-1": 0.0274,
+        **dict.fromkeys(("us-gov-west-1", "us-gov-east-1"), 0.039),
+        "sa-east-1": 0.0405,
+    }
+)
+"""List prices of S3 standard storage for the first 50 TB of a month, for estimates only. S3's "GB" is a GiB."""
 
 
 async def take_inventory(
@@ -51,12 +70,27 @@ async def take_inventory(
 
     async def read(listed: Listed) -> tuple[ListedBundle, set[str]]:
         manifest, problem = await _read(store, listed)
-        location = place.image_location(listed.name)
-        ids = None if images is None else tuple(each.id for each in images if each.location == location)
+        location, name = place.image_location(listed.name), listed.name.rpartition("/")[2]
         claimed = await _claimed(store, listed, manifest, parts)
-        row = _row(listed, manifest, problem, claimed)
-        update = {"manifest": f"{store.location}/{listed.name}", "images": ids, "cost": monthly_cost(row.stored, price)}
-        return row.model_copy(update=update), set(claimed)
+        total = sum(size or 0 for size in claimed.values())
+        missing = tuple(part.rpartition("/")[2] for part, size in claimed.items() if size is None)
+        if manifest is not None and missing:
+            problem = f"{len(missing)} of {len(claimed)} parts missing"
+        elif manifest is not None and total != manifest.bundled_size:
+            problem = f"its parts have {total} bytes, not {manifest.bundled_size}"
+        row = ListedBundle(
+            manifest=f"{store.location}/{listed.name}",
+            name=manifest.name if manifest else name,
+            made_at=listed.modified,
+            image_size=manifest.size if manifest else 0,
+            stored=listed.size + total,
+            parts=len(claimed),
+            missing=missing,
+            problem=problem,
+            images=None if images is None else tuple(each.id for each in images if each.location == location),
+            cost=_cost(listed.size + total, price),
+        )
+        return row, set(claimed)
 
     read_ones = await gather_limited(read, manifests.values(), READS)
     all_claimed = set[str]().union(*(names for _, names in read_ones))
@@ -71,7 +105,7 @@ async def take_inventory(
             stored=0,
             cost=None,
             price=price,
-            price_as_of=AS_OF,
+            price_as_of=PRICES_AS_OF,
         )
     )
 
@@ -134,29 +168,6 @@ async def _claimed(
     return dict(zip(names, await gather_limited(size, names), strict=True))
 
 
-def _row(listed: Listed, manifest: Manifest | None, problem: str, claimed: Mapping[str, int | None]) -> ListedBundle:
-    """Make the row of a manifest from the listing."""
-    name = listed.name.rpartition("/")[2]
-    total = sum(size or 0 for size in claimed.values())
-    missing = tuple(name.rpartition("/")[2] for name, size in claimed.items() if size is None)
-    if manifest is not None and missing:
-        problem = f"{len(missing)} of {len(claimed)} parts missing"
-    elif manifest is not None and total != manifest.bundled_size:
-        problem = f"its parts have {total} bytes, not {manifest.bundled_size}"
-    return ListedBundle(
-        manifest=listed.name,
-        name=manifest.name if manifest else name,
-        made_at=listed.modified,
-        image_size=manifest.size if manifest else 0,
-        stored=listed.size + total,
-        parts=len(claimed),
-        missing=missing,
-        problem=problem,
-        images=None,
-        cost=None,
-    )
-
-
 async def _read(store: ObjectStore, listed: Listed) -> tuple[Manifest | None, str]:
     """Read the manifest; if it cannot be read, return None and the reason."""
     if not 0 < listed.size <= LARGEST:
@@ -186,7 +197,7 @@ def _loose_parts(store: ObjectStore, loose: Sequence[Listed], price: float | Non
                 count=len(members),
                 stored=stored,
                 newest_at=max(member.modified for member in members),
-                cost=monthly_cost(stored, price),
+                cost=_cost(stored, price),
             )
         )
     return rows
@@ -201,6 +212,10 @@ def _loose_images(place: Place, manifests: Mapping[str, Listed], images: Sequenc
     ]
 
 
+def _cost(size: int, price: float | None) -> float | None:
+    return None if price is None else round(size / GIB * price, 6)
+
+
 def _summed(inventory: Inventory) -> Inventory:
     stored = sum(bundle.stored for bundle in inventory.bundles) + sum(parts.stored for parts in inventory.orphan_parts)
-    return inventory.model_copy(update={"stored": stored, "cost": monthly_cost(stored, inventory.price)})
+    return inventory.model_copy(update={"stored": stored, "cost": _cost(stored, inventory.price)})

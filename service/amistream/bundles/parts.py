@@ -90,6 +90,15 @@ def parts_in_flight(settings: Settings, parts: list[StoredPart]) -> int:
     return max(1, min(settings.upload_concurrency, IN_FLIGHT_MOST // largest))
 
 
+async def holds_other(store: Store, name: str, raw: bytes) -> bool | None:
+    """Compare the manifest of that name with `raw`; None if there is none."""
+    stored = await store.stat(name, read=False)
+    if stored is None:
+        return None
+    same = stored.size == len(raw) and stored.checksum in (None, whole_checksum(sha1_of(raw)))
+    return not same or (stored.checksum is None and await store.read(name, 0, len(raw)) != raw)
+
+
 async def existing_names(store: Store, wanted: Sequence[str]) -> set[str]:
     """Find which of these names exist in the store, with one listing."""
     common = os.path.commonprefix(list(wanted))  # noqa: RUF071 - names are strings, not paths

@@ -12,15 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from amistream.aws.ec2 import Ec2
-from amistream.bundles.manifest import LARGEST, ManifestPart, parse_manifest
+from amistream.bundles.manifest import ManifestPart
 from amistream.bundles.meter import Note
-from amistream.bundles.parts import differs
-from amistream.bundles.place import MANIFEST_END, BucketPlace, Bundle
+from amistream.bundles.parts import differs, holds_other
+from amistream.bundles.place import MANIFEST_END, BucketPlace, Bundle, find_bundle
 from amistream.bundles.register import deregister_image, images_on
 from amistream.bundles.results import Removed
 from amistream.errors import RefusedError, StoreError
 from amistream.flow.gather import gather_limited
-from amistream.ports.store import Store, Stored, sha1_of, whole_checksum
+from amistream.ports.store import Stored
 from amistream.settings import Settings
 
 
@@ -117,47 +117,34 @@ async def remove(plan: Removal, settings: Settings, ec2: Ec2 | None, note: Note)
     except BaseException:
         note(f"some parts are left; to continue: amistream delete {bundle.address} --manifest {_keep(bundle)}")
         raise
-    if plan.missing:
-        await _tidy(store, plan.missing, note)
-    return plan.result(dry_run=False, deregistered=plan.images)
-
-
-async def _tidy(store: Store, names: Sequence[str], note: Note) -> None:
-    """Remove chunks that a killed upload may have left under these names."""
     try:
-        await store.tidy(dict.fromkeys(names, "-1"))
+        # A killed upload may have left chunks under the names of missing parts.
+        await store.tidy(dict.fromkeys(plan.missing, "-1"))
     except StoreError as error:
         note(f"could not check for unfinished uploads: {error.message}")
+    return plan.result(dry_run=False, deregistered=plan.images)
 
 
 async def _needed_by_others(bundle: Bundle) -> set[str]:
     """Collect the names of objects in other manifests of the same place. An unreadable manifest has none."""
-    store = bundle.place.store
-    others = [name for name in await store.names("") if name.endswith(MANIFEST_END) and name != bundle.manifest_name]
+    names = await bundle.place.store.names("")
+    others = [name for name in names if name.endswith(MANIFEST_END) and name != bundle.manifest_name]
 
     async def names_in(name: str) -> set[str]:
-        stored = await store.stat(name, read=False)
-        if stored is None or stored.size > LARGEST:
-            return set()
         try:
-            manifest = parse_manifest(await store.read(name, 0, stored.size), name)
+            other = await find_bundle(bundle.place, name)
         except RefusedError:
             return set()
-        return {part.filename for part in manifest.parts}
+        return {part.filename for part in other.manifest.parts}
 
     return set().union(*await gather_limited(names_in, others))
 
 
 async def _manifest_there(bundle: Bundle) -> bool:
     """Check that the bundle's manifest is in its place; the bundle may have been read from a copy elsewhere."""
-    store, name, raw = bundle.place.store, bundle.manifest_name, bundle.manifest.raw
-    stored = await store.stat(name, read=False)
-    if stored is None:
-        return False
-    sha1 = sha1_of(raw)
-    same = stored.size == len(raw) and stored.checksum in (None, whole_checksum(sha1))
-    if same and (stored.checksum is not None or await store.read(name, 0, len(raw)) == raw):
-        return True
+    other = await holds_other(bundle.place.store, bundle.manifest_name, bundle.manifest.raw)
+    if not other:
+        return other is False
     raise RefusedError(
         "delete.other_manifest",
         f"cannot delete the bundle at {bundle.address}: the manifest there is not the given one",

@@ -22,7 +22,6 @@ from amistream.errors import RefusedError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.location import DirectoryLocation
 from amistream.ports.target import Target
-from amistream.stages.back.unarchive import Unarchived
 
 
 def refuse_own_file(bundle: Bundle, destination: Path, *more: Path) -> None:
@@ -71,23 +70,19 @@ async def unbundle(
         if left:
             note(left)
         raise
-    return _unbundled(bundle, target, content, signature, started)
-
-
-def _refuse(bundle: Bundle, *differences: Difference) -> None:
-    if differences:
-        raise difference_error(bundle.address, differences)
-
-
-def _unbundled(bundle: Bundle, target: Target, content: Unarchived, signature: Signature, started: float) -> Unbundled:
     return Unbundled(
         manifest=bundle.address,
         destination=target.name,
         image_size=content.image_size,
         data_size=content.data_size,
         archive_sha1=content.archive.sha1.hex(),
-        parts=len(bundle.manifest.parts),
-        bundled_size=bundle.manifest.bundled_size,
+        parts=len(manifest.parts),
+        bundled_size=manifest.bundled_size,
         signature=signature,
         elapsed_s=round(time.monotonic() - started, 3),
     )
+
+
+def _refuse(bundle: Bundle, *differences: Difference) -> None:
+    if differences:
+        raise difference_error(bundle.address, differences)

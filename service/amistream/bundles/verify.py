@@ -19,7 +19,6 @@ from amistream.bundles.results import Content, Difference, Digests, Report
 from amistream.bundles.survey import survey
 from amistream.bundles.way_back import Unpacked, Unpacking, compare
 from amistream.settings import Settings
-from amistream.stages.back.unarchive import Unarchived
 
 MOST_PADDING = 20 * 512 + 1024
 """The most zeros that GNU tar writes at an archive's end; some readers fail on many more."""
@@ -60,8 +59,17 @@ async def verify(bundle: Bundle, owner: Owner, settings: Settings, aws: Aws, *, 
         digests=digests,
         signature=signature,
         access=access,
-        content=_content(content) if content else None,
-        differences=_once_each(differences),
+        content=Content(
+            name=content.name,
+            size=content.image_size,
+            data_size=content.data_size,
+            sparse=content.sparse,
+            archive_sha1=content.archive.sha1.hex(),
+        )
+        if content
+        else None,
+        # Both a stored checksum and reading may find the same.
+        differences=tuple({(each.what, each.part): each for each in differences}.values()),
         notes=tuple(_notes(manifest, signature, digests, unpacked, complete=surveyed.complete)),
         elapsed_s=round(time.monotonic() - started, 3),
     )
@@ -77,21 +85,6 @@ def signature_difference(signature: Signature) -> Sequence[Difference]:
             found=Signature.WRONG,
             message="the manifest's signature is not the user's: the manifest was changed, or signed with another key",
         ),
-    )
-
-
-def _once_each(differences: Iterator[Difference]) -> tuple[Difference, ...]:
-    """Drop what both a stored checksum and reading have found."""
-    return tuple({(each.what, each.part): each for each in differences}.values())
-
-
-def _content(content: Unarchived) -> Content:
-    return Content(
-        name=content.name,
-        size=content.image_size,
-        data_size=content.data_size,
-        sparse=content.sparse,
-        archive_sha1=content.archive.sha1.hex(),
     )
 
 

@@ -15,7 +15,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
@@ -60,26 +60,18 @@ class DirectoryStore:
         await asyncio.to_thread(self._sync_directory)
 
     async def stat(self, name: str, *, read: bool = True) -> Stored | None:
-        try:
+        with self.failures("read", name), suppress(FileNotFoundError):
             return await asyncio.to_thread(self._stat, name, read=read)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise self.failure("read", name, error) from error
+        return None
 
     async def read(self, name: str, start: int, length: int) -> bytes:
-        try:
+        with self.failures("read", name):
             return await asyncio.to_thread(self._read_range, name, start, length)
-        except OSError as error:
-            raise self.failure("read", name, error) from error
 
     async def names(self, prefix: str) -> list[str]:
-        try:
+        with self.failures("list", prefix), suppress(FileNotFoundError):
             return await asyncio.to_thread(self._names, prefix)
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise self.failure("list", prefix, error) from error
+        return []
 
     async def delete(self, name: str) -> None:
         own = [] if name in self._foreign else [name]
@@ -98,11 +90,12 @@ class DirectoryStore:
 
     async def close(self) -> None:
         if self._created:
-            try:
-                await asyncio.to_thread(self._remove_directory)
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
-                    raise self.failure("remove", self._directory.name, error) from error
+            with self.failures("remove", self._directory.name):
+                try:
+                    await asyncio.to_thread(self._remove_directory)
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
+                        raise
 
     @contextmanager
     def _place(self) -> Iterator[int]:
@@ -118,20 +111,19 @@ class DirectoryStore:
             yield place
 
     def _open(self) -> None:
-        try:
-            with _refusals_translated():
-                self._created = make_directory(self._directory, self._roots, field=FIELD)
-            with self._place() as place:
-                self._identity = _identity(os.fstat(place))
-        except (FileExistsError, NotADirectoryError):
-            raise StoreError(
-                "directory.kind",
-                f"cannot write a bundle to {self._directory}: it is not a directory",
-                hint="give another directory",
-                field=FIELD,
-            ) from None
-        except OSError as error:
-            raise self.failure("make", self._directory.name, error) from error
+        with self.failures("make", self._directory.name):
+            try:
+                with _refusals_translated():
+                    self._created = make_directory(self._directory, self._roots, field=FIELD)
+                with self._place() as place:
+                    self._identity = _identity(os.fstat(place))
+            except (FileExistsError, NotADirectoryError):
+                raise StoreError(
+                    "directory.kind",
+                    f"cannot write a bundle to {self._directory}: it is not a directory",
+                    hint="give another directory",
+                    field=FIELD,
+                ) from None
 
     def _remove_directory(self) -> None:
         """Remove the directory that `open` created, and no other."""
@@ -142,12 +134,8 @@ class DirectoryStore:
 
     async def _unlink(self, *names: str) -> None:
         for name in names:
-            try:
+            with self.failures("remove", name), suppress(FileNotFoundError):
                 await asyncio.to_thread(self._remove, name)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise self.failure("remove", name, error) from error
 
     def _remove(self, name: str) -> None:
         with self._place() as place:
@@ -157,16 +145,13 @@ class DirectoryStore:
         return temporary_name(name, self._token)
 
     def _write(self, name: str, data: memoryview, sha1: bytes) -> None:
-        try:
-            with self._place() as place:
-                try:
-                    with NewFile(Path(name), token=self._token, folder=place, direct=True) as file:
-                        file.write(data)
-                        file.link()
-                except FileExistsError:
-                    self._check_own(place, name, Stored(len(data), whole_checksum(sha1)))
-        except OSError as error:
-            raise self.failure("write", name, error) from error
+        with self.failures("write", name), self._place() as place:
+            try:
+                with NewFile(Path(name), token=self._token, folder=place, direct=True) as file:
+                    file.write(data)
+                    file.link()
+            except FileExistsError:
+                self._check_own(place, name, Stored(len(data), whole_checksum(sha1)))
 
     def _check_own(self, place: int, name: str, expected: Stored) -> None:
         """Raise `TakenError` unless the existing file has the very bytes that were to be written."""
@@ -231,20 +216,25 @@ class DirectoryStore:
         with self._place() as place:
             sync_directory(Path(), folder=place)
 
-    def failure(self, verb: str, name: str, error: OSError) -> StoreError:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        hint = f"free some space: df -h {self._directory}" if full else "check the directory and its permissions"
-        if error.errno == errno.EROFS:
-            hint = (
-                f"ReadWritePaths= limits where the service may write: `systemctl edit amistream`, "
-                f"[Service], ReadWritePaths={self._directory}"
-            )
-        return StoreError(
-            "directory.full" if full else "directory.failed",
-            f"cannot {verb} {name} in {self._directory}: {error.strerror}",
-            hint=hint,
-            field=FIELD,
-        )
+    @contextmanager
+    def failures(self, verb: str, name: str) -> Iterator[None]:
+        """Raise `StoreError` "cannot `verb` `name`: why" for an OSError."""
+        try:
+            yield
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            hint = f"free some space: df -h {self._directory}" if full else "check the directory and its permissions"
+            if error.errno == errno.EROFS:
+                hint = (
+                    f"ReadWritePaths= limits where the service may write: `systemctl edit amistream`, "
+                    f"[Service], ReadWritePaths={self._directory}"
+                )
+            raise StoreError(
+                "directory.full" if full else "directory.failed",
+                f"cannot {verb} {name} in {self._directory}: {error.strerror}",
+                hint=hint,
+                field=FIELD,
+            ) from error
 
 
 NO_CHECKSUM = "-"
