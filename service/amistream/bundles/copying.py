@@ -15,9 +15,10 @@ from functools import partial
 from typing import TypeAlias
 
 from amistream.bundles.meter import Meter, Note
-from amistream.bundles.parts import StoredPart, check_parts, differs, existing_names, holds_other, read_part
+from amistream.bundles.parts import StoredPart, differs, existing_names, holds_other, read_part
 from amistream.bundles.place import Bundle
 from amistream.bundles.results import Transferred
+from amistream.bundles.survey import check_parts
 from amistream.errors import BundleExistsError, DifferenceError, LostError, StoreError, TakenError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.gather import gather_limited

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from amistream.bundles.manifest import ManifestPart
 from amistream.bundles.place import Bundle
 from amistream.errors import DifferenceError
-from amistream.flow.gather import gather_limited
 from amistream.ports.store import Store, Stored, sha1_of, whole_checksum
 from amistream.settings import Settings
 from amistream.values import MIB
@@ -39,32 +38,6 @@ def differs(stored: Stored, part: ManifestPart) -> bool:
     """Compare the place's checksum with the part; without one of the whole part there is no difference."""
     checksum = stored.checksum
     return checksum is not None and "-" not in checksum and checksum != whole_checksum(bytes.fromhex(part.digest))
-
-
-async def check_parts(bundle: Bundle) -> list[StoredPart]:
-    """Stat every part without reading. Raises `DifferenceError` for missing parts and other objects."""
-    store, manifest = bundle.place.store, bundle.manifest
-
-    async def check(part: ManifestPart) -> tuple[ManifestPart, Stored | None]:
-        return part, await store.stat(part.filename, read=False)
-
-    found = await gather_limited(check, manifest.parts)
-    missing = [part.filename for part, stored in found if stored is None]
-    if missing:
-        raise different_part_error(bundle, f"{_some(missing)} {'is' if len(missing) == 1 else 'are'} missing")
-    wrong = [part.filename for part, stored in found if stored is not None and differs(stored, part)]
-    if wrong:
-        raise different_part_error(bundle, f"{_some(wrong)} has another checksum than in the manifest")
-    parts = [StoredPart(part=part, size=stored.size) for part, stored in found if stored is not None]
-    empty = [part.name for part in parts if not part.size]
-    if empty:
-        raise different_part_error(bundle, f"{_some(empty)} is empty")
-    total = sum(part.size for part in parts)
-    if total != manifest.bundled_size:
-        raise different_part_error(
-            bundle, f"its parts have {total} bytes together, and the manifest says {manifest.bundled_size}"
-        )
-    return parts
 
 
 async def read_part(bundle: Bundle, part: StoredPart) -> memoryview:
@@ -112,7 +85,3 @@ def different_part_error(bundle: Bundle, what: str) -> DifferenceError:
         hint=f"see all differences: amistream verify {bundle.address} (--deep also reads parts without a checksum)",
         field="manifest",
     )
-
-
-def _some(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"

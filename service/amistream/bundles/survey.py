@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from amistream.bundles.manifest import Manifest, ManifestPart
 from amistream.bundles.meter import Meter
-from amistream.bundles.parts import StoredPart, differs
+from amistream.bundles.parts import StoredPart, different_part_error, differs
 from amistream.bundles.place import BucketPlace, Bundle
 from amistream.bundles.results import Difference, Digests
 from amistream.flow.gather import SMALL_REQUESTS, gather_limited
@@ -60,9 +60,23 @@ async def survey(bundle: Bundle, meter: Meter, *, read: bool) -> Survey:
         differences=(
             *(Difference(what="part.missing", part=name, message=f"{name}: it is missing") for name in missing),
             *sizes,
+            *(
+                Difference(what="part.size", part=part.filename, found="0", message=f"{part.filename}: it is empty")
+                for part, stored in there.items()
+                if not stored.size
+            ),
             *(_checksum(part, stored) for part, stored in there.items() if differs(stored, part)),
         ),
     )
+
+
+async def check_parts(bundle: Bundle) -> list[StoredPart]:
+    """Stat every part without reading. Raises `DifferenceError` for missing parts and other objects."""
+    surveyed = await survey(bundle, Meter(), read=False)
+    if surveyed.differences:
+        more = f" ({len(surveyed.differences) - 1} more)" if surveyed.differences[1:] else ""
+        raise different_part_error(bundle, surveyed.differences[0].message + more)
+    return list(surveyed.parts)
 
 
 def _sizes(manifest: Manifest, sizes: dict[ManifestPart, int]) -> Iterator[Difference]:
