@@ -47,20 +47,24 @@ class Resumption:
     levels: Mapping[int, int] = field(default_factory=dict)
 
 
-class BundlingPlace(BaseModel):
-    """The settled facts of one destination."""
+class Recorded(BaseModel):
+    """A value that the journal holds as JSON."""
 
     model_config = ConfigDict(frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
+
+
+class BundlingPlace(Recorded):
+    """The settled facts of one destination."""
 
     wrapped: WrappedKeys
     region: str
     registration: Registration | None
+    made_place: bool = False
+    """The job made the destination's directory, and removes it again if it removes all that is in it."""
 
 
-class Bundling(BaseModel):
+class Bundling(Recorded):
     """The facts that were settled when bundling began and hold for every later pass."""
-
-    model_config = ConfigDict(frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
 
     plan: Plan
     image_size: int

@@ -454,21 +454,6 @@ async def test_same_turn_is_lazy() -> None:
     assert b"".join(run.emitted) == blocks + b"\xff"
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        (),
-        (Ordered("first", Pass()), Parallel("work", join)),
-        (Ordered("first", Pass(), same_turn=True),),
-        (Parallel("work", join), Ordered("last", Pass(), same_turn=True)),
-    ],
-)
-def test_an_unfit_path_is_refused(path: Sequence[Step]) -> None:
-    """A path ends in an ordered step, and a step shares its turn with an ordered step before it."""
-    with pytest.raises(ValueError, match="step"):
-        Relay(Blocks(1), path, print, block_size=BLOCK, release=print)
-
-
 async def test_slots() -> None:
     """Relays that share slots run at most that many parallel steps at a time."""
     slots = threading.Semaphore(2)

@@ -46,7 +46,10 @@ class Buffers:
             if self._free:
                 return self._free.pop()
             self._unmade -= 1
-            return _memory(self._size)
+        memory = mmap.mmap(-1, self._size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        return memoryview(memory)
 
     def give(self, buffer: memoryview) -> None:
         with self._changed:
@@ -59,10 +62,3 @@ class Buffers:
             self._closed = True
             self._free.clear()
             self._changed.notify_all()
-
-
-def _memory(size: int) -> memoryview:
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel without huge pages
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(memory)

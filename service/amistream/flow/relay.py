@@ -237,16 +237,12 @@ class _Gate:
 
 
 def _turns(steps: Sequence[Step]) -> Iterator[Parallel | list[Ordered]]:
-    """The parallel steps, and the ordered steps in lists that share a turn. Raises ValueError for an unfit sequence."""
-    if not steps or isinstance(steps[-1], Parallel):
-        raise ValueError("the last step is an ordered one")
+    """The parallel steps, and the ordered steps in lists that share a turn."""
     turn: list[Ordered] = []
     for step in steps:
         if turn and not (isinstance(step, Ordered) and step.same_turn):
             yield turn
             turn = []
-        elif not turn and isinstance(step, Ordered) and step.same_turn:
-            raise ValueError(f"the step {step.name} has no ordered step before it to share a turn with")
         if isinstance(step, Parallel):
             yield step
         else:

@@ -93,7 +93,7 @@ class Channel(Generic[T]):
         self._changed.notify_all()
 
 
-class SideWorker:
+class SideWorker(Channel[Any]):
     """Calls `work` with each item put, in order, on a thread while `run` runs; used once."""
 
     def __init__(
@@ -102,24 +102,13 @@ class SideWorker:
         """At most `capacity` items are queued. `release` is called on `stop`, and when the work failed: it must wake
         whatever blocks in the work or waits for its completion.
         """
+        super().__init__(capacity)
         self._work = work
-        self._channel: Channel[Any] = Channel(capacity)
         self._release = release
-
-    def put(self, item: Any) -> None:
-        """Queue an item; waits while the queue is full.
-
-        Raises `BrokenError` when the work failed, `ClosedError` after `stop`.
-        """
-        self._channel.put(item)
-
-    def end(self) -> None:
-        """Announce that no more items come."""
-        self._channel.end()
 
     def stop(self) -> None:
         """Start no more work; queued items are dropped."""
-        self._channel.break_off()
+        self.break_off()
         self._release()
 
     async def run(self) -> None:
@@ -134,11 +123,11 @@ class SideWorker:
 
     def _work_off(self) -> None:
         try:
-            for item in self._channel:
+            for item in self:
                 self._work(item)
         except BrokenError:
             return
         except BaseException:
-            self._channel.close()
+            self.close()
             self._release()
             raise

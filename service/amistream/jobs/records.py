@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict
-
 from amistream.events import JobKind, JobResult, JobView, PlaceResult
-from amistream.plan import Bundling
+from amistream.plan import Bundling, Recorded
 from amistream.ports.store import whole_checksum
 from amistream.request import JobRequest
 from amistream.values import PartDigest, PartMark
@@ -27,10 +25,8 @@ class NextStep(StrEnum):
     """Nothing."""
 
 
-class SealedPart(BaseModel):
+class SealedPart(Recorded):
     """A part that was sent, or is about to be."""
-
-    model_config = ConfigDict(frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
 
     digest: PartDigest
     mark: PartMark

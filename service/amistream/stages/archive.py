@@ -37,7 +37,6 @@ class Archive:
         name: str,
         size: int,
         mtime: int,
-        mode: int = 0o644,
         extents: Sequence[Extent] | None = None,
         proof: ArchiveResult | None = None,
     ) -> None:
@@ -53,9 +52,9 @@ class Archive:
         self._sha1 = hashlib.sha1(usedforsecurity=False)
         self._missing = size if extents is None else sum(extent.length for extent in extents)
         if extents is None:
-            self._header = member_header(name=name, size=size, mtime=mtime, mode=mode)
+            self._header = member_header(name=name, size=size, mtime=mtime)
         else:
-            self._header = sparse_headers(name=name, size=size, mtime=mtime, mode=mode, extents=extents)
+            self._header = sparse_headers(name=name, size=size, mtime=mtime, extents=extents)
         self._size = 0
 
     def feed(self, data: Buffer) -> Iterator[Buffer]:
@@ -114,19 +113,19 @@ class Archive:
         return data
 
 
-def member_header(*, name: str, size: int, mtime: int, mode: int = 0o644) -> bytes:
+def member_header(*, name: str, size: int, mtime: int) -> bytes:
     """The 512-byte header of a regular file owned by root. Raises ValueError when a field does not fit."""
-    return bytes(_sealed(_header(name=name, size=size, mtime=mtime, mode=mode, kind=b"0")))
+    return bytes(_sealed(_header(name=name, size=size, mtime=mtime, kind=b"0")))
 
 
-def sparse_headers(*, name: str, size: int, mtime: int, extents: Sequence[Extent], mode: int = 0o644) -> bytes:
+def sparse_headers(*, name: str, size: int, mtime: int, extents: Sequence[Extent]) -> bytes:
     """The header of a sparse file of `size` bytes and its extension blocks. Raises ValueError on impossible extents."""
     _check_extents(extents, size)
     entries = [_number(extent.offset) + _number(extent.length) for extent in extents]
     if not extents or extents[-1].end < size:
         # A hole at the end is marked by an empty extent there.
         entries.append(_number(size) + _number(0))
-    header = _header(name=name, size=sum(extent.length for extent in extents), mtime=mtime, mode=mode, kind=b"S")
+    header = _header(name=name, size=sum(extent.length for extent in extents), mtime=mtime, kind=b"S")
     first, rest = b"".join(entries[:_IN_HEADER]), entries[_IN_HEADER:]
     header[386 : 386 + len(first)] = first
     header[482] = bool(rest)
@@ -150,13 +149,13 @@ def _check_extents(extents: Sequence[Extent], size: int) -> None:
         end = extent.end
 
 
-def _header(*, name: str, size: int, mtime: int, mode: int, kind: bytes) -> bytearray:
+def _header(*, name: str, size: int, mtime: int, kind: bytes) -> bytearray:
     encoded = name.encode("ascii")
     if not 0 < len(encoded) <= NAME_MAX or "/" in name or not name.isprintable():
         raise ValueError(f"a member's name has 1 to {NAME_MAX} printable ASCII characters and no slash")
     header = bytearray(BLOCK)
     header[0 : len(encoded)] = encoded
-    header[100:108] = b"%07o\0" % (mode & 0o7777)
+    header[100:108] = b"0000644\0"
     header[108:116] = header[116:124] = b"0000000\0"
     header[124:136] = _number(size)
     header[136:148] = _number(mtime)

@@ -57,25 +57,9 @@ def write_manifest(facts: ImageFacts, measured: Measured, keys: WrappedKeys, sig
     image = serialise(_image(facts, measured, keys))
     signature = sign(machine + image).hex().encode()
     version, release = __version__.rsplit(".", 1)
-    return b"".join(
-        (
-            b"<?xml version='1.0'?><manifest>",
-            serialise(_text("version", VERSION)),
-            serialise(
-                _parent(
-                    "bundler",
-                    _text("name", "amistream"),
-                    _text("version", version),
-                    _text("release", release),
-                )
-            ),
-            machine,
-            image,
-            b"<signature>",
-            signature,
-            b"</signature></manifest>",
-        )
-    )
+    bundler = _parent("bundler", _text("name", "amistream"), _text("version", version), _text("release", release))
+    head = b"<?xml version='1.0'?><manifest>" + serialise(_text("version", VERSION)) + serialise(bundler)
+    return head + machine + image + b"<signature>" + signature + b"</signature></manifest>"
 
 
 def signed_size(prefix: str, parts: int) -> int:
@@ -102,10 +86,8 @@ def serialise(element: etree._Element) -> bytes:
 def _machine_configuration(facts: ImageFacts) -> etree._Element:
     element = _parent("machine_configuration", _text("architecture", facts.architecture))
     if facts.block_device_mappings:
-        mappings = [
-            _parent("mapping", _text("virtual", virtual), _text("device", device))
-            for virtual, device in sorted(facts.block_device_mappings.items())
-        ]
+        pairs = sorted(facts.block_device_mappings.items())
+        mappings = (_parent("mapping", _text("virtual", each), _text("device", device)) for each, device in pairs)
         element.append(_parent("block_device_mapping", *mappings))
     if facts.kernel:
         element.append(_text("kernel_id", facts.kernel))
@@ -124,16 +106,10 @@ def _image(facts: ImageFacts, measured: Measured, keys: WrappedKeys) -> etree._E
         element.append(_parent("ancestry", *(_text("ancestor_ami_id", ami) for ami in facts.ancestors)))
     aes = {"algorithm": "AES-128-CBC"}
     sha1 = {"algorithm": "SHA1"}
+    names = facts.part_names or [part_name(facts.prefix, part.index) for part in measured.split.parts]
     parts = [
-        _parent(
-            "part",
-            _text(
-                "filename", facts.part_names[part.index] if facts.part_names else part_name(facts.prefix, part.index)
-            ),
-            _text("digest", part.sha1.hex(), **sha1),
-            index=str(part.index),
-        )
-        for part in measured.split.parts
+        _parent("part", _text("filename", name), _text("digest", part.sha1.hex(), **sha1), index=str(part.index))
+        for part, name in zip(measured.split.parts, names, strict=True)
     ]
     element.extend(
         (
