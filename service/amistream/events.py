@@ -1,4 +1,4 @@
-"""The documents of the socket API about a job: its states, its progress and its end, as JSON.
+"""The documents of the socket API, as JSON: a job with its states, its progress and its end; errors; the daemon.
 
 The transitions between states are defined here and nowhere else.
 """
@@ -98,6 +98,12 @@ class ErrorBody(_Model):
     field: str = ""
 
 
+class ErrorResponse(_Model):
+    """The body of every error response."""
+
+    error: ErrorBody
+
+
 class PlaceResult(_Model):
     """The end of one destination."""
 
@@ -166,3 +172,13 @@ class Event(_Model):
     id: int
     type: Literal["state", "progress", "notice"]
     job: JobView
+
+
+class Health(_Model):
+    """The daemon's state and its load."""
+
+    status: Literal["ok", "stopping"] = Field(description="stopping: running jobs continue, new ones are refused")
+    version: str
+    jobs_running: int
+    jobs_queued: int
+    uptime_s: float

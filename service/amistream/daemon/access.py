@@ -1,7 +1,10 @@
-"""Identify the process that connected, and decide which endpoints it may use.
+"""Identify the process that connected, and decide which endpoints it may use, and how much of what is bounded.
 
 The kernel reports the user (SO_PEERCRED) and the groups that the peer had when it connected (SO_PEERGROUPS). No name is
 looked up, so nothing blocks, and membership means the same as for the mode of the socket's file.
+
+Of every bounded resource a share is kept for privileged peers. The share of connections is in `connections`, the limits
+of a single job in `jobs.confinement`.
 """
 
 from __future__ import annotations
@@ -10,11 +13,16 @@ import os
 import socket
 import struct
 from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from amistream.errors import AccessDeniedError
+from amistream.errors import AccessDeniedError, BusyError
+from amistream.events import State
+from amistream.jobs.job import Job
+from amistream.jobs.queue import JobQueue
 
 SO_PEERGROUPS = 59
 """Linux 4.13; the socket module has no name for it."""
@@ -22,6 +30,10 @@ CREDENTIALS = struct.Struct("iII")
 """struct ucred: pid, uid, gid."""
 GROUPS_BYTES = 1024
 """256 groups: the largest result that `socket.getsockopt` returns."""
+MAX_SUBSCRIBERS = 64
+"""Guess: each takes a connection and a little memory, and does not slow the jobs down."""
+SHARE = 0.75
+"""Part of a bounded resource that all unprivileged peers together can take. Guess."""
 
 
 class Access(StrEnum):
@@ -51,6 +63,9 @@ class Peer:
     def privileged(self) -> bool:
         """Root or the daemon's own user. The jobs of everybody else are confined."""
         return self.uid in {0, os.geteuid()}
+
+    def share(self, most: int) -> int:
+        return most if self.privileged else max(1, int(most * SHARE))
 
 
 def identify(connection: PeerSocket) -> Peer:
@@ -84,4 +99,43 @@ class AccessPolicy:
             "access.denied",
             f"cannot grant {access.value} access to user {peer.uid}: not root, the daemon's user or in its group",
             hint="ask the administrator to add you to the group in socket_group, then log in again",
+        )
+
+
+class Subscribers:
+    """Counts the clients that follow jobs, and refuses more than `most`."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._count = 0
+
+    @contextmanager
+    def subscription(self, peer: Peer) -> Iterator[None]:
+        if self._count >= peer.share(self._most):
+            raise BusyError(
+                "daemon.subscribers",
+                f"cannot follow the job: {self._count} clients follow jobs already",
+                hint="poll GET /v1/jobs/{id} instead, or try again later",
+            )
+        self._count += 1
+        try:
+            yield
+        finally:
+            self._count -= 1
+
+
+def check_queue_share(queue: JobQueue, max_queued: int, peer: Peer, *, except_job: Job | None = None) -> None:
+    """Raise `BusyError` if the group has its share of waiting jobs, or of unfinished jobs that are kept."""
+    most = peer.share(max_queued)
+    waiting = sum(job.confined for job in queue.jobs(State.QUEUED))
+    if waiting >= most:
+        raise BusyError(
+            "daemon.full", f"cannot take the job: {waiting} jobs of the group wait already", hint="try again later"
+        )
+    kept = sum(job.confined and job.resumable and job is not except_job for job in queue.jobs())
+    if kept >= most:
+        raise BusyError(
+            "daemon.full",
+            f"cannot take the job: the group has {kept} unfinished jobs whose parts are kept",
+            hint="finish them with `amistream resume ID`, or remove their parts with `amistream clean`",
         )

@@ -18,7 +18,7 @@ from typing import cast
 import structlog
 from aiohttp import web
 
-from amistream.daemon.access import Access, AccessPolicy, identify
+from amistream.daemon.access import MAX_SUBSCRIBERS, Access, AccessPolicy, Subscribers, identify
 from amistream.daemon.connections import MAX_CONNECTIONS, RESERVED, Doorkeeper
 from amistream.daemon.handlers import (
     BODY_TIMEOUT_S,
@@ -32,7 +32,6 @@ from amistream.daemon.listener import BACKLOG
 from amistream.daemon.metrics import Metrics
 from amistream.daemon.openapi import make_document
 from amistream.daemon.routes import ENDPOINTS, Handler
-from amistream.daemon.shares import MAX_SUBSCRIBERS, Subscribers
 from amistream.errors import AccessDeniedError, AmistreamError, NotFoundError, UsageError
 from amistream.jobs.queue import JobQueue
 from amistream.settings import Settings

@@ -18,12 +18,10 @@ from pydantic import BaseModel
 from pydantic_core import from_json
 
 from amistream import __version__
-from amistream.daemon.access import Peer
+from amistream.daemon.access import Peer, Subscribers, check_queue_share
 from amistream.daemon.metrics import Metrics
-from amistream.daemon.models import EVENT_ID, IDEMPOTENCY_KEY, ErrorResponse, Health
-from amistream.daemon.shares import Subscribers, check_queue_share
 from amistream.errors import AccessDeniedError, AmistreamError, ConflictError, UsageError
-from amistream.events import ErrorBody, Event, State
+from amistream.events import ErrorBody, ErrorResponse, Event, Health, State
 from amistream.jobs.confinement import check_request
 from amistream.jobs.job import Job
 from amistream.jobs.queue import JobQueue
@@ -31,6 +29,8 @@ from amistream.request import parse_request
 from amistream.settings import Settings
 from amistream.values import STANDARD_INPUT
 
+IDEMPOTENCY_KEY = "[!-~]{1,255}"
+EVENT_ID = "[0-9]{1,15}"
 BODY_TIMEOUT_S = 10.0
 """Time for a body of 64 KiB to arrive from this machine. Guess."""
 KEEP_ALIVE_S = 15.0

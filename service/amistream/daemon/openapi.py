@@ -9,8 +9,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from amistream import __version__
-from amistream.daemon.models import ErrorResponse
 from amistream.daemon.routes import ALWAYS, JSON, Answer, Endpoint, Parameter
+from amistream.events import ErrorResponse
 
 REFERENCE = "#/components/schemas/{model}"
 DESCRIPTION = (

@@ -12,8 +12,7 @@ from pydantic import BaseModel
 
 from amistream.daemon import handlers
 from amistream.daemon.access import Access
-from amistream.daemon.models import EVENT_ID, IDEMPOTENCY_KEY, Health
-from amistream.events import Event, JobList, JobView, State
+from amistream.events import Event, Health, JobList, JobView, State
 from amistream.request import JobRequest
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -39,7 +38,7 @@ class Parameter:
     values: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Answer:
     """A success status. `model`: the type of the body, or of each `data` field of an event stream."""
 
@@ -56,7 +55,6 @@ class Endpoint:
     method: str
     path: str
     handler: Handler
-    access: Access
     summary: str
     answers: dict[HTTPStatus, Answer]
     errors: tuple[HTTPStatus, ...] = ()
@@ -69,19 +67,22 @@ class Endpoint:
         return str(getattr(self.handler, "__name__"))  # noqa: B009 - Callable promises no __name__
 
     @property
+    def access(self) -> Access:
+        return Access.READ if self.method == "GET" else Access.WRITE
+
+    @property
     def query(self) -> frozenset[str]:
         return frozenset(parameter.name for parameter in self.parameters if parameter.in_ == "query")
 
 
 JOB_ID = Parameter(name="id", in_="path", description="the job's id, from the response of POST /v1/jobs")
-THE_JOB = Answer(description="the job", model=JobView)
+THE_JOB = Answer("the job", JobView)
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         method="POST",
         path="/v1/jobs",
         handler=handlers.submit_job,
-        access=Access.WRITE,
         summary="Submit a job",
         body=JobRequest,
         parameters=(
@@ -89,12 +90,12 @@ ENDPOINTS: tuple[Endpoint, ...] = (
                 name="Idempotency-Key",
                 in_="header",
                 description="a request repeated with the same key gives the job of the first request, not a second job",
-                pattern=f"^{IDEMPOTENCY_KEY}$",
+                pattern=f"^{handlers.IDEMPOTENCY_KEY}$",
             ),
         ),
         answers={
-            HTTPStatus.ACCEPTED: Answer(description="queued", model=JobView, location=True),
-            HTTPStatus.OK: Answer(description="the key was used before: its job", model=JobView, location=True),
+            HTTPStatus.ACCEPTED: Answer("queued", JobView, location=True),
+            HTTPStatus.OK: Answer("the key was used before: its job", JobView, location=True),
         },
         errors=(
             HTTPStatus.BAD_REQUEST,
@@ -107,16 +108,14 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         method="GET",
         path="/v1/jobs",
         handler=handlers.list_jobs,
-        access=Access.READ,
         summary="List the jobs, oldest first",
         parameters=(Parameter(name="state", in_="query", description="only jobs in this state", values=tuple(State)),),
-        answers={HTTPStatus.OK: Answer(description="the jobs", model=JobList)},
+        answers={HTTPStatus.OK: Answer("the jobs", JobList)},
     ),
     Endpoint(
         method="GET",
         path="/v1/jobs/{id}",
         handler=handlers.show_job,
-        access=Access.READ,
         summary="Show a job",
         parameters=(JOB_ID,),
         answers={HTTPStatus.OK: THE_JOB},
@@ -126,7 +125,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         method="DELETE",
         path="/v1/jobs/{id}",
         handler=handlers.cancel_job,
-        access=Access.WRITE,
         summary="Cancel a job; its state changes once it has stopped and cleaned up",
         parameters=(JOB_ID,),
         answers={HTTPStatus.ACCEPTED: THE_JOB},
@@ -136,7 +134,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         method="POST",
         path="/v1/jobs/{id}/resume",
         handler=handlers.resume_job,
-        access=Access.WRITE,
         summary="Resume an interrupted job",
         parameters=(JOB_ID,),
         answers={HTTPStatus.ACCEPTED: THE_JOB},
@@ -146,7 +143,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         method="GET",
         path="/v1/jobs/{id}/events",
         handler=handlers.follow_job,
-        access=Access.READ,
         summary="Follow a job: its events from the first to the last",
         parameters=(
             JOB_ID,
@@ -154,14 +150,12 @@ ENDPOINTS: tuple[Endpoint, ...] = (
                 name="Last-Event-ID",
                 in_="header",
                 description="continue after this event",
-                pattern=f"^{EVENT_ID}$",
+                pattern=f"^{handlers.EVENT_ID}$",
             ),
         ),
         answers={
             HTTPStatus.OK: Answer(
-                description="server-sent events; `data` of each is an Event",
-                model=Event,
-                media_type="text/event-stream",
+                "server-sent events; `data` of each is an Event", Event, media_type="text/event-stream"
             )
         },
         errors=(HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE),
@@ -170,24 +164,21 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         method="GET",
         path="/v1/health",
         handler=handlers.show_health,
-        access=Access.READ,
         summary="Show the daemon's state and load",
-        answers={HTTPStatus.OK: Answer(description="the daemon answers", model=Health)},
+        answers={HTTPStatus.OK: Answer("the daemon answers", Health)},
     ),
     Endpoint(
         method="GET",
         path="/v1/openapi.json",
         handler=handlers.show_document,
-        access=Access.READ,
         summary="Show this document",
-        answers={HTTPStatus.OK: Answer(description="an OpenAPI 3.1 document")},
+        answers={HTTPStatus.OK: Answer("an OpenAPI 3.1 document")},
     ),
     Endpoint(
         method="GET",
         path="/metrics",
         handler=handlers.show_metrics,
-        access=Access.READ,
         summary="Show the metrics for Prometheus",
-        answers={HTTPStatus.OK: Answer(description="Prometheus text format", media_type="text/plain")},
+        answers={HTTPStatus.OK: Answer("Prometheus text format", media_type="text/plain")},
     ),
 )

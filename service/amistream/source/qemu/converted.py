@@ -23,8 +23,7 @@ from amistream.host.program import ToolMissingError, run_tool
 from amistream.ports.volume import Kind
 from amistream.source.extents import join_extents
 from amistream.source.file import FileVolume, too_large
-from amistream.source.qemu.formats import Format, check_header
-from amistream.source.qemu.headers import cut_short
+from amistream.source.qemu.formats import Format, check_header, cut_short
 from amistream.source.qemu.nbd import NbdServer
 from amistream.values import KIB, MIB, Extent
 
