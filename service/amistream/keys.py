@@ -15,8 +15,6 @@ import fcntl
 import os
 import secrets
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -182,7 +180,9 @@ def own_identity(state_dir: Path) -> tuple[UserIdentity, bool]:
         if certificate.exists() and private_key.exists():
             return load_identity(certificate, private_key), False
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _locked(state_dir / LOCK_FILE):
+        with os.fdopen(os.open(state_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)) as lock:
+            # Other jobs and processes must not create a pair at the same time.
+            fcntl.flock(lock, fcntl.LOCK_EX)
             if certificate.exists() and private_key.exists():
                 return load_identity(certificate, private_key), False
             if private_key.exists():
@@ -206,17 +206,6 @@ def own_identity(state_dir: Path) -> tuple[UserIdentity, bool]:
             field="private_key",
         ) from error
     return identity, True
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Exclude other jobs and processes that would create a pair at the same time."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _generate_identity() -> UserIdentity:
@@ -280,6 +269,10 @@ def load_private_key(path: Path, roots: Roots | None, *, exposed_too: bool) -> r
 
 def _read(path: Path, roots: Roots | None, *, what: str, field: str) -> tuple[bytes, int]:
     """Read the whole file; returns it and its mode when it was opened."""
+
+    def refused(why: str | None, hint: str) -> RefusedError:
+        return RefusedError(f"{field}.unreadable", f"cannot read the {what} {path}: {why}", hint=hint, field=field)
+
     try:
         with pinned(path, roots, field=field) as pin:
             mode = os.fstat(pin).st_mode
@@ -292,24 +285,12 @@ def _read(path: Path, roots: Roots | None, *, what: str, field: str) -> tuple[by
             with os.fdopen(open_pinned(pin, os.O_RDONLY | waiting), "rb") as file:
                 data = file.read(PEM_MAX + 1)
     except BlockingIOError as error:
-        raise RefusedError(
-            f"{field}.unreadable",
-            f"cannot read the {what} {path}: another program has a lease on it",
-            hint=f"find it in /proc/locks by the number that `ls -i {path}` shows, and end it; then try again",
-            field=field,
+        raise refused(
+            "another program has a lease on it",
+            f"find it in /proc/locks by the number that `ls -i {path}` shows, and end it; then try again",
         ) from error
     except OSError as error:
-        raise RefusedError(
-            f"{field}.unreadable",
-            f"cannot read the {what} {path}: {error.strerror}",
-            hint=f"check the path and its permissions: ls -l {path}",
-            field=field,
-        ) from error
+        raise refused(error.strerror, f"check the path and its permissions: ls -l {path}") from error
     if len(data) > PEM_MAX:
-        raise RefusedError(
-            f"{field}.unreadable",
-            f"cannot use {path} as a {what}: it has more than {PEM_MAX // KIB} KiB",
-            hint="give the PEM file",
-            field=field,
-        )
+        raise refused(f"it has more than {PEM_MAX // KIB} KiB", "give the PEM file")
     return data, mode

@@ -44,7 +44,10 @@ class FileVolume:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
     def read_into(self, offset: int, buffer: memoryview) -> bool:
-        done = self._read_cached(offset, buffer)
+        try:
+            done = os.preadv(self._descriptor, [buffer], offset, os.RWF_NOWAIT)
+        except OSError:
+            done = 0  # not in the page cache, or not supported; a real error occurs again in the ordinary read
         if done == len(buffer):
             return True
         while done < len(buffer):
@@ -66,13 +69,6 @@ class FileVolume:
                 )
             done += count
         return False
-
-    def _read_cached(self, offset: int, buffer: memoryview) -> int:
-        """Read from the page cache, without waiting; returns the number of bytes."""
-        try:
-            return os.preadv(self._descriptor, [buffer], offset, os.RWF_NOWAIT)
-        except OSError:
-            return 0  # not in the cache, or not supported; a real error occurs again in the ordinary read
 
     def will_need(self, offset: int, length: int) -> None:
         os.posix_fadvise(self._descriptor, offset, length, os.POSIX_FADV_WILLNEED)

@@ -37,7 +37,7 @@ def open_source(
     else:
         volume = open_volume(Path(source), roots, live=live)
     try:
-        if isinstance(volume, FileVolume) and (found := _format_of(volume)):
+        if isinstance(volume, FileVolume) and volume.kind is Kind.IMAGE_FILE and (found := _format_of(volume)):
             volume = open_converted(volume, found, most=most, confined=roots is not None)
         if image_size not in (None, volume.size):
             raise RefusedError(
@@ -53,8 +53,6 @@ def open_source(
 
 
 def _format_of(volume: FileVolume) -> Format | None:
-    if volume.kind is not Kind.IMAGE_FILE:
-        return None
     try:
         return detect_format(*ends_of(volume))
     except SourceError:

@@ -32,7 +32,9 @@ class StreamVolume:
         self._descriptor = descriptor
         self._position = 0
         self._stopped, self._stop = os.pipe2(os.O_CLOEXEC)
-        _widen(descriptor)
+        # The sender may run further ahead, in fewer and larger pieces, if the system permits.
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN)
         self._poll.register(self._stopped, select.POLLIN)
@@ -64,8 +66,13 @@ class StreamVolume:
                 )
             done += count
             self._position += count
-        if offset == 0:
-            self._check_is_raw(bytes(buffer[:HEAD]))
+        if offset == 0 and (found := detect_format(bytes(buffer[:HEAD]))):
+            raise SourceError(
+                "source.stream_format",
+                f"cannot bundle standard input: it is a {found.words} image, which cannot be read from front to back",
+                hint="give the image's file as SOURCE",
+                field="source",
+            )
         return True
 
     def will_need(self, offset: int, length: int) -> None:
@@ -96,15 +103,6 @@ class StreamVolume:
         for descriptor in (self._descriptor, self._stopped, self._stop):
             os.close(descriptor)
 
-    def _check_is_raw(self, head: bytes) -> None:
-        if found := detect_format(head):
-            raise SourceError(
-                "source.stream_format",
-                f"cannot bundle standard input: it is a {found.words} image, which cannot be read from front to back",
-                hint="give the image's file as SOURCE",
-                field="source",
-            )
-
     def _read(self, buffer: memoryview) -> int:
         ready = [descriptor for descriptor, _ in self._poll.poll()]
         if self._stopped in ready:
@@ -120,12 +118,6 @@ class StreamVolume:
             ) from error
 
 
-def _widen(pipe: int) -> None:
-    """Let the sender run further ahead, in fewer and larger pieces, if the system permits."""
-    with contextlib.suppress(OSError):
-        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
-
-
 def open_standard_input(size: int | None, descriptor: int = 0) -> StreamVolume | FileVolume:
     """Open standard input as a volume; a stream needs its `size`. Raises `RefusedError`."""
     try:
@@ -133,7 +125,14 @@ def open_standard_input(size: int | None, descriptor: int = 0) -> StreamVolume |
     except OSError:
         mode = 0
     if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
-        return _redirected(descriptor)
+        if begun := os.lseek(descriptor, 0, os.SEEK_CUR):
+            raise RefusedError(
+                "source.begun",
+                f"cannot bundle standard input: {begun} bytes of it were read already",
+                hint="give the file itself as SOURCE",
+                field="source",
+            )
+        return FileVolume(_PATH, os.dup(descriptor))
     if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
         raise RefusedError(
             "source.no_stream",
@@ -150,14 +149,3 @@ def open_standard_input(size: int | None, descriptor: int = 0) -> StreamVolume |
             field="image_size",
         )
     return StreamVolume(os.dup(descriptor), size)
-
-
-def _redirected(descriptor: int) -> FileVolume:
-    if begun := os.lseek(descriptor, 0, os.SEEK_CUR):
-        raise RefusedError(
-            "source.begun",
-            f"cannot bundle standard input: {begun} bytes of it were read already",
-            hint="give the file itself as SOURCE",
-            field="source",
-        )
-    return FileVolume(_PATH, os.dup(descriptor))

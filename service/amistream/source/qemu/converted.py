@@ -23,7 +23,7 @@ from amistream.host.program import ToolMissingError, run_tool
 from amistream.ports.volume import Kind
 from amistream.source.extents import join_extents
 from amistream.source.file import FileVolume, too_large
-from amistream.source.qemu.formats import Format, check_header, cut_short
+from amistream.source.qemu.formats import Format, check_header, cut_short, elsewhere
 from amistream.source.qemu.nbd import NbdServer
 from amistream.values import KIB, MIB, Extent
 
@@ -190,15 +190,10 @@ def _ask(file: FileVolume, question: str, image_format: Format) -> bytes:
 
 def _check_facts(file: FileVolume, facts: dict[str, Any], *, confined: bool) -> None:
     """Raise `RefusedError` if the disk needs other files, or is encrypted."""
-    for other, what in _elsewhere(facts):
+    for other, what in _other_files(facts):
         if confined:
             raise OSError("its header named no other file")
-        raise RefusedError(
-            "source.elsewhere",
-            f"cannot bundle {file.path}: {what} is in another file, {other}",
-            hint=f"make one image of both: qemu-img convert -O qcow2 {file.path} WHOLE.qcow2",
-            field="source",
-        )
+        raise elsewhere(file, f"{what} is in another file, {other}")
     if facts.get("encrypted"):
         raise RefusedError(
             "source.encrypted",
@@ -236,7 +231,7 @@ def _piece_of(file: FileVolume, facts: dict[str, Any]) -> Callable[[dict[str, An
     return piece
 
 
-def _elsewhere(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _other_files(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the name of each other file that the disk needs, and its content."""
     details = facts.get("format-specific", {}).get("data", {})
     if "backing-filename" in facts:

@@ -79,7 +79,7 @@ class FormatFacts:
 
 
 def refuse_descriptor(file: FileVolume) -> None:
-    raise _elsewhere(
+    raise elsewhere(
         file, "it is a VMDK without data, with only the names of the files that have it", "one image of them"
     )
 
@@ -89,9 +89,9 @@ def check_qcow2(file: FileVolume) -> None:
     _, version, offset, length, features = _QCOW2.unpack(head)
     if offset:
         name = read_range(file, offset, min(length, _LONGEST_NAME)).rstrip(b"\0").decode(errors="replace")
-        raise _elsewhere(file, f"a part of its disk is in another file, {name}")
+        raise elsewhere(file, f"a part of its disk is in another file, {name}")
     if version >= _FEATURES_SINCE and features & _DATA_FILE:
-        raise _elsewhere(file, "its data is in another file")
+        raise elsewhere(file, "its data is in another file")
     _check_tables(file, head)
 
 
@@ -112,11 +112,11 @@ def check_vmdk(file: FileVolume) -> None:
     _, _, _, capacity, _, offset, size = _VMDK.unpack(read_range(file, 0, _VMDK.size))
     # Without a size in the header, readers look up the data's files in the descriptor.
     if not capacity:
-        raise _elsewhere(file, "it is a VMDK without a disk, with only the names of files")
+        raise elsewhere(file, "it is a VMDK without a disk, with only the names of files")
     descriptor = read_range(file, offset * _SECTOR, min(size * _SECTOR, _LARGEST_DESCRIPTOR)) if offset else b""
     # A single extent is the file itself; its name may be from before a renaming.
     if _EXTENT.findall(descriptor) not in ([], [b"SPARSE"]):
-        raise _elsewhere(file, "it is a VMDK that names further files as parts of its disk")
+        raise elsewhere(file, "it is a VMDK that names further files as parts of its disk")
 
 
 def cut_short(file: FileVolume, missing: int) -> RefusedError:
@@ -129,7 +129,8 @@ def cut_short(file: FileVolume, missing: int) -> RefusedError:
     )
 
 
-def _elsewhere(file: FileVolume, why: str, make: str = "one image of both") -> RefusedError:
+def elsewhere(file: FileVolume, why: str, make: str = "one image of both") -> RefusedError:
+    """The error for a disk that is, as `why` says, in other files too."""
     return RefusedError(
         "source.elsewhere",
         f"cannot bundle {file.path}: {why}",
