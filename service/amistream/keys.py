@@ -129,23 +129,17 @@ def load_identity(
             field="private_key",
         )
     identity = UserIdentity(cert, key)
-    _check_works(identity, private_key)
-    return identity
-
-
-def _check_works(identity: UserIdentity, path: Path) -> None:
-    """Check the pair by a signature: loading skips OpenSSL's own check, which stops every thread for 60 ms."""
-    public = identity.certificate.public_key()
-    assert isinstance(public, rsa.RSAPublicKey)  # noqa: S101 - for the type checker; load_certificate looked
+    # Loading skips OpenSSL's own check of a key, which stops every thread for 60 ms.
     try:
-        public.verify(identity.sign(b"amistream"), b"amistream", padding.PKCS1v15(), SHA1())  # noqa: S303
+        key.public_key().verify(identity.sign(b"amistream"), b"amistream", padding.PKCS1v15(), SHA1())  # noqa: S303
     except (InvalidSignature, ValueError, InternalError):
         raise RefusedError(
             "key.broken",
-            f"cannot use the private key {path}: its signatures do not verify",
-            hint=f"the file is damaged: openssl rsa -check -noout -in {path}",
+            f"cannot use the private key {private_key}: its signatures do not verify",
+            hint=f"the file is damaged: openssl rsa -check -noout -in {private_key}",
             field="private_key",
         ) from None
+    return identity
 
 
 def load_certificate(path: Path, *, field: str, roots: Roots | None = None) -> x509.Certificate:

@@ -81,15 +81,11 @@ class Roots:
         return None
 
     def _require_within(self, descriptor: int, path: Path, field: str) -> None:
-        if not self._holds(descriptor):
-            raise self.outside(path, field)
-
-    def _holds(self, descriptor: int) -> bool:
         name = Path(f"/proc/self/fd/{descriptor}").readlink()
         # A file whose own name ends so looks like a deleted one, and is refused too.
-        if not name.is_absolute() or name.name.endswith(DELETED):
-            return False
-        return any(name.is_relative_to(root) for root in self._roots) and _in_our_namespace(descriptor)
+        gone = not name.is_absolute() or name.name.endswith(DELETED)
+        if gone or not any(map(name.is_relative_to, self._roots)) or not _in_our_namespace(descriptor):
+            raise self.outside(path, field)
 
 
 def _wait_unlinked(descriptor: int) -> None:

@@ -17,20 +17,12 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PositiveFloat, PositiveInt, ValidationError
 from pydantic_core import ErrorDetails
-from pydantic_settings import (
-    BaseSettings,
-    InitSettingsSource,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from amistream.errors import UsageError
 from amistream.values import GIB, KIB, MIB
 
 DEFAULT_CONFIG = Path("/etc/amistream/amistream.toml")
-_FROM_FILE = "_from_file"
 PROCESS_BASELINE = 125 * MIB
 """Measured: the daemon's RSS with the clients of S3, EC2 and STS made and no job (118 MiB), rounded up."""
 
@@ -306,21 +298,6 @@ class Settings(BaseSettings):
     )
     register_poll_s: PositiveFloat = Field(3.0, description="Seconds between two queries of the AMI's state. Guess.")
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments first, then the environment, then what `load` read from the file and hands in as `_FROM_FILE`."""
-        del dotenv_settings, file_secret_settings
-        assert isinstance(init_settings, InitSettingsSource)  # noqa: S101 - for the type checker
-        from_file = init_settings.init_kwargs.pop(_FROM_FILE, {})
-        return init_settings, env_settings, InitSettingsSource(settings_cls, from_file)
-
     def worker_count(self) -> int:
         """Compute threads: as set, else one per core this process may use."""
         return self.workers or len(os.sched_getaffinity(0))
@@ -354,8 +331,10 @@ def load(config: Path | None = None, **overrides: Any) -> Settings:
                 field="config",
             ) from error
     try:
-        given: dict[str, Any] = {_FROM_FILE: values, **chosen}
-        return Settings(**given)
+        # Arguments win over the variables, which the class reads; those win over the file.
+        variables = {name.upper() for name in os.environ}
+        from_file = {name: each for name, each in values.items() if f"AMISTREAM_{name.upper()}" not in variables}
+        return Settings(**from_file | chosen)
     except SettingsError as error:
         # The one field that is not plain text in the environment.
         raise UsageError(

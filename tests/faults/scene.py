@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from amistream.aws.session import Aws
-from amistream.jobs.opening import open_queue
-from amistream.jobs.queue import JobQueue
+from amistream.jobs.queue import JobQueue, open_queue
 from faults.quick_check import quickly_check_bundle
 from jobs.work import request, settings
 from support.loop import clock

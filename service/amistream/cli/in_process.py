@@ -19,8 +19,7 @@ from amistream.cli.output import put_note
 from amistream.errors import first_cause
 from amistream.events import JobView, State
 from amistream.jobs.job import Job
-from amistream.jobs.opening import open_queue
-from amistream.jobs.queue import JobQueue
+from amistream.jobs.queue import JobQueue, open_queue
 from amistream.request import JobRequest
 from amistream.settings import OnStop, Settings, load
 from amistream.values import AccessKeys

@@ -13,8 +13,6 @@ import os
 import socket
 import struct
 from array import array
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -100,28 +98,6 @@ class AccessPolicy:
             f"cannot grant {access.value} access to user {peer.uid}: not root, the daemon's user or in its group",
             hint="ask the administrator to add you to the group in socket_group, then log in again",
         )
-
-
-class Subscribers:
-    """Counts the clients that follow jobs, and refuses more than `most`."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._count = 0
-
-    @contextmanager
-    def subscription(self, peer: Peer) -> Iterator[None]:
-        if self._count >= peer.share(self._most):
-            raise BusyError(
-                "daemon.subscribers",
-                f"cannot follow the job: {self._count} clients follow jobs already",
-                hint="poll GET /v1/jobs/{id} instead, or try again later",
-            )
-        self._count += 1
-        try:
-            yield
-        finally:
-            self._count -= 1
 
 
 def check_queue_share(queue: JobQueue, max_queued: int, peer: Peer, *, except_job: Job | None = None) -> None:

@@ -18,7 +18,7 @@ from typing import cast
 import structlog
 from aiohttp import web
 
-from amistream.daemon.access import MAX_SUBSCRIBERS, Access, AccessPolicy, Subscribers, identify
+from amistream.daemon.access import MAX_SUBSCRIBERS, Access, AccessPolicy, identify
 from amistream.daemon.connections import MAX_CONNECTIONS, RESERVED, Doorkeeper
 from amistream.daemon.handlers import (
     BODY_TIMEOUT_S,
@@ -66,7 +66,7 @@ def make_app(
         metrics=metrics,
         settings=settings or Settings(),
         document=json.dumps(make_document(ENDPOINTS), indent=2).encode(),
-        subscribers=Subscribers(max_subscribers),
+        max_subscribers=max_subscribers,
         keep_alive_s=keep_alive_s,
         body_timeout_s=body_timeout_s,
     )

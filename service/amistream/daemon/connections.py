@@ -88,17 +88,12 @@ class _Door(asyncio.Protocol):
             stream.abort()
             return
         self._keeper.refused.add(self)
-        stream.write(_refusal(error))
+        body = json.dumps({"error": error.as_dict()}).encode()
+        head = (
+            f"HTTP/1.1 {error.http_status.value} {error.http_status.phrase}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
+        stream.write(head.encode() + body)
         # Closing now, with the request unread, would reset the connection and lose the response.
         stream.write_eof()
         self._leave = asyncio.get_running_loop().call_later(LISTEN_S, stream.abort)
-
-
-def _refusal(error: AmistreamError) -> bytes:
-    body = json.dumps({"error": error.as_dict()}).encode()
-    status = error.http_status
-    head = (
-        f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    )
-    return head.encode() + body

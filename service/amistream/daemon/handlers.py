@@ -18,10 +18,10 @@ from pydantic import BaseModel
 from pydantic_core import from_json
 
 from amistream import __version__
-from amistream.daemon.access import Peer, Subscribers, check_queue_share
+from amistream.daemon.access import Peer, check_queue_share
 from amistream.daemon.metrics import Metrics
-from amistream.errors import AccessDeniedError, AmistreamError, ConflictError, UsageError
-from amistream.events import ErrorBody, ErrorResponse, Event, Health, State
+from amistream.errors import AccessDeniedError, AmistreamError, BusyError, ConflictError, UsageError
+from amistream.events import ErrorBody, ErrorResponse, Health, State
 from amistream.jobs.confinement import check_request
 from amistream.jobs.job import Job
 from amistream.jobs.queue import JobQueue
@@ -57,9 +57,10 @@ class Context:
     metrics: Metrics
     settings: Settings
     document: bytes
-    subscribers: Subscribers
+    max_subscribers: int
     keep_alive_s: float = KEEP_ALIVE_S
     body_timeout_s: float = BODY_TIMEOUT_S
+    followers: int = 0
     started: float = field(default_factory=time.monotonic)
 
 
@@ -136,13 +137,21 @@ async def follow_job(request: web.Request) -> web.StreamResponse:
     context = request.app[CONTEXT]
     job = _job(request)
     after = int(_header(request, "Last-Event-ID", EVENT_ID, "the id of an event") or "0")
-    with context.subscribers.subscription(request[PEER]):
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
+    if context.followers >= request[PEER].share(context.max_subscribers):
+        raise BusyError(
+            "daemon.subscribers",
+            f"cannot follow the job: {context.followers} clients follow jobs already",
+            hint="poll GET /v1/jobs/{id} instead, or try again later",
+        )
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
+    context.followers += 1
+    try:
         await response.prepare(request)
-        try:
-            await _stream(response, job, after, context.keep_alive_s)
-        except* ConnectionResetError:  # the client disconnected during a write: no error
-            pass
+        await _stream(response, job, after, context.keep_alive_s)
+    except* ConnectionResetError:  # the client disconnected during a write: no error
+        pass
+    finally:
+        context.followers -= 1
     return response
 
 
@@ -174,7 +183,8 @@ async def _stream(response: web.StreamResponse, job: Job, after: int, keep_alive
     async with asyncio.TaskGroup() as group:
         keeper = group.create_task(_keep_alive(response, keep_alive_s))
         async for event in job.events(after):
-            await response.write(_frame(event))
+            frame = f"id: {event.id}\nevent: {event.type}\ndata: {event.model_dump_json()}\n\n"
+            await response.write(frame.encode())
         keeper.cancel()
 
 
@@ -182,10 +192,6 @@ async def _keep_alive(response: web.StreamResponse, pause_s: float) -> None:
     while True:
         await asyncio.sleep(pause_s)
         await response.write(b": keep-alive\n\n")
-
-
-def _frame(event: Event) -> bytes:
-    return f"id: {event.id}\nevent: {event.type}\ndata: {event.model_dump_json()}\n\n".encode()
 
 
 def _header(request: web.Request, name: str, pattern: str, form: str) -> str:

@@ -14,8 +14,7 @@ import signal
 import socket
 import stat
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
@@ -29,8 +28,7 @@ from amistream.daemon.listener import find_group, listening
 from amistream.daemon.metrics import Metrics
 from amistream.daemon.notify import notify
 from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, AmistreamError, UsageError
-from amistream.jobs.opening import open_queue
-from amistream.jobs.queue import JobQueue
+from amistream.jobs.queue import JobQueue, open_queue
 from amistream.process import keep_secrets_in, make_files_private, settle_memory
 from amistream.settings import OnStop, Settings, load
 
@@ -72,30 +70,20 @@ async def serve(settings: Settings, listener: socket.socket, policy: AccessPolic
     """Run jobs and serve on `listener` until a signal asks to stop and the jobs have ended."""
     signals = StopSignals()
     metrics = Metrics()
-    async with (
-        Aws(settings) as aws,
-        open_queue(settings, aws, by_itself=True, watch=metrics.watched) as queue,
+    address = listener.getsockname()
+    async with Aws(settings) as aws, open_queue(settings, aws, by_itself=True, watch=metrics.watched) as queue:
         # Clients are served only once the jobs of earlier runs are loaded.
-        _recovered(queue, settings),
-        serving(make_app(queue, metrics, policy, settings=settings), listener),
-    ):
-        address = listener.getsockname()
-        LOG.info("daemon.ready", socket=address, version=__version__, pid=os.getpid())
-        notify("READY=1", f"STATUS=amistream {__version__} on {address}")
-        await signals.first.wait()
-        LOG.info("daemon.stopping", on_stop=settings.on_stop.value)
-        notify("STOPPING=1", "STATUS=waiting for the jobs to end")
-        await drain(queue, settings.on_stop, hurry=signals.second)
+        await queue.recover(resume=settings.resume_on_start)
+        if unfinished := [job.id for job in queue.jobs() if job.resumable]:
+            LOG.warning("daemon.unfinished", jobs=unfinished, hint="amistream resume ID, or amistream clean")
+        async with serving(make_app(queue, metrics, policy, settings=settings), listener):
+            LOG.info("daemon.ready", socket=address, version=__version__, pid=os.getpid())
+            notify("READY=1", f"STATUS=amistream {__version__} on {address}")
+            await signals.first.wait()
+            LOG.info("daemon.stopping", on_stop=settings.on_stop.value)
+            notify("STOPPING=1", "STATUS=waiting for the jobs to end")
+            await drain(queue, settings.on_stop, hurry=signals.second)
     LOG.info("daemon.stopped", socket=address, version=__version__, pid=os.getpid())
-
-
-@asynccontextmanager
-async def _recovered(queue: JobQueue, settings: Settings) -> AsyncIterator[None]:
-    await queue.recover(resume=settings.resume_on_start)
-    unfinished = [job.id for job in queue.jobs() if job.resumable]
-    if unfinished:
-        LOG.warning("daemon.unfinished", jobs=unfinished, hint="amistream resume ID, or amistream clean")
-    yield
 
 
 class StopSignals:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from http import HTTPStatus
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -52,7 +51,10 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         "parameters": [_parameter(parameter) for parameter in endpoint.parameters],
         "responses": {
             **{str(status.value): _answer(answer) for status, answer in endpoint.answers.items()},
-            **{str(status.value): _error(status) for status in sorted({*endpoint.errors, *ALWAYS})},
+            **{
+                str(status.value): {"description": status.phrase, "content": _json(ErrorResponse)}
+                for status in sorted({*endpoint.errors, *ALWAYS})
+            },
         },
     }
     if endpoint.body:
@@ -86,10 +88,6 @@ def _answer(answer: Answer) -> dict[str, Any]:
     else:
         response["content"] = {JSON: {"schema": {"type": "object"}}}
     return response
-
-
-def _error(status: HTTPStatus) -> dict[str, Any]:
-    return {"description": status.phrase, "content": _json(ErrorResponse)}
 
 
 def _json(model: type[BaseModel]) -> dict[str, Any]:

@@ -102,12 +102,11 @@ def run_tool(program: str, options: list[str], descriptor: int) -> bytes:
         process = _start(_RUN, program, options, descriptor, stdin=subprocess.DEVNULL, stdout=answer, stderr=errors)
         try:
             status = process.wait(PATIENCE_S)
-        except BaseException as error:
-            process.kill()
+        except subprocess.TimeoutExpired:
+            raise OSError(f"{program} did not answer within {PATIENCE_S} s") from None
+        finally:
+            process.kill()  # if it has not ended
             process.wait()
-            if isinstance(error, subprocess.TimeoutExpired):
-                raise OSError(f"{program} did not answer within {PATIENCE_S} s") from None
-            raise
         if failure := _failure(program, status, errors):
             raise failure
         answer.seek(0)

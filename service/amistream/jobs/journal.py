@@ -17,8 +17,9 @@ import os
 import secrets
 import shutil
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -89,14 +90,12 @@ class Journal:
         self._state_dir = state_dir
         self._path = state_dir / FILE
         self._by_itself = by_itself
+        self.option = "" if by_itself else " --in-process"
+        """Suffix for suggested commands, for jobs that run without a daemon."""
         self._runner = secrets.token_hex(8)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="amistream-journal")
         self._lock = -1
-
-    @property
-    def option(self) -> str:
-        """Suffix for suggested commands: ` --in-process` if these jobs run without a daemon."""
-        return "" if self._by_itself else " --in-process"
+        self._opened = ExitStack()
 
     async def __aenter__(self) -> Self:
         try:
@@ -107,19 +106,17 @@ class Journal:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await finish_despite_cancel(self._do(self._close))
+        await finish_despite_cancel(self._do(self._opened.close))
         self._pool.shutdown()
 
     async def add(self, view: JobView, request: JobRequest, *, confined: bool, idempotency_key: str) -> None:
         """Enter a waiting job."""
-        row = (view.id, view.kind, self._runner, NextStep.WAITING, self._by_itself, confined, idempotency_key)
-        texts = (request.model_dump_json(), view.model_dump_json())
-        await self._write(
+        statement = (
             "INSERT INTO jobs (id, kind, runner, fate, by_itself, confined, idempotency_key, request, view) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            *row,
-            *texts,
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
         )
+        row = (view.id, view.kind, self._runner, NextStep.WAITING, self._by_itself, confined, idempotency_key)
+        await self._write(statement, *row, request.model_dump_json(), view.model_dump_json())
 
     async def update(self, view: JobView) -> None:
         """Enter the job's state."""
@@ -241,7 +238,21 @@ class Journal:
     def _read_kept(self, row: sqlite3.Row) -> JournalEntry:
         places = self._db.execute("SELECT * FROM places WHERE job = ? ORDER BY number", (row["id"],)).fetchall()
         try:
-            return _kept(row, places)
+            return JournalEntry(
+                kind=JobKind(row["kind"]),
+                request=JobRequest.model_validate_json(row["request"]),
+                view=JobView.model_validate_json(row["view"]),
+                next_step=NextStep(row["fate"]),
+                by_itself=bool(row["by_itself"]),
+                confined=bool(row["confined"]),
+                idempotency_key=row["idempotency_key"],
+                bundling=Bundling.model_validate_json(row["bundling"]) if row["bundling"] else None,
+                manifests={place["number"]: place["manifest"] for place in places},
+                images={place["number"]: place["image"] for place in places if place["image"] is not None},
+                done={each["number"]: PlaceResult.model_validate_json(each["done"]) for each in places if each["done"]},
+                result=JobResult.model_validate_json(row["result"]) if row["result"] else None,
+                parts=row["parts"],
+            )
         except ValueError as error:
             raise self._unknown(row["id"]) from error
 
@@ -254,7 +265,8 @@ class Journal:
 
     async def parts(self, job_id: str) -> list[SealedPart]:
         """The parts that were sealed, in order."""
-        rows = await self._read("SELECT part, stored FROM parts WHERE job = ? ORDER BY number", job_id)
+        statement = "SELECT part, stored FROM parts WHERE job = ? ORDER BY number"
+        rows = await self._do(lambda: self._db.execute(statement, (job_id,)).fetchall())
         try:
             return [
                 SealedPart.model_validate_json(row["part"]).model_copy(update={"stored": bool(row["stored"])})
@@ -291,19 +303,14 @@ class Journal:
     def _open(self) -> None:
         self._state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = os.open(self._lock_file(self._runner), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
+        with ExitStack() as stack:
+            stack.callback(self._unlock)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
             # SQLite gives its other files the mode of this one.
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            self._db = sqlite3.connect(self._path, timeout=10, isolation_level="DEFERRED")
-            try:
-                self._set_up()
-            except BaseException:
-                self._db.close()
-                raise
-        except BaseException:
-            self._unlock()
-            raise
+            self._db = stack.enter_context(closing(sqlite3.connect(self._path, timeout=10, isolation_level="DEFERRED")))
+            self._set_up()
+            self._opened = stack.pop_all()
 
     def _set_up(self) -> None:
         self._db.row_factory = sqlite3.Row
@@ -336,12 +343,6 @@ class Journal:
                 self._db.execute("ALTER TABLE places ADD COLUMN image TEXT")
             self._db.execute("ALTER TABLE jobs ADD COLUMN kind TEXT NOT NULL DEFAULT 'bundle'")
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
-
-    def _close(self) -> None:
-        try:
-            self._db.close()
-        finally:
-            self._unlock()
 
     def _unlock(self) -> None:
         self._lock_file(self._runner).unlink(missing_ok=True)
@@ -383,9 +384,6 @@ class Journal:
 
         await self._do(work)
 
-    async def _read(self, statement: str, *values: Any) -> list[sqlite3.Row]:
-        return await self._do(lambda: self._db.execute(statement, values).fetchall())
-
     async def _do(self, work: Callable[[], T]) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, work)
@@ -400,21 +398,3 @@ class Journal:
                 else f"check the state directory: ls -la {self._state_dir}; state_dir names it",
                 field="state_dir",
             ) from error
-
-
-def _kept(row: sqlite3.Row, places: Sequence[sqlite3.Row]) -> JournalEntry:
-    return JournalEntry(
-        kind=JobKind(row["kind"]),
-        request=JobRequest.model_validate_json(row["request"]),
-        view=JobView.model_validate_json(row["view"]),
-        next_step=NextStep(row["fate"]),
-        by_itself=bool(row["by_itself"]),
-        confined=bool(row["confined"]),
-        idempotency_key=row["idempotency_key"],
-        bundling=Bundling.model_validate_json(row["bundling"]) if row["bundling"] else None,
-        manifests={place["number"]: place["manifest"] for place in places},
-        images={place["number"]: place["image"] for place in places if place["image"] is not None},
-        done={place["number"]: PlaceResult.model_validate_json(place["done"]) for place in places if place["done"]},
-        result=JobResult.model_validate_json(row["result"]) if row["result"] else None,
-        parts=row["parts"],
-    )

@@ -107,15 +107,7 @@ class ProgressMeter:
         return round(to_store * (now.at - self._before_first_part.at) / stored, 1)
 
     def _read_counters(self) -> _Sample:
-        pipeline = self._pipeline
-        at = perf_counter()
-        return _Sample(
-            at, pipeline.reader.offset, pipeline.buffers.waited_s, pipeline.upload.bytes_sent, self._stages(at)
-        )
-
-    def _stages(self, at: float) -> tuple[StageProgress, ...]:
-        """Every stage so far, in the data path's order."""
-        pipeline = self._pipeline
+        at, pipeline = perf_counter(), self._pipeline
         relay, upload, waited_s = pipeline.relay, pipeline.upload, pipeline.buffers.waited_s
         lanes = {"compress": pipeline.plan.workers, "upload": pipeline.plan.upload_concurrency}
         elapsed = at - self._started
@@ -127,7 +119,7 @@ class ProgressMeter:
             rows.append((meter.name, entered, meter.bytes_out, busy_s, meter.waiting_s))
             entered = meter.bytes_out
         rows.append(("upload", entered, upload.bytes_stored, upload.busy_s, waited_s))
-        return tuple(
+        stages = tuple(
             StageProgress(
                 name=name,
                 bytes_in=bytes_in,
@@ -138,6 +130,7 @@ class ProgressMeter:
             )
             for name, bytes_in, bytes_out, busy_s, waiting_s in rows
         )
+        return _Sample(at, pipeline.reader.offset, waited_s, upload.bytes_sent, stages)
 
     def _bottleneck(self, then: _Sample, now: _Sample) -> str | None:
         """The upload when workers mostly wait for it, else the stage whose lanes are busiest."""

@@ -8,22 +8,24 @@ left there are taken up at the start.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, nullcontext
 from types import TracebackType
 from typing import Self
 
 import structlog
 
+from amistream.aws.session import Aws
 from amistream.errors import AmistreamError, BusyError, ConflictError, JobEndedError, bug_error
 from amistream.events import State
 from amistream.flow.cancel import finish_despite_cancel
+from amistream.jobs.engine import Engine
 from amistream.jobs.job import End, Job
 from amistream.jobs.journal import Journal
 from amistream.jobs.records import NextStep
 from amistream.jobs.roster import Roster, kept_there, writing_there
 from amistream.request import JobRequest
-from amistream.settings import OnStop
+from amistream.settings import OnStop, Settings
 
 log = structlog.get_logger()
 
@@ -45,7 +47,8 @@ class JobQueue:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._begun: set[asyncio.Task[None] | None] = set()
         self._group = asyncio.TaskGroup()
-        self._stopping = False
+        self.stopping = False
+        """No more jobs are taken."""
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
@@ -55,11 +58,6 @@ class JobQueue:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._group.__aexit__(kind, error, trace)
-
-    @property
-    def stopping(self) -> bool:
-        """No more jobs are taken."""
-        return self._stopping
 
     def get(self, job_id: str) -> Job:
         """The job; raises `NotFoundError`."""
@@ -87,7 +85,7 @@ class JobQueue:
             except ConflictError:
                 self._roster.forget(job.id)  # another process has it
             else:
-                if self._stopping:
+                if self.stopping:
                     return
                 self._begin(job.again(), self._clean if removes else self._run)
         self._roster.put_away(self._tasks)
@@ -165,16 +163,12 @@ class JobQueue:
         self._begin(job, self._run)
         return job
 
-    def close(self) -> None:
-        """Take no more jobs."""
-        self._stopping = True
-
     async def drain(self, how: OnStop) -> None:
         """Take no more jobs, stop waiting ones and, unless they may finish, running ones; return when all ended.
 
         Stopped jobs stay in the journal for the next daemon, unless `how` is to cancel them.
         """
-        self.close()
+        self.stopping = True
         for job in self.jobs():
             if not job.state.ended and (how is not OnStop.FINISH or job.state is State.QUEUED):
                 self._stop(job, keep=how is not OnStop.CANCEL)
@@ -247,7 +241,7 @@ class JobQueue:
             del self._tasks[job_id]
 
     def _check_room(self) -> None:
-        if self._stopping:
+        if self.stopping:
             raise BusyError("daemon.stopping", "cannot take the job: the daemon is stopping", hint="try again later")
         if len(self.jobs(State.QUEUED)) >= self._max_queued:
             raise BusyError(
@@ -272,3 +266,24 @@ class JobQueue:
                 raise kept_there(job_id, "")
             else:
                 raise writing_there(job_id, request, "in another process")
+
+
+@asynccontextmanager
+async def open_queue(
+    settings: Settings, aws: Aws, *, by_itself: bool, watch: Callable[[Work], Work] = lambda run: run
+) -> AsyncIterator[JobQueue]:
+    """A queue over the state directory's journal, for the daemon and for `--in-process`; leaving waits for every job.
+
+    `by_itself` is the journal's: the next daemon takes up these jobs. `watch` wraps the engine's `run`.
+    """
+    async with Journal(settings.state_dir, by_itself=by_itself) as journal:
+        engine = Engine(settings, journal, aws)
+        async with JobQueue(
+            watch(engine.run),
+            engine.clean,
+            journal,
+            max_jobs=settings.max_jobs,
+            max_queued=settings.max_queued,
+            default_prefix=settings.prefix,
+        ) as queue:
+            yield queue

@@ -38,8 +38,11 @@ class FileVolume:
         self.mtime = max(0, int(self.identity.st_mtime))
         self._live = live
         self._opened_as = self._name()
-        if self.kind is Kind.IMAGE_FILE:
-            _begin_to_write_out(descriptor)
+        # Writes to a mapped page that is dirty leave no trace; once that is being written out, the next one changes the
+        # file's times (sync_file_range(2); measured on ext4 and XFS). This begins it, without waiting for the disk.
+        begin_to_write_out = getattr(ctypes.CDLL(None), "sync_file_range", None)
+        if self.kind is Kind.IMAGE_FILE and begin_to_write_out is not None:
+            begin_to_write_out(descriptor, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
         self._before = self._witness()
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
@@ -120,17 +123,6 @@ class FileVolume:
         return device_size(self._descriptor)
 
 
-def _begin_to_write_out(descriptor: int) -> None:
-    """Have the kernel start writing a file's dirty pages, without waiting for the disk.
-
-    Further writes to a dirty mapped page leave no trace; once the page is being written out, the next write changes the
-    file's times (sync_file_range(2); measured on ext4 and XFS). Failures are ignored.
-    """
-    sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
-    if sync_file_range is not None:
-        sync_file_range(descriptor, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
-
-
 def open_volume(path: Path, roots: Roots | None = None, *, live: bool = False) -> FileVolume:
     """Open an image file or block device for reading. Raises `RefusedError` with the reason against it.
 
@@ -149,8 +141,19 @@ def open_volume(path: Path, roots: Roots | None = None, *, live: bool = False) -
                 )
             # Non-blocking: a device without its medium, or a lease on the file, would block the opening.
             descriptor = open_pinned(pin, os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError as error:
+        raise RefusedError(
+            "source.missing",
+            f"cannot bundle {path}: there is no such file or device",
+            hint="check the path; `lsblk` lists the block devices",
+            field="source",
+        ) from error
     except OSError as error:
-        raise _unreadable(path, error) from error
+        hint = f"check its permissions: ls -l {path}"
+        if error.errno == errno.EACCES:
+            hint += "; the daemon's user reads the file (or you, with --in-process)"
+        message = f"cannot read {path}: {error.strerror}"
+        raise RefusedError("source.unreadable", message, hint=hint, field="source") from error
     try:
         return FileVolume(path, descriptor, live=live)
     except BaseException:
@@ -167,17 +170,3 @@ def too_large(path: Path, size: int, most: int) -> RefusedError:
         hint="shrink the file system (resize2fs) and the volume; for clouds that accept more, set max_image_size",
         field="source",
     )
-
-
-def _unreadable(path: Path, error: OSError) -> RefusedError:
-    if error.errno == errno.ENOENT:
-        return RefusedError(
-            "source.missing",
-            f"cannot bundle {path}: there is no such file or device",
-            hint="check the path; `lsblk` lists the block devices",
-            field="source",
-        )
-    hint = f"check its permissions: ls -l {path}"
-    if error.errno == errno.EACCES:
-        hint += "; the daemon's user reads the file (or you, with --in-process)"
-    return RefusedError("source.unreadable", f"cannot read {path}: {error.strerror}", hint=hint, field="source")

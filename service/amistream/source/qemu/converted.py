@@ -14,7 +14,7 @@ from __future__ import annotations
 import bisect
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,7 +151,12 @@ def open_converted(
     """
     check_header(file, image_format)
     try:
-        facts = _facts(file, image_format)
+        answer = _ask(file, "info", image_format)
+        if len(answer) > MOST_FACTS:
+            raise OSError(
+                f"qemu-img reports more than {MOST_FACTS // KIB} KiB about it: does it have thousands of snapshots?"
+            )
+        facts: dict[str, Any] = json.loads(answer)
         _check_facts(file, facts, confined=confined)
         size = int(facts["virtual-size"])
         if most is not None and size > most:
@@ -168,16 +173,6 @@ def open_converted(
             field="source",
         ) from error
     return ConvertedVolume(file, image_format, size, pieces, confined=confined)
-
-
-def _facts(file: FileVolume, image_format: Format) -> dict[str, Any]:
-    answer = _ask(file, "info", image_format)
-    if len(answer) > MOST_FACTS:
-        raise OSError(
-            f"qemu-img reports more than {MOST_FACTS // KIB} KiB about it: does it have thousands of snapshots?"
-        )
-    facts: dict[str, Any] = json.loads(answer)
-    return facts
 
 
 def _words(error: OSError, *, confined: bool) -> str:
@@ -212,12 +207,7 @@ def _pieces(file: FileVolume, facts: dict[str, Any], listing: bytes) -> tuple[Pi
             hint=f"make a raw image of it: qemu-img convert -O raw {file.path} disk.img",
             field="source",
         )
-    # Each entry becomes a piece while parsing: the parsed listing would take ten times its size.
-    pieces = json.loads(listing, object_hook=_piece_of(file, facts))
-    return tuple(piece for piece in pieces if piece is not None)
 
-
-def _piece_of(file: FileVolume, facts: dict[str, Any]) -> Callable[[dict[str, Any]], Piece | None]:
     def piece(each: dict[str, Any]) -> Piece | None:
         place, length = None if each.get("compressed") else each.get("offset"), each["length"]
         if each["data"] and place is not None:
@@ -228,7 +218,8 @@ def _piece_of(file: FileVolume, facts: dict[str, Any]) -> Callable[[dict[str, An
             length -= missing
         return Piece(offset=each["start"], length=length, place=place) if length > 0 and not each["zero"] else None
 
-    return piece
+    # Each entry becomes a piece while parsing: the parsed listing would take ten times its size.
+    return tuple(each for each in json.loads(listing, object_hook=piece) if each is not None)
 
 
 def _other_files(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -19,7 +19,8 @@ _NEWSTYLE = 0b11
 """Flags of both sides: fixed newstyle, and no zeros after the handshake."""
 _CHOICE = struct.Struct(">I8sII")
 _EXPORT_NAME = 1
-_EXPORT = struct.Struct(">QH")
+_EXPORT_SIZE = 10
+"""Bytes of its description: the size and flags."""
 _REQUEST = struct.Struct(">IHHQQI")
 _REQUEST_MAGIC = 0x25609513
 _READ, _HANG_UP = 0, 2
@@ -39,7 +40,7 @@ class NbdServer:
         self._server = ServerTool("qemu-nbd", options, descriptor)
         self._connection = self._server.connection
         try:
-            self.size = self._greet()
+            self._greet()
             # The image may have been changed since it was checked: see which files the server has open now.
             if self._server.strays(descriptor):
                 raise OSError("the image refers qemu-nbd to another file")
@@ -61,13 +62,12 @@ class NbdServer:
             self._connection.sendall(_REQUEST.pack(_REQUEST_MAGIC, 0, _HANG_UP, 0, 0, 0))
         self._server.end()
 
-    def _greet(self) -> int:
+    def _greet(self) -> None:
         *magic, flags = _GREETING.unpack(self._receive(_GREETING.size))
         if tuple(magic) != _MAGIC or flags & _NEWSTYLE != _NEWSTYLE:
             raise OSError("the server does not use the NBD protocol of qemu-nbd")
         self._connection.sendall(_CHOICE.pack(_NEWSTYLE, _MAGIC[1], _EXPORT_NAME, 0))
-        size, _ = _EXPORT.unpack(self._receive(_EXPORT.size))
-        return int(size)
+        self._receive(_EXPORT_SIZE)
 
     def _read(self, offset: int, buffer: memoryview) -> None:
         self._connection.sendall(_REQUEST.pack(_REQUEST_MAGIC, 0, _READ, offset, offset, len(buffer)))
