@@ -40,7 +40,11 @@ class NbdServer:
         self._server = ServerTool("qemu-nbd", options, descriptor)
         self._connection = self._server.connection
         try:
-            self._greet()
+            *magic, flags = _GREETING.unpack(self._receive(_GREETING.size))
+            if tuple(magic) != _MAGIC or flags & _NEWSTYLE != _NEWSTYLE:
+                raise OSError("the server does not use the NBD protocol of qemu-nbd")
+            self._connection.sendall(_CHOICE.pack(_NEWSTYLE, _MAGIC[1], _EXPORT_NAME, 0))
+            self._receive(_EXPORT_SIZE)
             # The image may have been changed since it was checked: see which files the server has open now.
             if self._server.strays(descriptor):
                 raise OSError("the image refers qemu-nbd to another file")
@@ -61,13 +65,6 @@ class NbdServer:
         with contextlib.suppress(OSError):  # the server ended already, or was interrupted
             self._connection.sendall(_REQUEST.pack(_REQUEST_MAGIC, 0, _HANG_UP, 0, 0, 0))
         self._server.end()
-
-    def _greet(self) -> None:
-        *magic, flags = _GREETING.unpack(self._receive(_GREETING.size))
-        if tuple(magic) != _MAGIC or flags & _NEWSTYLE != _NEWSTYLE:
-            raise OSError("the server does not use the NBD protocol of qemu-nbd")
-        self._connection.sendall(_CHOICE.pack(_NEWSTYLE, _MAGIC[1], _EXPORT_NAME, 0))
-        self._receive(_EXPORT_SIZE)
 
     def _read(self, offset: int, buffer: memoryview) -> None:
         self._connection.sendall(_REQUEST.pack(_REQUEST_MAGIC, 0, _READ, offset, offset, len(buffer)))
