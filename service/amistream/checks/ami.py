@@ -48,22 +48,16 @@ class AmiChecks:
         self.name = earlier.name if earlier else self._request.ami_name or address.default_image_name(datetime.now(UTC))
 
     def checks(self) -> list[Check]:
-        checks: list[Check] = []
-        if self._facts is None and self._same_as is None:
-            checks += self._checks_of_facts()
+        checks = self._checks_of_facts() if self._facts is None and self._same_as is None else []
         if self._request.registers:
+            why = "EC2 would refuse the registration after everything was stored"
             checks += [
+                Check("ami_name", why, self._check_name, ("region",)),
                 Check(
-                    name="ami_name",
-                    why="EC2 would refuse the registration after everything was stored",
-                    probe=self._check_name,
-                    needs=("region",),
-                ),
-                Check(
-                    name="registration",
-                    why="the bundle would be stored without an AMI",
-                    probe=self._try_registration,
-                    needs=("ami_name", "devices"),
+                    "registration",
+                    "the bundle would be stored without an AMI",
+                    self._try_registration,
+                    ("ami_name", "devices"),
                 ),
             ]
         return checks
@@ -126,26 +120,14 @@ class AmiChecks:
         return self._ec2
 
     def _checks_of_facts(self) -> list[Check]:
-        inherits = Check(
-            name="metadata",
-            why="mapping, kernel and product codes of this instance would be missing from the bundle",
-            probe=self._inherit,
-        )
+        why = "mapping, kernel and product codes of this instance would be missing from the bundle"
+        inherits = Check("metadata", why, self._inherit)
+        why = "the manifest names the account of the bundle's owner"
+        needs = () if self._account else ("credentials", "bucket")
         return [
             *([inherits] if self._request.inherit else []),
-            Check(
-                name="account",
-                why="the manifest names the account of the bundle's owner",
-                probe=self._find_account,
-                needs=() if self._account else ("credentials", "bucket"),
-                after=("region",),
-            ),
-            Check(
-                name="devices",
-                why="EC2 would refuse the manifest (InvalidManifest)",
-                probe=self._check_devices,
-                needs=("metadata",),
-            ),
+            Check("account", why, self._find_account, needs, ("region",)),
+            Check("devices", "EC2 would refuse the manifest (InvalidManifest)", self._check_devices, ("metadata",)),
         ]
 
     @property

@@ -10,7 +10,7 @@ from typing import TypeVar
 from amistream.aws import buckets
 from amistream.aws.credentials import CredentialFacts, find_credentials, no_credentials
 from amistream.checks.destination import Destination
-from amistream.checks.findings import Check, Observation, Status
+from amistream.checks.findings import Check, Observation, notice
 from amistream.errors import AmistreamError, BundleExistsError, RefusedError, StoreError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.retry import with_retries
@@ -39,55 +39,26 @@ class BucketChecks:
 
     def checks(self, *, must_be_empty: bool) -> list[Check]:
         """Without `must_be_empty` a bundle of this name may exist already."""
-        checks = [
-            Check(name="credentials", why="AWS refuses anonymous requests", probe=self._check_credentials),
+        free = Check(
+            "destination",
+            "overwriting a bundle would break the AMI that is registered on it",
+            self._check_names,
+            ("bucket",),
+        )
+        return [
+            Check("credentials", "AWS refuses anonymous requests", self._check_credentials),
+            Check("clock", "AWS refuses requests that are signed at a wrong time", self._check_clock, ("credentials",)),
+            Check("bucket", "there would be no place for the bundle", self._check_bucket, ("credentials", "clock")),
+            Check("region", "EC2 registers an AMI in the region of its bucket only", self._check_region, ("bucket",)),
             Check(
-                name="clock",
-                why="AWS refuses requests that are signed at a wrong time",
-                probe=self._check_clock,
-                needs=("credentials",),
+                "acls", "EC2 reads a bundle through its ACL and could not read this one", self._check_acls, ("bucket",)
             ),
+            Check("encryption", "EC2 may not be able to read the bundle", self._check_encryption, ("bucket",)),
             Check(
-                name="bucket",
-                why="there would be no place for the bundle",
-                probe=self._check_bucket,
-                needs=("credentials", "clock"),
+                "probe", "the first part could not be stored, or not be removed again", self._put_and_delete, ("acls",)
             ),
-            Check(
-                name="region",
-                why="EC2 registers an AMI in the region of its bucket only",
-                probe=self._check_region,
-                needs=("bucket",),
-            ),
-            Check(
-                name="acls",
-                why="EC2 reads a bundle through its ACL and could not read this one",
-                probe=self._check_acls,
-                needs=("bucket",),
-            ),
-            Check(
-                name="encryption",
-                why="EC2 may not be able to read the bundle",
-                probe=self._check_encryption,
-                needs=("bucket",),
-            ),
-            Check(
-                name="probe",
-                why="the first part could not be stored, or not be removed again",
-                probe=self._put_and_delete,
-                needs=("acls",),
-            ),
+            *([free] if must_be_empty else []),
         ]
-        if must_be_empty:
-            checks.append(
-                Check(
-                    name="destination",
-                    why="overwriting a bundle would break the AMI that is registered on it",
-                    probe=self._check_names,
-                    needs=("bucket",),
-                )
-            )
-        return checks
 
     @property
     def region(self) -> str:
@@ -134,7 +105,7 @@ class BucketChecks:
             f"read the ownership controls of bucket {bucket}",
             lambda: buckets.check_acls(client, bucket, self._timeout_s),
         )
-        return _notice(doubt) if doubt else Observation("enabled")
+        return _doubtful(doubt) if doubt else Observation("enabled")
 
     async def _check_encryption(self) -> Observation:
         bucket, client = self._location.bucket, await self._address.client("s3", self.region)
@@ -142,7 +113,7 @@ class BucketChecks:
         if algorithm is None:
             return Observation("not known")  # only known KMS encryption is worth a notice
         doubt = buckets.encryption_doubt(bucket, algorithm)
-        return _notice(doubt) if doubt else Observation(algorithm or "none")
+        return _doubtful(doubt) if doubt else Observation(algorithm or "none")
 
     async def _put_and_delete(self) -> str:
         address = self._address
@@ -160,15 +131,11 @@ class BucketChecks:
 
         try:
             await self._with_retries(f"write to {self._location}", put)
-        except StoreError as error:
-            # An unanswered request may have stored the object all the same.
-            if getattr(error.__cause__, "transient", False):
+        except BaseException as error:
+            # A refused request stored nothing; an unanswered one may have stored the object all the same.
+            if not isinstance(error, StoreError) or getattr(error.__cause__, "transient", False):
                 with suppress(AmistreamError):
                     await finish_despite_cancel(delete())
-            raise
-        except BaseException:
-            with suppress(AmistreamError):
-                await finish_despite_cancel(delete())
             raise
         await finish_despite_cancel(delete())
         return f"an object with the ACL {self._acl} was put and deleted"
@@ -180,8 +147,8 @@ class BucketChecks:
         return await with_retries(self._address.retry, what, lambda _: ask())
 
 
-def _notice(doubt: buckets.BucketDoubt) -> Observation:
-    return Observation(doubt.found, Status.NOTICE, why=doubt.why, fix=doubt.fix)
+def _doubtful(doubt: buckets.BucketDoubt) -> Observation:
+    return notice(doubt.found, why=doubt.why, fix=doubt.fix)
 
 
 async def check_names(address: Destination, region: str, remove: str) -> str:
@@ -219,9 +186,8 @@ def credentials_observation(facts: CredentialFacts, now: datetime) -> Observatio
     if facts.expires_at <= now:
         raise StoreError("aws.ExpiredToken", f"cannot use the AWS credentials: they expired at {until}", hint=renew)
     if facts.expires_at - now < SOON:
-        return Observation(
+        return notice(
             f"the AWS credentials expire at {until}",
-            Status.NOTICE,
             why="a job that takes longer stops there, and has to be resumed",
             fix=renew,
         )
@@ -241,5 +207,5 @@ def clock_observation(ahead_s: float) -> Observation:
         )
     if off_s >= SKEW_NOTICE_S:
         why = "from 15 minutes on AWS refuses every request"
-        return Observation(f"this machine's clock is {how}", Status.NOTICE, why=why, fix=fix)
+        return notice(f"this machine's clock is {how}", why=why, fix=fix)
     return Observation(f"within {max(1, round(off_s))} s of S3's")

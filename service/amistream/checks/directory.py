@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 
 from amistream.checks.bucket import check_names
 from amistream.checks.destination import Destination
-from amistream.checks.findings import Check, Observation, Status
+from amistream.checks.findings import Check, Observation, notice
 from amistream.checks.source import SourceChecks
 from amistream.errors import StoreError
-from amistream.flow.cancel import finish_despite_cancel
 from amistream.location import DirectoryLocation
 from amistream.roots import pinned_directory
 from amistream.units import size_text
@@ -34,35 +32,19 @@ class DirectoryChecks:
 
     def checks(self, *, must_be_empty: bool) -> list[Check]:
         """Without `must_be_empty` a bundle of this name may exist already."""
-        checks = [
-            Check(name="region", why="EC2's certificate depends on the region", probe=self._choose_region),
-            Check(name="directory", why="nothing could be written there", probe=self._check_directory),
-            Check(
-                name="space",
-                why="the job would fill the disk",
-                probe=self._check_space,
-                needs=("directory", "source"),
-            ),
+        free = Check("destination", "an existing bundle would be overwritten", self._check_names, ("directory",))
+        return [
+            Check("region", "EC2's certificate depends on the region", self._choose_region),
+            Check("directory", "nothing could be written there", self._check_directory),
+            Check("space", "the job would fill the disk", self._check_space, ("directory", "source")),
+            *([free] if must_be_empty else []),
         ]
-        if must_be_empty:
-            checks.append(
-                Check(
-                    name="destination",
-                    why="an existing bundle would be overwritten",
-                    probe=self._check_names,
-                    needs=("directory",),
-                )
-            )
-        return checks
 
     async def _choose_region(self) -> str:
         self.region = self._address.request.region or await self._address.aws.default_region()
         return self.region or "not known"
 
-    async def _check_directory(self) -> str:
-        return await finish_despite_cancel(asyncio.to_thread(self._directory_on_thread))
-
-    def _directory_on_thread(self) -> str:
+    def _check_directory(self) -> str:
         """Check the directory, or if it is missing its nearest parent. Both must lie within the roots."""
         directory = self._directory
         for folder in (directory, *directory.parents):
@@ -96,22 +78,22 @@ class DirectoryChecks:
             field="destinations",
         )
 
-    async def _check_space(self) -> Observation:
+    def _check_space(self) -> Observation:
         directory, volume, free = self._directory, self._source.volume, self._free
+        fix = "free some space (df -h shows it), or bundle straight to S3"
         if free < self._source.data // MOST_DEFLATED:
             raise StoreError(
                 "directory.full",
                 f"cannot write a bundle to {directory}: {size_text(free)} are free, which is too little for "
                 f"{size_text(self._source.data)} of data even when compressed",
-                hint="free some space (df -h shows it), or bundle straight to S3",
+                hint=fix,
                 field="destinations",
             )
         if free < volume.size:
-            return Observation(
+            return notice(
                 f"{directory} has {free / GIB:.1f} GiB free for a volume of {volume.size / GIB:.1f} GiB",
-                Status.NOTICE,
                 why="the bundle fits only if the volume compresses well",
-                fix="free some space (df -h shows it), or bundle straight to S3",
+                fix=fix,
             )
         return Observation(f"{size_text(free)} free")
 

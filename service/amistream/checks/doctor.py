@@ -12,8 +12,8 @@ from amistream.aws.credentials import find_credentials
 from amistream.aws.session import Aws
 from amistream.checks.bucket import credentials_observation
 from amistream.checks.destination import Destination, RequestContext
-from amistream.checks.findings import Check, Finding, Observation, Status, run_checks
-from amistream.checks.host import HostChecks
+from amistream.checks.findings import Check, Finding, Observation, Status, notice, run_checks
+from amistream.checks.host import HostChecks, check_clock
 from amistream.checks.identity import IdentityChecks
 from amistream.checks.preflight import DestinationChecks, checks_of
 from amistream.checks.source import SourceChecks
@@ -27,18 +27,14 @@ async def examine(request: CheckRequest, settings: Settings) -> list[Finding]:
         token = secrets.token_hex(4)
         context = RequestContext(request, settings, aws)
         volume = SourceChecks(context)
-        host = HostChecks(settings, volume)
         places: list[DestinationChecks] = []
         for number in range(len(request.destinations)):
             address = Destination(request, settings, aws, token, number)
             places.append(DestinationChecks(address, volume, first=places[0] if places else None, create_keys=False))
         checks = [
-            host.libraries(),
-            host.cores(),
-            host.memory(),
-            host.state_dir(),
+            *HostChecks(settings, volume).checks(),
             *(volume.checks() if request.source else [_not_given("source", "SOURCE"), volume.memory_check()]),
-            *(checks_of(places) if places else [host.clock(), *NoDestination(context).checks()]),
+            *(checks_of(places) if places else NoDestination(context).checks()),
         ]
         try:
             return await run_checks(checks)
@@ -55,18 +51,18 @@ class NoDestination:
 
     def checks(self) -> list[Check]:
         return [
+            Check("clock", "", check_clock),
             *IdentityChecks(self._context, self, create_keys=False).checks(),
-            Check(name="credentials", why="", probe=self._check_credentials),
-            Check(name="region", why="EC2's certificate depends on the region", probe=self._choose_region),
+            Check("credentials", "", self._check_credentials),
+            Check("region", "EC2's certificate depends on the region", self._choose_region),
             _not_given("destination", "--to"),
         ]
 
     async def _check_credentials(self) -> Observation:
         facts = await find_credentials(self._context.aws)
         if facts is None:
-            return Observation(
+            return notice(
                 "no AWS credentials were found",
-                Status.NOTICE,
                 why="a bundle cannot go to S3, only into a directory",
                 fix="use an instance role, a profile (AWS_PROFILE), or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
             )
@@ -74,15 +70,10 @@ class NoDestination:
 
     async def _choose_region(self) -> Observation:
         self.region = self._context.request.region or await self._context.aws.default_region()
-        return (
-            Observation(self.region)
-            if self.region
-            else Observation("not known without --to or --region", Status.SKIPPED)
-        )
+        if self.region:
+            return Observation(self.region)
+        return Observation("not known without --to or --region", Status.SKIPPED)
 
 
 def _not_given(name: str, option: str) -> Check:
-    async def probe() -> Observation:
-        return Observation(f"{option} was not given", Status.SKIPPED)
-
-    return Check(name=name, why="", probe=probe)
+    return Check(name, "", lambda: Observation(f"{option} was not given", Status.SKIPPED))

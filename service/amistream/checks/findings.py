@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from inspect import iscoroutinefunction
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from amistream.errors import AmistreamError, RefusedError, first_cause
+from amistream.flow.cancel import finish_despite_cancel
 
 
 class Status(StrEnum):
@@ -59,20 +61,22 @@ class Observation:
     fix: str = ""
 
 
-Probe = Callable[[], Awaitable[Observation | str]]
+def notice(found: str, *, why: str, fix: str = "") -> Observation:
+    return Observation(found, Status.NOTICE, why, fix)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Check:
     """One question, and `why` it is asked: what would go wrong later. `probe` raises `AmistreamError` to fail.
 
-    The check is skipped unless all checks that it `needs` passed; it only waits for those that it comes `after`. Names
-    of checks that are not part of the run are ignored.
+    A `probe` that is no coroutine function runs on a thread, and is waited for even when the checks are cancelled. The
+    check is skipped unless all checks that it `needs` passed; it only waits for those that it comes `after`. Names of
+    checks that are not part of the run are ignored.
     """
 
     name: str
     why: str
-    probe: Probe
+    probe: Callable[[], Awaitable[Observation | str]] | Callable[[], Observation | str]
     needs: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
 
@@ -84,7 +88,10 @@ async def run_checks(checks: Sequence[Check]) -> list[Finding]:
     async def run(check: Check) -> Finding:
         before = {name: await tasks[name] for name in (*check.after, *check.needs) if name in tasks}
         blocked_by = tuple(dict.fromkeys(name for need in check.needs for name in _blocking(before.get(need))))
-        return _skipped(check.name, blocked_by) if blocked_by else await _finding_of(check)
+        if not blocked_by:
+            return await _finding_of(check)
+        found = f"not checked without {', '.join(blocked_by)}"
+        return Finding(name=check.name, status=Status.SKIPPED, found=found, blocked_by=blocked_by)
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -97,7 +104,10 @@ async def run_checks(checks: Sequence[Check]) -> list[Finding]:
 
 async def _finding_of(check: Check) -> Finding:
     try:
-        observation = await check.probe()
+        if iscoroutinefunction(check.probe):
+            observation = await check.probe()
+        else:
+            observation = await finish_despite_cancel(asyncio.to_thread(check.probe))
     except AmistreamError as error:
         return Finding(
             name=check.name,
@@ -110,13 +120,7 @@ async def _finding_of(check: Check) -> Finding:
         )
     if isinstance(observation, str):
         observation = Observation(observation)
-    return Finding(
-        name=check.name,
-        status=observation.status,
-        found=observation.found,
-        why=observation.why,
-        fix=observation.fix,
-    )
+    return Finding(name=check.name, **asdict(observation))
 
 
 def _blocking(finding: Finding | None) -> tuple[str, ...]:
@@ -124,12 +128,6 @@ def _blocking(finding: Finding | None) -> tuple[str, ...]:
     if finding is None or finding.status in (Status.OK, Status.NOTICE):
         return ()
     return finding.blocked_by or (finding.name,)
-
-
-def _skipped(name: str, blocked_by: tuple[str, ...]) -> Finding:
-    return Finding(
-        name=name, status=Status.SKIPPED, found=f"not checked without {', '.join(blocked_by)}", blocked_by=blocked_by
-    )
 
 
 def for_destination(checks: Iterable[Check], number: int) -> list[Check]:

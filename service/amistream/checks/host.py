@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import os
 import re
@@ -11,10 +10,9 @@ import struct
 from importlib import metadata
 from pathlib import Path
 
-from amistream.checks.findings import Check, Observation, Status
+from amistream.checks.findings import Check, Observation, notice
 from amistream.checks.source import SourceChecks
 from amistream.errors import RefusedError
-from amistream.flow.cancel import finish_despite_cancel
 from amistream.settings import PROCESS_BASELINE, Settings
 from amistream.units import size_text
 from amistream.values import KIB, MIB
@@ -42,39 +40,20 @@ class HostChecks:
         self._source = source
         self._state_dir = settings.state_dir
 
+    def checks(self) -> list[Check]:
+        libraries = f"cryptography before {CRYPTOGRAPHY_LEAST} blocks every thread while it encrypts; isal compresses"
+        return [
+            Check("libraries", libraries, _check_libraries),
+            Check("cores", "", self._check_cores),
+            Check("memory", "the kernel would kill the process in the middle of a job", self._check_memory),
+            self.state_dir(),
+        ]
+
     def state_dir(self) -> Check:
-        return Check(
-            name="state_dir",
-            why="every job needs its journal, and the journal and a generated key must stay private",
-            probe=self._check_state_dir,
-            after=("source",),
-        )
+        why = "every job needs its journal, and the journal and a generated key must stay private"
+        return Check("state_dir", why, self._check_state_dir, after=("source",))
 
-    def libraries(self) -> Check:
-        return Check(
-            name="libraries",
-            why=f"cryptography before {CRYPTOGRAPHY_LEAST} blocks every thread while it encrypts; isal compresses",
-            probe=_check_libraries,
-        )
-
-    def cores(self) -> Check:
-        return Check(name="cores", why="", probe=self._check_cores)
-
-    def memory(self) -> Check:
-        return Check(
-            name="memory",
-            why="the kernel would kill the process in the middle of a job",
-            probe=self._check_memory,
-        )
-
-    def clock(self) -> Check:
-        """The kernel's view, when there is no answer of S3 to compare with."""
-        return Check(name="clock", why="", probe=_check_clock)
-
-    async def _check_state_dir(self) -> Observation:
-        return await finish_despite_cancel(asyncio.to_thread(self._state_dir_on_thread))
-
-    def _state_dir_on_thread(self) -> Observation:
+    def _check_state_dir(self) -> Observation:
         folder = self._state_dir
         existing = _nearest(folder)
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
@@ -105,30 +84,25 @@ class HostChecks:
                 field="state_dir",
             )
         if mode & 0o077:
-            return Observation(
+            return notice(
                 f"{folder} is open to others (mode {mode & 0o777:04o})",
-                Status.NOTICE,
                 why="they can see the jobs",
                 fix=f"chmod 700 {folder}",
             )
         return Observation(f"{folder}, private, {size_text(free)} free")
 
-    async def _check_cores(self) -> Observation:
+    def _check_cores(self) -> Observation:
         cores, workers = len(os.sched_getaffinity(0)), self._source.workers
         found = f"{cores} core{'s' * (cores != 1)}, {workers} worker{'s' * (workers != 1)}"
         if workers > cores:
-            return Observation(
+            return notice(
                 found,
-                Status.NOTICE,
                 why="more workers than cores cost memory and gain nothing",
                 fix=f"--workers {cores}, or remove the setting workers",
             )
         return Observation(found)
 
-    async def _check_memory(self) -> Observation:
-        return await finish_despite_cancel(asyncio.to_thread(self._memory_on_thread))
-
-    def _memory_on_thread(self) -> Observation:
+    def _check_memory(self) -> Observation:
         concurrency = self._source.wanted_concurrency
         one, jobs = self._source.ceiling(concurrency), self._settings.max_jobs
         limit = self._source.memory_limit
@@ -146,7 +120,7 @@ class HostChecks:
                 field="memory_limit",
             )
         if most > min(total, available):
-            return Observation(found, Status.NOTICE, why="jobs may be swapped out, or killed by the kernel", fix=fix)
+            return notice(found, why="jobs may be swapped out, or killed by the kernel", fix=fix)
         return Observation(found)
 
 
@@ -155,7 +129,7 @@ def _nearest(path: Path) -> Path:
     return next((each for each in (path, *path.parents) if each.exists()), Path("/"))
 
 
-async def _check_libraries() -> str:
+def _check_libraries() -> str:
     versions: dict[str, str] = {}
     missing: list[str] = []
     for name in LIBRARIES:
@@ -178,16 +152,16 @@ async def _check_libraries() -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
-async def _check_clock() -> Observation:
+def check_clock() -> Observation:
+    """Report the kernel's view of its clock, for want of an answer of S3 to compare with."""
     # A zeroed struct timex only reads. From byte 24: largest and estimated error in us, and the status.
     timex = ctypes.create_string_buffer(512)
     if ctypes.CDLL(None, use_errno=True).adjtimex(timex) < 0:
         return Observation("not known to the kernel")
     largest_error_us, _, status = struct.unpack_from("@qqi", timex, 24)
     if status & _UNSYNCHRONISED:
-        return Observation(
+        return notice(
             "not synchronised, by the kernel",
-            Status.NOTICE,
             why="AWS refuses requests whose time is 15 minutes off",
             fix="timedatectl set-ntp true, or run chrony; with --to the clock is compared with S3's",
         )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -12,9 +10,8 @@ from cryptography.hazmat.primitives.hashes import SHA1
 
 from amistream.aws.regions import find_ec2_certificate
 from amistream.checks.destination import RequestContext
-from amistream.checks.findings import Check, Observation, Status
+from amistream.checks.findings import Check, Observation, notice
 from amistream.errors import RefusedError
-from amistream.flow.cancel import finish_despite_cancel
 from amistream.keys import CERTIFICATE_FILE, PRIVATE_KEY_FILE, UserIdentity, load_identity, own_identity
 
 
@@ -41,31 +38,23 @@ class IdentityChecks:
         self._create_keys = create_keys
 
     def checks(self) -> list[Check]:
-        pair = Check(
-            name="keys", why="the manifest could not be signed, nor the bundle opened again", probe=self._load_pair
-        )
+        pair = Check("keys", "the manifest could not be signed, nor the bundle opened again", self._load_pair)
         return [pair, self.ec2_check()]
 
     def ec2_check(self) -> Check:
         # A given certificate is read even if the region is not known.
         given = bool(self._request.ec2_certificate or "default" in self._settings.ec2_certificates)
-        return Check(
-            name="ec2_certificate",
-            why="EC2 could not open the bundle",
-            probe=self._find_certificate,
-            needs=() if given else ("region",),
-            after=("region",),
-        )
+        needs = () if given else ("region",)
+        return Check("ec2_certificate", "EC2 could not open the bundle", self._find_certificate, needs, ("region",))
 
-    async def _load_pair(self) -> Observation:
+    def _load_pair(self) -> Observation:
         certificate = self._request.certificate or self._settings.certificate
         private_key = self._request.private_key or self._settings.private_key
         if certificate and private_key:
             # The administrator's own pair may lie outside the roots.
             roots = self._roots if self._request.certificate or self._request.private_key else None
             exposed_too = self._settings.allow_exposed_key
-            load = partial(load_identity, Path(certificate), Path(private_key), roots, exposed_too=exposed_too)
-            self.identity = await finish_despite_cancel(asyncio.to_thread(load))
+            self.identity = load_identity(Path(certificate), Path(private_key), roots, exposed_too=exposed_too)
             bits = self.identity.private_key.key_size
             return Observation(f"{certificate} and {private_key} are a pair, RSA {bits}")
         if certificate or private_key:
@@ -75,42 +64,33 @@ class IdentityChecks:
                 hint="give both --cert and --private-key, or neither to use this machine's key pair",
                 field="private_key" if certificate else "certificate",
             )
-        return await finish_despite_cancel(asyncio.to_thread(self._own_pair))
+        return self._own_pair()
 
     def _own_pair(self) -> Observation:
         folder = self._settings.state_dir
         why = "only it can open the bundle again"
         exists = (folder / CERTIFICATE_FILE).exists() and (folder / PRIVATE_KEY_FILE).exists()
         if not self._create_keys and not exists:
-            return Observation(
+            return notice(
                 f"no user certificate was given, so the first job will create a key pair in {folder}",
-                Status.NOTICE,
                 why=why,
                 fix="use your own with --cert and --private-key, or keep a copy of it",
             )
         self.identity, created = own_identity(folder)
         verb = "created" if created else "used"
-        return Observation(
-            f"{verb} the key pair in {folder}, as no user certificate was given",
-            Status.NOTICE,
-            why=why,
-            fix="keep a copy of it",
-        )
+        found = f"{verb} the key pair in {folder}, as no user certificate was given"
+        return notice(found, why=why, fix="keep a copy of it")
 
-    async def _find_certificate(self) -> Observation:
+    def _find_certificate(self) -> Observation:
         region, explicit = self._place.region, self._request.ec2_certificate
-        certificate, notice = await finish_despite_cancel(
-            asyncio.to_thread(
-                find_ec2_certificate,
-                region,
-                explicit=Path(explicit) if explicit else None,
-                configured=self._settings.ec2_certificates,
-                roots=self._roots,
-            )
+        self.certificate, doubt = find_ec2_certificate(
+            region,
+            explicit=Path(explicit) if explicit else None,
+            configured=self._settings.ec2_certificates,
+            roots=self._roots,
         )
-        self.certificate = certificate
-        fingerprint = certificate.fingerprint(SHA1()).hex()  # noqa: S303 - a name, not a protection
-        if notice and region:
-            found, _, why = notice.partition("; ")
-            return Observation(f"{found} (SHA-1 fingerprint {fingerprint})", Status.NOTICE, why=why)
+        fingerprint = self.certificate.fingerprint(SHA1()).hex()  # noqa: S303 - a name, not a protection
+        if doubt and region:
+            found, _, why = doubt.partition("; ")
+            return notice(f"{found} (SHA-1 fingerprint {fingerprint})", why=why)
         return Observation(f"SHA-1 fingerprint {fingerprint}" + (f", EC2's own in {region}" if region else ""))

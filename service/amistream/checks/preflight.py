@@ -40,34 +40,34 @@ Note = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ready:
-    """A job that passed its checks. It owns the open volume: `close` it."""
+class CheckedVolume:
+    """A volume that passed its checks. It is open: `close` it."""
 
     plan: Plan
     volume: Volume
     extents: tuple[Extent, ...]
     """The volume's extents as they are now; the plan may have those of an earlier run, or none."""
-    destinations: tuple[OpenDestination, ...]
-    identity: UserIdentity
-    ec2_certificates: tuple[x509.Certificate, ...]
-    """One for each destination."""
-    facts: ImageFacts
 
     async def close(self) -> None:
         await asyncio.to_thread(self.volume.close)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measurable:
-    """A volume and a store, checked for a trial that makes no bundle. It owns the open volume: `close` it."""
+class Ready(CheckedVolume):
+    """A job that passed its checks."""
 
-    plan: Plan
-    volume: Volume
-    extents: tuple[Extent, ...]
+    destinations: tuple[OpenDestination, ...]
+    identity: UserIdentity
+    ec2_certificates: tuple[x509.Certificate, ...]
+    """One for each destination."""
+    facts: ImageFacts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurable(CheckedVolume):
+    """A volume and a store, checked for a trial that makes no bundle."""
+
     store: Store
-
-    async def close(self) -> None:
-        await asyncio.to_thread(self.volume.close)
 
 
 async def check(
@@ -161,18 +161,13 @@ def checks_of(places: Sequence[DestinationChecks]) -> list[Check]:
     """Combine the checks of all destinations for one run."""
     checks = [check for number, place in enumerate(places) for check in for_destination(place.checks(), number)]
     if len(places) > 1 and places[0].registers:
-        checks.append(
-            Check(
-                name="ami_names",
-                why="EC2 would refuse all but the first registration after everything was stored",
-                probe=lambda: _check_ami_names(places),
-                needs=tuple(check.name for check in checks if check.name.partition(" ")[0] == "region"),
-            )
-        )
+        why = "EC2 would refuse all but the first registration after everything was stored"
+        regions = tuple(check.name for check in checks if check.name.partition(" ")[0] == "region")
+        checks.append(Check("ami_names", why, lambda: _check_ami_names(places), regions))
     return checks
 
 
-async def _check_ami_names(places: Sequence[DestinationChecks]) -> str:
+def _check_ami_names(places: Sequence[DestinationChecks]) -> str:
     """Refuse one AMI name for two destinations in one region."""
     names = Counter((place.ami.region, place.ami.name) for place in places)
     for (region, name), count in names.items():

@@ -6,9 +6,8 @@ import asyncio
 import re
 
 from amistream.checks.destination import RequestContext
-from amistream.checks.findings import Check, Observation, Status
+from amistream.checks.findings import Check, Observation, notice
 from amistream.errors import RefusedError
-from amistream.flow.cancel import finish_despite_cancel
 from amistream.host.mounts import mount_point
 from amistream.plan import Plan
 from amistream.ports.volume import Volume
@@ -43,35 +42,20 @@ class SourceChecks:
 
     def checks(self, *, check_mounts: bool = True) -> list[Check]:
         """Without `check_mounts` the volume may be written to meanwhile."""
-        mount = [
-            Check(
-                name="mount",
-                why="writes during the pass make the image inconsistent, and the AMI may not boot",
-                probe=self._check_mounts,
-                needs=("source",),
-            )
-        ]
+        why = "writes during the pass make the image inconsistent, and the AMI may not boot"
+        mount = Check("mount", why, self._check_mounts, ("source",))
+        why = "EC2 would refuse the manifest after everything was stored"
         return [
-            Check(name="source", why="there would be nothing to bundle", probe=self._open),
-            Check(
-                name="size",
-                why="EC2 takes no empty image, and boots none over 10 GiB",
-                probe=self._check_size,
-                needs=("source",),
-            ),
-            *(mount if check_mounts else []),
-            Check(
-                name="parts",
-                why="EC2 would refuse the manifest after everything was stored",
-                probe=self._check_parts,
-                needs=("source",),
-            ),
+            Check("source", "there would be nothing to bundle", self._open),
+            Check("size", "EC2 takes no empty image, and boots none over 10 GiB", self._check_size, ("source",)),
+            *([mount] if check_mounts else []),
+            Check("parts", why, self._check_parts, ("source",)),
             self.memory_check(),
         ]
 
     def memory_check(self) -> Check:
         """The check that needs no volume."""
-        return Check(name="memory_limit", why="the process would grow beyond the limit", probe=self._choose_concurrency)
+        return Check("memory_limit", "the process would grow beyond the limit", self._choose_concurrency)
 
     @property
     def data(self) -> int:
@@ -100,15 +84,9 @@ class SourceChecks:
         if self.opened:
             await asyncio.to_thread(self.volume.close)
 
-    async def _open(self) -> str:
-        # The thread cannot be stopped, so wait for it: `close` must see the volume that it opens.
-        await finish_despite_cancel(asyncio.to_thread(self._open_on_thread))
-        volume, count = self.volume, len(self.extents)
-        return f"{size_text(volume.size)} {volume.kind}, {count} extent{'s' * (count != 1)}"
-
-    def _open_on_thread(self) -> None:
+    def _open(self) -> str:
         request = self._request
-        self.volume = open_source(
+        self.volume = volume = open_source(
             request.source or "",
             self._context.roots,
             live=request.live,
@@ -116,9 +94,11 @@ class SourceChecks:
             most=int(self._settings.max_image_size),
         )
         self.opened = True
-        self.extents = self.volume.extents()
+        self.extents = volume.extents()
+        count = len(self.extents)
+        return f"{size_text(volume.size)} {volume.kind}, {count} extent{'s' * (count != 1)}"
 
-    async def _check_size(self) -> str:
+    def _check_size(self) -> str:
         volume, most = self.volume, int(self._settings.max_image_size)
         if volume.size == 0:
             raise RefusedError(
@@ -131,15 +111,14 @@ class SourceChecks:
             raise too_large(volume.path, volume.size, most)
         return f"{size_text(volume.size)} of at most {size_text(most)}"
 
-    async def _check_mounts(self) -> Observation:
+    def _check_mounts(self) -> Observation:
         path = self.volume.path
-        place = await finish_despite_cancel(asyncio.to_thread(mount_point, self.volume.identity, writable=True))
+        place = mount_point(self.volume.identity, writable=True)
         if not place:
             return Observation("not mounted read-write")
         if self._request.live:
-            return Observation(
+            return notice(
                 f"{path} is mounted read-write on {place}",
-                Status.NOTICE,
                 why="writes during the pass make the image inconsistent",
                 fix=f"safe only while nothing writes to it, for example after fsfreeze --freeze {place}",
             )
@@ -151,7 +130,7 @@ class SourceChecks:
             field="source",
         )
 
-    async def _check_parts(self) -> str:
+    def _check_parts(self) -> str:
         prefix, size = self._context.prefix, self.volume.size
         if not re.fullmatch(PREFIX_PATTERN, prefix):
             raise RefusedError(
@@ -169,7 +148,7 @@ class SourceChecks:
             )
         return f"at most {self.most_parts} of {size_text(self.part_size)} each"
 
-    async def _choose_concurrency(self) -> str:
+    def _choose_concurrency(self) -> str:
         """Parts in flight: as requested, or as many as fit in the memory limit."""
         limit, self._concurrency = self.memory_limit, self.wanted_concurrency
         if limit is not None:
