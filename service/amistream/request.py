@@ -121,9 +121,10 @@ class Option:
     variables: tuple[str, ...] = ()
 
 
-def _of_setting(name: str) -> str:
-    """The first sentence about the setting of the same name, of which the field takes the place."""
-    return re.split(r"(?<=\.) (?=[A-Z0-9\"])", Settings.model_fields[name].description or "", maxsplit=1)[0]
+def _setting(name: str, **bounds: Any) -> Any:
+    """A field that takes the place of the setting of the same name, and has the first sentence of its description."""
+    about = re.split(r"(?<=\.) (?=[A-Z0-9\"])", Settings.model_fields[name].description or "", maxsplit=1)[0]
+    return Field(None, description=about, **bounds)
 
 
 Source = Annotated[str, AfterValidator(_check_source), Option("SOURCE", "")]
@@ -142,15 +143,13 @@ class _Request(BaseModel):
 class Reach(_Request):
     """Region and endpoint of AWS, and the ACL of stored objects."""
 
-    region: Annotated[str | None, Option("--region", DESTINATION, "REGION")] = Field(
-        None, pattern=r"^[a-z]{2,5}(-[a-z]+)+-[0-9]+$", description=_of_setting("region")
+    region: Annotated[str | None, Option("--region", DESTINATION, "REGION")] = _setting(
+        "region", pattern=r"^[a-z]{2,5}(-[a-z]+)+-[0-9]+$"
     )
-    endpoint_url: Annotated[str | None, Option("--endpoint-url", DESTINATION, "URL")] = Field(
-        None, pattern=r"^https?://[^\s/]+/?$", description=_of_setting("endpoint_url")
+    endpoint_url: Annotated[str | None, Option("--endpoint-url", DESTINATION, "URL")] = _setting(
+        "endpoint_url", pattern=r"^https?://[^\s/]+/?$"
     )
-    acl: Annotated[Acl | None, Option("--acl", DESTINATION, "aws-exec-read|public-read")] = Field(
-        None, description=_of_setting("acl")
-    )
+    acl: Annotated[Acl | None, Option("--acl", DESTINATION, "aws-exec-read|public-read")] = _setting("acl")
 
 
 class Identity(_Request):
@@ -159,12 +158,12 @@ class Identity(_Request):
     account: Annotated[
         Annotated[str, AfterValidator(_check_account)] | None,
         Option("--account", IDENTITY, "123456789012", ("EC2_ACCOUNT_ID", "AWS_ACCOUNT_ID")),
-    ] = Field(None, description=_of_setting("account"))
-    certificate: Annotated[AbsolutePath | None, Option("--cert", IDENTITY, "FILE", ("EC2_CERT",))] = Field(
-        None, description=_of_setting("certificate")
+    ] = _setting("account")
+    certificate: Annotated[AbsolutePath | None, Option("--cert", IDENTITY, "FILE", ("EC2_CERT",))] = _setting(
+        "certificate"
     )
     private_key: Annotated[AbsolutePath | None, Option("--private-key", IDENTITY, "FILE", ("EC2_PRIVATE_KEY",))] = (
-        Field(None, description=_of_setting("private_key"))
+        _setting("private_key")
     )
     ec2_certificate: Annotated[AbsolutePath | None, Option("--ec2-cert", IDENTITY, "FILE")] = Field(
         None, description="EC2's X.509 certificate, PEM; if not given, the one of the region."
@@ -175,7 +174,7 @@ class ImageFields(_Request):
     """Boot options of the image, and further facts for its manifest."""
 
     architecture: Annotated[Literal["i386", "x86_64", "arm64"] | None, Option("--arch", IMAGE, "i386|x86_64|arm64")] = (
-        Field(None, description=_of_setting("architecture"))
+        _setting("architecture")
     )
     virtualization: Annotated[Literal["hvm", "paravirtual"], Option("--virtualization", IMAGE, "hvm|paravirtual")] = (
         Field("hvm", description="Virtualization type of the AMI.")
@@ -251,31 +250,21 @@ class RegistrationFields(ImageFields):
 class Speed(_Request):
     """Use of the machine and of the link by a job."""
 
-    part_size: Annotated[PartSize | None, Option("--part-size", SPEED, "SIZE")] = Field(
-        None, description=_of_setting("part_size")
-    )
-    upload_concurrency: Annotated[PositiveInt | None, Option("--upload-concurrency", SPEED, "N")] = Field(
-        None, le=64, description=_of_setting("upload_concurrency")
+    part_size: Annotated[PartSize | None, Option("--part-size", SPEED, "SIZE")] = _setting("part_size")
+    upload_concurrency: Annotated[PositiveInt | None, Option("--upload-concurrency", SPEED, "N")] = _setting(
+        "upload_concurrency", le=64
     )
     compress: Annotated[
         Annotated[str, Field(pattern="^(fast|balanced|small|auto|[1-9])$")] | None,
         Option("--compress", SPEED, "fast|balanced|small|auto|1..9"),
-    ] = Field(None, description=_of_setting("compress"))
-    workers: Annotated[PositiveInt | None, Option("--workers", SPEED, "N")] = Field(
-        None, le=256, description=_of_setting("workers")
+    ] = _setting("compress")
+    workers: Annotated[PositiveInt | None, Option("--workers", SPEED, "N")] = _setting("workers", le=256)
+    sparse: Annotated[Sparse | None, Option("--sparse", SPEED, "auto|always|never")] = _setting("sparse")
+    limit_upload: Annotated[ByteSize | None, Option("--limit-upload", SPEED, "RATE")] = _setting(
+        "limit_upload", ge=16 * KIB
     )
-    sparse: Annotated[Sparse | None, Option("--sparse", SPEED, "auto|always|never")] = Field(
-        None, description=_of_setting("sparse")
-    )
-    limit_upload: Annotated[ByteSize | None, Option("--limit-upload", SPEED, "RATE")] = Field(
-        None, ge=16 * KIB, description=_of_setting("limit_upload")
-    )
-    memory_limit: Annotated[ByteSize | None, Option("--memory-limit", SPEED, "SIZE")] = Field(
-        None, description=_of_setting("memory_limit")
-    )
-    nice: Annotated[int | None, Option("--nice", SPEED, "0..19")] = Field(
-        None, ge=0, le=19, description=_of_setting("nice")
-    )
+    memory_limit: Annotated[ByteSize | None, Option("--memory-limit", SPEED, "SIZE")] = _setting("memory_limit")
+    nice: Annotated[int | None, Option("--nice", SPEED, "0..19")] = _setting("nice", ge=0, le=19)
 
 
 class Subject(_Request):
@@ -292,9 +281,7 @@ class Subject(_Request):
     all_or_none: Annotated[bool, Option("--all-or-none", DESTINATION)] = Field(
         False, description="Stop when one of several destinations fails; default: continue with the others."
     )
-    prefix: Annotated[str | None, Option("--prefix", DESTINATION, "NAME")] = Field(
-        None, pattern=PREFIX_PATTERN, description=_of_setting("prefix")
-    )
+    prefix: Annotated[str | None, Option("--prefix", DESTINATION, "NAME")] = _setting("prefix", pattern=PREFIX_PATTERN)
 
 
 # pydantic takes the fields of the last base first.
