@@ -19,7 +19,6 @@ from urllib.parse import quote
 import aiohttp
 from pydantic import BaseModel, ValidationError
 
-from amistream.cli.event_stream import EventParser
 from amistream.errors import (
     AccessDeniedError,
     AmistreamError,
@@ -53,6 +52,28 @@ _BY_STATUS: dict[int, type[AmistreamError]] = {
     HTTPStatus.CONFLICT: ConflictError,
     HTTPStatus.SERVICE_UNAVAILABLE: BusyError,
 }
+
+
+class EventParser:
+    """Parses one connection's server-sent events (WHATWG HTML, section 9.2.6), as far as the daemon uses them.
+
+    Comments (the daemon's keep-alive) and unknown fields are ignored, as in the standard.
+    """
+
+    def __init__(self) -> None:
+        self._data: list[str] = []
+
+    def feed(self, line: bytes) -> Event | None:
+        """Take one line; return an event once a blank line has completed it. Raises pydantic's `ValidationError`."""
+        text = line.decode().rstrip("\r\n")
+        if text:
+            name, _, value = text.partition(":")
+            if name == "data":
+                self._data.append(value.removeprefix(" "))
+            return None
+        data, self._data = "\n".join(self._data), []
+        # The data repeats the `id:` and `event:` lines, so those are not parsed.
+        return Event.model_validate_json(data) if data else None
 
 
 class _Accepted(BaseModel):
@@ -106,12 +127,12 @@ class Client:
     async def get(self, job_id: str) -> JobView:
         return self._read(JobView, await self._ask("GET", _path(job_id)))
 
-    async def cancel(self, job_id: str) -> None:
-        """Ask the daemon to cancel the job; its state changes once it has ended."""
-        await self._ask("DELETE", _path(job_id))
+    async def cancel(self, job_id: str) -> str:
+        """Ask the daemon to cancel the job; its state changes once it has ended. Return the id."""
+        return self._read(_Accepted, await self._ask("DELETE", _path(job_id))).id
 
-    async def resume(self, job_id: str) -> None:
-        await self._ask("POST", f"{_path(job_id)}/resume")
+    async def resume(self, job_id: str) -> str:
+        return self._read(_Accepted, await self._ask("POST", f"{_path(job_id)}/resume")).id
 
     async def health(self) -> Health:
         return self._read(Health, await self._ask("GET", "/v1/health"))

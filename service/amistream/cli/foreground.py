@@ -10,14 +10,14 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import TypeVar
 
 import uvloop
 
 from amistream import log
 from amistream.aws.session import Aws
-from amistream.bundles.meter import Meter
+from amistream.bundles.meter import Meter, Note
 from amistream.bundles.session import BundleSession
 from amistream.cli.output import put_note
 from amistream.errors import EXIT_INTERRUPTED, AmistreamError, UnconfirmedError
@@ -28,6 +28,7 @@ from amistream.values import AccessKeys
 DRAWN_EVERY_S = 0.25
 
 _T = TypeVar("_T")
+_Session = TypeVar("_Session", bound=BundleSession)
 
 
 class InterruptedHereError(AmistreamError):
@@ -80,27 +81,30 @@ def on_signals(stop: Callable[[], object], hang_up: Callable[[], object]) -> Non
         loop.add_signal_handler(signal.SIGHUP, hang_up)
 
 
-def run_here(settings: Settings, work: Callable[[BundleSession], Awaitable[_T]]) -> _T:
-    """Run `work` on bundles to its end. Raises `AmistreamError`."""
-    return run_with_aws(settings, lambda aws: work(BundleSession(settings, aws, put_notice)))
+def run_here(settings: Settings, work: Callable[[BundleSession, Meter], Awaitable[_T]], verb: str = "") -> _T:
+    """Run `work` on bundles to its end; `verb` describes its progress, if it is shown. Raises `AmistreamError`."""
+    return run_session(BundleSession, settings, work, verb)
 
 
-def put_notice(notice: str) -> None:
-    put_note(f"note: {notice}")
-
-
-def run_with_aws(settings: Settings, work: Callable[[Aws], Awaitable[_T]], keys: AccessKeys | None = None) -> _T:
-    """Run `work` to its end; `keys` come before those the SDK finds. Raises `AmistreamError`."""
+def run_session(
+    kind: Callable[[Settings, Aws, Note], _Session],
+    settings: Settings,
+    work: Callable[[_Session, Meter], Awaitable[_T]],
+    verb: str = "",
+    keys: AccessKeys | None = None,
+) -> _T:
+    """Run `work` as `run_here` does, on a session of a kind; `keys` come before those the SDK finds."""
 
     async def run_with_session() -> _T:
-        async with Aws(settings, keys) as aws:
-            return await work(aws)
+        meter = Meter()
+        async with Aws(settings, keys) as aws, _progress_bar(meter, verb) if verb else nullcontext():
+            return await work(kind(settings, aws, lambda notice: put_note(f"note: {notice}")), meter)
 
     return run(run_with_session)
 
 
 @asynccontextmanager
-async def progress_bar(meter: Meter, verb: str) -> AsyncIterator[None]:
+async def _progress_bar(meter: Meter, verb: str) -> AsyncIterator[None]:
     """Draw the meter on stderr during the work, if stderr is a terminal."""
     if not sys.stderr.isatty():
         yield

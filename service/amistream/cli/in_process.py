@@ -7,8 +7,7 @@ that directory. Imported only on demand: the engine imports the AWS SDK, the cip
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,30 +19,19 @@ from amistream.errors import first_cause
 from amistream.events import JobView, State
 from amistream.jobs.job import Job
 from amistream.jobs.queue import JobQueue, open_queue
-from amistream.request import JobRequest
-from amistream.settings import OnStop, Settings, load
+from amistream.settings import OnStop, load
 from amistream.values import AccessKeys
 
 _Answer = TypeVar("_Answer")
 
 
-def run_in_process(request: JobRequest, config: Path | None, keys: AccessKeys | None = None) -> tuple[JobView, bool]:
-    """Run the job to its end; return it, and whether a signal ended it.
-
-    `keys` come before the AWS credentials that the SDK finds.
-    """
-
-    async def begin(queue: JobQueue) -> Job:
-        job, _ = await queue.submit(request)
-        return job
-
-    return follow_in_process(begin, config, keys)
-
-
 def follow_in_process(
     begin: Callable[[JobQueue], Awaitable[Job]], config: Path | None, keys: AccessKeys | None = None
 ) -> tuple[JobView, bool]:
-    """Follow the job that `begin` begins to its end; return it, and whether a signal ended it."""
+    """Follow the job that `begin` begins to its end; return it, and whether a signal ended it.
+
+    `keys` come before the AWS credentials that the SDK finds.
+    """
 
     async def follow(queue: JobQueue) -> tuple[JobView, bool]:
         job = await begin(queue)
@@ -80,20 +68,11 @@ def ask_in_process(
 
     async def ask() -> _Answer:
         try:
-            async with _queue(settings, keys) as queue:
+            async with Aws(settings, keys) as aws, open_queue(settings, aws, by_itself=False) as queue:
+                await queue.recover(resume=False)
                 return await question(queue)
         except BaseExceptionGroup as errors:
             # An error of the question comes through the queue's task group.
             raise first_cause(errors) from None
 
     return run(ask)
-
-
-@asynccontextmanager
-async def _queue(settings: Settings, keys: AccessKeys | None) -> AsyncIterator[JobQueue]:
-    async with (
-        Aws(settings, keys) as aws,
-        open_queue(settings, aws, by_itself=False) as queue,
-    ):
-        await queue.recover(resume=False)
-        yield queue

@@ -8,71 +8,102 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from amistream.cli.options import socket_path
-from amistream.errors import ConflictError, JobError, UsageError
-from amistream.events import JobView, State
+from amistream.errors import EXIT_INTERRUPTED, ConflictError, JobError, UsageError
+from amistream.events import JobList, JobView, State
 
 if TYPE_CHECKING:
     from amistream.cli.client import Client
     from amistream.jobs.job import Job
     from amistream.jobs.queue import JobQueue
-
+    from amistream.request import JobRequest
 
 _Answer = TypeVar("_Answer")
 
 
-def list_jobs(
-    state: State | None, *, in_process: bool, socket: Path | None, config: Path | None
-) -> tuple[JobView, ...]:
-    if not in_process:
-        return ask_daemon(socket_path(socket, config), lambda client: client.jobs(state)).jobs
+class Jobs:
+    """The daemon's jobs, or with `in_process` those of the state directory."""
 
-    from amistream.cli.in_process import ask_in_process
+    def __init__(self, socket: Path | None, config: Path | None, *, in_process: bool, detach: bool = False) -> None:
+        """`detach`: never wait for a job's end. Raises `UsageError`."""
+        if detach and in_process:
+            raise UsageError("usage", "cannot run the command: --detach needs the daemon, and --in-process has none")
+        self._socket = socket
+        self._config = config
+        self._in_process = in_process
+        self._detach = detach
 
-    async def look(queue: JobQueue) -> tuple[JobView, ...]:
-        return tuple(job.view() for job in queue.jobs(state))
+    def list(self, state: State | None = None) -> JobList:
+        return self._ask(
+            lambda client: client.jobs(state),
+            lambda queue: JobList(jobs=tuple(job.view() for job in queue.jobs(state))),
+        )
 
-    return ask_in_process(look, config)
+    def get(self, job_id: str) -> JobView:
+        return self._ask(lambda client: client.get(job_id), lambda queue: queue.get(job_id).view())
 
-
-def cancel_job(job_id: str, *, detach: bool, in_process: bool, socket: Path | None, config: Path | None) -> JobView:
-    if in_process:
-        from amistream.cli.in_process import follow_in_process
+    def submit(self, request: JobRequest, *, as_json: bool) -> int:
+        """Run a job, write its result, and return the exit status."""
 
         async def begin_here(queue: JobQueue) -> Job:
-            return await queue.cancel(job_id)
+            return (await queue.submit(request))[0]
 
-        job, _ = follow_in_process(begin_here, config)
-    else:
+        return self._run(lambda client: client.submit(request), begin_here, as_json=as_json)
+
+    def resume(self, job_id: str, *, as_json: bool) -> int:
+        """Continue a job, write its result, and return the exit status."""
+        return self._run(lambda client: client.resume(job_id), lambda queue: queue.resume(job_id), as_json=as_json)
+
+    def cancel(self, job_id: str) -> JobView:
+        job, _ = self._follow(lambda client: client.cancel(job_id), lambda queue: queue.cancel(job_id))
+        if self._detach or job.state is State.CANCELLED:
+            return job
+        if job.resumable and job.error is not None:
+            raise JobError(job.error.code, job.error.message, hint=job.error.hint, field=job.error.field)
+        raise ConflictError(
+            "job.ended",
+            f"cannot cancel job {job_id}: it has already ended ({job.state.value})",
+            hint=f"`amistream status {job_id}` shows its result",
+        )
+
+    def _run(
+        self,
+        in_daemon: Callable[[Client], Awaitable[str]],
+        here: Callable[[JobQueue], Awaitable[Job]],
+        *,
+        as_json: bool,
+    ) -> int:
+        from amistream.cli.follow import put_begun, put_end
+
+        job, interrupted = self._follow(in_daemon, here)
+        if self._detach:
+            return put_begun(job, as_json=as_json)
+        exit_status = put_end(job, as_json=as_json)
+        return EXIT_INTERRUPTED if interrupted else exit_status
+
+    def _follow(
+        self, in_daemon: Callable[[Client], Awaitable[str]], here: Callable[[JobQueue], Awaitable[Job]]
+    ) -> tuple[JobView, bool]:
+        """Begin a job and, unless detached, wait for its end; return it, and whether a signal here ended it."""
+        if self._in_process:
+            from amistream.cli.in_process import follow_in_process
+
+            return follow_in_process(here, self._config)
         from amistream.cli.follow import follow_in_daemon
 
-        async def begin(client: Client) -> str:
-            await client.cancel(job_id)
-            return job_id
+        return follow_in_daemon(socket_path(self._socket, self._config), in_daemon, detach=self._detach), False
 
-        job = follow_in_daemon(socket_path(socket, config), begin, detach=detach)
-    if detach or job.state is State.CANCELLED:
-        return job
-    if job.resumable and job.error is not None:
-        raise JobError(job.error.code, job.error.message, hint=job.error.hint, field=job.error.field)
-    raise ConflictError(
-        "job.ended",
-        f"cannot cancel job {job_id}: it has already ended ({job.state.value})",
-        hint=f"`amistream status {job_id}` shows its result",
-    )
+    def _ask(self, daemon: Callable[[Client], Awaitable[_Answer]], here: Callable[[JobQueue], _Answer]) -> _Answer:
+        if self._in_process:
+            from amistream.cli.in_process import ask_in_process
 
+            async def look(queue: JobQueue) -> _Answer:
+                return here(queue)
 
-def check_detach(*, detach: bool, in_process: bool) -> bool:
-    if detach and in_process:
-        raise UsageError("usage", "cannot run the command: --detach needs the daemon, and --in-process has none")
-    return detach
+            return ask_in_process(look, self._config)
+        from amistream.cli.client import Client
 
+        async def ask() -> _Answer:
+            async with Client(socket_path(self._socket, self._config)) as client:
+                return await daemon(client)
 
-def ask_daemon(socket: Path, question: Callable[[Client], Awaitable[_Answer]]) -> _Answer:
-    """Send one request to the daemon."""
-    from amistream.cli.client import Client
-
-    async def ask() -> _Answer:
-        async with Client(socket) as client:
-            return await question(client)
-
-    return asyncio.run(ask())
+        return asyncio.run(ask())

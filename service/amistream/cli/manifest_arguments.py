@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from amistream.cli.request_options import validated
-from amistream.cli.table import counted
+from amistream.cli.table import columns, counted
 from amistream.errors import UsageError
 from amistream.location import S3Location, parse_location
 
@@ -75,6 +75,10 @@ def registration_options(context: typer.Context) -> Registration:
 
 def path_of(text: str | None) -> Path | None:
     return Path(text) if text else None
+
+
+def transferred_text(done: Transferred) -> str:
+    return columns(transferred_facts(done))
 
 
 def transferred_facts(done: Transferred) -> list[tuple[str, str]]:

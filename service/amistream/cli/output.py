@@ -12,9 +12,15 @@ import json
 import os
 import re
 import sys
-from typing import TextIO
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
-from amistream.errors import AmistreamError
+from amistream.errors import EXIT_DONE, AmistreamError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+_Answer = TypeVar("_Answer", bound="BaseModel")
 
 _lost: list[OSError] = []
 """Reasons why results could not be written."""
@@ -58,6 +64,14 @@ def lost_output() -> AmistreamError | None:
 
 def put_result(text: str) -> None:
     put(sys.stdout, text)
+
+
+def put_answer(
+    answer: _Answer, as_text: Callable[[_Answer], str], *, as_json: bool, put: Callable[[str], None] = put_result
+) -> int:
+    """Write a command's result as JSON or as text, and return the exit status of success."""
+    put(answer.model_dump_json() if as_json else as_text(answer))
+    return EXIT_DONE
 
 
 def put_note(text: str) -> None:

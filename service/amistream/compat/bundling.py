@@ -10,13 +10,15 @@ import re
 from pathlib import Path
 from typing import Any
 
-from amistream.cli.in_process import run_in_process
+from amistream.cli.in_process import follow_in_process
 from amistream.cli.output import put_note, put_result
 from amistream.compat.access import access_keys, bucket_address, endpoint, region_of, settings_of
 from amistream.compat.options import Given
-from amistream.compat.session import ANY_REGION, OldSession, run_old
+from amistream.compat.session import ANY_REGION, run_old
 from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, JobError, RefusedError, UsageError
 from amistream.events import JobResult, JobView, State
+from amistream.jobs.job import Job
+from amistream.jobs.queue import JobQueue
 from amistream.location import SCHEME, parse_s3_location
 from amistream.request import JobRequest, parse_request
 from amistream.settings import load
@@ -43,11 +45,8 @@ def bundle_image(given: Given) -> int:
     values = _values(given)
     values["destinations"] = [str(Path(given["destination"] or "/tmp").absolute())]  # noqa: S108 - the old default
     if not given.has("ec2cert"):
-
-        async def ask(session: OldSession) -> str:
-            return await session.default_region()
-
-        values["region"] = settings.region or run_old(settings, None, ask) or ANY_REGION
+        asked = settings.region or run_old(settings, None, lambda session, _: session.default_region())
+        values["region"] = asked or ANY_REGION
     result = _run(_request(values))
     if result is None:
         return EXIT_INTERRUPTED
@@ -78,11 +77,8 @@ def bundle_and_upload(given: Given) -> int:
         "destinations": [address],
     }
     request = _request(values)
-
-    async def make(session: OldSession) -> None:
-        await session.make_missing(address, region_of(given["location"]) or settings.region)
-
-    run_old(settings, keys, make)
+    where = region_of(given["location"]) or settings.region
+    run_old(settings, keys, lambda session, _: session.make_missing(address, where))
     result = _run(request, keys)
     if result is None:
         return EXIT_INTERRUPTED
@@ -147,7 +143,11 @@ def _request(values: dict[str, Any]) -> JobRequest:
 
 def _run(request: JobRequest, keys: AccessKeys | None = None) -> JobResult | None:
     """Run the job; None if a signal ended it. Raises `AmistreamError`."""
-    job, interrupted = run_in_process(request, None, keys)
+
+    async def begin(queue: JobQueue) -> Job:
+        return (await queue.submit(request))[0]
+
+    job, interrupted = follow_in_process(begin, None, keys)
     if interrupted:
         return None
     if job.state is not State.DONE or job.result is None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from amistream.bundles.meter import Meter
 from amistream.bundles.place import Bundle
 from amistream.bundles.remove import Removal
-from amistream.bundles.results import Removed, Transferred, Unbundled
-from amistream.cli.foreground import line_from_stdin, progress_bar
+from amistream.bundles.results import Removed
+from amistream.cli.foreground import line_from_stdin
 from amistream.cli.output import put_note, put_result
 from amistream.compat.access import ami_tools_keys, bucket_address, region_of, settings_of
 from amistream.compat.options import Given
@@ -25,13 +25,12 @@ def upload_bundle(given: Given) -> int:
     region, address = region_of(given["region"]), bucket_address(given["bucket"])
     whole = not given.has("skipmanifest")
 
-    async def work(session: OldSession) -> Bundle:
-        meter = Meter()
+    async def work(session: OldSession, meter: Meter) -> Bundle:
         await session.make_missing(address, region_of(given["location"]) or region)
-        async with progress_bar(meter, "uploading"):
-            return await session.upload_from(manifest, parts, address, meter, region=region, whole=whole)
+        return await session.upload_from(manifest, parts, address, meter, region=region, whole=whole)
 
-    bundle = run_old(settings_of(given, url=given["url"], region=region), ami_tools_keys(given), work)
+    settings = settings_of(given, url=given["url"], region=region)
+    bundle = run_old(settings, ami_tools_keys(given), work, "uploading")
     for part in bundle.manifest.parts:
         put_result(f"Uploaded {part.filename}")
     if whole:
@@ -44,13 +43,12 @@ def download_bundle(given: Given) -> int:
     """`ec2-download-bundle`: copies a bundle into an existing directory."""
     directory, region = directory_of(given["directory"]), region_of(given["region"])
     address = f"{bucket_address(given['bucket'])}/{_manifest_name(given)}"
-
-    async def work(session: OldSession) -> Transferred:
-        meter = Meter()
-        async with progress_bar(meter, "downloading"):
-            return await session.download(address, directory, meter)
-
-    done = run_old(settings_of(given, url=given["url"], region=region), ami_tools_keys(given), work)
+    done = run_old(
+        settings_of(given, url=given["url"], region=region),
+        ami_tools_keys(given),
+        lambda session, meter: session.download(address, directory, meter),
+        "downloading",
+    )
     put_result(f"Downloaded {done.parts} parts and {done.manifest}")
     return EXIT_DONE
 
@@ -59,13 +57,13 @@ def take_out(given: Given) -> int:
     """`ec2-unbundle`: restores the image of a bundle in a directory, under its own name."""
     manifest, key = Path(given["manifest"]).absolute(), Path(given["privatekey"]).absolute()
     parts, directory = directory_of(given["source"]), directory_of(given["destination"])
-
-    async def work(session: OldSession) -> Unbundled:
-        meter = Meter()
-        async with progress_bar(meter, "unbundling"):
-            return await session.unbundle_in(manifest, parts, directory, key, meter)
-
-    put_result(f"Unbundled {run_old(settings_of(given), None, work).destination}")
+    done = run_old(
+        settings_of(given),
+        None,
+        lambda session, meter: session.unbundle_in(manifest, parts, directory, key, meter),
+        "unbundling",
+    )
+    put_result(f"Unbundled {done.destination}")
     return EXIT_DONE
 
 
@@ -83,7 +81,7 @@ def delete_bundle(given: Given) -> int:
             put_result("\n".join(["Deleting files:", *(f"{folder}/{each}" for each in plan.names)]))
             await _ask()
 
-    async def work(session: OldSession) -> tuple[Removed, bool]:
+    async def work(session: OldSession, _: Meter) -> tuple[Removed, bool]:
         done = await session.delete_unused(address, name, copy, confirm)
         return done, given.has("clear") and await session.delete_empty(address)
 

@@ -13,7 +13,6 @@ from amistream.bundles.meter import Meter
 from amistream.bundles.migrate import MigrationOptions, MigrationRequest, kernel_for_region, new_manifest
 from amistream.bundles.place import read_manifest
 from amistream.bundles.results import Migrated
-from amistream.cli.foreground import progress_bar
 from amistream.cli.output import put_note, put_result
 from amistream.compat.access import ami_tools_keys, bucket_address, region_of, settings_of
 from amistream.compat.options import Given
@@ -51,22 +50,20 @@ def migrate_bundle(given: Given) -> int:
         Path(given[key]).absolute() if given.has(key) else None for key in ("cert", "privatekey", "ec2cert")
     )
 
-    async def work(session: OldSession) -> Migrated:
-        meter = Meter()
+    async def work(session: OldSession, meter: Meter) -> Migrated:
         await session.make_missing(target, region_of(given["location"]) or region)
         kept = await session.kernel_and_ramdisk(address) if given.has("no-mapping") else ("", "")
-        async with progress_bar(meter, "copying"):
-            request = MigrationRequest(
-                region=region,
-                certificate=certificate,
-                private_key=private_key,
-                ec2_certificate=ec2_certificate,
-                kernel=given["kernel"] or kept[0] or None,
-                ramdisk=given["ramdisk"] or kept[1] or None,
-            )
-            return await session.migrate(address, target, meter, request)
+        request = MigrationRequest(
+            region=region,
+            certificate=certificate,
+            private_key=private_key,
+            ec2_certificate=ec2_certificate,
+            kernel=given["kernel"] or kept[0] or None,
+            ramdisk=given["ramdisk"] or kept[1] or None,
+        )
+        return await session.migrate(address, target, meter, request)
 
-    done = run_old(settings_of(given, url=given["url"]), ami_tools_keys(given), work)
+    done = run_old(settings_of(given, url=given["url"]), ami_tools_keys(given), work, "copying")
     put_result(f"Copied {done.parts} parts.\nMigrated {done.manifest} for {region}.")
     return EXIT_DONE
 

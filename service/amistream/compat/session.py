@@ -22,7 +22,7 @@ from amistream.bundles.results import Removed, Unbundled
 from amistream.bundles.session import BundleSession
 from amistream.bundles.unbundle import refuse_own_file, unbundle
 from amistream.bundles.upload import upload
-from amistream.cli.foreground import put_notice, run_with_aws
+from amistream.cli.foreground import run_session
 from amistream.errors import DeniedError, NoBucketError, RefusedError, StoreError
 from amistream.flow.retry import retry_policy, with_retries
 from amistream.location import DirectoryLocation, parse_manifest_address, parse_s3_location
@@ -140,9 +140,11 @@ class _WithoutCommit:
         """Do not."""
 
 
-def run_old(settings: Settings, keys: AccessKeys | None, work: Callable[[OldSession], Awaitable[_T]]) -> _T:
+def run_old(
+    settings: Settings, keys: AccessKeys | None, work: Callable[[OldSession, Meter], Awaitable[_T]], verb: str = ""
+) -> _T:
     """Run `work` to its end; `keys` come before those the SDK finds. Raises `AmistreamError`."""
-    return run_with_aws(settings, lambda aws: work(OldSession(settings, aws, put_notice)), keys)
+    return run_session(OldSession, settings, work, verb, keys)
 
 
 def directory_of(text: str) -> Path:

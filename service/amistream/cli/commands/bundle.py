@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from amistream.cli.options import ConfigOption, DetachOption, JsonOption, SocketOption, socket_path
+from amistream.cli.job_access import Jobs
+from amistream.cli.options import ConfigOption, DetachOption, JsonOption, SocketOption
 from amistream.cli.output import put_note
 from amistream.cli.request_options import in_option_words, make_request, takes
-from amistream.errors import EXIT_INTERRUPTED, UsageError
+from amistream.errors import UsageError
 from amistream.request import CheckRequest, JobRequest
 from amistream.values import STANDARD_INPUT
-
-if TYPE_CHECKING:
-    from amistream.cli.client import Client
 
 InProcess = Annotated[
     bool, typer.Option("--in-process", help="Run the job in this process, without a daemon; Ctrl-C cancels it.")
@@ -53,28 +51,12 @@ def bundle(
             hint="give --in-process: then the job runs in this process",
             field="source",
         )
-    if in_process and detach:
-        raise UsageError("usage", "cannot run the command: --detach needs the daemon, and --in-process has none")
+    jobs = Jobs(socket, config, in_process=in_process, detach=detach)
     try:
         request = make_request(JobRequest, given)
-        if in_process:
-            from amistream.cli.follow import put_end
-            from amistream.cli.in_process import run_in_process
-
-            job, interrupted = run_in_process(request, config)
-            status = put_end(job, as_json=as_json)
-            return EXIT_INTERRUPTED if interrupted else status
-
-        from amistream.cli.follow import follow_in_daemon, put_begun, put_end
-
-        async def begin(client: Client) -> str:
-            return await client.submit(request)
-
-        path = socket_path(socket, config)
         origin = context.get_parameter_source("config")
-        if origin is not None and origin.name == "COMMANDLINE":
+        if not in_process and origin is not None and origin.name == "COMMANDLINE":
             put_note("note: the job has the daemon's settings; of --config only the socket counts without --in-process")
-        job = follow_in_daemon(path, begin, detach=detach)
-        return put_begun(job, as_json=as_json) if detach else put_end(job, as_json=as_json)
+        return jobs.submit(request, as_json=as_json)
     except UsageError as error:
         raise in_option_words(error, context) from error

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-from amistream.cli.job_access import cancel_job, check_detach
-from amistream.cli.options import (
-    ConfigOption,
-    DetachOption,
-    InProcessOption,
-    JobArgument,
-    JsonOption,
-    SocketOption,
-)
+from amistream.cli.job_access import Jobs
+from amistream.cli.options import ConfigOption, DetachOption, InProcessOption, JobArgument, JsonOption, SocketOption
 
 
 def cancel(
@@ -28,11 +21,5 @@ def cancel(
     """
     from amistream.cli.follow import put_begun
 
-    job = cancel_job(
-        job_id,
-        detach=check_detach(detach=detach, in_process=in_process),
-        in_process=in_process,
-        socket=socket,
-        config=config,
-    )
+    job = Jobs(socket, config, in_process=in_process, detach=detach).cancel(job_id)
     return put_begun(job, as_json=as_json)

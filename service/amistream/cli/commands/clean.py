@@ -6,15 +6,9 @@ from typing import Annotated
 
 import typer
 
-from amistream.cli.job_access import cancel_job, list_jobs
-from amistream.cli.options import (
-    ConfigOption,
-    InProcessOption,
-    JsonOption,
-    SocketOption,
-)
-from amistream.cli.output import put_result
-from amistream.errors import EXIT_DONE
+from amistream.cli.job_access import Jobs
+from amistream.cli.options import ConfigOption, InProcessOption, JsonOption, SocketOption
+from amistream.cli.output import put_answer
 
 
 def clean(
@@ -36,12 +30,8 @@ def clean(
     from amistream.cli.summary import job_table
     from amistream.events import JobList
 
-    found = list_jobs(None, in_process=in_process, socket=socket, config=config)
-    unfinished = [job for job in found if job.resumable]
+    jobs = Jobs(socket, config, in_process=in_process)
+    unfinished = [job for job in jobs.list().jobs if job.resumable]
     if not dry_run:
-        unfinished = [
-            cancel_job(job.id, detach=False, in_process=in_process, socket=socket, config=config) for job in unfinished
-        ]
-    listed = JobList(jobs=tuple(unfinished))
-    put_result(listed.model_dump_json() if as_json else job_table(listed.jobs))
-    return EXIT_DONE
+        unfinished = [jobs.cancel(job.id) for job in unfinished]
+    return put_answer(JobList(jobs=tuple(unfinished)), lambda found: job_table(found.jobs), as_json=as_json)

@@ -9,15 +9,13 @@ import typer
 
 from amistream.cli.manifest_arguments import DryRun, Manifest, NoEc2, Yes, settings_for
 from amistream.cli.options import ConfigOption, JsonOption
-from amistream.cli.output import put_result
+from amistream.cli.output import put_answer
 from amistream.cli.removal import plan_text, removal_status, removed_text
 from amistream.cli.request_options import takes, validated
 from amistream.request import Reach
 
 if TYPE_CHECKING:
     from amistream.bundles.remove import Removal
-    from amistream.bundles.results import Removed
-    from amistream.bundles.session import BundleSession
 
 Copy = Annotated[
     Path | None,
@@ -57,11 +55,11 @@ def delete(
     async def ask(plan: Removal) -> None:
         await confirm(f"Delete {plan_text(plan)}?", yes=yes, what=f"delete {manifest}")
 
-    async def work(session: BundleSession) -> Removed:
-        return await session.delete(
+    done = run_here(
+        settings_for(config, validated(Reach, context)),
+        lambda session, _: session.delete(
             manifest, ask, copy=copy, deregister=deregister, ask_ec2=not no_ec2, dry_run=dry_run
-        )
-
-    done = run_here(settings_for(config, validated(Reach, context)), work)
-    put_result(done.model_dump_json() if as_json else removed_text(done))
+        ),
+    )
+    put_answer(done, removed_text, as_json=as_json)
     return removal_status(done)

@@ -8,16 +8,14 @@ import typer
 
 from amistream.cli.manifest_arguments import DryRun, settings_for
 from amistream.cli.options import ConfigOption, JsonOption
-from amistream.cli.output import put_result
+from amistream.cli.output import put_answer
 from amistream.cli.removal import plan_text, removal_status, removed_text
 from amistream.cli.request_options import takes, validated
-from amistream.errors import EXIT_DONE
 from amistream.request import Reach
 
 if TYPE_CHECKING:
     from amistream.bundles.remove import Removal
     from amistream.bundles.results import Deregistered
-    from amistream.bundles.session import BundleSession
 
 ImageId = Annotated[str, typer.Argument(metavar="AMI-ID", help="Such as ami-0123456789abcdef0.", show_default=False)]
 Delete = Annotated[bool, typer.Option("--delete", help="Also delete the bundle of the AMI.")]
@@ -50,14 +48,14 @@ def deregister(
         question = f"Deregister {image_id} and delete {plan_text(plan)}?"
         await confirm(question, yes=yes, what=f"deregister {image_id}")
 
-    async def work(session: BundleSession) -> Deregistered:
-        return await session.deregister(image_id, ask, region=reach.region or "", delete=delete, dry_run=dry_run)
+    def as_text(done: Deregistered) -> str:
+        if done.removed is not None:
+            return removed_text(done.removed)
+        return f"{'would deregister' if dry_run else 'deregistered'} {done.image_id} ({done.location})"
 
-    done = run_here(settings_for(config, reach), work)
-    if as_json:
-        put_result(done.model_dump_json())
-    elif done.removed is not None:
-        put_result(removed_text(done.removed))
-    else:
-        put_result(f"{'would deregister' if dry_run else 'deregistered'} {done.image_id} ({done.location})")
-    return EXIT_DONE if done.removed is None else removal_status(done.removed)
+    done = run_here(
+        settings_for(config, reach),
+        lambda session, _: session.deregister(image_id, ask, region=reach.region or "", delete=delete, dry_run=dry_run),
+    )
+    exit_status = put_answer(done, as_text, as_json=as_json)
+    return exit_status if done.removed is None else removal_status(done.removed)

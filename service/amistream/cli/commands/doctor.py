@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from amistream import __version__
+from amistream.checks.findings import Finding, Status
 from amistream.cli.options import ConfigOption, JsonOption, SocketOption
 from amistream.cli.output import put_result
 from amistream.cli.request_options import takes, validated
-from amistream.errors import EXIT_DONE, RefusedError
+from amistream.errors import EXIT_DONE, AmistreamError, RefusedError
 from amistream.request import CheckRequest
 
 if TYPE_CHECKING:
-    from amistream.checks.findings import Finding
     from amistream.settings import Settings
 
 InProcess = Annotated[
@@ -73,12 +74,9 @@ def findings_text(findings: Sequence[Finding]) -> str:
 
 
 def _examine(request: CheckRequest, settings: Settings, socket: Path | None) -> list[Finding]:
-    from amistream.checks.findings import Finding, Status
-
     try:
         from amistream import pipeline  # noqa: F401 - a job needs its libraries, which the checks do not import
         from amistream.checks.doctor import examine
-        from amistream.cli.daemon_check import check_daemon
         from amistream.cli.foreground import run
     except ImportError as error:
         return [
@@ -94,6 +92,32 @@ def _examine(request: CheckRequest, settings: Settings, socket: Path | None) -> 
 
     async def work() -> list[Finding]:
         found = await examine(request, settings)
-        return found if socket is None else [await check_daemon(socket), *found]
+        return found if socket is None else [await _check_daemon(socket), *found]
 
     return run(work, after_interrupt="nothing was left behind")
+
+
+async def _check_daemon(socket: Path) -> Finding:
+    """Check the daemon at that socket. Raises nothing: a daemon that does not answer is a finding."""
+    from amistream.cli.client import Client
+
+    try:
+        async with Client(socket) as client:
+            health = await client.health()
+    except AmistreamError as error:
+        return Finding(
+            name="daemon",
+            status=Status.FAILED,
+            found=error.message,
+            why="no job could run",
+            fix=error.hint,
+            code=error.code,
+        )
+    found = f"amistreamd {health.version} at {socket}, {health.jobs_running} running, {health.jobs_queued} waiting"
+    why = fix = ""
+    if health.status != "ok":
+        found, why, fix = f"{found}, stopping", "it takes no new jobs", "systemctl start amistream, after it has ended"
+    elif health.version != __version__:
+        found = f"{found}; this command is {__version__}"
+        why, fix = "options that only one of the two knows are refused", "systemctl restart amistream, when no job runs"
+    return Finding(name="daemon", status=Status.NOTICE if why else Status.OK, found=found, why=why, fix=fix)

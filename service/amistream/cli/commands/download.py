@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from amistream.cli.manifest_arguments import Manifest, settings_for, transferred_facts
+from amistream.cli.manifest_arguments import Manifest, settings_for, transferred_text
 from amistream.cli.options import ConfigOption, JsonOption
-from amistream.cli.output import put_result
+from amistream.cli.output import put_answer
 from amistream.cli.request_options import takes, validated
-from amistream.cli.table import columns
-from amistream.errors import EXIT_DONE
 from amistream.request import Reach
-
-if TYPE_CHECKING:
-    from amistream.bundles.results import Transferred
-    from amistream.bundles.session import BundleSession
 
 Directory = Annotated[
     Path,
@@ -41,15 +35,11 @@ def download(
 
     Example: [bold]amistream download s3://my-bucket/web/image.manifest.xml ./web[/bold]
     """
-    from amistream.bundles.meter import Meter
-    from amistream.cli.foreground import progress_bar, run_here
+    from amistream.cli.foreground import run_here
 
-    meter = Meter()
-
-    async def work(session: BundleSession) -> Transferred:
-        async with progress_bar(meter, "downloading"):
-            return await session.download(manifest, directory.absolute(), meter)
-
-    done = run_here(settings_for(config, validated(Reach, context)), work)
-    put_result(done.model_dump_json() if as_json else columns(transferred_facts(done)))
-    return EXIT_DONE
+    done = run_here(
+        settings_for(config, validated(Reach, context)),
+        lambda session, meter: session.download(manifest, directory.absolute(), meter),
+        "downloading",
+    )
+    return put_answer(done, transferred_text, as_json=as_json)

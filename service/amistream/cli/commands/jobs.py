@@ -6,15 +6,9 @@ from typing import Annotated
 
 import typer
 
-from amistream.cli.job_access import list_jobs
-from amistream.cli.options import (
-    ConfigOption,
-    InProcessOption,
-    JsonOption,
-    SocketOption,
-)
-from amistream.cli.output import put_result
-from amistream.errors import EXIT_DONE
+from amistream.cli.job_access import Jobs
+from amistream.cli.options import ConfigOption, InProcessOption, JsonOption, SocketOption
+from amistream.cli.output import put_answer
 from amistream.events import State
 
 
@@ -33,8 +27,6 @@ def jobs(
     Example: [bold]amistream jobs --state bundling[/bold]
     """
     from amistream.cli.summary import job_table
-    from amistream.events import JobList
 
-    found = JobList(jobs=list_jobs(state, in_process=in_process, socket=socket, config=config))
-    put_result(found.model_dump_json() if as_json else job_table(found.jobs))
-    return EXIT_DONE
+    found = Jobs(socket, config, in_process=in_process).list(state)
+    return put_answer(found, lambda found: job_table(found.jobs), as_json=as_json)

@@ -10,16 +10,15 @@ import typer
 
 from amistream.cli.manifest_arguments import Bucket, NoEc2, bucket_address, settings_for
 from amistream.cli.options import ConfigOption, JsonOption
-from amistream.cli.output import put_result
+from amistream.cli.output import put_answer
 from amistream.cli.request_options import takes, validated
 from amistream.cli.table import columns, counted
-from amistream.errors import EXIT_DONE, UsageError
+from amistream.errors import UsageError
 from amistream.request import Reach
 from amistream.units import HOUR_S, size_text
 
 if TYPE_CHECKING:
     from amistream.bundles.results import Inventory, ListedBundle
-    from amistream.bundles.session import BundleSession
 
 UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1), "y": timedelta(days=365)}
 
@@ -62,6 +61,7 @@ def list_bundles(
 
     Example: [bold]amistream list s3://my-bucket --unregistered --older-than 30d[/bold]
     """
+    from amistream.bundles.listing import select
     from amistream.cli.foreground import run_here
 
     address, reach = bucket_address(destination), validated(Reach, context)
@@ -69,17 +69,12 @@ def list_bundles(
     age = None if older_than is None else parse_age(older_than)
     if unregistered and no_ec2:
         raise UsageError("usage", "cannot run the command: --unregistered asks EC2, and --no-ec2 forbids it")
-
-    async def work(session: BundleSession) -> Inventory:
-        return await session.inventory(address, ask_ec2=not no_ec2, price=price)
-
-    from amistream.bundles.listing import select
-
-    inventory = run_here(settings_for(config, reach), work)
+    inventory = run_here(
+        settings_for(config, reach), lambda session, _: session.inventory(address, ask_ec2=not no_ec2, price=price)
+    )
     made_before = None if age is None else now - age
     shown = select(inventory, orphans=orphans, unregistered=unregistered, made_before=made_before)
-    put_result(shown.model_dump_json() if as_json else inventory_text(shown, now))
-    return EXIT_DONE
+    return put_answer(shown, lambda answer: inventory_text(answer, now), as_json=as_json)
 
 
 def parse_age(text: str) -> timedelta:
@@ -99,13 +94,8 @@ def inventory_text(inventory: Inventory, now: datetime) -> str:
         head = ("AGE", "IMAGE", "STORED", "PARTS", "COST", "AMI", "MANIFEST")
         blocks.append(columns([head, *(_bundle_row(bundle, now) for bundle in inventory.bundles)]))
     left = [
-        (
-            age_text(now - parts.newest_at),
-            size_text(parts.stored),
-            cost_text(parts.cost),
-            _parts_words(parts.count, parts.parts),
-        )
-        for parts in inventory.orphan_parts
+        (age_text(now - lost.newest_at), size_text(lost.stored), cost_text(lost.cost), f"{lost.parts} ({lost.count})")
+        for lost in inventory.orphan_parts
     ]
     if left:
         blocks.append(columns([("AGE", "STORED", "COST", "PARTS WITHOUT A MANIFEST"), *left]))
@@ -131,10 +121,6 @@ def _bundle_row(bundle: ListedBundle, now: datetime) -> tuple[str, ...]:
         images,
         f"{bundle.manifest}{problem}",
     )
-
-
-def _parts_words(count: int, parts: str) -> str:
-    return f"{parts} ({count})"
 
 
 def age_text(age: timedelta) -> str:

@@ -16,15 +16,14 @@ from amistream.cli.manifest_arguments import (
     transferred_facts,
 )
 from amistream.cli.options import ConfigOption, JsonOption
-from amistream.cli.output import put_result
+from amistream.cli.output import put_answer
 from amistream.cli.request_options import takes, validated
 from amistream.cli.table import columns
-from amistream.errors import EXIT_DONE, UsageError
+from amistream.errors import UsageError
 from amistream.request import DESTINATION, IMAGE, REGISTRATION, Identity, Reach
 
 if TYPE_CHECKING:
     from amistream.bundles.results import Migrated
-    from amistream.bundles.session import BundleSession
 
 Region = Annotated[
     str,
@@ -92,18 +91,13 @@ def migrate(
     Example: [bold]AWS_PROFILE=gov amistream migrate s3://my-bucket/web/image.manifest.xml s3://my-gov-bucket/web
     --region us-gov-west-1 --source-profile default --cert cert.pem --private-key pk.pem[/bold]
     """
-    from amistream.bundles.meter import Meter
     from amistream.bundles.migrate import MigrationRequest
-    from amistream.cli.foreground import progress_bar, run_here
+    from amistream.cli.foreground import run_here
 
     if (given["kernel"] and no_kernel) or (given["ramdisk"] and no_ramdisk):
         raise UsageError("usage", "cannot run the command: a kernel or RAM disk is both named and left out")
-    address, meter = bucket_address(destination), Meter()
-    reach, identity, registration = (
-        validated(Reach, context),
-        validated(Identity, context),
-        registration_options(context),
-    )
+    address, reach, identity = bucket_address(destination), validated(Reach, context), validated(Identity, context)
+    registration = registration_options(context)
     request = MigrationRequest(
         region=region,
         certificate=path_of(identity.certificate),
@@ -115,14 +109,12 @@ def migrate(
         source_profile=source_profile or "",
         registration=registration if register_image else None,
     )
-
-    async def work(session: BundleSession) -> Migrated:
-        async with progress_bar(meter, "copying"):
-            return await session.migrate(manifest, address, meter, request)
-
-    done = run_here(settings_for(config, reach), work)
-    put_result(done.model_dump_json() if as_json else migrated_text(done))
-    return EXIT_DONE
+    done = run_here(
+        settings_for(config, reach),
+        lambda session, meter: session.migrate(manifest, address, meter, request),
+        "copying",
+    )
+    return put_answer(done, migrated_text, as_json=as_json)
 
 
 def migrated_text(done: Migrated) -> str:

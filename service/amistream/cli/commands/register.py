@@ -8,15 +8,13 @@ import typer
 
 from amistream.cli.manifest_arguments import Manifest, registration_options, settings_for
 from amistream.cli.options import ConfigOption, JsonOption
-from amistream.cli.output import put_result
+from amistream.cli.output import put_answer
 from amistream.cli.request_options import takes, validated
 from amistream.cli.table import columns
-from amistream.errors import EXIT_DONE
 from amistream.request import Reach
 
 if TYPE_CHECKING:
     from amistream.bundles.results import Registered
-    from amistream.bundles.session import BundleSession
 
 
 @takes(
@@ -40,13 +38,10 @@ def register(
     from amistream.cli.foreground import run_here
 
     reach, wish = validated(Reach, context), registration_options(context)
-
-    async def work(session: BundleSession) -> Registered:
-        return await session.register(manifest, wish, region=reach.region or "")
-
-    done = run_here(settings_for(config, reach), work)
-    put_result(done.model_dump_json() if as_json else registered_text(done))
-    return EXIT_DONE
+    done = run_here(
+        settings_for(config, reach), lambda session, _: session.register(manifest, wish, region=reach.region or "")
+    )
+    return put_answer(done, registered_text, as_json=as_json)
 
 
 def registered_text(done: Registered) -> str:

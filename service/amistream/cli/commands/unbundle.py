@@ -8,18 +8,15 @@ import typer
 
 from amistream.cli.manifest_arguments import Manifest, path_of, settings_for
 from amistream.cli.options import ConfigOption, JsonOption
-from amistream.cli.output import put_note, put_result
+from amistream.cli.output import put_answer, put_note, put_result
 from amistream.cli.request_options import takes, validated
 from amistream.cli.table import columns, counted
-from amistream.errors import EXIT_DONE
 from amistream.request import Identity, Reach
 from amistream.units import duration_text, rate_text, size_text
 from amistream.values import STANDARD_OUTPUT
 
 if TYPE_CHECKING:
     from amistream.bundles.results import Unbundled
-    from amistream.bundles.session import BundleSession
-
 
 Target = Annotated[
     str,
@@ -50,24 +47,20 @@ def unbundle(
 
     Example: [bold]amistream unbundle bundle/image.manifest.xml - --private-key pk.pem | sha256sum[/bold]
     """
-    from amistream.bundles.meter import Meter
-    from amistream.cli.foreground import progress_bar, run_here
+    from amistream.cli.foreground import run_here
 
-    identity, meter = validated(Identity, context), Meter()
-    settings = settings_for(config, validated(Reach, context))
+    identity = validated(Identity, context)
     certificate_file, key_file = path_of(identity.certificate), path_of(identity.private_key)
-
-    async def work(session: BundleSession) -> Unbundled:
-        async with progress_bar(meter, "read"):
-            return await session.unbundle(
-                manifest, destination, meter, force=force, certificate=certificate_file, private_key=key_file
-            )
-
-    result = run_here(settings, work)
+    result = run_here(
+        settings_for(config, validated(Reach, context)),
+        lambda session, meter: session.unbundle(
+            manifest, destination, meter, force=force, certificate=certificate_file, private_key=key_file
+        ),
+        "read",
+    )
     # stdout belongs to the image.
     put = put_note if destination == STANDARD_OUTPUT else put_result
-    put(result.model_dump_json() if as_json else result_text(result))
-    return EXIT_DONE
+    return put_answer(result, result_text, as_json=as_json, put=put)
 
 
 def result_text(result: Unbundled) -> str:

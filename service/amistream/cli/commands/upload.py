@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
-from amistream.cli.manifest_arguments import Bucket, Manifest, bucket_address, settings_for, transferred_facts
+from amistream.cli.manifest_arguments import Bucket, Manifest, bucket_address, settings_for, transferred_text
 from amistream.cli.options import ConfigOption, JsonOption
-from amistream.cli.output import put_result
+from amistream.cli.output import put_answer
 from amistream.cli.request_options import takes, validated
-from amistream.cli.table import columns
-from amistream.errors import EXIT_DONE
 from amistream.request import Reach
-
-if TYPE_CHECKING:
-    from amistream.bundles.results import Transferred
-    from amistream.bundles.session import BundleSession
 
 
 @takes("region", "endpoint_url", "acl")
@@ -36,15 +30,12 @@ def upload(
 
     Example: [bold]amistream upload ./web/image.manifest.xml s3://my-bucket/web[/bold]
     """
-    from amistream.bundles.meter import Meter
-    from amistream.cli.foreground import progress_bar, run_here
+    from amistream.cli.foreground import run_here
 
-    address, reach, meter = bucket_address(destination), validated(Reach, context), Meter()
-
-    async def work(session: BundleSession) -> Transferred:
-        async with progress_bar(meter, "uploading"):
-            return await session.upload(manifest, address, meter, region=reach.region or "")
-
-    done = run_here(settings_for(config, reach), work)
-    put_result(done.model_dump_json() if as_json else columns(transferred_facts(done)))
-    return EXIT_DONE
+    address, reach = bucket_address(destination), validated(Reach, context)
+    done = run_here(
+        settings_for(config, reach),
+        lambda session, meter: session.upload(manifest, address, meter, region=reach.region or ""),
+        "uploading",
+    )
+    return put_answer(done, transferred_text, as_json=as_json)

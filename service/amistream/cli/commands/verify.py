@@ -8,16 +8,15 @@ import typer
 
 from amistream.cli.manifest_arguments import Manifest, path_of, settings_for
 from amistream.cli.options import ConfigOption, JsonOption
-from amistream.cli.output import put_result
+from amistream.cli.output import put_answer
 from amistream.cli.request_options import takes, validated
 from amistream.cli.table import columns, counted
-from amistream.errors import EXIT_DONE, DifferenceError
+from amistream.errors import DifferenceError
 from amistream.request import Identity, Reach
 from amistream.units import duration_text, size_text
 
 if TYPE_CHECKING:
     from amistream.bundles.results import Report
-    from amistream.bundles.session import BundleSession
 
 Deep = Annotated[bool, typer.Option("--deep", help="Read, decrypt and unpack every part; needs the private key.")]
 
@@ -42,20 +41,19 @@ def verify(
 
     Example: [bold]amistream verify --deep --private-key pk.pem bundle/image.manifest.xml[/bold]
     """
-    from amistream.bundles.meter import Meter
-    from amistream.cli.foreground import progress_bar, run_here
+    from amistream.cli.foreground import run_here
 
-    identity, meter = validated(Identity, context), Meter()
-    settings = settings_for(config, validated(Reach, context))
+    identity = validated(Identity, context)
     certificate_file, key_file = path_of(identity.certificate), path_of(identity.private_key)
-
-    async def work(session: BundleSession) -> Report:
-        async with progress_bar(meter, "read" if deep else "checked"):
-            return await session.verify(manifest, meter, deep=deep, certificate=certificate_file, private_key=key_file)
-
-    report = run_here(settings, work)
-    put_result(report.model_dump_json() if as_json else report_text(report))
-    return DifferenceError.exit_status if report.differences else EXIT_DONE
+    report = run_here(
+        settings_for(config, validated(Reach, context)),
+        lambda session, meter: session.verify(
+            manifest, meter, deep=deep, certificate=certificate_file, private_key=key_file
+        ),
+        "read" if deep else "checked",
+    )
+    exit_status = put_answer(report, report_text, as_json=as_json)
+    return DifferenceError.exit_status if report.differences else exit_status
 
 
 def report_text(report: Report) -> str:
