@@ -11,7 +11,7 @@ import pytest
 from amistream.aws.session import Aws
 from amistream.checks import host
 from amistream.checks.destination import Destination
-from amistream.checks.findings import Finding, Status, run_checks
+from amistream.checks.findings import Check, Finding, Status, run_checks
 from amistream.checks.host import HostChecks
 from amistream.checks.source import SourceChecks
 from amistream.values import KIB, MIB
@@ -60,7 +60,8 @@ class Machine:
         asked = request(self.tmp_path / "disk.img", self.tmp_path / "out", self.keys, **changes)
         async with Aws(chosen) as aws:
             checks = HostChecks(chosen, SourceChecks(Destination(asked, chosen, aws, "token")))
-            (finding,) = await run_checks([getattr(checks, name)()])
+            all_of_them = [*checks.checks(), Check("clock", "", host.check_clock)]
+            (finding,) = await run_checks([each for each in all_of_them if each.name == name])
         return finding
 
 
