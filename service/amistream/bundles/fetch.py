@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from amistream.bundles.parts import StoredPart
 from amistream.errors import first_cause
@@ -40,32 +41,21 @@ async def fetch(store: Store, parts: Sequence[StoredPart], take: Callable[[Range
     Data shorter than its range means that the part has shrunk. Raises `StoreError`.
     """
     ahead: deque[tuple[Range, asyncio.Task[bytes]]] = deque()
+    ranges = _ranges(parts)
     try:
         async with asyncio.TaskGroup() as group:
-            for each in _ranges(parts):
-                ahead.append((each, group.create_task(store.read(each.part.name, each.offset, each.length))))
-                if len(ahead) == AHEAD and not await _take_next(ahead, take):
-                    raise _EnoughError
-            while ahead:
-                if not await _take_next(ahead, take):
-                    raise _EnoughError
+            while True:
+                for each in islice(ranges, AHEAD - len(ahead)):
+                    ahead.append((each, group.create_task(store.read(each.part.name, each.offset, each.length))))
+                if not ahead:
+                    return True
+                fetched, reading = ahead.popleft()
+                if not await take(fetched, await reading):
+                    for _, unwanted in ahead:
+                        unwanted.cancel()
+                    return False
     except BaseExceptionGroup as errors:
-        cause = first_cause(errors)
-        if isinstance(cause, _EnoughError):
-            return False
-        raise cause from None
-    return True
-
-
-class _EnoughError(Exception):
-    """No more data is wanted: ends the open requests."""
-
-
-async def _take_next(
-    ahead: deque[tuple[Range, asyncio.Task[bytes]]], take: Callable[[Range, bytes], Awaitable[bool]]
-) -> bool:
-    each, reading = ahead.popleft()
-    return await take(each, await reading)
+        raise first_cause(errors) from None
 
 
 def _ranges(parts: Sequence[StoredPart]) -> Iterator[Range]:
