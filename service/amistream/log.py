@@ -51,15 +51,11 @@ def configure(level: str, log_format: LogFormat) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_rendering(log_format)],
         )
     )
-    handler.addFilter(_is_ours_or_grave)
+    handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name.partition(".")[0] == OWN_LOGGERS)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger(OWN_LOGGERS).setLevel(level.upper())
-
-
-def _is_ours_or_grave(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.WARNING or record.name.partition(".")[0] == OWN_LOGGERS
 
 
 def _rendering(log_format: LogFormat) -> list[Processor]:

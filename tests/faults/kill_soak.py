@@ -287,8 +287,9 @@ class Soak:
         """Check that the bundle holds one state of the volume as a whole."""
         for version in planned.versions[:-1]:
             with suppress(AssertionError):
-                return check_bundle(bundle, version, self._keys.user.key, self._keys.user.certificate)
-        return check_bundle(bundle, planned.versions[-1], self._keys.user.key, self._keys.user.certificate)
+                check_bundle(bundle, version, self._keys.user.key, self._keys.user.certificate)
+                return
+        check_bundle(bundle, planned.versions[-1], self._keys.user.key, self._keys.user.certificate)
 
     def _judge_puts(self, bucket: str) -> None:
         """Each object was stored once, and always with the same bytes: no key was used for two.

@@ -95,15 +95,11 @@ class Ec2:
         return asking(what, self.timeout_s)
 
 
-def _plain_location(location: str) -> str:
-    """Bucket/key, however the location was written when the AMI was registered."""
-    return re.sub(r"^(s3://|https?://[^/]*)?/*", "", location)
-
-
 def _image(found: dict[str, Any]) -> Ami:
     return Ami(
         id=found["ImageId"],
-        location=_plain_location(found.get("ImageLocation", "")),
+        # Bucket/key, however the location was written when the AMI was registered.
+        location=re.sub(r"^(s3://|https?://[^/]*)?/*", "", found.get("ImageLocation", "")),
         state=found.get("State", ""),
         reason=found.get("StateReason", {}).get("Message", ""),
     )

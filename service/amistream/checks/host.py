@@ -55,7 +55,7 @@ class HostChecks:
 
     def _check_state_dir(self) -> Observation:
         folder = self._state_dir
-        existing = _nearest(folder)
+        existing = next((each for each in (folder, *folder.parents) if each.exists()), Path("/"))
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
             raise RefusedError(
                 "state_dir.unwritable",
@@ -122,11 +122,6 @@ class HostChecks:
         if most > min(total, available):
             return notice(found, why="jobs may be swapped out, or killed by the kernel", fix=fix)
         return Observation(found)
-
-
-def _nearest(path: Path) -> Path:
-    """The path itself, or its nearest existing parent."""
-    return next((each for each in (path, *path.parents) if each.exists()), Path("/"))
 
 
 def _check_libraries() -> str:
