@@ -74,7 +74,7 @@ async def test_what_waits_is_bounded() -> None:
         await asyncio.to_thread(block.begun.wait, 20)
         await put_all(worker, range(2))
         one_more = asyncio.create_task(put_all(worker, range(1)))
-        while not worker._channel._changed._waiters:  # type: ignore[attr-defined]  # noqa: ASYNC110 - to see it block
+        while not worker._changed._waiters:  # type: ignore[attr-defined]  # noqa: ASYNC110 - to see it block
             await asyncio.sleep(0)
         assert not one_more.done()
         block.go.set()
