@@ -25,7 +25,7 @@ from amistream.ports.target import Sink
 from amistream.stages.back.unarchive import Piece
 from amistream.stores.directory import DirectoryStore
 from bundles.made import flip
-from bundles.shell_bundle import IV, KEY, shell_bundle
+from bundles.shell_bundle import IV, KEY, Faults, shell_bundle
 from support.volumes import random_image
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Kept:
     def stop(self) -> None: ...
 
 
-def seen(directory: Path, manifest: Manifest) -> list[StoredPart]:
+def stored_parts(directory: Path, manifest: Manifest) -> list[StoredPart]:
     return [StoredPart(part=part, size=(directory / part.filename).stat().st_size) for part in manifest.parts]
 
 
@@ -83,7 +83,7 @@ async def test_a_long_stream_without_markers(level: int, key_ring: KeyRing, tmp_
     image.write_bytes(base64.b64encode(random.Random(1).randbytes(9 * MIB)))
     path = shell_bundle(tmp_path / "bundle", image, key_ring, part_size=5 * MIB, level=level)
     manifest, sink = read(path), Kept()
-    unpacked, meter = await unpack(path.parent, manifest, seen(path.parent, manifest), sink=sink)
+    unpacked, meter = await unpack(path.parent, manifest, stored_parts(path.parent, manifest), sink=sink)
     assert unpacked.differences == ()
     assert sink.content == image.read_bytes()
     assert (meter.parts_done, meter.bytes_done) == (len(manifest.parts), manifest.bundled_size)
@@ -93,7 +93,7 @@ async def test_a_part_that_becomes_shorter(key_ring: KeyRing, tmp_path: Path) ->
     """A part that shrinks after its size was checked is reported."""
     path = shell_bundle(tmp_path / "bundle", random_image(tmp_path / "disk.img", 200_000), key_ring)
     manifest = read(path)
-    parts = seen(path.parent, manifest)
+    parts = stored_parts(path.parent, manifest)
     os.truncate(path.parent / "image.part.01", 1000)
     unpacked, _ = await unpack(path.parent, manifest, parts)
     assert {("part.size", "image.part.01"), ("part.digest", "image.part.01")} <= {
@@ -107,7 +107,7 @@ async def test_digests_alone(key_ring: KeyRing, tmp_path: Path) -> None:
     path = shell_bundle(tmp_path / "bundle", random_image(tmp_path / "disk.img", 300_000), key_ring)
     manifest = read(path)
     flip(path.parent / "image.part.02")
-    unpacked, meter = await unpack(path.parent, manifest, seen(path.parent, manifest)[1:], complete=False)
+    unpacked, meter = await unpack(path.parent, manifest, stored_parts(path.parent, manifest)[1:], complete=False)
     assert [(each.what, each.part) for each in unpacked.differences] == [("part.digest", "image.part.02")]
     assert (unpacked.content, meter.parts_done) == (None, len(manifest.parts) - 1)
 
@@ -117,7 +117,7 @@ async def test_more_than_the_manifest_tells(key_ring: KeyRing, tmp_path: Path) -
     image = random_image(tmp_path / "disk.img", 300_000)
     path = shell_bundle(tmp_path / "bundle", image, key_ring)
     manifest, sink = replace(read(path), size=100_000), Kept()
-    unpacked, _ = await unpack(path.parent, manifest, seen(path.parent, manifest), sink=sink)
+    unpacked, _ = await unpack(path.parent, manifest, stored_parts(path.parent, manifest), sink=sink)
     assert unpacked.content is not None
     assert [each.what for each in compare(manifest, unpacked.content)] == ["image.size"]
     assert sink.content == image.read_bytes()[:100_000]
@@ -128,18 +128,41 @@ class Held(DirectoryStore):
 
     def __init__(self, directory: Path, failure: StoreError | None) -> None:
         super().__init__(directory, token="none")
-        self.asked = asyncio.Event()
         self.let_go = asyncio.Event()
         self._failure_after = failure
 
     async def read(self, name: str, start: int, length: int) -> bytes:
         if name.endswith(".00"):
             return await super().read(name, start, length)
-        self.asked.set()
         await self.let_go.wait()
         if self._failure_after is not None:
             raise self._failure_after
         return cast("bytes", None)
+
+
+class FirstPartRead(Meter):
+    """A meter that shows when a worker has taken all of the first part, and so waits for the second."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        super().__init__()
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        if (name, value) == ("parts_done", 1):
+            self.reached.set()
+
+
+class Behind(Kept):
+    """A sink that takes no data before another worker waits for the second part."""
+
+    def __init__(self, meter: FirstPartRead) -> None:
+        super().__init__()
+        self._meter = meter
+
+    def gather(self, offset: int, data: memoryview) -> Iterator[Piece]:
+        assert self._meter.reached.wait(60)
+        yield from super().gather(offset, data)
 
 
 def workers() -> int:
@@ -155,15 +178,17 @@ async def test_an_end_after_a_flaw_while_a_worker_waits(
 ) -> None:
     """Once the content is known to be invalid, a worker that waits for data is released at any end, with its cause."""
     image = random_image(tmp_path / "disk.img", 12 * MIB)
-    path = shell_bundle(tmp_path / "bundle", image, key_ring, part_size=6 * MIB)
-    flip(path.parent / "image.part.00", 0)
+    # The one run that the first part holds is good at first, and has no valid header of a stored block later.
+    flaw = Faults(gzip=lambda stream: stream[: 2 * MIB] + b"\xff" * 2**17 + stream[2 * MIB + 2**17 :])
+    path = shell_bundle(tmp_path / "bundle", image, key_ring, part_size=6 * MIB, faults=flaw)
     failure = StoreError("store.broken", "cannot read: broken") if end == "the store fails" else None
-    store, manifest = Held(path.parent, failure), read(path)
-    running = asyncio.create_task(unpacking_of(store, manifest).run(seen(path.parent, manifest)))
-    await store.asked.wait()
-    while workers() > 1:  # noqa: ASYNC110 - threads cannot be awaited
-        # One finds the flaw and ends; the other waits for the second part, or has ended as well.
+    store, manifest, meter = Held(path.parent, failure), read(path), FirstPartRead()
+    unpacking = unpacking_of(store, manifest, Behind(meter), meter)
+    running = asyncio.create_task(unpacking.run(stored_parts(path.parent, manifest)))
+    while not meter.reached.is_set() or workers() > 1:  # noqa: ASYNC110 - threads cannot be awaited
+        # One has the flaw in hand and ends; the other waits for the second part.
         await asyncio.sleep(0.001)
+    assert workers() == 1
     if end == "a cancel":
         running.cancel()
     else:
