@@ -118,12 +118,12 @@ class Scene:
         return parts
 
     def parts_stored_once(self) -> None:
-        """Assert that no part or chunk was sent again after a success that the client read."""
+        """Assert that no part or chunk was sent again after a reply of success."""
         acknowledged: set[str] = set()
         for put in self.proxy.seen("PUT", part(".*")):
             what = f"{put.path}?{put.query}"
             assert what not in acknowledged, f"{what} was sent again after a success"
-            if put.status == 200 and self.proxy.was_heard(put):
+            if put.status == 200:
                 acknowledged.add(what)
 
 

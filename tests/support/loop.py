@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import functools
+import fcntl
+import sys
+import termios
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    import socket
+    from collections.abc import Callable, Coroutine, MutableMapping
 
+Address: TypeAlias = tuple[str, int]
 TURNS = 5
 """Turns of the loop in which a request whose time is up closes its connection."""
 
@@ -32,11 +36,13 @@ class TidyLoop(asyncio.SelectorEventLoop):
         """Let `seconds` pass at once; all timers that are due then run."""
         self._ahead_s += seconds
 
-    def has_connection(self, address: tuple[str, int]) -> bool:
-        """Report whether a connection from this local address is open and not closing."""
-        return any(
-            each.get_extra_info("sockname") == address and not each.is_closing() for each in self._transports.values()
-        )
+    def connections_to(self, peer: Address) -> dict[Address, socket.socket]:
+        """The open connections to that address, by their own."""
+        return {
+            each.get_extra_info("sockname"): each.get_extra_info("socket")
+            for each in self._transports.values()
+            if each.get_extra_info("peername") == peer and not each.is_closing()
+        }
 
     def close(self) -> None:
         for transport in list(self._transports.values()):
@@ -55,23 +61,44 @@ class Clock:
     loop: TidyLoop
     step_s: float
 
-    async def pass_for(self, address: tuple[str, int]) -> bool:
-        """Let one step pass if the client at `address` still waits, and let it act; returns whether it waited."""
+    async def pass_for(
+        self, held: Address, server: Address, is_quiet: Callable[[set[Address]], Coroutine[None, None, bool]]
+    ) -> bool:
+        """Let one step pass if the client at `held` still waits, and let it act; returns whether it waits.
+
+        No step passes while another of its connections carries a request, or a reply that it has not read:
+        `is_quiet`, called on the server's loop while the client's loop stands still, reports the requests.
+        """
         done: Future[bool] = Future()
-        self.loop.call_soon_threadsafe(self._step, address, done)
+        serving = asyncio.get_running_loop()
+
+        def step(turns: int) -> None:
+            if done.cancelled():
+                return
+            connections = self.loop.connections_to(server)
+            read_all = not any(map(unread, connections.values()))
+            if not read_all or not asyncio.run_coroutine_threadsafe(is_quiet(set(connections)), serving).result():
+                turned(0)
+            elif turns:
+                self.loop.call_soon(step, turns - 1)
+            else:
+                if held in connections:
+                    self.loop.put_forward(self.step_s)
+                turned(TURNS)
+
+        def turned(turns: int) -> None:
+            if turns:
+                self.loop.call_soon(turned, turns - 1)
+            elif not done.cancelled():
+                done.set_result(held in self.loop.connections_to(server))
+
+        self.loop.call_soon_threadsafe(step, TURNS)
         return await asyncio.wrap_future(done)
 
-    def _step(self, address: tuple[str, int], done: Future[bool]) -> None:
-        waits = self.loop.has_connection(address)
-        if waits:
-            self.loop.put_forward(self.step_s)
-        self._turn(done, TURNS, waits=waits)
 
-    def _turn(self, done: Future[bool], turns: int, *, waits: bool) -> None:
-        if turns:
-            self.loop.call_soon(functools.partial(self._turn, done, turns - 1, waits=waits))
-        elif not done.cancelled():
-            done.set_result(waits)
+def unread(connection: socket.socket) -> int:
+    """Count the bytes that were received and not read."""
+    return int.from_bytes(fcntl.ioctl(connection.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def clock(step_s: float) -> Clock:

@@ -13,7 +13,6 @@ import socket
 import ssl
 import struct
 import threading
-import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
@@ -22,6 +21,7 @@ from urllib.parse import parse_qsl, urlsplit
 from xml.sax.saxutils import escape
 
 from support.http1 import READ_LIMIT, Framing, Head, HttpError, read_body, read_head
+from support.loop import Address, unread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 WAIT_SECONDS = 120.0
 TICK_S = 0.005
 """Between two looks at a client whose request is held."""
-HEARD_S = 2.0
-"""A client has read a reply within this time, however busy the machine is."""
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 Result = TypeVar("Result")
 
@@ -152,8 +150,6 @@ class Request:
     fault: Fault | None = None
     over: threading.Event = field(default_factory=threading.Event)
     """Set when nothing is done for this request any more, whether or not anybody heard its reply."""
-    began: float = field(default_factory=time.monotonic)
-    ended: float = 0.0
 
     @property
     def parameters(self) -> dict[str, str]:
@@ -185,7 +181,9 @@ class FaultProxy:
         self._counts = {fault: 0 for fault, _ in self._scripts}
         self._tasks: set[asyncio.Task[None]] = set()
         self._moving = 0
-        self._put_forward: list[float] = []
+        #: Connections that carry no request, and those that are held for ever.
+        self._idle: dict[Address, socket.socket] = {}
+        self._held: set[Address] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy")
         parts = urlsplit(self.target.url)
@@ -193,10 +191,6 @@ class FaultProxy:
         self._upstream_tls: ssl.SSLContext | None = None
         if self.target.is_https:
             self._upstream_tls = ssl.create_default_context(cafile=self.target.ca_bundle)
-
-    def was_heard(self, request: Request) -> bool:
-        """Report whether the client certainly had the time to read the reply before its clock was put forward."""
-        return not any(request.began <= moment <= request.ended + HEARD_S for moment in self._put_forward)
 
     @property
     def endpoint(self) -> Endpoint:
@@ -300,22 +294,26 @@ class FaultProxy:
 
     async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Serve one request and say whether the connection may carry another."""
-        head = await read_head(reader)
+        address: Address = writer.get_extra_info("peername")
+        self._idle[address] = writer.get_extra_info("socket")
+        try:
+            head = await read_head(reader)
+        finally:
+            del self._idle[address]
         if head is None:
             return False
         method, target, _ = head.first_line
         path, _, query = target.partition("?")
         request = Request(method=method, path=path, query=query, headers=head.headers)
         self.requests.append(request)
-        if head.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-            request.form = b"".join([piece async for piece in read_body(reader, head.request_framing())])
-        request.fault = self._fault_for(request)
         self._moving += 1
         try:
+            if head.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+                request.form = b"".join([piece async for piece in read_body(reader, head.request_framing())])
+            request.fault = self._fault_for(request)
             return await self._do(request, head, reader, writer)
         finally:
             self._moving -= 1
-            request.ended = time.monotonic()
             request.over.set()
 
     async def _do(
@@ -341,17 +339,28 @@ class FaultProxy:
 
     async def _hold(self, writer: asyncio.StreamWriter) -> None:
         """Hold the connection for ever; the client's clock, once known, runs until the client gives up."""
+        address: Address = writer.get_extra_info("peername")
+        self._held.add(address)
         self._moving -= 1
         waits = True
         try:
             while waits:
                 await asyncio.sleep(TICK_S)
                 if self.clock is not None and self._moving == 0:
-                    self._put_forward.append(time.monotonic())
-                    waits = await self.clock.pass_for(writer.get_extra_info("peername"))
+                    waits = await self.clock.pass_for(address, writer.get_extra_info("sockname"), self._is_quiet)
             await asyncio.get_running_loop().create_future()
         finally:
             self._moving += 1
+            self._held.remove(address)
+
+    async def _is_quiet(self, addresses: set[Address]) -> bool:
+        """Report that none of these connections carries a request, but those that are held."""
+        if any(map(unread, self._idle.values())):
+            return False
+        for _ in range(3):
+            # A head that was received is read in the next turns.
+            await asyncio.sleep(0)
+        return self._moving == 0 and addresses <= self._idle.keys() | self._held
 
     def _fault_for(self, request: Request) -> Fault | None:
         chosen = None
