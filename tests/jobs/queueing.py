@@ -44,23 +44,23 @@ class Hands:
 
     journal: Journal
     begun: asyncio.Queue[tuple[str, Job]] = field(default_factory=asyncio.Queue)
-    seen: list[tuple[str, str]] = field(default_factory=list)
-    living: set[str] = field(default_factory=set)
+    calls: list[tuple[str, str]] = field(default_factory=list)
+    running: set[str] = field(default_factory=set)
     orders: dict[str, asyncio.Future[State]] = field(default_factory=dict)
     leaving: bool = False
     """The test is over: removals end by themselves."""
 
     async def run(self, job: Job) -> None:
         job.move(State.CHECKING)
-        await self._live("run", job)
+        await self._work("run", job)
 
     async def clean(self, job: Job) -> None:
-        await self._live("clean", job)
+        await self._work("clean", job)
 
-    async def _live(self, what: str, job: Job) -> None:
-        assert job.id not in self.living, "two runs of one job at a time"
-        self.living.add(job.id)
-        self.seen.append((what, job.id))
+    async def _work(self, what: str, job: Job) -> None:
+        assert job.id not in self.running, "two runs of one job at a time"
+        self.running.add(job.id)
+        self.calls.append((what, job.id))
         self.orders[job.id] = asyncio.get_running_loop().create_future()
         self.begun.put_nowait((what, job))
         if self.leaving and what == "clean":
@@ -75,7 +75,7 @@ class Hands:
         else:
             await self._end(job, state)
         finally:
-            self.living.discard(job.id)
+            self.running.discard(job.id)
 
     async def _end(self, job: Job, state: State) -> None:
         job.resumable = state in {State.FAILED, State.INTERRUPTED}
@@ -120,9 +120,9 @@ class Scene:
         return job
 
     async def next_step(self, job: Job) -> NextStep:
-        kept = await self.journal.find(job.id)
-        assert kept is not None
-        return kept.next_step
+        entry = await self.journal.find(job.id)
+        assert entry is not None
+        return entry.next_step
 
 
 async def ended(job: Job) -> State:
@@ -152,7 +152,7 @@ async def running(
                 if drain is not None:
                     await queue.drain(drain)
         finally:
-            assert not hands.living
+            assert not hands.running
 
 
 async def left_behind(state_dir: Path, next_step: NextStep, *, by_itself: bool = True, **view: Any) -> JobView:

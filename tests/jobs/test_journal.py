@@ -127,9 +127,9 @@ async def entered(journal: Journal, request: JobRequest = REQUEST, **options: An
 
 
 async def found(journal: Journal, job: Job) -> JournalEntry:
-    kept = await journal.find(job.id)
-    assert kept is not None
-    return kept
+    entry = await journal.find(job.id)
+    assert entry is not None
+    return entry
 
 
 async def test_a_job_comes_back_as_it_was_entered(tmp_path: Path) -> None:
@@ -160,8 +160,8 @@ async def test_a_job_comes_back_as_it_was_entered(tmp_path: Path) -> None:
             parts=0,
         )
         other = await entered(journal)
-        kept = await found(journal, other)
-        assert (kept.by_itself, kept.confined, kept.idempotency_key) == (False, False, "")
+        entry = await found(journal, other)
+        assert (entry.by_itself, entry.confined, entry.idempotency_key) == (False, False, "")
 
 
 async def test_bundling_comes_back_as_it_was_entered(tmp_path: Path) -> None:
@@ -179,11 +179,11 @@ async def test_bundling_comes_back_as_it_was_entered(tmp_path: Path) -> None:
         await journal.commit(job.id, 0, b"<manifest>another</manifest>")
         await journal.done(job.id, 1, PLACE)
     async with Journal(tmp_path, by_itself=True) as journal:
-        kept = await found(journal, job)
-        assert kept.next_step is NextStep.KEPT
-        assert kept.bundling == BUNDLING
-        assert kept.manifests == {0: b"<manifest>another</manifest>", 1: b"<manifest>\x00\xff</manifest>"}
-        assert (kept.done, kept.result, kept.parts) == ({1: PLACE}, RESULT, 4)
+        entry = await found(journal, job)
+        assert entry.next_step is NextStep.KEPT
+        assert entry.bundling == BUNDLING
+        assert entry.manifests == {0: b"<manifest>another</manifest>", 1: b"<manifest>\x00\xff</manifest>"}
+        assert (entry.done, entry.result, entry.parts) == ({1: PLACE}, RESULT, 4)
         assert await journal.parts(job.id) == [
             sealed(0),
             sealed(1, stored=True),
@@ -237,8 +237,8 @@ async def test_beginning_anew_forgets_the_earlier_parts(tmp_path: Path) -> None:
         await journal.commit(job.id, 0, b"<manifest/>")
         later = BUNDLING.model_copy(update={"mtime": 5})
         await journal.begin(job.id, later)
-        kept = await found(journal, job)
-        assert (kept.bundling, kept.manifests, kept.result, kept.parts) == (later, {}, None, 0)
+        entry = await found(journal, job)
+        assert (entry.bundling, entry.manifests, entry.result, entry.parts) == (later, {}, None, 0)
         await journal.seal(job.id, sealed(0))
 
 
@@ -251,8 +251,8 @@ async def test_a_reopened_job_is_bundled_again_and_nothing_put_is_forgotten(tmp_
         for number in (0, 1):
             await journal.commit(job.id, number, b"<manifest/>")
         await journal.reopen(job.id)
-        kept = await found(journal, job)
-        assert (kept.result, kept.manifests) == (None, {0: b"<manifest/>", 1: b"<manifest/>"})
+        entry = await found(journal, job)
+        assert (entry.result, entry.manifests) == (None, {0: b"<manifest/>", 1: b"<manifest/>"})
 
 
 async def test_a_part_is_entered_once(tmp_path: Path) -> None:
@@ -275,9 +275,9 @@ async def test_an_ended_job_leaves_its_view_only(tmp_path: Path) -> None:
         job.error = ErrorBody(code="a.b", message="cannot")
         job.move(State.FAILED)
         await journal.end(job.view())
-        kept = await found(journal, job)
-        assert (kept.next_step, kept.view, kept.request) == (NextStep.OVER, job.view(), REQUEST)
-        assert (kept.bundling, kept.manifests, kept.result, kept.parts) == (None, {}, None, 0)
+        entry = await found(journal, job)
+        assert (entry.next_step, entry.view, entry.request) == (NextStep.OVER, job.view(), REQUEST)
+        assert (entry.bundling, entry.manifests, entry.result, entry.parts) == (None, {}, None, 0)
         assert await journal.parts(job.id) == []
 
 
@@ -299,7 +299,7 @@ async def test_old_ended_jobs_are_forgotten(tmp_path: Path, monkeypatch: pytest.
         await journal.seal(views[0].id, sealed(0))
         for view in views[2:]:
             await journal.end(view)
-        left = [kept.view.id for kept in await journal.all()]
+        left = [entry.view.id for entry in await journal.all()]
         assert left == [view.id for view in (views[0], views[1], *views[4:])]
         assert len(await journal.parts(views[0].id)) == 1
 
@@ -308,7 +308,7 @@ async def test_oldest_first_within_a_second(tmp_path: Path) -> None:
     """Jobs come back in the order in which they came, however close they came upon each other."""
     async with Journal(tmp_path, by_itself=True) as journal:
         jobs = [await entered(journal) for _ in range(12)]
-        assert [kept.view.id for kept in await journal.all()] == [job.id for job in jobs]
+        assert [entry.view.id for entry in await journal.all()] == [job.id for job in jobs]
 
 
 async def test_nobody_else_reads_it(tmp_path: Path) -> None:
@@ -388,7 +388,7 @@ async def test_a_living_process_keeps_its_jobs(tmp_path: Path) -> None:
     with another_process(tmp_path) as (process, job_id):
         async with Journal(tmp_path, by_itself=True) as journal:
             own = await entered(journal)
-            assert [kept.view.id for kept in await journal.all()] == [own.id]
+            assert [entry.view.id for entry in await journal.all()] == [own.id]
             assert await journal.find(job_id) is not None
             with pytest.raises(ConflictError, match="another process is running it") as caught:
                 await journal.claim(job_id)
@@ -397,7 +397,7 @@ async def test_a_living_process_keeps_its_jobs(tmp_path: Path) -> None:
             process.kill()
             process.wait()
             await journal.claim(job_id)
-            assert {kept.view.id for kept in await journal.all()} == {own.id, job_id}
+            assert {entry.view.id for entry in await journal.all()} == {own.id, job_id}
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, None], ids=["killed", "ended well"])
@@ -410,7 +410,7 @@ async def test_a_gone_process_leaves_its_jobs(end: signal.Signals | None, tmp_pa
             process.send_signal(end)
         process.wait()
     async with Journal(tmp_path, by_itself=True) as journal, Journal(tmp_path, by_itself=True) as late:
-        assert [kept.view.id for kept in await journal.all()] == [job_id]
+        assert [entry.view.id for entry in await journal.all()] == [job_id]
         await journal.claim(job_id)
         with pytest.raises(ConflictError):
             await late.claim(job_id)
@@ -442,7 +442,7 @@ async def test_ended_jobs_of_a_living_process_are_listed(tmp_path: Path) -> None
         assert await two.all() == []
         job.move(State.CANCELLED)
         await one.end(job.view())
-        assert [kept.view for kept in await two.all()] == [job.view()]
+        assert [entry.view for entry in await two.all()] == [job.view()]
 
 
 async def fill(journal: Journal) -> JobError:
@@ -550,9 +550,9 @@ async def test_what_came_of_a_registration(tmp_path: Path) -> None:
         await journal.registering(job.id, 0, "ami-12345678")
         await journal.registering(job.id, 1, "")
         await journal.commit(job.id, 0, b"<manifest />")
-        kept = await found(journal, job)
-        assert kept.images == {0: "ami-12345678", 1: ""}
-        assert kept.manifests[0] == b"<manifest />"
+        entry = await found(journal, job)
+        assert entry.images == {0: "ami-12345678", 1: ""}
+        assert entry.manifests[0] == b"<manifest />"
         await journal.registering(job.id, 1, None)
         assert (await found(journal, job)).images == {0: "ami-12345678"}
 
@@ -569,8 +569,8 @@ async def test_a_journal_from_before_registrations_were_entered(tmp_path: Path) 
         database.execute("PRAGMA user_version = 1")
     database.close()
     async with Journal(tmp_path, by_itself=True) as journal:
-        kept = await found(journal, job)
-        assert (kept.manifests, kept.images) == ({0: b"<manifest/>"}, {})
+        entry = await found(journal, job)
+        assert (entry.manifests, entry.images) == ({0: b"<manifest/>"}, {})
         await journal.registering(job.id, 0, "ami-12345678")
         assert (await found(journal, job)).images == {0: "ami-12345678"}
 
@@ -624,7 +624,7 @@ async def test_a_job_of_another_version(tmp_path: Path) -> None:
         before = database.execute("SELECT * FROM jobs WHERE id = ?", row).fetchall()
     database.close()
     async with Journal(tmp_path, by_itself=True) as journal:
-        assert [kept.view.id for kept in await journal.all()] == [plain.id]
+        assert [entry.view.id for entry in await journal.all()] == [plain.id]
         for asked in (journal.find, journal.claim):
             with pytest.raises(JobError, match=f"cannot read job {strange.id} in the journal") as caught:
                 await asked(strange.id)

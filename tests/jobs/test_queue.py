@@ -23,10 +23,10 @@ async def test_entered_before_anybody_hears_of_it(tmp_path: Path) -> None:
     async with running(tmp_path) as scene:
         job = (await scene.queue.submit(request("a"), idempotency_key="one", confined=True))[0]
         async with Journal(tmp_path, by_itself=False) as another:
-            kept = await another.find(job.id)
-        assert kept is not None
-        assert (kept.request, kept.idempotency_key, kept.confined) == (request("a"), "one", True)
-        assert kept.by_itself
+            entry = await another.find(job.id)
+        assert entry is not None
+        assert (entry.request, entry.idempotency_key, entry.confined) == (request("a"), "one", True)
+        assert entry.by_itself
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ async def test_what_waits_to_be_asked_for(resume: bool, by_itself: bool, view: d
         job = scene.queue.get(left.id)
         wanted = State.INTERRUPTED if left.state is State.BUNDLING else State.FAILED
         assert (job.state, job.resumable, job.ended.is_set()) == (wanted, True, True)
-        assert scene.hands.seen == []
+        assert scene.hands.calls == []
         again = await scene.queue.resume(job.id)
         assert (again.state, again.id, again.resumable) == (State.QUEUED, job.id, False)
         assert await scene.hands.wait_begun() == ("run", again)
@@ -92,7 +92,7 @@ async def test_what_is_over_is_only_shown(tmp_path: Path) -> None:
             await scene.queue.resume(job.id)
         with pytest.raises(ConflictError, match="it is done already"):
             await scene.queue.cancel(job.id)
-        assert scene.hands.seen == []
+        assert scene.hands.calls == []
 
 
 async def test_jobs_of_a_living_process_are_left_alone(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ async def test_another_was_quicker(tmp_path: Path) -> None:
 
         async with running(tmp_path, make_journal=Late) as scene:
             await scene.queue.recover(resume=True)
-            assert scene.hands.seen == []
+            assert scene.hands.calls == []
             own = await scene.begin("b")
             await scene.hands.end(own)
 
@@ -170,7 +170,7 @@ async def test_cancelled_jobs_do_not(tmp_path: Path) -> None:
     assert (first.state, second.state) == (State.CANCELLED, State.CANCELLED)
     async with running(tmp_path) as scene:
         await scene.queue.recover(resume=True)
-        assert scene.hands.seen == []
+        assert scene.hands.calls == []
         assert [(job.state, job.resumable) for job in scene.queue.jobs()] == [(State.CANCELLED, False)] * 2
 
 
@@ -185,7 +185,7 @@ async def test_cancel_right_after_submit(turns: int, tmp_path: Path) -> None:
         assert await ended(job) is State.CANCELLED
         await scene.queue.drain(OnStop.FINISH)
         assert await scene.next_step(job) is NextStep.OVER
-        assert len(scene.hands.seen) <= 1
+        assert len(scene.hands.calls) <= 1
 
 
 async def test_resume_begins_the_job_again(tmp_path: Path) -> None:
@@ -245,12 +245,12 @@ async def test_a_daemon_told_to_stop_while_it_takes_a_job_up(how: OnStop, tmp_pa
         taking, go = asyncio.Event(), asyncio.Event()
         claim = scene.journal.claim
 
-        async def slowly(job_id: str) -> JournalEntry:
+        async def claim_late(job_id: str) -> JournalEntry:
             taking.set()
             await go.wait()
             return await claim(job_id)
 
-        scene.journal.claim = slowly  # type: ignore[method-assign]  # the test's own grip on the journal
+        scene.journal.claim = claim_late  # type: ignore[method-assign]  # the test's own grip on the journal
         resuming = asyncio.create_task(scene.queue.resume(job.id))
         await taking.wait()
         await scene.queue.drain(how)
@@ -258,7 +258,7 @@ async def test_a_daemon_told_to_stop_while_it_takes_a_job_up(how: OnStop, tmp_pa
         with pytest.raises(BusyError):
             await resuming
         assert job.resumable
-        assert scene.hands.living == set()
+        assert scene.hands.running == set()
 
 
 @pytest.mark.parametrize("ask", ["resume", "cancel"])
@@ -276,10 +276,10 @@ async def test_a_job_that_another_process_finished(ask: str, tmp_path: Path) -> 
         assert caught.value.code == "job.ended"
         job = scene.queue.get(view.id)
         assert (job.state, job.result, job.resumable) == (State.DONE, RESULT, False)
-        assert scene.hands.seen == []
-        kept = await scene.journal.find(view.id)
-        assert kept is not None
-        assert (kept.next_step, kept.view) == (NextStep.OVER, done)
+        assert scene.hands.calls == []
+        entry = await scene.journal.find(view.id)
+        assert entry is not None
+        assert (entry.next_step, entry.view) == (NextStep.OVER, done)
 
 
 async def test_another_finished_it_while_this_one_started(tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ async def test_another_finished_it_while_this_one_started(tmp_path: Path) -> Non
 
     async with running(tmp_path, make_journal=Late) as scene:
         await scene.queue.recover(resume=True)
-        assert scene.hands.seen == []
+        assert scene.hands.calls == []
         assert scene.queue.get(view.id).state is State.DONE
 
 
@@ -335,14 +335,14 @@ async def test_asked_twice_at_once(asked: tuple[str, str], tmp_path: Path) -> No
     """The first of two simultaneous requests about a kept job counts: a job never has two runs."""
     async with running(tmp_path, max_jobs=4) as scene:
         job = await scene.keep()
-        del scene.hands.seen[:]
+        del scene.hands.calls[:]
         asking = [getattr(scene.queue, word)(job.id) for word in asked]
         answers = await asyncio.gather(*asking, return_exceptions=True)
         assert isinstance(answers[0], Job)
         assert isinstance(answers[1], Job | ConflictError)
         await scene.hands.wait_begun()
         await scene.queue.drain(OnStop.CANCEL)
-        assert scene.hands.seen == [("run" if asked[0] == "resume" else "clean", job.id)]
+        assert scene.hands.calls == [("run" if asked[0] == "resume" else "clean", job.id)]
 
 
 async def test_a_waiting_job_that_kept_something_is_removed_when_it_is_cancelled(tmp_path: Path) -> None:
@@ -373,8 +373,8 @@ async def test_a_stop_does_not_forget_what_a_waiting_job_kept(how: OnStop, tmp_p
             assert await scene.hands.wait_begun() == ("clean", job)
             await scene.hands.end(job, State.CANCELLED)
         await draining
-        kept = await scene.next_step(job)
-    assert (job.state, kept) == (
+        next_step = await scene.next_step(job)
+    assert (job.state, next_step) == (
         (State.CANCELLED, NextStep.OVER) if how is OnStop.CANCEL else (State.INTERRUPTED, NextStep.KEPT)
     )
 
@@ -392,17 +392,17 @@ async def test_a_removal_that_waits_is_not_forgotten_by_a_stop(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("begins", [True, False], ids=["begun", "before it could begin"])
-async def test_asked_again_while_the_last_life_is_on_its_way_out(begins: bool, tmp_path: Path) -> None:
+async def test_asked_again_while_the_last_run_still_ends(begins: bool, tmp_path: Path) -> None:
     """A job that is resumed while its ended run is still leaving can be cancelled like any other."""
     async with Journal(tmp_path, by_itself=True) as journal:
         hands = Hands(journal)
         may_leave = asyncio.Event()
 
         async def lingering(job: Job) -> None:
-            if hands.seen:
+            if hands.calls:
                 await hands.run(job)
                 return
-            hands.seen.append(("run", job.id))
+            hands.calls.append(("run", job.id))
             job.move(State.CHECKING)
             job.end(End(State.FAILED, error=LostError("store.lost", "cannot: lost"), resumable=True))
             await may_leave.wait()
@@ -410,13 +410,13 @@ async def test_asked_again_while_the_last_life_is_on_its_way_out(begins: bool, t
         async with JobQueue(lingering, hands.clean, journal, max_jobs=2, max_queued=2, default_prefix="image") as queue:
             first, _ = await queue.submit(request("a"))
             await ended(first)
-            first_life = queue._tasks[first.id]
+            first_run = queue._tasks[first.id]
             second = await queue.resume(first.id)
             hands.leaving = True
             if begins:
                 await hands.wait_begun()
                 may_leave.set()
-                await asyncio.wait({first_life})
+                await asyncio.wait({first_run})
             await queue.cancel(second.id)
             may_leave.set()
             assert await ended(second) is State.CANCELLED
@@ -434,7 +434,7 @@ async def test_who_gives_up_waiting_for_the_answer(tmp_path: Path) -> None:
             await scene.hands.end(job)
 
 
-async def test_what_an_earlier_life_said_is_not_said_of_the_next(tmp_path: Path) -> None:
+async def test_an_earlier_run_s_error_is_not_shown_of_the_next(tmp_path: Path) -> None:
     """A job that is taken up again has the notices of its earlier run, but not its error, result or end."""
     async with running(tmp_path) as scene:
         first = await scene.begin()

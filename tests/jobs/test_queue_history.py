@@ -25,18 +25,18 @@ async def test_a_job_that_ended_long_ago_is_shown_as_it_ended(tmp_path: Path) ->
         old.note("the clock is off")
         old.result = RESULT
         await scene.hands.end(old)
-        told = [event async for event in old.events()]
+        events = [event async for event in old.events()]
         for number in range(FRESH):
-            assert [event async for event in old.events()] == told
+            assert [event async for event in old.events()] == events
             await scene.hands.end(await scene.begin(str(number)))
         await scene.submit("last")
 
-        assert scene.queue.get(old.id).view() == told[-1].job
-        assert (told[-1].job.notices, told[-1].job.result) == (("the clock is off",), RESULT)
-        assert [event async for event in old.events()] == [told[-1]]
-        assert [event async for event in old.events(after=told[-2].id)] == [told[-1]]
-        assert [event async for event in old.events(after=told[-1].id)] == []
-        assert [first, *[event async for event in follower]] == [told[0], told[-1]]
+        assert scene.queue.get(old.id).view() == events[-1].job
+        assert (events[-1].job.notices, events[-1].job.result) == (("the clock is off",), RESULT)
+        assert [event async for event in old.events()] == [events[-1]]
+        assert [event async for event in old.events(after=events[-2].id)] == [events[-1]]
+        assert [event async for event in old.events(after=events[-1].id)] == []
+        assert [first, *[event async for event in follower]] == [events[0], events[-1]]
 
 
 async def test_what_kept_something_is_never_put_away(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ async def test_what_is_being_taken_up_is_not_put_away(tmp_path: Path) -> None:
 async def test_a_job_is_not_put_away_before_its_work_has_returned(tmp_path: Path) -> None:
     """The runner of a job can still read its result after the job has ended."""
     left = asyncio.Event()
-    seen: list[JobResult | None] = []
+    results: list[JobResult | None] = []
 
     async with Journal(tmp_path, by_itself=True) as journal:
         hands = Hands(journal)
@@ -92,7 +92,7 @@ async def test_a_job_is_not_put_away_before_its_work_has_returned(tmp_path: Path
             await hands.run(job)
             if job.request.source.endswith("slow"):
                 await left.wait()
-                seen.append(job.result)
+                results.append(job.result)
 
         async with JobQueue(run, hands.clean, journal, max_jobs=2, max_queued=10, default_prefix="image") as queue:
             scene = Scene(queue, hands, journal)
@@ -104,4 +104,4 @@ async def test_a_job_is_not_put_away_before_its_work_has_returned(tmp_path: Path
             await scene.submit("last")
             left.set()
             await hands.end((await hands.wait_begun())[1])
-    assert seen == [RESULT]
+    assert results == [RESULT]
