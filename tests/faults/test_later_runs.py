@@ -29,19 +29,31 @@ def unseen(times: int | None) -> Fault:
     return Fault(action=answer, method="POST", form=FIND, times=times)
 
 
-def unwatched() -> Fault:
-    """EC2 does not say what became of an image: the job ends with its manifest put and its image registered."""
-    return Fault(action=Answer(status=403, code="UnauthorizedOperation"), method="POST", form=LOOK, times=None)
-
-
-async def registered_and_failed(there: Scene, fault: Fault) -> Job:
-    """A job that fails after its registration went through, and may be gone on with."""
+async def registered_and_failed(there: Scene) -> Job:
+    """A job whose image is registered, which EC2 did not say: it fails, and may be continued."""
+    unknown = Fault(action=Answer(status=403, code="UnauthorizedOperation"), method="POST", form=LOOK, times=None)
+    await asyncio.to_thread(there.proxy.add, unknown)
     job = await there.run()
     assert job.error is not None
     assert (job.error.code, job.resumable) == ("register.unknown", True)
     assert len(there.images()) == 1
-    await asyncio.to_thread(there.proxy.mend, fault)
+    await asyncio.to_thread(there.proxy.mend, unknown)
     return job
+
+
+async def lost_a_part(there: Scene) -> Job:
+    """A job whose manifest is put and image registered, and that found one of its parts missing since."""
+    job = await registered_and_failed(there)
+    there.ground.s3.delete_object(Bucket=there.ground.bucket, Key=f"{there.root}/x/image.part.02")
+    job = await there.resume(job)
+    assert job.error is not None
+    assert (job.error.code, job.resumable) == ("store.lost", True)
+    return job
+
+
+def put_another_s(there: Scene, *names: str) -> None:
+    for name in names:
+        there.ground.s3.put_object(Bucket=there.ground.bucket, Key=f"{there.root}/x/{name}", Body=b"the rival's")
 
 
 async def test_a_rival_s_parts_stay(scene: MakeScene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,9 +67,7 @@ async def test_a_rival_s_parts_stay(scene: MakeScene, monkeypatch: pytest.Monkey
             job, _ = await queue.submit(there.request())
             await hit(there.proxy, refused)
             await hit(there.proxy, unheard)
-            rival = {f"{there.root}/x/image.part.{number:02d}": b"the rival's" for number in (0, 1)}
-            for key, body in rival.items():
-                there.ground.s3.put_object(Bucket=there.ground.bucket, Key=key, Body=body)
+            put_another_s(there, "image.part.00", "image.part.01")
             await asyncio.to_thread(there.proxy.let_go, refused)
             await ended(job)
             await asyncio.to_thread(there.proxy.let_go, unheard)
@@ -79,9 +89,8 @@ async def test_an_image_that_was_there_before_is_not_this_job_s(scene: MakeScene
 
 async def test_cancelled_before_it_put_the_manifest_again(scene: MakeScene) -> None:
     """A later run that is cancelled while it still checks the parts removes manifest and AMI too."""
-    unknown = unwatched()
-    async with scene(unknown) as there:
-        first = await registered_and_failed(there, unknown)
+    async with scene() as there:
+        first = await registered_and_failed(there)
         held = Fault(action=PauseRequest(), method="HEAD", path=part(1))
         await asyncio.to_thread(there.proxy.add, held)
         async with there.queue() as queue:
@@ -94,104 +103,62 @@ async def test_cancelled_before_it_put_the_manifest_again(scene: MakeScene) -> N
         assert there.left() == []
 
 
-async def lost_a_part(there: Scene) -> Job:
-    """A job whose manifest is put and image registered, and that found one of its parts missing since."""
-    unknown = unwatched()
-    await asyncio.to_thread(there.proxy.add, unknown)
-    job = await registered_and_failed(there, unknown)
-    there.ground.s3.delete_object(Bucket=there.ground.bucket, Key=f"{there.root}/x/image.part.02")
-    job = await there.resume(job)
-    assert job.error is not None
-    assert (job.error.code, job.resumable) == ("store.lost", True)
-    return job
-
-
-async def test_removed_after_a_part_was_lost(scene: MakeScene) -> None:
-    """A job that lacks a part of a bundle that was whole is removed with its manifest and its image."""
-    async with scene() as there:
-        job = await there.cancel(await lost_a_part(there))
-        assert job.state is State.CANCELLED
-        assert there.left() == []
-
-
-async def test_stored_again_after_a_part_was_lost(scene: MakeScene) -> None:
-    """A part that is missing from a bundle that was whole is stored again, and the image that is there is kept."""
+@pytest.mark.parametrize("end", ["removed", "continued", "begun anew"])
+async def test_after_a_part_of_a_whole_bundle_was_lost(end: str, scene: MakeScene) -> None:
+    """The job is removed with manifest and AMI, or stores the part again and keeps the AMI, or makes both anew."""
     async with scene() as there:
         job = await lost_a_part(there)
         before = there.images()
+        if end == "removed":
+            job = await there.cancel(job)
+            assert job.state is State.CANCELLED
+            assert there.left() == []
+            return
+        if end == "begun anew":
+            random_image(there.image, there.image.stat().st_size, seed=5)
         job = await there.resume(job)
-        assert job.state is State.DONE, job.error
-        assert there.images() == before
+        assert job.result is not None, job.error
+        assert there.images() == [job.result.image_id]
+        assert (there.images() == before) is (end == "continued")
         there.fits(thoroughly=True)
 
 
-async def test_begun_anew_after_the_manifest_was_put(scene: MakeScene) -> None:
-    """After a change of the volume the old manifest and AMI are replaced by new ones."""
-    async with scene() as there:
-        job = await lost_a_part(there)
-        (before,) = there.images()
-        random_image(there.image, there.image.stat().st_size, seed=5)
-        job = await there.resume(job)
-        assert job.state is State.DONE, job.error
-        assert job.result is not None
-        assert there.images() == [job.result.image_id] != [before]
-        there.fits(thoroughly=True)
-
-
-async def test_a_registration_that_was_answered_late_is_removed_by_its_id(scene: MakeScene) -> None:
-    """An AMI whose registration is answered after the cancel is removed, even if EC2 does not list its name yet."""
-    held = Fault(action=PauseReply(), method="POST", form=REGISTER)
-    async with scene(held) as there:
-        async with there.queue() as queue:
-            job, _ = await queue.submit(there.request())
-            await hit(there.proxy, held)
-            await asyncio.to_thread(there.proxy.add, unseen(None))
-            await queue.cancel(job.id)
-            await asyncio.to_thread(there.proxy.let_go, held)
-            await ended(job)
-        assert (job.state, job.resumable) == (State.CANCELLED, False)
-        assert there.left() == []
-
-
-async def test_a_registration_that_nobody_heard_of_is_looked_for(
-    scene: MakeScene, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("answered", [True, False])
+async def test_a_registration_that_a_cancel_overtook_is_removed(
+    answered: bool, scene: MakeScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An AMI whose registration was never answered is searched for repeatedly and removed."""
-    monkeypatch.setattr(cancel, "SETTLE_S", 0.2)
+    """An AMI is removed by its id if its registration is answered late, else searched for repeatedly by its name."""
+    if not answered:
+        monkeypatch.setattr(cancel, "SETTLE_S", 0.2)
     held = Fault(action=PauseReply(), method="POST", form=REGISTER)
     async with scene(held) as there:
         async with there.queue() as queue:
             job, _ = await queue.submit(there.request())
             await hit(there.proxy, held)
-            await asyncio.to_thread(there.proxy.add, unseen(LATE))
+            await asyncio.to_thread(there.proxy.add, unseen(None if answered else LATE))
             await queue.cancel(job.id)
-            await ended(job)
+            if not answered:
+                await ended(job)
             await asyncio.to_thread(there.proxy.let_go, held)
+            await ended(job)
         assert (job.state, job.resumable) == (State.CANCELLED, False)
         assert there.left() == []
 
 
-async def test_an_image_that_shows_late_is_removed_by_another_process(scene: MakeScene) -> None:
-    """A later removal of a job searches for its AMI more than once."""
-    unknown = unwatched()
-    async with scene(unknown) as there:
-        job = await registered_and_failed(there, unknown)
-        await asyncio.to_thread(there.proxy.add, unseen(LATE))
-        job = await there.cancel(job)
-        assert job.state is State.CANCELLED
-        assert there.left() == []
-
-
-async def test_an_image_that_shows_late_is_not_registered_twice(scene: MakeScene) -> None:
-    """A later run finds the AMI of an earlier one, even if EC2 does not list it at first."""
-    unknown = unwatched()
-    async with scene(unknown) as there:
-        job = await registered_and_failed(there, unknown)
+@pytest.mark.parametrize("resumed", [True, False], ids=["resumed", "removed"])
+async def test_an_image_that_shows_late(resumed: bool, scene: MakeScene) -> None:
+    """A later run finds, or removes, the AMI of an earlier one, even if EC2 does not list it at first."""
+    async with scene() as there:
+        job = await registered_and_failed(there)
         before = there.images()
         await asyncio.to_thread(there.proxy.add, unseen(LATE))
-        job = await there.resume(job)
-        assert job.state is State.DONE, job.error
-        assert there.images() == before
+        job = await (there.resume if resumed else there.cancel)(job)
+        if resumed:
+            assert job.state is State.DONE, job.error
+            assert there.images() == before
+        else:
+            assert job.state is State.CANCELLED
+            assert there.left() == []
 
 
 async def test_a_manifest_that_took_the_place_of_ours_stays(scene: MakeScene) -> None:
@@ -201,8 +168,7 @@ async def test_a_manifest_that_took_the_place_of_ours_stays(scene: MakeScene) ->
         async with there.queue() as queue:
             job, _ = await queue.submit(there.request())
             await hit(there.proxy, held)
-            key = f"{there.root}/x/image.manifest.xml"
-            there.ground.s3.put_object(Bucket=there.ground.bucket, Key=key, Body=b"<the rival's/>")
+            put_another_s(there, "image.manifest.xml")
             await queue.cancel(job.id)
             await asyncio.to_thread(there.proxy.let_go, held)
             await ended(job)
