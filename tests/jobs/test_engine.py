@@ -1,75 +1,23 @@
-"""Whole jobs in this process against real endpoints: bundled, committed, registered, or cleaned up."""
+"""Whole jobs in this process against real endpoints: bundled, committed, registered."""
 
 from __future__ import annotations
 
-import asyncio
-import random
-import time
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import re
+from typing import TYPE_CHECKING
 
 import pytest
 
 from amistream.events import State
-from amistream.jobs.job import Job
-from jobs.work import request, run, running_engine, settings, use_endpoint
-from support.buckets import download_bundle, list_keys, open_uploads
-from support.loop import clock
-from support.proxy import Action, Answer, DropReply, Fault, PauseRequest, StallBody, dry_run_answered
+from jobs.runs import REGISTER
+from jobs.work import request, run, settings
 from support.referee import check_bundle
-from support.volumes import random_image, sparse_image
+from support.volumes import sparse_image
 
 if TYPE_CHECKING:
-    from conftest import MakeBucket, MakeProxy
-    from support.endpoints import Endpoint
+    from pathlib import Path
+
+    from jobs.runs import Cloud
     from support.keys import KeyRing
-    from support.proxy import FaultProxy
-
-REGISTER = "Action=RegisterImage&(?!.*DryRun)"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cloud:
-    """Ministack behind a proxy that answers dry runs as AWS does."""
-
-    proxy: FaultProxy
-    bucket: str
-    endpoint: Endpoint
-
-    def images(self, name: str) -> list[dict[str, Any]]:
-        with self.endpoint.blocking_client("ec2") as ec2:
-            found: list[dict[str, Any]] = ec2.describe_images(
-                Owners=["self"], Filters=[{"Name": "name", "Values": [name]}]
-            )["Images"]
-        return found
-
-    def left(self) -> list[object]:
-        return [*list_keys(self.endpoint, self.bucket), *open_uploads(self.endpoint, self.bucket)]
-
-
-class MakeCloud:
-    """Makes clouds with faults of the test's own."""
-
-    def __init__(self, endpoint: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy) -> None:
-        self._endpoint, self._make_bucket, self._make_proxy = endpoint, make_bucket, make_proxy
-
-    def __call__(self, *faults: Fault) -> Cloud:
-        proxy = self._make_proxy(self._endpoint, dry_run_answered(), *faults)
-        return Cloud(proxy=proxy, bucket=self._make_bucket(self._endpoint), endpoint=self._endpoint)
-
-
-@pytest.fixture
-def cloud(
-    ministack: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch
-) -> MakeCloud:
-    use_endpoint(ministack, monkeypatch)
-    return MakeCloud(ministack, make_bucket, make_proxy)
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    return random_image(tmp_path / "disk.img", 3_000_000)
 
 
 def fits(directory: Path, image: Path, keys: KeyRing) -> None:
@@ -162,17 +110,14 @@ async def test_without_a_key_one_is_made_and_kept(image: Path, tmp_path: Path, k
     assert (state.stat().st_mode & 0o777, (state / "user-private-key.pem").stat().st_mode & 0o777) == (0o700, 0o600)
 
 
-async def test_registered_from_s3(
-    cloud: MakeCloud, image: Path, tmp_path: Path, key_ring: KeyRing, ministack: Endpoint
-) -> None:
-    """The bundle in the bucket satisfies every referee, and EC2 shows the AMI as instance-store."""
-    there = cloud()
-    asked = request(
+async def test_registered_from_s3(cloud: Cloud, image: Path, tmp_path: Path, key_ring: KeyRing) -> None:
+    """The bundle in the bucket satisfies every referee, its manifest is written last, and EC2 shows the AMI."""
+    name = f"image of {cloud.bucket}"
+    asked = cloud.request(
         image,
-        f"s3://{there.bucket}/images/one",
         key_ring,
-        endpoint_url=there.proxy.url,
-        ami_name=f"image of {there.bucket}",
+        register_image=True,
+        ami_name=name,
         description="a test",
         tags={"Team": "build"},
         ena=True,
@@ -182,17 +127,14 @@ async def test_registered_from_s3(
     )
     job = await run(asked, settings(tmp_path))
     assert job.result is not None, job.error
-    download_bundle(ministack, there.bucket, "images/one/", tmp_path / "got")
-    fits(tmp_path / "got", image, key_ring)
-    (known,) = there.images(f"image of {there.bucket}")
+    fits(cloud.downloaded(tmp_path / "got"), image, key_ring)
+    (known,) = cloud.images(name)
     assert known["ImageId"] == job.result.image_id
     assert known["RootDeviceType"] == "instance-store"
     assert known["Tags"] == [{"Key": "Team", "Value": "build"}]
-    (sent,) = [
-        each for each in there.proxy.requests if b"Action=RegisterImage&" in each.form and b"DryRun" not in each.form
-    ]
+    (sent,) = [each for each in cloud.proxy.requests if re.search(REGISTER, each.form.decode())]
     wanted = {
-        "ImageLocation": f"{there.bucket}/images/one/image.manifest.xml",
+        "ImageLocation": f"{cloud.bucket}/x/image.manifest.xml",
         "VirtualizationType": "hvm",
         "Architecture": "x86_64",
         "EnaSupport": "true",
@@ -202,148 +144,12 @@ async def test_registered_from_s3(
         "BlockDeviceMapping.1.DeviceName": "/dev/sdb",
     }
     assert {name: sent.parameters.get(name) for name in wanted} == wanted
-    puts = there.proxy.seen("PUT")
+    puts = cloud.proxy.seen("PUT")
     assert {put.headers["x-amz-acl"] for put in puts} == {"aws-exec-read"}
     # The probe is empty and has no digest of ours.
     assert all("x-amz-checksum-sha1" in put.headers for put in puts if "probe" not in put.path)
-
-
-async def test_the_manifest_is_written_last(cloud: MakeCloud, image: Path, tmp_path: Path, key_ring: KeyRing) -> None:
-    """No manifest exists before every part does, and registration comes after it."""
-    there = cloud()
-    job = await run(request(image, f"s3://{there.bucket}", key_ring, endpoint_url=there.proxy.url), settings(tmp_path))
-    assert job.state is State.DONE, job.error
-    order = [each.path.rpartition(".")[2] for each in there.proxy.seen("PUT") if "probe" not in each.path]
-    assert order.index("xml") == len(order) - 1
-    assert there.proxy.requests.index(there.proxy.seen("PUT")[-1]) < len(there.proxy.requests) - 1
-
-
-@pytest.mark.parametrize(
-    "action",
-    [Answer(status=503, code="SlowDown"), StallBody(after=1000), DropReply()],
-    ids=["slow down", "stops reading", "reply lost"],
-)
-async def test_a_passing_fault_does_not_fail_the_job(
-    action: Action, cloud: MakeCloud, image: Path, tmp_path: Path, key_ring: KeyRing, ministack: Endpoint
-) -> None:
-    """A part and the manifest that each fail once cost an attempt, not the job."""
-    there = cloud(Fault(action=action, path=".*part.03"), Fault(action=action, path=".*manifest.xml"))
-    chosen = settings(tmp_path)
-    there.proxy.clock = clock(chosen.stall_timeout_s)
-    asked = request(image, f"s3://{there.bucket}/x", key_ring, endpoint_url=there.proxy.url, register_image=False)
-    job = await run(asked, chosen)
-    await asyncio.to_thread(there.proxy.hang_up)
-    assert job.state is State.DONE, job.error
-    download_bundle(ministack, there.bucket, "x/", tmp_path / "got")
-    fits(tmp_path / "got", image, key_ring)
-
-
-@pytest.mark.parametrize("path", [".*part.07", ".*manifest.xml"])
-async def test_a_lasting_fault_fails_the_job_and_keeps_its_parts_until_they_are_removed(
-    path: str, cloud: MakeCloud, image: Path, tmp_path: Path, key_ring: KeyRing
-) -> None:
-    """A lasting failure of the store is reported with its cause and how to continue; a removal then leaves nothing."""
-    there = cloud(Fault(action=Answer(status=500, code="InternalError"), path=path, times=None))
-    asked = request(image, f"s3://{there.bucket}", key_ring, endpoint_url=there.proxy.url)
-    async with running_engine(settings(tmp_path)) as engine:
-        job = Job(asked)
-        await engine.enter(job)
-        await engine.run(job)
-        assert (job.state, job.resumable) == (State.FAILED, True)
-        assert job.error is not None
-        assert job.error.code == "aws.InternalError"
-        assert "tried 6 times" in job.error.message
-        assert f"amistream resume {job.id}" in job.error.hint
-        assert there.left() != []
-        removed = job.again()
-        await engine.clean(removed)
-    assert removed.state is State.CANCELLED
-    assert there.left() == []
-
-
-async def test_a_source_that_changes_fails_the_job(
-    cloud: MakeCloud, image: Path, tmp_path: Path, key_ring: KeyRing
-) -> None:
-    """A torn image is never shipped."""
-    held = Fault(action=PauseRequest(), path=".*part.00")
-    there = cloud(held)
-    asked = request(image, f"s3://{there.bucket}", key_ring, endpoint_url=there.proxy.url)
-    running = asyncio.create_task(run(asked, settings(tmp_path)))
-    await asyncio.to_thread(there.proxy.wait_hit, held)
-    with image.open("r+b") as file:
-        file.write(b"changed")
-    await asyncio.to_thread(there.proxy.let_go, held)
-    job = await running
-    assert job.error is not None
-    assert (job.state, job.error.code) == (State.FAILED, "source.changed")
-    assert there.left() == []
-
-
-async def test_a_failed_registration_keeps_the_bundle(
-    cloud: MakeCloud, image: Path, tmp_path: Path, key_ring: KeyRing, ministack: Endpoint
-) -> None:
-    """A bundle that EC2 refuses to register is kept; the hint says how to register it."""
-    there = cloud(Fault(action=Answer(status=400, code="InvalidManifest"), method="POST", form=REGISTER, times=None))
-    asked = request(image, f"s3://{there.bucket}/x", key_ring, endpoint_url=there.proxy.url)
-    job = await run(asked, settings(tmp_path))
-    assert job.error is not None
-    assert (job.state, job.error.code) == (State.FAILED, "aws.InvalidManifest")
-    assert f"amistream register s3://{there.bucket}/x/image.manifest.xml --ami-name" in job.error.hint
-    download_bundle(ministack, there.bucket, "x/", tmp_path / "got")
-    fits(tmp_path / "got", image, key_ring)
-
-
-async def test_cancel_at_twenty_random_moments_leaves_nothing(
-    cloud: MakeCloud, tmp_path: Path, key_ring: KeyRing
-) -> None:
-    """A job that is cancelled at any step leaves no object, upload, AMI, thread or task; the engine stays usable."""
-    there = cloud()
-    image = random_image(tmp_path / "disk.img", 12_000_000)
-    chosen = settings(
-        tmp_path, multipart_threshold="5MiB", multipart_chunk="5MiB", part_size="6MiB", block_size="64KiB"
-    )
-    dice = random.Random(20261122)
-    async with running_engine(chosen) as engine:
-
-        async def one(name: str, cancel_after_s: float | None) -> Job:
-            asked = request(
-                image, f"s3://{there.bucket}/{name}", key_ring, endpoint_url=there.proxy.url, ami_name=f"{name} of it"
-            )
-            job = Job(asked)
-            await engine.enter(job)
-            task = asyncio.create_task(engine.run(job))
-            if cancel_after_s is not None:
-                await asyncio.wait({task}, timeout=cancel_after_s)
-                # One that has not begun is ended by the queue, not here.
-                async for event in job.events():
-                    if event.job.state is not State.QUEUED:
-                        break
-                task.cancel()
-            await asyncio.wait({task})
-            return job
-
-        await one("first", None)  # makes the SDK's clients
-        started = time.perf_counter()
-        whole = await one("whole", None)
-        took = time.perf_counter() - started
-        assert whole.state is State.DONE, whole.error
-        kept = there.left()
-        states = []
-        for number in range(20):
-            job = await one(f"cancelled-{number}", dice.uniform(0, took / 2))
-            assert job.state in (State.CANCELLED, State.DONE)
-            if job.state is State.DONE:
-                kept = there.left()
-                continue
-            states.append(job.state)
-            assert there.left() == kept
-            assert there.images(f"cancelled-{number} of it") == []
-            assert {task.get_name() for task in asyncio.all_tasks()} == {asyncio.current_task().get_name()}  # type: ignore[union-attr]
-            assert job.notices == tuple(note for note in job.notices if "could not be removed" not in note)
-        # How many came in time is the machine's matter; tests/faults cancels at every step there is.
-        assert states
-        last = await one("after", None)
-        assert last.state is State.DONE, last.error
+    assert [put.path.endswith(".xml") for put in puts] == [False] * (len(puts) - 1) + [True]
+    assert cloud.proxy.requests.index(puts[-1]) < cloud.proxy.requests.index(sent)
 
 
 async def test_nine_gib_of_holes_come_back_identical(tmp_path: Path, key_ring: KeyRing) -> None:

@@ -2,161 +2,112 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from amistream.events import State
-from amistream.jobs.job import Job
 from amistream.jobs.records import NextStep
-from amistream.request import parse_request
-from jobs.lives import files, scene_with
-from jobs.work import request, settings, use_endpoint
-from support.buckets import download_bundle, list_keys
-from support.proxy import Answer, Fault, dry_run_answered
-from support.referee import check_bundle
+from jobs.runs import DENIED
 from support.volumes import random_image
 
 if TYPE_CHECKING:
-    from amistream.settings import Settings
-    from conftest import MakeBucket, MakeProxy
+    from pathlib import Path
+
+    from amistream.jobs.job import Job
+    from jobs.runs import Cloud, MakeScene
     from support.endpoints import Endpoint
-    from support.keys import KeyRing
+
+CHUNKS: dict[str, Any] = {
+    "part_size": "7MiB",
+    "upload_concurrency": 1,
+    "multipart_threshold": "5MiB",
+    "multipart_chunk": "5MiB",
+}
+RESUMED = pytest.mark.parametrize("resumed", [True, False], ids=["resumed", "removed"])
 
 
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    return random_image(tmp_path / "disk.img", 3_000_000)
-
-
-def figures(tmp_path: Path, **changed: Any) -> Settings:
-    return settings(tmp_path, upload_concurrency=2, block_size="64KiB", **changed)
-
-
-@pytest.mark.parametrize("end", ["resumed", "removed"])
-async def test_another_prefix(end: str, image: Path, tmp_path: Path, key_ring: KeyRing) -> None:
+@RESUMED
+async def test_another_prefix(resumed: bool, make_scene: MakeScene) -> None:
     """The parts are found under the name that they were given."""
-    out = tmp_path / "out"
-    async with scene_with(figures(tmp_path)) as scene:
-        job = await scene.run(request(image, out, key_ring), room=5)
+    async with make_scene() as scene:
+        job = await scene.run(room=5)
         assert job.resumable
-    async with scene_with(figures(tmp_path, prefix="web")) as scene:
-        if end == "resumed":
-            job = await scene.again(job)
-            assert job.state is State.DONE, job.error
-            check_bundle(out, image, key_ring.user.key, key_ring.user.certificate)
+    async with make_scene(prefix="web") as scene:
+        job = await (scene.again if resumed else scene.clean)(job)
+        assert job.state is (State.DONE if resumed else State.CANCELLED), job.error
+        if resumed:
+            scene.fits()
         else:
-            job = await scene.remembered(job)
-            await scene.engine.clean(job)
-            assert job.state is State.CANCELLED
-            assert files(out) == {}
+            assert scene.files() == {}
 
 
 @pytest.fixture
-async def elsewhere(
-    ministack: Endpoint,
-    moto_server: Endpoint,
-    make_bucket: MakeBucket,
-    make_proxy: MakeProxy,
-    monkeypatch: pytest.MonkeyPatch,
-    image: Path,
-    tmp_path: Path,
-    key_ring: KeyRing,
-) -> tuple[Job, str, Settings]:
-    """A job with parts in a bucket of ministack, the bucket, and settings that name moto by now."""
-    use_endpoint(ministack, monkeypatch)
+async def stored(make_scene: MakeScene, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Job:
+    """A job with parts in the cloud's bucket, at the endpoint that its settings named."""
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    bucket = make_bucket(ministack)
-    denied = Fault(action=Answer(status=403, code="AccessDenied"), path=".*part.0[5-9]", times=None)
-    proxy = make_proxy(ministack, denied)
-    asked = request(image, f"s3://{bucket}/x", key_ring, register_image=False)
-    async with scene_with(figures(tmp_path, endpoint_url=proxy.url, region="us-east-1")) as scene:
-        job = await scene.run(asked)
+    denied = await cloud.breaks(DENIED, ".*part.0[5-9]")
+    async with make_scene(endpoint_url=cloud.proxy.url, region="us-east-1") as scene:
+        job = await scene.run(cloud.request(scene.image, scene.keys, endpoint_url=None))
         assert job.resumable, job.error
-    await asyncio.to_thread(proxy.mend, denied)
-    return job, bucket, figures(tmp_path, endpoint_url=moto_server.url, region="us-east-1")
+    await cloud.mend(denied)
+    return job
 
 
+@RESUMED
 async def test_another_endpoint(
-    elsewhere: tuple[Job, str, Settings], ministack: Endpoint, image: Path, tmp_path: Path, key_ring: KeyRing
+    resumed: bool, stored: Job, cloud: Cloud, moto_server: Endpoint, make_scene: MakeScene, tmp_path: Path
 ) -> None:
-    """A job continues at the endpoint of its parts."""
-    job, bucket, changed = elsewhere
-    async with scene_with(changed) as scene:
-        job = await scene.again(job)
-        assert job.state is State.DONE, job.error
-    download_bundle(ministack, bucket, "x/", tmp_path / "got")
-    check_bundle(tmp_path / "got", image, key_ring.user.key, key_ring.user.certificate)
+    """A job continues, and is removed, at the endpoint of its parts."""
+    async with make_scene(endpoint_url=moto_server.url, region="us-east-1") as scene:
+        job = await (scene.again if resumed else scene.clean)(stored)
+        assert job.state is (State.DONE if resumed else State.CANCELLED), job.error
+        if resumed:
+            scene.fits(cloud.downloaded(tmp_path / "got"))
+        else:
+            assert cloud.stored() == []
 
 
-async def test_removed_at_another_endpoint(elsewhere: tuple[Job, str, Settings], ministack: Endpoint) -> None:
-    """A job is removed from the endpoint of its parts, and is not over before."""
-    job, bucket, changed = elsewhere
-    async with scene_with(changed) as scene:
-        job = await scene.remembered(job)
-        await scene.engine.clean(job)
-        assert job.state is State.CANCELLED, job.notices
-    assert list_keys(ministack, bucket) == []
-
-
-async def test_a_member_s_job_at_another_endpoint(elsewhere: tuple[Job, str, Settings], ministack: Endpoint) -> None:
+async def test_a_member_s_job_at_another_endpoint(
+    stored: Job, cloud: Cloud, moto_server: Endpoint, make_scene: MakeScene
+) -> None:
     """A confined job is signed for the endpoint of the settings only: it waits until they are as before."""
-    job, bucket, changed = elsewhere
-    there = list_keys(ministack, bucket)
-    async with scene_with(changed) as scene:
-        for removed in (False, True):
-            job = await scene.remembered(job)
+    there = cloud.stored()
+    async with make_scene(endpoint_url=moto_server.url, region="us-east-1") as scene:
+        for act in (scene.engine.run, scene.engine.clean):
+            job = await scene.remembered(stored)
             job.confined = True
-            await (scene.engine.clean if removed else scene.engine.run)(job)
+            await act(job)
             assert (job.state, job.resumable) == (State.FAILED, True)
             assert job.error is not None
             assert job.error.code == "resume.endpoint"
             assert "endpoint_url" in job.error.message
-    assert list_keys(ministack, bucket) == there
+    assert cloud.stored() == there
 
 
+@pytest.mark.parametrize("both", [False, True], ids=["an upload is open", "one of two destinations has the part"])
 @pytest.mark.parametrize("change", [{"multipart_chunk": "6MiB"}, {"multipart_threshold": "16MiB"}])
-async def test_one_of_two_destinations_has_a_part_already(
-    change: dict[str, str],
-    ministack: Endpoint,
-    make_bucket: MakeBucket,
-    make_proxy: MakeProxy,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    key_ring: KeyRing,
+async def test_parts_uploaded_in_another_way(
+    change: dict[str, str], both: bool, make_scene: MakeScene, cloud: Cloud, tmp_path: Path
 ) -> None:
-    """A part that is uploaded to two destinations in different ways is the same part."""
-    use_endpoint(ministack, monkeypatch)
-    buckets = [make_bucket(ministack) for _ in range(2)]
-    denied = Answer(status=403, code="AccessDenied")
-    faults = [
-        Fault(action=denied, path=f"/{buckets[1]}/.*part.01", times=None),
-        Fault(action=denied, method="PUT", path=f"/{buckets[0]}/.*manifest.xml", times=None),
-    ]
-    proxy = make_proxy(ministack, *faults, dry_run_answered())
-    image = random_image(tmp_path / "disk.img", 20_000_000)
-    asked = request(image, "s3://one", key_ring, endpoint_url=proxy.url, register_image=False)
-    values = json.loads(asked.model_dump_json(exclude_none=True))
-    to_both = parse_request({**values, "destinations": [f"s3://{bucket}/x" for bucket in buckets]})
-    chunks = {
-        "part_size": "7MiB",
-        "upload_concurrency": 1,
-        "multipart_threshold": "5MiB",
-        "multipart_chunk": "5MiB",
-    }
-    async with scene_with(settings(tmp_path, **chunks)) as scene:
-        job = await scene.run(to_both)
-        assert job.resumable
-    for fault in faults:
-        await asyncio.to_thread(proxy.mend, fault)
-    async with scene_with(settings(tmp_path, **{**chunks, **change})) as scene:
+    """A job continues under settings that change how parts are uploaded: it is the same part at each destination."""
+    random_image(tmp_path / "disk.img", 20_000_000)
+    if both:
+        faults = [
+            await cloud.breaks(DENIED, f"/{cloud.second}/.*part.01"),
+            await cloud.breaks(DENIED, f"/{cloud.bucket}/.*manifest.xml"),
+        ]
+    else:
+        faults = [await cloud.breaks(DENIED, ".*part.01", query="partNumber")]
+    async with make_scene(**CHUNKS) as scene:
+        job = await scene.run(cloud.request(scene.image, scene.keys, both=both))
+        assert (job.state, job.resumable) == (State.FAILED, True)
+    await cloud.mend(*faults)
+    async with make_scene(**{**CHUNKS, **change}) as scene:
         job = await scene.again(job)
         assert job.state is State.DONE, job.error
         assert await scene.next_step(job) is NextStep.OVER
-    for number, bucket in enumerate(buckets):
-        got = tmp_path / f"got{number}"
-        download_bundle(ministack, bucket, "x/", got)
-        check_bundle(got, image, key_ring.user.key, key_ring.user.certificate)
+        for bucket in (cloud.bucket, cloud.second) if both else (cloud.bucket,):
+            assert cloud.uploads(bucket) == []
+            scene.fits(cloud.downloaded(tmp_path / bucket, bucket))
+    assert len(cloud.proxy.seen("POST", f"/{cloud.bucket}/.*part.00", "uploads")) == 1

@@ -69,15 +69,6 @@ def store_with(*numbers: int) -> MemoryStore:
     return store
 
 
-def goes_on_after(parts: list[SealedPart]) -> int:
-    """The number of parts that a pass over these would not make again."""
-    found = resumption(settled(mtime=5), parts)
-    assert found.mtime == 5
-    assert found.parts == tuple(each.digest for each in parts[: len(found.parts)])
-    assert found.checkpoint == (parts[len(found.parts) - 1].mark.checkpoint if found.parts else None)
-    return len(found.parts)
-
-
 @pytest.mark.parametrize(
     ("parts", "whole"),
     [
@@ -90,17 +81,17 @@ def goes_on_after(parts: list[SealedPart]) -> int:
         ([part(0), part(1, known=False)], 1),
         ([part(0, known=False)], 0),
         ([part(0), part(1, known=False), part(2, known=False)], 1),
+        # A part that was never sealed is missing, whatever is stored behind it.
+        ([part(0), part(1), part(3), part(4)], 2),
+        ([part(1)], 0),
     ],
 )
-def test_where_a_pass_goes_on(parts: list[SealedPart], whole: int) -> None:
+def test_where_a_pass_continues(parts: list[SealedPart], whole: int) -> None:
     """A pass continues after the last stored part with a checkpoint before which no part is missing."""
-    assert goes_on_after(parts) == whole
-
-
-def test_a_part_that_was_never_entered_is_missing() -> None:
-    """A gap in the numbers is a missing part, whatever is stored behind it."""
-    assert goes_on_after([part(0), part(1), part(3), part(4)]) == 2
-    assert goes_on_after([part(1)]) == 0
+    found = resumption(settled(mtime=5), parts)
+    assert found.mtime == 5
+    assert found.parts == tuple(each.digest for each in parts[:whole])
+    assert found.checkpoint == (parts[whole - 1].mark.checkpoint if whole else None)
 
 
 def test_levels_of_all_that_was_sent() -> None:
@@ -109,7 +100,7 @@ def test_levels_of_all_that_was_sent() -> None:
     assert resumption(settled(mtime=5), parts).levels == {0: 1, 1: 4, 3: 9}
 
 
-async def test_what_was_cut_short_is_tidied_where_the_place_does_not_show_it() -> None:
+async def test_an_unfinished_upload_is_removed_where_the_part_is_missing() -> None:
     """An unfinished upload is removed for every part that this destination lacks, even if another has the part."""
     tidied: list[str] = []
 
@@ -158,7 +149,7 @@ def test_data_where_there_was_a_hole(
         check_volume(bundling, 999, drawn(now))
 
 
-async def test_the_place_says_what_is_stored() -> None:
+async def test_the_store_decides_which_parts_are_stored() -> None:
     """A part counts as stored only if its destination shows it, whatever the journal has."""
     believed = [part(0), part(1), part(2, stored=False), part(3, stored=False)]
     proved = await prove(store_with(0, 2), "image", believed)
@@ -179,16 +170,12 @@ async def test_something_else_under_a_part_s_name(other: bytes, believed: bool) 
     assert store.objects["image.part.01"] == other
 
 
-async def test_everything_is_there() -> None:
-    """Every part is checked before a manifest is put, without being read or changed."""
+async def test_a_lost_part_is_named() -> None:
+    """Every part is checked before a manifest is put; one that is missing or replaced is reported with both sizes."""
     store = store_with(*range(40))
     await check_stored(store, "image", [part(number) for number in range(40)])
     assert store.deleted == []
-
-
-async def test_a_lost_part_is_named() -> None:
-    """A part that is missing or replaced is reported with both sizes."""
-    store = store_with(0, 2)
+    del store.objects["image.part.01"]
     with pytest.raises(StoreError, match=r"here/image\.part\.01: 8 bytes were stored, and now it is not there"):
         await check_stored(store, "image", [part(0), part(1), part(2)])
     store.objects["image.part.02"] = b"changed, and longer"
@@ -198,22 +185,15 @@ async def test_a_lost_part_is_named() -> None:
     assert "amistream resume" in caught.value.hint
 
 
-async def test_only_what_is_its_own_is_removed() -> None:
-    """An object with another content is somebody else's and stays; an object that is gone is no error."""
+@pytest.mark.parametrize(("manifest", "stays"), [(b"<m/>", {}), (b"<b/>", {"image.manifest.xml": b"<b/>"})])
+async def test_only_the_job_s_own_objects_are_removed(manifest: bytes, stays: dict[str, bytes]) -> None:
+    """A part or manifest with another content is somebody else's and stays; an object that is gone is no error."""
     store = store_with(0, 1, 2, 7)
-    store.objects |= {"image.part.01": b"another's", "image.manifest.xml": b"<m/>", "other": b"x"}
+    store.objects |= {"image.part.01": b"another's", "image.manifest.xml": manifest, "other": b"x"}
     parts = [part(0), part(1), part(2, stored=False), part(3)]
     await remove(store, "image", parts, b"<m/>")
-    assert store.objects == {"image.part.01": b"another's", "image.part.07": content(7), "other": b"x"}
-    assert sorted(store.deleted) == ["image.manifest.xml", "image.part.00", "image.part.02"]
-
-
-async def test_another_s_manifest_stays() -> None:
-    """A manifest that is not the one the job put, or was about to, is somebody else's."""
-    store = store_with(0)
-    store.objects["image.manifest.xml"] = b"<another's/>"
-    await remove(store, "image", [part(0)], b"<m/>")
-    assert store.objects == {"image.manifest.xml": b"<another's/>"}
+    assert store.objects == {"image.part.01": b"another's", "image.part.07": content(7), "other": b"x", **stays}
+    assert sorted(store.deleted) == [*(["image.manifest.xml"] if not stays else []), "image.part.00", "image.part.02"]
 
 
 async def test_questions_are_asked_several_at_a_time() -> None:
