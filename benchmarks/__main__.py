@@ -74,7 +74,9 @@ def _sizes(options: argparse.Namespace) -> Options:
         peer_size=options.peer_size or options.size,
         scale_unit=options.scale_unit or options.size * 2,
         link_bytes_per_s=options.link * 1e6,
+        connection_bytes_per_s=options.connection * 1e6,
         round_trip_s=options.round_trip / 1e3,
+        budget_s=options.budget,
     )
 
 
@@ -121,6 +123,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--round-trip", type=float, default=20.0, metavar="MS", help="of `tuning`, `search` (default: 20)"
     )
+    parser.add_argument(
+        "--connection", type=float, default=5.0, metavar="MB/S", help="each connection of `search` (default: 5)"
+    )
+    parser.add_argument("--budget", type=float, default=30.0, metavar="S", help="of each run of tune (default: 30)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all results into one file")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="default: benchmarks/results")
     parser.add_argument("--cache", type=Path, default=default_cache(), metavar="DIR", help="where inputs are kept")

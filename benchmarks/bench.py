@@ -21,7 +21,11 @@ class Options:
     peer_size: int
     scale_unit: int
     link_bytes_per_s: float
+    connection_bytes_per_s: float
+    """Of each connection of `search`; 0: no limit."""
     round_trip_s: float
+    budget_s: float
+    """Time of each run of `tune`."""
 
     @property
     def tune_size(self) -> int:

@@ -86,35 +86,22 @@ class Batch(_Model):
 
 
 class SearchSpec(_Model):
-    """The standard input of the child that searches. Sizes in bytes."""
+    """The standard input of the child that searches."""
 
     settings: dict[str, Any]
     source: str
     endpoint_url: str
-    sample: int
+    budget_s: float
+    runs: int
 
 
-class Pass(_Model):
-    """One trial: its candidate, its bytes, its speed."""
+class Tuned(_Model):
+    """One run of `tune`; candidates by name."""
 
-    candidate: str
-    sample: int
-    bytes_per_s: float
-
-
-class Passes(_Model):
-    """Trials, and the time of all of them."""
-
-    trials: tuple[Pass, ...]
+    in_force: str
+    recommended: str
     wall_s: float
-
-    def row(self, sample: int) -> dict[str, float]:
-        """The cost in whole samples; `sample` is the size of one."""
-        return {
-            "passes": len(self.trials),
-            "samples": sum(trial.sample for trial in self.trials) / sample,
-            "wall_s": self.wall_s,
-        }
+    sent: int
 
 
 class UnpackSpec(_Model):
@@ -129,11 +116,11 @@ class UnpackSpec(_Model):
 
 
 class Search(_Model):
-    """The result of `tune`, and the full speed of each candidate."""
+    """The speed of each candidate in a pass over the whole volume, and the runs of `tune`."""
 
-    halving: Passes
-    recommended: Pass
-    grid: Passes
+    grid: dict[str, float]
+    grid_wall_s: float
+    tuned: tuple[Tuned, ...]
 
 
 class JobRunner:
@@ -170,9 +157,11 @@ class JobRunner:
         )
         return [Figures.model_validate_json(line) for line in _run_child("benchmarks.child", batch, sink)]
 
-    def search(self, source: Path, sink: Sink, sample: int) -> Search:
-        """Search as `tune` does over `sample` bytes, then try every candidate in full."""
-        spec = SearchSpec(settings=self._settings(), source=str(source), endpoint_url=sink.url, sample=sample)
+    def search(self, source: Path, sink: Sink, *, budget_s: float, runs: int) -> Search:
+        """Try every candidate, then run `tune` so often."""
+        spec = SearchSpec(
+            settings=self._settings(), source=str(source), endpoint_url=sink.url, budget_s=budget_s, runs=runs
+        )
         return Search.model_validate_json("".join(_run_child("benchmarks.search_child", spec, sink)))
 
     def unpack(self, source: Path, *, bundle: Path, image: Path | None) -> Figures:

@@ -1,34 +1,34 @@
-"""Searches for the best settings as `amistream tune` does, then tries them all: `python -m benchmarks.search_child`.
+"""Tries every candidate of `amistream tune`, then lets it search: `python -m benchmarks.search_child`.
 
-Reads a `SearchSpec` as JSON from standard input, writes a `Search`. One pass goes before everything, so that what is
-loaded and connected once is not counted.
+Reads a `SearchSpec` as JSON from standard input, writes a `Search`.
 """
 
 from __future__ import annotations
 
+import random
 import sys
 from contextlib import AsyncExitStack
 from time import perf_counter
+from typing import Any
 
 import uvloop
 
 from amistream import log
 from amistream.aws.session import Aws
 from amistream.checks.preflight import check_measurable
-from amistream.jobs.tune import FIRST_TRY, Candidate, Trial, Tuner, candidates, recommend, successive_halving
+from amistream.jobs.search import Candidate, candidates
+from amistream.jobs.tune import DEFAULT_MEMORY_LIMIT, Tuner, tune
 from amistream.process import settle_memory
-from amistream.request import parse_request
+from amistream.request import JobRequest, parse_request
 from amistream.settings import LogFormat, Settings
-from amistream.values import GIB, MIB
-from benchmarks.jobs import Pass, Passes, Search, SearchSpec
-from benchmarks.sink_process import BUCKET
-
-MEMORY_LIMIT = 4 * GIB
-"""Memory limit that admits every candidate."""
+from amistream.values import MIB
+from benchmarks.inputs import SEED
+from benchmarks.jobs import LARGEST, Search, SearchSpec, Tuned
+from benchmarks.sink_process import BUCKET, Sink
 
 
 async def search(spec: SearchSpec) -> Search:
-    """The search, and the whole grid after it, over the same connections."""
+    """The grid, then the searches, each from another setting in force."""
     settings = Settings(**spec.settings)
     request = parse_request(
         {
@@ -38,29 +38,52 @@ async def search(spec: SearchSpec) -> Search:
             "register_image": False,
         }
     )
+    started = perf_counter()
+    grid = await _grid(request, settings)
+    grid_wall_s = perf_counter() - started
+    in_force = random.Random(SEED).choices(list(grid), k=spec.runs)
+    return Search(
+        grid={_name(candidate): rate for candidate, rate in grid.items()},
+        grid_wall_s=grid_wall_s,
+        tuned=tuple([await _tuned(spec, request, each) for each in in_force]),
+    )
+
+
+async def _grid(request: JobRequest, settings: Settings) -> dict[Candidate, float]:
+    """The speed of each candidate in a pass over the whole volume."""
     async with AsyncExitStack() as stack:
         aws = await stack.enter_async_context(Aws(settings))
         measurable = await check_measurable(request, settings, aws, lambda _: None)
         stack.push_async_callback(measurable.close)
         stack.push_async_callback(measurable.store.close)
-        tuner = Tuner(measurable)
+        tuner = Tuner(measurable, lambda _: None, 0)
         plan = measurable.plan
-        field = candidates(workers=plan.workers, block_size=plan.block_size, memory_limit=MEMORY_LIMIT)
-        await tuner.attempt(field[0], min(spec.sample, FIRST_TRY))
-        started = perf_counter()
-        trials = await successive_halving(field, spec.sample, tuner.attempt)
-        halving = _passes(trials, started)
-        started = perf_counter()
-        grid = _passes([await tuner.attempt(candidate, spec.sample) for candidate in field], started)
-    return Search(halving=halving, recommended=_pass(recommend(trials)), grid=grid)
+        field = candidates(workers=plan.workers, block_size=plan.block_size, memory_limit=DEFAULT_MEMORY_LIMIT)
+        return {each: (await tuner.attempt(each, LARGEST)).rate for each in field}
 
 
-def _passes(trials: list[Trial], started: float) -> Passes:
-    return Passes(trials=tuple(_pass(trial) for trial in trials), wall_s=perf_counter() - started)
-
-
-def _pass(trial: Trial) -> Pass:
-    return Pass(candidate=_name(trial.candidate), sample=trial.sample, bytes_per_s=trial.rate)
+async def _tuned(spec: SearchSpec, request: JobRequest, in_force: Candidate) -> Tuned:
+    sink = Sink(spec.endpoint_url)
+    chosen: dict[str, Any] = {
+        "part_size": in_force.part_size,
+        "upload_concurrency": in_force.upload_concurrency,
+        "compress": in_force.compress,
+    }
+    before = sink.stats()["object_bytes"]
+    started = perf_counter()
+    found = await tune(
+        request,
+        Settings(**spec.settings, **chosen),
+        budget_s=spec.budget_s,
+        note=lambda _: None,
+        report=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    return Tuned(
+        in_force=_name(in_force),
+        recommended=_name(found.recommended),
+        wall_s=perf_counter() - started,
+        sent=sink.stats()["object_bytes"] - before,
+    )
 
 
 def _name(candidate: Candidate) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import socket
 import ssl
 import sys
 import time
@@ -48,6 +49,8 @@ class Stats:
     requests: int = 0
     objects: int = 0
     object_bytes: int = 0
+    stored: int = 0
+    """Objects that were not deleted."""
     manifest_bytes: int = 0
     """Size of the last manifest."""
     cpu_s: float = 0.0
@@ -107,6 +110,7 @@ def answer(request: Request, stats: Stats, stored: Stored) -> Answer:
     stats.requests += 1
     if request.path == STATS_PATH:
         stats.cpu_s = time.process_time()
+        stats.stored = len(stored)
         return Answer(200, json.dumps(asdict(stats)).encode())
     if request.length is None:
         return Answer(411)
@@ -169,13 +173,12 @@ def _xml(status: int, name: str, content: str) -> Answer:
     return Answer(status, f"<{name}>{content}</{name}>".encode(), (("Content-Type", "application/xml"),))
 
 
-class Link:
-    """The line to the sink: `bytes_per_s` for all connections together (0: no limit), `round_trip_s` per answer."""
+class Line:
+    """Bytes that pass at `bytes_per_s` (0: no limit)."""
 
-    def __init__(self, bytes_per_s: float, round_trip_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, bytes_per_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._bytes_per_s = bytes_per_s
-        self.round_trip_s = round_trip_s
         self._free_at = 0.0
 
     def wait_after(self, count: int) -> float:
@@ -188,11 +191,22 @@ class Link:
         return wait if wait > _LONGEST_BURST_S else 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """The way to the sink: a line shared by all connections, and for each one an end of its own."""
+
+    shared: Line
+    connection_bytes_per_s: float = 0.0
+    round_trip_s: float = 0.0
+    """Seconds before each answer."""
+
+
 class SinkProtocol(asyncio.BufferedProtocol):
     """One connection."""
 
     def __init__(self, link: Link, stats: Stats, stored: Stored) -> None:
         self._link = link
+        self._end = Line(link.connection_bytes_per_s)
         self._stats = stats
         self._stored = stored
         self._loop = asyncio.get_running_loop()
@@ -210,7 +224,7 @@ class SinkProtocol(asyncio.BufferedProtocol):
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        wait = self._link.wait_after(nbytes)
+        wait = max(self._link.shared.wait_after(nbytes), self._end.wait_after(nbytes))
         if wait:
             self._transport.pause_reading()
             self._loop.call_later(wait, self._resume)
@@ -264,7 +278,11 @@ async def serve(link: Link, context: ssl.SSLContext | None) -> None:
     stats = Stats()
     stored: Stored = {}
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: SinkProtocol(link, stats, stored), "127.0.0.1", 0, ssl=context)
+    listening = socket.create_server(("127.0.0.1", 0))
+    if link.connection_bytes_per_s:
+        # What a client has sent must not wait here for long: another connection would count it as sent.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, READ_SIZE)
+    server = await loop.create_server(lambda: SinkProtocol(link, stats, stored), sock=listening, ssl=context)
     print(server.sockets[0].getsockname()[1], flush=True)
     await asyncio.to_thread(sys.stdin.read)
     server.close()
@@ -274,13 +292,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sink", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tls", nargs=2, metavar=("CERT", "KEY"), help="speak HTTPS with this pair, PEM")
     parser.add_argument("--bytes-per-s", type=float, default=0.0, help="bandwidth of the link; 0: no limit")
+    parser.add_argument("--connection-bytes-per-s", type=float, default=0.0, help="of each connection; 0: no limit")
     parser.add_argument("--round-trip-s", type=float, default=0.0, help="seconds before each answer")
     options = parser.parse_args(arguments)
     context = None
     if options.tls:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(*options.tls)
-    uvloop.run(serve(Link(options.bytes_per_s, options.round_trip_s), context))
+    link = Link(
+        shared=Line(options.bytes_per_s),
+        connection_bytes_per_s=options.connection_bytes_per_s,
+        round_trip_s=options.round_trip_s,
+    )
+    uvloop.run(serve(link, context))
 
 
 if __name__ == "__main__":

@@ -52,11 +52,17 @@ class Sink:
 
 @contextmanager
 def running_sink(
-    directory: Path, *, https: bool = False, bytes_per_s: float = 0.0, round_trip_s: float = 0.0
+    directory: Path,
+    *,
+    https: bool = False,
+    bytes_per_s: float = 0.0,
+    connection_bytes_per_s: float = 0.0,
+    round_trip_s: float = 0.0,
 ) -> Iterator[Sink]:
     """Run one until the block ends; certificates are written to `directory`."""
     command = [sys.executable, "-m", "benchmarks.sink"]
     command += [f"--bytes-per-s={bytes_per_s}", f"--round-trip-s={round_trip_s}"]
+    command += [f"--connection-bytes-per-s={connection_bytes_per_s}"]
     ca = None
     if https:
         authority = make_authority(directory)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.sink import Link, SinkProtocol, Stats
+from benchmarks.sink import Line, Link, SinkProtocol, Stats
 from benchmarks.sink_process import running_sink
 
 PUT = b"PUT /b/image.part.00 HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\nhello"
@@ -50,7 +50,7 @@ def feed(protocol: SinkProtocol, data: bytes, step: int) -> None:
 
 def connection(link: Link | None = None) -> tuple[SinkProtocol, FakeTransport, Stats]:
     stats, transport = Stats(), FakeTransport()
-    protocol = SinkProtocol(link or Link(0, 0), stats, {})
+    protocol = SinkProtocol(link or Link(shared=Line(0)), stats, {})
     protocol.connection_made(transport)
     return protocol, transport, stats
 
@@ -144,16 +144,16 @@ async def test_a_head_without_end_is_cut_off() -> None:
 def test_the_link_is_shared_and_exact() -> None:
     """All readers share one rate, and idle time is not saved up."""
     now = 100.0
-    link = Link(1000, 0, lambda: now)
-    assert link.wait_after(500) == pytest.approx(0.5)
-    assert link.wait_after(500) == pytest.approx(1.0)
+    line = Line(1000, lambda: now)
+    assert line.wait_after(500) == pytest.approx(0.5)
+    assert line.wait_after(500) == pytest.approx(1.0)
     now = 200.0
-    assert link.wait_after(1000) == pytest.approx(1.0)
+    assert line.wait_after(1000) == pytest.approx(1.0)
 
 
 async def test_the_link_stops_the_reading() -> None:
     """A connection that read more than the link carries reads on when the link has carried it."""
-    protocol, transport, _ = connection(Link(1000, 0))
+    protocol, transport, _ = connection(Link(shared=Line(1000)))
     feed(protocol, PUT[:50], 50)
     assert not transport.reading
     resumed = asyncio.Event()

@@ -1,11 +1,10 @@
-"""Tuning: rounds, sample and recommendation with given figures, then once against a real endpoint."""
+"""Tuning: the recommendation for given figures, the sample, and the command on a simulated link."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import tomllib
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,62 +12,89 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amistream.cli import main
-from amistream.jobs.tune import (
-    SLICE,
-    WHOLE_SAMPLES,
-    Candidate,
-    Trial,
-    candidates,
-    recommend,
-    sample_extents,
-    successive_halving,
-)
+from amistream.jobs.search import Candidate, LevelSpeed, LinkSpeed, Speeds, Trial, candidates, ranked, recommend
+from amistream.jobs.tune import SLICE, sample_extents
 from amistream.values import GIB, MIB, Extent
-from jobs.work import use_endpoint
-from support.buckets import list_keys
+from benchmarks.sink_process import BUCKET, running_sink
 from support.volumes import random_image
 
 if TYPE_CHECKING:
-    from conftest import MakeBucket
-    from support.endpoints import Endpoint
+    from pathlib import Path
 
-FIELD = candidates(workers=2, block_size=2 * MIB, memory_limit=4 * GIB)
+GRID = candidates(workers=2, block_size=2 * MIB, memory_limit=4 * GIB)
 
 
-def test_the_field_is_the_grid_within_memory() -> None:
+def test_the_grid_is_within_memory() -> None:
     """All 64 combinations compete when memory allows, fewer when it does not, none over the limit."""
-    assert len(FIELD) == 64
+    assert len(GRID) == 64
     small = candidates(workers=2, block_size=2 * MIB, memory_limit=220 * MIB)
     assert 0 < len(small) < 64
     assert max(each.part_size * each.upload_concurrency for each in small) < 220 * MIB
 
 
-@pytest.mark.parametrize("best", FIELD[::7])
-async def test_the_best_is_found_in_a_quarter_of_the_grids_work(best: Candidate) -> None:
-    """The best candidate is found, and the samples together are a quarter of the whole grid's."""
-    made = []
+def speeds_of(link: float, connection: float, delay_s: float, *, piece: int = MIB) -> Speeds:
+    """The figures of a link of so many bytes per second, and of each of its connections."""
 
-    async def attempt(candidate: Candidate, sample: int) -> Trial:
-        far = abs(FIELD.index(candidate) - FIELD.index(best))
-        trial = Trial(candidate=candidate, sample=sample, seconds=sample / (1000 - far), stored=1)
-        made.append(sample)
-        return trial
+    def rate(number: int) -> float:
+        return min(link, number * piece / (delay_s + piece / connection))
 
-    trials = await successive_halving(FIELD, GIB, attempt)
-    assert max(trials, key=lambda trial: trial.rate).candidate == best
-    assert sum(made) == WHOLE_SAMPLES * GIB == 64 * GIB // 4
-    assert recommend(trials).rate >= 0.9 * 1000
+    levels = {
+        name: LevelSpeed(rate=rate, ratio=ratio)
+        for name, rate, ratio in (("fast", 300e6, 0.53), ("balanced", 90e6, 0.47), ("small", 45e6, 0.44))
+    }
+    links = {number: LinkSpeed(rate=rate(number), piece=piece, spread=0.01) for number in (2, 4, 8, 16)}
+    return Speeds(delay_s=delay_s, levels=levels, links=links)
+
+
+@pytest.mark.parametrize(
+    ("link", "connection", "delay_s", "concurrency", "compress"),
+    [
+        (20e6, 5e6, 0.08, 8, {"balanced", "small", "auto"}),
+        (1e9, 100e6, 0.001, 2, {"fast"}),
+        (1e6, 1e6, 0.2, 2, {"small"}),
+        (200e6, 10e6, 0.05, 16, {"fast"}),
+    ],
+)
+def test_the_best_setting_for_a_link(
+    link: float, connection: float, delay_s: float, concurrency: int, compress: set[str]
+) -> None:
+    """As many connections as fill the link or keep up with the cores, and the compression that balances the two."""
+    speeds = speeds_of(link, connection, delay_s)
+    best = ranked(GRID, {each: speeds.computed(each) for each in GRID})[0]
+    assert (best.upload_concurrency, best.compress in compress) == (concurrency, True)
+
+
+def test_larger_parts_wait_less() -> None:
+    """The delay of each upload counts once for a part: the larger one is computed as faster, up to the link's speed."""
+    speeds = speeds_of(1e9, 20e6, 0.5, piece=64 * MIB)
+    small, large = (speeds.upload_rate(size, 8) for size in (5 * MIB, 40 * MIB))
+    assert small == pytest.approx(8 * 5 * MIB / (0.5 + 5 * MIB / 20e6))
+    assert large == pytest.approx(8 * 40 * MIB / (0.5 + 40 * MIB / 20e6))
+
+
+@pytest.mark.parametrize(
+    ("passes", "challenger_wins"),
+    [([(100, 120)], True), ([(100, 101)], False), ([(100, 120), (125, 121)], False), ([(100, 140), (105, 141)], True)],
+)
+def test_a_challenger_must_beat_the_setting_in_force_by_more_than_the_spread(
+    passes: list[tuple[float, float]], challenger_wins: bool
+) -> None:
+    """Measured figures decide, and a difference within the measurements' own differences changes nothing."""
+    in_force, challenger, other = GRID[10], GRID[20], GRID[30]
+    speeds = speeds_of(20e6, 5e6, 0.08)
+    for pair in passes:
+        for candidate, rate in zip((in_force, challenger), pair, strict=True):
+            speeds.trials.append(Trial(candidate=candidate, sample=1, seconds=1, stored=1, rate=rate))
+    assert recommend(in_force, [other, in_force, challenger], speeds) == (challenger if challenger_wins else in_force)
 
 
 def test_among_equals_the_one_with_least_in_flight() -> None:
     """A candidate as good as the best that holds less memory is preferred."""
-
-    def trial(part_size: int, concurrency: int, rate: float) -> Trial:
-        candidate = Candidate(part_size=part_size, upload_concurrency=concurrency, compress="fast")
-        return Trial(candidate=candidate, sample=1000, seconds=1000 / rate, stored=1)
-
-    trials = [trial(40, 16, 100), trial(10, 4, 99), trial(5, 2, 90)]
-    assert recommend(trials) is trials[1]
+    grid = [
+        Candidate(part_size=size, upload_concurrency=number, compress="fast")
+        for size, number in ((40, 16), (10, 4), (5, 2))
+    ]
+    assert ranked(grid, dict(zip(grid, (100, 99, 90), strict=True))) == [grid[1], grid[0], grid[2]]
 
 
 @given(
@@ -90,26 +116,32 @@ def test_a_sample_lies_inside_the_data(pairs: list[tuple[int, int]], wanted: int
     assert sum(each.length for each in chosen) <= max(min(wanted, data), SLICE)
 
 
+@pytest.mark.parametrize("budget", [1, 5])
 def test_tuning_for_real(
-    tmp_path: Path,
-    ministack: Endpoint,
-    make_bucket: MakeBucket,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    budget: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The command tries candidates against a real endpoint, writes a usable fragment, and leaves nothing there."""
-    use_endpoint(ministack, monkeypatch)
-    bucket = make_bucket(ministack)
-    image = random_image(tmp_path / "disk.img", 16 * MIB)
-    status = main.run(
-        [
-            *("tune", str(image), "--to", f"s3://{bucket}/x", "--endpoint-url", ministack.url, "--budget", "1"),
-            *("--memory-limit", "200MiB", "--write", str(tmp_path / "tuned.toml"), "--json"),
-        ]
-    )
+    """The command sends no more than its time allows, shows rounds and the best settings, and leaves nothing there."""
+    image = random_image(tmp_path / "disk.img", 64 * MIB)
+    written = tmp_path / "tuned.toml"
+    with running_sink(tmp_path, bytes_per_s=20e6, connection_bytes_per_s=5e6, round_trip_s=0.04) as sink:
+        for name, value in sink.environ().items():
+            monkeypatch.setenv(name, value)
+        line = ["tune", str(image), "--to", f"s3://{BUCKET}/x", "--endpoint-url", sink.url, "--budget", str(budget)]
+        line += ["--memory-limit", "300MiB", "--write", str(written), *(["--json"] if budget == 1 else [])]
+        status = main.run(line)
+        stats = sink.stats()
     shown = capsys.readouterr()
     assert status == 0, shown.err
-    best = json.loads(shown.out)["recommended"]
-    fragment = tomllib.loads((tmp_path / "tuned.toml").read_text())
-    assert fragment == {name: best[name] for name in ("part_size", "upload_concurrency", "compress")}
-    assert list_keys(ministack, bucket) == []
+    assert stats["stored"] == 0
+    # The link bounds what is sent in the time; the first measurement and the end of the last one come on top.
+    assert 0 < stats["object_bytes"] <= 20e6 * (budget * 1.1 + 5)
+    assert [f"round {number} of 3" in shown.err for number in (1, 2, 3)] == [True] * 3
+    fragment = tomllib.loads(written.read_text())
+    if budget == 1:
+        found = json.loads(shown.out)
+        best = found["recommended"]
+        assert fragment == {name: best[name] for name in ("part_size", "upload_concurrency", "compress")}
+        assert (best, len(found["best"])) == (found["best"][0], 5)
+    else:
+        rows = [line for line in shown.out.splitlines() if "MB/s" in line and "#" in line and "MiB" in line]
+        assert ["<- recommended" in row for row in rows] == [True] + [False] * 4

@@ -1,112 +1,350 @@
 """Finds the settings that bundle fastest from this machine to a destination: part size, parts in flight, compression.
 
-Successive halving: all candidates are tried on a small sample of the volume, the better quarter on a larger one,
-and the best of those on the whole sample. That reads and sends a quarter of what trying every candidate in full
-would. A trial is a real pass of the pipeline into the real store, under names of its own, which are removed again.
+Three rounds, within a time that the user gives:
 
-The sample is slices from all over the volume's data, so that it compresses like the whole.
+1. Each compression, over one sample of the volume, without the network.
+2. The link with a few numbers of connections, without the volume.
+3. Real passes with the setting in force and with those that must be fastest by these figures (`search`).
+
+The sample is slices from all over the volume's data, so that it compresses like the whole. All that is stored has names
+of its own and is removed again.
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import os
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+import statistics
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
+from typing import cast
 
 from amistream.aws.session import Aws
 from amistream.checks.preflight import Measurable, Note, check_measurable
-from amistream.errors import RefusedError
+from amistream.errors import RefusedError, first_cause
 from amistream.flow.undo import Undo
+from amistream.jobs.search import (
+    AUTO,
+    CONCURRENCIES,
+    LEVELS,
+    Candidate,
+    LevelSpeed,
+    LinkSpeed,
+    Speeds,
+    Trial,
+    candidates,
+    ranked,
+    recommend,
+)
 from amistream.keys import BundleKey
 from amistream.pipeline import Pipeline
+from amistream.plan import Plan
+from amistream.ports.store import OnBytes, Store, sha1_of, whole_checksum
 from amistream.request import JobRequest
-from amistream.settings import Settings, memory_ceiling
+from amistream.settings import Settings
 from amistream.source.extents import ALIGNMENT
 from amistream.stages.level import level_number
-from amistream.values import MIB, Extent
+from amistream.units import duration_text, rate_text, size_text
+from amistream.values import KIB, MIB, Extent
 
 DEFAULT_MEMORY_LIMIT = 512 * MIB
 """Default limit: candidates with a higher memory ceiling are not tried."""
-
-PART_SIZES = (5 * MIB, 10 * MIB, 20 * MIB, 40 * MIB)
-CONCURRENCIES = (2, 4, 8, 16)
-COMPRESSIONS = ("fast", "balanced", "small", "auto")
-
-ROUNDS = ((8, 1), (4, 4), (1, 4))
-"""Per round: the sample is divided by the first figure, after the candidates were divided by the second. With 64
-candidates: 64/8 + 16/4 + 4/1 = 16 whole samples, a quarter of 64."""
-
-SLICE = 8 * MIB
-_AS_GOOD = 0.98
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class Candidate:
-    """One setting of the three knobs; sizes in bytes."""
-
-    part_size: int
-    upload_concurrency: int
-    compress: str
+LEVELS_SHARE, LINK_SHARE = 0.2, 0.3
+"""Shares of the time for the first two rounds; passes take the rest."""
+OVERTIME_SHARE = 0.1
+"""A measurement that takes longer than expected is cut off when so much more than the time has passed."""
+SLICE = 2 * MIB
+FIRST_SAMPLE, LEAST_SAMPLE = 32 * MIB, 8 * MIB
+_SMALL_IS_SLOWER = 6
+"""Factor from the fastest to the slowest compression. Measured; only the time of the round depends on it."""
+PIECES = (256 * KIB, 8 * MIB)
+"""Smallest and largest object of the second round."""
+_PIECE_S = 0.3
+"""Aim for the time of one object."""
+PARTS_EACH = 3
+"""Parts that each connection sends in a pass, or one less. Guess."""
+PASSES_EACH = 2
+UNDONE_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """The measurement of one pass with a candidate."""
+class Tuning:
+    """All that was measured, every candidate with its speed, best first, and the one to go by."""
 
-    candidate: Candidate
-    sample: int
-    seconds: float
-    stored: int
+    speeds: Speeds
+    ranking: tuple[tuple[Candidate, float], ...]
+    in_force: Candidate
+    recommended: Candidate
+
+
+async def tune(
+    request: JobRequest, settings: Settings, *, budget_s: float, note: Note, report: Callable[[str], None]
+) -> Tuning:
+    """Find the best settings for the request's source and destination in `budget_s` seconds.
+
+    `report` receives each round and measurement as a line. Raises as the preflight and the pipeline do; nothing is left
+    at the destination.
+    """
+    async with AsyncExitStack() as stack:
+        aws = await stack.enter_async_context(Aws(settings))
+        measurable = await check_measurable(request, settings, aws, note)
+        stack.push_async_callback(measurable.close)
+        stack.push_async_callback(measurable.store.close)
+        plan = measurable.plan
+        limit = request.memory_limit or settings.memory_limit or DEFAULT_MEMORY_LIMIT
+        grid = candidates(workers=plan.workers, block_size=plan.block_size, memory_limit=limit)
+        if not grid:
+            raise RefusedError(
+                "memory_limit.too_small",
+                f"cannot tune within {limit / MIB:.0f} MiB: no candidate fits",
+                hint="give a larger --memory-limit",
+                field="memory_limit",
+            )
+        in_force = Candidate(
+            part_size=plan.part_size,
+            upload_concurrency=plan.upload_concurrency,
+            compress=request.compress or settings.compress,
+        )
+        if in_force not in grid:
+            grid.append(in_force)
+        tuner = Tuner(measurable, report, budget_s)
+        try:
+            await tuner.measure_levels(list(dict.fromkeys((*LEVELS, in_force.compress))))
+            await tuner.measure_links(sorted({*CONCURRENCIES, in_force.upload_concurrency}))
+            await tuner.confirm(in_force, grid)
+        except TimeoutError:
+            report("  cut off: the time is used up")
+    speeds = tuner.speeds
+    rates = {each: speeds.rate(each) for each in grid}
+    recommended = recommend(in_force, grid, speeds)
+    others = sorted((each for each in grid if each != recommended), key=lambda each: -rates[each])
+    return Tuning(
+        speeds=speeds,
+        ranking=tuple((each, rates[each]) for each in (recommended, *others)),
+        in_force=in_force,
+        recommended=recommended,
+    )
+
+
+class Tuner:
+    """Measures one volume and store, which the caller has checked and closes."""
+
+    def __init__(self, measurable: Measurable, report: Callable[[str], None], budget_s: float) -> None:
+        """The time runs from now on."""
+        self._measurable = measurable
+        self._report = report
+        self._until = perf_counter() + budget_s
+        self._budget_s = budget_s
+        self._names = f"amistream-tune-{secrets.token_hex(4)}"
+        self._count = 0
+        self._data = sum(extent.length for extent in measurable.extents)
+        self.speeds = Speeds()
 
     @property
-    def rate(self) -> float:
-        """Bytes of the volume per second."""
-        return self.sample / self.seconds
+    def _left_s(self) -> float:
+        return self._until - perf_counter()
+
+    def _cut_off(self) -> asyncio.Timeout:
+        """Bounds every measurement but the first of the link: without that nothing is known."""
+        return asyncio.timeout(self._left_s + self._budget_s * OVERTIME_SHARE if self.speeds.links else None)
+
+    async def measure_levels(self, names: Sequence[str]) -> None:
+        """Compress and encrypt a sample at each level, and send nothing."""
+        names = [name for name in names if name != AUTO]
+        time_s = self._budget_s * LEVELS_SHARE
+        self._announce(1, f"{len(names)} compressions, sends nothing", time_s)
+        fastest = await self._compress(names[0], min(FIRST_SAMPLE, self._data))
+        # The fastest one takes part of the time that the slowest one takes, and the others lie between.
+        sample = int(fastest.rate * time_s / (2 * _SMALL_IS_SLOWER))
+        for name in names:
+            speed = await self._compress(name, max(LEAST_SAMPLE, sample))
+            self.speeds.levels[name] = speed
+            self._report(f"  {name}: compresses {rate_text(speed.rate)} to {speed.ratio:.0%}")
+
+    async def _compress(self, name: str, sample: int) -> LevelSpeed:
+        plan = self._plan(sample, level=level_number(name))
+        started = perf_counter()
+        measured = await self._pass(plan, cast("Store", _Nowhere()), Undo())
+        size = sum(extent.length for extent in plan.extents or ())
+        return LevelSpeed(rate=size / (perf_counter() - started), ratio=measured / size)
+
+    async def measure_links(self, concurrencies: Sequence[int]) -> None:
+        """Send pieces of noise over a few numbers of connections, until more of them bring nothing."""
+        time_s = min(self._budget_s * LINK_SHARE, self._left_s)
+        each_s = time_s / (len(concurrencies) + 1)
+        self._announce(2, f"up to {len(concurrencies)} numbers of connections, sends what the link takes", time_s)
+        undo = Undo(parallel=UNDONE_AT_ONCE)
+        noise = memoryview(os.urandom(PIECES[1]))
+        until = perf_counter() + time_s
+        try:
+            # The first one makes the connection.
+            delays = [KIB / (await self._send(noise[:KIB], 1, 0.0, undo)).rate for _ in range(4)]
+            self.speeds.delay_s = min(delays[1:])
+            found = await self._send(noise[: PIECES[0]], concurrencies[0], 0.0, undo)
+            for concurrency in concurrencies:
+                # Most of the time of a piece must be its sending: `Speeds` takes the delay off it.
+                sending_s = max(PIECES[0] / 1e9, found.piece * concurrency / found.rate - self.speeds.delay_s)
+                fitting = found.piece / sending_s * max(_PIECE_S, 4 * self.speeds.delay_s)
+                piece = min(max(int(fitting) // KIB * KIB, PIECES[0]), PIECES[1])
+                async with self._cut_off():
+                    found = await self._send(noise[:piece], concurrency, min(each_s, until - perf_counter()), undo)
+                self.speeds.links[concurrency] = found
+                self._report(f"  {concurrency} connections: {rate_text(found.rate)}")
+                if self.speeds.link_is_full or perf_counter() > until:
+                    break
+        finally:
+            await undo.run()
+
+    async def _send(self, piece: memoryview, concurrency: int, time_s: float, undo: Undo) -> LinkSpeed:
+        """Send the piece again and again over each connection for so long, at least twice if there is time at all."""
+        sha1 = sha1_of(piece)
+        until = perf_counter() + time_s
+        store = self._measurable.store
+        moments: list[list[float]] = [[] for _ in range(concurrency)]
+
+        async def send(sent: list[float]) -> None:
+            sent.append(perf_counter())
+            while len(sent) == 1 or perf_counter() < until:
+                self._count += 1
+                name = f"{self._names}-{self._count}"
+                undo.push(f"{store.location}/{name}", partial(store.remove, name, len(piece), whole_checksum(sha1)))
+                await store.put(name, piece, sha1, lambda _: None)
+                sent.append(perf_counter())
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for sent in moments:
+                    group.create_task(send(sent))
+        except BaseExceptionGroup as errors:
+            raise first_cause(errors) from None
+        # The first piece opens a connection, if it is not the only one.
+        steady = [sent[1:] if len(sent[1:]) > 1 else sent for sent in moments]
+        rate = sum((len(sent) - 1) * len(piece) / (sent[-1] - sent[0]) for sent in steady)
+        times = [after - before for sent in steady for before, after in itertools.pairwise(sent)]
+        error = statistics.stdev(times) / statistics.mean(times) / len(times) ** 0.5 if len(times) > 1 else 0.0
+        return LinkSpeed(rate=rate, piece=len(piece), spread=error)
+
+    async def confirm(self, in_force: Candidate, grid: Sequence[Candidate]) -> None:
+        """Make passes with the setting in force and its challengers in turn, while there is time."""
+        best = ranked(grid, {each: self.speeds.computed(each) for each in grid})[0]
+        coming = [
+            each for each in dict.fromkeys((in_force, best)) if self._needs_s(each, PARTS_EACH - 1) < self._left_s
+        ]
+        to_send = sum(self._sample(each, PARTS_EACH) * self.speeds.ratio(each) for each in coming)
+        self._announce(3, f"{len(coming)} or more passes, sends {size_text(int(to_send))} or more", self._left_s)
+        tried: list[Candidate] = []
+        while True:
+            best = ranked(grid, {each: self.speeds.rate(each) for each in grid})[0]
+            candidate = min((in_force, best), key=tried.count)
+            parts_each = PARTS_EACH if self._needs_s(candidate, PARTS_EACH) < self._left_s else PARTS_EACH - 1
+            is_settled = tried.count(candidate) == PASSES_EACH or (best == in_force and candidate in tried)
+            if is_settled or self._needs_s(candidate, parts_each) > self._left_s:
+                return
+            tried.append(candidate)
+            async with self._cut_off():
+                trial = await self.attempt(candidate, int(self._sample(candidate, parts_each)))
+            self.speeds.trials.append(trial)
+            self._report(
+                f"  {candidate_text(candidate)}: {rate_text(trial.rate)}, sent {size_text(trial.stored)}, "
+                f"{duration_text(max(0.0, self._left_s))} left"
+            )
+
+    def _needs_s(self, candidate: Candidate, parts_each: int) -> float:
+        """The time of a pass in which each connection sends so many parts."""
+        sample = self._sample(candidate, parts_each)
+        first = min(sample, candidate.part_size / self.speeds.ratio(candidate))
+        return sample / self.speeds.rate(candidate) + first / max(each.rate for each in self.speeds.levels.values())
+
+    def _sample(self, candidate: Candidate, parts_each: int) -> float:
+        return min(self._data, parts_each * candidate.in_flight / self.speeds.ratio(candidate))
+
+    async def attempt(self, candidate: Candidate, sample: int) -> Trial:
+        """One pass over so many bytes; its parts are removed, whatever happens."""
+        plan = replace(
+            self._plan(sample, level=level_number(candidate.compress)),
+            part_size=candidate.part_size,
+            upload_concurrency=candidate.upload_concurrency,
+        )
+        store, undo = _Timed(self._measurable.store), Undo(parallel=UNDONE_AT_ONCE)
+        started = perf_counter()
+        try:
+            stored = await self._pass(plan, cast("Store", store), undo)
+            seconds = perf_counter() - started
+        finally:
+            await undo.run()
+        size = sum(extent.length for extent in plan.extents or ())
+        rate = store.rate(candidate.upload_concurrency) * size / stored
+        return Trial(candidate=candidate, sample=size, seconds=seconds, stored=stored, rate=rate)
+
+    async def _pass(self, plan: Plan, store: Store, undo: Undo) -> int:
+        """Bundle the plan's extents; returns the number of stored bytes."""
+        measured = await Pipeline(plan, self._measurable.volume, store, BundleKey.generate(), undo).run()
+        return measured.split.bundled_size
+
+    def _plan(self, sample: int, *, level: int | None) -> Plan:
+        self._count += 1
+        extents = sample_extents(self._measurable.extents, sample)
+        prefix = f"{self._names}-{self._count}"
+        return replace(self._measurable.plan, prefix=prefix, level=level, extents=extents)
+
+    def _announce(self, number: int, what: str, time_s: float) -> None:
+        self._report(f"round {number} of 3: {what}, about {duration_text(max(0.0, time_s))}")
 
 
-WHOLE_SAMPLES = 16
-"""Cost of all rounds together, in whole samples, with every candidate in the field."""
+class _Nowhere:
+    """The part of a store that a pass needs, which keeps nothing."""
 
-FIRST_TRY = 64 * MIB
-"""Sample of the first pass, from whose speed follows how large a sample the time budget allows."""
+    location = "nowhere"
 
-Try = Callable[[Candidate, int], Awaitable[Trial]]
+    async def checksum(self, name: str, data: memoryview, sha1: bytes) -> str:
+        del name, data, sha1
+        return ""
 
+    async def put(self, name: str, data: memoryview, sha1: bytes, on_bytes: OnBytes) -> None:
+        del name, data, sha1, on_bytes
 
-def candidates(*, workers: int, block_size: int, memory_limit: int) -> list[Candidate]:
-    """Every combination whose memory ceiling is within the limit (bytes)."""
-    return [
-        Candidate(part_size=part_size, upload_concurrency=concurrency, compress=compress)
-        for part_size, concurrency, compress in itertools.product(PART_SIZES, CONCURRENCIES, COMPRESSIONS)
-        if memory_ceiling(workers=workers, block_size=block_size, part_size=part_size, upload_concurrency=concurrency)
-        <= memory_limit
-    ]
+    async def remove(self, name: str, size: int, *checksums: str) -> None:
+        del name, size, checksums
 
 
-async def successive_halving(field: Sequence[Candidate], sample: int, attempt: Try) -> list[Trial]:
-    """Run the rounds; returns every trial in the order made. The last round's are on the whole `sample` (bytes)."""
-    trials: list[Trial] = []
-    running = list(field)
-    for divided_by, keep_one_of in ROUNDS:
-        running = running[: max(1, -(-len(running) // keep_one_of))]
-        # A sample of less than several parts would measure nothing.
-        made = [await attempt(candidate, max(sample // divided_by, min(sample, FIRST_TRY))) for candidate in running]
-        trials += made
-        running = [trial.candidate for trial in sorted(made, key=lambda trial: -trial.rate)]
-    return trials
+class _Timed:
+    """A store that records when each part was sent."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.location = store.location
+        self.checksum = store.checksum
+        self.remove = store.remove
+        self._sent: list[tuple[float, float, int]] = []
+
+    async def put(self, name: str, data: memoryview, sha1: bytes, on_bytes: OnBytes) -> None:
+        started = perf_counter()
+        await self._store.put(name, data, sha1, on_bytes)
+        self._sent.append((started, perf_counter(), len(data)))
+
+    def rate(self, concurrency: int) -> float:
+        """Bytes per second of all connections together, each from its first part to its last.
+
+        So the time before the first part is made, and that in which only the last parts are under way, do not count.
+        """
+        connections: list[list[float]] = []
+        for started, ended, _ in sorted(self._sent):
+            free = [each for each in connections if each[1] <= started]
+            if free:
+                max(free, key=lambda each: each[1])[1] = ended
+            else:
+                connections.append([started, ended])
+        size = sum(size for _, _, size in self._sent)
+        return size * min(concurrency, len(connections)) / sum(ended - started for started, ended in connections)
 
 
-def recommend(trials: Sequence[Trial]) -> Trial:
-    """The best of the last round; among those as good (2 %), the one that holds the fewest bytes in flight."""
-    last = [trial for trial in trials if trial.sample == max(each.sample for each in trials)]
-    best = max(trial.rate for trial in last)
-    return min(
-        (trial for trial in last if trial.rate >= best * _AS_GOOD),
-        key=lambda trial: (trial.candidate.part_size * trial.candidate.upload_concurrency, -trial.rate),
-    )
+def candidate_text(candidate: Candidate) -> str:
+    return f"parts of {size_text(candidate.part_size)}, {candidate.upload_concurrency} in flight, {candidate.compress}"
 
 
 def sample_extents(extents: Sequence[Extent], wanted: int) -> tuple[Extent, ...]:
@@ -127,90 +365,3 @@ def sample_extents(extents: Sequence[Extent], wanted: int) -> tuple[Extent, ...]
             due += step
         passed += extent.length
     return tuple(chosen)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tuning:
-    """Every trial in the order made, and the one to go by."""
-
-    trials: tuple[Trial, ...]
-    recommended: Trial
-
-
-async def tune(
-    request: JobRequest, settings: Settings, *, budget_s: float, note: Note, report: Callable[[Trial], None]
-) -> Tuning:
-    """Find the best settings for the request's source and destination in about `budget_s` seconds.
-
-    `report` receives each trial. Raises as the preflight and the pipeline do; nothing is left at the destination.
-    """
-    async with AsyncExitStack() as stack:
-        aws = await stack.enter_async_context(Aws(settings))
-        measurable = await check_measurable(request, settings, aws, note)
-        stack.push_async_callback(measurable.close)
-        stack.push_async_callback(measurable.store.close)
-        tuner = Tuner(measurable)
-
-        async def attempt(candidate: Candidate, sample: int) -> Trial:
-            trial = await tuner.attempt(candidate, sample)
-            report(trial)
-            return trial
-
-        plan = measurable.plan
-        first = await tuner.attempt(
-            Candidate(part_size=plan.part_size, upload_concurrency=plan.upload_concurrency, compress="fast"), FIRST_TRY
-        )
-        sample = min(tuner.data, max(FIRST_TRY, int(first.rate * budget_s / WHOLE_SAMPLES)))
-        limit = request.memory_limit or settings.memory_limit or DEFAULT_MEMORY_LIMIT
-        field = candidates(workers=plan.workers, block_size=plan.block_size, memory_limit=limit)
-        if not field:
-            raise RefusedError(
-                "memory_limit.too_small",
-                f"cannot tune within {limit / MIB:.0f} MiB: no candidate fits",
-                hint="give a larger --memory-limit",
-                field="memory_limit",
-            )
-        trials = await successive_halving(field, sample, attempt)
-    return Tuning(trials=tuple(trials), recommended=recommend(trials))
-
-
-class Tuner:
-    """Tries candidates on one volume and store, which the caller has checked and closes."""
-
-    def __init__(self, measurable: Measurable) -> None:
-        self._measurable = measurable
-        self._names = f"amistream-tune-{secrets.token_hex(4)}"
-        self._count = 0
-
-    @property
-    def data(self) -> int:
-        """Bytes of data in the volume: the largest sample there is."""
-        return sum(extent.length for extent in self._measurable.extents)
-
-    async def attempt(self, candidate: Candidate, sample: int) -> Trial:
-        """One pass over `sample` bytes; its parts are removed, whatever happens."""
-        self._count += 1
-        extents = sample_extents(self._measurable.extents, sample)
-        plan = replace(
-            self._measurable.plan,
-            prefix=f"{self._names}-{self._count}",
-            part_size=candidate.part_size,
-            upload_concurrency=candidate.upload_concurrency,
-            level=level_number(candidate.compress),
-            extents=extents,
-        )
-        undo = Undo()
-        try:
-            started = perf_counter()
-            measured = await Pipeline(
-                plan, self._measurable.volume, self._measurable.store, BundleKey.generate(), undo
-            ).run()
-            seconds = perf_counter() - started
-        finally:
-            await undo.run()
-        return Trial(
-            candidate=candidate,
-            sample=sum(extent.length for extent in extents),
-            seconds=seconds,
-            stored=measured.split.bundled_size,
-        )

@@ -20,10 +20,12 @@ from amistream.units import rate_text, size_text
 from amistream.values import STANDARD_INPUT
 
 if TYPE_CHECKING:
-    from amistream.jobs.tune import Trial, Tuning
+    from amistream.jobs.search import Candidate, Trial
+    from amistream.jobs.tune import Tuning
     from amistream.settings import Settings
 
 BAR_WIDTH = 30
+SHOWN = 5
 
 Destination = Annotated[
     str,
@@ -36,7 +38,7 @@ Destination = Annotated[
     ),
 ]
 Budget = Annotated[
-    float, typer.Option("--budget", metavar="SECONDS", min=1, help="Approximate time for all trials together.")
+    float, typer.Option("--budget", metavar="SECONDS", min=1, help="Time for all measurements together.")
 ]
 Write = Annotated[
     Path | None, typer.Option("--write", metavar="FILE", help="Write the recommended settings to this new TOML file.")
@@ -55,8 +57,9 @@ def tune(
 ) -> int:
     """Find the part size, concurrency and compression that bundle SOURCE fastest to that destination.
 
-    It bundles samples of the volume with many settings, and larger samples with the best ones, and removes all that it
-    stored. The result is a table, a chart and lines for the configuration file.
+    It measures the compressions, then the link, then passes with the setting in force and its best challengers, and
+    removes all that it stored. It takes the given time. A setting is recommended only if it is faster than the one in
+    force by more than the measurements differ.
 
     Example: [bold]amistream tune /dev/xvdf --to s3://my-bucket/tuning --budget 300 --write tuned.toml[/bold]
     """
@@ -72,7 +75,7 @@ def tune(
         )
     request = make_request(JobRequest, {**given, "destinations": [destination], "register_image": False})
     tuning = _run(request, load(config), budget)
-    fragment = config_fragment(tuning.recommended)
+    fragment = config_fragment(tuning)
     if write is not None:
         write.write_text(fragment)
     put_result(json.dumps(tuning_document(tuning)) if as_json else f"{tuning_text(tuning)}\n\n{fragment}")
@@ -84,42 +87,34 @@ def _run(request: JobRequest, settings: Settings, budget: float) -> Tuning:
     from amistream.jobs.tune import tune as find_best
 
     async def work() -> Tuning:
-        return await find_best(
-            request, settings, budget_s=budget, note=put_note, report=lambda trial: put_note(trial_line(trial))
-        )
+        return await find_best(request, settings, budget_s=budget, note=put_note, report=put_note)
 
     return run(work, after_interrupt="the objects that the trials stored were removed")
 
 
-def trial_line(trial: Trial) -> str:
-    candidate = trial.candidate
-    return (
-        f"parts of {size_text(candidate.part_size)}, {candidate.upload_concurrency} in flight, {candidate.compress}: "
-        f"{rate_text(trial.sample, trial.seconds)} over {size_text(trial.sample)}"
-    )
-
-
 def tuning_text(tuning: Tuning) -> str:
-    """Format the last round, best first, each with a bar, and mark the recommended settings."""
-    largest = max(trial.sample for trial in tuning.trials)
-    last = sorted((trial for trial in tuning.trials if trial.sample == largest), key=lambda trial: -trial.rate)
-    lines = [f"{'PART':>10} {'IN FLIGHT':>9}  {'COMPRESS':8} {'SPEED':>11}  {'SENT':>5}"]
-    for trial in last:
-        candidate = trial.candidate
-        bar = "#" * round(BAR_WIDTH * trial.rate / last[0].rate)
-        mark = " <- recommended" if trial is tuning.recommended else ""
+    """Format the best settings with a bar each, the recommended one first, and the reason when nothing changes."""
+    best = tuning.ranking[:SHOWN]
+    fastest = max(rate for _, rate in best)
+    lines = [f"{'PART':>10} {'IN FLIGHT':>9}  {'COMPRESS':8} {'SPEED':>11}  {'FOUND BY':11}"]
+    for candidate, rate in best:
+        found_by = "measuring" if tuning.speeds.measured(candidate) else "computing"
+        mark = " <- recommended" if candidate == tuning.recommended else ""
+        mark += " (in force)" if candidate == tuning.in_force else ""
         lines.append(
             f"{size_text(candidate.part_size):>10} {candidate.upload_concurrency:>9}  {candidate.compress:8} "
-            f"{rate_text(trial.sample, trial.seconds):>11}  {trial.stored / trial.sample:>4.0%}  {bar}{mark}"
+            f"{rate_text(rate):>11}  {found_by:11}  {'#' * round(BAR_WIDTH * rate / fastest)}{mark}"
         )
+    if tuning.recommended == tuning.in_force:
+        lines.append(f"No setting was faster than the one in force by more than {tuning.speeds.spread:.0%}.")
     return "\n".join(lines)
 
 
-def config_fragment(trial: Trial) -> str:
+def config_fragment(tuning: Tuning) -> str:
     """Format lines for amistream.toml."""
-    candidate = trial.candidate
+    candidate = tuning.recommended
     return (
-        f"# found by amistream tune: {rate_text(trial.sample, trial.seconds)} over {size_text(trial.sample)}\n"
+        f"# found by amistream tune: {rate_text(tuning.speeds.rate(candidate))}\n"
         f"part_size = {candidate.part_size}\n"
         f"upload_concurrency = {candidate.upload_concurrency}\n"
         f'compress = "{candidate.compress}"\n'
@@ -127,16 +122,27 @@ def config_fragment(trial: Trial) -> str:
 
 
 def tuning_document(tuning: Tuning) -> dict[str, Any]:
-    def row(trial: Trial) -> dict[str, Any]:
-        candidate = trial.candidate
+    """The recommended setting, the best ones, and every pass; a setting that was only computed has no `sample`."""
+    speeds = tuning.speeds
+
+    def row(candidate: Candidate, trial: Trial | None, rate: float) -> dict[str, Any]:
         return {
             "part_size": candidate.part_size,
             "upload_concurrency": candidate.upload_concurrency,
             "compress": candidate.compress,
-            "sample": trial.sample,
-            "seconds": round(trial.seconds, 3),
-            "stored": trial.stored,
-            "rate": round(trial.rate),
+            "sample": trial.sample if trial else None,
+            "seconds": round(trial.seconds, 3) if trial else None,
+            "stored": trial.stored if trial else None,
+            "rate": round(rate),
         }
 
-    return {"recommended": row(tuning.recommended), "trials": [row(trial) for trial in tuning.trials]}
+    def best_row(candidate: Candidate) -> dict[str, Any]:
+        trials = [trial for trial in speeds.trials if trial.candidate == candidate]
+        return row(candidate, trials[-1] if trials else None, speeds.rate(candidate))
+
+    return {
+        "recommended": best_row(tuning.recommended),
+        "in_force": best_row(tuning.in_force),
+        "best": [best_row(candidate) for candidate, _ in tuning.ranking[:SHOWN]],
+        "trials": [row(trial.candidate, trial, trial.rate) for trial in speeds.trials],
+    }

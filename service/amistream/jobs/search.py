@@ -1,0 +1,167 @@
+"""Computes how fast each setting would bundle, from speeds that were measured one by one; pure.
+
+A bundle goes no faster than the cores compress and no faster than the link takes the compressed bytes:
+
+    speed = min(compression speed, upload speed / compression ratio)        bytes of the volume per second
+    upload speed = min(n x part / (delay + part / speed of one of n connections), speed of the link)
+
+So a compression is measured without the network, and the link without the volume: the speed of every combination of
+part size, parts in flight and compression follows, without a pass for each.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf
+
+from amistream.settings import memory_ceiling
+from amistream.values import MIB
+
+PART_SIZES = (5 * MIB, 10 * MIB, 20 * MIB, 40 * MIB)
+CONCURRENCIES = (2, 4, 8, 16)
+LEVELS = ("fast", "balanced", "small")
+AUTO = "auto"
+"""Chooses among the levels while it runs."""
+
+SMALLEST_SPREAD = 0.02
+"""Two speeds that differ by less are taken as equal, however well they were measured. Guess."""
+_NO_GAIN = 1.05
+"""More connections that raise the speed of the link by less show that it is full. Guess."""
+_AUTO_LOSS = 0.97
+"""Share of the best level's speed that `auto`, which has to find it, is expected to reach. Guess."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Candidate:
+    """One setting of the three knobs; the part size in bytes."""
+
+    part_size: int
+    upload_concurrency: int
+    compress: str
+
+    @property
+    def in_flight(self) -> int:
+        return self.part_size * self.upload_concurrency
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LevelSpeed:
+    """A compression without the network: bytes of the volume per second, and stored bytes per byte of the volume."""
+
+    rate: float
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkSpeed:
+    """The link with a number of connections at a time. `rate`: bytes per second of all of them together."""
+
+    rate: float
+    piece: int
+    """Bytes of each object that was sent."""
+    spread: float
+    """Relative standard error of `rate`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One pass with a candidate."""
+
+    candidate: Candidate
+    sample: int
+    seconds: float
+    stored: int
+    rate: float
+    """Bytes of the volume per second while all uploads were under way: without the first part and the last ones."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Speeds:
+    """All that was measured so far; computes the speed of any candidate from it."""
+
+    delay_s: float = 0.0
+    """Time of an upload of next to nothing."""
+    levels: dict[str, LevelSpeed] = field(default_factory=dict)
+    links: dict[int, LinkSpeed] = field(default_factory=dict)
+    trials: list[Trial] = field(default_factory=list)
+
+    @property
+    def link_is_full(self) -> bool:
+        """The last number of connections brought no more than the one before."""
+        rates = [each.rate for _, each in sorted(self.links.items())]
+        return len(rates) > 1 and rates[-1] < rates[-2] * _NO_GAIN
+
+    def upload_rate(self, part_size: int, concurrency: int) -> float:
+        """Stored bytes per second."""
+        link = max(each.rate for each in self.links.values()) if self.link_is_full else inf
+        known = max((number for number in self.links if number <= concurrency), default=min(self.links))
+        measured = self.links[known]
+        # Of the time of a piece on one connection the delay stays, and the rest grows with the size.
+        piece_s = measured.piece * known / measured.rate
+        sending_s = max(piece_s / 2, piece_s - self.delay_s)
+        part_s = self.delay_s + sending_s * part_size / measured.piece
+        return min(link, concurrency * part_size / part_s)
+
+    def computed(self, candidate: Candidate) -> float:
+        """The speed of a candidate, bytes of the volume per second."""
+        stored = self.upload_rate(candidate.part_size, candidate.upload_concurrency)
+        rates = {name: min(level.rate, stored / level.ratio) for name, level in self.levels.items()}
+        if candidate.compress == AUTO:
+            return _AUTO_LOSS * max(rates.values())
+        return rates[candidate.compress]
+
+    def ratio(self, candidate: Candidate) -> float:
+        """Stored bytes per byte of the volume, at most."""
+        ratios = {name: level.ratio for name, level in self.levels.items()}
+        return ratios.get(candidate.compress) or max(ratios.values())
+
+    def measured(self, candidate: Candidate) -> float | None:
+        """The mean speed of a candidate's passes; None if there was none."""
+        rates = [trial.rate for trial in self.trials if trial.candidate == candidate]
+        return sum(rates) / len(rates) if rates else None
+
+    def rate(self, candidate: Candidate) -> float:
+        return self.measured(candidate) or self.computed(candidate)
+
+    @property
+    def spread(self) -> float:
+        """The relative difference that is no more than chance."""
+        found = [SMALLEST_SPREAD, *(each.spread for each in self.links.values())]
+        for candidate in {trial.candidate for trial in self.trials}:
+            rates = [trial.rate for trial in self.trials if trial.candidate == candidate]
+            found.append((max(rates) - min(rates)) / max(rates))
+        return max(found)
+
+
+def candidates(*, workers: int, block_size: int, memory_limit: int) -> list[Candidate]:
+    """Every combination whose memory ceiling is within the limit (bytes)."""
+    return [
+        Candidate(part_size=part_size, upload_concurrency=concurrency, compress=compress)
+        for part_size, concurrency, compress in itertools.product(PART_SIZES, CONCURRENCIES, (*LEVELS, AUTO))
+        if memory_ceiling(workers=workers, block_size=block_size, part_size=part_size, upload_concurrency=concurrency)
+        <= memory_limit
+    ]
+
+
+def ranked(grid: Sequence[Candidate], speeds: Mapping[Candidate, float]) -> list[Candidate]:
+    """The candidates, best first; among those as good as the best, the one with the fewest bytes in flight leads."""
+    ordered = sorted(grid, key=lambda each: (-speeds[each], each.in_flight))
+    best = min(
+        (each for each in ordered if speeds[each] >= speeds[ordered[0]] * (1 - SMALLEST_SPREAD)),
+        key=lambda each: (each.in_flight, -speeds[each]),
+    )
+    return [best, *(each for each in ordered if each != best)]
+
+
+def recommend(in_force: Candidate, grid: Sequence[Candidate], speeds: Speeds) -> Candidate:
+    """The best candidate, if it beats the setting in force by more than the spread.
+
+    Where several candidates were measured only they compete: a measured figure counts for more than a computed one.
+    """
+    tried = {trial.candidate for trial in speeds.trials} | {in_force}
+    field = [each for each in grid if each in tried] if len(tried) > 1 else list(grid)
+    rate = speeds.rate if len(tried) > 1 else speeds.computed
+    best = ranked(field, {each: rate(each) for each in field})[0]
+    return best if rate(best) > rate(in_force) * (1 + speeds.spread) else in_force
