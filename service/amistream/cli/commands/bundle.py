@@ -1,4 +1,7 @@
-"""The command `bundle`: submits a job, or runs it in this process, and follows it to its end."""
+"""The command `bundle`: submits a job, or runs it in this process, and follows it to its end.
+
+Its options are the fields of `request.CheckRequest`: add one there.
+"""
 
 from __future__ import annotations
 
