@@ -26,7 +26,7 @@ import pytest_asyncio
 import amistream
 from amistream.aws.error_table import NEEDS, TABLE
 from amistream.aws.session import Aws
-from amistream.aws.translate import asking
+from amistream.aws.translate import asking, wanted
 from amistream.errors import StoreError
 from amistream.settings import Settings
 from aws.canned import ACCESS_KEY, CANONICAL, ENCODED, PRIVATE, SIGNATURE, TO_SIGN, TOKEN, Canned, Reply, error_body
@@ -578,12 +578,34 @@ async def test_a_proxy_that_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @provokes("unreadable")
-@pytest.mark.parametrize("operation", ["DescribeImages", "GetCallerIdentity"])
+@pytest.mark.parametrize(
+    ("operation", "body"),
+    [
+        ("DescribeImages", "<!DOCTYPE html><p>Sign in, please"),
+        ("GetCallerIdentity", "<!DOCTYPE html><p>Sign in, please"),
+        ("GetCallerIdentity", "<html/>"),
+        ("ListObjectsV2", "<ListBucketResult><Contents><Size>large</Size></Contents></ListBucketResult>"),
+    ],
+)
 @pytest.mark.asyncio(loop_scope="module")
-async def test_an_answer_in_another_language(operation: str, played: Played) -> None:
-    """A web page in place of XML is reported, and not repeated in the message."""
-    error = await played.ask(operation, Reply(status=200, body="<!DOCTYPE html><p>Sign in, please"))
+async def test_an_answer_in_another_language(operation: str, body: str, played: Played) -> None:
+    """A web page in place of XML, or text in place of a number, is reported, and not repeated in the message."""
+    error = await played.ask(operation, Reply(status=200, body=body))
     as_without_server("unreadable", error, "aws.unreadable", transient=True)
+
+
+@provokes("incomplete")
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_success_without_its_content(played: Played) -> None:
+    """A value that every right reply has, and this one not, is named; also in a reply that the SDK reads for itself."""
+    body = "<AssumeRoleResponse><AssumeRoleResult/></AssumeRoleResponse>"
+    error = await played.ask("AssumeRole", Reply(status=200, body=body))
+    assert (error.code, "no Credentials" in error.message) == ("aws.unreadable", True)
+
+    async def read() -> Any:
+        return wanted({"CopyObjectResult": {}}, "CopyObjectResult", "ETag")
+
+    as_without_server("incomplete", await failure(read()), "aws.unreadable", transient=True)
 
 
 @provokes("sdk")

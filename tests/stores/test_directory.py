@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from amistream.errors import StoreError
-from amistream.ports.store import Stored, find, whole_checksum
-from amistream.stores.directory import NO_CHECKSUM, DirectoryStore, _sha1
+from amistream.ports.store import NO_CHECKSUM, Stored, find, whole_checksum
+from amistream.stores.directory import DirectoryStore, _sha1
 from amistream.values import LARGEST_PART, MIB
 
 DATA = b"part"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from amistream.errors import StoreError
-from amistream.ports.store import whole_checksum
+from amistream.errors import StoreError, TakenError
+from amistream.ports.store import NO_CHECKSUM, Stored, whole_checksum
 from amistream.values import MIB
 from stores.places import QUICK, s3_store
 from support.buckets import list_keys, open_uploads
@@ -260,3 +260,23 @@ async def test_a_rivals_upload_under_the_same_name_is_left_alone(
         assert s3.get_object(Bucket=bucket, Key=key)["Body"].read() == b"the rival's"
         uploads = s3.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
     assert [upload["UploadId"] for upload in uploads] == [rival]
+
+
+@pytest.mark.parametrize("call", ["stat", "remove", "put"])
+async def test_an_object_far_too_large(
+    call: str, seaweedfs: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An object of 1 TiB without a checksum is never read, and belongs to somebody else."""
+    bucket = make_bucket(seaweedfs)
+    large = Answer(status=200, code="OK", headers=(("ETag", '"x"'), ("Content-Length", str(2**40))))
+    taken = Answer(status=412, code="PreconditionFailed")
+    proxy = make_proxy(seaweedfs, Fault(action=large, method="HEAD", times=None), Fault(action=taken, times=None))
+    async with s3_store(proxy.endpoint, bucket, monkeypatch) as store:
+        if call == "stat":
+            assert await store.stat("image.part.00") == Stored(2**40, NO_CHECKSUM)
+        elif call == "remove":
+            await store.remove("image.part.00", len(DATA), whole_checksum(sha1(DATA)))
+        else:
+            with pytest.raises(TakenError):
+                await store.put("image.part.00", memoryview(DATA), sha1(DATA), lambda _: None)
+    assert proxy.seen("GET|DELETE") == []

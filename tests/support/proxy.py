@@ -75,6 +75,14 @@ class HoldReply:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HollowReply:
+    """Let the endpoint do the request, or not if `undone`, and answer success with this body and no header of S3's."""
+
+    body: bytes = b""
+    undone: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class TruncateReply:
     """Let the endpoint do the request, pass all but the last bytes of its reply, and close the connection.
 
@@ -101,7 +109,9 @@ class Slow:
     bytes_per_second: float
 
 
-Action = StallBody | Reset | Answer | DropReply | HoldReply | TruncateReply | PauseRequest | PauseReply | Slow
+Action = (
+    StallBody | Reset | Answer | DropReply | HoldReply | HollowReply | TruncateReply | PauseRequest | PauseReply | Slow
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -331,6 +341,9 @@ class FaultProxy:
                 raise ScriptedEndError
             case Answer():
                 return await exchange.answer(action)
+            case HollowReply(undone=True):
+                await exchange.read_all()
+                return await exchange.hollow(action)
             case PauseRequest():
                 await exchange.pause()
                 return await exchange.relay(action)
@@ -405,11 +418,21 @@ class _Exchange:
             if self.request.body_size >= size:
                 return
 
+    async def read_all(self) -> None:
+        self._invite()
+        async for piece in self._body():
+            self.request.body_size += len(piece)
+
+    async def hollow(self, action: HollowReply) -> bool:
+        body = b"" if self.request.method == "HEAD" else action.body
+        self.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        self.proxy._hit(self.request)
+        await self.writer.drain()
+        return True
+
     async def answer(self, action: Answer) -> bool:
         if not action.early:
-            self._invite()
-            async for piece in self._body():
-                self.request.body_size += len(piece)
+            await self.read_all()
         body = b"" if self.request.method == "HEAD" else _error_document(action, ec2=bool(self.request.form))
         headers = {
             "Date": formatdate(usegmt=True),
@@ -438,9 +461,11 @@ class _Exchange:
             self.request.upstream_status = reply.status
             # The endpoint has made up its mind before the end of the body: nothing can follow it.
             is_early = not (sending.done() and sending.result())
-            if isinstance(action, DropReply | HoldReply):
+            if isinstance(action, DropReply | HoldReply | HollowReply):
                 async for _ in read_body(up_reader, reply.reply_framing(self.request.method)):
                     pass
+                if isinstance(action, HollowReply):
+                    return await self.hollow(action) and not is_early
                 self.proxy._hit(self.request)
                 if isinstance(action, HoldReply):
                     await self.proxy._hold(self.writer)

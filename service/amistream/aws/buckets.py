@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnec
 
 from amistream.aws.error_table import MAKE_BUCKET, USE_SSE_S3
 from amistream.aws.session import Aws
-from amistream.aws.translate import ENABLE_ACLS, asking, error_code, http_status, translate
+from amistream.aws.translate import ENABLE_ACLS, asking, error_code, http_status, translate, wanted
 from amistream.errors import AmistreamError, NoBucketError, RefusedError, StoreError
 from amistream.settings import Acl
 
@@ -46,8 +46,9 @@ async def find_bucket(aws: Aws, bucket: str, *, region: str, endpoint_url: str, 
         try:
             reply = await client.head_bucket(Bucket=bucket)
             headers = reply["ResponseMetadata"]["HTTPHeaders"]
-            found = str(reply.get("BucketRegion") or headers.get("x-amz-bucket-region") or asked)
-            return BucketFacts(region=found, ahead_s=_ahead_s(headers))
+            # Compatible endpoints may have no regions.
+            found = reply.get("BucketRegion", asked) if endpoint_url else wanted(reply, "BucketRegion")
+            return BucketFacts(region=str(found), ahead_s=_ahead_s(headers))
         except ClientError as error:
             headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
             actual = str(headers.get("x-amz-bucket-region", ""))
@@ -113,8 +114,8 @@ async def check_acls(client: Any, bucket: str, timeout_s: float) -> BucketDoubt 
                     fix="allow s3:GetBucketOwnershipControls to have it checked",
                 )
             raise
-    rules = reply["OwnershipControls"]["Rules"]
-    if any(rule["ObjectOwnership"] == "BucketOwnerEnforced" for rule in rules):
+        rules = wanted(reply, "OwnershipControls", "Rules")
+    if any(rule.get("ObjectOwnership") == "BucketOwnerEnforced" for rule in rules):
         raise RefusedError(
             "bucket.acls_disabled",
             f"cannot bundle to {bucket}: its ACLs are disabled, and EC2 can read a bundle only through its ACL",
@@ -129,9 +130,9 @@ async def default_encryption(client: Any, bucket: str, timeout_s: float) -> str 
     try:
         async with asking("read its encryption", timeout_s):
             reply = await client.get_bucket_encryption(Bucket=bucket)
+            rules = wanted(reply, "ServerSideEncryptionConfiguration", "Rules")
     except StoreError as error:
         return "" if error_code(error.__cause__) == "ServerSideEncryptionConfigurationNotFoundError" else None
-    rules = reply.get("ServerSideEncryptionConfiguration", {}).get("Rules", ())
     kinds = [rule.get("ApplyServerSideEncryptionByDefault", {}).get("SSEAlgorithm", "") for rule in rules]
     return next((kind for kind in kinds if kind.startswith("aws:kms")), "".join(kinds[:1]))
 
@@ -150,7 +151,7 @@ async def put_probe(client: Any, bucket: str, key: str, acl: Acl, timeout_s: flo
     """Put an empty object with the bundle's ACL, to find a missing permission before the first byte."""
     what = f"write to s3://{bucket}/{key.rpartition('/')[0]} with the ACL {acl.value}"
     async with asking(what, timeout_s, bucket=bucket):
-        await client.put_object(Bucket=bucket, Key=key, Body=b"", ACL=acl.value)
+        wanted(await client.put_object(Bucket=bucket, Key=key, Body=b"", ACL=acl.value), "ETag")
 
 
 async def delete_probe(client: Any, bucket: str, key: str, timeout_s: float) -> None:

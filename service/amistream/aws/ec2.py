@@ -12,7 +12,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from amistream.aws.translate import asking, error_code
+from amistream.aws.translate import IncompleteReplyError, asking, error_code, wanted
 from amistream.flow.cancel import await_answer
 from amistream.ports.registry import Ami, Registration
 
@@ -32,20 +32,20 @@ class Ec2:
         """Ask EC2 whether it would permit the registration, without doing it."""
         async with self._asking(f"register an AMI in {self.region}"):
             try:
-                made = await self.client.register_image(**_arguments(registration), DryRun=True)
+                made = wanted(await self.client.register_image(**_arguments(registration), DryRun=True), "ImageId")
             except ClientError as error:
                 if error_code(error) != "DryRunOperation":
                     raise
                 return
         # Some compatible endpoints ignore DryRun and register at once.
-        await self.deregister(str(made["ImageId"]))
+        await self.deregister(str(made))
 
     async def register(self, registration: Registration) -> str:
         """Register once; returns the AMI's id. After a transient error the registration may have succeeded."""
         async with self._asking(f"register {registration.name!r} in {self.region}"):
             # A cancelled request that was sent may still be done: its answer is awaited, so that it can be undone.
             reply = await await_answer(self.client.register_image(**_arguments(registration)), lambda: True)
-            return str(reply["ImageId"])
+            return str(wanted(reply, "ImageId"))
 
     async def find(self, name: str) -> Ami | None:
         """The account's AMI of that name, if there is one."""
@@ -67,15 +67,18 @@ class Ec2:
                 reply = await self.client.describe_images(
                     Owners=["self"], IncludeDisabled=True, MaxResults=PAGE, **page
                 )
-            found += [_image(each) for each in reply["Images"] if each.get("RootDeviceType") != "ebs"]
-            if not reply.get("NextToken"):
+                found += [_image(each) for each in wanted(reply, "Images") if each.get("RootDeviceType") != "ebs"]
+                token = reply.get("NextToken")
+                if token and token == page.get("NextToken"):
+                    raise IncompleteReplyError("names itself as the next page")
+            if not token:
                 return found
-            page = {"NextToken": reply["NextToken"]}
+            page = {"NextToken": token}
 
     async def deregister(self, image_id: str) -> None:
         async with self._asking(f"deregister {image_id}"):
             try:
-                await self.client.deregister_image(ImageId=image_id)
+                wanted(await self.client.deregister_image(ImageId=image_id), "Return")
             except ClientError as error:
                 if not error_code(error).startswith("InvalidAMIID"):
                     raise
@@ -89,7 +92,7 @@ class Ec2:
                 if not error_code(error).startswith("InvalidAMIID"):
                     raise
                 return None
-            return next(map(_image, reply["Images"]), None)
+            return next(map(_image, wanted(reply, "Images")), None)
 
     def _asking(self, what: str) -> AbstractAsyncContextManager[None]:
         return asking(what, self.timeout_s)
@@ -97,7 +100,7 @@ class Ec2:
 
 def _image(found: dict[str, Any]) -> Ami:
     return Ami(
-        id=found["ImageId"],
+        id=wanted(found, "ImageId"),
         # Bucket/key, however the location was written when the AMI was registered.
         location=re.sub(r"^(s3://|https?://[^/]*)?/*", "", found.get("ImageLocation", "")),
         state=found.get("State", ""),

@@ -371,6 +371,13 @@ _ROWS = (
         "check --endpoint-url, and proxies that answer in its place",
         transient=True,
     ),
+    Row(
+        ("incomplete",),
+        "the answer says success, and {said}",
+        "check --endpoint-url, and proxies that answer in its place",
+        transient=True,
+        shown_as="unreadable",
+    ),
     Row(("sdk",), "{said}"),
 )
 

@@ -13,16 +13,19 @@ import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import cache
+from http import HTTPStatus
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
+from aiobotocore.parsers import AioResponseParserFactory
 from aiobotocore.session import AioSession, get_session
 from botocore.exceptions import BotoCoreError
 from botocore.loaders import create_loader
+from botocore.parsers import ResponseParserError
 
-from amistream.aws.translate import asking
+from amistream.aws.translate import asking, wanted
 from amistream.errors import RefusedError
 from amistream.settings import Settings
 from amistream.values import AccessKeys
@@ -106,7 +109,7 @@ class Aws:
         """Look up the caller's 12-digit account id with STS. Raises `StoreError`."""
         client = await self.client("sts", region or "us-east-1", endpoint_url)
         async with asking("look up the account id with STS", self._settings.stall_timeout_s):
-            return str((await client.get_caller_identity())["Account"])
+            return str(wanted(await client.get_caller_identity(), "Account"))
 
     def _config(self, service: str, endpoint_url: str) -> AioConfig:
         s3: dict[str, Any] = {"payload_signing_enabled": self._settings.sign_payload or _plain_and_remote(endpoint_url)}
@@ -143,6 +146,30 @@ class _Direct:
         return await self._session.request(method, allow_redirects=False, **arguments)
 
 
+class _Parsers(AioResponseParserFactory):  # type: ignore[misc, unused-ignore]  # the same
+    """The SDK's parsers, as `_Parser`s."""
+
+    def create_parser(self, protocol_name: str) -> Any:
+        return _Parser(super().create_parser(protocol_name))
+
+
+class _Parser:
+    """A parser that raises `ResponseParserError` for every reply that it cannot read, whatever it has."""
+
+    def __init__(self, parser: Any) -> None:
+        self._parser = parser
+
+    async def parse(self, response: Any, shape: Any) -> Any:
+        try:
+            parsed = await self._parser.parse(response, shape)
+            if response["status_code"] < HTTPStatus.MULTIPLE_CHOICES and shape and shape.name.startswith("AssumeRole"):
+                # The SDK itself reads this one, and raises a KeyError.
+                wanted(parsed, "Credentials", "SessionToken")
+            return parsed
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise ResponseParserError(type(error).__name__) from error
+
+
 def _stay(context: dict[str, Any], **_: Any) -> None:
     """Keep the SDK from following a bucket to another region: without a named region it does so endlessly."""
     if "s3_redirect" in context:
@@ -154,6 +181,7 @@ def _load_session(profile: str) -> AioSession:
     if profile:
         session.set_config_variable("profile", profile)
     session.register_component("data_loader", _loader())
+    session.register_component("response_parser_factory", _Parsers())
     return session
 
 

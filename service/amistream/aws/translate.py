@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from socket import gaierror
+from typing import Any
 
 from botocore.exceptions import (
     BotoCoreError,
@@ -46,7 +47,12 @@ from botocore.parsers import ResponseParserError
 from amistream.aws.error_table import CLASSES, ENABLE_ACLS, NEEDS, TABLE, Row
 from amistream.errors import StoreError
 
-__all__ = ["ENABLE_ACLS", "asking", "error_code", "http_status", "translate"]
+__all__ = ["ENABLE_ACLS", "IncompleteReplyError", "asking", "error_code", "http_status", "translate", "wanted"]
+
+
+class IncompleteReplyError(ResponseParserError):  # type: ignore[misc, unused-ignore]  # untyped, where no stubs are installed
+    """A reply says success, and lacks its content or contradicts itself. Raised within `asking`."""
+
 
 _BY_TYPE: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
     ((NoCredentialsError, PartialCredentialsError), "credentials"),
@@ -61,6 +67,7 @@ _BY_TYPE: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] 
     ((TimeoutError, ConnectTimeoutError, ReadTimeoutError), "timeout"),
     (ProxyConnectionError, "proxy"),
     ((ConnectionClosedError, IncompleteReadError), "broken_off"),
+    (IncompleteReplyError, "incomplete"),
     (ResponseParserError, "unreadable"),
 )
 
@@ -123,6 +130,16 @@ def http_status(error: BaseException) -> int:
     if not isinstance(error, ClientError):
         return 0
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def wanted(reply: Any, *names: str) -> Any:
+    """Read a value that every right reply has. Raises `IncompleteReplyError` without it."""
+    for name in names:
+        value = reply.get(name)
+        if value is None:
+            raise IncompleteReplyError(f"has no {name}")
+        reply = value
+    return reply
 
 
 @asynccontextmanager
@@ -237,6 +254,8 @@ def _where(error: BaseException) -> str:
 
 def _said_by_sdk(error: BaseException) -> str:
     reason = _reason(error)
+    if isinstance(error, IncompleteReplyError):
+        return str(error)
     if isinstance(error, ConnectionClosedError | IncompleteReadError):
         return "closed before the answer was complete"
     if isinstance(reason, ssl.SSLCertVerificationError):

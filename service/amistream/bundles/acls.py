@@ -42,11 +42,12 @@ async def check_acls(
             async with asking(what, bucket=bucket):
                 return await client.get_object_acl(Bucket=bucket, Key=key)
 
-        return who_can_read((await with_retries(retry_policy(settings), what, ask)).get("Grants", ()))
+        grants = (await with_retries(retry_policy(settings), what, ask)).get("Grants")
+        return Access.NOT_TOLD if grants is None else who_can_read(grants)
 
     try:
         first = await look(bundle.manifest_name)
-        if first is Access.PRIVATE and not on_aws(client.meta.endpoint_url):
+        if first is Access.NOT_TOLD or (first is Access.PRIVATE and not on_aws(client.meta.endpoint_url)):
             return Access.NOT_TOLD, []
         rest = list(names)
         found = await gather_limited(look, rest)
@@ -69,7 +70,7 @@ async def check_acls(
 
 def who_can_read(grants: Iterable[Mapping[str, Any]]) -> Access:
     """Classify the readers of an object by its grants."""
-    readers = [grant["Grantee"] for grant in grants if grant["Permission"] in {"READ", "FULL_CONTROL"}]
+    readers = [grant.get("Grantee", {}) for grant in grants if grant.get("Permission") in {"READ", "FULL_CONTROL"}]
     if any(reader.get("URI") in _EVERYBODY for reader in readers):
         return Access.PUBLIC
     if any(reader.get("ID") == EC2_READER or reader.get("DisplayName") == "za-team" for reader in readers):

@@ -20,6 +20,8 @@ from amistream.values import Buffer
 
 OnBytes = Callable[[int], None]
 """Called with each number of bytes that was handed to the wire or disk, repeats included."""
+NO_CHECKSUM = "-"
+"""Equals no real checksum, so such an object never counts as ours."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from pathlib import Path
 from amistream.errors import RefusedError, StoreError, TakenError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.host.new_file import NewFile, sync_directory, temporary_name
-from amistream.ports.store import OnBytes, Stored, find, whole_checksum
+from amistream.ports.store import NO_CHECKSUM, OnBytes, Stored, find, whole_checksum
 from amistream.roots import Roots, make_directory, pinned_directory
 from amistream.values import LARGEST_PART, MIB
 
@@ -237,8 +237,6 @@ class DirectoryStore:
             ) from error
 
 
-NO_CHECKSUM = "-"
-"""Cannot equal any real checksum, so such a file never counts as ours."""
 PIECE = MIB
 """Bytes of one read."""
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from amistream.aws.translate import error_code, http_status
-from amistream.errors import NoUploadError, PreconditionError, first_cause
+from amistream.aws.translate import IncompleteReplyError, error_code, http_status, wanted
+from amistream.errors import NoUploadError, PreconditionError, StoreError, first_cause
 from amistream.flow.cancel import await_answer
 from amistream.flow.rate_limit import RateLimit
 from amistream.flow.retry import Alive
@@ -81,7 +81,7 @@ class MultipartUploads:
                     Body=Body(chunk, alive.counting(on_bytes), self._limit),
                     ChecksumSHA1=checksum,
                 )
-                return str(reply["ETag"])
+                return str(wanted(reply, "ETag"))
 
             async with slots:
                 etag = await self._requests.ask(f"store {self._requests.url(name)}, chunk {number}", attempt)
@@ -120,19 +120,25 @@ class MultipartUploads:
         position: dict[str, str] = {}
 
         async def uploads(_: Alive, position: dict[str, str]) -> Any:
-            return await self._client.list_multipart_uploads(
+            reply = await self._client.list_multipart_uploads(
                 Bucket=self._requests.location.bucket, Prefix=common, **position
             )
+            following: dict[str, str] = {}
+            if wanted(reply, "IsTruncated"):
+                following["KeyMarker"] = wanted(reply, "NextKeyMarker")
+                following["UploadIdMarker"] = wanted(reply, "NextUploadIdMarker")
+            if following and following == position:
+                raise IncompleteReplyError("names itself as the next page")
+            return [(wanted(each, "Key"), wanted(each, "UploadId")) for each in reply.get("Uploads", ())], following
 
         while True:
             what = f"list unfinished uploads in {self._requests.location}"
-            reply = await self._requests.ask(what, partial(uploads, position=position))
-            for upload in reply.get("Uploads", ()):
-                if upload["Key"] in keys:
-                    await self._abort(keys[upload["Key"]], upload["UploadId"])
-            if not reply.get("IsTruncated"):
+            found, position = await self._requests.ask(what, partial(uploads, position=position))
+            for key, upload_id in found:
+                if key in keys:
+                    await self._abort(keys[key], upload_id)
+            if not position:
                 return
-            position = {"KeyMarker": reply["NextKeyMarker"], "UploadIdMarker": reply["NextUploadIdMarker"]}
 
     async def _begin(self, name: str) -> str:
         async def begin(_: Alive) -> str:
@@ -149,8 +155,8 @@ class MultipartUploads:
                 # Despite a server error the endpoint may have begun the upload.
                 self._unanswered[name] -= http_status(error) < HTTPStatus.INTERNAL_SERVER_ERROR
                 raise
+            upload_id = str(wanted(reply, "UploadId"))
             self._unanswered[name] -= 1
-            upload_id = str(reply["UploadId"])
             self._begun[name].add(upload_id)
             return upload_id
 
@@ -166,17 +172,18 @@ class MultipartUploads:
                 MultipartUpload={"Parts": sent},
                 IfNoneMatch="*",
             )
-            await await_answer(call, lambda: True)
+            wanted(await await_answer(call, lambda: True), "ETag")
 
         try:
             await self._requests.ask(f"store {self._requests.url(name)}", complete)
-        except (PreconditionError, NoUploadError) as error:
+        except PreconditionError:
             # Either another object, or this one from a completion whose answer was lost.
-            if await self._requests.is_there(name, size, *checksums):
-                return
-            if isinstance(error, PreconditionError):
-                raise self._requests.taken(name) from error
-            raise
+            await self._requests.check_own(name, size, *checksums)
+        except NoUploadError as error:
+            try:
+                await self._requests.check_own(name, size, *checksums)
+            except StoreError:
+                raise error from None
 
     async def _abort(self, name: str, upload_id: str) -> None:
         async def abort(_: Alive) -> None:

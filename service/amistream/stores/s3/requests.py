@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -11,12 +12,12 @@ from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError, ConnectionClosedError
 
-from amistream.aws.translate import asking, http_status
-from amistream.errors import TakenError
+from amistream.aws.translate import IncompleteReplyError, asking, http_status, wanted
+from amistream.errors import StoreError, TakenError
 from amistream.flow.retry import Alive, RetryPolicy, with_retries
 from amistream.location import S3Location
-from amistream.ports.store import Stored, whole_checksum
-from amistream.values import MIB
+from amistream.ports.store import NO_CHECKSUM, Stored, whole_checksum
+from amistream.values import LARGEST_PART, MIB
 
 PIECE = 16 * MIB
 """Bytes of one ranged read when a whole object is read."""
@@ -53,17 +54,19 @@ class S3Requests:
         stored = await self._head(name)
         if stored is None or stored.checksum is not None or not read:
             return stored
+        if stored.size > LARGEST_PART:
+            return Stored(stored.size, NO_CHECKSUM)
         return Stored(stored.size, whole_checksum(await self._sha1(name, stored.size)))
 
     async def read(self, name: str, start: int, length: int) -> bytes:
         """See `Store.read`."""
 
         async def attempt(alive: Alive) -> bytes:
-            wanted = f"bytes={start}-{start + length - 1}"
-            reply = await self.client.get_object(**self.object(name), Range=wanted)
+            reply = await self.client.get_object(**self.object(name), Range=f"bytes={start}-{start + length - 1}")
             pieces = []
             try:
                 async with reply["Body"] as body:
+                    _check_range(reply, start, length)
                     async for piece in body.iter_chunks(MIB):
                         alive()
                         pieces.append(piece)
@@ -91,14 +94,30 @@ class S3Requests:
                 if http_status(error) == HTTPStatus.NOT_FOUND:
                     return None
                 raise
-            return Stored(reply["ContentLength"], reply.get("ChecksumSHA1"))
+            wanted(reply, "ETag")
+            return Stored(wanted(reply, "ContentLength"), reply.get("ChecksumSHA1"))
 
         return await self.ask(f"look at {self.url(name)}", head)
 
-    async def is_there(self, name: str, size: int, *checksums: str) -> bool:
-        """Check that an object of this size and one of these checksums is stored."""
-        stored = await self.stat(name)
-        return stored is not None and stored.is_the(size, *checksums)
+    async def check_own(self, name: str, size: int, *checksums: str) -> None:
+        """Raise `TakenError` unless the object that S3 says exists has this size and one of these checksums."""
+        # Other objects are not read: anybody may put one of any size there.
+        stored = await self.stat(name, read=False)
+        if stored is not None and stored == Stored(size, None):
+            stored = await self.stat(name)
+        if stored is None:
+            raise self.unclear(name)
+        if not stored.is_the(size, *checksums):
+            raise self.taken(name)
+
+    def unclear(self, name: str) -> StoreError:
+        """Make the error for a name that is taken and shows no object."""
+        return StoreError(
+            "store.unclear",
+            f"cannot store {self.url(name)}: the endpoint says that it exists, and then that it does not",
+            hint=f"look with `aws s3 ls {self.location}/`, and run or resume the job again",
+            field="destinations",
+        )
 
     def taken(self, name: str) -> TakenError:
         """Make the error for a name under which another object is stored."""
@@ -108,6 +127,23 @@ class S3Requests:
             hint=f"look with `aws s3 ls {self.location}/`; remove the older bundle or choose another --prefix",
             field="destinations",
         )
+
+
+def _check_range(reply: Any, start: int, length: int) -> None:
+    """Raise `IncompleteReplyError` for another range of an object than the one wanted, before any of it is read."""
+    size = int(wanted(reply, "ContentLength"))
+    wanted(reply, "ETag")
+    if reply["ResponseMetadata"]["HTTPStatusCode"] == HTTPStatus.OK:
+        # An endpoint without ranges sends the whole object.
+        shown = (0, size, size)
+    else:
+        found = re.fullmatch(r"bytes ([0-9]+)-([0-9]+)/([0-9]+)", wanted(reply, "ContentRange"))
+        if found is None:
+            raise IncompleteReplyError("has no valid ContentRange")
+        shown = (int(found[1]), int(found[2]) + 1, int(found[3]))
+    first, end, total = shown
+    if first != start or end != min(start + length, total) or size != end - first:
+        raise IncompleteReplyError(f"has bytes {first} to {end} of {total}, where {length} from {start} on were wanted")
 
 
 def object_arguments(location: S3Location, name: str) -> dict[str, str]:

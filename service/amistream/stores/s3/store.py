@@ -15,12 +15,13 @@ from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError
 
+from amistream.aws.translate import IncompleteReplyError, wanted
 from amistream.errors import PreconditionError, TakenError
 from amistream.flow.cancel import await_answer
 from amistream.flow.rate_limit import RateLimit
 from amistream.flow.retry import Alive, RetryPolicy
 from amistream.location import S3Location
-from amistream.ports.store import Listed, OnBytes, Stored, whole_checksum
+from amistream.ports.store import Listed, OnBytes, Stored, find, whole_checksum
 from amistream.settings import Acl
 from amistream.stores.s3.body import Body
 from amistream.stores.s3.multipart import Multipart, MultipartUploads
@@ -89,19 +90,22 @@ class S3Store:
         arguments = {"Bucket": self._place.bucket, "Prefix": self._place.key(prefix)}
         if not below:
             arguments["Delimiter"] = "/"
-        token: dict[str, str] = {}
+        token = ""
         while True:
 
-            async def attempt(_: Alive, token: dict[str, str] = token) -> Any:
-                return await self._client.list_objects_v2(**arguments, **token)
+            async def attempt(_: Alive, token: str = token) -> tuple[list[Listed], str]:
+                page = {"ContinuationToken": token} if token else {}
+                reply = await self._client.list_objects_v2(**arguments, **page)
+                following = wanted(reply, "NextContinuationToken") if wanted(reply, "IsTruncated") else ""
+                if following and following == token:
+                    raise IncompleteReplyError("names itself as the next page")
+                return [self._listed(entry) for entry in reply.get("Contents", ())], following
 
-            reply = await self._requests.ask(f"list {self.location}", attempt)
-            for entry in reply.get("Contents", ()):
-                name = entry["Key"].removeprefix(self._place.key(""))
-                yield Listed(name=name, size=entry["Size"], modified=entry["LastModified"])
-            if not reply.get("IsTruncated"):
+            found, token = await self._requests.ask(f"list {self.location}", attempt)
+            for each in found:
+                yield each
+            if not token:
                 return
-            token = {"ContinuationToken": reply["NextContinuationToken"]}
 
     async def copy(self, name: str, source: S3Location, source_name: str, sha1: bytes) -> str | None:
         """See `ObjectStore.copy`. Some endpoints ignore `If-None-Match` for copies and replace an existing object."""
@@ -117,6 +121,7 @@ class S3Store:
                 IfNoneMatch="*",
             )
             reply = await await_answer(call, lambda: True)
+            wanted(reply, "CopyObjectResult", "ETag")
             checksum: str | None = reply["CopyObjectResult"].get("ChecksumSHA1")
             return checksum
 
@@ -124,7 +129,9 @@ class S3Store:
             checksum = await self._requests.ask(f"copy {source}/{source_name} to {self._requests.url(name)}", attempt)
         except PreconditionError as error:
             stored = await self.stat(name)
-            if stored is None or stored.checksum != whole_checksum(sha1):
+            if stored is None:
+                raise self._requests.unclear(name) from error
+            if stored.checksum != whole_checksum(sha1):
                 self._foreign.add(name)
                 raise self._requests.taken(name) from error
             return stored.checksum  # our own, from an attempt whose answer was lost
@@ -137,10 +144,13 @@ class S3Store:
         keys = [{"Key": self._place.key(name)} for name in names]
 
         async def attempt(_: Alive) -> None:
-            batch = {"Objects": keys[:DELETE_BATCH], "Quiet": True}
-            reply = await self._client.delete_objects(Bucket=self._place.bucket, Delete=batch)
+            batch = keys[:DELETE_BATCH]
+            reply = await self._client.delete_objects(Bucket=self._place.bucket, Delete={"Objects": batch})
             if errors := reply.get("Errors"):
                 raise ClientError({"Error": errors[0]}, "DeleteObjects")
+            deleted = {each.get("Key") for each in reply.get("Deleted", ())}
+            if any(each["Key"] not in deleted for each in batch):
+                raise IncompleteReplyError(f"names {len(deleted)} of {len(batch)} objects")
 
         while keys:
             await self._requests.ask(f"delete objects in {self.location}", attempt)
@@ -156,7 +166,7 @@ class S3Store:
             await self._requests.ask(f"delete {self._requests.url(name)}", remove)
 
     async def remove(self, name: str, size: int, *checksums: str) -> None:
-        found = await self.stat(name)
+        found = await find(self, name, size)
         if found is not None and found.is_the(size, *checksums):
             await self.delete(name)
         else:
@@ -184,11 +194,14 @@ class S3Store:
                 ContentType="application/octet-stream",
                 IfNoneMatch="*",
             )
-            await await_answer(call, lambda: body.sent)
+            wanted(await await_answer(call, lambda: body.sent), "ETag")
 
         try:
             await self._requests.ask(what, attempt)
-        except PreconditionError as error:
+        except PreconditionError:
             # Either another object, or this one from an attempt whose answer was lost.
-            if not await self._requests.is_there(name, len(data), whole_checksum(sha1)):
-                raise self._requests.taken(name) from error
+            await self._requests.check_own(name, len(data), whole_checksum(sha1))
+
+    def _listed(self, entry: Any) -> Listed:
+        name = wanted(entry, "Key").removeprefix(self._place.key(""))
+        return Listed(name=name, size=wanted(entry, "Size"), modified=wanted(entry, "LastModified"))
