@@ -43,6 +43,12 @@ async def test_everything_there_is(service: dict[str, str]) -> None:
     )
 
 
+async def test_own_image_among_the_ancestors(service: dict[str, str]) -> None:
+    """An AMI that the service names twice is one ancestor."""
+    service["ancestor-ami-ids"] = "ami-22222222\nami-11111111\nami-22222222"
+    assert (await inherited()).ancestors == ("ami-22222222", "ami-11111111")
+
+
 async def test_an_instance_with_nothing(service: dict[str, str]) -> None:
     """Facts that the service does not know (404) are left out."""
     service.clear()

@@ -60,9 +60,10 @@ async def inherited() -> Inherited:
                 kernel="".join(await get("kernel-id")),
                 ramdisk="".join(await get("ramdisk-id")),
                 product_codes=tuple(await get("product-codes")),
-                ancestors=(*await get("ancestor-ami-ids"), *await get("ami-id")),
+                # The instance's own AMI may be among its ancestors already.
+                ancestors=tuple(dict.fromkeys((*await get("ancestor-ami-ids"), *await get("ami-id")))),
             )
-    except (aiohttp.ClientError, TimeoutError) as error:
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         raise RefusedError(
             "metadata.unreachable",
             f"cannot inherit from this instance: its metadata service does not answer at {endpoint}",

@@ -76,7 +76,7 @@ class AmiChecks:
             kernel=request.kernel or inherited.kernel,
             ramdisk=request.ramdisk or inherited.ramdisk,
             product_codes=tuple(dict.fromkeys((*request.product_codes, *inherited.product_codes))),
-            ancestors=request.ancestors or inherited.ancestors,
+            ancestors=tuple(dict.fromkeys(request.ancestors or inherited.ancestors)),
             block_device_mappings=self._mappings,
         )
 
