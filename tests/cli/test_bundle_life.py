@@ -19,6 +19,7 @@ from amistream.cli.commands.listing import age_text, cost_text, parse_age
 from amistream.errors import UsageError
 from bundles.made import contents, images, older_bundle, put_files, register, stored_bytes
 from cli.running import Cli, Outcome, Spawn, ended
+from jobs.work import use_endpoint
 from support.buckets import list_keys
 from support.proxy import Fault, HoldReply
 
@@ -270,6 +271,27 @@ async def test_list_of_what_is_left(run: Run, cloud: Endpoint, make_bucket: Make
         told.stdout
         == f"0 bundles in s3://{bucket}/nothing, 0 B, about 0.00 USD a month (an estimate, at 0.023 USD per GiB)\n"
     )
+
+
+async def test_where_ec2_does_not_report_an_amis_bundle(
+    cli: Cli, moto_server: Endpoint, make_bucket: MakeBucket, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bundle that any AMI may be registered on shows a `?`, is not unregistered, and goes only with `--no-ec2`."""
+    use_endpoint(moto_server, monkeypatch)
+    bucket, at = make_bucket(moto_server), ("--endpoint-url", moto_server.url)
+    put_files(moto_server, bucket, bundle.parent)
+    address = f"s3://{bucket}/holes.img.manifest.xml"
+    image = register(moto_server, address.removeprefix("s3://"))
+    told = await cli("list", f"s3://{bucket}", *at)
+    assert (" ? " in told.stdout, "does not report" in told.stderr) == (True, True)
+    assert "0 bundles" in (await cli("list", f"s3://{bucket}", "--unregistered", *at)).stdout
+    for option in ("--yes", "--deregister", "--dry-run"):
+        told = await cli("delete", address, option, *at)
+        assert (told.status, "amistream delete --no-ec2" in told.stderr) == (3, True)
+    assert (await cli("delete", address, "--yes", "--no-ec2", *at)).status == 0
+    assert list_keys(moto_server, bucket) == []
+    with moto_server.blocking_client("ec2") as ec2:
+        ec2.deregister_image(ImageId=image)
 
 
 @pytest.mark.parametrize(

@@ -240,10 +240,10 @@ async def test_a_success_without_its_content(name: str, scene: MakeScene) -> Non
     """A reply without its content is asked for again; if that does not help, the job ends with the cause, resumable."""
     once, more = HOLLOW[name]
     for_good = replace(once, times=None)
-    in_chunks = name in ("an upload's id", "a chunk", "an upload's end")
-    changes: dict[str, Any] = {"multipart_threshold": "5MiB", "multipart_chunk": "5MiB", "size": 7_000_000}
-    sizes = {"part_size": "6MiB"} if in_chunks else {}
-    async with scene(*more, once, upload_attempts=ATTEMPTS, **(changes if in_chunks else {})) as there:
+    chunks: dict[str, Any] = {"multipart_threshold": "5MiB", "multipart_chunk": "5MiB", "size": 7_000_000}
+    changes = chunks if name in ("an upload's id", "a chunk", "an upload's end") else {}
+    sizes = {"part_size": "6MiB"} if changes else {}
+    async with scene(*more, once, upload_attempts=ATTEMPTS, **changes) as there:
         job = await there.run(there.request("once", **sizes))
         assert job.state is State.DONE, job.error
         there.fits("once")

@@ -59,6 +59,9 @@ async def take_inventory(
     """
     store = place.store
     images = await _images(place, settings, ec2, note)
+    unclear = sum(not image.location for image in images or ())
+    if unclear:
+        note(f"EC2 does not report on which bundles {unclear} AMIs are registered: a bundle shown with ? may have one")
     price = USD_PER_GIB_MONTH.get(place.region) if price is None else price
     manifests: dict[str, Listed] = {}
     parts: dict[str, Listed] = {}
@@ -78,6 +81,7 @@ async def take_inventory(
             problem = f"{len(missing)} of {len(claimed)} parts missing"
         elif manifest is not None and total != manifest.bundled_size:
             problem = f"its parts have {total} bytes, not {manifest.bundled_size}"
+        ids = tuple(image.id for image in images or () if image.location == location)
         row = ListedBundle(
             manifest=f"{store.location}/{listed.name}",
             name=manifest.name if manifest else name,
@@ -87,7 +91,7 @@ async def take_inventory(
             parts=len(claimed),
             missing=missing,
             problem=problem,
-            images=None if images is None else tuple(each.id for each in images if each.location == location),
+            images=None if images is None or (unclear and not ids) else ids,
             cost=_cost(listed.size + total, price),
         )
         return row, set(claimed)

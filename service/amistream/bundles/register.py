@@ -31,11 +31,11 @@ async def ec2_of(region: str, settings: Settings, aws: Aws) -> Ec2:
     return Ec2(await aws.client("ec2", region, settings.endpoint_url.rstrip("/")), region, settings.stall_timeout_s)
 
 
-async def images_on(place: Place, manifest_name: str, ec2: Ec2, settings: Settings) -> list[Ami]:
-    """List the caller's AMIs that are registered on this manifest. Raises `StoreError`."""
+async def images_on(place: Place, manifest_name: str, ec2: Ec2, settings: Settings) -> tuple[list[Ami], list[Ami]]:
+    """List the caller's AMIs that are registered on this manifest, and those that may be. Raises `StoreError`."""
     location = place.image_location(manifest_name)
     images = await with_retries(retry_policy(settings), f"look for images on {location}", lambda _: ec2.own_images())
-    return [image for image in images if image.location == location]
+    return [image for image in images if image.location == location], [each for each in images if not each.location]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +83,8 @@ async def check_registration(bundle: Bundle, options: Registration, settings: Se
             field="ami_name",
         )
     if found is None:
-        for other in await images_on(bundle.place, bundle.manifest_name, ec2, settings):
+        others, _ = await images_on(bundle.place, bundle.manifest_name, ec2, settings)
+        for other in others:
             note(f"{other.id} is registered on this bundle too")
         what = f"register an AMI in {ec2.region}"
         await with_retries(retry, what, lambda _: finish_despite_cancel(ec2.may_register(registration)))

@@ -68,7 +68,7 @@ async def plan_removal(
     Without `ec2` AMIs are not looked up. `except_ids`: AMIs that are deregistered anyway.
     """
     store = bundle.place.store
-    images = [] if ec2 is None else await images_on(bundle.place, bundle.manifest_name, ec2, settings)
+    images, unclear = ([], []) if ec2 is None else await images_on(bundle.place, bundle.manifest_name, ec2, settings)
     staying = [image.id for image in images if image.id not in except_ids]
     if staying and not deregister:
         raise RefusedError(
@@ -79,14 +79,28 @@ async def plan_removal(
             field="manifest",
         )
 
+    if possible := [image.id for image in unclear if image.id not in except_ids]:
+        more = f" and {len(possible) - 1} more" if possible[1:] else ""
+        raise RefusedError(
+            "delete.unclear",
+            f"cannot delete {bundle.address}: EC2 does not report on which bundle {possible[0]}{more} "
+            f"{'are' if more else 'is'} registered, so it may be this one",
+            hint="if no AMI uses the bundle: amistream delete --no-ec2",
+            field="manifest",
+        )
     needed = await _needed_by_others(bundle)
 
     # A bucket keeps checksums; files of a directory are read to compute them.
     in_bucket = isinstance(bundle.place, BucketPlace)
 
     async def check(part: ManifestPart) -> tuple[str, Stored | None, bool]:
-        stored = await store.stat(part.filename, read=not in_bucket)
-        return part.filename, stored, stored is not None and (part.filename in needed or differs(stored, part))
+        stored = await store.stat(part.filename, read=False)
+        if stored is None:
+            return part.filename, None, False
+        too_large = stored.size > bundle.manifest.bundled_size
+        if not in_bucket and not too_large:
+            stored = await store.stat(part.filename)
+        return part.filename, stored, part.filename in needed or too_large or stored is None or differs(stored, part)
 
     found = await gather_limited(check, bundle.manifest.parts, limit=16 if in_bucket else 2)
     return Removal(

@@ -111,13 +111,16 @@ class OldSession(BundleSession):
     async def _refuse_used(self, place: Place, name: str) -> None:
         ec2 = await ec2_of(place.region, self._settings, self._aws)
         try:
-            images = await images_on(place, name, ec2, self._settings)
+            images, unclear = await images_on(place, name, ec2, self._settings)
         except StoreError as error:
             # A compatible cloud may have no EC2 at all; AWS itself has one, and its answer counts.
             if not self._settings.endpoint_url and not isinstance(error, DeniedError):
                 raise
             self._note(f"EC2 was not asked whether an AMI is registered on it: {error.message}")
             return
+        if unclear:
+            # Only a compatible cloud does that; the old tools never asked.
+            self._note(f"EC2 does not report on which bundle {unclear[0].id} is registered: it may be this one")
         if images:
             ids = " ".join(image.id for image in images)
             raise RefusedError(

@@ -29,7 +29,10 @@ class Registration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ami:
-    """An AMI as EC2 describes it. `location` is written as in `Registration`; `reason` explains a failed `state`."""
+    """An AMI as EC2 describes it. `reason` explains a failed `state`.
+
+    `location` is written as in `Registration`; '' where an endpoint does not report it: any bundle may be the AMI's.
+    """
 
     id: str
     location: str
