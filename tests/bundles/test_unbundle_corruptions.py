@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import io
 import os
 import re
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -99,6 +102,24 @@ PARTS: dict[str, tuple[Damage, set[tuple[str, str]], str]] = {
         "bundle.size",
     ),
 }
+
+
+@pytest.mark.parametrize("also_missing", [False, True])
+@pytest.mark.parametrize("deep", [False, True])
+async def test_a_part_far_too_large(
+    deep: bool, also_missing: bool, image: Path, key_ring: KeyRing, tmp_path: Path
+) -> None:
+    """A part of 1 TiB is reported and not read; all others are."""
+    manifest = shell_bundle(tmp_path / "bundle", image, key_ring, part_size=PART)
+    flip_a_bit(tmp_path / "bundle")
+    os.truncate(part(tmp_path / "bundle", 1), 2**40)
+    if also_missing:
+        lose(tmp_path / "bundle")
+    user = (key_ring.user.certificate, key_ring.user.key)
+    report = await asyncio.wait_for(verify_at(manifest, settings(tmp_path), user, deep=deep), 60)
+    found = {(each.what, each.part) for each in report.differences}
+    assert found >= {("bundle.size", ""), ("part.size", "image.part.01"), ("part.digest", "image.part.02")}
+    assert ("part.digest", "image.part.01") not in found
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -297,6 +318,20 @@ async def test_a_huge_manifest(key_ring: KeyRing, tmp_path: Path) -> None:
     os.truncate(manifest, 2**30)
     error = await refused(manifest, tmp_path, key_ring.user)
     assert (error.code, str(LARGEST) in error.message) == ("manifest.bad", True)
+
+
+@pytest.mark.parametrize("filling", [b"<a/>", b"<a b='' c=''/>", b"<a>" + b"x" * 60 + b"</a>"])
+def test_memory_of_a_hostile_manifest(filling: bytes, tmp_path: Path) -> None:
+    """A manifest full of elements or attributes is refused before it takes much memory."""
+    manifest = tmp_path / "image.manifest.xml"
+    manifest.write_bytes(b"<manifest>" + filling * ((LARGEST - 30) // len(filling)) + b"</manifest>")
+    program = "from amistream.bundles.place import read_manifest; import asyncio, pathlib, resource, sys\n"
+    program += "from amistream.errors import RefusedError\n"
+    program += "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+    program += "try: asyncio.run(read_manifest(pathlib.Path(sys.argv[1])))\n"
+    program += "except RefusedError: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    done = subprocess.run([sys.executable, "-c", program, manifest], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 32 * 1024
 
 
 async def test_no_manifest(key_ring: KeyRing, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -23,9 +24,12 @@ from lxml import etree
 
 from amistream.errors import RefusedError
 from amistream.stages.manifest import VERSION, serialise
+from amistream.values import MIB
 
-LARGEST = 16 * 1024 * 1024
-"""Maximum bytes of a manifest: about 100,000 parts."""
+LARGEST = 4 * MIB
+"""Maximum bytes of a manifest: four times what EC2 accepts, which is about 7000 parts."""
+MOST_MARKUP = 100_000
+"""Maximum tags and attributes of a manifest: a part has 8. Each takes about 200 bytes of memory once parsed."""
 
 SHORTEST_SIGNATURE = 64
 """Size of the smallest RSA signature; a shorter one is a dummy and counts as absent."""
@@ -34,6 +38,9 @@ SIGNED = ("machine_configuration", "image")
 """The signed elements, in order."""
 
 _DOCTYPE = "it declares a document type, which could smuggle in other files"
+_MARKUP = re.compile(rb"<|=\s*[\"']")
+_ODD_ENCODING = re.compile(rb"[^>]*\bencoding\s*=\s*[\"'](?!utf-8|utf-16|us-ascii|iso-8859-1)", re.IGNORECASE)
+"""At the beginning of a text: an encoding in which markup has other bytes."""
 _HEX = re.compile(r"(?:[0-9a-fA-F]{2})*")
 _SHA1_HEX = re.compile(r"[0-9a-f]{40}")
 _NAME = re.compile(r"[^/\0]{1,255}")
@@ -162,10 +169,7 @@ class _Reader:
         )
 
     def _root(self) -> etree._Element:
-        if len(self._raw) > LARGEST:
-            raise self._bad(f"it has {len(self._raw)} bytes, and a manifest has at most {LARGEST}")
-        if b"<!DOCTYPE" in self._raw or b"<!ENTITY" in self._raw:
-            raise self._bad(_DOCTYPE)
+        self._check_text()
         parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
         try:
             root = etree.fromstring(self._raw, parser)
@@ -184,6 +188,19 @@ class _Reader:
             if len(root.findall(tag)) != 1:
                 raise self._bad(f"it has {len(root.findall(tag))} elements {tag}, and a manifest has one")
         return root
+
+    def _check_text(self) -> None:
+        """Refuse a text that is dangerous to parse, or takes much memory."""
+        # UTF-16 has a NUL in each character of markup.
+        text = self._raw.replace(b"\0", b"")
+        if len(self._raw) > LARGEST:
+            raise self._bad(f"it has {len(self._raw)} bytes, and a manifest has at most {LARGEST}")
+        if _ODD_ENCODING.match(text) or not text.lstrip(b"\xef\xbb\xbf\xfe\xff \t\r\n").startswith(b"<"):
+            raise self._bad("it is not XML in UTF-8")
+        if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
+            raise self._bad(_DOCTYPE)
+        if sum(1 for _ in islice(_MARKUP.finditer(text), MOST_MARKUP + 1)) > MOST_MARKUP:
+            raise self._bad(f"it has more than {MOST_MARKUP} tags and attributes: EC2 accepts no such manifest")
 
     def _parts(self, root: etree._Element) -> tuple[ManifestPart, ...]:
         elements = root.findall("image/parts/part")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from amistream.bundles.manifest import Manifest, ManifestPart
@@ -12,8 +12,9 @@ from amistream.bundles.meter import Meter
 from amistream.bundles.parts import StoredPart, different_part_error, differs
 from amistream.bundles.place import BucketPlace, Bundle
 from amistream.bundles.results import Difference, Digests
-from amistream.flow.gather import SMALL_REQUESTS, gather_limited
+from amistream.flow.gather import gather_limited
 from amistream.ports.store import Stored
+from amistream.values import LARGEST_PART
 
 READERS = 2
 """Files of a directory read at a time: hashing keeps that many cores busy."""
@@ -21,9 +22,13 @@ READERS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """`parts`: the existing ones, in order; `complete`: all parts exist and their sizes have the right sum."""
+    """`parts`: the existing ones, in order; `complete`: all parts exist and their sizes have the right sum.
+
+    `readable`: the parts of a size that the manifest permits. Together they have at most twice the bundle's size.
+    """
 
     parts: tuple[StoredPart, ...]
+    readable: tuple[StoredPart, ...]
     complete: bool
     digests: Digests
     differences: tuple[Difference, ...]
@@ -32,29 +37,31 @@ class Survey:
 async def survey(bundle: Bundle, meter: Meter, *, read: bool) -> Survey:
     """Stat every part. With `read`, a directory's files are read for their SHA-1; a bucket reports it itself."""
     store, manifest = bundle.place.store, bundle.manifest
-    reads = read and not isinstance(bundle.place, BucketPlace)
 
     async def look(part: ManifestPart) -> Stored | None:
-        stored = await store.stat(part.filename, read=reads)
-        if read:
-            meter.parts_done += 1
-            meter.bytes_done += stored.size if stored else 0
+        return await store.stat(part.filename, read=False)
+
+    found = list(zip(manifest.parts, await gather_limited(look, manifest.parts), strict=True))
+    there = {part: stored for part, stored in found if stored is not None}
+    missing = [part.filename for part, stored in found if stored is None]
+    sizes = list(_sizes(manifest, {part: stored.size for part, stored in there.items()}, whole=not missing))
+    parts = tuple(StoredPart(part=part, size=stored.size) for part, stored in there.items())
+    readable = tuple(_readable(manifest, parts, sizes))
+
+    async def hashed(each: StoredPart) -> Stored | None:
+        stored = there[each.part] if isinstance(bundle.place, BucketPlace) else await store.stat(each.name)
+        meter.parts_done += 1
+        meter.bytes_done += each.size
         return stored
 
-    found = dict(
-        zip(
-            manifest.parts,
-            await gather_limited(look, manifest.parts, READERS if reads else SMALL_REQUESTS),
-            strict=True,
-        )
-    )
-    there = {part: stored for part, stored in found.items() if stored is not None}
-    missing = [part.filename for part, stored in found.items() if stored is None]
-    sizes = list(_sizes(manifest, {part: stored.size for part, stored in there.items()})) if not missing else []
+    if read:
+        stored_ones = await gather_limited(hashed, readable, READERS)
+        there |= {each.part: stored for each, stored in zip(readable, stored_ones, strict=True) if stored is not None}
     composite = sum("-" in (stored.checksum or "") for stored in there.values())
     unkept = sum(stored.checksum is None for stored in there.values())
     return Survey(
-        parts=tuple(StoredPart(part=part, size=stored.size) for part, stored in there.items()),
+        parts=parts,
+        readable=readable,
         complete=not missing and not sizes,
         digests=Digests(compared=len(there) - composite - unkept, composite=composite, unkept=unkept),
         differences=(
@@ -70,6 +77,16 @@ async def survey(bundle: Bundle, meter: Meter, *, read: bool) -> Survey:
     )
 
 
+def _readable(manifest: Manifest, parts: Sequence[StoredPart], sizes: Sequence[Difference]) -> Iterator[StoredPart]:
+    """Leave out parts that are much too large: anybody who may write to the place may put a file of any size there."""
+    condemned = {each.part for each in sizes if each.part and int(each.found) > 2 * int(each.expected)}
+    left = 2 * manifest.bundled_size
+    for part in parts:
+        if part.name not in condemned and part.size <= min(left, manifest.bundled_size, LARGEST_PART):
+            left -= part.size
+            yield part
+
+
 async def check_parts(bundle: Bundle) -> list[StoredPart]:
     """Stat every part without reading. Raises `DifferenceError` for missing parts and other objects."""
     surveyed = await survey(bundle, Meter(), read=False)
@@ -79,10 +96,13 @@ async def check_parts(bundle: Bundle) -> list[StoredPart]:
     return list(surveyed.parts)
 
 
-def _sizes(manifest: Manifest, sizes: dict[ManifestPart, int]) -> Iterator[Difference]:
-    """Check the sum of the sizes, all that the manifest has; a part unlike its neighbours is reported as the cause."""
+def _sizes(manifest: Manifest, sizes: dict[ManifestPart, int], *, whole: bool) -> Iterator[Difference]:
+    """Check the sum of the sizes, all that the manifest has; a part unlike its neighbours is reported as the cause.
+
+    Without the `whole` bundle the sum may only be too large.
+    """
     total = sum(sizes.values())
-    if total == manifest.bundled_size:
+    if total == manifest.bundled_size or (total < manifest.bundled_size and not whole):
         return
     yield Difference(
         what="bundle.size",

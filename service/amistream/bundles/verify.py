@@ -36,7 +36,7 @@ async def verify(bundle: Bundle, owner: Owner, settings: Settings, aws: Aws, *, 
     unpacked = None
     if key is not None:
         unpacking = Unpacking(bundle.place.store, manifest, key, None, meter, thorough=True, workers=settings.workers)
-        unpacked = await unpacking.run(surveyed.parts, complete=surveyed.complete)
+        unpacked = await unpacking.run(surveyed.readable, complete=surveyed.complete)
     content = unpacked.content if unpacked else None
     differences = chain(
         signature_difference(signature),
@@ -45,7 +45,7 @@ async def verify(bundle: Bundle, owner: Owner, settings: Settings, aws: Aws, *, 
         unpacked.differences if unpacked else (),
         compare(manifest, content) if content else (),
     )
-    digests = Digests(compared=len(surveyed.parts), composite=0, unkept=0) if deep else surveyed.digests
+    digests = Digests(compared=len(surveyed.readable), composite=0, unkept=0) if deep else surveyed.digests
     return Report(
         manifest=bundle.address,
         deep=deep,
