@@ -27,7 +27,7 @@ from amistream.settings import Settings
 from amistream.values import GIB
 
 READS = 8
-"""Manifests read at a time: each may have 16 MiB. Guess."""
+"""Manifests read at a time: each may have 4 MiB. Guess."""
 
 _PART = re.compile(r"(?P<prefix>.+)\.part\.[0-9]+")
 
