@@ -65,7 +65,7 @@ class StageProgress(_Model):
     name: str
     bytes_in: int = Field(description="bytes that entered the stage")
     bytes_out: int = Field(description="bytes that left it")
-    busy_s: float = Field(description="seconds of work, summed over its threads or uploads")
+    busy_s: float = Field(description="seconds of CPU, of reading, or of uploads, summed over its threads or uploads")
     waiting_s: float = Field(description="seconds that work waited for it because it was busy")
     busy_share: float = Field(0.0, description="share of the time so far that it was busy, 0 to 1, over all its lanes")
 
@@ -75,13 +75,16 @@ class Progress(_Model):
 
     bytes_total: int = Field(description="size of the volume")
     bytes_done: int = Field(description="bytes of the volume read so far")
+    stored_share: float = Field(
+        0.0, description="share of the volume, 0 to 1, that is stored, parts under way included"
+    )
     parts_made: int
     parts_stored: int
     bytes_stored: int
     elapsed_s: float
-    rate: float = Field(description="bytes of the volume per second over the last seconds")
+    rate: float = Field(description="bytes of the volume stored per second, over the last seconds")
     eta_s: float | None = Field(description="seconds left, or null when not known yet")
-    bottleneck: str | None = Field(description="the stage that limits the speed now, or null when not known yet")
+    bottleneck: str | None = Field(description="the stage that limits the speed now, or null in the first seconds")
     advice: str = Field("", description="which knob to turn to go faster")
     compression: dict[str, int] = Field(
         default_factory=dict, description="bytes so far by what was made of them: zeros, stored, level 1 ..."
@@ -128,7 +131,9 @@ class JobResult(_Model):
     parts: int
     digest: str = Field(description="SHA-1 of the tar archive, hex: image/digest of the manifest")
     elapsed_s: float
-    bottleneck: str | None = Field(None, description="the stage that limited the job as a whole")
+    bottleneck: str | None = Field(
+        None, description="the stage that limited the job as a whole, or null for one of a few seconds"
+    )
     advice: str = Field("", description="which knob to turn to go faster")
     compression: dict[str, int] = Field(
         default_factory=dict, description="bytes by what was made of them: zeros, stored, level 1 ..."

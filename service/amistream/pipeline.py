@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
+from time import perf_counter
 from typing import Any
 
 import anyio
@@ -57,8 +58,12 @@ class Pipeline:
         slots: AbstractContextManager[Any] | None = None,
         ledger: Ledger | None = None,
         resumption: Resumption | None = None,
+        copies: int = 1,
     ) -> None:
-        """`slots` shares the cores among pipelines; `undo` gets the removal of every part before it is sent."""
+        """`slots` shares the cores among pipelines; `undo` gets the removal of every part before it is sent.
+
+        `copies`: the store sends each part to so many places.
+        """
         self.plan = plan
         self.volume = volume
         resumption = resumption or Resumption(mtime=volume.mtime)
@@ -88,7 +93,9 @@ class Pipeline:
             parts_before=resumption.parts,
             mark=self._mark,
         )
-        self.upload = Upload(store, prefix=plan.prefix, buffers=self.buffers, undo=undo, ledger=ledger)
+        self.upload = Upload(store, prefix=plan.prefix, buffers=self.buffers, undo=undo, ledger=ledger, copies=copies)
+        self.made_at: float | None = None
+        """When the last part was made, by `perf_counter`."""
         # One place for each buffer: `send` never blocks, so workers wait only for buffers.
         most_parts = plan.upload_concurrency + BUFFERS_BEYOND_UPLOADS
         self._send, self._receive = anyio.create_memory_object_stream[Part](most_parts)
@@ -132,6 +139,7 @@ class Pipeline:
     async def _carry(self) -> None:
         with self._send:
             await self.relay.run(self.plan.workers)
+        self.made_at = perf_counter()
 
     def _release(self) -> None:
         """Wake the workers that wait for a free buffer, or for a volume that comes from another program."""

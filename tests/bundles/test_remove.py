@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 NAMES = ["holes.img.manifest.xml", "holes.img.part.0", "holes.img.part.1", "holes.img.part.2"]
 
 
-async def agree(_: Removal) -> None:
+async def agree(_: Removal | None) -> None:
     """Answer yes."""
 
 
-async def refuse(_: Removal) -> None:
+async def refuse(_: Removal | None) -> None:
     raise RefusedError("unconfirmed", "cannot: the answer was no")
 
 

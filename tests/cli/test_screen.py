@@ -56,7 +56,7 @@ def test_every_state_and_notice_once() -> None:
 def test_what_is_not_known_yet_is_left_out() -> None:
     """A progress line without a rate yet has no time left and no bottleneck in it."""
     early = PROGRESS.model_copy(update={"eta_s": None, "bottleneck": None, "rate": 0.0})
-    assert progress_line(early) == "75 %, 300.0 MiB of 400.0 MiB, 0.0 MB/s, parts 9 stored of 10 made"
+    assert progress_line(early) == "75 %, 320.0 MiB of 400.0 MiB read, 0.0 MB/s, parts 9 stored of 10 made"
 
 
 @pytest.mark.parametrize(

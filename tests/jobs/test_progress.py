@@ -11,6 +11,7 @@ from amistream.events import State
 from amistream.jobs.job import Job
 from jobs.work import request, run, running_engine, settings
 from support.proxy import PauseRequest
+from support.volumes import random_image
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,15 +45,67 @@ async def test_time_left_for_what_is_under_way(image: Path, cloud: Cloud, key_ri
     assert (job.progress.parts_stored, job.progress.eta_s) == (PARTS, 0)
 
 
-@pytest.mark.parametrize(("limit", "in_s3"), [("1MiB", True), ("1MiB", False), ("1GiB", True)])
+async def test_progress_within_a_part(cloud: Cloud, key_ring: KeyRing, tmp_path: Path) -> None:
+    """The share that is stored grows while the only part is under way, and reaches the whole at the end."""
+    image = random_image(tmp_path / "large.img", 16_000_000)
+    async with running_engine(settings(tmp_path)) as engine, asyncio.TaskGroup() as group:
+        job = Job(cloud.request(image, key_ring, part_size="20MiB", limit_upload="8MiB"))
+        await engine.enter(job)
+        group.create_task(engine.run(job))
+        shares = [
+            (event.job.progress.parts_stored, event.job.progress.stored_share)
+            async for event in job.events()
+            if event.job.progress is not None
+        ]
+    assert job.state is State.DONE, job.error
+    assert any(0 < share < 1 for stored, share in shares if not stored)
+    assert [share for _, share in shares] == sorted(share for _, share in shares)
+    assert shares[-1] == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("limit", "in_s3", "compress", "in_flight"),
+    [
+        ("1MiB", True, "fast", 1),
+        ("1MiB", True, "fast", PARTS),
+        ("1MiB", True, "auto", 1),
+        ("1MiB", False, "fast", 1),
+        ("1GiB", True, "fast", 1),
+    ],
+)
 async def test_who_holds_the_upload_back(
-    image: Path, cloud: Cloud, key_ring: KeyRing, tmp_path: Path, limit: str, *, in_s3: bool
+    image: Path,
+    cloud: Cloud,
+    key_ring: KeyRing,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: str,
+    compress: str,
+    in_flight: int,
+    *,
+    in_s3: bool,
 ) -> None:
-    """A limit of the user's is reported as the bottleneck when it is one, which it never is for directories."""
-    limited: dict[str, Any] = {"limit_upload": limit, "upload_concurrency": 1}
+    """A limit of the user's is reported as the bottleneck when it is one, which it never is for directories.
+
+    It is one too when everything is read at once and only the last parts wait; nothing in force already is advised.
+    """
+    monkeypatch.setattr("amistream.jobs.progress.TELLING_S", 0.0)
+    limited: dict[str, Any] = {"limit_upload": limit, "compress": compress, "upload_concurrency": in_flight}
     asked = (
         cloud.request(image, key_ring, **limited) if in_s3 else request(image, tmp_path / "out", key_ring, **limited)
     )
     job = await run(asked, settings(tmp_path))
     assert job.result is not None, job.error
-    assert ("--limit-upload" in job.result.advice) == (in_s3 and limit == "1MiB")
+    held_back = in_s3 and limit == "1MiB"
+    assert ("--limit-upload" in job.result.advice) == held_back
+    if held_back:
+        assert job.result.bottleneck == "upload"
+        assert ("--compress auto" in job.result.advice) == (compress != "auto")
+
+
+async def test_a_job_of_moments_has_no_bottleneck(image: Path, key_ring: KeyRing, tmp_path: Path) -> None:
+    """A pass shorter than some seconds reports neither bottleneck nor advice."""
+    job = await run(request(image, str(tmp_path / "out"), key_ring), settings(tmp_path))
+    assert job.result is not None, job.error
+    assert (job.result.bottleneck, job.result.advice) == (None, "")
+    assert all(stage.busy_share <= 1 for stage in job.result.stages)

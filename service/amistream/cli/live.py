@@ -51,8 +51,8 @@ def _picture(job: JobView) -> Group:
 def _bar(progress: Progress) -> Table:
     row = Table.grid(padding=(0, 2))
     row.add_row(
-        ProgressBar(total=max(progress.bytes_total, 1), completed=progress.bytes_done, width=30),
-        share_text(progress.bytes_done, progress.bytes_total),
+        ProgressBar(total=1, completed=progress.stored_share, width=30),
+        share_text(progress.stored_share, 1),
         size_text(progress.bytes_total),
         *speed_words(progress),
     )
@@ -60,21 +60,18 @@ def _bar(progress: Progress) -> Table:
 
 
 def _stages(progress: Progress) -> Table:
-    """Make a row per stage: input, speed while working, and shares of the time so far.
-
-    A share over 100 % is that of several threads or uploads; `waiting` is the time that work waited for the stage.
-    """
+    """Make a row per stage: its input, or what the upload has sent; the speed while working; the share of the time."""
     table = Table.grid(padding=(0, 2))
-    for justify in ("left", "right", "right", "right", "right", "left"):
+    for justify in ("left", "right", "right", "right", "left"):
         table.add_column(justify=justify)
     for stage in progress.stages:
         limits = stage.name == progress.bottleneck
+        size = stage.bytes_out if stage.name == "upload" else stage.bytes_in
         table.add_row(
             stage.name,
-            size_text(stage.bytes_in),
-            rate_text(stage.bytes_in, stage.busy_s),
-            f"busy {share_text(stage.busy_s, progress.elapsed_s)}",
-            f"waiting {share_text(stage.waiting_s, progress.elapsed_s)}",
+            size_text(size),
+            rate_text(size, stage.busy_s),
+            f"busy {share_text(stage.busy_share, 1)}",
             "<- limits" if limits else "",
             style="yellow" if limits else None,
         )

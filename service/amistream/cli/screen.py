@@ -69,8 +69,8 @@ class Announced:
 def progress_line(progress: Progress) -> str:
     """Format the progress as one line."""
     words = [
-        share_text(progress.bytes_done, progress.bytes_total),
-        f"{size_text(progress.bytes_done)} of {size_text(progress.bytes_total)}",
+        share_text(progress.stored_share, 1),
+        f"{size_text(progress.bytes_done)} of {size_text(progress.bytes_total)} read",
         *speed_words(progress),
     ]
     if progress.bottleneck:

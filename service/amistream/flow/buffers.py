@@ -28,8 +28,14 @@ class Buffers:
         self._free: list[memoryview] = []
         self._closed = False
         self._changed = threading.Condition()
-        self.waited_s = 0.0
-        """Seconds that takers have waited, in total."""
+        self._waited_s = 0.0
+        self._waiting_since: set[float] = set()
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds that takers have waited, in total, up to now."""
+        now = perf_counter()
+        return self._waited_s + sum(now - since for since in tuple(self._waiting_since))
 
     def used(self) -> float:
         """The share of buffers in use, 0 to 1."""
@@ -39,8 +45,10 @@ class Buffers:
         """Wait for a buffer. Raises `BuffersClosedError` once the pool is closed."""
         with self._changed:
             started = perf_counter()
+            self._waiting_since.add(started)
             self._changed.wait_for(lambda: self._closed or self._free or self._unmade)
-            self.waited_s += perf_counter() - started
+            self._waiting_since.remove(started)
+            self._waited_s += perf_counter() - started
             if self._closed:
                 raise BuffersClosedError
             if self._free:

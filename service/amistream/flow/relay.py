@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Any, Protocol, TypeAlias
 
 from amistream.flow.cancel import finish_despite_cancel
@@ -53,6 +53,7 @@ class Meter:
     name: str
     bytes_out: int = 0
     busy_s: float = 0.0
+    """Seconds of CPU; of the reader, which waits for the disk, seconds."""
     waiting_s: float = 0.0
 
 
@@ -181,13 +182,13 @@ class Relay:
     def _work_in_parallel(self, step: Parallel, number: int, items: Sequence[Any]) -> Sequence[Any]:
         queued = perf_counter()
         with self._slots:
-            started = perf_counter()
+            waited_s, started = perf_counter() - queued, thread_time()
             made = step.work(number, items)
-            ended = perf_counter()
+            busy_s = thread_time() - started
         meter = self.meters[step.name]
         with self._meter_lock:
-            meter.waiting_s += started - queued
-            meter.busy_s += ended - started
+            meter.waiting_s += waited_s
+            meter.busy_s += busy_s
             meter.bytes_out += len(made)
         return (made,)
 
@@ -260,13 +261,13 @@ def _through(transform: Transform, items: Iterable[Any], *, last: bool) -> Itera
 def _metered(items: Iterator[Any], meter: Meter, outer: Meter | None) -> Iterator[Any]:
     """Yield `items` and time their making; `outer`, which pulls them, is not charged for that time."""
     while True:
-        started = perf_counter()
+        started = thread_time()
         try:
             item = next(items)
         except StopIteration:
             return
         finally:
-            elapsed = perf_counter() - started
+            elapsed = thread_time() - started
             meter.busy_s += elapsed
             if outer is not None:
                 outer.busy_s -= elapsed

@@ -229,6 +229,7 @@ class BundleRun:
             slots=self._slots,
             ledger=self._ledger,
             resumption=resumption(start.bundling, start.parts),
+            copies=len(ready.destinations),
         )
         meter = ProgressMeter(pipeline, limit=self._lanes.limit_upload)
         return pipeline, meter, await _reporting(self._job, pipeline, meter)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from dataclasses import dataclass
 from time import perf_counter
@@ -11,33 +12,26 @@ from amistream.pipeline import Pipeline
 
 WINDOW_S = 5.0
 """Rates and the bottleneck are averages over this time."""
+TELLING_S = 5.0
+"""A pass shorter than this reports no bottleneck: it may be that of its start. Guess."""
 
-_MOSTLY = 0.5
-
-_ADVICE = {
-    "read": "the disk is the slowest part: read from a faster volume, or a copy in memory",
-    "archive": "SHA-1 on one core is the slowest part, and cannot use more cores: only a faster processor helps",
-    "compress": "compression is the slowest part: --compress fast needs the least CPU, and more cores help",
-    "encrypt": "AES and SHA-1 on one core are the slowest part: a stronger --compress leaves less to encrypt",
-    "split": "AES and SHA-1 on one core are the slowest part: a stronger --compress leaves less to encrypt",
-    "upload": "the link or store is the slowest part: --compress auto sends less; try a higher --upload-concurrency",
-}
-_HELD_BACK = "the limit of --limit-upload is reached: raise it, or send less with --compress auto"
-_REACHED = 0.8
+_HELD_BACK = 0.8
 """Share of an upload limit from which on that limit is the bottleneck. Guess."""
+_MOST_IN_FLIGHT = 64
+_STRONGEST = 9
+_SMALL = 6
+"""Level from which on no other setting of `compress` sends much less."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
     at: float
-    bytes_done: int
-    waited_s: float
-    bytes_sent: int
+    stored: float
+    """Bytes of the volume that are stored."""
+    sent: int
+    upload_s: float
+    """Seconds that the pass waited for the upload: its workers for buffers, then for the last parts."""
     stages: tuple[StageProgress, ...]
-
-    @property
-    def upload(self) -> StageProgress:
-        return next(stage for stage in self.stages if stage.name == "upload")
 
 
 class ProgressMeter:
@@ -48,6 +42,9 @@ class ProgressMeter:
         self._pipeline = pipeline
         self._limit = limit
         self._started = perf_counter()
+        self._size_before = sum(part.size for part in pipeline.parts_before)
+        self._trail: deque[tuple[int, int]] = deque()
+        """Bytes made, and how much of the volume was read for them: from the last stored ones on."""
         self._first = self._read_counters()
         self._recent: deque[_Sample] = deque([self._first])
         self._before_first_part = self._first
@@ -56,25 +53,24 @@ class ProgressMeter:
         """The progress, with rates over the last seconds; `over` once every part is stored."""
         pipeline = self._pipeline
         now = self._read_counters()
-        if not now.upload.bytes_in:
+        if not now.sent:
             self._before_first_part = now
         self._recent.append(now)
         while now.at - self._recent[0].at > WINDOW_S:
             self._recent.popleft()
         then = self._recent[0]
         total = pipeline.volume.size
-        rate = (now.bytes_done - then.bytes_done) / (now.at - then.at) if now.at > then.at else 0.0
         bottleneck = self._bottleneck(then, now)
-        before = pipeline.parts_before
         return Progress(
             bytes_total=total,
-            bytes_done=now.bytes_done,
+            bytes_done=pipeline.reader.offset,
+            stored_share=1.0 if over else round(now.stored / total, 4),
             parts_made=len(pipeline.split.result().parts),
-            parts_stored=len(before) + pipeline.upload.parts_stored,
-            bytes_stored=sum(part.size for part in before) + pipeline.upload.bytes_stored,
+            parts_stored=len(pipeline.parts_before) + pipeline.upload.parts_stored,
+            bytes_stored=self._size_before + pipeline.upload.bytes_stored,
             elapsed_s=round(now.at - self._first.at, 3),
-            rate=round(rate),
-            eta_s=0.0 if over else self._time_left(now, rate),
+            rate=round((now.stored - then.stored) / (now.at - then.at)) if now.at > then.at else 0,
+            eta_s=0.0 if over else self._time_left(then, now),
             bottleneck=bottleneck,
             advice=self._advice(bottleneck, then, now),
             compression=pipeline.compression,
@@ -88,38 +84,80 @@ class ProgressMeter:
         return bottleneck, self._advice(bottleneck, self._before_first_part, now), now.stages
 
     def _advice(self, bottleneck: str | None, then: _Sample, now: _Sample) -> str:
-        """The option to change when `bottleneck` limits."""
-        could_be_sent = self._limit * (now.at - then.at)
-        if bottleneck == "upload" and could_be_sent and now.bytes_sent - then.bytes_sent > _REACHED * could_be_sent:
-            return _HELD_BACK
-        return _ADVICE.get(bottleneck or "", "")
+        """The option to change when `bottleneck` limits; never one that is in force already."""
+        plan = self._pipeline.plan
+        level = plan.level or 0  # 0: it follows the link
+        match bottleneck:
+            case "read":
+                return "the disk is the slowest part: read from a faster volume, or a copy in memory"
+            case "archive":
+                return "SHA-1 on one core is the slowest part, and cannot use more cores: only a faster processor helps"
+            case "compress":
+                cores = "more --workers" if plan.workers < len(os.sched_getaffinity(0)) else "more cores"
+                less = "" if level == 1 else "--compress fast needs the least CPU, and "
+                return f"compression is the slowest part: {less}{cores} help"
+            case "encrypt" | "split":
+                how = "a stronger --compress leaves less to encrypt"
+                how = "only a faster processor helps" if level == _STRONGEST else how
+                return f"AES and SHA-1 on one core are the slowest part: {how}"
+            case "upload":
+                ways = ["--compress auto sends less"] if 0 < level < _SMALL else []
+                could_be_sent = self._limit * (now.at - then.at)
+                if could_be_sent and now.sent - then.sent > _HELD_BACK * could_be_sent:
+                    return "; ".join(["the limit of --limit-upload is reached: raise it", *ways])
+                if plan.upload_concurrency < _MOST_IN_FLIGHT:
+                    ways.append("try a higher --upload-concurrency")
+                return ": ".join(filter(None, ("the link or store is the slowest part", "; ".join(ways))))
+            case _:
+                return ""
 
-    def _time_left(self, now: _Sample, rate: float) -> float | None:
-        """Seconds until the volume is read, at `rate`; then until the finished parts are stored, at their rate so far.
-
-        A resumed pass reads for a while before it makes its first part: that does not count.
-        """
-        if to_read := self._pipeline.volume.size - now.bytes_done:
-            return round(to_read / rate, 1) if rate else None
-        stored, to_store = now.upload.bytes_out, now.upload.bytes_in - now.upload.bytes_out
-        if not stored or not to_store:
-            return None
-        return round(to_store * (now.at - self._before_first_part.at) / stored, 1)
+    def _time_left(self, then: _Sample, now: _Sample) -> float | None:
+        """Seconds until the volume is stored, at the rate since `then`, or since the first part was sent."""
+        if now.stored <= then.stored:
+            then = self._before_first_part
+        gained = now.stored - then.stored
+        left = self._pipeline.volume.size - now.stored
+        return round(left * (now.at - then.at) / gained, 1) if gained > 0 else None
 
     def _read_counters(self) -> _Sample:
-        at, pipeline = perf_counter(), self._pipeline
-        relay, upload, waited_s = pipeline.relay, pipeline.upload, pipeline.buffers.waited_s
+        pipeline = self._pipeline
+        at = perf_counter()
+        return _Sample(
+            at=at,
+            stored=self._stored(),
+            sent=pipeline.upload.bytes_sent,
+            upload_s=pipeline.buffers.waited_s + (max(0.0, at - pipeline.made_at) if pipeline.made_at else 0.0),
+            stages=self._stages(at),
+        )
+
+    def _stored(self) -> float:
+        """Bytes of the volume in what is stored so far: what was read when that was made."""
+        pipeline, upload, trail = self._pipeline, self._pipeline.upload, self._trail
+        read, made = pipeline.reader.offset, self._size_before + pipeline.relay.meters["encrypt"].bytes_out
+        stored = self._size_before + upload.bytes_stored + upload.bytes_under_way
+        if trail and trail[-1][0] == made:
+            trail.pop()
+        trail.append((made, read))
+        while len(trail) > 1 and trail[1][0] <= stored:
+            trail.popleft()
+        (made_then, read_then), (made_next, read_next) = trail[0], trail[min(1, len(trail) - 1)]
+        share = (stored - made_then) / (made_next - made_then) if made_next > made_then else 0.0
+        return read_then + share * (read_next - read_then)
+
+    def _stages(self, at: float) -> tuple[StageProgress, ...]:
+        """Every stage so far, in the data path's order."""
+        pipeline = self._pipeline
+        relay, upload = pipeline.relay, pipeline.upload
         lanes = {"compress": pipeline.plan.workers, "upload": pipeline.plan.upload_concurrency}
         elapsed = at - self._started
         rows = []
         entered = relay.read_meter.bytes_out
         for meter in (relay.read_meter, *relay.meters.values()):
-            # The splitter's time includes its waiting for a free buffer, which is the upload's doing.
-            busy_s = meter.busy_s - (waited_s if meter.name == "split" else 0.0)
-            rows.append((meter.name, entered, meter.bytes_out, busy_s, meter.waiting_s))
+            rows.append((meter.name, entered, meter.bytes_out, meter.busy_s, meter.waiting_s))
             entered = meter.bytes_out
-        rows.append(("upload", entered, upload.bytes_stored, upload.busy_s, waited_s))
-        stages = tuple(
+        sent = upload.bytes_stored + upload.bytes_under_way
+        rows.append(("upload", entered, sent, upload.busy_s, pipeline.buffers.waited_s))
+        return tuple(
             StageProgress(
                 name=name,
                 bytes_in=bytes_in,
@@ -130,20 +168,15 @@ class ProgressMeter:
             )
             for name, bytes_in, bytes_out, busy_s, waiting_s in rows
         )
-        return _Sample(at, pipeline.reader.offset, waited_s, upload.bytes_sent, stages)
 
     def _bottleneck(self, then: _Sample, now: _Sample) -> str | None:
-        """The upload when workers mostly wait for it, else the stage whose lanes are busiest."""
-        elapsed = now.at - then.at
-        if not elapsed:
+        """The stage whose lanes were busiest, or the upload when more time went by waiting for it."""
+        if now.at - self._first.at < TELLING_S:
             return None
-        # One worker at a time waits for a buffer; the others then wait for their turn behind it.
-        if (now.waited_s - then.waited_s) / elapsed > _MOSTLY:
-            return "upload"
-        shares = {
+        seconds = {
             after.name: (after.busy_s - before.busy_s)
             / (self._pipeline.plan.workers if after.name == "compress" else 1)
             for before, after in zip(then.stages, now.stages, strict=True)
-            if after.name != "upload"
         }
-        return max(shares, key=lambda name: shares[name])
+        seconds["upload"] = now.upload_s - then.upload_s
+        return max(seconds, key=lambda name: seconds[name])

@@ -9,6 +9,7 @@ no other bytes are ever sent in their place.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
 from typing import Protocol
@@ -47,13 +48,33 @@ class NoLedger:
         pass
 
 
+@dataclass(slots=True, eq=False)
+class _Put:
+    """A part under way."""
+
+    size: int
+    started: float = field(default_factory=perf_counter)
+    sent: int = 0
+
+
 class Upload:
     """Stores parts, several at a time; the counters may be read at any time."""
 
     def __init__(
-        self, store: Store, *, prefix: str, buffers: Buffers, undo: Undo, ledger: Ledger | None = None
+        self,
+        store: Store,
+        *,
+        prefix: str,
+        buffers: Buffers,
+        undo: Undo,
+        ledger: Ledger | None = None,
+        copies: int = 1,
     ) -> None:
+        """`copies`: the store sends each part to so many places."""
         self._store = store
+        self._copies = copies
+        self._under_way: list[_Put] = []
+        self._busy_s = 0.0
         self._ledger = ledger or NoLedger()
         self._sealing = asyncio.Lock()
         self._sealed = True
@@ -65,8 +86,17 @@ class Upload:
         self.bytes_stored = 0
         self.bytes_sent = 0
         """Bytes handed to the wire or disk, repeats included."""
-        self.busy_s = 0.0
-        """Seconds of requests, all copies together."""
+
+    @property
+    def bytes_under_way(self) -> int:
+        """Bytes sent of parts that are not stored yet, each counted once."""
+        return sum(min(put.size, put.sent // self._copies) for put in self._under_way)
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds of storing parts, those under way included, each by itself."""
+        now = perf_counter()
+        return self._busy_s + sum(now - put.started for put in self._under_way)
 
     async def run(self, parts: MemoryObjectReceiveStream[Part], concurrency: int) -> None:
         """Store every part until the channel ends. The first failure stops all uploads and is raised."""
@@ -93,14 +123,17 @@ class Upload:
                 # Another job may have stored under this name before: only this very part is removed.
                 own = (part.digest.size, checksum, whole_checksum(part.digest.sha1))
                 self._undo.push(f"{self._store.location}/{name}", partial(self._store.remove, name, *own))
-                started = perf_counter()
-                await self._store.put(name, part.data, part.digest.sha1, self._sent)
-                self.busy_s += perf_counter() - started
+                put = _Put(len(part))
+                self._under_way.append(put)
+                await self._store.put(name, part.data, part.digest.sha1, partial(self._sent, put))
                 await self._ledger.stored(part.digest)
+                self._under_way.remove(put)
+                self._busy_s += perf_counter() - put.started
             self.parts_stored += 1
             self.bytes_stored += len(part)
             part.data.release()
             self._buffers.give(part.buffer)
 
-    def _sent(self, count: int) -> None:
+    def _sent(self, put: _Put, count: int) -> None:
+        put.sent += count
         self.bytes_sent += count
