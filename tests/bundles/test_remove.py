@@ -237,8 +237,10 @@ async def test_deregister(cloud: Endpoint, bucket: str, bundle: Path, tmp_path: 
         for delete in (False, True):
             done = await session.deregister(first, refuse, delete=delete, dry_run=True)
             assert done.location == f"{bucket}/holes.img.manifest.xml"
+        with pytest.raises(RefusedError, match="the answer was no"):
+            await session.deregister(first, refuse)
         assert first in images(cloud)
-        done = await session.deregister(first, refuse)
+        done = await session.deregister(first, agree)
         assert done.removed is None
         assert first not in images(cloud)
         assert list_keys(cloud, bucket) == NAMES

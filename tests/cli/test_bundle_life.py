@@ -131,7 +131,10 @@ async def test_json_of_every_command(
     told = await run("delete", address, "--dry-run", "--json")
     assert len(Removed.model_validate_json(told.stdout).deleted) == 4
     image = register(cloud, f"{bucket}/m/holes.img.manifest.xml")
-    told = await run("deregister", image, "--json")
+    told = await run("deregister", image)
+    assert (told.status, image in images(cloud)) == (3, True)
+    assert f"cannot deregister {image} without a confirmation" in told.stderr
+    told = await run("deregister", image, "--yes", "--json")
     assert Deregistered.model_validate_json(told.stdout).removed is None
     told = await run("delete", f"s3://{bucket}/none.manifest.xml", "--json", "--yes")
     assert told.status == 3

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from amistream.errors import ConflictError, NotFoundError
 from amistream.events import JobView, State
-from amistream.jobs.job import End
-from cli.running import Cli
+from amistream.jobs.job import End, Job
+from cli.running import Cli, Spawn, ended, lines_until
 from cli.scripted import ScriptedDaemon, begin, succeed
 
 
@@ -49,7 +52,7 @@ async def test_status_of_a_running_job(daemon: ScriptedDaemon, cli: Cli) -> None
     job.note("the key was generated")
     outcome = await cli("status", job.id)
     assert outcome.status == 0
-    assert "75 %, 300.0 MiB of 400.0 MiB, 150.0 MB/s, 0.7 s left" in outcome.stdout
+    assert "75 %, 320.0 MiB of 400.0 MiB read, 150.0 MB/s, 0.7 s left" in outcome.stdout
     assert "limited by compress" in outcome.stdout
     assert "the key was generated" in outcome.stdout
 
@@ -116,6 +119,69 @@ async def test_resume_follows_the_job(daemon: ScriptedDaemon, cli: Cli) -> None:
     assert (await cli("resume", job.id, "--detach")).stdout == f"{job.id}\n"
 
 
+def keep(daemon: ScriptedDaemon) -> Job:
+    """Add a job that failed and kept its parts; a cancel removes them."""
+    begin(job := daemon.add())
+    job.end(End(State.FAILED, error=ConflictError("x.y", "cannot store it"), resumable=True, kept_parts=2))
+
+    def clean(old: Job) -> None:
+        daemon.jobs[old.id] = again = old.again()
+        again.move(State.CANCELLED)
+
+    daemon.on_cancel = clean
+    return job
+
+
+async def test_clean_asks_first(daemon: ScriptedDaemon, cli: Cli, spawn: Spawn) -> None:
+    """What unfinished jobs stored is removed after a yes, given beforehand or at the question below their list."""
+    succeed(daemon.add())
+    jobs = [keep(daemon), keep(daemon)]
+    outcome = await cli("clean")
+    assert (outcome.status, daemon.requests("DELETE")) == (3, [])
+    assert "there is no terminal to ask on" in outcome.stderr
+    assert all(job.id in outcome.stderr for job in jobs)
+    for answer, status in ((b"n\n", 3), (b"y\n", 0)):
+        assert daemon.requests("DELETE") == []
+        ours, theirs = pty.openpty()
+        process = await spawn("clean", stdin=theirs)
+        os.close(theirs)
+        asked = await lines_until(process.stderr, "[y/N]")
+        assert asked[-1] == "Remove all that 2 unfinished jobs stored? [y/N]\n"
+        os.write(ours, answer)
+        ends = await ended(process)
+        os.close(ours)
+        assert ends.status == status, ends.stderr
+    assert {daemon.jobs[job.id].state for job in jobs} == {State.CANCELLED}
+    assert (await cli("clean", "--json")).stdout == '{"jobs":[]}\n'
+
+
+async def test_clean_some(daemon: ScriptedDaemon, cli: Cli) -> None:
+    """Ids and an age choose the jobs; an id without leftovers is refused before anything is removed."""
+    old, young, other = keep(daemon), keep(daemon), keep(daemon)
+    assert old.ended_at is not None
+    old.ended_at -= timedelta(days=8)
+    listed = await cli("clean", "--dry-run", "--older-than", "7d", "--json")
+    assert [job["id"] for job in json.loads(listed.stdout)["jobs"]] == [old.id]
+    outcome = await cli("clean", young.id, "none", "--yes")
+    assert (outcome.status, daemon.requests("DELETE")) == (2, [])
+    assert "cannot clean job none: " in outcome.stderr
+    outcome = await cli("clean", young.id, old.id, "--yes", "--older-than", "1w", "--json")
+    assert (outcome.status, [job["id"] for job in json.loads(outcome.stdout)["jobs"]]) == (0, [old.id])
+    assert (await cli("clean", young.id, "--yes")).status == 0
+    assert [daemon.jobs[job.id].resumable for job in (old, young, other)] == [False, False, True]
+
+
+async def test_clean_goes_on_after_a_job_that_stays(daemon: ScriptedDaemon, cli: Cli) -> None:
+    """A job whose parts cannot be removed is reported, and the others are cleaned."""
+    stays, goes = keep(daemon), keep(daemon)
+    clean = daemon.on_cancel
+    daemon.on_cancel = lambda job: clean(job) if job is goes else None
+    outcome = await cli("clean", "--yes", "--json")
+    assert (outcome.status, [job["id"] for job in json.loads(outcome.stdout)["jobs"]]) == (4, [goes.id])
+    assert outcome.stderr == "amistream: cannot store it\n"
+    assert daemon.jobs[stays.id].resumable
+
+
 @pytest.mark.parametrize("command", ["status", "watch", "cancel", "resume"])
 async def test_an_unknown_job(daemon: ScriptedDaemon, cli: Cli, command: str) -> None:
     """A job that the daemon does not know is the caller's mistake, whatever is asked about it."""
@@ -146,7 +212,7 @@ async def test_the_socket_is_found_in_the_settings(
     assert (outcome.status, str(config) in outcome.stderr) == (2, True)
 
 
-@pytest.mark.parametrize("command", ["bundle", "jobs", "status", "watch", "cancel", "resume"])
+@pytest.mark.parametrize("command", ["bundle", "jobs", "status", "watch", "cancel", "resume", "clean"])
 async def test_every_help_has_an_example(cli: Cli, command: str) -> None:
     """The help of each command shows how it is called."""
     outcome = await cli(command, "--help")

@@ -264,7 +264,7 @@ def test_killed_and_not_to_go_on_by_itself(machine: Machine) -> None:
         dry = daemon.command("clean", "--dry-run", "--json")
         assert [job["id"] for job in json.loads(dry.stdout)["jobs"]] == [jobs["cleaned"]]
         assert machine.left("cleaned") == kept != []
-        assert daemon.command("clean").returncode == 0
+        assert daemon.command("clean", "--yes").returncode == 0
         assert machine.left("cleaned") == []
         assert json.loads(daemon.command("clean", "--dry-run", "--json").stdout) == {"jobs": []}
 
@@ -303,7 +303,7 @@ def test_killed_without_a_daemon(machine: Machine) -> None:
     kept = machine.left("cleaned")
     assert jobs["cleaned"]["id"] in command("clean", "--dry-run").stdout
     assert machine.left("cleaned") == kept != []
-    assert command("clean").returncode == 0
+    assert command("clean", "--yes").returncode == 0
     assert machine.left("cleaned") == []
 
 

@@ -127,9 +127,15 @@ class BundleSession:
         return await remove(plan, self._settings, ec2, self._note)
 
     async def deregister(
-        self, image_id: str, confirm: Confirm, *, region: str = "", delete: bool = False, dry_run: bool = False
+        self,
+        image_id: str,
+        confirm: Callable[[Removal | None], Awaitable[None]],
+        *,
+        region: str = "",
+        delete: bool = False,
+        dry_run: bool = False,
     ) -> Deregistered:
-        """Deregister the AMI, and with `delete` remove its bundle."""
+        """Deregister the AMI, and with `delete` remove its bundle; without, `confirm` gets None."""
         region = region or await self._aws.default_region()
         if not region:
             raise RefusedError(
@@ -143,6 +149,7 @@ class BundleSession:
         removed: Removed | None = None
         if not delete:
             if not dry_run:
+                await confirm(None)
                 await deregister_image(ec2, image_id, self._settings)
         else:
             folder, slash, name = location.rpartition("/")

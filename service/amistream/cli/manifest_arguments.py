@@ -25,8 +25,6 @@ Manifest = Annotated[
     ),
 ]
 Bucket = Annotated[str, typer.Argument(metavar="s3://BUCKET[/PREFIX]", show_default=False)]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; required where there is no terminal.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Only show what would be deleted.")]
 NoEc2 = Annotated[
     bool, typer.Option("--no-ec2", help="Do not ask EC2 for AMIs, for S3-compatible stores without an EC2.")
 ]

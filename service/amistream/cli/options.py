@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from amistream.errors import UsageError
+
+_AGES = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1), "y": timedelta(days=365)}
 
 SocketOption = Annotated[
     Path | None,
@@ -37,6 +43,12 @@ InProcessOption = Annotated[
     bool,
     typer.Option("--in-process", help="Use no daemon: work on the jobs of the state directory in this process."),
 ]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; required where there is no terminal.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Only show what would be deleted.")]
+OlderThan = Annotated[
+    str | None,
+    typer.Option("--older-than", metavar="30d", help="Only those older than so many hours (h), days, weeks or years."),
+]
 JobArgument = Annotated[str, typer.Argument(metavar="ID", help="The job's id, as `amistream jobs` shows it.")]
 
 
@@ -50,3 +62,13 @@ def socket_path(socket: Path | None, config: Path | None) -> Path:
     # A given file is always read, because it may be invalid.
     settings = load(config)
     return socket or settings.socket
+
+
+def parse_age(text: str) -> timedelta:
+    """Parse an age such as `30d`. Raises `UsageError`."""
+    found = re.fullmatch(r"([0-9]{1,5})([hdwy])", text)
+    if found is None:
+        raise UsageError(
+            "usage", f"cannot run the command: --older-than: {text!r} is no age", hint="write 12h, 30d, 4w or 1y"
+        )
+    return int(found[1]) * _AGES[found[2]]

@@ -8,8 +8,8 @@ from amistream.bundles.meter import Meter
 from amistream.bundles.place import Bundle
 from amistream.bundles.remove import Removal
 from amistream.bundles.results import Removed
-from amistream.cli.foreground import line_from_stdin
 from amistream.cli.output import put_note, put_result
+from amistream.cli.question import line_from_stdin
 from amistream.compat.access import ami_tools_keys, bucket_address, region_of, settings_of
 from amistream.compat.options import Given
 from amistream.compat.session import OldSession, directory_of, run_old

@@ -21,5 +21,5 @@ def cancel(
     """
     from amistream.cli.follow import put_begun
 
-    job = Jobs(socket, config, in_process=in_process, detach=detach).cancel(job_id)
+    job, _ = Jobs(socket, config, in_process=in_process, detach=detach).cancel(job_id)
     return put_begun(job, as_json=as_json)

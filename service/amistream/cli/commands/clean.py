@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
 from amistream.cli.job_access import Jobs
-from amistream.cli.options import ConfigOption, InProcessOption, JsonOption, SocketOption
-from amistream.cli.output import put_answer
+from amistream.cli.options import ConfigOption, InProcessOption, JsonOption, OlderThan, SocketOption, Yes, parse_age
+from amistream.cli.output import put_answer, put_error, put_note
+from amistream.cli.question import confirm
+from amistream.cli.table import counted
+from amistream.errors import EXIT_INTERRUPTED, AmistreamError, ConflictError
+from amistream.events import JobList, JobView
+
+JobIds = Annotated[
+    list[str] | None, typer.Argument(metavar="[ID]...", help="Only these jobs; default: every unfinished job.")
+]
 
 
 def clean(
     *,
+    job_ids: JobIds = None,
+    older_than: OlderThan = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="Only list the jobs whose leftovers would be removed.")
     ] = False,
+    yes: Yes = False,
     in_process: InProcessOption = False,
     socket: SocketOption = None,
     config: ConfigOption = None,
@@ -23,15 +37,49 @@ def clean(
 ) -> int:
     """Remove the leftovers of unfinished jobs at their destinations: parts, open uploads, manifests, AMIs.
 
-    It removes only objects that the journal proves to be a job's own. A job without its leftovers cannot be resumed.
+    It lists the jobs, those of other users too, and asks first. It removes only objects that the journal proves to be a
+    job's own. A job without its leftovers cannot be resumed. The age of a job counts from its end.
 
     Example: [bold]amistream clean --dry-run[/bold]
+
+    Example: [bold]amistream clean --older-than 7d --yes[/bold]
     """
     from amistream.cli.summary import job_table
-    from amistream.events import JobList
 
     jobs = Jobs(socket, config, in_process=in_process)
-    unfinished = [job for job in jobs.list().jobs if job.resumable]
-    if not dry_run:
-        unfinished = [jobs.cancel(job.id) for job in unfinished]
-    return put_answer(JobList(jobs=tuple(unfinished)), lambda found: job_table(found.jobs), as_json=as_json)
+    before = None if older_than is None else datetime.now(UTC) - parse_age(older_than)
+    found = _chosen(jobs.list().jobs, job_ids or (), before)
+    exit_status = 0
+    if found and not dry_run:
+        if not yes:
+            put_note(job_table(found))
+        question = f"Remove all that {counted(len(found), 'unfinished job')} stored?"
+        asyncio.run(confirm(question, yes=yes, what="remove what unfinished jobs stored"))
+        cleaned = []
+        for job in found:
+            try:
+                cancelled, interrupted = jobs.cancel(job.id)
+            except AmistreamError as error:
+                put_error(error)
+                exit_status, interrupted = exit_status or error.exit_status, error.exit_status == EXIT_INTERRUPTED
+            else:
+                cleaned.append(cancelled)
+            if interrupted:
+                exit_status = EXIT_INTERRUPTED
+                break
+        found = cleaned
+    return put_answer(JobList(jobs=tuple(found)), lambda listed: job_table(listed.jobs), as_json=as_json) or exit_status
+
+
+def _chosen(jobs: Sequence[JobView], ids: Sequence[str], before: datetime | None) -> list[JobView]:
+    """The unfinished jobs with these ids, if any are given, that ended before that time. Raises `ConflictError`."""
+    unfinished = {job.id: job for job in jobs if job.resumable}
+    if missing := next((job_id for job_id in ids if job_id not in unfinished), None):
+        raise ConflictError(
+            "job.not_unfinished",
+            f"cannot clean job {missing}: nothing of it is kept, or there is no such job",
+            hint="`amistream clean --dry-run` lists the jobs with leftovers",
+            field="id",
+        )
+    chosen = [unfinished[job_id] for job_id in dict.fromkeys(ids)] or list(unfinished.values())
+    return [job for job in chosen if before is None or (job.ended_at or job.created_at) < before]

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amistream.cli.manifest_arguments import DryRun, Manifest, NoEc2, Yes, settings_for
-from amistream.cli.options import ConfigOption, JsonOption
+from amistream.cli.manifest_arguments import Manifest, NoEc2, settings_for
+from amistream.cli.options import ConfigOption, DryRun, JsonOption, Yes
 from amistream.cli.output import put_answer
+from amistream.cli.question import confirm
 from amistream.cli.removal import plan_text, removal_status, removed_text
 from amistream.cli.request_options import takes, validated
 from amistream.request import Reach
@@ -50,7 +51,7 @@ def delete(
 
     Example: [bold]amistream delete s3://my-bucket/web/image.manifest.xml --dry-run[/bold]
     """
-    from amistream.cli.foreground import confirm, run_here
+    from amistream.cli.foreground import run_here
 
     async def ask(plan: Removal) -> None:
         await confirm(f"Delete {plan_text(plan)}?", yes=yes, what=f"delete {manifest}")

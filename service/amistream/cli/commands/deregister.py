@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amistream.cli.manifest_arguments import DryRun, settings_for
-from amistream.cli.options import ConfigOption, JsonOption
+from amistream.cli.manifest_arguments import settings_for
+from amistream.cli.options import ConfigOption, DryRun, JsonOption, Yes
 from amistream.cli.output import put_answer
+from amistream.cli.question import confirm
 from amistream.cli.removal import plan_text, removal_status, removed_text
 from amistream.cli.request_options import takes, validated
 from amistream.request import Reach
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 
 ImageId = Annotated[str, typer.Argument(metavar="AMI-ID", help="Such as ami-0123456789abcdef0.", show_default=False)]
 Delete = Annotated[bool, typer.Option("--delete", help="Also delete the bundle of the AMI.")]
-YesToDelete = Annotated[
-    bool, typer.Option("--yes", "-y", help="Do not ask before --delete; required there if there is no terminal.")
-]
 
 
 @takes("region", "endpoint_url")
@@ -31,7 +29,7 @@ def deregister(
     *,
     delete: Delete = False,
     dry_run: DryRun = False,
-    yes: YesToDelete = False,
+    yes: Yes = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
     **_: Any,
@@ -40,13 +38,13 @@ def deregister(
 
     Example: [bold]amistream deregister ami-0123456789abcdef0 --delete[/bold]
     """
-    from amistream.cli.foreground import confirm, run_here
+    from amistream.cli.foreground import run_here
 
     reach = validated(Reach, context)
 
-    async def ask(plan: Removal) -> None:
-        question = f"Deregister {image_id} and delete {plan_text(plan)}?"
-        await confirm(question, yes=yes, what=f"deregister {image_id}")
+    async def ask(plan: Removal | None) -> None:
+        bundle = f" and delete {plan_text(plan)}" if plan else ""
+        await confirm(f"Deregister {image_id}{bundle}?", yes=yes, what=f"deregister {image_id}")
 
     def as_text(done: Deregistered) -> str:
         if done.removed is not None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from amistream.cli.manifest_arguments import Bucket, NoEc2, bucket_address, settings_for
-from amistream.cli.options import ConfigOption, JsonOption
+from amistream.cli.options import ConfigOption, JsonOption, OlderThan, parse_age
 from amistream.cli.output import put_answer
 from amistream.cli.request_options import takes, validated
 from amistream.cli.table import columns, counted
@@ -20,18 +19,10 @@ from amistream.units import HOUR_S, size_text
 if TYPE_CHECKING:
     from amistream.bundles.results import Inventory, ListedBundle
 
-UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1), "y": timedelta(days=365)}
-
 Orphans = Annotated[
     bool,
     typer.Option(
         "--orphans", help="Only leftovers: parts without a manifest, bundles that lack parts, AMIs without a manifest."
-    ),
-]
-OlderThan = Annotated[
-    str | None,
-    typer.Option(
-        "--older-than", metavar="30d", help="Only bundles older than so many hours (h), days, weeks or years."
     ),
 ]
 Unregistered = Annotated[bool, typer.Option("--unregistered", help="Only bundles that no AMI of this account uses.")]
@@ -75,16 +66,6 @@ def list_bundles(
     made_before = None if age is None else now - age
     shown = select(inventory, orphans=orphans, unregistered=unregistered, made_before=made_before)
     return put_answer(shown, lambda answer: inventory_text(answer, now), as_json=as_json)
-
-
-def parse_age(text: str) -> timedelta:
-    """Parse an age such as `30d`. Raises `UsageError`."""
-    found = re.fullmatch(r"([0-9]{1,5})([hdwy])", text)
-    if found is None:
-        raise UsageError(
-            "usage", f"cannot run the command: --older-than: {text!r} is no age", hint="write 12h, 30d, 4w or 1y"
-        )
-    return int(found[1]) * UNITS[found[2]]
 
 
 def inventory_text(inventory: Inventory, now: datetime) -> str:
