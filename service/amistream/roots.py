@@ -13,6 +13,7 @@ The calls block: use them on threads.
 from __future__ import annotations
 
 import contextlib
+import grp
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -31,9 +32,10 @@ _FOLDER = _PIN | os.O_DIRECTORY
 class Roots:
     """The directories, files and devices that jobs of unprivileged peers may use, with everything below them."""
 
-    def __init__(self, roots: Iterable[Path]) -> None:
-        """`roots` are absolute and real paths."""
+    def __init__(self, roots: Iterable[Path], *, readers: str = "") -> None:
+        """`roots` are absolute and real paths; `readers` is the group that may read what jobs write there."""
         self._roots = tuple(roots)
+        self._readers = readers
 
     def require(self, field: str = "") -> None:
         """Raise `RefusedError` if no root is set."""
@@ -62,6 +64,25 @@ class Roots:
             )
         _wait_unlinked(descriptor)
         self._require_within(descriptor, path, field)
+
+    def share(self, descriptor: int) -> None:
+        """Let the readers read a new file, or list a new directory, and nobody change it. Raises OSError.
+
+        A directory that is no longer the new one, which is empty and of this process's user, stays as it is: somebody
+        may have put another under its name.
+        """
+        try:
+            group = grp.getgrnam(self._readers).gr_gid
+        except KeyError:
+            return
+        path, about = f"/proc/self/fd/{descriptor}", os.fstat(descriptor)
+        folder = stat.S_ISDIR(about.st_mode)
+        if about.st_uid != os.geteuid() or (folder and any(Path(path).iterdir())):
+            return
+        # Without CAP_CHOWN, or for a group that the daemon's own user is not in, it stays private.
+        with contextlib.suppress(PermissionError):
+            os.chown(path, -1, group)
+            Path(path).chmod(0o750 if folder else 0o640)
 
     def outside(self, path: Path, field: str) -> RefusedError:
         self.require(field)
@@ -177,6 +198,8 @@ def _walk(path: Path, roots: Roots, field: str, *, make: bool = False) -> tuple[
             below = os.open(step, _FOLDER | os.O_NOFOLLOW, dir_fd=here)
             os.close(here)
             here = below
+            if made:
+                roots.share(here)
         roots.check(here, path, field)
     except NotADirectoryError:
         os.close(here)

@@ -20,12 +20,13 @@ from amistream.values import MIB
 
 STAGES = (
     StageProgress(name="read", bytes_in=300 * MIB, bytes_out=300 * MIB, busy_s=0.5, waiting_s=0.0),
-    StageProgress(name="compress", bytes_in=300 * MIB, bytes_out=100 * MIB, busy_s=3.0, waiting_s=1.0),
+    StageProgress(name="compress", bytes_in=300 * MIB, bytes_out=100 * MIB, busy_s=3.0, waiting_s=1.0, busy_share=0.75),
     StageProgress(name="upload", bytes_in=100 * MIB, bytes_out=100 * MIB, busy_s=1.0, waiting_s=0.25),
 )
 PROGRESS = Progress(
     bytes_total=400 * MIB,
-    bytes_done=300 * MIB,
+    bytes_done=320 * MIB,
+    stored_share=0.75,
     parts_made=10,
     parts_stored=9,
     bytes_stored=90 * MIB,
@@ -97,6 +98,9 @@ class ScriptedDaemon:
     dropped_streams: int = 0
     """So many event streams break, in the middle of their second event."""
     forget_after_drop: bool = False
+    health: bytes = b""
+    findings: bytes | None = None
+    """The answer of `doctor`; None: it is a daemon that has no such endpoint."""
     garbage: bytes | None = None
     garbage_status: int = 200
     submitted: dict[str, str] = field(default_factory=dict)
@@ -114,6 +118,8 @@ class ScriptedDaemon:
     @asynccontextmanager
     async def serve(self) -> AsyncIterator[ScriptedDaemon]:
         app = web.Application(middlewares=[self._answer])
+        app.router.add_get("/v1/health", self._health)
+        app.router.add_post("/v1/doctor", self._doctor)
         app.router.add_post("/v1/jobs", self._submit)
         app.router.add_get("/v1/jobs", self._list)
         app.router.add_get("/v1/jobs/{id}", self._show)
@@ -145,6 +151,14 @@ class ScriptedDaemon:
             _break(request)
         return response
 
+    async def _health(self, _: web.Request) -> web.StreamResponse:
+        return web.Response(body=self.health)
+
+    async def _doctor(self, _: web.Request) -> web.StreamResponse:
+        if self.findings is None:
+            return _unknown("request.unknown_path")
+        return web.Response(body=self.findings)
+
     async def _submit(self, request: web.Request) -> web.StreamResponse:
         key = request.headers["Idempotency-Key"]
         if key not in self.submitted:
@@ -173,8 +187,7 @@ class ScriptedDaemon:
     async def _events(self, request: web.Request) -> web.StreamResponse:
         job = self.jobs.get(request.match_info["id"])
         if job is None:
-            error = {"code": "job.unknown", "message": "cannot find it", "hint": "", "field": "id"}
-            return web.json_response({"error": error}, status=404)
+            return _unknown("job.unknown")
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         self.following.set()
@@ -191,6 +204,11 @@ class ScriptedDaemon:
                 await asyncio.Event().wait()
             await response.write(frame)
         return response
+
+
+def _unknown(code: str) -> web.Response:
+    error = {"code": code, "message": "cannot find it", "hint": "", "field": ""}
+    return web.json_response({"error": error}, status=404)
 
 
 def _view(job: Job, status: int) -> web.Response:

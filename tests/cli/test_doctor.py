@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from amistream import __version__
-from amistream.checks.findings import Finding, Status
+from amistream.checks.findings import Finding, Findings, Status
 from amistream.cli.commands.doctor import findings_text
 from amistream.cli.main import load_command
 from cli.running import Cli, Spawn, ended
@@ -91,14 +91,17 @@ def health(**changes: object) -> bytes:
 
 
 async def test_a_machine_that_is_well(daemon: ScriptedDaemon, cli: Cli, state_dir: Path) -> None:
-    """Without words it looks at the machine and its daemon; nothing fails, nothing is made, and the status is 0."""
-    daemon.garbage = health()
+    """Without words it looks at the machine and its daemon; nothing fails, nothing is made, and the status is 0.
+
+    A daemon that cannot run the checks leaves them to the command.
+    """
+    daemon.health = health()
     outcome = await cli("doctor", "--json")
     findings = read(outcome.stdout)
     assert list(findings) == ["daemon", *ALONE]
     assert (outcome.status, outcome.stderr) == (0, "")
     assert findings["daemon"].found == f"amistreamd {__version__} at {daemon.socket}, 1 running, 2 waiting"
-    assert [request.path for request in daemon.seen] == ["/v1/health"]
+    assert [request.path for request in daemon.seen] == ["/v1/health", "/v1/doctor"]
     assert findings["source"].found == "SOURCE was not given"
     assert findings["ec2_certificate"].blocked_by == ("region",)
     assert findings["credentials"].status is Status.NOTICE
@@ -119,12 +122,27 @@ async def test_a_daemon_that_is_not_as_it_should_be(
     answer: bytes, status: Status, says: str, daemon: ScriptedDaemon, cli: Cli
 ) -> None:
     """A daemon of another version, one that stops, and what is no daemon, are told apart."""
-    daemon.garbage = answer
+    daemon.health = answer
     outcome = await cli("doctor", "--json")
     finding = read(outcome.stdout)["daemon"]
     assert finding.status is status
     assert re.search(says, finding.found)
     assert outcome.status == (3 if status is Status.FAILED else 0)
+
+
+async def test_the_daemon_runs_the_checks(daemon: ScriptedDaemon, cli: Cli) -> None:
+    """With a daemon the findings are the daemon's, about the request as given; a refusal is one of them."""
+    daemon.health = health()
+    found = Finding(name="source", status=Status.OK, found="all is well")
+    daemon.findings = Findings(findings=(found,)).model_dump_json().encode()
+    outcome = await cli("doctor", "disk.img", "--to", "out", "--json")
+    assert (outcome.status, list(read(outcome.stdout).values())[1:]) == (0, [found])
+    assert daemon.seen[-1].body == {
+        "source": str(Path("disk.img").absolute()), "destinations": [str(Path("out").absolute())]
+    }  # fmt: skip
+    daemon.findings = b"?"
+    finding = read((await cli("doctor", "--json")).stdout)["checks"]
+    assert (finding.status, finding.code) == (Status.FAILED, "daemon.not_understood")
 
 
 async def test_no_daemon(cli: Cli, socket: Path) -> None:
@@ -209,6 +227,19 @@ async def test_several_destinations(
     assert findings["probe 2"].blocked_by == ("acls 2",)
     assert (findings["probe"].status, findings["destination 2"].status) == (Status.OK, Status.OK)
     assert list(findings)[: len(TO_S3)] == TO_S3
+
+
+async def test_two_buckets_of_one_region_without_a_name(
+    cli: Cli, words: tuple[str, ...], bucket: str, ministack: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy
+) -> None:
+    """Default names of AMIs in one region differ, so no duplicate is reported."""
+    proxy = make_proxy(ministack, dry_run_answered())
+    to = ("--to", f"s3://{bucket}/x", "--to", f"s3://{make_bucket(ministack)}/x", "--endpoint-url", proxy.url, "--json")
+    outcome = await cli(*words, *to)
+    findings = read(outcome.stdout)
+    assert (outcome.status, findings["ami_names"].status) == (0, Status.OK)
+    first, second = (findings[name].found.removesuffix(" is free").strip("'") for name in ("ami_name", "ami_name 2"))
+    assert second == f"{first}-2"
 
 
 async def test_a_directory(cli: Cli, words: tuple[str, ...], tmp_path: Path) -> None:

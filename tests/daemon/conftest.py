@@ -16,12 +16,13 @@ from aiohttp import web
 
 from amistream.daemon.access import AccessPolicy
 from amistream.daemon.app import make_app, serving
+from amistream.daemon.handlers import Examine
 from amistream.daemon.listener import listening
 from amistream.daemon.metrics import Metrics
 from amistream.jobs.journal import Journal
 from amistream.jobs.queue import JobQueue
 from amistream.settings import OnStop
-from daemon.rig import Daemon, Script, StartDaemon
+from daemon.rig import Daemon, Script, StartDaemon, find_nothing
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -50,6 +51,7 @@ def start_daemon(tmp_path: Path) -> StartDaemon:
         policy: AccessPolicy | None = None,
         extra: Callable[[web.Application], object] = lambda _: None,
         doors: dict[str, Any] | None = None,
+        examine: Examine = find_nothing,
         **limits: Any,
     ) -> AsyncIterator[Daemon]:
         script, metrics = Script(), Metrics()
@@ -65,7 +67,7 @@ def start_daemon(tmp_path: Path) -> StartDaemon:
                     default_prefix="image",
                 ) as queue,
             ):
-                app = make_app(queue, metrics, policy or AccessPolicy(), **limits)
+                app = make_app(queue, metrics, policy or AccessPolicy(), examine, **limits)
                 extra(app)
                 session = aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path)))
                 async with serving(app, listener, **(doors or {})), session:

@@ -13,9 +13,12 @@ from typing import Any, TypeAlias
 import aiohttp
 from yarl import URL
 
+from amistream.checks.findings import Finding
 from amistream.events import Progress, State
 from amistream.jobs.job import End, Job
 from amistream.jobs.queue import JobQueue
+from amistream.request import CheckRequest
+from amistream.roots import Roots
 from jobs.queueing import RESULT
 
 PATIENCE_S = 120.0
@@ -106,6 +109,12 @@ class Daemon:
 
 
 StartDaemon: TypeAlias = Callable[..., AbstractAsyncContextManager[Daemon]]
+
+
+async def find_nothing(request: CheckRequest, roots: Roots | None) -> list[Finding]:
+    """Check nothing."""
+    del request, roots
+    return []
 
 
 def request_for(name: str) -> dict[str, Any]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from amistream.checks.findings import Finding
 from amistream.daemon.access import AccessPolicy
 from amistream.errors import AccessDeniedError, AmistreamError, JobError, RefusedError
 from amistream.events import State
 from amistream.jobs.confinement import check_request
 from amistream.jobs.job import End
-from amistream.request import parse_request
+from amistream.request import CheckRequest, parse_request
+from amistream.roots import Roots
 from amistream.settings import Settings
 from daemon.member import GROUP, MEMBER, OTHER_MEMBER, ask_as, connect_as, needs_root, talking
 from daemon.rig import Daemon, StartDaemon, request_for
@@ -59,6 +62,34 @@ async def test_a_members_job_is_confined_and_roots_is_not(start: Any) -> None:
         assert daemon.queue.get(answer.body["id"]).confined
         answer = await daemon.submit("b")
         assert not daemon.queue.get(answer.body["id"]).confined
+
+
+@needs_root
+async def test_a_members_doctor_is_confined_and_roots_is_not(start: Any) -> None:
+    """A member's checks stay within the roots and the settings, and only so many run at a time."""
+    seen: list[bool] = []
+    begun, go_on = asyncio.Queue[None](), asyncio.Event()
+
+    async def examine(_: CheckRequest, roots: Roots | None) -> list[Finding]:
+        seen.append(roots is not None)
+        begun.put_nowait(None)
+        await go_on.wait()
+        return []
+
+    async with start(examine=examine) as daemon, asyncio.TaskGroup() as group:
+        for identity in (MEMBER, MEMBER, OTHER_MEMBER):
+            group.create_task(ask_as(daemon.path, "POST", "/v1/doctor", {}, *identity))
+            await begun.get()
+        answer = await ask_as(daemon.path, "POST", "/v1/doctor", {})
+        assert (answer.status, answer.error["code"]) == (503, "daemon.busy")
+        group.create_task(daemon.ask("POST", "/v1/doctor", json={}))
+        await begun.get()
+        go_on.set()
+        answer = await ask_as(daemon.path, "POST", "/v1/doctor", {"endpoint_url": "http://127.0.0.1:9"})
+        assert (answer.status, answer.error["code"]) == (403, "access.endpoint")
+        answer = await ask_as(daemon.path, "POST", "/v1/doctor", {"source": "-"})
+        assert (answer.status, answer.error["code"]) == (422, "source.stream")
+    assert seen == [True, True, True, False]
 
 
 @needs_root

@@ -89,6 +89,25 @@ def run_as(user: Sequence[str], program: str, *arguments: object, given: str = "
     return done.stdout
 
 
+AMISTREAM = """
+import os, sys
+from amistream.cli import foreground
+from amistream.cli.main import run
+os.setgroups([])
+os.setgid(int(sys.argv[2]))
+os.setuid(int(sys.argv[1]))
+sys.exit(run(sys.argv[3:]))
+"""
+
+
+def amistream_as(user: int, *words: object) -> subprocess.CompletedProcess[str]:
+    """Run the command as a member of the group, or as a stranger."""
+    group = user if user == STRANGER_ID else some_group().gr_gid
+    argv = [sys.executable, "-c", AMISTREAM, str(user), str(group), *map(str, words)]
+    environ = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
+    return subprocess.run(argv, env=environ, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Machine:
     """A daemon with a group and one root, and the directories around it."""

@@ -13,7 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from security.people import CONNECT, STRANGER, Machine, machine, member, needs_root, run_as
+from security.people import (
+    CONNECT,
+    MEMBER_ID,
+    ROOT,
+    STRANGER,
+    STRANGER_ID,
+    Machine,
+    amistream_as,
+    machine,
+    member,
+    needs_root,
+    run_as,
+    some_group,
+)
 from security.swapping import EXCHANGE, HARD_LINK, LINK, attempts, swapping
 from support.volumes import random_image
 
@@ -69,6 +82,38 @@ def test_a_member_bundles_within_the_roots(place: Machine, digests: dict[str, st
     assert job["state"] == "done", job
     assert job["result"]["digest"] == digests["allowed"]
     assert (place.root / "made" / "here" / "image.manifest.xml").exists()
+
+
+def test_a_member_reads_the_bundle_that_was_made_for_him(place: Machine) -> None:
+    """A directory bundle of a member is readable by the group and changed by nobody; a stranger sees nothing."""
+    folder = place.root / "to" / "read"
+    job = place.submit_one(destinations=[str(folder)])
+    assert job["state"] == "done", job
+    done = amistream_as(MEMBER_ID, "verify", folder / "image.manifest.xml")
+    assert done.returncode == 0, done.stderr
+    assert "result" in done.stdout
+    for path in (folder, folder.parent, *folder.iterdir()):
+        assert (path.owner(), path.group(), path.stat().st_mode & 0o777) == (
+            "root", some_group().gr_name, 0o750 if path.is_dir() else 0o640
+        )  # fmt: skip
+    done = amistream_as(STRANGER_ID, "verify", folder / "image.manifest.xml")
+    assert done.returncode != 0
+    (answer,) = place.submit([place.request(destinations=[str(place.root / "of root")])], ROOT)
+    assert answer["body"]["state"] == "done", answer
+    assert (place.root / "of root").stat().st_mode & 0o777 == 0o700
+
+
+def test_doctor_of_a_member_finds_what_his_job_would(place: Machine) -> None:
+    """The daemon runs the checks of a member's `doctor`: all is well within the roots, and outside it is refused."""
+    words = ("--cert", place.root / "cert.pem", "--private-key", place.root / "key.pem", "--account", "123456789012",
+             "--ec2-cert", place.root / "cert-ec2.pem", "--to", place.root / "doctor")  # fmt: skip
+    socket = ("--socket", place.daemon.socket)
+    done = amistream_as(MEMBER_ID, "doctor", place.root / "allowed.img", *words, *socket)
+    assert done.returncode == 0, done.stdout
+    done = amistream_as(MEMBER_ID, "doctor", place.outside / "secret.img", *words, *socket, "--json")
+    failed = {each["name"]: each["code"] for each in json.loads(done.stdout) if each["status"] == "failed"}
+    assert (done.returncode, failed) == (3, {"source": "roots.outside"})
+    assert not (place.root / "doctor").exists()
 
 
 @pytest.mark.parametrize(

@@ -18,28 +18,28 @@ from amistream.checks.identity import IdentityChecks
 from amistream.checks.preflight import DestinationChecks, checks_of
 from amistream.checks.source import SourceChecks
 from amistream.request import CheckRequest
+from amistream.roots import Roots
 from amistream.settings import Settings
 
 
-async def examine(request: CheckRequest, settings: Settings) -> list[Finding]:
-    """Run every check; the findings come in a fixed order."""
-    async with Aws(settings) as aws:
-        token = secrets.token_hex(4)
-        context = RequestContext(request, settings, aws)
-        volume = SourceChecks(context)
-        places: list[DestinationChecks] = []
-        for number in range(len(request.destinations)):
-            address = Destination(request, settings, aws, token, number)
-            places.append(DestinationChecks(address, volume, first=places[0] if places else None, create_keys=False))
-        checks = [
-            *HostChecks(settings, volume).checks(),
-            *(volume.checks() if request.source else [_not_given("source", "SOURCE"), volume.memory_check()]),
-            *(checks_of(places) if places else NoDestination(context).checks()),
-        ]
-        try:
-            return await run_checks(checks)
-        finally:
-            await volume.close()
+async def examine(request: CheckRequest, settings: Settings, aws: Aws, roots: Roots | None = None) -> list[Finding]:
+    """Run every check; the findings come in a fixed order. `roots` are those of a confined job."""
+    token = secrets.token_hex(4)
+    context = RequestContext(request, settings, aws, roots=roots)
+    volume = SourceChecks(context)
+    places: list[DestinationChecks] = []
+    for number in range(len(request.destinations)):
+        address = Destination(request, settings, aws, token, number, roots=roots)
+        places.append(DestinationChecks(address, volume, earlier=tuple(places), create_keys=False))
+    checks = [
+        *HostChecks(settings, volume).checks(),
+        *(volume.checks() if request.source else [_not_given("source", "SOURCE"), volume.memory_check()]),
+        *(checks_of(places) if places else NoDestination(context).checks()),
+    ]
+    try:
+        return await run_checks(checks)
+    finally:
+        await volume.close()
 
 
 class NoDestination:

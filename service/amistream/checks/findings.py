@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from inspect import iscoroutinefunction
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -41,11 +42,24 @@ class Finding(BaseModel):
     field: str = Field("", description="the input at fault, if any")
     blocked_by: tuple[str, ...] = Field((), description="the failed checks for which this one was skipped")
 
+    @classmethod
+    def failed(cls, name: str, why: str, error: AmistreamError) -> Self:
+        about = {"found": error.message, "fix": error.hint, "code": error.code, "field": error.field}
+        return cls(name=name, status=Status.FAILED, why=why, **about)
+
     @property
     def notice(self) -> str:
         """The finding as one line of a job's notices."""
         reason = ": ".join(filter(None, (self.found, self.why)))
         return f"{reason}; {self.fix}" if self.fix else reason
+
+
+class Findings(BaseModel):
+    """The results of all checks."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    findings: tuple[Finding, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +123,7 @@ async def _finding_of(check: Check) -> Finding:
         else:
             observation = await finish_despite_cancel(asyncio.to_thread(check.probe))
     except AmistreamError as error:
-        return Finding(
-            name=check.name,
-            status=Status.FAILED,
-            found=error.message,
-            why=check.why,
-            fix=error.hint,
-            code=error.code,
-            field=error.field,
-        )
+        return Finding.failed(check.name, check.why, error)
     if isinstance(observation, str):
         observation = Observation(observation)
     return Finding(name=check.name, **asdict(observation))

@@ -19,6 +19,7 @@ from urllib.parse import quote
 import aiohttp
 from pydantic import BaseModel, ValidationError
 
+from amistream.checks.findings import Findings
 from amistream.errors import (
     AccessDeniedError,
     AmistreamError,
@@ -32,13 +33,14 @@ from amistream.errors import (
 from amistream.events import ErrorBody, Event, JobList, JobView, State
 
 if TYPE_CHECKING:
-    from amistream.request import JobRequest
+    from amistream.request import CheckRequest, JobRequest
 
 RETRY_DELAYS_S = (0.1, 0.2, 0.5, 1.0, 1.5)
 """Pauses between tries; together longer than a restart of the daemon by systemd. Guess."""
 
 CONNECT_TIMEOUT_S = 5.0
 REPLY_TIMEOUT_S = 30.0
+NO_READ_LIMIT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
 LONGEST_LINE = 1024 * 1024
 """Maximum bytes of a line of an event stream; a job's view has a few KiB."""
 
@@ -134,6 +136,12 @@ class Client:
     async def resume(self, job_id: str) -> str:
         return self._read(_Accepted, await self._ask("POST", f"{_path(job_id)}/resume")).id
 
+    async def doctor(self, request: CheckRequest) -> Findings:
+        """Have the daemon run a job's checks."""
+        body = request.model_dump(mode="json", exclude_unset=True)
+        # Checks ask AWS, with retries: they may take minutes.
+        return self._read(Findings, await self._ask("POST", "/v1/doctor", json=body, timeout=NO_READ_LIMIT))
+
     async def health(self) -> Health:
         return self._read(Health, await self._ask("GET", "/v1/health"))
 
@@ -170,8 +178,7 @@ class Client:
         if seen:
             headers["Last-Event-ID"] = str(seen)
         # No time limit for an event: a job can wait in the queue for hours.
-        no_read_limit = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
-        async with self._session.get(f"{_path(job_id)}/events", headers=headers, timeout=no_read_limit) as response:
+        async with self._session.get(f"{_path(job_id)}/events", headers=headers, timeout=NO_READ_LIMIT) as response:
             self._reached = True
             if response.status != HTTPStatus.OK:
                 raise self._error(response.status, await response.read())

@@ -26,6 +26,7 @@ from amistream.daemon.handlers import (
     KEEP_ALIVE_S,
     PEER,
     Context,
+    Examine,
     error_response,
 )
 from amistream.daemon.listener import BACKLOG
@@ -52,18 +53,20 @@ def make_app(
     queue: JobQueue,
     metrics: Metrics,
     policy: AccessPolicy,
+    examine: Examine,
     *,
     settings: Settings | None = None,
     max_subscribers: int = MAX_SUBSCRIBERS,
     keep_alive_s: float = KEEP_ALIVE_S,
     body_timeout_s: float = BODY_TIMEOUT_S,
 ) -> web.Application:
-    """Make the application. `settings`: the limits of confined jobs; None means the defaults."""
+    """Make the application. `examine` runs `doctor`; `settings`: the limits of confined jobs, None for the defaults."""
     app = web.Application(middlewares=[_log, _answer_errors, _guard], client_max_size=MAX_BODY)
     app[POLICY] = policy
     app[CONTEXT] = Context(
         queue=queue,
         metrics=metrics,
+        examine=examine,
         settings=settings or Settings(),
         document=json.dumps(make_document(ENDPOINTS), indent=2).encode(),
         max_subscribers=max_subscribers,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -18,6 +19,7 @@ from pydantic import BaseModel
 from pydantic_core import from_json
 
 from amistream import __version__
+from amistream.checks.findings import Finding, Findings
 from amistream.daemon.access import Peer, check_queue_share
 from amistream.daemon.metrics import Metrics
 from amistream.errors import AccessDeniedError, AmistreamError, BusyError, ConflictError, UsageError
@@ -25,7 +27,8 @@ from amistream.events import ErrorBody, ErrorResponse, Health, State
 from amistream.jobs.confinement import check_request
 from amistream.jobs.job import Job
 from amistream.jobs.queue import JobQueue
-from amistream.request import parse_request
+from amistream.request import CheckRequest, parse_fields, parse_request
+from amistream.roots import Roots
 from amistream.settings import Settings
 from amistream.values import STANDARD_INPUT
 
@@ -35,6 +38,12 @@ BODY_TIMEOUT_S = 10.0
 """Time for a body of 64 KiB to arrive from this machine. Guess."""
 KEEP_ALIVE_S = 15.0
 """Half of the 30 s after which common proxies and clients close a silent stream."""
+
+
+MAX_EXAMINATIONS = 4
+"""Guess: each opens a volume and asks AWS a dozen questions."""
+Examine = Callable[[CheckRequest, Roots | None], Awaitable[list[Finding]]]
+"""Runs the checks of a request, of a confined one within the roots."""
 
 
 class MalformedError(UsageError):
@@ -56,11 +65,13 @@ class Context:
     queue: JobQueue
     metrics: Metrics
     settings: Settings
+    examine: Examine
     document: bytes
     max_subscribers: int
     keep_alive_s: float = KEEP_ALIVE_S
     body_timeout_s: float = BODY_TIMEOUT_S
     followers: int = 0
+    examinations: int = 0
     started: float = field(default_factory=time.monotonic)
 
 
@@ -78,13 +89,7 @@ async def submit_job(request: web.Request) -> web.StreamResponse:
     context, peer = request.app[CONTEXT], request[PEER]
     key = _header(request, "Idempotency-Key", IDEMPOTENCY_KEY, "1 to 255 visible ASCII characters")
     job_request = parse_request(await _object(request))
-    if job_request.source == STANDARD_INPUT:
-        raise UsageError(
-            "source.stream",
-            "cannot bundle standard input: the daemon cannot read that of your command",
-            hint="use `amistream bundle - --in-process`",
-            field="source",
-        )
+    _refuse_stream(job_request)
     if not peer.privileged:
         check_request(job_request, context.settings)
         check_queue_share(context.queue, context.settings.max_queued, peer)
@@ -93,6 +98,28 @@ async def submit_job(request: web.Request) -> web.StreamResponse:
     job, new = await context.queue.submit(job_request, idempotency_key=key, confined=not peer.privileged)
     path = request.app.router[show_job.__name__].url_for(id=job.id)
     return _respond(job.view(), HTTPStatus.ACCEPTED if new else HTTPStatus.OK, location=str(path))
+
+
+async def run_doctor(request: web.Request) -> web.StreamResponse:
+    """Run a job's checks as the job would, with the rights of the peer."""
+    context, peer = request.app[CONTEXT], request[PEER]
+    asked = parse_fields(CheckRequest, await _object(request))
+    _refuse_stream(asked)
+    roots = None
+    if not peer.privileged:
+        check_request(asked, context.settings)
+        roots = Roots(context.settings.source_roots)
+    if context.examinations >= peer.share(MAX_EXAMINATIONS):
+        raise BusyError(
+            "daemon.busy",
+            f"cannot run the checks: {context.examinations} clients have checks run already",
+            hint="try again later",
+        )
+    context.examinations += 1
+    try:
+        return _respond(Findings(findings=tuple(await context.examine(asked, roots))))
+    finally:
+        context.examinations -= 1
 
 
 async def list_jobs(request: web.Request) -> web.StreamResponse:
@@ -223,6 +250,16 @@ async def _object(request: web.Request) -> dict[str, Any]:
             "request.not_object", "cannot take the request: its body is not a JSON object", hint="send {...}"
         )
     return values
+
+
+def _refuse_stream(request: CheckRequest) -> None:
+    if request.source == STANDARD_INPUT:
+        raise UsageError(
+            "source.stream",
+            "cannot bundle standard input: the daemon cannot read that of your command",
+            hint="use `amistream bundle - --in-process`",
+            field="source",
+        )
 
 
 def _own_job(request: web.Request, verb: str) -> Job:

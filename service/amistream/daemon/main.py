@@ -22,6 +22,8 @@ import uvloop
 
 from amistream import __version__, log
 from amistream.aws.session import Aws
+from amistream.checks import doctor
+from amistream.checks.findings import Finding
 from amistream.daemon.access import AccessPolicy
 from amistream.daemon.app import make_app, serving
 from amistream.daemon.listener import find_group, listening
@@ -30,6 +32,8 @@ from amistream.daemon.notify import notify
 from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, AmistreamError, UsageError
 from amistream.jobs.queue import JobQueue, open_queue
 from amistream.process import keep_secrets_in, make_files_private, settle_memory
+from amistream.request import CheckRequest
+from amistream.roots import Roots
 from amistream.settings import OnStop, Settings, load
 
 EXAMPLE = """\
@@ -71,12 +75,16 @@ async def serve(settings: Settings, listener: socket.socket, policy: AccessPolic
     signals = StopSignals()
     metrics = Metrics()
     address = listener.getsockname()
+
+    async def examine(request: CheckRequest, roots: Roots | None) -> list[Finding]:
+        return await doctor.examine(request, settings, aws, roots)
+
     async with Aws(settings) as aws, open_queue(settings, aws, by_itself=True, watch=metrics.watched) as queue:
         # Clients are served only once the jobs of earlier runs are loaded.
         await queue.recover(resume=settings.resume_on_start)
         if unfinished := [job.id for job in queue.jobs() if job.resumable]:
             LOG.warning("daemon.unfinished", jobs=unfinished, hint="amistream resume ID, or amistream clean")
-        async with serving(make_app(queue, metrics, policy, settings=settings), listener):
+        async with serving(make_app(queue, metrics, policy, examine, settings=settings), listener):
             LOG.info("daemon.ready", socket=address, version=__version__, pid=os.getpid())
             notify("READY=1", f"STATUS=amistream {__version__} on {address}")
             await signals.first.wait()

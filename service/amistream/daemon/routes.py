@@ -10,10 +10,11 @@ from typing import Literal, TypeAlias
 from aiohttp import web
 from pydantic import BaseModel
 
+from amistream.checks.findings import Findings
 from amistream.daemon import handlers
 from amistream.daemon.access import Access
 from amistream.events import Event, Health, JobList, JobView, State
-from amistream.request import JobRequest
+from amistream.request import CheckRequest, JobRequest
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -159,6 +160,15 @@ ENDPOINTS: tuple[Endpoint, ...] = (
             )
         },
         errors=(HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE),
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/doctor",
+        handler=handlers.run_doctor,
+        summary="Run a job's checks with the caller's rights, without starting the job",
+        body=CheckRequest,
+        answers={HTTPStatus.OK: Answer("the findings; a failed check is no error", Findings)},
+        errors=(HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.SERVICE_UNAVAILABLE),
     ),
     Endpoint(
         method="GET",

@@ -10,7 +10,7 @@ import os
 
 from amistream.aws.regions import partition_of
 from amistream.errors import AccessDeniedError
-from amistream.request import JobRequest
+from amistream.request import CheckRequest
 from amistream.roots import Roots
 from amistream.settings import Settings, memory_ceiling
 from amistream.values import MIB
@@ -21,7 +21,7 @@ MEMORY = 512 * MIB
 _FALLBACK_REGION = "us-east-1"
 
 
-def check_request(request: JobRequest, settings: Settings) -> None:
+def check_request(request: CheckRequest, settings: Settings) -> None:
     """Raise `AccessDeniedError` for a request beyond the limits, `RefusedError` if there are no roots."""
     Roots(settings.source_roots).require("source")
     _check_endpoint(request, settings)
@@ -32,7 +32,7 @@ def check_request(request: JobRequest, settings: Settings) -> None:
         raise _too_much("nice", f"run at a nice value below {settings.nice}")
 
 
-def _check_endpoint(request: JobRequest, settings: Settings) -> None:
+def _check_endpoint(request: CheckRequest, settings: Settings) -> None:
     """Signed requests carry session tokens: only the administrator chooses their endpoint."""
     given = (request.endpoint_url or "").rstrip("/")
     if given and given != settings.endpoint_url.rstrip("/"):
@@ -58,7 +58,7 @@ def _check_endpoint(request: JobRequest, settings: Settings) -> None:
         )
 
 
-def _check_memory(request: JobRequest, settings: Settings) -> None:
+def _check_memory(request: CheckRequest, settings: Settings) -> None:
     block_size = int(settings.block_size)
     usual = memory_ceiling(
         workers=settings.worker_count(),

@@ -71,8 +71,9 @@ class Run(Protocol):
 def addresses_of(job: Job, entry: JournalEntry, shared: Shared) -> list[Destination]:
     """The job's destinations; an earlier run's settings hold for them. Raises `JobError` where they must not."""
     token = job.id.rpartition("-")[2]
-    roots = Roots(shared.settings.source_roots) if job.confined else None
+    settings = shared.settings
+    roots = Roots(settings.source_roots, readers=settings.socket_group) if job.confined else None
     return [
-        Destination(job.request, shared.settings, shared.aws, token, number, roots=roots, settled=entry.bundling)
+        Destination(job.request, settings, shared.aws, token, number, roots=roots, settled=entry.bundling)
         for number in range(len(job.request.destinations))
     ]

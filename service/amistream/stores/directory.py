@@ -148,6 +148,8 @@ class DirectoryStore:
         with self.failures("write", name), self._place() as place:
             try:
                 with NewFile(Path(name), token=self._token, folder=place, direct=True) as file:
+                    if self._roots is not None:
+                        self._roots.share(file.descriptor)
                     file.write(data)
                     file.link()
             except FileExistsError:

@@ -14,14 +14,16 @@ from amistream.checks.findings import Finding, Status
 from amistream.cli.options import ConfigOption, JsonOption, SocketOption
 from amistream.cli.output import put_result
 from amistream.cli.request_options import takes, validated
-from amistream.errors import EXIT_DONE, AmistreamError, RefusedError
+from amistream.errors import EXIT_DONE, AmistreamError, NotFoundError, RefusedError
 from amistream.request import CheckRequest
 
 if TYPE_CHECKING:
+    from amistream.cli.client import Health
     from amistream.settings import Settings
 
 InProcess = Annotated[
-    bool, typer.Option("--in-process", help="Do not check the daemon, for jobs that run with --in-process.")
+    bool,
+    typer.Option("--in-process", help="Check this process and not the daemon, for jobs that run with --in-process."),
 ]
 
 
@@ -38,8 +40,9 @@ def doctor(
     """Run all of a job's checks without starting it, and report every problem with its fix.
 
     It takes the same arguments as `bundle`; without SOURCE and --to it checks this machine alone. It changes nothing,
-    except that it writes and deletes one empty test object at the destination. It runs with your rights and your
-    environment; the daemon has its own. Exit status: 0 when no check failed, else 3.
+    except that it writes and deletes one empty test object at the destination. The daemon runs the checks, with its
+    settings and environment and, for members of its group, with their rights; without a daemon, or with --in-process,
+    this process does. Exit status: 0 when no check failed, else 3.
 
     Example: [bold]amistream doctor[/bold]
 
@@ -76,6 +79,7 @@ def findings_text(findings: Sequence[Finding]) -> str:
 def _examine(request: CheckRequest, settings: Settings, socket: Path | None) -> list[Finding]:
     try:
         from amistream import pipeline  # noqa: F401 - a job needs its libraries, which the checks do not import
+        from amistream.aws.session import Aws
         from amistream.checks.doctor import examine
         from amistream.cli.foreground import run
     except ImportError as error:
@@ -91,28 +95,36 @@ def _examine(request: CheckRequest, settings: Settings, socket: Path | None) -> 
         ]
 
     async def work() -> list[Finding]:
-        found = await examine(request, settings)
-        return found if socket is None else [await _check_daemon(socket), *found]
+        found: list[Finding] = []
+        if socket is not None:
+            found, are_all = await _ask_daemon(request, socket)
+            if are_all:
+                return found
+        async with Aws(settings) as aws:
+            return [*found, *await examine(request, settings, aws)]
 
     return run(work, after_interrupt="nothing was left behind")
 
 
-async def _check_daemon(socket: Path) -> Finding:
-    """Check the daemon at that socket. Raises nothing: a daemon that does not answer is a finding."""
+async def _ask_daemon(request: CheckRequest, socket: Path) -> tuple[list[Finding], bool]:
+    """Check the daemon and have it run the checks; without a daemon that knows them, the second value is false."""
     from amistream.cli.client import Client
 
-    try:
-        async with Client(socket) as client:
+    async with Client(socket) as client:
+        try:
             health = await client.health()
-    except AmistreamError as error:
-        return Finding(
-            name="daemon",
-            status=Status.FAILED,
-            found=error.message,
-            why="no job could run",
-            fix=error.hint,
-            code=error.code,
-        )
+        except AmistreamError as error:
+            return [Finding.failed("daemon", "no job could run", error)], False
+        daemon = _daemon_finding(health, socket)
+        try:
+            return [daemon, *(await client.doctor(request)).findings], True
+        except NotFoundError:
+            return [daemon], False
+        except AmistreamError as error:
+            return [daemon, Finding.failed("checks", "the daemon would refuse such a job", error)], True
+
+
+def _daemon_finding(health: Health, socket: Path) -> Finding:
     found = f"amistreamd {health.version} at {socket}, {health.jobs_running} running, {health.jobs_queued} waiting"
     why = fix = ""
     if health.status != "ok":
