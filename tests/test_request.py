@@ -53,6 +53,15 @@ def test_what_is_wrong_is_named(change: dict[str, Any], field: str, says: str) -
     assert caught.value.hint
 
 
+def test_every_wrong_field_is_named() -> None:
+    """The hint lists what else is wrong, one line for each field."""
+    with pytest.raises(UsageError) as caught:
+        parse_request({**GOOD, "workers": 0, "compress": "0", "colour": "red"})
+    assert (caught.value.code, caught.value.field) == ("request.unknown_field", "colour")
+    also = caught.value.hint.splitlines()[1:]
+    assert sorted(line.partition(" ")[2][:9] for line in also) == ["compress:", "workers: "]
+
+
 def test_every_pattern_has_words() -> None:
     """No person ever sees a regular expression."""
     schema = JobRequest.model_json_schema()["properties"]

@@ -131,6 +131,35 @@ def test_bad_value_in_the_file(line: str, name: str, why: str, tmp_path: Path) -
     assert why in error.message
 
 
+def test_every_fault_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All faults of the file and of the variables are reported together, the first one as the message."""
+    monkeypatch.setenv("AMISTREAM_MAX_QUEUED", "none")
+    path = write(tmp_path, 'max_jobs = 0\nprefx = "typo"\npart_size = "10"')
+    error = fails(path)
+    told = [error.message, *error.hint.splitlines()[1:]]
+    assert error.field in error.message
+    for fault in (
+        f"the setting max_jobs (from {path}): ",
+        "the setting max_queued (from AMISTREAM_MAX_QUEUED): ",
+        f"the setting prefx (from {path}): there is no such setting; is prefix meant?",
+        f"the setting part_size (from {path}): a part is 16KiB",
+    ):
+        assert sum(fault in line for line in told) == 1, (fault, told)
+    assert len(told) == 4
+
+
+def test_a_misspelt_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that no setting has is an error, as in the file; what container platforms set is none."""
+    for name in ("AMISTREAM_DEBUG", "AMISTREAM_SERVICE_HOST", "AMISTREAM_PORT", "AMISTREAM_PORT_80_TCP_ADDR"):
+        monkeypatch.setenv(name, "1")
+    path = write(tmp_path, "")
+    load(path)
+    monkeypatch.setenv("AMISTREAM_PART_SIZ", "20MiB")
+    error = fails(path)
+    assert (error.code, error.field) == ("settings.invalid", "part_siz")
+    assert error.message.endswith("part_siz (from AMISTREAM_PART_SIZ): there is no such setting; is part_size meant?")
+
+
 def test_bad_value_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bad value in a variable is an error that names the variable, not the file."""
     monkeypatch.setenv("AMISTREAM_MAX_JOBS", "0")

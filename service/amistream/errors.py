@@ -206,7 +206,7 @@ def bug_error(error: Exception) -> AmistreamError:
     return AmistreamError(
         "internal.bug",
         f"cannot continue: an error in amistream itself ({type(error).__name__})",
-        hint="please report it with the daemon's log of this job",
+        hint="please report it with the log of this job",
     )
 
 

@@ -22,6 +22,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
 from amistream.errors import UsageError
 from amistream.events import JobKind
@@ -320,32 +321,40 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 def parse_request(values: dict[str, Any]) -> JobRequest:
-    """Make the request for a job. Raises `UsageError` that names the first field at fault."""
+    """Make the request for a job. Raises `UsageError` that names the fields at fault."""
     return parse_fields(JobRequest, values)
 
 
 def parse_fields(model: type[_Model], values: dict[str, Any]) -> _Model:
-    """Make a request, or a part of one. Raises `UsageError` that names the first field at fault."""
+    """Make a request, or a part of one. Raises `UsageError` that names the fields at fault."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_context=False)
         # A misspelt field may be the reason why another is missing.
-        first = min(faults, key=lambda fault: fault["type"] != "extra_forbidden")
-        field = str(first["loc"][0]) if first["loc"] else ""
-        reason = in_words(first)
-        if first["type"] == "string_pattern_mismatch":
-            reason = f"{first['input']!r} is not {PATTERN_WORDS[field]}"
-        if first["type"] == "extra_forbidden":
-            raise UsageError(
-                "request.unknown_field",
-                f"cannot take the request: there is no field {field!r}",
-                hint="GET /v1/openapi.json lists the fields; check the spelling",
-                field=field,
-            ) from None
+        faults.sort(key=lambda fault: fault["type"] != "extra_forbidden")
+        reasons: dict[str, str] = {}
+        for fault in faults:
+            reasons.setdefault(str(fault["loc"][0]) if fault["loc"] else "", _reason(fault))
+        (field, first), *others = reasons.items()
+        unknown = faults[0]["type"] == "extra_forbidden"
+        hint = (
+            "GET /v1/openapi.json lists the fields; check the spelling"
+            if unknown
+            else "`amistream bundle --help` and GET /v1/openapi.json say what each field takes"
+        )
         raise UsageError(
-            "request.invalid",
-            f"cannot take the request: {field + ': ' if field else ''}{reason}",
-            hint="`amistream bundle --help` and GET /v1/openapi.json say what each field takes",
+            "request.unknown_field" if unknown else "request.invalid",
+            f"cannot take the request: {first}",
+            hint="\n".join([hint, *(f"also: {reason}" for _, reason in others)]),
             field=field,
         ) from None
+
+
+def _reason(fault: ErrorDetails) -> str:
+    field = str(fault["loc"][0]) if fault["loc"] else ""
+    if fault["type"] == "extra_forbidden":
+        return f"there is no field {field!r}"
+    pattern = fault["type"] == "string_pattern_mismatch"
+    reason = f"{fault['input']!r} is not {PATTERN_WORDS[field]}" if pattern else in_words(fault)
+    return f"{field}: {reason}" if field else reason

@@ -10,7 +10,9 @@ The memory ceiling is a formula of these settings (`memory_ceiling`) and does no
 from __future__ import annotations
 
 import os
+import re
 import tomllib
+from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +25,10 @@ from amistream.errors import UsageError
 from amistream.values import GIB, KIB, MIB
 
 DEFAULT_CONFIG = Path("/etc/amistream/amistream.toml")
+_PREFIX = "AMISTREAM_"
+_OTHER_VARIABLES = ("AMISTREAM_CONFIG", "AMISTREAM_DEBUG")
+_OF_CONTAINERS = re.compile("AMISTREAM_(SERVICE_(HOST|PORT)|PORT|NAME|ENV)(_|$)")
+"""Variables by which Kubernetes and Docker describe a service with the name `amistream`."""
 PROCESS_BASELINE = 125 * MIB
 """Measured: the daemon's RSS with the clients of S3, EC2 and STS made and no job (118 MiB), rounded up."""
 
@@ -89,7 +95,7 @@ RootPaths = Annotated[tuple[Annotated[Path, AfterValidator(_check_root)], ...], 
 class Settings(BaseSettings):
     """Read-only once made. Names end in their unit: `_s` seconds; sizes are bytes and may be written `10MiB`."""
 
-    model_config = SettingsConfigDict(env_prefix="AMISTREAM_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid")
 
     # The daemon.
     socket: Path = Field(
@@ -330,11 +336,12 @@ def load(config: Path | None = None, **overrides: Any) -> Settings:
                 hint='it is TOML: text, and sizes with a unit, are in quotes, such as part_size = "10MiB"',
                 field="config",
             ) from error
+    faults = _unknown_variables()
     try:
         # Arguments win over the variables, which the class reads; those win over the file.
         variables = {name.upper() for name in os.environ}
         from_file = {name: each for name, each in values.items() if f"AMISTREAM_{name.upper()}" not in variables}
-        return Settings(**from_file | chosen)
+        settings = Settings(**from_file | chosen)
     except SettingsError as error:
         # The one field that is not plain text in the environment.
         raise UsageError(
@@ -344,18 +351,38 @@ def load(config: Path | None = None, **overrides: Any) -> Settings:
             field="ec2_certificates",
         ) from error
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        name = str(first["loc"][0]) if first["loc"] else "settings"
-        variable = f"AMISTREAM_{name.upper()}"
-        where = "the arguments" if name in chosen else variable if variable in os.environ else str(path)
-        unknown = first["type"] == "extra_forbidden"
-        reason = "there is no such setting" if unknown else in_words(first)
+        for fault in error.errors(include_url=False, include_context=False):
+            name = str(fault["loc"][0]) if fault["loc"] else "settings"
+            variable = f"{_PREFIX}{name.upper()}"
+            where = "the arguments" if name in chosen else variable if variable in os.environ else str(path)
+            unknown = fault["type"] == "extra_forbidden"
+            faults.setdefault(name, f"(from {where}): {_no_such(name) if unknown else in_words(fault)}")
+    if faults:
+        (name, first), *others = faults.items()
+        also = [f"also: the setting {other} {reason}" for other, reason in others]
         raise UsageError(
             "settings.invalid",
-            f"cannot use the setting {name} (from {where}): {reason}",
-            hint="config/amistream.toml lists every setting with its unit and default",
+            f"cannot use the setting {name} {first}",
+            hint="\n".join(["config/amistream.toml lists every setting with its unit and default", *also]),
             field=name,
-        ) from error
+        )
+    return settings
+
+
+def _unknown_variables() -> dict[str, str]:
+    """The faults of variables that look like a setting's: by the name, where it comes from and the reason."""
+    names = [name for name in os.environ if name.startswith(_PREFIX)]
+    known = {*_OTHER_VARIABLES, *(f"{_PREFIX}{name.upper()}" for name in Settings.model_fields)}
+    unknown = [name for name in names if name not in known and not _OF_CONTAINERS.match(name)]
+    return {
+        (setting := name.removeprefix(_PREFIX).lower()): f"(from {name}): {_no_such(setting)}"
+        for name in sorted(unknown)
+    }
+
+
+def _no_such(name: str) -> str:
+    close = get_close_matches(name, Settings.model_fields, n=1)
+    return f"there is no such setting; is {close[0]} meant?" if close else "there is no such setting"
 
 
 def in_words(error: ErrorDetails) -> str:

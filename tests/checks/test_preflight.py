@@ -29,8 +29,8 @@ async def test_every_name_that_a_check_waits_for_is_a_check(scene: Scene) -> Non
             asked = request(scene.image, to, scene.keys, inherit=True, account=None, ec2_certificate=None)
             address = Destination(asked, chosen, aws, "token")
             source = SourceChecks(address)
-            first = DestinationChecks(address, source, first=None, create_keys=False)
-            second = DestinationChecks(address, source, first=first, create_keys=False)
+            first = DestinationChecks(address, source, earlier=(), create_keys=False)
+            second = DestinationChecks(address, source, earlier=(first,), create_keys=False)
             state_dir = HostChecks(chosen, source).state_dir()
             checks = [*source.checks(), *checks_of([first, second]), state_dir]
             assert len({check.name for check in checks}) == len(checks)

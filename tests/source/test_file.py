@@ -257,9 +257,7 @@ def test_unreadable() -> None:
             error = refused(path)
     assert error.code == "source.unreadable"
     assert error.message == f"cannot read {path}: Permission denied"
-    assert error.hint == (
-        f"check its permissions: ls -l {path}; the daemon's user reads the file (or you, with --in-process)"
-    )
+    assert error.hint == (f"check its permissions: ls -l {path}; the user that runs the job reads the file")
 
 
 def test_disk_error() -> None:

@@ -303,7 +303,7 @@ _ROWS = (
     Row(
         ("credentials",),
         "no AWS credentials were found",
-        "give the daemon an instance role, a profile (AWS_PROFILE), or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        "use an instance role, a profile (AWS_PROFILE), or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     ),
     Row(
         ("broken_credentials",),
@@ -361,7 +361,7 @@ _ROWS = (
     Row(
         ("proxy",),
         "the proxy does not answer",
-        "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY in the daemon's environment",
+        "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY where the job runs",
         transient=True,
         shown_as="unreachable",
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from amistream.aws import metadata
@@ -31,24 +32,26 @@ class AmiChecks:
         *,
         facts: ImageFacts | None = None,
         settled: BundlingPlace | None = None,
-        same_as: AmiChecks | None = None,
+        earlier: Sequence[AmiChecks] = (),
     ) -> None:
-        """`same_as` are the checks of the first of several destinations: the facts are the same for all."""
+        """`earlier` are the checks of the destinations before this one: all have the facts of the first."""
         self._address = address
         self._request = address.request
         self._place = place
         self._facts = facts
-        self._same_as = same_as
+        self._earlier = earlier
         self._settled = settled
         self._inherited = metadata.Inherited()
         self._account = self._request.account or address.settings.account
         self._ec2: Ec2 | None = None
         self._registered = False
-        earlier = settled.registration if settled else None
-        self.name = earlier.name if earlier else self._request.ami_name or address.default_image_name(datetime.now(UTC))
+        before = settled.registration if settled else None
+        named = before.name if before else self._request.ami_name
+        self._has_default_name = not named
+        self.name = named or address.default_image_name(datetime.now(UTC))
 
     def checks(self) -> list[Check]:
-        checks = self._checks_of_facts() if self._facts is None and self._same_as is None else []
+        checks = self._checks_of_facts() if self._facts is None and not self._earlier else []
         if self._request.registers:
             why = "EC2 would refuse the registration after everything was stored"
             checks += [
@@ -66,8 +69,8 @@ class AmiChecks:
     def facts(self) -> ImageFacts:
         if self._facts is not None:
             return self._facts
-        if self._same_as is not None:
-            return self._same_as.facts
+        if self._earlier:
+            return self._earlier[0].facts
         request, inherited = self._request, self._inherited
         return ImageFacts(
             prefix=self._address.prefix,
@@ -188,6 +191,9 @@ class AmiChecks:
         return ", ".join(f"{virtual}={device}" for virtual, device in sorted(mappings.items())) or "none"
 
     async def _check_name(self) -> str:
+        twins = sum(each.region == self.region for each in self._earlier)
+        if self._has_default_name and twins:
+            self.name += f"-{twins + 1}"
         if not re.fullmatch(AMI_NAME_PATTERN, self.name):
             raise RefusedError(
                 "ami_name.invalid",

@@ -10,7 +10,7 @@ import asyncio
 import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cryptography import x509
 
@@ -81,8 +81,7 @@ async def check(
     source = SourceChecks(addresses[0])
     places: list[DestinationChecks] = []
     for address, number in zip(addresses, numbers, strict=True):
-        first = places[0] if places else None
-        places.append(DestinationChecks(address, source, bundling, number, first=first, create_keys=True))
+        places.append(DestinationChecks(address, source, bundling, number, earlier=tuple(places), create_keys=True))
     opened: list[OpenDestination] = []
     try:
         state_dir = HostChecks(addresses[0].settings, source).state_dir()
@@ -116,13 +115,13 @@ class DestinationChecks:
         bundling: Bundling | None = None,
         number: int = 0,
         *,
-        first: DestinationChecks | None,
+        earlier: Sequence[DestinationChecks],
         create_keys: bool,
     ) -> None:
         """`number` is the place in `bundling`; `create_keys`: create a key pair if the user has none."""
         self._address = address
         self.registers = address.request.registers
-        self._first = first is None
+        self._first = not earlier
         self._new = bundling is None
         self._checks = _location_checks(address, source)
         self.identity = IdentityChecks(address, self._checks, create_keys=create_keys)
@@ -131,7 +130,7 @@ class DestinationChecks:
             self._checks,
             facts=bundling.facts if bundling else None,
             settled=bundling.places[number] if bundling else None,
-            same_as=first.ami if first else None,
+            earlier=[each.ami for each in earlier],
         )
 
     def checks(self) -> list[Check]:
@@ -163,6 +162,8 @@ def checks_of(places: Sequence[DestinationChecks]) -> list[Check]:
     if len(places) > 1 and places[0].registers:
         why = "EC2 would refuse all but the first registration after everything was stored"
         regions = tuple(check.name for check in checks if check.name.partition(" ")[0] == "region")
+        # A default name depends on the regions before.
+        checks = [replace(check, after=regions) if check.name.startswith("ami_name") else check for check in checks]
         checks.append(Check("ami_names", why, lambda: _check_ami_names(places), regions))
     return checks
 

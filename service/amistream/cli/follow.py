@@ -59,15 +59,15 @@ def make_screen() -> Screen:
     return LiveScreen()
 
 
-def put_end(job: JobView, *, as_json: bool) -> int:
-    """Write the result of an ended job, and return its exit status."""
+def put_end(job: JobView, *, as_json: bool, option: str = "") -> int:
+    """Write the result of an ended job, and return its exit status. `option` completes suggested commands."""
     if as_json:
         put_result(job.model_dump_json())
     if job.state is State.DONE:
         if job.result is not None and not as_json:
             put_result(result_text(job.result))
         return EXIT_DONE
-    error = _error(job)
+    error = _error(job, option)
     put_error(error)
     return error.exit_status
 
@@ -78,14 +78,15 @@ def put_begun(job: JobView, *, as_json: bool) -> int:
     return EXIT_DONE
 
 
-def _error(job: JobView) -> AmistreamError:
+def _error(job: JobView, option: str) -> AmistreamError:
     kind = RefusedError if job.state is State.REFUSED else JobError
     if job.state is State.INTERRUPTED:
+        name, by_itself = job.id + option, "" if option else "; by itself it goes on when the daemon starts again"
         return kind(
             "job.interrupted",
             f"cannot finish job {job.id}: it was interrupted",
-            hint=f"`amistream resume {job.id}` goes on where it stopped, `amistream cancel {job.id}` removes what it "
-            "stored; by itself it goes on when the daemon starts again",
+            hint=f"`amistream resume {name}` goes on where it stopped, `amistream cancel {name}` removes what it "
+            f"stored{by_itself}",
         )
     if job.error is None:
         return kind("job.cancelled", f"cannot finish job {job.id}: it was cancelled")

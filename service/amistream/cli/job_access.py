@@ -31,6 +31,7 @@ class Jobs:
         self._config = config
         self._in_process = in_process
         self._detach = detach
+        self._option = " --in-process" if in_process else ""
 
     def list(self, state: State | None = None) -> JobList:
         return self._ask(
@@ -53,16 +54,17 @@ class Jobs:
         """Continue a job, write its result, and return the exit status."""
         return self._run(lambda client: client.resume(job_id), lambda queue: queue.resume(job_id), as_json=as_json)
 
-    def cancel(self, job_id: str) -> JobView:
-        job, _ = self._follow(lambda client: client.cancel(job_id), lambda queue: queue.cancel(job_id))
+    def cancel(self, job_id: str) -> tuple[JobView, bool]:
+        """Cancel a job and wait until it is removed; return it, and whether a signal here interrupted that."""
+        job, interrupted = self._follow(lambda client: client.cancel(job_id), lambda queue: queue.cancel(job_id))
         if self._detach or job.state is State.CANCELLED:
-            return job
+            return job, interrupted
         if job.resumable and job.error is not None:
             raise JobError(job.error.code, job.error.message, hint=job.error.hint, field=job.error.field)
         raise ConflictError(
             "job.ended",
             f"cannot cancel job {job_id}: it has already ended ({job.state.value})",
-            hint=f"`amistream status {job_id}` shows its result",
+            hint=f"`amistream status {job_id}{self._option}` shows its result",
         )
 
     def _run(
@@ -77,7 +79,7 @@ class Jobs:
         job, interrupted = self._follow(in_daemon, here)
         if self._detach:
             return put_begun(job, as_json=as_json)
-        exit_status = put_end(job, as_json=as_json)
+        exit_status = put_end(job, as_json=as_json, option=self._option)
         return EXIT_INTERRUPTED if interrupted else exit_status
 
     def _follow(

@@ -146,7 +146,9 @@ def _pairs(texts: list[str], field: str, form: str) -> dict[str, str]:
 
 def in_option_words(error: UsageError, context: typer.Context) -> UsageError:
     """Replace the field's name by the option's, and add the variable that set it, if one did."""
-    message = error.message
+    message, hint = error.message, error.hint
+    for field in context.params:
+        hint = hint.replace(f"also: {field}: ", f"also: {_option_name(context, field)}: ")
     if error.field in context.params:
         name = _option_name(context, error.field)
         if f": {error.field}: " in message:
@@ -157,7 +159,7 @@ def in_option_words(error: UsageError, context: typer.Context) -> UsageError:
         # Errors about several fields name them in the sentence.
         for field in context.params:
             message = re.sub(rf"\b{field}\b", _option_name(context, field), message)
-    return UsageError(error.code, message, hint=error.hint, field=error.field)
+    return UsageError(error.code, message, hint=hint, field=error.field)
 
 
 def _option_name(context: typer.Context, field: str) -> str:

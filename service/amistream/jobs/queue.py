@@ -242,7 +242,8 @@ class JobQueue:
 
     def _check_room(self) -> None:
         if self.stopping:
-            raise BusyError("daemon.stopping", "cannot take the job: the daemon is stopping", hint="try again later")
+            who = "this process" if self._journal.option else "the daemon"
+            raise BusyError("daemon.stopping", f"cannot take the job: {who} is stopping", hint="try again later")
         if len(self.jobs(State.QUEUED)) >= self._max_queued:
             raise BusyError(
                 "daemon.full",

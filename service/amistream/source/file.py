@@ -151,7 +151,7 @@ def open_volume(path: Path, roots: Roots | None = None, *, live: bool = False) -
     except OSError as error:
         hint = f"check its permissions: ls -l {path}"
         if error.errno == errno.EACCES:
-            hint += "; the daemon's user reads the file (or you, with --in-process)"
+            hint += "; the user that runs the job reads the file"
         message = f"cannot read {path}: {error.strerror}"
         raise RefusedError("source.unreadable", message, hint=hint, field="source") from error
     try:
