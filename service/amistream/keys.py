@@ -11,10 +11,11 @@ These functions read files and take milliseconds of CPU: call them on a thread. 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import secrets
+import select
 import stat
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,6 +33,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from amistream.errors import KeyMismatchError, RefusedError
+from amistream.host.file_lock import locked
 from amistream.host.new_file import NewFile
 from amistream.roots import Roots, open_pinned, pinned
 from amistream.values import KIB
@@ -43,6 +45,8 @@ AES_SIZE = 16
 """Bytes of the key and of the IV."""
 PEM_MAX = 256 * KIB
 """Larger than any key or chain of certificates: a larger file was given by mistake."""
+PIPE_PATIENCE_S = 10.0
+"""Time for a key to come through a pipe. Guess."""
 
 
 class Secret:
@@ -174,9 +178,8 @@ def own_identity(state_dir: Path) -> tuple[UserIdentity, bool]:
         if certificate.exists() and private_key.exists():
             return load_identity(certificate, private_key), False
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with os.fdopen(os.open(state_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)) as lock:
-            # Other jobs and processes must not create a pair at the same time.
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        # Other jobs and processes must not create a pair at the same time.
+        with locked(state_dir / LOCK_FILE, create=True):
             if certificate.exists() and private_key.exists():
                 return load_identity(certificate, private_key), False
             if private_key.exists():
@@ -269,15 +272,18 @@ def _read(path: Path, roots: Roots | None, *, what: str, field: str) -> tuple[by
 
     try:
         with pinned(path, roots, field=field) as pin:
-            mode = os.fstat(pin).st_mode
-            # A shell passes data that is not in a file through a pipe: <(...). A pipe without a writer or an end blocks
-            # the reading thread, so only the daemon's own user may give one.
-            if not (stat.S_ISREG(mode) or (stat.S_ISFIFO(mode) and roots is None)):
+            about = os.fstat(pin)
+            # A shell passes data that is not in a file through a pipe: <(...). Only the daemon's own user may give one.
+            if not (stat.S_ISREG(about.st_mode) or (stat.S_ISFIFO(about.st_mode) and roots is None)):
                 raise OSError(errno.EINVAL, "it is not a file")
-            # A lease on a file, which its owner may take, would block the opening. A pipe may still get its writer.
-            waiting = 0 if stat.S_ISFIFO(mode) else os.O_NONBLOCK
-            with os.fdopen(open_pinned(pin, os.O_RDONLY | waiting), "rb") as file:
-                data = file.read(PEM_MAX + 1)
+            # A lease on a file, which its owner may take, would block the opening, and so would a pipe.
+            descriptor = open_pinned(pin, os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                # A file that shows no size is empty, or the kernel's: /proc/kmsg has no end, and loses what is read.
+                has_data = about.st_size or not stat.S_ISREG(about.st_mode)
+                data = _read_at_most(descriptor, PEM_MAX + 1) if has_data else b""
+            finally:
+                os.close(descriptor)
     except BlockingIOError as error:
         raise refused(
             "another program has a lease on it",
@@ -287,4 +293,20 @@ def _read(path: Path, roots: Roots | None, *, what: str, field: str) -> tuple[by
         raise refused(error.strerror, f"check the path and its permissions: ls -l {path}") from error
     if len(data) > PEM_MAX:
         raise refused(f"it has more than {PEM_MAX // KIB} KiB", "give the PEM file")
-    return data, mode
+    return data, about.st_mode
+
+
+def _read_at_most(descriptor: int, size: int) -> bytes:
+    """Read a file, or a pipe until its writers are gone. Raises OSError, TimeoutError for a pipe that has no end."""
+    data = b""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    until = time.monotonic() + PIPE_PATIENCE_S
+    while len(data) < size:
+        # A pipe that nobody has opened to write has no end yet.
+        if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
+            raise TimeoutError(errno.ETIMEDOUT, f"the pipe had no end within {PIPE_PATIENCE_S:g} s")
+        if not (piece := os.read(descriptor, size - len(data))):
+            break
+        data += piece
+    return data

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from amistream import keys
 from amistream.errors import RefusedError
-from amistream.keys import load_certificate, load_identity
+from amistream.host import file_lock
+from amistream.host.file_lock import locked
+from amistream.keys import load_certificate, load_identity, own_identity
 from amistream.roots import Roots
 from security.swapping import LINK, attempts, swapping
 
@@ -120,3 +123,34 @@ def test_a_large_file_is_no_key(inside: Path) -> None:
         file.truncate(1 << 40)
     with pytest.raises(RefusedError, match="it has more than 256 KiB"):
         load_certificate(large, field="certificate")
+
+
+@pytest.mark.parametrize("writer", [False, True], ids=["nobody writes", "a writer that does not end"])
+def test_a_pipe_without_an_end_holds_no_job(inside: Path, writer: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A named pipe of root's own job is refused when its data has no end within the time for it."""
+    monkeypatch.setattr(keys, "PIPE_PATIENCE_S", 0.05)
+    os.mkfifo(inside / "pipe")
+    sender = os.open(inside / "pipe", os.O_RDWR) if writer else -1
+    try:
+        if writer:
+            os.write(sender, b"-----BEGIN")
+        with pytest.raises(RefusedError, match="the pipe had no end within") as caught:
+            load_identity(inside / "cert.pem", inside / "pipe")
+    finally:
+        if writer:
+            os.close(sender)
+    assert caught.value.code == "private_key.unreadable"
+
+
+def test_a_log_of_the_kernel_is_no_certificate() -> None:
+    """A file of the kernel that has no end and loses what is read is not read."""
+    with pytest.raises(RefusedError, match="it is not an X"):
+        load_certificate(Path("/proc/kmsg"), field="certificate")
+
+
+def test_a_held_lock_of_the_key_pair_holds_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that stopped while it made the user's key pair is an error with its file, not a wait without end."""
+    monkeypatch.setattr(file_lock, "PATIENCE_S", 0.05)
+    with locked(tmp_path / keys.LOCK_FILE, create=True), pytest.raises(RefusedError, match="fuser -v") as caught:
+        own_identity(tmp_path)
+    assert caught.value.code == "key.state_dir"

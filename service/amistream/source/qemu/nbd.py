@@ -11,7 +11,7 @@ import socket
 import struct
 import threading
 
-from amistream.host.program import ServerTool
+from amistream.host.program import PATIENCE_S, ServerTool
 
 _GREETING = struct.Struct(">8s8sH")
 _MAGIC = (b"NBDMAGIC", b"IHAVEOPT")
@@ -39,6 +39,8 @@ class NbdServer:
         options = ["--read-only", "--shared=1", f"--format={image_format}"]
         self._server = ServerTool("qemu-nbd", options, descriptor)
         self._connection = self._server.connection
+        # `interrupt` comes to a server that has greeted.
+        self._connection.settimeout(PATIENCE_S)
         try:
             *magic, flags = _GREETING.unpack(self._receive(_GREETING.size))
             if tuple(magic) != _MAGIC or flags & _NEWSTYLE != _NEWSTYLE:
@@ -48,6 +50,7 @@ class NbdServer:
             # The image may have been changed since it was checked: see which files the server has open now.
             if self._server.strays(descriptor):
                 raise OSError("the image refers qemu-nbd to another file")
+            self._connection.settimeout(None)
         except OSError as error:
             raise self._server.end() or error from None
 
