@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -147,3 +148,40 @@ async def test_other_refusals_of_http_keep_the_shape(start_daemon: StartDaemon) 
     async with start_daemon(extra=lambda app: app.router.add_get("/refuse", refuse)) as daemon:
         answer = await daemon.ask("GET", "/refuse")
         assert (answer.status, answer.error["code"]) == (406, "http.refused")
+
+
+POST = b"POST /v1/jobs HTTP/1.1\r\nHost: d\r\nConnection: close\r\n"
+GET = b"GET /v1/health HTTP/1.1\r\nHost: d\r\nConnection: close\r\n"
+BODY = b"Content-Length: 2\r\n\r\n{}"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [
+        (POST + b"Content-Encoding: gzip\r\n" + BODY, 400, "request.encoding"),
+        (POST + b"Content-Encoding: deflate\r\n" + BODY, 400, "http.malformed"),
+        (POST + b"Content-Encoding: br\r\n" + BODY, 400, "http.malformed"),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n{}\r\n0\r\n\r\n", 400, "http.malformed"),
+        (POST + b"Transfer-Encoding: strange\r\n\r\n", 400, "http.malformed"),
+        (POST + b"Transfer-Encoding: chunked\r\n" + BODY, 400, "http.malformed"),
+        (POST + b"Content-Length: x\r\n\r\n", 400, "http.malformed"),
+        (GET + b"Expect: a miracle\r\n\r\n", 417, "http.refused"),
+        (GET.replace(b"v1/health", b"nowhere") + b"Expect: x\r\n\r\n", 417, "http.refused"),
+        (GET + b"X: " + b"y" * 70_000 + b"\r\n\r\n", 400, "http.malformed"),
+        (b"what is this\r\n\r\n", 400, "http.malformed"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", 400, "http.malformed"),
+    ],
+    ids=lambda value: value[:0].decode() if isinstance(value, bytes) else str(value),
+)
+async def test_what_the_http_library_refuses(start_daemon: StartDaemon, sent: bytes, status: int, code: str) -> None:
+    """A request that is no HTTP, or of an encoding it does not have, is refused in the form of every other error."""
+    async with start_daemon() as daemon:
+        reader, writer = await asyncio.open_unix_connection(daemon.path)
+        writer.write(sent)
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+        assert head.split()[1] == b"%d" % status, head
+        assert b"application/json" in head
+        error = json.loads(body)["error"]
+        assert (error["code"], error["message"].startswith("cannot ")) == (code, True)
+        assert "\n" not in error["message"]

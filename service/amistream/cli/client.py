@@ -8,6 +8,7 @@ never reached is reported at once.
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
@@ -89,6 +90,7 @@ class Health(BaseModel):
     version: str
     jobs_running: int
     jobs_queued: int
+    notices: tuple[str, ...] = ()
 
 
 class _ErrorReply(BaseModel):
@@ -271,4 +273,4 @@ class Client:
 
 def _path(job_id: str) -> str:
     # The id comes from a command line: quoted, it stays one component of the path.
-    return f"/v1/jobs/{quote(job_id, safe='')}"
+    return f"/v1/jobs/{quote(os.fsencode(job_id), safe='')}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -88,20 +89,16 @@ async def serving(
     idle_s: float = IDLE_S,
 ) -> AsyncIterator[None]:
     """Serve on `listener` while the block runs; requests in progress at its end get a few seconds more."""
-    runner = web.AppRunner(
-        app,
-        # Cancel a handler whose client is gone: an event stream would keep its subscription otherwise.
-        handler_cancellation=True,
-        access_log=None,
-        shutdown_timeout=LAST_ANSWERS_S,
-        keepalive_timeout=idle_s,
-    )
+    # Cancel a handler whose client is gone: an event stream would keep its subscription otherwise.
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=LAST_ANSWERS_S)
     await runner.setup()
+    http = cast("web.Server", runner.server)  # set by setup()
     try:
         # No aiohttp site takes a Unix socket that is already bound. uvloop closes the socket it is given, so it gets a
         # duplicate: the original listens until its file is removed, and no client finds a file that refuses.
         factory = Doorkeeper(
-            cast("web.Server", runner.server),  # set by setup()
+            lambda: _Conversation(http, loop=asyncio.get_running_loop(), keepalive_timeout=idle_s),
+            lambda: http.connections,
             most=max_connections,
             reserved=reserved,
         )
@@ -112,6 +109,38 @@ async def serving(
             server.close()
     finally:
         await runner.cleanup()
+
+
+class _Conversation(web.RequestHandler):
+    """One connection. What the HTTP library refuses by itself gets the form of the API too."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Answer what is no HTTP request, or of an encoding that is not known."""
+        LOG.debug("daemon.malformed", status=status, reason=repr(exc))
+        if request.writer.output_size:
+            raise ConnectionError("a part of the response is sent already")
+        # The rest of the message repeats what was sent.
+        reason = re.split(r"\n|: b['\"]", message or HTTPStatus(status).phrase)[0].rstrip(" :")
+        error = UsageError("http.malformed", f"cannot take the request: {reason}", hint="send HTTP/1.1 and plain JSON")
+        response = error_response(error, HTTPStatus(status))
+        response.force_close()
+        return response
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send a response; a refusal from before the middlewares (Expect) is none of ours yet."""
+        if isinstance(resp, web.HTTPException):
+            resp = error_response(_explain(request, resp), HTTPStatus(resp.status))
+        return await super().finish_response(request, resp, start_time)
+
+    def log_exception(self, *args: object, **details: object) -> None:
+        """Keep what clients do wrong out of the log: the application reports its own bugs."""
+        LOG.debug("daemon.connection", reason=repr(details.get("exc_info")), at=args)
 
 
 @web.middleware
@@ -157,7 +186,7 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
         )
 
 
-def _explain(request: web.Request, refusal: web.HTTPException) -> AmistreamError:
+def _explain(request: web.BaseRequest, refusal: web.HTTPException) -> AmistreamError:
     """Translate a refusal by aiohttp into the codes of the API."""
     if isinstance(refusal, web.HTTPNotFound):
         return NotFoundError(

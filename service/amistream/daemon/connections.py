@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable, Collection
 from typing import cast
 
 import structlog
-from aiohttp import web
 
 from amistream.daemon.access import PeerSocket, identify
 from amistream.errors import AmistreamError, BusyError
@@ -29,8 +29,17 @@ LOG: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 class Doorkeeper:
     """The protocol factory of a listening socket, in front of an HTTP server."""
 
-    def __init__(self, server: web.Server, *, most: int = MAX_CONNECTIONS, reserved: int = RESERVED) -> None:
-        self._server = server
+    def __init__(
+        self,
+        make_handler: Callable[[], asyncio.Protocol],
+        connections: Callable[[], Collection[asyncio.Protocol]],
+        *,
+        most: int = MAX_CONNECTIONS,
+        reserved: int = RESERVED,
+    ) -> None:
+        """`make_handler` makes the protocol of a connection that is taken; `connections` are those."""
+        self._make_handler = make_handler
+        self._connections = connections
         self._most = most
         self._reserved = reserved
         self._others: set[object] = set()
@@ -44,7 +53,7 @@ class Doorkeeper:
     def admit(self, transport: asyncio.Transport) -> asyncio.Protocol:
         """Make the handler of a new connection. Raises `AmistreamError` for a connection that is refused."""
         peer = identify(cast("PeerSocket", transport.get_extra_info("socket")))
-        connections = self._server.connections
+        connections = self._connections()
         self._others.intersection_update(connections)
         share_is_taken = not peer.privileged and len(self._others) >= self._most - self._reserved
         if share_is_taken or len(connections) >= self._most:
@@ -54,7 +63,7 @@ class Doorkeeper:
                 f"cannot serve this client: {len(connections)} connections are open already",
                 hint="try again later",
             )
-        handler = self._server()
+        handler = self._make_handler()
         if not peer.privileged:
             self._others.add(handler)
         return handler

@@ -14,6 +14,7 @@ from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from pydantic import BaseModel
 from pydantic_core import from_json
@@ -237,6 +238,12 @@ async def _object(request: web.Request) -> dict[str, Any]:
     except TimeoutError:
         raise SlowBodyError(
             "request.too_slow", f"cannot read the request: its body did not arrive within {timeout_s:g} s"
+        ) from None
+    except (web.RequestPayloadError, HttpProcessingError):
+        raise MalformedError(
+            "request.encoding",
+            "cannot read the request: its body is not what Content-Encoding or Transfer-Encoding says",
+            hint="send the JSON as it is, with a Content-Length",
         ) from None
     try:
         # Unlike the json module it also refuses a lone surrogate (\ud800), which no response could encode.

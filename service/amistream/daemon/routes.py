@@ -20,12 +20,16 @@ Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 JSON = "application/json"
 ALWAYS = (
+    HTTPStatus.BAD_REQUEST,
     HTTPStatus.FORBIDDEN,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.EXPECTATION_FAILED,
     HTTPStatus.INTERNAL_SERVER_ERROR,
 )
-"""Errors of every endpoint: a peer without access, a body over the limit, an unknown query parameter, a bug."""
+"""Errors of every endpoint: no HTTP or unknown encoding, a peer without access, a body over the limit, an unknown query
+parameter, an Expect that is not 100-continue, a bug.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +103,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (
             HTTPStatus.OK: Answer("the key was used before: its job", JobView, location=True),
         },
         errors=(
-            HTTPStatus.BAD_REQUEST,
             HTTPStatus.REQUEST_TIMEOUT,
             HTTPStatus.CONFLICT,
             HTTPStatus.SERVICE_UNAVAILABLE,
