@@ -187,3 +187,4 @@ class Health(_Model):
     jobs_running: int
     jobs_queued: int
     uptime_s: float
+    notices: tuple[str, ...] = Field((), description="damage of the journal that was found at the start")

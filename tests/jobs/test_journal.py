@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -525,19 +526,13 @@ def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
     assert int(count) > 0
 
 
-@pytest.mark.parametrize("content", [b"not a database" * 100, None], ids=["no database", "a directory"])
-async def test_what_is_no_journal(content: bytes | None, tmp_path: Path) -> None:
-    """A file that is no journal is reported, and stays as it is."""
-    if content is None:
-        (tmp_path / FILE).mkdir()
-    else:
-        (tmp_path / FILE).write_bytes(content)
+async def test_what_is_no_journal(tmp_path: Path) -> None:
+    """A directory in place of the journal is reported, and stays as it is."""
+    (tmp_path / FILE).mkdir()
     with pytest.raises(JobError, match=f"cannot keep the journal {tmp_path / FILE}") as caught:
         async with Journal(tmp_path, by_itself=True):
             pass
     assert caught.value.code == "journal.failed"
-    if content is not None:
-        assert (tmp_path / FILE).read_bytes() == content
 
 
 async def test_what_came_of_a_registration(tmp_path: Path) -> None:
@@ -675,3 +670,46 @@ async def test_a_cancel_does_not_tear_an_entry(tmp_path: Path) -> None:
         parts = await journal.parts(job.id)
         assert [sealed(part.digest.index) for part in parts] == parts
         assert parts[-1] == sealed(99)
+
+
+async def test_the_lock_file_of_a_process_that_is_gone_goes(tmp_path: Path) -> None:
+    """Opening the journal removes the lock files of processes that are gone, and no other."""
+    (tmp_path / "runner-gone.lock").touch()
+    async with Journal(tmp_path, by_itself=True):
+        living = list(tmp_path.glob("*.lock"))
+        async with Journal(tmp_path, by_itself=True):
+            assert len(list(tmp_path.glob("*.lock"))) == 2
+        assert list(tmp_path.glob("*.lock")) == living
+    assert list(tmp_path.glob("*.lock")) == []
+
+
+async def test_a_damaged_journal_in_use_stays(tmp_path: Path) -> None:
+    """A damaged journal is not moved away under another process."""
+    async with Journal(tmp_path, by_itself=True) as journal:
+        with sqlite3.connect(tmp_path / FILE) as database:
+            database.execute("DROP TABLE parts")
+        database.close()
+        with pytest.raises(JobError, match="it lacks") as caught:
+            async with Journal(tmp_path, by_itself=True):
+                pass
+        assert "end every process of amistream" in caught.value.hint
+        assert await journal.all() == []
+    assert list(tmp_path.glob("*damaged*")) == []
+
+
+@pytest.mark.parametrize("cut", [0, 1, 100, 4096 + 24])
+async def test_a_log_that_a_crash_cut_off_has_lost_nothing(cut: int, tmp_path: Path) -> None:
+    """A log without its end, or with the rest of an earlier round behind it, is not taken for a damaged one."""
+    async with Journal(tmp_path / "one", by_itself=True) as journal:
+        with sqlite3.connect(tmp_path / "one" / FILE) as database:
+            for _ in range(3):
+                await entered(journal)
+            database.execute("PRAGMA wal_checkpoint(RESTART)")
+            await entered(journal)
+        shutil.copytree(tmp_path / "one", tmp_path / "two", ignore=shutil.ignore_patterns("*.lock", "*-shm"))
+        database.close()
+    log = tmp_path / "two" / f"{FILE}-wal"
+    os.truncate(log, log.stat().st_size - cut)
+    async with Journal(tmp_path / "two", by_itself=True) as journal:
+        assert journal.notices == ()
+        assert len(await journal.all()) == 4

@@ -15,7 +15,6 @@ from amistream.aws.session import Aws
 from amistream.cli.follow import show_until_end
 from amistream.cli.foreground import on_signals, run
 from amistream.cli.output import put_note
-from amistream.errors import first_cause
 from amistream.events import JobView, State
 from amistream.jobs.job import Job
 from amistream.jobs.queue import JobQueue, open_queue
@@ -67,12 +66,8 @@ def ask_in_process(
     settings = load(config)
 
     async def ask() -> _Answer:
-        try:
-            async with Aws(settings, keys) as aws, open_queue(settings, aws, by_itself=False) as queue:
-                await queue.recover(resume=False)
-                return await question(queue)
-        except BaseExceptionGroup as errors:
-            # An error of the question comes through the queue's task group.
-            raise first_cause(errors) from None
+        async with Aws(settings, keys) as aws, open_queue(settings, aws, by_itself=False) as queue:
+            await queue.recover(resume=False)
+            return await question(queue)
 
     return run(ask)

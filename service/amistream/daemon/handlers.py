@@ -194,6 +194,7 @@ async def show_health(request: web.Request) -> web.StreamResponse:
             jobs_running=len(active) - queued,
             jobs_queued=queued,
             uptime_s=round(time.monotonic() - context.started, 3),
+            notices=context.queue.notices,
         )
     )
 

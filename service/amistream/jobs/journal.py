@@ -5,7 +5,8 @@ the facts that were settled when bundling began, every part before it is sent, a
 bundle's key and IV are in it only as they are in the manifest: encrypted for the user. Payload is never in it.
 
 One thread does all the writing; nothing here blocks the event loop. Several processes may share a journal: each holds a
-lock file until it ends, and takes over only the jobs of processes whose lock is gone.
+lock file until it ends, and takes over only the jobs of processes whose lock is gone. They open it one at a time, and
+the only one moves a damaged journal aside (`damage`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -28,6 +30,8 @@ import structlog
 from amistream.errors import ConflictError, JobError, JournalError, UsageError
 from amistream.events import JobKind, JobResult, JobView, PlaceResult
 from amistream.flow.cancel import finish_despite_cancel
+from amistream.host.file_lock import PATIENCE_S, locked
+from amistream.jobs.damage import check_whole, is_damage, keep_lost_log, move_aside
 from amistream.jobs.records import JournalEntry, NextStep, SealedPart
 from amistream.plan import Bundling
 from amistream.request import JobRequest
@@ -36,6 +40,10 @@ from amistream.values import KIB
 log = structlog.get_logger()
 
 FILE = "journal.sqlite"
+FORGOTTEN = (
+    "what lost jobs have stored stays: `amistream list s3://BUCKET --orphans` shows it; `sqlite3 FILE .recover` shows "
+    "what can still be read of a damaged journal"
+)
 REMEMBERED = 1000
 """Ended jobs that are kept for listing; older ones are deleted."""
 
@@ -72,7 +80,12 @@ CREATE TABLE IF NOT EXISTS parts (
     PRIMARY KEY (job, number)
 ) WITHOUT ROWID;
 """
-
+_COLUMNS = (
+    *(f"jobs.{name}" for name in ("id", "runner", "fate", "by_itself", "confined", "idempotency_key", "request")),
+    *(f"jobs.{name}" for name in ("view", "bundling", "result", "kind")),
+    *(f"places.{name}" for name in ("job", "number", "manifest", "done", "image")),
+    *(f"parts.{name}" for name in ("job", "number", "part", "stored")),
+)
 _SELECT = "SELECT *, (SELECT count(*) FROM parts WHERE job = id) AS parts FROM jobs"
 
 T = TypeVar("T")
@@ -96,6 +109,8 @@ class Journal:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="amistream-journal")
         self._lock = -1
         self._opened = ExitStack()
+        self.notices: tuple[str, ...] = ()
+        """What was found damaged when the journal was opened."""
 
     async def __aenter__(self) -> Self:
         try:
@@ -110,12 +125,13 @@ class Journal:
         self._pool.shutdown()
 
     async def add(self, view: JobView, request: JobRequest, *, confined: bool, idempotency_key: str) -> None:
-        """Enter a waiting job."""
+        """Enter a waiting job, in the journal that other processes find too."""
         statement = (
             "INSERT INTO jobs (id, kind, runner, fate, by_itself, confined, idempotency_key, request, view) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
         )
         row = (view.id, view.kind, self._runner, NextStep.WAITING, self._by_itself, confined, idempotency_key)
+        await self._do(self._check_place)
         await self._write(statement, *row, request.model_dump_json(), view.model_dump_json())
 
     async def update(self, view: JobView) -> None:
@@ -259,7 +275,8 @@ class Journal:
     def _unknown(self, job_id: str) -> JobError:
         return JournalError(
             "journal.version",
-            f"cannot read job {job_id} in the journal {self._path}: another version of amistream entered it",
+            f"cannot read job {job_id} in the journal {self._path}: another version of amistream entered it, or it is "
+            "damaged",
             hint="use that version for it",
         )
 
@@ -282,6 +299,7 @@ class Journal:
         """
 
         def work() -> JournalEntry | None:
+            self._check_place()
             self._db.execute("BEGIN IMMEDIATE")
             with self._db:
                 row = self._db.execute(f"{_SELECT} WHERE id = ?", (job_id,)).fetchone()
@@ -302,18 +320,51 @@ class Journal:
 
     def _open(self) -> None:
         self._state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = os.open(self._lock_file(self._runner), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with ExitStack() as stack:
+        with locked(self._state_dir), ExitStack() as stack:
+            locks = [path.stem for path in self._state_dir.glob("runner-*.lock")]
+            # Each is tried: the lock file of a process that is gone goes too.
+            alone = [self._is_free(lock.removeprefix("runner-")) for lock in locks].count(False) == 0
+            self._lock = os.open(self._lock_file(self._runner), os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             stack.callback(self._unlock)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
-            # SQLite gives its other files the mode of this one.
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            self._db = stack.enter_context(closing(sqlite3.connect(self._path, timeout=10, isolation_level="DEFERRED")))
-            self._set_up()
+            if alone and (log_aside := keep_lost_log(self._path)):
+                self._notice(
+                    f"the write-ahead log of the journal {self._path} was damaged: the newest entries are lost, and "
+                    f"jobs that only they held; a copy of the log is {log_aside}"
+                )
+            try:
+                self._connect()
+            except sqlite3.DatabaseError as error:
+                if not is_damage(error) or not alone:
+                    raise
+                aside = move_aside(self._path)
+                self._notice(
+                    f"the journal {self._path} was damaged ({error}): its jobs are forgotten, it is now {aside}"
+                )
+                self._connect()
+            stack.callback(self._db.close)
+            self._file = self._path.stat()
             self._opened = stack.pop_all()
+
+    def _notice(self, text: str) -> None:
+        self.notices += (text,)
+        # Commands in the foreground show errors only.
+        log.error("journal.damaged", reason=text, hint=FORGOTTEN)
+
+    def _connect(self) -> None:
+        # SQLite gives its other files the mode of this one.
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        self._db = sqlite3.connect(self._path, timeout=PATIENCE_S, isolation_level="DEFERRED")
+        try:
+            self._set_up()
+        except BaseException:
+            self._db.close()
+            raise
 
     def _set_up(self) -> None:
         self._db.row_factory = sqlite3.Row
+        # Damaged text makes its own job unreadable, not the others.
+        self._db.text_factory = partial(str, encoding="utf-8", errors="backslashreplace")
         found = self._version()
         if not 0 <= found <= _VERSION:
             raise UsageError(
@@ -329,6 +380,7 @@ class Journal:
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
         elif found < _VERSION:
             self._upgrade()
+        check_whole(self._db, _COLUMNS)
 
     def _version(self) -> int:
         return int(self._db.execute("PRAGMA user_version").fetchone()[0])
@@ -370,6 +422,18 @@ class Journal:
         finally:
             os.close(descriptor)
 
+    def _check_place(self) -> None:
+        """Raise `JournalError` if the journal was removed or replaced: what is entered then, no other process finds."""
+        with suppress(FileNotFoundError):
+            if os.path.samestat(self._file, self._path.stat()):
+                return
+        raise JournalError(
+            "journal.gone",
+            f"cannot keep the journal {self._path}: it was removed or replaced while this process used it",
+            hint="once its jobs have ended start the daemon again (systemctl restart amistream): it makes a new one",
+            field="state_dir",
+        )
+
     def _has_no_room(self) -> bool:
         """The disk is so full that SQLite fails with another error than SQLITE_FULL."""
         try:
@@ -388,13 +452,19 @@ class Journal:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, work)
         except (sqlite3.Error, OSError) as error:
-            full = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
-            full = full or getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT) or self._has_no_room()
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            full = code == sqlite3.SQLITE_FULL or getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT)
+            full = full or self._has_no_room()
+            hint = f"check the state directory: ls -la {self._state_dir}; state_dir names it"
+            if full:
+                hint = f"free some space: df -h {self._state_dir}"
+            elif code == sqlite3.SQLITE_BUSY:
+                hint = f"find the program that holds it and end it: fuser -v {self._path}"
+            elif is_damage(error):
+                hint = "end every process of amistream that uses it and start again: the journal is then moved aside"
             raise JournalError(
                 "journal.full" if full else "journal.failed",
                 f"cannot keep the journal {self._path}: {error}",
-                hint=f"free some space: df -h {self._state_dir}"
-                if full
-                else f"check the state directory: ls -la {self._state_dir}; state_dir names it",
+                hint=hint,
                 field="state_dir",
             ) from error

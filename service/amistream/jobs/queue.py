@@ -16,7 +16,15 @@ from typing import Self
 import structlog
 
 from amistream.aws.session import Aws
-from amistream.errors import AmistreamError, BusyError, ConflictError, JobEndedError, bug_error
+from amistream.errors import (
+    AmistreamError,
+    BusyError,
+    ConflictError,
+    JobEndedError,
+    JournalError,
+    bug_error,
+    first_cause,
+)
 from amistream.events import State
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.jobs.engine import Engine
@@ -57,7 +65,16 @@ class JobQueue:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._group.__aexit__(kind, error, trace)
+        try:
+            await self._group.__aexit__(kind, error, trace)
+        except BaseExceptionGroup as errors:
+            # Jobs end with their errors, so it is the one of the block.
+            raise first_cause(errors) from None
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Damage of the journal that was found when it was opened."""
+        return self._journal.notices
 
     def get(self, job_id: str) -> Job:
         """The job; raises `NotFoundError`."""
@@ -84,6 +101,11 @@ class JobQueue:
                 pass  # another process ended it; it is remembered with that end
             except ConflictError:
                 self._roster.forget(job.id)  # another process has it
+            except JournalError as error:
+                # The disk is full, for example. The job stays as it was left.
+                log.warning("journal.failed", job=job.id, reason=error.message)
+                how = f"amistream resume {job.id}{self._journal.option}"
+                job.note(f"not taken up again: {error.message}; {error.hint}; then `{how}`")
             else:
                 if self.stopping:
                     return

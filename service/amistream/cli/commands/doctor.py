@@ -129,6 +129,9 @@ def _daemon_finding(health: Health, socket: Path) -> Finding:
     why = fix = ""
     if health.status != "ok":
         found, why, fix = f"{found}, stopping", "it takes no new jobs", "systemctl start amistream, after it has ended"
+    elif health.notices:
+        found, why = f"{found}; {'; '.join(health.notices)}", "a lost job cannot be resumed, and its parts stay stored"
+        fix = "`amistream list s3://BUCKET --orphans` shows what lost jobs have stored"
     elif health.version != __version__:
         found = f"{found}; this command is {__version__}"
         why, fix = "options that only one of the two knows are refused", "systemctl restart amistream, when no job runs"
