@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 
 from amistream.errors import JobError, JournalError
 from amistream.events import JobView, State
+from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
-from amistream.jobs.records import JournalEntry
+from amistream.jobs.records import JournalEntry, NextStep
 from jobs.queueing import ended, running
 
 
@@ -49,13 +51,15 @@ async def test_full_disk_refuses_a_job(tmp_path: Path) -> None:
 
 
 async def test_full_disk_does_not_stop_the_other_jobs(tmp_path: Path) -> None:
-    """A waiting job whose end cannot be entered has ended all the same, and the others continue."""
+    """A waiting job whose end cannot be entered is interrupted instead of cancelled, and the others continue."""
     async with running(tmp_path, max_jobs=1, make_journal=Breaking) as scene:
         busy = await scene.begin("a")
         waiting = await scene.submit("b")
         scene.journal.is_full = True  # type: ignore[attr-defined]  # a Breaking one
         await scene.queue.cancel(waiting.id)
-        assert await ended(waiting) is State.CANCELLED
+        assert await ended(waiting) is State.INTERRUPTED
+        assert waiting.error is not None
+        assert "is cancelled: cannot keep the journal: database or disk is full" in waiting.error.message
         assert not busy.state.ended
         scene.journal.is_full = False  # type: ignore[attr-defined]  # as above
         await scene.hands.end(busy)
@@ -73,3 +77,28 @@ async def test_full_disk_keeps_a_job_resumable(tmp_path: Path) -> None:
         scene.journal.is_full = False  # type: ignore[attr-defined]  # as above
         again = await scene.queue.resume(job.id)
         assert await scene.hands.wait_begun() == ("run", again)
+
+
+async def test_a_cancel_outlives_the_daemon(tmp_path: Path) -> None:
+    """Once a cancel is accepted another process removes the job, even if this one is killed before it does."""
+    async with running(tmp_path) as scene:
+        job = await scene.begin()
+        finish = asyncio.Event()
+        end = scene.hands._end
+
+        async def end_late(job: Job, state: State) -> None:
+            await finish.wait()
+            await end(job, state)
+
+        scene.hands._end = end_late  # type: ignore[method-assign]
+        await scene.queue.cancel(job.id)
+        assert await scene.next_step(job) is NextStep.CLEANING
+        finish.set()
+        assert await ended(job) is State.CANCELLED
+
+
+async def test_an_error_in_the_queue_s_block_comes_out_plain(tmp_path: Path) -> None:
+    """A failure while a queue is open is the error itself, not a group of errors."""
+    with pytest.raises(JournalError, match="disk is full"):
+        async with running(tmp_path):
+            raise JournalError("journal.full", "cannot keep the journal: database or disk is full")

@@ -80,7 +80,7 @@ def put_begun(job: JobView, *, as_json: bool) -> int:
 
 def _error(job: JobView, option: str) -> AmistreamError:
     kind = RefusedError if job.state is State.REFUSED else JobError
-    if job.state is State.INTERRUPTED:
+    if job.state is State.INTERRUPTED and job.error is None:
         name, by_itself = job.id + option, "" if option else "; by itself it goes on when the daemon starts again"
         return kind(
             "job.interrupted",

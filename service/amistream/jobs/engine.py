@@ -90,9 +90,12 @@ class Engine:
             if entry.next_step is NextStep.CLEANING:
                 # A removal that failed; the job is resumed instead.
                 await self._journal.set_next_step(job.id, NextStep.KEPT)
+        except NotJournaledError as error:
+            job.end(End(State.FAILED, error=error))
+            return
         except AmistreamError as error:
             # The next process goes by the journal, even if this one could not read it.
-            job.end(End(State.FAILED, error=error, resumable=not isinstance(error, NotJournaledError)))
+            await self._end(job, End(State.FAILED, error=error, resumable=True))
             return
         try:
             result = await run.run()
@@ -153,22 +156,37 @@ class Engine:
 
         Not to be cut short: a job whose end is entered must also show it.
         """
-        await finish_despite_cancel(self._enter_end(job, end))
-
-    async def _enter_end(self, job: Job, end: End) -> None:
-        view = job.view_at(end)
-        try:
-            await (self._journal.update(view) if end.resumable else self._journal.end(view))
-        except AmistreamError as failure:
-            log.warning("journal.failed", reason=failure.message)
-            job.note(f"the journal could not be written: {failure.message}")
-        job.end(end)
+        await finish_despite_cancel(end_job(job, end, self._journal))
 
     async def _find(self, job: Job) -> JournalEntry:
         entry = await self._journal.find(job.id)
         if entry is None:
             raise NotJournaledError("journal.missing", f"cannot run job {job.id}: it is not in the journal")
         return entry
+
+
+async def end_job(job: Job, end: End, journal: Journal) -> None:
+    """Enter the job's end, then announce it.
+
+    An end that cannot be entered is announced as an interruption, with the reason: the next process finds the job
+    unfinished, and takes it up again. Only what is done stays done, and that process ends it without doing it again.
+    """
+    view = job.view_at(end)
+    try:
+        await (journal.update(view) if end.resumable else journal.end(view))
+    except AmistreamError as failure:
+        log.warning("journal.failed", reason=failure.message)
+        if end.state in {State.DONE, State.INTERRUPTED}:
+            job.note(f"its end could not be recorded, so the next start takes it up once more: {failure.message}")
+        else:
+            why = f" ({end.error.message})" if end.error else ""
+            unrecorded = failure.reworded(
+                message=f"cannot record that job {job.id} is {end.state.value}{why}: {failure.message}",
+                hint=f"{failure.hint}; the next start finds the job unfinished, and takes it up again or removes it: "
+                f"`amistream cancel {job.id}{journal.option}` removes it for good",
+            )
+            end = replace(end, state=State.INTERRUPTED, error=unrecorded, resumable=True)
+    job.end(end)
 
 
 def _note_finished(job: Job, places: Iterable[PlaceResult]) -> None:

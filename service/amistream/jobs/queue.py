@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 from types import TracebackType
 from typing import Self
 
@@ -27,7 +27,7 @@ from amistream.errors import (
 )
 from amistream.events import State
 from amistream.flow.cancel import finish_despite_cancel
-from amistream.jobs.engine import Engine
+from amistream.jobs.engine import Engine, end_job
 from amistream.jobs.job import End, Job
 from amistream.jobs.journal import Journal
 from amistream.jobs.records import NextStep
@@ -165,6 +165,9 @@ class JobQueue:
             raise JobEndedError("job.ended", f"cannot cancel job {job_id}: it is {job.state.value} already")
         else:
             self._stop(job)
+            # A kill from now on must not bring the job back. If this cannot be entered, the job's own end reports it.
+            with suppress(JournalError):
+                await self._journal.set_next_step(job_id, NextStep.CLEANING)
         return job
 
     async def resume(self, job_id: str) -> Job:
@@ -235,7 +238,8 @@ class JobQueue:
             # One job's bug must not end the others. The journal records what the job left.
             log.exception("job.bug", job=job.id)
             if not job.state.ended:
-                job.end(End(State.FAILED, error=bug_error(error), resumable=True))
+                end = End(State.FAILED, error=bug_error(error), resumable=True)
+                await finish_despite_cancel(end_job(job, end, self._journal))
 
     async def _end_unrun(self, job: Job) -> None:
         """End a job whose run never began: kept for the next daemon, removed, or simply over."""
@@ -244,12 +248,7 @@ class JobQueue:
         elif job.ran_before:
             await self._clean(job)
         else:
-            end = End(State.CANCELLED)
-            try:
-                await self._journal.end(job.view_at(end))
-            except AmistreamError as error:
-                job.note(f"the journal could not be written: {error.message}")
-            job.end(end)
+            await end_job(job, End(State.CANCELLED), self._journal)
 
     def _stop(self, job: Job, *, keep: bool = False) -> None:
         # A task that is cancelled before its first step would never get to end its job.
