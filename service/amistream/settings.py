@@ -186,8 +186,9 @@ class Settings(BaseSettings):
     memory_limit: ByteSize | None = Field(
         None,
         examples=["256MiB"],
-        description="Memory that the process stays under, by having fewer parts in flight; default: no limit. See the "
-        'formula below. "256MiB" is an example. Choice.',
+        description="Memory that the process stays under while one job runs, by having fewer parts in flight; default: "
+        "no limit. Each job that runs beside it (max_jobs) adds what the formula below gives. "
+        '"256MiB" is an example. Choice.',
     )
     compress: str = Field(
         "fast",
@@ -395,14 +396,14 @@ def in_words(error: ErrorDetails) -> str:
     return error["msg"].removeprefix("Value error, ")
 
 
-def memory_ceiling(*, workers: int, block_size: int, part_size: int, upload_concurrency: int) -> int:
-    """Bytes of RSS that one job's process stays under, whatever the volume's size.
+def memory_ceiling(*, workers: int, block_size: int, part_size: int, upload_concurrency: int, jobs: int = 1) -> int:
+    """Bytes of RSS that the process stays under with so many jobs at once, whatever the volumes' sizes.
 
-    baseline + per worker (a block, its deflated form twice, 128 KiB of ciphertext) + (uploads in flight + 2) parts:
-    one part being filled and one being handed over.
+    baseline + per job: per worker (a block, its deflated form twice, 128 KiB of ciphertext) + (uploads in flight + 2)
+    parts: one part being filled and one being handed over.
     """
     per_worker = 3 * block_size + 128 * KIB
-    return PROCESS_BASELINE + workers * per_worker + (upload_concurrency + 2) * part_size
+    return PROCESS_BASELINE + jobs * (workers * per_worker + (upload_concurrency + 2) * part_size)
 
 
 def concurrency_within(limit: int, *, workers: int, block_size: int, part_size: int) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from amistream.settings import memory_ceiling
 from amistream.values import MIB
 from support.buckets import download_bundle, list_keys, open_uploads
 from support.daemons import Daemon, identity, owner, running_daemon
@@ -163,6 +164,21 @@ def test_memory_does_not_grow_with_the_volume(tmp_path: Path, key_ring: KeyRing)
         done = daemon.command("bundle", image, "--to", tmp_path / "out", *identity(key_ring))
         assert done.returncode == 0, done.stderr
         assert daemon.peak_rss() < 200 * MIB
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 4, 8])
+def test_memory_of_several_jobs_stays_below_the_formula(
+    jobs: int, tmp_path: Path, key_ring: KeyRing, ministack: Endpoint, make_bucket: MakeBucket
+) -> None:
+    """Jobs that begin together and whose uploads are slow stay below the ceiling for their number."""
+    bucket = make_bucket(ministack)
+    image = random_image(tmp_path / "disk.img", 16 * MIB)
+    sizes = {"part_size": MIB, "upload_concurrency": 4, "block_size": 2 * MIB, "workers": 2}
+    body = {"source": str(image), "register_image": False, "endpoint_url": ministack.url, **owner(key_ring)}
+    with running_daemon(tmp_path, ministack, max_jobs=jobs, **sizes) as daemon:
+        ids = [daemon.submit(**body, destinations=[f"s3://{bucket}/{number}"]) for number in range(jobs)]
+        assert {daemon.wait_ended(each)["state"] for each in ids} == {"done"}
+        assert daemon.peak_rss() < memory_ceiling(**sizes, jobs=jobs)
 
 
 def test_every_endpoint_answers_to_curl(daemon: Daemon, volume: Path, key_ring: KeyRing, tmp_path: Path) -> None:

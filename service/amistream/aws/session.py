@@ -49,7 +49,7 @@ class Aws:
         self._stack = AsyncExitStack()
         self._session: AioSession | None = None
         self._clients: dict[tuple[str, str, str], Any] = {}
-        self._making = asyncio.Lock()
+        self._making, self._loading = asyncio.Lock(), asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         return self
@@ -83,11 +83,13 @@ class Aws:
 
     async def loaded_session(self) -> AioSession:
         """The SDK's session, read from its configuration files once."""
-        if self._session is None:
-            session = await asyncio.to_thread(_load_session, self._profile)
-            if self._keys is not None:
-                session.set_credentials(self._keys.access_key, self._keys.secret_key, self._keys.token)
-            self._session = session
+        # Jobs that begin together would each read the models: 40 MiB.
+        async with self._loading:
+            if self._session is None:
+                session = await asyncio.to_thread(_load_session, self._profile)
+                if self._keys is not None:
+                    session.set_credentials(self._keys.access_key, self._keys.secret_key, self._keys.token)
+                self._session = session
         return self._session
 
     async def default_region(self) -> str:

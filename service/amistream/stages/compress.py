@@ -18,6 +18,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from isal import isal_zlib
@@ -116,7 +117,7 @@ class Deflate:
         """
         self._level = level
         self._levels = levels or {}
-        self._zeros = bytes(block_size)
+        self._zeros = _zeros(block_size)
         self._zero_blocks: dict[int, DeflatedBlock] = {}
         self.bytes_by_kind: Counter[str] = Counter()
         """Input bytes by the kind of their blocks: "zeros", "stored", "level 1" ... May be read at any time."""
@@ -139,6 +140,12 @@ class Deflate:
         if size not in self._zero_blocks:
             self._zero_blocks[size] = deflate_block(_ZEROS_LEVEL, [self._zeros[:size]])
         return self._zero_blocks[size]
+
+
+@cache
+def _zeros(size: int) -> bytes:
+    """Zeros to compare with, one for all jobs."""
+    return bytes(size)
 
 
 def _is_noise(buffer: Buffer) -> bool:
