@@ -189,7 +189,8 @@ async def test_health_counts(start_daemon: StartDaemon) -> None:
         health = await daemon.ask("GET", "/v1/health")
         assert health.status == 200
         assert health.body.pop("uptime_s") >= 0
-        assert health.body == {"status": "ok", "version": __version__, "jobs_running": 0, "jobs_queued": 0}
+        idle = {"status": "ok", "version": __version__, "jobs_running": 0, "jobs_queued": 0, "notices": []}
+        assert health.body == idle
 
 
 async def test_draining_daemon_refuses_jobs_and_lets_the_running_end(start_daemon: StartDaemon) -> None:

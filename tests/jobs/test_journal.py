@@ -685,7 +685,7 @@ async def test_the_lock_file_of_a_process_that_is_gone_goes(tmp_path: Path) -> N
 
 async def test_a_damaged_journal_in_use_stays(tmp_path: Path) -> None:
     """A damaged journal is not moved away under another process."""
-    async with Journal(tmp_path, by_itself=True) as journal:
+    async with Journal(tmp_path, by_itself=True):
         with sqlite3.connect(tmp_path / FILE) as database:
             database.execute("DROP TABLE parts")
         database.close()
@@ -693,7 +693,6 @@ async def test_a_damaged_journal_in_use_stays(tmp_path: Path) -> None:
             async with Journal(tmp_path, by_itself=True):
                 pass
         assert "end every process of amistream" in caught.value.hint
-        assert await journal.all() == []
     assert list(tmp_path.glob("*damaged*")) == []
 
 
