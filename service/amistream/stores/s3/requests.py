@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from botocore.exceptions import ClientError, ConnectionClosedError
 
 from amistream.aws.translate import IncompleteReplyError, asking, http_status, wanted
-from amistream.errors import StoreError, TakenError
+from amistream.errors import TakenError
 from amistream.flow.retry import Alive, RetryPolicy, with_retries
 from amistream.location import S3Location
 from amistream.ports.store import NO_CHECKSUM, Stored, whole_checksum
@@ -105,19 +105,8 @@ class S3Requests:
         stored = await self.stat(name, read=False)
         if stored is not None and stored == Stored(size, None):
             stored = await self.stat(name)
-        if stored is None:
-            raise self.unclear(name)
-        if not stored.is_the(size, *checksums):
+        if stored is None or not stored.is_the(size, *checksums):
             raise self.taken(name)
-
-    def unclear(self, name: str) -> StoreError:
-        """Make the error for a name that is taken and shows no object."""
-        return StoreError(
-            "store.unclear",
-            f"cannot store {self.url(name)}: the endpoint says that it exists, and then that it does not",
-            hint=f"look with `aws s3 ls {self.location}/`, and run or resume the job again",
-            field="destinations",
-        )
 
     def taken(self, name: str) -> TakenError:
         """Make the error for a name under which another object is stored."""

@@ -129,9 +129,7 @@ class S3Store:
             checksum = await self._requests.ask(f"copy {source}/{source_name} to {self._requests.url(name)}", attempt)
         except PreconditionError as error:
             stored = await self.stat(name)
-            if stored is None:
-                raise self._requests.unclear(name) from error
-            if stored.checksum != whole_checksum(sha1):
+            if stored is None or stored.checksum != whole_checksum(sha1):
                 self._foreign.add(name)
                 raise self._requests.taken(name) from error
             return stored.checksum  # our own, from an attempt whose answer was lost
