@@ -26,7 +26,8 @@ Manifest = Annotated[
 ]
 Bucket = Annotated[str, typer.Argument(metavar="s3://BUCKET[/PREFIX]", show_default=False)]
 NoEc2 = Annotated[
-    bool, typer.Option("--no-ec2", help="Do not ask EC2 for AMIs, for S3-compatible stores without an EC2.")
+    bool,
+    typer.Option("--no-ec2", help="Do not ask EC2 for AMIs, where it is missing or reports no AMI's bundle."),
 ]
 
 
