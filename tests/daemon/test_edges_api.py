@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from aiohttp import web
 
+from amistream.cli.client import Client
+from amistream.errors import NotFoundError
 from daemon.rig import StartDaemon, request_for
 
 LIMIT = 64 * 1024
@@ -185,3 +188,11 @@ async def test_what_the_http_library_refuses(start_daemon: StartDaemon, sent: by
         error = json.loads(body)["error"]
         assert (error["code"], error["message"].startswith("cannot ")) == (code, True)
         assert "\n" not in error["message"]
+
+
+async def test_a_job_id_that_is_no_text(start_daemon: StartDaemon) -> None:
+    """A job id of a command line that is not UTF-8 is the id of no job."""
+    async with start_daemon() as daemon, Client(daemon.path) as client:
+        for ask in (client.get, client.cancel, client.resume):
+            with pytest.raises(NotFoundError, match="cannot find"):
+                await ask(os.fsdecode(b"\xff"))
