@@ -205,12 +205,15 @@ def test_every_endpoint_answers_to_curl(daemon: Daemon, volume: Path, key_ring: 
     assert daemon.curl(f"/v1/jobs/{job['id']}", "-X", "DELETE")[0] == 409
     assert daemon.curl(f"/v1/jobs/{job['id']}/resume", "-X", "POST")[0] == 409
     assert daemon.curl("/v1/health")[1]["status"] == "ok"
+    status, found = daemon.curl("/v1/doctor", "-d", json.dumps({**body, "destinations": [str(tmp_path / "new")]}))
+    assert status == 200
+    assert {finding["status"] for finding in found["findings"]} <= {"ok", "notice"}
     assert "amistream_" in daemon.curl("/metrics")[1]
     status, refused = daemon.curl("/v1/jobs", "-d", json.dumps({**body, "sauce": 1}))
     assert (status, refused["error"]["field"]) == (422, "sauce")
     assert set(document["paths"]) == {
         *("/v1/jobs", "/v1/jobs/{id}", "/v1/jobs/{id}/resume", "/v1/jobs/{id}/events"),
-        *("/v1/health", "/v1/openapi.json", "/metrics"),
+        *("/v1/doctor", "/v1/health", "/v1/openapi.json", "/metrics"),
     }
 
 
