@@ -12,7 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amistream.cli import main
-from amistream.jobs.search import Candidate, LevelSpeed, LinkSpeed, Speeds, Trial, candidates, ranked, recommend
+from amistream.jobs.search import (
+    Candidate,
+    LevelSpeed,
+    LinkSpeed,
+    Speeds,
+    Trial,
+    candidates,
+    ranked,
+    recommend,
+    steady_rate,
+)
 from amistream.jobs.tune import SLICE, sample_extents
 from amistream.values import GIB, MIB, Extent
 from benchmarks.sink_process import BUCKET, running_sink
@@ -70,6 +80,14 @@ def test_larger_parts_wait_less() -> None:
     small, large = (speeds.upload_rate(size, 8) for size in (5 * MIB, 40 * MIB))
     assert small == pytest.approx(8 * 5 * MIB / (0.5 + 5 * MIB / 20e6))
     assert large == pytest.approx(8 * 40 * MIB / (0.5 + 40 * MIB / 20e6))
+
+
+def test_the_end_of_a_pass_does_not_count() -> None:
+    """The speed is that until the last part begins; with fewer parts than that needs, that of the whole pass."""
+    sent = [(float(time), time + 2.0, 100) for time in range(7)]
+    assert steady_rate(sent, 2) == pytest.approx((5 * 100 + 50) / 6)
+    assert steady_rate(sent, 4) == pytest.approx(700 / 8)
+    assert steady_rate(sent[:1], 1) == pytest.approx(50)
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,16 @@ def candidates(*, workers: int, block_size: int, memory_limit: int) -> list[Cand
     ]
 
 
+def steady_rate(sent: Sequence[tuple[float, float, int]], concurrency: int) -> float:
+    """Bytes per second of parts, given by beginning, end and size, until the last one begins: without the end, in which
+    fewer and fewer are under way. Too few parts for that count with their end.
+    """
+    begin, until = min(each[0] for each in sent), max(each[0] for each in sent)
+    if len(sent) < 2 * concurrency or until == begin:
+        return sum(each[2] for each in sent) / (max(each[1] for each in sent) - begin)
+    return sum(size * (min(ended, until) - began) / (ended - began) for began, ended, size in sent) / (until - begin)
+
+
 def ranked(grid: Sequence[Candidate], speeds: Mapping[Candidate, float]) -> list[Candidate]:
     """The candidates, best first; among those as good as the best, the one with the fewest bytes in flight leads."""
     ordered = sorted(grid, key=lambda each: (-speeds[each], each.in_flight))

@@ -40,6 +40,7 @@ from amistream.jobs.search import (
     candidates,
     ranked,
     recommend,
+    steady_rate,
 )
 from amistream.keys import BundleKey
 from amistream.pipeline import Pipeline
@@ -278,7 +279,7 @@ class Tuner:
         finally:
             await undo.run()
         size = sum(extent.length for extent in plan.extents or ())
-        rate = store.rate(candidate.upload_concurrency) * size / stored
+        rate = steady_rate(store.sent, candidate.upload_concurrency) * size / stored
         return Trial(candidate=candidate, sample=size, seconds=seconds, stored=stored, rate=rate)
 
     async def _pass(self, plan: Plan, store: Store, undo: Undo) -> int:
@@ -320,27 +321,13 @@ class _Timed:
         self.location = store.location
         self.checksum = store.checksum
         self.remove = store.remove
-        self._sent: list[tuple[float, float, int]] = []
+        self.sent: list[tuple[float, float, int]] = []
+        """Beginning, end and size of each part."""
 
     async def put(self, name: str, data: memoryview, sha1: bytes, on_bytes: OnBytes) -> None:
         started = perf_counter()
         await self._store.put(name, data, sha1, on_bytes)
-        self._sent.append((started, perf_counter(), len(data)))
-
-    def rate(self, concurrency: int) -> float:
-        """Bytes per second of all connections together, each from its first part to its last.
-
-        So the time before the first part is made, and that in which only the last parts are under way, do not count.
-        """
-        connections: list[list[float]] = []
-        for started, ended, _ in sorted(self._sent):
-            free = [each for each in connections if each[1] <= started]
-            if free:
-                max(free, key=lambda each: each[1])[1] = ended
-            else:
-                connections.append([started, ended])
-        size = sum(size for _, _, size in self._sent)
-        return size * min(concurrency, len(connections)) / sum(ended - started for started, ended in connections)
+        self.sent.append((started, perf_counter(), len(data)))
 
 
 def candidate_text(candidate: Candidate) -> str:
