@@ -241,11 +241,16 @@ class Tuner:
         tried: list[Candidate] = []
         while True:
             best = ranked(grid, {each: self.speeds.rate(each) for each in grid})[0]
-            candidate = min((in_force, best), key=tried.count)
-            parts_each = PARTS_EACH if self._needs_s(candidate, PARTS_EACH) < self._left_s else PARTS_EACH - 1
-            is_settled = tried.count(candidate) == PASSES_EACH or (best == in_force and candidate in tried)
-            if is_settled or self._needs_s(candidate, parts_each) > self._left_s:
+            # A setting in force for whose parts there is no time is held against its challengers as computed.
+            rivals = [
+                each
+                for each in sorted((in_force, best), key=tried.count)
+                if tried.count(each) < PASSES_EACH and self._needs_s(each, PARTS_EACH - 1) < self._left_s
+            ]
+            if not rivals or (best == in_force and best in tried):
                 return
+            candidate = rivals[0]
+            parts_each = PARTS_EACH if self._needs_s(candidate, PARTS_EACH) < self._left_s else PARTS_EACH - 1
             tried.append(candidate)
             async with self._cut_off():
                 trial = await self.attempt(candidate, int(self._sample(candidate, parts_each)))
