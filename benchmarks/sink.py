@@ -214,6 +214,8 @@ class SinkProtocol(asyncio.BufferedProtocol):
         self._head = bytearray()
         self._request: Request | None = None
         self._missing = 0
+        self._lag = 0.0
+        """Seconds until the link has carried what was read last: the answer cannot leave before."""
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -225,6 +227,7 @@ class SinkProtocol(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         wait = max(self._link.shared.wait_after(nbytes), self._end.wait_after(nbytes))
+        self._lag = wait
         if wait:
             self._transport.pause_reading()
             self._loop.call_later(wait, self._resume)
@@ -259,8 +262,8 @@ class SinkProtocol(asyncio.BufferedProtocol):
             self._request = None
 
     def _write(self, data: bytes) -> None:
-        if self._link.round_trip_s:
-            self._loop.call_later(self._link.round_trip_s, self._write_now, data)
+        if delay := self._link.round_trip_s + self._lag:
+            self._loop.call_later(delay, self._write_now, data)
         else:
             self._write_now(data)
 

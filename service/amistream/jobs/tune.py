@@ -55,7 +55,7 @@ from amistream.values import KIB, MIB, Extent
 
 DEFAULT_MEMORY_LIMIT = 512 * MIB
 """Default limit: candidates with a higher memory ceiling are not tried."""
-LEVELS_SHARE, LINK_SHARE = 0.2, 0.3
+LEVELS_SHARE, LINK_SHARE = 0.15, 0.25
 """Shares of the time for the first two rounds; passes take the rest."""
 OVERTIME_SHARE = 0.1
 """A measurement that takes longer than expected is cut off when so much more than the time has passed."""
@@ -65,10 +65,10 @@ _SMALL_IS_SLOWER = 6
 """Factor from the fastest to the slowest compression. Measured; only the time of the round depends on it."""
 PIECES = (256 * KIB, 8 * MIB)
 """Smallest and largest object of the second round."""
-_PIECE_S = 0.3
+_PIECE_S = 0.5
 """Aim for the time of one object."""
-PARTS_EACH = 3
-"""Parts that each connection sends in a pass, or one less. Guess."""
+PARTS_EACH = 2
+"""Parts that each connection sends in a pass: the least that shows its speed (`search.steady_rate`)."""
 PASSES_EACH = 2
 UNDONE_AT_ONCE = 16
 
@@ -190,7 +190,7 @@ class Tuner:
             for concurrency in concurrencies:
                 # Most of the time of a piece must be its sending: `Speeds` takes the delay off it.
                 sending_s = max(PIECES[0] / 1e9, found.piece * concurrency / found.rate - self.speeds.delay_s)
-                fitting = found.piece / sending_s * max(_PIECE_S, 4 * self.speeds.delay_s)
+                fitting = found.piece / sending_s * max(_PIECE_S, 6 * self.speeds.delay_s)
                 piece = min(max(int(fitting) // KIB * KIB, PIECES[0]), PIECES[1])
                 async with self._cut_off():
                     found = await self._send(noise[:piece], concurrency, min(each_s, until - perf_counter()), undo)
@@ -233,10 +233,8 @@ class Tuner:
     async def confirm(self, in_force: Candidate, grid: Sequence[Candidate]) -> None:
         """Make passes with the setting in force and its challengers in turn, while there is time."""
         best = ranked(grid, {each: self.speeds.computed(each) for each in grid})[0]
-        coming = [
-            each for each in dict.fromkeys((in_force, best)) if self._needs_s(each, PARTS_EACH - 1) < self._left_s
-        ]
-        to_send = sum(self._sample(each, PARTS_EACH) * self.speeds.ratio(each) for each in coming)
+        coming = [each for each in dict.fromkeys((in_force, best)) if self._needs_s(each) < self._left_s]
+        to_send = sum(self._sample(each) * self.speeds.ratio(each) for each in coming)
         self._announce(3, f"{len(coming)} or more passes, sends {size_text(int(to_send))} or more", self._left_s)
         tried: list[Candidate] = []
         while True:
@@ -245,29 +243,28 @@ class Tuner:
             rivals = [
                 each
                 for each in sorted((in_force, best), key=tried.count)
-                if tried.count(each) < PASSES_EACH and self._needs_s(each, PARTS_EACH - 1) < self._left_s
+                if tried.count(each) < PASSES_EACH and self._needs_s(each) < self._left_s
             ]
             if not rivals or (best == in_force and best in tried):
                 return
             candidate = rivals[0]
-            parts_each = PARTS_EACH if self._needs_s(candidate, PARTS_EACH) < self._left_s else PARTS_EACH - 1
             tried.append(candidate)
             async with self._cut_off():
-                trial = await self.attempt(candidate, int(self._sample(candidate, parts_each)))
+                trial = await self.attempt(candidate, int(self._sample(candidate)))
             self.speeds.trials.append(trial)
             self._report(
                 f"  {candidate_text(candidate)}: {rate_text(trial.rate)}, sent {size_text(trial.stored)}, "
                 f"{duration_text(max(0.0, self._left_s))} left"
             )
 
-    def _needs_s(self, candidate: Candidate, parts_each: int) -> float:
-        """The time of a pass in which each connection sends so many parts."""
-        sample = self._sample(candidate, parts_each)
+    def _needs_s(self, candidate: Candidate) -> float:
+        """The time of a pass."""
+        sample = self._sample(candidate)
         first = min(sample, candidate.part_size / self.speeds.ratio(candidate))
         return sample / self.speeds.rate(candidate) + first / max(each.rate for each in self.speeds.levels.values())
 
-    def _sample(self, candidate: Candidate, parts_each: int) -> float:
-        return min(self._data, parts_each * candidate.in_flight / self.speeds.ratio(candidate))
+    def _sample(self, candidate: Candidate) -> float:
+        return min(self._data, PARTS_EACH * candidate.in_flight / self.speeds.ratio(candidate))
 
     async def attempt(self, candidate: Candidate, sample: int) -> Trial:
         """One pass over so many bytes; its parts are removed, whatever happens."""
