@@ -342,7 +342,7 @@ def a_manifest(text: bytes, dice: random.Random) -> bytes:
             case 8:
                 part = re.search(rb"<part .*?</part>", text, re.DOTALL)
                 if part:
-                    text = text.replace(part[0], part[0] * dice.choice((2, 100, 20_000)))
+                    text = text.replace(part[0], part[0] * dice.choice((2, 100, 20_000)), 1)
             case _:
                 text = text.replace(b"<image>", b"<image>" * dice.choice((2, 300)), 1)
         if not text:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import tomllib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +20,7 @@ from amistream.jobs.search import (
     Speeds,
     Trial,
     candidates,
+    next_to_try,
     ranked,
     recommend,
     steady_rate,
@@ -104,6 +106,21 @@ def test_a_challenger_must_beat_the_setting_in_force_by_more_than_the_spread(
         for candidate, rate in zip((in_force, challenger), pair, strict=True):
             speeds.trials.append(Trial(candidate=candidate, sample=1, seconds=1, stored=1, rate=rate))
     assert recommend(in_force, [other, in_force, challenger], speeds) == (challenger if challenger_wins else in_force)
+
+
+def test_what_is_tried_next() -> None:
+    """First the setting in force and the best, then others near it, and close ones twice; then all is settled."""
+    speeds, in_force = speeds_of(20e6, 5e6, 0.08), GRID[0]
+    tried = []
+    while wanted := next_to_try(in_force, GRID, speeds):
+        tried.append(wanted[0])
+        rate = speeds.computed(wanted[0])
+        speeds.trials.append(Trial(candidate=wanted[0], sample=1, seconds=1, stored=1, rate=rate))
+    assert tried[0] == in_force
+    assert tried[1] == ranked(GRID, {each: speeds.computed(each) for each in GRID})[0]
+    assert len({each.upload_concurrency for each in tried[1:]}) == len(tried[1:]) > 1
+    speeds.trials[:] = [replace(trial, rate=100.0 + number) for number, trial in enumerate(speeds.trials)]
+    assert next_to_try(in_force, [each.candidate for each in speeds.trials], speeds)[0] == in_force
 
 
 def test_among_equals_the_one_with_least_in_flight() -> None:

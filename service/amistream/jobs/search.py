@@ -29,6 +29,8 @@ SMALLEST_SPREAD = 0.02
 """Two speeds that differ by less are taken as equal, however well they were measured. Guess."""
 _NO_GAIN = 1.05
 """More connections that raise the speed of the link by less show that it is full. Guess."""
+_NEAR = 0.85
+"""Speeds of this share of another are near it: more than what is computed is usually wrong by. Guess."""
 _AUTO_LOSS = 0.97
 """Share of the best level's speed that `auto`, which has to find it, is expected to reach. Guess."""
 
@@ -87,15 +89,15 @@ class Speeds:
     links: dict[int, LinkSpeed] = field(default_factory=dict)
     trials: list[Trial] = field(default_factory=list)
 
-    @property
-    def link_is_full(self) -> bool:
-        """The last number of connections brought no more than the one before."""
+    def in_vain(self) -> int:
+        """How many times in a row, at the end, more connections brought no more speed."""
         rates = [each.rate for _, each in sorted(self.links.items())]
-        return len(rates) > 1 and rates[-1] < rates[-2] * _NO_GAIN
+        gains = [rate >= max(rates[:index]) * _NO_GAIN for index, rate in enumerate(rates) if index]
+        return next((number for number, gain in enumerate(reversed(gains)) if gain), len(gains))
 
     def upload_rate(self, part_size: int, concurrency: int) -> float:
         """Stored bytes per second."""
-        link = max(each.rate for each in self.links.values()) if self.link_is_full else inf
+        link = max(each.rate for each in self.links.values()) if self.in_vain() else inf
         known = max((number for number in self.links if number <= concurrency), default=min(self.links))
         measured = self.links[known]
         # Of the time of a piece on one connection the delay stays, and the rest grows with the size.
@@ -163,6 +165,26 @@ def ranked(grid: Sequence[Candidate], speeds: Mapping[Candidate, float]) -> list
         key=lambda each: (each.in_flight, -speeds[each]),
     )
     return [best, *(each for each in ordered if each != best)]
+
+
+def next_to_try(in_force: Candidate, grid: Sequence[Candidate], speeds: Speeds) -> list[Candidate]:
+    """The candidates of which a pass is of use, the most useful first; none when all is settled.
+
+    First the setting in force and the best; then those that must be near it by their computed speed, with another
+    number of connections; then, if they are close, the first two again.
+    """
+    tried = [trial.candidate for trial in speeds.trials]
+    best = ranked(grid, {each: speeds.rate(each) for each in grid})[0]
+    wanted = [each for each in (in_force, best) if each not in tried]
+    computed = {each: speeds.computed(each) for each in grid}
+    least = max(computed.values()) * _NEAR
+    for each in ranked(grid, computed):
+        numbers = {other.upload_concurrency for other in (*tried, *wanted)}
+        if computed[each] >= least and each.upload_concurrency not in numbers:
+            wanted.append(each)
+    if best != in_force and speeds.rate(best) < speeds.rate(in_force) / _NEAR:
+        wanted += [each for each in (in_force, best) if tried.count(each) == 1]
+    return wanted
 
 
 def recommend(in_force: Candidate, grid: Sequence[Candidate], speeds: Speeds) -> Candidate:

@@ -38,6 +38,7 @@ from amistream.jobs.search import (
     Speeds,
     Trial,
     candidates,
+    next_to_try,
     ranked,
     recommend,
     steady_rate,
@@ -69,7 +70,8 @@ _PIECE_S = 0.5
 """Aim for the time of one object."""
 PARTS_EACH = 2
 """Parts that each connection sends in a pass: the least that shows its speed (`search.steady_rate`)."""
-PASSES_EACH = 2
+ENOUGH_IN_VAIN = 2
+"""Numbers of connections in a row that bring no more speed, after which no larger one is measured."""
 UNDONE_AT_ONCE = 16
 
 
@@ -196,7 +198,7 @@ class Tuner:
                     found = await self._send(noise[:piece], concurrency, min(each_s, until - perf_counter()), undo)
                 self.speeds.links[concurrency] = found
                 self._report(f"  {concurrency} connections: {rate_text(found.rate)}")
-                if self.speeds.link_is_full or perf_counter() > until:
+                if self.speeds.in_vain() == ENOUGH_IN_VAIN or perf_counter() > until:
                     break
         finally:
             await undo.run()
@@ -236,19 +238,11 @@ class Tuner:
         coming = [each for each in dict.fromkeys((in_force, best)) if self._needs_s(each) < self._left_s]
         to_send = sum(self._sample(each) * self.speeds.ratio(each) for each in coming)
         self._announce(3, f"{len(coming)} or more passes, sends {size_text(int(to_send))} or more", self._left_s)
-        tried: list[Candidate] = []
-        while True:
-            best = ranked(grid, {each: self.speeds.rate(each) for each in grid})[0]
-            # A setting in force for whose parts there is no time is held against its challengers as computed.
-            rivals = [
-                each
-                for each in sorted((in_force, best), key=tried.count)
-                if tried.count(each) < PASSES_EACH and self._needs_s(each) < self._left_s
-            ]
-            if not rivals or (best == in_force and best in tried):
-                return
-            candidate = rivals[0]
-            tried.append(candidate)
+        # A setting in force for whose parts there is no time is held against its challengers as computed.
+        while fitting := [
+            each for each in next_to_try(in_force, grid, self.speeds) if self._needs_s(each) < self._left_s
+        ]:
+            candidate = fitting[0]
             async with self._cut_off():
                 trial = await self.attempt(candidate, int(self._sample(candidate)))
             self.speeds.trials.append(trial)
