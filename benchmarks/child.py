@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import quantiles
@@ -27,13 +27,12 @@ from amistream.aws.session import Aws
 from amistream.checks import preflight
 from amistream.checks.destination import Destination
 from amistream.events import State
-from amistream.flow.undo import Undo
 from amistream.jobs.engine import Engine
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
 from amistream.keys import BundleKey
 from amistream.pipeline import Pipeline
-from amistream.ports.store import OnBytes, Stored, whole_checksum
+from amistream.ports.store import OnBytes, whole_checksum
 from amistream.process import settle_memory
 from amistream.request import JobRequest, parse_request
 from amistream.settings import LogFormat, Settings
@@ -52,9 +51,6 @@ class NullStore:
 
     location = "nowhere"
 
-    async def open(self) -> None:
-        """Nothing to open."""
-
     async def checksum(self, name: str, data: memoryview, sha1: bytes) -> str:
         del name, data
         return whole_checksum(sha1)
@@ -62,33 +58,6 @@ class NullStore:
     async def put(self, name: str, data: memoryview, sha1: bytes, on_bytes: OnBytes) -> None:
         del name, sha1
         on_bytes(len(data))
-
-    async def commit(self, name: str, data: bytes, sha1: bytes) -> None:
-        """Nothing to keep."""
-
-    async def stat(self, name: str, *, read: bool = True) -> Stored | None:
-        del name, read
-        return None
-
-    async def names(self, prefix: str) -> list[str]:
-        del prefix
-        return []
-
-    async def delete(self, name: str) -> None:
-        """Nothing is ever stored."""
-
-    async def remove(self, name: str, size: int, *checksums: str) -> None:
-        """Nothing is ever stored."""
-
-    async def read(self, name: str, start: int, length: int) -> bytes:
-        del name, start, length
-        return b""
-
-    async def tidy(self, unfinished: Mapping[str, str]) -> None:
-        """No upload is ever unfinished."""
-
-    async def close(self) -> None:
-        """Nothing to close."""
 
 
 class Worker:
@@ -192,7 +161,7 @@ class Worker:
             try:
                 async with _ticking(late):
                     cpu, wall = process_time(), perf_counter()
-                    pipeline = Pipeline(ready.plan, ready.volume, NullStore(), BundleKey.generate(), Undo())
+                    pipeline = Pipeline(ready.plan, ready.volume, NullStore(), BundleKey.generate())
                     measured = await pipeline.run()
                     wall, cpu = perf_counter() - wall, process_time() - cpu
             finally:

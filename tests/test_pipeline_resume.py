@@ -15,7 +15,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from amistream.errors import StoreError
-from amistream.flow.undo import Undo
 from amistream.jobs.journal import Journal
 from amistream.jobs.ledger import PartLedger
 from amistream.jobs.proof import prove
@@ -113,7 +112,6 @@ class Bundle:
                 volume,
                 store,
                 BundleKey(Secret(KEY), Secret(IV)),
-                Undo(),
                 ledger=PartLedger(cast("Journal", self.book), "job", parts),
                 resumption=self.resumption(parts),
             )

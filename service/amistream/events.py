@@ -15,7 +15,7 @@ from amistream.values import as_utf8
 
 
 class JobKind(StrEnum):
-    """The kinds of jobs. Each has its own request, run (`jobs.kinds`) and result; states and events are shared."""
+    """The kinds of jobs. Each has its own request, run (`jobs.engine`) and result; states and events are shared."""
 
     BUNDLE = "bundle"
 

@@ -11,7 +11,6 @@ unchanged, but only the bytes behind the checkpoint are compressed, encrypted an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from time import perf_counter
@@ -19,14 +18,13 @@ from typing import Any
 
 import anyio
 
-from amistream.errors import first_cause
 from amistream.flow.buffers import Buffers
+from amistream.flow.gather import task_group
 from amistream.flow.priority import wake_promptly
 from amistream.flow.relay import Ordered, Parallel, Relay, Step
-from amistream.flow.undo import Undo
 from amistream.keys import BundleKey
 from amistream.plan import Plan, Resumption
-from amistream.ports.store import Store
+from amistream.ports.store import PartStore
 from amistream.ports.volume import Volume
 from amistream.stages.archive import Archive
 from amistream.stages.compress import Deflate
@@ -35,7 +33,7 @@ from amistream.stages.join import GzipMember
 from amistream.stages.level import AutoLevel
 from amistream.stages.read import Read
 from amistream.stages.split import Part, Split
-from amistream.stages.upload import Ledger, Upload
+from amistream.stages.upload import Ledger, MemoryLedger, Upload
 from amistream.values import Checkpoint, Measured, PartMark
 
 BUFFERS_BEYOND_UPLOADS = 2
@@ -51,16 +49,15 @@ class Pipeline:
         self,
         plan: Plan,
         volume: Volume,
-        store: Store,
+        store: PartStore,
         key: BundleKey,
-        undo: Undo,
         *,
         slots: AbstractContextManager[Any] | None = None,
         ledger: Ledger | None = None,
         resumption: Resumption | None = None,
         copies: int = 1,
     ) -> None:
-        """`slots` shares the cores among pipelines; `undo` gets the removal of every part before it is sent.
+        """`slots` shares the cores among pipelines; `ledger` gets every part before it is sent.
 
         `copies`: the store sends each part to so many places.
         """
@@ -70,7 +67,8 @@ class Pipeline:
         point = resumption.checkpoint
         self.parts_before = resumption.parts
         self._size_before = point.gzip.before.size_in if point else 0
-        self.buffers = Buffers(count=plan.upload_concurrency + BUFFERS_BEYOND_UPLOADS, size=plan.part_size)
+        most_parts = plan.upload_concurrency + BUFFERS_BEYOND_UPLOADS
+        self.buffers = Buffers(count=most_parts, size=plan.part_size)
         self.reader = Read(volume, plan.extents)
         self.archive = Archive(
             name=plan.prefix,
@@ -93,16 +91,18 @@ class Pipeline:
             parts_before=resumption.parts,
             mark=self._mark,
         )
-        self.upload = Upload(store, prefix=plan.prefix, buffers=self.buffers, undo=undo, ledger=ledger, copies=copies)
+        self.upload = Upload(
+            store, prefix=plan.prefix, buffers=self.buffers, ledger=ledger or MemoryLedger(), copies=copies
+        )
         self.made_at: float | None = None
         """When the last part was made, by `perf_counter`."""
+        loop = asyncio.get_running_loop()
         # One place for each buffer: `send` never blocks, so workers wait only for buffers.
-        most_parts = plan.upload_concurrency + BUFFERS_BEYOND_UPLOADS
         self._send, self._receive = anyio.create_memory_object_stream[Part](most_parts)
         self.relay = Relay(
             self.reader,
             data_path(self.archive, self.deflate, self.member, encrypt, self.split),
-            self._emitter(),
+            lambda part: asyncio.run_coroutine_threadsafe(self._send.send(part), loop).result(),
             block_size=plan.block_size,
             release=self._release,
             slots=slots,
@@ -117,14 +117,12 @@ class Pipeline:
         return resumed | self.deflate.bytes_by_kind
 
     async def run(self) -> Measured:
-        """Store every part; returns the stages' results. Raises the first cause; stored parts stay, see `undo`."""
+        """Store every part; returns the stages' results. Raises the first cause; stored parts stay."""
         wake_promptly()
         try:
-            async with asyncio.TaskGroup() as group:
+            async with task_group() as group:
                 group.create_task(self.upload.run(self._receive, self.plan.upload_concurrency), name="upload")
                 group.create_task(self._carry(), name="relay")
-        except BaseExceptionGroup as errors:
-            raise first_cause(errors) from None
         finally:
             self._receive.close()
             self.buffers.close()
@@ -154,10 +152,6 @@ class Pipeline:
             return PartMark(levels=levels)
         archive = self.archive.end_of_block(place.block)
         return PartMark(checkpoint=Checkpoint(gzip=place, archive=archive, chain=chain), levels=levels)
-
-    def _emitter(self) -> Callable[[Part], None]:
-        loop = asyncio.get_running_loop()
-        return lambda part: asyncio.run_coroutine_threadsafe(self._send.send(part), loop).result()
 
 
 def data_path(

@@ -95,5 +95,5 @@ async def test_a_signal_ends_the_job(
     hung_up = numbers == [signal.SIGHUP]
     assert JobView.model_validate_json(outcome.stdout).state is (State.INTERRUPTED if hung_up else State.CANCELLED)
     assert ("cancelling; what was stored is removed" in outcome.stderr) != hung_up
-    assert ("still removing what was stored" in outcome.stderr) == (len(numbers) > 1)
+    assert ("stopping soon" in outcome.stderr) == (len(numbers) > 1)
     assert "Traceback" not in outcome.stderr

@@ -10,14 +10,17 @@ import pytest
 
 from amistream.aws.session import Aws
 from faults.ground import making_ground
+from faults.machine import Machine
 from faults.scene import Scene, quick_settings, watched_proxy
 from jobs.work import use_endpoint
+from support.proxy import dry_run_answered
 from support.volumes import random_image
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
+    from conftest import MakeProxy
     from faults.ground import Ground
     from faults.scene import MakeScene
     from support.endpoints import Endpoint
@@ -64,3 +67,15 @@ def scene(ground: Ground, key_ring: KeyRing, tmp_path: Path, monkeypatch: pytest
             )
 
     return make
+
+
+@pytest.fixture
+def machine(tmp_path: Path, ground: Ground, make_proxy: MakeProxy, key_ring: KeyRing) -> Machine:
+    return Machine(
+        directory=tmp_path,
+        ground=ground,
+        root=secrets.token_hex(6),
+        proxy=make_proxy(ground.endpoint, dry_run_answered()),
+        keys=key_ring,
+        image=random_image(tmp_path / "disk.img", 1_200_000),
+    )

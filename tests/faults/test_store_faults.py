@@ -394,7 +394,7 @@ async def test_what_cannot_be_removed_is_named_and_removed_later(scene: MakeScen
         assert job.state is State.FAILED
         assert job.resumable
         assert there.left() == ["x/image.part.01"]
-        assert any("x/image.part.01" in notice and "could not be removed" in notice for notice in job.notices)
+        assert any("x/image.part.01" in notice and "not all is removed" in notice for notice in job.notices)
         await asyncio.to_thread(there.proxy.mend, refused, deleting)
         assert (await there.cancel(job)).state is State.CANCELLED
         assert there.left() == []

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from amistream.flow.cancel import finish_despite_cancel
+from amistream.flow.cancel import SETTLE_S, await_answer, finish_despite_cancel
+from support.loop import clock
 
 
 class Work:
@@ -64,3 +65,41 @@ async def test_a_cancel_may_bring_the_work_to_its_end() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert work.ended
+
+
+@pytest.mark.parametrize("cancels", [1, 3])
+@pytest.mark.parametrize("answers", [True, False])
+@pytest.mark.parametrize("deadline", [True, False], ids=["deadline first", "cancel only"])
+async def test_answer_after_cancels(answers: bool, cancels: int, deadline: bool) -> None:
+    """Neither a deadline nor any number of cancels shortens the wait for an answer."""
+    work = Work()
+    put_forward = clock(SETTLE_S).loop.put_forward
+
+    async def request() -> str:
+        async with asyncio.timeout(1 if deadline else None):
+            return await await_answer(work(), lambda: True)
+
+    task = asyncio.create_task(request())
+    await work.entered.wait()
+    if deadline:
+        put_forward(2)
+    for _ in range(cancels):
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.sleep(0)
+    assert not task.done()
+    work.go.set() if answers else put_forward(SETTLE_S + 1)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert work.ended == answers
+
+
+async def test_a_request_that_is_not_sent_is_given_up() -> None:
+    """A cancel before the last byte was sent waits for nothing: nothing can come to exist."""
+    work = Work()
+    task = asyncio.create_task(await_answer(work(), lambda: False))
+    await work.entered.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not work.ended

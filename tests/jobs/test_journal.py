@@ -536,7 +536,7 @@ async def test_what_is_no_journal(tmp_path: Path) -> None:
 
 
 async def test_what_came_of_a_registration(tmp_path: Path) -> None:
-    """A registration stays known when the manifest is entered again, and is unknown during another attempt."""
+    """No AMI is made before one is asked for; its id stays known, and is unknown during another attempt."""
     async with Journal(tmp_path, by_itself=True) as journal:
         job = await entered(journal)
         await journal.begin(job.id, BUNDLING)
@@ -546,10 +546,10 @@ async def test_what_came_of_a_registration(tmp_path: Path) -> None:
         await journal.registering(job.id, 1, "")
         await journal.commit(job.id, 0, b"<manifest />")
         entry = await found(journal, job)
-        assert entry.images == {0: "ami-12345678", 1: ""}
+        assert entry.images == {0: "ami-12345678", 1: "", 2: ""}
         assert entry.manifests[0] == b"<manifest />"
         await journal.registering(job.id, 1, None)
-        assert (await found(journal, job)).images == {0: "ami-12345678"}
+        assert (await found(journal, job)).images == {0: "ami-12345678", 2: ""}
 
 
 async def test_a_journal_from_before_registrations_were_entered(tmp_path: Path) -> None:

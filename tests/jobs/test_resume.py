@@ -20,7 +20,6 @@ from amistream.jobs.journal import Journal
 from amistream.jobs.ledger import PartLedger
 from amistream.jobs.proof import check_object, check_stored, prove
 from amistream.jobs.records import SealedPart
-from amistream.jobs.removal import remove
 from amistream.jobs.resume import check_volume, resumption
 from amistream.plan import Bundling
 from amistream.ports.store import Stored, whole_checksum
@@ -183,17 +182,6 @@ async def test_a_lost_part_is_named() -> None:
         await check_object(store, "image.part.02", 8, part(2).checksum)
     assert caught.value.code == "store.lost"
     assert "amistream resume" in caught.value.hint
-
-
-@pytest.mark.parametrize(("manifest", "stays"), [(b"<m/>", {}), (b"<b/>", {"image.manifest.xml": b"<b/>"})])
-async def test_only_the_job_s_own_objects_are_removed(manifest: bytes, stays: dict[str, bytes]) -> None:
-    """A part or manifest with another content is somebody else's and stays; an object that is gone is no error."""
-    store = store_with(0, 1, 2, 7)
-    store.objects |= {"image.part.01": b"another's", "image.manifest.xml": manifest, "other": b"x"}
-    parts = [part(0), part(1), part(2, stored=False), part(3)]
-    await remove(store, "image", parts, b"<m/>")
-    assert store.objects == {"image.part.01": b"another's", "image.part.07": content(7), "other": b"x", **stays}
-    assert sorted(store.deleted) == [*(["image.manifest.xml"] if not stays else []), "image.part.00", "image.part.02"]
 
 
 async def test_questions_are_asked_several_at_a_time() -> None:

@@ -21,6 +21,9 @@ async def at_once(number: int) -> None:
 class MemoryStore:
     """Keeps objects in a dict. `on_put` may wait, or raise an error of a store."""
 
+    made_place = False
+    unanswered = ()
+
     def __init__(self, on_put: BeforePut = at_once) -> None:
         self.location = "memory://here"
         self.objects: dict[str, bytes] = {}
@@ -33,7 +36,7 @@ class MemoryStore:
         self._puts = 0
         self._foreign: set[str] = set()
 
-    async def open(self) -> None:
+    async def open(self, *, made_place: bool = False) -> None:
         """Prepare nothing."""
 
     async def checksum(self, name: str, data: memoryview, sha1: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -12,7 +13,6 @@ import pytest
 
 from amistream.errors import NameTakenError, RegisterError, StoreError
 from amistream.flow.retry import RetryPolicy
-from amistream.flow.undo import Undo
 from amistream.ports.registry import Ami, Registration
 from amistream.stages.register import LOOKS_AFTER_LOST_ANSWER, RegistrationAttempt, default_name, wait_available
 
@@ -26,6 +26,7 @@ DUPLICATE = NameTakenError("aws.InvalidAMIName.Duplicate", "cannot register: the
 DENIED = StoreError("aws.UnauthorizedOperation", "cannot register: not allowed", hint="ask your administrator")
 
 Answer = str | Ami | None | StoreError
+NOWHERE: list[Answer] = [None] * LOOKS_AFTER_LOST_ANSWER
 
 
 class ScriptedRegistry:
@@ -36,7 +37,6 @@ class ScriptedRegistry:
     ) -> None:
         """Without `look` every AMI is available."""
         self.calls: list[str] = []
-        self.deregistered: list[str] = []
         self.recorded: list[str | None] = []
         self._all_available = look is None
         self._answers: dict[str, Iterator[Answer]] = {
@@ -62,7 +62,7 @@ class ScriptedRegistry:
         return self._image("look")
 
     async def deregister(self, image_id: str) -> None:
-        self.deregistered.append(image_id)
+        raise NotImplementedError
 
     async def record(self, image_id: str | None) -> None:
         self.recorded.append(image_id)
@@ -94,28 +94,33 @@ class Clock:
         self.slept.append(seconds)
 
 
-def attempt(registry: ScriptedRegistry, clock: Clock | None = None) -> RegistrationAttempt:
-    return RegistrationAttempt(
-        registry=registry, registration=ASKED, retry=POLICY, record=registry.record, sleep=clock or Clock()
-    )
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(asyncio, "sleep", clock)
+    return clock
 
 
-async def run_register(registry: ScriptedRegistry, clock: Clock | None = None) -> str:
-    return await attempt(registry, clock).run(Undo(), timeout_s=10.0, poll_s=2.0)
+def attempt(registry: ScriptedRegistry) -> RegistrationAttempt:
+    return RegistrationAttempt(registry=registry, registration=ASKED, retry=POLICY, record=registry.record)
 
 
-async def test_answered() -> None:
+async def run_register(registry: ScriptedRegistry) -> str:
+    return await attempt(registry).run(timeout_s=10.0, poll_s=2.0)
+
+
+async def test_answered(clock: Clock) -> None:
     """An answer in time is the AMI's id, and nothing else is requested."""
-    registry, clock = ScriptedRegistry(register=["ami-1"]), Clock()
-    assert await run_register(registry, clock) == "ami-1"
+    registry = ScriptedRegistry(register=["ami-1"])
+    assert await run_register(registry) == "ami-1"
     assert registry.calls == ["register"]
     assert clock.slept == []
 
 
-async def test_lost_then_found() -> None:
+async def test_lost_then_found(clock: Clock) -> None:
     """After a lost answer, an existing AMI's id is returned and nothing is registered twice."""
-    registry, clock = ScriptedRegistry(register=[LOST], find=[None, OURS]), Clock()
-    assert await run_register(registry, clock) == "ami-1"
+    registry = ScriptedRegistry(register=[LOST], find=[None, OURS])
+    assert await run_register(registry) == "ami-1"
     assert registry.calls == ["register", "find", "find"]
     assert len(clock.slept) == 2
     assert all(0 <= slept <= 2 for slept in clock.slept)
@@ -198,52 +203,49 @@ async def test_look_is_repeated() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answers", "earlier", "recorded", "deregistered"),
+    ("answers", "earlier", "recorded"),
     [
-        ({"register": ["ami-1"]}, (False, False), [None, "ami-1"], ["ami-1"]),
-        ({"register": [LOST], "find": [DENIED, OURS]}, (False, False), [None, ""], ["ami-1"]),
-        ({"register": [DENIED]}, (False, False), [None, ""], []),
-        ({"register": [DUPLICATE], "find": [THEIRS]}, (False, False), [None, ""], []),
-        ({"register": [DUPLICATE], "find": [OURS]}, (False, False), [None, ""], []),
-        ({"find": [OURS]}, (True, False), [], ["ami-1"]),
-        ({"find": [OURS]}, (True, True), [], []),
-        (
-            {"register": [DENIED], "find": [*[None] * LOOKS_AFTER_LOST_ANSWER, OURS]},
-            (True, False),
-            [None, ""],
-            ["ami-1"],
-        ),
+        ({"register": ["ami-1"]}, "none", [None, "ami-1"]),
+        ({"register": [LOST], "find": [DENIED]}, "none", [None]),
+        ({"register": [LOST] * 3, "find": NOWHERE * 3}, "none", [None]),
+        ({"register": [LOST, DENIED], "find": NOWHERE}, "none", [None]),
+        ({"register": [DENIED]}, "none", [None, ""]),
+        ({"register": [DUPLICATE], "find": [THEIRS]}, "none", [None, ""]),
+        ({"register": [DUPLICATE], "find": [OURS]}, "none", [None, ""]),
+        ({"find": [OURS]}, "unknown", ["ami-1"]),
+        ({"find": [OURS]}, "refused", []),
+        ({"find": [OURS]}, "made", []),
+        ({"register": [DENIED], "find": NOWHERE}, "unknown", [None, None]),
+        ({"register": [DENIED], "find": NOWHERE}, "refused", [None, ""]),
     ],
-    ids=["made", "perhaps-made", "refused", "taken", "registered-by-another", "made-earlier", "not-ours", "seen-late"],
+    ids=[
+        *("made", "lost", "lost often", "lost, then refused", "refused", "taken", "registered by another"),
+        *("made earlier", "registered by a user", "known", "refused but perhaps made earlier", "refused again"),
+    ],
 )
-async def test_undo(
-    answers: dict[str, list[Answer]],
-    earlier: tuple[bool, bool],
-    recorded: list[str | None],
-    deregistered: list[str],
-) -> None:
-    """The undo deregisters an AMI that this job made, or may have made, and nobody else's."""
-    registry, undo = ScriptedRegistry(**answers), Undo()
+async def test_knowledge(answers: dict[str, list[Answer]], earlier: str, recorded: list[str | None]) -> None:
+    """An AMI counts as made or as not made only when EC2 has said so; otherwise that stays unknown."""
+    own = {"none": "", "refused": "", "unknown": None, "made": "ami-1"}[earlier]
+    registry = ScriptedRegistry(**answers)
+    again = replace(attempt(registry), look_first=earlier != "none", own=own)
     with suppress(RegisterError):
-        again = replace(attempt(registry), look_first=earlier[0], registered_none=earlier[1])
-        await again.run(undo, timeout_s=10.0, poll_s=2.0)
-    assert await undo.run() == []
-    assert (registry.recorded, registry.deregistered, registry.left()) == (recorded, deregistered, [])
+        await again.run(timeout_s=10.0, poll_s=2.0)
+    assert (registry.recorded, again.own) == (recorded, [own, *recorded][-1])
+    assert registry.left() == []
 
 
 def image(state: str, reason: str = "") -> Ami:
     return Ami(id="ami-1", location=ASKED.location, state=state, reason=reason)
 
 
-async def wait(registry: ScriptedRegistry, clock: Clock, timeout_s: float = 10.0) -> None:
-    await wait_available(registry, "ami-1", timeout_s=timeout_s, poll_s=2.0, retry=POLICY, sleep=clock)
+async def wait(registry: ScriptedRegistry, timeout_s: float = 10.0) -> None:
+    await wait_available(registry, "ami-1", POLICY, timeout_s=timeout_s, poll_s=2.0)
 
 
-async def test_available() -> None:
+async def test_available(clock: Clock) -> None:
     """An AMI that is invisible, then pending, then available is awaited with a pause between looks."""
     registry = ScriptedRegistry(look=[None, image(""), image("pending"), image("transient"), image("available")])
-    clock = Clock()
-    await wait(registry, clock)
+    await wait(registry)
     assert registry.left() == []
     assert clock.slept == [2.0] * 4
 
@@ -251,22 +253,21 @@ async def test_available() -> None:
 @pytest.mark.parametrize(
     ("reason", "shown"), [("bad signature", "bad signature"), ("", "EC2 gave no reason")], ids=["reason", "none"]
 )
-async def test_bad_state(reason: str, shown: str) -> None:
+async def test_bad_state(reason: str, shown: str, clock: Clock) -> None:
     """An AMI that EC2 could not make is an error with EC2's reason, at once."""
-    clock = Clock()
     with pytest.raises(RegisterError) as caught:
-        await wait(ScriptedRegistry(look=[image("failed", reason)]), clock)
+        await wait(ScriptedRegistry(look=[image("failed", reason)]))
     assert caught.value.code == "register.bad_state"
     assert caught.value.message == f"cannot use ami-1: EC2 put it into the state failed ({shown})"
     assert clock.slept == []
 
 
 @pytest.mark.parametrize(("found", "shown"), [(image("pending"), "pending"), (None, "unknown to EC2")])
-async def test_timeout(found: Ami | None, shown: str) -> None:
+async def test_timeout(found: Ami | None, shown: str, clock: Clock) -> None:
     """Waiting ends after the timeout, with the AMI's last state."""
-    registry, clock = ScriptedRegistry(look=[found] * 5), Clock()
+    registry = ScriptedRegistry(look=[found] * 5)
     with pytest.raises(RegisterError) as caught:
-        await wait(registry, clock)
+        await wait(registry)
     assert caught.value.code == "register.timeout"
     assert caught.value.message == f"cannot wait longer for ami-1: it is still {shown} after 10 s"
     assert sum(clock.slept) == 10.0
@@ -275,13 +276,13 @@ async def test_timeout(found: Ami | None, shown: str) -> None:
 
 async def test_looks_once_at_least() -> None:
     """A timeout shorter than the pause still allows one look."""
-    await wait(ScriptedRegistry(look=[image("available")]), Clock(), timeout_s=0.1)
+    await wait(ScriptedRegistry(look=[image("available")]), timeout_s=0.1)
 
 
 async def test_cannot_look() -> None:
     """If EC2 does not answer, the error says so, and how to look by hand."""
     with pytest.raises(RegisterError) as caught:
-        await wait(ScriptedRegistry(look=[DENIED]), Clock())
+        await wait(ScriptedRegistry(look=[DENIED]))
     assert caught.value.code == "register.unknown"
     assert caught.value.message == ("cannot find out whether ami-1 became available: cannot register: not allowed")
     assert caught.value.hint == "aws ec2 describe-images --image-ids ami-1"

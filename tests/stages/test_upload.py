@@ -1,4 +1,4 @@
-"""Upload: several parts at a time; the undo and the ledger's entry come before the put, the buffer back after it."""
+"""Upload: several parts at a time; the ledger's entry comes before the put, the buffer back after it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import pytest
 
 from amistream.errors import StoreError
 from amistream.flow.buffers import Buffers
-from amistream.flow.undo import Undo
 from amistream.ports.store import whole_checksum
 from amistream.stages.split import Part
-from amistream.stages.upload import Ledger, Upload
+from amistream.stages.upload import Ledger, MemoryLedger, Upload
 from amistream.values import ChangedError, PartDigest, PartMark
 from stages.memory_store import BeforePut, MemoryStore, at_once
 
@@ -57,8 +56,8 @@ class Scene:
     ) -> None:
         self.store = store or MemoryStore(on_put)
         self.buffers = Buffers(count=buffers, size=SIZE)
-        self.undo = Undo()
-        self.upload = Upload(self.store, prefix="image", buffers=self.buffers, undo=self.undo, ledger=ledger)
+        self.ledger = ledger or MemoryLedger()
+        self.upload = Upload(self.store, prefix="image", buffers=self.buffers, ledger=self.ledger)
         self.send, self.receive = anyio.create_memory_object_stream[Part](100)
 
     def offer(self, count: int) -> None:
@@ -176,8 +175,8 @@ async def test_failure_stops_the_others() -> None:
     scene.send.close()
 
 
-async def test_undo_known_before() -> None:
-    """An interrupted put is undone too, and a put that never began is not."""
+async def test_known_before_it_is_sent() -> None:
+    """An interrupted put is in the ledger, for a removal, and a put that never began is not."""
     begun = asyncio.Event()
 
     async def on_put(number: int) -> None:
@@ -185,7 +184,8 @@ async def test_undo_known_before() -> None:
             begun.set()
             await asyncio.Event().wait()
 
-    scene = Scene(on_put)
+    ledger = MemoryLedger()
+    scene = Scene(on_put, ledger=ledger)
     scene.offer(3)
     task = asyncio.create_task(scene.run(1))
     await begun.wait()
@@ -193,30 +193,7 @@ async def test_undo_known_before() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert scene.store.objects == stored(1)
-    assert await scene.undo.run() == []
-    assert scene.store.removed == ["image.part.01", "image.part.00"]
-    assert scene.store.objects == {}
-
-
-async def test_what_another_stored_meanwhile_is_not_undone() -> None:
-    """An undo leaves an object that someone else stored under the name."""
-    begun = asyncio.Event()
-
-    async def on_put(number: int) -> None:
-        if number == 1:
-            begun.set()
-            await asyncio.Event().wait()
-
-    scene = Scene(on_put)
-    scene.offer(2)
-    task = asyncio.create_task(scene.run(1))
-    await begun.wait()
-    scene.store.objects["image.part.01"] = b"the rival's"
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert await scene.undo.run() == []
-    assert scene.store.objects == {"image.part.01": b"the rival's"}
+    assert [part.index for part, _ in ledger.sent] == [0, 1]
 
 
 async def test_entered_before_it_is_sent_and_again_when_it_is_safe() -> None:
@@ -297,12 +274,10 @@ async def test_what_is_stored_is_not_sent_again() -> None:
     upload = scene.upload
     assert (upload.parts_stored, upload.bytes_stored, upload.bytes_sent) == (4, 4 * SIZE, 2 * SIZE)
     assert len({id(scene.buffers.take()) for _ in range(4)}) == 4
-    assert await scene.undo.run() == []
-    assert sorted(scene.store.deleted) == ["image.part.01", "image.part.03"]
 
 
 async def test_what_is_not_what_was_sent_is_never_sent() -> None:
-    """A part that the ledger refuses is not put, nor any after it, and needs no undo."""
+    """A part that the ledger refuses is not put, nor any after it."""
 
     async def hold(index: int) -> None:
         if index == 1:
@@ -317,8 +292,6 @@ async def test_what_is_not_what_was_sent_is_never_sent() -> None:
     assert set(scene.store.objects) <= {"image.part.00"}
     assert book.lines[0] == ("sealed", 0)
     assert {index for _, index in book.lines} == {0}
-    assert await scene.undo.run() == []
-    assert set(scene.store.deleted) <= {"image.part.00"}
 
 
 async def test_a_failed_put_is_not_entered_as_stored() -> None:

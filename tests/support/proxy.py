@@ -92,9 +92,14 @@ class TruncateReply:
     lacking: int = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PauseRequest:
-    """Hold the request, of which the endpoint sees nothing, until `let_go`; then all goes its way."""
+    """Hold the request, of which the endpoint sees nothing, until `let_go`; then all goes its way.
+
+    `whole`: take all of the body first, so that the endpoint gets it even if the client has gone by then.
+    """
+
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -345,6 +350,9 @@ class FaultProxy:
                 await exchange.read_all()
                 return await exchange.hollow(action)
             case PauseRequest():
+                if action.whole and not request.form:
+                    exchange._invite()
+                    request.form = b"".join([piece async for piece in exchange._body()])
                 await exchange.pause()
                 return await exchange.relay(action)
             case _:

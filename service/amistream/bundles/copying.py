@@ -8,10 +8,8 @@ bundle itself is invalid.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from functools import partial
 from typing import TypeAlias
 
 from amistream.bundles.meter import Meter, Note
@@ -21,12 +19,12 @@ from amistream.bundles.results import Transferred
 from amistream.bundles.survey import check_parts
 from amistream.errors import BundleExistsError, DifferenceError, LostError, StoreError, TakenError
 from amistream.flow.cancel import finish_despite_cancel
-from amistream.flow.gather import gather_limited
-from amistream.flow.undo import Undo
+from amistream.flow.gather import gather_limited, try_each
+from amistream.flow.undo import Progress, Undoing
 from amistream.ports.store import Store, Stored, sha1_of, whole_checksum
 
-LOOK_S = 30
-"""Seconds for the check before parts are removed."""
+STALL_S = 120
+"""Seconds without a part removed after which the rest is left. Guess."""
 
 Begin: TypeAlias = Callable[[], None]
 
@@ -137,42 +135,30 @@ async def copy_bundle(
 async def _remove_copied_parts(
     store: Store, manifest_name: str, names: Iterable[str], note: Note, *, own_manifest: bytes | None = None
 ) -> None:
-    """Delete the parts that were made, cancelled or not, and note those that could not be deleted.
+    """Delete the parts that were made, cancelled or not, and note what could not be deleted.
 
     `own_manifest`: the manifest that may have been stored; deleted first. If a manifest is there even so, another copy
     of the bundle was completed: the parts belong to it, and only unfinished uploads are removed.
     """
 
-    async def one(what: str, delete: Callable[[], Awaitable[None]]) -> None:
-        undo = Undo()
-        undo.push(f"{store.location}/{what}", delete)
-        for each in await undo.run():
-            note(f"could not be removed: {each}")
-
-    async def is_complete() -> bool:
-        try:
-            async with asyncio.timeout(LOOK_S):
-                return await store.stat(manifest_name, read=False) is not None
-        except (StoreError, TimeoutError):
-            note(f"parts stay in {store.location}: no check was possible for a completed copy there")
-            return True
-
-    async def all_of_it() -> None:
+    async def all_of_it(progress: Progress) -> None:
         if own_manifest is not None:
-            await one(
-                manifest_name,
-                partial(store.remove, manifest_name, len(own_manifest), whole_checksum(sha1_of(own_manifest))),
-            )
+            await store.remove(manifest_name, len(own_manifest), whole_checksum(sha1_of(own_manifest)))
         made = list(names)
-        complete = bool(made) and await is_complete()
+        complete = bool(made) and await store.stat(manifest_name, read=False) is not None
 
         async def part(name: str) -> None:
             # No object has that size.
-            await one(name, partial(store.remove, name, -1) if complete else partial(store.delete, name))
+            await (store.remove(name, -1) if complete else store.delete(name))
+            progress()
 
-        await gather_limited(part, made)
+        await try_each(part, made)
 
-    await finish_despite_cancel(all_of_it())
+    left = await finish_despite_cancel(Undoing(STALL_S).run(all_of_it))
+    if left is not None:
+        note(f"some parts may be left in {store.location}: {left.message}")
+    for name in sorted(store.unanswered):
+        note(f"{store.location}/{name} may still appear: the endpoint did not answer the request to store it")
 
 
 async def _commit(store: Store, manifest_name: str, raw: bytes, parts: list[StoredPart]) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from amistream.bundles.parts import StoredPart
-from amistream.errors import first_cause
+from amistream.flow.gather import task_group
 from amistream.ports.store import Store
 from amistream.values import MIB
 
@@ -42,20 +42,17 @@ async def fetch(store: Store, parts: Sequence[StoredPart], take: Callable[[Range
     """
     ahead: deque[tuple[Range, asyncio.Task[bytes]]] = deque()
     ranges = _ranges(parts)
-    try:
-        async with asyncio.TaskGroup() as group:
-            while True:
-                for each in islice(ranges, AHEAD - len(ahead)):
-                    ahead.append((each, group.create_task(store.read(each.part.name, each.offset, each.length))))
-                if not ahead:
-                    return True
-                fetched, reading = ahead.popleft()
-                if not await take(fetched, await reading):
-                    for _, unwanted in ahead:
-                        unwanted.cancel()
-                    return False
-    except BaseExceptionGroup as errors:
-        raise first_cause(errors) from None
+    async with task_group() as group:
+        while True:
+            for each in islice(ranges, AHEAD - len(ahead)):
+                ahead.append((each, group.create_task(store.read(each.part.name, each.offset, each.length))))
+            if not ahead:
+                return True
+            fetched, reading = ahead.popleft()
+            if not await take(fetched, await reading):
+                for _, unwanted in ahead:
+                    unwanted.cancel()
+                return False
 
 
 def _ranges(parts: Sequence[StoredPart]) -> Iterator[Range]:

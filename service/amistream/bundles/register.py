@@ -15,13 +15,13 @@ from amistream.bundles.meter import Note
 from amistream.bundles.parts import different_part_error, existing_names
 from amistream.bundles.place import BucketPlace, Bundle, Place
 from amistream.bundles.results import Registered
-from amistream.errors import RefusedError
+from amistream.errors import RefusedError, StoreError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.retry import retry_policy, with_retries
-from amistream.flow.undo import Undo
+from amistream.flow.undo import UNDO_STALLS, Undoing
 from amistream.ports.registry import Ami, Registration
 from amistream.settings import Settings
-from amistream.stages.register import RegistrationAttempt, default_name
+from amistream.stages.register import RegistrationAttempt, default_name, find_ours
 
 MAY_BECOME_AVAILABLE = frozenset({"register.timeout", "register.unknown"})
 """Codes of a wait that ended without a verdict: such an AMI stays."""
@@ -102,14 +102,27 @@ async def carry_out(bundle: Bundle, intent: Intent, settings: Settings, ec2: Ec2
 
 
 async def _register(ec2: Ec2, registration: Registration, settings: Settings, note: Note) -> str:
-    attempt, undo = RegistrationAttempt(registry=ec2, registration=registration, retry=retry_policy(settings)), Undo()
+    attempt = RegistrationAttempt(registry=ec2, registration=registration, retry=retry_policy(settings))
     try:
-        return await attempt.run(undo, timeout_s=settings.register_timeout_s, poll_s=settings.register_poll_s)
+        return await attempt.run(timeout_s=settings.register_timeout_s, poll_s=settings.register_poll_s)
     except BaseException as error:
         if getattr(error, "code", "") not in MAY_BECOME_AVAILABLE:
-            for what in await undo.run():
-                note(f"could not be removed: {what}")
+            undoing = Undoing(UNDO_STALLS * settings.stall_timeout_s)
+            left = await finish_despite_cancel(undoing.run(lambda _: _deregister_own(ec2, attempt, settings)))
+            if left is not None:
+                note(f"could not be removed: the AMI {registration.name!r}: {left.message}")
         raise
+
+
+async def _deregister_own(ec2: Ec2, attempt: RegistrationAttempt, settings: Settings) -> None:
+    own = attempt.own
+    if own is None:
+        found = await find_ours(ec2, attempt.registration, attempt.retry)
+        if found is None:
+            raise StoreError("register.late", "it may still appear: EC2 did not answer the request to register it")
+        own = found.id
+    if own:
+        await deregister_image(ec2, own, settings)
 
 
 def registration_of(bundle: Bundle, options: Registration, now: datetime) -> Registration:

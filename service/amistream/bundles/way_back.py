@@ -29,8 +29,8 @@ from amistream.bundles.manifest import Manifest
 from amistream.bundles.meter import Meter
 from amistream.bundles.parts import StoredPart
 from amistream.bundles.results import Difference
-from amistream.errors import first_cause
 from amistream.flow.buffers import BuffersClosedError
+from amistream.flow.gather import task_group
 from amistream.flow.priority import wake_promptly
 from amistream.flow.relay import Ordered, Parallel, Relay
 from amistream.flow.side_worker import BrokenError, Channel, SideWorker, StoppedError
@@ -105,7 +105,7 @@ class Unpacking:
         """Read the parts; unless `complete`, only for their digests. Raises `StoreError` and the errors of the sink."""
         wake_promptly()
         try:
-            async with asyncio.TaskGroup() as group:
+            async with task_group() as group:
                 content = group.create_task(self._content(group) if complete else self._digests(), name="content")
                 try:
                     if await fetch(self._store, parts, self._queue_range):
@@ -114,8 +114,6 @@ class Unpacking:
                     # No more data comes: wake all waiting workers.
                     self._ranges.break_off()
                     raise
-        except BaseExceptionGroup as errors:
-            raise first_cause(errors) from None
         finally:
             self._ranges.break_off()
         return Unpacked(content=content.result(), differences=tuple(self._runs.differences))

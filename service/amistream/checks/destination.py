@@ -125,7 +125,7 @@ class Destination(RequestContext):
 async def open_destination(address: Destination, place: BundlingPlace) -> OpenDestination:
     """Open the destination that an earlier run wrote to, without any checks."""
     store = await address.store(place.region)
-    await store.open()
+    await store.open(made_place=place.made_place)
     return OpenDestination(
         store=store,
         retry=address.retry,

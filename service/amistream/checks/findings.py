@@ -15,8 +15,9 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from amistream.errors import AmistreamError, RefusedError, first_cause
+from amistream.errors import AmistreamError, RefusedError
 from amistream.flow.cancel import finish_despite_cancel
+from amistream.flow.gather import task_group
 
 
 class Status(StrEnum):
@@ -107,12 +108,9 @@ async def run_checks(checks: Sequence[Check]) -> list[Finding]:
         found = f"not checked without {', '.join(blocked_by)}"
         return Finding(name=check.name, status=Status.SKIPPED, found=found, blocked_by=blocked_by)
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for check in checks:
-                tasks[check.name] = group.create_task(run(check), name=f"check {check.name}")
-    except BaseExceptionGroup as errors:
-        raise first_cause(errors) from None
+    async with task_group() as group:
+        for check in checks:
+            tasks[check.name] = group.create_task(run(check), name=f"check {check.name}")
     return [task.result() for task in tasks.values()]
 
 

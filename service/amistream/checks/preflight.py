@@ -122,25 +122,25 @@ class DestinationChecks:
         self._address = address
         self.registers = address.request.registers
         self._first = not earlier
-        self._new = bundling is None
+        self._settled = bundling.places[number] if bundling else None
         self._checks = _location_checks(address, source)
         self.identity = IdentityChecks(address, self._checks, create_keys=create_keys)
         self.ami: AmiChecks = AmiChecks(
             address,
             self._checks,
             facts=bundling.facts if bundling else None,
-            settled=bundling.places[number] if bundling else None,
+            settled=self._settled,
             earlier=[each.ami for each in earlier],
         )
 
     def checks(self) -> list[Check]:
         identity = self.identity.checks() if self._first else [self.identity.ec2_check()]
-        return [*identity, *self._checks.checks(must_be_empty=self._new), *self.ami.checks()]
+        return [*identity, *self._checks.checks(must_be_empty=self._settled is None), *self.ami.checks()]
 
     async def destination(self) -> OpenDestination:
         registration, region = self.ami.registration, self._checks.region
         return OpenDestination(
-            store=await _opened(self._address, region),
+            store=await _opened(self._address, region, made_place=bool(self._settled and self._settled.made_place)),
             retry=self._address.retry,
             region=region,
             ec2=await self.ami.ec2() if registration else None,
@@ -204,10 +204,10 @@ def _report(findings: Sequence[Finding], note: Note) -> None:
     refuse_if_failed(findings)
 
 
-async def _opened(address: Destination, region: str) -> Store:
+async def _opened(address: Destination, region: str, *, made_place: bool = False) -> Store:
     store = await address.store(region)
     try:
-        await store.open()
+        await store.open(made_place=made_place)
     except StoreError as error:
         raise RefusedError(error.code, error.message, hint=error.hint, field=error.field) from error
     return store

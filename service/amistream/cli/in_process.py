@@ -41,13 +41,14 @@ def follow_in_process(
 
             def stop(how: OnStop) -> None:
                 nonlocal interrupted
-                if not interrupted and not job.state.ended:
+                if not job.state.ended:
                     interrupted = True
                     group.create_task(queue.drain(how))
 
             def cancel() -> None:
                 if interrupted:
-                    put_note("still removing what was stored; this takes a moment")
+                    put_note("stopping soon; what is not removed by then stays for `amistream cancel`")
+                    stop(OnStop.INTERRUPT)
                 elif not job.state.ended:
                     put_note("cancelling; what was stored is removed")
                     stop(OnStop.CANCEL)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from amistream.errors import AmistreamError, first_cause
@@ -13,6 +14,16 @@ SMALL_REQUESTS = 16
 
 T = TypeVar("T")
 S = TypeVar("S")
+
+
+@asynccontextmanager
+async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
+    """A task group that raises the first cause of its failure alone."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except BaseExceptionGroup as errors:
+        raise first_cause(errors) from None
 
 
 async def gather_limited(
@@ -31,29 +42,26 @@ async def gather_limited(
         for number, item in turns:
             answers[number] = await request(item)
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(limit, len(waiting))):
-                group.create_task(work())
-    except BaseExceptionGroup as errors:
-        raise first_cause(errors) from None
+    async with task_group() as group:
+        for _ in range(min(limit, len(waiting))):
+            group.create_task(work())
     return [answers[number] for number in range(len(waiting))]
 
 
 async def try_each(work: Callable[[S], Awaitable[object]], items: Iterable[S]) -> None:
-    """Work on all items at the same time; once all have ended, raise the first failure in their order.
+    """Work on all items at the same time; once all have ended, raise the first failure and count the others.
 
     For removals: a destination that fails must not keep the others from being cleaned.
     """
-    failures: dict[int, AmistreamError] = {}
 
-    async def one(numbered: tuple[int, S]) -> None:
-        number, item = numbered
+    async def one(item: S) -> AmistreamError | None:
         try:
             await work(item)
         except AmistreamError as error:
-            failures[number] = error
+            return error
+        return None
 
-    await gather_limited(one, enumerate(items))
+    failures = [error for error in await gather_limited(one, items) if error is not None]
     if failures:
-        raise failures[min(failures)]
+        more = f" (and {len(failures) - 1} more such failures)" * (len(failures) > 1)
+        raise failures[0].reworded(message=failures[0].message + more)

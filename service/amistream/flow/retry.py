@@ -69,13 +69,7 @@ class Alive:
         return moved
 
 
-async def with_retries(
-    policy: RetryPolicy,
-    what: str,
-    attempt: Callable[[Alive], Awaitable[T]],
-    *,
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-) -> T:
+async def with_retries(policy: RetryPolicy, what: str, attempt: Callable[[Alive], Awaitable[T]]) -> T:
     """Run `attempt` until it succeeds, fails for good, or has failed `policy.attempts` times.
 
     `what` describes it for users ("store image.part.03 in s3://b"). Raises the last `StoreError`, with the cause.
@@ -93,7 +87,7 @@ async def with_retries(
                 raise error.permanent().reworded(message=message) from error
             delay = policy.delay_s(failures)
             log.warning("request.retry", what=what, reason=error.message, failures=failures, delay_s=round(delay, 2))
-            await sleep(delay)
+            await asyncio.sleep(delay)
 
 
 async def _once(policy: RetryPolicy, what: str, attempt: Callable[[Alive], Awaitable[T]]) -> T:

@@ -1,62 +1,72 @@
-"""Removes the objects that a job has made outside, if the job does not succeed.
-
-An undo is registered before its object can exist, so that a cancel during the request is covered too; undoing a thing
-that never existed is no error. Undos run last-in first-out, each is tried, and a second cancel does not interrupt them.
-"""
+"""Removes what was made outside and not finished: for a bounded time, and not cut short by a cancel."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from math import inf
 
 import structlog
 
-from amistream.flow.cancel import finish_despite_cancel
+from amistream.errors import AmistreamError, JobError, bug_error
 
 log = structlog.get_logger()
 
+UNDO_STALLS = 2
+"""A removal is given up when nothing was removed for so many times `stall_timeout_s`. Guess."""
+_MOST_STALLS = 15
+"""Limit of a whole removal in such spans: an endpoint that answers now and then holds no job for hours. Guess."""
+_HURRY_SHARE = 1 / 12
+"""Share of such a span that is left once the process is to stop: 10 s by default. Guess."""
 
-class Undo:
-    """One job's list of undos. `run` leaves it empty; `forget` keeps the objects."""
+Progress = Callable[[], None]
+"""Called whenever a thing is removed."""
 
-    def __init__(self, *, deadline_s: float = 120.0, parallel: int = 1) -> None:
-        """`deadline_s` bounds each undo, so that a dead endpoint does not hold a cancelled job for ever.
 
-        `parallel` undos run at the same time: more than 1 only if their order does not matter.
-        """
-        self._deadline_s = deadline_s
-        self._parallel = parallel
-        self._actions: list[tuple[str, Callable[[], Awaitable[None]]]] = []
+class Undoing:
+    """One removal. Its caller keeps cancels away from `run`."""
 
-    def push(self, what: str, action: Callable[[], Awaitable[None]]) -> None:
-        """Register `action`, which removes `what` (its name for users) and may find it absent."""
-        self._actions.append((what, action))
+    def __init__(self, stall_s: float) -> None:
+        """`stall_s` is the longest time without a thing removed, in seconds."""
+        self._stall_s = stall_s
+        self._latest = inf
+        self._hurried = False
+        self._timeout: asyncio.Timeout | None = None
 
-    def forget(self) -> None:
-        self._actions.clear()
-
-    async def run(self) -> list[str]:
-        """Undo everything; returns the names of objects that could not be removed, with the reasons."""
-        return await finish_despite_cancel(self._run_all())
-
-    async def _run_all(self) -> list[str]:
-        left: list[str] = []
-        while self._actions:
-            newest = [self._actions.pop() for _ in range(min(self._parallel, len(self._actions)))]
-            undone = [self._undo(what, action) for what, action in newest]
-            left += filter(None, await asyncio.gather(*undone) if len(undone) > 1 else [await undone[0]])
-        return left
-
-    async def _undo(self, what: str, action: Callable[[], Awaitable[None]]) -> str:
-        """Run one undo; returns its name with the reason if it failed, or ''."""
+    async def run(self, removal: Callable[[Progress], Awaitable[object]]) -> AmistreamError | None:
+        """Run `removal` within the limits; returns the reason why something is left, if anything is."""
+        self._latest = min(self._latest, _now() + _MOST_STALLS * self._stall_s)
         try:
-            async with asyncio.timeout(self._deadline_s):
-                await action()
-        except (Exception, asyncio.CancelledError) as error:
-            current = asyncio.current_task()
-            # A task group that failed inside counts as a cancel of the task until Python 3.13: check for a real one.
-            if isinstance(error, asyncio.CancelledError) and current is not None and current.cancelling():
+            async with asyncio.timeout_at(self._deadline()) as self._timeout:
+                await removal(self._extend)
+        except AmistreamError as error:
+            return error
+        except (TimeoutError, asyncio.CancelledError):
+            # Until Python 3.13 a task group that failed inside may keep the timeout from raising TimeoutError.
+            if self._timeout is None or not self._timeout.expired():
                 raise
-            log.warning("undo.failed", what=what, reason=str(error) or type(error).__name__)
-            return f"{what}: {str(error) or type(error).__name__}"
-        return ""
+            why = "it was interrupted" if self._hurried else f"no answer came for {self._stall_s:g} s"
+            return JobError("removal.unfinished", f"cannot finish the removal: {why}")
+        except Exception as error:
+            log.exception("job.bug")
+            return bug_error(error)
+        finally:
+            self._timeout = None
+        return None
+
+    def hurry(self) -> None:
+        """End the removal soon; a later one finds what is left."""
+        if not self._hurried:
+            self._hurried, self._latest = True, _now() + self._stall_s * _HURRY_SHARE
+            self._extend()
+
+    def _extend(self) -> None:
+        if self._timeout is not None and not self._timeout.expired():
+            self._timeout.reschedule(self._deadline())
+
+    def _deadline(self) -> float:
+        return min(self._latest, _now() + self._stall_s)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

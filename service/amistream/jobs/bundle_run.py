@@ -13,50 +13,55 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 
-import structlog
-
 from amistream.checks import preflight
-from amistream.checks.destination import open_destination
-from amistream.errors import AmistreamError, JobError, RefusedError, first_cause
-from amistream.events import JobResult, PlaceResult, State
-from amistream.flow.undo import Undo
+from amistream.checks.destination import Destination, open_destination
+from amistream.errors import JobError, RefusedError
+from amistream.events import JobResult, State
+from amistream.flow.gather import task_group
+from amistream.flow.undo import UNDO_STALLS, Progress, Undoing
 from amistream.jobs.job import Job
 from amistream.jobs.lanes import Lanes
 from amistream.jobs.ledger import PartLedger
 from amistream.jobs.progress import ProgressMeter
 from amistream.jobs.records import JournalEntry, SealedPart
 from amistream.jobs.removal import remove_kept
-from amistream.jobs.resume import Start, check_volume, resumption
-from amistream.jobs.run import Shared, addresses_of
+from amistream.jobs.resume import check_volume, resumption
+from amistream.jobs.run import Shared
 from amistream.keys import BundleKey, unwrap, wrap
 from amistream.pipeline import Pipeline
 from amistream.plan import Bundling, BundlingPlace
+from amistream.roots import Roots
 from amistream.stages.manifest import WrappedKeys, write_manifest
 from amistream.values import STANDARD_INPUT, ChangedError, Measured
 
-log = structlog.get_logger()
-
 PROGRESS_PERIOD_S = 0.25
-UNDONE_AT_ONCE = 16
-"""Parts removed at a time. Guess."""
 
 
 class BundleRun:
     """One run of a bundle job (`run.Run`)."""
 
     def __init__(self, job: Job, entry: JournalEntry, parts: Sequence[SealedPart], shared: Shared) -> None:
-        """`entry` and `parts` are the journal's record of earlier runs."""
+        """`entry` and `parts` are the journal's record of earlier runs; the run keeps its copy up to date.
+
+        The settings of an earlier run hold for its destinations. Raises `JobError` where they must not.
+        """
         self._job = job
-        self._entry = entry
-        self._addresses = addresses_of(job, entry, shared)
+        self.entry = entry
+        self._earlier = parts
+        token, settings = job.id.rpartition("-")[2], shared.settings
+        roots = Roots(settings.source_roots, readers=settings.socket_group) if job.confined else None
+        self._addresses = [
+            Destination(job.request, settings, shared.aws, token, number, roots=roots, settled=entry.bundling)
+            for number in range(len(job.request.destinations))
+        ]
         self._journal = shared.journal
         self._slots = shared.slots
         self._ledger = PartLedger(shared.journal, job.id, parts)
         self._started, self._cpu_started = time.perf_counter(), time.process_time()
         self._lanes = Lanes(job, entry, self._addresses, shared.journal)
-        self._undo = Undo(parallel=UNDONE_AT_ONCE)
         self.result: JobResult | None = entry.result
 
     @property
@@ -65,15 +70,12 @@ class BundleRun:
 
     @property
     def worth_keeping(self) -> bool:
-        return bool(self._entry.manifests or self._entry.done) or any(part.stored for part in self._ledger.parts)
+        return bool(self.entry.manifests or self.entry.done) or any(part.stored for part in self._ledger.parts)
 
     @property
-    def is_whole(self) -> bool:
-        return self._lanes.is_whole
-
-    @property
-    def finished(self) -> list[PlaceResult]:
-        return self._lanes.finished
+    def _bundling(self) -> Bundling:
+        assert self.entry.bundling is not None  # noqa: S101 - for the type checker; bundling has begun
+        return self.entry.bundling
 
     async def run(self) -> JobResult:
         numbers = self._lanes.missing
@@ -84,7 +86,7 @@ class BundleRun:
             return self.conclude()
         await self._move(State.CHECKING)
         async with AsyncExitStack() as stack:
-            if self._entry.result is None or any(number not in self._entry.manifests for number in numbers):
+            if self.entry.result is None or any(number not in self.entry.manifests for number in numbers):
                 await self._bundle(numbers, stack)
             else:
                 await self._open_bundled(numbers, stack)
@@ -102,51 +104,46 @@ class BundleRun:
         self._lanes.check()
         return self.result
 
-    async def undo(self) -> list[str]:
-        left = [*await self._lanes.undo(), *await self._undo.run()]
-        if self._entry.bundling is not None:
-            # This run may have ended before it found what an earlier one stored; the journal has all of it.
-            try:
-                await self._remove_entered()
-            except AmistreamError as error:
-                left.append(error.message)
-            except Exception as error:
-                log.exception("job.bug")
-                left.append(f"what an earlier run stored: {type(error).__name__}")
-        return left
+    async def undo(self, progress: Progress) -> None:
+        try:
+            await self._remove(progress)
+        finally:
+            await self._lanes.leave()
 
-    async def leave(self) -> None:
-        """Remove the directories that this run made, where they are empty."""
-        await self._lanes.leave()
-
-    async def _remove_entered(self) -> None:
-        entry = await self._journal.find(self._job.id)
-        assert entry is not None  # noqa: S101 - for the type checker; the journal keeps a job until its end
-        parts = await self._journal.parts(self._job.id)
-        await remove_kept(self._addresses, entry, parts, undone=self._lanes.own_images)
+    async def _remove(self, progress: Progress) -> None:
+        if self.entry.bundling is None and self._job.state is not State.QUEUED:
+            return  # this run has sent nothing, and no earlier one has
+        parts, opened = self._ledger.parts, self._lanes.opened
+        await remove_kept(self._addresses, self.entry, parts, progress, opened=opened, earlier=self._earlier)
+        if late := self._lanes.late:
+            raise JobError(
+                "removal.late",
+                f"cannot be sure that all is removed: {late[0]} may still appear, because the request for it was never "
+                "answered" + f" (and {len(late) - 1} more)" * (len(late) > 1),
+            )
 
     async def _bundle(self, numbers: Sequence[int], stack: AsyncExitStack) -> None:
         """Store every part in every destination; then enter the result and write each lane's manifest."""
         ready = await self._check(numbers, stack)
-        start = await self._start(ready)
+        key = await self._start(ready)
         await self._move(State.BUNDLING)
         try:
-            check_volume(self._entry.bundling, ready.volume.size, ready.extents)
-            pipeline, meter, measured = await self._pass(ready, start)
+            check_volume(self._bundling, ready.volume.size, ready.extents)
+            pipeline, meter, measured = await self._pass(ready, key)
         except ChangedError as change:
-            start = await self._start_over(ready, change)
-            pipeline, meter, measured = await self._pass(ready, start)
+            key = await self._start_over(ready, change)
+            pipeline, meter, measured = await self._pass(ready, key)
         await self._move(State.COMMITTING)
         self.result = _result(pipeline, meter, measured)
         await self._journal.conclude(self._job.id, self.result)
         for lane in self._lanes:
-            wrapped = start.bundling.places[lane.number].wrapped
-            write = partial(write_manifest, start.bundling.facts, measured, wrapped, ready.identity.sign)
+            wrapped = self._bundling.places[lane.number].wrapped
+            write = partial(write_manifest, self._bundling.facts, measured, wrapped, ready.identity.sign)
             await lane.write_manifest(write)
 
     async def _check(self, numbers: Sequence[int], stack: AsyncExitStack) -> preflight.Ready:
         addresses = [self._addresses[number] for number in numbers]
-        ready = await preflight.check(addresses, self._job.note, bundling=self._entry.bundling, numbers=numbers)
+        ready = await preflight.check(addresses, self._job.note, bundling=self.entry.bundling, numbers=numbers)
         stack.push_async_callback(ready.close)
         for number, destination in zip(numbers, ready.destinations, strict=True):
             self._lanes.open(number, destination, stack)
@@ -154,26 +151,22 @@ class BundleRun:
 
     async def _open_bundled(self, numbers: Sequence[int], stack: AsyncExitStack) -> None:
         """Open the destinations of a run that has nothing left to bundle."""
-        bundling = self._entry.bundling
-        assert bundling is not None  # noqa: S101 - for the type checker; there is a manifest
         for number in numbers:
-            destination = await open_destination(self._addresses[number], bundling.places[number])
+            destination = await open_destination(self._addresses[number], self._bundling.places[number])
             self._lanes.open(number, destination, stack)
         await self._lanes.store.tidy({})
         await self._move(State.COMMITTING)
 
-    async def _start(self, ready: preflight.Ready) -> Start:
+    async def _start(self, ready: preflight.Ready) -> BundleKey:
         """Begin anew, or under an earlier run's key with the parts that are proved to be stored."""
-        bundling = self._entry.bundling
-        if bundling is None:
+        if self.entry.bundling is None:
             return await self._begin(ready)
-        user = bundling.places[0].wrapped
+        user = self._bundling.places[0].wrapped
         key = await asyncio.to_thread(unwrap, ready.identity, user.user_key, user.user_iv)
-        parts = await self._lanes.prove(self._ledger.parts)
-        self._ledger = PartLedger(self._journal, self._job.id, parts)
-        return Start(bundling=bundling, key=key, parts=parts)
+        self._ledger = PartLedger(self._journal, self._job.id, await self._lanes.prove(self._ledger.parts))
+        return key
 
-    async def _begin(self, ready: preflight.Ready) -> Start:
+    async def _begin(self, ready: preflight.Ready) -> BundleKey:
         """Settle what every pass of this job keeps to, under a new key, and enter it."""
         key = BundleKey.generate()
         bundling = Bundling(
@@ -185,10 +178,11 @@ class BundleRun:
             endpoint_url=self._addresses[0].endpoint_url,
         )
         self._ledger = PartLedger(self._journal, self._job.id)
+        self.entry = replace(self.entry, bundling=bundling, result=None)
         await self._journal.begin(self._job.id, bundling)
-        return Start(bundling=bundling, key=key)
+        return key
 
-    async def _start_over(self, ready: preflight.Ready, change: ChangedError) -> Start:
+    async def _start_over(self, ready: preflight.Ready, change: ChangedError) -> BundleKey:
         """Begin anew, once all that an earlier pass stored is removed: the new parts have the same names."""
         # A wrong stream on standard input is a slip, which must not cost what is stored.
         if self._job.request.source == STANDARD_INPUT:
@@ -199,7 +193,7 @@ class BundleRun:
                 field="source",
             ) from None
         why = f"{ready.volume.path} differs from when this job began ({change})"
-        if self._entry.done:
+        if self.entry.done:
             raise JobError(
                 "resume.changed",
                 f"cannot finish the other destinations: {why}",
@@ -207,32 +201,42 @@ class BundleRun:
             )
         self._job.note(f"{why}: starting over under a new key")
         await self._journal.update(self._job.view())
-        left = await self.undo()
-        if left:
+        left = await Undoing(UNDO_STALLS * self._addresses[0].settings.stall_timeout_s).run(self._remove)
+        if left is not None:
             raise RefusedError(
                 "resume.in_the_way",
-                f"cannot start over: the stored parts could not be removed ({left[0]})",
+                f"cannot start over: the stored parts could not be removed ({left.message})",
                 hint="correct that, then cancel the job, which removes them, and submit it again",
             )
         self._lanes.start_over()
         await asyncio.to_thread(ready.volume.rewind)
         return await self._begin(ready)
 
-    async def _pass(self, ready: preflight.Ready, start: Start) -> tuple[Pipeline, ProgressMeter, Measured]:
+    async def _pass(self, ready: preflight.Ready, key: BundleKey) -> tuple[Pipeline, ProgressMeter, Measured]:
         """One pass over the volume, with its progress reported."""
         pipeline = Pipeline(
-            start.bundling.plan,
+            self._bundling.plan,
             ready.volume,
             self._lanes.store,
-            start.key,
-            self._undo,
+            key,
             slots=self._slots,
             ledger=self._ledger,
-            resumption=resumption(start.bundling, start.parts),
+            resumption=resumption(self._bundling, self._ledger.parts),
             copies=len(ready.destinations),
         )
         meter = ProgressMeter(pipeline, limit=self._lanes.limit_upload)
-        return pipeline, meter, await _reporting(self._job, pipeline, meter)
+
+        async def report() -> None:
+            while True:
+                await asyncio.sleep(PROGRESS_PERIOD_S)
+                self._job.report(meter.sample())
+
+        async with task_group() as group:
+            reporter = group.create_task(report(), name="progress")
+            measured = await pipeline.run()
+            reporter.cancel()
+        self._job.report(meter.sample(over=True))
+        return pipeline, meter, measured
 
     async def _begin_registering(self) -> None:
         if self._job.state is not State.REGISTERING:
@@ -241,30 +245,6 @@ class BundleRun:
     async def _move(self, state: State) -> None:
         self._job.move(state)
         await self._journal.update(self._job.view())
-
-
-async def remove_bundle(job: Job, entry: JournalEntry, parts: Sequence[SealedPart], shared: Shared) -> None:
-    """Remove what the earlier runs of an ended bundle job made and did not finish. Raises the first error."""
-    await remove_kept(addresses_of(job, entry, shared), entry, parts)
-
-
-async def _reporting(job: Job, pipeline: Pipeline, meter: ProgressMeter) -> Measured:
-    """Run the pipeline and report its progress meanwhile, and once more at its end."""
-
-    async def report() -> None:
-        while True:
-            await asyncio.sleep(PROGRESS_PERIOD_S)
-            job.report(meter.sample())
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            reporter = group.create_task(report(), name="progress")
-            measured = await pipeline.run()
-            reporter.cancel()
-    except BaseExceptionGroup as errors:
-        raise first_cause(errors) from None
-    job.report(meter.sample(over=True))
-    return measured
 
 
 def _result(pipeline: Pipeline, meter: ProgressMeter, measured: Measured) -> JobResult:
@@ -295,6 +275,7 @@ def _places(ready: preflight.Ready, key: BundleKey) -> tuple[BundlingPlace, ...]
         BundlingPlace(
             region=destination.region,
             registration=destination.registration,
+            made_place=destination.store.made_place,
             wrapped=WrappedKeys(
                 ec2_key=wrap(certificate, key.key),
                 ec2_iv=wrap(certificate, key.iv),

@@ -1,6 +1,6 @@
 """Runs jobs and ends them: done, failed with nothing left behind, or kept so that a later run can finish them.
 
-The same engine serves the daemon and `--in-process`. The work of a run differs from kind to kind (`kinds`); here is
+The same engine serves the daemon and `--in-process`. The work of a run differs from kind to kind (`KINDS`); here is
 what all kinds share: the means of a run, and the decision about what a run leaves.
 """
 
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import structlog
 
@@ -24,18 +25,23 @@ from amistream.errors import (
     TakenError,
     bug_error,
 )
-from amistream.events import PlaceResult, State
+from amistream.events import JobKind, PlaceResult, State
 from amistream.flow.cancel import finish_despite_cancel
+from amistream.flow.undo import UNDO_STALLS, Undoing
+from amistream.jobs.bundle_run import BundleRun
 from amistream.jobs.job import End, Job
 from amistream.jobs.journal import Journal
-from amistream.jobs.kinds import KINDS
-from amistream.jobs.records import JournalEntry, NextStep
+from amistream.jobs.records import JournalEntry, NextStep, SealedPart
 from amistream.jobs.run import Run, Shared
 from amistream.settings import Settings
 
 log = structlog.get_logger()
 
-HOW_TO_CONTINUE = "stored parts are kept: `amistream resume {job}` continues, `amistream cancel {job}` removes them"
+KINDS: Mapping[JobKind, Callable[[Job, JournalEntry, Sequence[SealedPart], Shared], Run]] = {JobKind.BUNDLE: BundleRun}
+"""Makes a run of a job from its journal entry and parts. Raises `AmistreamError` before anything is made.
+
+A new kind is a member of `events.JobKind`, a request, a run in a file of its own, and a line here.
+"""
 
 
 class Engine:
@@ -61,32 +67,27 @@ class Engine:
     async def clean(self, job: Job) -> None:
         """Remove everything that an ended job left. The job is cancelled then, or failed and still resumable."""
         with structlog.contextvars.bound_contextvars(job=job.id):
-            await finish_despite_cancel(self._clean(job))
+            await self._removing(job, partial(self._clean, job))
             log.info("job.cleaned", state=job.state.value)
 
-    async def _clean(self, job: Job) -> None:
+    async def _clean(self, job: Job, undoing: Undoing) -> None:
         try:
-            entry = await self._find(job)
+            _, run = await self._begin(job)
             await self._journal.set_next_step(job.id, NextStep.CLEANING)
-            await KINDS[entry.kind].remove(job, entry, await self._journal.parts(job.id), self._shared)
         except AmistreamError as error:
-            await self._fail_clean(job, error)
-        except Exception as error:
-            log.exception("job.bug")
-            await self._fail_clean(job, bug_error(error))
+            await self._end(job, End(State.FAILED, error=error, resumable=True))
         else:
-            _note_finished(job, entry.done.values())
-            await self._end(job, End(State.CANCELLED))
+            await self._undo_all(job, run, End(State.CANCELLED), undoing)
 
-    async def _fail_clean(self, job: Job, error: AmistreamError) -> None:
-        """End a removal that failed: a user can ask for it again."""
-        job.note(f"could not be removed: {error.message}")
-        await self._end(job, End(State.FAILED, error=error, resumable=True))
+    async def _begin(self, job: Job) -> tuple[JournalEntry, Run]:
+        entry = await self._journal.find(job.id)
+        if entry is None:
+            raise NotJournaledError("journal.missing", f"cannot run job {job.id}: it is not in the journal")
+        return entry, KINDS[entry.kind](job, entry, await self._journal.parts(job.id), self._shared)
 
     async def _run(self, job: Job) -> None:
         try:
-            entry = await self._find(job)
-            run = KINDS[entry.kind].begin(job, entry, await self._journal.parts(job.id), self._shared)
+            entry, run = await self._begin(job)
             if entry.next_step is NextStep.CLEANING:
                 # A removal that failed; the job is resumed instead.
                 await self._journal.set_next_step(job.id, NextStep.KEPT)
@@ -113,7 +114,7 @@ class Engine:
         """End a job that is cancelled or interrupted; a job that ended before the cancel arrived stays as it is."""
         if job.state.ended:
             return
-        if run.is_whole:
+        if len(run.entry.done) == len(job.request.destinations):
             await self._end(job, End(State.DONE, result=run.conclude()))
         elif job.interrupt_requested:
             await self._end(job, End(State.INTERRUPTED, resumable=True, kept_parts=run.parts))
@@ -128,7 +129,10 @@ class Engine:
         # A failed check says nothing about the parts of earlier runs; only another's object in their place does.
         in_vain = isinstance(error, RefusedError) or (job.state is State.CHECKING and not isinstance(error, TakenError))
         if keep or (resumed and in_vain):
-            how = HOW_TO_CONTINUE.format(job=job.id + self._journal.option)
+            named = job.id + self._journal.option
+            how = (
+                f"stored parts are kept: `amistream resume {named}` continues, `amistream cancel {named}` removes them"
+            )
             hint = "\n".join(filter(None, (error.hint, how)))
             kept = error.reworded(hint=hint)
             await self._end(job, End(State.FAILED, result=run.result, error=kept, resumable=True, kept_parts=run.parts))
@@ -137,19 +141,38 @@ class Engine:
             await self._undo(job, run, End(State.REFUSED if refused else State.FAILED, error=error))
 
     async def _undo(self, job: Job, run: Run, end: End) -> None:
-        await finish_despite_cancel(self._undo_all(job, run, end))
+        """Remove what the job made, and end it; the job stays resumable if anything is left."""
 
-    async def _undo_all(self, job: Job, run: Run, end: End) -> None:
-        try:
-            await self._journal.set_next_step(job.id, NextStep.CLEANING)
-        except AmistreamError as failure:
-            log.warning("journal.failed", reason=failure.message)
-        left = await run.undo()
-        await run.leave()
-        for thing in left:
-            job.note(f"could not be removed, please do it yourself: {thing}")
-        _note_finished(job, run.finished)
-        await self._end(job, replace(end, resumable=bool(left)))
+        async def undo(undoing: Undoing) -> None:
+            try:
+                await self._journal.set_next_step(job.id, NextStep.CLEANING)
+            except AmistreamError as failure:
+                log.warning("journal.failed", reason=failure.message)
+            await self._undo_all(job, run, end, undoing)
+
+        await self._removing(job, undo)
+
+    async def _undo_all(self, job: Job, run: Run, end: End, undoing: Undoing) -> None:
+        error = await undoing.run(run.undo)
+        _note_finished(job, run.entry.done.values())
+        if error is not None:
+            mend = f"{error.hint}; then ".replace("\n", "; ") if error.hint else ""
+            again = f"`amistream cancel {job.id}{self._journal.option}` tries again"
+            job.note(f"not all is removed: {error.message}; {mend}{again}")
+            only_removes = job.state is State.QUEUED
+            end = End(State.FAILED, error=error) if only_removes else end
+        await self._end(job, replace(end, resumable=error is not None))
+
+    async def _removing(self, job: Job, work: Callable[[Undoing], Awaitable[None]]) -> None:
+        """Run `work` to its end. A job that is interrupted leaves the rest of its removal to a later process."""
+        undoing = Undoing(UNDO_STALLS * self._shared.settings.stall_timeout_s)
+
+        def hurry() -> None:
+            if job.hurry_requested:
+                undoing.hurry()
+
+        hurry()
+        await finish_despite_cancel(work(undoing), on_cancel=hurry)
 
     async def _end(self, job: Job, end: End) -> None:
         """Enter the job's end, then announce it, so that a crash never takes back an announced end.
@@ -157,12 +180,6 @@ class Engine:
         Not to be cut short: a job whose end is entered must also show it.
         """
         await finish_despite_cancel(end_job(job, end, self._journal))
-
-    async def _find(self, job: Job) -> JournalEntry:
-        entry = await self._journal.find(job.id)
-        if entry is None:
-            raise NotJournaledError("journal.missing", f"cannot run job {job.id}: it is not in the journal")
-        return entry
 
 
 async def end_job(job: Job, end: End, journal: Journal) -> None:

@@ -48,6 +48,7 @@ class Job:
     """Owned by one event loop.
 
     `cancel_requested`: somebody asked this run to stop. `interrupt_requested`: and to keep the stored parts.
+    `hurry_requested`: and to leave the rest of a removal to a later process.
     `ran_before`: an earlier run may have left objects behind, even if this one never begins.
     """
 
@@ -58,7 +59,7 @@ class Job:
         self.resumable = False
         self.is_taken = False
         self.kept_parts = 0
-        self.interrupt_requested = False
+        self.interrupt_requested = self.hurry_requested = False
         self.ran_before = False
         self.created_at = _now()
         self.id = f"{self.created_at:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
@@ -152,10 +153,14 @@ class Job:
         self.move(end.state)
 
     def ask_to_stop(self, *, keep: bool) -> bool:
-        """Record that the run is to stop, with `keep` as interrupted; false when it was asked to already."""
-        if self.cancel_requested:
+        """Record that the run is to stop, with `keep` as interrupted; false when it was asked to already.
+
+        A cancelled run that is interrupted too stops its removal.
+        """
+        if self.hurry_requested or (self.cancel_requested and not keep):
             return False
-        self.cancel_requested, self.interrupt_requested = True, keep
+        self.interrupt_requested = keep and not self.cancel_requested
+        self.cancel_requested, self.hurry_requested = True, keep
         return True
 
     @contextmanager

@@ -171,9 +171,9 @@ class Journal:
         await self._write("UPDATE jobs SET result = ? WHERE id = ?", result.model_dump_json(), job_id)
 
     async def commit(self, job_id: str, number: int, manifest: bytes) -> None:
-        """Enter the manifest that is about to be put; the destination has every part."""
+        """Enter the manifest that is about to be put, with no AMI yet; the destination has every part."""
         statement = (
-            "INSERT INTO places (job, number, manifest) VALUES (?, ?, ?) "
+            "INSERT INTO places (job, number, manifest, image) VALUES (?, ?, ?, '') "
             "ON CONFLICT DO UPDATE SET manifest = excluded.manifest"
         )
         await self._write(statement, job_id, number, manifest)

@@ -5,25 +5,25 @@ With `all_or_none` the first failure stops all. A bundle that is whole stays, wh
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 
 from amistream.checks.destination import Destination, OpenDestination
-from amistream.errors import StoreError, first_cause
-from amistream.events import JobResult, PlaceResult
+from amistream.errors import StoreError
+from amistream.events import ErrorBody, JobResult, PlaceResult
+from amistream.flow.gather import task_group
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
 from amistream.jobs.lane import Lane
 from amistream.jobs.records import JournalEntry, SealedPart
-from amistream.stores.several import Member, SeveralStores
+from amistream.stores.several import SeveralStores
 
 
 class Lanes:
     """A lane for each destination that an earlier run has not finished, once it is opened."""
 
     def __init__(self, job: Job, entry: JournalEntry, addresses: Sequence[Destination], journal: Journal) -> None:
-        """`entry` is the journal's record of earlier runs."""
+        """`entry` is the job's record: the lanes keep it up to date."""
         self._job = job
         self._entry = entry
         self._addresses = addresses
@@ -39,20 +39,10 @@ class Lanes:
         return [number for number in range(len(self._addresses)) if number not in self._entry.done]
 
     @property
-    def finished(self) -> list[PlaceResult]:
-        """The destinations that have their bundle, registered where that was asked for: `undo` does not touch them."""
-        now = [lane.result for lane in self._lanes if lane.result is not None and lane.member.settled]
-        return [*self._entry.done.values(), *now]
-
-    @property
-    def is_whole(self) -> bool:
-        return len(self.finished) == len(self._addresses)
-
-    @property
     def store(self) -> SeveralStores:
         """All the lanes' stores as one."""
         all_or_none = len(self._addresses) == 1 or self._job.request.all_or_none
-        return SeveralStores([lane.member for lane in self._lanes], all_or_none=all_or_none)
+        return SeveralStores(self._lanes, all_or_none=all_or_none)
 
     @property
     def limit_upload(self) -> int:
@@ -68,10 +58,11 @@ class Lanes:
             address=self._job.request.destinations[number],
             prefix=self._addresses[number].prefix,
             destination=destination,
-            member=Member(store=destination.store),
+            store=destination.store,
+            entry=self._entry,
+            journal=self._journal,
             manifest=self._entry.manifests.get(number),
             was_committed=number in self._entry.manifests,
-            registered_none=self._entry.images.get(number) == "",
         )
         self._lanes.append(lane)
 
@@ -85,39 +76,43 @@ class Lanes:
     async def publish(self, parts: Sequence[SealedPart], registering: Callable[[], Awaitable[None]]) -> None:
         """Put the manifests and register, in all lanes at once. Raises the first cause once all have ended."""
         settings = self._addresses[0].settings
-        try:
-            async with asyncio.TaskGroup() as group:
-                for lane in self._lanes:
-                    if lane.error is None:
-                        publishing = lane.publish(self._job.id, self._journal, parts, settings, registering)
-                        group.create_task(publishing, name=f"publish {lane.number}")
-        except BaseExceptionGroup as errors:
-            raise first_cause(errors) from None
-
-    async def undo(self) -> list[str]:
-        """Remove the manifests and AMIs that this run did not finish; returns those that could not be removed."""
-        return [thing for lane in self._lanes for thing in await lane.undo.run()]
+        async with task_group() as group:
+            for lane in self._lanes:
+                if lane.error is None:
+                    group.create_task(lane.publish(parts, settings, registering), name=f"publish {lane.number}")
 
     @property
-    def own_images(self) -> Collection[str]:
-        """The AMIs that this run has registered, or has found to be this job's."""
-        return {lane.own_image for lane in self._lanes}
+    def opened(self) -> Mapping[int, OpenDestination]:
+        """The lanes' destinations, by number."""
+        return {lane.number: lane.destination for lane in self._lanes}
+
+    @property
+    def late(self) -> list[str]:
+        """Things that may still come to exist although nobody waits for them any more."""
+        return [thing for lane in self._lanes for thing in lane.late]
 
     def start_over(self) -> None:
         """Forget what earlier runs stored: it is removed."""
+        self._entry.manifests.clear()
+        self._entry.images.clear()
         for lane in self._lanes:
             lane.forget_earlier()
 
     async def leave(self) -> None:
-        """Close the stores after `undo`: a directory that the run made is removed if it is empty."""
+        """Close the stores after a removal: a directory that the run made is removed if it is empty."""
         for lane in self._lanes:
             with suppress(StoreError):
-                await lane.destination.store.close()
+                await lane.store.close()
 
     def with_places(self, result: JobResult) -> JobResult:
         """`result` with the end of each destination; its own manifest and AMI are the first finished one's."""
-        done = {**self._entry.done, **{lane.number: lane.result for lane in self._lanes if lane.result is not None}}
-        places = {**done, **{lane.number: lane.failure() for lane in self._failed}}
+        done = self._entry.done
+        failed = {
+            lane.number: PlaceResult(destination=lane.address, manifest="", error=ErrorBody(**lane.error.as_dict()))
+            for lane in self._lanes
+            if lane.error is not None
+        }
+        places = {**done, **failed}
         result = result.model_copy(update={"places": tuple(places[number] for number in sorted(places))})
         if done:
             first = done[min(done)].model_dump(include={"manifest", "image_id", "image_name", "region"})
@@ -126,17 +121,11 @@ class Lanes:
 
     def check(self) -> None:
         """Raise the error of the first lane that failed; with several lanes it says which and how many failed."""
-        if not self._failed:
+        failed = [(lane, lane.error) for lane in self._lanes if lane.error is not None]
+        if not failed:
             return
-        lane, total = self._failed[0], len(self._addresses)
-        error = lane.error
-        assert error is not None  # noqa: S101 - for the type checker; it failed
+        (lane, error), total = failed[0], len(self._addresses)
         if total == 1:
             raise error
-        failed = len(self._failed)
-        done = f"cannot finish {failed} of {total} destinations ({total - failed} done)"
+        done = f"cannot finish {len(failed)} of {total} destinations ({total - len(failed)} done)"
         raise error.reworded(message=f"{done}: {lane.address}: {error.message}")
-
-    @property
-    def _failed(self) -> list[Lane]:
-        return [lane for lane in self._lanes if lane.error is not None]

@@ -31,7 +31,12 @@ class PartLedger:
         """Record a part that is about to be sent; true when it is stored already. Raises `ChangedError`."""
         known = self._parts.get(part.index)
         if known is None:
-            await self._seal_new(SealedPart(digest=part, mark=mark, checksum=checksum))
+            self._parts[part.index] = sealed = SealedPart(digest=part, mark=mark, checksum=checksum)
+            try:
+                await self._journal.seal(self._job_id, sealed)
+            except JobError:
+                del self._parts[part.index]
+                raise
             return False
         if known.digest != part:
             raise ChangedError(f"part {part.index} differs from the one that was sent before")
@@ -47,11 +52,3 @@ class PartLedger:
         """Record that every destination has the part."""
         self._parts[part.index] = self._parts[part.index].model_copy(update={"stored": True})
         await self._journal.stored(self._job_id, part.index)
-
-    async def _seal_new(self, sealed: SealedPart) -> None:
-        self._parts[sealed.digest.index] = sealed
-        try:
-            await self._journal.seal(self._job_id, sealed)
-        except JobError:
-            del self._parts[sealed.digest.index]
-            raise

@@ -1,96 +1,113 @@
 """Removes the AMI, manifest and parts that a job made and did not finish, and nothing that anyone else made.
 
-The journal holds a checksum of each, and an object is deleted only if it has that checksum. A bundle stays if another
-AMI is registered from it.
+Every removal of a job's things comes through here. The journal holds a checksum of each, and an object is deleted only
+if it has that checksum. A bundle stays if another AMI is registered from it: EC2 is asked before the manifest goes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 from amistream.aws import buckets
-from amistream.aws.ec2 import Ec2
-from amistream.checks.destination import Destination, open_destination
-from amistream.errors import JobError
-from amistream.flow.gather import gather_limited, try_each
-from amistream.flow.retry import RetryPolicy, with_retries
+from amistream.checks.destination import Destination, OpenDestination, open_destination
+from amistream.errors import DeniedError, JobError, NotSupportedError
+from amistream.flow.gather import try_each
+from amistream.flow.retry import with_retries
+from amistream.flow.undo import Progress
 from amistream.jobs.proof import names_to_tidy
 from amistream.jobs.records import JournalEntry, SealedPart
 from amistream.location import DirectoryLocation, S3Location
-from amistream.plan import BundlingPlace
-from amistream.ports.registry import Registration
 from amistream.ports.store import Store, sha1_of, whole_checksum
-from amistream.stages.register import deregister_ours
+from amistream.stages.register import find_ours
 from amistream.values import manifest_name, part_name
 
 
-async def remove(store: Store, prefix: str, parts: Sequence[SealedPart], manifest: bytes | None) -> None:
-    """Delete the job's manifest, then its parts; objects of others under those names stay."""
-
-    async def remove_part(part: SealedPart) -> None:
-        await store.remove(part_name(prefix, part.digest.index), part.digest.size, *part.checksums)
-
-    await store.tidy(names_to_tidy(prefix, parts))
-    if manifest is not None:
-        sha1 = sha1_of(manifest)
-        await store.remove(manifest_name(prefix), len(manifest), whole_checksum(sha1))
-    await gather_limited(remove_part, parts)
-
-
 async def remove_kept(
-    addresses: Sequence[Destination], entry: JournalEntry, parts: Sequence[SealedPart], *, undone: Collection[str] = ()
+    addresses: Sequence[Destination],
+    entry: JournalEntry,
+    parts: Sequence[SealedPart],
+    progress: Progress,
+    *,
+    earlier: Sequence[SealedPart],
+    opened: Mapping[int, OpenDestination],
 ) -> None:
     """Remove AMI, manifest and parts from every destination that is not finished. Raises the first error of all.
 
-    `undone` are AMIs that were deregistered just now and that EC2 may still show.
+    `opened` destinations stay open; their stores know the unfinished uploads of this run. `earlier` are the parts that
+    an earlier run may have left unfinished.
     """
 
-    async def remove_at(place: tuple[int, Destination]) -> None:
-        number, address = place
+    async def remove_part(store: Store, prefix: str, part: SealedPart) -> None:
+        await store.remove(part_name(prefix, part.digest.index), part.digest.size, *part.checksums)
+        progress()
+
+    async def remove_at(number: int) -> None:
+        address = addresses[number]
         if entry.bundling is None:
             await _remove_probe(address)
-        elif number not in entry.done:
-            settled, manifest = entry.bundling.places[number], entry.manifests.get(number)
-            await _remove_at(address, settled, manifest, parts, image=entry.images.get(number), undone=undone)
+            return
+        destination = opened.get(number) or await open_destination(address, entry.bundling.places[number])
+        try:
+            await destination.store.tidy(names_to_tidy(address.prefix, earlier))
+            if number in entry.manifests:
+                await _remove_manifest(address, destination, entry, number)
+                progress()
+            await try_each(partial(remove_part, destination.store, address.prefix), parts)
+            if isinstance(address.location, S3Location):
+                # The preflight of every run puts one.
+                await destination.store.delete(address.probe_name)
+        finally:
+            if number not in opened:
+                await destination.store.close()
 
-    await try_each(remove_at, enumerate(addresses))
-
-
-async def _refuse_registered(ec2: Ec2, registration: Registration, retry: RetryPolicy, undone: Collection[str]) -> None:
-    """Raise `JobError` if an AMI that is not this job's is registered from the bundle."""
-    location = registration.location
-    images = await with_retries(retry, f"look for AMIs of {location}", lambda _: ec2.own_images())
-    for image in images:
-        if image.location == location and image.id not in undone:
-            raise JobError(
-                "job.registered",
-                f"cannot remove s3://{location}: the AMI {image.id} is registered from it",
-                hint=f"if nobody needs it, first: amistream deregister {image.id}; if it has the name that the job was "
-                "to give it, resume the job, which takes it as its own",
-            )
+    await try_each(remove_at, [number for number in range(len(addresses)) if number not in entry.done])
 
 
-async def _remove_at(
-    address: Destination,
-    place: BundlingPlace,
-    manifest: bytes | None,
-    parts: Sequence[SealedPart],
-    *,
-    image: str | None,
-    undone: Collection[str],
+async def _remove_manifest(
+    address: Destination, destination: OpenDestination, entry: JournalEntry, number: int
 ) -> None:
-    destination = await open_destination(address, place)
-    ec2, registration = destination.ec2, destination.registration
+    """Deregister the job's AMI and delete its manifest. Raises `JobError` if the manifest has another AMI."""
+    name, manifest = manifest_name(address.prefix), entry.manifests[number]
+    checksum = whole_checksum(sha1_of(manifest))
+    if isinstance(address.location, S3Location):
+        ec2, registration, retry = destination.ec2, destination.registration, destination.retry
+        own = entry.images.get(number, "")
+        if number not in entry.images and ec2 is not None and registration is not None:
+            # A request may have gone through: EC2 knows.
+            found = await find_ours(ec2, registration, retry)
+            own = found.id if found is not None else ""
+        if own and ec2 is not None:
+            entry.images[number] = own
+            await with_retries(retry, f"deregister {own}", lambda _: ec2.deregister(own))
+        stored = await destination.store.stat(name)
+        if stored is not None and stored.is_the(len(manifest), checksum):
+            # EC2 may still show the job's own.
+            await _refuse_registered(address, destination, address.location.plain(name), own)
+    await destination.store.remove(name, len(manifest), checksum)
+
+
+async def _refuse_registered(address: Destination, destination: OpenDestination, location: str, own: str) -> None:
+    """Raise `JobError` if an AMI that is not this job's `own` is registered from the manifest at `location`."""
+    ec2 = destination.ec2 or await address.ec2(destination.region)
     try:
-        if manifest is not None and ec2 is not None and registration is not None:
-            own = await deregister_ours(ec2, registration, destination.retry, image)
-            await _refuse_registered(ec2, registration, destination.retry, {*undone, own})
-        await remove(destination.store, address.prefix, parts, manifest)
-        if isinstance(address.location, S3Location):
-            # The preflight of every run puts one.
-            await destination.store.delete(address.probe_name)
-    finally:
-        await destination.store.close()
+        images = await with_retries(destination.retry, f"look for AMIs of {location}", lambda _: ec2.own_images())
+    except (DeniedError, NotSupportedError):
+        if destination.ec2 is not None or not address.endpoint_url:
+            raise
+        return  # an endpoint that is S3 only: the job registers nothing, and nobody can
+    others = [image for image in images if image.id != own and image.location in (location, "")]
+    if others:
+        image = max(others, key=lambda each: each.location)
+        found = f"the AMI {image.id} is registered from it"
+        hint = (
+            f"if nobody needs it, first: amistream deregister {image.id}; if it has the name that the job was to give "
+            "it, resume the job, which takes it as its own"
+        )
+        if not image.location:
+            found = f"EC2 does not report from which bundle {image.id} is registered, so it may be this one"
+            hint = f"if no AMI uses it, first: amistream delete s3://{location} --no-ec2"
+        raise JobError("job.registered", f"cannot remove s3://{location}: {found}", hint=hint)
 
 
 async def _remove_probe(address: Destination) -> None:

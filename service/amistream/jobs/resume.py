@@ -7,22 +7,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import takewhile
 
 from amistream.jobs.records import SealedPart
-from amistream.keys import BundleKey
 from amistream.plan import Bundling, Resumption
 from amistream.values import ChangedError, Extent
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
-    """The facts of a pass, its key, and the parts of earlier passes, `stored` only if that is proved."""
-
-    bundling: Bundling
-    key: BundleKey
-    parts: Sequence[SealedPart] = ()
 
 
 def resumption(bundling: Bundling, parts: Sequence[SealedPart]) -> Resumption:
@@ -39,13 +28,11 @@ def resumption(bundling: Bundling, parts: Sequence[SealedPart]) -> Resumption:
     )
 
 
-def check_volume(bundling: Bundling | None, size: int, extents: Sequence[Extent]) -> None:
+def check_volume(bundling: Bundling, size: int, extents: Sequence[Extent]) -> None:
     """Raise `ChangedError` when the volume has another size than settled, or an extent outside the plan's.
 
     Such data would never be read. Extents that shrank are no matter: they are read, hashed and compared.
     """
-    if bundling is None:
-        return
     if bundling.image_size != size:
         raise ChangedError(f"it had {bundling.image_size} bytes and has {size}")
     planned = bundling.plan.extents

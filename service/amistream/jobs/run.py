@@ -1,4 +1,4 @@
-"""The contract of a run: the part of a job's work that differs from one kind to another (`kinds`).
+"""The contract of a run: the part of a job's work that differs from one kind to another (`engine.KINDS`).
 
 A run works; the engine enters and announces the job's end. A run that fails leaves things as they are: the engine
 then either keeps them for a later run, or calls `undo`.
@@ -6,18 +6,15 @@ then either keeps them for a later run, or calls `undo`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Semaphore
 from typing import Protocol
 
 from amistream.aws.session import Aws
-from amistream.checks.destination import Destination
-from amistream.events import JobResult, PlaceResult
-from amistream.jobs.job import Job
+from amistream.events import JobResult
+from amistream.flow.undo import Progress
 from amistream.jobs.journal import Journal
 from amistream.jobs.records import JournalEntry
-from amistream.roots import Roots
 from amistream.settings import Settings
 
 
@@ -36,6 +33,10 @@ class Run(Protocol):
     """One run of one job, from the start or from where an earlier run stopped. Used once."""
 
     @property
+    def entry(self) -> JournalEntry:
+        """The job's record as the journal has it by now. `undo` does not touch the finished destinations."""
+
+    @property
     def result(self) -> JobResult | None:
         """The result so far."""
 
@@ -47,33 +48,14 @@ class Run(Protocol):
     def worth_keeping(self) -> bool:
         """Something is stored that a later run need not store again."""
 
-    @property
-    def is_whole(self) -> bool:
-        """Every destination has all that was asked for."""
-
-    @property
-    def finished(self) -> Sequence[PlaceResult]:
-        """The destinations that have all that was asked for: `undo` does not touch them."""
-
     async def run(self) -> JobResult:
         """Do what no earlier run has done. Raises the first cause."""
 
     def conclude(self) -> JobResult:
-        """The result of a run that is whole."""
+        """The result of a run that has finished every destination."""
 
-    async def undo(self) -> list[str]:
-        """Remove what this run and earlier ones made and did not finish; returns what could not be removed."""
+    async def undo(self, progress: Progress) -> None:
+        """Remove what this run and earlier ones made and did not finish. Raises the first error of all.
 
-    async def leave(self) -> None:
-        """Release what is held after `undo`."""
-
-
-def addresses_of(job: Job, entry: JournalEntry, shared: Shared) -> list[Destination]:
-    """The job's destinations; an earlier run's settings hold for them. Raises `JobError` where they must not."""
-    token = job.id.rpartition("-")[2]
-    settings = shared.settings
-    roots = Roots(settings.source_roots, readers=settings.socket_group) if job.confined else None
-    return [
-        Destination(job.request, settings, shared.aws, token, number, roots=roots, settled=entry.bundling)
-        for number in range(len(job.request.destinations))
-    ]
+        A run that was never begun removes what the earlier ones left.
+        """

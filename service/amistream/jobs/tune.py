@@ -20,14 +20,14 @@ import statistics
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from time import perf_counter
-from typing import cast
 
 from amistream.aws.session import Aws
 from amistream.checks.preflight import Measurable, Note, check_measurable
-from amistream.errors import RefusedError, first_cause
-from amistream.flow.undo import Undo
+from amistream.errors import RefusedError
+from amistream.flow.cancel import finish_despite_cancel
+from amistream.flow.gather import task_group, try_each
+from amistream.flow.undo import Progress, Undoing
 from amistream.jobs.search import (
     AUTO,
     CONCURRENCIES,
@@ -46,13 +46,14 @@ from amistream.jobs.search import (
 from amistream.keys import BundleKey
 from amistream.pipeline import Pipeline
 from amistream.plan import Plan
-from amistream.ports.store import OnBytes, Store, sha1_of, whole_checksum
+from amistream.ports.store import OnBytes, PartStore, Store, sha1_of, whole_checksum
 from amistream.request import JobRequest
 from amistream.settings import Settings
 from amistream.source.extents import ALIGNMENT
 from amistream.stages.level import level_number
+from amistream.stages.upload import MemoryLedger
 from amistream.units import duration_text, rate_text, size_text
-from amistream.values import KIB, MIB, Extent
+from amistream.values import KIB, MIB, Extent, part_name
 
 DEFAULT_MEMORY_LIMIT = 512 * MIB
 """Default limit: candidates with a higher memory ceiling are not tried."""
@@ -72,7 +73,8 @@ PARTS_EACH = 2
 """Parts that each connection sends in a pass: the least that shows its speed (`search.steady_rate`)."""
 ENOUGH_IN_VAIN = 2
 """Numbers of connections in a row that bring no more speed, after which no larger one is measured."""
-UNDONE_AT_ONCE = 16
+REMOVAL_STALL_S = 120.0
+"""The rest is left when nothing was removed for so long. Guess."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +147,8 @@ class Tuner:
         self._budget_s = budget_s
         self._names = f"amistream-tune-{secrets.token_hex(4)}"
         self._count = 0
+        self._sent: dict[str, tuple[int, str]] = {}
+        """Size and checksum of what was sent, by name."""
         self._data = sum(extent.length for extent in measurable.extents)
         self.speeds = Speeds()
 
@@ -172,7 +176,7 @@ class Tuner:
     async def _compress(self, name: str, sample: int) -> LevelSpeed:
         plan = self._plan(sample, level=level_number(name))
         started = perf_counter()
-        measured = await self._pass(plan, cast("Store", _Nowhere()), Undo())
+        measured = await self._pass(plan, _Nowhere())
         size = sum(extent.length for extent in plan.extents or ())
         return LevelSpeed(rate=size / (perf_counter() - started), ratio=measured / size)
 
@@ -181,29 +185,28 @@ class Tuner:
         time_s = min(self._budget_s * LINK_SHARE, self._left_s)
         each_s = time_s / (len(concurrencies) + 1)
         self._announce(2, f"up to {len(concurrencies)} numbers of connections, sends what the link takes", time_s)
-        undo = Undo(parallel=UNDONE_AT_ONCE)
         noise = memoryview(os.urandom(PIECES[1]))
         until = perf_counter() + time_s
         try:
             # The first one makes the connection.
-            delays = [KIB / (await self._send(noise[:KIB], 1, 0.0, undo)).rate for _ in range(4)]
+            delays = [KIB / (await self._send(noise[:KIB], 1, 0.0)).rate for _ in range(4)]
             self.speeds.delay_s = min(delays[1:])
-            found = await self._send(noise[: PIECES[0]], concurrencies[0], 0.0, undo)
+            found = await self._send(noise[: PIECES[0]], concurrencies[0], 0.0)
             for concurrency in concurrencies:
                 # Most of the time of a piece must be its sending: `Speeds` takes the delay off it.
                 sending_s = max(PIECES[0] / 1e9, found.piece * concurrency / found.rate - self.speeds.delay_s)
                 fitting = found.piece / sending_s * max(_PIECE_S, 6 * self.speeds.delay_s)
                 piece = min(max(int(fitting) // KIB * KIB, PIECES[0]), PIECES[1])
                 async with self._cut_off():
-                    found = await self._send(noise[:piece], concurrency, min(each_s, until - perf_counter()), undo)
+                    found = await self._send(noise[:piece], concurrency, min(each_s, until - perf_counter()))
                 self.speeds.links[concurrency] = found
                 self._report(f"  {concurrency} connections: {rate_text(found.rate)}")
                 if self.speeds.in_vain() == ENOUGH_IN_VAIN or perf_counter() > until:
                     break
         finally:
-            await undo.run()
+            await self._remove()
 
-    async def _send(self, piece: memoryview, concurrency: int, time_s: float, undo: Undo) -> LinkSpeed:
+    async def _send(self, piece: memoryview, concurrency: int, time_s: float) -> LinkSpeed:
         """Send the piece again and again over each connection for so long, at least twice if there is time at all."""
         sha1 = sha1_of(piece)
         until = perf_counter() + time_s
@@ -215,16 +218,13 @@ class Tuner:
             while len(sent) == 1 or perf_counter() < until:
                 self._count += 1
                 name = f"{self._names}-{self._count}"
-                undo.push(f"{store.location}/{name}", partial(store.remove, name, len(piece), whole_checksum(sha1)))
+                self._sent[name] = len(piece), whole_checksum(sha1)
                 await store.put(name, piece, sha1, lambda _: None)
                 sent.append(perf_counter())
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                for sent in moments:
-                    group.create_task(send(sent))
-        except BaseExceptionGroup as errors:
-            raise first_cause(errors) from None
+        async with task_group() as group:
+            for sent in moments:
+                group.create_task(send(sent))
         # The first piece opens a connection, if it is not the only one.
         steady = [sent[1:] if len(sent[1:]) > 1 else sent for sent in moments]
         rate = sum((len(sent) - 1) * len(piece) / (sent[-1] - sent[0]) for sent in steady)
@@ -267,21 +267,36 @@ class Tuner:
             part_size=candidate.part_size,
             upload_concurrency=candidate.upload_concurrency,
         )
-        store, undo = _Timed(self._measurable.store), Undo(parallel=UNDONE_AT_ONCE)
+        store, ledger = _Timed(self._measurable.store), MemoryLedger()
         started = perf_counter()
         try:
-            stored = await self._pass(plan, cast("Store", store), undo)
+            stored = await self._pass(plan, store, ledger)
             seconds = perf_counter() - started
         finally:
-            await undo.run()
+            self._sent = {part_name(plan.prefix, part.index): (part.size, checksum) for part, checksum in ledger.sent}
+            await self._remove()
         size = sum(extent.length for extent in plan.extents or ())
         rate = steady_rate(store.sent, candidate.upload_concurrency) * size / stored
         return Trial(candidate=candidate, sample=size, seconds=seconds, stored=stored, rate=rate)
 
-    async def _pass(self, plan: Plan, store: Store, undo: Undo) -> int:
+    async def _pass(self, plan: Plan, store: PartStore, ledger: MemoryLedger | None = None) -> int:
         """Bundle the plan's extents; returns the number of stored bytes."""
-        measured = await Pipeline(plan, self._measurable.volume, store, BundleKey.generate(), undo).run()
+        measured = await Pipeline(plan, self._measurable.volume, store, BundleKey.generate(), ledger=ledger).run()
         return measured.split.bundled_size
+
+    async def _remove(self) -> None:
+        """Remove everything that was sent."""
+        store = self._measurable.store
+
+        async def remove_all(progress: Progress) -> None:
+            async def remove(name: str) -> None:
+                await store.remove(name, *self._sent[name])
+                progress()
+
+            await try_each(remove, self._sent)
+
+        await finish_despite_cancel(Undoing(REMOVAL_STALL_S).run(remove_all))
+        self._sent.clear()
 
     def _plan(self, sample: int, *, level: int | None) -> Plan:
         self._count += 1
@@ -305,9 +320,6 @@ class _Nowhere:
     async def put(self, name: str, data: memoryview, sha1: bytes, on_bytes: OnBytes) -> None:
         del name, data, sha1, on_bytes
 
-    async def remove(self, name: str, size: int, *checksums: str) -> None:
-        del name, size, checksums
-
 
 class _Timed:
     """A store that records when each part was sent."""
@@ -316,7 +328,6 @@ class _Timed:
         self._store = store
         self.location = store.location
         self.checksum = store.checksum
-        self.remove = store.remove
         self.sent: list[tuple[float, float, int]] = []
         """Beginning, end and size of each part."""
 

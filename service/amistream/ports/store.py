@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -56,20 +56,35 @@ async def find(store: Store, name: str, size: int) -> Stored | None:
     return await store.stat(name) if found is not None and found == Stored(size, None) else found
 
 
-class Store(Protocol):
-    """One destination of one job."""
+class PartStore(Protocol):
+    """A store as the data path sees it."""
 
     location: str
     """For people and for the result: `s3://bucket/prefix` or a directory, without a trailing slash."""
-
-    async def open(self) -> None:
-        """Prepare the store, or raise `StoreError`. Called once, before the first `put`."""
 
     async def checksum(self, name: str, data: memoryview, sha1: bytes) -> str:
         """Compute the checksum that `stat` returns once `data` is stored: its SHA-1 in base64, or one made from it."""
 
     async def put(self, name: str, data: memoryview, sha1: bytes, on_bytes: OnBytes) -> None:
         """Store `data`, whose SHA-1 is given so that it is not computed again. `data` may be reused afterwards."""
+
+
+class Store(PartStore, Protocol):
+    """One destination of one job."""
+
+    @property
+    def made_place(self) -> bool:
+        """`open`, or that of an earlier run, made the place, which `close` removes again if it is empty."""
+
+    @property
+    def unanswered(self) -> Collection[str]:
+        """Names whose `put` was given up without an answer and that were absent since: they may still appear."""
+
+    async def open(self, *, made_place: bool = False) -> None:
+        """Prepare the store, or raise `StoreError`. Called once, before the first `put`.
+
+        `made_place`: an earlier run made the place.
+        """
 
     async def commit(self, name: str, data: bytes, sha1: bytes) -> None:
         """Store the manifest: from this moment the bundle exists."""
@@ -107,7 +122,7 @@ class Store(Protocol):
         """
 
     async def close(self) -> None:
-        """Release the store. If nothing was stored, undo `open`."""
+        """Release the store. If nothing is stored, undo `open`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,8 +18,7 @@ from anyio import EndOfStream
 from anyio.streams.memory import MemoryObjectReceiveStream
 
 from amistream.flow.buffers import Buffers
-from amistream.flow.undo import Undo
-from amistream.ports.store import Store, whole_checksum
+from amistream.ports.store import PartStore
 from amistream.stages.split import Part
 from amistream.values import PartDigest, PartMark, part_name
 
@@ -37,15 +36,19 @@ class Ledger(Protocol):
         """Enter that the part is stored."""
 
 
-class NoLedger:
-    """The ledger of a pass that is only measured."""
+class MemoryLedger:
+    """The ledger of a pass that no later one continues. `sent` holds each part with its checksum."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[PartDigest, str]] = []
 
     async def seal(self, part: PartDigest, mark: PartMark, checksum: str) -> bool:
-        del part, mark, checksum
+        del mark
+        self.sent.append((part, checksum))
         return False
 
     async def stored(self, part: PartDigest) -> None:
-        pass
+        """Nothing to enter."""
 
 
 @dataclass(slots=True, eq=False)
@@ -60,28 +63,18 @@ class _Put:
 class Upload:
     """Stores parts, several at a time; the counters may be read at any time."""
 
-    def __init__(
-        self,
-        store: Store,
-        *,
-        prefix: str,
-        buffers: Buffers,
-        undo: Undo,
-        ledger: Ledger | None = None,
-        copies: int = 1,
-    ) -> None:
+    def __init__(self, store: PartStore, *, prefix: str, buffers: Buffers, ledger: Ledger, copies: int = 1) -> None:
         """`copies`: the store sends each part to so many places."""
         self._store = store
         self._copies = copies
         self._under_way: list[_Put] = []
         self._busy_s = 0.0
-        self._ledger = ledger or NoLedger()
+        self._ledger = ledger
         self._sealing = asyncio.Lock()
         self._sealed = True
         """Every part so far was entered: no part is sent after one that could not be."""
         self._prefix = prefix
         self._buffers = buffers
-        self._undo = undo
         self.parts_stored = 0
         self.bytes_stored = 0
         self.bytes_sent = 0
@@ -120,9 +113,6 @@ class Upload:
                 is_stored = await self._ledger.seal(part.digest, part.mark, checksum)
                 self._sealed = True
             if not is_stored:
-                # Another job may have stored under this name before: only this very part is removed.
-                own = (part.digest.size, checksum, whole_checksum(part.digest.sha1))
-                self._undo.push(f"{self._store.location}/{name}", partial(self._store.remove, name, *own))
                 put = _Put(len(part))
                 self._under_way.append(put)
                 await self._store.put(name, part.data, part.digest.sha1, partial(self._sent, put))

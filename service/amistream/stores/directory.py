@@ -32,18 +32,22 @@ FIELD = "destinations"
 class DirectoryStore:
     """A `Store` in one directory, which `open` creates if it is missing."""
 
+    unanswered = ()
+    """Every call waits for its thread."""
+
     def __init__(self, directory: Path, *, token: str, roots: Roots | None = None) -> None:
         """`token` marks this job's temporary files, so that a later process can find them."""
         self.location = str(directory)
         self._directory = directory
         self._roots = roots
-        self._created = False
+        self.made_place = False
         self._token = token
         self._foreign: set[str] = set()
         self._identity: tuple[int, int] | None = None
         """Device and inode of the directory at `open`; any other directory is refused afterwards."""
 
-    async def open(self) -> None:
+    async def open(self, *, made_place: bool = False) -> None:
+        self.made_place = made_place
         await finish_despite_cancel(asyncio.to_thread(self._open))
 
     async def checksum(self, name: str, data: memoryview, sha1: bytes) -> str:
@@ -89,7 +93,7 @@ class DirectoryStore:
         await self._unlink(*[name for name in await self.names(".") if name.endswith(f".{self._token}.partial")])
 
     async def close(self) -> None:
-        if self._created:
+        if self.made_place:
             with self.failures("remove", self._directory.name):
                 try:
                     await asyncio.to_thread(self._remove_directory)
@@ -114,7 +118,7 @@ class DirectoryStore:
         with self.failures("make", self._directory.name):
             try:
                 with _refusals_translated():
-                    self._created = make_directory(self._directory, self._roots, field=FIELD)
+                    self.made_place |= make_directory(self._directory, self._roots, field=FIELD)
                 with self._place() as place:
                     self._identity = _identity(os.fstat(place))
             except (FileExistsError, NotADirectoryError):

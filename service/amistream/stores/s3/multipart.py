@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -18,8 +19,9 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from amistream.aws.translate import IncompleteReplyError, error_code, http_status, wanted
-from amistream.errors import NoUploadError, PreconditionError, StoreError, first_cause
+from amistream.errors import NoUploadError, PreconditionError, StoreError
 from amistream.flow.cancel import await_answer
+from amistream.flow.gather import task_group
 from amistream.flow.rate_limit import RateLimit
 from amistream.flow.retry import Alive
 from amistream.ports.store import OnBytes, sha1_of, whole_checksum
@@ -52,10 +54,26 @@ class MultipartUploads:
         """Ids of uploads that were begun here and are neither completed nor aborted, by object name."""
         self._unanswered: Counter[str] = Counter()
         """Number of uploads that may have been begun here although no id came back, by object name."""
+        self.unanswered: set[str] = set()
+        """Names of objects whose last request was sent and not answered: it may still take effect."""
 
     def are_for(self, data: memoryview) -> bool:
         """Decide if an object of this size is sent in chunks."""
         return len(data) > self._figures.threshold
+
+    @contextmanager
+    def awaiting(self, name: str, is_sent: Callable[[], bool] = lambda: True) -> Iterator[None]:
+        """Keep the name in `unanswered` if the block ends without an answer to its request, which was sent."""
+        try:
+            yield
+        except ClientError:
+            self.unanswered.discard(name)
+            raise
+        except BaseException:
+            if is_sent():
+                self.unanswered.add(name)
+            raise
+        self.unanswered.discard(name)
 
     async def checksum(self, name: str, data: memoryview) -> str:
         """Compute S3's checksum of the chunks' checksums, with their number."""
@@ -87,34 +105,37 @@ class MultipartUploads:
                 etag = await self._requests.ask(f"store {self._requests.url(name)}, chunk {number}", attempt)
             return {"PartNumber": number, "ETag": etag, "ChecksumSHA1": checksum}
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(send(number, chunk, digest))
-                    for number, (chunk, digest) in enumerate(zip(self._chunks(data), digests, strict=True), 1)
-                ]
-        except BaseExceptionGroup as errors:
-            raise first_cause(errors) from None
+        async with task_group() as group:
+            tasks = [
+                group.create_task(send(number, chunk, digest))
+                for number, (chunk, digest) in enumerate(zip(self._chunks(data), digests, strict=True), 1)
+            ]
         checksums = (_composite(digests), whole_checksum(sha1))
         await self._complete(name, upload_id, [task.result() for task in tasks], len(data), checksums)
         self._begun[name].discard(upload_id)
         if self._unanswered[name]:
             await self.abort_all([name])
 
-    async def abort(self, name: str, *, unknown_too: bool) -> None:
-        """Abort the unfinished uploads of the object that were begun here.
+    async def abort(self, name: str, *, unknown_too: bool) -> bool:
+        """Abort the unfinished uploads of the object that were begun here; returns whether there was one.
 
         With `unknown_too` the name belongs to this job: if an id may have been lost, abort all uploads under the name.
         """
-        for upload_id in list(self._begun[name]):
+        begun = list(self._begun[name])
+        for upload_id in begun:
             await self._abort(name, upload_id)
-        if unknown_too and self._unanswered[name]:
-            await self.abort_all([name])
+        if unknown_too and self._unanswered[name] and await self.abort_all([name]):
+            self.unanswered.discard(name)
+        return bool(begun)
 
-    async def abort_all(self, names: Sequence[str]) -> None:
-        """Abort every unfinished upload of these objects. The caller knows that all of them belong to this job."""
+    async def abort_all(self, names: Sequence[str]) -> bool:
+        """Abort every unfinished upload of these objects; returns whether there was one.
+
+        The caller knows that all of them belong to this job.
+        """
+        found = False
         if not names:
-            return
+            return found
         keys = {self._requests.location.key(name): name for name in names}
         common = os.path.commonprefix(list(keys))  # noqa: RUF071 - keys are strings, not paths
         position: dict[str, str] = {}
@@ -133,12 +154,13 @@ class MultipartUploads:
 
         while True:
             what = f"list unfinished uploads in {self._requests.location}"
-            found, position = await self._requests.ask(what, partial(uploads, position=position))
-            for key, upload_id in found:
+            begun, position = await self._requests.ask(what, partial(uploads, position=position))
+            for key, upload_id in begun:
                 if key in keys:
                     await self._abort(keys[key], upload_id)
+                    found = True
             if not position:
-                return
+                return found
 
     async def _begin(self, name: str) -> str:
         async def begin(_: Alive) -> str:
@@ -150,7 +172,8 @@ class MultipartUploads:
             )
             self._unanswered[name] += 1
             try:
-                reply = await await_answer(call, lambda: True)
+                with self.awaiting(name):
+                    reply = await await_answer(call, lambda: True)
             except ClientError as error:
                 # Despite a server error the endpoint may have begun the upload.
                 self._unanswered[name] -= http_status(error) < HTTPStatus.INTERNAL_SERVER_ERROR

@@ -56,9 +56,13 @@ class S3Store:
         self._limit = limit
         self._foreign: set[str] = set()
         """Names under which another object was found."""
+        self.unanswered = self._uploads.unanswered
 
-    async def open(self) -> None:
-        """Nothing to do: buckets belong to the user."""
+    made_place = False
+    """Buckets belong to the user."""
+
+    async def open(self, *, made_place: bool = False) -> None:
+        """Nothing to do."""
 
     async def checksum(self, name: str, data: memoryview, sha1: bytes) -> str:
         return await self._uploads.checksum(name, data) if self._uploads.are_for(data) else whole_checksum(sha1)
@@ -120,8 +124,9 @@ class S3Store:
                 ContentType="application/octet-stream",
                 IfNoneMatch="*",
             )
-            reply = await await_answer(call, lambda: True)
-            wanted(reply, "CopyObjectResult", "ETag")
+            with self._uploads.awaiting(name):
+                reply = await await_answer(call, lambda: True)
+                wanted(reply, "CopyObjectResult", "ETag")
             checksum: str | None = reply["CopyObjectResult"].get("ChecksumSHA1")
             return checksum
 
@@ -165,11 +170,16 @@ class S3Store:
 
     async def remove(self, name: str, size: int, *checksums: str) -> None:
         found = await find(self, name, size)
-        if found is not None and found.is_the(size, *checksums):
+        # Not deleted if absent: somebody else's object may appear at this moment.
+        if found is None and await self._uploads.abort(name, unknown_too=True):
+            found = await find(self, name, size)  # the upload may have been completed at that moment
+        if found is None:
+            return
+        self.unanswered.discard(name)
+        if found.is_the(size, *checksums):
             await self.delete(name)
         else:
-            # Not deleted even if absent: somebody else's object may appear at this moment.
-            await self._uploads.abort(name, unknown_too=found is None)
+            await self._uploads.abort(name, unknown_too=False)
 
     async def tidy(self, unfinished: Mapping[str, str]) -> None:
         # Checksums of chunked objects end in the number of chunks; a whole object leaves nothing unfinished.
@@ -192,7 +202,8 @@ class S3Store:
                 ContentType="application/octet-stream",
                 IfNoneMatch="*",
             )
-            wanted(await await_answer(call, lambda: body.sent), "ETag")
+            with self._uploads.awaiting(name, lambda: body.sent):
+                wanted(await await_answer(call, lambda: body.sent), "ETag")
 
         try:
             await self._requests.ask(what, attempt)
