@@ -183,9 +183,12 @@ async def test_given_up() -> None:
     """After as many lost answers as attempts are allowed, the loss is the error."""
     looks = [None] * LOOKS_AFTER_LOST_ANSWER
     registry = ScriptedRegistry(register=[LOST] * 3, find=looks * 3)
-    with pytest.raises(RegisterError, match="no answer"):
+    with pytest.raises(RegisterError, match="no answer") as caught:
         await run_register(registry)
     assert registry.left() == []
+    # Registered by hand under that name, the AMI would be taken for the job's own, and removed with the job.
+    assert "resume the job" in caught.value.hint
+    assert "amistream register" not in caught.value.hint
 
 
 async def test_look_fails() -> None:

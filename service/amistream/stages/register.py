@@ -82,7 +82,7 @@ class RegistrationAttempt:
                 if not image_id and unsure and failures < self.retry.attempts:
                     continue
                 if not image_id:
-                    raise _failed(self.registration, error) from error
+                    raise self._failed(error) from error
             await self._know(image_id)
             return image_id
 
@@ -93,8 +93,15 @@ class RegistrationAttempt:
         try:
             found = await find_ours(self.registry, self.registration, self.retry, looks=looks)
         except StoreError as blind:
-            raise _failed(self.registration, blind) from blind
+            raise self._failed(blind) from blind
         return found.id if found is not None else ""
+
+    def _failed(self, error: StoreError) -> RegisterError:
+        by_hand = f"`amistream register s3://{self.registration.location} --ami-name '{self.registration.name}'`"
+        # An AMI of that name that appears while ours is unknown counts as this job's, and a cancel takes it away.
+        how = f", or register it with {by_hand}" if self.own is not None else ", which looks for an AMI made so far"
+        hint = f"{error.hint}\n" * bool(error.hint) + "the bundle is complete and kept; resume the job" + how
+        return RegisterError(error.code, error.message, hint=hint, field=error.field)
 
     async def _know(self, own: str | None) -> None:
         self.own = own
@@ -145,13 +152,3 @@ async def find_ours(
         if found is not None and found.location == registration.location:
             return found
     return None
-
-
-def _failed(registration: Registration, error: StoreError) -> RegisterError:
-    return RegisterError(
-        error.code,
-        error.message,
-        hint=f"{error.hint}\n" * bool(error.hint) + "the bundle is complete and kept; resume the job, or register it "
-        f"with `amistream register s3://{registration.location} --ami-name '{registration.name}'`",
-        field=error.field,
-    )
