@@ -92,6 +92,25 @@ def test_registered_by_hand_without_the_job_s_doing(later: bool, machine: Machin
     assert machine.left("x") == []
 
 
+def test_parts_that_another_manifest_needs(machine: Machine) -> None:
+    """The parts of a cancelled job stay while another bundle's manifest, put by a copy, may need them."""
+    held = machine.held(Fault(action=PauseReply(), path=part(3), times=None))
+    with machine.daemon() as daemon:
+        job_id = machine.submit(daemon, "x")
+        machine.proxy.wait_hit(held)
+        copy = {"Bucket": machine.ground.bucket, "Key": f"{machine.root}/x/image.manifest.xml"}
+        machine.ground.s3.put_object(**copy, Body=b"<manifest>of a copy</manifest>")
+        there = machine.left("x")
+        job = cancelled(daemon, job_id)
+        assert (job["state"], job["resumable"]) == ("cancelled", True), job
+        assert any("manifest of another bundle" in notice for notice in job["notices"]), job["notices"]
+        assert set(there) <= set(machine.left("x"))
+        machine.proxy.mend(held)
+        machine.ground.s3.delete_object(**copy)
+        assert cancelled(daemon, job_id)["resumable"] is False
+    assert machine.left("x") == []
+
+
 @pytest.mark.parametrize("how", ["cancel", "resume"])
 def test_registered_without_an_answer(how: str, machine: Machine) -> None:
     """An AMI whose registration was never answered, and that EC2 could not be asked about, is still the job's own."""

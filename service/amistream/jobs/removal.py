@@ -11,14 +11,14 @@ from functools import partial
 
 from amistream.aws import buckets
 from amistream.checks.destination import Destination, OpenDestination, open_destination
-from amistream.errors import DeniedError, JobError, NotSupportedError
-from amistream.flow.gather import try_each
+from amistream.errors import DeniedError, JobError, NotSupportedError, StoreError
+from amistream.flow.gather import gather_limited, try_each
 from amistream.flow.retry import with_retries
 from amistream.flow.undo import Progress
 from amistream.jobs.proof import names_to_tidy
 from amistream.jobs.records import JournalEntry, SealedPart
 from amistream.location import DirectoryLocation, S3Location
-from amistream.ports.store import Store, sha1_of, whole_checksum
+from amistream.ports.store import Store, find, sha1_of, whole_checksum
 from amistream.stages.register import find_ours
 from amistream.values import manifest_name, part_name
 
@@ -53,6 +53,7 @@ async def remove_kept(
             if number in entry.manifests:
                 await _remove_manifest(address, destination, entry, number)
                 progress()
+            await _refuse_another(destination.store, address.prefix, parts)
             await try_each(partial(remove_part, destination.store, address.prefix), parts)
             if isinstance(address.location, S3Location):
                 # The preflight of every run puts one.
@@ -87,15 +88,37 @@ async def _remove_manifest(
     await destination.store.remove(name, len(manifest), checksum)
 
 
+async def _refuse_another(store: Store, prefix: str, parts: Sequence[SealedPart]) -> None:
+    """Raise `JobError` if there are parts of the job and another's manifest: a copy of this bundle may use them."""
+    name = manifest_name(prefix)
+    if await store.stat(name, read=False) is None:
+        return
+
+    async def is_there(part: SealedPart) -> bool:
+        found = await find(store, part_name(prefix, part.digest.index), part.digest.size)
+        return found is not None and found.is_the(part.digest.size, *part.checksums)
+
+    if any(await gather_limited(is_there, parts)):
+        whole = f"{store.location}/{name}"
+        raise JobError(
+            "job.another_bundle",
+            f"cannot remove the parts in {store.location}: the manifest of another bundle, {name}, may need them",
+            hint=f"`amistream verify {whole}` says if it does; `amistream delete {whole}` removes that bundle first",
+        )
+
+
 async def _refuse_registered(address: Destination, destination: OpenDestination, location: str, own: str) -> None:
     """Raise `JobError` if an AMI that is not this job's `own` is registered from the manifest at `location`."""
     ec2 = destination.ec2 or await address.ec2(destination.region)
     try:
         images = await with_retries(destination.retry, f"look for AMIs of {location}", lambda _: ec2.own_images())
-    except (DeniedError, NotSupportedError):
-        if destination.ec2 is not None or not address.endpoint_url:
+    except StoreError as error:
+        if destination.ec2 is not None:
             raise
-        return  # an endpoint that is S3 only: the job registers nothing, and nobody can
+        if isinstance(error, DeniedError | NotSupportedError) and _is_s3_only(address, error):
+            return  # the job registers nothing, and nobody can
+        way_out = f"if no AMI uses it, first: amistream delete s3://{location} --no-ec2"
+        raise error.reworded(hint="; or, ".join(filter(None, (error.hint, way_out)))) from error
     others = [image for image in images if image.id != own and image.location in (location, "")]
     if others:
         image = max(others, key=lambda each: each.location)
@@ -108,6 +131,12 @@ async def _refuse_registered(address: Destination, destination: OpenDestination,
             found = f"EC2 does not report from which bundle {image.id} is registered, so it may be this one"
             hint = f"if no AMI uses it, first: amistream delete s3://{location} --no-ec2"
         raise JobError("job.registered", f"cannot remove s3://{location}: {found}", hint=hint)
+
+
+def _is_s3_only(address: Destination, denial: StoreError) -> bool:
+    """Tell an endpoint that refuses whatever is not S3 from an EC2 that permits this user nothing."""
+    other = bool(address.endpoint_url) and ".amazonaws.com" not in address.endpoint_url
+    return other and denial.code != "aws.UnauthorizedOperation"
 
 
 async def _remove_probe(address: Destination) -> None:
