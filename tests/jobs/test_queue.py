@@ -15,7 +15,7 @@ from amistream.jobs.journal import Journal
 from amistream.jobs.queue import JobQueue
 from amistream.jobs.records import JournalEntry, NextStep
 from amistream.settings import OnStop
-from jobs.queueing import RESULT, Hands, ended, left_behind, request, running
+from jobs.queueing import PATIENCE_S, RESULT, Hands, ended, left_behind, request, running
 
 
 async def test_entered_before_anybody_hears_of_it(tmp_path: Path) -> None:
@@ -326,6 +326,19 @@ async def test_resumed_jobs_wait_their_turn(tmp_path: Path) -> None:
         assert (again.state, scene.hands.begun.empty()) == (State.QUEUED, True)
         await scene.hands.end(other)
         assert await scene.hands.wait_begun() == ("run", again)
+
+
+async def test_the_removal_of_a_waiting_job_hears_that_the_process_is_to_stop(tmp_path: Path) -> None:
+    """A job that was cancelled while it waited for its turn does not keep the process with its removal."""
+    async with running(tmp_path, max_jobs=1, drain=None) as scene:
+        kept = await scene.keep("a")
+        await scene.begin("b")
+        again = await scene.queue.resume(kept.id)
+        await scene.queue.cancel(again.id)
+        assert await scene.hands.wait_begun() == ("clean", again)
+        async with asyncio.timeout(PATIENCE_S):
+            await scene.queue.drain(OnStop.INTERRUPT)
+        assert again.state.ended
 
 
 @pytest.mark.parametrize(

@@ -232,7 +232,7 @@ class JobQueue:
         except asyncio.CancelledError:
             # A job that ran has ended itself.
             if job.state is State.QUEUED:
-                await finish_despite_cancel(self._end_unrun(job))
+                await self._end_unrun(job)
             raise
         except Exception as error:
             # One job's bug must not end the others. The journal records what the job left.
@@ -246,9 +246,10 @@ class JobQueue:
         if job.interrupt_requested:
             job.end(End(State.INTERRUPTED, resumable=True))
         elif job.ran_before:
+            # It is not cut short by a cancel, and hears that the process is to stop.
             await self._clean(job)
         else:
-            await end_job(job, End(State.CANCELLED), self._journal)
+            await finish_despite_cancel(end_job(job, End(State.CANCELLED), self._journal))
 
     def _stop(self, job: Job, *, keep: bool = False) -> None:
         # A task that is cancelled before its first step would never get to end its job.
