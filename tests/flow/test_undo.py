@@ -21,7 +21,9 @@ async def pass_time(seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "left"), [(None, None), (GONE, "store.gone"), (KeyError("secret"), "internal.bug")], ids=str
+    ("error", "left"),
+    [(None, None), (GONE, "store.gone"), (KeyError("secret"), "internal.bug"), (TimeoutError(), "internal.bug")],
+    ids=str,
 )
 async def test_reason(error: Exception | None, left: str | None) -> None:
     """A removal that fails returns its error; a bug in it ends no job."""
@@ -36,22 +38,24 @@ async def test_reason(error: Exception | None, left: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pause_s", "steps"), [(STALL_S + 1, 0), (STALL_S - 1, 15), (1.0, 100)], ids=["stuck", "slow", "quick"]
+    ("pause_s", "steps", "things"),
+    [(STALL_S + 1, 0, 100), (STALL_S - 1, 15, 100), (1.0, 100, 100), (1.0, 2500, 2500)],
+    ids=["stuck", "slow", "quick", "many"],
 )
-async def test_bounds(pause_s: float, steps: int) -> None:
+async def test_bounds(pause_s: float, steps: int, things: int) -> None:
     """A removal goes on while things are removed, but not for ever."""
     taken = 0
 
     async def removal(progress: Progress) -> None:
         nonlocal taken
-        for _ in range(100):
+        for _ in range(things):
             await pass_time(pause_s)
             progress()
             taken += 1
 
     error = await Undoing(STALL_S).run(removal)
     assert taken == steps
-    assert (error is None) == (steps == 100)
+    assert (error is None) == (steps == things)
     assert error is None or error.code == "removal.unfinished"
 
 

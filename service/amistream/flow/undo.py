@@ -17,7 +17,9 @@ UNDO_STALLS = 2
 _MOST_STALLS = 15
 """Limit of a whole removal in such spans: an endpoint that answers now and then holds no job for hours. Guess."""
 _HURRY_SHARE = 1 / 12
-"""Share of such a span that is left once the process is to stop: 10 s by default. Guess."""
+"""Share of such a span that is left once the process is to stop: 5 s by default. Guess."""
+_EARNED_S = 1.0
+"""Seconds that each removed thing adds to the limit of the whole, or 100,000 parts could never be removed. Guess."""
 
 Progress = Callable[[], None]
 """Called whenever a thing is removed."""
@@ -38,16 +40,16 @@ class Undoing:
         self._latest = min(self._latest, _now() + _MOST_STALLS * self._stall_s)
         try:
             async with asyncio.timeout_at(self._deadline()) as self._timeout:
-                await removal(self._extend)
+                await removal(self._removed)
         except AmistreamError as error:
             return error
-        except (TimeoutError, asyncio.CancelledError):
+        except (Exception, asyncio.CancelledError) as error:
             # Until Python 3.13 a task group that failed inside may keep the timeout from raising TimeoutError.
-            if self._timeout is None or not self._timeout.expired():
+            ended = isinstance(error, TimeoutError | asyncio.CancelledError)
+            if ended and self._timeout is not None and self._timeout.expired():
+                return JobError("removal.unfinished", f"cannot finish the removal: {self._why()}")
+            if isinstance(error, asyncio.CancelledError):
                 raise
-            why = "it was interrupted" if self._hurried else f"no answer came for {self._stall_s:g} s"
-            return JobError("removal.unfinished", f"cannot finish the removal: {why}")
-        except Exception as error:
             log.exception("job.bug")
             return bug_error(error)
         finally:
@@ -59,6 +61,16 @@ class Undoing:
         if not self._hurried:
             self._hurried, self._latest = True, _now() + self._stall_s * _HURRY_SHARE
             self._extend()
+
+    def _why(self) -> str:
+        if self._hurried:
+            return "it was interrupted"
+        return f"no answer came for {self._stall_s:g} s" if _now() < self._latest else "the endpoint is too slow"
+
+    def _removed(self) -> None:
+        if not self._hurried:
+            self._latest += _EARNED_S
+        self._extend()
 
     def _extend(self) -> None:
         if self._timeout is not None and not self._timeout.expired():

@@ -202,11 +202,14 @@ class BundleRun:
         self._job.note(f"{why}: starting over under a new key")
         await self._journal.update(self._job.view())
         left = await Undoing(UNDO_STALLS * self._addresses[0].settings.stall_timeout_s).run(self._remove)
+        if self._job.cancel_requested:
+            raise asyncio.CancelledError
         if left is not None:
+            hint = "correct that, then cancel the job, which removes them, and submit it again"
             raise RefusedError(
                 "resume.in_the_way",
                 f"cannot start over: the stored parts could not be removed ({left.message})",
-                hint="correct that, then cancel the job, which removes them, and submit it again",
+                hint="\n".join(filter(None, (left.hint, hint))),
             )
         self._lanes.start_over()
         await asyncio.to_thread(ready.volume.rewind)
