@@ -133,7 +133,7 @@ def keep(daemon: ScriptedDaemon) -> Job:
 
 
 async def test_clean_asks_first(daemon: ScriptedDaemon, cli: Cli, spawn: Spawn) -> None:
-    """What unfinished jobs stored is removed after a yes, given beforehand or at the question below their list."""
+    """Parts of unfinished jobs are removed after a yes, given beforehand or at the question below their list."""
     succeed(daemon.add())
     jobs = [keep(daemon), keep(daemon)]
     outcome = await cli("clean")

@@ -90,7 +90,7 @@ class Speeds:
     trials: list[Trial] = field(default_factory=list)
 
     def in_vain(self) -> int:
-        """How many times in a row, at the end, more connections brought no more speed."""
+        """Count the last measurements in a row in which more connections brought no more speed."""
         rates = [each.rate for _, each in sorted(self.links.items())]
         gains = [rate >= max(rates[:index]) * _NO_GAIN for index, rate in enumerate(rates) if index]
         return next((number for number, gain in enumerate(reversed(gains)) if gain), len(gains))
