@@ -20,7 +20,6 @@ from urllib.parse import quote
 import aiohttp
 from pydantic import BaseModel, ValidationError
 
-from amistream.checks.findings import Findings
 from amistream.errors import (
     AccessDeniedError,
     AmistreamError,
@@ -34,6 +33,7 @@ from amistream.errors import (
 from amistream.events import ErrorBody, Event, JobList, JobView, State
 
 if TYPE_CHECKING:
+    from amistream.checks.findings import Findings
     from amistream.request import CheckRequest, JobRequest
 
 RETRY_DELAYS_S = (0.1, 0.2, 0.5, 1.0, 1.5)
@@ -140,6 +140,8 @@ class Client:
 
     async def doctor(self, request: CheckRequest) -> Findings:
         """Have the daemon run a job's checks."""
+        from amistream.checks.findings import Findings
+
         body = request.model_dump(mode="json", exclude_unset=True)
         # Checks ask AWS, with retries: they may take minutes.
         return self._read(Findings, await self._ask("POST", "/v1/doctor", json=body, timeout=NO_READ_LIMIT))
