@@ -43,10 +43,9 @@ COMMANDS: dict[str, Callable[[BundleSession, str, Path], Awaitable[Any]]] = {
 }
 
 
-@pytest.mark.parametrize("body", [b"", b"<html/>"])
 @pytest.mark.parametrize("command", COMMANDS)
 async def test_from_each_request_on_all_replies_are_hollow(
-    command: str, body: bytes, cloud: Endpoint, bucket: str, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
+    command: str, cloud: Endpoint, bucket: str, make_proxy: MakeProxy, bundle: Path, tmp_path: Path
 ) -> None:
     """A command says what is wrong with the endpoint, whichever reply is the first without content."""
     assert bundle.name == MANIFEST
@@ -58,7 +57,7 @@ async def test_from_each_request_on_all_replies_are_hollow(
         def hollow(_: Request, first: int = first) -> HollowReply | None:
             nonlocal seen
             seen += 1
-            return HollowReply(body=body, undone=True) if seen > first else None
+            return HollowReply(body=b"" if first % 2 else b"<html/>", undone=True) if seen > first else None
 
         proxy.at_random = hollow
         async with it.session() as session:

@@ -16,7 +16,6 @@ import json
 import os
 import random
 import re
-import resource
 import shutil
 import signal
 import socket
@@ -38,7 +37,7 @@ from amistream.compat import main as old_commands
 from amistream.compat.tables import known_names
 from amistream.errors import EXIT_DONE, JobError
 from bundles.shell_bundle import EVERYTHING, Form, shell_bundle
-from support.daemons import Daemon, owner, running_daemon
+from support.daemons import Daemon, owner, peak_rss, running_daemon
 from support.keys import make_keys
 from support.volumes import random_image
 
@@ -538,7 +537,8 @@ def fuzz_all(directory: Path, seed: int, count: int) -> Verdict:
     manifests(fuzz, count // 3)
     lines(fuzz, count - 2 * (count // 3))
     verdict = fuzz.verdict
-    if (peak := resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10) > MOST_MEMORY:
+    # Not getrusage: its figure counts the process that started this one.
+    if (peak := peak_rss(os.getpid())) > MOST_MEMORY:
         verdict.blame("all", count, "", f"the commands took {peak >> 20} MiB")
     # Modules open a few for good when they are first used; a leak would be one a command.
     if (now := open_files(os.getpid())) > files + OPENED_ONCE:

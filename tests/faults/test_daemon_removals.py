@@ -142,7 +142,7 @@ LATE = {
 
 @pytest.mark.parametrize("what", LATE)
 def test_done_after_the_end(what: str, machine: Machine) -> None:
-    """An object or AMI that an unanswered request makes after its job was cancelled is found and removed by the next daemon."""
+    """An object or AMI that an unanswered request makes after its job's end is found and removed by the next daemon."""
     held = machine.held(LATE[what])
     with machine.daemon(stall_timeout_s=1 if "time-out" in what else 20) as daemon:
         job_id = machine.submit(daemon, "x")

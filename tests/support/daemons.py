@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 
 COMMANDS = Path(sys.executable).parent
 PATIENCE_S = 240
+
+
+def peak_rss(pid: int) -> int:
+    """Read the peak memory of a process in bytes."""
+    (found,) = re.findall(r"^VmHWM:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return int(found) << 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +81,7 @@ class Daemon:
 
     def peak_rss(self) -> int:
         """Read the daemon's peak memory in bytes."""
-        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-        raise AssertionError("no VmHWM")
+        return peak_rss(self.process.pid)
 
     def threads(self) -> list[str]:
         return sorted(path.read_text().strip() for path in Path(f"/proc/{self.process.pid}/task").glob("*/comm"))
