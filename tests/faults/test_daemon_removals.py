@@ -1,7 +1,7 @@
 """The real daemon removes a job at an endpoint that does not say what it did, says it late, or says nothing.
 
 Counts: four ways to register a bundle by hand before its job is removed; a registration whose answer is lost, removed
-and resumed; three requests that are done long after the job's end; an endpoint that says nothing; a directory.
+and resumed; two requests that are done long after the job's end; an endpoint that says nothing; a directory.
 """
 
 from __future__ import annotations
@@ -134,7 +134,6 @@ def test_registered_without_an_answer(how: str, machine: Machine) -> None:
 
 
 LATE = {
-    "a part": Fault(action=PauseRequest(whole=True), path=part(1), times=None),
     "a part, after its time-out": Fault(action=PauseRequest(whole=True), path=part(1), times=None),
     "an AMI": Fault(action=PauseRequest(), method="POST", form=REGISTER),
 }

@@ -9,7 +9,7 @@ from faults.kill_soak import soak
 if TYPE_CHECKING:
     from pathlib import Path
 
-KILLS = 5
+KILLS = 4
 
 
 def test_jobs_survive_the_daemon(tmp_path: Path) -> None:
