@@ -110,7 +110,7 @@ class Journal:
         self._lock = -1
         self._opened = ExitStack()
         self.notices: tuple[str, ...] = ()
-        """What was found damaged when the journal was opened."""
+        """Damage that was found when the journal was opened."""
 
     async def __aenter__(self) -> Self:
         try:

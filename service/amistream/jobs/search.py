@@ -148,8 +148,9 @@ def candidates(*, workers: int, block_size: int, memory_limit: int) -> list[Cand
 
 
 def steady_rate(sent: Sequence[tuple[float, float, int]], concurrency: int) -> float:
-    """Bytes per second of parts, given by beginning, end and size, until the last one begins: without the end, in which
-    fewer and fewer are under way. Too few parts for that count with their end.
+    """Return the bytes per second of parts, each given by its beginning, its end and its size.
+
+    Counted until the last part begins: after that fewer and fewer are under way. Too few parts count with their end.
     """
     begin, until = min(each[0] for each in sent), max(each[0] for each in sent)
     if len(sent) < 2 * concurrency or until == begin:
@@ -193,7 +194,7 @@ def recommend(in_force: Candidate, grid: Sequence[Candidate], speeds: Speeds) ->
     Where several candidates were measured only they compete: a measured figure counts for more than a computed one.
     """
     tried = {trial.candidate for trial in speeds.trials} | {in_force}
-    field = [each for each in grid if each in tried] if len(tried) > 1 else list(grid)
+    competing = [each for each in grid if each in tried] if len(tried) > 1 else list(grid)
     rate = speeds.rate if len(tried) > 1 else speeds.computed
-    best = ranked(field, {each: rate(each) for each in field})[0]
+    best = ranked(competing, {each: rate(each) for each in competing})[0]
     return best if rate(best) > rate(in_force) * (1 + speeds.spread) else in_force
