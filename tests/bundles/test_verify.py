@@ -10,8 +10,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from amistream.aws.regions import on_aws
 from amistream.bundles import acls
-from amistream.bundles.acls import EC2_READER, on_aws, who_can_read
+from amistream.bundles.acls import EC2_READER, who_can_read
 from amistream.bundles.manifest import Signature
 from amistream.bundles.results import Access, Report
 from amistream.errors import StoreError

@@ -53,6 +53,20 @@ async def test_a_clock_that_is_far_off(
     assert proxy.seen("PUT") == []
 
 
+async def test_an_endpoint_without_regions(
+    scene: Scene, bucket: str, ministack: Endpoint, make_proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An endpoint that only the SDK's environment names need not report the region of a bucket."""
+    no_region = Answer(status=200, code="OK", headers=(("Date", format_datetime(datetime.now(UTC), usegmt=True)),))
+    proxy = make_proxy(
+        ministack, dry_run_answered(), Fault(action=no_region, method="HEAD", path="/[^/]+/?", times=None)
+    )
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+    async with scene.ready(f"s3://{bucket}/x") as ready:
+        assert [destination.region for destination in ready.destinations] == ["eu-west-1"]
+    assert proxy.seen("HEAD", "/[^/]+/?")
+
+
 async def test_a_clock_that_s3_refuses(scene: Scene, bucket: str, ministack: Endpoint, make_proxy: MakeProxy) -> None:
     """S3 answers a wrong clock with a plain 403 to a HEAD; the date of the answer gives the reason."""
     date = format_datetime(datetime.now(UTC) + timedelta(hours=2), usegmt=True)

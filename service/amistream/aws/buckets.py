@@ -15,6 +15,7 @@ from typing import Any
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError
 
 from amistream.aws.error_table import MAKE_BUCKET, USE_SSE_S3
+from amistream.aws.regions import on_aws
 from amistream.aws.session import Aws
 from amistream.aws.translate import ENABLE_ACLS, asking, error_code, http_status, translate, wanted
 from amistream.errors import AmistreamError, NoBucketError, RefusedError, StoreError
@@ -46,8 +47,9 @@ async def find_bucket(aws: Aws, bucket: str, *, region: str, endpoint_url: str, 
         try:
             reply = await client.head_bucket(Bucket=bucket)
             headers = reply["ResponseMetadata"]["HTTPHeaders"]
-            # Compatible endpoints may have no regions.
-            found = reply.get("BucketRegion", asked) if endpoint_url else wanted(reply, "BucketRegion")
+            # Compatible endpoints, which the SDK's own settings may name too, may have no regions.
+            is_aws = on_aws(client.meta.endpoint_url)
+            found = wanted(reply, "BucketRegion") if is_aws else reply.get("BucketRegion", asked)
             return BucketFacts(region=str(found), ahead_s=_ahead_s(headers))
         except ClientError as error:
             headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})

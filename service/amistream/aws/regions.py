@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from botocore.loaders import create_loader
 from cryptography import x509
@@ -49,6 +50,11 @@ def _partitions() -> Mapping[str, str]:
 def partition_of(region: str) -> str:
     """The AWS partition of a region (`aws`, `aws-cn`, ...), or '' for a region that the SDK does not know."""
     return _partitions().get(region, "")
+
+
+def on_aws(endpoint_url: str) -> bool:
+    """True for an address of AWS's own; others are compatible endpoints, which may know less."""
+    return (urlsplit(endpoint_url).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
 
 def known_certificate(region: str) -> KnownCertificate | None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
+from amistream.aws.regions import on_aws
 from amistream.aws.session import Aws
 from amistream.aws.translate import asking
 from amistream.bundles.place import BucketPlace, Bundle
@@ -22,7 +22,6 @@ from amistream.settings import Settings
 EC2_READER = "6aa5a366c34c1cbe25dc49211496e913e0351eb0e8c37aa3477e40942ec6b97c"
 """Canonical user id of `za-team`, the reader in aws-exec-read; some places no longer show its name."""
 _EVERYBODY = tuple(f"http://acs.amazonaws.com/groups/global/{name}" for name in ("AllUsers", "AuthenticatedUsers"))
-_OF_AWS = (".amazonaws.com", ".amazonaws.com.cn")
 
 
 async def check_acls(
@@ -76,7 +75,3 @@ def who_can_read(grants: Iterable[Mapping[str, Any]]) -> Access:
     if any(reader.get("ID") == EC2_READER or reader.get("DisplayName") == "za-team" for reader in readers):
         return Access.GRANTED
     return Access.PRIVATE
-
-
-def on_aws(endpoint_url: str) -> bool:
-    return (urlsplit(endpoint_url).hostname or "").endswith(_OF_AWS)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from amistream.aws import buckets
+from amistream.aws.regions import on_aws
 from amistream.checks.destination import Destination, OpenDestination, open_destination
 from amistream.errors import DeniedError, JobError, NotSupportedError, StoreError
 from amistream.flow.gather import gather_limited, try_each
@@ -135,8 +136,8 @@ async def _refuse_registered(address: Destination, destination: OpenDestination,
 
 def _is_s3_only(address: Destination, denial: StoreError) -> bool:
     """Tell an endpoint that refuses whatever is not S3 from an EC2 that permits this user nothing."""
-    other = bool(address.endpoint_url) and ".amazonaws.com" not in address.endpoint_url
-    return other and denial.code != "aws.UnauthorizedOperation"
+    elsewhere = bool(address.endpoint_url) and not on_aws(address.endpoint_url)
+    return elsewhere and denial.code != "aws.UnauthorizedOperation"
 
 
 async def _remove_probe(address: Destination) -> None:
