@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -36,6 +37,8 @@ for a stall.
 """
 CONNECT_TIMEOUT_S = 10
 _MODELS = ("s3", "ec2", "sts")
+_REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
+"""The first is that of AWS's other SDKs, Lambda and ECS; this SDK reads the second only."""
 
 
 class Aws:
@@ -182,6 +185,9 @@ def _load_session(profile: str) -> AioSession:
     session = get_session()
     if profile:
         session.set_config_variable("profile", profile)
+    # An empty variable would hide the next one.
+    variables = [name for name in _REGION_VARIABLES if os.environ.get(name)]
+    session.session_var_map["region"] = ("region", variables, None, None)
     session.register_component("data_loader", _loader())
     session.register_component("response_parser_factory", _Parsers())
     return session
