@@ -25,7 +25,7 @@ from amistream.settings import Settings
 async def test_the_region_of_the_environment(
     variables: dict[str, str], setting: str, region: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """AWS_REGION comes before AWS_DEFAULT_REGION, both after the setting and before the profile; empty ones are none."""
+    """AWS_REGION comes first, then AWS_DEFAULT_REGION; both after the setting and before the profile, unless empty."""
     (tmp_path / "config").write_text("[default]\nregion = sa-east-1\n")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
