@@ -4,18 +4,14 @@ Secrets are kept in `Secret`, whose `repr` is empty. Only the public key of a ce
 have expired and are still in use, so dates are not checked and RSA-1024 is accepted. RSA is PKCS#1 v1.5 for both
 encryption and signature, as the bundle format requires; the lower-case hex text of key and IV is encrypted.
 
-These functions read files and take milliseconds of CPU: call them on a thread. A file is opened and read once; with
-`roots` it must lie within them.
+These functions read files and take milliseconds of CPU: call them on a thread. With `roots` a file must lie within
+them.
 """
 
 from __future__ import annotations
 
-import errno
-import os
 import secrets
-import select
 import stat
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,7 +31,8 @@ from cryptography.x509.oid import NameOID
 from amistream.errors import KeyMismatchError, RefusedError
 from amistream.host.file_lock import locked
 from amistream.host.new_file import NewFile
-from amistream.roots import Roots, open_pinned, pinned
+from amistream.host.small_file import read_small_file
+from amistream.roots import Roots
 from amistream.values import KIB
 
 CERTIFICATE_FILE = "user-certificate.pem"
@@ -45,8 +42,6 @@ AES_SIZE = 16
 """Bytes of the key and of the IV."""
 PEM_MAX = 256 * KIB
 """Larger than any key or chain of certificates: a larger file was given by mistake."""
-PIPE_PATIENCE_S = 10.0
-"""Time for a key to come through a pipe. Guess."""
 
 
 class Secret:
@@ -265,48 +260,5 @@ def load_private_key(path: Path, roots: Roots | None, *, exposed_too: bool) -> r
 
 
 def _read(path: Path, roots: Roots | None, *, what: str, field: str) -> tuple[bytes, int]:
-    """Read the whole file; returns it and its mode when it was opened."""
-
-    def refused(why: str | None, hint: str) -> RefusedError:
-        return RefusedError(f"{field}.unreadable", f"cannot read the {what} {path}: {why}", hint=hint, field=field)
-
-    try:
-        with pinned(path, roots, field=field) as pin:
-            about = os.fstat(pin)
-            # A shell passes data that is not in a file through a pipe: <(...). Only the daemon's own user may give one.
-            if not (stat.S_ISREG(about.st_mode) or (stat.S_ISFIFO(about.st_mode) and roots is None)):
-                raise OSError(errno.EINVAL, "it is not a file")
-            # A lease on a file, which its owner may take, would block the opening, and so would a pipe.
-            descriptor = open_pinned(pin, os.O_RDONLY | os.O_NONBLOCK)
-            try:
-                # A file that shows no size is empty, or the kernel's: /proc/kmsg has no end, and loses what is read.
-                has_data = about.st_size or not stat.S_ISREG(about.st_mode)
-                data = _read_at_most(descriptor, PEM_MAX + 1) if has_data else b""
-            finally:
-                os.close(descriptor)
-    except BlockingIOError as error:
-        raise refused(
-            "another program has a lease on it",
-            f"find it in /proc/locks by the number that `ls -i {path}` shows, and end it; then try again",
-        ) from error
-    except OSError as error:
-        raise refused(error.strerror, f"check the path and its permissions: ls -l {path}") from error
-    if len(data) > PEM_MAX:
-        raise refused(f"it has more than {PEM_MAX // KIB} KiB", "give the PEM file")
-    return data, about.st_mode
-
-
-def _read_at_most(descriptor: int, size: int) -> bytes:
-    """Read a file, or a pipe until its writers are gone. Raises OSError, TimeoutError for a pipe that has no end."""
-    data = b""
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    until = time.monotonic() + PIPE_PATIENCE_S
-    while len(data) < size:
-        # A pipe that nobody has opened to write has no end yet.
-        if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
-            raise TimeoutError(errno.ETIMEDOUT, f"the pipe had no end within {PIPE_PATIENCE_S:g} s")
-        if not (piece := os.read(descriptor, size - len(data))):
-            break
-        data += piece
-    return data
+    """Read a PEM file; returns it and its mode when it was opened."""
+    return read_small_file(path, roots, what=what, field=field, code=f"{field}.unreadable", largest=PEM_MAX)

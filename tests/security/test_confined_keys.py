@@ -13,7 +13,7 @@ import pytest
 
 from amistream import keys
 from amistream.errors import RefusedError
-from amistream.host import file_lock
+from amistream.host import file_lock, small_file
 from amistream.host.file_lock import locked
 from amistream.keys import load_certificate, load_identity, own_identity
 from amistream.roots import Roots
@@ -128,7 +128,7 @@ def test_a_large_file_is_no_key(inside: Path) -> None:
 @pytest.mark.parametrize("writer", [False, True], ids=["nobody writes", "a writer that does not end"])
 def test_a_pipe_without_an_end_holds_no_job(inside: Path, writer: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A named pipe of root's own job is refused when its data has no end within the time for it."""
-    monkeypatch.setattr(keys, "PIPE_PATIENCE_S", 0.05)
+    monkeypatch.setattr(small_file, "PIPE_PATIENCE_S", 0.05)
     os.mkfifo(inside / "pipe")
     sender = os.open(inside / "pipe", os.O_RDWR) if writer else -1
     try:

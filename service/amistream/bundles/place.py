@@ -18,6 +18,7 @@ from amistream.bundles.manifest import LARGEST, Manifest, parse_manifest
 from amistream.bundles.meter import Note
 from amistream.errors import RefusedError
 from amistream.flow.retry import retry_policy, with_retries
+from amistream.host.small_file import read_small_file
 from amistream.location import SCHEME, DirectoryLocation, Location, S3Location, no_manifest_error
 from amistream.ports.store import ObjectStore, Store
 from amistream.settings import Settings
@@ -118,22 +119,15 @@ async def check_bucket(place: BucketPlace, settings: Settings, aws: Aws, note: N
 
 
 async def read_manifest(path: Path) -> Manifest:
-    """Read the manifest in a file. Raises `RefusedError`."""
+    """Read the manifest in a file or pipe. Raises `RefusedError`."""
 
     def read() -> bytes:
-        with path.open("rb") as file:
-            return file.read(LARGEST + 1)
+        data, _ = read_small_file(
+            path, None, what="manifest", field="manifest", code="manifest.unreadable", largest=LARGEST
+        )
+        return data
 
-    try:
-        raw = await asyncio.to_thread(read)
-    except OSError as error:
-        raise RefusedError(
-            "manifest.unreadable",
-            f"cannot read the manifest {path}: {error.strerror}",
-            hint=f"check the path and its permissions: ls -l {path}",
-            field="manifest",
-        ) from error
-    return parse_manifest(raw, str(path))
+    return parse_manifest(await asyncio.to_thread(read), str(path))
 
 
 async def find_bundle(place: Place, manifest_name: str, *, copy: Path | None = None) -> Bundle:
