@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -14,12 +14,11 @@ import pytest
 
 from amistream.cli.main import run
 from bundles.bucket import bucket, cloud
-from cli.running import Cli, Outcome, Spawn
+from cli.running import Cli, Outcome, Running, Spawn
 from cli.scripted import ScriptedDaemon
+from support import commands
 
 __all__ = ["bucket", "cloud"]
-
-COMMAND = Path(sys.executable).with_name("amistream")
 
 
 @pytest.fixture
@@ -57,17 +56,18 @@ def cli(socket: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
 @pytest.fixture
 async def spawn(socket: Path) -> AsyncIterator[Spawn]:
     """Start the installed command as a process."""
-    started: list[asyncio.subprocess.Process] = []
+    started: list[Running] = []
 
-    async def start(*words: str | Path, before: tuple[str, ...] = (), **options: Any) -> asyncio.subprocess.Process:
+    async def start(*words: str | Path, before: tuple[str, ...] = (), **options: Any) -> Running:
         environ = {**os.environ, "AMISTREAM_SOCKET": str(socket), **options.pop("env", {})}
-        streams = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE}
-        process = await asyncio.create_subprocess_exec(*before, COMMAND, *words, env=environ, **{**streams, **options})
-        started.append(process)
-        return process
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        line = [*before, str(commands.COMMANDS / "amistream"), *map(str, words)]
+        running = await Running.start(line, forked=not before, env=environ, **{**streams, **options})
+        started.append(running)
+        return running
 
     yield start
-    for process in started:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+    for running in started:
+        running.process.kill()
+        await running.communicate()
+        await running.wait()

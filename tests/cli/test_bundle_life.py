@@ -164,7 +164,6 @@ async def test_deletion_asked_on_a_terminal(
     words = ("delete", f"s3://{bucket}/holes.img.manifest.xml", "--endpoint-url", cloud.url)
     process = await spawn(*words, stdin=theirs)
     os.close(theirs)
-    assert process.stderr is not None
     question = await process.stderr.readline()
     assert b"Delete 4 objects, " in question
     assert b"[y/N]" in question
@@ -181,7 +180,6 @@ async def test_interrupt_at_the_question(spawn: Spawn, cloud: Endpoint, bucket: 
     words = ("delete", f"s3://{bucket}/holes.img.manifest.xml", "--endpoint-url", cloud.url)
     process = await spawn(*words, stdin=theirs)
     os.close(theirs)
-    assert process.stderr is not None
     await process.stderr.readline()
     process.send_signal(signal.SIGINT)
     outcome = await ended(process)

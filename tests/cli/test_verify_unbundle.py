@@ -137,7 +137,7 @@ async def test_unbundle_to_another_program(spawn: Spawn, manifest: Path, image: 
     """With - the image alone goes to stdout, and what is to be said to stderr."""
     process = await spawn("unbundle", manifest, "-", *key(key_ring))
     stdout, stderr = await process.communicate()
-    assert process.returncode == 0, stderr
+    assert await process.wait() == 0, stderr
     assert stdout == image.read_bytes()
     assert b"signature  right" in stderr
 
@@ -145,10 +145,8 @@ async def test_unbundle_to_another_program(spawn: Spawn, manifest: Path, image: 
 async def test_unbundle_to_one_that_leaves(spawn: Spawn, manifest: Path, key_ring: KeyRing) -> None:
     """A program that leaves early ends it with exit status 4 and one message."""
     process = await spawn("unbundle", manifest, "-", *key(key_ring))
-    assert process.stdout is not None
     await process.stdout.readexactly(1000)
     process.stdout._transport.close()  # type: ignore[attr-defined] # as a reader that ends
-    assert process.stderr is not None
     stderr = (await process.stderr.read()).decode()
     assert await process.wait() == 4
     assert stderr.count("cannot write the standard output: Broken pipe") == 1

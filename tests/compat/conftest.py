@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import pytest
 
+from support import commands
+
 if TYPE_CHECKING:
     from support.endpoints import Endpoint
     from support.keys import KeyRing
 
 PATIENCE_S = 120
-NEW = "import sys; from amistream.cli.main import run; sys.exit(run(sys.argv[1:]))"
 
 
 @dataclass(frozen=True)
@@ -33,26 +33,24 @@ class Old:
     directory: Path
 
     def __call__(
-        self, line: str, *, to: Endpoint | None = None, keys: bool = True, given: bytes = b"", **environ: str
+        self, line: str, *, to: Endpoint | None = None, keys: bool = True, given: bytes | None = None, **environ: str
     ) -> Ended:
         """Run a command to its end; `to` is the endpoint, whose keys are in the environment unless `keys` is false."""
-        done = subprocess.run(
-            self._program(line),
+        done = commands.run(
+            self._words(line),
             cwd=self.directory,
             env=self._environment(to, keys=keys) | environ,
-            input=given,
-            capture_output=True,
+            given=given,
             timeout=PATIENCE_S,
-            check=False,
         )
-        ended = Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
+        ended = Ended(done.returncode, done.stdout, done.stderr)
         assert "Traceback" not in ended.stderr, ended.stderr
         return ended
 
     def begin(self, line: str, stdin: IO[bytes]) -> subprocess.Popen[bytes]:
         """Start a command."""
-        return subprocess.Popen(
-            self._program(line),
+        return commands.Popen(
+            self._words(line),
             cwd=self.directory,
             env=self._environment(None, keys=False),
             stdin=stdin,
@@ -60,10 +58,9 @@ class Old:
             stderr=subprocess.PIPE,
         )
 
-    def _program(self, line: str) -> list[str]:
-        words = line.split()
-        program = ["-c", NEW, *words[1:]] if words[0] == "amistream" else ["-m", "amistream.compat", *words]
-        return [sys.executable, *program]
+    def _words(self, line: str) -> list[str | Path]:
+        name, *words = line.split()
+        return [commands.COMMANDS / name, *words]
 
     def _environment(self, to: Endpoint | None, *, keys: bool) -> dict[str, str]:
         environment = {

@@ -10,7 +10,6 @@ import socket
 import sqlite3
 import stat
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,21 +23,15 @@ from amistream.events import State
 from amistream.jobs.journal import FILE
 from amistream.settings import OnStop
 from daemon.rig import StartDaemon
+from support import commands
 
-AMISTREAMD = str(Path(sys.executable).with_name("amistreamd"))
+AMISTREAMD = commands.COMMANDS / "amistreamd"
 PATIENCE_S = 120.0
 
 
 def run(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run an `amistreamd` that ends by itself."""
-    return subprocess.run(
-        [AMISTREAMD, *map(str, arguments)],
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
+    return commands.run([AMISTREAMD, *arguments], env={**os.environ, **variables}, timeout=PATIENCE_S)
 
 
 class Process:
@@ -47,8 +40,8 @@ class Process:
     def __init__(self, directory: Path, **variables: str) -> None:
         self.socket = directory / "run" / "a.sock"
         self.state_dir = directory / "state"
-        self.popen = subprocess.Popen(
-            [AMISTREAMD, "--socket", str(self.socket), "--state-dir", str(self.state_dir)],
+        self.popen = commands.Popen[str](
+            [AMISTREAMD, "--socket", self.socket, "--state-dir", self.state_dir],
             env={**os.environ, **variables},
             stderr=subprocess.PIPE,
             text=True,

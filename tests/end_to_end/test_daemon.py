@@ -160,7 +160,7 @@ def test_cancel_while_bundling_leaves_nothing(
 def test_memory_does_not_grow_with_the_volume(tmp_path: Path, key_ring: KeyRing) -> None:
     """The daemon's peak memory stays under its ceiling for a volume of twice that size."""
     image = random_image(tmp_path / "disk.img", 400 * MIB)
-    with running_daemon(tmp_path, None) as daemon:
+    with running_daemon(tmp_path, None, forked=False) as daemon:
         done = daemon.command("bundle", image, "--to", tmp_path / "out", *identity(key_ring))
         assert done.returncode == 0, done.stderr
         assert daemon.peak_rss() < 200 * MIB
@@ -175,7 +175,7 @@ def test_memory_of_several_jobs_stays_below_the_formula(
     image = random_image(tmp_path / "disk.img", 16 * MIB)
     sizes = {"part_size": MIB, "upload_concurrency": 4, "block_size": 2 * MIB, "workers": 2}
     body = {"source": str(image), "register_image": False, "endpoint_url": ministack.url, **owner(key_ring)}
-    with running_daemon(tmp_path, ministack, max_jobs=jobs, **sizes) as daemon:
+    with running_daemon(tmp_path, ministack, forked=False, max_jobs=jobs, **sizes) as daemon:
         ids = [daemon.submit(**body, destinations=[f"s3://{bucket}/{number}"]) for number in range(jobs)]
         assert {daemon.wait_ended(each)["state"] for each in ids} == {"done"}
         assert daemon.peak_rss() < memory_ceiling(**sizes, jobs=jobs)

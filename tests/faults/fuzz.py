@@ -275,7 +275,7 @@ def requests(fuzz: Fuzz, count: int) -> None:
     home = fuzz.directory / "daemon"
     home.mkdir()
     settings = {**QUICK, "endpoint_url": NOWHERE, "max_queued": 20, "part_size": "64KiB"}
-    with running_daemon(home, None, **settings) as daemon:
+    with running_daemon(home, None, forked=False, **settings) as daemon:
         files = open_files(daemon.process.pid)
         for number in range(count):
             asked = a_request(fuzz, fuzz.dice("request", number), number)

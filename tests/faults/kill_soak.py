@@ -32,7 +32,8 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from support.buckets import create_bucket, download_bundle, list_keys, open_uploads
-from support.daemons import COMMANDS, owner
+from support.commands import COMMANDS
+from support.daemons import owner
 from support.endpoints import run_ministack
 from support.keys import make_keys
 from support.processes import ServerProcess
@@ -177,7 +178,7 @@ class Soak:
         argv += ["--state-dir", str(self._directory / "state")]
         self._socket.unlink(missing_ok=True)
         log = self._directory / f"daemon-{self.verdict.kills:03d}.log"
-        process = Killable(argv, log=log, environ=environ, directory=self._directory)
+        process = Killable(argv, log=log, environ=environ, directory=self._directory, forked=True)
         process.wait_ready(self._answers)
         return process
 

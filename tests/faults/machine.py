@@ -45,10 +45,10 @@ class Machine:
     got: int = 0
 
     @contextmanager
-    def daemon(self, **settings: object) -> Iterator[Daemon]:
+    def daemon(self, *, forked: bool = True, **settings: object) -> Iterator[Daemon]:
         # What a killed one left is not what the next one is waited for with.
         (self.directory / "amistream.sock").unlink(missing_ok=True)
-        with running_daemon(self.directory, self.ground.endpoint, **{**QUICK, **settings}) as running:
+        with running_daemon(self.directory, self.ground.endpoint, forked=forked, **{**QUICK, **settings}) as running:
             yield running
 
     def words(self, place: str) -> list[object]:

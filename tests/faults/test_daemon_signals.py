@@ -23,7 +23,9 @@ from typing import Any
 from amistream.jobs.journal import FILE
 from faults.machine import PATIENCE_S, QUICK, Machine, exit_status, kill, tell, wait_log
 from faults.scene import REGISTER, part
-from support.daemons import COMMANDS, Daemon
+from support import commands
+from support.commands import COMMANDS
+from support.daemons import Daemon
 from support.proxy import Answer, Fault, PauseReply
 from support.volumes import random_image
 
@@ -163,12 +165,12 @@ def test_killed_without_a_daemon(machine: Machine) -> None:
     }
 
     def command(*words: object) -> subprocess.CompletedProcess[str]:
-        line = [str(COMMANDS / "amistream"), *map(str, words), "--in-process"]
-        return subprocess.run(line, env=environ, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+        line = [COMMANDS / "amistream", *words, "--in-process"]
+        return commands.run(line, env=environ, timeout=PATIENCE_S)
 
     for place in ("resumed", "cleaned"):
         line = [str(COMMANDS / "amistream"), *map(str, machine.words(place)), "--in-process"]
-        with subprocess.Popen(line, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+        with commands.Popen(line, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
             machine.proxy.wait_hit(held)
             running.kill()
     machine.proxy.mend(held)
@@ -250,7 +252,7 @@ def test_memory_stays_flat(machine: Machine) -> None:
     machine.held(Fault(action=Answer(status=403, code="AccessDenied"), path=f".*/failed-.*{part(1)}", times=None))
     sizes, handles, threads = [], [], []
     ends = {"ami": "done", "failed": "failed", "cancelled": "cancelled", "local": "done"}
-    with machine.daemon(part_size="64KiB") as daemon:
+    with machine.daemon(forked=False, part_size="64KiB") as daemon:
         for number in range(JOBS):
             kind = list(ends)[number % 4]
             place = f"{kind}-{number}"

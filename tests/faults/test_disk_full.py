@@ -20,7 +20,8 @@ from amistream.events import State
 from amistream.jobs.journal import FILE, Journal
 from faults.scene import Scene, ended, hit, part
 from jobs.work import request
-from support.daemons import COMMANDS
+from support import commands
+from support.commands import COMMANDS
 from support.proxy import Fault, PauseReply
 from support.referee import check_bundle
 
@@ -183,12 +184,8 @@ def test_a_daemon_without_a_journal_does_not_start(tmp_path: Path) -> None:
     """The daemon gives the reason in one message and ends; no socket stays."""
     with small_disk(tmp_path / "state", 256 * KIB) as state:
         subprocess.run(["mount", "-o", "remount,ro", str(state)], check=True)
-        done = subprocess.run(
-            [str(COMMANDS / "amistreamd"), "--socket", str(tmp_path / "socket"), "--state-dir", str(state)],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
+        done = commands.run(
+            [COMMANDS / "amistreamd", "--socket", tmp_path / "socket", "--state-dir", state], timeout=60
         )
     assert done.returncode == JobError.exit_status
     assert done.stderr.startswith(f"amistreamd: cannot keep the journal {state / FILE}: ")

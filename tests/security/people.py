@@ -165,7 +165,7 @@ def machine(keys: KeyRing, **settings: object) -> Iterator[Machine]:
     shutil.copy(keys.ec2.certificate, outside / "cert-ec2.pem")
     for path in (root, *root.iterdir()):
         os.chown(path, MEMBER_ID, MEMBER_ID)
-    chosen = {"socket_group": some_group().gr_name, "source_roots": root, **settings}
+    chosen: dict[str, Any] = {"socket_group": some_group().gr_name, "source_roots": root, **settings}
     try:
         with running_daemon(folder, None, **chosen) as daemon:
             yield Machine(daemon=daemon, root=root, outside=outside, keys=keys)

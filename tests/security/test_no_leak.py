@@ -76,7 +76,7 @@ class Life:
         """Run a daemon at level debug; its output is stored under `name`."""
         chosen = {"log_level": "debug", "part_size": PART, "endpoint_url": self.proxy.url, "region": "eu-west-1"}
         quick = {"register_poll_s": 0.05, "backoff_base_s": 0.01, "backoff_cap_s": 0.05, "upload_attempts": 2}
-        with running_daemon(self.folder, None, **chosen, **quick, **settings) as running:
+        with running_daemon(self.folder, None, forked=False, **chosen, **quick, **settings) as running:
             try:
                 yield running
             finally:

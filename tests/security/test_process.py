@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from security.people import PYTHON, STRANGER, STRANGER_ID, machine, needs_root
-from support.daemons import COMMANDS, Daemon, running_daemon
+from support import commands
+from support.commands import COMMANDS
+from support.daemons import Daemon, running_daemon
 
 if TYPE_CHECKING:
     from support.keys import KeyRing
@@ -27,7 +29,7 @@ WITH_CORES = ("prlimit", "--core=unlimited", "--")
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    with running_daemon(tmp_path, None) as running:
+    with running_daemon(tmp_path, None, forked=False) as running:
         yield running
 
 
@@ -145,8 +147,8 @@ def test_a_state_directory_that_others_can_write_to_is_refused(tmp_path: Path, m
     state = tmp_path / "state"
     state.mkdir()
     state.chmod(mode)
-    argv = [str(COMMANDS / "amistreamd"), "--socket", str(tmp_path / "s"), "--state-dir", str(state)]
-    ended = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+    argv = [COMMANDS / "amistreamd", "--socket", tmp_path / "s", "--state-dir", state]
+    ended = commands.run(argv, timeout=PATIENCE_S)
     assert ended.returncode == 2
     assert f"cannot use the state directory {state}: other users" in ended.stderr
     assert f"chmod 700 {state}" in ended.stderr
@@ -168,7 +170,7 @@ def test_directories_above_the_socket_let_others_pass(tmp_path: Path) -> None:
     """Directories made for the socket can be entered by all users, whatever the umask."""
     socket = tmp_path / "a" / "b" / "s"
     argv = [str(COMMANDS / "amistreamd"), "--socket", str(socket), "--state-dir", str(tmp_path / "state")]
-    with subprocess.Popen(argv, stderr=subprocess.PIPE) as process:
+    with commands.Popen[bytes](argv, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         while b"daemon.ready" not in process.stderr.readline():
             pass

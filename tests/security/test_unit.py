@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from security.people import MEMBER_ID, needs_root, some_group
-from support.daemons import COMMANDS, identity
+from support.commands import COMMANDS
+from support.daemons import identity
 from support.volumes import loop_device, random_image
 
 if TYPE_CHECKING:

@@ -6,20 +6,20 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from support import commands
+from support.commands import COMMANDS
 from support.processes import ServerProcess
 
 if TYPE_CHECKING:
     from support.endpoints import Endpoint
     from support.keys import KeyRing
 
-COMMANDS = Path(sys.executable).parent
 PATIENCE_S = 240
 
 
@@ -36,19 +36,12 @@ class Daemon:
     process: ServerProcess
     socket: Path
     environ: dict[str, str]
+    forked: bool
 
     def command(self, *argv: object) -> subprocess.CompletedProcess[str]:
         """Run `amistream ARGV` against this daemon."""
-        line = [str(COMMANDS / "amistream"), *map(str, argv), "--socket", str(self.socket)]
-        return subprocess.run(
-            line,
-            capture_output=True,
-            text=True,
-            env=self.environ,
-            timeout=PATIENCE_S,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
+        line = [COMMANDS / "amistream", *argv, "--socket", self.socket]
+        return commands.run(line, forked=self.forked, env=self.environ, timeout=PATIENCE_S)
 
     def curl(self, path: str, *options: str) -> tuple[int, Any]:
         """Request a path of the API with curl; return the status and the JSON or text."""
@@ -88,8 +81,13 @@ class Daemon:
 
 
 @contextmanager
-def running_daemon(directory: Path, endpoint: Endpoint | None, **settings: object) -> Iterator[Daemon]:
-    """Run `amistreamd` with these settings against `endpoint`; it is stopped with SIGTERM at the end."""
+def running_daemon(
+    directory: Path, endpoint: Endpoint | None, *, forked: bool = True, **settings: object
+) -> Iterator[Daemon]:
+    """Run `amistreamd` with these settings against `endpoint`; it is stopped with SIGTERM at the end.
+
+    With `forked=False` it and its commands are started as a user starts them.
+    """
     socket = directory / "amistream.sock"
     environ = {
         "PATH": os.environ["PATH"],
@@ -99,8 +97,8 @@ def running_daemon(directory: Path, endpoint: Endpoint | None, **settings: objec
         **{f"AMISTREAM_{name.upper()}": str(value) for name, value in settings.items()},
     }
     argv = [str(COMMANDS / "amistreamd"), "--socket", str(socket), "--state-dir", str(directory / "state")]
-    process = ServerProcess(argv, log=directory / "daemon.log", environ=environ, directory=directory)
-    daemon = Daemon(process=process, socket=socket, environ=environ)
+    process = ServerProcess(argv, log=directory / "daemon.log", environ=environ, directory=directory, forked=forked)
+    daemon = Daemon(process=process, socket=socket, environ=environ, forked=forked)
     try:
         process.wait_ready(lambda: socket.exists() and daemon.curl("/v1/health")[0] == 200)
         yield daemon

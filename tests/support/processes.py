@@ -1,7 +1,7 @@
 """Server programs in processes of their own.
 
 `ServerProcess` starts one, keeps what it prints in a file, waits until its own API answers, and ends
-exactly the process group it started. It does not know what the programs are.
+exactly the process group it started. It does not know what the programs are, but that `support.commands` can fork some.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import subprocess
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
+
+from support import commands
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -49,13 +51,15 @@ class ServerProcess:
         environ: Mapping[str, str],
         directory: Path,
         stop_with: signal.Signals = signal.SIGTERM,
+        forked: bool = False,
     ) -> None:
-        # The servers must not outlive a test run that was killed outright.
-        guard = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+        # The servers must not outlive a test run that was killed outright; those that are forked do not.
+        guard = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") and not forked else []
+        start = commands.Popen[bytes] if forked else subprocess.Popen[bytes]
         self.log = log
         self._stop_with = stop_with
         with log.open("wb") as output:
-            self._process = subprocess.Popen(
+            self._process = start(
                 [*guard, *argv],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
