@@ -133,7 +133,10 @@ Destinations = Annotated[
     tuple[Annotated[str, AfterValidator(_check_destination)], ...],
     Option("--to", DESTINATION, "s3://BUCKET[/KEY/PREFIX]|DIR"),
 ]
-_SOURCE = "Block device, or image file: raw, qcow2, VMDK, VHD or VHDX; - is standard input, with --in-process only."
+_SOURCE = (
+    "Block device, or image file: raw, qcow2, VMDK, VHD, VHDX, VDI, QED, Parallels; - is standard input, with "
+    "--in-process only."
+)
 _DESTINATIONS = "Where the bundle goes; may be repeated: one pass serves all, and each region gets its AMI."
 
 
@@ -274,6 +277,10 @@ class Subject(_Request):
     source: Source | None = Field(None, description=_SOURCE)
     image_size: Annotated[ByteSize | None, Option("--image-size", "", "SIZE")] = Field(
         None, gt=0, description="Exact size of a SOURCE that comes through a pipe, such as 10GiB."
+    )
+    source_format: Annotated[Literal["raw"] | None, Option("--source-format", "", "raw")] = Field(
+        None,
+        description="raw: SOURCE's bytes are the disk, whatever they look like; default: recognise its format.",
     )
     live: Annotated[bool, Option("--live", "")] = Field(
         False, description="Bundle SOURCE even though it is mounted read-write, for example with frozen file systems."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,27 @@ async def test_a_missing_source(scene: Scene) -> None:
 async def test_a_directory_as_source(scene: Scene) -> None:
     """A directory is refused as source."""
     await scene.hint(scene.tmp_path / "out", code="source.kind", says="it is a directory", source="/etc")
+
+
+async def test_no_disk(scene: Scene) -> None:
+    """An archive is refused, also as the disk in an image; `source_format` takes its bytes as they are."""
+    scene.image.write_bytes(b"\x1f\x8b\x08" + bytes(MIB - 3))
+    hint = await scene.hint(scene.tmp_path / "out", code="source.no_disk", says="it is a gzip file, not a disk")
+    assert f"gzip -dc {scene.image} | amistream bundle -" in hint
+    async with scene.ready(scene.out, source_format="raw") as ready:
+        assert ready.volume.size == MIB
+    if shutil.which("qemu-img"):
+        inside = scene.tmp_path / "inside.qcow2"
+        subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", scene.image, inside], check=True)
+        error = await scene.refused(scene.tmp_path / "out", source=str(inside))
+        assert (error.code, "--source-format" in error.hint) == ("source.no_disk", False)
+
+
+async def test_a_doubtful_disk(scene: Scene) -> None:
+    """A disk that EC2 will hardly boot is bundled with a notice."""
+    scene.image.write_bytes(b"hsqs" + bytes(MIB))
+    async with scene.ready(scene.out):
+        assert [notice for notice in scene.notices if "squashfs" in notice and "may not boot" in notice]
 
 
 async def test_an_empty_image(scene: Scene) -> None:

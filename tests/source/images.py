@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,19 @@ FACTS = '{"virtual-size": 4096, "filename": "x"}'
 def convert(disk: Path, path: Path, *options: str) -> Path:
     subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", *options, str(disk), str(path)], check=True)
     return path
+
+
+def run_line(line: str, folder: Path) -> None:
+    """Run a line of a hint, as a user would paste it."""
+    subprocess.run(["/bin/sh", "-c", line], cwd=folder, check=True)
+
+
+def content(path: Path) -> bytes:
+    """The disk in the file at `path`."""
+    with closing(open_source(str(path))) as volume:
+        found = bytearray(volume.size)
+        volume.read_into(0, memoryview(found))
+    return bytes(found)
 
 
 def servers() -> list[int]:

@@ -16,7 +16,7 @@ from amistream.host import program
 from amistream.source.file import FileVolume
 from amistream.source.opening import open_source
 from amistream.stages.read import Read
-from source.images import FACTS, MAP, MIB, SIZE, convert, needs_qemu, opened, refused, script, servers
+from source.images import FACTS, MAP, MIB, SIZE, convert, needs_qemu, opened, refused, run_line, script, servers
 from support.volumes import loop_device, sparse_image
 
 FORMS = {
@@ -86,12 +86,18 @@ def test_what_is_served(form: str, disk: Path, tmp_path: Path) -> None:
 
 
 @needs_qemu
-def test_a_whole_device_is_never_looked_into(disk: Path, tmp_path: Path) -> None:
-    """A block device is the volume itself, whatever its first bytes."""
+def test_a_device_with_an_image(disk: Path, tmp_path: Path) -> None:
+    """A block device that holds an image is refused with the line that makes a disk of it, or taken as it is."""
     image = convert(disk, tmp_path / "image", "qcow2")
-    with loop_device(image) as device, closing(open_source(str(device))) as volume:
-        assert isinstance(volume, FileVolume)
-        assert volume.size == image.stat().st_size
+    with loop_device(image) as device:
+        error = refused(device)
+        assert error.code == "source.no_disk"
+        line = error.hint.removeprefix("convert it: ").partition(", then")[0]
+        run_line(line, tmp_path)
+        assert (tmp_path / "disk.img").read_bytes() == disk.read_bytes()
+        with closing(open_source(str(device), as_it_is=True)) as volume:
+            assert isinstance(volume, FileVolume)
+            assert volume.size == image.stat().st_size
 
 
 @needs_qemu
@@ -145,14 +151,12 @@ def test_an_image_without_its_tables(packed: bool, disk: Path, tmp_path: Path) -
 
 @needs_qemu
 def test_a_last_cluster_that_is_not_whole(tmp_path: Path) -> None:
-    """The missing end of an incomplete last cluster reads as zeros."""
+    """An image that lacks a part of its last cluster is refused: QEMU writes whole ones, and reads zeros there."""
     disk = sparse_image(tmp_path / "disk.img", MIB, [(512 * 1024, 5000)])
     path = convert(disk, tmp_path / "image", "qcow2")
     os.truncate(path, path.stat().st_size - 50_000)
-    with closing(opened(path)) as volume:
-        content = bytearray(MIB)
-        volume.read_into(0, memoryview(content))
-    assert content == disk.read_bytes()
+    error = refused(path)
+    assert (error.code, "50000 bytes" in error.message) == ("source.cut_short", True)
 
 
 @needs_qemu

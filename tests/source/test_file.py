@@ -214,7 +214,8 @@ def test_fifo(tmp_path: Path) -> None:
     os.mkfifo(path)
     error = refused(path)
     assert error.code == "source.kind"
-    assert error.message == f"cannot bundle {path}: it is neither a file nor a block device"
+    assert error.message == f"cannot bundle {path}: it is a pipe"
+    assert "| amistream bundle - --image-size" in error.hint
 
 
 def test_character_device() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from amistream.source.file import FileVolume
 from amistream.source.opening import open_source
 from amistream.source.qemu.formats import FOOTER, FORMATS, HEAD, Format, Magic, detect_format
+from amistream.source.qemu.headers import check_vdi
 from support.volumes import random_image
 
 
@@ -37,6 +38,6 @@ def test_each_format_has_an_entry() -> None:
 
 def test_a_magic_at_an_offset() -> None:
     """A magic is looked for at its offset only."""
-    magic = Magic(b"\x7f\x10\xda\xbe", "only a test", offset=64)
+    magic = Magic(b"\x7f\x10\xda\xbe", check_vdi, offset=64)
     assert magic.is_in(bytes(64) + magic.text, b"")
     assert not magic.is_in(magic.text.ljust(100, b"\0"), magic.text)

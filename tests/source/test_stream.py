@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
 import os
 import socket
 import subprocess
@@ -25,7 +27,7 @@ MIB = 1 << 20
 
 
 @contextmanager
-def sent(data: bytes, *, size: int | None = None) -> Iterator[StreamVolume]:
+def sent(data: bytes, *, size: int | None = None, as_it_is: bool = False) -> Iterator[StreamVolume]:
     """A volume whose bytes a thread sends through a pipe."""
     reading, writing = os.pipe()
 
@@ -39,7 +41,7 @@ def sent(data: bytes, *, size: int | None = None) -> Iterator[StreamVolume]:
     sender = threading.Thread(target=send)
     sender.start()
     try:
-        volume = open_standard_input(len(data) if size is None else size, reading)
+        volume = open_standard_input(len(data) if size is None else size, reading, as_it_is=as_it_is)
         assert isinstance(volume, StreamVolume)
         with closing(volume):
             os.close(reading)
@@ -98,6 +100,25 @@ def test_no_image_in_another_form() -> None:
         read_all(volume)
     assert caught.value.code == "source.stream_format"
     assert "qcow2" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("packed", "line"),
+    [
+        (gzip.compress(bytes(5000)), "... | gzip -dc | amistream bundle -"),
+        (lzma.compress(bytes(5000)), "... | xz -dc | amistream bundle -"),
+        (b"PK\3\4".ljust(5000), "unzip -p FILE | amistream bundle -"),
+        (b"\x7f\x45\x4c\x46".ljust(5000), "give the disk itself"),
+    ],
+)
+def test_no_disk(packed: bytes, line: str) -> None:
+    """A stream that is no disk is refused at its first block with the line that works, or taken as it is."""
+    with sent(packed) as volume, pytest.raises(SourceError) as caught:
+        read_all(volume)
+    assert caught.value.code == "source.no_disk"
+    assert line in caught.value.hint
+    with sent(packed, as_it_is=True) as volume:
+        assert read_all(volume) == packed
 
 
 def test_interrupted() -> None:

@@ -7,13 +7,14 @@ import re
 
 from amistream.checks.destination import RequestContext
 from amistream.checks.findings import Check, Observation, notice
-from amistream.errors import RefusedError
+from amistream.errors import RefusedError, SourceError
 from amistream.host.mounts import mount_point
 from amistream.plan import Plan
-from amistream.ports.volume import Volume
+from amistream.ports.volume import Kind, Volume
 from amistream.request import PATTERN_WORDS, PREFIX_PATTERN
 from amistream.settings import Sparse, concurrency_within, memory_ceiling
 from amistream.source.file import too_large
+from amistream.source.foreign import HEAD, doubt_about, recognise
 from amistream.source.opening import open_source
 from amistream.stages.level import level_number
 from amistream.stages.manifest import SIGNED_MAX, signed_size
@@ -84,7 +85,7 @@ class SourceChecks:
         if self.opened:
             await asyncio.to_thread(self.volume.close)
 
-    def _open(self) -> str:
+    def _open(self) -> Observation | str:
         request = self._request
         self.volume = volume = open_source(
             request.source or "",
@@ -92,11 +93,36 @@ class SourceChecks:
             live=request.live,
             image_size=request.image_size,
             most=int(self._settings.max_image_size),
+            as_it_is=self._as_it_is,
         )
         self.opened = True
         self.extents = volume.extents()
         count = len(self.extents)
-        return f"{size_text(volume.size)} {volume.kind}, {count} extent{'s' * (count != 1)}"
+        found = f"{size_text(volume.size)} {volume.kind}, {count} extent{'s' * (count != 1)}"
+        doubt = "" if self._as_it_is else self._look_at(volume)
+        return notice(f"{found}; {doubt}", why="the AMI may not boot") if doubt else found
+
+    @property
+    def _as_it_is(self) -> bool:
+        return self._request.source_format is not None
+
+    def _look_at(self, volume: Volume) -> str:
+        """Look at the first bytes of a disk in an image, or another one: a doubt, or ''. Raises `RefusedError`."""
+        if volume.kind is Kind.STREAM:
+            return ""  # has not come yet
+        head = bytearray(min(HEAD, volume.size))
+        try:
+            volume.read_into(0, memoryview(head))
+        except SourceError:
+            return ""  # fails later, with a message of its own
+        if kind := recognise(bytes(head)):
+            raise RefusedError(
+                "source.no_disk",
+                f"cannot bundle {volume.path}: the disk in this image is {kind.words}, no disk",
+                hint="make the image from the disk itself, or convert it into a raw image first",
+                field="source",
+            )
+        return doubt_about(bytes(head), volume.path.name)
 
     def _check_size(self) -> str:
         volume, most = self.volume, int(self._settings.max_image_size)

@@ -47,7 +47,8 @@ class ServerTool:
     The program ends when the client hangs up, so it does not outlive this process.
     """
 
-    def __init__(self, program: str, options: list[str], descriptor: int) -> None:
+    def __init__(self, program: str, options: list[str], descriptor: int, *, before: str = "") -> None:
+        """`before` is put before the file's path, in the last argument."""
         self._program = program
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the server
         self.connection = socket.socket(socket.AF_UNIX)
@@ -62,6 +63,7 @@ class ServerTool:
                 program,
                 options,
                 descriptor,
+                before,
                 stdin=listener.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=self._errors,
@@ -92,14 +94,16 @@ class ServerTool:
             return _failure(self._program, status, self._errors)
 
 
-def run_tool(program: str, options: list[str], descriptor: int) -> bytes:
-    """Run `program` on the file of `descriptor` and return its output.
+def run_tool(program: str, options: list[str], descriptor: int, *, before: str = "") -> bytes:
+    """Run `program` on the file of `descriptor` and return its output; `before` is put before the file's path.
 
     Raises `ToolMissingError`, or OSError with the program's error message.
     """
     # Files, not pipes: the limit of file sizes bounds them.
     with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as errors:
-        process = _start(_RUN, program, options, descriptor, stdin=subprocess.DEVNULL, stdout=answer, stderr=errors)
+        process = _start(
+            _RUN, program, options, descriptor, before, stdin=subprocess.DEVNULL, stdout=answer, stderr=errors
+        )
         try:
             status = process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
@@ -118,6 +122,7 @@ def _start(
     program: str,
     options: list[str],
     descriptor: int,
+    before: str,
     *,
     stdin: int,
     stdout: IO[bytes] | int,
@@ -126,7 +131,7 @@ def _start(
     lent = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE)
     try:
         return subprocess.Popen(
-            ["/bin/sh", "-c", script, program, *options, f"/proc/self/fd/{lent}"],
+            ["/bin/sh", "-c", script, program, *options, f"{before}/proc/self/fd/{lent}"],
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,

@@ -132,13 +132,7 @@ def open_volume(path: Path, roots: Roots | None = None, *, live: bool = False) -
         with pinned(path, roots, field="source") as pin:
             mode = os.fstat(pin).st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
-                what = "a directory" if stat.S_ISDIR(mode) else "neither a file nor a block device"
-                raise RefusedError(
-                    "source.kind",
-                    f"cannot bundle {path}: it is {what}",
-                    hint="give an image file, such as disk.img, or a block device, such as /dev/xvdf",
-                    field="source",
-                )
+                raise _wrong_kind(path, mode)
             # Non-blocking: a device without its medium, or a lease on the file, would block the opening.
             descriptor = open_pinned(pin, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError as error:
@@ -159,6 +153,14 @@ def open_volume(path: Path, roots: Roots | None = None, *, live: bool = False) -
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def _wrong_kind(path: Path, mode: int) -> RefusedError:
+    what = "a directory" if stat.S_ISDIR(mode) else "neither a file nor a block device"
+    hint = "give an image file, such as disk.img, or a block device, such as /dev/xvdf"
+    if stat.S_ISFIFO(mode):
+        what, hint = "a pipe", "send it to standard input: ... | amistream bundle - --image-size SIZE --in-process"
+    return RefusedError("source.kind", f"cannot bundle {path}: it is {what}", hint=hint, field="source")
 
 
 def too_large(path: Path, size: int, most: int) -> RefusedError:

@@ -1,19 +1,23 @@
 """Opens a source as a volume: a block device, an image file, an image of a virtual machine, or standard input.
 
 A format is recognised by the file's first bytes, a fixed-size VHD by its last ones, and never by the file's name. A
-block device always is the volume itself.
+device or file that holds no disk but an archive or the like is refused, and a device with an image of a virtual machine
+too; `as_it_is` takes the bytes as they are.
 """
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from amistream.errors import RefusedError, SourceError
 from amistream.ports.volume import Kind, Volume
 from amistream.roots import Roots
 from amistream.source.file import FileVolume, open_volume
+from amistream.source.foreign import AS_IT_IS, HEAD, TAIL, Foreign, recognise
 from amistream.source.qemu.converted import open_converted
-from amistream.source.qemu.formats import Format, detect_format, ends_of
+from amistream.source.qemu.formats import Format, detect_format
+from amistream.source.qemu.headers import read_range
 from amistream.source.stream import open_standard_input
 from amistream.values import STANDARD_INPUT
 
@@ -25,19 +29,23 @@ def open_source(
     live: bool = False,
     image_size: int | None = None,
     most: int | None = None,
+    as_it_is: bool = False,
 ) -> Volume:
     """Open the `source` and check its size against `image_size`, which a stream needs.
 
-    With `roots` the source must lie within them. A converted image whose disk has more than `most` bytes is refused by
-    its size alone. Raises `RefusedError`. Blocks: use it on a thread.
+    `as_it_is`: the bytes are the disk, whatever they look like. With `roots` the source must lie within them. A
+    converted image whose disk has more than `most` bytes is refused by its size alone. Raises `RefusedError`. Blocks:
+    use it on a thread.
     """
     volume: Volume
     if source == STANDARD_INPUT and roots is None:
-        volume = open_standard_input(image_size)
+        volume = open_standard_input(image_size, as_it_is=as_it_is)
     else:
         volume = open_volume(Path(source), roots, live=live)
     try:
-        if isinstance(volume, FileVolume) and volume.kind is Kind.IMAGE_FILE and (found := _format_of(volume)):
+        if isinstance(volume, FileVolume) and not as_it_is and (found := _format_of(volume)):
+            if volume.kind is Kind.BLOCK_DEVICE:
+                raise _device_with_image(volume, found)
             volume = open_converted(volume, found, most=most, confined=roots is not None)
         if image_size not in (None, volume.size):
             raise RefusedError(
@@ -53,7 +61,33 @@ def open_source(
 
 
 def _format_of(volume: FileVolume) -> Format | None:
+    """The format to convert from, None for a disk. Raises `RefusedError` if it holds neither."""
+    tail_size = min(TAIL, volume.size)
     try:
-        return detect_format(*ends_of(volume))
+        head = read_range(volume, 0, min(HEAD, volume.size))
+        tail = read_range(volume, volume.size - tail_size, tail_size)
     except SourceError:
         return None  # a file that cannot be read fails later, with a message of its own
+    found = detect_format(head, tail)
+    if found is None and (kind := recognise(head, tail)):
+        raise _no_disk(volume, kind)
+    return found
+
+
+def _no_disk(volume: FileVolume, kind: Foreign) -> RefusedError:
+    return RefusedError(
+        "source.no_disk",
+        f"cannot bundle {volume.path}: it is {kind.words}, not a disk",
+        hint=kind.hint(str(volume.path)),
+        field="source",
+    )
+
+
+def _device_with_image(volume: FileVolume, image_format: Format) -> RefusedError:
+    return RefusedError(
+        "source.no_disk",
+        f"cannot bundle {volume.path}: the device holds a {image_format.words} image, not a disk",
+        hint=f"convert it: qemu-img convert -f {image_format.value} -O raw {shlex.quote(str(volume.path))} disk.img, "
+        f"then give disk.img as SOURCE; {AS_IT_IS}",
+        field="source",
+    )

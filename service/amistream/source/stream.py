@@ -17,7 +17,8 @@ from pathlib import Path
 from amistream.errors import RefusedError, SourceError
 from amistream.ports.volume import Kind
 from amistream.source.file import FileVolume
-from amistream.source.qemu.formats import HEAD, detect_format
+from amistream.source.foreign import AS_IT_IS, HEAD, recognise
+from amistream.source.qemu.formats import detect_format
 from amistream.values import MIB, Extent
 
 _PATH = Path("/dev/stdin")
@@ -28,7 +29,9 @@ _PIPE_SIZE = MIB
 class StreamVolume:
     """A volume of `size` bytes from a pipe, which it owns. It can be read only once."""
 
-    def __init__(self, descriptor: int, size: int) -> None:
+    def __init__(self, descriptor: int, size: int, *, as_it_is: bool = False) -> None:
+        """`as_it_is`: accept any first bytes."""
+        self._as_it_is = as_it_is
         self._descriptor = descriptor
         self._position = 0
         self._stopped, self._stop = os.pipe2(os.O_CLOEXEC)
@@ -66,13 +69,8 @@ class StreamVolume:
                 )
             done += count
             self._position += count
-        if offset == 0 and (found := detect_format(bytes(buffer[:HEAD]))):
-            raise SourceError(
-                "source.stream_format",
-                f"cannot bundle standard input: it is a {found.words} image, which cannot be read from front to back",
-                hint="give the image's file as SOURCE",
-                field="source",
-            )
+        if offset == 0 and not self._as_it_is:
+            _refuse_no_disk(bytes(buffer[:HEAD]))
         return True
 
     def will_need(self, offset: int, length: int) -> None:
@@ -118,7 +116,24 @@ class StreamVolume:
             ) from error
 
 
-def open_standard_input(size: int | None, descriptor: int = 0) -> StreamVolume | FileVolume:
+def _refuse_no_disk(head: bytes) -> None:
+    if found := detect_format(head):
+        raise SourceError(
+            "source.stream_format",
+            f"cannot bundle standard input: it is a {found.words} image, which cannot be read from front to back",
+            hint=f"give the image's file as SOURCE; {AS_IT_IS}",
+            field="source",
+        )
+    if kind := recognise(head):
+        raise SourceError(
+            "source.no_disk",
+            f"cannot bundle standard input: it is {kind.words}, not a disk",
+            hint=kind.hint(""),
+            field="source",
+        )
+
+
+def open_standard_input(size: int | None, descriptor: int = 0, *, as_it_is: bool = False) -> StreamVolume | FileVolume:
     """Open standard input as a volume; a stream needs its `size`. Raises `RefusedError`."""
     try:
         mode = os.fstat(descriptor).st_mode
@@ -148,4 +163,4 @@ def open_standard_input(size: int | None, descriptor: int = 0) -> StreamVolume |
             "show it for their files",
             field="image_size",
         )
-    return StreamVolume(os.dup(descriptor), size)
+    return StreamVolume(os.dup(descriptor), size, as_it_is=as_it_is)

@@ -1,4 +1,4 @@
-"""Disk images in other formats (qcow2, VMDK, VHD, VHDX), read as the disks that they contain, without a raw copy.
+"""Disk images in other formats (qcow2, VMDK, VHD, VDI ...), read as the disks that they contain, without a raw copy.
 
 `qemu-img` reports the disk's size and the place of each piece. Uncompressed pieces are read directly from the image
 file; pieces without a place are holes. Compressed pieces, and formats whose pieces `qemu-img` does not report (VHDX),
@@ -23,8 +23,10 @@ from amistream.host.program import ToolMissingError, run_tool
 from amistream.ports.volume import Kind
 from amistream.source.extents import join_extents
 from amistream.source.file import FileVolume, too_large
-from amistream.source.qemu.formats import Format, check_header, cut_short, elsewhere
+from amistream.source.qemu.formats import Format, check_header
+from amistream.source.qemu.headers import cut_short, elsewhere
 from amistream.source.qemu.nbd import NbdServer
+from amistream.source.qemu.vhd import cut_to_geometry
 from amistream.values import KIB, MIB, Extent
 
 MOST_FACTS = MIB
@@ -161,7 +163,7 @@ def open_converted(
         size = int(facts["virtual-size"])
         if most is not None and size > most:
             raise too_large(file.path, size, most)
-        pieces = _pieces(file, facts, _ask(file, "map", image_format))
+        pieces = _pieces(file, _ask(file, "map", image_format))
     except ToolMissingError as error:
         raise _missing(file, image_format, str(error)) from None
     except OSError as error:
@@ -172,7 +174,10 @@ def open_converted(
             "uses the image must be shut down",
             field="source",
         ) from error
-    return ConvertedVolume(file, image_format, size, pieces, confined=confined)
+    volume = ConvertedVolume(file, image_format, size, pieces, confined=confined)
+    if image_format is Format.VHD:
+        volume.size = cut_to_geometry(file, volume)
+    return volume
 
 
 def _words(error: OSError, *, confined: bool) -> str:
@@ -180,7 +185,8 @@ def _words(error: OSError, *, confined: bool) -> str:
 
 
 def _ask(file: FileVolume, question: str, image_format: Format) -> bytes:
-    return run_tool("qemu-img", [question, f"--format={image_format}", "--output=json"], descriptor_of(file))
+    options = [question, "--output=json", "--image-opts"]
+    return run_tool("qemu-img", options, descriptor_of(file), before=image_format.as_option)
 
 
 def _check_facts(file: FileVolume, facts: dict[str, Any], *, confined: bool) -> None:
@@ -198,7 +204,7 @@ def _check_facts(file: FileVolume, facts: dict[str, Any], *, confined: bool) -> 
         )
 
 
-def _pieces(file: FileVolume, facts: dict[str, Any], listing: bytes) -> tuple[Piece, ...]:
+def _pieces(file: FileVolume, listing: bytes) -> tuple[Piece, ...]:
     """The pieces with data. Raises `RefusedError` if the file ends before one of them, or there are too many."""
     if listing.count(b"{") > MOST_PIECES:
         raise RefusedError(
@@ -210,13 +216,10 @@ def _pieces(file: FileVolume, facts: dict[str, Any], listing: bytes) -> tuple[Pi
 
     def piece(each: dict[str, Any]) -> Piece | None:
         place, length = None if each.get("compressed") else each.get("offset"), each["length"]
-        if each["data"] and place is not None:
-            # Bytes behind the file's end read as zeros, and the last cluster need not be complete.
-            missing = max(0, place + length - file.size)
-            if missing > facts.get("cluster-size", 0):
-                raise cut_short(file, missing)
-            length -= missing
-        return Piece(offset=each["start"], length=length, place=place) if length > 0 and not each["zero"] else None
+        # QEMU reads zeros there; it writes whole clusters itself, so the file lost what is missing.
+        if each["data"] and place is not None and (missing := place + length - file.size) > 0:
+            raise cut_short(file, missing)
+        return Piece(offset=each["start"], length=length, place=place) if not each["zero"] else None
 
     # Each entry becomes a piece while parsing: the parsed listing would take ten times its size.
     return tuple(each for each in json.loads(listing, object_hook=piece) if each is not None)

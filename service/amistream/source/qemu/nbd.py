@@ -12,6 +12,7 @@ import struct
 import threading
 
 from amistream.host.program import PATIENCE_S, ServerTool
+from amistream.source.qemu.formats import Format
 
 _GREETING = struct.Struct(">8s8sH")
 _MAGIC = (b"NBDMAGIC", b"IHAVEOPT")
@@ -33,11 +34,11 @@ _MOST = 32 * 1024 * 1024
 class NbdServer:
     """A `qemu-nbd` that serves the disk in one image. Close it."""
 
-    def __init__(self, descriptor: int, image_format: str) -> None:
+    def __init__(self, descriptor: int, image_format: Format) -> None:
         """Serve the image behind the open file `descriptor`. Raises `ToolMissingError`, or OSError with the reason."""
         self._lock = threading.Lock()
-        options = ["--read-only", "--shared=1", f"--format={image_format}"]
-        self._server = ServerTool("qemu-nbd", options, descriptor)
+        options = ["--read-only", "--shared=1", "--image-opts"]
+        self._server = ServerTool("qemu-nbd", options, descriptor, before=image_format.as_option)
         self._connection = self._server.connection
         # `interrupt` comes to a server that has greeted.
         self._connection.settimeout(PATIENCE_S)
