@@ -51,11 +51,19 @@ def configure(level: str, log_format: LogFormat) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_rendering(log_format)],
         )
     )
-    handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name.partition(".")[0] == OWN_LOGGERS)
+    handler.addFilter(_is_shown)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger(OWN_LOGGERS).setLevel(level.upper())
+
+
+def _is_shown(record: logging.LogRecord) -> bool:
+    """Select the lines, and leave out the SDK's tracebacks: each is of an error that is reported where it matters."""
+    root = record.name.partition(".")[0]
+    if root in {"aiobotocore", "botocore"}:
+        record.exc_info = None
+    return record.levelno >= logging.WARNING or root == OWN_LOGGERS
 
 
 def _rendering(log_format: LogFormat) -> list[Processor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from amistream.aws.credentials import CredentialFacts, find_credentials
+from amistream.aws.leash import run_credential_process
 from amistream.aws.session import Aws
 from amistream.errors import StoreError
 from amistream.settings import Settings
@@ -83,12 +85,106 @@ async def test_a_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         await found(tmp_path)
 
 
-@pytest.mark.usefixtures("in_environment")
-async def test_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half a pair, and an end that is no time, are errors with words."""
-    monkeypatch.setenv("AWS_CREDENTIAL_EXPIRATION", "soon")
-    with pytest.raises(StoreError, match="AWS_CREDENTIAL_EXPIRATION is not a time"):
+HALF = f"[default]\naws_access_key_id = {SECRETS[0]}\n"
+ROLE = "[default]\nrole_arn = arn:aws:iam::123456789012:role/r\n"
+PAIR = f"aws_access_key_id = {SECRETS[0]}\naws_secret_access_key = {SECRETS[1]}\n"
+
+
+@pytest.mark.parametrize(
+    ("variable", "content", "words"),
+    [
+        ("AWS_SECRET_ACCESS_KEY", "", "the environment (AWS_ACCESS_KEY_ID): AWS_SECRET_ACCESS_KEY is missing"),
+        ("AWS_CREDENTIAL_EXPIRATION", "soon", "AWS_CREDENTIAL_EXPIRATION is not a time"),
+        ("AWS_ACCESS_KEY_ID", "AKIA\rFORATEST", "character 5 of 13, U+000D, of AWS_ACCESS_KEY_ID cannot be part of it"),
+        ("AWS_SESSION_TOKEN", "token\nof-a-test", "U+000A, of AWS_SESSION_TOKEN cannot"),
+        ("AWS_SESSION_TOKEN", "token\u2013of-a-test", "U+2013, of AWS_SESSION_TOKEN cannot"),
+        (
+            "AWS_SHARED_CREDENTIALS_FILE",
+            HALF,
+            "the credentials file (profile default in FILE): aws_secret_access_key is",
+        ),
+        ("AWS_SHARED_CREDENTIALS_FILE", SECRETS[1], "FILE is not in the SDK's format, see line 1"),
+        ("AWS_SHARED_CREDENTIALS_FILE", f"{HALF}aws_secret_access_key =\n", "the secret key is empty"),
+        ("AWS_SHARED_CREDENTIALS_FILE", None, "AWS_SHARED_CREDENTIALS_FILE (FILE): it is a directory"),
+        ("AWS_CONFIG_FILE", HALF, "the configuration file (profile default in FILE): aws_secret_access_key is missing"),
+        ("AWS_CONFIG_FILE", f"[default]\n{SECRETS[1]}\n", "FILE is not in the SDK's format, see line 2"),
+        ("AWS_CONFIG_FILE", f"{ROLE}source_profile = absent\n", "absent"),
+        (
+            "AWS_CONFIG_FILE",
+            f"{ROLE}credential_source = Nowhere\n",
+            'an assumed role (profile default in FILE): The credential source "Nowhere"',
+        ),
+        (
+            "AWS_CONFIG_FILE",
+            f"{ROLE}source_profile = keys\nmfa_serial = arn:aws:iam::123456789012:mfa/me\n[profile keys]\n{PAIR}",
+            "an assumed role (profile default in FILE): its MFA code is asked for at a terminal only",
+        ),
+        ("AWS_CONFIG_FILE", "[default]\ncredential_process = '\n", "No closing quotation"),
+        ("AWS_CONFIG_FILE", "[default]\ncredential_process =\n", "its command is empty"),
+        ("AWS_CREDENTIAL_FILE", f"AWSAccessKeyId={SECRETS[0]}\n", "the file AWS_CREDENTIAL_FILE (AWS_CREDENTIAL_FILE)"),
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://example.com/", "Unsupported host 'example"),
+    ],
+)
+async def test_broken(
+    variable: str, content: str | None, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each provider's fault is an error that names it and its place, and quotes nothing of it."""
+    path = tmp_path / "file"
+    if variable.endswith("_FILE"):
+        path.mkdir() if content is None else path.write_text(content)
+        content = str(path)
+    else:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", SECRETS[0])
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRETS[1])
+    if variable.startswith("AWS_CONTAINER"):
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.setenv(variable, content or "")
+    with pytest.raises(StoreError) as caught:
         await found(tmp_path)
-    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    with pytest.raises(StoreError, match="cannot find AWS credentials: "):
-        await found(tmp_path)
+    assert caught.value.code == "aws.credentials"
+    assert words in caught.value.message.replace(str(path), "FILE")
+    assert not any(secret in str(caught.value) for secret in SECRETS)
+
+
+async def test_white_space_around_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ends of lines that files and secrets of containers leave at keys are no part of them."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", f"{SECRETS[0]}\r\n")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f" {SECRETS[1]}\n")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", f"{SECRETS[2]}\t")
+    async with Aws(Settings(state_dir=tmp_path)) as aws:
+        credentials = await aws.credentials()
+        assert credentials is not None
+        assert (await credentials.get_frozen_credentials())[:3] == SECRETS
+
+
+async def test_a_program_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A credential process that never ends is named, and killed."""
+    os.mkfifo(tmp_path / "held")
+    held = os.open(tmp_path / "held", os.O_RDONLY | os.O_NONBLOCK)
+    program = tmp_path / "hang"
+    program.write_text(f"#!/bin/sh\nexec sleep 1000 >{tmp_path / 'held'}\n")
+    program.chmod(0o700)
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = {program}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    async with Aws(Settings(state_dir=tmp_path, stall_timeout_s=2)) as aws:
+        with pytest.raises(StoreError, match=r"a credential process .profile default in .*: no answer in time"):
+            await find_credentials(aws)
+    os.set_blocking(held, True)
+    assert os.read(held, 1) == b""  # once nobody holds it
+    os.close(held)
+
+
+async def test_a_program_that_reads() -> None:
+    """A credential process gets nothing of the standard input, which may be the volume."""
+    reader, writer = os.pipe()
+    own = os.dup(0)
+    try:
+        os.dup2(reader, 0)
+        os.write(writer, b"volume")
+        os.close(writer)
+        assert (await run_credential_process("cat")).output == b""
+        assert os.read(0, 100) == b"volume"
+    finally:
+        os.dup2(own, 0)
+        os.close(own)
+        os.close(reader)

@@ -475,15 +475,25 @@ async def test_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @provokes("broken_credentials")
 async def test_credentials_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error for a profile whose program fails has the program's words, without secrets."""
+    """The error for a profile whose program fails names it, without its words, which may hold secrets."""
     config = tmp_path / "config"
     config.write_text(f"[profile web]\ncredential_process = sh -c 'echo no vault, token={TOKEN} >&2; exit 1'\n")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
     monkeypatch.setenv("AWS_PROFILE", "web")
-    error = await failure(aiobotocore.session.get_session().get_credentials())
-    as_without_server("broken_credentials", error, "aws.credentials")
+    error = await failure(put_to("http://127.0.0.1:1"))
+    as_without_server("broken_credentials", error, "aws.credentials", CONFIG=str(config))
+
+
+@provokes("configuration")
+async def test_configuration_files_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file in another format is named with its line, and the line, which may hold a key, is not shown."""
+    config = tmp_path / "config"
+    config.write_text(f"[default]\nregion = eu-west-1\n{ENCODED}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    error = await failure(put_to("http://127.0.0.1:1"))
+    as_without_server("configuration", error, "aws.credentials", CONFIG=str(config))
 
 
 @provokes("region")
@@ -575,6 +585,38 @@ async def test_a_proxy_that_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://user:password@127.0.0.1:1")
     error = await put_to("http://s3.example.com")
     as_without_server("proxy", error, "aws.unreachable", transient=True)
+
+
+@provokes("ProxyAuthenticationRequired")
+@provokes("proxy_forbids")
+@provokes("proxy_failed")
+@pytest.mark.parametrize(
+    ("answer", "row", "code", "transient"),
+    [
+        ("407 Proxy Authentication Required", "ProxyAuthenticationRequired", "ProxyAuthenticationRequired", False),
+        ("403 Forbidden", "proxy_forbids", "proxy", False),
+        ("503 Service Unavailable", "proxy_failed", "unreachable", True),
+    ],
+)
+async def test_a_proxy_that_does_not_connect(
+    answer: str, row: str, code: str, transient: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy that wants a password, forbids the host, or cannot reach it, is told from one that is down."""
+    for name in ("no_proxy", "NO_PROXY", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    async with Canned(f"HTTP/1.1 {answer}\r\nContent-Length: 0\r\n\r\n".encode()) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        error = await put_to("https://s3.example.com")
+    as_without_server(row, error, f"aws.{code}", transient=transient)
+
+
+@provokes("unsendable")
+async def test_a_request_that_cannot_be_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that fails on this side is not reported as an endpoint that is away."""
+    session = aiobotocore.session.get_session()
+    async with session.create_client("s3", "eu-west-1", verify=str(tmp_path / "absent")) as client:
+        error = await failure(client.list_buckets())
+    as_without_server("unsendable", error, "aws.unsendable")
 
 
 @provokes("unreadable")

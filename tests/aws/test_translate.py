@@ -270,16 +270,19 @@ async def test_an_error_in_a_reply_that_began_well(monkeypatch: pytest.MonkeyPat
         ),
         (
             HTTPClientError(error=ValueError("the client's own trouble, token=7")),
-            "aws.unreachable",
-            "cannot do it: the endpoint cannot be reached (the client's own trouble, [...])",
-            True,
+            "aws.unsendable",
+            "cannot do it: the request cannot be sent: the client's own trouble, [...]",
+            False,
         ),
         (ConnectTimeoutError(endpoint_url="http://h"), "aws.timeout", "cannot do it: no answer in time", True),
         (TimeoutError(), "aws.timeout", "cannot do it: no answer in time", True),
         (
             ProfileNotFound(profile="web"),
             "aws.credentials",
-            "cannot do it: the AWS credentials cannot be obtained: The config profile (web) could not be found",
+            (
+                "cannot do it: the configuration files of the AWS SDK cannot be used: The config profile (web) could "
+                "not be found"
+            ),
             False,
         ),
         (

@@ -15,13 +15,13 @@ from typing import Any
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError
 
 from amistream.aws.error_table import MAKE_BUCKET, USE_SSE_S3
+from amistream.aws.providers import FALLBACK_REGION
 from amistream.aws.regions import on_aws
 from amistream.aws.session import Aws
 from amistream.aws.translate import ENABLE_ACLS, asking, error_code, http_status, translate, wanted
 from amistream.errors import AmistreamError, NoBucketError, RefusedError, StoreError
 from amistream.settings import Acl
 
-FALLBACK_REGION = "us-east-1"
 _NOT_SHOWN = frozenset({"AccessDenied", "NotImplemented", "MethodNotAllowed"})
 
 

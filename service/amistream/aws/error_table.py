@@ -35,6 +35,7 @@ USE_SSE_S3 = (
 )
 _SET_THE_CLOCK = "set the clock: `chronyc makestep` or `timedatectl set-ntp true`"
 _OWN_REGION = "leave out --region: the bucket's region is found automatically"
+_CHECK_PROXY = "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY where the job runs"
 _LATER = "try again later; https://health.aws.amazon.com/ shows whether AWS has a problem"
 
 
@@ -311,6 +312,13 @@ _ROWS = (
         "check the profile (AWS_PROFILE) and the files and roles in it; `aws sts get-caller-identity` uses the same",
         shown_as="credentials",
     ),
+    Row(
+        ("configuration",),
+        "the configuration files of the AWS SDK cannot be used: {said}",
+        "check AWS_PROFILE, AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE; `aws configure list-profiles` shows the "
+        "profiles",
+        shown_as="credentials",
+    ),
     Row(("region",), "no region is known", "give --region", field="region"),
     Row(
         ("tls",),
@@ -361,9 +369,32 @@ _ROWS = (
     Row(
         ("proxy",),
         "the proxy does not answer",
-        "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY where the job runs",
+        _CHECK_PROXY,
         transient=True,
         shown_as="unreachable",
+    ),
+    Row(
+        ("proxy_failed",),
+        "the proxy cannot connect to the endpoint ({said})",
+        _CHECK_PROXY,
+        transient=True,
+        shown_as="unreachable",
+    ),
+    Row(
+        ("proxy_forbids",),
+        "the proxy refuses to connect to the endpoint ({said})",
+        "let the proxy allow the endpoint's host, or name the host in NO_PROXY if it can be reached without",
+        shown_as="proxy",
+    ),
+    Row(
+        ("ProxyAuthenticationRequired",),
+        "the proxy asks for a user and a password, or for others",
+        "give them in HTTPS_PROXY or HTTP_PROXY where the job runs: http://USER:PASSWORD@HOST:PORT",
+    ),
+    Row(
+        ("unsendable",),
+        "the request cannot be sent: {said}",
+        "check --endpoint-url, HTTPS_PROXY, HTTP_PROXY and AWS_CA_BUNDLE where the job runs",
     ),
     Row(
         ("unreadable",),

@@ -21,12 +21,13 @@ from urllib.parse import urlsplit
 from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.parsers import AioResponseParserFactory
-from aiobotocore.session import AioSession, get_session
 from botocore.exceptions import BotoCoreError
 from botocore.loaders import create_loader
 from botocore.parsers import ResponseParserError
 
-from amistream.aws.translate import asking, wanted
+from amistream.aws.providers import GuardedCredentials, Session
+from amistream.aws.translate import CONFIGURATION_ERRORS, ProviderError, asking, translate, wanted
+from amistream.aws.way import check_ca_bundle, check_proxy
 from amistream.errors import RefusedError
 from amistream.settings import Settings
 from amistream.values import AccessKeys
@@ -50,7 +51,7 @@ class Aws:
         self._profile = profile
         self._keys = keys
         self._stack = AsyncExitStack()
-        self._session: AioSession | None = None
+        self._session: Session | None = None
         self._clients: dict[tuple[str, str, str], Any] = {}
         self._making, self._loading = asyncio.Lock(), asyncio.Lock()
 
@@ -65,16 +66,20 @@ class Aws:
         key = (service, region, endpoint_url)
         async with self._making:
             if key not in self._clients:
-                session = await self.loaded_session()
                 try:
+                    session = await self._ready_session(region)
                     maker = session.create_client(
                         service,
                         region_name=region or None,
                         endpoint_url=endpoint_url or None,
                         config=self._config(service, endpoint_url),
                     )
-                    made = self._clients[key] = await self._stack.enter_async_context(maker)
+                    made = await self._stack.enter_async_context(maker)
+                    check_proxy(made.meta.endpoint_url)
                     made.meta.events.register("before-call.s3", _stay)
+                    self._clients[key] = made
+                except (ProviderError, *CONFIGURATION_ERRORS) as error:
+                    raise translate(error, f"connect to {service}") from error
                 except (BotoCoreError, ValueError) as error:
                     raise RefusedError(
                         "aws.client",
@@ -84,16 +89,29 @@ class Aws:
                     ) from error
             return self._clients[key]
 
-    async def loaded_session(self) -> AioSession:
+    async def loaded_session(self) -> Session:
         """The SDK's session, read from its configuration files once."""
         # Jobs that begin together would each read the models: 40 MiB.
         async with self._loading:
             if self._session is None:
-                session = await asyncio.to_thread(_load_session, self._profile)
+                session = await asyncio.to_thread(_load_session, self._profile, self._settings)
                 if self._keys is not None:
                     session.set_credentials(self._keys.access_key, self._keys.secret_key, self._keys.token)
                 self._session = session
         return self._session
+
+    async def _ready_session(self, region: str) -> Session:
+        """The SDK's session, for requests. Raises `RefusedError` for CA certificates that cannot be used."""
+        session = await self.loaded_session()
+        session.region = session.region or region
+        for origin, path in (
+            ("AWS_CA_BUNDLE or ca_bundle of the profile", session.get_config_variable("ca_bundle")),
+            ("REQUESTS_CA_BUNDLE", os.environ.get("REQUESTS_CA_BUNDLE")),
+        ):
+            if path:
+                await asyncio.to_thread(check_ca_bundle, path, origin)
+                break
+        return session
 
     async def default_region(self) -> str:
         """The region of the settings, the environment or the SDK's configuration, or ''. Raises `StoreError`."""
@@ -103,12 +121,16 @@ class Aws:
             return str((await self.loaded_session()).get_config_variable("region") or "")
 
     async def has_credentials(self) -> bool:
-        """True if the provider chain finds credentials."""
-        session = await self.loaded_session()
-        try:
-            return await session.get_credentials() is not None
-        except BotoCoreError:
-            return False
+        """True if the provider chain finds credentials. Raises `StoreError` if a provider fails."""
+        return await self.credentials() is not None
+
+    async def credentials(self, region: str = "") -> GuardedCredentials | None:
+        """The credentials that the provider chain finds. Raises `StoreError` if a provider fails.
+
+        A role is assumed in the SDK's own region, else in `region`.
+        """
+        async with asking("find AWS credentials"):
+            return await (await self._ready_session(region)).get_credentials()
 
     async def account_id(self, region: str, endpoint_url: str) -> str:
         """Look up the caller's 12-digit account id with STS. Raises `StoreError`."""
@@ -181,8 +203,9 @@ def _stay(context: dict[str, Any], **_: Any) -> None:
         context["s3_redirect"]["redirected"] = True
 
 
-def _load_session(profile: str) -> AioSession:
-    session = get_session()
+def _load_session(profile: str, settings: Settings) -> Session:
+    # A provider that hangs is to be blamed before the request is that waits for it.
+    session = Session(settings.stall_timeout_s / 2, settings.region)
     if profile:
         session.set_config_variable("profile", profile)
     # An empty variable would hide the next one.

@@ -24,11 +24,9 @@ from botocore.exceptions import (
     ConfigParseError,
     ConnectionClosedError,
     ConnectTimeoutError,
-    CredentialRetrievalError,
     HTTPClientError,
     IncompleteReadError,
     InvalidConfigError,
-    MetadataRetrievalError,
     NoCredentialsError,
     NoRegionError,
     PartialCredentialsError,
@@ -36,8 +34,6 @@ from botocore.exceptions import (
     ProxyConnectionError,
     ReadTimeoutError,
     SSLError,
-    SSOError,
-    TokenRetrievalError,
 )
 from botocore.exceptions import (
     ConnectionError as SdkConnectionError,
@@ -47,25 +43,42 @@ from botocore.parsers import ResponseParserError
 from amistream.aws.error_table import CLASSES, ENABLE_ACLS, NEEDS, TABLE, Row
 from amistream.errors import StoreError
 
-__all__ = ["ENABLE_ACLS", "IncompleteReplyError", "asking", "error_code", "http_status", "translate", "wanted"]
+__all__ = [
+    "CONFIGURATION_ERRORS",
+    "ENABLE_ACLS",
+    "IncompleteReplyError",
+    "ProviderError",
+    "asking",
+    "error_code",
+    "http_status",
+    "translate",
+    "wanted",
+]
+
+
+class ProviderError(BotoCoreError):  # type: ignore[misc, unused-ignore]  # untyped, where no stubs are installed
+    """A provider of credentials fails. `place` names it; neither `said` nor `fix` has anything that it gave."""
+
+    fmt = "{said}"
+
+    def __init__(self, *, said: str, place: str = "", fix: str = "", transient: bool = False) -> None:
+        super().__init__(said=f"{place}: {said}" if place else said)
+        self.place, self.fix, self.transient = place, fix, transient
 
 
 class IncompleteReplyError(ResponseParserError):  # type: ignore[misc, unused-ignore]  # untyped, where no stubs are installed
     """A reply says success, and lacks its content or contradicts itself. Raised within `asking`."""
 
 
+CONFIGURATION_ERRORS = (ProfileNotFound, ConfigNotFound, ConfigParseError, InvalidConfigError)
+"""About the SDK's configuration files, before any provider is asked."""
+
 _BY_TYPE: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
     ((NoCredentialsError, PartialCredentialsError), "credentials"),
-    (
-        (
-            *(CredentialRetrievalError, TokenRetrievalError, MetadataRetrievalError, SSOError),
-            *(ProfileNotFound, ConfigNotFound, ConfigParseError, InvalidConfigError),
-        ),
-        "broken_credentials",
-    ),
+    (ProviderError, "broken_credentials"),
+    (CONFIGURATION_ERRORS, "configuration"),
     (NoRegionError, "region"),
     ((TimeoutError, ConnectTimeoutError, ReadTimeoutError), "timeout"),
-    (ProxyConnectionError, "proxy"),
     ((ConnectionClosedError, IncompleteReadError), "broken_off"),
     (IncompleteReplyError, "incomplete"),
     (ResponseParserError, "unreadable"),
@@ -78,6 +91,7 @@ _BY_STATUS = {
     403: "AccessDenied",
     404: "NoSuchKey",
     405: "MethodNotAllowed",
+    407: "ProxyAuthenticationRequired",
     409: "OperationAborted",
     412: "PreconditionFailed",
     429: "TooManyRequests",
@@ -88,6 +102,13 @@ _BY_STATUS = {
     504: "GatewayTimeout",
 }
 """Codes for replies without a body, such as every reply to HEAD."""
+
+_PROXY_STATUS = {
+    **dict.fromkeys((400, 401, 403, 404, 405), "proxy_forbids"),
+    407: "ProxyAuthenticationRequired",
+    **dict.fromkeys((500, 502, 503, 504), "proxy_failed"),
+}
+"""Rows for a proxy's answer to CONNECT."""
 
 _NAMED_ACTION = re.compile(r"not authorized to perform: ([a-z0-9-]+:\w+)")
 _EXPLICIT_DENY = re.compile(r"explicit deny(?: in an? ([a-z][a-z -]*? policy))?")
@@ -108,6 +129,8 @@ _PRIVATE = re.compile(
     re.IGNORECASE,
 )
 _LONGEST_QUOTE = 300
+_OURS = (ValueError, TypeError, ssl.SSLError, FileNotFoundError, IsADirectoryError, PermissionError)
+"""Failures before anything is sent: a header, an address or a file of certificates that cannot be used."""
 _CUT = (errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE)
 
 
@@ -161,12 +184,13 @@ def translate(error: BaseException, what: str, *, bucket: str = "") -> StoreErro
         raise error
     row = TABLE[key]
     cause = row.cause.replace("{where}", _where(error)).replace("{said}", _said_by_sdk(error))
+    ours = error if isinstance(error, ProviderError) else None
     return StoreError(
         f"aws.{row.shown_as or key}",
         f"cannot {what}: {cause}",
-        hint=row.fix,
+        hint=(ours and ours.fix) or row.fix,
         field=row.field,
-        transient=row.transient,
+        transient=row.transient or bool(ours and ours.transient),
     )
 
 
@@ -231,9 +255,13 @@ def _key_of(error: BaseException) -> str:
         if isinstance(error, kind):
             return key
     reason = _reason(error)
+    if isinstance(error, ProxyConnectionError):
+        return _PROXY_STATUS.get(getattr(reason, "status", 0), "proxy")
     if isinstance(error, SSLError):
         return "tls" if isinstance(reason, ssl.SSLCertVerificationError) else "no_tls"
     if isinstance(error, SdkConnectionError | HTTPClientError):
+        if type(error) is HTTPClientError and isinstance(reason, _OURS):
+            return "unsendable"
         if isinstance(reason, ConnectionRefusedError):
             return "refused"
         if isinstance(reason, gaierror):
@@ -254,8 +282,14 @@ def _where(error: BaseException) -> str:
 
 def _said_by_sdk(error: BaseException) -> str:
     reason = _reason(error)
-    if isinstance(error, IncompleteReplyError):
+    if isinstance(error, IncompleteReplyError | ProviderError):
         return str(error)
+    if isinstance(error, ProxyConnectionError):
+        return f"HTTP {getattr(reason, 'status', 0)}"
+    if isinstance(error, ConfigParseError):
+        # The reason may quote a line, which may hold a key.
+        line = getattr(reason, "lineno", None) or next(iter(getattr(reason, "errors", ())), (0,))[0]
+        return f"{error.kwargs['path']} is not in the SDK's format" + (f", see line {line}" if line else "")
     if isinstance(error, ConnectionClosedError | IncompleteReadError):
         return "closed before the answer was complete"
     if isinstance(reason, ssl.SSLCertVerificationError):

@@ -65,7 +65,7 @@ class BucketChecks:
         return self._facts.region
 
     async def _check_credentials(self) -> Observation:
-        facts = await find_credentials(self._address.aws)
+        facts = await find_credentials(self._address.aws, self._address.request.region or "")
         if facts is None:
             raise no_credentials(f"use the bucket {self._location.bucket}")
         return credentials_observation(facts, datetime.now(UTC))

@@ -59,7 +59,7 @@ class NoDestination:
         ]
 
     async def _check_credentials(self) -> Observation:
-        facts = await find_credentials(self._context.aws)
+        facts = await find_credentials(self._context.aws, self._context.request.region or "")
         if facts is None:
             return notice(
                 "no AWS credentials were found",
