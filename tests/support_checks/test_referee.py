@@ -130,14 +130,20 @@ def test_damage_is_seen(
         referee.check_bundle(directory, image, key_ring.user.key, key_ring.user.certificate)
 
 
-def test_other_image_is_seen(good: Path, image: Path, key_ring: KeyRing, tmp_path: Path) -> None:
-    """A bundle of an image that differs in one byte is not taken for this one."""
+@pytest.mark.parametrize("large", [referee.LARGE, 1])
+def test_other_image_is_seen(
+    large: int, good: Path, image: Path, key_ring: KeyRing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bundle of an image that differs in one byte is not taken for this one, in either way of comparing."""
+    monkeypatch.setattr(referee, "LARGE", large)
+    bundle = referee.read_bundle(good, key_ring.user.key)
+    referee.check_content(bundle, image)
     other = tmp_path / "other"
     data = bytearray(image.read_bytes())
     data[-1] ^= 1
     other.write_bytes(data)
     with pytest.raises(AssertionError):
-        referee.check_content(referee.read_bundle(good, key_ring.user.key), other)
+        referee.check_content(bundle, other)
 
 
 def test_stranger_is_seen(good: Path, key_ring: KeyRing) -> None:
