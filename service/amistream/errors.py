@@ -112,6 +112,10 @@ class JobError(AmistreamError):
     exit_status = 4
 
 
+class LateError(JobError):
+    """A removal found nothing more, but an unanswered request may still make something."""
+
+
 class JournalError(JobError):
     """The journal cannot be read or written."""
 

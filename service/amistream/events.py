@@ -163,6 +163,11 @@ class JobView(_Model):
         False, description="it ended unfinished and kept its stored parts: resume it, or cancel it to remove them"
     )
     kept_parts: int = Field(0, description="parts that an unfinished job has sent, or was about to send, when it ended")
+    looks_again_at: datetime | None = Field(
+        None,
+        description="until then an unanswered request may still make something of a job that was removed; the daemon "
+        "looks again then, and ends the job for good",
+    )
 
 
 class JobList(_Model):

@@ -162,4 +162,4 @@ def test_an_end_that_is_not_recorded_is_not_announced(tmp_path: Path) -> None:
         assert ended(process, {"id": ids[0]})["state"] == "cancelled"
         assert process.stop() == 0
     with running(tmp_path) as process:
-        assert [ended(process, {"id": each})["state"] for each in ids] == ["cancelled"] * 2
+        assert [ended(process, {"id": each})["state"] for each in ids] == ["cancelled", "failed"]

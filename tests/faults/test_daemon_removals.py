@@ -158,7 +158,9 @@ def test_done_after_the_end(what: str, machine: Machine) -> None:
         assert [*machine.left("x"), *machine.ground.images(machine.image_name("x"))] != []
     with machine.daemon() as daemon:
         job = daemon.wait_ended(job_id)
-        assert (job["state"], job["resumable"]) == ("cancelled", False)
+        # Each of several attempts may store the part once more.
+        assert job["state"] == "cancelled"
+        assert job["resumable"] == (job["looks_again_at"] is not None) == ("time-out" in what)
     assert [*machine.left("x"), *machine.ground.images(machine.image_name("x"))] == []
 
 

@@ -158,6 +158,8 @@ async def test_a_job_comes_back_as_it_was_entered(tmp_path: Path) -> None:
             images={},
             done={},
             result=None,
+            late={},
+            failure=None,
             parts=0,
         )
         other = await entered(journal)

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from amistream.errors import TakenError
 from amistream.ports.store import OnBytes, Stored, whole_checksum
+from amistream.ports.unanswered import Unanswered
 
 BeforePut = Callable[[int], Awaitable[None]]
 """Awaited with the number of the put, from 0 in the order they begin, before anything is stored."""
@@ -22,7 +23,7 @@ class MemoryStore:
     """Keeps objects in a dict. `on_put` may wait, or raise an error of a store."""
 
     made_place = False
-    unanswered = ()
+    unanswered = Unanswered()
 
     def __init__(self, on_put: BeforePut = at_once) -> None:
         self.location = "memory://here"

@@ -157,7 +157,7 @@ async def _remove_copied_parts(
     left = await finish_despite_cancel(Undoing(STALL_S).run(all_of_it))
     if left is not None:
         note(f"some parts may be left in {store.location}: {left.message}")
-    for name in sorted(store.unanswered):
+    for name in sorted(store.unanswered.late):
         note(f"{store.location}/{name} may still appear: the endpoint did not answer the request to store it")
 
 

@@ -14,6 +14,7 @@ from amistream.location import DirectoryLocation, S3Location, parse_location
 from amistream.plan import Bundling, BundlingPlace
 from amistream.ports.registry import Registration
 from amistream.ports.store import Store
+from amistream.ports.unanswered import Late, Unanswered
 from amistream.request import CheckRequest
 from amistream.roots import Roots
 from amistream.settings import Settings
@@ -65,8 +66,12 @@ class Destination(RequestContext):
         *,
         roots: Roots | None = None,
         settled: Bundling | None = None,
+        late: Late | None = None,
     ) -> None:
-        """`number` counts the request's destinations from 0. Raises `JobError` if `settled` may not win."""
+        """`number` counts the request's destinations from 0; `late` is what an earlier run left unanswered there.
+
+        Raises `JobError` if `settled` may not win.
+        """
         super().__init__(request, settings, aws, roots=roots, settled=settled)
         self.location = parse_location(request.destinations[number])
         # Requests signed for a confined job go to the administrator's endpoint only.
@@ -81,6 +86,8 @@ class Destination(RequestContext):
                 )
             self.endpoint_url = settled.endpoint_url
         self.retry = retry_policy(settings)
+        self.unanswered = Unanswered(late)
+        """Shared by all stores that are made here."""
         self._token = token
 
     def default_image_name(self, now: datetime) -> str:
@@ -119,6 +126,7 @@ class Destination(RequestContext):
             acl=self.request.acl,
             limit_upload=self.limit_upload,
             roots=self.roots,
+            unanswered=self.unanswered,
         )
 
 

@@ -14,12 +14,16 @@ import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
+
+import structlog
 
 from amistream.checks import preflight
 from amistream.checks.destination import Destination, open_destination
-from amistream.errors import JobError, RefusedError
+from amistream.errors import AmistreamError, JobError, JournalError, LateError, RefusedError
 from amistream.events import JobResult, State
+from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.gather import task_group
 from amistream.flow.undo import UNDO_STALLS, Progress, Undoing
 from amistream.jobs.job import Job
@@ -33,9 +37,13 @@ from amistream.jobs.run import Shared
 from amistream.keys import BundleKey, unwrap, wrap
 from amistream.pipeline import Pipeline
 from amistream.plan import Bundling, BundlingPlace
+from amistream.ports.unanswered import AMI, latest
 from amistream.roots import Roots
 from amistream.stages.manifest import WrappedKeys, write_manifest
+from amistream.units import time_text
 from amistream.values import STANDARD_INPUT, ChangedError, Measured
+
+log = structlog.get_logger()
 
 PROGRESS_PERIOD_S = 0.25
 
@@ -54,7 +62,16 @@ class BundleRun:
         token, settings = job.id.rpartition("-")[2], shared.settings
         roots = Roots(settings.source_roots, readers=settings.socket_group) if job.confined else None
         self._addresses = [
-            Destination(job.request, settings, shared.aws, token, number, roots=roots, settled=entry.bundling)
+            Destination(
+                job.request,
+                settings,
+                shared.aws,
+                token,
+                number,
+                roots=roots,
+                settled=entry.bundling,
+                late=entry.late.get(number),
+            )
             for number in range(len(job.request.destinations))
         ]
         self._journal = shared.journal
@@ -86,6 +103,7 @@ class BundleRun:
             return self.conclude()
         await self._move(State.CHECKING)
         async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._enter_late)
             if self.entry.result is None or any(number not in self.entry.manifests for number in numbers):
                 await self._bundle(numbers, stack)
             else:
@@ -114,13 +132,32 @@ class BundleRun:
         if self.entry.bundling is None and self._job.state is not State.QUEUED:
             return  # this run has sent nothing, and no earlier one has
         parts, opened = self._ledger.parts, self._lanes.opened
-        await remove_kept(self._addresses, self.entry, parts, progress, opened=opened, earlier=self._earlier)
-        if late := self._lanes.late:
-            raise JobError(
+        try:
+            await remove_kept(self._addresses, self.entry, parts, progress, opened=opened, earlier=self._earlier)
+        finally:
+            await self._enter_late()
+        late = [self._described(number, name) for number, each in self.entry.late.items() for name in each]
+        if late:
+            raise LateError(
                 "removal.late",
-                f"cannot be sure that all is removed: {late[0]} may still appear, because the request for it was never "
-                "answered" + f" (and {len(late) - 1} more)" * (len(late) > 1),
+                f"cannot be sure that all is removed: until {time_text(latest(self.entry.late))} {late[0]} may still "
+                "appear, because the request for it was never answered"
+                + f" (and {len(late) - 1} more)"
+                * (len(late) > 1),
             )
+
+    def _described(self, number: int, name: str) -> str:
+        place = self._bundling.places[number]
+        if name == AMI and place.registration is not None:
+            return f"the AMI {place.registration.name!r}"
+        return f"{self._addresses[number].location}/{name}"
+
+    async def _enter_late(self) -> None:
+        """Record what may still appear. A journal that fails must not hide why the run ends."""
+        try:
+            await finish_despite_cancel(self._lanes.enter_late())
+        except JournalError as error:
+            log.warning("journal.failed", reason=error.message)
 
     async def _bundle(self, numbers: Sequence[int], stack: AsyncExitStack) -> None:
         """Store every part in every destination; then enter the result and write each lane's manifest."""
@@ -201,7 +238,12 @@ class BundleRun:
             )
         self._job.note(f"{why}: starting over under a new key")
         await self._journal.update(self._job.view())
-        left = await Undoing(UNDO_STALLS * self._addresses[0].settings.stall_timeout_s).run(self._remove)
+        left = await self._undo_earlier()
+        while isinstance(left, LateError):
+            # A late part would get, or take, the name of a new one.
+            self._job.note(f"{left.message}; it starts over then")
+            await asyncio.sleep((latest(self.entry.late) - datetime.now(UTC)).total_seconds())
+            left = await self._undo_earlier()
         if self._job.cancel_requested:
             raise asyncio.CancelledError
         if left is not None:
@@ -214,6 +256,9 @@ class BundleRun:
         self._lanes.start_over()
         await asyncio.to_thread(ready.volume.rewind)
         return await self._begin(ready)
+
+    async def _undo_earlier(self) -> AmistreamError | None:
+        return await Undoing(UNDO_STALLS * self._addresses[0].settings.stall_timeout_s).run(self._remove)
 
     async def _pass(self, ready: preflight.Ready, key: BundleKey) -> tuple[Pipeline, ProgressMeter, Measured]:
         """One pass over the volume, with its progress reported."""

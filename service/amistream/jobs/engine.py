@@ -17,7 +17,9 @@ import structlog
 from amistream.aws.session import Aws
 from amistream.errors import (
     AmistreamError,
+    JobError,
     JournalError,
+    LateError,
     NotJournaledError,
     RefusedError,
     RegisterError,
@@ -33,6 +35,7 @@ from amistream.jobs.job import End, Job
 from amistream.jobs.journal import Journal
 from amistream.jobs.records import JournalEntry, NextStep, SealedPart
 from amistream.jobs.run import Run, Shared
+from amistream.ports.unanswered import latest
 from amistream.settings import Settings
 
 log = structlog.get_logger()
@@ -72,12 +75,15 @@ class Engine:
 
     async def _clean(self, job: Job, undoing: Undoing) -> None:
         try:
-            _, run = await self._begin(job)
-            await self._journal.set_next_step(job.id, NextStep.CLEANING)
+            entry, run = await self._begin(job)
+            await self._journal.set_next_step(job.id, NextStep.CLEANING, entry.failure)
         except AmistreamError as error:
             await self._end(job, End(State.FAILED, error=error, resumable=True))
         else:
-            await self._undo_all(job, run, End(State.CANCELLED), undoing)
+            end = End(State.CANCELLED)
+            if entry.failure is not None:
+                end = End(State.FAILED, error=JobError(**entry.failure.model_dump()))
+            await self._undo_all(job, run, end, undoing)
 
     async def _begin(self, job: Job) -> tuple[JournalEntry, Run]:
         entry = await self._journal.find(job.id)
@@ -145,7 +151,7 @@ class Engine:
 
         async def undo(undoing: Undoing) -> None:
             try:
-                await self._journal.set_next_step(job.id, NextStep.CLEANING)
+                await self._journal.set_next_step(job.id, NextStep.CLEANING, end.body)
             except AmistreamError as failure:
                 log.warning("journal.failed", reason=failure.message)
             await self._undo_all(job, run, end, undoing)
@@ -156,12 +162,19 @@ class Engine:
         error = await undoing.run(run.undo)
         _note_finished(job, run.entry.done.values())
         if error is not None:
-            mend = f"{error.hint}; then ".replace("\n", "; ") if error.hint else ""
-            again = f"`amistream cancel {job.id}{self._journal.option}` tries again"
-            job.note(f"not all is removed: {error.message}; {mend}{again}")
-            only_removes = job.state is State.QUEUED
-            end = End(State.FAILED, error=error) if only_removes else end
+            job.note(f"not all is removed: {error.message}; {self._how_on(job, error)}")
+            if isinstance(error, LateError):
+                end = replace(end, looks_again_at=latest(run.entry.late))
+            elif job.state is State.QUEUED and end.error is None:
+                end = End(State.FAILED, error=error)
         await self._end(job, replace(end, resumable=error is not None))
+
+    def _how_on(self, job: Job, error: AmistreamError) -> str:
+        command = f"`amistream cancel {job.id}{self._journal.option}`"
+        if isinstance(error, LateError):
+            return f"{command} looks again then" if self._journal.option else "the daemon looks again then"
+        mend = f"{error.hint}; then ".replace("\n", "; ") if error.hint else ""
+        return f"{mend}{command} tries again"
 
     async def _removing(self, job: Job, work: Callable[[Undoing], Awaitable[None]]) -> None:
         """Run `work` to its end. A job that is interrupted leaves the rest of its removal to a later process."""

@@ -35,6 +35,8 @@ class End:
     result: JobResult | None = None
     error: AmistreamError | None = None
     resumable: bool = False
+    looks_again_at: datetime | None = None
+    """The time from which a removal can be sure that all is gone."""
     kept_parts: int | None = None
     """Parts that are kept for a later run; None: as many as before."""
     at: datetime = field(default_factory=_now)
@@ -57,6 +59,7 @@ class Job:
         self.request = request
         self.confined = confined
         self.resumable = False
+        self.looks_again_at: datetime | None = None
         self.is_taken = False
         self.kept_parts = 0
         self.interrupt_requested = self.hurry_requested = False
@@ -88,6 +91,7 @@ class Job:
         job.progress, job.result, job.error, job.notices = view.progress, view.result, view.error, view.notices
         job.state = view.state if view.state.ended else State.INTERRUPTED
         job.resumable = view.resumable or job.state is State.INTERRUPTED
+        job.looks_again_at = view.looks_again_at
         job._restart_events()
         job.kept_parts = entry.parts
         job.ended.set()
@@ -124,13 +128,15 @@ class Job:
             error=self.error,
             resumable=self.resumable,
             kept_parts=self.kept_parts,
+            looks_again_at=self.looks_again_at,
         )
 
     def view_at(self, end: End) -> JobView:
         """The view that the job will have after `end`, for the journal, which has it before any subscriber."""
         changes = {"state": end.state, "result": end.result, "error": end.body, "ended_at": end.at}
         kept_parts = self.kept_parts if end.kept_parts is None else end.kept_parts
-        return self.view().model_copy(update={**changes, "resumable": end.resumable, "kept_parts": kept_parts})
+        kept = {"resumable": end.resumable, "kept_parts": kept_parts, "looks_again_at": end.looks_again_at}
+        return self.view().model_copy(update=changes | kept)
 
     def move(self, state: State) -> None:
         """Enter `state`; a transition that is not in the table is a bug and raises ValueError."""
@@ -148,6 +154,7 @@ class Job:
     def end(self, end: End) -> None:
         """Announce the end of the run. Raises ValueError as `move` does."""
         self.result, self.error, self.resumable, self.ended_at = end.result, end.body, end.resumable, end.at
+        self.looks_again_at = end.looks_again_at
         if end.kept_parts is not None:
             self.kept_parts = end.kept_parts
         self.move(end.state)

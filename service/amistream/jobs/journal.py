@@ -18,7 +18,7 @@ import os
 import secrets
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -26,14 +26,16 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import structlog
+from pydantic import TypeAdapter
 
 from amistream.errors import ConflictError, JobError, JournalError, UsageError
-from amistream.events import JobKind, JobResult, JobView, PlaceResult
+from amistream.events import ErrorBody, JobKind, JobResult, JobView, PlaceResult
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.host.file_lock import PATIENCE_S, locked
 from amistream.jobs.damage import check_whole, is_damage, keep_lost_log, move_aside
 from amistream.jobs.records import JournalEntry, NextStep, SealedPart
 from amistream.plan import Bundling
+from amistream.ports.unanswered import Late
 from amistream.request import JobRequest
 from amistream.values import KIB
 
@@ -48,8 +50,8 @@ REMEMBERED = 1000
 """Ended jobs that are kept for listing; older ones are deleted."""
 
 _LEAST_ROOM = 64 * KIB
-_VERSION = 2
-"""Version 1 had no `kind`, and at first no `image`: `_upgrade` adds them."""
+_VERSION = 3
+"""Version 1 had no `kind`, and at first no `image`; version 2 no `late` and `failure`: `_upgrade` adds them."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     id TEXT PRIMARY KEY,
@@ -62,7 +64,9 @@ CREATE TABLE IF NOT EXISTS jobs (
     view TEXT NOT NULL,
     bundling TEXT,
     result TEXT,
-    kind TEXT NOT NULL DEFAULT 'bundle'
+    kind TEXT NOT NULL DEFAULT 'bundle',
+    late TEXT,
+    failure TEXT
 );
 CREATE TABLE IF NOT EXISTS places (
     job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
@@ -82,10 +86,11 @@ CREATE TABLE IF NOT EXISTS parts (
 """
 _COLUMNS = (
     *(f"jobs.{name}" for name in ("id", "runner", "fate", "by_itself", "confined", "idempotency_key", "request")),
-    *(f"jobs.{name}" for name in ("view", "bundling", "result", "kind")),
+    *(f"jobs.{name}" for name in ("view", "bundling", "result", "kind", "late", "failure")),
     *(f"places.{name}" for name in ("job", "number", "manifest", "done", "image")),
     *(f"parts.{name}" for name in ("job", "number", "part", "stored")),
 )
+_LATE: TypeAdapter[dict[int, Late]] = TypeAdapter(dict[int, Late])
 _SELECT = "SELECT *, (SELECT count(*) FROM parts WHERE job = id) AS parts FROM jobs"
 
 T = TypeVar("T")
@@ -194,8 +199,14 @@ class Journal:
         statement = "UPDATE places SET done = ? WHERE job = ? AND number = ?"
         await self._write(statement, result.model_dump_json(), job_id, number)
 
-    async def set_next_step(self, job_id: str, next_step: NextStep) -> None:
-        await self._write("UPDATE jobs SET fate = ? WHERE id = ?", next_step, job_id)
+    async def set_next_step(self, job_id: str, next_step: NextStep, failure: ErrorBody | None = None) -> None:
+        """Enter the next step. After a removal the job has failed with `failure`; without one it is cancelled."""
+        text = failure.model_dump_json() if failure is not None else None
+        await self._write("UPDATE jobs SET fate = ?, failure = ? WHERE id = ?", next_step, text, job_id)
+
+    async def late(self, job_id: str, late: Mapping[int, Late]) -> None:
+        """Enter the things that may still appear, by number of the destination."""
+        await self._write("UPDATE jobs SET late = ? WHERE id = ?", _LATE.dump_json(dict(late)).decode(), job_id)
 
     async def end(self, view: JobView) -> None:
         """Enter that the job is over, and delete the records for later runs."""
@@ -205,7 +216,8 @@ class Journal:
                 self._db.execute("DELETE FROM parts WHERE job = ?", (view.id,))
                 self._db.execute("DELETE FROM places WHERE job = ?", (view.id,))
                 self._db.execute(
-                    "UPDATE jobs SET fate = ?, view = ?, bundling = NULL, result = NULL WHERE id = ?",
+                    "UPDATE jobs SET fate = ?, view = ?, bundling = NULL, result = NULL, late = NULL, failure = NULL "
+                    "WHERE id = ?",
                     (NextStep.OVER, view.model_dump_json(), view.id),
                 )
                 self._db.execute(
@@ -267,6 +279,8 @@ class Journal:
                 images={place["number"]: place["image"] for place in places if place["image"] is not None},
                 done={each["number"]: PlaceResult.model_validate_json(each["done"]) for each in places if each["done"]},
                 result=JobResult.model_validate_json(row["result"]) if row["result"] else None,
+                late=_LATE.validate_json(row["late"]) if row["late"] else {},
+                failure=ErrorBody.model_validate_json(row["failure"]) if row["failure"] else None,
                 parts=row["parts"],
             )
         except ValueError as error:
@@ -386,14 +400,19 @@ class Journal:
         return int(self._db.execute("PRAGMA user_version").fetchone()[0])
 
     def _upgrade(self) -> None:
-        """Add what version 1 lacks, unless another process was quicker."""
+        """Add what an older version lacks, unless another process was quicker."""
         self._db.execute("BEGIN IMMEDIATE")
         with self._db:
             if self._version() == _VERSION:
                 return
-            if not any(column["name"] == "image" for column in self._db.execute("PRAGMA table_info(places)")):
-                self._db.execute("ALTER TABLE places ADD COLUMN image TEXT")
-            self._db.execute("ALTER TABLE jobs ADD COLUMN kind TEXT NOT NULL DEFAULT 'bundle'")
+            added = {
+                "jobs": {"kind": "TEXT NOT NULL DEFAULT 'bundle'", "late": "TEXT", "failure": "TEXT"},
+                "places": {"image": "TEXT"},
+            }
+            for table, columns in added.items():
+                there = {column["name"] for column in self._db.execute(f"PRAGMA table_info({table})")}
+                for name in columns.keys() - there:
+                    self._db.execute(f"ALTER TABLE {table} ADD COLUMN {name} {columns[name]}")
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
 
     def _unlock(self) -> None:

@@ -17,6 +17,7 @@ from amistream.jobs.journal import Journal
 from amistream.jobs.proof import check_object, check_stored, prove
 from amistream.jobs.records import JournalEntry, SealedPart
 from amistream.ports.store import sha1_of, whole_checksum
+from amistream.ports.unanswered import AMI
 from amistream.settings import Settings
 from amistream.stages.register import RegistrationAttempt
 from amistream.stores.several import Member
@@ -36,18 +37,11 @@ class Lane(Member):
     destination: OpenDestination
     entry: JournalEntry
     journal: Journal
+    enter_late: Callable[[], Awaitable[None]]
+    """Enters the requests of all lanes that are not answered."""
     manifest: bytes | None = None
     was_committed: bool = False
     """An earlier run was about to put the manifest, and may have registered the AMI."""
-    attempt: RegistrationAttempt | None = None
-
-    @property
-    def late(self) -> list[str]:
-        """Things that may still come to exist: the requests for them were given up without an answer."""
-        late = [f"{self.store.location}/{name}" for name in sorted(self.store.unanswered)]
-        if self.attempt is not None and self.number not in self.entry.images:
-            late.append(f"the AMI {self.attempt.registration.name!r}")
-        return late
 
     async def prove(self, sealed: Sequence[SealedPart]) -> set[int]:
         """The numbers of the parts that are proved to be stored here."""
@@ -112,7 +106,7 @@ class Lane(Member):
         if ec2 is None or registration is None:
             return None
         await registering()
-        self.attempt = RegistrationAttempt(
+        attempt = RegistrationAttempt(
             registry=ec2,
             registration=registration,
             retry=self.destination.retry,
@@ -120,11 +114,14 @@ class Lane(Member):
             own=self.entry.images.get(self.number),
             look_first=self.was_committed,
         )
-        return await self.attempt.run(timeout_s=settings.register_timeout_s, poll_s=settings.register_poll_s)
+        return await attempt.run(timeout_s=settings.register_timeout_s, poll_s=settings.register_poll_s)
 
     async def _record(self, image_id: str | None) -> None:
+        self.store.unanswered.forget(AMI)
         if image_id is None:
             self.entry.images.pop(self.number, None)
+            self.store.unanswered.given_up(AMI)
+            await self.enter_late()
         else:
             self.entry.images[self.number] = image_id
         await self.journal.registering(self.entry.view.id, self.number, image_id)

@@ -61,6 +61,7 @@ class Lanes:
             store=destination.store,
             entry=self._entry,
             journal=self._journal,
+            enter_late=self.enter_late,
             manifest=self._entry.manifests.get(number),
             was_committed=number in self._entry.manifests,
         )
@@ -86,10 +87,13 @@ class Lanes:
         """The lanes' destinations, by number."""
         return {lane.number: lane.destination for lane in self._lanes}
 
-    @property
-    def late(self) -> list[str]:
-        """Things that may still come to exist although nobody waits for them any more."""
-        return [thing for lane in self._lanes for thing in lane.late]
+    async def enter_late(self) -> None:
+        """Record what may still appear anywhere, although nobody waits for it any more."""
+        late = {number: found for number, each in enumerate(self._addresses) if (found := each.unanswered.late)}
+        if late != self._entry.late:
+            self._entry.late.clear()
+            self._entry.late.update(late)
+            await self._journal.late(self._job.id, late)
 
     def start_over(self) -> None:
         """Forget what earlier runs stored: it is removed."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext, suppress
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
@@ -55,6 +56,7 @@ class JobQueue:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._begun: set[asyncio.Task[None] | None] = set()
         self._group = asyncio.TaskGroup()
+        self._looks: dict[str, asyncio.TimerHandle] = {}
         self.stopping = False
         """No more jobs are taken."""
 
@@ -65,6 +67,8 @@ class JobQueue:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for look in self._looks.values():
+            look.cancel()
         try:
             await self._group.__aexit__(kind, error, trace)
         except BaseExceptionGroup as errors:
@@ -95,22 +99,26 @@ class JobQueue:
             continues = entry.next_step is not NextStep.OVER and job.state is State.INTERRUPTED and entry.by_itself
             if not removes and not (continues and resume):
                 continue
-            try:
-                await self._claim(job)
-            except JobEndedError:
-                pass  # another process ended it; it is remembered with that end
-            except ConflictError:
-                self._roster.forget(job.id)  # another process has it
-            except JournalError as error:
-                # The disk is full, for example. The job stays as it was left.
-                log.warning("journal.failed", job=job.id, reason=error.message)
-                how = f"amistream resume {job.id}{self._journal.option}"
-                job.note(f"not taken up again: {error.message}; {error.hint}; then `{how}`")
-            else:
-                if self.stopping:
-                    return
-                self._begin(job.again(), self._clean if removes else self._run)
+            await self._take_up(job, removes=removes)
         self._roster.put_away(self._tasks)
+
+    async def _take_up(self, job: Job, *, removes: bool) -> None:
+        """Begin another run, or a removal, of a job that ended, unless this process stops or another has the job."""
+        try:
+            with job.taking():
+                await self._claim(job)
+        except JobEndedError:
+            pass  # another process ended it; it is remembered with that end
+        except ConflictError:
+            self._roster.forget(job.id)  # another process has it
+        except JournalError as error:
+            # The disk is full, for example. The job stays as it was left.
+            log.warning("journal.failed", job=job.id, reason=error.message)
+            how = f"amistream resume {job.id}{self._journal.option}"
+            job.note(f"not taken up again: {error.message}; {error.hint}; then `{how}`")
+        else:
+            if not self.stopping:
+                self._begin(job.again(), self._clean if removes else self._run)
 
     async def submit(
         self, request: JobRequest, *, idempotency_key: str = "", confined: bool = False
@@ -261,6 +269,16 @@ class JobQueue:
         # The next run of the job may have begun already.
         if self._tasks.get(job_id) is task:
             del self._tasks[job_id]
+            job = self.get(job_id)
+            if job.looks_again_at is not None:
+                wait_s = (job.looks_again_at - datetime.now(UTC)).total_seconds()
+                self._looks[job_id] = asyncio.get_running_loop().call_later(wait_s, self._look_again, job)
+
+    def _look_again(self, job: Job) -> None:
+        """Remove what came late of a job that was removed, unless somebody took it up meanwhile."""
+        del self._looks[job.id]
+        if job.resumable and not self.stopping:
+            self._group.create_task(self._take_up(job, removes=True))
 
     def _check_room(self) -> None:
         if self.stopping:

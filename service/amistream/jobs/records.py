@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from amistream.events import JobKind, JobResult, JobView, PlaceResult
+from amistream.events import ErrorBody, JobKind, JobResult, JobView, PlaceResult
 from amistream.plan import Bundling, Recorded
 from amistream.ports.store import whole_checksum
+from amistream.ports.unanswered import Late
 from amistream.request import JobRequest
 from amistream.values import PartDigest, PartMark
 
@@ -47,7 +48,9 @@ class JournalEntry:
 
     With a `result` every part is stored at every destination that did not fail. `manifests`, by number of the
     destination, were put or were about to be; `done` are the finished destinations. `images` are the ids of the job's
-    AMIs, '' if it is known that none was registered; without an entry nothing is known.
+    AMIs, '' if it is known that none was registered; without an entry nothing is known. `late`, by number of the
+    destination, may still appear. `failure` is why the run failed
+    whose removal is not finished.
     """
 
     kind: JobKind
@@ -62,4 +65,6 @@ class JournalEntry:
     images: dict[int, str]
     done: dict[int, PlaceResult]
     result: JobResult | None
+    late: dict[int, Late]
+    failure: ErrorBody | None
     parts: int

@@ -20,6 +20,7 @@ from amistream.jobs.proof import names_to_tidy
 from amistream.jobs.records import JournalEntry, SealedPart
 from amistream.location import DirectoryLocation, S3Location
 from amistream.ports.store import Store, find, sha1_of, whole_checksum
+from amistream.ports.unanswered import AMI
 from amistream.stages.register import find_ours
 from amistream.values import manifest_name, part_name
 
@@ -82,6 +83,8 @@ async def _remove_manifest(
         if own and ec2 is not None:
             entry.images[number] = own
             await with_retries(retry, f"deregister {own}", lambda _: ec2.deregister(own))
+        if number in entry.images:
+            address.unanswered.forget(AMI)
         stored = await destination.store.stat(name)
         if stored is not None and stored.is_the(len(manifest), checksum):
             # EC2 may still show the job's own.

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from amistream.location import S3Location
+from amistream.ports.unanswered import Unanswered
 from amistream.values import Buffer
 
 OnBytes = Callable[[int], None]
@@ -77,8 +78,8 @@ class Store(PartStore, Protocol):
         """`open`, or that of an earlier run, made the place, which `close` removes again if it is empty."""
 
     @property
-    def unanswered(self) -> Collection[str]:
-        """Names whose `put` was given up without an answer and that were absent since: they may still appear."""
+    def unanswered(self) -> Unanswered:
+        """The requests to make an object here that were given up without an answer."""
 
     async def open(self, *, made_place: bool = False) -> None:
         """Prepare the store, or raise `StoreError`. Called once, before the first `put`.

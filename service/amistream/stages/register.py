@@ -43,7 +43,7 @@ class RegistrationAttempt:
     registration: Registration
     retry: RetryPolicy
     record: Callable[[str | None], Awaitable[None]] | None = None
-    """Gets each change of `own`: None before EC2 is asked."""
+    """Gets each change of `own`: None before each time that EC2 is asked to register."""
     own: str | None = ""
     """Its id; '' when none was registered; None while that is unknown, after a lost answer or a crash."""
     look_first: bool = False
@@ -62,9 +62,9 @@ class RegistrationAttempt:
                 await self._know(found.id)
             return found.id
         earlier = self.own
-        await self._know(None)
         failures = 0
         while True:
+            await self._know(None)
             try:
                 image_id = await self.registry.register(self.registration)
             except StoreError as error:

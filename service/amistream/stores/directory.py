@@ -23,6 +23,7 @@ from amistream.errors import RefusedError, StoreError, TakenError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.host.new_file import NewFile, sync_directory, temporary_name
 from amistream.ports.store import NO_CHECKSUM, OnBytes, Stored, find, whole_checksum
+from amistream.ports.unanswered import Unanswered
 from amistream.roots import Roots, make_directory, pinned_directory
 from amistream.values import LARGEST_PART, MIB
 
@@ -32,14 +33,13 @@ FIELD = "destinations"
 class DirectoryStore:
     """A `Store` in one directory, which `open` creates if it is missing."""
 
-    unanswered = ()
-    """Every call waits for its thread."""
-
     def __init__(self, directory: Path, *, token: str, roots: Roots | None = None) -> None:
         """`token` marks this job's temporary files, so that a later process can find them."""
         self.location = str(directory)
         self._directory = directory
         self._roots = roots
+        self.unanswered = Unanswered()
+        """Stays empty: every call waits for its thread."""
         self.made_place = False
         self._token = token
         self._foreign: set[str] = set()

@@ -7,6 +7,7 @@ from amistream.flow.rate_limit import RateLimit
 from amistream.flow.retry import retry_policy
 from amistream.location import DirectoryLocation, Location, S3Location
 from amistream.ports.store import ObjectStore, Store
+from amistream.ports.unanswered import Unanswered
 from amistream.roots import Roots
 from amistream.settings import Acl, Settings
 from amistream.stores.directory import DirectoryStore
@@ -25,6 +26,7 @@ async def make_store(
     acl: Acl | None = None,
     limit_upload: int | None = None,
     roots: Roots | None = None,
+    unanswered: Unanswered | None = None,
 ) -> Store:
     """Make the store, without opening it.
 
@@ -36,7 +38,14 @@ async def make_store(
             return DirectoryStore(path, token=token, roots=roots)
         case S3Location():
             return await make_object_store(
-                location, settings, aws, region=region, endpoint_url=endpoint_url, acl=acl, limit_upload=limit_upload
+                location,
+                settings,
+                aws,
+                region=region,
+                endpoint_url=endpoint_url,
+                acl=acl,
+                limit_upload=limit_upload,
+                unanswered=unanswered,
             )
 
 
@@ -49,8 +58,12 @@ async def make_object_store(
     endpoint_url: str,
     acl: Acl | None = None,
     limit_upload: int | None = None,
+    unanswered: Unanswered | None = None,
 ) -> ObjectStore:
-    """Make the store of a bucket in `region`. `limit_upload` is in bytes per second; `acl` defaults to the setting."""
+    """Make the store of a bucket in `region`. `limit_upload` is in bytes per second; `acl` defaults to the setting.
+
+    `unanswered` has the requests of earlier stores at this place.
+    """
     return S3Store(
         await aws.client("s3", region, endpoint_url),
         location,
@@ -62,4 +75,5 @@ async def make_object_store(
             concurrency=settings.multipart_concurrency,
         ),
         limit=RateLimit(limit_upload) if limit_upload else None,
+        unanswered=unanswered,
     )

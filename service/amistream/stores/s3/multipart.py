@@ -16,7 +16,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError
 
 from amistream.aws.translate import IncompleteReplyError, error_code, http_status, wanted
 from amistream.errors import NoUploadError, PreconditionError, StoreError
@@ -25,6 +25,7 @@ from amistream.flow.gather import task_group
 from amistream.flow.rate_limit import RateLimit
 from amistream.flow.retry import Alive
 from amistream.ports.store import OnBytes, sha1_of, whole_checksum
+from amistream.ports.unanswered import Unanswered
 from amistream.settings import Acl
 from amistream.stores.s3.body import Body
 from amistream.stores.s3.requests import S3Requests
@@ -42,8 +43,11 @@ class Multipart:
 class MultipartUploads:
     """The multipart uploads of one store."""
 
-    def __init__(self, requests: S3Requests, acl: Acl, figures: Multipart, limit: RateLimit | None) -> None:
+    def __init__(
+        self, requests: S3Requests, acl: Acl, figures: Multipart, limit: RateLimit | None, unanswered: Unanswered
+    ) -> None:
         self._requests = requests
+        self.unanswered = unanswered
         self._client = requests.client
         self._acl = acl
         self._figures = figures
@@ -54,8 +58,6 @@ class MultipartUploads:
         """Ids of uploads that were begun here and are neither completed nor aborted, by object name."""
         self._unanswered: Counter[str] = Counter()
         """Number of uploads that may have been begun here although no id came back, by object name."""
-        self.unanswered: set[str] = set()
-        """Names of objects whose last request was sent and not answered: it may still take effect."""
 
     def are_for(self, data: memoryview) -> bool:
         """Decide if an object of this size is sent in chunks."""
@@ -63,17 +65,15 @@ class MultipartUploads:
 
     @contextmanager
     def awaiting(self, name: str, is_sent: Callable[[], bool] = lambda: True) -> Iterator[None]:
-        """Keep the name in `unanswered` if the block ends without an answer to its request, which was sent."""
+        """Count the block's request in `unanswered` if it was sent and the block ends without an answer to it."""
         try:
             yield
-        except ClientError:
-            self.unanswered.discard(name)
-            raise
+        except (ClientError, EndpointConnectionError, ConnectTimeoutError):
+            raise  # answered, or never sent
         except BaseException:
             if is_sent():
-                self.unanswered.add(name)
+                self.unanswered.given_up(name)
             raise
-        self.unanswered.discard(name)
 
     async def checksum(self, name: str, data: memoryview) -> str:
         """Compute S3's checksum of the chunks' checksums, with their number."""
@@ -124,18 +124,14 @@ class MultipartUploads:
         begun = list(self._begun[name])
         for upload_id in begun:
             await self._abort(name, upload_id)
-        if unknown_too and self._unanswered[name] and await self.abort_all([name]):
-            self.unanswered.discard(name)
+        if unknown_too and self._unanswered[name]:
+            await self.abort_all([name])
         return bool(begun)
 
-    async def abort_all(self, names: Sequence[str]) -> bool:
-        """Abort every unfinished upload of these objects; returns whether there was one.
-
-        The caller knows that all of them belong to this job.
-        """
-        found = False
+    async def abort_all(self, names: Sequence[str]) -> None:
+        """Abort every unfinished upload of these objects. The caller knows that all of them belong to this job."""
         if not names:
-            return found
+            return
         keys = {self._requests.location.key(name): name for name in names}
         common = os.path.commonprefix(list(keys))  # noqa: RUF071 - keys are strings, not paths
         position: dict[str, str] = {}
@@ -158,9 +154,9 @@ class MultipartUploads:
             for key, upload_id in begun:
                 if key in keys:
                     await self._abort(keys[key], upload_id)
-                    found = True
+                    self.unanswered.gone(keys[key])
             if not position:
-                return found
+                return
 
     async def _begin(self, name: str) -> str:
         async def begin(_: Alive) -> str:

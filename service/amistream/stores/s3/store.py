@@ -22,6 +22,7 @@ from amistream.flow.rate_limit import RateLimit
 from amistream.flow.retry import Alive, RetryPolicy
 from amistream.location import S3Location
 from amistream.ports.store import Listed, OnBytes, Stored, find, whole_checksum
+from amistream.ports.unanswered import Unanswered
 from amistream.settings import Acl
 from amistream.stores.s3.body import Body
 from amistream.stores.s3.multipart import Multipart, MultipartUploads
@@ -45,18 +46,19 @@ class S3Store:
         retry: RetryPolicy,
         multipart: Multipart,
         limit: RateLimit | None = None,
+        unanswered: Unanswered | None = None,
     ) -> None:
-        """`limit` applies to all request bodies together."""
+        """`limit` applies to all request bodies together; `unanswered` has the requests of earlier stores here."""
         self._client = client
         self._place = location
         self._requests = S3Requests(client=client, location=location, retry=retry)
-        self._uploads = MultipartUploads(self._requests, acl, multipart, limit)
+        self.unanswered = unanswered or Unanswered()
+        self._uploads = MultipartUploads(self._requests, acl, multipart, limit, self.unanswered)
         self.location = str(location)
         self._acl = acl
         self._limit = limit
         self._foreign: set[str] = set()
         """Names under which another object was found."""
-        self.unanswered = self._uploads.unanswered
 
     made_place = False
     """Buckets belong to the user."""
@@ -126,7 +128,8 @@ class S3Store:
             )
             with self._uploads.awaiting(name):
                 reply = await await_answer(call, lambda: True)
-                wanted(reply, "CopyObjectResult", "ETag")
+            self.unanswered.made(name)
+            wanted(reply, "CopyObjectResult", "ETag")
             checksum: str | None = reply["CopyObjectResult"].get("ChecksumSHA1")
             return checksum
 
@@ -175,11 +178,12 @@ class S3Store:
             found = await find(self, name, size)  # the upload may have been completed at that moment
         if found is None:
             return
-        self.unanswered.discard(name)
         if found.is_the(size, *checksums):
             await self.delete(name)
+            self.unanswered.gone(name)
         else:
             await self._uploads.abort(name, unknown_too=False)
+            self.unanswered.forget(name)  # a late request does not replace another's object
 
     async def tidy(self, unfinished: Mapping[str, str]) -> None:
         # Checksums of chunked objects end in the number of chunks; a whole object leaves nothing unfinished.
@@ -203,7 +207,9 @@ class S3Store:
                 IfNoneMatch="*",
             )
             with self._uploads.awaiting(name, lambda: body.sent):
-                wanted(await await_answer(call, lambda: body.sent), "ETag")
+                reply = await await_answer(call, lambda: body.sent)
+            self.unanswered.made(name)
+            wanted(reply, "ETag")
 
         try:
             await self._requests.ask(what, attempt)
