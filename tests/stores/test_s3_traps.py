@@ -6,12 +6,15 @@ import asyncio
 import base64
 import hashlib
 import random
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
+from amistream.aws.session import Aws
 from amistream.errors import StoreError, TakenError
 from amistream.ports.store import NO_CHECKSUM, Stored, whole_checksum
+from amistream.settings import Settings
 from amistream.values import MIB
 from stores.places import QUICK, s3_store
 from support.buckets import list_keys, open_uploads
@@ -19,6 +22,8 @@ from support.loop import clock
 from support.proxy import Action, Answer, DropReply, Fault, HoldReply, Reset, StallBody
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from conftest import MakeBucket, MakeProxy
     from support.endpoints import Endpoint
 
@@ -160,6 +165,38 @@ async def test_payload_is_signed_where_asked(
         await store.put("image.part.00", memoryview(DATA), sha1(DATA), lambda _: None)
     (request,) = proxy.seen("PUT")
     assert request.headers["x-amz-content-sha256"] == hashlib.sha256(DATA).hexdigest()
+
+
+@pytest.mark.parametrize("place", ["explicit", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "profile", "services"])
+async def test_payload_is_signed_where_it_could_be_changed(
+    place: str,
+    seaweedfs: Endpoint,
+    make_bucket: MakeBucket,
+    make_proxy: MakeProxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without TLS the signature covers the body, wherever the endpoint's address comes from; not on this machine."""
+    proxy, bucket = make_proxy(seaweedfs), make_bucket(seaweedfs)
+    look_up = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda _, *rest, **more: look_up("127.0.0.1", *rest, **more))
+    for name, value in seaweedfs.environ().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    for url, body in (
+        (proxy.url.replace("127.0.0.1", "s3.example.test"), hashlib.sha256(b"part").hexdigest()),
+        (proxy.url, "UNSIGNED-PAYLOAD"),
+    ):
+        services = f"services = own\n[services own]\ns3 =\n  endpoint_url = {url}"
+        lines = {"profile": f"endpoint_url = {url}", "services": services}.get(place, "")
+        (tmp_path / "config").write_text(f"[default]\n{lines}\n")
+        if place.startswith("AWS"):
+            monkeypatch.setenv(place, url)
+        async with Aws(Settings()) as aws:
+            client = await aws.client("s3", seaweedfs.region, url if place == "explicit" else "")
+            await client.put_object(Bucket=bucket, Key=url, Body=b"part", ChecksumSHA1=whole_checksum(sha1(b"part")))
+        sent = proxy.seen("PUT")[-1]
+        assert (sent.path.split("/")[1], sent.headers["x-amz-content-sha256"]) == (bucket, body)
 
 
 async def test_damage_on_the_way_is_refused_by_the_server(

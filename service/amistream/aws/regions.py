@@ -42,19 +42,21 @@ _FOLDERS = ("/etc/ec2/amitools", "/usr/share/euca2ools/certs")
 
 
 @cache
-def _partitions() -> Mapping[str, str]:
+def _partitions() -> tuple[Mapping[str, str], tuple[str, ...]]:
+    """The partition of each region, and the domains of all partitions."""
     found = create_loader().load_data("partitions")["partitions"]
-    return {region: each["id"] for each in found for region in each["regions"]}
+    suffixes = [each["outputs"][name] for each in found for name in ("dnsSuffix", "dualStackDnsSuffix")]
+    return {region: each["id"] for each in found for region in each["regions"]}, tuple(f".{each}" for each in suffixes)
 
 
 def partition_of(region: str) -> str:
     """The AWS partition of a region (`aws`, `aws-cn`, ...), or '' for a region that the SDK does not know."""
-    return _partitions().get(region, "")
+    return _partitions()[0].get(region, "")
 
 
 def on_aws(endpoint_url: str) -> bool:
     """True for an address of AWS's own; others are compatible endpoints, which may know less."""
-    return (urlsplit(endpoint_url).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
+    return (urlsplit(endpoint_url).hostname or "").endswith(_partitions()[1])
 
 
 def known_certificate(region: str) -> KnownCertificate | None:

@@ -26,6 +26,7 @@ from botocore.loaders import create_loader
 from botocore.parsers import ResponseParserError
 
 from amistream.aws.providers import GuardedCredentials, Session
+from amistream.aws.regions import on_aws
 from amistream.aws.translate import CONFIGURATION_ERRORS, ProviderError, asking, translate, wanted
 from amistream.aws.way import check_ca_bundle, check_proxy
 from amistream.errors import RefusedError
@@ -68,13 +69,7 @@ class Aws:
             if key not in self._clients:
                 try:
                     session = await self._ready_session(region)
-                    maker = session.create_client(
-                        service,
-                        region_name=region or None,
-                        endpoint_url=endpoint_url or None,
-                        config=self._config(service, endpoint_url),
-                    )
-                    made = await self._stack.enter_async_context(maker)
+                    made = await self._make(session, service, region, endpoint_url)
                     check_proxy(made.meta.endpoint_url)
                     made.meta.events.register("before-call.s3", _stay)
                     self._clients[key] = made
@@ -88,6 +83,20 @@ class Aws:
                         field="region",
                     ) from error
             return self._clients[key]
+
+    async def _make(self, session: Session, service: str, region: str, endpoint_url: str) -> Any:
+        maker = session.create_client(
+            service,
+            region_name=region or None,
+            endpoint_url=endpoint_url or None,
+            config=self._config(session, service, endpoint_url),
+        )
+        made = await self._stack.enter_async_context(maker)
+        real = str(made.meta.endpoint_url)
+        if service == "s3" and not endpoint_url and not on_aws(real):
+            # The SDK found it in its own variables or files, and the configuration depends on it.
+            return await self._make(session, service, region, real)
+        return made
 
     async def loaded_session(self) -> Session:
         """The SDK's session, read from its configuration files once."""
@@ -138,9 +147,10 @@ class Aws:
         async with asking("look up the account id with STS", self._settings.stall_timeout_s):
             return str(wanted(await client.get_caller_identity(), "Account"))
 
-    def _config(self, service: str, endpoint_url: str) -> AioConfig:
+    def _config(self, session: Session, service: str, endpoint_url: str) -> AioConfig:
         s3: dict[str, Any] = {"payload_signing_enabled": self._settings.sign_payload or _plain_and_remote(endpoint_url)}
-        if endpoint_url:
+        own_s3 = session.get_scoped_config().get("s3")
+        if endpoint_url and not (isinstance(own_s3, dict) and "addressing_style" in own_s3):
             s3["addressing_style"] = "path"
         return AioConfig(
             connector_args={"socket_factory": _socket_that_gives_up(self._settings.stall_timeout_s)},
