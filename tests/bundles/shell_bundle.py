@@ -44,6 +44,13 @@ class Form:
     count: bool = True
     signature: str = "right"
     """`right`, `absent` or any text."""
+    version: str = "2007-10-10"
+    """2007-08-29 has only the architecture of the machine, 3 no machine at all; both no type of the image."""
+    backwards: bool = False
+    """The parts stand in descending order."""
+    before: str = ""
+    """Text before the declaration."""
+    encoding: str = ""
 
 
 EVERYTHING: dict[str, Any] = {
@@ -82,11 +89,12 @@ def shell_bundle(
     sparse: bool = True,
     level: int = 9,
     signer: KeyPair | None = None,
+    tar_format: Sequence[str] = ("--format=gnu",),
 ) -> Path:
     """Bundle `image` into `directory` and return the manifest."""
     form, faults = form or Form(), faults or Faults()
     directory.mkdir(parents=True, exist_ok=True)
-    archive = faults.tar(tar(image, member or name, sparse=sparse))
+    archive = faults.tar(tar(image, member or name, sparse=sparse, form=tar_format))
     cipher = faults.cipher(encrypt(faults.gzip(run("gzip", f"-{level}", "-n", given=archive)), padding=faults.padding))
     pattern = directory / f"{name}.part."
     run(
@@ -115,13 +123,13 @@ def shell_bundle(
     return path
 
 
-def tar(image: Path, member: str, *, sparse: bool = True) -> bytes:
+def tar(image: Path, member: str, *, sparse: bool = True, form: Sequence[str] = ("--format=gnu",)) -> bytes:
     """Make an archive of one member of that name, owned by root, as ec2-bundle-image calls tar."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / member).symlink_to(image.absolute())
         more = ["--sparse"] if sparse else []
         owner = ["--owner=0", "--group=0", "--numeric-owner"]
-        return run("tar", "--create", "--dereference", "--format=gnu", *more, *owner, "--directory", folder, member)
+        return run("tar", "--create", "--dereference", *form, *more, *owner, "--directory", folder, member)
 
 
 def encrypt(data: bytes, *, padding: bool = True) -> bytes:
@@ -160,13 +168,14 @@ def manifest(
         write.some("ramdisk_id", form.ramdisk),
         write.optional("product_codes", *(write.text("product_code", code) for code in form.product_codes)),
     )
+    machine = "" if form.version == "3" else machine
     aes, sha = {"algorithm": "AES-128-CBC"}, {"algorithm": "SHA1"}
     user = wrap(keys.user, KEY) if form.user_keys else "", wrap(keys.user, IV) if form.user_keys else ""
     image = write.element(
         "image",
         write.text("name", name),
         write.text("user", "123456789012"),
-        write.text("type", form.kind),
+        write.text("type", form.kind) if form.version == "2007-10-10" else "",
         write.some("kernel_name", form.kernel_name),
         write.optional("ancestry", *(write.text("ancestor_ami_id", ami) for ami in form.ancestors)),
         write.text("digest", digest, **sha),
@@ -180,19 +189,20 @@ def manifest(
             "parts",
             *(
                 write.element("part", write.text("filename", part), write.text("digest", sha1, **sha), index=str(index))
-                for index, (part, sha1) in enumerate(parts)
+                for index, (part, sha1) in sorted(enumerate(parts), reverse=form.backwards)
             ),
             **({"count": str(len(parts))} if form.count else {}),
         ),
     )
     made = form.signature if form.signature not in {"right", "absent"} else sign(signer, machine + image)
-    declaration = f"<?xml version={form.quote}1.0{form.quote}?>" if form.declaration else ""
+    encoding = f" encoding={form.quote}{form.encoding}{form.quote}" if form.encoding else ""
+    declaration = f"<?xml version={form.quote}1.0{form.quote}{encoding}?>" if form.declaration else ""
     bundler = write.element(
         "bundler", write.text("name", "shell"), write.text("version", "1"), write.text("release", "1")
     )
-    return declaration + write.element(
+    return f"{form.before}{declaration}" + write.element(
         "manifest",
-        write.text("version", "2007-10-10"),
+        write.text("version", form.version),
         bundler if form.bundler else "",
         machine,
         image,

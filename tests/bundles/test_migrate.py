@@ -10,10 +10,10 @@ import pytest
 
 from amistream.bundles.manifest import Signature, check_signature, parse_manifest
 from amistream.bundles.meter import Meter
-from amistream.bundles.migrate import MigrationRequest
+from amistream.bundles.migrate import MigrationOptions, MigrationRequest, new_manifest
 from amistream.bundles.results import Migrated
 from amistream.errors import AmistreamError, DifferenceError, RefusedError, RegisterError, StoreError
-from amistream.keys import load_certificate, own_identity
+from amistream.keys import load_certificate, load_identity, own_identity
 from amistream.ports.registry import Registration
 from bundles.bucket import SIZES
 from bundles.made import (
@@ -30,12 +30,14 @@ from bundles.made import (
     stored_bytes,
     work,
 )
+from bundles.shell_bundle import Form, shell_bundle
 from jobs.work import use_endpoint
 from support.buckets import list_keys, open_uploads
 from support.keys import KeyPair, make_pair
 from support.loop import clock
 from support.proxy import Answer, Fault, HoldReply, PauseRequest, dry_run_answered
 from support.referee import check_bundle, unwrap
+from support.volumes import random_image
 
 if TYPE_CHECKING:
     from conftest import MakeBucket, MakeProxy
@@ -52,6 +54,25 @@ def gov_ec2(tmp_path_factory: pytest.TempPathFactory) -> KeyPair:
 
     valid = (dt.datetime(2011, 8, 9, tzinfo=dt.UTC), dt.datetime(2021, 8, 9, tzinfo=dt.UTC))
     return make_pair(tmp_path_factory.mktemp("gov"), "gov", bits=1024, valid=valid)
+
+
+@pytest.mark.parametrize(
+    "form", [Form(version="3", backwards=True), Form(version="2007-08-29"), Form(encoding="ASCII")]
+)
+def test_an_older_manifest(form: Form, key_ring: KeyRing, tmp_path: Path) -> None:
+    """A manifest of an older version becomes one of today's, for a machine, with its parts in order and a signature."""
+    path = shell_bundle(tmp_path, random_image(tmp_path / "disk.img", 300_000), key_ring, form=form)
+    old = parse_manifest(path.read_bytes(), path.name)
+    identity = load_identity(key_ring.user.certificate, key_ring.user.key)
+    assert check_signature(old, identity.certificate) is Signature.RIGHT
+    ec2 = load_certificate(key_ring.ec2.certificate, field="ec2_certificate")
+    options = MigrationOptions(identity=identity, ec2_certificate=ec2, kernel="", ramdisk="")
+    new = parse_manifest(new_manifest(old, options), path.name)
+    assert check_signature(new, identity.certificate) is Signature.RIGHT
+    assert (new.version, new.kind) == ("2007-10-10", "machine")
+    assert new.architecture == ("i386" if form.version == "3" else "x86_64")
+    assert (new.parts, new.digest, new.size) == (old.parts, old.digest, old.size)
+    assert len(new.parts) > 1
 
 
 class Migrate:

@@ -262,6 +262,19 @@ async def test_a_forged_manifest(image: Path, key_ring: KeyRing, tmp_path: Path)
     assert (await refused(manifest, tmp_path, key_ring.user)).code == "bundle.signature.wrong"
 
 
+@pytest.mark.parametrize(("version", "told"), [("2007-10-10", "3"), ("2007-08-29", "3"), ("3", "2007-08-29")])
+async def test_a_version_that_was_changed(
+    version: str, told: str, image: Path, key_ring: KeyRing, tmp_path: Path
+) -> None:
+    """The version says what is signed, and is not signed itself: another one makes no signature right."""
+    manifest = shell_bundle(tmp_path / "bundle", image, key_ring, form=Form(version=version))
+    machine = "<machine_configuration><architecture>arm64</architecture></machine_configuration>"
+    added = f"{machine}<image>" if version == "3" else "<image>"
+    text = manifest.read_text().replace(f"<version>{version}", f"<version>{told}").replace("<image>", added)
+    manifest.write_text(text)
+    assert [each.what for each in (await look(manifest, tmp_path, key_ring.user)).differences] == ["signature.wrong"]
+
+
 @pytest.mark.parametrize("signature", ["absent", "", "dummy", "00"])
 async def test_no_signature_to_speak_of(signature: str, image: Path, key_ring: KeyRing, tmp_path: Path) -> None:
     """An absent or dummy signature is reported, and does not prevent unbundling."""
@@ -285,6 +298,12 @@ MANIFESTS: dict[str, Callable[[str], str]] = {
     "cut off": lambda text: text[: len(text) // 2],
     "a path in a part's name": lambda text: text.replace("image.part.00", "../image.part.00"),
     "another version": lambda text: text.replace("2007-10-10", "2008-01-01"),
+    "an older version": lambda text: text.replace("2007-10-10", "2"),
+    "no version": lambda text: text.replace("2007-10-10", ""),
+    "a part without a number": lambda text: text.replace('index="0"', ""),
+    "a part's number that is none": lambda text: text.replace('index="0"', 'index="x"'),
+    "a part's number twice": lambda text: text.replace('index="1"', 'index="0"'),
+    "a part that is missing": lambda text: re.sub('<part index="0">.*?</part>', "", text).replace(' count="', ' c="'),
     "a comment": lambda text: text.replace("<image>", "<image><!-- it hides something -->"),
     "an instruction": lambda text: f"{text}<?do it?>",
     "a second image": lambda text: text.replace("<signature>", "<image><size>1</size></image><signature>"),

@@ -32,6 +32,17 @@ FORMS = {
     "nothing": Form(declaration=False, bundler=False, count=False),
     "kernel": Form(kind="kernel", kernel_name="vmlinuz-6.1"),
     "ramdisk": Form(kind="ramdisk", quote="'"),
+    "version 2007-08-29": Form(version="2007-08-29", quote="'"),
+    "version 2007-08-29, pretty": Form(version="2007-08-29", pretty=True),
+    "version 3": Form(version="3", quote="'"),
+    "version 3, pretty, without a bundler": Form(version="3", pretty=True, bundler=False),
+    "parts backwards": Form(backwards=True),
+    "parts backwards, version 3, pretty": Form(version="3", backwards=True, pretty=True),
+    "white space before the declaration": Form(before="\r\n \t", quote="'"),
+    "the encoding of euca2ools": Form(quote="'", encoding="ASCII"),
+    "another encoding": Form(encoding="iso-8859-1"),
+    "a mark of the encoding": Form(before="\ufeff"),
+    "a mark, white space and no declaration": Form(before="\ufeff\n", declaration=False, pretty=True),
 }
 OPTIONAL = [{name: value} for name, value in EVERYTHING.items()]
 
@@ -66,6 +77,18 @@ async def test_any_form_of_manifest(form: Form, key_ring: KeyRing, tmp_path: Pat
     result = await take_out(str(manifest), tmp_path / "back.img", key_ring, tmp_path)
     assert (tmp_path / "back.img").read_bytes() == image.read_bytes()
     assert result.signature is Signature.RIGHT
+
+
+@pytest.mark.parametrize("tar_format", [("--format=posix",), ("--format=posix", "--sparse-version=0.1")])
+async def test_any_form_of_archive(tar_format: tuple[str, ...], key_ring: KeyRing, tmp_path: Path) -> None:
+    """A sparse file in GNU tar's posix forms gives its image, and the digest proves it."""
+    image = sparse_image(tmp_path / "disk.img", 700 * KIB, [(4 * KIB, 100 * KIB), (400 * KIB, 20 * KIB)])
+    manifest = shell_bundle(tmp_path / "bundle", image, key_ring, tar_format=tar_format)
+    report = await prove(str(manifest), key_ring, tmp_path)
+    assert report.content is not None
+    assert report.content.data_size == 120 * KIB
+    await take_out(str(manifest), tmp_path / "back.img", key_ring, tmp_path)
+    assert (tmp_path / "back.img").read_bytes() == image.read_bytes()
 
 
 @pytest.mark.parametrize("optional", OPTIONAL, ids=EVERYTHING)

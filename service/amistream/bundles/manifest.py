@@ -1,15 +1,18 @@
 """Reads a bundle's manifest, whichever tool wrote it, and checks its signature.
 
-Format: bundle manifest version 2007-10-10. Accepted are double and single quotes, white space between elements, missing
-optional elements, an absent or dummy signature, and empty user keys. Refused are features that no tool writes and that
-could do harm: a document type (and so entities), comments, a second image, more than `LARGEST` bytes, part names with a
-path, parts out of order.
+Format: bundle manifest version 2007-10-10, and the older ones that Amazon's tools read: 2007-08-29 has only the
+architecture of the machine, version 3 not even that, and its signature is over the image alone. Accepted are double and
+single quotes, white space between elements and before the declaration, missing optional elements, parts in any order,
+an absent or dummy signature, and empty user keys. Refused are features that no tool writes and that could do harm: a
+document type (and so entities), comments, a second image, more than `LARGEST` bytes, part names with a path, parts that
+are missing or there twice.
 
 Pure: bytes in, values out, without network access.
 """
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,13 +37,21 @@ MOST_MARKUP = 100_000
 SHORTEST_SIGNATURE = 64
 """Size of the smallest RSA signature; a shorter one is a dummy and counts as absent."""
 
-SIGNED = ("machine_configuration", "image")
-"""The signed elements, in order."""
+SIGNED = {
+    VERSION: ("machine_configuration", "image"),
+    "2007-08-29": ("machine_configuration", "image"),
+    "3": ("image",),
+}
+"""The versions, and the signed elements of each, in order."""
+_OLD_KIND, _OLD_ARCHITECTURE = "machine", "i386"
+"""What images were when manifests did not say."""
 
 _DOCTYPE = "it declares a document type, which could smuggle in other files"
 _MARKUP = re.compile(rb"<|=\s*[\"']")
-_ODD_ENCODING = re.compile(rb"[^>]*\bencoding\s*=\s*[\"'](?!utf-8|utf-16|us-ascii|iso-8859-1)", re.IGNORECASE)
-"""At the beginning of a text: an encoding in which markup has other bytes."""
+_ODD_ENCODING = re.compile(
+    rb"[^>]*\bencoding\s*=\s*[\"'](?!utf-?8|utf-?16|(us-)?ascii|iso-?8859-1|latin-?1|windows-125)", re.IGNORECASE
+)
+"""At the beginning of a text: an encoding in which markup has other bytes. euca2ools writes ASCII."""
 _HEX = re.compile(r"(?:[0-9a-fA-F]{2})*")
 _SHA1_HEX = re.compile(r"[0-9a-f]{40}")
 _NAME = re.compile(r"[^/\0]{1,255}")
@@ -74,6 +85,7 @@ class Manifest:
     """The values of a manifest. Sizes in bytes. Wrapped keys are RSA ciphertext; an empty element gives no bytes."""
 
     raw: bytes
+    version: str
     bundler: str
     architecture: str
     kernel: str
@@ -107,9 +119,10 @@ def check_signature(manifest: Manifest, certificate: x509.Certificate) -> Signat
         return Signature.ABSENT
     public = certificate.public_key()
     assert isinstance(public, rsa.RSAPublicKey)  # noqa: S101 - for the type checker; load_certificate checks it
-    elements = _signed_elements(manifest.raw)
+    tags = SIGNED[manifest.version]
+    elements = _signed_elements(manifest.raw, tags)
     for signed, state in (
-        (signed_text(manifest.raw), Signature.RIGHT),
+        (signed_text(manifest.raw, tags), Signature.RIGHT),
         (b"".join(map(serialise, elements)), Signature.REWRITTEN),
     ):
         try:
@@ -121,9 +134,9 @@ def check_signature(manifest: Manifest, certificate: x509.Certificate) -> Signat
     return Signature.WRONG
 
 
-def signed_text(raw: bytes) -> bytes:
-    """Cut the signed bytes out of the file: machine_configuration, directly followed by image."""
-    found = (re.search(rb"<%s>.*</%s>" % (tag, tag), raw, re.DOTALL) for tag in map(str.encode, SIGNED))
+def signed_text(raw: bytes, tags: Sequence[str]) -> bytes:
+    """Cut the signed bytes out of the file: the elements, one directly followed by the next."""
+    found = (re.search(rb"<%s>.*</%s>" % (tag, tag), raw, re.DOTALL) for tag in map(str.encode, tags))
     return b"".join(match[0] for match in found if match)
 
 
@@ -137,8 +150,15 @@ class _Reader:
     def read(self) -> Manifest:
         root = self._root()
         version = self._text(root, "version")
-        if version != VERSION:
-            raise self._bad(f"it has version {version!r}, and only {VERSION} is known")
+        if version not in SIGNED:
+            raise self._bad(f"it has version {version!r}, and only {', '.join(SIGNED)} are known")
+        for tag in SIGNED[version]:
+            if len(root.findall(tag)) != 1:
+                raise self._bad(f"it has {len(root.findall(tag))} elements {tag}, and a manifest has one")
+        for tag in set(SIGNED[VERSION]).difference(SIGNED[version]):
+            # Not signed, so it is not to be believed.
+            for element in root.findall(tag):
+                root.remove(element)
         parts = self._parts(root)
         mappings = {
             self._text(mapping, "virtual"): self._text(mapping, "device")
@@ -146,15 +166,18 @@ class _Reader:
         }
         return Manifest(
             raw=self._raw,
+            version=version,
             bundler=self._optional(root, "bundler/name"),
-            architecture=self._text(root, "machine_configuration/architecture"),
+            architecture=_OLD_ARCHITECTURE
+            if root.find("machine_configuration") is None
+            else self._text(root, "machine_configuration/architecture"),
             kernel=self._optional(root, "machine_configuration/kernel_id"),
             ramdisk=self._optional(root, "machine_configuration/ramdisk_id"),
             product_codes=self._all(root, "machine_configuration/product_codes/product_code"),
             block_device_mappings=mappings,
             name=self._file_name(self._text(root, "image/name"), "image/name"),
             user=self._text(root, "image/user"),
-            kind=self._text(root, "image/type"),
+            kind=_OLD_KIND if version != VERSION else self._text(root, "image/type"),
             kernel_name=self._optional(root, "image/kernel_name"),
             ancestors=self._all(root, "image/ancestry/ancestor_ami_id"),
             digest=self._sha1(root, "image/digest"),
@@ -172,7 +195,7 @@ class _Reader:
         self._check_text()
         parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
         try:
-            root = etree.fromstring(self._raw, parser)
+            root = etree.fromstring(_from_declaration(self._raw), parser)
         except etree.XMLSyntaxError as error:
             raise self._bad(f"it is not XML ({error})") from None
         if root.getroottree().docinfo.internalDTD is not None:
@@ -184,9 +207,6 @@ class _Reader:
             raise self._bad(
                 "it has comments or processing instructions; no tool writes them, and they could hide a forgery"
             )
-        for tag in SIGNED:
-            if len(root.findall(tag)) != 1:
-                raise self._bad(f"it has {len(root.findall(tag))} elements {tag}, and a manifest has one")
         return root
 
     def _check_text(self) -> None:
@@ -203,26 +223,28 @@ class _Reader:
             raise self._bad(f"it has more than {MOST_MARKUP} tags and attributes: EC2 accepts no such manifest")
 
     def _parts(self, root: etree._Element) -> tuple[ManifestPart, ...]:
-        elements = root.findall("image/parts/part")
-        parts = tuple(
-            ManifestPart(
-                index=index,
-                filename=self._file_name(self._text(element, "filename"), "part/filename"),
-                digest=self._sha1(element, "digest"),
-            )
-            for index, element in enumerate(elements)
+        parts = sorted(
+            (
+                ManifestPart(
+                    index=int(index) if re.fullmatch("[0-9]{1,6}", index := element.get("index", "")) else -1,
+                    filename=self._file_name(self._text(element, "filename"), "part/filename"),
+                    digest=self._sha1(element, "digest"),
+                )
+                for element in root.findall("image/parts/part")
+            ),
+            key=lambda part: part.index,
         )
         if not parts:
             raise self._bad("it names no parts")
-        if [element.get("index") for element in elements] != [str(part.index) for part in parts]:
-            raise self._bad("its parts are not numbered 0, 1, 2 ... in order")
+        if [part.index for part in parts] != list(range(len(parts))):
+            raise self._bad("its parts are not numbered 0, 1, 2 ..., each number once")
         count = root.find("image/parts")
         declared = count.get("count") if count is not None else None
         if declared not in (None, str(len(parts))):
             raise self._bad(f"it says {declared} parts and names {len(parts)}")
         if len({part.filename for part in parts}) != len(parts):
             raise self._bad("it names the same part twice")
-        return parts
+        return tuple(parts)
 
     def _text(self, element: etree._Element, where: str) -> str:
         text = self._optional(element, where)
@@ -273,11 +295,17 @@ class _Reader:
         )
 
 
-def _signed_elements(raw: bytes) -> list[etree._Element]:
+def _from_declaration(raw: bytes) -> bytes:
+    """The text without white space before its declaration, which XML forbids; one in UTF-16 stays as it is."""
+    stripped = raw.removeprefix(codecs.BOM_UTF8).lstrip()
+    return stripped if stripped.startswith(b"<") and b"\0" not in stripped[:2] else raw
+
+
+def _signed_elements(raw: bytes, tags: Sequence[str]) -> list[etree._Element]:
     """Find the signed elements with the parser, without the white space between their children."""
     parser = etree.XMLParser(resolve_entities=False, no_network=True, remove_blank_text=True)
-    root = etree.fromstring(raw, parser)
-    return [element for tag in SIGNED for element in root.findall(tag)]
+    root = etree.fromstring(_from_declaration(raw), parser)
+    return [element for tag in tags for element in root.findall(tag)]
 
 
 def _says(text: bytes, elements: Sequence[etree._Element]) -> bool:

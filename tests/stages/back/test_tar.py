@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from amistream.stages.archive import Archive, sparse_headers
 from amistream.stages.back import unarchive as module
 from amistream.stages.back.flaw import FlawError
-from amistream.stages.back.unarchive import Unarchive
+from amistream.stages.back.unarchive import Unarchive, Unarchived
 from amistream.values import GIB, KIB, Buffer, Extent
 from bundles.shell_bundle import tar
 from stages.transform_check import Outcome, ask, carry, check_transform, cut_data
@@ -120,6 +120,39 @@ def test_sparse_ones_of_gnu_tar(kind: str, tmp_path: Path) -> None:
     assert unarchived([archive[at : at + 700] for at in range(0, len(archive), 700)]) == outcome
 
 
+@pytest.mark.parametrize("version", ["0.0", "0.1", "1.0"])
+@pytest.mark.parametrize("kind", EXTENTS)
+def test_sparse_ones_of_gnu_tar_in_pax(kind: str, version: str, tmp_path: Path) -> None:
+    """A file with holes archived by `tar --sparse --format=posix` is restored with its holes and its name."""
+    size = 1000 * KIB if kind == "many" else 100 * KIB
+    sparse_image(tmp_path / NAME, size, EXTENTS[kind])
+    options = ["--sparse", f"--sparse-version={version}", "--format=posix"]
+    archive = ask("tar", *options, "-C", str(tmp_path), "-cf", "-", NAME)
+    outcome = check_transform(unarchived, archive, []) if kind == "no data" else unarchived([archive])
+    assert outcome.output == (tmp_path / NAME).read_bytes()
+    result = outcome.result
+    assert isinstance(result, Unarchived)
+    assert (result.name, result.sparse, result.image_size) == (NAME, True, size)
+    assert result.data_size == sum(length for _, length in EXTENTS[kind])
+    assert unarchived([archive[at : at + 700] for at in range(0, len(archive), 700)]) == outcome
+
+
+def test_pax_in_the_place_of_the_header() -> None:
+    """Name and size of a pax header count in place of the header's, as Python's tarfile writes them."""
+    name = "im\u00e4ge" * 30
+    outcome = check_transform(unarchived, python_tar((member(name), b"data"), form=tarfile.PAX_FORMAT), [])
+    assert (outcome.output, outcome.result.name) == (b"data", name)  # type: ignore[attr-defined] # it is a result
+    assert unarchived([pax_tar(path="elsewhere")]).result.name == "elsewhere"  # type: ignore[attr-defined] # the same
+    small = changed(python_tar((member(), b"data" * 200)), 124, b"00000000000\0")
+    assert unarchived([with_pax(b"12 size=800\n", small)]).output == b"data" * 200
+
+
+def test_unknown_pax_headers() -> None:
+    """Keys that nobody knows, and those of other programs' attributes, change nothing."""
+    headers = {"GOLANG.pkg": "x", "hdrcharset": "BINARY", "MSWINDOWS.rawsd": "x", "SCHILY.dev": "5", "SELINUX.x": "y"}
+    assert unarchived([pax_tar(headers, b"data")]).output == b"data"
+
+
 @pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 8705, 10240, 30_000])
 def test_plain_ones(size: int, tmp_path: Path) -> None:
     """Archives by tar without options and by Python's tarfile (as in euca2ools) are read."""
@@ -202,6 +235,13 @@ def changed(archive: bytes, at: int, to: bytes) -> bytes:
     return sealed(header) + archive[512:]
 
 
+def pax_tar(headers: dict[str, str] | None = None, data: bytes = b"", **more: str) -> bytes:
+    """An archive by Python's tarfile, with these records before the file."""
+    made = member(pax_headers={**(headers or {}), **more})
+    return python_tar((made, data), form=tarfile.PAX_FORMAT)
+
+
+VERSION_1 = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "5"}
 PLAIN = python_tar((member(), b"data" * 200))
 SPARSE = archived(b"x" * 2048 + bytes(2048), [Extent(offset=0, length=2048)])
 
@@ -239,11 +279,38 @@ SPARSE = archived(b"x" * 2048 + bytes(2048), [Extent(offset=0, length=2048)])
         (python_tar((member(type=tarfile.DIRTYPE), b"")), "tar.kind"),
         (python_tar((member(type=tarfile.FIFOTYPE), b"")), "tar.kind"),
         (changed(PLAIN, 156, b"?"), "tar.kind"),
-        (python_tar((member(pax_headers={"path": "elsewhere"}), b""), form=tarfile.PAX_FORMAT), "tar.pax"),
-        (python_tar((member(pax_headers={"size": "5"}), b""), form=tarfile.PAX_FORMAT), "tar.pax"),
-        (python_tar((member(pax_headers={"GNU.sparse.major": "1"}), b""), form=tarfile.PAX_FORMAT), "tar.pax"),
-        (python_tar((member(pax_headers={"SCHILY.realsize": "1"}), b""), form=tarfile.PAX_FORMAT), "tar.pax"),
+        (pax_tar(path="a/b"), "tar.path"),
+        (pax_tar(path="/etc/passwd"), "tar.absolute_name"),
+        (pax_tar(path="../x"), "tar.parent_name"),
+        (pax_tar(path="x\0y"), "tar.pax"),
+        (pax_tar(size="x"), "tar.pax"),
+        (pax_tar(size="-1"), "tar.pax"),
+        (pax_tar(size="100000"), "tar.truncated"),
+        (pax_tar({"GNU.sparse.major": "1"}), "tar.pax"),
+        (pax_tar({"GNU.sparse.name": "x"}), "tar.pax"),
+        (pax_tar({"GNU.sparse.major": "2", "GNU.sparse.realsize": "5"}), "tar.pax"),
+        (pax_tar({"GNU.sparse.major": "1", "GNU.sparse.minor": "1", "GNU.sparse.realsize": "5"}), "tar.pax"),
+        (pax_tar({"GNU.sparse.size": "5", "GNU.sparse.map": "1"}), "tar.pax"),
+        (pax_tar({"GNU.sparse.size": "5", "GNU.sparse.map": "0,,1"}), "tar.pax"),
+        (pax_tar({"GNU.sparse.size": "5", "GNU.sparse.map": "0,-1"}), "tar.pax"),
+        (pax_tar({"GNU.sparse.size": "5", "GNU.sparse.map": "0,6"}), "tar.sparse_map"),
+        (pax_tar({"GNU.sparse.size": "4", "GNU.sparse.map": "0,5"}, b"12345"), "tar.sparse_map"),
+        (pax_tar({"GNU.sparse.size": "5", "GNU.sparse.map": "3,1,0,1"}), "tar.sparse_map"),
+        (pax_tar({"GNU.sparse.map": "0,5"}, b"12345"), "tar.pax"),
+        (pax_tar({"GNU.sparse.size": "5", "GNU.sparse.numbytes": "5"}), "tar.pax"),
+        (pax_tar(VERSION_1 | {"GNU.sparse.map": "0,5"}, b"0\n".ljust(512, b"\0")), "tar.pax"),
+        (pax_tar(VERSION_1, b""), "tar.sparse_map"),
+        (pax_tar(VERSION_1, b"x\n".ljust(512, b"\0")), "tar.sparse_map"),
+        (pax_tar(VERSION_1, b"\n".ljust(512, b"\0")), "tar.sparse_map"),
+        (pax_tar(VERSION_1, b"1" * 512), "tar.sparse_map"),
+        (pax_tar(VERSION_1, b"1\n0\n".ljust(512, b"\0")), "tar.sparse_map"),
+        (pax_tar(VERSION_1, b"1\n0\n6\n".ljust(512, b"\0") + b"123456"), "tar.sparse_map"),
+        (pax_tar(VERSION_1, b"1\n0\n5\n".ljust(512, b"\0") + b"1234"), "tar.sparse_map"),
+        (pax_tar({"SCHILY.realsize": "1"}), "tar.pax"),
+        (pax_tar({"SUN.holesdata": "1"}), "tar.pax"),
+        (pax_tar({"GNU.volume.size": "1"}), "tar.pax"),
         (python_tar((member(), b""), form=tarfile.PAX_FORMAT, headers={"path": "x"}), "tar.pax"),
+        (python_tar((member(), b""), form=tarfile.PAX_FORMAT, headers={"size": "1"}), "tar.pax"),
         (changed(PLAIN, 124, b"77777777778\0"), "tar.header"),
         (changed(PLAIN, 124, b"\xff" * 12), "tar.header"),
         (changed(PLAIN, 124, b"\x80" + b"\xff" * 11), "tar.header"),
@@ -260,9 +327,9 @@ def test_flaws(archive: bytes, code: str) -> None:
     assert flaw_of(archive) == code
 
 
-def with_pax(text: bytes) -> bytes:
+def with_pax(text: bytes, rest: bytes = PLAIN) -> bytes:
     header = changed(python_tar((member(), b""))[:512], 124, b"%011o\0" % len(text))
-    return changed(header, 156, b"x") + text.ljust(-(-len(text) // 512) * 512, b"\0") + PLAIN
+    return changed(header, 156, b"x") + text.ljust(-(-len(text) // 512) * 512, b"\0") + rest
 
 
 @pytest.mark.parametrize("text", [b"nonsense", b"99 mtime=1\n", b"11 mtime=1\n11 mtime", b"10 mtime=1", b"x mtime=1\n"])

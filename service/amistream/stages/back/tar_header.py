@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from amistream.stages.back.flaw import FlawError
@@ -10,8 +11,8 @@ from amistream.stages.back.flaw import FlawError
 BLOCK = 512
 ENTRIES_IN_HEADER = 4
 ENTRIES_IN_EXTENSION = 21
-_REGULAR = {b"0", b"\0", b"7"}
 _SPARSE = b"S"
+_FILES = {b"0", b"\0", b"7", _SPARSE}
 _LARGEST = 2**63
 
 _KINDS = {
@@ -28,12 +29,6 @@ _KINDS = {
     b"X": "a Solaris pax header",
 }
 
-_HARMLESS = re.compile(
-    r"mtime|atime|ctime|uid|gid|uname|gname|comment"
-    r"|SCHILY\.(dev|ino|nlink|fflags|xattr\..*|acl\..*)|LIBARCHIVE\.(creationtime|xattr\..*)|RHT\.security\.selinux"
-)
-"""Keys of a pax header that do not affect the file's name, size or bytes."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
@@ -44,19 +39,17 @@ class Header:
     kind: bytes
     size: int
     image_size: int
-    entries: list[tuple[int, int]]
+    entries: Iterable[tuple[int, int]]
+    """Offset and length of the first extents of a sparse file; to be taken once."""
     extended: bool
-
-    @property
-    def sparse(self) -> bool:
-        return self.kind == _SPARSE
+    sparse: bool
 
     def renamed(self, name: str) -> Header:
         return replace(self, name=name, prefix="")
 
     def check_file(self) -> None:
         """Refuse all but a file with a plain name."""
-        if not self.sparse and self.kind not in _REGULAR:
+        if self.kind not in _FILES:
             description = _KINDS.get(self.kind, f"of an unknown type ({self.kind.decode('latin-1')!r})")
             raise FlawError("tar.kind", f"the tar archive's member {self.name!r} is {description}, not a file")
         check_name(f"{self.prefix}/{self.name}" if self.prefix else self.name)
@@ -79,6 +72,7 @@ def parse_header(block: bytes) -> Header:
         image_size=_number(block[483:495]) if sparse else size,
         entries=read_entries(block, 386, ENTRIES_IN_HEADER) if sparse else [],
         extended=sparse and bool(block[482]),
+        sparse=sparse,
     )
 
 
@@ -103,20 +97,6 @@ def check_name(name: str) -> None:
         raise FlawError("tar.parent_name", f"the tar archive's member has a name with '..': {name!r}")
     if "/" in name.removeprefix("./"):
         raise FlawError("tar.path", f"the tar archive's member is in a directory: {name!r}")
-
-
-def check_pax(text: bytes) -> None:
-    """Refuse a pax header with a key that changes the file."""
-    while text:
-        digits, space, _ = text.partition(b" ")
-        length = int(digits) if digits.isdigit() and len(digits) < 8 else 0  # noqa: PLR2004 - more than is ever held
-        record, text = text[:length], text[length:]
-        key, equals, _ = record[len(digits) + 1 :].partition(b"=")
-        if not (space and equals and len(record) == length and record.endswith(b"\n")):
-            raise FlawError("tar.pax", "a pax header of the tar archive is damaged")
-        name = key.decode("utf-8", "replace")
-        if not _HARMLESS.fullmatch(name):
-            raise FlawError("tar.pax", f"a pax header of the tar archive sets {name!r}, which some readers ignore")
 
 
 def _checksum_matches(block: bytes) -> bool:

@@ -2,8 +2,8 @@
 
 Format: POSIX ustar and GNU tar headers (GNU tar manual, "Basic Tar Format" and "Old GNU Format"): a regular file, or a
 sparse one of type `S` with 4 extents in its header and 21 in each extension block. Numbers are octal or base-256. A
-longer name (`L`) and pax headers with times, owners and the like are accepted. Refused are ambiguous or dangerous
-members: a second member, links, devices, directories, a name with a path, pax headers that change the file.
+longer name (`L`) and pax headers (`pax`) are accepted, with GNU tar's sparse files of the posix form. Refused are
+ambiguous or dangerous members: a second member, links, devices, directories, a name with a path.
 
 The archive's SHA-1 is `image/digest` of the manifest.
 """
@@ -12,24 +12,26 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from amistream.stages.back.flaw import FlawError
+from amistream.stages.back.pax import Pax, read_pax
 from amistream.stages.back.tar_header import (
     BLOCK,
     ENTRIES_IN_EXTENSION,
     Header,
     check_name,
-    check_pax,
     parse_header,
     read_entries,
 )
 from amistream.values import KIB, MIB, ArchiveResult, Buffer
 
-LONGEST_TEXT = MIB
-"""Maximum bytes of a pax header or long name."""
+LONGEST_TEXT = 4 * MIB
+"""Maximum bytes of a pax header or long name. GNU tar's form 0.0 has 90 for each extent of a sparse file."""
+_LONGEST_NUMBER = 18
+"""Digits of a number in the map of a sparse file."""
 MOST_EXTENTS = 2**21
 """Half of the blocks of 4 KiB in 16 GiB: a volume has fewer. Each takes 16 bytes of memory."""
 _ZEROS = bytes(64 * KIB)
@@ -79,10 +81,12 @@ class Unarchive:
         """Handles the next whole block."""
         self._header: Header | None = None
         self._long_name = ""
+        self._pax = Pax()
         self._text = bytearray()
         self._text_left = 0
         self._text_kind = b""
         self._map = _Map()
+        self._map_text = _MapText(self._map)
         self._data_left = 0
         self._skip = 0
         self._padding = 0
@@ -152,6 +156,7 @@ class Unarchive:
             return
         if self._long_name:
             header = header.renamed(self._long_name)
+        header = self._pax.applied_to(header)
         header.check_file()
         self._header = header
         if not header.sparse:
@@ -161,6 +166,8 @@ class Unarchive:
         self._add_entries(header.entries)
         if header.extended:
             self._take = self._take_extension
+        elif self._pax.has_map_in_data:
+            self._take = self._take_map
         else:
             self._begin_data(header)
 
@@ -175,7 +182,8 @@ class Unarchive:
             self._long_name = text.rstrip(b"\0").decode("utf-8", "surrogateescape")
             check_name(self._long_name)
         else:
-            check_pax(text)
+            for_all = self._text_kind == b"g"
+            read_pax(text, Pax() if for_all else self._pax, for_all=for_all)
         self._take = self._take_header
 
     def _take_extension(self, block: bytes) -> None:
@@ -184,11 +192,21 @@ class Unarchive:
         if not block[504]:
             self._begin_data(self._header)
 
-    def _add_entries(self, entries: list[tuple[int, int]]) -> None:
+    def _take_map(self, block: bytes) -> None:
+        assert self._header is not None  # noqa: S101 - for the type checker
+        self._map_text.add(block)
+        left = self._header.size - self._map_text.size
+        if left < 0:
+            raise FlawError("tar.sparse_map", "the map of the sparse file is larger than the file")
+        if self._map_text.complete:
+            self._begin_data(replace(self._header, size=left))
+
+    def _add_entries(self, entries: Iterable[tuple[int, int]]) -> None:
         for offset, length in entries:
             self._map.add(offset, length)
 
     def _begin_data(self, header: Header) -> None:
+        self._header = header
         self._map.check(header)
         self._data_left = header.size
         self._skip = -header.size % BLOCK
@@ -209,6 +227,51 @@ class Unarchive:
         if not _ZEROS.startswith(view):
             raise FlawError("tar.trailing", "data follows the end of the tar archive")
         self._padding += len(view)
+
+
+class _MapText:
+    """Reads the map that stands before the data of a sparse file: the number of extents, and offset and length of each.
+
+    Each number is decimal, on a line of its own; blocks are filled up with zeros.
+    """
+
+    def __init__(self, extents: _Map) -> None:
+        self._extents = extents
+        self._rest = b""
+        self._offset: int | None = None
+        self._left: int | None = None
+        self.size = 0
+
+    @property
+    def complete(self) -> bool:
+        return self._left == 0
+
+    def add(self, block: bytes) -> None:
+        self.size += len(block)
+        *lines, self._rest = (self._rest + block).split(b"\n")
+        for line in lines:
+            if self.complete:
+                break
+            self._add_number(line)
+        if not self.complete and len(self._rest) > _LONGEST_NUMBER:
+            raise _damaged_map()
+
+    def _add_number(self, line: bytes) -> None:
+        if not line.isdigit() or len(line) > _LONGEST_NUMBER:
+            raise _damaged_map()
+        number = int(line)
+        if self._left is None:
+            self._left = number
+        elif self._offset is None:
+            self._offset = number
+        else:
+            self._extents.add(self._offset, number)
+            self._offset = None
+            self._left -= 1
+
+
+def _damaged_map() -> FlawError:
+    return FlawError("tar.sparse_map", "the map of the sparse file is damaged")
 
 
 class _Map:
