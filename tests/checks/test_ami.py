@@ -64,7 +64,8 @@ async def test_a_taken_ami_name(scene: Scene, bucket: str, ministack: Endpoint) 
 async def test_no_right_to_register(scene: Scene, bucket: str, ministack: Endpoint, make_proxy: MakeProxy) -> None:
     """The dry run of RegisterImage finds a missing permission before the first byte."""
     denied = Answer(status=403, code="UnauthorizedOperation", message="You are not authorized")
-    proxy = make_proxy(ministack, Fault(action=denied, method="POST", form="Action=RegisterImage.*DryRun=true"))
+    tried = Fault(action=denied, method="POST", form="Action=RegisterImage.*DryRun=true", times=None)
+    proxy = make_proxy(ministack, tried)
     hint = await scene.hint(
         f"s3://{bucket}/x", code="aws.UnauthorizedOperation", says="do not permit this", endpoint_url=proxy.url
     )

@@ -87,6 +87,30 @@ async def test_an_image_that_was_there_before_is_not_this_job_s(scene: MakeScene
         assert there.left() == [stale]
 
 
+async def test_an_ami_that_nobody_can_prove_the_job_s(scene: MakeScene) -> None:
+    """An AMI made by hand under the job's name, while the job's own is unknown, stays with its bundle."""
+    unheard = Fault(action=Answer(status=500, code="InternalError"), method="POST", form=REGISTER, times=None)
+    blind = Fault(action=Answer(status=403, code="UnauthorizedOperation"), method="POST", form=FIND, times=None, nth=2)
+    async with scene(unheard, blind) as there:
+        job = await there.run()
+        assert (job.state, job.resumable) == (State.FAILED, True)
+        await asyncio.to_thread(there.proxy.mend, unheard, blind)
+        name = there.image_name()
+        by_hand = there.ground.ec2.register_image(Name=name, ImageLocation=name, Architecture="x86_64")["ImageId"]
+        before = there.left()
+        job = await there.cancel(job)
+        assert job.resumable
+        (notice,) = [each for each in job.notices if "removed" in each]
+        assert f"the AMI {by_hand} is registered from it" in notice
+        assert there.left() == before
+        async with there.queue() as queue:
+            await ended(queue.get(job.id))
+            job = await queue.resume(job.id)
+            await ended(job)
+        assert job.result is not None, job.error
+        assert job.result.image_id == by_hand
+
+
 async def test_cancelled_before_it_put_the_manifest_again(scene: MakeScene) -> None:
     """A later run that is cancelled while it still checks the parts removes manifest and AMI too."""
     async with scene() as there:

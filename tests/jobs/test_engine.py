@@ -10,6 +10,7 @@ import pytest
 from amistream.events import State
 from jobs.runs import REGISTER
 from jobs.work import request, run, settings
+from support.proxy import Answer
 from support.referee import check_bundle
 from support.volumes import sparse_image
 
@@ -131,7 +132,8 @@ async def test_registered_from_s3(cloud: Cloud, image: Path, tmp_path: Path, key
     (known,) = cloud.images(name)
     assert known["ImageId"] == job.result.image_id
     assert known["RootDeviceType"] == "instance-store"
-    assert known["Tags"] == [{"Key": "Team", "Value": "build"}]
+    tags = {tag["Key"]: tag["Value"] for tag in known["Tags"]}
+    assert tags == {"Team": "build", "amistream:job": job.id}
     (sent,) = [each for each in cloud.proxy.requests if re.search(REGISTER, each.form.decode())]
     wanted = {
         "ImageLocation": f"{cloud.bucket}/x/image.manifest.xml",
@@ -150,6 +152,18 @@ async def test_registered_from_s3(cloud: Cloud, image: Path, tmp_path: Path, key
     assert all("x-amz-checksum-sha1" in put.headers for put in puts if "probe" not in put.path)
     assert [put.path.endswith(".xml") for put in puts] == [False] * (len(puts) - 1) + [True]
     assert cloud.proxy.requests.index(puts[-1]) < cloud.proxy.requests.index(sent)
+
+
+async def test_registered_by_a_user_who_may_not_tag(
+    cloud: Cloud, image: Path, tmp_path: Path, key_ring: KeyRing
+) -> None:
+    """An AMI gets no mark of its job where EC2 would refuse it."""
+    denied = Answer(status=403, code="UnauthorizedOperation")
+    await cloud.breaks(denied, method="POST", form="(?=.*TagSpecification).*DryRun=true")
+    name = f"image of {cloud.bucket}"
+    job = await run(cloud.request(image, key_ring, register_image=True, ami_name=name), settings(tmp_path))
+    assert job.state is State.DONE, job.error
+    assert [image.get("Tags", []) for image in cloud.images(name)] == [[]]
 
 
 async def test_nine_gib_of_holes_come_back_identical(tmp_path: Path, key_ring: KeyRing) -> None:

@@ -11,12 +11,12 @@ from amistream.aws.ec2 import Ec2
 from amistream.checks.destination import Destination
 from amistream.checks.findings import Check
 from amistream.checks.identity import KnowsRegion
-from amistream.errors import RefusedError
+from amistream.errors import RefusedError, StoreError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.retry import with_retries
 from amistream.location import DirectoryLocation
 from amistream.plan import BundlingPlace
-from amistream.ports.registry import Registration
+from amistream.ports.registry import JOB_TAG, Registration
 from amistream.request import AMI_NAME_PATTERN, DEVICE_PATTERN, PATTERN_WORDS
 from amistream.stages.manifest import ImageFacts
 from amistream.values import manifest_name
@@ -45,6 +45,7 @@ class AmiChecks:
         self._account = self._request.account or address.settings.account
         self._ec2: Ec2 | None = None
         self._registered = False
+        self._may_tag = True
         before = settled.registration if settled else None
         named = before.name if before else self._request.ami_name
         self._has_default_name = not named
@@ -97,9 +98,9 @@ class AmiChecks:
         if location is None:
             return None
         if self._settled is not None and self._settled.registration is not None:
-            return self._settled.registration
+            return self._settled.registration if self._may_tag else self._settled.registration.unmarked
         paravirtual = request.virtualization == "paravirtual"
-        return Registration(
+        registration = Registration(
             location=location,
             name=self.name,
             architecture=facts.architecture,
@@ -110,8 +111,9 @@ class AmiChecks:
             sriov=request.sriov,
             ena=request.ena,
             block_device_mappings=facts.block_device_mappings,
-            tags=request.tags,
+            tags={JOB_TAG: self._address.job_id, **request.tags},
         )
+        return registration if self._may_tag else registration.unmarked
 
     @property
     def region(self) -> str:
@@ -216,14 +218,25 @@ class AmiChecks:
             )
         return f"{self.name!r} is free" if taken is None else f"{self.name!r} is {taken.id}, of this very bundle"
 
-    async def _try_registration(self) -> str:
-        registration = self.registration
-        if self._registered or registration is None:
-            return "registered already"
-        ec2 = await self.ec2()
+    async def _try(self, ec2: Ec2, registration: Registration) -> None:
         await with_retries(
             self._address.retry,
             f"register an AMI in {ec2.region}",
             lambda _: finish_despite_cancel(ec2.may_register(registration)),
         )
+
+    async def _try_registration(self) -> str:
+        registration = self.registration
+        if self._registered or registration is None:
+            return "registered already"
+        ec2 = await self.ec2()
+        try:
+            await self._try(ec2, registration)
+        except StoreError as error:
+            if getattr(error.__cause__, "transient", False):
+                raise
+            # Without `ec2:CreateTags`, or at an endpoint without tags, it may do: a cancel then keeps an AMI of whose
+            # registration no answer came.
+            self._may_tag = False
+            await self._try(ec2, registration.unmarked)
         return f"EC2 would accept it in {ec2.region} (dry run)"

@@ -54,21 +54,23 @@ class RequestContext:
 
 
 class Destination(RequestContext):
-    """One destination of a request, and the means to reach it. `token` marks one job's temporary files."""
+    """One destination of a request, and the means to reach it."""
 
     def __init__(
         self,
         request: CheckRequest,
         settings: Settings,
         aws: Aws,
-        token: str,
+        job_id: str,
         number: int = 0,
         *,
         roots: Roots | None = None,
         settled: Bundling | None = None,
         late: Late | None = None,
     ) -> None:
-        """`number` counts the request's destinations from 0; `late` is what an earlier run left unanswered there.
+        """`job_id` is that of a job or any other word, which marks what is made.
+
+        `number` counts the request's destinations from 0; `late` is what an earlier run left unanswered there.
 
         Raises `JobError` if `settled` may not win.
         """
@@ -88,7 +90,7 @@ class Destination(RequestContext):
         self.retry = retry_policy(settings)
         self.unanswered = Unanswered(late)
         """Shared by all stores that are made here."""
-        self._token = token
+        self.job_id, self._token = job_id, job_id.rpartition("-")[2]
 
     def default_image_name(self, now: datetime) -> str:
         """The AMI's name if none was given; jobs of the same second get different names."""

@@ -59,14 +59,14 @@ class BundleRun:
         self._job = job
         self.entry = entry
         self._earlier = parts
-        token, settings = job.id.rpartition("-")[2], shared.settings
+        settings = shared.settings
         roots = Roots(settings.source_roots, readers=settings.socket_group) if job.confined else None
         self._addresses = [
             Destination(
                 job.request,
                 settings,
                 shared.aws,
-                token,
+                job.id,
                 number,
                 roots=roots,
                 settled=entry.bundling,

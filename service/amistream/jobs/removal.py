@@ -77,9 +77,9 @@ async def _remove_manifest(
         ec2, registration, retry = destination.ec2, destination.registration, destination.retry
         own = entry.images.get(number, "")
         if number not in entry.images and ec2 is not None and registration is not None:
-            # A request may have gone through: EC2 knows.
+            # A request may have gone through: EC2 knows. An AMI without the mark may be the user's, made by hand.
             found = await find_ours(ec2, registration, retry)
-            own = found.id if found is not None else ""
+            own = found.id if found is not None and found.is_by_job_of(registration) else ""
         if own and ec2 is not None:
             entry.images[number] = own
             await with_retries(retry, f"deregister {own}", lambda _: ec2.deregister(own))

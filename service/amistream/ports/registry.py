@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
+
+JOB_TAG = "amistream:job"
+"""Tag of an AMI with the id of the job that registered it. RegisterImage takes no client token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +29,11 @@ class Registration:
     block_device_mappings: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def unmarked(self) -> Registration:
+        """The same without the mark of its job, for users who may not tag."""
+        return replace(self, tags={key: value for key, value in self.tags.items() if key != JOB_TAG})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ami:
@@ -38,6 +46,12 @@ class Ami:
     location: str
     state: str
     reason: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def is_by_job_of(self, registration: Registration) -> bool:
+        """The tag proves that the job of this registration made the AMI, and no user under the same name."""
+        mark = registration.tags.get(JOB_TAG)
+        return mark is not None and self.tags.get(JOB_TAG) == mark
 
 
 class Registry(Protocol):

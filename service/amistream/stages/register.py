@@ -58,9 +58,7 @@ class RegistrationAttempt:
 
     async def _register(self) -> str:
         if self.look_first and (found := await find_ours(self.registry, self.registration, self.retry)):
-            if self.own is None:
-                await self._know(found.id)
-            return found.id
+            return await self._take(found)
         earlier = self.own
         failures = 0
         while True:
@@ -76,31 +74,34 @@ class RegistrationAttempt:
                 elif failures == 1:
                     # Refused at once: this run has registered none.
                     await self._know(earlier)
-                image_id = await self._find_after(error, LOOKS_AFTER_LOST_ANSWER if unsure else 1)
-                if image_id and self.own == "":
-                    return image_id  # of that name and bundle, but somebody else registered it
-                if not image_id and unsure and failures < self.retry.attempts:
-                    continue
-                if not image_id:
+                found = await self._find_after(error, LOOKS_AFTER_LOST_ANSWER if unsure else 1)
+                if found is not None:
+                    return await self._take(found)
+                if not unsure or failures >= self.retry.attempts:
                     raise self._failed(error) from error
-            await self._know(image_id)
-            return image_id
+            else:
+                await self._know(image_id)
+                return image_id
 
-    async def _find_after(self, error: StoreError, looks: int) -> str:
-        """The id of the AMI that may be there despite the error, or ''. Raises `RegisterError` if EC2 cannot say."""
+    async def _take(self, found: Ami) -> str:
+        """The id of an AMI of that name and bundle. It is this job's own only if its mark proves that."""
+        if found.id != self.own and found.is_by_job_of(self.registration):
+            await self._know(found.id)
+        return found.id
+
+    async def _find_after(self, error: StoreError, looks: int) -> Ami | None:
+        """The AMI that may be there despite the error. Raises `RegisterError` if EC2 cannot say."""
         if not error.transient and not isinstance(error, NameTakenError):
-            return ""
+            return None
         try:
-            found = await find_ours(self.registry, self.registration, self.retry, looks=looks)
+            return await find_ours(self.registry, self.registration, self.retry, looks=looks)
         except StoreError as blind:
             raise self._failed(blind) from blind
-        return found.id if found is not None else ""
 
     def _failed(self, error: StoreError) -> RegisterError:
         by_hand = f"`amistream register s3://{self.registration.location} --ami-name '{self.registration.name}'`"
-        # An AMI of that name that appears while ours is unknown counts as this job's, and a cancel takes it away.
-        how = f", or register it with {by_hand}" if self.own is not None else ", which looks for an AMI made so far"
-        hint = f"{error.hint}\n" * bool(error.hint) + "the bundle is complete and kept; resume the job" + how
+        how = f"the bundle is complete and kept; resume the job, or register it with {by_hand}"
+        hint = "\n".join(filter(None, (error.hint, how)))
         return RegisterError(error.code, error.message, hint=hint, field=error.field)
 
     async def _know(self, own: str | None) -> None:
