@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
@@ -114,7 +115,7 @@ def shell_bundle(
         digest=faults.digest or sha1(archive),
         size=faults.size or image.stat().st_size,
         bundled_size=faults.bundled_size or len(cipher),
-        parts=[(part.name, sha1(part.read_bytes())) for part in parts],
+        parts=[(part.name, digest) for part, digest in zip(parts, sha1_of(parts), strict=True)],
         keys=keys,
         signer=signer or keys.user,
     )
@@ -139,6 +140,10 @@ def encrypt(data: bytes, *, padding: bool = True) -> bytes:
 
 def sha1(data: bytes) -> str:
     return run("openssl", "sha1", "-r", given=data).split()[0].decode()
+
+
+def sha1_of(parts: Sequence[Path]) -> list[str]:
+    return [line.split()[0] for line in run("openssl", "sha1", "-r", *map(str, parts)).decode().splitlines()]
 
 
 def manifest(
@@ -234,6 +239,7 @@ class _Writer:
         return "".join(f" {name}={self._quote}{value}{self._quote}" for name, value in sorted(attributes.items()))
 
 
+@cache
 def wrap(pair: KeyPair, secret: str) -> str:
     """Encrypt the hex of a secret for a certificate's owner; returns hex."""
     padding = ("-pkeyopt", "rsa_padding_mode:pkcs1")

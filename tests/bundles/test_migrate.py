@@ -366,11 +366,11 @@ async def test_cancelled(
     await put_own_bundle(cloud, source, key_ring, tmp_path)
     fault = Fault(action=HoldReply(), path=rf"/{target}/.*\.part\.03")
     proxy = make_proxy(cloud, fault)
-    task = asyncio.create_task(
-        migrate(work(tmp_path, proxy.endpoint), f"s3://{source}/image.manifest.xml", f"s3://{target}")
-    )
+    it = work(tmp_path, proxy.endpoint)
+    task = asyncio.create_task(migrate(it, f"s3://{source}/image.manifest.xml", f"s3://{target}"))
     await asyncio.to_thread(proxy.wait_hit, fault)
     task.cancel()
+    proxy.clock = clock(it.settings.stall_timeout_s)
     with pytest.raises(asyncio.CancelledError):
         await task
     assert list_keys(cloud, target) == []

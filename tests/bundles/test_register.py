@@ -13,6 +13,7 @@ from amistream.errors import DifferenceError, RefusedError, RegisterError
 from amistream.ports.registry import Registration
 from bundles.bucket import SIZES
 from bundles.made import contents, images, older_bundle, put_files, register, stored_bytes, work
+from support.loop import clock
 from support.proxy import Answer, Fault, HoldReply, PauseRequest, dry_run_answered
 
 if TYPE_CHECKING:
@@ -97,11 +98,13 @@ async def test_cancelled_registration(
     proxy = make_proxy(cloud, dry_run_answered(), fault)
     location = f"{bucket}/holes.img.manifest.xml"
     before = images(cloud)
-    async with work(tmp_path, proxy.endpoint).session() as session:
+    it = work(tmp_path, proxy.endpoint)
+    async with it.session() as session:
         task = asyncio.create_task(session.register(f"s3://{location}", Registration(name=location)))
         await asyncio.to_thread(proxy.wait_hit, fault)
         assert len(images(cloud)) == len(before) + 1
         task.cancel()
+        proxy.clock = clock(it.settings.stall_timeout_s)
         with pytest.raises(asyncio.CancelledError):
             await task
     assert images(cloud) == before

@@ -15,6 +15,7 @@ from amistream.errors import DifferenceError, RefusedError, StoreError
 from bundles.made import Work, contents, engine_bundle, flip, older_bundle, put_files, stored_bytes, work
 from jobs.work import use_endpoint
 from support.buckets import list_keys, open_uploads
+from support.loop import clock
 from support.proxy import Answer, Fault, HoldReply, PauseReply, PauseRequest, TruncateReply
 from support.referee import check_bundle
 
@@ -325,9 +326,11 @@ async def test_cancelled_upload(
     bucket = make_bucket(store)
     fault = Fault(action=HoldReply(), path=r".*\.part\.3")
     proxy = make_proxy(store, fault)
-    task = asyncio.create_task(upload(work(tmp_path, proxy.endpoint, upload_concurrency=1), bundle, f"s3://{bucket}"))
+    it = work(tmp_path, proxy.endpoint, upload_concurrency=1)
+    task = asyncio.create_task(upload(it, bundle, f"s3://{bucket}"))
     await asyncio.to_thread(proxy.wait_hit, fault)
     task.cancel()
+    proxy.clock = clock(it.settings.stall_timeout_s)
     with pytest.raises(asyncio.CancelledError):
         await task
     assert list_keys(store, bucket) == [f"holes.img.part.{index}" for index in range(3)]
