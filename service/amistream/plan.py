@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from amistream.ports.registry import Registration
+from amistream.ports.store import Identity
 from amistream.stages.manifest import ImageFacts, WrappedKeys
 from amistream.values import Checkpoint, Extent, PartDigest
 
@@ -59,8 +60,14 @@ class BundlingPlace(Recorded):
     wrapped: WrappedKeys
     region: str
     registration: Registration | None
-    made_place: bool = False
-    """The job made the destination's directory, and removes it again if it removes all that is in it."""
+    made_place: Identity | None = None
+    """The directory that the job made, and removes again if it removes all that is in it."""
+
+    @field_validator("made_place", mode="before")
+    @classmethod
+    def _without_identity(cls, value: object) -> object:
+        # Version 2 of the journal recorded only that there is one: it may be another's by now, and stays.
+        return None if isinstance(value, bool) else value
 
 
 class Bundling(Recorded):

@@ -59,6 +59,21 @@ async def test_bounds(pause_s: float, steps: int, things: int) -> None:
     assert error is None or error.code == "removal.unfinished"
 
 
+async def test_comparing_takes_as_long_as_it_takes() -> None:
+    """A removal that reads large parts to compare them is not ended while pieces of them come."""
+
+    async def removal(progress: Progress) -> None:
+        for _ in range(100):
+            await pass_time(STALL_S - 1)
+            progress(compared=True)
+        await pass_time(STALL_S + 1)
+
+    error = await Undoing(STALL_S).run(removal)
+    assert error is not None
+    assert f"no answer came for {STALL_S:g} s" in error.message
+    assert clock(STALL_S).loop.time() > 100 * (STALL_S - 1)
+
+
 @pytest.mark.parametrize("early", [True, False])
 async def test_hurried(early: bool) -> None:
     """A removal in a process that is to stop has a moment left, whatever it still removes."""

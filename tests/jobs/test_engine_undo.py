@@ -63,6 +63,25 @@ async def test_a_bundle_that_somebody_registered(name: str, scene: Scene, cloud:
         assert job.result.image_id == made
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "removed"),
+    [(405, "MethodNotAllowed", True), (403, "AccessDenied", True), (403, "UnauthorizedOperation", False)],
+)
+async def test_where_ec2_cannot_be_asked(status: int, code: str, removed: bool, scene: Scene, cloud: Cloud) -> None:
+    """A job without registration is removed at an endpoint that is S3 only, not where EC2 refuses to answer."""
+    hidden = await cloud.breaks(Answer(status=404, code="NoSuchKey"), ".*manifest.xml", method="HEAD")
+    job = await scene.run(cloud.request(scene.image, scene.keys))
+    assert job.error is not None
+    assert (job.error.code, job.resumable) == ("store.lost", True)
+    await cloud.mend(hidden)
+    await cloud.breaks(Answer(status=status, code=code), method="POST", form="Action=DescribeImages")
+    job = await scene.clean(job)
+    assert job.state is (State.CANCELLED if removed else State.FAILED), job.error
+    assert (cloud.stored() == []) == removed
+    if not removed:
+        assert f"amistream delete s3://{cloud.bucket}/x/image.manifest.xml --no-ec2" in job.notices[-1]
+
+
 @KEEP
 @pytest.mark.parametrize(
     ("method", "fits", "parts"),

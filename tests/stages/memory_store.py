@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 
 from amistream.errors import TakenError
-from amistream.ports.store import OnBytes, Stored, whole_checksum
+from amistream.ports.store import Identity, OnBytes, Stored, whole_checksum
 from amistream.ports.unanswered import Unanswered
 
 BeforePut = Callable[[int], Awaitable[None]]
@@ -22,7 +22,7 @@ async def at_once(number: int) -> None:
 class MemoryStore:
     """Keeps objects in a dict. `on_put` may wait, or raise an error of a store."""
 
-    made_place = False
+    made_place = None
     unanswered = Unanswered()
 
     def __init__(self, on_put: BeforePut = at_once) -> None:
@@ -37,7 +37,7 @@ class MemoryStore:
         self._puts = 0
         self._foreign: set[str] = set()
 
-    async def open(self, *, made_place: bool = False) -> None:
+    async def open(self, *, made_place: Identity | None = None) -> None:
         """Prepare nothing."""
 
     async def checksum(self, name: str, data: memoryview, sha1: bytes) -> str:
@@ -82,7 +82,10 @@ class MemoryStore:
         if name not in self._foreign:
             self.objects.pop(name, None)
 
-    async def remove(self, name: str, size: int, *checksums: str) -> None:
+    async def remove(
+        self, name: str, size: int, *checksums: str, progress: Callable[[], object] = lambda: None
+    ) -> None:
+        del progress
         self.removed.append(name)
         found = await self.stat(name)
         if found is not None and found.is_the(size, *checksums):

@@ -12,6 +12,7 @@ from amistream.errors import StoreError
 from amistream.ports.store import NO_CHECKSUM, Stored, find, whole_checksum
 from amistream.stores.directory import DirectoryStore, _sha1
 from amistream.values import LARGEST_PART, MIB
+from support.mounts import mounted
 
 DATA = b"part"
 SHA1 = hashlib.sha1(DATA).digest()
@@ -41,6 +42,33 @@ async def test_a_directory_that_was_there_stays(tmp_path: Path) -> None:
     await store.open()
     await store.close()
     assert tmp_path.is_dir()
+
+
+async def test_another_directory_in_the_place_of_ours_stays(tmp_path: Path) -> None:
+    """A later store removes the directory that an earlier one made, and none that a user made anew there."""
+    for remade in (False, True):
+        first = DirectoryStore(tmp_path / "new", token="t0")
+        await first.open()
+        assert first.made_place is not None
+        if remade:
+            # Another one is made before the first goes, so that it gets another inode.
+            (tmp_path / "other").mkdir()
+            (tmp_path / "other").rename(tmp_path / "new")
+        later = DirectoryStore(tmp_path / "new", token="t0")
+        await later.open(made_place=first.made_place)
+        await later.close()
+        assert (tmp_path / "new").exists() == remade
+
+
+async def test_a_mount_point_in_the_place_of_ours_is_named(tmp_path: Path) -> None:
+    """A directory that the store made and that cannot be removed is an error with its name."""
+    store = DirectoryStore(tmp_path / "new", token="t0")
+    await store.open()
+    with mounted(tmp_path / "new", tmp_path / "new", "--bind"):
+        with pytest.raises(StoreError, match=f"{tmp_path / 'new'}.*busy"):
+            await store.close()
+        (tmp_path / "new" / "image.part.00").write_bytes(DATA)
+        await store.close()
 
 
 async def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:

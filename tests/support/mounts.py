@@ -18,8 +18,8 @@ SECTOR = 512
 
 @contextmanager
 def mounted(what: Path | str, where: Path, *options: str) -> Iterator[Path]:
-    """Mount `what`, a device or (with `-t tmpfs`) a name, on a new folder."""
-    where.mkdir()
+    """Mount `what`, a device, a folder or (with `-t tmpfs`) a name, on a folder."""
+    where.mkdir(exist_ok=True)
     _run_or_skip("mount", *options, str(what), str(where))
     try:
         yield where

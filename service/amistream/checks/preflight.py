@@ -28,7 +28,7 @@ from amistream.flow.cancel import finish_despite_cancel
 from amistream.keys import UserIdentity
 from amistream.location import DirectoryLocation, S3Location
 from amistream.plan import Bundling, Plan
-from amistream.ports.store import Store
+from amistream.ports.store import Identity, Store
 from amistream.ports.volume import Volume
 from amistream.request import JobRequest
 from amistream.settings import Settings
@@ -140,7 +140,7 @@ class DestinationChecks:
     async def destination(self) -> OpenDestination:
         registration, region = self.ami.registration, self._checks.region
         return OpenDestination(
-            store=await _opened(self._address, region, made_place=bool(self._settled and self._settled.made_place)),
+            store=await _opened(self._address, region, made_place=self._settled.made_place if self._settled else None),
             retry=self._address.retry,
             region=region,
             ec2=await self.ami.ec2() if registration else None,
@@ -204,7 +204,7 @@ def _report(findings: Sequence[Finding], note: Note) -> None:
     refuse_if_failed(findings)
 
 
-async def _opened(address: Destination, region: str, *, made_place: bool = False) -> Store:
+async def _opened(address: Destination, region: str, *, made_place: Identity | None = None) -> Store:
     store = await address.store(region)
     try:
         await store.open(made_place=made_place)

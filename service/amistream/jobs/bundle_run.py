@@ -133,7 +133,15 @@ class BundleRun:
             return  # this run has sent nothing, and no earlier one has
         parts, opened = self._ledger.parts, self._lanes.opened
         try:
-            await remove_kept(self._addresses, self.entry, parts, progress, opened=opened, earlier=self._earlier)
+            await remove_kept(
+                self._addresses,
+                self.entry,
+                parts,
+                progress,
+                opened=opened,
+                earlier=self._earlier,
+                note=self._job.note,
+            )
         finally:
             await self._enter_late()
         late = [self._described(number, name) for number, each in self.entry.late.items() for name in each]

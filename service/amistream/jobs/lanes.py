@@ -6,16 +6,16 @@ With `all_or_none` the first failure stops all. A bundle that is whole stays, wh
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 
 from amistream.checks.destination import Destination, OpenDestination
-from amistream.errors import StoreError
 from amistream.events import ErrorBody, JobResult, PlaceResult
 from amistream.flow.gather import task_group
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
 from amistream.jobs.lane import Lane
 from amistream.jobs.records import JournalEntry, SealedPart
+from amistream.jobs.removal import leave
 from amistream.stores.several import SeveralStores
 
 
@@ -105,8 +105,7 @@ class Lanes:
     async def leave(self) -> None:
         """Close the stores after a removal: a directory that the run made is removed if it is empty."""
         for lane in self._lanes:
-            with suppress(StoreError):
-                await lane.store.close()
+            await leave(lane.store, self._job.note)
 
     def with_places(self, result: JobResult) -> JobResult:
         """`result` with the end of each destination; its own manifest and AMI are the first finished one's."""

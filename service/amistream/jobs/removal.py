@@ -6,7 +6,7 @@ if it has that checksum. A bundle stays if another AMI is registered from it: EC
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from amistream.aws import buckets
@@ -33,6 +33,7 @@ async def remove_kept(
     *,
     earlier: Sequence[SealedPart],
     opened: Mapping[int, OpenDestination],
+    note: Callable[[str], None],
 ) -> None:
     """Remove AMI, manifest and parts from every destination that is not finished. Raises the first error of all.
 
@@ -41,7 +42,8 @@ async def remove_kept(
     """
 
     async def remove_part(store: Store, prefix: str, part: SealedPart) -> None:
-        await store.remove(part_name(prefix, part.digest.index), part.digest.size, *part.checksums)
+        name = part_name(prefix, part.digest.index)
+        await store.remove(name, part.digest.size, *part.checksums, progress=partial(progress, compared=True))
         progress()
 
     async def remove_at(number: int) -> None:
@@ -55,16 +57,24 @@ async def remove_kept(
             if number in entry.manifests:
                 await _remove_manifest(address, destination, entry, number)
                 progress()
-            await _refuse_another(destination.store, address.prefix, parts)
+            await _refuse_another(destination.store, address.prefix, parts, progress)
             await try_each(partial(remove_part, destination.store, address.prefix), parts)
             if isinstance(address.location, S3Location):
                 # The preflight of every run puts one.
                 await destination.store.delete(address.probe_name)
         finally:
             if number not in opened:
-                await destination.store.close()
+                await leave(destination.store, note)
 
     await try_each(remove_at, [number for number in range(len(addresses)) if number not in entry.done])
+
+
+async def leave(store: Store, note: Callable[[str], None]) -> None:
+    """Close a store after a removal: a directory that the job made is removed if it is empty, or noted."""
+    try:
+        await store.close()
+    except StoreError as error:
+        note(error.message)
 
 
 async def _remove_manifest(
@@ -92,14 +102,15 @@ async def _remove_manifest(
     await destination.store.remove(name, len(manifest), checksum)
 
 
-async def _refuse_another(store: Store, prefix: str, parts: Sequence[SealedPart]) -> None:
+async def _refuse_another(store: Store, prefix: str, parts: Sequence[SealedPart], progress: Progress) -> None:
     """Raise `JobError` if there are parts of the job and another's manifest: a copy of this bundle may use them."""
     name = manifest_name(prefix)
     if await store.stat(name, read=False) is None:
         return
 
     async def is_there(part: SealedPart) -> bool:
-        found = await find(store, part_name(prefix, part.digest.index), part.digest.size)
+        name, compared = part_name(prefix, part.digest.index), partial(progress, compared=True)
+        found = await find(store, name, part.digest.size, compared)
         return found is not None and found.is_the(part.digest.size, *part.checksums)
 
     if any(await gather_limited(is_there, parts)):

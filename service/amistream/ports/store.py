@@ -8,6 +8,7 @@ Every adapter passes the same contract tests.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -17,8 +18,13 @@ from typing import Protocol
 
 from amistream.location import S3Location
 from amistream.ports.unanswered import Unanswered
-from amistream.values import Buffer
+from amistream.values import MIB, Buffer
 
+PIECE = 16 * MIB
+"""Bytes that are read at once to compare a whole object."""
+
+Identity = tuple[int, int]
+"""A directory's device and inode: another one under the same path has others."""
 OnBytes = Callable[[int], None]
 """Called with each number of bytes that was handed to the wire or disk, repeats included."""
 NO_CHECKSUM = "-"
@@ -48,13 +54,20 @@ def whole_checksum(sha1: bytes) -> str:
     return base64.b64encode(sha1).decode()
 
 
-async def find(store: Store, name: str, size: int) -> Stored | None:
-    """Stat `name`, and read the object for its checksum only if it has this size.
+async def find(store: Store, name: str, size: int, progress: Callable[[], object] = lambda: None) -> Stored | None:
+    """Stat `name`, and read the object for its checksum only if it has this size. Calls `progress` for each piece.
 
     Anybody who may write to the store may put a file of any size under a part's name, and reading that takes hours.
     """
     found = await store.stat(name, read=False)
-    return await store.stat(name) if found is not None and found == Stored(size, None) else found
+    if found != Stored(size, None):
+        return found
+    digest = hashlib.sha1(usedforsecurity=False)
+    for start in range(0, size, PIECE):
+        piece = await store.read(name, start, min(PIECE, size - start))
+        await asyncio.to_thread(digest.update, piece)
+        progress()
+    return Stored(size, whole_checksum(digest.digest()))
 
 
 class PartStore(Protocol):
@@ -74,17 +87,17 @@ class Store(PartStore, Protocol):
     """One destination of one job."""
 
     @property
-    def made_place(self) -> bool:
-        """`open`, or that of an earlier run, made the place, which `close` removes again if it is empty."""
+    def made_place(self) -> Identity | None:
+        """The place that `open`, or that of an earlier run, made: `close` removes it again if it is empty."""
 
     @property
     def unanswered(self) -> Unanswered:
         """The requests to make an object here that were given up without an answer."""
 
-    async def open(self, *, made_place: bool = False) -> None:
+    async def open(self, *, made_place: Identity | None = None) -> None:
         """Prepare the store, or raise `StoreError`. Called once, before the first `put`.
 
-        `made_place`: an earlier run made the place.
+        `made_place` was made by an earlier run.
         """
 
     async def commit(self, name: str, data: bytes, sha1: bytes) -> None:
@@ -110,10 +123,13 @@ class Store(PartStore, Protocol):
         An object that `put` or `commit` found under a taken name belongs to somebody else and stays.
         """
 
-    async def remove(self, name: str, size: int, *checksums: str) -> None:
+    async def remove(
+        self, name: str, size: int, *checksums: str, progress: Callable[[], object] = lambda: None
+    ) -> None:
         """Delete `name` if it has this size and one of these checksums, and the remains of an unfinished `put` of it.
 
-        Any other object under that name belongs to somebody else and stays; absent is no error.
+        Any other object under that name belongs to somebody else and stays; absent is no error. `progress` is called
+        for each piece of it that is compared.
         """
 
     async def tidy(self, unfinished: Mapping[str, str]) -> None:

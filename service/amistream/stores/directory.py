@@ -14,7 +14,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
@@ -22,7 +22,7 @@ from pathlib import Path
 from amistream.errors import RefusedError, StoreError, TakenError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.host.new_file import NewFile, sync_directory, temporary_name
-from amistream.ports.store import NO_CHECKSUM, OnBytes, Stored, find, whole_checksum
+from amistream.ports.store import NO_CHECKSUM, Identity, OnBytes, Stored, find, whole_checksum
 from amistream.ports.unanswered import Unanswered
 from amistream.roots import Roots, make_directory, pinned_directory
 from amistream.values import LARGEST_PART, MIB
@@ -40,13 +40,13 @@ class DirectoryStore:
         self._roots = roots
         self.unanswered = Unanswered()
         """Stays empty: every call waits for its thread."""
-        self.made_place = False
+        self.made_place: Identity | None = None
         self._token = token
         self._foreign: set[str] = set()
-        self._identity: tuple[int, int] | None = None
+        self._identity: Identity | None = None
         """Device and inode of the directory at `open`; any other directory is refused afterwards."""
 
-    async def open(self, *, made_place: bool = False) -> None:
+    async def open(self, *, made_place: Identity | None = None) -> None:
         self.made_place = made_place
         await finish_despite_cancel(asyncio.to_thread(self._open))
 
@@ -81,10 +81,12 @@ class DirectoryStore:
         own = [] if name in self._foreign else [name]
         await self._unlink(self._temporary(name), *own)
 
-    async def remove(self, name: str, size: int, *checksums: str) -> None:
+    async def remove(
+        self, name: str, size: int, *checksums: str, progress: Callable[[], object] = lambda: None
+    ) -> None:
         # First the temporary name: with roots a file with two names counts as somebody else's.
         await self._unlink(self._temporary(name))
-        found = await find(self, name, size)
+        found = await find(self, name, size, progress)
         if found is not None and found.is_the(size, *checksums):
             await self._unlink(name)
 
@@ -93,13 +95,8 @@ class DirectoryStore:
         await self._unlink(*[name for name in await self.names(".") if name.endswith(f".{self._token}.partial")])
 
     async def close(self) -> None:
-        if self.made_place:
-            with self.failures("remove", self._directory.name):
-                try:
-                    await asyncio.to_thread(self._remove_directory)
-                except OSError as error:
-                    if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
-                        raise
+        if self.made_place is not None:
+            await asyncio.to_thread(self._remove_directory)
 
     @contextmanager
     def _place(self) -> Iterator[int]:
@@ -118,9 +115,11 @@ class DirectoryStore:
         with self.failures("make", self._directory.name):
             try:
                 with _refusals_translated():
-                    self.made_place |= make_directory(self._directory, self._roots, field=FIELD)
+                    made = make_directory(self._directory, self._roots, field=FIELD)
                 with self._place() as place:
                     self._identity = _identity(os.fstat(place))
+                if made:
+                    self.made_place = self._identity
             except (FileExistsError, NotADirectoryError):
                 raise StoreError(
                     "directory.kind",
@@ -130,11 +129,17 @@ class DirectoryStore:
                 ) from None
 
     def _remove_directory(self) -> None:
-        """Remove the directory that `open` created, and no other."""
-        with _refusals_translated(), pinned_directory(self._directory.parent, self._roots, field=FIELD) as above:
-            now = os.stat(self._directory.name, dir_fd=above, follow_symlinks=False)
-            if _identity(now) == self._identity:
-                os.rmdir(self._directory.name, dir_fd=above)
+        """Remove the directory that `open` created, if it is empty, and no other."""
+        above, name = self._directory.parent, self._directory.name
+        with (
+            self.failures("remove", "the directory that the job made"),
+            suppress(FileNotFoundError),
+            _refusals_translated(),
+            pinned_directory(above, self._roots, field=FIELD) as place,
+        ):
+            now = os.stat(name, dir_fd=place, follow_symlinks=False)
+            if _identity(now) == self.made_place and not self._names(""):
+                os.rmdir(name, dir_fd=place)
 
     async def _unlink(self, *names: str) -> None:
         for name in names:
@@ -267,5 +272,5 @@ def _sha1(file: FileIO, size: int) -> bytes | None:
     return None if left else digest.digest()
 
 
-def _identity(info: os.stat_result) -> tuple[int, int]:
+def _identity(info: os.stat_result) -> Identity:
     return info.st_dev, info.st_ino

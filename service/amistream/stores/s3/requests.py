@@ -16,11 +16,8 @@ from amistream.aws.translate import IncompleteReplyError, asking, http_status, w
 from amistream.errors import TakenError
 from amistream.flow.retry import Alive, RetryPolicy, with_retries
 from amistream.location import S3Location
-from amistream.ports.store import NO_CHECKSUM, Stored, whole_checksum
+from amistream.ports.store import NO_CHECKSUM, PIECE, Stored, whole_checksum
 from amistream.values import LARGEST_PART, MIB
-
-PIECE = 16 * MIB
-"""Bytes of one ranged read when a whole object is read."""
 
 T = TypeVar("T")
 

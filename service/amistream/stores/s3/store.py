@@ -10,7 +10,7 @@ exist, and an undo that ran before that would leave it behind.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError
@@ -21,7 +21,7 @@ from amistream.flow.cancel import await_answer
 from amistream.flow.rate_limit import RateLimit
 from amistream.flow.retry import Alive, RetryPolicy
 from amistream.location import S3Location
-from amistream.ports.store import Listed, OnBytes, Stored, find, whole_checksum
+from amistream.ports.store import Identity, Listed, OnBytes, Stored, find, whole_checksum
 from amistream.ports.unanswered import Unanswered
 from amistream.settings import Acl
 from amistream.stores.s3.body import Body
@@ -60,10 +60,10 @@ class S3Store:
         self._foreign: set[str] = set()
         """Names under which another object was found."""
 
-    made_place = False
+    made_place = None
     """Buckets belong to the user."""
 
-    async def open(self, *, made_place: bool = False) -> None:
+    async def open(self, *, made_place: Identity | None = None) -> None:
         """Nothing to do."""
 
     async def checksum(self, name: str, data: memoryview, sha1: bytes) -> str:
@@ -171,11 +171,13 @@ class S3Store:
         if own:
             await self._requests.ask(f"delete {self._requests.url(name)}", remove)
 
-    async def remove(self, name: str, size: int, *checksums: str) -> None:
-        found = await find(self, name, size)
+    async def remove(
+        self, name: str, size: int, *checksums: str, progress: Callable[[], object] = lambda: None
+    ) -> None:
+        found = await find(self, name, size, progress)
         # Not deleted if absent: somebody else's object may appear at this moment.
         if found is None and await self._uploads.abort(name, unknown_too=True):
-            found = await find(self, name, size)  # the upload may have been completed at that moment
+            found = await find(self, name, size, progress)  # the upload may have been completed at that moment
         if found is None:
             return
         if found.is_the(size, *checksums):
