@@ -56,7 +56,7 @@ async def _grid(request: JobRequest, settings: Settings) -> dict[Candidate, floa
         measurable = await check_measurable(request, settings, aws, lambda _: None)
         stack.push_async_callback(measurable.close)
         stack.push_async_callback(measurable.store.close)
-        tuner = Tuner(measurable, lambda _: None, 0)
+        tuner = Tuner(measurable, lambda _: None, lambda _: None, 0)
         plan = measurable.plan
         field = candidates(workers=plan.workers, block_size=plan.block_size, memory_limit=DEFAULT_MEMORY_LIMIT)
         return {each: (await tuner.attempt(each, LARGEST)).rate for each in field}

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from amistream.errors import DifferenceError, RefusedError, RegisterError
+from amistream.flow import cancel
 from amistream.ports.registry import Registration
 from bundles.bucket import SIZES
 from bundles.made import contents, images, older_bundle, put_files, register, stored_bytes, work
 from support.loop import clock
-from support.proxy import Answer, Fault, HoldReply, PauseRequest, dry_run_answered
+from support.proxy import Answer, Fault, HoldReply, PauseReply, PauseRequest, dry_run_answered
 
 if TYPE_CHECKING:
     from conftest import MakeBucket, MakeProxy
@@ -109,6 +110,28 @@ async def test_cancelled_registration(
             await task
     assert images(cloud) == before
     assert stored_bytes(cloud, bucket) == contents(bundle.parent)
+
+
+async def test_cancelled_twice(
+    cloud: Endpoint, bucket: str, make_proxy: MakeProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An AMI that a cancelled registration leaves is named, even if another cancel comes while it is removed."""
+    monkeypatch.setattr(cancel, "SETTLE_S", 0.2)
+    made = Fault(action=HoldReply(), method="POST", form="Action=RegisterImage&(?!.*DryRun)")
+    look = Fault(action=PauseReply(), method="POST", form="Action=DescribeImages.*Filter", nth=2)
+    denied = Fault(action=Answer(status=403, code="UnauthorizedOperation"), method="POST", form="DeregisterImage")
+    proxy = make_proxy(cloud, dry_run_answered(), made, look, denied)
+    it, location = work(tmp_path, proxy.endpoint), f"{bucket}/holes.img.manifest.xml"
+    async with it.session() as session:
+        task = asyncio.create_task(session.register(f"s3://{location}", Registration(name=location)))
+        for fault in (made, look):
+            await asyncio.to_thread(proxy.wait_hit, fault)
+            task.cancel()
+        await asyncio.to_thread(proxy.let_go, look)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    (note,) = it.notes
+    assert f"could not be removed: the AMI {location!r}: cannot deregister" in note
 
 
 async def test_image_that_becomes_nothing(cloud: Endpoint, bucket: str, make_proxy: MakeProxy, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -72,6 +72,22 @@ async def test_status_of_an_ended_job(daemon: ScriptedDaemon, cli: Cli) -> None:
     assert "cannot store it\n" in outcome.stdout
     assert "buy a disk" in outcome.stdout
     assert JobView.model_validate_json((await cli("status", bad.id, "--json")).stdout) == bad.view()
+
+
+async def test_what_is_left_of_a_job(daemon: ScriptedDaemon, cli: Cli) -> None:
+    """The list marks a job of which something is left; its status says what, and until when more may come."""
+    begin(job := daemon.add())
+    job.note("not all is removed: image.part.01 may still appear")
+    until = datetime(2026, 11, 29, 2, 15, tzinfo=UTC)
+    job.end(End(State.CANCELLED, resumable=True, looks_again_at=until))
+    succeed(done := daemon.add())
+    listed = (await cli("jobs")).stdout.splitlines()
+    assert [" (unfinished) " in line for line in listed] == [False, True, False]
+    assert done.id in listed[-1]
+    shown = (await cli("status", job.id)).stdout
+    assert "not all is removed: image.part.01 may still appear" in shown
+    assert "until 2026-11-29 02:15:00 UTC" in shown
+    assert json.loads((await cli("status", job.id, "--json")).stdout)["looks_again_at"] == "2026-11-29T02:15:00Z"
 
 
 async def test_watch_ends_as_the_job_does(daemon: ScriptedDaemon, cli: Cli) -> None:

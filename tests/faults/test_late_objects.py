@@ -162,8 +162,9 @@ async def test_a_volume_that_changed_meanwhile(scene: MakeScene, monkeypatch: py
         there.fits(thoroughly=True)
 
 
-async def test_why_a_job_failed_is_not_forgotten(scene: MakeScene) -> None:
-    """A failed job whose removal another process finishes ends as it failed."""
+@pytest.mark.parametrize("by_user", [False, True])
+async def test_why_a_job_failed_is_not_forgotten(by_user: bool, scene: MakeScene) -> None:
+    """A failed job whose removal another process finishes ends as it failed, unless its user cancels it."""
     denied = Fault(action=Answer(status=403, code="AccessDenied"), method="DELETE", path=part(".*"), times=None)
     async with scene(denied) as there:
         held = Fault(action=PauseRequest(), path=part(3))
@@ -181,7 +182,8 @@ async def test_why_a_job_failed_is_not_forgotten(scene: MakeScene) -> None:
             if mended:
                 await asyncio.to_thread(there.proxy.mend, denied)
             async with there.queue() as queue:
-                job = queue.get(job.id)
+                job = await queue.cancel(job.id) if mended and by_user else queue.get(job.id)
                 await ended(job)
-            assert (job.state, job.error, job.resumable) == (State.FAILED, first, not mended)
+            as_before = (State.FAILED, first) if not (mended and by_user) else (State.CANCELLED, None)
+            assert (job.state, job.error, job.resumable) == (*as_before, not mended)
         assert there.ground.keys(there.root) == ["x/image.part.03"]

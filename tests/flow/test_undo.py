@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from amistream.errors import StoreError
-from amistream.flow.undo import Progress, Undoing
+from amistream.errors import AmistreamError, StoreError
+from amistream.flow.undo import Progress, Undoing, undo_despite_cancel
 from support.loop import clock
 
 STALL_S = 120.0
@@ -94,6 +94,25 @@ async def test_hurried(early: bool) -> None:
     assert taken == 2
     assert error is not None
     assert "interrupted" in error.message
+
+
+async def test_reported_before_a_cancel_is_raised() -> None:
+    """A removal reports what is left, however often its caller is cancelled meanwhile."""
+    begun = asyncio.Event()
+    told: list[AmistreamError | None] = []
+
+    async def removal(_: Progress) -> None:
+        begun.set()
+        await asyncio.sleep(0)
+        raise GONE
+
+    task = asyncio.create_task(undo_despite_cancel(removal, told.append, stall_s=STALL_S))
+    await begun.wait()
+    for _ in range(2):
+        task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert told == [GONE]
 
 
 async def test_a_cancel_of_its_own_is_none_of_the_limits() -> None:

@@ -17,10 +17,9 @@ from amistream.bundles.parts import StoredPart, differs, existing_names, holds_o
 from amistream.bundles.place import Bundle
 from amistream.bundles.results import Transferred
 from amistream.bundles.survey import check_parts
-from amistream.errors import BundleExistsError, DifferenceError, LostError, StoreError, TakenError
-from amistream.flow.cancel import finish_despite_cancel
+from amistream.errors import AmistreamError, BundleExistsError, DifferenceError, LostError, StoreError, TakenError
 from amistream.flow.gather import gather_limited, try_each
-from amistream.flow.undo import Progress, Undoing
+from amistream.flow.undo import Progress, undo_despite_cancel
 from amistream.ports.store import Store, Stored, sha1_of, whole_checksum
 
 STALL_S = 120
@@ -118,9 +117,9 @@ async def copy_bundle(
     except BaseException as error:
         all_of_them = new_manifest is not None or isinstance(error, DifferenceError)
         made = [each for each in begun if all_of_them or each not in whole]
-        await _remove_copied_parts(store, name, made, note, own_manifest=new_manifest)
         if whole and not all_of_them:
             note(f"{len(whole)} of {len(parts)} parts are in {store.location}; the same command continues from them")
+        await _remove_copied_parts(store, name, made, note, own_manifest=new_manifest)
         raise
     return Transferred(
         manifest=f"{store.location}/{name}",
@@ -154,11 +153,13 @@ async def _remove_copied_parts(
 
         await try_each(part, made)
 
-    left = await finish_despite_cancel(Undoing(STALL_S).run(all_of_it))
-    if left is not None:
-        note(f"some parts may be left in {store.location}: {left.message}")
-    for name in sorted(store.unanswered.late):
-        note(f"{store.location}/{name} may still appear: the endpoint did not answer the request to store it")
+    def report(left: AmistreamError | None) -> None:
+        if left is not None:
+            note(f"some parts may be left in {store.location}: {left.message}")
+        for name in sorted(store.unanswered.late):
+            note(f"{store.location}/{name} may still appear: the endpoint did not answer the request to store it")
+
+    await undo_despite_cancel(all_of_it, report, stall_s=STALL_S)
 
 
 async def _commit(store: Store, manifest_name: str, raw: bytes, parts: list[StoredPart]) -> None:

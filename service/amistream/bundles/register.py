@@ -15,10 +15,10 @@ from amistream.bundles.meter import Note
 from amistream.bundles.parts import different_part_error, existing_names
 from amistream.bundles.place import BucketPlace, Bundle, Place
 from amistream.bundles.results import Registered
-from amistream.errors import RefusedError, StoreError
+from amistream.errors import AmistreamError, RefusedError, StoreError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.retry import retry_policy, with_retries
-from amistream.flow.undo import UNDO_STALLS, Undoing
+from amistream.flow.undo import UNDO_STALLS, undo_despite_cancel
 from amistream.ports.registry import Ami, Registration
 from amistream.settings import Settings
 from amistream.stages.register import RegistrationAttempt, default_name, find_ours
@@ -107,10 +107,13 @@ async def _register(ec2: Ec2, registration: Registration, settings: Settings, no
         return await attempt.run(timeout_s=settings.register_timeout_s, poll_s=settings.register_poll_s)
     except BaseException as error:
         if getattr(error, "code", "") not in MAY_BECOME_AVAILABLE:
-            undoing = Undoing(UNDO_STALLS * settings.stall_timeout_s)
-            left = await finish_despite_cancel(undoing.run(lambda _: _deregister_own(ec2, attempt, settings)))
-            if left is not None:
-                note(f"could not be removed: the AMI {registration.name!r}: {left.message}")
+
+            def report(left: AmistreamError | None) -> None:
+                if left is not None:
+                    note(f"could not be removed: the AMI {registration.name!r}: {left.message}")
+
+            stall_s = UNDO_STALLS * settings.stall_timeout_s
+            await undo_despite_cancel(lambda _: _deregister_own(ec2, attempt, settings), report, stall_s=stall_s)
         raise
 
 

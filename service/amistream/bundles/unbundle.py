@@ -66,9 +66,12 @@ async def unbundle(
         _refuse(bundle, *compare(manifest, content))
         await finish_despite_cancel(asyncio.to_thread(target.commit))
     except BaseException:
-        left = await finish_despite_cancel(asyncio.to_thread(target.abandon))
-        if left:
-            note(left)
+
+        async def abandon() -> None:
+            if left := await asyncio.to_thread(target.abandon):
+                note(left)
+
+        await finish_despite_cancel(abandon())
         raise
     return Unbundled(
         manifest=bundle.address,

@@ -13,7 +13,7 @@ from amistream.units import duration_text, rate_text, size_text, time_text
 def job_table(jobs: Sequence[JobView]) -> str:
     """Format one line per job, oldest first, below a heading."""
     rows = [
-        (job.id, job.state.value, time_text(job.created_at), job.source, " ".join(job.destinations)) for job in jobs
+        (job.id, _state_text(job), time_text(job.created_at), job.source, " ".join(job.destinations)) for job in jobs
     ]
     return columns([("ID", "STATE", "CREATED", "SOURCE", "DESTINATION"), *rows])
 
@@ -36,7 +36,9 @@ def job_text(job: JobView, *, option: str = "") -> str:
         facts.append(("error", job.error.message))
         if job.error.hint:
             facts.append(("", job.error.hint))
-    elif job.resumable:
+    if job.looks_again_at is not None:
+        facts.append(("unsure", f"until {time_text(job.looks_again_at)}: something may still appear there"))
+    elif job.resumable and job.error is None:
         name = job.id + option
         facts.append(("kept", f"{job.kept_parts} parts; `amistream resume {name}` goes on from there,"))
         facts.append(("", f"`amistream cancel {name}` removes them"))
@@ -44,6 +46,11 @@ def job_text(job: JobView, *, option: str = "") -> str:
         facts.append(("progress", progress_line(job.progress)))
     text = columns(facts)
     return f"{text}\n{result_text(job.result)}" if job.result is not None else text
+
+
+def _state_text(job: JobView) -> str:
+    """The state, and that something of the job is left."""
+    return f"{job.state.value} (unfinished)" if job.resumable else job.state.value
 
 
 def result_text(result: JobResult) -> str:

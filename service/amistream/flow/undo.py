@@ -10,6 +10,7 @@ from typing import Protocol
 import structlog
 
 from amistream.errors import AmistreamError, JobError, bug_error
+from amistream.flow.cancel import finish_despite_cancel
 
 log = structlog.get_logger()
 
@@ -87,6 +88,17 @@ class Undoing:
 
     def _deadline(self) -> float:
         return min(self._latest, _now() + self._stall_s)
+
+
+async def undo_despite_cancel(
+    removal: Callable[[Progress], Awaitable[object]], report: Callable[[AmistreamError | None], None], *, stall_s: float
+) -> None:
+    """Run a removal to its end, and report why something is left, before a cancel in the meantime is raised."""
+
+    async def work() -> None:
+        report(await Undoing(stall_s).run(removal))
+
+    await finish_despite_cancel(work())
 
 
 def _now() -> float:

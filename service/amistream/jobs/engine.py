@@ -81,7 +81,7 @@ class Engine:
             await self._end(job, End(State.FAILED, error=error, resumable=True))
         else:
             end = End(State.CANCELLED)
-            if entry.failure is not None:
+            if entry.failure is not None and not job.cancel_requested:
                 end = End(State.FAILED, error=JobError(**entry.failure.model_dump()))
             await self._undo_all(job, run, end, undoing)
 

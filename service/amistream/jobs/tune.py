@@ -24,10 +24,9 @@ from time import perf_counter
 
 from amistream.aws.session import Aws
 from amistream.checks.preflight import Measurable, Note, check_measurable
-from amistream.errors import RefusedError
-from amistream.flow.cancel import finish_despite_cancel
+from amistream.errors import AmistreamError, RefusedError
 from amistream.flow.gather import task_group, try_each
-from amistream.flow.undo import Progress, Undoing
+from amistream.flow.undo import Progress, undo_despite_cancel
 from amistream.jobs.search import (
     AUTO,
     CONCURRENCIES,
@@ -93,7 +92,7 @@ async def tune(
     """Find the best settings for the request's source and destination in `budget_s` seconds.
 
     `report` receives each round and measurement as a line. Raises as the preflight and the pipeline do; nothing is left
-    at the destination.
+    at the destination but what `note` names.
     """
     async with AsyncExitStack() as stack:
         aws = await stack.enter_async_context(Aws(settings))
@@ -117,7 +116,7 @@ async def tune(
         )
         if in_force not in grid:
             grid.append(in_force)
-        tuner = Tuner(measurable, report, budget_s)
+        tuner = Tuner(measurable, note, report, budget_s)
         try:
             await tuner.measure_levels(list(dict.fromkeys((*LEVELS, in_force.compress))))
             await tuner.measure_links(sorted({*CONCURRENCIES, in_force.upload_concurrency}))
@@ -139,9 +138,10 @@ async def tune(
 class Tuner:
     """Measures one volume and store, which the caller has checked and closes."""
 
-    def __init__(self, measurable: Measurable, report: Callable[[str], None], budget_s: float) -> None:
+    def __init__(self, measurable: Measurable, note: Note, report: Callable[[str], None], budget_s: float) -> None:
         """The time runs from now on."""
         self._measurable = measurable
+        self._note = note
         self._report = report
         self._until = perf_counter() + budget_s
         self._budget_s = budget_s
@@ -295,7 +295,13 @@ class Tuner:
 
             await try_each(remove, self._sent)
 
-        await finish_despite_cancel(Undoing(REMOVAL_STALL_S).run(remove_all))
+        def report(left: AmistreamError | None) -> None:
+            if left is not None:
+                self._note(f"not all that was sent is removed: {left.message}; its names begin with {self._names}")
+            for name in sorted(store.unanswered.late.keys() & self._sent.keys()):
+                self._note(f"{store.location}/{name} may still appear: the request to store it was never answered")
+
+        await undo_despite_cancel(remove_all, report, stall_s=REMOVAL_STALL_S)
         self._sent.clear()
 
     def _plan(self, sample: int, *, level: int | None) -> Plan:

@@ -89,7 +89,7 @@ def _run(request: JobRequest, settings: Settings, budget: float) -> Tuning:
     async def work() -> Tuning:
         return await find_best(request, settings, budget_s=budget, note=put_note, report=put_note)
 
-    return run(work, after_interrupt="the objects that the trials stored were removed")
+    return run(work, after_interrupt="what the trials stored is removed, but for what a note above names")
 
 
 def tuning_text(tuning: Tuning) -> str:
