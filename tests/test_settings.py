@@ -116,7 +116,7 @@ def test_bad_syntax(content: bytes, tmp_path: Path) -> None:
         ('block_size = "1KiB"', "block_size", "greater than or equal to 65536"),
         ("upload_concurrency = 65", "upload_concurrency", "less than or equal to 64"),
         ('compress = "best"', "compress", "match pattern"),
-        ('acl = "private"', "acl", "aws-exec-read"),
+        ('acl = "bucket-owner-read"', "acl", "aws-exec-read"),
         ("backoff_base_s = 0", "backoff_base_s", "greater than 0"),
         ('prefx = "typo"', "prefx", "no such setting"),
         ("[ec2_certificates]\nx = 5", "ec2_certificates", "path"),

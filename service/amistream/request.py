@@ -153,7 +153,7 @@ class Reach(_Request):
     endpoint_url: Annotated[str | None, Option("--endpoint-url", DESTINATION, "URL")] = _setting(
         "endpoint_url", pattern=r"^https?://[^\s/]+/?$"
     )
-    acl: Annotated[Acl | None, Option("--acl", DESTINATION, "aws-exec-read|public-read")] = _setting("acl")
+    acl: Annotated[Acl | None, Option("--acl", DESTINATION, "aws-exec-read|public-read|private")] = _setting("acl")
 
 
 class Identity(_Request):

@@ -55,10 +55,11 @@ class LogFormat(StrEnum):
 
 
 class Acl(StrEnum):
-    """The canned ACLs under which EC2 can read a bundle."""
+    """Canned ACLs. EC2 can read a bundle under all but `private`, which is for bundles that are only stored."""
 
     AWS_EXEC_READ = "aws-exec-read"
     PUBLIC_READ = "public-read"
+    PRIVATE = "private"
 
 
 def default_state_dir() -> Path:
@@ -250,8 +251,8 @@ class Settings(BaseSettings):
     )
     acl: Acl = Field(
         Acl.AWS_EXEC_READ,
-        description='Canned ACL of every object: "aws-exec-read" lets EC2 read it, "public-read" everyone. AWS limit: '
-        "EC2 reads a bundle through its ACL.",
+        description='Canned ACL of every object: "aws-exec-read" lets EC2 read it, "public-read" everyone, "private" '
+        "nobody else. AWS limit: EC2 reads a bundle through its ACL.",
     )
     sign_payload: bool = Field(
         False,

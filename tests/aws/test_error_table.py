@@ -164,6 +164,7 @@ AuthorizationHeaderMalformed PutObject 400 no region The authorization header is
 IllegalLocationConstraintException PutObject 400 no region The me-south-1 location constraint is incompatible.
 TemporaryRedirect DeleteObject 307 again - Please re-send this request to the specified temporary endpoint
 BadRequest HeadObject 400 no -
+InvalidArgument PutObject 400 no - Argument x-amz-acl is not valid
 NotImplemented PutObject 501 no - A header you provided implies functionality that is not implemented
 MethodNotAllowed PutObject 405 no - The specified method is not allowed against this resource.
 InvalidAction RegisterImage 400 no - The action RegisterImage is not valid for this web service.
@@ -205,6 +206,7 @@ DryRunOperation RegisterImage 412 no - Request would have succeeded, but DryRun 
 """Code, operation, status, whether a repeat may help, the field at fault, and the words of AWS."""
 SYNONYMS = {
     "OptInRequired": "Blocked PendingVerification",
+    "InvalidArgument": "InvalidRequest",
     "AccountProblem": "NotSignedUp",
     "KMS.DisabledException": "KMS.NotFoundException KMS.KMSInvalidStateException",
     "ConditionalRequestConflict": "OperationAborted",

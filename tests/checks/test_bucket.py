@@ -12,7 +12,7 @@ import pytest
 from jobs.work import use_endpoint
 from support.buckets import list_keys
 from support.loop import clock
-from support.proxy import Answer, DropReply, Fault, HoldReply, Reset, dry_run_answered
+from support.proxy import Answer, DropReply, Fault, HoldReply, HollowReply, Reset, dry_run_answered
 
 if TYPE_CHECKING:
     from checks.scene import Scene
@@ -314,3 +314,67 @@ async def test_an_endpoint_that_does_not_answer(
         "s3://bucket/x", code="aws.unreachable", says="http://127.0.0.1:1/", endpoint_url="http://127.0.0.1:1"
     )
     assert "--endpoint-url" in hint
+
+
+UNKNOWN = [(501, "NotImplemented"), (400, "InvalidArgument"), (400, "InvalidRequest"), (400, "UnsupportedHeader")]
+
+
+@pytest.mark.parametrize(
+    ("header", "words", "status", "code"),
+    [
+        (header, words, *answer)
+        for (header, words), answer in zip(
+            [
+                ("if-none-match", "If-None-Match: each object is looked for before it is written"),
+                ("x-amz-checksum-sha1", "x-amz-checksum-sha1: it checks the bodies by their MD5"),
+                ("if-none-match|x-amz-checksum", "If-None-Match and x-amz-checksum-sha1: "),
+                ("if-none-match", "If-None-Match: "),
+            ],
+            UNKNOWN,
+            strict=True,
+        )
+    ],
+)
+async def test_a_header_that_an_endpoint_does_not_know(
+    header: str,
+    words: str,
+    status: int,
+    code: str,
+    scene: Scene,
+    bucket: str,
+    ministack: Endpoint,
+    make_proxy: MakeProxy,
+) -> None:
+    """The probe is what a job sends, and an unknown header is a notice; the body is protected even so."""
+    proxy = make_proxy(ministack, Fault(action=Answer(status=status, code=code), header=header, times=None))
+    async with scene.ready(f"s3://{bucket}/x", endpoint_url=proxy.url, register_image=False):
+        (notice,) = scene.notices
+    assert notice.startswith(f"the endpoint does not know {words}")
+    probe = proxy.seen("PUT")[-1]
+    assert ("x-amz-checksum-sha1" in probe.headers) != ("content-md5" in probe.headers)
+    assert list_keys(ministack, bucket) == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(Answer(status=status, code=code) for status, code in UNKNOWN),
+        *(Answer(status=status, code=code) for status, code in ((405, "MethodNotAllowed"), (404, "NoSuchKey"))),
+        Answer(status=500, code="InternalError"),
+        *(HollowReply(undone=True, body=body) for body in (b"", b"<html>", b"<ListBucketResult/>")),
+    ],
+)
+async def test_ownership_controls_that_an_endpoint_does_not_know(
+    answer: Answer | HollowReply, scene: Scene, bucket: str, ministack: Endpoint, make_proxy: MakeProxy
+) -> None:
+    """Whatever an endpoint answers instead is a notice, because the probe shows whether the ACL is taken."""
+    proxy = make_proxy(ministack, Fault(action=answer, method="GET", query="ownershipControls", times=None))
+    async with scene.ready(f"s3://{bucket}/x", endpoint_url=proxy.url, register_image=False):
+        (notice,) = scene.notices
+    assert notice.startswith(f"cannot check if bucket {bucket} has ACLs enabled (")
+
+
+async def test_an_acl_under_which_ec2_cannot_read(scene: Scene, bucket: str, ministack: Endpoint) -> None:
+    """A private bundle gets a notice if it is to be registered."""
+    async with scene.ready(f"s3://{bucket}/x", endpoint_url=ministack.url, register_image=False, acl="private"):
+        assert scene.notices == []

@@ -124,7 +124,7 @@ class Fault:
     """An action on the `nth` matching request and the `times` - 1 after it (None: on all after it).
 
     `method` and `path` must match whole, `query` and `form` somewhere; `form` is the body of an EC2 or STS
-    request. The first fault that fits a request is the one that happens.
+    request; `header` is a line of the head, in lower case. The first fault that fits a request is the one that happens.
     """
 
     action: Action
@@ -132,6 +132,7 @@ class Fault:
     path: str = ".*"
     query: str = ""
     form: str = ""
+    header: str = ""
     nth: int = 1
     times: int | None = 1
 
@@ -141,6 +142,10 @@ class Fault:
             and re.fullmatch(self.path, request.path)
             and re.search(self.query, request.query)
             and re.search(self.form, request.form.decode("latin-1"))
+            and (
+                not self.header
+                or any(re.match(self.header, f"{name}: {request.headers[name]}") for name in request.headers)
+            )
         )
 
 

@@ -9,20 +9,24 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import partial
+from http import HTTPStatus
 from socket import gaierror
 from typing import Any
 
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError
+from botocore.parsers import ResponseParserError
 
+from amistream.aws.dialect import Dialect, answer_of, dialect_of, in_dialect, is_not_understood
 from amistream.aws.error_table import MAKE_BUCKET, USE_SSE_S3
 from amistream.aws.providers import FALLBACK_REGION
 from amistream.aws.regions import on_aws
 from amistream.aws.session import Aws
 from amistream.aws.translate import ENABLE_ACLS, asking, error_code, http_status, translate, wanted
-from amistream.errors import AmistreamError, NoBucketError, RefusedError, StoreError
+from amistream.errors import AmistreamError, DeniedError, NoBucketError, NotSupportedError, RefusedError, StoreError
+from amistream.flow.retry import Alive, RetryPolicy, with_retries
+from amistream.ports.store import sha1_of, whole_checksum
 from amistream.settings import Acl
-
-_NOT_SHOWN = frozenset({"AccessDenied", "NotImplemented", "MethodNotAllowed"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +66,10 @@ async def find_bucket(aws: Aws, bucket: str, *, region: str, endpoint_url: str, 
                 hint=f"check the name, or create it: {MAKE_BUCKET.replace('BUCKET', bucket)}",
                 field="destinations",
             )
-            if http_status(error) != 404:  # noqa: PLR2004 - HTTP's own number
+            if http_status(error) in {HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED}:
+                # The endpoint does not know the question; the next ones show whether there is a bucket.
+                return BucketFacts(region=asked, ahead_s=_ahead_s(headers))
+            if http_status(error) != HTTPStatus.NOT_FOUND:
                 refused = translate(error, what, bucket=bucket)
                 if refused.transient:
                     raise refused from error
@@ -101,22 +108,32 @@ def check_region(bucket: str, region: str, found: str) -> None:
         )
 
 
-async def check_acls(client: Any, bucket: str, timeout_s: float) -> BucketDoubt | None:
+async def check_acls(client: Any, bucket: str, retry: RetryPolicy) -> BucketDoubt | None:
     """Refuse a bucket whose ACLs are disabled, because EC2 reads a bundle through its ACL."""
-    async with asking(f"read the ownership controls of bucket {bucket}", timeout_s, bucket=bucket):
-        try:
+    what = f"read the ownership controls of bucket {bucket}"
+
+    async def ask(_: Alive) -> Any:
+        async with asking(what, bucket=bucket):
             reply = await client.get_bucket_ownership_controls(Bucket=bucket)
-        except ClientError as error:
-            if error_code(error) == "OwnershipControlsNotFoundError":
-                return None  # a bucket older than these controls: ACLs are enabled
-            if error_code(error) in _NOT_SHOWN or http_status(error) in (403, 501):
-                return BucketDoubt(
-                    found=f"cannot check if bucket {bucket} has ACLs enabled ({error_code(error)})",
-                    why="with ACLs disabled EC2 could not read the bundle",
-                    fix="allow s3:GetBucketOwnershipControls to have it checked",
-                )
+            return wanted(reply, "OwnershipControls", "Rules")
+
+    try:
+        rules = await with_retries(retry, what, ask)
+    except StoreError as error:
+        code = error_code(answer_of(error))
+        if code == "OwnershipControlsNotFoundError":
+            return None  # a bucket older than these controls: ACLs are enabled
+        if not isinstance(answer_of(error), ClientError | ResponseParserError):
             raise
-        rules = wanted(reply, "OwnershipControls", "Rules")
+        # Compatible endpoints refuse the question in many ways; the probe shows whether the ACL is taken.
+        denied = isinstance(error, DeniedError)
+        return BucketDoubt(
+            found=f"cannot check if bucket {bucket} has ACLs enabled ({code or 'the answer cannot be understood'})",
+            why="with ACLs disabled EC2 could not read the bundle",
+            fix="allow s3:GetBucketOwnershipControls to have it checked"
+            if denied
+            else "check it with the endpoint's own tools, if EC2 is to read the bundle",
+        )
     if any(rule.get("ObjectOwnership") == "BucketOwnerEnforced" for rule in rules):
         raise RefusedError(
             "bucket.acls_disabled",
@@ -149,11 +166,41 @@ def encryption_doubt(bucket: str, algorithm: str | None) -> BucketDoubt | None:
     )
 
 
-async def put_probe(client: Any, bucket: str, key: str, acl: Acl, timeout_s: float) -> None:
-    """Put an empty object with the bundle's ACL, to find a missing permission before the first byte."""
+async def put_probe(client: Any, bucket: str, key: str, acl: Acl, timeout_s: float) -> Dialect:
+    """Put an empty object as a job puts its parts, to find what is missing before the first byte.
+
+    Returns what the endpoint understands of it. Raises `StoreError`; the error for an unknown ACL says so.
+    """
     what = f"write to s3://{bucket}/{key.rpartition('/')[0]} with the ACL {acl.value}"
-    async with asking(what, timeout_s, bucket=bucket):
-        wanted(await client.put_object(Bucket=bucket, Key=key, Body=b"", ACL=acl.value), "ETag")
+    sha1 = whole_checksum(sha1_of(b""))
+
+    async def put(dialect: Dialect, **with_acl: str) -> None:
+        async with asking(what, timeout_s, bucket=bucket):
+            protection = {**await dialect.of_body(sha1, b""), **dialect.algorithm, **dialect.if_absent}
+            try:
+                wanted(await client.put_object(Bucket=bucket, Key=key, Body=b"", **with_acl, **protection), "ETag")
+            except ClientError as error:
+                if http_status(error) != HTTPStatus.PRECONDITION_FAILED:
+                    raise
+                # It is there from an attempt whose answer was lost.
+
+    try:
+        await in_dialect(client, partial(put, ACL=acl.value))
+    except StoreError as error:
+        if not is_not_understood(client, error):
+            raise
+        try:
+            await in_dialect(client, put)
+            await delete_probe(client, bucket, key, timeout_s)
+        except StoreError:
+            raise error from None
+        raise NotSupportedError(
+            "bucket.acl",
+            f"cannot {what}: the endpoint does not know this ACL ({error_code(answer_of(error))})",
+            hint="give another --acl: public-read if others are to read the bundle, private if it is only stored",
+            field="acl",
+        ) from error
+    return dialect_of(client)
 
 
 async def delete_probe(client: Any, bucket: str, key: str, timeout_s: float) -> None:

@@ -127,6 +127,11 @@ _ROWS = (
         "the endpoint does not support this request",
         "check --endpoint-url: it must support S3, and EC2 unless --no-register is given",
     ),
+    Row(
+        ("InvalidArgument", "InvalidRequest"),
+        "the endpoint does not accept a part of the request: {said}",
+        "check --endpoint-url: it must support S3 and the ACL of --acl",
+    ),
     # Objects and uploads.
     Row(("NoSuchKey",), "the object does not exist", "it was removed in the meantime: run the job again"),
     Row(

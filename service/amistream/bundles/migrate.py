@@ -177,9 +177,9 @@ class _CopiesByS3:
         if checksum == whole_checksum(part.sha1):
             self.count += 1
             return True
-        if checksum is not None:
+        if checksum is not None and "-" not in checksum:
             raise different_part_error(self._old, f"{part.name} has another checksum than in the manifest")
-        # This store does not hash copies.
+        # This store does not hash copies, or keeps the checksum of the original's chunks.
         self._source = None
         await self._store.delete(name)
         return False

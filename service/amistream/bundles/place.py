@@ -17,7 +17,7 @@ from amistream.aws.session import Aws
 from amistream.bundles.manifest import LARGEST, Manifest, parse_manifest
 from amistream.bundles.meter import Note
 from amistream.errors import RefusedError
-from amistream.flow.retry import retry_policy, with_retries
+from amistream.flow.retry import retry_policy
 from amistream.host.small_file import read_small_file
 from amistream.location import SCHEME, DirectoryLocation, Location, S3Location, no_manifest_error
 from amistream.ports.store import ObjectStore, Store
@@ -107,11 +107,7 @@ async def check_bucket(place: BucketPlace, settings: Settings, aws: Aws, note: N
     buckets.check_region(bucket, region, place.region)
     client = await aws.client("s3", place.region, settings.endpoint_url.rstrip("/"))
     doubts = [
-        await with_retries(
-            retry_policy(settings),
-            f"read the ownership controls of bucket {bucket}",
-            lambda _: buckets.check_acls(client, bucket, timeout_s),
-        ),
+        await buckets.check_acls(client, bucket, retry_policy(settings)),
         buckets.encryption_doubt(bucket, await buckets.default_encryption(client, bucket, timeout_s)),
     ]
     for doubt in filter(None, doubts):

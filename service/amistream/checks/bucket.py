@@ -9,12 +9,14 @@ from typing import TypeVar
 
 from amistream.aws import buckets
 from amistream.aws.credentials import CredentialFacts, find_credentials, no_credentials
+from amistream.aws.dialect import Dialect
 from amistream.checks.destination import Destination
 from amistream.checks.findings import Check, Observation, notice
 from amistream.errors import AmistreamError, BundleExistsError, RefusedError, StoreError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.retry import with_retries
 from amistream.location import S3Location
+from amistream.settings import Acl
 from amistream.values import manifest_name
 
 SOON = timedelta(hours=1)
@@ -101,10 +103,7 @@ class BucketChecks:
 
     async def _check_acls(self) -> Observation:
         bucket, client = self._location.bucket, await self._address.client("s3", self.region)
-        doubt = await self._with_retries(
-            f"read the ownership controls of bucket {bucket}",
-            lambda: buckets.check_acls(client, bucket, self._timeout_s),
-        )
+        doubt = await buckets.check_acls(client, bucket, self._address.retry)
         return _doubtful(doubt) if doubt else Observation("enabled")
 
     async def _check_encryption(self) -> Observation:
@@ -115,13 +114,13 @@ class BucketChecks:
         doubt = buckets.encryption_doubt(bucket, algorithm)
         return _doubtful(doubt) if doubt else Observation(algorithm or "none")
 
-    async def _put_and_delete(self) -> str:
+    async def _put_and_delete(self) -> Observation:
         address = self._address
         client = await address.client("s3", self.region)
         bucket, key = self._location.bucket, self._location.key(address.probe_name)
 
-        async def put() -> None:
-            await finish_despite_cancel(buckets.put_probe(client, bucket, key, self._acl, self._timeout_s))
+        async def put() -> Dialect:
+            return await finish_despite_cancel(buckets.put_probe(client, bucket, key, self._acl, self._timeout_s))
 
         async def delete() -> None:
             await self._with_retries(
@@ -130,7 +129,7 @@ class BucketChecks:
             )
 
         try:
-            await self._with_retries(f"write to {self._location}", put)
+            dialect = await self._with_retries(f"write to {self._location}", put)
         except BaseException as error:
             # A refused request stored nothing; an unanswered one may have stored the object all the same.
             if not isinstance(error, StoreError) or getattr(error.__cause__, "transient", False):
@@ -138,7 +137,20 @@ class BucketChecks:
                     await finish_despite_cancel(delete())
             raise
         await finish_despite_cancel(delete())
-        return f"an object with the ACL {self._acl} was put and deleted"
+        if dialect.lacks:
+            return notice(
+                f"the endpoint does not know {dialect.lacks}",
+                why="each object is looked for before it is written, and a rival's of the same moment would be replaced"
+                if not dialect.condition
+                else "it checks the bodies by their MD5, and the parts are read again to be compared",
+            )
+        if self._acl is Acl.PRIVATE and address.request.registers:
+            return notice(
+                f"an object with the ACL {self._acl} was put and deleted",
+                why="EC2 could not read a bundle under this ACL",
+                fix="leave out --acl, or give --no-register",
+            )
+        return Observation(f"an object with the ACL {self._acl} was put and deleted")
 
     async def _check_names(self) -> str:
         return await check_names(self._address, self.region, "aws s3 rm")

@@ -18,6 +18,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError
 
+from amistream.aws.dialect import Dialect, in_dialect
 from amistream.aws.translate import IncompleteReplyError, error_code, http_status, wanted
 from amistream.errors import NoUploadError, PreconditionError, StoreError
 from amistream.flow.cancel import await_answer
@@ -91,19 +92,24 @@ class MultipartUploads:
         async def send(number: int, chunk: memoryview, digest: bytes) -> dict[str, Any]:
             checksum = whole_checksum(digest)
 
-            async def attempt(alive: Alive) -> str:
-                reply = await self._client.upload_part(
-                    **self._requests.object(name),
-                    UploadId=upload_id,
-                    PartNumber=number,
-                    Body=Body(chunk, alive.counting(on_bytes), self._limit),
-                    ChecksumSHA1=checksum,
-                )
-                return str(wanted(reply, "ETag"))
+            async def send_in(dialect: Dialect) -> dict[str, Any]:
+                protection = await dialect.of_body(checksum, chunk)
+
+                async def attempt(alive: Alive) -> str:
+                    reply = await self._client.upload_part(
+                        **self._requests.object(name),
+                        UploadId=upload_id,
+                        PartNumber=number,
+                        Body=Body(chunk, alive.counting(on_bytes), self._limit),
+                        **protection,
+                    )
+                    return str(wanted(reply, "ETag"))
+
+                etag = await self._requests.ask(f"store {self._requests.url(name)}, chunk {number}", attempt)
+                return {"PartNumber": number, "ETag": etag, **({"ChecksumSHA1": checksum} if dialect.checksum else {})}
 
             async with slots:
-                etag = await self._requests.ask(f"store {self._requests.url(name)}, chunk {number}", attempt)
-            return {"PartNumber": number, "ETag": etag, "ChecksumSHA1": checksum}
+                return await in_dialect(self._client, send_in)
 
         async with task_group() as group:
             tasks = [
@@ -159,12 +165,12 @@ class MultipartUploads:
                 return
 
     async def _begin(self, name: str) -> str:
-        async def begin(_: Alive) -> str:
+        async def begin(_: Alive, dialect: Dialect) -> str:
             call = self._client.create_multipart_upload(
                 **self._requests.object(name),
                 ACL=self._acl.value,
-                ChecksumAlgorithm="SHA1",
                 ContentType="application/octet-stream",
+                **dialect.algorithm,
             )
             self._unanswered[name] += 1
             try:
@@ -179,22 +185,29 @@ class MultipartUploads:
             self._begun[name].add(upload_id)
             return upload_id
 
-        return await self._requests.ask(f"store {self._requests.url(name)}", begin)
+        what = f"store {self._requests.url(name)}"
+        return await in_dialect(self._client, lambda dialect: self._requests.ask(what, partial(begin, dialect=dialect)))
 
     async def _complete(
         self, name: str, upload_id: str, sent: list[dict[str, Any]], size: int, checksums: Sequence[str]
     ) -> None:
-        async def complete(_: Alive) -> None:
-            call = self._client.complete_multipart_upload(
-                **self._requests.object(name),
-                UploadId=upload_id,
-                MultipartUpload={"Parts": sent},
-                IfNoneMatch="*",
-            )
-            wanted(await await_answer(call, lambda: True), "ETag")
+        async def complete_in(dialect: Dialect) -> None:
+            if not dialect.condition and await self._requests.is_own(name, size, *checksums):
+                return
+
+            async def complete(_: Alive) -> None:
+                call = self._client.complete_multipart_upload(
+                    **self._requests.object(name),
+                    UploadId=upload_id,
+                    MultipartUpload={"Parts": sent},
+                    **dialect.if_absent,
+                )
+                wanted(await await_answer(call, lambda: True), "ETag")
+
+            await self._requests.ask(f"store {self._requests.url(name)}", complete)
 
         try:
-            await self._requests.ask(f"store {self._requests.url(name)}", complete)
+            await in_dialect(self._client, complete_in)
         except PreconditionError:
             # Either another object, or this one from a completion whose answer was lost.
             await self._requests.check_own(name, size, *checksums)

@@ -51,6 +51,16 @@ class S3Requests:
         stored = await self._head(name)
         if stored is None or stored.checksum is not None or not read:
             return stored
+        return await self._hashed(name, stored)
+
+    async def stat_whole(self, name: str) -> Stored | None:
+        """Like `stat`, with the checksum of the whole object, which is read if only that of its chunks is known."""
+        stored = await self._head(name)
+        if stored is None or "-" not in (stored.checksum or "-"):
+            return stored
+        return await self._hashed(name, stored)
+
+    async def _hashed(self, name: str, stored: Stored) -> Stored:
         if stored.size > LARGEST_PART:
             return Stored(stored.size, NO_CHECKSUM)
         return Stored(stored.size, whole_checksum(await self._sha1(name, stored.size)))
@@ -95,6 +105,13 @@ class S3Requests:
             return Stored(wanted(reply, "ContentLength"), reply.get("ChecksumSHA1"))
 
         return await self.ask(f"look at {self.url(name)}", head)
+
+    async def is_own(self, name: str, size: int, *checksums: str) -> bool:
+        """For an endpoint without `If-None-Match`: True if the object is stored. Raises `TakenError` for another."""
+        if await self.stat(name, read=False) is None:
+            return False
+        await self.check_own(name, size, *checksums)
+        return True
 
     async def check_own(self, name: str, size: int, *checksums: str) -> None:
         """Raise `TakenError` unless the object that S3 says exists has this size and one of these checksums."""

@@ -15,9 +15,11 @@ from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError
 
+from amistream.aws.dialect import Dialect, dialect_of, in_dialect, is_not_understood
 from amistream.aws.translate import IncompleteReplyError, wanted
-from amistream.errors import PreconditionError, TakenError
+from amistream.errors import NotSupportedError, PreconditionError, StoreError, TakenError
 from amistream.flow.cancel import await_answer
+from amistream.flow.gather import gather_limited
 from amistream.flow.rate_limit import RateLimit
 from amistream.flow.retry import Alive, RetryPolicy
 from amistream.location import S3Location
@@ -30,6 +32,9 @@ from amistream.stores.s3.requests import S3Requests, object_arguments
 
 DELETE_BATCH = 1000
 """Objects that one request can delete. AWS limit."""
+
+DELETES = 8
+"""Objects deleted at a time where one request cannot delete many. Guess."""
 
 T = TypeVar("T")
 
@@ -115,16 +120,17 @@ class S3Store:
 
     async def copy(self, name: str, source: S3Location, source_name: str, sha1: bytes) -> str | None:
         """See `ObjectStore.copy`. Some endpoints ignore `If-None-Match` for copies and replace an existing object."""
+        dialect = dialect_of(self._client)
 
         async def attempt(_: Alive) -> str | None:
             call = self._client.copy_object(
                 **self._requests.object(name),
                 CopySource=object_arguments(source, source_name),
                 ACL=self._acl.value,
-                ChecksumAlgorithm="SHA1",
                 MetadataDirective="REPLACE",
                 ContentType="application/octet-stream",
-                IfNoneMatch="*",
+                **dialect.algorithm,
+                **dialect.if_absent,
             )
             with self._uploads.awaiting(name):
                 reply = await await_answer(call, lambda: True)
@@ -136,7 +142,7 @@ class S3Store:
         try:
             checksum = await self._requests.ask(f"copy {source}/{source_name} to {self._requests.url(name)}", attempt)
         except PreconditionError as error:
-            stored = await self.stat(name)
+            stored = await self._requests.stat_whole(name)
             if stored is None or stored.checksum != whole_checksum(sha1):
                 self._foreign.add(name)
                 raise self._requests.taken(name) from error
@@ -146,7 +152,7 @@ class S3Store:
         return checksum
 
     async def delete_all(self, names: Sequence[str]) -> None:
-        """See `ObjectStore.delete_all`: a thousand with one request."""
+        """See `ObjectStore.delete_all`: a thousand with one request, or each with its own where that is not known."""
         keys = [{"Key": self._place.key(name)} for name in names]
 
         async def attempt(_: Alive) -> None:
@@ -159,7 +165,13 @@ class S3Store:
                 raise IncompleteReplyError(f"names {len(deleted)} of {len(batch)} objects")
 
         while keys:
-            await self._requests.ask(f"delete objects in {self.location}", attempt)
+            try:
+                await self._requests.ask(f"delete objects in {self.location}", attempt)
+            except StoreError as error:
+                if not isinstance(error, NotSupportedError) and not is_not_understood(self._client, error):
+                    raise
+                await gather_limited(self.delete, names[-len(keys) :], DELETES)
+                return
             del keys[:DELETE_BATCH]
 
     async def delete(self, name: str) -> None:
@@ -197,24 +209,31 @@ class S3Store:
     async def _put_whole(self, name: str, data: memoryview, sha1: bytes, on_bytes: OnBytes) -> None:
         what = f"store {self._requests.url(name)}"
 
-        async def attempt(alive: Alive) -> None:
-            body = Body(data, alive.counting(on_bytes), self._limit)
-            call = self._client.put_object(
-                **self._requests.object(name),
-                Body=body,
-                ACL=self._acl.value,
-                ChecksumAlgorithm="SHA1",
-                ChecksumSHA1=whole_checksum(sha1),
-                ContentType="application/octet-stream",
-                IfNoneMatch="*",
-            )
-            with self._uploads.awaiting(name, lambda: body.sent):
-                reply = await await_answer(call, lambda: body.sent)
-            self.unanswered.made(name)
-            wanted(reply, "ETag")
+        async def send(dialect: Dialect) -> None:
+            if not dialect.condition and await self._requests.is_own(name, len(data), whole_checksum(sha1)):
+                return
+            protection = await dialect.of_body(whole_checksum(sha1), data)
+
+            async def attempt(alive: Alive) -> None:
+                body = Body(data, alive.counting(on_bytes), self._limit)
+                call = self._client.put_object(
+                    **self._requests.object(name),
+                    Body=body,
+                    ACL=self._acl.value,
+                    ContentType="application/octet-stream",
+                    **protection,
+                    **dialect.algorithm,
+                    **dialect.if_absent,
+                )
+                with self._uploads.awaiting(name, lambda: body.sent):
+                    reply = await await_answer(call, lambda: body.sent)
+                self.unanswered.made(name)
+                wanted(reply, "ETag")
+
+            await self._requests.ask(what, attempt)
 
         try:
-            await self._requests.ask(what, attempt)
+            await in_dialect(self._client, send)
         except PreconditionError:
             # Either another object, or this one from an attempt whose answer was lost.
             await self._requests.check_own(name, len(data), whole_checksum(sha1))

@@ -1,0 +1,108 @@
+"""What an endpoint understands of a PUT, learnt from its refusals and kept as long as its client.
+
+AWS understands all that a job sends. Compatible endpoints may refuse `If-None-Match` or the headers of a checksum, with
+any of several codes: the request is then repeated with less. Without the condition the caller looks first whether the
+object exists; in place of the SHA-1, S3's older `Content-MD5` protects the body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64encode
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from hashlib import md5
+from http import HTTPStatus
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from botocore.exceptions import ClientError
+
+from amistream.aws.error_table import TABLE
+from amistream.aws.regions import on_aws
+from amistream.aws.translate import error_code, http_status
+from amistream.errors import StoreError
+
+T = TypeVar("T")
+
+_UNCLEAR = frozenset({"InvalidArgument", "InvalidRequest", "NotImplemented", "BadRequest"})
+"""Codes of many causes, by which endpoints refuse what they do not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """`condition`: `If-None-Match`; `checksum`: the SHA-1 of the body and its header."""
+
+    condition: bool = True
+    checksum: bool = True
+
+    @property
+    def if_absent(self) -> dict[str, str]:
+        """The arguments of a request that must not replace an object."""
+        return {"IfNoneMatch": "*"} if self.condition else {}
+
+    async def of_body(self, sha1: str, data: bytes | memoryview) -> dict[str, str]:
+        """The arguments that protect a body, whose SHA-1 is known in base64, on its way."""
+        if self.checksum:
+            return {"ChecksumSHA1": sha1}
+        digest = await asyncio.to_thread(lambda: md5(data, usedforsecurity=False).digest())
+        return {"ContentMD5": b64encode(digest).decode()}
+
+    @property
+    def algorithm(self) -> dict[str, str]:
+        """The arguments that announce the checksum."""
+        return {"ChecksumAlgorithm": "SHA1"} if self.checksum else {}
+
+    @property
+    def lacks(self) -> str:
+        """The names of what is not understood."""
+        missing = (("If-None-Match", self.condition), ("x-amz-checksum-sha1", self.checksum))
+        return " and ".join(name for name, known in missing if not known)
+
+
+_KNOWN: WeakKeyDictionary[Any, Dialect] = WeakKeyDictionary()
+
+
+def dialect_of(client: Any) -> Dialect:
+    """The dialect of the client's endpoint, as far as it is known."""
+    return _KNOWN.get(client, Dialect())
+
+
+async def in_dialect(client: Any, ask: Callable[[Dialect], Awaitable[T]]) -> T:
+    """Ask in the known dialect, and in lesser ones while the endpoint does not understand; keeps what it answers to.
+
+    Raises the first error if none helps.
+    """
+    known, first = dialect_of(client), None
+    for dialect in dict.fromkeys(
+        Dialect(known.condition and condition, known.checksum and checksum)
+        for condition, checksum in ((True, True), (False, True), (True, False), (False, False))
+    ):
+        try:
+            answer = await ask(dialect)
+        except Exception as error:
+            if not is_not_understood(client, error):
+                raise
+            first = first or error
+        else:
+            _KNOWN[client] = dialect
+            return answer
+    assert first is not None  # noqa: S101 - there is at least one dialect
+    raise first
+
+
+def answer_of(error: BaseException | None) -> BaseException | None:
+    """The SDK's exception behind a `StoreError`."""
+    while isinstance(error, StoreError):
+        error = error.__cause__
+    return error
+
+
+def is_not_understood(client: Any, error: BaseException) -> bool:
+    """True if a compatible endpoint refused the request for something that it may not know."""
+    answer = answer_of(error)
+    if not isinstance(answer, ClientError) or on_aws(client.meta.endpoint_url):
+        return False
+    status, code = http_status(answer), error_code(answer)
+    is_vague = code in _UNCLEAR or (code not in TABLE and not code.startswith("KMS."))
+    return status == HTTPStatus.NOT_IMPLEMENTED or (status == HTTPStatus.BAD_REQUEST and is_vague)
