@@ -26,15 +26,18 @@ from pydantic_core import ErrorDetails
 
 from amistream.errors import UsageError
 from amistream.events import JobKind
-from amistream.location import DirectoryLocation, S3Location, parse_location
+from amistream.location import SCHEME, DirectoryLocation, S3Location, parse_location
 from amistream.settings import Acl, PartSize, Settings, Sparse, in_words
-from amistream.values import KIB, STANDARD_INPUT
+from amistream.values import KIB, LONGEST_PREFIX, STANDARD_INPUT, is_prefix
 
-PREFIX_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,79}$"
-KEY_PREFIX_PATTERN = re.compile(r"[A-Za-z0-9!_.*'()/-]*")
+LONGEST_KEY_PREFIX = 900
+"""Bytes: a key has at most 1024, and a part's name up to 109."""
 AMI_NAME_PATTERN = r"^[A-Za-z0-9()\[\] ./'@_-]{3,128}$"
+PREFIX_WORDS = (
+    f"a name of up to {LONGEST_PREFIX} bytes: printable characters but a slash, no space at its ends, and no dash or "
+    "dot in front"
+)
 PATTERN_WORDS = {
-    "prefix": "a name of up to 80 letters, digits, dots, dashes and underscores that begins with a letter or digit",
     "region": "a region's name, such as eu-west-1",
     "endpoint_url": "a URL of the form http://HOST:PORT or https://HOST",
     "ami_name": "an AMI name: 3 to 128 of letters, digits, spaces and ( ) [ ] . / - ' @ _",
@@ -59,8 +62,11 @@ def _check_destination(value: str) -> str:
         case S3Location(bucket, key_prefix):
             if not BUCKET_PATTERN.fullmatch(bucket):
                 raise ValueError(f"{bucket!r} is not a bucket name; write s3://BUCKET or s3://BUCKET/KEY/PREFIX")
-            if not KEY_PREFIX_PATTERN.fullmatch(key_prefix) or "//" in value.removeprefix("s3:/"):
-                raise ValueError("a key prefix holds letters, digits and !_.*'()/- only, and no empty step (//)")
+            steps = value.removeprefix(SCHEME).rstrip("/").split("/")
+            if not key_prefix.isprintable() or {"", ".", ".."} & set(steps):
+                raise ValueError("a key prefix holds printable characters, and no empty step (//), . or ..")
+            if len(key_prefix.encode()) > LONGEST_KEY_PREFIX:
+                raise ValueError(f"a key prefix has at most {LONGEST_KEY_PREFIX} bytes")
             return str(location)
         case DirectoryLocation():
             if not value.startswith("/"):
@@ -77,10 +83,19 @@ def _check_absolute(value: str) -> str:
 
 
 def _check_account(value: str) -> str:
+    """Accept the ids of any cloud: the checks know whether it is AWS."""
     digits = value.replace("-", "")
-    if not re.fullmatch("[0-9]{12}", digits):
-        raise ValueError("an AWS account id has 12 digits, with or without dashes")
-    return digits
+    if re.fullmatch("[0-9]{12}", digits):
+        return digits
+    if not re.fullmatch("[!-~]{1,64}", value):
+        raise ValueError("an account id has up to 64 characters without spaces; that of AWS has 12 digits")
+    return value
+
+
+def _check_prefix(value: str) -> str:
+    if not is_prefix(value):
+        raise ValueError(f"{value!r} is not {PREFIX_WORDS}")
+    return value
 
 
 def _check_mappings(value: dict[str, str]) -> dict[str, str]:
@@ -289,7 +304,9 @@ class Subject(_Request):
     all_or_none: Annotated[bool, Option("--all-or-none", DESTINATION)] = Field(
         False, description="Stop when one of several destinations fails; default: continue with the others."
     )
-    prefix: Annotated[str | None, Option("--prefix", DESTINATION, "NAME")] = _setting("prefix", pattern=PREFIX_PATTERN)
+    prefix: Annotated[Annotated[str, AfterValidator(_check_prefix)] | None, Option("--prefix", DESTINATION, "NAME")] = (
+        _setting("prefix")
+    )
 
 
 # pydantic takes the fields of the last base first.

@@ -212,7 +212,7 @@ class Settings(BaseSettings):
     )
 
     # Identity.
-    account: str = Field("", description="AWS account id, 12 digits; default: looked up with STS. Choice.")
+    account: str = Field("", description="Account id, on AWS 12 digits; default: looked up with STS. Choice.")
     certificate: Path | None = Field(
         None,
         examples=["/etc/amistream/cert.pem"],

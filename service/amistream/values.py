@@ -136,6 +136,27 @@ class Measured:
     split: SplitResult
 
 
+LONGEST_PREFIX = 99
+"""Bytes of a bundle's prefix: the file's name in the tar header, which has 100 with its end."""
+
+
+def is_prefix(text: str) -> bool:
+    """True for a text that may begin the names of a bundle's objects, and be the file's name in its archive.
+
+    Any printable characters but a slash, no space at either end, and no dash or dot in front.
+    """
+    plain = bool(text) and text.isprintable() and "/" not in text and text == text.strip() and text[0] not in "-."
+    return plain and len(text.encode()) <= LONGEST_PREFIX
+
+
+def as_prefix(text: str) -> str:
+    """The text itself if it is a prefix, else what can be kept of it."""
+    if is_prefix(text):
+        return text
+    kept = "".join(each if each.isprintable() and each != "/" else "_" for each in text).strip().lstrip("-.")
+    return kept.encode()[:LONGEST_PREFIX].decode(errors="ignore").strip() or "image"
+
+
 def part_name(prefix: str, index: int) -> str:
     """`image.part.07`: at least two digits, three from 100 on, as euca2ools writes and EC2 accepts."""
     return f"{prefix}.part.{index:02d}"

@@ -24,6 +24,18 @@ async def test_an_account_of_the_settings(scene: Scene) -> None:
     assert (error.code, error.field) == ("account.invalid", "account")
 
 
+@pytest.mark.parametrize("account", ["42", "0123456789abcdef0123456789abcdef", "tenant$user"])
+async def test_an_account_of_another_cloud(scene: Scene, account: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An id of another form is taken where the endpoint is not AWS's, whatever names it, and refused on AWS."""
+    error = await scene.refused(scene.out, account=account)
+    assert (error.code, "EC2_USER_ID" in error.hint) == ("account.invalid", True)
+    async with scene.ready(scene.out, account=account, endpoint_url="http://127.0.0.1:9") as ready:
+        assert ready.facts.user == account
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    async with scene.ready(scene.out, account=account) as ready:
+        assert ready.facts.user == account
+
+
 async def test_devices_that_the_instance_names(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """A device name that EC2 accepts in no manifest is refused, unless the request maps it."""
     data = {"block-device-mapping/": "ami\nephemeral0", "block-device-mapping/ami": "sda1",

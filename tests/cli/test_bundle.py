@@ -128,7 +128,7 @@ async def test_options_win_over_variables(daemon: ScriptedDaemon, cli: Cli, monk
     [
         (["--ami-name", "#"], "--ami-name: "),
         (["--arch", "vax"], "--arch: "),
-        (["--account", "1"], "--account: "),
+        (["--account", "1 2"], "--account: "),
         (["--part-size", "1"], "--part-size: "),
         (["--part-size", "many"], "--part-size: "),
         (["--upload-concurrency", "none"], "--upload-concurrency: "),
@@ -164,7 +164,7 @@ async def test_missing_words_are_named(cli: Cli) -> None:
 
 async def test_a_wrong_variable_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong value that came from a variable is told with the variable's name, also to machines."""
-    monkeypatch.setenv("EC2_ACCOUNT_ID", "12")
+    monkeypatch.setenv("EC2_ACCOUNT_ID", "1 2")
     outcome = await cli(*PLAIN, "--json")
     error = json.loads(outcome.stdout)["error"]
     assert (outcome.status, error["code"], error["field"]) == (2, "request.invalid", "account")

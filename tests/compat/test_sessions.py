@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -396,6 +396,54 @@ def test_euca2ools_from_a_pipe(
     good(old(f"{line} --image-size {image.stat().st_size}", to=moto_server, given=image.read_bytes()))
     download_bundle(moto_server, bucket, "", tmp_path / "stored")
     fits(tmp_path / "stored", image, key_ring)
+
+
+@pytest.mark.parametrize(
+    "rc",
+    [
+        {"EC2_USER_ID": "42", "EC2_ACCESS_KEY": "{access}", "EC2_SECRET_KEY": "{secret}"},
+        {"EC2_ACCOUNT_NUMBER": "000123456789", "AWS_ACCESS_KEY": "{access}", "AWS_SECRET_KEY": "{secret}"},
+        {"EC2_USER_ID": "0123456789abcdef0123456789abcdef", "AWS_CREDENTIAL_FILE": "iamrc"},
+    ],
+    ids=["ec2rc of OpenStack", "eucarc", "eucarc with a file"],
+)
+def test_euca2ools_with_the_variables_of_a_cloud(
+    rc: dict[str, str], old: Old, seaweedfs: Endpoint, make_bucket: MakeBucket, image: Path, key_ring: KeyRing,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """What a cloud's rc file sets is enough: endpoint, keys, account of any form, and certificates."""
+    bucket = make_bucket(seaweedfs)
+    (tmp_path / "iamrc").write_text(f"AWSAccessKeyId={seaweedfs.access_key}\nAWSSecretKey={seaweedfs.secret_key}\n")
+    certificate = tmp_path / "cloud-cert.pem"
+    certificate.write_bytes((tmp_path / "tools/etc/ec2/amitools/cert-ec2.pem").read_bytes())
+    variables: dict[str, Any] = {
+        "S3_URL": seaweedfs.url,
+        "EC2_CERT": "cert.pem",
+        "EC2_PRIVATE_KEY": "pk.pem",
+        "EUCALYPTUS_CERT": str(certificate),
+        **{name: each.format(access=seaweedfs.access_key, secret=seaweedfs.secret_key) for name, each in rc.items()},
+    }
+    line = f"euca-bundle-and-upload-image -i image.img -b {bucket} -r x86_64 --region {seaweedfs.region}"
+    good(old(line, keys=False, **variables))
+    download_bundle(seaweedfs, bucket, "", tmp_path / "stored")
+    bundle = check_bundle(tmp_path / "stored", image, key_ring.user.key, key_ring.user.certificate)
+    assert bundle.account == next(iter(rc.values()))
+
+
+def test_names_of_images(old: Old, image: Path, key_ring: KeyRing, tmp_path: Path) -> None:
+    """A bundle has its image's name, whatever it is; one that cannot be is cleaned, with a note."""
+    for name, used in {
+        "2014-01-02T10:20:30@#=%,[1]~é.img": "",
+        "x" * 90 + ".img": "",
+        ".hidden.img": "hidden.img",
+        "y" * 120: "y" * 99,
+    }.items():
+        shutil.copy(image, tmp_path / name)
+        line = f"ec2-bundle-image -k pk.pem -c cert.pem -u {ACCOUNT} -r x86_64 -i {name} -d out-{len(name)}"
+        done = good(old(line))
+        assert ("note: the bundle is named" in done.stderr) == bool(used)
+        assert (tmp_path / f"out-{len(name)}" / f"{used or name}.manifest.xml").exists()
+        fits(tmp_path / f"out-{len(name)}", image, key_ring)
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amistream.stages.archive import NAME_MAX, Archive, member_header
-from amistream.values import GIB, ArchiveResult, Buffer, ChangedError, Extent
+from amistream.stages.archive import Archive, member_header
+from amistream.values import GIB, LONGEST_PREFIX, ArchiveResult, Buffer, ChangedError, Extent
 from stages.transform_check import Outcome, ask, carry, check_transform, cut_data
 
 MTIME = 1_700_000_000
@@ -123,7 +123,8 @@ def test_large_header(size: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "mtime"), [("a", 0), ("n" * NAME_MAX, 2**31), ("root disk.img", 8**11 - 1), ("-x", 8**11)]
+    ("name", "mtime"),
+    [("a", 0), ("n" * LONGEST_PREFIX, 2**31), ("root disk.img", 8**11 - 1), ("-x", 8**11), ("imagé", 0)],
 )
 def test_header_fields(name: str, mtime: int, tmp_path: Path) -> None:
     """The header has name and time as GNU tar writes them, up to the largest that fit."""
@@ -172,10 +173,10 @@ def test_too_little(pieces: Iterable[bytes]) -> None:
         carry(archive, pieces)
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "/", "n" * (NAME_MAX + 1), "é", "a\0b", "a\nb"])
+@pytest.mark.parametrize("name", ["", "a/b", "/", "n" * (LONGEST_PREFIX + 1), "é" * 50, "\udcff", "a\0b", "a\nb"])
 def test_bad_name(name: str) -> None:
     """A name that readers could misread is refused."""
-    with pytest.raises(ValueError, match=r"a member's name has|'ascii' codec"):
+    with pytest.raises(ValueError, match="a member's name is printable"):
         Archive(name=name, size=1, mtime=MTIME)
 
 

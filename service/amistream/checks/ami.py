@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from amistream.aws import metadata
 from amistream.aws.ec2 import Ec2
+from amistream.aws.regions import on_aws
 from amistream.checks.destination import Destination
 from amistream.checks.findings import Check
 from amistream.checks.identity import KnowsRegion
@@ -145,17 +146,20 @@ class AmiChecks:
         return f"{count} device{'s' * (count != 1)}, ancestors {', '.join(found.ancestors) or 'none'}"
 
     async def _find_account(self) -> str:
+        address = self._address
         if self._account:
-            self._account = self._account.replace("-", "")
-            if not re.fullmatch("[0-9]{12}", self._account):
+            digits = self._account.replace("-", "")
+            if re.fullmatch("[0-9]{12}", digits):
+                self._account = digits
+            elif on_aws(await address.s3_endpoint(self._place.region)):
                 raise RefusedError(
                     "account.invalid",
                     f"cannot write the manifest: {self._account!r} is not an AWS account id, which has 12 digits",
-                    hint="correct the setting account, or give --account 123456789012",
+                    hint="give --account 123456789012, or correct what sets it: the setting account, AWS_ACCOUNT_ID, "
+                    "EC2_ACCOUNT_ID or EC2_USER_ID; that of another cloud may be any, with endpoint_url set to its S3",
                     field="account",
                 )
             return f"{self._account}, as given"
-        address = self._address
         in_directory = isinstance(address.location, DirectoryLocation)
         if in_directory and not address.endpoint_url and not await address.aws.has_credentials():
             raise RefusedError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -180,7 +181,7 @@ async def check_names(address: Destination, region: str, remove: str) -> str:
             "destination.leftover",
             f"cannot bundle to {store.location}: {len(parts)} parts of an unfinished bundle exist there",
             hint=f"choose another --prefix; or, if nothing else is writing there, remove them: "
-            f"{remove} {store.location}/{parts[0]} and so on",
+            f"{remove} {shlex.quote(f'{store.location}/{parts[0]}')} and so on",
             field="destinations",
         )
     return f"{store.location} is free for {manifest} and its parts"

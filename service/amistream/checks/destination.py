@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from amistream.aws.ec2 import Ec2
+from amistream.aws.providers import FALLBACK_REGION
 from amistream.aws.session import Aws
 from amistream.errors import JobError
 from amistream.flow.retry import RetryPolicy, retry_policy
@@ -91,6 +92,11 @@ class Destination(RequestContext):
         self.unanswered = Unanswered(late)
         """Shared by all stores that are made here."""
         self.job_id, self._token = job_id, job_id.rpartition("-")[2]
+
+    async def s3_endpoint(self, region: str) -> str:
+        """The address of S3 that the SDK uses, whatever named it. Raises `AmistreamError`."""
+        client = await self.aws.client("s3", region or FALLBACK_REGION, self.endpoint_url)
+        return str(client.meta.endpoint_url)
 
     def default_image_name(self, now: datetime) -> str:
         """The AMI's name if none was given; jobs of the same second get different names."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 
 from amistream.checks.destination import RequestContext
 from amistream.checks.findings import Check, Observation, notice
@@ -11,7 +10,7 @@ from amistream.errors import RefusedError, SourceError
 from amistream.host.mounts import mount_point
 from amistream.plan import Plan
 from amistream.ports.volume import Kind, Volume
-from amistream.request import PATTERN_WORDS, PREFIX_PATTERN
+from amistream.request import PREFIX_WORDS
 from amistream.settings import Sparse, concurrency_within, memory_ceiling
 from amistream.source.file import too_large
 from amistream.source.foreign import HEAD, doubt_about, recognise
@@ -19,7 +18,7 @@ from amistream.source.opening import open_source
 from amistream.stages.level import level_number
 from amistream.stages.manifest import SIGNED_MAX, signed_size
 from amistream.units import size_text
-from amistream.values import GIB, MIB, Extent
+from amistream.values import GIB, MIB, Extent, is_prefix
 
 
 class SourceChecks:
@@ -158,10 +157,10 @@ class SourceChecks:
 
     def _check_parts(self) -> str:
         prefix, size = self._context.prefix, self.volume.size
-        if not re.fullmatch(PREFIX_PATTERN, prefix):
+        if not is_prefix(prefix):
             raise RefusedError(
                 "prefix.invalid",
-                f"cannot name the parts: the prefix {prefix!r} is not {PATTERN_WORDS['prefix']}",
+                f"cannot name the parts: the prefix {prefix!r} is not {PREFIX_WORDS}",
                 hint="choose another --prefix, or correct the setting prefix",
                 field="prefix",
             )

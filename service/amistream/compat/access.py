@@ -34,6 +34,21 @@ def access_keys(given: Given, *, access: str, secret: str, token: str) -> Access
     return AccessKeys(access_key=given[access], secret_key=given[secret], token=session_token)
 
 
+def euca2ools_keys(given: Given) -> AccessKeys | None:
+    """Take the keys from the command line, or from the variables that an eucarc or ec2rc sets.
+
+    The SDK's own variables come before those, its files after them.
+    """
+    keys = access_keys(given, access="access-key-id", secret="secret-key", token="security-token")  # noqa: S106
+    if keys is not None or os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_PROFILE"):
+        return keys
+    for names in (("EC2_ACCESS_KEY", "EC2_SECRET_KEY"), ("AWS_ACCESS_KEY", "AWS_SECRET_KEY")):
+        access, secret = map(os.environ.get, names)
+        if access and secret:
+            return AccessKeys(access_key=access, secret_key=secret)
+    return None
+
+
 def ami_tools_keys(given: Given) -> AccessKeys | None:
     return access_keys(given, access="access-key", secret="secret-key", token="delegation-token")  # noqa: S106
 

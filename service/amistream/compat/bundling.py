@@ -12,7 +12,7 @@ from typing import Any
 
 from amistream.cli.in_process import follow_in_process
 from amistream.cli.output import put_note, put_result
-from amistream.compat.access import access_keys, bucket_address, endpoint, region_of, settings_of
+from amistream.compat.access import bucket_address, endpoint, euca2ools_keys, region_of, settings_of
 from amistream.compat.options import Given
 from amistream.compat.session import ANY_REGION, run_old
 from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, JobError, RefusedError, UsageError
@@ -22,7 +22,7 @@ from amistream.jobs.queue import JobQueue
 from amistream.location import SCHEME, parse_s3_location
 from amistream.request import JobRequest, parse_request
 from amistream.settings import load
-from amistream.values import STANDARD_INPUT, AccessKeys, part_name
+from amistream.values import STANDARD_INPUT, AccessKeys, as_prefix, part_name
 
 _FIELDS = {
     "account": "user",
@@ -42,6 +42,13 @@ def bundle_image(given: Given) -> int:
     settings = load(None)
     if not given.has("arch"):
         put_note(f"note: the architecture is {settings.architecture}; give another with --arch")
+    elsewhere = settings.endpoint_url or os.environ.get("AWS_ENDPOINT_URL")
+    if not elsewhere and not re.fullmatch("[0-9]{12}", given["user"].replace("-", "")):
+        raise UsageError(
+            "usage",
+            "cannot use --user: an AWS account id has 12 digits, with or without dashes",
+            hint="that of another cloud may be any, with AMISTREAM_ENDPOINT_URL set to the cloud's S3",
+        )
     values = _values(given)
     values["destinations"] = [str(Path(given["destination"] or "/tmp").absolute())]  # noqa: S108 - the old default
     if not given.has("ec2cert"):
@@ -59,13 +66,13 @@ def bundle_image(given: Given) -> int:
 
 def bundle_and_upload(given: Given) -> int:
     """`euca-bundle-and-upload-image`: one pass, from the image to the bucket."""
-    keys = access_keys(given, access="access-key-id", secret="secret-key", token="security-token")  # noqa: S106
+    keys = euca2ools_keys(given)
     region = region_of(given["region"])
     url = given["url"] or os.environ.get("S3_URL", "")
     settings = settings_of(given, url=url, region=region)
     address = bucket_address(given["bucket"])
     values = {
-        "account": os.environ.get("EC2_USER_ID"),
+        "account": os.environ.get("EC2_USER_ID") or os.environ.get("EC2_ACCOUNT_NUMBER"),
         "certificate": _absolute(os.environ.get("EC2_CERT")),
         "private_key": _absolute(os.environ.get("EC2_PRIVATE_KEY")),
         # The eucarc of a Eucalyptus cloud sets it: the cloud cannot open a bundle for Amazon's certificate.
@@ -110,8 +117,18 @@ def _values(given: Given) -> dict[str, Any]:
     if "prefix" not in values:
         if source == STANDARD_INPUT:
             raise UsageError("usage", "cannot choose object names for standard input: give --prefix")
-        values["prefix"] = Path(source).name
+        values["prefix"] = _prefix_of(Path(source).name)
     return values
+
+
+def _prefix_of(image: str) -> str:
+    """The start of the files' names: the image's name, which is cleaned if it must be."""
+    prefix = as_prefix(image)
+    if prefix != image:
+        put_note(
+            f"note: the bundle is named {prefix}, because the image's name cannot be that of a bundle; see --prefix"
+        )
+    return prefix
 
 
 def _bytes(text: str) -> int:

@@ -118,6 +118,7 @@ COMMANDS = (
             _ACL,
             option("-d, --directory DIR", "Directory of the parts; default: that of the manifest."),
             option("--part NUMBER", "Without effect: existing parts are not sent again.", use=Use.IDLE),
+            option("--ec2cert FILE", "Without effect: the manifest is not encrypted.", use=Use.IDLE),
             _RETRY,
             option("--skipmanifest", "Send the parts only."),
             _LOCATION,
@@ -232,7 +233,9 @@ COMMANDS = (
             option("-c, --cert FILE", "Your certificate; default: EC2_CERT, or a generated one.", ours="--cert"),
             _EC2_CERT,
             option(
-                "-u, --user ACCOUNT", "Account id; default: EC2_USER_ID, else looked up with STS.", ours="--account"
+                "-u, --user ACCOUNT",
+                "Account id; default: EC2_USER_ID or EC2_ACCOUNT_NUMBER, else looked up with STS.",
+                ours="--account",
             ),
             _KERNEL,
             _RAMDISK,
@@ -248,7 +251,10 @@ COMMANDS = (
             _LOCATION,
             option("-U, --url URL", "S3 endpoint; default: S3_URL.", ours="--endpoint-url"),
             option("--region REGION", "Region of the bucket. For USER@REGION, only REGION is used.", ours="--region"),
-            option("-I, --access-key-id ID", "Access key id; default: from the AWS SDK's usual sources."),
+            option(
+                "-I, --access-key-id ID",
+                "Access key id; default: from the AWS SDK's usual sources, or EC2_ACCESS_KEY and EC2_SECRET_KEY.",
+            ),
             option("-S, --secret-key KEY", "Its secret key. Other users can see it: better omit both.", use=Use.SECRET),
             option("--security-token TOKEN", "Session token of temporary keys.", use=Use.SECRET),
             option(

@@ -18,11 +18,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 
-from amistream.values import ArchiveResult, Buffer, ChangedError, Extent
+from amistream.values import LONGEST_PREFIX, ArchiveResult, Buffer, ChangedError, Extent
 
 BLOCK = 512
 RECORD = 20 * BLOCK
-NAME_MAX = 99
 _OCTAL_SIZE_LIMIT = 8**11
 _IN_HEADER = 4
 _IN_EXTENSION = 21
@@ -150,9 +149,9 @@ def _check_extents(extents: Sequence[Extent], size: int) -> None:
 
 
 def _header(*, name: str, size: int, mtime: int, kind: bytes) -> bytearray:
-    encoded = name.encode("ascii")
-    if not 0 < len(encoded) <= NAME_MAX or "/" in name or not name.isprintable():
-        raise ValueError(f"a member's name has 1 to {NAME_MAX} printable ASCII characters and no slash")
+    encoded = name.encode() if name.isprintable() else b""
+    if not 0 < len(encoded) <= LONGEST_PREFIX or "/" in name:
+        raise ValueError(f"a member's name is printable, has 1 to {LONGEST_PREFIX} bytes in UTF-8 and no slash")
     header = bytearray(BLOCK)
     header[0 : len(encoded)] = encoded
     header[100:108] = b"0000644\0"

@@ -64,7 +64,7 @@ def write_manifest(facts: ImageFacts, measured: Measured, keys: WrappedKeys, sig
 
 def signed_size(prefix: str, parts: int) -> int:
     """An upper limit of the signed bytes of a manifest of `parts` parts, for refusing too many in advance."""
-    name = part_name(prefix, parts)
+    name = _escaped(part_name(prefix, parts)).decode()
     one_part = len(f"<part index='{parts}'><filename>{name}</filename><digest algorithm='SHA1'></digest></part>") + 40
     return 8192 + parts * one_part
 
@@ -75,12 +75,16 @@ def serialise(element: etree._Element) -> bytes:
         f" {name}='{value.translate(_ENTITIES)}'"
         for name, value in sorted((str(k), str(v)) for k, v in element.items())
     )
-    content = (element.text or "").translate(_ENTITIES).encode("ascii", "xmlcharrefreplace")
+    content = _escaped(element.text or "")
     content += b"".join(serialise(child) for child in element)
     tag = str(element.tag)
     if not content:
         return f"<{tag}{attributes}/>".encode()
     return f"<{tag}{attributes}>".encode() + content + f"</{tag}>".encode()
+
+
+def _escaped(text: str) -> bytes:
+    return text.translate(_ENTITIES).encode("ascii", "xmlcharrefreplace")
 
 
 def _machine_configuration(facts: ImageFacts) -> etree._Element:
