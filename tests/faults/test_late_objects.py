@@ -1,7 +1,8 @@
 """Objects and AMIs that a request makes long after it was given up: no removal forgets that they may still come.
 
 Counts: a part, looked for by a second cancel, by the next process, by the daemon itself, and after an interrupt; an
-AMI; a part that an earlier attempt makes; a volume that changed meanwhile; a failed job's unfinished removal.
+AMI, also recorded before EC2 is asked; a part that an earlier attempt makes; a volume that changed meanwhile; a
+failed job's unfinished removal.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from amistream.errors import ConflictError
 from amistream.events import State
 from amistream.flow import cancel
+from amistream.jobs.journal import Journal
 from amistream.ports import unanswered
 from amistream.settings import OnStop
+from amistream.units import time_text
 from faults.scene import REGISTER, ended, hit, part, turns
 from support.loop import clock
 from support.proxy import Answer, Fault, PauseReply, PauseRequest
@@ -120,6 +124,27 @@ async def test_the_daemon_looks_again_by_itself(comes: bool, scene: MakeScene, m
             assert not (await looked_again(queue, again)).resumable
         assert there.left() == []
         await asyncio.to_thread(there.proxy.let_go, held)
+
+
+async def test_recorded_before_ec2_is_asked(scene: MakeScene) -> None:
+    """The next process knows of a registration that was under way when this one was killed; no new job begins there."""
+    held = held_request(AMI)
+    async with scene(held) as there, there.queue() as queue:
+        job, _ = await queue.submit(there.request())
+        await hit(there.proxy, held)
+        async with Journal(there.settings.state_dir, by_itself=False) as another:
+            entry = await another.find(job.id)
+        assert entry is not None
+        assert (entry.images, list(entry.late[0])) == ({}, [unanswered.AMI])
+        await queue.cancel(job.id)
+        await ended(job)
+        assert job.looks_again_at is not None
+        with pytest.raises(ConflictError, match="may still appear at its destination") as caught:
+            await queue.submit(there.request())
+        assert f"wait until {time_text(job.looks_again_at)}" in caught.value.hint
+        await arrives(there, held)
+        await ended(await queue.cancel(job.id))
+        assert there.left() == []
 
 
 async def test_an_earlier_attempt_is_not_forgotten(scene: MakeScene) -> None:

@@ -89,7 +89,8 @@ class Lanes:
 
     async def enter_late(self) -> None:
         """Record what may still appear anywhere, although nobody waits for it any more."""
-        late = {number: found for number, each in enumerate(self._addresses) if (found := each.unanswered.late)}
+        # A finished destination has what it is to have: a late request changes nothing there.
+        late = {number: found for number in self.missing if (found := self._addresses[number].unanswered.late)}
         if late != self._entry.late:
             self._entry.late.clear()
             self._entry.late.update(late)

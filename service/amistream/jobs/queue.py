@@ -67,6 +67,7 @@ class JobQueue:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.stopping = True
         for look in self._looks.values():
             look.cancel()
         try:
@@ -224,6 +225,8 @@ class JobQueue:
 
     def _begin(self, job: Job, work: Work) -> None:
         """Begin a run, or a removal, in place of the job's earlier run."""
+        if (look := self._looks.pop(job.id, None)) is not None:
+            look.cancel()
         self._roster.add(job)
         task = self._group.create_task(self._work(job, work), name=f"job {job.id}")
         self._tasks[job.id] = task
@@ -270,7 +273,7 @@ class JobQueue:
         if self._tasks.get(job_id) is task:
             del self._tasks[job_id]
             job = self.get(job_id)
-            if job.looks_again_at is not None:
+            if job.looks_again_at is not None and not self.stopping:
                 wait_s = (job.looks_again_at - datetime.now(UTC)).total_seconds()
                 self._looks[job_id] = asyncio.get_running_loop().call_later(wait_s, self._look_again, job)
 
@@ -304,7 +307,7 @@ class JobQueue:
                 if job_id not in self._roster:
                     self._roster.remember(entry)
             elif entry.view.state.ended:
-                raise kept_there(job_id, "")
+                raise kept_there(job_id, "", entry.view.looks_again_at)
             else:
                 raise writing_there(job_id, request, "in another process")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Container
+from datetime import datetime
 
 from amistream.errors import ConflictError, NotFoundError
 from amistream.events import State
@@ -15,6 +16,7 @@ from amistream.jobs.job import Job
 from amistream.jobs.journal import REMEMBERED
 from amistream.jobs.records import JournalEntry
 from amistream.request import JobRequest
+from amistream.units import time_text
 
 FRESH = 16
 """Newest ended jobs that are kept with all their events, for clients that are about to read them."""
@@ -85,7 +87,7 @@ class Roster:
             if not job.state.ended:
                 raise writing_there(job.id, request, f"amistream watch {job.id}")
             if job.resumable or job.is_taken:
-                raise kept_there(job.id, self._option)
+                raise kept_there(job.id, self._option, job.looks_again_at)
 
     def overlap(self, one: JobRequest, other: JobRequest) -> bool:
         """The requests have a destination and prefix in common."""
@@ -117,8 +119,15 @@ def writing_there(job_id: str, request: JobRequest, where: str) -> ConflictError
     )
 
 
-def kept_there(job_id: str, option: str) -> ConflictError:
-    """An unfinished job keeps its parts at a destination of the request."""
+def kept_there(job_id: str, option: str, looks_again_at: datetime | None) -> ConflictError:
+    """An unfinished job keeps its parts at a destination of the request, or something of it may still appear there."""
+    if looks_again_at is not None:
+        return ConflictError(
+            "job.kept_there",
+            f"cannot take the job: something of job {job_id} may still appear at its destination",
+            hint=f"wait until {time_text(looks_again_at)}, or choose another destination or prefix",
+            field="destinations",
+        )
     return ConflictError(
         "job.kept_there",
         f"cannot take the job: its destination holds the parts of the unfinished job {job_id}",
