@@ -168,6 +168,7 @@ def test_a_damaged_image(tmp_path: Path) -> None:
     assert error.code == "source.converter"
     assert str(path) in error.message
     assert "/proc/self" not in str(error)
+    assert "file.filename" not in str(error)
 
 
 @needs_qemu

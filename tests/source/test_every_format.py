@@ -40,7 +40,7 @@ VARIANTS = {
         "preallocation=falloc",
         "preallocation=full",
     ],
-    "qed": ["", "cluster_size=1M,table_size=16"],
+    "qed": ["", "cluster_size=1M,table_size=2"],
     "vdi": ["", "static=on"],
     "vhdx": ["", "subformat=fixed", "block_size=1M", "log_size=2M,block_state_zero=off"],
     "vmdk": ["", "subformat=streamOptimized", "compat6=on", "zeroed_grain=on", "adapter_type=lsilogic,hwversion=6"],
@@ -138,6 +138,24 @@ def test_a_vdi_with_a_parent(offset: int, data: bytes, disk: Path, tmp_path: Pat
     """A differencing VDI is refused by its type, and by the identity of its parent."""
     error = refused(patched(convert(disk, tmp_path / "image", "vdi"), (offset, data)))
     assert (error.code, "VBoxManage clonemedium" in error.hint) == ("source.elsewhere", True)
+
+
+def test_a_sparse_disk_of_esx(disk: Path, tmp_path: Path) -> None:
+    """A COWD extent, which qemu reads through its description only, is refused; the line of the hint gives the disk."""
+    data, grain = disk.read_bytes(), 64 * 1024
+    count = -(-SIZE // grain)
+    head = struct.pack("<4sIIIIIII", b"COWD", 1, 3, SIZE // 512, grain // 512, 4, 1, 0).ljust(2048, b"\0")
+    first = struct.pack("<I", 8).ljust(2048, b"\0")
+    second = struct.pack(f"<{count}I", *(40 + n * grain // 512 for n in range(count))).ljust(4096 * 4, b"\0")
+    (tmp_path / "DISK-s001.vmdk").write_bytes(head + first + second + data.ljust(count * grain, b"\0"))
+    (tmp_path / "DISK.vmdk").write_text(
+        '# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType="vmfsSparse"\n'
+        f'RW {SIZE // 512} VMFSSPARSE "DISK-s001.vmdk"\n'
+    )
+    error = refused(tmp_path / "DISK-s001.vmdk")
+    assert error.code == "source.no_disk"
+    run_line(error.hint.partition(".vmdk file: ")[2].partition(";")[0], tmp_path)
+    assert content(tmp_path / "WHOLE.qcow2") == data
 
 
 def test_a_vhdx_with_a_parent(disk: Path, tmp_path: Path) -> None:

@@ -78,6 +78,7 @@ BEGINNINGS = {
     "a Bochs image": b"Bochs Virtual HD Image\0",
     "a cloop image": b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop",
     "a part of a disk of VMware ESX": b"\xbe\xba\xfe\xca\0\0\0\0",
+    "a description of a VMDK, without its data": b'.encoding = "UTF-8"\n# a disk\nversion=1\ncreateType="vmfs"\n',
     "an Android sparse image": b"\x3a\xff\x26\xed\1\0",
     "a partclone image": b"partclone-image\0",
     "an ntfsclone image": b"\0ntfsclone-image",

@@ -34,7 +34,8 @@ _FIRST_FREE = 10
 """Lower descriptors are used by the shell and that protocol."""
 _NOT_FOUND = (126, 127)
 """Exit statuses of a shell for a program that it cannot run."""
-_LENT = re.compile(r"'?/proc/self/fd/\d+'?")
+_LENT = re.compile(r"'?[\w=.,]*/proc/self/fd/\d+'?")
+"""The file in a program's message, and what was put before its path."""
 
 
 class ToolMissingError(Exception):

@@ -154,8 +154,14 @@ _KINDS = (
     ),
     Foreign(
         "a part of a disk of VMware ESX",
-        _begins(b"\xbe\xba\xfe\xca\0\0\0\0"),
-        fix="export the disk as one image: ovftool or vmkfstools -i DISK.vmdk -d 2gbsparse",
+        _begins(b"COWD", b"\xbe\xba\xfe\xca\0\0\0\0"),
+        fix="make one image of all parts, from their description, the small .vmdk file: "
+        "qemu-img convert -f vmdk -O qcow2 DISK.vmdk WHOLE.qcow2",
+    ),
+    Foreign(
+        "a description of a VMDK, without its data",
+        _matches(rb"[\t\n\r -~]{0,2000}createType\s*="),
+        fix="make one image of the files that it names: qemu-img convert -f vmdk -O qcow2 FILE WHOLE.qcow2",
     ),
     Foreign("an Android sparse image", _begins(b"\x3a\xff\x26\xed"), fix="convert it: simg2img FILE disk.img"),
     Foreign("a partclone image", _begins(b"partclone-image"), fix="restore it: partclone.restore -s FILE -o disk.img"),

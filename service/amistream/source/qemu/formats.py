@@ -14,7 +14,6 @@ from typing import TypeAlias
 from amistream.source.file import FileVolume
 from amistream.source.qemu import vhd
 from amistream.source.qemu.headers import (
-    check_cowd,
     check_parallels,
     check_qcow,
     check_qcow2,
@@ -83,7 +82,6 @@ FORMATS = {
         "VMDK",
         (
             Magic(b"KDMV", check_vmdk),
-            Magic(b"COWD", check_cowd),
             Magic(b"# Disk DescriptorFile", refuse_descriptor),
         ),
     ),

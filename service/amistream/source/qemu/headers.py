@@ -57,9 +57,6 @@ _PARALLELS = struct.Struct("<32xI")
 _VMDK = struct.Struct("<4sIIQQQQ20xQ")
 """Magic, version, flags, capacity, size of a grain, offset and size of the embedded descriptor, size of all tables; all
 in sectors."""
-_COWD = struct.Struct("<20xII")
-"""Offset in sectors, and entries, of the first table, whose entries are sectors of tables of 4096 entries."""
-_COWD_TABLE = 4096 * 4
 _SECTOR = 512
 _LARGEST_DESCRIPTOR = MIB
 _EXTENT = re.compile(rb"^[ \t]*(?:RW|RDONLY|NOACCESS)[ \t]+[0-9]+[ \t]+([A-Z0-9]+)", re.MULTILINE)
@@ -147,30 +144,22 @@ def check_vmdk(file: FileVolume) -> None:
     _refuse_shorter(file, tables * _SECTOR)
 
 
-def check_cowd(file: FileVolume) -> None:
-    offset, entries = _COWD.unpack(read_range(file, 0, _COWD.size))
-    _check_tables(file, offset * _SECTOR, entries, second=_COWD_TABLE, order="<", width="I", unit=_SECTOR)
-
-
 def refuse_descriptor(file: FileVolume) -> None:
     raise elsewhere(
         file, "it is a VMDK without data, with only the names of the files that have it", "one image of them"
     )
 
 
-def _check_tables(
-    file: FileVolume, offset: int, entries: int, *, second: int, order: str, width: str = "Q", unit: int = 1
-) -> set[int]:
+def _check_tables(file: FileVolume, offset: int, entries: int, *, second: int, order: str) -> set[int]:
     """Refuse a file that ends before its first table, or before a second one of `second` bytes that the first names.
 
     Returns the places of the second ones.
     """
-    form = struct.Struct(order + width)
-    length = entries * form.size
+    length = entries * 8
     if length > _LARGEST_TABLE:
         return set()
-    found = form.iter_unpack(read_range(file, offset, length))
-    places = {(entry & _TABLE_OFFSET if width == "Q" else entry) * unit for (entry,) in found} - {0}
+    found = struct.iter_unpack(f"{order}Q", read_range(file, offset, length))
+    places = {entry & _TABLE_OFFSET for (entry,) in found} - {0}
     _refuse_shorter(file, max([offset + length, *(place + second for place in places)]))
     return places
 
