@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from amistream.errors import StoreError
+from amistream.flow import cancel
 from amistream.ports.store import NO_CHECKSUM, Stored, find, whole_checksum
 from amistream.stores.directory import DirectoryStore, _sha1
 from amistream.values import LARGEST_PART, MIB
@@ -69,6 +72,25 @@ async def test_a_mount_point_in_the_place_of_ours_is_named(tmp_path: Path) -> No
             await store.close()
         (tmp_path / "new" / "image.part.00").write_bytes(DATA)
         await store.close()
+
+
+async def test_a_directory_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cancel ends the opening of a directory on a dead network mount."""
+    monkeypatch.setattr(cancel, "SETTLE_S", 0.05)
+    answers = threading.Event()
+
+    class DeadMount(DirectoryStore):
+        """A directory whose file system is silent until the test ends."""
+
+        def _open(self) -> None:
+            assert answers.wait(60)
+
+    opening = asyncio.create_task(DeadMount(tmp_path / "new", token="t0").open())
+    await asyncio.sleep(0)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    answers.set()
 
 
 async def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:

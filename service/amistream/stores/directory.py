@@ -20,7 +20,7 @@ from io import FileIO
 from pathlib import Path
 
 from amistream.errors import RefusedError, StoreError, TakenError
-from amistream.flow.cancel import finish_despite_cancel
+from amistream.flow.cancel import await_answer, finish_despite_cancel
 from amistream.host.new_file import NewFile, sync_directory, temporary_name
 from amistream.ports.store import NO_CHECKSUM, Identity, OnBytes, Stored, find, whole_checksum
 from amistream.ports.unanswered import Unanswered
@@ -48,7 +48,8 @@ class DirectoryStore:
 
     async def open(self, *, made_place: Identity | None = None) -> None:
         self.made_place = made_place
-        await finish_despite_cancel(asyncio.to_thread(self._open))
+        # A cancel waits briefly to learn what was made, but not for ever at a dead network mount.
+        await await_answer(asyncio.to_thread(self._open), lambda: True)
 
     async def checksum(self, name: str, data: memoryview, sha1: bytes) -> str:
         del name, data
