@@ -62,6 +62,13 @@ class Acl(StrEnum):
     PRIVATE = "private"
 
 
+class ServerEncryption(StrEnum):
+    """The encryption that requests to S3 name."""
+
+    AUTO = "auto"
+    AES256 = "AES256"
+
+
 def default_state_dir() -> Path:
     """Root's is the system's; everyone else has one below the home directory (XDG base directories)."""
     if os.geteuid() == 0:
@@ -253,6 +260,11 @@ class Settings(BaseSettings):
         Acl.AWS_EXEC_READ,
         description='Canned ACL of every object: "aws-exec-read" lets EC2 read it, "public-read" everyone, "private" '
         "nobody else. AWS limit: EC2 reads a bundle through its ACL.",
+    )
+    sse: ServerEncryption = Field(
+        ServerEncryption.AUTO,
+        description='Encryption that requests name. "auto": none, and AES256 where a bucket denies requests without; '
+        '"AES256": always. S3 encrypts so in any case, and EC2 reads it; bundles under KMS it cannot read. Choice.',
     )
     sign_payload: bool = Field(
         False,

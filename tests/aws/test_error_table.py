@@ -45,6 +45,7 @@ IMAGE = {"Name": "web", "ImageLocation": f"{BUCKET}/image.manifest.xml"}
 
 REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
     "HeadBucket": ("s3", {"Bucket": BUCKET}),
+    "GetBucketVersioning": ("s3", {"Bucket": BUCKET}),
     "ListObjectsV2": ("s3", {"Bucket": BUCKET}),
     "CreateBucket": ("s3", {"Bucket": BUCKET}),
     "DeleteBucket": ("s3", {"Bucket": BUCKET}),

@@ -55,6 +55,7 @@ LACKS: dict[str, tuple[str, Fault]] = {
     ),
     "encryption": ("", unknown(says(501, "NotImplemented"), "GET", query="encryption")),
     "deletion of many": ("", unknown(says(400, "MissingContentMD5"), "POST", query="^delete")),
+    "versioning": ("", unknown(says(501, "NotImplemented"), "GET", query="^versioning")),
     "heads of buckets": ("", unknown(says(405, "MethodNotAllowed"), "HEAD", path="/[^/]+/?")),
 }
 """What an endpoint does not know, and a part of what `doctor` and the job say of it."""

@@ -267,7 +267,7 @@ async def test_access_denied(
     method: str, scene: Scene, bucket: str, ministack: Endpoint, make_proxy: MakeProxy
 ) -> None:
     """Missing permissions are found before the first byte, and all required ones are listed."""
-    denied = Fault(action=Answer(status=403, code="AccessDenied"), method=method, path=f"/{bucket}.*")
+    denied = Fault(action=Answer(status=403, code="AccessDenied"), method=method, path=f"/{bucket}.*", times=None)
     proxy = make_proxy(ministack, denied)
     hint = await scene.hint(
         f"s3://{bucket}/x", code="aws.AccessDenied", says="access is denied", endpoint_url=proxy.url

@@ -34,7 +34,7 @@ ALONE = ["libraries", "cores", "memory", "state_dir", "source", "memory_limit", 
          "credentials", "region", "destination"]  # fmt: skip
 TO_S3 = [
     *("libraries", "cores", "memory", "state_dir", "source", "size", "mount", "parts", "memory_limit"),
-    *("keys", "ec2_certificate", "credentials", "clock", "bucket", "region", "acls", "encryption", "probe"),
+    *("keys", "ec2_certificate", "credentials", "clock", "bucket", "region", "acls", "encryption", "versions", "probe"),
     *("destination", "account", "devices", "ami_name", "registration"),
 ]
 
@@ -203,7 +203,7 @@ async def test_everything_that_is_wrong_is_told_at_once(
     skipped = {finding.name: finding.blocked_by for finding in findings.values() if finding.status is Status.SKIPPED}
     assert skipped == {
         **dict.fromkeys(("size", "mount", "parts"), ("source",)),
-        **dict.fromkeys(("region", "acls", "encryption", "probe", "destination"), ("bucket",)),
+        **dict.fromkeys(("region", "acls", "encryption", "versions", "probe", "destination"), ("bucket",)),
         **dict.fromkeys(("ami_name", "registration"), ("bucket",)),
     }
     assert findings["probe"].found == "not checked without bucket"

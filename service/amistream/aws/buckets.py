@@ -166,6 +166,15 @@ def encryption_doubt(bucket: str, algorithm: str | None) -> BucketDoubt | None:
     )
 
 
+async def keeps_versions(client: Any, bucket: str, timeout_s: float) -> bool:
+    """True if the bucket keeps what is deleted, as versions; False also where that is not known."""
+    try:
+        async with asking("see whether it keeps versions", timeout_s):
+            return bool((await client.get_bucket_versioning(Bucket=bucket)).get("Status") == "Enabled")
+    except StoreError:
+        return False
+
+
 async def put_probe(client: Any, bucket: str, key: str, acl: Acl, timeout_s: float) -> Dialect:
     """Put an empty object as a job puts its parts, to find what is missing before the first byte.
 
@@ -176,7 +185,7 @@ async def put_probe(client: Any, bucket: str, key: str, acl: Acl, timeout_s: flo
 
     async def put(dialect: Dialect, **with_acl: str) -> None:
         async with asking(what, timeout_s, bucket=bucket):
-            protection = {**await dialect.of_body(sha1, b""), **dialect.algorithm, **dialect.if_absent}
+            protection = {**await dialect.of_body(sha1, b""), **dialect.of_object, **dialect.if_absent}
             try:
                 wanted(await client.put_object(Bucket=bucket, Key=key, Body=b"", **with_acl, **protection), "ETag")
             except ClientError as error:

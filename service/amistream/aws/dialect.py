@@ -2,7 +2,8 @@
 
 AWS understands all that a job sends. Compatible endpoints may refuse `If-None-Match` or the headers of a checksum, with
 any of several codes: the request is then repeated with less. Without the condition the caller looks first whether the
-object exists; in place of the SHA-1, S3's older `Content-MD5` protects the body.
+object exists; in place of the SHA-1, S3's older `Content-MD5` protects the body. A bucket's policy may demand that
+requests name their encryption, which S3 applies anyway.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import md5
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -31,10 +32,14 @@ _UNCLEAR = frozenset({"InvalidArgument", "InvalidRequest", "NotImplemented", "Ba
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """`condition`: `If-None-Match`; `checksum`: the SHA-1 of the body and its header."""
+    """`condition`: `If-None-Match`; `checksum`: the SHA-1 of the body and its header.
+
+    `encryption`: the bucket's policy demands that a request names it. S3 encrypts so (SSE-S3) in any case.
+    """
 
     condition: bool = True
     checksum: bool = True
+    encryption: bool = False
 
     @property
     def if_absent(self) -> dict[str, str]:
@@ -49,9 +54,10 @@ class Dialect:
         return {"ContentMD5": b64encode(digest).decode()}
 
     @property
-    def algorithm(self) -> dict[str, str]:
-        """The arguments that announce the checksum."""
-        return {"ChecksumAlgorithm": "SHA1"} if self.checksum else {}
+    def of_object(self) -> dict[str, str]:
+        """The arguments of a request that makes an object: its checksum's algorithm and its encryption."""
+        algorithm = {"ChecksumAlgorithm": "SHA1"} if self.checksum else {}
+        return {**algorithm, **({"ServerSideEncryption": "AES256"} if self.encryption else {})}
 
     @property
     def lacks(self) -> str:
@@ -68,24 +74,36 @@ def dialect_of(client: Any) -> Dialect:
     return _KNOWN.get(client, Dialect())
 
 
-async def in_dialect(client: Any, ask: Callable[[Dialect], Awaitable[T]]) -> T:
-    """Ask in the known dialect, and in lesser ones while the endpoint does not understand; keeps what it answers to.
+def speak(client: Any, dialect: Dialect) -> None:
+    """Begin with this dialect."""
+    _KNOWN[client] = dialect
 
-    Raises the first error if none helps.
+
+async def in_dialect(client: Any, ask: Callable[[Dialect], Awaitable[T]], *, makes_object: bool = True) -> T:
+    """Ask in the known dialect, and in others while the endpoint refuses it; keeps the one that it answers to.
+
+    Raises the first error if none helps. A request that is denied, and `makes_object`, is repeated with its encryption.
     """
     known, first = dialect_of(client), None
-    for dialect in dict.fromkeys(
-        Dialect(known.condition and condition, known.checksum and checksum)
-        for condition, checksum in ((True, True), (False, True), (True, False), (False, False))
-    ):
+    waiting = list(
+        dict.fromkeys(
+            replace(known, condition=known.condition and condition, checksum=known.checksum and checksum)
+            for condition, checksum in ((True, True), (False, True), (True, False), (False, False))
+        )
+    )
+    while waiting:
+        dialect = waiting.pop(0)
         try:
             answer = await ask(dialect)
         except Exception as error:
-            if not is_not_understood(client, error):
+            denied = makes_object and error_code(answer_of(error)) == "AccessDenied"
+            if not denied and not is_not_understood(client, error):
                 raise
             first = first or error
+            if denied:
+                waiting = [] if dialect.encryption else [replace(dialect, encryption=True)]
         else:
-            _KNOWN[client] = dialect
+            speak(client, dialect)
             return answer
     assert first is not None  # noqa: S101 - there is at least one dialect
     raise first

@@ -439,6 +439,7 @@ NEEDS = {
     "GetBucketLocation": "s3:GetBucketLocation on BUCKET",
     "GetBucketOwnershipControls": "s3:GetBucketOwnershipControls on BUCKET",
     "GetBucketEncryption": "s3:GetEncryptionConfiguration on BUCKET",
+    "GetBucketVersioning": "s3:GetBucketVersioning on BUCKET",
     # Without s3:ListBucket, a missing object is reported as denied.
     "HeadObject": "s3:GetObject on BUCKET/* and s3:ListBucket on BUCKET",
     "GetObject": "s3:GetObject on BUCKET/* and s3:ListBucket on BUCKET",

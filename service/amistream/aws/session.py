@@ -25,12 +25,13 @@ from botocore.exceptions import BotoCoreError
 from botocore.loaders import create_loader
 from botocore.parsers import ResponseParserError
 
+from amistream.aws.dialect import Dialect, speak
 from amistream.aws.providers import GuardedCredentials, Session
 from amistream.aws.regions import on_aws
 from amistream.aws.translate import CONFIGURATION_ERRORS, ProviderError, asking, translate, wanted
 from amistream.aws.way import check_ca_bundle, check_proxy
 from amistream.errors import RefusedError
-from amistream.settings import Settings
+from amistream.settings import ServerEncryption, Settings
 from amistream.values import AccessKeys
 
 MOST_CONNECTIONS = 2048
@@ -96,6 +97,7 @@ class Aws:
         if service == "s3" and not endpoint_url and not on_aws(real):
             # The SDK found it in its own variables or files, and the configuration depends on it.
             return await self._make(session, service, region, real)
+        speak(made, Dialect(encryption=self._settings.sse is ServerEncryption.AES256))
         return made
 
     async def loaded_session(self) -> Session:

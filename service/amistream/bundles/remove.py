@@ -113,9 +113,15 @@ async def plan_removal(
     )
 
 
-async def remove(plan: Removal, settings: Settings, ec2: Ec2 | None, note: Note) -> Removed:
-    """Delete the objects. Raises `AmistreamError`; a notice then gives a copy of the manifest to finish with."""
+async def remove(
+    plan: Removal, settings: Settings, ec2: Ec2 | None, note: Note, *, versions_too: bool = False
+) -> Removed:
+    """Delete the objects. Raises `AmistreamError`; a notice then gives a copy of the manifest to finish with.
+
+    `versions_too`: in a bucket that keeps versions, delete those of the objects for good.
+    """
     bundle, store = plan.bundle, plan.bundle.place.store
+    versions = await _versions(plan) if versions_too else {}
     if ec2 is not None:
         for image in plan.images:
             await deregister_image(ec2, image, settings)
@@ -131,12 +137,23 @@ async def remove(plan: Removal, settings: Settings, ec2: Ec2 | None, note: Note)
     except BaseException:
         note(f"some parts are left; to continue: amistream delete {bundle.address} --manifest {_keep(bundle)}")
         raise
+    if versions and isinstance(bundle.place, BucketPlace):
+        await bundle.place.store.delete_versions(versions)
     try:
         # A killed upload may have left chunks under the names of missing parts.
         await store.tidy(dict.fromkeys(plan.missing, "-1"))
     except StoreError as error:
         note(f"could not check for unfinished uploads: {error.message}")
     return plan.result(dry_run=False, deregistered=plan.images)
+
+
+async def _versions(plan: Removal) -> dict[str, str]:
+    """The ids of the versions that are to be deleted, by object name: of these alone, whatever lies below them."""
+    place = plan.bundle.place
+    if not isinstance(place, BucketPlace):
+        return {}
+    found = await gather_limited(place.store.version, plan.names)
+    return {name: version for name, version in zip(plan.names, found, strict=True) if version}
 
 
 async def _needed_by_others(bundle: Bundle) -> set[str]:

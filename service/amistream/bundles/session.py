@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from amistream.aws.buckets import keeps_versions
 from amistream.aws.regions import find_ec2_certificate
 from amistream.aws.session import Aws
 from amistream.bundles.download import download
@@ -17,7 +18,7 @@ from amistream.bundles.listing import take_inventory
 from amistream.bundles.meter import Meter, Note
 from amistream.bundles.migrate import MigrationOptions, MigrationRequest, kernel_for_region, migrate
 from amistream.bundles.owner import find_owner
-from amistream.bundles.place import BucketPlace, Bundle, check_bucket, find_bundle, open_bucket, open_place
+from amistream.bundles.place import BucketPlace, Bundle, Place, check_bucket, find_bundle, open_bucket, open_place
 from amistream.bundles.register import deregister_image, ec2_of, find_image, register_bundle
 from amistream.bundles.remove import Removal, plan_removal, remove
 from amistream.bundles.results import (
@@ -115,16 +116,22 @@ class BundleSession:
         deregister: bool = False,
         ask_ec2: bool = True,
         dry_run: bool = False,
+        versions_too: bool = False,
     ) -> Removed:
-        """Delete the bundle. `copy` is a file with its manifest, for a bundle whose own manifest is gone."""
+        """Delete the bundle. `copy` is a file with its manifest, for a bundle whose own manifest is gone.
+
+        `versions_too`: delete for good what a bucket would keep as versions.
+        """
         bundle = await self._bundle(address, copy=copy)
         in_bucket = isinstance(bundle.place, BucketPlace)
         ec2 = await ec2_of(bundle.place.region, self._settings, self._aws) if in_bucket and ask_ec2 else None
         plan = await plan_removal(bundle, self._settings, ec2, deregister=deregister)
+        if not versions_too:
+            await self._note_versions(bundle.place)
         if dry_run:
             return plan.result(dry_run=True, deregistered=plan.images)
         await confirm(plan)
-        return await remove(plan, self._settings, ec2, self._note)
+        return await remove(plan, self._settings, ec2, self._note, versions_too=versions_too)
 
     async def deregister(
         self,
@@ -163,6 +170,7 @@ class BundleSession:
             place = await open_bucket(parse_s3_location(folder), self._settings, self._aws, region=region)
             bundle = await find_bundle(place, name)
             plan = await plan_removal(bundle, self._settings, ec2, deregister=False, except_ids=[image_id])
+            await self._note_versions(place)
             if dry_run:
                 removed = plan.result(dry_run=True, deregistered=[image_id])
             else:
@@ -224,6 +232,18 @@ class BundleSession:
                 server_side=not profile and (not url or url.rstrip("/") == settings.endpoint_url.rstrip("/")),
             )
             return await migrate(bundle, target, options, settings, self._aws, meter=meter, note=self._note)
+
+    async def _note_versions(self, place: Place) -> None:
+        """Note that deleting frees nothing in a bucket that keeps versions."""
+        if not isinstance(place, BucketPlace):
+            return
+        client = await self._aws.client("s3", place.region, self._settings.endpoint_url.rstrip("/"))
+        if await keeps_versions(client, place.location.bucket, self._settings.stall_timeout_s):
+            self._note(
+                f"bucket {place.location.bucket} keeps versions: what is deleted stays there, is billed, and holds the "
+                "volume; with --versions `amistream delete` deletes it for good, later a lifecycle rule with "
+                "NoncurrentVersionExpiration"
+            )
 
     async def _bundle(self, address: str, *, region: str = "", copy: Path | None = None) -> Bundle:
         folder, name = parse_manifest_address(address)

@@ -57,6 +57,7 @@ class BucketChecks:
                 "acls", "EC2 reads a bundle through its ACL and could not read this one", self._check_acls, ("bucket",)
             ),
             Check("encryption", "EC2 may not be able to read the bundle", self._check_encryption, ("bucket",)),
+            Check("versions", "what is deleted later would stay and be billed", self._check_versions, ("bucket",)),
             Check(
                 "probe", "the first part could not be stored, or not be removed again", self._put_and_delete, ("acls",)
             ),
@@ -115,6 +116,16 @@ class BucketChecks:
         doubt = buckets.encryption_doubt(bucket, algorithm)
         return _doubtful(doubt) if doubt else Observation(algorithm or "none")
 
+    async def _check_versions(self) -> Observation:
+        bucket, client = self._location.bucket, await self._address.client("s3", self.region)
+        if not await buckets.keeps_versions(client, bucket, self._timeout_s):
+            return Observation("no versions are kept")
+        return notice(
+            f"bucket {bucket} keeps versions",
+            why="what a job or `amistream delete` removes stays there, is billed, and holds the volume",
+            fix="use `amistream delete --versions`, or a lifecycle rule with NoncurrentVersionExpiration",
+        )
+
     async def _put_and_delete(self) -> Observation:
         address = self._address
         client = await address.client("s3", self.region)
@@ -151,7 +162,8 @@ class BucketChecks:
                 why="EC2 could not read a bundle under this ACL",
                 fix="leave out --acl, or give --no-register",
             )
-        return Observation(f"an object with the ACL {self._acl} was put and deleted")
+        encrypted = ", encrypted by AES256 as the bucket's policy demands" if dialect.encryption else ""
+        return Observation(f"an object with the ACL {self._acl}{encrypted} was put and deleted")
 
     async def _check_names(self) -> str:
         return await check_names(self._address, self.region, "aws s3 rm")

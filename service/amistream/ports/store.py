@@ -165,3 +165,9 @@ class ObjectStore(Store, Protocol):
 
     async def delete_all(self, names: Sequence[str]) -> None:
         """Delete whole objects, many with one request; absent is no error."""
+
+    async def version(self, name: str) -> str:
+        """The id of the object's version, '' where the store keeps none. Raises `NoObjectError` if it is absent."""
+
+    async def delete_versions(self, versions: Mapping[str, str]) -> None:
+        """Delete these versions for good, by object name; absent is no error."""

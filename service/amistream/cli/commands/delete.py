@@ -26,6 +26,10 @@ Copy = Annotated[
         help="Read the manifest from this file: for parts that have no manifest beside them.",
     ),
 ]
+Versions = Annotated[
+    bool,
+    typer.Option("--versions", help="In a bucket that keeps versions, delete those of the bundle for good."),
+]
 Deregister = Annotated[bool, typer.Option("--deregister", help="First deregister the AMIs that use the bundle.")]
 
 
@@ -36,6 +40,7 @@ def delete(
     *,
     copy: Copy = None,
     deregister: Deregister = False,
+    versions: Versions = False,
     no_ec2: NoEc2 = False,
     dry_run: DryRun = False,
     yes: Yes = False,
@@ -59,7 +64,13 @@ def delete(
     done = run_here(
         settings_for(config, validated(Reach, context)),
         lambda session, _: session.delete(
-            manifest, ask, copy=copy, deregister=deregister, ask_ec2=not no_ec2, dry_run=dry_run
+            manifest,
+            ask,
+            copy=copy,
+            deregister=deregister,
+            ask_ec2=not no_ec2,
+            dry_run=dry_run,
+            versions_too=versions,
         ),
     )
     put_answer(done, removed_text, as_json=as_json)

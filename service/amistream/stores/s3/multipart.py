@@ -109,7 +109,7 @@ class MultipartUploads:
                 return {"PartNumber": number, "ETag": etag, **({"ChecksumSHA1": checksum} if dialect.checksum else {})}
 
             async with slots:
-                return await in_dialect(self._client, send_in)
+                return await in_dialect(self._client, send_in, makes_object=False)
 
         async with task_group() as group:
             tasks = [
@@ -170,7 +170,7 @@ class MultipartUploads:
                 **self._requests.object(name),
                 ACL=self._acl.value,
                 ContentType="application/octet-stream",
-                **dialect.algorithm,
+                **dialect.of_object,
             )
             self._unanswered[name] += 1
             try:
@@ -207,7 +207,7 @@ class MultipartUploads:
             await self._requests.ask(f"store {self._requests.url(name)}", complete)
 
         try:
-            await in_dialect(self._client, complete_in)
+            await in_dialect(self._client, complete_in, makes_object=False)
         except PreconditionError:
             # Either another object, or this one from a completion whose answer was lost.
             await self._requests.check_own(name, size, *checksums)

@@ -11,13 +11,14 @@ exist, and an undo that ran before that would leave it behind.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError
 
-from amistream.aws.dialect import Dialect, dialect_of, in_dialect, is_not_understood
+from amistream.aws.dialect import Dialect, in_dialect, is_not_understood
 from amistream.aws.translate import IncompleteReplyError, wanted
-from amistream.errors import NotSupportedError, PreconditionError, StoreError, TakenError
+from amistream.errors import DeniedError, NotSupportedError, PreconditionError, StoreError, TakenError
 from amistream.flow.cancel import await_answer
 from amistream.flow.gather import gather_limited
 from amistream.flow.rate_limit import RateLimit
@@ -120,16 +121,15 @@ class S3Store:
 
     async def copy(self, name: str, source: S3Location, source_name: str, sha1: bytes) -> str | None:
         """See `ObjectStore.copy`. Some endpoints ignore `If-None-Match` for copies and replace an existing object."""
-        dialect = dialect_of(self._client)
 
-        async def attempt(_: Alive) -> str | None:
+        async def attempt(_: Alive, dialect: Dialect) -> str | None:
             call = self._client.copy_object(
                 **self._requests.object(name),
                 CopySource=object_arguments(source, source_name),
                 ACL=self._acl.value,
                 MetadataDirective="REPLACE",
                 ContentType="application/octet-stream",
-                **dialect.algorithm,
+                **dialect.of_object,
                 **dialect.if_absent,
             )
             with self._uploads.awaiting(name):
@@ -140,7 +140,10 @@ class S3Store:
             return checksum
 
         try:
-            checksum = await self._requests.ask(f"copy {source}/{source_name} to {self._requests.url(name)}", attempt)
+            what = f"copy {source}/{source_name} to {self._requests.url(name)}"
+            checksum = await in_dialect(
+                self._client, lambda dialect: self._requests.ask(what, partial(attempt, dialect=dialect))
+            )
         except PreconditionError as error:
             stored = await self._requests.stat_whole(name)
             if stored is None or stored.checksum != whole_checksum(sha1):
@@ -152,8 +155,30 @@ class S3Store:
         return checksum
 
     async def delete_all(self, names: Sequence[str]) -> None:
-        """See `ObjectStore.delete_all`: a thousand with one request, or each with its own where that is not known."""
-        keys = [{"Key": self._place.key(name)} for name in names]
+        """See `ObjectStore.delete_all`."""
+        await self._delete_many([{"Key": self._place.key(name)} for name in names])
+
+    async def version(self, name: str) -> str:
+        """See `ObjectStore.version`."""
+
+        async def look(_: Alive) -> str:
+            return str((await self._client.head_object(**self._requests.object(name))).get("VersionId", ""))
+
+        return await self._requests.ask(f"look at {self._requests.url(name)}", look)
+
+    async def delete_versions(self, versions: Mapping[str, str]) -> None:
+        """See `ObjectStore.delete_versions`."""
+        try:
+            await self._delete_many(
+                [{"Key": self._place.key(name), "VersionId": version} for name, version in versions.items()]
+            )
+        except DeniedError as error:
+            hint = f"allow the credentials s3:DeleteObjectVersion on {self._place.bucket}/*"
+            stays = "the objects are deleted, and their versions stay until a lifecycle rule removes them"
+            raise error.reworded(hint=f"{hint}; {stays}") from error
+
+    async def _delete_many(self, keys: list[dict[str, str]]) -> None:
+        """Delete a thousand with one request, or each with its own where that is not known."""
 
         async def attempt(_: Alive) -> None:
             batch = keys[:DELETE_BATCH]
@@ -170,9 +195,15 @@ class S3Store:
             except StoreError as error:
                 if not isinstance(error, NotSupportedError) and not is_not_understood(self._client, error):
                     raise
-                await gather_limited(self.delete, names[-len(keys) :], DELETES)
+                await gather_limited(self._delete_one, keys, DELETES)
                 return
             del keys[:DELETE_BATCH]
+
+    async def _delete_one(self, key: dict[str, str]) -> None:
+        async def attempt(_: Alive) -> None:
+            await self._client.delete_object(Bucket=self._place.bucket, **key)
+
+        await self._requests.ask(f"delete s3://{self._place.bucket}/{key['Key']}", attempt)
 
     async def delete(self, name: str) -> None:
         async def remove(_: Alive) -> None:
@@ -222,7 +253,7 @@ class S3Store:
                     ACL=self._acl.value,
                     ContentType="application/octet-stream",
                     **protection,
-                    **dialect.algorithm,
+                    **dialect.of_object,
                     **dialect.if_absent,
                 )
                 with self._uploads.awaiting(name, lambda: body.sent):
