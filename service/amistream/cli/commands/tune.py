@@ -45,7 +45,7 @@ Write = Annotated[
 ]
 
 
-@takes("source", "region", "endpoint_url", "memory_limit", "workers")
+@takes("source", "source_format", "region", "endpoint_url", "memory_limit", "workers")
 def tune(
     *,
     destination: Destination,
