@@ -16,7 +16,8 @@ import pytest
 
 from amistream.events import State
 from amistream.jobs.job import Job
-from amistream.jobs.journal import FILE, Journal
+from amistream.jobs.journal import Journal
+from amistream.jobs.journal_file import FILE
 from amistream.jobs.records import NextStep
 from daemon.test_main import Process, run, running
 from jobs.queueing import left_behind, request

@@ -20,7 +20,7 @@ import pytest
 from amistream import __version__
 from amistream.daemon.main import drain
 from amistream.events import State
-from amistream.jobs.journal import FILE
+from amistream.jobs.journal_file import FILE
 from amistream.settings import OnStop
 from daemon.rig import StartDaemon
 from support import commands

@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from amistream.jobs.journal import FILE
+from amistream.jobs.journal_file import FILE
 from faults.machine import PATIENCE_S, QUICK, Machine, exit_status, kill, tell, wait_log
 from faults.scene import REGISTER, part
 from support import commands

@@ -17,7 +17,8 @@ import pytest
 
 from amistream.errors import JobError
 from amistream.events import State
-from amistream.jobs.journal import FILE, Journal
+from amistream.jobs.journal import Journal
+from amistream.jobs.journal_file import FILE
 from faults.scene import Scene, ended, hit, part
 from jobs.work import request
 from support import commands

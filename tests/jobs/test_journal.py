@@ -23,7 +23,8 @@ from amistream.errors import AmistreamError, ConflictError, JobError, UsageError
 from amistream.events import ErrorBody, JobKind, JobResult, JobView, PlaceResult, State
 from amistream.jobs import journal as journal_module
 from amistream.jobs.job import Job
-from amistream.jobs.journal import FILE, Journal
+from amistream.jobs.journal import Journal
+from amistream.jobs.journal_file import FILE
 from amistream.jobs.records import JournalEntry, NextStep, SealedPart
 from amistream.keys import BundleKey, load_certificate, wrap
 from amistream.plan import Bundling, BundlingPlace, Plan
