@@ -38,8 +38,8 @@ PREFIX_WORDS = (
     "dot in front"
 )
 PATTERN_WORDS = {
-    "region": "a region's name, such as eu-west-1",
-    "endpoint_url": "a URL of the form http://HOST:PORT or https://HOST",
+    "region": "a region's name, such as eu-west-1, or RegionOne at an endpoint of your own",
+    "endpoint_url": "a URL of the form http://HOST:PORT or https://HOST, or one with a path",
     "ami_name": "an AMI name: 3 to 128 of letters, digits, spaces and ( ) [ ] . / - ' @ _",
     "kernel": "a kernel id, such as aki-12345678",
     "ramdisk": "a ramdisk id, such as ari-12345678",
@@ -163,10 +163,10 @@ class Reach(_Request):
     """Region and endpoint of AWS, and the ACL of stored objects."""
 
     region: Annotated[str | None, Option("--region", DESTINATION, "REGION")] = _setting(
-        "region", pattern=r"^[a-z]{2,5}(-[a-z]+)+-[0-9]+$"
+        "region", pattern=r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$"
     )
     endpoint_url: Annotated[str | None, Option("--endpoint-url", DESTINATION, "URL")] = _setting(
-        "endpoint_url", pattern=r"^https?://[^\s/]+/?$"
+        "endpoint_url", pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$"
     )
     acl: Annotated[Acl | None, Option("--acl", DESTINATION, "aws-exec-read|public-read|private")] = _setting("acl")
 

@@ -254,7 +254,8 @@ class Settings(BaseSettings):
     endpoint_url: str = Field(
         "",
         description="Endpoint of S3, EC2 and STS together, for tests and compatible clouds, such as "
-        "http://127.0.0.1:4566. Empty: AWS. Choice.",
+        "http://127.0.0.1:4566; a path may follow. Empty: those of AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL_EC2 and "
+        "AWS_ENDPOINT_URL_STS, for a cloud that has several, else AWS. Choice.",
     )
     acl: Acl = Field(
         Acl.AWS_EXEC_READ,

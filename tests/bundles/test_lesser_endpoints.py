@@ -89,6 +89,7 @@ async def test_the_life_of_a_bundle(
     job = await run(asked, it.settings)
     assert job.state is State.DONE, job.error
     assert not words or any(words in notice for notice in job.notices)
+    assert not any("certificate" in notice for notice in job.notices)
     await live_on(it, bucket, key_ring, tmp_path)
     with ministack.blocking_client("ec2") as ec2:
         assert not [each for each in ec2.describe_images(Owners=["self"])["Images"] if bucket in each["Name"]]

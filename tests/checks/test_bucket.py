@@ -378,3 +378,28 @@ async def test_an_acl_under_which_ec2_cannot_read(scene: Scene, bucket: str, min
     """A private bundle gets a notice if it is to be registered."""
     async with scene.ready(f"s3://{bucket}/x", endpoint_url=ministack.url, register_image=False, acl="private"):
         assert scene.notices == []
+
+
+async def test_a_cloud_with_several_endpoints(
+    scene: Scene, bucket: str, ministack: Endpoint, make_proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SDK's variables name an endpoint for each service, with a path."""
+    proxies = {}
+    for service, base in (("S3", "/services/objectstorage"), ("EC2", "/services/compute"), ("STS", "/services/Tokens")):
+        proxies[service] = make_proxy(ministack, dry_run_answered())
+        proxies[service].base = base
+        monkeypatch.setenv(f"AWS_ENDPOINT_URL_{service}", proxies[service].url)
+    async with scene.ready(f"s3://{bucket}/x", account=None, ami_name="at-several"):
+        assert scene.notices == []
+    assert {each.parameters.get("Action") for each in proxies["EC2"].requests} == {"DescribeImages", "RegisterImage"}
+    assert {each.parameters.get("Action") for each in proxies["STS"].requests} == {"GetCallerIdentity"}
+    assert {each.path.split("/")[1] for each in proxies["S3"].requests} == {bucket}
+
+
+@pytest.mark.parametrize("region", ["RegionOne", "eucalyptus", "nova", "mars"])
+async def test_a_region_that_aws_has_not(scene: Scene, region: str, bucket: str) -> None:
+    """At AWS itself a region is named as AWS names its own, and the way to another cloud is shown."""
+    hint = await scene.hint(
+        f"s3://{bucket}/x", code="region.name", says=f"'{region}': it is not a region's name", region=region
+    )
+    assert "AWS_ENDPOINT_URL_S3" in hint

@@ -108,12 +108,15 @@ def test_names_of_ours_become_theirs() -> None:
         ("https://s3.eu-central-1.amazonaws.com", ("", "eu-central-1")),
         ("https://s3.cn-north-1.amazonaws.com.cn", ("", "cn-north-1")),
         ("http://127.0.0.1:8333", ("http://127.0.0.1:8333", "")),
-        ("https://evil.example/s3.amazonaws.com", None),
+        ("https://evil.example/s3.amazonaws.com", ("https://evil.example/s3.amazonaws.com", "")),
+        ("http://h:8773/services/objectstorage/", ("http://h:8773/services/objectstorage", "")),
+        ("http://h/a?b", None),
+        ("http://", None),
         ("https://s3.amazonaws.com.example:443/", ("https://s3.amazonaws.com.example:443", "")),
     ],
 )
 def test_endpoints(url: str, expected: tuple[str, str] | None) -> None:
-    """AWS's own endpoints are left to the SDK, others are used; an endpoint with a path is refused."""
+    """AWS's own endpoints are left to the SDK, others are used, with their path; one with a query is refused."""
     if expected is None:
         with pytest.raises(UsageError):
             endpoint(url)

@@ -192,6 +192,8 @@ class FaultProxy:
     requests: list[Request] = field(default_factory=list)
     #: Asked about each request that no fault is for; what it says, if anything, happens.
     at_random: Callable[[Request], Action | None] | None = None
+    #: A path below which the endpoint seems to be, as those of some clouds are.
+    base: str = ""
     #: The clock of a client in this process: put forward while nothing but held requests is in flight.
     clock: Clock | None = None
 
@@ -220,7 +222,7 @@ class FaultProxy:
     @property
     def url(self) -> str:
         scheme = "https" if self.front else "http"
-        return f"{scheme}://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return f"{scheme}://127.0.0.1:{self._server.sockets[0].getsockname()[1]}{self.base}"
 
     def seen(self, method: str = ".*", path: str = ".*", query: str = "") -> list[Request]:
         """Return the recorded requests that fit, oldest first."""
@@ -323,6 +325,12 @@ class FaultProxy:
         if head is None:
             return False
         method, target, _ = head.first_line
+        if not target.startswith(self.base):
+            return False
+        if self.base:
+            below = target.removeprefix(self.base) or "/"
+            head = replace(head, raw=head.raw.replace(f" {target} ".encode(), f" {below} ".encode(), 1))
+            target = below
         path, _, query = target.partition("?")
         request = Request(method=method, path=path, query=query, headers=head.headers)
         self.requests.append(request)

@@ -249,7 +249,13 @@ async def make_bucket(client: Any, bucket: str, region: str, timeout_s: float) -
         # AWS rejects us-east-1 here.
         place = {"CreateBucketConfiguration": {"LocationConstraint": region}}
     async with asking(f"create the bucket {bucket} in {region}", timeout_s, bucket=bucket):
-        await client.create_bucket(Bucket=bucket, ObjectOwnership="BucketOwnerPreferred", **place)
+        try:
+            await client.create_bucket(Bucket=bucket, ObjectOwnership="BucketOwnerPreferred", **place)
+        except ClientError as error:
+            if not place or not is_not_understood(client, error):
+                raise
+            # Other clouds have one place, or name it in their own way.
+            await client.create_bucket(Bucket=bucket)
 
 
 async def delete_if_empty(client: Any, bucket: str, timeout_s: float) -> bool:

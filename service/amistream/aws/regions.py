@@ -6,6 +6,7 @@ The certificates belong to Amazon and are not shipped with this project. They ha
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -38,6 +39,7 @@ _BY_PREFIX = {
     "cn-": _CHINA,
     **dict.fromkeys(("us-", "eu-", "ap-", "sa-", "ca-", "me-", "af-", "il-", "mx-"), _DEFAULT),
 }
+_REGION_NAME = re.compile(r"[a-z]{2,5}(-[a-z]+)+-[0-9]+|aws-global")
 _FOLDERS = ("/etc/ec2/amitools", "/usr/share/euca2ools/certs")
 
 
@@ -57,6 +59,18 @@ def partition_of(region: str) -> str:
 def on_aws(endpoint_url: str) -> bool:
     """True for an address of AWS's own; others are compatible endpoints, which may know less."""
     return (urlsplit(endpoint_url).hostname or "").endswith(_partitions()[1])
+
+
+def check_region_name(region: str, endpoint_url: str) -> None:
+    """Refuse a name that no region of AWS has, at an address of AWS; other clouds name theirs as they like."""
+    if on_aws(endpoint_url) and not _REGION_NAME.fullmatch(region):
+        raise RefusedError(
+            "region.name",
+            f"cannot use {region!r}: it is not a region's name, such as eu-west-1",
+            hint="correct --region; for a region of another cloud give its endpoint: --endpoint-url, or the variables "
+            "AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL_EC2 and AWS_ENDPOINT_URL_STS",
+            field="region",
+        )
 
 
 def known_certificate(region: str) -> KnownCertificate | None:

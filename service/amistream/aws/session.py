@@ -27,7 +27,7 @@ from botocore.parsers import ResponseParserError
 
 from amistream.aws.dialect import Dialect, speak
 from amistream.aws.providers import GuardedCredentials, Session
-from amistream.aws.regions import on_aws
+from amistream.aws.regions import check_region_name, on_aws
 from amistream.aws.translate import CONFIGURATION_ERRORS, ProviderError, asking, translate, wanted
 from amistream.aws.way import check_ca_bundle, check_proxy
 from amistream.errors import RefusedError
@@ -71,6 +71,7 @@ class Aws:
                 try:
                     session = await self._ready_session(region)
                     made = await self._make(session, service, region, endpoint_url)
+                    check_region_name(str(made.meta.region_name), made.meta.endpoint_url)
                     check_proxy(made.meta.endpoint_url)
                     made.meta.events.register("before-call.s3", _stay)
                     self._clients[key] = made

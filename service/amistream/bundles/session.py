@@ -211,7 +211,7 @@ class BundleSession:
             explicit=request.ec2_certificate,
             configured=settings.ec2_certificates,
         )
-        if notice:
+        if notice and not settings.endpoint_url:
             self._note(notice)
         # The settings' region is the target's.
         source_settings = settings.model_copy(update={"region": ""})

@@ -11,6 +11,7 @@ from typing import TypeVar
 from amistream.aws import buckets
 from amistream.aws.credentials import CredentialFacts, find_credentials, no_credentials
 from amistream.aws.dialect import Dialect
+from amistream.aws.regions import on_aws
 from amistream.checks.destination import Destination
 from amistream.checks.findings import Check, Observation, notice
 from amistream.errors import AmistreamError, BundleExistsError, RefusedError, StoreError
@@ -67,6 +68,10 @@ class BucketChecks:
     @property
     def region(self) -> str:
         return self._facts.region
+
+    async def is_elsewhere(self) -> bool:
+        """True if the bucket is not in S3 itself."""
+        return not on_aws(await self._address.s3_endpoint(self.region))
 
     async def _check_credentials(self) -> Observation:
         facts = await find_credentials(self._address.aws, self._address.request.region or "")

@@ -40,6 +40,10 @@ class DirectoryChecks:
             *([free] if must_be_empty else []),
         ]
 
+    async def is_elsewhere(self) -> bool:
+        """True if the request or the settings name an endpoint."""
+        return bool(self._address.endpoint_url)
+
     async def _choose_region(self) -> str:
         self.region = self._address.request.region or await self._address.aws.default_region()
         return self.region or "not known"

@@ -58,6 +58,10 @@ class NoDestination:
             _not_given("destination", "--to"),
         ]
 
+    async def is_elsewhere(self) -> bool:
+        """True if the request or the settings name an endpoint."""
+        return bool(self._context.request.endpoint_url or self._context.settings.endpoint_url)
+
     async def _check_credentials(self) -> Observation:
         facts = await find_credentials(self._context.aws, self._context.request.region or "")
         if facts is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +21,9 @@ class KnowsRegion(Protocol):
 
     @property
     def region(self) -> str: ...
+
+    async def is_elsewhere(self) -> bool:
+        """True for a cloud other than AWS, which has a certificate of its own."""
 
 
 class IdentityChecks:
@@ -81,15 +85,18 @@ class IdentityChecks:
         found = f"{verb} the key pair in {folder}, as no user certificate was given"
         return notice(found, why=why, fix="keep a copy of it")
 
-    def _find_certificate(self) -> Observation:
+    async def _find_certificate(self) -> Observation:
         region, explicit = self._place.region, self._request.ec2_certificate
-        self.certificate, doubt = find_ec2_certificate(
+        self.certificate, doubt = await asyncio.to_thread(
+            find_ec2_certificate,
             region,
             explicit=Path(explicit) if explicit else None,
             configured=self._settings.ec2_certificates,
             roots=self._roots,
         )
         fingerprint = self.certificate.fingerprint(SHA1()).hex()  # noqa: S303 - a name, not a protection
+        if doubt and await self._place.is_elsewhere():
+            return Observation(f"SHA-1 fingerprint {fingerprint}, not one of AWS's")
         if doubt and region:
             found, _, why = doubt.partition("; ")
             return notice(f"{found} (SHA-1 fingerprint {fingerprint})", why=why)

@@ -54,18 +54,18 @@ def ami_tools_keys(given: Given) -> AccessKeys | None:
 
 
 def endpoint(url: str) -> tuple[str, str]:
-    """Give the endpoint of `url`, '' for one of AWS, and its region, if any."""
+    """Give the endpoint of `url`, whose path some clouds need, '' for one of AWS, and its region, if any."""
     parts = urlsplit(url if "://" in url or not url else f"https://{url}")
     found = _AWS_HOST.fullmatch(parts.hostname or "")
     if found or not url:
         return "", (found and found["region"]) or ""
-    if parts.path.strip("/") or parts.query:
+    if parts.query or parts.fragment or not parts.hostname:
         raise UsageError(
             "usage",
-            f"cannot use the endpoint {parts.scheme}://{parts.netloc} with a path",
-            hint="give http://HOST:PORT or https://HOST alone",
+            f"cannot use the endpoint {parts.scheme}://{parts.netloc}{parts.path}",
+            hint="give http://HOST:PORT, https://HOST, or one of these with a path",
         )
-    return f"{parts.scheme}://{parts.netloc}", ""
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}", ""
 
 
 def region_of(text: str) -> str:
