@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import secrets
 from contextlib import ExitStack
@@ -35,6 +36,12 @@ class MakeProxy(Protocol):
 
 def pytest_asyncio_loop_factories() -> dict[str, type[asyncio.AbstractEventLoop]]:
     return {"tidy": TidyLoop}
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over what stays to the end: it took a sixth of the suite's CPU time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

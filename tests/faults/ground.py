@@ -61,7 +61,7 @@ def making_ground(endpoint: Endpoint) -> Iterator[Ground]:
     bucket = f"amistream-faults-{secrets.token_hex(4)}"
     create_bucket(endpoint, bucket)
     try:
-        with endpoint.blocking_client() as s3, endpoint.blocking_client("ec2") as ec2:
+        with endpoint.blocking_client(shared=False) as s3, endpoint.blocking_client("ec2", shared=False) as ec2:
             ground = Ground(endpoint=endpoint, bucket=bucket, s3=s3, ec2=ec2)
             # Connections that are kept count as open files from the start.
             ground.keys("none")

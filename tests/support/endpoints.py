@@ -90,7 +90,7 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,20 +171,25 @@ class Endpoint:
     def client(self, service: str = "s3", **config: Any) -> AbstractAsyncContextManager[Any]:
         """Open an aiobotocore client that tries each request once."""
         client: AbstractAsyncContextManager[Any] = _aio_session().create_client(
-            service, **self._client_arguments(config)
+            service, **self.client_arguments(config)
         )
         return client
 
     @contextmanager
-    def blocking_client(self, service: str = "s3", **config: Any) -> Iterator[Any]:
-        """Open a botocore client that needs no event loop and tries each request once."""
-        client: Any = _blocking_session().create_client(service, **self._client_arguments(config))
+    def blocking_client(self, service: str = "s3", *, shared: bool = True, **config: Any) -> Iterator[Any]:
+        """Give a botocore client that needs no event loop and tries each request once.
+
+        Making one takes longer than most requests, so it is kept for the next caller; its connections are closed.
+        One that is not shared keeps its connections to the end of the block.
+        """
+        make = _shared_client if shared else _blocking_client
+        client = make(self, service, tuple(config.items()))
         try:
             yield client
         finally:
             client.close()
 
-    def _client_arguments(self, config: dict[str, Any]) -> dict[str, Any]:
+    def client_arguments(self, config: dict[str, Any]) -> dict[str, Any]:
         settings = {
             "retries": {"total_max_attempts": 1},
             "request_checksum_calculation": "when_required",
@@ -207,6 +212,13 @@ class Endpoint:
 @cache
 def _blocking_session() -> Any:
     return botocore.session.get_session()
+
+
+def _blocking_client(endpoint: Endpoint, service: str, config: tuple[tuple[str, Any], ...]) -> Any:
+    return _blocking_session().create_client(service, **endpoint.client_arguments(dict(config)))
+
+
+_shared_client = lru_cache(maxsize=16)(_blocking_client)
 
 
 @cache
