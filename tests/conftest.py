@@ -38,8 +38,13 @@ def pytest_asyncio_loop_factories() -> dict[str, type[asyncio.AbstractEventLoop]
     return {"tidy": TidyLoop}
 
 
+def pytest_configure() -> None:
+    """Collect garbage less often: the collector took a sixth of the suite's CPU time."""
+    gc.set_threshold(10_000)
+
+
 def pytest_collection_finish() -> None:
-    """Let the garbage collector pass over what stays to the end: it took a sixth of the suite's CPU time."""
+    """Let the collector pass over what stays to the end."""
     gc.collect()
     gc.freeze()
 
