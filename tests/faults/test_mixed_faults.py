@@ -158,8 +158,8 @@ async def test_from_each_request_on_all_fail(action: Action, cause: str, scene: 
             for first in range(1, requests + 1):
                 job = await one(first)
                 states.append(job.state)
-                # At most two parts are under way, and their removal fails too.
-                assert outage.thrown - first < 5 * ATTEMPTS
+                # Checks run side by side; at most two parts are under way, and their removal fails too.
+                assert outage.thrown - first < 7 * ATTEMPTS
                 names_the_cause(job, cause)
         assert states == sorted(states, reverse=True), "first refused, then failed"
         assert set(states) == {State.REFUSED, State.FAILED}
@@ -221,7 +221,6 @@ async def test_nothing_answers_from_the_start(scene: MakeScene) -> None:
 PUT_LOST = Fault(action=DropReply(), path=part("01"))
 """The HTTP client sends it again, is told that the object exists, and looks at it."""
 HOLLOW: dict[str, tuple[Fault, list[Fault]]] = {
-    "the bucket's ownership": (Fault(action=HollowReply(), method="GET", query="ownershipControls"), []),
     "a listing": (Fault(action=HollowReply(), method="GET", query="list-type"), []),
     "the probe": (Fault(action=HollowReply(undone=True), path=PROBE), []),
     "a part": (Fault(action=HollowReply(undone=True), path=part("01")), []),
