@@ -10,9 +10,11 @@ import pytest
 from cryptography.hazmat.primitives.hashes import SHA1
 
 from amistream.aws import regions
-from amistream.aws.regions import KnownCertificate, find_ec2_certificate, known_certificate, partition_of
+from amistream.aws.regions import KnownCertificate, find_ec2_certificate, known_certificate, on_aws, partition_of
+from amistream.aws.session import Aws
 from amistream.errors import RefusedError
 from amistream.keys import load_certificate
+from amistream.settings import Settings
 
 if TYPE_CHECKING:
     from support.keys import KeyRing
@@ -143,3 +145,41 @@ def test_given_and_missing(tmp_path: Path, home: Path) -> None:
     with pytest.raises(RefusedError) as caught:
         find_ec2_certificate("eu-west-1", explicit=tmp_path / "none.pem", configured={})
     assert (caught.value.code, caught.value.field) == ("ec2_certificate.unreadable", "ec2_certificate")
+
+
+@pytest.mark.parametrize(
+    ("region", "host"),
+    [
+        ("eu-west-1", "amazonaws.com"),
+        ("us-gov-west-1", "amazonaws.com"),
+        ("cn-north-1", "amazonaws.com.cn"),
+        ("us-iso-east-1", "c2s.ic.gov"),
+        ("eusc-de-east-1", "amazonaws.eu"),
+    ],
+)
+async def test_the_addresses_of_every_partition(region: str, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each partition's addresses are AWS's own, where AWS's rules hold."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAFORATEST")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-a-test")
+    async with Aws(Settings()) as aws:
+        for service in ("s3", "ec2", "sts"):
+            url = (await aws.client(service, region, "")).meta.endpoint_url
+            assert (url.endswith(f".{host}"), on_aws(url)) == (True, True)
+    for other in ("http://127.0.0.1:4566", "https://amazonaws.com.example", "https://s3.example.com"):
+        assert not on_aws(other)
+
+
+@pytest.mark.parametrize(
+    ("arn", "region"),
+    [
+        ("arn:aws:iam::123456789012:role/r", "us-east-1"),
+        ("arn:aws-us-gov:iam::123456789012:role/r", "us-gov-west-1"),
+        ("arn:aws-cn:iam::123456789012:role/r", "cn-north-1"),
+        ("", "us-east-1"),
+    ],
+)
+async def test_the_first_region(arn: str, region: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no region is named, the partition of the role gives one in which its keys are known."""
+    monkeypatch.setenv("AWS_ROLE_ARN", arn)
+    async with Aws(Settings()) as aws:
+        assert await aws.first_region() == region

@@ -188,6 +188,11 @@ def test_grants() -> None:
     assert who_can_read([OWNER, {"Grantee": everybody, "Permission": "READ"}]) is Access.PUBLIC
     assert who_can_read([OWNER, {"Grantee": READER, "Permission": "WRITE"}]) is Access.PRIVATE
     assert who_can_read([OWNER]) is Access.PRIVATE
+    # In GovCloud and China EC2's account has another id.
+    elsewhere = {"Grantee": {"Type": "CanonicalUser", "ID": "of GovCloud"}, "Permission": "READ"}
+    assert who_can_read([OWNER, elsewhere]) is Access.PRIVATE
+    assert who_can_read([OWNER, elsewhere], "75aa57f0") is Access.GRANTED
+    assert who_can_read([OWNER], "75aa57f0") is Access.PRIVATE
 
 
 def test_aws_by_its_address() -> None:

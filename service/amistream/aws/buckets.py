@@ -19,8 +19,7 @@ from botocore.parsers import ResponseParserError
 
 from amistream.aws.dialect import Dialect, answer_of, dialect_of, in_dialect, is_not_understood
 from amistream.aws.error_table import MAKE_BUCKET, USE_SSE_S3
-from amistream.aws.providers import FALLBACK_REGION
-from amistream.aws.regions import on_aws
+from amistream.aws.regions import FALLBACK_REGION, on_aws
 from amistream.aws.session import Aws
 from amistream.aws.translate import ENABLE_ACLS, asking, error_code, http_status, translate, wanted
 from amistream.errors import AmistreamError, DeniedError, NoBucketError, NotSupportedError, RefusedError, StoreError
@@ -44,7 +43,7 @@ async def find_bucket(aws: Aws, bucket: str, *, region: str, endpoint_url: str, 
 
     The error is transient unless nothing answers at that name or address.
     """
-    asked = region or await aws.default_region() or FALLBACK_REGION
+    asked = region or await aws.first_region()
     client = await aws.client("s3", asked, endpoint_url)
     what = f"use the bucket {bucket}"
     async with asking(what, timeout_s, bucket=bucket):

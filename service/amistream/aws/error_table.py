@@ -36,7 +36,8 @@ USE_SSE_S3 = (
 _SET_THE_CLOCK = "set the clock: `chronyc makestep` or `timedatectl set-ntp true`"
 _OWN_REGION = "leave out --region: the bucket's region is found automatically"
 _CHECK_PROXY = "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY where the job runs"
-_LATER = "try again later; https://health.aws.amazon.com/ shows whether AWS has a problem"
+_LATER = "try again later; the Health Dashboard of the AWS console shows whether AWS has a problem"
+OTHER_PARTITIONS = "keys of GovCloud or China are known in its regions only: give --region"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ _ROWS = (
     Row(
         ("AccountProblem", "Blocked", "NotSignedUp", "OptInRequired", "PendingVerification"),
         "the account may not use this service: {said}",
-        "see https://console.aws.amazon.com/billing/ for what AWS is waiting for, or ask AWS Support",
+        "the Billing page of the AWS console shows what AWS is waiting for, or ask AWS Support",
     ),
     # The bucket: its name, its region, its settings.
     Row(
@@ -192,12 +193,13 @@ _ROWS = (
     Row(
         ("InvalidAccessKeyId",),
         "the access key does not exist",
-        "check AWS_ACCESS_KEY_ID or the profile in use",
+        f"check AWS_ACCESS_KEY_ID or the profile in use; {OTHER_PARTITIONS}",
     ),
     Row(
         ("InvalidToken", "InvalidClientTokenId"),
         "the access key or its session token is not valid here",
-        "set AWS_SESSION_TOKEN to the token of this access key, or unset it; enable the region for the account",
+        "set AWS_SESSION_TOKEN to the token of this access key, or unset it; enable the region for the account; "
+        f"{OTHER_PARTITIONS}",
     ),
     Row(
         ("SignatureDoesNotMatch",),

@@ -24,9 +24,8 @@ from botocore.utils import parse_timestamp
 
 from amistream.aws.leash import run_credential_process
 from amistream.aws.provider_errors import MFA_FIX, Border
+from amistream.aws.regions import region_of_role
 from amistream.aws.translate import ProviderError
-
-FALLBACK_REGION = "us-east-1"
 
 
 class Session(AioSession):  # type: ignore[misc, unused-ignore]  # untyped, where no stubs are installed
@@ -55,7 +54,7 @@ class Session(AioSession):  # type: ignore[misc, unused-ignore]  # untyped, wher
 
     async def _find(self) -> GuardedCredentials | None:
         with self._border("").guarding():
-            region = self.get_config_variable("region") or self.region or FALLBACK_REGION
+            region = self.get_config_variable("region") or self.region or self.fallback_region()
             providers = create_credential_resolver(self, region_name=region).providers
         for provider in providers:
             self._restrain(provider)
@@ -67,6 +66,10 @@ class Session(AioSession):  # type: ignore[misc, unused-ignore]  # untyped, wher
                     return GuardedCredentials(found, border, self._patience_s)
         await asyncio.to_thread(_check_named_files)
         return None
+
+    def fallback_region(self) -> str:
+        """The region to begin in where none is named: one of the partition of the role that the profile assumes."""
+        return region_of_role(self.get_scoped_config().get("role_arn") or os.environ.get("AWS_ROLE_ARN") or "")
 
     def _border(self, method: str) -> Border:
         files = {name: self.get_config_variable(name) for name in ("config_file", "credentials_file")}

@@ -40,6 +40,8 @@ _BY_PREFIX = {
     **dict.fromkeys(("us-", "eu-", "ap-", "sa-", "ca-", "me-", "af-", "il-", "mx-"), _DEFAULT),
 }
 _REGION_NAME = re.compile(r"[a-z]{2,5}(-[a-z]+)+-[0-9]+|aws-global")
+FALLBACK_REGION = "us-east-1"
+_ANY_REGION = {"aws-cn": "cn-north-1", "aws-us-gov": "us-gov-west-1"}
 _FOLDERS = ("/etc/ec2/amitools", "/usr/share/euca2ools/certs")
 
 
@@ -59,6 +61,11 @@ def partition_of(region: str) -> str:
 def on_aws(endpoint_url: str) -> bool:
     """True for an address of AWS's own; others are compatible endpoints, which may know less."""
     return (urlsplit(endpoint_url).hostname or "").endswith(_partitions()[1])
+
+
+def region_of_role(arn: str) -> str:
+    """A region of the partition to which a role belongs: its keys are known in none of another partition."""
+    return _ANY_REGION.get("".join(arn.split(":")[1:2]), FALLBACK_REGION)
 
 
 def check_region_name(region: str, endpoint_url: str) -> None:

@@ -132,6 +132,12 @@ class Aws:
         async with asking("read the SDK's configuration"):
             return str((await self.loaded_session()).get_config_variable("region") or "")
 
+    async def first_region(self) -> str:
+        """The region to ask first: `default_region`, or one where the credentials may be known. Raises `StoreError`."""
+        region = await self.default_region()
+        async with asking("read the SDK's configuration"):
+            return region or (await self.loaded_session()).fallback_region()
+
     async def has_credentials(self) -> bool:
         """True if the provider chain finds credentials. Raises `StoreError` if a provider fails."""
         return await self.credentials() is not None
@@ -146,7 +152,7 @@ class Aws:
 
     async def account_id(self, region: str, endpoint_url: str) -> str:
         """Look up the caller's 12-digit account id with STS. Raises `StoreError`."""
-        client = await self.client("sts", region or "us-east-1", endpoint_url)
+        client = await self.client("sts", region or await self.first_region(), endpoint_url)
         async with asking("look up the account id with STS", self._settings.stall_timeout_s):
             return str(wanted(await client.get_caller_identity(), "Account"))
 

@@ -40,7 +40,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from amistream.aws.error_table import CLASSES, ENABLE_ACLS, NEEDS, TABLE, Row
+from amistream.aws.error_table import CLASSES, ENABLE_ACLS, NEEDS, OTHER_PARTITIONS, TABLE, Row
 from amistream.errors import StoreError
 
 __all__ = [
@@ -223,6 +223,7 @@ def _allow(error: ClientError, named: str) -> str:
     hint = f"allow the credentials {needed}; the IAM policy in README has all permissions of a job"
     if str(error.response.get("Error", {}).get("Code", "")).isdigit():
         hint += ". This request is refused without a reason: the access key or its secret may also be wrong"
+        hint += f"; {OTHER_PARTITIONS}"
     return hint
 
 

@@ -1,7 +1,8 @@
 """Finds out from ACLs if EC2 may read a bundle's objects, where the place reports ACLs.
 
 AWS shows the canned ACL aws-exec-read as a grant to its account `za-team`; compatible endpoints mostly do not show it.
-So a missing grant counts only on AWS itself, or if the manifest's own ACL has one.
+So a missing grant counts only on AWS itself, or if the manifest's own ACL has one. In the other partitions of AWS that
+account has another id: there every reader but the owner counts.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from amistream.aws.regions import on_aws
+from amistream.aws.regions import on_aws, partition_of
 from amistream.aws.session import Aws
 from amistream.aws.translate import asking
 from amistream.bundles.place import BucketPlace, Bundle
@@ -33,6 +34,8 @@ async def check_acls(
         return Access.NONE, []
     client = await aws.client("s3", place.region, settings.endpoint_url.rstrip("/"))
 
+    elsewhere = partition_of(place.region) != "aws" and on_aws(client.meta.endpoint_url)
+
     async def look(name: str) -> Access:
         bucket, key = place.location.bucket, place.location.key(name)
         what = f"see the ACL of {place.store.location}/{name}"
@@ -41,8 +44,9 @@ async def check_acls(
             async with asking(what, bucket=bucket):
                 return await client.get_object_acl(Bucket=bucket, Key=key)
 
-        grants = (await with_retries(retry_policy(settings), what, ask)).get("Grants")
-        return Access.NOT_TOLD if grants is None else who_can_read(grants)
+        reply = await with_retries(retry_policy(settings), what, ask)
+        grants, owner = reply.get("Grants"), reply.get("Owner", {}).get("ID", "")
+        return Access.NOT_TOLD if grants is None else who_can_read(grants, owner if elsewhere else "")
 
     try:
         first = await look(bundle.manifest_name)
@@ -67,11 +71,13 @@ async def check_acls(
     return (Access.PRIVATE if private else first), differences
 
 
-def who_can_read(grants: Iterable[Mapping[str, Any]]) -> Access:
-    """Classify the readers of an object by its grants."""
+def who_can_read(grants: Iterable[Mapping[str, Any]], owner: str = "") -> Access:
+    """Classify the readers of an object by its grants; with its `owner`, any other reader counts as EC2."""
     readers = [grant.get("Grantee", {}) for grant in grants if grant.get("Permission") in {"READ", "FULL_CONTROL"}]
     if any(reader.get("URI") in _EVERYBODY for reader in readers):
         return Access.PUBLIC
     if any(reader.get("ID") == EC2_READER or reader.get("DisplayName") == "za-team" for reader in readers):
+        return Access.GRANTED
+    if owner and any(reader.get("ID", owner) != owner for reader in readers):
         return Access.GRANTED
     return Access.PRIVATE

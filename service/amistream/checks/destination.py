@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Any
 
 from amistream.aws.ec2 import Ec2
-from amistream.aws.providers import FALLBACK_REGION
 from amistream.aws.session import Aws
 from amistream.errors import JobError
 from amistream.flow.retry import RetryPolicy, retry_policy
@@ -95,7 +94,7 @@ class Destination(RequestContext):
 
     async def s3_endpoint(self, region: str) -> str:
         """The address of S3 that the SDK uses, whatever named it. Raises `AmistreamError`."""
-        client = await self.aws.client("s3", region or FALLBACK_REGION, self.endpoint_url)
+        client = await self.aws.client("s3", region or await self.aws.first_region(), self.endpoint_url)
         return str(client.meta.endpoint_url)
 
     def default_image_name(self, now: datetime) -> str:
