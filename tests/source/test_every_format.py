@@ -140,6 +140,15 @@ def test_a_vdi_with_a_parent(offset: int, data: bytes, disk: Path, tmp_path: Pat
     assert (error.code, "VBoxManage clonemedium" in error.hint) == ("source.elsewhere", True)
 
 
+def test_a_qcow2_marked_as_corrupt(disk: Path, tmp_path: Path) -> None:
+    """A corrupt qcow2, which qemu reads without a word, is refused; the line of the hint repairs it."""
+    path = patched(convert(disk, tmp_path / "image", "qcow2"), (72, struct.pack(">Q", 2)))
+    error = refused(path)
+    assert error.code == "source.damaged"
+    run_line(error.hint.partition("then: ")[2], tmp_path)
+    assert content(path) == disk.read_bytes()
+
+
 def test_a_sparse_disk_of_esx(disk: Path, tmp_path: Path) -> None:
     """A COWD extent, which qemu reads through its description only, is refused; the line of the hint gives the disk."""
     data, grain = disk.read_bytes(), 64 * 1024

@@ -41,6 +41,8 @@ FLAT = 'createType="monolithicFlat"\nRW 8 FLAT "{}" 0\n'
         ("", 0),
         (FLAT, 49152),
         ('RW 8 SPARSE "image"\nRW 8 SPARSE "{}"\n', 49152),
+        ('parentCID=1a2b3c4d\nparentFileNameHint="{}"\nRW 8 SPARSE "image"\n', 49152),
+        ('parentCID=1a2b3c4d\nRW 8 SPARSE "image"\n', 49152),
         (' \tRDONLY\t8\tZERO\nRW 8 SPARSE "image"\n', 49152),
     ],
 )

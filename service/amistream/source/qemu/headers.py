@@ -5,9 +5,9 @@ another file is refused: a qcow2 with a backing or data file (QEMU, docs/interop
 backing file (docs/interop/qed_spec.rst), and a VMDK that is, or contains, a description of other extents (VMware,
 Virtual Disk Format 5.0).
 
-They read missing tables, and the missing parent of a VDI, as zeros, so that a whole disk would be a hole. Therefore an
-image that ends before its tables is refused too, and one with a parent. Parallels (docs/interop/parallels.rst) does not
-record a parent in its file.
+The programs read missing tables, and the missing parent of a VDI or VMDK, as zeros, so that a whole disk would be a
+hole. Therefore an image that ends before its tables is refused too, and one with a parent. Parallels
+(docs/interop/parallels.rst) does not record a parent in its file.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LARGEST_TABLE = 32 * MIB
 """Larger values QEMU itself refuses."""
 _TABLE_OFFSET = 0x00FFFFFFFFFFFE00
 """The bits of an entry that are an offset; 0: no table."""
-_DATA_FILE, _EXTENDED_ENTRIES = 1 << 2, 1 << 4
+_CORRUPT, _DATA_FILE, _EXTENDED_ENTRIES = 1 << 1, 1 << 2, 1 << 4
 _FEATURES_SINCE = 3
 _LONGEST_NAME = 1023
 
@@ -60,6 +60,8 @@ in sectors."""
 _SECTOR = 512
 _LARGEST_DESCRIPTOR = MIB
 _EXTENT = re.compile(rb"^[ \t]*(?:RW|RDONLY|NOACCESS)[ \t]+[0-9]+[ \t]+([A-Z0-9]+)", re.MULTILINE)
+_PARENT = re.compile(rb"^[ \t]*parentCID[ \t]*=[ \t]*([0-9A-Fa-f]+)", re.MULTILINE)
+_NO_PARENT = b"ffffffff"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +90,14 @@ def check_qcow2(file: FileVolume) -> None:
         raise _backed(file, offset, length)
     if version >= _FEATURES_SINCE and features & _DATA_FILE:
         raise elsewhere(file, "its data is in another file")
+    if version >= _FEATURES_SINCE and features & _CORRUPT:
+        raise RefusedError(
+            "source.damaged",
+            f"cannot bundle {file.path}: the image is marked as corrupt",
+            hint="restore it from a good copy; or repair what can be repaired, and examine the disk then: "
+            f"qemu-img check -r all {shlex.quote(str(file.path))}",
+            field="source",
+        )
     bits, entries, table = _QCOW2_TABLES.unpack_from(head)
     if bits in _QCOW2_CLUSTER_BITS:
         tables = _check_tables(file, table, entries, second=1 << bits, order=">")
@@ -138,6 +148,8 @@ def check_vmdk(file: FileVolume) -> None:
     if not capacity:
         raise elsewhere(file, "it is a VMDK without a disk, with only the names of files")
     descriptor = read_range(file, offset * _SECTOR, min(size * _SECTOR, _LARGEST_DESCRIPTOR)) if offset else b""
+    if any(parent.lower() != _NO_PARENT for parent in _PARENT.findall(descriptor)):
+        raise elsewhere(file, "it is a VMDK with only the changes to another disk, its parent")
     # A single extent is the file itself; its name may be from before a renaming.
     if _EXTENT.findall(descriptor) not in ([], [b"SPARSE"]):
         raise elsewhere(file, "it is a VMDK that names further files as parts of its disk")
