@@ -110,6 +110,8 @@ def test_no_image_in_another_form() -> None:
         (b"PK\3\4".ljust(5000), "unzip -p FILE | amistream bundle -"),
         (b"\x7f\x45\x4c\x46".ljust(5000), "give the disk itself"),
     ],
+    # gzip writes the time, and every process of the tests must have the same names.
+    ids=["gzip", "xz", "zip", "elf"],
 )
 def test_no_disk(packed: bytes, line: str) -> None:
     """A stream that is no disk is refused at its first block with the line that works, or taken as it is."""
@@ -119,6 +121,18 @@ def test_no_disk(packed: bytes, line: str) -> None:
     assert line in caught.value.hint
     with sent(packed, as_it_is=True) as volume:
         assert read_all(volume) == packed
+
+
+@pytest.mark.parametrize("block_size", [100_000, 1000])
+def test_the_footer_of_a_vhd(block_size: int) -> None:
+    """A fixed-size VHD in a pipe is refused at its end, whatever the blocks; as it is, it is taken."""
+    image = bytes(99_744) + b"conectix".ljust(512, b"\0")
+    with sent(image) as volume, pytest.raises(SourceError) as caught:
+        read_all(volume, block_size)
+    assert caught.value.code == "source.stream_format"
+    assert "head -c 99744 | amistream bundle - --image-size 99744" in caught.value.hint
+    with sent(image, as_it_is=True) as volume:
+        assert read_all(volume) == image
 
 
 def test_interrupted() -> None:

@@ -18,7 +18,7 @@ from amistream.errors import RefusedError, SourceError
 from amistream.ports.volume import Kind
 from amistream.source.file import FileVolume
 from amistream.source.foreign import AS_IT_IS, HEAD, recognise
-from amistream.source.qemu.formats import detect_format
+from amistream.source.qemu.formats import FOOTER, detect_format
 from amistream.values import MIB, Extent
 
 _PATH = Path("/dev/stdin")
@@ -34,6 +34,8 @@ class StreamVolume:
         self._as_it_is = as_it_is
         self._descriptor = descriptor
         self._position = 0
+        self._end = b""
+        """The last bytes that were read."""
         self._stopped, self._stop = os.pipe2(os.O_CLOEXEC)
         # The sender may run further ahead, in fewer and larger pieces, if the system permits.
         with contextlib.suppress(OSError):
@@ -69,8 +71,12 @@ class StreamVolume:
                 )
             done += count
             self._position += count
-        if offset == 0 and not self._as_it_is:
-            _refuse_no_disk(bytes(buffer[:HEAD]))
+        self._end = (self._end + bytes(buffer[-FOOTER:]))[-FOOTER:]
+        if not self._as_it_is:
+            if offset == 0:
+                _refuse_no_disk(bytes(buffer[:HEAD]))
+            if self._position == self.size:
+                _refuse_footer(self._end, self.size)
         return True
 
     def will_need(self, offset: int, length: int) -> None:
@@ -129,6 +135,18 @@ def _refuse_no_disk(head: bytes) -> None:
             "source.no_disk",
             f"cannot bundle standard input: it is {kind.words}, not a disk",
             hint=kind.hint(""),
+            field="source",
+        )
+
+
+def _refuse_footer(end: bytes, size: int) -> None:
+    """Refuse a fixed-size VHD, which nothing but its end reveals."""
+    if detect_format(b"", end):
+        raise SourceError(
+            "source.stream_format",
+            "cannot bundle standard input: it ends with the footer of a VHD, which is no part of the disk",
+            hint=f"leave the footer out: ... | head -c {size - FOOTER} | amistream bundle - --image-size "
+            f"{size - FOOTER} --in-process; {AS_IT_IS}",
             field="source",
         )
 
