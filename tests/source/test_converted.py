@@ -162,10 +162,11 @@ def test_a_last_cluster_that_is_not_whole(tmp_path: Path) -> None:
 @needs_qemu
 def test_a_damaged_image(tmp_path: Path) -> None:
     """qemu-img's message about a damaged image is shown, with the image's path and not a descriptor's."""
-    path = tmp_path / "image"
+    path = tmp_path / "an image"
     path.write_bytes(b"QFI\xfb\0\0\0\3" + bytes(100))
     error = refused(path)
     assert error.code == "source.converter"
+    assert f"qemu-img check '{path}'" in error.hint
     assert str(path) in error.message
     assert "/proc/self" not in str(error)
     assert "file.filename" not in str(error)

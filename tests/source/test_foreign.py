@@ -85,6 +85,15 @@ BEGINNINGS = {
     "an FSArchiver image": b"FsArCh_002",
     "an EnCase image": b"EVF\x09\x0d\x0a\xff\0",
     "a stream of btrfs": b"btrfs-stream\0",
+    "a stream of zfs": bytes(8) + struct.pack("<Q", 0x2F5BACBAC),
+    "a dump of XFS": b"xFSdump0",
+    "a backup of Proxmox": b"VMA\0\0\0\0\1",
+    "a file encrypted by openssl": b"Salted__",
+    "a file encrypted by age": b"age-encryption.org/v1\n-> X25519",
+    "a file encrypted by GnuPG": b"\x8c\x0d\x04\x09\x03\x02",
+    "a BitLocker volume, which EC2 cannot open": b"\xeb\x58\x90-FVE-FS-",
+    "a cabinet archive": b"MSCF\0\0\0\0",
+    "an rpm package": b"\xed\xab\xee\xdb\3\0",
     "a virtual machine's memory": b"QEVM\0\0\0\3",
     "a Linux kernel": bytes(514) + b"HdrS",
     "a Windows or EFI program": (b"MZ" + bytes(58) + struct.pack("<I", 128)).ljust(128, b"\0") + b"PE\0\0",
@@ -104,7 +113,7 @@ WHOLE = {
     "a zip archive": zipped(),
     "an OVA, a tar archive with a virtual machine": archive("machine.ovf"),
     "a tar archive": archive("disk.img"),
-    "a DMG image": bytes(2000) + b"koly".ljust(512, b"\0"),
+    "a DMG image": bytes(2000) + b"koly\0\0\0\4\0\0\2\0".ljust(512, b"\0"),
 }
 SAMPLES = WHOLE | {words: head + bytes(40_000) for words, head in BEGINNINGS.items()}
 
@@ -121,7 +130,7 @@ def test_a_file_that_is_no_disk(words: str, tmp_path: Path) -> None:
     path.write_bytes(SAMPLES[words])
     error = refused(path)
     assert (error.code, error.message) == ("source.no_disk", f"cannot bundle {path}: it is {words}, not a disk")
-    assert error.hint.endswith("; if these bytes are the disk all the same, add --source-format raw")
+    assert error.hint.endswith("; if these bytes are the disk all the same: amistream bundle --source-format raw")
     assert "FILE" not in error.hint
     with closing(open_source(str(path), as_it_is=True)) as volume:
         assert volume.size == path.stat().st_size
@@ -160,7 +169,7 @@ def test_the_line_for_tar(tmp_path: Path) -> None:
 
 
 def boot_record(code: bytes) -> bytes:
-    partition = struct.pack("<B3sB3sII", 0x80, b"\0\2\0", 0x83, b"\xff" * 3, 2048, 40960)
+    partition = struct.pack("<B3sB3sII", 0x80, b"\0\2\0", 0x83, b"\xff" * 3, 64, 96)
     return code.ljust(446, b"\0") + partition + bytes(48) + b"\x55\xaa"
 
 
@@ -176,10 +185,10 @@ def boot_record(code: bytes) -> bytes:
         boot_record(b"\x33\xc0\x8e\xd0\xbc\0\x7c"),
         boot_record(b"\x1f\x8b\x01"),
         boot_record(b"MZ"),
-        boot_record(b"BZh1") + b"EFI PART",
+        boot_record(b"BZh1") + b"EFI PART" + bytes(504),
         boot_record(b"") + b"LABELONE",
-        b"XFSB\0\0\x10\0",
-        bytes(1080) + b"\x53\xef",
+        b"XFSB\0\0\x10\0" + bytes(504),
+        bytes(1080) + b"\x53\xef" + bytes(1000),
         bytes(148) + b"0000400\0",
         bytes(4096 - 10) + b"SWAPSPACE2",
     ],
@@ -187,9 +196,9 @@ def boot_record(code: bytes) -> bytes:
 def test_a_disk_is_a_disk(head: bytes, tmp_path: Path) -> None:
     """Boot records with any code, bare file systems, volumes of LVM, and noise are disks."""
     path = tmp_path / "disk"
-    path.write_bytes(head + DISK)
-    assert content(path) == head + DISK
-    assert not foreign.doubt_about(head, path.name)
+    path.write_bytes(disk := head + DISK)
+    assert content(path) == disk
+    assert not foreign.doubt_about(disk[: foreign.HEAD], path.name, len(disk))
 
 
 def test_a_file_system_is_a_disk(tmp_path: Path) -> None:
@@ -206,10 +215,12 @@ def test_a_file_system_is_a_disk(tmp_path: Path) -> None:
         (bytes(510) + b"\x55\xaa" + bytes(32256) + b"\1CD001", "hybrid.iso", ""),
         (DISK, "image.part.07", "part"),
         (DISK, "image.part", ""),
+        (b'{"message": "Not Found"}'.ljust(1024), "disk.img", "text"),
+        (boot_record(b"")[:512], "disk-f001.vmdk", "cut short"),
     ],
 )
 def test_a_doubt(head: bytes, name: str, says: str, tmp_path: Path) -> None:
-    """A CD without a boot record, a squashfs, and a file with a part's name are disks with a doubt."""
-    doubt = foreign.doubt_about(head, name)
+    """A disk that is hardly whole, or hardly boots, gets a doubt."""
+    doubt = foreign.doubt_about(head, name, len(head))
     assert says in doubt
     assert bool(doubt) == bool(says)

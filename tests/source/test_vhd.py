@@ -119,6 +119,8 @@ def test_images_that_are_refused(image: bytes, code: str, says: str, tmp_path: P
     error = refused(path)
     assert error.code == code
     assert says in error.message
+    # A raw disk may end with the footer of a VHD that was on it before.
+    assert code in {"source.elsewhere", "source.cut_short"} or "--source-format raw" in error.hint
 
 
 @pytest.mark.parametrize("choice", ["choose the size: ", "or all: "])
@@ -126,6 +128,6 @@ def test_the_lines_for_a_footer_that_is_wrong(choice: str, tmp_path: Path) -> No
     """The hint's lines cut the disk to the footer's size, or keep all before the footer."""
     path = tmp_path / "image"
     path.write_bytes(FIXED[:-512] + bytes(512) + FIXED[-512:])
-    line = refused(path).hint.partition(choice)[2].partition(",")[0]
+    line = refused(path).hint.partition(choice)[2].partition("disk.img")[0] + "disk.img"
     run_line(line, tmp_path)
     assert (tmp_path / "disk.img").read_bytes() == FIXED[:-512] + bytes(0 if choice.startswith("choose") else 512)

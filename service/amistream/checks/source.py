@@ -121,7 +121,7 @@ class SourceChecks:
                 hint="make the image from the disk itself, or convert it into a raw image first",
                 field="source",
             )
-        return doubt_about(bytes(head), volume.path.name)
+        return doubt_about(bytes(head), volume.path.name, volume.size)
 
     def _check_size(self) -> str:
         volume, most = self.volume, int(self._settings.max_image_size)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import shlex
 import stat
 from pathlib import Path
 
@@ -143,7 +144,7 @@ def open_volume(path: Path, roots: Roots | None = None, *, live: bool = False) -
             field="source",
         ) from error
     except OSError as error:
-        hint = f"check its permissions: ls -l {path}"
+        hint = f"check its permissions: ls -l {shlex.quote(str(path))}"
         if error.errno == errno.EACCES:
             hint += "; the user that runs the job reads the file"
         message = f"cannot read {path}: {error.strerror}"

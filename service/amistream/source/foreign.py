@@ -14,11 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from amistream.source.reach import bytes_reached
+
 HEAD = 36 * 1024
 """The first bytes that `recognise` and `doubt_about` look at: an ISO 9660 image has its mark at 32 KiB."""
 TAIL = 512
 
-AS_IT_IS = "if these bytes are the disk all the same, add --source-format raw"
+AS_IT_IS = "if these bytes are the disk all the same: amistream bundle --source-format raw"
 
 Sign: TypeAlias = Callable[[bytes, bytes], object]
 """Recognises a kind of file by its first and last bytes."""
@@ -26,6 +28,9 @@ Sign: TypeAlias = Callable[[bytes, bytes], object]
 _BUNDLE = "amistream bundle - --image-size SIZE --in-process"
 _PIPE = f"send the disk in it through a pipe: {{}} FILE | {_BUNDLE}"
 _SECTOR = 512
+_TEXT = re.compile(rb"[\t\n\r -~]+")
+_ZFS = (0x2F5BACBAC).to_bytes(8, "little")
+_VMWARE_STATE = tuple(bytes((first, second) * 2) for first, second in ((0xD0, 0xBE), (0xD1, 0xBA), (0xD2, 0xBE)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +61,18 @@ def recognise(head: bytes, tail: bytes = b"") -> Foreign | None:
     return next((each for each in _KINDS if each.sign(head, tail)), None)
 
 
-def doubt_about(head: bytes, name: str) -> str:
-    """A sentence about a disk that is one, and that EC2 will hardly boot; '' for every other."""
+def doubt_about(head: bytes, name: str, size: int) -> str:
+    """A sentence about a disk of `size` bytes that is hardly whole, or that EC2 will hardly boot; else ''."""
+    if (reached := bytes_reached(head)) > size:
+        return f"by its tables it has {reached} bytes, so it was cut short, or is one of several files"
     if head.startswith(b"hsqs"):
         return "it is a squashfs file system, which cannot be written to, without a partition table"
     if head[32769:32774] == b"CD001" and head[510:512] != b"\x55\xaa":
         return "it is the image of a CD, which does not begin with a boot record"
     if re.search(r"\.part\.[0-9]+$", name):
         return "its name is that of a bundle's part"
+    if _TEXT.fullmatch(head[:_SECTOR]):
+        return "it begins with text"
     return ""
 
 
@@ -139,7 +148,7 @@ _KINDS = (
     ),
     Foreign(
         "a DMG image",
-        lambda _, tail: tail.startswith(b"koly"),
+        lambda _, tail: tail.startswith(b"koly\0\0\0\4\0\0\2\0"),
         fix="convert it: qemu-img convert -f dmg -O raw FILE disk.img, then give disk.img as SOURCE",
     ),
     Foreign(
@@ -169,7 +178,26 @@ _KINDS = (
     Foreign("an FSArchiver image", _begins(b"FsArCh_"), fix="restore it: fsarchiver restfs FILE id=0,dest=DEVICE"),
     Foreign("an EnCase image", _begins(b"EVF\x09\x0d\x0a\xff\0"), fix="convert it: ewfexport -f raw -t disk FILE"),
     Foreign("a stream of btrfs", _begins(b"btrfs-stream\0"), fix="restore it into a file system: btrfs receive < FILE"),
-    Foreign("a virtual machine's memory", _begins(b"QEVM", b"LinuxGuestRecord", b"LibvirtQemudSave")),
+    Foreign(
+        "a stream of zfs", _begins(_ZFS, _ZFS[::-1], at=8), fix="restore it into a pool: zfs receive DATASET < FILE"
+    ),
+    Foreign("a dump of XFS", _begins(b"xFSdump0"), fix="restore it into a file system: xfsrestore -f FILE FOLDER"),
+    Foreign("a backup of Proxmox", _begins(b"VMA\0\0\0\0\1"), fix="take the disk out of it: vma extract FILE FOLDER"),
+    Foreign("a file encrypted by openssl", _begins(b"Salted__"), fix=_PIPE.format("openssl enc -d CIPHER -in")),
+    Foreign("a file encrypted by age", _begins(b"age-encryption.org/v1\n"), fix=_PIPE.format("age -d")),
+    Foreign(
+        "a file encrypted by GnuPG",
+        _matches(rb"\x8c\x0d\x04[\x01-\x0d][\0\1\3]|\x85[\1\2]\x0c\x03|\x84\x5e\x03"),
+        fix=_PIPE.format("gpg -d"),
+    ),
+    Foreign(
+        "a BitLocker volume, which EC2 cannot open",
+        _begins(b"-FVE-FS-", at=3),
+        fix="take the encryption off, on Windows: manage-bde -off DRIVE",
+    ),
+    Foreign("a cabinet archive", _begins(b"MSCF\0\0\0\0"), fix=_PIPE.format("cabextract -p")),
+    Foreign("an rpm package", _begins(b"\xed\xab\xee\xdb"), fix="take the disk out of it: rpm2archive FILE"),
+    Foreign("a virtual machine's memory", _begins(b"QEVM", b"LinuxGuestRecord", b"LibvirtQemudSave", *_VMWARE_STATE)),
     Foreign("a Linux kernel", _begins(b"HdrS", at=514)),
     Foreign("a Windows or EFI program", _is_windows_program),
     Foreign("an ELF program", _begins(b"\x7fELF")),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import bisect
 import json
+import shlex
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -126,7 +127,7 @@ class ConvertedVolume:
             raise SourceError(
                 "source.read_error",
                 f"cannot read the disk in {self.path} at byte {offset}: {_words(error, confined=self._confined)}",
-                hint=f"the image may be damaged: qemu-img check {self.path}",
+                hint=f"the image may be damaged: qemu-img check {shlex.quote(str(self.path))}",
                 field="source",
             ) from error
 
@@ -167,11 +168,12 @@ def open_converted(
     except ToolMissingError as error:
         raise _missing(file, image_format, str(error)) from None
     except OSError as error:
+        path = shlex.quote(str(file.path))
         raise RefusedError(
             "source.converter",
             f"cannot read the {image_format.words} image {file.path}: {_words(error, confined=confined)}",
-            hint=f"see `qemu-img info {file.path}` and `qemu-img check {file.path}`; a virtual machine that "
-            "uses the image must be shut down",
+            hint=f"see `qemu-img info {path}` and `qemu-img check {path}`; a virtual machine that uses the image must "
+            "be shut down",
             field="source",
         ) from error
     volume = ConvertedVolume(file, image_format, size, pieces, confined=confined)
@@ -210,7 +212,7 @@ def _pieces(file: FileVolume, listing: bytes) -> tuple[Piece, ...]:
         raise RefusedError(
             "source.scattered",
             f"cannot bundle {file.path}: its disk is in more than {MOST_PIECES} pieces",
-            hint=f"make a raw image of it: qemu-img convert -O raw {file.path} disk.img",
+            hint=f"make a raw image of it: qemu-img convert -O raw {shlex.quote(str(file.path))} disk.img",
             field="source",
         )
 
@@ -246,6 +248,6 @@ def _missing(file: FileVolume, image_format: Format, program: str) -> RefusedErr
         "source.converter_missing",
         f"cannot bundle {file.path}: it is a {image_format.words} image, and {program}, which reads them, is missing",
         hint="install it (Debian, Ubuntu: apt-get install qemu-utils; Fedora, RHEL: dnf install qemu-img), or convert "
-        f"the image where it is installed: qemu-img convert -O raw {file.path} disk.img",
+        f"the image where it is installed: qemu-img convert -O raw {shlex.quote(str(file.path))} disk.img",
         field="source",
     )

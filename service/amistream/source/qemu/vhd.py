@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from amistream.errors import RefusedError
 from amistream.ports.volume import Volume
 from amistream.source.file import FileVolume
+from amistream.source.foreign import AS_IT_IS
 from amistream.source.qemu.headers import cut_short, read_range
 
 COOKIE = b"conectix"
@@ -70,7 +71,8 @@ def check_vhd(file: FileVolume) -> None:
             "source.vhd_size",
             f"cannot bundle {file.path}: its footer says that the disk has {footer.size} bytes, and there are "
             f"{file.size - FOOTER_SIZE} before it",
-            hint=f"choose the size: head -c {footer.size} {path} > disk.img, or all: head -c -512 {path} > disk.img",
+            hint=f"choose the size: head -c {footer.size} {path} > disk.img, or all: head -c -512 {path} > disk.img; "
+            f"{AS_IT_IS}",
             field="source",
         )
 
@@ -80,7 +82,7 @@ def refuse_old_footer(file: FileVolume) -> None:
         "source.vhd_old",
         f"cannot bundle {file.path}: it is a VHD of Virtual PC before 2004, which no tool here reads",
         hint=f"if it has a fixed size, cut off its footer: head -c -{OLD_FOOTER_SIZE} "
-        f"{shlex.quote(str(file.path))} > disk.img",
+        f"{shlex.quote(str(file.path))} > disk.img; {AS_IT_IS}",
         field="source",
     )
 
@@ -145,6 +147,6 @@ def _damaged(file: FileVolume, why: str) -> RefusedError:
     return RefusedError(
         "source.damaged",
         f"cannot bundle {file.path}: the VHD is damaged: {why}",
-        hint="compare its size or checksum with the original's, and copy it again",
+        hint=f"compare its size or checksum with the original's, and copy it again; {AS_IT_IS}",
         field="source",
     )
