@@ -101,6 +101,8 @@ class JobQueue:
             if not removes and not (continues and resume):
                 continue
             await self._take_up(job, removes=removes)
+            if self.stopping:
+                return
         self._roster.put_away(self._tasks)
 
     async def _take_up(self, job: Job, *, removes: bool) -> None:

@@ -20,6 +20,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 
 from amistream.aws.session import Aws
@@ -290,7 +291,7 @@ class Tuner:
 
         async def remove_all(progress: Progress) -> None:
             async def remove(name: str) -> None:
-                await store.remove(name, *self._sent[name])
+                await store.remove(name, *self._sent[name], progress=partial(progress, compared=True))
                 progress()
 
             await try_each(remove, self._sent)
