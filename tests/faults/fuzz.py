@@ -322,6 +322,8 @@ def a_manifest(text: bytes, dice: random.Random) -> bytes:
     """Change a few places of a manifest."""
     for _ in range(dice.randint(1, 3)):
         elements = [match.span(2) for match in re.finditer(rb"<(\w+)[^>]*>([^<]*)</\1>", text)]
+        if not elements:
+            break  # it was cut off
         match dice.randrange(10):
             case 0 | 1 | 2 | 3:
                 start, end = dice.choice(elements)
@@ -345,8 +347,6 @@ def a_manifest(text: bytes, dice: random.Random) -> bytes:
                     text = text.replace(part[0], part[0] * dice.choice((2, 100, 20_000)), 1)
             case _:
                 text = text.replace(b"<image>", b"<image>" * dice.choice((2, 300)), 1)
-        if not text:
-            return text
     return text
 
 
