@@ -188,3 +188,21 @@ async def test_a_program_that_reads() -> None:
         os.dup2(own, 0)
         os.close(own)
         os.close(reader)
+
+
+@pytest.mark.parametrize("place", ["AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"])
+async def test_newer_keys_in_a_file(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next job, or a resume, signs with what is in the file by then, through the clients that there are."""
+    path = tmp_path / "keys"
+    path.write_text(f"[default]\n{PAIR}aws_session_token = old\n")
+    monkeypatch.setenv(place, str(path))
+    async with Aws(Settings(state_dir=tmp_path)) as aws:
+        client = await aws.client("s3", "eu-west-1", "http://127.0.0.1:1")
+        path.write_text(f"[default]\n{PAIR}aws_session_token = new\n")
+        assert (await client._request_signer._credentials.get_frozen_credentials()).token == "old"
+        assert await find_credentials(aws) is not None
+        assert (await client._request_signer._credentials.get_frozen_credentials()).token == "new"
+        path.write_text(f"[default]\n{HALF.splitlines()[1]}\n")
+        with pytest.raises(StoreError, match="is missing"):
+            await find_credentials(aws)
+        assert (await client._request_signer._credentials.get_frozen_credentials()).token == "new"

@@ -193,12 +193,12 @@ async def put_probe(client: Any, bucket: str, key: str, acl: Acl, timeout_s: flo
                 # It is there from an attempt whose answer was lost.
 
     try:
-        await in_dialect(client, partial(put, ACL=acl.value))
+        await in_dialect(client, bucket, partial(put, ACL=acl.value))
     except StoreError as error:
         if not is_not_understood(client, error):
             raise
         try:
-            await in_dialect(client, put)
+            await in_dialect(client, bucket, put)
             await delete_probe(client, bucket, key, timeout_s)
         except StoreError:
             raise error from None
@@ -208,7 +208,7 @@ async def put_probe(client: Any, bucket: str, key: str, acl: Acl, timeout_s: flo
             hint="give another --acl: public-read if others are to read the bundle, private if it is only stored",
             field="acl",
         ) from error
-    return dialect_of(client)
+    return dialect_of(client, bucket)
 
 
 async def delete_probe(client: Any, bucket: str, key: str, timeout_s: float) -> None:

@@ -66,25 +66,31 @@ class Dialect:
         return " and ".join(name for name, known in missing if not known)
 
 
-_KNOWN: WeakKeyDictionary[Any, Dialect] = WeakKeyDictionary()
+_KNOWN: WeakKeyDictionary[Any, dict[str, Dialect]] = WeakKeyDictionary()
+"""By client and bucket; that of no bucket is the first one for all."""
 
 
-def dialect_of(client: Any) -> Dialect:
-    """The dialect of the client's endpoint, as far as it is known."""
-    return _KNOWN.get(client, Dialect())
+def dialect_of(client: Any, bucket: str) -> Dialect:
+    """The dialect in which the bucket is asked, as far as it is known."""
+    known = _KNOWN.get(client, {})
+    return known.get(bucket) or known.get("") or Dialect()
 
 
 def speak(client: Any, dialect: Dialect) -> None:
     """Begin with this dialect."""
-    _KNOWN[client] = dialect
+    _KNOWN[client] = {"": dialect}
 
 
-async def in_dialect(client: Any, ask: Callable[[Dialect], Awaitable[T]], *, makes_object: bool = True) -> T:
+async def in_dialect(
+    client: Any, bucket: str, ask: Callable[[Dialect], Awaitable[T]], *, makes_object: bool = True
+) -> T:
     """Ask in the known dialect, and in others while the endpoint refuses it; keeps the one that it answers to.
 
-    Raises the first error if none helps. A request that is denied, and `makes_object`, is repeated with its encryption.
+    Raises the first error if none helps. A request that `makes_object` and is denied is repeated with its encryption,
+    unless an object was stored there without.
     """
-    known, first = dialect_of(client), None
+    known, first = dialect_of(client, bucket), None
+    may_be_policy = makes_object and bucket not in _KNOWN.get(client, {})
     waiting = list(
         dict.fromkeys(
             replace(known, condition=known.condition and condition, checksum=known.checksum and checksum)
@@ -96,17 +102,28 @@ async def in_dialect(client: Any, ask: Callable[[Dialect], Awaitable[T]], *, mak
         try:
             answer = await ask(dialect)
         except Exception as error:
-            denied = makes_object and error_code(answer_of(error)) == "AccessDenied"
+            denied = may_be_policy and error_code(answer_of(error)) == "AccessDenied"
             if not denied and not is_not_understood(client, error):
                 raise
             first = first or error
             if denied:
                 waiting = [] if dialect.encryption else [replace(dialect, encryption=True)]
         else:
-            speak(client, dialect)
+            if makes_object or dialect != known:
+                _learn(client, bucket, dialect)
             return answer
     assert first is not None  # noqa: S101 - there is at least one dialect
     raise first
+
+
+def _learn(client: Any, bucket: str, dialect: Dialect) -> None:
+    """Keep what was learnt, and what other requests have learnt meanwhile."""
+    other = dialect_of(client, bucket)
+    _KNOWN.setdefault(client, {})[bucket] = Dialect(
+        condition=dialect.condition and other.condition,
+        checksum=dialect.checksum and other.checksum,
+        encryption=dialect.encryption or other.encryption,
+    )
 
 
 def answer_of(error: BaseException | None) -> BaseException | None:

@@ -52,6 +52,19 @@ class Session(AioSession):  # type: ignore[misc, unused-ignore]  # untyped, wher
             self._found = await self._find()
         return self._found
 
+    async def look_again(self) -> GuardedCredentials | None:
+        """Like `get_credentials`, with those that do not renew themselves found anew: a file may have newer ones.
+
+        Every client that was made with the older ones signs with the newer ones from now on.
+        """
+        old = self._found
+        if old is None or old.refreshes or old.method in {"explicit", "env"}:
+            return await self.get_credentials()
+        self._config = self._profile_map = None  # of the SDK, which reads its files once
+        if (new := await self._find()) is not None:
+            old.take_over(new)
+        return old
+
     async def _find(self) -> GuardedCredentials | None:
         with self._border("").guarding():
             region = self.get_config_variable("region") or self.region or self.fallback_region()
@@ -108,6 +121,10 @@ class GuardedCredentials:
             keys = inner._frozen_credentials  # noqa: SLF001 - the same; None before the first use of some
         if keys is not None:
             border.cleaned(keys.access_key, keys.secret_key, keys.token)
+
+    def take_over(self, newer: GuardedCredentials) -> None:
+        """Become the newer credentials."""
+        self.__dict__.update(newer.__dict__)
 
     @property
     def expires_at(self) -> datetime | None:

@@ -143,12 +143,12 @@ class Aws:
         return await self.credentials() is not None
 
     async def credentials(self, region: str = "") -> GuardedCredentials | None:
-        """The credentials that the provider chain finds. Raises `StoreError` if a provider fails.
+        """The credentials that the provider chain finds now. Raises `StoreError` if a provider fails.
 
         A role is assumed in the SDK's own region, else in `region`.
         """
         async with asking("find AWS credentials"):
-            return await (await self._ready_session(region)).get_credentials()
+            return await (await self._ready_session(region)).look_again()
 
     async def account_id(self, region: str, endpoint_url: str) -> str:
         """Look up the caller's 12-digit account id with STS. Raises `StoreError`."""

@@ -109,7 +109,7 @@ class MultipartUploads:
                 return {"PartNumber": number, "ETag": etag, **({"ChecksumSHA1": checksum} if dialect.checksum else {})}
 
             async with slots:
-                return await in_dialect(self._client, send_in, makes_object=False)
+                return await in_dialect(self._client, self._requests.location.bucket, send_in, makes_object=False)
 
         async with task_group() as group:
             tasks = [
@@ -186,7 +186,11 @@ class MultipartUploads:
             return upload_id
 
         what = f"store {self._requests.url(name)}"
-        return await in_dialect(self._client, lambda dialect: self._requests.ask(what, partial(begin, dialect=dialect)))
+        return await in_dialect(
+            self._client,
+            self._requests.location.bucket,
+            lambda dialect: self._requests.ask(what, partial(begin, dialect=dialect)),
+        )
 
     async def _complete(
         self, name: str, upload_id: str, sent: list[dict[str, Any]], size: int, checksums: Sequence[str]
@@ -207,7 +211,7 @@ class MultipartUploads:
             await self._requests.ask(f"store {self._requests.url(name)}", complete)
 
         try:
-            await in_dialect(self._client, complete_in, makes_object=False)
+            await in_dialect(self._client, self._requests.location.bucket, complete_in, makes_object=False)
         except PreconditionError:
             # Either another object, or this one from a completion whose answer was lost.
             await self._requests.check_own(name, size, *checksums)

@@ -142,7 +142,9 @@ class S3Store:
         try:
             what = f"copy {source}/{source_name} to {self._requests.url(name)}"
             checksum = await in_dialect(
-                self._client, lambda dialect: self._requests.ask(what, partial(attempt, dialect=dialect))
+                self._client,
+                self._place.bucket,
+                lambda dialect: self._requests.ask(what, partial(attempt, dialect=dialect)),
             )
         except PreconditionError as error:
             stored = await self._requests.stat_whole(name)
@@ -264,7 +266,7 @@ class S3Store:
             await self._requests.ask(what, attempt)
 
         try:
-            await in_dialect(self._client, send)
+            await in_dialect(self._client, self._place.bucket, send)
         except PreconditionError:
             # Either another object, or this one from an attempt whose answer was lost.
             await self._requests.check_own(name, len(data), whole_checksum(sha1))
