@@ -33,7 +33,7 @@ from amistream.host.file_lock import locked
 from amistream.host.new_file import NewFile
 from amistream.host.small_file import read_small_file
 from amistream.roots import Roots
-from amistream.values import KIB
+from amistream.values import KIB, quoted
 
 CERTIFICATE_FILE = "user-certificate.pem"
 PRIVATE_KEY_FILE = "user-private-key.pem"
@@ -233,7 +233,7 @@ def load_private_key(path: Path, roots: Roots | None, *, exposed_too: bool) -> r
         raise RefusedError(
             "key.exposed",
             f"cannot use the private key {path}: every user of this machine can access it",
-            hint=f"chmod 600 {path}",
+            hint=f"chmod 600 {quoted(path)}",
             field="private_key",
         )
     try:
@@ -244,7 +244,7 @@ def load_private_key(path: Path, roots: Roots | None, *, exposed_too: bool) -> r
         raise RefusedError(
             "key.encrypted",
             f"cannot use the private key {path}: it is protected by a passphrase, which a daemon cannot ask for",
-            hint=f"make a copy without one: openssl rsa -in {path} -out COPY; chmod 600 COPY",
+            hint=f"make a copy without one: openssl rsa -in {quoted(path)} -out COPY; chmod 600 COPY",
             field="private_key",
         ) from None
     except ValueError:

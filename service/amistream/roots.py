@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from amistream.errors import RefusedError
+from amistream.values import quoted
 
 MOUNTS = Path("/proc/self/mountinfo")
 DELETED = " (deleted)"
@@ -59,7 +60,7 @@ class Roots:
                 "roots.linked",
                 f"cannot use {path}: the file has {about.st_nlink} names (hard links), and the others may lie outside "
                 "the allowed directories",
-                hint=f"make a copy and use that: cp --sparse=always {path} COPY",
+                hint=f"make a copy and use that: cp --sparse=always {quoted(path)} COPY",
                 field=field,
             )
         _wait_unlinked(descriptor)

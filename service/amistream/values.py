@@ -6,8 +6,10 @@ All are frozen. Sizes are bytes, digests raw bytes unless a name ends in `_hex`.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeAlias
 
 KIB = 1024
@@ -169,6 +171,11 @@ def manifest_name(prefix: str) -> str:
 def as_utf8(text: str) -> str:
     """The text with lone surrogates escaped: a file name need not be UTF-8, JSON and terminals require it."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def quoted(path: Path | str) -> str:
+    """The path as a word of a shell's line, for hints."""
+    return shlex.quote(str(path))
 
 
 def is_path(text: str) -> bool:

@@ -23,7 +23,7 @@ from amistream.flow.cancel import finish_despite_cancel
 from amistream.host.new_file import NewFile
 from amistream.settings import Settings
 from amistream.stores.directory import DirectoryStore
-from amistream.values import MIB
+from amistream.values import MIB, quoted
 
 PIECE = 16 * MIB
 """Bytes of one ranged read: a part of usual size needs one request."""
@@ -110,6 +110,6 @@ async def _check_space(directory: Path, size: int) -> None:
         raise RefusedError(
             "directory.full",
             f"cannot download to {directory}: {size} bytes are needed, {free} are free",
-            hint=f"free some space: df -h {directory}",
+            hint=f"free some space: df -h {quoted(directory)}",
             field="destinations",
         )

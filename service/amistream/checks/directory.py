@@ -13,7 +13,7 @@ from amistream.errors import StoreError
 from amistream.location import DirectoryLocation
 from amistream.roots import pinned_directory
 from amistream.units import size_text
-from amistream.values import GIB
+from amistream.values import GIB, quoted
 
 MOST_DEFLATED = 1032
 """Deflate's highest compression ratio, reached by zeros."""
@@ -78,7 +78,7 @@ class DirectoryChecks:
         return StoreError(
             "directory.failed",
             f"cannot write a bundle to {self._directory}: {folder}: {why}",
-            hint=f"check the directory and its permissions: ls -ld {folder}",
+            hint=f"check the directory and its permissions: ls -ld {quoted(folder)}",
             field="destinations",
         )
 

@@ -15,7 +15,7 @@ from amistream.checks.source import SourceChecks
 from amistream.errors import RefusedError
 from amistream.settings import PROCESS_BASELINE, Settings
 from amistream.units import size_text
-from amistream.values import KIB, MIB
+from amistream.values import KIB, MIB, quoted
 
 JOURNAL_BASE = 5 * MIB
 JOURNAL_PER_PART = 2 * KIB
@@ -70,7 +70,7 @@ class HostChecks:
             raise RefusedError(
                 "state_dir.full",
                 f"cannot keep the journal in {folder}: {size_text(free)} are free, and it may need {size_text(needed)}",
-                hint=f"free some space: df -h {existing}; or set state_dir to another place",
+                hint=f"free some space: df -h {quoted(existing)}; or set state_dir to another place",
                 field="state_dir",
             )
         if existing != folder:
@@ -80,14 +80,14 @@ class HostChecks:
             raise RefusedError(
                 "state_dir.exposed",
                 f"cannot trust the journal in {folder}: every user of this machine can write there",
-                hint=f"chmod 700 {folder}",
+                hint=f"chmod 700 {quoted(folder)}",
                 field="state_dir",
             )
         if mode & 0o077:
             return notice(
                 f"{folder} is open to others (mode {mode & 0o777:04o})",
                 why="they can see the jobs",
-                fix=f"chmod 700 {folder}",
+                fix=f"chmod 700 {quoted(folder)}",
             )
         return Observation(f"{folder}, private, {size_text(free)} free")
 

@@ -18,7 +18,7 @@ from amistream.source.opening import open_source
 from amistream.stages.level import level_number
 from amistream.stages.manifest import SIGNED_MAX, signed_size
 from amistream.units import size_text
-from amistream.values import GIB, MIB, Extent, is_prefix
+from amistream.values import GIB, MIB, Extent, is_prefix, quoted
 
 
 class SourceChecks:
@@ -145,13 +145,14 @@ class SourceChecks:
             return notice(
                 f"{path} is mounted read-write on {place}",
                 why="writes during the pass make the image inconsistent",
-                fix=f"safe only while nothing writes to it, for example after fsfreeze --freeze {place}",
+                fix=f"safe only while nothing writes to it, for example after fsfreeze --freeze {quoted(place)}",
             )
+        mounted = quoted(place)
         raise RefusedError(
             "source.mounted",
             f"cannot bundle {path}: it is mounted read-write on {place}, and writes would make the image inconsistent",
-            hint=f"umount {place}, or mount -o remount,ro {place}, or bundle a snapshot; if it is frozen (fsfreeze "
-            f"--freeze {place}) or you accept the risk, add --live",
+            hint=f"umount {mounted}, or mount -o remount,ro {mounted}, or bundle a snapshot; if it is frozen (fsfreeze "
+            f"--freeze {mounted}) or you accept the risk, add --live",
             field="source",
         )
 

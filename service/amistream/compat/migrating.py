@@ -21,6 +21,7 @@ from amistream.errors import EXIT_DONE, DifferenceError, RefusedError
 from amistream.host.new_file import NewFile
 from amistream.keys import UserIdentity, load_identity
 from amistream.stages.manifest import serialise
+from amistream.values import quoted
 
 
 def migrate_manifest(given: Given) -> int:
@@ -116,5 +117,7 @@ def _rewrite(path: Path, backup: Path, raw: bytes) -> None:
             new.replace()
     except OSError as error:
         raise RefusedError(
-            "manifest.unwritable", f"cannot rewrite {path}: {error.strerror}", hint=f"check: ls -ld {path.parent}"
+            "manifest.unwritable",
+            f"cannot rewrite {path}: {error.strerror}",
+            hint=f"check: ls -ld {quoted(path.parent)}",
         ) from error

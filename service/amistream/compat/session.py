@@ -29,7 +29,7 @@ from amistream.location import DirectoryLocation, parse_manifest_address, parse_
 from amistream.ports.store import ObjectStore, Store
 from amistream.settings import Settings
 from amistream.targets.opening import choose_file
-from amistream.values import AccessKeys
+from amistream.values import AccessKeys, quoted
 
 ANY_REGION = "us-east-1"
 """Named for a bucket that is elsewhere, it counts as not named: it was what the old tools assumed."""
@@ -155,6 +155,8 @@ def directory_of(text: str) -> Path:
     path = Path(text or ".").absolute()
     if not os.access(path, os.X_OK) or not path.is_dir():
         raise RefusedError(
-            "directory.missing", f"cannot use the directory {path}: it is not there", hint=f"make it: mkdir {path}"
+            "directory.missing",
+            f"cannot use the directory {path}: it is not there",
+            hint=f"make it: mkdir {quoted(path)}",
         )
     return path

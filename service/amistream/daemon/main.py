@@ -35,6 +35,7 @@ from amistream.process import keep_secrets_in, make_files_private, settle_memory
 from amistream.request import CheckRequest
 from amistream.roots import Roots
 from amistream.settings import OnStop, Settings, load
+from amistream.values import quoted
 
 EXAMPLE = """\
 example:
@@ -137,7 +138,7 @@ def _make_state_dir(path: Path) -> None:
         raise UsageError(
             "daemon.state_dir",
             f"cannot use the state directory {path}: other users can write to it, and it holds keys and the journal",
-            hint=f"chown {os.geteuid()} {path} && chmod 700 {path}; or choose another with --state-dir",
+            hint=f"chown {os.geteuid()} {quoted(path)} && chmod 700 {quoted(path)}; or choose another with --state-dir",
             field="state_dir",
         )
 

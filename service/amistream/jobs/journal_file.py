@@ -27,7 +27,7 @@ from amistream.errors import JournalError, UsageError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.host.file_lock import PATIENCE_S, locked
 from amistream.jobs.damage import check_whole, is_damage, keep_lost_log, move_aside
-from amistream.values import KIB
+from amistream.values import KIB, quoted
 
 log = structlog.get_logger()
 
@@ -248,9 +248,9 @@ class JournalFile:
             full = full or self._has_no_room()
             hint = f"check the state directory: ls -la {self._state_dir}; state_dir names it"
             if full:
-                hint = f"free some space: df -h {self._state_dir}"
+                hint = f"free some space: df -h {quoted(self._state_dir)}"
             elif code == sqlite3.SQLITE_BUSY:
-                hint = f"find the program that holds it and end it: fuser -v {self.path}"
+                hint = f"find the program that holds it and end it: fuser -v {quoted(self.path)}"
             elif is_damage(error):
                 hint = "end every process of amistream that uses it and start again: the journal is then moved aside"
             raise JournalError(

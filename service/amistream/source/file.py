@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import shlex
 import stat
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from amistream.host.devices import device_size, sectors_written
 from amistream.ports.volume import Kind
 from amistream.roots import Roots, open_pinned, pinned
 from amistream.source.extents import find_data
-from amistream.values import GIB, Extent
+from amistream.values import GIB, Extent, quoted
 
 _SYNC_FILE_RANGE_WRITE = 2
 
@@ -144,7 +143,7 @@ def open_volume(path: Path, roots: Roots | None = None, *, live: bool = False) -
             field="source",
         ) from error
     except OSError as error:
-        hint = f"check its permissions: ls -l {shlex.quote(str(path))}"
+        hint = f"check its permissions: ls -l {quoted(path)}"
         if error.errno == errno.EACCES:
             hint += "; the user that runs the job reads the file"
         message = f"cannot read {path}: {error.strerror}"

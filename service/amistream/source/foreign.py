@@ -9,12 +9,12 @@ Pure: bytes in, values out.
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from amistream.source.reach import bytes_reached
+from amistream.values import quoted
 
 HEAD = 36 * 1024
 """The first bytes that `recognise` and `doubt_about` look at: an ISO 9660 image has its mark at 32 KiB."""
@@ -45,7 +45,7 @@ class Foreign:
 
     def hint(self, path: str) -> str:
         """The line that works, for the file at `path`; '' for standard input."""
-        file = shlex.quote(path) if path else "FILE"
+        file = quoted(path) if path else "FILE"
         if not self.unpack:
             fix = self.fix.replace("FILE", file)
         elif path:

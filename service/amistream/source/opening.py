@@ -7,7 +7,6 @@ too; `as_it_is` takes the bytes as they are.
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from amistream.errors import RefusedError, SourceError
@@ -19,7 +18,7 @@ from amistream.source.qemu.converted import open_converted
 from amistream.source.qemu.formats import Format, detect_format
 from amistream.source.qemu.headers import read_range
 from amistream.source.stream import open_standard_input
-from amistream.values import STANDARD_INPUT
+from amistream.values import STANDARD_INPUT, quoted
 
 
 def open_source(
@@ -87,7 +86,7 @@ def _device_with_image(volume: FileVolume, image_format: Format) -> RefusedError
     return RefusedError(
         "source.no_disk",
         f"cannot bundle {volume.path}: the device holds a {image_format.words} image, not a disk",
-        hint=f"convert it: qemu-img convert -f {image_format.value} -O raw {shlex.quote(str(volume.path))} disk.img, "
+        hint=f"convert it: qemu-img convert -f {image_format.value} -O raw {quoted(volume.path)} disk.img, "
         f"then give disk.img as SOURCE; {AS_IT_IS}",
         field="source",
     )

@@ -25,7 +25,7 @@ from amistream.host.new_file import NewFile, sync_directory, temporary_name
 from amistream.ports.store import NO_CHECKSUM, Identity, OnBytes, Stored, find, whole_checksum
 from amistream.ports.unanswered import Unanswered
 from amistream.roots import Roots, make_directory, pinned_directory
-from amistream.values import LARGEST_PART, MIB
+from amistream.values import LARGEST_PART, MIB, quoted
 
 FIELD = "destinations"
 
@@ -235,7 +235,11 @@ class DirectoryStore:
             yield
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            hint = f"free some space: df -h {self._directory}" if full else "check the directory and its permissions"
+            hint = (
+                f"free some space: df -h {quoted(self._directory)}"
+                if full
+                else "check the directory and its permissions"
+            )
             if error.errno == errno.EROFS:
                 hint = (
                     f"ReadWritePaths= limits where the service may write: `systemctl edit amistream`, "

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from amistream.errors import JobError
 from amistream.flow.buffers import Buffers
-from amistream.values import KIB, MIB
+from amistream.values import KIB, MIB, quoted
 
 BLOCK = 4 * MIB
 """Bytes written at once. With 1 MiB the thread switches take a tenth longer (measured)."""
@@ -194,7 +194,7 @@ def write_errors(name: str) -> Iterator[None]:
             raise JobError(
                 "target.full",
                 f"cannot write {name}: {error.strerror}",
-                hint=f"free some space: df -h {Path(name).parent}; nothing of the image is left behind",
+                hint=f"free some space: df -h {quoted(Path(name).parent)}; nothing of the image is left behind",
                 field="destination",
             ) from error
         raise JobError("target.failed", f"cannot write {name}: {error.strerror}", field="destination") from error

@@ -10,6 +10,7 @@ from pathlib import Path
 from amistream.errors import RefusedError
 from amistream.host.new_file import NewFile, sync_directory
 from amistream.targets.blocks import NO_ROOM, BlockTarget, BlockWriter, write_errors
+from amistream.values import quoted
 
 
 class FileTarget(BlockTarget):
@@ -44,7 +45,7 @@ class FileTarget(BlockTarget):
             raise RefusedError(
                 "target.unwritable",
                 f"cannot write {self.name}: {error.strerror}",
-                hint=f"check the directory and its permissions: ls -ld {folder}",
+                hint=f"check the directory and its permissions: ls -ld {quoted(folder)}",
                 field="destination",
             ) from error
 
@@ -100,6 +101,6 @@ def _full(name: str, why: str) -> RefusedError:
     return RefusedError(
         "target.full",
         f"cannot unbundle to {name}: {why}",
-        hint=f"free some space: df -h {Path(name).parent}",
+        hint=f"free some space: df -h {quoted(Path(name).parent)}",
         field="destination",
     )

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import bisect
 import json
-import shlex
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from amistream.source.qemu.formats import Format, check_header
 from amistream.source.qemu.headers import cut_short, elsewhere
 from amistream.source.qemu.nbd import NbdServer
 from amistream.source.qemu.vhd import cut_to_geometry
-from amistream.values import KIB, MIB, Extent
+from amistream.values import KIB, MIB, Extent, quoted
 
 MOST_FACTS = MIB
 """Bytes of `qemu-img info` about an image; each snapshot takes 300."""
@@ -127,7 +126,7 @@ class ConvertedVolume:
             raise SourceError(
                 "source.read_error",
                 f"cannot read the disk in {self.path} at byte {offset}: {_words(error, confined=self._confined)}",
-                hint=f"the image may be damaged: qemu-img check {shlex.quote(str(self.path))}",
+                hint=f"the image may be damaged: qemu-img check {quoted(self.path)}",
                 field="source",
             ) from error
 
@@ -168,7 +167,7 @@ def open_converted(
     except ToolMissingError as error:
         raise _missing(file, image_format, str(error)) from None
     except OSError as error:
-        path = shlex.quote(str(file.path))
+        path = quoted(file.path)
         raise RefusedError(
             "source.converter",
             f"cannot read the {image_format.words} image {file.path}: {_words(error, confined=confined)}",
@@ -212,7 +211,7 @@ def _pieces(file: FileVolume, listing: bytes) -> tuple[Piece, ...]:
         raise RefusedError(
             "source.scattered",
             f"cannot bundle {file.path}: its disk is in more than {MOST_PIECES} pieces",
-            hint=f"make a raw image of it: qemu-img convert -O raw {shlex.quote(str(file.path))} disk.img",
+            hint=f"make a raw image of it: qemu-img convert -O raw {quoted(file.path)} disk.img",
             field="source",
         )
 
@@ -248,6 +247,6 @@ def _missing(file: FileVolume, image_format: Format, program: str) -> RefusedErr
         "source.converter_missing",
         f"cannot bundle {file.path}: it is a {image_format.words} image, and {program}, which reads them, is missing",
         hint="install it (Debian, Ubuntu: apt-get install qemu-utils; Fedora, RHEL: dnf install qemu-img), or convert "
-        f"the image where it is installed: qemu-img convert -O raw {shlex.quote(str(file.path))} disk.img",
+        f"the image where it is installed: qemu-img convert -O raw {quoted(file.path)} disk.img",
         field="source",
     )

@@ -13,7 +13,6 @@ hole. Therefore an image that ends before its tables is refused too, and one wit
 from __future__ import annotations
 
 import re
-import shlex
 import struct
 import sys
 from array import array
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 
 from amistream.errors import RefusedError
 from amistream.source.file import FileVolume
-from amistream.values import MIB
+from amistream.values import MIB, quoted
 
 _QCOW2 = struct.Struct(">4sIQI52xQ")
 """Magic, version, offset and length of the backing file's name, features a reader must support (since version 3)."""
@@ -95,7 +94,7 @@ def check_qcow2(file: FileVolume) -> None:
             "source.damaged",
             f"cannot bundle {file.path}: the image is marked as corrupt",
             hint="restore it from a good copy; or repair what can be repaired, and examine the disk then: "
-            f"qemu-img check -r all {shlex.quote(str(file.path))}",
+            f"qemu-img check -r all {quoted(file.path)}",
             field="source",
         )
     bits, entries, table = _QCOW2_TABLES.unpack_from(head)
@@ -131,7 +130,7 @@ def check_vdi(file: FileVolume) -> None:
         raise RefusedError(
             "source.elsewhere",
             f"cannot bundle {file.path}: it has only the changes to another disk, its parent",
-            hint=f"make one image of both: VBoxManage clonemedium disk {shlex.quote(str(file.path))} WHOLE.vdi",
+            hint=f"make one image of both: VBoxManage clonemedium disk {quoted(file.path)} WHOLE.vdi",
             field="source",
         )
     _refuse_shorter(file, table + 4 * blocks)
@@ -209,7 +208,7 @@ def elsewhere(file: FileVolume, why: str, make: str = "one image of both") -> Re
     return RefusedError(
         "source.elsewhere",
         f"cannot bundle {file.path}: {why}",
-        hint=f"make {make}: qemu-img convert -O qcow2 {shlex.quote(str(file.path))} WHOLE.qcow2",
+        hint=f"make {make}: qemu-img convert -O qcow2 {quoted(file.path)} WHOLE.qcow2",
         field="source",
     )
 

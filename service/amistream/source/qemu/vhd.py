@@ -10,7 +10,6 @@ A differencing disk holds the changes to a parent only, and QEMU reads the paren
 
 from __future__ import annotations
 
-import shlex
 import struct
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from amistream.ports.volume import Volume
 from amistream.source.file import FileVolume
 from amistream.source.foreign import AS_IT_IS
 from amistream.source.qemu.headers import cut_short, read_range
+from amistream.values import quoted
 
 COOKIE = b"conectix"
 FOOTER_SIZE = 512
@@ -51,7 +51,7 @@ def check_vhd(file: FileVolume) -> None:
     """Raise `RefusedError` for a disk with a parent, and for an image that is damaged or cut short."""
     footer = _footer(file)
     if footer.kind == _DIFFERENCING_TYPE:
-        path = shlex.quote(str(file.path))
+        path = quoted(file.path)
         raise RefusedError(
             "source.elsewhere",
             f"cannot bundle {file.path}: it is a differencing VHD, with only the changes to another disk, its parent",
@@ -66,7 +66,7 @@ def check_vhd(file: FileVolume) -> None:
     elif footer.size > file.size - FOOTER_SIZE:
         raise cut_short(file, footer.size - (file.size - FOOTER_SIZE))
     elif footer.size < file.size - FOOTER_SIZE:
-        path = shlex.quote(str(file.path))
+        path = quoted(file.path)
         raise RefusedError(
             "source.vhd_size",
             f"cannot bundle {file.path}: its footer says that the disk has {footer.size} bytes, and there are "
@@ -82,7 +82,7 @@ def refuse_old_footer(file: FileVolume) -> None:
         "source.vhd_old",
         f"cannot bundle {file.path}: it is a VHD of Virtual PC before 2004, which no tool here reads",
         hint=f"if it has a fixed size, cut off its footer: head -c -{OLD_FOOTER_SIZE} "
-        f"{shlex.quote(str(file.path))} > disk.img; {AS_IT_IS}",
+        f"{quoted(file.path)} > disk.img; {AS_IT_IS}",
         field="source",
     )
 
@@ -99,7 +99,7 @@ def cut_to_geometry(file: FileVolume, disk: Volume) -> int:
     rest = bytearray(beyond)
     disk.read_into(footer.geometry_size, memoryview(rest))
     if any(rest):
-        path = shlex.quote(str(file.path))
+        path = quoted(file.path)
         raise RefusedError(
             "source.vhd_size",
             f"cannot bundle {file.path}: by its geometry the disk has {footer.geometry_size} bytes, as its writer "

@@ -5,7 +5,6 @@ QEMU refuses a parent without saying so, and reads a table behind the file's end
 
 from __future__ import annotations
 
-import shlex
 import struct
 from collections.abc import Iterator
 from uuid import UUID
@@ -13,7 +12,7 @@ from uuid import UUID
 from amistream.errors import RefusedError
 from amistream.source.file import FileVolume
 from amistream.source.qemu.headers import cut_short, read_range
-from amistream.values import KIB, MIB
+from amistream.values import KIB, MIB, quoted
 
 _REGIONS = (192 * KIB, 256 * KIB)
 """The region table and its copy."""
@@ -43,7 +42,7 @@ def check_vhdx(file: FileVolume) -> None:
         return
     block_size, flags = struct.unpack("<II", read_range(file, offset + parameters, 8))
     if flags & _HAS_PARENT:
-        path = shlex.quote(str(file.path))
+        path = quoted(file.path)
         raise RefusedError(
             "source.elsewhere",
             f"cannot bundle {file.path}: it is a differencing VHDX, with only the changes to another disk, its parent",
