@@ -1,62 +1,61 @@
-"""How far a disk reaches by its own tables, as sfdisk and mkfs write them."""
+"""How far a disk reaches by its own tables."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
+import struct
 from pathlib import Path
 
 import pytest
 
 from amistream.source.foreign import HEAD
 from amistream.source.reach import bytes_reached
+from support.volumes import ext4_image
 
-MIB = 1 << 20
-SIZE = 24 * MIB
-
-
-def reached(path: Path, *command: str, script: str = "") -> int:
-    """The reach of a disk of `SIZE` bytes after the command has written to it."""
-    if shutil.which(command[0]) is None:
-        pytest.skip(f"{command[0]} is not installed")
-    with path.open("wb") as file:
-        file.truncate(SIZE)
-    subprocess.run([*command, str(path)], input=script.encode(), capture_output=True, check=True)
-    with path.open("rb") as file:
-        return bytes_reached(file.read(HEAD))
+SIZE = 24 << 20
+SECTORS = SIZE // 512
 
 
-@pytest.mark.parametrize(
-    ("command", "size"),
-    [
-        (("mkfs.ext4", "-q", "-F"), SIZE),
-        (("mkfs.ext4", "-q", "-F", "-b", "4096", "-O", "^64bit"), SIZE),
-        (("mkfs.ext2", "-q", "-F", "-b", "1024"), SIZE),
-        (("mkswap",), 0),
-    ],
-)
-def test_a_bare_file_system(command: tuple[str, ...], size: int, tmp_path: Path) -> None:
-    """A bare ext2/3/4 reaches to its last block; other content says nothing."""
-    assert reached(tmp_path / "disk", *command) == size
+def boot_record(*partitions: tuple[int, int, int], code: bytes = b"\xfa\x31\xc0") -> bytes:
+    """A boot record with partitions: type, first sector, sectors."""
+    entries = (struct.pack("<B3xB3xII", 0, kind, first, count) for kind, first, count in partitions)
+    return code.ljust(446, b"\0") + b"".join(entries).ljust(64, b"\0") + b"\x55\xaa"
+
+
+def gpt(sector: int) -> bytes:
+    header = struct.pack("<8sIIIIQQ", b"EFI PART", 0x10000, 92, 0, 0, 1, SIZE // sector - 1)
+    return boot_record((0xEE, 1, 0xFFFFFFFF)).ljust(sector, b"\0") + header.ljust(sector, b"\0")
+
+
+def ext(blocks: int, shift: int, features: int = 0, high: int = 0) -> bytes:
+    """The superblock's fields, at the places of the kernel's documentation."""
+    block = bytearray(2048)
+    for place, value in ((4, blocks), (24, shift), (0x38, 0xEF53), (0x60, features), (0x150, high)):
+        struct.pack_into("<I", block, 1024 + place, value)
+    return bytes(block)
 
 
 @pytest.mark.parametrize(
-    ("script", "size"),
+    ("head", "size"),
     [
-        ("label: dos\n2048,4096,83\n8192,1000,5\n", (8192 + 1000) * 512),
-        ("label: dos\n2048,,83,*\n", SIZE),
-        ("label: gpt\n2048,4096,L\n", SIZE),
+        (boot_record((0x83, 2048, 4096), (5, 8192, SECTORS - 8192)), SIZE),
+        (boot_record((0x83, 2048, 4096)), 6144 * 512),
+        (gpt(512), SIZE),
+        (gpt(4096), SIZE),
+        (ext(SIZE // 1024, 0), SIZE),
+        (ext(SIZE // 4096, 2), SIZE),
+        (ext(SIZE // 4096, 2, high=1), SIZE),
+        (ext(SIZE // 4096, 2, 0x80, high=1), SIZE + (1 << 44)),
+        (struct.pack(">4sIQ", b"XFSB", 4096, SIZE // 4096), SIZE),
     ],
 )
-def test_partitions(script: str, size: int, tmp_path: Path) -> None:
-    """An MBR reaches to the end of its last partition, a GPT to its copy at the disk's end."""
-    assert reached(tmp_path / "disk", "sfdisk", "-q", script=script) == size
+def test_tables(head: bytes, size: int) -> None:
+    """Partitions reach to their last one's end, a GPT to its copy, a file system to its last block."""
+    assert bytes_reached(head) == size
 
 
-def test_xfs(tmp_path: Path) -> None:
-    """An xfs reaches to its last block."""
-    head = b"XFSB" + (4096).to_bytes(4, "big") + (6144).to_bytes(8, "big")
-    assert bytes_reached(head + bytes(500)) == SIZE
+def test_a_file_system_of_mkfs(tmp_path: Path) -> None:
+    """An ext4 made by mkfs reaches to its end."""
+    assert bytes_reached(ext4_image(tmp_path / "disk", SIZE).read_bytes()[:HEAD]) == SIZE
 
 
 @pytest.mark.parametrize(
@@ -65,11 +64,13 @@ def test_xfs(tmp_path: Path) -> None:
         b"",
         b"XFSB",
         bytes(1023),
-        bytes(510) + b"\x55\xaa",
-        bytes(440) + b"Remove disks or other media.\xff\r\nPress any key".ljust(70, b"\0") + b"\x55\xaa",
-        bytes(446) + b"\0\0\1\0\xee\xff\xff\xff\1\0\0\0\xff\xff\xff\xff".ljust(64, b"\0") + b"\x55\xaa",
+        boot_record(),
+        boot_record((0xEE, 1, 0xFFFFFFFF)),
+        boot_record((0x17, 0, 50_000)),
+        bytes(446) + b"Remove disks or other media.\xff\r\nPress any key to restart".ljust(64, b"\0") + b"\x55\xaa",
+        ext(SIZE, 7),
     ],
 )
 def test_no_tables(head: bytes) -> None:
-    """A short file, a file system's boot sector, and the entry that stands for a GPT say nothing."""
+    """A short file, a file system's boot sector, a partition from sector 0 on, and that of a GPT say nothing."""
     assert not bytes_reached(head)

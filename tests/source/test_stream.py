@@ -212,7 +212,7 @@ def test_as_a_source(tmp_path: Path) -> None:
     code = (
         "import sys; from amistream.source.opening import open_source; from amistream.errors import RefusedError\n"
         "try: print(type(open_source('-', image_size=int(sys.argv[1]))).__name__)\n"
-        "except RefusedError as error: print(error.code)"
+        "except RefusedError as error: print(error.code, error.hint)"
     )
 
     def ask(size: int, **options: object) -> str:
@@ -222,9 +222,12 @@ def test_as_a_source(tmp_path: Path) -> None:
     with path.open() as file:
         assert ask(5000, stdin=file) == "FileVolume"
     with path.open() as file:
-        assert ask(5001, stdin=file) == "source.size"
+        assert ask(5001, stdin=file).startswith("source.size ")
     assert ask(5000, input="x") == "StreamVolume"
-    assert ask(5000, stdin=subprocess.DEVNULL) == "source.no_stream"
+    assert ask(5000, stdin=subprocess.DEVNULL).startswith("source.no_stream ")
+    path.write_bytes(gzip.compress(b"disk"))
+    with path.open() as file:
+        assert ask(5000, stdin=file).startswith("source.no_disk unpack it on the way: ... | gzip -dc | ")
 
 
 def test_confined(tmp_path: Path) -> None:

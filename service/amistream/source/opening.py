@@ -17,7 +17,7 @@ from amistream.source.foreign import AS_IT_IS, HEAD, TAIL, Foreign, recognise
 from amistream.source.qemu.converted import open_converted
 from amistream.source.qemu.formats import Format, detect_format
 from amistream.source.qemu.headers import read_range
-from amistream.source.stream import open_standard_input
+from amistream.source.stream import STANDARD_INPUT_PATH, open_standard_input
 from amistream.values import STANDARD_INPUT, quoted
 
 
@@ -77,7 +77,7 @@ def _no_disk(volume: FileVolume, kind: Foreign) -> RefusedError:
     return RefusedError(
         "source.no_disk",
         f"cannot bundle {volume.path}: it is {kind.words}, not a disk",
-        hint=kind.hint(str(volume.path)),
+        hint=kind.hint("" if volume.path == STANDARD_INPUT_PATH else str(volume.path)),
         field="source",
     )
 

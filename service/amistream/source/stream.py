@@ -21,7 +21,7 @@ from amistream.source.foreign import AS_IT_IS, HEAD, recognise
 from amistream.source.qemu.formats import FOOTER, detect_format
 from amistream.values import MIB, Extent
 
-_PATH = Path("/dev/stdin")
+STANDARD_INPUT_PATH = Path("/dev/stdin")
 _PIPE_SIZE = MIB
 """The most that Linux grants to any user."""
 
@@ -43,7 +43,7 @@ class StreamVolume:
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN)
         self._poll.register(self._stopped, select.POLLIN)
-        self.path = _PATH
+        self.path = STANDARD_INPUT_PATH
         self.identity = os.fstat(descriptor)
         self.kind = Kind.STREAM
         self.size = size
@@ -165,7 +165,7 @@ def open_standard_input(size: int | None, descriptor: int = 0, *, as_it_is: bool
                 hint="give the file itself as SOURCE",
                 field="source",
             )
-        return FileVolume(_PATH, os.dup(descriptor))
+        return FileVolume(STANDARD_INPUT_PATH, os.dup(descriptor))
     if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
         raise RefusedError(
             "source.no_stream",
