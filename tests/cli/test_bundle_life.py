@@ -305,7 +305,7 @@ async def test_where_ec2_does_not_report_an_amis_bundle(
         (("list", "s3://bucket", "--unregistered", "--no-ec2"), "--no-ec2 forbids it"),
         (("register", "s3://b/x", "--ami-name", "x"), "--ami-name: 'x' is not an AMI name"),
         (("register", "s3://b/x", "--kernel", "aki-12345678", "--virtualization", "hvm"), "need"),
-        (("migrate", "x", "s3://bucket", "--region", "r"), "--region: 'r' is not a region's name"),
+        (("migrate", "x", "s3://bucket", "--region", "r_"), "--region: 'r_' is not a region's name"),
         (("migrate", "x", "s3://bucket"), "Missing option '--region'"),
         (
             ("migrate", "x", "s3://bucket", "--region", "eu-west-1", "-k", "aki-12345678", "--no-kernel"),
