@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from amistream.source import foreign
+from amistream.source.doubt import doubt_about
 from amistream.source.foreign import recognise
 from amistream.source.opening import open_source
 from source.images import content, refused, run_line
@@ -198,7 +199,7 @@ def test_a_disk_is_a_disk(head: bytes, tmp_path: Path) -> None:
     path = tmp_path / "disk"
     path.write_bytes(disk := head + DISK)
     assert content(path) == disk
-    assert not foreign.doubt_about(disk[: foreign.HEAD], path.name, len(disk))
+    assert not doubt_about(disk[: foreign.HEAD], path.name, len(disk))
 
 
 def test_a_file_system_is_a_disk(tmp_path: Path) -> None:
@@ -211,6 +212,7 @@ def test_a_file_system_is_a_disk(tmp_path: Path) -> None:
     ("head", "name", "says"),
     [
         (b"hsqs\1\0", "root.squashfs", "squashfs"),
+        (bytes(4096) + b"EFI PART".ljust(4096, b"\0"), "disk.img", "sectors of 4096"),
         (bytes(32768) + b"\1CD001", "live.iso", "CD"),
         (bytes(510) + b"\x55\xaa" + bytes(32256) + b"\1CD001", "hybrid.iso", ""),
         (DISK, "image.part.07", "part"),
@@ -221,6 +223,6 @@ def test_a_file_system_is_a_disk(tmp_path: Path) -> None:
 )
 def test_a_doubt(head: bytes, name: str, says: str, tmp_path: Path) -> None:
     """A disk that is hardly whole, or hardly boots, gets a doubt."""
-    doubt = foreign.doubt_about(head, name, len(head))
+    doubt = doubt_about(head, name, len(head))
     assert says in doubt
     assert bool(doubt) == bool(says)

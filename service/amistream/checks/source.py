@@ -12,8 +12,9 @@ from amistream.plan import Plan
 from amistream.ports.volume import Kind, Volume
 from amistream.request import PREFIX_WORDS
 from amistream.settings import Sparse, concurrency_within, memory_ceiling
+from amistream.source.doubt import doubt_about
 from amistream.source.file import too_large
-from amistream.source.foreign import HEAD, doubt_about, recognise
+from amistream.source.foreign import HEAD, recognise
 from amistream.source.opening import open_source
 from amistream.stages.level import level_number
 from amistream.stages.manifest import SIGNED_MAX, signed_size

@@ -13,11 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from amistream.source.reach import bytes_reached
 from amistream.values import quoted
 
 HEAD = 36 * 1024
-"""The first bytes that `recognise` and `doubt_about` look at: an ISO 9660 image has its mark at 32 KiB."""
+"""The first bytes that `recognise` looks at: an ISO 9660 image has its mark at 32 KiB."""
 TAIL = 512
 
 AS_IT_IS = "if these bytes are the disk all the same: amistream bundle --source-format raw"
@@ -28,7 +27,6 @@ Sign: TypeAlias = Callable[[bytes, bytes], object]
 _BUNDLE = "amistream bundle - --image-size SIZE --in-process"
 _PIPE = f"send the disk in it through a pipe: {{}} FILE | {_BUNDLE}"
 _SECTOR = 512
-_TEXT = re.compile(rb"[\t\n\r -~]+")
 _ZFS = (0x2F5BACBAC).to_bytes(8, "little")
 _VMWARE_STATE = tuple(bytes((first, second) * 2) for first, second in ((0xD0, 0xBE), (0xD1, 0xBA), (0xD2, 0xBE)))
 
@@ -59,21 +57,6 @@ class Foreign:
 def recognise(head: bytes, tail: bytes = b"") -> Foreign | None:
     """The kind of a file that is no disk, by its first `HEAD` and last `TAIL` bytes; None for anything else."""
     return next((each for each in _KINDS if each.sign(head, tail)), None)
-
-
-def doubt_about(head: bytes, name: str, size: int) -> str:
-    """A sentence about a disk of `size` bytes that is hardly whole, or that EC2 will hardly boot; else ''."""
-    if (reached := bytes_reached(head)) > size:
-        return f"by its tables it has {reached} bytes, so it was cut short, or is one of several files"
-    if head.startswith(b"hsqs"):
-        return "it is a squashfs file system, which cannot be written to, without a partition table"
-    if head[32769:32774] == b"CD001" and head[510:512] != b"\x55\xaa":
-        return "it is the image of a CD, which does not begin with a boot record"
-    if re.search(r"\.part\.[0-9]+$", name):
-        return "its name is that of a bundle's part"
-    if _TEXT.fullmatch(head[:_SECTOR]):
-        return "it begins with text"
-    return ""
 
 
 def _begins(*texts: bytes, at: int = 0) -> Sign:
