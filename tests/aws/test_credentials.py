@@ -158,11 +158,11 @@ async def test_white_space_around_keys(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 async def test_a_program_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A credential process that never ends is named, and killed."""
+    """A credential process that never ends is named, and killed with all that it has started."""
     os.mkfifo(tmp_path / "held")
     held = os.open(tmp_path / "held", os.O_RDONLY | os.O_NONBLOCK)
     program = tmp_path / "hang"
-    program.write_text(f"#!/bin/sh\nexec sleep 1000 >{tmp_path / 'held'}\n")
+    program.write_text(f"#!/bin/sh\nsleep 1000 >{tmp_path / 'held'} & sleep 1000\n")
     program.chmod(0o700)
     (tmp_path / "config").write_text(f"[default]\ncredential_process = {program}\n")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))

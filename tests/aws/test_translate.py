@@ -111,6 +111,7 @@ def test_an_operation_without_a_row() -> None:
         (404, "HeadBucket", "NoSuchBucket"),
         (404, "HeadObject", "NoSuchKey"),
         (412, "HeadObject", "PreconditionFailed"),
+        (407, "PutObject", "ProxyAuthenticationRequired"),
         (429, "HeadObject", "TooManyRequests"),
         (500, "HeadObject", "InternalError"),
         (502, "PutObject", "BadGateway"),

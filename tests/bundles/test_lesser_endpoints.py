@@ -11,7 +11,7 @@ from amistream.bundles.meter import Meter
 from amistream.bundles.migrate import MigrationRequest
 from amistream.checks.doctor import examine
 from amistream.checks.findings import Status
-from amistream.errors import TakenError
+from amistream.errors import RefusedError, TakenError
 from amistream.events import State
 from amistream.ports.registry import Registration
 from bundles.made import Work, stored_bytes, work
@@ -195,3 +195,28 @@ async def test_copies_that_keep_the_checksum_of_chunks(
         moved = await session.migrate(f"{to}/{MANIFEST}", f"s3://{bucket}/moved", Meter(), moving)
         report = await session.verify(f"s3://{bucket}/moved/{MANIFEST}", Meter(), deep=True, **pair)
     assert (moved.parts, report.differences) == (2, ())
+
+
+async def test_an_endpoint_that_does_not_report_the_bundle_of_an_ami(
+    moto_server: Endpoint, make_bucket: MakeBucket, key_ring: KeyRing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such an AMI may be any bundle's: the list says so, and a bundle is deleted only if EC2 is not to be asked."""
+    use_endpoint(moto_server, monkeypatch)
+    to = f"s3://{make_bucket(moto_server)}/made"
+    it, image = work(tmp_path, moto_server), random_image(tmp_path / "disk.img", 600_000)
+    job = await run(request(image, to, key_ring, endpoint_url=moto_server.url, ami_name="unreported"), it.settings)
+    assert job.state is State.DONE, job.error
+    assert job.result is not None
+    ami = job.result.image_id
+    assert ami is not None
+    pair: dict[str, Any] = {"certificate": key_ring.user.certificate, "private_key": key_ring.user.key}
+    async with it.session() as session:
+        assert (await session.verify(f"{to}/{MANIFEST}", Meter(), deep=True, **pair)).differences == ()
+        assert [each.images for each in (await session.inventory(to)).bundles] == [None]
+        with pytest.raises(RefusedError, match="EC2 does not report") as caught:
+            await session.delete(f"{to}/{MANIFEST}", confirmed, deregister=True)
+        assert "--no-ec2" in caught.value.hint
+        with pytest.raises(RefusedError, match="EC2 names no manifest"):
+            await session.deregister(ami, confirmed, region="eu-west-1", delete=True)
+        await session.deregister(ami, confirmed, region="eu-west-1")
+        await session.delete(f"{to}/{MANIFEST}", confirmed, ask_ec2=False)

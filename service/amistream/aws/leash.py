@@ -7,7 +7,11 @@ nowhere, because both may hold keys.
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from subprocess import DEVNULL, PIPE
 
 from amistream.aws.translate import ProviderError
@@ -46,11 +50,22 @@ async def run_credential_process(*command: str, **_: int) -> EndedProgram:
             raise ProviderError(said=f"its program {program} prints more than {MOST_OUTPUT // 1024} KiB")
         status = await process.wait()
     finally:
+        if process.returncode is None:
+            _kill_all_below(process.pid)
         # Ends a program that still runs, and lets go of a pipe that a child of it may hold.
         process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - nothing public does
     if status:
         raise ProviderError(said=f"its program {program} ended with status {status}")
     return EndedProgram(output)
+
+
+def _kill_all_below(pid: int) -> None:
+    """Kill what the program has started; its process group is ours, for programs that ask at the terminal."""
+    with suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in map(int, (task / "children").read_text().split()):
+                _kill_all_below(child)
+                os.kill(child, signal.SIGKILL)
 
 
 async def _read(process: asyncio.subprocess.Process) -> bytes | None:
