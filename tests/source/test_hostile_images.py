@@ -58,6 +58,17 @@ def test_a_vmdk_that_names_others_reaches_no_program(
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize(
+    ("named", "line"), [("", "vmware-vdiskmanager"), ('parentFileNameHint="x"\n', "qemu-img convert")]
+)
+def test_a_vmdk_with_a_parent(named: str, line: str, tmp_path: Path) -> None:
+    """The line for a VMDK with a parent is one that finds the parent; without its name, QEMU would read zeros."""
+    path = vmdk(tmp_path / "image", f'parentCID=1a2b3c4d\n{named}RW 8 SPARSE "image"\n', capacity=49152)
+    assert line in refused(path).hint
+    path.write_text(f'# Disk DescriptorFile\nversion=1\nparentCID=1a2b3c4d\n{named}RW 8 SPARSE "other"\n')
+    assert line in refused(path).hint
+
+
 @needs_qemu
 def test_a_vmdk_that_was_renamed(disk: Path, tmp_path: Path) -> None:
     """A renamed VMDK, whose description has the old name, is read."""

@@ -147,8 +147,7 @@ def check_vmdk(file: FileVolume) -> None:
     if not capacity:
         raise elsewhere(file, "it is a VMDK without a disk, with only the names of files")
     descriptor = read_range(file, offset * _SECTOR, min(size * _SECTOR, _LARGEST_DESCRIPTOR)) if offset else b""
-    if any(parent.lower() != _NO_PARENT for parent in _PARENT.findall(descriptor)):
-        raise elsewhere(file, "it is a VMDK with only the changes to another disk, its parent")
+    _check_parent(file, descriptor)
     # A single extent is the file itself; its name may be from before a renaming.
     if _EXTENT.findall(descriptor) not in ([], [b"SPARSE"]):
         raise elsewhere(file, "it is a VMDK that names further files as parts of its disk")
@@ -156,9 +155,21 @@ def check_vmdk(file: FileVolume) -> None:
 
 
 def refuse_descriptor(file: FileVolume) -> None:
+    _check_parent(file, read_range(file, 0, min(file.size, _LARGEST_DESCRIPTOR)))
     raise elsewhere(
         file, "it is a VMDK without data, with only the names of the files that have it", "one image of them"
     )
+
+
+def _check_parent(file: FileVolume, descriptor: bytes) -> None:
+    if all(parent.lower() == _NO_PARENT for parent in _PARENT.findall(descriptor)):
+        return
+    error = elsewhere(file, "it is a VMDK with only the changes to another disk, its parent")
+    if b"parentFileNameHint" in descriptor:
+        raise error
+    # QEMU finds the parent by that name alone.
+    line = f"vmware-vdiskmanager -r {quoted(file.path)} -t 0 WHOLE.vmdk"
+    raise error.reworded(hint=f"make one image of both, with VMware: {line}")
 
 
 def _check_tables(file: FileVolume, offset: int, entries: int, *, second: int, order: str) -> set[int]:
