@@ -199,9 +199,9 @@ async def put_probe(client: Any, bucket: str, key: str, acl: Acl, timeout_s: flo
             raise
         try:
             await in_dialect(client, bucket, put)
-            await delete_probe(client, bucket, key, timeout_s)
         except StoreError:
             raise error from None
+        await delete_probe(client, bucket, key, timeout_s)
         raise NotSupportedError(
             "bucket.acl",
             f"cannot {what}: the endpoint does not know this ACL ({error_code(answer_of(error))})",
