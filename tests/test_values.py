@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from amistream.values import as_prefix, is_prefix
 
@@ -51,4 +53,11 @@ def test_names_that_are_cleaned(name: str) -> None:
     """Of other names, as much is kept as can be."""
     assert not is_prefix(name)
     assert as_prefix(name) == CLEANED[name]
+    assert is_prefix(as_prefix(name))
+
+
+@given(st.text(st.characters() | st.sampled_from(" .-/\n")))
+@example(". -x")
+def test_any_name_can_be_cleaned(name: str) -> None:
+    """A cleaned name is always a prefix."""
     assert is_prefix(as_prefix(name))

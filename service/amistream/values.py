@@ -155,7 +155,7 @@ def as_prefix(text: str) -> str:
     """The text itself if it is a prefix, else what can be kept of it."""
     if is_prefix(text):
         return text
-    kept = "".join(each if each.isprintable() and each != "/" else "_" for each in text).strip().lstrip("-.")
+    kept = "".join(each if each.isprintable() and each != "/" else "_" for each in text).strip().lstrip("-. ")
     return kept.encode()[:LONGEST_PREFIX].decode(errors="ignore").strip() or "image"
 
 
