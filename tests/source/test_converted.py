@@ -248,6 +248,15 @@ def test_without_qemu(programs: Path, tmp_path: Path) -> None:
     assert "apt-get install qemu-utils" in error.hint
 
 
+def test_without_the_driver(programs: Path, tmp_path: Path) -> None:
+    """A qemu-img without the format's driver is said to miss it."""
+    script(programs, "qemu-img", "echo \"qemu-img: Could not open 'x': Unknown driver 'qcow2'\" >&2; exit 1")
+    (tmp_path / "image").write_bytes(b"QFI\xfb" + bytes(1000))
+    error = refused(tmp_path / "image")
+    assert (error.code, "the driver of qemu-img" in error.message) == ("source.converter_missing", True)
+    assert "qemu-img convert" in error.hint
+
+
 def test_without_qemu_nbd(programs: Path, tmp_path: Path) -> None:
     """Without qemu-nbd the error comes when the server is needed."""
     script(programs, "qemu-img", f"case $1 in info) echo '{FACTS}';; *) echo '{MAP}';; esac")

@@ -218,6 +218,7 @@ def test_a_file_system_is_a_disk(tmp_path: Path) -> None:
         (DISK, "image.part.07", "part"),
         (DISK, "image.part", ""),
         (b'{"message": "Not Found"}'.ljust(1024), "disk.img", "text"),
+        (b"\xef\xbb\xbfSHA256 (disk.img) = 0f0f", "disk.img", "text"),
         (boot_record(b"")[:512], "disk-f001.vmdk", "cut short"),
     ],
 )

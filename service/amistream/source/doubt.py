@@ -11,7 +11,7 @@ from amistream.source.reach import bytes_reached
 
 _SECTOR, _LARGE_SECTOR = 512, 4096
 _GPT = b"EFI PART"
-_TEXT = re.compile(rb"[\t\n\r -~]+")
+_TEXT = re.compile(rb"(\xef\xbb\xbf)?[\t\n\r -~]+")
 
 
 def doubt_about(head: bytes, name: str, size: int) -> str:

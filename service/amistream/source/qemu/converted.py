@@ -34,6 +34,9 @@ MOST_FACTS = MIB
 MOST_PIECES = 1 << 18
 """Runs of data and of zeros in one disk. A disk of 10 GiB has 163840 when every other cluster of 64 KiB is empty."""
 
+_NO_DRIVER = "Unknown driver"
+"""Said by the qemu-img of distributions that leave out formats, as Red Hat's."""
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -167,6 +170,8 @@ def open_converted(
     except ToolMissingError as error:
         raise _missing(file, image_format, str(error)) from None
     except OSError as error:
+        if _NO_DRIVER in str(error):
+            raise _missing(file, image_format, "the driver of qemu-img") from None
         path = quoted(file.path)
         raise RefusedError(
             "source.converter",
