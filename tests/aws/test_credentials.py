@@ -146,6 +146,14 @@ async def test_broken(
     assert not any(secret in str(caught.value) for secret in SECRETS)
 
 
+@pytest.mark.parametrize("variable", ["AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"])
+async def test_a_file_in_the_home_of_nobody(variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file in the home directory of a user who is unknown is named as missing."""
+    monkeypatch.setenv(variable, "~no-such-user/file")
+    with pytest.raises(StoreError, match=f"{variable} .~no-such-user/file.: it does not exist"):
+        await found(tmp_path)
+
+
 async def test_white_space_around_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ends of lines that files and secrets of containers leave at keys are no part of them."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", f"{SECRETS[0]}\r\n")

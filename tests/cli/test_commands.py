@@ -178,9 +178,10 @@ async def test_clean_some(daemon: ScriptedDaemon, cli: Cli) -> None:
     old.ended_at -= timedelta(days=8)
     listed = await cli("clean", "--dry-run", "--older-than", "7d", "--json")
     assert [job["id"] for job in json.loads(listed.stdout)["jobs"]] == [old.id]
-    outcome = await cli("clean", young.id, "none", "--yes")
-    assert (outcome.status, daemon.requests("DELETE")) == (2, [])
-    assert "cannot clean job none: " in outcome.stderr
+    for unknown, shown in (("none", "none"), ("", "''")):
+        outcome = await cli("clean", young.id, unknown, "--yes")
+        assert (outcome.status, daemon.requests("DELETE")) == (2, [])
+        assert f"cannot clean job {shown}: " in outcome.stderr
     outcome = await cli("clean", young.id, old.id, "--yes", "--older-than", "1w", "--json")
     assert (outcome.status, [job["id"] for job in json.loads(outcome.stdout)["jobs"]]) == (0, [old.id])
     assert (await cli("clean", young.id, "--yes")).status == 0

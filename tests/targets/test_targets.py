@@ -191,12 +191,13 @@ class TestFiles:
         assert link.is_symlink()
         assert (tmp_path / "target.img").read_bytes() == image.read_bytes()
 
-    @pytest.mark.parametrize("place", ["", "/dev/null", "missing/disk.img"])
+    @pytest.mark.parametrize("place", ["", "/dev/null", "missing/disk.img", "loop", "loop/disk.img"])
     async def test_no_place_for_a_file(self, place: str, manifest: Path, take_out: Any, tmp_path: Path) -> None:
-        """A directory, a character device, and a name in a missing directory are refused."""
+        """A directory, a device of characters, a name in a missing directory, a link to itself are refused."""
+        (tmp_path / "loop").symlink_to("loop")
         with pytest.raises(RefusedError) as raised:
-            await take_out(manifest, tmp_path / place)
-        assert raised.value.code == ("target.unwritable" if place.startswith("missing") else "target.kind")
+            await take_out(manifest, tmp_path / place, force=True)
+        assert raised.value.code == {"": "target.kind", "/dev/null": "target.kind"}.get(place, "target.unwritable")
 
     async def test_too_little_room(
         self, manifest: Path, take_out: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -169,7 +169,8 @@ class GuardedCredentials:
 def _check_named_files() -> None:
     """Refuse a variable that names a file without use, once nothing has given credentials. Blocks on files."""
     for variable in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
-        path = Path(os.environ.get(variable) or os.devnull).expanduser()
+        named = os.environ.get(variable) or os.devnull
+        path = Path(os.path.expanduser(named))  # noqa: PTH111 - that of pathlib raises for an unknown user
         if path.is_dir():
             raise ProviderError(said="it is a directory", place=f"{variable} ({path})")
         if not os.access(path, os.R_OK):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from amistream.errors import RefusedError
@@ -31,7 +32,8 @@ def choose_target(destination: str, *, force: bool) -> Target:
 
 def choose_file(path: Path, *, force: bool) -> FileTarget:
     """Choose a file, or the file that a link leads to. Raises `RefusedError` for anything else."""
-    path = path.resolve()
+    # Where a link leads nowhere or back to itself, the target says so when it is opened.
+    path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
         what = "a directory" if path.is_dir() else "neither a file nor a block device"
         raise RefusedError(

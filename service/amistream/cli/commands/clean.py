@@ -74,10 +74,10 @@ def clean(
 def _chosen(jobs: Sequence[JobView], ids: Sequence[str], before: datetime | None) -> list[JobView]:
     """The unfinished jobs with these ids, if any are given, that ended before that time. Raises `ConflictError`."""
     unfinished = {job.id: job for job in jobs if job.resumable}
-    if missing := next((job_id for job_id in ids if job_id not in unfinished), None):
+    if missing := [job_id for job_id in ids if job_id not in unfinished]:
         raise ConflictError(
             "job.not_unfinished",
-            f"cannot clean job {missing}: nothing of it is kept, or there is no such job",
+            f"cannot clean job {missing[0] or repr('')}: nothing of it is kept, or there is no such job",
             hint="`amistream clean --dry-run` lists the jobs with leftovers",
             field="id",
         )
