@@ -10,7 +10,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import ClassVar, Self
 
-from amistream.values import as_utf8
+from amistream.values import as_utf8, quoted
 
 
 class AmistreamError(Exception):
@@ -201,7 +201,7 @@ def system_error(error: OSError) -> RefusedError:
     return RefusedError(
         "file.failed",
         f"cannot use {error.filename}: {error.strerror}",
-        hint=f"check the path, its permissions, and those of the directories above it: namei -l {error.filename}",
+        hint=f"check its permissions, and those of the directories above it: namei -l {quoted(error.filename)}",
     )
 
 

@@ -135,7 +135,7 @@ def load_identity(
         raise RefusedError(
             "key.broken",
             f"cannot use the private key {private_key}: its signatures do not verify",
-            hint=f"the file is damaged: openssl rsa -check -noout -in {private_key}",
+            hint=f"the file is damaged: openssl rsa -check -noout -in {quoted(private_key)}",
             field="private_key",
         ) from None
     return identity

@@ -60,7 +60,7 @@ class HostChecks:
             raise RefusedError(
                 "state_dir.unwritable",
                 f"cannot keep the journal in {folder}: {existing} cannot be written to",
-                hint=f"run as its owner (ls -ld {existing}), or set state_dir to a directory of your own",
+                hint=f"run as its owner (ls -ld {quoted(existing)}), or set state_dir to a directory of your own",
                 field="state_dir",
             )
         free, needed = shutil.disk_usage(existing).free, JOURNAL_BASE

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from amistream.errors import RefusedError
 from amistream.roots import Roots, open_pinned, pinned
-from amistream.values import KIB
+from amistream.values import KIB, quoted
 
 PIPE_PATIENCE_S = 10.0
 """Time for data to come through a pipe. Guess."""
@@ -52,7 +52,7 @@ def read_small_file(
             f"find it in /proc/locks by the number that `ls -i {path}` shows, and end it; then try again",
         ) from error
     except OSError as error:
-        raise refused(error.strerror, f"check the path and its permissions: ls -l {path}") from error
+        raise refused(error.strerror, f"check the path and its permissions: ls -l {quoted(path)}") from error
     if len(data) > largest:
         raise refused(f"it has more than {largest // KIB} KiB", f"check that {path} is the {what}")
     return data, about.st_mode
