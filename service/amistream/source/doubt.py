@@ -17,7 +17,7 @@ _TEXT = re.compile(rb"(\xef\xbb\xbf)?[\t\n\r -~]+")
 def doubt_about(head: bytes, name: str, size: int) -> str:
     """A sentence about a disk of `size` bytes that is hardly whole, or that EC2 will hardly boot; else ''."""
     if (reached := bytes_reached(head)) > size:
-        return f"by its tables it has {reached} bytes, so it was cut short, or is one of several files"
+        return f"its partitions or file system end at byte {reached}: it may be cut short, or one of several files"
     if head.startswith(_GPT, _LARGE_SECTOR) and not head.startswith(_GPT, _SECTOR):
         return f"its partition table is for sectors of {_LARGE_SECTOR} bytes, and EC2's disks have {_SECTOR}"
     if head.startswith(b"hsqs"):
