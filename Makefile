@@ -62,7 +62,7 @@ $(VENV)/.installed: pyproject.toml | system-demo
 	@echo 'installing amistream into $(VENV)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable .
-	# Tests start commands a thousand times, some where nothing can be written.
+	# Compiled before the first start: some tests start a command where nothing can be written.
 	$(BIN)/python -m compileall -q service
 	touch $@
 
