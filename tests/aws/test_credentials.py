@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from amistream.aws.credential_process import run_credential_process
 from amistream.aws.credentials import CredentialFacts, find_credentials
-from amistream.aws.leash import run_credential_process
 from amistream.aws.session import Aws
 from amistream.errors import StoreError
 from amistream.settings import Settings

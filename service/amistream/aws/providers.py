@@ -1,8 +1,8 @@
 """The one border to the SDK's credential providers: whatever they raise becomes a `ProviderError`.
 
 Everything that makes, renews or uses credentials goes through `Session.get_credentials` and the `GuardedCredentials`
-that it returns. Programs run on a leash, MFA codes are asked for at a terminal only, and no provider takes longer than
-its patience. Keys are checked before the SDK keeps them.
+that it returns. Programs run within bounds (`credential_process`), MFA codes are asked for at a terminal only, and no
+provider takes longer than its patience. Keys are checked before the SDK keeps them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from aiobotocore.session import AioSession
 from botocore.credentials import ReadOnlyCredentials, RefreshableCredentials
 from botocore.utils import parse_timestamp
 
-from amistream.aws.leash import run_credential_process
+from amistream.aws.credential_process import run_credential_process
 from amistream.aws.provider_errors import MFA_FIX, Border
 from amistream.aws.regions import region_of_role
 from amistream.aws.translate import ProviderError
@@ -89,7 +89,7 @@ class Session(AioSession):  # type: ignore[misc, unused-ignore]  # untyped, wher
         return Border(method, files, self.get_config_variable("profile") or "default")
 
     def _restrain(self, provider: Any) -> None:
-        """Let the provider run programs on the leash only, and ask for MFA codes at a terminal only."""
+        """Let the provider run programs within bounds only, and ask for MFA codes at a terminal only."""
         if isinstance(provider, AioProcessProvider):
             provider._popen = run_credential_process  # noqa: SLF001 - the SDK makes the providers itself
         if isinstance(provider, AioAssumeRoleProvider):

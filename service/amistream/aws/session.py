@@ -26,10 +26,10 @@ from botocore.loaders import create_loader
 from botocore.parsers import ResponseParserError
 
 from amistream.aws.dialect import Dialect, speak
+from amistream.aws.network_settings import check_ca_bundle, check_proxy
 from amistream.aws.providers import GuardedCredentials, Session
 from amistream.aws.regions import check_region_name, on_aws
 from amistream.aws.translate import CONFIGURATION_ERRORS, ProviderError, asking, translate, wanted
-from amistream.aws.way import check_ca_bundle, check_proxy
 from amistream.errors import RefusedError
 from amistream.settings import ServerEncryption, Settings
 from amistream.values import AccessKeys

@@ -1,4 +1,4 @@
-"""Checks the way to AWS that the environment sets: a bundle of CA certificates, and proxies.
+"""Checks how the environment says that AWS is reached: a bundle of CA certificates, and proxies.
 
 The SDK takes whatever stands there, and reports each as an endpoint that cannot be reached.
 """

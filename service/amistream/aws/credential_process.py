@@ -1,4 +1,4 @@
-"""Runs the program of a profile's `credential_process` for the SDK: little output, and no life of its own.
+"""Runs the program of a profile's `credential_process` for the SDK, within bounds of time and output.
 
 The program gets no standard input, since that may be the volume. Its output goes to the SDK only and its error messages
 nowhere, because both may hold keys.
