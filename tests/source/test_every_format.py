@@ -167,6 +167,15 @@ def test_a_sparse_disk_of_esx(disk: Path, tmp_path: Path) -> None:
     assert content(tmp_path / "WHOLE.qcow2") == data
 
 
+def test_an_extent_of_a_split_disk(disk: Path, tmp_path: Path) -> None:
+    """A sparse extent without the description of its disk is refused; the line of the hint gives the disk."""
+    convert(disk, tmp_path / "DISK.vmdk", "vmdk", "-o", "subformat=twoGbMaxExtentSparse")
+    error = refused(tmp_path / "DISK-s001.vmdk")
+    assert error.code == "source.elsewhere"
+    run_line(error.hint.partition(".vmdk file: ")[2], tmp_path)
+    assert content(tmp_path / "WHOLE.qcow2") == disk.read_bytes()
+
+
 def test_a_vhdx_with_a_parent(disk: Path, tmp_path: Path) -> None:
     """A differencing VHDX is refused with its reason."""
     path = convert(disk, tmp_path / "image", "vhdx")

@@ -146,12 +146,16 @@ def check_vmdk(file: FileVolume) -> None:
     # Without a size in the header, readers look up the data's files in the descriptor.
     if not capacity:
         raise elsewhere(file, "it is a VMDK without a disk, with only the names of files")
+    _refuse_shorter(file, tables * _SECTOR)
     descriptor = read_range(file, offset * _SECTOR, min(size * _SECTOR, _LARGEST_DESCRIPTOR)) if offset else b""
+    if not descriptor.strip(b"\0"):
+        error = elsewhere(file, "it is a VMDK with one part of a disk in several files")
+        line = "qemu-img convert -f vmdk -O qcow2 DISK.vmdk WHOLE.qcow2"
+        raise error.reworded(hint=f"make one image of all parts, from their description, the small .vmdk file: {line}")
     _check_parent(file, descriptor)
     # A single extent is the file itself; its name may be from before a renaming.
     if _EXTENT.findall(descriptor) not in ([], [b"SPARSE"]):
         raise elsewhere(file, "it is a VMDK that names further files as parts of its disk")
-    _refuse_shorter(file, tables * _SECTOR)
 
 
 def refuse_descriptor(file: FileVolume) -> None:
