@@ -122,7 +122,7 @@ PAIR = f"aws_access_key_id = {SECRETS[0]}\naws_secret_access_key = {SECRETS[1]}\
         ("AWS_CONFIG_FILE", "[default]\ncredential_process = '\n", "No closing quotation"),
         ("AWS_CONFIG_FILE", "[default]\ncredential_process =\n", "its command is empty"),
         ("AWS_CREDENTIAL_FILE", f"AWSAccessKeyId={SECRETS[0]}\n", "the file AWS_CREDENTIAL_FILE (AWS_CREDENTIAL_FILE)"),
-        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://example.com/", "Unsupported host 'example"),
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://example.com/", "Unsupported host 'example.com'"),
     ],
 )
 async def test_broken(

@@ -356,7 +356,8 @@ _ROWS = (
     Row(
         ("unresolved",),
         "the host name in {where} cannot be resolved",
-        "check --endpoint-url and --region, and this machine's name servers (/etc/resolv.conf)",
+        "check --endpoint-url and --region, HTTP_PROXY and HTTPS_PROXY where the job runs, and the name servers "
+        "(/etc/resolv.conf)",
         transient=True,
         shown_as="unreachable",
     ),

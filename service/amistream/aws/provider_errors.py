@@ -93,7 +93,7 @@ _CAUSES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, bool], 
 _UNSENDABLE = re.compile(r"[^\x21-\x7e]")
 """Characters that no access key or token has, and no header may have."""
 _STATUS = re.compile(r"Received non 200 response ([0-9]{3})")
-_OF_SDK = re.compile(r"(?:Unsupported host|Auth token value|No closing)[^.]*")
+_OF_SDK = re.compile(r"(?:Unsupported host|Auth token value|No closing).*")
 """Errors of the SDK's own checks, which quote no secret."""
 
 

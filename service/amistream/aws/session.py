@@ -81,7 +81,7 @@ class Aws:
                     raise RefusedError(
                         "aws.client",
                         f"cannot connect to {service} in region {region or '(none)'}: {error}",
-                        hint="check --region and --endpoint-url",
+                        hint="check --region, --endpoint-url, and AWS_ENDPOINT_URL and its like where the job runs",
                         field="region",
                     ) from error
             return self._clients[key]
