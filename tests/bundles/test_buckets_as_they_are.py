@@ -78,7 +78,7 @@ async def test_a_denial_for_another_reason(
     ministack: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, key_ring: KeyRing, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """The first denial is reported,."""
+    """A denial that no encryption mends is reported as the bucket gave it first."""
     use_endpoint(ministack, monkeypatch)
     proxy = make_proxy(ministack, Fault(action=Answer(status=403, code="AccessDenied", message=POLICY), times=None))
     it, image = work(tmp_path, proxy.endpoint), random_image(tmp_path / "disk.img", 600_000)

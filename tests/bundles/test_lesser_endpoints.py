@@ -58,7 +58,7 @@ LACKS: dict[str, tuple[str, Fault]] = {
     "versioning": ("", unknown(says(501, "NotImplemented"), "GET", query="^versioning")),
     "heads of buckets": ("", unknown(says(405, "MethodNotAllowed"), "HEAD", path="/[^/]+/?")),
 }
-"""What an endpoint does not know, and a part of what `doctor` and the job say of it."""
+"""By the name of what an endpoint does not know: a part of the notice of `doctor` and the job, and its answer."""
 
 
 async def confirmed(_: object) -> None:

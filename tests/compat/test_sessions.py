@@ -411,7 +411,7 @@ def test_euca2ools_with_the_variables_of_a_cloud(
     rc: dict[str, str], old: Old, seaweedfs: Endpoint, make_bucket: MakeBucket, image: Path, key_ring: KeyRing,
     tmp_path: Path,
 ) -> None:  # fmt: skip
-    """What a cloud's rc file sets is enough: endpoint, keys, account of any form, and certificates."""
+    """The variables of a cloud's rc file are enough: endpoint, keys, account of any form, and certificates."""
     bucket = make_bucket(seaweedfs)
     (tmp_path / "iamrc").write_text(f"AWSAccessKeyId={seaweedfs.access_key}\nAWSSecretKey={seaweedfs.secret_key}\n")
     certificate = tmp_path / "cloud-cert.pem"

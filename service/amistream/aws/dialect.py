@@ -1,4 +1,4 @@
-"""What an endpoint understands of a PUT, learnt from its refusals and kept as long as its client.
+"""Learns what an endpoint understands of a PUT, from its refusals, and keeps that as long as its client.
 
 AWS understands all that a job sends. Compatible endpoints may refuse `If-None-Match` or the headers of a checksum, with
 any of several codes: the request is then repeated with less. Without the condition the caller looks first whether the

@@ -44,7 +44,7 @@ SIGNED = {
 }
 """The versions, and the signed elements of each, in order."""
 _OLD_KIND, _OLD_ARCHITECTURE = "machine", "i386"
-"""What images were when manifests did not say."""
+"""Kind and architecture of every image when manifests did not name them."""
 
 _DOCTYPE = "it declares a document type, which could smuggle in other files"
 _MARKUP = re.compile(rb"<|=\s*[\"']")

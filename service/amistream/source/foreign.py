@@ -39,7 +39,7 @@ class Foreign:
     sign: Sign
     unpack: str = ""
     fix: str = "give the disk itself as SOURCE"
-    """What else makes a disk of it; FILE is the file."""
+    """Another command that makes a disk of it; FILE is the file."""
 
     def hint(self, path: str) -> str:
         """The line that works, for the file at `path`; '' for standard input."""
