@@ -23,6 +23,7 @@ SCATTERED = 256 * KIB
 """Length of the extents of a scattered volume: 4096 of them hold 1 GiB."""
 
 _TAR = ("tar", "-cf", "-", "--sort=name", "--owner=0", "--group=0", "--mtime=@0", "-C", "/", "usr/bin", "usr/lib")
+_TAR_HEADER = 512
 _RUN = 4 * MIB
 
 
@@ -81,7 +82,7 @@ class Inputs:
         return self._made(f"{self.kind}-{used}-zeros-{total}", used, fill)
 
     def _made(self, name: str, disk: int, fill: Callable[[BinaryIO], None]) -> Path:
-        path = self._cache / f"{name}.img"
+        path = self._cache / f"disk-{name}.img"
         if path.exists():
             return path
         free = shutil.disk_usage(self._cache).free
@@ -109,12 +110,16 @@ def warm(path: Path) -> None:
 
 
 def _fill_from_usr(file: BinaryIO, size: int) -> None:
-    """Cut a tar of /usr/bin and /usr/lib to `size`; a machine with less repeats it."""
+    """Cut a tar of /usr/bin and /usr/lib to `size`; a machine with less repeats it.
+
+    The first header is left out: a file that begins as an archive is refused as no disk.
+    """
     missing = size
     while missing:
         before = missing
         with subprocess.Popen(_TAR, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as tar:
             assert tar.stdout is not None  # noqa: S101 - for the type checker
+            tar.stdout.read(_TAR_HEADER)
             while missing and (piece := tar.stdout.read(min(MIB, missing))):
                 file.write(piece)
                 missing -= len(piece)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from amistream.source.file import open_volume
+from amistream.source.foreign import HEAD, recognise
 from amistream.values import MIB
 from benchmarks.inputs import Inputs, warm
 from benchmarks.timing import BenchmarkError
@@ -17,6 +18,14 @@ def test_a_volume_is_kept(tmp_path: Path) -> None:
     inputs = Inputs(tmp_path, "synthetic")
     made = inputs.volume(MIB).stat().st_mtime_ns
     assert inputs.volume(MIB).stat().st_mtime_ns == made
+
+
+@pytest.mark.parametrize("kind", ["usr", "synthetic"])
+def test_a_volume_is_taken_for_a_disk(kind: str, tmp_path: Path) -> None:
+    """A volume passes for a disk, though that of /usr is cut from an archive."""
+    path = Inputs(tmp_path, kind).volume(MIB)
+    assert recognise(path.read_bytes()[:HEAD]) is None
+    assert path.stat().st_size == MIB
 
 
 def test_repeated(tmp_path: Path) -> None:
