@@ -23,7 +23,7 @@ SCATTERED = 256 * KIB
 """Length of the extents of a scattered volume: 4096 of them hold 1 GiB."""
 
 _TAR = ("tar", "-cf", "-", "--sort=name", "--owner=0", "--group=0", "--mtime=@0", "-C", "/", "usr/bin", "usr/lib")
-_TAR_HEADER = 512
+_BOOT_SECTOR = 512
 _RUN = 4 * MIB
 
 
@@ -112,14 +112,13 @@ def warm(path: Path) -> None:
 def _fill_from_usr(file: BinaryIO, size: int) -> None:
     """Cut a tar of /usr/bin and /usr/lib to `size`; a machine with less repeats it.
 
-    The first header is left out: a file that begins as an archive is refused as no disk.
+    Zeros come first: a file that begins as an archive is refused as no disk.
     """
-    missing = size
+    missing = size - file.write(bytes(_BOOT_SECTOR))
     while missing:
         before = missing
         with subprocess.Popen(_TAR, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as tar:
             assert tar.stdout is not None  # noqa: S101 - for the type checker
-            tar.stdout.read(_TAR_HEADER)
             while missing and (piece := tar.stdout.read(min(MIB, missing))):
                 file.write(piece)
                 missing -= len(piece)
