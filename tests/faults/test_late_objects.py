@@ -8,11 +8,11 @@ failed job's unfinished removal.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from amistream.errors import ConflictError
+from amistream.errors import ConflictError, JournalError
 from amistream.events import State
 from amistream.flow import cancel
 from amistream.jobs.journal import Journal
@@ -142,8 +142,30 @@ async def test_recorded_before_ec2_is_asked(scene: MakeScene) -> None:
         with pytest.raises(ConflictError, match="may still appear at its destination") as caught:
             await queue.submit(there.request())
         assert f"wait until {time_text(job.looks_again_at)}" in caught.value.hint
+        assert f"amistream cancel {job.id}" in caught.value.hint
         await arrives(there, held)
         await ended(await queue.cancel(job.id))
+        assert there.left() == []
+
+
+async def test_recorded_once_the_journal_can(scene: MakeScene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the disk was full when a request was given up, it is recorded at the next occasion."""
+    record, failures = Journal.late, [JournalError("journal.full", "cannot keep the journal: disk is full")]
+
+    async def fail_once(journal: Journal, *values: Any) -> None:
+        if failures:
+            raise failures.pop()
+        await record(journal, *values)
+
+    monkeypatch.setattr(Journal, "late", fail_once)
+    held = held_request(PART)
+    async with scene(held, resume_on_start=False) as there:
+        async with there.queue() as queue:
+            job = await stopped_at(there, queue, held)
+        assert failures == []
+        assert is_unsure(await there.cancel(job))
+        await arrives(there, held)
+        await there.cancel(job)
         assert there.left() == []
 
 

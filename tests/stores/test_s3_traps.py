@@ -7,6 +7,7 @@ import base64
 import hashlib
 import random
 import socket
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import pytest
@@ -277,6 +278,24 @@ async def test_a_lost_answer_leaves_no_upload_behind(
     with seaweedfs.blocking_client() as s3:
         assert s3.get_object(Bucket=bucket, Key="some/prefix/image.part.00")["Body"].read() == LARGE
     assert open_uploads(seaweedfs, bucket) == []
+
+
+@pytest.mark.parametrize("left", ["an object", "an object of chunks", "an upload"])
+async def test_a_removal_does_not_count_for_an_earlier_request(
+    left: str, seaweedfs: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that was never answered may still make its thing after that of an answered one was removed."""
+    data = DATA if left == "an object" else LARGE
+    denied = Fault(action=Answer(status=403, code="AccessDenied"), query="partNumber=2", times=None)
+    proxy = make_proxy(seaweedfs, *([denied] if left == "an upload" else []))
+    async with s3_store(proxy.endpoint, make_bucket(seaweedfs), monkeypatch) as store:
+        store.unanswered.given_up("image.part.00")
+        checksum = await store.checksum("image.part.00", memoryview(data), sha1(data))
+        with pytest.raises(StoreError) if left == "an upload" else nullcontext():
+            await store.put("image.part.00", memoryview(data), sha1(data), lambda _: None)
+        await store.tidy({"image.part.00": checksum})
+        await store.remove("image.part.00", len(data), checksum)
+        assert list(store.unanswered.late) == ["image.part.00"]
 
 
 @pytest.mark.parametrize("taken", [False, True], ids=["name free", "name taken by a rival"])

@@ -91,7 +91,8 @@ class Lanes:
         """Record what may still appear anywhere, although nobody waits for it any more."""
         # A finished destination has what it is to have: a late request changes nothing there.
         late = {number: found for number in self.missing if (found := self._addresses[number].unanswered.late)}
-        if late != self._entry.late:
+        # Also if nothing has changed: the journal may have failed the last time.
+        if late or self._entry.late:
             self._entry.late.clear()
             self._entry.late.update(late)
             await self._journal.late(self._job.id, late)

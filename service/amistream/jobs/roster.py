@@ -125,7 +125,8 @@ def kept_there(job_id: str, option: str, looks_again_at: datetime | None) -> Con
         return ConflictError(
             "job.kept_there",
             f"cannot take the job: something of job {job_id} may still appear at its destination",
-            hint=f"wait until {time_text(looks_again_at)}, or choose another destination or prefix",
+            hint=f"wait until {time_text(looks_again_at)} (if the job is still there then: amistream cancel "
+            f"{job_id}{option}), or choose another destination or prefix",
             field="destinations",
         )
     return ConflictError(

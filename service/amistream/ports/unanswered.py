@@ -50,8 +50,9 @@ class Unanswered:
         now = time.time()
         late = {}
         for name, moments in self._until.items():
-            # The clock may have been set back meanwhile.
-            if open_ := tuple(each for each in moments if now < each <= now + LIFE_S):
+            # If the clock was set back meanwhile, they count from now on.
+            moments[:] = [min(each, now + LIFE_S) for each in moments]
+            if open_ := tuple(each for each in moments if each > now):
                 late[name] = (*open_, open_[-1]) if name in self._made else open_
         return late
 

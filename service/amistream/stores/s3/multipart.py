@@ -160,7 +160,6 @@ class MultipartUploads:
             for key, upload_id in begun:
                 if key in keys:
                     await self._abort(keys[key], upload_id)
-                    self.unanswered.gone(keys[key])
             if not position:
                 return
 
@@ -182,6 +181,7 @@ class MultipartUploads:
                 raise
             upload_id = str(wanted(reply, "UploadId"))
             self._unanswered[name] -= 1
+            self.unanswered.made(name)
             self._begun[name].add(upload_id)
             return upload_id
 
@@ -222,14 +222,17 @@ class MultipartUploads:
                 raise error from None
 
     async def _abort(self, name: str, upload_id: str) -> None:
-        async def abort(_: Alive) -> None:
+        async def abort(_: Alive) -> bool:
             try:
                 await self._client.abort_multipart_upload(**self._requests.object(name), UploadId=upload_id)
             except ClientError as error:
                 if error_code(error) != "NoSuchUpload":
                     raise
+                return False  # it may be an object by now
+            return True
 
-        await self._requests.ask(f"abort the upload of {self._requests.url(name)}", abort)
+        if await self._requests.ask(f"abort the upload of {self._requests.url(name)}", abort):
+            self.unanswered.gone(name)
         self._begun[name].discard(upload_id)
 
     def _chunks(self, data: memoryview) -> list[memoryview]:
