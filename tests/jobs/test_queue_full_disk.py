@@ -13,7 +13,7 @@ from amistream.events import JobView, State
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
 from amistream.jobs.records import JournalEntry, NextStep
-from jobs.queueing import ended, running
+from jobs.queueing import ended, left_behind, running
 
 
 class Breaking(Journal):
@@ -77,6 +77,18 @@ async def test_full_disk_keeps_a_job_resumable(tmp_path: Path) -> None:
         scene.journal.is_full = False  # type: ignore[attr-defined]  # as above
         again = await scene.queue.resume(job.id)
         assert await scene.hands.wait_begun() == ("run", again)
+
+
+@pytest.mark.parametrize(("next_step", "word"), [(NextStep.KEPT, "resume"), (NextStep.CLEANING, "cancel")])
+async def test_what_cannot_be_taken_up_says_how_to_go_on(next_step: NextStep, word: str, tmp_path: Path) -> None:
+    """A job that a full disk keeps from being taken up names the command that does what was begun."""
+    view = await left_behind(tmp_path, next_step, state=State.BUNDLING)
+    async with running(tmp_path, make_journal=Breaking) as scene:
+        scene.journal.is_full = True  # type: ignore[attr-defined]  # a Breaking one
+        await scene.queue.recover(resume=True)
+        (notice,) = scene.queue.get(view.id).notices
+        assert f"amistream {word} {view.id}" in notice
+        scene.journal.is_full = False  # type: ignore[attr-defined]  # as above
 
 
 async def test_a_cancel_outlives_the_daemon(tmp_path: Path) -> None:

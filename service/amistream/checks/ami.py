@@ -112,7 +112,7 @@ class AmiChecks:
             sriov=request.sriov,
             ena=request.ena,
             block_device_mappings=facts.block_device_mappings,
-            tags={JOB_TAG: self._address.job_id, **request.tags},
+            tags={**request.tags, JOB_TAG: self._address.job_id},
         )
         return registration if self._may_tag else registration.unmarked
 

@@ -117,7 +117,7 @@ class JobQueue:
         except JournalError as error:
             # The disk is full, for example. The job stays as it was left.
             log.warning("journal.failed", job=job.id, reason=error.message)
-            how = f"amistream resume {job.id}{self._journal.option}"
+            how = f"amistream {'cancel' if removes else 'resume'} {job.id}{self._journal.option}"
             job.note(f"not taken up again: {error.message}; {error.hint}; then `{how}`")
         else:
             if not self.stopping:
