@@ -112,14 +112,16 @@ def test_names_of_ours_become_theirs() -> None:
         ("http://h:8773/services/objectstorage/", ("http://h:8773/services/objectstorage", "")),
         ("http://h/a?b", None),
         ("http://", None),
+        ("http://user:secret@h/a?b", None),
         ("https://s3.amazonaws.com.example:443/", ("https://s3.amazonaws.com.example:443", "")),
     ],
 )
 def test_endpoints(url: str, expected: tuple[str, str] | None) -> None:
     """AWS's own endpoints are left to the SDK, others are used, with their path; one with a query is refused."""
     if expected is None:
-        with pytest.raises(UsageError):
+        with pytest.raises(UsageError) as caught:
             endpoint(url)
+        assert "secret" not in str(caught.value)
     else:
         assert endpoint(url) == expected
 

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from amistream.aws.buckets import put_probe
 from amistream.aws.session import Aws
 from amistream.errors import StoreError, TakenError
+from amistream.location import S3Location
 from amistream.ports.store import NO_CHECKSUM, Stored, whole_checksum
-from amistream.settings import Settings
+from amistream.settings import Acl, Settings
+from amistream.stores.s3.store import S3Store
 from amistream.values import MIB
 from stores.places import QUICK, s3_store
 from support.buckets import list_keys, open_uploads
@@ -191,6 +194,62 @@ async def test_an_endpoint_that_does_not_know_a_header(
     assert len(bodies) >= 5
     assert all("content-md5" in each.headers or "x-amz-checksum-sha1" in each.headers for each in bodies)
     assert open_uploads(ministack, bucket) == []
+
+
+@pytest.mark.parametrize(("status", "code"), [(400, "InvalidRequest"), (501, "NotImplemented"), (400, "")])
+async def test_a_stray_refusal_weakens_nothing(
+    status: int,
+    code: str,
+    ministack: Endpoint,
+    make_bucket: MakeBucket,
+    make_proxy: MakeProxy,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What an endpoint has understood once is sent again, not left out, and not left out from then on."""
+    stray = Fault(action=Answer(status=status, code=code), path=".*part.01")
+    proxy = make_proxy(ministack, stray)
+    async with s3_store(proxy.endpoint, make_bucket(ministack), monkeypatch) as store:
+        for number in range(3):
+            await store.put(f"image.part.0{number}", memoryview(DATA), sha1(DATA), lambda _: None)
+    assert [each.status for each in proxy.seen("PUT")] == [200, status, 200, 200]
+    assert all({"if-none-match", "x-amz-checksum-sha1"} <= each.headers.keys() for each in proxy.seen("PUT"))
+
+
+async def test_a_probe_learns_anew(
+    ministack: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an earlier job of the same daemon learnt, by a stray answer or from a policy, does not bind the next one."""
+    stray = Fault(action=Answer(status=501, code="NotImplemented"), header="if-none-match")
+    policy = Fault(action=Answer(status=403, code="AccessDenied"), path=".*probe1")
+    proxy, bucket = make_proxy(ministack, stray, policy), make_bucket(ministack)
+    async with s3_store(proxy.endpoint, bucket, monkeypatch), Aws(Settings()) as aws:
+        client = await aws.client("s3", "eu-west-1", proxy.url)
+        found = [await put_probe(client, bucket, f"probe{number}", Acl.PRIVATE, 20) for number in range(2)]
+    assert [each.lacks for each in found] == ["If-None-Match", ""]
+    assert [each.encryption for each in found] == [False, True]
+
+
+async def test_a_copy_without_condition_replaces_nothing(
+    ministack: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An endpoint that knows `If-None-Match` for new objects only: copies look first, new objects keep it."""
+    unknown = Fault(
+        action=Answer(status=501, code="NotImplemented"), path=".*(copied|rival)", header="if-none-match", times=None
+    )
+    proxy, bucket = make_proxy(ministack, unknown), make_bucket(ministack)
+    async with s3_store(proxy.endpoint, bucket, monkeypatch) as store:
+        assert isinstance(store, S3Store)
+        await store.put("image.part.00", memoryview(DATA), sha1(DATA), lambda _: None)
+        source = S3Location(bucket=bucket, key_prefix="some/prefix")
+        await store.copy("copied", source, "image.part.00", sha1(DATA))
+        with ministack.blocking_client() as s3:
+            s3.put_object(Bucket=bucket, Key="some/prefix/rival", Body=b"another's")
+            with pytest.raises(TakenError):
+                await store.copy("rival", source, "image.part.00", sha1(DATA))
+            await store.delete("rival")
+            assert s3.get_object(Bucket=bucket, Key="some/prefix/rival")["Body"].read() == b"another's"
+        await store.put("image.part.01", memoryview(DATA), sha1(DATA), lambda _: None)
+    assert "if-none-match" in proxy.seen("PUT")[-1].headers
 
 
 @pytest.mark.parametrize("place", ["explicit", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "profile", "services"])

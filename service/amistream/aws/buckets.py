@@ -17,7 +17,7 @@ from typing import Any
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError
 from botocore.parsers import ResponseParserError
 
-from amistream.aws.dialect import Dialect, answer_of, dialect_of, in_dialect, is_not_understood
+from amistream.aws.dialect import Dialect, answer_of, dialect_of, in_dialect, is_not_understood, learn_anew
 from amistream.aws.error_table import MAKE_BUCKET, USE_SSE_S3
 from amistream.aws.regions import FALLBACK_REGION, on_aws
 from amistream.aws.session import Aws
@@ -192,13 +192,14 @@ async def put_probe(client: Any, bucket: str, key: str, acl: Acl, timeout_s: flo
                     raise
                 # It is there from an attempt whose answer was lost.
 
+    learn_anew(client, bucket)
     try:
-        await in_dialect(client, bucket, partial(put, ACL=acl.value))
+        await in_dialect(client, bucket, "PutObject", partial(put, ACL=acl.value))
     except StoreError as error:
         if not is_not_understood(client, error):
             raise
         try:
-            await in_dialect(client, bucket, put)
+            await in_dialect(client, bucket, "PutObject", put)
         except StoreError:
             raise error from None
         await delete_probe(client, bucket, key, timeout_s)

@@ -1,4 +1,4 @@
-"""Learns what an endpoint understands of a PUT, from its refusals, and keeps that as long as its client.
+"""Learns what an endpoint understands of a PUT, from its refusals, and keeps that until the next job's probe.
 
 AWS understands all that a job sends. Compatible endpoints may refuse `If-None-Match` or the headers of a checksum, with
 any of several codes: the request is then repeated with less. Without the condition the caller looks first whether the
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import md5
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -65,38 +65,68 @@ class Dialect:
         missing = (("If-None-Match", self.condition), ("x-amz-checksum-sha1", self.checksum))
         return " and ".join(name for name, known in missing if not known)
 
+    def and_of(self, other: Dialect) -> Dialect:
+        """The dialect that lacks what either of them lacks."""
+        return Dialect(
+            condition=self.condition and other.condition,
+            checksum=self.checksum and other.checksum,
+            encryption=self.encryption or other.encryption,
+        )
 
-_KNOWN: WeakKeyDictionary[Any, dict[str, Dialect]] = WeakKeyDictionary()
-"""By client and bucket; that of no bucket is the first one for all."""
+
+@dataclass(slots=True)
+class _Known:
+    """What is known of one client's endpoint."""
+
+    first: Dialect
+    learnt: dict[tuple[str, str], Dialect] = field(default_factory=dict)
+    """By bucket, and by operation where it is one of `_APART`."""
+    answered: set[tuple[str, str]] = field(default_factory=set)
+    """Buckets and operations that were answered, in the dialect that is known since."""
 
 
-def dialect_of(client: Any, bucket: str) -> Dialect:
+_KNOWN: WeakKeyDictionary[Any, _Known] = WeakKeyDictionary()
+_MAKES_OBJECT = {"PutObject", "CreateMultipartUpload", "CopyObject"}
+_APART = {"CopyObject", "CompleteMultipartUpload"}
+"""Endpoints that know the condition of PutObject may not know it here; PutObject must keep it."""
+
+
+def dialect_of(client: Any, bucket: str, operation: str = "PutObject") -> Dialect:
     """The dialect in which the bucket is asked, as far as it is known."""
-    known = _KNOWN.get(client, {})
-    return known.get(bucket) or known.get("") or Dialect()
+    known = _known(client)
+    found = known.first
+    for key in {(bucket, ""), _key(bucket, operation)} & known.learnt.keys():
+        found = found.and_of(known.learnt[key])
+    return found
 
 
 def speak(client: Any, dialect: Dialect) -> None:
     """Begin with this dialect."""
-    _KNOWN[client] = {"": dialect}
+    _KNOWN[client] = _Known(dialect)
 
 
-async def in_dialect(
-    client: Any, bucket: str, ask: Callable[[Dialect], Awaitable[T]], *, makes_object: bool = True
-) -> T:
+def learn_anew(client: Any, bucket: str) -> None:
+    """Forget what was learnt of the bucket: its policy or its endpoint may be another since."""
+    known = _known(client)
+    known.learnt = {key: dialect for key, dialect in known.learnt.items() if key[0] != bucket}
+    known.answered = {key for key in known.answered if key[0] != bucket}
+
+
+async def in_dialect(client: Any, bucket: str, operation: str, ask: Callable[[Dialect], Awaitable[T]]) -> T:
     """Ask in the known dialect, and in others while the endpoint refuses it; keeps the one that it answers to.
 
-    Raises the first error if none helps. A request that `makes_object` and is denied is repeated with its encryption,
-    unless an object was stored there without.
+    Raises the first error if none helps. A request that makes an object and is denied is repeated with its encryption,
+    unless an object was stored there without. A dialect that the operation was once answered in is not given up: what
+    the endpoint refuses then, perhaps by a proxy's stray answer, is asked once more.
     """
-    known, first = dialect_of(client, bucket), None
-    may_be_policy = makes_object and bucket not in _KNOWN.get(client, {})
-    waiting = list(
-        dict.fromkeys(
-            replace(known, condition=known.condition and condition, checksum=known.checksum and checksum)
-            for condition, checksum in ((True, True), (False, True), (True, False), (False, False))
-        )
+    known, first = dialect_of(client, bucket, operation), None
+    makes_object = operation in _MAKES_OBJECT
+    may_be_policy = makes_object and _key(bucket, operation) not in _known(client).learnt
+    lesser = dict.fromkeys(
+        replace(known, condition=known.condition and condition, checksum=known.checksum and checksum)
+        for condition, checksum in ((True, True), (False, True), (True, False), (False, False))
     )
+    waiting = [known, known] if (bucket, operation) in _known(client).answered else list(lesser)
     while waiting:
         dialect = waiting.pop(0)
         try:
@@ -110,20 +140,25 @@ async def in_dialect(
                 waiting = [] if dialect.encryption else [replace(dialect, encryption=True)]
         else:
             if makes_object or dialect != known:
-                _learn(client, bucket, dialect)
+                _learn(client, bucket, operation, dialect)
+            _known(client).answered.add((bucket, operation))
             return answer
     assert first is not None  # noqa: S101 - there is at least one dialect
     raise first
 
 
-def _learn(client: Any, bucket: str, dialect: Dialect) -> None:
+def _key(bucket: str, operation: str) -> tuple[str, str]:
+    return bucket, operation if operation in _APART else ""
+
+
+def _known(client: Any) -> _Known:
+    return _KNOWN.setdefault(client, _Known(Dialect()))
+
+
+def _learn(client: Any, bucket: str, operation: str, dialect: Dialect) -> None:
     """Keep what was learnt, and what other requests have learnt meanwhile."""
-    other = dialect_of(client, bucket)
-    _KNOWN.setdefault(client, {})[bucket] = Dialect(
-        condition=dialect.condition and other.condition,
-        checksum=dialect.checksum and other.checksum,
-        encryption=dialect.encryption or other.encryption,
-    )
+    learnt, key = _known(client).learnt, _key(bucket, operation)
+    learnt[key] = dialect.and_of(learnt.get(key, dialect))
 
 
 def answer_of(error: BaseException | None) -> BaseException | None:

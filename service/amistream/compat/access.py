@@ -62,7 +62,7 @@ def endpoint(url: str) -> tuple[str, str]:
     if parts.query or parts.fragment or not parts.hostname:
         raise UsageError(
             "usage",
-            f"cannot use the endpoint {parts.scheme}://{parts.netloc}{parts.path}",
+            f"cannot use the endpoint {parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}",
             hint="give http://HOST:PORT, https://HOST, or one of these with a path",
         )
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}", ""

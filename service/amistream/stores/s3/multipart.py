@@ -109,7 +109,7 @@ class MultipartUploads:
                 return {"PartNumber": number, "ETag": etag, **({"ChecksumSHA1": checksum} if dialect.checksum else {})}
 
             async with slots:
-                return await in_dialect(self._client, self._requests.location.bucket, send_in, makes_object=False)
+                return await in_dialect(self._client, self._requests.location.bucket, "UploadPart", send_in)
 
         async with task_group() as group:
             tasks = [
@@ -189,6 +189,7 @@ class MultipartUploads:
         return await in_dialect(
             self._client,
             self._requests.location.bucket,
+            "CreateMultipartUpload",
             lambda dialect: self._requests.ask(what, partial(begin, dialect=dialect)),
         )
 
@@ -196,8 +197,8 @@ class MultipartUploads:
         self, name: str, upload_id: str, sent: list[dict[str, Any]], size: int, checksums: Sequence[str]
     ) -> None:
         async def complete_in(dialect: Dialect) -> None:
-            if not dialect.condition and await self._requests.is_own(name, size, *checksums):
-                return
+            if not dialect.condition:
+                await self._requests.require_free(name)
 
             async def complete(_: Alive) -> None:
                 call = self._client.complete_multipart_upload(
@@ -211,7 +212,7 @@ class MultipartUploads:
             await self._requests.ask(f"store {self._requests.url(name)}", complete)
 
         try:
-            await in_dialect(self._client, self._requests.location.bucket, complete_in, makes_object=False)
+            await in_dialect(self._client, self._requests.location.bucket, "CompleteMultipartUpload", complete_in)
         except PreconditionError:
             # Either another object, or this one from a completion whose answer was lost.
             await self._requests.check_own(name, size, *checksums)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from botocore.exceptions import ClientError, ConnectionClosedError
 
 from amistream.aws.translate import IncompleteReplyError, asking, http_status, wanted
-from amistream.errors import TakenError
+from amistream.errors import PreconditionError, TakenError
 from amistream.flow.retry import Alive, RetryPolicy, with_retries
 from amistream.location import S3Location
 from amistream.ports.store import NO_CHECKSUM, PIECE, Stored, whole_checksum
@@ -106,12 +106,10 @@ class S3Requests:
 
         return await self.ask(f"look at {self.url(name)}", head)
 
-    async def is_own(self, name: str, size: int, *checksums: str) -> bool:
-        """For an endpoint without `If-None-Match`: True if the object is stored. Raises `TakenError` for another."""
-        if await self.stat(name, read=False) is None:
-            return False
-        await self.check_own(name, size, *checksums)
-        return True
+    async def require_free(self, name: str) -> None:
+        """For an endpoint without `If-None-Match`: raise `PreconditionError`, as its answer would, for an object."""
+        if await self.stat(name, read=False) is not None:
+            raise PreconditionError("store.exists", f"cannot store {self.url(name)}: it exists already")
 
     async def check_own(self, name: str, size: int, *checksums: str) -> None:
         """Raise `TakenError` unless the object that S3 says exists has this size and one of these checksums."""

@@ -139,13 +139,14 @@ class S3Store:
             checksum: str | None = reply["CopyObjectResult"].get("ChecksumSHA1")
             return checksum
 
-        try:
+        async def copy_in(dialect: Dialect) -> str | None:
+            if not dialect.condition:
+                await self._requests.require_free(name)
             what = f"copy {source}/{source_name} to {self._requests.url(name)}"
-            checksum = await in_dialect(
-                self._client,
-                self._place.bucket,
-                lambda dialect: self._requests.ask(what, partial(attempt, dialect=dialect)),
-            )
+            return await self._requests.ask(what, partial(attempt, dialect=dialect))
+
+        try:
+            checksum = await in_dialect(self._client, self._place.bucket, "CopyObject", copy_in)
         except PreconditionError as error:
             stored = await self._requests.stat_whole(name)
             if stored is None or stored.checksum != whole_checksum(sha1):
@@ -243,8 +244,8 @@ class S3Store:
         what = f"store {self._requests.url(name)}"
 
         async def send(dialect: Dialect) -> None:
-            if not dialect.condition and await self._requests.is_own(name, len(data), whole_checksum(sha1)):
-                return
+            if not dialect.condition:
+                await self._requests.require_free(name)
             protection = await dialect.of_body(whole_checksum(sha1), data)
 
             async def attempt(alive: Alive) -> None:
@@ -266,7 +267,7 @@ class S3Store:
             await self._requests.ask(what, attempt)
 
         try:
-            await in_dialect(self._client, self._place.bucket, send)
+            await in_dialect(self._client, self._place.bucket, "PutObject", send)
         except PreconditionError:
             # Either another object, or this one from an attempt whose answer was lost.
             await self._requests.check_own(name, len(data), whole_checksum(sha1))
