@@ -134,6 +134,26 @@ async def test_cancelled_twice(
     assert f"could not be removed: the AMI {location!r}: cannot deregister" in note
 
 
+async def test_a_cancel_keeps_the_ami_of_another(
+    cloud: Endpoint, bucket: str, make_proxy: MakeProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cancel without an answer removes no AMI that somebody else registered meanwhile under the same name."""
+    monkeypatch.setattr(cancel, "SETTLE_S", 0.2)
+    held = Fault(action=PauseRequest(), method="POST", form="Action=RegisterImage&(?!.*DryRun)")
+    proxy = make_proxy(cloud, dry_run_answered(), held)
+    it, location = work(tmp_path, proxy.endpoint), f"{bucket}/holes.img.manifest.xml"
+    async with it.session() as session:
+        task = asyncio.create_task(session.register(f"s3://{location}", Registration(name=location)))
+        await asyncio.to_thread(proxy.wait_hit, held)
+        another = register(cloud, location)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    await asyncio.to_thread(proxy.let_go, held)
+    assert another in images(cloud)
+    assert [f"amistream deregister {another}" in note for note in it.notes] == [True]
+
+
 async def test_image_that_becomes_nothing(cloud: Endpoint, bucket: str, make_proxy: MakeProxy, tmp_path: Path) -> None:
     """When EC2 cannot report the AMI's state, the AMI stays, and the message says how to look it up."""
     looks = Fault(action=Answer(status=403, code="UnauthorizedOperation"), method="POST", form="ImageId.1=", times=None)

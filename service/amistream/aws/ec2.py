@@ -13,7 +13,9 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from amistream.aws.translate import IncompleteReplyError, asking, error_code, wanted
-from amistream.flow.cancel import await_answer
+from amistream.errors import StoreError
+from amistream.flow.cancel import await_answer, finish_despite_cancel
+from amistream.flow.retry import RetryPolicy, with_retries
 from amistream.ports.registry import Ami, Registration
 
 PAGE = 1000
@@ -96,6 +98,26 @@ class Ec2:
 
     def _asking(self, what: str) -> AbstractAsyncContextManager[None]:
         return asking(what, self.timeout_s)
+
+
+async def permitted(ec2: Ec2, registration: Registration, retry: RetryPolicy) -> Registration:
+    """The registration as EC2 permits it by a dry run, without its mark if need be. Raises `StoreError`.
+
+    Users without `ec2:CreateTags` and endpoints without tags need that: a cancel then keeps an AMI of whose
+    registration no answer came.
+    """
+
+    async def ask(registration: Registration) -> Registration:
+        what = f"register an AMI in {ec2.region}"
+        await with_retries(retry, what, lambda _: finish_despite_cancel(ec2.may_register(registration)))
+        return registration
+
+    try:
+        return await ask(registration)
+    except StoreError as error:
+        if registration == registration.unmarked or getattr(error.__cause__, "transient", False):
+            raise
+    return await ask(registration.unmarked)
 
 
 def _image(found: dict[str, Any]) -> Ami:

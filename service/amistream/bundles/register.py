@@ -9,17 +9,16 @@ import secrets
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from amistream.aws.ec2 import Ec2
+from amistream.aws.ec2 import Ec2, permitted
 from amistream.aws.session import Aws
 from amistream.bundles.meter import Note
 from amistream.bundles.parts import different_part_error, existing_names
 from amistream.bundles.place import BucketPlace, Bundle, Place
 from amistream.bundles.results import Registered
 from amistream.errors import AmistreamError, RefusedError, StoreError
-from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.retry import retry_policy, with_retries
 from amistream.flow.undo import UNDO_STALLS, undo_despite_cancel
-from amistream.ports.registry import Ami, Registration
+from amistream.ports.registry import JOB_TAG, Ami, Registration
 from amistream.settings import Settings
 from amistream.stages.register import RegistrationAttempt, default_name, find_ours
 
@@ -86,8 +85,7 @@ async def check_registration(bundle: Bundle, options: Registration, settings: Se
         others, _ = await images_on(bundle.place, bundle.manifest_name, ec2, settings)
         for other in others:
             note(f"{other.id} is registered on this bundle too")
-        what = f"register an AMI in {ec2.region}"
-        await with_retries(retry, what, lambda _: finish_despite_cancel(ec2.may_register(registration)))
+        registration = await permitted(ec2, registration, retry)
     return Intent(registration=registration, image_id=found.id if found else "")
 
 
@@ -123,6 +121,12 @@ async def _deregister_own(ec2: Ec2, attempt: RegistrationAttempt, settings: Sett
         found = await find_ours(ec2, attempt.registration, attempt.retry)
         if found is None:
             raise StoreError("register.late", "it may still appear: EC2 did not answer the request to register it")
+        if not found.is_by_job_of(attempt.registration):
+            raise StoreError(
+                "register.unsure",
+                f"{found.id} has this name, and somebody else may have registered it; if nobody has: "
+                f"amistream deregister {found.id}",
+            )
         own = found.id
     if own:
         await deregister_image(ec2, own, settings)
@@ -143,6 +147,7 @@ def registration_of(bundle: Bundle, options: Registration, now: datetime) -> Reg
         kernel=kernel if paravirtual else "",
         ramdisk=ramdisk if paravirtual else "",
         block_device_mappings=options.block_device_mappings or manifest.block_device_mappings,
+        tags={**options.tags, JOB_TAG: f"register-{secrets.token_hex(8)}"},
     )
 
 

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from amistream.aws import metadata
-from amistream.aws.ec2 import Ec2
+from amistream.aws.ec2 import Ec2, permitted
 from amistream.aws.regions import on_aws
 from amistream.checks.destination import Destination
 from amistream.checks.findings import Check
 from amistream.checks.identity import KnowsRegion
-from amistream.errors import RefusedError, StoreError
-from amistream.flow.cancel import finish_despite_cancel
+from amistream.errors import RefusedError
 from amistream.flow.retry import with_retries
 from amistream.location import DirectoryLocation
 from amistream.plan import BundlingPlace
@@ -222,25 +221,10 @@ class AmiChecks:
             )
         return f"{self.name!r} is free" if taken is None else f"{self.name!r} is {taken.id}, of this very bundle"
 
-    async def _try(self, ec2: Ec2, registration: Registration) -> None:
-        await with_retries(
-            self._address.retry,
-            f"register an AMI in {ec2.region}",
-            lambda _: finish_despite_cancel(ec2.may_register(registration)),
-        )
-
     async def _try_registration(self) -> str:
         registration = self.registration
         if self._registered or registration is None:
             return "registered already"
         ec2 = await self.ec2()
-        try:
-            await self._try(ec2, registration)
-        except StoreError as error:
-            if getattr(error.__cause__, "transient", False):
-                raise
-            # Without `ec2:CreateTags`, or at an endpoint without tags, it may do: a cancel then keeps an AMI of whose
-            # registration no answer came.
-            self._may_tag = False
-            await self._try(ec2, registration.unmarked)
+        self._may_tag = JOB_TAG in (await permitted(ec2, registration, self._address.retry)).tags
         return f"EC2 would accept it in {ec2.region} (dry run)"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 JOB_TAG = "amistream:job"
-"""Tag of an AMI with the id of the job that registered it. RegisterImage takes no client token."""
+"""Tag of an AMI with the job, or a word for the command, that registered it: RegisterImage takes no client token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
