@@ -357,6 +357,23 @@ async def test_a_removal_does_not_count_for_an_earlier_request(
         assert list(store.unanswered.late) == ["image.part.00"]
 
 
+@pytest.mark.parametrize(("status", "counts"), [(502, True), (503, False), (504, True)])
+async def test_what_a_gateway_answers_counts_as_no_answer(
+    status: int,
+    counts: bool,
+    seaweedfs: Endpoint,
+    make_bucket: MakeBucket,
+    make_proxy: MakeProxy,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A gateway that gives up says nothing about the endpoint behind it, which may still store the object."""
+    proxy = make_proxy(seaweedfs, Fault(action=Answer(status=status, code="Gateway"), path=".*part.00"))
+    async with s3_store(proxy.endpoint, make_bucket(seaweedfs), monkeypatch) as store:
+        await store.put("image.part.00", memoryview(DATA), sha1(DATA), lambda _: None)
+        await store.remove("image.part.00", len(DATA), whole_checksum(sha1(DATA)))
+        assert list(store.unanswered.late) == ["image.part.00"] * counts
+
+
 @pytest.mark.parametrize("taken", [False, True], ids=["name free", "name taken by a rival"])
 async def test_cancel_in_mid_upload_then_remove(
     taken: bool, seaweedfs: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch

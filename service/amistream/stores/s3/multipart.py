@@ -31,6 +31,9 @@ from amistream.settings import Acl
 from amistream.stores.s3.body import Body
 from amistream.stores.s3.requests import S3Requests
 
+_GATEWAY_GAVE_UP = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT})
+"""Such an answer says nothing about the endpoint behind the gateway."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Multipart:
@@ -69,10 +72,11 @@ class MultipartUploads:
         """Count the block's request in `unanswered` if it was sent and the block ends without an answer to it."""
         try:
             yield
-        except (ClientError, EndpointConnectionError, ConnectTimeoutError):
-            raise  # answered, or never sent
-        except BaseException:
-            if is_sent():
+        except (EndpointConnectionError, ConnectTimeoutError):
+            raise  # never sent
+        except BaseException as error:
+            answered = isinstance(error, ClientError) and http_status(error) not in _GATEWAY_GAVE_UP
+            if is_sent() and not answered:
                 self.unanswered.given_up(name)
             raise
 
