@@ -60,6 +60,14 @@ async def test_a_directory_of_certificates(tmp_path: Path, monkeypatch: pytest.M
         await connect()
 
 
+@pytest.mark.parametrize("name", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"])
+async def test_a_bundle_without_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty variable, which some SDKs take for no verification, is named."""
+    monkeypatch.setenv(name, " ")
+    with pytest.raises(RefusedError, match=f"{name} .*names: it is empty"):
+        await connect()
+
+
 async def test_a_bundle_of_certificates(tls_authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of certificates is taken."""
     monkeypatch.setenv("AWS_CA_BUNDLE", str(tls_authority.ca_bundle))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 from contextlib import suppress
 from dataclasses import dataclass
@@ -36,9 +37,10 @@ async def run_credential_process(*command: str, **_: int) -> EndedProgram:
 
     Raises `ProviderError`.
     """
-    program = command[0] if command else ""
-    if not program:
+    if not command or not command[0]:
         raise ProviderError(said="its command is empty")
+    # A variable before the program, as for a shell, is taken for the program, and may be a secret.
+    program = re.sub(r"(?s)=.*", "=[...]", command[0])
     try:
         process = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL)
     except (OSError, ValueError) as error:

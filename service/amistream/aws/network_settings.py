@@ -19,6 +19,8 @@ from amistream.errors import RefusedError
 def check_ca_bundle(path: str, origin: str) -> None:
     """Refuse a bundle that the SDK could not load. Blocks on the file."""
     try:
+        if not path.strip():
+            raise _refusal(origin, "(none)", "it is empty")
         if Path(path).is_dir():
             raise _refusal(origin, path, "it is a directory")
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)

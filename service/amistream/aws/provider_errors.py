@@ -154,7 +154,9 @@ class Border:
                 status = _STATUS.search(str(error))
                 return words + (f" (HTTP {status[1]})" if status else ""), transient
         if isinstance(error, OSError):
-            return f"cannot read {error.filename or 'its file'}: {error.strerror}", False
+            # Another name may be a token, set in place of the file that has it.
+            path = str(error.filename)
+            return f"cannot read {path if path.startswith('/') else 'its file'}: {error.strerror}", False
         if isinstance(error, ClientError):
             code = re.sub(r"[^\w.]", "", error_code(error)) or f"HTTP {http_status(error)}"
             return f"its service answers {code}", translate(error, "").transient

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
+import re
 import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -78,9 +79,11 @@ class Aws:
                 except (ProviderError, *CONFIGURATION_ERRORS) as error:
                     raise translate(error, f"connect to {service}") from error
                 except (BotoCoreError, ValueError) as error:
+                    # A URL that is none is shown without all that could be a password.
+                    why = re.sub(r"(?s)//.*@", "//", str(error))
                     raise RefusedError(
                         "aws.client",
-                        f"cannot connect to {service} in region {region or '(none)'}: {error}",
+                        f"cannot connect to {service} in region {region or '(none)'}: {why}",
                         hint="check --region, --endpoint-url, and AWS_ENDPOINT_URL and its like where the job runs",
                         field="region",
                     ) from error
@@ -120,7 +123,7 @@ class Aws:
             ("AWS_CA_BUNDLE or ca_bundle of the profile", session.get_config_variable("ca_bundle")),
             ("REQUESTS_CA_BUNDLE", os.environ.get("REQUESTS_CA_BUNDLE")),
         ):
-            if path:
+            if path is not None:
                 await asyncio.to_thread(check_ca_bundle, path, origin)
                 break
         return session

@@ -118,7 +118,7 @@ _LARGEST_SKEW = timedelta(minutes=15)
 _CLOCK_MESSAGES = ("Signature expired", "Signature not yet current")
 """Beginnings of STS's SignatureDoesNotMatch when a clock is wrong."""
 
-_URL_PRIVATE = re.compile(r"(?<=//)[^/@\s]+@|(?<=\S)\?\S+")
+_URL_PRIVATE = re.compile(r"(?<=//)[^/\s]*@|(?<=\S)\?\S+")
 """User and password, and the query, of a URL."""
 
 _PRIVATE = re.compile(
