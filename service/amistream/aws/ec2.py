@@ -127,7 +127,7 @@ def _image(found: dict[str, Any]) -> Ami:
         location=re.sub(r"^(s3://|https?://[^/]*)?/*", "", found.get("ImageLocation", "")),
         state=found.get("State", ""),
         reason=found.get("StateReason", {}).get("Message", ""),
-        tags={wanted(tag, "Key"): wanted(tag, "Value") for tag in found.get("Tags", ())},
+        tags={tag.get("Key", ""): tag.get("Value", "") for tag in found.get("Tags", ())},
     )
 
 
