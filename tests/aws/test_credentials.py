@@ -214,3 +214,27 @@ async def test_newer_keys_in_a_file(place: str, tmp_path: Path, monkeypatch: pyt
         with pytest.raises(StoreError, match="is missing"):
             await find_credentials(aws)
         assert (await client._request_signer._credentials.get_frozen_credentials()).token == "new"
+
+
+async def test_another_provider_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Credentials that renew themselves are found anew once the file that says how has changed, and only then."""
+    log, path = tmp_path / "log", tmp_path / "config"
+    for name in ("old", "new"):
+        keys = {"Version": 1, "AccessKeyId": SECRETS[0], "SecretAccessKey": SECRETS[1], "SessionToken": name,
+                "Expiration": "2090-01-31T12:00:00Z"}  # fmt: skip
+        (tmp_path / name).write_text(f"#!/bin/sh\necho {name} >>{log}\necho '{json.dumps(keys)}'\n")
+        (tmp_path / name).chmod(0o700)
+    path.write_text(f"[default]\ncredential_process = {tmp_path / 'old'}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(path))
+    async with Aws(Settings(state_dir=tmp_path)) as aws:
+        first = await aws.credentials()
+        await aws.credentials()
+        path.write_text("[default]\ncredential_process = /no/such/program\n")
+        for _ in range(2):
+            with pytest.raises(StoreError, match="/no/such/program cannot be started"):
+                await aws.credentials()
+        path.write_text(f"[default]\n# another one\ncredential_process = {tmp_path / 'new'}\n")
+        assert await aws.credentials() is first
+        assert first is not None
+        assert (await first.get_frozen_credentials()).token == "new"
+    assert log.read_text().split() == ["old", "new"]

@@ -11,6 +11,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from getpass import getpass
 from inspect import isawaitable
@@ -38,6 +39,8 @@ class Session(AioSession):  # type: ignore[misc, unused-ignore]  # untyped, wher
         self.region = region
         """Where a role is assumed, if the SDK's own configuration has no region."""
         self._found: GuardedCredentials | None = None
+        self._files_then: list[tuple[int, int]] = []
+        """The configuration files when the credentials were found."""
 
     def set_credentials(
         self, access_key: str, secret_key: str, token: str | None = None, account_id: str | None = None
@@ -53,19 +56,32 @@ class Session(AioSession):  # type: ignore[misc, unused-ignore]  # untyped, wher
         return self._found
 
     async def look_again(self) -> GuardedCredentials | None:
-        """Like `get_credentials`, with those that do not renew themselves found anew: a file may have newer ones.
+        """Like `get_credentials`, found anew where a file may have newer ones.
 
+        Credentials that renew themselves are found anew only if the SDK's configuration files have changed.
         Every client that was made with the older ones signs with the newer ones from now on.
         """
         old = self._found
-        if old is None or old.refreshes or old.method in {"explicit", "env"}:
+        if old is None or old.method in {"explicit", "env"}:
             return await self.get_credentials()
+        if old.refreshes and self._files_then == self._files_now():
+            return old
         self._config = self._profile_map = None  # of the SDK, which reads its files once
         if (new := await self._find()) is not None:
             old.take_over(new)
         return old
 
+    def _files_now(self) -> list[tuple[int, int]]:
+        """Time and size of the configuration files that there are."""
+        found = []
+        for name in ("config_file", "credentials_file"):
+            with suppress(OSError):
+                facts = os.stat(os.path.expanduser(self.get_config_variable(name)))  # noqa: PTH111, PTH116 - as the SDK
+                found.append((facts.st_mtime_ns, facts.st_size))
+        return found
+
     async def _find(self) -> GuardedCredentials | None:
+        files = self._files_now()
         with self._border("").guarding():
             region = self.get_config_variable("region") or self.region or self.fallback_region()
             providers = create_credential_resolver(self, region_name=region).providers
@@ -76,7 +92,9 @@ class Session(AioSession):  # type: ignore[misc, unused-ignore]  # untyped, wher
                 async with asyncio.timeout(self._patience_s):
                     found = await provider.load()
                 if found is not None:
-                    return GuardedCredentials(found, border, self._patience_s)
+                    guarded = GuardedCredentials(found, border, self._patience_s)
+                    self._files_then = files
+                    return guarded
         await asyncio.to_thread(_check_named_files)
         return None
 
