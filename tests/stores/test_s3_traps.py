@@ -23,9 +23,10 @@ from amistream.values import MIB
 from stores.places import QUICK, s3_store
 from support.buckets import list_keys, open_uploads
 from support.loop import clock
-from support.proxy import Action, Answer, DropReply, Fault, HoldReply, Reset, StallBody
+from support.proxy import Action, Answer, DropReply, Fault, HoldReply, Request, Reset, StallBody
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
     from pathlib import Path
 
     from conftest import MakeBucket, MakeProxy
@@ -213,6 +214,44 @@ async def test_a_stray_refusal_weakens_nothing(
             await store.put(f"image.part.0{number}", memoryview(DATA), sha1(DATA), lambda _: None)
     assert [each.status for each in proxy.seen("PUT")] == [200, status, 200, 200]
     assert all({"if-none-match", "x-amz-checksum-sha1"} <= each.headers.keys() for each in proxy.seen("PUT"))
+
+
+@pytest.mark.parametrize("way", ["whole", "chunks", "copy"])
+async def test_a_rival_between_two_attempts(
+    way: str, ministack: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without `If-None-Match` each attempt looks first: what a rival stored after the last one stays."""
+    unknown = Fault(
+        action=Answer(status=501, code="NotImplemented"), method="PUT|POST", header="if-none-match", times=None
+    )
+    proxy, bucket = make_proxy(ministack, unknown), make_bucket(ministack)
+    data, key = LARGE if way == "chunks" else DATA, "some/prefix/image.part.01"
+    with ministack.blocking_client() as s3:
+
+        def rival(request: Request) -> Action | None:
+            final = request.method == ("POST" if way == "chunks" else "PUT") and "uploads" not in request.query
+            if (
+                not final
+                or not request.path.endswith(key)
+                or "Contents" in s3.list_objects_v2(Bucket=bucket, Prefix=key)
+            ):
+                return None
+            s3.put_object(Bucket=bucket, Key=key, Body=b"another's")
+            return Answer(status=503, code="SlowDown")
+
+        async with s3_store(proxy.endpoint, bucket, monkeypatch) as store:
+            assert isinstance(store, S3Store)
+            await store.put("image.part.00", memoryview(DATA), sha1(DATA), lambda _: None)
+            proxy.at_random = rival
+            source = S3Location(bucket=bucket, key_prefix="some/prefix")
+            storing: Awaitable[object] = (
+                store.copy("image.part.01", source, "image.part.00", sha1(DATA))
+                if way == "copy"
+                else store.put("image.part.01", memoryview(data), sha1(data), lambda _: None)
+            )
+            with pytest.raises(TakenError):
+                await storing
+        assert s3.get_object(Bucket=bucket, Key=key)["Body"].read() == b"another's"
 
 
 async def test_a_probe_learns_anew(

@@ -201,10 +201,9 @@ class MultipartUploads:
         self, name: str, upload_id: str, sent: list[dict[str, Any]], size: int, checksums: Sequence[str]
     ) -> None:
         async def complete_in(dialect: Dialect) -> None:
-            if not dialect.condition:
-                await self._requests.require_free(name)
-
             async def complete(_: Alive) -> None:
+                if not dialect.condition:
+                    await self._requests.require_free(name)
                 call = self._client.complete_multipart_upload(
                     **self._requests.object(name),
                     UploadId=upload_id,

@@ -123,6 +123,8 @@ class S3Store:
         """See `ObjectStore.copy`. Some endpoints ignore `If-None-Match` for copies and replace an existing object."""
 
         async def attempt(_: Alive, dialect: Dialect) -> str | None:
+            if not dialect.condition:
+                await self._requests.require_free(name)
             call = self._client.copy_object(
                 **self._requests.object(name),
                 CopySource=object_arguments(source, source_name),
@@ -139,14 +141,14 @@ class S3Store:
             checksum: str | None = reply["CopyObjectResult"].get("ChecksumSHA1")
             return checksum
 
-        async def copy_in(dialect: Dialect) -> str | None:
-            if not dialect.condition:
-                await self._requests.require_free(name)
-            what = f"copy {source}/{source_name} to {self._requests.url(name)}"
-            return await self._requests.ask(what, partial(attempt, dialect=dialect))
-
+        what = f"copy {source}/{source_name} to {self._requests.url(name)}"
         try:
-            checksum = await in_dialect(self._client, self._place.bucket, "CopyObject", copy_in)
+            checksum = await in_dialect(
+                self._client,
+                self._place.bucket,
+                "CopyObject",
+                lambda dialect: self._requests.ask(what, partial(attempt, dialect=dialect)),
+            )
         except PreconditionError as error:
             stored = await self._requests.stat_whole(name)
             if stored is None or stored.checksum != whole_checksum(sha1):
@@ -244,11 +246,11 @@ class S3Store:
         what = f"store {self._requests.url(name)}"
 
         async def send(dialect: Dialect) -> None:
-            if not dialect.condition:
-                await self._requests.require_free(name)
             protection = await dialect.of_body(whole_checksum(sha1), data)
 
             async def attempt(alive: Alive) -> None:
+                if not dialect.condition:
+                    await self._requests.require_free(name)
                 body = Body(data, alive.counting(on_bytes), self._limit)
                 call = self._client.put_object(
                     **self._requests.object(name),
