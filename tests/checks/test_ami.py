@@ -63,6 +63,13 @@ async def test_no_account(scene: Scene) -> None:
     assert "--account" in hint
 
 
+async def test_no_account_and_a_broken_provider(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bundle in a directory needs no credentials, so the hint for broken ones names --account first."""
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/no/such/file")
+    hint = await scene.hint(scene.tmp_path / "out", code="aws.credentials", says="AWS_CONFIG_FILE", account=None)
+    assert hint.startswith("give --account 123456789012; or check the")
+
+
 async def test_a_taken_ami_name(scene: Scene, bucket: str, ministack: Endpoint) -> None:
     """A name that another AMI has is refused, with the id of that AMI."""
     with ministack.blocking_client("ec2") as ec2:

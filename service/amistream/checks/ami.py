@@ -12,7 +12,7 @@ from amistream.aws.regions import on_aws
 from amistream.checks.destination import Destination
 from amistream.checks.findings import Check
 from amistream.checks.identity import KnowsRegion
-from amistream.errors import RefusedError
+from amistream.errors import RefusedError, StoreError
 from amistream.flow.retry import with_retries
 from amistream.location import DirectoryLocation
 from amistream.plan import BundlingPlace
@@ -160,7 +160,7 @@ class AmiChecks:
                 )
             return f"{self._account}, as given"
         in_directory = isinstance(address.location, DirectoryLocation)
-        if in_directory and not address.endpoint_url and not await address.aws.has_credentials():
+        if in_directory and not address.endpoint_url and not await self._has_credentials():
             raise RefusedError(
                 "account.missing",
                 "cannot write the manifest: the AWS account id is not known, and there are no credentials for STS",
@@ -173,6 +173,12 @@ class AmiChecks:
             lambda _: address.aws.account_id(self._place.region, address.endpoint_url),
         )
         return f"{self._account}, from STS"
+
+    async def _has_credentials(self) -> bool:
+        try:
+            return await self._address.aws.has_credentials()
+        except StoreError as error:
+            raise error.reworded(hint=f"give --account 123456789012; or {error.hint}") from error
 
     async def _check_devices(self) -> str:
         mappings = self._mappings
