@@ -1,4 +1,4 @@
-"""Settings of the process itself: protection of its secrets, and limits of its memory.
+"""Settings of the process itself: protection of its secrets, its standard input, and limits of its memory.
 
 **Secrets**: no core dump, no debugger, private files.
 
@@ -50,6 +50,13 @@ def keep_secrets_in() -> None:
 def make_files_private() -> None:
     """Make new files accessible to the process's user alone, unless their mode is set explicitly."""
     os.umask(_OWNER_ONLY)
+
+
+def close_stdin() -> None:
+    """Give the process an empty standard input: nothing that it runs can ask the terminal and wait for an answer."""
+    nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    os.dup2(nothing, 0)
+    os.close(nothing)
 
 
 @cache

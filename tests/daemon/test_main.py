@@ -43,15 +43,18 @@ class Process:
         self.popen = commands.Popen[str](
             [AMISTREAMD, "--socket", self.socket, "--state-dir", self.state_dir],
             env={**os.environ, **variables},
+            stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
+        assert self.popen.stdin
         assert self.popen.stderr
-        self._log = self.popen.stderr
+        self._stdin, self._log = self.popen.stdin, self.popen.stderr
 
     def close(self) -> None:
         self.popen.kill()
         self.popen.wait()
+        self._stdin.close()
         self._log.close()
 
     def wait_logged(self, event: str) -> dict[str, Any]:
@@ -97,6 +100,12 @@ def test_daemon_serves_and_stops(tmp_path: Path, number: signal.Signals) -> None
         assert process.stop(number) == 0
         assert not process.socket.exists()
         assert process.wait_logged("daemon.stopped")["pid"] == process.popen.pid
+
+
+def test_nothing_is_asked_on_the_standard_input(tmp_path: Path) -> None:
+    """Whatever the daemon was started with, its standard input is empty: a program that asks there gets an end."""
+    with running(tmp_path) as process:
+        assert Path(f"/proc/{process.popen.pid}/fd/0").readlink() == Path(os.devnull)
 
 
 def test_second_daemon_refuses(tmp_path: Path) -> None:

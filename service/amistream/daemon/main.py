@@ -31,7 +31,7 @@ from amistream.daemon.metrics import Metrics
 from amistream.daemon.notify import notify
 from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, AmistreamError, UsageError
 from amistream.jobs.queue import JobQueue, open_queue
-from amistream.process import keep_secrets_in, make_files_private, settle_memory
+from amistream.process import close_stdin, keep_secrets_in, make_files_private, settle_memory
 from amistream.request import CheckRequest
 from amistream.roots import Roots
 from amistream.settings import OnStop, Settings, load
@@ -55,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_secrets_in()
     settle_memory()
     make_files_private()
+    # Started in a terminal it would ask there for an MFA code, and serve nobody meanwhile.
+    close_stdin()
     try:
         settings = load(options.config, socket=options.socket, state_dir=options.state_dir)
         log.configure(settings.log_level, settings.log_format)
