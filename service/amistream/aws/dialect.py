@@ -76,7 +76,7 @@ class Dialect:
 
 @dataclass(slots=True)
 class _Known:
-    """What is known of one client's endpoint."""
+    """Knowledge of one client's endpoint, of each of its buckets."""
 
     first: Dialect
     learnt: dict[tuple[str, str], Dialect] = field(default_factory=dict)
