@@ -22,7 +22,8 @@ BIN := $(VENV)/bin
 
 # command:Debian package
 FOR_DEMO := python3:python3 openssl:openssl mke2fs:e2fsprogs cmp:diffutils
-FOR_TEST := $(FOR_DEMO) curl:curl mkfs.xfs:xfsprogs losetup:mount fsfreeze:util-linux qemu-img:qemu-utils
+FOR_TEST := $(FOR_DEMO) curl:curl mkfs.xfs:xfsprogs losetup:mount fsfreeze:util-linux qemu-img:qemu-utils \
+	partclone.extfs:partclone sfdisk:fdisk sgdisk:gdisk grub-fstest:grub-common
 FOR_BENCH := $(FOR_TEST) pigz:pigz igzip:isal
 
 .PHONY: help demo test coverage bench lint audit clean system-demo system-test system-bench

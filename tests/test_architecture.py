@@ -36,7 +36,7 @@ ORDER = (
 
 PURE = sorted(
     {f"stages/{name}.py" for name in ("archive", "compress", "join", "encrypt", "split", "manifest")}
-    | {file for file in FILES if file.startswith("stages/back/")}
+    | {file for file in FILES if file.startswith(("stages/back/", "source/disks/"))}
 )
 IMPURE = {
     "asyncio",
