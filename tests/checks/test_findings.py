@@ -77,6 +77,17 @@ async def test_what_needs_a_skipped_check_names_it() -> None:
     assert findings[2].blocked_by == ("source", "place")
 
 
+async def test_a_check_with_several_observations() -> None:
+    """Each observation of a check becomes a finding under the check's name, and notices block no other check."""
+    two = [Observation("the first", Status.NOTICE, why="so"), Observation("the second", Status.NOTICE, fix="thus")]
+    findings = await run_checks([Check("blocks", "it matters", lambda: two), ok("parts", "blocks")])
+    assert [(each.name, each.status, each.found) for each in findings] == [
+        ("blocks", Status.NOTICE, "the first"),
+        ("blocks", Status.NOTICE, "the second"),
+        ("parts", Status.OK, "parts is well"),
+    ]
+
+
 async def test_what_is_not_there_blocks_nothing() -> None:
     """A needed check that is not part of the run is ignored."""
     assert [each.status for each in await run_checks([ok("devices", "metadata", after=("region",))])] == [Status.OK]

@@ -1,4 +1,4 @@
-"""Runs checks side by side, each as soon as the checks it needs are done, and collects one finding from each.
+"""Runs checks side by side, each as soon as the checks it needs are done, and collects their findings.
 
 A failed check does not hide the others: they go on, and only those that need it are skipped. The findings keep the
 order in which the checks were given, however long each took.
@@ -7,11 +7,11 @@ order in which the checks were given, however long each took.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from inspect import iscoroutinefunction
-from typing import Self
+from typing import Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -80,58 +80,63 @@ def notice(found: str, *, why: str, fix: str = "") -> Observation:
     return Observation(found, Status.NOTICE, why, fix)
 
 
+Answer: TypeAlias = Observation | str | Sequence[Observation]
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """One question, and `why` it is asked: what would go wrong later. `probe` raises `AmistreamError` to fail.
 
-    A `probe` that is no coroutine function runs on a thread, and is waited for even when the checks are cancelled. The
+    It answers with one observation, its text alone, or several: each becomes a finding, under the check's name. A
+    `probe` that is no coroutine function runs on a thread, and is waited for even when the checks are cancelled. The
     check is skipped unless all checks that it `needs` passed; it only waits for those that it comes `after`. Names of
     checks that are not part of the run are ignored.
     """
 
     name: str
     why: str
-    probe: Callable[[], Awaitable[Observation | str]] | Callable[[], Observation | str]
+    probe: Callable[[], Awaitable[Answer]] | Callable[[], Answer]
     needs: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
 
 
 async def run_checks(checks: Sequence[Check]) -> list[Finding]:
     """Run all checks. Raises only for a cancel or a bug."""
-    tasks: dict[str, asyncio.Task[Finding]] = {}
+    tasks: dict[str, asyncio.Task[list[Finding]]] = {}
 
-    async def run(check: Check) -> Finding:
+    async def run(check: Check) -> list[Finding]:
         before = {name: await tasks[name] for name in (*check.after, *check.needs) if name in tasks}
-        blocked_by = tuple(dict.fromkeys(name for need in check.needs for name in _blocking(before.get(need))))
+        blocked_by = tuple(dict.fromkeys(name for need in check.needs for name in _blocking(before.get(need, []))))
         if not blocked_by:
-            return await _finding_of(check)
+            return await _findings_of(check)
         found = f"not checked without {', '.join(blocked_by)}"
-        return Finding(name=check.name, status=Status.SKIPPED, found=found, blocked_by=blocked_by)
+        return [Finding(name=check.name, status=Status.SKIPPED, found=found, blocked_by=blocked_by)]
 
     async with task_group() as group:
         for check in checks:
             tasks[check.name] = group.create_task(run(check), name=f"check {check.name}")
-    return [task.result() for task in tasks.values()]
+    return [finding for task in tasks.values() for finding in task.result()]
 
 
-async def _finding_of(check: Check) -> Finding:
+async def _findings_of(check: Check) -> list[Finding]:
     try:
         if iscoroutinefunction(check.probe):
-            observation = await check.probe()
+            answer = await check.probe()
         else:
-            observation = await finish_despite_cancel(asyncio.to_thread(check.probe))
+            answer = await finish_despite_cancel(asyncio.to_thread(check.probe))
     except AmistreamError as error:
-        return Finding.failed(check.name, check.why, error)
-    if isinstance(observation, str):
-        observation = Observation(observation)
-    return Finding(name=check.name, **asdict(observation))
+        return [Finding.failed(check.name, check.why, error)]
+    if isinstance(answer, str):
+        answer = Observation(answer)
+    observations = [answer] if isinstance(answer, Observation) else answer
+    return [Finding(name=check.name, **asdict(observation)) for observation in observations]
 
 
-def _blocking(finding: Finding | None) -> tuple[str, ...]:
+def _blocking(findings: Sequence[Finding]) -> Iterator[str]:
     """The failed checks that block dependants of this one: itself, or those that it was skipped for."""
-    if finding is None or finding.status in (Status.OK, Status.NOTICE):
-        return ()
-    return finding.blocked_by or (finding.name,)
+    for finding in findings:
+        if finding.status not in (Status.OK, Status.NOTICE):
+            yield from finding.blocked_by or (finding.name,)
 
 
 def for_destination(checks: Iterable[Check], number: int) -> list[Check]:
