@@ -23,19 +23,24 @@ BIN := $(VENV)/bin
 # command:Debian package
 FOR_DEMO := python3:python3 openssl:openssl mke2fs:e2fsprogs cmp:diffutils
 FOR_TEST := $(FOR_DEMO) curl:curl mkfs.xfs:xfsprogs losetup:mount fsfreeze:util-linux qemu-img:qemu-utils \
-	partclone.extfs:partclone sfdisk:fdisk sgdisk:gdisk grub-fstest:grub-common
+	partclone.extfs:partclone sfdisk:fdisk sgdisk:gdisk grub-fstest:grub-common \
+	/usr/lib/grub/i386-pc/grub-bios-setup:grub-pc-bin
+FOR_BOOT := $(FOR_TEST) qemu-system-x86_64:qemu-system-x86 cpio:cpio mmdebstrap:mmdebstrap mkfs.vfat:dosfstools
 FOR_BENCH := $(FOR_TEST) pigz:pigz igzip:isal
 
-.PHONY: help demo test coverage bench lint audit clean system-demo system-test system-bench
+.PHONY: help demo test boot-test coverage bench lint audit clean system-demo system-test system-boot system-bench
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.installed $(MINISTACK)/.installed | system-demo ## bundle and check an ext4 volume here (KEEP=1: keep it running)
 	@KEEP=$(KEEP) docs/demo.sh
 
 test: lint $(MINISTACK)/.installed | system-test ## lint, then all tests (ARGS='-k name' for some)
 	@$(BIN)/python -m pytest -n auto $(ARGS)
+
+boot-test: $(VENV)/.installed-dev | system-boot ## start unbundled disks with QEMU (ARGS='-m boot': a whole Debian, too)
+	@$(BIN)/python -m pytest -m 'boot and not slow' --log-cli-level=INFO tests/boot $(ARGS)
 
 coverage: lint $(MINISTACK)/.installed | system-test ## the same with branch coverage (a third slower)
 	@data=$$(mktemp -d)
@@ -91,6 +96,7 @@ $(AUDIT)/.installed: $(firstword $(MAKEFILE_LIST)) | system-demo
 
 system-demo: ; @$(call need,$(FOR_DEMO))
 system-test: ; @$(call need,$(FOR_TEST))
+system-boot: ; @$(call need,$(FOR_BOOT))
 system-bench: ; @$(call need,$(FOR_BENCH))
 
 # Installs the missing packages of $(1) if run as root, else prints the command.

@@ -1,0 +1,61 @@
+"""Disks that come back from a bundle start in a machine: `make boot-test`, which takes minutes.
+
+The log has the time of each.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+import pytest
+
+from boot.machine import HANDED_OVER, machine
+from boot.tiny_system import LOADED, TinySystem
+from boot.way import bundled_and_unbundled
+from support.boot_disks import Table, boot_disk
+from support.volumes import MIB
+
+if TYPE_CHECKING:
+    from support.keys import KeyRing
+
+LOG = logging.getLogger(__name__)
+pytestmark = [pytest.mark.boot, pytest.mark.timeout(1800)]
+
+SIZE = 48 * MIB
+PATIENCE_S = 600
+"""A machine boots in 5 s on an idle core, and in 20 times as long on a busy one."""
+
+
+def assert_boots(disk: Path, printed: bytes) -> float:
+    """Assert that a machine with this disk prints a text, and return the seconds until then."""
+    begun = time.monotonic()
+    with machine(disk) as running:
+        assert running.prints(printed, PATIENCE_S), running.printed[-4000:].decode(errors="replace")
+    took = time.monotonic() - begun
+    LOG.info("%s after %.1f s, at a load of %.1f", printed.decode(), took, os.getloadavg()[0])
+    return took
+
+
+@pytest.mark.parametrize("table", get_args(Table))
+def test_a_disk_boots_after_its_way(table: Table, system: TinySystem, tmp_path: Path, key_ring: KeyRing) -> None:
+    """The system on a disk that came back starts from its file system."""
+    disk = boot_disk(tmp_path / f"{table}.img", system.tree, SIZE, table)
+    image = bundled_and_unbundled(disk.path, tmp_path / "way", key_ring)
+    assert_boots(image, system.booted)
+
+
+@pytest.mark.parametrize("table", get_args(Table))
+def test_a_disk_without_core_img_does_not_boot(table: Table, system: TinySystem, tmp_path: Path) -> None:
+    """Nothing loads a kernel from a disk with zeros for core.img, in many times the time that a whole disk takes."""
+    disk = boot_disk(tmp_path / f"{table}.img", system.tree, SIZE, table)
+    took = assert_boots(disk.path, LOADED)
+    with disk.path.open("r+b") as file:
+        file.seek(disk.core)
+        file.write(bytes(disk.core_room))
+    with machine(disk.path) as running:
+        assert running.prints(HANDED_OVER, PATIENCE_S)
+        assert not running.prints(LOADED, 20 + 4 * took)

@@ -1,0 +1,50 @@
+"""GRUB's own code finds the kernel on disks that come back from a bundle, and its boot area comes back whole."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+import pytest
+
+from boot.way import bundled_and_unbundled
+from support.boot_disks import BootDisk, Table, boot_disk
+from support.volumes import MIB, random_image
+
+if TYPE_CHECKING:
+    from support.keys import KeyRing
+
+KERNEL = "boot/vmlinuz-6.1.0-1-cloud-amd64"
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root file system with noise for a kernel."""
+    tree = tmp_path_factory.mktemp("tree")
+    (tree / "boot").mkdir()
+    random_image(tree / KERNEL, 3 * MIB + 17)
+    return tree
+
+
+def assert_grub_reads(image: Path, partition: str, expected: Path) -> None:
+    """Assert that GRUB finds the kernel in a partition, and reads the expected bytes."""
+    words = ["grub-fstest", str(image), "cmp", f"(loop0,{partition})/{KERNEL}", str(expected)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def outside_of_root(disk: BootDisk, image: Path) -> tuple[bytes, bytes]:
+    """Read all that is before the file system and all that is behind it."""
+    content = image.read_bytes()
+    return content[: disk.root], content[disk.root + disk.root_size :]
+
+
+@pytest.mark.parametrize("table", get_args(Table))
+def test_a_disk_keeps_kernel_and_boot_area(table: Table, tree: Path, tmp_path: Path, key_ring: KeyRing) -> None:
+    """GRUB reads the kernel of a disk that came back, and every byte outside of the file system is the same."""
+    disk = boot_disk(tmp_path / "disk.img", tree, 16 * MIB, table)
+    image = bundled_and_unbundled(disk.path, tmp_path / "way", key_ring)
+    assert image.stat().st_size == 16 * MIB
+    assert outside_of_root(disk, image) == outside_of_root(disk, disk.path)
+    assert_grub_reads(image, disk.grub_partition, tree / KERNEL)
