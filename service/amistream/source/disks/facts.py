@@ -33,3 +33,5 @@ class UsedBlocks:
     """Bytes of blocks that were given to files and never written: they hold deleted data."""
     unused_inodes: int = 0
     """Bytes of inode tables that were never used."""
+    keeps_preallocated: bool = False
+    """Preallocated blocks were not looked for: `extents` has them, with the deleted data that they may hold."""

@@ -1,0 +1,1 @@
+"""The file system xfs: its superblock, its log, and its used blocks."""
