@@ -81,7 +81,7 @@ def ext4_image(path: Path, size: int, files_from: Path | None = None) -> Path:
     return path
 
 
-def xfs_image(path: Path, size: int, files_from: Path | None = None) -> Path:
+def xfs_image(path: Path, size: int, files_from: Path | None = None, *options: str) -> Path:
     """Make an XFS file system (300 MiB at least) in the way of `ext4_image`; skip without mkfs.xfs."""
     if shutil.which("mkfs.xfs") is None:
         pytest.skip("mkfs.xfs is not installed (Debian package xfsprogs)")
@@ -89,7 +89,7 @@ def xfs_image(path: Path, size: int, files_from: Path | None = None) -> Path:
         prototype = path.with_name(path.name + ".prototype")
         prototype.write_text("\n".join(["/none", "0 0", "d--755 0 0", *_prototype(tree), "$", ""]))
         _sparse_file(path, size)
-        _run("mkfs.xfs", "-q", "-f", "-m", f"uuid={FIXED_UUID}", "-p", str(prototype), str(path))
+        _run("mkfs.xfs", "-q", "-f", "-m", f"uuid={FIXED_UUID}", *options, "-p", str(prototype), str(path))
         prototype.unlink()
     return path
 

@@ -39,18 +39,16 @@ _OF_THE_LOG, _UNMOUNT = 0xAA, 0x20
 
 
 class _Header(NamedTuple):
-    """The fields that are used. The sum alone is little-endian."""
-
     mark: int
     round: int
     version: int
     length: int
     place: int
-    checksum: int
+    checksum: bytes
     operations: int
 
 
-_HEADER = struct.Struct(">IIII Q 8x I 4x I")
+_HEADER = struct.Struct(">IIII Q 8x 4s 4x I")
 
 
 class _Ring:
@@ -134,10 +132,10 @@ def _headers_of(record: bytes, version: int) -> int:
 
 def _has_checksum(record: bytes, header: _Header, headers: int) -> bool:
     """Check the record's sum. mkfs.xfs and xfs_repair write none, and the kernel accepts that too."""
-    if not header.checksum:
+    if not any(header.checksum):
         return True
     further = range(1, -(-header.length // _ONE_HEADER))
     rest = b"".join(record[number * _BLOCK :][:_FURTHER_HEADER_SIZE] for number in further)
     rest += record[headers * _BLOCK :][: header.length]
     sums = {crc32c(rest, checksum(record[:size], _CHECKSUM_AT)) for size in _HEADER_SIZES}
-    return header.checksum in sums
+    return int.from_bytes(header.checksum, "little") in sums
