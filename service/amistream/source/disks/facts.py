@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from amistream.values import Extent
 
@@ -35,3 +36,62 @@ class UsedBlocks:
     """Bytes of inode tables that were never used."""
     keeps_preallocated: bool = False
     """Preallocated blocks were not looked for: `extents` has them, with the deleted data that they may hold."""
+
+
+class TableKind(StrEnum):
+    NONE = "none"
+    """The disk is a file system, or something unknown, from its first byte on."""
+    MBR = "mbr"
+    GPT = "gpt"
+    HYBRID = "hybrid"
+    """A GPT, with partitions in the boot record too."""
+    PROTECTIVE = "protective"
+    """A boot record that stands for a GPT, of which no copy is whole."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partition:
+    """One entry of a partition table. Ids are in the form that `blkid` prints."""
+
+    number: int
+    """As in the device's name; logical ones of an MBR begin with 5."""
+    offset: int
+    size: int
+    type_id: str
+    """0x83, or a GUID."""
+    type_name: str = ""
+    """Its words, such as Linux, BIOS boot, EFI system; '' for a type that is not known here."""
+    name: str = ""
+    """As a GPT records it."""
+    uuid: str = ""
+    """The PARTUUID."""
+    bootable: bool = False
+    extended: bool = False
+    """It holds the logical partitions of an MBR, which are entries of their own, and no data besides."""
+    doubt: str = ""
+    """The sentence that says why the entry is not trusted: all bytes that it names are kept then."""
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.size
+
+    @property
+    def trusted(self) -> bool:
+        """The partition lies within the disk, and overlaps neither another one nor a table."""
+        return not self.doubt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionTable:
+    """A disk's partition table. Bytes may be left out within its trusted partitions only, each by its content."""
+
+    kind: TableKind
+    sector_size: int = 512
+    disk_id: str = ""
+    """The PTUUID: eight hexadecimal digits of an MBR, or the GUID of a GPT."""
+    partitions: tuple[Partition, ...] = ()
+    """By number; those that are not trusted are among them."""
+    doubts: tuple[str, ...] = ()
+    """Sentences about the table, those of its entries included."""
+    reach: int = 0
+    """The byte at which the disk ends by its table, which is more than it has where it was cut short."""
