@@ -30,7 +30,8 @@ class Machine:
         with selectors.DefaultSelector() as selector:
             selector.register(self._output, selectors.EVENT_READ)
             while text not in self.printed:
-                if not selector.select(max(0.0, deadline - time.monotonic())):
+                left = deadline - time.monotonic()
+                if left <= 0 or not selector.select(left):
                     return False
                 more = os.read(self._output.fileno(), 1 << 16)
                 if not more:

@@ -16,7 +16,7 @@ import pytest
 from boot.machine import HANDED_OVER, machine
 from boot.tiny_system import LOADED, TinySystem
 from boot.way import bundled_and_unbundled
-from support.boot_disks import Table, boot_disk
+from support.boot_disks import BootDisk, Table, boot_disk
 from support.volumes import MIB
 
 if TYPE_CHECKING:
@@ -30,10 +30,10 @@ PATIENCE_S = 600
 """A machine boots in 5 s on an idle core, and in 20 times as long on a busy one."""
 
 
-def assert_boots(disk: Path, printed: bytes) -> float:
+def assert_boots(disk: Path, printed: bytes, memory_mib: int = 512) -> float:
     """Assert that a machine with this disk prints a text, and return the seconds until then."""
     begun = time.monotonic()
-    with machine(disk) as running:
+    with machine(disk, memory_mib) as running:
         assert running.prints(printed, PATIENCE_S), running.printed[-4000:].decode(errors="replace")
     took = time.monotonic() - begun
     LOG.info("%s after %.1f s, at a load of %.1f", printed.decode(), took, os.getloadavg()[0])
@@ -59,3 +59,11 @@ def test_a_disk_without_core_img_does_not_boot(table: Table, system: TinySystem,
     with machine(disk.path) as running:
         assert running.prints(HANDED_OVER, PATIENCE_S)
         assert not running.prints(LOADED, 20 + 4 * took)
+
+
+@pytest.mark.slow
+def test_a_whole_debian_boots_after_its_way(debian: BootDisk, tmp_path: Path, key_ring: KeyRing) -> None:
+    """Debian asks for a login after its disk was bundled and unbundled, as it does before."""
+    assert_boots(debian.path, b"localhost login:", memory_mib=1024)
+    image = bundled_and_unbundled(debian.path, tmp_path / "way", key_ring)
+    assert_boots(image, b"localhost login:", memory_mib=1024)
