@@ -25,7 +25,7 @@ VARIANTS = {
     "64bit": "-t ext4 -O 64bit,metadata_csum,metadata_csum_seed",
     "no types": "-t ext4 -b 2048 -O ^filetype,^dir_index",
     "meta_bg": "-t ext4 -O meta_bg,^resize_inode",
-    "bigalloc": "-t ext4 -b 4096 -C 16384 -O bigalloc",
+    "bigalloc": "-t ext4 -b 4096 -C 8192 -O bigalloc",
 }
 
 
@@ -41,7 +41,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for place in (400_000, 900_000):
             file.seek(place)
             file.write(noise.randbytes(30_000))
-    for number in range(600):
+    for number in range(400):
         (top / "many" / f"name-{number:04}-{'x' * (number % 60)}").write_bytes(b"%d" % number)
     (top / "few/a").write_bytes(b"a")
     Path(os.fsdecode(os.fsencode(top) + b"/few/\xff")).write_bytes(b"not UTF-8")
