@@ -35,7 +35,7 @@ class UsedBlocks:
     unused_inodes: int = 0
     """Bytes of inode tables that were never used."""
     keeps_preallocated: bool = False
-    """Preallocated blocks could not be left out safely: `extents` has them, with the deleted data that they may hold."""
+    """Preallocated blocks could not be left out safely: `extents` has them, and the deleted data in them."""
 
 
 class TableKind(StrEnum):
