@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from amistream.values import as_utf8
+from amistream.values import LeftOut, as_utf8
 
 
 class JobKind(StrEnum):
@@ -127,6 +127,12 @@ class JobResult(_Model):
     region: str | None
     places: tuple[PlaceResult, ...] = Field((), description="each destination's end, in the request's order")
     image_size: int = Field(description="bytes of the volume")
+    left_out: LeftOut | None = Field(
+        None,
+        description="bytes of the volume that are not read and come back as zeros: free blocks of file systems, blocks "
+        "that were preallocated and never written, inode tables that were never used, and holes outside of those; null "
+        "for a job that an older version began",
+    )
     bundled_size: int = Field(description="bytes of all parts")
     parts: int
     digest: str = Field(description="SHA-1 of the tar archive, hex: image/digest of the manifest")

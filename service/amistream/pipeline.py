@@ -26,6 +26,7 @@ from amistream.keys import BundleKey
 from amistream.plan import Plan, Resumption
 from amistream.ports.store import PartStore
 from amistream.ports.volume import Volume
+from amistream.source.used import UsedView
 from amistream.stages.archive import Archive
 from amistream.stages.compress import Deflate
 from amistream.stages.encrypt import Encrypt
@@ -69,7 +70,7 @@ class Pipeline:
         self._size_before = point.gzip.before.size_in if point else 0
         most_parts = plan.upload_concurrency + BUFFERS_BEYOND_UPLOADS
         self.buffers = Buffers(count=most_parts, size=plan.part_size)
-        self.reader = Read(volume, plan.extents)
+        self.reader = Read(volume if plan.used is None else UsedView(volume, plan.used), plan.extents)
         self.archive = Archive(
             name=plan.prefix,
             size=volume.size,

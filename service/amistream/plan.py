@@ -1,8 +1,8 @@
 """The figures and facts that every run of a job keeps to: the first run settles them, later ones read the journal.
 
-The extents of a volume are found once, by the preflight of the first run, and are part of the plan. All bytes outside
-them read as zeros in the image, whatever the volume holds there: so they may leave out holes, and also free blocks of a
-file system. A later run asks for them again only to see that no data has come up outside of the plan's.
+The extents of a volume and its used blocks are found once, by the preflight of the first run, and are part of the plan.
+All bytes outside them are zeros in the image, whatever the volume holds there: holes, and free blocks of file systems.
+A later run finds them again only to see that no data has come up outside of the plan's.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from amistream.ports.registry import Registration
 from amistream.ports.store import Identity
 from amistream.stages.manifest import ImageFacts, WrappedKeys
-from amistream.values import Checkpoint, Extent, PartDigest
+from amistream.values import Checkpoint, Extent, LeftOut, PartDigest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,11 @@ class Plan:
     upload_concurrency: int
     nice: int = 0
     extents: tuple[Extent, ...] | None = None
-    """The runs to read and archive, ascending; bytes outside read as zeros in the image. None: the whole volume."""
+    """The ranges to archive, ascending; bytes outside read as zeros in the image. None: the whole volume."""
+    used: tuple[Extent, ...] | None = None
+    """The ranges within the extents that are read; the rest of these is archived as zeros. None: all of them."""
+    left_out: LeftOut | None = None
+    """None in journals that were written before the field existed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,7 +42,7 @@ class OnStop(StrEnum):
 
 
 class Sparse(StrEnum):
-    """Treatment of the volume's holes: left out through the archive's sparse map, or bundled as zeros."""
+    """Treatment of the volume's holes and free blocks: left out through the archive's sparse map, or bundled."""
 
     AUTO = "auto"
     ALWAYS = "always"
@@ -208,9 +208,9 @@ class Settings(BaseSettings):
     )
     sparse: Sparse = Field(
         Sparse.AUTO,
-        description='Holes of an image file: "auto" leaves them out of the bundle if there are any, "always" writes '
-        'the archive\'s sparse map even if there are none, "never" compresses them as zeros. They come back as zeros '
-        "in any case. Choice.",
+        description='Holes, and free blocks of ext2, ext3, ext4 and xfs: "auto" leaves them out, "always" does too and '
+        'writes the archive\'s sparse map even if there are none, "never" bundles every byte. What is left out comes '
+        "back as zeros. Choice.",
     )
     max_image_size: ByteSize = Field(
         ByteSize(10 * GIB),

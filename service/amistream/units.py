@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from amistream.values import GIB, KIB, MIB
+from amistream.values import GIB, KIB, MIB, LeftOut
 
 MINUTE_S = 60
 HOUR_S = 60 * MINUTE_S
@@ -38,3 +38,14 @@ def share_text(part: float, whole: float) -> str:
 
 def time_text(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def left_out_text(left: LeftOut) -> str:
+    """The bytes that are not read, and why, as `6.8 GiB free blocks, 2.0 GiB holes`; '' without any."""
+    reasons = {
+        "free blocks": left.free,
+        "holes": left.holes,
+        "preallocated": left.preallocated,
+        "unused inode tables": left.unused_inodes,
+    }
+    return ", ".join(f"{size_text(size)} {reason}" for reason, size in reasons.items() if size)

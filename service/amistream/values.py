@@ -51,6 +51,24 @@ class Extent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """Bytes of the volume that are not read and come back as zeros, by what they are. No byte counts twice."""
+
+    holes: int = 0
+    """Holes outside of those below."""
+    free: int = 0
+    """Free blocks of file systems."""
+    preallocated: int = 0
+    """Blocks that were given to files and never written."""
+    unused_inodes: int = 0
+    """Inode tables that were never used."""
+
+    @property
+    def total(self) -> int:
+        return self.holes + self.free + self.preallocated + self.unused_inodes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PartDigest:
     """One stored part: its number from 0, its size and its SHA-1 (20 bytes)."""
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 ALONE = ["libraries", "cores", "memory", "state_dir", "source", "memory_limit", "clock", "keys", "ec2_certificate",
          "credentials", "region", "destination"]  # fmt: skip
 TO_S3 = [
-    *("libraries", "cores", "memory", "state_dir", "source", "size", "mount", "parts", "memory_limit"),
+    *("libraries", "cores", "memory", "state_dir", "source", "size", "mount", "free_blocks", "parts", "memory_limit"),
     *("keys", "ec2_certificate", "credentials", "clock", "bucket", "region", "acls", "encryption", "versions", "probe"),
     *("destination", "account", "devices", "ami_name", "registration"),
 ]
@@ -201,7 +201,7 @@ async def test_everything_that_is_wrong_is_told_at_once(
     assert (outcome.status, list(findings)) == (3, TO_S3)
     skipped = {finding.name: finding.blocked_by for finding in findings.values() if finding.status is Status.SKIPPED}
     assert skipped == {
-        **dict.fromkeys(("size", "mount", "parts"), ("source",)),
+        **dict.fromkeys(("size", "mount", "free_blocks", "parts"), ("source",)),
         **dict.fromkeys(("region", "acls", "encryption", "versions", "probe", "destination"), ("bucket",)),
         **dict.fromkeys(("ami_name", "registration"), ("bucket",)),
     }

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ from amistream.plan import Bundling, BundlingPlace, Plan
 from amistream.ports.registry import Registration
 from amistream.request import JobRequest, parse_request
 from amistream.stages.manifest import ImageFacts, WrappedKeys
-from amistream.values import ArchiveResult, Checkpoint, Extent, GzipPlace, GzipResult, PartDigest, PartMark
+from amistream.values import ArchiveResult, Checkpoint, Extent, GzipPlace, GzipResult, LeftOut, PartDigest, PartMark
 from support.mounts import small_disk
 
 if TYPE_CHECKING:
@@ -571,6 +572,17 @@ async def test_a_journal_from_before_registrations_were_entered(tmp_path: Path) 
         assert (entry.manifests, entry.images) == ({0: b"<manifest/>"}, {})
         await journal.registering(job.id, 0, "ami-12345678")
         assert (await found(journal, job)).images == {0: "ami-12345678"}
+
+
+async def test_a_plan_that_leaves_out_free_blocks(tmp_path: Path) -> None:
+    """The ranges to read and what they leave out are recorded with the plan."""
+    used = (Extent(offset=1024, length=512), Extent(offset=2**40, length=1))
+    left_out = LeftOut(holes=1, free=2, preallocated=3, unused_inodes=4)
+    bundling = BUNDLING.model_copy(update={"plan": replace(BUNDLING.plan, used=used, left_out=left_out)})
+    async with Journal(tmp_path, by_itself=True) as journal:
+        job = await entered(journal)
+        await journal.begin(job.id, bundling)
+        assert (await found(journal, job)).bundling == bundling
 
 
 async def test_a_journal_of_version_1(tmp_path: Path) -> None:

@@ -136,12 +136,15 @@ def drawn(data: list[tuple[int, int]]) -> tuple[Extent, ...]:
         (None, [(0, 1000)], True),
     ],
 )
-def test_data_where_there_was_a_hole(
-    known: list[tuple[int, int]] | None, now: list[tuple[int, int]], same: bool
+@pytest.mark.parametrize("joined", [True, False])
+def test_data_where_there_was_none(
+    known: list[tuple[int, int]] | None, now: list[tuple[int, int]], same: bool, joined: bool
 ) -> None:
-    """A volume has changed if an extent lies outside of the plan's; new holes are no change."""
-    extents = None if known is None else drawn(known)
-    bundling = cast("Any", Bundling).model_construct(image_size=1000, plan=SimpleNamespace(extents=extents))
+    """A volume has changed if it has data outside of what the plan reads, gaps within its extents included."""
+    read, whole = None if known is None else drawn(known), drawn([(0, 1000)])
+    plan = SimpleNamespace(extents=whole, used=read) if joined and read is not None else None
+    plan = plan or SimpleNamespace(extents=read, used=None)
+    bundling = cast("Any", Bundling).model_construct(image_size=1000, plan=plan)
     with nullcontext() if same else pytest.raises(ChangedError):
         check_volume(bundling, 1000, drawn(now))
     with pytest.raises(ChangedError):

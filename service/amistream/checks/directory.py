@@ -36,7 +36,7 @@ class DirectoryChecks:
         return [
             Check("region", "EC2's certificate depends on the region", self._choose_region),
             Check("directory", "nothing could be written there", self._check_directory),
-            Check("space", "the job would fill the disk", self._check_space, ("directory", "source")),
+            Check("space", "the job would fill the disk", self._check_space, ("directory", "source"), ("free_blocks",)),
             *([free] if must_be_empty else []),
         ]
 

@@ -45,8 +45,8 @@ class CheckedVolume:
 
     plan: Plan
     volume: Volume
-    extents: tuple[Extent, ...]
-    """The volume's extents as they are now; the plan may have those of an earlier run, or none."""
+    used: tuple[Extent, ...]
+    """The ranges of the volume to read, as they are now; a job keeps to the plan of its first run."""
 
     async def close(self) -> None:
         await asyncio.to_thread(self.volume.close)
@@ -71,14 +71,19 @@ class Measurable(CheckedVolume):
 
 
 async def check(
-    addresses: Sequence[Destination], note: Note, *, bundling: Bundling | None = None, numbers: Sequence[int] = (0,)
+    addresses: Sequence[Destination],
+    note: Note,
+    *,
+    bundling: Bundling | None = None,
+    numbers: Sequence[int] = (0,),
+    frozen: bool = False,
 ) -> Ready:
     """Check everything, open the volume and the stores. Raises `RefusedError`, and leaves nothing behind then.
 
     `bundling` holds the decisions of an earlier run of the job, which stay; that run's parts are no obstacle. `numbers`
-    are the places of the addresses in it.
+    are the places of the addresses in it. `frozen`: the volume's mounted file systems were frozen before.
     """
-    source = SourceChecks(addresses[0])
+    source = SourceChecks(addresses[0], frozen=frozen)
     places: list[DestinationChecks] = []
     for address, number in zip(addresses, numbers, strict=True):
         places.append(DestinationChecks(address, source, bundling, number, earlier=tuple(places), create_keys=True))
@@ -91,7 +96,7 @@ async def check(
         ready = Ready(
             plan=source.plan(),
             volume=source.volume,
-            extents=source.extents,
+            used=source.used,
             destinations=tuple(opened),
             identity=places[0].identity.identity,
             ec2_certificates=tuple(place.identity.certificate for place in places),
@@ -190,7 +195,7 @@ async def check_measurable(request: JobRequest, settings: Settings, aws: Aws, no
         place = _location_checks(address, source)
         _report(await run_checks([*source.checks(check_mounts=False), *place.checks(must_be_empty=False)]), note)
         store = await _opened(address, place.region)
-        return Measurable(plan=source.plan(), volume=source.volume, extents=source.extents, store=store)
+        return Measurable(plan=source.plan(), volume=source.volume, used=source.used, store=store)
     except BaseException:
         await source.close()
         raise

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from amistream.checks.destination import RequestContext
 from amistream.checks.findings import Check, Observation, notice
+from amistream.checks.free_blocks import find_blocks, keep_all
 from amistream.errors import RefusedError, SourceError
 from amistream.host.mounts import mount_point
 from amistream.plan import Plan
@@ -13,13 +15,14 @@ from amistream.ports.volume import Kind, Volume
 from amistream.request import PREFIX_WORDS
 from amistream.settings import Sparse, concurrency_within, memory_ceiling
 from amistream.source.doubt import doubt_about
+from amistream.source.extents import join_extents
 from amistream.source.file import too_large
 from amistream.source.foreign import HEAD, recognise
 from amistream.source.opening import open_source
 from amistream.stages.level import level_number
 from amistream.stages.manifest import SIGNED_MAX, signed_size
 from amistream.units import size_text
-from amistream.values import GIB, MIB, Extent, is_prefix, quoted
+from amistream.values import GIB, MIB, Extent, LeftOut, is_prefix, quoted
 
 
 class SourceChecks:
@@ -28,13 +31,17 @@ class SourceChecks:
     volume: Volume
     """Set by the check `source`."""
 
-    def __init__(self, context: RequestContext) -> None:
+    def __init__(self, context: RequestContext, *, frozen: bool = False) -> None:
+        """`frozen`: the volume's mounted file systems were frozen for the job, before it is opened."""
         self._context = context
+        self._frozen = frozen
         self._request = context.request
         self._settings = context.settings
         self.opened = False
-        self.extents: tuple[Extent, ...] = ()
-        """The volume's extents. No other code asks the volume for them."""
+        self.used: tuple[Extent, ...] = ()
+        """The ranges to read: without holes and, after the check `free_blocks`, without free blocks. No other code asks
+        the volume for its extents."""
+        self.left_out = LeftOut()
         self._concurrency = 0
         self.part_size = int(self._request.part_size or self._settings.part_size)
         self.workers = self._request.workers or self._settings.worker_count()
@@ -46,10 +53,12 @@ class SourceChecks:
         why = "writes during the pass make the image inconsistent, and the AMI may not boot"
         mount = Check("mount", why, self._check_mounts, ("source",))
         why = "EC2 would refuse the manifest after everything was stored"
+        why_free = "deleted files would go into the image"
         return [
             Check("source", "there would be nothing to bundle", self._open),
             Check("size", "EC2 takes no empty image, and boots none over 10 GiB", self._check_size, ("source",)),
             *([mount] if check_mounts else []),
+            Check("free_blocks", why_free, self._find_free_blocks, ("source", "size"), ("mount",)),
             Check("parts", why, self._check_parts, ("source",)),
             self.memory_check(),
         ]
@@ -60,8 +69,13 @@ class SourceChecks:
 
     @property
     def data(self) -> int:
-        """Bytes outside of holes."""
-        return sum(extent.length for extent in self.extents)
+        """Bytes to read."""
+        return sum(extent.length for extent in self.used)
+
+    @property
+    def extents(self) -> tuple[Extent, ...]:
+        """The ranges to archive: few and large, with small gaps between those to read as zeros."""
+        return join_extents(self.used, self.volume.size)
 
     @property
     def most_parts(self) -> int:
@@ -70,6 +84,8 @@ class SourceChecks:
 
     def plan(self) -> Plan:
         request, settings = self._request, self._settings
+        dense = self.data == self.volume.size and self._sparse is not Sparse.ALWAYS
+        extents = self.extents
         return Plan(
             prefix=self._context.prefix,
             part_size=self.part_size,
@@ -78,7 +94,9 @@ class SourceChecks:
             level=level_number(request.compress or settings.compress),
             upload_concurrency=self._concurrency,
             nice=settings.nice if request.nice is None else request.nice,
-            extents=self._planned_extents(),
+            extents=None if dense else extents,
+            used=None if dense or self.used == extents else self.used,
+            left_out=self.left_out,
         )
 
     async def close(self) -> None:
@@ -96,11 +114,11 @@ class SourceChecks:
             as_it_is=self._as_it_is,
         )
         self.opened = True
-        self.extents = volume.extents()
-        count = len(self.extents)
+        self.used = volume.extents()
+        count = len(self.used)
         found = f"{size_text(volume.size)} {volume.kind}, {count} extent{'s' * (count != 1)}"
-        doubt = "" if self._as_it_is else self._look_at(volume)
-        return notice(f"{found}; {doubt}", why="the AMI may not boot") if doubt else found
+        self._doubt = "" if self._as_it_is else self._look_at(volume)
+        return notice(f"{found}; {self._doubt}", why="the AMI may not boot") if self._doubt else found
 
     @property
     def _as_it_is(self) -> bool:
@@ -124,6 +142,19 @@ class SourceChecks:
             )
         return doubt_about(bytes(head), volume.path.name, volume.size)
 
+    def _find_free_blocks(self) -> Sequence[Observation]:
+        volume, data = self.volume, self.used
+        if self._sparse is Sparse.NEVER:
+            found = keep_all(volume, [Extent(offset=0, length=volume.size)], "as --sparse never asks for")
+        elif volume.kind is Kind.STREAM:
+            found = keep_all(volume, data, "a stream is read from front to back")
+        elif not self._frozen and (place := mount_point(volume.identity, writable=True)):
+            found = keep_all(volume, data, f"it is mounted read-write on {place}")
+        else:
+            found = find_blocks(volume, data, frozen=self._frozen)
+        self.used, self.left_out = found.used, found.left_out
+        return found.observations
+
     def _check_size(self) -> str:
         volume, most = self.volume, int(self._settings.max_image_size)
         if volume.size == 0:
@@ -145,7 +176,7 @@ class SourceChecks:
         if self._request.live:
             return notice(
                 f"{path} is mounted read-write on {place}",
-                why="writes during the pass make the image inconsistent",
+                why="writes during the pass make the image inconsistent, and free blocks cannot be left out",
                 fix=f"safe only while nothing writes to it, for example after fsfreeze --freeze {quoted(place)}",
             )
         mounted = quoted(place)
@@ -202,9 +233,6 @@ class SourceChecks:
             upload_concurrency=upload_concurrency,
         )
 
-    def _planned_extents(self) -> tuple[Extent, ...] | None:
-        sparse = self._request.sparse or self._settings.sparse
-        if sparse is Sparse.NEVER:
-            return None
-        dense = self.data == self.volume.size
-        return None if dense and sparse is Sparse.AUTO else self.extents
+    @property
+    def _sparse(self) -> Sparse:
+        return self._request.sparse or self._settings.sparse

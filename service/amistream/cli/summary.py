@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from amistream.cli.screen import progress_line
 from amistream.cli.table import columns
 from amistream.events import JobResult, JobView, PlaceResult, StageProgress
-from amistream.units import duration_text, rate_text, size_text, time_text
+from amistream.units import duration_text, left_out_text, rate_text, size_text, time_text
 
 
 def job_table(jobs: Sequence[JobView]) -> str:
@@ -61,7 +61,7 @@ def result_text(result: JobResult) -> str:
     if result.region is not None:
         facts.append(("region", result.region))
     facts += [
-        ("size", size_text(result.image_size)),
+        ("size", _size_text(result)),
         ("bundled", f"{size_text(result.bundled_size)} in {result.parts} part{'s' * (result.parts != 1)}"),
         ("elapsed", f"{duration_text(result.elapsed_s)}, {duration_text(result.cpu_s)} of CPU"),
         ("rate", f"{rate_text(result.image_size, result.elapsed_s)} of the image"),
@@ -73,6 +73,13 @@ def result_text(result: JobResult) -> str:
         facts.append(("limit", result.advice))
     places = f"\n\n{_place_table(result.places)}" if len(result.places) > 1 else ""
     return f"{columns(facts)}{places}\n\n{_stage_table(result.stages)}"
+
+
+def _size_text(result: JobResult) -> str:
+    """The size of the volume, and how much of it was left out and why."""
+    text = size_text(result.image_size)
+    why = left_out_text(result.left_out) if result.left_out else ""
+    return f"{text}; left out: {why}" if why else text
 
 
 def _place_table(places: Sequence[PlaceResult]) -> str:

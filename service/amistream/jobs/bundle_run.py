@@ -173,7 +173,7 @@ class BundleRun:
         key = await self._start(ready)
         await self._move(State.BUNDLING)
         try:
-            check_volume(self._bundling, ready.volume.size, ready.extents)
+            check_volume(self._bundling, ready.volume.size, ready.used)
             pipeline, meter, measured = await self._pass(ready, key)
         except ChangedError as change:
             key = await self._start_over(ready, change)
@@ -312,6 +312,7 @@ def _result(pipeline: Pipeline, meter: ProgressMeter, measured: Measured) -> Job
         image_name=None,
         region=None,
         image_size=measured.image_size,
+        left_out=pipeline.plan.left_out,
         bundled_size=measured.split.bundled_size,
         parts=len(measured.split.parts),
         digest=measured.archive.sha1.hex(),

@@ -1,6 +1,6 @@
 """Finds where a pass begins: anew, or behind the parts that an earlier pass under the same key has stored.
 
-Nothing here asks the volume or a destination: the extents were found by the preflight, the parts proved by `proof`.
+Nothing here asks the volume or a destination: its data was found by the preflight, the parts proved by `proof`.
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ def resumption(bundling: Bundling, parts: Sequence[SealedPart]) -> Resumption:
     )
 
 
-def check_volume(bundling: Bundling, size: int, extents: Sequence[Extent]) -> None:
-    """Raise `ChangedError` when the volume has another size than settled, or an extent outside the plan's.
+def check_volume(bundling: Bundling, size: int, data: Sequence[Extent]) -> None:
+    """Raise `ChangedError` when the volume has another size than settled, or data outside of what the plan reads.
 
-    Such data would never be read. Extents that shrank are no matter: they are read, hashed and compared.
+    Such data would never be read. Data that went is no matter: its place is read, hashed and compared.
     """
     if bundling.image_size != size:
         raise ChangedError(f"it had {bundling.image_size} bytes and has {size}")
-    planned = bundling.plan.extents
+    plan = bundling.plan
+    planned = plan.extents if plan.used is None else plan.used
     if planned is None:
         return
-    for extent in extents:
+    for extent in data:
         number = bisect_right(planned, extent.offset, key=lambda each: each.offset) - 1
         if number < 0 or extent.end > planned[number].end:
-            raise ChangedError(f"there is data behind byte {extent.offset}, where there was a hole")
+            raise ChangedError(f"there is data behind byte {extent.offset}, where there was none")

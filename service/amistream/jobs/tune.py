@@ -49,7 +49,7 @@ from amistream.plan import Plan
 from amistream.ports.store import OnBytes, PartStore, Store, sha1_of, whole_checksum
 from amistream.request import JobRequest
 from amistream.settings import Settings
-from amistream.source.extents import ALIGNMENT
+from amistream.source.extents import ALIGNMENT, join_extents
 from amistream.stages.level import level_number
 from amistream.stages.upload import MemoryLedger
 from amistream.units import duration_text, rate_text, size_text
@@ -150,7 +150,8 @@ class Tuner:
         self._count = 0
         self._sent: dict[str, tuple[int, str]] = {}
         """Size and checksum of what was sent, by name."""
-        self._data = sum(extent.length for extent in measurable.extents)
+        self._extents = join_extents(measurable.used, measurable.volume.size)
+        self._data = sum(extent.length for extent in self._extents)
         self.speeds = Speeds()
 
     @property
@@ -307,7 +308,7 @@ class Tuner:
 
     def _plan(self, sample: int, *, level: int | None) -> Plan:
         self._count += 1
-        extents = sample_extents(self._measurable.extents, sample)
+        extents = sample_extents(self._extents, sample)
         prefix = f"{self._names}-{self._count}"
         return replace(self._measurable.plan, prefix=prefix, level=level, extents=extents)
 

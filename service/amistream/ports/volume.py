@@ -17,25 +17,30 @@ class Kind(StrEnum):
     STREAM = "stream"
 
 
-class Volume(Protocol):
-    """A run of `size` bytes, open from its construction until `close`. Its calls block: use them on threads.
+class Readable(Protocol):
+    """A run of `size` bytes. Its calls block: use them on threads.
 
     `read_into` may be called from several threads at once. Failures are `SourceError`.
     """
 
-    path: Path
-    kind: Kind
     size: int
-    mtime: int
-    """Seconds since 1970, for the archive's header."""
-    identity: os.stat_result
-    """State of the file, device or pipe when it was opened, whatever has its name now."""
 
     def read_into(self, offset: int, buffer: memoryview) -> bool:
         """Fill the whole buffer from `offset` on. Returns True when all of it was in memory already."""
 
     def will_need(self, offset: int, length: int) -> None:
         """Announce the bytes that are read next. Does not wait."""
+
+
+class Volume(Readable, Protocol):
+    """The bytes of a source, open from its construction until `close`."""
+
+    path: Path
+    kind: Kind
+    mtime: int
+    """Seconds since 1970, for the archive's header."""
+    identity: os.stat_result
+    """State of the file, device or pipe when it was opened, whatever has its name now."""
 
     def extents(self) -> tuple[Extent, ...]:
         """List the parts that hold data, ascending; everything else reads as zeros. One extent if nothing is known."""

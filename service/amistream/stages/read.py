@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from amistream.ports.volume import Volume
+from amistream.ports.volume import Readable
 from amistream.values import MIB, Extent
 
 READ_AHEAD = 16 * MIB
@@ -19,7 +19,7 @@ _ANNOUNCED_AT_ONCE = 4 * MIB
 class Read:
     """The first stage. Calls come one at a time, from any thread."""
 
-    def __init__(self, volume: Volume, extents: Sequence[Extent] | None = None) -> None:
+    def __init__(self, volume: Readable, extents: Sequence[Extent] | None = None) -> None:
         """`extents` ascend and do not touch; None means the whole volume."""
         whole = (Extent(offset=0, length=volume.size),) if volume.size else ()
         self._volume = volume

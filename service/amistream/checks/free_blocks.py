@@ -1,0 +1,114 @@
+"""Finds the free blocks of a volume's file systems, which are left out, and reports where they cannot be.
+
+Every doubt about a partition keeps all of it, with one notice. So does a file system that may be written to meanwhile,
+unless it was frozen before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from amistream.checks.findings import Observation, notice
+from amistream.errors import SourceError
+from amistream.ports.volume import Kind, Volume
+from amistream.source.disk_reader import reader_of
+from amistream.source.disks.disk_map import Area, DiskMap, map_disk
+from amistream.source.disks.facts import PartitionTable
+from amistream.source.disks.partition_types import BIOS_BOOT, EFI_SYSTEM
+from amistream.units import left_out_text, size_text
+from amistream.values import Extent, LeftOut, quoted
+
+_BOOT_AREAS = (BIOS_BOOT, EFI_SYSTEM, "PReP boot")
+"""Types of partitions that are kept whole without a word: nothing was ever deleted there that is worth one."""
+_WHY = "deleted files go into the image, and the bundle is larger"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blocks:
+    """The ranges of a volume to read, and what they leave out."""
+
+    used: tuple[Extent, ...]
+    left_out: LeftOut
+    observations: tuple[Observation, ...]
+
+
+def find_blocks(volume: Volume, data: Sequence[Extent], *, frozen: bool) -> Blocks:
+    """Find the used blocks of a volume that nothing writes to, within its `data`: the extents outside of its holes."""
+    try:
+        disk = map_disk(reader_of(volume), volume.size, frozen=frozen)
+    except SourceError:
+        return keep_all(volume, data, "it cannot be read")  # the job fails later, with a message of its own
+    used = disk.used(data)
+    left_out = disk.left_out(used)
+    return Blocks(used=used, left_out=left_out, observations=(_summary(used, left_out), *_notices(disk, volume)))
+
+
+def keep_all(volume: Volume, data: Sequence[Extent], why: str) -> Blocks:
+    """Read all of the `data`, for a reason."""
+    left_out = LeftOut(holes=volume.size - sum(extent.length for extent in data))
+    return Blocks(used=tuple(data), left_out=left_out, observations=(_summary(data, left_out, why),))
+
+
+def _summary(used: Sequence[Extent], left_out: LeftOut, why: str = "") -> Observation:
+    size = size_text(sum(extent.length for extent in used))
+    left = left_out_text(left_out)
+    found = f"{size} are read, and left out are {left}" if left else f"all {size} are read"
+    return Observation(f"{found}: {why}" if why else found)
+
+
+def _notices(disk: DiskMap, volume: Volume) -> Iterator[Observation]:
+    for doubt, places in _table_doubts(disk.table, volume).items():
+        yield _whole(" and ".join(places), doubt, f"look at its partition table: fdisk -l {quoted(volume.path)}")
+    for area in disk.areas:
+        place, kind = _place(area, volume), area.kind
+        if area.doubt:
+            yield _whole(place, area.doubt, _repair(area, volume))
+        elif area.used is None and area.trusted and kind:
+            yield _whole(place, f"those of {kind} cannot be told")
+        elif area.used is None and area.trusted and area.partition and area.partition.type_name not in _BOOT_AREAS:
+            yield _whole(place, "its content is not known")
+    if places := [_place(area, volume) for area in disk.areas if area.used and area.used.keeps_preallocated]:
+        yield notice(
+            f"{' and '.join(places)}: blocks that were preallocated and never written count as used",
+            why="deleted files may go into the image with them",
+        )
+
+
+def _table_doubts(table: PartitionTable, volume: Volume) -> dict[str, list[str]]:
+    """The partitions, or the disk, that the table itself puts in doubt, by its sentence, which may go for several."""
+    if not table.partitions:
+        return {"; ".join(table.doubts): [str(volume.path)]} if table.doubts else {}
+    found: dict[str, list[str]] = {}
+    for partition in table.partitions:
+        if not partition.trusted:
+            found.setdefault(partition.doubt, []).append(f"partition {partition.number}")
+    return found
+
+
+def _whole(place: str, doubt: str, fix: str = "") -> Observation:
+    return notice(f"{place} is bundled with its free blocks, because {doubt}", why=_WHY, fix=fix)
+
+
+def _place(area: Area, volume: Volume) -> str:
+    """The area in words, with its file system."""
+    place = f"partition {area.partition.number}" if area.partition else str(volume.path)
+    return f"{place} ({area.kind})" if area.kind else place
+
+
+def _repair(area: Area, volume: Volume) -> str:
+    """The command that removes most doubts about a file system."""
+    if volume.kind is Kind.CONVERTED_IMAGE:
+        return "start the virtual machine and shut it down cleanly"
+    if area.kind.startswith("ext"):
+        command = "e2fsck -f"
+    elif area.kind == "xfs":
+        command = "mount and umount it, which replays its log; if that fails: xfs_repair"
+    else:
+        return ""
+    path, number = str(volume.path), area.partition.number if area.partition else 0
+    if not number:
+        return f"{command} {quoted(path)}"
+    if volume.kind is Kind.BLOCK_DEVICE:
+        return f"{command} {quoted(f'{path}p{number}' if path[-1].isdigit() else f'{path}{number}')}"
+    return f"losetup --find --show --partscan {quoted(path)} gives it a device /dev/loopNp{number}; then {command} it"
