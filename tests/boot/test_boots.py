@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(1800)]
 
-SIZE = 48 * MIB
+SIZE, XFS_SIZE = 48 * MIB, 312 * MIB
+"""mkfs.xfs makes nothing below 300 MiB."""
 PATIENCE_S = 600
 """A machine boots in 5 s on an idle core, and in 20 times as long on a busy one."""
 
@@ -45,7 +46,14 @@ def test_a_disk_boots_after_its_way(table: Table, system: TinySystem, tmp_path: 
     """The system on a disk that came back starts from its file system."""
     disk = boot_disk(tmp_path / f"{table}.img", system.tree, SIZE, table)
     image = bundled_and_unbundled(disk.path, tmp_path / "way", key_ring)
-    assert_boots(image, system.booted)
+    assert_boots(image, system.booted())
+
+
+def test_a_disk_with_xfs_boots_after_its_way(system: TinySystem, tmp_path: Path, key_ring: KeyRing) -> None:
+    """So does the system on one with xfs."""
+    disk = boot_disk(tmp_path / "xfs.img", system.tree, XFS_SIZE, "gpt", "xfs")
+    image = bundled_and_unbundled(disk.path, tmp_path / "way", key_ring)
+    assert_boots(image, system.booted("xfs"))
 
 
 @pytest.mark.parametrize("table", get_args(Table))

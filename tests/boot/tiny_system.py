@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.boot_disks import GRUB
+from support.boot_disks import GRUB, Kind
 from support.volumes import FIXED_UUID
 
 KERNEL = "linux-image-cloud-amd64"
 BUSYBOX = "busybox-static"
-NEEDED_MODULES = ("virtio_pci", "virtio_blk", "ext4")
-"""For the disk of the machine, as far as the kernel does not have them built in."""
+NEEDED_MODULES = ("virtio_pci", "virtio_blk", "ext4", "crc32c_generic", "xfs")
+"""For the disk of the machine and its file system, as far as the kernel does not have them built in."""
 LOADED = b"KERNEL-LOADED"
 """GRUB prints this once kernel and initramfs are in memory."""
 BOOTED = b"SYSTEM-BOOTED"
@@ -67,10 +67,9 @@ class TinySystem:
     def kernel(self) -> Path:
         return self.tree / "boot" / f"vmlinuz-{self.release}"
 
-    @property
-    def booted(self) -> bytes:
-        """All that its init prints, with the file system that it runs from."""
-        return b"%s %s /dev/vda1 ext4" % (BOOTED, self.release.encode())
+    def booted(self, kind: Kind = "ext4") -> bytes:
+        """All that its init prints if it runs from such a file system."""
+        return b"%s %s /dev/vda1 %s" % (BOOTED, self.release.encode(), kind.encode())
 
 
 def tiny_system(directory: Path) -> TinySystem:

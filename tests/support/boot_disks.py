@@ -1,12 +1,13 @@
 """Disks that a BIOS boots by GRUB 2, made without root, mounts or grub-install.
 
-A disk has a table, GRUB's boot.img and core.img, and one ext4 file system at its end. What no partition holds, and
-free blocks, are full of noise: deleted data to the file system, somebody's boot code to whoever copies the disk.
+A disk has a table, GRUB's boot.img and core.img, and one ext4 or xfs at its end. Bytes outside of partitions are noise,
+and so are the free blocks of ext4: deleted data to the file system, somebody's boot code to whoever copies the disk.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import struct
 import subprocess
 import tempfile
@@ -14,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from support.volumes import FIXED_UUID, random_image
+import pytest
+
+from support.volumes import FIXED_UUID, MIB, random_image, xfs_image
 
 SECTOR = 512
 GRUB = Path("/usr/lib/grub/i386-pc")
@@ -34,6 +37,25 @@ first-lba: 34
 """
 
 Table: TypeAlias = Literal["mbr", "gpt"]
+Kind: TypeAlias = Literal["ext4", "xfs"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layout:
+    """The places on a disk, in sectors."""
+
+    sfdisk: str
+    core: range
+    """For core.img."""
+    root: int
+    behind: int
+    """Sectors at the disk's end that no partition may take."""
+
+
+LAYOUTS: dict[Table, _Layout] = {
+    "mbr": _Layout(sfdisk=MBR_TABLE, core=range(1, 2048), root=2048, behind=0),
+    "gpt": _Layout(sfdisk=GPT_TABLE, core=range(2048, 4096), root=8192, behind=33),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,29 +78,33 @@ class BootDisk:
         return "msdos1" if self.table == "mbr" else "gpt1"
 
 
-def boot_disk(path: Path, tree: Path, size: int, table: Table) -> BootDisk:
+def boot_disk(path: Path, tree: Path, size: int, table: Table, kind: Kind = "ext4") -> BootDisk:
     """Make a disk of `size` bytes that starts the kernel in `tree` as its /boot/grub/grub.cfg says."""
     disk = partitioned(random_image(path, size), table)
-    write_loader(disk)
-    ext4(path, tree, disk.root, disk.root_size)
+    write_loader(disk, kind)
+    if kind == "xfs":
+        made = xfs_image(path.with_suffix(".xfs"), disk.root_size, tree)
+        with made.open("rb") as source, path.open("r+b") as target:
+            target.seek(disk.root)
+            shutil.copyfileobj(source, target, MIB)
+        made.unlink()
+    else:
+        ext4(path, tree, disk.root, disk.root_size)
     return disk
 
 
 def partitioned(path: Path, table: Table) -> BootDisk:
     """Write the table of such a disk into a file."""
-    # The last 33 sectors of a GPT disk are its second table.
-    text, core, core_end, root, behind = (
-        (MBR_TABLE, 1, 2048, 2048, 0) if table == "mbr" else (GPT_TABLE, 2048, 4096, 8192, 33)
-    )
-    size = (path.stat().st_size // SECTOR - behind - root) // 8 * 8
-    _run("sfdisk", "--quiet", "--wipe=always", str(path), given=text.format(size=size))
+    layout = LAYOUTS[table]
+    size = (path.stat().st_size // SECTOR - layout.behind - layout.root) // 8 * 8
+    _run("sfdisk", "--quiet", "--wipe=always", str(path), given=layout.sfdisk.format(size=size))
     return BootDisk(
         path=path,
         table=table,
-        root=root * SECTOR,
+        root=layout.root * SECTOR,
         root_size=size * SECTOR,
-        core=core * SECTOR,
-        core_room=(core_end - core) * SECTOR,
+        core=layout.core.start * SECTOR,
+        core_room=len(layout.core) * SECTOR,
     )
 
 
@@ -97,13 +123,15 @@ def ext4(path: Path, tree: Path, offset: int, size: int) -> None:
     _run("mke2fs", *words, "-d", str(tree), str(path), f"{size // 1024}k")
 
 
-def write_loader(disk: BootDisk) -> None:
+def write_loader(disk: BootDisk, kind: Kind = "ext4") -> None:
     """Write boot.img and core.img in the way of grub-install, with /boot/grub in partition 1."""
-    module = "part_msdos" if disk.table == "mbr" else "part_gpt"
+    if not GRUB.exists():
+        pytest.skip("GRUB for PCs is not installed (Debian package grub-pc-bin)")
+    for_table = "part_msdos" if disk.table == "mbr" else "part_gpt"
     with tempfile.TemporaryDirectory() as directory:
         made = Path(directory) / "core.img"
         words = ("-O", "i386-pc", "-o", str(made), "-p", f"(,{disk.grub_partition})/boot/grub")
-        _run("grub-mkimage", *words, "biosdisk", module, "ext2")
+        _run("grub-mkimage", *words, "biosdisk", for_table, "xfs" if kind == "xfs" else "ext2")
         core = bytearray(made.read_bytes())
     core.extend(bytes(-len(core) % SECTOR))
     first = disk.core // SECTOR

@@ -14,7 +14,7 @@ SECTOR = 512
 BOOT_CODE = 440
 """Bytes of code at the disk's start; the disk's id follows, then the table."""
 
-_MARK = b"\x55\xaa"
+MARK = b"\x55\xaa"
 _TABLE = 446
 _ENTRY = struct.Struct("<B3xB3xII")
 """Status, type, first sector and sectors."""
@@ -64,7 +64,7 @@ class Chain:
 
 def parse_boot_record(sector: bytes) -> BootRecord | None:
     """The table in a disk's first sector; None without its mark, and for the boot sector of a file system."""
-    if sector[510:] != _MARK:
+    if sector[510:] != MARK:
         return None
     entries = [_ENTRY.unpack_from(sector, _TABLE + _ENTRY.size * index) for index in range(4)]
     if any(status not in {0, _ACTIVE} for status, *_ in entries):

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TypeAlias
 
+from amistream.source.disks.ext4 import superblock as ext4
+from amistream.source.disks.ext4.features import feature_names, kind_of
 from amistream.source.disks.facts import FileSystem
 from amistream.source.disks.fat import identify_exfat, identify_vfat
 from amistream.source.disks.ids import label_text, uuid_text
 from amistream.source.disks.ntfs import identify_ntfs
 from amistream.source.disks.reading import DoubtError, Reader
+from amistream.source.disks.xfs import superblock as xfs
 from amistream.values import KIB
 
 Probe: TypeAlias = Callable[[Reader, int], FileSystem | None]
@@ -31,11 +34,7 @@ _LUKS_1, _LUKS_2 = (b"LUKS\xba\xbe" + bytes((0, version)) for version in (1, 2))
 _SWAP_PAGES = tuple(4 * KIB << shift for shift in range(5))
 _SWAP = struct.Struct("<II4x16s16s")
 """Version, last page, id, label."""
-_EXT, _EXT_MOST_SHIFT = 1024, 6
-_EXT_JOURNAL, _EXT_JOURNAL_DEVICE, _EXT_64_BIT = 0x4, 0x8, 0x80
-_EXT_2_INCOMPATIBLE, _EXT_3_READ_ONLY = 0x2 | 0x4 | 0x10, 0x1 | 0x2 | 0x4
-"""Features that ext2 and ext3 understand: file types, recovery and meta groups; sparse superblocks, large files."""
-_XFS = struct.Struct(">4sIQ16x16s60x12s")
+_EXT_MOST_SHIFT = 6
 _BTRFS, _BTRFS_MARK = 64 * KIB, b"_BHRfS_M"
 _ISO, _ISO_DATES = 32 * KIB, (830, 813)
 _SQUASHFS_VERSION = 4
@@ -142,23 +141,17 @@ def _swap(read: Reader, size: int) -> FileSystem | None:
 
 
 def _ext(read: Reader, size: int) -> FileSystem | None:
-    if size < _EXT + 1024:
+    if size < ext4.OFFSET + ext4.LENGTH:
         return None
-    block = read(_EXT, 1024)
-    if block[0x38:0x3A] != b"\x53\xef":
+    block = read(ext4.OFFSET, ext4.LENGTH)
+    if not ext4.is_superblock(block):
         return None
-    compatible, incompatible, read_only = struct.unpack_from("<3I", block, 0x5C)
+    features = feature_names(*struct.unpack_from("<3I", block, 0x5C))
     blocks, shift = int.from_bytes(block[4:8], "little"), int.from_bytes(block[24:28], "little")
-    if incompatible & _EXT_64_BIT:
+    if "64bit" in features:
         blocks += int.from_bytes(block[0x150:0x154], "little") << 32
-    if incompatible & _EXT_JOURNAL_DEVICE:
-        kind = "jbd"
-    elif incompatible & ~_EXT_2_INCOMPATIBLE or read_only & ~_EXT_3_READ_ONLY:
-        kind = "ext4"
-    else:
-        kind = "ext3" if compatible & _EXT_JOURNAL else "ext2"
     return FileSystem(
-        kind=kind,
+        kind="jbd" if "journal_dev" in features else kind_of(features),
         size=blocks << (10 + shift) if shift <= _EXT_MOST_SHIFT else None,
         uuid=uuid_text(block[0x68:0x78]),
         label=label_text(block[0x78:0x88]),
@@ -166,12 +159,7 @@ def _ext(read: Reader, size: int) -> FileSystem | None:
 
 
 def _xfs(read: Reader, size: int) -> FileSystem | None:
-    if size < _SECTOR:
-        return None
-    mark, block, blocks, uuid, label = _XFS.unpack(read(0, _XFS.size))
-    if mark != b"XFSB":
-        return None
-    return FileSystem(kind="xfs", size=block * blocks, uuid=uuid_text(uuid), label=label_text(label))
+    return xfs.identify(read(0, _SECTOR)) if size >= _SECTOR else None
 
 
 def _btrfs(read: Reader, size: int) -> FileSystem | None:

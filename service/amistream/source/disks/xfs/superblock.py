@@ -8,9 +8,9 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
-from uuid import UUID
 
 from amistream.source.disks.facts import FileSystem
+from amistream.source.disks.ids import label_text, uuid_text
 from amistream.source.disks.reading import DoubtError
 from amistream.source.disks.xfs.checksum import has_checksum
 
@@ -98,9 +98,8 @@ def identify(head: bytes) -> FileSystem | None:
     if len(head) < _HEAD or not head.startswith(_MAGIC):
         return None
     fields = _Fields(*_FIELDS.unpack_from(head))
-    label = fields.label.split(b"\0")[0].decode("utf-8", "replace")
     size = fields.blocks * fields.block_size
-    return FileSystem(kind="xfs", size=size, label=label, uuid=str(UUID(bytes=fields.uuid)))
+    return FileSystem(kind="xfs", size=size, label=label_text(fields.label), uuid=uuid_text(fields.uuid))
 
 
 def read_superblock(read: Reader, size: int) -> Superblock:
