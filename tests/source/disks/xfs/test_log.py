@@ -82,6 +82,15 @@ def test_a_write_behind_the_unmount(empty: Path, behind: int) -> None:
         image.used()
 
 
+def test_a_hole_before_the_unmount(empty: Path) -> None:
+    """A block of an older round before the last record has not been written."""
+    image = Image(empty)
+    image.write(image.log, ring(image, 5000))
+    image.write(image.log + 4000 * BLOCK, struct.pack(">I", ROUND - 1))
+    with pytest.raises(DoubtError, match="log"):
+        image.used()
+
+
 CHANGES = {
     "another place": (20, struct.pack(">I", 5)),
     "another length": (12, struct.pack(">I", 1024)),

@@ -94,9 +94,10 @@ def _find_head(ring: _Ring) -> tuple[int, int]:
             low = middle
         else:
             high = middle
-    count = min(_MOST_IN_FLIGHT, ring.count)
-    expected = [newest if number % ring.count < high else newest - 1 for number in range(high, high + count)]
-    if newest == 0 or ring.rounds(high, count) != expected:
+    window = min(_MOST_IN_FLIGHT, ring.count // 2)
+    around = ring.rounds(high - window, 2 * window)
+    is_newest = [number % ring.count < high for number in range(high - window, high + window)]
+    if newest == 0 or [each == newest for each in around] != is_newest:
         raise DoubtError("its log has no clear end: it was not unmounted, or is damaged")
     return newest, high
 
