@@ -20,7 +20,7 @@ from amistream.ports.volume import Kind
 from amistream.source.file import FileVolume, open_volume
 from amistream.stages.read import Read
 from source.nobody import as_nobody, open_folder
-from support.mounts import mounted
+from support.mounts import mounted, partition
 from support.volumes import ext4_image, loop_device, random_image, sparse_image, xfs_image
 
 MIB = 1 << 20
@@ -303,6 +303,22 @@ def test_block_device_written(tmp_path: Path) -> None:
         with pytest.raises(SourceError, match="written to in the meantime"):
             volume.check_unchanged()
         live.check_unchanged()
+
+
+def test_disk_read_before_its_partition_was_written_to(tmp_path: Path) -> None:
+    """The bytes on a disk count, not those that the kernel kept from before a file system on it wrote."""
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(MIB) + ext4_image(tmp_path / "ext4.img", 16 * MIB).read_bytes())
+    with (
+        loop_device(disk, read_only=False) as device,
+        partition(device, MIB, 16 * MIB) as part,
+        mounted(part, tmp_path / "mounted") as where,
+    ):
+        device.read_bytes()
+        (where / "new").write_bytes(b"written at last" * 1000)
+        subprocess.run(["mount", "-o", "remount,ro", where], check=True)
+        with closing(open_volume(device)) as volume:
+            assert read_all(volume) == disk.read_bytes()
 
 
 def test_file_written_with_its_time_put_back(tmp_path: Path) -> None:

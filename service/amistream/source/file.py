@@ -43,6 +43,10 @@ class FileVolume:
         begin_to_write_out = getattr(ctypes.CDLL(None), "sync_file_range", None)
         if self.kind is Kind.IMAGE_FILE and begin_to_write_out is not None:
             begin_to_write_out(descriptor, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
+        if self.kind is Kind.BLOCK_DEVICE:
+            # A mounted file system writes past the cache of its device: what was read before may be out of date, also
+            # once it is mounted read-only or frozen.
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         self._before = self._witness()
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
