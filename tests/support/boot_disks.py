@@ -73,6 +73,10 @@ class BootDisk:
     """Bytes that core.img may take."""
 
     @property
+    def root_end(self) -> int:
+        return self.root + self.root_size
+
+    @property
     def grub_partition(self) -> str:
         """The partition of the file system, as GRUB calls it."""
         return "msdos1" if self.table == "mbr" else "gpt1"
