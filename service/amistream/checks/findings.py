@@ -27,10 +27,14 @@ class Status(StrEnum):
     NOTICE = "notice"
     FAILED = "failed"
     SKIPPED = "skipped"
+    UNKNOWN = "unknown"
 
 
 class Finding(BaseModel):
-    """The result of one check. `failed`: a job would be refused, or fail later; `notice`: worth knowing."""
+    """The result of one check. `failed`: a job would be refused, or fail later; `notice`: worth knowing.
+
+    `unknown`: it cannot be told.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,7 +43,7 @@ class Finding(BaseModel):
     found: str = Field(description="what was found")
     why: str = Field("", description="what would go wrong later")
     fix: str = Field("", description="the command or step that fixes it")
-    code: str = Field("", description="of the error, if the check failed")
+    code: str = Field("", description="of the error or fault, for programs")
     field: str = Field("", description="the input at fault, if any")
     blocked_by: tuple[str, ...] = Field((), description="the failed checks for which this one was skipped")
 
@@ -74,6 +78,7 @@ class Observation:
     status: Status = Status.OK
     why: str = ""
     fix: str = ""
+    code: str = ""
 
 
 def notice(found: str, *, why: str, fix: str = "") -> Observation:
@@ -135,7 +140,7 @@ async def _findings_of(check: Check) -> list[Finding]:
 def _blocking(findings: Sequence[Finding]) -> Iterator[str]:
     """The failed checks that block dependants of this one: itself, or those that it was skipped for."""
     for finding in findings:
-        if finding.status not in (Status.OK, Status.NOTICE):
+        if finding.status in (Status.FAILED, Status.SKIPPED):
             yield from finding.blocked_by or (finding.name,)
 
 

@@ -1,0 +1,57 @@
+"""Checks the file systems as such: not unmounted, or with features that GRUB cannot read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from amistream.checks.boot.disk import Disk, Volume
+from amistream.checks.boot.faults import failed, noted
+from amistream.checks.findings import Observation
+from amistream.source.disks.ext4.superblock import read_superblock
+from amistream.source.disks.reading import DoubtError
+
+_UNREADABLE = ("inline_data", "ea_inode", "casefold", "bigalloc")
+"""Measured with GRUB 2.06: "unknown filesystem" for each of them, and no other of 26 variants."""
+_CLEAN, _ERRORS = 1, 2
+
+
+def check_states(disk: Disk) -> Iterator[Observation]:
+    for volume in disk.volumes:
+        if volume.is_ext:
+            yield from _check_ext(volume)
+
+
+def _check_ext(volume: Volume) -> Iterator[Observation]:
+    fs = read_superblock(volume.read)
+    if fs.state & _ERRORS:
+        yield noted(
+            "errors",
+            f"{volume.words} is marked as having errors",
+            why="files may be damaged or missing",
+            fix="umount it, run e2fsck -f on it, then bundle it",
+        )
+    elif "needs_recovery" in fs.features or not fs.state & _CLEAN:
+        yield noted(
+            "torn",
+            f"{volume.words} was not unmounted: its journal has to be replayed",
+            why="the last writes before the image was taken may be missing, or half there",
+            fix="umount it, or mount it read-only, before it is bundled",
+        )
+
+
+def check_features(boot: Volume) -> Iterator[Observation]:
+    """`boot` is the file system in which GRUB looks for its files and the kernel."""
+    if not boot.is_ext:
+        return
+    try:
+        features = read_superblock(boot.read).features
+    except DoubtError:
+        return  # `check_states` reports it
+    found = [each for each in _UNREADABLE if each in features]
+    if found:
+        yield failed(
+            "grub_features",
+            f"{boot.words}, from which GRUB boots, has {' and '.join(found)}",
+            why="GRUB cannot read such a file system, and stops",
+            fix=f"make it anew without: mke2fs -t ext4 -O {','.join(f'^{each}' for each in found)} ...",
+        )

@@ -1,0 +1,16 @@
+"""The AMI that is wanted from a disk, as far as it decides what the disk needs to boot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    architecture: str = "x86_64"
+    """i386, x86_64 or arm64."""
+    paravirtual: bool = False
+    is_wrapped: bool = False
+    """The job puts a partition table and a boot loader before the file system."""
+    sriov: bool = False
+    ena: bool = False
