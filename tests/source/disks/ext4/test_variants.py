@@ -29,7 +29,9 @@ def test_used_blocks(image: GetImage, variant: str) -> None:
     found = used(here.path)
     left_out = frozenset() if variant in KEEPS_PREALLOCATED else here.unwritten
     assert blocks_of(found, here.block_size) == here.used - here.unused_tables - left_out
-    assert found.keeps_preallocated == (variant in KEEPS_PREALLOCATED or (variant in IN_CLUSTERS and not here.unwritten))
+    assert found.keeps_preallocated == (
+        variant in KEEPS_PREALLOCATED or (variant in IN_CLUSTERS and not here.unwritten)
+    )
     assert found.unused_inodes == len(here.unused_tables) * here.block_size
     assert found.preallocated == len(left_out) * here.block_size
     assert found.free + len(here.used) * here.block_size == found.size == here.path.stat().st_size
@@ -46,7 +48,8 @@ def test_restored(image: GetImage, variant: str) -> None:
         assert MARKER not in copy.read_bytes()
     with mounted(copy, copy.with_name("mounted"), "-o", "loop,ro") as where:
         assert _files(where) == {number: content(number) for number in range(FILES) if number not in DELETED}
-        assert os.getxattr(where / "file01", "user.long") == b"a" * 600
+        if variant != "ext2, first revision":
+            assert os.getxattr(where / "file01", "user.long") == b"a" * 600
         assert (where / "folder" / "small").read_bytes() == b"small enough for an inode\n"
         assert (where / "long").readlink().as_posix() == "/".join(["folder"] * 20)
     copy.unlink()
