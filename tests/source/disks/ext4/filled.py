@@ -55,6 +55,7 @@ VARIANTS = {
     "small groups": "-t ext4 -b 1024 -g 256 -N 2048",
     "encrypt and verity": "-t ext4 -b 4096 -O encrypt,verity,stable_inodes",
     "no journal": "-t ext4 -b 4096 -O ^has_journal",
+    "no checksums": "-t ext4 -b 1024 -O ^metadata_csum,^uninit_bg",
     "inodes of 128 bytes": "-t ext4 -b 1024 -I 128",
     "inodes of 1 KiB": "-t ext4 -b 1024 -I 1024",
 }

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from source.disks.ext4.conftest import GetImage
 
-KEEPS_PREALLOCATED = {"uninit_bg", "uninit_bg, 32 bit"}
+KEEPS_PREALLOCATED = {"uninit_bg", "uninit_bg, 32 bit", "no checksums"}
 IN_CLUSTERS = {"bigalloc", "bigalloc, 1 KiB"}
 
 
