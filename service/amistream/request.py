@@ -297,6 +297,11 @@ class Subject(_Request):
         None,
         description="raw: SOURCE's bytes are the disk, whatever they look like; default: recognise its format.",
     )
+    partition: Annotated[Literal["none", "mbr", "gpt"], Option("--partition", "", "none|mbr|gpt")] = Field(
+        "none",
+        description="mbr or gpt: SOURCE is a bare ext2, ext3 or ext4 file system; put such a partition table and this "
+        "machine's GRUB before it, so that it boots as hvm.",
+    )
     live: Annotated[bool, Option("--live", "")] = Field(
         False, description="Bundle SOURCE even though it is mounted read-write, for example with frozen file systems."
     )
@@ -324,6 +329,8 @@ class CheckRequest(Speed, RegistrationFields, Identity, Reach, Subject):
             raise ValueError("destinations: one is given twice")
         if len(self.destinations) > 1 and self.region and kinds == {S3Location}:
             raise ValueError("region: each of several buckets has its own; leave it out")
+        if self.partition != "none" and (self.virtualization != "hvm" or self.architecture == "arm64"):
+            raise ValueError("partition needs virtualization hvm, and an architecture with a BIOS: i386 or x86_64")
         return self
 
     @property

@@ -14,6 +14,7 @@ from amistream.plan import Plan
 from amistream.ports.volume import Kind, Volume
 from amistream.request import PREFIX_WORDS
 from amistream.settings import Sparse, concurrency_within, memory_ceiling
+from amistream.source.disks.facts import TableKind
 from amistream.source.doubt import doubt_about
 from amistream.source.extents import join_extents
 from amistream.source.file import too_large
@@ -112,6 +113,7 @@ class SourceChecks:
             image_size=request.image_size,
             most=int(self._settings.max_image_size),
             as_it_is=self._as_it_is,
+            partition=TableKind(request.partition),
         )
         self.opened = True
         self.used = volume.extents()

@@ -12,12 +12,14 @@ from pathlib import Path
 from amistream.errors import RefusedError, SourceError
 from amistream.ports.volume import Kind, Volume
 from amistream.roots import Roots
+from amistream.source.disks.facts import TableKind
 from amistream.source.file import FileVolume, open_volume
 from amistream.source.foreign import AS_IT_IS, HEAD, TAIL, Foreign, recognise
 from amistream.source.qemu.converted import open_converted
 from amistream.source.qemu.formats import Format, detect_format
 from amistream.source.qemu.headers import read_range
 from amistream.source.stream import STANDARD_INPUT_PATH, open_standard_input
+from amistream.source.wrapped import wrap
 from amistream.values import STANDARD_INPUT, quoted
 
 
@@ -29,10 +31,12 @@ def open_source(
     image_size: int | None = None,
     most: int | None = None,
     as_it_is: bool = False,
+    partition: TableKind = TableKind.NONE,
 ) -> Volume:
     """Open the `source` and check its size against `image_size`, which a stream needs.
 
-    `as_it_is`: the bytes are the disk, whatever they look like. With `roots` the source must lie within them. A
+    `as_it_is`: the bytes are the disk, whatever they look like. `partition`: make a disk with such a table of a bare
+    file system. With `roots` the source must lie within them. A
     converted image whose disk has more than `most` bytes is refused by its size alone. Raises `RefusedError`. Blocks:
     use it on a thread.
     """
@@ -53,6 +57,8 @@ def open_source(
                 hint="leave --image-size out: it is needed for a pipe only",
                 field="image_size",
             )
+        if partition is not TableKind.NONE:
+            volume = wrap(volume, partition)
     except BaseException:
         volume.close()
         raise

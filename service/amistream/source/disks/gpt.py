@@ -15,11 +15,11 @@ from amistream.values import KIB
 SECTOR_SIZES = (512, 4 * KIB)
 MARK = b"EFI PART"
 
-_HEADER = struct.Struct("<8sIII4xQQQQ16sQIII")
+HEADER = struct.Struct("<8sIII4xQQQQ16sQIII")
 """Mark, revision, size, checksum, own sector, the other header's, first and last usable one, GUID, entries."""
-_REVISION = 0x10000
-_CHECKSUM = slice(16, 20)
-_ENTRY = struct.Struct("<16s16sQQQ72s")
+REVISION = 0x10000
+CHECKSUM = slice(16, 20)
+ENTRY = struct.Struct("<16s16sQQQ72s")
 """Type, GUID, first and last sector, attributes, name."""
 _MOST_ENTRIES = 4096
 """Guess: sgdisk makes 128, and a table with more than twice as many has not been seen."""
@@ -103,14 +103,14 @@ def _read_header(read: Reader, size: int, sector: int, place: int) -> _Header | 
         return None
     raw = read(place * sector, sector)
     mark, revision, length, checksum, own, other, first, last, guid, array, count, entry, entries_checksum = (
-        _HEADER.unpack_from(raw)
+        HEADER.unpack_from(raw)
     )
-    if mark != MARK or revision != _REVISION or not _HEADER.size <= length <= sector or own != place:
+    if mark != MARK or revision != REVISION or not HEADER.size <= length <= sector or own != place:
         return None
     blank = bytearray(raw[:length])
-    blank[_CHECKSUM] = bytes(4)
+    blank[CHECKSUM] = bytes(4)
     # Linux reads entries of this size only.
-    if zlib.crc32(blank) != checksum or entry != _ENTRY.size or not 0 < count <= _MOST_ENTRIES:
+    if zlib.crc32(blank) != checksum or entry != ENTRY.size or not 0 < count <= _MOST_ENTRIES:
         return None
     if not 0 < array <= size // sector or (array * sector + count * entry) > size:
         return None
@@ -124,7 +124,7 @@ def _table(
     header: _Header, sector: int, *, second: _Header | None = None, notes: tuple[str, ...] = (), doubt: str = ""
 ) -> Gpt:
     partitions = []
-    for number, fields in enumerate(_ENTRY.iter_unpack(header.entries), 1):
+    for number, fields in enumerate(ENTRY.iter_unpack(header.entries), 1):
         type_id, guid, first, last, attributes, name = fields
         if not any(type_id):
             continue

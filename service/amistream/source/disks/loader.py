@@ -20,8 +20,8 @@ CORE_AT = 0x5C
 """Place of the core's first sector, 8 bytes, in the first sector of GRUB 2."""
 _CORE_WORD = b"loading"
 """The core's first sector prints it."""
-_BLOCK = struct.Struct("<QHH")
-_LAST_BLOCK, _FIRST_BLOCK = 500, 256
+BLOCK = struct.Struct("<QHH")
+LAST_BLOCK_AT, _FIRST_BLOCK_AT = 500, 256
 """The list of the core's further sectors grows downwards: first sector, sectors, segment. Code stands below it."""
 _MOST_SECTORS = 4096
 """A core of 2 MiB; one with all modules that boot from a disk has 200 KiB."""
@@ -119,8 +119,8 @@ def _is_whole(read: Reader, size: int, offset: int) -> bool:
     sectors = 0
     start: int
     count: int
-    for place in range(_LAST_BLOCK, _FIRST_BLOCK, -_BLOCK.size):
-        start, count, _ = _BLOCK.unpack_from(first, place)
+    for place in range(LAST_BLOCK_AT, _FIRST_BLOCK_AT, -BLOCK.size):
+        start, count, _ = BLOCK.unpack_from(first, place)
         sectors += count
         if not count:
             return sectors > 0

@@ -15,10 +15,11 @@ BOOT_CODE = 440
 """Bytes of code at the disk's start; the disk's id follows, then the table."""
 
 MARK = b"\x55\xaa"
-_TABLE = 446
-_ENTRY = struct.Struct("<B3xB3xII")
+TABLE = 446
+"""Place of the four entries."""
+ENTRY = struct.Struct("<B3xB3xII")
 """Status, type, first sector and sectors."""
-_ACTIVE = 0x80
+ACTIVE = 0x80
 _MOST_LOGICAL = 256
 """Links of a chain that are followed. Linux names 60 partitions at most, fdisk writes no more."""
 _FIRST_LOGICAL = 5
@@ -66,13 +67,13 @@ def parse_boot_record(sector: bytes) -> BootRecord | None:
     """The table in a disk's first sector; None without its mark, and for the boot sector of a file system."""
     if sector[510:] != MARK:
         return None
-    entries = [_ENTRY.unpack_from(sector, _TABLE + _ENTRY.size * index) for index in range(4)]
-    if any(status not in {0, _ACTIVE} for status, *_ in entries):
+    entries = [ENTRY.unpack_from(sector, TABLE + ENTRY.size * index) for index in range(4)]
+    if any(status not in {0, ACTIVE} for status, *_ in entries):
         return None  # a file system's boot sector has code there
     return BootRecord(
         disk_id=f"{int.from_bytes(sector[BOOT_CODE:][:4], 'little'):08x}",
         entries=tuple(
-            Entry(number=number, active=status == _ACTIVE, kind=kind, first=first, sectors=sectors)
+            Entry(number=number, active=status == ACTIVE, kind=kind, first=first, sectors=sectors)
             for number, (status, kind, first, sectors) in enumerate(entries, 1)
             if kind and sectors
         ),

@@ -1,0 +1,128 @@
+"""A bare file system as the only partition of a disk that a BIOS boots: table and GRUB before it, its bytes as is."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from amistream.errors import RefusedError, SourceError
+from amistream.ports.volume import Kind, Volume
+from amistream.source.disk_reader import reader_of
+from amistream.source.disks.boot_area import BootArea, boot_area, partition_uuid
+from amistream.source.disks.boot_config import boot_config
+from amistream.source.disks.ext4.files import Ext4Tree
+from amistream.source.disks.ext4.superblock import read_superblock
+from amistream.source.disks.facts import FileSystem, TableKind
+from amistream.source.disks.files import Files
+from amistream.source.disks.partitions import read_table
+from amistream.source.disks.reading import DoubtError, Reader
+from amistream.source.disks.signatures import identify
+from amistream.source.extents import join_extents
+from amistream.source.grub import grub_images
+from amistream.values import Extent, quoted
+
+_READABLE = ("ext2", "ext3", "ext4")
+_UNREADABLE_FEATURES = {"inline_data", "ea_inode", "casefold", "bigalloc"}
+"""Measured: GRUB 2.06 reads no file system with one of them."""
+_OTHER_WAY = "install the system on a disk with a partition table and GRUB, and bundle that disk"
+
+
+class WrappedVolume:
+    """The volume `inner`, which is closed with it, between the two pieces of a boot area."""
+
+    def __init__(self, inner: Volume, area: BootArea) -> None:
+        self._inner = inner
+        self._head, self._tail = memoryview(area.head), memoryview(area.tail)
+        self.path, self.kind, self.mtime, self.identity = inner.path, inner.kind, inner.mtime, inner.identity
+        self.size = len(area.head) + inner.size + len(area.tail)
+
+    def read_into(self, offset: int, buffer: memoryview) -> bool:
+        done, in_memory = 0, True
+        while done < len(buffer):
+            count, cached = self._read(offset + done, buffer[done:])
+            in_memory &= cached
+            done += count
+        return in_memory
+
+    def will_need(self, offset: int, length: int) -> None:
+        start = max(offset - len(self._head), 0)
+        end = min(offset + length - len(self._head), self._inner.size)
+        if start < end:
+            self._inner.will_need(start, end - start)
+
+    def extents(self) -> tuple[Extent, ...]:
+        start, end = len(self._head), self.size - len(self._tail)
+        within = (Extent(offset=start + each.offset, length=each.length) for each in self._inner.extents())
+        tail = [Extent(offset=end, length=len(self._tail))] if self._tail else []
+        return join_extents([Extent(offset=0, length=start), *within, *tail], self.size)
+
+    def check_unchanged(self) -> None:
+        self._inner.check_unchanged()
+
+    def interrupt(self) -> None:
+        self._inner.interrupt()
+
+    def rewind(self) -> None:
+        self._inner.rewind()
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def _read(self, offset: int, buffer: memoryview) -> tuple[int, bool]:
+        """Fill the buffer's beginning from one of the three pieces; returns the count, and if it was in memory."""
+        start, end = len(self._head), self.size - len(self._tail)
+        if start <= offset < end:
+            count = min(len(buffer), end - offset)
+            return count, self._inner.read_into(offset - start, buffer[:count])
+        piece = self._head[offset:] if offset < start else self._tail[offset - end :]
+        count = min(len(buffer), len(piece))
+        buffer[:count] = piece[:count]
+        return count, True
+
+
+def wrap(volume: Volume, kind: TableKind) -> WrappedVolume:
+    """Make a disk of the file system in `volume`, which stays open if this raises `RefusedError`."""
+    if volume.kind is Kind.STREAM:
+        raise _refused(
+            volume,
+            "stream",
+            "the names of its kernel are needed before its first byte",
+            "give the file system as a file or device",
+        )
+    try:
+        return _wrapped(volume, kind, reader_of(volume))
+    except DoubtError as error:
+        raise _refused(volume, "file_system", f"its file system cannot be read: {error}", _OTHER_WAY) from error
+    except SourceError as error:
+        raise RefusedError(error.code, error.message, hint=error.hint, field="source") from error
+
+
+def _wrapped(volume: Volume, kind: TableKind, read: Reader) -> WrappedVolume:
+    table = read_table(read, volume.size)
+    if table.kind is not TableKind.NONE:
+        hint = "bundle it as it is, without --partition; `fdisk -l` shows its table"
+        raise _refused(volume, "present", "it has a partition table already", hint)
+    content = identify(read, volume.size)
+    if content is None or content.kind not in _READABLE:
+        what = f"a file system of type {content.kind}" if content else "no file system that is known here"
+        why = f"it holds {what}, and files are found in {' and '.join(_READABLE)} only"
+        raise _refused(volume, "file_system", why, _OTHER_WAY)
+    if found := sorted(_UNREADABLE_FEATURES & read_superblock(read).features):
+        raise _refused(volume, "features", f"it has {' and '.join(found)}, which GRUB does not read", _OTHER_WAY)
+    identifier = _identifier(volume, content)
+    config = boot_config(Files(Ext4Tree(read, volume.size)), identifier, partition_uuid(kind, identifier))
+    if config is None:
+        why, hint = "there is neither a kernel nor a menu of GRUB in its /boot", "install a kernel in it"
+        raise _refused(volume, "no_kernel", why, f"{hint}; if /boot is a file system of its own: {_OTHER_WAY}")
+    return WrappedVolume(volume, boot_area(kind, volume.size, identifier, grub_images(config, kind)))
+
+
+def _identifier(volume: Volume, content: FileSystem) -> UUID:
+    if not content.uuid:
+        fix = f"give it one: tune2fs -U random {quoted(volume.path)}"
+        raise _refused(volume, "uuid", "its file system has no UUID, by which GRUB would find it", fix)
+    return UUID(content.uuid)
+
+
+def _refused(volume: Volume, code: str, why: str, hint: str) -> RefusedError:
+    message = f"cannot make a disk of {volume.path}: {why}"
+    return RefusedError(f"partition.{code}", message, hint=hint, field="partition")
