@@ -117,6 +117,20 @@ async def test_an_image_over_ten_gib(scene: Scene) -> None:
     assert "resize2fs" in hint
 
 
+async def test_a_disk_that_is_over_the_limit_with_its_boot_area(scene: Scene) -> None:
+    """What `partition` puts before and behind a file system counts as part of the image."""
+    (scene.tmp_path / "tree/boot").mkdir(parents=True)
+    (scene.tmp_path / "tree/boot/vmlinuz-6.1").write_bytes(b"kernel")
+    ext4_image(scene.image, 4 * MIB, scene.tmp_path / "tree")
+    for most, fits in ((7 * MIB, True), (7 * MIB - 1, False)):
+        asked = {"partition": "gpt", "settings": {"max_image_size": most}}
+        if fits:
+            async with scene.ready(scene.out, **asked) as ready:
+                assert ready.volume.size == 7 * MIB
+        else:
+            assert (await scene.refused(scene.out, **asked)).code == "source.too_large"
+
+
 async def test_too_many_parts(scene: Scene) -> None:
     """Parts so small that the manifest would fail EC2's check are refused."""
     os.truncate(scene.image, 2**30)

@@ -84,14 +84,16 @@ def wrap(volume: Volume, kind: TableKind) -> WrappedVolume:
     if volume.kind is Kind.STREAM:
         raise _refused(
             volume,
-            "stream",
+            "partition.stream",
             "the names of its kernel are needed before its first byte",
             "give the file system as a file or device",
         )
     try:
         return _wrapped(volume, kind, reader_of(volume))
     except DoubtError as error:
-        raise _refused(volume, "file_system", f"its file system cannot be read: {error}", _OTHER_WAY) from error
+        raise _refused(
+            volume, "partition.file_system", f"its file system cannot be read: {error}", _OTHER_WAY
+        ) from error
     except SourceError as error:
         raise RefusedError(error.code, error.message, hint=error.hint, field="source") from error
 
@@ -100,29 +102,33 @@ def _wrapped(volume: Volume, kind: TableKind, read: Reader) -> WrappedVolume:
     table = read_table(read, volume.size)
     if table.kind is not TableKind.NONE:
         hint = "bundle it as it is, without --partition; `fdisk -l` shows its table"
-        raise _refused(volume, "present", "it has a partition table already", hint)
+        raise _refused(volume, "partition.present", "it has a partition table already", hint)
     content = identify(read, volume.size)
     if content is None or content.kind not in _READABLE:
         what = f"a file system of type {content.kind}" if content else "no file system that is known here"
         why = f"it holds {what}, and files are found in {' and '.join(_READABLE)} only"
-        raise _refused(volume, "file_system", why, _OTHER_WAY)
+        raise _refused(volume, "partition.file_system", why, _OTHER_WAY)
     if found := sorted(_UNREADABLE_FEATURES & read_superblock(read).features):
-        raise _refused(volume, "features", f"it has {' and '.join(found)}, which GRUB does not read", _OTHER_WAY)
+        raise _refused(
+            volume, "partition.features", f"it has {' and '.join(found)}, which GRUB does not read", _OTHER_WAY
+        )
     identifier = _identifier(volume, content)
     config = boot_config(Files(Ext4Tree(read, volume.size)), identifier, partition_uuid(kind, identifier))
     if config is None:
         why, hint = "there is neither a kernel nor a menu of GRUB in its /boot", "install a kernel in it"
-        raise _refused(volume, "no_kernel", why, f"{hint}; if /boot is a file system of its own: {_OTHER_WAY}")
+        raise _refused(
+            volume, "partition.no_kernel", why, f"{hint}; if /boot is a file system of its own: {_OTHER_WAY}"
+        )
     return WrappedVolume(volume, boot_area(kind, volume.size, identifier, grub_images(config, kind)))
 
 
 def _identifier(volume: Volume, content: FileSystem) -> UUID:
     if not content.uuid:
         fix = f"give it one: tune2fs -U random {quoted(volume.path)}"
-        raise _refused(volume, "uuid", "its file system has no UUID, by which GRUB would find it", fix)
+        raise _refused(volume, "partition.uuid", "its file system has no UUID, by which GRUB would find it", fix)
     return UUID(content.uuid)
 
 
 def _refused(volume: Volume, code: str, why: str, hint: str) -> RefusedError:
     message = f"cannot make a disk of {volume.path}: {why}"
-    return RefusedError(f"partition.{code}", message, hint=hint, field="partition")
+    return RefusedError(code, message, hint=hint, field="partition")

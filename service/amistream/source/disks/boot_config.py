@@ -56,7 +56,7 @@ def _start(files: Files, file_system: UUID, partition_uuid: str) -> list[str]:
 
 
 def _sortable(version: str) -> list[tuple[int, int, str]]:
-    """A key by which 6.10 is newer than 6.9, and 6.1 newer than 6.1~rc1."""
-    pieces = re.findall(r"[0-9]+|~|[^0-9~]+", version)
+    """A key by which 6.10 is newer than 6.9, and 6.1 newer than 6.1~rc1: as rpm compares versions."""
+    pieces = re.findall(r"[0-9]+|[A-Za-z]+|~", version)
     ranks = [(3, int(each), "") if each.isdigit() else (0 if each == "~" else 2, 0, each) for each in pieces]
     return [*ranks, (1, 0, "")]
