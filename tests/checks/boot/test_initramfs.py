@@ -113,6 +113,7 @@ def test_bomb(pack: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch) -
         (b"070701" + b"f" * 200, "a name of"),
         (EARLY * 65, "more than 64 archives"),
     ],
+    ids=["lz4", "lzo", "no format", "no archive", "no header", "no number", "long name", "many archives"],
 )
 def test_not_read(data: bytes, why: str) -> None:
     """A form that is not read is a doubt that names it."""
