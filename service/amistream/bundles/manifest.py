@@ -87,6 +87,7 @@ class Manifest:
     raw: bytes
     version: str
     bundler: str
+    bundler_version: str
     architecture: str
     kernel: str
     ramdisk: str
@@ -168,6 +169,7 @@ class _Reader:
             raw=self._raw,
             version=version,
             bundler=self._optional(root, "bundler/name"),
+            bundler_version=self._optional(root, "bundler/version"),
             architecture=_OLD_ARCHITECTURE
             if root.find("machine_configuration") is None
             else self._text(root, "machine_configuration/architecture"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -144,6 +145,29 @@ class Digests(_Result):
     compared: int
     composite: int
     unkept: int
+
+
+class BundleFacts(_Result):
+    """The content of a manifest. `images`: the caller's AMIs that are registered from it; None if unknown."""
+
+    type: Literal["bundle"] = "bundle"
+    manifest: str
+    bundler: str
+    bundler_version: str
+    account: str
+    architecture: str
+    kind: str
+    image_name: str
+    image_size: int
+    bundled_size: int
+    parts: int
+    archive_sha1: str
+    kernel: str
+    ramdisk: str
+    block_device_mappings: dict[str, str]
+    product_codes: tuple[str, ...]
+    ancestors: tuple[str, ...]
+    images: tuple[str, ...] | None
 
 
 class Content(_Result):

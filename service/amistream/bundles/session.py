@@ -14,6 +14,7 @@ from amistream.aws.buckets import keeps_versions
 from amistream.aws.regions import find_ec2_certificate
 from amistream.aws.session import Aws
 from amistream.bundles.download import download
+from amistream.bundles.facts import bundle_facts
 from amistream.bundles.listing import take_inventory
 from amistream.bundles.meter import Meter, Note
 from amistream.bundles.migrate import MigrationOptions, MigrationRequest, kernel_for_region, migrate
@@ -22,6 +23,7 @@ from amistream.bundles.place import BucketPlace, Bundle, Place, check_bucket, fi
 from amistream.bundles.register import deregister_image, ec2_of, find_image, register_bundle
 from amistream.bundles.remove import Removal, plan_removal, remove
 from amistream.bundles.results import (
+    BundleFacts,
     Deregistered,
     Inventory,
     Migrated,
@@ -191,6 +193,12 @@ class BundleSession:
         place = await open_bucket(location, self._settings, self._aws)
         ec2 = await ec2_of(place.region, self._settings, self._aws) if ask_ec2 else None
         return await take_inventory(place, self._settings, ec2, self._note, price=price)
+
+    async def inspect(self, address: str, *, ask_ec2: bool = True) -> BundleFacts:
+        bundle = await self._bundle(address)
+        in_bucket = isinstance(bundle.place, BucketPlace)
+        ec2 = await ec2_of(bundle.place.region, self._settings, self._aws) if in_bucket and ask_ec2 else None
+        return await bundle_facts(bundle, self._settings, ec2, self._note)
 
     async def migrate(self, address: str, to: str, meter: Meter, request: MigrationRequest) -> Migrated:
         """Copy the bundle to a bucket of another region, with a manifest for that region's EC2."""

@@ -41,7 +41,7 @@ def find_blocks(volume: Volume, data: Sequence[Extent], *, frozen: bool) -> Bloc
         return keep_all(volume, data, "it cannot be read")  # the job fails later, with a message of its own
     used = disk.used(data)
     left_out = disk.left_out(used)
-    return Blocks(used=used, left_out=left_out, observations=(_summary(used, left_out), *_notices(disk, volume)))
+    return Blocks(used=used, left_out=left_out, observations=(_summary(used, left_out), *doubts(disk, volume)))
 
 
 def keep_all(volume: Volume, data: Sequence[Extent], why: str) -> Blocks:
@@ -57,7 +57,8 @@ def _summary(used: Sequence[Extent], left_out: LeftOut, why: str = "") -> Observ
     return Observation(f"{found}: {why}" if why else found)
 
 
-def _notices(disk: DiskMap, volume: Volume) -> Iterator[Observation]:
+def doubts(disk: DiskMap, volume: Volume) -> Iterator[Observation]:
+    """A notice for each place whose free blocks are bundled, or may be."""
     for doubt, places in _table_doubts(disk.table, volume).items():
         yield _whole(" and ".join(places), doubt, f"look at its partition table: fdisk -l {quoted(volume.path)}")
     for area in disk.areas:

@@ -43,6 +43,8 @@ class SourceChecks:
         """The ranges to read: without holes and, after the check `free_blocks`, without free blocks. No other code asks
         the volume for its extents."""
         self.left_out = LeftOut()
+        self._doubt = ""
+        """The sentence of the check `source`. It stands for all that could be said of the disk's tables."""
         self._concurrency = 0
         self.part_size = int(self._request.part_size or self._settings.part_size)
         self.workers = self._request.workers or self._settings.worker_count()
@@ -119,30 +121,12 @@ class SourceChecks:
         self.used = volume.extents()
         count = len(self.used)
         found = f"{size_text(volume.size)} {volume.kind}, {count} extent{'s' * (count != 1)}"
-        self._doubt = "" if self._as_it_is else self._look_at(volume)
+        self._doubt = "" if self._as_it_is else look_at(volume)
         return notice(f"{found}; {self._doubt}", why="the AMI may not boot") if self._doubt else found
 
     @property
     def _as_it_is(self) -> bool:
         return self._request.source_format is not None
-
-    def _look_at(self, volume: Volume) -> str:
-        """Look at the first bytes of a disk in an image, or another one: a doubt, or ''. Raises `RefusedError`."""
-        if volume.kind is Kind.STREAM:
-            return ""  # has not come yet
-        head = bytearray(min(HEAD, volume.size))
-        try:
-            volume.read_into(0, memoryview(head))
-        except SourceError:
-            return ""  # fails later, with a message of its own
-        if kind := recognise(bytes(head)):
-            raise RefusedError(
-                "source.no_disk",
-                f"cannot bundle {volume.path}: the disk in this image is {kind.words}, no disk",
-                hint="make the image from the disk itself, or convert it into a raw image first",
-                field="source",
-            )
-        return doubt_about(bytes(head), volume.path.name, volume.size)
 
     def _find_free_blocks(self) -> Sequence[Observation]:
         volume, data = self.volume, self.used
@@ -152,6 +136,8 @@ class SourceChecks:
             found = keep_all(volume, data, "a stream is read from front to back")
         elif not self._frozen and (place := mount_point(volume.identity, writable=True)):
             found = keep_all(volume, data, f"it is mounted read-write on {place}")
+        elif self._doubt:
+            found = keep_all(volume, data, "it is in doubt")
         else:
             found = find_blocks(volume, data, frozen=self._frozen)
         self.used, self.left_out = found.used, found.left_out
@@ -238,3 +224,22 @@ class SourceChecks:
     @property
     def _sparse(self) -> Sparse:
         return self._request.sparse or self._settings.sparse
+
+
+def look_at(volume: Volume) -> str:
+    """Look at the first bytes of a disk in an image, or another one: a doubt, or ''. Raises `RefusedError`."""
+    if volume.kind is Kind.STREAM:
+        return ""  # has not come yet
+    head = bytearray(min(HEAD, volume.size))
+    try:
+        volume.read_into(0, memoryview(head))
+    except SourceError:
+        return ""  # fails later, with a message of its own
+    if kind := recognise(bytes(head)):
+        raise RefusedError(
+            "source.no_disk",
+            f"cannot bundle {volume.path}: the disk in this image is {kind.words}, no disk",
+            hint="make the image from the disk itself, or convert it into a raw image first",
+            field="source",
+        )
+    return doubt_about(bytes(head), volume.path.name, volume.size)

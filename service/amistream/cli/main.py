@@ -21,8 +21,8 @@ from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, AmistreamError, UsageE
 from amistream.process import keep_secrets_in
 
 _IN_THEIR_OWN_NAME = (
-    *("bundle", "jobs", "status", "watch", "cancel", "resume", "clean", "doctor", "tune", "verify", "unbundle"),
-    *("download", "upload", "delete", "register", "deregister", "migrate"),
+    *("bundle", "jobs", "status", "watch", "cancel", "resume", "clean", "doctor", "tune", "inspect", "verify"),
+    *("unbundle", "download", "upload", "delete", "register", "deregister", "migrate"),
 )
 _commands: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (f"amistream.cli.commands.{name}:{name}", {}) for name in _IN_THEIR_OWN_NAME},

@@ -1,0 +1,144 @@
+"""Inspects a disk: its partitions and file systems, its boot loader, and what a bundle would hold of it.
+
+Reads and changes nothing else: no daemon, no network, no rights beyond reading the source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from amistream.checks.findings import Finding, Observation, notice
+from amistream.checks.free_blocks import doubts
+from amistream.checks.source import look_at
+from amistream.host.mounts import mount_point
+from amistream.ports.volume import Volume
+from amistream.source.disk_reader import reader_of
+from amistream.source.disks.disk_map import Area, map_disk
+from amistream.source.disks.loader import find_loader
+from amistream.source.opening import open_source
+from amistream.values import Extent, LeftOut
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AreaFacts(_Model):
+    """A partition, or the whole of a disk without a table. Offsets and sizes in bytes."""
+
+    number: int | None = Field(description="of the partition, or null for the whole disk")
+    offset: int
+    size: int
+    type_id: str = Field("", description="as the table has it: 0x83, or a GUID")
+    type_name: str = Field("", description="the type in words, or empty for one that is not known")
+    name: str = Field("", description="of the partition, in a GPT")
+    partition_uuid: str = ""
+    bootable: bool = False
+    file_system: str = Field("", description="as blkid names it, or empty for content that is not known")
+    label: str = ""
+    uuid: str = ""
+    file_system_size: int | None = None
+    used: int | None = Field(None, description="bytes in use, or null where they cannot be told")
+    bundled: int = Field(description="bytes that a bundle would read")
+    doubt: str = Field("", description="why the table or the file system is not trusted")
+
+
+class DiskFacts(_Model):
+    """A disk, as `amistream inspect` reports it. Sizes in bytes."""
+
+    type: Literal["disk"] = "disk"
+    source: str
+    kind: str = Field(description="image file, block device, or image of a virtual machine")
+    size: int
+    mounted: str = Field(description="where it, or a part of it, is mounted read-write, or empty")
+    table: str = Field(description="none, mbr, gpt, hybrid, or protective (a GPT that cannot be read)")
+    disk_id: str
+    sector_size: int
+    boot_loader: str = Field(description="GRUB 2, GRUB legacy, other, or none")
+    boot_core: str = Field(description="the place of GRUB 2's core: gap, BIOS boot partition, block list, outside")
+    boot_core_whole: bool | None = Field(description="false for a damaged core, null without one")
+    efi_partition: int | None = Field(description="from which UEFI boots, or null")
+    areas: tuple[AreaFacts, ...]
+    bundled: int = Field(description="bytes that a bundle would read")
+    left_out: LeftOut = Field(description="bytes that a bundle would leave out")
+    findings: tuple[Finding, ...]
+
+
+def inspect_disk(source: str, *, as_it_is: bool = False) -> DiskFacts:
+    """Inspect the disk in an image or on a device. Raises `RefusedError`, or `SourceError` if it cannot be read.
+
+    `as_it_is`: the bytes are the disk, whatever they look like. Blocks.
+    """
+    # A volume that is written to meanwhile can be inspected, too.
+    volume = open_source(source, live=True, as_it_is=as_it_is)
+    try:
+        doubt = "" if as_it_is else look_at(volume)
+        return _facts(source, volume, doubt)
+    finally:
+        volume.close()
+
+
+def _facts(source: str, volume: Volume, doubt: str) -> DiskFacts:
+    read, data = reader_of(volume), volume.extents()
+    disk = map_disk(read, volume.size)
+    place = mount_point(volume.identity, writable=True)
+    used = data if place else disk.used(data)
+    loader = find_loader(read, disk.table, volume.size)
+    return DiskFacts(
+        source=source,
+        kind=volume.kind.value,
+        size=volume.size,
+        mounted=place,
+        table=disk.table.kind.value,
+        disk_id=disk.table.disk_id,
+        sector_size=disk.table.sector_size,
+        boot_loader=loader.kind.value,
+        boot_core=loader.core.place.value if loader.core else "",
+        boot_core_whole=loader.core.whole if loader.core else None,
+        efi_partition=loader.efi_partition,
+        areas=tuple(_area_facts(area, used) for area in disk.areas),
+        bundled=sum(extent.length for extent in used),
+        left_out=LeftOut(holes=volume.size - sum(extent.length for extent in used)) if place else disk.left_out(used),
+        findings=(
+            *_named("source", [notice(doubt, why="the AMI may not boot")] if doubt else []),
+            *_named("mount", [_mounted(place)] if place else []),
+            *_named("free_blocks", list(doubts(disk, volume))),
+        ),
+    )
+
+
+def _named(name: str, observations: Sequence[Observation]) -> list[Finding]:
+    return [Finding(name=name, **asdict(observation)) for observation in observations]
+
+
+def _mounted(place: str) -> Observation:
+    return notice(
+        f"it is mounted read-write on {place}",
+        why="a bundle would be refused, and what is shown here may change at any moment",
+        fix="umount it, or inspect a snapshot",
+    )
+
+
+def _area_facts(area: Area, used: Sequence[Extent]) -> AreaFacts:
+    partition, file_system, end = area.partition, area.file_system, area.offset + area.size
+    return AreaFacts(
+        number=partition.number if partition else None,
+        offset=area.offset,
+        size=area.size,
+        type_id=partition.type_id if partition else "",
+        type_name=partition.type_name if partition else "",
+        name=partition.name if partition else "",
+        partition_uuid=partition.uuid if partition else "",
+        bootable=partition.bootable if partition else False,
+        file_system=area.kind,
+        label=file_system.label if file_system else "",
+        uuid=file_system.uuid if file_system else "",
+        file_system_size=file_system.size if file_system else None,
+        used=area.used.size - area.used.free if area.used else None,
+        bundled=sum(max(0, min(each.end, end) - max(each.offset, area.offset)) for each in used),
+        doubt=(partition.doubt if partition else "") or area.doubt,
+    )

@@ -1,0 +1,196 @@
+"""The command `inspect`: shows the content of a disk or of a bundle's manifest, without bundling or unpacking it."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from amistream.cli.manifest_arguments import NoEc2, settings_for
+from amistream.cli.options import ConfigOption, JsonOption
+from amistream.cli.output import put_answer
+from amistream.cli.request_options import takes, validated
+from amistream.cli.table import columns, counted
+from amistream.errors import RefusedError, UsageError
+from amistream.location import SCHEME
+from amistream.request import Reach
+from amistream.units import left_out_text, size_text
+from amistream.values import STANDARD_INPUT
+
+if TYPE_CHECKING:
+    from amistream.bundles.results import BundleFacts
+    from amistream.checks.findings import Finding
+    from amistream.checks.inspection import AreaFacts, DiskFacts
+
+_MANIFEST_END = ".manifest.xml"
+_XML = (b"<?xml", b"<manifest")
+_HEAD = 512
+LEAST_WIDTH = 60
+"""Lines are wrapped at the terminal's width, and never narrower."""
+
+Subject = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="Block device, image file, image of a virtual machine, or a manifest: a file or s3://BUCKET/KEY.",
+        show_default=False,
+    ),
+]
+
+
+@takes("source_format", "region", "endpoint_url")
+def inspect(
+    context: typer.Context,
+    source: Subject,
+    *,
+    no_ec2: NoEc2 = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    **given: Any,
+) -> int:
+    """Show what a disk or a bundle holds.
+
+    Of a disk: its partitions, their file systems and used blocks, what a bundle would hold, the boot loader, and all
+    doubts. Of a manifest: architecture, size, kernel, block devices, its maker, and the AMIs that are registered from
+    it; no key is needed. Nothing is changed. A file needs no daemon, and no rights but to read it.
+
+    Example: [bold]amistream inspect disk.qcow2[/bold]
+
+    Example: [bold]amistream inspect /dev/xvdf --json[/bold]
+
+    Example: [bold]amistream inspect s3://my-bucket/web-1/image.manifest.xml[/bold]
+    """
+    if source == STANDARD_INPUT:
+        raise UsageError(
+            "usage", "cannot inspect standard input: a stream cannot be read twice", hint="give a file or a device"
+        )
+    if _is_manifest(source):
+        from amistream.cli.foreground import run_here
+
+        settings = settings_for(config, validated(Reach, context))
+        facts = run_here(settings, lambda session, _: session.inspect(source, ask_ec2=not no_ec2))
+        return put_answer(facts, bundle_text, as_json=as_json)
+    return put_answer(_inspect_disk(source, as_it_is=bool(given["source_format"])), disk_text, as_json=as_json)
+
+
+def _is_manifest(source: str) -> bool:
+    """True for an address in S3, and for a file that begins as XML or has a manifest's name."""
+    if source.startswith(SCHEME) or source.endswith(_MANIFEST_END):
+        return True
+    try:
+        if not stat.S_ISREG(Path(source).stat().st_mode):
+            return False
+        with Path(source).open("rb") as file:
+            return file.read(_HEAD).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(_XML)
+    except OSError:
+        return False  # opening it as a disk reports the reason
+
+
+def _inspect_disk(source: str, *, as_it_is: bool) -> DiskFacts:
+    from amistream.checks.inspection import inspect_disk
+
+    try:
+        return inspect_disk(source, as_it_is=as_it_is)
+    except RefusedError as error:
+        # The rooms below open volumes for bundles only.
+        message = error.message.replace("cannot bundle", "cannot inspect", 1)
+        raise RefusedError(error.code, message, hint=error.hint, field=error.field) from error
+
+
+def disk_text(disk: DiskFacts) -> str:
+    """Format a disk: its facts, a table of its areas, and the findings."""
+    left_out = left_out_text(disk.left_out)
+    facts = [
+        ("disk", f"{disk.source}: {disk.kind}, {size_text(disk.size)}"),
+        ("table", " ".join(filter(None, (disk.table, disk.disk_id)))),
+        ("boot", _boot_text(disk)),
+        ("bundle", f"{size_text(disk.bundled)}{f'; left out: {left_out}' if left_out else ''}"),
+    ]
+    lines = [line for word, text in facts for line in _wrapped(text, f"{word:<6}  ")]
+    return "\n".join([*lines, "", *_area_lines(disk.areas), *_finding_lines(disk.findings)])
+
+
+def _boot_text(disk: DiskFacts) -> str:
+    core = f", its core in the {disk.boot_core}" if disk.boot_core in {"gap", "BIOS boot partition"} else ""
+    if disk.boot_core and not core:
+        core = (
+            f", its core at a {disk.boot_core}" if disk.boot_core == "block list" else ", its core outside of the disk"
+        )
+    damaged = " and damaged" if disk.boot_core_whole is False else ""
+    efi = f"; EFI system partition {disk.efi_partition}" if disk.efi_partition else ""
+    return f"{disk.boot_loader}{core}{damaged}{efi}"
+
+
+def _area_lines(areas: tuple[AreaFacts, ...]) -> Iterator[str]:
+    """Yield a table; below each row stand the words and names of the area, which may be long."""
+    rows = [
+        (
+            "-" if area.number is None else str(area.number),
+            area.file_system or "-",
+            f"{size_text(area.size):>10}",
+            f"{'-' if area.used is None else size_text(area.used):>10}",
+            f"{size_text(area.bundled):>10}",
+        )
+        for area in areas
+    ]
+    if not rows:
+        return
+    heading = ("NO", "FILE SYSTEM", f"{'SIZE':>10}", f"{'USED':>10}", f"{'BUNDLED':>10}")
+    head, *lines = columns([heading, *rows]).splitlines()
+    yield head
+    for line, area in zip(lines, areas, strict=True):
+        yield line
+        names = {
+            "": area.type_name or area.type_id,
+            "name ": area.name,
+            "label ": area.label,
+            "UUID ": area.uuid,
+        }
+        text = ", ".join(f"{word}{name}" for word, name in names.items() if name)
+        yield from _wrapped(text, "    ") if text else ()
+
+
+def _finding_lines(findings: tuple[Finding, ...]) -> Iterator[str]:
+    for finding in findings:
+        yield ""
+        yield from _wrapped(finding.found, f"{finding.status:<8}")
+        for word, text in (("why", finding.why), ("fix", finding.fix)):
+            yield from _wrapped(text, f"{'':8}{word}  ") if text else ()
+
+
+def _wrapped(text: str, first: str) -> list[str]:
+    """The text in lines of the terminal's width; `first` begins the first one, and the others are as far in."""
+    return textwrap.wrap(
+        text,
+        max(LEAST_WIDTH, shutil.get_terminal_size((100, 24)).columns),
+        initial_indent=first,
+        subsequent_indent=" " * len(first),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def bundle_text(bundle: BundleFacts) -> str:
+    """Format the content of a manifest, without what it leaves empty."""
+    mappings = ", ".join(f"{virtual}={device}" for virtual, device in bundle.block_device_mappings.items())
+    images = None if bundle.images is None else ", ".join(bundle.images) or "none of this account"
+    facts = [
+        ("manifest", bundle.manifest),
+        ("made by", f"{bundle.bundler} {bundle.bundler_version}".strip()),
+        ("account", bundle.account),
+        ("image", f"{bundle.image_name}, {bundle.kind}, {bundle.architecture}, {size_text(bundle.image_size)}"),
+        ("parts", f"{counted(bundle.parts, 'part')}, {size_text(bundle.bundled_size)} together"),
+        ("kernel", bundle.kernel),
+        ("ramdisk", bundle.ramdisk),
+        ("mapping", mappings),
+        ("products", ", ".join(bundle.product_codes)),
+        ("ancestors", ", ".join(bundle.ancestors)),
+        ("digest", bundle.archive_sha1),
+        ("AMIs", images or "not known"),
+    ]
+    return "\n".join(line for word, text in facts if text for line in _wrapped(text, f"{word:<9}  "))

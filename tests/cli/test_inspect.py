@@ -1,0 +1,181 @@
+"""The command `inspect`: what it says of disks and manifests, in words and as JSON, and what it refuses."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from amistream.bundles.results import BundleFacts, Registered
+from amistream.checks.inspection import DiskFacts, inspect_disk
+from bundles.made import older_bundle
+from source.images import convert, needs_qemu
+from source.nobody import as_nobody, open_folder
+from support.mounts import mounted
+from support.volumes import FIXED_UUID, MIB, ext4_image, loop_device, random_image
+
+if TYPE_CHECKING:
+    from cli.running import Cli
+    from conftest import MakeBucket
+    from support.endpoints import Endpoint
+    from support.keys import KeyRing
+
+TABLE = """
+label: gpt
+14: start=2048, size=2048, type=21686148-6449-6E6F-744E-656564454649
+1: start=4096, size=16384, type=L, name="a root"
+2: start=20480, size=2048, type=L
+"""
+NARROW = 60
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A disk with boot code that is not GRUB's, ext4 in partition 1, and noise in partition 2."""
+    folder = tmp_path_factory.mktemp("inspect")
+    path = random_image(folder / "disk.img", 12 * MIB)
+    subprocess.run(["sfdisk", "--quiet", "--wipe=always", path], input=TABLE, text=True, check=True)
+    image = ext4_image(folder / "ext4", 8 * MIB)
+    subprocess.run(["tune2fs", "-L", "cloudimg-rootfs", image], check=True, capture_output=True)
+    with path.open("r+b") as file:
+        file.write(b"code")
+        file.seek(2 * MIB)
+        file.write(image.read_bytes())
+    return path
+
+
+async def document(cli: Cli, *words: str | Path) -> dict[str, Any]:
+    told = await cli("inspect", *map(str, words), "--json")
+    assert (told.status, told.stderr) == (0, "")
+    found: dict[str, Any] = json.loads(told.stdout)
+    return found
+
+
+def free_blocks(image: Path, offset: int) -> int:
+    """The free bytes of the ext4 at `offset`, as dumpe2fs reads them from its superblock."""
+    with image.open("rb") as file:
+        file.seek(offset)
+        alone = image.with_name("alone")
+        alone.write_bytes(file.read(8 * MIB))
+    said = subprocess.run(["dumpe2fs", "-h", alone], capture_output=True, text=True, check=True).stdout
+    facts = dict(line.split(":", 1) for line in said.splitlines() if ":" in line)
+    return int(facts["Free blocks"]) * int(facts["Block size"])
+
+
+async def test_a_disk(cli: Cli, disk: Path) -> None:
+    """The document has the table, the file systems, their used bytes as dumpe2fs counts them, and what is bundled."""
+    found = DiskFacts.model_validate(await document(cli, disk))
+    assert (found.type, found.kind, found.size, found.table) == ("disk", "image file", 12 * MIB, "gpt")
+    assert (found.boot_loader, found.boot_core, found.efi_partition) == ("other", "", None)
+    root, unknown, boot = found.areas
+    assert (root.number, root.type_name, root.name, root.file_system) == (1, "Linux", "a root", "ext4")
+    assert (root.label, root.uuid, root.file_system_size) == ("cloudimg-rootfs", FIXED_UUID, 8 * MIB)
+    assert root.used == 8 * MIB - free_blocks(disk, 2 * MIB)
+    assert 0 < root.bundled <= root.used
+    assert (unknown.number, unknown.file_system, unknown.used, unknown.bundled) == (2, "", None, MIB)
+    assert (boot.number, boot.type_name, boot.bundled) == (14, "BIOS boot", MIB)
+    assert found.bundled + found.left_out.total == found.size
+    (finding,) = found.findings
+    assert (finding.name, finding.status.value) == ("free_blocks", "notice")
+    assert finding.found.startswith("partition 2 ")
+
+
+async def test_a_disk_in_words(cli: Cli, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal of 60 columns shows every fact."""
+    monkeypatch.setenv("COLUMNS", str(NARROW))
+    told = await cli("inspect", str(disk))
+    assert told.status == 0
+    lines = told.stdout.splitlines()
+    assert [line for line in lines if len(line) > NARROW and str(disk) not in line] == []
+    assert [line.split()[:2] for line in lines if line[:1].isdigit()] == [["1", "ext4"], ["2", "-"], ["14", "-"]]
+    words = " ".join(told.stdout.split())
+    for fact in ("label cloudimg-rootfs", f"UUID {FIXED_UUID}", "free blocks", "boot other", "BIOS boot", "notice"):
+        assert fact in words
+
+
+@needs_qemu
+async def test_an_image_of_a_virtual_machine(cli: Cli, disk: Path, tmp_path: Path) -> None:
+    """The disk in a qcow2 is inspected as the raw one."""
+    raw = await document(cli, disk)
+    found = await document(cli, convert(disk, tmp_path / "disk.qcow2", "qcow2"))
+    assert found["kind"] == "image of a virtual machine"
+    for area in (*found["areas"], *raw["areas"]):
+        area["bundled"] = None  # qemu-img leaves out what is zeros
+    assert found["areas"] == raw["areas"]
+
+
+async def test_a_device_in_use(cli: Cli, tmp_path: Path) -> None:
+    """A mounted device is inspected, with a notice, and a bundle would leave nothing out."""
+    image = ext4_image(tmp_path / "ext4", 8 * MIB)
+    with loop_device(image, read_only=False) as device, mounted(device, tmp_path / "rw") as place:
+        found = DiskFacts.model_validate(await document(cli, device))
+    assert (found.kind, found.mounted, found.bundled) == ("block device", str(place), 8 * MIB)
+    assert found.findings[0].name == "mount"
+
+
+def test_without_rights(disk: Path) -> None:
+    """A user without rights inspects a file that he may read."""
+    with open_folder() as folder:
+        copy = folder / "disk.img"
+        copy.write_bytes(disk.read_bytes())
+        with as_nobody():
+            assert inspect_disk(str(copy)).areas[0].label == "cloudimg-rootfs"
+
+
+@pytest.mark.parametrize(
+    ("name", "says", "status"),
+    [
+        ("missing", "there is no such file or device", 3),
+        ("", "it is a directory", 3),
+        ("archive", "it is a gzip file, not a disk", 3),
+        ("broken.manifest.xml", "it is not XML", 3),
+        ("missing.manifest.xml", "cannot find the manifest", 3),
+    ],
+)
+async def test_what_is_refused(name: str, says: str, status: int, cli: Cli, tmp_path: Path) -> None:
+    """A wrong source is refused with its name and the reason."""
+    (tmp_path / "archive").write_bytes(gzip.compress(bytes(MIB)))
+    (tmp_path / "broken.manifest.xml").write_bytes(b"no manifest")
+    told = await cli("inspect", str(tmp_path / name))
+    assert told.status == status
+    assert says in told.stderr
+    assert str(tmp_path / name) in told.stderr
+    assert "cannot bundle" not in told.stderr
+
+
+async def test_a_stream(cli: Cli) -> None:
+    """Standard input is refused as a misuse."""
+    told = await cli("inspect", "-")
+    assert (told.status, "cannot inspect standard input" in told.stderr) == (2, True)
+
+
+async def test_a_manifest_in_a_file(cli: Cli, tmp_path: Path, key_ring: KeyRing) -> None:
+    """A manifest is recognised by its content, read without a key, and has no AMIs in a directory."""
+    bundle = older_bundle(tmp_path / "old", key_ring, [300_000, 1000], kernel="aki-12345678")
+    manifest = bundle.rename(bundle.with_name("manifest of web-1"))
+    found = BundleFacts.model_validate(await document(cli, manifest))
+    assert (found.type, found.bundler, found.bundler_version) == ("bundle", "ec2-ami-tools", "1.5")
+    assert (found.architecture, found.image_size, found.parts, found.bundled_size) == ("x86_64", 40 * MIB, 2, 301_000)
+    assert (found.kernel, found.account, found.images) == ("aki-12345678", "123456789012", None)
+    told = await cli("inspect", str(manifest))
+    words = " ".join(told.stdout.split())
+    for fact in ("made by ec2-ami-tools 1.5", "machine, x86_64, 40.0 MiB", "2 parts", "kernel aki-1", "AMIs not known"):
+        assert fact in words
+
+
+async def test_a_manifest_in_a_bucket(
+    cli: Cli, cloud: Endpoint, make_bucket: MakeBucket, tmp_path: Path, key_ring: KeyRing
+) -> None:
+    """EC2 is asked for the AMIs of a manifest in a bucket."""
+    bundle = older_bundle(tmp_path / "old", key_ring, [300_000, 1000])
+    location = f"{make_bucket(cloud)}/web/{bundle.name}"
+    reach = ("--endpoint-url", cloud.url)
+    assert (await cli("upload", str(bundle), f"s3://{location.rpartition('/')[0]}", *reach)).status == 0
+    told = await cli("register", f"s3://{location}", "--ami-name", location, "--json", *reach)
+    image = Registered.model_validate_json(told.stdout)
+    assert (await document(cli, f"s3://{location}", *reach))["images"] == [image.image_id]
+    assert (await document(cli, f"s3://{location}", "--no-ec2", *reach))["images"] is None
