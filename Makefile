@@ -41,7 +41,8 @@ test: lint $(MINISTACK)/.installed | system-test ## lint, then all tests (ARGS='
 	@$(BIN)/python -m pytest -n auto $(ARGS)
 
 boot-test: $(VENV)/.installed-dev | system-boot ## start unbundled disks with QEMU (ARGS='-m boot': a whole Debian, too)
-	@$(BIN)/python -m pytest -m 'boot and not slow' --log-cli-level=INFO -o tmp_path_retention_policy=failed tests/boot $(ARGS)
+	@$(BIN)/python -m pytest -m 'boot and not slow' --log-cli-level=INFO --durations=0 --durations-min=1 \
+		-o tmp_path_retention_policy=failed tests/boot $(ARGS)
 
 coverage: lint $(MINISTACK)/.installed | system-test ## the same with branch coverage (a third slower)
 	@data=$$(mktemp -d)

@@ -70,6 +70,7 @@ def test_a_disk_without_core_img_does_not_boot(table: Table, system: TinySystem,
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_a_whole_debian_boots_after_its_way(debian: BootDisk, tmp_path: Path, key_ring: KeyRing) -> None:
     """Debian asks for a login after its disk was bundled and unbundled, as it does before."""
     assert_boots(debian.path, b"localhost login:", memory_mib=1024)
