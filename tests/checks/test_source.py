@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from amistream.values import MIB
+from support.boot_disks import need_grub
 from support.mounts import mounted, partition
 from support.volumes import ext4_image, loop_device, random_image
 
@@ -119,6 +120,7 @@ async def test_an_image_over_ten_gib(scene: Scene) -> None:
 
 async def test_a_disk_that_is_over_the_limit_with_its_boot_area(scene: Scene) -> None:
     """What `partition` puts before and behind a file system counts as part of the image."""
+    need_grub()
     (scene.tmp_path / "tree/boot").mkdir(parents=True)
     (scene.tmp_path / "tree/boot/vmlinuz-6.1").write_bytes(b"kernel")
     ext4_image(scene.image, 4 * MIB, scene.tmp_path / "tree")

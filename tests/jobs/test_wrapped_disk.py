@@ -13,6 +13,7 @@ from amistream.events import State
 from amistream.source.disks.facts import TableKind
 from amistream.source.opening import open_source
 from jobs.runs import ANEW
+from support.boot_disks import need_grub
 from support.referee import check_bundle
 from support.volumes import MIB, ext4_image, random_image
 
@@ -25,6 +26,7 @@ SIZE = 8 * MIB
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file system whose free blocks were never used."""
+    need_grub()
     tree = tmp_path_factory.mktemp("tree")
     (tree / "boot").mkdir()
     random_image(tree / "boot/vmlinuz-6.1.0-1-amd64", 2 * MIB)

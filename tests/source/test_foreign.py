@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from amistream.source import foreign
+from amistream.source.disks.reading import window
 from amistream.source.doubt import doubt_about
 from amistream.source.foreign import recognise
 from amistream.source.opening import open_source
@@ -169,6 +170,11 @@ def test_the_line_for_tar(tmp_path: Path) -> None:
     assert (tmp_path / "disk").read_bytes() == DISK
 
 
+def doubt(disk: bytes, name: str) -> str:
+    """The doubt about a disk in a file of that name."""
+    return doubt_about(window(lambda start, length: disk[start : start + length], 0, len(disk)), name, len(disk))
+
+
 def boot_record(code: bytes) -> bytes:
     partition = struct.pack("<B3sB3sII", 0x80, b"\0\2\0", 0x83, b"\xff" * 3, 64, 96)
     return code.ljust(446, b"\0") + partition + bytes(48) + b"\x55\xaa"
@@ -199,7 +205,7 @@ def test_a_disk_is_a_disk(head: bytes, tmp_path: Path) -> None:
     path = tmp_path / "disk"
     path.write_bytes(disk := head + DISK)
     assert content(path) == disk
-    assert not doubt_about(disk[: foreign.HEAD], path.name, len(disk))
+    assert not doubt(disk, path.name)
 
 
 def test_a_file_system_is_a_disk(tmp_path: Path) -> None:
@@ -224,6 +230,6 @@ def test_a_file_system_is_a_disk(tmp_path: Path) -> None:
 )
 def test_a_doubt(head: bytes, name: str, says: str, tmp_path: Path) -> None:
     """A disk that is hardly whole, or hardly boots, gets a doubt."""
-    doubt = doubt_about(head, name, len(head))
-    assert says in doubt
-    assert bool(doubt) == bool(says)
+    found = doubt(head, name)
+    assert says in found
+    assert bool(found) == bool(says)

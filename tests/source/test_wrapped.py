@@ -22,6 +22,7 @@ from amistream.source.opening import open_source
 from amistream.source.stream import StreamVolume
 from amistream.source.wrapped import wrap
 from amistream.values import Extent
+from support.boot_disks import need_grub
 from support.volumes import FIXED_UUID, MIB, ext4_image, random_image, sparse_image, xfs_image
 
 KERNEL = "boot/vmlinuz-6.1.0-1-cloud-amd64"
@@ -43,6 +44,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bare(tree: Path) -> Path:
     """The kernel in a bare file system."""
+    need_grub()
     return ext4_image(tree.with_name("bare"), SIZE, tree)
 
 

@@ -129,8 +129,7 @@ def ext4(path: Path, tree: Path, offset: int, size: int) -> None:
 
 def write_loader(disk: BootDisk, kind: Kind = "ext4") -> None:
     """Write boot.img and core.img in the way of grub-install, with /boot/grub in partition 1."""
-    if not GRUB.exists():
-        pytest.skip("GRUB for PCs is not installed (Debian package grub-pc-bin)")
+    need_grub()
     for_table = "part_msdos" if disk.table == "mbr" else "part_gpt"
     with tempfile.TemporaryDirectory() as directory:
         made = Path(directory) / "core.img"
@@ -153,6 +152,12 @@ def write_loader(disk: BootDisk, kind: Kind = "ext4") -> None:
         file.write(boot[:3] + before[3:0x5A] + boot[0x5A:0x1B8] + before[0x1B8:])
         file.seek(disk.core)
         file.write(core)
+
+
+def need_grub() -> None:
+    """Skip a test for which GRUB makes a boot loader."""
+    if not GRUB.exists():
+        pytest.skip("GRUB for PCs is not installed (Debian package grub-pc-bin)")
 
 
 def _run(*words: str, given: str | None = None) -> None:

@@ -14,6 +14,7 @@ from amistream.plan import Plan
 from amistream.ports.volume import Kind, Volume
 from amistream.request import PREFIX_WORDS
 from amistream.settings import Sparse, concurrency_within, memory_ceiling
+from amistream.source.disk_reader import reader_of
 from amistream.source.disks.facts import TableKind
 from amistream.source.doubt import doubt_about
 from amistream.source.extents import join_extents
@@ -227,19 +228,20 @@ class SourceChecks:
 
 
 def look_at(volume: Volume) -> str:
-    """Look at the first bytes of a disk in an image, or another one: a doubt, or ''. Raises `RefusedError`."""
+    """Look at the disk in an image, or another one: a doubt, or ''. Raises `RefusedError`."""
     if volume.kind is Kind.STREAM:
         return ""  # has not come yet
-    head = bytearray(min(HEAD, volume.size))
+    read = reader_of(volume)
     try:
-        volume.read_into(0, memoryview(head))
+        kind = recognise(read(0, min(HEAD, volume.size)))
+        doubt = doubt_about(read, volume.path.name, volume.size)
     except SourceError:
         return ""  # fails later, with a message of its own
-    if kind := recognise(bytes(head)):
+    if kind:
         raise RefusedError(
             "source.no_disk",
             f"cannot bundle {volume.path}: the disk in this image is {kind.words}, no disk",
             hint="make the image from the disk itself, or convert it into a raw image first",
             field="source",
         )
-    return doubt_about(bytes(head), volume.path.name, volume.size)
+    return doubt

@@ -71,7 +71,8 @@ def _mbr_table(read: Reader, size: int, record: BootRecord) -> PartitionTable:
         partitions=partitions,
         doubt=doubt,
         notes=notes,
-        reach=max((each.end for each in partitions), default=0),
+        # A partition from sector 0 on is that of an ISO image, which may be rounded up.
+        reach=max((each.end for each in partitions if each.offset), default=0),
     )
 
 
