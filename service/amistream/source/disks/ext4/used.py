@@ -99,28 +99,35 @@ class _Map:
     def _claim_inode(self, inode: Inode) -> None:
         if inode.number >= self._fs.first_inode and not inode.kind:
             raise DoubtError(f"inode {inode.number} is used and of no kind")
-        if inode.attribute_block and inode.attribute_block not in self._attribute_blocks:
-            self._attribute_blocks.add(inode.attribute_block)
-            self._claim(inode, Run(inode.attribute_block, 1, 0))
+        if inode.attribute_block:
+            self._claim_attributes(inode)
         for run in runs_of(self._read, self._fs, inode):
-            self._claim(inode, run)
+            self._owned.claim(run.start, run.blocks)
+            if run.unwritten:
+                self._leave_out(inode, run)
             if inode.number == RESIZE and "resize_inode" in self._fs.features:
                 # What its one block lists are the reserved descriptors: fixed blocks, claimed already.
                 return
 
-    def _claim(self, inode: Inode, run: Run) -> None:
-        if not self._fs.first_block <= run.start < run.start + run.blocks <= self._fs.blocks:
-            raise DoubtError(f"inode {inode.number} refers to blocks beyond the end of the file system")
-        self._owned.claim(run.start, run.blocks)
-        if not run.unwritten:
+    def _claim_attributes(self, inode: Inode) -> None:
+        block = inode.attribute_block
+        if block in self._attribute_blocks:
             return
-        if self._fs.has_checksums and inode.kind == REGULAR and inode.number >= self._fs.first_inode:
-            # A cluster is left out as a whole: the rest of it may hold a part of the file that was written.
-            ratio = self._fs.cluster_ratio
-            start, behind = -(-run.start // ratio) * ratio, (run.start + run.blocks) // ratio * ratio
-            self._unwritten.add(start, max(behind - start, 0))
-        else:
+        if not self._fs.first_block <= block < self._fs.blocks:
+            raise DoubtError(f"inode {inode.number} refers to blocks beyond the end of the file system")
+        self._owned.claim(block, 1)
+        self._attribute_blocks.add(block)
+
+    def _leave_out(self, inode: Inode, run: Run) -> None:
+        """Leave out blocks that were never written, if it is sure that they were not."""
+        if not self._fs.has_checksums or inode.kind != REGULAR or inode.number < self._fs.first_inode:
             self._keeps_preallocated = True
+            return
+        # A cluster is left out as a whole: the rest of it may hold a part of the file that was written.
+        ratio = self._fs.cluster_ratio
+        start, behind = -(-run.start // ratio) * ratio, (run.start + run.blocks) // ratio * ratio
+        if start < behind:
+            self._unwritten.add(start, behind - start)
 
     def _result(self, used: list[int]) -> UsedBlocks:
         fs = self._fs
