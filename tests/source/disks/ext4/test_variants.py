@@ -29,9 +29,7 @@ def test_used_blocks(image: GetImage, variant: str) -> None:
     found = used(here.path)
     left_out = frozenset() if variant in KEEPS_PREALLOCATED else here.unwritten
     assert blocks_of(found, here.block_size) == here.used - here.unused_tables - left_out
-    assert found.keeps_preallocated == (
-        variant in KEEPS_PREALLOCATED or (variant in IN_CLUSTERS and not here.unwritten)
-    )
+    assert found.keeps_preallocated == (variant in KEEPS_PREALLOCATED | IN_CLUSTERS)
     assert found.unused_inodes == len(here.unused_tables) * here.block_size
     assert found.preallocated == len(left_out) * here.block_size
     assert found.free + len(here.used) * here.block_size == found.size == here.path.stat().st_size

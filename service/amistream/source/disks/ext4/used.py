@@ -39,7 +39,7 @@ def used_blocks(read: Reader, size: int) -> UsedBlocks:
     check_settled(fs)
     if fs.size > size:
         raise DoubtError(f"it has {fs.size} bytes, and only {size} are there")
-    return _Map(window(read, 0, fs.size), fs).found()
+    return _Map(window(read, 0, fs.size), fs).result()
 
 
 class _Map:
@@ -57,24 +57,27 @@ class _Map:
         """Blocks of extended attributes: many inodes may share one."""
         self._keeps_preallocated = False
 
-    def found(self) -> UsedBlocks:
+    def result(self) -> UsedBlocks:
         check_journal(self._read, self._fs)
         for group in self._groups:
             self._claim_fixed(group)
         if self._fs.mmp_block:
             self._owned.claim(self._fs.mmp_block, 1)
         used = [block_bitmap(self._read, self._fs, each, self._owned.groups[each.number]) for each in self._groups]
-        if sum(group.free_clusters for group in self._groups) * self._fs.cluster_ratio != self._fs.free_blocks:
-            raise DoubtError("its groups have another number of free blocks than its superblock")
-        if sum(group.free_inodes for group in self._groups) != self._fs.free_inodes:
-            raise DoubtError("its groups have another number of free inodes than its superblock")
+        self._check_totals()
         for group in self._groups:
             for inode in self._inodes(group):
                 self._claim_inode(inode)
         for group in self._groups:
             if self._owned.groups[group.number] & ~used[group.number]:
                 raise DoubtError(f"the block bitmap of group {group.number} calls blocks free that are used")
-        return self._result(used)
+        return self._without_unwritten(used)
+
+    def _check_totals(self) -> None:
+        if sum(group.free_clusters for group in self._groups) * self._fs.cluster_ratio != self._fs.free_blocks:
+            raise DoubtError("its groups have another number of free blocks than its superblock")
+        if sum(group.free_inodes for group in self._groups) != self._fs.free_inodes:
+            raise DoubtError("its groups have another number of free inodes than its superblock")
 
     def _claim_fixed(self, group: Group) -> None:
         for start, count in fixed_runs(self._fs, group):
@@ -126,10 +129,10 @@ class _Map:
         # A cluster is left out as a whole: the rest of it may hold a part of the file that was written.
         ratio = self._fs.cluster_ratio
         start, behind = -(-run.start // ratio) * ratio, (run.start + run.blocks) // ratio * ratio
-        if start < behind:
-            self._unwritten.add(start, behind - start)
+        self._unwritten.add(start, max(behind - start, 0))
+        self._keeps_preallocated |= behind - start < run.blocks
 
-    def _result(self, used: list[int]) -> UsedBlocks:
+    def _without_unwritten(self, used: list[int]) -> UsedBlocks:
         fs = self._fs
         unwritten, unused = self._unwritten.groups, self._unused_tables.groups
         kept = [bits & ~(unwritten[group] | unused[group]) for group, bits in enumerate(used)]
