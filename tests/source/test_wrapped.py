@@ -23,7 +23,7 @@ from amistream.source.stream import StreamVolume
 from amistream.source.wrapped import wrap
 from amistream.values import Extent
 from support.boot_disks import need_grub
-from support.volumes import FIXED_UUID, MIB, ext4_image, random_image, sparse_image, xfs_image
+from support.volumes import FIXED_UUID, MIB, ext4_image, loop_device, random_image, sparse_image, xfs_image
 
 KERNEL = "boot/vmlinuz-6.1.0-1-cloud-amd64"
 SIZE = 8 * MIB
@@ -183,6 +183,16 @@ def test_a_size_that_is_no_sectors(kind: TableKind, bare: Path, tmp_path: Path) 
     (tmp_path / "disk").write_bytes(made)
     table, _ = table_of(tmp_path / "disk")
     assert (table.doubts, table.partitions[0].size) == ((), SIZE + 512)
+
+
+def test_of_an_image_and_of_a_device(bare: Path, tmp_path: Path) -> None:
+    """The file system may be in an image of a virtual machine, or on a block device."""
+    expected = disk(bare, TableKind.MBR)
+    image = tmp_path / "disk.qcow2"
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", bare, image], check=True)
+    assert disk(image, TableKind.MBR) == expected
+    with loop_device(bare) as device:
+        assert disk(device, TableKind.MBR) == expected
 
 
 def refusal(source: Path) -> RefusedError:

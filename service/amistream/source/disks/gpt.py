@@ -21,8 +21,8 @@ REVISION = 0x10000
 CHECKSUM = slice(16, 20)
 ENTRY = struct.Struct("<16s16sQQQ72s")
 """Type, GUID, first and last sector, attributes, name."""
-_MOST_ENTRIES = 4096
-"""Guess: sgdisk makes 128, and a table with more than twice as many has not been seen."""
+_MOST_ENTRIES = 1024
+"""sgdisk makes 128, and Linux shows 256 partitions of a disk at most."""
 _BOOTABLE = 1 << 2
 """The attribute of a partition that a BIOS should boot."""
 
