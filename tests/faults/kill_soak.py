@@ -3,12 +3,12 @@
     python tests/faults/kill_soak.py --kills 300 --seed 1
     python tests/faults/kill_soak.py --kills 100 --signal TERM --seed 1
 
-Jobs go into a bucket, with small parts, with parts that are multipart uploads, or registered; into a directory; to two
-destinations; and from an image that is changed while no daemon runs. The daemon is started, given new jobs while there
-are any, and ended a random moment later: by SIGKILL, or by one SIGTERM (running jobs go on to their end) or two (they
-stop). At last it is left alone until every job has ended. Then every job must be done, every bundle must pass the whole
-check, nothing else may lie at the destinations, each AMI must be there once, no part may have been stored twice, and no
-two plaintexts may have gone out under one key.
+Jobs bundle noise, text and a file system with free blocks, into a bucket, with small parts, with parts that are
+multipart uploads, or registered; into a directory; to two destinations; and from an image that is changed while no
+daemon runs. The daemon is started, given new jobs while there are any, and ended a random moment later: by SIGKILL, or
+by one SIGTERM (running jobs go on to their end) or two (they stop). At last it is left alone until every job has ended.
+Then every job must be done, every bundle must pass the whole check, nothing else may lie at the destinations, each AMI
+must be there once, no part may have been stored twice, and no two plaintexts may have gone out under one key.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from support.keys import make_keys
 from support.processes import ServerProcess
 from support.proxy import FaultProxy, dry_run_answered
 from support.referee import check_bundle
+from support.volumes import ext4_image
 
 if TYPE_CHECKING:
     from support.endpoints import Endpoint
@@ -113,7 +114,7 @@ class Soak:
 
     def run(self, *, kills: int, at_once: int = 3) -> Verdict:
         self._amis_before = self._count_amis()
-        images = [self._image(number) for number in range(3)]
+        images = [*(self._image(number) for number in range(2)), self._file_system()]
         self._large = self._directory / "large.img"
         self._large.write_bytes(self._dice.randbytes(13 * MIB))
         while self.verdict.kills < kills:
@@ -144,6 +145,12 @@ class Soak:
         ]
         self._dice.shuffle(pieces)
         path.write_bytes(b"".join(pieces))
+        return path
+
+    def _file_system(self) -> Path:
+        """An ext4 in a file without holes, so that half of it is left out as free blocks, which are zeros."""
+        path = ext4_image(self._directory / "ext4.img", 4 * MIB)
+        path.write_bytes(path.read_bytes())
         return path
 
     def _change(self, under_way: set[str]) -> None:
@@ -207,12 +214,14 @@ class Soak:
     def _hand_in(self, images: list[Path], at_once: int) -> None:
         living = sum(not _ended(job) for job in self._jobs())
         for _ in range(at_once - living):
-            planned = self._plan(self._dice.choice(images), len(self._planned))
+            image, number = self._dice.choice(images), len(self._planned)
+            # A changed byte among free blocks would not come back.
+            planned = self._plan(images[0] if _kind(number) == "changed" else image, number)
             self._planned.append(planned)
             planned.id = self._ask("POST", "/v1/jobs", planned.body, key=f"job-{len(self._planned)}")["id"]
 
     def _plan(self, image: Path, number: int) -> Planned:
-        kind = ("small", "multipart", "registered", "directory", "two buckets", "changed")[number % 6]
+        kind = _kind(number)
         body: dict[str, Any] = {
             "source": str(self._large if kind == "multipart" else image),
             "destinations": [f"s3://{BUCKET}/{number}"],
@@ -351,6 +360,10 @@ class Killable(ServerProcess):
             self._process.send_signal(number)
         status = self._process.wait(LONGEST_END_S)
         assert status == (-number if number == signal.SIGKILL else 0), self.output()
+
+
+def _kind(number: int) -> str:
+    return ("small", "multipart", "registered", "directory", "two buckets", "changed")[number % 6]
 
 
 def _ended(job: dict[str, Any]) -> bool:
