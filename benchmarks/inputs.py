@@ -82,6 +82,14 @@ class Inputs:
         return self._made(f"{self.kind}-{used}-zeros-{total}", used, fill)
 
     def _made(self, name: str, disk: int, fill: Callable[[BinaryIO], None]) -> Path:
+        def make(path: Path) -> None:
+            with path.open("wb") as file:
+                fill(file)
+
+        return self.made(name, disk, make)
+
+    def made(self, name: str, disk: int, make: Callable[[Path], None]) -> Path:
+        """The volume of that name, which `make` writes once, and which takes `disk` bytes."""
         path = self._cache / f"disk-{name}.img"
         if path.exists():
             return path
@@ -92,9 +100,8 @@ class Inputs:
                 "GiB are needed; give a smaller --size or another --cache"
             )
         temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
-            fill(file)
-            file.flush()
+        make(temporary)
+        with temporary.open("rb") as file:
             # Else the kernel writes it back while something is timed.
             os.fsync(file.fileno())
         temporary.rename(path)

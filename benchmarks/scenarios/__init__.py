@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.scenarios import loop, peers, resume, scale, search, several, stages, throughput, tuning, unpack
+from benchmarks.scenarios import loop, peers, resume, scale, search, several, stages, throughput, tuning, unpack, used
 
 SCENARIOS = {
     scenario.name: scenario
@@ -16,6 +16,7 @@ SCENARIOS = {
         search.SCENARIO,
         resume.SCENARIO,
         unpack.SCENARIO,
+        used.SCENARIO,
         loop.SCENARIO,
     )
 }
