@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -15,8 +16,8 @@ import pytest
 
 from boot.machine import HANDED_OVER, machine
 from boot.tiny_system import LOADED, TinySystem
-from boot.way import bundled_and_unbundled
-from support.boot_disks import BootDisk, Table, boot_disk
+from boot.way import bundled_and_unbundled, inspected
+from support.boot_disks import BootDisk, Table, bare_file_system, boot_disk
 from support.volumes import MIB
 
 if TYPE_CHECKING:
@@ -31,14 +32,14 @@ PATIENCE_S = 600
 """A machine boots in 5 s on an idle core, and in 20 times as long on a busy one."""
 
 
-def assert_boots(disk: Path, printed: bytes, memory_mib: int = 512) -> float:
-    """Assert that a machine with this disk prints a text, and return the seconds until then."""
+def assert_boots(disk: Path, printed: bytes, memory_mib: int = 512) -> tuple[float, bytes]:
+    """Assert that a machine with this disk prints a text; return the seconds until then, and all that was printed."""
     begun = time.monotonic()
     with machine(disk, memory_mib) as running:
         assert running.prints(printed, PATIENCE_S), running.printed[-4000:].decode(errors="replace")
     took = time.monotonic() - begun
     LOG.info("%s after %.1f s, at a load of %.1f", printed.decode(), took, os.getloadavg()[0])
-    return took
+    return took, running.printed
 
 
 @pytest.mark.parametrize("table", get_args(Table))
@@ -57,13 +58,29 @@ def test_a_disk_with_xfs_boots_after_its_way(system: TinySystem, tmp_path: Path,
 
 
 @pytest.mark.parametrize("table", get_args(Table))
+@pytest.mark.parametrize("menu", [True, False], ids=["menu", "no_menu"])
+def test_a_bare_file_system_boots_as_a_disk(
+    table: Table, menu: bool, system: TinySystem, tmp_path: Path, key_ring: KeyRing
+) -> None:
+    """A file system without a table starts from the disk that --partition makes of it, with or without grub.cfg."""
+    without = shutil.ignore_patterns(*([] if menu else ["grub"]))
+    tree = shutil.copytree(system.tree, tmp_path / "tree", symlinks=True, ignore=without)
+    bare = bare_file_system(tmp_path / "bare.img", tree, SIZE)
+    image = bundled_and_unbundled(bare, tmp_path / "way", key_ring, "--partition", table)
+    _, printed = assert_boots(image, system.booted())
+    assert (LOADED in printed) is menu
+
+
+@pytest.mark.parametrize("table", get_args(Table))
 def test_a_disk_without_core_img_does_not_boot(table: Table, system: TinySystem, tmp_path: Path) -> None:
-    """Nothing loads a kernel from a disk with zeros for core.img, in many times the time that a whole disk takes."""
+    """`inspect` reports zeros for core.img, and no kernel is loaded in many times the time that a whole disk takes."""
     disk = boot_disk(tmp_path / f"{table}.img", system.tree, SIZE, table)
-    took = assert_boots(disk.path, LOADED)
+    assert inspected(disk.path, tmp_path)["boot_core_whole"] is True
+    took, _ = assert_boots(disk.path, LOADED)
     with disk.path.open("r+b") as file:
         file.seek(disk.core)
         file.write(bytes(disk.core_room))
+    assert inspected(disk.path, tmp_path)["boot_core_whole"] is False
     with machine(disk.path) as running:
         assert running.prints(HANDED_OVER, PATIENCE_S)
         assert not running.prints(LOADED, 20 + 4 * took)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, get_args
 import pytest
 
 from boot.way import bundled_and_unbundled
-from support.boot_disks import BootDisk, Table, boot_disk
+from support.boot_disks import GRUB_PARTITIONS, BootDisk, Table, bare_file_system, boot_disk
 from support.volumes import MIB, random_image
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tree
 
 
-def assert_grub_reads(image: Path, partition: str, expected: Path) -> None:
-    """Assert that GRUB finds the kernel in a partition, and reads the expected bytes."""
-    words = ["grub-fstest", str(image), "cmp", f"(loop0,{partition})/{KERNEL}", str(expected)]
+def assert_grub_reads(image: Path, table: Table, expected: Path) -> None:
+    """Assert that GRUB finds the kernel in partition 1, and reads the expected bytes."""
+    words = ["grub-fstest", str(image), "cmp", f"(loop0,{GRUB_PARTITIONS[table]})/{KERNEL}", str(expected)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -53,4 +53,12 @@ def test_a_disk_keeps_kernel_and_boot_area(table: Table, tree: Path, tmp_path: P
     assert any(last_blocks(disk, disk.path))
     assert not any(last_blocks(disk, image))
     assert around_root(disk, image) == around_root(disk, disk.path)
-    assert_grub_reads(image, disk.grub_partition, tree / KERNEL)
+    assert_grub_reads(image, table, tree / KERNEL)
+
+
+@pytest.mark.parametrize("table", get_args(Table))
+def test_a_bare_file_system_gets_a_table(table: Table, tree: Path, tmp_path: Path, key_ring: KeyRing) -> None:
+    """GRUB reads the kernel of a file system in the partition that --partition puts around it."""
+    bare = bare_file_system(tmp_path / "bare.img", tree, 16 * MIB)
+    image = bundled_and_unbundled(bare, tmp_path / "way", key_ring, "--partition", table)
+    assert_grub_reads(image, table, tree / KERNEL)

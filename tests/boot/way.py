@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from support import commands
 from support.daemons import identity
@@ -28,7 +29,13 @@ def bundled_and_unbundled(disk: Path, directory: Path, keys: KeyRing, *options: 
     return image
 
 
-def _amistream(directory: Path, *words: object) -> None:
+def inspected(disk: Path, directory: Path) -> dict[str, Any]:
+    """Report what `amistream inspect` finds on a disk."""
+    found: dict[str, Any] = json.loads(_amistream(directory, "inspect", disk, "--json"))
+    return found
+
+
+def _amistream(directory: Path, *words: object) -> str:
     environ = {
         "PATH": os.environ["PATH"],
         "HOME": str(directory),
@@ -38,3 +45,4 @@ def _amistream(directory: Path, *words: object) -> None:
     line: Sequence[object] = (commands.COMMANDS / "amistream", *words)
     done = commands.run(line, cwd=directory, env=environ, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -38,6 +38,8 @@ first-lba: 34
 
 Table: TypeAlias = Literal["mbr", "gpt"]
 Kind: TypeAlias = Literal["ext4", "xfs"]
+GRUB_PARTITIONS: dict[Table, str] = {"mbr": "msdos1", "gpt": "gpt1"}
+"""The partition of the file system, as GRUB calls it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +77,6 @@ class BootDisk:
     @property
     def root_end(self) -> int:
         return self.root + self.root_size
-
-    @property
-    def grub_partition(self) -> str:
-        """The partition of the file system, as GRUB calls it."""
-        return "msdos1" if self.table == "mbr" else "gpt1"
 
 
 def boot_disk(path: Path, tree: Path, size: int, table: Table, kind: Kind = "ext4") -> BootDisk:
@@ -133,7 +130,7 @@ def write_loader(disk: BootDisk, kind: Kind = "ext4") -> None:
     for_table = "part_msdos" if disk.table == "mbr" else "part_gpt"
     with tempfile.TemporaryDirectory() as directory:
         made = Path(directory) / "core.img"
-        words = ("-O", "i386-pc", "-o", str(made), "-p", f"(,{disk.grub_partition})/boot/grub")
+        words = ("-O", "i386-pc", "-o", str(made), "-p", f"(,{GRUB_PARTITIONS[disk.table]})/boot/grub")
         _run("grub-mkimage", *words, "biosdisk", for_table, "xfs" if kind == "xfs" else "ext2")
         core = bytearray(made.read_bytes())
     core.extend(bytes(-len(core) % SECTOR))
