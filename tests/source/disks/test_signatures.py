@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from amistream.source.disks import marks
 from amistream.source.disks.facts import FileSystem
 from amistream.source.disks.reading import DoubtError, window
 from amistream.source.disks.signatures import identify
@@ -156,6 +157,7 @@ MADE = {
     "raid0.90": old_raid(SIZE),
     "squashfs": struct.pack("<4s24xH10xQ", b"hsqs", 4, 1000),
     "hibernated": bytes(4086) + b"S1SUSPEND\0",
+    "hibernated with pages of 64 KiB": bytes(65526) + b"LINHIB0001",
 }
 
 
@@ -183,6 +185,7 @@ def test_made_by_hand() -> None:
         "raid0.90": FileSystem(kind="linux_raid_member", uuid=UUID),
         "squashfs": FileSystem(kind="squashfs", size=1000),
         "hibernated": FileSystem(kind="swsuspend"),
+        "hibernated with pages of 64 KiB": FileSystem(kind="swsuspend"),
     }
 
 
@@ -208,6 +211,25 @@ def test_as_blkid_says(name: str, tmp_path: Path) -> None:
     assert (found.kind, found.uuid, found.label) == (says["TYPE"], says.get("UUID", ""), says.get("LABEL", ""))
     if name in MAKERS:
         assert found.size == size
+
+
+@pytest.mark.parametrize("mark", [*marks.MEMBERS, *marks.FILE_SYSTEMS], ids=lambda mark: f"{mark.kind} {mark.place}")
+def test_by_its_mark_alone(mark: marks.Mark, tmp_path: Path) -> None:
+    """Content is told by its mark; blkid names it so, or wants more than the mark. A leftover of ext is a doubt."""
+    image, path = bytearray(4 * MIB), tmp_path / "image"
+    place = mark.place % len(image)
+    image[place : place + len(mark.mark)] = mark.mark
+    assert content(bytes(image), len(image)) == FileSystem(kind=mark.kind)
+    path.write_bytes(image)
+    asked = ["blkid", "-p", "-s", "TYPE", "-o", "value", str(path)]
+    told = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert told.stdout.strip() in {mark.kind, ""}
+    image[1080:1082] = b"\x53\xef"
+    if mark in marks.FILE_SYSTEMS:
+        with pytest.raises(DoubtError, match=f"it is marked as ext2 and as {mark.kind}"):
+            content(bytes(image), len(image))
+    else:
+        assert content(bytes(image), len(image)) == FileSystem(kind=mark.kind)
 
 
 def test_nothing_known() -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import islice
 from typing import TypeAlias
 
+from amistream.source.disks import marks
 from amistream.source.disks.ext4 import superblock as ext4
 from amistream.source.disks.ext4.features import feature_names, kind_of
 from amistream.source.disks.facts import FileSystem
@@ -34,34 +34,14 @@ _LUKS_1, _LUKS_2 = (b"LUKS\xba\xbe" + bytes((0, version)) for version in (1, 2))
 _SWAP_PAGES = tuple(4 * KIB << shift for shift in range(5))
 _SWAP = struct.Struct("<II4x16s16s")
 """Version, last page, id, label."""
+_HIBERNATED = (b"S1SUSPEND", b"S2SUSPEND", b"ULSUSPEND", b"LINHIB0001")
+"""The marks of a swap that holds a sleeping system."""
 _EXT_MOST_SHIFT = 6
 _BTRFS, _BTRFS_MARK = 64 * KIB, b"_BHRfS_M"
 _ISO, _ISO_DATES = 32 * KIB, (830, 813)
 _SQUASHFS_VERSION = 4
 _ZFS_RING, _ZFS_MARK, _ZFS_LEAST = 128 * KIB, 0x00BAB10C, 4
 """The copies of the pool's root; `blkid` wants as many of them, since old ones stay behind on disks."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Mark:
-    """A kind that its mark alone tells. Places count from `base` on; `None`: it records no such thing."""
-
-    kind: str
-    base: int
-    mark: bytes
-    uuid: int | None = None
-    label: tuple[int, int] = (0, 0)
-    """Place and length."""
-    encoding: str = "utf-8"
-
-    def __call__(self, read: Reader, size: int) -> FileSystem | None:
-        if size < self.base + 2 * KIB or read(self.base, len(self.mark)) != self.mark:
-            return None
-        return FileSystem(
-            kind=self.kind,
-            uuid="" if self.uuid is None else uuid_text(read(self.base + self.uuid, 16)),
-            label=label_text(read(self.base + self.label[0], self.label[1]), self.encoding),
-        )
 
 
 def identify(read: Reader, size: int) -> FileSystem | None:
@@ -131,11 +111,12 @@ def _swap(read: Reader, size: int) -> FileSystem | None:
     for page in _SWAP_PAGES:
         if size < page:
             return None
-        if read(page - 10, 10) == b"SWAPSPACE2":
+        mark = read(page - 10, 10)
+        if mark == b"SWAPSPACE2":
             version, last, uuid, label = _SWAP.unpack(read(1024, _SWAP.size))
             length = (last + 1) * page if version == 1 else None
             return FileSystem(kind="swap", size=length, uuid=uuid_text(uuid), label=label_text(label))
-        if read(page - 10, 9) in {b"S1SUSPEND", b"S2SUSPEND", b"ULSUSPEND", b"LINHIB0001"}:
+        if mark.startswith(_HIBERNATED):
             return FileSystem(kind="swsuspend")
     return None
 
@@ -200,14 +181,7 @@ def _squashfs(read: Reader, size: int) -> FileSystem | None:
     return FileSystem(kind="squashfs", size=int.from_bytes(block[40:48], "little"))
 
 
-_MEMBERS: tuple[Probe, ...] = (
-    _raid,
-    _lvm,
-    _luks,
-    _Mark("BitLocker", 0, b"\xeb\x58\x90-FVE-FS-"),
-    _zfs,
-    _Mark("bcache", 4 * KIB + 24, bytes.fromhex("c68573f64e1a45ca8265f57f48ba6d81"), uuid=16),
-)
+_MEMBERS: tuple[Probe, ...] = (_raid, _lvm, _luks, _zfs, *marks.MEMBERS)
 _FILE_SYSTEMS: tuple[Probe, ...] = (
     _ext,
     _xfs,
@@ -218,8 +192,5 @@ _FILE_SYSTEMS: tuple[Probe, ...] = (
     _iso,
     _squashfs,
     _swap,
-    _Mark("f2fs", 1024, b"\x10\x20\xf5\xf2", uuid=108, label=(124, 1024), encoding="utf-16-le"),
-    _Mark("erofs", 1024, b"\xe2\xe1\xf5\xe0", uuid=48, label=(64, 16)),
-    _Mark("jfs", 32 * KIB, b"JFS1", uuid=136, label=(152, 16)),
-    _Mark("reiserfs", 64 * KIB + 52, b"ReIsEr", uuid=32, label=(48, 16)),
+    *marks.FILE_SYSTEMS,
 )
