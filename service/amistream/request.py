@@ -218,6 +218,9 @@ class ImageFields(_Request):
     ancestors: Annotated[
         tuple[Annotated[str, Field(pattern="^ami-[0-9a-f]{8,17}$")], ...], Option("--ancestor", IMAGE, "ami-ID")
     ] = Field((), description="AMI from which this one was made; may be repeated.")
+    strict: Annotated[bool, Option("--strict", IMAGE)] = Field(
+        False, description="Refuse the job if the AMI will not boot; default: bundle it, with notices."
+    )
     inherit: Annotated[bool, Option("--inherit/--no-inherit", IMAGE)] = Field(
         False,
         description="Take mapping, kernel, RAM disk, product codes and ancestors from this instance's metadata.",

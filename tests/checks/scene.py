@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 class Scene:
     """A job that would be ready, for a test to spoil. `notices` are those of the last run of the checks.
 
-    The notice on the certificate is left out, because these tests use another certificate than EC2's.
+    The notice on the certificate is left out, because these tests use another certificate than EC2's, and those on how
+    the image boots, because it is no system.
     """
 
     image: Path
@@ -73,7 +74,7 @@ class Scene:
         return error.hint
 
     def _note(self, notice: str) -> None:
-        if "EC2 certificate" not in notice:
+        if "EC2 certificate" not in notice and not notice.startswith("cannot boot"):
             self.notices.append(notice)
 
     @property

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from amistream.aws.credentials import find_credentials
 from amistream.aws.session import Aws
+from amistream.checks.boot.of_request import BootChecks
 from amistream.checks.bucket import credentials_observation
 from amistream.checks.destination import Destination, RequestContext
 from amistream.checks.findings import Check, Finding, Observation, Status, notice, run_checks
@@ -33,7 +34,11 @@ async def examine(request: CheckRequest, settings: Settings, aws: Aws, roots: Ro
         places.append(DestinationChecks(address, volume, earlier=tuple(places), create_keys=False))
     checks = [
         *HostChecks(settings, volume).checks(),
-        *(volume.checks() if request.source else [_not_given("source", "SOURCE"), volume.memory_check()]),
+        *(
+            [*volume.checks(), BootChecks(context, volume).for_doctor()]
+            if request.source
+            else [_not_given("source", "SOURCE"), volume.memory_check()]
+        ),
         *(checks_of(places) if places else NoDestination(context).checks()),
     ]
     try:

@@ -16,6 +16,7 @@ from cryptography import x509
 
 from amistream.aws.session import Aws
 from amistream.checks.ami import AmiChecks
+from amistream.checks.boot.of_request import BootChecks
 from amistream.checks.bucket import BucketChecks
 from amistream.checks.destination import Destination, OpenDestination
 from amistream.checks.directory import DirectoryChecks
@@ -89,8 +90,9 @@ async def check(
         places.append(DestinationChecks(address, source, bundling, number, earlier=tuple(places), create_keys=True))
     opened: list[OpenDestination] = []
     try:
+        boot = BootChecks(addresses[0], source).for_job()
         state_dir = HostChecks(addresses[0].settings, source).state_dir()
-        _report(await run_checks([*source.checks(), *checks_of(places), state_dir]), note)
+        _report(await run_checks([*source.checks(), *boot, *checks_of(places), state_dir]), note)
         for place in places:
             opened += [await place.destination()]
         ready = Ready(

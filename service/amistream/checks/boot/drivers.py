@@ -114,6 +114,7 @@ def _check_network(chosen: Chosen, drivers: Drivers, wanted: Wanted) -> Iterator
                 f"{option} was given, and the kernel {version} has no driver {name}",
                 why="instances whose network needs it are not reachable",
                 fix=f"leave out {option}, or install a kernel that has it",
+                cannot="reach instances",
             )
     late = [name for name, there in (("nvme", drivers.in_time(["nvme"])), ("ena", drivers.at_all("ena"))) if not there]
     if late and not (wanted.ena and late == ["ena"]):

@@ -50,7 +50,7 @@ _Checks = Iterator[tuple[str, Callable[[], Iterable[Observation]]]]
 def _checks_of_disk(disk: Disk, wanted: Wanted) -> _Checks:
     """What is checked, and how. Each is guarded, so that a doubt about one hides no other."""
     yield "the partition table", lambda: check_table(disk, wanted)
-    if disk.table.kind is TableKind.NONE and not disk.is_bare:
+    if disk.table.kind is TableKind.NONE and not disk.is_bare and not wanted.paravirtual:
         return
     yield "the boot loader", lambda: check_loader(disk, wanted)
     yield "the file systems", lambda: check_states(disk)
@@ -62,7 +62,7 @@ def _check_system(disk: Disk, wanted: Wanted) -> Iterator[Observation]:
     if system is None:
         opaque = list(check_root_kind(disk))
         yield from opaque
-        if not opaque and not disk.is_bare:
+        if not opaque and (wanted.paravirtual or not disk.is_bare):
             yield unknown("the system", "no file system of the image has an /etc")
         return
     for subject, check in _checks_of_system(system, wanted):

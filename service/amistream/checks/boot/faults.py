@@ -11,8 +11,8 @@ from amistream.checks.findings import Observation, Status
 _LONGEST = 120
 
 
-def failed(code: str, found: str, *, why: str, fix: str) -> Observation:
-    return Observation(found, Status.FAILED, why, fix, code=f"boot.{code}")
+def failed(code: str, found: str, *, why: str, fix: str, cannot: str = "boot") -> Observation:
+    return Observation(f"cannot {cannot}: {found}", Status.FAILED, why, fix, code=f"boot.{code}")
 
 
 def noted(code: str, found: str, *, why: str, fix: str = "") -> Observation:

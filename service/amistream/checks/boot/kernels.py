@@ -103,6 +103,7 @@ def _check_modules(system: System, chosen: Chosen) -> Iterator[Observation]:
             f"the kernel {shown(chosen.version)} boots, and {MODULES} is for {shown(', '.join(versions))} only",
             why="drivers for the network and more are missing: the instance is not reachable",
             fix="install the package of that kernel again, or let GRUB boot another one by default",
+            cannot="reach instances",
         )
 
 

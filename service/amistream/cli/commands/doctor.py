@@ -72,7 +72,8 @@ def findings_text(findings: Sequence[Finding]) -> str:
         for word, text in about:
             lines += [f"{'':{width + 9}}  {word}  {line}" for line in text.splitlines()]
     counts = Counter(finding.status.value for finding in findings)
-    summary = ", ".join(f"{counts[status]} {status}" for status in ("failed", "notice", "ok", "skipped"))
+    statuses = ("failed", "notice", "ok", "skipped", *(["unknown"] if counts["unknown"] else []))
+    summary = ", ".join(f"{counts[status]} {status}" for status in statuses)
     return "\n".join([*lines, "", summary])
 
 

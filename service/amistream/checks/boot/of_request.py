@@ -1,0 +1,102 @@
+"""The boot checks as a check of a request: all findings for `doctor`, notices for a job, refusals with --strict.
+
+The system of an image holds much that belongs to one machine, and much that cannot be checked: a job reports each of
+the two in one notice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from amistream.checks.boot.examine import examine_boot
+from amistream.checks.boot.faults import noted
+from amistream.checks.boot.identity import CODE as IDENTITY
+from amistream.checks.boot.wanted import Wanted
+from amistream.checks.destination import RequestContext
+from amistream.checks.findings import Check, Observation, Status
+from amistream.checks.source import SourceChecks
+from amistream.errors import SourceError
+from amistream.ports.volume import Kind, Volume
+from amistream.request import CheckRequest
+from amistream.settings import Settings, Sparse
+from amistream.source.disk_reader import reader_of
+from amistream.values import quoted
+
+_DOUBTS = {"boot.table", "boot.torn", "boot.errors"}
+_PARAVIRTUAL = "paravirtual"
+
+
+class BootChecks:
+    """Checks whether the AMI of a request will boot."""
+
+    def __init__(self, context: RequestContext, source: SourceChecks) -> None:
+        self._context = context
+        self._source = source
+
+    def for_doctor(self) -> Check:
+        return Check("boot", "the AMI would not boot", self._all, ("source",))
+
+    def for_job(self) -> list[Check]:
+        """None for a paravirtual AMI: its kernel is not in the image, so hardly anything is certain."""
+        if self._context.request.virtualization == _PARAVIRTUAL:
+            return []
+        return [Check("boot", "the AMI would not boot", self._as_notices, ("source",))]
+
+    def _all(self) -> list[Observation]:
+        if self._source.volume.kind is Kind.STREAM:
+            return [Observation("cannot be told from a stream before it has come", Status.SKIPPED)]
+        return self._examine() or [Observation("nothing was found that keeps the AMI from booting")]
+
+    def _as_notices(self) -> list[Observation]:
+        if self._source.volume.kind is Kind.STREAM:
+            return []
+        found = self._examine()
+        request, settings = self._context.request, self._context.settings
+        if (request.sparse or settings.sparse) is not Sparse.NEVER:
+            # The check of free blocks reports the same doubts.
+            found = [each for each in found if each.code not in _DOUBTS]
+        return list(_for_job(found, str(self._source.volume.path), is_strict=request.strict))
+
+    def _examine(self) -> list[Observation]:
+        return examine_volume(self._source.volume, wanted_by(self._context.request, self._context.settings))
+
+
+def examine_volume(volume: Volume, wanted: Wanted) -> list[Observation]:
+    try:
+        return examine_boot(reader_of(volume), volume.size, wanted)
+    except SourceError:
+        return []  # the job fails later, with a message of its own
+
+
+def wanted_by(request: CheckRequest, settings: Settings) -> Wanted:
+    return Wanted(
+        architecture=request.architecture or settings.architecture,
+        paravirtual=request.virtualization == _PARAVIRTUAL,
+        sriov=request.sriov,
+        ena=request.ena,
+    )
+
+
+def _for_job(found: Sequence[Observation], path: str, *, is_strict: bool) -> Iterator[Observation]:
+    for each in found:
+        if each.status is Status.FAILED and is_strict:
+            yield each
+        elif each.status is Status.FAILED or (each.status is Status.NOTICE and not _is_identity(each)):
+            yield replace(each, status=Status.NOTICE)
+    if traces := [each for each in found if _is_identity(each)]:
+        words = ", ".join(each.code.rpartition(".")[2].replace("_", " ") for each in traces)
+        count = f"{len(traces)} things" if len(traces) > 1 else "something"
+        yield noted(
+            IDENTITY,
+            f"the image holds {count} of this machine: {words}",
+            why="every instance would share them",
+            fix=f"`amistream inspect {quoted(path)}` lists them",
+        )
+    if doubts := [each for each in found if each.status is Status.UNKNOWN]:
+        text = "; ".join(dict.fromkeys(each.found for each in doubts))
+        yield replace(doubts[0], status=Status.NOTICE, found=text, why="the AMI may not boot")
+
+
+def _is_identity(each: Observation) -> bool:
+    return each.code.startswith(f"boot.{IDENTITY}.")
