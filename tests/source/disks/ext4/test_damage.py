@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from amistream.source.disks.ext4.checksums import START, checksum
 from amistream.source.disks.ext4.superblock import read_superblock
 from amistream.source.disks.ext4.used import used_blocks
 from amistream.source.disks.reading import DoubtError
-from source.disks.ext4.filled import Filled, blocks_of, opened, run, used
+from source.disks.ext4.filled import Filled, blocks_of, looked_at, make, opened, run, used
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from source.disks.ext4.conftest import GetImage
 
 SUPERBLOCK = 1024
@@ -301,3 +304,38 @@ def test_padding(image: GetImage) -> None:
     last = re.findall(r"Block bitmap at (\d+)", run("dumpe2fs", str(here.path)))[-1]
     with pytest.raises(DoubtError, match="behind the end of the file system"):
         used(here.path, {(int(last) + 1) * here.block_size - 1: b"\x7f"})
+
+
+@pytest.mark.parametrize(
+    ("place", "new", "why"),
+    [
+        (0, bytes(2), "inode 14 is used and of no kind"),
+        (104, pack(9000), "calls blocks free"),
+        (104, pack(1), "belong to two owners"),
+        (104, pack(24576), "beyond the end"),
+    ],
+)
+def test_inode(image: GetImage, place: int, new: bytes, why: str) -> None:
+    """An inode of no kind is doubted, and so is one whose block of attributes is free or that of others."""
+    here = image("no checksums")
+    with pytest.raises(DoubtError, match=why):
+        used(here.path, {inode_place(here, "file02") + place: new})
+
+
+def test_block_of_other_hosts(image: GetImage) -> None:
+    """The block in which hosts tell each other that they use the file system must be used, and nobody else's."""
+    here = image("mmp")
+    free = max(set(range(max(here.used))) - here.used)
+    for block, why in ((free, "calls blocks free"), (1, "belong to two owners")):
+        raw = bytearray(here.path.read_bytes()[SUPERBLOCK : SUPERBLOCK + 0x3FC])
+        raw[0x168:0x170] = pack(block, 8)
+        with pytest.raises(DoubtError, match=why):
+            used(here.path, {SUPERBLOCK: bytes(raw) + pack(checksum(bytes(raw), START))})
+
+
+def test_unwritten_directory(tmp_path: Path, tree: Path) -> None:
+    """Only the blocks of files are left out as unwritten: in a directory they are damage."""
+    here = looked_at(make(tmp_path / "image", "ext4, 4 KiB", tree, "fallocate folder 1 3"))
+    found = used(here.path)
+    assert found.keeps_preallocated
+    assert blocks_of(found, here.block_size) == here.used - here.unused_tables - here.unwritten

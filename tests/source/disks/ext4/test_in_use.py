@@ -37,6 +37,9 @@ def copies(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Copies:
         os.sync()
         (where / "marker").unlink()
         _preallocate(where / "preallocated")
+        for name in ("one", "two"):
+            (where / name).touch()
+            os.setxattr(where / name, "user.same", b"in one block for both" * 20)
         with (where / "open").open("wb") as unlinked:
             unlinked.write(os.urandom(100_000))
             (where / "open").unlink()
@@ -74,6 +77,16 @@ def _checked(path: Path) -> tuple[int, str]:
     """Ask e2fsck. It complains of a file that is deleted and still open, in the original too."""
     done = subprocess.run(["e2fsck", "-fn", str(path)], capture_output=True, text=True, check=False)
     return done.returncode, done.stdout.replace(str(path), "")
+
+
+def test_shared_attributes(copies: Copies) -> None:
+    """A block of attributes may belong to several files."""
+    acl = [
+        run("debugfs", "-R", f"stat {name}", str(copies.unmounted)).split("File ACL: ")[1].split()[0]
+        for name in ("one", "two")
+    ]
+    assert acl[0] == acl[1] != "0"
+    assert used(copies.unmounted).free > 0
 
 
 def test_unmounted(copies: Copies) -> None:
