@@ -153,3 +153,17 @@ def test_a_volume_that_cannot_be_read(ext4: Path, monkeypatch: pytest.MonkeyPatc
     finally:
         volume.close()
     assert (found.used, [each.status.value for each in found.observations]) == (data, ["ok"])
+
+
+@pytest.mark.parametrize(("sectors", "whole"), [(512, False), (4096, True)])
+async def test_a_device_with_other_sectors(scene: Scene, ext4: Path, sectors: int, whole: bool) -> None:
+    """A table that counts in other sectors than its device names other places to the kernel: nothing is left out."""
+    image = scene.tmp_path / "disk"
+    image.write_bytes(bytes(MIB) + ext4.read_bytes() + bytes(MIB))
+    subprocess.run(["sfdisk", "--quiet", image], input="label: dos\nstart=2048, size=16384\n", text=True, check=True)
+    with loop_device(image, sectors=sectors) as device:
+        async with scene.ready(scene.out, source=str(device)) as ready:
+            assert ready.plan.left_out is not None
+            assert (ready.plan.left_out.total == 0) == whole
+    assert [notice for notice in scene.notices if "it has sectors of 4096 bytes" in notice] == scene.notices
+    assert bool(scene.notices) == whole

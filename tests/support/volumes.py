@@ -95,9 +95,16 @@ def xfs_image(path: Path, size: int, files_from: Path | None = None, *options: s
 
 
 @contextmanager
-def loop_device(image: Path, *, read_only: bool = True) -> Iterator[Path]:
+def loop_device(image: Path, *, read_only: bool = True, sectors: int = 512) -> Iterator[Path]:
     """Give a block device that shows `image`; skip with the reason where the machine does not let it."""
-    argv = ["losetup", "--find", "--show", *(["--read-only"] if read_only else []), str(image)]
+    argv = [
+        "losetup",
+        "--find",
+        "--show",
+        f"--sector-size={sectors}",
+        *(["--read-only"] if read_only else []),
+        str(image),
+    ]
     if shutil.which(argv[0]) is None:
         pytest.skip("losetup is not installed")
     done = subprocess.run(argv, capture_output=True, text=True, check=False)

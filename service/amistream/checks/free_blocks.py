@@ -7,10 +7,11 @@ unless it was frozen before.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from amistream.checks.findings import Observation, notice
 from amistream.errors import SourceError
+from amistream.host.devices import sector_size
 from amistream.ports.volume import Kind, Volume
 from amistream.source.disk_reader import reader_of
 from amistream.source.disks.disk_map import Area, DiskMap, map_disk
@@ -39,6 +40,9 @@ def find_blocks(volume: Volume, data: Sequence[Extent], *, frozen: bool) -> Bloc
         disk = map_disk(reader_of(volume), volume.size, frozen=frozen)
     except SourceError:
         return keep_all(volume, data, "it cannot be read")  # the job fails later, with a message of its own
+    if doubt := _sector_doubt(disk.table, volume):
+        kept = keep_all(volume, data, doubt)
+        return replace(kept, observations=(*kept.observations, _whole(str(volume.path), doubt)))
     used = disk.used(data)
     left_out = disk.left_out(used)
     return Blocks(used=used, left_out=left_out, observations=(_summary(used, left_out), *doubts(disk, volume)))
@@ -48,6 +52,16 @@ def keep_all(volume: Volume, data: Sequence[Extent], why: str) -> Blocks:
     """Read all of the `data`, for a reason."""
     left_out = LeftOut(holes=volume.size - sum(extent.length for extent in data))
     return Blocks(used=tuple(data), left_out=left_out, observations=(_summary(data, left_out, why),))
+
+
+def _sector_doubt(table: PartitionTable, volume: Volume) -> str:
+    """The table says where partitions are in sectors, and does not say of what size."""
+    if volume.kind is not Kind.BLOCK_DEVICE or not table.partitions:
+        return ""
+    size = sector_size(volume.identity.st_rdev)
+    if size in {None, table.sector_size}:
+        return ""
+    return f"it has sectors of {size} bytes, and its partition table was read as one for {table.sector_size}"
 
 
 def _summary(used: Sequence[Extent], left_out: LeftOut, why: str = "") -> Observation:

@@ -9,6 +9,7 @@ import ctypes
 import fcntl
 import os
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 DEVICES = Path("/sys/dev/block")
@@ -44,6 +45,15 @@ def sectors_written(device: int) -> int | None:
     except OSError:
         return None
     return int(fields[_SECTORS_WRITTEN])
+
+
+def sector_size(device: int) -> int | None:
+    """The size of the sectors of a disk or partition, in bytes; None where the kernel does not show it."""
+    place = (DEVICES / device_number(device)).resolve()
+    for folder in (place, place.parent):
+        with suppress(OSError):
+            return int((folder / "queue" / "logical_block_size").read_text())
+    return None
 
 
 def zero_range(descriptor: int, start: int, length: int) -> bool:
