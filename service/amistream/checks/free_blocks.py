@@ -76,12 +76,14 @@ def doubts(disk: DiskMap, volume: Volume) -> Iterator[Observation]:
     for doubt, places in _table_doubts(disk.table, volume).items():
         yield _whole(" and ".join(places), doubt, f"look at its partition table: fdisk -l {quoted(volume.path)}")
     for area in disk.areas:
-        place, kind = _place(area, volume), area.kind
+        if area.used or not area.trusted:
+            continue
+        place, partition = _place(area, volume), area.partition
         if area.doubt:
             yield _whole(place, area.doubt, _repair(area, volume))
-        elif area.used is None and area.trusted and kind:
-            yield _whole(place, f"those of {kind} cannot be told")
-        elif area.used is None and area.trusted and area.partition and area.partition.type_name not in _BOOT_AREAS:
+        elif area.kind:
+            yield _whole(place, f"those of {area.kind} cannot be told")
+        elif partition and partition.type_name not in _BOOT_AREAS:
             yield _whole(place, "its content is not known")
     if places := [_place(area, volume) for area in disk.areas if area.used and area.used.keeps_preallocated]:
         yield notice(
@@ -112,18 +114,21 @@ def _place(area: Area, volume: Volume) -> str:
 
 
 def _repair(area: Area, volume: Volume) -> str:
-    """The command that removes most doubts about a file system."""
+    """The commands that remove most doubts about a file system."""
+    path, number, attach = str(volume.path), area.partition.number if area.partition else 0, ""
     if volume.kind is Kind.CONVERTED_IMAGE:
         return "start the virtual machine and shut it down cleanly"
-    if area.kind.startswith("ext"):
-        command = "e2fsck -f"
-    elif area.kind == "xfs":
-        command = "mount and umount it, which replays its log; if that fails: xfs_repair"
-    else:
-        return ""
-    path, number = str(volume.path), area.partition.number if area.partition else 0
     if not number:
-        return f"{command} {quoted(path)}"
-    if volume.kind is Kind.BLOCK_DEVICE:
-        return f"{command} {quoted(f'{path}p{number}' if path[-1].isdigit() else f'{path}{number}')}"
-    return f"losetup --find --show --partscan {quoted(path)} gives it a device /dev/loopNp{number}; then {command} it"
+        device = quoted(path)
+    elif volume.kind is Kind.BLOCK_DEVICE:
+        device = quoted(f"{path}p{number}" if path[-1].isdigit() else f"{path}{number}")
+    else:
+        device, attach = (
+            f"/dev/loopNp{number}",
+            f"losetup --find --show --partscan {quoted(path)} gives it a device: then ",
+        )
+    if area.kind.startswith("ext"):
+        return f"{attach}e2fsck -f {device}"
+    if area.kind == "xfs":
+        return f"{attach}mount and umount {device}, which replays its log; if that fails, xfs_repair {device}"
+    return ""
