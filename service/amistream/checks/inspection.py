@@ -59,7 +59,7 @@ class DiskFacts(_Model):
     disk_id: str
     sector_size: int
     boot_loader: str = Field(description="GRUB 2, GRUB legacy, other, or none")
-    boot_core: str = Field(description="the place of GRUB 2's core: gap, BIOS boot partition, block list, outside")
+    boot_core: str = Field(description="the place of GRUB's core: gap, BIOS boot partition, block list, outside")
     boot_core_whole: bool | None = Field(description="false for a damaged core, null without one")
     efi_partition: int | None = Field(description="from which UEFI boots, or null")
     areas: tuple[AreaFacts, ...]

@@ -103,14 +103,35 @@ def test_a_core_elsewhere(mbr: bytes, sector: int) -> None:
     assert loader_of(image) == found(LoaderKind.GRUB_2, grub(sector, CorePlace.OUTSIDE, whole=False))
 
 
+def legacy(mbr: bytes, sector: int) -> bytearray:
+    """A disk with the fields of GRUB legacy, whose stage begins at a sector and has two more."""
+    image = bytearray(mbr)
+    image[:440] = bytes(440)
+    image[0x17F:0x184] = b"GRUB "
+    struct.pack_into("<I", image, 0x44, sector)
+    stage = bytearray(b"Loading stage1.5".ljust(1536, b"\1"))
+    stage[256:512] = bytes(256)
+    struct.pack_into("<IHH", stage, 504, sector + 1, 2, 0x220)
+    image[512 * sector : 512 * sector + len(stage)] = stage
+    return image
+
+
+def test_grub_legacy(mbr: bytes) -> None:
+    """GRUB legacy has its stage 1.5 in the gap, or finds stage 2 by the blocks of its file."""
+    assert loader_of(legacy(mbr, 1)) == found(LoaderKind.GRUB_LEGACY, grub(1, CorePlace.GAP))
+    assert loader_of(legacy(mbr, 5000)) == found(LoaderKind.GRUB_LEGACY, grub(5000, CorePlace.BLOCK_LIST, 1))
+    image = legacy(mbr, 5000)
+    image[512 * 5000 : 512 * 5001] = bytes(512)
+    damaged = grub(5000, CorePlace.BLOCK_LIST, 1, whole=False)
+    assert loader_of(image) == found(LoaderKind.GRUB_LEGACY, damaged)
+
+
 def test_others(mbr: bytes) -> None:
-    """GRUB legacy and unknown code are told apart; zeros, and a file system's first bytes, are none."""
+    """Code that is not GRUB's is unknown; zeros, and a file system's first bytes, are none."""
     image = bytearray(mbr)
     image[:440] = bytes(440)
     assert loader_of(image) == found(LoaderKind.NONE)
     image[:3] = b"\xeb\x48\x90"
     assert loader_of(image) == found(LoaderKind.OTHER)
-    image[0x17D:0x182] = b"GRUB "
-    assert loader_of(image) == found(LoaderKind.GRUB_LEGACY)
     for nothing in (b"", bytes(511), bytes(SIZE), b"XFSB" + bytes(SIZE)):
         assert loader_of(nothing) == found(LoaderKind.NONE)
