@@ -28,7 +28,7 @@ _BOOTABLE = 1 << 2
 
 
 @dataclass(frozen=True, slots=True)
-class _Header:
+class Header:
     """A header whose checksums are right."""
 
     own: int
@@ -45,7 +45,7 @@ class _Header:
         start = self.array * sector
         return (self.own * sector, (self.own + 1) * sector), (start, start + len(self.entries))
 
-    def says_as(self, other: _Header) -> bool:
+    def says_as(self, other: Header) -> bool:
         """True if both describe the same partitions."""
         ours, theirs = ((each.disk_id, each.first_usable, each.last_usable, each.entries) for each in (self, other))
         return ours == theirs
@@ -74,17 +74,17 @@ def has_mark(read: Reader, size: int) -> bool:
 def read_gpt(read: Reader, size: int) -> Gpt | None:
     """The table of a disk of `size` bytes: its first header, else its last one; None if neither is right."""
     for sector in SECTOR_SIZES:
-        if header := _read_header(read, size, sector, 1):
+        if header := read_header(read, size, sector, 1):
             return _with_second(read, size, sector, header)
     for sector in SECTOR_SIZES:
-        if header := _read_header(read, size, sector, size // sector - 1):
+        if header := read_header(read, size, sector, size // sector - 1):
             note = "the first header of the GPT is damaged, and the second one was used"
             return _table(header, sector, notes=(note,))
     return None
 
 
-def _with_second(read: Reader, size: int, sector: int, header: _Header) -> Gpt:
-    second = _read_header(read, size, sector, header.other)
+def _with_second(read: Reader, size: int, sector: int, header: Header) -> Gpt:
+    second = read_header(read, size, sector, header.other)
     reach = (header.other + 1) * sector
     if reach > size:
         return _table(header, sector, notes=(f"the GPT ends at byte {reach}, and the disk at byte {size}",))
@@ -98,7 +98,8 @@ def _with_second(read: Reader, size: int, sector: int, header: _Header) -> Gpt:
     return _table(header, sector, second=second)
 
 
-def _read_header(read: Reader, size: int, sector: int, place: int) -> _Header | None:
+def read_header(read: Reader, size: int, sector: int, place: int) -> Header | None:
+    """The header in sector `place` of a disk; None if it is not right."""
     if not 0 < place < size // sector:
         return None
     raw = read(place * sector, sector)
@@ -107,21 +108,26 @@ def _read_header(read: Reader, size: int, sector: int, place: int) -> _Header | 
     )
     if mark != MARK or revision != REVISION or not HEADER.size <= length <= sector or own != place:
         return None
-    blank = bytearray(raw[:length])
-    blank[CHECKSUM] = bytes(4)
     # Linux reads entries of this size only.
-    if zlib.crc32(blank) != checksum or entry != ENTRY.size or not 0 < count <= _MOST_ENTRIES:
+    if header_checksum(raw[:length]) != checksum or entry != ENTRY.size or not 0 < count <= _MOST_ENTRIES:
         return None
     if not 0 < array <= size // sector or (array * sector + count * entry) > size:
         return None
     entries = read(array * sector, count * entry)
     if zlib.crc32(entries) != entries_checksum:
         return None
-    return _Header(own, other, first, last, guid_text(guid), array, entries)
+    return Header(own, other, first, last, guid_text(guid), array, entries)
+
+
+def header_checksum(header: bytes | bytearray) -> int:
+    """The checksum of a header, which counts its own field as zeros."""
+    blank = bytearray(header)
+    blank[CHECKSUM] = bytes(4)
+    return zlib.crc32(blank)
 
 
 def _table(
-    header: _Header, sector: int, *, second: _Header | None = None, notes: tuple[str, ...] = (), doubt: str = ""
+    header: Header, sector: int, *, second: Header | None = None, notes: tuple[str, ...] = (), doubt: str = ""
 ) -> Gpt:
     partitions = []
     for number, fields in enumerate(ENTRY.iter_unpack(header.entries), 1):

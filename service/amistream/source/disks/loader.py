@@ -25,7 +25,7 @@ LAST_BLOCK_AT, _FIRST_BLOCK_AT = 500, 256
 _MOST_SECTORS = 4096
 """A core of 2 MiB; one with all modules that boot from a disk has 200 KiB."""
 _ZEROS = bytes(4096)
-"""A core is compressed, so a damaged one is told by a run of zeros. The parts of GRUB legacy, which are not, have none either."""
+"""A damaged core is told by a run of zeros: that of GRUB 2 is compressed, and GRUB legacy's has none either."""
 
 
 @dataclass(frozen=True, slots=True)
