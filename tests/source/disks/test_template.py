@@ -15,7 +15,7 @@ from amistream.source.disks.partitions import read_table
 from amistream.source.disks.reading import window
 from amistream.source.disks.template import NoTemplateError, Template, make_template
 from amistream.values import Extent
-from support.boot_disks import BootDisk, Table, boot_disk
+from support.boot_disks import GRUB_PARTITIONS, BootDisk, Table, boot_disk
 from support.volumes import MIB, ext4_image, random_image, sparse_image
 
 KERNEL = "boot/vmlinuz-6.1.0-1-cloud-amd64"
@@ -117,12 +117,12 @@ def test_its_other_bytes(table: Table, wanted: int, disks: dict[Table, BootDisk]
 @pytest.mark.parametrize("wanted", [10 * MIB, 24 * MIB])
 def test_grub_reads_it(table: Table, wanted: int, disks: dict[Table, BootDisk], tree: Path, tmp_path: Path) -> None:
     """GRUB's own code finds the kernel in a root of another size."""
-    disk, image = disks[table], disks[table].path.read_bytes()
+    image = disks[table].path.read_bytes()
     template = template_of(image, wanted=wanted)
     root = ext4_image(tmp_path / "root", template.root.length // 4096 * 4096, tree).read_bytes()
     path = tmp_path / "disk"
     path.write_bytes(made(image, template, root))
-    words = ["cmp", f"(loop0,{disk.grub_partition})/{KERNEL}", str(tree / KERNEL)]
+    words = ["cmp", f"(loop0,{GRUB_PARTITIONS[table]})/{KERNEL}", str(tree / KERNEL)]
     subprocess.run(["grub-fstest", str(path), *words], capture_output=True, check=True)
 
 
