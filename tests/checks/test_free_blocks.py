@@ -165,5 +165,5 @@ async def test_a_device_with_other_sectors(scene: Scene, ext4: Path, sectors: in
         async with scene.ready(scene.out, source=str(device)) as ready:
             assert ready.plan.left_out is not None
             assert (ready.plan.left_out.total == 0) == whole
-    assert [notice for notice in scene.notices if "it has sectors of 4096 bytes" in notice] == scene.notices
+    assert [notice for notice in scene.notices if "the disk has sectors of 4096 bytes" in notice] == scene.notices
     assert bool(scene.notices) == whole

@@ -7,7 +7,7 @@ unless it was frozen before.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from amistream.checks.findings import Observation, notice
 from amistream.errors import SourceError
@@ -37,31 +37,24 @@ class Blocks:
 def find_blocks(volume: Volume, data: Sequence[Extent], *, frozen: bool) -> Blocks:
     """Find the used blocks of a volume that nothing writes to, within its `data`: the extents outside of its holes."""
     try:
-        disk = map_disk(reader_of(volume), volume.size, frozen=frozen)
+        disk = map_volume(volume, frozen=frozen)
     except SourceError:
         return keep_all(volume, data, "it cannot be read")  # the job fails later, with a message of its own
-    if doubt := _sector_doubt(disk.table, volume):
-        kept = keep_all(volume, data, doubt)
-        return replace(kept, observations=(*kept.observations, _whole(str(volume.path), doubt)))
     used = disk.used(data)
     left_out = disk.left_out(used)
     return Blocks(used=used, left_out=left_out, observations=(_summary(used, left_out), *doubts(disk, volume)))
+
+
+def map_volume(volume: Volume, *, frozen: bool = False) -> DiskMap:
+    """Map the disk in a volume. Raises `SourceError` where it cannot be read."""
+    sectors = sector_size(volume.identity.st_rdev) if volume.kind is Kind.BLOCK_DEVICE else None
+    return map_disk(reader_of(volume), volume.size, sector_size=sectors, frozen=frozen)
 
 
 def keep_all(volume: Volume, data: Sequence[Extent], why: str) -> Blocks:
     """Read all of the `data`, for a reason."""
     left_out = LeftOut(holes=volume.size - sum(extent.length for extent in data))
     return Blocks(used=tuple(data), left_out=left_out, observations=(_summary(data, left_out, why),))
-
-
-def _sector_doubt(table: PartitionTable, volume: Volume) -> str:
-    """The table says where partitions are in sectors, and does not say of what size."""
-    if volume.kind is not Kind.BLOCK_DEVICE or not table.partitions:
-        return ""
-    size = sector_size(volume.identity.st_rdev)
-    if size in {None, table.sector_size}:
-        return ""
-    return f"it has sectors of {size} bytes, and its partition table was read as one for {table.sector_size}"
 
 
 def _summary(used: Sequence[Extent], left_out: LeftOut, why: str = "") -> Observation:

@@ -12,12 +12,12 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from amistream.checks.findings import Finding, Observation, notice
-from amistream.checks.free_blocks import doubts
+from amistream.checks.free_blocks import doubts, map_volume
 from amistream.checks.source import look_at
 from amistream.host.mounts import mount_point
 from amistream.ports.volume import Volume
 from amistream.source.disk_reader import reader_of
-from amistream.source.disks.disk_map import Area, map_disk
+from amistream.source.disks.disk_map import Area
 from amistream.source.disks.loader import find_loader
 from amistream.source.opening import open_source
 from amistream.values import Extent, LeftOut
@@ -84,7 +84,7 @@ def inspect_disk(source: str, *, as_it_is: bool = False) -> DiskFacts:
 
 def _facts(source: str, volume: Volume, doubt: str) -> DiskFacts:
     read, data = reader_of(volume), volume.extents()
-    disk = map_disk(read, volume.size)
+    disk = map_volume(volume)
     place = mount_point(volume.identity, writable=True)
     used = data if place else disk.used(data)
     loader = find_loader(read, disk.table, volume.size)

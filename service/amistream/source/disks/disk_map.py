@@ -79,15 +79,12 @@ class DiskMap:
         yield settled, self.size
 
 
-def map_disk(read: Reader, size: int, *, frozen: bool = False) -> DiskMap:
-    """Map a disk of `size` bytes. `frozen`: its mounted file systems were frozen before.
+def map_disk(read: Reader, size: int, *, sector_size: int | None = None, frozen: bool = False) -> DiskMap:
+    """Map a disk of `size` bytes. `sector_size`: that of the device; None for an image.
 
-    Never raises `DoubtError`; an error of `read` passes through.
+    `frozen`: its mounted file systems were frozen before. Never raises `DoubtError`; an error of `read` passes through.
     """
-    try:
-        table = read_table(read, size)
-    except DoubtError as error:
-        table = PartitionTable(kind=TableKind.NONE, doubts=(str(error),))
+    table = _table(read, size, sector_size)
     areas = [
         Area(offset=each.offset, size=each.size, partition=each, trusted=each.trusted)
         for each in table.partitions
@@ -96,6 +93,19 @@ def map_disk(read: Reader, size: int, *, frozen: bool = False) -> DiskMap:
     if not table.partitions:
         areas = [Area(offset=0, size=size, trusted=not table.doubts)]
     return DiskMap(size=size, table=table, areas=tuple(_examined(read, size, each, frozen=frozen) for each in areas))
+
+
+def _table(read: Reader, size: int, sector_size: int | None) -> PartitionTable:
+    try:
+        table = read_table(read, size)
+    except DoubtError as error:
+        return PartitionTable(kind=TableKind.NONE, doubts=(str(error),))
+    if not table.partitions or sector_size in {None, table.sector_size}:
+        return table
+    # A table counts sectors, and an MBR does not say of what size.
+    doubt = f"the disk has sectors of {sector_size} bytes, and its table was read as one for {table.sector_size}"
+    partitions = tuple(replace(each, doubt=each.doubt or doubt) for each in table.partitions)
+    return replace(table, partitions=partitions, doubts=(*table.doubts, doubt))
 
 
 def _examined(read: Reader, size: int, area: Area, *, frozen: bool) -> Area:
