@@ -33,6 +33,7 @@ class Scene:
     keys: KeyRing
     tmp_path: Path
     notices: list[str] = field(default_factory=list)
+    boot_notices: list[str] = field(default_factory=list)
 
     @asynccontextmanager
     async def ready(self, to: str | Path, **changes: Any) -> AsyncIterator[Ready]:
@@ -41,6 +42,7 @@ class Scene:
         roots = changes.pop("roots", None)
         asked = request(self.image, to, self.keys, **changes)
         self.notices.clear()
+        self.boot_notices.clear()
         try:
             async with Aws(chosen) as aws:
                 addresses = [
@@ -74,7 +76,9 @@ class Scene:
         return error.hint
 
     def _note(self, notice: str) -> None:
-        if "EC2 certificate" not in notice and not notice.startswith("cannot boot"):
+        if notice.startswith("cannot boot"):
+            self.boot_notices.append(notice)
+        elif "EC2 certificate" not in notice:
             self.notices.append(notice)
 
     @property

@@ -79,7 +79,8 @@ async def test_a_disk(cli: Cli, disk: Path) -> None:
     assert (unknown.number, unknown.file_system, unknown.used, unknown.bundled) == (2, "", None, MIB)
     assert (boot.number, boot.type_name, boot.bundled) == (14, "BIOS boot", MIB)
     assert found.bundled + found.left_out.total == found.size
-    (finding,) = found.findings
+    finding, *others = found.findings
+    assert [each.code for each in others] == ["boot.other_loader", "boot.unknown"]
     assert (finding.name, finding.status.value) == ("free_blocks", "notice")
     assert finding.found.startswith("partition 2 ")
 

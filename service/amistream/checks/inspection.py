@@ -11,6 +11,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from amistream.checks.boot.of_request import examine_volume
+from amistream.checks.boot.wanted import Wanted
 from amistream.checks.findings import Finding, Observation, notice
 from amistream.checks.free_blocks import doubts, map_volume
 from amistream.checks.source import look_at
@@ -107,6 +109,7 @@ def _facts(source: str, volume: Volume, doubt: str) -> DiskFacts:
             *_named("source", [notice(doubt, why="the AMI may not boot")] if doubt else []),
             *_named("mount", [_mounted(place)] if place else []),
             *_named("free_blocks", list(doubts(disk, volume))),
+            *_named("boot", examine_volume(volume, Wanted())),
         ),
     )
 

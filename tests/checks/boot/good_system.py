@@ -65,6 +65,7 @@ submenu 'Advanced options' $menuentry_id_option 'gnulinux-advanced-{FIXED_UUID}'
 }}
 """
 FSTAB = f"# a comment\n{ROOT} / ext4 rw,discard,errors=remount-ro 0 1\nproc /proc proc defaults 0 0\n"
+X86 = Wanted(architecture="x86_64")
 EARLY = ("xen-blkfront", "ext4")
 """Modules of the initramfs; more are built in, and more in the root file system."""
 
@@ -180,7 +181,7 @@ class Image:
 
     def findings(self, wanted: Wanted | None = None) -> list[tuple[str, str]]:
         """Status and code of each finding."""
-        found = examine(self.path, wanted or Wanted())
+        found = examine(self.path, wanted or X86)
         return [(status, code) for status, code, _ in found]
 
 

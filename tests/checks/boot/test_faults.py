@@ -19,6 +19,7 @@ from checks.boot.good_system import (
     OTHER_UUID,
     ROOT,
     VERSION,
+    X86,
     Image,
     elf,
     examine,
@@ -193,36 +194,37 @@ def test_no_false_alarm(image: Image, change: Callable[[Image], None]) -> None:
 def test_gpt(tmp_path: Path) -> None:
     """A GPT disk with the layout of cloud images is good; grown, or cut, it is not."""
     path = good_disk(tmp_path, "gpt").path
-    assert examine(path, Wanted()) == []
+    assert examine(path, X86) == []
     size = path.stat().st_size
     with path.open("r+b") as file:
         file.truncate(size + (1 << 20))
-        assert [code for _, code, _ in examine(path, Wanted())] == ["boot.table"]
+        assert [code for _, code, _ in examine(path, X86)] == ["boot.table"]
         file.truncate(size - (1 << 20))
-        assert ("failed", "boot.cut_short") in [(status, code) for status, code, _ in examine(path, Wanted())]
+        assert ("failed", "boot.cut_short") in [(status, code) for status, code, _ in examine(path, X86)]
 
 
 def test_bare_file_system(image: Image) -> None:
     """A file system without a table is a fault for hvm, unless the job puts a table before it."""
     data = image.path.read_bytes()
     image.path.write_bytes(data[image.disk.root : image.disk.root + image.disk.root_size])
-    ((status, code, found),) = examine(image.path, Wanted())
+    ((status, code, found),) = examine(image.path, X86)
     assert (status, code) == ("failed", "boot.bare_file_system")
     assert "ext4" in found
-    assert examine(image.path, Wanted(is_wrapped=True)) == []
+    assert examine(image.path, Wanted(architecture="x86_64", is_wrapped=True)) == []
 
 
 def test_options(image: Image) -> None:
     """A driver is missed only if the AMI is to have its network."""
     image.put(f"/{MODULES}/modules.dep", modules_of(["ena"]))
-    assert image.findings(Wanted(ena=True)) == []
-    assert image.findings(Wanted(sriov=True)) == [("failed", "boot.no_ixgbevf")]
+    assert image.findings(Wanted(architecture="x86_64", ena=True)) == []
+    assert image.findings(Wanted(architecture="x86_64", sriov=True)) == [("failed", "boot.no_ixgbevf")]
+    assert image.findings(Wanted()) == []
     assert image.findings(Wanted(architecture="arm64")) == [("failed", "boot.no_efi"), ("failed", "boot.architecture")]
 
 
 def test_paravirtual(image: Image) -> None:
     """PV-GRUB reads menu.lst, and no boot loader is needed."""
-    wanted = Wanted(paravirtual=True)
+    wanted = Wanted(architecture="x86_64", paravirtual=True)
     assert image.findings(wanted) == [("notice", "boot.no_menu_lst")]
     entry = f"default=0\ntitle Debian\nroot (hd0)\nkernel {KERNEL} root={ROOT} console=hvc0\ninitrd {INITRD}\n"
     for text, expected in {
@@ -240,6 +242,6 @@ def test_nothing_on_the_disk(tmp_path: Path) -> None:
     """Noise is no disk that boots, and costs one finding."""
     path = tmp_path / "noise"
     path.write_bytes(b"\x5a" * 100_000)
-    assert [each[:2] for each in examine(path, Wanted())] == [("failed", "boot.no_table")]
+    assert [each[:2] for each in examine(path, X86)] == [("failed", "boot.no_table")]
     path.write_bytes(b"")
-    assert [each[:2] for each in examine(path, Wanted())] == [("failed", "boot.no_table")]
+    assert [each[:2] for each in examine(path, X86)] == [("failed", "boot.no_table")]

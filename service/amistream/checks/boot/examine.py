@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
-from amistream.checks.boot.architecture import check_architecture
+from amistream.checks.boot.architecture import architecture_of, check_architecture
 from amistream.checks.boot.cloud import check_cloud
 from amistream.checks.boot.disk import Disk
 from amistream.checks.boot.drivers import check_drivers
@@ -38,38 +39,42 @@ _PIECE = 4096
 def examine_boot(read: Reader, size: int, wanted: Wanted) -> list[Observation]:
     """Check the disk of `size` bytes that `read` gives. No finding: nothing was found that is wrong."""
     disk = Disk(_bounded(read), size)
-    found: list[Observation] = []
-    for subject, check in _checks_of_disk(disk, wanted):
-        found += _guarded(subject, check)
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(_guarded("the disk", lambda: _examine(disk, wanted))))
+
+
+def _examine(disk: Disk, wanted: Wanted) -> Iterator[Observation]:
+    yield from _guarded("the partition table", lambda: check_table(disk, wanted))
+    if disk.table.kind is TableKind.NONE and not disk.is_bare and not wanted.paravirtual:
+        return
+    system, doubt = _look_for_system(disk)
+    if system is not None and wanted.architecture is None:
+        wanted = replace(wanted, architecture=architecture_of(system))
+    yield from _guarded("the boot loader", lambda: check_loader(disk, wanted))
+    yield from _guarded("the file systems", lambda: check_states(disk))
+    if system is not None:
+        for subject, check in _checks_of_system(system, wanted):
+            yield from _guarded(subject, check)
+    elif doubt:
+        yield unknown("the system", doubt)
+    elif opaque := list(check_root_kind(disk)):
+        yield from opaque
+    elif wanted.paravirtual or not disk.is_bare:
+        yield unknown("the system", "no file system of the image has an /etc")
+
+
+def _look_for_system(disk: Disk) -> tuple[System | None, str]:
+    """The system of the disk, or the doubt about it."""
+    try:
+        return find_system(disk), ""
+    except DoubtError as doubt:
+        return None, str(doubt)
 
 
 _Checks = Iterator[tuple[str, Callable[[], Iterable[Observation]]]]
 
 
-def _checks_of_disk(disk: Disk, wanted: Wanted) -> _Checks:
-    """What is checked, and how. Each is guarded, so that a doubt about one hides no other."""
-    yield "the partition table", lambda: check_table(disk, wanted)
-    if disk.table.kind is TableKind.NONE and not disk.is_bare and not wanted.paravirtual:
-        return
-    yield "the boot loader", lambda: check_loader(disk, wanted)
-    yield "the file systems", lambda: check_states(disk)
-    yield "the system", lambda: _check_system(disk, wanted)
-
-
-def _check_system(disk: Disk, wanted: Wanted) -> Iterator[Observation]:
-    system = find_system(disk)
-    if system is None:
-        opaque = list(check_root_kind(disk))
-        yield from opaque
-        if not opaque and (wanted.paravirtual or not disk.is_bare):
-            yield unknown("the system", "no file system of the image has an /etc")
-        return
-    for subject, check in _checks_of_system(system, wanted):
-        yield from _guarded(subject, check)
-
-
 def _checks_of_system(system: System, wanted: Wanted) -> _Checks:
+    """The checks by their subjects. Each is guarded, so that a doubt about one hides no other."""
     yield "the kernel", lambda: _check_boot(system, wanted)
     yield "/etc/fstab", lambda: check_fstab(system.mounts, system.disk, system.root.number)
     yield "the architecture", lambda: check_architecture(system, wanted)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    architecture: str = "x86_64"
-    """i386, x86_64 or arm64."""
+    architecture: str | None = None
+    """i386, x86_64 or arm64; None: that of the system."""
     paravirtual: bool = False
     is_wrapped: bool = False
     """The job puts a partition table and a boot loader before the file system."""
