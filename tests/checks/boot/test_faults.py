@@ -213,6 +213,13 @@ def test_bare_file_system(image: Image) -> None:
     assert examine(image.path, Wanted(architecture="x86_64", is_wrapped=True)) == []
 
 
+def test_no_menu_needed(image: Image) -> None:
+    """The GRUB that a job puts before a file system starts the newest kernel without a menu."""
+    image.remove(GRUB)
+    assert image.findings() == [("notice", "boot.no_grub_menu")]
+    assert image.findings(Wanted(is_wrapped=True)) == []
+
+
 def test_options(image: Image) -> None:
     """A driver is missed only if the AMI is to have its network."""
     image.put(f"/{MODULES}/modules.dep", modules_of(["ena"]))

@@ -16,7 +16,7 @@ _CORRECT = "run update-grub (grub2-mkconfig) in the system, or correct"
 
 def check_grub(system: System, boot: Boot | None, wanted: Wanted) -> Iterator[Observation]:
     if boot is None:
-        if not system.disk.is_bare and not system.disk.has_efi_system:
+        if not (system.disk.is_bare or system.disk.has_efi_system or wanted.is_wrapped):
             yield noted(
                 "no_grub_menu",
                 f"the system has no menu for GRUB 2: neither {' nor '.join(GRUB_CONFIGS)}",

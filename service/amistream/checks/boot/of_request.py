@@ -73,6 +73,7 @@ def wanted_by(request: CheckRequest, settings: Settings) -> Wanted:
     return Wanted(
         architecture=request.architecture or settings.architecture,
         paravirtual=request.virtualization == _PARAVIRTUAL,
+        is_wrapped=request.partition != "none",
         sriov=request.sriov,
         ena=request.ena,
     )

@@ -11,6 +11,6 @@ class Wanted:
     """i386, x86_64 or arm64; None: that of the system."""
     paravirtual: bool = False
     is_wrapped: bool = False
-    """The job puts a partition table and a boot loader before the file system."""
+    """The job puts a partition table before the file system, and a boot loader that does without a menu."""
     sriov: bool = False
     ena: bool = False
