@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,6 +111,34 @@ async def test_contents_without_a_map(scene: Scene) -> None:
     async with scene.ready(scene.out) as ready:
         assert ready.plan.used is None
     assert [notice.partition(" is ")[0] for notice in scene.notices] == ["partition 3 (swap)", "partition 4"]
+
+
+async def test_doubts_of_the_table(scene: Scene, ext4: Path) -> None:
+    """Partitions that overlap, and a GPT without a right header, keep everything, with one notice for each."""
+    entries = ((2048, SIZE // 512), (4096, 64))
+    table = b"".join(struct.pack("<B3xB3xII", 0, 0x83, start, count) for start, count in entries)
+    record = (bytes(446) + table).ljust(510, b"\0") + b"\x55\xaa"
+    scene.image.write_bytes(record.ljust(MIB, b"\0") + ext4.read_bytes())
+    async with scene.ready(scene.out) as ready:
+        assert ready.plan.extents is None
+    assert [notice.partition(" is ")[0] for notice in scene.notices] == ["partition 1", "partition 2"]
+    protective = struct.pack("<B3xB3xII", 0, 0xEE, 1, 0xFFFFFFFF)
+    record = (bytes(446) + protective).ljust(510, b"\0") + b"\x55\xaa"
+    scene.image.write_bytes(record.ljust(MIB, b"\0") + ext4.read_bytes())
+    async with scene.ready(scene.out) as ready:
+        assert ready.plan.extents is None
+    (notice,) = scene.notices
+    assert notice.startswith(f"{scene.image} is bundled with its free blocks, because the boot record stands for a GPT")
+    assert notice.endswith(f"fdisk -l {scene.image}")
+
+
+async def test_cut_short(scene: Scene, ext4: Path) -> None:
+    """A file system that goes on behind the file's end is kept, and one notice says that it may be cut short."""
+    scene.image.write_bytes(ext4.read_bytes()[:-MIB])
+    async with scene.ready(scene.out) as ready:
+        assert ready.plan.extents is None
+    (notice,) = scene.notices
+    assert "may be cut short" in notice
 
 
 async def test_mounted(scene: Scene, ext4: Path, tmp_path: Path) -> None:
