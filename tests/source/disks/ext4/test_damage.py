@@ -44,8 +44,8 @@ def tree_blocks(here: Filled, name: str) -> list[int]:
     ]
 
 
-def first_bitmap(here: Filled) -> int:
-    found = re.search(r"Block bitmap at (\d+)", run("dumpe2fs", str(here.path)))
+def first_bitmap(here: Filled, of: str = "block") -> int:
+    found = re.search(rf"{of} bitmap at (\d+)", run("dumpe2fs", str(here.path)), re.IGNORECASE)
     assert found
     return int(found[1]) * here.block_size
 
@@ -322,15 +322,51 @@ def test_inode(image: GetImage, place: int, new: bytes, why: str) -> None:
         used(here.path, {inode_place(here, "file02") + place: new})
 
 
+def sealed(here: Filled, changes: dict[int, bytes]) -> dict[int, bytes]:
+    """Change the superblock, and make its checksum right."""
+    raw = bytearray(here.path.read_bytes()[SUPERBLOCK : SUPERBLOCK + 0x3FC])
+    for place, new in changes.items():
+        raw[place : place + len(new)] = new
+    return {SUPERBLOCK: bytes(raw) + pack(checksum(bytes(raw), START))}
+
+
 def test_block_of_other_hosts(image: GetImage) -> None:
     """The block in which hosts tell each other that they use the file system must be used, and nobody else's."""
     here = image("mmp")
     free = max(set(range(max(here.used))) - here.used)
     for block, why in ((free, "calls blocks free"), (1, "belong to two owners")):
-        raw = bytearray(here.path.read_bytes()[SUPERBLOCK : SUPERBLOCK + 0x3FC])
-        raw[0x168:0x170] = pack(block, 8)
         with pytest.raises(DoubtError, match=why):
-            used(here.path, {SUPERBLOCK: bytes(raw) + pack(checksum(bytes(raw), START))})
+            used(here.path, sealed(here, {0x168: pack(block, 8)}))
+
+
+def test_last_group(image: GetImage) -> None:
+    """A last group that is shorter than its own copy of superblock and descriptors is doubted."""
+    here = image("no sparse_super")
+    with pytest.raises(DoubtError, match="no room for its own tables"):
+        used(here.path, sealed(here, {0x04: pack(1 + 2 * 8192 + 1), 0x0C: pack(9)}))
+
+
+@pytest.mark.parametrize("bitmap", ["block", "inode"])
+@pytest.mark.parametrize("variant", ["ext4, 1 KiB", "32 bit"])
+def test_checksum_of_a_bitmap(image: GetImage, variant: str, bitmap: str) -> None:
+    """A bitmap with as many free bits as before has a wrong checksum."""
+    here = image(variant)
+    place = first_bitmap(here, bitmap)
+    raw = here.path.read_bytes()[place : place + here.block_size]
+    used_byte = next(number for number, byte in enumerate(raw) if byte == 0xFF)
+    free_byte = next(number for number, byte in enumerate(raw) if byte == 0)
+    with pytest.raises(DoubtError, match=f"the {bitmap} bitmap of group 0 has a wrong checksum"):
+        used(here.path, {place + used_byte: b"\0", place + free_byte: b"\xff"})
+
+
+def test_inode_bitmap(image: GetImage) -> None:
+    """An inode bitmap is compared with the free and the unused inodes of its descriptor."""
+    here = image("uninit_bg")
+    place = first_bitmap(here, "inode")
+    with pytest.raises(DoubtError, match="another number of free inodes"):
+        used(here.path, {place: b"\xfe"})
+    with pytest.raises(DoubtError, match="uses inodes that its descriptor calls unused"):
+        used(here.path, {place: b"\xfe", place + 200: b"\x01"})
 
 
 def test_unwritten_directory(tmp_path: Path, tree: Path) -> None:
