@@ -9,6 +9,7 @@ from amistream.ports.volume import Kind, Volume
 from amistream.source.disk_reader import reader_of
 from amistream.source.disks.boot_area import BootArea, boot_area, partition_uuid
 from amistream.source.disks.boot_config import boot_config
+from amistream.source.disks.ext4.features import UNREADABLE_BY_GRUB
 from amistream.source.disks.ext4.files import Ext4Tree
 from amistream.source.disks.ext4.superblock import read_superblock
 from amistream.source.disks.facts import FileSystem, TableKind
@@ -21,8 +22,6 @@ from amistream.source.grub import grub_images
 from amistream.values import Extent, quoted
 
 _READABLE = ("ext2", "ext3", "ext4")
-_UNREADABLE_FEATURES = {"inline_data", "ea_inode", "casefold", "bigalloc"}
-"""Measured: GRUB 2.06 reads no file system with one of them."""
 _OTHER_WAY = "install the system on a disk with a partition table and GRUB, and bundle that disk"
 
 
@@ -108,7 +107,8 @@ def _wrapped(volume: Volume, kind: TableKind, read: Reader) -> WrappedVolume:
         what = f"a file system of type {content.kind}" if content else "no file system that is known here"
         why = f"it holds {what}, and files are found in {' and '.join(_READABLE)} only"
         raise _refused(volume, "partition.file_system", why, _OTHER_WAY)
-    if found := sorted(_UNREADABLE_FEATURES & read_superblock(read).features):
+    features = read_superblock(read).features
+    if found := [each for each in UNREADABLE_BY_GRUB if each in features]:
         raise _refused(
             volume, "partition.features", f"it has {' and '.join(found)}, which GRUB does not read", _OTHER_WAY
         )

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from amistream.checks.boot.disk import Disk, Volume
 from amistream.checks.boot.faults import failed, noted
 from amistream.checks.findings import Observation
+from amistream.source.disks.ext4.features import UNREADABLE_BY_GRUB
 from amistream.source.disks.ext4.superblock import read_superblock
 from amistream.source.disks.reading import DoubtError
 
-_UNREADABLE = ("inline_data", "ea_inode", "casefold", "bigalloc")
-"""Measured with GRUB 2.06: "unknown filesystem" for each of them, and no other of 26 variants."""
 _CLEAN, _ERRORS = 1, 2
 
 
@@ -47,7 +46,7 @@ def check_features(boot: Volume) -> Iterator[Observation]:
         features = read_superblock(boot.read).features
     except DoubtError:
         return  # `check_states` reports it
-    found = [each for each in _UNREADABLE if each in features]
+    found = [each for each in UNREADABLE_BY_GRUB if each in features]
     if found:
         yield failed(
             "grub_features",

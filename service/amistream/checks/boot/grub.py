@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from amistream.checks.boot.devices import Form, find_device
 from amistream.checks.boot.faults import failed, noted, shown, unknown
 from amistream.checks.boot.grub_menu import Entry, Kernel, is_variable
-from amistream.checks.boot.system import GRUB_CONFIGS, Boot, System
+from amistream.checks.boot.system import Boot, System
 from amistream.checks.boot.wanted import Wanted
 from amistream.checks.findings import Observation
+from amistream.source.disks.kernels import MENUS
 
 _CORRECT = "run update-grub (grub2-mkconfig) in the system, or correct"
 
@@ -19,7 +20,7 @@ def check_grub(system: System, boot: Boot | None, wanted: Wanted) -> Iterator[Ob
         if not (system.disk.is_bare or system.disk.has_efi_system or wanted.is_wrapped):
             yield noted(
                 "no_grub_menu",
-                f"the system has no menu for GRUB 2: neither {' nor '.join(GRUB_CONFIGS)}",
+                f"the system has no menu for GRUB 2: neither {' nor '.join(MENUS)}",
                 why="GRUB 2 waits for commands that nobody types, unless its menu is elsewhere",
                 fix="run update-grub (grub2-mkconfig) in the system",
             )

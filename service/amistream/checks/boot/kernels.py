@@ -11,6 +11,7 @@ from amistream.checks.boot.grub_menu import Entry, is_variable
 from amistream.checks.boot.system import Boot, System
 from amistream.checks.findings import Observation
 from amistream.source.disks.files import File
+from amistream.source.disks.kernels import newest_kernel
 
 MODULES = "/lib/modules"
 _KERNEL_NAME = re.compile(r"(vmlinuz|vmlinux|bzImage|Image|kernel)(-(?P<version>.+))?")
@@ -35,7 +36,7 @@ class Chosen:
 
 
 def choose_kernel(system: System, boot: Boot | None) -> Chosen | None:
-    """The kernel of the default entry; without a menu, the last of /boot. None if there is none, or none that is known.
+    """The kernel of the default entry; without a menu, the newest of /boot. None if there is none, or none is known.
 
     Raises `DoubtError`.
     """
@@ -46,13 +47,12 @@ def choose_kernel(system: System, boot: Boot | None) -> Chosen | None:
                 is_complete = len(initrds) == len(boot.entry.initrds)
                 return Chosen(kernel.path, version_of(file), tuple(initrds), is_complete)
         return None
-    for name in reversed(kernel_names(system)):
-        if file := system.files.file(f"/boot/{name}"):
-            version = version_of(file)
-            names = (f"initrd.img-{version}", f"initramfs-{version}.img", f"initrd-{version}", f"initramfs-{version}")
-            initrd = next((found for each in names if (found := system.files.file(f"/boot/{each}"))), None)
-            return Chosen(f"/boot/{name}", version, (initrd,) if initrd else ())
-    return None
+    newest = newest_kernel(system.files)
+    file = system.files.file(newest.path) if newest else None
+    if newest is None or file is None:
+        return None
+    initrd = system.files.file(newest.initramfs) if newest.initramfs else None
+    return Chosen(newest.path, version_of(file), (initrd,) if initrd else ())
 
 
 def check_kernels(system: System, boot: Boot | None, chosen: Chosen | None) -> Iterator[Observation]:

@@ -18,12 +18,12 @@ from amistream.checks.boot.grub_menu import (
     parse_menu,
 )
 from amistream.source.disks.files import Files, Tree
+from amistream.source.disks.kernels import MENUS
 from amistream.source.disks.reading import DoubtError
 from amistream.values import KIB
 
 MOST_TEXT = 256 * KIB
 """Bytes of a configuration file that are read."""
-GRUB_CONFIGS = ("/boot/grub/grub.cfg", "/boot/grub2/grub.cfg")
 _ENTRIES = "/boot/loader/entries"
 _MOST_ENTRIES = 200
 _NO_ROOT = {"swap", "vfat"}
@@ -112,7 +112,7 @@ def _names_itself(system: System) -> bool:
 
 def find_boot(system: System) -> Boot | None:
     """The menu of GRUB 2; None if the system has none. Raises `DoubtError`."""
-    config = next((path for path in GRUB_CONFIGS if system.files.file(path)), None)
+    config = next((path for path in MENUS if system.files.file(path)), None)
     if config is None:
         return None
     files = system.files
