@@ -42,7 +42,7 @@ def find_blocks(volume: Volume, data: Sequence[Extent], *, frozen: bool) -> Bloc
         return keep_all(volume, data, "it cannot be read")  # the job fails later, with a message of its own
     used = disk.used(data)
     left_out = disk.left_out(used)
-    return Blocks(used=used, left_out=left_out, observations=(_summary(used, left_out), *doubts(disk, volume)))
+    return Blocks(used=used, left_out=left_out, observations=(_summary(used, left_out), *doubts(disk, volume, used)))
 
 
 def map_volume(volume: Volume, *, frozen: bool = False) -> DiskMap:
@@ -64,19 +64,21 @@ def _summary(used: Sequence[Extent], left_out: LeftOut, why: str = "") -> Observ
     return Observation(f"{found}: {why}" if why else found)
 
 
-def doubts(disk: DiskMap, volume: Volume) -> Iterator[Observation]:
-    """A notice for each place whose free blocks are bundled, or may be."""
+def doubts(disk: DiskMap, volume: Volume, used: Sequence[Extent]) -> Iterator[Observation]:
+    """A notice for each place whose free blocks are bundled, or may be. `used`: the ranges that are read."""
     for doubt, places in _table_doubts(disk.table, volume).items():
         yield _whole(" and ".join(places), doubt, f"look at its partition table: fdisk -l {quoted(volume.path)}")
     for area in disk.areas:
-        if area.used or not area.trusted:
+        if area.used or not area.trusted or not area.bytes_of(used):
             continue
         place, partition = _place(area, volume), area.partition
         if area.doubt:
             yield _whole(place, area.doubt, _repair(area, volume))
+        elif partition and partition.type_name in _BOOT_AREAS:
+            continue
         elif area.kind:
             yield _whole(place, f"those of {area.kind} cannot be told")
-        elif partition and partition.type_name not in _BOOT_AREAS:
+        elif partition:
             yield _whole(place, "its content is not known")
     if places := [_place(area, volume) for area in disk.areas if area.used and area.used.keeps_preallocated]:
         yield notice(

@@ -108,7 +108,7 @@ def _facts(source: str, volume: Volume, doubt: str) -> DiskFacts:
         findings=(
             *_named("source", [notice(doubt, why="the AMI may not boot")] if doubt else []),
             *_named("mount", [_mounted(place)] if place else []),
-            *_named("free_blocks", list(doubts(disk, volume))),
+            *_named("free_blocks", list(doubts(disk, volume, used))),
             *_named("boot", examine_volume(volume, Wanted())),
         ),
     )
@@ -127,7 +127,7 @@ def _mounted(place: str) -> Observation:
 
 
 def _area_facts(area: Area, used: Sequence[Extent]) -> AreaFacts:
-    partition, file_system, end = area.partition, area.file_system, area.offset + area.size
+    partition, file_system = area.partition, area.file_system
     return AreaFacts(
         number=partition.number if partition else None,
         offset=area.offset,
@@ -142,6 +142,6 @@ def _area_facts(area: Area, used: Sequence[Extent]) -> AreaFacts:
         uuid=file_system.uuid if file_system else "",
         file_system_size=file_system.size if file_system else None,
         used=area.used.size - area.used.free if area.used else None,
-        bundled=sum(max(0, min(each.end, end) - max(each.offset, area.offset)) for each in used),
+        bundled=area.bytes_of(used),
         doubt=(partition.doubt if partition else "") or area.doubt,
     )

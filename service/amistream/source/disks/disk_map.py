@@ -41,6 +41,11 @@ class Area:
         """The file system's kind, or '' for content that is not known."""
         return self.file_system.kind if self.file_system else ""
 
+    def bytes_of(self, extents: Iterable[Extent]) -> int:
+        """Bytes of the extents that lie in this area."""
+        end = self.offset + self.size
+        return sum(max(0, min(each.end, end) - max(each.offset, self.offset)) for each in extents)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskMap:
