@@ -26,11 +26,13 @@ BOOTED = b"SYSTEM-BOOTED"
 GRUB_CFG = f"""\
 serial --unit=0 --speed=115200
 terminal_output serial
-search --no-floppy --fs-uuid --set=root {FIXED_UUID}
-linux /boot/vmlinuz-RELEASE root=UUID={FIXED_UUID} ro console=ttyS0
-initrd /boot/initrd.img-RELEASE
-echo {LOADED.decode()}
-boot
+set timeout=0
+menuentry "Tiny" {{
+    search --no-floppy --fs-uuid --set=root {FIXED_UUID}
+    linux /boot/vmlinuz-RELEASE root=UUID={FIXED_UUID} ro console=ttyS0
+    initrd /boot/initrd.img-RELEASE
+    echo {LOADED.decode()}
+}}
 """
 INITRAMFS_INIT = """\
 #!/busybox sh
