@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
@@ -50,6 +51,20 @@ async def test_a_fault(scene: Scene, image: Image) -> None:
     assert hint.startswith("grub-install ")
     async with scene.ready(scene.out, strict=True, virtualization="paravirtual"):
         assert scene.boot_notices == []
+
+
+@pytest.mark.parametrize("partition", ["mbr", "gpt"])
+async def test_a_bare_file_system(scene: Scene, image: Image, partition: str) -> None:
+    """A bare file system is refused with the option that makes a disk of it, and boots with it, menu or not."""
+    data = image.path.read_bytes()
+    image.path.write_bytes(data[image.disk.root : image.disk.root + image.disk.root_size])
+    hint = await scene.hint(scene.out, strict=True, code="boot.bare_file_system", says="bare ext4")
+    assert hint.startswith("--partition mbr ")
+    async with scene.ready(scene.out, strict=True, partition=partition):
+        assert scene.notices == []
+    subprocess.run(("debugfs", "-w", "-R", "rm /boot/grub/grub.cfg", image.path), check=True, capture_output=True)
+    async with scene.ready(scene.out, strict=True, partition=partition):
+        assert scene.notices == []
 
 
 async def test_what_is_joined(scene: Scene, image: Image) -> None:

@@ -55,12 +55,12 @@ def check_table(disk: Disk, wanted: Wanted) -> Iterator[Observation]:
 
 def _without_table(disk: Disk) -> Observation:
     if disk.is_bare:
+        wrap = "--partition mbr puts a table and GRUB before it; or " if disk.volumes[0].is_ext else ""
         return failed(
             "bare_file_system",
             f"it is a bare {disk.volumes[0].kind} file system, without a partition table and a boot loader",
             why="an AMI for hvm boots from the first sector of its disk, so this one does not",
-            fix="--partition mbr puts a table and GRUB before it; or bundle the whole disk; or --virtualization "
-            "paravirtual with --kernel",
+            fix=f"{wrap}bundle the whole disk that a system boots from; or --virtualization paravirtual with --kernel",
         )
     return failed(
         "no_table",
