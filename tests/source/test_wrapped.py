@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -195,6 +196,17 @@ def test_of_an_image_and_of_a_device(bare: Path, tmp_path: Path) -> None:
         assert disk(device, TableKind.MBR) == expected
 
 
+def assert_wraps(source: Path, kind: TableKind) -> None:
+    """Assert that the table of the disk has its partition whole."""
+    volume = open_source(str(source), partition=kind)
+    try:
+        (partition, *_) = read_table(reader_of(volume), volume.size).partitions
+    finally:
+        volume.close()
+    assert partition.trusted
+    assert (partition.offset, partition.size) == (HEADS[kind], source.stat().st_size)
+
+
 def refusal(source: Path) -> RefusedError:
     with pytest.raises(RefusedError) as caught:
         open_source(str(source), partition=TableKind.MBR)
@@ -226,6 +238,18 @@ def test_features_that_grub_does_not_read(tmp_path: Path, tree: Path) -> None:
     subprocess.run(["mke2fs", "-q", "-t", "ext4", "-O", "inline_data", "-d", tree, image], check=True)
     error = refusal(image)
     assert (error.code, "it has inline_data, which GRUB" in error.message) == ("partition.features", True)
+
+
+def test_more_than_an_mbr_counts(tmp_path: Path, bare: Path) -> None:
+    """A volume of 2 TiB is refused with the table that holds it."""
+    image = tmp_path / "image"
+    shutil.copy(bare, image)
+    os.truncate(image, (1 << 41) - 512)
+    assert_wraps(image, TableKind.MBR)
+    os.truncate(image, 1 << 41)
+    error = refusal(image)
+    assert (error.code, "--partition gpt" in (error.hint or "")) == ("partition.size", True)
+    assert_wraps(image, TableKind.GPT)
 
 
 def test_no_kernel(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from uuid import UUID
 from amistream.errors import RefusedError, SourceError
 from amistream.ports.volume import Kind, Volume
 from amistream.source.disk_reader import reader_of
-from amistream.source.disks.boot_area import BootArea, boot_area, partition_uuid
+from amistream.source.disks.boot_area import MBR_LIMIT, BootArea, boot_area, partition_uuid
 from amistream.source.disks.boot_config import boot_config
 from amistream.source.disks.ext4.features import UNREADABLE_BY_GRUB
 from amistream.source.disks.ext4.files import Ext4Tree
@@ -19,6 +19,7 @@ from amistream.source.disks.reading import DoubtError, Reader
 from amistream.source.disks.signatures import identify
 from amistream.source.extents import join_extents
 from amistream.source.grub import grub_images
+from amistream.units import size_text
 from amistream.values import Extent, quoted
 
 _READABLE = ("ext2", "ext3", "ext4")
@@ -107,6 +108,9 @@ def _wrapped(volume: Volume, kind: TableKind, read: Reader) -> WrappedVolume:
         what = f"a file system of type {content.kind}" if content else "no file system that is known here"
         why = f"it holds {what}, and files are found in {' and '.join(_READABLE)} only"
         raise _refused(volume, "partition.file_system", why, _OTHER_WAY)
+    if kind is TableKind.MBR and volume.size > MBR_LIMIT:
+        why = f"it has {size_text(volume.size)}, and an MBR describes less than 2 TiB"
+        raise _refused(volume, "partition.size", why, "give --partition gpt")
     features = read_superblock(read).features
     if found := [each for each in UNREADABLE_BY_GRUB if each in features]:
         raise _refused(

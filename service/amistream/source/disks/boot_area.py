@@ -29,6 +29,8 @@ _LINUX_GUID = UUID("0fc63daf-8483-4772-8e79-3d69d8477de4")
 _BIOS_BOOT_GUID = UUID("21686148-6449-6e6f-744e-656564454649")
 _ENTRIES = 128
 _MOST_SECTORS = 0xFFFFFFFF
+MBR_LIMIT = _MOST_SECTORS * SECTOR
+"""The largest partition of an MBR, in bytes: one sector less than 2 TiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
