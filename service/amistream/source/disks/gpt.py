@@ -12,7 +12,7 @@ from amistream.source.disks.partition_types import gpt_type_name
 from amistream.source.disks.reading import Reader
 from amistream.values import KIB
 
-SECTOR_SIZES = (512, 4 * KIB)
+_SECTOR_SIZES = (512, 4 * KIB)
 MARK = b"EFI PART"
 
 HEADER = struct.Struct("<8sIII4xQQQQ16sQIII")
@@ -68,15 +68,15 @@ class Gpt:
 
 def has_mark(read: Reader, size: int) -> bool:
     """A GPT begins on the disk, whether it is right or not."""
-    return any(size >= 2 * sector and read(sector, len(MARK)) == MARK for sector in SECTOR_SIZES)
+    return any(size >= 2 * sector and read(sector, len(MARK)) == MARK for sector in _SECTOR_SIZES)
 
 
 def read_gpt(read: Reader, size: int) -> Gpt | None:
     """The table of a disk of `size` bytes: its first header, else its last one; None if neither is right."""
-    for sector in SECTOR_SIZES:
+    for sector in _SECTOR_SIZES:
         if header := read_header(read, size, sector, 1):
             return _with_second(read, size, sector, header)
-    for sector in SECTOR_SIZES:
+    for sector in _SECTOR_SIZES:
         if header := read_header(read, size, sector, size // sector - 1):
             note = "the first header of the GPT is damaged, and the second one was used"
             return _table(header, sector, notes=(note,))

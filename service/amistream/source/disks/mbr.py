@@ -22,7 +22,7 @@ ENTRY = struct.Struct("<B3xB3xII")
 ACTIVE = 0x80
 _MOST_LOGICAL = 256
 """Links of a chain that are followed. Linux names 60 partitions at most, fdisk writes no more."""
-_FIRST_LOGICAL = 5
+FIRST_LOGICAL = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +91,11 @@ def as_partition(entry: Entry, disk_id: str, *, number: int = 0, base: int = 0) 
         type_name=mbr_type_name(entry.kind),
         uuid=f"{disk_id}-{number:02x}" if int(disk_id, 16) else "",
         bootable=entry.active,
-        extended=entry.kind in EXTENDED and number < _FIRST_LOGICAL,
+        extended=entry.kind in EXTENDED and number < FIRST_LOGICAL,
     )
 
 
-def read_chain(read: Reader, extended: Partition, disk_id: str, number: int = _FIRST_LOGICAL) -> Chain:
+def read_chain(read: Reader, extended: Partition, disk_id: str, number: int = FIRST_LOGICAL) -> Chain:
     """The logical partitions within `extended`, numbered from `number` on."""
     partitions: list[Partition] = []
     records: list[int] = []

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from amistream.source.disks.facts import Partition, PartitionTable, TableKind
 from amistream.source.disks.gpt import Gpt, has_mark, read_gpt
-from amistream.source.disks.mbr import SECTOR, BootRecord, as_partition, parse_boot_record, read_chain
+from amistream.source.disks.mbr import FIRST_LOGICAL, SECTOR, BootRecord, as_partition, parse_boot_record, read_chain
 from amistream.source.disks.reading import DoubtError, Reader
 from amistream.source.disks.signatures import identify
 
@@ -54,7 +54,7 @@ def _mbr_table(read: Reader, size: int, record: BootRecord) -> PartitionTable:
         return PartitionTable(kind=TableKind.NONE)  # its own boot code, with a mark but no table
     primary = _judge((as_partition(each, record.disk_id) for each in record.entries), size, [(0, SECTOR)])
     partitions, notes = [*primary], []
-    number = 5
+    number = FIRST_LOGICAL
     for extended in (each for each in primary if each.extended and each.trusted):
         chain = read_chain(read, extended, record.disk_id, number)
         number += len(chain.partitions)
