@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from amistream.source.disks.disk_map import DiskMap, map_disk
 from amistream.source.disks.ext4.used import used_blocks
+from amistream.source.disks.facts import TOO_MANY
 from amistream.source.disks.reading import Reader, window
 from amistream.values import Extent
 from support.volumes import MIB, ext4_image
@@ -115,6 +116,17 @@ def test_a_damaged_file_system(file_system: bytes) -> None:
     found = mapped(bytes(two))
     assert left_out_by(found) == free_of(file_system, MIB)
     assert [bool(area.doubt) for area in found.areas] == [False, True]
+
+
+def test_too_many_pieces(file_system: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Partitions are kept whole once their used blocks are in more pieces together than are remembered."""
+    two = bytearray(disk_with(file_system, (0x83, MIB, SIZE), (0x83, 8 * MIB, SIZE)))
+    two[8 * MIB : 8 * MIB + SIZE] = file_system
+    pieces = len(used_blocks(reader(file_system), SIZE).extents)
+    monkeypatch.setattr("amistream.source.disks.disk_map.MOST_EXTENTS", 2 * pieces - 1)
+    found = mapped(bytes(two))
+    assert left_out_by(found) == free_of(file_system, MIB)
+    assert [area.doubt for area in found.areas] == ["", TOO_MANY]
 
 
 @pytest.mark.parametrize("size", [0, 1, 511, 512, 1024, 5000, MIB])

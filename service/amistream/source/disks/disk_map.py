@@ -10,15 +10,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from amistream.source.disks.ext4.used import used_blocks as ext4_used_blocks
-from amistream.source.disks.facts import FileSystem, Partition, PartitionTable, TableKind, UsedBlocks
+from amistream.source.disks.facts import (
+    MOST_EXTENTS,
+    TOO_MANY,
+    FileSystem,
+    Partition,
+    PartitionTable,
+    TableKind,
+    UsedBlocks,
+)
 from amistream.source.disks.partitions import read_table
 from amistream.source.disks.reading import DoubtError, Reader, window
 from amistream.source.disks.signatures import identify
 from amistream.source.disks.xfs.used import used_blocks as xfs_used_blocks
 from amistream.values import Extent, LeftOut
-
-MOST_EXTENTS = 250_000
-"""Used ranges of a file system that are remembered, in 30 MB. A used disk of 10 GiB has a few thousand."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +102,18 @@ def map_disk(read: Reader, size: int, *, sector_size: int | None = None, frozen:
     ]
     if not table.partitions:
         areas = [Area(offset=0, size=size, trusted=not table.doubts)]
-    return DiskMap(size=size, table=table, areas=tuple(_examined(read, size, each, frozen=frozen) for each in areas))
+    return DiskMap(
+        size=size, table=table, areas=tuple(_bounded(_examined(read, size, each, frozen=frozen) for each in areas))
+    )
+
+
+def _bounded(areas: Iterable[Area]) -> Iterator[Area]:
+    """The areas, without the maps of those with which they all would have too many extents."""
+    extents = 0
+    for area in areas:
+        extents += len(area.used.extents) if area.used else 0
+        too_many = area.used and extents > MOST_EXTENTS
+        yield replace(area, used=None, doubt=TOO_MANY) if too_many else area
 
 
 def _table(read: Reader, size: int, sector_size: int | None) -> PartitionTable:
@@ -136,10 +152,6 @@ def _used_blocks(read: Reader, size: int, file_system: FileSystem, *, frozen: bo
         return None
     if used.size > size:
         raise DoubtError(f"it has {used.size} bytes, and its partition {size}")
-    if len(used.extents) > MOST_EXTENTS:
-        raise DoubtError(
-            f"its used blocks are in {len(used.extents)} pieces, and at most {MOST_EXTENTS} are remembered"
-        )
     return used
 
 

@@ -7,6 +7,11 @@ from enum import StrEnum
 
 from amistream.values import Extent
 
+MOST_EXTENTS = 250_000
+"""Ranges of used blocks that are remembered, in 30 MB. A disk of 10 GiB that was used for years has some thousands."""
+TOO_MANY = f"the used blocks are in more than {MOST_EXTENTS} pieces"
+"""The doubt about a file system with more."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileSystem:

@@ -21,12 +21,10 @@ from amistream.source.disks.ext4.inodes import REGULAR, RESIZE, Inode, inode_off
 from amistream.source.disks.ext4.journal import check_journal
 from amistream.source.disks.ext4.runs import Run, runs_of
 from amistream.source.disks.ext4.superblock import Superblock, check_settled, read_superblock
-from amistream.source.disks.facts import UsedBlocks
+from amistream.source.disks.facts import MOST_EXTENTS, TOO_MANY, UsedBlocks
 from amistream.source.disks.reading import DoubtError, Reader, window
 from amistream.values import Extent
 
-_MOST_EXTENTS: Final = 1 << 20
-"""A map of more would take too much memory: then nothing is left out."""
 _READ_INODES: Final = 1024
 """Inodes of one read, at most."""
 _JOINED_INODES: Final = 64
@@ -161,7 +159,7 @@ class _Map:
                     yield Extent(offset=start * size, length=(end - start) * size)
                     extents += 1
                 start, end = base + first, base + behind
-                if extents > _MOST_EXTENTS:
-                    raise DoubtError(f"it has more than {_MOST_EXTENTS} runs of used blocks")
+                if extents > MOST_EXTENTS:
+                    raise DoubtError(TOO_MANY)
         if end > start:
             yield Extent(offset=start * size, length=(end - start) * size)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from amistream.source.disks.facts import UsedBlocks
+from amistream.source.disks.facts import MOST_EXTENTS, TOO_MANY, UsedBlocks
 from amistream.source.disks.reading import DoubtError, window
-from amistream.source.disks.xfs.allocation import MOST_EXTENTS, read_free_blocks
+from amistream.source.disks.xfs.allocation import read_free_blocks
 from amistream.source.disks.xfs.log import check_clean
 from amistream.source.disks.xfs.superblock import read_superblock
 from amistream.values import Extent
@@ -36,7 +36,7 @@ def used_blocks(read: Reader, size: int, *, frozen: bool) -> UsedBlocks:
         free += group.count
         counted += group.count + group.reserved
         if len(used) > MOST_EXTENTS:
-            raise DoubtError(f"it has more than {MOST_EXTENTS} free extents")
+            raise DoubtError(TOO_MANY)
     if end < superblock.blocks:
         used.append(_extent(end, superblock.blocks, superblock.block_size))
     if not frozen and superblock.has_summed_counter and counted != superblock.free_blocks:
