@@ -175,6 +175,14 @@ def test_descriptor(image: GetImage, place: int, new: bytes, why: str) -> None:
         used(here.path, {2 * here.block_size + place: new})
 
 
+def test_descriptor_of_another_group(image: GetImage) -> None:
+    """Without flex_bg, the tables of a group lie in that group."""
+    here = image("ext2")
+    free = next(block for block in range(1, 8192) if block not in here.used)
+    with pytest.raises(DoubtError, match="group 1 refers to blocks where none of its own can be"):
+        used(here.path, {2 * here.block_size + 32 + 0x04: pack(free)})
+
+
 @pytest.mark.parametrize("variant", CHECKED)
 def test_descriptor_checksum(image: GetImage, variant: str) -> None:
     """A group descriptor with one other bit has a wrong checksum."""
