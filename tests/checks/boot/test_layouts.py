@@ -11,6 +11,7 @@ import pytest
 from amistream.checks.boot.wanted import Wanted
 from checks.boot.good_system import (
     GRUB_CFG,
+    INITRD,
     KERNEL,
     MODULES,
     OTHER_UUID,
@@ -19,13 +20,16 @@ from checks.boot.good_system import (
     Image,
     elf,
     examine,
+    files_of_system,
+    initramfs,
     kernel,
     modules_of,
     newc,
     write_root,
     write_tree,
 )
-from support.boot_disks import SECTOR, BootDisk, write_loader
+from support.boot_disks import SECTOR, BootDisk, partitioned, write_loader
+from support.volumes import xfs_image
 
 BOOT_UUID, ROOT_UUID = "b0070001-0000-4000-8000-0000000000b0", "b0070001-0000-4000-8000-0000000000a0"
 BOOT, TOP = 2048, 18432
@@ -149,3 +153,19 @@ def test_a_root_that_is_not_read(image: Image, place: int, mark: bytes, expected
     image.write(image.disk.root, bytes(2048))
     image.write(image.disk.root + place, mark)
     assert image.findings() == [expected]
+
+
+def test_xfs(tmp_path: Path) -> None:
+    """A root of xfs is read as one of ext4, and needs its own driver."""
+    tree = write_root(tmp_path / "tree", files_of_system() | {INITRD[1:]: initramfs(["xen-blkfront", "ext4"])})
+    file_system = xfs_image(tmp_path / "xfs", 304 << 20, tree)
+    path = tmp_path / "disk"
+    with path.open("wb") as disk, file_system.open("rb") as source:
+        disk.truncate(305 << 20)
+        for offset in range(0, 304 << 20, 1 << 20):
+            if (piece := source.read(1 << 20)).strip(b"\0"):
+                disk.seek(offset + (1 << 20))
+                disk.write(piece)
+    write_loader(partitioned(path, "mbr"))
+    (tmp_path / "xfs").unlink()
+    assert codes(path) == [("failed", "boot.no_root_driver")]

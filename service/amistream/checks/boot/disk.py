@@ -13,6 +13,7 @@ from amistream.source.disks.partition_types import BIOS_BOOT, EFI_SYSTEM
 from amistream.source.disks.partitions import read_table
 from amistream.source.disks.reading import DoubtError, Reader, window
 from amistream.source.disks.signatures import identify
+from amistream.source.disks.xfs.files import XfsTree
 
 OPAQUE = {"LVM2_member", "crypto_LUKS", "linux_raid_member", "zfs_member", "bcache", "BitLocker"}
 """Content that is seen only by the running system."""
@@ -67,12 +68,14 @@ class Volume:
     @cached_property
     def tree(self) -> Tree:
         """Its files. Where they cannot be read, each call of the tree raises `DoubtError`."""
-        if not self.is_ext:
-            return _Unread(f"the files of {self.kind or 'an unknown file system'} are not read")
         try:
-            return Ext4Tree(self.read, self.size)
+            if self.is_ext:
+                return Ext4Tree(self.read, self.size)
+            if self.kind == "xfs":
+                return XfsTree(self.read, self.size)
         except DoubtError as doubt:
             return _Unread(str(doubt))
+        return _Unread(f"the files of {self.kind or 'an unknown file system'} are not read")
 
 
 @dataclass(frozen=True)

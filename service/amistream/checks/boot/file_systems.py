@@ -10,6 +10,8 @@ from amistream.checks.findings import Observation
 from amistream.source.disks.ext4.features import UNREADABLE_BY_GRUB
 from amistream.source.disks.ext4.superblock import read_superblock
 from amistream.source.disks.reading import DoubtError
+from amistream.source.disks.xfs import superblock as xfs
+from amistream.source.disks.xfs.log import check_clean
 
 _CLEAN, _ERRORS = 1, 2
 
@@ -18,6 +20,8 @@ def check_states(disk: Disk) -> Iterator[Observation]:
     for volume in disk.volumes:
         if volume.is_ext:
             yield from _check_ext(volume)
+        elif volume.kind == "xfs":
+            yield from _check_xfs(volume)
 
 
 def _check_ext(volume: Volume) -> Iterator[Observation]:
@@ -33,6 +37,18 @@ def _check_ext(volume: Volume) -> Iterator[Observation]:
         yield noted(
             "torn",
             f"{volume.words} was not unmounted: its journal has to be replayed",
+            why="the last writes before the image was taken may be missing, or half there",
+            fix="umount it, or mount it read-only, before it is bundled",
+        )
+
+
+def _check_xfs(volume: Volume) -> Iterator[Observation]:
+    try:
+        check_clean(volume.read, xfs.read_superblock(volume.read, volume.size))
+    except DoubtError as doubt:
+        yield noted(
+            "torn",
+            f"{volume.words} is in doubt: {doubt}",
             why="the last writes before the image was taken may be missing, or half there",
             fix="umount it, or mount it read-only, before it is bundled",
         )
