@@ -99,6 +99,7 @@ def test_moved_bit(image: GetImage, variant: str) -> None:
         (0x18, pack(99), "size of blocks"),
         (0x20, pack(0), "size of groups"),
         (0x20, pack(8), "size of groups"),
+        (0x20, pack(32764), "size of groups"),
         (0x28, pack(0), "inodes in a group"),
         (0x28, pack(1 << 31), "inodes in a group"),
         (0x54, pack(0), "first inode"),
@@ -296,6 +297,13 @@ def test_journal(image: GetImage, place: int, new: bytes, why: str) -> None:
         used(here.path, {block * here.block_size + place: new})
 
 
+def test_journal_with_a_hole(image: GetImage) -> None:
+    """A journal whose first block is missing is doubted."""
+    here = image("ext3")
+    with pytest.raises(DoubtError, match="no first block"):
+        used(here.path, {inode_place(here, "<8>") + 40: bytes(4)})
+
+
 def test_unwritten_by_accident(image: GetImage) -> None:
     """Without checksums, data whose extent got the bit of unwritten ones is kept."""
     here = image("no checksums")
@@ -336,6 +344,20 @@ def sealed(here: Filled, changes: dict[int, bytes]) -> dict[int, bytes]:
     for place, new in changes.items():
         raw[place : place + len(new)] = new
     return {SUPERBLOCK: bytes(raw) + pack(checksum(bytes(raw), START))}
+
+
+@pytest.mark.parametrize(
+    ("variant", "place", "new", "why"),
+    [
+        ("ext4, 4 KiB", 0x175, b"\2", "wrong checksum"),
+        ("bigalloc", 0x24, pack(16384), "no whole number of clusters"),
+    ],
+)
+def test_sealed_superblock(image: GetImage, variant: str, place: int, new: bytes, why: str) -> None:
+    """A superblock is not believed for its checksum alone."""
+    here = image(variant)
+    with pytest.raises(DoubtError, match=why):
+        used(here.path, sealed(here, {place: new}))
 
 
 def test_block_of_other_hosts(image: GetImage) -> None:
