@@ -105,6 +105,7 @@ FAULTS: dict[str, tuple[Callable[[Image], None], str, str]] = {
     "root= by a label": (lambda it: menu(it, f"root={ROOT}", "root=LABEL=cloudimg"), "failed", "root_argument"),
     "root= by PARTUUID": (lambda it: menu(it, f"root={ROOT}", "root=PARTUUID=b0070001-02"), "failed", "root_argument"),
     "root= by a name": (lambda it: menu(it, f"root={ROOT}", "root=/dev/xvda1"), "notice", "device_name"),
+    "root= made later": (lambda it: menu(it, f"root={ROOT}", "root=/dev/mapper/vg-root"), "unknown", "unknown"),
     "root= by a variable": (lambda it: menu(it, f"root={ROOT}", "root=$device"), "unknown", "unknown"),
     "search": (lambda it: menu(it, f"msdos1 {FIXED_UUID}", f"msdos1 {OTHER_UUID}"), "notice", "grub_search"),
     "no console": (lambda it: menu(it, "console=ttyS0,115200", ""), "notice", "no_console"),
@@ -114,6 +115,7 @@ FAULTS: dict[str, tuple[Callable[[Image], None], str, str]] = {
     "/boot/efi": (lambda it: fstab(it, FSTAB + "LABEL=UEFI /boot/efi vfat defaults 0 0"), "failed", "fstab_device"),
     "an ephemeral disk": (lambda it: fstab(it, FSTAB + "/dev/xvdb /mnt auto defaults 0 2"), "failed", "fstab_device"),
     "a volume by UUID": (lambda it: fstab(it, FSTAB + f"UUID={OTHER_UUID} /data xfs"), "failed", "fstab_device"),
+    "LVM": (lambda it: fstab(it, FSTAB + "/dev/mapper/vg-data /data xfs defaults 0 0"), "unknown", "unknown"),
     "swap": (lambda it: fstab(it, FSTAB + "/dev/xvdc none swap sw 0 0"), "notice", "fstab_swap"),
     "nfs": (lambda it: fstab(it, FSTAB + "server:/home /home nfs defaults 0 0"), "notice", "fstab_network"),
     # The system
@@ -134,6 +136,11 @@ FAULTS: dict[str, tuple[Callable[[Image], None], str, str]] = {
     ),
     "macaddress": (
         lambda it: it.put("/etc/netplan/01.yaml", "network:\n  match:\n    macaddress: '02:00:00:00:00:01'\n"),
+        "notice",
+        "network_settings",
+    ),
+    "fixed address": (
+        lambda it: it.put("/etc/netplan/01.yaml", "network:\n  addresses:\n    - 10.0.0.7/24\n"),
         "notice",
         "network_settings",
     ),
@@ -173,6 +180,10 @@ RIGHT: dict[str, Callable[[Image], None]] = {
     "gzip": lambda it: it.put(INITRD, gzip.compress(newc({f"{MODULES}/{each}.ko.xz": b"" for each in BOTH}))),
     "built in": lambda it: builtin(it, "nvme", "xen-netfront", *BOTH),
     "written by cloud-init": lambda it: it.put("/etc/netplan/50-cloud-init.yaml", "macaddress: '02:00:00:00:00:01'"),
+    "name servers": lambda it: it.put(
+        "/etc/netplan/1.yaml", "nameservers:\n  addresses: [1.1.1.1]\n  addresses:\n  - 9.9.9.9"
+    ),
+    "/dev/root": lambda it: fstab(it, FSTAB.replace(ROOT, "/dev/root")),
     "permissive": lambda it: it.put("/etc/selinux/config", "SELINUX=permissive\n# SELINUX=enforcing\n"),
 }
 

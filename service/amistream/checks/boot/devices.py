@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from amistream.checks.boot.disk import Disk, Volume
+from amistream.checks.boot.faults import shown
 
 _TAGS: dict[str, Callable[[Volume], str]] = {
     "UUID": lambda volume: volume.content.uuid if volume.content else "",
@@ -16,9 +17,10 @@ _TAGS: dict[str, Callable[[Volume], str]] = {
     "PARTLABEL": lambda volume: volume.partition.name if volume.partition else "",
 }
 _LINKS = re.compile(r"/dev/disk/by-(uuid|label|partuuid|partlabel)/(.+)")
-_ROOT_DISK = re.compile(r"/dev/(?:(?:xvd|sd|hd|vd)a([0-9]*)|nvme0n1(?:p([0-9]+))?)")
-"""Names of the disk that an instance boots from: on Xen xvda, on Nitro nvme0n1, in old kernels and elsewhere others."""
-_XEN_EXTRA = re.compile(r"/dev/(xvd|sd)[b-z][0-9]*")
+_ROOT_DISK = re.compile(r"/dev/(?:(?:xvd[ae]|[shv]da)([0-9]*)|nvme0n1(?:p([0-9]+))?)")
+"""Names of the disk that an instance boots from: on Xen xvda, to RHEL 6 xvde, on Nitro nvme0n1, elsewhere others."""
+_DISK = re.compile(r"/dev/(?:xvd|[shv]d|nvme)[a-z0-9]+")
+_FURTHER_DISK = re.compile(r"/dev/(xvd|sd)[b-z][0-9]*")
 
 
 class Form(Enum):
@@ -27,7 +29,9 @@ class Form(Enum):
     NAME = auto()
     """By the kernel's name of the first disk or its partition."""
     OTHER = auto()
-    """Another device."""
+    """By the kernel's name of another disk."""
+    MADE = auto()
+    """Something that the running system makes, such as a volume of LVM: the image cannot tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +57,24 @@ def find_device(name: str, disk: Disk) -> Device:
         return Device(name, Form.ID, same[0] if same else None)
     if match := _ROOT_DISK.fullmatch(name):
         return Device(name, Form.NAME, disk.volume(int(match[1] or match[2] or 0)))
-    return Device(name, Form.OTHER, None)
+    return Device(name, Form.OTHER if _DISK.fullmatch(name) else Form.MADE, None)
+
+
+def why_unknown(device: Device, disk: Disk) -> str:
+    """The reason why a device that is not found may be there all the same, or ''."""
+    if device.volume is not None:
+        return ""
+    if device.form is Form.MADE:
+        return f"{shown(device.name)} is made by the running system, if at all"
+    opaque = next(disk.opaque(), None)
+    if opaque is None or device.form is not Form.ID:
+        return ""
+    return f"{shown(device.name)} may be in {opaque.words} ({opaque.kind or 'of unknown content'})"
 
 
 def is_instance_store(name: str) -> bool:
     """True for the name of a further disk, which an instance has or not by its type."""
-    return _XEN_EXTRA.fullmatch(name) is not None
+    return _FURTHER_DISK.fullmatch(name) is not None
 
 
 def _unescaped(text: str) -> str:

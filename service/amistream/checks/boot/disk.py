@@ -17,6 +17,8 @@ from amistream.source.disks.xfs.files import XfsTree
 
 OPAQUE = {"LVM2_member", "crypto_LUKS", "linux_raid_member", "zfs_member", "bcache", "BitLocker"}
 """Content that is seen only by the running system."""
+MOST_PARTITIONS = 128
+"""As in a GPT of common size."""
 _NO_FILE_SYSTEM = {BIOS_BOOT, "PReP boot"}
 
 
@@ -108,9 +110,11 @@ class Disk:
 
     @cached_property
     def volumes(self) -> tuple[Volume, ...]:
-        """The partitions that lie within the disk, or the disk itself if it has no table."""
+        """The partitions that lie within the disk, or the disk itself if it has no table. Raises `DoubtError`."""
         if self.table.kind is TableKind.NONE:
             return (Volume(self.read, None, 0, self.size),)
+        if len(self.table.partitions) > MOST_PARTITIONS:
+            raise DoubtError(f"it has more than {MOST_PARTITIONS} partitions")
         return tuple(
             Volume(self.read, each, each.offset, each.size)
             for each in self.table.partitions

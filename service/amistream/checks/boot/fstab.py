@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from amistream.checks.boot.devices import Form, find_device, is_instance_store
+from amistream.checks.boot.devices import Form, find_device, is_instance_store, why_unknown
 from amistream.checks.boot.disk import Disk
 from amistream.checks.boot.faults import failed, noted, shown, unknown
 from amistream.checks.findings import Observation
 
 PATH = "/etc/fstab"
-_MOST_LINES = 1000
+_MOST_LINES = 200
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "sshfs", "fuse.sshfs"}
 _WAITS_IN_VAIN = "systemd waits 90 seconds for the device, then stops the boot in emergency mode"
 
@@ -73,8 +73,9 @@ def _check_root(mount: Mount, disk: Disk, root: int) -> Iterator[Observation]:
     if device.volume is not None and device.volume.number == root:
         if device.form is Form.NAME:
             yield _by_name(mount)
-    elif device.volume is None and any(disk.opaque()):
-        yield unknown(f"/ in {PATH}", f"{shown(mount.device)} may be in {_first_opaque(disk)}")
+    elif reason := why_unknown(device, disk):
+        if mount.device != "/dev/root":
+            yield unknown(f"/ in {PATH}", reason)
     else:
         volume = disk.volume(root)
         uuid = volume.content.uuid if volume and volume.content else ""
@@ -94,8 +95,8 @@ def _check_other(mount: Mount, disk: Disk) -> Iterator[Observation]:
             yield _by_name(mount)
     elif mount.is_optional:
         return
-    elif any(disk.opaque()):
-        yield unknown(f"{shown(mount.path)} in {PATH}", f"{shown(mount.device)} may be in {_first_opaque(disk)}")
+    elif reason := why_unknown(device, disk):
+        yield unknown(f"{shown(mount.path)} in {PATH}", reason)
     elif mount.kind == "swap" or mount.path in ("swap", "none"):
         yield noted(
             "fstab_swap",
@@ -130,11 +131,6 @@ def _by_name(mount: Mount) -> Observation:
         why="other instance types, and other kernels, name the disk otherwise (xvda, nvme0n1)",
         fix=f"use UUID= in that line of {PATH}; `blkid {shown(mount.device)}` shows it",
     )
-
-
-def _first_opaque(disk: Disk) -> str:
-    volume = next(disk.opaque())
-    return f"{volume.words} ({volume.kind or 'of unknown content'})"
 
 
 def _unescaped(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from amistream.checks.boot.devices import Form, find_device
+from amistream.checks.boot.devices import Form, find_device, why_unknown
 from amistream.checks.boot.faults import failed, noted, shown, unknown
 from amistream.checks.boot.grub_menu import Entry, Kernel, is_variable
 from amistream.checks.boot.system import Boot, System
@@ -68,8 +68,8 @@ def _root_fault(system: System, kernel: Kernel, where: str, config: str) -> Obse
                 fix=f"set root=UUID= in {config}",
             )
         return None
-    if device.volume is None and any(system.disk.opaque()):
-        return unknown("root= of the default entry", f"{name} may be in a partition that is not read")
+    if reason := why_unknown(device, system.disk):
+        return unknown("root= of the default entry", reason)
     what = f"{device.volume.words}, which is not the root file system" if device.volume else "nothing in the image"
     uuid = system.root.content.uuid if system.root.content else ""
     return failed(

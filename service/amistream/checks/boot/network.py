@@ -14,31 +14,32 @@ _PERSISTENT = "/etc/udev/rules.d/70-persistent-net.rules"
 _MOST_FILES = 200
 _MAC = "it names the MAC address of one machine"
 _STATIC = "it gives an interface a fixed address"
-_LOOPBACK = re.compile(r"^\s*iface\s+lo\s", re.MULTILINE)
 
+_ADDRESSES = r"^[ \t]*addresses[ \t]*:\s{0,80}[-\[]?[ \t]*[\"']?[0-9][0-9.]*/[0-9]"
+"""With the length of the network, which the addresses of name servers lack."""
 _RULES: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     (
         "/etc/sysconfig/network-scripts",
         r"ifcfg-(?!lo$).*",
-        ((r"^\s*HWADDR\s*=\s*\S", _MAC), (r"^\s*IPADDR\d*\s*=\s*\S", _STATIC)),
+        ((r"^[ \t]*HWADDR[ \t]*=[ \t]*\S", _MAC), (r"^[ \t]*IPADDR\d*[ \t]*=[ \t]*\S", _STATIC)),
     ),
     (
         "/etc/netplan",
         r".*\.ya?ml",
-        ((r"^\s*macaddress\s*:\s*\S", _MAC), (r"^\s*addresses\s*:\s*(\[\s*[\"']?[0-9]|$\s*-\s*[\"']?[0-9])", _STATIC)),
+        ((r"^[ \t]*macaddress[ \t]*:[ \t]*\S", _MAC), (_ADDRESSES, _STATIC)),
     ),
     (
         "/etc/systemd/network",
         r".*\.(network|link)",
-        ((r"^\s*(Permanent)?MACAddress\s*=\s*\S", _MAC), (r"^\s*Address\s*=\s*[0-9]", _STATIC)),
+        ((r"^[ \t]*(Permanent)?MACAddress[ \t]*=[ \t]*\S", _MAC), (r"^[ \t]*Address[ \t]*=[ \t]*[0-9]", _STATIC)),
     ),
     (
         "/etc/NetworkManager/system-connections",
         r".*",
-        ((r"^\s*mac-address\s*=\s*\S", _MAC), (r"^\s*method\s*=\s*manual", _STATIC)),
+        ((r"^[ \t]*mac-address[ \t]*=[ \t]*\S", _MAC), (r"^[ \t]*method[ \t]*=[ \t]*manual", _STATIC)),
     ),
-    ("/etc/network", r"interfaces", ((r"^\s*iface\s+(?!lo\s)\S+\s+inet\s+static", _STATIC),)),
-    ("/etc/network/interfaces.d", r".*", ((r"^\s*iface\s+(?!lo\s)\S+\s+inet\s+static", _STATIC),)),
+    ("/etc/network", r"interfaces", ((r"^[ \t]*iface[ \t]+(?!lo[ \t])\S+[ \t]+inet[ \t]+static", _STATIC),)),
+    ("/etc/network/interfaces.d", r".*", ((r"^[ \t]*iface[ \t]+(?!lo[ \t])\S+[ \t]+inet[ \t]+static", _STATIC),)),
 )
 """Directory, names of files, and what each pattern in them means."""
 

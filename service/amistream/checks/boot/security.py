@@ -17,7 +17,7 @@ _SAMPLES = ("/etc/fstab", "/etc/passwd", "/etc/os-release", "/usr/bin/sh")
 
 
 def check_selinux(system: System) -> Iterator[Observation]:
-    if not re.search(r"^\s*SELINUX\s*=\s*enforcing", system.text(_SELINUX) or "", re.MULTILINE):
+    if not re.search(r"^[ \t]*SELINUX[ \t]*=[ \t]*enforcing", system.text(_SELINUX) or "", re.MULTILINE):
         return
     if system.files.exists("/.autorelabel"):
         yield noted(
