@@ -15,6 +15,7 @@ class Kind(StrEnum):
     BLOCK_DEVICE = "block device"
     CONVERTED_IMAGE = "image of a virtual machine"
     STREAM = "stream"
+    TREE = "directory tree"
 
 
 class Readable(Protocol):

@@ -1,0 +1,47 @@
+"""The kernel's table of mounts, by line (proc(5), mountinfo). Names are bytes: any user may have mounted any name."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from amistream.roots import MOUNTS
+
+_ESCAPED = re.compile(rb"\\([0-7]{3})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    """One mount."""
+
+    number: int
+    device: str
+    """`MAJOR:MINOR`; some file systems (btrfs, overlay) have a number that belongs to no device."""
+    point: bytes
+    kind: str
+    source: bytes
+
+
+def mounts(path: Path = MOUNTS) -> list[Mount]:
+    """All mounts that this process sees, in the order in which they were made. Blocks; raises OSError."""
+    found = []
+    for line in path.read_bytes().splitlines():
+        fields, _, about = line.partition(b" - ")
+        number, _, device, _, point, *_ = fields.split(b" ")
+        kind, source, *_ = about.split(b" ")
+        found.append(
+            Mount(
+                number=int(number),
+                device=device.decode(),
+                point=_plain(point),
+                kind=kind.decode("utf-8", "backslashreplace"),
+                source=_plain(source),
+            )
+        )
+    return found
+
+
+def _plain(field: bytes) -> bytes:
+    """Space, tab, newline and backslash are written as octal numbers."""
+    return _ESCAPED.sub(lambda found: bytes([int(found[1], 8) & 0xFF]), field)

@@ -1,0 +1,120 @@
+"""Reads the contents of a tree's files, and notices each one that is not what it was when the tree was walked.
+
+A file that grew is cut at its earlier size, one that shrank or is gone is filled with zeros: whatever happens, the file
+system around it stays right. A file that cannot be read is an error, unless the job allows that.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from amistream.errors import SourceError
+from amistream.source.tree.handles import Handles, SwappedError, open_regular
+from amistream.source.tree.records import packed_time
+from amistream.source.tree.report import MOVED, Fate, Report, shown
+from amistream.source.tree.tree import NOBODY, Tree
+
+_GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE}
+_NONE = -1
+
+
+class Contents:
+    """The files of one tree. For one thread at a time."""
+
+    def __init__(self, root: int, tree: Tree, report: Report, *, allow_unreadable: bool) -> None:
+        """`root` is the open directory that was walked; it stays the caller's."""
+        self._tree = tree
+        self._report = report
+        self._allow_unreadable = allow_unreadable
+        self._handles = Handles(root, tree)
+        self._row = self._descriptor = _NONE
+
+    def read_into(self, row: int, offset: int, buffer: memoryview) -> None:
+        """Fill the buffer from a file; what is not there any more is zeros. Raises `SourceError`."""
+        size = self._tree.size[row]
+        wanted = min(len(buffer), max(0, size - offset))
+        done = 0
+        if self._open(row):
+            try:
+                while done < wanted:
+                    count = os.preadv(self._descriptor, [buffer[done:wanted]], offset + done)
+                    if not count:
+                        break
+                    done += count
+            except OSError as error:
+                self._unreadable(row, error)
+        buffer[done:] = bytes(len(buffer) - done)
+        if offset + len(buffer) >= size and self._descriptor != _NONE:
+            self._compare(row, os.fstat(self._descriptor))
+            self._leave()
+
+    def compare_all(self) -> None:
+        """Look at every inode again: a file that was read early may have changed later."""
+        tree = self._tree
+        for row in range(1, len(tree)):
+            if tree.inode[row] == NOBODY or stat.S_ISDIR(tree.mode[row]):
+                continue
+            try:
+                above = self._handles.directory(tree.parent[row])
+                about = os.stat(tree.name_of(tree.entry[row]), dir_fd=above, follow_symlinks=False)
+            except OSError as error:
+                fate = Fate.GONE if error.errno in _GONE or isinstance(error, SwappedError) else Fate.CHANGED
+                self._report.add(fate, tree.path(row))
+            else:
+                self._compare(row, about)
+
+    def forget(self) -> None:
+        """Prepare for another reading of everything."""
+        self._leave()
+        self._report.forget(*MOVED)
+
+    def close(self) -> None:
+        self._leave()
+        self._handles.close()
+
+    def _open(self, row: int) -> bool:
+        if row == self._row:
+            return self._descriptor != _NONE
+        self._leave()
+        tree = self._tree
+        self._row = row
+        try:
+            above = self._handles.directory(tree.parent[row])
+            name = tree.name_of(tree.entry[row])
+            self._descriptor = open_regular(name, above, tree.devices[tree.device[row]], tree.inode[row])
+        except OSError as error:
+            if error.errno in _GONE or isinstance(error, SwappedError):
+                self._report.add(Fate.GONE, tree.path(row))
+            else:
+                self._unreadable(row, error)
+            return False
+        return True
+
+    def _leave(self) -> None:
+        if self._descriptor != _NONE:
+            os.close(self._descriptor)
+        self._row = self._descriptor = _NONE
+
+    def _unreadable(self, row: int, error: OSError) -> None:
+        path = self._tree.path(row)
+        if not self._allow_unreadable:
+            raise SourceError(
+                "source.read_error",
+                f"cannot read {shown(path)} of the tree: {error.strerror}",
+                hint="leave it out with --exclude, or give --allow-unreadable: then it reads as zeros",
+                field="source",
+            ) from error
+        self._report.add(Fate.UNREADABLE, path, error.strerror or "")
+
+    def _compare(self, row: int, about: os.stat_result) -> None:
+        tree = self._tree
+        if (about.st_dev, about.st_ino) != (tree.devices[tree.device[row]], tree.inode[row]):
+            self._report.add(Fate.GONE, tree.path(row))
+            return
+        size = tree.size[row]
+        if stat.S_ISREG(tree.mode[row]) and about.st_size != size:
+            self._report.add(Fate.CUT if about.st_size > size else Fate.SHRUNK, tree.path(row))
+        elif (packed_time(about.st_mtime_ns), packed_time(about.st_ctime_ns)) != (tree.mtime[row], tree.ctime[row]):
+            self._report.add(Fate.CHANGED, tree.path(row))

@@ -1,0 +1,93 @@
+"""Opens the directories and files of a tree by descriptors, one name at a time, and never through a link.
+
+A path is never given to the kernel, so it may be longer than the kernel takes, and a directory that is swapped for a
+link leads nowhere. Each file is looked at before it is opened: opening a device may already do something.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import OrderedDict
+
+from amistream.source.tree.tree import ROOT, Tree
+
+_MOST_OPEN = 64
+"""Directories kept open. Guess: deeper than nearly every tree."""
+_LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+class SwappedError(OSError):
+    """Under a name there is something else than there was."""
+
+
+class Handles:
+    """The open directories of a tree, by row. For one thread at a time."""
+
+    def __init__(self, root: int, tree: Tree) -> None:
+        """`root` is an open directory, which stays the caller's."""
+        self._root = root
+        self._tree = tree
+        self._open: OrderedDict[int, int] = OrderedDict()
+
+    def directory(self, row: int) -> int:
+        """A descriptor of a directory, valid until the next call. Raises OSError."""
+        way = []
+        while row != ROOT and row not in self._open:
+            way.append(row)
+            row = self._tree.parent[row]
+        here = self._root
+        if row != ROOT:
+            self._open.move_to_end(row)
+            here = self._open[row]
+        for below in reversed(way):
+            here = self._enter(here, below)
+        return here
+
+    def close(self) -> None:
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+    def _enter(self, above: int, row: int) -> int:
+        tree = self._tree
+        opened = open_directory(tree.name_of(tree.entry[row]), above)
+        about = os.fstat(opened)
+        if (about.st_dev, about.st_ino) != (tree.devices[tree.device[row]], tree.inode[row]):
+            os.close(opened)
+            raise SwappedError("another directory has its name")
+        self._open[row] = opened
+        if len(self._open) > _MOST_OPEN:
+            os.close(self._open.popitem(last=False)[1])
+        return opened
+
+
+def open_directory(name: bytes, above: int) -> int:
+    """Open a directory for reading its names. Raises OSError, also for a link."""
+    try:
+        return os.open(name, _FOLDER | os.O_NOATIME, dir_fd=above)
+    except PermissionError:
+        return os.open(name, _FOLDER, dir_fd=above)  # O_NOATIME is for the owner and root
+
+
+def open_regular(name: bytes, above: int, device: int, inode: int) -> int:
+    """Open a regular file for reading, if it is the one that is meant. Raises OSError."""
+    seen = os.open(name, _LOOK, dir_fd=above)
+    try:
+        about = os.fstat(seen)
+        if not stat.S_ISREG(about.st_mode) or (about.st_dev, about.st_ino) != (device, inode):
+            raise SwappedError("another file has its name")
+        path = f"/proc/self/fd/{seen}"
+        try:
+            return os.open(path, _READ | os.O_NOATIME)
+        except PermissionError:
+            return os.open(path, _READ)
+    finally:
+        os.close(seen)
+
+
+def mount_of(descriptor: int) -> int:
+    """The number of the mount that an open file is on."""
+    with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith("mnt_id:"))

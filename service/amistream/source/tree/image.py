@@ -1,0 +1,328 @@
+"""Makes the blocks of the file system itself when they are asked for: all but the contents of files. Pure.
+
+Nothing is stored: each block follows from the tree's columns and the layout. The last directory and the last map are
+remembered, because their blocks are asked for one after the other.
+"""
+
+from __future__ import annotations
+
+import stat
+import struct
+from bisect import bisect_left
+from dataclasses import dataclass
+from functools import cached_property
+from uuid import UUID
+
+from amistream.source.tree import records
+from amistream.source.tree.checksums import crc32c
+from amistream.source.tree.directories import Indexed, linear, lost_and_found
+from amistream.source.tree.layout import JOURNAL_ROW, LONGEST_FAST_LINK, Kind, Layout
+from amistream.source.tree.maps import ExtentMap, IndirectMap
+from amistream.source.tree.profiles import (
+    BLOCK,
+    GROUP,
+    INODES_RESERVED,
+    JOURNAL_INODE,
+    RESIZE_INODE,
+    ROOT_INODE,
+)
+from amistream.source.tree.records import Inode
+from amistream.source.tree.tree import LOST_AND_FOUND, ROOT, number_of, used_inodes
+
+_POINTERS = BLOCK // 4
+_RESIZE_SIZE = (_POINTERS**2 + _POINTERS + 12) * BLOCK
+"""The size of the resize inode that e2fsprogs expects."""
+_RESIZE_MAP = 13
+"""The pointer of an inode to its double indirect block."""
+_SIXTY = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """The names of a file system, and the time at which it says that it was made."""
+
+    uuid: UUID
+    label: bytes = b""
+    time: int = 0
+
+
+class Image:
+    """The file system's own blocks, by segment and block."""
+
+    def __init__(self, layout: Layout, identity: Identity) -> None:
+        self._layout = layout
+        self._tree = layout.tree
+        self._geometry = layout.geometry
+        self._profile = layout.profile
+        self._identity = identity
+        self._seed = crc32c(records.ALL_ONES, identity.uuid.bytes) if self._profile.sealed else 0
+        self._directory: tuple[int, list[bytes]] = (-1, [])
+        self._map: tuple[int, ExtentMap | IndirectMap | None] = (-1, None)
+
+    def block(self, segment: int, place: int) -> bytes:
+        """Block `place` of a segment, counted from the segment's start, that is no part of a file."""
+        segments = self._layout.segments
+        kind, reference = segments.kind[segment], segments.reference[segment]
+        place += segments.logical[segment]
+        match kind:
+            case Kind.TABLE:
+                return self._table(reference, place)
+            case Kind.DIRECTORY:
+                return self._directory_block(reference, place)
+            case Kind.MAP:
+                return self._map_of(reference).block(place, self._inode_seed(reference))
+            case Kind.LINK:
+                return self._tree.target[reference].ljust(BLOCK, b"\0")
+            case Kind.XATTRS:
+                return self._xattrs(reference)
+            case Kind.BLOCK_BITMAP:
+                return self._block_bitmap(reference)
+            case Kind.INODE_BITMAP:
+                return self._inode_bitmap(reference)
+            case Kind.DESCRIPTORS:
+                return self._descriptors[place * BLOCK : (place + 1) * BLOCK].ljust(BLOCK, b"\0")
+            case Kind.SUPER:
+                return self._super(reference)
+            case Kind.RESERVED:
+                return self._reserved(place)
+            case Kind.RESIZE:
+                return self._resize_map
+            case _:
+                return records.pack_journal(self._layout.journal_blocks)
+
+    def _inode_seed(self, row: int) -> int | None:
+        if not self._profile.sealed:
+            return None
+        return records.inode_seed(self._seed, JOURNAL_INODE if row == JOURNAL_ROW else number_of(row))
+
+    # Superblock, descriptors and bitmaps
+
+    def _super(self, group: int) -> bytes:
+        layout, geometry = self._layout, self._geometry
+        journal = bytes(_SIXTY)
+        if self._profile.journal:
+            journal = self._map_of(JOURNAL_ROW).root.ljust(_SIXTY, b"\0")
+        values = records.Super(
+            blocks=geometry.blocks,
+            free_blocks=sum(count for _, count in layout.unused),
+            inodes=geometry.inodes,
+            free_inodes=geometry.inodes - self._used_inodes,
+            inodes_per_group=geometry.inodes_per_group,
+            reserved_descriptors=geometry.reserved_descriptors,
+            time=self._identity.time,
+            uuid=self._identity.uuid,
+            label=self._identity.label,
+            journal_map=journal,
+            journal_size=layout.journal_blocks * BLOCK,
+        )
+        packed = records.pack_super(self._profile, values, group)
+        # The first one stands behind the place of a boot sector.
+        return (bytes(1024) + packed if group == 0 else packed).ljust(BLOCK, b"\0")
+
+    @property
+    def _used_inodes(self) -> int:
+        return used_inodes(len(self._tree))
+
+    @cached_property
+    def _descriptors(self) -> bytes:
+        geometry, profile = self._geometry, self._profile
+        per_group = geometry.inodes_per_group
+        block_bitmaps, inode_bitmaps, tables = geometry.places
+        free = self._free_in_groups()
+        directories = self._directories_in_groups()
+        packed = bytearray()
+        for group in range(geometry.groups):
+            used = self._used_in(group)
+            checksums = (0, 0)
+            if profile.sealed:
+                inodes = self._inode_bitmap(group)[: per_group // 8]
+                # A group whose inodes were never used has no bitmap to speak of.
+                checksums = (crc32c(self._seed, self._block_bitmap(group)), crc32c(self._seed, inodes) if used else 0)
+            state = records.GroupState(
+                block_bitmap=block_bitmaps[group],
+                inode_bitmap=inode_bitmaps[group],
+                table=tables[group],
+                free_blocks=free[group],
+                free_inodes=per_group - used,
+                directories=directories[group],
+                unused_inodes=per_group - used,
+                bitmaps_checksum=checksums,
+            )
+            packed += records.pack_descriptor(profile, self._identity.uuid, group, state, per_group)
+        return bytes(packed)
+
+    def _used_in(self, group: int) -> int:
+        per_group = self._geometry.inodes_per_group
+        return min(max(0, self._used_inodes - group * per_group), per_group)
+
+    def _free_in_groups(self) -> list[int]:
+        free = [0] * self._geometry.groups
+        for start, count in self._layout.unused:
+            end = start + count
+            for group in range(start // GROUP, -(-end // GROUP)):
+                free[group] += min(end, (group + 1) * GROUP) - max(start, group * GROUP)
+        return free
+
+    def _directories_in_groups(self) -> list[int]:
+        found = [0] * self._geometry.groups
+        for row, mode in enumerate(self._tree.mode):
+            if stat.S_ISDIR(mode):
+                found[(number_of(row) - 1) // self._geometry.inodes_per_group] += 1
+        return found
+
+    def _block_bitmap(self, group: int) -> bytes:
+        """All blocks are used, but for those that the sweep has not reached."""
+        first = group * GROUP
+        last = first + GROUP
+        bits = (1 << GROUP) - 1
+        unused = self._layout.unused
+        place = max(0, bisect_left(unused, (first, 0)) - 1)
+        while place < len(unused) and unused[place][0] < last:
+            start, end = max(unused[place][0], first), min(sum(unused[place]), last)
+            if start < end:
+                bits &= ~((1 << end - start) - 1 << start - first)
+            place += 1
+        return bits.to_bytes(BLOCK, "little")
+
+    def _inode_bitmap(self, group: int) -> bytes:
+        used, per_group = self._used_in(group), self._geometry.inodes_per_group
+        behind = (1 << 8 * BLOCK) - (1 << per_group)
+        return (behind | (1 << used) - 1).to_bytes(BLOCK, "little")
+
+    # The resize inode: it owns the blocks that further descriptors will need
+
+    @cached_property
+    def _resize_map(self) -> bytes:
+        pointers = [0] * _POINTERS
+        first = 1 + self._geometry.descriptor_blocks
+        for place in range(self._geometry.reserved_descriptors):
+            pointers[(self._geometry.descriptor_blocks + place) % _POINTERS] = first + place
+        return struct.pack(f"<{_POINTERS}I", *pointers)
+
+    def _reserved(self, place: int) -> bytes:
+        """One of those blocks in group 0 lists its copies in the other groups."""
+        inside = 1 + self._geometry.descriptor_blocks + place
+        copies = [group * GROUP + inside for group in self._geometry.super_groups[1:]]
+        return struct.pack(f"<{len(copies)}I", *copies).ljust(BLOCK, b"\0")
+
+    # Inodes
+
+    def _table(self, group: int, place: int) -> bytes:
+        per_block = self._profile.inodes_per_block
+        first = group * self._geometry.inodes_per_group + place * per_block + 1
+        packed = (self._inode(number) for number in range(first, min(first + per_block, self._used_inodes + 1)))
+        return b"".join(packed).ljust(BLOCK, b"\0")
+
+    def _inode(self, number: int) -> bytes:
+        if number == ROOT_INODE:
+            inode = self._inode_of_row(ROOT)
+        elif number > INODES_RESERVED:
+            inode = self._inode_of_row(number - INODES_RESERVED)
+        elif number == JOURNAL_INODE and self._profile.journal:
+            inode = self._journal_inode()
+        elif number == RESIZE_INODE and self._geometry.reserved_descriptors:
+            inode = self._resize_inode()
+        else:
+            return bytes(self._profile.inode_size)
+        packed = records.pack_inode(self._profile, inode)
+        if self._profile.sealed:
+            records.seal_inode(packed, self._seed, number)
+        return bytes(packed)
+
+    def _inode_of_row(self, row: int) -> Inode:
+        tree, layout = self._tree, self._layout
+        mode, size = tree.mode[row], tree.size[row]
+        attributes = layout.attribute_sets[tree.xattrs[row]]
+        xattr_block = layout.xattr_block[row] if attributes.needs_block else 0
+        blocks = 1 if xattr_block else 0
+        links, flags = tree.links[row], 0
+        kind = stat.S_IFMT(mode)
+        target = tree.target.get(row, b"")
+        if kind == stat.S_IFLNK and len(target) <= LONGEST_FAST_LINK:
+            content = target
+        elif kind in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
+            pieces, places = layout.pieces(row) if size or kind != stat.S_IFREG else ([], [])
+            content = self._root_of(row, pieces, places)
+            flags = records.EXTENTS_FLAG if self._profile.ext4 else 0
+            blocks += len(places) + sum(count for _, _, count in pieces)
+            if kind == stat.S_IFDIR:
+                size = layout.directory_size(row) * BLOCK
+                if row != LOST_AND_FOUND and layout.directory_size(row) > 1:
+                    flags |= records.INDEX_FLAG
+                if links > self._profile.most_subdirectory_links:
+                    links = 1  # as the kernel counts them from there on
+        else:
+            content = records.device_words(*tree.special[row]) if row in tree.special else b""
+        return Inode(
+            mode=mode,
+            links=links,
+            size=size,
+            uid=tree.uid[row],
+            gid=tree.gid[row],
+            mtime=tree.mtime[row],
+            ctime=tree.ctime[row],
+            blocks=blocks,
+            flags=flags,
+            map=content,
+            xattr_block=xattr_block,
+            inline_xattrs=attributes.inline,
+        )
+
+    def _journal_inode(self) -> Inode:
+        layout = self._layout
+        return self._own_inode(
+            mode=stat.S_IFREG | 0o600,
+            size=layout.journal_blocks * BLOCK,
+            blocks=layout.journal_blocks + len(layout.journal_places),
+            flags=records.EXTENTS_FLAG if self._profile.ext4 else 0,
+            content=self._map_of(JOURNAL_ROW).root,
+        )
+
+    def _resize_inode(self) -> Inode:
+        geometry = self._geometry
+        return self._own_inode(
+            mode=stat.S_IFREG | 0o600,
+            size=_RESIZE_SIZE,
+            blocks=1 + geometry.reserved_descriptors * len(geometry.super_groups),
+            flags=0,
+            content=bytes(4 * _RESIZE_MAP) + struct.pack("<I", self._layout.resize_block),
+        )
+
+    def _own_inode(self, *, mode: int, size: int, blocks: int, flags: int, content: bytes) -> Inode:
+        time = records.packed_time(self._identity.time * 1_000_000_000)
+        return Inode(mode=mode, links=1, size=size, mtime=time, ctime=time, blocks=blocks, flags=flags, map=content)
+
+    # Maps, directories, attributes
+
+    def _root_of(self, row: int, pieces: list[tuple[int, int, int]], places: list[int]) -> bytes:
+        return (ExtentMap if self._profile.ext4 else IndirectMap)(pieces, places).root
+
+    def _map_of(self, row: int) -> ExtentMap | IndirectMap:
+        known, found = self._map
+        if known != row or found is None:
+            found = (ExtentMap if self._profile.ext4 else IndirectMap)(*self._layout.pieces(row))
+            self._map = row, found
+        return found
+
+    def _directory_block(self, row: int, place: int) -> bytes:
+        if self._directory[0] != row:
+            self._directory = row, self._pack_directory(row)
+        return self._directory[1][place]
+
+    def _pack_directory(self, row: int) -> list[bytes]:
+        tree, profile = self._tree, self._profile
+        number, parent = number_of(row), number_of(tree.parent[row])
+        blocks = self._layout.directory_size(row)
+        entries = list(tree.names_in(row))
+        if row == LOST_AND_FOUND:
+            return list(lost_and_found(number, parent, profile, self._seed, blocks))
+        if blocks == 1:
+            return [linear(number, parent, entries, profile, self._seed)]
+        names = [name for _, name, _ in entries]
+        index = Indexed(names, profile, records.hash_seed(self._identity.uuid))
+        return list(index.pack(number, parent, entries, self._seed))
+
+    def _xattrs(self, place: int) -> bytes:
+        number, references, block = self._layout.xattr_blocks[place]
+        seed = self._seed if self._profile.sealed else None
+        return self._layout.attribute_sets[number].block(references, seed, block)

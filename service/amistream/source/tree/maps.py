@@ -1,0 +1,158 @@
+"""Where a file's blocks are, as its inode says: a tree of extents (ext4), or of indirect blocks (ext2, ext3). Pure.
+
+Both kinds have blocks of their own, the map blocks, as soon as the inode's 60 bytes are not enough. Their number
+depends on the file's pieces alone, so a layout can make room for them before it knows their content.
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from amistream.source.tree.checksums import crc32c
+from amistream.source.tree.profiles import BLOCK
+
+Piece = tuple[int, int, int]
+"""A run of a file's blocks: place in the file, place in the image, blocks."""
+
+LONGEST_EXTENT = 32_768
+_HEADER = struct.Struct("<HHHHI")
+_EXTENT = struct.Struct("<IHHI")
+_INDEX = struct.Struct("<IIHH")
+_MAGIC = 0xF30A
+_IN_INODE, _IN_BLOCK = 4, (BLOCK - _HEADER.size) // _EXTENT.size
+
+DIRECT = 12
+"""Blocks that an inode without extents refers to itself."""
+_POINTERS = BLOCK // 4
+
+
+def extent_blocks(extents: int) -> int:
+    """Map blocks of a file with so many extents."""
+    total = 0
+    while extents > _IN_INODE:
+        extents = -(-extents // _IN_BLOCK)
+        total += extents
+    return total
+
+
+class ExtentMap:
+    """The extents of one inode: leaves first, then each level of indexes, the inode's own last."""
+
+    def __init__(self, pieces: Sequence[Piece], places: Sequence[int]) -> None:
+        """`places` are the map blocks' in the image: `extent_blocks` of them."""
+        self._nodes: list[bytes] = []
+        depth = 0
+        level = [
+            (logical, _EXTENT.pack(logical, count, place >> 32, place & 0xFFFFFFFF)) for logical, place, count in pieces
+        ]
+        while len(level) > _IN_INODE:
+            above = []
+            for at in range(0, len(level), _IN_BLOCK):
+                node = level[at : at + _IN_BLOCK]
+                place = places[len(self._nodes)]
+                self._nodes.append(_node(node, _IN_BLOCK, depth))
+                above.append((node[0][0], _INDEX.pack(node[0][0], place & 0xFFFFFFFF, place >> 32, 0)))
+            level, depth = above, depth + 1
+        self.root = _node(level, _IN_INODE, depth)
+
+    def block(self, number: int, seed: int | None) -> bytes:
+        """Map block `number`; `seed` is the inode's, for a checksum at the end."""
+        packed = self._nodes[number].ljust(BLOCK, b"\0")
+        if seed is None:
+            return packed
+        return packed[:-4] + struct.pack("<I", crc32c(seed, packed[:-4]))
+
+
+def _node(entries: Iterable[tuple[int, bytes]], most: int, depth: int) -> bytes:
+    packed = [entry for _, entry in entries]
+    return _HEADER.pack(_MAGIC, len(packed), most, depth, 0) + b"".join(packed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Indirect:
+    """A map block that covers the file's blocks from `start` on, `span` of them for each of its pointers."""
+
+    start: int
+    span: int
+
+    @property
+    def end(self) -> int:
+        return self.start + self.span * _POINTERS
+
+
+_TREES = (
+    _Indirect(DIRECT, 1),
+    _Indirect(DIRECT + _POINTERS, _POINTERS),
+    _Indirect(DIRECT + _POINTERS + _POINTERS**2, _POINTERS**2),
+)
+MOST_INDIRECT = _TREES[-1].end
+"""Blocks of the largest file without extents."""
+
+
+def _indirect_nodes(runs: Sequence[tuple[int, int]]) -> list[_Indirect]:
+    """The map blocks of a file with data in `runs`, ascending (place in the file, blocks); each before those below."""
+    ends = [start + count for start, count in runs]
+    nodes: list[_Indirect] = []
+    waiting = list(reversed(_TREES))
+    while waiting:
+        node = waiting.pop()
+        run = bisect_right(ends, node.start)
+        if run == len(runs) or runs[run][0] >= node.end:
+            continue
+        nodes.append(node)
+        if node.span > 1:
+            span = node.span // _POINTERS
+            last = runs[bisect_left(runs, (node.end, 0)) - 1]
+            first_child = max(0, (runs[run][0] - node.start) // node.span)
+            last_child = min(_POINTERS - 1, (last[0] + last[1] - 1 - node.start) // node.span)
+            waiting += [
+                _Indirect(node.start + child * node.span, span) for child in range(last_child, first_child - 1, -1)
+            ]
+    return nodes
+
+
+def indirect_blocks(runs: Sequence[tuple[int, int]]) -> int:
+    """Map blocks of a file without extents."""
+    return len(_indirect_nodes(runs))
+
+
+class IndirectMap:
+    """The pointers of one inode without extents."""
+
+    def __init__(self, pieces: Sequence[Piece], places: Sequence[int]) -> None:
+        self._pieces = pieces
+        self._starts = [piece[0] for piece in pieces]
+        self._nodes = _indirect_nodes(_runs(pieces))
+        self._places = {node: place for node, place in zip(self._nodes, places, strict=True)}
+        direct = self._pointers(0, DIRECT)
+        self.root = direct + struct.pack("<3I", *(self._places.get(tree, 0) for tree in _TREES))
+
+    def block(self, number: int, seed: int | None) -> bytes:
+        """Map block `number`. These have no checksum, whatever the `seed`."""
+        del seed
+        node = self._nodes[number]
+        if node.span == 1:
+            return self._pointers(node.start, _POINTERS)
+        span = node.span // _POINTERS
+        children = (_Indirect(node.start + child * node.span, span) for child in range(_POINTERS))
+        return struct.pack(f"<{_POINTERS}I", *(self._places.get(child, 0) for child in children))
+
+    def _pointers(self, start: int, count: int) -> bytes:
+        pointers = [0] * count
+        piece = max(0, bisect_right(self._starts, start) - 1)
+        while piece < len(self._pieces):
+            logical, place, length = self._pieces[piece]
+            if logical >= start + count:
+                break
+            first, end = max(logical, start), min(logical + length, start + count)
+            if first < end:
+                pointers[first - start : end - start] = range(place + first - logical, place + end - logical)
+            piece += 1
+        return struct.pack(f"<{count}I", *pointers)
+
+
+def _runs(pieces: Sequence[Piece]) -> list[tuple[int, int]]:
+    return [(logical, count) for logical, _, count in pieces]

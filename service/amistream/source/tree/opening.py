@@ -1,0 +1,180 @@
+"""Opens a directory as a volume: walks it, and plans the file system. Refuses what cannot be read, or does not fit."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from amistream.errors import RefusedError
+from amistream.host.mount_table import Mount, mounts
+from amistream.source.tree.contents import Contents
+from amistream.source.tree.geometry import NoRoomError, make_geometry
+from amistream.source.tree.handles import mount_of
+from amistream.source.tree.image import Identity, Image
+from amistream.source.tree.layout import Layout
+from amistream.source.tree.origin import Origin, find_origin
+from amistream.source.tree.profiles import BLOCK, PROFILES, Profile
+from amistream.source.tree.records import hash_seed, seconds_of
+from amistream.source.tree.report import Fate
+from amistream.source.tree.select import CATEGORIES, Selection
+from amistream.source.tree.tree import ROOT, used_inodes
+from amistream.source.tree.volume import TreeVolume
+from amistream.source.tree.walk import Surroundings, Walk
+from amistream.units import size_text
+from amistream.values import quoted
+
+DEFAULT_PROFILE = "ext4"
+_LAST_TIME = (1 << 31) - 1
+"""Seconds since 1970 that every kernel takes for the times in a superblock."""
+_SWAPS = Path("/proc/swaps")
+_CAN_READ_ALL = 1 << 2
+"""CAP_DAC_READ_SEARCH, in the process's effective capabilities."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeWishes:
+    """What a job wants of a tree."""
+
+    most: int
+    """Bytes of the largest image, which is also the size where the tree's disk has none, or a larger one."""
+    size: int | None = None
+    profile: str | None = None
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    clean: Sequence[str] = CATEGORIES
+    cross: bool = False
+    allow_unreadable: bool = False
+    own: Sequence[Path] = ()
+    """Files and directories that never come in."""
+    outputs: Sequence[tuple[Path, str]] = ()
+    """Directories that the job writes to, and the prefix of its files' names there."""
+
+
+def open_tree(path: Path, wishes: TreeWishes, stopped: Callable[[], bool] = lambda: False) -> TreeVolume:
+    """Walk a tree and plan its image. Raises `RefusedError`. Takes a while: some 20 s for a million files."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        hint = f"check its permissions: ls -ld {quoted(path)}; the user that runs the job reads the tree"
+        raise RefusedError(
+            "source.unreadable", f"cannot read {path}: {error.strerror}", hint=hint, field="source"
+        ) from error
+    try:
+        return _open(path, descriptor, wishes, stopped)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _open(path: Path, descriptor: int, wishes: TreeWishes, stopped: Callable[[], bool]) -> TreeVolume:
+    table = mounts()
+    number = mount_of(descriptor)
+    mount = next((each for each in table if each.number == number), None)
+    origin = find_origin(mount) if mount else Origin()
+    profile = PROFILES[wishes.profile or (origin.kind if origin.kind in PROFILES else DEFAULT_PROFILE)]
+    size = -(-(wishes.size or min(origin.size or wishes.most, wishes.most)) // BLOCK) * BLOCK
+    selection = Selection(include=wishes.include, exclude=wishes.exclude, clean=wishes.clean)
+    real = Path(f"/proc/self/fd/{descriptor}").readlink()
+    walk = Walk(descriptor, profile, selection, _surroundings(real, table, wishes), stopped)
+    try:
+        walk.run()
+    except OSError as error:
+        raise RefusedError(
+            "source.unreadable", f"cannot read {path}: {error.strerror}", hint="check the disk: dmesg", field="source"
+        ) from error
+    if not wishes.allow_unreadable:
+        _refuse_unreadable(path, walk)
+    tree = walk.tree
+    digest = tree.digest()
+    time = min(max(0, seconds_of(tree.mtime[ROOT])), _LAST_TIME)
+    uuid = origin.uuid or UUID(bytes=digest[:16], version=4)
+    layout = _plan(path, walk, profile, size, uuid)
+    names = f"{profile.name} {size} {uuid}".encode() + origin.label
+    return TreeVolume(
+        path,
+        descriptor,
+        layout,
+        Image(layout, Identity(uuid=uuid, label=origin.label, time=time)),
+        Contents(descriptor, tree, walk.report, allow_unreadable=wishes.allow_unreadable),
+        walk.report,
+        size=size,
+        time=time,
+        digest=hashlib.blake2b(digest + names, digest_size=32).hexdigest(),
+    )
+
+
+def _surroundings(real: Path, table: Sequence[Mount], wishes: TreeWishes) -> Surroundings:
+    root = os.fsencode(real)
+    inside = root.rstrip(b"/") + b"/"
+    own = {(about.st_dev, about.st_ino) for about in map(_stat, [*wishes.own, *_swap_files()]) if about}
+    patterns = [_output_pattern(real, folder, prefix) for folder, prefix in wishes.outputs]
+    names = [re.compile(each, re.DOTALL) for each in patterns if each]
+    return Surroundings(
+        mounts={each.point.removeprefix(inside): each.kind for each in table if each.point.startswith(inside)},
+        cross=wishes.cross,
+        own=own,
+        own_name=lambda path: any(each.fullmatch(path) for each in names),
+        privileged=_reads_everything(),
+    )
+
+
+def _output_pattern(real: Path, folder: Path, prefix: str) -> bytes:
+    """A pattern for the paths of a job's output within the tree; empty if it is elsewhere."""
+    place = Path(os.path.realpath(folder))
+    if not place.is_relative_to(real):
+        return b""
+    steps = os.fsencode(place.relative_to(real))
+    above = b"" if steps == b"." else re.escape(steps + b"/")
+    name = re.escape(prefix.encode())
+    return above + rb"(?:" + name + rb"\.(?:part\.[0-9]+|manifest\.xml)|\." + name + rb"\..*\.partial)"
+
+
+def _swap_files() -> list[Path]:
+    try:
+        lines = _SWAPS.read_bytes().splitlines()[1:]
+    except OSError:
+        return []
+    return [Path(os.fsdecode(line.split()[0])) for line in lines]
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:
+        return None
+
+
+def _reads_everything() -> bool:
+    with Path("/proc/self/status").open(encoding="ascii") as lines:
+        capabilities = next((int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")), 0)
+    return bool(capabilities & _CAN_READ_ALL)
+
+
+def _refuse_unreadable(path: Path, walk: Walk) -> None:
+    fates = (Fate.UNREADABLE, Fate.NOT_LISTED)
+    if walk.report.paths(*fates):
+        raise RefusedError(
+            "source.unreadable",
+            f"cannot read all of {path}: {walk.report.named(*fates)} cannot be read by the user that runs the job",
+            hint="run the job as root, or leave them out with --exclude; with --allow-unreadable they come out as zeros",
+            field="source",
+        )
+
+
+def _plan(path: Path, walk: Walk, profile: Profile, size: int, uuid: UUID) -> Layout:
+    try:
+        geometry = make_geometry(profile, size // BLOCK, used_inodes(len(walk.tree)))
+        return Layout(walk.tree, geometry, hash_seed(uuid))
+    except NoRoomError as error:
+        what = f"{error.needed} inodes" if error.inodes else size_text(error.needed)
+        raise RefusedError(
+            "source.no_room",
+            f"cannot fit {path} into an image of {size_text(size)}: it needs at least {what}",
+            hint="give a larger --size, or leave something out with --exclude",
+            field="size",
+        ) from error

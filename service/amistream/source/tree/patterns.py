@@ -1,0 +1,156 @@
+"""Patterns with the meaning that rsync's --exclude gives them. Pure.
+
+name        that name, at any depth; `*`, `?` and `[a-z]` match within a name
+a/b         these two, one below the other, at any depth
+/a/b        only from the tree's root on
+a/**/b, **  `**` matches any number of steps
+a/          only directories
+a/***       the directory and all that it holds
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+_NOTHING = b"(?!)"
+_WILD = frozenset(b"*?[")
+_SLASH, _STAR, _QUESTION, _OPEN, _CLOSE, _ESCAPE, _RANGE = b"/*?[]\\-"
+_NEGATIONS = frozenset(b"!^")
+_CLASSES: dict[bytes, Callable[[str], bool]] = {
+    b"alnum": str.isalnum,
+    b"alpha": str.isalpha,
+    b"blank": " \t".__contains__,
+    b"cntrl": lambda each: ord(each) < 32 or ord(each) == 127,  # noqa: PLR2004 - ASCII
+    b"digit": str.isdigit,
+    b"graph": lambda each: each.isprintable() and each != " ",
+    b"lower": str.islower,
+    b"print": str.isprintable,
+    b"punct": string.punctuation.__contains__,
+    b"space": str.isspace,
+    b"upper": str.isupper,
+    b"xdigit": string.hexdigits.__contains__,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Pattern:
+    text: str
+    expression: bytes
+    of_names: bool
+    """It is compared with the last name of a path, else with the whole path behind a slash."""
+    for_directories: bool
+    for_others: bool
+
+
+def _parse(text: str) -> list[_Pattern]:
+    glob = text.encode("utf-8", "surrogateescape")
+    for_others = not glob.endswith(b"/") or glob == b"/"
+    glob = glob.rstrip(b"/") if not for_others else glob
+    wild = bool(_WILD & set(glob))
+    if b"/" not in glob and b"**" not in glob:
+        return [_Pattern(text, _translated(glob, wild=wild), True, True, for_others)]
+    whole = glob.endswith(b"/***")
+    body = glob.removeprefix(b"/").removesuffix(b"/***") if whole else glob.removeprefix(b"/")
+    expression = _translated(body, wild=wild)
+    if glob.startswith(b"/"):
+        expression = b"/" + expression
+    elif not glob.startswith(b"**"):
+        expression = b"(?:.*/)" + expression
+    if not whole:
+        return [_Pattern(text, expression, False, True, for_others)]
+    patterns = [_Pattern(text, expression, False, True, False)]
+    return [*patterns, _Pattern(text, expression + b"/.*", False, True, for_others)]
+
+
+def _translated(glob: bytes, *, wild: bool) -> bytes:
+    """The glob as a regular expression. Without wildcards a backslash is itself, as in rsync."""
+    if not wild:
+        return re.escape(glob)
+    parts = []
+    at = 0
+    while at < len(glob):
+        byte = glob[at]
+        if byte == _STAR:
+            end = at
+            while end < len(glob) and glob[end] == _STAR:
+                end += 1
+            parts.append(b"[^/]*" if end - at == 1 else b".*")
+            at = end
+        elif byte == _QUESTION:
+            parts.append(b"[^/]")
+            at += 1
+        elif byte == _OPEN:
+            found = _class(glob, at + 1)
+            if found is None:
+                return _NOTHING
+            members, at = found
+            parts.append(b"[" + b"".join(b"\\x%02x" % each for each in sorted(members)) + b"]" if members else _NOTHING)
+        else:
+            if byte == _ESCAPE and at + 1 < len(glob):
+                at += 1
+            parts.append(re.escape(glob[at : at + 1]))
+            at += 1
+    return b"".join(parts)
+
+
+def _class(glob: bytes, at: int) -> tuple[set[int], int] | None:
+    """The members of a class whose inside begins at `at`, and the place behind it; None if it does not end."""
+    negated = glob[at : at + 1] != b"" and glob[at] in _NEGATIONS
+    at += negated
+    members: set[int] = set()
+    first = True
+    while at < len(glob) and (glob[at] != _CLOSE or first):
+        first = False
+        if glob.startswith(b"[:", at) and (end := glob.find(b":]", at)) > 0:
+            holds = _CLASSES.get(glob[at + 2 : end])
+            if holds is None:
+                return None
+            members |= {byte for byte in range(128) if holds(chr(byte))}
+            at = end + 2
+            continue
+        low, at = _member(glob, at)
+        if glob[at : at + 1] == b"-" and glob[at + 1 : at + 2] not in (b"", b"]"):
+            high, at = _member(glob, at + 1)
+            members |= set(range(low, high + 1))
+        else:
+            members.add(low)
+    if at >= len(glob):
+        return None
+    return (set(range(256)) - members if negated else members) - {_SLASH}, at + 1
+
+
+def _member(glob: bytes, at: int) -> tuple[int, int]:
+    if glob[at] == _ESCAPE and at + 1 < len(glob):
+        at += 1
+    return glob[at], at + 1
+
+
+class Patterns:
+    """Several patterns, each with the same effect: which of them matches first does not matter."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        parsed = [pattern for text in texts for pattern in _parse(text)]
+        self._texts = [pattern.text for pattern in parsed]
+        self._names = {each: self._compiled(parsed, names=True, directory=each) for each in (True, False)}
+        self._paths = {each: self._compiled(parsed, names=False, directory=each) for each in (True, False)}
+
+    def match(self, path: bytes, name: bytes, *, directory: bool) -> str | None:
+        """The text of a pattern that matches, if one does. `path` begins with a slash and ends with `name`."""
+        found = None
+        if (names := self._names[directory]) is not None:
+            found = names.fullmatch(name)
+        if found is None and (paths := self._paths[directory]) is not None:
+            found = paths.fullmatch(path)
+        return self._texts[int((found.lastgroup or "_0")[1:])] if found else None
+
+    @staticmethod
+    def _compiled(patterns: list[_Pattern], *, names: bool, directory: bool) -> re.Pattern[bytes] | None:
+        chosen = [
+            b"(?P<_%d>%s)" % (number, pattern.expression)
+            for number, pattern in enumerate(patterns)
+            if pattern.of_names is names and (pattern.for_directories if directory else pattern.for_others)
+        ]
+        return re.compile(b"|".join(chosen), re.DOTALL) if chosen else None

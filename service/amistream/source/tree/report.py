@@ -1,0 +1,71 @@
+"""Records what of a tree is not in the image as it is on the disk, and why: for the notices and for `--report`. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from amistream.values import as_utf8
+
+_NAMED = 5
+"""Names in a notice; the report has all."""
+
+
+class Fate(StrEnum):
+    """What happened to a file."""
+
+    LEFT_OUT = "left out"
+    CHANGED = "changed while it was read"
+    CUT = "grew, and was cut"
+    SHRUNK = "shrank, and was filled with zeros"
+    GONE = "vanished or was replaced, and reads as zeros"
+    UNREADABLE = "cannot be read, and reads as zeros"
+    NOT_LISTED = "cannot be listed, and is empty"
+    ATTRIBUTES = "lost extended attributes"
+
+
+MOVED = (Fate.CHANGED, Fate.CUT, Fate.SHRUNK, Fate.GONE)
+
+
+@dataclass(slots=True)
+class Report:
+    """Paths by their fate, each path once for each fate."""
+
+    _paths: dict[Fate, dict[bytes, str]] = field(default_factory=dict)
+
+    def add(self, fate: Fate, path: bytes, why: str = "") -> None:
+        self._paths.setdefault(fate, {}).setdefault(path, why)
+
+    def paths(self, *fates: Fate) -> list[bytes]:
+        return sorted({path for fate in fates for path in self._paths.get(fate, ())})
+
+    def reasons(self, fate: Fate) -> Counter[str]:
+        """How many paths have each reason."""
+        return Counter(self._paths.get(fate, {}).values())
+
+    def forget(self, *fates: Fate) -> None:
+        for fate in fates:
+            self._paths.pop(fate, None)
+
+    def lines(self) -> Iterator[str]:
+        """The whole report, a JSON object a line. Bytes of a name that are no UTF-8 are escaped."""
+        for fate in Fate:
+            for path, why in sorted(self._paths.get(fate, {}).items()):
+                about = {"path": shown(path), "fate": fate.value, **({"why": why} if why else {})}
+                yield json.dumps(about, ensure_ascii=False)
+
+    def named(self, *fates: Fate) -> str:
+        """How many paths have one of these fates, with the first ones named."""
+        paths = self.paths(*fates)
+        first = ", ".join(shown(path) for path in paths[:_NAMED])
+        more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
+        return f"{len(paths)} file{'s' * (len(paths) != 1)} ({first}{more})"
+
+
+def shown(path: bytes) -> str:
+    """A path of the tree as text, from its root on."""
+    text = as_utf8("/" + path.decode("utf-8", "surrogateescape"))
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

@@ -1,0 +1,188 @@
+"""The metadata of a tree, in columns: some 100 bytes for each inode, whatever Python's objects cost. Pure.
+
+A row is an inode. Row 0 is the root, row 1 `lost+found`; the others come depth first, the names of each directory
+sorted by their bytes and together. Names are entries of their own, because several may lead to one inode.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from amistream.source.tree.directories import entry_size
+from amistream.source.tree.profiles import BLOCK, INODES_RESERVED, ROOT_INODE
+from amistream.source.tree.xattrs import Attribute
+
+ROOT, LOST_AND_FOUND = 0, 1
+LOST_AND_FOUND_NAME = b"lost+found"
+NOBODY = (1 << 64) - 1
+"""The inode of a row that was made up."""
+
+_MOST_OF_ENTRY = entry_size(0) + 3
+"""Bytes of an entry besides its name, padding included."""
+_TYPES = {
+    stat.S_IFREG: 1,
+    stat.S_IFDIR: 2,
+    stat.S_IFCHR: 3,
+    stat.S_IFBLK: 4,
+    stat.S_IFIFO: 5,
+    stat.S_IFSOCK: 6,
+    stat.S_IFLNK: 7,
+}
+"""What a directory's entry says of the inode."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One inode, to be added to a tree. Times are packed (`records.packed_time`)."""
+
+    mode: int
+    uid: int = 0
+    gid: int = 0
+    size: int = 0
+    mtime: int
+    ctime: int
+    device: int = 0
+    """The device it is on."""
+    inode: int = NOBODY
+    xattrs: tuple[Attribute, ...] = ()
+    target: bytes = b""
+    """Of a symbolic link."""
+    special: tuple[int, int] = (0, 0)
+    """Major and minor number, of a device."""
+    runs: tuple[tuple[int, int], ...] | None = None
+    """Blocks with data of a file with holes: place in the file, blocks."""
+
+
+def number_of(row: int) -> int:
+    """The number of a row's inode: the reserved ones come first, and the root is one of them."""
+    return ROOT_INODE if row == ROOT else INODES_RESERVED + row
+
+
+def used_inodes(rows: int) -> int:
+    """The inodes of a tree with so many rows, and the reserved ones; the root is among those."""
+    return INODES_RESERVED + rows - 1
+
+
+class Tree:
+    """The columns. Rows and entries are only ever added, one directory after the other."""
+
+    def __init__(self) -> None:
+        self.mode = array("H")
+        self.uid, self.gid = array("I"), array("I")
+        self.size = array("Q")
+        self.mtime, self.ctime = array("Q"), array("Q")
+        self.links = array("I")
+        self.parent = array("I")
+        """Row of the directory that holds the first name."""
+        self.entry = array("I")
+        """The first name's entry."""
+        self.inode = array("Q")
+        self.device = array("H")
+        """Place in `devices`."""
+        self.devices: list[int] = []
+        self.xattrs = array("I")
+        """Place in `xattr_sets`."""
+        self.xattr_sets: list[tuple[Attribute, ...]] = [()]
+        self.target: dict[int, bytes] = {}
+        self.special: dict[int, tuple[int, int]] = {}
+        self.runs: dict[int, tuple[tuple[int, int], ...]] = {}
+        self.entries: dict[int, tuple[int, int]] = {}
+        """For each directory that was read: its first entry, and their number."""
+        self.entry_row = array("I")
+        self._names = bytearray()
+        self._name_start = array("Q", [0])
+        self._set_numbers: dict[tuple[Attribute, ...], int] = {(): 0}
+        self._device_numbers: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self.mode)
+
+    def add(self, row: Row, parent: int) -> int:
+        """Add an inode; its name is added by `name`."""
+        number = len(self.mode)
+        self.mode.append(row.mode)
+        self.uid.append(row.uid)
+        self.gid.append(row.gid)
+        self.size.append(row.size)
+        self.mtime.append(row.mtime)
+        self.ctime.append(row.ctime)
+        self.links.append(0)
+        self.parent.append(parent)
+        self.entry.append(len(self.entry_row))
+        self.inode.append(row.inode)
+        device = self._device_numbers.setdefault(row.device, len(self.devices))
+        if device == len(self.devices):
+            self.devices.append(row.device)
+        self.device.append(device)
+        xattrs = self._set_numbers.setdefault(row.xattrs, len(self.xattr_sets))
+        if xattrs == len(self.xattr_sets):
+            self.xattr_sets.append(row.xattrs)
+        self.xattrs.append(xattrs)
+        if stat.S_ISDIR(row.mode):
+            self.links[number] = 2
+            if number:
+                self.links[parent] += 1
+        if row.target:
+            self.target[number] = row.target
+        if row.special != (0, 0):
+            self.special[number] = row.special
+        if row.runs is not None:
+            self.runs[number] = row.runs
+        return number
+
+    def name(self, row: int, name: bytes) -> None:
+        """Add a name for an inode, to the directory whose names are being added."""
+        self.entry_row.append(row)
+        self._names += name
+        self._name_start.append(len(self._names))
+        if not stat.S_ISDIR(self.mode[row]):
+            self.links[row] += 1
+
+    def name_of(self, entry: int) -> bytes:
+        return bytes(self._names[self._name_start[entry] : self._name_start[entry + 1]])
+
+    def names_in(self, row: int) -> Iterator[tuple[int, bytes, int]]:
+        """The entries of a directory: inode, name, and type."""
+        first, count = self.entries.get(row, (0, 0))
+        for entry in range(first, first + count):
+            inside = self.entry_row[entry]
+            yield number_of(inside), self.name_of(entry), _TYPES[stat.S_IFMT(self.mode[inside])]
+
+    def entry_sizes(self, row: int) -> int:
+        """Bytes of all entries of a directory, as a rule; for a small one a little more."""
+        first, count = self.entries.get(row, (0, 0))
+        starts = self._name_start[first : first + count + 1]
+        about = starts[-1] - starts[0] + count * _MOST_OF_ENTRY
+        if about <= BLOCK // 2:
+            return about
+        return sum(entry_size(end - start) for start, end in pairwise(starts))
+
+    def path(self, row: int) -> bytes:
+        """The first name of an inode, from the tree's root on, as `etc/fstab`."""
+        names = []
+        while row != ROOT:
+            names.append(self.name_of(self.entry[row]))
+            row = self.parent[row]
+        return b"/".join(reversed(names))
+
+    def data_runs(self, row: int) -> tuple[tuple[int, int], ...]:
+        """The runs of a regular file's blocks that hold data."""
+        if (runs := self.runs.get(row)) is not None:
+            return runs
+        blocks = -(-self.size[row] // BLOCK)
+        return ((0, blocks),) if blocks else ()
+
+    def digest(self) -> bytes:
+        """A digest of all that decides about the image, but the files' contents: their times stand for those."""
+        digest = hashlib.blake2b(digest_size=32)
+        columns = (self.mode, self.uid, self.gid, self.size, self.mtime, self.ctime, self.links, self.parent)
+        for column in (*columns, self.entry, self.inode, self.xattrs, self.entry_row, self._names, self._name_start):
+            digest.update(memoryview(column).cast("B"))
+        rest = (self.xattr_sets, self.target, self.special, self.runs, self.entries)
+        digest.update(repr(rest).encode())
+        return digest.digest()

@@ -1,0 +1,122 @@
+"""A live tree as a volume: the bytes of a fresh file system, made or read when they are asked for."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from amistream.ports.volume import Kind, Volume
+from amistream.source.extents import join_extents
+from amistream.source.tree.contents import Contents
+from amistream.source.tree.image import Image
+from amistream.source.tree.layout import Kind as Content
+from amistream.source.tree.layout import Layout
+from amistream.source.tree.profiles import BLOCK
+from amistream.source.tree.report import Report
+from amistream.values import Extent
+
+
+class TreeVolume:
+    """A volume of `size` bytes over a tree that was walked. Any offset can be read at any time, and again."""
+
+    def __init__(
+        self,
+        path: Path,
+        descriptor: int,
+        layout: Layout,
+        image: Image,
+        contents: Contents,
+        report: Report,
+        *,
+        size: int,
+        time: int,
+        digest: str,
+    ) -> None:
+        """`descriptor` is the tree's root, and the volume's from now on."""
+        self.path = path
+        self.kind = Kind.TREE
+        self.size = size
+        self.mtime = time
+        self.identity = os.fstat(descriptor)
+        self.report = report
+        self.digest = digest
+        """Differs once the tree's metadata do, and so the image. Each file's times stand for its contents."""
+        self.inodes = len(layout.tree)
+        self._descriptor = descriptor
+        self._layout = layout
+        self._image = image
+        self._contents = contents
+        self._one_at_a_time = threading.Lock()
+
+    def read_into(self, offset: int, buffer: memoryview) -> bool:
+        """Fill the buffer. Returns True always: an announcement of what is read next would open each file twice."""
+        with self._one_at_a_time:
+            self._read(offset, buffer)
+        return True
+
+    def will_need(self, offset: int, length: int) -> None:
+        """Do nothing: the kernel reads ahead within each file."""
+
+    def extents(self) -> tuple[Extent, ...]:
+        return join_extents(self._runs(), self.size)
+
+    def check_unchanged(self) -> None:
+        """Look at every file again. The report names those that changed; they are no failure."""
+        with self._one_at_a_time:
+            self._contents.compare_all()
+
+    def interrupt(self) -> None:
+        """Do nothing: a read of a file ends by itself."""
+
+    def rewind(self) -> None:
+        with self._one_at_a_time:
+            self._contents.forget()
+
+    def close(self) -> None:
+        with self._one_at_a_time:
+            self._contents.close()
+            os.close(self._descriptor)
+
+    def _runs(self) -> Iterator[Extent]:
+        segments = self._layout.segments
+        for start, length in zip(segments.start, segments.length, strict=True):
+            yield Extent(offset=start * BLOCK, length=length * BLOCK)
+
+    def _read(self, offset: int, buffer: memoryview) -> None:
+        segments = self._layout.segments
+        end = offset + len(buffer)
+        at = offset
+        segment = segments.at_or_before(offset // BLOCK)
+        while at < end:
+            stop = (segments.start[segment] + segments.length[segment]) * BLOCK if segment >= 0 else 0
+            if at < stop:
+                stop = min(stop, end)
+                self._read_segment(segment, at, buffer[at - offset : stop - offset])
+            else:
+                segment += 1
+                stop = min(segments.start[segment] * BLOCK, end) if segment < len(segments) else end
+                buffer[at - offset : stop - offset] = bytes(stop - at)
+            at = stop
+
+    def _read_segment(self, segment: int, offset: int, buffer: memoryview) -> None:
+        """Read bytes that all lie within one segment."""
+        segments = self._layout.segments
+        inside = offset - segments.start[segment] * BLOCK
+        if segments.kind[segment] == Content.FILE:
+            place = segments.logical[segment] * BLOCK + inside
+            self._contents.read_into(segments.reference[segment], place, buffer)
+            return
+        done = 0
+        while done < len(buffer):
+            number, skipped = divmod(inside + done, BLOCK)
+            count = min(BLOCK - skipped, len(buffer) - done)
+            block = self._image.block(segment, number)
+            buffer[done : done + count] = block[skipped : skipped + count]
+            done += count
+
+
+def digest_of(volume: Volume) -> str:
+    """What an image depends on besides the bytes that were read; '' where those are all."""
+    return volume.digest if isinstance(volume, TreeVolume) else ""
