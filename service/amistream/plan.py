@@ -82,5 +82,7 @@ class Bundling(Recorded):
     mtime: int
     facts: ImageFacts
     places: tuple[BundlingPlace, ...]
+    tree: str = ""
+    """The digest of a tree's plan (`TreeVolume.digest`); '' for other volumes."""
     endpoint_url: str | None = None
     """Endpoint of S3 and EC2, '' for AWS; None in journals that were written before the field existed."""

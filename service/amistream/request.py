@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ByteSize,
     ConfigDict,
     Field,
@@ -115,12 +116,30 @@ IDENTITY = "Identity"
 IMAGE = "Image"
 REGISTRATION = "Registration"
 SPEED = "Speed"
+TREE = "Directory"
 
 AbsolutePath = Annotated[str, AfterValidator(_check_absolute)]
 
 
 def _check_source(value: str) -> str:
     return value if value == STANDARD_INPUT else _check_absolute(value)
+
+
+def _check_pattern(value: str) -> str:
+    if not value.strip("/"):
+        raise ValueError(f"{value!r} names nothing; write a pattern as for rsync, such as /var/cache/* or *.log")
+    if "\0" in value:
+        raise ValueError("a pattern has no zero byte")
+    return value
+
+
+def _split_categories(value: object) -> object:
+    """Categories in one text or several; `none` is the empty list."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(each, str) for each in texts):
+        return value
+    names = [name.strip() for text in texts for name in text.split(",")]
+    return () if names == ["none"] else tuple(dict.fromkeys(names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +168,8 @@ Destinations = Annotated[
     Option("--to", DESTINATION, "s3://BUCKET[/KEY/PREFIX]|DIR"),
 ]
 _SOURCE = (
-    "Block device, or image file: raw, qcow2, VMDK, VHD, VHDX, VDI, QED, Parallels; - is standard input, with "
-    "--in-process only."
+    "Directory, such as /, block device, or image file: raw, qcow2, VMDK, VHD, VHDX, VDI, QED, Parallels; - is "
+    "standard input, with --in-process only."
 )
 _DESTINATIONS = "Where the bundle goes; may be repeated: one pass serves all, and each region gets its AMI."
 
@@ -317,8 +336,48 @@ class Subject(_Request):
     )
 
 
+Patterns = tuple[Annotated[str, AfterValidator(_check_pattern), Field(max_length=4096)], ...]
+
+
+class TreeFields(_Request):
+    """Of a SOURCE that is a directory: the file system made of it, and what comes in."""
+
+    size: Annotated[ByteSize | None, Option("--size", TREE, "SIZE")] = Field(
+        None, gt=0, description="Size of the image; default: that of the directory's disk, at most `max_image_size`."
+    )
+    file_system: Annotated[
+        Literal["ext4", "ext3", "ext3-128", "ext2", "ext4-csum"] | None,
+        Option("--fs", TREE, "ext4|ext3|ext3-128|ext2|ext4-csum"),
+    ] = Field(
+        None, description="File system of the image; default: ext4, or that of the directory if it is ext2 or ext3."
+    )
+    exclude: Annotated[Patterns, Option("--exclude", TREE, "PATTERN")] = Field(
+        (), max_length=1000, description="Leave out what matches, as rsync does; may be repeated."
+    )
+    include: Annotated[Patterns, Option("--include", TREE, "PATTERN")] = Field(
+        (), max_length=1000, description="Take in what matches, whatever leaves it out; may be repeated."
+    )
+    clean: Annotated[
+        tuple[Literal["secrets", "history"], ...],
+        BeforeValidator(_split_categories),
+        Option("--clean", TREE, "secrets,history|none"),
+    ] = Field(
+        ("secrets", "history"),
+        description="Leave out private keys, authorized_keys and the like, and shell histories; default: both.",
+    )
+    all_file_systems: Annotated[bool, Option("--all", TREE)] = Field(
+        False, description="Take in what is mounted below SOURCE, too; default: its own file system only."
+    )
+    allow_unreadable: Annotated[bool, Option("--allow-unreadable", TREE)] = Field(
+        False, description="Bundle files that cannot be read as zeros; default: stop before the first byte."
+    )
+    report: Annotated[AbsolutePath | None, Option("--report", TREE, "FILE")] = Field(
+        None, description="Write there what was left out and by which rule, and which files changed meanwhile."
+    )
+
+
 # pydantic takes the fields of the last base first.
-class CheckRequest(Speed, RegistrationFields, Identity, Reach, Subject):
+class CheckRequest(Speed, RegistrationFields, Identity, Reach, TreeFields, Subject):
     """The fields of a job, for checks alone: the volume and the destinations may be left out."""
 
     @model_validator(mode="after")

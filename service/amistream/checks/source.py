@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from amistream.checks.destination import RequestContext
 from amistream.checks.findings import Check, Observation, notice
 from amistream.checks.free_blocks import find_blocks, keep_all
+from amistream.checks.tree import describe, refuse_wishes, tree_wishes
 from amistream.errors import RefusedError, SourceError
 from amistream.host.mounts import mount_point
 from amistream.plan import Plan
@@ -20,7 +21,8 @@ from amistream.source.doubt import doubt_about
 from amistream.source.extents import join_extents
 from amistream.source.file import too_large
 from amistream.source.foreign import HEAD, recognise
-from amistream.source.opening import open_source
+from amistream.source.opening import open_source, tree_of
+from amistream.source.tree.volume import TreeVolume
 from amistream.stages.level import level_number
 from amistream.stages.manifest import SIGNED_MAX, signed_size
 from amistream.units import size_text
@@ -44,6 +46,8 @@ class SourceChecks:
         """The ranges to read: without holes and, after the check `free_blocks`, without free blocks. No other code asks
         the volume for its extents."""
         self.left_out = LeftOut()
+        self.tree: TreeVolume | None = None
+        """The tree that the volume is made of, if it is a directory."""
         self._doubt = ""
         """The sentence of the check `source`. It stands for all that could be said of the disk's tables."""
         self._concurrency = 0
@@ -117,9 +121,14 @@ class SourceChecks:
             most=int(self._settings.max_image_size),
             as_it_is=self._as_it_is,
             partition=TableKind(request.partition),
+            tree=tree_wishes(self._context),
         )
         self.opened = True
         self.used = volume.extents()
+        self.tree = tree_of(volume)
+        if self.tree is not None:
+            return describe(self.tree)
+        refuse_wishes(request)
         count = len(self.used)
         found = f"{size_text(volume.size)} {volume.kind}, {count} extent{'s' * (count != 1)}"
         self._doubt = "" if self._as_it_is else look_at(volume)
@@ -133,6 +142,8 @@ class SourceChecks:
         volume, data = self.volume, self.used
         if self._sparse is Sparse.NEVER:
             found = keep_all(volume, [Extent(offset=0, length=volume.size)], "as --sparse never asks for")
+        elif self.tree is not None:
+            found = keep_all(volume, data, "the file system is a fresh one")
         elif volume.kind is Kind.STREAM:
             found = keep_all(volume, data, "a stream is read from front to back")
         elif not self._frozen and (place := mount_point(volume.identity, writable=True)):
@@ -159,6 +170,8 @@ class SourceChecks:
 
     def _check_mounts(self) -> Observation:
         path = self.volume.path
+        if self.tree is not None:
+            return Observation("a directory is read while it is in use; files that change meanwhile are named")
         place = mount_point(self.volume.identity, writable=True)
         if not place:
             return Observation("not mounted read-write")

@@ -34,11 +34,13 @@ from amistream.jobs.records import JournalEntry, SealedPart
 from amistream.jobs.removal import remove_kept
 from amistream.jobs.resume import check_volume, resumption
 from amistream.jobs.run import Shared
+from amistream.jobs.tree_report import report_tree
 from amistream.keys import BundleKey, unwrap, wrap
 from amistream.pipeline import Pipeline
 from amistream.plan import Bundling, BundlingPlace
 from amistream.ports.unanswered import AMI, latest
 from amistream.roots import Roots
+from amistream.source.opening import digest_of
 from amistream.stages.manifest import WrappedKeys, write_manifest
 from amistream.units import time_text
 from amistream.values import STANDARD_INPUT, ChangedError, Measured
@@ -173,11 +175,12 @@ class BundleRun:
         key = await self._start(ready)
         await self._move(State.BUNDLING)
         try:
-            check_volume(self._bundling, ready.volume.size, ready.used)
+            check_volume(self._bundling, ready.volume.size, ready.used, digest_of(ready.volume))
             pipeline, meter, measured = await self._pass(ready, key)
         except ChangedError as change:
             key = await self._start_over(ready, change)
             pipeline, meter, measured = await self._pass(ready, key)
+        await report_tree(ready.volume, self._job.request.report, self._job.note)
         await self._move(State.COMMITTING)
         self.result = _result(pipeline, meter, measured)
         await self._journal.conclude(self._job.id, self.result)
@@ -220,6 +223,7 @@ class BundleRun:
             mtime=ready.volume.mtime,
             facts=ready.facts,
             places=await asyncio.to_thread(_places, ready, key),
+            tree=digest_of(ready.volume),
             endpoint_url=self._addresses[0].endpoint_url,
         )
         self._ledger = PartLedger(self._journal, self._job.id)

@@ -28,11 +28,14 @@ def resumption(bundling: Bundling, parts: Sequence[SealedPart]) -> Resumption:
     )
 
 
-def check_volume(bundling: Bundling, size: int, data: Sequence[Extent]) -> None:
+def check_volume(bundling: Bundling, size: int, data: Sequence[Extent], tree: str = "") -> None:
     """Raise `ChangedError` when the volume has another size than settled, or data outside of what the plan reads.
 
-    Such data would never be read. Data that went is no matter: its place is read, hashed and compared.
+    Such data would never be read. Data that went is no matter: its place is read, hashed and compared. `tree` is
+    the digest of a tree's plan: another one means another image.
     """
+    if bundling.tree != tree:
+        raise ChangedError("files came, went, or were written to")
     if bundling.image_size != size:
         raise ChangedError(f"it had {bundling.image_size} bytes and has {size}")
     plan = bundling.plan

@@ -1,4 +1,4 @@
-"""Opens a source as a volume: a block device, an image file, an image of a virtual machine, or standard input.
+"""Opens a source as a volume: directory, block device, image file, image of a virtual machine, standard input.
 
 A format is recognised by the file's first bytes, a fixed-size VHD by its last ones, and never by the file's name. A
 device or file that holds no disk but an archive or the like is refused, and a device with an image of a virtual machine
@@ -19,7 +19,9 @@ from amistream.source.qemu.converted import open_converted
 from amistream.source.qemu.formats import Format, detect_format
 from amistream.source.qemu.headers import read_range
 from amistream.source.stream import STANDARD_INPUT_PATH, open_standard_input
-from amistream.source.wrapped import wrap
+from amistream.source.tree.opening import TreeWishes, open_tree
+from amistream.source.tree.volume import TreeVolume
+from amistream.source.wrapped import WrappedVolume, wrap
 from amistream.values import STANDARD_INPUT, quoted
 
 
@@ -32,17 +34,20 @@ def open_source(
     most: int | None = None,
     as_it_is: bool = False,
     partition: TableKind = TableKind.NONE,
+    tree: TreeWishes | None = None,
 ) -> Volume:
     """Open the `source` and check its size against `image_size`, which a stream needs.
 
-    `as_it_is`: the bytes are the disk, whatever they look like. `partition`: make a disk with such a table of a bare
-    file system. With `roots` the source must lie within them. A
-    converted image whose disk has more than `most` bytes is refused by its size alone. Raises `RefusedError`. Blocks:
-    use it on a thread.
+    A directory is opened by the wishes for a `tree`, but not for a confined job. `as_it_is`: the bytes are the disk,
+    whatever they look like. `partition`: make a disk with such a table of a bare file system. With `roots` the source
+    must lie within them. A converted image whose disk has more than `most` bytes is refused by its size alone. Raises
+    `RefusedError`. Blocks: use it on a thread.
     """
     volume: Volume
     if source == STANDARD_INPUT and roots is None:
         volume = open_standard_input(image_size, as_it_is=as_it_is)
+    elif tree is not None and roots is None and Path(source).is_dir():
+        volume = open_tree(Path(source), tree)
     else:
         volume = open_volume(Path(source), roots, live=live)
     try:
@@ -63,6 +68,19 @@ def open_source(
         volume.close()
         raise
     return volume
+
+
+def tree_of(volume: Volume) -> TreeVolume | None:
+    """The tree that a volume is made of, alone or with a boot area; None for other volumes."""
+    while isinstance(volume, WrappedVolume):
+        volume = volume.inner
+    return volume if isinstance(volume, TreeVolume) else None
+
+
+def digest_of(volume: Volume) -> str:
+    """What an image depends on besides the bytes that were read; '' where those are all."""
+    tree = tree_of(volume)
+    return tree.digest if tree is not None else ""
 
 
 def _format_of(volume: FileVolume) -> Format | None:

@@ -30,7 +30,7 @@ class WrappedVolume:
     """The volume `inner`, which is closed with it, between the two pieces of a boot area."""
 
     def __init__(self, inner: Volume, area: BootArea) -> None:
-        self._inner = inner
+        self.inner = inner
         self._head, self._tail = memoryview(area.head), memoryview(area.tail)
         self.path, self.kind, self.mtime, self.identity = inner.path, inner.kind, inner.mtime, inner.identity
         self.size = len(area.head) + inner.size + len(area.tail)
@@ -45,34 +45,34 @@ class WrappedVolume:
 
     def will_need(self, offset: int, length: int) -> None:
         start = max(offset - len(self._head), 0)
-        end = min(offset + length - len(self._head), self._inner.size)
+        end = min(offset + length - len(self._head), self.inner.size)
         if start < end:
-            self._inner.will_need(start, end - start)
+            self.inner.will_need(start, end - start)
 
     def extents(self) -> tuple[Extent, ...]:
         start, end = len(self._head), self.size - len(self._tail)
-        within = (Extent(offset=start + each.offset, length=each.length) for each in self._inner.extents())
+        within = (Extent(offset=start + each.offset, length=each.length) for each in self.inner.extents())
         tail = [Extent(offset=end, length=len(self._tail))] if self._tail else []
         return join_extents([Extent(offset=0, length=start), *within, *tail], self.size)
 
     def check_unchanged(self) -> None:
-        self._inner.check_unchanged()
+        self.inner.check_unchanged()
 
     def interrupt(self) -> None:
-        self._inner.interrupt()
+        self.inner.interrupt()
 
     def rewind(self) -> None:
-        self._inner.rewind()
+        self.inner.rewind()
 
     def close(self) -> None:
-        self._inner.close()
+        self.inner.close()
 
     def _read(self, offset: int, buffer: memoryview) -> tuple[int, bool]:
         """Fill the buffer's beginning from one of the three pieces; returns the count, and if it was in memory."""
         start, end = len(self._head), self.size - len(self._tail)
         if start <= offset < end:
             count = min(len(buffer), end - offset)
-            return count, self._inner.read_into(offset - start, buffer[:count])
+            return count, self.inner.read_into(offset - start, buffer[:count])
         piece = self._head[offset:] if offset < start else self._tail[offset - end :]
         count = min(len(buffer), len(piece))
         buffer[:count] = piece[:count]

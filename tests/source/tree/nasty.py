@@ -16,7 +16,15 @@ KIB, MIB, GIB = 1024, 1024**2, 1024**3
 YEAR_1939, YEAR_2112 = -968_000_000, 4_500_000_000
 ACL_ACCESS, ACL_DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
 CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
-ODD_NAMES = (b"with space", b"new\nline", b"\xff\xfe not utf-8", b"gl*b[a-z]?", b"-dash", b"\xc3\xa4\xc3\xb6", b"n" * 255)
+ODD_NAMES = (
+    b"with space",
+    b"new\nline",
+    b"\xff\xfe not utf-8",
+    b"gl*b[a-z]?",
+    b"-dash",
+    b"\xc3\xa4\xc3\xb6",
+    b"n" * 255,
+)
 
 
 def acl(*entries: tuple[int, int, int]) -> bytes:
@@ -154,8 +162,8 @@ def described(root: Path, *, fine: bool = True) -> dict[bytes, Any]:
     found[b""] = _about(os.fstat(waiting[0][0]), f"/proc/self/fd/{waiting[0][0]}", fine=fine, follow=True)
     while waiting:
         here, path = waiting.pop()
-        for name in sorted(os.listdir(here)):
-            about = os.lstat(name, dir_fd=here) if False else os.stat(name, dir_fd=here, follow_symlinks=False)
+        for name in sorted(entry.name for entry in os.scandir(here)):
+            about = os.stat(name, dir_fd=here, follow_symlinks=False)
             inside = path + b"/" + os.fsencode(name)
             place = f"/proc/self/fd/{here}/{name}"
             entry = _about(about, place, fine=fine, follow=False)
@@ -174,12 +182,14 @@ def _about(about: os.stat_result, place: str, *, fine: bool, follow: bool) -> di
     if not fine:
         mtime = min(mtime // 1_000_000_000, 2**31 - 1)
     entry: dict[str, Any] = {"mode": oct(about.st_mode), "owner": (about.st_uid, about.st_gid), "mtime": mtime}
-    entry["xattrs"] = {name: os.getxattr(place, name, follow_symlinks=follow) for name in os.listxattr(place, follow_symlinks=follow)}
+    entry["xattrs"] = {
+        name: os.getxattr(place, name, follow_symlinks=follow) for name in os.listxattr(place, follow_symlinks=follow)
+    }
     if kind == stat.S_IFREG:
         entry["size"] = about.st_size
         entry["content"] = _content(place, about.st_size)
     if kind == stat.S_IFLNK:
-        entry["target"] = os.readlink(place)
+        entry["target"] = str(Path(place).readlink())
     if kind in (stat.S_IFCHR, stat.S_IFBLK):
         entry["device"] = about.st_rdev
     if kind != stat.S_IFDIR:

@@ -78,6 +78,12 @@ def partition_uuid(kind: TableKind, file_system: UUID) -> str:
     return f"{_disk_id(file_system):08x}-{_LINUX:02x}"
 
 
+def boot_area_size(kind: TableKind) -> int:
+    """Bytes of both pieces of a boot area."""
+    layout = _LAYOUTS.get(kind)
+    return layout.head + layout.tail if layout else 0
+
+
 def boot_area(kind: TableKind, size: int, file_system: UUID, grub: GrubImages) -> BootArea:
     """What makes a disk of a file system of `size` bytes. The core must fit."""
     layout = _LAYOUTS[kind]

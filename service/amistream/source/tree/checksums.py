@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from amistream.values import Buffer
 from crc32c import crc32c as _crc32c
+
+from amistream.values import Buffer
 
 _ALL_ONES = 0xFFFFFFFF
 

@@ -53,7 +53,7 @@ def lost_and_found(number: int, parent: int, profile: Profile, seed: int, blocks
 
 
 class Indexed:
-    """A directory of several blocks: root of the index, further nodes, then leaves with names in the order of hashes."""
+    """A directory of several blocks: root of the index, further nodes, leaves with names in the order of hashes."""
 
     def __init__(self, names: Sequence[bytes], profile: Profile, seed: tuple[int, int, int, int]) -> None:
         self._profile = profile

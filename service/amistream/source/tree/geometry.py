@@ -41,7 +41,7 @@ class NoRoomError(Exception):
 
 @dataclass(frozen=True)
 class Geometry:
-    """The shape of a file system of `blocks` blocks. The image may be larger: a last group that is too small is left."""
+    """The shape of a file system of `blocks` blocks. The image may be larger: a last group may be too small."""
 
     profile: Profile
     blocks: int

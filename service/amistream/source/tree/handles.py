@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import OrderedDict
+from pathlib import Path
 
 from amistream.source.tree.tree import ROOT, Tree
 
@@ -89,5 +90,5 @@ def open_regular(name: bytes, above: int, device: int, inode: int) -> int:
 
 def mount_of(descriptor: int) -> int:
     """The number of the mount that an open file is on."""
-    with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as lines:
+    with Path(f"/proc/self/fdinfo/{descriptor}").open(encoding="ascii") as lines:
         return next(int(line.split()[1]) for line in lines if line.startswith("mnt_id:"))

@@ -50,18 +50,18 @@ class Image:
     """The file system's own blocks, by segment and block."""
 
     def __init__(self, layout: Layout, identity: Identity) -> None:
-        self._layout = layout
+        self.layout = layout
         self._tree = layout.tree
         self._geometry = layout.geometry
         self._profile = layout.profile
-        self._identity = identity
+        self.identity = identity
         self._seed = crc32c(records.ALL_ONES, identity.uuid.bytes) if self._profile.sealed else 0
         self._directory: tuple[int, list[bytes]] = (-1, [])
         self._map: tuple[int, ExtentMap | IndirectMap | None] = (-1, None)
 
     def block(self, segment: int, place: int) -> bytes:
         """Block `place` of a segment, counted from the segment's start, that is no part of a file."""
-        segments = self._layout.segments
+        segments = self.layout.segments
         kind, reference = segments.kind[segment], segments.reference[segment]
         place += segments.logical[segment]
         match kind:
@@ -75,20 +75,25 @@ class Image:
                 return self._tree.target[reference].ljust(BLOCK, b"\0")
             case Kind.XATTRS:
                 return self._xattrs(reference)
+            case _:
+                return self._fixed_block(kind, reference, place)
+
+    def _fixed_block(self, kind: int, group: int, place: int) -> bytes:
+        match kind:
             case Kind.BLOCK_BITMAP:
-                return self._block_bitmap(reference)
+                return self._block_bitmap(group)
             case Kind.INODE_BITMAP:
-                return self._inode_bitmap(reference)
+                return self._inode_bitmap(group)
             case Kind.DESCRIPTORS:
                 return self._descriptors[place * BLOCK : (place + 1) * BLOCK].ljust(BLOCK, b"\0")
             case Kind.SUPER:
-                return self._super(reference)
+                return self._super(group)
             case Kind.RESERVED:
                 return self._reserved(place)
             case Kind.RESIZE:
                 return self._resize_map
             case _:
-                return records.pack_journal(self._layout.journal_blocks)
+                return records.pack_journal(self.layout.journal_blocks)
 
     def _inode_seed(self, row: int) -> int | None:
         if not self._profile.sealed:
@@ -98,7 +103,7 @@ class Image:
     # Superblock, descriptors and bitmaps
 
     def _super(self, group: int) -> bytes:
-        layout, geometry = self._layout, self._geometry
+        layout, geometry = self.layout, self._geometry
         journal = bytes(_SIXTY)
         if self._profile.journal:
             journal = self._map_of(JOURNAL_ROW).root.ljust(_SIXTY, b"\0")
@@ -109,9 +114,9 @@ class Image:
             free_inodes=geometry.inodes - self._used_inodes,
             inodes_per_group=geometry.inodes_per_group,
             reserved_descriptors=geometry.reserved_descriptors,
-            time=self._identity.time,
-            uuid=self._identity.uuid,
-            label=self._identity.label,
+            time=self.identity.time,
+            uuid=self.identity.uuid,
+            label=self.identity.label,
             journal_map=journal,
             journal_size=layout.journal_blocks * BLOCK,
         )
@@ -148,7 +153,7 @@ class Image:
                 unused_inodes=per_group - used,
                 bitmaps_checksum=checksums,
             )
-            packed += records.pack_descriptor(profile, self._identity.uuid, group, state, per_group)
+            packed += records.pack_descriptor(profile, self.identity.uuid, group, state, per_group)
         return bytes(packed)
 
     def _used_in(self, group: int) -> int:
@@ -157,7 +162,7 @@ class Image:
 
     def _free_in_groups(self) -> list[int]:
         free = [0] * self._geometry.groups
-        for start, count in self._layout.unused:
+        for start, count in self.layout.unused:
             end = start + count
             for group in range(start // GROUP, -(-end // GROUP)):
                 free[group] += min(end, (group + 1) * GROUP) - max(start, group * GROUP)
@@ -175,7 +180,7 @@ class Image:
         first = group * GROUP
         last = first + GROUP
         bits = (1 << GROUP) - 1
-        unused = self._layout.unused
+        unused = self.layout.unused
         place = max(0, bisect_left(unused, (first, 0)) - 1)
         while place < len(unused) and unused[place][0] < last:
             start, end = max(unused[place][0], first), min(sum(unused[place]), last)
@@ -230,7 +235,7 @@ class Image:
         return bytes(packed)
 
     def _inode_of_row(self, row: int) -> Inode:
-        tree, layout = self._tree, self._layout
+        tree, layout = self._tree, self.layout
         mode, size = tree.mode[row], tree.size[row]
         attributes = layout.attribute_sets[tree.xattrs[row]]
         xattr_block = layout.xattr_block[row] if attributes.needs_block else 0
@@ -242,7 +247,7 @@ class Image:
             content = target
         elif kind in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
             pieces, places = layout.pieces(row) if size or kind != stat.S_IFREG else ([], [])
-            content = self._root_of(row, pieces, places)
+            content = self._root_of(pieces, places)
             flags = records.EXTENTS_FLAG if self._profile.ext4 else 0
             blocks += len(places) + sum(count for _, _, count in pieces)
             if kind == stat.S_IFDIR:
@@ -269,7 +274,7 @@ class Image:
         )
 
     def _journal_inode(self) -> Inode:
-        layout = self._layout
+        layout = self.layout
         return self._own_inode(
             mode=stat.S_IFREG | 0o600,
             size=layout.journal_blocks * BLOCK,
@@ -285,22 +290,22 @@ class Image:
             size=_RESIZE_SIZE,
             blocks=1 + geometry.reserved_descriptors * len(geometry.super_groups),
             flags=0,
-            content=bytes(4 * _RESIZE_MAP) + struct.pack("<I", self._layout.resize_block),
+            content=bytes(4 * _RESIZE_MAP) + struct.pack("<I", self.layout.resize_block),
         )
 
     def _own_inode(self, *, mode: int, size: int, blocks: int, flags: int, content: bytes) -> Inode:
-        time = records.packed_time(self._identity.time * 1_000_000_000)
+        time = records.packed_time(self.identity.time * 1_000_000_000)
         return Inode(mode=mode, links=1, size=size, mtime=time, ctime=time, blocks=blocks, flags=flags, map=content)
 
     # Maps, directories, attributes
 
-    def _root_of(self, row: int, pieces: list[tuple[int, int, int]], places: list[int]) -> bytes:
+    def _root_of(self, pieces: list[tuple[int, int, int]], places: list[int]) -> bytes:
         return (ExtentMap if self._profile.ext4 else IndirectMap)(pieces, places).root
 
     def _map_of(self, row: int) -> ExtentMap | IndirectMap:
         known, found = self._map
         if known != row or found is None:
-            found = (ExtentMap if self._profile.ext4 else IndirectMap)(*self._layout.pieces(row))
+            found = (ExtentMap if self._profile.ext4 else IndirectMap)(*self.layout.pieces(row))
             self._map = row, found
         return found
 
@@ -312,17 +317,17 @@ class Image:
     def _pack_directory(self, row: int) -> list[bytes]:
         tree, profile = self._tree, self._profile
         number, parent = number_of(row), number_of(tree.parent[row])
-        blocks = self._layout.directory_size(row)
+        blocks = self.layout.directory_size(row)
         entries = list(tree.names_in(row))
         if row == LOST_AND_FOUND:
             return list(lost_and_found(number, parent, profile, self._seed, blocks))
         if blocks == 1:
             return [linear(number, parent, entries, profile, self._seed)]
         names = [name for _, name, _ in entries]
-        index = Indexed(names, profile, records.hash_seed(self._identity.uuid))
+        index = Indexed(names, profile, records.hash_seed(self.identity.uuid))
         return list(index.pack(number, parent, entries, self._seed))
 
     def _xattrs(self, place: int) -> bytes:
-        number, references, block = self._layout.xattr_blocks[place]
+        number, references, block = self.layout.xattr_blocks[place]
         seed = self._seed if self._profile.sealed else None
-        return self._layout.attribute_sets[number].block(references, seed, block)
+        return self.layout.attribute_sets[number].block(references, seed, block)

@@ -1,8 +1,8 @@
 """Fixes the place of everything in the image: one ascending sweep over the blocks that the fixed parts leave. Pure.
 
 The order: journal, resize inode's block, blocks of shared attributes, directories, long symbolic links, then the files
-in the order of their inodes, each one's map blocks straight behind its data: so their number is known by then. And everything free below the cursor is
-used, and the bitmaps follow from the cursor alone. Segments are columns: 17 bytes for each.
+in the order of their inodes, each one's map blocks straight behind its data, when their number is known. Everything
+free below the cursor is used, so the bitmaps follow from the cursor alone. Segments are columns: 17 bytes for each.
 """
 
 from __future__ import annotations
@@ -210,6 +210,10 @@ class Layout:
         for row, target in tree.target.items():
             if len(target) > LONGEST_FAST_LINK:
                 self._place(row, ((0, 1),), Kind.LINK)
+        self._place_files()
+
+    def _place_files(self) -> None:
+        tree = self.tree
         for row, mode in enumerate(tree.mode):
             if stat.S_ISREG(mode) and tree.size[row]:
                 if tree.size[row] > LARGEST_FILE:

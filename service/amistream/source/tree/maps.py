@@ -126,7 +126,7 @@ class IndirectMap:
         self._pieces = pieces
         self._starts = [piece[0] for piece in pieces]
         self._nodes = _indirect_nodes(_runs(pieces))
-        self._places = {node: place for node, place in zip(self._nodes, places, strict=True)}
+        self._places = dict(zip(self._nodes, places, strict=True))
         direct = self._pointers(0, DIRECT)
         self.root = direct + struct.pack("<3I", *(self._places.get(tree, 0) for tree in _TREES))
 

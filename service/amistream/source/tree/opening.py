@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -43,6 +43,9 @@ class TreeWishes:
     most: int
     """Bytes of the largest image, which is also the size where the tree's disk has none, or a larger one."""
     size: int | None = None
+    """Of the whole image."""
+    reserved: int = 0
+    """Bytes of the image that do not belong to the file system: a boot area."""
     profile: str | None = None
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
@@ -55,7 +58,7 @@ class TreeWishes:
     """Directories that the job writes to, and the prefix of its files' names there."""
 
 
-def open_tree(path: Path, wishes: TreeWishes, stopped: Callable[[], bool] = lambda: False) -> TreeVolume:
+def open_tree(path: Path, wishes: TreeWishes) -> TreeVolume:
     """Walk a tree and plan its image. Raises `RefusedError`. Takes a while: some 20 s for a million files."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -65,22 +68,23 @@ def open_tree(path: Path, wishes: TreeWishes, stopped: Callable[[], bool] = lamb
             "source.unreadable", f"cannot read {path}: {error.strerror}", hint=hint, field="source"
         ) from error
     try:
-        return _open(path, descriptor, wishes, stopped)
+        return _open(path, descriptor, wishes)
     except BaseException:
         os.close(descriptor)
         raise
 
 
-def _open(path: Path, descriptor: int, wishes: TreeWishes, stopped: Callable[[], bool]) -> TreeVolume:
+def _open(path: Path, descriptor: int, wishes: TreeWishes) -> TreeVolume:
     table = mounts()
     number = mount_of(descriptor)
     mount = next((each for each in table if each.number == number), None)
     origin = find_origin(mount) if mount else Origin()
     profile = PROFILES[wishes.profile or (origin.kind if origin.kind in PROFILES else DEFAULT_PROFILE)]
-    size = -(-(wishes.size or min(origin.size or wishes.most, wishes.most)) // BLOCK) * BLOCK
+    wanted = wishes.size or min((origin.size or wishes.most) + wishes.reserved, wishes.most)
+    size = -(-(wanted - wishes.reserved) // BLOCK) * BLOCK
     selection = Selection(include=wishes.include, exclude=wishes.exclude, clean=wishes.clean)
     real = Path(f"/proc/self/fd/{descriptor}").readlink()
-    walk = Walk(descriptor, profile, selection, _surroundings(real, table, wishes), stopped)
+    walk = Walk(descriptor, profile, selection, _surroundings(real, table, wishes))
     try:
         walk.run()
     except OSError as error:
@@ -98,12 +102,10 @@ def _open(path: Path, descriptor: int, wishes: TreeWishes, stopped: Callable[[],
     return TreeVolume(
         path,
         descriptor,
-        layout,
-        Image(layout, Identity(uuid=uuid, label=origin.label, time=time)),
-        Contents(descriptor, tree, walk.report, allow_unreadable=wishes.allow_unreadable),
-        walk.report,
+        image=Image(layout, Identity(uuid=uuid, label=origin.label, time=time)),
+        contents=Contents(descriptor, tree, walk.report, allow_unreadable=wishes.allow_unreadable),
+        report=walk.report,
         size=size,
-        time=time,
         digest=hashlib.blake2b(digest + names, digest_size=32).hexdigest(),
     )
 
@@ -161,7 +163,7 @@ def _refuse_unreadable(path: Path, walk: Walk) -> None:
         raise RefusedError(
             "source.unreadable",
             f"cannot read all of {path}: {walk.report.named(*fates)} cannot be read by the user that runs the job",
-            hint="run the job as root, or leave them out with --exclude; with --allow-unreadable they come out as zeros",
+            hint="run the job as root, or leave them out with --exclude; --allow-unreadable bundles them as zeros",
             field="source",
         )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -54,7 +55,7 @@ def _device_of(mount: Mount) -> tuple[Path, Path] | None:
     if number.startswith("0:"):
         # btrfs has a number of its own; its source is the device.
         try:
-            about = os.stat(mount.source)
+            about = Path(os.fsdecode(mount.source)).stat()
         except OSError:
             return None
         number = f"{os.major(about.st_rdev)}:{os.minor(about.st_rdev)}"
@@ -100,10 +101,8 @@ def names_in(head: bytes) -> tuple[UUID | None, bytes] | None:
 def _names_by_links(path: Path) -> tuple[UUID | None, bytes]:
     """UUID and label by the links that udev keeps, for everybody else."""
     uuid = None
-    try:
+    with suppress(ValueError):  # none, or the short one of another kind of file system
         uuid = UUID(_link_to(path, _BY_UUID))
-    except ValueError:
-        pass  # none, or the short one of another kind of file system
     return uuid, _link_to(path, _BY_LABEL).encode("utf-8", "surrogateescape")
 
 

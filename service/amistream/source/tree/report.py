@@ -1,4 +1,4 @@
-"""Records what of a tree is not in the image as it is on the disk, and why: for the notices and for `--report`. Pure."""
+"""Records which files of a tree the image does not have as they are, and why: for notices and `--report`. Pure."""
 
 from __future__ import annotations
 

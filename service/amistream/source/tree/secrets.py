@@ -1,4 +1,4 @@
-"""Recognises private keys by what is in a file, never by its name: certificates and public keyrings are no secrets. Pure."""
+"""Recognises private keys by content, never by name: certificates and public keyrings are no secrets. Pure."""
 
 from __future__ import annotations
 

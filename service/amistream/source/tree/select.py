@@ -15,7 +15,7 @@ from amistream.source.tree.secrets import LARGEST, SMALLEST, private_key_in
 SECRETS, HISTORY = "secrets", "history"
 CATEGORIES = (SECRETS, HISTORY)
 
-ALWAYS = ("/dev/*", "/proc/*", "/sys/*", "/run/*", "/mnt/*", "/media/*", "/tmp/*", "/var/tmp/*")
+ALWAYS = ("/dev/*", "/proc/*", "/sys/*", "/run/*", "/mnt/*", "/media/*", "/tmp/*", "/var/tmp/*")  # noqa: S108 - names
 """The contents of these directories do not last, or are other disks; the directories stay."""
 
 _NAMES: Mapping[str, Sequence[str]] = {
@@ -65,7 +65,7 @@ class Selection:
         """The rule that leaves out a path of the tree, which begins with a slash; '' if it comes in."""
         if (rule := self._exclude.match(path, name, directory=directory)) is not None:
             found = f"--exclude {rule}"
-        elif category := next((each for each in self._names if self._cleaned(each, path, name, directory)), ""):
+        elif category := self._category(path, name, directory=directory):
             found = f"--clean {category}"
         elif (rule := self._always.match(path, name, directory=directory)) is not None:
             found = f"always: {rule}"
@@ -86,8 +86,12 @@ class Selection:
             return ""
         return f"--clean {SECRETS}: {found}"
 
-    def _cleaned(self, category: str, path: bytes, name: bytes, directory: bool) -> bool:  # noqa: FBT001 - one caller
-        return self._names[category].match(path, name, directory=directory) is not None
+    def _category(self, path: bytes, name: bytes, *, directory: bool) -> str:
+        """The category of `clean` that a path belongs to, or ''."""
+        for category, patterns in self._names.items():
+            if patterns.match(path, name, directory=directory) is not None:
+                return category
+        return ""
 
     def _included(self, path: bytes, name: bytes, *, directory: bool) -> bool:
         return self._include is not None and self._include.match(path, name, directory=directory) is not None

@@ -7,12 +7,11 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from amistream.ports.volume import Kind, Volume
+from amistream.ports.volume import Kind
 from amistream.source.extents import join_extents
 from amistream.source.tree.contents import Contents
 from amistream.source.tree.image import Image
 from amistream.source.tree.layout import Kind as Content
-from amistream.source.tree.layout import Layout
 from amistream.source.tree.profiles import BLOCK
 from amistream.source.tree.report import Report
 from amistream.values import Extent
@@ -25,25 +24,25 @@ class TreeVolume:
         self,
         path: Path,
         descriptor: int,
-        layout: Layout,
+        *,
         image: Image,
         contents: Contents,
         report: Report,
-        *,
         size: int,
-        time: int,
         digest: str,
     ) -> None:
         """`descriptor` is the tree's root, and the volume's from now on."""
+        layout = image.layout
         self.path = path
         self.kind = Kind.TREE
         self.size = size
-        self.mtime = time
+        self.mtime = image.identity.time
         self.identity = os.fstat(descriptor)
         self.report = report
         self.digest = digest
         """Differs once the tree's metadata do, and so the image. Each file's times stand for its contents."""
         self.inodes = len(layout.tree)
+        self.profile = layout.profile.name
         self._descriptor = descriptor
         self._layout = layout
         self._image = image
@@ -116,7 +115,3 @@ class TreeVolume:
             buffer[done : done + count] = block[skipped : skipped + count]
             done += count
 
-
-def digest_of(volume: Volume) -> str:
-    """What an image depends on besides the bytes that were read; '' where those are all."""
-    return volume.digest if isinstance(volume, TreeVolume) else ""

@@ -21,6 +21,7 @@ _PREFIXES = ((b"user.", 1), (b"trusted.", 4), (b"security.", 6))
 _SECURITY = 6
 _ACLS = {b"system.posix_acl_access": 2, b"system.posix_acl_default": 3}
 _ACL_OF_KERNEL, _ACL_ON_DISK = 2, 1
+_ACL_HEADER = 4
 _ACL_ENTRY = struct.Struct("<HHI")
 _WITH_ID = {2, 8}
 """Tags of the entries for a named user and a named group."""
@@ -52,8 +53,12 @@ def on_disk(name: bytes, value: bytes) -> Attribute | None:
 
 
 def _acl_on_disk(value: bytes) -> bytes | None:
-    entries = value[4:]
-    if len(value) < 4 or len(entries) % _ACL_ENTRY.size or struct.unpack_from("<I", value)[0] != _ACL_OF_KERNEL:
+    entries = value[_ACL_HEADER:]
+    if (
+        len(value) < _ACL_HEADER
+        or len(entries) % _ACL_ENTRY.size
+        or struct.unpack_from("<I", value)[0] != _ACL_OF_KERNEL
+    ):
         return None
     packed = [struct.pack("<I", _ACL_ON_DISK)]
     for tag, permissions, owner in _ACL_ENTRY.iter_unpack(entries):
@@ -93,7 +98,7 @@ class AttributeSet:
         for each in hashes:
             whole = (whole << 16 | whole >> 16) & ALL_ONES ^ each
         struct.pack_into("<II", packed, 8, 1, 0 if 0 in hashes else whole)
-        _place(packed, _HEADER, BLOCK, 0, self._outer, hashes)
+        _place(packed, _HEADER, self._outer, hashes)
         return bytes(packed)
 
 
@@ -137,20 +142,19 @@ def _inline_room(profile: Profile) -> int:
 def _pack_inline(attributes: Sequence[Attribute], profile: Profile) -> bytes:
     size = _inline_room(profile) + 4
     packed = bytearray(size)
-    _place(packed, 0, size, 0, attributes, [0] * len(attributes))
+    _place(packed, 0, attributes, [0] * len(attributes))
     return _MAGIC + packed
 
 
-def _place(
-    packed: bytearray, start: int, end: int, base: int, attributes: Sequence[Attribute], hashes: Sequence[int]
-) -> None:
-    """Entries from `start` on, values from `end` down; offsets of values count from `base`."""
+def _place(packed: bytearray, start: int, attributes: Sequence[Attribute], hashes: Sequence[int]) -> None:
+    """Enter entries from `start` on, and values from the end down; a value's offset counts from the first byte."""
+    end = len(packed)
     for each, checksum in zip(attributes, hashes, strict=True):
         offset = 0
         if each.value:
             end -= _padded(len(each.value))
             packed[end : end + len(each.value)] = each.value
-            offset = end - base
+            offset = end
         _ENTRY.pack_into(packed, start, len(each.name), each.index, offset, 0, len(each.value), checksum)
         start += _ENTRY.size
         packed[start : start + len(each.name)] = each.name

@@ -1,0 +1,84 @@
+"""A directory as the source of a job: what the request wants of it, and what the walk found."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from amistream.checks.destination import RequestContext
+from amistream.checks.findings import Observation, notice
+from amistream.errors import RefusedError
+from amistream.location import DirectoryLocation, parse_location
+from amistream.request import CheckRequest, TreeFields
+from amistream.source.disks.boot_area import boot_area_size
+from amistream.source.disks.facts import TableKind
+from amistream.source.tree.opening import TreeWishes
+from amistream.source.tree.report import Fate
+from amistream.source.tree.volume import TreeVolume
+from amistream.units import size_text
+from amistream.values import quoted
+
+_RULES_NAMED = 6
+
+
+def tree_wishes(context: RequestContext) -> TreeWishes:
+    """The request's wishes for a tree, and the files that never come in. Raises `RefusedError`."""
+    request, settings = context.request, context.settings
+    key = request.private_key or settings.private_key
+    report = Path(request.report) if request.report else None
+    if report is not None and not os.access(report.parent, os.W_OK | os.X_OK):
+        raise RefusedError(
+            "report.unwritable",
+            f"cannot write the report {report}: its directory is missing, or not yours to write to",
+            hint=f"ls -ld {quoted(report.parent)}",
+            field="report",
+        )
+    places = [parse_location(destination) for destination in request.destinations]
+    own = [settings.state_dir, *([Path(key)] if key else []), *([report] if report else [])]
+    return TreeWishes(
+        most=int(settings.max_image_size),
+        size=int(request.size) if request.size else None,
+        reserved=boot_area_size(TableKind(request.partition)),
+        profile=request.file_system,
+        include=request.include,
+        exclude=request.exclude,
+        clean=request.clean,
+        cross=request.all_file_systems,
+        allow_unreadable=request.allow_unreadable,
+        own=own,
+        outputs=[(place.path, context.prefix) for place in places if isinstance(place, DirectoryLocation)],
+    )
+
+
+def refuse_wishes(request: CheckRequest) -> None:
+    """Raise `RefusedError` for a wish about a directory where the source is none."""
+    for name, field in TreeFields.model_fields.items():
+        if getattr(request, name) != field.default:
+            raise RefusedError(
+                "source.no_directory",
+                f"cannot follow {name}: {request.source} is no directory",
+                hint="leave it out, or give a directory or mount point as SOURCE",
+                field=name,
+            )
+
+
+def describe(volume: TreeVolume) -> Observation | str:
+    """What the walk found, with the rules that left something out."""
+    report = volume.report
+    found = f"{size_text(volume.size)} {volume.profile} file system of {volume.inodes} inodes from {volume.path}"
+    clauses = []
+    if rules := report.reasons(Fate.LEFT_OUT).most_common():
+        named = ", ".join(f"{count} by {rule}" for rule, count in rules[:_RULES_NAMED])
+        clauses.append(f"left out: {named}" + (", and by more rules" if len(rules) > _RULES_NAMED else ""))
+    clauses += [
+        f"{report.named(fate)}: {fate.value}"
+        for fate in (Fate.ATTRIBUTES, Fate.UNREADABLE, Fate.NOT_LISTED, Fate.GONE)
+        if report.paths(fate)
+    ]
+    if not clauses:
+        return found
+    return notice(
+        f"{found}; {'; '.join(clauses)}",
+        why="the image differs from the directory there",
+        fix="--report FILE lists everything, --include PATTERN takes in what a rule leaves out",
+    )

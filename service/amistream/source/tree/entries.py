@@ -1,0 +1,74 @@
+"""Reads of one entry of a tree what its lstat does not tell: extended attributes, and where a file has holes."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+
+from amistream.source.tree.handles import open_regular
+from amistream.source.tree.profiles import BLOCK, Profile
+from amistream.source.tree.xattrs import Attribute, fitting, on_disk
+
+_NONE_THERE = {errno.ENOTSUP, errno.ENODATA, errno.ENOENT}
+
+Runs = tuple[tuple[int, int], ...]
+"""Blocks with data: place in the file, blocks."""
+
+
+def read_attributes(place: str, profile: Profile, *, follow: bool = False) -> tuple[tuple[Attribute, ...], list[str]]:
+    """The attributes of an entry that have a place in the image, and the names of those that have none."""
+    try:
+        names = os.listxattr(place, follow_symlinks=follow)
+    except OSError as error:
+        return (), [] if error.errno in _NONE_THERE else ["all"]
+    if not names:
+        return (), []
+    found: list[Attribute] = []
+    lost: list[str] = []
+    for name in sorted(names):
+        try:
+            attribute = on_disk(os.fsencode(name), os.getxattr(place, name, follow_symlinks=follow))
+        except OSError as error:
+            if error.errno not in _NONE_THERE:
+                lost.append(name)
+            continue
+        if attribute is None:
+            lost.append(name)
+        else:
+            found.append(attribute)
+    kept, dropped = fitting(found, profile)
+    return tuple(kept), lost + [each.name.decode("utf-8", "backslashreplace") for each in dropped]
+
+
+def find_runs(name: bytes, above: int, about: os.stat_result) -> Runs | None:
+    """The runs of a file that has fewer blocks than its size needs; None if it has no hole, or cannot be asked."""
+    if about.st_blocks * 512 >= about.st_size:
+        return None
+    try:
+        opened = open_regular(name, above, about.st_dev, about.st_ino)
+    except OSError:
+        return None
+    try:
+        runs = tuple(_data_runs(opened, about.st_size))
+    except OSError:
+        return None
+    finally:
+        os.close(opened)
+    return None if runs == ((0, -(-about.st_size // BLOCK)),) else runs
+
+
+def _data_runs(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
+    behind = at = 0
+    while at < size:
+        try:
+            start = os.lseek(descriptor, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return  # only a hole is left
+            raise
+        at = min(os.lseek(descriptor, start, os.SEEK_HOLE), size)
+        first, end = max(start // BLOCK, behind), -(-at // BLOCK)
+        if end > first:
+            yield first, end - first
+        behind = max(behind, end)
