@@ -65,7 +65,7 @@ def test_resized(image: Path, tmp_path: Path) -> None:
     """resize2fs makes the file system larger and smaller, and it stays clean."""
     copy = tmp_path / "copy.img"
     subprocess.run(["cp", "--sparse=always", image, copy], check=True)
-    for argv in (["resize2fs", copy, "3G"], ["resize2fs", "-M", copy]):
+    for argv in (["resize2fs", str(copy), "3G"], ["resize2fs", "-M", str(copy)]):
         if argv[-1] == "3G":
             os.truncate(copy, 3 * GIB)
         assert subprocess.run(["e2fsck", "-fp", copy], capture_output=True, check=False).returncode == 0
@@ -85,7 +85,17 @@ def test_names_and_ids(nasty_tree: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk.img"
     disk.touch()
     os.truncate(disk, 40 * MIB)
-    argv = ["mke2fs", "-q", "-t", "ext3", "-L", "sixteen-letters!", "-U", "6dd7aef2-0e40-4d2b-a2d9-ea5d9a6e1c4f", disk]
+    argv = [
+        "mke2fs",
+        "-q",
+        "-t",
+        "ext3",
+        "-L",
+        "sixteen-letters!",
+        "-U",
+        "6dd7aef2-0e40-4d2b-a2d9-ea5d9a6e1c4f",
+        str(disk),
+    ]
     subprocess.run(argv, check=True)
     with mounted(disk, tmp_path / "mnt", "-o", "loop") as mount:
         (mount / "file").write_text("content")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
@@ -58,7 +59,7 @@ class Indexed:
     def __init__(self, names: Sequence[bytes], profile: Profile, seed: tuple[int, int, int, int]) -> None:
         self._profile = profile
         hashed = sorted((*half_md4(name, seed), place) for place, name in enumerate(names))
-        self._order = [place for _, _, place in hashed]
+        self._order = array("I", (place for _, _, place in hashed))
         self._starts, self._hashes = self._cut(hashed, names)
         tail = _INDEX_TAIL if profile.sealed else 0
         self._root_limit = (BLOCK - _ROOT_ENTRIES - tail) // 8

@@ -39,6 +39,14 @@ class NoRoomError(Exception):
         self.inodes = inodes
 
 
+class TooManyLinksError(Exception):
+    """A directory has more subdirectories than this kind of file system can count: `row`."""
+
+    def __init__(self, row: int) -> None:
+        super().__init__(row)
+        self.row = row
+
+
 @dataclass(frozen=True)
 class Geometry:
     """The shape of a file system of `blocks` blocks. The image may be larger: a last group may be too small."""

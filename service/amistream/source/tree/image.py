@@ -15,7 +15,7 @@ from uuid import UUID
 
 from amistream.source.tree import records
 from amistream.source.tree.checksums import crc32c
-from amistream.source.tree.directories import Indexed, linear, lost_and_found
+from amistream.source.tree.directories import linear, lost_and_found
 from amistream.source.tree.layout import JOURNAL_ROW, LONGEST_FAST_LINK, Kind, Layout
 from amistream.source.tree.maps import ExtentMap, IndirectMap
 from amistream.source.tree.profiles import (
@@ -252,10 +252,10 @@ class Image:
             blocks += len(places) + sum(count for _, _, count in pieces)
             if kind == stat.S_IFDIR:
                 size = layout.directory_size(row) * BLOCK
-                if row != LOST_AND_FOUND and layout.directory_size(row) > 1:
+                if row in layout.indexes:
                     flags |= records.INDEX_FLAG
-                if links > self._profile.most_subdirectory_links:
-                    links = 1  # as the kernel counts them from there on
+                if links > self._profile.most_links:
+                    links = 1  # as ext4 counts them from there on
         else:
             content = records.device_words(*tree.special[row]) if row in tree.special else b""
         return Inode(
@@ -323,9 +323,7 @@ class Image:
             return list(lost_and_found(number, parent, profile, self._seed, blocks))
         if blocks == 1:
             return [linear(number, parent, entries, profile, self._seed)]
-        names = [name for _, name, _ in entries]
-        index = Indexed(names, profile, records.hash_seed(self.identity.uuid))
-        return list(index.pack(number, parent, entries, self._seed))
+        return list(self.layout.indexes[row].pack(number, parent, entries, self._seed))
 
     def _xattrs(self, place: int) -> bytes:
         number, references, block = self.layout.xattr_blocks[place]

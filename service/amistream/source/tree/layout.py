@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from enum import IntEnum
 
 from amistream.source.tree.directories import LOST_AND_FOUND_BLOCKS, Indexed, fits_one_block
-from amistream.source.tree.geometry import Geometry, NoRoomError, Run
+from amistream.source.tree.geometry import Geometry, NoRoomError, Run, TooManyLinksError
 from amistream.source.tree.maps import (
     DIRECT,
     LONGEST_EXTENT,
@@ -89,7 +89,7 @@ class Layout:
     """The places of all that a tree and its file system consist of."""
 
     def __init__(self, tree: Tree, geometry: Geometry, hash_seed: tuple[int, int, int, int]) -> None:
-        """Raises `NoRoomError` if the tree does not fit."""
+        """Raises `NoRoomError` if the tree does not fit, or `TooManyLinksError`."""
         self.tree = tree
         self.geometry = geometry
         self.profile = geometry.profile
@@ -100,8 +100,8 @@ class Layout:
         self.xattr_blocks: list[tuple[int, int, int]] = []
         """Set, inodes that refer to it, and block."""
         self.xattr_block = array("I", bytes(4 * len(tree))) if self._need_blocks() else array("I")
-        self.directory_blocks: dict[int, int] = {}
-        """Of the directories with more than one block."""
+        self.indexes: dict[int, Indexed] = {}
+        """Of the directories with more than one block. Hashing their names takes a while, so they are kept."""
         self.journal_pieces: list[Piece] = []
         self.journal_places: list[int] = []
         self.journal_blocks = _journal_size(geometry.blocks) if self.profile.journal else 0
@@ -148,7 +148,10 @@ class Layout:
         return found, places
 
     def directory_size(self, row: int) -> int:
-        return self.directory_blocks.get(row, 1)
+        """Blocks of a directory."""
+        if row == LOST_AND_FOUND:
+            return LOST_AND_FOUND_BLOCKS
+        return self.indexes[row].blocks if row in self.indexes else 1
 
     def _need_blocks(self) -> bool:
         return any(each.needs_block for each in self.attribute_sets)
@@ -163,7 +166,8 @@ class Layout:
     def _needed(self) -> int:
         """Bytes of the whole file system, without the map blocks of large files."""
         geometry, tree = self.geometry, self.tree
-        blocks = geometry.blocks - sum(count for _, count in self._free) + self.journal_blocks + 1
+        blocks = geometry.blocks - sum(count for _, count in self._free) + self.journal_blocks
+        blocks += 1 if geometry.reserved_descriptors else 0
         blocks += sum(1 for _ in self._xattr_counts())
         for row, mode in enumerate(tree.mode):
             if stat.S_ISREG(mode):
@@ -185,13 +189,12 @@ class Layout:
     def _measure_directories(self) -> None:
         tree = self.tree
         for row, (first, count) in tree.entries.items():
-            if row == LOST_AND_FOUND:
-                continue
+            if tree.links[row] > self.profile.most_links and not self.profile.ext4:
+                raise TooManyLinksError(row)
             sizes = tree.entry_sizes(row)
             if not fits_one_block(sizes, self.profile):
                 names = [tree.name_of(entry) for entry in range(first, first + count)]
-                self.directory_blocks[row] = Indexed(names, self.profile, self._hash_seed).blocks
-        self.directory_blocks[LOST_AND_FOUND] = LOST_AND_FOUND_BLOCKS
+                self.indexes[row] = Indexed(names, self.profile, self._hash_seed)
 
     def _sweep(self) -> None:
         tree = self.tree

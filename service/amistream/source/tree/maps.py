@@ -7,8 +7,8 @@ depends on the file's pieces alone, so a layout can make room for them before it
 from __future__ import annotations
 
 import struct
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from amistream.source.tree.checksums import crc32c
@@ -82,6 +82,9 @@ class _Indirect:
     def end(self) -> int:
         return self.start + self.span * _POINTERS
 
+    def child(self, slot: int) -> _Indirect:
+        return _Indirect(self.start + slot * self.span, self.span // _POINTERS)
+
 
 _TREES = (
     _Indirect(DIRECT, 1),
@@ -92,26 +95,46 @@ MOST_INDIRECT = _TREES[-1].end
 """Blocks of the largest file without extents."""
 
 
-def _indirect_nodes(runs: Sequence[tuple[int, int]]) -> list[_Indirect]:
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """A map block that is needed, and where it is referred to: by the inode, or in a slot of another one."""
+
+    covers: _Indirect
+    parent: int
+    slot: int
+
+
+_INODE = -1
+
+
+def _indirect_nodes(runs: Sequence[tuple[int, int]]) -> list[_Node]:
     """The map blocks of a file with data in `runs`, ascending (place in the file, blocks); each before those below."""
     ends = [start + count for start, count in runs]
-    nodes: list[_Indirect] = []
-    waiting = list(reversed(_TREES))
+    nodes: list[_Node] = []
+    waiting = [
+        _Node(tree, _INODE, slot)
+        for slot, tree in reversed(list(enumerate(_TREES)))
+        if next(_slots(tree, runs, ends), None) is not None
+    ]
     while waiting:
         node = waiting.pop()
-        run = bisect_right(ends, node.start)
-        if run == len(runs) or runs[run][0] >= node.end:
-            continue
         nodes.append(node)
-        if node.span > 1:
-            span = node.span // _POINTERS
-            last = runs[bisect_left(runs, (node.end, 0)) - 1]
-            first_child = max(0, (runs[run][0] - node.start) // node.span)
-            last_child = min(_POINTERS - 1, (last[0] + last[1] - 1 - node.start) // node.span)
-            waiting += [
-                _Indirect(node.start + child * node.span, span) for child in range(last_child, first_child - 1, -1)
-            ]
+        if node.covers.span > 1:
+            slots = list(_slots(node.covers, runs, ends))
+            waiting += [_Node(node.covers.child(slot), len(nodes) - 1, slot) for slot in reversed(slots)]
     return nodes
+
+
+def _slots(covers: _Indirect, runs: Sequence[tuple[int, int]], ends: Sequence[int]) -> Iterator[int]:
+    """The slots of a map block that have data behind them."""
+    at = covers.start
+    while at < covers.end:
+        run = bisect_right(ends, at)
+        if run == len(runs) or runs[run][0] >= covers.end:
+            return
+        slot = (max(runs[run][0], at) - covers.start) // covers.span
+        yield slot
+        at = covers.start + (slot + 1) * covers.span
 
 
 def indirect_blocks(runs: Sequence[tuple[int, int]]) -> int:
@@ -126,19 +149,23 @@ class IndirectMap:
         self._pieces = pieces
         self._starts = [piece[0] for piece in pieces]
         self._nodes = _indirect_nodes(_runs(pieces))
-        self._places = dict(zip(self._nodes, places, strict=True))
-        direct = self._pointers(0, DIRECT)
-        self.root = direct + struct.pack("<3I", *(self._places.get(tree, 0) for tree in _TREES))
+        self._below: dict[int, dict[int, int]] = {}
+        """For each map block, and the inode, the map blocks that it refers to: by slot."""
+        for node, place in zip(self._nodes, places, strict=True):
+            self._below.setdefault(node.parent, {})[node.slot] = place
+        trees = self._below.get(_INODE, {})
+        self.root = self._pointers(0, DIRECT) + struct.pack("<3I", *(trees.get(slot, 0) for slot in range(3)))
 
     def block(self, number: int, seed: int | None) -> bytes:
         """Map block `number`. These have no checksum, whatever the `seed`."""
         del seed
-        node = self._nodes[number]
-        if node.span == 1:
-            return self._pointers(node.start, _POINTERS)
-        span = node.span // _POINTERS
-        children = (_Indirect(node.start + child * node.span, span) for child in range(_POINTERS))
-        return struct.pack(f"<{_POINTERS}I", *(self._places.get(child, 0) for child in children))
+        covers = self._nodes[number].covers
+        if covers.span == 1:
+            return self._pointers(covers.start, _POINTERS)
+        pointers = [0] * _POINTERS
+        for slot, place in self._below[number].items():
+            pointers[slot] = place
+        return struct.pack(f"<{_POINTERS}I", *pointers)
 
     def _pointers(self, start: int, count: int) -> bytes:
         pointers = [0] * count

@@ -13,14 +13,14 @@ from uuid import UUID
 from amistream.errors import RefusedError
 from amistream.host.mount_table import Mount, mounts
 from amistream.source.tree.contents import Contents
-from amistream.source.tree.geometry import NoRoomError, make_geometry
+from amistream.source.tree.geometry import NoRoomError, TooManyLinksError, make_geometry
 from amistream.source.tree.handles import mount_of
 from amistream.source.tree.image import Identity, Image
 from amistream.source.tree.layout import Layout
 from amistream.source.tree.origin import Origin, find_origin
 from amistream.source.tree.profiles import BLOCK, PROFILES, Profile
 from amistream.source.tree.records import hash_seed, seconds_of
-from amistream.source.tree.report import Fate
+from amistream.source.tree.report import Fate, shown
 from amistream.source.tree.select import CATEGORIES, Selection
 from amistream.source.tree.tree import ROOT, used_inodes
 from amistream.source.tree.volume import TreeVolume
@@ -179,4 +179,12 @@ def _plan(path: Path, walk: Walk, profile: Profile, size: int, uuid: UUID) -> La
             f"cannot fit {path} into an image of {size_text(size)}: it needs at least {what}",
             hint="give a larger --size, or leave something out with --exclude",
             field="size",
+        ) from error
+    except TooManyLinksError as error:
+        raise RefusedError(
+            "source.too_many_links",
+            f"cannot bundle {path} as {profile.name}: {shown(walk.tree.path(error.row))} has more than "
+            f"{profile.most_links} subdirectories",
+            hint="give --fs ext4, or leave it out with --exclude",
+            field="file_system",
         ) from error

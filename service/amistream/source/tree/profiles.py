@@ -14,7 +14,6 @@ DESCRIPTOR = 32
 """Bytes of a group's descriptor."""
 FLEX = 16
 """Groups whose bitmaps and inode tables stand together."""
-MOST_FILE_LINKS = 65_000
 MOST_RESERVED_BLOCKS = 1024
 
 _EXT_ATTR, _RESIZE_INODE, _DIR_INDEX, _HAS_JOURNAL = 0x8, 0x10, 0x20, 0x4
@@ -56,7 +55,8 @@ class Profile:
         return self.checksums is Checksums.ALL
 
     @property
-    def most_subdirectory_links(self) -> int:
+    def most_links(self) -> int:
+        """Links of one inode. A directory has one from each of its subdirectories; in ext4 it may have more."""
         return 65_000 if self.ext4 else 32_000
 
     def features(self, *, resizable: bool) -> tuple[int, int, int]:

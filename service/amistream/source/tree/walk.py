@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from amistream.source.tree.entries import Runs, find_runs, read_attributes
 from amistream.source.tree.handles import Handles, mount_of, open_directory, open_regular
-from amistream.source.tree.profiles import MOST_FILE_LINKS, Profile
+from amistream.source.tree.profiles import Profile
 from amistream.source.tree.records import packed_time
 from amistream.source.tree.report import Fate, Report
 from amistream.source.tree.select import Selection
@@ -166,7 +166,7 @@ class Walk:
         """Add a further name of an inode that has been added; returns whether it was one."""
         row = self._linked.get((about.st_dev, about.st_ino))
         # An inode that has all the names that it can have is added once more.
-        if row is None or self.tree.links[row] >= MOST_FILE_LINKS:
+        if row is None or self.tree.links[row] >= self._profile.most_links:
             return False
         self.tree.name(row, name)
         return True
