@@ -79,7 +79,7 @@ def content_of(image: Path, name: str) -> bytes:
 def names_in(image: Path, folder: str = "/") -> set[str]:
     """The names in a directory of an image, but for those of every file system."""
     lines = debugfs(image, f'ls -p "{folder}"').splitlines()
-    return {line.split("/")[5] for line in lines if line.startswith("/")} - {".", "..", "lost+found"}
+    return {line.split("/")[5] for line in lines if line.startswith("/")} - {"", ".", "..", "lost+found"}
 
 
 @contextmanager

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from amistream.values import as_utf8
-
 _NAMED = 5
 """Names in a notice; the report has all."""
 
@@ -67,5 +65,5 @@ class Report:
 
 def shown(path: bytes) -> str:
     """A path of the tree as text, from its root on."""
-    text = as_utf8("/" + path.decode("utf-8", "surrogateescape"))
+    text = "/" + path.decode("utf-8", "backslashreplace")
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

@@ -1,0 +1,201 @@
+"""A tree that moves between the walk and the reading: the image stays clean, and exactly the moved files are named."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+from amistream.errors import SourceError
+from amistream.source.tree.report import MOVED, Fate
+from source.nobody import as_nobody, open_folder
+from source.tree.images import content_of, is_clean, opened, write_image
+
+SECRET = b"from outside of the tree"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    root = tmp_path / "tree"
+    for folder in ("a", "b", "c"):
+        (root / folder).mkdir(parents=True)
+        for number in range(4):
+            (root / folder / f"file{number}").write_bytes(b"%d" % number * 5_000)
+    return root
+
+
+def open_descriptors() -> list[str]:
+    return sorted(entry.name for entry in os.scandir("/proc/self/fd"))
+
+
+def set_back(path: Path) -> None:
+    """Make a file's change certain to show in its times."""
+    os.utime(path, ns=(0, 1_000_000_000))
+
+
+def test_every_change(tree: Path, tmp_path: Path) -> None:
+    """Files that grew, shrank, changed, went or were replaced are cut, filled or zeros, and the others are equal."""
+    with opened(tree) as volume:
+        with (tree / "a/file0").open("ab") as file:
+            file.write(b"more")
+        os.truncate(tree / "a/file1", 100)
+        (tree / "a/file2").write_bytes(b"X" * 5_000)
+        set_back(tree / "a/file2")
+        (tree / "b/file0").unlink()
+        (tree / "b/other").write_bytes(b"Y" * 5_000)
+        (tree / "b/other").replace(tree / "b/file1")
+        (tree / "c").rename(tree / "moved")
+        image = write_image(volume, tmp_path / "image")
+        volume.check_unchanged()
+        report = volume.report
+        assert report.paths(Fate.CUT) == [b"a/file0"]
+        assert report.paths(Fate.SHRUNK) == [b"a/file1"]
+        assert report.paths(Fate.CHANGED) == [b"a/file2"]
+        gone = [b"b/file0", b"b/file1", *(b"c/file%d" % number for number in range(4))]
+        assert report.paths(Fate.GONE) == gone
+        assert report.named(Fate.GONE) == "6 files (/b/file0, /b/file1, /c/file0, /c/file1, /c/file2 and 1 more)"
+    assert is_clean(image)
+    assert content_of(image, "/a/file0") == b"0" * 5_000
+    assert content_of(image, "/a/file1") == b"1" * 100 + bytes(4_900)
+    assert content_of(image, "/a/file2") == b"X" * 5_000
+    assert content_of(image, "/a/file3") == b"3" * 5_000
+    for name in ("/b/file0", "/b/file1", "/c/file3"):
+        assert content_of(image, name) == bytes(5_000)
+
+
+def test_changed_after_it_was_read(tree: Path) -> None:
+    """A file that was read early and changes later is found at the end."""
+    with opened(tree) as volume:
+        volume.read_into(0, memoryview(bytearray(volume.size)))
+        assert volume.report.paths(*MOVED) == []
+        set_back(tree / "a/file2")
+        (tree / "b/file3").unlink()
+        volume.check_unchanged()
+        assert volume.report.paths(Fate.CHANGED) == [b"a/file2"]
+        assert volume.report.paths(Fate.GONE) == [b"b/file3"]
+        volume.rewind()
+        assert volume.report.paths(*MOVED) == []
+
+
+def test_nothing_moved(tree: Path) -> None:
+    """Reading a tree does not change it: no file is named, and the next plan is the same."""
+    with opened(tree) as volume:
+        volume.read_into(0, memoryview(bytearray(volume.size)))
+        volume.check_unchanged()
+        assert volume.report.paths(*MOVED) == []
+        first = volume.digest
+    with opened(tree) as volume:
+        assert volume.digest == first
+    set_back(tree / "a/file0")
+    with opened(tree) as volume:
+        assert volume.digest != first
+
+
+def test_link_in_place_of_a_directory(tree: Path, tmp_path: Path) -> None:
+    """A directory or a file that is swapped for a link leads nowhere: nothing from outside comes in."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    for number in range(4):
+        (outside / f"file{number}").write_bytes(SECRET)
+    with opened(tree) as volume:
+        shutil.rmtree(tree / "a")
+        (tree / "a").symlink_to(outside)
+        (tree / "b/file0").unlink()
+        (tree / "b/file0").symlink_to(outside / "file0")
+        image = write_image(volume, tmp_path / "image")
+        assert volume.report.paths(Fate.GONE) == [*(b"a/file%d" % number for number in range(4)), b"b/file0"]
+    assert is_clean(image)
+    assert SECRET not in image.read_bytes()
+
+
+def test_another_directory_of_that_name(tree: Path, tmp_path: Path) -> None:
+    """A directory in another's place is not entered, though its files have the right names."""
+    with opened(tree) as volume:
+        (tree / "a").rename(tmp_path / "away")
+        (tree / "a").mkdir()
+        for number in range(4):
+            (tree / "a" / f"file{number}").write_bytes(SECRET)
+        image = write_image(volume, tmp_path / "image")
+    assert SECRET not in image.read_bytes()
+
+
+def test_pipe_and_device_in_place_of_a_file(tree: Path, tmp_path: Path) -> None:
+    """A pipe that is swapped in does not block the reading, and a device is not opened."""
+    with opened(tree) as volume:
+        for name in ("file0", "file1"):
+            (tree / "a" / name).unlink()
+        os.mkfifo(tree / "a/file0")
+        if os.geteuid() == 0:
+            os.mknod(tree / "a/file1", 0o020600, os.makedev(1, 5))
+        image = write_image(volume, tmp_path / "image")
+        assert volume.report.paths(Fate.GONE) == [b"a/file0", b"a/file1"]
+    assert is_clean(image)
+
+
+def test_unreadable_in_between() -> None:
+    """A file that becomes unreadable ends the job, unless that is allowed: then it reads as zeros and is named."""
+    if os.geteuid() != 0:
+        pytest.skip("needs files of another user")
+    with open_folder() as folder:
+        (folder / "file").write_bytes(b"x" * 100_000)
+        for allowed in (False, True):
+            (folder / "file").chmod(0o644)
+            with as_nobody(), opened(folder, allow_unreadable=allowed) as volume:
+                os.seteuid(0)
+                (folder / "file").chmod(0o600)
+                os.seteuid(65534)
+                if not allowed:
+                    with pytest.raises(SourceError, match="cannot read /file of the tree"):
+                        volume.read_into(0, memoryview(bytearray(volume.size)))
+                    continue
+                volume.read_into(0, memoryview(bytearray(volume.size)))
+                assert volume.report.paths(Fate.UNREADABLE) == [b"file"]
+
+
+def test_from_several_threads(tree: Path) -> None:
+    """Several threads may read at once."""
+    with opened(tree) as volume:
+        whole = bytearray(volume.size)
+        volume.read_into(0, memoryview(whole))
+        pieces = [bytearray(volume.size) for _ in range(4)]
+
+        def read(number: int) -> None:
+            step = 5_001 * (number + 1)
+            for start in range(0, volume.size, step):
+                volume.read_into(start, memoryview(pieces[number])[start : start + step])
+
+        threads = [threading.Thread(target=read, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert all(piece == whole for piece in pieces)
+
+
+def test_no_descriptor_stays(tree: Path) -> None:
+    """A volume that is closed leaves no descriptor open, and so does a tree that is refused."""
+    before = open_descriptors()
+    with opened(tree) as volume:
+        volume.read_into(0, memoryview(bytearray(volume.size)))
+        volume.check_unchanged()
+    assert open_descriptors() == before
+
+
+def test_deeper_than_descriptors(tmp_path: Path) -> None:
+    """A tree that is deeper than the directories that are kept open is walked and read."""
+    root = tmp_path / "deep"
+    root.mkdir()
+    here = root
+    for number in range(150):
+        here = here / f"d{number}"
+        here.mkdir()
+        (here / "file").write_bytes(b"%d" % number * 10)
+    with opened(root) as volume:
+        image = write_image(volume, tmp_path / "image")
+        volume.check_unchanged()
+        assert volume.report.paths(*MOVED) == []
+    assert is_clean(image)
+    assert content_of(image, "/" + "/".join(f"d{number}" for number in range(150)) + "/file") == b"149" * 10

@@ -1,0 +1,88 @@
+"""Patterns against those of rsync 3.2.7: the table holds what its --exclude left out of a tree of these paths."""
+
+from __future__ import annotations
+
+import pytest
+
+from amistream.source.tree.patterns import Patterns
+
+PATHS = (
+    *("a/", "a/b/", "a/b/c", "a/b/cc", "a/c", "c", "foo/", "foo/bar/", "foo/bar/baz", "bar"),
+    *("x/", "x/foo/", "x/foo/y/", "x/foo/y/bar", "a[b]", "ab]", "back\\slash", "star*", "foo.o"),
+    *(".hid", "d2/", "d2/d1", "A1", "b-c"),
+)
+LEFT_OUT = {
+    "c": "a/b/c a/c c",
+    "/c": "c",
+    "foo": "foo/ foo/bar/ foo/bar/baz x/foo/ x/foo/y/ x/foo/y/bar",
+    "foo/": "foo/ foo/bar/ foo/bar/baz x/foo/ x/foo/y/ x/foo/y/bar",
+    "/foo": "foo/ foo/bar/ foo/bar/baz",
+    "foo/bar": "foo/bar/ foo/bar/baz",
+    "/foo/bar": "foo/bar/ foo/bar/baz",
+    "foo/*": "foo/bar/ foo/bar/baz x/foo/y/ x/foo/y/bar",
+    "/foo/**": "foo/bar/ foo/bar/baz",
+    "**/bar": "foo/bar/ foo/bar/baz bar x/foo/y/bar",
+    "**bar": "foo/bar/ foo/bar/baz bar x/foo/y/bar",
+    "a/**/c": "a/b/c",
+    "a/*/c": "a/b/c",
+    "*": (
+        "a/ a/b/ a/b/c a/b/cc a/c c foo/ foo/bar/ foo/bar/baz bar x/ x/foo/ x/foo/y/ x/foo/y/bar "
+        "a[b] ab] back\\slash star* foo.o .hid d2/ d2/d1 A1 b-c"
+    ),
+    "*o*": "foo/ foo/bar/ foo/bar/baz x/foo/ x/foo/y/ x/foo/y/bar foo.o",
+    "??": "a/b/cc d2/ d2/d1 A1",
+    "[ab]": "a/ a/b/ a/b/c a/b/cc a/c",
+    "[!a]": "a/b/ a/b/c a/b/cc a/c c x/ x/foo/ x/foo/y/ x/foo/y/bar",
+    "[[:upper:]]*": "A1",
+    "a\\[b\\]": "a[b]",
+    "a[b]": "",
+    "back\\slash": "back\\slash",
+    "star\\*": "star*",
+    "[]a]b]": "ab]",
+    "[": "",
+    ".*": ".hid",
+    "/*/": ("a/ a/b/ a/b/c a/b/cc a/c foo/ foo/bar/ foo/bar/baz x/ x/foo/ x/foo/y/ x/foo/y/bar d2/ d2/d1"),
+    "*/": ("a/ a/b/ a/b/c a/b/cc a/c foo/ foo/bar/ foo/bar/baz x/ x/foo/ x/foo/y/ x/foo/y/bar d2/ d2/d1"),
+    "foo/***": "foo/ foo/bar/ foo/bar/baz x/foo/ x/foo/y/ x/foo/y/bar",
+    "x/***/bar": "x/foo/y/bar",
+    "y/bar": "x/foo/y/bar",
+    "b[+--]c": "b-c",
+    "/x//foo": "",
+    "d1/": "",
+    "f**r": "foo/bar/ foo/bar/baz x/foo/y/bar",
+}
+
+
+def left_out(*patterns: str) -> str:
+    """The paths that patterns leave out: those that they match, and all below a directory that they match."""
+    compiled = Patterns(patterns)
+    gone: list[str] = []
+    for path in PATHS:
+        inside = path.rstrip("/").encode()
+        matched = compiled.match(b"/" + inside, inside.rpartition(b"/")[2], directory=path.endswith("/"))
+        if matched is not None or any(path.startswith(each) for each in gone if each.endswith("/")):
+            gone.append(path)
+    return " ".join(gone)
+
+
+@pytest.mark.parametrize("pattern", LEFT_OUT)
+def test_as_rsync(pattern: str) -> None:
+    """A pattern matches what it matches in rsync."""
+    assert left_out(pattern) == LEFT_OUT[pattern]
+
+
+def test_several() -> None:
+    """Of several patterns each one counts, and the one that matched is named."""
+    assert left_out("/a", "b-c") == "a/ a/b/ a/b/c a/b/cc a/c b-c"
+    patterns = Patterns(["*.o", "/a/b", "c"])
+    assert patterns.match(b"/a/b", b"b", directory=True) == "/a/b"
+    assert patterns.match(b"/x/foo.o", b"foo.o", directory=False) == "*.o"
+    assert patterns.match(b"/x/c", b"c", directory=False) == "c"
+    assert patterns.match(b"/x/d", b"d", directory=False) is None
+
+
+def test_any_bytes() -> None:
+    """Names that are no UTF-8 or hold a newline are matched by their bytes."""
+    patterns = Patterns([b"\xff*".decode("utf-8", "surrogateescape"), "a?b"])
+    assert patterns.match(b"/\xffx", b"\xffx", directory=False)
+    assert patterns.match(b"/a\nb", b"a\nb", directory=False) == "a?b"
