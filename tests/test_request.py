@@ -79,7 +79,7 @@ def test_every_pattern_has_words() -> None:
     schema = JobRequest.model_json_schema()["properties"]
     with_pattern = {name for name, each in schema.items() if "'pattern'" in str(each)}
     # Sizes bring a pattern and words of their own.
-    assert with_pattern - {"part_size", "memory_limit", "limit_upload", "image_size"} == set(PATTERN_WORDS)
+    assert with_pattern - {"part_size", "memory_limit", "limit_upload", "image_size", "size"} == set(PATTERN_WORDS)
 
 
 def test_what_is_left_out() -> None:

@@ -6,20 +6,17 @@ The image takes these over, so that /etc/fstab and the boot loader's configurati
 from __future__ import annotations
 
 import os
-import struct
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from amistream.host.devices import DEVICES
+from amistream.host.devices import DEVICES, device_size
 from amistream.host.mount_table import Mount
+from amistream.source.disks.reading import DoubtError
+from amistream.source.disks.signatures import identify
 
 _LONGEST_LABEL = 16
 """Bytes of a label in ext2, ext3 and ext4."""
-_HEAD = 0x10000 + 4096
-_EXT_MARK, _BTRFS_MARK, _XFS_MARK = b"\x53\xef", b"_BHRfS_M", b"XFSB"
-_EXT, _BTRFS = 1024, 0x10000
 _SECTOR = 512
 _BY_UUID, _BY_LABEL = Path("/dev/disk/by-uuid"), Path("/dev/disk/by-label")
 
@@ -69,41 +66,38 @@ def _device_of(mount: Mount) -> tuple[Path, Path] | None:
 
 
 def _names_on(path: Path) -> tuple[UUID | None, bytes] | None:
-    """UUID and label by the superblock itself, which root may read."""
+    """UUID and label by the superblock itself, which root may read; None if there is nothing certain."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
     try:
-        head = os.pread(descriptor, _HEAD, 0)
-    except OSError:
+        found = identify(lambda offset, length: _exactly(descriptor, offset, length), device_size(descriptor))
+    except (OSError, DoubtError):
         return None
     finally:
         os.close(descriptor)
-    return names_in(head)
+    return (_uuid(found.uuid), found.label.encode("utf-8", "surrogateescape")) if found else None
 
 
-def names_in(head: bytes) -> tuple[UUID | None, bytes] | None:
-    """UUID and label in the first bytes of ext2/3/4, xfs or btrfs; None for anything else."""
-    if len(head) < _HEAD:
+def _exactly(descriptor: int, offset: int, length: int) -> bytes:
+    data = os.pread(descriptor, length, offset)
+    if len(data) < length:
+        raise DoubtError(f"it ends at byte {offset + len(data)}")
+    return data
+
+
+def _uuid(text: str) -> UUID | None:
+    """None for none, or for the short one of another kind of file system."""
+    try:
+        return UUID(text)
+    except ValueError:
         return None
-    if head[_EXT + 0x38 : _EXT + 0x3A] == _EXT_MARK:
-        uuid, label = struct.unpack_from("16s16s", head, _EXT + 0x68)
-    elif head.startswith(_XFS_MARK):
-        uuid, label = head[32:48], head[108:120]
-    elif head[_BTRFS + 0x40 : _BTRFS + 0x48] == _BTRFS_MARK:
-        uuid, label = head[_BTRFS + 0x20 : _BTRFS + 0x30], head[_BTRFS + 0x12B : _BTRFS + 0x22B]
-    else:
-        return None
-    return (UUID(bytes=uuid) if any(uuid) else None), label.partition(b"\0")[0]
 
 
 def _names_by_links(path: Path) -> tuple[UUID | None, bytes]:
     """UUID and label by the links that udev keeps, for everybody else."""
-    uuid = None
-    with suppress(ValueError):  # none, or the short one of another kind of file system
-        uuid = UUID(_link_to(path, _BY_UUID))
-    return uuid, _link_to(path, _BY_LABEL).encode("utf-8", "surrogateescape")
+    return _uuid(_link_to(path, _BY_UUID)), _link_to(path, _BY_LABEL).encode("utf-8", "surrogateescape")
 
 
 def _link_to(path: Path, folder: Path) -> str:

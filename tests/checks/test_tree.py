@@ -1,0 +1,65 @@
+"""Checks of a directory as source."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from amistream.roots import Roots
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from checks.scene import Scene
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    root = tmp_path / "tree"
+    root.mkdir()
+    (root / "file").write_bytes(b"x" * 20_000_000)
+    return root
+
+
+async def test_size(scene: Scene, tree: Path) -> None:
+    """A tree that needs more than --size is refused with both figures, and an image over 10 GiB, too."""
+    hint = await scene.hint(
+        scene.out, source=str(tree), size="18MiB", code="source.no_room", says="image of 18.0 MiB: it needs at least"
+    )
+    assert "--size" in hint
+    await scene.hint(scene.out, source=str(tree), size="11GiB", code="source.too_large", says="has 11.00 GiB")
+    async with scene.ready(scene.out, source=str(tree), size="32MiB") as ready:
+        assert ready.volume.size == 32 << 20
+    assert scene.notices == []
+
+
+async def test_wishes_for_something_else(scene: Scene) -> None:
+    """A wish about a directory is refused where the source is none."""
+    for wish in ({"exclude": ["*.o"]}, {"size": "1GiB"}, {"clean": "none"}, {"all_file_systems": True}):
+        error = await scene.refused(scene.out, **wish)
+        assert (error.code, error.field) == ("source.no_directory", next(iter(wish)))
+
+
+async def test_confined(scene: Scene, tree: Path) -> None:
+    """A member of the socket's group bundles no directory: the daemon would read others' files for him."""
+    error = await scene.refused(scene.out, source=str(tree), roots=Roots([scene.tmp_path]))
+    assert error.code == "source.kind"
+    assert "only root" in error.hint
+
+
+async def test_report_that_cannot_be_written(scene: Scene, tree: Path) -> None:
+    """A report whose directory is missing is refused before the first byte."""
+    error = await scene.refused(scene.out, source=str(tree), size="32MiB", report="/nowhere/report")
+    assert (error.code, error.field) == ("report.unwritable", "report")
+
+
+async def test_rules_in_the_notice(scene: Scene, tree: Path) -> None:
+    """The notice says how many paths each rule left out."""
+    (tree / "a.log").touch()
+    (tree / ".bash_history").write_text("ls")
+    async with scene.ready(scene.out, source=str(tree), size="32MiB", exclude=["*.log"]):
+        pass
+    (notice,) = scene.notices
+    assert "left out: 1 by --clean history, 1 by --exclude *.log" in notice
+    assert "--report FILE" in notice

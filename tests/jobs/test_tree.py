@@ -1,0 +1,130 @@
+"""Jobs whose source is a directory: bundled, reported, continued, and begun anew when files moved."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from amistream.events import State
+from amistream.jobs.job import Job
+from jobs.runs import ANEW
+from source.tree.images import is_clean, opened, write_image
+from support.referee import check_bundle
+
+if TYPE_CHECKING:
+    from amistream.request import JobRequest
+    from jobs.runs import Scene
+
+SIZE = 24 << 20
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A tree of three megabytes that hardly shrink, with a secret in it."""
+    root = tmp_path / "tree"
+    chance = random.Random(11)
+    for number in range(30):
+        (root / f"folder{number % 3}").mkdir(parents=True, exist_ok=True)
+        (root / f"folder{number % 3}" / f"file{number}").write_bytes(chance.randbytes(100_000))
+    (root / "key").write_text(
+        "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\n-----END PRIVATE KEY-----\n"
+    )
+    return root
+
+
+def asked(scene: Scene, tree: Path, **changes: Any) -> JobRequest:
+    return scene.request(source=str(tree), size=SIZE, report=str(scene.out.parent / "report"), **changes)
+
+
+def report(scene: Scene) -> dict[str, str]:
+    lines = (scene.out.parent / "report").read_text().splitlines()
+    return {line["path"]: line["fate"] for line in map(json.loads, lines)}
+
+
+def check(scene: Scene, tree: Path) -> None:
+    """The bundle holds the image of the tree as it is now."""
+    with opened(tree, SIZE) as volume:
+        image = write_image(volume, scene.out.parent / "image")
+    assert is_clean(image)
+    check_bundle(scene.out, image, scene.keys.user.key, scene.keys.user.certificate)
+
+
+async def test_bundled(scene: Scene, tree: Path) -> None:
+    """A directory becomes a bundle of a file system; what was left out is noted, and in the report."""
+    job = await scene.run(asked(scene, tree))
+    assert (job.state, job.error) == (State.DONE, None)
+    assert [notice for notice in job.notices if "left out: 1 by --clean secrets: private key" in notice]
+    assert report(scene) == {"/key": "left out"}
+    check(scene, tree)
+
+
+async def test_moved_meanwhile(scene: Scene, tree: Path) -> None:
+    """Files that are written to while the tree is bundled are named, and the job ends done."""
+    job = Job(asked(scene, tree, exclude=["/key"]))
+    await scene.engine.enter(job)
+    changed = tree / "folder1" / "file10"
+
+    def move() -> bool:
+        os.truncate(changed, 5)
+        (tree / "folder0" / "file0").unlink(missing_ok=True)
+        return False
+
+    with scene.failing("seal", fits=lambda _, part: part.digest.index == 3 and move()):
+        await scene.engine.run(job)
+    assert (job.state, job.error) == (State.DONE, None)
+    assert "1 file (/folder0/file0): vanished or was replaced, and reads as zeros" in job.notices
+    assert "1 file (/folder1/file10): shrank, and was filled with zeros" in job.notices
+    assert report(scene) == {
+        "/key": "left out",
+        "/folder0/file0": "vanished or was replaced, and reads as zeros",
+        "/folder1/file10": "shrank, and was filled with zeros",
+    }
+
+
+async def test_continued(scene: Scene, tree: Path) -> None:
+    """A job that stopped goes on behind its stored parts, for the same plan gives the same bytes."""
+    job = await scene.run(asked(scene, tree), room=6)
+    assert job.resumable
+    times = {path: path.stat().st_mtime_ns for path in scene.out.iterdir()}
+    job = await scene.again(job)
+    assert (job.state, job.error) == (State.DONE, None)
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert job.result is not None
+    assert job.result.compression["resumed"] > 0
+    check(scene, tree)
+
+
+@pytest.mark.parametrize("change", ["content", "new", "mode", "xattr"])
+async def test_begun_anew(change: str, scene: Scene, tree: Path) -> None:
+    """A job whose tree changed since begins anew under a new key, however late the change would be read."""
+    job = await scene.run(asked(scene, tree), room=6)
+    last = tree / "folder2" / "file29"
+    match change:
+        case "content":
+            last.write_bytes(bytes(100_000))
+        case "new":
+            (tree / "zzz").touch()
+        case "mode":
+            last.chmod(0o600)
+        case _:
+            os.setxattr(last, "user.new", b"1")
+    job = await scene.again(job)
+    assert (job.state, job.error) == (State.DONE, None)
+    assert [notice for notice in job.notices if ANEW in notice]
+    check(scene, tree)
+
+
+async def test_output_within_the_tree(scene: Scene, tree: Path) -> None:
+    """Parts that an earlier run has put into the tree itself do not come into the image."""
+    scene_out = tree / "folder0"
+    job = await scene.run(asked(scene, tree, destinations=[str(scene_out)]), room=6)
+    assert job.resumable
+    job = await scene.again(job)
+    assert (job.state, job.error) == (State.DONE, None)
+    assert len([path for path in scene_out.iterdir() if path.name.startswith("image.part")]) > 6
+    assert "/folder0/image.part.00" in report(scene)
