@@ -114,4 +114,3 @@ class TreeVolume:
             block = self._image.block(segment, number)
             buffer[done : done + count] = block[skipped : skipped + count]
             done += count
-
