@@ -79,11 +79,6 @@ async def test_a_missing_source(scene: Scene) -> None:
     assert not (scene.tmp_path / "out").exists()
 
 
-async def test_a_directory_as_source(scene: Scene) -> None:
-    """A directory is refused as source."""
-    await scene.hint(scene.tmp_path / "out", code="source.kind", says="it is a directory", source="/etc")
-
-
 async def test_no_disk(scene: Scene) -> None:
     """An archive is refused, also as the disk in an image; `source_format` takes its bytes as they are."""
     scene.image.write_bytes(b"\x1f\x8b\x08" + bytes(MIB - 3))
