@@ -18,6 +18,7 @@ from boot.machine import HANDED_OVER, machine
 from boot.tiny_system import LOADED, TinySystem
 from boot.way import bundled_and_unbundled, inspected
 from support.boot_disks import BootDisk, Table, bare_file_system, boot_disk
+from support.mounts import mounted
 from support.volumes import MIB
 
 if TYPE_CHECKING:
@@ -69,6 +70,17 @@ def test_a_bare_file_system_boots_as_a_disk(
     image = bundled_and_unbundled(bare, tmp_path / "way", key_ring, "--partition", table)
     _, printed = assert_boots(image, system.booted())
     assert (LOADED in printed) is menu
+
+
+@pytest.mark.parametrize("table", get_args(Table))
+def test_a_mounted_tree_boots_as_a_disk(table: Table, system: TinySystem, tmp_path: Path, key_ring: KeyRing) -> None:
+    """A file system that is mounted read-write starts from the disk that is made of its files, of another size."""
+    bare = bare_file_system(tmp_path / "bare.img", system.tree, SIZE)
+    with mounted(bare, tmp_path / "mount", "-o", "loop") as root:
+        options = ("--partition", table, "--size", f"{2 * SIZE}")
+        image = bundled_and_unbundled(root, tmp_path / "way", key_ring, *options)
+    assert image.stat().st_size == 2 * SIZE
+    assert_boots(image, system.booted())
 
 
 @pytest.mark.parametrize("table", get_args(Table))

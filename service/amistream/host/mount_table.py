@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ class Mount:
     number: int
     device: str
     """`MAJOR:MINOR`; some file systems (btrfs, overlay) have a number that belongs to no device."""
+    root: bytes
+    """The directory of the file system that is shown."""
     point: bytes
     kind: str
     source: bytes
@@ -28,18 +31,28 @@ def mounts(path: Path = MOUNTS) -> list[Mount]:
     found = []
     for line in path.read_bytes().splitlines():
         fields, _, about = line.partition(b" - ")
-        number, _, device, _, point, *_ = fields.split(b" ")
+        number, _, device, root, point, *_ = fields.split(b" ")
         kind, source, *_ = about.split(b" ")
         found.append(
             Mount(
                 number=int(number),
                 device=device.decode(),
+                root=_plain(root),
                 point=_plain(point),
                 kind=kind.decode("utf-8", "backslashreplace"),
                 source=_plain(source),
             )
         )
     return found
+
+
+def shows_the_same(mount: Mount, below: Mount) -> bool:
+    """True if a mount shows the very directory that it covers of the one below: a bind mount onto itself.
+
+    Systemd makes some for a service that may read everything and write nothing.
+    """
+    beneath = os.path.join(below.root, os.path.relpath(mount.point, below.point))  # noqa: PTH118 - bytes
+    return (mount.device, mount.root) == (below.device, beneath)
 
 
 def _plain(field: bytes) -> bytes:

@@ -143,12 +143,17 @@ def test_lost_and_found(tree: Path, tmp_path: Path) -> None:
 
 
 def test_mounts(tree: Path, tmp_path: Path) -> None:
-    """What is mounted below comes out as an empty directory with the mounted root's mode, also a bind mount."""
-    fill(tree, "disk/", "bound/", "x y/", "data/file", "hidden/deep/")
+    """What is mounted below comes out as an empty directory with the mounted root's mode.
+
+    So does a bind mount, but one of a directory onto itself is nothing else than that directory.
+    """
+    fill(tree, "disk/", "bound/", "x y/", "data/file", "hidden/deep/", "itself/in/file")
     (tree / "disk").chmod(0o700)
     with (
         mounted("tmpfs", tree / "disk", "-t", "tmpfs", "-o", "mode=1777") as disk,
         mounted(tree / "data", tree / "bound", "--bind"),
+        mounted(tree / "itself", tree / "itself", "--bind"),
+        mounted(tree / "itself" / "in", tree / "itself" / "in", "--bind"),
         mounted("tmpfs", tree / "x y", "-t", "tmpfs") as odd,
         mounted("tmpfs", tree / "hidden" / "deep", "-t", "tmpfs"),
         mounted("tmpfs", tree / "hidden", "-t", "tmpfs"),
@@ -164,6 +169,7 @@ def test_mounts(tree: Path, tmp_path: Path) -> None:
     assert names_in(image, "/disk") == names_in(image, "/bound") == names_in(image, "/x y") == set()
     assert "Mode:  01777" in debugfs(image, "stat /disk")
     assert names_in(crossed, "/bound") == {"file"}
+    assert names_in(image, "/itself/in") == {"file"}
 
 
 def test_all_in_one_mount(tree: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from uuid import UUID
 
 from amistream.errors import RefusedError
-from amistream.host.mount_table import Mount, mounts
+from amistream.host.mount_table import Mount, mounts, shows_the_same
 from amistream.source.tree.contents import Contents
 from amistream.source.tree.geometry import NoRoomError, TooManyLinksError, make_geometry
 from amistream.source.tree.handles import mount_of
@@ -84,7 +84,7 @@ def _open(path: Path, descriptor: int, wishes: TreeWishes) -> TreeVolume:
     size = -(-(wanted - wishes.reserved) // BLOCK) * BLOCK
     selection = Selection(include=wishes.include, exclude=wishes.exclude, clean=wishes.clean)
     real = Path(f"/proc/self/fd/{descriptor}").readlink()
-    walk = Walk(descriptor, profile, selection, _surroundings(real, table, wishes))
+    walk = Walk(descriptor, profile, selection, _surroundings(real, table, mount, wishes))
     try:
         walk.run()
     except OSError as error:
@@ -110,14 +110,16 @@ def _open(path: Path, descriptor: int, wishes: TreeWishes) -> TreeVolume:
     )
 
 
-def _surroundings(real: Path, table: Sequence[Mount], wishes: TreeWishes) -> Surroundings:
+def _surroundings(real: Path, table: Sequence[Mount], mount: Mount | None, wishes: TreeWishes) -> Surroundings:
     root = os.fsencode(real)
     inside = root.rstrip(b"/") + b"/"
     own = {(about.st_dev, about.st_ino) for about in map(_stat, [*wishes.own, *_swap_files()]) if about}
     patterns = [_output_pattern(real, folder, prefix) for folder, prefix in wishes.outputs]
     names = [re.compile(each, re.DOTALL) for each in patterns if each]
+    below = [each for each in table if each.point.startswith(inside)]
     return Surroundings(
-        mounts={each.point.removeprefix(inside): each.kind for each in table if each.point.startswith(inside)},
+        mounts={each.point.removeprefix(inside): each.kind for each in below},
+        same={each.number for each in below if mount is not None and shows_the_same(each, mount)},
         cross=wishes.cross,
         own=own,
         own_name=lambda path: any(each.fullmatch(path) for each in names),

@@ -44,6 +44,8 @@ class Surroundings:
 
     mounts: dict[bytes, str] = field(default_factory=dict)
     """Mount points below the tree's root, without a slash in front, and the kind of what is mounted there."""
+    same: Collection[int] = ()
+    """Numbers of the mounts that belong to the tree's own file system."""
     cross: bool = False
     """Take other file systems in, but for those of the kernel."""
     own: Collection[tuple[int, int]] = ()
@@ -209,7 +211,7 @@ class Walk:
             mount = mount_of(opened)
         finally:
             os.close(opened)
-        if mount == above.mount:
+        if mount == above.mount or mount in self._around.same:
             return mount
         if self._around.cross and self._around.mounts.get(path, "") not in NEVER_CROSSED:
             return mount
