@@ -36,7 +36,8 @@ ORDER = (
 
 PURE = sorted(
     {f"stages/{name}.py" for name in ("archive", "compress", "join", "encrypt", "split", "manifest")}
-    | {file for file in FILES if file.startswith(("stages/back/", "source/disks/"))}
+    | {file for file in FILES if file.startswith(("stages/back/", "source/disks/", "source/tree/"))}
+    - {f"source/tree/{name}.py" for name in ("contents", "entries", "handles", "opening", "origin", "volume", "walk")}
 )
 IMPURE = {
     "asyncio",

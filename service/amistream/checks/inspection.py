@@ -22,7 +22,11 @@ from amistream.source.disk_reader import reader_of
 from amistream.source.disks.disk_map import Area
 from amistream.source.disks.loader import find_loader
 from amistream.source.opening import open_source
-from amistream.values import Extent, LeftOut
+from amistream.source.tree.opening import TreeWishes
+from amistream.values import GIB, Extent, LeftOut
+
+_LARGEST_TREE = 1024 * GIB
+"""A directory's image is as large as its disk, up to this: it is never made."""
 
 
 class _Model(BaseModel):
@@ -71,12 +75,14 @@ class DiskFacts(_Model):
 
 
 def inspect_disk(source: str, *, as_it_is: bool = False) -> DiskFacts:
-    """Inspect the disk in an image or on a device. Raises `RefusedError`, or `SourceError` if it cannot be read.
+    """Inspect the disk in an image or on a device, or that made of a directory.
 
+    Raises `RefusedError`, or `SourceError` if it cannot be read.
     `as_it_is`: the bytes are the disk, whatever they look like. Blocks.
     """
     # A volume that is written to meanwhile can be inspected, too.
-    volume = open_source(source, live=True, as_it_is=as_it_is)
+    tree = TreeWishes(most=_LARGEST_TREE, allow_unreadable=True)
+    volume = open_source(source, live=True, as_it_is=as_it_is, tree=tree)
     try:
         doubt = "" if as_it_is else look_at(volume)
         return _facts(source, volume, doubt)

@@ -37,7 +37,7 @@ Subject = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="Block device, image file, image of a virtual machine, or a manifest: a file or s3://BUCKET/KEY.",
+        help="Directory, block device, image file, image of a virtual machine, or a manifest: a file or s3://BUCKET/KEY.",
         show_default=False,
     ),
 ]
