@@ -127,11 +127,21 @@ def test_without_rights(disk: Path) -> None:
             assert inspect_disk(str(copy)).areas[0].label == "cloudimg-rootfs"
 
 
+async def test_a_directory(cli: Cli, tmp_path: Path) -> None:
+    """Of a directory the file system is shown that would be made of it, and what keeps it from booting."""
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "file").write_bytes(b"x" * MIB)
+    told = await cli("inspect", str(tmp_path / "tree"), "--json")
+    facts = json.loads(told.stdout)
+    assert (told.status, facts["kind"], facts["areas"][0]["file_system"]) == (0, "directory tree", "ext4")
+    assert MIB < facts["bundled"] < 64 * MIB
+    assert "/boot holds no kernel" in told.stdout
+
+
 @pytest.mark.parametrize(
     ("name", "says", "status"),
     [
         ("missing", "there is no such file or device", 3),
-        ("", "it is a directory", 3),
         ("archive", "it is a gzip file, not a disk", 3),
         ("broken.manifest.xml", "it is not XML", 3),
         ("missing.manifest.xml", "cannot find the manifest", 3),
