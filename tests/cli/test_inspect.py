@@ -12,6 +12,8 @@ import pytest
 
 from amistream.bundles.results import BundleFacts, Registered
 from amistream.checks.inspection import DiskFacts, inspect_disk
+from amistream.cli.commands.inspect import CORE_WORDS
+from amistream.source.disks.loader import CorePlace
 from bundles.made import older_bundle
 from source.images import convert, needs_qemu
 from source.nobody import as_nobody, open_folder
@@ -156,6 +158,11 @@ async def test_what_is_refused(name: str, says: str, status: int, cli: Cli, tmp_
     assert says in told.stderr
     assert str(tmp_path / name) in told.stderr
     assert "cannot bundle" not in told.stderr
+
+
+def test_words_for_every_core() -> None:
+    """Each place of GRUB's core has words."""
+    assert set(CORE_WORDS) == {place.value for place in CorePlace}
 
 
 async def test_a_stream(cli: Cli) -> None:

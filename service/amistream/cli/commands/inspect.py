@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 _MANIFEST_END = ".manifest.xml"
 _XML = (b"<?xml", b"<manifest")
 _HEAD = 512
+CORE_WORDS = {
+    "gap": "its core in the gap",
+    "BIOS boot partition": "its core in the BIOS boot partition",
+    "block list": "its core by a block list",
+    "outside": "its core beyond the disk's end",
+}
 LEAST_WIDTH = 60
 """Lines are wrapped at the terminal's width, and never narrower."""
 
@@ -116,12 +122,8 @@ def disk_text(disk: DiskFacts) -> str:
 
 
 def _boot_text(disk: DiskFacts) -> str:
-    core = f", its core in the {disk.boot_core}" if disk.boot_core in {"gap", "BIOS boot partition"} else ""
-    if disk.boot_core and not core:
-        core = (
-            f", its core at a {disk.boot_core}" if disk.boot_core == "block list" else ", its core outside of the disk"
-        )
-    damaged = " and damaged" if disk.boot_core_whole is False else ""
+    core = f", {CORE_WORDS[disk.boot_core]}" if disk.boot_core else ""
+    damaged = ", damaged" if disk.boot_core_whole is False else ""
     efi = f"; EFI system partition {disk.efi_partition}" if disk.efi_partition else ""
     return f"{disk.boot_loader}{core}{damaged}{efi}"
 
