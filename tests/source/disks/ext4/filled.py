@@ -1,6 +1,7 @@
 """File systems of the ext family with deleted files in them, readers of them, and what other tools say of their blocks.
 
-All are made by mke2fs and debugfs: no mount, and the same arguments give the same content.
+All are made by mke2fs and debugfs: no mount, and the same arguments give the same bytes,
+but for the times that the tree brings.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from amistream.source.disks.ext4.used import used_blocks
-from support.volumes import MIB
+from support.volumes import FIXED_UUID, MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from amistream.source.disks.reading import Reader
 
 SIZE = 24 * MIB
+NOW = 1_700_000_000
+FIXED_TIME = {"E2FSPROGS_FAKE_TIME": str(NOW)}
 MARKER = b"deleted, and never to be seen again\n"
 FILES = 24
 DELETED = range(0, FILES, 3)
@@ -91,13 +94,16 @@ def write_tree(where: Path) -> Path:
     (where / "long").symlink_to("folder/" * 20)
     (where / "folder" / "small").write_bytes(b"small enough for an inode\n")
     os.setxattr(where / "file01", "user.long", b"a" * 600)
+    for path in (where, *where.rglob("*")):
+        os.utime(path, (NOW, NOW), follow_symlinks=False)
     return where
 
 
 def make(path: Path, variant: str, tree: Path, *more: str) -> Path:
     """Make a file system, delete the marker and each third file, preallocate, and do what else `debugfs` is told."""
     options = VARIANTS[variant].split()
-    run("mke2fs", "-q", "-F", *options, "-d", str(tree), str(path), f"{SIZE // 1024}k")
+    fixed = ["-U", FIXED_UUID, "-E", f"hash_seed={FIXED_UUID}"]
+    run("mke2fs", "-q", "-F", *fixed, *options, "-d", str(tree), str(path), f"{SIZE // 1024}k")
     change(path, "rm marker", *(f"rm file{number:02}" for number in DELETED), *_preallocate(variant), *more)
     if variant == "quota":
         # debugfs keeps no account.
@@ -125,7 +131,12 @@ def _preallocate(variant: str) -> Iterator[str]:
 
 def change(path: Path, *commands: str) -> None:
     done = subprocess.run(
-        ["debugfs", "-w", "-f", "-", str(path)], input="\n".join(commands), capture_output=True, text=True, check=True
+        ["debugfs", "-w", "-f", "-", str(path)],
+        input="\n".join(commands),
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | FIXED_TIME,
     )
     answers = [line for line in done.stderr.splitlines() if not line.startswith("debugfs ")]
     assert not answers, answers
@@ -208,6 +219,6 @@ def restore(path: Path, found: UsedBlocks) -> Path:
 
 
 def run(*argv: str, accepts: Callable[[int], bool] = lambda status: status == 0) -> str:
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env=os.environ | FIXED_TIME)
     assert accepts(done.returncode), f"{argv}: {done.returncode}, {done.stdout}{done.stderr}"
     return done.stdout

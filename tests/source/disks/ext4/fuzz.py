@@ -5,7 +5,7 @@
 A change is damage, so the truth is that of the undamaged image: the blocks that `e2image` finds by its walk over all
 inodes, without a look at a bitmap. Either nothing is left out (`DoubtError`), or all of them are in the map. With
 `--believe`, no checksum is compared, as if a forger had made them right: then only the end counts. Every case follows
-from seed and number.
+from seed and number, but for the times in the inodes.
 """
 
 from __future__ import annotations

@@ -275,7 +275,7 @@ def test_checksums_of_the_walk(image: GetImage, variant: str) -> None:
     here = image(variant)
     raw = here.path.read_bytes()
     inode, block = inode_place(here, "file02") + 8, tree_blocks(here, "pieces")[-1] * here.block_size + 20
-    with pytest.raises(DoubtError, match="inode 14 has a wrong checksum"):
+    with pytest.raises(DoubtError, match=r"inode \d+ has a wrong checksum"):
         used(here.path, {inode: bytes([raw[inode] ^ 1])})
     with pytest.raises(DoubtError, match=r"an extent block of inode \d+ has a wrong checksum"):
         used(here.path, {block: bytes([raw[block] ^ 1])})
@@ -325,7 +325,7 @@ def test_padding(image: GetImage) -> None:
 @pytest.mark.parametrize(
     ("place", "new", "why"),
     [
-        (0, bytes(2), "inode 14 is used and of no kind"),
+        (0, bytes(2), "is used and of no kind"),
         (104, pack(9000), "calls blocks free"),
         (104, pack(1), "belong to two owners"),
         (104, pack(24576), "beyond the end"),
