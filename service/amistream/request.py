@@ -319,10 +319,13 @@ class Subject(_Request):
         None,
         description="raw: SOURCE's bytes are the disk, whatever they look like; default: recognise its format.",
     )
-    partition: Annotated[Literal["none", "mbr", "gpt"], Option("--partition", "", "none|mbr|gpt")] = Field(
-        "none",
-        description="mbr or gpt: SOURCE is a bare ext2, ext3 or ext4 file system; put such a partition table and this "
-        "machine's GRUB before it, so that it boots as hvm.",
+    partition: Annotated[
+        Literal["auto", "clone", "mbr", "gpt", "none"], Option("--partition", "", "auto|clone|mbr|gpt|none")
+    ] = Field(
+        "auto",
+        description="What makes a directory, or a bare ext2, ext3 or ext4 file system, boot as hvm. clone: all that "
+        "the directory's disk has besides it; mbr, gpt: such a partition table, and this machine's GRUB; auto: for a "
+        "directory the first of clone, mbr and none that works, for others none.",
     )
     live: Annotated[bool, Option("--live", "")] = Field(
         False, description="Bundle SOURCE even though it is mounted read-write, for example with frozen file systems."
@@ -391,8 +394,10 @@ class CheckRequest(Speed, RegistrationFields, Identity, Reach, TreeFields, Subje
             raise ValueError("destinations: one is given twice")
         if len(self.destinations) > 1 and self.region and kinds == {S3Location}:
             raise ValueError("region: each of several buckets has its own; leave it out")
-        if self.partition != "none" and (self.virtualization != "hvm" or self.architecture == "arm64"):
-            raise ValueError("partition needs virtualization hvm, and an architecture with a BIOS: i386 or x86_64")
+        if self.partition in ("clone", "mbr", "gpt") and self.virtualization != "hvm":
+            raise ValueError("a boot area (partition) needs virtualization hvm")
+        if self.partition in ("mbr", "gpt") and self.architecture == "arm64":
+            raise ValueError("partition mbr or gpt needs an architecture with a BIOS: i386 or x86_64")
         return self
 
     @property

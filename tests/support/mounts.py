@@ -35,13 +35,13 @@ def small_disk(where: Path, size: str, *options: str) -> Iterator[Path]:
 
 
 @contextmanager
-def partition(disk: Path, start: int, size: int) -> Iterator[Path]:
+def partition(disk: Path, start: int, size: int, number: int = 1) -> Iterator[Path]:
     """Tell the kernel of one partition of a disk, in bytes; no table is written."""
-    _run_or_skip("addpart", str(disk), "1", str(start // SECTOR), str(size // SECTOR))
+    _run_or_skip("addpart", str(disk), str(number), str(start // SECTOR), str(size // SECTOR))
     try:
-        yield Path(f"{disk}p1")
+        yield Path(f"{disk}p{number}")
     finally:
-        subprocess.run(["delpart", str(disk), "1"], check=True)
+        subprocess.run(["delpart", str(disk), str(number)], check=True)
 
 
 def _run_or_skip(*argv: str) -> None:

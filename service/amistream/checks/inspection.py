@@ -18,6 +18,7 @@ from amistream.checks.free_blocks import doubts, map_volume
 from amistream.checks.source import look_at
 from amistream.host.mounts import mount_point
 from amistream.ports.volume import Volume
+from amistream.source.boot_choice import BootAreaChoice, Partitioning
 from amistream.source.disk_reader import reader_of
 from amistream.source.disks.disk_map import Area
 from amistream.source.disks.loader import find_loader
@@ -81,16 +82,18 @@ def inspect_disk(source: str, *, as_it_is: bool = False) -> DiskFacts:
     `as_it_is`: the bytes are the disk, whatever they look like. Blocks.
     """
     # A volume that is written to meanwhile can be inspected, too.
-    tree = TreeWishes(most=_LARGEST_TREE, allow_unreadable=True)
-    volume = open_source(source, live=True, as_it_is=as_it_is, tree=tree)
+    wishes, choice = TreeWishes(most=_LARGEST_TREE, allow_unreadable=True), BootAreaChoice(Partitioning.AUTO)
+    volume = open_source(
+        source, live=True, as_it_is=as_it_is, tree=lambda directory: choice.open_tree(directory, wishes)
+    )
     try:
         doubt = "" if as_it_is else look_at(volume)
-        return _facts(source, volume, doubt)
+        return _facts(source, volume, doubt, Wanted(is_wrapped=choice.is_new))
     finally:
         volume.close()
 
 
-def _facts(source: str, volume: Volume, doubt: str) -> DiskFacts:
+def _facts(source: str, volume: Volume, doubt: str, wanted: Wanted) -> DiskFacts:
     read, data = reader_of(volume), volume.extents()
     disk = map_volume(volume)
     place = mount_point(volume.identity, writable=True)
@@ -115,7 +118,7 @@ def _facts(source: str, volume: Volume, doubt: str) -> DiskFacts:
             *_named("source", [notice(doubt, why="the AMI may not boot")] if doubt else []),
             *_named("mount", [_mounted(place)] if place else []),
             *_named("free_blocks", list(doubts(disk, volume, used))),
-            *_named("boot", examine_volume(volume, Wanted())),
+            *_named("boot", examine_volume(volume, wanted)),
         ),
     )
 

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from amistream.checks.destination import RequestContext
 from amistream.checks.findings import Check, Observation, notice
 from amistream.checks.free_blocks import find_blocks, keep_all
-from amistream.checks.tree import describe, refuse_wishes, tree_wishes
+from amistream.checks.tree import describe, describe_boot_area, refuse_wishes, tree_wishes
 from amistream.errors import RefusedError, SourceError
 from amistream.host.mounts import mount_point
 from amistream.plan import Plan
 from amistream.ports.volume import Kind, Volume
 from amistream.request import PREFIX_WORDS
 from amistream.settings import Sparse, concurrency_within, memory_ceiling
+from amistream.source.boot_choice import BootAreaChoice, Partitioning
 from amistream.source.disk_reader import reader_of
-from amistream.source.disks.facts import TableKind
 from amistream.source.doubt import doubt_about
 from amistream.source.extents import join_extents
 from amistream.source.file import too_large
@@ -42,6 +42,11 @@ class SourceChecks:
         self._request = context.request
         self._settings = context.settings
         self.opened = False
+        self.boot_area = BootAreaChoice(
+            Partitioning(context.request.partition),
+            is_hvm=context.request.virtualization == "hvm",
+            has_bios=(context.request.architecture or context.settings.architecture) != "arm64",
+        )
         self.used: tuple[Extent, ...] = ()
         """The ranges to read: without holes and, after the check `free_blocks`, without free blocks. No other code asks
         the volume for its extents."""
@@ -111,7 +116,7 @@ class SourceChecks:
         if self.opened:
             await asyncio.to_thread(self.volume.close)
 
-    def _open(self) -> Observation | str:
+    def _open(self) -> Observation | str | list[Observation]:
         request = self._request
         self.volume = volume = open_source(
             request.source or "",
@@ -120,14 +125,14 @@ class SourceChecks:
             image_size=request.image_size,
             most=int(self._settings.max_image_size),
             as_it_is=self._as_it_is,
-            partition=TableKind(request.partition),
-            tree=tree_wishes(self._context),
+            partition=self.boot_area.table,
+            tree=lambda path: self.boot_area.open_tree(path, tree_wishes(self._context)),
         )
         self.opened = True
         self.used = volume.extents()
         self.tree = tree_of(volume)
         if self.tree is not None:
-            return describe(self.tree)
+            return [describe(self.tree), *describe_boot_area(self.boot_area)]
         refuse_wishes(request)
         count = len(self.used)
         found = f"{size_text(volume.size)} {volume.kind}, {count} extent{'s' * (count != 1)}"

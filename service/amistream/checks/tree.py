@@ -10,8 +10,7 @@ from amistream.checks.findings import Observation, notice
 from amistream.errors import RefusedError
 from amistream.location import DirectoryLocation, parse_location
 from amistream.request import CheckRequest, TreeFields
-from amistream.source.disks.boot_area import boot_area_size
-from amistream.source.disks.facts import TableKind
+from amistream.source.boot_choice import BootAreaChoice
 from amistream.source.tree.opening import TreeWishes
 from amistream.source.tree.report import Fate
 from amistream.source.tree.volume import TreeVolume
@@ -38,7 +37,6 @@ def tree_wishes(context: RequestContext) -> TreeWishes:
     return TreeWishes(
         most=int(settings.max_image_size),
         size=int(request.size) if request.size else None,
-        reserved=boot_area_size(TableKind(request.partition)),
         profile=request.file_system,
         include=request.include,
         exclude=request.exclude,
@@ -52,6 +50,13 @@ def tree_wishes(context: RequestContext) -> TreeWishes:
 
 def refuse_wishes(request: CheckRequest) -> None:
     """Raise `RefusedError` for a wish about a directory where the source is none."""
+    if request.partition == "clone":
+        raise RefusedError(
+            "source.no_directory",
+            f"cannot take over a boot area: {request.source} is no directory",
+            hint="leave --partition out: a disk is bundled with its boot area as it is",
+            field="partition",
+        )
     for name, field in TreeFields.model_fields.items():
         if getattr(request, name) != field.default:
             raise RefusedError(
@@ -62,7 +67,7 @@ def refuse_wishes(request: CheckRequest) -> None:
             )
 
 
-def describe(volume: TreeVolume) -> Observation | str:
+def describe(volume: TreeVolume) -> Observation:
     """What the walk found, with the rules that left something out."""
     report = volume.report
     found = f"{size_text(volume.size)} {volume.profile} file system of {volume.inodes} inodes from {volume.path}"
@@ -76,9 +81,19 @@ def describe(volume: TreeVolume) -> Observation | str:
         if report.paths(fate)
     ]
     if not clauses:
-        return found
+        return Observation(found)
     return notice(
         f"{found}; {'; '.join(clauses)}",
         why="the image differs from the directory there",
         fix="--report FILE lists everything, --include PATTERN takes in what a rule leaves out",
     )
+
+
+def describe_boot_area(choice: BootAreaChoice) -> list[Observation]:
+    """The boot area that a directory gets, as a notice where nobody asked for it."""
+    if not choice.words:
+        return []
+    if not choice.is_own_decision:
+        return [Observation(choice.words)]
+    fix = "--partition clone, mbr, gpt or none asks for another one"
+    return [notice(choice.words, why="an AMI for hvm needs a boot area to boot", fix=fix)]

@@ -24,6 +24,8 @@ class Mount:
     point: bytes
     kind: str
     source: bytes
+    writable: bool
+    """The file system may be written to, here or at another mount of it."""
 
 
 def mounts(path: Path = MOUNTS) -> list[Mount]:
@@ -32,7 +34,7 @@ def mounts(path: Path = MOUNTS) -> list[Mount]:
     for line in path.read_bytes().splitlines():
         fields, _, about = line.partition(b" - ")
         number, _, device, root, point, *_ = fields.split(b" ")
-        kind, source, *_ = about.split(b" ")
+        kind, source, options, *_ = about.split(b" ")
         found.append(
             Mount(
                 number=int(number),
@@ -41,6 +43,7 @@ def mounts(path: Path = MOUNTS) -> list[Mount]:
                 point=_plain(point),
                 kind=kind.decode("utf-8", "backslashreplace"),
                 source=_plain(source),
+                writable=b"rw" in options.split(b","),
             )
         )
     return found

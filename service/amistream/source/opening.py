@@ -7,6 +7,7 @@ too; `as_it_is` takes the bytes as they are.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from amistream.errors import RefusedError, SourceError
@@ -15,13 +16,13 @@ from amistream.roots import Roots
 from amistream.source.disks.facts import TableKind
 from amistream.source.file import FileVolume, open_volume
 from amistream.source.foreign import AS_IT_IS, HEAD, TAIL, Foreign, recognise
+from amistream.source.pieces import PiecedVolume
 from amistream.source.qemu.converted import open_converted
 from amistream.source.qemu.formats import Format, detect_format
 from amistream.source.qemu.headers import read_range
 from amistream.source.stream import STANDARD_INPUT_PATH, open_standard_input
-from amistream.source.tree.opening import TreeWishes, open_tree
 from amistream.source.tree.volume import TreeVolume
-from amistream.source.wrapped import WrappedVolume, wrap
+from amistream.source.wrapped import wrap
 from amistream.values import STANDARD_INPUT, quoted
 
 
@@ -34,11 +35,11 @@ def open_source(
     most: int | None = None,
     as_it_is: bool = False,
     partition: TableKind = TableKind.NONE,
-    tree: TreeWishes | None = None,
+    tree: Callable[[Path], Volume] | None = None,
 ) -> Volume:
     """Open the `source` and check its size against `image_size`, which a stream needs.
 
-    A directory is opened by the wishes for a `tree`, but not for a confined job. `as_it_is`: the bytes are the disk,
+    A directory is opened by `tree`, but not for a confined job. `as_it_is`: the bytes are the disk,
     whatever they look like. `partition`: make a disk with such a table of a bare file system. With `roots` the source
     must lie within them. A converted image whose disk has more than `most` bytes is refused by its size alone. Raises
     `RefusedError`. Blocks: use it on a thread.
@@ -47,7 +48,7 @@ def open_source(
     if source == STANDARD_INPUT and roots is None:
         volume = open_standard_input(image_size, as_it_is=as_it_is)
     elif tree is not None and roots is None and Path(source).is_dir():
-        volume = open_tree(Path(source), tree)
+        volume = tree(Path(source))
     else:
         volume = open_volume(Path(source), roots, live=live)
     try:
@@ -62,7 +63,7 @@ def open_source(
                 hint="leave --image-size out: it is needed for a pipe only",
                 field="image_size",
             )
-        if partition is not TableKind.NONE:
+        if partition is not TableKind.NONE and tree_of(volume) is None:
             volume = wrap(volume, partition)
     except BaseException:
         volume.close()
@@ -72,7 +73,7 @@ def open_source(
 
 def tree_of(volume: Volume) -> TreeVolume | None:
     """The tree that a volume is made of, alone or with a boot area; None for other volumes."""
-    while isinstance(volume, WrappedVolume):
+    while isinstance(volume, PiecedVolume):
         volume = volume.inner
     return volume if isinstance(volume, TreeVolume) else None
 

@@ -7,7 +7,7 @@ from uuid import UUID
 from amistream.errors import RefusedError, SourceError
 from amistream.ports.volume import Kind, Volume
 from amistream.source.disk_reader import reader_of
-from amistream.source.disks.boot_area import MBR_LIMIT, BootArea, boot_area, partition_uuid
+from amistream.source.disks.boot_area import MBR_LIMIT, boot_area, partition_uuid
 from amistream.source.disks.boot_config import boot_config
 from amistream.source.disks.ext4.features import UNREADABLE_BY_GRUB
 from amistream.source.disks.ext4.files import Ext4Tree
@@ -17,69 +17,16 @@ from amistream.source.disks.files import Files
 from amistream.source.disks.partitions import read_table
 from amistream.source.disks.reading import DoubtError, Reader
 from amistream.source.disks.signatures import identify
-from amistream.source.extents import join_extents
 from amistream.source.grub import grub_images
+from amistream.source.pieces import Memory, PiecedVolume, whole
 from amistream.units import size_text
-from amistream.values import Extent, quoted
+from amistream.values import quoted
 
 _READABLE = ("ext2", "ext3", "ext4")
 _OTHER_WAY = "install the system on a disk with a partition table and GRUB, and bundle that disk"
 
 
-class WrappedVolume:
-    """The volume `inner`, which is closed with it, between the two pieces of a boot area."""
-
-    def __init__(self, inner: Volume, area: BootArea) -> None:
-        self.inner = inner
-        self._head, self._tail = memoryview(area.head), memoryview(area.tail)
-        self.path, self.kind, self.mtime, self.identity = inner.path, inner.kind, inner.mtime, inner.identity
-        self.size = len(area.head) + inner.size + len(area.tail)
-
-    def read_into(self, offset: int, buffer: memoryview) -> bool:
-        done, in_memory = 0, True
-        while done < len(buffer):
-            count, cached = self._read(offset + done, buffer[done:])
-            in_memory &= cached
-            done += count
-        return in_memory
-
-    def will_need(self, offset: int, length: int) -> None:
-        start = max(offset - len(self._head), 0)
-        end = min(offset + length - len(self._head), self.inner.size)
-        if start < end:
-            self.inner.will_need(start, end - start)
-
-    def extents(self) -> tuple[Extent, ...]:
-        start, end = len(self._head), self.size - len(self._tail)
-        within = (Extent(offset=start + each.offset, length=each.length) for each in self.inner.extents())
-        tail = [Extent(offset=end, length=len(self._tail))] if self._tail else []
-        return join_extents([Extent(offset=0, length=start), *within, *tail], self.size)
-
-    def check_unchanged(self) -> None:
-        self.inner.check_unchanged()
-
-    def interrupt(self) -> None:
-        self.inner.interrupt()
-
-    def rewind(self) -> None:
-        self.inner.rewind()
-
-    def close(self) -> None:
-        self.inner.close()
-
-    def _read(self, offset: int, buffer: memoryview) -> tuple[int, bool]:
-        """Fill the buffer's beginning from one of the three pieces; returns the count, and if it was in memory."""
-        start, end = len(self._head), self.size - len(self._tail)
-        if start <= offset < end:
-            count = min(len(buffer), end - offset)
-            return count, self.inner.read_into(offset - start, buffer[:count])
-        piece = self._head[offset:] if offset < start else self._tail[offset - end :]
-        count = min(len(buffer), len(piece))
-        buffer[:count] = piece[:count]
-        return count, True
-
-
-def wrap(volume: Volume, kind: TableKind) -> WrappedVolume:
+def wrap(volume: Volume, kind: TableKind) -> PiecedVolume:
     """Make a disk of the file system in `volume`, which stays open if this raises `RefusedError`."""
     if volume.kind is Kind.STREAM:
         raise _refused(
@@ -98,7 +45,7 @@ def wrap(volume: Volume, kind: TableKind) -> WrappedVolume:
         raise RefusedError(error.code, error.message, hint=error.hint, field="source") from error
 
 
-def _wrapped(volume: Volume, kind: TableKind, read: Reader) -> WrappedVolume:
+def _wrapped(volume: Volume, kind: TableKind, read: Reader) -> PiecedVolume:
     table = read_table(read, volume.size)
     if table.kind is not TableKind.NONE:
         hint = "bundle it as it is, without --partition; `fdisk -l` shows its table"
@@ -123,7 +70,8 @@ def _wrapped(volume: Volume, kind: TableKind, read: Reader) -> WrappedVolume:
         raise _refused(
             volume, "partition.no_kernel", why, f"{hint}; if /boot is a file system of its own: {_OTHER_WAY}"
         )
-    return WrappedVolume(volume, boot_area(kind, volume.size, identifier, grub_images(config, kind)))
+    area = boot_area(kind, volume.size, identifier, grub_images(config, kind))
+    return PiecedVolume(volume, [whole(Memory(area.head)), whole(volume), whole(Memory(area.tail))])
 
 
 def _identifier(volume: Volume, content: FileSystem) -> UUID:

@@ -59,7 +59,8 @@ class BootChecks:
         return list(_for_job(found, str(self._source.volume.path), is_strict=request.strict))
 
     def _examine(self) -> list[Observation]:
-        return examine_volume(self._source.volume, wanted_by(self._context.request, self._context.settings))
+        wanted = wanted_by(self._context.request, self._context.settings)
+        return examine_volume(self._source.volume, replace(wanted, is_wrapped=self._source.boot_area.is_new))
 
 
 def examine_volume(volume: Volume, wanted: Wanted) -> list[Observation]:
@@ -73,7 +74,6 @@ def wanted_by(request: CheckRequest, settings: Settings) -> Wanted:
     return Wanted(
         architecture=request.architecture or settings.architecture,
         paravirtual=request.virtualization == _PARAVIRTUAL,
-        is_wrapped=request.partition != "none",
         sriov=request.sriov,
         ena=request.ena,
     )
