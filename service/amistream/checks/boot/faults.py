@@ -1,7 +1,7 @@
 """Words for what the boot checks find. Each finding has a stable code, `boot.*`.
 
 `failed`: the AMI will not boot; only what is certain. `noted`: worth knowing. `unknown`: this cannot be told from the
-image. Text of an image may come from anybody: `shown` makes it fit for a message.
+image. Text of an image may come from anybody: what does not print is replaced in all findings, and `shown` cuts it.
 """
 
 from __future__ import annotations
@@ -12,19 +12,26 @@ _LONGEST = 120
 
 
 def failed(code: str, found: str, *, why: str, fix: str, cannot: str = "boot") -> Observation:
-    return Observation(f"cannot {cannot}: {found}", Status.FAILED, why, fix, code=f"boot.{code}")
+    return _finding(code, f"cannot {cannot}: {found}", Status.FAILED, why, fix)
 
 
 def noted(code: str, found: str, *, why: str, fix: str = "") -> Observation:
-    return Observation(found, Status.NOTICE, why, fix, code=f"boot.{code}")
+    return _finding(code, found, Status.NOTICE, why, fix)
 
 
 def unknown(subject: str, reason: str) -> Observation:
     """`subject` completes "cannot check"."""
-    return Observation(f"cannot check {subject}: {reason}", Status.UNKNOWN, code="boot.unknown")
+    return _finding("unknown", f"cannot check {subject}: {reason}", Status.UNKNOWN)
 
 
 def shown(text: str) -> str:
-    """Text of the image, printable and not long."""
-    plain = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
-    return plain if len(plain) <= _LONGEST else f"{plain[: _LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}"
+    """Text of the image, not long."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}"
+
+
+def _finding(code: str, found: str, status: Status, why: str = "", fix: str = "") -> Observation:
+    return Observation(_printable(found), status, why, _printable(fix), code=f"boot.{code}")
+
+
+def _printable(text: str) -> str:
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)

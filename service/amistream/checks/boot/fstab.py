@@ -84,7 +84,7 @@ def _check_root(mount: Mount, disk: Disk, root: int) -> Iterator[Observation]:
             "fstab_root",
             f"the line of / in {PATH} names {shown(mount.device)}: {what}",
             why="the boot stops in emergency mode, or / stays read-only",
-            fix=f"name the root file system: UUID={uuid} / {mount.kind} ..." if uuid else "name the root file system",
+            fix=f"name the root file system{f': UUID={uuid} / {shown(mount.kind)} ...' if uuid else ''}",
         )
 
 
