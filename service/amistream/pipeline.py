@@ -11,6 +11,7 @@ unchanged, but only the bytes behind the checkpoint are compressed, encrypted an
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from time import perf_counter
@@ -57,10 +58,11 @@ class Pipeline:
         ledger: Ledger | None = None,
         resumption: Resumption | None = None,
         copies: int = 1,
+        all_read: Callable[[], object] = lambda: None,
     ) -> None:
         """`slots` shares the cores among pipelines; `ledger` gets every part before it is sent.
 
-        `copies`: the store sends each part to so many places.
+        `copies`: the store sends each part to so many places. `all_read` is called, on a worker, behind the last read.
         """
         self.plan = plan
         self.volume = volume
@@ -70,7 +72,8 @@ class Pipeline:
         self._size_before = point.gzip.before.size_in if point else 0
         most_parts = plan.upload_concurrency + BUFFERS_BEYOND_UPLOADS
         self.buffers = Buffers(count=most_parts, size=plan.part_size)
-        self.reader = Read(volume if plan.used is None else UsedView(volume, plan.used), plan.extents)
+        readable = volume if plan.used is None else UsedView(volume, plan.used)
+        self.reader = Read(readable, plan.extents, at_end=all_read)
         self.archive = Archive(
             name=plan.prefix,
             size=volume.size,

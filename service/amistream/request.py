@@ -328,7 +328,12 @@ class Subject(_Request):
         "directory the first of clone, mbr and none that works, for others none.",
     )
     live: Annotated[bool, Option("--live", "")] = Field(
-        False, description="Bundle SOURCE even though it is mounted read-write, for example with frozen file systems."
+        False, description="Bundle SOURCE even though it is mounted read-write; safe only while nothing writes to it."
+    )
+    freeze: Annotated[bool, Option("--freeze", "")] = Field(
+        False,
+        description="Freeze the file systems of SOURCE that are mounted read-write until all is read: writers wait, "
+        "and the image is consistent. Not for those of the system.",
     )
     destinations: Destinations = Field((), max_length=8, description=_DESTINATIONS)
     all_or_none: Annotated[bool, Option("--all-or-none", DESTINATION)] = Field(
@@ -398,6 +403,8 @@ class CheckRequest(Speed, RegistrationFields, Identity, Reach, TreeFields, Subje
             raise ValueError("a boot area (partition) needs virtualization hvm")
         if self.partition in ("mbr", "gpt") and self.architecture == "arm64":
             raise ValueError("partition mbr or gpt needs an architecture with a BIOS: i386 or x86_64")
+        if self.freeze and self.live:
+            raise ValueError("freeze: leave live out: nothing is written while it is frozen")
         return self
 
     @property

@@ -295,6 +295,12 @@ class Settings(BaseSettings):
     stall_timeout_s: PositiveFloat = Field(
         30.0, description="Seconds without progress after which an attempt counts as failed. Guess."
     )
+    freeze_timeout_s: PositiveFloat = Field(
+        300.0,
+        le=3600.0,
+        description="Seconds for which --freeze holds up the writers of a volume at the longest; after that they go "
+        "on, and the job fails. Guess.",
+    )
     multipart_threshold: ByteSize = Field(
         ByteSize(64 * MIB),
         ge=5 * MIB,

@@ -179,7 +179,7 @@ def test_a_volume_that_cannot_be_read(ext4: Path, monkeypatch: pytest.MonkeyPatc
             raise SourceError("source.read_error", f"cannot read at byte {offset}")
 
         monkeypatch.setattr(FileVolume, "read_into", lambda _, *arguments: fail(*arguments))
-        found = find_blocks(volume, data, frozen=False)
+        found = find_blocks(volume, data)
     finally:
         volume.close()
     assert (found.used, [each.status.value for each in found.observations]) == (data, ["ok"])

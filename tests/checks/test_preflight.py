@@ -26,7 +26,7 @@ async def test_every_name_that_a_check_waits_for_is_a_check(scene: Scene) -> Non
     waited: set[str] = set()
     async with Aws(chosen) as aws:
         for to in ("s3://bucket/x", scene.out):
-            asked = request(scene.image, to, scene.keys, inherit=True, account=None, ec2_certificate=None)
+            asked = request(scene.image, to, scene.keys, inherit=True, account=None, ec2_certificate=None, freeze=True)
             address = Destination(asked, chosen, aws, "token")
             source = SourceChecks(address)
             first = DestinationChecks(address, source, earlier=(), create_keys=False)

@@ -29,7 +29,7 @@ async def test_a_mounted_device(scene: Scene, tmp_path: Path) -> None:
             error = await scene.refused(scene.out, source=str(device))
             assert (error.code, error.field) == ("source.mounted", "source")
             assert error.message.startswith(f"cannot bundle {device}: it is mounted read-write on {place}")
-            for way in (f"umount {place}", f"mount -o remount,ro {place}", "snapshot", "fsfreeze", "--live"):
+            for way in (f"umount {place}", f"mount -o remount,ro {place}", "snapshot", "--freeze", "--live"):
                 assert way in error.hint
             async with scene.ready(scene.out, source=str(device), live=True) as ready:
                 assert ready.volume.size == 8 * MIB

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from amistream.host.mounts import mount_point
+from amistream.host.devices import device_number
+from amistream.host.mounts import mount_point, offsets_on
 from support.mounts import mounted, partition
 from support.volumes import ext4_image, loop_device, random_image
 
@@ -83,3 +84,16 @@ def test_the_disk_of_this_machine() -> None:
             assert place_of(device)
             return
     pytest.skip("the root of this machine is on no device that can be seen")
+
+
+def test_offsets(tmp_path: Path) -> None:
+    """A device begins at 0 of itself, and its partition where the kernel says, on the device and in its image file."""
+    image = random_image(tmp_path / "image", 8 * MIB)
+    with loop_device(image) as device, partition(device, 2 * MIB, MIB) as part:
+        numbers = {each: device_number(each.stat().st_rdev) for each in (device, part)}
+        assert offsets_on(device.stat(), {numbers[device]}) == {0}
+        assert offsets_on(part.stat(), {numbers[part]}) == {0}
+        assert offsets_on(device.stat(), set(numbers.values())) == {0, 2 * MIB}
+        assert offsets_on(image.stat(), {numbers[part]}) == {2 * MIB}
+        assert offsets_on(part.stat(), {numbers[device]}) == set()
+    assert offsets_on(image.stat(), set(numbers.values())) == set()

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.mounts import mounted
 from support.volumes import MIB, ext4_image, loop_device
 
 if TYPE_CHECKING:
@@ -25,11 +24,16 @@ def freezable(folder: Path, name: str = "data") -> Iterator[tuple[Path, Path]]:
     if os.geteuid() != 0:
         pytest.skip("only root freezes file systems")
     image = ext4_image(folder / f"{name}.img", 16 * MIB)
-    with loop_device(image, read_only=False) as device, mounted(device, folder / name) as place:
+    place = folder / name
+    place.mkdir()
+    with loop_device(image, read_only=False) as device:
+        subprocess.run(["mount", device, place], check=True)
         try:
             yield device, place
         finally:
             subprocess.run(["fsfreeze", "--unfreeze", place], capture_output=True, check=False)
+            # Lazily: guards of a process that was killed may not have ended yet.
+            subprocess.run(["umount", "--lazy", place], capture_output=True, check=False)
 
 
 def waiting_writer(place: Path) -> subprocess.Popen[bytes]:

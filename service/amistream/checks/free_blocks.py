@@ -6,7 +6,7 @@ unless it was frozen before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from amistream.checks.findings import Observation, notice
@@ -34,8 +34,11 @@ class Blocks:
     observations: tuple[Observation, ...]
 
 
-def find_blocks(volume: Volume, data: Sequence[Extent], *, frozen: bool) -> Blocks:
-    """Find the used blocks of a volume that nothing writes to, within its `data`: the extents outside of its holes."""
+def find_blocks(volume: Volume, data: Sequence[Extent], *, frozen: Collection[int] = ()) -> Blocks:
+    """Find the used blocks of a volume that nothing writes to, within its `data`: the extents outside of its holes.
+
+    `frozen`: the offsets of the file systems that were frozen.
+    """
     try:
         disk = map_volume(volume, frozen=frozen)
     except SourceError:
@@ -45,7 +48,7 @@ def find_blocks(volume: Volume, data: Sequence[Extent], *, frozen: bool) -> Bloc
     return Blocks(used=used, left_out=left_out, observations=(_summary(used, left_out), *doubts(disk, volume, used)))
 
 
-def map_volume(volume: Volume, *, frozen: bool = False) -> DiskMap:
+def map_volume(volume: Volume, *, frozen: Collection[int] = ()) -> DiskMap:
     """Map the disk in a volume. Raises `SourceError` where it cannot be read."""
     sectors = sector_size(volume.identity.st_rdev) if volume.kind is Kind.BLOCK_DEVICE else None
     return map_disk(reader_of(volume), volume.size, sector_size=sectors, frozen=frozen)

@@ -57,6 +57,8 @@ class CheckedVolume:
 class Ready(CheckedVolume):
     """A job that passed its checks."""
 
+    all_read: Callable[[], None]
+    """Call it once all of the volume is read: its file systems may be frozen until then. Blocks."""
     destinations: tuple[OpenDestination, ...]
     identity: UserIdentity
     ec2_certificates: tuple[x509.Certificate, ...]
@@ -77,14 +79,13 @@ async def check(
     *,
     bundling: Bundling | None = None,
     numbers: Sequence[int] = (0,),
-    frozen: bool = False,
 ) -> Ready:
     """Check everything, open the volume and the stores. Raises `RefusedError`, and leaves nothing behind then.
 
     `bundling` holds the decisions of an earlier run of the job, which stay; that run's parts are no obstacle. `numbers`
-    are the places of the addresses in it. `frozen`: the volume's mounted file systems were frozen before.
+    are the places of the addresses in it.
     """
-    source = SourceChecks(addresses[0], frozen=frozen)
+    source = SourceChecks(addresses[0])
     places: list[DestinationChecks] = []
     for address, number in zip(addresses, numbers, strict=True):
         places.append(DestinationChecks(address, source, bundling, number, earlier=tuple(places), create_keys=True))
@@ -95,10 +96,13 @@ async def check(
         _report(await run_checks([*source.checks(), *boot, *checks_of(places), state_dir]), note)
         for place in places:
             opened += [await place.destination()]
+        # Last of all: writers wait from now on.
+        _report(await source.freeze(), note)
         ready = Ready(
             plan=source.plan(),
             volume=source.volume,
             used=source.used,
+            all_read=source.all_read,
             destinations=tuple(opened),
             identity=places[0].identity.identity,
             ec2_certificates=tuple(place.identity.certificate for place in places),

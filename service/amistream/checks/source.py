@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 
 from amistream.checks.destination import RequestContext
-from amistream.checks.findings import Check, Observation, notice
+from amistream.checks.findings import Check, Finding, Observation, notice, run_checks
 from amistream.checks.free_blocks import find_blocks, keep_all
+from amistream.checks.freezing import places_to_freeze, writable_devices
 from amistream.checks.tree import describe, describe_boot_area, refuse_wishes, tree_wishes
 from amistream.errors import RefusedError, SourceError
-from amistream.host.mounts import mount_point
+from amistream.host.frozen import Frozen
+from amistream.host.mounts import mount_point, offsets_on, shown
 from amistream.plan import Plan
 from amistream.ports.volume import Kind, Volume
 from amistream.request import PREFIX_WORDS
@@ -21,6 +24,7 @@ from amistream.source.doubt import doubt_about
 from amistream.source.extents import join_extents
 from amistream.source.file import too_large
 from amistream.source.foreign import HEAD, recognise
+from amistream.source.frozen import FrozenVolume
 from amistream.source.opening import open_source, tree_of
 from amistream.source.tree.volume import TreeVolume
 from amistream.stages.level import level_number
@@ -35,10 +39,14 @@ class SourceChecks:
     volume: Volume
     """Set by the check `source`."""
 
-    def __init__(self, context: RequestContext, *, frozen: bool = False) -> None:
-        """`frozen`: the volume's mounted file systems were frozen for the job, before it is opened."""
+    def __init__(self, context: RequestContext) -> None:
         self._context = context
-        self._frozen = frozen
+        self.to_freeze: tuple[Path, ...] = ()
+        """Mount points; set by the check `freeze`."""
+        self._devices: frozenset[str] = frozenset()
+        self._frozen: FrozenVolume | None = None
+        self._frozen_at: frozenset[int] = frozenset()
+        """Offsets of frozen file systems."""
         self._request = context.request
         self._settings = context.settings
         self.opened = False
@@ -71,7 +79,8 @@ class SourceChecks:
             Check("source", "there would be nothing to bundle", self._open),
             Check("size", "EC2 takes no empty image, and boots none over 10 GiB", self._check_size, ("source",)),
             *([mount] if check_mounts else []),
-            Check("free_blocks", why_free, self._find_free_blocks, ("source", "size"), ("mount",)),
+            *([self._freeze_check()] if check_mounts and self._request.freeze else []),
+            Check("free_blocks", why_free, self._find_free_blocks, ("source", "size"), ("mount", "freeze")),
             Check("parts", why, self._check_parts, ("source",)),
             self.memory_check(),
         ]
@@ -79,6 +88,23 @@ class SourceChecks:
     def memory_check(self) -> Check:
         """The check that needs no volume."""
         return Check("memory_limit", "the process would grow beyond the limit", self._choose_concurrency)
+
+    def _freeze_check(self) -> Check:
+        why = "a writer that waits for the thaw cannot even be killed"
+        return Check("freeze", why, self._check_freeze, ("source",))
+
+    async def freeze(self) -> list[Finding]:
+        """Freeze what the checks have found to freeze, then open the volume anew, and find its free blocks again.
+
+        The freeze ends when all is read (`all_read`), or with `close`.
+        """
+        why = "the image would not be consistent"
+        return await run_checks([Check("frozen", why, self._open_frozen)]) if self.to_freeze else []
+
+    def all_read(self) -> None:
+        """Thaw the volume, if it was frozen. Raises `SourceError` unless it was so until now."""
+        if self._frozen is not None:
+            self._frozen.all_read()
 
     @property
     def data(self) -> int:
@@ -151,12 +177,14 @@ class SourceChecks:
             found = keep_all(volume, data, "the file system is a fresh one")
         elif volume.kind is Kind.STREAM:
             found = keep_all(volume, data, "a stream is read from front to back")
-        elif not self._frozen and (place := mount_point(volume.identity, writable=True)):
+        elif self.to_freeze and self._frozen is None:
+            return [Observation("are found once it is frozen")]
+        elif self._frozen is None and (place := mount_point(volume.identity, writable=True)):
             found = keep_all(volume, data, f"it is mounted read-write on {place}")
         elif self._doubt:
             found = keep_all(volume, data, "it is in doubt")
         else:
-            found = find_blocks(volume, data, frozen=self._frozen)
+            found = find_blocks(volume, data, frozen=self._frozen_at)
         self.used, self.left_out = found.used, found.left_out
         return found.observations
 
@@ -180,6 +208,8 @@ class SourceChecks:
         place = mount_point(self.volume.identity, writable=True)
         if not place:
             return Observation("not mounted read-write")
+        if self._request.freeze:
+            return Observation(f"mounted read-write on {place}, and frozen while it is read")
         if self._request.live:
             return notice(
                 f"{path} is mounted read-write on {place}",
@@ -190,10 +220,46 @@ class SourceChecks:
         raise RefusedError(
             "source.mounted",
             f"cannot bundle {path}: it is mounted read-write on {place}, and writes would make the image inconsistent",
-            hint=f"umount {mounted}, or mount -o remount,ro {mounted}, or bundle a snapshot; if it is frozen (fsfreeze "
-            f"--freeze {mounted}) or you accept the risk, add --live",
+            hint=f"umount {mounted}, or mount -o remount,ro {mounted}, or bundle a snapshot; a data volume can be "
+            "frozen while it is read (--freeze); if you accept the risk, add --live",
             field="source",
         )
+
+    def _check_freeze(self) -> str:
+        if self.tree is not None:
+            raise RefusedError(
+                "freeze.refused",
+                f"cannot freeze {self.volume.path}: it is a directory, whose files are read one by one",
+                hint="give the device of a data volume, or leave --freeze out",
+                field="freeze",
+            )
+        self._devices = writable_devices(self.volume)
+        self.to_freeze = places_to_freeze(self.volume, self._request, self._settings)
+        if not self.to_freeze:
+            return "nothing on it is mounted read-write"
+        names = ", ".join(map(shown, self.to_freeze))
+        return f"{names}, for {self._settings.freeze_timeout_s:g} s at most"
+
+    def _open_frozen(self) -> Sequence[Observation]:
+        """Open the volume after the freeze: it is compared with its state of then once all is read."""
+        frozen = Frozen(self.to_freeze, limit_s=self._settings.freeze_timeout_s)
+        try:
+            self.volume.close()
+            self.opened = False
+            self._open()
+        except BaseException:
+            frozen.close()
+            raise
+        self.volume = self._frozen = FrozenVolume(self.volume, frozen)
+        if writable_devices(self.volume) != self._devices:
+            raise RefusedError(
+                "freeze.mounted",
+                f"cannot bundle {self.volume.path}: more of it was mounted while it was checked",
+                hint="try again",
+                field="freeze",
+            )
+        self._frozen_at = offsets_on(self.volume.identity, self._devices)
+        return self._find_free_blocks()
 
     def _check_parts(self) -> str:
         prefix, size = self._context.prefix, self.volume.size

@@ -43,6 +43,7 @@ from pathlib import Path
 from amistream.errors import RefusedError, SourceError
 from amistream.host import freeze_guard
 from amistream.host.freeze_guard import CANNOT_LOCK, thaw
+from amistream.host.mounts import shown
 from amistream.values import quoted
 
 PATIENCE_S = 60.0
@@ -173,7 +174,7 @@ class Frozen:
                     thaw(place)
 
     def _lost(self) -> SourceError:
-        names = ", ".join(map(str, self.places))
+        names = ", ".join(map(shown, self.places))
         return SourceError(
             "freeze.lost",
             f"cannot use the data read from the file systems on {names}: they were thawed before all was read, so the "
@@ -184,7 +185,7 @@ class Frozen:
         )
 
     def _no_guard(self, guard: _Guard) -> RefusedError:
-        names = ", ".join(map(str, self.places))
+        names = ", ".join(map(shown, self.places))
         if guard.status() == CANNOT_LOCK:
             why = "its guard may not lock its memory (CAP_IPC_LOCK)"
             return RefusedError("freeze.not_allowed", f"cannot freeze {names}: {why}", hint=CAPABLE, field="freeze")
@@ -237,7 +238,7 @@ class _Guard:
 
 
 def _refused(place: Path, number: int) -> RefusedError:
-    name = quoted(place)
+    name = quoted(shown(place))
     why, hint = os.strerror(number), "bundle it unmounted, or from a snapshot"
     if number == errno.EBUSY:
         why = "somebody else has frozen it already"
@@ -246,4 +247,4 @@ def _refused(place: Path, number: int) -> RefusedError:
         why, hint = "that needs CAP_SYS_ADMIN", CAPABLE
     elif number == errno.EOPNOTSUPP:
         why = "its file system cannot be frozen"
-    return RefusedError("freeze.failed", f"cannot freeze {place}: {why}", hint=hint, field="freeze")
+    return RefusedError("freeze.failed", f"cannot freeze {shown(place)}: {why}", hint=hint, field="freeze")

@@ -8,14 +8,32 @@ thread.
 from __future__ import annotations
 
 import os
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from amistream.host.devices import DEVICES, device_number
 from amistream.roots import MOUNTS
 
 BLOCK = Path("/sys/block")
+_SECTOR = 512
+"""The unit of /sys, whatever the device's sectors are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    place: str
+    """The mount point, with surrogates in place of what is not UTF-8."""
+    device: str
+    """`MAJOR:MINOR` of its file system, as the files on it have it."""
+    kind: str
+
+    @property
+    def is_plain(self) -> bool:
+        """The files on it have the number of a device. Those of btrfs and overlay have numbers that stand for none."""
+        return not self.device.startswith("0:")
 
 
 def mount_point(volume: os.stat_result, *, writable: bool) -> str:
@@ -23,19 +41,50 @@ def mount_point(volume: os.stat_result, *, writable: bool) -> str:
 
     `writable`: only mounts for writing count.
     """
+    return next((shown(each.place) for each in _mounts_on(volume, writable=writable)), "")
+
+
+def writable_mounts(volume: os.stat_result) -> list[Mount]:
+    """Every mount for writing of a file system on the volume, or on anything made of it."""
+    return list(_mounts_on(volume, writable=True))
+
+
+def offsets_on(volume: os.stat_result, devices: Collection[str]) -> frozenset[int]:
+    """Where the given devices begin on the volume, in bytes: itself and its partitions. Left out: all other kinds."""
+    if stat.S_ISBLK(volume.st_mode):
+        whole = {device_number(volume.st_rdev): 0}
+    else:
+        whole = {number: _number(DEVICES / number / "loop/offset") for number in _loops(volume)}
+    found = {offset for number, offset in whole.items() if number in devices}
+    for number, offset in whole.items():
+        for mark in (DEVICES / number).glob("*/partition"):
+            if (mark.parent / "dev").read_text().strip() in devices:
+                found.add(offset + _number(mark.parent / "start") * _SECTOR)
+    return frozenset(found)
+
+
+def shown(name: str | Path) -> str:
+    """The name of a file for messages: any mount of the machine may have one that is not UTF-8."""
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
+def _mounts_on(volume: os.stat_result, *, writable: bool) -> Iterator[Mount]:
     devices = _devices_on(volume)
     if not devices:
-        return ""
-    # Any mount of the machine may have a name that is not UTF-8.
-    with MOUNTS.open(encoding="utf-8", errors="backslashreplace") as mounts:
+        return
+    with MOUNTS.open(encoding="utf-8", errors="surrogateescape") as mounts:
         for line in mounts:
             # After the dash: kind, source and the options of the file system, which hold in every namespace.
             fields, about = line.split(), line.partition(" - ")[2].split()
             if writable and "rw" not in about[-1].split(","):
                 continue
             if _device_of(fields[2], about[1]) in devices:
-                return fields[4]
-    return ""
+                yield Mount(place=_plain(fields[4]), device=fields[2], kind=about[0])
+
+
+def _plain(name: str) -> str:
+    """A name without the escapes that mountinfo has for spaces, tabs, line ends and backslashes."""
+    return re.sub(r"\\([0-7]{3})", lambda escape: chr(int(escape[1], 8)), name)
 
 
 def _device_of(number: str, source: str) -> str:
@@ -58,6 +107,10 @@ def _devices_on(volume: os.stat_result) -> set[str]:
             found.add(number)
             waiting += _made_of(DEVICES / number)
     return found
+
+
+def _number(file: Path) -> int:
+    return int(file.read_text())
 
 
 def _made_of(device: Path) -> Iterator[str]:

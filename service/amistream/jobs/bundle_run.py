@@ -283,6 +283,7 @@ class BundleRun:
             ledger=self._ledger,
             resumption=resumption(self._bundling, self._ledger.parts),
             copies=len(ready.destinations),
+            all_read=ready.all_read,
         )
         meter = ProgressMeter(pipeline, limit=self._lanes.limit_upload)
 

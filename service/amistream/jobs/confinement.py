@@ -24,6 +24,14 @@ _FALLBACK_REGION = "us-east-1"
 def check_request(request: CheckRequest, settings: Settings) -> None:
     """Raise `AccessDeniedError` for a request beyond the limits, `RefusedError` if there are no roots."""
     Roots(settings.source_roots).require("source")
+    if request.freeze:
+        raise AccessDeniedError(
+            "access.freeze",
+            "cannot freeze file systems for the job: their writers would wait, and only root and the daemon's own user "
+            "may ask for that",
+            hint="omit --freeze; bundle a snapshot, or a volume that is not mounted",
+            field="freeze",
+        )
     _check_endpoint(request, settings)
     _check_memory(request, settings)
     if settings.limit_upload and request.limit_upload and request.limit_upload > settings.limit_upload:

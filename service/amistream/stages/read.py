@@ -7,7 +7,7 @@ nor passed on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from amistream.ports.volume import Readable
 from amistream.values import MIB, Extent
@@ -19,10 +19,16 @@ _ANNOUNCED_AT_ONCE = 4 * MIB
 class Read:
     """The first stage. Calls come one at a time, from any thread."""
 
-    def __init__(self, volume: Readable, extents: Sequence[Extent] | None = None) -> None:
-        """`extents` ascend and do not touch; None means the whole volume."""
+    def __init__(
+        self,
+        volume: Readable,
+        extents: Sequence[Extent] | None = None,
+        at_end: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`extents` ascend and do not touch; None means the whole volume. `at_end` is called behind the last read."""
         whole = (Extent(offset=0, length=volume.size),) if volume.size else ()
         self._volume = volume
+        self._at_end = at_end
         self._now = _Cursor(whole if extents is None else extents)
         self._ahead = _Cursor(self._now.extents)
         self._on_disk = False
@@ -46,6 +52,8 @@ class Read:
             self._on_disk = self._on_disk or not in_memory
             self._now.advance(length)
             filled += length
+        if self._now.ended:
+            self._at_end()
         return buffer[:filled], self._now.ended
 
     def _announce(self, wanted: int) -> None:

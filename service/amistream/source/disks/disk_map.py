@@ -6,7 +6,7 @@ doubt. Only blocks that ext2, ext3, ext4 or xfs do not use are left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from amistream.source.disks.ext4.used import used_blocks as ext4_used_blocks
@@ -89,10 +89,11 @@ class DiskMap:
         yield settled, self.size
 
 
-def map_disk(read: Reader, size: int, *, sector_size: int | None = None, frozen: bool = False) -> DiskMap:
+def map_disk(read: Reader, size: int, *, sector_size: int | None = None, frozen: Collection[int] = ()) -> DiskMap:
     """Map a disk of `size` bytes. `sector_size`: that of the device; None for an image.
 
-    `frozen`: its mounted file systems were frozen before. Never raises `DoubtError`; an error of `read` passes through.
+    `frozen`: the offsets of the file systems that the caller has frozen. Never raises `DoubtError`; an error of `read`
+    passes through.
     """
     table = _table(read, size, sector_size)
     areas = [
@@ -103,7 +104,9 @@ def map_disk(read: Reader, size: int, *, sector_size: int | None = None, frozen:
     if not table.partitions:
         areas = [Area(offset=0, size=size, trusted=not table.doubts)]
     return DiskMap(
-        size=size, table=table, areas=tuple(_bounded(_examined(read, size, each, frozen=frozen) for each in areas))
+        size=size,
+        table=table,
+        areas=tuple(_bounded(_examined(read, size, each, frozen=each.offset in frozen) for each in areas)),
     )
 
 

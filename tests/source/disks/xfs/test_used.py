@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from amistream.source.disks.disk_map import map_disk
 from amistream.source.disks.reading import DoubtError
 from source.disks.xfs.filled import (
     VARIANTS,
@@ -18,9 +19,11 @@ from source.disks.xfs.filled import (
     make_full,
     make_unmounted,
     map_of,
+    reader,
     run,
 )
 from support.mounts import mounted
+from support.volumes import MIB
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,3 +82,18 @@ def test_a_copy_made_while_frozen(tmp_path: Path, in_use: Copies) -> None:
     run("xfs_repair", "-n", str(kept))
     assert content_of(kept) == in_use.files
     assert "last/0" in in_use.files
+
+
+def test_only_what_was_frozen_is_taken_so(tmp_path: Path, in_use: Copies) -> None:
+    """On a disk with a frozen file system, another one that was not unmounted stays in doubt."""
+    disk, start, size = tmp_path / "disk", MIB, in_use.frozen.stat().st_size
+    with disk.open("wb") as file:
+        file.truncate(2 * (start + size))
+    table = f"label: dos\n{start // 512},{size // 512},L\n{(start + size) // 512},{size // 512},L\n"
+    subprocess.run(["sfdisk", "--quiet", disk], input=table, text=True, check=True)
+    for image, place in ((in_use.frozen, start), (in_use.mounted, start + size)):
+        run("dd", f"if={image}", f"of={disk}", "bs=1M", f"seek={place // MIB}", "conv=notrunc,sparse", "status=none")
+    frozen, dirty = map_disk(reader(disk), disk.stat().st_size, frozen={start}).areas
+    assert frozen.used == map_of(in_use.frozen, frozen=True)
+    assert dirty.used is None
+    assert "not unmounted" in dirty.doubt
