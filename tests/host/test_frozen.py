@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -19,7 +20,6 @@ from support.mounts import mounted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 LONG_S = 600.0
 SHORT_S = 0.5
@@ -139,10 +139,12 @@ def test_a_lazy_umount_leaves_the_way_to_thaw(tmp_path: Path) -> None:
 
 
 def test_held_until_its_release(place: Path) -> None:
-    """A writer waits until the release, which finds that nobody thawed before."""
+    """A writer waits until the release, which finds that nobody thawed before; the guards stay in memory meanwhile."""
     frozen = Frozen([place], limit_s=LONG_S)
     writer = waiting_writer(place)
     frozen.check()
+    for guard in frozen._guards:
+        assert "VmLck:\t       0 kB" not in Path(f"/proc/{guard.process.pid}/status").read_text()
     assert writer.poll() is None
     frozen.release()
     assert has_written(writer)
@@ -201,3 +203,9 @@ def test_all_or_none(tmp_path: Path, place: Path) -> None:
         with pytest.raises(RefusedError, match="cannot be frozen"):
             Frozen([place, memory], limit_s=LONG_S)
         subprocess.run(["touch", place / "again"], check=True, timeout=GENEROUS_S)
+
+
+def test_a_place_that_is_gone(tmp_path: Path) -> None:
+    """A directory that is not there any more is a refusal."""
+    with pytest.raises(RefusedError, match="No such file"):
+        Frozen([tmp_path / "gone"], limit_s=LONG_S)

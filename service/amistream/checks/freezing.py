@@ -53,11 +53,12 @@ def places_to_freeze(volume: Volume, request: CheckRequest, settings: Settings) 
             why = f"{needed[device]} is on it, and whoever writes there would wait until the thaw"
             raise _refused(place, why, "bundle a snapshot of it, or move that elsewhere first")
         # A file system may be mounted in several places, and another one over it in some of them.
-        visible = [each for each in mounts if each.device == device and _device(Path(each.place)) == device]
+        places = [Path(each.place) for each in mounts if each.device == device]
+        visible = [each for each in places if each.is_dir() and _device(each) == device]
         if not visible:
             hint = f"umount what is mounted over it: findmnt {quoted(shown(place))}"
             raise _refused(place, "other file systems are mounted over it", hint)
-        found.append(Path(visible[0].place))
+        found.append(visible[0])
     if found and not _is_capable():
         raise _refused(found[0], "that needs CAP_SYS_ADMIN", CAPABLE)
     return tuple(found)

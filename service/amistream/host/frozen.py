@@ -99,10 +99,15 @@ class Frozen:
 
     def _freeze(self) -> None:
         for place in self.places:
-            self._open.append(os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-            # Writers wait from the beginning of a freeze, until all that is pending is written: better before.
-            ctypes.CDLL(None).syncfs(self._open[-1])
-        self._start()
+            try:
+                self._open.append(os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+                _write_out(self._open[-1])
+            except OSError as error:
+                raise _refused(place, error.errno or 0) from error
+        try:
+            self._start()
+        except OSError as error:
+            raise self._no_guard() from error
         freezer, watcher = self._guards
         for guard in self._guards:
             if guard.answer(PATIENCE_S) != "ready":
@@ -111,7 +116,7 @@ class Frozen:
             raise self._no_guard(watcher)
         self._timer.start()
         self._may_be_frozen = True
-        word, *about = freezer.ask("freeze", min(PATIENCE_S, self._limit_s)).split()
+        word, *about = freezer.ask("freeze", min(PATIENCE_S, self._limit_s)).split() or [""]
         if word == "failed":
             self._may_be_frozen = False
             raise _refused(self.places[int(about[0])], int(about[1]))
@@ -184,15 +189,15 @@ class Frozen:
             field="freeze",
         )
 
-    def _no_guard(self, guard: _Guard) -> RefusedError:
+    def _no_guard(self, guard: _Guard | None = None) -> RefusedError:
         names = ", ".join(map(shown, self.places))
-        if guard.status() == CANNOT_LOCK:
+        if guard is not None and guard.status() == CANNOT_LOCK:
             why = "its guard may not lock its memory (CAP_IPC_LOCK)"
             return RefusedError("freeze.not_allowed", f"cannot freeze {names}: {why}", hint=CAPABLE, field="freeze")
         return RefusedError(
             "freeze.guard",
             f"cannot freeze {names}: the process that would thaw it does not answer",
-            hint="the machine may be too busy: try again later",
+            hint="the machine may be too busy, or short of memory: try again later",
             field="freeze",
         )
 
@@ -235,6 +240,14 @@ class _Guard:
         ended = self.status() is not None
         self._connection.close()
         return ended
+
+
+def _write_out(place: int) -> None:
+    """Write what is pending. A freeze does so too, but its writers wait from the beginning on."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syncfs(place) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def _refused(place: Path, number: int) -> RefusedError:
