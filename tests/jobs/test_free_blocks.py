@@ -165,6 +165,25 @@ async def test_resumed(ext4: tuple[Path, Files], make_scene: MakeScene, tmp_path
     check_file_system(back, "ext4", files)
 
 
+async def test_holes_that_count_as_data_later(
+    ext4: tuple[Path, Files], make_scene: MakeScene, tmp_path: Path, key_ring: KeyRing
+) -> None:
+    """A resumed job goes on if a hole has become zeros, as one of a preallocated file does once it was read."""
+    image, files = tmp_path / "filled.img", ext4[1]
+    subprocess.run(["cp", "--sparse=always", ext4[0], image], check=True)
+    async with make_scene() as scene:
+        job = await scene.run(scene.request(source=str(image)), room=1)
+        assert job.resumable, job.error
+        shutil.copyfile(image, tmp_path / "dense.img")
+        (tmp_path / "dense.img").replace(image)
+        job = await scene.again(job)
+    assert job.state is State.DONE, job.error
+    assert not [notice for notice in job.notices if ANEW in notice]
+    back = unpacked(tmp_path / "out", key_ring, tmp_path / "back")
+    assert markers(back) == 0
+    check_file_system(back, "ext4", files)
+
+
 async def test_begun_by_an_older_version(
     ext4: tuple[Path, Files], make_scene: MakeScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,6 +115,21 @@ async def test_an_unfinished_upload_is_removed_where_the_part_is_missing() -> No
     assert tidied == ["image.part.01", "image.part.03"]
 
 
+class Bytes:
+    """A volume of these bytes."""
+
+    def __init__(self, content: bytes) -> None:
+        self.size = len(content)
+        self._content = content
+
+    def read_into(self, offset: int, buffer: memoryview) -> bool:
+        buffer[:] = self._content[offset : offset + len(buffer)]
+        return True
+
+    def will_need(self, offset: int, length: int) -> None:
+        """Do nothing."""
+
+
 def drawn(data: list[tuple[int, int]]) -> tuple[Extent, ...]:
     return tuple(Extent(offset=start, length=end - start) for start, end in data)
 
@@ -137,18 +152,19 @@ def drawn(data: list[tuple[int, int]]) -> tuple[Extent, ...]:
     ],
 )
 @pytest.mark.parametrize("joined", [True, False])
+@pytest.mark.parametrize("byte", [b"\1", b"\0"])
 def test_data_where_there_was_none(
-    known: list[tuple[int, int]] | None, now: list[tuple[int, int]], same: bool, joined: bool
+    known: list[tuple[int, int]] | None, now: list[tuple[int, int]], same: bool, joined: bool, byte: bytes
 ) -> None:
-    """A volume has changed if it has data outside of what the plan reads, gaps within its extents included."""
+    """A volume has changed if data outside of what the plan reads has other bytes than zeros, gaps included."""
     read, whole = None if known is None else drawn(known), drawn([(0, 1000)])
     plan = SimpleNamespace(extents=whole, used=read) if joined and read is not None else None
     plan = plan or SimpleNamespace(extents=read, used=None)
     bundling = cast("Any", Bundling).model_construct(image_size=1000, plan=plan)
-    with nullcontext() if same else pytest.raises(ChangedError):
-        check_volume(bundling, 1000, drawn(now))
+    with nullcontext() if same or byte == b"\0" else pytest.raises(ChangedError):
+        check_volume(bundling, Bytes(byte * 1000), drawn(now))
     with pytest.raises(ChangedError):
-        check_volume(bundling, 999, drawn(now))
+        check_volume(bundling, Bytes(byte * 999), drawn(now))
 
 
 async def test_the_store_decides_which_parts_are_stored() -> None:

@@ -175,7 +175,9 @@ class BundleRun:
         key = await self._start(ready)
         await self._move(State.BUNDLING)
         try:
-            check_volume(self._bundling, ready.volume.size, ready.used, digest_of(ready.volume))
+            volume = ready.volume
+            checking = asyncio.to_thread(check_volume, self._bundling, volume, ready.used, digest_of(volume))
+            await finish_despite_cancel(checking, on_cancel=volume.interrupt)
             pipeline, meter, measured = await self._pass(ready, key)
         except ChangedError as change:
             key = await self._start_over(ready, change)

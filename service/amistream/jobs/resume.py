@@ -1,17 +1,22 @@
 """Finds where a pass begins: anew, or behind the parts that an earlier pass under the same key has stored.
 
-Nothing here asks the volume or a destination: its data was found by the preflight, the parts proved by `proof`.
+Nothing here asks a destination: the parts were proved by `proof`. The volume's data was found by the preflight; it is
+read only where the plan has none.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
 
 from amistream.jobs.records import SealedPart
 from amistream.plan import Bundling, Resumption
-from amistream.values import ChangedError, Extent
+from amistream.ports.volume import Readable
+from amistream.values import MIB, ChangedError, Extent
+
+_AT_ONCE = MIB
+_ZEROS = memoryview(bytes(_AT_ONCE))
 
 
 def resumption(bundling: Bundling, parts: Sequence[SealedPart]) -> Resumption:
@@ -28,21 +33,40 @@ def resumption(bundling: Bundling, parts: Sequence[SealedPart]) -> Resumption:
     )
 
 
-def check_volume(bundling: Bundling, size: int, data: Sequence[Extent], tree: str = "") -> None:
-    """Raise `ChangedError` when the volume has another size than settled, or data outside of what the plan reads.
+def check_volume(bundling: Bundling, volume: Readable, data: Sequence[Extent], tree: str = "") -> None:
+    """Raise `ChangedError` when the volume has another size than settled, or bytes that the plan takes for zeros.
 
-    Such data would never be read. Data that went is no matter: its place is read, hashed and compared. `tree` is
-    the digest of a tree's plan: another one means another image.
+    Only `data` outside of what the plan reads is looked at: it would never be read. Zeros there are no change: a hole
+    of a preallocated file counts as data once it was read, by anybody. Data that went is no matter: its place is read,
+    hashed and compared. `tree` is the digest of a tree's plan: another one means another image. Blocks: use it on a
+    thread.
     """
     if bundling.tree != tree:
         raise ChangedError("files came, went, or were written to")
-    if bundling.image_size != size:
-        raise ChangedError(f"it had {bundling.image_size} bytes and has {size}")
+    if bundling.image_size != volume.size:
+        raise ChangedError(f"it had {bundling.image_size} bytes and has {volume.size}")
     plan = bundling.plan
     planned = plan.extents if plan.used is None else plan.used
     if planned is None:
         return
+    buffer = memoryview(bytearray(_AT_ONCE))
+    for start, end in _outside(data, planned):
+        for offset in range(start, end, _AT_ONCE):
+            found = buffer[: min(_AT_ONCE, end - offset)]
+            volume.read_into(offset, found)
+            if found != _ZEROS[: len(found)]:
+                raise ChangedError(f"there is data behind byte {start}, where there was none")
+
+
+def _outside(data: Sequence[Extent], planned: Sequence[Extent]) -> Iterator[tuple[int, int]]:
+    """Start and end of the ranges of `data` that no extent of `planned` covers. Both ascend."""
     for extent in data:
-        number = bisect_right(planned, extent.offset, key=lambda each: each.offset) - 1
-        if number < 0 or extent.end > planned[number].end:
-            raise ChangedError(f"there is data behind byte {extent.offset}, where there was none")
+        start = extent.offset
+        number = bisect_right(planned, start, key=lambda each: each.end)
+        while number < len(planned) and planned[number].offset < extent.end:
+            if start < planned[number].offset:
+                yield start, planned[number].offset
+            start = planned[number].end
+            number += 1
+        if start < extent.end:
+            yield start, extent.end
