@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -25,13 +26,29 @@ from support.volumes import loop_device, random_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from faults.scene import MakeScene
     from support.keys import KeyRing
 
 HELD = Fault(action=PauseReply(), path=part(1))
 """Holds the job while much of the volume is still to be read."""
+
+
+GUARDS = {
+    "freezer killed": ("freezer", signal.SIGKILL, 600),
+    "watcher killed": ("watcher", signal.SIGKILL, 600),
+    "freezer stopped": ("freezer", signal.SIGSTOP, 2),
+}
+
+
+def guard_of_this_process(role: str) -> int:
+    """The process of a guard that this process has started."""
+    children = " ".join(file.read_text() for file in Path("/proc/self/task").glob("*/children"))
+    for number in children.split():
+        words = Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0")
+        if len(words) > 4 and words[3].endswith(b"freeze_guard.py") and words[4] == role.encode():
+            return int(number)
+    raise AssertionError(f"there is no {role}")
 
 
 class Mounted(NamedTuple):
@@ -122,6 +139,25 @@ async def test_the_limit_passes(scene: MakeScene, data: Mounted) -> None:
         assert (job.state, job.error.code) == (State.FAILED, "freeze.lost")
         assert "would not be consistent" in job.error.message
         assert "freeze_timeout_s" in job.error.hint
+        assert there.left() == []
+
+
+@pytest.mark.parametrize(("role", "number", "limit_s"), GUARDS.values(), ids=GUARDS)
+async def test_a_guard_is_gone(
+    role: str, number: signal.Signals, limit_s: float, scene: MakeScene, data: Mounted
+) -> None:
+    """A writer gets through when a guard is killed, at the limit when it is stopped; the job fails with the cause."""
+    async with scene(HELD, upload_concurrency=1, freeze_timeout_s=limit_s) as there:
+        async with there.queue() as queue:
+            job, _ = await queue.submit(there.request(source=str(data.device), freeze=True))
+            await hit(there.proxy, HELD)
+            os.kill(guard_of_this_process(role), number)
+            writer = subprocess.Popen(["touch", data.place / "written"])
+            assert await asyncio.to_thread(has_written, writer)
+            await asyncio.to_thread(there.proxy.let_go, HELD)
+            await ended(job)
+        assert job.error is not None
+        assert (job.state, job.error.code) == (State.FAILED, "freeze.lost")
         assert there.left() == []
 
 
