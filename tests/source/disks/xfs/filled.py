@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import subprocess
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,12 +18,14 @@ from support.mounts import mounted
 from support.volumes import MIB, files_tree, xfs_image
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from amistream.source.disks.facts import UsedBlocks
 
 SIZE = 304 * MIB
 """mkfs.xfs refuses less than 300 MiB."""
+_SMALL = 40 * MIB
 
 VARIANTS = {
     "plain": (),
@@ -31,7 +34,7 @@ VARIANTS = {
     "owners of blocks": ("-m", "rmapbt=1"),
     "older features": ("-m", "reflink=0,bigtime=0,inobtcount=0,finobt=0", "-i", "sparse=0"),
     "big extent counts": ("-i", "nrext64=1"),
-    "a smaller last group": ("-d", "agcount=3"),
+    "a smaller last group": ("-d", "agsize=24m"),
     "striped log": ("-l", "su=262144"),
 }
 VERSION_4 = {
@@ -45,8 +48,9 @@ def make(path: Path, *options: str) -> Path:
     if shutil.which("mkfs.xfs") is None:
         pytest.skip("mkfs.xfs is not installed (Debian package xfsprogs)")
     with path.open("wb") as file:
-        file.truncate(SIZE)
-    run("mkfs.xfs", "-q", *options, str(path))
+        file.truncate(_SMALL)
+    with _small_ones_allowed():
+        run("mkfs.xfs", "-q", *options, str(path))
     return path
 
 
@@ -62,7 +66,17 @@ def make_unmounted(path: Path, *options: str) -> Path:
     """Make one with files, without a mount."""
     tree = files_tree(path.with_name(path.name + ".tree"), 4 * MIB)
     write_files(tree / "more", count=60)
-    return xfs_image(path, SIZE, tree, *options)
+    with _small_ones_allowed():
+        return xfs_image(path, _SMALL, tree, *options)
+
+
+@contextmanager
+def _small_ones_allowed() -> Iterator[None]:
+    """Let mkfs.xfs make less than 300 MiB, and a log of less than 64, as it does for its own tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("TEST_DIR", "TEST_DEV", "QA_CHECK_FS"):
+            patch.setenv(name, "here")
+        yield
 
 
 def write_files(where: Path, *, count: int, seed: int = 0) -> None:

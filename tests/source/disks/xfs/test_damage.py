@@ -15,7 +15,7 @@ from source.disks.xfs.filled import free_in
 if TYPE_CHECKING:
     from pathlib import Path
 
-FLIPS = 150
+FLIPS = 100
 EVERY_32_BITS = b"\xff" * 4
 
 
