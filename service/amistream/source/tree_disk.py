@@ -75,18 +75,18 @@ def _mounted(path: Path, root: Mount, table: Sequence[Mount], others: dict[str, 
     for each in table:
         inside = each.point.removeprefix(above) if each.point.startswith(above) else b""
         boots = inside.partition(b"/")[0] in _BOOT
-        point = Path(os.fsdecode(each.point))
+        name = each.point.decode("utf-8", "backslashreplace")
         if each.device in others:
             if each.writable and not boots:
                 number = others[each.device].number
                 raise no_clone(
                     path,
-                    f"partition {number} of its disk is mounted read-write on {point}",
-                    f"mount -o remount,ro {quoted(point)}; or {_OTHER_WAY}",
+                    f"partition {number} of its disk is mounted read-write on {name}",
+                    f"mount -o remount,ro {quoted(name)}; or {_OTHER_WAY}",
                 )
-            yield point
+            yield Path(os.fsdecode(each.point))
         elif boots and each.device != root.device and each.kind != "autofs":
-            raise no_clone(path, f"{point} is not on the same disk", "bundle the disks that it boots from")
+            raise no_clone(path, f"{name} is not on the same disk", "bundle the disks that it boots from")
 
 
 def no_clone(path: Path, why: str, hint: str = _OTHER_WAY) -> RefusedError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import struct
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -150,6 +151,8 @@ def test_partitions_behind_the_root(tmp_path: Path, disks: dict[Table, BootDisk]
     says, fix = refusal(image, wanted=SIZE + MIB)
     assert "partition 2 lies behind its root partition" in says
     assert fix == "leave --size out"
+    with pytest.raises(NoTemplateError, match=f"keeps its {SIZE} bytes, and an AMI has at most {SIZE - 1}"):
+        template_of(image, most=SIZE - 1)
     assert template_of(image, 2, wanted=12 * MIB).root == Extent(offset=6 * MIB, length=6 * MIB)
 
 
@@ -242,6 +245,15 @@ def test_tables_in_doubt(disks: dict[Table, BootDisk], tmp_path: Path) -> None:
     hybrid = bytearray(gpt)
     struct.pack_into("<B3xB3xII", hybrid, 462, 0, 0x83, 8192, 100)
     assert "partitions in the boot record too" in refusal(hybrid)[0]
+
+
+def test_other_sectors(disks: dict[Table, BootDisk]) -> None:
+    """A table for sectors of 4 KiB is refused: EC2 has none of them."""
+    image = disks["gpt"].path.read_bytes()
+    read = window(lambda start, length: image[start : start + length], 0, len(image))
+    table = replace(read_table(read, len(image)), sector_size=4096)
+    with pytest.raises(NoTemplateError, match="sectors of 4096 bytes"):
+        make_template(read, len(image), table, 1, most=MOST)
 
 
 def test_a_disk_that_grew(disks: dict[Table, BootDisk], tmp_path: Path) -> None:

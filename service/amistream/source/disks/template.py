@@ -61,16 +61,14 @@ def make_template(
     """Plan a disk after the one of `size` bytes whose partition `number` holds the root.
 
     It gets the `wanted` size. Without one the root keeps its own, or gets less so that the disk has at most `most`
-    bytes. Raises `NoTemplateError`, and lets errors of `read` pass.
+    bytes, as many as an AMI may have. Raises `NoTemplateError`, and lets errors of `read` pass.
     """
     written: tuple[Written, ...] = ()
     try:
-        root = _root(table, number)
-        loader = find_loader(read, table, size)
+        root, loader = _root(table, number), find_loader(read, table, size)
         if fixed := _why_fixed(table, root):
-            if wanted not in (None, size):
-                raise NoTemplateError(f"{fixed}, so its disk cannot get another size", "leave --size out")
             _check_loader(loader, root, size)
+            _check_size(fixed, size, most, wanted)
             end, room = size, root.size
         else:
             _check_loader(loader, root, root.offset)
@@ -111,6 +109,13 @@ def _why_fixed(table: PartitionTable, root: Partition) -> str:
         return "its root is a logical partition"
     behind = next((each.number for each in table.partitions if each.offset > root.offset), None)
     return f"partition {behind} lies behind its root partition" if behind else ""
+
+
+def _check_size(fixed: str, size: int, most: int, wanted: int | None) -> None:
+    if wanted not in (None, size):
+        raise NoTemplateError(f"{fixed}, so its disk cannot get another size", "leave --size out")
+    if size > most:
+        raise NoTemplateError(f"{fixed}, so its disk keeps its {size} bytes, and an AMI has at most {most}")
 
 
 def _check_loader(loader: BootLoader, root: Partition, end: int) -> None:
