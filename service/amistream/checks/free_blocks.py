@@ -85,7 +85,7 @@ def doubts(disk: DiskMap, volume: Volume, used: Sequence[Extent]) -> Iterator[Ob
             yield _whole(place, "its content is not known")
     if places := [_place(area, volume) for area in disk.areas if area.used and area.used.keeps_preallocated]:
         yield notice(
-            f"{' and '.join(places)}: blocks that were preallocated and never written count as used",
+            f"{' and '.join(places)}: blocks that files were given and never wrote count as used",
             why="deleted files may go into the image with them",
         )
 

@@ -40,7 +40,8 @@ class UsedBlocks:
     unused_inodes: int = 0
     """Bytes of inode tables that were never used."""
     keeps_preallocated: bool = False
-    """Preallocated blocks could not be left out safely: `extents` has them, and the deleted data in them."""
+    """Blocks that files were given and never wrote could not be left out safely: `extents` has them, and the deleted
+    data in them."""
 
 
 class TableKind(StrEnum):

@@ -80,3 +80,11 @@ def _domain(path: Path, block_size: int) -> frozenset[int]:
     for offset, length in re.findall(r"^0x(\w+) +0x(\w+) +\+$", path.read_text(), re.MULTILINE):
         found.update(range(int(offset, 16) // block_size, (int(offset, 16) + int(length, 16)) // block_size))
     return frozenset(found)
+
+
+@pytest.mark.parametrize(("features", "keeps"), [("^bigalloc", False), ("bigalloc", True)])
+def test_the_rest_of_a_cluster(tmp_path: Path, features: str, keeps: bool) -> None:
+    """With clusters of several blocks, the blocks that no file has of a used cluster count as preallocated and kept."""
+    image = tmp_path / "image"
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-O", features, "-b", "1024", image, "16M"], check=True)
+    assert used(image).keeps_preallocated == keeps

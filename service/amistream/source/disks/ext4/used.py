@@ -53,7 +53,8 @@ class _Map:
         self._unused_tables = BlockSet(fs)
         self._attribute_blocks: set[int] = set()
         """Blocks of extended attributes: many inodes may share one."""
-        self._keeps_preallocated = False
+        self._keeps_preallocated = fs.cluster_ratio > 1
+        """With clusters always: the rest of a small file's cluster is in no extent, and is not left out."""
 
     def result(self) -> UsedBlocks:
         check_journal(self._read, self._fs)
@@ -128,7 +129,6 @@ class _Map:
         ratio = self._fs.cluster_ratio
         start, behind = -(-run.start // ratio) * ratio, (run.start + run.blocks) // ratio * ratio
         self._unwritten.add(start, max(behind - start, 0))
-        self._keeps_preallocated |= behind - start < run.blocks
 
     def _without_unwritten(self, used: list[int]) -> UsedBlocks:
         fs = self._fs
