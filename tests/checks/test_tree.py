@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from amistream.roots import Roots
+from amistream.source.tree.walk import Walk
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,6 +55,37 @@ async def test_report_that_cannot_be_written(scene: Scene, tree: Path) -> None:
     """A report whose directory is missing is refused before the first byte."""
     error = await scene.refused(scene.out, source=str(tree), size="32MiB", report="/nowhere/report")
     assert (error.code, error.field) == ("report.unwritable", "report")
+
+
+async def test_cancelled_walk(scene: Scene, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cancel ends the walk through a large tree before the next directory, and leaves nothing open."""
+    for number in range(50):
+        (tree / f"folder{number}").mkdir()
+    entered, read = asyncio.Event(), []
+    loop, go = asyncio.get_running_loop(), threading.Event()
+    names_in = Walk._names_in
+
+    def hold(walk: Walk, directory: Any) -> Any:
+        read.append(directory)
+        loop.call_soon_threadsafe(entered.set)
+        go.wait()
+        return names_in(walk, directory)
+
+    monkeypatch.setattr(Walk, "_names_in", hold)
+
+    async def check() -> None:
+        async with scene.ready(scene.out, source=str(tree)):
+            pass
+
+    checking = asyncio.create_task(check())
+    await entered.wait()
+    checking.cancel()
+    for _ in range(20):  # through the task groups in between
+        await asyncio.sleep(0)
+    go.set()
+    await asyncio.wait({checking})
+    assert checking.cancelled()
+    assert len(read) == 1
 
 
 async def test_rules_in_the_notice(scene: Scene, tree: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from amistream.checks.destination import RequestContext
@@ -12,6 +13,7 @@ from amistream.checks.free_blocks import find_blocks, keep_all
 from amistream.checks.freezing import places_to_freeze, writable_devices
 from amistream.checks.tree import describe, describe_boot_area, refuse_wishes, tree_wishes
 from amistream.errors import RefusedError, SourceError
+from amistream.flow.cancel import finish_despite_cancel
 from amistream.host.frozen import Frozen
 from amistream.host.mounts import mount_point, offsets_on, shown
 from amistream.plan import Plan
@@ -142,7 +144,12 @@ class SourceChecks:
         if self.opened:
             await asyncio.to_thread(self.volume.close)
 
-    def _open(self) -> Observation | str | list[Observation]:
+    async def _open(self) -> Observation | str | list[Observation]:
+        stopped = threading.Event()
+        return await finish_despite_cancel(asyncio.to_thread(self._open_unless, stopped.is_set), on_cancel=stopped.set)
+
+    def _open_unless(self, stopped: Callable[[], bool]) -> Observation | str | list[Observation]:
+        """Open the volume. The walk through a directory ends soon once it is `stopped`."""
         request = self._request
         self.volume = volume = open_source(
             request.source or "",
@@ -152,7 +159,7 @@ class SourceChecks:
             most=int(self._settings.max_image_size),
             as_it_is=self._as_it_is,
             partition=self.boot_area.table,
-            tree=lambda path: self.boot_area.open_tree(path, tree_wishes(self._context)),
+            tree=lambda path: self.boot_area.open_tree(path, tree_wishes(self._context, stopped)),
         )
         self.opened = True
         self.used = volume.extents()
@@ -246,7 +253,7 @@ class SourceChecks:
         try:
             self.volume.close()
             self.opened = False
-            self._open()
+            self._open_unless(lambda: False)
         except BaseException:
             frozen.close()
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from amistream.checks.destination import RequestContext
@@ -20,7 +21,7 @@ from amistream.values import quoted
 _RULES_NAMED = 6
 
 
-def tree_wishes(context: RequestContext) -> TreeWishes:
+def tree_wishes(context: RequestContext, stopped: Callable[[], bool]) -> TreeWishes:
     """The request's wishes for a tree, and the files that never come in. Raises `RefusedError`."""
     request, settings = context.request, context.settings
     key = request.private_key or settings.private_key
@@ -44,6 +45,7 @@ def tree_wishes(context: RequestContext) -> TreeWishes:
         cross=request.all_file_systems,
         allow_unreadable=request.allow_unreadable,
         own=own,
+        stopped=stopped,
         outputs=[(place.path, context.prefix) for place in places if isinstance(place, DirectoryLocation)],
     )
 

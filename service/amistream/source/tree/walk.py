@@ -38,6 +38,10 @@ NEVER_CROSSED = frozenset(_KERNELS.split())
 Found = list[tuple[bytes, os.DirEntry[str]]]
 
 
+class StoppedError(Exception):
+    """The walk was stopped."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
     """The parts of the machine that a walk has to know."""
@@ -86,13 +90,15 @@ class Walk:
         """Rows of the inodes with several names."""
         self._waiting: list[_Directory] = []
 
-    def run(self) -> None:
-        """Walk the whole tree. Raises OSError if its root cannot be read."""
+    def run(self, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Walk the whole tree. Raises OSError if its root cannot be read, and `StoppedError` once it is `stopped`."""
         try:
             attributes = self._attributes(f"/proc/self/fd/{self._root}", b"", follow=True)
             self.tree.add(_row(os.fstat(self._root), attributes), ROOT)
             self._waiting.append(_Directory(ROOT, b"", mount_of(self._root)))
             while self._waiting:
+                if stopped():
+                    raise StoppedError
                 self._read(self._waiting.pop())
         finally:
             self._handles.close()
