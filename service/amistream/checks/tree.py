@@ -30,7 +30,7 @@ def tree_wishes(context: RequestContext, stopped: Callable[[], bool]) -> TreeWis
         raise RefusedError(
             "report.unwritable",
             f"cannot write the report {report}: its directory is missing, or not yours to write to",
-            hint=f"ls -ld {quoted(report.parent)}",
+            hint=f"ls -ld {quoted(report.parent)}; the daemon's unit writes only where ReadWritePaths= lets it",
             field="report",
         )
     places = [parse_location(destination) for destination in request.destinations]

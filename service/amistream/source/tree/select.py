@@ -59,10 +59,14 @@ class Selection:
         self._exclude = Patterns(exclude)
         self._names = {category: Patterns(_NAMES[category]) for category in clean}
         self._always = Patterns(ALWAYS)
+        self._any = Patterns([*exclude, *(name for category in clean for name in _NAMES[category]), *ALWAYS])
+        """All that leave out, at once: most paths match none."""
         self.looks_at_content = SECRETS in clean
 
     def leaves_out(self, path: bytes, name: bytes, *, directory: bool) -> str:
         """The rule that leaves out a path of the tree, which begins with a slash; '' if it comes in."""
+        if self._any.match(path, name, directory=directory) is None:
+            return ""
         if (rule := self._exclude.match(path, name, directory=directory)) is not None:
             found = f"--exclude {rule}"
         elif category := self._category(path, name, directory=directory):
