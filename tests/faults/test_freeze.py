@@ -20,7 +20,7 @@ from support import commands
 from support.commands import COMMANDS
 from support.deleted_files import MIB, check_file_system, make_file_system
 from support.frozen import GENEROUS_S, freezable, has_written, waiting_writer
-from support.mounts import mounted
+from support.mounts import mounted, partition
 from support.proxy import Answer, Fault, PauseReply
 from support.volumes import loop_device, random_image
 
@@ -84,6 +84,42 @@ async def test_the_last_writes_are_there(kind: str, size: int, tmp_path: Path, k
     with mounted(back, tmp_path / "replayed", "-o", "loop"):
         pass
     check_file_system(back, kind, files)
+
+
+async def test_a_disk_with_two_mounted_file_systems(tmp_path: Path, key_ring: KeyRing) -> None:
+    """All file systems of a disk are frozen, and each comes back with its last writes, without its free blocks."""
+    disk, sizes = tmp_path / "disk.img", {"ext4": 16 * MIB, "xfs": 304 * MIB}
+    places = {"ext4": (MIB, sizes["ext4"]), "xfs": (MIB + sizes["ext4"], sizes["xfs"])}
+    files = {kind: make_file_system(tmp_path / kind, kind, size) for kind, size in sizes.items()}
+    with disk.open("wb") as file:
+        file.truncate(2 * MIB + sum(sizes.values()))
+    table = "".join(f"{start // 512},{size // 512},L\n" for start, size in places.values())
+    subprocess.run(["sfdisk", "--quiet", disk], input=f"label: dos\n{table}", text=True, check=True)
+    for kind, (start, _) in places.items():
+        where = ["bs=1M", f"seek={start // MIB}", "conv=notrunc,sparse", "status=none"]
+        subprocess.run(["dd", f"if={tmp_path / kind}", f"of={disk}", *where], check=True)
+    with (
+        loop_device(disk, read_only=False) as device,
+        partition(device, *places["ext4"]) as first,
+        partition(device, *places["xfs"], number=2) as second,
+        mounted(first, tmp_path / "first") as ext4,
+        mounted(second, tmp_path / "second") as xfs,
+    ):
+        device.read_bytes()
+        for kind, place in (("ext4", ext4), ("xfs", xfs)):
+            files[kind]["last"] = b"written a moment ago\n" * 10_000
+            (place / "last").write_bytes(files[kind]["last"])
+        job = await run(request(device, tmp_path / "out", key_ring, freeze=True), settings(tmp_path))
+        assert job.state is State.DONE, job.error
+        for place in (ext4, xfs):
+            (place / "after").write_bytes(b"")
+    assert not [notice for notice in job.notices if "with its free blocks" in notice]
+    back = unpacked(tmp_path / "out", key_ring, tmp_path / "back")
+    for kind, (start, size) in places.items():
+        options = f"loop,offset={start},sizelimit={size}"
+        with mounted(back, tmp_path / f"replayed-{kind}", "-o", options):
+            pass
+        check_file_system(back, kind, files[kind], offset=start, size=size)
 
 
 async def test_thawed_once_all_is_read(scene: MakeScene, data: Mounted) -> None:
