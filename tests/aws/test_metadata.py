@@ -55,6 +55,13 @@ async def test_an_instance_with_nothing(service: dict[str, str]) -> None:
     assert await inherited() == Inherited()
 
 
+@pytest.mark.parametrize("status", [403, 404, 405])
+async def test_version_1(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that gives no tokens is asked without one."""
+    async with instance(DATA, monkeypatch, no_tokens=status):
+        assert (await inherited()).kernel == "aki-12345678"
+
+
 async def test_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Off EC2 the refusal comes soon and says what to leave out."""
     monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -13,6 +16,8 @@ import pytest
 from support import commands
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from support.endpoints import Endpoint
     from support.keys import KeyRing
 
@@ -93,3 +98,34 @@ def old(tmp_path: Path, key_ring: KeyRing) -> Old:
     (kept / "cert-ec2.pem").write_bytes(key_ring.ec2.certificate.read_bytes())
 
     return Old(tmp_path)
+
+
+@contextmanager
+def instance(data: Mapping[str, str]) -> Iterator[str]:
+    """The URL of a metadata service (IMDSv2) that answers with `data`, by path below meta-data, to other processes."""
+
+    class Service(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            self._answer("a-token")
+
+        def do_GET(self) -> None:
+            assert self.headers["X-aws-ec2-metadata-token"] == "a-token"
+            self._answer(data.get(self.path.removeprefix("/latest/meta-data/")))
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def _answer(self, text: str | None) -> None:
+            self.send_response(404 if text is None else 200)
+            self.send_header("Content-Length", str(len(text or "")))
+            self.end_headers()
+            self.wfile.write((text or "").encode())
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Service) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()

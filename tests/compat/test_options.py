@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from amistream.cli.foreground import InterruptedHereError
 from amistream.compat.access import bucket_address, endpoint, region_of
 from amistream.compat.main import exit_status, run
 from amistream.compat.options import Use, in_old_words, option, parse
@@ -28,7 +29,6 @@ from support import commands
 
 PATIENCE_S = 120
 ROOT = Path(__file__).parents[2]
-MADE = [command for command in COMMANDS if not command.use_instead]
 OPTIONS = (
     option("-b, --bucket BUCKET", "", required=True),
     option("-m, --manifest FILE", ""),
@@ -136,25 +136,28 @@ def test_places() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "in_s3", "down", "local", "euca2ools"),
+    ("error", "in_s3", "down", "local", "system", "euca2ools"),
     [
-        (UsageError("usage", ""), 1, 1, 1, 2),
-        (RefusedError("key.mismatch", ""), 2, 2, 2, 1),
-        (JobError("source.changed", ""), 2, 2, 2, 1),
-        (DifferenceError("part.digest", ""), 2, 2, 2, 1),
-        (StoreError("aws.AccessDenied", ""), 3, 3, 2, 1),
-        (RefusedError("bucket.missing", ""), 3, 3, 2, 1),
-        (BundleExistsError("destination.exists", ""), 3, 2, 2, 1),
-        (StoreError("directory.failed", ""), 2, 2, 2, 1),
-        (UnconfirmedError("unconfirmed", ""), 5, 5, 5, 1),
+        (UsageError("usage", ""), 1, 1, 1, 1, 2),
+        (RefusedError("key.mismatch", ""), 2, 2, 2, 254, 1),
+        (RefusedError("metadata.unreachable", ""), 2, 2, 2, 12, 1),
+        (JobError("source.changed", ""), 2, 2, 2, 254, 1),
+        (DifferenceError("part.digest", ""), 2, 2, 2, 254, 1),
+        (StoreError("aws.AccessDenied", ""), 3, 3, 2, 254, 1),
+        (RefusedError("bucket.missing", ""), 3, 3, 2, 254, 1),
+        (BundleExistsError("destination.exists", ""), 3, 2, 2, 254, 1),
+        (StoreError("directory.failed", ""), 2, 2, 2, 254, 1),
+        (UnconfirmedError("unconfirmed", ""), 5, 5, 5, 254, 1),
+        (InterruptedHereError("interrupted", ""), 130, 130, 130, 255, 130),
     ],
 )
-def test_exit_statuses(error: AmistreamError, in_s3: int, down: int, local: int, euca2ools: int) -> None:
+def test_exit_statuses(error: AmistreamError, in_s3: int, down: int, local: int, system: int, euca2ools: int) -> None:
     """Each kind of failure ends with the status of its tools; S3's only for commands that use S3."""
     for name, status in {
         "ec2-upload-bundle": in_s3,
         "ec2-download-bundle": down,
         "ec2-bundle-image": local,
+        "ec2-bundle-vol": system,
         "euca-bundle-and-upload-image": euca2ools,
     }.items():
         command = find_command(name)
@@ -162,7 +165,7 @@ def test_exit_statuses(error: AmistreamError, in_s3: int, down: int, local: int,
         assert exit_status(command, error) == status, name
 
 
-@pytest.mark.parametrize("command", MADE, ids=lambda command: command.name)
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_help(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     """--help lists every option, --manual is the same, --version shows the command; each ends with status 0."""
     assert run(command.name, ["--help"]) == 0
@@ -175,12 +178,6 @@ def test_help(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
         assert capsys.readouterr().out == told
 
 
-def test_not_made_yet(capsys: pytest.CaptureFixture[str]) -> None:
-    """ec2-bundle-vol with any options reports that it is not included, and its replacement."""
-    assert run("ec2-bundle-vol", ["-k", "pk.pem", "--no-filter"]) == 1
-    assert "amistream bundle /dev/xvda --live" in capsys.readouterr().err
-
-
 def test_a_name_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     """For an unknown name the error lists the old commands."""
     assert run("ec2-run-instances", []) == 2
@@ -188,10 +185,10 @@ def test_a_name_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_scripts_are_installed() -> None:
-    """Every included command is a script with its name; ec2-bundle-vol is not, so that it hides no other."""
+    """Every command is a script with its name."""
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert {name for name, target in scripts.items() if target == "amistream.entry:old_command"} == {
-        command.name for command in MADE
+        command.name for command in COMMANDS
     }
     for name in scripts:
         done = commands.run([commands.COMMANDS / name, "--version"], forked=False, timeout=PATIENCE_S)
@@ -218,7 +215,7 @@ def test_help_is_light() -> None:
     assert {"aiobotocore", "botocore", "cryptography", "pydantic"} & set(done.stdout.split()) == set()
 
 
-@pytest.mark.parametrize("command", MADE, ids=lambda command: command.name)
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_the_table_in_the_documentation(command: Command) -> None:
     """docs/drop-in.md has every option of every command, and no other."""
     document = (ROOT / "docs" / "drop-in.md").read_text()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from support.referee import (
     check_signature,
     read_bundle,
 )
-from support.volumes import ext4_image, loop_device, random_image, sparse_image
+from support.volumes import random_image, sparse_image
 
 if TYPE_CHECKING:
     from conftest import MakeBucket
@@ -100,58 +99,6 @@ def test_keys_of_the_environment(
     half = old(f"{line} -a {seaweedfs.access_key}", to=seaweedfs)
     assert half.status == 1
     assert "without the other" in half.stderr
-
-
-def test_what_packer_runs(
-    old: Old, moto_server: Endpoint, make_bucket: MakeBucket, image: Path, key_ring: KeyRing, tmp_path: Path
-) -> None:
-    """Packer's default upload command works after the command in docs/drop-in.md for ec2-bundle-vol."""
-    (tmp_path / "pk.pem").chmod(0o644)
-    bucket = make_bucket(moto_server)
-    values = {
-        "KeyPath": "pk.pem", "AccountId": ACCOUNT, "CertPath": "cert.pem", "Architecture": "x86_64",
-        "Destination": "/mnt", "Prefix": "image-1700000000", "BucketName": bucket, "Region": moto_server.region,
-        "ManifestPath": "mnt/image-1700000000.manifest.xml", "BundleDirectory": "mnt",
-        "AccessKey": moto_server.access_key, "SecretKey": moto_server.secret_key,
-    }  # fmt: skip
-
-    def rendered(template: str) -> str:
-        line = re.sub(r"\{\{\.(\w+)\}\}", lambda found: values[found[1]], template)
-        return line.removeprefix("sudo -i -n ").replace("/dev/xvda", str(image)).replace("/mnt", "mnt")
-
-    _, apart = (json.loads(block) for block in re.findall(r"```json\n(.*?)```", DOCUMENT, re.DOTALL))
-    good(old(rendered(apart["bundle_vol_command"])))
-    fits(tmp_path / "mnt", image.rename(tmp_path / "root"), key_ring)
-    upload = (
-        "sudo -i -n ec2-upload-bundle -b {{.BucketName}} -m {{.ManifestPath}} -a {{.AccessKey}} -s {{.SecretKey}} "
-        "-d {{.BundleDirectory}} --batch --region {{.Region}} --retry"
-    )
-    good(old(rendered(upload), to=moto_server, keys=False))
-    download_bundle(moto_server, bucket, "", tmp_path / "stored")
-    fits(tmp_path / "stored", tmp_path / "root", key_ring)
-    # Without keys, as with an instance profile; the bundle exists already.
-    profile = re.sub(r"-[as] \{\{.\w+\}\} ", "", upload)
-    good(old(rendered(profile), to=moto_server))
-
-
-def test_packers_one_step(
-    moto_server: Endpoint, make_bucket: MakeBucket, key_ring: KeyRing, old: Old, tmp_path: Path
-) -> None:
-    """The other example for Packer streams a device straight to the bucket."""
-    bucket = make_bucket(moto_server)
-    volume = ext4_image(tmp_path / "root.img", 8 * MIB)
-    streamed, _ = (json.loads(block) for block in re.findall(r"```json\n(.*?)```", DOCUMENT, re.DOTALL))
-    values = {"Prefix": "image-1", "AccountId": ACCOUNT, "Architecture": "x86_64"}
-    values |= {"CertPath": str(tmp_path / "cert.pem"), "KeyPath": str(tmp_path / "pk.pem")}
-    line = re.sub(r"\{\{\.(\w+)\}\}", lambda found: values[found[1]], streamed["bundle_vol_command"])
-    # As Packer copies it.
-    (tmp_path / "pk.pem").chmod(0o644)
-    mend, line = line.replace("sudo -i -n ", "").replace("my-bucket", bucket).split(" && ")
-    subprocess.run(mend.split(), check=True)
-    with loop_device(volume) as device:
-        good(old(line.replace("/dev/xvda", str(device)), to=moto_server))
-    download_bundle(moto_server, bucket, "", tmp_path / "stored")
-    check_bundle(tmp_path / "stored", volume, key_ring.user.key, key_ring.user.certificate)
 
 
 def test_every_option_of_bundling(old: Old, key_ring: KeyRing, tmp_path: Path) -> None:

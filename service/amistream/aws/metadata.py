@@ -1,8 +1,8 @@
 """Reads the instance metadata that a bundle inherits: mapping, kernel, ramdisk, product codes, ancestors.
 
-Instance metadata service, version 2 only: a PUT for a token, then GETs with it. Outside EC2 nothing answers at the
-link-local address; short timeouts turn that into an error instead of a hang. `AWS_EC2_METADATA_SERVICE_ENDPOINT`, which
-the SDKs use too, sets another address.
+Instance metadata service, version 2: a PUT for a token, then GETs with it; without one where a compatible cloud has
+version 1 only. Outside EC2 nothing answers at the link-local address; short timeouts turn that into an error instead of
+a hang. `AWS_EC2_METADATA_SERVICE_ENDPOINT`, which the SDKs use too, sets another address.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ ENDPOINT = "http://169.254.169.254"
 TOKEN_TTL_S = 21600
 _TIMEOUT = aiohttp.ClientTimeout(total=5, sock_connect=1, sock_read=2)
 _NOT_FOUND = 404
+_NO_TOKENS = {403, 404, 405}
+"""Answers for which the SDKs, too, go on with version 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,14 +39,11 @@ async def inherited() -> Inherited:
     endpoint = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", ENDPOINT).rstrip("/")
     try:
         async with aiohttp.ClientSession(timeout=_TIMEOUT, raise_for_status=False) as session:
-            headers = {"X-aws-ec2-metadata-token-ttl-seconds": str(TOKEN_TTL_S)}
-            async with session.put(f"{endpoint}/latest/api/token", headers=headers) as reply:
-                reply.raise_for_status()
-                token = await reply.text()
+            token = await _token(session, endpoint)
 
             async def get(path: str) -> list[str]:
                 url = f"{endpoint}/latest/meta-data/{path}"
-                async with session.get(url, headers={"X-aws-ec2-metadata-token": token}) as answer:
+                async with session.get(url, headers=token) as answer:
                     if answer.status == _NOT_FOUND:
                         return []
                     answer.raise_for_status()
@@ -70,3 +69,13 @@ async def inherited() -> Inherited:
             hint="leave out --inherit outside EC2; in a container, raise the metadata response hop limit to 2",
             field="inherit",
         ) from error
+
+
+async def _token(session: aiohttp.ClientSession, endpoint: str) -> dict[str, str]:
+    """The header that further requests need: none for version 1."""
+    headers = {"X-aws-ec2-metadata-token-ttl-seconds": str(TOKEN_TTL_S)}
+    async with session.put(f"{endpoint}/latest/api/token", headers=headers) as reply:
+        if reply.status in _NO_TOKENS:
+            return {}
+        reply.raise_for_status()
+        return {"X-aws-ec2-metadata-token": await reply.text()}

@@ -24,7 +24,7 @@ _RULES_NAMED = 6
 def tree_wishes(context: RequestContext, stopped: Callable[[], bool]) -> TreeWishes:
     """The request's wishes for a tree, and the files that never come in. Raises `RefusedError`."""
     request, settings = context.request, context.settings
-    key = request.private_key or settings.private_key
+    keys = (request.private_key or settings.private_key, request.certificate or settings.certificate)
     report = Path(request.report) if request.report else None
     if report is not None and not os.access(report.parent, os.W_OK | os.X_OK):
         raise RefusedError(
@@ -34,7 +34,7 @@ def tree_wishes(context: RequestContext, stopped: Callable[[], bool]) -> TreeWis
             field="report",
         )
     places = [parse_location(destination) for destination in request.destinations]
-    own = [settings.state_dir, *([Path(key)] if key else []), *([report] if report else [])]
+    own = [settings.state_dir, *(Path(each) for each in keys if each), *([report] if report else [])]
     return TreeWishes(
         most=int(settings.max_image_size),
         size=int(request.size) if request.size else None,

@@ -1,4 +1,4 @@
-"""The old commands that make bundles: `ec2-bundle-image` in a directory, `euca-bundle-and-upload-image` in a bucket.
+"""The old commands that bundle images: `ec2-bundle-image` in a directory, `euca-bundle-and-upload-image` in a bucket.
 
 Both are ordinary jobs of this process. A mounted device is accepted with a notice, because the old tools accept it.
 """
@@ -21,7 +21,7 @@ from amistream.jobs.job import Job
 from amistream.jobs.queue import JobQueue
 from amistream.location import SCHEME, parse_s3_location
 from amistream.request import JobRequest, parse_request
-from amistream.settings import load
+from amistream.settings import Settings, load
 from amistream.values import STANDARD_INPUT, AccessKeys, as_prefix, part_name
 
 _FIELDS = {
@@ -33,6 +33,7 @@ _FIELDS = {
     "upload_concurrency": "max-pending-parts",
 }
 """Fields of a request, and the options with the same values."""
+OLD_DIRECTORY = "/tmp"  # noqa: S108 - the old tools write there
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _FILES = {"certificate": "cert", "private_key": "privatekey", "ec2_certificate": "ec2cert"}
 
@@ -42,6 +43,11 @@ def bundle_image(given: Given) -> int:
     settings = load(None)
     if not given.has("arch"):
         put_note(f"note: the architecture is {settings.architecture}; give another with --arch")
+    return bundle_into_directory("ec2-bundle-image", given, settings, _values_of_image(given))
+
+
+def bundle_into_directory(name: str, given: Given, settings: Settings, values: dict[str, Any]) -> int:
+    """Run the job of `values` for the command `name`, into the directory of --destination, and print its files."""
     elsewhere = settings.endpoint_url or os.environ.get("AWS_ENDPOINT_URL")
     if not elsewhere and not re.fullmatch("[0-9]{12}", given["user"].replace("-", "")):
         raise UsageError(
@@ -49,18 +55,16 @@ def bundle_image(given: Given) -> int:
             "cannot use --user: an AWS account id has 12 digits, with or without dashes",
             hint="that of another cloud may be any, with AMISTREAM_ENDPOINT_URL set to the cloud's S3",
         )
-    values = _values(given)
-    values["destinations"] = [str(Path(given["destination"] or "/tmp").absolute())]  # noqa: S108 - the old default
+    values["destinations"] = [str(Path(given["destination"] or OLD_DIRECTORY).absolute())]
     if not given.has("ec2cert"):
         asked = settings.region or run_old(settings, None, lambda session, _: session.default_region())
         values["region"] = asked or ANY_REGION
     result = _run(_request(values))
     if result is None:
         return EXIT_INTERRUPTED
-    prefix = str(values["prefix"])
     for index in range(result.parts):
-        put_result(f"Created {part_name(prefix, index)}")
-    put_result(f"Created {result.manifest}\nec2-bundle-image complete.")
+        put_result(f"Created {part_name(str(values['prefix']), index)}")
+    put_result(f"Created {result.manifest}\n{name} complete.")
     return EXIT_DONE
 
 
@@ -80,7 +84,7 @@ def bundle_and_upload(given: Given) -> int:
         "region": settings.region or None,
         "endpoint_url": endpoint(url)[0] or None,
         "acl": given["acl"] or None,
-        **_values(given),
+        **_values_of_image(given),
         "destinations": [address],
     }
     request = _request(values)
@@ -96,24 +100,30 @@ def bundle_and_upload(given: Given) -> int:
     return EXIT_DONE
 
 
-def _values(given: Given) -> dict[str, Any]:
-    """Make the fields of the request that both commands have."""
-    source = given["image"]
+def values_of(given: Given) -> dict[str, Any]:
+    """Make the fields of the request that all commands have."""
     values: dict[str, Any] = {field: given[key] for field, key in _FIELDS.items() if given.has(key)}
     values |= {field: str(Path(given[key]).absolute()) for field, key in _FILES.items() if given.has(key)}
-    values["source"] = source if source == STANDARD_INPUT else str(Path(source).absolute())
-    values["live"] = True
     values["register_image"] = False
     values["product_codes"] = given.several("productcodes")
     values["block_device_mappings"] = _mappings(given)
+    if given.has("kernel") or given.has("ramdisk"):
+        # A kernel needs this value; it has no other effect without a registration.
+        values["virtualization"] = "paravirtual"
+    return values
+
+
+def _values_of_image(given: Given) -> dict[str, Any]:
+    """Make the fields of the request that both commands for images have."""
+    source = given["image"]
+    values = values_of(given)
+    values["source"] = source if source == STANDARD_INPUT else str(Path(source).absolute())
+    values["live"] = True
     if given.has("image-size"):
         # For a file, its own size counts, as in euca2ools.
         values["image_size"] = _bytes(given["image-size"]) if source == STANDARD_INPUT else None
     if given.has("part-size"):
         values["part_size"] = _bytes(given["part-size"])
-    if given.has("kernel") or given.has("ramdisk"):
-        # A kernel needs this value; it has no other effect without a registration.
-        values["virtualization"] = "paravirtual"
     if "prefix" not in values:
         if source == STANDARD_INPUT:
             raise UsageError("usage", "cannot choose object names for standard input: give --prefix")

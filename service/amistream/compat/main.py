@@ -1,8 +1,8 @@
 """Runs an old command: finds it by its name, parses its options, and turns every error into a message and a status.
 
 Exit statuses of the ec2-* commands, as far as documented by Amazon: 0 done; 1 invalid options, or a bug; 2 the image,
-the keys or files; 3 S3; 5 not confirmed. Of the euca-* commands: 0 done, 2 invalid options, 1 anything else. 130
-interrupted.
+the keys or files; 3 S3; 5 not confirmed. Of ec2-bundle-vol: 0 done; 1 invalid options; 12 no instance metadata; 254
+anything else; 255 interrupted. Of the euca-* commands: 0 done, 2 invalid options, 1 anything else. 130 interrupted.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from amistream.process import keep_secrets_in
 
 _OF_S3 = {"bucket", "store", "aws", "destination", "credentials"}
 """Subjects of errors that S3 causes."""
+_NO_METADATA = 12
 _EXPOSED = "warning: every user of this machine can read the private key: chmod 600 {path}"
 _WARNING = (
     "{names} on the command line: every user of this machine can see it while the command runs. Better omit it, "
@@ -59,7 +60,7 @@ def run(name: str, words: Sequence[str]) -> int:
         # By argparse, after --help and --version.
         return int(left.code or 0)
     except KeyboardInterrupt:  # while modules are loaded
-        return EXIT_INTERRUPTED
+        return command.interrupted
     except AmistreamError as error:
         put_note(in_old_words(f"{name}: {error}", command.options))
         return exit_status(command, error)
@@ -76,7 +77,11 @@ def run(name: str, words: Sequence[str]) -> int:
 
 def exit_status(command: Command, error: AmistreamError) -> int:
     if error.exit_status == EXIT_INTERRUPTED:
-        return EXIT_INTERRUPTED
+        return command.interrupted
+    if command.failed:
+        if isinstance(error, UsageError):
+            return 1
+        return _NO_METADATA if error.subject == "metadata" else command.failed
     if command.family is Family.EUCA2OOLS:
         return 2 if isinstance(error, UsageError) else 1
     if isinstance(error, UsageError):
@@ -90,15 +95,12 @@ def exit_status(command: Command, error: AmistreamError) -> int:
 
 
 def _run(command: Command, words: Sequence[str]) -> int:
-    if command.use_instead:
-        raise UsageError(
-            "compat.absent", f"cannot run {command.name}: it is not included yet", hint=command.use_instead
-        )
-    given = parse(command.name, command.about, command.options, words)
+    given = parse(command.name, command.about, command.options, words, takes_words=command.takes_words)
     _explain(given)
     # The old tools ignore a key's mode, and Packer copies keys with read access for all.
     os.environ["AMISTREAM_ALLOW_EXPOSED_KEY"] = "true"
-    return _work(command)(given)
+    status = _work(command)(given)
+    return command.interrupted if status == EXIT_INTERRUPTED else status
 
 
 def _explain(given: Given) -> None:
@@ -117,10 +119,11 @@ def _explain(given: Given) -> None:
 
 def _work(command: Command) -> Callable[[Given], int]:
     # These modules load the AWS SDK and the ciphers; help and invalid options need neither.
-    from amistream.compat import bundling, copying, migrating  # noqa: PLC0415
+    from amistream.compat import bundling, copying, migrating, running_system  # noqa: PLC0415
 
     return {
         "ec2-bundle-image": bundling.bundle_image,
+        "ec2-bundle-vol": running_system.bundle_volume,
         "ec2-upload-bundle": copying.upload_bundle,
         "ec2-download-bundle": copying.download_bundle,
         "ec2-unbundle": copying.take_out,

@@ -56,8 +56,10 @@ def option(names: str, help: str, **more: Any) -> Option:  # noqa: A002 - argpar
 class Given:
     """The values of a command's options, by their long names."""
 
-    def __init__(self, values: Mapping[str, Any], options: Sequence[Option]) -> None:
+    def __init__(self, values: Mapping[str, Any], options: Sequence[Option], words: Sequence[str] = ()) -> None:
         self._values = values
+        self.words = tuple(words)
+        """Words that belong to no option."""
         self.options = tuple(each for each in options if values.get(each.key) not in (None, False, []))
         """The given options."""
 
@@ -104,16 +106,21 @@ def make_parser(name: str, about: str, options: Sequence[Option]) -> argparse.Ar
     return parser
 
 
-def parse(name: str, about: str, options: Sequence[Option], words: Sequence[str]) -> Given:
-    """Parse the options in `words`. Raises `UsageError`; `--help` ends the program as in argparse."""
+def parse(
+    name: str, about: str, options: Sequence[Option], words: Sequence[str], *, takes_words: bool = False
+) -> Given:
+    """Parse the options in `words`, which may hold further words if `takes_words`.
+
+    Raises `UsageError`; `--help` ends the program as in argparse.
+    """
     parser = make_parser(name, about, options)
     values, rest = parser.parse_known_args(list(words))
-    if rest:
-        unknown = next((word for word in rest if word.startswith("-") and len(word) > 1), "")
+    unknown = next((word for word in rest if word.startswith("-") and len(word) > 1), "")
+    if unknown or (rest and not takes_words):
         # Only the letter of a short option: the rest may be a value.
         unknown = unknown.partition("=")[0] if unknown.startswith("--") else unknown[:2]
         parser.error(f"unknown option {unknown}" if unknown else "an argument belongs to no option")
-    given = Given(vars(values), options)
+    given = Given(vars(values), options, rest)
     for each in given.options:
         if each.choices and given[each.key] not in each.choices:
             parser.error(f"{each.names[-1]} must be one of {', '.join(each.choices)}")

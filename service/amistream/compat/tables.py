@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from amistream.compat.options import Option, Use, option
+from amistream.errors import EXIT_INTERRUPTED
 
 
 class Family(StrEnum):
@@ -17,15 +18,19 @@ class Family(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """One old command. `use_instead`: the replacement, for a command that is not included yet."""
+    """One old command."""
 
     name: str
     about: str
     options: tuple[Option, ...] = ()
     family: Family = Family.AMI_TOOLS
-    use_instead: str = ""
     writes_files: bool = False
     """Writes data of S3 to a directory, so that an existing file is a local problem."""
+    takes_words: bool = False
+    """Takes words that belong to no option."""
+    failed: int = 0
+    """The exit status of all failures but invalid options, if it is only one."""
+    interrupted: int = EXIT_INTERRUPTED
 
     @property
     def uses_s3(self) -> bool:
@@ -104,9 +109,55 @@ COMMANDS = (
     ),
     Command(
         name="ec2-bundle-vol",
-        about="Copy the running system into an image and bundle that.",
-        use_instead="bundle the root device itself: amistream bundle /dev/xvda --live --to s3://BUCKET/PREFIX; "
-        "docs/drop-in.md has important notes",
+        about="Bundle the running system, or a directory, into a directory. Further words are files to leave out.",
+        takes_words=True,
+        failed=254,
+        interrupted=255,
+        options=(
+            _CERT,
+            _KEY,
+            option("-u, --user ACCOUNT", "AWS account id, 12 digits.", required=True, ours="--account"),
+            option("-d, --destination DIR", "Directory for the files; default: /tmp.", ours="--to"),
+            _EC2_CERT,
+            option("-r, --arch ARCH", "i386, x86_64 or arm64; default: this machine's.", ours="--arch"),
+            _CODES,
+            _MAPPING,
+            option("-p, --prefix NAME", "Start of the files' names; default: image.", ours="--prefix"),
+            _KERNEL,
+            _RAMDISK,
+            option("-v, --volume DIR", "Directory or mount point to bundle; default: /.", ours="SOURCE"),
+            option("-s, --size MB", "Size of the image in MiB; default: 10240, the most."),
+            option("-a, --all", "Take in file systems mounted below, too."),
+            option(
+                "-e, --exclude PATH,...",
+                "Leave out these files and directories; with the shell's wildcards.",
+                repeated=True,
+            ),
+            option(
+                "-i, --include PATH,...",
+                "Take these in, whatever leaves them out; with the shell's wildcards.",
+                repeated=True,
+            ),
+            option("--no-filter", "Take in files that look like secrets or leftovers by their names."),
+            option(
+                "--inherit",
+                "Take mapping, kernel, RAM disk, product codes and ancestors of this instance: the default.",
+            ),
+            option("--no-inherit", "Do not ask for the instance's metadata."),
+            option(
+                "-P, --partition TYPE",
+                "mbr, gpt or none; default: what the volume's own disk has.",
+                choices=("mbr", "gpt", "none"),
+            ),
+            option("--fstab FILE", "not included yet: put the file into the system before.", use=Use.REFUSED),
+            option("--generate-fstab", "not included yet: mend /etc/fstab before.", use=Use.REFUSED),
+            option("--grub-config FILE", "not included: put the file into /boot/grub before.", use=Use.REFUSED),
+            option("-S, --script FILE", "not included yet: run the script on the system before.", use=Use.REFUSED),
+            option("--clone-only", "not included: bundle the system; ec2-unbundle gives its image.", use=Use.REFUSED),
+            option("--no-size-checks", "Without effect: the size is always checked.", use=Use.IDLE),
+            option("--report FILE", "Write there what was left out and by which rule; new here."),
+            *_COMMON,
+        ),
     ),
     Command(
         name="ec2-upload-bundle",
@@ -285,8 +336,7 @@ COMMANDS = (
 
 
 def known_names() -> tuple[str, ...]:
-    """List the commands that are included."""
-    return tuple(command.name for command in COMMANDS if not command.use_instead)
+    return tuple(command.name for command in COMMANDS)
 
 
 def find_command(name: str) -> Command | None:
