@@ -127,7 +127,7 @@ def _in_our_namespace(descriptor: int) -> bool:
     """
     with Path(f"/proc/self/fdinfo/{descriptor}").open(encoding="ascii") as lines:
         mount = next(line.split()[1] for line in lines if line.startswith("mnt_id:"))
-    with MOUNTS.open(encoding="utf-8", errors="backslashreplace") as mounts:
+    with MOUNTS.open(encoding="utf-8", errors="backslashreplace", newline="\n") as mounts:
         return any(line.split(maxsplit=1)[0] == mount for line in mounts)
 
 

@@ -77,7 +77,7 @@ async def test_a_swap_file_is_on_it(
     device, place = data
     swaps = tmp_path / "swaps"
     swaps.write_text(f"Filename Type Size Used Priority\n{place}/swap file 1 0 -2\n")
-    monkeypatch.setattr(freezing, "_SWAPS", swaps)
+    monkeypatch.setattr("amistream.host.swaps.SWAPS", swaps)
     error = await refused(device, tmp_path / "out", key_ring, tmp_path)
     assert f"the swap file {place}/swap is on it" in error.message
 

@@ -16,6 +16,7 @@ from amistream.errors import RefusedError
 from amistream.host.devices import device_number
 from amistream.host.frozen import CAPABLE
 from amistream.host.mounts import shown, writable_mounts
+from amistream.host.swaps import swap_places
 from amistream.location import DirectoryLocation, parse_location
 from amistream.ports.volume import Volume
 from amistream.request import CheckRequest
@@ -26,7 +27,6 @@ SYSTEM = ("/", "/usr", "/etc", "/var", "/var/log", "/var/log/journal", "/run", "
 """Written to by the system at any moment, or needed to thaw by hand."""
 
 _CAP_SYS_ADMIN = 21
-_SWAPS = Path("/proc/swaps")
 _STATUS = Path("/proc/self/status")
 _OPEN = Path("/proc/self/fd")
 
@@ -68,9 +68,8 @@ def _needed(request: CheckRequest, settings: Settings) -> Iterator[tuple[Path, s
     """The files and directories that are written to meanwhile, the most telling words last."""
     for link in _OPEN.iterdir():
         yield link, "a file that this process has open"
-    for line in _SWAPS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()[1:]:
-        path = line.split()[0].replace("\\040", " ")
-        yield Path(path), f"the swap file {path}"
+    for swap in swap_places():
+        yield swap, f"the swap file {swap}"
     for place in (sys.prefix, sys.base_prefix, str(Path(amistream.__file__).parent)):
         yield Path(place), f"this program ({place})"
     for place in SYSTEM:

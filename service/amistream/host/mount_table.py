@@ -31,7 +31,8 @@ class Mount:
 def mounts(path: Path = MOUNTS) -> list[Mount]:
     """All mounts that this process sees, in the order in which they were made. Blocks; raises OSError."""
     found = []
-    for line in path.read_bytes().splitlines():
+    # A carriage return in a name is not escaped, so it ends no line here.
+    for line in path.read_bytes().removesuffix(b"\n").split(b"\n"):
         fields, _, about = line.partition(b" - ")
         number, _, device, root, point, *_ = fields.split(b" ")
         kind, source, options, *_ = about.split(b" ")
@@ -39,10 +40,10 @@ def mounts(path: Path = MOUNTS) -> list[Mount]:
             Mount(
                 number=int(number),
                 device=device.decode(),
-                root=_plain(root),
-                point=_plain(point),
+                root=unescaped(root),
+                point=unescaped(point),
                 kind=kind.decode("utf-8", "backslashreplace"),
-                source=_plain(source),
+                source=unescaped(source),
                 writable=b"rw" in options.split(b","),
             )
         )
@@ -58,6 +59,6 @@ def shows_the_same(mount: Mount, below: Mount) -> bool:
     return (mount.device, mount.root) == (below.device, beneath)
 
 
-def _plain(field: bytes) -> bytes:
-    """Space, tab, newline and backslash are written as octal numbers."""
+def unescaped(field: bytes) -> bytes:
+    """A field of the kernel's tables, in which space, tab, newline and backslash are octal numbers."""
     return _ESCAPED.sub(lambda found: bytes([int(found[1], 8) & 0xFF]), field)

@@ -8,14 +8,13 @@ thread.
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from amistream.host.devices import DEVICES, device_number
-from amistream.roots import MOUNTS
+from amistream.host.mount_table import mounts
 
 BLOCK = Path("/sys/block")
 _SECTOR = 512
@@ -72,19 +71,11 @@ def _mounts_on(volume: os.stat_result, *, writable: bool) -> Iterator[Mount]:
     devices = _devices_on(volume)
     if not devices:
         return
-    with MOUNTS.open(encoding="utf-8", errors="surrogateescape") as mounts:
-        for line in mounts:
-            # After the dash: kind, source and the options of the file system, which hold in every namespace.
-            fields, about = line.split(), line.partition(" - ")[2].split()
-            if writable and "rw" not in about[-1].split(","):
-                continue
-            if _device_of(fields[2], about[1]) in devices:
-                yield Mount(place=_plain(fields[4]), device=fields[2], kind=about[0])
-
-
-def _plain(name: str) -> str:
-    """A name without the escapes that mountinfo has for spaces, tabs, line ends and backslashes."""
-    return re.sub(r"\\([0-7]{3})", lambda escape: chr(int(escape[1], 8)), name)
+    for each in mounts():
+        if writable and not each.writable:
+            continue
+        if _device_of(each.device, os.fsdecode(each.source)) in devices:
+            yield Mount(place=os.fsdecode(each.point), device=each.device, kind=each.kind)
 
 
 def _device_of(number: str, source: str) -> str:

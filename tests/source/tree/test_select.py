@@ -142,6 +142,16 @@ def test_lost_and_found(tree: Path, tmp_path: Path) -> None:
     assert names_in(image, "/lost+found") == set()
 
 
+def test_swap_files(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A swap file holds memory and never comes in, whatever its name."""
+    fill(tree, "swap file", "other")
+    table = tree.parent / "swaps"
+    name = str(tree / "swap file").replace(" ", "\\040")
+    table.write_text(f"Filename\t\t\t\tType\t\tSize\n{name}   file\t\t1048572\n")
+    monkeypatch.setattr("amistream.host.swaps.SWAPS", table)
+    assert set(left_out(tree, include=["**"])) == {"swap file"}
+
+
 def test_mounts(tree: Path, tmp_path: Path) -> None:
     """What is mounted below comes out as an empty directory with the mounted root's mode.
 
@@ -187,17 +197,17 @@ def test_unreadable() -> None:
     if os.geteuid() != 0:
         pytest.skip("needs files of another user")
     with open_folder() as folder:
-        fill(folder, "small", "large", "open", "closed/x")
+        fill(folder, "small", "large", "open", "closed/x", "seen/y")
         (folder / "large").write_bytes(bytes(100_000))
-        for name, mode in (("small", 0o600), ("large", 0o600), ("closed", 0o700)):
+        for name, mode in (("small", 0o600), ("large", 0o600), ("closed", 0o700), ("seen", 0o744)):
             (folder / name).chmod(mode)
         with as_nobody():
-            with pytest.raises(RefusedError, match=r"3 files \(/closed, /large, /small\)"), opened(folder):
+            with pytest.raises(RefusedError, match=r"4 files \(/closed, /large, /seen/y, /small\)"), opened(folder):
                 pass
-            with opened(folder, exclude=["/closed", "/large", "/small"]):
+            with opened(folder, exclude=["/closed", "/large", "/seen", "/small"]):
                 pass
             with opened(folder, allow_unreadable=True) as volume:
-                assert volume.report.paths(Fate.UNREADABLE) == [b"large", b"small"]
+                assert volume.report.paths(Fate.UNREADABLE) == [b"large", b"seen/y", b"small"]
                 assert volume.report.paths(Fate.NOT_LISTED) == [b"closed"]
                 volume.read_into(0, memoryview(bytearray(volume.size)))
 

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from amistream.errors import RefusedError
 from amistream.host.mount_table import Mount, mounts, shows_the_same
+from amistream.host.swaps import swap_places
 from amistream.source.tree.contents import Contents
 from amistream.source.tree.geometry import NoRoomError, TooManyLinksError, make_geometry
 from amistream.source.tree.handles import mount_of
@@ -31,7 +32,6 @@ from amistream.values import quoted
 DEFAULT_PROFILE = "ext4"
 _LAST_TIME = (1 << 31) - 1
 """Seconds since 1970 that every kernel takes for the times in a superblock."""
-_SWAPS = Path("/proc/swaps")
 _CAN_READ_ALL = 1 << 2
 """CAP_DAC_READ_SEARCH, in the process's effective capabilities."""
 
@@ -118,7 +118,7 @@ def _open(path: Path, descriptor: int, wishes: TreeWishes) -> TreeVolume:
 def _surroundings(real: Path, table: Sequence[Mount], mount: Mount | None, wishes: TreeWishes) -> Surroundings:
     root = os.fsencode(real)
     inside = root.rstrip(b"/") + b"/"
-    own = {(about.st_dev, about.st_ino) for about in map(_stat, [*wishes.own, *_swap_files()]) if about}
+    own = {(about.st_dev, about.st_ino) for about in map(_stat, [*wishes.own, *swap_places()]) if about}
     patterns = [_output_pattern(real, folder, prefix) for folder, prefix in wishes.outputs]
     names = [re.compile(each, re.DOTALL) for each in patterns if each]
     below = [each for each in table if each.point.startswith(inside)]
@@ -141,14 +141,6 @@ def _output_pattern(real: Path, folder: Path, prefix: str) -> bytes:
     above = b"" if steps == b"." else re.escape(steps + b"/")
     name = re.escape(prefix.encode())
     return above + rb"(?:" + name + rb"\.(?:part\.[0-9]+|manifest\.xml)|\." + name + rb"\..*\.partial)"
-
-
-def _swap_files() -> list[Path]:
-    try:
-        lines = _SWAPS.read_bytes().splitlines()[1:]
-    except OSError:
-        return []
-    return [Path(os.fsdecode(line.split()[0])) for line in lines]
 
 
 def _stat(path: Path) -> os.stat_result | None:
