@@ -77,12 +77,12 @@ async def test_moved_meanwhile(scene: Scene, tree: Path) -> None:
     with scene.failing("seal", fits=lambda _, part: part.digest.index == 3 and move()):
         await scene.engine.run(job)
     assert (job.state, job.error) == (State.DONE, None)
-    assert "1 file (/folder0/file0): vanished or was replaced, and reads as zeros" in job.notices
-    assert "1 file (/folder1/file10): shrank, and was filled with zeros" in job.notices
+    assert "1 file (/folder0/file0): vanished or was replaced, and may be missing or zeros" in job.notices
+    assert "1 file (/folder1/file10): shrank, and may end in zeros" in job.notices
     assert report(scene) == {
         "/key": "left out",
-        "/folder0/file0": "vanished or was replaced, and reads as zeros",
-        "/folder1/file10": "shrank, and was filled with zeros",
+        "/folder0/file0": "vanished or was replaced, and may be missing or zeros",
+        "/folder1/file10": "shrank, and may end in zeros",
     }
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -133,6 +135,45 @@ def test_pipe_and_device_in_place_of_a_file(tree: Path, tmp_path: Path) -> None:
         image = write_image(volume, tmp_path / "image")
         assert volume.report.paths(Fate.GONE) == [b"a/file0", b"a/file1"]
     assert is_clean(image)
+
+
+def test_shorter_than_it_says() -> None:
+    """A file that ends before its size is named, though nobody wrote to it."""
+    with opened(Path("/sys/devices/virtual/mem/null"), exclude=["/power"]) as volume:
+        volume.read_into(0, memoryview(bytearray(volume.size)))
+        assert b"dev" in volume.report.paths(Fate.SHRUNK)
+
+
+_HOLDS_A_LEASE = """
+import fcntl, os, signal, sys
+file = os.open(sys.argv[1], os.O_RDWR)
+signal.signal(signal.SIGIO, lambda *_: fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK))
+fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print("held", flush=True)
+while sys.stdin.readline():
+    fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    print("held", flush=True)
+"""
+
+
+def test_leased(tree: Path) -> None:
+    """A file on which a file server has a lease is read as soon as the server has given that back."""
+    path = tree / "a/file0"
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLDS_A_LEASE, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdin
+        assert server.stdout
+        assert server.stdout.readline() == "held\n"
+        with opened(tree) as volume:
+            server.stdin.write("again\n")
+            server.stdin.flush()
+            assert server.stdout.readline() == "held\n"
+            buffer = bytearray(volume.size)
+            volume.read_into(0, memoryview(buffer))
+            assert volume.report.paths(*MOVED, Fate.UNREADABLE) == []
+        server.stdin.close()
+    assert b"0" * 5_000 in buffer
 
 
 def test_unreadable_in_between() -> None:

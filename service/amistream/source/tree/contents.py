@@ -6,17 +6,15 @@ system around it stays right. A file that cannot be read is an error, unless the
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 
 from amistream.errors import SourceError
-from amistream.source.tree.handles import Handles, SwappedError, open_regular
+from amistream.source.tree.handles import Handles, is_gone, open_regular
 from amistream.source.tree.records import packed_time
 from amistream.source.tree.report import MOVED, Fate, Report, shown
 from amistream.source.tree.tree import NOBODY, Tree
 
-_GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE}
 _NONE = -1
 
 
@@ -41,6 +39,7 @@ class Contents:
                 while done < wanted:
                     count = os.preadv(self._descriptor, [buffer[done:wanted]], offset + done)
                     if not count:
+                        self._report.add(Fate.SHRUNK, self._tree.path(row))
                         break
                     done += count
             except OSError as error:
@@ -60,7 +59,7 @@ class Contents:
                 above = self._handles.directory(tree.parent[row])
                 about = os.stat(tree.name_of(tree.entry[row]), dir_fd=above, follow_symlinks=False)
             except OSError as error:
-                fate = Fate.GONE if error.errno in _GONE or isinstance(error, SwappedError) else Fate.CHANGED
+                fate = Fate.GONE if is_gone(error) else Fate.CHANGED
                 self._report.add(fate, tree.path(row))
             else:
                 self._compare(row, about)
@@ -85,7 +84,7 @@ class Contents:
             name = tree.name_of(tree.entry[row])
             self._descriptor = open_regular(name, above, tree.devices[tree.device[row]], tree.inode[row])
         except OSError as error:
-            if error.errno in _GONE or isinstance(error, SwappedError):
+            if is_gone(error):
                 self._report.add(Fate.GONE, tree.path(row))
             else:
                 self._unreadable(row, error)

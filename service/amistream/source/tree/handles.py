@@ -6,13 +6,17 @@ link leads nowhere. Each file is looked at before it is opened: opening a device
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import time
 from collections import OrderedDict
 from pathlib import Path
 
 from amistream.source.tree.tree import ROOT, Tree
 
+_LEASE_S, _ASK_AGAIN_S = 5.0, 0.01
+"""Guess: a file server gives back a lease within milliseconds after it was asked to."""
 _MOST_OPEN = 64
 """Directories kept open. Guess: deeper than nearly every tree."""
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -20,8 +24,16 @@ _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
+_GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE}
+
+
 class SwappedError(OSError):
     """Under a name there is something else than there was."""
+
+
+def is_gone(error: OSError) -> bool:
+    """True if what had a name is there no more. Every other error is one of reading what is there."""
+    return error.errno in _GONE or isinstance(error, SwappedError)
 
 
 class Handles:
@@ -79,13 +91,28 @@ def open_regular(name: bytes, above: int, device: int, inode: int) -> int:
         about = os.fstat(seen)
         if not stat.S_ISREG(about.st_mode) or (about.st_dev, about.st_ino) != (device, inode):
             raise SwappedError("another file has its name")
-        path = f"/proc/self/fd/{seen}"
-        try:
-            return os.open(path, _READ | os.O_NOATIME)
-        except PermissionError:
-            return os.open(path, _READ)
+        return _reopen(f"/proc/self/fd/{seen}")
     finally:
         os.close(seen)
+
+
+def _reopen(path: str) -> int:
+    """Open a regular file by its descriptor, once nobody has a lease on it, as Samba has."""
+    end = time.monotonic() + _LEASE_S
+    while True:
+        try:
+            return _open_at_once(path)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(_ASK_AGAIN_S)
+
+
+def _open_at_once(path: str) -> int:
+    try:
+        return os.open(path, _READ | os.O_NOATIME)
+    except PermissionError:
+        return os.open(path, _READ)  # O_NOATIME is for the owner and root
 
 
 def mount_of(descriptor: int) -> int:

@@ -7,7 +7,6 @@ has none.
 
 from __future__ import annotations
 
-import errno
 import operator
 import os
 import stat
@@ -15,7 +14,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from amistream.source.tree.entries import Runs, find_runs, read_attributes
-from amistream.source.tree.handles import Handles, mount_of, open_directory, open_regular
+from amistream.source.tree.handles import Handles, is_gone, mount_of, open_directory, open_regular
 from amistream.source.tree.profiles import Profile
 from amistream.source.tree.records import packed_time
 from amistream.source.tree.report import Fate, Report
@@ -26,7 +25,6 @@ from amistream.source.tree.xattrs import Attribute
 _NODES = ((b"console", 0o600, 5, 1), (b"null", 0o666, 1, 3), (b"tty", 0o666, 5, 0), (b"zero", 0o666, 1, 5))
 """The devices that a system needs before it has filled /dev."""
 _DEV = b"dev"
-_REFUSED = {errno.EACCES, errno.EPERM, errno.EIO}
 _STAYS_EMPTY = -1
 """In place of a mount: a directory whose contents are left out."""
 _NAME = operator.itemgetter(0)
@@ -131,8 +129,7 @@ class Walk:
         except OSError as error:
             if row == ROOT:
                 raise
-            fate = Fate.NOT_LISTED if error.errno in _REFUSED else Fate.GONE
-            self.report.add(fate, path, error.strerror or str(error))
+            self._miss(path, error, Fate.NOT_LISTED)
             return directory, []
         return _Directory(row, path, mount, descriptor), found
 
@@ -144,8 +141,9 @@ class Walk:
         try:
             about = entry.stat(follow_symlinks=False)
             target = os.readlink(name, dir_fd=above.descriptor) if stat.S_ISLNK(about.st_mode) else b""
-        except OSError:
-            return None  # vanished
+        except OSError as error:
+            self._miss(path, error)
+            return None
         if rule := self._left_out(above, path, name, about):
             self.report.add(Fate.LEFT_OUT, path, rule)
             return None
@@ -193,10 +191,13 @@ class Walk:
             finally:
                 os.close(opened)
         except OSError as error:
-            if error.errno in _REFUSED:
-                self.report.add(Fate.UNREADABLE, path, error.strerror or "")
+            self._miss(path, error)
             return ""
         return self._selection.leaves_out_content(b"/" + path, name, content) if look else ""
+
+    def _miss(self, path: bytes, error: OSError, fate: Fate = Fate.UNREADABLE) -> None:
+        """Record an entry that cannot be read, or is gone: it may have moved to where the walk has been before."""
+        self.report.add(Fate.GONE if is_gone(error) else fate, path, error.strerror or str(error))
 
     def _attributes(self, place: str, path: bytes, *, follow: bool = False) -> tuple[Attribute, ...]:
         kept, lost = read_attributes(place, self._profile, follow=follow)
