@@ -34,10 +34,12 @@ HELD = Fault(action=PauseReply(), path=part(1))
 """Holds the job while much of the volume is still to be read."""
 
 
+LIMIT_S = 6
+"""A busy machine has sent the first part by then, and the limit is waited for."""
 GUARDS = {
     "freezer killed": ("freezer", signal.SIGKILL, 600),
     "watcher killed": ("watcher", signal.SIGKILL, 600),
-    "freezer stopped": ("freezer", signal.SIGSTOP, 2),
+    "freezer stopped": ("freezer", signal.SIGSTOP, LIMIT_S),
 }
 
 
@@ -163,7 +165,7 @@ async def test_a_failed_upload(scene: MakeScene, data: Mounted) -> None:
 
 async def test_the_limit_passes(scene: MakeScene, data: Mounted) -> None:
     """At the limit a writer gets through, and the job fails with the cause: its image would not be consistent."""
-    async with scene(HELD, upload_concurrency=1, freeze_timeout_s=1) as there:
+    async with scene(HELD, upload_concurrency=1, freeze_timeout_s=LIMIT_S) as there:
         async with there.queue() as queue:
             job, _ = await queue.submit(there.request(source=str(data.device), freeze=True))
             await hit(there.proxy, HELD)
