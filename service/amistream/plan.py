@@ -74,6 +74,14 @@ class BundlingPlace(Recorded):
         return None if isinstance(value, bool) else value
 
 
+class TreeState(Recorded):
+    """The metadata of a directory tree when it was walked: another digest means another image."""
+
+    digest: str
+    newest: int
+    """The latest change of any file, by its ctime."""
+
+
 class Bundling(Recorded):
     """The facts that were settled when bundling began and hold for every later pass."""
 
@@ -82,7 +90,7 @@ class Bundling(Recorded):
     mtime: int
     facts: ImageFacts
     places: tuple[BundlingPlace, ...]
-    tree: str = ""
-    """The digest of a tree's plan (`TreeVolume.digest`); '' for other volumes."""
+    tree: TreeState | None = None
+    """None for other volumes than directories."""
     endpoint_url: str | None = None
     """Endpoint of S3 and EC2, '' for AWS; None in journals that were written before the field existed."""

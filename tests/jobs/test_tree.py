@@ -115,7 +115,18 @@ async def test_begun_anew(change: str, scene: Scene, tree: Path) -> None:
             os.setxattr(last, "user.new", b"1")
     job = await scene.again(job)
     assert (job.state, job.error) == (State.DONE, None)
-    assert [notice for notice in job.notices if ANEW in notice]
+    named = "/zzz" if change == "new" else "/folder2/file29"
+    assert [notice for notice in job.notices if f"(1 file ({named}) came or changed): {ANEW}" in notice]
+    check(scene, tree)
+
+
+async def test_begun_anew_without_a_file(scene: Scene, tree: Path) -> None:
+    """So does one whose tree lost a file."""
+    job = await scene.run(asked(scene, tree), room=6)
+    (tree / "folder2" / "file29").unlink()
+    job = await scene.again(job)
+    assert (job.state, job.error) == (State.DONE, None)
+    assert [notice for notice in job.notices if f"(files went): {ANEW}" in notice]
     check(scene, tree)
 
 

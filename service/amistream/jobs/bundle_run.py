@@ -34,13 +34,12 @@ from amistream.jobs.records import JournalEntry, SealedPart
 from amistream.jobs.removal import remove_kept
 from amistream.jobs.resume import check_volume, resumption
 from amistream.jobs.run import Shared
-from amistream.jobs.tree_report import report_tree
+from amistream.jobs.tree_report import check_tree, report_tree, state_of
 from amistream.keys import BundleKey, unwrap, wrap
 from amistream.pipeline import Pipeline
 from amistream.plan import Bundling, BundlingPlace
 from amistream.ports.unanswered import AMI, latest
 from amistream.roots import Roots
-from amistream.source.opening import digest_of
 from amistream.stages.manifest import WrappedKeys, write_manifest
 from amistream.units import time_text
 from amistream.values import STANDARD_INPUT, ChangedError, Measured
@@ -176,7 +175,8 @@ class BundleRun:
         await self._move(State.BUNDLING)
         try:
             volume = ready.volume
-            checking = asyncio.to_thread(check_volume, self._bundling, volume, ready.used, digest_of(volume))
+            check_tree(self._bundling.tree, volume)
+            checking = asyncio.to_thread(check_volume, self._bundling, volume, ready.used)
             await finish_despite_cancel(checking, on_cancel=volume.interrupt)
             pipeline, meter, measured = await self._pass(ready, key)
         except ChangedError as change:
@@ -225,7 +225,7 @@ class BundleRun:
             mtime=ready.volume.mtime,
             facts=ready.facts,
             places=await asyncio.to_thread(_places, ready, key),
-            tree=digest_of(ready.volume),
+            tree=state_of(ready.volume),
             endpoint_url=self._addresses[0].endpoint_url,
         )
         self._ledger = PartLedger(self._journal, self._job.id)

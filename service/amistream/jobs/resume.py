@@ -33,16 +33,13 @@ def resumption(bundling: Bundling, parts: Sequence[SealedPart]) -> Resumption:
     )
 
 
-def check_volume(bundling: Bundling, volume: Readable, data: Sequence[Extent], tree: str = "") -> None:
+def check_volume(bundling: Bundling, volume: Readable, data: Sequence[Extent]) -> None:
     """Raise `ChangedError` when the volume has another size than settled, or bytes that the plan takes for zeros.
 
     Only `data` outside of what the plan reads is looked at: it would never be read. Zeros there are no change: a hole
     of a preallocated file counts as data once it was read, by anybody. Data that went is no matter: its place is read,
-    hashed and compared. `tree` is the digest of a tree's plan: another one means another image. Blocks: use it on a
-    thread.
+    hashed and compared. Blocks: use it on a thread.
     """
-    if bundling.tree != tree:
-        raise ChangedError("files came, went, or were written to")
     if bundling.image_size != volume.size:
         raise ChangedError(f"it had {bundling.image_size} bytes and has {volume.size}")
     plan = bundling.plan

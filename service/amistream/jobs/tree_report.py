@@ -1,4 +1,4 @@
-"""Reports, after the pass over a tree, which of its files moved meanwhile; and writes the file of `--report`."""
+"""Trees in a run: a later one finds whether files changed; each reports those that moved, and writes `--report`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,32 @@ from collections.abc import Callable
 from pathlib import Path
 
 from amistream.host.new_file import NewFile
+from amistream.plan import TreeState
 from amistream.ports.volume import Volume
 from amistream.source.opening import tree_of
 from amistream.source.tree.report import MOVED, Fate, Report
+from amistream.values import ChangedError
+
+
+def state_of(volume: Volume) -> TreeState | None:
+    """The state of the tree that the volume is made of; None for other volumes."""
+    tree = tree_of(volume)
+    return TreeState(digest=tree.digest, newest=tree.newest) if tree is not None else None
+
+
+def check_tree(before: TreeState | None, volume: Volume) -> None:
+    """Raise `ChangedError` if the volume is made of a tree in another state, with the files that are newer."""
+    now = state_of(volume)
+    if now == before:
+        return
+    tree = tree_of(volume)
+    newer = Report()
+    if tree is not None and before is not None:
+        for path in tree.newer_than(before.newest):
+            newer.add(Fate.CHANGED, path)
+    if newer.paths(Fate.CHANGED):
+        raise ChangedError(f"{newer.named(Fate.CHANGED)} came or changed")
+    raise ChangedError("files went")
 
 
 async def report_tree(volume: Volume, to: str | None, note: Callable[[str], None]) -> None:

@@ -78,12 +78,6 @@ def tree_of(volume: Volume) -> TreeVolume | None:
     return volume if isinstance(volume, TreeVolume) else None
 
 
-def digest_of(volume: Volume) -> str:
-    """What an image depends on besides the bytes that were read; '' where those are all."""
-    tree = tree_of(volume)
-    return tree.digest if tree is not None else ""
-
-
 def _format_of(volume: FileVolume) -> Format | None:
     """The format to convert from, None for a disk. Raises `RefusedError` if it holds neither."""
     tail_size = min(TAIL, volume.size)

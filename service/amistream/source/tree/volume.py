@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +42,8 @@ class TreeVolume:
         self.report = report
         self.digest = digest
         """Differs once the tree's metadata do, and so the image. Each file's times stand for its contents."""
+        self.newest = max(layout.tree.ctime)
+        """The latest change of any file, by its ctime."""
         self.inodes = len(layout.tree)
         self.profile = layout.profile.name
         self._descriptor = descriptor
@@ -65,6 +68,13 @@ class TreeVolume:
         """Look at every file again. The report names those that changed; they are no failure."""
         with self._one_at_a_time:
             self._contents.compare_all()
+
+    def newer_than(self, time: int) -> Iterator[bytes]:
+        """The paths of all but directories that changed after a time, which is that of another walk's `newest`."""
+        tree = self._layout.tree
+        for row, changed in enumerate(tree.ctime):
+            if changed > time and not stat.S_ISDIR(tree.mode[row]):
+                yield tree.path(row)
 
     def interrupt(self) -> None:
         """Do nothing: a read of a file ends by itself."""
