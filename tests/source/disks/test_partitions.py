@@ -378,7 +378,7 @@ def test_hybrid(gpt: bytes, folder: Path) -> None:
 
 
 def test_left_over_gpt(gpt: bytes) -> None:
-    """A GPT for which no boot record stands is mentioned, and its partitions are none."""
+    """A GPT for which no boot record stands has no partitions, and puts an MBR in doubt until it is damaged."""
     image = bytearray(gpt)
     image[:512] = bytes(512)
     table = table_of(image)
@@ -386,6 +386,10 @@ def test_left_over_gpt(gpt: bytes) -> None:
     assert table.doubts == ("the disk has a GPT, but no boot record that stands for it",)
     image[510:512] = b"\x55\xaa"
     entry(image, 1, 2048, 2048)
+    table = table_of(image)
+    assert (table.kind, trusted(table)) == (TableKind.MBR, [])
+    assert table.doubts == ("the disk has a GPT, but its boot record does not stand for it",)
+    damage_both(image)
     table = table_of(image)
     assert (table.kind, trusted(table)) == (TableKind.MBR, [1])
     assert table.doubts == ("the disk has a GPT, but its boot record does not stand for it",)

@@ -52,8 +52,11 @@ def _mbr_table(read: Reader, size: int, record: BootRecord) -> PartitionTable:
     doubt = _file_system_doubt(read, size)
     if doubt and not record.entries:
         return PartitionTable(kind=TableKind.NONE)  # its own boot code, with a mark but no table
+    notes = ["the disk has a GPT, but its boot record does not stand for it"] if has_mark(read, size) else []
+    if notes and (gpt := read_gpt(read, size)) and gpt.partitions:
+        doubt = doubt or notes[0]  # two tables that are right: nothing here tells which of them is in use
     primary = _judge((as_partition(each, record.disk_id) for each in record.entries), size, [(0, SECTOR)])
-    partitions, notes = [*primary], []
+    partitions = [*primary]
     number = FIRST_LOGICAL
     for extended in (each for each in primary if each.extended and each.trusted):
         chain = read_chain(read, extended, record.disk_id, number)
@@ -62,8 +65,6 @@ def _mbr_table(read: Reader, size: int, record: BootRecord) -> PartitionTable:
         logical = _judge(chain.partitions, extended.end, tables, f"extended partition {extended.number}")
         partitions += _doubted(logical, chain.doubt)
         notes += [chain.doubt] if chain.doubt else []
-    if has_mark(read, size):
-        notes.append("the disk has a GPT, but its boot record does not stand for it")
     return _table(
         kind=TableKind.MBR,
         sector_size=SECTOR,
