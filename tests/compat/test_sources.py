@@ -41,6 +41,16 @@ def test_through_a_pipe(old: Old, image: Path, key_ring: KeyRing, tmp_path: Path
     check_bundle(tmp_path / "out", image, key_ring.user.key, key_ring.user.certificate)
 
 
+def test_a_directory_is_no_image(old: Old, key_ring: KeyRing, tmp_path: Path) -> None:
+    """The command for images takes no directory, and says which one does."""
+    (tmp_path / "tree").mkdir()
+    done = old("ec2-bundle-image -i tree -d . -u 111122223333 -c cert.pem -k pk.pem --ec2cert cert.pem -r x86_64")
+    assert done.status != 0
+    assert "cannot bundle tree: it is a directory" in done.stderr
+    assert "ec2-bundle-vol -v DIRECTORY" in done.stderr
+    assert not list(tmp_path.glob("*.manifest.xml"))
+
+
 @pytest.mark.parametrize(
     ("words", "status", "told"),
     [

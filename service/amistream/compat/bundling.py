@@ -116,6 +116,12 @@ def values_of(given: Given) -> dict[str, Any]:
 def _values_of_image(given: Given) -> dict[str, Any]:
     """Make the fields of the request that both commands for images have."""
     source = given["image"]
+    if Path(source).is_dir():
+        raise RefusedError(
+            "source.kind",
+            f"cannot bundle {source}: it is a directory",
+            hint="ec2-bundle-vol -v DIRECTORY, or amistream bundle DIRECTORY --to ..., makes an image of it",
+        )
     values = values_of(given)
     values["source"] = source if source == STANDARD_INPUT else str(Path(source).absolute())
     values["live"] = True
