@@ -136,7 +136,7 @@ async def test_a_disk(
             assert ours.read(end - start) == theirs.read(end - start)
     unknown, preallocated = job.notices
     assert unknown.startswith("partition 3 is bundled with its free blocks, because its content is not known")
-    assert preallocated.startswith("partition 2 (xfs): blocks that were preallocated")
+    assert preallocated.startswith("partition 2 (xfs): blocks that files were given and never wrote")
 
 
 async def test_never(ext4: tuple[Path, Files], tmp_path: Path, key_ring: KeyRing) -> None:
