@@ -20,7 +20,7 @@ from amistream.source.disks.partition_types import BIOS_BOOT, EFI_SYSTEM
 from amistream.units import left_out_text, size_text
 from amistream.values import Extent, LeftOut, quoted
 
-_BOOT_AREAS = (BIOS_BOOT, EFI_SYSTEM, "PReP boot")
+BOOT_AREAS = (BIOS_BOOT, EFI_SYSTEM, "PReP boot")
 """Types of partitions that are kept whole without a word: nothing was ever deleted there that is worth one."""
 _WHY = "deleted files go into the image, and the bundle is larger"
 
@@ -45,7 +45,7 @@ def find_blocks(volume: Volume, data: Sequence[Extent], *, frozen: Collection[in
         return keep_all(volume, data, "it cannot be read")  # the job fails later, with a message of its own
     used = disk.used(data)
     left_out = disk.left_out(used)
-    return Blocks(used=used, left_out=left_out, observations=(_summary(used, left_out), *doubts(disk, volume, used)))
+    return Blocks(used=used, left_out=left_out, observations=(summary(used, left_out), *doubts(disk, volume, used)))
 
 
 def map_volume(volume: Volume, *, frozen: Collection[int] = ()) -> DiskMap:
@@ -57,10 +57,10 @@ def map_volume(volume: Volume, *, frozen: Collection[int] = ()) -> DiskMap:
 def keep_all(volume: Volume, data: Sequence[Extent], why: str) -> Blocks:
     """Read all of the `data`, for a reason."""
     left_out = LeftOut(holes=volume.size - sum(extent.length for extent in data))
-    return Blocks(used=tuple(data), left_out=left_out, observations=(_summary(data, left_out, why),))
+    return Blocks(used=tuple(data), left_out=left_out, observations=(summary(data, left_out, why),))
 
 
-def _summary(used: Sequence[Extent], left_out: LeftOut, why: str = "") -> Observation:
+def summary(used: Sequence[Extent], left_out: LeftOut, why: str = "") -> Observation:
     size = size_text(sum(extent.length for extent in used))
     left = left_out_text(left_out)
     found = f"{size} are read, and left out are {left}" if left else f"all {size} are read"
@@ -70,20 +70,20 @@ def _summary(used: Sequence[Extent], left_out: LeftOut, why: str = "") -> Observ
 def doubts(disk: DiskMap, volume: Volume, used: Sequence[Extent]) -> Iterator[Observation]:
     """A notice for each place whose free blocks are bundled, or may be. `used`: the ranges that are read."""
     for doubt, places in _table_doubts(disk.table, volume).items():
-        yield _whole(" and ".join(places), doubt, f"look at its partition table: fdisk -l {quoted(volume.path)}")
+        yield kept_whole(" and ".join(places), doubt, f"look at its partition table: fdisk -l {quoted(volume.path)}")
     for area in disk.areas:
         if area.used or not area.trusted or not area.bytes_of(used):
             continue
-        place, partition = _place(area, volume), area.partition
+        place, partition = place_of(area, volume), area.partition
         if area.doubt:
-            yield _whole(place, area.doubt, _repair(area, volume))
-        elif partition and partition.type_name in _BOOT_AREAS:
+            yield kept_whole(place, area.doubt, _repair(area, volume))
+        elif partition and partition.type_name in BOOT_AREAS:
             continue
         elif area.kind:
-            yield _whole(place, f"those of {area.kind} cannot be told")
+            yield kept_whole(place, f"those of {area.kind} cannot be told")
         elif partition:
-            yield _whole(place, "its content is not known")
-    if places := [_place(area, volume) for area in disk.areas if area.used and area.used.keeps_preallocated]:
+            yield kept_whole(place, "its content is not known")
+    if places := [place_of(area, volume) for area in disk.areas if area.used and area.used.keeps_preallocated]:
         yield notice(
             f"{' and '.join(places)}: blocks that files were given and never wrote count as used",
             why="deleted files may go into the image with them",
@@ -101,11 +101,11 @@ def _table_doubts(table: PartitionTable, volume: Volume) -> dict[str, list[str]]
     return found
 
 
-def _whole(place: str, doubt: str, fix: str = "") -> Observation:
+def kept_whole(place: str, doubt: str, fix: str = "") -> Observation:
     return notice(f"{place} is bundled with its free blocks, because {doubt}", why=_WHY, fix=fix)
 
 
-def _place(area: Area, volume: Volume) -> str:
+def place_of(area: Area, volume: Volume) -> str:
     """The area in words, with its file system."""
     place = f"partition {area.partition.number}" if area.partition else str(volume.path)
     return f"{place} ({area.kind})" if area.kind else place

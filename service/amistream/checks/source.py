@@ -11,6 +11,7 @@ from amistream.checks.destination import RequestContext
 from amistream.checks.findings import Check, Finding, Observation, notice, run_checks
 from amistream.checks.free_blocks import find_blocks, keep_all
 from amistream.checks.freezing import places_to_freeze, writable_devices
+from amistream.checks.taken_over import find_taken_over
 from amistream.checks.tree import describe, describe_boot_area, refuse_wishes, tree_wishes
 from amistream.errors import RefusedError, SourceError
 from amistream.flow.cancel import finish_despite_cancel
@@ -21,6 +22,7 @@ from amistream.ports.volume import Kind, Volume
 from amistream.request import PREFIX_WORDS
 from amistream.settings import Sparse, concurrency_within, memory_ceiling
 from amistream.source.boot_choice import BootAreaChoice, Partitioning
+from amistream.source.clone import CloneVolume
 from amistream.source.disk_reader import reader_of
 from amistream.source.doubt import doubt_about
 from amistream.source.extents import join_extents
@@ -180,6 +182,8 @@ class SourceChecks:
         volume, data = self.volume, self.used
         if self._sparse is Sparse.NEVER:
             found = keep_all(volume, [Extent(offset=0, length=volume.size)], "as --sparse never asks for")
+        elif isinstance(volume, CloneVolume):
+            found = find_taken_over(volume, data)
         elif self.tree is not None:
             found = keep_all(volume, data, "the file system is a fresh one")
         elif volume.kind is Kind.STREAM:

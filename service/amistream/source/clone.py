@@ -38,7 +38,9 @@ class CloneVolume(PiecedVolume):
         self.disk = disk
         self.loader = template.loader.kind.value if template.loader.kind is not LoaderKind.NONE else "UEFI"
         """The boot loader, in words."""
-        self._copied = tuple(template.copied())
+        self.root = template.root
+        self.copied = tuple(template.copied())
+        """The ranges of the disk that are taken over."""
         self._before = self._digests(disk)
 
     def check_unchanged(self) -> None:
@@ -50,7 +52,7 @@ class CloneVolume(PiecedVolume):
             now = self._digests(again)
         finally:
             again.close()
-        for extent, before, after in zip(self._copied, self._before, now, strict=True):
+        for extent, before, after in zip(self.copied, self._before, now, strict=True):
             if before != after:
                 raise SourceError(
                     "source.changed",
@@ -67,7 +69,7 @@ class CloneVolume(PiecedVolume):
             self.disk.close()
 
     def _digests(self, disk: FileVolume) -> list[bytes]:
-        return [_digest(disk, extent) for extent in self._copied]
+        return [_digest(disk, extent) for extent in self.copied]
 
 
 def open_clone(path: Path, wishes: TreeWishes) -> CloneVolume:
