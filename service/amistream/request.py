@@ -111,6 +111,9 @@ def _check_mappings(value: dict[str, str]) -> dict[str, str]:
     return value
 
 
+FSTAB_WORDS = ("keep", "generate")
+"""The values of `fstab` that are no file."""
+
 DESTINATION = "Destination"
 IDENTITY = "Identity"
 IMAGE = "Image"
@@ -123,6 +126,10 @@ AbsolutePath = Annotated[str, AfterValidator(_check_absolute)]
 
 def _check_source(value: str) -> str:
     return value if value == STANDARD_INPUT else _check_absolute(value)
+
+
+def _check_fstab(value: str) -> str:
+    return value if value in FSTAB_WORDS else _check_absolute(value)
 
 
 def _check_pattern(value: str) -> str:
@@ -372,6 +379,11 @@ class TreeFields(_Request):
     ] = Field(
         ("secrets", "history"),
         description="Leave out private keys, authorized_keys and the like, and shell histories; default: both.",
+    )
+    fstab: Annotated[str, AfterValidator(_check_fstab), Option("--fstab", TREE, "keep|generate|FILE")] = Field(
+        "keep",
+        description="/etc/fstab of the image. generate: the directory's own, with the image's root and nofail for all "
+        "else; FILE: that one. The earlier one becomes fstab.old.",
     )
     all_file_systems: Annotated[bool, Option("--all", TREE)] = Field(
         False, description="Take in what is mounted below SOURCE, too; default: its own file system only."

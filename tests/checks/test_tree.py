@@ -39,7 +39,13 @@ async def test_size(scene: Scene, tree: Path) -> None:
 
 async def test_wishes_for_something_else(scene: Scene) -> None:
     """A wish about a directory is refused where the source is none."""
-    for wish in ({"exclude": ["*.o"]}, {"size": "1GiB"}, {"clean": "none"}, {"all_file_systems": True}):
+    for wish in (
+        {"exclude": ["*.o"]},
+        {"size": "1GiB"},
+        {"clean": "none"},
+        {"all_file_systems": True},
+        {"fstab": "generate"},
+    ):
         error = await scene.refused(scene.out, **wish)
         assert (error.code, error.field) == ("source.no_directory", next(iter(wish)))
 
@@ -55,6 +61,21 @@ async def test_report_that_cannot_be_written(scene: Scene, tree: Path) -> None:
     """A report whose directory is missing is refused before the first byte."""
     error = await scene.refused(scene.out, source=str(tree), size="32MiB", report="/nowhere/report")
     assert (error.code, error.field) == ("report.unwritable", "report")
+
+
+async def test_another_fstab(scene: Scene, tree: Path) -> None:
+    """The file of --fstab is read before the job, which is refused if it cannot be."""
+    (tree / "etc").mkdir()
+    given = scene.tmp_path / "fstab"
+    error = await scene.refused(scene.out, source=str(tree), size="32MiB", fstab=str(given))
+    assert (error.code, error.field) == ("fstab.unreadable", "fstab")
+    given.write_bytes(b"#" * (1 << 20) + b"#")
+    error = await scene.refused(scene.out, source=str(tree), size="32MiB", fstab=str(given))
+    assert "more than 1048576 bytes" in error.message
+    given.write_text("of the job")
+    for fstab in (str(given), "generate"):
+        async with scene.ready(scene.out, source=str(tree), size="32MiB", fstab=fstab) as ready:
+            assert ready.volume.inodes == 5  # type: ignore[attr-defined] # a tree
 
 
 async def test_cancelled_walk(scene: Scene, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

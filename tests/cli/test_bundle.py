@@ -84,8 +84,10 @@ async def test_paths_are_made_absolute(
 ) -> None:
     """A relative path means the directory in which the command was started."""
     monkeypatch.chdir(tmp_path)
-    await cli("bundle", "disk.img", "--to", "out", "--cert", "c.pem", "--private-key", "k.pem", "--ec2-cert", "e.pem")
+    await cli("bundle", "disk.img", "--to", "out", "--cert", "c.pem", "--private-key", "k.pem", "--ec2-cert", "e.pem",
+              "--fstab", "fstab")  # fmt: skip
     assert daemon.requests("POST")[0].body == {
+        "fstab": f"{tmp_path}/fstab",
         "source": f"{tmp_path}/disk.img",
         "destinations": [f"{tmp_path}/out"],
         "certificate": f"{tmp_path}/c.pem",
@@ -140,6 +142,7 @@ async def test_options_win_over_variables(daemon: ScriptedDaemon, cli: Cli, monk
         (["-B", "ephemeral0=sdb,ephemeral0=sdc"], "--block-device-mapping: 'ephemeral0' is given more than once"),
         (["--to", ""], "--to: it is empty"),
         (["--cert", ""], "--cert: it is empty"),
+        (["--fstab", ""], "--fstab: it is empty"),
         (["--tag", "web"], "--tag: 'web' is not of the form KEY=VALUE"),
         (["--product-code", "?"], "--product-code: "),
         (["--no-register", "--ami-name", "web-1"], "--ami-name, --description and --tag need --register"),

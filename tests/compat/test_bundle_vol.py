@@ -162,12 +162,15 @@ def test_what_chroots_pass(old: Old, root: Path, key_ring: KeyRing) -> None:
     (root / "tmp" / "left").write_text("over")
     keys = root / "srv/keys"
     line = f"ec2-bundle-vol -k {keys}/key.pem -c {keys}/cert.pem -u {ACCOUNT} -r x86_64 -d out -v {root} -s 64"
-    good(old(f"{line} --exclude /tmp -P none --no-inherit --kernel aki-12345678 --ramdisk ari-12345678"))
+    good(
+        old(f"{line} --exclude /tmp -P none --no-inherit --generate-fstab --kernel aki-12345678 --ramdisk ari-12345678")
+    )
     image = unbundled(old, root, key_ring)
     assert names_in(image) >= {".autorelabel", "tmp", "etc"}
     assert names_in(image, "/tmp") == set()
     assert "Mode:  01777" in debugfs(image, "stat /tmp")
     assert "Links: 2" in debugfs(image, "stat /etc/hostname")
+    assert b" / ext4 defaults 0 1\n" in content_of(image, "/etc/fstab")
     assert "<kernel_id>aki-12345678</kernel_id>" in (old.directory / "out" / "image.manifest.xml").read_text()
 
 
@@ -184,6 +187,8 @@ def test_what_chroots_pass(old: Old, root: Path, key_ring: KeyRing) -> None:
         ("--no-inherit -k gone", 1, "--privatekey"),
         ("--no-inherit -p a/b", 1, "--prefix"),
         ("--no-inherit -P apm", 1, "--partition"),
+        ("--no-inherit --fstab gone", 1, "--fstab"),
+        ("--no-inherit --fstab pyvenv --generate-fstab", 1, "both"),
         ("--no-inherit --clone-only", 1, "ec2-unbundle gives its image"),
         ("--no-inherit --script x", 1, "run the script on the system before"),
     ],

@@ -10,8 +10,9 @@ from amistream.checks.destination import RequestContext
 from amistream.checks.findings import Observation, notice
 from amistream.errors import RefusedError
 from amistream.location import DirectoryLocation, parse_location
-from amistream.request import CheckRequest, TreeFields
+from amistream.request import FSTAB_WORDS, CheckRequest, TreeFields
 from amistream.source.boot_choice import BootAreaChoice
+from amistream.source.tree.fstab import LARGEST
 from amistream.source.tree.opening import TreeWishes
 from amistream.source.tree.report import Fate
 from amistream.source.tree.volume import TreeVolume
@@ -44,10 +45,26 @@ def tree_wishes(context: RequestContext, stopped: Callable[[], bool]) -> TreeWis
         clean=request.clean,
         cross=request.all_file_systems,
         allow_unreadable=request.allow_unreadable,
+        fstab=_read_fstab(Path(request.fstab)) if request.fstab not in FSTAB_WORDS else None,
+        mend_fstab=request.fstab == "generate",
         own=own,
         stopped=stopped,
         outputs=[(place.path, context.prefix) for place in places if isinstance(place, DirectoryLocation)],
     )
+
+
+def _read_fstab(path: Path) -> bytes:
+    """The file of --fstab. Raises `RefusedError`."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        reason = f"it has more than {LARGEST} bytes" if len(content) > LARGEST else ""
+    except OSError as error:
+        reason = str(error.strerror)
+    if reason:
+        hint = f"ls -ld {quoted(path)}; the process that runs the job reads it"
+        raise RefusedError("fstab.unreadable", f"cannot read the fstab {path}: {reason}", hint=hint, field="fstab")
+    return content
 
 
 def refuse_wishes(request: CheckRequest) -> None:

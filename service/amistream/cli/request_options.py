@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin
 import typer
 
 from amistream.errors import UsageError
-from amistream.request import JobRequest, Option, parse_fields
+from amistream.request import FSTAB_WORDS, JobRequest, Option, parse_fields
 from amistream.settings import Settings
 from amistream.values import STANDARD_INPUT, is_path
 
@@ -103,7 +103,7 @@ def validated(model: type[_Model], context: typer.Context, **instead: Any) -> _M
 def make_request(model: type[_Model], params: dict[str, Any]) -> _Model:
     """Validate a command's parameters as fields of `model`. Raises `UsageError` that names the field."""
     values = {name: value for name in model.model_fields if (value := params.get(name)) not in (None, [], ())}
-    for name in (*FILE_FIELDS, "destinations"):
+    for name in (*FILE_FIELDS, "fstab", "destinations"):
         if values.get(name) == "" or "" in (values.get(name, ()) if name == "destinations" else ()):
             raise UsageError(
                 "request.invalid",
@@ -114,6 +114,8 @@ def make_request(model: type[_Model], params: dict[str, Any]) -> _Model:
     for name in FILE_FIELDS:
         if name in values and values[name] != STANDARD_INPUT:
             values[name] = str(Path(values[name]).absolute())
+    if values.get("fstab", FSTAB_WORDS[0]) not in FSTAB_WORDS:
+        values["fstab"] = str(Path(values["fstab"]).absolute())
     if "destinations" in values:
         values["destinations"] = [
             str(Path(destination).absolute()) if is_path(destination) else destination

@@ -67,6 +67,8 @@ def bundle_volume(given: Given) -> int:
     values["exclude"] = excludes(volume, given.several("exclude"), given.words)
     if not given.has("no-filter"):
         values["exclude"] += [*FILTER, *_FILTER_AT_TOP]
+    if given.has("fstab") or given.has("generate-fstab"):
+        values["fstab"] = str(Path(given["fstab"]).absolute()) if given.has("fstab") else "generate"
     if given.has("report"):
         values["report"] = str(Path(given["report"]).absolute())
     if not given.has("arch"):
@@ -82,7 +84,9 @@ def _check_paths(given: Given) -> None:
     for key, text in directories.items():
         if not Path(text).is_dir():
             raise UsageError("usage", f"cannot use --{key}: there is no directory {text}")
-    for key in ("cert", "privatekey", "ec2cert"):
+    if given.has("fstab") and given.has("generate-fstab"):
+        raise UsageError("usage", "cannot use both --fstab and --generate-fstab: give one of them")
+    for key in ("cert", "privatekey", "ec2cert", "fstab"):
         if given.has(key) and not os.access(given[key], os.R_OK):
             raise UsageError("usage", f"cannot use --{key}: the file is not there, or not yours to read")
 

@@ -31,6 +31,10 @@ class Contents:
 
     def read_into(self, row: int, offset: int, buffer: memoryview) -> None:
         """Fill the buffer from a file; what is not there any more is zeros. Raises `SourceError`."""
+        if (given := self._tree.given.get(row)) is not None:
+            piece = given[offset : offset + len(buffer)]
+            buffer[:] = piece.ljust(len(buffer), b"\0")
+            return
         size = self._tree.size[row]
         wanted = min(len(buffer), max(0, size - offset))
         done = 0

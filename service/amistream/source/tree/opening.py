@@ -13,6 +13,7 @@ from uuid import UUID
 from amistream.errors import RefusedError
 from amistream.host.mount_table import Mount, mounts, shows_the_same
 from amistream.host.swaps import swap_places
+from amistream.source.tree import fstab
 from amistream.source.tree.contents import Contents
 from amistream.source.tree.geometry import NoRoomError, TooManyLinksError, make_geometry
 from amistream.source.tree.handles import mount_of
@@ -52,6 +53,10 @@ class TreeWishes:
     clean: Sequence[str] = CATEGORIES
     cross: bool = False
     allow_unreadable: bool = False
+    fstab: bytes | None = None
+    """In place of the tree's own."""
+    mend_fstab: bool = False
+    """Change the tree's own so that the image boots."""
     own: Sequence[Path] = ()
     """Files and directories that never come in."""
     stopped: Callable[[], bool] = lambda: False
@@ -89,7 +94,8 @@ def _open(path: Path, descriptor: int, wishes: TreeWishes) -> TreeVolume:
     size = -(-(wanted - wishes.reserved) // BLOCK) * BLOCK
     selection = Selection(include=wishes.include, exclude=wishes.exclude, clean=wishes.clean)
     real = Path(f"/proc/self/fd/{descriptor}").readlink()
-    walk = Walk(descriptor, profile, selection, _surroundings(real, table, mount, wishes))
+    around = _surroundings(real, table, mount, wishes, profile)
+    walk = Walk(descriptor, profile, selection, around)
     try:
         walk.run(wishes.stopped)
     except OSError as error:
@@ -99,9 +105,19 @@ def _open(path: Path, descriptor: int, wishes: TreeWishes) -> TreeVolume:
     if not wishes.allow_unreadable:
         _refuse_unreadable(path, walk)
     tree = walk.tree
+    if around.replaced and not tree.given:
+        raise RefusedError(
+            "fstab.no_place",
+            f"cannot give the image another fstab: there is no {path / 'etc'} in it",
+            hint="give the root of a system as SOURCE, or --fstab keep",
+            field="fstab",
+        )
     digest = tree.digest()
     time = min(max(0, seconds_of(tree.mtime[ROOT])), _LAST_TIME)
     uuid = origin.uuid or UUID(bytes=digest[:16], version=4)
+    if wishes.mend_fstab:
+        named = str(uuid).encode()
+        tree.given = {row: content.replace(fstab.UUID, named) for row, content in tree.given.items()}
     layout = _plan(path, walk, profile, size, uuid)
     names = f"{profile.name} {size} {uuid}".encode() + origin.label
     return TreeVolume(
@@ -115,7 +131,9 @@ def _open(path: Path, descriptor: int, wishes: TreeWishes) -> TreeVolume:
     )
 
 
-def _surroundings(real: Path, table: Sequence[Mount], mount: Mount | None, wishes: TreeWishes) -> Surroundings:
+def _surroundings(
+    real: Path, table: Sequence[Mount], mount: Mount | None, wishes: TreeWishes, profile: Profile
+) -> Surroundings:
     root = os.fsencode(real)
     inside = root.rstrip(b"/") + b"/"
     own = {(about.st_dev, about.st_ino) for about in map(_stat, [*wishes.own, *swap_places()]) if about}
@@ -129,7 +147,17 @@ def _surroundings(real: Path, table: Sequence[Mount], mount: Mount | None, wishe
         own=own,
         own_name=lambda path: any(each.fullmatch(path) for each in names),
         privileged=_reads_everything(),
+        replaced=_new_fstab(wishes, profile),
     )
+
+
+def _new_fstab(wishes: TreeWishes, profile: Profile) -> dict[bytes, Callable[[bytes], bytes]]:
+    """The change of the tree's fstab, if one is wished for."""
+    given = wishes.fstab
+    if given is not None:
+        return {fstab.PATH: lambda _: given}
+    kind = profile.name.partition("-")[0]
+    return {fstab.PATH: lambda old: fstab.mended(old, kind)} if wishes.mend_fstab else {}
 
 
 def _output_pattern(real: Path, folder: Path, prefix: str) -> bytes:

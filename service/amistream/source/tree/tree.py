@@ -91,6 +91,8 @@ class Tree:
         self.target: dict[int, bytes] = {}
         self.special: dict[int, tuple[int, int]] = {}
         self.runs: dict[int, tuple[tuple[int, int], ...]] = {}
+        self.given: dict[int, bytes] = {}
+        """Contents of the files that the job puts into the image itself."""
         self.entries: dict[int, tuple[int, int]] = {}
         """For each directory that was read: its first entry, and their number."""
         self.entry_row = array("I")
@@ -183,6 +185,6 @@ class Tree:
         columns = (self.mode, self.uid, self.gid, self.size, self.mtime, self.ctime, self.links, self.parent)
         for column in (*columns, self.entry, self.inode, self.xattrs, self.entry_row, self._names, self._name_start):
             digest.update(memoryview(column).cast("B"))
-        rest = (self.xattr_sets, self.target, self.special, self.runs, self.entries)
+        rest = (self.xattr_sets, self.target, self.special, self.runs, self.given, self.entries)
         digest.update(repr(rest).encode())
         return digest.digest()

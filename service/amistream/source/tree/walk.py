@@ -7,19 +7,21 @@ has none.
 
 from __future__ import annotations
 
+import errno
 import operator
 import os
 import stat
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 from amistream.source.tree.entries import Runs, find_runs, read_attributes
+from amistream.source.tree.fstab import LARGEST
 from amistream.source.tree.handles import Handles, is_gone, mount_of, open_directory, open_regular
 from amistream.source.tree.profiles import Profile
 from amistream.source.tree.records import packed_time
-from amistream.source.tree.report import Fate, Report
+from amistream.source.tree.report import Fate, Report, shown
 from amistream.source.tree.select import Selection
-from amistream.source.tree.tree import LOST_AND_FOUND, LOST_AND_FOUND_NAME, ROOT, Row, Tree
+from amistream.source.tree.tree import LOST_AND_FOUND, LOST_AND_FOUND_NAME, NOBODY, ROOT, Row, Tree
 from amistream.source.tree.xattrs import Attribute
 
 _NODES = ((b"console", 0o600, 5, 1), (b"null", 0o666, 1, 3), (b"tty", 0o666, 5, 0), (b"zero", 0o666, 1, 5))
@@ -27,6 +29,7 @@ _NODES = ((b"console", 0o600, 5, 1), (b"null", 0o666, 1, 3), (b"tty", 0o666, 5, 
 _DEV = b"dev"
 _STAYS_EMPTY = -1
 """In place of a mount: a directory whose contents are left out."""
+_OLD = b".old"
 _NAME = operator.itemgetter(0)
 _KERNELS = """autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs efivarfs fusectl hugetlbfs mqueue
     nsfs proc pstore ramfs rpc_pipefs securityfs selinuxfs sysfs tmpfs tracefs"""
@@ -56,6 +59,8 @@ class Surroundings:
     """True for a path of the job's own output."""
     privileged: bool = True
     """The kernel lets this process read everything."""
+    replaced: Mapping[bytes, Callable[[bytes], bytes]] = field(default_factory=dict)
+    """Files with another content in the image, made from their own, which stays beside it as NAME.old."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,7 @@ class Walk:
         self._linked: dict[tuple[int, int], int] = {}
         """Rows of the inodes with several names."""
         self._waiting: list[_Directory] = []
+        self._replaced = {name for path in around.replaced for name in (path, path + _OLD)}
 
     def run(self, stopped: Callable[[], bool] = lambda: False) -> None:
         """Walk the whole tree. Raises OSError if its root cannot be read, and `StoppedError` once it is `stopped`."""
@@ -109,6 +115,10 @@ class Walk:
             self._add_lost_and_found(dict(found))
         first = len(tree.entry_row)
         below = [inside for name, entry in found if (inside := self._add(directory, name, entry))]
+        for path, change in self._around.replaced.items():
+            folder, _, name = path.rpartition(b"/")
+            if folder == directory.path and directory.descriptor != -1:
+                self._replace(directory, name, change)
         if row == ROOT:
             tree.name(LOST_AND_FOUND, LOST_AND_FOUND_NAME)
             tree.entry[LOST_AND_FOUND] = len(tree.entry_row) - 1
@@ -138,6 +148,10 @@ class Walk:
         if above.row == ROOT and name == LOST_AND_FOUND_NAME:
             return None
         path = above.inside(name)
+        if path in self._replaced:
+            if path.endswith(_OLD):
+                self.report.add(Fate.LEFT_OUT, path, "another file of the job has its name")
+            return None
         try:
             about = entry.stat(follow_symlinks=False)
             target = os.readlink(name, dir_fd=above.descriptor) if stat.S_ISLNK(about.st_mode) else b""
@@ -199,6 +213,31 @@ class Walk:
         """Record an entry that cannot be read, or is gone: it may have moved to where the walk has been before."""
         self.report.add(Fate.GONE if is_gone(error) else fate, path, error.strerror or str(error))
 
+    def _replace(self, above: _Directory, name: bytes, change: Callable[[bytes], bytes]) -> None:
+        """Add a file that the job changes, and the one that was there. Raises OSError if that cannot be read."""
+        tree, path = self.tree, above.inside(name)
+        new = Row(mode=stat.S_IFREG | 0o644, mtime=tree.mtime[ROOT], ctime=tree.ctime[ROOT])
+        old = b""
+        about = _look_at(name, above.descriptor)
+        if about is not None and (rule := self._left_out(above, path, name, about)):
+            self.report.add(Fate.LEFT_OUT, path, rule)
+        elif about is not None:
+            attributes = self._attributes(f"/proc/self/fd/{above.descriptor}/{os.fsdecode(name)}", path)
+            target = os.readlink(name, dir_fd=above.descriptor) if stat.S_ISLNK(about.st_mode) else b""
+            kept = replace(_row(about, attributes, target), inode=NOBODY)
+            if stat.S_ISREG(about.st_mode):
+                old = _read_whole(name, above.descriptor, about)
+                new = replace(kept, mtime=new.mtime, ctime=new.ctime)
+                kept = replace(kept, size=len(old))
+            row = tree.add(kept, above.row)
+            tree.name(row, name + _OLD)
+            if stat.S_ISREG(about.st_mode):
+                tree.given[row] = old
+        content = change(old)
+        row = tree.add(replace(new, size=len(content)), above.row)
+        tree.name(row, name)
+        tree.given[row] = content
+
     def _attributes(self, place: str, path: bytes, *, follow: bool = False) -> tuple[Attribute, ...]:
         kept, lost = read_attributes(place, self._profile, follow=follow)
         if lost:
@@ -254,6 +293,24 @@ class Walk:
         for name, mode, major, minor in _NODES:
             row = Row(mode=stat.S_IFCHR | mode, mtime=tree.mtime[ROOT], ctime=tree.ctime[ROOT], special=(major, minor))
             tree.name(tree.add(row, above), name)
+
+
+def _look_at(name: bytes, above: int) -> os.stat_result | None:
+    try:
+        return os.stat(name, dir_fd=above, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def _read_whole(name: bytes, above: int, about: os.stat_result) -> bytes:
+    """A small file that is replaced. Raises OSError."""
+    if about.st_size > LARGEST:
+        raise OSError(errno.EFBIG, f"{shown(name)[1:]} has more than {LARGEST} bytes")
+    opened = open_regular(name, above, about.st_dev, about.st_ino)
+    try:
+        return os.read(opened, LARGEST)
+    finally:
+        os.close(opened)
 
 
 def _row(
