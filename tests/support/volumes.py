@@ -111,6 +111,9 @@ def loop_device(image: Path, *, read_only: bool = True, sectors: int = 512) -> I
     if done.returncode != 0:
         pytest.skip(f"no loop device here: {done.stderr.strip()}")
     device = Path(done.stdout.strip())
+    # The kernel keeps the partitions of a device that was given back with one in use, for its next user to find.
+    for left_over in Path("/sys/block", device.name).glob("*/partition"):
+        subprocess.run(["delpart", str(device), left_over.read_text().strip()], check=False)
     try:
         yield device
     finally:
