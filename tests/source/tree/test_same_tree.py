@@ -110,6 +110,26 @@ def test_names_and_ids(nasty_tree: Path, tmp_path: Path) -> None:
     assert is_clean(image)
 
 
+def test_ten_thousand_names(tmp_path: Path) -> None:
+    """The kernel finds each of 10,000 names of random bytes by the index of their directory, and e2fsck agrees."""
+    chance = random.Random(8)
+    root = tmp_path / "tree"
+    root.mkdir()
+    folder = os.open(root, os.O_RDONLY)
+    names = {chance.randbytes(chance.randrange(1, 60)).translate(None, b"/\0.") or b"x" for _ in range(10_000)}
+    for name in names:
+        os.close(os.open(name, os.O_CREAT | os.O_WRONLY, dir_fd=folder))
+    os.close(folder)
+    with opened(root, SIZE) as volume:
+        image = write_image(volume, tmp_path / "image")
+    assert is_clean(image)
+    with shown_by_kernel(image, tmp_path / "mnt") as mount:
+        folder = os.open(mount, os.O_RDONLY)
+        assert all(os.stat(name, dir_fd=folder).st_size == 0 for name in names)
+        assert len(os.listdir(folder)) == len(names) + 1  # noqa: PTH208 - a descriptor
+        os.close(folder)
+
+
 def test_same_plan_again(nasty_tree: Path) -> None:
     """Two plans of one tree give the same bytes, in whatever order and pieces these are read."""
     chance = random.Random(3)
