@@ -112,17 +112,12 @@ class Layout:
         self._free = geometry.free
         self._run, self._at = 0, self._free[0][0]
         self._check_room()
-        try:
-            self._sweep()
-        except IndexError:
-            raise NoRoomError(self._needed() + self._map_blocks() * BLOCK) from None
+        self._sweep()
         self._pass_fixed(geometry.blocks)
 
     @property
     def unused(self) -> list[Run]:
         """The free runs that the sweep has not reached, ascending."""
-        if self._run == len(self._free):
-            return []
         start, count = self._free[self._run]
         rest = (self._at, start + count - self._at)
         return [each for each in (rest, *self._free[self._run + 1 :]) if each[1]]
@@ -171,9 +166,7 @@ class Layout:
         blocks += sum(1 for _ in self._xattr_counts())
         for row, mode in enumerate(tree.mode):
             if stat.S_ISREG(mode):
-                blocks += (
-                    sum(count for _, count in tree.data_runs(row)) if row in tree.runs else -(-tree.size[row] // BLOCK)
-                )
+                blocks += tree.data_blocks(row)
             elif stat.S_ISDIR(mode):
                 blocks += self.directory_size(row)
         blocks += sum(1 for target in tree.target.values() if len(target) > LONGEST_FAST_LINK)
@@ -289,11 +282,13 @@ class Layout:
         return place
 
     def _take(self, blocks: int) -> Iterator[Run]:
-        """Take the next free blocks, in runs that an extent can hold. Raises IndexError when there are no more."""
+        """Take the next free blocks, in runs that an extent can hold. Raises `NoRoomError` without them."""
         while blocks:
             start, length = self._free[self._run]
             left = start + length - self._at
             if not left:
+                if self._run + 1 == len(self._free):
+                    raise NoRoomError(self._needed() + self._map_blocks() * BLOCK)
                 self._run += 1
                 self._at = self._free[self._run][0]
                 continue

@@ -179,6 +179,12 @@ class Tree:
         blocks = -(-self.size[row] // BLOCK)
         return ((0, blocks),) if blocks else ()
 
+    def data_blocks(self, row: int) -> int:
+        """Blocks of a regular file that hold data."""
+        if (runs := self.runs.get(row)) is not None:
+            return sum(count for _, count in runs)
+        return -(-self.size[row] // BLOCK)
+
     def digest(self) -> bytes:
         """A digest of all that decides about the image, but the files' contents: their times stand for those."""
         digest = hashlib.blake2b(digest_size=32)
