@@ -13,6 +13,7 @@ from amistream.source.clone import CloneVolume
 from amistream.source.disk_reader import reader_of
 from amistream.source.disks.facts import TableKind
 from amistream.source.disks.partitions import read_table
+from amistream.source.file import FileVolume
 from amistream.source.opening import open_source, tree_of
 from amistream.source.tree.opening import TreeWishes
 from support.boot_disks import boot_disk, need_grub
@@ -71,6 +72,23 @@ def test_a_directory_with_a_kernel(tree: Path) -> None:
     ):
         assert opened(tree, other) is TableKind.NONE
         assert not other.is_new
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_a_disk_that_may_not_be_read(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may read the files, and not their disk, gets a new boot area, with the reason."""
+    need_grub()
+
+    def denied(path: Path, *, live: bool) -> FileVolume:
+        raise RefusedError("source.unreadable", f"cannot read {path}: Permission denied", field="source")
+
+    disk = boot_disk(tmp_path / "disk", tree, SIZE, "mbr")
+    monkeypatch.setattr("amistream.source.clone.open_volume", denied)
+    with in_use(disk, tmp_path / "root") as live:
+        choice = BootAreaChoice(Partitioning.AUTO)
+        assert opened(live.root, choice) is TableKind.MBR
+        assert choice.is_new
+        assert f"cannot read {live.device}: Permission denied" in choice.words
 
 
 @pytest.mark.parametrize("inside", ["", "boot", "boot/readme"])

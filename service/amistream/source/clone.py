@@ -11,7 +11,7 @@ from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 
-from amistream.errors import SourceError
+from amistream.errors import RefusedError, SourceError
 from amistream.host.devices import device_number
 from amistream.host.partitions import PlaceOnDisk
 from amistream.ports.volume import Volume
@@ -79,7 +79,10 @@ def open_clone(path: Path, wishes: TreeWishes) -> CloneVolume:
         on.write_out()
     except OSError as error:
         raise no_clone(path, f"its other partitions cannot be written out: {error.strerror}", "dmesg") from error
-    disk = open_volume(on.place.disk, live=True)
+    try:
+        disk = open_volume(on.place.disk, live=True)
+    except RefusedError as error:
+        raise no_clone(path, error.message, error.hint) from error
     try:
         template = _template(path, disk, on.place, wishes)
         size = template.root.length // _BLOCK * _BLOCK
