@@ -62,13 +62,13 @@ class _Map:
             self._claim_fixed(group)
         if self._fs.mmp_block:
             self._owned.claim(self._fs.mmp_block, 1)
-        used = [block_bitmap(self._read, self._fs, each, self._owned.groups[each.number]) for each in self._groups]
+        used = [block_bitmap(self._read, self._fs, each, self._owned.of_group(each.number)) for each in self._groups]
         self._check_totals()
         for group in self._groups:
             for inode in self._inodes(group):
                 self._claim_inode(inode)
         for group in self._groups:
-            if self._owned.groups[group.number] & ~used[group.number]:
+            if self._owned.of_group(group.number) & ~used[group.number]:
                 raise DoubtError(f"the block bitmap of group {group.number} calls blocks free that are used")
         return self._without_unwritten(used)
 
@@ -132,7 +132,7 @@ class _Map:
 
     def _without_unwritten(self, used: list[int]) -> UsedBlocks:
         fs = self._fs
-        unwritten, unused = self._unwritten.groups, self._unused_tables.groups
+        unwritten, unused = self._unwritten.by_group(), self._unused_tables.by_group()
         kept = [bits & ~(unwritten[group] | unused[group]) for group, bits in enumerate(used)]
         total = sum(bits.bit_count() for bits in used)
         return UsedBlocks(
