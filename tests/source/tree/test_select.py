@@ -5,10 +5,23 @@ from __future__ import annotations
 import json
 import os
 import stat
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    pkcs12,
+)
+from cryptography.x509 import CertificateBuilder, Name, NameAttribute
+from cryptography.x509.oid import NameOID
 
 from amistream.errors import RefusedError
 from amistream.source.tree.report import Fate
@@ -54,6 +67,46 @@ def test_other_private_keys() -> None:
     assert private_key_in(b"(21:protected-private-key(3:rsa(1:n")
     assert private_key_in(b"Created: 20240101T000000\nKey: (private-key (rsa (n #00\n")
     assert private_key_in(b"-----BEGIN PGP PRIVATE KEY BLOCK-----\n\nlQVY\n")
+
+
+def test_private_keys_in_text() -> None:
+    """So are those that other programs keep in lines of text."""
+    pem = PEM % b"RSA "
+    assert private_key_in(b"\xef\xbb\xbf" + pem)
+    assert private_key_in(b'{"type": "service_account", "private_key": "%b"}' % pem.replace(b"\n", b"\\n"))
+    assert private_key_in(b"SSH PRIVATE KEY FILE FORMAT 1.1\n\0")
+    assert private_key_in(b"---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----\nComment: x\n")
+    assert private_key_in(b"[Interface]\nPrivateKey = %b=\nListenPort = 51820\n" % (b"A" * 43))
+    assert private_key_in(b"# created: today\nAGE-SECRET-KEY-1%b\n" % (b"Q" * 58))
+    assert private_key_in(b"untrusted comment: signify secret key\nRWRC\n")
+    assert private_key_in(b"Private-key-format: v1.3\nAlgorithm: 13 (ECDSAP256SHA256)\n")
+
+
+def test_private_keys_in_binary() -> None:
+    """So are keys in DER, and key stores that hold one; certificates in the same forms are no secrets."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = Name([NameAttribute(NameOID.COMMON_NAME, "x")])
+    times = datetime(2026, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC)
+    builder = CertificateBuilder(name, name, key.public_key(), 1, *times)
+    certificate = builder.sign(key, SHA256())
+    locked = BestAvailableEncryption(b"x")
+    der, plain = Encoding.DER, NoEncryption()
+    for form in (PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL):
+        data = key.private_bytes(der, form, plain)
+        assert private_key_in(data) == "private key in DER"
+        assert not private_key_in(data + b"more")
+    assert private_key_in(key.private_bytes(der, PrivateFormat.PKCS8, locked)) == "private key in DER"
+    assert private_key_in(pkcs12.serialize_key_and_certificates(None, key, certificate, None, locked))
+    assert private_key_in(pkcs12.serialize_key_and_certificates(None, key, None, None, plain))
+    assert not private_key_in(pkcs12.serialize_key_and_certificates(None, None, certificate, None, locked))
+    assert not private_key_in(certificate.public_bytes(der))
+    assert not private_key_in(key.public_key().public_bytes(der, PublicFormat.SubjectPublicKeyInfo))
+    kept = b"\xfe\xed\xfe\xed" + bytes(30)
+    assert private_key_in(kept + bytes.fromhex("300e060a2b060104012a021101010500"))
+    assert not private_key_in(kept + certificate.public_bytes(der))
+    packet = "69234567 16092b06010401da470f01010740"
+    assert private_key_in(bytes.fromhex("945804" + packet) + bytes(80)) == "private key of GnuPG"
+    assert not private_key_in(bytes.fromhex("983304" + packet) + bytes(80))
 
 
 def test_no_private_keys() -> None:
