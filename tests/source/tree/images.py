@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from amistream.source.tree.image import Identity, Image
+from amistream.source.tree.groups import Identity
+from amistream.source.tree.image import Image
 from amistream.source.tree.layout import Kind, Layout
 from amistream.source.tree.opening import TreeWishes, open_tree
 from amistream.source.tree.profiles import BLOCK

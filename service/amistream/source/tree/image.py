@@ -8,19 +8,15 @@ from __future__ import annotations
 
 import stat
 import struct
-from bisect import bisect_left
-from dataclasses import dataclass
-from functools import cached_property
-from uuid import UUID
 
 from amistream.source.tree import records
 from amistream.source.tree.checksums import crc32c
 from amistream.source.tree.directories import linear, lost_and_found
+from amistream.source.tree.groups import GroupBlocks, Identity
 from amistream.source.tree.layout import JOURNAL_ROW, LONGEST_FAST_LINK, Kind, Layout
 from amistream.source.tree.maps import ExtentMap, IndirectMap
 from amistream.source.tree.profiles import (
     BLOCK,
-    GROUP,
     INODES_RESERVED,
     JOURNAL_INODE,
     RESIZE_INODE,
@@ -34,16 +30,6 @@ _RESIZE_SIZE = (_POINTERS**2 + _POINTERS + 12) * BLOCK
 """The size of the resize inode that e2fsprogs expects."""
 _RESIZE_MAP = 13
 """The pointer of an inode to its double indirect block."""
-_SIXTY = 60
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """The names of a file system, and the time at which it says that it was made."""
-
-    uuid: UUID
-    label: bytes = b""
-    time: int = 0
 
 
 class Image:
@@ -58,6 +44,8 @@ class Image:
         self._seed = crc32c(records.ALL_ONES, identity.uuid.bytes) if self._profile.sealed else 0
         self._directory: tuple[int, list[bytes]] = (-1, [])
         self._map: tuple[int, ExtentMap | IndirectMap | None] = (-1, None)
+        journal = self._map_of(JOURNAL_ROW).root if self._profile.journal else b""
+        self._groups = GroupBlocks(layout, identity, self._seed, journal)
 
     def block(self, segment: int, place: int) -> bytes:
         """Block `place` of a segment, counted from the segment's start, that is no part of a file."""
@@ -76,146 +64,19 @@ class Image:
             case Kind.XATTRS:
                 return self._xattrs(reference)
             case _:
-                return self._fixed_block(kind, reference, place)
-
-    def _fixed_block(self, kind: int, group: int, place: int) -> bytes:
-        match kind:
-            case Kind.BLOCK_BITMAP:
-                return self._block_bitmap(group)
-            case Kind.INODE_BITMAP:
-                return self._inode_bitmap(group)
-            case Kind.DESCRIPTORS:
-                return self._descriptors[place * BLOCK : (place + 1) * BLOCK].ljust(BLOCK, b"\0")
-            case Kind.SUPER:
-                return self._super(group)
-            case Kind.RESERVED:
-                return self._reserved(place)
-            case Kind.RESIZE:
-                return self._resize_map
-            case _:
-                return records.pack_journal(self.layout.journal_blocks)
+                return self._groups.block(Kind(kind), reference, place)
 
     def _inode_seed(self, row: int) -> int | None:
         if not self._profile.sealed:
             return None
         return records.inode_seed(self._seed, JOURNAL_INODE if row == JOURNAL_ROW else number_of(row))
 
-    # Superblock, descriptors and bitmaps
-
-    def _super(self, group: int) -> bytes:
-        layout, geometry = self.layout, self._geometry
-        journal = bytes(_SIXTY)
-        if self._profile.journal:
-            journal = self._map_of(JOURNAL_ROW).root.ljust(_SIXTY, b"\0")
-        values = records.Super(
-            blocks=geometry.blocks,
-            free_blocks=sum(count for _, count in layout.unused),
-            inodes=geometry.inodes,
-            free_inodes=geometry.inodes - self._used_inodes,
-            inodes_per_group=geometry.inodes_per_group,
-            reserved_descriptors=geometry.reserved_descriptors,
-            time=self.identity.time,
-            uuid=self.identity.uuid,
-            label=self.identity.label,
-            journal_map=journal,
-            journal_size=layout.journal_blocks * BLOCK,
-        )
-        packed = records.pack_super(self._profile, values, group)
-        # The first one stands behind the place of a boot sector.
-        return (bytes(1024) + packed if group == 0 else packed).ljust(BLOCK, b"\0")
-
-    @property
-    def _used_inodes(self) -> int:
-        return used_inodes(len(self._tree))
-
-    @cached_property
-    def _descriptors(self) -> bytes:
-        geometry, profile = self._geometry, self._profile
-        per_group = geometry.inodes_per_group
-        block_bitmaps, inode_bitmaps, tables = geometry.places
-        free = self._free_in_groups()
-        directories = self._directories_in_groups()
-        packed = bytearray()
-        for group in range(geometry.groups):
-            used = self._used_in(group)
-            checksums = (0, 0)
-            if profile.sealed:
-                inodes = self._inode_bitmap(group)[: per_group // 8]
-                # A group whose inodes were never used has no bitmap to speak of.
-                checksums = (crc32c(self._seed, self._block_bitmap(group)), crc32c(self._seed, inodes) if used else 0)
-            state = records.GroupState(
-                block_bitmap=block_bitmaps[group],
-                inode_bitmap=inode_bitmaps[group],
-                table=tables[group],
-                free_blocks=free[group],
-                free_inodes=per_group - used,
-                directories=directories[group],
-                unused_inodes=per_group - used,
-                bitmaps_checksum=checksums,
-            )
-            packed += records.pack_descriptor(profile, self.identity.uuid, group, state, per_group)
-        return bytes(packed)
-
-    def _used_in(self, group: int) -> int:
-        per_group = self._geometry.inodes_per_group
-        return min(max(0, self._used_inodes - group * per_group), per_group)
-
-    def _free_in_groups(self) -> list[int]:
-        free = [0] * self._geometry.groups
-        for start, count in self.layout.unused:
-            end = start + count
-            for group in range(start // GROUP, -(-end // GROUP)):
-                free[group] += min(end, (group + 1) * GROUP) - max(start, group * GROUP)
-        return free
-
-    def _directories_in_groups(self) -> list[int]:
-        found = [0] * self._geometry.groups
-        for row, mode in enumerate(self._tree.mode):
-            if stat.S_ISDIR(mode):
-                found[(number_of(row) - 1) // self._geometry.inodes_per_group] += 1
-        return found
-
-    def _block_bitmap(self, group: int) -> bytes:
-        """All blocks are used, but for those that the sweep has not reached."""
-        first = group * GROUP
-        last = first + GROUP
-        bits = (1 << GROUP) - 1
-        unused = self.layout.unused
-        place = max(0, bisect_left(unused, (first, 0)) - 1)
-        while place < len(unused) and unused[place][0] < last:
-            start, end = max(unused[place][0], first), min(sum(unused[place]), last)
-            if start < end:
-                bits &= ~((1 << end - start) - 1 << start - first)
-            place += 1
-        return bits.to_bytes(BLOCK, "little")
-
-    def _inode_bitmap(self, group: int) -> bytes:
-        used, per_group = self._used_in(group), self._geometry.inodes_per_group
-        behind = (1 << 8 * BLOCK) - (1 << per_group)
-        return (behind | (1 << used) - 1).to_bytes(BLOCK, "little")
-
-    # The resize inode: it owns the blocks that further descriptors will need
-
-    @cached_property
-    def _resize_map(self) -> bytes:
-        pointers = [0] * _POINTERS
-        first = 1 + self._geometry.descriptor_blocks
-        for place in range(self._geometry.reserved_descriptors):
-            pointers[(self._geometry.descriptor_blocks + place) % _POINTERS] = first + place
-        return struct.pack(f"<{_POINTERS}I", *pointers)
-
-    def _reserved(self, place: int) -> bytes:
-        """One of those blocks in group 0 lists its copies in the other groups."""
-        inside = 1 + self._geometry.descriptor_blocks + place
-        copies = [group * GROUP + inside for group in self._geometry.super_groups[1:]]
-        return struct.pack(f"<{len(copies)}I", *copies).ljust(BLOCK, b"\0")
-
-    # Inodes
-
     def _table(self, group: int, place: int) -> bytes:
         per_block = self._profile.inodes_per_block
         first = group * self._geometry.inodes_per_group + place * per_block + 1
-        packed = (self._inode(number) for number in range(first, min(first + per_block, self._used_inodes + 1)))
+        packed = (
+            self._inode(number) for number in range(first, min(first + per_block, used_inodes(len(self._tree)) + 1))
+        )
         return b"".join(packed).ljust(BLOCK, b"\0")
 
     def _inode(self, number: int) -> bytes:
@@ -296,8 +157,6 @@ class Image:
     def _own_inode(self, *, mode: int, size: int, blocks: int, flags: int, content: bytes) -> Inode:
         time = records.packed_time(self.identity.time * 1_000_000_000)
         return Inode(mode=mode, links=1, size=size, mtime=time, ctime=time, blocks=blocks, flags=flags, map=content)
-
-    # Maps, directories, attributes
 
     def _root_of(self, pieces: list[tuple[int, int, int]], places: list[int]) -> bytes:
         return (ExtentMap if self._profile.ext4 else IndirectMap)(pieces, places).root

@@ -114,13 +114,10 @@ class Layout:
         self._check_room()
         self._sweep()
         self._pass_fixed(geometry.blocks)
-
-    @property
-    def unused(self) -> list[Run]:
-        """The free runs that the sweep has not reached, ascending."""
         start, count = self._free[self._run]
         rest = (self._at, start + count - self._at)
-        return [each for each in (rest, *self._free[self._run + 1 :]) if each[1]]
+        self.unused: list[Run] = [each for each in (rest, *self._free[self._run + 1 :]) if each[1]]
+        """The free runs that the sweep has not reached, ascending."""
 
     def pieces(self, row: int) -> tuple[list[Piece], list[int]]:
         """The runs of a row's data, and the places of its map blocks."""

@@ -16,8 +16,9 @@ from amistream.host.swaps import swap_places
 from amistream.source.tree import fstab
 from amistream.source.tree.contents import Contents
 from amistream.source.tree.geometry import NoRoomError, TooManyLinksError, make_geometry
+from amistream.source.tree.groups import Identity
 from amistream.source.tree.handles import mount_of
-from amistream.source.tree.image import Identity, Image
+from amistream.source.tree.image import Image
 from amistream.source.tree.layout import Layout
 from amistream.source.tree.origin import Origin, find_origin
 from amistream.source.tree.profiles import BLOCK, PROFILES, Profile
