@@ -174,6 +174,20 @@ def test_what_chroots_pass(old: Old, root: Path, key_ring: KeyRing) -> None:
     assert "<kernel_id>aki-12345678</kernel_id>" in (old.directory / "out" / "image.manifest.xml").read_text()
 
 
+def test_what_starcluster_passes(old: Old, root: Path, key_ring: KeyRing) -> None:
+    """A list of directories to leave out: those that a system needs stay, empty; -i wins over what leaves out."""
+    (root / "mnt" / "image.part.00").write_text("another bundle")
+    (root / "home" / "a" / ".ssh" / "known_hosts").write_text("host")
+    keys = root / "srv/keys"
+    line = f"ec2-bundle-vol -c {keys}/cert.pem -k {keys}/key.pem -u {ACCOUNT} -r x86_64 -d out -v {root} -s 64"
+    good(old(f"{line} -p image -e /mnt,/home/a/.ssh,/tmp,/etc/* -i /etc/hostname --no-inherit --debug"))
+    image = unbundled(old, root, key_ring)
+    assert names_in(image) == {".autorelabel", "dev", "etc", "home", "mnt", "proc", "srv", "tmp"}
+    assert (names_in(image, "/mnt"), names_in(image, "/home/a")) == (set(), set())
+    assert names_in(image, "/etc") == {"hostname"}
+    assert names_in(image, "/dev") == {"console", "null", "tty", "zero"}
+
+
 @pytest.mark.parametrize(
     ("more", "status", "told"),
     [

@@ -16,6 +16,7 @@ from amistream.compat.main import exit_status, run
 from amistream.compat.options import Use, in_old_words, option, parse
 from amistream.compat.tables import COMMANDS, Command, Family, find_command
 from amistream.errors import (
+    EXIT_INTERRUPTED,
     AmistreamError,
     BundleExistsError,
     DifferenceError,
@@ -163,6 +164,21 @@ def test_exit_statuses(error: AmistreamError, in_s3: int, down: int, local: int,
         command = find_command(name)
         assert command is not None
         assert exit_status(command, error) == status, name
+
+
+@pytest.mark.parametrize(
+    ("line", "work", "status"),
+    [
+        ("ec2-bundle-vol -c c -k k -u 111122223333", "running_system.bundle_volume", 255),
+        ("ec2-unbundle -k k -m m", "copying.take_out", 130),
+    ],
+)
+def test_interrupted(line: str, work: str, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that a signal ended has the status that the command's tools give it."""
+    monkeypatch.setattr(f"amistream.compat.{work}", lambda _: EXIT_INTERRUPTED)
+    monkeypatch.setenv("AMISTREAM_ALLOW_EXPOSED_KEY", "")
+    name, *words = line.split()
+    assert run(name, words) == status
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
