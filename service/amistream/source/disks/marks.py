@@ -53,7 +53,15 @@ MEMBERS = (
     Mark("vdo", 0, b"dmvdo001"),
 )
 """Members of something larger."""
+TABLES = (
+    Mark("Amiga table", 0, b"RDSK"),
+    Mark("BSD table", 512, b"\x57\x45\x56\x82"),
+    Mark("SGI table", 0, b"\x0b\xe5\xa9\x41"),
+    Mark("Sun table", 188, b"\x60\x0d\xde\xee"),
+)
+"""Tables of partitions that are not read: made over a file system, they leave its superblock as it was."""
 FILE_SYSTEMS = (
+    *TABLES,
     Mark("ReFS", 0, b"\0\0\0ReFS\0"),
     Mark("apfs", 32, b"NXSB"),
     Mark("bcachefs", 4 * KIB + 24, bytes.fromhex("c68573f666ce90a9d96a60cf803df7ef")),
