@@ -37,7 +37,10 @@ ORDER = (
 PURE = sorted(
     {f"stages/{name}.py" for name in ("archive", "compress", "join", "encrypt", "split", "manifest")}
     | {file for file in FILES if file.startswith(("stages/back/", "source/disks/", "source/tree/"))}
-    - {f"source/tree/{name}.py" for name in ("contents", "entries", "handles", "opening", "origin", "volume", "walk")}
+    - {
+        f"source/tree/{name}.py"
+        for name in ("contents", "entries", "handles", "layers", "merged", "opening", "origin", "volume", "walk")
+    }
 )
 IMPURE = {
     "asyncio",

@@ -380,6 +380,9 @@ class TreeFields(_Request):
         ("secrets", "history"),
         description="Leave out private keys, authorized_keys and the like, and shell histories; default: both.",
     )
+    overlay: Annotated[AbsolutePath | None, Option("--overlay", TREE, "DIR")] = Field(
+        None, description="Lay what is in DIR over SOURCE: its files win, directories are merged. It comes in whole."
+    )
     fstab: Annotated[str, AfterValidator(_check_fstab), Option("--fstab", TREE, "keep|generate|FILE")] = Field(
         "keep",
         description="/etc/fstab of the image. generate: the directory's own, with the image's root and nofail for all "

@@ -45,6 +45,7 @@ async def test_wishes_for_something_else(scene: Scene) -> None:
         {"clean": "none"},
         {"all_file_systems": True},
         {"fstab": "generate"},
+        {"overlay": "/etc"},
     ):
         error = await scene.refused(scene.out, **wish)
         assert (error.code, error.field) == ("source.no_directory", next(iter(wish)))
@@ -72,6 +73,8 @@ async def test_another_fstab(scene: Scene, tree: Path) -> None:
     given.write_bytes(b"#" * (1 << 20) + b"#")
     error = await scene.refused(scene.out, source=str(tree), size="32MiB", fstab=str(given))
     assert "more than 1048576 bytes" in error.message
+    error = await scene.refused(scene.out, source=str(tree), size="32MiB", overlay="/nowhere/over")
+    assert (error.code, error.field) == ("source.unreadable", "overlay")
     given.write_text("of the job")
     for fstab in (str(given), "generate"):
         async with scene.ready(scene.out, source=str(tree), size="32MiB", fstab=fstab) as ready:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import shutil
 import tempfile
@@ -29,6 +30,7 @@ def as_nobody() -> Iterator[None]:
     if os.geteuid() != 0:
         yield
         return
+    codecs.lookup("ascii")  # read from a file that nobody else may read
     groups = os.getgroups()
     os.setgroups([])
     os.setegid(NOBODY)

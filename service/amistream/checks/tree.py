@@ -47,6 +47,7 @@ def tree_wishes(context: RequestContext, stopped: Callable[[], bool]) -> TreeWis
         allow_unreadable=request.allow_unreadable,
         fstab=_read_fstab(Path(request.fstab)) if request.fstab not in FSTAB_WORDS else None,
         mend_fstab=request.fstab == "generate",
+        overlay=Path(request.overlay) if request.overlay else None,
         own=own,
         stopped=stopped,
         outputs=[(place.path, context.prefix) for place in places if isinstance(place, DirectoryLocation)],
@@ -96,7 +97,7 @@ def describe(volume: TreeVolume) -> Observation:
         clauses.append(f"left out: {named}" + (", and by more rules" if len(rules) > _RULES_NAMED else ""))
     clauses += [
         f"{report.named(fate)}: {fate.value}"
-        for fate in (Fate.ATTRIBUTES, Fate.UNREADABLE, Fate.NOT_LISTED, Fate.GONE)
+        for fate in (Fate.COVERED, Fate.ATTRIBUTES, Fate.UNREADABLE, Fate.NOT_LISTED, Fate.GONE)
         if report.paths(fate)
     ]
     if not clauses:

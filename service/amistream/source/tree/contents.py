@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 
 from amistream.errors import SourceError
 from amistream.source.tree.handles import Handles, is_gone, open_regular
+from amistream.source.tree.layers import Layer
 from amistream.source.tree.records import packed_time
 from amistream.source.tree.report import MOVED, Fate, Report, shown
 from amistream.source.tree.tree import NOBODY, Tree
@@ -21,12 +23,12 @@ _NONE = -1
 class Contents:
     """The files of one tree. For one thread at a time."""
 
-    def __init__(self, root: int, tree: Tree, report: Report, *, allow_unreadable: bool) -> None:
-        """`root` is the open directory that was walked; it stays the caller's."""
+    def __init__(self, layers: Sequence[Layer], tree: Tree, report: Report, *, allow_unreadable: bool) -> None:
+        """`layers` are those that were walked; they stay the caller's."""
         self._tree = tree
         self._report = report
         self._allow_unreadable = allow_unreadable
-        self._handles = Handles(root, tree)
+        self._handles = [Handles(layer.root, tree, number) for number, layer in enumerate(layers)]
         self._row = self._descriptor = _NONE
 
     def read_into(self, row: int, offset: int, buffer: memoryview) -> None:
@@ -60,8 +62,8 @@ class Contents:
             if tree.inode[row] == NOBODY or stat.S_ISDIR(tree.mode[row]):
                 continue
             try:
-                above = self._handles.directory(tree.parent[row])
-                about = os.stat(tree.name_of(tree.entry[row]), dir_fd=above, follow_symlinks=False)
+                name = tree.name_of(tree.entry[row])
+                about = os.stat(name, dir_fd=self._above(row), follow_symlinks=False)
             except OSError as error:
                 fate = Fate.GONE if is_gone(error) else Fate.CHANGED
                 self._report.add(fate, tree.path(row))
@@ -75,7 +77,12 @@ class Contents:
 
     def close(self) -> None:
         self._leave()
-        self._handles.close()
+        for handles in self._handles:
+            handles.close()
+
+    def _above(self, row: int) -> int:
+        """The open directory that has the first name of an inode."""
+        return self._handles[self._tree.layer[row]].directory(self._tree.parent[row])
 
     def _open(self, row: int) -> bool:
         if row == self._row:
@@ -84,9 +91,8 @@ class Contents:
         tree = self._tree
         self._row = row
         try:
-            above = self._handles.directory(tree.parent[row])
             name = tree.name_of(tree.entry[row])
-            self._descriptor = open_regular(name, above, tree.devices[tree.device[row]], tree.inode[row])
+            self._descriptor = open_regular(name, self._above(row), *tree.identity(row, tree.layer[row]))
         except OSError as error:
             if is_gone(error):
                 self._report.add(Fate.GONE, tree.path(row))

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 
 from amistream.source.tree.handles import open_regular
+from amistream.source.tree.layers import HIDDEN
 from amistream.source.tree.profiles import BLOCK, Profile
 from amistream.source.tree.xattrs import Attribute, fitting, on_disk
 
@@ -16,12 +17,16 @@ Runs = tuple[tuple[int, int], ...]
 """Blocks with data: place in the file, blocks."""
 
 
-def read_attributes(place: str, profile: Profile, *, follow: bool = False) -> tuple[tuple[Attribute, ...], list[str]]:
+def read_attributes(
+    place: str, profile: Profile, *, follow: bool = False, of_overlayfs: bool = False
+) -> tuple[tuple[Attribute, ...], list[str]]:
     """The attributes of an entry that have a place in the image, and the names of those that have none."""
     try:
         names = os.listxattr(place, follow_symlinks=follow)
     except OSError as error:
         return (), [] if error.errno in _NONE_THERE else ["all"]
+    if of_overlayfs:
+        names = [name for name in names if not name.startswith(HIDDEN)]
     if not names:
         return (), []
     found: list[Attribute] = []

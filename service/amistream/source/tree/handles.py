@@ -37,12 +37,13 @@ def is_gone(error: OSError) -> bool:
 
 
 class Handles:
-    """The open directories of a tree, by row. For one thread at a time."""
+    """The open directories of one layer of a tree, by row. For one thread at a time."""
 
-    def __init__(self, root: int, tree: Tree) -> None:
-        """`root` is an open directory, which stays the caller's."""
+    def __init__(self, root: int, tree: Tree, layer: int = 0) -> None:
+        """`root` is the open directory of a layer, which stays the caller's."""
         self._root = root
         self._tree = tree
+        self._layer = layer
         self._open: OrderedDict[int, int] = OrderedDict()
 
     def directory(self, row: int) -> int:
@@ -67,7 +68,7 @@ class Handles:
         tree = self._tree
         opened = open_directory(tree.name_of(tree.entry[row]), above)
         about = os.fstat(opened)
-        if (about.st_dev, about.st_ino) != (tree.devices[tree.device[row]], tree.inode[row]):
+        if (about.st_dev, about.st_ino) != tree.identity(row, self._layer):
             os.close(opened)
             raise SwappedError("another directory has its name")
         self._open[row] = opened

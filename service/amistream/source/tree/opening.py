@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -19,6 +20,7 @@ from amistream.source.tree.geometry import NoRoomError, TooManyLinksError, make_
 from amistream.source.tree.groups import Identity
 from amistream.source.tree.handles import mount_of
 from amistream.source.tree.image import Image
+from amistream.source.tree.layers import Layer
 from amistream.source.tree.layout import Layout
 from amistream.source.tree.origin import Origin, find_origin
 from amistream.source.tree.profiles import BLOCK, PROFILES, Profile
@@ -58,6 +60,8 @@ class TreeWishes:
     """In place of the tree's own."""
     mend_fstab: bool = False
     """Change the tree's own so that the image boots."""
+    overlay: Path | None = None
+    """A directory that is laid over the tree."""
     own: Sequence[Path] = ()
     """Files and directories that never come in."""
     stopped: Callable[[], bool] = lambda: False
@@ -71,21 +75,30 @@ def open_tree(path: Path, wishes: TreeWishes) -> TreeVolume:
 
     Takes a while: some 40 s of CPU for a million files.
     """
+    with ExitStack() as undo:
+        layers = [Layer(root=_open_directory(path, "source", undo))]
+        if wishes.overlay is not None:
+            root = _open_directory(wishes.overlay, "overlay", undo)
+            layers.append(Layer(root=root, words=f"--overlay {wishes.overlay}", follows_rules=False))
+        volume = _open(path, layers, wishes)
+        undo.pop_all()
+    return volume
+
+
+def _open_directory(path: Path, field: str, undo: ExitStack) -> int:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         hint = f"check its permissions: ls -ld {quoted(path)}; the user that runs the job reads the tree"
         raise RefusedError(
-            "source.unreadable", f"cannot read {path}: {error.strerror}", hint=hint, field="source"
+            "source.unreadable", f"cannot read {path}: {error.strerror}", hint=hint, field=field
         ) from error
-    try:
-        return _open(path, descriptor, wishes)
-    except BaseException:
-        os.close(descriptor)
-        raise
+    undo.callback(os.close, descriptor)
+    return descriptor
 
 
-def _open(path: Path, descriptor: int, wishes: TreeWishes) -> TreeVolume:
+def _open(path: Path, layers: Sequence[Layer], wishes: TreeWishes) -> TreeVolume:
+    descriptor = layers[0].root
     table = mounts()
     number = mount_of(descriptor)
     mount = next((each for each in table if each.number == number), None)
@@ -96,7 +109,7 @@ def _open(path: Path, descriptor: int, wishes: TreeWishes) -> TreeVolume:
     selection = Selection(include=wishes.include, exclude=wishes.exclude, clean=wishes.clean)
     real = Path(f"/proc/self/fd/{descriptor}").readlink()
     around = _surroundings(real, table, mount, wishes, profile)
-    walk = Walk(descriptor, profile, selection, around)
+    walk = Walk(layers, profile, selection, around)
     try:
         walk.run(wishes.stopped)
     except OSError as error:
@@ -123,9 +136,9 @@ def _open(path: Path, descriptor: int, wishes: TreeWishes) -> TreeVolume:
     names = f"{profile.name} {size} {uuid}".encode() + origin.label
     return TreeVolume(
         path,
-        descriptor,
+        [layer.root for layer in layers],
         image=Image(layout, Identity(uuid=uuid, label=origin.label, time=time)),
-        contents=Contents(descriptor, tree, walk.report, allow_unreadable=wishes.allow_unreadable),
+        contents=Contents(layers, tree, walk.report, allow_unreadable=wishes.allow_unreadable),
         report=walk.report,
         size=size,
         digest=hashlib.blake2b(digest + names, digest_size=32).hexdigest(),

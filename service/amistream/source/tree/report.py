@@ -16,6 +16,7 @@ class Fate(StrEnum):
     """What happened to a file."""
 
     LEFT_OUT = "left out"
+    COVERED = "another kind of file lies over it"
     CHANGED = "changed while it was read"
     CUT = "grew, and was cut"
     SHRUNK = "shrank, and may end in zeros"

@@ -49,6 +49,8 @@ class Row:
     device: int = 0
     """The device it is on."""
     inode: int = NOBODY
+    layer: int = 0
+    """The layer it comes from (`layers`)."""
     xattrs: tuple[Attribute, ...] = ()
     target: bytes = b""
     """Of a symbolic link."""
@@ -85,6 +87,9 @@ class Tree:
         self.device = array("H")
         """Place in `devices`."""
         self.devices: list[int] = []
+        self.layer = array("B")
+        self.below: dict[tuple[int, int], tuple[int, int]] = {}
+        """Device and inode of the further directories that one is merged of, by row and layer."""
         self.xattrs = array("I")
         """Place in `xattr_sets`."""
         self.xattr_sets: list[tuple[Attribute, ...]] = [()]
@@ -121,6 +126,7 @@ class Tree:
         if device == len(self.devices):
             self.devices.append(row.device)
         self.device.append(device)
+        self.layer.append(row.layer)
         xattrs = self._set_numbers.setdefault(row.xattrs, len(self.xattr_sets))
         if xattrs == len(self.xattr_sets):
             self.xattr_sets.append(row.xattrs)
@@ -164,6 +170,12 @@ class Tree:
             return about
         return sum(entry_size(end - start) for start, end in pairwise(starts))
 
+    def identity(self, row: int, layer: int) -> tuple[int, int]:
+        """Device and inode of a row in a layer that has it."""
+        if self.layer[row] == layer:
+            return self.devices[self.device[row]], self.inode[row]
+        return self.below[row, layer]
+
     def path(self, row: int) -> bytes:
         """The first name of an inode, from the tree's root on, as `etc/fstab`."""
         names = []
@@ -189,7 +201,8 @@ class Tree:
         """A digest of all that decides about the image, but the files' contents: their times stand for those."""
         digest = hashlib.blake2b(digest_size=32)
         columns = (self.mode, self.uid, self.gid, self.size, self.mtime, self.ctime, self.links, self.parent)
-        for column in (*columns, self.entry, self.inode, self.xattrs, self.entry_row, self._names, self._name_start):
+        names = (self.entry, self.entry_row, self._names, self._name_start)
+        for column in (*columns, self.inode, self.layer, self.xattrs, *names):
             digest.update(memoryview(column).cast("B"))
         rest = (self.xattr_sets, self.target, self.special, self.runs, self.given, self.entries)
         digest.update(repr(rest).encode())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from amistream.ports.volume import Kind
@@ -24,7 +24,7 @@ class TreeVolume:
     def __init__(
         self,
         path: Path,
-        descriptor: int,
+        descriptors: Sequence[int],
         *,
         image: Image,
         contents: Contents,
@@ -32,13 +32,13 @@ class TreeVolume:
         size: int,
         digest: str,
     ) -> None:
-        """`descriptor` is the tree's root, and the volume's from now on."""
+        """`descriptors` are the roots of the tree and of what lies over it, and the volume's from now on."""
         layout = image.layout
         self.path = path
         self.kind = Kind.TREE
         self.size = size
         self.mtime = image.identity.time
-        self.identity = os.fstat(descriptor)
+        self.identity = os.fstat(descriptors[0])
         self.report = report
         self.digest = digest
         """Differs once the tree's metadata do, and so the image. Each file's times stand for its contents."""
@@ -46,7 +46,7 @@ class TreeVolume:
         """The latest change of any file, by its ctime."""
         self.inodes = len(layout.tree)
         self.profile = layout.profile.name
-        self._descriptor = descriptor
+        self._descriptors = descriptors
         self._layout = layout
         self._image = image
         self._contents = contents
@@ -86,7 +86,8 @@ class TreeVolume:
     def close(self) -> None:
         with self._one_at_a_time:
             self._contents.close()
-            os.close(self._descriptor)
+            for descriptor in self._descriptors:
+                os.close(descriptor)
 
     def _runs(self) -> Iterator[Extent]:
         segments = self._layout.segments

@@ -2,21 +2,22 @@
 
 Directories are opened one below the other (`handles`). Mounts are known by the kernel's table and its numbers of
 mounts, because numbers of devices do not tell: a subvolume of btrfs has one of its own, a bind mount of the same disk
-has none.
+has none. Further layers may lie over the tree (`layers`): each directory is then read in all that have it.
 """
 
 from __future__ import annotations
 
 import errno
-import operator
 import os
 import stat
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from amistream.source.tree.entries import Runs, find_runs, read_attributes
 from amistream.source.tree.fstab import LARGEST
 from amistream.source.tree.handles import Handles, is_gone, mount_of, open_directory, open_regular
+from amistream.source.tree.layers import Layer
+from amistream.source.tree.merged import Chosen, Found, Seen, choose, read_names
 from amistream.source.tree.profiles import Profile
 from amistream.source.tree.records import packed_time
 from amistream.source.tree.report import Fate, Report, shown
@@ -27,16 +28,13 @@ from amistream.source.tree.xattrs import Attribute
 _NODES = ((b"console", 0o600, 5, 1), (b"null", 0o666, 1, 3), (b"tty", 0o666, 5, 0), (b"zero", 0o666, 1, 5))
 """The devices that a system needs before it has filled /dev."""
 _DEV = b"dev"
+_OLD = b".old"
 _STAYS_EMPTY = -1
 """In place of a mount: a directory whose contents are left out."""
-_OLD = b".old"
-_NAME = operator.itemgetter(0)
 _KERNELS = """autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs efivarfs fusectl hugetlbfs mqueue
     nsfs proc pstore ramfs rpc_pipefs securityfs selinuxfs sysfs tmpfs tracefs"""
 NEVER_CROSSED = frozenset(_KERNELS.split())
 """File systems of the kernel, and in memory."""
-
-Found = list[tuple[bytes, os.DirEntry[str]]]
 
 
 class StoppedError(Exception):
@@ -65,13 +63,15 @@ class Surroundings:
 
 @dataclass(frozen=True, slots=True)
 class _Directory:
-    """A directory that is to be read, or is being read."""
+    """A directory that is to be read."""
 
     row: int
     path: bytes
     """From the tree's root on, as `etc/ssh`; empty for the root."""
+    layers: tuple[int, ...]
+    """The layers that have it, the uppermost first."""
     mount: int
-    descriptor: int = -1
+    """In layer 0."""
 
     def inside(self, name: bytes) -> bytes:
         return self.path + b"/" + name if self.path else name
@@ -80,45 +80,60 @@ class _Directory:
 class Walk:
     """One walk. The result is in `tree` and `report`."""
 
-    def __init__(self, root: int, profile: Profile, selection: Selection, around: Surroundings) -> None:
-        """`root` is an open directory, which stays the caller's."""
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        profile: Profile,
+        selection: Selection,
+        around: Surroundings,
+    ) -> None:
+        """`layers`: the tree, and what lies over it. Their descriptors stay the caller's."""
         self.tree = Tree()
         self.report = Report()
-        self._root = root
+        self._layers = layers
         self._profile = profile
         self._selection = selection
         self._around = around
-        self._handles = Handles(root, self.tree)
+        self._handles = [Handles(layer.root, self.tree, number) for number, layer in enumerate(layers)]
         self._linked: dict[tuple[int, int], int] = {}
         """Rows of the inodes with several names."""
         self._waiting: list[_Directory] = []
-        self._replaced = {name for path in around.replaced for name in (path, path + _OLD)}
 
     def run(self, stopped: Callable[[], bool] = lambda: False) -> None:
         """Walk the whole tree. Raises OSError if its root cannot be read, and `StoppedError` once it is `stopped`."""
         try:
-            attributes = self._attributes(f"/proc/self/fd/{self._root}", b"", follow=True)
-            self.tree.add(_row(os.fstat(self._root), attributes), ROOT)
-            self._waiting.append(_Directory(ROOT, b"", mount_of(self._root)))
+            self._add_root()
             while self._waiting:
                 if stopped():
                     raise StoppedError
                 self._read(self._waiting.pop())
         finally:
-            self._handles.close()
+            for handles in self._handles:
+                handles.close()
+
+    def _add_root(self) -> None:
+        """Add the root: that of the tree, or as a script left it. Others are only places for what lies over it."""
+        numbers = range(len(self._layers))
+        own = max(number for number in numbers if not number or self._layers[number].is_overlayfs)
+        for number in numbers:
+            about = os.fstat(self._layers[number].root)
+            self.tree.below[ROOT, number] = about.st_dev, about.st_ino
+        root = self._layers[own].root
+        attributes = self._attributes(f"/proc/self/fd/{root}", b"", own, follow=True)
+        self.tree.add(_row(os.fstat(root), attributes, layer=own), ROOT)
+        self._waiting.append(_Directory(ROOT, b"", tuple(reversed(numbers)), mount_of(self._layers[0].root)))
 
     def _read(self, directory: _Directory) -> None:
         """Read one directory: its rows and names, in the order of the names."""
         tree, row = self.tree, directory.row
-        directory, found = self._names_in(directory)
+        found = self._names_in(directory)
         if row == ROOT:
-            self._add_lost_and_found(dict(found))
+            self._add_lost_and_found(found.pop(LOST_AND_FOUND_NAME, []))
+        changes = self._take_replaced(directory, found)
         first = len(tree.entry_row)
-        below = [inside for name, entry in found if (inside := self._add(directory, name, entry))]
-        for path, change in self._around.replaced.items():
-            folder, _, name = path.rpartition(b"/")
-            if folder == directory.path and directory.descriptor != -1:
-                self._replace(directory, name, change)
+        below = [inside for name in sorted(found) if (inside := self._add(directory, name, found[name]))]
+        for name, old, change in changes:
+            self._replace(directory, name, old, change)
         if row == ROOT:
             tree.name(LOST_AND_FOUND, LOST_AND_FOUND_NAME)
             tree.entry[LOST_AND_FOUND] = len(tree.entry_row) - 1
@@ -127,59 +142,117 @@ class Walk:
         tree.entries[row] = first, len(tree.entry_row) - first
         self._waiting += reversed(below)
 
-    def _names_in(self, directory: _Directory) -> tuple[_Directory, Found]:
-        """The directory, open until the next one is asked for, and its names in order."""
-        row, path, mount = directory.row, directory.path, directory.mount
-        if mount == _STAYS_EMPTY:
-            return directory, []
-        try:
-            descriptor = self._handles.directory(row)
-            with os.scandir(descriptor) as entries:
-                found = sorted(((os.fsencode(entry.name), entry) for entry in entries), key=_NAME)
-        except OSError as error:
-            if row == ROOT:
-                raise
-            self._miss(path, error, Fate.NOT_LISTED)
-            return directory, []
-        return _Directory(row, path, mount, descriptor), found
+    def _names_in(self, directory: _Directory) -> Found:
+        """The names of a directory in all layers that have it."""
+        found: Found = {}
+        for layer in directory.layers:
+            try:
+                read_names(found, layer, self._handles[layer].directory(directory.row))
+            except OSError as error:
+                if directory.row == ROOT:
+                    raise
+                self._miss(directory.path, error, Fate.NOT_LISTED)
+        return found
 
-    def _add(self, above: _Directory, name: bytes, entry: os.DirEntry[str]) -> _Directory | None:
+    def _add(self, above: _Directory, name: bytes, found: Sequence[Seen]) -> _Directory | None:
         """Add one name; returns it if it is a directory that is to be read."""
-        if above.row == ROOT and name == LOST_AND_FOUND_NAME:
-            return None
         path = above.inside(name)
-        if path in self._replaced:
-            if path.endswith(_OLD):
-                self.report.add(Fate.LEFT_OUT, path, "another file of the job has its name")
-            return None
         try:
-            about = entry.stat(follow_symlinks=False)
-            target = os.readlink(name, dir_fd=above.descriptor) if stat.S_ISLNK(about.st_mode) else b""
+            kept = self._choose(path, found)
+            if not kept:
+                return None
+            seen, about = kept[0]
+            if about.st_nlink > 1 and self._add_link(name, about):
+                return None
+            new = self._row_of(seen, about, path)
         except OSError as error:
             self._miss(path, error)
             return None
-        if rule := self._left_out(above, path, name, about):
-            self.report.add(Fate.LEFT_OUT, path, rule)
-            return None
-        if about.st_nlink > 1 and self._add_link(name, about):
-            return None
-        runs = find_runs(name, above.descriptor, about) if stat.S_ISREG(about.st_mode) else None
-        attributes = self._attributes(f"/proc/self/fd/{above.descriptor}/{entry.name}", path)
-        row = self.tree.add(_row(about, attributes, target, runs), above.row)
-        self.tree.name(row, name)
+        tree = self.tree
+        row = tree.add(new, above.row)
+        tree.name(row, name)
         if not stat.S_ISDIR(about.st_mode):
             if about.st_nlink > 1:
                 self._linked[about.st_dev, about.st_ino] = row
             return None
-        return _Directory(row, path, self._mount_of(above, path, name, about))
+        for other, of_other in kept[1:]:
+            tree.below[row, other.layer] = of_other.st_dev, of_other.st_ino
+        return self._directory(above, row, path, kept)
 
-    def _left_out(self, above: _Directory, path: bytes, name: bytes, about: os.stat_result) -> str:
-        """The rule that leaves an entry out, or ''."""
+    def _directory(self, above: _Directory, row: int, path: bytes, kept: Chosen) -> _Directory:
+        """A directory that was added, in the layers that have a part in it."""
+        layers, mount = [seen.layer for seen, _ in kept], above.mount
+        if layers[-1] == 0:
+            mount = self._mount_of(above, path, *kept[-1])
+            if mount == _STAYS_EMPTY:
+                layers.pop()
+        return _Directory(row, path, tuple(layers), mount)
+
+    def _take_replaced(
+        self, directory: _Directory, found: Found
+    ) -> list[tuple[bytes, list[Seen], Callable[[bytes], bytes]]]:
+        """Take the files out of a directory's names that get another content: name, entries, and the change."""
+        taken = []
+        for path, change in self._around.replaced.items():
+            folder, _, name = path.rpartition(b"/")
+            if folder != directory.path or not directory.layers:
+                continue
+            taken.append((name, found.pop(name, []), change))
+            if found.pop(name + _OLD, None):
+                self.report.add(Fate.LEFT_OUT, path + _OLD, "another file of the job has its name")
+        return taken
+
+    def _replace(self, above: _Directory, name: bytes, found: Sequence[Seen], change: Callable[[bytes], bytes]) -> None:
+        """Add a file that the job changes, and the one that was there. Raises OSError if that cannot be read."""
+        tree, path = self.tree, above.inside(name)
+        new = Row(mode=stat.S_IFREG | 0o644, mtime=tree.mtime[ROOT], ctime=tree.ctime[ROOT])
+        old = b""
+        if kept := self._choose(path, found):
+            seen, about = kept[0]
+            former = replace(self._row_of(seen, about, path), inode=NOBODY, runs=None)
+            if stat.S_ISREG(about.st_mode):
+                old = _read_whole(seen, about)
+                new = replace(former, mtime=new.mtime, ctime=new.ctime)
+                former = replace(former, size=len(old))
+            row = tree.add(former, above.row)
+            tree.name(row, name + _OLD)
+            if stat.S_ISREG(about.st_mode):
+                tree.given[row] = old
+        content = change(old)
+        row = tree.add(replace(new, size=len(content)), above.row)
+        tree.name(row, name)
+        tree.given[row] = content
+
+    def _choose(self, path: bytes, found: Sequence[Seen]) -> Chosen:
+        return choose(
+            found,
+            self._layers,
+            left_out=lambda seen, about: self._leaves_out(seen, path, about),
+            covered=lambda words: self.report.add(Fate.COVERED, path, words),
+        )
+
+    def _row_of(self, seen: Seen, about: os.stat_result, path: bytes) -> Row:
+        """The row of an entry. Raises OSError for a link that cannot be read."""
+        target = os.readlink(seen.name, dir_fd=seen.descriptor) if stat.S_ISLNK(about.st_mode) else b""
+        runs = find_runs(seen.name, seen.descriptor, about) if stat.S_ISREG(about.st_mode) else None
+        attributes = self._attributes(seen.place, path, seen.layer)
+        return _row(about, attributes, target, runs, seen.layer)
+
+    def _leaves_out(self, seen: Seen, path: bytes, about: os.stat_result) -> bool:
+        rule = self._rule_for(seen, path, about, follows_rules=self._layers[seen.layer].follows_rules)
+        if rule:
+            self.report.add(Fate.LEFT_OUT, path, rule)
+        return bool(rule)
+
+    def _rule_for(self, seen: Seen, path: bytes, about: os.stat_result, *, follows_rules: bool) -> str:
+        """The rule that leaves an entry out, or ''. The job's own files never come in."""
         if (about.st_dev, about.st_ino) in self._around.own or self._around.own_name(path):
             return "always: a file of this job, of amistream, or swap space"
-        rule = self._selection.leaves_out(b"/" + path, name, directory=stat.S_ISDIR(about.st_mode))
+        rule = ""
+        if follows_rules:
+            rule = self._selection.leaves_out(b"/" + path, seen.name, directory=stat.S_ISDIR(about.st_mode))
         if not rule and stat.S_ISREG(about.st_mode):
-            rule = self._look_inside(above, path, name, about)
+            rule = self._look_inside(seen, path, about, follows_rules=follows_rules)
         return rule
 
     def _add_link(self, name: bytes, about: os.stat_result) -> bool:
@@ -191,14 +264,14 @@ class Walk:
         self.tree.name(row, name)
         return True
 
-    def _look_inside(self, above: _Directory, path: bytes, name: bytes, about: os.stat_result) -> str:
+    def _look_inside(self, seen: Seen, path: bytes, about: os.stat_result, *, follows_rules: bool) -> str:
         """The rule that leaves a regular file out for its content. Records a file that cannot be read."""
-        look = self._selection.wants_to_read(about.st_size)
+        look = follows_rules and self._selection.wants_to_read(about.st_size)
         if not about.st_size or (not look and self._around.privileged):
             return ""
         content = b""
         try:
-            opened = open_regular(name, above.descriptor, about.st_dev, about.st_ino)
+            opened = open_regular(seen.name, seen.descriptor, about.st_dev, about.st_ino)
             try:
                 if look:
                     content = os.read(opened, about.st_size)
@@ -207,50 +280,26 @@ class Walk:
         except OSError as error:
             self._miss(path, error)
             return ""
-        return self._selection.leaves_out_content(b"/" + path, name, content) if look else ""
+        return self._selection.leaves_out_content(b"/" + path, seen.name, content) if look else ""
 
     def _miss(self, path: bytes, error: OSError, fate: Fate = Fate.UNREADABLE) -> None:
         """Record an entry that cannot be read, or is gone: it may have moved to where the walk has been before."""
         self.report.add(Fate.GONE if is_gone(error) else fate, path, error.strerror or str(error))
 
-    def _replace(self, above: _Directory, name: bytes, change: Callable[[bytes], bytes]) -> None:
-        """Add a file that the job changes, and the one that was there. Raises OSError if that cannot be read."""
-        tree, path = self.tree, above.inside(name)
-        new = Row(mode=stat.S_IFREG | 0o644, mtime=tree.mtime[ROOT], ctime=tree.ctime[ROOT])
-        old = b""
-        about = _look_at(name, above.descriptor)
-        if about is not None and (rule := self._left_out(above, path, name, about)):
-            self.report.add(Fate.LEFT_OUT, path, rule)
-        elif about is not None:
-            attributes = self._attributes(f"/proc/self/fd/{above.descriptor}/{os.fsdecode(name)}", path)
-            target = os.readlink(name, dir_fd=above.descriptor) if stat.S_ISLNK(about.st_mode) else b""
-            kept = replace(_row(about, attributes, target), inode=NOBODY)
-            if stat.S_ISREG(about.st_mode):
-                old = _read_whole(name, above.descriptor, about)
-                new = replace(kept, mtime=new.mtime, ctime=new.ctime)
-                kept = replace(kept, size=len(old))
-            row = tree.add(kept, above.row)
-            tree.name(row, name + _OLD)
-            if stat.S_ISREG(about.st_mode):
-                tree.given[row] = old
-        content = change(old)
-        row = tree.add(replace(new, size=len(content)), above.row)
-        tree.name(row, name)
-        tree.given[row] = content
-
-    def _attributes(self, place: str, path: bytes, *, follow: bool = False) -> tuple[Attribute, ...]:
-        kept, lost = read_attributes(place, self._profile, follow=follow)
+    def _attributes(self, place: str, path: bytes, layer: int, *, follow: bool = False) -> tuple[Attribute, ...]:
+        of_overlayfs = self._layers[layer].is_overlayfs
+        kept, lost = read_attributes(place, self._profile, follow=follow, of_overlayfs=of_overlayfs)
         if lost:
             self.report.add(Fate.ATTRIBUTES, path, ", ".join(lost))
         return kept
 
-    def _mount_of(self, above: _Directory, path: bytes, name: bytes, about: os.stat_result) -> int:
-        """The mount of a directory below another, or `_STAYS_EMPTY`."""
+    def _mount_of(self, above: _Directory, path: bytes, seen: Seen, about: os.stat_result) -> int:
+        """The mount of a directory of layer 0 below another, or `_STAYS_EMPTY`."""
         known = path in self._around.mounts
-        if not known and about.st_dev == self.tree.devices[self.tree.device[above.row]]:
+        if not known and about.st_dev == self.tree.identity(above.row, 0)[0]:
             return above.mount
         try:
-            opened = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above.descriptor)
+            opened = os.open(seen.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=seen.descriptor)
         except OSError:
             return above.mount  # vanished: it is not entered
         try:
@@ -264,29 +313,17 @@ class Walk:
         self.report.add(Fate.LEFT_OUT, path, "another file system (--all); the directory is empty")
         return _STAYS_EMPTY
 
-    def _add_lost_and_found(self, found: dict[bytes, os.DirEntry[str]]) -> None:
+    def _add_lost_and_found(self, found: Sequence[Seen]) -> None:
         """Row 1 is lost+found, which e2fsck wants: as the tree has it, without contents, or made up."""
         tree = self.tree
-        entry = found.get(LOST_AND_FOUND_NAME)
         row = Row(mode=stat.S_IFDIR | 0o700, mtime=tree.mtime[ROOT], ctime=tree.ctime[ROOT])
-        if entry is not None:
-            about = entry.stat(follow_symlinks=False)
-            if stat.S_ISDIR(about.st_mode):
+        for seen in found:
+            about = seen.about()
+            if stat.S_ISDIR(about.st_mode) and not seen.layer:
                 row = _row(about, ())
-            if not self._is_empty(LOST_AND_FOUND_NAME):
+            if not _is_empty(seen):
                 self.report.add(Fate.LEFT_OUT, LOST_AND_FOUND_NAME, "always: contents of lost+found")
         tree.add(row, ROOT)
-
-    def _is_empty(self, name: bytes) -> bool:
-        try:
-            opened = open_directory(name, self._root)
-        except OSError:
-            return False
-        try:
-            with os.scandir(opened) as inside:
-                return next(inside, None) is None
-        finally:
-            os.close(opened)
 
     def _add_nodes(self, above: int) -> None:
         tree = self.tree
@@ -295,26 +332,35 @@ class Walk:
             tree.name(tree.add(row, above), name)
 
 
-def _look_at(name: bytes, above: int) -> os.stat_result | None:
-    try:
-        return os.stat(name, dir_fd=above, follow_symlinks=False)
-    except FileNotFoundError:
-        return None
-
-
-def _read_whole(name: bytes, above: int, about: os.stat_result) -> bytes:
+def _read_whole(seen: Seen, about: os.stat_result) -> bytes:
     """A small file that is replaced. Raises OSError."""
     if about.st_size > LARGEST:
-        raise OSError(errno.EFBIG, f"{shown(name)[1:]} has more than {LARGEST} bytes")
-    opened = open_regular(name, above, about.st_dev, about.st_ino)
+        raise OSError(errno.EFBIG, f"{shown(seen.name)[1:]} has more than {LARGEST} bytes")
+    opened = open_regular(seen.name, seen.descriptor, about.st_dev, about.st_ino)
     try:
         return os.read(opened, LARGEST)
     finally:
         os.close(opened)
 
 
+def _is_empty(seen: Seen) -> bool:
+    try:
+        opened = open_directory(seen.name, seen.descriptor)
+    except OSError:
+        return False
+    try:
+        with os.scandir(opened) as inside:
+            return next(inside, None) is None
+    finally:
+        os.close(opened)
+
+
 def _row(
-    about: os.stat_result, attributes: tuple[Attribute, ...], target: bytes = b"", runs: Runs | None = None
+    about: os.stat_result,
+    attributes: tuple[Attribute, ...],
+    target: bytes = b"",
+    runs: Runs | None = None,
+    layer: int = 0,
 ) -> Row:
     kind = stat.S_IFMT(about.st_mode)
     device = kind in (stat.S_IFCHR, stat.S_IFBLK)
@@ -327,6 +373,7 @@ def _row(
         ctime=packed_time(about.st_ctime_ns),
         device=about.st_dev,
         inode=about.st_ino,
+        layer=layer,
         xattrs=attributes,
         target=target,
         special=(os.major(about.st_rdev), os.minor(about.st_rdev)) if device else (0, 0),
