@@ -62,6 +62,13 @@ def test_forms(line: str) -> None:
     assert parsed(line) == {"bucket": "web", "manifest": "file", "yes": "True"}
 
 
+@pytest.mark.parametrize("line", ["--policy TEXT", "--policy TEXT -b web", "-b web --pol=TEXT"])
+def test_refused(line: str) -> None:
+    """An option that is not supported is named with what to do, also where others are missing."""
+    with pytest.raises(UsageError, match="--policy: not taken"):
+        parsed(line)
+
+
 def test_lists() -> None:
     """A list may be given with commas or by repeating the option."""
     several = ["root=/dev/sda1", "ami=sda1", "swap=sda3"]

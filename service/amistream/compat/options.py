@@ -114,6 +114,8 @@ def parse(
     Raises `UsageError`; `--help` ends the program as in argparse.
     """
     parser = make_parser(name, about, options)
+    # Before anything that is required: to name that would ask for more of what is refused.
+    _check_refused(name, [each for each in options if set(each.names) & set(words)])
     values, rest = parser.parse_known_args(list(words))
     unknown = next((word for word in rest if word.startswith("-") and len(word) > 1), "")
     if unknown or (rest and not takes_words):
@@ -124,9 +126,15 @@ def parse(
     for each in given.options:
         if each.choices and given[each.key] not in each.choices:
             parser.error(f"{each.names[-1]} must be one of {', '.join(each.choices)}")
-        if each.use is Use.REFUSED:
-            parser.error(f"{each.names[-1]}: {each.help}")
+    _check_refused(name, given.options)
     return given
+
+
+def _check_refused(name: str, options: Sequence[Option]) -> None:
+    """Raise `UsageError` for an option that is known and not supported."""
+    for each in options:
+        if each.use is Use.REFUSED:
+            raise UsageError("usage", f"cannot run {name}: {each.names[-1]}: {each.help}", hint=f"`{name} --help`")
 
 
 def _discreet(message: str) -> str:
