@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from amistream.source.tree.geometry import NoRoomError, TooManyLinksError, make_geometry
+from amistream.source.tree.geometry import FileTooLargeError, NoRoomError, TooManyLinksError, make_geometry
 from amistream.source.tree.image import Image
 from amistream.source.tree.layout import Kind, Layout
 from amistream.source.tree.profiles import BLOCK, GROUP, PROFILES, Profile
@@ -138,6 +138,32 @@ def test_inodes_exactly_full(tmp_path: Path) -> None:
     with pytest.raises(NoRoomError) as caught:
         make_geometry(EXT4, blocks, 32_769)
     assert caught.value.inodes
+
+
+@pytest.mark.parametrize("profile", ["ext4", "ext3", "ext2"])
+def test_room_that_is_asked_for(profile: str) -> None:
+    """Each refusal asks for more room than there was, and a few of them lead to the size that is enough."""
+    chance = random.Random(7)
+    tree = make_tree(*((b"%03d" % number, file(chance.randrange(200_000))) for number in range(300)))
+    asked = [4096]
+    for _ in range(8):
+        try:
+            lay_out(tree, asked[-1], PROFILES[profile])
+        except NoRoomError as error:
+            asked.append(error.needed // BLOCK)
+    assert asked == sorted(set(asked))
+    lay_out(tree, asked[-1], PROFILES[profile])
+
+
+@pytest.mark.parametrize(
+    ("profile", "most"), [("ext3", (1024**3 + 1024**2 + 1024 + 12) * BLOCK), ("ext4", 2**44 - BLOCK)]
+)
+def test_largest_file(profile: str, most: int, tmp_path: Path) -> None:
+    """A file with holes may be as large as the kind of file system can have it, and no larger."""
+    layout = lay_out(make_tree((b"a", file(most, runs=((0, 1),)))), 4096, PROFILES[profile])
+    check(layout, tmp_path / "image", 4096)
+    with pytest.raises(FileTooLargeError):
+        lay_out(make_tree((b"a", file(most + 1, runs=((0, 1),)))), 4096, PROFILES[profile])
 
 
 def test_many_names(tmp_path: Path) -> None:

@@ -39,6 +39,15 @@ class NoRoomError(Exception):
         self.inodes = inodes
 
 
+class FileTooLargeError(Exception):
+    """A file is larger than this kind of file system can have it, holes included: `row`, and `most` bytes."""
+
+    def __init__(self, row: int, most: int) -> None:
+        super().__init__(row, most)
+        self.row = row
+        self.most = most
+
+
 class TooManyLinksError(Exception):
     """A directory has more subdirectories than this kind of file system can count: `row`."""
 

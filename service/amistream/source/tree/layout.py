@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from enum import IntEnum
 
 from amistream.source.tree.directories import LOST_AND_FOUND_BLOCKS, Indexed, fits_one_block
-from amistream.source.tree.geometry import Geometry, NoRoomError, Run, TooManyLinksError
+from amistream.source.tree.geometry import FileTooLargeError, Geometry, NoRoomError, Run, TooManyLinksError
 from amistream.source.tree.maps import (
     DIRECT,
     LONGEST_EXTENT,
@@ -29,7 +29,7 @@ from amistream.source.tree.xattrs import MOST_SHARING, AttributeSet
 
 LONGEST_FAST_LINK = 59
 """Bytes of a symbolic link's target that the inode itself takes."""
-LARGEST_FILE = (2**32 - 1) * BLOCK
+_LARGEST_FILE = (2**32 - 1) * BLOCK
 JOURNAL_ROW = 0xFFFFFFFF
 """Stands for the journal's inode, which is no row of the tree."""
 _JOURNALS = ((32_768, 1024), (262_144, 4096), (524_288, 8192), (4_194_304, 16_384))
@@ -89,7 +89,7 @@ class Layout:
     """The places of all that a tree and its file system consist of."""
 
     def __init__(self, tree: Tree, geometry: Geometry, hash_seed: tuple[int, int, int, int]) -> None:
-        """Raises `NoRoomError` if the tree does not fit, or `TooManyLinksError`."""
+        """Raises `NoRoomError` if the tree does not fit, `TooManyLinksError`, or `FileTooLargeError`."""
         self.tree = tree
         self.geometry = geometry
         self.profile = geometry.profile
@@ -150,6 +150,9 @@ class Layout:
 
     def _check_room(self) -> None:
         """Refuse at once what cannot fit, before a long sweep."""
+        most = _LARGEST_FILE if self.profile.ext4 else MOST_INDIRECT * BLOCK
+        if (largest := max(self.tree.size)) > most:
+            raise FileTooLargeError(self.tree.size.index(largest), most)
         self._measure_directories()
         needed = self._needed()
         if needed > self.geometry.blocks * BLOCK:
@@ -159,6 +162,8 @@ class Layout:
         """Bytes of the whole file system, without the map blocks of large files."""
         geometry, tree = self.geometry, self.tree
         blocks = geometry.blocks - sum(count for _, count in self._free) + self.journal_blocks
+        if not self.profile.ext4:
+            blocks += indirect_blocks(((0, self.journal_blocks),))
         blocks += 1 if geometry.reserved_descriptors else 0
         blocks += sum(1 for _ in self._xattr_counts())
         for row, mode in enumerate(tree.mode):
@@ -209,8 +214,6 @@ class Layout:
         tree = self.tree
         for row, mode in enumerate(tree.mode):
             if stat.S_ISREG(mode) and tree.size[row]:
-                if tree.size[row] > LARGEST_FILE:
-                    raise NoRoomError(tree.size[row])
                 self._place(row, tree.data_runs(row), Kind.FILE)
 
     def _xattr_counts(self) -> Iterator[tuple[int, int, Sequence[int]]]:
@@ -269,8 +272,6 @@ class Layout:
     def _maps_needed(self, runs: Sequence[Run], extents: int) -> int:
         if self.profile.ext4:
             return extent_blocks(extents)
-        if runs[-1][0] + runs[-1][1] > MOST_INDIRECT:
-            raise NoRoomError((runs[-1][0] + runs[-1][1]) * BLOCK)
         return indirect_blocks(runs)
 
     def _take_one(self, kind: Kind, reference: int) -> int:

@@ -16,7 +16,7 @@ from amistream.host.mount_table import Mount, mounts, shows_the_same
 from amistream.host.swaps import swap_places
 from amistream.source.tree import fstab
 from amistream.source.tree.contents import Contents
-from amistream.source.tree.geometry import NoRoomError, TooManyLinksError, make_geometry
+from amistream.source.tree.geometry import FileTooLargeError, NoRoomError, TooManyLinksError, make_geometry
 from amistream.source.tree.groups import Identity
 from amistream.source.tree.handles import mount_of
 from amistream.source.tree.image import Image
@@ -31,7 +31,7 @@ from amistream.source.tree.tree import ROOT, used_inodes
 from amistream.source.tree.volume import TreeVolume
 from amistream.source.tree.walk import Surroundings, Walk
 from amistream.units import size_text
-from amistream.values import quoted
+from amistream.values import MIB, quoted
 
 DEFAULT_PROFILE = "ext4"
 _LAST_TIME = (1 << 31) - 1
@@ -132,7 +132,7 @@ def _open(path: Path, layers: Sequence[Layer], wishes: TreeWishes) -> TreeVolume
     if wishes.mend_fstab:
         named = str(uuid).encode()
         tree.given = {row: content.replace(fstab.UUID, named) for row, content in tree.given.items()}
-    layout = _plan(path, walk, profile, size, uuid)
+    layout = _plan(path, walk, profile, size, uuid, reserved=wishes.reserved)
     names = f"{profile.name} {size} {uuid}".encode() + origin.label
     return TreeVolume(
         path,
@@ -209,17 +209,26 @@ def _refuse_unreadable(path: Path, walk: Walk) -> None:
         )
 
 
-def _plan(path: Path, walk: Walk, profile: Profile, size: int, uuid: UUID) -> Layout:
+def _plan(path: Path, walk: Walk, profile: Profile, size: int, uuid: UUID, *, reserved: int) -> Layout:
     try:
         geometry = make_geometry(profile, size // BLOCK, used_inodes(len(walk.tree)))
         return Layout(walk.tree, geometry, hash_seed(uuid))
     except NoRoomError as error:
-        what = f"{error.needed} inodes" if error.inodes else size_text(error.needed)
+        needed = -(-max(error.needed, size + BLOCK) // MIB) * MIB  # as text it must be more than the size
+        what = f"{error.needed} inodes" if error.inodes else size_text(needed + reserved)
         raise RefusedError(
             "source.no_room",
-            f"cannot fit {path} into an image of {size_text(size)}: it needs at least {what}",
+            f"cannot fit {path} into an image of {size_text(size + reserved)}: it needs at least {what}",
             hint="give a larger --size, or leave something out with --exclude",
             field="size",
+        ) from error
+    except FileTooLargeError as error:
+        raise RefusedError(
+            "source.file_too_large",
+            f"cannot bundle {path} as {profile.name}: {shown(walk.tree.path(error.row))} has "
+            f"{walk.tree.size[error.row]} bytes with its holes, and a file there has at most {error.most}",
+            hint="give --fs ext4, or leave it out with --exclude",
+            field="file_system",
         ) from error
     except TooManyLinksError as error:
         raise RefusedError(
