@@ -18,8 +18,9 @@ SECTOR = 512
 
 @contextmanager
 def mounted(what: Path | str, where: Path, *options: str) -> Iterator[Path]:
-    """Mount `what`, a device, a folder or (with `-t tmpfs`) a name, on a folder."""
-    where.mkdir(exist_ok=True)
+    """Mount `what`, a device, a folder or (with `-t tmpfs`) a name, on a folder, or a file on a file."""
+    if not where.is_file():
+        where.mkdir(exist_ok=True)
     _run_or_skip("mount", *options, str(what), str(where))
     try:
         yield where

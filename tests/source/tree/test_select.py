@@ -235,6 +235,21 @@ def test_mounts(tree: Path, tmp_path: Path) -> None:
     assert names_in(image, "/itself/in") == {"file"}
 
 
+def test_mounted_files(tree: Path, tmp_path: Path) -> None:
+    """A file that is mounted over another one comes in as everybody sees it, and is named."""
+    fill(tree, "etc/hosts", "etc/itself")
+    fill(tmp_path, "given", content=b"given")
+    with (
+        mounted(tmp_path / "given", tree / "etc/hosts", "--bind"),
+        mounted(tree / "etc/itself", tree / "etc/itself", "--bind"),
+        opened(tree) as volume,
+    ):
+        image = write_image(volume, tmp_path / "image")
+        assert volume.report.paths(*Fate) == [b"etc/hosts"]
+        assert volume.report.paths(Fate.MOUNTED) == [b"etc/hosts"]
+    assert content_of(image, "/etc/hosts") == b"given"
+
+
 def test_all_in_one_mount(tree: Path, tmp_path: Path) -> None:
     """A tree that is itself a mount point in memory is walked, and has an id of its own."""
     with mounted("tmpfs", tree, "-t", "tmpfs"):

@@ -162,6 +162,8 @@ class Walk:
             if not kept:
                 return None
             seen, about = kept[0]
+            if not (seen.layer or stat.S_ISDIR(about.st_mode)) and self._is_mounted(seen, path):
+                self.report.add(Fate.MOUNTED, path)
             if about.st_nlink > 1 and self._add_link(name, about):
                 return None
             new = self._row_of(seen, about, path)
@@ -299,19 +301,19 @@ class Walk:
         if not known and about.st_dev == self.tree.identity(above.row, 0)[0]:
             return above.mount
         try:
-            opened = os.open(seen.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=seen.descriptor)
+            mount = _mount_at(seen)
         except OSError:
             return above.mount  # vanished: it is not entered
-        try:
-            mount = mount_of(opened)
-        finally:
-            os.close(opened)
         if mount == above.mount or mount in self._around.same:
             return mount
         if self._around.cross and self._around.mounts.get(path, "") not in NEVER_CROSSED:
             return mount
         self.report.add(Fate.LEFT_OUT, path, "another file system (--all); the directory is empty")
         return _STAYS_EMPTY
+
+    def _is_mounted(self, seen: Seen, path: bytes) -> bool:
+        """True for a file over which another one is mounted, as containers have it. Raises OSError."""
+        return path in self._around.mounts and _mount_at(seen) not in (mount_of(seen.descriptor), *self._around.same)
 
     def _add_lost_and_found(self, found: Sequence[Seen]) -> None:
         """Row 1 is lost+found, which e2fsck wants: as the tree has it, without contents, or made up."""
@@ -339,6 +341,15 @@ def _read_whole(seen: Seen, about: os.stat_result) -> bytes:
     opened = open_regular(seen.name, seen.descriptor, about.st_dev, about.st_ino)
     try:
         return os.read(opened, LARGEST)
+    finally:
+        os.close(opened)
+
+
+def _mount_at(seen: Seen) -> int:
+    """The mount that an entry is on. Raises OSError."""
+    opened = os.open(seen.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=seen.descriptor)
+    try:
+        return mount_of(opened)
     finally:
         os.close(opened)
 
