@@ -383,6 +383,11 @@ class TreeFields(_Request):
     overlay: Annotated[AbsolutePath | None, Option("--overlay", TREE, "DIR")] = Field(
         None, description="Lay what is in DIR over SOURCE: its files win, directories are merged. It comes in whole."
     )
+    script: Annotated[AbsolutePath | None, Option("--script", TREE, "FILE")] = Field(
+        None,
+        description="Run FILE, as root, on a view of SOURCE, whose path is its argument; what it changes there is in "
+        "the image only.",
+    )
     fstab: Annotated[str, AfterValidator(_check_fstab), Option("--fstab", TREE, "keep|generate|FILE")] = Field(
         "keep",
         description="/etc/fstab of the image. generate: the directory's own, with the image's root and nofail for all "

@@ -301,6 +301,11 @@ class Settings(BaseSettings):
         description="Seconds for which --freeze holds up the writers of a volume at the longest; after that they go "
         "on, and the job fails. Guess.",
     )
+    script_space: ByteSize = Field(
+        ByteSize(GIB),
+        ge=MIB,
+        description="Memory for the files that a --script changes or makes, at most, until the job's end. Guess.",
+    )
     multipart_threshold: ByteSize = Field(
         ByteSize(64 * MIB),
         ge=5 * MIB,

@@ -15,7 +15,8 @@ from amistream.compat.running_system import FILTER
 from amistream.compat.tree_paths import excludes, includes
 from amistream.errors import UsageError
 from compat.conftest import Ended, Old, instance
-from source.tree.images import content_of, debugfs, is_clean, names_in, opened
+from source.tree.images import content_of, debugfs, is_clean, names_in, opened, shown_by_kernel
+from source.tree.nasty import described
 from support.buckets import download_bundle
 from support.referee import check_bundle
 
@@ -174,6 +175,31 @@ def test_what_chroots_pass(old: Old, root: Path, key_ring: KeyRing) -> None:
     assert "<kernel_id>aki-12345678</kernel_id>" in (old.directory / "out" / "image.manifest.xml").read_text()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
+def test_script(old: Old, root: Path, key_ring: KeyRing, tmp_path: Path) -> None:
+    """A script changes the image, which the kernel finds to be the same but for that; the system stays as it was."""
+    (root / "etc" / "gone").write_text("gone")
+    (root / "etc" / "fstab").write_text("LABEL=root / ext4 defaults 0 1\n")
+    script = old.directory / "script"
+    script.write_text("#!/bin/sh\nset -e\nhostname=$1/etc/hostname\nrm $1/etc/gone\necho two >$hostname\n")
+    script.chmod(0o755)
+    before, keys = described(root), root / "srv/keys"
+    line = f"ec2-bundle-vol -k {keys}/key.pem -c {keys}/cert.pem -u {ACCOUNT} -r x86_64 -d out -v {root} -s 64"
+    good(old(f"{line} -P none --no-filter --no-inherit --generate-fstab --script script"))
+    image = unbundled(old, root, key_ring)
+    assert is_clean(image)
+    with shown_by_kernel(image, tmp_path / "mnt") as mount:
+        found = described(mount)
+        assert (mount / "etc" / "hostname").read_text() == "two\n"
+    assert described(root) == before
+    ours = {b"/etc", b"/etc/gone", b"/etc/hostname", b"/etc/hostname2", b"/etc/fstab"}
+    own = {b"/srv/keys/key.pem", b"/srv/keys/cert.pem"}
+    same = before.keys() - ours - own
+    assert {path: found[path] for path in same} == {path: before[path] for path in same}
+    made = {path for path in found if path.startswith((b"/dev/", b"/lost+found"))}
+    assert found.keys() - made == before.keys() - own - {b"/etc/gone"} | {b"/etc/fstab.old"}
+
+
 def test_what_starcluster_passes(old: Old, root: Path, key_ring: KeyRing) -> None:
     """A list of directories to leave out: those that a system needs stay, empty; -i wins over what leaves out."""
     (root / "mnt" / "image.part.00").write_text("another bundle")
@@ -204,7 +230,7 @@ def test_what_starcluster_passes(old: Old, root: Path, key_ring: KeyRing) -> Non
         ("--no-inherit --fstab gone", 1, "--fstab"),
         ("--no-inherit --fstab pyvenv --generate-fstab", 1, "both"),
         ("--no-inherit --clone-only", 1, "ec2-unbundle gives its image"),
-        ("--no-inherit --script x", 1, "run the script on the system before"),
+        ("--no-inherit --script gone", 1, "--script"),
     ],
 )
 def test_refusals(more: str, status: int, told: str, old: Old, root: Path) -> None:

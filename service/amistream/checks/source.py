@@ -12,7 +12,7 @@ from amistream.checks.findings import Check, Finding, Observation, notice, run_c
 from amistream.checks.free_blocks import find_blocks, keep_all
 from amistream.checks.freezing import places_to_freeze, writable_devices
 from amistream.checks.taken_over import find_taken_over
-from amistream.checks.tree import describe, describe_boot_area, refuse_wishes, tree_wishes
+from amistream.checks.tree import describe, describe_boot_area, open_wished, refuse_wishes
 from amistream.errors import RefusedError, SourceError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.host.frozen import Frozen
@@ -161,7 +161,7 @@ class SourceChecks:
             most=int(self._settings.max_image_size),
             as_it_is=self._as_it_is,
             partition=self.boot_area.table,
-            tree=lambda path: self.boot_area.open_tree(path, tree_wishes(self._context, stopped)),
+            tree=lambda path: open_wished(self._context, self.boot_area, path, stopped),
         )
         self.opened = True
         self.used = volume.extents()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from amistream.checks.destination import RequestContext
 from amistream.checks.findings import Observation, notice
 from amistream.errors import RefusedError
+from amistream.host.scripted import run_script
 from amistream.location import DirectoryLocation, parse_location
+from amistream.ports.volume import Volume
 from amistream.request import FSTAB_WORDS, CheckRequest, TreeFields
 from amistream.source.boot_choice import BootAreaChoice
 from amistream.source.tree.fstab import LARGEST
@@ -52,6 +55,27 @@ def tree_wishes(context: RequestContext, stopped: Callable[[], bool]) -> TreeWis
         stopped=stopped,
         outputs=[(place.path, context.prefix) for place in places if isinstance(place, DirectoryLocation)],
     )
+
+
+def open_wished(context: RequestContext, choice: BootAreaChoice, path: Path, stopped: Callable[[], bool]) -> Volume:
+    """Open a directory as the request wishes, once its script has run. Raises `RefusedError`."""
+    wishes, script = tree_wishes(context, stopped), context.request.script
+    if script is None:
+        return choice.open_tree(path, wishes)
+    point = context.settings.state_dir
+    point.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Walked more than once where a boot area turns out not to work; the script runs once.
+    changes = run_script(
+        Path(script),
+        [*([wishes.overlay] if wishes.overlay else []), path],
+        point=point,
+        space=int(context.settings.script_space),
+        stopped=stopped,
+    )
+    try:
+        return choice.open_tree(path, replace(wishes, changes=changes))
+    finally:
+        os.close(changes)
 
 
 def _read_fstab(path: Path) -> bytes:

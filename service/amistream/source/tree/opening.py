@@ -62,6 +62,8 @@ class TreeWishes:
     """Change the tree's own so that the image boots."""
     overlay: Path | None = None
     """A directory that is laid over the tree."""
+    changes: int | None = None
+    """The open directory of what a script changed in a view of the tree and the overlay, as overlayfs wrote it."""
     own: Sequence[Path] = ()
     """Files and directories that never come in."""
     stopped: Callable[[], bool] = lambda: False
@@ -80,6 +82,9 @@ def open_tree(path: Path, wishes: TreeWishes) -> TreeVolume:
         if wishes.overlay is not None:
             root = _open_directory(wishes.overlay, "overlay", undo)
             layers.append(Layer(root=root, words=f"--overlay {wishes.overlay}", follows_rules=False))
+        if wishes.changes is not None:
+            root = _open_directory(Path(f"/proc/self/fd/{wishes.changes}"), "script", undo)
+            layers.append(Layer(root=root, is_overlayfs=True))
         volume = _open(path, layers, wishes)
         undo.pop_all()
     return volume

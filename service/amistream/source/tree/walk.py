@@ -29,6 +29,7 @@ _NODES = ((b"console", 0o600, 5, 1), (b"null", 0o666, 1, 3), (b"tty", 0o666, 5, 
 """The devices that a system needs before it has filled /dev."""
 _DEV = b"dev"
 _OLD = b".old"
+_OWN = "always: a file of this job, of amistream, or swap space"
 _STAYS_EMPTY = -1
 """In place of a mount: a directory whose contents are left out."""
 _KERNELS = """autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs efivarfs fusectl hugetlbfs mqueue
@@ -118,9 +119,8 @@ class Walk:
         for number in numbers:
             about = os.fstat(self._layers[number].root)
             self.tree.below[ROOT, number] = about.st_dev, about.st_ino
-        root = self._layers[own].root
-        attributes = self._attributes(f"/proc/self/fd/{root}", b"", own, follow=True)
-        self.tree.add(_row(os.fstat(root), attributes, layer=own), ROOT)
+        attributes = self._attributes(f"/proc/self/fd/{self._layers[0].root}", b"", 0, follow=True)
+        self.tree.add(_row(os.fstat(self._layers[own].root), attributes, layer=own), ROOT)
         self._waiting.append(_Directory(ROOT, b"", tuple(reversed(numbers)), mount_of(self._layers[0].root)))
 
     def _read(self, directory: _Directory) -> None:
@@ -226,12 +226,23 @@ class Walk:
         tree.given[row] = content
 
     def _choose(self, path: bytes, found: Sequence[Seen]) -> Chosen:
+        if len(found) > 1 and any(map(self._is_own, found)):
+            # A script that touched such a file made a copy of it.
+            self.report.add(Fate.LEFT_OUT, path, _OWN)
+            return []
         return choose(
             found,
             self._layers,
             left_out=lambda seen, about: self._leaves_out(seen, path, about),
             covered=lambda words: self.report.add(Fate.COVERED, path, words),
         )
+
+    def _is_own(self, seen: Seen) -> bool:
+        try:
+            about = seen.about()
+        except OSError:
+            return False
+        return (about.st_dev, about.st_ino) in self._around.own
 
     def _row_of(self, seen: Seen, about: os.stat_result, path: bytes) -> Row:
         """The row of an entry. Raises OSError for a link that cannot be read."""
@@ -249,7 +260,7 @@ class Walk:
     def _rule_for(self, seen: Seen, path: bytes, about: os.stat_result, *, follows_rules: bool) -> str:
         """The rule that leaves an entry out, or ''. The job's own files never come in."""
         if (about.st_dev, about.st_ino) in self._around.own or self._around.own_name(path):
-            return "always: a file of this job, of amistream, or swap space"
+            return _OWN
         rule = ""
         if follows_rules:
             rule = self._selection.leaves_out(b"/" + path, seen.name, directory=stat.S_ISDIR(about.st_mode))
