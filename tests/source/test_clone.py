@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +14,10 @@ import pytest
 
 from amistream.errors import RefusedError, SourceError
 from amistream.ports.volume import Volume
+from amistream.source import clone
 from amistream.source.clone import open_clone
-from amistream.source.tree.opening import TreeWishes
+from amistream.source.tree.opening import TreeWishes, open_tree
+from amistream.source.tree.walk import StoppedError
 from support.boot_disks import GRUB_PARTITIONS, BootDisk, Table, boot_disk, ext4, write_loader
 from support.live_disks import LiveDisk, in_use
 from support.mounts import mounted, partition
@@ -126,6 +129,20 @@ def test_the_largest_disk(live: LiveDisk) -> None:
     """A disk that is too large for an AMI gets a smaller root."""
     with cloned(live, most=28 * MIB) as volume:
         assert volume.size == 28 * MIB
+
+
+def test_stopped(live: LiveDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cancel also ends the reading of what is taken over, however large that is."""
+    stopped = threading.Event()
+
+    def stop_after_it(path: Path, wishes: TreeWishes) -> Volume:
+        volume = open_tree(path, wishes)
+        stopped.set()
+        return volume
+
+    monkeypatch.setattr(clone, "open_tree", stop_after_it)
+    with pytest.raises(StoppedError):
+        open_clone(live.root, TreeWishes(most=MOST, stopped=stopped.is_set))
 
 
 def test_writes_meanwhile(live: LiveDisk) -> None:

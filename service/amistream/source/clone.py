@@ -6,7 +6,7 @@ bundled: before and after the pass. They hardly ever change; if they did, the jo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
@@ -22,6 +22,7 @@ from amistream.source.disks.template import NoTemplateError, Template, make_temp
 from amistream.source.file import FileVolume, open_volume
 from amistream.source.pieces import Memory, Piece, PiecedVolume, Zeros, whole
 from amistream.source.tree.opening import TreeWishes, open_tree
+from amistream.source.tree.walk import StoppedError
 from amistream.source.tree_disk import find_tree_disk, no_clone
 from amistream.values import KIB, MIB, Extent, quoted
 
@@ -33,7 +34,10 @@ _AT_ONCE = MIB
 class CloneVolume(PiecedVolume):
     """The volume `inner` as the root of a disk after a template. It owns both `inner` and `disk`."""
 
-    def __init__(self, inner: Volume, disk: FileVolume, template: Template) -> None:
+    def __init__(
+        self, inner: Volume, disk: FileVolume, template: Template, stopped: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Raises `StoppedError` once it is `stopped`: partitions that are taken over may be large."""
         super().__init__(inner, _pieces(inner, disk, template))
         self.disk = disk
         self.loader = template.loader.kind.value if template.loader.kind is not LoaderKind.NONE else "UEFI"
@@ -41,7 +45,7 @@ class CloneVolume(PiecedVolume):
         self.root = template.root
         self.copied = tuple(template.copied())
         """The ranges of the disk that are taken over."""
-        self._before = self._digests(disk)
+        self._before = self._digests(disk, stopped)
 
     def check_unchanged(self) -> None:
         """Raise `SourceError` if what was taken over from the disk is another by now."""
@@ -68,8 +72,8 @@ class CloneVolume(PiecedVolume):
         finally:
             self.disk.close()
 
-    def _digests(self, disk: FileVolume) -> list[bytes]:
-        return [_digest(disk, extent) for extent in self.copied]
+    def _digests(self, disk: FileVolume, stopped: Callable[[], bool] = lambda: False) -> list[bytes]:
+        return [_digest(disk, extent, stopped) for extent in self.copied]
 
 
 def open_clone(path: Path, wishes: TreeWishes) -> CloneVolume:
@@ -88,7 +92,7 @@ def open_clone(path: Path, wishes: TreeWishes) -> CloneVolume:
         size = template.root.length // _BLOCK * _BLOCK
         tree = open_tree(path, replace(wishes, size=size, reserved=0))
         try:
-            return CloneVolume(tree, disk, template)
+            return CloneVolume(tree, disk, template, wishes.stopped)
         except BaseException:
             tree.close()
             raise
@@ -122,9 +126,11 @@ def _pieces(inner: Volume, disk: FileVolume, template: Template) -> Iterator[Pie
     return (piece for _, piece in sorted(placed, key=lambda each: each[0]))
 
 
-def _digest(disk: FileVolume, extent: Extent) -> bytes:
+def _digest(disk: FileVolume, extent: Extent, stopped: Callable[[], bool]) -> bytes:
     digest, buffer = blake2b(), memoryview(bytearray(_AT_ONCE))
     for offset in range(extent.offset, extent.end, _AT_ONCE):
+        if stopped():
+            raise StoppedError
         piece = buffer[: min(_AT_ONCE, extent.end - offset)]
         disk.read_into(offset, piece)
         digest.update(piece)

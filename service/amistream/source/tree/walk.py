@@ -99,14 +99,14 @@ class Walk:
         self._linked: dict[tuple[int, int], int] = {}
         """Rows of the inodes with several names."""
         self._waiting: list[_Directory] = []
+        self._stopped: Callable[[], bool] = lambda: False
 
     def run(self, stopped: Callable[[], bool] = lambda: False) -> None:
         """Walk the whole tree. Raises OSError if its root cannot be read, and `StoppedError` once it is `stopped`."""
+        self._stopped = stopped
         try:
             self._add_root()
             while self._waiting:
-                if stopped():
-                    raise StoppedError
                 self._read(self._waiting.pop())
         finally:
             for handles in self._handles:
@@ -156,6 +156,8 @@ class Walk:
 
     def _add(self, above: _Directory, name: bytes, found: Sequence[Seen]) -> _Directory | None:
         """Add one name; returns it if it is a directory that is to be read."""
+        if self._stopped():
+            raise StoppedError
         path = above.inside(name)
         try:
             kept = self._choose(path, found)
