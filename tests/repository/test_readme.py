@@ -18,14 +18,26 @@ from amistream.values import MIB
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+GUIDES = ("running-instance", "directories")
+"""Pages of docs/ that show commands, as the README does."""
 SOURCES = "\n".join(path.read_text() for path in sorted((ROOT / "service").rglob("*.py")))
+
+
+def guide(name: str) -> str:
+    return (ROOT / "docs" / f"{name}.md").read_text()
 
 
 def shown_commands() -> Iterator[str]:
     """Give the indented lines, which a reader may type, with continued lines joined."""
-    text = README.replace("\\\n", " ")
+    text = "\n".join([README, *map(guide, GUIDES)]).replace("\\\n", " ")
     for line in re.findall(r"^ {4}(\S.*)$", text, re.MULTILINE):
         yield re.sub(r"^\w+=\$\((.*?)\)", r"\1", line)
+
+
+def anchors(text: str) -> set[str]:
+    """The names by which links reach the sections of a page."""
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def section(title: str) -> str:
@@ -59,10 +71,18 @@ def test_files_exist() -> None:
     text = README + (ROOT / "docs" / "security.md").read_text()
     for name in set(re.findall(r"\b(?:config|docs|tests)/[a-z0-9_./-]+[a-zA-Z]", text)):
         assert (ROOT / name).exists(), name
-    titles = {re.sub(r"[^a-z0-9 -]", "", title.lower()) for title in re.findall(r"^#+ (.*)$", README, re.MULTILINE)}
-    assert {link.replace("-", " ") for link in re.findall(r"\]\(#(.*?)\)", README)} <= {
-        title.replace("-", " ") for title in titles
-    }
+    assert set(re.findall(r"\]\(#(.*?)\)", README)) <= anchors(README)
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_links_of_a_guide_lead_somewhere(name: str) -> None:
+    """Every page that a guide links to exists, with the section that is named, and the README links to the guide."""
+    assert f"](docs/{name}.md)" in README
+    links = re.findall(r"\]\(([^)#]*)#?([^)]*)\)", guide(name))
+    assert links
+    for page, anchor in links:
+        text = (ROOT / "docs" / (page or f"{name}.md")).read_text()
+        assert not anchor or anchor in anchors(text), (page, anchor)
 
 
 def test_the_option_table_is_whole() -> None:
@@ -93,7 +113,9 @@ def test_every_state_is_listed() -> None:
 
 def test_error_codes_exist() -> None:
     """The source raises every code in the table."""
-    codes = [code for cell in first_column("Errors and what to do") for code in re.findall(r"`([^`]+)`", cell)]
+    rows = re.findall(r"^\| (`[a-z]+\.\w+`) \|", guide("running-instance"), re.MULTILINE)
+    cells = [*first_column("Errors and what to do"), *rows]
+    codes = [code for cell in cells for code in re.findall(r"`([^`]+)`", cell)]
     assert len(codes) > 15
     for code in codes:
         # A code with the prefix aws. is an error code of AWS.
