@@ -15,8 +15,10 @@ from amistream.source.clone import CloneVolume
 from amistream.source.disk_reader import reader_of
 from amistream.source.disks.disk_map import Area, map_disk
 from amistream.units import size_text
-from amistream.values import MIB, Extent
+from amistream.values import KIB, MIB, Extent
 
+_SWAP_HEADER = 4 * KIB
+"""Of a swap partition nothing else is taken over."""
 _BOOT_GAP = 4 * MIB
 """Bytes outside of all partitions that alignment and boot loaders account for. Guess."""
 
@@ -26,7 +28,9 @@ def find_taken_over(volume: CloneVolume, data: Sequence[Extent]) -> Blocks:
     disk = map_disk(reader_of(volume), volume.size)
     devices = {mount.device for mount in writable_mounts(volume.disk.identity)}
     in_use = offsets_on(volume.disk.identity, devices)
-    others = [area for area in disk.areas if area.offset != volume.root.offset]
+    others = [
+        area for area in disk.areas if area.offset != volume.root.offset and area.bytes_of(volume.copied) > _SWAP_HEADER
+    ]
     quiet = replace(disk, areas=tuple(area for area in others if area.offset not in in_use))
     used = quiet.used(data)
     left_out = quiet.left_out(used)
@@ -40,12 +44,8 @@ def find_taken_over(volume: CloneVolume, data: Sequence[Extent]) -> Blocks:
 
 
 def _named(volume: CloneVolume, others: Sequence[Area]) -> Iterator[Observation]:
-    """A notice that names what is taken over, but for boot areas and the headers of swap space."""
-    found = [
-        f"{place_of(area, volume.disk)}, {size_text(area.size)}"
-        for area in others
-        if not _boots(area) and area.kind != "swap"
-    ]
+    """A notice that names what is taken over, but for boot areas."""
+    found = [f"{place_of(area, volume.disk)}, {size_text(area.size)}" for area in others if not _boots(area)]
     outside = sum(each.length for each in volume.copied) - sum(area.bytes_of(volume.copied) for area in others)
     if outside > _BOOT_GAP:
         found.append(f"{size_text(outside)} outside of all partitions")
