@@ -121,7 +121,15 @@ def describe(volume: TreeVolume) -> Observation:
         clauses.append(f"left out: {named}" + (", and by more rules" if len(rules) > _RULES_NAMED else ""))
     clauses += [
         f"{report.named(fate)}: {fate.value}"
-        for fate in (Fate.COVERED, Fate.MOUNTED, Fate.ATTRIBUTES, Fate.UNREADABLE, Fate.NOT_LISTED, Fate.GONE)
+        for fate in (
+            Fate.COVERED,
+            Fate.SPLIT,
+            Fate.MOUNTED,
+            Fate.ATTRIBUTES,
+            Fate.UNREADABLE,
+            Fate.NOT_LISTED,
+            Fate.GONE,
+        )
         if report.paths(fate)
     ]
     if not clauses:

@@ -24,10 +24,11 @@ from cryptography.x509 import CertificateBuilder, Name, NameAttribute
 from cryptography.x509.oid import NameOID
 
 from amistream.errors import RefusedError
+from amistream.source.tree.profiles import Profile
 from amistream.source.tree.report import Fate
 from amistream.source.tree.secrets import private_key_in
 from source.nobody import NOBODY, as_nobody, open_folder
-from source.tree.images import content_of, debugfs, names_in, opened, write_image
+from source.tree.images import content_of, debugfs, is_clean, names_in, opened, write_image
 from source.tree.nasty import described, make_nasty_tree
 from support.mounts import mounted
 
@@ -233,6 +234,20 @@ def test_mounts(tree: Path, tmp_path: Path) -> None:
     assert "Mode:  01777" in debugfs(image, "stat /disk")
     assert names_in(crossed, "/bound") == {"file"}
     assert names_in(image, "/itself/in") == {"file"}
+
+
+def test_more_names_than_an_inode_can_have(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file with too many names becomes several, equal ones, and the name of each further one is reported."""
+    monkeypatch.setattr(Profile, "most_links", 3)
+    fill(tree, "1", content=b"content")
+    for number in range(2, 9):
+        os.link(tree / "1", tree / str(number))
+    with opened(tree) as volume:
+        image = write_image(volume, tmp_path / "image")
+        assert volume.report.paths(*Fate) == volume.report.paths(Fate.SPLIT) == [b"4", b"7"]
+        assert volume.inodes == 2 + 3
+    assert is_clean(image)
+    assert {content_of(image, f"/{number}") for number in range(1, 9)} == {b"content"}
 
 
 def test_mounted_files(tree: Path, tmp_path: Path) -> None:

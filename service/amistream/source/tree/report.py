@@ -17,6 +17,7 @@ class Fate(StrEnum):
 
     LEFT_OUT = "left out"
     COVERED = "another kind of file lies over it"
+    SPLIT = "has more names than one inode can have, and becomes several"
     MOUNTED = "another file is mounted there, and comes in"
     CHANGED = "changed while it was read"
     CUT = "grew, and was cut"

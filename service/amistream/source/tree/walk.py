@@ -166,7 +166,7 @@ class Walk:
             seen, about = kept[0]
             if not (seen.layer or stat.S_ISDIR(about.st_mode)) and self._is_mounted(seen, path):
                 self.report.add(Fate.MOUNTED, path)
-            if about.st_nlink > 1 and self._add_link(name, about):
+            if about.st_nlink > 1 and self._add_link(name, about, path):
                 return None
             new = self._row_of(seen, about, path)
         except OSError as error:
@@ -270,11 +270,13 @@ class Walk:
             rule = self._look_inside(seen, path, about, follows_rules=follows_rules)
         return rule
 
-    def _add_link(self, name: bytes, about: os.stat_result) -> bool:
+    def _add_link(self, name: bytes, about: os.stat_result, path: bytes) -> bool:
         """Add a further name of an inode that has been added; returns whether it was one."""
         row = self._linked.get((about.st_dev, about.st_ino))
-        # An inode that has all the names that it can have is added once more.
-        if row is None or self.tree.links[row] >= self._profile.most_links:
+        if row is None:
+            return False
+        if self.tree.links[row] >= self._profile.most_links:
+            self.report.add(Fate.SPLIT, path)
             return False
         self.tree.name(row, name)
         return True
