@@ -77,6 +77,8 @@ def _sizes(options: argparse.Namespace) -> Options:
         connection_bytes_per_s=options.connection * 1e6,
         round_trip_s=options.round_trip / 1e3,
         budget_s=options.budget,
+        tree=options.tree,
+        tree_files=options.files,
     )
 
 
@@ -127,6 +129,8 @@ def _parser() -> argparse.ArgumentParser:
         "--connection", type=float, default=5.0, metavar="MB/S", help="each connection of `search` (default: 5)"
     )
     parser.add_argument("--budget", type=float, default=30.0, metavar="S", help="of each run of tune (default: 30)")
+    parser.add_argument("--tree", type=Path, default=Path("/usr"), metavar="DIR", help="of `tree` (default: /usr)")
+    parser.add_argument("--files", type=_count, default=300_000, help="small ones, of `tree` (default: 300000)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all results into one file")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="default: benchmarks/results")
     parser.add_argument("--cache", type=Path, default=default_cache(), metavar="DIR", help="where inputs are kept")

@@ -26,6 +26,10 @@ class Options:
     round_trip_s: float
     budget_s: float
     """Time of each run of `tune`."""
+    tree: Path
+    """Directory of the machine that `tree` bundles."""
+    tree_files: int
+    """Small files that `tree` makes."""
 
     @property
     def tune_size(self) -> int:

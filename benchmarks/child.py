@@ -34,7 +34,7 @@ from amistream.keys import BundleKey
 from amistream.pipeline import Pipeline
 from amistream.ports.store import OnBytes, whole_checksum
 from amistream.process import settle_memory
-from amistream.request import JobRequest, parse_request
+from amistream.request import JobRequest, TreeFields, parse_request
 from amistream.settings import LogFormat, Settings
 from amistream.values import KIB
 from benchmarks.jobs import Batch, Figures, JobSpec, Lateness
@@ -87,11 +87,9 @@ class Worker:
             destination = spec.destination
             if destination is not None and not spec.endpoint_url:
                 destination += "-warm-up"
-            warm_ups.append(
-                spec.model_copy(
-                    update={"source": str(tiny), "destination": destination, "ticker": False, "interrupt_at": None}
-                )
-            )
+            options = {name: value for name, value in spec.options.items() if name not in TreeFields.model_fields}
+            changes = {"source": str(tiny), "destination": destination, "options": options}
+            warm_ups.append(spec.model_copy(update={**changes, "ticker": False, "interrupt_at": None}))
         return warm_ups
 
     async def _one(self, spec: JobSpec, engine: Engine) -> Figures:

@@ -36,8 +36,8 @@ class Inputs:
     """Makes volumes of `kind` ("usr" or "synthetic") on demand; sizes in bytes."""
 
     def __init__(self, cache: Path, kind: str) -> None:
-        self._cache = cache
-        self._cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.cache = cache
+        self.cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.kind = kind
 
     def volume(self, size: int) -> Path:
@@ -90,13 +90,13 @@ class Inputs:
 
     def made(self, name: str, disk: int, make: Callable[[Path], None]) -> Path:
         """The volume of that name, which `make` writes once, and which takes `disk` bytes."""
-        path = self._cache / f"disk-{name}.img"
+        path = self.cache / f"disk-{name}.img"
         if path.exists():
             return path
-        free = shutil.disk_usage(self._cache).free
+        free = shutil.disk_usage(self.cache).free
         if free < disk + GIB // 4:
             raise BenchmarkError(
-                f"cannot make the input {path.name}: {self._cache} has {free / GIB:.1f} GiB free and {disk / GIB:.1f} "
+                f"cannot make the input {path.name}: {self.cache} has {free / GIB:.1f} GiB free and {disk / GIB:.1f} "
                 "GiB are needed; give a smaller --size or another --cache"
             )
         temporary = path.with_suffix(".tmp")

@@ -115,6 +115,29 @@ class UnpackSpec(_Model):
     """The file for the image; None: no file, as for `verify --deep`."""
 
 
+class TreeSpec(_Model):
+    """The standard input of the child that reads a tree; `image` None: its data go nowhere."""
+
+    source: str
+    size: int
+    image: str | None = None
+
+
+class TreeFigures(_Model):
+    """A child's figures of one tree, as a volume without a job."""
+
+    inodes: int
+    data: int
+    """Bytes that are read, or made, of the image."""
+    moved: int
+    walk_cpu_s: float
+    walk_wall_s: float
+    walk_rss: int
+    read_cpu_s: float
+    read_wall_s: float
+    peak_rss: int
+
+
 class Search(_Model):
     """The speed of each candidate in a pass over the whole volume, and the runs of `tune`."""
 
@@ -174,6 +197,11 @@ class JobRunner:
             image=str(image) if image else None,
         )
         return Figures.model_validate_json("".join(_run_child("benchmarks.unpack_child", spec, None)))
+
+    def tree(self, source: Path, size: int, *, image: Path | None = None) -> TreeFigures:
+        """Read a tree as a volume of `size` bytes in its own process, into the image or nothing."""
+        spec = TreeSpec(source=str(source), size=size, image=str(image) if image else None)
+        return TreeFigures.model_validate_json("".join(_run_child("benchmarks.tree_child", spec, None)))
 
     def _settings(self) -> dict[str, Any]:
         return {"state_dir": str(self._directory / "user"), "max_image_size": LARGEST}

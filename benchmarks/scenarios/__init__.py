@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from benchmarks.scenarios import loop, peers, resume, scale, search, several, stages, throughput, tuning, unpack, used
+from benchmarks.scenarios import (
+    loop,
+    peers,
+    resume,
+    scale,
+    search,
+    several,
+    stages,
+    throughput,
+    tree,
+    tuning,
+    unpack,
+    used,
+)
 
 SCENARIOS = {
     scenario.name: scenario
@@ -17,6 +30,7 @@ SCENARIOS = {
         resume.SCENARIO,
         unpack.SCENARIO,
         used.SCENARIO,
+        tree.SCENARIO,
         loop.SCENARIO,
     )
 }
