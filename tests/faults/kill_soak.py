@@ -2,13 +2,16 @@
 
     python tests/faults/kill_soak.py --kills 300 --seed 1
     python tests/faults/kill_soak.py --kills 100 --signal TERM --seed 1
+    python tests/faults/kill_soak.py --kills 40 --kinds 'tree,changed tree' --longest 4
 
 Jobs bundle noise, text and a file system with free blocks, into a bucket, with small parts, with parts that are
 multipart uploads, or registered; into a directory; to two destinations; and from an image that is changed while no
-daemon runs. The daemon is started, given new jobs while there are any, and ended a random moment later: by SIGKILL, or
-by one SIGTERM (running jobs go on to their end) or two (they stop). At last it is left alone until every job has ended.
-Then every job must be done, every bundle must pass the whole check, nothing else may lie at the destinations, each AMI
-must be there once, no part may have been stored twice, and no two plaintexts may have gone out under one key.
+daemon runs. Some bundle a directory, unchanged, or changed in the same way. The daemon is started, given new jobs while
+there are any, and ended a random moment later: by SIGKILL, or by one SIGTERM (running jobs go on to their end) or two
+(they stop). At last it is left alone until every job has ended. Then every job must be done, every bundle must pass the
+whole check, nothing else may lie at the destinations, each AMI must be there once, no part may have been stored twice,
+and no two plaintexts may have gone out under one key. Nothing may be left mounted, or in the directory for temporary
+files, and a job that starts over for a directory names a file that changed.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from source.tree.images import opened, write_image
 from support.buckets import create_bucket, download_bundle, list_keys, open_uploads
 from support.commands import COMMANDS
 from support.daemons import owner
@@ -42,15 +46,18 @@ from support.referee import check_bundle
 from support.volumes import ext4_image
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from support.endpoints import Endpoint
     from support.keys import KeyRing
 
 BUCKET = "kill-soak"
 SECOND = "kill-soak-2"
-LONGEST_RUN_S = 1.2
 LONGEST_END_S = 60
 PATIENCE_S = 180
 MIB = 1 << 20
+TREE_SIZE = 24 * MIB
+KINDS = ("small", "changed tree", "multipart", "registered", "tree", "directory", "two buckets", "changed")
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -66,17 +73,31 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """How the daemon is ended, and which jobs it gets."""
+
+    kills: int
+    seed: int
+    end: signal.Signals = signal.SIGKILL
+    longest_run_s: float = 1.2
+    kinds: Sequence[str] = KINDS
+
+
 @dataclass(kw_only=True)
 class Planned:
     """A job to be handed in, and each state its volume had."""
 
     body: dict[str, Any]
     versions: list[Path]
+    changes: bool = False
+    moved: set[str] = field(default_factory=set)
+    """The names of a tree's files that were changed."""
     id: str = ""
 
     @property
-    def changes(self) -> bool:
-        return self.body["source"] not in map(str, self.versions)
+    def source(self) -> Path:
+        return Path(self.body["source"])
 
 
 @dataclass(kw_only=True)
@@ -92,38 +113,44 @@ class Verdict:
     """Puts of an object whose earlier put had not been answered when the daemon was killed."""
     amis: int = 0
     changed: int = 0
-    """Jobs whose image was changed before they had ended."""
+    """Jobs whose source was changed before they had ended."""
     started_over: int = 0
+    trees: int = 0
+    trees_started_over: int = 0
 
 
 class Soak:
     """A soak in one directory."""
 
-    def __init__(
-        self, directory: Path, endpoint: Endpoint, proxy: FaultProxy, keys: KeyRing, seed: int, end: signal.Signals
-    ) -> None:
+    def __init__(self, directory: Path, endpoint: Endpoint, proxy: FaultProxy, keys: KeyRing, wishes: Wishes) -> None:
         self._directory = directory
         self._endpoint = endpoint
         self._proxy = proxy
         self._keys = keys
-        self._dice = random.Random(seed)
-        self._end = end
+        self._dice = random.Random(wishes.seed)
+        self._wishes = wishes
         self._socket = directory / "amistream.sock"
+        self._temporary = directory / "tmp"
         self._planned: list[Planned] = []
         self.verdict = Verdict()
 
-    def run(self, *, kills: int, at_once: int = 3) -> Verdict:
+    def run(self, at_once: int = 3) -> Verdict:
+        self._temporary.mkdir()
         self._amis_before = self._count_amis()
         images = [*(self._image(number) for number in range(2)), self._file_system()]
         self._large = self._directory / "large.img"
         self._large.write_bytes(self._dice.randbytes(13 * MIB))
-        while self.verdict.kills < kills:
+        self._tree, self._tree_image = self._make_tree("tree"), self._directory / "tree.img"
+        _write_tree(self._tree, self._tree_image)
+        while self.verdict.kills < self._wishes.kills:
             with_daemon = self._start()
             self._hand_in(images, at_once)
-            time.sleep(self._dice.uniform(0, LONGEST_RUN_S))  # the soak's own moment, not a synchronisation
+            time.sleep(
+                self._dice.uniform(0, self._wishes.longest_run_s)
+            )  # the soak's own moment, not a synchronisation
             under_way = [job for job in self._jobs() if not _ended(job)]
             self.verdict.states_at_kill.update(job["state"] for job in under_way)
-            with_daemon.end(self._end, twice=self._dice.random() < 0.5)
+            with_daemon.end(self._wishes.end, twice=self._dice.random() < 0.5)
             self.verdict.kills += 1
             self._change({job["id"] for job in under_way})
         last = self._start()
@@ -153,27 +180,64 @@ class Soak:
         path.write_bytes(path.read_bytes())
         return path
 
+    def _make_tree(self, name: str) -> Path:
+        """3 MiB in 40 files."""
+        root = self._directory / name
+        for number in range(40):
+            path = root / f"folder-{number % 4}" / f"file-{number:02d}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self._dice.randbytes(self._dice.randrange(150_000)))
+        return root
+
     def _change(self, under_way: set[str]) -> None:
-        """Give some images of unfinished jobs other bytes: near the end, or anywhere."""
+        """Give some sources of unfinished jobs another state."""
         for planned in self._planned:
             if planned.changes and planned.id in under_way and self._dice.random() < 0.3:
-                image = Path(planned.body["source"])
-                data = bytearray(image.read_bytes())
-                at = self._dice.choice([len(data) - 4096, self._dice.randrange(len(data) - 4096)])
-                data[at : at + 4096] = self._dice.randbytes(4096)
-                image.write_bytes(data)
+                if planned.source.is_dir():
+                    self._change_tree(planned)
+                else:
+                    self._change_image(planned.source)
                 self._remember_version(planned)
 
+    def _change_image(self, image: Path) -> None:
+        """Change some bytes near the end, or anywhere."""
+        data = bytearray(image.read_bytes())
+        at = self._dice.choice([len(data) - 4096, self._dice.randrange(len(data) - 4096)])
+        data[at : at + 4096] = self._dice.randbytes(4096)
+        image.write_bytes(data)
+
+    def _change_tree(self, planned: Planned) -> None:
+        """Write into a file, replace one, or make one; sometimes remove one, too."""
+        files = sorted(path for path in planned.source.rglob("*") if path.is_file())
+        path = self._dice.choice(files)
+        match self._dice.randrange(3):
+            case 0:
+                with path.open("r+b") as file:
+                    file.write(self._dice.randbytes(100))
+            case 1:
+                other = path.with_name("other")
+                other.write_bytes(self._dice.randbytes(10_000))
+                other.replace(path)
+            case _:
+                path = path.with_name(f"new-{len(planned.versions)}")
+                path.write_bytes(self._dice.randbytes(10_000))
+        planned.moved.add(f"/{path.relative_to(planned.source)}")
+        if self._dice.random() < 0.3:
+            self._dice.choice([each for each in files if each != path]).unlink()
+
     def _remember_version(self, planned: Planned) -> None:
-        image = Path(planned.body["source"])
-        copy = image.with_suffix(f".{len(planned.versions)}")
-        copy.write_bytes(image.read_bytes())
+        copy = planned.source.with_suffix(f".{len(planned.versions)}")
+        if planned.source.is_dir():
+            _write_tree(planned.source, copy)
+        else:
+            copy.write_bytes(planned.source.read_bytes())
         planned.versions.append(copy)
 
     def _start(self) -> Killable:
         environ = {
             "PATH": "/usr/bin:/bin",
             "HOME": str(self._directory),
+            "TMPDIR": str(self._temporary),
             **self._endpoint.environ(),
             "AMISTREAM_BLOCK_SIZE": "64KiB",
             "AMISTREAM_BACKOFF_BASE_S": "0.05",
@@ -216,12 +280,12 @@ class Soak:
         for _ in range(at_once - living):
             image, number = self._dice.choice(images), len(self._planned)
             # A changed byte among free blocks would not come back.
-            planned = self._plan(images[0] if _kind(number) == "changed" else image, number)
+            planned = self._plan(images[0] if self._kind(number) == "changed" else image, number)
             self._planned.append(planned)
             planned.id = self._ask("POST", "/v1/jobs", planned.body, key=f"job-{len(self._planned)}")["id"]
 
     def _plan(self, image: Path, number: int) -> Planned:
-        kind = _kind(number)
+        kind = self._kind(number)
         body: dict[str, Any] = {
             "source": str(self._large if kind == "multipart" else image),
             "destinations": [f"s3://{BUCKET}/{number}"],
@@ -244,10 +308,22 @@ class Soak:
         planned = Planned(body=body, versions=[Path(body["source"])])
         if kind == "changed":
             body["source"] = str(self._directory / f"changing-{number}.img")
-            Path(body["source"]).write_bytes(image.read_bytes())
+            planned.source.write_bytes(image.read_bytes())
+        elif kind == "changed tree":
+            body["source"] = str(self._make_tree(f"changing-{number}.tree"))
+        if kind in ("changed", "changed tree"):
+            planned.changes = True
             planned.versions.clear()
             self._remember_version(planned)
+        if kind == "tree":
+            body["source"], planned.versions = str(self._tree), [self._tree_image]
+        if kind in ("tree", "changed tree"):
+            body |= {"size": str(TREE_SIZE), "partition": "none"}
+            self.verdict.trees += 1
         return planned
+
+    def _kind(self, number: int) -> str:
+        return self._wishes.kinds[number % len(self._wishes.kinds)]
 
     def _wait_all_ended(self) -> None:
         deadline = time.monotonic() + PATIENCE_S
@@ -265,6 +341,8 @@ class Soak:
             for place in job["result"]["places"]:
                 self._judge_bundle(planned, job, place)
             self.verdict.changed += len(planned.versions) > 1
+        assert not _mounts_of(self._directory)
+        assert not list(self._temporary.iterdir())
         assert self._count_amis() == self._amis_before + self.verdict.amis
         for bucket in (BUCKET, SECOND):
             assert not open_uploads(self._endpoint, bucket)
@@ -333,11 +411,16 @@ class Soak:
 
     def _started_over(self) -> set[str]:
         """Return the numbers of the jobs that started over under a new key: only those of a changed image may."""
-        over = {job["id"] for job in self._jobs() if "starting over" in " ".join(job["notices"])}
-        numbers = {str(number) for number, planned in enumerate(self._planned) if planned.id in over}
-        assert all(len(self._planned[int(number)].versions) > 1 for number in numbers), numbers
-        self.verdict.started_over = len(numbers)
-        return numbers
+        notices = {job["id"]: [each for each in job["notices"] if "starting over" in each] for job in self._jobs()}
+        over = {number: planned for number, planned in enumerate(self._planned) if notices[planned.id]}
+        trees = [planned for planned in over.values() if planned.source.is_dir()]
+        for planned in over.values():
+            assert len(planned.versions) > 1, planned
+        for planned in trees:
+            for text in notices[planned.id]:
+                assert any(f"({path}" in text or f", {path}" in text for path in planned.moved), (text, planned.moved)
+        self.verdict.started_over, self.verdict.trees_started_over = len(over), len(trees)
+        return set(map(str, over))
 
     def _story(self, bucket: str, key: str) -> str:
         """All that was asked about an object, and what its job says: to find out why it was stored twice."""
@@ -362,22 +445,29 @@ class Killable(ServerProcess):
         assert status == (-number if number == signal.SIGKILL else 0), self.output()
 
 
-def _kind(number: int) -> str:
-    return ("small", "multipart", "registered", "directory", "two buckets", "changed")[number % 6]
+def _write_tree(tree: Path, image: Path) -> None:
+    """Write the image that a job makes of the tree as it is now."""
+    with opened(tree, TREE_SIZE) as volume:
+        write_image(volume, image)
+
+
+def _mounts_of(directory: Path) -> list[str]:
+    """The mounts in a directory, or of something in it, as the kernel lists them."""
+    return [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(directory) in line]
 
 
 def _ended(job: dict[str, Any]) -> bool:
     return job["state"] in {"done", "refused", "failed", "cancelled", "interrupted"}
 
 
-def soak(*, kills: int, seed: int, directory: Path, end: signal.Signals = signal.SIGKILL) -> Verdict:
+def soak(wishes: Wishes, directory: Path) -> Verdict:
     """Run a soak against an endpoint of its own. Raises AssertionError when something is not as it must be."""
     with ExitStack() as stack:
         endpoint = stack.enter_context(run_ministack())
         for bucket in (BUCKET, SECOND):
             create_bucket(endpoint, bucket)
         proxy = stack.enter_context(FaultProxy(endpoint, [dry_run_answered()]))
-        return Soak(directory, endpoint, proxy, make_keys(directory), seed, end).run(kills=kills)
+        return Soak(directory, endpoint, proxy, make_keys(directory), wishes).run()
 
 
 def main() -> None:
@@ -385,15 +475,30 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--signal", choices=["KILL", "TERM"], default="KILL")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--kinds", type=_kinds, default=KINDS, metavar="KIND,..", help=f"of {', '.join(KINDS)}")
+    parser.add_argument("--longest", type=float, default=1.2, metavar="S", help="of a run of the daemon (default: 1.2)")
     parser.add_argument("--directory", type=Path, help="where to work (default: a new one, removed if all is well)")
     options = parser.parse_args()
+    wishes = Wishes(
+        kills=options.kills,
+        seed=options.seed,
+        end=signal.Signals[f"SIG{options.signal}"],
+        longest_run_s=options.longest,
+        kinds=options.kinds,
+    )
     started = time.monotonic()
     with ExitStack() as stack:
         directory = options.directory or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kill-soak-")))
         directory.mkdir(parents=True, exist_ok=True)
-        end = signal.Signals[f"SIG{options.signal}"]
-        print(soak(kills=options.kills, seed=options.seed, directory=directory, end=end))  # noqa: T201 - the script's answer
+        print(soak(wishes, directory))  # noqa: T201 - the script's answer
     print(f"{time.monotonic() - started:.0f} s, seed {options.seed}")  # noqa: T201 - the script's answer
+
+
+def _kinds(text: str) -> list[str]:
+    kinds = text.split(",")
+    if unknown := set(kinds) - set(KINDS):
+        raise argparse.ArgumentTypeError(f"there is no kind {', '.join(sorted(unknown))}")
+    return kinds
 
 
 if __name__ == "__main__":

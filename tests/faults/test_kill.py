@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from faults.kill_soak import soak
+from faults.kill_soak import Wishes, soak
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,7 +14,7 @@ KILLS = 4
 
 def test_jobs_survive_the_daemon(tmp_path: Path) -> None:
     """Every job of a daemon that is killed at random ends done, with a valid bundle and nothing else left."""
-    verdict = soak(kills=KILLS, seed=20261123, directory=tmp_path)
+    verdict = soak(Wishes(kills=KILLS, seed=20261123), tmp_path)
     assert verdict.kills == KILLS
     assert verdict.jobs >= 3
     assert verdict.parts > verdict.jobs
