@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,6 +112,22 @@ def test_link_in_place_of_a_directory(tree: Path, tmp_path: Path) -> None:
         assert volume.report.paths(Fate.GONE) == [*(b"a/file%d" % number for number in range(4)), b"b/file0"]
     assert is_clean(image)
     assert SECRET not in image.read_bytes()
+
+
+def test_file_in_place_of_a_link(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link that is swapped for a file while it is looked at is named, and is no reason to refuse the tree."""
+    (tree / "link").symlink_to("a")
+    readlink = os.readlink
+
+    def swap(path: Any, *, dir_fd: int | None = None) -> Any:
+        if dir_fd is not None:
+            (tree / "link").unlink()
+            (tree / "link").touch()
+        return readlink(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "readlink", swap)
+    with opened(tree) as volume:
+        assert volume.report.paths(*Fate) == volume.report.paths(Fate.GONE) == [b"link"]
 
 
 def test_another_directory_of_that_name(tree: Path, tmp_path: Path) -> None:

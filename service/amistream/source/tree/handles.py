@@ -116,6 +116,16 @@ def _open_at_once(path: str) -> int:
         return os.open(path, _READ)  # O_NOATIME is for the owner and root
 
 
+def read_link(name: bytes, above: int) -> bytes:
+    """The target of a symbolic link. Raises OSError."""
+    try:
+        return os.readlink(name, dir_fd=above)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise SwappedError("it is no link any more") from error
+        raise
+
+
 def mount_of(descriptor: int) -> int:
     """The number of the mount that an open file is on."""
     with Path(f"/proc/self/fdinfo/{descriptor}").open(encoding="ascii") as lines:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from amistream.source.tree.entries import Runs, find_runs, read_attributes
 from amistream.source.tree.fstab import LARGEST
-from amistream.source.tree.handles import Handles, is_gone, mount_of, open_directory, open_regular
+from amistream.source.tree.handles import Handles, is_gone, mount_of, open_directory, open_regular, read_link
 from amistream.source.tree.layers import Layer
 from amistream.source.tree.merged import Chosen, Found, Seen, choose, read_names
 from amistream.source.tree.profiles import Profile
@@ -248,7 +248,7 @@ class Walk:
 
     def _row_of(self, seen: Seen, about: os.stat_result, path: bytes) -> Row:
         """The row of an entry. Raises OSError for a link that cannot be read."""
-        target = os.readlink(seen.name, dir_fd=seen.descriptor) if stat.S_ISLNK(about.st_mode) else b""
+        target = read_link(seen.name, seen.descriptor) if stat.S_ISLNK(about.st_mode) else b""
         runs = find_runs(seen.name, seen.descriptor, about) if stat.S_ISREG(about.st_mode) else None
         attributes = self._attributes(seen.place, path, seen.layer)
         return _row(about, attributes, target, runs, seen.layer)
