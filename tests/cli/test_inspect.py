@@ -118,6 +118,8 @@ async def test_a_device_in_use(cli: Cli, tmp_path: Path) -> None:
         found = DiskFacts.model_validate(await document(cli, device))
     assert (found.kind, found.mounted, found.bundled) == ("block device", str(place), 8 * MIB)
     assert found.findings[0].name == "mount"
+    (repair,) = [each.fix for each in found.findings if "e2fsck -f" in each.fix and each.name == "free_blocks"]
+    assert repair == f"never while it is mounted: first umount {place}, then e2fsck -f {device}"
 
 
 def test_without_rights(disk: Path) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from amistream.checks.findings import Observation, notice
 from amistream.errors import SourceError
 from amistream.host.devices import sector_size
+from amistream.host.mounts import mount_point
 from amistream.ports.volume import Kind, Volume
 from amistream.source.disk_reader import reader_of
 from amistream.source.disks.disk_map import Area, DiskMap, map_disk
@@ -116,6 +117,8 @@ def _repair(area: Area, volume: Volume) -> str:
     path, number, attach = str(volume.path), area.partition.number if area.partition else 0, ""
     if volume.kind is Kind.CONVERTED_IMAGE:
         return "start the virtual machine and shut it down cleanly"
+    if place := mount_point(volume.identity, writable=True):
+        attach = f"never while it is mounted: first umount {quoted(place)}, then "
     if not number:
         device = quoted(path)
     elif volume.kind is Kind.BLOCK_DEVICE:
@@ -123,7 +126,7 @@ def _repair(area: Area, volume: Volume) -> str:
     else:
         device, attach = (
             f"/dev/loopNp{number}",
-            f"losetup --find --show --partscan {quoted(path)} gives it a device: then ",
+            f"{attach}losetup --find --show --partscan {quoted(path)} gives it a device: then ",
         )
     if area.kind.startswith("ext"):
         return f"{attach}e2fsck -f {device}"
