@@ -23,6 +23,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from amistream.errors import UsageError
@@ -161,6 +162,10 @@ class Option:
     panel: str
     metavar: str = ""
     variables: tuple[str, ...] = ()
+
+
+def option_of(field: FieldInfo) -> Option:
+    return next(each for each in field.metadata if isinstance(each, Option))
 
 
 def _setting(name: str, **bounds: Any) -> Any:
@@ -330,9 +335,9 @@ class Subject(_Request):
         Literal["auto", "clone", "mbr", "gpt", "none"], Option("--partition", "", "auto|clone|mbr|gpt|none")
     ] = Field(
         "auto",
-        description="What makes a directory, or a bare ext2, ext3 or ext4 file system, boot as hvm. clone: all that "
-        "the directory's disk has besides it; mbr, gpt: such a partition table, and this machine's GRUB; auto: for a "
-        "directory the first of clone, mbr and none that works, for others none.",
+        description="Boot area of a directory, or of a bare ext2, ext3 or ext4 file system. clone: that of the "
+        "directory's own disk; mbr, gpt: a new table, and this machine's GRUB; auto: for a directory the first of "
+        "clone, mbr and none that works, for others none.",
     )
     live: Annotated[bool, Option("--live", "")] = Field(
         False, description="Bundle SOURCE even though it is mounted read-write; safe only while nothing writes to it."

@@ -49,6 +49,7 @@ async def test_wishes_for_something_else(scene: Scene) -> None:
     ):
         error = await scene.refused(scene.out, **wish)
         assert (error.code, error.field) == ("source.no_directory", next(iter(wish)))
+    assert error.message.startswith("cannot apply --overlay: ")
 
 
 async def test_confined(scene: Scene, tree: Path) -> None:

@@ -173,9 +173,9 @@ def refusal(path: Path) -> str:
 
 def test_no_root_of_a_disk(live: LiveDisk, tree: Path, tmp_path: Path) -> None:
     """A directory within a file system, another kind of one, and a disk without partitions are refused."""
-    assert "it is not all of a file system" in refusal(live.root / "srv")
+    assert "it is not the top of a file system" in refusal(live.root / "srv")
     with mounted(live.root / "srv", tmp_path / "bound", "--bind") as bound:
-        assert "it is not all of a file system" in refusal(bound)
+        assert "it is not the top of a file system" in refusal(bound)
     with mounted("tmpfs", tmp_path / "memory", "-t", "tmpfs") as memory:
         assert "its file system is tmpfs" in refusal(memory)
     image = ext4_image(tmp_path / "image", 16 * MIB, tree)

@@ -237,13 +237,6 @@ class SourceChecks:
         )
 
     def _check_freeze(self) -> str:
-        if self.tree is not None:
-            raise RefusedError(
-                "freeze.refused",
-                f"cannot freeze {self.volume.path}: it is a directory, whose files are read one by one",
-                hint="give the device of a data volume, or leave --freeze out",
-                field="freeze",
-            )
         self._devices = writable_devices(self.volume)
         self.to_freeze = places_to_freeze(self.volume, self._request, self._settings)
         if not self.to_freeze:

@@ -13,7 +13,7 @@ from amistream.errors import RefusedError
 from amistream.host.scripted import run_script
 from amistream.location import DirectoryLocation, parse_location
 from amistream.ports.volume import Volume
-from amistream.request import FSTAB_WORDS, CheckRequest, TreeFields
+from amistream.request import FSTAB_WORDS, CheckRequest, TreeFields, option_of
 from amistream.source.boot_choice import BootAreaChoice
 from amistream.source.tree.fstab import LARGEST
 from amistream.source.tree.opening import TreeWishes
@@ -59,6 +59,13 @@ def tree_wishes(context: RequestContext, stopped: Callable[[], bool]) -> TreeWis
 
 def open_wished(context: RequestContext, choice: BootAreaChoice, path: Path, stopped: Callable[[], bool]) -> Volume:
     """Open a directory as the request wishes, once its script has run. Raises `RefusedError`."""
+    if context.request.freeze:  # before the script and the walk, which may take minutes
+        raise RefusedError(
+            "freeze.refused",
+            f"cannot freeze {path}: it is a directory, whose files are read one by one",
+            hint="give the device of a data volume, or leave --freeze out",
+            field="freeze",
+        )
     wishes, script = tree_wishes(context, stopped), context.request.script
     if script is None:
         return choice.open_tree(path, wishes)
@@ -105,7 +112,7 @@ def refuse_wishes(request: CheckRequest) -> None:
         if getattr(request, name) != field.default:
             raise RefusedError(
                 "source.no_directory",
-                f"cannot follow {name}: {request.source} is no directory",
+                f"cannot apply {option_of(field).names}: {request.source} is no directory",
                 hint="leave it out, or give a directory or mount point as SOURCE",
                 field=name,
             )

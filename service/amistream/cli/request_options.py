@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin
 import typer
 
 from amistream.errors import UsageError
-from amistream.request import FSTAB_WORDS, JobRequest, Option, parse_fields
+from amistream.request import FSTAB_WORDS, JobRequest, option_of, parse_fields
 from amistream.settings import Settings
 from amistream.values import STANDARD_INPUT, is_path
 
@@ -46,10 +46,6 @@ def takes(*fields: str, optional: tuple[str, ...] = ()) -> Callable[[_Command], 
         return command
 
     return add_options
-
-
-def option_of(field: FieldInfo) -> Option:
-    return next(each for each in field.metadata if isinstance(each, Option))
 
 
 def variables_of(name: str) -> list[str]:

@@ -56,7 +56,7 @@ def find_tree_disk(path: Path) -> TreeDisk:
     table = mounts()
     mount = next((each for each in table if each.number == number), None)
     if mount is None or (mount.root, mount.point) != (b"/", os.fsencode(real)):
-        raise no_clone(path, "it is not all of a file system", "give the mount point of a root file system")
+        raise no_clone(path, "it is not the top of a file system", "give the mount point of a root file system")
     if mount.kind not in _KINDS:
         raise no_clone(path, f"its file system is {mount.kind}, for which the boot loader needs other drivers")
     try:
