@@ -99,6 +99,8 @@ def _default(name: str) -> str:
     value = None if field.is_required() else field.get_default(call_default_factory=True)
     if field.is_required():
         return "required"
+    if isinstance(value, tuple):
+        value = ",".join(value)
     return f"`{str(_toml(value)).strip(chr(34))}`" if value or type(value) is int else ""
 
 

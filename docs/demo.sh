@@ -131,7 +131,7 @@ amistream_answers() {
 }
 
 bundle() {
-    step "Bundle, upload and register, in one pass"
+    step "Bundle, upload and register, in one pass (this volume holds files and no system: a note says that it cannot boot)"
     show amistream bundle volume.img --to "s3://$bucket/images" --socket amistream.sock \
         --cert cert.pem --private-key pk.pem --ec2-cert ec2-cert.pem \
         --account $account --ami-name demo-1 --endpoint-url "$endpoint" | tee result.txt
