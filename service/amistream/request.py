@@ -388,6 +388,11 @@ class TreeFields(_Request):
     overlay: Annotated[AbsolutePath | None, Option("--overlay", TREE, "DIR")] = Field(
         None, description="Lay what is in DIR over SOURCE: its files win, directories are merged. It comes in whole."
     )
+    grub_config: Annotated[AbsolutePath | None, Option("--grub-config", TREE, "FILE")] = Field(
+        None,
+        description="Put FILE into the image as /boot/grub/menu.lst, for GRUB legacy and PV-GRUB. The earlier one "
+        "becomes menu.lst.old.",
+    )
     script: Annotated[AbsolutePath | None, Option("--script", TREE, "FILE")] = Field(
         None,
         description="Run FILE, as root, on a view of SOURCE, whose path is its argument; what it changes there is in "

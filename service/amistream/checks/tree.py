@@ -48,8 +48,9 @@ def tree_wishes(context: RequestContext, stopped: Callable[[], bool]) -> TreeWis
         clean=request.clean,
         cross=request.all_file_systems,
         allow_unreadable=request.allow_unreadable,
-        fstab=_read_fstab(Path(request.fstab)) if request.fstab not in FSTAB_WORDS else None,
+        fstab=_read_text(Path(request.fstab), "fstab") if request.fstab not in FSTAB_WORDS else None,
         mend_fstab=request.fstab == "generate",
+        menu=_read_text(Path(request.grub_config), "grub_config") if request.grub_config else None,
         overlay=Path(request.overlay) if request.overlay else None,
         own=own,
         stopped=stopped,
@@ -85,8 +86,8 @@ def open_wished(context: RequestContext, choice: BootAreaChoice, path: Path, sto
         os.close(changes)
 
 
-def _read_fstab(path: Path) -> bytes:
-    """The file of --fstab. Raises `RefusedError`."""
+def _read_text(path: Path, field: str) -> bytes:
+    """The file of --fstab or --grub-config. Raises `RefusedError`."""
     try:
         with path.open("rb") as file:
             content = file.read(LARGEST + 1)
@@ -95,7 +96,8 @@ def _read_fstab(path: Path) -> bytes:
         reason = str(error.strerror)
     if reason:
         hint = f"ls -ld {quoted(path)}; the process that runs the job reads it"
-        raise RefusedError("fstab.unreadable", f"cannot read the fstab {path}: {reason}", hint=hint, field="fstab")
+        what = field.replace("_", " ")
+        raise RefusedError(f"{field}.unreadable", f"cannot read the {what} {path}: {reason}", hint=hint, field=field)
     return content
 
 

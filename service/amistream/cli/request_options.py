@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., int])
 _Model = TypeVar("_Model", bound="BaseModel")
 
-FILE_FIELDS = ("source", "certificate", "private_key", "ec2_certificate", "report", "overlay", "script")
+FILE_FIELDS = ("source", "certificate", "private_key", "ec2_certificate", "report", "overlay", "grub_config", "script")
 """Fields with a path. A relative path starts at the caller's directory, which the daemon does not know."""
 
 

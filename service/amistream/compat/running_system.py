@@ -67,8 +67,9 @@ def bundle_volume(given: Given) -> int:
     values["exclude"] = excludes(volume, given.several("exclude"), given.words)
     if not given.has("no-filter"):
         values["exclude"] += [*FILTER, *_FILTER_AT_TOP]
-    if given.has("script"):
-        values["script"] = str(Path(given["script"]).absolute())
+    for field, key in (("script", "script"), ("grub_config", "grub-config")):
+        if given.has(key):
+            values[field] = str(Path(given[key]).absolute())
     if given.has("fstab") or given.has("generate-fstab"):
         values["fstab"] = str(Path(given["fstab"]).absolute()) if given.has("fstab") else "generate"
     if given.has("report"):
@@ -90,7 +91,7 @@ def _check_paths(given: Given) -> None:
         raise UsageError("usage", "cannot use both --fstab and --generate-fstab: give one of them")
     if given.has("script") and not os.access(given["script"], os.X_OK):
         raise UsageError("usage", "cannot use --script: the file is not there, or not executable")
-    for key in ("cert", "privatekey", "ec2cert", "fstab"):
+    for key in ("cert", "privatekey", "ec2cert", "fstab", "grub-config"):
         if given.has(key) and not os.access(given[key], os.R_OK):
             raise UsageError("usage", f"cannot use --{key}: the file is not there, or not yours to read")
 

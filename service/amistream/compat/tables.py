@@ -151,7 +151,7 @@ COMMANDS = (
             ),
             option("--fstab FILE", "Put this file into the image as /etc/fstab; the old one is fstab.old."),
             option("--generate-fstab", "Change /etc/fstab in the image so that it boots; the old one is fstab.old."),
-            option("--grub-config FILE", "not included: put the file into /boot/grub before.", use=Use.REFUSED),
+            option("--grub-config FILE", "Put this file into the image as /boot/grub/menu.lst."),
             option("-S, --script FILE", "Run this program on a view of the volume; its changes are in the image only."),
             option("--clone-only", "not included: bundle the system; ec2-unbundle gives its image.", use=Use.REFUSED),
             option("--no-size-checks", "Without effect: the size is always checked.", use=Use.IDLE),

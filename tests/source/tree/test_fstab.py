@@ -123,6 +123,21 @@ def test_no_place(tree: Path) -> None:
     assert caught.value.field == "fstab"
 
 
+def test_menu(system: Path, tmp_path: Path) -> None:
+    """A menu of GRUB comes in beside the earlier one; without its directory the job is refused."""
+    with pytest.raises(RefusedError, match="cannot put /boot") as caught, opened(system, menu=b"new"):
+        pass
+    assert caught.value.field == "grub_config"
+    (system / "boot/grub").mkdir(parents=True)
+    (system / "boot/grub/menu.lst").write_text("old")
+    with opened(system, menu=b"new", fstab=b"x") as volume:
+        image = write_image(volume, tmp_path / "image")
+    assert is_clean(image)
+    assert content_of(image, "/boot/grub/menu.lst") == b"new"
+    assert content_of(image, "/boot/grub/menu.lst.old") == b"old"
+    assert content_of(image, "/etc/fstab") == b"x"
+
+
 def test_too_large(system: Path) -> None:
     """An fstab that is none by its size is refused."""
     os.truncate(system / "etc" / "fstab", 2 << 20)

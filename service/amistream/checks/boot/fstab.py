@@ -13,6 +13,8 @@ from amistream.checks.findings import Observation
 
 PATH = "/etc/fstab"
 _MOST_LINES = 200
+_DEFAULTS = ("none", "none", "auto", "defaults", "0", "0")
+"""The fields of a line, where they are not written."""
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "sshfs", "fuse.sshfs"}
 _WAITS_IN_VAIN = "systemd waits 90 seconds for the device, then stops the boot in emergency mode"
 
@@ -25,6 +27,8 @@ class Mount:
     path: str
     kind: str
     options: frozenset[str]
+    line: tuple[str, ...] = ()
+    """Its fields as they are written."""
 
     @property
     def is_optional(self) -> bool:
@@ -39,6 +43,11 @@ class Mount:
         """It names a device, and no directory, network or part of the kernel."""
         return "=" in self.device.partition("/")[0] or self.device.startswith("/dev/")
 
+    def mended(self, *options: str) -> str:
+        """The line with further options."""
+        device, path, kind, given, *rest = (*self.line, *_DEFAULTS[len(self.line) :])
+        return shown(" ".join([device, path, kind, ",".join([given, *options]), *rest]))
+
     @property
     def words(self) -> str:
         return shown(f"{self.device} {self.path}")
@@ -47,13 +56,14 @@ class Mount:
 def parse_fstab(text: str) -> tuple[Mount, ...]:
     mounts: list[Mount] = []
     for line in text.splitlines()[:_MOST_LINES]:
-        match [_unescaped(field) for field in line.partition("#")[0].split()]:
+        fields = tuple(line.partition("#")[0].split())
+        match [_unescaped(field) for field in fields]:
             case [device, path]:
-                mounts.append(Mount(device, path, "auto", frozenset()))
+                mounts.append(Mount(device, path, "auto", frozenset(), fields))
             case [device, path, kind]:
-                mounts.append(Mount(device, path, kind, frozenset()))
+                mounts.append(Mount(device, path, kind, frozenset(), fields))
             case [device, path, kind, options, *_]:
-                mounts.append(Mount(device, path, kind, frozenset(options.split(","))))
+                mounts.append(Mount(device, path, kind, frozenset(options.split(",")), fields))
             case _:
                 pass  # empty, or a comment
     return tuple(mounts)
@@ -102,7 +112,7 @@ def _check_other(mount: Mount, disk: Disk) -> Iterator[Observation]:
             "fstab_swap",
             f"{PATH} names a swap device that is not in the image: {shown(mount.device)}",
             why="the boot waits 90 seconds for it, and goes on without swap",
-            fix=f"add nofail to the options of that line in {PATH}, or remove the line",
+            fix=f"in place of that line: {mount.mended('nofail')}; or remove it",
         )
     else:
         where = "a disk that not every instance has" if is_instance_store(mount.device) else "not in the image"
@@ -110,7 +120,7 @@ def _check_other(mount: Mount, disk: Disk) -> Iterator[Observation]:
             "fstab_device",
             f"{PATH} mounts {mount.words}, which is {where}, without nofail",
             why=_WAITS_IN_VAIN,
-            fix=f"add nofail to the options of that line in {PATH}, or remove the line",
+            fix=f"in place of that line: {mount.mended('nofail')}; or remove it",
         )
 
 
@@ -120,7 +130,7 @@ def _check_network(mount: Mount) -> Iterator[Observation]:
             "fstab_network",
             f"{PATH} mounts {mount.words} over the network, without nofail or _netdev",
             why="the boot may wait for a server that the instance does not reach",
-            fix=f"add nofail,_netdev to the options of that line in {PATH}",
+            fix=f"in place of that line: {mount.mended('nofail', '_netdev')}",
         )
 
 

@@ -36,6 +36,7 @@ from amistream.values import MIB, quoted
 DEFAULT_PROFILE = "ext4"
 _LAST_TIME = (1 << 31) - 1
 """Seconds since 1970 that every kernel takes for the times in a superblock."""
+_MENU = b"boot/grub/menu.lst"
 _CAN_READ_ALL = 1 << 2
 """CAP_DAC_READ_SEARCH, in the process's effective capabilities."""
 
@@ -60,6 +61,8 @@ class TreeWishes:
     """In place of the tree's own."""
     mend_fstab: bool = False
     """Change the tree's own so that the image boots."""
+    menu: bytes | None = None
+    """In place of the tree's menu of GRUB legacy."""
     overlay: Path | None = None
     """A directory that is laid over the tree."""
     changes: int | None = None
@@ -124,12 +127,14 @@ def _open(path: Path, layers: Sequence[Layer], wishes: TreeWishes) -> TreeVolume
     if not wishes.allow_unreadable:
         _refuse_unreadable(path, walk)
     tree = walk.tree
-    if around.replaced and not tree.given:
+    if missing := around.replaced.keys() - {tree.path(row) for row in tree.given}:
+        name = min(missing)
+        folder = path / os.fsdecode(name.rpartition(b"/")[0])
         raise RefusedError(
             "fstab.no_place",
-            f"cannot give the image another fstab: there is no {path / 'etc'} in it",
-            hint="give the root of a system as SOURCE, or --fstab keep",
-            field="fstab",
+            f"cannot put {shown(name)} into the image: there is no {folder} in it",
+            hint="give the root of a system as SOURCE, or make the directory",
+            field="grub_config" if name == _MENU else "fstab",
         )
     digest = tree.digest()
     time = min(max(0, seconds_of(tree.mtime[ROOT])), _LAST_TIME)
@@ -166,17 +171,21 @@ def _surroundings(
         own=own,
         own_name=lambda path: any(each.fullmatch(path) for each in names),
         privileged=_reads_everything(),
-        replaced=_new_fstab(wishes, profile),
+        replaced=_replaced(wishes, profile),
     )
 
 
-def _new_fstab(wishes: TreeWishes, profile: Profile) -> dict[bytes, Callable[[bytes], bytes]]:
-    """The change of the tree's fstab, if one is wished for."""
-    given = wishes.fstab
-    if given is not None:
-        return {fstab.PATH: lambda _: given}
-    kind = profile.name.partition("-")[0]
-    return {fstab.PATH: lambda old: fstab.mended(old, kind)} if wishes.mend_fstab else {}
+def _replaced(wishes: TreeWishes, profile: Profile) -> dict[bytes, Callable[[bytes], bytes]]:
+    """The changes of the tree's fstab and menu, as they are wished for."""
+    replaced: dict[bytes, Callable[[bytes], bytes]] = {}
+    table, menu, kind = wishes.fstab, wishes.menu, profile.name.partition("-")[0]
+    if table is not None:
+        replaced[fstab.PATH] = lambda _: table
+    elif wishes.mend_fstab:
+        replaced[fstab.PATH] = lambda old: fstab.mended(old, kind)
+    if menu is not None:
+        replaced[_MENU] = lambda _: menu
+    return replaced
 
 
 def _output_pattern(real: Path, folder: Path, prefix: str) -> bytes:
