@@ -27,9 +27,10 @@ from amistream.source.tree.profiles import BLOCK, PROFILES, Profile
 from amistream.source.tree.records import hash_seed, seconds_of
 from amistream.source.tree.report import Fate, shown
 from amistream.source.tree.select import CATEGORIES, Selection
+from amistream.source.tree.surroundings import Surroundings
 from amistream.source.tree.tree import ROOT, used_inodes
 from amistream.source.tree.volume import TreeVolume
-from amistream.source.tree.walk import Surroundings, Walk
+from amistream.source.tree.walk import Walk
 from amistream.units import size_text
 from amistream.values import MIB, quoted
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from amistream.source.tree.entries import Runs, find_runs, read_attributes
 from amistream.source.tree.fstab import LARGEST
@@ -22,6 +22,7 @@ from amistream.source.tree.profiles import Profile
 from amistream.source.tree.records import packed_time
 from amistream.source.tree.report import Fate, Report, shown
 from amistream.source.tree.select import Selection
+from amistream.source.tree.surroundings import NEVER_CROSSED, Surroundings
 from amistream.source.tree.tree import LOST_AND_FOUND, LOST_AND_FOUND_NAME, NOBODY, ROOT, Row, Tree
 from amistream.source.tree.xattrs import Attribute
 
@@ -32,34 +33,10 @@ _OLD = b".old"
 _OWN = "always: a file of this job, of amistream, or swap space"
 _STAYS_EMPTY = -1
 """In place of a mount: a directory whose contents are left out."""
-_KERNELS = """autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs efivarfs fusectl hugetlbfs mqueue
-    nsfs proc pstore ramfs rpc_pipefs securityfs selinuxfs sysfs tmpfs tracefs"""
-NEVER_CROSSED = frozenset(_KERNELS.split())
-"""File systems of the kernel, and in memory."""
 
 
 class StoppedError(Exception):
     """The walk was stopped."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """The parts of the machine that a walk has to know."""
-
-    mounts: dict[bytes, str] = field(default_factory=dict)
-    """Mount points below the tree's root, without a slash in front, and the kind of what is mounted there."""
-    same: Collection[int] = ()
-    """Numbers of the mounts that belong to the tree's own file system."""
-    cross: bool = False
-    """Take other file systems in, but for those of the kernel."""
-    own: Collection[tuple[int, int]] = ()
-    """Device and inode of files and directories that never come in: keys, the state directory, swap files."""
-    own_name: Callable[[bytes], bool] = lambda _: False
-    """True for a path of the job's own output."""
-    privileged: bool = True
-    """The kernel lets this process read everything."""
-    replaced: Mapping[bytes, Callable[[bytes], bytes]] = field(default_factory=dict)
-    """Files with another content in the image, made from their own, which stays beside it as NAME.old."""
 
 
 @dataclass(frozen=True, slots=True)

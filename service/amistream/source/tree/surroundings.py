@@ -1,0 +1,31 @@
+"""The parts of the machine, and of the job, that a walk through a tree has to know. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+
+_KERNELS = """autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs efivarfs fusectl hugetlbfs mqueue
+    nsfs proc pstore ramfs rpc_pipefs securityfs selinuxfs sysfs tmpfs tracefs"""
+NEVER_CROSSED = frozenset(_KERNELS.split())
+"""File systems of the kernel, and in memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """The parts of the machine that a walk has to know."""
+
+    mounts: dict[bytes, str] = field(default_factory=dict)
+    """Mount points below the tree's root, without a slash in front, and the kind of what is mounted there."""
+    same: Collection[int] = ()
+    """Numbers of the mounts that belong to the tree's own file system."""
+    cross: bool = False
+    """Take other file systems in, but for those of the kernel."""
+    own: Collection[tuple[int, int]] = ()
+    """Device and inode of files and directories that never come in: keys, the state directory, swap files."""
+    own_name: Callable[[bytes], bool] = lambda _: False
+    """True for a path of the job's own output."""
+    privileged: bool = True
+    """The kernel lets this process read everything."""
+    replaced: Mapping[bytes, Callable[[bytes], bytes]] = field(default_factory=dict)
+    """Files with another content in the image, made from their own, which stays beside it as NAME.old."""
