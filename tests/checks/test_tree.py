@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from amistream.roots import Roots
+from amistream.source.opening import tree_of
+from amistream.source.tree.report import Fate
 from amistream.source.tree.walk import Walk
 
 if TYPE_CHECKING:
@@ -111,6 +113,18 @@ async def test_cancelled_walk(scene: Scene, tree: Path, monkeypatch: pytest.Monk
     await asyncio.wait({checking})
     assert checking.cancelled()
     assert len(read) == 1
+
+
+async def test_all_keys(scene: Scene, tree: Path) -> None:
+    """The configured key stays out, also where the request names another one, and whatever --clean says."""
+    key = scene.keys.user.key.read_bytes()
+    for name in ("configured", "other"):
+        (tree / name).write_bytes(key)
+    asked = {"source": str(tree), "size": "32MiB", "clean": "none", "settings": {"private_key": tree / "configured"}}
+    async with scene.ready(scene.out, **asked) as ready:
+        volume = tree_of(ready.volume)
+        assert volume is not None
+        assert volume.report.paths(Fate.LEFT_OUT) == [b"configured"]
 
 
 async def test_rules_in_the_notice(scene: Scene, tree: Path) -> None:

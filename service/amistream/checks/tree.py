@@ -28,7 +28,7 @@ _RULES_NAMED = 6
 def tree_wishes(context: RequestContext, stopped: Callable[[], bool]) -> TreeWishes:
     """The request's wishes for a tree, and the files that never come in. Raises `RefusedError`."""
     request, settings = context.request, context.settings
-    keys = (request.private_key or settings.private_key, request.certificate or settings.certificate)
+    keys = (request.private_key, settings.private_key, request.certificate, settings.certificate)
     report = Path(request.report) if request.report else None
     if report is not None and not os.access(report.parent, os.W_OK | os.X_OK):
         raise RefusedError(
