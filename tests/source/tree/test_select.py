@@ -285,7 +285,10 @@ def test_unreadable() -> None:
         for name, mode in (("small", 0o600), ("large", 0o600), ("closed", 0o700), ("seen", 0o744)):
             (folder / name).chmod(mode)
         with as_nobody():
-            with pytest.raises(RefusedError, match=r"4 files \(/closed, /large, /seen/y, /small\)"), opened(folder):
+            with (
+                pytest.raises(RefusedError, match=r"4 files \(/closed, /large, /seen/y, /small\): Permission denied"),
+                opened(folder),
+            ):
                 pass
             with opened(folder, exclude=["/closed", "/large", "/seen", "/small"]):
                 pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -216,10 +217,12 @@ def _reads_everything() -> bool:
 def _refuse_unreadable(path: Path, walk: Walk) -> None:
     fates = (Fate.UNREADABLE, Fate.NOT_LISTED)
     if walk.report.paths(*fates):
+        why = sorted({each for fate in fates for each in walk.report.reasons(fate)})
+        first = "run the job as root" if why == [os.strerror(errno.EACCES)] else "see `dmesg` for errors of the disk"
         raise RefusedError(
             "source.unreadable",
-            f"cannot read all of {path}: {walk.report.named(*fates)} cannot be read by the user that runs the job",
-            hint="run the job as root, or leave them out with --exclude; --allow-unreadable bundles them as zeros",
+            f"cannot read all of {path}: {walk.report.named(*fates)}: {', '.join(why)}",
+            hint=f"{first}, or leave them out with --exclude; --allow-unreadable bundles them as zeros",
             field="source",
         )
 
