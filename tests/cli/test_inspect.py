@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from amistream.bundles.results import BundleFacts, Registered
+from amistream.checks import inspection
 from amistream.checks.inspection import DiskFacts, inspect_disk
 from amistream.cli.commands.inspect import CORE_WORDS
 from amistream.source.disks.loader import CorePlace
@@ -140,6 +141,18 @@ async def test_a_directory(cli: Cli, tmp_path: Path) -> None:
     assert (told.status, facts["kind"], facts["areas"][0]["file_system"]) == (0, "directory tree", "ext4")
     assert MIB < facts["bundled"] < 64 * MIB
     assert "--partition mbr puts a table and GRUB before it" in told.stdout
+    assert facts["size"] <= 10 << 30
+
+
+def test_a_directory_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory that does not fit into an AMI is inspected all the same, with a notice."""
+    monkeypatch.setattr(inspection, "_LARGEST_IMAGE", 16 * MIB)
+    (tmp_path / "file").write_bytes(b"x" * 20 * MIB)
+    found = inspect_disk(str(tmp_path))
+    assert found.size > 20 * MIB
+    assert [finding.found for finding in found.findings if finding.name == "size"] == [
+        "it does not fit into an AMI, which has at most 16.0 MiB"
+    ]
 
 
 @pytest.mark.parametrize(

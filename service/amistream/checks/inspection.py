@@ -6,7 +6,8 @@ Reads and changes nothing else: no daemon, no network, no rights beyond reading 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,18 +17,22 @@ from amistream.checks.boot.wanted import Wanted
 from amistream.checks.findings import Finding, Observation, notice
 from amistream.checks.free_blocks import doubts, map_volume
 from amistream.checks.source import look_at
+from amistream.errors import RefusedError
 from amistream.host.mounts import mount_point
 from amistream.ports.volume import Volume
+from amistream.settings import Settings
 from amistream.source.boot_choice import BootAreaChoice, Partitioning
 from amistream.source.disk_reader import reader_of
 from amistream.source.disks.disk_map import Area
 from amistream.source.disks.loader import find_loader
 from amistream.source.opening import open_source
 from amistream.source.tree.opening import TreeWishes
+from amistream.units import size_text
 from amistream.values import GIB, Extent, LeftOut
 
+_LARGEST_IMAGE = int(Settings.model_fields["max_image_size"].default)
 _LARGEST_TREE = 1024 * GIB
-"""A directory's image is as large as its disk, up to this: it is never made."""
+"""A directory that does not fit into an AMI is inspected up to this size: its image is never made."""
 
 
 class _Model(BaseModel):
@@ -82,15 +87,24 @@ def inspect_disk(source: str, *, as_it_is: bool = False) -> DiskFacts:
     `as_it_is`: the bytes are the disk, whatever they look like. Blocks.
     """
     # A volume that is written to meanwhile can be inspected, too.
-    wishes, choice = TreeWishes(most=_LARGEST_TREE, allow_unreadable=True), BootAreaChoice(Partitioning.AUTO)
-    volume = open_source(
-        source, live=True, as_it_is=as_it_is, tree=lambda directory: choice.open_tree(directory, wishes)
-    )
+    choice = BootAreaChoice(Partitioning.AUTO)
+    volume = open_source(source, live=True, as_it_is=as_it_is, tree=lambda directory: _open_tree(directory, choice))
     try:
         doubt = "" if as_it_is else look_at(volume)
         return _facts(source, volume, doubt, Wanted(is_wrapped=choice.is_new))
     finally:
         volume.close()
+
+
+def _open_tree(directory: Path, choice: BootAreaChoice) -> Volume:
+    """Open a directory with the size that its image would have, or a larger one if it does not fit."""
+    wishes = TreeWishes(most=_LARGEST_IMAGE, allow_unreadable=True)
+    try:
+        return choice.open_tree(directory, wishes)
+    except RefusedError as error:
+        if error.code != "source.no_room":
+            raise
+    return choice.open_tree(directory, replace(wishes, most=_LARGEST_TREE))
 
 
 def _facts(source: str, volume: Volume, doubt: str, wanted: Wanted) -> DiskFacts:
@@ -116,6 +130,7 @@ def _facts(source: str, volume: Volume, doubt: str, wanted: Wanted) -> DiskFacts
         left_out=LeftOut(holes=volume.size - sum(extent.length for extent in used)) if place else disk.left_out(used),
         findings=(
             *_named("source", [notice(doubt, why="the AMI may not boot")] if doubt else []),
+            *_named("size", [_too_large()] if volume.size > _LARGEST_IMAGE else []),
             *_named("mount", [_mounted(place)] if place else []),
             *_named("free_blocks", list(doubts(disk, volume, used))),
             *_named("boot", examine_volume(volume, wanted)),
@@ -125,6 +140,14 @@ def _facts(source: str, volume: Volume, doubt: str, wanted: Wanted) -> DiskFacts
 
 def _named(name: str, observations: Sequence[Observation]) -> list[Finding]:
     return [Finding(name=name, **asdict(observation)) for observation in observations]
+
+
+def _too_large() -> Observation:
+    return notice(
+        f"it does not fit into an AMI, which has at most {size_text(_LARGEST_IMAGE)}",
+        why="a bundle would be refused",
+        fix="of a directory leave something out with --exclude; shrink the last file system and partition of a disk",
+    )
 
 
 def _mounted(place: str) -> Observation:
