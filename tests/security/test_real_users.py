@@ -104,15 +104,17 @@ def test_a_member_reads_the_bundle_that_was_made_for_him(place: Machine) -> None
 
 
 def test_doctor_of_a_member_finds_what_his_job_would(place: Machine) -> None:
-    """The daemon runs the checks of a member's `doctor`: all is well within the roots, and outside it is refused."""
+    """The daemon runs the checks of a member's `doctor`: a volume that holds no system, or one outside."""
     words = ("--cert", place.root / "cert.pem", "--private-key", place.root / "key.pem", "--account", "123456789012",
              "--ec2-cert", place.root / "cert-ec2.pem", "--to", place.root / "doctor")  # fmt: skip
     socket = ("--socket", place.daemon.socket)
-    done = amistream_as(MEMBER_ID, "doctor", place.root / "allowed.img", *words, *socket)
-    assert done.returncode == 0, done.stdout
-    done = amistream_as(MEMBER_ID, "doctor", place.outside / "secret.img", *words, *socket, "--json")
-    failed = {each["name"]: each["code"] for each in json.loads(done.stdout) if each["status"] == "failed"}
-    assert (done.returncode, failed) == (3, {"source": "roots.outside"})
+    for image, expected in (
+        (place.root / "allowed.img", {"boot": "boot.no_table"}),
+        (place.outside / "secret.img", {"source": "roots.outside"}),
+    ):
+        done = amistream_as(MEMBER_ID, "doctor", image, *words, *socket, "--json")
+        failed = {each["name"]: each["code"] for each in json.loads(done.stdout) if each["status"] == "failed"}
+        assert (done.returncode, failed) == (3, expected)
     assert not (place.root / "doctor").exists()
 
 
