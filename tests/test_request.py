@@ -54,6 +54,8 @@ GOOD: dict[str, Any] = {"source": "/dev/sdf", "destinations": ["s3://bucket/some
         ({"colour": "red"}, "colour", "there is no field 'colour'"),
         ({"destinations": "x", "destinatons": ["/dir"]}, "destinatons", "there is no field 'destinatons'"),
         ({"part_size": "10XB"}, "part_size", "'10XB' is not a size: write bytes, or a number with a unit"),
+        ({"clean": "secrets,log"}, "clean", "'log' is none of secrets, history, identity, logs, caches; or write all"),
+        ({"clean": ["none", "logs"]}, "clean", "'none' is none of"),
         ({"workers": 0}, "workers", "0 is out of range: it must be greater than 0"),
     ],
 )
@@ -64,6 +66,20 @@ def test_what_is_wrong_is_named(change: dict[str, Any], field: str, says: str) -
     assert caught.value.field == field
     assert says in caught.value.message
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "categories"),
+    [
+        ("none", ()),
+        ("all", ("secrets", "history", "identity", "logs", "caches")),
+        ("logs, secrets,logs", ("logs", "secrets")),
+    ],
+)
+def test_categories_to_clean(text: str, categories: tuple[str, ...]) -> None:
+    """Categories are given in one text or several; all and none stand alone."""
+    assert parse_request({**GOOD, "clean": text}).clean == categories
+    assert parse_request({**GOOD, "clean": text.split(",")}).clean == categories
 
 
 def test_every_wrong_field_is_named() -> None:

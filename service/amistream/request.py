@@ -10,7 +10,7 @@ from __future__ import annotations
 import posixpath
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -141,13 +141,22 @@ def _check_pattern(value: str) -> str:
     return value
 
 
+Category = Literal["secrets", "history", "identity", "logs", "caches"]
+
+
 def _split_categories(value: object) -> object:
-    """Categories in one text or several; `none` is the empty list."""
+    """Categories in one text or several; `none` is the empty list, `all` all of them."""
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list | tuple) or not all(isinstance(each, str) for each in texts):
         return value
     names = [name.strip() for text in texts for name in text.split(",")]
-    return () if names == ["none"] else tuple(dict.fromkeys(names))
+    known = get_args(Category)
+    if names in (["none"], ["all"]):
+        return known if names == ["all"] else ()
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{name!r} is none of {', '.join(known)}; or write all or none, alone")
+    return tuple(dict.fromkeys(names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,12 +387,13 @@ class TreeFields(_Request):
         (), max_length=1000, description="Take in what matches, whatever leaves it out; may be repeated."
     )
     clean: Annotated[
-        tuple[Literal["secrets", "history"], ...],
+        tuple[Category, ...],
         BeforeValidator(_split_categories),
-        Option("--clean", TREE, "secrets,history|none"),
+        Option("--clean", TREE, "secrets,history,identity,logs,caches|all|none"),
     ] = Field(
         ("secrets", "history"),
-        description="Leave out private keys, authorized_keys and the like, and shell histories; default: both.",
+        description="Leave out private keys, authorized_keys and the like; histories of shells; this machine's "
+        "identity (its machine-id comes in empty); log files; caches. Default: secrets,history.",
     )
     overlay: Annotated[AbsolutePath | None, Option("--overlay", TREE, "DIR")] = Field(
         None, description="Lay what is in DIR over SOURCE: its files win, directories are merged. It comes in whole."

@@ -39,6 +39,19 @@ async def test_size(scene: Scene, tree: Path) -> None:
     assert scene.notices == []
 
 
+async def test_traces_of_this_machine(scene: Scene, tree: Path) -> None:
+    """A notice on this machine's identity names the option that takes it away, and is gone with it."""
+    (tree / "etc").mkdir()
+    (tree / "etc" / "machine-id").write_text("0123456789abcdef0123456789abcdef")
+    async with scene.ready(scene.out, source=str(tree), size="32MiB"):
+        (notice,) = [each for each in scene.notices if "of this machine" in each]
+    assert "machine id" in notice
+    assert "; --clean all leaves them out; " in notice
+    async with scene.ready(scene.out, source=str(tree), size="32MiB", clean="identity"):
+        assert not [each for each in scene.notices if "of this machine" in each]
+        assert [each for each in scene.notices if "1 file (/etc/machine-id): comes in empty" in each]
+
+
 async def test_wishes_for_something_else(scene: Scene) -> None:
     """A wish about a directory is refused where the source is none."""
     for wish in (

@@ -23,6 +23,10 @@ from amistream.units import size_text
 from amistream.values import quoted
 
 _RULES_NAMED = 6
+_NAMED_FATES = (
+    *(Fate.EMPTIED, Fate.COVERED, Fate.SPLIT, Fate.MOUNTED, Fate.ATTRIBUTES),
+    *(Fate.UNREADABLE, Fate.NOT_LISTED, Fate.GONE),
+)
 
 
 def tree_wishes(context: RequestContext, stopped: Callable[[], bool]) -> TreeWishes:
@@ -128,19 +132,7 @@ def describe(volume: TreeVolume) -> Observation:
     if rules := report.reasons(Fate.LEFT_OUT).most_common():
         named = ", ".join(f"{count} by {rule}" for rule, count in rules[:_RULES_NAMED])
         clauses.append(f"left out: {named}" + (", and by more rules" if len(rules) > _RULES_NAMED else ""))
-    clauses += [
-        f"{report.named(fate)}: {fate.value}"
-        for fate in (
-            Fate.COVERED,
-            Fate.SPLIT,
-            Fate.MOUNTED,
-            Fate.ATTRIBUTES,
-            Fate.UNREADABLE,
-            Fate.NOT_LISTED,
-            Fate.GONE,
-        )
-        if report.paths(fate)
-    ]
+    clauses += [f"{report.named(fate)}: {fate.value}" for fate in _NAMED_FATES if report.paths(fate)]
     if not clauses:
         return Observation(found)
     return notice(

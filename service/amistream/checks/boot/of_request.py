@@ -56,7 +56,11 @@ class BootChecks:
         if (request.sparse or settings.sparse) is not Sparse.NEVER:
             # The check of free blocks reports the same doubts.
             found = [each for each in found if each.code not in _DOUBTS]
-        return list(_for_job(found, str(self._source.volume.path), is_strict=request.strict))
+        volume = self._source.volume
+        fix = f"`amistream inspect {quoted(str(volume.path))}` lists them"
+        if volume.kind is Kind.TREE:
+            fix = f"--clean all leaves them out; {fix}"
+        return list(_for_job(found, fix, is_strict=request.strict))
 
     def _examine(self) -> list[Observation]:
         wanted = wanted_by(self._context.request, self._context.settings)
@@ -79,7 +83,7 @@ def wanted_by(request: CheckRequest, settings: Settings) -> Wanted:
     )
 
 
-def _for_job(found: Sequence[Observation], path: str, *, is_strict: bool) -> Iterator[Observation]:
+def _for_job(found: Sequence[Observation], identity_fix: str, *, is_strict: bool) -> Iterator[Observation]:
     for each in found:
         if each.status is Status.FAILED and is_strict:
             yield each
@@ -92,7 +96,7 @@ def _for_job(found: Sequence[Observation], path: str, *, is_strict: bool) -> Ite
             IDENTITY,
             f"the image holds {count} of this machine: {words}",
             why="every instance would share them",
-            fix=f"`amistream inspect {quoted(path)}` lists them",
+            fix=identity_fix,
         )
     if doubts := [each for each in found if each.status is Status.UNKNOWN]:
         text = "; ".join(dict.fromkeys(each.found for each in doubts))

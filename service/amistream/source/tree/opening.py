@@ -16,6 +16,7 @@ from amistream.errors import RefusedError
 from amistream.host.mount_table import Mount, mounts, shows_the_same
 from amistream.host.swaps import swap_places
 from amistream.source.tree import fstab
+from amistream.source.tree.categories import BY_DEFAULT
 from amistream.source.tree.contents import Contents
 from amistream.source.tree.geometry import FileTooLargeError, NoRoomError, TooManyLinksError, make_geometry
 from amistream.source.tree.groups import Identity
@@ -27,7 +28,7 @@ from amistream.source.tree.origin import Origin, find_origin
 from amistream.source.tree.profiles import BLOCK, PROFILES, Profile
 from amistream.source.tree.records import hash_seed, seconds_of
 from amistream.source.tree.report import Fate, shown
-from amistream.source.tree.select import CATEGORIES, Selection
+from amistream.source.tree.select import Selection
 from amistream.source.tree.surroundings import Surroundings
 from amistream.source.tree.tree import ROOT, used_inodes
 from amistream.source.tree.volume import TreeVolume
@@ -56,7 +57,7 @@ class TreeWishes:
     profile: str | None = None
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
-    clean: Sequence[str] = CATEGORIES
+    clean: Sequence[str] = BY_DEFAULT
     cross: bool = False
     allow_unreadable: bool = False
     fstab: bytes | None = None

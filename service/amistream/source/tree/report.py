@@ -16,6 +16,7 @@ class Fate(StrEnum):
     """What happened to a file."""
 
     LEFT_OUT = "left out"
+    EMPTIED = "comes in empty"
     COVERED = "another kind of file lies over it"
     SPLIT = "has more names than one inode can have, and becomes several"
     MOUNTED = "another file is mounted there, and comes in"

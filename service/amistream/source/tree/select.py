@@ -9,44 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from amistream.source.tree.categories import CATEGORIES, SECRETS
 from amistream.source.tree.patterns import Patterns
 from amistream.source.tree.secrets import LARGEST, SMALLEST, private_key_in
-
-SECRETS, HISTORY = "secrets", "history"
-CATEGORIES = (SECRETS, HISTORY)
 
 ALWAYS = ("/dev/*", "/proc/*", "/sys/*", "/run/*", "/mnt/*", "/media/*", "/tmp/*", "/var/tmp/*")  # noqa: S108 - names
 """The contents of these directories do not last, or are other disks; the directories stay."""
 
-_NAMES: Mapping[str, Sequence[str]] = {
-    SECRETS: (
-        ".ssh/authorized_keys",
-        ".ssh/authorized_keys2",
-        ".aws/credentials",
-        ".aws/cli/cache/",
-        ".aws/sso/cache/",
-        ".git-credentials",
-        ".netrc",
-        ".pgpass",
-    ),
-    HISTORY: (
-        ".bash_history",
-        ".zsh_history",
-        ".zhistory",
-        ".sh_history",
-        ".ksh_history",
-        ".ash_history",
-        ".local/share/fish/fish_history",
-        ".python_history",
-        ".node_repl_history",
-        ".mysql_history",
-        ".psql_history",
-        ".sqlite_history",
-        ".rediscli_history",
-        ".lesshst",
-        ".viminfo",
-    ),
-}
 _HOST_KEYS = Patterns(["/etc/ssh/ssh_host_*_key"])
 """Kept: without them sshd does not start where nothing makes new ones."""
 
@@ -57,9 +26,13 @@ class Selection:
     def __init__(self, *, include: Sequence[str] = (), exclude: Sequence[str] = (), clean: Sequence[str] = ()) -> None:
         self._include = Patterns(include) if include else None
         self._exclude = Patterns(exclude)
-        self._names = {category: Patterns(_NAMES[category]) for category in clean}
+        left_out = {name: CATEGORIES[name].left_out for name in clean}
+        self._left_out = _by_category(left_out)
+        self._files = _by_category({name: CATEGORIES[name].files for name in clean})
+        self._emptied = _by_category({name: CATEGORIES[name].emptied for name in clean})
+        self._kept = Patterns(pattern for name in clean for pattern in CATEGORIES[name].kept)
         self._always = Patterns(ALWAYS)
-        self._any = Patterns([*exclude, *(name for category in clean for name in _NAMES[category]), *ALWAYS])
+        self._any = Patterns([*exclude, *(pattern for each in left_out.values() for pattern in each), *ALWAYS])
         """All that leave out, at once: most paths match none."""
         self.looks_at_content = SECRETS in clean
 
@@ -69,13 +42,25 @@ class Selection:
             return ""
         if (rule := self._exclude.match(path, name, directory=directory)) is not None:
             found = f"--exclude {rule}"
-        elif category := self._category(path, name, directory=directory):
-            found = f"--clean {category}"
+        elif rule := _category_of(self._left_out, path, name, directory=directory):
+            found = rule
         elif (rule := self._always.match(path, name, directory=directory)) is not None:
             found = f"always: {rule}"
         else:
             return ""
         return "" if self._included(path, name, directory=directory) else found
+
+    def leaves_out_file(self, path: bytes, name: bytes) -> str:
+        """The rule that leaves out a regular file in a place where all else stays, or ''."""
+        found = _category_of(self._files, path, name)
+        if not found or self.empties(path, name) or self._included(path, name, directory=False):
+            return ""
+        return "" if self._kept.match(path, name, directory=False) is not None else found
+
+    def empties(self, path: bytes, name: bytes) -> str:
+        """The rule by which a path that is no directory comes in as an empty file, or ''."""
+        found = _category_of(self._emptied, path, name)
+        return "" if not found or self._included(path, name, directory=False) else found
 
     def wants_to_read(self, size: int) -> bool:
         """True for a regular file whose content decides."""
@@ -90,12 +75,17 @@ class Selection:
             return ""
         return f"--clean {SECRETS}: {found}"
 
-    def _category(self, path: bytes, name: bytes, *, directory: bool) -> str:
-        """The category of `clean` that a path belongs to, or ''."""
-        for category, patterns in self._names.items():
-            if patterns.match(path, name, directory=directory) is not None:
-                return category
-        return ""
-
     def _included(self, path: bytes, name: bytes, *, directory: bool) -> bool:
         return self._include is not None and self._include.match(path, name, directory=directory) is not None
+
+
+def _by_category(patterns: Mapping[str, Sequence[str]]) -> dict[str, Patterns]:
+    return {category: Patterns(each) for category, each in patterns.items() if each}
+
+
+def _category_of(categories: Mapping[str, Patterns], path: bytes, name: bytes, *, directory: bool = False) -> str:
+    """The rule of the category that a path belongs to, or ''."""
+    for category, patterns in categories.items():
+        if patterns.match(path, name, directory=directory) is not None:
+            return f"--clean {category}"
+    return ""

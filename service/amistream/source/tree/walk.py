@@ -141,6 +141,10 @@ class Walk:
             if not kept:
                 return None
             seen, about = kept[0]
+            if rule := self._rule_to_empty(seen, path, about):
+                self.report.add(Fate.EMPTIED, path, rule)
+                self.tree.name(self.tree.add(_emptied(self._row_of(seen, about, path)), above.row), name)
+                return None
             if not (seen.layer or stat.S_ISDIR(about.st_mode)) and self._is_mounted(seen, path):
                 self.report.add(Fate.MOUNTED, path)
             if about.st_nlink > 1 and self._add_link(name, about, path):
@@ -243,9 +247,18 @@ class Walk:
         rule = ""
         if follows_rules:
             rule = self._selection.leaves_out(b"/" + path, seen.name, directory=stat.S_ISDIR(about.st_mode))
-        if not rule and stat.S_ISREG(about.st_mode):
+        if follows_rules and not rule and stat.S_ISREG(about.st_mode):
+            rule = self._selection.leaves_out_file(b"/" + path, seen.name)
+        if not rule and stat.S_ISREG(about.st_mode) and not self._rule_to_empty(seen, path, about):
             rule = self._look_inside(seen, path, about, follows_rules=follows_rules)
         return rule
+
+    def _rule_to_empty(self, seen: Seen, path: bytes, about: os.stat_result) -> str:
+        """The rule by which an entry comes in as an empty file, or ''."""
+        kind = stat.S_IFMT(about.st_mode)
+        if kind == stat.S_IFDIR or (kind == stat.S_IFREG and not about.st_size):
+            return ""
+        return self._selection.empties(b"/" + path, seen.name) if self._layers[seen.layer].follows_rules else ""
 
     def _add_link(self, name: bytes, about: os.stat_result, path: bytes) -> bool:
         """Add a further name of an inode that has been added; returns whether it was one."""
@@ -324,6 +337,12 @@ class Walk:
         for name, mode, major, minor in _NODES:
             row = Row(mode=stat.S_IFCHR | mode, mtime=tree.mtime[ROOT], ctime=tree.ctime[ROOT], special=(major, minor))
             tree.name(tree.add(row, above), name)
+
+
+def _emptied(row: Row) -> Row:
+    """The row without its content: an inode of its own, with the owner and mode that it has as a file."""
+    mode = row.mode if stat.S_ISREG(row.mode) else stat.S_IFREG | 0o444
+    return replace(row, mode=mode, size=0, inode=NOBODY, target=b"", special=(0, 0), runs=None)
 
 
 def _read_whole(seen: Seen, about: os.stat_result) -> bytes:
