@@ -113,7 +113,7 @@ def test_every_state_is_listed() -> None:
 
 def test_error_codes_exist() -> None:
     """The source raises every code in the table."""
-    rows = re.findall(r"^\| (`[a-z]+\.\w+`) \|", guide("running-instance"), re.MULTILINE)
+    rows = re.findall(r"^\| (`[a-z0-9_]+\.\w+`) \|", guide("running-instance"), re.MULTILINE)
     cells = [*first_column("Errors and what to do"), *rows]
     codes = [code for cell in cells for code in re.findall(r"`([^`]+)`", cell)]
     assert len(codes) > 15
