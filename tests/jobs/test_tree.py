@@ -14,6 +14,7 @@ from amistream.events import State
 from amistream.jobs.job import Job
 from jobs.runs import ANEW
 from source.tree.images import is_clean, opened, write_image
+from support.mounts import small_disk
 from support.referee import check_bundle
 
 if TYPE_CHECKING:
@@ -128,6 +129,40 @@ async def test_begun_anew_without_a_file(scene: Scene, tree: Path) -> None:
     assert (job.state, job.error) == (State.DONE, None)
     assert [notice for notice in job.notices if f"(files went): {ANEW}" in notice]
     check(scene, tree)
+
+
+@pytest.mark.parametrize("changed", [False, True])
+async def test_overlay_continued(changed: bool, scene: Scene, tree: Path, tmp_path: Path) -> None:
+    """A job with files laid over its tree goes on if they are the same, and begins anew if one changed."""
+    over = tmp_path / "over"
+    over.mkdir()
+    (over / "laid").write_text("over")
+    job = await scene.run(asked(scene, tree, overlay=str(over)), room=6)
+    if changed:
+        (over / "laid").write_text("changed")
+    job = await scene.again(job)
+    assert (job.state, job.error) == (State.DONE, None)
+    anew = [notice for notice in job.notices if f"(1 file (/laid) came or changed): {ANEW}" in notice]
+    assert bool(anew) == changed
+    with opened(tree, SIZE, overlay=over) as volume:
+        image = write_image(volume, tmp_path / "image")
+    check_bundle(scene.out, image, scene.keys.user.key, scene.keys.user.certificate)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
+async def test_script_run_again(scene: Scene, tree: Path, tmp_path: Path) -> None:
+    """A job with a script runs it again when it is resumed, and begins anew."""
+    with small_disk(tmp_path / "probe", "64k"):
+        pass  # or the test is skipped: root may not mount
+    script, runs = tmp_path / "script", tmp_path / "runs"
+    script.write_text(f"#!/bin/sh\necho run >>{runs}\necho made >$1/made\n")
+    script.chmod(0o755)
+    job = await scene.run(asked(scene, tree, script=str(script)), room=6)
+    job = await scene.again(job)
+    assert (job.state, job.error) == (State.DONE, None)
+    assert runs.read_text() == "run\n" * 2
+    assert [notice for notice in job.notices if f"(1 file (/made) came or changed): {ANEW}" in notice]
+    assert not (tree / "made").exists()
 
 
 async def test_output_within_the_tree(scene: Scene, tree: Path) -> None:

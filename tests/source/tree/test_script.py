@@ -18,6 +18,7 @@ from amistream.source.tree.report import MOVED, Fate
 from amistream.values import MIB
 from source.tree.images import content_of, is_clean, names_in, opened, shown_by_kernel, write_image
 from source.tree.nasty import described
+from support.mounts import small_disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +42,14 @@ def tree(tmp_path: Path) -> Path:
     os.setxattr(root / "srv/appended", "user.own", b"1")
     os.utime(root, ns=(0, 1_000_000_000_000_000_003))
     return root
+
+
+@pytest.fixture(autouse=True)
+def _mounts_work(tmp_path: Path) -> None:
+    """Skip where root may not mount."""
+    with small_disk(tmp_path / "probe", "64k"):
+        pass
+    (tmp_path / "probe").rmdir()
 
 
 @pytest.fixture
