@@ -1,4 +1,4 @@
-"""What must not be frozen is refused, with what would wait for the thaw."""
+"""A freeze of what must not be frozen is refused, with what would wait for the thaw."""
 
 from __future__ import annotations
 

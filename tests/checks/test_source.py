@@ -114,7 +114,7 @@ async def test_an_image_over_ten_gib(scene: Scene) -> None:
 
 
 async def test_a_disk_that_is_over_the_limit_with_its_boot_area(scene: Scene) -> None:
-    """What `partition` puts before and behind a file system counts as part of the image."""
+    """The bytes that `partition` puts before and behind a file system count as part of the image."""
     need_grub()
     (scene.tmp_path / "tree/boot").mkdir(parents=True)
     (scene.tmp_path / "tree/boot/vmlinuz-6.1").write_bytes(b"kernel")

@@ -1,4 +1,4 @@
-"""What comes along from the other partitions of a live tree's disk: their files, but not what was deleted there."""
+"""The other partitions of a live tree's disk come along with their files, but not with what was deleted there."""
 
 from __future__ import annotations
 

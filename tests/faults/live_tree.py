@@ -170,7 +170,7 @@ def make_tree(root: Path, outside: Path, seed: int) -> None:
 
 
 def witnesses(root: Path) -> dict[str, tuple[int, ...]]:
-    """What tells that a file is as it was, for all but directories."""
+    """The values that show that a file is as it was, for all but directories."""
     found: dict[str, tuple[int, ...]] = {}
     for path in root.glob("f*/*"):
         about = path.lstat()
@@ -238,7 +238,7 @@ def check(*, seconds: float, seed: int, directory: Path, always: bool) -> dict[s
     else:
         moved = {path for path, witness in before.items() if after.get(path) != witness}
         assert moved <= named, f"not reported: {sorted(moved - named)}"
-        # What was read while its folder was away is missing, though it came back as it was.
+        # A file that was read while its folder was away is missing, though it came back as it was.
         assert all(_number(path) < SWAPPED for path in named - moved), f"reported: {sorted(named - moved)}"
         equal = before.keys() - named
     with mounted(image, directory / "mnt", "-o", "loop,ro") as mount:

@@ -100,7 +100,7 @@ DEATHS = {
 
 @pytest.mark.parametrize("signals", DEATHS.values(), ids=DEATHS)
 def test_a_writer_gets_through_when_one_dies(place: Path, signals: dict[str, signal.Signals]) -> None:
-    """Whoever of the three processes dies, the others thaw at once."""
+    """When any of the three processes dies, the others thaw at once."""
     with holder(place, LONG_S) as held:
         writer = waiting_writer(place)
         for name, number in signals.items():
@@ -121,7 +121,7 @@ LIMITS: dict[str, dict[str, signal.Signals]] = {
 
 @pytest.mark.parametrize("signals", LIMITS.values(), ids=LIMITS)
 def test_a_writer_gets_through_at_the_limit(place: Path, signals: dict[str, signal.Signals]) -> None:
-    """Whoever of the three processes does not go on, a freeze ends at its limit."""
+    """When any of the three processes does not go on, a freeze ends at its limit."""
     with holder(place, SHORT_S) as held:
         for name, number in signals.items():
             held.send(name, number)
@@ -163,7 +163,7 @@ def test_thawed_by_somebody_else(place: Path) -> None:
 
 @pytest.mark.parametrize(("guard", "number"), [(0, KILL), (1, KILL), (0, STOP)], ids=str)
 def test_no_proof_without_its_guards(place: Path, guard: int, number: signal.Signals) -> None:
-    """Whatever became of a guard, a release thaws, and reports that the freeze was not proved."""
+    """With or without its guards, a release thaws, and reports that the freeze was not proved."""
     frozen = Frozen([place], limit_s=LONG_S)
     writer = waiting_writer(place)
     process = frozen._guards[guard].process

@@ -76,7 +76,7 @@ def test_a_directory_with_a_kernel(tree: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 def test_a_disk_that_may_not_be_read(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever may read the files, and not their disk, gets a new boot area, with the reason."""
+    """A user who may read the files, and not their disk, gets a new boot area, with the reason."""
     need_grub()
 
     def denied(path: Path, *, live: bool) -> FileVolume:

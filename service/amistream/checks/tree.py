@@ -125,7 +125,7 @@ def refuse_wishes(request: CheckRequest) -> None:
 
 
 def describe(volume: TreeVolume) -> Observation:
-    """What the walk found, with the rules that left something out."""
+    """The outcome of the walk, with the rules that left something out."""
     report = volume.report
     found = f"{size_text(volume.size)} {volume.profile} file system of {volume.inodes} inodes from {volume.path}"
     clauses = []

@@ -45,7 +45,7 @@ class Guard:
         self._other = other
         self._limit_s = limit_s
         self.frozen: list[int] = []
-        """What this guard has to thaw."""
+        """The file systems that this guard has to thaw."""
 
     def serve(self, places: Sequence[int], *, freezer: bool) -> None:
         self._answer("ready")

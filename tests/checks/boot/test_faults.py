@@ -266,7 +266,7 @@ def test_nothing_on_the_disk(tmp_path: Path) -> None:
 
 
 def test_names_that_control_a_terminal(image: Image) -> None:
-    """What the image says is shown without characters that a terminal obeys, and not at length."""
+    """Text of the image is shown without characters that a terminal obeys, and not at length."""
     image.put("/etc/fstab", FSTAB + "LABEL=\x1b[2J\x07\\040x /data\x9b x\x1b[0m\n")
     image.put("/etc/crypttab", "a UUID=" + "\x1b" * 500 + "\n")
     found = [text for _, _, text in examine(image.path, X86)]

@@ -138,7 +138,7 @@ def test_too_small_for_anything(size: int) -> None:
 
 @given(bounds=st.sets(st.integers(0, DISK // 512), max_size=40))
 def test_within_the_data(bounds: set[int], disk: DiskMap) -> None:
-    """What is read lies in the data and outside of free blocks; all other bytes are counted once, by what they are."""
+    """Reads stay in the data and outside of free blocks; all other bytes are counted once, by what they are."""
     places = [512 * each for each in sorted(bounds)]
     data = [Extent(offset=start, length=end - start) for start, end in zip(places[::2], places[1::2], strict=False)]
     used, free = disk.used(data), left_out_by(disk)

@@ -397,7 +397,7 @@ def test_left_over_gpt(gpt: bytes) -> None:
 
 @pytest.mark.parametrize("kind", ["mbr", "gpt"])
 def test_random_damage(kind: str, request: pytest.FixtureRequest) -> None:
-    """Whatever is in the tables, trusted partitions lie within the disk and overlap nothing, after few reads."""
+    """For any content of the tables, trusted partitions lie within the disk and overlap nothing, after few reads."""
     image, source = bytearray(request.getfixturevalue(kind)), random.Random(14)
     places = [range(440, 512), range(512, 604), range(1024, 1536)] if kind == "gpt" else [range(440, 512)]
     places += [range(512 * sector + 446, 512 * sector + 512) for sector in (16_384, 20_480)] if kind == "mbr" else []

@@ -257,7 +257,7 @@ def test_pool_of_zfs() -> None:
 
 @pytest.mark.parametrize("name", [name for name, image in MADE.items() if len(image) < MIB])
 def test_random_damage(name: str) -> None:
-    """Whatever is there, reads stay within the volume and nothing but a doubt is raised."""
+    """For any content, reads stay within the volume and nothing but a doubt is raised."""
     source = random.Random(name)
     pristine = MADE[name]
     marked = [place for place, value in enumerate(pristine[-8192:]) if value] or [0]

@@ -1,4 +1,4 @@
-"""What is laid over a tree: a directory, and files of the job's options. The image has the merged tree."""
+"""A directory, and files of the job's options, are laid over a tree. The image has the merged tree."""
 
 from __future__ import annotations
 

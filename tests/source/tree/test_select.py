@@ -150,7 +150,7 @@ def test_temporary_places(tree: Path, tmp_path: Path) -> None:
 
 
 def test_exclude(tree: Path) -> None:
-    """What is excluded goes with all that it holds; an include wins, but not below a directory that is gone."""
+    """An excluded directory goes with all that it holds; an include wins, but not below a directory that is gone."""
     fill(tree, "a/b/c", "a/d", "old~/in", "e.log", "var/x.log")
     assert left_out(tree, exclude=["/a/b", "*~", "*.log"]) == {
         "a/b": "--exclude /a/b",
@@ -207,7 +207,7 @@ def test_swap_files(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_mounts(tree: Path, tmp_path: Path) -> None:
-    """What is mounted below comes out as an empty directory with the mounted root's mode.
+    """A mounted file system below comes out as an empty directory with the mounted root's mode.
 
     So does a bind mount, but one of a directory onto itself is nothing else than that directory.
     """

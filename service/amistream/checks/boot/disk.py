@@ -46,7 +46,7 @@ class Volume:
 
     @cached_property
     def content(self) -> FileSystem | None:
-        """What it is marked as; None if that is not known."""
+        """Its mark; None if that is not known."""
         try:
             return identify(self.read, self.size)
         except DoubtError:

@@ -85,7 +85,7 @@ def boot_area_size(kind: TableKind) -> int:
 
 
 def boot_area(kind: TableKind, size: int, file_system: UUID, grub: GrubImages) -> BootArea:
-    """What makes a disk of a file system of `size` bytes. The core must fit."""
+    """The bytes that make a disk of a file system of `size` bytes. The core must fit."""
     layout = _LAYOUTS[kind]
     head, tail = bytearray(layout.head), bytearray(-size % SECTOR + layout.tail)
     disk = (layout.head + size + len(tail)) // SECTOR

@@ -95,7 +95,7 @@ class Files:
         self._mounts = {tuple(_steps(path)): tree for path, tree in (mounts or {}).items()}
 
     def node(self, path: str, *, follow: bool = True) -> Node | None:
-        """What is at the path; without `follow` the link itself where it is one. None if nothing is there."""
+        """The entry at the path; without `follow` the link itself where it is one. None if nothing is there."""
         way = self._walk(path, follow=follow)
         return way[-1].node if way else None
 

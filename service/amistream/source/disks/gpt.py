@@ -56,7 +56,7 @@ class Gpt:
     sector_size: int
     disk_id: str
     partitions: tuple[Partition, ...]
-    """Those that lie outside of the usable sectors have their doubt."""
+    """Entries outside of the usable sectors have their doubt."""
     tables: tuple[tuple[int, int], ...]
     """The ranges of bytes that hold headers and entries."""
     notes: tuple[str, ...]

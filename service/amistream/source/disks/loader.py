@@ -82,7 +82,7 @@ class BootLoader:
     """The way in which a disk boots."""
 
     kind: LoaderKind
-    """What a BIOS finds."""
+    """The boot code that a BIOS finds."""
     core: Core | None
     """Of both kinds of GRUB."""
     efi_partition: int | None

@@ -46,7 +46,7 @@ _CAN_READ_ALL = 1 << 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeWishes:
-    """What a job wants of a tree."""
+    """The wishes of a job for the image of a tree."""
 
     most: int
     """Bytes of the largest image, which is also the size where the tree's disk has none, or a larger one."""

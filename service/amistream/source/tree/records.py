@@ -143,7 +143,7 @@ def seal_inode(packed: bytearray, seed: int, number: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupState:
-    """What the descriptor of a group records."""
+    """The descriptor of a group."""
 
     block_bitmap: int
     inode_bitmap: int

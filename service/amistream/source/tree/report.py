@@ -13,7 +13,7 @@ _NAMED = 5
 
 
 class Fate(StrEnum):
-    """What happened to a file."""
+    """The changes of a file that are reported."""
 
     LEFT_OUT = "left out"
     EMPTIED = "comes in empty"

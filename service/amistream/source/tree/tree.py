@@ -33,7 +33,7 @@ _TYPES = {
     stat.S_IFSOCK: 6,
     stat.S_IFLNK: 7,
 }
-"""What a directory's entry says of the inode."""
+"""The kind of an inode as its directory entry records it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -117,7 +117,7 @@ def judge(target: Target, change: Change) -> str:
     finally:
         target.data[change.place] = old
     end = found.size // target.block_size
-    # What lies behind the end of the file system is kept by the caller.
+    # The caller keeps the bytes behind the end of the file system.
     lost = {block for block in target.truth - filled.blocks_of(found, target.block_size) if block < end}
     return f"lost block {min(lost)}" if lost else "mapped"
 

@@ -96,7 +96,7 @@ def test_unmounted(copies: Copies) -> None:
 
 @pytest.mark.parametrize("moment", ["frozen", "unmounted"])
 def test_preallocated(copies: Copies, moment: str, tmp_path: Path) -> None:
-    """What fills preallocated blocks is left out, every file reads the same, and e2fsck finds nothing new."""
+    """The content of preallocated blocks is left out, every file reads the same, and e2fsck finds nothing new."""
     path: Path = getattr(copies, moment)
     found = used(path)
     assert 20 * MIB < found.preallocated < 24 * MIB

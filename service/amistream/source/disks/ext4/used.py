@@ -108,7 +108,7 @@ class _Map:
             if run.unwritten:
                 self._leave_out(inode, run)
             if inode.number == RESIZE and "resize_inode" in self._fs.features:
-                # What its one block lists are the reserved descriptors: fixed blocks, claimed already.
+                # Its one block lists the reserved descriptors: fixed blocks, claimed already.
                 return
 
     def _claim_attributes(self, inode: Inode) -> None:
