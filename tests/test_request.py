@@ -56,6 +56,8 @@ GOOD: dict[str, Any] = {"source": "/dev/sdf", "destinations": ["s3://bucket/some
         ({"part_size": "10XB"}, "part_size", "'10XB' is not a size: write bytes, or a number with a unit"),
         ({"clean": "secrets,log"}, "clean", "'log' is none of secrets, history, identity, logs, caches; or write all"),
         ({"clean": ["none", "logs"]}, "clean", "'none' is none of"),
+        ({"exclude": ["/a\udcff"]}, "exclude", "is not UTF-8; write ? for each byte"),
+        ({"include": ["a\0"]}, "include", "has a zero byte"),
         ({"workers": 0}, "workers", "0 is out of range: it must be greater than 0"),
     ],
 )

@@ -136,8 +136,8 @@ def _check_fstab(value: str) -> str:
 def _check_pattern(value: str) -> str:
     if not value.strip("/"):
         raise ValueError(f"{value!r} names nothing; write a pattern as for rsync, such as /var/cache/* or *.log")
-    if "\0" in value:
-        raise ValueError("a pattern has no zero byte")
+    if re.search("[\0\ud800-\udfff]", value):
+        raise ValueError(f"{value!r} has a zero byte, or is not UTF-8; write ? for each byte of a name that is not")
     return value
 
 

@@ -186,6 +186,19 @@ async def test_a_stream(cli: Cli) -> None:
     assert (told.status, "cannot inspect standard input" in told.stderr) == (2, True)
 
 
+async def test_an_empty_word(cli: Cli) -> None:
+    """A variable that is not set never stands for the working directory."""
+    told = await cli("inspect", "")
+    assert (told.status, "SOURCE is empty" in told.stderr) == (2, True)
+
+
+async def test_a_name_that_is_not_utf8(cli: Cli, disk: Path, tmp_path: Path) -> None:
+    """A file's name need not be UTF-8: JSON escapes it."""
+    name = tmp_path / "disk\udcff"
+    name.symlink_to(disk)
+    assert (await document(cli, name))["source"] == f"{tmp_path}/disk\\udcff"
+
+
 async def test_a_manifest_in_a_file(cli: Cli, tmp_path: Path, key_ring: KeyRing) -> None:
     """A manifest is recognised by its content, read without a key, and has no AMIs in a directory."""
     bundle = older_bundle(tmp_path / "old", key_ring, [300_000, 1000], kernel="aki-12345678")

@@ -1,6 +1,6 @@
 """Runs a job's checks on this machine and, if given, on a volume and destinations, without starting a job.
 
-Changes nothing, except that an empty probe object is put and deleted.
+Changes nothing, except that an empty probe object is put and deleted, and that a script of the request runs.
 """
 
 from __future__ import annotations

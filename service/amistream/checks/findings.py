@@ -11,13 +11,14 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from inspect import iscoroutinefunction
-from typing import Self, TypeAlias
+from typing import Annotated, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from amistream.errors import AmistreamError, RefusedError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.gather import task_group
+from amistream.values import as_utf8
 
 
 class Status(StrEnum):
@@ -40,9 +41,9 @@ class Finding(BaseModel):
 
     name: str
     status: Status
-    found: str = Field(description="what was found")
+    found: Annotated[str, AfterValidator(as_utf8)] = Field(description="what was found")
     why: str = Field("", description="what would go wrong later")
-    fix: str = Field("", description="the command or step that fixes it")
+    fix: Annotated[str, AfterValidator(as_utf8)] = Field("", description="the command or step that fixes it")
     code: str = Field("", description="of the error or fault, for programs")
     field: str = Field("", description="the input at fault, if any")
     blocked_by: tuple[str, ...] = Field((), description="the failed checks for which this one was skipped")

@@ -28,7 +28,7 @@ from amistream.source.disks.loader import find_loader
 from amistream.source.opening import open_source
 from amistream.source.tree.opening import TreeWishes
 from amistream.units import size_text
-from amistream.values import GIB, Extent, LeftOut
+from amistream.values import GIB, Extent, LeftOut, as_utf8
 
 _LARGEST_IMAGE = int(Settings.model_fields["max_image_size"].default)
 _LARGEST_TREE = 1024 * GIB
@@ -114,7 +114,7 @@ def _facts(source: str, volume: Volume, doubt: str, wanted: Wanted) -> DiskFacts
     used = data if place else disk.used(data)
     loader = find_loader(read, disk.table, volume.size)
     return DiskFacts(
-        source=source,
+        source=as_utf8(source),
         kind=volume.kind.value,
         size=volume.size,
         mounted=place,

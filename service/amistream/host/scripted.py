@@ -122,7 +122,7 @@ def _check(script: Path, answer: str, words: str, space: int) -> None:
             return
         case ["status", status]:
             number = int(status)
-            how = f"it ended with status {number}" if number > 0 else f"it was ended by {signal.Signals(-number).name}"
+            how = f"it ended with status {number}" if number > 0 else f"it was ended by {_signal_name(-number)}"
             code, hint = "script.failed", "its last words:" + said if said else "it wrote nothing to its standard error"
         case ["full", _]:
             how = f"its changes fill the {size_text(space)} that they may have"
@@ -137,3 +137,8 @@ def _check(script: Path, answer: str, words: str, space: int) -> None:
         case _:
             how, code, hint = "its guard was ended", "script.failed", "free memory, and try again" + said
     raise RefusedError(code, f"cannot use what {script} changes: {how}", hint=hint, field=_FIELD)
+
+
+def _signal_name(number: int) -> str:
+    """The signal's name; most real-time signals have none."""
+    return next((each.name for each in signal.Signals if each == number), f"signal {number}")

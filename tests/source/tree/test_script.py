@@ -152,6 +152,7 @@ def test_own_files_stay_out(tree: Path, point: Path, tmp_path: Path) -> None:
     [
         ("echo one >&2; echo two >&2; exit 3", "script.failed", "ended with status 3", "one\ntwo"),
         ("kill -9 $$", "script.failed", "SIGKILL", "nothing"),
+        ("kill -40 $$", "script.failed", "ended by signal 40", "nothing"),
         ("head -c 20M /dev/zero >big || true", "script.space", "fill the 16.0 MiB", "script_space"),
     ],
 )

@@ -71,6 +71,9 @@ def inspect(
 
     Example: [bold]amistream inspect s3://my-bucket/web-1/image.manifest.xml[/bold]
     """
+    if not source:
+        hint = "is a variable of the script not set?"
+        raise UsageError("usage", "cannot inspect nothing: SOURCE is empty", hint=hint)
     if source == STANDARD_INPUT:
         raise UsageError(
             "usage", "cannot inspect standard input: a stream cannot be read twice", hint="give a file or a device"
