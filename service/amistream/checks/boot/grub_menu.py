@@ -1,6 +1,7 @@
 """Parses the menu of GRUB 2: grub.cfg, its environment block, and the entries of the Boot Loader Specification.
 
 Pure: text in, entries out. Of the language of grub.cfg only what menus use counts: each branch of an `if` is taken.
+Raises `DoubtError` where variables make more of a menu than memory should hold.
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 
+from amistream.source.disks.reading import DoubtError
+
 _DEEPEST = 32
 _MOST_DIGITS = 6
 _LONGEST = 4096
 """Characters of a value; Linux takes 4095 of a command line."""
+_MOST_WORDS = 100_000
+"""Words of all command lines and initrds of a menu, with the values of variables. Guess: 100 kernels have 2,000."""
 _LINUX = {"linux", "linux16", "linuxefi"}
 _INITRD = {"initrd", "initrd16", "initrdefi"}
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
@@ -50,6 +55,15 @@ class Menu:
     """Its entries are those of the menu."""
     has_blscfg: bool = False
     """It takes the entries from the files of the Boot Loader Specification."""
+    words_taken: int = 0
+
+    def split(self, text: str) -> list[str]:
+        """Expand, and split into words. A word that is a variable without a value is none, as for GRUB."""
+        words = [word for word in _expanded(text, self.variables).split() if not _VARIABLE.fullmatch(word)]
+        self.words_taken += len(words)
+        if self.words_taken > _MOST_WORDS:
+            raise DoubtError(f"the menu of GRUB has more than {_MOST_WORDS} words")
+        return words
 
 
 def parse_menu(text: str, environment: Mapping[str, str]) -> Menu:
@@ -82,10 +96,9 @@ def _command(menu: Menu, entry: Entry, command: str, words: list[str]) -> None:
     elif command == "search":
         entry.searched += _searched(words)
     elif command in _LINUX and words:
-        arguments = (each for word in words[1:] for each in _split(word, menu.variables))
-        entry.kernels.append(Kernel(_path(words[0]), tuple(arguments)))
+        entry.kernels.append(Kernel(_path(words[0]), tuple(menu.split(" ".join(words[1:])))))
     elif command in _INITRD:
-        entry.initrds += (_path(each) for word in words for each in _split(word, menu.variables))
+        entry.initrds += map(_path, menu.split(" ".join(words)))
 
 
 def default_entry(menu: Menu, bls: Iterable[Entry] = ()) -> Entry | None:
@@ -108,7 +121,7 @@ def parse_environment(text: str) -> dict[str, str]:
     return {name: re.sub(r"\\(.)", r"\1", value) for name, equals, value in pairs if equals}
 
 
-def parse_bls(name: str, text: str, variables: Mapping[str, str]) -> Entry:
+def parse_bls(name: str, text: str, menu: Menu) -> Entry:
     """Parse one entry of the Boot Loader Specification; `name` is that of its file, without .conf."""
     entry = Entry("", name)
     path, options = "", ""
@@ -120,11 +133,11 @@ def parse_bls(name: str, text: str, variables: Mapping[str, str]) -> Entry:
         elif key == "linux":
             path = _path(value)
         elif key == "initrd":
-            entry.initrds += map(_path, _split(value, variables))
+            entry.initrds += map(_path, menu.split(value))
         elif key == "options":
             options += f" {value}"
     if path:
-        entry.kernels.append(Kernel(path, tuple(_split(options, variables))))
+        entry.kernels.append(Kernel(path, tuple(menu.split(options))))
     return entry
 
 
@@ -133,7 +146,7 @@ def newest_first(names: Iterable[str]) -> list[str]:
 
     def parts(name: str) -> list[tuple[int, int, str]]:
         return [
-            (1, int(each[:18]), "") if each.isdigit() else (0, 0, each) for each in re.findall("[0-9]+|[^0-9]+", name)
+            (1, int(each[:18]), "") if each.isdecimal() else (0, 0, each) for each in re.findall("[0-9]+|[^0-9]+", name)
         ]
 
     return sorted(names, key=parts, reverse=True)
@@ -181,12 +194,7 @@ def _path(word: str) -> str:
 
 def _expanded(text: str, variables: Mapping[str, str]) -> str:
     """Replace the variables that have a value; the others stay, for nothing here knows them."""
-    return _VARIABLE.sub(lambda match: variables.get(match[1] or match[2], match[0]), text)[:_LONGEST]
-
-
-def _split(text: str, variables: Mapping[str, str]) -> list[str]:
-    """Expand, and split into words. A word that is a variable without a value is none, as for GRUB."""
-    return [word for word in _expanded(text, variables).split() if not _VARIABLE.fullmatch(word)]
+    return _VARIABLE.sub(lambda match: variables.get(match[1] or match[2], match[0]), text[:_LONGEST])[:_LONGEST]
 
 
 def _chosen(entries: list[Entry], wanted: str) -> Entry | None:

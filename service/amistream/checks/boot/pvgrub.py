@@ -60,7 +60,7 @@ def _default_entry(text: str) -> _Entry | None:
         if not words or words[0].startswith("#"):
             continue
         command, rest = words[0], words[1:]
-        if command == "default" and rest and rest[0].isdigit():
+        if command == "default" and rest and rest[0].isdecimal():
             default = int(rest[0][:4])
         elif command == "title":
             entries.append(_Entry())

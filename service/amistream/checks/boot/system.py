@@ -132,6 +132,6 @@ def _bls_entries(files: Files, menu: Menu) -> list[Entry]:
         return []
     names = [name.removesuffix(".conf") for name in files.names(_ENTRIES) if name.endswith(".conf")]
     return [
-        parse_bls(name, text_of(files, f"{_ENTRIES}/{name}.conf") or "", menu.variables)
+        parse_bls(name, text_of(files, f"{_ENTRIES}/{name}.conf") or "", menu)
         for name in newest_first(names)[:_MOST_ENTRIES]
     ]
