@@ -101,6 +101,18 @@ def test_bomb(pack: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch) -
         names(pack(newc({f"{number}": b"" for number in range(1001)})))
 
 
+@packed
+def test_many_bombs(pack: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limits are for all archives of a file together."""
+    monkeypatch.setattr(initramfs, "MOST_UNPACKED", 2 << 20)
+    monkeypatch.setattr(initramfs, "MOST_PACKED", 2 << 20)
+    monkeypatch.setattr(initramfs, "MOST_NAMES", 1000)
+    with pytest.raises(DoubtError, match="MiB"):
+        names(pack(newc({"zeros": bytes(1 << 20)})) * 3)
+    with pytest.raises(DoubtError, match="more than 1000 names"):
+        names(pack(newc({f"{number}": b"" for number in range(501)})) * 2)
+
+
 @pytest.mark.parametrize(
     ("data", "why"),
     [

@@ -21,6 +21,7 @@ from amistream.values import KIB, MIB
 MOST_PACKED = 512 * MIB
 MOST_UNPACKED = 768 * MIB
 MOST_NAMES = 200_000
+"""Of all archives together, as MOST_UNPACKED."""
 MOST_MEMORY = 128 * MIB
 """Of a decompressor: `xz -9` needs 65 MiB."""
 MOST_ARCHIVES = 64
@@ -51,7 +52,13 @@ def names(file: File) -> Iterator[str]:
     """Each name in the initramfs, without a slash or dot in front. Raises `DoubtError` where it cannot be read on."""
     if file.size > MOST_PACKED:
         raise DoubtError(f"it has more than {MOST_PACKED // MIB} MiB")
-    packed = _Bytes(_pieces(file))
+    for number, name in enumerate(_names(_Bytes(_pieces(file)))):
+        if number == MOST_NAMES:
+            raise DoubtError(f"it has more than {MOST_NAMES} names")
+        yield name
+
+
+def _names(packed: _Bytes) -> Iterator[str]:
     for _ in range(MOST_ARCHIVES):
         if not packed.skip_zeros():
             return
@@ -77,6 +84,8 @@ class _Bytes:
         self._pieces = pieces
         self._piece = b""
         self._at = 0
+        self.unpacked = 0
+        """Bytes that its archives have become so far."""
 
     def peek(self, length: int) -> bytes:
         """The next bytes, fewer at the end."""
@@ -123,7 +132,7 @@ class _Bytes:
 
 def _archive(packed: _Bytes) -> Iterator[str]:
     """The names of one cpio archive, of the kind that the kernel unpacks (newc)."""
-    for _ in range(MOST_NAMES):
+    while True:
         header = packed.take(_HEADER)
         if header[:6] not in _CPIO:
             raise DoubtError("its archive has something else where a file's header should be")
@@ -140,7 +149,6 @@ def _archive(packed: _Bytes) -> Iterator[str]:
             return
         yield name.removeprefix("/").removeprefix("./")
         packed.skip(size + -size % 4)
-    raise DoubtError(f"it has more than {MOST_NAMES} names")
 
 
 def _unpacked_archives(packed: _Bytes, decompressor: _Decompressor) -> Iterator[str]:
@@ -152,7 +160,6 @@ def _unpacked_archives(packed: _Bytes, decompressor: _Decompressor) -> Iterator[
 
 
 def _unpacked(packed: _Bytes, decompressor: _Decompressor) -> Iterator[bytes]:
-    total = 0
     try:
         while not decompressor.eof:
             is_starved = decompressor.needs_input
@@ -160,8 +167,8 @@ def _unpacked(packed: _Bytes, decompressor: _Decompressor) -> Iterator[bytes]:
             piece = decompressor.decompress(given, _PIECE)
             if is_starved and not given and not piece:
                 raise DoubtError("it ends in the middle")
-            total += len(piece)
-            if total > MOST_UNPACKED:
+            packed.unpacked += len(piece)
+            if packed.unpacked > MOST_UNPACKED:
                 raise DoubtError(f"it unpacks to more than {MOST_UNPACKED // MIB} MiB")
             if piece:
                 yield piece
