@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,17 @@ async def test_report_that_cannot_be_written(scene: Scene, tree: Path) -> None:
     """A report whose directory is missing is refused before the first byte."""
     error = await scene.refused(scene.out, source=str(tree), size="32MiB", report="/nowhere/report")
     assert (error.code, error.field) == ("report.unwritable", "report")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "directory"])
+async def test_report_in_place_of_something(kind: str, scene: Scene, tree: Path, tmp_path: Path) -> None:
+    """A report takes no name of what is no file, such as /dev/null: that would be gone."""
+    place = tmp_path / "place"
+    {"pipe": os.mkfifo, "link": lambda path: path.symlink_to("/dev/null"), "directory": os.mkdir}[kind](place)
+    before = place.lstat().st_ino
+    error = await scene.refused(scene.out, source=str(tree), size="32MiB", report=str(place))
+    assert (error.code, error.field) == ("report.no_file", "report")
+    assert place.lstat().st_ino == before
 
 
 async def test_another_fstab(scene: Scene, tree: Path) -> None:

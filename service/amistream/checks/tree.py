@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +40,14 @@ def tree_wishes(context: RequestContext, stopped: Callable[[], bool]) -> TreeWis
             "report.unwritable",
             f"cannot write the report {report}: its directory is missing, or not yours to write to",
             hint=f"ls -ld {quoted(report.parent)}; the daemon's unit writes only where ReadWritePaths= lets it",
+            field="report",
+        )
+    if report is not None and os.path.lexists(report) and not stat.S_ISREG(report.lstat().st_mode):
+        # The report takes the name: of a device such as /dev/null, all other programs would miss it.
+        raise RefusedError(
+            "report.no_file",
+            f"cannot write the report {report}: there is something else than a regular file",
+            hint=f"give the name of a new file; ls -ld {quoted(report)} shows what is there",
             field="report",
         )
     places = [parse_location(destination) for destination in request.destinations]
