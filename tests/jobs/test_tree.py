@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import random
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from amistream.events import State
+from amistream.jobs import bundle_run
 from amistream.jobs.job import Job
+from amistream.jobs.tree_report import check_tree
 from jobs.runs import ANEW
 from source.tree.images import is_clean, opened, write_image
 from support.mounts import small_disk
@@ -119,6 +122,21 @@ async def test_begun_anew(change: str, scene: Scene, tree: Path) -> None:
     named = "/zzz" if change == "new" else "/folder2/file29"
     assert [notice for notice in job.notices if f"(1 file ({named}) came or changed): {ANEW}" in notice]
     check(scene, tree)
+
+
+async def test_compared_aside(scene: Scene, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million files are compared on a thread: the daemon answers meanwhile."""
+    threads: list[threading.Thread] = []
+
+    def compare(*given: Any) -> None:
+        threads.append(threading.current_thread())
+        check_tree(*given)
+
+    monkeypatch.setattr(bundle_run, "check_tree", compare)
+    job = await scene.run(asked(scene, tree))
+    assert job.state is State.DONE
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 async def test_begun_anew_without_a_file(scene: Scene, tree: Path) -> None:

@@ -175,7 +175,7 @@ class BundleRun:
         await self._move(State.BUNDLING)
         try:
             volume = ready.volume
-            check_tree(self._bundling.tree, volume)
+            await finish_despite_cancel(asyncio.to_thread(check_tree, self._bundling.tree, volume))
             checking = asyncio.to_thread(check_volume, self._bundling, volume, ready.used)
             await finish_despite_cancel(checking, on_cancel=volume.interrupt)
             pipeline, meter, measured = await self._pass(ready, key)
