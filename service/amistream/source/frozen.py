@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from amistream.errors import SourceError
 from amistream.host.frozen import Frozen
 from amistream.ports.volume import Volume
 from amistream.values import Extent
@@ -44,6 +45,13 @@ class FrozenVolume:
         self._inner.interrupt()
 
     def rewind(self) -> None:
+        if self._all_read:
+            raise SourceError(
+                "freeze.over",
+                f"cannot start over with {self.path}: its file systems were thawed once all was read",
+                hint="submit the job again: it begins anew, with a freeze of its own",
+                field="freeze",
+            )
         self._inner.rewind()
 
     def close(self) -> None:
