@@ -26,7 +26,7 @@ from amistream import log
 from amistream.aws.session import Aws
 from amistream.checks import preflight
 from amistream.checks.destination import Destination
-from amistream.events import State
+from amistream.events import BundleResult, State
 from amistream.jobs.engine import Engine
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
@@ -34,7 +34,7 @@ from amistream.keys import BundleKey
 from amistream.pipeline import Pipeline
 from amistream.ports.store import OnBytes, whole_checksum
 from amistream.process import settle_memory
-from amistream.request import JobRequest, TreeFields, parse_request
+from amistream.request import BundleRequest, TreeFields, parse_bundle_request
 from amistream.settings import LogFormat, Settings
 from amistream.values import KIB
 from benchmarks.jobs import Batch, Figures, JobSpec, Lateness
@@ -112,7 +112,7 @@ class Worker:
         late = {"idle": _lateness(idle), "busy": _lateness(busy)} if spec.ticker else {}
         return Figures(peak_rss=peak_rss(), **figures, **late)
 
-    def _request(self, spec: JobSpec) -> JobRequest:
+    def _request(self, spec: JobSpec) -> BundleRequest:
         destination = spec.destination or str(Path(self._batch.scratch) / "nothing")
         if spec.endpoint_url:
             # The sink remembers what it was sent, and no job overwrites another's bundle.
@@ -126,10 +126,10 @@ class Worker:
         }
         if spec.endpoint_url:
             values |= {"endpoint_url": spec.endpoint_url, "register_image": False}
-        return parse_request(values)
+        return parse_bundle_request(values)
 
     async def _whole_job(
-        self, request: JobRequest, engine: Engine, spec: JobSpec, late: list[float] | None
+        self, request: BundleRequest, engine: Engine, spec: JobSpec, late: list[float] | None
     ) -> dict[str, Any]:
         job = Job(request)
         await engine.enter(job)
@@ -141,7 +141,7 @@ class Worker:
             cpu, wall = process_time(), perf_counter()
             await engine.run(job)
             wall, cpu = perf_counter() - wall, process_time() - cpu
-        if job.state is not State.DONE or job.result is None:
+        if job.state is not State.DONE or not isinstance(job.result, BundleResult):
             raise BenchmarkError(f"the job is {job.state}: {job.error.message if job.error else ''}")
         return {
             "size": job.result.image_size,
@@ -152,7 +152,7 @@ class Worker:
             "bytes_sent": await _sent(spec) - before,
         }
 
-    async def _into_nothing(self, request: JobRequest, late: list[float] | None) -> dict[str, Any]:
+    async def _into_nothing(self, request: BundleRequest, late: list[float] | None) -> dict[str, Any]:
         """The data path alone. The checks make its plan as for any job, but for a directory that is then not used."""
         async with Aws(self._settings) as aws:
             ready = await preflight.check([Destination(request, self._settings, aws, "bench")], lambda _: None)

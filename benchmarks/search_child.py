@@ -19,7 +19,7 @@ from amistream.checks.preflight import check_measurable
 from amistream.jobs.search import Candidate, candidates
 from amistream.jobs.tune import DEFAULT_MEMORY_LIMIT, Tuner, tune
 from amistream.process import settle_memory
-from amistream.request import JobRequest, parse_request
+from amistream.request import BundleRequest, parse_bundle_request
 from amistream.settings import LogFormat, Settings
 from amistream.values import MIB
 from benchmarks.inputs import SEED
@@ -30,7 +30,7 @@ from benchmarks.sink_process import BUCKET, Sink
 async def search(spec: SearchSpec) -> Search:
     """The grid, then the searches, each from another setting in force."""
     settings = Settings(**spec.settings)
-    request = parse_request(
+    request = parse_bundle_request(
         {
             "source": spec.source,
             "destinations": [f"s3://{BUCKET}/search"],
@@ -49,7 +49,7 @@ async def search(spec: SearchSpec) -> Search:
     )
 
 
-async def _grid(request: JobRequest, settings: Settings) -> dict[Candidate, float]:
+async def _grid(request: BundleRequest, settings: Settings) -> dict[Candidate, float]:
     """The speed of each candidate in a pass over the whole volume."""
     async with AsyncExitStack() as stack:
         aws = await stack.enter_async_context(Aws(settings))
@@ -62,7 +62,7 @@ async def _grid(request: JobRequest, settings: Settings) -> dict[Candidate, floa
         return {each: (await tuner.attempt(each, LARGEST)).rate for each in field}
 
 
-async def _tuned(spec: SearchSpec, request: JobRequest, in_force: Candidate) -> Tuned:
+async def _tuned(spec: SearchSpec, request: BundleRequest, in_force: Candidate) -> Tuned:
     sink = Sink(spec.endpoint_url)
     chosen: dict[str, Any] = {
         "part_size": in_force.part_size,

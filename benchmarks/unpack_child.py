@@ -22,7 +22,7 @@ from amistream.jobs.engine import Engine
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
 from amistream.process import settle_memory
-from amistream.request import parse_request
+from amistream.request import parse_bundle_request
 from amistream.settings import LogFormat, Settings
 from amistream.values import manifest_name
 from benchmarks.child import ACCOUNT, forget_peak, peak_rss
@@ -64,7 +64,7 @@ def _sizes(spec: UnpackSpec) -> tuple[int, int]:
 
 
 async def _bundle(spec: UnpackSpec, settings: Settings) -> None:
-    request = parse_request(
+    request = parse_bundle_request(
         {
             "source": spec.source,
             "destinations": [spec.bundle],

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ByteSize
 
-from amistream.request import JobRequest, Option
+from amistream.request import BundleRequest, Option
 from amistream.settings import Settings, memory_ceiling
 from amistream.values import GIB, KIB, MIB
 
@@ -83,7 +83,7 @@ def config_text() -> str:
 def option_table() -> str:
     """Format the options of `bundle` as a table in Markdown."""
     lines = ["| option | meaning | default |", "|---|---|---|"]
-    for name, field in JobRequest.model_fields.items():
+    for name, field in BundleRequest.model_fields.items():
         option = next((each for each in field.metadata if isinstance(each, Option)), None)
         if option is None or not option.names.startswith("-"):
             continue
@@ -95,7 +95,7 @@ def option_table() -> str:
 
 
 def _default(name: str) -> str:
-    field = Settings.model_fields.get(name, JobRequest.model_fields[name])
+    field = Settings.model_fields.get(name, BundleRequest.model_fields[name])
     value = None if field.is_required() else field.get_default(call_default_factory=True)
     if field.is_required():
         return "required"

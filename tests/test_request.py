@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from amistream.errors import UsageError
-from amistream.request import PATTERN_WORDS, JobRequest, parse_request
+from amistream.request import PATTERN_WORDS, REQUESTS, parse_bundle_request
 
 GOOD: dict[str, Any] = {"source": "/dev/sdf", "destinations": ["s3://bucket/some/prefix"]}
 
@@ -64,7 +64,7 @@ GOOD: dict[str, Any] = {"source": "/dev/sdf", "destinations": ["s3://bucket/some
 def test_what_is_wrong_is_named(change: dict[str, Any], field: str, says: str) -> None:
     """Each wrong word gives one sentence that names the field and what it should be."""
     with pytest.raises(UsageError) as caught:
-        parse_request({**GOOD, **change})
+        parse_bundle_request({**GOOD, **change})
     assert caught.value.field == field
     assert says in caught.value.message
     assert caught.value.hint
@@ -80,14 +80,14 @@ def test_what_is_wrong_is_named(change: dict[str, Any], field: str, says: str) -
 )
 def test_categories_to_clean(text: str, categories: tuple[str, ...]) -> None:
     """Categories are given in one text or several; all and none stand alone."""
-    assert parse_request({**GOOD, "clean": text}).clean == categories
-    assert parse_request({**GOOD, "clean": text.split(",")}).clean == categories
+    assert parse_bundle_request({**GOOD, "clean": text}).clean == categories
+    assert parse_bundle_request({**GOOD, "clean": text.split(",")}).clean == categories
 
 
 def test_every_wrong_field_is_named() -> None:
     """The hint lists what else is wrong, one line for each field."""
     with pytest.raises(UsageError) as caught:
-        parse_request({**GOOD, "workers": 0, "compress": "0", "colour": "red"})
+        parse_bundle_request({**GOOD, "workers": 0, "compress": "0", "colour": "red"})
     assert (caught.value.code, caught.value.field) == ("request.unknown_field", "colour")
     also = caught.value.hint.splitlines()[1:]
     assert sorted(line.partition(" ")[2][:9] for line in also) == ["compress:", "workers: "]
@@ -95,27 +95,29 @@ def test_every_wrong_field_is_named() -> None:
 
 def test_every_pattern_has_words() -> None:
     """No person ever sees a regular expression."""
-    schema = JobRequest.model_json_schema()["properties"]
-    with_pattern = {name for name, each in schema.items() if "'pattern'" in str(each)}
+    schemas = [model.model_json_schema()["properties"] for model in REQUESTS.values()]
+    with_pattern = {name for schema in schemas for name, each in schema.items() if "'pattern'" in str(each)}
     # Sizes bring a pattern and words of their own.
-    assert with_pattern - {"part_size", "memory_limit", "limit_upload", "image_size", "size"} == set(PATTERN_WORDS)
+    assert with_pattern - {"part_size", "memory_limit", "limit_upload", "image_size", "size", "volume_size"} == set(
+        PATTERN_WORDS
+    )
 
 
 def test_what_is_left_out() -> None:
     """A bucket registers, a directory does not."""
-    assert parse_request(GOOD).registers
-    assert not parse_request({**GOOD, "destinations": ["/dir"]}).registers
+    assert parse_bundle_request(GOOD).registers
+    assert not parse_bundle_request({**GOOD, "destinations": ["/dir"]}).registers
 
 
 def test_sizes_and_accounts_as_people_write_them() -> None:
     """Units and dashes are understood."""
-    request = parse_request({**GOOD, "part_size": "64MiB", "account": "1234-5678-9012"})
+    request = parse_bundle_request({**GOOD, "part_size": "64MiB", "account": "1234-5678-9012"})
     assert (request.part_size, request.account) == (64 * 1024 * 1024, "123456789012")
 
 
 def test_a_region_for_several_destinations() -> None:
     """Directories have none, so it may be said once for all; each bucket has its own."""
     told = {"source": "/volumes/a", "region": "eu-west-1"}
-    assert parse_request({**told, "destinations": ["/a", "/b"]}).region == "eu-west-1"
+    assert parse_bundle_request({**told, "destinations": ["/a", "/b"]}).region == "eu-west-1"
     with pytest.raises(UsageError, match="each of several buckets has its own"):
-        parse_request({**told, "destinations": ["s3://bucket-a", "s3://bucket-b"]})
+        parse_bundle_request({**told, "destinations": ["s3://bucket-a", "s3://bucket-b"]})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -18,6 +18,7 @@ class JobKind(StrEnum):
     """The kinds of jobs. Each has its own request, run (`jobs.engine`) and result; states and events are shared."""
 
     BUNDLE = "bundle"
+    CONVERT = "convert"
 
 
 class State(StrEnum):
@@ -26,6 +27,7 @@ class State(StrEnum):
     QUEUED = "queued"
     CHECKING = "checking"
     BUNDLING = "bundling"
+    CONVERTING = "converting"
     COMMITTING = "committing"
     REGISTERING = "registering"
     DONE = "done"
@@ -43,8 +45,9 @@ _CUT_SHORT = (State.CANCELLED, State.FAILED, State.INTERRUPTED)
 
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.QUEUED: frozenset({State.CHECKING, *_CUT_SHORT}),
-    State.CHECKING: frozenset({State.BUNDLING, State.COMMITTING, State.REFUSED, *_CUT_SHORT}),
+    State.CHECKING: frozenset({State.BUNDLING, State.CONVERTING, State.COMMITTING, State.REFUSED, *_CUT_SHORT}),
     State.BUNDLING: frozenset({State.COMMITTING, *_CUT_SHORT}),
+    State.CONVERTING: frozenset({State.COMMITTING, *_CUT_SHORT}),
     State.COMMITTING: frozenset({State.REGISTERING, State.DONE, *_CUT_SHORT}),
     State.REGISTERING: frozenset({State.DONE, *_CUT_SHORT}),
     State.DONE: frozenset(),
@@ -78,8 +81,10 @@ class Progress(_Model):
     stored_share: float = Field(
         0.0, description="share of the volume, 0 to 1, that is stored, parts under way included"
     )
-    parts_made: int
-    parts_stored: int
+    parts_made: int = 0
+    parts_stored: int = 0
+    blocks_made: int = Field(0, description="blocks of a conversion that were read")
+    blocks_stored: int = Field(0, description="blocks of a conversion that are stored, or are zeros")
     bytes_stored: int
     elapsed_s: float
     rate: float = Field(description="bytes of the volume stored per second, over the last seconds")
@@ -118,8 +123,8 @@ class PlaceResult(_Model):
     error: ErrorBody | None = Field(None, description="why it failed, or null when it is done")
 
 
-class JobResult(_Model):
-    """The result of a finished job. With several destinations `manifest` to `region` are the first one's."""
+class BundleResult(_Model):
+    """The result of a finished bundle job. With several destinations `manifest` to `region` are the first one's."""
 
     manifest: str = Field(description="s3://bucket/key or path of the manifest")
     image_id: str | None = Field(description="the AMI's id, or null when it was not registered")
@@ -146,6 +151,35 @@ class JobResult(_Model):
     )
     cpu_s: float = Field(description="CPU seconds of the whole process while the job ran")
     stages: tuple[StageProgress, ...]
+
+
+class ConversionResult(_Model):
+    """The result of a finished conversion."""
+
+    snapshot_id: str
+    region: str
+    image_id: str | None = Field(description="the AMI's id, or null when it was not registered")
+    image_name: str | None
+    image_size: int = Field(description="bytes of the image")
+    volume_size: int = Field(description="bytes of a volume made of the snapshot")
+    left_out: LeftOut | None = Field(
+        None, description="bytes of the volume that are not read and come back as zeros; null for a bundle as source"
+    )
+    blocks: int = Field(description="blocks of 512 KiB in the snapshot; all others are zeros")
+    blocks_put: int = Field(description="blocks that this run sent; an earlier run sent the rest")
+    blocks_read: int = Field(description="blocks that were read, those of zeros included")
+    checksum: str = Field(description="SHA-256 over the SHA-256 of all blocks in order, hex: that of the snapshot")
+    elapsed_s: float
+    cpu_s: float = Field(description="CPU seconds of the whole process while the job ran")
+    bottleneck: str | None = Field(
+        None, description="the stage that limited the job as a whole, or null for one of a few seconds"
+    )
+    advice: str = Field("", description="which knob to turn to go faster")
+    stages: tuple[StageProgress, ...]
+
+
+JobResult: TypeAlias = BundleResult | ConversionResult
+"""The result of a job of any kind."""
 
 
 class JobView(_Model):

@@ -278,6 +278,9 @@ class Settings(BaseSettings):
     upload_concurrency: PositiveInt = Field(
         4, le=64, description="Parts in flight, at most 64. Each takes a part's size of memory. Guess."
     )
+    puts: PositiveInt = Field(
+        64, le=256, description="Blocks of a snapshot in flight, at most 256. Each takes 512 KiB of memory. Guess."
+    )
     limit_upload: ByteSize | None = Field(
         None,
         ge=16 * KIB,

@@ -22,6 +22,7 @@ LARGEST_PART = 5 * GIB
 STANDARD_INPUT = STANDARD_OUTPUT = "-"
 """The name of a pipe as source of a request, and as destination of an unbundled image."""
 
+_SNAPSHOT = re.compile("snap-([0-9a-f]{8}|[0-9a-f]{17})")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
 
@@ -175,6 +176,11 @@ def as_prefix(text: str) -> str:
         return text
     kept = "".join(each if each.isprintable() and each != "/" else "_" for each in text).strip().lstrip("-. ")
     return kept.encode()[:LONGEST_PREFIX].decode(errors="ignore").strip() or "image"
+
+
+def is_snapshot(text: str) -> bool:
+    """True for the id of an EBS snapshot, as a source; a file of that name is written ./snap-..."""
+    return _SNAPSHOT.fullmatch(text) is not None
 
 
 def part_name(prefix: str, index: int) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from amistream.bundles.meter import Meter
+from amistream.events import BundleResult
 from bundles.made import stored_bytes, verify_at, work
 from jobs.work import request, run, settings, use_endpoint
 from support.referee import check_bundle
@@ -38,7 +39,7 @@ async def test_names(
     image, bucket = random_image(tmp_path / "disk.img", 50_000), make_bucket(ministack)
     it = settings(tmp_path, endpoint_url=ministack.url, part_size="16KiB")
     job = await run(request(image, f"s3://{bucket}/{folder}", key_ring, prefix=name, register_image=False), it)
-    assert job.result is not None, job.error
+    assert isinstance(job.result, BundleResult), job.error
     assert job.result.manifest == f"s3://{bucket}/{folder}/{name}.manifest.xml"
     keys = stored_bytes(ministack, bucket)
     assert set(keys) == {

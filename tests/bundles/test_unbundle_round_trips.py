@@ -9,6 +9,7 @@ import pytest
 
 from amistream.bundles.manifest import Signature
 from amistream.bundles.results import Access, Report, Unbundled
+from amistream.events import BundleResult
 from bundles.made import put_files, unbundle_at, verify_at
 from bundles.shell_bundle import EVERYTHING, Form, shell_bundle
 from jobs.work import request, run, settings, use_endpoint
@@ -146,7 +147,7 @@ async def test_our_own(compress: str, sparse: str, key_ring: KeyRing, tmp_path: 
     """Referees and unbundle both restore a file system bundled by our own engine."""
     image = ext4_image(tmp_path / "disk.img", 12 * MIB)
     job = await run(request(image, tmp_path / "bundle", key_ring, compress=compress, sparse=sparse), settings(tmp_path))
-    assert job.result is not None
+    assert isinstance(job.result, BundleResult)
     check_bundle(tmp_path / "bundle", image, key_ring.user.key, key_ring.user.certificate)
     report = await prove(job.result.manifest, key_ring, tmp_path)
     assert report.content is not None
@@ -167,7 +168,7 @@ async def test_our_own_in_s3(
     bucket = make_bucket(seaweedfs)
     it = settings(tmp_path, endpoint_url=seaweedfs.url, **chunks)
     made = await run(request(image, f"s3://{bucket}/x", key_ring, register_image=False), it)
-    assert made.result is not None, made.error
+    assert isinstance(made.result, BundleResult), made.error
     files = (key_ring.user.certificate, key_ring.user.key)
     shallow = await verify_at(made.result.manifest, it, files)
     assert shallow.differences == ()

@@ -16,6 +16,7 @@ from amistream.bundles.acls import EC2_READER, who_can_read
 from amistream.bundles.manifest import Signature
 from amistream.bundles.results import Access, Report
 from amistream.errors import StoreError
+from amistream.events import BundleResult
 from amistream.flow.gather import gather_limited
 from amistream.keys import own_identity
 from bundles.made import flip, older_bundle, put_files, verify_at
@@ -103,7 +104,7 @@ async def test_checksums_of_the_store(
     image = random_image(tmp_path / "disk.img", 1_000_000)
     it = settings(tmp_path, endpoint_url=seaweed.url)
     made = await run(request(image, f"s3://{bucket}/x", key_ring, register_image=False), it)
-    assert made.result is not None, made.error
+    assert isinstance(made.result, BundleResult), made.error
     with seaweed.blocking_client() as s3:
         size = s3.head_object(Bucket=bucket, Key="x/image.part.01")["ContentLength"]
         s3.put_object(Bucket=bucket, Key="x/image.part.01", Body=bytes(size), ChecksumAlgorithm="SHA1")
@@ -239,7 +240,7 @@ async def test_the_kept_pair(key_ring: KeyRing, tmp_path: Path) -> None:
     own_identity(it.state_dir)
     image = random_image(tmp_path / "disk.img", 100_000)
     ours = await run(request(image, tmp_path / "ours", key_ring, certificate=None, private_key=None), it)
-    assert ours.result is not None, ours.error
+    assert isinstance(ours.result, BundleResult), ours.error
     report = await verify_at(ours.result.manifest, it, deep=True)
     assert (report.signature, report.differences) == (Signature.RIGHT, ())
     text = Path(ours.result.manifest).read_text()
@@ -255,7 +256,7 @@ async def test_a_manifest_written_again(key_ring: KeyRing, tmp_path: Path) -> No
     """A manifest of ours verifies from its raw bytes, and parsed and written again, in single or double quotes."""
     image = random_image(tmp_path / "disk.img", 100_000)
     job = await run(request(image, tmp_path / "bundle", key_ring), settings(tmp_path))
-    assert job.result is not None, job.error
+    assert isinstance(job.result, BundleResult), job.error
     manifest = Path(job.result.manifest)
     raw = manifest.read_text()
     assert (await shallow(str(manifest), tmp_path, key_ring.user)).signature is Signature.RIGHT

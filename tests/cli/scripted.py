@@ -13,9 +13,9 @@ from typing import Any
 from aiohttp import web
 
 from amistream.errors import AmistreamError
-from amistream.events import JobResult, Progress, StageProgress, State
+from amistream.events import BundleResult, Progress, StageProgress, State
 from amistream.jobs.job import End, Job
-from amistream.request import parse_request
+from amistream.request import parse_bundle_request
 from amistream.values import MIB
 
 STAGES = (
@@ -36,7 +36,7 @@ PROGRESS = Progress(
     bottleneck="compress",
     stages=STAGES,
 )
-RESULT = JobResult(
+RESULT = BundleResult(
     manifest="s3://bucket/web/image.manifest.xml",
     image_id="ami-0123456789abcdef0",
     image_name="web-1",
@@ -52,7 +52,7 @@ RESULT = JobResult(
 
 
 def make_job() -> Job:
-    return Job(parse_request({"source": "/dev/xvda", "destinations": ["s3://bucket/web"]}))
+    return Job(parse_bundle_request({"source": "/dev/xvda", "destinations": ["s3://bucket/web"]}))
 
 
 def begin(job: Job) -> None:
@@ -162,7 +162,7 @@ class ScriptedDaemon:
     async def _submit(self, request: web.Request) -> web.StreamResponse:
         key = request.headers["Idempotency-Key"]
         if key not in self.submitted:
-            job = Job(parse_request(await request.json()))
+            job = Job(parse_bundle_request(await request.json()))
             self.jobs[job.id] = job
             self.submitted[key] = job.id
             self.on_submit(job)

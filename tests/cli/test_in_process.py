@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from amistream.events import JobView, State
+from amistream.events import BundleResult, JobView, State
 from cli.running import Spawn, ended
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ async def test_a_bundle_without_a_daemon(spawn: Spawn, key_ring: KeyRing, volume
     outcome = await ended(process)
     assert outcome.status == 0, outcome.stderr
     job = JobView.model_validate_json(outcome.stdout)
-    assert job.result is not None
+    assert isinstance(job.result, BundleResult)
     assert Path(job.result.manifest).is_file()
     assert job.result.image_size == volume.stat().st_size
     assert "Traceback" not in outcome.stderr

@@ -15,7 +15,7 @@ from amistream.errors import AccessDeniedError, AmistreamError, JobError, Refuse
 from amistream.events import State
 from amistream.jobs.confinement import check_request
 from amistream.jobs.job import End
-from amistream.request import CheckRequest, parse_request
+from amistream.request import CheckRequest, parse_bundle_request
 from amistream.roots import Roots
 from amistream.settings import Settings
 from daemon.member import GROUP, MEMBER, OTHER_MEMBER, ask_as, connect_as, needs_root, talking
@@ -47,7 +47,7 @@ async def submit(daemon: Daemon, name: str, *identity: str, **headers: str) -> A
 def judge(settings: Settings, **fields: Any) -> AmistreamError | None:
     """Return the error that refuses a confined job with these fields, if any."""
     try:
-        check_request(parse_request({**request_for("a"), **fields}), settings)
+        check_request(parse_bundle_request({**request_for("a"), **fields}), settings)
     except AmistreamError as error:
         return error
     return None

@@ -118,8 +118,8 @@ async def test_document_is_published(start_daemon: StartDaemon) -> None:
 def test_document_holds_the_models() -> None:
     """The document has the request, the job, the events and the error."""
     schemas = make_document(ENDPOINTS)["components"]["schemas"]
-    assert {"JobRequest", "JobView", "JobList", "Event", "Health", "ErrorResponse"} <= set(schemas)
-    assert schemas["JobRequest"]["additionalProperties"] is False
+    assert {"BundleRequest", "JobView", "JobList", "Event", "Health", "ErrorResponse"} <= set(schemas)
+    assert schemas["BundleRequest"]["additionalProperties"] is False
 
 
 def test_every_endpoint_of_the_contract_is_there() -> None:

@@ -24,7 +24,7 @@ from support.referee import check_bundle
 
 if TYPE_CHECKING:
     from amistream.jobs.job import Job
-    from amistream.request import JobRequest
+    from amistream.request import BundleRequest
     from amistream.settings import Settings
     from faults.ground import Ground
     from support.endpoints import Endpoint
@@ -59,7 +59,7 @@ class Scene:
     aws: Aws
     _got: int = field(default=0)
 
-    def request(self, place: str = "x", **changes: Any) -> JobRequest:
+    def request(self, place: str = "x", **changes: Any) -> BundleRequest:
         """A job to be registered under a name that the endpoint shows as the image's location, so that it is right."""
         named = {"ami_name": self.image_name(place)} if changes.get("register_image", True) else {}
         to = f"s3://{self.ground.bucket}/{self.root}/{place}"
@@ -76,7 +76,7 @@ class Scene:
             await queue.recover(resume=chosen.resume_on_start)
             yield queue
 
-    async def run(self, asked: JobRequest | None = None) -> Job:
+    async def run(self, asked: BundleRequest | None = None) -> Job:
         """Run one job to its end."""
         async with self.queue() as queue:
             job, _ = await queue.submit(asked or self.request())

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from amistream.errors import JobError
-from amistream.events import State
+from amistream.events import BundleResult, State
 from amistream.jobs.journal import Journal
 from amistream.jobs.journal_file import FILE
 from faults.scene import Scene, ended, hit, part
@@ -28,7 +28,7 @@ from support.referee import check_bundle
 
 if TYPE_CHECKING:
     from amistream.jobs.job import Job
-    from amistream.request import JobRequest
+    from amistream.request import BundleRequest
     from faults.scene import MakeScene
 
 KIB = 1024
@@ -64,7 +64,7 @@ def fill(place: Path) -> Path:
             return ballast
 
 
-def asked_into(there: Scene, directory: Path) -> JobRequest:
+def asked_into(there: Scene, directory: Path) -> BundleRequest:
     return request(there.image, directory, there.keys)
 
 
@@ -92,7 +92,7 @@ async def test_a_destination_that_fills_up(room: int, scene: MakeScene, tmp_path
             subprocess.run(["mount", "-o", f"remount,size={4 * MIB}", str(out)], check=True)
             again = await there.resume(job)
             assert again.state is State.DONE, again.error
-            assert again.result is not None
+            assert isinstance(again.result, BundleResult)
             check_bundle(out, there.image, there.keys.user.key, there.keys.user.certificate)
             assert {path: path.stat().st_mtime_ns for path in kept} == kept
             assert len(list(out.iterdir())) == again.result.parts + 1

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from amistream.events import State
+from amistream.events import BundleResult, State
 from faults.scene import MANIFEST, PROBE, REGISTER, part
 from support.proxy import Answer, DropReply, Fault, Reset, Slow, StallBody, TruncateReply
 
@@ -321,7 +321,7 @@ def failed_as_the_row_says(job: Job, row: Row) -> None:
 
 def done_right(there: Scene, job: Job) -> None:
     assert job.state is State.DONE, job.error
-    assert job.result is not None
+    assert isinstance(job.result, BundleResult)
     assert there.fits() == job.result.parts
     assert there.images() == [job.result.image_id]
     there.parts_stored_once()

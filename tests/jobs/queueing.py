@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from amistream.events import JobResult, JobView, State
+from amistream.events import BundleResult, JobView, State
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
 from amistream.jobs.queue import JobQueue
 from amistream.jobs.records import NextStep
-from amistream.request import JobRequest, parse_request
+from amistream.request import BundleRequest, parse_bundle_request
 from amistream.settings import OnStop
 
 PATIENCE_S = 120.0
-RESULT = JobResult(
+RESULT = BundleResult(
     manifest="/bundles/a/image.manifest.xml",
     image_id=None,
     image_name=None,
@@ -34,8 +34,8 @@ RESULT = JobResult(
 )
 
 
-def request(name: str, **changes: Any) -> JobRequest:
-    return parse_request({"source": f"/volumes/{name}", "destinations": [f"/bundles/{name}"], **changes})
+def request(name: str, **changes: Any) -> BundleRequest:
+    return parse_bundle_request({"source": f"/volumes/{name}", "destinations": [f"/bundles/{name}"], **changes})
 
 
 @dataclass

@@ -17,7 +17,7 @@ from amistream.jobs.engine import Engine
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
 from amistream.jobs.records import NextStep, SealedPart
-from amistream.request import JobRequest
+from amistream.request import BundleRequest
 from amistream.settings import Settings
 from jobs.work import request
 from support.buckets import download_bundle, list_keys, open_uploads
@@ -66,16 +66,16 @@ class Scene:
     keys: KeyRing
     out: Path
 
-    def request(self, to: str | Path = "", **changes: Any) -> JobRequest:
+    def request(self, to: str | Path = "", **changes: Any) -> BundleRequest:
         """A bundle of the image, by default to the directory."""
         return request(self.image, to or self.out, self.keys, **changes)
 
-    async def enter(self, asked: JobRequest | None = None, *, confined: bool = False) -> Job:
+    async def enter(self, asked: BundleRequest | None = None, *, confined: bool = False) -> Job:
         job = Job(asked or self.request(), confined=confined)
         await self.engine.enter(job)
         return job
 
-    async def run(self, asked: JobRequest | None = None, *, room: int | None = None, confined: bool = False) -> Job:
+    async def run(self, asked: BundleRequest | None = None, *, room: int | None = None, confined: bool = False) -> Job:
         """A job's first run; with `room` for so many parts in the journal it fails after them."""
         job = await self.enter(asked, confined=confined)
         if room is None:
@@ -194,7 +194,7 @@ class Cloud:
     def second(self) -> str:
         return self.make_bucket(self.endpoint)
 
-    def request(self, image: Path, keys: KeyRing, *, both: bool = False, **changes: Any) -> JobRequest:
+    def request(self, image: Path, keys: KeyRing, *, both: bool = False, **changes: Any) -> BundleRequest:
         """A bundle of the image in the folder x of the first bucket or of both, not registered unless `changes` say."""
         buckets = (self.bucket, self.second) if both else (self.bucket,)
         fixed = {"endpoint_url": self.proxy.url, "destinations": [f"s3://{bucket}/x" for bucket in buckets]}

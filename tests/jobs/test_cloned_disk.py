@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from amistream.events import State
+from amistream.events import BundleResult, State
 from amistream.source.clone import open_clone
 from amistream.source.tree.opening import TreeWishes
 from jobs.runs import ANEW
@@ -61,7 +61,7 @@ async def test_resumed(live: LiveDisk, make_scene: MakeScene, tmp_path: Path) ->
         assert job.resumable, job.error
         job = await scene.again(job)
         assert job.state is State.DONE, job.error
-        assert job.result is not None
+        assert isinstance(job.result, BundleResult)
         assert job.result.compression["resumed"] > 0
         assert not [notice for notice in job.notices if ANEW in notice]
         assert [notice for notice in job.notices if f"gets the boot area of {live.device} (GRUB 2)" in notice]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from amistream.events import State
+from amistream.events import BundleResult, State
 from jobs.runs import REGISTER
 from jobs.work import request, run, settings
 from support.proxy import Answer
@@ -33,7 +33,7 @@ async def test_a_directory_bundle_satisfies_every_referee(
     """One part or hundreds, at each compression, openssl, gzip, tar and Python give the image back."""
     asked = request(image, tmp_path / "out", key_ring, part_size=part_size, compress=compress)
     job = await run(asked, settings(tmp_path))
-    assert job.result is not None, job.error
+    assert isinstance(job.result, BundleResult), job.error
     fits(tmp_path / "out", image, key_ring)
     assert job.result.parts == len(list((tmp_path / "out").glob("image.part.*")))
     assert job.result.image_id is None
@@ -53,7 +53,7 @@ async def test_holes_zeros_noise_and_text_in_one_stream(
         image, tmp_path / "out", key_ring, sparse=sparse, workers=workers, compress="auto", memory_limit="256MiB"
     )
     job = await run(asked, settings(tmp_path, block_size="64KiB"))
-    assert job.result is not None, job.error
+    assert isinstance(job.result, BundleResult), job.error
     fits(tmp_path / "out", image, key_ring)
     assert {"zeros", "stored", "level 1"} <= set(job.result.compression)
     assert sum(job.result.compression.values()) >= (40_000_000 if sparse == "never" else 13_000_000)
@@ -127,7 +127,7 @@ async def test_registered_from_s3(cloud: Cloud, image: Path, tmp_path: Path, key
         account=None,
     )
     job = await run(asked, settings(tmp_path))
-    assert job.result is not None, job.error
+    assert isinstance(job.result, BundleResult), job.error
     fits(cloud.downloaded(tmp_path / "got"), image, key_ring)
     (known,) = cloud.images(name)
     assert known["ImageId"] == job.result.image_id
@@ -181,7 +181,7 @@ async def test_progress_goes_up_to_the_end(image: Path, tmp_path: Path, key_ring
     job = await run(request(image, tmp_path / "out", key_ring), settings(tmp_path))
     progress = job.progress
     assert progress is not None
-    assert job.result is not None
+    assert isinstance(job.result, BundleResult)
     assert (progress.bytes_done, progress.bytes_total) == (3_000_000, 3_000_000)
     assert progress.parts_made == progress.parts_stored == job.result.parts
     assert [stage.name for stage in progress.stages] == [

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from amistream.errors import ConflictError
-from amistream.events import State
+from amistream.events import BundleResult, State
 from amistream.jobs import bundle_run
 from amistream.jobs.job import Job
 from amistream.jobs.queue import JobQueue
@@ -49,7 +49,7 @@ async def test_kept_with_its_parts_and_continued(lost: tuple[int, ...], scene: S
     assert (job.state, job.error, job.resumable) == (State.DONE, None, False)
     assert {path: path.stat().st_mtime_ns for path in times} == times
     scene.fits()
-    assert job.result is not None
+    assert isinstance(job.result, BundleResult)
     assert job.result.compression["resumed"] > 0
 
 
@@ -368,6 +368,6 @@ async def test_only_the_manifest_remains(lost: bool, scene: Scene, cloud: Cloud,
         (tmp_path / "elsewhere").rename(scene.image)
         assert len(cloud.proxy.seen("PUT")) == sent + 1
     assert job.state is State.DONE, job.error
-    assert job.result is not None
+    assert isinstance(job.result, BundleResult)
     assert job.result.bundled_size > 3_000_000
     scene.fits(cloud.downloaded(tmp_path / "got"))

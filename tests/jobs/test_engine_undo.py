@@ -11,7 +11,7 @@ import pytest
 
 from amistream.checks import preflight
 from amistream.checks import source as source_checks
-from amistream.events import State
+from amistream.events import BundleResult, State
 from amistream.jobs import bundle_run
 from amistream.jobs.records import NextStep
 from amistream.source.file import FileVolume
@@ -59,7 +59,7 @@ async def test_a_bundle_that_somebody_registered(name: str, scene: Scene, cloud:
         await cloud.mend(refused)
         job = await scene.again(job)
         assert job.state is State.DONE, job.error
-        assert job.result is not None
+        assert isinstance(job.result, BundleResult)
         assert job.result.image_id == made
 
 
@@ -171,7 +171,7 @@ async def test_stopped_when_all_is_there(method: str, keep: bool, scene: Scene) 
     with scene.held(method) as call:
         await scene.stopped(job, call, keep=keep)
     assert (job.state, job.resumable, job.error) == (State.DONE, False, None)
-    assert job.result is not None
+    assert isinstance(job.result, BundleResult)
     assert job.result.manifest == str(scene.out / "image.manifest.xml")
     assert await scene.next_step(job) is NextStep.OVER
     scene.fits()
@@ -227,8 +227,8 @@ async def test_all_was_done_but_its_end_was_not_recorded(scene: Scene, tmp_path:
     scene.image.rename(tmp_path / "elsewhere")
     job = await scene.again(first)
     assert (job.state, job.error) == (State.DONE, None)
-    assert job.result is not None
-    assert first.result is not None
+    assert isinstance(job.result, BundleResult)
+    assert isinstance(first.result, BundleResult)
     assert (job.result.places, job.result.digest) == (first.result.places, first.result.digest)
     assert await scene.next_step(job) is NextStep.OVER
     scene.fits(image=tmp_path / "elsewhere")

@@ -11,7 +11,7 @@ import pytest
 
 from amistream.checks.boot.of_request import BootChecks
 from amistream.checks.source import SourceChecks
-from amistream.events import State
+from amistream.events import BundleResult, State
 from amistream.values import MIB, LeftOut
 from jobs.runs import ANEW
 from jobs.work import request, run, settings
@@ -90,7 +90,7 @@ async def test_ext4(ext4: tuple[Path, Files], tmp_path: Path, key_ring: KeyRing)
     job, back = await done(image, tmp_path, key_ring)
     assert markers(back) == 0
     check_file_system(back, "ext4", files)
-    assert job.result is not None
+    assert isinstance(job.result, BundleResult)
     left_out = job.result.left_out
     assert left_out is not None
     assert left_out.preallocated == 2 * MIB
@@ -144,7 +144,7 @@ async def test_never(ext4: tuple[Path, Files], tmp_path: Path, key_ring: KeyRing
     image, _ = ext4
     job, _ = await done(image, tmp_path, key_ring, sparse="never")
     check_bundle(tmp_path / "out", image, key_ring.user.key, key_ring.user.certificate)
-    assert job.result is not None
+    assert isinstance(job.result, BundleResult)
     assert job.result.left_out == LeftOut()
 
 
@@ -156,7 +156,7 @@ async def test_resumed(ext4: tuple[Path, Files], make_scene: MakeScene, tmp_path
         assert job.resumable, job.error
         job = await scene.again(job)
     assert job.state is State.DONE, job.error
-    assert job.result is not None
+    assert isinstance(job.result, BundleResult)
     assert job.result.compression["resumed"] > 0
     assert job.result.left_out is not None
     assert job.result.left_out.preallocated == 2 * MIB
@@ -197,7 +197,7 @@ async def test_begun_by_an_older_version(
         job = await scene.again(job)
         assert job.state is State.DONE, job.error
         assert not [notice for notice in job.notices if ANEW in notice]
-        assert job.result is not None
+        assert isinstance(job.result, BundleResult)
         assert job.result.compression["resumed"] > 0
         check_bundle(scene.out, image, scene.keys.user.key, scene.keys.user.certificate)
 

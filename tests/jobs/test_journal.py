@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from amistream.errors import AmistreamError, ConflictError, JobError, UsageError
-from amistream.events import ErrorBody, JobKind, JobResult, JobView, PlaceResult, State
+from amistream.events import BundleResult, ErrorBody, JobKind, JobView, PlaceResult, State
 from amistream.jobs import journal as journal_module
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
@@ -30,7 +30,7 @@ from amistream.jobs.records import JournalEntry, NextStep, SealedPart
 from amistream.keys import BundleKey, load_certificate, wrap
 from amistream.plan import Bundling, BundlingPlace, Plan
 from amistream.ports.registry import Registration
-from amistream.request import JobRequest, parse_request
+from amistream.request import BundleRequest, parse_bundle_request
 from amistream.stages.manifest import ImageFacts, WrappedKeys
 from amistream.values import ArchiveResult, Checkpoint, Extent, GzipPlace, GzipResult, LeftOut, PartDigest, PartMark
 from support.mounts import small_disk
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 VERSION_1 = Path(__file__).with_name("journal_version_1.sql")
 """Made by the last commit before job kinds: a job that is done, one that was bundling, and one that waited."""
-REQUEST = parse_request({"source": "/volumes/a", "destinations": ["/bundles/a"]})
-RESULT = JobResult(
+REQUEST = parse_bundle_request({"source": "/volumes/a", "destinations": ["/bundles/a"]})
+RESULT = BundleResult(
     manifest="s3://bucket/image.manifest.xml",
     image_id="ami-12345678",
     image_name="web",
@@ -123,7 +123,7 @@ def sealed(number: int, **changes: Any) -> SealedPart:
     return part.model_copy(update=changes)
 
 
-async def entered(journal: Journal, request: JobRequest = REQUEST, **options: Any) -> Job:
+async def entered(journal: Journal, request: BundleRequest = REQUEST, **options: Any) -> Job:
     job = Job(request)
     await journal.add(job.view(), request, **{"confined": False, "idempotency_key": "", **options})
     return job
@@ -138,7 +138,7 @@ async def found(journal: Journal, job: Job) -> JournalEntry:
 async def test_a_job_comes_back_as_it_was_entered(tmp_path: Path) -> None:
     """Another process finds a job's request, state, key, next step and `by_itself`."""
     asked = {"source": "/volumes/ä", "destinations": ["s3://b-1/x"], "part_size": "1MiB", "tags": {"Team": "b'u\"ild"}}
-    request = parse_request(asked)
+    request = parse_bundle_request(asked)
     async with Journal(tmp_path, by_itself=True) as journal:
         job = await entered(journal, request, confined=True, idempotency_key="one'; DROP TABLE jobs; --")
         job.move(State.CHECKING)
@@ -361,11 +361,11 @@ import asyncio, sys
 from pathlib import Path
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
-from amistream.request import parse_request
+from amistream.request import parse_bundle_request
 
 async def main():
     async with Journal(Path(sys.argv[1]), by_itself=True) as journal:
-        request = parse_request({"source": "/volumes/a", "destinations": ["/bundles/a"]})
+        request = parse_bundle_request({"source": "/volumes/a", "destinations": ["/bundles/a"]})
         job = Job(request)
         await journal.add(job.view(), request, confined=False, idempotency_key="")
         print(job.id, flush=True)
@@ -500,10 +500,10 @@ from pathlib import Path
 from amistream.errors import JobError
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
-from amistream.request import parse_request
+from amistream.request import parse_bundle_request
 
 async def main():
-    request = parse_request({"source": "/volumes/a", "destinations": ["/bundles/a"]})
+    request = parse_bundle_request({"source": "/volumes/a", "destinations": ["/bundles/a"]})
     async with Journal(Path(sys.argv[1]), by_itself=True) as journal:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         try:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from amistream.errors import UsageError
-from amistream.events import State
-from amistream.request import parse_request
+from amistream.events import BundleResult, State
+from amistream.request import parse_bundle_request
 from jobs.runs import DENIED
 from jobs.work import request, run, settings
 from support.referee import check_bundle
@@ -30,7 +30,7 @@ async def one_fails(cloud: Cloud, bucket: str) -> Fault:
 async def test_one_pass_serves_all(cloud: Cloud, image: Path, key_ring: KeyRing, tmp_path: Path) -> None:
     """Each bucket has the same parts, under one key, and a manifest of its own that fits."""
     job = await run(cloud.request(image, key_ring, both=True), settings(tmp_path))
-    assert job.result is not None, job.error
+    assert isinstance(job.result, BundleResult), job.error
     buckets = [cloud.bucket, cloud.second]
     assert [place.destination for place in job.result.places] == [f"s3://{bucket}/x" for bucket in buckets]
     assert job.result.manifest == f"s3://{cloud.bucket}/x/image.manifest.xml"
@@ -53,7 +53,7 @@ async def test_one_that_fails_does_not_stop_the_other_and_is_resumed(
     assert job.error is not None
     assert "1 of 2 destinations (1 done)" in job.error.message
     assert f"s3://{bad}/x" in job.error.message
-    assert job.result is not None
+    assert isinstance(job.result, BundleResult)
     assert [place.error is None for place in job.result.places] == [True, False]
     scene.fits(cloud.downloaded(tmp_path / "good", good))
     stored = set(cloud.stored(bad))
@@ -155,4 +155,4 @@ async def test_directories(image: Path, key_ring: KeyRing, tmp_path: Path) -> No
 def test_destinations_that_do_not_go_together(destinations: list[str], words: str) -> None:
     """Destinations that cannot form one job are refused with the reason."""
     with pytest.raises(UsageError, match=words):
-        parse_request({"source": "/disk.img", "destinations": destinations})
+        parse_bundle_request({"source": "/disk.img", "destinations": destinations})

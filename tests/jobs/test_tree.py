@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from amistream.events import State
+from amistream.events import BundleResult, State
 from amistream.jobs import bundle_run
 from amistream.jobs.job import Job
 from amistream.jobs.tree_report import check_tree
@@ -21,7 +21,7 @@ from support.mounts import small_disk
 from support.referee import check_bundle
 
 if TYPE_CHECKING:
-    from amistream.request import JobRequest
+    from amistream.request import BundleRequest
     from jobs.runs import Scene
 
 SIZE = 24 << 20
@@ -41,7 +41,7 @@ def tree(tmp_path: Path) -> Path:
     return root
 
 
-def asked(scene: Scene, tree: Path, **changes: Any) -> JobRequest:
+def asked(scene: Scene, tree: Path, **changes: Any) -> BundleRequest:
     return scene.request(source=str(tree), size=SIZE, report=str(scene.out.parent / "report"), **changes)
 
 
@@ -98,7 +98,7 @@ async def test_continued(scene: Scene, tree: Path) -> None:
     job = await scene.again(job)
     assert (job.state, job.error) == (State.DONE, None)
     assert {path: path.stat().st_mtime_ns for path in times} == times
-    assert job.result is not None
+    assert isinstance(job.result, BundleResult)
     assert job.result.compression["resumed"] > 0
     check(scene, tree)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from amistream.events import State
+from amistream.events import BundleResult, State
 from amistream.source.disks.facts import TableKind
 from amistream.source.opening import open_source
 from jobs.runs import ANEW
@@ -56,7 +56,7 @@ async def test_resumed(kind: str, bare: Path, make_scene: MakeScene, tmp_path: P
         assert job.resumable, job.error
         job = await scene.again(job)
         assert job.state is State.DONE, job.error
-        assert job.result is not None
+        assert isinstance(job.result, BundleResult)
         assert job.result.compression["resumed"] > 0
         assert job.result.left_out is not None
         assert job.result.left_out.total > MIB

@@ -14,7 +14,7 @@ from amistream.aws.session import Aws
 from amistream.jobs.engine import Engine
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
-from amistream.request import JobRequest, parse_request
+from amistream.request import BundleRequest, parse_bundle_request
 from amistream.settings import Settings
 from support.daemons import owner
 
@@ -37,7 +37,7 @@ def settings(tmp_path: Path, **changes: Any) -> Settings:
     return Settings(**{**quick, **changes})
 
 
-def request(image: Path, to: str | Path, keys: KeyRing, **changes: Any) -> JobRequest:
+def request(image: Path, to: str | Path, keys: KeyRing, **changes: Any) -> BundleRequest:
     """A request that would succeed, with `changes`; None takes a field out."""
     values: dict[str, Any] = {
         "source": str(image),
@@ -45,7 +45,7 @@ def request(image: Path, to: str | Path, keys: KeyRing, **changes: Any) -> JobRe
         **owner(keys),
         **changes,
     }
-    return parse_request({name: value for name, value in values.items() if value is not None})
+    return parse_bundle_request({name: value for name, value in values.items() if value is not None})
 
 
 def use_endpoint(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +69,7 @@ async def running_engine(chosen: Settings) -> AsyncIterator[Engine]:
         yield Engine(chosen, journal, aws)
 
 
-async def run(asked: JobRequest, chosen: Settings) -> Job:
+async def run(asked: BundleRequest, chosen: Settings) -> Job:
     """Run a job to its end and prove that no thread or open file of it is left."""
     async with running_engine(chosen) as engine:
         job = Job(asked)

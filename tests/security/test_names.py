@@ -13,7 +13,7 @@ from amistream.cli.output import put_error, put_error_document, put_result
 from amistream.errors import AmistreamError, JobError, StoreError, UsageError
 from amistream.events import State
 from amistream.jobs.job import End, Job
-from amistream.request import parse_request
+from amistream.request import parse_bundle_request
 from amistream.stores.directory import DirectoryStore
 from cli.scripted import make_job
 
@@ -31,7 +31,7 @@ STEERING = {
 
 
 def failed(error: AmistreamError) -> Job:
-    job = Job(parse_request(REQUEST))
+    job = Job(parse_bundle_request(REQUEST))
     job.move(State.CHECKING)
     job.end(End(State.FAILED, error=error))
     return job
@@ -39,7 +39,7 @@ def failed(error: AmistreamError) -> Job:
 
 def test_a_job_with_a_name_that_is_not_utf8_can_be_shown() -> None:
     """Errors and notices escape such a name, so that the job can be stored and sent as JSON."""
-    job = Job(parse_request(REQUEST))
+    job = Job(parse_bundle_request(REQUEST))
     job.note(f"there is {NOT_UTF8}")
     assert json.loads(job.view().model_dump_json())["notices"] == ["there is image.part.\\udcff"]
     error = JobError("some.code", f"cannot take {NOT_UTF8}", hint=f"rm {NOT_UTF8}", field=NOT_UTF8)
@@ -64,7 +64,7 @@ def test_a_path_that_steers_is_refused(field: str, kind: str) -> None:
     """A path with a control character or a lone surrogate is refused, and the refusal can be sent and shown."""
     path = f"/volumes/{STEERING[kind]}"
     with pytest.raises(UsageError) as caught:
-        parse_request({**REQUEST, field: [path] if field == "destinations" else path})
+        parse_bundle_request({**REQUEST, field: [path] if field == "destinations" else path})
     assert caught.value.field == field
     assert "has control characters" in caught.value.message
     assert caught.value.message.isprintable()
@@ -72,7 +72,7 @@ def test_a_path_that_steers_is_refused(field: str, kind: str) -> None:
 
 def test_a_path_in_any_script_is_taken() -> None:
     """Printable characters of any script are accepted."""
-    assert parse_request({**REQUEST, "source": "/volumes/Größe 日本 🙂"}).source == "/volumes/Größe 日本 🙂"
+    assert parse_bundle_request({**REQUEST, "source": "/volumes/Größe 日本 🙂"}).source == "/volumes/Größe 日本 🙂"
 
 
 def test_printed_text_controls_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -64,7 +64,7 @@ async def test_no_object_prints_a_secret(
     printed |= everything_of_ours()
     assert job.state is (State.DONE if ends_well else State.FAILED)
     kinds = {name.split()[0].rpartition(".")[2] for name in printed}
-    assert kinds >= {"BundleKey", "Secret", "UserIdentity", "Encrypt", "Pipeline", "BundleRun", "Job", "JobRequest"}
+    assert kinds >= {"BundleKey", "Secret", "UserIdentity", "Encrypt", "Pipeline", "BundleRun", "Job", "BundleRequest"}
     wanted = [*forms("key", KEY), *forms("IV", IV), *forms_of_key("user's key", key_ring.user.key)]
     assert search(wanted, printed) == []
 

@@ -31,7 +31,7 @@ from amistream.location import DirectoryLocation, S3Location
 from amistream.plan import Bundling, Plan
 from amistream.ports.store import Identity, Store
 from amistream.ports.volume import Volume
-from amistream.request import JobRequest
+from amistream.request import BundleRequest
 from amistream.settings import Settings
 from amistream.stages.manifest import ImageFacts
 from amistream.values import Extent
@@ -193,7 +193,7 @@ def _check_ami_names(places: Sequence[DestinationChecks]) -> str:
     return "one in each region"
 
 
-async def check_measurable(request: JobRequest, settings: Settings, aws: Aws, note: Note) -> Measurable:
+async def check_measurable(request: BundleRequest, settings: Settings, aws: Aws, note: Note) -> Measurable:
     """Check volume and destination only: a trial needs neither keys nor an account. Raises as `check` does."""
     address = Destination(request, settings, aws, secrets.token_hex(4))
     source = SourceChecks(address)

@@ -15,7 +15,7 @@ from amistream.location import S3Location, parse_location
 if TYPE_CHECKING:
     from amistream.bundles.results import Transferred
     from amistream.ports.registry import Registration
-    from amistream.request import Reach
+    from amistream.request import StoreReach
     from amistream.settings import Settings
 
 Manifest = Annotated[
@@ -42,7 +42,7 @@ def bucket_address(text: str) -> str:
     return parse_fields(CheckRequest, {"destinations": [text]}).destinations[0]
 
 
-def settings_for(config: Path | None, reach: Reach) -> Settings:
+def settings_for(config: Path | None, reach: StoreReach) -> Settings:
     """Load the settings; options of the command come before them."""
     from amistream.settings import load
 
@@ -52,12 +52,12 @@ def settings_for(config: Path | None, reach: Reach) -> Settings:
 def registration_options(context: typer.Context) -> Registration:
     """Make the options of a registration. The manifest supplies what the command leaves out. Raises `UsageError`."""
     from amistream.ports.registry import Registration
-    from amistream.request import RegistrationFields
+    from amistream.request import ImageFields
 
     params = context.params
     # A request for a kernel is valid only with this virtualization.
     kind = params["virtualization"] or ("paravirtual" if params["kernel"] or params["ramdisk"] else None)
-    fields = validated(RegistrationFields, context, virtualization=kind)
+    fields = validated(ImageFields, context, virtualization=kind)
     return Registration(
         name=fields.ami_name or "",
         description=fields.description or "",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin
 import typer
 
 from amistream.errors import UsageError
-from amistream.request import FSTAB_WORDS, JobRequest, option_of, parse_fields
+from amistream.request import FSTAB_WORDS, BundleRequest, option_of, parse_fields
 from amistream.settings import Settings
 from amistream.values import STANDARD_INPUT, is_path
 
@@ -34,7 +34,7 @@ FILE_FIELDS = ("source", "certificate", "private_key", "ec2_certificate", "repor
 
 
 def takes(*fields: str, optional: tuple[str, ...] = ()) -> Callable[[_Command], _Command]:
-    """Add an option for each of these fields of `JobRequest` in place of the command's `**given`."""
+    """Add an option for each of these fields of `BundleRequest` in place of the command's `**given`."""
 
     def add_options(command: _Command) -> _Command:
         signature = inspect.signature(command, eval_str=True)
@@ -51,11 +51,11 @@ def takes(*fields: str, optional: tuple[str, ...] = ()) -> Callable[[_Command], 
 def variables_of(name: str) -> list[str]:
     """The environment variables that set a field, the first that is set wins."""
     own = [f"AMISTREAM_{name.upper()}"] if name in Settings.model_fields else []
-    return [*own, *option_of(JobRequest.model_fields[name]).variables]
+    return [*own, *option_of(BundleRequest.model_fields[name]).variables]
 
 
 def _parameter(name: str, *, required: bool) -> inspect.Parameter:
-    field = JobRequest.model_fields[name]
+    field = BundleRequest.model_fields[name]
     option = option_of(field)
     required = required and field.is_required()
     form: Any = _form(field)

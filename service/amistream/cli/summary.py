@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from amistream.cli.screen import progress_line
 from amistream.cli.table import columns
-from amistream.events import JobResult, JobView, PlaceResult, StageProgress
+from amistream.events import BundleResult, ConversionResult, JobResult, JobView, PlaceResult, StageProgress
 from amistream.units import duration_text, left_out_text, rate_text, size_text, time_text
 
 
@@ -55,6 +55,14 @@ def _state_text(job: JobView) -> str:
 
 def result_text(result: JobResult) -> str:
     """Format the result of a finished job, and the time of its stages."""
+    match result:
+        case BundleResult():
+            return _bundle_text(result)
+        case ConversionResult():
+            return _conversion_text(result)
+
+
+def _bundle_text(result: BundleResult) -> str:
     facts = [("manifest", result.manifest)]
     if result.image_id is not None:
         facts += [("AMI", result.image_id), ("name", result.image_name or "")]
@@ -73,6 +81,22 @@ def result_text(result: JobResult) -> str:
         facts.append(("limit", result.advice))
     places = f"\n\n{_place_table(result.places)}" if len(result.places) > 1 else ""
     return f"{columns(facts)}{places}\n\n{_stage_table(result.stages)}"
+
+
+def _conversion_text(result: ConversionResult) -> str:
+    facts = [("snapshot", result.snapshot_id)]
+    if result.image_id is not None:
+        facts += [("AMI", result.image_id), ("name", result.image_name or "")]
+    facts += [
+        ("region", result.region),
+        ("size", _size_text(result)),
+        ("sent", f"{result.blocks_put} of {result.blocks} blocks of 512 KiB; all others are zeros"),
+        ("elapsed", f"{duration_text(result.elapsed_s)}, {duration_text(result.cpu_s)} of CPU"),
+        ("rate", f"{rate_text(result.image_size, result.elapsed_s)} of the image"),
+    ]
+    if result.advice:
+        facts.append(("limit", result.advice))
+    return f"{columns(facts)}\n\n{_stage_table(result.stages)}"
 
 
 def _size_text(result: JobResult) -> str:

@@ -16,11 +16,11 @@ from amistream.compat.access import bucket_address, endpoint, euca2ools_keys, re
 from amistream.compat.options import Given
 from amistream.compat.session import ANY_REGION, run_old
 from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, JobError, RefusedError, UsageError
-from amistream.events import JobResult, JobView, State
+from amistream.events import BundleResult, JobView, State
 from amistream.jobs.job import Job
 from amistream.jobs.queue import JobQueue
 from amistream.location import SCHEME, parse_s3_location
-from amistream.request import JobRequest, parse_request
+from amistream.request import BundleRequest, parse_bundle_request
 from amistream.settings import Settings, load
 from amistream.values import STANDARD_INPUT, AccessKeys, as_prefix, part_name
 
@@ -167,14 +167,14 @@ def _absolute(path: str | None) -> str | None:
     return str(Path(path).absolute()) if path else None
 
 
-def _request(values: dict[str, Any]) -> JobRequest:
+def _request(values: dict[str, Any]) -> BundleRequest:
     try:
-        return parse_request({name: value for name, value in values.items() if value not in (None, [], {})})
+        return parse_bundle_request({name: value for name, value in values.items() if value not in (None, [], {})})
     except UsageError as error:
         raise _in_options(error) from error
 
 
-def _run(request: JobRequest, keys: AccessKeys | None = None) -> JobResult | None:
+def _run(request: BundleRequest, keys: AccessKeys | None = None) -> BundleResult | None:
     """Run the job; None if a signal ended it. Raises `AmistreamError`."""
 
     async def begin(queue: JobQueue) -> Job:
@@ -183,7 +183,7 @@ def _run(request: JobRequest, keys: AccessKeys | None = None) -> JobResult | Non
     job, interrupted = follow_in_process(begin, None, keys)
     if interrupted:
         return None
-    if job.state is not State.DONE or job.result is None:
+    if job.state is not State.DONE or not isinstance(job.result, BundleResult):
         raise _error(job)
     return job.result
 

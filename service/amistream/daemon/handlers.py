@@ -28,7 +28,7 @@ from amistream.events import ErrorBody, ErrorResponse, Health, State
 from amistream.jobs.confinement import check_request
 from amistream.jobs.job import Job
 from amistream.jobs.queue import JobQueue
-from amistream.request import CheckRequest, parse_fields, parse_request
+from amistream.request import CheckRequest, VolumeRequest, parse_fields, parse_request
 from amistream.roots import Roots
 from amistream.settings import Settings
 from amistream.values import STANDARD_INPUT
@@ -260,7 +260,7 @@ async def _object(request: web.Request) -> dict[str, Any]:
     return values
 
 
-def _refuse_stream(request: CheckRequest) -> None:
+def _refuse_stream(request: VolumeRequest) -> None:
     if request.source == STANDARD_INPUT:
         raise UsageError(
             "source.stream",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from amistream.events import State
+from amistream.events import BundleResult, State
 from amistream.jobs.job import Job
 from amistream.jobs.queue import JobQueue
 
@@ -92,5 +92,5 @@ def _moved(job: Job) -> Counter[str]:
     return Counter(
         read=job.progress.bytes_done if job.progress else 0,
         stored=job.progress.bytes_stored if job.progress else 0,
-        bundled=job.result.bundled_size if job.result else 0,
+        bundled=job.result.bundled_size if isinstance(job.result, BundleResult) else 0,
     )

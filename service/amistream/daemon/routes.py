@@ -14,7 +14,7 @@ from amistream.checks.findings import Findings
 from amistream.daemon import handlers
 from amistream.daemon.access import Access
 from amistream.events import Event, Health, JobList, JobView, State
-from amistream.request import CheckRequest, JobRequest
+from amistream.request import BundleRequest, CheckRequest
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -89,7 +89,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         path="/v1/jobs",
         handler=handlers.submit_job,
         summary="Submit a job",
-        body=JobRequest,
+        body=BundleRequest,
         parameters=(
             Parameter(
                 name="Idempotency-Key",

@@ -22,7 +22,7 @@ import structlog
 from amistream.checks import preflight
 from amistream.checks.destination import Destination, open_destination
 from amistream.errors import AmistreamError, JobError, JournalError, LateError, RefusedError
-from amistream.events import JobResult, State
+from amistream.events import BundleResult, State
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.gather import task_group
 from amistream.flow.undo import UNDO_STALLS, Progress, Undoing
@@ -39,6 +39,7 @@ from amistream.keys import BundleKey, unwrap, wrap
 from amistream.pipeline import Pipeline
 from amistream.plan import Bundling, BundlingPlace
 from amistream.ports.unanswered import AMI, latest
+from amistream.request import BundleRequest
 from amistream.roots import Roots
 from amistream.stages.manifest import WrappedKeys, write_manifest
 from amistream.units import time_text
@@ -57,6 +58,8 @@ class BundleRun:
 
         The settings of an earlier run hold for its destinations. Raises `JobError` where they must not.
         """
+        request = job.request
+        assert isinstance(request, BundleRequest)  # noqa: S101 - for the type checker; `KINDS` has chosen this run
         self._job = job
         self.entry = entry
         self._earlier = parts
@@ -64,7 +67,7 @@ class BundleRun:
         roots = Roots(settings.source_roots, readers=settings.socket_group) if job.confined else None
         self._addresses = [
             Destination(
-                job.request,
+                request,
                 settings,
                 shared.aws,
                 job.id,
@@ -73,14 +76,14 @@ class BundleRun:
                 settled=entry.bundling,
                 late=entry.late.get(number),
             )
-            for number in range(len(job.request.destinations))
+            for number in range(len(request.destinations))
         ]
         self._journal = shared.journal
         self._slots = shared.slots
         self._ledger = PartLedger(shared.journal, job.id, parts)
         self._started, self._cpu_started = time.perf_counter(), time.process_time()
         self._lanes = Lanes(job, entry, self._addresses, shared.journal)
-        self.result: JobResult | None = entry.result
+        self.result: BundleResult | None = entry.result
 
     @property
     def parts(self) -> int:
@@ -95,7 +98,7 @@ class BundleRun:
         assert self.entry.bundling is not None  # noqa: S101 - for the type checker; bundling has begun
         return self.entry.bundling
 
-    async def run(self) -> JobResult:
+    async def run(self) -> BundleResult:
         numbers = self._lanes.missing
         if not numbers:
             # An earlier process finished every destination and died before it entered the job's end.
@@ -112,7 +115,7 @@ class BundleRun:
             await self._lanes.publish(self._ledger.parts, self._begin_registering)
         return self.conclude()
 
-    def conclude(self) -> JobResult:
+    def conclude(self) -> BundleResult:
         """The result once every lane has ended. Raises when one failed."""
         assert self.result is not None  # noqa: S101 - for the type checker; there is a bundle
         spent = {
@@ -310,10 +313,10 @@ class BundleRun:
         await self._journal.update(self._job.view())
 
 
-def _result(pipeline: Pipeline, meter: ProgressMeter, measured: Measured) -> JobResult:
+def _result(pipeline: Pipeline, meter: ProgressMeter, measured: Measured) -> BundleResult:
     """The result of a pass, with no destination in it yet."""
     bottleneck, advice, stages = meter.overall()
-    return JobResult(
+    return BundleResult(
         manifest="",
         image_id=None,
         image_name=None,

@@ -10,7 +10,7 @@ import os
 
 from amistream.aws.regions import partition_of
 from amistream.errors import AccessDeniedError
-from amistream.request import CheckRequest
+from amistream.request import CheckRequest, VolumeRequest
 from amistream.roots import Roots
 from amistream.settings import Settings, memory_ceiling
 from amistream.values import MIB
@@ -21,7 +21,7 @@ MEMORY = 512 * MIB
 _FALLBACK_REGION = "us-east-1"
 
 
-def check_request(request: CheckRequest, settings: Settings) -> None:
+def check_request(request: VolumeRequest, settings: Settings) -> None:
     """Raise `AccessDeniedError` for a request beyond the limits, `RefusedError` if there are no roots."""
     Roots(settings.source_roots).require("source")
     if request.freeze:
@@ -40,7 +40,7 @@ def check_request(request: CheckRequest, settings: Settings) -> None:
         raise _too_much("nice", f"run at a nice value below {settings.nice}")
 
 
-def _check_endpoint(request: CheckRequest, settings: Settings) -> None:
+def _check_endpoint(request: VolumeRequest, settings: Settings) -> None:
     """Signed requests carry session tokens: only the administrator chooses their endpoint."""
     given = (request.endpoint_url or "").rstrip("/")
     if given and given != settings.endpoint_url.rstrip("/"):
@@ -66,7 +66,7 @@ def _check_endpoint(request: CheckRequest, settings: Settings) -> None:
         )
 
 
-def _check_memory(request: CheckRequest, settings: Settings) -> None:
+def _check_memory(request: VolumeRequest, settings: Settings) -> None:
     block_size = int(settings.block_size)
     usual = memory_ceiling(
         workers=settings.worker_count(),
@@ -77,8 +77,9 @@ def _check_memory(request: CheckRequest, settings: Settings) -> None:
     asked = memory_ceiling(
         workers=request.workers or settings.worker_count(),
         block_size=block_size,
-        part_size=int(request.part_size or settings.part_size),
-        upload_concurrency=request.upload_concurrency or settings.upload_concurrency,
+        part_size=int((request.part_size if isinstance(request, CheckRequest) else None) or settings.part_size),
+        upload_concurrency=(request.upload_concurrency if isinstance(request, CheckRequest) else None)
+        or settings.upload_concurrency,
     )
     allowed = int(settings.memory_limit or max(MEMORY, usual))
     # A job without its own limit is scaled down to the limit of the settings.

@@ -18,12 +18,12 @@ import structlog
 from pydantic import TypeAdapter
 
 from amistream.errors import ConflictError, JobError, JournalError
-from amistream.events import ErrorBody, JobKind, JobResult, JobView, PlaceResult
+from amistream.events import BundleResult, ErrorBody, JobKind, JobView, PlaceResult
 from amistream.jobs.journal_file import JournalFile
 from amistream.jobs.records import JournalEntry, NextStep, SealedPart
 from amistream.plan import Bundling
 from amistream.ports.unanswered import Late
-from amistream.request import JobRequest
+from amistream.request import JobRequest, read_request
 
 log = structlog.get_logger()
 
@@ -102,7 +102,7 @@ class Journal:
         """Enter that every destination has the part."""
         await self._write("UPDATE parts SET stored = 1 WHERE job = ? AND number = ?", job_id, number)
 
-    async def conclude(self, job_id: str, result: JobResult) -> None:
+    async def conclude(self, job_id: str, result: BundleResult) -> None:
         """Enter the result once every part is stored."""
         await self._write("UPDATE jobs SET result = ? WHERE id = ?", result.model_dump_json(), job_id)
 
@@ -201,7 +201,7 @@ class Journal:
         try:
             return JournalEntry(
                 kind=JobKind(row["kind"]),
-                request=JobRequest.model_validate_json(row["request"]),
+                request=read_request(JobKind(row["kind"]), row["request"]),
                 view=JobView.model_validate_json(row["view"]),
                 next_step=NextStep(row["fate"]),
                 by_itself=bool(row["by_itself"]),
@@ -211,7 +211,7 @@ class Journal:
                 manifests={place["number"]: place["manifest"] for place in places},
                 images={place["number"]: place["image"] for place in places if place["image"] is not None},
                 done={each["number"]: PlaceResult.model_validate_json(each["done"]) for each in places if each["done"]},
-                result=JobResult.model_validate_json(row["result"]) if row["result"] else None,
+                result=BundleResult.model_validate_json(row["result"]) if row["result"] else None,
                 late=_LATE.validate_json(row["late"]) if row["late"] else {},
                 failure=ErrorBody.model_validate_json(row["failure"]) if row["failure"] else None,
                 parts=row["parts"],

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 
 from amistream.checks.destination import Destination, OpenDestination
-from amistream.events import ErrorBody, JobResult, PlaceResult
+from amistream.events import BundleResult, ErrorBody, PlaceResult
 from amistream.flow.gather import task_group
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
@@ -41,7 +41,7 @@ class Lanes:
     @property
     def store(self) -> SeveralStores:
         """All the lanes' stores as one."""
-        all_or_none = len(self._addresses) == 1 or self._job.request.all_or_none
+        all_or_none = len(self._addresses) == 1 or self._addresses[0].request.all_or_none
         return SeveralStores(self._lanes, all_or_none=all_or_none)
 
     @property
@@ -109,7 +109,7 @@ class Lanes:
         for lane in self._lanes:
             await leave(lane.store, self._job.note)
 
-    def with_places(self, result: JobResult) -> JobResult:
+    def with_places(self, result: BundleResult) -> BundleResult:
         """`result` with the end of each destination; its own manifest and AMI are the first finished one's."""
         done = self._entry.done
         failed = {

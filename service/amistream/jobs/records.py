@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from amistream.events import ErrorBody, JobKind, JobResult, JobView, PlaceResult
+from amistream.events import BundleResult, ErrorBody, JobKind, JobView, PlaceResult
 from amistream.plan import Bundling, Recorded
 from amistream.ports.store import whole_checksum
 from amistream.ports.unanswered import Late
@@ -64,7 +64,7 @@ class JournalEntry:
     manifests: dict[int, bytes]
     images: dict[int, str]
     done: dict[int, PlaceResult]
-    result: JobResult | None
+    result: BundleResult | None
     late: dict[int, Late]
     failure: ErrorBody | None
     parts: int

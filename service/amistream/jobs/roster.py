@@ -15,7 +15,7 @@ from amistream.events import State
 from amistream.jobs.job import Job
 from amistream.jobs.journal import REMEMBERED
 from amistream.jobs.records import JournalEntry
-from amistream.request import JobRequest
+from amistream.request import BundleRequest, JobRequest
 from amistream.units import time_text
 
 FRESH = 16
@@ -106,6 +106,8 @@ class Roster:
             self.forget(job.id)
 
     def _names(self, request: JobRequest) -> set[tuple[str, str]]:
+        if not isinstance(request, BundleRequest):
+            return set()
         return {(destination, request.prefix or self._default_prefix) for destination in request.destinations}
 
 

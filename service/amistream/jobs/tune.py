@@ -47,7 +47,7 @@ from amistream.keys import BundleKey
 from amistream.pipeline import Pipeline
 from amistream.plan import Plan
 from amistream.ports.store import OnBytes, PartStore, Store, sha1_of, whole_checksum
-from amistream.request import JobRequest
+from amistream.request import BundleRequest
 from amistream.settings import Settings
 from amistream.source.extents import ALIGNMENT, join_extents
 from amistream.stages.level import level_number
@@ -88,7 +88,7 @@ class Tuning:
 
 
 async def tune(
-    request: JobRequest, settings: Settings, *, budget_s: float, note: Note, report: Callable[[str], None]
+    request: BundleRequest, settings: Settings, *, budget_s: float, note: Note, report: Callable[[str], None]
 ) -> Tuning:
     """Find the best settings for the request's source and destination in `budget_s` seconds.
 

@@ -14,7 +14,7 @@ from amistream.cli.options import ConfigOption, DetachOption, JsonOption, Socket
 from amistream.cli.output import put_note
 from amistream.cli.request_options import in_option_words, make_request, takes
 from amistream.errors import UsageError
-from amistream.request import CheckRequest, JobRequest
+from amistream.request import BundleRequest, CheckRequest
 from amistream.values import STANDARD_INPUT
 
 InProcess = Annotated[
@@ -56,7 +56,7 @@ def bundle(
         )
     jobs = Jobs(socket, config, in_process=in_process, detach=detach)
     try:
-        request = make_request(JobRequest, given)
+        request = make_request(BundleRequest, given)
         origin = context.get_parameter_source("config")
         if not in_process and origin is not None and origin.name == "COMMANDLINE":
             put_note("note: the job has the daemon's settings; of --config only the socket counts without --in-process")

@@ -13,7 +13,7 @@ from amistream.cli.output import put_answer
 from amistream.cli.question import confirm
 from amistream.cli.removal import plan_text, removal_status, removed_text
 from amistream.cli.request_options import takes, validated
-from amistream.request import Reach
+from amistream.request import StoreReach
 
 if TYPE_CHECKING:
     from amistream.bundles.remove import Removal
@@ -62,7 +62,7 @@ def delete(
         await confirm(f"Delete {plan_text(plan)}?", yes=yes, what=f"delete {manifest}")
 
     done = run_here(
-        settings_for(config, validated(Reach, context)),
+        settings_for(config, validated(StoreReach, context)),
         lambda session, _: session.delete(
             manifest,
             ask,

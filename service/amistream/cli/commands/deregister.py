@@ -12,7 +12,7 @@ from amistream.cli.output import put_answer
 from amistream.cli.question import confirm
 from amistream.cli.removal import plan_text, removal_status, removed_text
 from amistream.cli.request_options import takes, validated
-from amistream.request import Reach
+from amistream.request import StoreReach
 
 if TYPE_CHECKING:
     from amistream.bundles.remove import Removal
@@ -40,7 +40,7 @@ def deregister(
     """
     from amistream.cli.foreground import run_here
 
-    reach = validated(Reach, context)
+    reach = validated(StoreReach, context)
 
     async def ask(plan: Removal | None) -> None:
         bundle = f" and delete {plan_text(plan)}" if plan else ""

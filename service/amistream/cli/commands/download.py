@@ -11,7 +11,7 @@ from amistream.cli.manifest_arguments import Manifest, settings_for, transferred
 from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_answer
 from amistream.cli.request_options import takes, validated
-from amistream.request import Reach
+from amistream.request import StoreReach
 
 Directory = Annotated[
     Path,
@@ -38,7 +38,7 @@ def download(
     from amistream.cli.foreground import run_here
 
     done = run_here(
-        settings_for(config, validated(Reach, context)),
+        settings_for(config, validated(StoreReach, context)),
         lambda session, meter: session.download(manifest, directory.absolute(), meter),
         "downloading",
     )

@@ -18,7 +18,7 @@ from amistream.cli.request_options import takes, validated
 from amistream.cli.table import columns, counted
 from amistream.errors import RefusedError, UsageError
 from amistream.location import SCHEME
-from amistream.request import Reach
+from amistream.request import StoreReach
 from amistream.units import left_out_text, size_text
 from amistream.values import STANDARD_INPUT
 
@@ -81,7 +81,7 @@ def inspect(
     if _is_manifest(source):
         from amistream.cli.foreground import run_here
 
-        settings = settings_for(config, validated(Reach, context))
+        settings = settings_for(config, validated(StoreReach, context))
         facts = run_here(settings, lambda session, _: session.inspect(source, ask_ec2=not no_ec2))
         return put_answer(facts, bundle_text, as_json=as_json)
     return put_answer(_inspect_disk(source, as_it_is=bool(given["source_format"])), disk_text, as_json=as_json)

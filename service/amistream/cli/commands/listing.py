@@ -13,7 +13,7 @@ from amistream.cli.output import put_answer
 from amistream.cli.request_options import takes, validated
 from amistream.cli.table import columns, counted
 from amistream.errors import UsageError
-from amistream.request import Reach
+from amistream.request import StoreReach
 from amistream.units import HOUR_S, size_text
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def list_bundles(
     from amistream.bundles.listing import select
     from amistream.cli.foreground import run_here
 
-    address, reach = bucket_address(destination), validated(Reach, context)
+    address, reach = bucket_address(destination), validated(StoreReach, context)
     now = datetime.now(UTC)
     age = None if older_than is None else parse_age(older_than)
     if unregistered and no_ec2:

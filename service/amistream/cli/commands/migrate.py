@@ -20,7 +20,7 @@ from amistream.cli.output import put_answer
 from amistream.cli.request_options import takes, validated
 from amistream.cli.table import columns
 from amistream.errors import UsageError
-from amistream.request import DESTINATION, IMAGE, REGISTRATION, Identity, Reach
+from amistream.request import DESTINATION, IMAGE, REGISTRATION, Identity, StoreReach
 
 if TYPE_CHECKING:
     from amistream.bundles.results import Migrated
@@ -96,7 +96,7 @@ def migrate(
 
     if (given["kernel"] and no_kernel) or (given["ramdisk"] and no_ramdisk):
         raise UsageError("usage", "cannot run the command: a kernel or RAM disk is both named and left out")
-    address, reach, identity = bucket_address(destination), validated(Reach, context), validated(Identity, context)
+    address, reach, identity = bucket_address(destination), validated(StoreReach, context), validated(Identity, context)
     registration = registration_options(context)
     request = MigrationRequest(
         region=region,

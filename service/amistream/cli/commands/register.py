@@ -11,7 +11,7 @@ from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_answer
 from amistream.cli.request_options import takes, validated
 from amistream.cli.table import columns
-from amistream.request import Reach
+from amistream.request import StoreReach
 
 if TYPE_CHECKING:
     from amistream.bundles.results import Registered
@@ -37,7 +37,7 @@ def register(
     """
     from amistream.cli.foreground import run_here
 
-    reach, wish = validated(Reach, context), registration_options(context)
+    reach, wish = validated(StoreReach, context), registration_options(context)
     done = run_here(
         settings_for(config, reach), lambda session, _: session.register(manifest, wish, region=reach.region or "")
     )

@@ -15,7 +15,7 @@ from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_note, put_result
 from amistream.cli.request_options import make_request, takes
 from amistream.errors import EXIT_DONE, UsageError
-from amistream.request import DESTINATION, JobRequest
+from amistream.request import DESTINATION, BundleRequest
 from amistream.units import rate_text, size_text
 from amistream.values import STANDARD_INPUT
 
@@ -73,7 +73,7 @@ def tune(
             "cannot tune with standard input: samples are taken from all over the volume, and more than once",
             hint="name a file or a device",
         )
-    request = make_request(JobRequest, {**given, "destinations": [destination], "register_image": False})
+    request = make_request(BundleRequest, {**given, "destinations": [destination], "register_image": False})
     tuning = _run(request, load(config), budget)
     fragment = config_fragment(tuning)
     if write is not None:
@@ -82,7 +82,7 @@ def tune(
     return EXIT_DONE
 
 
-def _run(request: JobRequest, settings: Settings, budget: float) -> Tuning:
+def _run(request: BundleRequest, settings: Settings, budget: float) -> Tuning:
     from amistream.cli.foreground import run
     from amistream.jobs.tune import tune as find_best
 

@@ -11,7 +11,7 @@ from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_answer, put_note, put_result
 from amistream.cli.request_options import takes, validated
 from amistream.cli.table import columns, counted
-from amistream.request import Identity, Reach
+from amistream.request import Identity, StoreReach
 from amistream.units import duration_text, rate_text, size_text
 from amistream.values import STANDARD_OUTPUT
 
@@ -52,7 +52,7 @@ def unbundle(
     identity = validated(Identity, context)
     certificate_file, key_file = path_of(identity.certificate), path_of(identity.private_key)
     result = run_here(
-        settings_for(config, validated(Reach, context)),
+        settings_for(config, validated(StoreReach, context)),
         lambda session, meter: session.unbundle(
             manifest, destination, meter, force=force, certificate=certificate_file, private_key=key_file
         ),

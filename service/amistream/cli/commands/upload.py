@@ -10,7 +10,7 @@ from amistream.cli.manifest_arguments import Bucket, Manifest, bucket_address, s
 from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_answer
 from amistream.cli.request_options import takes, validated
-from amistream.request import Reach
+from amistream.request import StoreReach
 
 
 @takes("region", "endpoint_url", "acl")
@@ -32,7 +32,7 @@ def upload(
     """
     from amistream.cli.foreground import run_here
 
-    address, reach = bucket_address(destination), validated(Reach, context)
+    address, reach = bucket_address(destination), validated(StoreReach, context)
     done = run_here(
         settings_for(config, reach),
         lambda session, meter: session.upload(manifest, address, meter, region=reach.region or ""),

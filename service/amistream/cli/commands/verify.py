@@ -12,7 +12,7 @@ from amistream.cli.output import put_answer
 from amistream.cli.request_options import takes, validated
 from amistream.cli.table import columns, counted
 from amistream.errors import DifferenceError
-from amistream.request import Identity, Reach
+from amistream.request import Identity, StoreReach
 from amistream.units import duration_text, size_text
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def verify(
     identity = validated(Identity, context)
     certificate_file, key_file = path_of(identity.certificate), path_of(identity.private_key)
     report = run_here(
-        settings_for(config, validated(Reach, context)),
+        settings_for(config, validated(StoreReach, context)),
         lambda session, meter: session.verify(
             manifest, meter, deep=deep, certificate=certificate_file, private_key=key_file
         ),
