@@ -13,6 +13,7 @@ import pytest
 
 from support import endpoints, keys, tls
 from support.buckets import create_bucket, remove_bucket
+from support.ebs_endpoint import EbsEndpoint, EbsServer, run_ebs
 from support.loop import TidyLoop
 from support.proxy import Fault, FaultProxy
 
@@ -104,6 +105,20 @@ def seaweedfs(_seaweedfs_doors: tuple[Endpoint, Endpoint]) -> Endpoint:
 def seaweedfs_https(_seaweedfs_doors: tuple[Endpoint, Endpoint]) -> Endpoint:
     """The same SeaweedFS over HTTPS, with a certificate of `tls_authority`."""
     return _seaweedfs_doors[1]
+
+
+@pytest.fixture(scope="session")
+def ebs_server(_no_cloud_settings: None) -> Iterator[EbsServer]:
+    """The strict double of the EBS direct APIs and the EC2 requests around them."""
+    with run_ebs() as server:
+        yield server
+
+
+@pytest.fixture
+def ebs_endpoint(ebs_server: EbsServer) -> Iterator[EbsEndpoint]:
+    """A fresh account of `ebs_server`."""
+    with ebs_server.account() as account:
+        yield account
 
 
 @pytest.fixture(params=ENDPOINTS)

@@ -229,10 +229,10 @@ def _aio_session() -> Any:
 @contextmanager
 def run_moto() -> Iterator[Endpoint]:
     """Run moto's server on a port of its own choice."""
-    with _workplace("moto") as directory:
+    with workplace("moto") as directory:
         argv = [str(SCRIPTS / "moto_server"), "-H", "127.0.0.1", "-p", "0"]
-        with _running(argv, directory=directory) as server:
-            port = _announced_port(server)
+        with running(argv, directory=directory) as server:
+            port = announced_port(server)
             endpoint = Endpoint(
                 name="moto",
                 url=f"http://127.0.0.1:{port}",
@@ -251,7 +251,7 @@ def run_moto() -> Iterator[Endpoint]:
 @contextmanager
 def run_ministack() -> Iterator[Endpoint]:
     """Run ministack on a port of its own choice, in memory, without its other listeners."""
-    with _workplace("ministack") as directory:
+    with workplace("ministack") as directory:
         environ = {
             "BIND_HOST": "127.0.0.1",
             "GATEWAY_PORT": "0",
@@ -266,8 +266,8 @@ def run_ministack() -> Iterator[Endpoint]:
         }
         if not MINISTACK.exists():
             raise StartError(f"there is no {MINISTACK}: `make test` installs it")
-        with _running([str(MINISTACK)], directory=directory, environ=environ) as server:
-            port = _announced_port(server)
+        with running([str(MINISTACK)], directory=directory, environ=environ) as server:
+            port = announced_port(server)
             endpoint = Endpoint(
                 name="ministack",
                 url=f"http://127.0.0.1:{port}",
@@ -287,7 +287,7 @@ def run_ministack() -> Iterator[Endpoint]:
 def run_seaweedfs(authority: Authority) -> Iterator[tuple[Endpoint, Endpoint]]:
     """Run one SeaweedFS and give its HTTP and its HTTPS door."""
     for attempt in range(START_ATTEMPTS):
-        with _workplace("seaweedfs") as directory:
+        with workplace("seaweedfs") as directory:
             ports = free_ports(len(_SEAWEEDFS_PORTS))
             argv, http = _seaweedfs_command(directory, authority, ports)
             https = replace(
@@ -299,7 +299,7 @@ def run_seaweedfs(authority: Authority) -> Iterator[tuple[Endpoint, Endpoint]]:
             # A clean end takes it a quarter of a minute, and nobody wants the data.
             # Each bucket is a collection of volumes of its own: one at first, not seven.
             environ = {"WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
-            with _running(argv, directory=directory, environ=environ, stop_with=signal.SIGKILL) as server:
+            with running(argv, directory=directory, environ=environ, stop_with=signal.SIGKILL) as server:
                 try:
                     _wait_writable(server, http)
                     _wait_writable(server, https)
@@ -370,7 +370,7 @@ def _seaweedfs_command(directory: Path, authority: Authority, ports: list[int]) 
 
 
 @contextmanager
-def _workplace(name: str) -> Iterator[Path]:
+def workplace(name: str) -> Iterator[Path]:
     # Not pytest's directory: it keeps those of three sessions, and these hold buckets.
     directory = Path(tempfile.mkdtemp(prefix=f"amistream-{name}-"))
     try:
@@ -380,7 +380,7 @@ def _workplace(name: str) -> Iterator[Path]:
 
 
 @contextmanager
-def _running(
+def running(
     argv: list[str],
     *,
     directory: Path,
@@ -396,7 +396,7 @@ def _running(
         server.stop()
 
 
-def _announced_port(server: ServerProcess) -> int:
+def announced_port(server: ServerProcess) -> int:
     """Return the port the server says it has bound, so that nothing can take it in between."""
     pattern = re.compile(r"Running on http://127\.0\.0\.1:(\d+)")
     server.wait_ready(lambda: pattern.search(server.output()) is not None)

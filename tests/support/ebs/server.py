@@ -1,0 +1,274 @@
+"""The process of the EBS endpoint: HTTP in, the rules of `direct` and `ec2` applied, faults played.
+
+`python -m support.ebs.server DIRECTORY` binds a loopback port, prints it, and serves until it is ended. Snapshots'
+blocks are kept in sparse files in DIRECTORY, so its memory does not grow with them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+import uvloop
+from aiohttp import web
+from multidict import CIMultiDictProxy
+
+from support.ebs import direct, query
+from support.ebs.account import Account
+from support.ebs.control import Control
+from support.ebs.direct import Answer, Asked, Direct
+from support.ebs.ec2 import Ec2, caller_identity
+from support.ebs.knobs import Fault
+from support.ebs.rules import Refusal
+from support.ebs.signature import BadSignature, Signature
+
+LARGEST_BODY = 4 << 20
+_SIGNATURE_ERRORS = {
+    # kind: (EBS, EC2 and STS)
+    "missing": (("MissingAuthenticationTokenException", 403), ("AuthFailure", 401)),
+    "unknown": (("UnrecognizedClientException", 403), ("AuthFailure", 401)),
+    "expired": (("InvalidSignatureException", 403), ("RequestExpired", 400)),
+    "mismatch": (("InvalidSignatureException", 403), ("SignatureDoesNotMatch", 403)),
+}
+
+
+class CutError(Exception):
+    """The connection is to end now."""
+
+
+class Server:
+    """Everything that the process has."""
+
+    def __init__(self, directory: Path) -> None:
+        self.control = Control(directory)
+        self._services: dict[str, tuple[Account, Direct, Ec2]] = {}
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        path, _, queried = request.raw_path.partition("?")
+        if path.startswith("/_control"):
+            return self.control.answer(request.method, path, await _body(request))
+        if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        try:
+            return await self._serve(request, path, dict(parse_qsl(queried, keep_blank_values=True)))
+        except CutError:
+            if request.transport is not None:
+                request.transport.abort()
+            return web.Response(status=500)
+
+    async def _serve(self, request: web.BaseRequest, path: str, queried: dict[str, str]) -> web.StreamResponse:
+        marked = secrets.token_hex(8)
+        try:
+            signature = Signature.parse(request.headers.get("Authorization", ""))
+        except BadSignature as bad:
+            await _body(request)
+            return _bad_signature(bad, "ebs" if path.startswith("/snapshots") else "ec2", marked)
+        account = self.control.accounts.get(signature.access_key)
+        if account is None:
+            await _body(request)
+            unknown = BadSignature("unknown", "The security token included in the request is invalid.")
+            return _bad_signature(unknown, signature.service, marked)
+        asked = direct.route(request.method, path, queried, request.headers)
+        if asked is not None and signature.service == "ebs":
+            return await self._serve_direct(request, account, signature, asked, marked)
+        if (request.method, path) == ("POST", "/") and signature.service in {"ec2", "sts"}:
+            return await self._serve_query(request, account, signature, marked)
+        await _body(request)
+        return web.Response(status=404, text=f"{signature.service} has no {request.method} {path}")
+
+    def _of(self, account: Account) -> tuple[Direct, Ec2]:
+        kept = self._services.get(account.access_key)
+        if kept is None or kept[0] is not account:
+            kept = self._services[account.access_key] = (account, Direct(account), Ec2(account))
+        return kept[1:]
+
+    async def _serve_direct(
+        self, request: web.BaseRequest, account: Account, signature: Signature, asked: Asked, marked: str
+    ) -> web.StreamResponse:
+        fault = account.strike(asked.operation, asked.snapshot, asked.number)
+        putting = asked.operation == "PutSnapshotBlock"
+        account.in_flight += putting
+        account.most_in_flight = max(account.most_in_flight, account.in_flight)
+        try:
+            body = await self._taken(request, account, asked.operation, fault)
+            try:
+                if account.knobs.verify and not account.knobs.discard:
+                    self._check(request, account, signature, body, may_be_unsigned=putting)
+                if fault is not None and fault.do == "time_out" and asked.snapshot in account.shelf.snapshots:
+                    account.shelf.snapshots[asked.snapshot].fail("The snapshot timed out")
+                _refuse(account, asked.operation, fault)
+                answer = await self._of(account)[0].answer(asked, body)
+            except Refusal as refusal:
+                answer = _ebs_error(refusal)
+            except BadSignature as bad:
+                code, status = _SIGNATURE_ERRORS[bad.kind][0]
+                answer = _ebs_error(Refusal(code, status, bad.message))
+            _record(account, asked.operation, asked.snapshot, asked.number, answer.status, answer.headers)
+            await _after(fault)
+            return await _send(request, answer, fault, marked)
+        finally:
+            account.in_flight -= putting
+
+    async def _serve_query(
+        self, request: web.BaseRequest, account: Account, signature: Signature, marked: str
+    ) -> web.StreamResponse:
+        body = await _body(request)
+        form = dict(parse_qsl(body.decode(), keep_blank_values=True))
+        operation, snapshot = form.get("Action", ""), form.get("SnapshotId", form.get("SnapshotId.1", ""))
+        fault = account.strike(operation, snapshot, None)
+        if fault is not None and fault.do == "cut":
+            raise CutError
+        await self._wait(account, operation, fault)
+        status, code = 200, ""
+        try:
+            if account.knobs.verify:
+                self._check(request, account, signature, body, may_be_unsigned=False)
+            _refuse(account, operation, fault)
+            if signature.service == "sts":
+                text = caller_identity(account, marked)
+            else:
+                text = query.answer(operation, marked, self._of(account)[1].answer(operation, query.parse(body)))
+        except Refusal as refusal:
+            status, code, text = refusal.status, refusal.code, query.error(refusal.code, refusal.message, marked)
+        except BadSignature as bad:
+            code, status = _SIGNATURE_ERRORS[bad.kind][1]
+            text = query.error(code, bad.message, marked)
+        _record(account, operation, snapshot, None, status, {"x-amzn-ErrorType": code})
+        await _after(fault)
+        headers = {"Content-Type": "text/xml;charset=UTF-8", "x-amzn-RequestId": marked}
+        return web.Response(status=status, headers=headers, body=text)
+
+    async def _taken(self, request: web.BaseRequest, account: Account, operation: str, fault: Fault | None) -> bytes:
+        """Read the body, unless the request is cut."""
+        if fault is not None and fault.do == "cut" and operation != "GetSnapshotBlock":
+            await _body(request, fault.after)
+            raise CutError
+        body = await _body(request)
+        await self._wait(account, operation, fault)
+        return body
+
+    async def _wait(self, account: Account, operation: str, fault: Fault | None) -> None:
+        if latency := account.knobs.latency.get(operation, 0.0):
+            await asyncio.sleep(latency)
+        if fault is not None and fault.do == "hang":
+            _record(account, operation, fault.snapshot, fault.index, 0, {})
+            await _never()
+
+    def _check(
+        self,
+        request: web.BaseRequest,
+        account: Account,
+        signature: Signature,
+        body: bytes,
+        *,
+        may_be_unsigned: bool,
+    ) -> None:
+        signature.check(
+            method=request.method,
+            target=request.raw_path,
+            headers=request.headers,
+            body=body,
+            secret=account.knobs.secret_key,
+            region=account.knobs.region,
+            now=time.time() + account.knobs.skew,
+            may_be_unsigned=may_be_unsigned,
+        )
+
+
+async def _body(request: web.BaseRequest, most: int | None = None) -> bytes:
+    """Read the body, or so many bytes of it."""
+    body = bytearray()
+    async for piece in request.content.iter_any():
+        body += piece
+        if len(body) > LARGEST_BODY or (most is not None and len(body) >= most):
+            break
+    return bytes(body)
+
+
+async def _never() -> None:
+    await asyncio.Event().wait()
+
+
+async def _after(fault: Fault | None) -> None:
+    """Play what befalls an answer."""
+    if fault is not None and fault.do == "lose":
+        raise CutError
+    if fault is not None and fault.do == "hang_after":
+        await _never()
+
+
+def _refuse(account: Account, operation: str, fault: Fault | None) -> None:
+    knobs = account.knobs
+    if fault is not None and fault.do == "error":
+        raise Refusal(fault.code, fault.status, fault.message, fault.reason)
+    strikes = operation in (knobs.failing_operations or direct.OPERATIONS)
+    if strikes and account.dice.falls(knobs.failing_share, knobs.failing_seed):
+        raise Refusal("InternalServerException", 500, "An internal error has occurred.")
+
+
+def _ebs_error(refusal: Refusal) -> Answer:
+    body: dict[str, str] = {"Message": refusal.message}
+    if refusal.reason:
+        body["Reason"] = refusal.reason
+    headers = {"Content-Type": "application/json", "x-amzn-ErrorType": refusal.code}
+    return Answer(refusal.status, headers, json.dumps(body).encode())
+
+
+def _bad_signature(bad: BadSignature, service: str, marked: str) -> web.Response:
+    if service == "ebs":
+        code, status = _SIGNATURE_ERRORS[bad.kind][0]
+        answer = _ebs_error(Refusal(code, status, bad.message))
+        return web.Response(status=status, headers=answer.headers | {"x-amzn-RequestId": marked}, body=answer.body)
+    code, status = _SIGNATURE_ERRORS[bad.kind][1]
+    return web.Response(status=status, content_type="text/xml", body=query.error(code, bad.message, marked))
+
+
+async def _send(request: web.BaseRequest, answer: Answer, fault: Fault | None, marked: str) -> web.StreamResponse:
+    headers, body = answer.headers | {"x-amzn-RequestId": marked}, answer.body
+    if fault is not None and fault.do == "corrupt":
+        body = bytes([body[0] ^ 1]) + body[1:]
+    if fault is not None and fault.do == "cut":
+        reply = web.StreamResponse(status=answer.status, headers=headers | {"Content-Length": str(len(body))})
+        await reply.prepare(request)
+        await reply.write(body[: fault.after])
+        raise CutError
+    return web.Response(status=answer.status, headers=headers, body=body)
+
+
+def _record(
+    account: Account,
+    operation: str,
+    snapshot: str,
+    index: int | None,
+    status: int,
+    headers: dict[str, str] | CIMultiDictProxy[str],
+) -> None:
+    account.counts[operation] += 1
+    if account.knobs.discard:
+        return
+    entry: dict[str, Any] = {"time": time.time(), "operation": operation, "snapshot": snapshot, "status": status}
+    if index is not None:
+        entry["index"] = index
+    if status >= 400:
+        entry["code"] = headers.get("x-amzn-ErrorType", "")
+    account.requests.append(entry)
+
+
+async def serve(directory: Path) -> None:
+    runner = web.ServerRunner(web.Server(Server(directory).handle, access_log=None, keepalive_timeout=3600))
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    print(f"Running on http://127.0.0.1:{port}", flush=True)  # noqa: T201 - how it is found
+    await _never()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve(Path(sys.argv[1])))
