@@ -170,6 +170,14 @@ class NotSupportedError(StoreError):
     """The endpoint does not implement the request."""
 
 
+class ThrottledError(StoreError):
+    """The service asks for fewer requests. Transient: slower requests succeed."""
+
+
+class NotVisibleError(StoreError):
+    """The thing was made moments ago, and the service does not know it everywhere yet. Transient for minutes."""
+
+
 class NameTakenError(StoreError):
     """Another AMI of the account has the name."""
 
