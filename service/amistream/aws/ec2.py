@@ -1,11 +1,12 @@
-"""EC2 requests: register an AMI, find it, look at its state, list AMIs, deregister. Errors are translated.
+"""EC2 requests: register an AMI, find it, look at its state, list AMIs, deregister; count snapshots.
 
-RegisterImage has no client token, so it is not repeated here: `stages.register` does so safely.
+Errors are translated. RegisterImage has no client token, so it is not repeated here: `stages.register` does so safely.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +17,12 @@ from amistream.aws.translate import IncompleteReplyError, asking, error_code, wa
 from amistream.errors import StoreError
 from amistream.flow.cancel import await_answer, finish_despite_cancel
 from amistream.flow.retry import RetryPolicy, with_retries
-from amistream.ports.registry import Ami, Registration
+from amistream.ports.registry import BUNDLE_TAG, Ami, Registration
 
 PAGE = 1000
 """AMIs in one answer. AWS limit."""
+_NO_SNAPSHOT = frozenset({"InvalidBlockDeviceMapping", "MissingParameter"})
+"""Codes of RegisterImage for a root device without a snapshot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +34,17 @@ class Ec2:
     timeout_s: float
 
     async def may_register(self, registration: Registration) -> None:
-        """Ask EC2 whether it would permit the registration, without doing it."""
+        """Ask EC2 whether it would permit the registration, without doing it. The snapshot need not exist yet."""
         async with self._asking(f"register an AMI in {self.region}"):
             try:
                 made = wanted(await self.client.register_image(**_arguments(registration), DryRun=True), "ImageId")
             except ClientError as error:
-                if error_code(error) != "DryRunOperation":
-                    raise
-                return
+                code = error_code(error)
+                if code == "DryRunOperation" or (
+                    registration.is_on_snapshot and not registration.snapshot_id and code in _NO_SNAPSHOT
+                ):
+                    return
+                raise
         # Some compatible endpoints ignore DryRun and register at once.
         await self.deregister(str(made))
 
@@ -62,14 +68,35 @@ class Ec2:
 
         Not filtered by location on the server: that would miss other spellings, and compatible endpoints fail on it.
         """
-        found: list[Ami] = []
+        return [_image(each) for each in await self._own() if each.get("RootDeviceType") != "ebs"]
+
+    async def converted_images(self) -> list[Ami]:
+        """All AMIs of the caller's account that were made of a bundle and are on EBS, including disabled ones."""
+        images = [_image(each) for each in await self._own() if each.get("RootDeviceType") == "ebs"]
+        return [image for image in images if image.tags.get(BUNDLE_TAG)]
+
+    async def encrypts_by_default(self) -> bool:
+        """New snapshots in this account and region are encrypted, whatever a request asks for."""
+        async with self._asking(f"look up the encryption by default in {self.region}"):
+            reply = await self.client.get_ebs_encryption_by_default()
+            return bool(wanted(reply, "EbsEncryptionByDefault"))
+
+    async def pending_snapshots(self) -> int:
+        """The caller's pending snapshots, counted up to a page of them."""
+        filters = [{"Name": "status", "Values": ["pending"]}]
+        async with self._asking(f"count the pending snapshots in {self.region}"):
+            reply = await self.client.describe_snapshots(OwnerIds=["self"], Filters=filters, MaxResults=PAGE)
+            return len(wanted(reply, "Snapshots"))
+
+    async def _own(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
         page: dict[str, str] = {}
         while True:
             async with self._asking(f"list the AMIs in {self.region}"):
                 reply = await self.client.describe_images(
                     Owners=["self"], IncludeDisabled=True, MaxResults=PAGE, **page
                 )
-                found += [_image(each) for each in wanted(reply, "Images") if each.get("RootDeviceType") != "ebs"]
+                found += wanted(reply, "Images")
                 token = reply.get("NextToken")
                 if token and token == page.get("NextToken"):
                     raise IncompleteReplyError("names itself as the next page")
@@ -121,6 +148,10 @@ async def permitted(ec2: Ec2, registration: Registration, retry: RetryPolicy) ->
 
 
 def _image(found: dict[str, Any]) -> Ami:
+    snapshots = {
+        each.get("DeviceName"): each.get("Ebs", {}).get("SnapshotId", "")
+        for each in found.get("BlockDeviceMappings", ())
+    }
     return Ami(
         id=wanted(found, "ImageId"),
         # Bucket/key, however the location was written when the AMI was registered.
@@ -128,7 +159,24 @@ def _image(found: dict[str, Any]) -> Ami:
         state=found.get("State", ""),
         reason=found.get("StateReason", {}).get("Message", ""),
         tags={tag.get("Key", ""): tag.get("Value", "") for tag in found.get("Tags", ())},
+        snapshot_id=snapshots.get(found.get("RootDeviceName")) or "",
+        name=found.get("Name", ""),
+        description=found.get("Description", ""),
+        sriov=found.get("SriovNetSupport") == "simple",
+        ena=found.get("EnaSupport") is True,
     )
+
+
+def _root_mapping(registration: Registration) -> Iterator[dict[str, Any]]:
+    """The root device on its snapshot, which must not say whether it is encrypted: the snapshot has that."""
+    if registration.is_on_snapshot:
+        ebs = {
+            "SnapshotId": registration.snapshot_id,
+            "VolumeSize": registration.volume_size_gib,
+            "VolumeType": registration.volume_type,
+        }
+        given = {name: value for name, value in ebs.items() if value}
+        yield {"DeviceName": registration.root_device, "Ebs": {**given, "DeleteOnTermination": True}}
 
 
 def _arguments(registration: Registration) -> dict[str, Any]:
@@ -143,10 +191,16 @@ def _arguments(registration: Registration) -> dict[str, Any]:
         "RamdiskId": registration.ramdisk,
         "SriovNetSupport": "simple" if registration.sriov else "",
         "EnaSupport": registration.ena or None,
+        "RootDeviceName": registration.root_device,
+        "BootMode": registration.boot_mode,
+        "ImdsSupport": registration.imds_support,
         "BlockDeviceMappings": [
-            {"VirtualName": virtual, "DeviceName": device if device.startswith("/dev/") else f"/dev/{device}"}
-            for virtual, device in sorted(registration.block_device_mappings.items())
-            if virtual.startswith("ephemeral")
+            *_root_mapping(registration),
+            *(
+                {"VirtualName": virtual, "DeviceName": device if device.startswith("/dev/") else f"/dev/{device}"}
+                for virtual, device in sorted(registration.block_device_mappings.items())
+                if virtual.startswith("ephemeral")
+            ),
         ],
         "TagSpecifications": [
             {

@@ -8,12 +8,15 @@ from typing import Protocol
 
 JOB_TAG = "amistream:job"
 """Tag of an AMI with the job, or a word for the command, that registered it: RegisterImage takes no client token."""
+BUNDLE_TAG = "amistream:bundle"
+"""Tag of an AMI on EBS with the bundle of which it was made: bucket/key of the manifest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registration:
-    """The AMI that EC2 is asked to register. `location` is the manifest's bucket/key, without a leading slash.
+    """The AMI that EC2 is asked to register, on a bundle or on an EBS snapshot.
 
+    On a bundle `location` is the manifest's bucket/key, without a leading slash. On a snapshot `root_device` is set.
     As the options of a command, empty values are taken from the manifest.
     """
 
@@ -28,6 +31,17 @@ class Registration:
     ena: bool = False
     block_device_mappings: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+    snapshot_id: str = ""
+    """'' until the snapshot of the root device is made."""
+    root_device: str = ""
+    volume_size_gib: int = 0
+    volume_type: str = ""
+    boot_mode: str = ""
+    imds_support: str = ""
+
+    @property
+    def is_on_snapshot(self) -> bool:
+        return bool(self.root_device)
 
     @property
     def unmarked(self) -> Registration:
@@ -40,6 +54,7 @@ class Ami:
     """An AMI as EC2 describes it. `reason` explains a failed `state`.
 
     `location` is written as in `Registration`; '' where an endpoint does not report it: any bundle may be the AMI's.
+    `snapshot_id` is that of the root device, '' for an AMI on a bundle.
     """
 
     id: str
@@ -47,6 +62,17 @@ class Ami:
     state: str
     reason: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+    snapshot_id: str = ""
+    name: str = ""
+    description: str = ""
+    sriov: bool = False
+    ena: bool = False
+
+    def is_of(self, registration: Registration) -> bool:
+        """The AMI is registered on the bundle, or the snapshot, of this registration."""
+        if registration.is_on_snapshot:
+            return bool(registration.snapshot_id) and self.snapshot_id == registration.snapshot_id
+        return self.location == registration.location
 
     def is_by_job_of(self, registration: Registration) -> bool:
         """The tag proves that the job of this registration made the AMI, and no user under the same name."""

@@ -71,8 +71,8 @@ class EbsRegistrationFields(RegistrationFields):
         None, description="v2.0: instances of the AMI answer requests for metadata with a token only."
     )
     volume_type: Annotated[
-        Literal["gp3", "gp2", "io1", "io2", "st1", "sc1", "standard"],
-        Option("--volume-type", REGISTRATION, "gp3|gp2|io1|io2|st1|sc1|standard"),
+        Literal["gp3", "gp2", "standard"],  # EC2 boots from no st1 or sc1, and asks for the speed of io1 and io2
+        Option("--volume-type", REGISTRATION, "gp3|gp2|standard"),
     ] = Field("gp3", description="Type of the root volume of an instance.")
     copy_tags: Annotated[bool, Option("--copy-tags", REGISTRATION)] = Field(
         False, description="Give the AMI the tags of the AMI that is registered from the bundle."

@@ -1,7 +1,7 @@
-"""Register: make the bundle an AMI, safely against a lost answer, and wait until it can be used.
+"""Register: make the bundle or the snapshot an AMI, safely against a lost answer, and wait until it can be used.
 
-RegisterImage takes no client token. After a lost answer, EC2 is asked for an AMI of our name: if its location is our
-manifest's, the registration succeeded; if there is none, it is tried again.
+RegisterImage takes no client token. After a lost answer, EC2 is asked for an AMI of our name: if it is on our manifest
+or snapshot, the registration succeeded; if there is none, it is tried again.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ log = structlog.get_logger()
 LOOKS_AFTER_LOST_ANSWER = 3
 """AMIs become visible with a delay: number of looks before a registration counts as not done."""
 
+BUNDLE_LOOK = "the bundle is kept; see the reason, and check EC2's certificate and the ACL"
+
 _NAME_MOST = 128
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9()\[\] ./'@_-]")
 _WAITING = frozenset({"pending", "transient", ""})
@@ -37,7 +39,7 @@ def default_name(image: str, now: datetime, token: str) -> str:
 
 @dataclass(kw_only=True, eq=False)
 class RegistrationAttempt:
-    """Registers one bundle exactly once. `own` is what is known of the AMI that this job registered."""
+    """Registers one bundle or snapshot exactly once. `own` is what is known of the AMI that this job registered."""
 
     registry: Registry
     registration: Registration
@@ -53,7 +55,8 @@ class RegistrationAttempt:
         """Register, wait until the AMI is available, and return its id. Raises `RegisterError` or `StoreError`."""
         # A cancel waits a little for the id: by its name the AMI may not be found yet.
         image_id = await await_answer(self._register(), lambda: True)
-        await wait_available(self.registry, image_id, self.retry, timeout_s=timeout_s, poll_s=poll_s)
+        look = BUNDLE_LOOK if not self.registration.is_on_snapshot else ""
+        await wait_available(self.registry, image_id, self.retry, timeout_s=timeout_s, poll_s=poll_s, look=look)
         return image_id
 
     async def _register(self) -> str:
@@ -84,7 +87,7 @@ class RegistrationAttempt:
                 return image_id
 
     async def _take(self, found: Ami) -> str:
-        """The id of an AMI of that name and bundle. It is this job's own only if its mark proves that."""
+        """The id of an AMI of that name and bundle or snapshot. It is this job's own only if its mark proves that."""
         if found.id != self.own and found.is_by_job_of(self.registration):
             await self._know(found.id)
         return found.id
@@ -99,8 +102,10 @@ class RegistrationAttempt:
             raise self._failed(blind) from blind
 
     def _failed(self, error: StoreError) -> RegisterError:
-        by_hand = f"`amistream register s3://{self.registration.location} --ami-name '{self.registration.name}'`"
-        how = f"the bundle is complete and kept; resume the job, or register it with {by_hand}"
+        how = f"the snapshot {self.registration.snapshot_id} is complete and kept; resume the job"
+        if not self.registration.is_on_snapshot:
+            by_hand = f"`amistream register s3://{self.registration.location} --ami-name '{self.registration.name}'`"
+            how = f"the bundle is complete and kept; resume the job, or register it with {by_hand}"
         hint = "\n".join(filter(None, (error.hint, how)))
         return RegisterError(error.code, error.message, hint=hint, field=error.field)
 
@@ -111,9 +116,12 @@ class RegistrationAttempt:
 
 
 async def wait_available(
-    registry: Registry, image_id: str, retry: RetryPolicy, *, timeout_s: float, poll_s: float
+    registry: Registry, image_id: str, retry: RetryPolicy, *, timeout_s: float, poll_s: float, look: str = BUNDLE_LOOK
 ) -> None:
-    """Return when the AMI is available. Raises `RegisterError` with EC2's reason, or after `timeout_s`."""
+    """Return when the AMI is available. Raises `RegisterError` with EC2's reason, or after `timeout_s`.
+
+    `look` are words for what to check when EC2 could not make it.
+    """
     state = ""
     for _ in range(max(1, round(timeout_s / poll_s))):
         try:
@@ -132,7 +140,7 @@ async def wait_available(
             raise RegisterError(
                 "register.bad_state",
                 f"cannot use {image_id}: EC2 put it into the state {state} ({reason})",
-                hint="the bundle is kept; see the reason, and check EC2's certificate and the ACL",
+                hint=look,
             )
         await asyncio.sleep(poll_s)
     raise RegisterError(
@@ -145,11 +153,11 @@ async def wait_available(
 async def find_ours(
     registry: Registry, registration: Registration, retry: RetryPolicy, *, looks: int = LOOKS_AFTER_LOST_ANSWER
 ) -> Ami | None:
-    """Return the AMI that has this registration's name and location, if there is one. Raises `StoreError`."""
+    """Return the AMI that has this registration's name and bundle or snapshot, if any. Raises `StoreError`."""
     for look in range(1, looks + 1):
         await asyncio.sleep(retry.delay_s(look))
         what = f"look for {registration.name!r}"
         found = await with_retries(retry, what, lambda _: registry.find(registration.name))
-        if found is not None and found.location == registration.location:
+        if found is not None and found.is_of(registration):
             return found
     return None
