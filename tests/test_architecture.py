@@ -39,7 +39,10 @@ PURE = sorted(
     | {file for file in FILES if file.startswith(("stages/back/", "source/disks/", "source/tree/"))}
     - {
         f"source/tree/{name}.py"
-        for name in ("contents", "entries", "handles", "layers", "merged", "opening", "origin", "volume", "walk")
+        for name in (
+            *("admission", "contents", "crossing", "entries", "handles", "layers", "merged", "opening", "origin"),
+            *("replaced", "rows", "volume", "walk"),
+        )
     }
 )
 IMPURE = {

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from amistream.errors import SourceError
+from amistream.source.tree.handles import OpenDirectory, SwappedError, open_regular
 from amistream.source.tree.report import MOVED, Fate
 from source.nobody import as_nobody, open_folder
 from source.tree.images import content_of, is_clean, opened, write_image
@@ -141,8 +142,10 @@ def test_another_directory_of_that_name(tree: Path, tmp_path: Path) -> None:
     assert SECRET not in image.read_bytes()
 
 
-def test_pipe_and_device_in_place_of_a_file(tree: Path, tmp_path: Path) -> None:
-    """A pipe that is swapped in does not block the reading, and a device is not opened."""
+@pytest.mark.parametrize("mode", [0o755, 0o777])
+def test_pipe_and_device_in_place_of_a_file(tree: Path, tmp_path: Path, mode: int) -> None:
+    """A pipe that is swapped in does not block the reading, and a device is not opened, whoever may write there."""
+    (tree / "a").chmod(mode)
     with opened(tree) as volume:
         for name in ("file0", "file1"):
             (tree / "a" / name).unlink()
@@ -152,6 +155,42 @@ def test_pipe_and_device_in_place_of_a_file(tree: Path, tmp_path: Path) -> None:
         image = write_image(volume, tmp_path / "image")
         assert volume.report.paths(Fate.GONE) == [b"a/file0", b"a/file1"]
     assert is_clean(image)
+
+
+@pytest.mark.parametrize("others_write", [False, True])
+def test_pipe_in_place_of_a_file_that_is_being_opened(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, *, others_write: bool
+) -> None:
+    """A pipe that is swapped in between look and opening is not read.
+
+    It is not even opened where others than root may put one: there the file that was looked at is read.
+    """
+    if os.geteuid() != 0:
+        pytest.skip("needs directories of root")
+    directory, away = tree / "a", tree / "away"
+    directory.chmod(0o777 if others_write else 0o755)
+    here = os.open(directory, os.O_RDONLY)
+    about = (directory / "file0").stat()
+    look = "fstat" if others_write else "stat"
+    first = getattr(os, look)
+
+    def swap(*arguments: Any, **options: Any) -> os.stat_result:
+        found: os.stat_result = first(*arguments, **options)
+        if not away.exists():
+            (directory / "file0").rename(away)
+            os.mkfifo(directory / "file0")
+        return found
+
+    above = OpenDirectory(here, only_root_writes=not others_write)
+    monkeypatch.setattr(os, look, swap)
+    if others_write:
+        opened = open_regular(b"file0", above, about.st_dev, about.st_ino)
+        assert os.read(opened, 10_000) == b"0" * 5_000
+        os.close(opened)
+    else:
+        with pytest.raises(SwappedError):
+            open_regular(b"file0", above, about.st_dev, about.st_ino)
+    os.close(here)
 
 
 def test_shorter_than_it_says() -> None:

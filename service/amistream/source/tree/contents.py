@@ -11,7 +11,7 @@ import stat
 from collections.abc import Sequence
 
 from amistream.errors import SourceError
-from amistream.source.tree.handles import Handles, is_gone, open_regular
+from amistream.source.tree.handles import Handles, OpenDirectory, is_gone, open_regular
 from amistream.source.tree.layers import Layer
 from amistream.source.tree.records import packed_time
 from amistream.source.tree.report import MOVED, Fate, Report, shown
@@ -63,7 +63,7 @@ class Contents:
                 continue
             try:
                 name = tree.name_of(tree.entry[row])
-                about = os.stat(name, dir_fd=self._above(row), follow_symlinks=False)
+                about = os.stat(name, dir_fd=self._above(row).descriptor, follow_symlinks=False)
             except OSError as error:
                 fate = Fate.GONE if is_gone(error) else Fate.CHANGED
                 self._report.add(fate, tree.path(row))
@@ -80,7 +80,7 @@ class Contents:
         for handles in self._handles:
             handles.close()
 
-    def _above(self, row: int) -> int:
+    def _above(self, row: int) -> OpenDirectory:
         """The open directory that has the first name of an inode."""
         return self._handles[self._tree.layer[row]].directory(self._tree.parent[row])
 

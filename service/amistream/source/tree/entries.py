@@ -6,7 +6,6 @@ import errno
 import os
 from collections.abc import Iterator
 
-from amistream.source.tree.handles import open_regular
 from amistream.source.tree.layers import HIDDEN
 from amistream.source.tree.profiles import BLOCK, Profile
 from amistream.source.tree.xattrs import Attribute, fitting, on_disk
@@ -18,9 +17,13 @@ Runs = tuple[tuple[int, int], ...]
 
 
 def read_attributes(
-    place: str, profile: Profile, *, follow: bool = False, of_overlayfs: bool = False
+    place: str | int, profile: Profile, *, of_overlayfs: bool = False
 ) -> tuple[tuple[Attribute, ...], list[str]]:
-    """The attributes of an entry that have a place in the image, and the names of those that have none."""
+    """The attributes of an entry that have a place in the image, and the names of those that have none.
+
+    `place` is its path, or its open file.
+    """
+    follow = isinstance(place, int)
     try:
         names = os.listxattr(place, follow_symlinks=follow)
     except OSError as error:
@@ -46,21 +49,15 @@ def read_attributes(
     return tuple(kept), lost + [each.name.decode("utf-8", "backslashreplace") for each in dropped]
 
 
-def find_runs(name: bytes, above: int, about: os.stat_result) -> Runs | None:
-    """The runs of a file that has fewer blocks than its size needs; None if it has no hole, or cannot be asked."""
-    if about.st_blocks * 512 >= about.st_size:
-        return None
-    try:
-        opened = open_regular(name, above, about.st_dev, about.st_ino)
-    except OSError:
-        return None
-    try:
-        runs = tuple(_data_runs(opened, about.st_size))
-    except OSError:
-        return None
-    finally:
-        os.close(opened)
-    return None if runs == ((0, -(-about.st_size // BLOCK)),) else runs
+def may_have_holes(about: os.stat_result) -> bool:
+    """True for a regular file that has fewer blocks than its size needs."""
+    return about.st_blocks * 512 < about.st_size
+
+
+def find_runs(descriptor: int, size: int) -> Runs | None:
+    """The runs of a file, or None if it has no hole. Raises OSError if it cannot be asked."""
+    runs = tuple(_data_runs(descriptor, size))
+    return None if runs == ((0, -(-size // BLOCK)),) else runs
 
 
 def _data_runs(descriptor: int, size: int) -> Iterator[tuple[int, int]]:

@@ -1,7 +1,11 @@
 """Opens the directories and files of a tree by descriptors, one name at a time, and never through a link.
 
 A path is never given to the kernel, so it may be longer than the kernel takes, and a directory that is swapped for a
-link leads nowhere. Each file is looked at before it is opened: opening a device may already do something.
+link leads nowhere. Each file is looked at before it is opened: opening a device may already do something (a tape
+rewinds, a watchdog starts). Where others than root may put something into its directory, the very file that was looked
+at is opened, by its descriptor, so that nothing can be swapped in between. Elsewhere only root could do that, who alone
+makes devices, and within microseconds: there it is opened by its name, for half of the time, and looked at again before
+it is read.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import os
 import stat
 import time
 from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 
 from amistream.source.tree.tree import ROOT, Tree
@@ -20,6 +25,8 @@ _LEASE_S, _ASK_AGAIN_S = 5.0, 0.01
 _MOST_OPEN = 64
 """Directories kept open. Guess: deeper than nearly every tree."""
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+"""Bits of a directory's mode; one of them is set, too, where an ACL lets others write."""
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -36,18 +43,27 @@ def is_gone(error: OSError) -> bool:
     return error.errno in _GONE or isinstance(error, SwappedError)
 
 
+@dataclass(frozen=True, slots=True)
+class OpenDirectory:
+    """A directory that is open for reading its names."""
+
+    descriptor: int
+    only_root_writes: bool
+    """Nobody else may put something into it."""
+
+
 class Handles:
     """The open directories of one layer of a tree, by row. For one thread at a time."""
 
     def __init__(self, root: int, tree: Tree, layer: int = 0) -> None:
         """`root` is the open directory of a layer, which stays the caller's."""
-        self._root = root
+        self._root = _known(root, os.fstat(root))
         self._tree = tree
         self._layer = layer
-        self._open: OrderedDict[int, int] = OrderedDict()
+        self._open: OrderedDict[int, OpenDirectory] = OrderedDict()
 
-    def directory(self, row: int) -> int:
-        """A descriptor of a directory, valid until the next call. Raises OSError."""
+    def directory(self, row: int) -> OpenDirectory:
+        """A directory, open until the next call. Raises OSError."""
         way = []
         while row != ROOT and row not in self._open:
             way.append(row)
@@ -62,19 +78,23 @@ class Handles:
 
     def close(self) -> None:
         while self._open:
-            os.close(self._open.popitem()[1])
+            os.close(self._open.popitem()[1].descriptor)
 
-    def _enter(self, above: int, row: int) -> int:
+    def _enter(self, above: OpenDirectory, row: int) -> OpenDirectory:
         tree = self._tree
-        opened = open_directory(tree.name_of(tree.entry[row]), above)
+        opened = open_directory(tree.name_of(tree.entry[row]), above.descriptor)
         about = os.fstat(opened)
         if (about.st_dev, about.st_ino) != tree.identity(row, self._layer):
             os.close(opened)
             raise SwappedError("another directory has its name")
-        self._open[row] = opened
+        found = self._open[row] = _known(opened, about)
         if len(self._open) > _MOST_OPEN:
-            os.close(self._open.popitem(last=False)[1])
-        return opened
+            os.close(self._open.popitem(last=False)[1].descriptor)
+        return found
+
+
+def _known(opened: int, about: os.stat_result) -> OpenDirectory:
+    return OpenDirectory(opened, only_root_writes=about.st_uid == 0 and not about.st_mode & _OTHERS)
 
 
 def open_directory(name: bytes, above: int) -> int:
@@ -85,35 +105,50 @@ def open_directory(name: bytes, above: int) -> int:
         return os.open(name, _FOLDER, dir_fd=above)  # O_NOATIME is for the owner and root
 
 
-def open_regular(name: bytes, above: int, device: int, inode: int) -> int:
-    """Open a regular file for reading, if it is the one that is meant. Raises OSError."""
-    seen = os.open(name, _LOOK, dir_fd=above)
+def open_regular(name: bytes, above: OpenDirectory, device: int, inode: int, *, just_seen: bool = False) -> int:
+    """Open a regular file for reading, if it is the one that is meant. Raises OSError.
+
+    `just_seen`: its lstat has just said that it is one.
+    """
+    if above.only_root_writes:
+        if not just_seen:
+            _compare(os.stat(name, dir_fd=above.descriptor, follow_symlinks=False), device, inode)
+        opened = _open(name, _READ | os.O_NOFOLLOW, above.descriptor)
+        try:
+            _compare(os.fstat(opened), device, inode)
+        except BaseException:
+            os.close(opened)
+            raise
+        return opened
+    seen = os.open(name, _LOOK, dir_fd=above.descriptor)
     try:
-        about = os.fstat(seen)
-        if not stat.S_ISREG(about.st_mode) or (about.st_dev, about.st_ino) != (device, inode):
-            raise SwappedError("another file has its name")
-        return _reopen(f"/proc/self/fd/{seen}")
+        _compare(os.fstat(seen), device, inode)
+        return _open(f"/proc/self/fd/{seen}", _READ)
     finally:
         os.close(seen)
 
 
-def _reopen(path: str) -> int:
-    """Open a regular file by its descriptor, once nobody has a lease on it, as Samba has."""
+def _compare(about: os.stat_result, device: int, inode: int) -> None:
+    if about.st_ino != inode or about.st_dev != device or not stat.S_ISREG(about.st_mode):
+        raise SwappedError("another file has its name")
+
+
+def _open(path: str | bytes, flags: int, above: int | None = None) -> int:
+    """Open a file once nobody has a lease on it, as Samba has."""
+    try:
+        return os.open(path, flags | os.O_NOATIME, dir_fd=above)
+    except PermissionError:
+        flags &= ~os.O_NOATIME  # which is for the owner and root
+    except BlockingIOError:
+        flags |= os.O_NOATIME
     end = time.monotonic() + _LEASE_S
     while True:
         try:
-            return _open_at_once(path)
+            return os.open(path, flags, dir_fd=above)
         except BlockingIOError:
             if time.monotonic() > end:
                 raise
             time.sleep(_ASK_AGAIN_S)
-
-
-def _open_at_once(path: str) -> int:
-    try:
-        return os.open(path, _READ | os.O_NOATIME)
-    except PermissionError:
-        return os.open(path, _READ)  # O_NOATIME is for the owner and root
 
 
 def read_link(name: bytes, above: int) -> bytes:

@@ -5,30 +5,46 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+from amistream.source.tree.handles import OpenDirectory, open_regular
 from amistream.source.tree.layers import Layer
 
+_NONE = -1
 
-@dataclass(frozen=True, slots=True)
+
 class Seen:
     """An entry of a directory in one layer."""
 
-    layer: int
-    descriptor: int
-    """Of the directory, open until the next one is read."""
-    entry: os.DirEntry[str]
+    __slots__ = ("_entry", "_file", "above", "layer", "name")
+
+    def __init__(self, layer: int, above: OpenDirectory, entry: os.DirEntry[str]) -> None:
+        """`above` is open until the next directory is read."""
+        self.layer = layer
+        self.above = above
+        self.name = os.fsencode(entry.name)
+        self._entry = entry
+        self._file = _NONE
 
     @property
-    def name(self) -> bytes:
-        return os.fsencode(self.entry.name)
-
-    @property
-    def place(self) -> str:
-        return f"/proc/self/fd/{self.descriptor}/{self.entry.name}"
+    def place(self) -> str | int:
+        """The entry for a call of the kernel that takes no directory: its open file, or a path."""
+        return self._file if self._file != _NONE else f"/proc/self/fd/{self.above.descriptor}/{self._entry.name}"
 
     def about(self) -> os.stat_result:
-        return self.entry.stat(follow_symlinks=False)
+        """The entry's lstat, made once. Raises OSError."""
+        return self._entry.stat(follow_symlinks=False)
+
+    def open(self) -> int:
+        """Open the regular file that `about` tells of; it stays open until `close`. Raises OSError."""
+        if self._file == _NONE:
+            about = self.about()
+            self._file = open_regular(self.name, self.above, about.st_dev, about.st_ino, just_seen=True)
+        return self._file
+
+    def close(self) -> None:
+        if self._file != _NONE:
+            os.close(self._file)
+            self._file = _NONE
 
 
 Found = dict[bytes, list[Seen]]
@@ -37,11 +53,12 @@ Chosen = list[tuple[Seen, os.stat_result]]
 """The entry that comes in, and the directories below it that it is merged with."""
 
 
-def read_names(found: Found, layer: int, descriptor: int) -> None:
+def read_names(found: Found, layer: int, directory: OpenDirectory) -> None:
     """Add the entries of a directory in one layer, below those that were found. Raises OSError."""
-    with os.scandir(descriptor) as entries:
+    with os.scandir(directory.descriptor) as entries:
         for entry in entries:
-            found.setdefault(os.fsencode(entry.name), []).append(Seen(layer, descriptor, entry))
+            seen = Seen(layer, directory, entry)
+            found.setdefault(seen.name, []).append(seen)
 
 
 def choose(
@@ -56,6 +73,10 @@ def choose(
     An entry that is `left_out` hides those below it, as it would if it came in. `covered` gets the words of a layer
     that has something else in place of a directory, or a directory in place of something else.
     """
+    if len(found) == 1:
+        seen = found[0]
+        about = seen.about()
+        return [] if layers[seen.layer].deletes(about) or left_out(seen, about) else [(seen, about)]
     chosen: Chosen = []
     for seen in found:
         layer = layers[seen.layer]

@@ -41,6 +41,8 @@ _DER = re.compile(
 _PKCS12 = re.compile(rb"\x30(?:\x80|\x82..|\x83...)\x02\x01\x03\x30", re.DOTALL)
 _KEYS_IN_PKCS12 = re.compile(rb"\x2a\x86\x48\x86\xf7\x0d\x01\x0c\x0a\x01[\x01\x02]")
 _JAVA = re.compile(rb"\xfe\xed\xfe\xed|\xce\xce\xce\xce")
+_STARTS = b"PS-u\x94\x95\x96\xc5\x30\xfe\xce"
+"""The first bytes of all that is recognised by how it starts: most files have another one."""
 _KEYS_IN_JAVA = re.compile(rb"\x2b\x06\x01\x04\x01\x2a\x02(?:\x11\x01\x01|\x13\x01)")
 """The object identifiers that stand before each key; stores with certificates alone have none."""
 
@@ -49,13 +51,14 @@ def private_key_in(content: bytes) -> str:
     """The form of the private key in a file of this content, in words; '' if there is none."""
     if b"PRIVATE KEY" in content and _PEM.search(content):
         return "private key"
-    if found := _FIRST_WORDS.match(content):
+    starts = content[:1] in _STARTS
+    if starts and (found := _FIRST_WORDS.match(content)):
         return f"private key of {(found.lastgroup or '').replace('_', '.')}"
     if b"private-key" in content and _GNUPG.match(content):
         return "private key of GnuPG"
     if (b"PrivateKey" in content or b"AGE-SECRET" in content) and _LINES.search(content):
         return "private key"
-    return _binary(content)
+    return _binary(content) if starts else ""
 
 
 def _binary(content: bytes) -> str:

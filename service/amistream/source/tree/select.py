@@ -30,6 +30,7 @@ class Selection:
         self._left_out = _by_category(left_out)
         self._files = _by_category({name: CATEGORIES[name].files for name in clean})
         self._emptied = _by_category({name: CATEGORIES[name].emptied for name in clean})
+        self.empties_any = bool(self._emptied)
         self._kept = Patterns(pattern for name in clean for pattern in CATEGORIES[name].kept)
         self._always = Patterns(ALWAYS)
         self._any = Patterns([*exclude, *(pattern for each in left_out.values() for pattern in each), *ALWAYS])

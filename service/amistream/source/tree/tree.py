@@ -36,7 +36,7 @@ _TYPES = {
 """The kind of an inode as its directory entry records it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Row:
     """One inode, to be added to a tree. Times are packed (`records.packed_time`)."""
 
