@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 SECTOR = 512
 
@@ -36,6 +37,24 @@ def small_disk(where: Path, size: str, *options: str) -> Iterator[Path]:
 
 
 @contextmanager
+def dead_mount(where: Path) -> Iterator[Path]:
+    """Mount a file system whose program has ended: whoever looks at its root gets an error."""
+    try:
+        server = os.open("/dev/fuse", os.O_RDWR)
+    except OSError as error:
+        pytest.skip(f"no /dev/fuse here: {error.strerror}")
+    try:
+        options = f"fd={server},rootmode=40000,user_id=0,group_id=0"
+        _run_or_skip("mount", "-i", "-t", "fuse", "-o", options, "dead", str(where), pass_fds=[server])
+    finally:
+        os.close(server)
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", str(where)], check=True)
+
+
+@contextmanager
 def partition(disk: Path, start: int, size: int, number: int = 1) -> Iterator[Path]:
     """Tell the kernel of one partition of a disk, in bytes; no table is written."""
     _run_or_skip("addpart", str(disk), str(number), str(start // SECTOR), str(size // SECTOR))
@@ -47,9 +66,9 @@ def partition(disk: Path, start: int, size: int, number: int = 1) -> Iterator[Pa
         subprocess.run(["delpart", str(disk), str(number)], capture_output=True, check=False)
 
 
-def _run_or_skip(*argv: str) -> None:
+def _run_or_skip(*argv: str, pass_fds: Sequence[int] = ()) -> None:
     if shutil.which(argv[0]) is None:
         pytest.skip(f"{argv[0]} is not installed")
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, pass_fds=pass_fds)
     if done.returncode != 0:
         pytest.skip(f"no {argv[0]} here: {done.stderr.strip()}")

@@ -30,7 +30,7 @@ from amistream.source.tree.secrets import private_key_in
 from source.nobody import NOBODY, as_nobody, open_folder
 from source.tree.images import content_of, debugfs, is_clean, names_in, opened, write_image
 from source.tree.nasty import described, make_nasty_tree
-from support.mounts import mounted
+from support.mounts import dead_mount, mounted
 
 PEM = b"-----BEGIN %bPRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\n-----END PRIVATE KEY-----\n"
 CERTIFICATE = b"-----BEGIN CERTIFICATE-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\n-----END CERTIFICATE-----\n"
@@ -234,6 +234,20 @@ def test_mounts(tree: Path, tmp_path: Path) -> None:
     assert "Mode:  01777" in debugfs(image, "stat /disk")
     assert names_in(crossed, "/bound") == {"file"}
     assert names_in(image, "/itself/in") == {"file"}
+
+
+def test_mount_of_a_dead_server(tree: Path, tmp_path: Path) -> None:
+    """A mount whose server is gone is not looked at where it would not be crossed: the walk neither waits nor fails."""
+    fill(tree, "data/far/", "mnt/", "file")
+    with dead_mount(tree / "data/far"), dead_mount(tree / "mnt"):
+        with opened(tree, exclude=["/mnt"]) as volume:
+            image = write_image(volume, tmp_path / "image")
+            assert volume.report.paths(*Fate) == volume.report.paths(Fate.LEFT_OUT) == [b"data/far", b"mnt"]
+        with pytest.raises(RefusedError, match="data/far"), opened(tree, cross=True):
+            pass
+    assert is_clean(image)
+    assert names_in(image) == {"data", "file"}
+    assert names_in(image, "/data/far") == set()
 
 
 def test_more_names_than_an_inode_can_have(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

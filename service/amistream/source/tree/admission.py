@@ -47,6 +47,13 @@ class Admission:
             return ""
         return self._selection.empties(b"/" + path, seen.name)
 
+    def leaves_out_directory(self, path: bytes, name: bytes) -> bool:
+        """Leave out a directory by its path alone."""
+        rule = self._selection.leaves_out(b"/" + path, name, directory=True)
+        if rule:
+            self._report.add(Fate.LEFT_OUT, path, rule)
+        return bool(rule)
+
     def miss(self, path: bytes, error: OSError, fate: Fate = Fate.UNREADABLE) -> None:
         """Record an entry that cannot be read, or is gone: it may have moved to where the walk has been before."""
         self._report.add(Fate.GONE if is_gone(error) else fate, path, error.strerror or str(error))

@@ -37,8 +37,12 @@ class Crossing:
             return mount
         if around.cross and around.mounts.get(path, "") not in NEVER_CROSSED:
             return mount
-        self._report.add(Fate.LEFT_OUT, path, "another file system (--all); the directory is empty")
+        self.leave_empty(path)
         return STAYS_EMPTY
+
+    def leave_empty(self, path: bytes) -> None:
+        """Record a directory whose contents are left out, being those of another file system."""
+        self._report.add(Fate.LEFT_OUT, path, "another file system (--all); the directory is empty")
 
     def is_mounted(self, seen: Seen, path: bytes) -> bool:
         """True for a file over which another one is mounted, as containers have it. Raises OSError."""

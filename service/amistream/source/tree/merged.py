@@ -30,6 +30,11 @@ class Seen:
         """The entry for a call of the kernel that takes no directory: its open file, or a path."""
         return self._file if self._file != _NONE else f"/proc/self/fd/{self.above.descriptor}/{self._entry.name}"
 
+    @property
+    def listed_as_directory(self) -> bool:
+        """The directory above lists it as one: what is mounted over it is not looked at."""
+        return self._entry.is_dir(follow_symlinks=False)
+
     def about(self) -> os.stat_result:
         """The entry's lstat, made once. Raises OSError."""
         return self._entry.stat(follow_symlinks=False)

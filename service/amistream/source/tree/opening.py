@@ -29,7 +29,7 @@ from amistream.source.tree.profiles import BLOCK, PROFILES, Profile
 from amistream.source.tree.records import hash_seed, seconds_of
 from amistream.source.tree.report import Fate, shown
 from amistream.source.tree.select import Selection
-from amistream.source.tree.surroundings import Surroundings
+from amistream.source.tree.surroundings import Surroundings, waits_for_others
 from amistream.source.tree.tree import ROOT, used_inodes
 from amistream.source.tree.volume import TreeVolume
 from amistream.source.tree.walk import Walk
@@ -167,9 +167,14 @@ def _surroundings(
     patterns = [_output_pattern(real, folder, prefix) for folder, prefix in wishes.outputs]
     names = [re.compile(each, re.DOTALL) for each in patterns if each]
     below = [each for each in table if each.point.startswith(inside)]
+    same = {each.number for each in below if mount is not None and shows_the_same(each, mount)}
+    tops = {each.point.removeprefix(inside): each for each in below}
     return Surroundings(
-        mounts={each.point.removeprefix(inside): each.kind for each in below},
-        same={each.number for each in below if mount is not None and shows_the_same(each, mount)},
+        mounts={point: each.kind for point, each in tops.items()},
+        remote={point for point, each in tops.items() if waits_for_others(each.kind) and each.number not in same}
+        if not wishes.cross
+        else (),
+        same=same,
         cross=wishes.cross,
         own=own,
         own_name=lambda path: any(each.fullmatch(path) for each in names),

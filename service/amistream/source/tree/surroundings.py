@@ -9,6 +9,13 @@ _KERNELS = """autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devt
     nsfs proc pstore ramfs rpc_pipefs securityfs selinuxfs sysfs tmpfs tracefs"""
 NEVER_CROSSED = frozenset(_KERNELS.split())
 """File systems of the kernel, and in memory."""
+_REMOTE = "9p afs ceph cifs coda glusterfs lustre ncpfs nfs nfs4 ocfs2 orangefs smb3 smbfs"
+_SERVERS = frozenset(_REMOTE.split())
+
+
+def waits_for_others(kind: str) -> bool:
+    """True for a file system whose answers come from another machine, or from a program."""
+    return kind in _SERVERS or kind == "fuse" or kind.startswith("fuse.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +26,8 @@ class Surroundings:
     """Mount points below the tree's root, without a slash in front, and the kind of what is mounted there."""
     same: Collection[int] = ()
     """Numbers of the mounts that belong to the tree's own file system."""
+    remote: Collection[bytes] = ()
+    """The mount points of file servers that are not crossed: looking at one may wait for ever."""
     cross: bool = False
     """Take other file systems in, but for those of the kernel."""
     own: Collection[tuple[int, int]] = ()

@@ -127,6 +127,11 @@ class Walk:
         """Add one name; returns it if it is a directory that is to be read."""
         if self._stopped():
             raise StoppedError
+        if path in self._around.remote:
+            found = [seen for seen in found if seen.layer or not seen.listed_as_directory]
+            if not found:
+                self._add_remote(above, name, path)
+                return None
         try:
             return self._add_chosen(above, name, path, self._admission.choose(path, found))
         except OSError as error:
@@ -170,6 +175,15 @@ class Walk:
             if mount == STAYS_EMPTY:
                 layers.pop()
         return _Directory(row, path, tuple(layers), mount)
+
+    def _add_remote(self, above: _Directory, name: bytes, path: bytes) -> None:
+        """Add an empty directory in place of a mount that is not looked at, because its server may never answer."""
+        if self._admission.leaves_out_directory(path, name):
+            return
+        tree = self.tree
+        row = Row(mode=stat.S_IFDIR | 0o755, mtime=tree.mtime[ROOT], ctime=tree.ctime[ROOT])
+        tree.name(tree.add(row, above.row), name)
+        self._crossing.leave_empty(path)
 
     def _replace(self, above: _Directory, path: bytes, file: Replaced) -> None:
         """Add a file that the job changes. Raises OSError if the one that was there cannot be read."""
