@@ -47,6 +47,11 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
 
+    @property
+    def code(self) -> str:
+        """The name of an error, or ''."""
+        return self.headers.get("x-amzn-ErrorType", "")
+
 
 def route(method: str, path: str, query: Mapping[str, str], headers: Mapping[str, str]) -> Asked | None:
     """Find out what is asked; None for what is no request of `ebs`."""

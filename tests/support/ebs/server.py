@@ -7,7 +7,6 @@ blocks are kept in sparse files in DIRECTORY, so its memory does not grow with t
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 import sys
 import time
@@ -17,9 +16,8 @@ from urllib.parse import parse_qsl
 
 import uvloop
 from aiohttp import web
-from multidict import CIMultiDictProxy
 
-from support.ebs import direct, query
+from support.ebs import direct, query, replies
 from support.ebs.account import Account
 from support.ebs.control import Control
 from support.ebs.direct import Answer, Asked, Direct
@@ -29,13 +27,8 @@ from support.ebs.rules import Refusal
 from support.ebs.signature import BadSignature, Signature
 
 LARGEST_BODY = 4 << 20
-_SIGNATURE_ERRORS = {
-    # kind: (EBS, EC2 and STS)
-    "missing": (("MissingAuthenticationTokenException", 403), ("AuthFailure", 401)),
-    "unknown": (("UnrecognizedClientException", 403), ("AuthFailure", 401)),
-    "expired": (("InvalidSignatureException", 403), ("RequestExpired", 400)),
-    "mismatch": (("InvalidSignatureException", 403), ("SignatureDoesNotMatch", 403)),
-}
+TICK_S = 0.02
+"""Between two looks at a client that waits for nothing."""
 
 
 class CutError(Exception):
@@ -68,12 +61,12 @@ class Server:
             signature = Signature.parse(request.headers.get("Authorization", ""))
         except BadSignature as bad:
             await _body(request)
-            return _bad_signature(bad, "ebs" if path.startswith("/snapshots") else "ec2", marked)
+            return replies.bad_signature(bad, "ebs" if path.startswith("/snapshots") else "ec2", marked)
         account = self.control.accounts.get(signature.access_key)
         if account is None:
             await _body(request)
             unknown = BadSignature("unknown", "The security token included in the request is invalid.")
-            return _bad_signature(unknown, signature.service, marked)
+            return replies.bad_signature(unknown, signature.service, marked)
         asked = direct.route(request.method, path, queried, request.headers)
         if asked is not None and signature.service == "ebs":
             return await self._serve_direct(request, account, signature, asked, marked)
@@ -85,6 +78,8 @@ class Server:
     def _of(self, account: Account) -> tuple[Direct, Ec2]:
         kept = self._services.get(account.access_key)
         if kept is None or kept[0] is not account:
+            for name in set(self._services) - set(self.control.accounts):
+                del self._services[name]
             kept = self._services[account.access_key] = (account, Direct(account), Ec2(account))
         return kept[1:]
 
@@ -96,7 +91,14 @@ class Server:
         account.in_flight += putting
         account.most_in_flight = max(account.most_in_flight, account.in_flight)
         try:
-            body = await self._taken(request, account, asked.operation, fault)
+            if fault is not None and fault.do == "cut" and asked.operation != "GetSnapshotBlock":
+                await _body(request, fault.after)
+                raise CutError
+            body = await _body(request)
+            await asyncio.sleep(account.knobs.latency.get(asked.operation, 0.0))
+            if fault is not None and fault.do == "hang":
+                _record(account, asked.operation, asked.snapshot, asked.number, 0)
+                await _hold(request)
             try:
                 if account.knobs.verify and not account.knobs.discard:
                     self._check(request, account, signature, body, may_be_unsigned=putting)
@@ -105,12 +107,11 @@ class Server:
                 _refuse(account, asked.operation, fault)
                 answer = await self._of(account)[0].answer(asked, body)
             except Refusal as refusal:
-                answer = _ebs_error(refusal)
+                answer = replies.ebs_error(refusal)
             except BadSignature as bad:
-                code, status = _SIGNATURE_ERRORS[bad.kind][0]
-                answer = _ebs_error(Refusal(code, status, bad.message))
-            _record(account, asked.operation, asked.snapshot, asked.number, answer.status, answer.headers)
-            await _after(fault)
+                answer = replies.ebs_error(replies.ebs_refusal(bad))
+            _record(account, asked.operation, asked.snapshot, asked.number, answer.status, answer.code)
+            await _after(request, fault)
             return await _send(request, answer, fault, marked)
         finally:
             account.in_flight -= putting
@@ -124,41 +125,26 @@ class Server:
         fault = account.strike(operation, snapshot, None)
         if fault is not None and fault.do == "cut":
             raise CutError
-        await self._wait(account, operation, fault)
+        await asyncio.sleep(account.knobs.latency.get(operation, 0.0))
+        if fault is not None and fault.do == "hang":
+            _record(account, operation, snapshot, None, 0)
+            await _hold(request)
         status, code = 200, ""
         try:
             if account.knobs.verify:
                 self._check(request, account, signature, body, may_be_unsigned=False)
             _refuse(account, operation, fault)
-            if signature.service == "sts":
+            if signature.service == "sts" and operation == "GetCallerIdentity":
                 text = caller_identity(account, marked)
             else:
                 text = query.answer(operation, marked, self._of(account)[1].answer(operation, query.parse(body)))
-        except Refusal as refusal:
+        except (Refusal, BadSignature) as problem:
+            refusal = problem if isinstance(problem, Refusal) else replies.ec2_refusal(problem)
             status, code, text = refusal.status, refusal.code, query.error(refusal.code, refusal.message, marked)
-        except BadSignature as bad:
-            code, status = _SIGNATURE_ERRORS[bad.kind][1]
-            text = query.error(code, bad.message, marked)
-        _record(account, operation, snapshot, None, status, {"x-amzn-ErrorType": code})
-        await _after(fault)
+        _record(account, operation, snapshot, None, status, code)
+        await _after(request, fault)
         headers = {"Content-Type": "text/xml;charset=UTF-8", "x-amzn-RequestId": marked}
         return web.Response(status=status, headers=headers, body=text)
-
-    async def _taken(self, request: web.BaseRequest, account: Account, operation: str, fault: Fault | None) -> bytes:
-        """Read the body, unless the request is cut."""
-        if fault is not None and fault.do == "cut" and operation != "GetSnapshotBlock":
-            await _body(request, fault.after)
-            raise CutError
-        body = await _body(request)
-        await self._wait(account, operation, fault)
-        return body
-
-    async def _wait(self, account: Account, operation: str, fault: Fault | None) -> None:
-        if latency := account.knobs.latency.get(operation, 0.0):
-            await asyncio.sleep(latency)
-        if fault is not None and fault.do == "hang":
-            _record(account, operation, fault.snapshot, fault.index, 0, {})
-            await _never()
 
     def _check(
         self,
@@ -191,16 +177,19 @@ async def _body(request: web.BaseRequest, most: int | None = None) -> bytes:
     return bytes(body)
 
 
-async def _never() -> None:
-    await asyncio.Event().wait()
+async def _hold(request: web.BaseRequest) -> None:
+    """Never answer: wait until the client has gone."""
+    while request.transport is not None and not request.transport.is_closing():  # noqa: ASYNC110 - it has no event
+        await asyncio.sleep(TICK_S)
+    raise CutError
 
 
-async def _after(fault: Fault | None) -> None:
+async def _after(request: web.BaseRequest, fault: Fault | None) -> None:
     """Play what befalls an answer."""
     if fault is not None and fault.do == "lose":
         raise CutError
     if fault is not None and fault.do == "hang_after":
-        await _never()
+        await _hold(request)
 
 
 def _refuse(account: Account, operation: str, fault: Fault | None) -> None:
@@ -210,23 +199,6 @@ def _refuse(account: Account, operation: str, fault: Fault | None) -> None:
     strikes = operation in (knobs.failing_operations or direct.OPERATIONS)
     if strikes and account.dice.falls(knobs.failing_share, knobs.failing_seed):
         raise Refusal("InternalServerException", 500, "An internal error has occurred.")
-
-
-def _ebs_error(refusal: Refusal) -> Answer:
-    body: dict[str, str] = {"Message": refusal.message}
-    if refusal.reason:
-        body["Reason"] = refusal.reason
-    headers = {"Content-Type": "application/json", "x-amzn-ErrorType": refusal.code}
-    return Answer(refusal.status, headers, json.dumps(body).encode())
-
-
-def _bad_signature(bad: BadSignature, service: str, marked: str) -> web.Response:
-    if service == "ebs":
-        code, status = _SIGNATURE_ERRORS[bad.kind][0]
-        answer = _ebs_error(Refusal(code, status, bad.message))
-        return web.Response(status=status, headers=answer.headers | {"x-amzn-RequestId": marked}, body=answer.body)
-    code, status = _SIGNATURE_ERRORS[bad.kind][1]
-    return web.Response(status=status, content_type="text/xml", body=query.error(code, bad.message, marked))
 
 
 async def _send(request: web.BaseRequest, answer: Answer, fault: Fault | None, marked: str) -> web.StreamResponse:
@@ -241,22 +213,15 @@ async def _send(request: web.BaseRequest, answer: Answer, fault: Fault | None, m
     return web.Response(status=answer.status, headers=headers, body=body)
 
 
-def _record(
-    account: Account,
-    operation: str,
-    snapshot: str,
-    index: int | None,
-    status: int,
-    headers: dict[str, str] | CIMultiDictProxy[str],
-) -> None:
+def _record(account: Account, operation: str, snapshot: str, index: int | None, status: int, code: str = "") -> None:
     account.counts[operation] += 1
     if account.knobs.discard:
         return
     entry: dict[str, Any] = {"time": time.time(), "operation": operation, "snapshot": snapshot, "status": status}
     if index is not None:
         entry["index"] = index
-    if status >= 400:
-        entry["code"] = headers.get("x-amzn-ErrorType", "")
+    if code:
+        entry["code"] = code
     account.requests.append(entry)
 
 
@@ -267,7 +232,7 @@ async def serve(directory: Path) -> None:
     await site.start()
     port = runner.addresses[0][1]
     print(f"Running on http://127.0.0.1:{port}", flush=True)  # noqa: T201 - how it is found
-    await _never()
+    await asyncio.Event().wait()
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ class Signature:
         content = headers.get("x-amz-content-sha256")
         if content == UNSIGNED and not may_be_unsigned:
             raise BadSignature("mismatch", "the body of this operation must be signed")
-        if content not in {None, UNSIGNED, sha256(body).hexdigest()}:
+        if content not in {None, UNSIGNED} and content != sha256(body).hexdigest():
             raise BadSignature("mismatch", "x-amz-content-sha256 is not that of the body")
         if not hmac.compare_digest(self._computed(method, target, headers, body, secret, date), self.signature):
             raise BadSignature("mismatch", "The request signature we calculated does not match the one you provided")
