@@ -10,10 +10,10 @@ import pytest
 
 from amistream.aws.session import Aws
 from amistream.checks import host
+from amistream.checks.bundling import BundlingChecks
 from amistream.checks.destination import Destination
 from amistream.checks.findings import Check, Finding, Status, run_checks
 from amistream.checks.host import HostChecks
-from amistream.checks.source import SourceChecks
 from amistream.values import KIB, MIB
 from jobs.work import request, settings
 from support.mounts import small_disk
@@ -59,7 +59,7 @@ class Machine:
         chosen = settings(self.tmp_path, **changes.pop("settings", {}))
         asked = request(self.tmp_path / "disk.img", self.tmp_path / "out", self.keys, **changes)
         async with Aws(chosen) as aws:
-            checks = HostChecks(chosen, SourceChecks(Destination(asked, chosen, aws, "token")))
+            checks = HostChecks(chosen, BundlingChecks(Destination(asked, chosen, aws, "token")))
             all_of_them = [*checks.checks(), Check("clock", "", host.check_clock)]
             (finding,) = await run_checks([each for each in all_of_them if each.name == name])
         return finding

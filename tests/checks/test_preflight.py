@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from amistream.aws.session import Aws
+from amistream.checks.bundling import BundlingChecks
 from amistream.checks.destination import Destination
 from amistream.checks.host import HostChecks
 from amistream.checks.preflight import DestinationChecks, checks_of
-from amistream.checks.source import SourceChecks
 from jobs.work import request, settings
 from support.buckets import list_keys
 
@@ -28,7 +28,7 @@ async def test_every_name_that_a_check_waits_for_is_a_check(scene: Scene) -> Non
         for to in ("s3://bucket/x", scene.out):
             asked = request(scene.image, to, scene.keys, inherit=True, account=None, ec2_certificate=None, freeze=True)
             address = Destination(asked, chosen, aws, "token")
-            source = SourceChecks(address)
+            source = BundlingChecks(address)
             first = DestinationChecks(address, source, earlier=(), create_keys=False)
             second = DestinationChecks(address, source, earlier=(first,), create_keys=False)
             state_dir = HostChecks(chosen, source).state_dir()

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from amistream.aws.session import Aws
+from amistream.checks.bundling import BundlingChecks
 from amistream.checks.destination import Destination
 from amistream.checks.findings import run_checks
-from amistream.checks.source import SourceChecks
 from jobs.work import request, settings
 from support.mounts import mounted
 from support.volumes import ext4_image, loop_device, random_image
@@ -30,7 +30,7 @@ async def test_a_mounted_volume_whose_name_is_swapped(tmp_path: Path, key_ring: 
     chosen = settings(tmp_path)
     with loop_device(image, read_only=False) as device, mounted(device, tmp_path / "rw") as place:
         async with Aws(chosen) as aws:
-            source = SourceChecks(Destination(request(link, tmp_path / "out", key_ring), chosen, aws, "token"))
+            source = BundlingChecks(Destination(request(link, tmp_path / "out", key_ring), chosen, aws, "token"))
             checks = {check.name: check for check in source.checks()}
             (_,) = await run_checks([checks["source"]])
             try:

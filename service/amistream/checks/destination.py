@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from amistream.aws.ec2 import Ec2
 from amistream.aws.session import Aws
+from amistream.checks.context import RequestContext
 from amistream.errors import JobError
 from amistream.flow.retry import RetryPolicy, retry_policy
 from amistream.location import DirectoryLocation, S3Location, parse_location
@@ -33,8 +35,10 @@ class OpenDestination:
     registration: Registration | None
 
 
-class RequestContext:
-    """A request, the settings that complete it, and the roots within which a confined job must stay."""
+class BundleContext(RequestContext):
+    """The context of a bundle."""
+
+    request: CheckRequest
 
     def __init__(
         self,
@@ -46,14 +50,16 @@ class RequestContext:
         settled: Bundling | None = None,
     ) -> None:
         """The decisions that an earlier run `settled` win over the settings."""
-        self.request = request
-        self.settings = settings
-        self.aws = aws
-        self.roots = roots
+        super().__init__(request, settings, aws, roots=roots)
         self.prefix = settled.plan.prefix if settled else request.prefix or settings.prefix
 
+    @property
+    def outputs(self) -> list[tuple[Path, str]]:
+        places = map(parse_location, self.request.destinations)
+        return [(place.path, self.prefix) for place in places if isinstance(place, DirectoryLocation)]
 
-class Destination(RequestContext):
+
+class Destination(BundleContext):
     """One destination of a request, and the means to reach it."""
 
     def __init__(

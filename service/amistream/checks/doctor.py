@@ -12,12 +12,12 @@ from amistream.aws.credentials import find_credentials
 from amistream.aws.session import Aws
 from amistream.checks.boot.of_request import BootChecks
 from amistream.checks.bucket import credentials_observation
-from amistream.checks.destination import Destination, RequestContext
+from amistream.checks.bundling import BundlingChecks
+from amistream.checks.destination import BundleContext, Destination
 from amistream.checks.findings import Check, Finding, Observation, Status, notice, run_checks
 from amistream.checks.host import HostChecks, check_clock
 from amistream.checks.identity import IdentityChecks
 from amistream.checks.preflight import DestinationChecks, checks_of
-from amistream.checks.source import SourceChecks
 from amistream.request import CheckRequest
 from amistream.roots import Roots
 from amistream.settings import Settings
@@ -26,8 +26,8 @@ from amistream.settings import Settings
 async def examine(request: CheckRequest, settings: Settings, aws: Aws, roots: Roots | None = None) -> list[Finding]:
     """Run every check; the findings come in a fixed order. `roots` are those of a confined job."""
     token = secrets.token_hex(4)
-    context = RequestContext(request, settings, aws, roots=roots)
-    volume = SourceChecks(context)
+    context = BundleContext(request, settings, aws, roots=roots)
+    volume = BundlingChecks(context)
     places: list[DestinationChecks] = []
     for number in range(len(request.destinations)):
         address = Destination(request, settings, aws, token, number, roots=roots)
@@ -50,7 +50,7 @@ async def examine(request: CheckRequest, settings: Settings, aws: Aws, roots: Ro
 class NoDestination:
     """The checks of a destination that make sense without one."""
 
-    def __init__(self, context: RequestContext) -> None:
+    def __init__(self, context: BundleContext) -> None:
         self._context = context
         self.region = ""
 

@@ -19,7 +19,7 @@ from amistream.host.mounts import shown, writable_mounts
 from amistream.host.swaps import swap_places
 from amistream.location import DirectoryLocation, parse_location
 from amistream.ports.volume import Volume
-from amistream.request import CheckRequest
+from amistream.request import VolumeRequest
 from amistream.settings import Settings
 from amistream.values import quoted
 
@@ -36,7 +36,7 @@ def writable_devices(volume: Volume) -> frozenset[str]:
     return frozenset(mount.device for mount in writable_mounts(volume.identity))
 
 
-def places_to_freeze(volume: Volume, request: CheckRequest, settings: Settings) -> tuple[Path, ...]:
+def places_to_freeze(volume: Volume, request: VolumeRequest, settings: Settings) -> tuple[Path, ...]:
     """A mount point of each file system on the volume that may be written to.
 
     Raises `RefusedError` for one that must not be frozen.
@@ -64,7 +64,7 @@ def places_to_freeze(volume: Volume, request: CheckRequest, settings: Settings) 
     return tuple(found)
 
 
-def _needed(request: CheckRequest, settings: Settings) -> Iterator[tuple[Path, str]]:
+def _needed(request: VolumeRequest, settings: Settings) -> Iterator[tuple[Path, str]]:
     """The files and directories that are written to meanwhile, the most telling words last."""
     for link in _OPEN.iterdir():
         yield link, "a file that this process has open"
@@ -76,7 +76,7 @@ def _needed(request: CheckRequest, settings: Settings) -> Iterator[tuple[Path, s
         yield Path(place), f"the system ({place})"
     yield Path(tempfile.gettempdir()), f"the directory of temporary files ({tempfile.gettempdir()})"
     yield settings.socket.parent, f"the socket ({settings.socket})"
-    for destination in request.destinations:
+    for destination in request.outputs:
         location = parse_location(destination)
         if isinstance(location, DirectoryLocation):
             yield location.path, f"the destination {location}"

@@ -10,8 +10,8 @@ import struct
 from importlib import metadata
 from pathlib import Path
 
+from amistream.checks.bundling import BundlingChecks
 from amistream.checks.findings import Check, Observation, notice
-from amistream.checks.source import SourceChecks
 from amistream.errors import RefusedError
 from amistream.settings import PROCESS_BASELINE, Settings
 from amistream.units import size_text
@@ -35,7 +35,7 @@ _UNSYNCHRONISED = 0x0040
 class HostChecks:
     """Compares the machine with the needs of a job, which `source` knows."""
 
-    def __init__(self, settings: Settings, source: SourceChecks) -> None:
+    def __init__(self, settings: Settings, source: BundlingChecks) -> None:
         self._settings = settings
         self._source = source
         self._state_dir = settings.state_dir

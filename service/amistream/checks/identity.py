@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA1
 
 from amistream.aws.regions import find_ec2_certificate
-from amistream.checks.destination import RequestContext
+from amistream.checks.destination import BundleContext
 from amistream.checks.findings import Check, Observation, notice
 from amistream.errors import RefusedError
 from amistream.keys import CERTIFICATE_FILE, PRIVATE_KEY_FILE, UserIdentity, load_identity, own_identity
@@ -34,7 +34,7 @@ class IdentityChecks:
     certificate: x509.Certificate
     """EC2's; set by the check `ec2_certificate`."""
 
-    def __init__(self, context: RequestContext, place: KnowsRegion, *, create_keys: bool) -> None:
+    def __init__(self, context: BundleContext, place: KnowsRegion, *, create_keys: bool) -> None:
         self._request = context.request
         self._roots = context.roots
         self._settings = context.settings

@@ -18,12 +18,12 @@ from amistream.aws.session import Aws
 from amistream.checks.ami import AmiChecks
 from amistream.checks.boot.of_request import BootChecks
 from amistream.checks.bucket import BucketChecks
+from amistream.checks.bundling import BundlingChecks
 from amistream.checks.destination import Destination, OpenDestination
 from amistream.checks.directory import DirectoryChecks
 from amistream.checks.findings import Check, Finding, Status, for_destination, refuse_if_failed, run_checks
 from amistream.checks.host import HostChecks
 from amistream.checks.identity import IdentityChecks
-from amistream.checks.source import SourceChecks
 from amistream.errors import RefusedError, StoreError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.keys import UserIdentity
@@ -85,7 +85,7 @@ async def check(
     `bundling` holds the decisions of an earlier run of the job, which stay; that run's parts are no obstacle. `numbers`
     are the places of the addresses in it.
     """
-    source = SourceChecks(addresses[0])
+    source = BundlingChecks(addresses[0])
     places: list[DestinationChecks] = []
     for address, number in zip(addresses, numbers, strict=True):
         places.append(DestinationChecks(address, source, bundling, number, earlier=tuple(places), create_keys=True))
@@ -122,7 +122,7 @@ class DestinationChecks:
     def __init__(
         self,
         address: Destination,
-        source: SourceChecks,
+        source: BundlingChecks,
         bundling: Bundling | None = None,
         number: int = 0,
         *,
@@ -159,7 +159,7 @@ class DestinationChecks:
         )
 
 
-def _location_checks(address: Destination, source: SourceChecks) -> BucketChecks | DirectoryChecks:
+def _location_checks(address: Destination, source: BundlingChecks) -> BucketChecks | DirectoryChecks:
     match address.location:
         case DirectoryLocation() as location:
             return DirectoryChecks(address, location, source)
@@ -196,7 +196,7 @@ def _check_ami_names(places: Sequence[DestinationChecks]) -> str:
 async def check_measurable(request: BundleRequest, settings: Settings, aws: Aws, note: Note) -> Measurable:
     """Check volume and destination only: a trial needs neither keys nor an account. Raises as `check` does."""
     address = Destination(request, settings, aws, secrets.token_hex(4))
-    source = SourceChecks(address)
+    source = BundlingChecks(address)
     try:
         place = _location_checks(address, source)
         _report(await run_checks([*source.checks(check_mounts=False), *place.checks(must_be_empty=False)]), note)

@@ -1,4 +1,4 @@
-"""Checks the volume and plans its bundle: kind and size, writers, number of parts, memory."""
+"""Checks the volume of a job of any kind: whether it can be read, its size, writers, free blocks, the freeze."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from amistream.checks.destination import RequestContext
+from amistream.checks.context import RequestContext
 from amistream.checks.findings import Check, Finding, Observation, notice, run_checks
 from amistream.checks.free_blocks import find_blocks, keep_all
 from amistream.checks.freezing import places_to_freeze, writable_devices
@@ -17,10 +17,8 @@ from amistream.errors import RefusedError, SourceError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.host.frozen import Frozen
 from amistream.host.mounts import mount_point, offsets_on, shown
-from amistream.plan import Plan
 from amistream.ports.volume import Kind, Volume
-from amistream.request import PREFIX_WORDS
-from amistream.settings import Sparse, concurrency_within, memory_ceiling
+from amistream.settings import Sparse
 from amistream.source.boot_choice import BootAreaChoice, Partitioning
 from amistream.source.clone import CloneVolume
 from amistream.source.disk_reader import reader_of
@@ -31,17 +29,16 @@ from amistream.source.foreign import HEAD, recognise
 from amistream.source.frozen import FrozenVolume
 from amistream.source.opening import open_source, tree_of
 from amistream.source.tree.volume import TreeVolume
-from amistream.stages.level import level_number
-from amistream.stages.manifest import SIGNED_MAX, signed_size
 from amistream.units import size_text
-from amistream.values import GIB, MIB, Extent, LeftOut, is_prefix, quoted
+from amistream.values import Extent, LeftOut, quoted
 
 
 class SourceChecks:
-    """Opens the volume; `close` it. The plan is known once the checks have passed."""
+    """Opens the volume; `close` it."""
 
     volume: Volume
     """Set by the check `source`."""
+    why_size = "EC2 takes no empty image, and boots none over 10 GiB"
 
     def __init__(self, context: RequestContext) -> None:
         self._context = context
@@ -53,10 +50,12 @@ class SourceChecks:
         """Offsets of frozen file systems."""
         self._request = context.request
         self._settings = context.settings
+        self.largest: int | None = int(context.settings.max_image_size)
+        """Most bytes of a disk; None: another check knows."""
         self.opened = False
         self.boot_area = BootAreaChoice(
             Partitioning(context.request.partition),
-            is_hvm=context.request.virtualization == "hvm",
+            is_hvm=context.request.is_hvm,
             has_bios=(context.request.architecture or context.settings.architecture) != "arm64",
         )
         self.used: tuple[Extent, ...] = ()
@@ -67,31 +66,21 @@ class SourceChecks:
         """The tree that the volume is made of, if it is a directory."""
         self._doubt = ""
         """The sentence of the check `source`. It stands for all that could be said of the disk's tables."""
-        self._concurrency = 0
-        self.part_size = int(self._request.part_size or self._settings.part_size)
         self.workers = self._request.workers or self._settings.worker_count()
         self.memory_limit = self._request.memory_limit or self._settings.memory_limit
-        self.wanted_concurrency = self._request.upload_concurrency or self._settings.upload_concurrency
 
     def checks(self, *, check_mounts: bool = True) -> list[Check]:
         """Without `check_mounts` the volume may be written to meanwhile."""
         why = "writes during the pass make the image inconsistent, and the AMI may not boot"
         mount = Check("mount", why, self._check_mounts, ("source",))
-        why = "EC2 would refuse the manifest after everything was stored"
         why_free = "deleted files would go into the image"
         return [
             Check("source", "there would be nothing to bundle", self._open),
-            Check("size", "EC2 takes no empty image, and boots none over 10 GiB", self._check_size, ("source",)),
+            Check("size", self.why_size, self._check_size, ("source",)),
             *([mount] if check_mounts else []),
             *([self._freeze_check()] if check_mounts and self._request.freeze else []),
             Check("free_blocks", why_free, self._find_free_blocks, ("source", "size"), ("mount", "freeze")),
-            Check("parts", why, self._check_parts, ("source",)),
-            self.memory_check(),
         ]
-
-    def memory_check(self) -> Check:
-        """The check that needs no volume."""
-        return Check("memory_limit", "the process would grow beyond the limit", self._choose_concurrency)
 
     def _freeze_check(self) -> Check:
         why = "a writer that waits for the thaw cannot even be killed"
@@ -121,26 +110,9 @@ class SourceChecks:
         return join_extents(self.used, self.volume.size)
 
     @property
-    def most_parts(self) -> int:
-        # Incompressible data grows by far less than this thousandth.
-        return (self.volume.size + self.volume.size // 1000) // self.part_size + 1
-
-    def plan(self) -> Plan:
-        request, settings = self._request, self._settings
-        dense = self.data == self.volume.size and self._sparse is not Sparse.ALWAYS
-        extents = self.extents
-        return Plan(
-            prefix=self._context.prefix,
-            part_size=self.part_size,
-            block_size=int(settings.block_size),
-            workers=self.workers,
-            level=level_number(request.compress or settings.compress),
-            upload_concurrency=self._concurrency,
-            nice=settings.nice if request.nice is None else request.nice,
-            extents=None if dense else extents,
-            used=None if dense or self.used == extents else self.used,
-            left_out=self.left_out,
-        )
+    def is_dense(self) -> bool:
+        """The whole volume is read."""
+        return self.data == self.volume.size and self._sparse is not Sparse.ALWAYS
 
     async def close(self) -> None:
         if self.opened:
@@ -158,7 +130,7 @@ class SourceChecks:
             self._context.roots,
             live=request.live,
             image_size=request.image_size,
-            most=int(self._settings.max_image_size),
+            most=self.largest,
             as_it_is=self._as_it_is,
             partition=self.boot_area.table,
             tree=lambda path: open_wished(self._context, self.boot_area, path, stopped),
@@ -200,7 +172,7 @@ class SourceChecks:
         return found.observations
 
     def _check_size(self) -> str:
-        volume, most = self.volume, int(self._settings.max_image_size)
+        volume, most = self.volume, self.largest
         if volume.size == 0:
             raise RefusedError(
                 "source.empty",
@@ -208,6 +180,8 @@ class SourceChecks:
                 hint="check the path",
                 field="source",
             )
+        if most is None:
+            return size_text(volume.size)
         if volume.size > most:
             raise too_large(volume.path, volume.size, most)
         return f"{size_text(volume.size)} of at most {size_text(most)}"
@@ -264,51 +238,6 @@ class SourceChecks:
             )
         self._frozen_at = offsets_on(self.volume.identity, self._devices)
         return self._find_free_blocks()
-
-    def _check_parts(self) -> str:
-        prefix, size = self._context.prefix, self.volume.size
-        if not is_prefix(prefix):
-            raise RefusedError(
-                "prefix.invalid",
-                f"cannot name the parts: the prefix {prefix!r} is not {PREFIX_WORDS}",
-                hint="choose another --prefix, or correct the setting prefix",
-                field="prefix",
-            )
-        if signed_size(prefix, self.most_parts) > SIGNED_MAX:
-            raise RefusedError(
-                "part_size.too_small",
-                f"cannot cut {size / GIB:.2f} GiB into parts of {self.part_size} bytes: EC2 accepts about 7000 parts",
-                hint="give a larger --part-size; the AMI tools use 10MiB",
-                field="part_size",
-            )
-        return f"at most {self.most_parts} of {size_text(self.part_size)} each"
-
-    def _choose_concurrency(self) -> str:
-        """Parts in flight: as requested, or as many as fit in the memory limit."""
-        limit, self._concurrency = self.memory_limit, self.wanted_concurrency
-        if limit is not None:
-            block_size = int(self._settings.block_size)
-            fitting = concurrency_within(limit, workers=self.workers, block_size=block_size, part_size=self.part_size)
-            if fitting < 1:
-                raise RefusedError(
-                    "memory_limit.too_small",
-                    f"cannot keep within {limit / MIB:.0f} MiB: {self.workers} workers and one part of "
-                    f"{self.part_size / MIB:g} MiB in flight need {self.ceiling(1) / MIB:.0f} MiB",
-                    hint="give a larger --memory-limit, or a smaller --part-size, or fewer --workers",
-                    field="memory_limit",
-                )
-            self._concurrency = min(self._concurrency, fitting)
-        of = f" of {size_text(limit)}" if limit else ""
-        return f"{self._concurrency} parts in flight, at most {size_text(self.ceiling(self._concurrency))}{of}"
-
-    def ceiling(self, upload_concurrency: int) -> int:
-        """Bytes of memory that the job may use with this many parts in flight."""
-        return memory_ceiling(
-            workers=self.workers,
-            block_size=int(self._settings.block_size),
-            part_size=self.part_size,
-            upload_concurrency=upload_concurrency,
-        )
 
     @property
     def _sparse(self) -> Sparse:

@@ -8,13 +8,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from amistream.checks.destination import RequestContext
+from amistream.checks.context import RequestContext
 from amistream.checks.findings import Observation, notice
 from amistream.errors import RefusedError
 from amistream.host.scripted import run_script
-from amistream.location import DirectoryLocation, parse_location
 from amistream.ports.volume import Volume
-from amistream.request import FSTAB_WORDS, CheckRequest, TreeFields, option_of
+from amistream.request import FSTAB_WORDS, TreeFields, VolumeRequest, option_of
 from amistream.source.boot_choice import BootAreaChoice
 from amistream.source.tree.fstab import LARGEST
 from amistream.source.tree.opening import TreeWishes
@@ -50,10 +49,9 @@ def tree_wishes(context: RequestContext, stopped: Callable[[], bool]) -> TreeWis
             hint=f"give the name of a new file; ls -ld {quoted(report)} shows what is there",
             field="report",
         )
-    places = [parse_location(destination) for destination in request.destinations]
     own = [settings.state_dir, *(Path(each) for each in keys if each), *([report] if report else [])]
     return TreeWishes(
-        most=int(settings.max_image_size),
+        most=context.largest_tree,
         size=int(request.size) if request.size else None,
         profile=request.file_system,
         include=request.include,
@@ -67,7 +65,7 @@ def tree_wishes(context: RequestContext, stopped: Callable[[], bool]) -> TreeWis
         overlay=Path(request.overlay) if request.overlay else None,
         own=own,
         stopped=stopped,
-        outputs=[(place.path, context.prefix) for place in places if isinstance(place, DirectoryLocation)],
+        outputs=context.outputs,
     )
 
 
@@ -114,7 +112,7 @@ def _read_text(path: Path, field: str) -> bytes:
     return content
 
 
-def refuse_wishes(request: CheckRequest) -> None:
+def refuse_wishes(request: VolumeRequest) -> None:
     """Raise `RefusedError` for a wish about a directory where the source is none."""
     if request.partition == "clone":
         raise RefusedError(

@@ -13,9 +13,9 @@ from amistream.aws.session import Aws
 from amistream.checks.boot import examine
 from amistream.checks.boot.of_request import BootChecks, examine_volume
 from amistream.checks.boot.wanted import Wanted
-from amistream.checks.destination import RequestContext
+from amistream.checks.bundling import BundlingChecks
+from amistream.checks.destination import BundleContext
 from amistream.checks.findings import Observation, Status
-from amistream.checks.source import SourceChecks
 from amistream.errors import SourceError
 from amistream.ports.volume import Kind
 from amistream.source.file import FileVolume, open_volume
@@ -93,8 +93,8 @@ async def test_doubts_that_another_check_reports(scene: Scene, image: Image) -> 
 def test_a_stream(scene: Scene) -> None:
     """A stream is not looked at: it has not come yet."""
     chosen = settings(scene.tmp_path)
-    context = RequestContext(request(scene.image, scene.out, scene.keys), chosen, Aws(chosen))
-    source = SourceChecks(context)
+    context = BundleContext(request(scene.image, scene.out, scene.keys), chosen, Aws(chosen))
+    source = BundlingChecks(context)
     source.volume = cast("Volume", SimpleNamespace(kind=Kind.STREAM))
     checks = BootChecks(context, source)
     (for_job,) = checks.for_job()

@@ -13,18 +13,17 @@ from amistream.checks.boot.examine import examine_boot
 from amistream.checks.boot.faults import noted
 from amistream.checks.boot.identity import CODE as IDENTITY
 from amistream.checks.boot.wanted import Wanted
-from amistream.checks.destination import RequestContext
+from amistream.checks.context import RequestContext
 from amistream.checks.findings import Check, Observation, Status
 from amistream.checks.source import SourceChecks
 from amistream.errors import SourceError
 from amistream.ports.volume import Kind, Volume
-from amistream.request import CheckRequest
+from amistream.request import CheckRequest, ConvertCheckRequest, VolumeRequest
 from amistream.settings import Settings, Sparse
 from amistream.source.disk_reader import reader_of
 from amistream.values import quoted
 
 _DOUBTS = {"boot.table", "boot.torn", "boot.errors"}
-_PARAVIRTUAL = "paravirtual"
 
 
 class BootChecks:
@@ -39,7 +38,7 @@ class BootChecks:
 
     def for_job(self) -> list[Check]:
         """None for a paravirtual AMI: its kernel is not in the image, so hardly anything is certain."""
-        if self._context.request.virtualization == _PARAVIRTUAL:
+        if not self._context.request.is_hvm:
             return []
         return [Check("boot", "the AMI would not boot", self._as_notices, ("source",))]
 
@@ -74,12 +73,14 @@ def examine_volume(volume: Volume, wanted: Wanted) -> list[Observation]:
         return []  # the job fails later, with a message of its own
 
 
-def wanted_by(request: CheckRequest, settings: Settings) -> Wanted:
+def wanted_by(request: VolumeRequest, settings: Settings) -> Wanted:
+    flags = request if isinstance(request, CheckRequest | ConvertCheckRequest) else None
     return Wanted(
         architecture=request.architecture or settings.architecture,
-        paravirtual=request.virtualization == _PARAVIRTUAL,
-        sriov=request.sriov,
-        ena=request.ena,
+        paravirtual=not request.is_hvm,
+        on_ebs=isinstance(request, ConvertCheckRequest),
+        sriov=flags is not None and bool(flags.sriov),
+        ena=flags is not None and bool(flags.ena),
     )
 
 

@@ -12,5 +12,7 @@ class Wanted:
     paravirtual: bool = False
     is_wrapped: bool = False
     """The job puts a partition table before the file system, and a boot loader that does without a menu."""
+    on_ebs: bool = False
+    """The AMI is on an EBS snapshot: it is for types of the Nitro system, too."""
     sriov: bool = False
     ena: bool = False

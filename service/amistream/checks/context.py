@@ -1,0 +1,30 @@
+"""The request of a job of any kind, with what completes it: settings, AWS, and the roots of a confined job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from amistream.aws.session import Aws
+from amistream.request import VolumeRequest
+from amistream.roots import Roots
+from amistream.settings import Settings
+
+
+class RequestContext:
+    """A request, the settings that complete it, and the roots within which a confined job must stay."""
+
+    def __init__(self, request: VolumeRequest, settings: Settings, aws: Aws, *, roots: Roots | None = None) -> None:
+        self.request = request
+        self.settings = settings
+        self.aws = aws
+        self.roots = roots
+
+    @property
+    def largest_tree(self) -> int:
+        """Most bytes of the image of a directory."""
+        return int(self.settings.max_image_size)
+
+    @property
+    def outputs(self) -> list[tuple[Path, str]]:
+        """The directories that the job writes to, and the prefix of its files there: no image of a tree has them."""
+        return []
