@@ -174,6 +174,10 @@ class ThrottledError(StoreError):
     """The service asks for fewer requests. Transient: slower requests succeed."""
 
 
+class StalledError(StoreError):
+    """An attempt was given up because there was no progress. Transient."""
+
+
 class NotVisibleError(StoreError):
     """The thing was made moments ago, and the service does not know it everywhere yet. Transient for minutes."""
 

@@ -25,6 +25,7 @@ class Buffers:
         self._size = size
         self._count = count
         self._unmade = count
+        self._lent = 0
         self._free: list[memoryview] = []
         self._closed = False
         self._changed = threading.Condition()
@@ -39,7 +40,7 @@ class Buffers:
 
     def used(self) -> float:
         """The share of buffers in use, 0 to 1."""
-        return 1 - (len(self._free) + self._unmade) / self._count
+        return self._lent / self._count
 
     def take(self) -> memoryview:
         """Wait for a buffer. Raises `BuffersClosedError` once the pool is closed."""
@@ -51,6 +52,7 @@ class Buffers:
             self._waited_s += perf_counter() - started
             if self._closed:
                 raise BuffersClosedError
+            self._lent += 1
             if self._free:
                 return self._free.pop()
             self._unmade -= 1
@@ -61,6 +63,7 @@ class Buffers:
 
     def give(self, buffer: memoryview) -> None:
         with self._changed:
+            self._lent -= 1
             self._free.append(buffer)
             self._changed.notify()
 

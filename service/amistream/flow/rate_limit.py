@@ -33,3 +33,7 @@ class RateLimit:
         self._free_at = start + count / self._bytes_per_s
         if start > now:
             await self._sleep(start - now)
+
+    def charge(self, count: int) -> None:
+        """Account for bytes that are sent without waiting: those after them wait longer."""
+        self._free_at = max(self._free_at, self._clock()) + count / self._bytes_per_s

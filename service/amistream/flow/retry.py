@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import structlog
 
-from amistream.errors import StoreError
+from amistream.errors import StalledError, StoreError
 from amistream.settings import Settings
 
 log = structlog.get_logger()
@@ -69,10 +69,17 @@ class Alive:
         return moved
 
 
-async def with_retries(policy: RetryPolicy, what: str, attempt: Callable[[Alive], Awaitable[T]]) -> T:
+async def with_retries(
+    policy: RetryPolicy,
+    what: str,
+    attempt: Callable[[Alive], Awaitable[T]],
+    *,
+    failed: Callable[[StoreError], object] = lambda _: None,
+) -> T:
     """Run `attempt` until it succeeds, fails for good, or has failed `policy.attempts` times.
 
-    `what` describes it for users ("store image.part.03 in s3://b"). Raises the last `StoreError`, with the cause.
+    `what` describes it for users ("store image.part.03 in s3://b"). `failed` is called with every transient failure.
+    Raises the last `StoreError`, with the cause.
     """
     failures = 0
     while True:
@@ -82,6 +89,7 @@ async def with_retries(policy: RetryPolicy, what: str, attempt: Callable[[Alive]
             failures += 1
             if not error.transient:
                 raise
+            failed(error)
             if failures >= policy.attempts:
                 message = f"{error.message} (tried {failures} times)"
                 raise error.permanent().reworded(message=message) from error
@@ -95,7 +103,7 @@ async def _once(policy: RetryPolicy, what: str, attempt: Callable[[Alive], Await
         async with asyncio.timeout(policy.stall_s) as timeout:
             return await attempt(Alive(timeout, policy.stall_s))
     except TimeoutError as error:
-        raise StoreError(
+        raise StalledError(
             "store.stalled",
             f"cannot {what}: no progress for {policy.stall_s:g} s",
             hint="the endpoint or the network is stuck; stall_timeout_s sets how long to wait",
