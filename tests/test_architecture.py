@@ -25,7 +25,7 @@ ORDER = (
     {"source", "stages", "aws"},
     {"stores", "targets"},
     {"plan"},
-    {"pipeline"},
+    {"pipeline", "conversion"},
     {"bundles"},
     {"checks"},
     {"jobs"},

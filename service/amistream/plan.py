@@ -39,6 +39,19 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConversionPlan:
+    """The figures of one pass from a volume or bundle to a snapshot. Extents as in `Plan`; a bundle has none."""
+
+    workers: int
+    puts: int
+    """Blocks in flight."""
+    nice: int = 0
+    extents: tuple[Extent, ...] | None = None
+    used: tuple[Extent, ...] | None = None
+    left_out: LeftOut | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Resumption:
     """The point where a pass continues an earlier one of the same plan and key.
 

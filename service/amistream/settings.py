@@ -29,6 +29,8 @@ _PREFIX = "AMISTREAM_"
 _OTHER_VARIABLES = ("AMISTREAM_CONFIG", "AMISTREAM_DEBUG")
 _OF_CONTAINERS = re.compile("AMISTREAM_(SERVICE_(HOST|PORT)|PORT|NAME|ENV)(_|$)")
 """Variables by which Kubernetes and Docker describe a service with the name `amistream`."""
+BLOCKS_AT_ONCE = 8
+"""Blocks of 512 KiB that a conversion reads and hands over together."""
 PROCESS_BASELINE = 130 * MIB
 """Measured: the daemon's RSS with the clients of S3, EC2 and STS made and no job (123 MiB), rounded up."""
 
@@ -432,6 +434,19 @@ def memory_ceiling(*, workers: int, block_size: int, part_size: int, upload_conc
     """
     per_worker = 3 * block_size + 128 * KIB
     return PROCESS_BASELINE + jobs * (workers * per_worker + (upload_concurrency + 2) * part_size)
+
+
+def conversion_ceiling(*, workers: int, puts: int, jobs: int = 1) -> int:
+    """Bytes of RSS that the process stays under with so many conversions at once, whatever the images' sizes.
+
+    baseline + per job: `conversion_buffers` blocks.
+    """
+    return PROCESS_BASELINE + jobs * conversion_buffers(workers=workers, puts=puts) * 512 * KIB
+
+
+def conversion_buffers(*, workers: int, puts: int) -> int:
+    """Blocks in memory: those in flight, and 4 MiB for each worker, for the one being read and for the ledger."""
+    return puts + (workers + 2) * BLOCKS_AT_ONCE
 
 
 def concurrency_within(limit: int, *, workers: int, block_size: int, part_size: int) -> int:

@@ -1,0 +1,253 @@
+"""THE other path: one pass over an image, from its blocks to an EBS snapshot that is being written.
+
+`block_path` is the program in one list. Worker threads carry batches of blocks through it (`flow.relay`); the event
+loop sends the blocks that the snapshot needs, many at a time and in any order. Memory is bounded by
+`settings.conversion_ceiling`: the blocks' buffers are a fixed pool, and when it is empty the reading waits.
+
+A pass may continue earlier ones (`Earlier`): the whole image is read and hashed again, and the blocks that the snapshot
+has are not sent. In the end it holds what this pass read, whatever changed in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Protocol
+
+import anyio
+
+from amistream.flow.buffers import Buffers
+from amistream.flow.gather import task_group
+from amistream.flow.priority import wake_promptly
+from amistream.flow.rate_limit import RateLimit
+from amistream.flow.relay import Meter, Ordered, Parallel, Relay, Step
+from amistream.flow.retry import RetryPolicy
+from amistream.plan import ConversionPlan
+from amistream.ports.snapshots import BLOCK, SnapshotWriter
+from amistream.ports.volume import Volume
+from amistream.settings import BLOCKS_AT_ONCE, conversion_buffers
+from amistream.source.used import UsedView
+from amistream.stages.blocks import NOTHING_EARLIER, ZEROS, Block, Blocks, Choose, Digest, DigestedBlocks, Earlier
+from amistream.stages.put import BlockLedger, NoLedger, Put
+from amistream.stages.read import Read
+from amistream.values import Extent
+
+
+class BlockSource(Protocol):
+    """The blocks of one image, for one pass."""
+
+    size: int
+    """Bytes of the image."""
+
+    @property
+    def offset(self) -> int:
+        """The position in the image up to which it was read; its size in the end."""
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds of making blocks, without waiting for buffers."""
+
+    async def supply(self, buffers: Buffers) -> None:
+        """Do the work beside the reading; called first. Raises if the blocks were not those of the image."""
+
+    def read(self, buffers: Buffers) -> tuple[Sequence[Block], bool]:
+        """Give the next blocks, ascending, and True with the last ones. Blocks may be left out: they are zeros.
+
+        Called on threads, one at a time. Raises `BuffersClosedError` when `buffers` is closed.
+        """
+
+    def interrupt(self) -> None:
+        """Make a `read` that waits raise. From any thread."""
+
+    async def prove(self) -> None:
+        """Raise if the blocks were not those of the image. Called behind the last `read`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Converted:
+    """The content of the snapshot, for its completion, and the figures of the pass."""
+
+    image_size: int
+    blocks: int
+    """Distinct blocks of the snapshot; all others are zeros."""
+    checksum: bytes
+    blocks_read: int
+    blocks_put: int
+    blocks_kept: int
+    """Blocks that earlier passes put, and this one did not."""
+
+
+class Conversion:
+    """One pass over one image; used once. Progress is read from its counters while it runs."""
+
+    def __init__(
+        self,
+        plan: ConversionPlan,
+        source: BlockSource,
+        writer: SnapshotWriter,
+        snapshot_id: str,
+        *,
+        retry: RetryPolicy,
+        slots: AbstractContextManager[Any] | None = None,
+        ledger: BlockLedger | None = None,
+        earlier: Earlier = NOTHING_EARLIER,
+        limit: RateLimit | None = None,
+    ) -> None:
+        """`slots` shares the cores among jobs; `ledger` gets every block before it is sent; `limit` slows the puts."""
+        self.plan = plan
+        self.source = source
+        self.buffers = Buffers(count=conversion_buffers(workers=plan.workers, puts=plan.puts), size=BLOCK)
+        self.choose = Choose(self.buffers.give, earlier)
+        self.put = Put(
+            writer,
+            snapshot_id,
+            puts=plan.puts,
+            buffers=self.buffers,
+            retry=retry,
+            ledger=ledger or NoLedger(),
+            limit=limit,
+        )
+        self.hashed_at: float | None = None
+        """When the last block was hashed, by `perf_counter`."""
+        loop = asyncio.get_running_loop()
+        # Bounded by the pool: each block in it holds a buffer, or takes the place of one of an earlier pass.
+        self._send, self._receive = anyio.create_memory_object_stream[DigestedBlocks](float("inf"))
+        self._relay = Relay(
+            _Reader(source, self.buffers),
+            block_path(Digest(self.buffers.give), self.choose),
+            lambda blocks: asyncio.run_coroutine_threadsafe(self._send.send(blocks), loop).result(),
+            block_size=0,
+            release=self._release,
+            slots=slots,
+            nice=plan.nice,
+        )
+
+    @property
+    def blocks_read(self) -> int:
+        """Blocks read so far; those that hold no data are not among them."""
+        return self._relay.read_meter.bytes_out // BLOCK
+
+    @property
+    def blocks_settled(self) -> int:
+        """Blocks of those read that need no more work: stored now or by earlier passes, or zeros."""
+        return self.blocks_read - (self._relay.meters["choose"].bytes_out // BLOCK - self.put.blocks_stored)
+
+    @property
+    def meters(self) -> tuple[Meter, ...]:
+        """The counters of the stages, in the path's order. `put` waits: seconds that the reading waited for it."""
+        digest = self._relay.meters["hash"]
+        sent = self.put.blocks_stored * BLOCK
+        return (
+            Meter("read", self._relay.read_meter.bytes_out, self.source.busy_s),
+            Meter("hash", digest.bytes_out, digest.busy_s, digest.waiting_s),
+            Meter("put", sent, self.put.busy_s, self.buffers.waited_s),
+        )
+
+    async def run(self) -> Converted:
+        """Store every block; returns the snapshot's content. Raises the first cause; stored blocks stay."""
+        wake_promptly()
+        try:
+            async with task_group() as group:
+                group.create_task(self.source.supply(self.buffers), name="supply")
+                group.create_task(self.put.run(self._receive), name="put")
+                group.create_task(self._carry(), name="relay")
+        finally:
+            self._receive.close()
+            self.buffers.close()
+        await self.source.prove()
+        content = self.choose.result()
+        return Converted(
+            image_size=self.source.size,
+            blocks=content.blocks,
+            checksum=content.checksum,
+            blocks_read=self.blocks_read,
+            blocks_put=self.put.blocks_stored,
+            blocks_kept=content.kept,
+        )
+
+    async def _carry(self) -> None:
+        with self._send:
+            await self._relay.run(self.plan.workers)
+        self.hashed_at = perf_counter()
+
+    def _release(self) -> None:
+        """Wake the workers that wait for a free buffer, or for blocks."""
+        self.buffers.close()
+        self.source.interrupt()
+
+
+def block_path(digest: Digest, choose: Choose) -> tuple[Step, ...]:
+    """The stages in order, a line each."""
+    return (
+        Parallel("hash", digest),  # zeros are found, all others hashed: independent blocks, every core
+        Ordered("choose", choose),  # the snapshot's checksum takes the digests in order
+    )
+
+
+class _Reader:
+    """The source as the relay reads it."""
+
+    def __init__(self, source: BlockSource, buffers: Buffers) -> None:
+        self._source = source
+        self._buffers = buffers
+
+    def read(self, _: memoryview) -> tuple[Blocks, bool]:
+        blocks, last = self._source.read(self._buffers)
+        return Blocks(blocks), last
+
+
+class VolumeBlocks:
+    """The blocks of a volume that its extents touch."""
+
+    def __init__(self, volume: Volume, plan: ConversionPlan, *, all_read: Callable[[], object] = lambda: None) -> None:
+        """The volume stays the caller's. `all_read` is called, on a worker, behind the last read."""
+        self.size = volume.size
+        self._volume = volume
+        data = plan.extents if plan.used is None else plan.used
+        readable, runs = (volume, None) if data is None else (UsedView(volume, data), _whole_blocks(data, volume.size))
+        self._reader = Read(readable, runs, at_end=all_read)
+        self.busy_s = 0.0
+
+    @property
+    def offset(self) -> int:
+        return self._reader.offset
+
+    async def supply(self, buffers: Buffers) -> None:
+        """Nothing: all work is reading."""
+
+    def read(self, buffers: Buffers) -> tuple[list[Block], bool]:
+        blocks: list[Block] = []
+        last = False
+        while not last and len(blocks) < BLOCKS_AT_ONCE:
+            buffer = buffers.take()
+            started = perf_counter()
+            # The runs are whole blocks, so each read is one, or the rest of the volume.
+            index = self._reader.offset // BLOCK
+            filled, last = self._reader.read(buffer)
+            buffer[len(filled) :] = ZEROS[len(filled) :]
+            self.busy_s += perf_counter() - started
+            if filled:
+                blocks.append(Block(index, buffer))
+            else:
+                buffers.give(buffer)
+        return blocks, last
+
+    def interrupt(self) -> None:
+        self._volume.interrupt()
+
+    async def prove(self) -> None:
+        await asyncio.to_thread(self._volume.check_unchanged)
+
+
+def _whole_blocks(extents: Sequence[Extent], size: int) -> list[Extent]:
+    """The blocks that ascending extents touch, joined where they do; the last one ends with the volume."""
+    runs: list[Extent] = []
+    for extent in extents:
+        start, end = extent.offset // BLOCK * BLOCK, min(-(-extent.end // BLOCK) * BLOCK, size)
+        if runs and start <= runs[-1].end:
+            start = runs.pop().offset
+        runs.append(Extent(offset=start, length=end - start))
+    return runs

@@ -1,0 +1,197 @@
+"""Put: many blocks at a time to a snapshot, in any order.
+
+A block's buffer goes back to the pool when the block is stored; when the pool is empty, the stages before it wait.
+
+The ledger has a block's index before the block may exist outside, and its digest once it is stored. Both are entered
+in batches, beside the puts: entries cost more than puts where each waits for the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from time import monotonic, perf_counter
+from typing import Protocol
+
+from anyio import EndOfStream, WouldBlock, create_memory_object_stream
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from amistream.errors import AmistreamError, NotVisibleError, StalledError, StoreError, ThrottledError
+from amistream.flow.buffers import Buffers
+from amistream.flow.cancel import finish_despite_cancel
+from amistream.flow.gate import Gate
+from amistream.flow.rate_limit import RateLimit
+from amistream.flow.retry import Alive, RetryPolicy, with_retries
+from amistream.ports.snapshots import BLOCK, SnapshotWriter
+from amistream.stages.blocks import ZEROS, DigestedBlock, DigestedBlocks
+
+ENTERED_AT_ONCE = 64
+"""Blocks that are entered in the ledger together, if so many wait."""
+ENTERED_EVERY_S = 1.0
+"""Seconds after which fewer stored blocks are entered."""
+LONGEST_PUT_S = 20.0
+"""An answer that never comes costs so long. Some puts hang for ever (seen with AWS from outside of it)."""
+_FIRST_WAIT_S = 0.1
+_LONGEST_WAIT_S = 5.0
+
+
+class BlockLedger(Protocol):
+    """A job's account of a snapshot's blocks."""
+
+    async def intend(self, indices: Sequence[int]) -> None:
+        """Enter blocks before they are sent: from now on each may hold anything, also one that was stored before."""
+
+    async def stored(self, blocks: Sequence[tuple[int, bytes]]) -> None:
+        """Enter that blocks, by index and SHA-256, are stored."""
+
+
+class NoLedger:
+    """The ledger of a pass that no later one continues."""
+
+    async def intend(self, indices: Sequence[int]) -> None:
+        """Nothing to enter."""
+
+    async def stored(self, blocks: Sequence[tuple[int, bytes]]) -> None:
+        """Nothing to enter."""
+
+
+class Put:
+    """Stores blocks, many at a time; the counters may be read at any time."""
+
+    def __init__(
+        self,
+        writer: SnapshotWriter,
+        snapshot_id: str,
+        *,
+        puts: int,
+        buffers: Buffers,
+        retry: RetryPolicy,
+        ledger: BlockLedger,
+        limit: RateLimit | None = None,
+    ) -> None:
+        self._writer = writer
+        self._snapshot_id = snapshot_id
+        self._buffers = buffers
+        self._retry = replace(retry, stall_s=min(retry.stall_s, LONGEST_PUT_S))
+        self._patience_s = retry.stall_s
+        self._ledger = ledger
+        self._limit = limit
+        self._stored: list[tuple[int, bytes]] = []
+        """Blocks that are stored and not entered yet."""
+        self._entered_at = monotonic()
+        self._last_success = monotonic()
+        self._busy_s = 0.0
+        self._under_way: set[float] = set()
+        self.gate = Gate(puts)
+        self.blocks_stored = 0
+        self.blocks_sent = 0
+        """Blocks handed to the wire, repeats included."""
+        self.throttled = 0
+        """Puts that the service refused because there were too many."""
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds of storing blocks, those under way included, each by itself."""
+        now = perf_counter()
+        return self._busy_s + sum(now - started for started in self._under_way)
+
+    async def run(self, batches: MemoryObjectReceiveStream[DigestedBlocks]) -> None:
+        """Store every block until the channel ends. The first failure stops all puts and is raised."""
+        send, ready = create_memory_object_stream[Sequence[DigestedBlock]](1)
+        try:
+            async with batches, ready, asyncio.TaskGroup() as group:
+                group.create_task(self._intend(batches, send), name="intend")
+                async for blocks in ready:
+                    for block in blocks:
+                        entered = await self.gate.enter()
+                        group.create_task(self._store(block, entered), name=f"put {block.index}")
+        except BaseException:
+            # The first cause is what the user sees; blocks that are not entered are sent again.
+            with suppress(AmistreamError):
+                await self._enter_stored()
+            raise
+        await self._enter_stored()
+
+    async def _intend(
+        self,
+        batches: MemoryObjectReceiveStream[DigestedBlocks],
+        ready: MemoryObjectSendStream[Sequence[DigestedBlock]],
+    ) -> None:
+        async with ready:
+            async for batch in batches:
+                blocks = [*batch.blocks]
+                with suppress(WouldBlock, EndOfStream):
+                    while len(blocks) < ENTERED_AT_ONCE:
+                        blocks += batches.receive_nowait().blocks
+                await self._ledger.intend([block.index for block in blocks])
+                await ready.send(blocks)
+
+    async def _store(self, block: DigestedBlock, entered: float) -> None:
+        started = perf_counter()
+        self._under_way.add(started)
+        try:
+            await self._put(block, entered)
+        finally:
+            self.gate.leave()
+        self._under_way.discard(started)
+        self._busy_s += perf_counter() - started
+        self.blocks_stored += 1
+        if block.buffer is not None:
+            self._buffers.give(block.buffer)
+        self._stored.append((block.index, block.digest))
+        late = monotonic() - self._entered_at > ENTERED_EVERY_S
+        if late or len(self._stored) >= ENTERED_AT_ONCE:
+            await self._enter_stored()
+
+    async def _put(self, block: DigestedBlock, entered: float) -> None:
+        """Put one block until it is stored. Raises `StoreError`."""
+        data = ZEROS if block.buffer is None else block.buffer
+        what = f"put block {block.index} of {self._snapshot_id}"
+
+        async def attempt(_: Alive) -> StoreError | None:
+            self.blocks_sent += 1
+            try:
+                await self._writer.put(self._snapshot_id, block.index, data, block.digest)
+            except (ThrottledError, NotVisibleError) as refusal:
+                return refusal
+            return None
+
+        started = monotonic()
+        for refusals in itertools.count():
+            if self._limit is not None:
+                await self._limit.wait_for(BLOCK)
+            refusal = await with_retries(self._retry, what, attempt, failed=partial(self._failed, entered))
+            if refusal is None:
+                self._last_success = monotonic()
+                return
+            if isinstance(refusal, ThrottledError):
+                self._throttled(refusal, started, entered)
+            most = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** min(refusals, 10))
+            entered = await self.gate.come_back(random.uniform(0, most))  # noqa: S311 - not a secret
+
+    def _failed(self, entered: float, error: StoreError) -> None:
+        if self._limit is not None:
+            self._limit.charge(BLOCK)
+        # A link that is too slow for so many puts stalls them all.
+        if isinstance(error, StalledError):
+            self.gate.narrow(entered)
+
+    def _throttled(self, refusal: ThrottledError, started: float, entered: float) -> None:
+        """Narrow the gate. Raises the refusal if no block was taken for too long."""
+        self.throttled += 1
+        self.gate.narrow(entered)
+        if monotonic() - max(self._last_success, started) > self._patience_s:
+            message = f"{refusal.message} (no block was taken for {self._patience_s:g} s)"
+            raise refusal.permanent().reworded(message=message)
+
+    async def _enter_stored(self) -> None:
+        """Enter the blocks that were stored since."""
+        blocks, self._stored = self._stored, []
+        self._entered_at = monotonic()
+        if blocks:
+            await finish_despite_cancel(self._ledger.stored(blocks))

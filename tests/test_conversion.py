@@ -1,0 +1,285 @@
+"""The path to a snapshot: it holds the image whatever earlier passes put; failures leave nothing running."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Coroutine
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from amistream.conversion import BlockSource, Conversion, Converted, VolumeBlocks
+from amistream.errors import AmistreamError, NotVisibleError, SourceError, StoreError, ThrottledError
+from amistream.flow.retry import RetryPolicy
+from amistream.plan import ConversionPlan
+from amistream.ports.snapshots import BLOCK, ZERO_DIGEST
+from amistream.source.file import open_volume
+from amistream.stages.blocks import Earlier
+from amistream.values import Extent
+from stages.memory_snapshot import BeforePut, MemoryBlockLedger, MemorySnapshot, at_once
+from support.passes import nothing_runs
+
+RETRY = RetryPolicy(attempts=3, base_s=0.0, cap_s=0.0, stall_s=5.0)
+PLAN = ConversionPlan(workers=2, puts=4)
+
+
+def data(seed: int, length: int = BLOCK) -> bytes:
+    """Some bytes that are not all zeros."""
+    return hashlib.sha256(bytes([seed])).digest() * (length // 32) + b"x" * (length % 32)
+
+
+def write_image(path: Path, blocks: list[bytes], cut: int = 0) -> bytes:
+    """Write the blocks, the last `cut` bytes left away."""
+    whole = b"".join(blocks)
+    whole = whole[: len(whole) - cut]
+    path.write_bytes(whole)
+    return whole
+
+
+async def convert(
+    image: Path,
+    snapshot: MemorySnapshot,
+    *,
+    plan: ConversionPlan = PLAN,
+    ledger: MemoryBlockLedger | None = None,
+    earlier: Earlier | None = None,
+    all_read: Callable[[], object] = lambda: None,
+    wrap: Callable[[BlockSource], BlockSource] = lambda source: source,
+) -> Converted:
+    """Make one pass; assert that it leaves no task, thread or buffer."""
+    with closing(open_volume(image)) as volume:
+        source = wrap(VolumeBlocks(volume, plan, all_read=all_read))
+        made = Conversion(plan, source, snapshot, "snap-1", retry=RETRY, ledger=ledger, earlier=earlier or Earlier())
+        try:
+            converted = await made.run()
+        finally:
+            await nothing_runs()
+            assert snapshot.in_flight == 0
+        assert made.put.gate.in_flight == 0
+        assert made.buffers.used() == 0
+        assert made.blocks_settled == made.blocks_read or earlier
+        return converted
+
+
+def check(converted: Converted, snapshot: MemorySnapshot, image: bytes) -> None:
+    """Assert that the snapshot holds the image, and that what completes it is right."""
+    assert snapshot.image(len(image)) == image
+    assert converted.image_size == len(image)
+    assert converted.blocks == len(snapshot.blocks)
+    assert converted.checksum == snapshot.checksum()
+    assert converted.blocks_put == len(set(snapshot.puts))
+    assert converted.blocks_put + converted.blocks_kept == converted.blocks
+
+
+@pytest.mark.parametrize("size", [1, BLOCK - 1, BLOCK, BLOCK + 1, 11 * BLOCK + 7])
+async def test_sizes(tmp_path: Path, size: int) -> None:
+    """An image of any size arrives, its last block padded with zeros; each block is put once."""
+    whole = write_image(tmp_path / "image", [data(number) for number in range(-(-size // BLOCK))], -size % BLOCK)
+    snapshot, ledger = MemorySnapshot(), MemoryBlockLedger()
+    converted = await convert(tmp_path / "image", snapshot, ledger=ledger)
+    check(converted, snapshot, whole)
+    assert sorted(snapshot.puts) == list(range(-(-size // BLOCK)))
+    assert ledger.earlier().intended == frozenset()
+    assert set(ledger.earlier().stored) == set(snapshot.blocks)
+
+
+async def test_zeros_are_not_sent(tmp_path: Path) -> None:
+    """Blocks of zeros are read, not sent; an image of zeros makes an empty snapshot."""
+    whole = write_image(tmp_path / "image", [bytes(BLOCK)] * 20, 5)
+    snapshot = MemorySnapshot()
+    converted = await convert(tmp_path / "image", snapshot)
+    check(converted, snapshot, whole)
+    assert (converted.blocks, converted.blocks_read) == (0, 20)
+    assert converted.checksum == hashlib.sha256().digest()
+
+
+async def test_extents(tmp_path: Path) -> None:
+    """Only blocks that an extent touches are read, and bytes outside of the extents are zeros."""
+    write_image(tmp_path / "image", [data(number) for number in range(8)])
+    extents = (Extent(offset=10, length=20), Extent(offset=BLOCK - 5, length=10), Extent(offset=6 * BLOCK, length=1))
+    expected = bytearray(8 * BLOCK)
+    for each in extents:
+        expected[each.offset : each.end] = (tmp_path / "image").read_bytes()[each.offset : each.end]
+    snapshot = MemorySnapshot()
+    converted = await convert(tmp_path / "image", snapshot, plan=replace(PLAN, extents=extents))
+    check(converted, snapshot, bytes(expected))
+    assert converted.blocks_read == 3
+    used = MemorySnapshot()
+    rounded = (Extent(offset=0, length=8 * BLOCK),)
+    converted = await convert(tmp_path / "image", used, plan=replace(PLAN, extents=rounded, used=extents))
+    check(converted, used, bytes(expected))
+    nothing = MemorySnapshot()
+    converted = await convert(tmp_path / "image", nothing, plan=replace(PLAN, extents=()))
+    assert (converted.blocks, converted.blocks_read) == (0, 0)
+
+
+BEFORE = st.sampled_from(["nothing", "same", "other", "zeros", "intended", "intended same", "intended unsent"])
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    blocks=st.lists(st.tuples(st.sampled_from(["data", "zeros", "hole"]), BEFORE), min_size=1, max_size=14),
+    cut=st.integers(0, BLOCK - 1),
+    workers=st.integers(1, 3),
+    puts=st.integers(1, 6),
+)
+async def test_any_earlier_passes(
+    tmp_path: Path, blocks: list[tuple[str, str]], cut: int, workers: int, puts: int
+) -> None:
+    """The snapshot equals the image whatever earlier passes stored or began, and whatever changed since."""
+    path = tmp_path / "image"
+    whole = write_image(path, [data(n) if kind == "data" else bytes(BLOCK) for n, (kind, _) in enumerate(blocks)], cut)
+    extents = tuple(
+        Extent(offset=n * BLOCK, length=min(BLOCK, len(whole) - n * BLOCK))
+        for n, (kind, _) in enumerate(blocks)
+        if kind != "hole"
+    )
+    there: dict[int, bytes] = {}
+    stored: dict[int, bytes] = {}
+    intended: set[int] = set()
+    for index, (_, before) in enumerate(blocks):
+        now = whole[index * BLOCK : (index + 1) * BLOCK].ljust(BLOCK, b"\0")
+        held = {"other": data(200 + index % 50), "intended": data(100 + index), "zeros": bytes(BLOCK)}.get(before, now)
+        if before not in {"nothing", "intended unsent"}:
+            there[index] = held
+        if before.startswith("intended"):
+            intended.add(index)
+        elif before != "nothing":
+            stored[index] = hashlib.sha256(held).digest()
+    earlier = Earlier(stored=stored, intended=intended)
+    snapshot, ledger = MemorySnapshot(there), MemoryBlockLedger(earlier)
+    plan = ConversionPlan(workers=workers, puts=puts, extents=extents)
+    converted = await convert(path, snapshot, plan=plan, ledger=ledger, earlier=earlier)
+    check(converted, snapshot, whole)
+    assert {index for index, (_, before) in enumerate(blocks) if before == "same"} & set(snapshot.puts) == set()
+    assert snapshot.most_in_flight <= puts
+    after = ledger.earlier()
+    assert after.intended == frozenset()
+    assert after.stored == {index: hashlib.sha256(held).digest() for index, held in snapshot.blocks.items()}
+
+
+async def test_zeros_of_earlier_passes(tmp_path: Path) -> None:
+    """Zeros that an earlier pass put stay and count, in holes too; a block behind the last data is put as zeros."""
+    whole = write_image(tmp_path / "image", [data(0), *[bytes(BLOCK)] * 90])
+    plan = replace(PLAN, extents=(Extent(offset=0, length=BLOCK),))
+    stored = {5: ZERO_DIGEST, **{index: hashlib.sha256(data(index)).digest() for index in range(6, 80)}}
+    snapshot = MemorySnapshot({5: bytes(BLOCK), **{index: data(index) for index in range(6, 80)}})
+    converted = await convert(tmp_path / "image", snapshot, plan=plan, earlier=Earlier(stored=stored))
+    check(converted, snapshot, whole)
+    assert (converted.blocks, converted.blocks_kept) == (76, 1)
+
+
+def failing(error: Callable[[], StoreError], *numbers: int) -> BeforePut:
+    """Fail the puts of these numbers."""
+
+    async def before(number: int, index: int) -> None:
+        del index
+        await asyncio.sleep(0)
+        if number in numbers:
+            raise error()
+
+    return before
+
+
+def transient() -> StoreError:
+    return StoreError("store.busy", "cannot put: the store is busy", transient=True)
+
+
+def permanent() -> StoreError:
+    return StoreError("store.denied", "cannot put: no permission")
+
+
+def throttled() -> StoreError:
+    return ThrottledError("store.throttled", "cannot put: too many requests", transient=True)
+
+
+def not_visible() -> StoreError:
+    return NotVisibleError("store.not_visible", "cannot put: there is no such snapshot", transient=True)
+
+
+@pytest.mark.parametrize("error", [transient, throttled, not_visible])
+async def test_puts_are_repeated(tmp_path: Path, error: Callable[[], StoreError]) -> None:
+    """A put that fails for a while is repeated, more often than `attempts` in all if the service asked for patience."""
+    whole = write_image(tmp_path / "image", [data(number) for number in range(12)])
+    snapshot = MemorySnapshot(before=failing(error, 0, 1, 2, 3, 9, 15))
+    check(await convert(tmp_path / "image", snapshot), snapshot, whole)
+
+
+async def test_a_failure_for_good(tmp_path: Path) -> None:
+    """The first put that fails for good ends the pass; stored blocks are in the ledger, and a second pass goes on."""
+    whole = write_image(tmp_path / "image", [data(number) for number in range(30)])
+    snapshot, ledger = MemorySnapshot(before=failing(permanent, 9)), MemoryBlockLedger()
+    with pytest.raises(StoreError, match="no permission"):
+        await convert(tmp_path / "image", snapshot, ledger=ledger)
+    earlier = ledger.earlier()
+    assert set(earlier.stored) == set(snapshot.blocks)
+    assert snapshot.puts[9] in earlier.intended
+    again = MemorySnapshot(snapshot.blocks)
+    converted = await convert(tmp_path / "image", again, ledger=ledger, earlier=earlier)
+    check(converted, again, whole)
+    assert converted.blocks_kept == len(earlier.stored) > 0
+
+
+async def test_a_failure_that_lasts(tmp_path: Path) -> None:
+    """A put that fails at every attempt ends the pass, with the number of attempts."""
+    write_image(tmp_path / "image", [data(number) for number in range(3)])
+    with pytest.raises(StoreError, match="tried 3 times"):
+        await convert(tmp_path / "image", MemorySnapshot(before=failing(transient, *range(100))))
+
+
+async def test_cancel_at_every_put(tmp_path: Path) -> None:
+    """A pass that is cancelled at any put leaves nothing running, and the next one goes on."""
+    whole = write_image(tmp_path / "image", [data(number) for number in range(24)])
+    ledger, snapshot = MemoryBlockLedger(), MemorySnapshot()
+
+    async def pass_until(step: int) -> None:
+        def cancel_at(number: int, index: int) -> Coroutine[Any, Any, None]:
+            if number == step:
+                running.cancel()
+            return at_once(number, index)
+
+        nonlocal snapshot
+        snapshot = MemorySnapshot(snapshot.blocks, before=cancel_at)
+        pass_ = convert(tmp_path / "image", snapshot, ledger=ledger, earlier=ledger.earlier())
+        running = asyncio.ensure_future(pass_)
+        await asyncio.wait([running])
+        assert running.cancelled() or isinstance(running.result(), Converted)
+
+    for step in range(0, 24, 5):
+        await pass_until(step)
+    last = MemorySnapshot(snapshot.blocks)
+    check(await convert(tmp_path / "image", last, ledger=ledger, earlier=ledger.earlier()), last, whole)
+
+
+async def test_an_unreadable_volume(tmp_path: Path) -> None:
+    """A volume that ends before its size ends the pass with that cause."""
+    path = tmp_path / "image"
+    write_image(path, [data(number) for number in range(20)])
+
+    def cut(source: BlockSource) -> BlockSource:
+        with path.open("r+b") as file:
+            file.truncate(15 * BLOCK)
+        return source
+
+    with pytest.raises(SourceError):
+        await convert(path, MemorySnapshot(), wrap=cut)
+
+
+async def test_a_changed_volume(tmp_path: Path) -> None:
+    """A volume that was written to during the pass is found out at its end."""
+    path = tmp_path / "image"
+    write_image(path, [data(number) for number in range(4)])
+
+    def write() -> None:
+        with path.open("r+b") as file:
+            file.write(b"changed")
+
+    with pytest.raises(AmistreamError) as failed:
+        await convert(path, MemorySnapshot(), all_read=write)
+    assert isinstance(failed.value, SourceError)
