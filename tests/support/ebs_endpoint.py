@@ -8,7 +8,9 @@ Fixtures (`conftest.py`):
 An `EbsEndpoint` is an `Endpoint`: it has `url`, `region`, `access_key`, `secret_key`, `environ()`, `client("ebs")`,
 `blocking_client("ec2")`, and a fault proxy can stand in front of it. An account is what one access key sees:
 snapshots, images, knobs, faults and clock, so that tests that run at the same time do not meet.
-`ebs_server.account(like=seaweedfs)` opens an account with the credentials of another endpoint, for jobs that use both.
+`ebs_server.account(like=seaweedfs)` opens an account with the credentials of another endpoint, for jobs that use both,
+and passes requests of S3 on to that: one `--endpoint-url` serves a bundle in S3 and the snapshot made of it. Two tests
+that do so with the same endpoint must not run at the same time in one process, and pytest does not.
 
 Its methods, each a request to the control URL of the account, `URL/_control/ACCESS_KEY`, JSON in and out, unsigned:
 
@@ -18,6 +20,7 @@ Its methods, each a request to the control URL of the account, `URL/_control/ACC
     advance(seconds)             POST   .../advance {seconds}           moves the account's clock
     expire_tokens()              POST   .../expire-tokens               those given out so far
     set_state(id, state)         PUT    .../snapshots/ID {state, message}
+    set_image_state(id, state)   PUT    .../images/ID {state, reason}
     make_snapshot(file, ...)     POST   .../snapshots {file, volume_gib, tags, key}    completed, without zero blocks
     state()                      GET    {account, knobs, faults, snapshots, images, orphans, counts, most_in_flight}
     snapshots(), images(), orphans(), snapshot(id): parts of state()
@@ -108,6 +111,9 @@ class EbsEndpoint(Endpoint):
     def set_state(self, snapshot: str, state: str, message: str = "") -> None:
         self._control("PUT", f"/snapshots/{snapshot}", {"state": state, "message": message})
 
+    def set_image_state(self, image: str, state: str, reason: str = "") -> None:
+        self._control("PUT", f"/images/{image}", {"state": state, "reason": reason})
+
     def make_snapshot(self, file: Path, **more: Any) -> str:
         """Make a completed snapshot of a file without a request for each block; returns its id."""
         made = self._control("POST", "/snapshots", {"file": str(file), **more})
@@ -159,10 +165,15 @@ class EbsServer:
 
     @contextmanager
     def account(self, *, like: Endpoint | None = None, **knobs: Any) -> Iterator[EbsEndpoint]:
-        """Open an account until the block ends, with the credentials and region of another endpoint if one is given."""
+        """Open an account until the block ends.
+
+        `like` another endpoint: with its credentials and region, and passing requests of S3 on to it.
+        """
         access_key, secret_key = f"AKIA{next(self._numbers)}", secrets.token_hex(20)
         if like is not None:
             access_key, secret_key = like.access_key, like.secret_key
+            knobs = {"s3_url": like.url} | knobs
+        assert access_key not in control(self.url, "GET", "")["accounts"], f"{access_key} has an account already"
         region = like.region if like is not None else REGION
         told = {"secret_key": secret_key, "region": region, **knobs}
         account = control(self.url, "PUT", f"/{access_key}", told)["account"]

@@ -180,10 +180,14 @@ def test_discard(writer: Writer, ebs_endpoint: EbsEndpoint) -> None:
 
 
 def test_unseen_image(writer: Writer, ebs_endpoint: EbsEndpoint) -> None:
-    """A new image is not shown by the first requests."""
-    ebs_endpoint.set(unseen_image_requests=1)
+    """A new image is not shown by the first requests, then pending, and can be failed by a test."""
+    ebs_endpoint.set(unseen_image_requests=1, pending_image_requests=1)
     root = {"DeviceName": "/dev/sda1", "Ebs": {"SnapshotId": writer.whole(0)}}
     with ebs_endpoint.blocking_client("ec2") as ec2:
         image = ec2.register_image(Name="an image", RootDeviceName="/dev/sda1", BlockDeviceMappings=[root])["ImageId"]
         assert refusal(lambda: ec2.describe_images(ImageIds=[image])) == "InvalidAMIID.NotFound"
-        assert len(ec2.describe_images(ImageIds=[image])["Images"]) == 1
+        states = [ec2.describe_images(ImageIds=[image])["Images"][0]["State"] for _ in range(2)]
+        assert states == ["pending", "available"]
+        ebs_endpoint.set_image_state(image, "failed", "no reason")
+        (shown,) = ec2.describe_images(ImageIds=[image])["Images"]
+        assert (shown["State"], shown["StateReason"]["Message"]) == ("failed", "no reason")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from http.client import HTTPConnection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore import UNSIGNED
@@ -16,6 +16,9 @@ from botocore.credentials import Credentials
 from support.ebs_endpoint import EbsEndpoint, EbsServer
 from support.endpoints import Endpoint
 from support_checks.ebs_client import Writer, block, refusal, sha256
+
+if TYPE_CHECKING:
+    from conftest import MakeBucket
 
 
 @pytest.fixture
@@ -100,11 +103,22 @@ def test_by_hand(ebs_endpoint: EbsEndpoint) -> None:
     assert ebs_endpoint.snapshot(snapshot)["puts"] == 1
 
 
-def test_accounts(ebs_endpoint: EbsEndpoint, ebs_server: EbsServer, moto_server: Endpoint) -> None:
-    """Accounts do not see each other, and one may have the credentials of another endpoint."""
-    with ebs_server.account(like=moto_server) as other:
+def test_accounts(
+    ebs_endpoint: EbsEndpoint, ebs_server: EbsServer, seaweedfs: Endpoint, make_bucket: MakeBucket
+) -> None:
+    """Accounts do not see each other; one with the credentials of an S3 endpoint passes its requests on."""
+    bucket, body = make_bucket(seaweedfs), bytes(range(256)) * 5000
+    with ebs_server.account(like=seaweedfs) as other:
         with other.blocking_client("ebs") as ebs:
             snapshot = Writer(ebs).whole(0)
-        assert (other.access_key, other.secret_key) == (moto_server.access_key, moto_server.secret_key)
         assert [each["id"] for each in other.snapshots()] == [snapshot]
         assert ebs_endpoint.snapshots() == []
+        with other.blocking_client() as s3:
+            s3.put_object(Bucket=bucket, Key="a b/c", Body=body, ChecksumAlgorithm="CRC32")
+            assert s3.head_object(Bucket=bucket, Key="a b/c")["ContentLength"] == len(body)
+            s3.put_object(Bucket=bucket, Key="empty", Body=b"")
+            assert refusal(lambda: s3.get_object(Bucket=bucket, Key="none")) == "NoSuchKey"
+            s3.delete_object(Bucket=bucket, Key="empty")
+    with seaweedfs.blocking_client() as s3:
+        assert s3.get_object(Bucket=bucket, Key="a b/c")["Body"].read() == body
+        assert [each["Key"] for each in s3.list_objects_v2(Bucket=bucket)["Contents"]] == ["a b/c"]

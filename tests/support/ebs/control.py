@@ -75,6 +75,9 @@ def _tell(account: Account, method: str, words: list[str], told: dict[str, Any])
         case "PUT", ["snapshots", name]:
             found = account.shelf.snapshots[name]
             found.state, found.message = told["state"], told.get("message", "")
+        case "PUT", ["images", name]:
+            image = account.images[name]
+            image.state, image.reason = told["state"], told.get("reason", "")
         case _:
             raise ValueError(f"no {method} {'/'.join(words)}")
     return {}

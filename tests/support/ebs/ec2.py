@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from support.ebs.account import Account
-from support.ebs.images import named_tags, register, tag_set
+from support.ebs.images import Image, named_tags, register, tag_set
 from support.ebs.rules import Refusal
 from support.ebs.snapshots import Snapshot
 
@@ -120,12 +120,7 @@ class Ec2:
         self._dry(words)
         account = self._account
         _check_owner(account, words, "Owner")
-        seen = {}
-        for image in account.images.values():
-            if image.unseen < account.knobs.unseen_image_requests:
-                image.unseen += 1
-            else:
-                seen[image.id] = image
+        seen = self._seen_images()
         for name in words.get("ImageId", []):
             if not re.fullmatch(r"ami-[0-9a-f]{8,17}", name):
                 raise Refusal("InvalidAMIID.Malformed", 400, f"Invalid id: {name!r}")
@@ -133,7 +128,7 @@ class Ec2:
                 raise Refusal("InvalidAMIID.NotFound", 400, f"The image id '[{name}]' does not exist")
         chosen = [seen[name] for name in words.get("ImageId", seen)]
 
-        def values(image: Any, name: str) -> list[str] | None:
+        def values(image: Image, name: str) -> list[str] | None:
             shown = image.described()
             members = {
                 "name": shown["name"],
@@ -151,7 +146,23 @@ class Ec2:
                 return list(image.snapshots)
             return _tag_values(image.tags, name, members)
 
-        return {"imagesSet": [image.described() for image in _filtered(chosen, words, values)]}
+        shown = list(_filtered(chosen, words, values))
+        answer = {"imagesSet": [image.described() for image in shown]}
+        for image in shown:
+            image.pending += image.state == "pending"
+        return answer
+
+    def _seen_images(self) -> dict[str, Image]:
+        """Return the images that have appeared by now, in the state that they have by now."""
+        knobs, seen = self._account.knobs, {}
+        for image in self._account.images.values():
+            if image.unseen < knobs.unseen_image_requests:
+                image.unseen += 1
+                continue
+            if image.state in {"pending", "available"}:
+                image.state = "pending" if image.pending < knobs.pending_image_requests else "available"
+            seen[image.id] = image
+        return seen
 
     def _deregister(self, words: Words) -> dict[str, Any]:
         name = words.get("ImageId", "")

@@ -45,7 +45,12 @@ class Image:
     created: float
     account: str
     tags: dict[str, str]
+    state: str = "available"
+    reason: str = ""
     unseen: int = 0
+    """Answers that it was left out of."""
+    pending: int = 0
+    """Answers that showed it as pending."""
 
     @property
     def snapshots(self) -> list[str]:
@@ -61,7 +66,8 @@ class Image:
         return {
             "imageId": self.id,
             "imageLocation": words.get("ImageLocation") or f"{self.account}/{words['Name']}",
-            "imageState": "available",
+            "imageState": self.state,
+            "stateReason": {"code": self.state, "message": self.reason} if self.reason else None,
             "imageOwnerId": self.account,
             "creationDate": datetime.fromtimestamp(self.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z"),
             "isPublic": False,

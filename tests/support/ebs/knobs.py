@@ -30,6 +30,8 @@ class Knobs:
     """... by so many requests."""
     unseen_image_requests: int = 0
     """A new image is not in the answers to so many DescribeImages."""
+    pending_image_requests: int = 0
+    """A new image that is shown is still pending for so many DescribeImages."""
     wrong_completion: str = "refuse"
     """A wrong count or checksum in CompleteSnapshot: `refuse`, or answer 202 and end in `error`."""
 
@@ -63,6 +65,9 @@ class Knobs:
     encryption_by_default: bool = False
     default_key: str = ""
     """The ARN of the key that encrypts by default; empty for that of AWS."""
+
+    s3_url: str = ""
+    """Requests of S3 are passed on to this endpoint, which checks their signatures."""
 
     # Clocks.
     frozen: bool = False

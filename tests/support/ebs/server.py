@@ -22,8 +22,9 @@ from support.ebs.account import Account
 from support.ebs.control import Control
 from support.ebs.direct import Answer, Asked, Direct
 from support.ebs.ec2 import Ec2, caller_identity
+from support.ebs.forward import Forward
 from support.ebs.knobs import Fault
-from support.ebs.rules import Refusal
+from support.ebs.rules import BLOCK, Refusal
 from support.ebs.signature import BadSignature, Signature
 
 LARGEST_BODY = 4 << 20
@@ -40,6 +41,7 @@ class Server:
 
     def __init__(self, directory: Path) -> None:
         self.control = Control(directory)
+        self._forward = Forward()
         self._services: dict[str, tuple[Account, Direct, Ec2]] = {}
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -72,6 +74,8 @@ class Server:
             return await self._serve_direct(request, account, signature, asked, marked)
         if (request.method, path) == ("POST", "/") and signature.service in {"ec2", "sts"}:
             return await self._serve_query(request, account, signature, marked)
+        if signature.service == "s3" and account.knobs.s3_url:
+            return await self._forward.answer(request, account.knobs.s3_url)
         await _body(request)
         return web.Response(status=404, text=f"{signature.service} has no {request.method} {path}")
 
@@ -94,7 +98,8 @@ class Server:
             if fault is not None and fault.do == "cut" and asked.operation != "GetSnapshotBlock":
                 await _body(request, fault.after)
                 raise CutError
-            body = await _body(request)
+            keep = not (putting and account.knobs.discard)
+            body = await _body(request) if keep else bytes(await _length(request))
             await asyncio.sleep(account.knobs.latency.get(asked.operation, 0.0))
             if fault is not None and fault.do == "hang":
                 _record(account, asked.operation, asked.snapshot, asked.number, 0)
@@ -170,11 +175,21 @@ class Server:
 async def _body(request: web.BaseRequest, most: int | None = None) -> bytes:
     """Read the body, or so many bytes of it."""
     body = bytearray()
-    async for piece in request.content.iter_any():
+    async for piece, _ in request.content.iter_chunks():
         body += piece
         if len(body) > LARGEST_BODY or (most is not None and len(body) >= most):
             break
     return bytes(body)
+
+
+async def _length(request: web.BaseRequest) -> int:
+    """Read the body without keeping it."""
+    length = 0
+    async for piece, _ in request.content.iter_chunks():
+        length += len(piece)
+        if length > LARGEST_BODY:
+            break
+    return length
 
 
 async def _hold(request: web.BaseRequest) -> None:
@@ -198,7 +213,8 @@ def _refuse(account: Account, operation: str, fault: Fault | None) -> None:
         raise Refusal(fault.code, fault.status, fault.message, fault.reason)
     strikes = operation in (knobs.failing_operations or direct.OPERATIONS)
     if strikes and account.dice.falls(knobs.failing_share, knobs.failing_seed):
-        raise Refusal("InternalServerException", 500, "An internal error has occurred.")
+        code = "InternalServerException" if operation in direct.OPERATIONS else "InternalError"
+        raise Refusal(code, 500, "An internal error has occurred.")
 
 
 async def _send(request: web.BaseRequest, answer: Answer, fault: Fault | None, marked: str) -> web.StreamResponse:
@@ -226,7 +242,9 @@ def _record(account: Account, operation: str, snapshot: str, index: int | None, 
 
 
 async def serve(directory: Path) -> None:
-    runner = web.ServerRunner(web.Server(Server(directory).handle, access_log=None, keepalive_timeout=3600))
+    runner = web.ServerRunner(
+        web.Server(Server(directory).handle, access_log=None, keepalive_timeout=3600, read_bufsize=BLOCK)
+    )
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
