@@ -18,7 +18,7 @@ FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*
 ORDER = (
     {"__init__"},
     {"values"},
-    {"units", "errors", "process"},
+    {"units", "errors", "process", "member"},
     {"events", "settings", "roots", "location"},
     {"request", "ports", "host"},
     {"log", "keys", "flow"},
@@ -41,8 +41,8 @@ PURE = sorted(
     - {
         f"source/tree/{name}.py"
         for name in (
-            *("admission", "contents", "crossing", "entries", "handles", "layers", "merged", "opening", "origin"),
-            *("replaced", "rows", "volume", "walk"),
+            *("admission", "confined", "contents", "crossing", "entries", "handles", "layers", "merged", "opening"),
+            *("origin", "replaced", "rows", "volume", "walk"),
         )
     }
 )

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from amistream.errors import RefusedError
+from amistream.member import Member
 from amistream.values import quoted
 
 MOUNTS = Path("/proc/self/mountinfo")
@@ -33,10 +34,14 @@ _FOLDER = _PIN | os.O_DIRECTORY
 class Roots:
     """The directories, files and devices that jobs of unprivileged peers may use, with everything below them."""
 
-    def __init__(self, roots: Iterable[Path], *, readers: str = "") -> None:
-        """`roots` are absolute and real paths; `readers` is the group that may read what jobs write there."""
+    def __init__(self, roots: Iterable[Path], *, readers: str = "", user: int | None = None) -> None:
+        """`roots` are absolute and real paths; `readers` is the group that may read what jobs write there.
+
+        `user` is the member of that group who uses them, if he is known.
+        """
         self._roots = tuple(roots)
         self._readers = readers
+        self._user = user
 
     def require(self, field: str = "") -> None:
         """Raise `RefusedError` if no root is set."""
@@ -72,9 +77,8 @@ class Roots:
         A directory that is no longer the new one, which is empty and of this process's user, stays as it is: somebody
         may have put another under its name.
         """
-        try:
-            group = grp.getgrnam(self._readers).gr_gid
-        except KeyError:
+        group = self._group()
+        if group is None:
             return
         path, about = f"/proc/self/fd/{descriptor}", os.fstat(descriptor)
         folder = stat.S_ISDIR(about.st_mode)
@@ -84,6 +88,9 @@ class Roots:
         with contextlib.suppress(PermissionError):
             os.chown(path, -1, group)
             Path(path).chmod(0o750 if folder else 0o640)
+
+    def member(self) -> Member:
+        return Member(user=self._user, group=self._group())
 
     def outside(self, path: Path, field: str) -> RefusedError:
         self.require(field)
@@ -101,6 +108,31 @@ class Roots:
                 steps = path.relative_to(root).parts
                 return None if ".." in steps else (root, steps)
         return None
+
+    def reaches(self, descriptor: int) -> bool:
+        """True if the member may search each directory from a root down to the open directory, both included.
+
+        Raises OSError.
+        """
+        member, here = self.member(), os.dup(descriptor)
+        try:
+            while member.may_search(here):
+                if Path(f"/proc/self/fd/{here}").readlink() in self._roots:
+                    return True
+                below, here = here, os.open("..", _FOLDER, dir_fd=here)
+                is_top = os.path.samestat(os.fstat(below), os.fstat(here))
+                os.close(below)
+                if is_top:
+                    return False
+        finally:
+            os.close(here)
+        return False
+
+    def _group(self) -> int | None:
+        try:
+            return grp.getgrnam(self._readers).gr_gid
+        except KeyError:
+            return None
 
     def _require_within(self, descriptor: int, path: Path, field: str) -> None:
         name = Path(f"/proc/self/fd/{descriptor}").readlink()

@@ -69,10 +69,25 @@ async def test_wishes_for_something_else(scene: Scene) -> None:
 
 
 async def test_confined(scene: Scene, tree: Path) -> None:
-    """A member of the socket's group bundles no directory: the daemon would read others' files for him."""
-    error = await scene.refused(scene.out, source=str(tree), roots=Roots([scene.tmp_path]))
-    assert error.code == "source.kind"
-    assert "only root" in error.hint
+    """A member of the socket's group, of whom nothing is known, bundles what everybody may read."""
+    (tree / "closed").write_bytes(b"closed")
+    (tree / "closed").chmod(0o600)
+    tree.chmod(0o755)
+    scene.tmp_path.chmod(0o755)
+    roots = Roots([scene.tmp_path, scene.keys.user.key.parent])
+    async with scene.ready(scene.out, source=str(tree), size="32MiB", roots=roots) as ready:
+        found = tree_of(ready.volume)
+        assert found is not None
+        assert found.report.paths(Fate.CLOSED) == [b"closed"]
+    error = await scene.refused(scene.out, source=str(tree), roots=Roots([tree / "file"]))
+    assert error.code == "roots.outside"
+
+
+@pytest.mark.parametrize("field", ["script", "overlay", "report", "grub_config", "fstab"])
+async def test_wishes_of_a_member(field: str, scene: Scene, tree: Path) -> None:
+    """The checks refuse a member's wish that the daemon would have refused, as for a job of an earlier version."""
+    error = await scene.refused(scene.out, source=str(tree), roots=Roots([scene.tmp_path]), **{field: "/etc/hostname"})
+    assert (error.code, error.field) == (f"access.{field}", field)
 
 
 async def test_report_that_cannot_be_written(scene: Scene, tree: Path) -> None:

@@ -210,6 +210,12 @@ async def test_members_leave_room_for_followers(start: Any) -> None:
         ({"upload_concurrency": 64}, "access.too_much", "memory_limit"),
         ({"workers": 256}, "access.too_much", "memory_limit"),
         ({"memory_limit": "1GiB"}, "access.too_much", "memory_limit"),
+        ({"script": "/root/script"}, "access.script", "script"),
+        ({"overlay": "/root"}, "access.overlay", "overlay"),
+        ({"grub_config": "/root/menu"}, "access.grub_config", "grub_config"),
+        ({"fstab": "/root/fstab"}, "access.fstab", "fstab"),
+        ({"report": "/root/report"}, "access.report", "report"),
+        ({"all_file_systems": True}, "access.all_file_systems", "all_file_systems"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -231,6 +237,7 @@ def test_what_a_member_may_not_ask_for(fields: dict[str, Any], code: str, field:
         {"memory_limit": "256MiB", "upload_concurrency": 64},
         {"nice": 19},
         {"limit_upload": "1MiB"},
+        {"fstab": "generate", "clean": "all", "exclude": ["*.log"], "allow_unreadable": True},
     ],
     ids=str,
 )

@@ -140,7 +140,7 @@ async def test_a_job_comes_back_as_it_was_entered(tmp_path: Path) -> None:
     asked = {"source": "/volumes/ä", "destinations": ["s3://b-1/x"], "part_size": "1MiB", "tags": {"Team": "b'u\"ild"}}
     request = parse_bundle_request(asked)
     async with Journal(tmp_path, by_itself=True) as journal:
-        job = await entered(journal, request, confined=True, idempotency_key="one'; DROP TABLE jobs; --")
+        job = await entered(journal, request, confined=True, user=1234, idempotency_key="one'; DROP TABLE jobs; --")
         job.move(State.CHECKING)
         job.note("something worth knowing")
         await journal.update(job.view())
@@ -154,6 +154,7 @@ async def test_a_job_comes_back_as_it_was_entered(tmp_path: Path) -> None:
             next_step=NextStep.WAITING,
             by_itself=True,
             confined=True,
+            user=1234,
             idempotency_key="one'; DROP TABLE jobs; --",
             bundling=None,
             manifests={},
@@ -166,7 +167,7 @@ async def test_a_job_comes_back_as_it_was_entered(tmp_path: Path) -> None:
         )
         other = await entered(journal)
         entry = await found(journal, other)
-        assert (entry.by_itself, entry.confined, entry.idempotency_key) == (False, False, "")
+        assert (entry.by_itself, entry.confined, entry.user, entry.idempotency_key) == (False, False, None, "")
 
 
 async def test_bundling_comes_back_as_it_was_entered(tmp_path: Path) -> None:
@@ -598,6 +599,7 @@ async def test_a_journal_of_version_1(tmp_path: Path) -> None:
             assert (done.next_step, done.view.state, done.view.result) == (NextStep.OVER, State.DONE, RESULT)
             assert (done.idempotency_key, done.request) == ("nightly", REQUEST)
             assert (kept.next_step, kept.view.state, kept.confined) == (NextStep.KEPT, State.BUNDLING, True)
+            assert kept.user is None
             assert (kept.bundling, kept.manifests, kept.done) == (BUNDLING, {0: b"<manifest/>"}, {0: PLACE})
             assert (kept.images, kept.parts) == ({0: "ami-12345678"}, 3)
             parts = [sealed(0, stored=True), sealed(1, stored=True), sealed(2)]

@@ -21,11 +21,12 @@ from jobs.queueing import PATIENCE_S, RESULT, Hands, ended, left_behind, request
 async def test_entered_before_anybody_hears_of_it(tmp_path: Path) -> None:
     """A job is in the journal before its submit returns."""
     async with running(tmp_path) as scene:
-        job = (await scene.queue.submit(request("a"), idempotency_key="one", confined=True))[0]
+        job = (await scene.queue.submit(request("a"), idempotency_key="one", confined=True, user=1234))[0]
         async with Journal(tmp_path, by_itself=False) as another:
             entry = await another.find(job.id)
         assert entry is not None
         assert (entry.request, entry.idempotency_key, entry.confined) == (request("a"), "one", True)
+        assert entry.user == Job.remembered(entry).again().user == 1234
         assert entry.by_itself
 
 

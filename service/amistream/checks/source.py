@@ -139,7 +139,10 @@ class SourceChecks:
         self.used = volume.extents()
         self.tree = tree_of(volume)
         if self.tree is not None:
-            return [describe(self.tree), *describe_boot_area(self.boot_area)]
+            return [
+                describe(self.tree, for_member=self._context.roots is not None),
+                *describe_boot_area(self.boot_area),
+            ]
         refuse_wishes(request)
         count = len(self.used)
         found = f"{size_text(volume.size)} {volume.kind}, {count} extent{'s' * (count != 1)}"

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from amistream.checks.context import RequestContext
 from amistream.checks.findings import Observation, notice
-from amistream.errors import RefusedError
+from amistream.errors import AccessDeniedError, RefusedError
 from amistream.host.scripted import run_script
 from amistream.ports.volume import Volume
 from amistream.request import FSTAB_WORDS, TreeFields, VolumeRequest, option_of
+from amistream.roots import Roots, pinned
 from amistream.source.boot_choice import BootAreaChoice
 from amistream.source.tree.fstab import LARGEST
 from amistream.source.tree.opening import TreeWishes
@@ -22,9 +23,18 @@ from amistream.source.tree.volume import TreeVolume
 from amistream.units import size_text
 from amistream.values import quoted
 
+_BY_DAEMON = "the daemon would use that path with its own rights"
+_NOT_FOR_MEMBERS = {
+    "script": "the daemon would run it",
+    "overlay": _BY_DAEMON,
+    "grub_config": _BY_DAEMON,
+    "fstab": _BY_DAEMON,
+    "report": _BY_DAEMON,
+    "all_file_systems": "other file systems may lie outside of source_roots",
+}
 _RULES_NAMED = 6
 _NAMED_FATES = (
-    *(Fate.EMPTIED, Fate.COVERED, Fate.SPLIT, Fate.MOUNTED, Fate.ATTRIBUTES),
+    *(Fate.CLOSED, Fate.EMPTIED, Fate.COVERED, Fate.SPLIT, Fate.MOUNTED, Fate.ATTRIBUTES),
     *(Fate.UNREADABLE, Fate.NOT_LISTED, Fate.GONE),
 )
 
@@ -78,6 +88,8 @@ def open_wished(context: RequestContext, choice: BootAreaChoice, path: Path, sto
             hint="give the device of a data volume, or leave --freeze out",
             field="freeze",
         )
+    if context.roots is not None:
+        return _open_for_member(context, context.roots, choice, path, stopped)
     wishes, script = tree_wishes(context, stopped), context.request.script
     if script is None:
         return choice.open_tree(path, wishes)
@@ -95,6 +107,38 @@ def open_wished(context: RequestContext, choice: BootAreaChoice, path: Path, sto
         return choice.open_tree(path, replace(wishes, changes=changes))
     finally:
         os.close(changes)
+
+
+def _open_for_member(
+    context: RequestContext, roots: Roots, choice: BootAreaChoice, path: Path, stopped: Callable[[], bool]
+) -> Volume:
+    """Open a directory within the roots, for the files in it that the member of the group may read."""
+    refuse_member_wishes(context.request)
+    member = roots.member()
+    with pinned(path, roots, field="source") as tree:
+        if not (stat.S_ISDIR(os.fstat(tree).st_mode) and roots.reaches(tree) and member.may_list(tree)):
+            raise RefusedError(
+                "source.closed",
+                f"cannot bundle {path}: it, or a directory on the way to it, is closed to you",
+                hint=f"namei -l {quoted(path)}; only your own permissions, those of the socket's group and those of "
+                "everybody count, and access lists do not",
+                field="source",
+            )
+        return choice.open_tree(path, replace(tree_wishes(context, stopped), root=tree, member=member))
+
+
+def refuse_member_wishes(request: VolumeRequest) -> None:
+    """Raise `AccessDeniedError` for the wishes about a directory that only root's jobs may have."""
+    for name, why in _NOT_FOR_MEMBERS.items():
+        field, value = TreeFields.model_fields[name], getattr(request, name)
+        if value != field.default and value not in FSTAB_WORDS:
+            raise AccessDeniedError(
+                f"access.{name}",
+                f"cannot apply {option_of(field).names}: {why}, and only root and the daemon's own user may ask for "
+                "that",
+                hint="leave it out, or bundle the directory yourself with --in-process",
+                field=name,
+            )
 
 
 def _read_text(path: Path, field: str) -> bytes:
@@ -131,7 +175,7 @@ def refuse_wishes(request: VolumeRequest) -> None:
             )
 
 
-def describe(volume: TreeVolume) -> Observation:
+def describe(volume: TreeVolume, *, for_member: bool) -> Observation:
     """The outcome of the walk, with the rules that left something out."""
     report = volume.report
     found = f"{size_text(volume.size)} {volume.profile} file system of {volume.inodes} inodes from {volume.path}"
@@ -145,7 +189,9 @@ def describe(volume: TreeVolume) -> Observation:
     return notice(
         f"{found}; {'; '.join(clauses)}",
         why="the image differs from the directory there",
-        fix="--report FILE lists everything, --include PATTERN takes in what a rule leaves out",
+        fix="--include PATTERN takes in what --exclude or --clean leaves out"
+        if for_member
+        else "--report FILE lists everything, --include PATTERN takes in what a rule leaves out",
     )
 
 

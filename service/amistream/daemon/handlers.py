@@ -96,7 +96,7 @@ async def submit_job(request: web.Request) -> web.StreamResponse:
         check_queue_share(context.queue, context.settings.max_queued, peer)
         # Two users may choose the same key: the user id and a space, which no client's key contains, keep them apart.
         key = key and f"{peer.uid} {key}"
-    job, new = await context.queue.submit(job_request, idempotency_key=key, confined=not peer.privileged)
+    job, new = await context.queue.submit(job_request, idempotency_key=key, confined=not peer.privileged, user=peer.uid)
     path = request.app.router[show_job.__name__].url_for(id=job.id)
     return _respond(job.view(), HTTPStatus.ACCEPTED if new else HTTPStatus.OK, location=str(path))
 
@@ -109,7 +109,8 @@ async def run_doctor(request: web.Request) -> web.StreamResponse:
     roots = None
     if not peer.privileged:
         check_request(asked, context.settings)
-        roots = Roots(context.settings.source_roots)
+        settings = context.settings
+        roots = Roots(settings.source_roots, readers=settings.socket_group, user=peer.uid)
     if context.examinations >= peer.share(MAX_EXAMINATIONS):
         raise BusyError(
             "daemon.busy",

@@ -64,7 +64,8 @@ class BundleRun:
         self.entry = entry
         self._earlier = parts
         settings = shared.settings
-        roots = Roots(settings.source_roots, readers=settings.socket_group) if job.confined else None
+        readers = settings.socket_group
+        roots = Roots(settings.source_roots, readers=readers, user=job.user) if job.confined else None
         self._addresses = [
             Destination(
                 request,

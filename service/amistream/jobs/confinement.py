@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from amistream.aws.regions import partition_of
+from amistream.checks.tree import refuse_member_wishes
 from amistream.errors import AccessDeniedError
 from amistream.request import CheckRequest, VolumeRequest
 from amistream.roots import Roots
@@ -32,6 +33,7 @@ def check_request(request: VolumeRequest, settings: Settings) -> None:
             hint="omit --freeze; bundle a snapshot, or a volume that is not mounted",
             field="freeze",
         )
+    refuse_member_wishes(request)
     _check_endpoint(request, settings)
     _check_memory(request, settings)
     if settings.limit_upload and request.limit_upload and request.limit_upload > settings.limit_upload:

@@ -54,10 +54,11 @@ class Job:
     `ran_before`: an earlier run may have left objects behind, even if this one never begins.
     """
 
-    def __init__(self, request: JobRequest, *, confined: bool = False) -> None:
-        """`confined`: the job may use paths within the configured roots only."""
+    def __init__(self, request: JobRequest, *, confined: bool = False, user: int | None = None) -> None:
+        """`confined`: the job may use paths within the configured roots only. `user` submitted it, if that is known."""
         self.request = request
         self.confined = confined
+        self.user = user
         self.resumable = False
         self.looks_again_at: datetime | None = None
         self.is_taken = False
@@ -86,7 +87,7 @@ class Job:
     def remembered(cls, entry: JournalEntry) -> Job:
         """An earlier process's job as the journal has it; a job that it could not end is interrupted."""
         view = entry.view
-        job = cls(entry.request, confined=entry.confined)
+        job = cls(entry.request, confined=entry.confined, user=entry.user)
         job.id, job.created_at, job.started_at, job.ended_at = view.id, view.created_at, view.started_at, view.ended_at
         job.progress, job.result, job.error, job.notices = view.progress, view.result, view.error, view.notices
         job.state = view.state if view.state.ended else State.INTERRUPTED
@@ -99,7 +100,7 @@ class Job:
 
     def again(self) -> Job:
         """The same job, queued for another run."""
-        job = Job(self.request, confined=self.confined)
+        job = Job(self.request, confined=self.confined, user=self.user)
         job.id, job.created_at, job.notices = self.id, self.created_at, self.notices
         job.kept_parts = self.kept_parts
         job.ran_before = True

@@ -60,13 +60,24 @@ class Journal:
         """Damage that was found when the journal was opened."""
         return self._file.notices
 
-    async def add(self, view: JobView, request: JobRequest, *, confined: bool, idempotency_key: str) -> None:
+    async def add(
+        self, view: JobView, request: JobRequest, *, confined: bool, idempotency_key: str, user: int | None = None
+    ) -> None:
         """Enter a waiting job, in the journal that other processes find too."""
         statement = (
-            "INSERT INTO jobs (id, kind, runner, fate, by_itself, confined, idempotency_key, request, view) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            "INSERT INTO jobs (id, kind, runner, fate, by_itself, confined, user, idempotency_key, request, view) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         )
-        row = (view.id, view.kind, self._file.runner, NextStep.WAITING, self._by_itself, confined, idempotency_key)
+        row = (
+            view.id,
+            view.kind,
+            self._file.runner,
+            NextStep.WAITING,
+            self._by_itself,
+            confined,
+            user,
+            idempotency_key,
+        )
         await self._file.do(lambda _: self._file.check_place())
         await self._write(statement, *row, request.model_dump_json(), view.model_dump_json())
 
@@ -206,6 +217,7 @@ class Journal:
                 next_step=NextStep(row["fate"]),
                 by_itself=bool(row["by_itself"]),
                 confined=bool(row["confined"]),
+                user=row["user"],
                 idempotency_key=row["idempotency_key"],
                 bundling=Bundling.model_validate_json(row["bundling"]) if row["bundling"] else None,
                 manifests={place["number"]: place["manifest"] for place in places},

@@ -37,8 +37,9 @@ FORGOTTEN = (
     "what can still be read of a damaged journal"
 )
 _LEAST_ROOM = 64 * KIB
-_VERSION = 3
-"""Version 1 had no `kind`, and at first no `image`; version 2 no `late` and `failure`: `_upgrade` adds them."""
+_VERSION = 4
+"""Version 1 had no `kind`, and at first no `image`; version 2 no `late` and `failure`, version 3 no
+`user`: `_upgrade` adds them."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     id TEXT PRIMARY KEY,
@@ -53,7 +54,8 @@ CREATE TABLE IF NOT EXISTS jobs (
     result TEXT,
     kind TEXT NOT NULL DEFAULT 'bundle',
     late TEXT,
-    failure TEXT
+    failure TEXT,
+    user INTEGER
 );
 CREATE TABLE IF NOT EXISTS places (
     job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
@@ -73,7 +75,7 @@ CREATE TABLE IF NOT EXISTS parts (
 """
 _COLUMNS = (
     *(f"jobs.{name}" for name in ("id", "runner", "fate", "by_itself", "confined", "idempotency_key", "request")),
-    *(f"jobs.{name}" for name in ("view", "bundling", "result", "kind", "late", "failure")),
+    *(f"jobs.{name}" for name in ("view", "bundling", "result", "kind", "late", "failure", "user")),
     *(f"places.{name}" for name in ("job", "number", "manifest", "done", "image")),
     *(f"parts.{name}" for name in ("job", "number", "part", "stored")),
 )
@@ -216,7 +218,12 @@ class JournalFile:
             if self._version() == _VERSION:
                 return
             added = {
-                "jobs": {"kind": "TEXT NOT NULL DEFAULT 'bundle'", "late": "TEXT", "failure": "TEXT"},
+                "jobs": {
+                    "kind": "TEXT NOT NULL DEFAULT 'bundle'",
+                    "late": "TEXT",
+                    "failure": "TEXT",
+                    "user": "INTEGER",
+                },
                 "places": {"image": "TEXT"},
             }
             for table, columns in added.items():

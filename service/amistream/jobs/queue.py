@@ -124,7 +124,7 @@ class JobQueue:
                 self._begin(job.again(), self._clean if removes else self._run)
 
     async def submit(
-        self, request: JobRequest, *, idempotency_key: str = "", confined: bool = False
+        self, request: JobRequest, *, idempotency_key: str = "", confined: bool = False, user: int | None = None
     ) -> tuple[Job, bool]:
         """Queue a job; returns it and whether it is new (false: the key came before, with the same request).
 
@@ -140,9 +140,9 @@ class JobQueue:
             return known, False
         self._check_room()
         self._roster.check_destinations(request)
-        job = Job(request, confined=confined)
+        job = Job(request, confined=confined, user=user)
         self._roster.add(job, idempotency_key)
-        entering = self._journal.add(job.view(), request, confined=confined, idempotency_key=idempotency_key)
+        entering = self._journal.add(job.view(), request, confined=confined, user=user, idempotency_key=idempotency_key)
         try:
             await finish_despite_cancel(entering)
         except asyncio.CancelledError:

@@ -59,6 +59,7 @@ class JournalEntry:
     next_step: NextStep
     by_itself: bool
     confined: bool
+    user: int | None
     idempotency_key: str
     bundling: Bundling | None
     manifests: dict[int, bytes]

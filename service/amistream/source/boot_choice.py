@@ -12,6 +12,7 @@ from amistream.source.clone import open_clone
 from amistream.source.disks.boot_area import boot_area_size
 from amistream.source.disks.facts import TableKind
 from amistream.source.tree.opening import TreeWishes, open_tree
+from amistream.source.tree_disk import no_clone
 from amistream.source.wrapped import wrap
 
 _FIELD = "partition"
@@ -68,7 +69,7 @@ class BootAreaChoice:
         else:
             self.is_own_decision = True
             return volume
-        if self._has_bios and _has_files(path / "boot"):
+        if self._has_bios and (wishes.member is not None or _has_files(path / "boot")):
             try:
                 volume = self._wrap(path, wishes, TableKind.MBR)
             except RefusedError as error:
@@ -84,6 +85,8 @@ class BootAreaChoice:
         return open_tree(path, wishes)
 
     def _clone(self, path: Path, wishes: TreeWishes) -> Volume:
+        if wishes.member is not None:
+            raise no_clone(path, "members of the socket's group get its files, and nothing else of the disk")
         volume = open_clone(path, wishes)
         self.words = f"the image gets the boot area of {volume.disk.path} ({volume.loader})"
         return volume

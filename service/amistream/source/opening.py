@@ -7,12 +7,14 @@ too; `as_it_is` takes the bytes as they are.
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
 from amistream.errors import RefusedError, SourceError
 from amistream.ports.volume import Kind, Volume
-from amistream.roots import Roots
+from amistream.roots import Roots, pinned
 from amistream.source.disks.facts import TableKind
 from amistream.source.file import FileVolume, open_volume
 from amistream.source.foreign import AS_IT_IS, HEAD, TAIL, Foreign, recognise
@@ -39,7 +41,7 @@ def open_source(
 ) -> Volume:
     """Open the `source` and check its size against `image_size`, which a stream needs.
 
-    A directory is opened by `tree`, but not for a confined job. `as_it_is`: the bytes are the disk,
+    A directory is opened by `tree`. `as_it_is`: the bytes are the disk,
     whatever they look like. `partition`: make a disk with such a table of a bare file system. With `roots` the source
     must lie within them. A converted image whose disk has more than `most` bytes is refused by its size alone. Raises
     `RefusedError`. Blocks: use it on a thread.
@@ -47,7 +49,7 @@ def open_source(
     volume: Volume
     if source == STANDARD_INPUT and roots is None:
         volume = open_standard_input(image_size, as_it_is=as_it_is)
-    elif tree is not None and roots is None and Path(source).is_dir():
+    elif tree is not None and _is_directory(Path(source), roots):
         volume = tree(Path(source))
     else:
         volume = open_volume(Path(source), roots, live=live)
@@ -69,6 +71,14 @@ def open_source(
         volume.close()
         raise
     return volume
+
+
+def _is_directory(path: Path, roots: Roots | None) -> bool:
+    """Look at a source. With `roots` a path that leads outside is refused."""
+    if roots is None:
+        return path.is_dir()
+    with pinned(path, roots, field="source") as descriptor:
+        return stat.S_ISDIR(os.fstat(descriptor).st_mode)
 
 
 def tree_of(volume: Volume) -> TreeVolume | None:

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Sequence
 
+from amistream.source.tree.confined import CLOSED, rule_for_member
 from amistream.source.tree.handles import is_gone
 from amistream.source.tree.layers import Layer
 from amistream.source.tree.merged import Chosen, Seen, choose
@@ -67,7 +68,9 @@ class Admission:
 
     def _leaves_out(self, seen: Seen, path: bytes, about: os.stat_result) -> bool:
         rule = self._rule_for(seen, path, about)
-        if rule:
+        if rule == CLOSED:
+            self._report.add(Fate.CLOSED, path)
+        elif rule:
             self._report.add(Fate.LEFT_OUT, path, rule)
         return bool(rule)
 
@@ -79,6 +82,8 @@ class Admission:
         follows_rules = self._layers[seen.layer].follows_rules
         kind = stat.S_IFMT(about.st_mode)
         rule = selection.leaves_out(full, seen.name, directory=kind == stat.S_IFDIR) if follows_rules else ""
+        if not rule and (member := seen.above.member) is not None:
+            rule = rule_for_member(member, seen, about, is_mounted=path in self._around.mounts)
         if rule or kind != stat.S_IFREG:
             return rule
         if follows_rules and (rule := selection.leaves_out_file(full, seen.name)):

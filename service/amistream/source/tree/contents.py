@@ -28,7 +28,7 @@ class Contents:
         self._tree = tree
         self._report = report
         self._allow_unreadable = allow_unreadable
-        self._handles = [Handles(layer.root, tree, number) for number, layer in enumerate(layers)]
+        self._handles = [Handles(layer.root, tree, number, member=layer.member) for number, layer in enumerate(layers)]
         self._row = self._descriptor = _NONE
 
     def read_into(self, row: int, offset: int, buffer: memoryview) -> None:

@@ -6,7 +6,6 @@ import errno
 import os
 from collections.abc import Iterator
 
-from amistream.source.tree.layers import HIDDEN
 from amistream.source.tree.profiles import BLOCK, Profile
 from amistream.source.tree.xattrs import Attribute, fitting, on_disk
 
@@ -17,19 +16,19 @@ Runs = tuple[tuple[int, int], ...]
 
 
 def read_attributes(
-    place: str | int, profile: Profile, *, of_overlayfs: bool = False
+    place: str | int, profile: Profile, *, follow: bool = False, hidden: str = ""
 ) -> tuple[tuple[Attribute, ...], list[str]]:
     """The attributes of an entry that have a place in the image, and the names of those that have none.
 
-    `place` is its path, or its open file.
+    `place` is its path, or its open file. Those whose names begin with `hidden` are as if they were not there.
     """
-    follow = isinstance(place, int)
+    follow = follow or isinstance(place, int)
     try:
         names = os.listxattr(place, follow_symlinks=follow)
     except OSError as error:
         return (), [] if error.errno in _NONE_THERE else ["all"]
-    if of_overlayfs:
-        names = [name for name in names if not name.startswith(HIDDEN)]
+    if hidden:
+        names = [name for name in names if not name.startswith(hidden)]
     if not names:
         return (), []
     found: list[Attribute] = []

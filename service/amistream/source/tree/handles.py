@@ -18,6 +18,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
+from amistream.member import Member
 from amistream.source.tree.tree import ROOT, Tree
 
 _LEASE_S, _ASK_AGAIN_S = 5.0, 0.01
@@ -50,14 +51,17 @@ class OpenDirectory:
     descriptor: int
     only_root_writes: bool
     """Nobody else may put something into it."""
+    member: Member | None = None
+    """Only what he may use in it is opened."""
 
 
 class Handles:
     """The open directories of one layer of a tree, by row. For one thread at a time."""
 
-    def __init__(self, root: int, tree: Tree, layer: int = 0) -> None:
-        """`root` is the open directory of a layer, which stays the caller's."""
-        self._root = _known(root, os.fstat(root))
+    def __init__(self, root: int, tree: Tree, layer: int = 0, *, member: Member | None = None) -> None:
+        """`root` is the open directory of a layer, which stays the caller's. `member` must be let in below it."""
+        self._root = _known(root, os.fstat(root), member)
+        self._member = member
         self._tree = tree
         self._layer = layer
         self._open: OrderedDict[int, OpenDirectory] = OrderedDict()
@@ -87,14 +91,18 @@ class Handles:
         if (about.st_dev, about.st_ino) != tree.identity(row, self._layer):
             os.close(opened)
             raise SwappedError("another directory has its name")
-        found = self._open[row] = _known(opened, about)
+        if self._member is not None and not self._member.may_list(opened):
+            os.close(opened)
+            raise SwappedError("the directory is closed to the member now")
+        found = self._open[row] = _known(opened, about, self._member)
         if len(self._open) > _MOST_OPEN:
             os.close(self._open.popitem(last=False)[1].descriptor)
         return found
 
 
-def _known(opened: int, about: os.stat_result) -> OpenDirectory:
-    return OpenDirectory(opened, only_root_writes=about.st_uid == 0 and not about.st_mode & _OTHERS)
+def _known(opened: int, about: os.stat_result, member: Member | None) -> OpenDirectory:
+    only_root_writes = about.st_uid == 0 and not about.st_mode & _OTHERS
+    return OpenDirectory(opened, only_root_writes=only_root_writes, member=member)
 
 
 def open_directory(name: bytes, above: int) -> int:
@@ -110,6 +118,24 @@ def open_regular(name: bytes, above: OpenDirectory, device: int, inode: int, *, 
 
     `just_seen`: its lstat has just said that it is one.
     """
+    opened = _open_the_one(name, above, device, inode, just_seen=just_seen)
+    if (member := above.member) is not None and not (member.may_search(above.descriptor) and member.may_read(opened)):
+        os.close(opened)
+        raise SwappedError("the file is closed to the member now")
+    return opened
+
+
+def pin(name: bytes, above: OpenDirectory, device: int, inode: int) -> int:
+    """A descriptor of an entry of any kind, which is not opened, if it is the one that is meant. Raises OSError."""
+    seen = os.open(name, _LOOK, dir_fd=above.descriptor)
+    about = os.fstat(seen)
+    if (about.st_dev, about.st_ino) != (device, inode):
+        os.close(seen)
+        raise SwappedError("another file has its name")
+    return seen
+
+
+def _open_the_one(name: bytes, above: OpenDirectory, device: int, inode: int, *, just_seen: bool) -> int:
     if above.only_root_writes:
         if not just_seen:
             _compare(os.stat(name, dir_fd=above.descriptor, follow_symlinks=False), device, inode)

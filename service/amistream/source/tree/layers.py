@@ -10,6 +10,10 @@ import os
 import stat
 from dataclasses import dataclass
 
+from amistream.member import Member
+
+_TRUSTED = "trusted."
+"""Begins the names of the attributes that root alone sees."""
 HIDDEN = "trusted.overlay."
 """Begins the names of the attributes that overlayfs has for itself."""
 _OPAQUE = HIDDEN + "opaque"
@@ -26,6 +30,13 @@ class Layer:
     follows_rules: bool = True
     """The selection leaves out of it, too. What somebody lays over a tree comes in whole."""
     is_overlayfs: bool = False
+    member: Member | None = None
+    """Only what he may read comes in."""
+
+    @property
+    def hidden(self) -> str:
+        """Begins the names of the extended attributes that do not come in."""
+        return _TRUSTED if self.member is not None else HIDDEN if self.is_overlayfs else ""
 
     def deletes(self, about: os.stat_result) -> bool:
         return self.is_overlayfs and stat.S_ISCHR(about.st_mode) and about.st_rdev == 0

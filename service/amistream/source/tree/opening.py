@@ -15,6 +15,7 @@ from uuid import UUID
 from amistream.errors import RefusedError
 from amistream.host.mount_table import Mount, mounts, shows_the_same
 from amistream.host.swaps import swap_places
+from amistream.member import Member
 from amistream.source.tree import fstab
 from amistream.source.tree.categories import BY_DEFAULT
 from amistream.source.tree.contents import Contents
@@ -48,6 +49,10 @@ _CAN_READ_ALL = 1 << 2
 class TreeWishes:
     """The wishes of a job for the image of a tree."""
 
+    root: int | None = None
+    """The open tree, in place of the one that its path leads to."""
+    member: Member | None = None
+    """The member of the socket's group for whom it is read."""
     most: int
     """Bytes of the largest image, which is also the size where the tree's disk has none, or a larger one."""
     size: int | None = None
@@ -84,7 +89,8 @@ def open_tree(path: Path, wishes: TreeWishes) -> TreeVolume:
     Takes a while: some 40 s of CPU for a million files.
     """
     with ExitStack() as undo:
-        layers = [Layer(root=_open_directory(path, "source", undo))]
+        place = path if wishes.root is None else Path(f"/proc/self/fd/{wishes.root}")
+        layers = [Layer(root=_open_directory(place, "source", undo), member=wishes.member)]
         if wishes.overlay is not None:
             root = _open_directory(wishes.overlay, "overlay", undo)
             layers.append(Layer(root=root, words=f"--overlay {wishes.overlay}", follows_rules=False))

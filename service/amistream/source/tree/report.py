@@ -16,6 +16,7 @@ class Fate(StrEnum):
     """The changes of a file that are reported."""
 
     LEFT_OUT = "left out"
+    CLOSED = "closed to the member of the socket's group who bundles, and left out"
     EMPTIED = "comes in empty"
     COVERED = "another kind of file lies over it"
     SPLIT = "has more names than one inode can have, and becomes several"

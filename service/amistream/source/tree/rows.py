@@ -7,6 +7,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from amistream.source.tree.confined import place_for_member
 from amistream.source.tree.entries import Runs, find_runs, may_have_holes, read_attributes
 from amistream.source.tree.handles import read_link
 from amistream.source.tree.layers import Layer
@@ -42,11 +43,15 @@ class RowMaker:
             target = read_link(seen.name, seen.above.descriptor)
         elif kind == stat.S_IFREG and may_have_holes(about):
             runs = _runs_of(seen, about.st_size)
-        attributes = self._attributes(seen.place, path, seen.layer)
+        if seen.above.member is None:
+            attributes = self._attributes(seen.place, path, seen.layer)
+        else:
+            with place_for_member(seen.above.member, seen, about) as place:
+                attributes = self._attributes(place, path, seen.layer, follow=True)
         return make_row(about, attributes, target, runs, seen.layer)
 
-    def _attributes(self, place: str | int, path: bytes, layer: int) -> tuple[Attribute, ...]:
-        kept, lost = read_attributes(place, self._profile, of_overlayfs=self._layers[layer].is_overlayfs)
+    def _attributes(self, place: str | int, path: bytes, layer: int, *, follow: bool = False) -> tuple[Attribute, ...]:
+        kept, lost = read_attributes(place, self._profile, follow=follow, hidden=self._layers[layer].hidden)
         if lost:
             self._report.add(Fate.ATTRIBUTES, path, ", ".join(lost))
         return kept

@@ -63,7 +63,9 @@ class Walk:
         self._admission = Admission(layers, selection, around, self.report)
         self._crossing = Crossing(around, self.report)
         self._rows = RowMaker(layers, profile, self.report)
-        self._handles = [Handles(layer.root, self.tree, number) for number, layer in enumerate(layers)]
+        self._handles = [
+            Handles(layer.root, self.tree, number, member=layer.member) for number, layer in enumerate(layers)
+        ]
         self._linked: dict[tuple[int, int], int] = {}
         """Rows of the inodes with several names."""
         self._waiting: list[_Directory] = []
@@ -215,7 +217,7 @@ class Walk:
             about = seen.about()
             if stat.S_ISDIR(about.st_mode) and not seen.layer:
                 row = make_row(about)
-            if not _is_empty(seen):
+            if seen.above.member is not None or not _is_empty(seen):
                 self.report.add(Fate.LEFT_OUT, LOST_AND_FOUND_NAME, "always: contents of lost+found")
         tree.add(row, ROOT)
 
