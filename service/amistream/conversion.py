@@ -19,12 +19,13 @@ from typing import Any, Protocol
 
 import anyio
 
-from amistream.flow.buffers import Buffers
+from amistream.flow.buffers import Buffers, BuffersClosedError
 from amistream.flow.gather import task_group
 from amistream.flow.priority import wake_promptly
 from amistream.flow.rate_limit import RateLimit
-from amistream.flow.relay import Meter, Ordered, Parallel, Relay, Step
+from amistream.flow.relay import Meter, Ordered, Parallel, Relay, RelayStoppedError, Step
 from amistream.flow.retry import RetryPolicy
+from amistream.flow.side_worker import StoppedError
 from amistream.plan import ConversionPlan
 from amistream.ports.snapshots import BLOCK, SnapshotWriter
 from amistream.ports.volume import Volume
@@ -41,6 +42,8 @@ class BlockSource(Protocol):
 
     size: int
     """Bytes of the image."""
+    lanes: int
+    """Threads that make blocks."""
 
     @property
     def offset(self) -> int:
@@ -51,12 +54,14 @@ class BlockSource(Protocol):
         """Seconds of making blocks, without waiting for buffers."""
 
     async def supply(self, buffers: Buffers) -> None:
-        """Do the work beside the reading; called first. Raises if the blocks were not those of the image."""
+        """Do the work beside the reading. Raises if the blocks are not those of the image: then `read` raises
+        `StoppedError`, or waits until `interrupt`.
+        """
 
     def read(self, buffers: Buffers) -> tuple[Sequence[Block], bool]:
         """Give the next blocks, ascending, and True with the last ones. Blocks may be left out: they are zeros.
 
-        Called on threads, one at a time. Raises `BuffersClosedError` when `buffers` is closed.
+        Called on threads, one at a time. Raises `BuffersClosedError` or `StoppedError` after a failure elsewhere.
         """
 
     def interrupt(self) -> None:
@@ -157,6 +162,8 @@ class Conversion:
         finally:
             self._receive.close()
             self.buffers.close()
+        if self.hashed_at is None:
+            raise self._relay.cause or RelayStoppedError
         await self.source.prove()
         content = self.choose.result()
         return Converted(
@@ -170,7 +177,11 @@ class Conversion:
 
     async def _carry(self) -> None:
         with self._send:
-            await self._relay.run(self.plan.workers)
+            try:
+                await self._relay.run(self.plan.workers)
+            except (StoppedError, BuffersClosedError):
+                # The cause is in `supply`, which raises it. `run` sees that not all was read.
+                return
         self.hashed_at = perf_counter()
 
     def _release(self) -> None:
@@ -201,6 +212,8 @@ class _Reader:
 
 class VolumeBlocks:
     """The blocks of a volume that its extents touch."""
+
+    lanes = 1
 
     def __init__(self, volume: Volume, plan: ConversionPlan, *, all_read: Callable[[], object] = lambda: None) -> None:
         """The volume stays the caller's. `all_read` is called, on a worker, behind the last read."""

@@ -10,14 +10,12 @@ import asyncio
 import time
 from pathlib import Path
 
-from amistream.bundles.manifest import Signature
 from amistream.bundles.meter import Meter, Note
 from amistream.bundles.owner import Owner
 from amistream.bundles.place import Bundle
-from amistream.bundles.results import Difference, Unbundled, difference_error
-from amistream.bundles.survey import survey
-from amistream.bundles.verify import signature_difference
-from amistream.bundles.way_back import Unpacking, compare
+from amistream.bundles.results import Unbundled
+from amistream.bundles.unlocked import unlock
+from amistream.bundles.way_back import Unpacking
 from amistream.errors import RefusedError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.location import DirectoryLocation
@@ -46,24 +44,16 @@ async def unbundle(
     """Unpack the image. Raises `DifferenceError` naming the difference, `RefusedError`, `StoreError`, `JobError`."""
     started = time.monotonic()
     manifest = bundle.manifest
-    key = owner.open_key(manifest)
-    signature = owner.check_signature(manifest)
-    if signature is Signature.ABSENT:
-        note("the manifest has no signature: a change would not be noticed")
-    _refuse(bundle, *signature_difference(signature))
-    meter.begin(len(manifest.parts), manifest.bundled_size)
-    surveyed = await survey(bundle, meter, read=False)
-    _refuse(bundle, *surveyed.differences)
+    unlocked = await unlock(bundle, owner, meter, note)
     try:
         await finish_despite_cancel(
             asyncio.to_thread(target.open, manifest.size, min(manifest.size, manifest.bundled_size))
         )
-        unpacking = Unpacking(bundle.place.store, manifest, key, target, meter, thorough=False, workers=workers)
-        unpacked = await unpacking.run(surveyed.parts)
-        _refuse(bundle, *unpacked.differences)
-        content = unpacked.content
+        unpacking = Unpacking(
+            bundle.place.store, manifest, unlocked.key, target, meter, thorough=False, workers=workers
+        )
+        content = unlocked.check(await unpacking.run(unlocked.parts))
         assert content is not None  # noqa: S101 - for the type checker: without a difference there is content
-        _refuse(bundle, *compare(manifest, content))
         await finish_despite_cancel(asyncio.to_thread(target.commit))
     except BaseException:
 
@@ -81,11 +71,6 @@ async def unbundle(
         archive_sha1=content.archive.sha1.hex(),
         parts=len(manifest.parts),
         bundled_size=manifest.bundled_size,
-        signature=signature,
+        signature=unlocked.signature,
         elapsed_s=round(time.monotonic() - started, 3),
     )
-
-
-def _refuse(bundle: Bundle, *differences: Difference) -> None:
-    if differences:
-        raise difference_error(bundle.address, differences)

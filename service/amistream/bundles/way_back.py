@@ -20,7 +20,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,12 +73,17 @@ class Unpacking:
         *,
         thorough: bool,
         workers: int | None = None,
+        slots: AbstractContextManager[Any] | None = None,
+        nice: int = 0,
     ) -> None:
-        """`sink` None: the pass only checks. `workers`: `MOST_WORKERS` at most; None: one per core of this process."""
+        """`sink` None: the pass only checks. `workers`: `MOST_WORKERS` at most; None: one per core of this process.
+
+        `slots` and `nice` as for `Relay`.
+        """
         self._store = store
         self._ranges: Channel[tuple[Range, bytes]] = Channel(RANGES)
         self._runs = _Runs(self._ranges, Decrypt(key=key.key.reveal(), iv=key.iv.reveal()), meter, thorough=thorough)
-        self._workers = min(workers or len(os.sched_getaffinity(0)), MOST_WORKERS)
+        self.workers = min(workers or len(os.sched_getaffinity(0)), MOST_WORKERS)
         self._inflate = InflateRuns()
         self._sha1 = hashlib.sha1(usedforsecurity=False)
         self._hashing = SideWorker(self._sha1.update, capacity=PIECES)
@@ -99,7 +104,14 @@ class Unpacking:
             (lambda _: None) if self._writing is None else self._writing.put,
             block_size=0,
             release=self._release,
+            slots=slots,
+            nice=nice,
         )
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds of all workers so far: of CPU, and of waiting for the parts."""
+        return sum(meter.busy_s for meter in (self._relay.read_meter, *self._relay.meters.values()))
 
     async def run(self, parts: Sequence[StoredPart], *, complete: bool = True) -> Unpacked:
         """Read the parts; unless `complete`, only for their digests. Raises `StoreError` and the errors of the sink."""
@@ -128,7 +140,7 @@ class Unpacking:
         if self._writing is not None:
             group.create_task(self._writing.run(), name="write")
         try:
-            await self._relay.run(self._workers)
+            await self._relay.run(self.workers)
         except FlawError as flaw:
             await self._digests()
             self._runs.differences.append(Difference(what=flaw.code, message=flaw.words))
