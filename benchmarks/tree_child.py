@@ -10,9 +10,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter, process_time
 
+from amistream.ports.volume import Volume
 from amistream.source.tree.opening import TreeWishes, open_tree
 from amistream.source.tree.report import MOVED
-from amistream.source.tree.volume import TreeVolume
 from amistream.values import KIB
 from benchmarks.child import forget_peak, peak_rss
 from benchmarks.jobs import LARGEST, TreeFigures, TreeSpec
@@ -47,7 +47,7 @@ def read(spec: TreeSpec) -> TreeFigures:
         volume.close()
 
 
-def _copy(volume: TreeVolume, image: str | None) -> None:
+def _copy(volume: Volume, image: str | None) -> None:
     """Read all data, block by block as the data path does, and write it to the image if there is one."""
     buffer = memoryview(bytearray(_BLOCK))
     with ExitStack() as stack:

@@ -311,6 +311,12 @@ class Settings(BaseSettings):
         ge=MIB,
         description="Memory for the files that a --script changes or makes, at most, until the job's end. Guess.",
     )
+    scratch_dir: Annotated[Path, AfterValidator(Path.absolute)] | None = Field(
+        None,
+        examples=["/mnt"],
+        description="Directory for the temporary copy that --fs xfs makes, which takes as much space as all files of "
+        "the image. Nothing is left in it. Default: state_dir. Choice.",
+    )
     multipart_threshold: ByteSize = Field(
         ByteSize(64 * MIB),
         ge=5 * MIB,

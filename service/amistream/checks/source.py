@@ -29,6 +29,7 @@ from amistream.source.foreign import HEAD, recognise
 from amistream.source.frozen import FrozenVolume
 from amistream.source.opening import open_source, tree_of
 from amistream.source.tree.volume import TreeVolume
+from amistream.source.xfs_tree.volume import CopiedVolume
 from amistream.units import size_text
 from amistream.values import Extent, LeftOut, quoted
 
@@ -62,7 +63,7 @@ class SourceChecks:
         """The ranges to read: without holes and, after the check `free_blocks`, without free blocks. No other code asks
         the volume for its extents."""
         self.left_out = LeftOut()
-        self.tree: TreeVolume | None = None
+        self.tree: TreeVolume | CopiedVolume | None = None
         """The tree that the volume is made of, if it is a directory."""
         self._doubt = ""
         """The sentence of the check `source`. It stands for all that could be said of the disk's tables."""

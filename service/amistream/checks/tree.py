@@ -20,6 +20,7 @@ from amistream.source.tree.fstab import LARGEST
 from amistream.source.tree.opening import TreeWishes
 from amistream.source.tree.report import Fate
 from amistream.source.tree.volume import TreeVolume
+from amistream.source.xfs_tree.volume import CopiedVolume
 from amistream.units import size_text
 from amistream.values import quoted
 
@@ -74,6 +75,7 @@ def tree_wishes(context: RequestContext, stopped: Callable[[], bool]) -> TreeWis
         menu=_read_text(Path(request.grub_config), "grub_config") if request.grub_config else None,
         overlay=Path(request.overlay) if request.overlay else None,
         own=own,
+        scratch=(settings.scratch_dir or settings.state_dir) if context.roots is None else None,
         stopped=stopped,
         outputs=context.outputs,
     )
@@ -175,7 +177,7 @@ def refuse_wishes(request: VolumeRequest) -> None:
             )
 
 
-def describe(volume: TreeVolume, *, for_member: bool) -> Observation:
+def describe(volume: TreeVolume | CopiedVolume, *, for_member: bool) -> Observation:
     """The outcome of the walk, with the rules that left something out."""
     report = volume.report
     found = f"{size_text(volume.size)} {volume.profile} file system of {volume.inodes} inodes from {volume.path}"

@@ -26,9 +26,9 @@ PATIENCE_S = 120
 MOST_OUTPUT = 32 * 1024 * 1024
 """Bytes of an answer: a map of 10 GiB in alternating clusters of 64 KiB has 18 MB."""
 
-_LIMITS = f"ulimit -v {MEMORY_KIB} && ulimit -t {CPU_S} && ulimit -f {MOST_OUTPUT // 512} && ulimit -c 0 && "
-_RUN = _LIMITS + 'exec "$0" "$@"'
-_SERVE = _LIMITS + 'exec 3<&0 0</dev/null && LISTEN_FDS=1 LISTEN_PID=$$ exec "$0" "$@"'
+_LIMITS = f"ulimit -v {MEMORY_KIB} && ulimit -t {CPU_S} && ulimit -c 0 && ulimit -f "
+_RUN = ' && exec "$0" "$@"'
+_SERVE = f"{_LIMITS}{MOST_OUTPUT // 512}" + ' && exec 3<&0 0</dev/null && LISTEN_FDS=1 LISTEN_PID=$$ exec "$0" "$@"'
 """Passes the listening socket, given as standard input, as descriptor 3, as systemd does."""
 _FIRST_FREE = 10
 """Lower descriptors are used by the shell and that protocol."""
@@ -95,15 +95,19 @@ class ServerTool:
             return _failure(self._program, status, self._errors)
 
 
-def run_tool(program: str, options: list[str], descriptor: int, *, before: str = "") -> bytes:
+def run_tool(
+    program: str, options: list[str], descriptor: int, *, before: str = "", most_written: int = MOST_OUTPUT
+) -> bytes:
     """Run `program` on the file of `descriptor` and return its output; `before` is put before the file's path.
 
-    Raises `ToolMissingError`, or OSError with the program's error message.
+    It writes to no file, that one included, behind byte `most_written`. Raises `ToolMissingError`, or OSError with the
+    program's error message.
     """
+    script = f"{_LIMITS}{-(-most_written // 512)}{_RUN}"
     # Files, not pipes: the limit of file sizes bounds them.
     with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as errors:
         process = _start(
-            _RUN, program, options, descriptor, before, stdin=subprocess.DEVNULL, stdout=answer, stderr=errors
+            script, program, options, descriptor, before, stdin=subprocess.DEVNULL, stdout=answer, stderr=errors
         )
         try:
             status = process.wait(PATIENCE_S)

@@ -176,10 +176,12 @@ class TreeFields(Fields):
         None, gt=0, description="Size of the image; default: that of the directory's disk, at most `max_image_size`."
     )
     file_system: Annotated[
-        Literal["ext4", "ext3", "ext3-128", "ext2", "ext4-csum"] | None,
-        Option("--fs", TREE, "ext4|ext3|ext3-128|ext2|ext4-csum"),
+        Literal["ext4", "ext3", "ext3-128", "ext2", "ext4-csum", "xfs"] | None,
+        Option("--fs", TREE, "ext4|ext3|ext3-128|ext2|ext4-csum|xfs"),
     ] = Field(
-        None, description="File system of the image; default: ext4, or that of the directory if it is ext2 or ext3."
+        None,
+        description="File system of the image; default: ext4, or that of the directory if it is ext2 or ext3, or xfs "
+        "with --partition clone. xfs needs root, and space for a copy of all files.",
     )
     exclude: Annotated[Patterns, Option("--exclude", TREE, "PATTERN")] = Field(
         (), max_length=1000, description="Leave out what matches, as rsync does; may be repeated."

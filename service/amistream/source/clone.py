@@ -21,9 +21,10 @@ from amistream.source.disks.partitions import read_table
 from amistream.source.disks.template import NoTemplateError, Template, make_template
 from amistream.source.file import FileVolume, open_volume
 from amistream.source.pieces import Memory, Piece, PiecedVolume, Zeros, whole
-from amistream.source.tree.opening import TreeWishes, open_tree
+from amistream.source.tree.opening import DEFAULT_PROFILE, TreeWishes, open_tree
+from amistream.source.tree.profiles import XFS
 from amistream.source.tree.walk import StoppedError
-from amistream.source.tree_disk import find_tree_disk, no_clone
+from amistream.source.tree_disk import check_driver, find_tree_disk, no_clone
 from amistream.values import KIB, MIB, Extent, quoted
 
 _BLOCK = 4 * KIB
@@ -76,9 +77,15 @@ class CloneVolume(PiecedVolume):
         return [_digest(disk, extent, stopped) for extent in self.copied]
 
 
-def open_clone(path: Path, wishes: TreeWishes) -> CloneVolume:
-    """Open the tree at `path` on a disk like its own. Raises `RefusedError`, or `SourceError` if it cannot be read."""
+def open_clone(path: Path, wishes: TreeWishes, *, keeps_xfs: bool = True) -> CloneVolume:
+    """Open the tree at `path` on a disk like its own. Raises `RefusedError`, or `SourceError` if it cannot be read.
+
+    `keeps_xfs`: an xfs stays one if no kind is wished for.
+    """
     on = find_tree_disk(path)
+    if on.kind == XFS.name:
+        wishes = replace(wishes, profile=wishes.profile or (XFS.name if keeps_xfs else DEFAULT_PROFILE))
+    check_driver(path, on.kind, wishes.profile or on.kind)
     try:
         on.write_out()
     except OSError as error:

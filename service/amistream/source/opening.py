@@ -25,6 +25,7 @@ from amistream.source.qemu.headers import read_range
 from amistream.source.stream import STANDARD_INPUT_PATH, open_standard_input
 from amistream.source.tree.volume import TreeVolume
 from amistream.source.wrapped import wrap
+from amistream.source.xfs_tree.volume import CopiedVolume
 from amistream.values import STANDARD_INPUT, quoted
 
 
@@ -81,11 +82,11 @@ def _is_directory(path: Path, roots: Roots | None) -> bool:
         return stat.S_ISDIR(os.fstat(descriptor).st_mode)
 
 
-def tree_of(volume: Volume) -> TreeVolume | None:
+def tree_of(volume: Volume) -> TreeVolume | CopiedVolume | None:
     """The tree that a volume is made of, alone or with a boot area; None for other volumes."""
     while isinstance(volume, PiecedVolume):
         volume = volume.inner
-    return volume if isinstance(volume, TreeVolume) else None
+    return volume if isinstance(volume, TreeVolume | CopiedVolume) else None
 
 
 def _format_of(volume: FileVolume) -> Format | None:

@@ -20,14 +20,16 @@ from amistream.source.tree.handles import mount_of
 from amistream.values import quoted
 
 _OTHER_WAY = "--partition mbr puts a boot area of its own before the file system"
-_KINDS = ("ext2", "ext3", "ext4")
-"""GRUB's core has one driver for all of them, and in general none for what else a root may be."""
+_DRIVERS = {"ext2": "ext2", "ext3": "ext2", "ext4": "ext2", "xfs": "xfs"}
+"""GRUB's core has the one for its own root, and in general no other."""
 _BOOT = (b"boot", b"efi")
 """The first step of the directories that boot loaders are in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeDisk:
+    kind: str
+    """The tree's file system."""
     place: PlaceOnDisk
     mounted: tuple[Path, ...]
     """Where its other partitions are mounted."""
@@ -57,7 +59,7 @@ def find_tree_disk(path: Path) -> TreeDisk:
     mount = next((each for each in table if each.number == number), None)
     if mount is None or (mount.root, mount.point) != (b"/", os.fsencode(real)):
         raise no_clone(path, "it is not the top of a file system", "give the mount point of a root file system")
-    if mount.kind not in _KINDS:
+    if mount.kind not in _DRIVERS:
         raise no_clone(path, f"its file system is {mount.kind}, for which the boot loader needs other drivers")
     try:
         place = place_on_disk(mount.device)
@@ -66,7 +68,17 @@ def find_tree_disk(path: Path) -> TreeDisk:
         raise no_clone(path, str(error)) from error
     if used := next((each for each in others if each.used_by), None):
         raise no_clone(path, f"partition {used.number} of its disk is used by {' and '.join(used.used_by)}")
-    return TreeDisk(place=place, mounted=tuple(_mounted(path, mount, table, {each.device: each for each in others})))
+    mounted = tuple(_mounted(path, mount, table, {each.device: each for each in others}))
+    return TreeDisk(kind=mount.kind, place=place, mounted=mounted)
+
+
+def check_driver(path: Path, kind: str, becomes: str) -> None:
+    """Raise `RefusedError` unless what boots from a file system of one kind boots from what it becomes."""
+    becomes = becomes.partition("-")[0]
+    if _DRIVERS[kind] != _DRIVERS[becomes]:
+        fix = f"--fs xfs, which takes root, and space for a copy of all files; or {_OTHER_WAY}"
+        why = f"its file system is {kind}, and the boot loader has no driver for the image's, which is {becomes}"
+        raise no_clone(path, why, fix if kind == "xfs" else "give another --fs, or leave it out")
 
 
 def _mounted(path: Path, root: Mount, table: Sequence[Mount], others: dict[str, PlaceOnDisk]) -> Iterator[Path]:

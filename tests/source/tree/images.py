@@ -13,12 +13,13 @@ from amistream.source.tree.image import Image
 from amistream.source.tree.layout import Kind, Layout
 from amistream.source.tree.opening import TreeWishes, open_tree
 from amistream.source.tree.profiles import BLOCK
+from amistream.source.tree.volume import TreeVolume
 from support.mounts import mounted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from amistream.source.tree.volume import TreeVolume
+    from amistream.ports.volume import Volume
 
 MIB, GIB = 1024**2, 1024**3
 IDENTITY = Identity(uuid=UUID("2a8c7a0e-57f1-4a57-8f53-0c4b3f6d9e11"), label=b"root", time=1_700_000_000)
@@ -28,13 +29,14 @@ IDENTITY = Identity(uuid=UUID("2a8c7a0e-57f1-4a57-8f53-0c4b3f6d9e11"), label=b"r
 def opened(path: Path, size: int = 64 * MIB, **wishes: object) -> Iterator[TreeVolume]:
     """Open a directory as a volume."""
     volume = open_tree(path, TreeWishes(**{"most": 10 * GIB, "size": size, **wishes}))  # type: ignore[arg-type]
+    assert isinstance(volume, TreeVolume)
     try:
         yield volume
     finally:
         volume.close()
 
 
-def write_image(volume: TreeVolume, path: Path, chunk: int = 4 * MIB) -> Path:
+def write_image(volume: Volume, path: Path, chunk: int = 4 * MIB) -> Path:
     """Write what the extents hold, as the data path reads it: into buffers that are not clean."""
     with path.open("wb") as file:
         file.truncate(volume.size)

@@ -37,11 +37,11 @@ NAMED_USER = acl(
 )
 
 
-def make_nasty_tree(root: Path, *, names: int = 3_000, seed: int = 1) -> None:
+def make_nasty_tree(root: Path, *, names: int = 3_000, seed: int = 1, longest_link: int = 4094) -> None:
     """Fill a directory. As root everything is made, otherwise what the user may make."""
     chance = random.Random(seed)
     _files(root / "files", chance)
-    _links(root / "links")
+    _links(root / "links", longest_link)
     _attributes(root / "attributes")
     _directories(root, names)
     _special(root / "special")
@@ -82,12 +82,12 @@ def _files(folder: Path, chance: random.Random) -> None:
             file.write(bytes([number % 255 + 1]) * 100)
 
 
-def _links(folder: Path) -> None:
+def _links(folder: Path, longest: int) -> None:
     folder.mkdir()
     (folder / "one").write_text("linked")
     for name in ("two", "three"):
         (folder / name).hardlink_to(folder / "one")
-    for length in (1, 59, 60, 4094):
+    for length in (1, 59, 60, longest):
         (folder / f"symbolic{length}").symlink_to("t" * length)
     os.link(folder / "symbolic60", folder / "symbolic_twin", follow_symlinks=False)
     (folder / "outside").symlink_to("/etc")
@@ -182,9 +182,8 @@ def _about(about: os.stat_result, place: str, *, fine: bool, follow: bool) -> di
     if not fine:
         mtime = min(mtime // 1_000_000_000, 2**31 - 1)
     entry: dict[str, Any] = {"mode": oct(about.st_mode), "owner": (about.st_uid, about.st_gid), "mtime": mtime}
-    entry["xattrs"] = {
-        name: os.getxattr(place, name, follow_symlinks=follow) for name in os.listxattr(place, follow_symlinks=follow)
-    }
+    names = [each for each in os.listxattr(place, follow_symlinks=follow) if "SGI_ACL" not in each]  # xfs: ACLs again
+    entry["xattrs"] = {name: os.getxattr(place, name, follow_symlinks=follow) for name in names}
     if kind == stat.S_IFREG:
         entry["size"] = about.st_size
         entry["content"] = _content(place, about.st_size)
@@ -201,14 +200,15 @@ def _content(place: str, size: int) -> str:
     """A digest of a file's bytes that are not zero, and of where they are."""
     digest = hashlib.sha1(usedforsecurity=False)
     descriptor = os.open(place, os.O_RDONLY)
-    at = 0
+    at = behind = 0
     while at < size:
         try:
             at = os.lseek(descriptor, at, os.SEEK_DATA)
         except OSError:
             break
         end = os.lseek(descriptor, at, os.SEEK_HOLE)
-        for start in range(at // 4096 * 4096, end, 4096):
+        for start in range(max(at // 4096 * 4096, behind), end, 4096):
+            behind = start + 4096
             page = os.pread(descriptor, 4096, start)
             if any(page):
                 digest.update(start.to_bytes(8, "little") + page)

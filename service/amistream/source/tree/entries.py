@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from amistream.source.tree.profiles import BLOCK, Profile
 from amistream.source.tree.xattrs import Attribute, fitting, on_disk
 
+_SHOWN_TWICE = {"trusted.SGI_ACL_FILE", "trusted.SGI_ACL_DEFAULT"}
+"""ACLs in the form that xfs has on disk, besides the ordinary ones."""
 _NONE_THERE = {errno.ENOTSUP, errno.ENODATA, errno.ENOENT}
 
 Runs = tuple[tuple[int, int], ...]
@@ -27,6 +29,7 @@ def read_attributes(
         names = os.listxattr(place, follow_symlinks=follow)
     except OSError as error:
         return (), [] if error.errno in _NONE_THERE else ["all"]
+    names = [name for name in names if name not in _SHOWN_TWICE]
     if hidden:
         names = [name for name in names if not name.startswith(hidden)]
     if not names:

@@ -39,7 +39,8 @@ def mended(old: bytes, kind: str) -> bytes:
 
 def _root_line(kind: str, fields: list[bytes]) -> bytes:
     """Options of another kind of file system mean nothing to this one."""
-    options = fields[3] if len(fields) > _NEEDED and fields[2].startswith(b"ext") else b"defaults"
+    has_same = len(fields) > _NEEDED and fields[2][:3] == kind.encode()[:3]
+    options = fields[3] if has_same else b"defaults"
     return b"UUID=%s / %s %s 0 1\n" % (UUID, kind.encode(), options)
 
 

@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -26,7 +26,7 @@ from amistream.source.tree.image import Image
 from amistream.source.tree.layers import Layer
 from amistream.source.tree.layout import Layout
 from amistream.source.tree.origin import Origin, find_origin
-from amistream.source.tree.profiles import BLOCK, PROFILES, Profile
+from amistream.source.tree.profiles import BLOCK, PROFILES, XFS, Profile
 from amistream.source.tree.records import hash_seed, seconds_of
 from amistream.source.tree.report import Fate, shown
 from amistream.source.tree.select import Selection
@@ -34,6 +34,9 @@ from amistream.source.tree.surroundings import Surroundings, waits_for_others
 from amistream.source.tree.tree import ROOT, used_inodes
 from amistream.source.tree.volume import TreeVolume
 from amistream.source.tree.walk import Walk
+from amistream.source.xfs_tree.features import format_of
+from amistream.source.xfs_tree.opening import XfsWishes, copy_tree, require_means
+from amistream.source.xfs_tree.volume import CopiedVolume
 from amistream.units import size_text
 from amistream.values import MIB, quoted
 
@@ -77,16 +80,18 @@ class TreeWishes:
     """The open directory of what a script changed in a view of the tree and the overlay, as overlayfs wrote it."""
     own: Sequence[Path] = ()
     """Files and directories that never come in."""
+    scratch: Path | None = None
+    """Where an xfs is made; None where none may be made."""
     stopped: Callable[[], bool] = lambda: False
     """True once nobody waits for the tree any more."""
     outputs: Sequence[tuple[Path, str]] = ()
     """Directories that the job writes to, and the prefix of its files' names there."""
 
 
-def open_tree(path: Path, wishes: TreeWishes) -> TreeVolume:
-    """Walk a tree and plan its image. Raises `RefusedError`, or `StoppedError` when stopped.
+def open_tree(path: Path, wishes: TreeWishes) -> TreeVolume | CopiedVolume:
+    """Walk a tree and plan its image, or make it where that is xfs. Raises `RefusedError`, `StoppedError` when stopped.
 
-    Takes a while: some 40 s of CPU for a million files.
+    Takes a while: some 40 s of CPU for a million files, and for xfs as long as it takes to copy them.
     """
     with ExitStack() as undo:
         place = path if wishes.root is None else Path(f"/proc/self/fd/{wishes.root}")
@@ -98,7 +103,8 @@ def open_tree(path: Path, wishes: TreeWishes) -> TreeVolume:
             root = _open_directory(Path(f"/proc/self/fd/{wishes.changes}"), "script", undo)
             layers.append(Layer(root=root, is_overlayfs=True))
         volume = _open(path, layers, wishes)
-        undo.pop_all()
+        if isinstance(volume, TreeVolume):
+            undo.pop_all()
     return volume
 
 
@@ -114,13 +120,14 @@ def _open_directory(path: Path, field: str, undo: ExitStack) -> int:
     return descriptor
 
 
-def _open(path: Path, layers: Sequence[Layer], wishes: TreeWishes) -> TreeVolume:
+def _open(path: Path, layers: Sequence[Layer], wishes: TreeWishes) -> TreeVolume | CopiedVolume:
     descriptor = layers[0].root
     table = mounts()
     number = mount_of(descriptor)
     mount = next((each for each in table if each.number == number), None)
     origin = find_origin(mount) if mount else Origin()
-    profile = PROFILES[wishes.profile or (origin.kind if origin.kind in PROFILES else DEFAULT_PROFILE)]
+    profile = _profile(wishes, origin)
+    scratch = require_means(path, wishes.scratch) if profile is XFS else None
     wanted = wishes.size or min((origin.size or wishes.most) + wishes.reserved, wishes.most)
     size = -(-(wanted - wishes.reserved) // BLOCK) * BLOCK
     selection = Selection(include=wishes.include, exclude=wishes.exclude, clean=wishes.clean)
@@ -151,17 +158,37 @@ def _open(path: Path, layers: Sequence[Layer], wishes: TreeWishes) -> TreeVolume
     if wishes.mend_fstab:
         named = str(uuid).encode()
         tree.given = {row: content.replace(fstab.UUID, named) for row, content in tree.given.items()}
+    contents = Contents(layers, tree, walk.report, allow_unreadable=wishes.allow_unreadable)
+    if scratch is not None:
+        made = XfsWishes(
+            size=size,
+            reserved=wishes.reserved,
+            like=format_of(origin.head),
+            uuid=uuid,
+            label=origin.label,
+            scratch=scratch,
+            stopped=wishes.stopped,
+        )
+        with closing(contents):
+            return copy_tree(path, tree, contents, walk.report, made)
     layout = _plan(path, walk, profile, size, uuid, reserved=wishes.reserved)
     names = f"{profile.name} {size} {uuid}".encode() + origin.label
     return TreeVolume(
         path,
         [layer.root for layer in layers],
         image=Image(layout, Identity(uuid=uuid, label=origin.label, time=time)),
-        contents=Contents(layers, tree, walk.report, allow_unreadable=wishes.allow_unreadable),
+        contents=contents,
         report=walk.report,
         size=size,
         digest=hashlib.blake2b(digest + names, digest_size=32).hexdigest(),
     )
+
+
+def _profile(wishes: TreeWishes, origin: Origin) -> Profile:
+    """The kind of file system: an xfs only where that is wished for, because it takes root, and space."""
+    if wishes.profile == XFS.name:
+        return XFS
+    return PROFILES[wishes.profile or (origin.kind if origin.kind in PROFILES else DEFAULT_PROFILE)]
 
 
 def _surroundings(

@@ -30,6 +30,8 @@ class Origin:
     label: bytes = b""
     size: int = 0
     """Bytes of its device; 0 if it has none."""
+    head: bytes = b""
+    """The device's first bytes, where this process may read them."""
 
 
 def find_origin(mount: Mount) -> Origin:
@@ -43,7 +45,7 @@ def find_origin(mount: Mount) -> Origin:
     except (OSError, ValueError):
         size = 0
     uuid, label = _names_on(path) or _names_by_links(path)
-    return Origin(kind=mount.kind, uuid=uuid, label=label[:_LONGEST_LABEL], size=size)
+    return Origin(kind=mount.kind, uuid=uuid, label=label[:_LONGEST_LABEL], size=size, head=_head_of(path))
 
 
 def _device_of(mount: Mount) -> tuple[Path, Path] | None:
@@ -78,6 +80,19 @@ def _names_on(path: Path) -> tuple[UUID | None, bytes] | None:
     finally:
         os.close(descriptor)
     return (_uuid(found.uuid), found.label.encode("utf-8", "surrogateescape")) if found else None
+
+
+def _head_of(path: Path) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.pread(descriptor, _SECTOR, 0)
+    except OSError:
+        return b""
+    finally:
+        os.close(descriptor)
 
 
 def _exactly(descriptor: int, offset: int, length: int) -> bytes:

@@ -21,6 +21,8 @@ _FILETYPE, _EXTENTS, _FLEX_BG = 0x2, 0x40, 0x200
 _SPARSE_SUPER, _LARGE_FILE, _HUGE_FILE, _GDT_CSUM = 0x1, 0x2, 0x8, 0x10
 _DIR_NLINK, _EXTRA_ISIZE, _METADATA_CSUM = 0x20, 0x40, 0x400
 
+_MOST_LINKS_OF_XFS = (1 << 31) - 1
+
 
 class Checksums(Enum):
     """The checksums of a file system's own blocks."""
@@ -35,7 +37,9 @@ class Profile:
     """One kind of file system: what old kernels and boot loaders know decides between them."""
 
     name: str
-    inode_size: int
+    inode_size: int = 0
+    is_ext: bool = True
+    """One of those whose image is made here, block by block."""
     journal: bool = True
     ext4: bool = False
     """Extents, and metadata of several groups together."""
@@ -57,6 +61,8 @@ class Profile:
     @property
     def most_links(self) -> int:
         """Links of one inode. A directory has one from each of its subdirectories; in ext4 it may have more."""
+        if not self.is_ext:
+            return _MOST_LINKS_OF_XFS
         return 65_000 if self.ext4 else 32_000
 
     def features(self, *, resizable: bool) -> tuple[int, int, int]:
@@ -85,3 +91,6 @@ PROFILES = {
         Profile(name="ext2", inode_size=256, journal=False),
     )
 }
+
+XFS = Profile(name="xfs", is_ext=False)
+"""Made by mkfs.xfs and the kernel (`source.xfs_tree`), so only for root."""

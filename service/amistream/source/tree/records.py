@@ -41,6 +41,11 @@ def seconds_of(packed: int) -> int:
     return (packed >> NANOSECOND_BITS) - _EPOCH
 
 
+def nanoseconds_of(packed: int) -> int:
+    """The time since 1970 that was packed."""
+    return seconds_of(packed) * 1_000_000_000 + (packed & (1 << NANOSECOND_BITS) - 1)
+
+
 def _fine_time(packed: int) -> tuple[int, int]:
     """Both words of a time: seconds, and nanoseconds with the bits for seconds past 2038."""
     seconds = seconds_of(packed)

@@ -52,6 +52,28 @@ def on_disk(name: bytes, value: bytes) -> Attribute | None:
     return None
 
 
+def of_kernel(attribute: Attribute) -> tuple[bytes, bytes]:
+    """Name and value of an attribute as the kernel takes them."""
+    for name, index in _ACLS.items():
+        if index == attribute.index:
+            return name, _acl_of_kernel(attribute.value)
+    prefix = next(prefix for prefix, index in _PREFIXES if index == attribute.index)
+    return prefix + attribute.name, attribute.value
+
+
+def _acl_of_kernel(value: bytes) -> bytes:
+    packed, at = [struct.pack("<I", _ACL_OF_KERNEL)], _ACL_HEADER
+    while at < len(value):
+        tag, permissions = struct.unpack_from("<HH", value, at)
+        at += 4
+        owner = ALL_ONES
+        if tag in _WITH_ID:
+            (owner,) = struct.unpack_from("<I", value, at)
+            at += 4
+        packed.append(_ACL_ENTRY.pack(tag, permissions, owner))
+    return b"".join(packed)
+
+
 def _acl_on_disk(value: bytes) -> bytes | None:
     entries = value[_ACL_HEADER:]
     if (
@@ -104,6 +126,8 @@ class AttributeSet:
 
 def fitting(attributes: Sequence[Attribute], profile: Profile) -> tuple[list[Attribute], list[Attribute]]:
     """The attributes that there is a place for, and those that there is none for."""
+    if not profile.is_ext:
+        return list(attributes), []
     kept: list[Attribute] = []
     dropped: list[Attribute] = []
     for each in sorted(attributes, key=lambda each: each.index != _SECURITY):
