@@ -200,9 +200,11 @@ class JobView(_Model):
     result: JobResult | None
     error: ErrorBody | None
     resumable: bool = Field(
-        False, description="it ended unfinished and kept its stored parts: resume it, or cancel it to remove them"
+        False,
+        description="it ended unfinished and kept its stored parts or blocks: resume it, or cancel it to remove them",
     )
     kept_parts: int = Field(0, description="parts that an unfinished job has sent, or was about to send, when it ended")
+    kept_blocks: int = Field(0, description="blocks that an unfinished conversion had stored when it ended")
     looks_again_at: datetime | None = Field(
         None,
         description="until then an unanswered request may still make something of a job that was removed; the daemon "

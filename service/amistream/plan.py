@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from amistream.ports.registry import Registration
+from amistream.ports.snapshots import SnapshotOrder
 from amistream.ports.store import Identity
 from amistream.stages.manifest import ImageFacts, WrappedKeys
 from amistream.values import Checkpoint, Extent, LeftOut, PartDigest
@@ -107,3 +108,17 @@ class Bundling(Recorded):
     """None for other volumes than directories."""
     endpoint_url: str | None = None
     """Endpoint of S3 and EC2, '' for AWS; None in journals that were written before the field existed."""
+
+
+class Converting(Recorded):
+    """The facts that were settled when a conversion began, and hold for every later pass to the same snapshot."""
+
+    attempt: int
+    """Counts the snapshots of the job from 1: another one is begun when this one is lost."""
+    order: SnapshotOrder
+    image_size: int
+    region: str
+    endpoint_url: str
+    """Endpoint of EBS and EC2, '' for AWS."""
+    registration: Registration | None
+    """Its `snapshot_id` is '' here: it is not known before the start."""

@@ -138,7 +138,7 @@ async def test_resume_follows_the_job(daemon: ScriptedDaemon, cli: Cli) -> None:
 def keep(daemon: ScriptedDaemon) -> Job:
     """Add a job that failed and kept its parts; a cancel removes them."""
     begin(job := daemon.add())
-    job.end(End(State.FAILED, error=ConflictError("x.y", "cannot store it"), resumable=True, kept_parts=2))
+    job.end(End(State.FAILED, error=ConflictError("x.y", "cannot store it"), resumable=True, kept=2))
 
     def clean(old: Job) -> None:
         daemon.jobs[old.id] = again = old.again()

@@ -41,7 +41,7 @@ async def test_kept_with_its_parts_and_continued(lost: tuple[int, ...], scene: S
     assert f"`amistream resume {job.id}`" in job.error.hint
     assert f"`amistream cancel {job.id}`" in job.error.hint
     assert sorted(scene.files()) == [f"image.part.{number:02d}" for number in range(7)]
-    assert job.kept_parts == 7
+    assert job.kept == 7
     for number in lost:
         (scene.out / f"image.part.{number:02d}").unlink()
     times = {path: path.stat().st_mtime_ns for path in scene.out.iterdir()}
@@ -260,7 +260,7 @@ async def test_interrupted_and_continued(scene: Scene) -> None:
     for number in (2, 3, 9):
         with scene.held("seal", at_part(number)) as call:
             await scene.stopped(job, call, keep=True)
-        assert (job.state, job.resumable, job.kept_parts) == (State.INTERRUPTED, True, number + 1)
+        assert (job.state, job.resumable, job.kept) == (State.INTERRUPTED, True, number + 1)
         assert await scene.next_step(job) is NextStep.KEPT
         job = await scene.remembered(job)
     await scene.engine.run(job)

@@ -94,7 +94,7 @@ async def test_a_later_run_is_stopped(method: str, fits: Fits, parts: int, keep:
     with scene.held(method, fits) as call:
         await scene.stopped(job, call, keep=keep)
     if keep:
-        assert (job.state, job.resumable, job.kept_parts) == (State.INTERRUPTED, True, parts)
+        assert (job.state, job.resumable, job.kept) == (State.INTERRUPTED, True, parts)
         assert len(scene.files()) >= 5
     else:
         assert (job.state, job.resumable) == (State.CANCELLED, False)
@@ -147,7 +147,7 @@ async def test_a_journal_that_fails_while_a_later_run_checks(scene: Scene) -> No
         job = await scene.again(job)
     assert job.error is not None
     assert (job.state, job.error.code) == (State.FAILED, "journal.full")
-    assert (job.resumable, job.kept_parts, len(scene.files())) == (True, 5, 5)
+    assert (job.resumable, job.kept, len(scene.files())) == (True, 5, 5)
     job = await scene.again(job)
     assert job.state is State.DONE, job.error
     scene.fits()

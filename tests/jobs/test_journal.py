@@ -28,8 +28,9 @@ from amistream.jobs.journal import Journal
 from amistream.jobs.journal_file import FILE
 from amistream.jobs.records import JournalEntry, NextStep, SealedPart
 from amistream.keys import BundleKey, load_certificate, wrap
-from amistream.plan import Bundling, BundlingPlace, Plan
-from amistream.ports.registry import Registration
+from amistream.plan import Bundling, BundlingPlace, Converting, Plan
+from amistream.ports.registry import JOB_TAG, Registration
+from amistream.ports.snapshots import SnapshotOrder
 from amistream.request import BundleRequest, parse_bundle_request
 from amistream.stages.manifest import ImageFacts, WrappedKeys
 from amistream.values import ArchiveResult, Checkpoint, Extent, GzipPlace, GzipResult, LeftOut, PartDigest, PartMark
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 VERSION_1 = Path(__file__).with_name("journal_version_1.sql")
 """Made by the last commit before job kinds: a job that is done, one that was bundling, and one that waited."""
+VERSION_3 = Path(__file__).with_name("journal_version_3.sql")
+"""Made by the last commit before conversions: jobs that are done, that was bundling, is being removed, and waited."""
 REQUEST = parse_bundle_request({"source": "/volumes/a", "destinations": ["/bundles/a"]})
 RESULT = BundleResult(
     manifest="s3://bucket/image.manifest.xml",
@@ -103,6 +106,16 @@ BUNDLING = Bundling(
 )
 
 
+CONVERTING = Converting(
+    attempt=1,
+    order=SnapshotOrder(token="ab" * 32, volume_gib=1, tags={JOB_TAG: "x"}),
+    image_size=2**30,
+    region="eu-west-1",
+    endpoint_url="",
+    registration=None,
+)
+
+
 def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
@@ -163,7 +176,7 @@ async def test_a_job_comes_back_as_it_was_entered(tmp_path: Path) -> None:
             result=None,
             late={},
             failure=None,
-            parts=0,
+            kept=0,
         )
         other = await entered(journal)
         entry = await found(journal, other)
@@ -189,7 +202,7 @@ async def test_bundling_comes_back_as_it_was_entered(tmp_path: Path) -> None:
         assert entry.next_step is NextStep.KEPT
         assert entry.bundling == BUNDLING
         assert entry.manifests == {0: b"<manifest>another</manifest>", 1: b"<manifest>\x00\xff</manifest>"}
-        assert (entry.done, entry.result, entry.parts) == ({1: PLACE}, RESULT, 4)
+        assert (entry.done, entry.result, entry.kept) == ({1: PLACE}, RESULT, 4)
         assert await journal.parts(job.id) == [
             sealed(0),
             sealed(1, stored=True),
@@ -244,7 +257,7 @@ async def test_beginning_anew_forgets_the_earlier_parts(tmp_path: Path) -> None:
         later = BUNDLING.model_copy(update={"mtime": 5})
         await journal.begin(job.id, later)
         entry = await found(journal, job)
-        assert (entry.bundling, entry.manifests, entry.result, entry.parts) == (later, {}, None, 0)
+        assert (entry.bundling, entry.manifests, entry.result, entry.kept) == (later, {}, None, 0)
         await journal.seal(job.id, sealed(0))
 
 
@@ -283,7 +296,7 @@ async def test_an_ended_job_leaves_its_view_only(tmp_path: Path) -> None:
         await journal.end(job.view())
         entry = await found(journal, job)
         assert (entry.next_step, entry.view, entry.request) == (NextStep.OVER, job.view(), REQUEST)
-        assert (entry.bundling, entry.manifests, entry.result, entry.parts) == (None, {}, None, 0)
+        assert (entry.bundling, entry.manifests, entry.result, entry.kept) == (None, {}, None, 0)
         assert await journal.parts(job.id) == []
 
 
@@ -601,7 +614,7 @@ async def test_a_journal_of_version_1(tmp_path: Path) -> None:
             assert (kept.next_step, kept.view.state, kept.confined) == (NextStep.KEPT, State.BUNDLING, True)
             assert kept.user is None
             assert (kept.bundling, kept.manifests, kept.done) == (BUNDLING, {0: b"<manifest/>"}, {0: PLACE})
-            assert (kept.images, kept.parts) == ({0: "ami-12345678"}, 3)
+            assert (kept.images, kept.kept) == ({0: "ami-12345678"}, 3)
             parts = [sealed(0, stored=True), sealed(1, stored=True), sealed(2)]
             assert await journal.parts(kept.view.id) == parts
             assert (waiting.next_step, waiting.view.state, waiting.bundling) == (NextStep.WAITING, State.QUEUED, None)
@@ -611,6 +624,42 @@ async def test_a_journal_of_version_1(tmp_path: Path) -> None:
         assert [part.stored for part in await journal.parts(kept.view.id)] == [True] * 3
         new = await entered(journal)
         assert [job.view.id for job in await journal.all()][-1] == new.id
+
+
+async def test_a_journal_of_version_3(tmp_path: Path) -> None:
+    """Every job of a journal of version 3 is read whole, can be continued, and new conversions can be entered."""
+    with sqlite3.connect(tmp_path / FILE) as database:
+        database.executescript(VERSION_3.read_text())
+    database.close()
+    for _ in range(2):
+        async with Journal(tmp_path, by_itself=True) as journal:
+            done, kept, cleaning, waiting = await journal.all()
+            assert (done.next_step, done.view.state, done.view.result) == (NextStep.OVER, State.DONE, RESULT)
+            assert (done.idempotency_key, done.request) == ("nightly", REQUEST)
+            assert (kept.next_step, kept.view.state, kept.confined) == (NextStep.KEPT, State.BUNDLING, True)
+            assert (kept.bundling, kept.manifests, kept.done) == (BUNDLING, {0: b"<manifest/>"}, {0: PLACE})
+            assert (kept.images, kept.kept) == ({0: "ami-12345678"}, 3)
+            parts = [sealed(0, stored=True), sealed(1, stored=True), sealed(2)]
+            assert await journal.parts(kept.view.id) == parts
+            assert (cleaning.next_step, cleaning.kept, cleaning.user) == (NextStep.CLEANING, 1, None)
+            assert cleaning.failure == ErrorBody(code="source.failed", message="cannot read it")
+            assert cleaning.late == {0: {"image.part.0": (4102444800.0,)}}
+            assert (waiting.next_step, waiting.view.state, waiting.bundling) == (NextStep.WAITING, State.QUEUED, None)
+            assert [await journal.conversions.find(each.view.id) for each in (done, kept)] == [None, None]
+    async with Journal(tmp_path, by_itself=True) as journal:
+        new = await entered(journal)
+        await journal.conversions.begin(new.id, CONVERTING)
+        await journal.conversions.stored(new.id, [(7, bytes(32))])
+        assert [job.kept for job in await journal.all()] == [0, 3, 1, 0, 1]
+
+
+async def test_an_older_version_refuses_it(tmp_path: Path) -> None:
+    """A journal is of version 4 from its first opening on: amistream without conversions accepts up to 3."""
+    async with Journal(tmp_path, by_itself=True):
+        pass
+    with sqlite3.connect(tmp_path / FILE) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (4,)
+    database.close()
 
 
 async def test_two_that_upgrade_at_once(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from typing import ClassVar
 
 import structlog
 
@@ -53,6 +54,8 @@ PROGRESS_PERIOD_S = 0.25
 class BundleRun:
     """One run of a bundle job (`run.Run`)."""
 
+    KEEPS: ClassVar[str] = "stored parts"
+
     def __init__(self, job: Job, entry: JournalEntry, parts: Sequence[SealedPart], shared: Shared) -> None:
         """`entry` and `parts` are the journal's record of earlier runs; the run keeps its copy up to date.
 
@@ -85,10 +88,31 @@ class BundleRun:
         self._started, self._cpu_started = time.perf_counter(), time.process_time()
         self._lanes = Lanes(job, entry, self._addresses, shared.journal)
         self.result: BundleResult | None = entry.result
+        self.resumed = entry.bundling is not None
+
+    @classmethod
+    async def load(cls, job: Job, entry: JournalEntry, shared: Shared) -> BundleRun:
+        """The run of a job with the parts of earlier runs. Raises as the constructor does, and `JournalError`."""
+        return cls(job, entry, await shared.journal.parts(job.id), shared)
 
     @property
-    def parts(self) -> int:
+    def kept(self) -> int:
         return len(self._ledger.parts)
+
+    @property
+    def finished(self) -> bool:
+        return not self._lanes.missing
+
+    @property
+    def stays(self) -> list[str]:
+        return [
+            place.manifest + (f", the AMI {place.image_id}" if place.image_id else "")
+            for place in self.entry.done.values()
+        ]
+
+    @property
+    def late_until(self) -> datetime | None:
+        return latest(self.entry.late) if self.entry.late else None
 
     @property
     def worth_keeping(self) -> bool:

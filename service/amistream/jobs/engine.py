@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -27,21 +27,20 @@ from amistream.errors import (
     TakenError,
     bug_error,
 )
-from amistream.events import JobKind, PlaceResult, State
+from amistream.events import JobKind, State
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.undo import UNDO_STALLS, Undoing
 from amistream.jobs.bundle_run import BundleRun
 from amistream.jobs.job import End, Job
 from amistream.jobs.journal import Journal
-from amistream.jobs.records import JournalEntry, NextStep, SealedPart
+from amistream.jobs.records import JournalEntry, NextStep
 from amistream.jobs.run import Run, Shared
-from amistream.ports.unanswered import latest
 from amistream.settings import Settings
 
 log = structlog.get_logger()
 
-KINDS: Mapping[JobKind, Callable[[Job, JournalEntry, Sequence[SealedPart], Shared], Run]] = {JobKind.BUNDLE: BundleRun}
-"""Makes a run of a job from its journal entry and parts. Raises `AmistreamError` before anything is made.
+KINDS: Mapping[JobKind, Callable[[Job, JournalEntry, Shared], Awaitable[Run]]] = {JobKind.BUNDLE: BundleRun.load}
+"""Makes a run of a job from its journal entry. Raises `AmistreamError` before anything is made.
 
 A new kind is a member of `events.JobKind`, a request, a run in a file of its own, and a line here.
 """
@@ -89,7 +88,7 @@ class Engine:
         entry = await self._journal.find(job.id)
         if entry is None:
             raise NotJournaledError("journal.missing", f"cannot run job {job.id}: it is not in the journal")
-        return entry, KINDS[entry.kind](job, entry, await self._journal.parts(job.id), self._shared)
+        return entry, await KINDS[entry.kind](job, entry, self._shared)
 
     async def _run(self, job: Job) -> None:
         try:
@@ -111,7 +110,7 @@ class Engine:
             await self._cut_short(job, run)
             raise
         except AmistreamError as error:
-            await self._fail(job, run, error, resumed=entry.bundling is not None)
+            await self._fail(job, run, error)
         except Exception as error:
             log.exception("job.bug")
             await self._undo(job, run, End(State.FAILED, error=bug_error(error)))
@@ -120,30 +119,28 @@ class Engine:
         """End a job that is cancelled or interrupted; a job that ended before the cancel arrived stays as it is."""
         if job.state.ended:
             return
-        if len(run.entry.done) == len(job.request.destinations):
+        if run.finished:
             await self._end(job, End(State.DONE, result=run.conclude()))
         elif job.interrupt_requested:
-            await self._end(job, End(State.INTERRUPTED, resumable=True, kept_parts=run.parts))
+            await self._end(job, End(State.INTERRUPTED, resumable=True, kept=run.kept))
         else:
             await self._undo(job, run, End(State.CANCELLED))
 
-    async def _fail(self, job: Job, run: Run, error: AmistreamError, *, resumed: bool) -> None:
-        """Keep the stored parts if a later run can use them, else remove them."""
+    async def _fail(self, job: Job, run: Run, error: AmistreamError) -> None:
+        """Keep what is stored if a later run can use it, else remove it."""
         mendable = isinstance(error, StoreError | RegisterError) and not isinstance(error, TakenError)
         journal_broken = isinstance(error, JournalError)
-        keep = (mendable and run.worth_keeping) or (journal_broken and run.parts > 0)
-        # A failed check says nothing about the parts of earlier runs; only another's object in their place does.
+        keep = (mendable and run.worth_keeping) or (journal_broken and run.kept > 0)
+        # A failed check says nothing about what earlier runs stored; only another's object in their place does.
         in_vain = isinstance(error, RefusedError) or (job.state is State.CHECKING and not isinstance(error, TakenError))
-        if keep or (resumed and in_vain):
+        if keep or (run.resumed and in_vain):
             named = job.id + self._journal.option
-            how = (
-                f"stored parts are kept: `amistream resume {named}` continues, `amistream cancel {named}` removes them"
-            )
+            how = f"{run.KEEPS} are kept: `amistream resume {named}` continues, `amistream cancel {named}` removes them"
             hint = "\n".join(filter(None, (error.hint, how)))
             kept = error.reworded(hint=hint)
-            await self._end(job, End(State.FAILED, result=run.result, error=kept, resumable=True, kept_parts=run.parts))
+            await self._end(job, End(State.FAILED, result=run.result, error=kept, resumable=True, kept=run.kept))
         else:
-            refused = job.state is State.CHECKING and not resumed
+            refused = job.state is State.CHECKING and not run.resumed
             await self._undo(job, run, End(State.REFUSED if refused else State.FAILED, error=error))
 
     async def _undo(self, job: Job, run: Run, end: End) -> None:
@@ -160,11 +157,12 @@ class Engine:
 
     async def _undo_all(self, job: Job, run: Run, end: End, undoing: Undoing) -> None:
         error = await undoing.run(run.undo)
-        _note_finished(job, run.entry.done.values())
+        for finished in run.stays:
+            job.note(f"complete, and stays: {finished}")
         if error is not None:
             job.note(f"not all is removed: {error.message}; {self._how_on(job, error)}")
             if isinstance(error, LateError):
-                end = replace(end, looks_again_at=latest(run.entry.late))
+                end = replace(end, looks_again_at=run.late_until)
             elif job.state is State.QUEUED and end.error is None:
                 end = End(State.FAILED, error=error)
         await self._end(job, replace(end, resumable=error is not None))
@@ -217,12 +215,6 @@ async def end_job(job: Job, end: End, journal: Journal) -> None:
             )
             end = replace(end, state=State.INTERRUPTED, error=unrecorded, resumable=True)
     job.end(end)
-
-
-def _note_finished(job: Job, places: Iterable[PlaceResult]) -> None:
-    """Note the finished bundles of a job that ends without a result: they stay."""
-    for place in places:
-        job.note(f"complete, and stays: {place.manifest}" + (f", the AMI {place.image_id}" if place.image_id else ""))
 
 
 def _log_end(job: Job) -> None:

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from amistream.errors import AmistreamError
-from amistream.events import TRANSITIONS, ErrorBody, Event, JobResult, JobView, Progress, State
+from amistream.events import TRANSITIONS, ErrorBody, Event, JobKind, JobResult, JobView, Progress, State
 from amistream.jobs.records import JournalEntry
 from amistream.request import JobRequest
 
@@ -37,8 +37,8 @@ class End:
     resumable: bool = False
     looks_again_at: datetime | None = None
     """The time from which a removal can be sure that all is gone."""
-    kept_parts: int | None = None
-    """Parts that are kept for a later run; None: as many as before."""
+    kept: int | None = None
+    """Number of the things that are kept for a later run; None: as many as before."""
     at: datetime = field(default_factory=_now)
 
     @property
@@ -49,7 +49,7 @@ class End:
 class Job:
     """Owned by one event loop.
 
-    `cancel_requested`: somebody asked this run to stop. `interrupt_requested`: and to keep the stored parts.
+    `cancel_requested`: somebody asked this run to stop. `interrupt_requested`: and to keep what is stored.
     `hurry_requested`: and to leave the rest of a removal to a later process.
     `ran_before`: an earlier run may have left objects behind, even if this one never begins.
     """
@@ -62,7 +62,7 @@ class Job:
         self.resumable = False
         self.looks_again_at: datetime | None = None
         self.is_taken = False
-        self.kept_parts = 0
+        self.kept = 0
         self.interrupt_requested = self.hurry_requested = False
         self.ran_before = False
         self.created_at = _now()
@@ -94,7 +94,7 @@ class Job:
         job.resumable = view.resumable or job.state is State.INTERRUPTED
         job.looks_again_at = view.looks_again_at
         job._restart_events()
-        job.kept_parts = entry.parts
+        job.kept = entry.kept
         job.ended.set()
         return job
 
@@ -102,7 +102,7 @@ class Job:
         """The same job, queued for another run."""
         job = Job(self.request, confined=self.confined, user=self.user)
         job.id, job.created_at, job.notices = self.id, self.created_at, self.notices
-        job.kept_parts = self.kept_parts
+        job.kept = self.kept
         job.ran_before = True
         job._restart_events()
         return job
@@ -128,16 +128,16 @@ class Job:
             result=self.result,
             error=self.error,
             resumable=self.resumable,
-            kept_parts=self.kept_parts,
             looks_again_at=self.looks_again_at,
+            **self._kept_by_kind(self.kept),
         )
 
     def view_at(self, end: End) -> JobView:
         """The view that the job will have after `end`, for the journal, which has it before any subscriber."""
         changes = {"state": end.state, "result": end.result, "error": end.body, "ended_at": end.at}
-        kept_parts = self.kept_parts if end.kept_parts is None else end.kept_parts
-        kept = {"resumable": end.resumable, "kept_parts": kept_parts, "looks_again_at": end.looks_again_at}
-        return self.view().model_copy(update=changes | kept)
+        kept = self._kept_by_kind(self.kept if end.kept is None else end.kept)
+        left = {"resumable": end.resumable, "looks_again_at": end.looks_again_at}
+        return self.view().model_copy(update=changes | left | kept)
 
     def move(self, state: State) -> None:
         """Enter `state`; a transition that is not in the table is a bug and raises ValueError."""
@@ -156,8 +156,8 @@ class Job:
         """Announce the end of the run. Raises ValueError as `move` does."""
         self.result, self.error, self.resumable, self.ended_at = end.result, end.body, end.resumable, end.at
         self.looks_again_at = end.looks_again_at
-        if end.kept_parts is not None:
-            self.kept_parts = end.kept_parts
+        if end.kept is not None:
+            self.kept = end.kept
         self.move(end.state)
 
     def ask_to_stop(self, *, keep: bool) -> bool:
@@ -229,6 +229,9 @@ class Job:
         self.progress = self.result = self.error = self._newest_progress = None
         self.notices = ()
         self._events.clear()
+
+    def _kept_by_kind(self, kept: int) -> dict[str, int]:
+        return {"kept_parts" if self.request.kind is JobKind.BUNDLE else "kept_blocks": kept}
 
     def _restart_events(self) -> None:
         """Number events from the clock on, so that a subscriber of an earlier run continues behind its last event."""

@@ -1,8 +1,9 @@
 """The journal: records the progress of every job on disk, so that another process can finish or undo it.
 
 It holds the request, the facts that were settled when bundling began, every part before it is sent, and the manifest
-before it is put. The bundle's key and IV are in it only as they are in the manifest: encrypted for the user. Payload is
-never in it. Several processes may share it: each takes over only the jobs of processes that are gone (`journal_file`).
+before it is put; of conversions, what `conversion_records` holds. The bundle's key and IV are in it only as they are in
+the manifest: encrypted for the user. Payload is never in it. Several processes may share it: each takes over only the
+jobs of processes that are gone (`journal_file`).
 
 Nothing here blocks the event loop.
 """
@@ -12,13 +13,14 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import structlog
 from pydantic import TypeAdapter
 
-from amistream.errors import ConflictError, JobError, JournalError
+from amistream.errors import ConflictError, JobError
 from amistream.events import BundleResult, ErrorBody, JobKind, JobView, PlaceResult
+from amistream.jobs.conversion_records import STORED_SIZE, ConversionRecords
 from amistream.jobs.journal_file import JournalFile
 from amistream.jobs.records import JournalEntry, NextStep, SealedPart
 from amistream.plan import Bundling
@@ -31,7 +33,10 @@ REMEMBERED = 1000
 """Ended jobs that are kept for listing; older ones are deleted."""
 
 _LATE: TypeAdapter[dict[int, Late]] = TypeAdapter(dict[int, Late])
-_SELECT = "SELECT *, (SELECT count(*) FROM parts WHERE job = id) AS parts FROM jobs"
+_SELECT = (
+    "SELECT *, (SELECT count(*) FROM parts WHERE job = id) AS parts, "
+    "(SELECT sum(length(run)) FROM blocks WHERE job = id AND stored) AS block_bytes FROM jobs"
+)
 
 
 class Journal:
@@ -44,6 +49,9 @@ class Journal:
 
     def __init__(self, state_dir: Path, *, by_itself: bool) -> None:
         self._file = JournalFile(state_dir)
+        self._write = self._file.write
+        self.conversions = ConversionRecords(self._file)
+        """The records that only conversions have."""
         self._by_itself = by_itself
         self.option = "" if by_itself else " --in-process"
         """Suffix for suggested commands, for jobs that run without a daemon."""
@@ -157,6 +165,8 @@ class Journal:
             with db:
                 db.execute("DELETE FROM parts WHERE job = ?", (view.id,))
                 db.execute("DELETE FROM places WHERE job = ?", (view.id,))
+                db.execute("DELETE FROM conversions WHERE job = ?", (view.id,))
+                db.execute("DELETE FROM blocks WHERE job = ?", (view.id,))
                 db.execute(
                     "UPDATE jobs SET fate = ?, view = ?, bundling = NULL, result = NULL, late = NULL, failure = NULL "
                     "WHERE id = ?",
@@ -226,18 +236,10 @@ class Journal:
                 result=BundleResult.model_validate_json(row["result"]) if row["result"] else None,
                 late=_LATE.validate_json(row["late"]) if row["late"] else {},
                 failure=ErrorBody.model_validate_json(row["failure"]) if row["failure"] else None,
-                parts=row["parts"],
+                kept=row["parts"] or (row["block_bytes"] or 0) // STORED_SIZE,
             )
         except ValueError as error:
-            raise self._unknown(row["id"]) from error
-
-    def _unknown(self, job_id: str) -> JobError:
-        return JournalError(
-            "journal.version",
-            f"cannot read job {job_id} in the journal {self._file.path}: another version of amistream entered it, or "
-            "it is damaged",
-            hint="use that version for it",
-        )
+            raise self._file.unreadable(row["id"]) from error
 
     async def parts(self, job_id: str) -> list[SealedPart]:
         """The parts that were sealed, in order."""
@@ -249,7 +251,7 @@ class Journal:
                 for row in rows
             ]
         except ValueError as error:
-            raise self._unknown(job_id) from error
+            raise self._file.unreadable(job_id) from error
 
     async def claim(self, job_id: str) -> JournalEntry:
         """Make a job this process's own, unless it is over; returns its present entry.
@@ -276,10 +278,3 @@ class Journal:
                 hint="wait until it has ended, or end it there",
             )
         return kept
-
-    async def _write(self, statement: str, *values: Any) -> None:
-        def work(db: sqlite3.Connection) -> None:
-            with db:
-                db.execute(statement, values)
-
-        await self._file.do(work)

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import structlog
 
@@ -38,8 +38,8 @@ FORGOTTEN = (
 )
 _LEAST_ROOM = 64 * KIB
 _VERSION = 4
-"""Version 1 had no `kind`, and at first no `image`; version 2 no `late` and `failure`, version 3 no
-`user`: `_upgrade` adds them."""
+"""Version 1 had no `kind`, and at first no `image`; version 2 no `late` and `failure`; version 3 no `user` and no
+conversions: `_upgrade` adds them."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     id TEXT PRIMARY KEY,
@@ -73,11 +73,35 @@ CREATE TABLE IF NOT EXISTS parts (
     PRIMARY KEY (job, number)
 ) WITHOUT ROWID;
 """
+_CONVERSIONS = (
+    """
+CREATE TABLE IF NOT EXISTS conversions (
+    job TEXT PRIMARY KEY REFERENCES jobs ON DELETE CASCADE,
+    settled TEXT NOT NULL,
+    snapshot TEXT,
+    started_at REAL,
+    image TEXT,
+    result TEXT
+) WITHOUT ROWID
+""",
+    """
+CREATE TABLE IF NOT EXISTS blocks (
+    number INTEGER PRIMARY KEY,
+    job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    stored INTEGER NOT NULL,
+    run BLOB NOT NULL
+)
+""",
+    "CREATE INDEX IF NOT EXISTS blocks_of_job ON blocks (job)",
+)
+"""Statements, since version 4. A row of `blocks` holds many: a row for each would be 131,072 for 64 GiB."""
 _COLUMNS = (
     *(f"jobs.{name}" for name in ("id", "runner", "fate", "by_itself", "confined", "idempotency_key", "request")),
     *(f"jobs.{name}" for name in ("view", "bundling", "result", "kind", "late", "failure", "user")),
     *(f"places.{name}" for name in ("job", "number", "manifest", "done", "image")),
     *(f"parts.{name}" for name in ("job", "number", "part", "stored")),
+    *(f"conversions.{name}" for name in ("job", "settled", "snapshot", "started_at", "image", "result")),
+    *(f"blocks.{name}" for name in ("number", "job", "stored", "run")),
 )
 
 T = TypeVar("T")
@@ -112,6 +136,24 @@ class JournalFile:
     async def do(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` on the database. Raises `JournalError` when the disk does not let it."""
         return await self._on_thread(lambda: work(self._db))
+
+    async def write(self, statement: str, *values: Any) -> None:
+        """Run one statement and commit it. Raises as `do` does."""
+
+        def work(db: sqlite3.Connection) -> None:
+            with db:
+                db.execute(statement, values)
+
+        await self.do(work)
+
+    def unreadable(self, job_id: str) -> JournalError:
+        """The error about records of a job that cannot be read."""
+        return JournalError(
+            "journal.version",
+            f"cannot read job {job_id} in the journal {self.path}: another version of amistream entered it, or it is "
+            "damaged",
+            hint="use that version for it",
+        )
 
     def is_free(self, runner: str) -> bool:
         """The process that ran a job is this one, or is gone."""
@@ -202,7 +244,7 @@ class JournalFile:
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
             self._db.execute(f"PRAGMA {pragma}")
         if found == 0:
-            self._db.executescript(_SCHEMA)
+            self._db.executescript(";".join((_SCHEMA, *_CONVERSIONS)))
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
         elif found < _VERSION:
             self._upgrade()
@@ -230,6 +272,8 @@ class JournalFile:
                 there = {column["name"] for column in self._db.execute(f"PRAGMA table_info({table})")}
                 for name in columns.keys() - there:
                     self._db.execute(f"ALTER TABLE {table} ADD COLUMN {name} {columns[name]}")
+            for statement in _CONVERSIONS:
+                self._db.execute(statement)
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
 
     def _unlock(self) -> None:

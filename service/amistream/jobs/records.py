@@ -19,7 +19,7 @@ class NextStep(StrEnum):
     WAITING = "waiting"
     """Nothing exists outside the journal: begin anew."""
     KEPT = "kept"
-    """Parts may exist: continue, or remove them."""
+    """Parts or blocks may exist: continue, or remove them."""
     CLEANING = "cleaning"
     """A removal began: finish it."""
     OVER = "over"
@@ -49,8 +49,9 @@ class JournalEntry:
     With a `result` every part is stored at every destination that did not fail. `manifests`, by number of the
     destination, were put or were about to be; `done` are the finished destinations. `images` are the ids of the job's
     AMIs, '' if it is known that none was registered; without an entry nothing is known. `late`, by number of the
-    destination, may still appear. `failure` is why the run failed
-    whose removal is not finished.
+    destination, may still appear. `failure` is why the run failed whose removal is not finished.
+
+    A conversion has a `ConversionRecord` instead of all those that are about destinations and parts.
     """
 
     kind: JobKind
@@ -68,4 +69,5 @@ class JournalEntry:
     result: BundleResult | None
     late: dict[int, Late]
     failure: ErrorBody | None
-    parts: int
+    kept: int
+    """Parts that were sent or about to be, or stored blocks of a conversion."""
