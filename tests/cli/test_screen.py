@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from amistream.cli.screen import PlainScreen, progress_line
-from amistream.events import Event
+from amistream.events import Event, JobKind
 from amistream.jobs.job import Job
 from amistream.units import duration_text, rate_text, share_text, size_text
 from cli.scripted import PROGRESS, begin, finish, make_job
@@ -35,7 +35,7 @@ def test_a_progress_line_at_most_every_five_seconds() -> None:
         for moment in (0.0, 0.1, 4.9, 5.0, 9.9, 10.0):
             clock.now = 1000.0 + moment
             screen.show(newest(job))
-    assert lines == [f"job {job.id}: bundling", *[progress_line(PROGRESS)] * 3]
+    assert lines == [f"job {job.id}: bundling", *[progress_line(PROGRESS, JobKind.BUNDLE)] * 3]
 
 
 def test_every_state_and_notice_once() -> None:
@@ -56,7 +56,11 @@ def test_every_state_and_notice_once() -> None:
 def test_what_is_not_known_yet_is_left_out() -> None:
     """A progress line without a rate yet has no time left and no bottleneck in it."""
     early = PROGRESS.model_copy(update={"eta_s": None, "bottleneck": None, "rate": 0.0})
-    assert progress_line(early) == "75 %, 320.0 MiB of 400.0 MiB read, 0.0 MB/s, parts 9 stored of 10 made"
+    converting = early.model_copy(update={"blocks_made": 8, "blocks_stored": 7})
+    assert progress_line(converting, JobKind.CONVERT).endswith("0.0 MB/s, blocks 7 stored of 8 read")
+    assert (
+        progress_line(early, JobKind.BUNDLE) == "75 %, 320.0 MiB of 400.0 MiB read, 0.0 MB/s, parts 9 stored of 10 made"
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from amistream.cli.output import visible
-from amistream.cli.screen import Announced, Screen, speed_words
-from amistream.events import Event, JobView, Progress
+from amistream.cli.screen import Announced, Screen, speed_words, where_to
+from amistream.events import Event, JobKind, JobView, Progress
 from amistream.units import rate_text, share_text, size_text
 
 
@@ -43,30 +43,30 @@ class LiveScreen(Screen):
 def _picture(job: JobView) -> Group:
     lines: list[Table | Text] = []
     if job.progress is not None:
-        lines += [_bar(job.progress), _stages(job.progress)]
-    about = f"job {job.id}: {job.state.value}  {job.source} to {', '.join(job.destinations)}"
+        lines += [_bar(job.progress, job.kind), _stages(job.progress)]
+    about = f"job {job.id}: {job.state.value}  {job.source} to {', '.join(where_to(job))}"
     return Group(*lines, Text(visible(about), "bold"))
 
 
-def _bar(progress: Progress) -> Table:
+def _bar(progress: Progress, kind: JobKind) -> Table:
     row = Table.grid(padding=(0, 2))
     row.add_row(
         ProgressBar(total=1, completed=progress.stored_share, width=30),
         share_text(progress.stored_share, 1),
         size_text(progress.bytes_total),
-        *speed_words(progress),
+        *speed_words(progress, kind),
     )
     return row
 
 
 def _stages(progress: Progress) -> Table:
-    """Make a row per stage: its input, or what the upload has sent; the speed while working; the share of the time."""
+    """Make a row per stage: its input, or what was sent; the speed while working; the share of the time."""
     table = Table.grid(padding=(0, 2))
     for justify in ("left", "right", "right", "right", "left"):
         table.add_column(justify=justify)
     for stage in progress.stages:
         limits = stage.name == progress.bottleneck
-        size = stage.bytes_out if stage.name == "upload" else stage.bytes_in
+        size = stage.bytes_out if stage.name in {"upload", "put"} else stage.bytes_in
         table.add_row(
             stage.name,
             size_text(size),

@@ -6,11 +6,11 @@ A screen gets one event after the other and remembers only its own output.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, Self
 
-from amistream.events import Event, JobView, Progress, State
+from amistream.events import ConversionResult, Event, JobKind, JobView, Progress, State
 from amistream.units import duration_text, rate_text, share_text, size_text
 
 PLAIN_PERIOD_S = 5.0
@@ -44,7 +44,7 @@ class PlainScreen(Screen):
         progress = event.job.progress
         if event.type == "progress" and progress is not None and self._clock() >= self._next_line_at:
             self._next_line_at = self._clock() + PLAIN_PERIOD_S
-            self._put(progress_line(progress))
+            self._put(progress_line(progress, event.job.kind))
 
 
 class Announced:
@@ -66,22 +66,33 @@ class Announced:
         return [f"job {job.id}: {job.state.value}"]
 
 
-def progress_line(progress: Progress) -> str:
-    """Format the progress as one line."""
+def progress_line(progress: Progress, kind: JobKind) -> str:
+    """Format the progress of a job of this kind as one line."""
     words = [
         share_text(progress.stored_share, 1),
         f"{size_text(progress.bytes_done)} of {size_text(progress.bytes_total)} read",
-        *speed_words(progress),
+        *speed_words(progress, kind),
     ]
     if progress.bottleneck:
         words.append(f"limited by {progress.bottleneck}")
     return ", ".join(words)
 
 
-def speed_words(progress: Progress) -> list[str]:
-    """Format rate, time left and parts."""
+def speed_words(progress: Progress, kind: JobKind) -> list[str]:
+    """Format rate, time left, and parts or blocks."""
     words = [rate_text(progress.rate)]
     if progress.eta_s is not None:
         words.append(f"{duration_text(progress.eta_s)} left")
-    words.append(f"parts {progress.parts_stored} stored of {progress.parts_made} made")
+    match kind:
+        case JobKind.BUNDLE:
+            words.append(f"parts {progress.parts_stored} stored of {progress.parts_made} made")
+        case JobKind.CONVERT:
+            words.append(f"blocks {progress.blocks_stored} stored of {progress.blocks_made} read")
     return words
+
+
+def where_to(job: JobView) -> Sequence[str]:
+    """The destinations of a job; of a conversion, the snapshot and the AMI as soon as it has them."""
+    if isinstance(job.result, ConversionResult):
+        return [name for name in (job.result.snapshot_id, job.result.image_id) if name]
+    return job.destinations or ["EBS"]

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from amistream.cli.screen import progress_line
+from amistream.cli.screen import progress_line, where_to
 from amistream.cli.table import columns
-from amistream.events import BundleResult, ConversionResult, JobResult, JobView, PlaceResult, StageProgress
+from amistream.events import BundleResult, ConversionResult, JobKind, JobResult, JobView, PlaceResult, StageProgress
 from amistream.units import duration_text, left_out_text, rate_text, size_text, time_text
 
 
 def job_table(jobs: Sequence[JobView]) -> str:
     """Format one line per job, oldest first, below a heading."""
-    rows = [
-        (job.id, _state_text(job), time_text(job.created_at), job.source, " ".join(job.destinations)) for job in jobs
-    ]
+    rows = [(job.id, _state_text(job), time_text(job.created_at), job.source, " ".join(where_to(job))) for job in jobs]
     return columns([("ID", "STATE", "CREATED", "SOURCE", "DESTINATION"), *rows])
 
 
@@ -40,10 +38,11 @@ def job_text(job: JobView, *, option: str = "") -> str:
         facts.append(("unsure", f"until {time_text(job.looks_again_at)}: something may still appear there"))
     elif job.resumable and job.error is None:
         name = job.id + option
-        facts.append(("kept", f"{job.kept_parts} parts; `amistream resume {name}` goes on from there,"))
+        kept = f"{job.kept_parts} parts" if job.kind is JobKind.BUNDLE else f"{job.kept_blocks} blocks"
+        facts.append(("kept", f"{kept}; `amistream resume {name}` goes on from there,"))
         facts.append(("", f"`amistream cancel {name}` removes them"))
     if job.progress is not None and not job.state.ended:
-        facts.append(("progress", progress_line(job.progress)))
+        facts.append(("progress", progress_line(job.progress, job.kind)))
     text = columns(facts)
     return f"{text}\n{result_text(job.result)}" if job.result is not None else text
 

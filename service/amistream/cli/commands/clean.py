@@ -35,7 +35,7 @@ def clean(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Remove the leftovers of unfinished jobs at their destinations: parts, open uploads, manifests, AMIs.
+    """Remove the leftovers of unfinished jobs: parts, open uploads, manifests, snapshots, AMIs.
 
     It lists the jobs, those of other users too, and asks first. It removes only objects that the journal proves to be a
     job's own. A job without its leftovers cannot be resumed. The age of a job counts from its end.
