@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from amistream.roots import Roots
 from amistream.values import MIB
 from support.boot_disks import need_grub
 from support.mounts import mounted, partition
@@ -31,6 +32,10 @@ async def test_a_mounted_device(scene: Scene, tmp_path: Path) -> None:
             assert error.message.startswith(f"cannot bundle {device}: it is mounted read-write on {place}")
             for way in (f"umount {place}", f"mount -o remount,ro {place}", "snapshot", "--freeze", "--live"):
                 assert way in error.hint
+            roots = Roots([device, scene.keys.user.key.parent])
+            hint = (await scene.refused(scene.out, source=str(device), roots=roots)).hint
+            assert "--live" in hint
+            assert "--freeze" not in hint
             async with scene.ready(scene.out, source=str(device), live=True) as ready:
                 assert ready.volume.size == 8 * MIB
             assert [notice.partition(":")[0] for notice in scene.notices] == [

@@ -206,11 +206,13 @@ class SourceChecks:
                 fix=f"safe only while nothing writes to it, for example after fsfreeze --freeze {quoted(place)}",
             )
         mounted = quoted(place)
+        # Members of the socket's group may not freeze what others write to.
+        freeze = "" if self._context.roots else "a data volume can be frozen while it is read (--freeze); "
         raise RefusedError(
             "source.mounted",
             f"cannot bundle {path}: it is mounted read-write on {place}, and writes would make the image inconsistent",
-            hint=f"umount {mounted}, or mount -o remount,ro {mounted}, or bundle a snapshot; a data volume can be "
-            "frozen while it is read (--freeze); if you accept the risk, add --live",
+            hint=f"umount {mounted}, or mount -o remount,ro {mounted}, or bundle a snapshot; {freeze}if you accept the "
+            "risk, add --live",
             field="source",
         )
 
