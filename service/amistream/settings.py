@@ -311,6 +311,11 @@ class Settings(BaseSettings):
         ge=MIB,
         description="Memory for the files that a --script changes or makes, at most, until the job's end. Guess.",
     )
+    script_timeout_s: PositiveFloat = Field(
+        3600.0,
+        description="Seconds that a --script may take at the longest; after that it is ended, and the job is refused. "
+        "Guess.",
+    )
     scratch_dir: Annotated[Path, AfterValidator(Path.absolute)] | None = Field(
         None,
         examples=["/mnt"],

@@ -103,6 +103,7 @@ def open_wished(context: RequestContext, choice: BootAreaChoice, path: Path, sto
         [*([wishes.overlay] if wishes.overlay else []), path],
         point=point,
         space=int(context.settings.script_space),
+        limit_s=context.settings.script_timeout_s,
         stopped=stopped,
     )
     try:

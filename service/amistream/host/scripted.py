@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from time import monotonic
 
 from amistream.errors import RefusedError
 from amistream.host import script_guard
@@ -35,12 +36,19 @@ class ScriptStoppedError(Exception):
 
 
 def run_script(
-    script: Path, directories: Sequence[Path], *, point: Path, space: int, stopped: Callable[[], bool]
+    script: Path,
+    directories: Sequence[Path],
+    *,
+    point: Path,
+    space: int,
+    limit_s: float,
+    stopped: Callable[[], bool],
 ) -> int:
     """Run `script` on a view of the directories, the uppermost first; returns the open directory of its changes.
 
     They are in a file system of `space` bytes that is mounted on `point` for the script alone, and gone once the
-    descriptor is closed. Raises `RefusedError`, also for a script that fails, and `ScriptStoppedError`.
+    descriptor is closed. Raises `RefusedError`, also for a script that fails or takes longer than `limit_s` seconds,
+    and `ScriptStoppedError`.
     """
     if not os.access(script, os.X_OK) or not script.is_file():
         raise RefusedError(
@@ -73,7 +81,7 @@ def run_script(
                 start_new_session=True,  # Ctrl-C is for this process
             )
         try:
-            words = _wait(process, stopped)
+            words = _wait(process, script, limit_s, stopped)
         finally:
             # Ends the script's own processes, too: they have a namespace that ends with the guard.
             process.kill()
@@ -89,13 +97,21 @@ def run_script(
     return changes
 
 
-def _wait(process: subprocess.Popen[bytes], stopped: Callable[[], bool]) -> str:
+def _wait(process: subprocess.Popen[bytes], script: Path, limit_s: float, stopped: Callable[[], bool]) -> str:
     """Wait until the guard has ended; returns the last words on its standard error."""
+    end = monotonic() + limit_s
     assert process.stderr is not None  # noqa: S101 - for the type checker
     words = b""
     while True:
         if stopped():
             raise ScriptStoppedError
+        if monotonic() > end:
+            raise RefusedError(
+                "script.timeout",
+                f"cannot use what {script} changes: it was ended after {limit_s:g} s, the longest that it may take",
+                hint="set script_timeout_s to more, or find what it waits for: it has no input and no terminal",
+                field=_FIELD,
+            )
         if not select.select([process.stderr], [], [], _POLL_S)[0]:
             continue
         more = os.read(process.stderr.fileno(), 1 << 16)

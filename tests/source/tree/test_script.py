@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from amistream.errors import RefusedError
+from amistream.host import scripted
 from amistream.host.scripted import ScriptStoppedError, run_script
 from amistream.source.tree.report import MOVED, Fate
 from amistream.values import MIB
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 
 SPACE = 16 * MIB
+LIMIT_S = 3600
 
 
 @pytest.fixture
@@ -68,7 +70,7 @@ def written(tmp_path: Path, text: str) -> Path:
 
 @contextmanager
 def run(script: Path, point: Path, *directories: Path, space: int = SPACE) -> Iterator[int]:
-    changes = run_script(script, directories, point=point, space=space, stopped=lambda: False)
+    changes = run_script(script, directories, point=point, space=space, limit_s=LIMIT_S, stopped=lambda: False)
     try:
         yield changes
     finally:
@@ -212,10 +214,40 @@ def test_stopped(tree: Path, point: Path, tmp_path: Path) -> None:
         return bool(heard)
 
     with pytest.raises(ScriptStoppedError):
-        run_script(script, [tree], point=point, space=SPACE, stopped=stopped)
+        run_script(script, [tree], point=point, space=SPACE, limit_s=LIMIT_S, stopped=stopped)
     os.set_blocking(reader, True)
     assert os.read(reader, 100) == b""
     os.close(reader)
+
+
+def test_takes_too_long(tree: Path, point: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script is ended with all its processes once its time is over; the job is refused, and nothing is left."""
+    alive = tmp_path / "alive"
+    os.mkfifo(alive)
+    script = written(tmp_path, f"exec 3>{alive}; echo big >big; tail -f /dev/null & echo started >&3; wait")
+    reader = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
+    clock = 0.0
+
+    def stopped() -> bool:
+        """Let the script's whole time pass once it has begun."""
+        nonlocal clock
+        try:
+            heard = os.read(reader, 100)
+        except BlockingIOError:
+            heard = b""
+        clock += 2 * LIMIT_S * bool(heard)
+        return False
+
+    monkeypatch.setattr(scripted, "monotonic", lambda: clock)
+    with pytest.raises(RefusedError, match="it was ended after 3600 s") as caught:
+        run_script(script, [tree], point=point, space=SPACE, limit_s=LIMIT_S, stopped=stopped)
+    assert (caught.value.code, caught.value.field) == ("script.timeout", "script")
+    assert "script_timeout_s" in caught.value.hint
+    os.set_blocking(reader, True)
+    assert os.read(reader, 100) == b""  # to its end: all its processes are gone
+    os.close(reader)
+    assert nothing_left(point)
+    assert not (tree / "big").exists()
 
 
 def test_killed(tree: Path, point: Path, tmp_path: Path) -> None:
@@ -226,7 +258,7 @@ def test_killed(tree: Path, point: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from amistream.host.scripted import run_script\n"
         "script, tree, point = map(Path, sys.argv[1:])\n"
-        f"run_script(script, [tree], point=point, space={SPACE}, stopped=lambda: False)"
+        f"run_script(script, [tree], point=point, space={SPACE}, limit_s={LIMIT_S}, stopped=lambda: False)"
     )
     daemon = subprocess.Popen([sys.executable, "-c", code, str(script), str(tree), str(point)])
     with alive.open("rb") as words:

@@ -95,7 +95,7 @@ def test_as_it_is_wished(tree: Path, tmp_path: Path, scratch: Path) -> None:
     before = described(tree)
     point = tmp_path / "point"
     point.mkdir()
-    changes = run_script(script, [over, tree], point=point, space=MIB, stopped=lambda: False)
+    changes = run_script(script, [over, tree], limit_s=3600, point=point, space=MIB, stopped=lambda: False)
     wishes: dict[str, object] = {"overlay": over, "changes": changes, "exclude": ["/etc/left-out"], "mend_fstab": True}
     with copied(tree, scratch, SIZE, **wishes) as volume, shown(volume, tmp_path) as mount:
         assert {each.name for each in (mount / "etc").iterdir()} == {
