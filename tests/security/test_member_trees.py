@@ -117,6 +117,12 @@ def test_no_boot_area_of_a_disk(place: Machine, tree: Path) -> None:
     assert "nothing else of the disk" in job["error"]["message"]
 
 
+def test_no_copy_of_a_tree(place: Machine, tree: Path) -> None:
+    """The daemon makes no copy, and mounts nothing, for a member."""
+    job = job_of(place, tree, file_system="xfs")
+    assert (job["state"], job["error"]["code"]) == ("refused", "xfs.refused")
+
+
 def test_trees_that_he_could_not_enter(place: Machine, tree: Path) -> None:
     """A tree outside of the roots, or behind a directory that is closed to him, is refused, by any path."""
     (tree / "link").symlink_to(place.outside)
