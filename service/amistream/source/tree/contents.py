@@ -33,14 +33,14 @@ class Contents:
 
     def read_into(self, row: int, offset: int, buffer: memoryview) -> None:
         """Fill the buffer from a file; what is not there any more is zeros. Raises `SourceError`."""
-        if (given := self._tree.given.get(row)) is not None:
-            piece = given[offset : offset + len(buffer)]
+        if row in self._tree.given:
+            piece = self._tree.given[row][offset : offset + len(buffer)]
             buffer[:] = piece.ljust(len(buffer), b"\0")
             return
-        size = self._tree.size[row]
-        wanted = min(len(buffer), max(0, size - offset))
+        length, size = len(buffer), self._tree.size[row]
+        wanted = min(length, size - offset)
         done = 0
-        if self._open(row):
+        if (row == self._row and self._descriptor != _NONE) or self._open(row):
             try:
                 while done < wanted:
                     count = os.preadv(self._descriptor, [buffer[done:wanted]], offset + done)
@@ -50,20 +50,20 @@ class Contents:
                     done += count
             except OSError as error:
                 self._unreadable(row, error)
-        buffer[done:] = bytes(len(buffer) - done)
-        if offset + len(buffer) >= size and self._descriptor != _NONE:
+        if done < length:
+            buffer[done:] = bytes(length - done)
+        if offset + length >= size and self._descriptor != _NONE:
             self._compare(row, os.fstat(self._descriptor))
             self._leave()
 
     def compare_all(self) -> None:
         """Look at every inode again: a file that was read early may have changed later."""
-        tree = self._tree
-        for row in range(1, len(tree)):
-            if tree.inode[row] == NOBODY or stat.S_ISDIR(tree.mode[row]):
+        tree, above = self._tree, self._above
+        for row, mode in enumerate(tree.mode):
+            if stat.S_ISDIR(mode) or tree.inode[row] == NOBODY:
                 continue
             try:
-                name = tree.name_of(tree.entry[row])
-                about = os.stat(name, dir_fd=self._above(row).descriptor, follow_symlinks=False)
+                about = os.stat(tree.name_of(tree.entry[row]), dir_fd=above(row).descriptor, follow_symlinks=False)
             except OSError as error:
                 fate = Fate.GONE if is_gone(error) else Fate.CHANGED
                 self._report.add(fate, tree.path(row))
@@ -87,7 +87,8 @@ class Contents:
     def _open(self, row: int) -> bool:
         if row == self._row:
             return self._descriptor != _NONE
-        self._leave()
+        if self._row != _NONE:
+            self._leave()
         tree = self._tree
         self._row = row
         try:
@@ -119,11 +120,11 @@ class Contents:
 
     def _compare(self, row: int, about: os.stat_result) -> None:
         tree = self._tree
-        if (about.st_dev, about.st_ino) != (tree.devices[tree.device[row]], tree.inode[row]):
+        if about.st_ino != tree.inode[row] or about.st_dev != tree.devices[tree.device[row]]:
             self._report.add(Fate.GONE, tree.path(row))
             return
         size = tree.size[row]
-        if stat.S_ISREG(tree.mode[row]) and about.st_size != size:
+        if about.st_size != size and stat.S_ISREG(tree.mode[row]):
             self._report.add(Fate.CUT if about.st_size > size else Fate.SHRUNK, tree.path(row))
-        elif (packed_time(about.st_mtime_ns), packed_time(about.st_ctime_ns)) != (tree.mtime[row], tree.ctime[row]):
+        elif packed_time(about.st_mtime_ns) != tree.mtime[row] or packed_time(about.st_ctime_ns) != tree.ctime[row]:
             self._report.add(Fate.CHANGED, tree.path(row))

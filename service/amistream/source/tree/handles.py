@@ -65,10 +65,14 @@ class Handles:
         self._tree = tree
         self._layer = layer
         self._open: OrderedDict[int, OpenDirectory] = OrderedDict()
+        self._latest: tuple[int, OpenDirectory] = ROOT, self._root
+        """The directory that was asked for last: most are asked for many times in a row."""
 
     def directory(self, row: int) -> OpenDirectory:
         """A directory, open until the next call. Raises OSError."""
-        way = []
+        if row == self._latest[0]:
+            return self._latest[1]
+        wanted, way = row, []
         while row != ROOT and row not in self._open:
             way.append(row)
             row = self._tree.parent[row]
@@ -78,9 +82,11 @@ class Handles:
             here = self._open[row]
         for below in reversed(way):
             here = self._enter(here, below)
+        self._latest = wanted, here
         return here
 
     def close(self) -> None:
+        self._latest = ROOT, self._root
         while self._open:
             os.close(self._open.popitem()[1].descriptor)
 

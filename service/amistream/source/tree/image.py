@@ -14,7 +14,7 @@ from amistream.source.tree.checksums import crc32c
 from amistream.source.tree.directories import linear, lost_and_found
 from amistream.source.tree.groups import GroupBlocks, Identity
 from amistream.source.tree.layout import JOURNAL_ROW, LONGEST_FAST_LINK, Kind, Layout
-from amistream.source.tree.maps import ExtentMap, IndirectMap
+from amistream.source.tree.maps import ExtentMap, IndirectMap, extent_root
 from amistream.source.tree.profiles import (
     BLOCK,
     INODES_RESERVED,
@@ -91,9 +91,7 @@ class Image:
         else:
             return bytes(self._profile.inode_size)
         packed = records.pack_inode(self._profile, inode)
-        if self._profile.sealed:
-            records.seal_inode(packed, self._seed, number)
-        return bytes(packed)
+        return records.sealed_inode(packed, self._seed, number) if self._profile.sealed else packed
 
     def _inode_of_row(self, row: int) -> Inode:
         tree, layout = self._tree, self.layout
@@ -107,10 +105,14 @@ class Image:
         if kind == stat.S_IFLNK and len(target) <= LONGEST_FAST_LINK:
             content = target
         elif kind in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
-            pieces, places = layout.pieces(row) if size or kind != stat.S_IFREG else ([], [])
-            content = self._root_of(pieces, places)
             flags = records.EXTENTS_FLAG if self._profile.ext4 else 0
-            blocks += len(places) + sum(count for _, _, count in pieces)
+            if flags and (piece := layout.only_piece(row)):
+                content = extent_root(piece)
+                blocks += piece[2]
+            else:
+                pieces, places = layout.pieces(row) if size or kind != stat.S_IFREG else ([], [])
+                content = self._root_of(pieces, places)
+                blocks += len(places) + sum(count for _, _, count in pieces)
             if kind == stat.S_IFDIR:
                 size = layout.directory_size(row) * BLOCK
                 if row in layout.indexes:

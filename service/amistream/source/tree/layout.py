@@ -139,6 +139,16 @@ class Layout:
                 found.append((segments.logical[place], start, length))
         return found, places
 
+    def only_piece(self, row: int) -> Piece | None:
+        """The single run that holds all data of a regular file, or None if there is none, or more."""
+        size, place = self.tree.size[row], self.first_segment[row]
+        segments = self.segments
+        if not size or segments.length[place] * BLOCK < size:
+            return None
+        if segments.kind[place] != Kind.FILE or row in self.tree.runs:
+            return None
+        return 0, segments.start[place], segments.length[place]
+
     def directory_size(self, row: int) -> int:
         """Blocks of a directory."""
         if row == LOST_AND_FOUND:

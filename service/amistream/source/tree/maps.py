@@ -20,6 +20,7 @@ Piece = tuple[int, int, int]
 LONGEST_EXTENT = 32_768
 _HEADER = struct.Struct("<HHHHI")
 _EXTENT = struct.Struct("<IHHI")
+_ROOT_OF_ONE = struct.Struct("<HHHHIIHHI")
 _INDEX = struct.Struct("<IIHH")
 _MAGIC = 0xF30A
 _IN_INODE, _IN_BLOCK = 4, (BLOCK - _HEADER.size) // _EXTENT.size
@@ -64,6 +65,12 @@ class ExtentMap:
         if seed is None:
             return packed
         return packed[:-4] + struct.pack("<I", crc32c(seed, packed[:-4]))
+
+
+def extent_root(piece: Piece) -> bytes:
+    """The root that `ExtentMap` makes of a single piece, which is all that most files have."""
+    logical, place, count = piece
+    return _ROOT_OF_ONE.pack(_MAGIC, 1, _IN_INODE, 0, 0, logical, count, place >> 32, place & 0xFFFFFFFF)
 
 
 def _node(entries: Iterable[tuple[int, bytes]], most: int, depth: int) -> bytes:

@@ -19,10 +19,12 @@ OLD_INODE = 128
 EXTRA_SIZE = 32
 """Bytes of an inode's second part, behind the first 128: the finer times."""
 NANOSECOND_BITS = 30
+_NANOSECONDS = (1 << NANOSECOND_BITS) - 1
+_NANOSECONDS_AND_LOW = NANOSECOND_BITS + 32
 _EPOCH = 1 << 31
 _LAST_SECOND = 0x37FFFFFFF
 _INODE = struct.Struct("<HHIIIIIHHIII60sIIIIHHHHHH")
-_EXTRA = struct.Struct("<HHIIIIIII")
+_LARGE_INODE = struct.Struct(_INODE.format + "HHIIIIIII96s")
 _DESCRIPTOR = struct.Struct("<IIIHHHHIHHHH")
 _INODE_CHECKSUM_LOW, _INODE_CHECKSUM_HIGH = 124, 130
 _SUPER_CHECKSUM = 1020
@@ -43,16 +45,17 @@ def seconds_of(packed: int) -> int:
 
 def nanoseconds_of(packed: int) -> int:
     """The time since 1970 that was packed."""
-    return seconds_of(packed) * 1_000_000_000 + (packed & (1 << NANOSECOND_BITS) - 1)
+    return seconds_of(packed) * 1_000_000_000 + (packed & _NANOSECONDS)
 
 
-def _fine_time(packed: int) -> tuple[int, int]:
-    """Both words of a time: seconds, and nanoseconds with the bits for seconds past 2038."""
-    seconds = seconds_of(packed)
-    low = seconds & ALL_ONES
-    signed = low - (1 << 32) if low & _EPOCH else low
-    nanoseconds = packed & (1 << NANOSECOND_BITS) - 1
-    return low, nanoseconds << 2 | (seconds - signed >> 32) & 3
+def _low_word(packed: int) -> int:
+    """The seconds of a time as an inode has had them from the start, in 32 bits."""
+    return (packed >> NANOSECOND_BITS) + _EPOCH & ALL_ONES
+
+
+def _high_word(packed: int) -> int:
+    """The other word of a time: nanoseconds, and the bits for seconds past 2038."""
+    return (packed & _NANOSECONDS) << 2 | packed >> _NANOSECONDS_AND_LOW
 
 
 def coarse_time(packed: int) -> int:
@@ -87,50 +90,26 @@ class Inode:
     inline_xattrs: bytes = b""
 
 
-def pack_inode(profile: Profile, inode: Inode) -> bytearray:
+def pack_inode(profile: Profile, inode: Inode) -> bytes:
     """Pack an inode without checksum. atime is mtime: else reading the tree would change the next image."""
+    mtime, ctime, size = inode.mtime, inode.ctime, inode.size
+    uid, gid = inode.uid, inode.gid
+    sectors = inode.blocks * (BLOCK // 512)
     large = profile.inode_size > OLD_INODE
     if large:
-        mtime, mtime_extra = _fine_time(inode.mtime)
-        ctime, ctime_extra = _fine_time(inode.ctime)
+        low_mtime, low_ctime = _low_word(mtime), _low_word(ctime)
     else:
-        mtime, ctime = coarse_time(inode.mtime), coarse_time(inode.ctime)
-    sectors = inode.blocks * (BLOCK // 512)
-    packed = bytearray(profile.inode_size)
-    _INODE.pack_into(
-        packed,
-        0,
-        inode.mode,
-        inode.uid & 0xFFFF,
-        inode.size & ALL_ONES,
-        mtime,
-        ctime,
-        mtime,
-        0,
-        inode.gid & 0xFFFF,
-        inode.links,
-        sectors & ALL_ONES,
-        inode.flags,
-        0,
-        inode.map,
-        0,
-        inode.xattr_block,
-        inode.size >> 32,
-        0,
-        sectors >> 32,
-        0,
-        inode.uid >> 16,
-        inode.gid >> 16,
-        0,
-        0,
+        low_mtime, low_ctime = coarse_time(mtime), coarse_time(ctime)
+    old = (
+        *(inode.mode, uid & 0xFFFF, size & ALL_ONES, low_mtime, low_ctime, low_mtime, 0, gid & 0xFFFF, inode.links),
+        *(sectors & ALL_ONES, inode.flags, 0, inode.map, 0, inode.xattr_block, size >> 32, 0, sectors >> 32, 0),
+        *(uid >> 16, gid >> 16, 0, 0),
     )
-    if large:
-        _EXTRA.pack_into(
-            packed, OLD_INODE, EXTRA_SIZE, 0, ctime_extra, mtime_extra, mtime_extra, mtime, mtime_extra, 0, 0
-        )
-        start = OLD_INODE + EXTRA_SIZE
-        packed[start : start + len(inode.inline_xattrs)] = inode.inline_xattrs
-    return packed
+    if not large:
+        return _INODE.pack(*old)
+    high_mtime = _high_word(mtime)
+    times = (_high_word(ctime), high_mtime, high_mtime, low_mtime, high_mtime)
+    return _LARGE_INODE.pack(*old, EXTRA_SIZE, 0, *times, 0, 0, inode.inline_xattrs)
 
 
 def inode_seed(seed: int, number: int) -> int:
@@ -138,12 +117,14 @@ def inode_seed(seed: int, number: int) -> int:
     return crc32c(seed, struct.pack("<II", number, 0))
 
 
-def seal_inode(packed: bytearray, seed: int, number: int) -> None:
-    """Enter the checksum of metadata_csum."""
+def sealed_inode(inode: bytes, seed: int, number: int) -> bytes:
+    """The inode with the checksum of metadata_csum."""
+    packed = bytearray(inode)
     checksum = crc32c(inode_seed(seed, number), packed)
     struct.pack_into("<H", packed, _INODE_CHECKSUM_LOW, checksum & 0xFFFF)
     if len(packed) > OLD_INODE:
         struct.pack_into("<H", packed, _INODE_CHECKSUM_HIGH, checksum >> 16)
+    return bytes(packed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

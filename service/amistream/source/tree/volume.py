@@ -90,34 +90,42 @@ class TreeVolume:
                 os.close(descriptor)
 
     def _runs(self) -> Iterator[Extent]:
+        """The segments, those that touch as one: a tree of many files has few runs."""
         segments = self._layout.segments
+        begin = end = 0
         for start, length in zip(segments.start, segments.length, strict=True):
-            yield Extent(offset=start * BLOCK, length=length * BLOCK)
+            if start != end:
+                if end > begin:
+                    yield Extent(offset=begin * BLOCK, length=(end - begin) * BLOCK)
+                begin = start
+            end = start + length
+        if end > begin:
+            yield Extent(offset=begin * BLOCK, length=(end - begin) * BLOCK)
 
     def _read(self, offset: int, buffer: memoryview) -> None:
-        segments = self._layout.segments
+        segments, read_file = self._layout.segments, self._contents.read_into
         end = offset + len(buffer)
         at = offset
         segment = segments.at_or_before(offset // BLOCK)
         while at < end:
-            stop = (segments.start[segment] + segments.length[segment]) * BLOCK if segment >= 0 else 0
-            if at < stop:
-                stop = min(stop, end)
-                self._read_segment(segment, at, buffer[at - offset : stop - offset])
-            else:
+            start = segments.start[segment] * BLOCK if segment >= 0 else 0
+            stop = start + segments.length[segment] * BLOCK if segment >= 0 else 0
+            if at >= stop:
                 segment += 1
                 stop = min(segments.start[segment] * BLOCK, end) if segment < len(segments) else end
-                buffer[at - offset : stop - offset] = bytes(stop - at)
+                if stop > at:
+                    buffer[at - offset : stop - offset] = bytes(stop - at)
+            else:
+                stop = min(stop, end)
+                piece = buffer[at - offset : stop - offset]
+                if segments.kind[segment] == Content.FILE:
+                    read_file(segments.reference[segment], segments.logical[segment] * BLOCK + at - start, piece)
+                else:
+                    self._make(segment, at - start, piece)
             at = stop
 
-    def _read_segment(self, segment: int, offset: int, buffer: memoryview) -> None:
-        """Read bytes that all lie within one segment."""
-        segments = self._layout.segments
-        inside = offset - segments.start[segment] * BLOCK
-        if segments.kind[segment] == Content.FILE:
-            place = segments.logical[segment] * BLOCK + inside
-            self._contents.read_into(segments.reference[segment], place, buffer)
-            return
+    def _make(self, segment: int, inside: int, buffer: memoryview) -> None:
+        """Make bytes of the file system itself, that all lie within one segment."""
         done = 0
         while done < len(buffer):
             number, skipped = divmod(inside + done, BLOCK)
