@@ -11,6 +11,7 @@ from amistream.source.tree.handles import is_gone
 from amistream.source.tree.layers import Layer
 from amistream.source.tree.merged import Chosen, Seen, choose
 from amistream.source.tree.report import Fate, Report
+from amistream.source.tree.secrets import LARGEST, SMALLEST, private_key_in
 from amistream.source.tree.select import Selection
 from amistream.source.tree.surroundings import Surroundings
 
@@ -25,10 +26,18 @@ class Admission:
         self._selection = selection
         self._around = around
         self._report = report
+        self._looks_inside = selection.looks_at_content
+        self._own_inodes = {inode for _, inode in around.own}
 
     def choose(self, path: bytes, found: Sequence[Seen]) -> Chosen:
         """Choose what comes in under a path. Raises OSError if the uppermost entry cannot be looked at."""
-        if len(found) > 1 and any(map(self._is_own, found)):
+        if len(found) == 1:
+            seen = found[0]
+            about = seen.about()
+            if self._layers[seen.layer].deletes(about) or self._leaves_out(seen, path, about):
+                return []
+            return [(seen, about)]
+        if any(map(self._is_own, found)):
             # A script that touched such a file made a copy of it.
             self._report.add(Fate.LEFT_OUT, path, _OWN)
             return []
@@ -50,7 +59,7 @@ class Admission:
 
     def leaves_out_directory(self, path: bytes, name: bytes) -> bool:
         """Leave out a directory by its path alone."""
-        rule = self._selection.leaves_out(b"/" + path, name, directory=True)
+        rule = self._selection.leaves_out(b"/" + path, name, stat.S_IFDIR)
         if rule:
             self._report.add(Fate.LEFT_OUT, path, rule)
         return bool(rule)
@@ -76,30 +85,28 @@ class Admission:
 
     def _rule_for(self, seen: Seen, path: bytes, about: os.stat_result) -> str:
         """The rule that leaves an entry out, or ''. The job's own files never come in."""
-        if (about.st_dev, about.st_ino) in self._around.own or self._around.own_name(path):
+        around, size = self._around, about.st_size
+        if (about.st_ino in self._own_inodes and (about.st_dev, about.st_ino) in around.own) or (
+            around.own_names is not None and around.own_names.fullmatch(path)
+        ):
             return _OWN
-        selection, full = self._selection, b"/" + path
-        follows_rules = self._layers[seen.layer].follows_rules
         kind = stat.S_IFMT(about.st_mode)
-        rule = selection.leaves_out(full, seen.name, directory=kind == stat.S_IFDIR) if follows_rules else ""
+        follows_rules = self._layers[seen.layer].follows_rules
+        rule = self._selection.leaves_out(b"/" + path, seen.name, kind) if follows_rules else ""
         if not rule and (member := seen.above.member) is not None:
-            rule = rule_for_member(member, seen, about, is_mounted=path in self._around.mounts)
-        if rule or kind != stat.S_IFREG:
+            rule = rule_for_member(member, seen, about, is_mounted=path in around.mounts)
+        if rule or kind != stat.S_IFREG or not size or self.rule_to_empty(seen, path, about):
             return rule
-        if follows_rules and (rule := selection.leaves_out_file(full, seen.name)):
-            return rule
-        if not about.st_size or self.rule_to_empty(seen, path, about):
-            return ""
-        return self._look_inside(seen, path, about, look=follows_rules and selection.wants_to_read(about.st_size))
+        look = follows_rules and self._looks_inside and SMALLEST <= size <= LARGEST
+        return self._look_inside(seen, path, size if look else 0) if look or not around.privileged else ""
 
-    def _look_inside(self, seen: Seen, path: bytes, about: os.stat_result, *, look: bool) -> str:
+    def _look_inside(self, seen: Seen, path: bytes, size: int) -> str:
         """The rule that leaves a regular file out for its content. Records a file that cannot be read."""
-        if not look and self._around.privileged:
-            return ""
         try:
             opened = seen.open()
-            content = os.read(opened, about.st_size) if look else b""
+            content = os.read(opened, size) if size else b""
         except OSError as error:
             self.miss(path, error)
             return ""
-        return self._selection.leaves_out_content(b"/" + path, seen.name, content) if look else ""
+        found = private_key_in(content)
+        return self._selection.leaves_out_key(b"/" + path, seen.name, found) if found else ""

@@ -44,10 +44,9 @@ class Crossing:
         """Record a directory whose contents are left out, being those of another file system."""
         self._report.add(Fate.LEFT_OUT, path, "another file system (--all); the directory is empty")
 
-    def is_mounted(self, seen: Seen, path: bytes) -> bool:
-        """True for a file over which another one is mounted, as containers have it. Raises OSError."""
-        around = self._around
-        return path in around.mounts and _mount_at(seen) not in (mount_of(seen.above.descriptor), *around.same)
+    def is_mounted(self, seen: Seen) -> bool:
+        """True for a file at a mount point over which another one is mounted, as containers have it. Raises OSError."""
+        return _mount_at(seen) not in (mount_of(seen.above.descriptor), *self._around.same)
 
 
 def _mount_at(seen: Seen) -> int:

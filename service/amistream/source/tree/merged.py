@@ -78,10 +78,6 @@ def choose(
     An entry that is `left_out` hides those below it, as it would if it came in. `covered` gets the words of a layer
     that has something else in place of a directory, or a directory in place of something else.
     """
-    if len(found) == 1:
-        seen = found[0]
-        about = seen.about()
-        return [] if layers[seen.layer].deletes(about) or left_out(seen, about) else [(seen, about)]
     chosen: Chosen = []
     for seen in found:
         layer = layers[seen.layer]

@@ -198,7 +198,7 @@ def _surroundings(
     inside = root.rstrip(b"/") + b"/"
     own = {(about.st_dev, about.st_ino) for about in map(_stat, [*wishes.own, *swap_places()]) if about}
     patterns = [_output_pattern(real, folder, prefix) for folder, prefix in wishes.outputs]
-    names = [re.compile(each, re.DOTALL) for each in patterns if each]
+    names = b"|".join(each for each in patterns if each)
     below = [each for each in table if each.point.startswith(inside)]
     same = {each.number for each in below if mount is not None and shows_the_same(each, mount)}
     tops = {each.point.removeprefix(inside): each for each in below}
@@ -210,7 +210,7 @@ def _surroundings(
         same=same,
         cross=wishes.cross,
         own=own,
-        own_name=lambda path: any(each.fullmatch(path) for each in names),
+        own_names=re.compile(names, re.DOTALL) if names else None,
         privileged=_reads_everything(),
         replaced=_replaced(wishes, profile),
     )

@@ -7,11 +7,11 @@ the directories above a file that an outer rule leaves out, as with rsync.
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Mapping, Sequence
 
 from amistream.source.tree.categories import CATEGORIES, SECRETS
 from amistream.source.tree.patterns import Patterns
-from amistream.source.tree.secrets import LARGEST, SMALLEST, private_key_in
 
 ALWAYS = ("/dev/*", "/proc/*", "/sys/*", "/run/*", "/mnt/*", "/media/*", "/tmp/*", "/var/tmp/*")  # noqa: S108 - names
 """The contents of these directories do not last, or are other disks; the directories stay."""
@@ -31,27 +31,32 @@ class Selection:
         self._files = _by_category({name: CATEGORIES[name].files for name in clean})
         self._emptied = _by_category({name: CATEGORIES[name].emptied for name in clean})
         self.empties_any = bool(self._emptied)
+        """`empties` has rules."""
         self._kept = Patterns(pattern for name in clean for pattern in CATEGORIES[name].kept)
         self._always = Patterns(ALWAYS)
         self._any = Patterns([*exclude, *(pattern for each in left_out.values() for pattern in each), *ALWAYS])
         """All that leave out, at once: most paths match none."""
         self.looks_at_content = SECRETS in clean
+        """The contents of regular files decide, too: `leaves_out_key`."""
 
-    def leaves_out(self, path: bytes, name: bytes, *, directory: bool) -> str:
+    def leaves_out(self, path: bytes, name: bytes, kind: int) -> str:
         """The rule that leaves out a path of the tree, which begins with a slash; '' if it comes in."""
-        if self._any.match(path, name, directory=directory) is None:
-            return ""
-        if (rule := self._exclude.match(path, name, directory=directory)) is not None:
-            found = f"--exclude {rule}"
-        elif rule := _category_of(self._left_out, path, name, directory=directory):
-            found = rule
-        elif (rule := self._always.match(path, name, directory=directory)) is not None:
-            found = f"always: {rule}"
-        else:
-            return ""
-        return "" if self._included(path, name, directory=directory) else found
+        directory = kind == stat.S_IFDIR
+        found = ""
+        if self._any.match(path, name, directory=directory) is not None:
+            if (rule := self._exclude.match(path, name, directory=directory)) is not None:
+                found = f"--exclude {rule}"
+            elif rule := _category_of(self._left_out, path, name, directory=directory):
+                found = rule
+            elif (rule := self._always.match(path, name, directory=directory)) is not None:
+                found = f"always: {rule}"
+            if found and self._included(path, name, directory=directory):
+                found = ""
+        if not found and kind == stat.S_IFREG and self._files:
+            return self._leaves_out_file(path, name)
+        return found
 
-    def leaves_out_file(self, path: bytes, name: bytes) -> str:
+    def _leaves_out_file(self, path: bytes, name: bytes) -> str:
         """The rule that leaves out a regular file in a place where all else stays, or ''."""
         found = _category_of(self._files, path, name)
         if not found or self.empties(path, name) or self._included(path, name, directory=False):
@@ -63,18 +68,13 @@ class Selection:
         found = _category_of(self._emptied, path, name)
         return "" if not found or self._included(path, name, directory=False) else found
 
-    def wants_to_read(self, size: int) -> bool:
-        """True for a regular file whose content decides."""
-        return self.looks_at_content and SMALLEST <= size <= LARGEST
-
-    def leaves_out_content(self, path: bytes, name: bytes, content: bytes) -> str:
-        """The rule that leaves out a file for what it holds."""
-        found = private_key_in(content)
-        if not found or self._included(path, name, directory=False):
+    def leaves_out_key(self, path: bytes, name: bytes, words: str) -> str:
+        """The rule that leaves out a file that holds a private key, which is named in `words`."""
+        if self._included(path, name, directory=False):
             return ""
         if _HOST_KEYS.match(path, name, directory=False) is not None:
             return ""
-        return f"--clean {SECRETS}: {found}"
+        return f"--clean {SECRETS}: {words}"
 
     def _included(self, path: bytes, name: bytes, *, directory: bool) -> bool:
         return self._include is not None and self._include.match(path, name, directory=directory) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -32,8 +33,8 @@ class Surroundings:
     """Take other file systems in, but for those of the kernel."""
     own: Collection[tuple[int, int]] = ()
     """Device and inode of files and directories that never come in: keys, the state directory, swap files."""
-    own_name: Callable[[bytes], bool] = lambda _: False
-    """True for a path of the job's own output."""
+    own_names: re.Pattern[bytes] | None = None
+    """The paths of the job's own output."""
     privileged: bool = True
     """The kernel lets this process read everything."""
     replaced: Mapping[bytes, Callable[[bytes], bytes]] = field(default_factory=dict)

@@ -22,6 +22,8 @@ LOST_AND_FOUND_NAME = b"lost+found"
 NOBODY = (1 << 64) - 1
 """The inode of a row that was made up."""
 
+_FORMAT = stat.S_IFMT(0o777777)
+"""The bits of a mode that tell the kind of an inode."""
 _MOST_OF_ENTRY = entry_size(0) + 3
 """Bytes of an entry besides its name, padding included."""
 _TYPES = {
@@ -111,8 +113,8 @@ class Tree:
 
     def add(self, row: Row, parent: int) -> int:
         """Add an inode; its name is added by `name`."""
-        number = len(self.mode)
-        self.mode.append(row.mode)
+        number, mode = len(self.mode), row.mode
+        self.mode.append(mode)
         self.uid.append(row.uid)
         self.gid.append(row.gid)
         self.size.append(row.size)
@@ -122,16 +124,10 @@ class Tree:
         self.parent.append(parent)
         self.entry.append(len(self.entry_row))
         self.inode.append(row.inode)
-        device = self._device_numbers.setdefault(row.device, len(self.devices))
-        if device == len(self.devices):
-            self.devices.append(row.device)
-        self.device.append(device)
+        self.device.append(self._number_of_device(row.device))
         self.layer.append(row.layer)
-        xattrs = self._set_numbers.setdefault(row.xattrs, len(self.xattr_sets))
-        if xattrs == len(self.xattr_sets):
-            self.xattr_sets.append(row.xattrs)
-        self.xattrs.append(xattrs)
-        if stat.S_ISDIR(row.mode):
+        self.xattrs.append(self._number_of_set(row.xattrs) if row.xattrs else 0)
+        if mode & _FORMAT == stat.S_IFDIR:
             self.links[number] = 2
             if number:
                 self.links[parent] += 1
@@ -143,12 +139,26 @@ class Tree:
             self.runs[number] = row.runs
         return number
 
+    def _number_of_device(self, device: int) -> int:
+        number = self._device_numbers.get(device)
+        if number is None:
+            number = self._device_numbers[device] = len(self.devices)
+            self.devices.append(device)
+        return number
+
+    def _number_of_set(self, xattrs: tuple[Attribute, ...]) -> int:
+        number = self._set_numbers.get(xattrs)
+        if number is None:
+            number = self._set_numbers[xattrs] = len(self.xattr_sets)
+            self.xattr_sets.append(xattrs)
+        return number
+
     def name(self, row: int, name: bytes) -> None:
         """Add a name for an inode, to the directory whose names are being added."""
         self.entry_row.append(row)
         self._names += name
         self._name_start.append(len(self._names))
-        if not stat.S_ISDIR(self.mode[row]):
+        if self.mode[row] & _FORMAT != stat.S_IFDIR:
             self.links[row] += 1
 
     def name_of(self, entry: int) -> bytes:

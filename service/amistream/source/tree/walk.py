@@ -60,6 +60,7 @@ class Walk:
         self._layers = layers
         self._profile = profile
         self._around = around
+        self._empties = selection.empties_any
         self._admission = Admission(layers, selection, around, self.report)
         self._crossing = Crossing(around, self.report)
         self._rows = RowMaker(layers, profile, self.report)
@@ -149,12 +150,12 @@ class Walk:
             return None
         tree = self.tree
         seen, about = kept[0]
-        if rule := self._admission.rule_to_empty(seen, path, about):
+        if self._empties and (rule := self._admission.rule_to_empty(seen, path, about)):
             self.report.add(Fate.EMPTIED, path, rule)
             tree.name(tree.add(emptied(self._rows.row(seen, about, path)), above.row), name)
             return None
         directory = stat.S_ISDIR(about.st_mode)
-        if not (seen.layer or directory) and self._crossing.is_mounted(seen, path):
+        if path in self._around.mounts and not (seen.layer or directory) and self._crossing.is_mounted(seen):
             self.report.add(Fate.MOUNTED, path)
         if about.st_nlink > 1 and self._add_link(name, about, path):
             return None
