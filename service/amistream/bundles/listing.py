@@ -16,7 +16,8 @@ from types import MappingProxyType
 from amistream.aws.ec2 import Ec2
 from amistream.bundles.manifest import LARGEST, Manifest, parse_manifest
 from amistream.bundles.meter import Note
-from amistream.bundles.place import MANIFEST_END, BucketPlace, Place
+from amistream.bundles.place import BucketPlace, Place
+from amistream.bundles.recognise import MANIFEST_END
 from amistream.bundles.results import Inventory, ListedBundle, ListedImage, ListedParts
 from amistream.errors import DeniedError, NoObjectError, RefusedError, StoreError
 from amistream.flow.gather import gather_limited

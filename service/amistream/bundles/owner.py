@@ -28,6 +28,7 @@ from amistream.keys import (
     own_identity,
     unwrap,
 )
+from amistream.roots import Roots
 from amistream.settings import Settings
 
 
@@ -84,26 +85,34 @@ def open_key(identity: UserIdentity, manifest: Manifest) -> BundleKey:
     return unwrap(identity, manifest.user_key, manifest.user_iv)
 
 
-def find_owner(settings: Settings, certificate: Path | None, private_key: Path | None) -> Owner:
+def find_owner(
+    settings: Settings, certificate: Path | None, private_key: Path | None, roots: Roots | None = None
+) -> Owner:
     """Read the certificate and key. Raises `RefusedError` when a file that was named cannot be used.
 
-    Where one of the pair is named, the other is taken from the settings if it fits, else left out.
+    Where one of the pair is named, the other is taken from the settings if it fits, else left out. With `roots` the
+    named ones must lie within them, and nothing of the settings is added.
     """
     exposed_too = settings.allow_exposed_key
     named = certificate, private_key
-    certificate, private_key = certificate or settings.certificate, private_key or settings.private_key
+    if roots is None or not any(named):
+        # The administrator's own files may lie outside the roots.
+        roots = None
+        certificate, private_key = certificate or settings.certificate, private_key or settings.private_key
     if certificate and private_key:
         try:
-            return _of(load_identity(certificate, private_key, exposed_too=exposed_too), named=True)
+            return _of(load_identity(certificate, private_key, roots, exposed_too=exposed_too), named=True)
         except KeyMismatchError:
             if all(named) or not any(named):
                 raise
             certificate, private_key = named
     if private_key:
-        key = load_private_key(private_key, None, exposed_too=exposed_too)
+        key = load_private_key(private_key, roots, exposed_too=exposed_too)
         return _of(_with_certificate(key), named=True)
     if certificate:
-        return Owner(certificate=load_certificate(certificate, field="certificate"), identity=None, named=True)
+        return Owner(
+            certificate=load_certificate(certificate, field="certificate", roots=roots), identity=None, named=True
+        )
     kept = settings.state_dir
     if (kept / CERTIFICATE_FILE).exists() and (kept / PRIVATE_KEY_FILE).exists():
         return _of(own_identity(kept)[0], named=False)

@@ -25,7 +25,6 @@ from amistream.settings import Settings
 from amistream.stores.directory import DirectoryStore
 from amistream.stores.opening import make_object_store
 
-MANIFEST_END = ".manifest.xml"
 OLD_BUCKET_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,255}")
 """Names that S3 accepted in its early years, when most bundles were made, and that other services still accept."""
 NO_TOKEN = "none"  # noqa: S105 - no password: nothing temporary is written here

@@ -15,7 +15,8 @@ from amistream.aws.ec2 import Ec2
 from amistream.bundles.manifest import ManifestPart
 from amistream.bundles.meter import Note
 from amistream.bundles.parts import differs, holds_other
-from amistream.bundles.place import MANIFEST_END, BucketPlace, Bundle, find_bundle
+from amistream.bundles.place import BucketPlace, Bundle, find_bundle
+from amistream.bundles.recognise import MANIFEST_END
 from amistream.bundles.register import deregister_image, images_on
 from amistream.bundles.results import Removed
 from amistream.errors import RefusedError, StoreError

@@ -104,6 +104,8 @@ class Check:
     probe: Callable[[], Awaitable[Answer]] | Callable[[], Answer]
     needs: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
+    words: tuple[str, str] = ("", "")
+    """Words of a failure, and those that take their place: rooms below speak of one kind of job."""
 
 
 async def run_checks(checks: Sequence[Check]) -> list[Finding]:
@@ -131,6 +133,7 @@ async def _findings_of(check: Check) -> list[Finding]:
         else:
             answer = await finish_despite_cancel(asyncio.to_thread(check.probe))
     except AmistreamError as error:
+        error = error.reworded(message=error.message.replace(*check.words, 1))
         return [Finding.failed(check.name, check.why, error)]
     if isinstance(answer, str):
         answer = Observation(answer)

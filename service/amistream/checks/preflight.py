@@ -93,11 +93,11 @@ async def check(
     try:
         boot = BootChecks(addresses[0], source).for_job()
         state_dir = HostChecks(addresses[0].settings, source).state_dir()
-        _report(await run_checks([*source.checks(), *boot, *checks_of(places), state_dir]), note)
+        report(await run_checks([*source.checks(), *boot, *checks_of(places), state_dir]), note)
         for place in places:
             opened += [await place.destination()]
         # Last of all: writers wait from now on.
-        _report(await source.freeze(), note)
+        report(await source.freeze(), note)
         ready = Ready(
             plan=source.plan(),
             volume=source.volume,
@@ -199,7 +199,7 @@ async def check_measurable(request: BundleRequest, settings: Settings, aws: Aws,
     source = BundlingChecks(address)
     try:
         place = _location_checks(address, source)
-        _report(await run_checks([*source.checks(check_mounts=False), *place.checks(must_be_empty=False)]), note)
+        report(await run_checks([*source.checks(check_mounts=False), *place.checks(must_be_empty=False)]), note)
         store = await _opened(address, place.region)
         return Measurable(plan=source.plan(), volume=source.volume, used=source.used, store=store)
     except BaseException:
@@ -207,7 +207,7 @@ async def check_measurable(request: BundleRequest, settings: Settings, aws: Aws,
         raise
 
 
-def _report(findings: Sequence[Finding], note: Note) -> None:
+def report(findings: Sequence[Finding], note: Note) -> None:
     """Report the notices, and raise if any check failed."""
     for finding in findings:
         if finding.status is Status.NOTICE:

@@ -23,6 +23,7 @@ from amistream.settings import Settings, Sparse
 from amistream.source.disk_reader import reader_of
 from amistream.values import quoted
 
+BARE = "boot.bare_file_system"
 _DOUBTS = {"boot.table", "boot.torn", "boot.errors"}
 
 
@@ -63,7 +64,9 @@ class BootChecks:
 
     def _examine(self) -> list[Observation]:
         wanted = wanted_by(self._context.request, self._context.settings)
-        return examine_volume(self._source.volume, replace(wanted, is_wrapped=self._source.boot_area.is_new))
+        found = examine_volume(self._source.volume, replace(wanted, is_wrapped=self._source.boot_area.is_new))
+        # A conversion is refused for it.
+        return [each for each in found if not (wanted.on_ebs and each.code == BARE)]
 
 
 def examine_volume(volume: Volume, wanted: Wanted) -> list[Observation]:

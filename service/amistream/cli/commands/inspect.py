@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import shutil
-import stat
 import textwrap
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from amistream.bundles.recognise import names_manifest
 from amistream.cli.manifest_arguments import NoEc2, settings_for
 from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_answer
 from amistream.cli.request_options import takes, validated
 from amistream.cli.table import columns, counted
 from amistream.errors import RefusedError, UsageError
-from amistream.location import SCHEME
 from amistream.request import StoreReach
 from amistream.units import left_out_text, size_text
 from amistream.values import STANDARD_INPUT
@@ -27,9 +25,6 @@ if TYPE_CHECKING:
     from amistream.checks.findings import Finding
     from amistream.checks.inspection import AreaFacts, DiskFacts
 
-_MANIFEST_END = ".manifest.xml"
-_XML = (b"<?xml", b"<manifest")
-_HEAD = 512
 CORE_WORDS = {
     "gap": "its core in the gap",
     "BIOS boot partition": "its core in the BIOS boot partition",
@@ -78,26 +73,13 @@ def inspect(
         raise UsageError(
             "usage", "cannot inspect standard input: a stream cannot be read twice", hint="give a file or a device"
         )
-    if _is_manifest(source):
+    if names_manifest(source):
         from amistream.cli.foreground import run_here
 
         settings = settings_for(config, validated(StoreReach, context))
         facts = run_here(settings, lambda session, _: session.inspect(source, ask_ec2=not no_ec2))
         return put_answer(facts, bundle_text, as_json=as_json)
     return put_answer(_inspect_disk(source, as_it_is=bool(given["source_format"])), disk_text, as_json=as_json)
-
-
-def _is_manifest(source: str) -> bool:
-    """True for an address in S3, and for a file that begins as XML or has a manifest's name."""
-    if source.startswith(SCHEME) or source.endswith(_MANIFEST_END):
-        return True
-    try:
-        if not stat.S_ISREG(Path(source).stat().st_mode):
-            return False
-        with Path(source).open("rb") as file:
-            return file.read(_HEAD).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(_XML)
-    except OSError:
-        return False  # opening it as a disk reports the reason
 
 
 def _inspect_disk(source: str, *, as_it_is: bool) -> DiskFacts:
