@@ -170,6 +170,18 @@ class NotSupportedError(StoreError):
     """The endpoint does not implement the request."""
 
 
+class NoSnapshotError(StoreError):
+    """The snapshot does not exist."""
+
+
+class NotPendingError(StoreError):
+    """The snapshot is in another state than the request needs, such as complete or failed."""
+
+
+class StaleTokenError(StoreError):
+    """The token of a block or of a page is no longer valid; a new listing gives new ones."""
+
+
 class ThrottledError(StoreError):
     """The service asks for fewer requests. Transient: slower requests succeed."""
 

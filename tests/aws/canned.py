@@ -7,6 +7,7 @@ S3 repeats the signed request in some, STS even in the message. `PRIVATE` is wha
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -57,7 +58,13 @@ class Reply:
 
 
 def error_body(service: str, code: str, message: str, **more: str) -> str:
-    """The XML of an error of `service`; `more` are the elements that only this error has (S3)."""
+    """The body of an error of `service`; `more` are the elements that only this error has (S3).
+
+    The code of an error of `ebs` may have a reason behind a dot.
+    """
+    if service == "ebs":
+        kind, _, reason = code.partition(".")
+        return json.dumps({"__type": kind, "Message": message, **({"Reason": reason} if reason else {})})
     said = f"<Code>{escape(code)}</Code><Message>{escape(message)}</Message>"
     first = '<?xml version="1.0" encoding="UTF-8"?>\n'
     if service == "ec2":

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiobotocore.session
+import botocore.session
 import pytest
 import pytest_asyncio
 
@@ -30,6 +31,7 @@ from amistream.aws.translate import asking, wanted
 from amistream.errors import StoreError
 from amistream.settings import Settings
 from aws.canned import ACCESS_KEY, CANONICAL, ENCODED, PRIVATE, SIGNATURE, TO_SIGN, TOKEN, Canned, Reply, error_body
+from aws.ebs_answers import EBS_ANSWERS, EBS_REQUESTS, EBS_SYNONYMS
 from support.proxy import Fault, Reset
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
     "CopyObject": ("s3", {**KEY, "CopySource": {"Bucket": "their-bucket", "Key": "image.part.00"}}),
     "DeleteObject": ("s3", KEY),
     "DeleteObjects": ("s3", {"Bucket": BUCKET, "Delete": {"Objects": [{"Key": "image.part.00"}]}}),
+    **EBS_REQUESTS,
     "RegisterImage": ("ec2", IMAGE),
     "DescribeImages": ("ec2", {"Owners": ["self"]}),
     "DeregisterImage": ("ec2", {"ImageId": "ami-12345678"}),
@@ -203,7 +206,7 @@ InvalidBlockDeviceMapping RegisterImage 400 no block_device_mappings The device 
 InvalidParameterCombination RegisterImage 400 no - Enhanced networking is only supported on HVM images
 UnsupportedOperation RegisterImage 400 no region Instance store-backed AMIs are not supported in this region.
 DryRunOperation RegisterImage 412 no - Request would have succeeded, but DryRun flag is set.
-"""
+{EBS_ANSWERS}"""
 """Code, operation, status, whether a repeat may help, the field at fault, and the words of AWS."""
 SYNONYMS = {
     "OptInRequired": "Blocked PendingVerification",
@@ -213,14 +216,18 @@ SYNONYMS = {
     "ConditionalRequestConflict": "OperationAborted",
     "InvalidPart": "InvalidPartOrder",
     "BadDigest": "IncompleteBody InvalidDigest XAmzContentChecksumMismatch XAmzContentSHA256Mismatch",
-    "IncompleteSignature": "MissingAuthenticationToken MissingSecurityHeader",
+    "IncompleteSignature": "MissingAuthenticationToken MissingSecurityHeader IncompleteSignatureException "
+    "MissingAuthenticationTokenException",
     "RequestLimitExceeded": "EC2ThrottledException Throttling ThrottlingException RequestThrottled TooManyRequests",
-    "InternalError": "InternalFailure",
+    "InternalError": "InternalFailure InternalServerException",
     "ServiceUnavailable": "Unavailable BadGateway GatewayTimeout",
     "RequestTimeout": "RequestTimeoutException",
     "InvalidAMIID.NotFound": "InvalidAMIID.Unavailable InvalidAMIID.Malformed",
     "InvalidParameterCombination": "InvalidParameter InvalidParameterValue MissingParameter ValidationError",
     "UnsupportedOperation": "Unsupported",
+    "InvalidClientTokenId": "UnrecognizedClientException",
+    "SignatureDoesNotMatch": "InvalidSignatureException",
+    **EBS_SYNONYMS,
 }
 """Further codes of the same row."""
 BESIDE: dict[str, dict[str, str]] = {
@@ -268,7 +275,7 @@ async def test_an_answer_of_aws(code: str, row: str, played: Played) -> None:
 async def test_a_permission_that_is_missing(operation: str, played: Played) -> None:
     """The hint for a denied operation names the IAM actions that it needs."""
     service = REQUESTS[operation][0]
-    code = "UnauthorizedOperation" if service == "ec2" else "AccessDenied"
+    code = {"ec2": "UnauthorizedOperation", "ebs": "AccessDeniedException"}.get(service, "AccessDenied")
     error = await played.ask(operation, Reply(status=403, body=error_body(service, code, "Access Denied")))
     assert (error.code, error.transient) == (f"aws.{code}", False)
     as_golden(f"denied {operation}", error)
@@ -659,6 +666,25 @@ async def test_a_request_that_the_sdk_refuses(played: Played) -> None:
     """A wrong argument is named without its value, which could be payload."""
     error = await ask(played.aws, played.server.url, "PutObject", Body=["payload"])
     as_without_server("sdk", error, "aws.sdk")
+
+
+def test_every_error_of_ebs_has_a_row() -> None:
+    """Every error and every reason of the SDK's model of the EBS direct APIs has a row of its own."""
+    model = botocore.session.get_session().get_service_model("ebs")
+    errors = {shape.name: shape for shape in model.error_shapes}
+    codes = {*errors} | {
+        f"{name}.{reason}"
+        for name, shape in errors.items()
+        if "Reason" in shape.members
+        for reason in shape.members["Reason"].enum
+    }
+    assert len(codes) > 30
+    assert codes - TABLE.keys() == set()
+    statuses = {case.code.partition(".")[0]: case.status for case in AT_AWS.values()}
+    statuses["InternalServerException"] = AT_AWS["InternalError"].status
+    assert {name: statuses[name] for name in errors} == {
+        name: shape.metadata["error"]["httpStatusCode"] for name, shape in errors.items()
+    }
 
 
 def test_every_row_is_provoked() -> None:

@@ -1,15 +1,16 @@
 """Every error of AWS, or of the way there: its cause, its fix, and whether a repeat may help.
 
-Data only; `translate` makes the messages. The codes are those of the S3, EC2 and STS API references; codes in lower
-case are failures that no server reported. Transient errors follow AWS's own list of retryable errors, except that
-400 `BadDigest` is repeated too: the bytes were damaged on the way.
+Data only; `translate` makes the messages. The codes are those of the S3, EC2 and STS API references; those of the EBS
+direct APIs stand in `ebs_errors`. Codes in lower case are failures that no server reported. Transient errors follow
+AWS's own list of retryable errors, except that 400 `BadDigest` is repeated too: the bytes were damaged on the way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from amistream.aws.ebs_errors import EBS_CLASSES, EBS_NEEDS, EBS_ROWS
+from amistream.aws.error_row import Row
 from amistream.errors import (
     DeniedError,
     NameTakenError,
@@ -18,6 +19,7 @@ from amistream.errors import (
     NoUploadError,
     PreconditionError,
     StoreError,
+    ThrottledError,
 )
 
 ENABLE_ACLS = (
@@ -40,25 +42,10 @@ _LATER = "try again later; the Health Dashboard of the AWS console shows whether
 OTHER_PARTITIONS = "keys of GovCloud or China are known in its regions only: give --region"
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the table, for one code and its synonyms. A code that ends in `.*` means a family.
-
-    In `cause`, {said} is the message of AWS or the SDK, {where} the URL; in `fix`, BUCKET is the bucket.
-    """
-
-    codes: tuple[str, ...]
-    cause: str
-    fix: str = ""
-    transient: bool = False
-    """A repeat may help."""
-    permission: bool = False
-    """The fix is to allow the operation's permissions, see `NEEDS`."""
-    field: str = ""
-    """The input at fault."""
-    shown_as: str = ""
-    """The code to show where several rows share one."""
-
+_THROTTLES = (
+    *("RequestLimitExceeded", "EC2ThrottledException", "Throttling", "ThrottlingException"),
+    *("RequestThrottled", "TooManyRequests"),
+)
 
 _ROWS = (
     # Permissions and the account.
@@ -126,7 +113,8 @@ _ROWS = (
     Row(
         ("MethodNotAllowed", "InvalidAction"),
         "the endpoint does not support this request",
-        "check --endpoint-url: it must support S3, and EC2 unless --no-register is given",
+        "check --endpoint-url: it must support S3, and EC2 unless --no-register is given; for snapshots, EC2 and the "
+        "EBS direct APIs",
     ),
     Row(
         ("InvalidArgument", "InvalidRequest"),
@@ -196,13 +184,13 @@ _ROWS = (
         f"check AWS_ACCESS_KEY_ID or the profile in use; {OTHER_PARTITIONS}",
     ),
     Row(
-        ("InvalidToken", "InvalidClientTokenId"),
+        ("InvalidToken", "InvalidClientTokenId", "UnrecognizedClientException"),
         "the access key or its session token is not valid here",
         "set AWS_SESSION_TOKEN to the token of this access key, or unset it; enable the region for the account; "
         f"{OTHER_PARTITIONS}",
     ),
     Row(
-        ("SignatureDoesNotMatch",),
+        ("SignatureDoesNotMatch", "InvalidSignatureException"),
         "the secret key does not match the access key",
         "check AWS_SECRET_ACCESS_KEY or the profile in use",
     ),
@@ -212,7 +200,10 @@ _ROWS = (
         "check the credentials, the region, whether it is enabled for the account, and this machine's clock",
     ),
     Row(
-        ("IncompleteSignature", "MissingAuthenticationToken", "MissingSecurityHeader"),
+        (
+            *("IncompleteSignature", "MissingAuthenticationToken", "MissingSecurityHeader"),
+            *("IncompleteSignatureException", "MissingAuthenticationTokenException"),
+        ),
         "the request arrived without its complete signature",
         "configure proxies between here and --endpoint-url to pass all headers",
     ),
@@ -241,15 +232,17 @@ _ROWS = (
         transient=True,
     ),
     Row(
-        (
-            *("RequestLimitExceeded", "EC2ThrottledException", "Throttling", "ThrottlingException"),
-            *("RequestThrottled", "TooManyRequests"),
-        ),
+        _THROTTLES,
         "the account sends too many requests in the region",
         "try again later; other programs of the account share the limit",
         transient=True,
     ),
-    Row(("InternalError", "InternalFailure"), "the service had an internal error", _LATER, transient=True),
+    Row(
+        ("InternalError", "InternalFailure", "InternalServerException"),
+        "the service had an internal error",
+        _LATER,
+        transient=True,
+    ),
     Row(
         ("ServiceUnavailable", "Unavailable", "BadGateway", "GatewayTimeout"),
         "the service is unavailable",
@@ -420,11 +413,14 @@ _ROWS = (
     Row(("sdk",), "{said}"),
 )
 
-TABLE: Mapping[str, Row] = {code: row for row in _ROWS for code in row.codes}
+TABLE: Mapping[str, Row] = {code: row for row in (*_ROWS, *EBS_ROWS) for code in row.codes}
 
 CLASSES: Mapping[str, type[StoreError]] = {
+    **dict.fromkeys((*_THROTTLES, "SlowDown"), ThrottledError),
+    **EBS_CLASSES,
     "AccessDenied": DeniedError,
     "InvalidAMIName.Duplicate": NameTakenError,
+    "InvalidAction": NotSupportedError,
     "MethodNotAllowed": NotSupportedError,
     "NoSuchKey": NoObjectError,
     "NoSuchUpload": NoUploadError,
@@ -432,7 +428,9 @@ CLASSES: Mapping[str, type[StoreError]] = {
     "PreconditionFailed": PreconditionError,
     "UnauthorizedOperation": DeniedError,
 }
-"""The codes that callers decide by, with their classes. All other codes are plain `StoreError`s."""
+"""The codes that callers decide by, with their classes; the part before a dot stands for all codes that begin so.
+All other codes are plain `StoreError`s.
+"""
 
 NEEDS = {
     "HeadBucket": "s3:ListBucket on BUCKET, and s3:PutObject, s3:PutObjectAcl, s3:GetObject and s3:DeleteObject on "
@@ -460,6 +458,7 @@ NEEDS = {
     "RegisterImage": "ec2:RegisterImage, and ec2:CreateTags with --tag",
     "DescribeImages": "ec2:DescribeImages",
     "DeregisterImage": "ec2:DeregisterImage",
+    **EBS_NEEDS,
     "GetCallerIdentity": "sts:GetCallerIdentity",
     # The SDK's own, when it makes credentials of a role.
     "AssumeRole": "sts:AssumeRole",

@@ -20,13 +20,13 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from aiobotocore.config import AioConfig
-from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.parsers import AioResponseParserFactory
 from botocore.exceptions import BotoCoreError
 from botocore.loaders import create_loader
 from botocore.parsers import ResponseParserError
 
 from amistream.aws.dialect import Dialect, speak
+from amistream.aws.direct_http import BoundedHttp, DirectHttp
 from amistream.aws.network_settings import check_ca_bundle, check_proxy
 from amistream.aws.providers import GuardedCredentials, Session
 from amistream.aws.regions import check_region_name, on_aws
@@ -40,7 +40,7 @@ MOST_CONNECTIONS = 2048
 for a stall.
 """
 CONNECT_TIMEOUT_S = 10
-_MODELS = ("s3", "ec2", "sts")
+_MODELS = ("s3", "ec2", "ebs", "sts")
 _REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
 """The first is that of AWS's other SDKs, Lambda and ECS; this SDK reads the second only."""
 
@@ -153,6 +153,11 @@ class Aws:
         async with asking("find AWS credentials"):
             return await (await self._ready_session(region)).look_again()
 
+    async def signing_credentials(self, region: str) -> GuardedCredentials | None:
+        """Those that the clients sign with; they renew themselves, and become newer ones that are found later."""
+        async with asking("find AWS credentials"):
+            return await (await self._ready_session(region)).get_credentials()
+
     async def account_id(self, region: str, endpoint_url: str) -> str:
         """Look up the caller's 12-digit account id with STS. Raises `StoreError`."""
         client = await self.client("sts", region or await self.first_region(), endpoint_url)
@@ -174,25 +179,8 @@ class Aws:
             response_checksum_validation="when_required",
             s3=s3 if service == "s3" else None,
             user_agent_extra="amistream",
-            http_session_cls=DirectHttp,
+            http_session_cls=DirectHttp if service == "s3" else BoundedHttp,
         )
-
-
-class DirectHttp(AIOHTTPSession):  # type: ignore[misc, unused-ignore]  # untyped, where no stubs are installed
-    """The SDK's HTTP without redirects: the HTTP library would send the session token to any host."""
-
-    async def _get_session(self, proxy_url: Any) -> Any:
-        return _Direct(await super()._get_session(proxy_url))  # type: ignore[misc, unused-ignore]  # the same
-
-
-class _Direct:
-    """A wrapper of the library's HTTP session."""
-
-    def __init__(self, session: Any) -> None:
-        self._session = session
-
-    async def request(self, method: str, **arguments: Any) -> Any:
-        return await self._session.request(method, allow_redirects=False, **arguments)
 
 
 class _Parsers(AioResponseParserFactory):  # type: ignore[misc, unused-ignore]  # the same

@@ -40,7 +40,9 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from amistream.aws.error_table import CLASSES, ENABLE_ACLS, NEEDS, OTHER_PARTITIONS, TABLE, Row
+from amistream.aws.ebs_errors import KMS_DENIED
+from amistream.aws.error_row import Row
+from amistream.aws.error_table import CLASSES, ENABLE_ACLS, NEEDS, OTHER_PARTITIONS, TABLE
 from amistream.errors import StoreError
 
 __all__ = [
@@ -115,6 +117,9 @@ _EXPLICIT_DENY = re.compile(r"explicit deny(?: in an? ([a-z][a-z -]*? policy))?"
 _LARGEST_SKEW = timedelta(minutes=15)
 """AWS limit, of S3."""
 
+_NOT_EBS = (400, 404, 405, 501)
+"""Answers without a code of an endpoint that does not know the EBS direct APIs."""
+_SIGNATURE_CODES = ("SignatureDoesNotMatch", "InvalidSignatureException")
 _CLOCK_MESSAGES = ("Signature expired", "Signature not yet current")
 """Beginnings of STS's SignatureDoesNotMatch when a clock is wrong."""
 
@@ -135,18 +140,24 @@ _CUT = (errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE)
 
 
 def error_code(error: BaseException | None) -> str:
-    """The AWS error code of an SDK exception, or ''. A HEAD reply has no body: its status stands for the code."""
+    """The AWS error code of an SDK exception, or ''. A HEAD reply has no body: its status stands for the code.
+
+    Errors of the EBS direct APIs may have a reason, which follows after a dot.
+    """
     if not isinstance(error, ClientError):
         return ""
     code = str(error.response.get("Error", {}).get("Code", ""))
     if not code or code.isdigit():
+        if NEEDS.get(error.operation_name, "").startswith("ebs:") and http_status(error) in _NOT_EBS:
+            return "MethodNotAllowed"
         code = _BY_STATUS.get(http_status(error), code)
         if code == "NoSuchKey" and error.operation_name.endswith("Bucket"):
             return "NoSuchBucket"
         return "RequestTimeTooSkewed" if code == "AccessDenied" and _is_skewed(error) else code
-    if code == "SignatureDoesNotMatch" and _reply(error).startswith(_CLOCK_MESSAGES):
+    if code in _SIGNATURE_CODES and _reply(error).startswith(_CLOCK_MESSAGES):
         return "RequestTimeTooSkewed"
-    return code
+    reason = error.response.get("Reason")
+    return f"{code}.{reason}" if isinstance(reason, str) and re.fullmatch(r"[A-Z_]{1,64}", reason) else code
 
 
 def http_status(error: BaseException) -> int:
@@ -196,16 +207,18 @@ def translate(error: BaseException, what: str, *, bucket: str = "") -> StoreErro
 
 def _from_reply(error: ClientError, what: str, bucket: str) -> StoreError:
     code, status, reply = error_code(error), http_status(error), _reply(error)
-    row = TABLE.get(code) or TABLE.get(f"{code.partition('.')[0]}.*") or Row((), "{said}")
+    family = code.partition(".")[0]
+    row = TABLE.get(code) or TABLE.get(family) or TABLE.get(f"{family}.*") or Row((), "{said}")
     named = _NAMED_ACTION.search(reply)
     if row.permission and named and named[1].startswith("kms:"):
-        row = TABLE["KMS.*"]
+        row = TABLE[KMS_DENIED if NEEDS.get(error.operation_name, "").startswith("ebs:") else "KMS.*"]
     hint = _allow(error, named[1] if named else "") if row.permission else row.fix
     cause = row.cause.replace("{said}", _cleaned(reply) or f"the answer was HTTP {status}")
     if row.field == "region" and (region := _region_in(error)):
         cause += f", {region}"
     name = code or f"HTTP{status}"
-    return CLASSES.get(code, StoreError)(
+    kind = CLASSES.get(code) or CLASSES.get(family) or StoreError
+    return kind(
         f"aws.{name}",
         f"cannot {what}: {cause} ({name})",
         hint=hint.replace("BUCKET", bucket) if bucket else hint,
@@ -263,6 +276,8 @@ def _key_of(error: BaseException) -> str:
     if isinstance(error, SdkConnectionError | HTTPClientError):
         if type(error) is HTTPClientError and isinstance(reason, _OURS):
             return "unsendable"
+        if isinstance(reason, ResponseParserError):
+            return "unreadable"
         if isinstance(reason, ConnectionRefusedError):
             return "refused"
         if isinstance(reason, gaierror):
