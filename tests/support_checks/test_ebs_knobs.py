@@ -169,16 +169,6 @@ def test_made_snapshot(writer: Writer, ebs_endpoint: EbsEndpoint, tmp_path: Path
         assert file.read(2 * BLOCK + 5) == block(1) + bytes(BLOCK) + b"end\0\0"
 
 
-def test_discard(writer: Writer, ebs_endpoint: EbsEndpoint) -> None:
-    """Nothing but lengths is checked and no data is kept when the double discards."""
-    ebs_endpoint.set(discard=True)
-    snapshot = writer.start()
-    writer.put(snapshot, 0, block(0), Checksum="bm8g" * 10 + "bm8=")
-    assert refusal(lambda: writer.put(snapshot, 1, b"short", DataLength=BLOCK)) == "ValidationException/INVALID_BLOCK"
-    state = ebs_endpoint.snapshot(snapshot)
-    assert (state["distinct"], Path(state["file"]).stat().st_blocks) == (1, 0)
-
-
 def test_unseen_image(writer: Writer, ebs_endpoint: EbsEndpoint) -> None:
     """A new image is not shown by the first requests, then pending, and can be failed by a test."""
     ebs_endpoint.set(unseen_image_requests=1, pending_image_requests=1)

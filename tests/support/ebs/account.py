@@ -60,6 +60,13 @@ class Account:
         key = self.knobs.default_key or OWN_KEY
         return key.format(region=self.knobs.region, account=self.id)
 
+    @property
+    def only_discards(self) -> bool:
+        """True if nothing befalls a put, so that it can be taken the fast way."""
+        knobs = self.knobs
+        slow = knobs.puts_per_second, knobs.account_puts_per_second, knobs.unknown_seconds, knobs.unknown_requests
+        return knobs.discard and not (self.faults or knobs.failing_share or knobs.latency or any(slow))
+
     def turn(self, changes: dict[str, Any]) -> None:
         if changes.get("frozen"):
             self._stood_still_at = time.time()
@@ -112,6 +119,7 @@ class Account:
             "images": [each.summary() for each in self.images.values()],
             "orphans": self.orphans(),
             "counts": dict(self.counts),
+            "in_flight": self.in_flight,
             "most_in_flight": self.most_in_flight,
         }
 

@@ -145,14 +145,18 @@ class Direct:
             return str(words.get("KmsKeyArn", self._account.own_key))
         return ""
 
-    async def _put(self, asked: Asked, body: bytes) -> Answer:
-        account, knobs = self._account, self._account.knobs
-        account.throttle(asked.snapshot)
-        snapshot = account.snapshot(rules.check_snapshot_id(asked.snapshot))
+    def admit(self, asked: Asked) -> tuple[Snapshot, int, bytes]:
+        """Check all of PutSnapshotBlock but its body; return the place of the block, and the digest it promises."""
+        snapshot = self._account.snapshot(rules.check_snapshot_id(asked.snapshot))
         self._require_known(snapshot)
         self._require_pending(snapshot)
         index = rules.block_index(asked.index, snapshot.volume_gib)
-        digest = rules.check_block_head(asked.headers)
+        return snapshot, index, rules.check_block_head(asked.headers)
+
+    async def _put(self, asked: Asked, body: bytes) -> Answer:
+        account, knobs = self._account, self._account.knobs
+        account.throttle(asked.snapshot)
+        snapshot, index, digest = self.admit(asked)
         if len(body) != BLOCK:
             raise invalid("INVALID_BLOCK", f"a block has {BLOCK} bytes, not {len(body)}")
         place = (snapshot.id, index)

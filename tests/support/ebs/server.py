@@ -22,6 +22,7 @@ from support.ebs import direct, query, replies
 from support.ebs.account import Account
 from support.ebs.control import Control
 from support.ebs.direct import Answer, Asked, Direct
+from support.ebs.discard import Discard
 from support.ebs.ec2 import Ec2, caller_identity
 from support.ebs.forward import Forward
 from support.ebs.knobs import Fault
@@ -79,6 +80,10 @@ class Server:
             return await self._forward.answer(request, account.knobs.s3_url)
         await _body(request)
         return web.Response(status=404, text=f"{signature.service} has no {request.method} {path}")
+
+    def find(self, access_key: str) -> tuple[Account, Direct] | None:
+        account = self.control.accounts.get(access_key)
+        return None if account is None else (account, self._of(account)[0])
 
     def _of(self, account: Account) -> tuple[Direct, Ec2]:
         kept = self._services.get(account.access_key)
@@ -250,15 +255,13 @@ def _record(account: Account, operation: str, snapshot: str, index: int | None, 
 
 
 async def serve(directory: Path) -> None:
-    runner = web.ServerRunner(
-        web.Server(Server(directory).handle, access_log=None, keepalive_timeout=3600, read_bufsize=BLOCK)
-    )
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = runner.addresses[0][1]
+    server = Server(directory)
+    others = web.Server(server.handle, access_log=None, keepalive_timeout=3600, read_bufsize=BLOCK)
+    loop = asyncio.get_running_loop()
+    listener = await loop.create_server(lambda: Discard(server.find, others), "127.0.0.1", 0, backlog=1024)
+    port = listener.sockets[0].getsockname()[1]
     print(f"Running on http://127.0.0.1:{port}", flush=True)  # noqa: T201 - how it is found
-    await asyncio.Event().wait()
+    await listener.serve_forever()
 
 
 if __name__ == "__main__":
