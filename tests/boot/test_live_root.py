@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, get_args
 
 import pytest
 
-from boot.test_boots import assert_boots
-from boot.way import bundled_and_unbundled
+from boot.test_boots import XFS_SIZE, assert_boots
+from boot.way import bundled_and_unbundled, inspected
 from support.boot_disks import BootDisk, Table, bare_file_system, boot_disk
 from support.live_disks import in_use
 from support.mounts import mounted
@@ -31,6 +31,7 @@ pytestmark = [
 ]
 SIZE = 64 * MIB
 SMALLER, LARGER = 52 * MIB, 160 * MIB
+XFS_LARGER = 400 * MIB
 
 
 def ids(disk: Path) -> list[str]:
@@ -58,6 +59,21 @@ def test_a_live_root_boots_on_a_disk_like_its_own(
     assert image.stat().st_size == size
     assert ids(image) == ids(disk.path) != []
     assert_boots(image, system.booted())
+
+
+@pytest.mark.parametrize("table", get_args(Table))
+def test_a_live_xfs_boots_on_a_disk_like_its_own(
+    table: Table, system: TinySystem, tmp_path: Path, key_ring: KeyRing
+) -> None:
+    """So does a root that is xfs, and stays one."""
+    disk = boot_disk(tmp_path / f"{table}.img", system.tree, XFS_SIZE, table, "xfs")
+    image = bundled_live(
+        disk, tmp_path, key_ring, "--partition", "clone", "--size", str(XFS_LARGER), "--fstab", "generate"
+    )
+    assert image.stat().st_size == XFS_LARGER
+    assert ids(image) == ids(disk.path) != []
+    assert not [each for each in inspected(image, tmp_path)["findings"] if each["status"] == "failed"]
+    assert_boots(image, system.booted("xfs"))
 
 
 @pytest.mark.parametrize("table", get_args(Table))

@@ -25,11 +25,11 @@ class LiveDisk:
 
 
 @contextmanager
-def in_use(disk: BootDisk, folder: Path, number: int = 1) -> Iterator[LiveDisk]:
+def in_use(disk: BootDisk, folder: Path, number: int = 1, *options: str) -> Iterator[LiveDisk]:
     """Mount the root of a disk, which is its partition `number`, on a folder."""
     with (
         loop_device(disk.path, read_only=False) as device,
         partition(device, disk.root, disk.root_size, number) as part,
-        mounted(part, folder) as root,
+        mounted(part, folder, *options) as root,
     ):
         yield LiveDisk(disk=disk, device=device, root=root)
