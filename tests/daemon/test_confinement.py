@@ -216,6 +216,7 @@ async def test_members_leave_room_for_followers(start: Any) -> None:
         ({"fstab": "/root/fstab"}, "access.fstab", "fstab"),
         ({"report": "/root/report"}, "access.report", "report"),
         ({"all_file_systems": True}, "access.all_file_systems", "all_file_systems"),
+        ({"file_system": "xfs"}, "access.file_system", "file_system"),
     ],
     ids=lambda value: str(value)[:40],
 )

@@ -18,6 +18,7 @@ from amistream.roots import Roots, pinned
 from amistream.source.boot_choice import BootAreaChoice
 from amistream.source.tree.fstab import LARGEST
 from amistream.source.tree.opening import TreeWishes
+from amistream.source.tree.profiles import PROFILES
 from amistream.source.tree.report import Fate
 from amistream.source.tree.volume import TreeVolume
 from amistream.source.xfs_tree.volume import CopiedVolume
@@ -32,7 +33,10 @@ _NOT_FOR_MEMBERS = {
     "fstab": _BY_DAEMON,
     "report": _BY_DAEMON,
     "all_file_systems": "other file systems may lie outside of source_roots",
+    "file_system": "the daemon would mount an xfs, and copy all files",
 }
+_FOR_MEMBERS = (*FSTAB_WORDS, *PROFILES)
+"""Values of these that are none of that."""
 _RULES_NAMED = 6
 _NAMED_FATES = (
     *(Fate.CLOSED, Fate.EMPTIED, Fate.COVERED, Fate.SPLIT, Fate.MOUNTED, Fate.ATTRIBUTES),
@@ -134,7 +138,7 @@ def refuse_member_wishes(request: VolumeRequest) -> None:
     """Raise `AccessDeniedError` for the wishes about a directory that only root's jobs may have."""
     for name, why in _NOT_FOR_MEMBERS.items():
         field, value = TreeFields.model_fields[name], getattr(request, name)
-        if value != field.default and value not in FSTAB_WORDS:
+        if value != field.default and value not in _FOR_MEMBERS:
             raise AccessDeniedError(
                 f"access.{name}",
                 f"cannot apply {option_of(field).names}: {why}, and only root and the daemon's own user may ask for "
