@@ -9,6 +9,7 @@ import pytest
 from amistream.checks import freezing
 from amistream.errors import AccessDeniedError, UsageError
 from amistream.events import State
+from amistream.host import capabilities
 from amistream.host.mounts import Mount
 from amistream.jobs.confinement import check_request
 from amistream.source.boot_choice import BootAreaChoice
@@ -99,7 +100,7 @@ async def test_without_the_capability(
     device, _ = data
     status = tmp_path / "status"
     status.write_text("CapEff:\t0000000000000000\n")
-    monkeypatch.setattr(freezing, "_STATUS", status)
+    monkeypatch.setattr(capabilities, "STATUS", status)
     error = await refused(device, tmp_path / "out", key_ring, tmp_path)
     assert "needs CAP_SYS_ADMIN" in error.message
     assert "CapabilityBoundingSet=CAP_SYS_ADMIN CAP_IPC_LOCK" in error.hint

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import amistream
 from amistream.errors import RefusedError
+from amistream.host import capabilities
 from amistream.host.devices import device_number
 from amistream.host.frozen import CAPABLE
 from amistream.host.mounts import shown, writable_mounts
@@ -26,8 +27,6 @@ from amistream.values import quoted
 SYSTEM = ("/", "/usr", "/etc", "/var", "/var/log", "/var/log/journal", "/run", "/boot", "/dev")
 """Written to by the system at any moment, or needed to thaw by hand."""
 
-_CAP_SYS_ADMIN = 21
-_STATUS = Path("/proc/self/status")
 _OPEN = Path("/proc/self/fd")
 
 
@@ -59,7 +58,7 @@ def places_to_freeze(volume: Volume, request: VolumeRequest, settings: Settings)
             hint = f"umount what is mounted over it: findmnt {quoted(shown(place))}"
             raise _refused(place, "other file systems are mounted over it", hint)
         found.append(visible[0])
-    if found and not _is_capable():
+    if found and not capabilities.has(capabilities.MOUNTS):
         raise _refused(found[0], "that needs CAP_SYS_ADMIN", CAPABLE)
     return tuple(found)
 
@@ -91,11 +90,6 @@ def _device(path: Path) -> str:
         except OSError:
             continue
     return ""
-
-
-def _is_capable() -> bool:
-    capabilities = next(line for line in _STATUS.read_text().splitlines() if line.startswith("CapEff:"))
-    return bool(int(capabilities.split()[1], 16) >> _CAP_SYS_ADMIN & 1)
 
 
 def _refused(place: Path, why: str, hint: str) -> RefusedError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+STATUS = Path("/proc/self/status")
 READS_EVERYTHING = 1 << 2
 """CAP_DAC_READ_SEARCH."""
 MOUNTS = 1 << 21
@@ -11,6 +12,6 @@ MOUNTS = 1 << 21
 
 
 def has(capability: int) -> bool:
-    with Path("/proc/self/status").open(encoding="ascii") as lines:
+    with STATUS.open(encoding="ascii") as lines:
         found = next((int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")), 0)
     return bool(found & capability)

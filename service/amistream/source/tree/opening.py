@@ -13,6 +13,7 @@ from pathlib import Path
 from uuid import UUID
 
 from amistream.errors import RefusedError
+from amistream.host import capabilities
 from amistream.host.mount_table import Mount, mounts, shows_the_same
 from amistream.host.swaps import swap_places
 from amistream.member import Member
@@ -44,8 +45,6 @@ DEFAULT_PROFILE = "ext4"
 _LAST_TIME = (1 << 31) - 1
 """Seconds since 1970 that every kernel takes for the times in a superblock."""
 _MENU = b"boot/grub/menu.lst"
-_CAN_READ_ALL = 1 << 2
-"""CAP_DAC_READ_SEARCH, in the process's effective capabilities."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +210,7 @@ def _surroundings(
         cross=wishes.cross,
         own=own,
         own_names=re.compile(names, re.DOTALL) if names else None,
-        privileged=_reads_everything(),
+        privileged=capabilities.has(capabilities.READS_EVERYTHING),
         replaced=_replaced(wishes, profile),
     )
 
@@ -245,12 +244,6 @@ def _stat(path: Path) -> os.stat_result | None:
         return path.stat()
     except OSError:
         return None
-
-
-def _reads_everything() -> bool:
-    with Path("/proc/self/status").open(encoding="ascii") as lines:
-        capabilities = next((int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")), 0)
-    return bool(capabilities & _CAN_READ_ALL)
 
 
 def _refuse_unreadable(path: Path, walk: Walk) -> None:
