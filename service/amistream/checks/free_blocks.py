@@ -23,6 +23,10 @@ from amistream.values import Extent, LeftOut, quoted
 
 BOOT_AREAS = (BIOS_BOOT, EFI_SYSTEM, "PReP boot")
 """Types of partitions that are kept whole without a word: nothing was ever deleted there that is worth one."""
+_FILL = (
+    "it needs no repair; to overwrite the deleted files, mount it, fill it with a file of zeros (cat /dev/zero >FILE), "
+    "and remove that file"
+)
 _WHY = "deleted files go into the image, and the bundle is larger"
 
 
@@ -77,7 +81,7 @@ def doubts(disk: DiskMap, volume: Volume, used: Sequence[Extent]) -> Iterator[Ob
             continue
         place, partition = place_of(area, volume), area.partition
         if area.doubt:
-            yield kept_whole(place, area.doubt, _repair(area, volume))
+            yield kept_whole(place, area.doubt, _repair(area, volume) if area.understood else _FILL)
         elif partition and partition.type_name in BOOT_AREAS:
             continue
         elif area.kind:

@@ -20,7 +20,7 @@ from amistream.source.disks.facts import (
     UsedBlocks,
 )
 from amistream.source.disks.partitions import read_table
-from amistream.source.disks.reading import DoubtError, Reader, window
+from amistream.source.disks.reading import DoubtError, NotUnderstoodError, Reader, window
 from amistream.source.disks.signatures import identify
 from amistream.source.disks.xfs.used import used_blocks as xfs_used_blocks
 from amistream.values import Extent, LeftOut
@@ -40,6 +40,8 @@ class Area:
     """None: all bytes are kept."""
     doubt: str = ""
     """The clause that says why its file system is not trusted."""
+    understood: bool = True
+    """A repair of the file system may take the doubt away."""
 
     @property
     def kind(self) -> str:
@@ -141,7 +143,8 @@ def _examined(read: Reader, size: int, area: Area, *, frozen: bool) -> Area:
         file_system = identify(within, area.size)
         used = _used_blocks(within, area.size, file_system, frozen=frozen) if file_system and area.trusted else None
     except DoubtError as error:
-        return replace(area, file_system=file_system, doubt=str(error))
+        understood = not isinstance(error, NotUnderstoodError)
+        return replace(area, file_system=file_system, doubt=str(error), understood=understood)
     return replace(area, file_system=file_system, used=used)
 
 

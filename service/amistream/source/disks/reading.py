@@ -20,6 +20,10 @@ class DoubtError(Exception):
     """
 
 
+class NotUnderstoodError(DoubtError):
+    """Tables that may well be right, of a kind that no parser here understands: no repair changes that."""
+
+
 def window(read: Reader, start: int, size: int) -> Reader:
     """The reader of the `size` bytes from `start` on, as if there was nothing else."""
 

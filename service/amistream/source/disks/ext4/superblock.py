@@ -14,7 +14,7 @@ from uuid import UUID
 
 from amistream.source.disks.ext4.checksums import START, checksum
 from amistream.source.disks.ext4.features import feature_names, kind_of, not_understood
-from amistream.source.disks.reading import DoubtError, Reader
+from amistream.source.disks.reading import DoubtError, NotUnderstoodError, Reader
 
 OFFSET: Final = 1024
 LENGTH: Final = 1024
@@ -150,7 +150,7 @@ def read_superblock(read: Reader) -> Superblock:
 def check_settled(fs: Superblock) -> None:
     """Refuse a file system that is mounted, crashed, erroneous, or of a kind that is not understood here."""
     if names := not_understood(fs.features):
-        raise DoubtError(f"it has features that are not understood ({', '.join(names)})")
+        raise NotUnderstoodError(f"it has features that are not understood ({', '.join(names)})")
     if "needs_recovery" in fs.features:
         raise DoubtError("it is mounted or was not unmounted (its journal has to be replayed)")
     if fs.state & _STATE_ERRORS:
@@ -158,9 +158,9 @@ def check_settled(fs: Superblock) -> None:
     if fs.state != _STATE_CLEAN:
         raise DoubtError("it is mounted or was not unmounted (it is not marked as clean)")
     if "has_journal" in fs.features and not fs.journal_inode:
-        raise DoubtError("its journal lies on another device")
+        raise NotUnderstoodError("its journal lies on another device")
     if fs.block_size > _LARGEST_USED_BLOCK:
-        raise DoubtError(f"its blocks of {fs.block_size} bytes are larger than a page of memory")
+        raise NotUnderstoodError(f"its blocks of {fs.block_size} bytes are larger than a page of memory")
 
 
 def _check_checksum(raw: bytes, features: frozenset[str]) -> None:

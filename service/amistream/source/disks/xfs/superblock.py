@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from amistream.source.disks.facts import FileSystem
 from amistream.source.disks.ids import label_text, uuid_text
-from amistream.source.disks.reading import DoubtError
+from amistream.source.disks.reading import DoubtError, NotUnderstoodError
 from amistream.source.disks.xfs.checksum import has_checksum
 
 if TYPE_CHECKING:
@@ -172,7 +172,8 @@ def _is_power(number: int, least: int, most: int) -> bool:
 
 
 def _require_known(what: str, bits: int, known: int) -> None:
-    _require(not bits & ~known, f"it has {what} that are not known here ({bits & ~known:#x})")
+    if bits & ~known:
+        raise NotUnderstoodError(f"it has {what} that are not known here ({bits & ~known:#x})")
 
 
 def _require(holds: bool, otherwise: str) -> None:
