@@ -6,11 +6,12 @@ system can stand in for a directory, as if it were mounted there.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from amistream.source.disks.reading import DoubtError
 from amistream.values import KIB
@@ -24,11 +25,22 @@ MOST_NAMES = 100_000
 LONGEST_LINK = 4 * KIB
 
 
+AnyRun = TypeVar("AnyRun", bound="Run")
+
+
 class Kind(Enum):
     FILE = auto()
     DIRECTORY = auto()
     LINK = auto()
     OTHER = auto()
+
+    @classmethod
+    def of(cls, mode: int) -> Kind:
+        """The kind in the mode of an inode."""
+        return _KINDS.get(mode & 0xF000, cls.OTHER)
+
+
+_KINDS = {0x8000: Kind.FILE, 0x4000: Kind.DIRECTORY, 0xA000: Kind.LINK}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +52,18 @@ class Node:
     size: int
     has_attributes: bool
     """It has extended attributes, such as a label of SELinux."""
+
+
+class Run(Protocol):
+    """Neighbouring blocks of a file's content."""
+
+    @property
+    def logical(self) -> int:
+        """The place of the first block in the file."""
+
+    @property
+    def blocks(self) -> int:
+        """Their number."""
 
 
 class Tree(Protocol):
@@ -175,6 +199,25 @@ class Files:
         if mounted is None:
             return _Place(name, tree, tree.node(number))
         return _Place(name, mounted, mounted.node(mounted.root))
+
+
+def read_runs(
+    runs: Sequence[AnyRun], block: int, offset: int, length: int, read: Callable[[AnyRun, int, int], bytes]
+) -> bytes:
+    """Read `length` bytes of a file from its runs, which ascend; blocks of `block` bytes in none of them are zeros.
+
+    `read(run, inside, length)` reads bytes of one run.
+    """
+    found = bytearray(length)
+    first = bisect_right(runs, offset // block, key=lambda run: run.logical)
+    for run in runs[max(0, first - 1) :]:
+        start, end = run.logical * block, (run.logical + run.blocks) * block
+        if start >= offset + length:
+            break
+        low, high = max(start, offset), min(end, offset + length)
+        if low < high:
+            found[low - offset : high - offset] = read(run, low - start, high - low)
+    return bytes(found)
 
 
 def _steps(path: str) -> list[str]:

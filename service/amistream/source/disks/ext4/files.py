@@ -6,22 +6,20 @@ A file system whose journal has to be replayed is read as it is: what the journa
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Final
 
 from amistream.source.disks.ext4.attributes import find_attribute, has_attributes
-from amistream.source.disks.ext4.inodes import DIRECTORY, REGULAR, ROOT, SYMLINK, Inode, read_inode
+from amistream.source.disks.ext4.inodes import ROOT, Inode, read_inode
 from amistream.source.disks.ext4.runs import Run, runs_of
 from amistream.source.disks.ext4.superblock import read_superblock
-from amistream.source.disks.files import Kind, Node
+from amistream.source.disks.files import Kind, Node, read_runs
 from amistream.source.disks.reading import DoubtError, Reader
 from amistream.values import MIB
 
 LARGEST_DIRECTORY: Final = 64 * MIB
 MOST_RUNS: Final = 50_000
 _PIECE: Final = 1 * MIB
-_KINDS: Final = {REGULAR: Kind.FILE, DIRECTORY: Kind.DIRECTORY, SYMLINK: Kind.LINK}
 _ENCRYPTED: Final = 0x800
 _REMEMBERED: Final = 16
 """Inodes with their runs that are kept: a directory or file is read in pieces."""
@@ -50,7 +48,7 @@ class Ext4Tree:
         inode, _ = self._inode(number)
         return Node(
             number=number,
-            kind=_KINDS.get(inode.kind, Kind.OTHER),
+            kind=Kind.of(inode.kind),
             size=inode.size,
             has_attributes=has_attributes(inode),
         )
@@ -85,17 +83,10 @@ class Ext4Tree:
 
     def _from_blocks(self, runs: list[Run], offset: int, length: int) -> bytes:
         """Blocks that are not in `runs` read as zeros."""
-        block = self._fs.block_size
-        found = bytearray(length)
-        first = bisect_right(runs, offset // block, key=lambda run: run.logical)
-        for run in runs[max(0, first - 1) :]:
-            start, end = run.logical * block, (run.logical + run.blocks) * block
-            if start >= offset + length:
-                break
-            low, high = max(start, offset), min(end, offset + length)
-            if low < high:
-                found[low - offset : high - offset] = self._read(run.start * block + low - start, high - low)
-        return bytes(found)
+        return read_runs(runs, self._fs.block_size, offset, length, self._read_run)
+
+    def _read_run(self, run: Run, inside: int, length: int) -> bytes:
+        return self._read(run.start * self._fs.block_size + inside, length)
 
     def _entries(self, block: bytes, number: int) -> Iterator[tuple[str, int]]:
         """The entries of one block of a directory; those of an index, and of its checksum, name no inode."""

@@ -15,7 +15,6 @@ ROOT: Final = 2
 RESIZE: Final = 7
 
 REGULAR: Final = 0x8000
-DIRECTORY: Final = 0x4000
 SYMLINK: Final = 0xA000
 _KIND: Final = 0xF000
 _SPECIAL: Final = frozenset({0x1000, 0x2000, 0x6000, 0xC000})

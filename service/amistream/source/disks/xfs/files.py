@@ -7,16 +7,13 @@ whose log has to be replayed is read as it is: what the log holds is missing.
 from __future__ import annotations
 
 import struct
-from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Final
 
-from amistream.source.disks.files import Kind, Node
+from amistream.source.disks.files import Kind, Node, read_runs
 from amistream.source.disks.reading import DoubtError, Reader
 from amistream.source.disks.xfs.inodes import (
-    DIRECTORY,
     LOCAL,
-    REGULAR,
     SYMLINK,
     Inode,
     Run,
@@ -30,7 +27,6 @@ from amistream.values import GIB, MIB
 LARGEST_DIRECTORY: Final = 64 * MIB
 _DATA_END: Final = 32 * GIB
 """In a directory: entries stand below this byte, its index above."""
-_KINDS: Final = {REGULAR: Kind.FILE, DIRECTORY: Kind.DIRECTORY, SYMLINK: Kind.LINK}
 _REMEMBERED: Final = 16
 _SINGLE: Final = (b"XD2B", b"XDB3")
 """A directory of one block, whose index is at the block's end."""
@@ -56,7 +52,7 @@ class XfsTree:
         inode, _ = self._inode(number)
         return Node(
             number=number,
-            kind=_KINDS.get(inode.kind, Kind.OTHER),
+            kind=Kind.of(inode.kind),
             size=inode.size,
             has_attributes=inode.has_attributes,
         )
@@ -99,18 +95,10 @@ class XfsTree:
 
     def _from_blocks(self, runs: list[Run], offset: int, length: int) -> bytes:
         """Blocks that are not in `runs` read as zeros."""
-        size = self._layout.fs.block_size
-        found = bytearray(length)
-        first = bisect_right(runs, offset // size, key=lambda run: run.logical)
-        for run in runs[max(0, first - 1) :]:
-            start, end = run.logical * size, (run.logical + run.blocks) * size
-            if start >= offset + length:
-                break
-            low, high = max(start, offset), min(end, offset + length)
-            if low < high:
-                place = block_offset(self._layout, run.start) + low - start
-                found[low - offset : high - offset] = self._read(place, high - low)
-        return bytes(found)
+        return read_runs(runs, self._layout.fs.block_size, offset, length, self._read_run)
+
+    def _read_run(self, run: Run, inside: int, length: int) -> bytes:
+        return self._read(block_offset(self._layout, run.start) + inside, length)
 
     def _short_entries(self, inode: Inode) -> Iterator[tuple[str, int]]:
         """The entries of a directory in its inode: a count, the parent, then each with 4 or 8 bytes of a number."""
@@ -157,7 +145,7 @@ class XfsTree:
     def _inode(self, number: int) -> tuple[Inode, list[Run]]:
         if number not in self._remembered:
             inode = read_inode(self._read, self._layout, number)
-            runs = runs_of(self._read, self._layout, inode) if inode.kind in _KINDS else []
+            runs = runs_of(self._read, self._layout, inode) if Kind.of(inode.kind) is not Kind.OTHER else []
             while len(self._remembered) >= _REMEMBERED:
                 del self._remembered[next(iter(self._remembered))]
             self._remembered[number] = (inode, runs)

@@ -11,8 +11,6 @@ from amistream.source.disks.reading import DoubtError, Reader
 from amistream.source.disks.xfs.checksum import has_checksum
 from amistream.source.disks.xfs.superblock import Superblock, read_superblock
 
-REGULAR: Final = 0x8000
-DIRECTORY: Final = 0x4000
 SYMLINK: Final = 0xA000
 LOCAL, EXTENTS, TREE = 1, 2, 3
 """Ways in which an inode holds its content: itself, by a list of runs, by a tree of them."""
