@@ -29,11 +29,9 @@ def read_attributes(
         names = os.listxattr(place, follow_symlinks=follow)
     except OSError as error:
         return (), [] if error.errno in _NONE_THERE else ["all"]
-    names = [name for name in names if name not in _SHOWN_TWICE]
-    if hidden:
-        names = [name for name in names if not name.startswith(hidden)]
     if not names:
         return (), []
+    names = [name for name in names if name not in _SHOWN_TWICE and not (hidden and name.startswith(hidden))]
     found: list[Attribute] = []
     lost: list[str] = []
     for name in sorted(names):

@@ -28,7 +28,8 @@ _MOST_OPEN = 64
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 """Bits of a directory's mode; one of them is set, too, where an ACL lets others write."""
-_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOATIME
+_READ_NAMED = _READ | os.O_NOFOLLOW
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -145,7 +146,7 @@ def _open_the_one(name: bytes, above: OpenDirectory, device: int, inode: int, *,
     if above.only_root_writes:
         if not just_seen:
             _compare(os.stat(name, dir_fd=above.descriptor, follow_symlinks=False), device, inode)
-        opened = _open(name, _READ | os.O_NOFOLLOW, above.descriptor)
+        opened = _open(name, _READ_NAMED, above.descriptor)
         try:
             _compare(os.fstat(opened), device, inode)
         except BaseException:
@@ -168,11 +169,11 @@ def _compare(about: os.stat_result, device: int, inode: int) -> None:
 def _open(path: str | bytes, flags: int, above: int | None = None) -> int:
     """Open a file once nobody has a lease on it, as Samba has."""
     try:
-        return os.open(path, flags | os.O_NOATIME, dir_fd=above)
+        return os.open(path, flags, dir_fd=above)
     except PermissionError:
         flags &= ~os.O_NOATIME  # which is for the owner and root
     except BlockingIOError:
-        flags |= os.O_NOATIME
+        pass
     end = time.monotonic() + _LEASE_S
     while True:
         try:

@@ -74,16 +74,14 @@ class Image:
     def _table(self, group: int, place: int) -> bytes:
         per_block = self._profile.inodes_per_block
         first = group * self._geometry.inodes_per_group + place * per_block + 1
-        packed = (
-            self._inode(number) for number in range(first, min(first + per_block, used_inodes(len(self._tree)) + 1))
-        )
-        return b"".join(packed).ljust(BLOCK, b"\0")
+        last = min(first + per_block, used_inodes(len(self._tree)) + 1)
+        return b"".join(map(self._inode, range(first, last))).ljust(BLOCK, b"\0")
 
     def _inode(self, number: int) -> bytes:
-        if number == ROOT_INODE:
-            inode = self._inode_of_row(ROOT)
-        elif number > INODES_RESERVED:
+        if number > INODES_RESERVED:
             inode = self._inode_of_row(number - INODES_RESERVED)
+        elif number == ROOT_INODE:
+            inode = self._inode_of_row(ROOT)
         elif number == JOURNAL_INODE and self._profile.journal:
             inode = self._journal_inode()
         elif number == RESIZE_INODE and self._geometry.reserved_descriptors:

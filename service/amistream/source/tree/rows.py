@@ -65,10 +65,11 @@ def make_row(
     layer: int = 0,
 ) -> Row:
     """The row of an inode of which all that it needs has been read."""
-    kind = stat.S_IFMT(about.st_mode)
+    mode = about.st_mode
+    kind = stat.S_IFMT(mode)
     device = kind in (stat.S_IFCHR, stat.S_IFBLK)
     return Row(
-        mode=about.st_mode,
+        mode=mode,
         uid=about.st_uid,
         gid=about.st_gid,
         size=about.st_size if kind == stat.S_IFREG else len(target),
