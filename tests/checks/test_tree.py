@@ -11,6 +11,7 @@ import pytest
 
 from amistream.roots import Roots
 from amistream.source.opening import tree_of
+from amistream.source.tree import walk
 from amistream.source.tree.report import Fate
 from amistream.source.tree.walk import Walk
 
@@ -38,6 +39,18 @@ async def test_size(scene: Scene, tree: Path) -> None:
     async with scene.ready(scene.out, source=str(tree), size="32MiB") as ready:
         assert ready.volume.size == 32 << 20
     assert scene.notices == []
+
+
+async def test_many_files(scene: Scene, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a large directory is walked, notices report how many files have been found, each time twice as many."""
+    monkeypatch.setattr(walk, "FIRST_CALL", 100)
+    for number in range(250):
+        (tree / str(number)).touch()
+    async with scene.ready(scene.out, source=str(tree), size="32MiB"):
+        assert [each for each in scene.notices if "walked" in each] == [
+            "walked 100 files so far",
+            "walked 200 files so far",
+        ]
 
 
 async def test_traces_of_this_machine(scene: Scene, tree: Path) -> None:

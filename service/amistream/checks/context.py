@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from amistream.aws.session import Aws
@@ -18,6 +19,8 @@ class RequestContext:
         self.settings = settings
         self.aws = aws
         self.roots = roots
+        self.walked: Callable[[int], None] = lambda _: None
+        """Is called from the walk through a large directory, on its thread, with the number of files so far."""
 
     @property
     def largest_tree(self) -> int:

@@ -85,6 +85,7 @@ async def check(
     `bundling` holds the decisions of an earlier run of the job, which stay; that run's parts are no obstacle. `numbers`
     are the places of the addresses in it.
     """
+    addresses[0].walked = _walk_notes(note)
     source = BundlingChecks(addresses[0])
     places: list[DestinationChecks] = []
     for address, number in zip(addresses, numbers, strict=True):
@@ -114,6 +115,16 @@ async def check(
         await source.close()
         raise
     return ready
+
+
+def _walk_notes(note: Note) -> Callable[[int], None]:
+    """Make notices of a walk's numbers: nothing else shows that a job that is checked for minutes gets on."""
+    loop = asyncio.get_running_loop()
+
+    def walked(files: int) -> None:
+        loop.call_soon_threadsafe(note, f"walked {files:,} files so far")
+
+    return walked
 
 
 class DestinationChecks:

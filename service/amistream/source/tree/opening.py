@@ -83,6 +83,8 @@ class TreeWishes:
     """Where an xfs is made; None where none may be made."""
     stopped: Callable[[], bool] = lambda: False
     """True once nobody waits for the tree any more."""
+    walked: Callable[[int], None] = lambda _: None
+    """Hears how many files have been found, at 100,000 and whenever they have doubled."""
     outputs: Sequence[tuple[Path, str]] = ()
     """Directories that the job writes to, and the prefix of its files' names there."""
 
@@ -134,7 +136,7 @@ def _open(path: Path, layers: Sequence[Layer], wishes: TreeWishes) -> TreeVolume
     around = _surroundings(real, table, mount, wishes, profile)
     walk = Walk(layers, profile, selection, around)
     try:
-        walk.run(wishes.stopped)
+        walk.run(wishes.stopped, wishes.walked)
     except OSError as error:
         raise RefusedError(
             "source.unreadable", f"cannot read {path}: {error.strerror}", hint="check the disk: dmesg", field="source"

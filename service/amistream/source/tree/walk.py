@@ -24,6 +24,8 @@ from amistream.source.tree.select import Selection
 from amistream.source.tree.surroundings import Surroundings
 from amistream.source.tree.tree import LOST_AND_FOUND, LOST_AND_FOUND_NAME, ROOT, Row, Tree
 
+FIRST_CALL = 100_000
+"""Files of a walk that takes some seconds, and is worth a word."""
 _DEV = b"dev"
 
 
@@ -72,13 +74,20 @@ class Walk:
         self._waiting: list[_Directory] = []
         self._stopped: Callable[[], bool] = lambda: False
 
-    def run(self, stopped: Callable[[], bool] = lambda: False) -> None:
-        """Walk the whole tree. Raises OSError if its root cannot be read, and `StoppedError` once it is `stopped`."""
+    def run(self, stopped: Callable[[], bool] = lambda: False, walked: Callable[[int], None] = lambda _: None) -> None:
+        """Walk the whole tree. Raises OSError if its root cannot be read, and `StoppedError` once it is `stopped`.
+
+        `walked` hears how many files there are so far, whenever they have doubled.
+        """
         self._stopped = stopped
+        next_call = FIRST_CALL
         try:
             self._add_root()
             while self._waiting:
                 self._read(self._waiting.pop())
+                while len(self.tree) > next_call:
+                    walked(next_call)
+                    next_call *= 2
         finally:
             for handles in self._handles:
                 handles.close()
