@@ -17,13 +17,17 @@ Its methods, each a request to the control URL of the account, `URL/_control/ACC
     set(**knobs)                 PUT    {knob: value, ...}              the knobs of `support.ebs.knobs.Knobs`
     fault(operation, **how)      POST   .../faults {operation, ...}     the fields of `support.ebs.knobs.Fault`
     clear_faults()               DELETE .../faults
+    let_go()                     POST   .../let-go                      requests that the fault `pause` holds
+    wait_paused(count)           GET    (polls state() until so many requests are paused)
+    wait_for(operation, count)   GET    (polls state() until so many requests have come)
     advance(seconds)             POST   .../advance {seconds}           moves the account's clock
     expire_tokens()              POST   .../expire-tokens               those given out so far
     set_state(id, state)         PUT    .../snapshots/ID {state, message}
     set_image_state(id, state)   PUT    .../images/ID {state, reason}
     make_snapshot(file, ...)     POST   .../snapshots {file, volume_gib, tags, key}    completed, without zero blocks
-    state()                      GET    {account, knobs, faults, snapshots, images, orphans, counts, in_flight,
-                                         most_in_flight}      requests by operation; puts at a time, now and at most
+    state()                      GET    {account, knobs, faults, snapshots, images, orphans, counts, paused,
+                                         in_flight, most_in_flight}     counts: requests by operation;
+                                                                        in_flight: puts at a time, now and at most
     snapshots(), images(), orphans(), snapshot(id): parts of state()
     requests()                   GET    .../requests    [{time, operation, snapshot, index, status, code}]
 
@@ -68,7 +72,8 @@ import itertools
 import json
 import secrets
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,6 +83,8 @@ from urllib.parse import urlsplit
 from support.endpoints import REGION, Endpoint, announced_port, running, workplace
 
 BLOCK = 512 * 1024
+WAIT_SECONDS = 120.0
+TICK_S = 0.005
 _TESTS = Path(__file__).parents[1]
 
 
@@ -103,6 +110,24 @@ class EbsEndpoint(Endpoint):
 
     def clear_faults(self) -> None:
         self._control("DELETE", "/faults")
+
+    def let_go(self) -> None:
+        """Let all requests that are paused go on."""
+        self._control("POST", "/let-go")
+
+    def wait_paused(self, count: int = 1) -> None:
+        self._wait(lambda state: state["paused"] >= count, f"{count} requests are paused")
+
+    def wait_for(self, operation: str, count: int = 1) -> None:
+        """Wait until the heads of so many requests of an operation have come."""
+        what = f"{count} requests of {operation} have come"
+        self._wait(lambda state: state["counts"].get(operation, 0) >= count, what)
+
+    def _wait(self, condition: Callable[[dict[str, Any]], bool], what: str) -> None:
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not condition(self.state()):
+            assert time.monotonic() < deadline, f"not after {WAIT_SECONDS:.0f} s: {what}"
+            time.sleep(TICK_S)
 
     def advance(self, seconds: float) -> None:
         """Move the account's clock: ages of snapshots and tokens, and the allowance of puts."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from botocore.exceptions import BotoCoreError, ConnectionClosedError, ReadTimeoutError
@@ -17,6 +18,13 @@ NOT_COMPLETED = "ValidationException/INVALID_SNAPSHOT_ID"
 def writer(ebs_endpoint: EbsEndpoint) -> Iterator[Writer]:
     # Its clock stands still, so that only `advance` lets time pass.
     ebs_endpoint.set(frozen=True)
+    with ebs_endpoint.blocking_client("ebs") as ebs:
+        yield Writer(ebs)
+
+
+@pytest.fixture
+def hasty(ebs_endpoint: EbsEndpoint) -> Iterator[Writer]:
+    """A client that waits for no answer longer than a second."""
     with ebs_endpoint.blocking_client("ebs", read_timeout=1) as ebs:
         yield Writer(ebs)
 
@@ -33,12 +41,47 @@ def lost(call: Callable[[], object]) -> bool:
 
 
 @pytest.mark.parametrize("action", ["hang", "cut", "lose", "hang_after"])
-def test_no_answer(writer: Writer, ebs_endpoint: EbsEndpoint, action: str) -> None:
+def test_no_answer(writer: Writer, hasty: Writer, ebs_endpoint: EbsEndpoint, action: str) -> None:
     """The second request gets no answer, and is done or not as the fault says."""
     ebs_endpoint.fault("PutSnapshotBlock", action, nth=2)
     snapshot = writer.start()
-    assert [lost(lambda: writer.put(snapshot, 0, block(0))) for _ in range(3)] == [False, True, False]
+    writer.put(snapshot, 0, block(0))
+    assert lost(lambda: hasty.put(snapshot, 0, block(0)))
+    writer.put(snapshot, 0, block(0))
     assert ebs_endpoint.snapshot(snapshot)["puts"] == (3 if action in {"lose", "hang_after"} else 2)
+
+
+@pytest.mark.parametrize("action", ["pause", "pause_after"])
+def test_pause(writer: Writer, hasty: Writer, ebs_endpoint: EbsEndpoint, action: str) -> None:
+    """A request is held before or after it is done, until it may go on, even without its client."""
+    ebs_endpoint.fault("PutSnapshotBlock", action, times=2)
+    snapshot = writer.start()
+    assert lost(lambda: hasty.put(snapshot, 0, block(0)))
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(writer.put, snapshot, 1, block(1))
+        ebs_endpoint.wait_paused(2)
+        assert ebs_endpoint.snapshot(snapshot)["puts"] == (2 if action == "pause_after" else 0)
+        ebs_endpoint.let_go()
+        other.result()
+        while ebs_endpoint.state()["paused"] or ebs_endpoint.snapshot(snapshot)["puts"] < 2:
+            pass
+    ebs_endpoint.wait_for("PutSnapshotBlock", 2)
+
+
+@pytest.mark.parametrize("operation", ["StartSnapshot", "CompleteSnapshot", "RegisterImage"])
+def test_error_after(writer: Writer, ebs_endpoint: EbsEndpoint, operation: str) -> None:
+    """A request that is answered with an error may have been done."""
+    ebs_endpoint.fault(operation, "error_after")
+    with ebs_endpoint.blocking_client("ec2") as ec2:
+
+        def everything() -> None:
+            root = {"DeviceName": "/dev/sda1", "Ebs": {"SnapshotId": writer.whole(0)}}
+            ec2.register_image(Name="an image", RootDeviceName="/dev/sda1", BlockDeviceMappings=[root])
+
+        assert refusal(everything) == "InternalServerException"
+    state = ebs_endpoint.state()
+    assert [len(state["snapshots"]), len(state["images"])] == [1, operation == "RegisterImage"]
+    assert state["snapshots"][0]["state"] == ("pending" if operation == "StartSnapshot" else "completed")
 
 
 @pytest.mark.parametrize("operation", ["StartSnapshot", "CompleteSnapshot", "RegisterImage"])

@@ -19,7 +19,7 @@ NOT_COMPLETED = "ValidationException/INVALID_SNAPSHOT_ID"
 def writer(ebs_endpoint: EbsEndpoint) -> Iterator[Writer]:
     # Its clock stands still, so that only `advance` lets time pass.
     ebs_endpoint.set(frozen=True)
-    with ebs_endpoint.blocking_client("ebs", read_timeout=1) as ebs:
+    with ebs_endpoint.blocking_client("ebs") as ebs:
         yield Writer(ebs)
 
 

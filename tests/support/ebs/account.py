@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter, deque
 from dataclasses import asdict, dataclass, field
@@ -34,6 +35,8 @@ class Account:
     tokens_since: float = 0.0
     """Block and page tokens given out before are expired."""
     advanced: float = 0.0
+    paused: int = 0
+    """Requests that wait for `let_go`."""
     in_flight: int = 0
     most_in_flight: int = 0
     """PutSnapshotBlock requests between their head and their answer, at most."""
@@ -42,6 +45,7 @@ class Account:
         self.directory.mkdir(parents=True)
         self.shelf = Shelf(self.directory)
         self.dice = Dice()
+        self._gate = asyncio.Event()
         self.buckets: dict[str, Bucket] = {}
         self._stood_still_at = time.time()
 
@@ -73,7 +77,8 @@ class Account:
         self.knobs.turn(changes)
 
     def strike(self, operation: str, snapshot: str, index: int | None) -> Fault | None:
-        """Return the first fault that is due for a request; all that match count it."""
+        """Count a request, and return the first fault that is due for it; all that match count it too."""
+        self.counts[operation] += 1
         due = [each for each in self.faults if each.strikes(operation, snapshot, index)]
         return due[0] if due else None
 
@@ -100,6 +105,16 @@ class Account:
         elif self.now - snapshot.completing >= self.knobs.completion_seconds:
             snapshot.finish_completion(self.now)
 
+    async def pause(self) -> None:
+        self.paused += 1
+        await self._gate.wait()
+        self.paused -= 1
+
+    def let_go(self) -> None:
+        """Let all requests that are paused go on."""
+        self._gate.set()
+        self._gate = asyncio.Event()
+
     def users_of(self, snapshot: str) -> list[str]:
         return [image.id for image in self.images.values() if snapshot in image.snapshots]
 
@@ -119,6 +134,7 @@ class Account:
             "images": [each.summary() for each in self.images.values()],
             "orphans": self.orphans(),
             "counts": dict(self.counts),
+            "paused": self.paused,
             "in_flight": self.in_flight,
             "most_in_flight": self.most_in_flight,
         }
@@ -127,5 +143,6 @@ class Account:
         return self.shelf.get(name, self.now)
 
     def clear(self) -> None:
+        self.let_go()
         self.shelf.clear()
         self.directory.rmdir()

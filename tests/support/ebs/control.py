@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from hashlib import sha256
 from pathlib import Path
@@ -66,21 +67,28 @@ def _tell(account: Account, method: str, words: list[str], told: dict[str, Any])
             account.faults.append(Fault(**told))
         case "DELETE", ["faults"]:
             account.faults.clear()
+        case "POST", ["let-go"]:
+            account.let_go()
         case "POST", ["advance"]:
             account.advanced += float(told["seconds"])
         case "POST", ["expire-tokens"]:
             account.tokens_since = account.now
         case "POST", ["snapshots"]:
             return _import(account, Path(told["file"]), told).summary()
-        case "PUT", ["snapshots", name]:
-            found = account.shelf.snapshots[name]
-            found.state, found.message = told["state"], told.get("message", "")
-        case "PUT", ["images", name]:
-            image = account.images[name]
-            image.state, image.reason = told["state"], told.get("reason", "")
+        case "PUT", [("snapshots" | "images") as kind, name]:
+            _set_state(account, kind, name, told)
         case _:
             raise ValueError(f"no {method} {'/'.join(words)}")
     return {}
+
+
+def _set_state(account: Account, kind: str, name: str, told: dict[str, str]) -> None:
+    if kind == "snapshots":
+        snapshot = account.shelf.snapshots[name]
+        snapshot.state, snapshot.message = told["state"], told.get("message", "")
+    else:
+        image = account.images[name]
+        image.state, image.reason = told["state"], told.get("reason", "")
 
 
 def _import(account: Account, file: Path, told: dict[str, Any]) -> Snapshot:
@@ -91,11 +99,21 @@ def _import(account: Account, file: Path, told: dict[str, Any]) -> Snapshot:
     made = account.shelf.new(words, now=account.now, key=told.get("key", ""), parent=None)
     zero = bytes(BLOCK)
     with file.open("rb") as reading:
-        index = 0
-        while data := reading.read(BLOCK):
+        at = 0
+        while (at := _next_data(reading.fileno(), at)) < size:
+            index = at // BLOCK
+            data = os.pread(reading.fileno(), BLOCK, index * BLOCK)
             if data.rstrip(b"\0"):
                 whole = data + zero[len(data) :]
                 made.put(index, whole, sha256(whole).digest(), keep=True)
-            index += 1
+            at = (index + 1) * BLOCK
     made.finish_completion(account.now)
     return made
+
+
+def _next_data(descriptor: int, at: int) -> int:
+    """Return the place of the next byte that is not in a hole, or the end."""
+    try:
+        return os.lseek(descriptor, at, os.SEEK_DATA)
+    except OSError:
+        return os.lseek(descriptor, 0, os.SEEK_END)

@@ -8,7 +8,9 @@ from typing import Any
 
 from support.ebs.rules import MOST_PENDING
 
-ACTIONS = ("error", "hang", "cut", "lose", "hang_after", "time_out", "corrupt")
+ACTIONS = (
+    "error", "error_after", "hang", "hang_after", "pause", "pause_after", "cut", "lose", "time_out", "corrupt",
+)  # fmt: skip
 
 
 @dataclass
@@ -94,13 +96,16 @@ class Knobs:
 class Fault:
     """An action on the `nth` matching request and the `times` - 1 after it (None: on all after it).
 
-    error       answer `code` with `status`, `message` and `reason`; nothing is done
-    hang        take the request, do nothing, and never answer
-    cut         end the connection after `after` bytes of the request's body, or of GetSnapshotBlock's answer
-    lose        do what is asked, then end the connection instead of answering
-    hang_after  do what is asked, and never answer
-    time_out    put the snapshot into `error`, as its Timeout does, before the request is looked at
-    corrupt     change one byte of GetSnapshotBlock's answer
+    error        answer `code` with `status`, `message` and `reason`; nothing is done
+    error_after  do what is asked, and answer the error all the same
+    hang         take the request, do nothing, and never answer
+    hang_after   do what is asked, and never answer
+    pause        take the request, and go on when `let_go` says so, even if the client has gone by then
+    pause_after  do what is asked, and answer when `let_go` says so
+    cut          end the connection after `after` bytes of the request's body, or of GetSnapshotBlock's answer
+    lose         do what is asked, then end the connection instead of answering
+    time_out     put the snapshot into `error`, as its Timeout does, before the request is looked at
+    corrupt      change one byte of GetSnapshotBlock's answer
     """
 
     operation: str

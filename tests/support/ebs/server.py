@@ -107,6 +107,8 @@ class Server:
             keep = not (putting and account.knobs.discard)
             body = await _body(request) if keep else bytes(await _length(request))
             await asyncio.sleep(account.knobs.latency.get(asked.operation, 0.0))
+            if fault is not None and fault.do == "pause":
+                await account.pause()
             if fault is not None and fault.do == "hang":
                 _record(account, asked.operation, asked.snapshot, asked.number, 0)
                 await _hold(request)
@@ -117,12 +119,13 @@ class Server:
                     account.shelf.snapshots[asked.snapshot].fail("The snapshot timed out")
                 _refuse(account, asked.operation, fault)
                 answer = await self._of(account)[0].answer(asked, body)
+                _refuse_after(fault)
             except Refusal as refusal:
                 answer = replies.ebs_error(refusal)
             except BadSignature as bad:
                 answer = replies.ebs_error(replies.ebs_refusal(bad))
             _record(account, asked.operation, asked.snapshot, asked.number, answer.status, answer.code)
-            await _after(request, fault)
+            await _after(request, account, fault)
             return await _send(request, answer, fault, marked)
         finally:
             account.in_flight -= putting
@@ -137,6 +140,8 @@ class Server:
         if fault is not None and fault.do == "cut":
             raise CutError
         await asyncio.sleep(account.knobs.latency.get(operation, 0.0))
+        if fault is not None and fault.do == "pause":
+            await account.pause()
         if fault is not None and fault.do == "hang":
             _record(account, operation, snapshot, None, 0)
             await _hold(request)
@@ -149,11 +154,12 @@ class Server:
                 text = caller_identity(account, marked)
             else:
                 text = query.answer(operation, marked, self._of(account)[1].answer(operation, query.parse(body)))
+            _refuse_after(fault)
         except (Refusal, BadSignature) as problem:
             refusal = problem if isinstance(problem, Refusal) else replies.ec2_refusal(problem)
             status, code, text = refusal.status, refusal.code, query.error(refusal.code, refusal.message, marked)
         _record(account, operation, snapshot, None, status, code)
-        await _after(request, fault)
+        await _after(request, account, fault)
         headers = {"Content-Type": "text/xml;charset=UTF-8", "x-amzn-RequestId": marked}
         return web.Response(status=status, headers=headers, body=text)
 
@@ -212,12 +218,14 @@ async def _hold(request: web.BaseRequest) -> None:
     raise CutError
 
 
-async def _after(request: web.BaseRequest, fault: Fault | None) -> None:
+async def _after(request: web.BaseRequest, account: Account, fault: Fault | None) -> None:
     """Play what befalls an answer."""
     if fault is not None and fault.do == "lose":
         raise CutError
     if fault is not None and fault.do == "hang_after":
         await _hold(request)
+    if fault is not None and fault.do == "pause_after":
+        await account.pause()
 
 
 def _refuse(account: Account, operation: str, fault: Fault | None) -> None:
@@ -228,6 +236,11 @@ def _refuse(account: Account, operation: str, fault: Fault | None) -> None:
     if strikes and account.dice.falls(knobs.failing_share, knobs.failing_seed):
         code = "InternalServerException" if operation in direct.OPERATIONS else "InternalError"
         raise Refusal(code, 500, "An internal error has occurred.")
+
+
+def _refuse_after(fault: Fault | None) -> None:
+    if fault is not None and fault.do == "error_after":
+        raise Refusal(fault.code, fault.status, fault.message, fault.reason)
 
 
 async def _send(request: web.BaseRequest, answer: Answer, fault: Fault | None, marked: str) -> web.StreamResponse:
@@ -243,7 +256,6 @@ async def _send(request: web.BaseRequest, answer: Answer, fault: Fault | None, m
 
 
 def _record(account: Account, operation: str, snapshot: str, index: int | None, status: int, code: str = "") -> None:
-    account.counts[operation] += 1
     if account.knobs.discard:
         return
     entry: dict[str, Any] = {"time": time.time(), "operation": operation, "snapshot": snapshot, "status": status}
