@@ -19,7 +19,7 @@ from boot.tiny_system import LOADED, TinySystem
 from boot.way import bundled_and_unbundled, inspected
 from support.boot_disks import BootDisk, Table, bare_file_system, boot_disk
 from support.mounts import mounted
-from support.volumes import MIB
+from support.volumes import MIB, xfs_image
 
 if TYPE_CHECKING:
     from support.keys import KeyRing
@@ -70,6 +70,14 @@ def test_a_bare_file_system_boots_as_a_disk(
     image = bundled_and_unbundled(bare, tmp_path / "way", key_ring, "--partition", table)
     _, printed = assert_boots(image, system.booted())
     assert (LOADED in printed) is menu
+
+
+@pytest.mark.parametrize("table", get_args(Table))
+def test_a_bare_xfs_boots_as_a_disk(table: Table, system: TinySystem, tmp_path: Path, key_ring: KeyRing) -> None:
+    """So does an xfs without a table."""
+    bare = xfs_image(tmp_path / "bare.img", XFS_SIZE, system.tree)
+    image = bundled_and_unbundled(bare, tmp_path / "way", key_ring, "--partition", table)
+    assert_boots(image, system.booted("xfs"))
 
 
 @pytest.mark.parametrize("table", get_args(Table))

@@ -19,6 +19,7 @@ from amistream.source.disks.boot_area import GrubImages
 from amistream.source.disks.facts import PartitionTable, TableKind
 from amistream.source.disks.loader import CorePlace, LoaderKind, find_loader
 from amistream.source.disks.partitions import read_table
+from amistream.source.disks.xfs.checksum import checksum
 from amistream.source.opening import open_source
 from amistream.source.stream import StreamVolume
 from amistream.source.wrapped import wrap
@@ -28,6 +29,8 @@ from support.volumes import FIXED_UUID, MIB, ext4_image, loop_device, random_ima
 
 KERNEL = "boot/vmlinuz-6.1.0-1-cloud-amd64"
 SIZE = 8 * MIB
+INCOMPATIBLE_AT, CHECKSUM_AT = 219, 224
+"""In the superblock of an xfs: the lowest byte of a number that is big-endian, and one that is not."""
 HEADS = {TableKind.MBR: MIB, TableKind.GPT: 2 * MIB}
 TAILS = {TableKind.MBR: 0, TableKind.GPT: MIB}
 GRUB_NAMES = {TableKind.MBR: "msdos1", TableKind.GPT: "gpt1"}
@@ -113,9 +116,9 @@ def test_what_grub_runs(kind: TableKind, bare: Path, tmp_path: Path, monkeypatch
     made: list[str] = []
     images = grub.grub_images
 
-    def note(config: str, kind: TableKind) -> GrubImages:
+    def note(config: str, kind: TableKind, driver: str) -> GrubImages:
         made.append(config)
-        return images(config, kind)
+        return images(config, kind, driver)
 
     monkeypatch.setattr("amistream.source.wrapped.grub_images", note)
     (tmp_path / "disk").write_bytes(disk(bare, kind))
@@ -226,8 +229,10 @@ def test_a_partition_table(table: str, tmp_path: Path) -> None:
 
 def test_other_content(tmp_path: Path, tree: Path) -> None:
     """Another file system, or none, is refused with what it is."""
-    error = refusal(xfs_image(tmp_path / "xfs", 300 * MIB, tree))
-    assert (error.code, "a file system of type xfs" in error.message) == ("partition.file_system", True)
+    swap = sparse_image(tmp_path / "swap", MIB, [])
+    subprocess.run(["mkswap", "--quiet", swap], check=True, capture_output=True)
+    error = refusal(swap)
+    assert (error.code, "a file system of type swap" in error.message) == ("partition.file_system", True)
     error = refusal(random_image(tmp_path / "noise", MIB))
     assert (error.code, "no file system that is known" in error.message) == ("partition.file_system", True)
 
@@ -238,6 +243,45 @@ def test_features_that_grub_does_not_read(tmp_path: Path, tree: Path) -> None:
     subprocess.run(["mke2fs", "-q", "-t", "ext4", "-O", "inline_data", "-d", tree, image], check=True)
     error = refusal(image)
     assert (error.code, "it has inline_data, which GRUB" in error.message) == ("partition.features", True)
+
+
+@kinds
+def test_xfs(kind: TableKind, tree: Path, tmp_path: Path) -> None:
+    """GRUB reads the kernel in a bare xfs of which a disk was made, and its core has the driver."""
+    need_grub()
+    image = xfs_image(tmp_path / "xfs", 300 * MIB, tree)
+    path = tmp_path / "disk"
+    made = disk(image, kind)
+    assert made[HEADS[kind] :][: 300 * MIB] == image.read_bytes()
+    path.write_bytes(made)
+    words = ["cmp", f"(loop0,{GRUB_NAMES[kind]})/{KERNEL}", str(tree / KERNEL)]
+    subprocess.run(["grub-fstest", str(path), *words], capture_output=True, check=True)
+
+
+@pytest.mark.parametrize("options", [(), ("-m", "crc=0"), ("-i", "nrext64=1")])
+def test_kinds_of_xfs(options: tuple[str, ...], tree: Path, tmp_path: Path) -> None:
+    """Each kind of xfs that GRUB reads becomes a disk."""
+    need_grub()
+    image = xfs_image(tmp_path / "xfs", 300 * MIB, tree, *options)
+    read = subprocess.run(["grub-fstest", image, "ls", "(loop0)/boot"], capture_output=True, text=True, check=True)
+    assert "vmlinuz" in read.stdout
+    assert_wraps(image, TableKind.MBR)
+
+
+def test_features_of_xfs_that_grub_does_not_read(tree: Path, tmp_path: Path) -> None:
+    """An xfs with a feature that GRUB lacks is refused with its name."""
+    need_grub()
+    image = xfs_image(tmp_path / "xfs", 300 * MIB, tree)
+    with image.open("r+b") as file:
+        sector = bytearray(file.read(512))
+        sector[INCOMPATIBLE_AT] |= 0xC0
+        sector[CHECKSUM_AT : CHECKSUM_AT + 4] = checksum(bytes(sector), CHECKSUM_AT).to_bytes(4, "little")
+        file.seek(0)
+        file.write(sector)
+    read = subprocess.run(["grub-fstest", image, "ls", "(loop0)/boot"], capture_output=True, text=True, check=False)
+    assert "vmlinuz" not in read.stdout
+    error = refusal(image)
+    assert (error.code, "it has exchange and parent, which GRUB" in error.message) == ("partition.features", True)
 
 
 def test_more_than_an_mbr_counts(tmp_path: Path, bare: Path) -> None:

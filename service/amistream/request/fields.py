@@ -152,7 +152,7 @@ class Subject(Fields):
         Literal["auto", "clone", "mbr", "gpt", "none"], Option("--partition", "", "auto|clone|mbr|gpt|none")
     ] = Field(
         "auto",
-        description="Boot area of a directory, or of a bare ext2, ext3 or ext4 file system. clone: that of the "
+        description="Boot area of a directory, or of a bare ext2, ext3, ext4 or xfs file system. clone: that of the "
         "directory's own disk; mbr, gpt: a new table, and this machine's GRUB; auto: for a directory the first of "
         "clone, mbr and none that works, for others none.",
     )

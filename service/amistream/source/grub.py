@@ -14,7 +14,7 @@ _PROGRAMS = ("grub-mkimage", "grub2-mkimage")
 """Debian and Ubuntu, Arch; Fedora, RHEL, SUSE."""
 _FOLDERS = tuple(map(Path, ("/usr/lib/grub/i386-pc", "/usr/lib/grub2/i386-pc", "/usr/share/grub2/i386-pc")))
 _PARTITION_MODULES = {TableKind.MBR: "part_msdos", TableKind.GPT: "part_gpt"}
-_MODULES = ("biosdisk", "ext2", "search", "normal", "configfile", "linux", "boot")
+_MODULES = ("biosdisk", "search", "normal", "configfile", "linux", "boot")
 _MENU_MODULES = (
     *("all_video", "blscfg", "echo", "font", "gfxterm", "gzio", "halt", "increment", "keystatus", "loadenv", "ls"),
     *("lzopio", "minicmd", "reboot", "regexp", "serial", "sleep", "terminal", "test", "true", "xzio"),
@@ -23,13 +23,16 @@ _MENU_MODULES = (
 and are loaded only if the core does not have them. blscfg and increment are of Fedora's GRUB."""
 
 
-def grub_images(config: str, kind: TableKind) -> GrubImages:
-    """The boot sector, and a core with the commands in `config` for a disk with that table. Raises `RefusedError`."""
+def grub_images(config: str, kind: TableKind, driver: str) -> GrubImages:
+    """The boot sector, and a core with the commands in `config` for a disk with that table. Raises `RefusedError`.
+
+    `driver`: the module that reads the file system.
+    """
     folder = next((each for each in _FOLDERS if (each / "boot.img").is_file()), None)
     if folder is None:
         raise _missing("GRUB's files for a BIOS (i386-pc) are")
     menu_modules = [each for each in _MENU_MODULES if (folder / f"{each}.mod").is_file()]
-    modules = [*_MODULES, _PARTITION_MODULES[kind], *menu_modules]
+    modules = [*_MODULES, driver, _PARTITION_MODULES[kind], *menu_modules]
     options = ["-O", "i386-pc", "-d", str(folder), "-p", "/boot/grub", *modules, "-c"]
     core = _core(config, options)
     if len(core) > core_limit(kind):

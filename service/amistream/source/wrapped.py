@@ -17,12 +17,15 @@ from amistream.source.disks.files import Files
 from amistream.source.disks.partitions import read_table
 from amistream.source.disks.reading import DoubtError, Reader
 from amistream.source.disks.signatures import identify
+from amistream.source.disks.xfs.files import XfsTree
+from amistream.source.disks.xfs.superblock import unreadable_by_grub
 from amistream.source.grub import grub_images
 from amistream.source.pieces import Memory, PiecedVolume, whole
 from amistream.units import size_text
 from amistream.values import quoted
 
-_READABLE = ("ext2", "ext3", "ext4")
+_DRIVERS = {"ext2": "ext2", "ext3": "ext2", "ext4": "ext2", "xfs": "xfs"}
+"""GRUB's module for each kind of file system whose files are found here."""
 _OTHER_WAY = "install the system on a disk with a partition table and GRUB, and bundle that disk"
 
 
@@ -51,32 +54,39 @@ def _wrapped(volume: Volume, kind: TableKind, read: Reader) -> PiecedVolume:
         hint = "bundle it as it is, without --partition; `fdisk -l` shows its table"
         raise _refused(volume, "partition.present", "it has a partition table already", hint)
     content = identify(read, volume.size)
-    if content is None or content.kind not in _READABLE:
+    if content is None or content.kind not in _DRIVERS:
         what = f"a file system of type {content.kind}" if content else "no file system that is known here"
-        why = f"it holds {what}, and files are found in {' and '.join(_READABLE)} only"
+        why = f"it holds {what}, and files are found in {', '.join(_DRIVERS)} only"
         raise _refused(volume, "partition.file_system", why, _OTHER_WAY)
     if kind is TableKind.MBR and volume.size > MBR_LIMIT:
         why = f"it has {size_text(volume.size)}, and an MBR describes less than 2 TiB"
         raise _refused(volume, "partition.size", why, "give --partition gpt")
-    features = read_superblock(read).features
-    if found := [each for each in UNREADABLE_BY_GRUB if each in features]:
+    is_xfs = content.kind == "xfs"
+    tree = XfsTree(read, volume.size) if is_xfs else Ext4Tree(read, volume.size)
+    if found := unreadable_by_grub(read) if is_xfs else _unreadable_ext(read):
         raise _refused(
             volume, "partition.features", f"it has {' and '.join(found)}, which GRUB does not read", _OTHER_WAY
         )
     identifier = _identifier(volume, content)
-    config = boot_config(Files(Ext4Tree(read, volume.size)), identifier, partition_uuid(kind, identifier))
+    config = boot_config(Files(tree), identifier, partition_uuid(kind, identifier))
     if config is None:
         why, hint = "there is neither a kernel nor a menu of GRUB in its /boot", "install a kernel in it"
         raise _refused(
             volume, "partition.no_kernel", why, f"{hint}; if /boot is a file system of its own: {_OTHER_WAY}"
         )
-    area = boot_area(kind, volume.size, identifier, grub_images(config, kind))
+    area = boot_area(kind, volume.size, identifier, grub_images(config, kind, _DRIVERS[content.kind]))
     return PiecedVolume(volume, [whole(Memory(area.head)), whole(volume), whole(Memory(area.tail))])
+
+
+def _unreadable_ext(read: Reader) -> list[str]:
+    features = read_superblock(read).features
+    return [each for each in UNREADABLE_BY_GRUB if each in features]
 
 
 def _identifier(volume: Volume, content: FileSystem) -> UUID:
     if not content.uuid:
-        fix = f"give it one: tune2fs -U random {quoted(volume.path)}"
+        tool = "xfs_admin -U generate" if content.kind == "xfs" else "tune2fs -U random"
+        fix = f"give it one: {tool} {quoted(volume.path)}"
         raise _refused(volume, "partition.uuid", "its file system has no UUID, by which GRUB would find it", fix)
     return UUID(content.uuid)
 

@@ -33,11 +33,16 @@ _KNOWN_INCOMPATIBLE = 0x1 | 0x2 | 0x4 | 0x8 | 0x20 | 0x40 | 0x80
 _KNOWN_LOG = 0x1
 """Extended attributes as operations of the log; a clean log has none of them."""
 _NEEDS_REPAIR, _OWN_METADATA_UUID = 0x10, 0x4
+_VERSION_5 = 5
 # Of version 4, in the word of version and flags, and in the second word of flags.
 _SHARED = 0x200
 _LAZY_COUNTERS = 0x2
 _KNOWN_FLAGS = _LAZY_COUNTERS | 0x8 | 0x80 | 0x200
 """With attributes of version 2, 32-bit project numbers, and kinds in directories."""
+
+
+_UNREADABLE_BY_GRUB = {0x40: "exchange", 0x80: "parent"}
+"""Features with which GRUB, up to 2.12, finds no xfs. Names as `mkfs.xfs` has them."""
 
 
 class _Fields(NamedTuple):
@@ -102,6 +107,15 @@ def identify(head: bytes) -> FileSystem | None:
     return FileSystem(kind="xfs", size=size, label=label_text(fields.label), uuid=uuid_text(fields.uuid))
 
 
+def unreadable_by_grub(read: Reader) -> list[str]:
+    """The features for which GRUB does not read a file system whose superblock has been checked."""
+    head = read(0, _HEAD)
+    if _Fields(*_FIELDS.unpack_from(head)).version_and_flags & 0xF != _VERSION_5:
+        return []
+    _, incompatible, _ = _FEATURES.unpack_from(head, _FEATURES_AT)
+    return [name for bit, name in _UNREADABLE_BY_GRUB.items() if incompatible & bit]
+
+
 def read_superblock(read: Reader, size: int) -> Superblock:
     """Read and check the superblock of a file system within `size` bytes."""
     head = read(0, _HEAD)
@@ -109,10 +123,10 @@ def read_superblock(read: Reader, size: int) -> Superblock:
     version = fields.version_and_flags & 0xF
     block, sector = fields.block_size, fields.sector_size
     _require(fields.magic == _MAGIC, "its superblock does not begin as one of xfs")
-    _require(version in {4, 5}, f"it is xfs of version {version}, which is not known here")
+    _require(version in {4, _VERSION_5}, f"it is xfs of version {version}, which is not known here")
     _require(_is_power(sector, _HEAD, _LARGEST_SECTOR), f"its superblock gives sectors of {sector} bytes")
     _require(_is_power(block, sector, _LARGEST_BLOCK), f"its superblock gives blocks of {block} bytes")
-    has_checksums = version == 5  # noqa: PLR2004 - the version's own number
+    has_checksums = version == _VERSION_5
     if has_checksums:
         _require(has_checksum(read(0, sector), _CHECKSUM_AT), "its superblock has a wrong checksum")
         metadata_uuid = _check_features(head, fields.uuid)
