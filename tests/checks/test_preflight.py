@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 from amistream.aws.session import Aws
 from amistream.checks.bundling import BundlingChecks
+from amistream.checks.conversion import ConversionChecks
+from amistream.checks.conversion_context import ConversionContext
 from amistream.checks.destination import Destination
 from amistream.checks.host import HostChecks
 from amistream.checks.preflight import DestinationChecks, checks_of
+from checks.conversions import request as conversion
 from jobs.work import request, settings
 from support.buckets import list_keys
 
@@ -33,6 +36,13 @@ async def test_every_name_that_a_check_waits_for_is_a_check(scene: Scene) -> Non
             second = DestinationChecks(address, source, earlier=(first,), create_keys=False)
             state_dir = HostChecks(chosen, source).state_dir()
             checks = [*source.checks(), *checks_of([first, second]), state_dir]
+            assert len({check.name for check in checks}) == len(checks)
+            names |= {check.name for check in checks}
+            waited |= {name for check in checks for name in (*check.needs, *check.after)}
+            assert all(check.why for check in checks)
+        for is_bundle in (False, True):
+            context = ConversionContext(conversion(scene.image, freeze=not is_bundle), chosen, aws, "token")
+            checks = ConversionChecks(context, is_bundle=is_bundle).checks()
             assert len({check.name for check in checks}) == len(checks)
             names |= {check.name for check in checks}
             waited |= {name for check in checks for name in (*check.needs, *check.after)}

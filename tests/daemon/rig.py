@@ -17,7 +17,7 @@ from amistream.checks.findings import Finding
 from amistream.events import Progress, State
 from amistream.jobs.job import End, Job
 from amistream.jobs.queue import JobQueue
-from amistream.request import CheckRequest
+from amistream.request import CheckRequest, ConvertCheckRequest
 from amistream.roots import Roots
 from jobs.queueing import RESULT
 
@@ -111,7 +111,7 @@ class Daemon:
 StartDaemon: TypeAlias = Callable[..., AbstractAsyncContextManager[Daemon]]
 
 
-async def find_nothing(request: CheckRequest, roots: Roots | None) -> list[Finding]:
+async def find_nothing(request: CheckRequest | ConvertCheckRequest, roots: Roots | None) -> list[Finding]:
     """Check nothing."""
     del request, roots
     return []

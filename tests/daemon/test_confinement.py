@@ -15,7 +15,7 @@ from amistream.errors import AccessDeniedError, AmistreamError, JobError, Refuse
 from amistream.events import State
 from amistream.jobs.confinement import check_request
 from amistream.jobs.job import End
-from amistream.request import CheckRequest, parse_bundle_request
+from amistream.request import CheckRequest, ConvertCheckRequest, parse_bundle_request
 from amistream.roots import Roots
 from amistream.settings import Settings
 from daemon.member import GROUP, MEMBER, OTHER_MEMBER, ask_as, connect_as, needs_root, talking
@@ -70,7 +70,7 @@ async def test_a_members_doctor_is_confined_and_roots_is_not(start: Any) -> None
     seen: list[bool] = []
     begun, go_on = asyncio.Queue[None](), asyncio.Event()
 
-    async def examine(_: CheckRequest, roots: Roots | None) -> list[Finding]:
+    async def examine(_: CheckRequest | ConvertCheckRequest, roots: Roots | None) -> list[Finding]:
         seen.append(roots is not None)
         begun.put_nowait(None)
         await go_on.wait()

@@ -44,6 +44,8 @@ class BundleChecks:
     def __init__(self, context: ConversionContext) -> None:
         self._context = context
         self._request = context.request
+        self.size = 0
+        """Bytes of the image; set by the check `bundle`."""
         self.region = ""
         """That of the bucket, '' for a directory; set by the check `bundle`."""
         self.image: Ami | None = None
@@ -54,7 +56,8 @@ class BundleChecks:
     def checks(self) -> list[Check]:
         why_key = "nothing of the bundle could be read"
         why_parts = "the snapshot would never be completed"
-        known = Check("image", "", self._find_image, ("bundle", "credentials"))
+        why_image = "the AMI on EBS would lack what its forerunner has"
+        known = Check("image", why_image, self._find_image, ("bundle", "credentials"))
         return [
             Check("bundle", "there would be nothing to convert", self._find),
             Check("keys", why_key, self._open_key, ("bundle",)),
@@ -67,11 +70,6 @@ class BundleChecks:
     def address(self) -> str:
         """BUCKET/KEY of the manifest, or its path."""
         return self.bundle.place.image_location(self.bundle.manifest_name)
-
-    @property
-    def size(self) -> int:
-        """Bytes of the image."""
-        return self.bundle.manifest.size
 
     async def _find(self) -> str:
         context, request = self._context, self._request
@@ -89,6 +87,7 @@ class BundleChecks:
         )
         self.bundle, self.region = await find_bundle(place, name), place.region
         manifest = self.bundle.manifest
+        self.size = manifest.size
         return f"{size_text(manifest.size)} image {manifest.name} by {manifest.bundler}, for {manifest.architecture}"
 
     def _refuse_wishes(self) -> None:

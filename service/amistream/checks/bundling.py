@@ -12,7 +12,10 @@ from amistream.settings import concurrency_within, memory_ceiling
 from amistream.stages.level import level_number
 from amistream.stages.manifest import SIGNED_MAX, signed_size
 from amistream.units import size_text
-from amistream.values import GIB, MIB, is_prefix
+from amistream.values import GIB, KIB, MIB, is_prefix
+
+JOURNAL_PER_PART = 2 * KIB
+"""Growth of the journal. Measured: 560 bytes a part; rounded up."""
 
 
 class BundlingChecks(SourceChecks):
@@ -40,6 +43,17 @@ class BundlingChecks(SourceChecks):
     def most_parts(self) -> int:
         # Incompressible data grows by far less than this thousandth.
         return (self.volume.size + self.volume.size // 1000) // self.part_size + 1
+
+    @property
+    def journal_size(self) -> int:
+        """Bytes that the journal may grow by; 0 until the volume is opened."""
+        return JOURNAL_PER_PART * self.most_parts if self.opened else 0
+
+    @property
+    def most_memory(self) -> int:
+        """Bytes that the process may use with this job alone."""
+        ceiling = self.ceiling(self.wanted_concurrency)
+        return min(ceiling, self.memory_limit) if self.memory_limit else ceiling
 
     def plan(self) -> Plan:
         request, settings = self._request, self._settings

@@ -20,6 +20,7 @@ from amistream.checks.conversion_context import ConversionContext
 from amistream.checks.converted_volume import ConvertedVolumeChecks
 from amistream.checks.ebs_image import EbsImageChecks
 from amistream.checks.findings import Check, Finding, run_checks
+from amistream.checks.host import HostChecks
 from amistream.checks.preflight import Note, report
 from amistream.checks.snapshot_order import SnapshotChecks
 from amistream.keys import BundleKey
@@ -95,7 +96,8 @@ class ConversionChecks:
         if self.volume is not None and self._context.request.registers:
             boot = BootChecks(self._context, self.volume)
             of_source += boot.for_job() if is_job else [boot.for_doctor()]
-        return [_in_words(check) for check in (*of_source, *self.snapshot.checks(), *self.image.checks())]
+        state_dir = HostChecks(self._context.settings, self.snapshot).state_dir()
+        return [_in_words(check) for check in (*of_source, *self.snapshot.checks(), *self.image.checks(), state_dir)]
 
     async def freeze(self) -> list[Finding]:
         return [] if self.volume is None else await self.volume.freeze()

@@ -21,8 +21,8 @@ class ConvertedVolumeChecks(SourceChecks):
 
     @property
     def size(self) -> int:
-        """Bytes of the image."""
-        return self.volume.size
+        """Bytes of the image; 0 until it is opened."""
+        return self.volume.size if self.opened else 0
 
     @property
     def beginning(self) -> bytes | None:

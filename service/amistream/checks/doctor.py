@@ -13,19 +13,25 @@ from amistream.aws.session import Aws
 from amistream.checks.boot.of_request import BootChecks
 from amistream.checks.bucket import credentials_observation
 from amistream.checks.bundling import BundlingChecks
+from amistream.checks.conversion import conversion_checks
+from amistream.checks.conversion_context import ConversionContext
 from amistream.checks.destination import BundleContext, Destination
 from amistream.checks.findings import Check, Finding, Observation, Status, notice, run_checks
 from amistream.checks.host import HostChecks, check_clock
 from amistream.checks.identity import IdentityChecks
 from amistream.checks.preflight import DestinationChecks, checks_of
-from amistream.request import CheckRequest
+from amistream.request import CheckRequest, ConvertCheckRequest
 from amistream.roots import Roots
 from amistream.settings import Settings
 
 
-async def examine(request: CheckRequest, settings: Settings, aws: Aws, roots: Roots | None = None) -> list[Finding]:
+async def examine(
+    request: CheckRequest | ConvertCheckRequest, settings: Settings, aws: Aws, roots: Roots | None = None
+) -> list[Finding]:
     """Run every check; the findings come in a fixed order. `roots` are those of a confined job."""
     token = secrets.token_hex(4)
+    if isinstance(request, ConvertCheckRequest):
+        return await _examine_conversion(ConversionContext(request, settings, aws, token, roots=roots))
     context = BundleContext(request, settings, aws, roots=roots)
     volume = BundlingChecks(context)
     places: list[DestinationChecks] = []
@@ -45,6 +51,15 @@ async def examine(request: CheckRequest, settings: Settings, aws: Aws, roots: Ro
         return await run_checks(checks)
     finally:
         await volume.close()
+
+
+async def _examine_conversion(context: ConversionContext) -> list[Finding]:
+    checks = await conversion_checks(context)
+    of_host = HostChecks(context.settings, checks.snapshot).checks(with_state_dir=False)
+    try:
+        return await run_checks([*of_host, *checks.checks(is_job=False)])
+    finally:
+        await checks.close()
 
 
 class NoDestination:

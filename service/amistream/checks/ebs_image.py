@@ -50,7 +50,9 @@ class EbsImageChecks:
         why = "EC2 would refuse the registration after everything was stored"
         return [
             Check("bootable", "the AMI would not boot", self._check_beginning, (*before, "region")),
-            Check("nitro", "", self._look_at_flags, ("bootable",), ("image",)),
+            Check(
+                "nitro", "the AMI would not boot on most instance types", self._look_at_flags, ("bootable",), ("image",)
+            ),
             Check("devices", why, self._check_devices, ("bootable",)),
             Check("ami_name", why, self._check_name, (before[0], "credentials", "region"), ("image",)),
             Check("registration", why, self._try_registration, ("ami_name", "devices", "volume_size"), ("image",)),

@@ -9,8 +9,8 @@ import shutil
 import struct
 from importlib import metadata
 from pathlib import Path
+from typing import Protocol
 
-from amistream.checks.bundling import BundlingChecks
 from amistream.checks.findings import Check, Observation, notice
 from amistream.errors import RefusedError
 from amistream.settings import PROCESS_BASELINE, Settings
@@ -18,8 +18,7 @@ from amistream.units import size_text
 from amistream.values import KIB, MIB, quoted
 
 JOURNAL_BASE = 5 * MIB
-JOURNAL_PER_PART = 2 * KIB
-"""Growth of the journal. Measured: 560 bytes a part, and 4 MiB of write-ahead log; rounded up."""
+"""Growth of the journal without its parts. Measured: 4 MiB of write-ahead log; rounded up."""
 
 LIBRARIES = ("isal", "zlib-ng", "cryptography", "aiobotocore", "botocore", "aiohttp", "uvloop")
 CRYPTOGRAPHY_LEAST = 50
@@ -32,26 +31,41 @@ _UNSYNCHRONISED = 0x0040
 """STA_UNSYNC of linux/timex.h."""
 
 
-class HostChecks:
-    """Compares the machine with the needs of a job, which `source` knows."""
+class Needs(Protocol):
+    """The needs of one job."""
 
-    def __init__(self, settings: Settings, source: BundlingChecks) -> None:
+    @property
+    def workers(self) -> int: ...
+
+    @property
+    def most_memory(self) -> int:
+        """Bytes that the process may use with this job alone."""
+
+    @property
+    def journal_size(self) -> int:
+        """Bytes that the journal may grow by, as far as that is known."""
+
+
+class HostChecks:
+    """Compares the machine with the needs of a job."""
+
+    def __init__(self, settings: Settings, needs: Needs) -> None:
         self._settings = settings
-        self._source = source
+        self._needs = needs
         self._state_dir = settings.state_dir
 
-    def checks(self) -> list[Check]:
+    def checks(self, *, with_state_dir: bool = True) -> list[Check]:
         libraries = f"cryptography before {CRYPTOGRAPHY_LEAST} blocks every thread while it encrypts; isal compresses"
         return [
             Check("libraries", libraries, _check_libraries),
             Check("cores", "", self._check_cores),
             Check("memory", "the kernel would kill the process in the middle of a job", self._check_memory),
-            self.state_dir(),
+            *([self.state_dir()] if with_state_dir else []),
         ]
 
     def state_dir(self) -> Check:
         why = "every job needs its journal, and the journal and a generated key must stay private"
-        return Check("state_dir", why, self._check_state_dir, after=("source",))
+        return Check("state_dir", why, self._check_state_dir, after=("source", "bundle"))
 
     def _check_state_dir(self) -> Observation:
         folder = self._state_dir
@@ -63,9 +77,7 @@ class HostChecks:
                 hint=f"run as its owner (ls -ld {quoted(existing)}), or set state_dir to a directory of your own",
                 field="state_dir",
             )
-        free, needed = shutil.disk_usage(existing).free, JOURNAL_BASE
-        if self._source.opened:
-            needed += JOURNAL_PER_PART * self._source.most_parts
+        free, needed = shutil.disk_usage(existing).free, JOURNAL_BASE + self._needs.journal_size
         if free < needed:
             raise RefusedError(
                 "state_dir.full",
@@ -92,7 +104,7 @@ class HostChecks:
         return Observation(f"{folder}, private, {size_text(free)} free")
 
     def _check_cores(self) -> Observation:
-        cores, workers = len(os.sched_getaffinity(0)), self._source.workers
+        cores, workers = len(os.sched_getaffinity(0)), self._needs.workers
         found = f"{cores} core{'s' * (cores != 1)}, {workers} worker{'s' * (workers != 1)}"
         if workers > cores:
             return notice(
@@ -103,10 +115,7 @@ class HostChecks:
         return Observation(found)
 
     def _check_memory(self) -> Observation:
-        concurrency = self._source.wanted_concurrency
-        one, jobs = self._source.ceiling(concurrency), self._settings.max_jobs
-        limit = self._source.memory_limit
-        one = min(one, limit) if limit else one
+        one, jobs = self._needs.most_memory, self._settings.max_jobs
         most = one + (jobs - 1) * max(0, one - PROCESS_BASELINE)
         figures = {name: int(size) * KIB for name, size in re.findall(r"(\w+): +(\d+) kB\n", MEMORY.read_text())}
         total, available = min(figures["MemTotal"], _cgroup_limit()), figures["MemAvailable"]

@@ -21,6 +21,8 @@ from amistream.values import GIB, MIB
 
 TIMEOUT_MIN = 1440
 """A job that was interrupted can be resumed for a day. Choice."""
+JOURNAL_PER_BLOCK = 80
+"""Growth of the journal: an index before each block is sent and its digest afterwards, and as much for a resume."""
 LARGEST_GIB = 65536
 """GiB of an EBS volume. AWS limit."""
 _NEARLY = MOST_PENDING - 10
@@ -179,6 +181,17 @@ class SnapshotChecks:
                 fix="resume or cancel interrupted conversions: `amistream jobs`",
             )
         return f"{pending} pending of {MOST_PENDING}"
+
+    @property
+    def most_memory(self) -> int:
+        """Bytes that the process may use with this job alone."""
+        limit = self._request.memory_limit or self._context.settings.memory_limit
+        return min(self._ceiling, int(limit)) if limit else self._ceiling
+
+    @property
+    def journal_size(self) -> int:
+        """Bytes that the journal may grow by; 0 until the source is opened."""
+        return JOURNAL_PER_BLOCK * (self._size() // BLOCK)
 
     def _choose_puts(self) -> str:
         """Choose the blocks in flight: as requested, or as many as fit in the memory limit. Raises `RefusedError`."""

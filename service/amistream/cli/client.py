@@ -34,7 +34,7 @@ from amistream.events import ErrorBody, Event, JobList, JobView, State
 
 if TYPE_CHECKING:
     from amistream.checks.findings import Findings
-    from amistream.request import CheckRequest, JobRequest
+    from amistream.request import CheckRequest, ConvertCheckRequest, JobRequest
 
 RETRY_DELAYS_S = (0.1, 0.2, 0.5, 1.0, 1.5)
 """Pauses between tries; together longer than a restart of the daemon by systemd. Guess."""
@@ -138,7 +138,7 @@ class Client:
     async def resume(self, job_id: str) -> str:
         return self._read(_Accepted, await self._ask("POST", f"{_path(job_id)}/resume")).id
 
-    async def doctor(self, request: CheckRequest) -> Findings:
+    async def doctor(self, request: CheckRequest | ConvertCheckRequest) -> Findings:
         """Have the daemon run a job's checks."""
         from amistream.checks.findings import Findings
 

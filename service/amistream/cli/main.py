@@ -21,7 +21,20 @@ from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, AmistreamError, UsageE
 from amistream.process import keep_secrets_in
 
 _IN_THEIR_OWN_NAME = (
-    *("bundle", "jobs", "status", "watch", "cancel", "resume", "clean", "doctor", "tune", "inspect", "verify"),
+    *(
+        "bundle",
+        "convert",
+        "jobs",
+        "status",
+        "watch",
+        "cancel",
+        "resume",
+        "clean",
+        "doctor",
+        "tune",
+        "inspect",
+        "verify",
+    ),
     *("unbundle", "download", "upload", "delete", "register", "deregister", "migrate"),
 )
 _commands: dict[str, tuple[str, dict[str, Any]]] = {

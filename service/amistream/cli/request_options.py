@@ -1,4 +1,4 @@
-"""The options of commands and the request they become. An option of `bundle` is added in `request.py`, not here.
+"""The options of commands and the request they become. An option of `bundle` or `convert` is added in `request`.
 
 Names, variables and help come from the fields of a request. Values stay text or flags here, and the models of
 `amistream.request` validate them, so that the command and the socket API say the same; errors about fields name
@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin
 import typer
 
 from amistream.errors import UsageError
+from amistream.location import SCHEME
 from amistream.request import FSTAB_WORDS, BundleRequest, option_of, parse_fields
 from amistream.settings import Settings
-from amistream.values import STANDARD_INPUT, is_path
+from amistream.values import STANDARD_INPUT, is_path, is_snapshot
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -29,18 +30,27 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., int])
 _Model = TypeVar("_Model", bound="BaseModel")
 
+PAIRS = {"tags": "KEY=VALUE", "snapshot_tags": "KEY=VALUE"}
+"""Fields of which each value of the option is a pair."""
 FILE_FIELDS = ("source", "certificate", "private_key", "ec2_certificate", "report", "overlay", "grub_config", "script")
 """Fields with a path. A relative path starts at the caller's directory, which the daemon does not know."""
 
 
-def takes(*fields: str, optional: tuple[str, ...] = ()) -> Callable[[_Command], _Command]:
-    """Add an option for each of these fields of `BundleRequest` in place of the command's `**given`."""
+def fields_of(model: type[BaseModel]) -> tuple[str, ...]:
+    """The fields of a request that are options: all but its kind, which the command says."""
+    return tuple(name for name in model.model_fields if name != "kind")
+
+
+def takes(
+    *fields: str, optional: tuple[str, ...] = (), model: type[BaseModel] = BundleRequest
+) -> Callable[[_Command], _Command]:
+    """Add an option for each of these fields of `model` in place of the command's `**given`."""
 
     def add_options(command: _Command) -> _Command:
         signature = inspect.signature(command, eval_str=True)
         own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
         positional = [each for each in own if each.kind is not each.KEYWORD_ONLY]
-        added = [_parameter(name, required=name not in optional) for name in fields]
+        added = [_parameter(model, name, required=name not in optional) for name in fields]
         parameters = [*positional, *added, *own[len(positional) :]]
         command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined] # typer reads it
         return command
@@ -48,14 +58,14 @@ def takes(*fields: str, optional: tuple[str, ...] = ()) -> Callable[[_Command], 
     return add_options
 
 
-def variables_of(name: str) -> list[str]:
+def variables_of(name: str, model: type[BaseModel] = BundleRequest) -> list[str]:
     """The environment variables that set a field, the first that is set wins."""
     own = [f"AMISTREAM_{name.upper()}"] if name in Settings.model_fields else []
-    return [*own, *option_of(BundleRequest.model_fields[name]).variables]
+    return [*own, *option_of(model.model_fields[name]).variables]
 
 
-def _parameter(name: str, *, required: bool) -> inspect.Parameter:
-    field = BundleRequest.model_fields[name]
+def _parameter(model: type[BaseModel], name: str, *, required: bool) -> inspect.Parameter:
+    field = model.model_fields[name]
     option = option_of(field)
     required = required and field.is_required()
     form: Any = _form(field)
@@ -66,7 +76,7 @@ def _parameter(name: str, *, required: bool) -> inspect.Parameter:
         info = typer.Option(
             *option.names.split(),
             metavar=option.metavar or None,
-            envvar=variables_of(name) or None,
+            envvar=variables_of(name, model) or None,
             rich_help_panel=option.panel or None,
             **shown,
         )
@@ -108,7 +118,7 @@ def make_request(model: type[_Model], params: dict[str, Any]) -> _Model:
                 field=name,
             )
     for name in FILE_FIELDS:
-        if name in values and values[name] != STANDARD_INPUT:
+        if name in values and not _is_address(values[name]):
             values[name] = str(Path(values[name]).absolute())
     if values.get("fstab", FSTAB_WORDS[0]) not in FSTAB_WORDS:
         values["fstab"] = str(Path(values["fstab"]).absolute())
@@ -120,9 +130,15 @@ def make_request(model: type[_Model], params: dict[str, Any]) -> _Model:
     if "block_device_mappings" in values:
         mappings = [pair for text in values["block_device_mappings"] for pair in text.split(",")]
         values["block_device_mappings"] = _pairs(mappings, "block_device_mappings", "VIRTUAL=DEVICE")
-    if "tags" in values:
-        values["tags"] = _pairs(values["tags"], "tags", "KEY=VALUE")
+    for name, form in PAIRS.items():
+        if name in values:
+            values[name] = _pairs(values[name], name, form)
     return parse_fields(model, values)
+
+
+def _is_address(text: str) -> bool:
+    """The text is no path of this machine; ./ before it makes it one."""
+    return text == STANDARD_INPUT or is_snapshot(text) or text.startswith(SCHEME)
 
 
 def _pairs(texts: list[str], field: str, form: str) -> dict[str, str]:
@@ -131,7 +147,7 @@ def _pairs(texts: list[str], field: str, form: str) -> dict[str, str]:
             raise UsageError(
                 "request.invalid",
                 f"cannot take the request: {field}: {text!r} is not of the form {form}",
-                hint="`amistream bundle --help` shows an example",
+                hint="`--help` shows an example",
                 field=field,
             )
     names = [text.partition("=")[0] for text in texts]

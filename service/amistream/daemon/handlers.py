@@ -28,7 +28,7 @@ from amistream.events import ErrorBody, ErrorResponse, Health, State
 from amistream.jobs.confinement import check_request
 from amistream.jobs.job import Job
 from amistream.jobs.queue import JobQueue
-from amistream.request import CheckRequest, VolumeRequest, parse_fields, parse_request
+from amistream.request import CheckRequest, ConvertCheckRequest, VolumeRequest, parse_check_request, parse_request
 from amistream.roots import Roots
 from amistream.settings import Settings
 from amistream.values import STANDARD_INPUT
@@ -43,7 +43,7 @@ KEEP_ALIVE_S = 15.0
 
 MAX_EXAMINATIONS = 4
 """Guess: each opens a volume and asks AWS a dozen questions."""
-Examine = Callable[[CheckRequest, Roots | None], Awaitable[list[Finding]]]
+Examine = Callable[[CheckRequest | ConvertCheckRequest, Roots | None], Awaitable[list[Finding]]]
 """Runs the checks of a request, of a confined one within the roots."""
 
 
@@ -104,7 +104,7 @@ async def submit_job(request: web.Request) -> web.StreamResponse:
 async def run_doctor(request: web.Request) -> web.StreamResponse:
     """Run a job's checks as the job would, with the rights of the peer."""
     context, peer = request.app[CONTEXT], request[PEER]
-    asked = parse_fields(CheckRequest, await _object(request))
+    asked = parse_check_request(await _object(request))
     _refuse_stream(asked)
     roots = None
     if not peer.privileged:
@@ -265,8 +265,8 @@ def _refuse_stream(request: VolumeRequest) -> None:
     if request.source == STANDARD_INPUT:
         raise UsageError(
             "source.stream",
-            "cannot bundle standard input: the daemon cannot read that of your command",
-            hint="use `amistream bundle - --in-process`",
+            "cannot read standard input: the daemon cannot read that of your command",
+            hint="add --in-process, so that the command runs the job itself",
             field="source",
         )
 

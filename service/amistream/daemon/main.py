@@ -32,7 +32,7 @@ from amistream.daemon.notify import notify
 from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, AmistreamError, UsageError
 from amistream.jobs.queue import JobQueue, open_queue
 from amistream.process import close_stdin, keep_secrets_in, make_files_private, settle_memory
-from amistream.request import CheckRequest
+from amistream.request import CheckRequest, ConvertCheckRequest
 from amistream.roots import Roots
 from amistream.settings import OnStop, Settings, load
 from amistream.values import quoted
@@ -79,7 +79,7 @@ async def serve(settings: Settings, listener: socket.socket, policy: AccessPolic
     metrics = Metrics()
     address = listener.getsockname()
 
-    async def examine(request: CheckRequest, roots: Roots | None) -> list[Finding]:
+    async def examine(request: CheckRequest | ConvertCheckRequest, roots: Roots | None) -> list[Finding]:
         return await doctor.examine(request, settings, aws, roots)
 
     async with Aws(settings) as aws, open_queue(settings, aws, by_itself=True, watch=metrics.watched) as queue:

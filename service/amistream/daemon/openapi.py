@@ -32,7 +32,7 @@ def make_document(endpoints: tuple[Endpoint, ...]) -> dict[str, Any]:
 
 
 def _schemas(endpoints: tuple[Endpoint, ...]) -> dict[str, Any]:
-    taken = {endpoint.body for endpoint in endpoints if endpoint.body}
+    taken = {body for endpoint in endpoints for body in endpoint.bodies}
     given = {answer.model for endpoint in endpoints for answer in endpoint.answers.values() if answer.model}
     wanted: list[tuple[type[BaseModel], Literal["validation", "serialization"]]] = [
         *((model, "validation") for model in taken),
@@ -57,8 +57,8 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
             },
         },
     }
-    if endpoint.body:
-        operation["requestBody"] = {"required": True, "content": _json(endpoint.body)}
+    if endpoint.bodies:
+        operation["requestBody"] = {"required": True, "content": {JSON: {"schema": _body(endpoint.bodies)}}}
     return operation
 
 
@@ -88,6 +88,16 @@ def _answer(answer: Answer) -> dict[str, Any]:
     else:
         response["content"] = {JSON: {"schema": {"type": "object"}}}
     return response
+
+
+def _body(models: tuple[type[BaseModel], ...]) -> dict[str, Any]:
+    """One of the models, by the kind of job."""
+    mapping = {
+        model.model_json_schema()["properties"]["kind"]["const"]: REFERENCE.format(model=model.__name__)
+        for model in models
+    }
+    references = [{"$ref": reference} for reference in mapping.values()]
+    return {"oneOf": references, "discriminator": {"propertyName": "kind", "mapping": mapping}}
 
 
 def _json(model: type[BaseModel]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from amistream.checks.findings import Findings
 from amistream.daemon import handlers
 from amistream.daemon.access import Access
 from amistream.events import Event, Health, JobList, JobView, State
-from amistream.request import BundleRequest, CheckRequest
+from amistream.request import REQUESTS, CheckRequest, ConvertCheckRequest
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -64,7 +64,8 @@ class Endpoint:
     answers: dict[HTTPStatus, Answer]
     errors: tuple[HTTPStatus, ...] = ()
     parameters: tuple[Parameter, ...] = ()
-    body: type[BaseModel] | None = None
+    bodies: tuple[type[BaseModel], ...] = ()
+    """The models of the body, one for each kind of job."""
 
     @property
     def name(self) -> str:
@@ -89,7 +90,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         path="/v1/jobs",
         handler=handlers.submit_job,
         summary="Submit a job",
-        body=BundleRequest,
+        bodies=tuple(REQUESTS.values()),
         parameters=(
             Parameter(
                 name="Idempotency-Key",
@@ -169,7 +170,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         path="/v1/doctor",
         handler=handlers.run_doctor,
         summary="Run a job's checks with the caller's rights, without starting the job",
-        body=CheckRequest,
+        bodies=(CheckRequest, ConvertCheckRequest),
         answers={HTTPStatus.OK: Answer("the findings; a failed check is no error", Findings)},
         errors=(HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.SERVICE_UNAVAILABLE),
     ),

@@ -106,6 +106,8 @@ class Speed(Fields):
 class CheckRequest(Speed, ImageFields, Identity, StoreReach, DestinationFields, VolumeRequest):
     """The fields of a bundle job, for checks alone: the volume and the destinations may be left out."""
 
+    kind: Literal[JobKind.BUNDLE] = Field(JobKind.BUNDLE, description="Work of the job.")
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         kinds = {type(parse_location(destination)) for destination in self.destinations}
@@ -133,6 +135,5 @@ class CheckRequest(Speed, ImageFields, Identity, StoreReach, DestinationFields, 
 class BundleRequest(CheckRequest):
     """One volume to bundle, where to, and whether and how to register it. Unknown fields are refused."""
 
-    kind: Literal[JobKind.BUNDLE] = Field(JobKind.BUNDLE, description="Work of the job.")
     source: Source = Field(description=SOURCE)
     destinations: Destinations = Field(min_length=1, max_length=8, description=DESTINATIONS)

@@ -38,7 +38,7 @@ class SnapshotFields(VolumeRequest):
         False, description="Encrypt the snapshot with the account's default key for EBS."
     )
     kms_key_id: Annotated[str | None, Option("--kms-key-id", SNAPSHOT, "KEY")] = Field(
-        None, pattern=KMS_KEY_PATTERN, description="Encrypt the snapshot with this KMS key: its id, ARN or alias."
+        None, pattern=KMS_KEY_PATTERN, description="Encrypt the snapshot with this KMS key: its id or ARN."
     )
     snapshot_tags: Annotated[
         dict[Annotated[str, Field(min_length=1, max_length=128)], Annotated[str, Field(max_length=256)]],
@@ -89,6 +89,7 @@ class SpeedOfPuts(VolumeRequest):
 class ConvertCheckRequest(SpeedOfPuts, EbsRegistrationFields, SnapshotFields):
     """The fields of a conversion, for checks alone: the source may be left out."""
 
+    kind: Literal[JobKind.CONVERT] = Field(description="Work of the job.")
     source: Annotated[str, AfterValidator(check_convertible), Option("SOURCE", "")] | None = Field(
         None, description=SOURCE
     )
@@ -119,7 +120,6 @@ class ConvertCheckRequest(SpeedOfPuts, EbsRegistrationFields, SnapshotFields):
 class ConvertRequest(ConvertCheckRequest):
     """One volume, directory or bundle to convert to an EBS snapshot and an AMI. Unknown fields are refused."""
 
-    kind: Literal[JobKind.CONVERT] = Field(description="Work of the job.")
     source: Annotated[str, AfterValidator(check_convertible), Option("SOURCE", "")] = Field(description=SOURCE)
 
     @property

@@ -9,8 +9,8 @@ from pydantic_core import ErrorDetails
 
 from amistream.errors import UsageError
 from amistream.events import JobKind
-from amistream.request.bundle import BundleRequest
-from amistream.request.convert import ConvertRequest
+from amistream.request.bundle import BundleRequest, CheckRequest
+from amistream.request.convert import ConvertCheckRequest, ConvertRequest
 from amistream.request.words import PATTERN_WORDS
 from amistream.settings import in_words
 
@@ -31,6 +31,17 @@ def parse_request(values: dict[str, Any]) -> JobRequest:
 
     Raises `UsageError` that names the fields at fault.
     """
+    return parse_fields(REQUESTS[_kind_of(values)], values)
+
+
+def parse_check_request(values: dict[str, Any]) -> CheckRequest | ConvertCheckRequest:
+    """Make the request for the checks of a job. Raises as `parse_request` does."""
+    if _kind_of(values) is JobKind.CONVERT:
+        return parse_fields(ConvertCheckRequest, values)
+    return parse_fields(CheckRequest, values)
+
+
+def _kind_of(values: dict[str, Any]) -> JobKind:
     kind = values.get("kind", JobKind.BUNDLE)
     if kind not in list(JobKind):
         raise UsageError(
@@ -39,7 +50,7 @@ def parse_request(values: dict[str, Any]) -> JobRequest:
             hint="GET /v1/openapi.json has the fields of each kind",
             field="kind",
         )
-    return parse_fields(REQUESTS[JobKind(kind)], values)
+    return JobKind(kind)
 
 
 def parse_bundle_request(values: dict[str, Any]) -> BundleRequest:
@@ -68,7 +79,7 @@ def parse_fields(model: type[_Model], values: dict[str, Any]) -> _Model:
         hint = (
             "GET /v1/openapi.json lists the fields; check the spelling"
             if unknown
-            else "`amistream bundle --help` and GET /v1/openapi.json say what each field takes"
+            else f"`amistream {_command_of(model)} --help` and GET /v1/openapi.json say what each field takes"
         )
         raise UsageError(
             "request.unknown_field" if unknown else "request.invalid",
@@ -76,6 +87,10 @@ def parse_fields(model: type[_Model], values: dict[str, Any]) -> _Model:
             hint="\n".join([hint, *(f"also: {reason}" for _, reason in others)]),
             field=field,
         ) from None
+
+
+def _command_of(model: type[BaseModel]) -> JobKind:
+    return JobKind.CONVERT if issubclass(model, ConvertCheckRequest) else JobKind.BUNDLE
 
 
 def _reason(fault: ErrorDetails) -> str:

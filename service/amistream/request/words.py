@@ -26,13 +26,13 @@ PATTERN_WORDS = {
     "ramdisk": "a ramdisk id, such as ari-12345678",
     "product_codes": "a product code: up to 64 letters and digits",
     "ancestors": "an AMI id, such as ami-12345678",
-    "kms_key_id": "a KMS key: its id, ARN, or alias/NAME",
+    "kms_key_id": "a KMS key: its id or ARN (aws kms describe-key --key-id alias/NAME shows those of an alias)",
     "root_device": "a device name, such as /dev/xvda or /dev/sda1",
     "compress": "fast, balanced, small, auto, or a level from 1 to 9",
 }
 """The form of each field with a pattern, for messages. A test keeps the list complete."""
 
-KMS_KEY_PATTERN = r"^(arn:[a-z0-9-]+:kms:[a-z0-9-]+:[0-9]{12}:)?(key/|alias/)?[A-Za-z0-9/_-]{1,250}$"
+KMS_KEY_PATTERN = r"^(arn:[a-z0-9-]+:kms:[a-z0-9-]+:[0-9]{12}:key/)?[A-Za-z0-9-]{1,128}$"
 ROOT_DEVICE_PATTERN = r"^/dev/(sd[a-z]|xvd[a-z]{1,2}|hd[a-z])[0-9]{0,2}$"
 DEVICE_PATTERN = re.compile(r"(/dev/)?(sd|hd)[a-z][0-9]{0,2}")
 VIRTUAL_PATTERN = re.compile(r"ami|root|swap|ephemeral([0-9]|1[0-9]|2[0-3])")

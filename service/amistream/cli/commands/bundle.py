@@ -12,7 +12,7 @@ import typer
 from amistream.cli.job_access import Jobs
 from amistream.cli.options import ConfigOption, DetachOption, JsonOption, SocketOption
 from amistream.cli.output import put_note
-from amistream.cli.request_options import in_option_words, make_request, takes
+from amistream.cli.request_options import fields_of, in_option_words, make_request, takes
 from amistream.errors import UsageError
 from amistream.request import BundleRequest, CheckRequest
 from amistream.values import STANDARD_INPUT
@@ -22,7 +22,7 @@ InProcess = Annotated[
 ]
 
 
-@takes(*CheckRequest.model_fields)
+@takes(*fields_of(CheckRequest))
 def bundle(
     context: typer.Context,
     *,

@@ -13,9 +13,9 @@ from amistream import __version__
 from amistream.checks.findings import Finding, Status
 from amistream.cli.options import ConfigOption, JsonOption, SocketOption
 from amistream.cli.output import put_result
-from amistream.cli.request_options import takes, validated
+from amistream.cli.request_options import fields_of, takes, validated
 from amistream.errors import EXIT_DONE, AmistreamError, NotFoundError, RefusedError
-from amistream.request import CheckRequest
+from amistream.request import CheckRequest, ConvertCheckRequest
 
 if TYPE_CHECKING:
     from amistream.cli.client import Health
@@ -27,7 +27,7 @@ InProcess = Annotated[
 ]
 
 
-@takes(*CheckRequest.model_fields, optional=("source", "destinations"))
+@takes(*fields_of(CheckRequest), optional=("source", "destinations"))
 def doctor(
     context: typer.Context,
     *,
@@ -53,7 +53,14 @@ def doctor(
 
     request = validated(CheckRequest, context)
     settings = load(config)
-    findings = _examine(request, settings, None if in_process else socket or settings.socket)
+    return put_findings(request, settings, None if in_process else socket or settings.socket, as_json=as_json)
+
+
+def put_findings(
+    request: CheckRequest | ConvertCheckRequest, settings: Settings, socket: Path | None, *, as_json: bool
+) -> int:
+    """Run the checks, in the daemon at `socket` or here, write what they found, and return the exit status."""
+    findings = _examine(request, settings, socket)
     put_result(findings_json(findings) if as_json else findings_text(findings))
     return RefusedError.exit_status if any(finding.status == "failed" for finding in findings) else EXIT_DONE
 
@@ -78,7 +85,7 @@ def findings_text(findings: Sequence[Finding]) -> str:
     return "\n".join([*lines, "", summary])
 
 
-def _examine(request: CheckRequest, settings: Settings, socket: Path | None) -> list[Finding]:
+def _examine(request: CheckRequest | ConvertCheckRequest, settings: Settings, socket: Path | None) -> list[Finding]:
     try:
         from amistream import pipeline  # noqa: F401 - a job needs its libraries, which the checks do not import
         from amistream.aws.session import Aws
@@ -108,7 +115,7 @@ def _examine(request: CheckRequest, settings: Settings, socket: Path | None) -> 
     return run(work, after_interrupt="nothing was left behind")
 
 
-async def _ask_daemon(request: CheckRequest, socket: Path) -> tuple[list[Finding], bool]:
+async def _ask_daemon(request: CheckRequest | ConvertCheckRequest, socket: Path) -> tuple[list[Finding], bool]:
     """Check the daemon and have it run the checks; without a daemon that knows them, the second value is false."""
     from amistream.cli.client import Client
 
