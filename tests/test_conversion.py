@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Coroutine
 from contextlib import closing
 from dataclasses import replace
@@ -19,9 +22,10 @@ from amistream.errors import AmistreamError, NotVisibleError, SourceError, Store
 from amistream.flow.retry import RetryPolicy
 from amistream.plan import ConversionPlan
 from amistream.ports.snapshots import BLOCK, ZERO_DIGEST
+from amistream.settings import PROCESS_BASELINE, conversion_ceiling
 from amistream.source.file import open_volume
 from amistream.stages.blocks import Earlier
-from amistream.values import Extent
+from amistream.values import MIB, Extent
 from stages.memory_snapshot import BeforePut, MemoryBlockLedger, MemorySnapshot, at_once
 from support.passes import nothing_runs
 
@@ -283,3 +287,62 @@ async def test_a_changed_volume(tmp_path: Path) -> None:
     with pytest.raises(AmistreamError) as failed:
         await convert(path, MemorySnapshot(), all_read=write)
     assert isinstance(failed.value, SourceError)
+
+
+MEMORY_OF_A_PASS = """
+import asyncio, sys
+from pathlib import Path
+from amistream.conversion import Conversion, VolumeBlocks
+from amistream.flow.retry import RetryPolicy
+from amistream.plan import ConversionPlan
+from amistream.process import settle_memory
+from amistream.source.file import open_volume
+from support.daemons import peak_rss
+import os
+
+class Slow:
+    # Holds the first puts until every buffer is in use.
+    full = False
+    most = in_flight = 0
+
+    async def put(self, snapshot_id, index, data, digest):
+        self.in_flight += 1
+        self.most = max(self.most, self.in_flight)
+        while not self.full:
+            await asyncio.sleep(0.01)
+            self.full = self.full or self.made.buffers.used() == 1
+        self.in_flight -= 1
+
+async def main():
+    volume, writer = open_volume(Path(sys.argv[1])), Slow()
+    plan = ConversionPlan(workers=2, puts=64, extents=volume.extents())
+    retry = RetryPolicy(attempts=1, base_s=0, cap_s=0, stall_s=60)
+    before = peak_rss(os.getpid())
+    writer.made = Conversion(plan, VolumeBlocks(volume, plan), writer, "snap-1", retry=retry)
+    converted = await writer.made.run()
+    print(converted.blocks, writer.most, peak_rss(os.getpid()) - before)
+
+settle_memory()
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("size", [1 << 30, 10 << 30])
+def test_memory(size: int, tmp_path: Path) -> None:
+    """A pass takes no more memory than its formula says, whatever the size of the image."""
+    image = tmp_path / "image"
+    with image.open("wb") as file:
+        file.truncate(size)
+        for number in range(300):
+            file.seek(size // 300 // BLOCK * BLOCK * number)
+            file.write(data(number % 256))
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY_OF_A_PASS, image],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+    )
+    blocks, most, grown = map(int, done.stdout.split())
+    assert (blocks, most) == (300, 64)
+    assert grown < conversion_ceiling(workers=2, puts=64) - PROCESS_BASELINE + 8 * MIB

@@ -9,7 +9,16 @@ import pytest
 from pydantic import ValidationError
 
 from amistream.errors import UsageError
-from amistream.settings import PROCESS_BASELINE, Acl, OnStop, Settings, default_state_dir, load, memory_ceiling
+from amistream.settings import (
+    PROCESS_BASELINE,
+    Acl,
+    OnStop,
+    Settings,
+    conversion_ceiling,
+    default_state_dir,
+    load,
+    memory_ceiling,
+)
 from amistream.values import GIB, KIB, MIB
 
 
@@ -238,3 +247,9 @@ def test_a_root_is_a_real_path(root: str, monkeypatch: pytest.MonkeyPatch) -> No
         load()
     assert root in caught.value.message
     assert caught.value.field == "source_roots"
+
+
+def test_conversion_ceiling() -> None:
+    """The ceiling of conversions grows by a block for each put, and by 4 MiB for each worker and two."""
+    assert conversion_ceiling(workers=2, puts=64) == PROCESS_BASELINE + 32 * MIB + 4 * 4 * MIB
+    assert conversion_ceiling(workers=4, puts=10, jobs=3) == PROCESS_BASELINE + 3 * (5 * MIB + 6 * 4 * MIB)

@@ -1,7 +1,8 @@
 """Lets a limited number of requests be in flight, and fewer when the service asks for it.
 
-A service that is asked too much refuses requests. The gate then halves its width, once for all requests that were sent
-before it did, and widens by one a second. A refused request leaves its place, and comes back before any new one.
+A service that is asked too much refuses requests. The gate then narrows by a fifth, once for all requests that were
+sent before it did, and widens by one a second. (By half, as usual, it would let through 31 of 40 puts a second that are
+allowed, at 100 ms each: measured.) A refused request leaves its place, and comes back before any new one.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from time import monotonic
 
+NARROWER = 0.8
 WIDER_PER_S = 1.0
 
 
@@ -36,7 +38,7 @@ class Gate:
     @property
     def width(self) -> int:
         """The number of requests that may be in flight now."""
-        return int(min(self._most, self._width + WIDER_PER_S * (self._clock() - self._changed_at)))
+        return int(self._exact_width())
 
     async def enter(self) -> float:
         """Wait for a place; returns the time, for `narrow`."""
@@ -64,9 +66,12 @@ class Gate:
         return self._clock()
 
     def narrow(self, entered: float) -> None:
-        """Halve the width: a request that entered then was refused, or not answered."""
+        """Narrow: a request that entered then was refused, or not answered."""
         if entered >= self._changed_at:
-            self._width, self._changed_at = max(1.0, self.width / 2), self._clock()
+            self._width, self._changed_at = max(1.0, NARROWER * self._exact_width()), self._clock()
+
+    def _exact_width(self) -> float:
+        return min(self._most, self._width + WIDER_PER_S * (self._clock() - self._changed_at))
 
     async def _wait(self) -> None:
         self._left.clear()

@@ -37,7 +37,8 @@ ENTERED_EVERY_S = 1.0
 LONGEST_PUT_S = 20.0
 """An answer that never comes costs so long. Some puts hang for ever (seen with AWS from outside of it)."""
 _FIRST_WAIT_S = 0.1
-_LONGEST_WAIT_S = 5.0
+_LONGEST_WAIT_S = 1.0
+"""Waits of a block that was refused are short: the gate is what makes the requests fewer. Guess."""
 
 
 class BlockLedger(Protocol):
