@@ -58,6 +58,10 @@ What is checked, beyond the shapes of botocore's model `ebs/2019-11-02`:
   SnapshotId, sizes, choices; Architecture is i386 and VirtualizationType paravirtual unless given. DryRun after that.
 - DeleteSnapshot of a snapshot that an image uses: InvalidSnapshot.InUse.
 
+AWS has a refusal that looks like a mistake of the client and is none: a body that comes too slowly is a
+ValidationException, 400, "Failed to read block data", Reason INVALID_PARAMETER_VALUE (seen in nanovms/ops #1268, where
+the next attempt cured it). `fault("PutSnapshotBlock", **SLOW_BODY)` plays it.
+
 Not known of AWS, and decided here on the strict side: a wrong count or checksum in CompleteSnapshot is refused with
 ValidationException (the knob `wrong_completion="error"` answers 202 and ends in `error`); so is a put to, or a second
 completion of, a snapshot that is no longer pending (Reason INVALID_SNAPSHOT_ID).
@@ -83,6 +87,12 @@ from urllib.parse import urlsplit
 from support.endpoints import REGION, Endpoint, announced_port, running, workplace
 
 BLOCK = 512 * 1024
+SLOW_BODY: dict[str, Any] = {
+    "code": "ValidationException",
+    "status": 400,
+    "message": "Failed to read block data",
+    "reason": "INVALID_PARAMETER_VALUE",
+}
 WAIT_SECONDS = 120.0
 TICK_S = 0.005
 _TESTS = Path(__file__).parents[1]

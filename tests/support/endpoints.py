@@ -75,6 +75,9 @@ Tried with aiobotocore 3.10; "AWS" is what the real service does and what the ot
 aiobotocore's HTTP client, aiohttp, sends a PUT, GET, HEAD or DELETE once more by itself when the connection ends
 without a reply, on a fresh connection too: a lost reply to a PUT with If-None-Match shows as 412.
 
+Of the EBS direct APIs moto has the wire format and no rule, and the others nothing: `support.ebs_endpoint` plays them,
+and `test_ebs_contract` has moto's answers beside its own.
+
 No endpoint reads the manifest when an image is registered, and none refuses an expired token or slows down:
 the fault proxy does that. `ImageLocation` is proved by the proxy's audit of the request.
 """

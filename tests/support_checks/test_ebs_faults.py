@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from botocore.exceptions import BotoCoreError, ConnectionClosedError, ReadTimeoutError
 
-from support.ebs_endpoint import EbsEndpoint
+from support.ebs_endpoint import SLOW_BODY, EbsEndpoint
 from support_checks.ebs_client import Writer, block, refusal
 
 NOT_COMPLETED = "ValidationException/INVALID_SNAPSHOT_ID"
@@ -131,6 +131,14 @@ def test_named_error(writer: Writer, ebs_endpoint: EbsEndpoint) -> None:
     writer.put(snapshot, 1, block(1))
     codes = [each.get("code") for each in ebs_endpoint.requests("PutSnapshotBlock")]
     assert codes == [None, "AccessDeniedException", "AccessDeniedException", None]
+
+
+def test_slow_body(writer: Writer, ebs_endpoint: EbsEndpoint) -> None:
+    """A body that came too slowly is refused in AWS's words, and taken the next time."""
+    ebs_endpoint.fault("PutSnapshotBlock", **SLOW_BODY)
+    snapshot = writer.start()
+    refused = [refusal(lambda: writer.put(snapshot, 0, block(0))) for _ in range(2)]
+    assert refused == ["ValidationException/INVALID_PARAMETER_VALUE", None]
 
 
 def test_times_out_midway(writer: Writer, ebs_endpoint: EbsEndpoint) -> None:

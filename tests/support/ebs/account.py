@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections import Counter, deque
 from dataclasses import asdict, dataclass, field
@@ -145,4 +146,4 @@ class Account:
     def clear(self) -> None:
         self.let_go()
         self.shelf.clear()
-        self.directory.rmdir()
+        shutil.rmtree(self.directory, ignore_errors=True)
