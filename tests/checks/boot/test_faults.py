@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -238,6 +239,31 @@ def test_options(image: Image) -> None:
     assert image.findings(Wanted(architecture="x86_64", sriov=True)) == [("failed", "boot.no_ixgbevf")]
     assert image.findings(Wanted()) == []
     assert image.findings(Wanted(architecture="arm64")) == [("failed", "boot.no_efi"), ("failed", "boot.architecture")]
+
+
+EBS = Wanted(architecture="x86_64", on_ebs=True)
+
+
+def test_drivers_of_an_ami_on_ebs(image: Image) -> None:
+    """An AMI on EBS needs a driver for disks of Xen or of the Nitro system; without the latter's there is a notice."""
+    assert image.findings(EBS) == []
+    builtin(image, "ext4")
+    found = [("notice", "boot.no_nvme"), ("notice", "boot.no_ena_driver")]
+    image.put(f"/{MODULES}/modules.dep", modules_of([]))
+    assert image.findings(EBS) == found
+    assert image.findings(replace(EBS, ena=True)) == [("notice", "boot.no_nvme"), ("failed", "boot.no_ena")]
+    image.put(INITRD, initramfs(["ext4"]))
+    assert image.findings(EBS) == [("failed", "boot.no_disk_driver"), ("notice", "boot.no_ena_driver")]
+    builtin(image, "nvme")
+    image.put(f"/{MODULES}/modules.dep", modules_of(["ena"]))
+    assert image.findings(EBS) == []
+
+
+def test_boot_mode_of_an_ami_on_ebs(image: Image) -> None:
+    """The boot mode uefi needs an EFI system partition, and no boot code; any other mode needs boot code."""
+    assert image.findings(replace(EBS, boot_mode="uefi")) == [("failed", "boot.no_efi")]
+    image.write(0, bytes(440))
+    assert image.findings(replace(EBS, boot_mode="uefi-preferred")) == [("failed", "boot.no_loader")]
 
 
 def test_paravirtual(image: Image) -> None:

@@ -76,31 +76,58 @@ def _check_modules(system: System, chosen: Chosen, wanted: Wanted) -> Iterator[O
         if not known:
             yield unknown("the drivers", f"{MODULES}/{shown(chosen.version)} has no modules.builtin or modules.dep")
             return
-    yield from _check_disk(system, chosen, drivers, of_root)
+    check_disk = _check_ebs_disk if wanted.on_ebs else _check_xen_disk
+    yield from check_disk(system, chosen, drivers)
+    yield from _check_root(system, chosen, drivers, of_root)
     yield from _check_network(chosen, drivers, wanted)
 
 
-def _check_disk(system: System, chosen: Chosen, drivers: Drivers, of_root: set[str]) -> Iterator[Observation]:
-    place = f"the initramfs of the kernel {shown(chosen.version)}" if chosen.initrds else "the kernel"
+def _check_xen_disk(system: System, chosen: Chosen, drivers: Drivers) -> Iterator[Observation]:
     if drivers.in_time([_DISK]) is False:
         yield failed(
             "no_xen_blkfront",
-            f"{place} lacks xen-blkfront, the driver for disks on Xen",
+            f"{_place(chosen)} lacks xen-blkfront, the driver for disks on Xen",
             why="an AMI from S3 runs on Xen: the kernel finds no disk",
             fix=_fix(system, chosen, "xen-blkfront"),
         )
+
+
+def _check_ebs_disk(system: System, chosen: Chosen, drivers: Drivers) -> Iterator[Observation]:
+    """An AMI on EBS runs on Xen and on the Nitro system, of which one may do."""
+    xen, nitro = drivers.in_time([_DISK]), drivers.in_time(["nvme"])
+    if nitro is False and xen is False:
+        yield failed(
+            "no_disk_driver",
+            f"{_place(chosen)} lacks nvme and xen-blkfront, the drivers for disks",
+            why="the kernel finds no disk",
+            fix=_fix(system, chosen, "nvme"),
+        )
+    elif nitro is False:
+        yield noted(
+            "no_nvme",
+            f"{_place(chosen)} lacks nvme, the driver for disks on the Nitro system",
+            why="the kernel finds no disk on the instance types of today (m5, c5, t3 and all later ones)",
+            fix=_fix(system, chosen, "nvme"),
+        )
+
+
+def _check_root(system: System, chosen: Chosen, drivers: Drivers, of_root: set[str]) -> Iterator[Observation]:
     if of_root and drivers.in_time(of_root) is False:
         yield failed(
             "no_root_driver",
-            f"{place} lacks {system.root.kind}, the driver for the root file system",
+            f"{_place(chosen)} lacks {system.root.kind}, the driver for the root file system",
             why="the kernel cannot mount it",
             fix=_fix(system, chosen, system.root.kind),
         )
 
 
+def _place(chosen: Chosen) -> str:
+    return f"the initramfs of the kernel {shown(chosen.version)}" if chosen.initrds else "the kernel"
+
+
 def _check_network(chosen: Chosen, drivers: Drivers, wanted: Wanted) -> Iterator[Observation]:
     version = shown(chosen.version)
-    if drivers.at_all(_NETWORK) is False:
+    if drivers.at_all(_NETWORK) is False and not wanted.on_ebs:
         yield noted(
             "no_xen_netfront",
             f"the kernel {version} has no xen-netfront, the driver for the network on Xen",
@@ -116,6 +143,15 @@ def _check_network(chosen: Chosen, drivers: Drivers, wanted: Wanted) -> Iterator
                 fix=f"leave out {option}, or install a kernel that has it",
                 cannot="reach instances",
             )
+    if wanted.on_ebs:
+        if not wanted.ena and drivers.at_all("ena") is False:
+            yield noted(
+                "no_ena_driver",
+                f"the kernel {version} has no ena, the driver for the network on the Nitro system",
+                why="instances of today's types are not reachable",
+                fix="install a kernel that has it",
+            )
+        return
     late = [name for name, there in (("nvme", drivers.in_time(["nvme"])), ("ena", drivers.at_all("ena"))) if not there]
     if late and not (wanted.ena and late == ["ena"]):
         yield noted(

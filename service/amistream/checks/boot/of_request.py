@@ -82,6 +82,7 @@ def wanted_by(request: VolumeRequest, settings: Settings) -> Wanted:
         architecture=request.architecture or settings.architecture,
         paravirtual=not request.is_hvm,
         on_ebs=isinstance(request, ConvertCheckRequest),
+        boot_mode=(request.boot_mode or "") if isinstance(request, ConvertCheckRequest) else "",
         sriov=flags is not None and bool(flags.sriov),
         ena=flags is not None and bool(flags.ena),
     )

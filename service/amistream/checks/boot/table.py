@@ -71,17 +71,18 @@ def _without_table(disk: Disk) -> Observation:
 
 
 def check_loader(disk: Disk, wanted: Wanted) -> Iterator[Observation]:
-    """Check what the firmware starts: on x86 the BIOS is what AMIs of S3 boot with, on arm64 UEFI."""
+    """Check what the firmware starts: a BIOS on x86, UEFI on arm64 and for an AMI on EBS that asks for it."""
     if disk.table.kind in (TableKind.NONE, TableKind.PROTECTIVE) or wanted.paravirtual:
         return
     loader = find_loader(disk.read, disk.table, disk.size)
-    if wanted.architecture == "arm64":
+    if wanted.architecture == "arm64" or wanted.boot_mode == "uefi":
         if loader.efi_partition is None:
+            arm = wanted.architecture == "arm64"
             yield failed(
                 "no_efi",
                 "it has no EFI system partition",
-                why="arm64 boots by UEFI only",
-                fix="install GRUB for arm64-efi, into an EFI system partition",
+                why="arm64 boots by UEFI only" if arm else "the boot mode uefi was asked for",
+                fix=f"install GRUB for {'arm64' if arm else 'x86_64'}-efi, into an EFI system partition",
             )
         return
     match loader.kind:
@@ -90,8 +91,9 @@ def check_loader(disk: Disk, wanted: Wanted) -> Iterator[Observation]:
             yield failed(
                 "no_loader",
                 f"its first sector has no boot loader{only}",
-                why="an AMI from S3 is booted by a BIOS, which finds nothing to start",
-                fix=_INSTALL,
+                why=f"an AMI {'without --boot-mode uefi' if wanted.on_ebs else 'from S3'} is booted by a BIOS, which "
+                "finds nothing to start",
+                fix=f"--boot-mode uefi; or {_INSTALL}" if wanted.on_ebs and only else _INSTALL,
             )
         case LoaderKind.GRUB_2:
             yield from _check_core(loader)

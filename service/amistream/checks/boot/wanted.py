@@ -14,5 +14,7 @@ class Wanted:
     """The job puts a partition table before the file system, and a boot loader that does without a menu."""
     on_ebs: bool = False
     """The AMI is on an EBS snapshot: it is for types of the Nitro system, too."""
+    boot_mode: str = ""
+    """legacy-bios, uefi, uefi-preferred, or '' for that of the instance type: a BIOS, on arm64 UEFI."""
     sriov: bool = False
     ena: bool = False
