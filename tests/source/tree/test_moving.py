@@ -181,7 +181,7 @@ def test_pipe_in_place_of_a_file_that_is_being_opened(
             os.mkfifo(directory / "file0")
         return found
 
-    above = OpenDirectory(here, only_root_writes=not others_write)
+    above = OpenDirectory(here, only_root_writes=not others_write, as_walked=False)
     monkeypatch.setattr(os, look, swap)
     if others_write:
         opened = open_regular(b"file0", above, about.st_dev, about.st_ino)

@@ -4,8 +4,8 @@ A path is never given to the kernel, so it may be longer than the kernel takes, 
 link leads nowhere. Each file is looked at before it is opened: opening a device may already do something (a tape
 rewinds, a watchdog starts). Where others than root may put something into its directory, the very file that was looked
 at is opened, by its descriptor, so that nothing can be swapped in between. Elsewhere only root could do that, who alone
-makes devices, and within microseconds: there it is opened by its name, for half of the time, and looked at again before
-it is read.
+makes devices: there it is opened by its name, for less than half of the time, and looked at again before it is read. If
+the directory has not changed since the walk, the look of the walk is the one before.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from amistream.member import Member
+from amistream.source.tree.records import packed_time
 from amistream.source.tree.tree import ROOT, Tree
 
 _LEASE_S, _ASK_AGAIN_S = 5.0, 0.01
@@ -52,6 +53,8 @@ class OpenDirectory:
     descriptor: int
     only_root_writes: bool
     """Nobody else may put something into it."""
+    as_walked: bool
+    """When it was opened, its times were those of the walk: since then no name in it leads to something else."""
     member: Member | None = None
     """Only what he may use in it is opened."""
 
@@ -61,7 +64,7 @@ class Handles:
 
     def __init__(self, root: int, tree: Tree, layer: int = 0, *, member: Member | None = None) -> None:
         """`root` is the open directory of a layer, which stays the caller's. `member` must be let in below it."""
-        self._root = _known(root, os.fstat(root), member)
+        self._root = _known(root, os.fstat(root), member, as_walked=False)
         self._member = member
         self._tree = tree
         self._layer = layer
@@ -101,15 +104,17 @@ class Handles:
         if self._member is not None and not self._member.may_list(opened):
             os.close(opened)
             raise SwappedError("the directory is closed to the member now")
-        found = self._open[row] = _known(opened, about, self._member)
+        times = packed_time(about.st_mtime_ns), packed_time(about.st_ctime_ns)
+        as_walked = times == (tree.mtime[row], tree.ctime[row])
+        found = self._open[row] = _known(opened, about, self._member, as_walked=as_walked)
         if len(self._open) > _MOST_OPEN:
             os.close(self._open.popitem(last=False)[1].descriptor)
         return found
 
 
-def _known(opened: int, about: os.stat_result, member: Member | None) -> OpenDirectory:
+def _known(opened: int, about: os.stat_result, member: Member | None, *, as_walked: bool) -> OpenDirectory:
     only_root_writes = about.st_uid == 0 and not about.st_mode & _OTHERS
-    return OpenDirectory(opened, only_root_writes=only_root_writes, member=member)
+    return OpenDirectory(opened, only_root_writes=only_root_writes, as_walked=as_walked, member=member)
 
 
 def open_directory(name: bytes, above: int) -> int:
@@ -144,7 +149,7 @@ def pin(name: bytes, above: OpenDirectory, device: int, inode: int) -> int:
 
 def _open_the_one(name: bytes, above: OpenDirectory, device: int, inode: int, *, just_seen: bool) -> int:
     if above.only_root_writes:
-        if not just_seen:
+        if not (just_seen or above.as_walked):
             _compare(os.stat(name, dir_fd=above.descriptor, follow_symlinks=False), device, inode)
         opened = _open(name, _READ_NAMED, above.descriptor)
         try:

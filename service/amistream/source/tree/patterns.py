@@ -43,6 +43,8 @@ class _Pattern:
     """It is compared with the last name of a path, else with the whole path behind a slash."""
     for_directories: bool
     for_others: bool
+    last: bytes = b""
+    """The last name of what it matches, or of all that it matches; empty where that has wildcards."""
 
 
 def _parse(text: str) -> list[_Pattern]:
@@ -51,7 +53,7 @@ def _parse(text: str) -> list[_Pattern]:
     glob = glob.rstrip(b"/") if not for_others else glob
     wild = bool(_WILD & set(glob))
     if b"/" not in glob and b"**" not in glob:
-        return [_Pattern(text, _translated(glob, wild=wild), True, True, for_others)]
+        return [_Pattern(text, _translated(glob, wild=wild), True, True, for_others, b"" if wild else glob)]
     whole = glob.endswith(b"/***")
     body = glob.removeprefix(b"/").removesuffix(b"/***") if whole else glob.removeprefix(b"/")
     expression = _translated(body, wild=wild)
@@ -60,7 +62,8 @@ def _parse(text: str) -> list[_Pattern]:
     elif not glob.startswith(b"**"):
         expression = b"(?:.*/)" + expression
     if not whole:
-        return [_Pattern(text, expression, False, True, for_others)]
+        last = body.rpartition(b"/")[2]
+        return [_Pattern(text, expression, False, True, for_others, b"" if wild else last)]
     patterns = [_Pattern(text, expression, False, True, False)]
     return [*patterns, _Pattern(text, expression + b"/.*", False, True, for_others)]
 
@@ -133,24 +136,39 @@ class Patterns:
 
     def __init__(self, texts: Iterable[str]) -> None:
         parsed = [pattern for text in texts for pattern in _parse(text)]
-        self._texts = [pattern.text for pattern in parsed]
-        self._names = {each: self._compiled(parsed, names=True, directory=each) for each in (True, False)}
-        self._paths = {each: self._compiled(parsed, names=False, directory=each) for each in (True, False)}
+        self._for_directories = _Compiled(each for each in parsed if each.for_directories)
+        self._for_others = _Compiled(each for each in parsed if each.for_others)
 
     def match(self, path: bytes, name: bytes, *, directory: bool) -> str | None:
         """The text of a pattern that matches, if one does. `path` begins with a slash and ends with `name`."""
-        found = None
-        if (names := self._names[directory]) is not None:
-            found = names.fullmatch(name)
-        if found is None and (paths := self._paths[directory]) is not None:
-            found = paths.fullmatch(path)
+        return (self._for_directories if directory else self._for_others).match(path, name)
+
+
+class _Compiled:
+    """Patterns for one kind of file. Nearly all files match none, so their names are looked up before all else."""
+
+    def __init__(self, patterns: Iterable[_Pattern]) -> None:
+        every = list(patterns)
+        self._texts = [each.text for each in every]
+        numbered = list(enumerate(every))
+        self._literal = {each.last: each.text for each in every if each.of_names and each.last}
+        self._ends = {each.last for each in every if not each.of_names and each.last}
+        self._names = _joined((number, each) for number, each in numbered if each.of_names and not each.last)
+        self._ending = _joined((number, each) for number, each in numbered if not each.of_names and each.last)
+        self._paths = _joined((number, each) for number, each in numbered if not (each.of_names or each.last))
+
+    def match(self, path: bytes, name: bytes) -> str | None:
+        if name in self._literal:
+            return self._literal[name]
+        found = self._names.fullmatch(name) if self._names else None
+        if found is None and self._ending is not None and name in self._ends:
+            found = self._ending.fullmatch(path)
+        if found is None and self._paths is not None:
+            found = self._paths.fullmatch(path)
         return self._texts[int((found.lastgroup or "_0")[1:])] if found else None
 
-    @staticmethod
-    def _compiled(patterns: list[_Pattern], *, names: bool, directory: bool) -> re.Pattern[bytes] | None:
-        chosen = [
-            b"(?P<_%d>%s)" % (number, pattern.expression)
-            for number, pattern in enumerate(patterns)
-            if pattern.of_names is names and (pattern.for_directories if directory else pattern.for_others)
-        ]
-        return re.compile(b"|".join(chosen), re.DOTALL) if chosen else None
+
+def _joined(patterns: Iterable[tuple[int, _Pattern]]) -> re.Pattern[bytes] | None:
+    """One expression for all; the number of the one that matches is the name of its group."""
+    chosen = [b"(?P<_%d>%s)" % (number, each.expression) for number, each in patterns]
+    return re.compile(b"|".join(chosen), re.DOTALL) if chosen else None

@@ -24,7 +24,7 @@ _NANOSECONDS_AND_LOW = NANOSECOND_BITS + 32
 _EPOCH = 1 << 31
 _LAST_SECOND = 0x37FFFFFFF
 _INODE = struct.Struct("<HHIIIIIHHIII60sIIIIHHHHHH")
-_LARGE_INODE = struct.Struct(_INODE.format + "HHIIIIIII96s")
+_EXTRA = struct.Struct("<HHIIIIIII96s")
 _DESCRIPTOR = struct.Struct("<IIIHHHHIHHHH")
 _INODE_CHECKSUM_LOW, _INODE_CHECKSUM_HIGH = 124, 130
 _SUPER_CHECKSUM = 1020
@@ -92,24 +92,40 @@ class Inode:
 
 def pack_inode(profile: Profile, inode: Inode) -> bytes:
     """Pack an inode without checksum. atime is mtime: else reading the tree would change the next image."""
-    mtime, ctime, size = inode.mtime, inode.ctime, inode.size
-    uid, gid = inode.uid, inode.gid
-    sectors = inode.blocks * (BLOCK // 512)
     large = profile.inode_size > OLD_INODE
-    if large:
-        low_mtime, low_ctime = _low_word(mtime), _low_word(ctime)
-    else:
-        low_mtime, low_ctime = coarse_time(mtime), coarse_time(ctime)
-    old = (
-        *(inode.mode, uid & 0xFFFF, size & ALL_ONES, low_mtime, low_ctime, low_mtime, 0, gid & 0xFFFF, inode.links),
-        *(sectors & ALL_ONES, inode.flags, 0, inode.map, 0, inode.xattr_block, size >> 32, 0, sectors >> 32, 0),
-        *(uid >> 16, gid >> 16, 0, 0),
+    time = _low_word if large else coarse_time
+    mtime, size, sectors = time(inode.mtime), inode.size, inode.blocks * (BLOCK // 512)
+    packed = _INODE.pack(
+        inode.mode,
+        inode.uid & 0xFFFF,
+        size & ALL_ONES,
+        mtime,
+        time(inode.ctime),
+        mtime,
+        0,
+        inode.gid & 0xFFFF,
+        inode.links,
+        sectors & ALL_ONES,
+        inode.flags,
+        0,
+        inode.map,
+        0,
+        inode.xattr_block,
+        size >> 32,
+        0,
+        sectors >> 32,
+        0,
+        inode.uid >> 16,
+        inode.gid >> 16,
+        0,
+        0,
     )
     if not large:
-        return _INODE.pack(*old)
-    high_mtime = _high_word(mtime)
-    times = (_high_word(ctime), high_mtime, high_mtime, low_mtime, high_mtime)
-    return _LARGE_INODE.pack(*old, EXTRA_SIZE, 0, *times, 0, 0, inode.inline_xattrs)
+        return packed
+    rest = _high_word(inode.mtime)
+    return packed + _EXTRA.pack(
+        EXTRA_SIZE, 0, _high_word(inode.ctime), rest, rest, mtime, rest, 0, 0, inode.inline_xattrs
+    )
 
 
 def inode_seed(seed: int, number: int) -> int:
