@@ -178,6 +178,10 @@ class NotPendingError(StoreError):
     """The snapshot is in another state than the request needs, such as complete or failed."""
 
 
+class InUseError(StoreError):
+    """An AMI uses the snapshot."""
+
+
 class StaleTokenError(StoreError):
     """The token of a block or of a page is no longer valid; a new listing gives new ones."""
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from amistream.aws.error_row import Row
 from amistream.errors import (
     DeniedError,
+    InUseError,
     NoSnapshotError,
     NotPendingError,
     StaleTokenError,
@@ -200,6 +201,7 @@ EBS_ROWS = (
 
 EBS_CLASSES: Mapping[str, type[StoreError]] = {
     "AccessDeniedException": DeniedError,
+    "InvalidSnapshot.InUse": InUseError,
     "InvalidSnapshot.NotFound": NoSnapshotError,
     "RequestThrottledException": ThrottledError,
     "ResourceNotFoundException.SNAPSHOT_NOT_FOUND": NoSnapshotError,

@@ -15,6 +15,7 @@ from amistream.bundles.place import BucketPlace, Bundle, find_bundle, open_place
 from amistream.bundles.register import images_on
 from amistream.bundles.results import Difference, difference_error
 from amistream.bundles.survey import survey
+from amistream.bundles.unlocked import Unlocked
 from amistream.bundles.verify import signature_difference
 from amistream.checks.conversion_context import ConversionContext
 from amistream.checks.findings import Check, Observation, notice
@@ -37,7 +38,8 @@ class BundleChecks:
     """Set by the check `bundle`."""
     owner: Owner
     key: BundleKey
-    """Both set by the check `keys`."""
+    signature: Signature
+    """All set by the check `keys`."""
     parts: tuple[StoredPart, ...]
     """Set by the check `parts`."""
 
@@ -70,6 +72,11 @@ class BundleChecks:
     def address(self) -> str:
         """BUCKET/KEY of the manifest, or its path."""
         return self.bundle.place.image_location(self.bundle.manifest_name)
+
+    @property
+    def unlocked(self) -> Unlocked:
+        """The bundle with all that was found, once the checks have passed."""
+        return Unlocked(bundle=self.bundle, key=self.key, signature=self.signature, parts=self.parts)
 
     async def _find(self) -> str:
         context, request = self._context, self._request
@@ -108,6 +115,7 @@ class BundleChecks:
         self.owner = await asyncio.to_thread(find_owner, context.settings, certificate, private_key, context.roots)
         self.key = await asyncio.to_thread(self.owner.open_key, self.bundle.manifest)
         signature = await asyncio.to_thread(self.owner.check_signature, self.bundle.manifest)
+        self.signature = signature
         self._refuse(signature_difference(signature))
         if signature is Signature.ABSENT:
             return notice("the manifest has no signature", why="a change would not be noticed")

@@ -10,10 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from amistream.aws.ec2 import Ec2
-from amistream.bundles.owner import Owner
-from amistream.bundles.parts import StoredPart
-from amistream.bundles.place import Bundle
 from amistream.bundles.recognise import names_manifest
+from amistream.bundles.unlocked import Unlocked
 from amistream.checks.boot.of_request import BootChecks
 from amistream.checks.bundle_source import BundleChecks
 from amistream.checks.conversion_context import ConversionContext
@@ -23,7 +21,6 @@ from amistream.checks.findings import Check, Finding, run_checks
 from amistream.checks.host import HostChecks
 from amistream.checks.preflight import Note, report
 from amistream.checks.snapshot_order import SnapshotChecks
-from amistream.keys import BundleKey
 from amistream.plan import ConversionPlan
 from amistream.ports.registry import Registration
 from amistream.ports.snapshots import SnapshotOrder
@@ -41,12 +38,9 @@ class VolumeSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundleSource:
-    """A bundle that passed its checks: its signature is right, `key` opens it, and its `parts` have their sizes."""
+    """A bundle that passed its checks."""
 
-    bundle: Bundle
-    owner: Owner
-    key: BundleKey
-    parts: tuple[StoredPart, ...]
+    unlocked: Unlocked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +122,7 @@ class ConversionChecks:
             assert self.volume is not None  # noqa: S101 - for the type checker: it is one of both
             return VolumeSource(volume=self.volume.volume, all_read=self.volume.all_read)
         bundle = self.bundle
-        return BundleSource(bundle=bundle.bundle, owner=bundle.owner, key=bundle.key, parts=bundle.parts)
+        return BundleSource(unlocked=bundle.unlocked)
 
     def _plan(self) -> ConversionPlan:
         request, settings, volume = self._context.request, self._context.settings, self.volume
