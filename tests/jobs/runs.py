@@ -17,7 +17,7 @@ from amistream.jobs.engine import Engine
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
 from amistream.jobs.records import NextStep, SealedPart
-from amistream.request import BundleRequest
+from amistream.request import BundleRequest, JobRequest
 from amistream.settings import Settings
 from jobs.work import request
 from support.buckets import download_bundle, list_keys, open_uploads
@@ -70,12 +70,12 @@ class Scene:
         """A bundle of the image, by default to the directory."""
         return request(self.image, to or self.out, self.keys, **changes)
 
-    async def enter(self, asked: BundleRequest | None = None, *, confined: bool = False) -> Job:
+    async def enter(self, asked: JobRequest | None = None, *, confined: bool = False) -> Job:
         job = Job(asked or self.request(), confined=confined)
         await self.engine.enter(job)
         return job
 
-    async def run(self, asked: BundleRequest | None = None, *, room: int | None = None, confined: bool = False) -> Job:
+    async def run(self, asked: JobRequest | None = None, *, room: int | None = None, confined: bool = False) -> Job:
         """A job's first run; with `room` for so many parts in the journal it fails after them."""
         job = await self.enter(asked, confined=confined)
         if room is None:

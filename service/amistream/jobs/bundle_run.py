@@ -25,7 +25,6 @@ from amistream.checks.destination import Destination, open_destination
 from amistream.errors import AmistreamError, JobError, JournalError, LateError, RefusedError
 from amistream.events import BundleResult, State
 from amistream.flow.cancel import finish_despite_cancel
-from amistream.flow.gather import task_group
 from amistream.flow.undo import UNDO_STALLS, Progress, Undoing
 from amistream.jobs.job import Job
 from amistream.jobs.lanes import Lanes
@@ -33,6 +32,7 @@ from amistream.jobs.ledger import PartLedger
 from amistream.jobs.progress import ProgressMeter
 from amistream.jobs.records import JournalEntry, SealedPart
 from amistream.jobs.removal import remove_kept
+from amistream.jobs.reporting import reporting
 from amistream.jobs.resume import check_volume, resumption
 from amistream.jobs.run import Shared
 from amistream.jobs.tree_report import check_tree, report_tree, state_of
@@ -47,8 +47,6 @@ from amistream.units import time_text
 from amistream.values import STANDARD_INPUT, ChangedError, Measured
 
 log = structlog.get_logger()
-
-PROGRESS_PERIOD_S = 0.25
 
 
 class BundleRun:
@@ -316,17 +314,8 @@ class BundleRun:
             all_read=ready.all_read,
         )
         meter = ProgressMeter(pipeline, limit=self._lanes.limit_upload)
-
-        async def report() -> None:
-            while True:
-                await asyncio.sleep(PROGRESS_PERIOD_S)
-                self._job.report(meter.sample())
-
-        async with task_group() as group:
-            reporter = group.create_task(report(), name="progress")
+        async with reporting(self._job, meter):
             measured = await pipeline.run()
-            reporter.cancel()
-        self._job.report(meter.sample(over=True))
         return pipeline, meter, measured
 
     async def _begin_registering(self) -> None:

@@ -31,6 +31,7 @@ from amistream.events import JobKind, State
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.undo import UNDO_STALLS, Undoing
 from amistream.jobs.bundle_run import BundleRun
+from amistream.jobs.convert_run import ConvertRun
 from amistream.jobs.job import End, Job
 from amistream.jobs.journal import Journal
 from amistream.jobs.records import JournalEntry, NextStep
@@ -39,7 +40,10 @@ from amistream.settings import Settings
 
 log = structlog.get_logger()
 
-KINDS: Mapping[JobKind, Callable[[Job, JournalEntry, Shared], Awaitable[Run]]] = {JobKind.BUNDLE: BundleRun.load}
+KINDS: Mapping[JobKind, Callable[[Job, JournalEntry, Shared], Awaitable[Run]]] = {
+    JobKind.BUNDLE: BundleRun.load,
+    JobKind.CONVERT: ConvertRun.load,
+}
 """Makes a run of a job from its journal entry. Raises `AmistreamError` before anything is made.
 
 A new kind is a member of `events.JobKind`, a request, a run in a file of its own, and a line here.
