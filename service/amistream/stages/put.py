@@ -37,8 +37,9 @@ ENTERED_EVERY_S = 1.0
 LONGEST_PUT_S = 20.0
 """An answer that never comes costs so long. Some puts hang for ever (seen with AWS from outside of it)."""
 _FIRST_WAIT_S = 0.1
-_LONGEST_WAIT_S = 1.0
-"""Waits of a block that was refused are short: the gate is what makes the requests fewer. Guess."""
+_LONGEST_WAIT_S = 5.0
+_LONGEST_THROTTLED_S = 1.0
+"""Waits of a block that was throttled are short: the gate is what makes the requests fewer. Guess."""
 
 
 class BlockLedger(Protocol):
@@ -170,9 +171,11 @@ class Put:
             if refusal is None:
                 self._last_success = monotonic()
                 return
+            longest_s = _LONGEST_WAIT_S
             if isinstance(refusal, ThrottledError):
                 self._throttled(refusal, started, entered)
-            most = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** min(refusals, 10))
+                longest_s = _LONGEST_THROTTLED_S
+            most = min(longest_s, _FIRST_WAIT_S * 2 ** min(refusals, 10))
             entered = await self.gate.come_back(random.uniform(0, most))  # noqa: S311 - not a secret
 
     def _failed(self, entered: float, error: StoreError) -> None:
