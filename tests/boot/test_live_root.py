@@ -16,7 +16,7 @@ from boot.way import bundled_and_unbundled, inspected
 from support.boot_disks import BootDisk, Table, bare_file_system, boot_disk
 from support.live_disks import in_use
 from support.mounts import mounted
-from support.volumes import MIB
+from support.volumes import MIB, xfs_image
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,6 +85,17 @@ def test_a_live_root_boots_with_a_new_boot_area(
     with mounted(bare, tmp_path / "root", "-o", "loop") as root:
         image = bundled_and_unbundled(root, tmp_path / "way", key_ring, "--partition", table)
     assert_boots(image, system.booted())
+
+
+@pytest.mark.parametrize("table", get_args(Table))
+def test_a_live_xfs_boots_with_a_new_boot_area(
+    table: Table, system: TinySystem, tmp_path: Path, key_ring: KeyRing
+) -> None:
+    """And that of a bare xfs."""
+    bare = xfs_image(tmp_path / "bare.img", XFS_SIZE, system.tree)
+    with mounted(bare, tmp_path / "root", "-o", "loop") as root:
+        image = bundled_and_unbundled(root, tmp_path / "way", key_ring, "--partition", table, "--fs", "xfs")
+    assert_boots(image, system.booted("xfs"))
 
 
 @pytest.mark.slow

@@ -11,8 +11,8 @@ from amistream.ports.volume import Volume
 from amistream.source.clone import open_clone
 from amistream.source.disks.boot_area import boot_area_size
 from amistream.source.disks.facts import TableKind
+from amistream.source.grub import require_grub
 from amistream.source.tree.opening import TreeWishes, open_tree
-from amistream.source.tree.profiles import XFS
 from amistream.source.tree_disk import no_clone
 from amistream.source.wrapped import wrap
 
@@ -94,13 +94,7 @@ class BootAreaChoice:
         return volume
 
     def _wrap(self, path: Path, wishes: TreeWishes, kind: TableKind) -> Volume:
-        if wishes.profile == XFS.name:  # before it is copied
-            raise RefusedError(
-                "partition.file_system",
-                f"cannot make a disk of {path}: files are found in ext2, ext3 and ext4 only, and it is to be xfs",
-                hint="--partition clone takes over the boot area of the disk of an xfs; or give --fs ext4",
-                field=_FIELD,
-            )
+        require_grub()  # before the walk
         tree = open_tree(path, replace(wishes, reserved=boot_area_size(kind)))
         try:
             volume = wrap(tree, kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -23,14 +24,22 @@ _MENU_MODULES = (
 and are loaded only if the core does not have them. blscfg and increment are of Fedora's GRUB."""
 
 
+def require_grub() -> Path:
+    """The folder of GRUB's files. Raises `RefusedError` where they, or the program, are not on this machine."""
+    folder = next((each for each in _FOLDERS if (each / "boot.img").is_file()), None)
+    if folder is None:
+        raise _missing("GRUB's files for a BIOS (i386-pc) are")
+    if not any(map(shutil.which, _PROGRAMS)):
+        raise _missing("grub-mkimage is")
+    return folder
+
+
 def grub_images(config: str, kind: TableKind, driver: str) -> GrubImages:
     """The boot sector, and a core with the commands in `config` for a disk with that table. Raises `RefusedError`.
 
     `driver`: the module that reads the file system.
     """
-    folder = next((each for each in _FOLDERS if (each / "boot.img").is_file()), None)
-    if folder is None:
-        raise _missing("GRUB's files for a BIOS (i386-pc) are")
+    folder = require_grub()
     menu_modules = [each for each in _MENU_MODULES if (folder / f"{each}.mod").is_file()]
     modules = [*_MODULES, driver, _PARTITION_MODULES[kind], *menu_modules]
     options = ["-O", "i386-pc", "-d", str(folder), "-p", "/boot/grub", *modules, "-c"]

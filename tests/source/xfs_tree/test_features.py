@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from dataclasses import replace
 from uuid import UUID
 
 from amistream.source.xfs_tree.features import Format, format_of, options
@@ -43,3 +45,17 @@ def test_feature_that_the_program_lacks() -> None:
 def test_anything_else() -> None:
     """What does not begin as an xfs, or is shorter, has no say."""
     assert format_of(b"XFSB") == format_of(bytes(512)) == Format()
+
+
+def test_before_a_new_boot_area() -> None:
+    """A GRUB that has never read this file system gets only what every GRUB reads; sizes and the rest stay."""
+    head = bytearray(512)
+    head[:4] = b"XFSB"
+    struct.pack_into(">I", head, 4, 4096)
+    struct.pack_into(">HHH", head, 100, 0xB4A5, 4096, 512)
+    struct.pack_into(">IIII", head, 200, 0x18A, 0x18A, 0, 0xF)
+    struct.pack_into(">I", head, 216, 0x2B)
+    own, new = format_of(bytes(head)), format_of(bytes(head), for_grub=True)
+    assert (own.incompatible, new.incompatible) == (0x2B, 0xB)
+    assert replace(own, incompatible=0xB) == new
+    assert (own.sector, own.read_only) == (4096, 0xF)

@@ -164,7 +164,7 @@ def _open(path: Path, layers: Sequence[Layer], wishes: TreeWishes) -> TreeVolume
         made = XfsWishes(
             size=size,
             reserved=wishes.reserved,
-            like=format_of(origin.head),
+            like=format_of(origin.head, for_grub=bool(wishes.reserved)),
             uuid=uuid,
             label=origin.label,
             scratch=scratch,

@@ -11,6 +11,8 @@ LONGEST_LABEL = 12
 Version = tuple[int, int]
 """Of xfsprogs."""
 
+_READ_BY_GRUB = 0x1 | 0x2 | 0x4 | 0x8
+"""Incompatible features that GRUB 2.06 reads: kinds in directories, sparse inodes, a UUID of its own, big times."""
 _HEAD = 512
 _MAGIC = b"XFSB"
 _FIRST_WITH_CHECKSUMS = 5
@@ -61,8 +63,11 @@ class Format:
         return bool((self.read_only if feature.is_read_only else self.incompatible) & feature.bit)
 
 
-def format_of(head: bytes) -> Format:
-    """The form of the xfs that begins with `head`; the default one for anything else."""
+def format_of(head: bytes, *, for_grub: bool = False) -> Format:
+    """The form of the xfs that begins with `head`; the default one for anything else.
+
+    `for_grub`: only the features that each GRUB reads, since it is not the one that has read this xfs so far.
+    """
     if len(head) < _HEAD or not head.startswith(_MAGIC):
         return Format()
     (block,) = struct.unpack_from(">I", head, 4)
@@ -76,7 +81,7 @@ def format_of(head: bytes) -> Format:
         folder=block << head[192],
         more_flags=more_flags,
         read_only=read_only,
-        incompatible=incompatible,
+        incompatible=incompatible & _READ_BY_GRUB if for_grub else incompatible,
     )
 
 
