@@ -55,7 +55,8 @@ def check_table(disk: Disk, wanted: Wanted) -> Iterator[Observation]:
 
 def _without_table(disk: Disk) -> Observation:
     if disk.is_bare:
-        wrap = "--partition mbr puts a table and GRUB before it; or " if disk.volumes[0].is_ext else ""
+        becomes_disk = disk.volumes[0].is_ext or disk.volumes[0].kind == "xfs"
+        wrap = "--partition mbr puts a table and GRUB before it; or " if becomes_disk else ""
         return failed(
             "bare_file_system",
             f"it is a bare {disk.volumes[0].kind} file system, without a partition table and a boot loader",
