@@ -30,7 +30,8 @@ def as_nobody() -> Iterator[None]:
     if os.geteuid() != 0:
         yield
         return
-    codecs.lookup("ascii")  # read from a file that nobody else may read
+    for name in ("ascii", "utf-16-le"):
+        codecs.lookup(name)  # read from a file that nobody else may read
     groups = os.getgroups()
     os.setgroups([])
     os.setegid(NOBODY)
