@@ -144,6 +144,21 @@ async def test_a_directory(cli: Cli, tmp_path: Path) -> None:
     assert facts["size"] <= 10 << 30
 
 
+async def test_a_directory_without_what_is_cleaned(cli: Cli, tmp_path: Path, disk: Path) -> None:
+    """--clean leaves out of a directory what it would for a bundle; of anything else it is refused."""
+    (tmp_path / "tree/etc").mkdir(parents=True)
+    (tmp_path / "tree/etc/machine-id").write_text("0123456789abcdef0123456789abcdef")
+    (tmp_path / "tree/etc/fstab").write_text("")
+    plain = await cli("inspect", str(tmp_path / "tree"))
+    assert "share logs" in " ".join(plain.stdout.split())
+    clean = await cli("inspect", str(tmp_path / "tree"), "--clean", "all")
+    assert "share logs" not in " ".join(clean.stdout.split())
+    told = await cli("inspect", str(disk), "--clean", "all")
+    assert (told.status, "cannot apply --clean" in told.stderr) == (3, True)
+    told = await cli("inspect", str(tmp_path / "tree"), "--clean", "dust")
+    assert (told.status, "--clean" in told.stderr) == (2, True)
+
+
 def test_a_directory_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A directory that does not fit into an AMI is inspected all the same, with a notice."""
     monkeypatch.setattr(inspection, "_LARGEST_IMAGE", 16 * MIB)

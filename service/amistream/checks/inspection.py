@@ -17,6 +17,7 @@ from amistream.checks.boot.wanted import Wanted
 from amistream.checks.findings import Finding, Observation, notice
 from amistream.checks.free_blocks import doubts, map_volume
 from amistream.checks.source import look_at
+from amistream.checks.tree import no_directory
 from amistream.errors import RefusedError
 from amistream.host.mounts import mount_point
 from amistream.ports.volume import Volume
@@ -25,7 +26,8 @@ from amistream.source.boot_choice import BootAreaChoice, Partitioning
 from amistream.source.disk_reader import reader_of
 from amistream.source.disks.disk_map import Area
 from amistream.source.disks.loader import find_loader
-from amistream.source.opening import open_source
+from amistream.source.opening import open_source, tree_of
+from amistream.source.tree.categories import BY_DEFAULT
 from amistream.source.tree.opening import TreeWishes
 from amistream.units import size_text
 from amistream.values import GIB, Extent, LeftOut, as_utf8
@@ -80,25 +82,31 @@ class DiskFacts(_Model):
     findings: tuple[Finding, ...]
 
 
-def inspect_disk(source: str, *, as_it_is: bool = False) -> DiskFacts:
+def inspect_disk(source: str, *, as_it_is: bool = False, clean: Sequence[str] | None = None) -> DiskFacts:
     """Inspect the disk in an image or on a device, or that made of a directory.
 
     Raises `RefusedError`, or `SourceError` if it cannot be read.
-    `as_it_is`: the bytes are the disk, whatever they look like. Blocks.
+    `as_it_is`: the bytes are the disk, whatever they look like. `clean`: the categories that are left out of a
+    directory, in place of those by default. Blocks.
     """
     # A volume that is written to meanwhile can be inspected, too.
     choice = BootAreaChoice(Partitioning.AUTO)
-    volume = open_source(source, live=True, as_it_is=as_it_is, tree=lambda directory: _open_tree(directory, choice))
+    volume = open_source(
+        source, live=True, as_it_is=as_it_is, tree=lambda directory: _open_tree(directory, choice, clean)
+    )
     try:
+        if clean is not None and tree_of(volume) is None:
+            raise no_directory("clean", source)
         doubt = "" if as_it_is else look_at(volume)
         return _facts(source, volume, doubt, Wanted(is_wrapped=choice.is_new))
     finally:
         volume.close()
 
 
-def _open_tree(directory: Path, choice: BootAreaChoice) -> Volume:
+def _open_tree(directory: Path, choice: BootAreaChoice, clean: Sequence[str] | None) -> Volume:
     """Open a directory with the size that its image would have, or a larger one if it does not fit."""
-    wishes = TreeWishes(most=_LARGEST_IMAGE, allow_unreadable=True)
+    categories = BY_DEFAULT if clean is None else clean
+    wishes = TreeWishes(most=_LARGEST_IMAGE, allow_unreadable=True, clean=categories)
     try:
         return choice.open_tree(directory, wishes)
     except RefusedError as error:

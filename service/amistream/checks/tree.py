@@ -175,12 +175,17 @@ def refuse_wishes(request: VolumeRequest) -> None:
         )
     for name, field in TreeFields.model_fields.items():
         if getattr(request, name) != field.default:
-            raise RefusedError(
-                "source.no_directory",
-                f"cannot apply {option_of(field).names}: {request.source} is no directory",
-                hint="leave it out, or give a directory or mount point as SOURCE",
-                field=name,
-            )
+            raise no_directory(name, str(request.source))
+
+
+def no_directory(field: str, source: str) -> RefusedError:
+    """The error for a wish about a directory where the source is none."""
+    return RefusedError(
+        "source.no_directory",
+        f"cannot apply {option_of(TreeFields.model_fields[field]).names}: {source} is no directory",
+        hint="leave it out, or give a directory or mount point as SOURCE",
+        field=field,
+    )
 
 
 def describe(volume: TreeVolume | CopiedVolume, *, for_member: bool) -> Observation:

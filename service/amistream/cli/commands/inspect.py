@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,7 +16,7 @@ from amistream.cli.output import put_answer
 from amistream.cli.request_options import takes, validated
 from amistream.cli.table import columns, counted
 from amistream.errors import RefusedError, UsageError
-from amistream.request import StoreReach
+from amistream.request import StoreReach, TreeFields
 from amistream.units import left_out_text, size_text
 from amistream.values import STANDARD_INPUT
 
@@ -44,7 +44,7 @@ Subject = Annotated[
 ]
 
 
-@takes("source_format", "region", "endpoint_url")
+@takes("source_format", "clean", "region", "endpoint_url")
 def inspect(
     context: typer.Context,
     source: Subject,
@@ -79,14 +79,16 @@ def inspect(
         settings = settings_for(config, validated(StoreReach, context))
         facts = run_here(settings, lambda session, _: session.inspect(source, ask_ec2=not no_ec2))
         return put_answer(facts, bundle_text, as_json=as_json)
-    return put_answer(_inspect_disk(source, as_it_is=bool(given["source_format"])), disk_text, as_json=as_json)
+    clean = validated(TreeFields, context).clean if given["clean"] else None
+    disk = _inspect_disk(source, as_it_is=bool(given["source_format"]), clean=clean)
+    return put_answer(disk, disk_text, as_json=as_json)
 
 
-def _inspect_disk(source: str, *, as_it_is: bool) -> DiskFacts:
+def _inspect_disk(source: str, *, as_it_is: bool, clean: Sequence[str] | None) -> DiskFacts:
     from amistream.checks.inspection import inspect_disk
 
     try:
-        return inspect_disk(source, as_it_is=as_it_is)
+        return inspect_disk(source, as_it_is=as_it_is, clean=clean)
     except RefusedError as error:
         # The rooms below open volumes for bundles only.
         message = error.message.replace("cannot bundle", "cannot inspect", 1)
