@@ -19,8 +19,8 @@ class RequestContext:
         self.settings = settings
         self.aws = aws
         self.roots = roots
-        self.walked: Callable[[int], None] = lambda _: None
-        """Is called from the walk through a large directory, on its thread, with the number of files so far."""
+        self.says: Callable[[str], None] = lambda _: None
+        """Is called while a large directory is walked or copied, on the thread of that, with how far it is."""
 
     @property
     def largest_tree(self) -> int:

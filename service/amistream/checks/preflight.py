@@ -85,7 +85,7 @@ async def check(
     `bundling` holds the decisions of an earlier run of the job, which stay; that run's parts are no obstacle. `numbers`
     are the places of the addresses in it.
     """
-    addresses[0].walked = _walk_notes(note)
+    addresses[0].says = _from_thread(note)
     source = BundlingChecks(addresses[0])
     places: list[DestinationChecks] = []
     for address, number in zip(addresses, numbers, strict=True):
@@ -117,14 +117,14 @@ async def check(
     return ready
 
 
-def _walk_notes(note: Note) -> Callable[[int], None]:
-    """Make notices of a walk's numbers: nothing else shows that a job that is checked for minutes gets on."""
+def _from_thread(note: Note) -> Note:
+    """Take notices from a thread: nothing else shows that a job that is checked for minutes gets on."""
     loop = asyncio.get_running_loop()
 
-    def walked(files: int) -> None:
-        loop.call_soon_threadsafe(note, f"walked {files:,} files so far")
+    def take(text: str) -> None:
+        loop.call_soon_threadsafe(note, text)
 
-    return walked
+    return take
 
 
 class DestinationChecks:

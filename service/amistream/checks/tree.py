@@ -81,7 +81,7 @@ def tree_wishes(context: RequestContext, stopped: Callable[[], bool]) -> TreeWis
         own=own,
         scratch=(settings.scratch_dir or settings.state_dir) if context.roots is None else None,
         stopped=stopped,
-        walked=context.walked,
+        says=context.says,
         outputs=context.outputs,
     )
 

@@ -9,6 +9,7 @@ import pytest
 
 from amistream.host.scripted import run_script
 from amistream.source.tree.report import MOVED
+from amistream.source.xfs_tree import writing
 from amistream.values import MIB
 from source.tree.images import shown_by_kernel
 from source.tree.nasty import described, make_nasty_tree
@@ -129,3 +130,13 @@ def test_written_afterwards(tree: Path, tmp_path: Path, scratch: Path) -> None:
     with shown_by_kernel(tmp_path / "image", tmp_path / "mnt", writable=True) as mount:
         (mount / "etc/more").write_bytes(b"m" * MIB)
         assert (mount / "etc/hostname").read_text() == "host\n"
+
+
+def test_says_how_far_it_is(tree: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy that takes its time reports what is copied, each time twice as much."""
+    (tree / "large").write_bytes(b"x" * (5 * MIB))
+    monkeypatch.setattr(writing, "FIRST_CALL", MIB)
+    said: list[str] = []
+    with copied(tree, scratch, says=said.append):
+        pass
+    assert said == [f"copies 5.0 MiB into a file in {scratch}", *(f"copied {n}.0 MiB so far" for n in (1, 2, 4))]

@@ -83,8 +83,8 @@ class TreeWishes:
     """Where an xfs is made; None where none may be made."""
     stopped: Callable[[], bool] = lambda: False
     """True once nobody waits for the tree any more."""
-    walked: Callable[[int], None] = lambda _: None
-    """Hears how many files have been found, at 100,000 and whenever they have doubled."""
+    says: Callable[[str], None] = lambda _: None
+    """Hears how far a long walk is, or the copy that an xfs takes."""
     outputs: Sequence[tuple[Path, str]] = ()
     """Directories that the job writes to, and the prefix of its files' names there."""
 
@@ -136,7 +136,7 @@ def _open(path: Path, layers: Sequence[Layer], wishes: TreeWishes) -> TreeVolume
     around = _surroundings(real, table, mount, wishes, profile)
     walk = Walk(layers, profile, selection, around)
     try:
-        walk.run(wishes.stopped, wishes.walked)
+        walk.run(wishes.stopped, lambda files: wishes.says(f"walked {files:,} files so far"))
     except OSError as error:
         raise RefusedError(
             "source.unreadable", f"cannot read {path}: {error.strerror}", hint="check the disk: dmesg", field="source"
@@ -169,6 +169,7 @@ def _open(path: Path, layers: Sequence[Layer], wishes: TreeWishes) -> TreeVolume
             label=origin.label,
             scratch=scratch,
             stopped=wishes.stopped,
+            says=wishes.says,
         )
         with closing(contents):
             return copy_tree(path, tree, contents, walk.report, made)

@@ -50,6 +50,8 @@ class XfsWishes:
     scratch: Path
     """A directory with room for the temporary file."""
     stopped: Callable[[], bool]
+    says: Callable[[str], None] = lambda _: None
+    """Hears how far the copy is."""
 
 
 def require_means(path: Path, scratch: Path | None) -> Path:
@@ -78,7 +80,9 @@ def copy_tree(path: Path, tree: Tree, contents: Contents, report: Report, wishes
             image = undo.enter_context(_temporary_file(path, tree, wishes)).fileno()
             _make(path, image, wishes)
             with mounted_image(image, XFS.name, _OPTIONS, wishes.scratch) as root:
-                Writer(tree, contents, root, wishes.stopped).run()
+                wishes.says(f"copies {size_text(least_size(tree, wishes.like))} into a file in {wishes.scratch}")
+                written = Writer(tree, contents, root, wishes.stopped)
+                written.run(lambda size: wishes.says(f"copied {size_text(size)} so far"))
                 contents.compare_all()
                 _write_out(root)
             return _volume(path, image, tree, report)

@@ -17,9 +17,11 @@ from amistream.source.tree.records import nanoseconds_of
 from amistream.source.tree.tree import LOST_AND_FOUND, NOBODY, ROOT, Tree
 from amistream.source.tree.walk import StoppedError
 from amistream.source.tree.xattrs import of_kernel
-from amistream.values import MIB
+from amistream.values import GIB, MIB
 
 _AT_ONCE = MIB
+FIRST_CALL = GIB
+"""Bytes of a copy that takes some seconds, and is worth a word."""
 _MOST_OPEN = 64
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -35,10 +37,16 @@ class Writer:
         self._stopped = stopped
         self._open: OrderedDict[int, int] = OrderedDict()
         self._buffer = memoryview(bytearray(_AT_ONCE))
+        self._copied = 0
+        self._next_call = FIRST_CALL
+        self._says: Callable[[int], None] = lambda _: None
 
-    def run(self) -> None:
-        """Write it all. Raises OSError, `SourceError` for a file that cannot be read, and `StoppedError`."""
-        tree = self._tree
+    def run(self, copied: Callable[[int], None] = lambda _: None) -> None:
+        """Write it all. Raises OSError, `SourceError` for a file that cannot be read, and `StoppedError`.
+
+        `copied` hears how many bytes are written, whenever they have doubled.
+        """
+        tree, self._says = self._tree, copied
         try:
             for above, (first, count) in tree.entries.items():
                 for entry in range(first, first + count):
@@ -107,6 +115,13 @@ class Writer:
                 done = 0
                 while done < len(piece):
                     done += os.pwrite(opened, piece[done:], offset + done)
+                self._count(done)
+
+    def _count(self, size: int) -> None:
+        self._copied += size
+        while self._copied > self._next_call:
+            self._says(self._next_call)
+            self._next_call *= 2
 
     def _dress(self, row: int, opened: int) -> None:
         """Give an open file or directory its owner, mode, attributes and times, in the only order that keeps all."""
