@@ -7,11 +7,18 @@ import selectors
 import subprocess
 import time
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+Drive: TypeAlias = Literal["virtio", "nvme"]
+"""Volumes of EBS are NVMe drives on instances of Nitro, which all newer types are."""
+DRIVES: dict[Drive, tuple[str, ...]] = {
+    "virtio": ("-drive", "file={disk},format=raw,if=virtio"),
+    "nvme": ("-drive", "file={disk},format=raw,if=none,id=disk", "-device", "nvme,drive=disk,serial=disk"),
+}
 
 HANDED_OVER = b"Booting from 0000:7c00"
 """SeaBIOS prints this last, before it runs the first sector of the disk."""
@@ -41,13 +48,13 @@ class Machine:
 
 
 @contextmanager
-def machine(disk: Path, memory_mib: int = 512) -> Iterator[Machine]:
-    """Switch on a machine with this disk; what it writes is not kept."""
+def machine(disk: Path, memory_mib: int = 512, drive: Drive = "virtio") -> Iterator[Machine]:
+    """Switch on a machine with this disk in such a drive; what it writes is not kept."""
     # Only software translation works everywhere: there are machines whose /dev/kvm exists, and whose guests hang.
     words = ["-accel", "tcg", "-m", str(memory_mib), "-display", "none", "-monitor", "none", "-no-reboot"]
     # Addresses, but no way out: a system that waits for its network gets one.
     words += ["-nic", "user,restrict=on,model=virtio"]
-    words += ["-snapshot", "-drive", f"file={disk},format=raw,if=virtio"]
+    words += ["-snapshot", *(word.format(disk=disk) for word in DRIVES[drive])]
     words += ["-chardev", "stdio,id=text,mux=on,signal=off", "-serial", "chardev:text"]
     words += ["-device", "isa-debugcon,iobase=0x402,chardev=text"]
     process = subprocess.Popen(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, get_args
 
 import pytest
 
-from boot.machine import HANDED_OVER, machine
+from boot.machine import HANDED_OVER, Drive, machine
 from boot.tiny_system import LOADED, TinySystem
 from boot.way import bundled_and_unbundled, inspected
 from support.boot_disks import BootDisk, Table, bare_file_system, boot_disk
@@ -33,10 +33,10 @@ PATIENCE_S = 600
 """A machine boots in 5 s on an idle core, and in 20 times as long on a busy one."""
 
 
-def assert_boots(disk: Path, printed: bytes, memory_mib: int = 512) -> tuple[float, bytes]:
+def assert_boots(disk: Path, printed: bytes, memory_mib: int = 512, drive: Drive = "virtio") -> tuple[float, bytes]:
     """Assert that a machine with this disk prints a text; return the seconds until then, and all that was printed."""
     begun = time.monotonic()
-    with machine(disk, memory_mib) as running:
+    with machine(disk, memory_mib, drive) as running:
         assert running.prints(printed, PATIENCE_S), running.printed[-4000:].decode(errors="replace")
     took = time.monotonic() - begun
     LOG.info("%s after %.1f s, at a load of %.1f", printed.decode(), took, os.getloadavg()[0])

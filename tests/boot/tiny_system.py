@@ -17,8 +17,8 @@ from support.volumes import FIXED_UUID
 
 KERNEL = "linux-image-cloud-amd64"
 BUSYBOX = "busybox-static"
-NEEDED_MODULES = ("virtio_pci", "virtio_blk", "ext4", "crc32c_generic", "xfs")
-"""For the disk of the machine and its file system, as far as the kernel does not have them built in."""
+NEEDED_MODULES = ("virtio_pci", "virtio_blk", "nvme", "ext4", "crc32c_generic", "xfs")
+"""For the drives of the machine and its file system, as far as the kernel does not have them built in."""
 LOADED = b"KERNEL-LOADED"
 """GRUB prints this once kernel and initramfs are in memory."""
 BOOTED = b"SYSTEM-BOOTED"
@@ -42,7 +42,8 @@ for module in MODULES; do /busybox insmod "/$module"; done
 for word in $(/busybox cat /proc/cmdline); do
     case $word in root=*) root=${word#root=} ;; esac
 done
-case $root in UUID=*|LABEL=*) root=$(/busybox findfs "$root") ;; esac
+# The driver of NVMe finds its drives after it is loaded.
+case $root in UUID=*|LABEL=*) until found=$(/busybox findfs "$root"); do /busybox sleep 0.1; done; root=$found ;; esac
 /busybox mount -o ro "$root" /root
 /busybox mount --move /dev /root/dev
 exec /busybox switch_root /root /sbin/init
@@ -69,9 +70,9 @@ class TinySystem:
     def kernel(self) -> Path:
         return self.tree / "boot" / f"vmlinuz-{self.release}"
 
-    def booted(self, kind: Kind = "ext4") -> bytes:
+    def booted(self, kind: Kind = "ext4", device: str = "/dev/vda1") -> bytes:
         """All that its init prints if it runs from such a file system."""
-        return b"%s %s /dev/vda1 %s" % (BOOTED, self.release.encode(), kind.encode())
+        return b"%s %s %s %s" % (BOOTED, self.release.encode(), device.encode(), kind.encode())
 
 
 def tiny_system(directory: Path) -> TinySystem:
