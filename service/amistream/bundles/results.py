@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from amistream.bundles.manifest import Signature
 from amistream.errors import DifferenceError
@@ -112,6 +112,15 @@ class Inventory(_Result):
     cost: float | None
     price: float | None
     price_as_of: str
+
+
+class ConvertibleBundle(_Result):
+    """A bundle that may become an AMI on EBS. `image_id`: the AMI that was made of it, or ''."""
+
+    manifest: str
+    image_size: int
+    image_id: str
+    problem: str = Field("", description="why it cannot be converted, or empty")
 
 
 class Difference(_Result):

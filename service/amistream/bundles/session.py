@@ -13,6 +13,7 @@ from pathlib import Path
 from amistream.aws.buckets import keeps_versions
 from amistream.aws.regions import find_ec2_certificate
 from amistream.aws.session import Aws
+from amistream.bundles.convertible import find_convertible
 from amistream.bundles.download import download
 from amistream.bundles.facts import bundle_facts
 from amistream.bundles.listing import take_inventory
@@ -24,6 +25,7 @@ from amistream.bundles.register import deregister_image, ec2_of, find_image, reg
 from amistream.bundles.remove import Removal, plan_removal, remove
 from amistream.bundles.results import (
     BundleFacts,
+    ConvertibleBundle,
     Deregistered,
     Inventory,
     Migrated,
@@ -193,6 +195,11 @@ class BundleSession:
         place = await open_bucket(location, self._settings, self._aws)
         ec2 = await ec2_of(place.region, self._settings, self._aws) if ask_ec2 else None
         return await take_inventory(place, self._settings, ec2, self._note, price=price)
+
+    async def convertible(self, folder: str, *, region: str = "") -> list[ConvertibleBundle]:
+        """The bundles in a bucket, each with the AMI on EBS that was made of it in `region`, or in the bucket's."""
+        place = await open_bucket(parse_s3_location(folder), self._settings, self._aws)
+        return await find_convertible(place, self._settings, self._aws, self._note, region=region or place.region)
 
     async def inspect(self, address: str, *, ask_ec2: bool = True) -> BundleFacts:
         bundle = await self._bundle(address)

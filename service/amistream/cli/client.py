@@ -118,10 +118,10 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
-    async def submit(self, request: JobRequest) -> str:
-        """Submit the job and return its id."""
+    async def submit(self, request: JobRequest, key: str = "") -> str:
+        """Submit the job and return its id; with the `key` of an earlier one, the id of that."""
         body = request.model_dump(mode="json", exclude_unset=True)
-        headers = {"Idempotency-Key": secrets.token_hex(16)}
+        headers = {"Idempotency-Key": key or secrets.token_hex(16)}
         return self._read(_Accepted, await self._ask("POST", "/v1/jobs", json=body, headers=headers)).id
 
     async def jobs(self, state: State | None) -> JobList:

@@ -9,7 +9,9 @@ from typing import Protocol
 JOB_TAG = "amistream:job"
 """Tag of an AMI with the job, or a word for the command, that registered it: RegisterImage takes no client token."""
 BUNDLE_TAG = "amistream:bundle"
-"""Tag of an AMI on EBS with the bundle of which it was made: bucket/key of the manifest."""
+"""Tag of an AMI on EBS with the bundle of which it was made: bucket/key of the manifest, or the beginning of that."""
+LONGEST_TAG = 256
+"""Characters of a tag's value. AWS limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +47,9 @@ class Registration:
 
     @property
     def unmarked(self) -> Registration:
-        """The same without the mark of its job, for users who may not tag."""
-        return replace(self, tags={key: value for key, value in self.tags.items() if key != JOB_TAG})
+        """The same without the marks of amistream, for users who may not tag."""
+        marks = {JOB_TAG, BUNDLE_TAG}
+        return replace(self, tags={key: value for key, value in self.tags.items() if key not in marks})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

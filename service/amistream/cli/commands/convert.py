@@ -5,25 +5,43 @@ Its options are the fields of `request.ConvertCheckRequest`: add one there.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from amistream.cli.job_access import Jobs
+from amistream.cli.manifest_arguments import bucket_address, settings_for
 from amistream.cli.options import ConfigOption, DetachOption, JsonOption, SocketOption
-from amistream.cli.output import put_note
-from amistream.cli.request_options import fields_of, in_option_words, make_request, takes
-from amistream.errors import UsageError
+from amistream.cli.output import put_note, put_result
+from amistream.cli.request_options import fields_of, in_option_words, make_request, takes, validated
+from amistream.errors import EXIT_DONE, JobError, UsageError
 from amistream.events import JobKind
-from amistream.request import ConvertCheckRequest, ConvertRequest
+from amistream.request import ConvertCheckRequest, ConvertRequest, StoreReach
 from amistream.values import STANDARD_INPUT
+
+if TYPE_CHECKING:
+    from amistream.bundles.results import ConvertibleBundle
+    from amistream.cli.every import Desk, Outcomes
 
 InProcess = Annotated[
     bool, typer.Option("--in-process", help="Run the job in this process, without a daemon; Ctrl-C cancels it.")
 ]
-Checks = Annotated[
+Every = Annotated[
     bool,
-    typer.Option("--dry-run", "-n", help="Only run all of the job's checks, and report every problem with its fix."),
+    typer.Option(
+        "--every", help="SOURCE is s3://BUCKET[/PREFIX]: convert each bundle there that has no AMI on EBS yet."
+    ),
+]
+AtOnce = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs", metavar="N", min=1, max=64, help="With --every: jobs at a time; default: the setting max_jobs."
+    ),
+]
+Checks = Annotated[
+    bool, typer.Option("--dry-run", "-n", help="Only run the job's checks, and report every problem with its fix.")
 ]
 
 
@@ -31,6 +49,8 @@ Checks = Annotated[
 def convert(
     context: typer.Context,
     *,
+    every: Every = False,
+    at_once: AtOnce = None,
     dry_run: Checks = False,
     in_process: InProcess = False,
     detach: DetachOption = False,
@@ -48,6 +68,9 @@ def convert(
 
     Ctrl-C leaves the daemon's job running; with --in-process it cancels the job, and deletes the snapshot.
 
+    With --every each bundle below a prefix is converted that has no AMI on EBS yet, which a tag of the AMI says. Given
+    again, the same command resumes what was cut short, also after Ctrl-C.
+
     Example: [bold]amistream convert s3://my-bucket/web-1/image.manifest.xml --ami-name web-1-ebs --ena[/bold]
 
     Example: [bold]amistream convert /dev/xvdf --ami-name web-2 --ena --volume-size 20GiB[/bold]
@@ -55,6 +78,8 @@ def convert(
     Example: [bold]amistream convert data.qcow2 --no-register --encrypted[/bold]
 
     Example: [bold]amistream convert s3://my-bucket/web-1/image.manifest.xml --dry-run[/bold]
+
+    Example: [bold]amistream convert s3://my-bucket/web --every --ena --jobs 4[/bold]
     """
     if given["source"] == STANDARD_INPUT and not in_process:
         raise UsageError(
@@ -63,15 +88,15 @@ def convert(
             hint="give --in-process: then the job runs in this process",
             field="source",
         )
+    _refuse_together(given, every=every, detach=detach, at_once=at_once)
     given["kind"] = JobKind.CONVERT
+    place = _Place(socket, config, in_process=in_process)
     try:
+        if every:
+            reach = validated(StoreReach, context)
+            return _convert_every(given, reach, place, at_once=at_once, dry_run=dry_run, as_json=as_json)
         if dry_run:
-            from amistream.cli.commands.doctor import put_findings
-            from amistream.settings import load
-
-            settings = load(config)
-            checked = make_request(ConvertCheckRequest, given)
-            return put_findings(checked, settings, None if in_process else socket or settings.socket, as_json=as_json)
+            return _check(make_request(ConvertCheckRequest, given), place, as_json=as_json)
         jobs = Jobs(socket, config, in_process=in_process, detach=detach)
         request = make_request(ConvertRequest, given)
         origin = context.get_parameter_source("config")
@@ -80,3 +105,68 @@ def convert(
         return jobs.submit(request, as_json=as_json)
     except UsageError as error:
         raise in_option_words(error, context) from error
+
+
+def _refuse_together(given: dict[str, Any], *, every: bool, detach: bool, at_once: int | None) -> None:
+    """Raise `UsageError` for options that exclude each other."""
+    reason = ""
+    if at_once is not None and not every:
+        reason = "--jobs needs --every"
+    elif every and detach:
+        reason = "--every waits for its jobs: leave --detach out"
+    elif every and given["ami_name"]:
+        reason = "with --every each AMI has a name of its own: leave --ami-name out"
+    if reason:
+        raise UsageError("usage", f"cannot run the command: {reason}")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the work is done."""
+
+    socket: Path | None
+    config: Path | None
+    in_process: bool
+
+
+def _check(request: ConvertCheckRequest, place: _Place, *, as_json: bool) -> int:
+    from amistream.cli.commands.doctor import put_findings
+    from amistream.settings import load
+
+    settings = load(place.config)
+    return put_findings(
+        request, settings, None if place.in_process else place.socket or settings.socket, as_json=as_json
+    )
+
+
+def _convert_every(
+    given: dict[str, Any], reach: StoreReach, place: _Place, *, at_once: int | None, dry_run: bool, as_json: bool
+) -> int:
+    """Convert the bundles of a bucket; the exit status is that of a failed job if one of them failed."""
+    from amistream.cli.every import convert_every, outcomes_text, plan
+    from amistream.cli.every_desks import work_here, work_in_daemon
+    from amistream.cli.foreground import run_here
+
+    folder = bucket_address(given["source"])
+
+    def make(manifest: str) -> ConvertRequest:
+        return make_request(ConvertRequest, {**given, "source": manifest})
+
+    make(f"{folder}/image.manifest.xml")  # options are refused before anything is asked
+    settings = settings_for(place.config, reach)
+    found: list[ConvertibleBundle] = run_here(
+        settings, lambda session, _: session.convertible(folder, region=reach.region or "")
+    )
+
+    async def work(desk: Desk) -> Outcomes:
+        return await convert_every(desk, found, make, at_once=at_once or settings.max_jobs, tell=put_note)
+
+    if dry_run:
+        outcomes = plan(found)
+    elif place.in_process:
+        outcomes = work_here(work, place.config)
+    else:
+        outcomes = work_in_daemon(work, place.socket, place.config)
+    put_result(outcomes.model_dump_json() if as_json else outcomes_text(outcomes))
+    failed = any(each.is_failed for each in outcomes.bundles)
+    return JobError.exit_status if failed and not dry_run else EXIT_DONE

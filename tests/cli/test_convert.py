@@ -1,0 +1,188 @@
+"""`convert` by the real command: a volume, a bundle, every bundle of a bucket, and refusals."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from amistream.events import ConversionResult, JobView
+from amistream.ports.registry import BUNDLE_TAG
+from bundles.made import flip, put_files
+from cli.running import Cli, Outcome, Spawn, ended
+from jobs.work import request, run, settings, use_endpoint
+from support.boot_disks import partitioned
+from support.ebs_endpoint import read_back
+from support.volumes import MIB, ext4_image, random_image
+
+if TYPE_CHECKING:
+    from conftest import MakeBucket
+    from support.ebs_endpoint import EbsEndpoint, EbsServer
+    from support.endpoints import Endpoint
+    from support.keys import KeyRing
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    """A disk with a table."""
+    return partitioned(random_image(tmp_path / "disk.img", 4 * MIB), "mbr").path
+
+
+@pytest.fixture
+def clouds(
+    ebs_server: EbsServer, seaweedfs: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Endpoint, EbsEndpoint]]:
+    """An S3, and EBS with EC2 under the same credentials."""
+    use_endpoint(seaweedfs, monkeypatch)
+    with ebs_server.account(like=seaweedfs) as account:
+        for service, endpoint in (("S3", seaweedfs), ("EC2", account), ("EBS", account), ("STS", account)):
+            monkeypatch.setenv(f"AWS_ENDPOINT_URL_{service}", endpoint.url)
+        yield seaweedfs, account
+
+
+async def in_process(spawn: Spawn, *words: str | Path) -> Outcome:
+    return await ended(await spawn("convert", *words, "--in-process"))
+
+
+def result_of(outcome: Outcome) -> ConversionResult:
+    assert outcome.status == 0, outcome.stderr
+    result = JobView.model_validate_json(outcome.stdout).result
+    assert isinstance(result, ConversionResult)
+    return result
+
+
+def user(keys: KeyRing) -> tuple[str, ...]:
+    return "--cert", str(keys.user.certificate), "--private-key", str(keys.user.key)
+
+
+def same(endpoint: EbsEndpoint, snapshot: str, image: Path, tmp_path: Path) -> bool:
+    """Compare the snapshot's volume with the image, behind which it has zeros."""
+    read_back(endpoint, snapshot, tmp_path / "volume")
+    with (tmp_path / "volume").open("r+b") as volume:
+        volume.truncate(image.stat().st_size)
+    return filecmp.cmp(tmp_path / "volume", image, shallow=False)
+
+
+async def test_a_volume(
+    spawn: Spawn, ebs_endpoint: EbsEndpoint, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk becomes a snapshot with its bytes, and an AMI with what the options say."""
+    use_endpoint(ebs_endpoint, monkeypatch)
+    options = ("--ami-name", "web 1", "--ena", "-B", "ephemeral0=sdb", "--tag", "team=web", "--snapshot-tag", "of=web")
+    reach = ("--endpoint-url", ebs_endpoint.url, "--boot-mode", "legacy-bios", "--imds-support", "v2.0", "--json")
+    result = result_of(await in_process(spawn, disk, *options, *reach))
+    assert same(ebs_endpoint, result.snapshot_id, disk, tmp_path)
+    (image,) = ebs_endpoint.images()
+    assert (image["imageId"], image["name"]) == (result.image_id, "web 1") == (result.image_id, result.image_name)
+    assert image["snapshots"] == [result.snapshot_id]
+    assert image["blockDeviceMapping"][1] == {"deviceName": "/dev/sdb", "virtualName": "ephemeral0"}
+    names = ("architecture", "virtualizationType", "rootDeviceName", "bootMode", "imdsSupport", "enaSupport")
+    assert [image[name] for name in names] == ["x86_64", "hvm", "/dev/xvda", "legacy-bios", "v2.0", True]
+    assert image["tags"]["team"] == "web"
+    assert ebs_endpoint.snapshot(result.snapshot_id)["tags"]["of"] == "web"
+
+
+async def test_refused(
+    spawn: Spawn, ebs_endpoint: EbsEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bare file system is refused before a snapshot is started; --dry-run names the same, and makes nothing."""
+    use_endpoint(ebs_endpoint, monkeypatch)
+    image = ext4_image(tmp_path / "root.img", 4 * MIB)
+    outcome = await in_process(spawn, image, "--endpoint-url", ebs_endpoint.url)
+    assert (outcome.status, outcome.stdout) == (3, "")
+    assert "bare ext4 file system" in outcome.stderr
+    assert "--partition mbr" in outcome.stderr
+    outcome = await in_process(spawn, image, "--endpoint-url", ebs_endpoint.url, "--dry-run", "--json")
+    assert outcome.status == 3
+    findings = {each["name"]: each["status"] for each in json.loads(outcome.stdout)}
+    assert findings["bootable"] == "failed"
+    assert (findings["source"], findings["ami_name"], findings["registration"]) == ("ok", "ok", "skipped")
+    outcome = await in_process(spawn, image, "--endpoint-url", ebs_endpoint.url, "--dry-run", "--no-register")
+    assert outcome.status == 0, outcome.stdout
+    assert ebs_endpoint.snapshots() == []
+
+
+async def test_a_bundle(
+    spawn: Spawn,
+    ebs_endpoint: EbsEndpoint,
+    disk: Path,
+    key_ring: KeyRing,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A bundle in a directory becomes an AMI; a damaged one leaves neither a snapshot nor an AMI."""
+    use_endpoint(ebs_endpoint, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    job = await run(request(disk, tmp_path / "out", key_ring), settings(tmp_path))
+    assert job.result is not None, job.error
+    words = ("out/image.manifest.xml", "--endpoint-url", ebs_endpoint.url, *user(key_ring))
+    result = result_of(await in_process(spawn, *words, "--json"))
+    assert same(ebs_endpoint, result.snapshot_id, disk, tmp_path)
+    assert ebs_endpoint.images()[0]["tags"][BUNDLE_TAG] == str(tmp_path / "out" / "image.manifest.xml")
+    flip(tmp_path / "out" / "image.part.03")
+    outcome = await in_process(spawn, *words)
+    assert outcome.status in {4, 5}, outcome.stderr
+    assert "image.part.03" in outcome.stderr
+    assert ebs_endpoint.orphans() == []
+    assert len(ebs_endpoint.images()) == 1
+
+
+async def test_every_bundle(
+    spawn: Spawn,
+    clouds: tuple[Endpoint, EbsEndpoint],
+    make_bucket: MakeBucket,
+    disk: Path,
+    key_ring: KeyRing,
+    tmp_path: Path,
+) -> None:
+    """Each whole bundle of a bucket is converted once; the same command again has nothing to do."""
+    s3, ebs = clouds
+    bucket = make_bucket(s3)
+    job = await run(request(disk, tmp_path / "out", key_ring), settings(tmp_path))
+    assert job.result is not None, job.error
+    for prefix in ("a/", "b/"):
+        put_files(s3, bucket, tmp_path / "out", prefix)
+    (tmp_path / "out" / "image.part.03").unlink()
+    put_files(s3, bucket, tmp_path / "out", "broken/")
+    words = (f"s3://{bucket}", "--every", *user(key_ring), "--ena")
+    outcome = await in_process(spawn, *words, "--dry-run", "--json")
+    assert outcome.status == 0, outcome.stderr
+    assert [each["state"] for each in json.loads(outcome.stdout)["bundles"]] == ["waiting", "waiting", "broken"]
+    assert ebs.snapshots() == []
+    outcome = await in_process(spawn, *words, "--json")
+    assert outcome.status == 4, outcome.stderr
+    ends = json.loads(outcome.stdout)["bundles"]
+    assert [each["state"] for each in ends] == ["done", "done", "broken"]
+    made = {image["tags"][BUNDLE_TAG]: image["imageId"] for image in ebs.images()}
+    assert made == {
+        f"{bucket}/{prefix}/image.manifest.xml": end["image_id"] for prefix, end in zip("ab", ends, strict=False)
+    }
+    outcome = await in_process(spawn, *words)
+    assert "there" in outcome.stdout
+    assert len(ebs.images()) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("-",), "--in-process"),
+        (("/x", "--jobs", "2"), "--jobs needs --every"),
+        (("/x", "--every"), "is no bucket"),
+        (("s3://b/m", "--every", "--detach"), "leave --detach out"),
+        (("s3://b/m", "--every", "--ami-name", "one"), "leave --ami-name out"),
+        (("/x", "--kms-key-id", "alias/web"), "aws kms describe-key"),
+        (("/x", "--volume-type", "st1"), "--volume-type"),
+        (("/x", "--virtualization", "paravirtual", "--ena"), "need --virtualization hvm"),
+        (("/x", "--snapshot-tag", "team"), "KEY=VALUE"),
+        (("/x", "--to", "s3://b"), "No such option"),
+    ],
+)
+async def test_usage(cli: Cli, words: tuple[str, ...], says: str) -> None:
+    """A command that cannot be meant is refused in words, with status 2."""
+    outcome = await cli("convert", *words)
+    assert (outcome.status, outcome.stdout) == (2, "")
+    assert says in outcome.stderr
