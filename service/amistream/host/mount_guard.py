@@ -28,7 +28,7 @@ _NEW_MOUNTS = 0x00020000
 _RECURSIVE, _PRIVATE = 0x4000, 1 << 18
 _NO_ATIME = 1 << 10
 _DIE_WITH_PARENT = 1
-_GET_FREE, _SET_FILE, _SET_STATUS, _CONFIGURE = 0x4C82, 0x4C00, 0x4C04, 0x4C0A
+_GET_FREE, _SET_FILE, _CLEAR_FILE, _SET_STATUS, _CONFIGURE = 0x4C82, 0x4C00, 0x4C01, 0x4C04, 0x4C0A
 _AUTOCLEAR = 4
 _STATUS = struct.Struct("<52xI176x")
 """`struct loop_info64` of linux/loop.h: the flags alone."""
@@ -48,11 +48,13 @@ def attach(image: int) -> int:
     control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
     try:
         for _ in range(_TRIES):
-            device = os.open(f"/dev/loop{fcntl.ioctl(control, _GET_FREE)}", os.O_RDWR | os.O_CLOEXEC)
+            path = f"/dev/loop{fcntl.ioctl(control, _GET_FREE)}"
+            # Only for reading: some kernels mount no device that is open for writing, too.
+            device = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 # For udev: a device that is locked is not looked at, so no link in /dev/disk leads to this copy.
                 fcntl.flock(device, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _bind(device, image)
+                _bind(path, image)
             except OSError as error:
                 os.close(device)
                 if error.errno not in (errno.EBUSY, errno.EWOULDBLOCK):
@@ -65,8 +67,9 @@ def attach(image: int) -> int:
     raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
 
-def _bind(device: int, image: int) -> None:
+def _bind(path: str, image: int) -> None:
     status = _STATUS.pack(_AUTOCLEAR)
+    device = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         fcntl.ioctl(device, _CONFIGURE, struct.pack("<II", image, 0) + status + bytes(64))
     except OSError as error:
@@ -74,7 +77,13 @@ def _bind(device: int, image: int) -> None:
             raise
         # Before Linux 5.8 it takes two steps.
         fcntl.ioctl(device, _SET_FILE, image)
-        fcntl.ioctl(device, _SET_STATUS, status)
+        try:
+            fcntl.ioctl(device, _SET_STATUS, status)
+        except OSError:
+            fcntl.ioctl(device, _CLEAR_FILE)
+            raise
+    finally:
+        os.close(device)
 
 
 def _mount(device: int, point: bytes, kind: bytes, options: bytes) -> None:
