@@ -15,6 +15,7 @@ from amistream.events import BundleResult, State
 from amistream.jobs import bundle_run
 from amistream.jobs.job import Job
 from amistream.jobs.tree_report import check_tree
+from amistream.member import Member
 from jobs.runs import ANEW
 from source.tree.images import is_clean, opened, write_image
 from support.mounts import small_disk
@@ -22,7 +23,8 @@ from support.referee import check_bundle
 
 if TYPE_CHECKING:
     from amistream.request import BundleRequest
-    from jobs.runs import Scene
+    from jobs.runs import MakeScene, Scene
+    from support.keys import KeyRing
 
 SIZE = 24 << 20
 
@@ -101,6 +103,30 @@ async def test_continued(scene: Scene, tree: Path) -> None:
     assert isinstance(job.result, BundleResult)
     assert job.result.compression["resumed"] > 0
     check(scene, tree)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to others")
+async def test_continued_for_a_member(make_scene: MakeScene, tree: Path, tmp_path: Path, key_ring: KeyRing) -> None:
+    """A member's job goes on with his rights: without what was closed to him meanwhile it begins anew."""
+    member = Member(user=65533, group=None)
+    for path in (tree, *tree.rglob("*")):
+        os.chown(path, member.user or 0, 0)
+        path.chmod(0o700)
+    async with make_scene(source_roots=[str(tree), str(tmp_path), str(key_ring.user.key.parent)]) as scene:
+        job = Job(scene.request(source=str(tree), size=SIZE), confined=True, user=member.user)
+        await scene.engine.enter(job)
+        with scene.failing("seal", fits=lambda _, part: part.digest.index >= 6):
+            await scene.engine.run(job)
+        assert job.resumable, job.error
+        (tree / "folder0/file0").write_bytes(b"of root")
+        os.chown(tree / "folder0/file0", 0, 0)
+        job = await scene.again(job)
+        assert (job.state, job.error) == (State.DONE, None)
+        assert [notice for notice in job.notices if "1 file (/folder0/file0): closed to the member" in notice]
+        assert [notice for notice in job.notices if ANEW in notice]
+        with opened(tree, SIZE, member=member) as volume:
+            image = write_image(volume, tmp_path / "image")
+        check_bundle(scene.out, image, scene.keys.user.key, scene.keys.user.certificate)
 
 
 @pytest.mark.parametrize("change", ["content", "new", "mode", "xattr"])

@@ -26,6 +26,7 @@ from amistream.errors import AmistreamError, JobError, JournalError, LateError, 
 from amistream.events import BundleResult, State
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.undo import UNDO_STALLS, Progress, Undoing
+from amistream.jobs.confinement import roots_of
 from amistream.jobs.job import Job
 from amistream.jobs.lanes import Lanes
 from amistream.jobs.ledger import PartLedger
@@ -41,7 +42,6 @@ from amistream.pipeline import Pipeline
 from amistream.plan import Bundling, BundlingPlace
 from amistream.ports.unanswered import AMI, latest
 from amistream.request import BundleRequest
-from amistream.roots import Roots
 from amistream.stages.manifest import WrappedKeys, write_manifest
 from amistream.units import time_text
 from amistream.values import STANDARD_INPUT, ChangedError, Measured
@@ -65,8 +65,7 @@ class BundleRun:
         self.entry = entry
         self._earlier = parts
         settings = shared.settings
-        readers = settings.socket_group
-        roots = Roots(settings.source_roots, readers=readers, user=job.user) if job.confined else None
+        roots = roots_of(job, settings)
         self._addresses = [
             Destination(
                 request,

@@ -11,6 +11,7 @@ import os
 from amistream.aws.regions import partition_of
 from amistream.checks.tree import refuse_member_wishes
 from amistream.errors import AccessDeniedError
+from amistream.jobs.job import Job
 from amistream.request import CheckRequest, VolumeRequest
 from amistream.roots import Roots
 from amistream.settings import Settings, memory_ceiling
@@ -40,6 +41,13 @@ def check_request(request: VolumeRequest, settings: Settings) -> None:
         raise _too_much("limit_upload", f"send more than {settings.limit_upload} bytes per second")
     if request.nice is not None and request.nice < settings.nice:
         raise _too_much("nice", f"run at a nice value below {settings.nice}")
+
+
+def roots_of(job: Job, settings: Settings) -> Roots | None:
+    """The roots within which a job must stay, for the member who submitted it; None for a job that is not confined."""
+    if not job.confined:
+        return None
+    return Roots(settings.source_roots, readers=settings.socket_group, user=job.user)
 
 
 def _check_endpoint(request: VolumeRequest, settings: Settings) -> None:

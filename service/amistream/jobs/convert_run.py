@@ -28,6 +28,7 @@ from amistream.events import ConversionResult, State
 from amistream.flow.cancel import await_answer
 from amistream.flow.undo import Progress
 from amistream.jobs.block_ledger import JournaledBlocks, load_blocks
+from amistream.jobs.confinement import roots_of
 from amistream.jobs.conversion_pass import make_pass
 from amistream.jobs.conversion_records import ConversionRecord
 from amistream.jobs.conversion_removal import remove_conversion
@@ -41,7 +42,6 @@ from amistream.plan import Converting
 from amistream.ports.registry import Registration
 from amistream.ports.snapshots import SnapshotState
 from amistream.request import ConvertRequest
-from amistream.roots import Roots
 from amistream.stages.blocks import NOTHING_EARLIER
 from amistream.stages.register import RegistrationAttempt
 from amistream.values import GIB
@@ -76,7 +76,7 @@ class ConvertRun:
             settings,
             shared.aws,
             job.id,
-            roots=Roots(settings.source_roots, readers=settings.socket_group) if job.confined else None,
+            roots=roots_of(job, settings),
             settled=record.converting if record else None,
         )
         self._attempts = 0

@@ -60,7 +60,7 @@ class Engine:
 
     async def enter(self, job: Job) -> None:
         """Enter a new job in the journal, for callers that have no queue."""
-        await self._journal.add(job.view(), job.request, confined=job.confined, idempotency_key="")
+        await self._journal.add(job.view(), job.request, confined=job.confined, user=job.user, idempotency_key="")
 
     async def run(self, job: Job) -> None:
         """Bring a queued job, which is in the journal, to its end. Raises only CancelledError."""
