@@ -1,4 +1,4 @@
-"""Writes the documents that come from the models: `config/amistream.toml`, and the option table of `bundle`.
+"""Writes the documents that come from the models: `config/amistream.toml`, and the option tables of the commands.
 
 python config/generate.py            # write them
 python config/generate.py --check    # exit status 1 if one of them differs
@@ -12,9 +12,9 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from pydantic import ByteSize
+from pydantic import BaseModel, ByteSize
 
-from amistream.request import BundleRequest, Option
+from amistream.request import BundleRequest, ConvertRequest, Option
 from amistream.settings import Settings, memory_ceiling
 from amistream.values import GIB, KIB, MIB
 
@@ -52,7 +52,12 @@ MEMORY = """
 # whatever the volume's size: {ceiling} MiB with these defaults on 2 cores. Each additional concurrent job needs the
 # same amount without the 130 MiB.
 """
-TABLE = re.compile(r"(<!-- options of bundle: config/generate\.py -->\n).*?(<!-- end of options -->)", re.DOTALL)
+TABLE = re.compile(r"(<!-- options of (\w+): config/generate\.py -->\n).*?(<!-- end of options -->)", re.DOTALL)
+MODELS: dict[str, type[BaseModel]] = {"bundle": BundleRequest, "convert": ConvertRequest}
+EVERY = """\
+| `--every`, `--jobs` `N` | each bundle of a bucket that has no AMI on EBS yet, N jobs at a time | `max_jobs` |
+| `--dry-run` | only run the checks; with `--every`, only list the bundles | |
+"""
 OTHERS = """\
 | `--in-process`, `--detach` | run the job without the daemon; do not wait for its end | |
 | `--config`, `--json` | settings file; result as JSON: in every command | |
@@ -80,22 +85,23 @@ def config_text() -> str:
     return "\n".join(blocks) + "\n" + _rule("Memory").rstrip("\n") + MEMORY.format(ceiling=ceiling // MIB)
 
 
-def option_table() -> str:
-    """Format the options of `bundle` as a table in Markdown."""
+def option_table(command: str) -> str:
+    """Format the options of a command as a table in Markdown."""
+    model = MODELS[command]
     lines = ["| option | meaning | default |", "|---|---|---|"]
-    for name, field in BundleRequest.model_fields.items():
+    for name, field in model.model_fields.items():
         option = next((each for each in field.metadata if isinstance(each, Option)), None)
         if option is None or not option.names.startswith("-"):
             continue
         names = ", ".join(f"`{each}`" for each in re.split("[ /]", option.names))
         values = f" `{option.metavar}`" if option.metavar else ""
         meaning = (field.description or "").replace("|", "\\|")
-        lines.append(f"| {names}{values.replace('|', chr(92) + '|')} | {meaning} | {_default(name)} |")
-    return "\n".join(lines) + "\n" + OTHERS
+        lines.append(f"| {names}{values.replace('|', chr(92) + '|')} | {meaning} | {_default(model, name)} |")
+    return "\n".join(lines) + "\n" + (EVERY if command == "convert" else "") + OTHERS
 
 
-def _default(name: str) -> str:
-    field = Settings.model_fields.get(name, BundleRequest.model_fields[name])
+def _default(model: type[BaseModel], name: str) -> str:
+    field = Settings.model_fields.get(name, model.model_fields[name])
     value = None if field.is_required() else field.get_default(call_default_factory=True)
     if field.is_required():
         return "required"
@@ -125,7 +131,7 @@ def documents() -> dict[Path, str]:
     for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         text = path.read_text()
         if TABLE.search(text):
-            made[path] = TABLE.sub(lambda found: f"{found[1]}{option_table()}{found[2]}", text)
+            made[path] = TABLE.sub(lambda found: f"{found[1]}{option_table(found[2])}{found[3]}", text)
     return made
 
 

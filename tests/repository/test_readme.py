@@ -18,7 +18,7 @@ from amistream.values import MIB
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-GUIDES = ("running-instance", "directories")
+GUIDES = ("running-instance", "directories", "leave-instance-store")
 """Pages of docs/ that show commands, as the README does."""
 SOURCES = "\n".join(path.read_text() for path in sorted((ROOT / "service").rglob("*.py")))
 
@@ -40,14 +40,14 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-def section(title: str) -> str:
-    found = re.search(rf"^#+ {re.escape(title)}\n(.*?)(?=^#|\Z)", README, re.MULTILINE | re.DOTALL)
+def section(title: str, page: str = README) -> str:
+    found = re.search(rf"^#+ {re.escape(title)}\n(.*?)(?=^#|\Z)", page, re.MULTILINE | re.DOTALL)
     assert found, f"no section {title!r}"
     return found[1]
 
 
-def first_column(title: str) -> list[str]:
-    rows = re.findall(r"^\| (.*?) \|", section(title), re.MULTILINE)
+def first_column(title: str, page: str = README) -> list[str]:
+    rows = re.findall(r"^\| (.*?) \|", section(title, page), re.MULTILINE)
     return [row for row in rows[1:] if not row.startswith("---")]
 
 
@@ -85,18 +85,18 @@ def test_links_of_a_guide_lead_somewhere(name: str) -> None:
         assert not anchor or anchor in anchors(text), (page, anchor)
 
 
-def test_the_option_table_is_whole() -> None:
-    """Every option of `bundle` is in the table, and no other."""
-    listed = {
-        option for cell in first_column("Options of `bundle`") for option in re.findall(r"`(--?[a-zA-Z0-9-]+)", cell)
-    }
+@pytest.mark.parametrize(("command", "page"), [("bundle", README), ("convert", guide("leave-instance-store"))])
+def test_the_option_table_is_whole(command: str, page: str) -> None:
+    """Every option of the command is in its table, and no other."""
+    cells = first_column(f"Options of `{command}`", page)
+    listed = {option for cell in cells for option in re.findall(r"`(--?[a-zA-Z0-9-]+)", cell)}
     taken = {
         option
-        for parameter in load_command("bundle").params
+        for parameter in load_command(command).params
         for option in (*parameter.opts, *parameter.secondary_opts)
         if option.startswith("-")
     }
-    assert listed == taken - {"--help", "-h", "--no-wait"}
+    assert listed == taken - {"--help", "-h", "-n", "--no-wait"}
 
 
 def test_the_request_table_is_the_api() -> None:
@@ -114,6 +114,7 @@ def test_every_state_is_listed() -> None:
 def test_error_codes_exist() -> None:
     """The source raises every code in the table."""
     rows = re.findall(r"^\| (`[a-z0-9_]+\.\w+`) \|", guide("running-instance"), re.MULTILINE)
+    rows += first_column("6. Errors", guide("leave-instance-store"))
     cells = [*first_column("Errors and what to do"), *rows]
     codes = [code for cell in cells for code in re.findall(r"`([^`]+)`", cell)]
     assert len(codes) > 15
