@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -115,6 +116,17 @@ class UnpackSpec(_Model):
     """The file for the image; None: no file, as for `verify --deep`."""
 
 
+class ConvertSpec(_Model):
+    """The standard input of the child that converts: an image, a directory or a manifest."""
+
+    settings: dict[str, Any]
+    source: str
+    endpoint_url: str
+    puts: int
+    size: int | None = None
+    """Of the image of a directory."""
+
+
 class TreeSpec(_Model):
     """The standard input of the child that reads a tree; `image` None: its data go nowhere."""
 
@@ -198,6 +210,17 @@ class JobRunner:
         )
         return Figures.model_validate_json("".join(_run_child("benchmarks.unpack_child", spec, None)))
 
+    def convert(self, source: Path, sink: Sink, *, puts: int, size: int | None = None) -> Figures:
+        """Convert an image, a directory or a bundle in its own process; `bundled_size` is what was sent."""
+        spec = ConvertSpec(settings=self._settings(), source=str(source), endpoint_url=sink.url, puts=puts, size=size)
+        return Figures.model_validate_json("".join(_run_child("benchmarks.convert_child", spec, sink)))
+
+    def sdk_upload(self, source: Path, sink: Sink, *, puts: int) -> dict[str, float]:
+        """Upload a file as blocks with the SDK alone, in its own process."""
+        arguments = (str(source), sink.url, str(puts))
+        told: dict[str, float] = json.loads("".join(_run_child("benchmarks.sdk_upload", None, sink, *arguments)))
+        return told
+
     def tree(self, source: Path, size: int, *, image: Path | None = None) -> TreeFigures:
         """Read a tree as a volume of `size` bytes in its own process, into the image or nothing."""
         spec = TreeSpec(source=str(source), size=size, image=str(image) if image else None)
@@ -207,11 +230,11 @@ class JobRunner:
         return {"state_dir": str(self._directory / "user"), "max_image_size": LARGEST}
 
 
-def _run_child(module: str, told: BaseModel, sink: Sink | None) -> list[str]:
+def _run_child(module: str, told: BaseModel | None, sink: Sink | None, *arguments: str) -> list[str]:
     """The lines that a child printed."""
     done = subprocess.run(
-        [sys.executable, "-m", module],
-        input=told.model_dump_json(),
+        [sys.executable, "-m", module, *arguments],
+        input=told.model_dump_json() if told else "",
         capture_output=True,
         text=True,
         check=False,

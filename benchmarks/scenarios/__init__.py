@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.scenarios import (
+    convert,
     loop,
     peers,
     resume,
@@ -29,6 +30,7 @@ SCENARIOS = {
         search.SCENARIO,
         resume.SCENARIO,
         unpack.SCENARIO,
+        convert.SCENARIO,
         used.SCENARIO,
         tree.SCENARIO,
         loop.SCENARIO,

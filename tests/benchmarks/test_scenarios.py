@@ -106,6 +106,19 @@ def test_jobs_of_one_batch_do_not_meet(tmp_path: Path) -> None:
     assert [each.size for each in figures] == [2**20] * 3
 
 
+def test_conversions(tmp_path: Path) -> None:
+    """A conversion and an upload by hand send the same blocks to the sink."""
+    volume = tmp_path / "volume.img"
+    volume.write_bytes(bytes(range(256)) * 4096 + bytes(1 << 20) + b"end")
+    jobs = JobRunner(tmp_path)
+    with running_sink(tmp_path) as sink:
+        figures = jobs.convert(volume, sink, puts=4)
+        warm_ups = sink.stats()["objects"] - 3
+        assert figures.bundled_size == 3 << 19
+        assert jobs.sdk_upload(volume, sink, puts=4)["wall_s"] > 0
+        assert sink.stats()["objects"] == warm_ups + 6
+
+
 def test_a_job_that_fails(tmp_path: Path) -> None:
     """A child's failure is reported in the child's words."""
     jobs = JobRunner(tmp_path)
