@@ -166,6 +166,12 @@ def test_largest_file(profile: str, most: int, tmp_path: Path) -> None:
         lay_out(make_tree((b"a", file(most + 1, runs=((0, 1),)))), 4096, PROFILES[profile])
 
 
+def test_hole_at_the_end(tmp_path: Path) -> None:
+    """The last file may be a hole from end to end."""
+    layout = lay_out(make_tree((b"a", file(9)), (b"b", file(9 * BLOCK, runs=()))), 4096)
+    check(layout, tmp_path / "image", 4096)
+
+
 def test_many_names(tmp_path: Path) -> None:
     """Long names make an index of two levels. debugfs lists all of them, and e2fsck finds no hash out of order."""
     blocks = 2 * GROUP

@@ -143,9 +143,10 @@ class Layout:
         """The single run that holds all data of a regular file, or None if there is none, or more."""
         size, place = self.tree.size[row], self.first_segment[row]
         segments = self.segments
-        if not size or segments.length[place] * BLOCK < size:
+        # A file that is a hole from end to end has no segment, and may be the last one.
+        if not size or row in self.tree.runs:
             return None
-        if segments.kind[place] != Kind.FILE or row in self.tree.runs:
+        if segments.kind[place] != Kind.FILE or segments.length[place] * BLOCK < size:
             return None
         return 0, segments.start[place], segments.length[place]
 
