@@ -193,6 +193,17 @@ def test_pipe_in_place_of_a_file_that_is_being_opened(
     os.close(here)
 
 
+def test_pipe_in_a_directory_that_seems_unchanged(tree: Path) -> None:
+    """A pipe in a file's place is not read, and blocks nothing, though its directory has the times of the walk."""
+    here = os.open(tree / "a", os.O_RDONLY)
+    about = (tree / "a/file0").stat()
+    (tree / "a/file0").unlink()
+    os.mkfifo(tree / "a/file0")
+    with pytest.raises(SwappedError):
+        open_regular(b"file0", OpenDirectory(here, only_root_writes=True, as_walked=True), about.st_dev, about.st_ino)
+    os.close(here)
+
+
 def test_shorter_than_it_says() -> None:
     """A file that ends before its size is named, though nobody wrote to it."""
     with opened(Path("/sys/devices/virtual/mem/null"), exclude=["/power"]) as volume:
