@@ -18,7 +18,7 @@ from amistream.roots import Roots, pinned
 from amistream.source.boot_choice import BootAreaChoice
 from amistream.source.tree.fstab import LARGEST
 from amistream.source.tree.opening import TreeWishes
-from amistream.source.tree.profiles import PROFILES
+from amistream.source.tree.profiles import PROFILES, XFS
 from amistream.source.tree.report import Fate
 from amistream.source.tree.volume import TreeVolume
 from amistream.source.xfs_tree.volume import CopiedVolume
@@ -79,11 +79,19 @@ def tree_wishes(context: RequestContext, stopped: Callable[[], bool]) -> TreeWis
         menu=_read_text(Path(request.grub_config), "grub_config") if request.grub_config else None,
         overlay=Path(request.overlay) if request.overlay else None,
         own=own,
-        scratch=(settings.scratch_dir or settings.state_dir) if context.roots is None else None,
+        scratch=_scratch(context) if context.roots is None else None,
         stopped=stopped,
         says=context.says,
         outputs=context.outputs,
     )
+
+
+def _scratch(context: RequestContext) -> Path:
+    """The directory for the copy of an xfs. Only the one that nobody chose is made where it is missing."""
+    request, settings = context.request, context.settings
+    if settings.scratch_dir is None and (request.file_system == XFS.name or request.partition == "clone"):
+        settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return settings.scratch_dir or settings.state_dir
 
 
 def open_wished(context: RequestContext, choice: BootAreaChoice, path: Path, stopped: Callable[[], bool]) -> Volume:

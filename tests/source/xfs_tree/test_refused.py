@@ -19,10 +19,12 @@ from support.mounts import small_disk
 from support.volumes import random_image
 
 
-def refusal(tree: Path, scratch: Path | None, size: int = SIZE, **wishes: object) -> RefusedError:
+def refusal(
+    tree: Path, scratch: Path | None, size: int = SIZE, *, is_there: bool = True, **wishes: object
+) -> RefusedError:
     with pytest.raises(RefusedError) as caught, copied(tree, scratch, size, **wishes):
         pass
-    assert scratch is None or nothing_left(scratch)
+    assert scratch is None or not is_there or nothing_left(scratch)
     return caught.value
 
 
@@ -101,6 +103,14 @@ def test_no_space_after_all(tree: Path, scratch: Path, monkeypatch: pytest.Monke
         error = refusal_on_disk(tree, scratch)
     assert error.code == "xfs.space"
     assert error.message.endswith("has no room: it is full")
+
+
+def test_no_directory(tree: Path, tmp_path: Path) -> None:
+    """A directory that does not exist is no place, and is not made."""
+    error = refusal(tree, tmp_path / "missing", is_there=False)
+    assert error.code == "xfs.scratch"
+    assert "missing: No such file or directory" in error.message
+    assert not (tmp_path / "missing").exists()
 
 
 def refusal_on_disk(tree: Path, scratch: Path) -> RefusedError:

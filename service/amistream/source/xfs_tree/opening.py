@@ -95,11 +95,15 @@ def copy_tree(path: Path, tree: Tree, contents: Contents, report: Report, wishes
 
 def _temporary_file(path: Path, tree: Tree, wishes: XfsWishes) -> IO[bytes]:
     scratch, needed = wishes.scratch, space_needed(tree, wishes.like, wishes.size)
-    scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-    free = _free(scratch)
-    if free < needed:
-        raise _no_space(path, scratch, f"it needs {size_text(needed)}, and {size_text(free)} are free")
-    return tempfile.TemporaryFile(dir=scratch, buffering=0)
+    try:
+        free = _free(scratch)
+        if free < needed:
+            raise _no_space(path, scratch, f"it needs {size_text(needed)}, and {size_text(free)} are free")
+        return tempfile.TemporaryFile(dir=scratch, buffering=0)
+    except OSError as error:
+        why = f"no temporary file can be made in {scratch}: {error.strerror}"
+        hint = f"ls -ld {quoted(scratch)}; set scratch_dir to a directory with space, {_OTHER_KIND}"
+        raise _refused("xfs.scratch", path, why, hint) from error
 
 
 def _volume(path: Path, image: int, tree: Tree, report: Report) -> CopiedVolume:
