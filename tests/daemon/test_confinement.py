@@ -15,7 +15,7 @@ from amistream.errors import AccessDeniedError, AmistreamError, JobError, Refuse
 from amistream.events import State
 from amistream.jobs.confinement import check_request
 from amistream.jobs.job import End
-from amistream.request import CheckRequest, ConvertCheckRequest, parse_bundle_request
+from amistream.request import CheckRequest, ConvertCheckRequest, ConvertRequest, parse_bundle_request
 from amistream.roots import Roots
 from amistream.settings import Settings
 from daemon.member import GROUP, MEMBER, OTHER_MEMBER, ask_as, connect_as, needs_root, talking
@@ -307,3 +307,14 @@ async def test_the_daemons_standard_input_is_nobodys(start_daemon: StartDaemon) 
         answer = await daemon.ask("POST", "/v1/jobs", json={"source": "-", "image_size": 512, "destinations": ["/b"]})
         assert (answer.status, answer.error["code"], answer.error["field"]) == (422, "source.stream", "source")
         assert daemon.queue.jobs() == []
+
+
+def test_the_memory_of_a_members_conversion_is_bounded() -> None:
+    """A conversion is measured by its own formula."""
+    chosen = Settings(source_roots=("/srv",))
+    values = {"kind": "convert", "source": "s3://bucket/image.manifest.xml"}
+    for fields in ({}, {"puts": 256, "workers": 2}, {"workers": 256, "memory_limit": "300MiB"}):
+        check_request(ConvertRequest.model_validate({**values, **fields}), chosen)
+    with pytest.raises(AccessDeniedError) as caught:
+        check_request(ConvertRequest.model_validate({**values, "workers": 256}), chosen)
+    assert caught.value.field == "memory_limit"

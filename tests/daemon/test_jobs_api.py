@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import pytest
 
 from amistream import __version__
 from amistream.errors import LostError
-from amistream.events import JobView, State
+from amistream.events import JobKind, JobView, State
 from amistream.jobs.job import End
+from amistream.request import CheckRequest, ConvertCheckRequest
 from amistream.settings import OnStop
 from daemon.rig import StartDaemon
+
+if TYPE_CHECKING:
+    from amistream.checks.findings import Finding
+    from amistream.roots import Roots
 
 
 async def test_submit_answers_the_job_and_where_to_find_it(start_daemon: StartDaemon) -> None:
@@ -22,6 +28,36 @@ async def test_submit_answers_the_job_and_where_to_find_it(start_daemon: StartDa
         assert (answer.status, view.state, view.source) == (202, State.QUEUED, "/volumes/a")
         found = await daemon.ask("GET", answer.headers["Location"])
         assert (found.status, found.body["id"]) == (200, view.id)
+
+
+async def test_a_conversion_is_a_job_of_its_own_kind(start_daemon: StartDaemon) -> None:
+    """The kind chooses the fields that a job has; one that does not exist is refused by its name."""
+    async with start_daemon() as daemon:
+        values = {"kind": "convert", "source": "s3://bucket/image.manifest.xml", "ena": True}
+        answer = await daemon.ask("POST", "/v1/jobs", json=values)
+        view = JobView.model_validate(answer.body)
+        assert (answer.status, view.kind, view.source) == (202, JobKind.CONVERT, values["source"])
+        assert view.destinations == ()
+        answer = await daemon.ask("POST", "/v1/jobs", json={**values, "destinations": ["s3://bucket"]})
+        assert (answer.status, answer.error["field"]) == (422, "destinations")
+        answer = await daemon.ask("POST", "/v1/jobs", json={**values, "kind": "copy"})
+        assert (answer.status, answer.error["field"]) == (422, "kind")
+
+
+async def test_the_checks_of_a_conversion(start_daemon: StartDaemon) -> None:
+    """The doctor takes the fields of a job of either kind."""
+    seen: list[type] = []
+
+    async def examine(request: CheckRequest | ConvertCheckRequest, _: Roots | None) -> list[Finding]:
+        seen.append(type(request))
+        return []
+
+    async with start_daemon(examine=examine) as daemon:
+        for values in ({}, {"kind": "bundle"}, {"kind": "convert"}, {"kind": "convert", "volume_type": "gp2"}):
+            answer = await daemon.ask("POST", "/v1/doctor", json=values)
+            assert (answer.status, answer.body) == (200, {"findings": []})
+        assert (await daemon.ask("POST", "/v1/doctor", json={"volume_type": "gp2"})).status == 422
+    assert seen == [CheckRequest, CheckRequest, ConvertCheckRequest, ConvertCheckRequest]
 
 
 async def test_job_is_shown_to_its_end(start_daemon: StartDaemon) -> None:

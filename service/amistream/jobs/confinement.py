@@ -12,9 +12,9 @@ from amistream.aws.regions import partition_of
 from amistream.checks.tree import refuse_member_wishes
 from amistream.errors import AccessDeniedError
 from amistream.jobs.job import Job
-from amistream.request import CheckRequest, VolumeRequest
+from amistream.request import CheckRequest, ConvertCheckRequest, VolumeRequest
 from amistream.roots import Roots
-from amistream.settings import Settings, memory_ceiling
+from amistream.settings import Settings, conversion_ceiling, memory_ceiling
 from amistream.values import MIB
 
 MEMORY = 512 * MIB
@@ -77,25 +77,32 @@ def _check_endpoint(request: VolumeRequest, settings: Settings) -> None:
 
 
 def _check_memory(request: VolumeRequest, settings: Settings) -> None:
-    block_size = int(settings.block_size)
     usual = memory_ceiling(
         workers=settings.worker_count(),
-        block_size=block_size,
+        block_size=int(settings.block_size),
         part_size=int(settings.part_size),
         upload_concurrency=settings.upload_concurrency,
     )
-    asked = memory_ceiling(
-        workers=request.workers or settings.worker_count(),
-        block_size=block_size,
-        part_size=int((request.part_size if isinstance(request, CheckRequest) else None) or settings.part_size),
-        upload_concurrency=(request.upload_concurrency if isinstance(request, CheckRequest) else None)
-        or settings.upload_concurrency,
-    )
+    asked = _memory_of(request, settings)
     allowed = int(settings.memory_limit or max(MEMORY, usual))
     # A job without its own limit is scaled down to the limit of the settings.
     wanted = int(request.memory_limit or settings.memory_limit or asked)
     if wanted > allowed:
         raise _too_much("memory_limit", f"use {wanted // MIB} MiB of memory: it may use {allowed // MIB} MiB")
+
+
+def _memory_of(request: VolumeRequest, settings: Settings) -> int:
+    """Bytes that the job may use without a limit."""
+    workers = request.workers or settings.worker_count()
+    if isinstance(request, ConvertCheckRequest):
+        return conversion_ceiling(workers=workers, puts=request.puts or settings.puts)
+    bundle = request if isinstance(request, CheckRequest) else None
+    return memory_ceiling(
+        workers=workers,
+        block_size=int(settings.block_size),
+        part_size=int((bundle and bundle.part_size) or settings.part_size),
+        upload_concurrency=(bundle and bundle.upload_concurrency) or settings.upload_concurrency,
+    )
 
 
 def _too_much(setting: str, action: str) -> AccessDeniedError:
