@@ -118,7 +118,6 @@ async def test_a_snapshot_begins_pending(place: Place) -> None:
     if place.can.verifies:  # moto does not keep tags of StartSnapshot, and ends a snapshot at once
         assert found.state is SnapshotState.PENDING
         assert [each.id for each in await place.ebs.find("amistream:job", "of-this-test")] == [started.id]
-        assert await place.ebs.ec2.pending() == 1
     assert await place.ebs.find("amistream:job", "another") == []
 
 
@@ -181,16 +180,8 @@ async def test_encryption(ebs: Ebs, ebs_endpoint: EbsEndpoint) -> None:
     assert (await ebs.start(order("own", encrypted=True))).encrypted
     with_key = await ebs.start(order("key", kms_key_id=key))
     assert (with_key.encrypted, with_key.kms_key_id) == (True, key)
-    assert await ebs.ec2.encrypts_by_default() is False
     ebs_endpoint.set(encryption_by_default=True)
-    assert await ebs.ec2.encrypts_by_default() is True
     assert (await ebs.start(order("default"))).encrypted
-
-
-async def test_what_an_endpoint_cannot_say(ministack: Endpoint) -> None:
-    """Encryption by default is unknown where the endpoint does not know the request."""
-    async with snapshots_at(ministack) as ebs:
-        assert await ebs.ec2.encrypts_by_default() is None
 
 
 async def test_a_wrong_completion(ebs: Ebs) -> None:

@@ -15,7 +15,9 @@ from amistream.checks import inspection
 from amistream.checks.inspection import DiskFacts, inspect_disk
 from amistream.cli.commands.inspect import CORE_WORDS
 from amistream.source.disks.loader import CorePlace
+from amistream.values import GIB
 from bundles.made import older_bundle
+from jobs.work import use_endpoint
 from source.images import convert, needs_qemu
 from source.nobody import as_nobody, open_folder
 from support.mounts import mounted
@@ -24,6 +26,7 @@ from support.volumes import FIXED_UUID, MIB, ext4_image, loop_device, random_ima
 if TYPE_CHECKING:
     from cli.running import Cli
     from conftest import MakeBucket
+    from support.ebs_endpoint import EbsEndpoint
     from support.endpoints import Endpoint
     from support.keys import KeyRing
 
@@ -240,3 +243,19 @@ async def test_a_manifest_in_a_bucket(
     image = Registered.model_validate_json(told.stdout)
     assert (await document(cli, f"s3://{location}", *reach))["images"] == [image.image_id]
     assert (await document(cli, f"s3://{location}", "--no-ec2", *reach))["images"] is None
+
+
+async def test_a_snapshot(cli: Cli, ebs_endpoint: EbsEndpoint, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An EBS snapshot is inspected like the disk in it, and only some of its blocks are read."""
+    use_endpoint(ebs_endpoint, monkeypatch)
+    monkeypatch.setenv("AMISTREAM_ENDPOINT_URL", ebs_endpoint.url)
+    made = ebs_endpoint.make_snapshot(disk)
+    found, of_file = await document(cli, made), await document(cli, disk)
+    assert (found["source"], found["kind"], found["size"]) == (made, "EBS snapshot", GIB)
+    assert [(area["number"], area["file_system"], area["uuid"]) for area in found["areas"]] == [
+        (area["number"], area["file_system"], area["uuid"]) for area in of_file["areas"]
+    ]
+    assert len(ebs_endpoint.requests("GetSnapshotBlock")) < 24
+    told = await cli("inspect", "snap-0123456789abcdef0")
+    assert (told.status, told.stdout) == (3, "")
+    assert "cannot inspect snap-0123456789abcdef0: there is no such snapshot" in told.stderr

@@ -42,13 +42,13 @@ async def open_ebs(aws: Aws, region: str, endpoint_url: str, timeout_s: float) -
 class Ebs:
     """A `SnapshotWriter` and a `SnapshotReader`.
 
-    `ec2` has what only EC2 can be asked. A snapshot that was started, completed, or seen to become complete within the
+    A snapshot that was started, completed, or seen to become complete within the
     last `VISIBLE_AFTER_S` seconds, and does not exist in an answer, is a `NotVisibleError`; one in an answer to `start`
     or `describe` has the age that the answer says.
     """
 
     def __init__(self, client: Any, blocks: BlockRequests, ec2: Ec2Snapshots, timeout_s: float) -> None:
-        self.ec2 = ec2
+        self._ec2 = ec2
         self._client = client
         self._blocks = blocks
         self._timeout_s = timeout_s
@@ -99,16 +99,16 @@ class Ebs:
         self._changed_at[snapshot_id] = _clock()
 
     async def find(self, tag: str, value: str) -> list[Snapshot]:
-        return await self.ec2.find(tag, value)
+        return await self._ec2.find(tag, value)
 
     async def describe(self, snapshot_id: str) -> Snapshot | None:
-        found = await self.ec2.describe(snapshot_id)
+        found = await self._ec2.describe(snapshot_id)
         if found is not None:
             self._note(found, datetime.now(UTC))
         return found
 
     async def discard(self, snapshot_id: str) -> None:
-        await self.ec2.discard(snapshot_id)
+        await self._ec2.discard(snapshot_id)
 
     async def page(self, snapshot_id: str, *, start: int = 0, page: str = "") -> BlockPage:
         place = {"NextToken": page} if page else {"StartingBlockIndex": start}

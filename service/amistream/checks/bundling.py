@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from amistream.checks.destination import BundleContext
 from amistream.checks.findings import Check
+from amistream.checks.snapshot_source import reading_memory
 from amistream.checks.source import SourceChecks
 from amistream.errors import RefusedError
 from amistream.plan import Plan
@@ -27,6 +28,7 @@ class BundlingChecks(SourceChecks):
         self._prefix = context.prefix
         self._compress = request.compress or settings.compress
         self._concurrency = 0
+        self._reading_memory = reading_memory(request.source, settings)
         self.part_size = int(request.part_size or settings.part_size)
         self.wanted_concurrency = request.upload_concurrency or settings.upload_concurrency
 
@@ -94,7 +96,8 @@ class BundlingChecks(SourceChecks):
         limit, self._concurrency = self.memory_limit, self.wanted_concurrency
         if limit is not None:
             block_size = int(self._settings.block_size)
-            fitting = concurrency_within(limit, workers=self.workers, block_size=block_size, part_size=self.part_size)
+            spare = limit - self._reading_memory
+            fitting = concurrency_within(spare, workers=self.workers, block_size=block_size, part_size=self.part_size)
             if fitting < 1:
                 raise RefusedError(
                     "memory_limit.too_small",
@@ -109,9 +112,10 @@ class BundlingChecks(SourceChecks):
 
     def ceiling(self, upload_concurrency: int) -> int:
         """Bytes of memory that the job may use with this many parts in flight."""
-        return memory_ceiling(
+        ceiling = memory_ceiling(
             workers=self.workers,
             block_size=int(self._settings.block_size),
             part_size=self.part_size,
             upload_concurrency=upload_concurrency,
         )
+        return ceiling + self._reading_memory

@@ -21,6 +21,13 @@ class RequestContext:
         self.roots = roots
         self.says: Callable[[str], None] = lambda _: None
         """Is called while a large directory is walked or copied, on the thread of that, with how far it is."""
+        # Requests signed for a confined job go to the administrator's endpoint only.
+        asked = request.endpoint_url if roots is None else None
+        self.endpoint_url = (asked or settings.endpoint_url).rstrip("/")
+
+    async def source_region(self) -> str:
+        """The region of a snapshot as source, or ''."""
+        return self.request.region or await self.aws.default_region()
 
     @property
     def largest_tree(self) -> int:

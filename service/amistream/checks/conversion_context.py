@@ -55,9 +55,6 @@ class ConversionContext(RequestContext):
         """
         super().__init__(request, settings, aws, roots=roots)
         self.settled = settled
-        # Requests signed for a confined job go to the administrator's endpoint only.
-        asked = request.endpoint_url if roots is None else None
-        self.endpoint_url = (asked or settings.endpoint_url).rstrip("/")
         if settled is not None and settled.endpoint_url != self.endpoint_url:
             if roots is not None:
                 raise JobError(
@@ -72,6 +69,9 @@ class ConversionContext(RequestContext):
     @property
     def largest_tree(self) -> int:
         return int(self.request.volume_size or LARGEST_TREE)
+
+    async def source_region(self) -> str:
+        return self.settled.region if self.settled is not None else await super().source_region()
 
     @property
     def reach(self) -> Settings:

@@ -82,9 +82,6 @@ class Destination(BundleContext):
         """
         super().__init__(request, settings, aws, roots=roots, settled=settled)
         self.location = parse_location(request.destinations[number])
-        # Requests signed for a confined job go to the administrator's endpoint only.
-        asked = request.endpoint_url if roots is None else None
-        self.endpoint_url = (asked or settings.endpoint_url).rstrip("/")
         if settled is not None and settled.endpoint_url not in (None, self.endpoint_url):
             if roots is not None:
                 raise JobError(

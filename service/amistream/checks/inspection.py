@@ -1,10 +1,11 @@
 """Inspects a disk: its partitions and file systems, its boot loader, and what a bundle would hold of it.
 
-Reads and changes nothing else: no daemon, no network, no rights beyond reading the source.
+Reads and changes nothing else: no daemon, no rights beyond reading the source, and no network but for a snapshot.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,13 +13,16 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from amistream.aws.session import Aws
 from amistream.checks.boot.of_request import examine_volume
 from amistream.checks.boot.wanted import Wanted
 from amistream.checks.findings import Finding, Observation, notice
 from amistream.checks.free_blocks import doubts, map_volume
+from amistream.checks.snapshot_source import open_snapshot_source
 from amistream.checks.source import look_at
 from amistream.checks.tree import no_directory
 from amistream.errors import RefusedError
+from amistream.flow.cancel import finish_despite_cancel
 from amistream.host.mounts import mount_point
 from amistream.ports.volume import Volume
 from amistream.settings import Settings
@@ -66,7 +70,7 @@ class DiskFacts(_Model):
 
     type: Literal["disk"] = "disk"
     source: str
-    kind: str = Field(description="image file, block device, or image of a virtual machine")
+    kind: str = Field(description="image file, block device, image of a virtual machine, or EBS snapshot")
     size: int
     mounted: str = Field(description="where it, or a part of it, is mounted read-write, or empty")
     table: str = Field(description="none, mbr, gpt, hybrid, or protective (a GPT that cannot be read)")
@@ -94,11 +98,34 @@ def inspect_disk(source: str, *, as_it_is: bool = False, clean: Sequence[str] | 
     volume = open_source(
         source, live=True, as_it_is=as_it_is, tree=lambda directory: _open_tree(directory, choice, clean)
     )
+    return _inspect(source, volume, as_it_is=as_it_is, clean=clean, wanted=Wanted(is_wrapped=choice.is_new))
+
+
+async def inspect_snapshot(
+    aws: Aws, settings: Settings, snapshot_id: str, *, as_it_is: bool = False, clean: Sequence[str] | None = None
+) -> DiskFacts:
+    """Inspect the disk in an EBS snapshot, of which only the blocks that are looked at are read.
+
+    Raises as `inspect_disk`, and `StoreError`.
+    """
+    volume = await open_snapshot_source(
+        aws,
+        settings,
+        snapshot_id,
+        region=await aws.default_region(),
+        endpoint_url=settings.endpoint_url.rstrip("/"),
+    )
+    work = asyncio.to_thread(_inspect, snapshot_id, volume, as_it_is=as_it_is, clean=clean, wanted=Wanted())
+    return await finish_despite_cancel(work, on_cancel=volume.interrupt)
+
+
+def _inspect(source: str, volume: Volume, *, as_it_is: bool, clean: Sequence[str] | None, wanted: Wanted) -> DiskFacts:
+    """Inspect an open volume, and close it."""
     try:
         if clean is not None and tree_of(volume) is None:
             raise no_directory("clean", source)
         doubt = "" if as_it_is else look_at(volume)
-        return _facts(source, volume, doubt, Wanted(is_wrapped=choice.is_new))
+        return _facts(source, volume, doubt, wanted)
     finally:
         volume.close()
 

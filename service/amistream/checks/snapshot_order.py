@@ -11,6 +11,7 @@ from amistream.aws.regions import partition_of
 from amistream.checks.bucket import credentials_observation
 from amistream.checks.conversion_context import ConversionContext
 from amistream.checks.findings import Check, Observation, notice
+from amistream.checks.snapshot_source import reading_memory
 from amistream.errors import RefusedError, StoreError
 from amistream.flow.retry import with_retries
 from amistream.ports.registry import BUNDLE_TAG, JOB_TAG, LONGEST_TAG
@@ -49,6 +50,7 @@ class SnapshotChecks:
         """Set by the check `region`."""
         self._key = ""
         """ARN of the key; set by the check `encryption`."""
+        self._reading_memory = reading_memory(context.request.source, context.settings)
         self.workers = context.request.workers or context.settings.worker_count()
         self.puts = context.request.puts or context.settings.puts
         """Set by the check `memory_limit`."""
@@ -196,7 +198,7 @@ class SnapshotChecks:
     def _choose_puts(self) -> str:
         """Choose the blocks in flight: as requested, or as many as fit in the memory limit. Raises `RefusedError`."""
         limit = self._request.memory_limit or self._context.settings.memory_limit
-        least = conversion_ceiling(workers=self.workers, puts=1)
+        least = conversion_ceiling(workers=self.workers, puts=1) + self._reading_memory
         if limit is not None:
             fitting = self.puts - max(0, -(-(self._ceiling - int(limit)) // BLOCK))
             if fitting < 1:
@@ -213,4 +215,4 @@ class SnapshotChecks:
 
     @property
     def _ceiling(self) -> int:
-        return conversion_ceiling(workers=self.workers, puts=self.puts)
+        return conversion_ceiling(workers=self.workers, puts=self.puts) + self._reading_memory

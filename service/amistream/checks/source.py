@@ -11,6 +11,7 @@ from amistream.checks.context import RequestContext
 from amistream.checks.findings import Check, Finding, Observation, notice, run_checks
 from amistream.checks.free_blocks import find_blocks, keep_all
 from amistream.checks.freezing import places_to_freeze, writable_devices
+from amistream.checks.snapshot_source import open_snapshot_source
 from amistream.checks.taken_over import find_taken_over
 from amistream.checks.tree import describe, describe_boot_area, open_wished, refuse_wishes
 from amistream.errors import RefusedError, SourceError
@@ -31,7 +32,7 @@ from amistream.source.opening import open_source, tree_of
 from amistream.source.tree.volume import TreeVolume
 from amistream.source.xfs_tree.volume import CopiedVolume
 from amistream.units import size_text
-from amistream.values import Extent, LeftOut, quoted
+from amistream.values import Extent, LeftOut, is_snapshot, quoted
 
 
 class SourceChecks:
@@ -120,11 +121,25 @@ class SourceChecks:
             await asyncio.to_thread(self.volume.close)
 
     async def _open(self) -> Observation | str | list[Observation]:
-        stopped = threading.Event()
-        return await finish_despite_cancel(asyncio.to_thread(self._open_unless, stopped.is_set), on_cancel=stopped.set)
+        stopped, context, source = threading.Event(), self._context, self._request.source or ""
+        snapshot = None
+        if is_snapshot(source):
+            snapshot = await open_snapshot_source(
+                context.aws,
+                context.settings,
+                source,
+                region=await context.source_region(),
+                endpoint_url=context.endpoint_url,
+                most=self.largest,
+                roots=context.roots,
+            )
+        work = asyncio.to_thread(self._open_unless, stopped.is_set, snapshot)
+        return await finish_despite_cancel(work, on_cancel=stopped.set)
 
-    def _open_unless(self, stopped: Callable[[], bool]) -> Observation | str | list[Observation]:
-        """Open the volume. The walk through a directory ends soon once it is `stopped`."""
+    def _open_unless(
+        self, stopped: Callable[[], bool], snapshot: Volume | None = None
+    ) -> Observation | str | list[Observation]:
+        """Open the volume, if it is no `snapshot`. The walk through a directory ends soon once it is `stopped`."""
         request = self._request
         self.volume = volume = open_source(
             request.source or "",
@@ -135,6 +150,7 @@ class SourceChecks:
             as_it_is=self._as_it_is,
             partition=self.boot_area.table,
             tree=lambda path: open_wished(self._context, self.boot_area, path, stopped),
+            snapshot=snapshot,
         )
         self.opened = True
         self.used = volume.extents()

@@ -16,6 +16,7 @@ class Kind(StrEnum):
     CONVERTED_IMAGE = "image of a virtual machine"
     STREAM = "stream"
     TREE = "directory tree"
+    SNAPSHOT = "EBS snapshot"
 
 
 class Readable(Protocol):

@@ -32,8 +32,8 @@ from amistream.values import KIB
 
 Source = Annotated[str, AfterValidator(check_source), Option("SOURCE", "")]
 SOURCE = (
-    "Directory, such as /, block device, or image file: raw, qcow2, VMDK, VHD, VHDX, VDI, QED, Parallels; - is "
-    "standard input, with --in-process only."
+    "Directory, such as /, block device, EBS snapshot (snap-ID), or image file: raw, qcow2, VMDK, VHD, VHDX, VDI, QED, "
+    "Parallels; - is standard input, with --in-process only."
 )
 
 

@@ -1,4 +1,5 @@
-"""Opens a source as a volume: directory, block device, image file, image of a virtual machine, standard input.
+"""Opens a source as a volume: directory, block device, image file, image of a virtual machine, EBS snapshot, standard
+input.
 
 A format is recognised by the file's first bytes, a fixed-size VHD by its last ones, and never by the file's name. A
 device or file that holds no disk but an archive or the like is refused, and a device with an image of a virtual machine
@@ -39,16 +40,19 @@ def open_source(
     as_it_is: bool = False,
     partition: TableKind = TableKind.NONE,
     tree: Callable[[Path], Volume] | None = None,
+    snapshot: Volume | None = None,
 ) -> Volume:
     """Open the `source` and check its size against `image_size`, which a stream needs.
 
-    A directory is opened by `tree`. `as_it_is`: the bytes are the disk,
-    whatever they look like. `partition`: make a disk with such a table of a bare file system. With `roots` the source
-    must lie within them. A converted image whose disk has more than `most` bytes is refused by its size alone. Raises
-    `RefusedError`. Blocks: use it on a thread.
+    A directory is opened by `tree`; a `snapshot` is open already, and is closed here after a failure. `as_it_is`: the
+    bytes are the disk, whatever they look like. `partition`: make a disk with such a table of a bare file system. With
+    `roots` the source must lie within them. A converted image whose disk has more than `most` bytes is refused by its
+    size alone. Raises `RefusedError`. Blocks: use it on a thread.
     """
     volume: Volume
-    if source == STANDARD_INPUT and roots is None:
+    if snapshot is not None:
+        volume = snapshot
+    elif source == STANDARD_INPUT and roots is None:
         volume = open_standard_input(image_size, as_it_is=as_it_is)
     elif tree is not None and _is_directory(Path(source), roots):
         volume = tree(Path(source))

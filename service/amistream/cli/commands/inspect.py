@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,12 +18,13 @@ from amistream.cli.table import columns, counted
 from amistream.errors import RefusedError, UsageError
 from amistream.request import StoreReach, TreeFields
 from amistream.units import left_out_text, size_text
-from amistream.values import STANDARD_INPUT
+from amistream.values import STANDARD_INPUT, is_snapshot
 
 if TYPE_CHECKING:
     from amistream.bundles.results import BundleFacts
     from amistream.checks.findings import Finding
     from amistream.checks.inspection import AreaFacts, DiskFacts
+    from amistream.settings import Settings
 
 CORE_WORDS = {
     "gap": "its core in the gap",
@@ -38,7 +39,8 @@ Subject = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="Directory, block device, image file, image of a virtual machine, or a manifest: a file or s3://BUCKET/KEY.",
+        help="Directory, block device, image file, image of a virtual machine, snapshot (snap-ID), or a manifest: a "
+        "file or s3://BUCKET/KEY.",
         show_default=False,
     ),
 ]
@@ -64,6 +66,8 @@ def inspect(
 
     Example: [bold]amistream inspect /dev/xvdf --json[/bold]
 
+    Example: [bold]amistream inspect snap-0123456789abcdef0[/bold]
+
     Example: [bold]amistream inspect s3://my-bucket/web-1/image.manifest.xml[/bold]
     """
     if not source:
@@ -79,16 +83,33 @@ def inspect(
         settings = settings_for(config, validated(StoreReach, context))
         facts = run_here(settings, lambda session, _: session.inspect(source, ask_ec2=not no_ec2))
         return put_answer(facts, bundle_text, as_json=as_json)
-    clean = validated(TreeFields, context).clean if given["clean"] else None
-    disk = _inspect_disk(source, as_it_is=bool(given["source_format"]), clean=clean)
+    how: dict[str, Any] = {"as_it_is": bool(given["source_format"])}
+    how["clean"] = validated(TreeFields, context).clean if given["clean"] else None
+    if is_snapshot(source):
+        settings = settings_for(config, validated(StoreReach, context))
+        disk = _inspect_disk(lambda: _inspect_snapshot(source, settings, how))
+    else:
+        from amistream.checks.inspection import inspect_disk
+
+        disk = _inspect_disk(lambda: inspect_disk(source, **how))
     return put_answer(disk, disk_text, as_json=as_json)
 
 
-def _inspect_disk(source: str, *, as_it_is: bool, clean: Sequence[str] | None) -> DiskFacts:
-    from amistream.checks.inspection import inspect_disk
+def _inspect_snapshot(snapshot_id: str, settings: Settings, how: dict[str, Any]) -> DiskFacts:
+    from amistream.aws.session import Aws
+    from amistream.checks.inspection import inspect_snapshot
+    from amistream.cli.foreground import run
 
+    async def look() -> DiskFacts:
+        async with Aws(settings) as aws:
+            return await inspect_snapshot(aws, settings, snapshot_id, **how)
+
+    return run(look)
+
+
+def _inspect_disk(look: Callable[[], DiskFacts]) -> DiskFacts:
     try:
-        return inspect_disk(source, as_it_is=as_it_is, clean=clean)
+        return look()
     except RefusedError as error:
         # The rooms below open volumes for bundles only.
         message = error.message.replace("cannot bundle", "cannot inspect", 1)
