@@ -7,8 +7,9 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Coroutine
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from amistream.conversion import BlockSource, Conversion, Converted, VolumeBlocks
 from amistream.errors import AmistreamError, NotVisibleError, SourceError, StoreError, ThrottledError
+from amistream.flow.rate_limit import RateLimit
 from amistream.flow.retry import RetryPolicy
 from amistream.plan import ConversionPlan
 from amistream.ports.snapshots import BLOCK, ZERO_DIGEST
@@ -55,11 +57,24 @@ async def convert(
     earlier: Earlier | None = None,
     all_read: Callable[[], object] = lambda: None,
     wrap: Callable[[BlockSource], BlockSource] = lambda source: source,
+    retry: RetryPolicy = RETRY,
+    limit: RateLimit | None = None,
+    slots: AbstractContextManager[Any] | None = None,
 ) -> Converted:
     """Make one pass; assert that it leaves no task, thread or buffer."""
     with closing(open_volume(image)) as volume:
         source = wrap(VolumeBlocks(volume, plan, all_read=all_read))
-        made = Conversion(plan, source, snapshot, "snap-1", retry=RETRY, ledger=ledger, earlier=earlier or Earlier())
+        made = Conversion(
+            plan,
+            source,
+            snapshot,
+            "snap-1",
+            retry=retry,
+            ledger=ledger,
+            earlier=earlier or Earlier(),
+            limit=limit,
+            slots=slots,
+        )
         try:
             converted = await made.run()
         finally:
@@ -237,6 +252,54 @@ async def test_a_failure_that_lasts(tmp_path: Path) -> None:
         await convert(tmp_path / "image", MemorySnapshot(before=failing(transient, *range(100))))
 
 
+async def test_throttled_for_good(tmp_path: Path) -> None:
+    """A service that takes no block at all for `stall_s` ends the pass; refusals before that do not count."""
+    write_image(tmp_path / "image", [data(number) for number in range(3)])
+    snapshot = MemorySnapshot(before=failing(throttled, *range(10_000)))
+    with pytest.raises(ThrottledError, match=r"no block was taken for 0\.2 s"):
+        await convert(tmp_path / "image", snapshot, retry=replace(RETRY, stall_s=0.2))
+    assert len(snapshot.puts) > RETRY.attempts
+
+
+async def test_limit(tmp_path: Path) -> None:
+    """Blocks are sent no faster than the limit, those that are sent again included."""
+    whole = write_image(tmp_path / "image", [data(number) for number in range(10)])
+    now = 0.0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        await asyncio.sleep(0)
+
+    limit = RateLimit(BLOCK, clock=lambda: now, sleep=sleep)
+    snapshot = MemorySnapshot(before=failing(transient, 2, 5))
+    check(await convert(tmp_path / "image", snapshot, limit=limit), snapshot, whole)
+    # The first block is sent at once.
+    assert now >= 12 - 1 - 2
+    await limit.wait_for(0)
+    assert now >= 12
+
+
+async def test_slots(tmp_path: Path) -> None:
+    """Blocks are hashed within the slots that jobs share, one batch in each."""
+    whole = write_image(tmp_path / "image", [data(number) for number in range(40)])
+    entered: list[int] = []
+
+    class Slots:
+        """Notes who enters."""
+
+        def __enter__(self) -> None:
+            entered.append(threading.get_ident())
+
+        def __exit__(self, *_: object) -> None:
+            """Nothing to give back."""
+
+    snapshot = MemorySnapshot()
+    check(await convert(tmp_path / "image", snapshot, slots=Slots()), snapshot, whole)
+    assert len(entered) == 40 // 8
+    assert threading.get_ident() not in entered
+
+
 async def test_cancel_at_every_put(tmp_path: Path) -> None:
     """A pass that is cancelled at any put leaves nothing running, and the next one goes on."""
     whole = write_image(tmp_path / "image", [data(number) for number in range(24)])
@@ -293,6 +356,7 @@ MEMORY_OF_A_PASS = """
 import asyncio, sys
 from pathlib import Path
 from amistream.conversion import Conversion, VolumeBlocks
+from amistream.flow.rate_limit import RateLimit
 from amistream.flow.retry import RetryPolicy
 from amistream.plan import ConversionPlan
 from amistream.process import settle_memory
