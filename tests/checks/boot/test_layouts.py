@@ -29,7 +29,7 @@ from checks.boot.good_system import (
     write_tree,
 )
 from support.boot_disks import SECTOR, BootDisk, partitioned, write_loader
-from support.volumes import xfs_image
+from support.volumes import MIB, ext4_image, xfs_image
 
 BOOT_UUID, ROOT_UUID = "b0070001-0000-4000-8000-0000000000b0", "b0070001-0000-4000-8000-0000000000a0"
 BOOT, TOP = 2048, 18432
@@ -169,3 +169,15 @@ def test_xfs(tmp_path: Path) -> None:
     write_loader(partitioned(path, "mbr"))
     (tmp_path / "xfs").unlink()
     assert codes(path) == [("failed", "boot.no_root_driver")]
+
+
+def test_no_system_beside_a_bios_boot_partition(tmp_path: Path) -> None:
+    """A disk without an /etc is said to have none: what is in a BIOS boot partition is no file system."""
+    tree = tmp_path / "tree"
+    (tree / "srv").mkdir(parents=True)
+    bare, path = ext4_image(tmp_path / "bare", 8 * MIB, tree), tmp_path / "disk"
+    path.write_bytes(bytes(2 * MIB) + bare.read_bytes() + bytes(MIB))
+    table = "label: gpt\nstart=2048, size=2048, type=21686148-6449-6E6F-744E-656564454649\nstart=4096, size=16384\n"
+    subprocess.run(["sfdisk", "--quiet", path], input=table, text=True, check=True, capture_output=True)
+    (found,) = [each for _, code, each in examine(path, X86) if "the system" in each]
+    assert "no file system of the image has an /etc" in found

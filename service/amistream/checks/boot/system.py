@@ -72,7 +72,7 @@ def find_system(disk: Disk) -> System | None:
     doubts: list[str] = []
     found: list[System] = []
     for volume in disk.volumes:
-        if volume.is_opaque or volume.kind in _NO_ROOT:
+        if volume.content is None or volume.is_opaque or volume.kind in _NO_ROOT:
             continue
         try:
             if Files(volume.tree).is_directory("/etc"):
