@@ -15,6 +15,7 @@ from amistream.checks.conversion import ReadyConversion, check_conversion
 from amistream.checks.conversion_context import ConversionContext, Settled
 from amistream.errors import RefusedError
 from amistream.request import ConvertRequest, parse_request
+from amistream.roots import Roots
 from jobs.work import settings
 
 if TYPE_CHECKING:
@@ -34,11 +35,12 @@ class Desk:
 
     @asynccontextmanager
     async def ready(self, source: Path | str, **fields: Any) -> AsyncIterator[ReadyConversion]:
-        """The conversion that passed; `settled`, among the fields, are the decisions of an earlier run."""
+        """The conversion that passed. Beside the fields: `settled` by an earlier run, `roots` of a confined job."""
         settled: Settled | None = fields.pop("settled", None)
+        roots: Roots | None = fields.pop("roots", None)
         chosen = settings(self.tmp_path, **{"endpoint_url": self.endpoint.url, **self.settings_changes})
         async with Aws(chosen) as aws:
-            context = ConversionContext(request(source, **fields), chosen, aws, JOB, settled=settled)
+            context = ConversionContext(request(source, **fields), chosen, aws, JOB, roots=roots, settled=settled)
             ready = await check_conversion(context, self.notices.append)
             try:
                 yield ready

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from amistream.checks.conversion import BundleSource, VolumeSource
 from amistream.plan import ConversionPlan
 from amistream.ports.registry import BUNDLE_TAG, JOB_TAG
+from amistream.roots import Roots
 from bundles.made import put_files
 from checks.conversions import JOB, Desk
 from jobs.work import request as bundle_request
@@ -17,8 +19,6 @@ from support.boot_disks import partitioned
 from support.volumes import MIB, ext4_image, random_image, sparse_image
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from conftest import MakeBucket
     from support.ebs_endpoint import EbsEndpoint, EbsServer
     from support.endpoints import Endpoint
@@ -191,6 +191,18 @@ async def test_ami_of_the_bundle(
         assert registration is not None
         assert (registration.ena, registration.sriov, registration.name) == (False, False, "new")
         assert set(registration.tags) == {JOB_TAG, BUNDLE_TAG}
+        await confined(desk, f"s3://{location}", manifest, user)
+
+
+async def confined(desk: Desk, address: str, manifest: Path, user: dict[str, str]) -> None:
+    """A member of the group may convert a bundle in S3 with a key within the roots, and none in a directory."""
+    keys = Path(user["private_key"]).parent
+    async with desk.ready(address, roots=Roots([keys]), **user) as ready:
+        assert isinstance(ready.source, BundleSource)
+    error = await desk.refused(address, roots=Roots([manifest.parent]), **user)
+    assert error.field in {"certificate", "private_key"}
+    error = await desk.refused(manifest, roots=Roots([keys, manifest.parent]), **user)
+    assert (error.code, error.field) == ("source.bundle", "source")
 
 
 async def test_name_taken(desk: Desk, disk: Path) -> None:
