@@ -15,7 +15,7 @@ from amistream.errors import AccessDeniedError, AmistreamError, JobError, Refuse
 from amistream.events import State
 from amistream.jobs.confinement import check_request
 from amistream.jobs.job import End
-from amistream.request import CheckRequest, ConvertCheckRequest, ConvertRequest, parse_bundle_request
+from amistream.request import CheckRequest, ConvertCheckRequest, ConvertRequest, parse_bundle_request, parse_request
 from amistream.roots import Roots
 from amistream.settings import Settings
 from daemon.member import GROUP, MEMBER, OTHER_MEMBER, ask_as, connect_as, needs_root, talking
@@ -247,6 +247,51 @@ def test_what_a_member_may_ask_for(fields: dict[str, Any]) -> None:
     assert judge(ROOTED, **fields) is None
 
 
+def judge_conversion(settings: Settings, **fields: Any) -> AmistreamError | None:
+    """Return the error that refuses a confined conversion with these fields, if any."""
+    try:
+        check_request(parse_request({"kind": "convert", "source": "/volumes/a", **fields}), settings)
+    except AmistreamError as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "field"),
+    [
+        ({"endpoint_url": "http://10.0.0.1:80"}, "access.endpoint", "endpoint_url"),
+        ({"region": "us-gov-west-1"}, "access.region", "region"),
+        ({"workers": 256}, "access.too_much", "memory_limit"),
+        ({"memory_limit": "1GiB"}, "access.too_much", "memory_limit"),
+        ({"freeze": True}, "access.freeze", "freeze"),
+        ({"script": "/root/script"}, "access.script", "script"),
+        ({"source": "s3://bucket/image.manifest.xml"}, "access.private_key", "private_key"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_a_member_may_not_ask_of_a_conversion(fields: dict[str, Any], code: str, field: str) -> None:
+    """A confined conversion has the limits of a bundle job, and opens no bundle with the daemon's own key."""
+    error = judge_conversion(ROOTED, **fields)
+    assert isinstance(error, AccessDeniedError)
+    assert (error.code, error.field) == (code, field)
+    assert error.hint
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"puts": 256},
+        {"region": "eu-west-1", "encrypted": True},
+        {"source": "s3://bucket/image.manifest.xml", "private_key": "/volumes/pk.pem"},
+    ],
+    ids=str,
+)
+def test_what_a_member_may_ask_of_a_conversion(fields: dict[str, Any]) -> None:
+    """The usual fields of a conversion are allowed for members, and a bundle with a key of their own."""
+    assert judge_conversion(ROOTED, **fields) is None
+
+
 def test_the_settings_are_the_most_a_member_gets() -> None:
     """A member may use endpoint, region, memory, rate and priority up to the settings, and not beyond."""
     settings = ROOTED.model_copy(
@@ -312,7 +357,7 @@ async def test_the_daemons_standard_input_is_nobodys(start_daemon: StartDaemon) 
 def test_the_memory_of_a_members_conversion_is_bounded() -> None:
     """A conversion is measured by its own formula."""
     chosen = Settings(source_roots=("/srv",))
-    values = {"kind": "convert", "source": "s3://bucket/image.manifest.xml"}
+    values = {"kind": "convert", "source": "/srv/disk.img"}
     for fields in ({}, {"puts": 256, "workers": 2}, {"workers": 256, "memory_limit": "300MiB"}):
         check_request(ConvertRequest.model_validate({**values, **fields}), chosen)
     with pytest.raises(AccessDeniedError) as caught:

@@ -12,6 +12,7 @@ from amistream.aws.regions import partition_of
 from amistream.checks.tree import refuse_member_wishes
 from amistream.errors import AccessDeniedError
 from amistream.jobs.job import Job
+from amistream.location import SCHEME
 from amistream.request import CheckRequest, ConvertCheckRequest, VolumeRequest
 from amistream.roots import Roots
 from amistream.settings import Settings, conversion_ceiling, memory_ceiling
@@ -35,6 +36,8 @@ def check_request(request: VolumeRequest, settings: Settings) -> None:
             field="freeze",
         )
     refuse_member_wishes(request)
+    if isinstance(request, ConvertCheckRequest):
+        _check_key(request)
     _check_endpoint(request, settings)
     _check_memory(request, settings)
     if settings.limit_upload and request.limit_upload and request.limit_upload > settings.limit_upload:
@@ -48,6 +51,18 @@ def roots_of(job: Job, settings: Settings) -> Roots | None:
     if not job.confined:
         return None
     return Roots(settings.source_roots, readers=settings.socket_group, user=job.user)
+
+
+def _check_key(request: ConvertCheckRequest) -> None:
+    """A member opens a bundle with a key of his own: the daemon's opens those of root and of other members, too."""
+    if (request.source or "").startswith(SCHEME) and request.private_key is None:
+        raise AccessDeniedError(
+            "access.private_key",
+            f"cannot open {request.source} with the daemon's private key: only root and the daemon's own user may use "
+            "it to read bundles",
+            hint="give --private-key FILE, the key of the bundle's owner, within source_roots",
+            field="private_key",
+        )
 
 
 def _check_endpoint(request: VolumeRequest, settings: Settings) -> None:
