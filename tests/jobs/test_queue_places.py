@@ -13,6 +13,7 @@ from amistream.events import State
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
 from amistream.jobs.records import NextStep
+from amistream.request import parse_request
 from jobs.queueing import left_behind, request, running
 
 
@@ -61,6 +62,37 @@ async def test_the_same_place(
             assert f"amistream watch {job.id}" in caught.value.hint
             await scene.hands.end(job)
             await scene.queue.submit(request("a", **second))
+
+
+@pytest.mark.parametrize(
+    ("second", "same"),
+    [
+        ({}, True),
+        ({"source": "/volumes/b"}, True),
+        ({"ami_name": "web 2"}, False),
+        ({"region": "eu-west-3"}, False),
+        ({"ami_name": None}, False),
+        ({"ami_name": None, "register_image": False}, False),
+    ],
+)
+@pytest.mark.parametrize("kept", [False, True], ids=["while it runs", "while it keeps its blocks"])
+async def test_the_same_ami(second: dict[str, Any], same: bool, kept: bool, tmp_path: Path) -> None:
+    """Two conversions never make AMIs of one name in one region, which EC2 would refuse in the end."""
+    first = {"kind": "convert", "source": "/volumes/a", "ami_name": "web 1"}
+    again = parse_request({name: value for name, value in {**first, **second}.items() if value is not None})
+    async with running(tmp_path) as scene:
+        job, _ = await scene.queue.submit(parse_request(first))
+        await scene.hands.wait_begun()
+        if kept:
+            await scene.hands.end(job, State.FAILED)
+        if not same:
+            await scene.queue.submit(again)
+            return
+        with pytest.raises(ConflictError, match="the AMI 'web 1'") as caught:
+            await scene.queue.submit(again)
+        assert (caught.value.field, job.id in caught.value.message) == ("ami_name", True)
+        assert caught.value.code == ("job.kept_there" if kept else "job.same_destination")
+        assert (f"amistream resume {job.id}" in caught.value.hint) == kept
 
 
 @pytest.mark.parametrize("word", ["resume", "cancel"])

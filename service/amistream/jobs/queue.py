@@ -188,7 +188,9 @@ class JobQueue:
             raise ConflictError(
                 "job.not_resumable",
                 f"cannot resume job {job_id}: it is {job.state.value}, and nothing of it is kept",
-                hint="submit it again with `amistream bundle`" if job.state.ended else "it continues by itself",
+                hint=f"submit it again with `amistream {job.request.kind}`"
+                if job.state.ended
+                else "it continues by itself",
             )
         self._check_room()
         with job.taking():
@@ -309,7 +311,7 @@ class JobQueue:
                 if job_id not in self._roster:
                     self._roster.remember(entry)
             elif entry.view.state.ended:
-                raise kept_there(job_id, "", entry.view.looks_again_at)
+                raise kept_there(job_id, "", request, entry.view.looks_again_at)
             else:
                 raise writing_there(job_id, request, "in another process")
 

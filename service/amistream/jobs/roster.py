@@ -15,7 +15,7 @@ from amistream.events import State
 from amistream.jobs.job import Job
 from amistream.jobs.journal import REMEMBERED
 from amistream.jobs.records import JournalEntry
-from amistream.request import BundleRequest, JobRequest
+from amistream.request import BundleRequest, ConvertRequest, JobRequest
 from amistream.units import time_text
 
 FRESH = 16
@@ -80,17 +80,20 @@ class Roster:
         return known
 
     def check_destinations(self, request: JobRequest) -> None:
-        """Raise `ConflictError` when another job writes to a destination of the request, or has kept parts there."""
+        """Raise `ConflictError` when another job writes to a destination of the request, or has kept parts there.
+
+        A conversion has no destination; it is to make an AMI whose name no other conversion may have.
+        """
         for job in self._jobs.values():
             if not self.overlap(job.request, request):
                 continue
             if not job.state.ended:
                 raise writing_there(job.id, request, f"amistream watch {job.id}")
             if job.resumable or job.is_taken:
-                raise kept_there(job.id, self._option, job.looks_again_at)
+                raise kept_there(job.id, self._option, request, job.looks_again_at)
 
     def overlap(self, one: JobRequest, other: JobRequest) -> bool:
-        """The requests have a destination and prefix in common."""
+        """The requests have a destination and prefix in common, or the name of the AMI of a conversion."""
         return not self._names(one).isdisjoint(self._names(other))
 
     def put_away(self, except_ids: Container[str]) -> None:
@@ -106,35 +109,54 @@ class Roster:
             self.forget(job.id)
 
     def _names(self, request: JobRequest) -> set[tuple[str, str]]:
-        if not isinstance(request, BundleRequest):
-            return set()
-        return {(destination, request.prefix or self._default_prefix) for destination in request.destinations}
+        match request:
+            case BundleRequest():
+                return {(destination, request.prefix or self._default_prefix) for destination in request.destinations}
+            case ConvertRequest(ami_name=str(name)):
+                return {(f"AMI in {request.region or ''} at {request.endpoint_url or ''}", name)}
+            case ConvertRequest():
+                return set()
 
 
 def writing_there(job_id: str, request: JobRequest, where: str) -> ConflictError:
     """Another job writes to a destination of the request; `where` completes the hint to wait for it."""
+    field, what, other = _in_common(request)
+    verb = "is writing to" if field == "destinations" else "is making"
     return ConflictError(
         "job.same_destination",
-        f"cannot take the job: job {job_id} is writing to {request.destinations[0]} already",
-        hint=f"wait for it ({where}), or choose another destination or prefix",
-        field="destinations",
+        f"cannot take the job: job {job_id} {verb} {what} already",
+        hint=f"wait for it ({where}), or choose another {other}",
+        field=field,
     )
 
 
-def kept_there(job_id: str, option: str, looks_again_at: datetime | None) -> ConflictError:
+def kept_there(job_id: str, option: str, request: JobRequest, looks_again_at: datetime | None) -> ConflictError:
     """An unfinished job keeps its parts at a destination of the request, or something of it may still appear there."""
+    field, what, other = _in_common(request)
     if looks_again_at is not None:
         return ConflictError(
             "job.kept_there",
             f"cannot take the job: something of job {job_id} may still appear at its destination",
             hint=f"wait until {time_text(looks_again_at)} (if the job is still there then: amistream cancel "
-            f"{job_id}{option}), or choose another destination or prefix",
-            field="destinations",
+            f"{job_id}{option}), or choose another {other}",
+            field=field,
         )
+    why = f"its destination holds the parts of the unfinished job {job_id}"
+    if field != "destinations":
+        why = f"{what} is that of the unfinished job {job_id}"
     return ConflictError(
         "job.kept_there",
-        f"cannot take the job: its destination holds the parts of the unfinished job {job_id}",
+        f"cannot take the job: {why}",
         hint=f"finish that job (amistream resume {job_id}{option}), remove it (amistream cancel {job_id}{option}), "
-        "or choose another destination or prefix",
-        field="destinations",
+        f"or choose another {other}",
+        field=field,
     )
+
+
+def _in_common(request: JobRequest) -> tuple[str, str, str]:
+    """The field that two requests have in common, its value in words, and words for another one."""
+    match request:
+        case BundleRequest():
+            return "destinations", request.destinations[0], "destination or prefix"
+        case ConvertRequest():
+            return "ami_name", f"the AMI {request.ami_name!r}", "--ami-name"
