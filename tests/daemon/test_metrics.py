@@ -4,7 +4,25 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from amistream.events import ConversionResult, State
+from amistream.jobs.job import End
 from daemon.rig import Daemon, StartDaemon, progress
+
+CONVERTED = ConversionResult(
+    snapshot_id="snap-0123456789abcdef0",
+    region="eu-west-1",
+    image_id=None,
+    image_name=None,
+    image_size=9,
+    volume_size=1 << 30,
+    blocks=3,
+    blocks_put=2,
+    blocks_read=4,
+    checksum="00" * 32,
+    elapsed_s=1.5,
+    cpu_s=0.5,
+    stages=(),
+)
 
 
 async def samples(daemon: Daemon) -> dict[tuple[str, ...], float]:
@@ -41,6 +59,17 @@ async def test_bytes_grow_while_a_job_runs_and_stay_when_it_has_ended(start_daem
         found = await samples(daemon)
         assert (found["amistream_read_bytes_total",], found["amistream_stored_bytes_total",]) == (1010, 505)
         assert found["amistream_bundled_bytes_total",] == 400
+
+
+async def test_blocks_of_snapshots(start_daemon: StartDaemon) -> None:
+    """The blocks of a finished conversion are counted by their bytes."""
+    async with start_daemon() as daemon:
+        job = await daemon.submit_and_begin("a")
+        job.move(State.CONVERTING)
+        job.move(State.COMMITTING)
+        job.end(End(State.DONE, result=CONVERTED))
+        await daemon.script.end(job)
+        assert (await samples(daemon))["amistream_converted_bytes_total",] == CONVERTED.blocks << 19
 
 
 async def test_ended_jobs_are_counted_with_their_duration(start_daemon: StartDaemon) -> None:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from amistream.events import BundleResult, State
+from amistream.events import BundleResult, ConversionResult, State
 from amistream.jobs.job import Job
 from amistream.jobs.queue import JobQueue
+from amistream.ports.snapshots import BLOCK
 
 DURATION_BUCKETS_S = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200)
 """Guess: an empty volume takes a second, 10 GiB over a slow line two hours."""
@@ -74,8 +75,11 @@ class Metrics:
         for job in self._running:
             moved.update(_moved(job))
         yield CounterMetricFamily("amistream_read_bytes", "Bytes of volumes read", value=moved["read"])
-        yield CounterMetricFamily("amistream_stored_bytes", "Bytes of parts stored", value=moved["stored"])
+        yield CounterMetricFamily("amistream_stored_bytes", "Bytes of parts and blocks stored", value=moved["stored"])
         yield CounterMetricFamily("amistream_bundled_bytes", "Bytes of finished bundles", value=moved["bundled"])
+        yield CounterMetricFamily(
+            "amistream_converted_bytes", "Bytes of the blocks of finished snapshots", value=moved["converted"]
+        )
 
 
 @dataclass(frozen=True)
@@ -93,4 +97,5 @@ def _moved(job: Job) -> Counter[str]:
         read=job.progress.bytes_done if job.progress else 0,
         stored=job.progress.bytes_stored if job.progress else 0,
         bundled=job.result.bundled_size if isinstance(job.result, BundleResult) else 0,
+        converted=job.result.blocks * BLOCK if isinstance(job.result, ConversionResult) else 0,
     )
