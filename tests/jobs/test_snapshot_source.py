@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 from amistream.checks.boot.of_request import BootChecks
-from amistream.events import BundleResult, State
+from amistream.events import BundleResult, ConversionResult, State
 from amistream.ports.snapshots import BLOCK
 from amistream.source.extents import find_data
 from amistream.values import GIB, MIB
+from jobs.converting import Conversions, make_disk
 from jobs.work import request, run, settings, use_endpoint
 from support.referee import check_parts, check_signature, decrypted, read_bundle
 from support.volumes import ext4_image, sparse_image
 
 if TYPE_CHECKING:
+    from jobs.runs import Scene
     from support.ebs_endpoint import EbsEndpoint
     from support.keys import KeyRing
     from support.referee import Bundle
@@ -95,3 +97,27 @@ async def test_free_blocks_of_a_snapshot(jobs: Jobs) -> None:
     subprocess.run(["cmp", "-n", f"{SIZE}", back, disk], check=True)
     with back.open("rb") as file:
         assert find_data(file.fileno(), GIB)[-1].end <= SIZE
+
+
+async def test_a_snapshot_of_a_snapshot(scene: Scene, jobs: Jobs) -> None:
+    """A snapshot is converted into another one with the same blocks, and an AMI."""
+    disk = make_disk(jobs.tmp_path / "disk.img")
+    first = jobs.endpoint.make_snapshot(disk)
+    conversions = Conversions(disk=disk, endpoint=jobs.endpoint, directory=jobs.tmp_path)
+    job = await scene.run(conversions.request(Path(first)))
+    assert job.state is State.DONE, job.error
+    assert isinstance(job.result, ConversionResult)
+    assert (job.result.image_size, job.result.blocks) == (GIB, len(conversions.blocks))
+    conversions.holds(job.result.snapshot_id)
+
+
+async def test_a_job_goes_on_after_a_failure(scene: Scene, jobs: Jobs) -> None:
+    """A job on a snapshot that failed between two parts is resumed, and sends no part again."""
+    snapshot = jobs.endpoint.make_snapshot(sparse_image(jobs.tmp_path / "disk", 4 * MIB, ((0, 4 * MIB),)))
+    asked = scene.request(source=snapshot, endpoint_url=jobs.endpoint.url, register_image=False, part_size="1MiB")
+    job = await scene.run(asked, room=2)
+    assert (job.state, job.resumable) == (State.FAILED, True), job.error
+    job = await scene.again(job)
+    assert job.state is State.DONE, job.error
+    assert isinstance(job.result, BundleResult)
+    assert job.result.compression["resumed"] > 0

@@ -131,7 +131,8 @@ class Ebs:
         try:
             async with asking(f"get block {block.index} of {snapshot_id}"):
                 data, promised = await self._blocks.get(snapshot_id, block.index, block.token)
-                if await asyncio.to_thread(_digest, data) != promised:
+                # Half a millisecond, and not on a thread: all of those may be waiting for this very block.
+                if sha256(data).digest() != promised:
                     raise IncompleteReplyError("has other bytes than its checksum")
                 return data
         except NoSnapshotError as error:
@@ -174,10 +175,6 @@ def _now_of(reply: dict[str, Any]) -> datetime:
         return parsedate_to_datetime(reply["ResponseMetadata"]["HTTPHeaders"]["date"])
     except (KeyError, ValueError):
         return datetime.now(UTC)
-
-
-def _digest(data: bytes) -> bytes:
-    return sha256(data).digest()
 
 
 def _clock() -> float:

@@ -160,14 +160,19 @@ class Window:
         """Fetches that were cancelled."""
         self._read: OrderedDict[int, asyncio.Task[bytes]] = OrderedDict()
         self._announced: deque[int] = deque()
+        self._is_stopped = False
 
     def announce(self, indices: Iterable[int]) -> None:
         """Begin to fetch these, in order, as soon as there is room."""
+        if self._is_stopped:
+            return
         self._announced.extend(indices)
         self._fill()
 
     async def block(self, index: int) -> bytes:
-        """Raises what `get` raises; a later call tries again."""
+        """Raises what `get` raises; a later call tries again. Raises `CancelledError` once it is stopped."""
+        if self._is_stopped:
+            raise asyncio.CancelledError
         task = self._read.get(index) or self._fetches.get(index) or self._begin(index)
         try:
             # Others may wait for the same block.
@@ -185,7 +190,8 @@ class Window:
         return data
 
     def stop(self) -> None:
-        """Cancel every fetch, and forget all blocks and announcements: those who wait get a `CancelledError`."""
+        """Cancel every fetch, and forget all blocks and announcements, until `clear`. Those who wait are cancelled."""
+        self._is_stopped = True
         self._ended += self._fetches.values()
         for task in self._ended:
             task.cancel()
@@ -194,11 +200,12 @@ class Window:
         self._read.clear()
 
     async def clear(self) -> None:
-        """Stop, and wait until every fetch has ended."""
+        """Stop, wait until every fetch has ended, and be ready again."""
         self.stop()
         ended, self._ended = self._ended, []
         # Also takes the failures of those that nobody asked for.
         await asyncio.gather(*ended, return_exceptions=True)
+        self._is_stopped = False
 
     def _fill(self) -> None:
         while self._announced and len(self._fetches) < self._size:
