@@ -12,6 +12,7 @@ import pytest
 
 from amistream.events import ConversionResult, JobView
 from amistream.ports.registry import BUNDLE_TAG
+from amistream.values import GIB
 from bundles.made import flip, put_files
 from cli.running import Cli, Outcome, Spawn, ended
 from jobs.work import request, run, settings, use_endpoint
@@ -129,6 +130,31 @@ async def test_a_bundle(
     assert "image.part.03" in outcome.stderr
     assert ebs_endpoint.orphans() == []
     assert len(ebs_endpoint.images()) == 1
+
+
+async def test_a_snapshot_is_copied_and_converted(
+    spawn: Spawn, ebs_endpoint: EbsEndpoint, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`unbundle snap-ID` copies the snapshot's volume to a sparse file; `convert snap-ID` makes another snapshot."""
+    use_endpoint(ebs_endpoint, monkeypatch)
+    snapshot = ebs_endpoint.make_snapshot(disk)
+    reach = ("--endpoint-url", ebs_endpoint.url)
+    copy = tmp_path / "copy.img"
+    outcome = await ended(await spawn("unbundle", snapshot, copy, *reach, "--json"))
+    assert outcome.status == 0, outcome.stderr
+    assert json.loads(outcome.stdout)["image_size"] == copy.stat().st_size == GIB
+    assert copy.stat().st_blocks * 512 <= 8 * MIB
+    read_back(ebs_endpoint, snapshot, tmp_path / "volume")
+    assert filecmp.cmp(copy, tmp_path / "volume", shallow=False)
+    result = result_of(await in_process(spawn, snapshot, "--no-register", *reach, "--json"))
+    assert same(ebs_endpoint, result.snapshot_id, copy, tmp_path)
+    outcome = await ended(await spawn("unbundle", snapshot, copy, *reach))
+    assert outcome.status == 3
+    assert "it exists already" in outcome.stderr
+    outcome = await ended(await spawn("unbundle", "snap-0123456789abcdef0", tmp_path / "none", *reach))
+    assert outcome.status == 3
+    assert "cannot copy snap-0123456789abcdef0: there is no such snapshot" in outcome.stderr
+    assert not (tmp_path / "none").exists()
 
 
 async def test_every_bundle(

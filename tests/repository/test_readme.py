@@ -18,7 +18,7 @@ from amistream.values import MIB
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-GUIDES = ("running-instance", "directories", "leave-instance-store")
+GUIDES = ("running-instance", "directories", "leave-instance-store", "bundle-from-ebs")
 """Pages of docs/ that show commands, as the README does."""
 SOURCES = "\n".join(path.read_text() for path in sorted((ROOT / "service").rglob("*.py")))
 

@@ -114,6 +114,16 @@ class Inventory(_Result):
     price_as_of: str
 
 
+class Copied(_Result):
+    """A copy of a volume. `data_size`: its bytes outside holes."""
+
+    source: str
+    destination: str
+    image_size: int
+    data_size: int
+    elapsed_s: float
+
+
 class ConvertibleBundle(_Result):
     """A bundle that may become an AMI on EBS. `image_id`: the AMI that was made of it, or ''."""
 

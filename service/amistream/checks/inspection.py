@@ -115,7 +115,7 @@ async def inspect_snapshot(
         region=await aws.default_region(),
         endpoint_url=settings.endpoint_url.rstrip("/"),
     )
-    work = asyncio.to_thread(_inspect, snapshot_id, volume, as_it_is=as_it_is, clean=clean, wanted=Wanted())
+    work = asyncio.to_thread(_inspect, snapshot_id, volume, as_it_is=as_it_is, clean=clean, wanted=Wanted(on_ebs=True))
     return await finish_despite_cancel(work, on_cancel=volume.interrupt)
 
 
