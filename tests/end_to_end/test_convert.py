@@ -17,6 +17,7 @@ from support.boot_disks import BootDisk, boot_disk
 from support.daemons import identity, running_daemon
 from support.ebs_endpoint import BLOCK
 from support.live_disks import in_use
+from support.referee import read_bundle
 from support.volumes import MIB, ext4_image, files_tree, random_image, sparse_image
 
 if TYPE_CHECKING:
@@ -152,6 +153,27 @@ def test_a_live_tree(disk: BootDisk, conversions: Conversions, tmp_path: Path, k
         job = conversions.convert(live.root, "--partition", "clone", "--ami-name", "web 1")
     run(tmp_path, None, "unbundle", manifest, tmp_path / "image.img", *opened_by(key_ring))
     conversions.fits(job, tmp_path / "image.img")
+
+
+def test_the_way_back(conversions: Conversions, tmp_path: Path, key_ring: KeyRing) -> None:
+    """A snapshot gives the bundle that its disk gives, and a snapshot like itself."""
+    # A snapshot knows no holes within blocks, and its time stands in the archive.
+    disk = sparse_image(tmp_path / "disk.img", GIB, [(0, 2 * BLOCK), (700 * BLOCK, BLOCK), (GIB - BLOCK, BLOCK)])
+    job = conversions.convert(disk, *SNAPSHOT_ONLY)
+    snapshot = job["result"]["snapshot_id"]
+    with conversions.endpoint.blocking_client("ec2") as ec2:
+        (found,) = ec2.describe_snapshots(SnapshotIds=[snapshot])["Snapshots"]
+    os.utime(disk, (int(found["StartTime"].timestamp()),) * 2)
+    cloud = conversions.endpoint
+    bundle(snapshot, tmp_path / "of-snapshot", key_ring, "--endpoint-url", cloud.url, endpoint=cloud)
+    bundle(disk, tmp_path / "of-disk", key_ring)
+    one, other = (read_bundle(tmp_path / name, key_ring.user.key) for name in ("of-snapshot", "of-disk"))
+    assert (one.tar_sha1, one.image_size) == (other.tar_sha1, other.image_size)
+    assert [each.path.stat().st_size for each in one.parts] == [each.path.stat().st_size for each in other.parts]
+    run(tmp_path, None, "unbundle", one.directory / "image.manifest.xml", tmp_path / "image", *opened_by(key_ring))
+    assert dict(digests(tmp_path / "image")) == dict(digests(disk))
+    copy = conversions.convert(snapshot, *SNAPSHOT_ONLY)
+    assert copy["result"]["checksum"] == job["result"]["checksum"]
 
 
 def test_a_bundle_in_s3(
