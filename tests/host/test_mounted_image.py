@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from amistream.host import mount_guard
 from amistream.host.mounted_image import MountRefusedError, mounted_image
 from amistream.values import MIB
-from support.mounts import small_disk
+from support.mounts import mounted, small_disk
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 
@@ -51,6 +53,16 @@ def test_mounted(image: Path, tmp_path: Path) -> None:
     shown = subprocess.run(["debugfs", "-R", "cat /written", image], capture_output=True, check=True).stdout
     assert shown == b"by its directory"
     assert subprocess.run(["e2fsck", "-fn", image], capture_output=True, check=False).returncode == 0
+
+
+def test_keeps_nothing_else_busy(image: Path, tmp_path: Path) -> None:
+    """What was mounted before can be unmounted meanwhile, and its device goes."""
+    other = Path(shutil.copy(image, tmp_path / "other"))
+    with image.open("r+b") as file, ExitStack() as until_later:
+        with mounted(other, tmp_path / "mnt", "-o", "loop"):
+            until_later.enter_context(mounted_image(file.fileno(), "ext4", "", tmp_path))
+            assert len(loops_of(other)) == 1
+        assert loops_of(other) == []
 
 
 def test_broken_off(image: Path, tmp_path: Path) -> None:

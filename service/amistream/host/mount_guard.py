@@ -17,6 +17,7 @@ import os
 import select
 import signal
 import socket
+import stat
 import struct
 import sys
 import time
@@ -27,6 +28,8 @@ from pathlib import Path
 _NEW_MOUNTS = 0x00020000
 _RECURSIVE, _PRIVATE = 0x4000, 1 << 18
 _NO_ATIME = 1 << 10
+_DETACH = 2
+_PLACE = Path("/image")
 _DIE_WITH_PARENT = 1
 _GET_FREE, _SET_FILE, _CLEAR_FILE, _SET_STATUS, _CONFIGURE = 0x4C82, 0x4C00, 0x4C01, 0x4C04, 0x4C0A
 _AUTOCLEAR = 4
@@ -87,16 +90,32 @@ def _bind(path: str, image: int) -> None:
 
 
 def _mount(device: int, point: bytes, kind: bytes, options: bytes) -> None:
+    """Mount the device on `_PLACE`, in a namespace that has nothing else."""
+    number = os.fstat(device).st_rdev
     _check(_libc.unshare(_NEW_MOUNTS))
     _check(_libc.mount(b"none", b"/", b"none", ctypes.c_ulong(_RECURSIVE | _PRIVATE), None))
-    path = Path(f"/proc/self/fd/{device}").readlink()
-    _check(_libc.mount(os.fsencode(path), point, kind, ctypes.c_ulong(_NO_ATIME), options))
+    _check(_libc.mount(b"amistream", point, b"tmpfs", ctypes.c_ulong(0), b"mode=700,size=64k"))
+    os.chdir(point)
+    _leave_all_others()
+    os.mknod(b"/device", stat.S_IFBLK | 0o600, number)
+    _PLACE.mkdir()
+    _check(_libc.mount(b"/device", bytes(_PLACE), kind, ctypes.c_ulong(_NO_ATIME), options))
 
 
-def _unmount(point: bytes) -> None:
+def _leave_all_others() -> None:
+    """Make the working directory the root. Without its copies of all mounts this process keeps none of them busy."""
+    try:
+        _check(_libc.pivot_root(b".", b"."))
+        _check(_libc.umount2(b".", _DETACH))
+    except OSError:
+        os.chroot(".")  # in an initramfs, whose root stays
+    os.chdir("/")
+
+
+def _unmount() -> None:
     for number in range(_TRIES):
         try:
-            _check(_libc.umount2(point, 0))
+            _check(_libc.umount2(bytes(_PLACE), 0))
         except OSError as error:
             if error.errno != errno.EBUSY or number == _TRIES - 1:
                 raise
@@ -116,12 +135,12 @@ def main(argv: Sequence[str]) -> None:
         device = attach(image)
         step = b"mount"
         _mount(device, point, kind, options)
-        root = os.open(point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        root = os.open(_PLACE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         socket.send_fds(parent, [b"mounted 0"], [root])
         os.close(root)
         step = b"unmount"
         if parent.recv(1):
-            _unmount(point)
+            _unmount()
             os.close(device)
             parent.send(b"unmounted 0")
     except OSError as error:
