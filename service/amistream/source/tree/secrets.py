@@ -12,8 +12,8 @@ _PEM = re.compile(
     | -----BEGIN\ (?:[A-Z0-9]+\ )*PRIVATE\ KEY-----(?:\\r)?\\n[A-Za-z0-9+/]{16}  # within a string of JSON""",
     re.MULTILINE | re.VERBOSE,
 )
-_KEY = re.compile(rb"K(?:EY|ey)")
-"""A word in all of these lines, for which the C library looks fast: most files have been searched once then."""
+_KEY = re.compile(rb"K(?:EY(?:(?<=PRIVATE KEY)|(?<=AGE-SECRET-KEY))|ey(?<=PrivateKey))")
+"""The words of these lines by a letter in all of them, so that the C library searches once for all: for that letter."""
 _GNUPG = re.compile(rb"(?:[^\n]*\n){0,8}(?:Key: ?\n? *)?\((?:[0-9]+:)?(?:shadowed-|protected-)?private-key")
 _LINES = re.compile(
     rb"""^[ \t]*PrivateKey[ \t]*=[ \t]*[A-Za-z0-9+/]{43}=[ \t]*\r?$  # WireGuard
@@ -52,14 +52,14 @@ _KEYS_IN_JAVA = re.compile(rb"\x2b\x06\x01\x04\x01\x2a\x02(?:\x11\x01\x01|\x13\x
 def private_key_in(content: bytes) -> str:
     """The form of the private key in a file of this content, in words; '' if there is none."""
     has_key = _KEY.search(content) is not None
-    if has_key and b"PRIVATE KEY" in content and _PEM.search(content):
+    if has_key and _PEM.search(content):
         return "private key"
     starts = content[:1] in _STARTS
     if starts and (found := _FIRST_WORDS.match(content)):
         return f"private key of {(found.lastgroup or '').replace('_', '.')}"
     if b"private-key" in content and _GNUPG.match(content):
         return "private key of GnuPG"
-    if has_key and (b"PrivateKey" in content or b"AGE-SECRET" in content) and _LINES.search(content):
+    if has_key and _LINES.search(content):
         return "private key"
     return _binary(content) if starts else ""
 
