@@ -7,9 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from amistream.aws.session import Aws
 from amistream.checks.conversion import BundleSource, VolumeSource
+from amistream.checks.doctor import examine
+from amistream.checks.findings import Status
+from amistream.events import JobKind
 from amistream.plan import ConversionPlan
 from amistream.ports.registry import BUNDLE_TAG, JOB_TAG
+from amistream.request import ConvertCheckRequest
 from amistream.roots import Roots
 from bundles.made import put_files
 from checks.conversions import JOB, Desk
@@ -287,3 +292,14 @@ async def test_memory(desk: Desk, disk: Path) -> None:
         assert ready.plan.puts == 16
     error = await desk.refused(disk, workers=1, memory_limit="140MiB")
     assert error.code == "memory_limit.too_small"
+
+
+async def test_doctor_without_a_source(desk: Desk) -> None:
+    """Without a source the doctor looks at the machine, the credentials and EBS."""
+    chosen = settings(desk.tmp_path, endpoint_url=desk.endpoint.url)
+    asked = ConvertCheckRequest(kind=JobKind.CONVERT, encrypted=True)
+    async with Aws(chosen) as aws:
+        found = {each.name: each.status for each in await examine(asked, chosen, aws)}
+    assert (found["source"], found["volume_size"]) == (Status.SKIPPED, Status.SKIPPED)
+    names = ("libraries", "memory_limit", "credentials", "region", "encryption", "snapshots")
+    assert [found[name] for name in names] == [Status.OK] * len(names)

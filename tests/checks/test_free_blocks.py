@@ -77,7 +77,7 @@ async def test_a_doubt_on_a_device(scene: Scene, doubtful: Path) -> None:
         async with scene.ready(scene.out, source=str(device)) as ready:
             assert ready.used == (Extent(offset=0, length=SIZE),)
         (notice,) = scene.notices
-        assert notice.startswith(f"{device} (ext4) is bundled with its free blocks, because ")
+        assert notice.startswith(f"{device} (ext4) is taken with its free blocks, because ")
         assert notice.endswith(f"; e2fsck -f {device}")
 
 
@@ -99,7 +99,7 @@ async def test_a_doubt_in_a_partition(scene: Scene, doubtful: Path) -> None:
     subprocess.run(["sfdisk", "--quiet", scene.image], input=table, text=True, check=True)
     async with scene.ready(scene.out):
         (notice,) = scene.notices
-    assert notice.startswith("partition 1 (ext4) is bundled with its free blocks, because ")
+    assert notice.startswith("partition 1 (ext4) is taken with its free blocks, because ")
     assert f"losetup --find --show --partscan {scene.image}" in notice
 
 
@@ -140,7 +140,7 @@ async def test_doubts_of_the_table(scene: Scene, ext4: Path) -> None:
     async with scene.ready(scene.out) as ready:
         assert ready.plan.extents is None
     (notice,) = scene.notices
-    assert notice.startswith(f"{scene.image} is bundled with its free blocks, because the boot record stands for a GPT")
+    assert notice.startswith(f"{scene.image} is taken with its free blocks, because the boot record stands for a GPT")
     assert notice.endswith(f"fdisk -l {scene.image}")
 
 

@@ -78,5 +78,5 @@ async def test_mounted(scene: Scene, live: tuple[LiveDisk, Path]) -> None:
         async with scene.ready(scene.out, source=str(live[0].root), partition="clone") as ready:
             image = image_of(ready)
     assert DELETED * 256 in image
-    why = "partition 1 (ext4) is bundled with its free blocks, because it is mounted read-write"
+    why = "partition 1 (ext4) is taken with its free blocks, because it is mounted read-write"
     assert [notice for notice in scene.notices if why in notice]

@@ -15,7 +15,7 @@ from aiohttp import web
 from amistream.errors import AmistreamError
 from amistream.events import BundleResult, Progress, StageProgress, State
 from amistream.jobs.job import End, Job
-from amistream.request import parse_bundle_request
+from amistream.request import parse_request
 from amistream.values import MIB
 
 STAGES = (
@@ -52,7 +52,7 @@ RESULT = BundleResult(
 
 
 def make_job() -> Job:
-    return Job(parse_bundle_request({"source": "/dev/xvda", "destinations": ["s3://bucket/web"]}))
+    return Job(parse_request({"source": "/dev/xvda", "destinations": ["s3://bucket/web"]}))
 
 
 def begin(job: Job) -> None:
@@ -162,7 +162,7 @@ class ScriptedDaemon:
     async def _submit(self, request: web.Request) -> web.StreamResponse:
         key = request.headers["Idempotency-Key"]
         if key not in self.submitted:
-            job = Job(parse_bundle_request(await request.json()))
+            job = Job(parse_request(await request.json()))
             self.jobs[job.id] = job
             self.submitted[key] = job.id
             self.on_submit(job)

@@ -6,7 +6,7 @@ import filecmp
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,6 +15,7 @@ from amistream.ports.registry import BUNDLE_TAG
 from amistream.values import GIB
 from bundles.made import flip, put_files
 from cli.running import Cli, Outcome, Spawn, ended
+from cli.scripted import ScriptedDaemon
 from jobs.work import request, run, settings, use_endpoint
 from support.boot_disks import partitioned
 from support.ebs_endpoint import read_back
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from support.ebs_endpoint import EbsEndpoint, EbsServer
     from support.endpoints import Endpoint
     from support.keys import KeyRing
+
+
+DENIED = "User: arn:aws:iam::123456789012:user/web is not authorized to perform: ebs:StartSnapshot"
 
 
 @pytest.fixture
@@ -190,6 +194,81 @@ async def test_every_bundle(
     outcome = await in_process(spawn, *words)
     assert "there" in outcome.stdout
     assert len(ebs.images()) == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ({"code": "AccessDeniedException", "status": 403, "message": DENIED}, "ebs:StartSnapshot"),
+        ({"code": "AccessDeniedException", "status": 403, "reason": "DEPENDENCY_ACCESS_DENIED"}, "KMS"),
+        (
+            {"code": "ServiceQuotaExceededException", "status": 402, "reason": "DEPENDENCY_SERVICE_QUOTA_EXCEEDED"},
+            "quota",
+        ),
+    ],
+)
+async def test_ebs_refuses_the_snapshot(
+    spawn: Spawn,
+    ebs_endpoint: EbsEndpoint,
+    disk: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: dict[str, Any],
+    says: str,
+) -> None:
+    """What EBS refuses is named after one request, and nothing is left."""
+    use_endpoint(ebs_endpoint, monkeypatch)
+    ebs_endpoint.fault("StartSnapshot", times=None, **fault)
+    outcome = await in_process(spawn, disk, "--endpoint-url", ebs_endpoint.url, "--encrypted")
+    assert (outcome.status, outcome.stdout) == (4, "")
+    assert says in outcome.stderr
+    assert len(ebs_endpoint.requests("StartSnapshot")) == 1
+    assert (ebs_endpoint.snapshots(), ebs_endpoint.images()) == ([], [])
+
+
+async def test_every_option_reaches_the_daemon(
+    daemon: ScriptedDaemon, cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each option fills the field that it stands for; a relative path starts at the caller's directory."""
+    monkeypatch.chdir(tmp_path)
+    options = (
+        *("--ami-name", "web 1", "--no-ena", "--sriov", "--boot-mode", "uefi", "--imds-support", "v2.0"),
+        *("--volume-size", "20GiB", "--volume-type", "gp2", "--encrypted", "--kms-key-id", "1234-abcd", "--puts", "32"),
+        *(
+            "--root-device",
+            "/dev/sda1",
+            "--copy-tags",
+            "--tag",
+            "a=b=c",
+            "--snapshot-tag",
+            "of=web",
+            "-B",
+            "ephemeral0=sdb",
+        ),
+    )
+    outcome = await cli("convert", "bundle/image.manifest.xml", *options, "--detach")
+    assert outcome.status == 0, outcome.stderr
+    assert daemon.requests("POST")[0].body == {
+        "kind": "convert",
+        "source": str(tmp_path / "bundle/image.manifest.xml"),
+        "ami_name": "web 1",
+        "ena": False,
+        "sriov": True,
+        "boot_mode": "uefi",
+        "imds_support": "v2.0",
+        "volume_size": 20 * GIB,
+        "volume_type": "gp2",
+        "encrypted": True,
+        "kms_key_id": "1234-abcd",
+        "puts": 32,
+        "root_device": "/dev/sda1",
+        "copy_tags": True,
+        "tags": {"a": "b=c"},
+        "snapshot_tags": {"of": "web"},
+        "block_device_mappings": {"ephemeral0": "sdb"},
+    }
+    for number, source in enumerate(("s3://bucket/web/image.manifest.xml", "snap-0123456789abcdef0"), 1):
+        assert (await cli("convert", source, "--detach")).status == 0
+        assert daemon.requests("POST")[number].body == {"kind": "convert", "source": source}
 
 
 @pytest.mark.parametrize(

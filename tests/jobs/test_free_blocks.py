@@ -135,7 +135,7 @@ async def test_a_disk(
             theirs.seek(start)
             assert ours.read(end - start) == theirs.read(end - start)
     unknown, preallocated = job.notices
-    assert unknown.startswith("partition 3 is bundled with its free blocks, because its content is not known")
+    assert unknown.startswith("partition 3 is taken with its free blocks, because its content is not known")
     assert preallocated.startswith("partition 2 (xfs): blocks that files were given and never wrote")
 
 

@@ -56,6 +56,8 @@ async def examine(
 async def _examine_conversion(context: ConversionContext) -> list[Finding]:
     checks = await conversion_checks(context)
     of_host = HostChecks(context.settings, checks.snapshot).checks(with_state_dir=False)
+    if context.request.source is None:
+        return await run_checks([*of_host, _not_given("source", "SOURCE"), *checks.snapshot.checks()])
     try:
         return await run_checks([*of_host, *checks.checks(is_job=False)])
     finally:

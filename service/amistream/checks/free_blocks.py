@@ -27,7 +27,7 @@ _FILL = (
     "it needs no repair; to overwrite the deleted files, mount it, fill it with a file of zeros (cat /dev/zero >FILE), "
     "and remove that file"
 )
-_WHY = "deleted files go into the image, and the bundle is larger"
+_WHY = "deleted files go into the image, and more has to be sent"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +107,7 @@ def _table_doubts(table: PartitionTable, volume: Volume) -> dict[str, list[str]]
 
 
 def kept_whole(place: str, doubt: str, fix: str = "") -> Observation:
-    return notice(f"{place} is bundled with its free blocks, because {doubt}", why=_WHY, fix=fix)
+    return notice(f"{place} is taken with its free blocks, because {doubt}", why=_WHY, fix=fix)
 
 
 def place_of(area: Area, volume: Volume) -> str:

@@ -92,7 +92,8 @@ def _about(
         bool, typer.Option("--version", callback=_put_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Bundle a volume into an EC2 instance store-backed (S3-backed) AMI: one pass, no temporary copy.
+    """Bundle a volume into an EC2 instance store-backed (S3-backed) AMI, or convert a bundle or a volume into an AMI on
+    EBS: one pass, no temporary copy.
 
     Jobs run in the daemon amistreamd; this command submits them and shows their progress. Results go to stdout.
 
