@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -58,7 +59,7 @@ class BlockRequests:
                 "x-amz-Checksum": checksum,
                 "x-amz-Checksum-Algorithm": "SHA256",
             },
-            body=data,
+            body=_Body(data),
             context={"payload_signing_enabled": False},
         )
         headers, _ = await self._ask("PutSnapshotBlock", request)
@@ -81,6 +82,8 @@ class BlockRequests:
         """Headers and body of the answer; raises `ClientError` for a refusal."""
         keys = None if self._credentials is None else await self._credentials.get_frozen_credentials()
         _Signer(keys, self._model.signing_name, self._region, self._host).add_auth(request)
+        if request.body is not None:
+            request.headers["Content-Length"] = str(len(request.body))
         answer = await self._http.send(request)
         body = await answer.content
         if answer.status_code >= HTTPStatus.MULTIPLE_CHOICES:
@@ -97,6 +100,23 @@ class BlockRequests:
         return ClientError(parsed, operation)
 
 
+class _Body:
+    """A block that the HTTP library sends as it is: bytes it would copy, to put the headers before them.
+
+    Another iteration, for a request that is sent again, begins anew.
+    """
+
+    def __init__(self, data: Buffer) -> None:
+        self._data = data
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    async def __aiter__(self) -> AsyncIterator[Buffer]:
+        yield b""  # the headers go out with the first piece
+        yield self._data
+
+
 @dataclass(slots=True, kw_only=True)
 class _Request:
     """Those attributes of the SDK's requests that its signer and its HTTP session use."""
@@ -104,7 +124,7 @@ class _Request:
     method: str
     url: str
     headers: dict[str, str]
-    body: Buffer | None = None
+    body: _Body | None = None
     params: dict[str, str] = field(default_factory=dict)
     context: dict[str, Any] = field(default_factory=dict)
     stream_output: bool = False

@@ -12,10 +12,19 @@ import random
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import replace
+from functools import partial
 from time import monotonic
 from typing import Any
 
-from amistream.errors import NoSnapshotError, NotVisibleError, SourceError, StaleTokenError, ThrottledError
+from amistream.errors import (
+    NoSnapshotError,
+    NotVisibleError,
+    SourceError,
+    StaleTokenError,
+    StalledError,
+    StoreError,
+    ThrottledError,
+)
 from amistream.flow.gate import Gate
 from amistream.flow.retry import Alive, RetryPolicy, with_retries
 from amistream.ports.snapshots import BlockPage, SnapshotReader, StoredBlock
@@ -95,7 +104,7 @@ class BlockFetcher:
         started, entered = monotonic(), await self._gate.enter()
         try:
             for refusals in itertools.count():
-                found = await self._get_once(index)
+                found = await self._get_once(index, partial(self._failed, entered))
                 if isinstance(found, bytes):
                     self._last_success = monotonic()
                     return found
@@ -109,7 +118,12 @@ class BlockFetcher:
             self._gate.leave()
         raise AssertionError("unreachable")
 
-    async def _get_once(self, index: int) -> bytes | ThrottledError:
+    def _failed(self, entered: float, error: StoreError) -> None:
+        # A link that is too slow for so many gets stalls them all.
+        if isinstance(error, StalledError):
+            self._gate.narrow(entered)
+
+    async def _get_once(self, index: int, failed: Callable[[StoreError], None]) -> bytes | ThrottledError:
         what = f"get block {index} of {self._snapshot_id}"
         for tries in itertools.count(1):
             block = await self._tokens.of(index)
@@ -121,7 +135,7 @@ class BlockFetcher:
                     return refusal
 
             try:
-                return await with_retries(self._retry, what, attempt)
+                return await with_retries(self._retry, what, attempt, failed=failed)
             except StaleTokenError:
                 self._tokens.drop(block)
                 if tries == _STALE_TRIES:
