@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from amistream.conversion import BlockSource, Conversion, Converted, VolumeBlocks
-from amistream.errors import AmistreamError, NotVisibleError, SourceError, StoreError, ThrottledError
+from amistream.errors import AmistreamError, NotVisibleError, SourceError, StalledError, StoreError, ThrottledError
 from amistream.flow.rate_limit import RateLimit
 from amistream.flow.retry import RetryPolicy
 from amistream.plan import ConversionPlan
@@ -259,6 +259,33 @@ async def test_throttled_for_good(tmp_path: Path) -> None:
     with pytest.raises(ThrottledError, match=r"no block was taken for 0\.2 s"):
         await convert(tmp_path / "image", snapshot, retry=replace(RETRY, stall_s=0.2))
     assert len(snapshot.puts) > RETRY.attempts
+
+
+async def test_a_slow_link(tmp_path: Path) -> None:
+    """On a link on which so many puts at a time stall, fewer are tried, however often that takes more attempts."""
+    whole = write_image(tmp_path / "image", [data(number) for number in range(40)])
+
+    async def before(number: int, index: int) -> None:
+        del number, index
+        if snapshot.in_flight > 3:
+            await asyncio.Event().wait()
+        await asyncio.sleep(0)
+
+    snapshot = MemorySnapshot(before=before)
+    retry = replace(RETRY, stall_s=0.05)
+    check(await convert(tmp_path / "image", snapshot, plan=replace(PLAN, puts=16), retry=retry), snapshot, whole)
+
+
+async def test_a_link_that_is_cut(tmp_path: Path) -> None:
+    """When no answer comes at all, the pass ends after so many attempts."""
+    write_image(tmp_path / "image", [data(number) for number in range(8)])
+
+    async def before(number: int, index: int) -> None:
+        del number, index
+        await asyncio.Event().wait()
+
+    with pytest.raises(StalledError, match="tried 3 times"):
+        await convert(tmp_path / "image", MemorySnapshot(before=before), retry=replace(RETRY, stall_s=0.01))
 
 
 async def test_limit(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ async def test_only_so_many() -> None:
 
 
 async def test_narrows_once_for_all_in_flight() -> None:
-    """Refusals of requests that were sent before the gate narrowed count once; it widens by one a second."""
+    """Refusals of requests that were sent before the gate narrowed count once."""
     clock = Clock()
     gate = Gate(50, clock=clock)
     clock.now += 1
@@ -50,9 +50,31 @@ async def test_narrows_once_for_all_in_flight() -> None:
     for each in entered:
         gate.narrow(each)
     assert gate.width == 40
-    clock.now += 5
-    assert gate.width == 45
+    for _ in entered:
+        gate.leave()
+    gate.narrow(await gate.enter(), 0.5)
+    assert gate.width == 20
+
+
+async def test_widens_with_success() -> None:
+    """Successes widen the gate by one a second at most, and by one for as many as are in flight at most."""
+    clock = Clock()
+    gate = Gate(50, clock=clock)
+    gate.narrow(clock(), 0.2)
+    assert gate.width == 10
     clock.now += 100
+    assert gate.width == 10
+    for _ in range(11):
+        clock.now += 20
+        gate.widen()
+    assert gate.width == 11
+    for _ in range(1000):
+        clock.now += 0.01
+        gate.widen()
+    assert gate.width in {20, 21}
+    for _ in range(10_000):
+        clock.now += 1
+        gate.widen()
     assert gate.width == 50
 
 
@@ -62,7 +84,7 @@ async def test_never_closes() -> None:
     gate = Gate(4, clock=clock)
     for _ in range(20):
         clock.now += 0.01
-        gate.narrow(clock())
+        gate.narrow(clock(), 0.5)
     assert gate.width == 1
     await gate.enter()
 
@@ -72,7 +94,7 @@ async def test_refused_requests_come_first() -> None:
     clock = Clock()
     gate = Gate(2, clock=clock, sleep=clock.sleep)
     first, _ = await gate.enter(), await gate.enter()
-    gate.narrow(first)
+    gate.narrow(first, 0.5)
     back, new = asyncio.ensure_future(gate.come_back(0.1)), asyncio.ensure_future(gate.enter())
     await turns()
     assert not back.done()

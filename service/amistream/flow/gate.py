@@ -1,8 +1,7 @@
-"""Lets a limited number of requests be in flight, and fewer when the service asks for it.
+"""Lets a limited number of requests be in flight, and fewer when they are too many for the service or the link.
 
-A service that is asked too much refuses requests. The gate then narrows by a fifth, once for all requests that were
-sent before it did, and widens by one a second. (By half, as usual, it would let through 31 of 40 puts a second that are
-allowed, at 100 ms each: measured.) A refused request leaves its place, and comes back before any new one.
+The gate narrows once for all requests that were sent before it did. It widens with each success: by one for as many as
+may be in flight, and by one a second at most. A refused request leaves its place, and comes back before any new one.
 """
 
 from __future__ import annotations
@@ -11,8 +10,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from time import monotonic
 
-NARROWER = 0.8
 WIDER_PER_S = 1.0
+THROTTLED = 0.8
+"""Factor of a throttle. Half, as usual, would let through 31 of 40 puts a second that are allowed, with 100 ms each
+(measured).
+"""
+STALLED = 0.5
+"""Factor of a stall, which is noticed late."""
 
 
 class Gate:
@@ -29,7 +33,7 @@ class Gate:
         self._clock = clock
         self._sleep = sleep
         self._width = float(most)
-        self._changed_at = clock()
+        self._narrowed_at = self._widened_at = clock()
         self._refused = 0
         """Requests that were refused and have not come back."""
         self._left = asyncio.Event()
@@ -38,7 +42,7 @@ class Gate:
     @property
     def width(self) -> int:
         """The number of requests that may be in flight now."""
-        return int(self._exact_width())
+        return int(self._width)
 
     async def enter(self) -> float:
         """Wait for a place; returns the time, for `narrow`."""
@@ -65,13 +69,17 @@ class Gate:
             self._left.set()
         return self._clock()
 
-    def narrow(self, entered: float) -> None:
-        """Narrow: a request that entered then was refused, or not answered."""
-        if entered >= self._changed_at:
-            self._width, self._changed_at = max(1.0, NARROWER * self._exact_width()), self._clock()
+    def narrow(self, entered: float, factor: float = THROTTLED) -> None:
+        """Multiply the width by `factor`: a request that entered then was one too many."""
+        if entered >= self._narrowed_at:
+            self._width = max(1.0, factor * self._width)
+            self._narrowed_at = self._widened_at = self._clock()
 
-    def _exact_width(self) -> float:
-        return min(self._most, self._width + WIDER_PER_S * (self._clock() - self._changed_at))
+    def widen(self) -> None:
+        """Count a success."""
+        now = self._clock()
+        wider = min(1 / self._width, WIDER_PER_S * (now - self._widened_at))
+        self._width, self._widened_at = min(self._most, self._width + wider), now
 
     async def _wait(self) -> None:
         self._left.clear()

@@ -78,8 +78,8 @@ async def with_retries(
 ) -> T:
     """Run `attempt` until it succeeds, fails for good, or has failed `policy.attempts` times.
 
-    `what` describes it for users ("store image.part.03 in s3://b"). `failed` is called with every transient failure.
-    Raises the last `StoreError`, with the cause.
+    `what` describes it for users ("store image.part.03 in s3://b"). `failed` is called with every transient failure,
+    and may raise it to end the repeats. Raises the last `StoreError`, with the cause.
     """
     failures = 0
     while True:

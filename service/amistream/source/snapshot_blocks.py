@@ -107,6 +107,7 @@ class BlockFetcher:
                 found = await self._get_once(index, partial(self._failed, entered))
                 if isinstance(found, bytes):
                     self._last_success = monotonic()
+                    self._gate.widen()
                     return found
                 self._gate.narrow(entered)
                 if monotonic() - max(self._last_success, started) > self._patience_s:

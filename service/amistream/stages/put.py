@@ -13,8 +13,7 @@ import itertools
 import random
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from time import monotonic, perf_counter
 from typing import Protocol
 
@@ -24,7 +23,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from amistream.errors import AmistreamError, NotVisibleError, StalledError, StoreError, ThrottledError
 from amistream.flow.buffers import Buffers
 from amistream.flow.cancel import finish_despite_cancel
-from amistream.flow.gate import Gate
+from amistream.flow.gate import STALLED, Gate
 from amistream.flow.rate_limit import RateLimit
 from amistream.flow.retry import Alive, RetryPolicy, with_retries
 from amistream.ports.snapshots import BLOCK, SnapshotWriter
@@ -36,8 +35,10 @@ ENTERED_EVERY_S = 1.0
 """Seconds after which fewer stored blocks are entered."""
 LONGEST_PUT_S = 20.0
 """An answer that never comes costs so long. Some puts hang for ever (seen with AWS from outside of it)."""
+_MOST_PATIENT = 3
+"""Factor on that time, at most, for a block that has stalled before."""
 _FIRST_WAIT_S = 0.1
-_LONGEST_WAIT_S = 5.0
+_LONGEST_INVISIBLE_S = 5.0
 _LONGEST_THROTTLED_S = 1.0
 """Waits of a block that was throttled are short: the gate is what makes the requests fewer. Guess."""
 
@@ -163,35 +164,46 @@ class Put:
                 return refusal
             return None
 
-        started = monotonic()
+        started, stalls = monotonic(), _Stalls()
         for refusals in itertools.count():
             if self._limit is not None:
                 await self._limit.wait_for(BLOCK)
-            refusal = await with_retries(self._retry, what, attempt, failed=partial(self._failed, entered))
+            # A link that is too slow for the deadline is given more time.
+            policy = replace(self._retry, stall_s=self._retry.stall_s * min(1 + stalls.in_all, _MOST_PATIENT))
+            try:
+                refusal = await with_retries(policy, what, attempt, failed=self._failed)
+            except StalledError as stalled:
+                refusal = stalled
             if refusal is None:
                 self._last_success = monotonic()
+                self.gate.widen()
                 return
-            longest_s = _LONGEST_WAIT_S
-            if isinstance(refusal, ThrottledError):
-                self._throttled(refusal, started, entered)
-                longest_s = _LONGEST_THROTTLED_S
+            longest_s = self._bear(refusal, entered, started, stalls)
             most = min(longest_s, _FIRST_WAIT_S * 2 ** min(refusals, 10))
             entered = await self.gate.come_back(random.uniform(0, most))  # noqa: S311 - not a secret
 
-    def _failed(self, entered: float, error: StoreError) -> None:
+    def _bear(self, refusal: StoreError, entered: float, started: float, stalls: _Stalls) -> float:
+        """The longest wait before the put is repeated. Raises the refusal for good if no block at all is taken."""
+        if isinstance(refusal, NotVisibleError):
+            # The adapter says when it is for good.
+            return _LONGEST_INVISIBLE_S
+        if isinstance(refusal, ThrottledError):
+            self.throttled += 1
+            self.gate.narrow(entered)
+            if monotonic() - max(self._last_success, started) > self._patience_s:
+                raise _for_good(refusal, f"no block was taken for {self._patience_s:g} s")
+            return _LONGEST_THROTTLED_S
+        self.gate.narrow(entered, STALLED)
+        if stalls.count(self.blocks_stored) >= self._retry.attempts:
+            raise _for_good(refusal, f"tried {stalls.in_all} times")
+        return 0
+
+    def _failed(self, error: StoreError) -> None:
         if self._limit is not None:
             self._limit.charge(BLOCK)
-        # A link that is too slow for so many puts stalls them all.
         if isinstance(error, StalledError):
-            self.gate.narrow(entered)
-
-    def _throttled(self, refusal: ThrottledError, started: float, entered: float) -> None:
-        """Narrow the gate. Raises the refusal if no block was taken for too long."""
-        self.throttled += 1
-        self.gate.narrow(entered)
-        if monotonic() - max(self._last_success, started) > self._patience_s:
-            message = f"{refusal.message} (no block was taken for {self._patience_s:g} s)"
-            raise refusal.permanent().reworded(message=message)
+            # Repeated here and not there: a link that is too slow for so many puts stalls them all.
+            raise error
 
     async def _enter_stored(self) -> None:
         """Enter the blocks that were stored since."""
@@ -199,3 +211,23 @@ class Put:
         self._entered_at = monotonic()
         if blocks:
             await finish_despite_cancel(self._ledger.stored(blocks))
+
+
+@dataclass(slots=True)
+class _Stalls:
+    """The stalls of one put."""
+
+    in_all: int = 0
+    in_vain: int = 0
+    stored: int = 0
+
+    def count(self, stored: int) -> int:
+        """Count a stall when so many blocks are stored; returns how many came in a row without a new one."""
+        self.in_all += 1
+        self.in_vain = self.in_vain + 1 if stored == self.stored else 1
+        self.stored = stored
+        return self.in_vain
+
+
+def _for_good(refusal: StoreError, why: str) -> StoreError:
+    return refusal.permanent().reworded(message=f"{refusal.message} ({why})")
