@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from pathlib import Path
@@ -243,6 +243,24 @@ async def test_a_failure_for_good(tmp_path: Path) -> None:
     converted = await convert(tmp_path / "image", again, ledger=ledger, earlier=earlier)
     check(converted, again, whole)
     assert converted.blocks_kept == len(earlier.stored) > 0
+
+
+async def test_a_failure_while_the_ledger_is_slow(tmp_path: Path) -> None:
+    """The cause of a failed put is shown, also when entering the stored blocks takes longer than stopping the rest."""
+    write_image(tmp_path / "image", [data(number) for number in range(60)])
+
+    class Slow(MemoryBlockLedger):
+        """Waits until the workers have ended."""
+
+        async def stored(self, blocks: Sequence[tuple[int, bytes]]) -> None:
+            for thread in threading.enumerate():
+                if thread.name.startswith("amistream-worker"):
+                    await asyncio.to_thread(thread.join)
+            await super().stored(blocks)
+
+    snapshot = MemorySnapshot(before=failing(permanent, 9))
+    with pytest.raises(StoreError, match="no permission"):
+        await convert(tmp_path / "image", snapshot, ledger=Slow(), plan=replace(PLAN, puts=40))
 
 
 async def test_a_failure_that_lasts(tmp_path: Path) -> None:

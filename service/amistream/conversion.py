@@ -179,8 +179,8 @@ class Conversion:
         with self._send:
             try:
                 await self._relay.run(self.plan.workers)
-            except (StoppedError, BuffersClosedError):
-                # The cause is in `supply`, which raises it. `run` sees that not all was read.
+            except (StoppedError, BuffersClosedError, anyio.BrokenResourceError):
+                # The cause is in `supply` or `put`, which raises it. `run` sees that not all was read.
                 return
         self.hashed_at = perf_counter()
 
