@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _NEW_MOUNTS, _NEW_PROCESSES = 0x00020000, 0x20000000
-_RECURSIVE, _PRIVATE = 0x4000, 1 << 18
+_RECURSIVE, _SLAVE = 0x4000, 1 << 19
 _DIE_WITH_PARENT = 1
 _OPTIONS = ("redirect_dir=off,index=off,metacopy=off", "redirect_dir=off", "")
 """Off is what the walk understands. Kernels that do not know an option do as if it were off."""
@@ -47,7 +47,8 @@ def _die_with_parent() -> None:
 
 def _make_view(space: int, point: Path, directories: Sequence[Path]) -> tuple[Path, int]:
     """Mount the view; returns its path, and the open directory of the changes. Raises OSError."""
-    _mount(b"none", b"/", b"", _RECURSIVE | _PRIVATE)
+    # Nothing that is mounted here is seen elsewhere; what is unmounted elsewhere goes here, too.
+    _mount(b"none", b"/", b"", _RECURSIVE | _SLAVE)
     # Opened before POINT is covered, which may lie above one of them.
     lower = [os.open(each, os.O_PATH | os.O_DIRECTORY) for each in directories]
     about = directories[-1].stat()

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from amistream.source.tree.report import MOVED, Fate
 from amistream.values import MIB
 from source.tree.images import content_of, is_clean, names_in, opened, shown_by_kernel, write_image
 from source.tree.nasty import described
-from support.mounts import small_disk
+from support.mounts import mounted, small_disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,6 +81,34 @@ def run(script: Path, point: Path, *directories: Path, space: int = SPACE) -> It
 def nothing_left(point: Path) -> bool:
     """Nothing is mounted there, and nothing is in it."""
     return str(point) not in Path("/proc/self/mountinfo").read_text() and not list(point.iterdir())
+
+
+def test_keeps_no_other_mount(tree: Path, point: Path, tmp_path: Path) -> None:
+    """What is unmounted elsewhere while the script runs is unmounted for it, too, so its device is free."""
+    begun, gone = tmp_path / "begun", tmp_path / "gone"
+    for each in (begun, gone):
+        os.mkfifo(each)
+    around = tmp_path / "around"
+    around.mkdir()
+    script = written(tmp_path, f"echo >{begun}; read _ <{gone}; ! grep -q {around}/other /proc/self/mountinfo\n")
+    with mounted(around, around, "--bind"):
+        subprocess.run(["mount", "--make-shared", around], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "other", _made(around / "other")], check=True)
+
+        def unmount() -> None:
+            begun.read_text()
+            subprocess.run(["umount", around / "other"], check=True)
+            gone.write_text("\n")
+
+        with ThreadPoolExecutor(1) as pool:
+            unmounting = pool.submit(unmount)
+            with run(script, point, tree):
+                unmounting.result()
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 def test_changed(tree: Path, point: Path, tmp_path: Path) -> None:
