@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from jobs.converting import Conversions, make_disk
 from jobs.runs import Cloud, open_scene
 from jobs.work import settings, use_endpoint
 from support.proxy import dry_run_answered
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from conftest import MakeBucket, MakeProxy
     from jobs.runs import MakeScene, Scene
+    from support.ebs_endpoint import EbsEndpoint
     from support.endpoints import Endpoint
     from support.keys import KeyRing
 
@@ -50,3 +52,9 @@ def cloud(
 ) -> Cloud:
     use_endpoint(ministack, monkeypatch)
     return Cloud(endpoint=ministack, proxy=make_proxy(ministack, dry_run_answered()), make_bucket=make_bucket)
+
+
+@pytest.fixture
+def conversions(ebs_endpoint: EbsEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Conversions:
+    use_endpoint(ebs_endpoint, monkeypatch)
+    return Conversions(disk=make_disk(tmp_path / "converted.img"), endpoint=ebs_endpoint, directory=tmp_path)

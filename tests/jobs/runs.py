@@ -109,7 +109,7 @@ class Scene:
 
     @contextmanager
     def failing(self, *methods: str, code: str = "journal.full", fits: Fits = lambda *_: True) -> Iterator[None]:
-        """Let these calls of the journal fail."""
+        """Let these calls of the journal fail; `conversions.METHOD` is one of the records of conversions."""
 
         async def fail() -> None:
             raise JournalError(code, "cannot keep the journal: database or disk is full")
@@ -118,7 +118,7 @@ class Scene:
             self._before(method, fits, fail)
         yield
         for method in methods:
-            delattr(self.journal, method)
+            self._restore(method)
 
     @contextmanager
     def held(self, method: str, fits: Fits = lambda *_: True) -> Iterator[HeldCall]:
@@ -132,17 +132,25 @@ class Scene:
 
         self._before(method, fits, wait)
         yield call
-        delattr(self.journal, method)
+        self._restore(method)
 
     def _before(self, method: str, fits: Fits, act: Callable[[], Awaitable[None]]) -> None:
-        original = getattr(self.journal, method)
+        owner, name = self._owner(method)
+        original = getattr(owner, name)
 
         async def acting(*values: Any) -> Any:
             if fits(*values):
                 await act()
             return await original(*values)
 
-        setattr(self.journal, method, acting)
+        setattr(owner, name, acting)
+
+    def _restore(self, method: str) -> None:
+        delattr(*self._owner(method))
+
+    def _owner(self, method: str) -> tuple[Any, str]:
+        room, _, name = method.rpartition(".")
+        return (getattr(self.journal, room) if room else self.journal), name
 
     async def stopped(self, job: Job, call: HeldCall, *, keep: bool = False) -> None:
         """Run the job, cancel or interrupt it at the held call as the queue does, and let that call continue."""

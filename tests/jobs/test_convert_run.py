@@ -9,20 +9,12 @@ import pytest
 from amistream.events import ConversionResult, JobKind, State
 from amistream.jobs.convert_run import MOST_ATTEMPTS
 from amistream.ports.snapshots import BLOCK
-from jobs.converting import Conversions, make_disk
-from jobs.work import use_endpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from jobs.converting import Conversions
     from jobs.runs import Scene
-    from support.ebs_endpoint import EbsEndpoint
-
-
-@pytest.fixture
-def conversions(ebs_endpoint: EbsEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Conversions:
-    use_endpoint(ebs_endpoint, monkeypatch)
-    return Conversions(disk=make_disk(tmp_path / "converted.img"), endpoint=ebs_endpoint, directory=tmp_path)
 
 
 async def test_a_disk(scene: Scene, conversions: Conversions) -> None:
