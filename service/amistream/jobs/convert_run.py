@@ -350,7 +350,7 @@ class ConvertRun:
                 retry=self._context.retry,
                 record=self._know_image,
                 own=known.image,
-                look_first=self.resumed,
+                look_first=known.image != "",
             )
             self._image_id = await attempt.run(timeout_s=settings.register_timeout_s, poll_s=settings.register_poll_s)
         self.finished = True
