@@ -81,10 +81,11 @@ async def test_a_doubt_on_a_device(scene: Scene, doubtful: Path) -> None:
         assert notice.endswith(f"; e2fsck -f {device}")
 
 
-async def test_a_kind_that_is_not_understood(scene: Scene, ext4: Path) -> None:
+async def test_a_kind_that_is_not_understood(scene: Scene, ext4: Path, tmp_path: Path) -> None:
     """The notice about features that are not understood names no repair, which would change nothing."""
-    subprocess.run(["debugfs", "-w", "-R", "feature FEATURE_C31", ext4], check=True, capture_output=True)
-    async with scene.ready(scene.out, source=str(ext4)) as ready:
+    image = shutil.copyfile(ext4, tmp_path / "image")
+    subprocess.run(["debugfs", "-w", "-R", "feature FEATURE_C31", image], check=True, capture_output=True)
+    async with scene.ready(scene.out, source=str(image)) as ready:
         assert ready.used == (Extent(offset=0, length=SIZE),)
     (notice,) = scene.notices
     assert "it has features that are not understood (FEATURE_C31)" in notice
