@@ -18,6 +18,7 @@ from amistream.settings import (
     default_state_dir,
     load,
     memory_ceiling,
+    puts_within,
 )
 from amistream.values import GIB, KIB, MIB
 
@@ -250,6 +251,10 @@ def test_a_root_is_a_real_path(root: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_conversion_ceiling() -> None:
-    """The ceiling of conversions grows by a block for each put, and by 4 MiB for each worker and two."""
-    assert conversion_ceiling(workers=2, puts=64) == PROCESS_BASELINE + 32 * MIB + 4 * 4 * MIB
-    assert conversion_ceiling(workers=4, puts=10, jobs=3) == PROCESS_BASELINE + 3 * (5 * MIB + 6 * 4 * MIB)
+    """The ceiling of conversions grows by two blocks for each put, by 4 MiB for each worker and two, and by bundles."""
+    assert conversion_ceiling(workers=2, puts=64) == PROCESS_BASELINE + 64 * MIB + 4 * 4 * MIB
+    assert conversion_ceiling(workers=4, puts=10, jobs=3) == PROCESS_BASELINE + 3 * (10 * MIB + 6 * 4 * MIB)
+    bundle = conversion_ceiling(workers=2, puts=64, unpacks=True)
+    assert bundle == conversion_ceiling(workers=2, puts=64) + 36 * MIB
+    assert puts_within(bundle, workers=2, unpacks=True) == puts_within(bundle + MIB - 1, workers=2, unpacks=True) == 64
+    assert puts_within(PROCESS_BASELINE, workers=1) < 1

@@ -31,6 +31,8 @@ _OF_CONTAINERS = re.compile("AMISTREAM_(SERVICE_(HOST|PORT)|PORT|NAME|ENV)(_|$)"
 """Variables by which Kubernetes and Docker describe a service with the name `amistream`."""
 BLOCKS_AT_ONCE = 8
 """Blocks of 512 KiB that a conversion reads and hands over together."""
+_BLOCK = 512 * KIB
+_RUN = 12 * MIB
 PROCESS_BASELINE = 130 * MIB
 """Measured: the daemon's RSS with the clients of S3, EC2 and STS made and no job (123 MiB), rounded up."""
 
@@ -447,12 +449,20 @@ def memory_ceiling(*, workers: int, block_size: int, part_size: int, upload_conc
     return PROCESS_BASELINE + jobs * (workers * per_worker + (upload_concurrency + 2) * part_size)
 
 
-def conversion_ceiling(*, workers: int, puts: int, jobs: int = 1) -> int:
+def conversion_ceiling(*, workers: int, puts: int, jobs: int = 1, unpacks: bool = False) -> int:
     """Bytes of RSS that the process stays under with so many conversions at once, whatever the images' sizes.
 
-    baseline + per job: `conversion_buffers` blocks.
+    baseline + per job: `conversion_buffers` blocks, and one more for each put: HTTPS encrypts it as a whole. A job that
+    `unpacks` a bundle has 12 MiB of fetched ranges, and 12 MiB for each worker's run of the archive.
     """
-    return PROCESS_BASELINE + jobs * conversion_buffers(workers=workers, puts=puts) * 512 * KIB
+    blocks = conversion_buffers(workers=workers, puts=puts) + puts
+    return PROCESS_BASELINE + jobs * (blocks * _BLOCK + unpacks * (1 + workers) * _RUN)
+
+
+def puts_within(limit: int, *, workers: int, unpacks: bool = False) -> int:
+    """The most puts whose `conversion_ceiling` is within `limit` bytes; below 1 when not even one is."""
+    spare = limit - conversion_ceiling(workers=workers, puts=0, unpacks=unpacks)
+    return spare // (2 * _BLOCK)
 
 
 def conversion_buffers(*, workers: int, puts: int) -> int:

@@ -16,7 +16,7 @@ from amistream.errors import RefusedError, StoreError
 from amistream.flow.retry import with_retries
 from amistream.ports.registry import BUNDLE_TAG, JOB_TAG, LONGEST_TAG
 from amistream.ports.snapshots import BLOCK, MOST_PENDING, SnapshotOrder
-from amistream.settings import conversion_ceiling
+from amistream.settings import conversion_ceiling, puts_within
 from amistream.units import size_text
 from amistream.values import GIB, MIB
 
@@ -46,6 +46,7 @@ class SnapshotChecks:
         self._size = size
         self._source_region = source_region
         self._source = "bundle" if bundle else "source"
+        self._unpacks = bundle
         self.region = ""
         """Set by the check `region`."""
         self._key = ""
@@ -198,10 +199,11 @@ class SnapshotChecks:
     def _choose_puts(self) -> str:
         """Choose the blocks in flight: as requested, or as many as fit in the memory limit. Raises `RefusedError`."""
         limit = self._request.memory_limit or self._context.settings.memory_limit
-        least = conversion_ceiling(workers=self.workers, puts=1) + self._reading_memory
         if limit is not None:
-            fitting = self.puts - max(0, -(-(self._ceiling - int(limit)) // BLOCK))
+            spare = int(limit) - self._reading_memory
+            fitting = min(self.puts, puts_within(spare, workers=self.workers, unpacks=self._unpacks))
             if fitting < 1:
+                least = conversion_ceiling(workers=self.workers, puts=1, unpacks=self._unpacks) + self._reading_memory
                 raise RefusedError(
                     "memory_limit.too_small",
                     f"cannot keep within {limit / MIB:.0f} MiB: {self.workers} workers and one block in flight need "
@@ -215,4 +217,5 @@ class SnapshotChecks:
 
     @property
     def _ceiling(self) -> int:
-        return conversion_ceiling(workers=self.workers, puts=self.puts) + self._reading_memory
+        ceiling = conversion_ceiling(workers=self.workers, puts=self.puts, unpacks=self._unpacks)
+        return ceiling + self._reading_memory
