@@ -153,6 +153,16 @@ async def test_bundle_of_a_bare_file_system(desk: Desk, key_ring: KeyRing, tmp_p
         assert (ready.registration.kernel, ready.registration.root_device) == ("aki-87654321", "/dev/sda1")
 
 
+async def test_product_codes_of_a_bundle(desk: Desk, disk: Path, key_ring: KeyRing, tmp_path: Path) -> None:
+    """A notice names the product codes of a manifest: RegisterImage takes none."""
+    user = {"certificate": str(key_ring.user.certificate), "private_key": str(key_ring.user.key)}
+    manifest = await bundled(disk, tmp_path / "out", key_ring, tmp_path, product_codes=["A1B2C3D4", "E5F6"])
+    async with desk.ready(manifest, **user):
+        pass
+    (said,) = [each for each in desk.notices if "product codes" in each]
+    assert said.startswith("an AMI on EBS does not get the product codes of the manifest: A1B2C3D4, E5F6")
+
+
 async def test_ami_of_the_bundle(
     ebs_server: EbsServer,
     seaweedfs: Endpoint,

@@ -59,13 +59,16 @@ class BundleChecks:
         why_key = "nothing of the bundle could be read"
         why_parts = "the snapshot would never be completed"
         why_image = "the AMI on EBS would lack what its forerunner has"
-        known = Check("image", why_image, self._find_image, ("bundle", "credentials"))
+        of_image = [
+            Check("image", why_image, self._find_image, ("bundle", "credentials")),
+            Check("product_codes", why_image, self._look_at_product_codes, ("bundle",)),
+        ]
         return [
             Check("bundle", "there would be nothing to convert", self._find),
             Check("keys", why_key, self._open_key, ("bundle",)),
             Check("parts", why_parts, self._survey, ("bundle", "keys")),
             Check("beginning", why_key, self._read_beginning, ("parts",)),
-            *([known] if self._request.registers else []),
+            *(of_image if self._request.registers else []),
         ]
 
     @property
@@ -130,6 +133,15 @@ class BundleChecks:
     async def _read_beginning(self) -> str:
         self.beginning = await read_beginning(self.bundle, self.key, self.parts)
         return "is read" if self.beginning else "is not known before the whole is read"
+
+    def _look_at_product_codes(self) -> Observation | str:
+        codes = self.bundle.manifest.product_codes
+        if not codes:
+            return "none"
+        return notice(
+            f"an AMI on EBS does not get the product codes of the manifest: {', '.join(codes)}",
+            why="RegisterImage takes none, and instances of the AMI have none",
+        )
 
     async def _find_image(self) -> Observation | str:
         """Find the AMI on the bundle: it has what no manifest says."""
