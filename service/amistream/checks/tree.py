@@ -178,7 +178,7 @@ def refuse_wishes(request: VolumeRequest) -> None:
         raise RefusedError(
             "source.no_directory",
             f"cannot take over a boot area: {request.source} is no directory",
-            hint="leave --partition out: a disk is bundled with its boot area as it is",
+            hint="leave --partition out: a disk keeps its boot area as it is",
             field="partition",
         )
     for name, field in TreeFields.model_fields.items():

@@ -176,7 +176,7 @@ def open_standard_input(size: int | None, descriptor: int = 0, *, as_it_is: bool
     if size is None:
         raise RefusedError(
             "source.size_unknown",
-            "cannot bundle standard input: its size is unknown, and the bundle starts with it",
+            "cannot bundle standard input: its size is unknown, and must be known before its first byte",
             hint="give the size with --image-size, as 10GiB or in bytes; `gzip -l`, `xz -l` and `qemu-img info` "
             "show it for their files",
             field="image_size",

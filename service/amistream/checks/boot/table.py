@@ -61,13 +61,13 @@ def _without_table(disk: Disk) -> Observation:
             "bare_file_system",
             f"it is a bare {disk.volumes[0].kind} file system, without a partition table and a boot loader",
             why="an AMI for hvm boots from the first sector of its disk, so this one does not",
-            fix=f"{wrap}bundle the whole disk that a system boots from; or --virtualization paravirtual with --kernel",
+            fix=f"{wrap}take the whole disk that a system boots from; or --virtualization paravirtual with --kernel",
         )
     return failed(
         "no_table",
         "it has no partition table, and no file system that is known",
         why="an AMI for hvm boots from the first sector of its disk, so this one does not",
-        fix="bundle the whole disk that a system boots from",
+        fix="take the whole disk that a system boots from",
     )
 
 
