@@ -343,10 +343,12 @@ class Settings(BaseSettings):
     # Registration.
     register_timeout_s: PositiveFloat = Field(
         900.0,
-        description="Seconds to wait for the AMI to be available; after that the job fails, and bundle and AMI stay. "
-        "Guess.",
+        description="Seconds to wait for the AMI to be available, and for the snapshot of a conversion to be complete; "
+        "after that the job fails, and bundle, snapshot and AMI stay. Guess.",
     )
-    register_poll_s: PositiveFloat = Field(3.0, description="Seconds between two queries of the AMI's state. Guess.")
+    register_poll_s: PositiveFloat = Field(
+        3.0, description="Seconds between two queries of the AMI's or snapshot's state. Guess."
+    )
 
     def worker_count(self) -> int:
         """Compute threads: as set, else one per core this process may use."""

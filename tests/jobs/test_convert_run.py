@@ -178,6 +178,17 @@ async def test_given_up_in_the_middle(scene: Scene, conversions: Conversions) ->
     assert any("EBS has given up the snapshot" in notice for notice in job.notices)
 
 
+async def test_given_up_in_the_middle_of_a_bundle(scene: Scene, conversions: Conversions) -> None:
+    """A bundle is unpacked again from its beginning for another snapshot."""
+    made = await scene.run(scene.request(source=str(conversions.disk), part_size="1MiB"))
+    assert made.state is State.DONE, made.error
+    conversions.endpoint.fault("PutSnapshotBlock", "time_out", nth=9)
+    manifest = scene.out / "image.manifest.xml"
+    job = await scene.run(conversions.request(manifest, private_key=str(scene.keys.user.key)))
+    conversions.fits(job)
+    assert any("EBS has given up the snapshot" in notice for notice in job.notices)
+
+
 async def test_given_up_meanwhile(scene: Scene, conversions: Conversions) -> None:
     """A snapshot that EBS gave up between two runs is replaced."""
     conversions.endpoint.fault(**put(conversions.blocks[-1]), status=403, code="AccessDeniedException")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from amistream.aws.ebs import Ebs
 from amistream.errors import StoreError
 from amistream.events import State
 from amistream.jobs import job_snapshot
@@ -17,6 +18,7 @@ from jobs.runs import at_state
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from amistream.ports.snapshots import Snapshot
     from jobs.converting import Conversions
     from jobs.runs import Scene
 
@@ -164,6 +166,24 @@ async def test_a_late_registration(scene: Scene, conversions: Conversions, monke
         running.cancel()
         await asyncio.wait({running})
     assert (job.state, job.resumable, conversions.left()) == (State.CANCELLED, False, [])
+
+
+async def test_a_snapshot_that_is_not_shown_yet(
+    scene: Scene, conversions: Conversions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A removal waits for a snapshot that EC2 does not show yet, and deletes it whether it was shown or not."""
+    looks: list[str] = []
+    describe = Ebs.describe
+
+    async def blind(ebs: Ebs, snapshot_id: str) -> Snapshot | None:
+        looks.append(snapshot_id)
+        return None if len(looks) < 4 else await describe(ebs, snapshot_id)
+
+    job = await scene.enter(conversions.request())
+    with scene.held("conversions.intend") as call:
+        monkeypatch.setattr(Ebs, "describe", blind)
+        await scene.stopped(job, call)
+    assert (job.state, job.resumable, conversions.left(), len(looks)) == (State.CANCELLED, False, [], 4)
 
 
 async def test_the_first_cause_is_shown(

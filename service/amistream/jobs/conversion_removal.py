@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
+from functools import partial
 
 from amistream.aws.ec2 import Ec2
 from amistream.errors import InUseError
@@ -41,7 +42,8 @@ async def remove_conversion(
         await _deregister(record, snapshot, ec2, registration)
         progress()
         try:
-            await snapshot.discard(record.snapshot, record.started_at)
+            waiting = partial(progress, compared=True)
+            await snapshot.discard(record.snapshot, record.started_at, waiting=waiting)
         except InUseError:
             # The AMI of a late request, or one that is deregistered and not forgotten yet.
             if not looks_left or registration is None:

@@ -44,7 +44,7 @@ from amistream.ports.snapshots import SnapshotState
 from amistream.request import ConvertRequest
 from amistream.stages.blocks import NOTHING_EARLIER
 from amistream.stages.register import RegistrationAttempt
-from amistream.values import GIB
+from amistream.values import GIB, STANDARD_INPUT
 
 log = structlog.get_logger()
 
@@ -199,7 +199,8 @@ class ConvertRun:
                 self.result = await self._pass(ready)
             except StoreError:
                 why = await self._why_lost_now()
-                if not why or self._attempts >= MOST_ATTEMPTS:
+                # Standard input cannot be read again.
+                if not why or self._attempts >= MOST_ATTEMPTS or self._request.source == STANDARD_INPUT:
                     raise
             else:
                 self._known.result = self.result
@@ -287,7 +288,8 @@ class ConvertRun:
 
         # A cancel waits a little for the id: without it the removal has to ask again.
         await await_answer(start(), lambda: True)
-        self._job.note(f"the snapshot is {known.snapshot}")
+        hours = known.converting.order.timeout_min // 60
+        self._job.note(f"the snapshot is {known.snapshot}; EBS gives it up if no block comes for {hours} hours")
 
     async def _pass(self, ready: ReadyConversion) -> ConversionResult:
         """One pass over the image, with its progress reported; returns what the snapshot holds then."""

@@ -52,13 +52,19 @@ class JobSnapshot:
 
         return await with_retries(self.retry, f"start a snapshot of {order.volume_gib} GiB", ask)
 
-    async def look(self, snapshot_id: str, started_at: float) -> Snapshot | None:
-        """The snapshot as it is; None if it is gone. One that was started moments ago is waited for."""
+    async def look(
+        self, snapshot_id: str, started_at: float, *, waiting: Callable[[], object] = lambda: None
+    ) -> Snapshot | None:
+        """The snapshot as it is; None if it is gone. One that was started moments ago is waited for.
+
+        `waiting` is called before each further look.
+        """
         while True:
             what = f"look at {snapshot_id}"
             found = await with_retries(self.retry, what, lambda _: self.ebs.describe(snapshot_id))
             if found is not None or not 0 <= time.time() - started_at < VISIBLE_AFTER_S:
                 return found
+            waiting()
             await asyncio.sleep(self.poll_s)
 
     async def complete(self, snapshot_id: str, blocks: int, checksum: bytes) -> None:
@@ -94,10 +100,10 @@ class JobSnapshot:
             return error.message
         return ""
 
-    async def discard(self, snapshot_id: str, started_at: float) -> None:
+    async def discard(self, snapshot_id: str, started_at: float, *, waiting: Callable[[], object]) -> None:
         """Delete the snapshot. One that EC2 does not know yet is waited for: it would stay."""
-        if await self.look(snapshot_id, started_at) is not None:
-            await with_retries(self.retry, f"delete {snapshot_id}", lambda _: self.ebs.discard(snapshot_id))
+        await self.look(snapshot_id, started_at, waiting=waiting)
+        await with_retries(self.retry, f"delete {snapshot_id}", lambda _: self.ebs.discard(snapshot_id))
 
     @property
     def _looks(self) -> int:
