@@ -90,7 +90,7 @@ async def test_larger_than_an_ami_of_s3(desk: Desk, tmp_path: Path) -> None:
 
 
 async def test_bare_file_system(desk: Desk, tmp_path: Path) -> None:
-    """A bare file system is refused for hvm, and taken with --partition, paravirtual with a kernel, or no AMI."""
+    """A bare file system is refused for hvm, and taken with a kernel, a boot sector of its own, or without an AMI."""
     image = ext4_image(tmp_path / "root.img", 4 * MIB)
     error = await desk.refused(image)
     assert (error.code, error.field) == ("boot.bare_file_system", "partition")
@@ -107,6 +107,11 @@ async def test_bare_file_system(desk: Desk, tmp_path: Path) -> None:
     async with desk.ready(image, register_image=False):
         pass
     assert desk.notices == []
+    with image.open("r+b") as file:
+        file.write(b"\xeb\x58\x90EXTLINUX".ljust(510, b"\0") + b"\x55\xaa")
+    async with desk.ready(image):
+        pass
+    assert any("boot sector of its own" in notice for notice in desk.notices)
 
 
 async def test_bundle(desk: Desk, disk: Path, key_ring: KeyRing, tmp_path: Path) -> None:

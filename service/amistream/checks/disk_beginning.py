@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amistream.source.disks.mbr import SECTOR, parse_boot_record
+from amistream.source.disks.mbr import BOOT_CODE, MARK, SECTOR, parse_boot_record
 from amistream.source.disks.reading import DoubtError
 from amistream.source.disks.signatures import identify
 
@@ -11,6 +11,11 @@ def has_table(beginning: bytes) -> bool:
     """An MBR with partitions, or the one that stands for a GPT."""
     record = parse_boot_record(beginning[:SECTOR]) if len(beginning) >= SECTOR else None
     return record is not None and bool(record.entries)
+
+
+def has_boot_sector(beginning: bytes) -> bool:
+    """The first sector has code, and the mark that firmware asks for; extlinux puts its own into a file system's."""
+    return beginning[SECTOR - 2 : SECTOR] == MARK and any(beginning[:BOOT_CODE])
 
 
 def bare_file_system(beginning: bytes, size: int) -> str:

@@ -12,7 +12,7 @@ from amistream.bundles.place import Bundle
 from amistream.checks.bundle_source import BundleChecks
 from amistream.checks.conversion_context import ConversionContext
 from amistream.checks.converted_volume import ConvertedVolumeChecks
-from amistream.checks.disk_beginning import bare_file_system, has_table
+from amistream.checks.disk_beginning import bare_file_system, has_boot_sector, has_table
 from amistream.checks.findings import Check, Observation, notice
 from amistream.checks.snapshot_order import SnapshotChecks
 from amistream.errors import RefusedError
@@ -183,7 +183,14 @@ class EbsImageChecks:
             )
         if beginning is None:
             return Observation("how the disk begins is not known before it is read")
-        if kind := bare_file_system(beginning, self._source.size):
+        kind = bare_file_system(beginning, self._source.size)
+        if kind and has_boot_sector(beginning):
+            return notice(
+                f"it is a bare {kind} file system with a boot sector of its own",
+                why="amistream cannot check that it finds its files",
+                fix="--partition mbr puts a table and GRUB before an ext2, ext3 or ext4",
+            )
+        if kind:
             raise RefusedError(
                 "boot.bare_file_system",
                 f"cannot boot: it is a bare {kind} file system, and an AMI for hvm boots from the first sector of its "

@@ -39,11 +39,11 @@ def doctor(
 ) -> int:
     """Run all of a job's checks without starting it, and report every problem with its fix.
 
-    It takes the same arguments as `bundle`; without SOURCE and --to it checks this machine alone. It changes nothing,
-    except that it writes and deletes one empty test object at the destination, and runs the program of --script as the
-    job would. Nothing is frozen. The daemon runs the checks, with its settings and environment and, for members of its
-    group, with their rights; without a daemon, or with --in-process, this process does. Exit status: 0 when no check
-    failed, else 3.
+    It takes the same arguments as `bundle`; without SOURCE and --to it checks this machine alone. Of a conversion,
+    `convert --dry-run` does the same. It changes nothing, except that it writes and deletes one empty test object at
+    the destination, and runs the program of --script as the job would. Nothing is frozen. The daemon runs the checks,
+    with its settings and environment and, for members of its group, with their rights; without a daemon, or with
+    --in-process, this process does. Exit status: 0 when no check failed, else 3.
 
     Example: [bold]amistream doctor[/bold]
 
