@@ -32,7 +32,10 @@ _OF_CONTAINERS = re.compile("AMISTREAM_(SERVICE_(HOST|PORT)|PORT|NAME|ENV)(_|$)"
 BLOCKS_AT_ONCE = 8
 """Blocks of 512 KiB that a conversion reads and hands over together."""
 _BLOCK = 512 * KIB
-_RUN = 12 * MIB
+_EBS_CLIENTS = 12 * MIB
+"""The SDK's clients of EBS and EC2. Measured: 8 MiB."""
+_UNPACKING = 28 * MIB
+"""Of the ranges that were fetched, and for each worker of a run of the archive. Measured: 78 MiB with 2 workers."""
 PROCESS_BASELINE = 130 * MIB
 """Measured: the daemon's RSS with the clients of S3, EC2 and STS made and no job (123 MiB), rounded up."""
 
@@ -454,11 +457,11 @@ def memory_ceiling(*, workers: int, block_size: int, part_size: int, upload_conc
 def conversion_ceiling(*, workers: int, puts: int, jobs: int = 1, unpacks: bool = False) -> int:
     """Bytes of RSS that the process stays under with so many conversions at once, whatever the images' sizes.
 
-    baseline + per job: `conversion_buffers` blocks, and one more for each put: HTTPS encrypts it as a whole. A job that
-    `unpacks` a bundle has 12 MiB of fetched ranges, and 12 MiB for each worker's run of the archive.
+    baseline + the SDK's clients + per job: `conversion_buffers` blocks, and one more for each put, which is what HTTPS
+    holds for a connection. A job that `unpacks` a bundle has ranges and runs of its archive besides.
     """
     blocks = conversion_buffers(workers=workers, puts=puts) + puts
-    return PROCESS_BASELINE + jobs * (blocks * _BLOCK + unpacks * (1 + workers) * _RUN)
+    return PROCESS_BASELINE + _EBS_CLIENTS + jobs * (blocks * _BLOCK + unpacks * (1 + workers) * _UNPACKING)
 
 
 def puts_within(limit: int, *, workers: int, unpacks: bool = False) -> int:
