@@ -7,9 +7,13 @@ import os
 import pty
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import cast
 
 import pytest
+import typer
+from typer.core import TyperGroup
 
+from amistream.cli.main import app
 from amistream.errors import ConflictError, NotFoundError
 from amistream.events import JobView, State
 from amistream.jobs.job import End, Job
@@ -229,9 +233,9 @@ async def test_the_socket_is_found_in_the_settings(
     assert (outcome.status, str(config) in outcome.stderr) == (2, True)
 
 
-@pytest.mark.parametrize("command", ["bundle", "jobs", "status", "watch", "cancel", "resume", "clean"])
+@pytest.mark.parametrize("command", cast("TyperGroup", typer.main.get_command(app)).commands)
 async def test_every_help_has_an_example(cli: Cli, command: str) -> None:
-    """The help of each command shows how it is called."""
+    """The help of each command can be shown, and shows how it is called."""
     outcome = await cli(command, "--help")
     assert outcome.status == 0
     assert f"Example: amistream {command}" in outcome.stdout

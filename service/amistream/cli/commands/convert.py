@@ -31,7 +31,9 @@ InProcess = Annotated[
 Every = Annotated[
     bool,
     typer.Option(
-        "--every", help="SOURCE is s3://BUCKET[/PREFIX]: convert each bundle there that has no AMI on EBS yet."
+        # No brackets: they are markup here.
+        "--every",
+        help="SOURCE is s3://BUCKET or s3://BUCKET/PREFIX: convert each bundle there that has no AMI on EBS yet.",
     ),
 ]
 AtOnce = Annotated[
