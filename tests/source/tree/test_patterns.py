@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from functools import cache
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from amistream.source.tree.patterns import Patterns
 
@@ -86,3 +91,40 @@ def test_any_bytes() -> None:
     patterns = Patterns([b"\xff*".decode("utf-8", "surrogateescape"), "a?b"])
     assert patterns.match(b"/\xffx", b"\xffx", directory=False)
     assert patterns.match(b"/a\nb", b"a\nb", directory=False) == "a?b"
+
+
+@given(
+    glob=st.lists(st.sampled_from(["a", "b", "/", "?", "*", "**"]), min_size=1, max_size=9).map("".join),
+    path=st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=4).map("/".join),
+)
+def test_every_place_of_a_star(glob: str, path: str) -> None:
+    """A pattern matches if any choice of what its stars stand for makes it the path."""
+    name = path.rpartition("/")[2]
+    found = Patterns([f"/{glob}"]).match(f"/{path}".encode(), name.encode(), directory=False)
+    assert (found is not None) == (not f"/{glob}".endswith("/") and matches(f"/{glob}", f"/{path}"))
+
+
+def matches(glob: str, path: str) -> bool:
+    """Try everything that a star may stand for."""
+    tokens = re.findall(r"\*\*+|.", glob)
+    if glob.endswith("/***"):
+        tokens = [*tokens[:-1], "**"]
+
+    @cache
+    def rest(token: int, at: int) -> bool:
+        if token == len(tokens):
+            return at == len(path)
+        if tokens[token].startswith("*"):
+            one_more = at < len(path) and (path[at] != "/" or tokens[token] != "*")
+            return rest(token + 1, at) or (one_more and rest(token, at + 1))
+        same = at < len(path) and (tokens[token] == path[at] or (tokens[token] == "?" and path[at] != "/"))
+        return same and rest(token + 1, at + 1)
+
+    return rest(0, 0)
+
+
+@pytest.mark.parametrize("pattern", ["*a" * 100 + "*b", "**/" + "a*" * 100 + "b", "**a" * 100 + "**b", "a*/" * 9 + "b"])
+def test_many_stars(pattern: str) -> None:
+    """A pattern with many stars, and a path with many places for them, take no time: no other thread runs meanwhile."""
+    name = b"a" * 255
+    assert Patterns([pattern]).match(b"/" + b"/".join([name] * 16), name, directory=False) is None

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 _NOTHING = b"(?!)"
+_IN_A_NAME, _ANYTHING = b"[^/]*", b".*"
+"""`*` and `**`."""
 _WILD = frozenset(b"*?[")
 _SLASH, _STAR, _QUESTION, _OPEN, _CLOSE, _ESCAPE, _RANGE = b"/*?[]\\-"
 _NEGATIONS = frozenset(b"!^")
@@ -53,26 +55,27 @@ def _parse(text: str) -> list[_Pattern]:
     glob = glob.rstrip(b"/") if not for_others else glob
     wild = bool(_WILD & set(glob))
     if b"/" not in glob and b"**" not in glob:
-        return [_Pattern(text, _translated(glob, wild=wild), True, True, for_others, b"" if wild else glob)]
+        expression = _expression(_pieces(glob, wild=wild))
+        return [_Pattern(text, expression, True, True, for_others, b"" if wild else glob)]
     whole = glob.endswith(b"/***")
     body = glob.removeprefix(b"/").removesuffix(b"/***") if whole else glob.removeprefix(b"/")
-    expression = _translated(body, wild=wild)
+    pieces = _pieces(body, wild=wild)
     if glob.startswith(b"/"):
-        expression = b"/" + expression
+        pieces = [b"/", *pieces]
     elif not glob.startswith(b"**"):
-        expression = b"(?:.*/)" + expression
+        pieces = [_ANYTHING, b"/", *pieces]
     if not whole:
         last = body.rpartition(b"/")[2]
-        return [_Pattern(text, expression, False, True, for_others, b"" if wild else last)]
-    patterns = [_Pattern(text, expression, False, True, False)]
-    return [*patterns, _Pattern(text, expression + b"/.*", False, True, for_others)]
+        return [_Pattern(text, _expression(pieces), False, True, for_others, b"" if wild else last)]
+    patterns = [_Pattern(text, _expression(pieces), False, True, False)]
+    return [*patterns, _Pattern(text, _expression([*pieces, b"/", _ANYTHING]), False, True, for_others)]
 
 
-def _translated(glob: bytes, *, wild: bool) -> bytes:
-    """The glob as a regular expression. Without wildcards a backslash is itself, as in rsync."""
+def _pieces(glob: bytes, *, wild: bool) -> list[bytes]:
+    """The glob as expressions, one for each byte or star. Without wildcards a backslash is itself, as in rsync."""
     if not wild:
-        return re.escape(glob)
-    parts = []
+        return [re.escape(glob[at : at + 1]) for at in range(len(glob))]
+    pieces = []
     at = 0
     while at < len(glob):
         byte = glob[at]
@@ -80,23 +83,53 @@ def _translated(glob: bytes, *, wild: bool) -> bytes:
             end = at
             while end < len(glob) and glob[end] == _STAR:
                 end += 1
-            parts.append(b"[^/]*" if end - at == 1 else b".*")
+            pieces.append(_IN_A_NAME if end - at == 1 else _ANYTHING)
             at = end
         elif byte == _QUESTION:
-            parts.append(b"[^/]")
+            pieces.append(b"[^/]")
             at += 1
         elif byte == _OPEN:
             found = _class(glob, at + 1)
             if found is None:
-                return _NOTHING
+                return [_NOTHING]
             members, at = found
-            parts.append(b"[" + b"".join(b"\\x%02x" % each for each in sorted(members)) + b"]" if members else _NOTHING)
+            each = b"".join(b"\\x%02x" % each for each in sorted(members))
+            pieces.append(b"[" + each + b"]" if members else _NOTHING)
         else:
             if byte == _ESCAPE and at + 1 < len(glob):
                 at += 1
-            parts.append(re.escape(glob[at : at + 1]))
+            pieces.append(re.escape(glob[at : at + 1]))
             at += 1
-    return b"".join(parts)
+    return pieces
+
+
+def _expression(pieces: Sequence[bytes]) -> bytes:
+    """One expression of the pieces. Its time does not grow with the number of its stars, but only with its length.
+
+    Where the bytes behind a star match first is as good a place as any later one, up to the next star: no place is
+    tried again (an atomic group). Else each further star would take a name's length times longer, and no other thread
+    of the process runs meanwhile.
+    """
+    chunks = [_split(each, _IN_A_NAME) for each in _split(pieces, _ANYTHING)]
+    parts = [_starred(_IN_A_NAME, list(map(b"".join, each)), ends=each is chunks[-1]) for each in chunks]
+    return _starred(_ANYTHING, parts, ends=True)
+
+
+def _split(pieces: Sequence[bytes], star: bytes) -> list[list[bytes]]:
+    parts: list[list[bytes]] = [[]]
+    for piece in pieces:
+        if piece == star:
+            parts.append([])
+        else:
+            parts[-1].append(piece)
+    return parts
+
+
+def _starred(star: bytes, parts: Sequence[bytes], *, ends: bool) -> bytes:
+    """The parts with a star between each two. `ends`: the last part is the end of all that has to match."""
+    first, *others = parts
+    last = star + others.pop() if ends and others else b""
+    return first + b"".join(b"(?>%s?%s)" % (star, each) for each in others) + last
 
 
 def _class(glob: bytes, at: int) -> tuple[set[int], int] | None:
