@@ -14,7 +14,6 @@ import errno
 import os
 import stat
 import time
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +67,8 @@ class Handles:
         self._member = member
         self._tree = tree
         self._layer = layer
-        self._open: OrderedDict[int, OpenDirectory] = OrderedDict()
+        self._open: dict[int, OpenDirectory] = {}
+        """Directories on the way to the latest one, from the root down."""
         self._latest: tuple[int, OpenDirectory] = ROOT, self._root
         """The directory that was asked for last: most are asked for many times in a row."""
 
@@ -80,19 +80,28 @@ class Handles:
         while row != ROOT and row not in self._open:
             way.append(row)
             row = self._tree.parent[row]
-        here = self._root
-        if row != ROOT:
-            self._open.move_to_end(row)
-            here = self._open[row]
+        self._leave_below(row)
+        here = self._root if row == ROOT else self._open[row]
         for below in reversed(way):
             here = self._enter(here, below)
+            if len(self._open) > _MOST_OPEN:
+                self._thin_out()
         self._latest = wanted, here
         return here
 
     def close(self) -> None:
+        self._leave_below(ROOT)
+
+    def _leave_below(self, row: int) -> None:
+        """Close all below a directory that is open: a walk has been there, and does not come back."""
         self._latest = ROOT, self._root
-        while self._open:
+        while self._open and next(reversed(self._open)) != row:
             os.close(self._open.popitem()[1].descriptor)
+
+    def _thin_out(self) -> None:
+        """Close each second one of the upper half: the further up, the later it is asked for again, on the way back."""
+        for row in list(self._open)[1 : _MOST_OPEN // 2 : 2]:
+            os.close(self._open.pop(row).descriptor)
 
     def _enter(self, above: OpenDirectory, row: int) -> OpenDirectory:
         tree = self._tree
@@ -106,10 +115,8 @@ class Handles:
             raise SwappedError("the directory is closed to the member now")
         times = packed_time(about.st_mtime_ns), packed_time(about.st_ctime_ns)
         as_walked = times == (tree.mtime[row], tree.ctime[row])
-        found = self._open[row] = _known(opened, about, self._member, as_walked=as_walked)
-        if len(self._open) > _MOST_OPEN:
-            os.close(self._open.popitem(last=False)[1].descriptor)
-        return found
+        self._open[row] = _known(opened, about, self._member, as_walked=as_walked)
+        return self._open[row]
 
 
 def _known(opened: int, about: os.stat_result, member: Member | None, *, as_walked: bool) -> OpenDirectory:

@@ -34,7 +34,7 @@ from amistream.source.tree.select import Selection
 from amistream.source.tree.surroundings import Surroundings, waits_for_others
 from amistream.source.tree.tree import ROOT, used_inodes
 from amistream.source.tree.volume import TreeVolume
-from amistream.source.tree.walk import Walk
+from amistream.source.tree.walk import LONGEST_PATH, TooDeepError, Walk
 from amistream.source.xfs_tree.features import format_of
 from amistream.source.xfs_tree.opening import XfsWishes, copy_tree, require_means
 from amistream.source.xfs_tree.volume import CopiedVolume
@@ -44,6 +44,8 @@ from amistream.values import MIB, quoted
 DEFAULT_PROFILE = "ext4"
 _LAST_TIME = (1 << 31) - 1
 """Seconds since 1970 that every kernel takes for the times in a superblock."""
+_SHOWN = 60
+"""Bytes of a very long path that a message has."""
 _MENU = b"boot/grub/menu.lst"
 
 
@@ -140,6 +142,14 @@ def _open(path: Path, layers: Sequence[Layer], wishes: TreeWishes) -> TreeVolume
     except OSError as error:
         raise RefusedError(
             "source.unreadable", f"cannot read {path}: {error.strerror}", hint="check the disk: dmesg", field="source"
+        ) from error
+    except TooDeepError as error:
+        raise RefusedError(
+            "source.too_deep",
+            f"cannot bundle {path}: the path of a directory below {shown(error.path[:_SHOWN])} has {len(error.path)} "
+            f"bytes, and may have {LONGEST_PATH}",
+            hint="leave it out with --exclude",
+            field="source",
         ) from error
     if not wishes.allow_unreadable:
         _refuse_unreadable(path, walk)

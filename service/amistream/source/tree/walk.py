@@ -29,21 +29,36 @@ FIRST_CALL = 100_000
 _DEV = b"dev"
 
 
+LONGEST_PATH = 16_384
+"""Bytes of a directory's path: four times as many as the kernel takes. All below costs as much time and memory."""
+
+
 class StoppedError(Exception):
     """The walk was stopped."""
 
 
-@dataclass(frozen=True, slots=True)
+class TooDeepError(Exception):
+    """A directory has a longer path than `LONGEST_PATH`."""
+
+    def __init__(self, path: bytes) -> None:
+        super().__init__()
+        self.path = path
+
+
+@dataclass(slots=True)
 class _Directory:
     """A directory that is to be read."""
 
     row: int
-    path: bytes
-    """From the tree's root on, as `etc/ssh`; empty for the root."""
+    folder: bytes
+    """Path of the directory above, which is one and the same for all that wait there."""
+    name: bytes
     layers: tuple[int, ...]
     """The layers that have it, the uppermost first."""
     mount: int
     """In layer 0."""
+    path: bytes = b""
+    """From the tree's root on, as `etc/ssh`; empty for the root. Only while it is read: paths may be long."""
 
 
 class Walk:
@@ -75,7 +90,7 @@ class Walk:
         self._stopped: Callable[[], bool] = lambda: False
 
     def run(self, stopped: Callable[[], bool] = lambda: False, walked: Callable[[int], None] = lambda _: None) -> None:
-        """Walk the whole tree. Raises OSError if its root cannot be read, and `StoppedError` once it is `stopped`.
+        """Walk the whole tree. Raises OSError for its root, `TooDeepError`, and `StoppedError` once it is `stopped`.
 
         `walked` hears how many files there are so far, whenever they have doubled.
         """
@@ -100,18 +115,23 @@ class Walk:
             about = os.fstat(self._layers[number].root)
             self.tree.below[ROOT, number] = about.st_dev, about.st_ino
         self.tree.add(self._rows.root(own), ROOT)
-        self._waiting.append(_Directory(ROOT, b"", tuple(reversed(numbers)), mount_of(self._layers[0].root)))
+        self._waiting.append(_Directory(ROOT, b"", b"", tuple(reversed(numbers)), mount_of(self._layers[0].root)))
 
     def _read(self, directory: _Directory) -> None:
         """Read one directory: its rows and names, in the order of the names."""
         tree, row = self.tree, directory.row
+        directory.path = b"/".join(filter(None, (directory.folder, directory.name)))
+        if len(directory.path) > LONGEST_PATH:
+            raise TooDeepError(directory.path)
         found = self._names_in(directory)
         if row == ROOT:
             self._add_lost_and_found(found.pop(LOST_AND_FOUND_NAME, []))
         changes = take_replaced(self._around, directory.path, found, self.report) if directory.layers else []
         first = len(tree.entry_row)
         prefix = directory.path + b"/" if directory.path else b""
-        below = [inside for name in sorted(found) if (inside := self._add(directory, name, prefix + name, found[name]))]
+        # Taken out one by one: what the kernel told of each takes much more memory than its row.
+        added = (self._add(directory, name, prefix + name, found.pop(name)) for name in sorted(found))
+        below = [inside for inside in added if inside]
         for file in changes:
             self._replace(directory, prefix + file.name, file)
         if row == ROOT:
@@ -186,7 +206,7 @@ class Walk:
             mount = self._crossing.mount_below(mount, device, path, *kept[-1])
             if mount == STAYS_EMPTY:
                 layers.pop()
-        return _Directory(row, path, tuple(layers), mount)
+        return _Directory(row, above.path, path.rpartition(b"/")[2], tuple(layers), mount)
 
     def _add_remote(self, above: _Directory, name: bytes, path: bytes) -> None:
         """Add an empty directory in place of a mount that is not looked at, because its server may never answer."""
