@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -241,4 +242,38 @@ async def test_removed_after_a_refused_registration(scene: Scene, conversions: C
         assert conversions.left() == [snapshot["id"], image]
         ec2.deregister_image(ImageId=image)
     assert (await scene.clean(job)).state is State.CANCELLED
+    assert conversions.left() == []
+
+
+async def test_a_completion_that_takes_too_long(scene: Scene, conversions: Conversions) -> None:
+    """A snapshot that is not completed in time is kept; a later run waits on, and reads nothing again."""
+    conversions.endpoint.set(completion_polls=10_000)
+    job = await scene.run(conversions.request())
+    assert job.error is not None
+    assert (job.state, job.resumable, job.error.code) == (State.FAILED, True, "snapshot.timeout")
+    conversions.endpoint.set(completion_polls=0)
+    puts = len(conversions.puts())
+    conversions.fits(await scene.again(job))
+    assert len(conversions.puts()) == puts
+
+
+async def test_a_snapshot_that_may_not_be_listed(scene: Scene, conversions: Conversions) -> None:
+    """Credentials that may not read snapshots are enough for a conversion, with a notice."""
+    conversions.endpoint.fault("ListSnapshotBlocks", status=403, code="AccessDeniedException")
+    job = await scene.run(conversions.request())
+    conversions.fits(job)
+    assert any(notice.startswith("not known: whether the blocks of snap-") for notice in job.notices)
+
+
+async def test_a_completion_that_fails(scene: Scene, conversions: Conversions) -> None:
+    """A snapshot that ends in the state error when it is completed is removed, with EBS's reason."""
+    conversions.endpoint.set(completion_polls=10_000)
+    job = await scene.enter(conversions.request())
+    running = asyncio.create_task(scene.engine.run(job))
+    await asyncio.to_thread(conversions.endpoint.wait_for, "CompleteSnapshot")
+    conversions.endpoint.set_state(conversions.left()[0], "error", "the key is gone")
+    await running
+    assert job.error is not None
+    assert (job.state, job.resumable, job.error.code) == (State.FAILED, False, "snapshot.failed")
+    assert "the key is gone" in job.error.message
     assert conversions.left() == []
