@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from amistream.errors import RefusedError
 from amistream.member import Member
 from amistream.source.tree.report import Fate
 from source.access_lists import access_list
@@ -258,3 +259,11 @@ def test_mounts(tree: Path, outside: Path) -> None:
     with mounted(outside / "a", tree / "a", "--bind"), opened_for_member(tree) as volume:
         image_of(volume, tree)
         assert left_out(volume) == {"/a": "another file is mounted there"}
+
+
+@pytest.mark.parametrize("path", ["/proc/self", "/proc/1", "/proc/self/task", "/sys/kernel"])
+def test_files_of_the_kernel(path: str) -> None:
+    """Nothing that the kernel makes up comes in: a link in /proc tells the daemon of other processes' directories."""
+    with pytest.raises(RefusedError) as caught, opened(Path(path), member=MEMBER):
+        pass
+    assert caught.value.code == "source.closed"

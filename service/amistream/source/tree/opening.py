@@ -31,7 +31,7 @@ from amistream.source.tree.profiles import BLOCK, PROFILES, XFS, Profile
 from amistream.source.tree.records import hash_seed, seconds_of
 from amistream.source.tree.report import Fate, shown
 from amistream.source.tree.select import Selection
-from amistream.source.tree.surroundings import Surroundings, waits_for_others
+from amistream.source.tree.surroundings import MADE_FOR_THE_READER, Surroundings, waits_for_others
 from amistream.source.tree.tree import ROOT, used_inodes
 from amistream.source.tree.volume import TreeVolume
 from amistream.source.tree.walk import LONGEST_PATH, TooDeepError, Walk
@@ -128,6 +128,14 @@ def _open(path: Path, layers: Sequence[Layer], wishes: TreeWishes) -> TreeVolume
     table = mounts()
     number = mount_of(descriptor)
     mount = next((each for each in table if each.number == number), None)
+    if wishes.member is not None and (mount is None or mount.kind in MADE_FOR_THE_READER):
+        # By its modes, a member could read the link to another's working directory: the kernel asks for more.
+        raise RefusedError(
+            "source.closed",
+            f"cannot bundle {path}: its files are made by the kernel, for the daemon other ones than for you",
+            hint="copy what you need of them yourself, and bundle the copy",
+            field="source",
+        )
     origin = find_origin(mount) if mount else Origin()
     profile = _profile(wishes, origin)
     scratch = require_means(path, wishes.scratch) if profile is XFS else None

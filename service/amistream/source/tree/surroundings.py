@@ -10,6 +10,8 @@ _KERNELS = """autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devt
     nsfs proc pstore ramfs rpc_pipefs securityfs selinuxfs sysfs tmpfs tracefs"""
 NEVER_CROSSED = frozenset(_KERNELS.split())
 """File systems of the kernel, and in memory."""
+MADE_FOR_THE_READER = NEVER_CROSSED - {"tmpfs", "ramfs"}
+"""Their files are made when they are looked at, of what the kernel and other processes have, for him who looks."""
 _REMOTE = "9p afs ceph cifs coda glusterfs lustre ncpfs nfs nfs4 ocfs2 orangefs smb3 smbfs"
 _SERVERS = frozenset(_REMOTE.split())
 
