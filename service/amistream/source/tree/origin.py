@@ -18,6 +18,10 @@ from amistream.source.disks.signatures import identify
 _LONGEST_LABEL = 16
 """Bytes of a label in ext2, ext3 and ext4."""
 _SECTOR = 512
+_NUMBERS_OF_THEIR_OWN = {"btrfs", "bcachefs"}
+"""File systems on disks that have no disk's number. The source of other mounts is any word: of FUSE, whoever mounts
+chooses it.
+"""
 _BY_UUID, _BY_LABEL = Path("/dev/disk/by-uuid"), Path("/dev/disk/by-label")
 
 
@@ -52,7 +56,8 @@ def _device_of(mount: Mount) -> tuple[Path, Path] | None:
     """The device's folder in /sys, and its file."""
     number = mount.device
     if number.startswith("0:"):
-        # btrfs has a number of its own; its source is the device.
+        if mount.kind not in _NUMBERS_OF_THEIR_OWN:
+            return None
         try:
             about = Path(os.fsdecode(mount.source)).stat()
         except OSError:
