@@ -70,6 +70,24 @@ def test_every_change(tree: Path, tmp_path: Path) -> None:
         assert content_of(image, name) == bytes(5_000)
 
 
+def test_another_pass(tree: Path, tmp_path: Path) -> None:
+    """A pass that begins anew forgets what moved during the one before, but not what vanished during the walk."""
+
+    def walked() -> bool:
+        """Called for each name, once those of its directory are known."""
+        (tree / "b/file2").unlink(missing_ok=True)
+        return False
+
+    with opened(tree / "b", stopped=walked) as volume:
+        assert volume.report.paths(*MOVED) == [b"file2"]
+        (tree / "b/file3").rename(tmp_path / "elsewhere")
+        volume.check_unchanged()
+        assert volume.report.paths(*MOVED) == [b"file2", b"file3"]
+        (tmp_path / "elsewhere").rename(tree / "b/file3")
+        volume.rewind()
+        assert volume.report.paths(*MOVED) == [b"file2"]
+
+
 def test_changed_after_it_was_read(tree: Path) -> None:
     """A file that was read early and changes later is found at the end."""
     with opened(tree) as volume:

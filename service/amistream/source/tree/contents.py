@@ -30,6 +30,7 @@ class Contents:
         self._allow_unreadable = allow_unreadable
         self._handles = [Handles(layer.root, tree, number, member=layer.member) for number, layer in enumerate(layers)]
         self._row = self._descriptor = _NONE
+        report.keep(*MOVED)  # a file that vanished during the walk is missing in each pass
 
     def read_into(self, row: int, offset: int, buffer: memoryview) -> None:
         """Fill the buffer from a file; what is not there any more is zeros. Raises `SourceError`."""

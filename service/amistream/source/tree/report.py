@@ -38,6 +38,7 @@ class Report:
     """Paths by their fate, each path once for each fate."""
 
     _paths: dict[Fate, dict[bytes, str]] = field(default_factory=dict)
+    _kept: dict[Fate, dict[bytes, str]] = field(default_factory=dict)
 
     def add(self, fate: Fate, path: bytes, why: str = "") -> None:
         self._paths.setdefault(fate, {}).setdefault(path, why)
@@ -49,9 +50,13 @@ class Report:
         """How many paths have each reason."""
         return Counter(self._paths.get(fate, {}).values())
 
+    def keep(self, *fates: Fate) -> None:
+        """Let what is recorded of these so far outlast `forget`."""
+        self._kept = {fate: dict(self._paths.get(fate, {})) for fate in fates}
+
     def forget(self, *fates: Fate) -> None:
         for fate in fates:
-            self._paths.pop(fate, None)
+            self._paths[fate] = dict(self._kept.get(fate, {}))
 
     def lines(self) -> Iterator[str]:
         """The whole report, a JSON object a line. Bytes of a name that are no UTF-8 are escaped."""
