@@ -85,7 +85,9 @@ def run_script(
         finally:
             # Ends the script's own processes, too: they have a namespace that ends with the guard.
             process.kill()
-            process.communicate()
+            process.wait()
+            if process.stderr is not None:
+                process.stderr.close()
         answer, changes = _answer(ours)
     try:
         _check(script, answer, words, space)
@@ -112,13 +114,17 @@ def _wait(process: subprocess.Popen[bytes], script: Path, limit_s: float, stoppe
                 hint="set script_timeout_s to more, or find what it waits for: it has no input and no terminal",
                 field=_FIELD,
             )
-        if not select.select([process.stderr], [], [], _POLL_S)[0]:
-            continue
-        more = os.read(process.stderr.fileno(), 1 << 16)
-        if not more:
-            process.wait()
+        # Asked before the look: nothing of the script comes later. Its end alone counts, because it may have given the
+        # pipe to a process that stays, such as a service.
+        ended = process.poll() is not None
+        if select.select([process.stderr], [], [], 0 if ended else _POLL_S)[0]:
+            more = os.read(process.stderr.fileno(), 1 << 16)
+            words = (words + more)[-_LAST_WORDS:]
+            if not more:
+                process.wait()
+                ended = True
+        if ended:
             return words.decode("utf-8", "backslashreplace")
-        words = (words + more)[-_LAST_WORDS:]
 
 
 def _answer(connection: socket.socket) -> tuple[str, int | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -225,6 +226,27 @@ def test_what_it_starts_ends(tree: Path, point: Path, tmp_path: Path, monkeypatc
     os.close(reader)
     assert b"PATH=" in words
     assert b"SECRET" not in words
+
+
+def test_leaves_its_errors_to_others(tree: Path, point: Path, tmp_path: Path) -> None:
+    """A script that gave its standard error to a process elsewhere, which keeps it, has ended when it ends."""
+    script = tmp_path / "script"
+    code = (
+        "import socket\nwith socket.socket(socket.AF_UNIX) as service:\n"
+        f"    service.connect({str(tmp_path / 'service')!r})\n"
+        "    socket.send_fds(service, [b'.'], [2])\n"
+    )
+    script.write_text(f"#!{sys.executable}\n{code}")
+    script.chmod(0o755)
+    with socket.socket(socket.AF_UNIX) as service:
+        service.bind(str(tmp_path / "service"))
+        service.listen(1)
+        with run(script, point, tree):
+            connection, _ = service.accept()
+            with connection:
+                _, (kept,), _, _ = socket.recv_fds(connection, 1, 1)
+                os.close(kept)
+    assert nothing_left(point)
 
 
 def test_stopped(tree: Path, point: Path, tmp_path: Path) -> None:
