@@ -128,7 +128,7 @@ def _toml(value: Any) -> str:
 def documents() -> dict[Path, str]:
     """Make the text of every document, as it should be."""
     made = {CONFIG: config_text()}
-    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for path in (ROOT / "docs").glob("*.md"):
         text = path.read_text()
         if TABLE.search(text):
             made[path] = TABLE.sub(lambda found: f"{found[1]}{option_table(found[2])}{found[3]}", text)

@@ -291,12 +291,14 @@ def operations_used() -> set[str]:
 
 
 def test_every_operation_has_its_permission() -> None:
-    """Every operation that the service calls has its IAM actions in the table and in the README's policy."""
+    """Every operation that the service calls has its IAM actions in the table and in the policy of the manual."""
     used = operations_used()
     assert len(used) > 12
     assert used <= set(NEEDS)
     assert set(NEEDS) == set(REQUESTS)
-    found = re.search(r"```json\n(.*?)```", (Path(__file__).parents[2] / "README.md").read_text(), re.DOTALL)
+    found = re.search(
+        r"```json\n(.*?)```", (Path(__file__).parents[2] / "docs" / "permissions.md").read_text(), re.DOTALL
+    )
     assert found
     policy = {action for statement in json.loads(found[1])["Statement"] for action in statement["Action"]}
     of_others = {"CreateBucket", "DeleteBucket", "AssumeRole", "AssumeRoleWithWebIdentity"}

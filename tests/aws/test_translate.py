@@ -47,7 +47,7 @@ def test_a_reply_that_names_the_permission() -> None:
     assert code_message_hint(refused("AccessDenied", words)) == (
         "aws.AccessDenied",
         "cannot do it: access is denied (AccessDenied)",
-        "allow the credentials s3:PutObjectAcl; the IAM policy in README has all permissions of a job",
+        "allow the credentials s3:PutObjectAcl; the IAM policy in docs/permissions.md has all permissions of a job",
     )
 
 
@@ -99,7 +99,7 @@ def test_a_key_that_may_not_be_used(action: str) -> None:
 def test_an_operation_without_a_row() -> None:
     """A denied operation that the table does not know is named itself."""
     hint = code_message_hint(refused("AccessDenied", "Access Denied", operation="PutBucketTagging"))[2]
-    assert hint.startswith("allow the credentials the action PutBucketTagging; the IAM policy in README")
+    assert hint.startswith("allow the credentials the action PutBucketTagging; the IAM policy in docs/permissions.md")
 
 
 @pytest.mark.parametrize(

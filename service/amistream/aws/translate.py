@@ -233,7 +233,7 @@ def _allow(error: ClientError, named: str) -> str:
     if denied := _EXPLICIT_DENY.search(_reply(error)):
         policy = denied[1] or "a policy"
         return f"{policy} denies {needed} explicitly: change that policy, allowing it elsewhere has no effect"
-    hint = f"allow the credentials {needed}; the IAM policy in README has all permissions of a job"
+    hint = f"allow the credentials {needed}; the IAM policy in docs/permissions.md has all permissions of a job"
     if str(error.response.get("Error", {}).get("Code", "")).isdigit():
         hint += ". This request is refused without a reason: the access key or its secret may also be wrong"
         hint += f"; {OTHER_PARTITIONS}"
