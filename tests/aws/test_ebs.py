@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
@@ -26,12 +26,16 @@ from amistream.errors import (
 from amistream.ports.snapshots import BLOCK, SnapshotState, StoredBlock, linear_checksum
 from aws.canned import Canned, Reply
 from aws.snapshots import block, order, snapshots_at, snapshots_of_url
+from support.ebs_endpoint import SLOW_BODY
 
 if TYPE_CHECKING:
     from support.ebs_endpoint import EbsEndpoint
     from support.endpoints import Endpoint
 
 pytestmark = pytest.mark.asyncio
+
+
+CONFLICT = {"code": "ValidationException", "status": 400, "reason": "CONFLICTING_BLOCK_UPDATE"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,6 +332,23 @@ async def test_a_put_that_is_refused(
     assert reason in caught.value.message
     assert words in caught.value.hint
     assert not caught.value.transient
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [SLOW_BODY, SLOW_BODY | {"reason": ""}, CONFLICT],
+    ids=["slow body", "slow body, no reason", "written by another"],
+)
+async def test_a_put_that_is_refused_for_a_while(refusal: dict[str, Any], ebs: Ebs, ebs_endpoint: EbsEndpoint) -> None:
+    """A refusal that looks like a mistake, and is one of the link, is transient; its fix is said."""
+    made = (await ebs.start(order("slow"))).id
+    ebs_endpoint.fault("PutSnapshotBlock", **refusal)
+    with pytest.raises(StoreError) as caught:
+        await ebs.put(made, 0, *block(0))
+    assert caught.value.transient
+    assert caught.value.hint
+    assert "report" not in caught.value.hint
+    await ebs.put(made, 0, *block(0))
 
 
 async def test_a_snapshot_in_use(ebs: Ebs, ebs_endpoint: EbsEndpoint) -> None:

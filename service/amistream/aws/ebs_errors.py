@@ -22,6 +22,11 @@ from amistream.errors import (
 )
 
 KMS_DENIED = "AccessDeniedException.DEPENDENCY_ACCESS_DENIED"
+WRITE_TIMEOUT = "ValidationException.WRITE_REQUEST_TIMEOUT"
+SLOW_BODY = "Failed to read block data"
+"""Beginning of a ValidationException's message that means `WRITE_TIMEOUT`, although its reason is a bad value. Seen in
+nanovms/ops #1268; the next attempt cured it.
+"""
 _LIST_SNAPSHOTS = "look with `aws ec2 describe-snapshots --owner-ids self` in the snapshot's region"
 _MORE_BLOCKS = (
     "lower the setting puts, or ask for more in Service Quotas, Amazon EBS: PutSnapshotBlock and GetSnapshotBlock "
@@ -192,7 +197,7 @@ EBS_ROWS = (
         transient=True,
     ),
     Row(
-        ("ValidationException.WRITE_REQUEST_TIMEOUT",),
+        (WRITE_TIMEOUT,),
         "EBS waited too long for the rest of the block",
         "lower the setting puts, so that each gets more of the network",
         transient=True,

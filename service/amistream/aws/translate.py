@@ -40,7 +40,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from amistream.aws.ebs_errors import KMS_DENIED
+from amistream.aws.ebs_errors import KMS_DENIED, SLOW_BODY, WRITE_TIMEOUT
 from amistream.aws.error_row import Row
 from amistream.aws.error_table import CLASSES, ENABLE_ACLS, NEEDS, OTHER_PARTITIONS, TABLE
 from amistream.errors import StoreError
@@ -156,6 +156,8 @@ def error_code(error: BaseException | None) -> str:
         return "RequestTimeTooSkewed" if code == "AccessDenied" and _is_skewed(error) else code
     if code in _SIGNATURE_CODES and _reply(error).startswith(_CLOCK_MESSAGES):
         return "RequestTimeTooSkewed"
+    if code == "ValidationException" and _reply(error).startswith(SLOW_BODY):
+        return WRITE_TIMEOUT
     reason = error.response.get("Reason")
     return f"{code}.{reason}" if isinstance(reason, str) and re.fullmatch(r"[A-Z_]{1,64}", reason) else code
 
