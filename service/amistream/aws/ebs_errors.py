@@ -22,6 +22,8 @@ from amistream.errors import (
 )
 
 KMS_DENIED = "AccessDeniedException.DEPENDENCY_ACCESS_DENIED"
+REFUSED_VALUE = "aws.ValidationException"
+"""Beginning of the codes of `StoreError`s about a value that EBS does not accept."""
 WRITE_TIMEOUT = "ValidationException.WRITE_REQUEST_TIMEOUT"
 SLOW_BODY = "Failed to read block data"
 """Beginning of a ValidationException's message that means `WRITE_TIMEOUT`, although its reason is a bad value. Seen in

@@ -21,9 +21,10 @@ from typing import ClassVar
 import structlog
 
 from amistream.aws.ebs import open_ebs
+from amistream.aws.ebs_errors import REFUSED_VALUE
 from amistream.checks.conversion import ReadyConversion, VolumeSource, check_conversion
 from amistream.checks.conversion_context import ConversionContext
-from amistream.errors import StoreError
+from amistream.errors import NotPendingError, StoreError
 from amistream.events import ConversionResult, State
 from amistream.flow.cancel import await_answer
 from amistream.flow.undo import Progress
@@ -336,8 +337,12 @@ class ConvertRun:
         snapshot = await self._snapshot()
         try:
             await snapshot.complete(result.snapshot_id, result.blocks, bytes.fromhex(result.checksum))
-        except StoreError:
+        except StoreError as error:
             await self._why_lost_now()
+            # Another completion of the same content would be refused again. A put of an earlier run that arrived after
+            # this run's put of the same block does that: the checksum is that of the blocks that this run read.
+            is_refused = error.code.startswith(REFUSED_VALUE) and not isinstance(error, NotPendingError)
+            self._is_lost = self._is_lost or is_refused
             raise
         if why := await snapshot.wait_listable(result.snapshot_id):
             self._job.note(f"not known: whether the blocks of {result.snapshot_id} can be read already ({why})")
