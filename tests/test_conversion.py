@@ -26,9 +26,9 @@ from amistream.plan import ConversionPlan
 from amistream.ports.snapshots import BLOCK, ZERO_DIGEST
 from amistream.settings import conversion_buffers
 from amistream.source.file import open_volume
-from amistream.stages.blocks import Earlier
+from amistream.stages.earlier import Earlier
 from amistream.values import MIB, Extent
-from stages.memory_snapshot import BeforePut, MemoryBlockLedger, MemorySnapshot, at_once
+from stages.memory_snapshot import BeforePut, MemoryBlockLedger, MemorySnapshot, at_once, earlier_of
 from support.passes import nothing_runs
 
 RETRY = RetryPolicy(attempts=3, base_s=0.0, cap_s=0.0, stall_s=5.0)
@@ -71,7 +71,7 @@ async def convert(
             "snap-1",
             retry=retry,
             ledger=ledger,
-            earlier=earlier or Earlier(),
+            earlier=earlier,
             limit=limit,
             slots=slots,
         )
@@ -104,8 +104,8 @@ async def test_sizes(tmp_path: Path, size: int) -> None:
     converted = await convert(tmp_path / "image", snapshot, ledger=ledger)
     check(converted, snapshot, whole)
     assert sorted(snapshot.puts) == list(range(-(-size // BLOCK)))
-    assert ledger.earlier().intended == frozenset()
-    assert set(ledger.earlier().stored) == set(snapshot.blocks)
+    assert ledger.open == set()
+    assert set(ledger.digests) == set(snapshot.blocks)
 
 
 async def test_zeros_are_not_sent(tmp_path: Path) -> None:
@@ -171,16 +171,15 @@ async def test_any_earlier_passes(
             intended.add(index)
         elif before != "nothing":
             stored[index] = hashlib.sha256(held).digest()
-    earlier = Earlier(stored=stored, intended=intended)
+    earlier = earlier_of(stored, intended)
     snapshot, ledger = MemorySnapshot(there), MemoryBlockLedger(earlier)
     plan = ConversionPlan(workers=workers, puts=puts, extents=extents)
     converted = await convert(path, snapshot, plan=plan, ledger=ledger, earlier=earlier)
     check(converted, snapshot, whole)
     assert {index for index, (_, before) in enumerate(blocks) if before == "same"} & set(snapshot.puts) == set()
     assert snapshot.most_in_flight <= puts
-    after = ledger.earlier()
-    assert after.intended == frozenset()
-    assert after.stored == {index: hashlib.sha256(held).digest() for index, held in snapshot.blocks.items()}
+    assert ledger.open == set()
+    assert ledger.digests == {index: hashlib.sha256(held).digest() for index, held in snapshot.blocks.items()}
 
 
 async def test_zeros_of_earlier_passes(tmp_path: Path) -> None:
@@ -189,7 +188,7 @@ async def test_zeros_of_earlier_passes(tmp_path: Path) -> None:
     plan = replace(PLAN, extents=(Extent(offset=0, length=BLOCK),))
     stored = {5: ZERO_DIGEST, **{index: hashlib.sha256(data(index)).digest() for index in range(6, 80)}}
     snapshot = MemorySnapshot({5: bytes(BLOCK), **{index: data(index) for index in range(6, 80)}})
-    converted = await convert(tmp_path / "image", snapshot, plan=plan, earlier=Earlier(stored=stored))
+    converted = await convert(tmp_path / "image", snapshot, plan=plan, earlier=earlier_of(stored))
     check(converted, snapshot, whole)
     assert (converted.blocks, converted.blocks_kept) == (76, 1)
 
@@ -237,12 +236,13 @@ async def test_a_failure_for_good(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no permission"):
         await convert(tmp_path / "image", snapshot, ledger=ledger)
     earlier = ledger.earlier()
-    assert set(earlier.stored) == set(snapshot.blocks)
-    assert snapshot.puts[9] in earlier.intended
+    stored = set(ledger.digests)
+    assert stored == set(snapshot.blocks)
+    assert snapshot.puts[9] in ledger.open
     again = MemorySnapshot(snapshot.blocks)
     converted = await convert(tmp_path / "image", again, ledger=ledger, earlier=earlier)
     check(converted, again, whole)
-    assert converted.blocks_kept == len(earlier.stored) > 0
+    assert converted.blocks_kept == len(stored) > 0
 
 
 async def test_a_failure_while_the_ledger_is_slow(tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ from amistream.ports.snapshots import BLOCK, SnapshotWriter
 from amistream.ports.volume import Volume
 from amistream.settings import BLOCKS_AT_ONCE, conversion_buffers
 from amistream.source.used import UsedView
-from amistream.stages.blocks import NOTHING_EARLIER, ZEROS, Block, Blocks, Choose, Digest, DigestedBlocks, Earlier
+from amistream.stages.blocks import ZEROS, Block, Blocks, Choose, Digest, DigestedBlocks
+from amistream.stages.earlier import Earlier
 from amistream.stages.put import BlockLedger, NoLedger, Put
 from amistream.stages.read import Read
 from amistream.values import Extent
@@ -98,14 +99,14 @@ class Conversion:
         retry: RetryPolicy,
         slots: AbstractContextManager[Any] | None = None,
         ledger: BlockLedger | None = None,
-        earlier: Earlier = NOTHING_EARLIER,
+        earlier: Earlier | None = None,
         limit: RateLimit | None = None,
     ) -> None:
         """`slots` shares the cores among jobs; `ledger` gets every block before it is sent; `limit` slows the puts."""
         self.plan = plan
         self.source = source
         self.buffers = Buffers(count=conversion_buffers(workers=plan.workers, puts=plan.puts), size=BLOCK)
-        self.choose = Choose(self.buffers.give, earlier)
+        self.choose = Choose(self.buffers.give, earlier or Earlier())
         self.put = Put(
             writer,
             snapshot_id,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from amistream.ports.snapshots import BLOCK, Snapshot, SnapshotOrder, linear_checksum
-from amistream.stages.blocks import Earlier
+from amistream.stages.earlier import Earlier
 from amistream.values import Buffer
 
 BeforePut = Callable[[int, int], Awaitable[None]]
@@ -77,8 +77,9 @@ class MemoryBlockLedger:
     """Holds what a journal would hold; `earlier` is what a later pass starts from."""
 
     def __init__(self, earlier: Earlier | None = None) -> None:
-        self.digests = dict(earlier.stored) if earlier else {}
-        self.open = set(earlier.intended) if earlier else set()
+        known = dict(earlier or ())
+        self.digests = {index: digest for index, digest in known.items() if digest is not None}
+        self.open = known.keys() - self.digests.keys()
         self.batches: list[int] = []
 
     async def intend(self, indices: Sequence[int]) -> None:
@@ -96,4 +97,14 @@ class MemoryBlockLedger:
             self.digests[index] = digest
 
     def earlier(self) -> Earlier:
-        return Earlier(stored=dict(self.digests), intended=frozenset(self.open))
+        return earlier_of(self.digests, self.open)
+
+
+def earlier_of(stored: Mapping[int, bytes], intended: Iterable[int] = ()) -> Earlier:
+    """The blocks of earlier passes."""
+    earlier = Earlier()
+    for index in intended:
+        earlier.intend(index)
+    for index, digest in stored.items():
+        earlier.store(index, digest)
+    return earlier

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from threading import Semaphore
 
 from amistream.bundles.blocks import BundleBlocks
@@ -15,7 +16,7 @@ from amistream.jobs.conversion_progress import ConversionMeter
 from amistream.ports.snapshots import SnapshotWriter
 
 
-def make_pass(
+async def make_pass(
     ready: ReadyConversion,
     blocks: JournaledBlocks,
     *,
@@ -28,7 +29,10 @@ def make_pass(
     """A pass from the beginning of the image; `limit` is in bytes per second, 0 for none."""
     match ready.source:
         case VolumeSource(volume=volume, all_read=all_read):
-            source: VolumeBlocks | BundleBlocks = VolumeBlocks(volume, ready.plan, all_read=all_read)
+            # A volume may have hundreds of thousands of extents.
+            source: VolumeBlocks | BundleBlocks = await asyncio.to_thread(
+                VolumeBlocks, volume, ready.plan, all_read=all_read
+            )
             lanes = 1
         case BundleSource(unlocked=unlocked):
             source = BundleBlocks(unlocked, Meter(), workers=ready.plan.workers, slots=slots, nice=ready.plan.nice)

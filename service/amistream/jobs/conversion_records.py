@@ -15,6 +15,7 @@ from amistream.events import ConversionResult
 from amistream.jobs.journal_file import JournalFile
 from amistream.jobs.records import NextStep
 from amistream.plan import Converting
+from amistream.stages.earlier import Earlier
 
 _INDEX = struct.Struct("<I")
 _STORED = struct.Struct("<I32s")
@@ -96,23 +97,20 @@ class ConversionRecords:
         except ValueError as error:
             raise self._file.unreadable(job_id) from error
 
-    async def blocks(self, job_id: str) -> tuple[dict[int, bytes], set[int]]:
-        """The stored blocks with their SHA-256, and the indices of those that were about to be sent since."""
+    async def blocks(self, job_id: str) -> Earlier:
+        """The stored blocks with their SHA-256, and those that were about to be sent since."""
 
-        def work(db: sqlite3.Connection) -> tuple[dict[int, bytes], set[int]]:
-            stored: dict[int, bytes] = {}
-            intended: set[int] = set()
+        def work(db: sqlite3.Connection) -> Earlier:
+            earlier = Earlier()
             for row in db.execute("SELECT stored, run FROM blocks WHERE job = ? ORDER BY number", (job_id,)):
                 if row["stored"]:
-                    blocks = dict(_STORED.iter_unpack(row["run"]))
-                    stored |= blocks
-                    intended -= blocks.keys()
+                    for index, digest in _STORED.iter_unpack(row["run"]):
+                        earlier.store(index, digest)
                 else:
                     for (index,) in _INDEX.iter_unpack(row["run"]):
                         # It may hold other bytes than before by now.
-                        stored.pop(index, None)
-                        intended.add(index)
-            return stored, intended
+                        earlier.intend(index)
+            return earlier
 
         try:
             return await self._file.do(work)

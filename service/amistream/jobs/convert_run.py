@@ -43,7 +43,7 @@ from amistream.plan import Converting
 from amistream.ports.registry import Registration
 from amistream.ports.snapshots import SnapshotState
 from amistream.request import ConvertRequest
-from amistream.stages.blocks import NOTHING_EARLIER
+from amistream.stages.earlier import Earlier
 from amistream.stages.register import RegistrationAttempt
 from amistream.values import GIB, STANDARD_INPUT
 
@@ -259,7 +259,7 @@ class ConvertRun:
         )
         await self._records.begin(self._job.id, converting)
         self._record = ConversionRecord(converting=converting, snapshot=None)
-        self._blocks = JournaledBlocks(self._records, self._job.id, NOTHING_EARLIER)
+        self._blocks = JournaledBlocks(self._records, self._job.id, Earlier())
         self._attempts += 1
         await self._start(fresh=True)
         self._is_lost = False
@@ -297,7 +297,7 @@ class ConvertRun:
         known = self._known
         snapshot = await self._snapshot()
         limit = int(self._request.limit_upload or self._shared.settings.limit_upload or 0)
-        conversion, meter = make_pass(
+        conversion, meter = await make_pass(
             ready,
             self._blocks,
             writer=snapshot.ebs,

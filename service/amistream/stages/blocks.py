@@ -8,14 +8,19 @@ Its checksum is SHA-256 over the digests of all blocks that it holds, in ascendi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from amistream.ports.snapshots import BLOCK, ZERO_DIGEST
+from amistream.stages.earlier import Earlier
 
 ZEROS = bytes(BLOCK)
 PUT_AT_ONCE = 64
 """Blocks of zeros that are handed over together."""
+_END = 1 << 32
+"""Behind the index of any block."""
+_NONE: tuple[int, bytes | None] = (_END, None)
+"""Stands for the block behind the last one of earlier passes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,21 +61,6 @@ class DigestedBlocks:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Earlier:
-    """The blocks of the snapshot that earlier passes put. An index is in one of both.
-
-    `stored`: digests of the blocks that were acknowledged. `intended`: blocks that may hold anything, because a put
-    was not acknowledged, also one of a block that had been stored before.
-    """
-
-    stored: Mapping[int, bytes] = field(default_factory=dict)
-    intended: Collection[int] = frozenset()
-
-
-NOTHING_EARLIER = Earlier()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotContent:
     """The blocks that a snapshot holds in the end. `kept`: those of earlier passes that were not put again."""
 
@@ -99,12 +89,10 @@ class Digest:
 class Choose:
     """Passes on the blocks that must be put. `give` takes the buffers of the others back."""
 
-    def __init__(self, give: Callable[[memoryview], None], earlier: Earlier = NOTHING_EARLIER) -> None:
+    def __init__(self, give: Callable[[memoryview], None], earlier: Earlier) -> None:
         self._give = give
-        self._stored = earlier.stored
-        self._intended = frozenset(earlier.intended)
-        self._known = iter(sorted({*earlier.stored, *self._intended}))
-        self._next_known = next(self._known, None)
+        self._known = iter(earlier)
+        self._next_known = next(self._known, _NONE)
         self._checksum = hashlib.sha256()
         self._blocks = 0
         self._kept = 0
@@ -116,7 +104,7 @@ class Choose:
     def finish(self) -> Iterator[DigestedBlocks]:
         """Pass on zeros for the blocks of earlier passes behind the last one of this."""
         chosen: list[DigestedBlock] = []
-        for each in self._zeros_up_to(None):
+        for each in self._zeros_up_to(_END):
             chosen.append(each)
             if len(chosen) == PUT_AT_ONCE:
                 yield DigestedBlocks(chosen)
@@ -129,22 +117,23 @@ class Choose:
 
     def _choose(self, block: DigestedBlock) -> Iterator[DigestedBlock]:
         yield from self._zeros_up_to(block.index)
-        known = block.index == self._next_known
-        if known:
-            self._next_known = next(self._known, None)
-        if known or block.buffer is not None:
-            yield from self._need(block)
+        index, digest = self._next_known
+        if index == block.index:
+            self._next_known = next(self._known, _NONE)
+            yield from self._need(block, digest)
+        elif block.buffer is not None:
+            yield from self._need(block, None)
 
-    def _zeros_up_to(self, end: int | None) -> Iterator[DigestedBlock]:
-        while self._next_known is not None and (end is None or self._next_known < end):
-            index, self._next_known = self._next_known, next(self._known, None)
-            yield from self._need(DigestedBlock(index, ZERO_DIGEST))
+    def _zeros_up_to(self, end: int) -> Iterator[DigestedBlock]:
+        while self._next_known[0] < end:
+            (index, digest), self._next_known = self._next_known, next(self._known, _NONE)
+            yield from self._need(DigestedBlock(index, ZERO_DIGEST), digest)
 
-    def _need(self, block: DigestedBlock) -> Iterator[DigestedBlock]:
-        """Count a block of the snapshot, and yield it unless it is there."""
+    def _need(self, block: DigestedBlock, stored: bytes | None) -> Iterator[DigestedBlock]:
+        """Count a block of the snapshot, and yield it unless it is there: `stored` is the digest of what is there."""
         self._blocks += 1
         self._checksum.update(block.digest)
-        if block.index not in self._intended and self._stored.get(block.index) == block.digest:
+        if stored == block.digest:
             self._kept += 1
             if block.buffer is not None:
                 self._give(block.buffer)
