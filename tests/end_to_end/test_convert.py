@@ -13,7 +13,7 @@ import pytest
 
 from bundles.shell_bundle import EVERYTHING, Form, shell_bundle
 from end_to_end.converting import GIB, Conversions, digests, fits, run
-from support.boot_disks import BootDisk, boot_disk
+from support.boot_disks import BootDisk, boot_disk, partitioned
 from support.daemons import identity, running_daemon
 from support.ebs_endpoint import BLOCK
 from support.live_disks import in_use
@@ -180,18 +180,18 @@ def test_a_bundle_in_s3(
     ebs_server: EbsServer,
     seaweedfs: Endpoint,
     make_bucket: MakeBucket,
-    disk: BootDisk,
     tmp_path: Path,
     key_ring: KeyRing,
 ) -> None:
     """The daemon makes an AMI on EBS of a bundle that it made in a bucket."""
     bucket = make_bucket(seaweedfs)
+    disk = partitioned(random_image(tmp_path / "disk.img", 3 * MIB + BLOCK), "mbr")
     with (
         ebs_server.account(like=seaweedfs) as cloud,
         running_daemon(tmp_path, cloud, part_size="1MiB", register_poll_s=0.05, endpoint_url=cloud.url) as daemon,
     ):
         made = daemon.command(
-            *("bundle", disk.path, "--to", f"s3://{bucket}/web", "--sparse", "never"),
+            *("bundle", disk.path, "--to", f"s3://{bucket}/web"),
             *("--no-register", "--arch", "x86_64", *identity(key_ring)),
         )
         assert made.returncode == 0, made.stderr
