@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,9 +15,10 @@ from amistream.flow.retry import RetryPolicy
 from amistream.plan import ConversionPlan
 from amistream.ports.snapshots import BLOCK
 from amistream.source.file import open_volume
+from amistream.stages import put
 from aws.snapshots import order, snapshots_at
 from stages.memory_snapshot import MemoryBlockLedger
-from support.ebs_endpoint import read_back
+from support.ebs_endpoint import SLOW_BODY, read_back
 from support.passes import nothing_runs
 from support.volumes import sparse_image
 
@@ -58,6 +59,19 @@ def hangs(endpoint: EbsEndpoint) -> None:
         endpoint.fault("PutSnapshotBlock", do="hang" if number == 20 else "hang_after", nth=number)
 
 
+def receives_slowly(endpoint: EbsEndpoint) -> None:
+    """Refuse some blocks more often than a request is tried."""
+    for index in (0, 59):
+        endpoint.fault("PutSnapshotBlock", index=index, times=RETRY.attempts + 2, **SLOW_BODY)
+
+
+def writes_slowly(endpoint: EbsEndpoint) -> None:
+    """Never answer a put, and be busy with it for longer than a request is tried."""
+    conflict: dict[str, Any] = {"code": "ValidationException", "status": 400, "reason": "CONFLICTING_BLOCK_UPDATE"}
+    endpoint.fault("PutSnapshotBlock", "hang_after", index=5)
+    endpoint.fault("PutSnapshotBlock", index=5, nth=2, times=RETRY.attempts + 2, **conflict)
+
+
 def has_all_troubles(endpoint: EbsEndpoint) -> None:
     for trouble in (fails, is_unknown, throttles, cuts):
         trouble(endpoint)
@@ -79,11 +93,28 @@ async def convert(image: Path, endpoint: EbsEndpoint, retry: RetryPolicy) -> tup
     return snapshot.id, converted
 
 
-@pytest.mark.parametrize("trouble", [nothing_more, fails, is_unknown, throttles, cuts, hangs, has_all_troubles])
-async def test_round_trip(trouble: Callable[[EbsEndpoint], None], ebs_endpoint: EbsEndpoint, tmp_path: Path) -> None:
+TROUBLES = (
+    nothing_more,
+    fails,
+    is_unknown,
+    throttles,
+    cuts,
+    hangs,
+    receives_slowly,
+    writes_slowly,
+    has_all_troubles,
+)
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+async def test_round_trip(
+    trouble: Callable[[EbsEndpoint], None], ebs_endpoint: EbsEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is read back is the image, with every block put that holds data, and none besides."""
     image = sparse_image(tmp_path / "image", SIZE, EXTENTS)
     trouble(ebs_endpoint)
+    if trouble is writes_slowly:
+        monkeypatch.setattr(put, "LONGEST_PUT_S", 0.3)
     retry = replace(RETRY, stall_s=0.5) if trouble is hangs else RETRY
     made, converted = await convert(image, ebs_endpoint, retry)
     assert converted.blocks_put == converted.blocks == len(TOUCHED)

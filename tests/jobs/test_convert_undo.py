@@ -199,3 +199,24 @@ async def test_the_first_cause_is_shown(
     job = await scene.run(conversions.request())
     assert job.error is not None
     assert (job.error.code, job.resumable) == ("aws.AccessDeniedException", True)
+
+
+@pytest.mark.parametrize("name", ["web 1", "by hand"])
+async def test_an_ami_by_hand(name: str, scene: Scene, conversions: Conversions) -> None:
+    """An AMI that somebody registered from the job's snapshot stays, and so does the snapshot, until it is gone."""
+    endpoint = conversions.endpoint
+    endpoint.fault("RegisterImage", status=403, code="UnauthorizedOperation", nth=2, times=None)
+    job = await scene.run(conversions.request())
+    assert (job.state, job.resumable) == (State.FAILED, True)
+    endpoint.clear_faults()
+    (snapshot,) = conversions.left()
+    mapping = {"DeviceName": "/dev/xvda", "Ebs": {"SnapshotId": snapshot}}
+    with endpoint.blocking_client("ec2") as ec2:
+        image = ec2.register_image(Name=name, RootDeviceName="/dev/xvda", BlockDeviceMappings=[mapping])["ImageId"]
+        job = await scene.clean(job)
+        assert job.resumable
+        assert any(image in notice for notice in job.notices)
+        assert conversions.left() == [snapshot, image]
+        ec2.deregister_image(ImageId=image)
+    job = await scene.clean(job)
+    assert (job.state, job.resumable, conversions.left()) == (State.CANCELLED, False, [])

@@ -212,9 +212,12 @@ EBS_CLASSES: Mapping[str, type[StoreError]] = {
     "InvalidSnapshot.NotFound": NoSnapshotError,
     "RequestThrottledException": ThrottledError,
     "ResourceNotFoundException.SNAPSHOT_NOT_FOUND": NoSnapshotError,
+    # Puts of the same block end one after the other, and slow bodies get more of the link when there are fewer.
+    "ValidationException.CONFLICTING_BLOCK_UPDATE": ThrottledError,
     "ValidationException.INVALID_BLOCK_TOKEN": StaleTokenError,
     "ValidationException.INVALID_PAGE_TOKEN": StaleTokenError,
     "ValidationException.INVALID_SNAPSHOT_ID": NotPendingError,
+    WRITE_TIMEOUT: ThrottledError,
 }
 
 EBS_NEEDS = {

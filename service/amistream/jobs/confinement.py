@@ -110,7 +110,8 @@ def _memory_of(request: VolumeRequest, settings: Settings) -> int:
     """Bytes that the job may use without a limit."""
     workers = request.workers or settings.worker_count()
     if isinstance(request, ConvertCheckRequest):
-        return conversion_ceiling(workers=workers, puts=request.puts or settings.puts)
+        unpacks = (request.source or "").startswith(SCHEME)
+        return conversion_ceiling(workers=workers, puts=request.puts or settings.puts, unpacks=unpacks)
     bundle = request if isinstance(request, CheckRequest) else None
     return memory_ceiling(
         workers=workers,

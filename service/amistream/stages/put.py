@@ -164,7 +164,7 @@ class Put:
                 return refusal
             return None
 
-        started, stalls = monotonic(), _Stalls()
+        since, stalls = monotonic(), _Stalls()
         for refusals in itertools.count():
             if self._limit is not None:
                 await self._limit.wait_for(BLOCK)
@@ -173,16 +173,17 @@ class Put:
             try:
                 refusal = await with_retries(policy, what, attempt, failed=self._failed)
             except StalledError as stalled:
-                refusal = stalled
+                # It may still be at work, and keep the next one from being taken.
+                refusal, since = stalled, monotonic()
             if refusal is None:
                 self._last_success = monotonic()
                 self.gate.widen()
                 return
-            longest_s = self._bear(refusal, entered, started, stalls)
+            longest_s = self._bear(refusal, entered, since, stalls)
             most = min(longest_s, _FIRST_WAIT_S * 2 ** min(refusals, 10))
             entered = await self.gate.come_back(random.uniform(0, most))  # noqa: S311 - not a secret
 
-    def _bear(self, refusal: StoreError, entered: float, started: float, stalls: _Stalls) -> float:
+    def _bear(self, refusal: StoreError, entered: float, since: float, stalls: _Stalls) -> float:
         """The longest wait before the put is repeated. Raises the refusal for good if no block at all is taken."""
         if isinstance(refusal, NotVisibleError):
             # The adapter says when it is for good.
@@ -190,7 +191,7 @@ class Put:
         if isinstance(refusal, ThrottledError):
             self.throttled += 1
             self.gate.narrow(entered)
-            if monotonic() - max(self._last_success, started) > self._patience_s:
+            if monotonic() - max(self._last_success, since) > self._patience_s:
                 raise _for_good(refusal, f"no block was taken for {self._patience_s:g} s")
             return _LONGEST_THROTTLED_S
         self.gate.narrow(entered, STALLED)
