@@ -18,7 +18,7 @@ FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*
 ORDER = (
     {"__init__"},
     {"values"},
-    {"units", "errors", "process", "member"},
+    {"units", "errors", "process", "member", "reports"},
     {"events", "settings", "roots", "location"},
     {"request", "ports", "host"},
     {"log", "keys", "flow"},

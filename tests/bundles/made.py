@@ -17,8 +17,9 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from amistream.aws.session import Aws
 from amistream.bundles.meter import Meter
-from amistream.bundles.results import Report, Unbundled
+from amistream.bundles.results import Unbundled
 from amistream.bundles.session import BundleSession
+from amistream.reports import Report
 from amistream.settings import Settings
 from jobs.work import request, run, settings
 from support.volumes import random_image

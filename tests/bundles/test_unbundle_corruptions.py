@@ -18,8 +18,8 @@ import pytest
 
 from amistream.bundles.manifest import LARGEST
 from amistream.bundles.meter import Meter
-from amistream.bundles.results import Report
 from amistream.errors import AmistreamError, DifferenceError, RefusedError
+from amistream.reports import Report
 from bundles.made import flip, unbundle_at, verify_at
 from bundles.shell_bundle import Faults, Form, shell_bundle
 from jobs.work import settings

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from amistream.bundles.manifest import Signature
-from amistream.bundles.results import Access, Report, Unbundled
+from amistream.bundles.results import Unbundled
 from amistream.events import BundleResult
+from amistream.reports import Access, Report, Signature
 from bundles.made import put_files, unbundle_at, verify_at
 from bundles.shell_bundle import EVERYTHING, Form, shell_bundle
 from jobs.work import request, run, settings, use_endpoint

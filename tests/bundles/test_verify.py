@@ -13,12 +13,11 @@ import pytest
 from amistream.aws.regions import on_aws
 from amistream.bundles import acls
 from amistream.bundles.acls import EC2_READER, who_can_read
-from amistream.bundles.manifest import Signature
-from amistream.bundles.results import Access, Report
 from amistream.errors import StoreError
 from amistream.events import BundleResult
 from amistream.flow.gather import gather_limited
 from amistream.keys import own_identity
+from amistream.reports import Access, Report, Signature
 from bundles.made import flip, older_bundle, put_files, verify_at
 from bundles.shell_bundle import Faults, Form, shell_bundle
 from jobs.work import request, run, settings, use_endpoint

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from amistream.bundles.results import Report, Unbundled
+from amistream.bundles.results import Unbundled
+from amistream.reports import Report
 from bundles.made import flip, put_files
 from bundles.shell_bundle import Form, shell_bundle
 from cli.running import Cli, Spawn, ended

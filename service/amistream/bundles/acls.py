@@ -14,10 +14,10 @@ from amistream.aws.regions import on_aws, partition_of
 from amistream.aws.session import Aws
 from amistream.aws.translate import asking
 from amistream.bundles.place import BucketPlace, Bundle
-from amistream.bundles.results import Access, Difference
 from amistream.errors import DeniedError, NotSupportedError
 from amistream.flow.gather import gather_limited
 from amistream.flow.retry import Alive, retry_policy, with_retries
+from amistream.reports import Access, Difference
 from amistream.settings import Settings
 
 EC2_READER = "6aa5a366c34c1cbe25dc49211496e913e0351eb0e8c37aa3477e40942ec6b97c"

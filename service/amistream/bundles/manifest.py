@@ -16,7 +16,6 @@ import codecs
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import islice
 
 from cryptography import x509
@@ -26,6 +25,7 @@ from cryptography.hazmat.primitives.hashes import SHA1
 from lxml import etree
 
 from amistream.errors import RefusedError
+from amistream.reports import Signature
 from amistream.stages.manifest import VERSION, serialise
 from amistream.values import MIB
 
@@ -55,20 +55,6 @@ _ODD_ENCODING = re.compile(
 _HEX = re.compile(r"(?:[0-9a-fA-F]{2})*")
 _SHA1_HEX = re.compile(r"[0-9a-f]{40}")
 _NAME = re.compile(r"[^/\0]{1,255}")
-
-
-class Signature(StrEnum):
-    """The result of checking a manifest's signature; the last two come from `Owner`, which knows the user.
-
-    The values are in `--json` documents and do not change.
-    """
-
-    RIGHT = "right"
-    REWRITTEN = "right once written as Amazon's tools write it"
-    WRONG = "wrong"
-    ABSENT = "absent"
-    UNCHECKED = "not checked: no certificate at hand"
-    OTHER = "not checked: it is another user's"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

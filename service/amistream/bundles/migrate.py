@@ -17,7 +17,7 @@ from cryptography import x509
 
 from amistream.aws.session import Aws
 from amistream.bundles.copying import Begin, copy_bundle
-from amistream.bundles.manifest import Manifest, Signature, check_signature, parse_manifest
+from amistream.bundles.manifest import Manifest, check_signature, parse_manifest
 from amistream.bundles.meter import Meter, Note
 from amistream.bundles.owner import open_key
 from amistream.bundles.parts import StoredPart, different_part_error, parts_in_flight, read_part
@@ -29,6 +29,7 @@ from amistream.keys import UserIdentity, wrap
 from amistream.location import S3Location
 from amistream.ports.registry import Registration
 from amistream.ports.store import ObjectStore, whole_checksum
+from amistream.reports import Signature
 from amistream.settings import Settings
 from amistream.stages.manifest import ImageFacts, WrappedKeys, write_manifest
 from amistream.values import ArchiveResult, GzipResult, Measured, PartDigest, SplitResult

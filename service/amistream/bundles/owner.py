@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import NameOID
 
-from amistream.bundles.manifest import Manifest, Signature, check_signature
+from amistream.bundles.manifest import Manifest, check_signature
 from amistream.errors import KeyMismatchError, RefusedError
 from amistream.keys import (
     CERTIFICATE_FILE,
@@ -28,6 +28,7 @@ from amistream.keys import (
     own_identity,
     unwrap,
 )
+from amistream.reports import Signature
 from amistream.roots import Roots
 from amistream.settings import Settings
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from enum import StrEnum
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from amistream.bundles.manifest import Signature
 from amistream.errors import DifferenceError
+from amistream.reports import Difference, Signature
 
 
 class _Result(BaseModel):
@@ -133,39 +132,6 @@ class ConvertibleBundle(_Result):
     problem: str = Field("", description="why it cannot be converted, or empty")
 
 
-class Difference(_Result):
-    """One difference from the manifest. `what` is stable; `part` is the object at fault, if any."""
-
-    what: str
-    part: str = ""
-    expected: str = ""
-    found: str = ""
-    message: str
-
-
-class Access(StrEnum):
-    """The access of EC2 to the objects, by their ACLs."""
-
-    GRANTED = "granted to EC2"
-    PUBLIC = "public"
-    PRIVATE = "private: EC2 cannot read it"
-    NOT_TOLD = "not told by this endpoint"
-    NOT_ALLOWED = "not told: s3:GetObjectAcl is not allowed"
-    NONE = "a directory has none"
-
-
-class Digests(_Result):
-    """Numbers of parts, by how their SHA-1 could be checked.
-
-    `compared`: with the store's checksum, or by reading the part. `composite`: uploaded in chunks, so the store has no
-    checksum of the whole part. `unkept`: the store has no checksum.
-    """
-
-    compared: int
-    composite: int
-    unkept: int
-
-
 class BundleFacts(_Result):
     """The content of a manifest. `images`: the caller's AMIs that are registered from it; None if unknown."""
 
@@ -187,37 +153,6 @@ class BundleFacts(_Result):
     product_codes: tuple[str, ...]
     ancestors: tuple[str, ...]
     images: tuple[str, ...] | None
-
-
-class Content(_Result):
-    """The image as restored from the parts (`verify --deep`)."""
-
-    name: str
-    size: int
-    data_size: int
-    sparse: bool
-    archive_sha1: str
-
-
-class Report(_Result):
-    """Findings of a verification. Without `differences` the bundle matches its manifest."""
-
-    manifest: str
-    deep: bool
-    bundler: str
-    kind: str
-    architecture: str
-    image_name: str
-    image_size: int
-    bundled_size: int
-    parts: int
-    digests: Digests
-    signature: Signature
-    access: Access
-    content: Content | None
-    differences: tuple[Difference, ...]
-    notes: tuple[str, ...]
-    elapsed_s: float
 
 
 class Unbundled(_Result):

@@ -31,7 +31,6 @@ from amistream.bundles.results import (
     Migrated,
     Registered,
     Removed,
-    Report,
     Transferred,
     Unbundled,
 )
@@ -41,6 +40,7 @@ from amistream.bundles.verify import verify
 from amistream.errors import RefusedError
 from amistream.location import S3Location, parse_location, parse_manifest_address, parse_s3_location
 from amistream.ports.registry import Registration
+from amistream.reports import Report
 from amistream.settings import Settings
 from amistream.targets.opening import choose_target
 from amistream.values import STANDARD_OUTPUT

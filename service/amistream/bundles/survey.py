@@ -11,9 +11,9 @@ from amistream.bundles.manifest import Manifest, ManifestPart
 from amistream.bundles.meter import Meter
 from amistream.bundles.parts import StoredPart, different_part_error, differs
 from amistream.bundles.place import BucketPlace, Bundle
-from amistream.bundles.results import Difference, Digests
 from amistream.flow.gather import gather_limited
 from amistream.ports.store import Stored
+from amistream.reports import Difference, Digests
 from amistream.values import LARGEST_PART
 
 READERS = 2

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from amistream.bundles.manifest import Signature
 from amistream.bundles.meter import Meter, Note
 from amistream.bundles.owner import Owner
 from amistream.bundles.parts import StoredPart
 from amistream.bundles.place import Bundle
-from amistream.bundles.results import Difference, difference_error
+from amistream.bundles.results import difference_error
 from amistream.bundles.survey import survey
 from amistream.bundles.verify import signature_difference
 from amistream.bundles.way_back import Unpacked, compare
 from amistream.keys import BundleKey
+from amistream.reports import Difference, Signature
 from amistream.stages.back.unarchive import Unarchived
 
 

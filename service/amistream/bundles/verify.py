@@ -11,13 +11,13 @@ from itertools import chain
 
 from amistream.aws.session import Aws
 from amistream.bundles.acls import check_acls
-from amistream.bundles.manifest import Manifest, Signature
+from amistream.bundles.manifest import Manifest
 from amistream.bundles.meter import Meter
 from amistream.bundles.owner import Owner
 from amistream.bundles.place import Bundle
-from amistream.bundles.results import Content, Difference, Digests, Report
 from amistream.bundles.survey import survey
 from amistream.bundles.way_back import Unpacked, Unpacking, compare
+from amistream.reports import Content, Difference, Digests, Report, Signature
 from amistream.settings import Settings
 
 MOST_PADDING = 20 * 512 + 1024

@@ -28,7 +28,6 @@ from amistream.bundles.fetch import Range, fetch
 from amistream.bundles.manifest import Manifest
 from amistream.bundles.meter import Meter
 from amistream.bundles.parts import StoredPart
-from amistream.bundles.results import Difference
 from amistream.flow.buffers import BuffersClosedError
 from amistream.flow.gather import task_group
 from amistream.flow.priority import wake_promptly
@@ -37,6 +36,7 @@ from amistream.flow.side_worker import BrokenError, Channel, SideWorker, Stopped
 from amistream.keys import BundleKey
 from amistream.ports.store import Store
 from amistream.ports.target import Sink
+from amistream.reports import Difference
 from amistream.stages.back.cut import Cut, Run
 from amistream.stages.back.decrypt import SLICE, Decrypt
 from amistream.stages.back.flaw import FlawError

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from amistream.bundles.beginning import read_beginning
-from amistream.bundles.manifest import Signature
 from amistream.bundles.meter import Meter
 from amistream.bundles.owner import Owner, find_owner
 from amistream.bundles.parts import StoredPart
 from amistream.bundles.place import BucketPlace, Bundle, find_bundle, open_place
 from amistream.bundles.register import images_on
-from amistream.bundles.results import Difference, difference_error
+from amistream.bundles.results import difference_error
 from amistream.bundles.survey import survey
 from amistream.bundles.unlocked import Unlocked
 from amistream.bundles.verify import signature_difference
@@ -23,6 +22,7 @@ from amistream.errors import RefusedError, StoreError
 from amistream.keys import BundleKey
 from amistream.location import DirectoryLocation, parse_manifest_address
 from amistream.ports.registry import Ami
+from amistream.reports import Difference, Signature
 from amistream.request import TreeFields, option_of
 from amistream.request.fields import Subject
 from amistream.units import size_text

@@ -8,7 +8,7 @@ from pathlib import Path
 from lxml import etree
 
 from amistream.aws.regions import find_ec2_certificate
-from amistream.bundles.manifest import Manifest, Signature, check_signature
+from amistream.bundles.manifest import Manifest, check_signature
 from amistream.bundles.meter import Meter
 from amistream.bundles.migrate import MigrationOptions, MigrationRequest, kernel_for_region, new_manifest
 from amistream.bundles.place import read_manifest
@@ -20,6 +20,7 @@ from amistream.compat.session import ANY_REGION, OldSession, run_old
 from amistream.errors import EXIT_DONE, DifferenceError, RefusedError
 from amistream.host.new_file import NewFile
 from amistream.keys import UserIdentity, load_identity
+from amistream.reports import Signature
 from amistream.stages.manifest import serialise
 from amistream.values import quoted
 

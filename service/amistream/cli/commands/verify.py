@@ -16,7 +16,7 @@ from amistream.request import Identity, StoreReach
 from amistream.units import duration_text, size_text
 
 if TYPE_CHECKING:
-    from amistream.bundles.results import Report
+    from amistream.reports import Report
 
 Deep = Annotated[bool, typer.Option("--deep", help="Read, decrypt and unpack every part; needs the private key.")]
 
