@@ -11,6 +11,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from amistream.reports import Report
 from amistream.values import LeftOut, as_utf8
 
 
@@ -19,6 +20,7 @@ class JobKind(StrEnum):
 
     BUNDLE = "bundle"
     CONVERT = "convert"
+    VERIFY = "verify"
 
 
 class State(StrEnum):
@@ -28,6 +30,7 @@ class State(StrEnum):
     CHECKING = "checking"
     BUNDLING = "bundling"
     CONVERTING = "converting"
+    VERIFYING = "verifying"
     COMMITTING = "committing"
     REGISTERING = "registering"
     DONE = "done"
@@ -45,9 +48,12 @@ _CUT_SHORT = (State.CANCELLED, State.FAILED, State.INTERRUPTED)
 
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.QUEUED: frozenset({State.CHECKING, *_CUT_SHORT}),
-    State.CHECKING: frozenset({State.BUNDLING, State.CONVERTING, State.COMMITTING, State.REFUSED, *_CUT_SHORT}),
+    State.CHECKING: frozenset(
+        {State.BUNDLING, State.CONVERTING, State.VERIFYING, State.COMMITTING, State.REFUSED, *_CUT_SHORT}
+    ),
     State.BUNDLING: frozenset({State.COMMITTING, *_CUT_SHORT}),
     State.CONVERTING: frozenset({State.COMMITTING, *_CUT_SHORT}),
+    State.VERIFYING: frozenset({State.DONE, *_CUT_SHORT}),
     State.COMMITTING: frozenset({State.REGISTERING, State.DONE, *_CUT_SHORT}),
     State.REGISTERING: frozenset({State.DONE, *_CUT_SHORT}),
     State.DONE: frozenset(),
@@ -76,8 +82,8 @@ class StageProgress(_Model):
 class Progress(_Model):
     """The whole data path so far. Rates are bytes per second of the volume."""
 
-    bytes_total: int = Field(description="size of the volume")
-    bytes_done: int = Field(description="bytes of the volume read so far")
+    bytes_total: int = Field(description="size of the volume; of a verification, of all parts")
+    bytes_done: int = Field(description="bytes of them that were read, or whose checksum was looked up, so far")
     stored_share: float = Field(
         0.0, description="share of the volume, 0 to 1, that is stored, parts under way included"
     )
@@ -178,7 +184,7 @@ class ConversionResult(_Model):
     stages: tuple[StageProgress, ...]
 
 
-JobResult: TypeAlias = BundleResult | ConversionResult
+JobResult: TypeAlias = BundleResult | ConversionResult | Report
 """The result of a job of any kind."""
 
 
@@ -197,7 +203,9 @@ class JobView(_Model):
     notices: tuple[Annotated[str, AfterValidator(as_utf8)], ...] = Field(
         description="things worth knowing that did not stop the job"
     )
-    result: JobResult | None
+    result: JobResult | None = Field(
+        description="the result of a job that is done; of a verification that found differences, its report"
+    )
     error: ErrorBody | None
     resumable: bool = Field(
         False,

@@ -12,7 +12,7 @@ from amistream.bundles.migrate import MigrationRequest
 from amistream.checks.doctor import examine
 from amistream.checks.findings import Finding, Status
 from amistream.errors import RefusedError, TakenError
-from amistream.events import State
+from amistream.events import BundleResult, State
 from amistream.ports.registry import Registration
 from bundles.made import Work, stored_bytes, work
 from jobs.work import request, run, use_endpoint
@@ -211,7 +211,7 @@ async def test_an_endpoint_that_does_not_report_the_bundle_of_an_ami(
     it, image = work(tmp_path, moto_server), random_image(tmp_path / "disk.img", 600_000)
     job = await run(request(image, to, key_ring, endpoint_url=moto_server.url, ami_name="unreported"), it.settings)
     assert job.state is State.DONE, job.error
-    assert job.result is not None
+    assert isinstance(job.result, BundleResult)
     ami = job.result.image_id
     assert ami is not None
     pair: dict[str, Any] = {"certificate": key_ring.user.certificate, "private_key": key_ring.user.key}

@@ -15,7 +15,14 @@ from amistream.errors import AccessDeniedError, AmistreamError, JobError, Refuse
 from amistream.events import State
 from amistream.jobs.confinement import check_request
 from amistream.jobs.job import End
-from amistream.request import CheckRequest, ConvertCheckRequest, ConvertRequest, parse_bundle_request, parse_request
+from amistream.request import (
+    CheckRequest,
+    ConvertCheckRequest,
+    ConvertRequest,
+    VerifyRequest,
+    parse_bundle_request,
+    parse_request,
+)
 from amistream.roots import Roots
 from amistream.settings import Settings
 from daemon.member import GROUP, MEMBER, OTHER_MEMBER, ask_as, connect_as, needs_root, talking
@@ -363,3 +370,26 @@ def test_the_memory_of_a_members_conversion_is_bounded() -> None:
     with pytest.raises(AccessDeniedError) as caught:
         check_request(ConvertRequest.model_validate({**values, "workers": 256}), chosen)
     assert caught.value.field == "memory_limit"
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({}, ""),
+        ({"private_key": "/srv/key.pem", "deep": True}, ""),
+        ({"deep": True}, "access.private_key"),
+        ({"endpoint_url": "http://127.0.0.1:9"}, "access.endpoint"),
+        ({"region": "xx-nowhere-1"}, "access.region"),
+    ],
+)
+def test_a_members_verification(fields: dict[str, Any], code: str) -> None:
+    """A member's verification opens no bundle with the daemon's key, and asks no endpoint of its own choice."""
+    request = VerifyRequest.model_validate({"kind": "verify", "manifest": "s3://bucket/image.manifest.xml", **fields})
+    if not code:
+        check_request(request, ROOTED)
+        return
+    with pytest.raises(AccessDeniedError) as caught:
+        check_request(request, ROOTED)
+    assert caught.value.code == code
+    with pytest.raises(RefusedError):
+        check_request(request, Settings())

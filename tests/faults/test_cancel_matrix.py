@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from amistream.events import State
+from amistream.events import BundleResult, State
 from amistream.settings import OnStop
 from faults.scene import REGISTER, ended, hit, turns
 from support.proxy import Fault, PauseReply, PauseRequest
@@ -106,7 +106,8 @@ async def test_interrupted_at_each_step_it_goes_on(turn: int, scene: MakeScene) 
             assert job.state is State.INTERRUPTED, (what, job.state, job.error)
             again = await resumed(there, job)
             images = there.images(place)
-            if again.state is not State.DONE or again.result is None or images != [again.result.image_id]:
+            made = again.result.image_id if isinstance(again.result, BundleResult) else None
+            if again.state is not State.DONE or images != [made]:
                 wrong.append((step, what, again.state, again.error, images))
                 continue
             there.fits(place)

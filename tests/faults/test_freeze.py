@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from amistream.events import State
+from amistream.events import BundleResult, State
 from faults.machine import Machine, kill
 from faults.scene import ended, hit, part
 from jobs.test_free_blocks import unpacked
@@ -78,7 +78,7 @@ async def test_the_last_writes_are_there(kind: str, size: int, tmp_path: Path, k
         job = await run(request(device, tmp_path / "out", key_ring, freeze=True), settings(tmp_path))
         assert job.state is State.DONE, job.error
         (place / "after").write_bytes(b"")
-    assert job.result is not None
+    assert isinstance(job.result, BundleResult)
     assert job.result.left_out is not None
     assert job.result.left_out.free > 4 * MIB
     assert not [notice for notice in job.notices if "mounted" in notice or "with its free blocks" in notice]

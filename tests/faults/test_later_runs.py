@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from amistream.events import State
+from amistream.events import BundleResult, State
 from amistream.flow import cancel
 from faults.scene import MANIFEST, REGISTER, ended, hit, part
 from support.proxy import Answer, Fault, PauseReply, PauseRequest
@@ -107,7 +107,7 @@ async def test_an_ami_that_nobody_can_prove_the_job_s(scene: MakeScene) -> None:
             await ended(queue.get(job.id))
             job = await queue.resume(job.id)
             await ended(job)
-        assert job.result is not None, job.error
+        assert isinstance(job.result, BundleResult), job.error
         assert job.result.image_id == by_hand
 
 
@@ -141,7 +141,7 @@ async def test_after_a_part_of_a_whole_bundle_was_lost(end: str, scene: MakeScen
         if end == "begun anew":
             random_image(there.image, there.image.stat().st_size, seed=5)
         job = await there.resume(job)
-        assert job.result is not None, job.error
+        assert isinstance(job.result, BundleResult), job.error
         assert there.images() == [job.result.image_id]
         assert (there.images() == before) is (end == "continued")
         there.fits(thoroughly=True)

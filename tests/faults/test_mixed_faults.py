@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from amistream.events import State
+from amistream.events import BundleResult, State
 from faults.scene import MANIFEST, PROBE, REGISTER, ended, part
 from support.proxy import Answer, DropReply, Fault, HoldReply, HollowReply, Reset, StallBody, TruncateReply
 
@@ -124,7 +124,7 @@ async def test_a_fifth_of_all_requests_failing(seed: int, scene: MakeScene) -> N
             place = each.destinations[0].rpartition("/")[2]
             there.fits(place, thoroughly=True)
             if each.registers:
-                assert job.result is not None
+                assert isinstance(job.result, BundleResult)
                 assert there.images(place) == [job.result.image_id]
         there.parts_stored_once()
         assert not [key for key in there.left() if "probe" in str(key)]
@@ -202,7 +202,8 @@ async def test_an_outage_in_mid_job_ends_in_time(what: str, action: Action, code
         await asyncio.to_thread(there.proxy.mend, *faults)
         again = await there.resume(job)
         assert again.state is State.DONE, again.error
-        assert there.images() == [again.result.image_id] if again.result else False
+        assert isinstance(again.result, BundleResult)
+        assert there.images() == [again.result.image_id]
         there.fits()
 
 

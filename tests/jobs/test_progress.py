@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from amistream.events import State
+from amistream.events import BundleResult, State
 from amistream.jobs.job import Job
 from jobs.work import request, run, running_engine, settings
 from support.proxy import PauseRequest
@@ -95,7 +95,7 @@ async def test_who_holds_the_upload_back(
         cloud.request(image, key_ring, **limited) if in_s3 else request(image, tmp_path / "out", key_ring, **limited)
     )
     job = await run(asked, settings(tmp_path))
-    assert job.result is not None, job.error
+    assert isinstance(job.result, BundleResult), job.error
     held_back = in_s3 and limit == "1MiB"
     assert ("--limit-upload" in job.result.advice) == held_back
     if held_back:
@@ -106,6 +106,6 @@ async def test_who_holds_the_upload_back(
 async def test_a_job_of_moments_has_no_bottleneck(image: Path, key_ring: KeyRing, tmp_path: Path) -> None:
     """A pass shorter than some seconds reports neither bottleneck nor advice."""
     job = await run(request(image, str(tmp_path / "out"), key_ring), settings(tmp_path))
-    assert job.result is not None, job.error
+    assert isinstance(job.result, BundleResult), job.error
     assert (job.result.bottleneck, job.result.advice) == (None, "")
     assert all(stage.busy_share <= 1 for stage in job.result.stages)

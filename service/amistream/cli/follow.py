@@ -15,8 +15,9 @@ from amistream.cli.client import Client
 from amistream.cli.output import put_error, put_note, put_result
 from amistream.cli.screen import PlainScreen, Screen
 from amistream.cli.summary import result_text
-from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, AmistreamError, JobError, RefusedError
+from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, AmistreamError, DifferenceError, JobError, RefusedError
 from amistream.events import Event, JobView, State
+from amistream.reports import Report
 
 
 class CallerInterruptedError(AmistreamError):
@@ -67,6 +68,8 @@ def put_end(job: JobView, *, as_json: bool, option: str = "") -> int:
         if job.result is not None and not as_json:
             put_result(result_text(job.result))
         return EXIT_DONE
+    if isinstance(job.result, Report) and not as_json:
+        put_result(result_text(job.result))
     error = _error(job, option)
     put_error(error)
     return error.exit_status
@@ -79,7 +82,9 @@ def put_begun(job: JobView, *, as_json: bool) -> int:
 
 
 def _error(job: JobView, option: str) -> AmistreamError:
-    kind = RefusedError if job.state is State.REFUSED else JobError
+    kind: type[AmistreamError] = RefusedError if job.state is State.REFUSED else JobError
+    if isinstance(job.result, Report) and job.result.differences:
+        kind = DifferenceError
     if job.state is State.INTERRUPTED and job.error is None:
         name, by_itself = job.id + option, "" if option else "; by itself it goes on when the daemon starts again"
         return kind(

@@ -44,7 +44,8 @@ def _picture(job: JobView) -> Group:
     lines: list[Table | Text] = []
     if job.progress is not None:
         lines += [_bar(job.progress, job.kind), _stages(job.progress)]
-    about = f"job {job.id}: {job.state.value}  {job.source} to {', '.join(where_to(job))}"
+    to = f" to {', '.join(where_to(job))}" if where_to(job) else ""
+    about = f"job {job.id}: {job.state.value}  {job.source}{to}"
     return Group(*lines, Text(visible(about), "bold"))
 
 

@@ -32,7 +32,10 @@ _Model = TypeVar("_Model", bound="BaseModel")
 
 PAIRS = {"tags": "KEY=VALUE", "snapshot_tags": "KEY=VALUE"}
 """Fields of which each value of the option is a pair."""
-FILE_FIELDS = ("source", "certificate", "private_key", "ec2_certificate", "report", "overlay", "grub_config", "script")
+FILE_FIELDS = (
+    *("source", "manifest", "certificate", "private_key", "ec2_certificate"),
+    *("report", "overlay", "grub_config", "script"),
+)
 """Fields with a path. A relative path starts at the caller's directory, which the daemon does not know."""
 
 

@@ -68,9 +68,10 @@ class Announced:
 
 def progress_line(progress: Progress, kind: JobKind) -> str:
     """Format the progress of a job of this kind as one line."""
+    done = "checked" if kind is JobKind.VERIFY else "read"
     words = [
         share_text(progress.stored_share, 1),
-        f"{size_text(progress.bytes_done)} of {size_text(progress.bytes_total)} read",
+        f"{size_text(progress.bytes_done)} of {size_text(progress.bytes_total)} {done}",
         *speed_words(progress, kind),
     ]
     if progress.bottleneck:
@@ -88,11 +89,18 @@ def speed_words(progress: Progress, kind: JobKind) -> list[str]:
             words.append(f"parts {progress.parts_stored} stored of {progress.parts_made} made")
         case JobKind.CONVERT:
             words.append(f"blocks {progress.blocks_stored} stored of {progress.blocks_made} read")
+        case JobKind.VERIFY:
+            words.append(f"parts {progress.parts_stored} checked of {progress.parts_made}")
     return words
 
 
 def where_to(job: JobView) -> Sequence[str]:
-    """The destinations of a job; of a conversion, the snapshot and the AMI as soon as it has them."""
+    """The destinations of a job; of a conversion, the snapshot and the AMI as soon as it has them.
+
+    A verification has none.
+    """
     if isinstance(job.result, ConversionResult):
         return [name for name in (job.result.snapshot_id, job.result.image_id) if name]
+    if job.kind is JobKind.VERIFY:
+        return []
     return job.destinations or ["EBS"]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from amistream.cli.report_text import report_text
 from amistream.cli.screen import progress_line, where_to
 from amistream.cli.table import columns
 from amistream.events import BundleResult, ConversionResult, JobKind, JobResult, JobView, PlaceResult, StageProgress
+from amistream.reports import Report
 from amistream.units import duration_text, left_out_text, rate_text, size_text, time_text
 
 
@@ -38,13 +40,26 @@ def job_text(job: JobView, *, option: str = "") -> str:
         facts.append(("unsure", f"until {time_text(job.looks_again_at)}: something may still appear there"))
     elif job.resumable and job.error is None:
         name = job.id + option
-        kept = f"{job.kept_parts} parts" if job.kind is JobKind.BUNDLE else f"{job.kept_blocks} blocks"
-        facts.append(("kept", f"{kept}; `amistream resume {name}` goes on from there,"))
-        facts.append(("", f"`amistream cancel {name}` removes them"))
+        facts += _kept_text(job, name)
     if job.progress is not None and not job.state.ended:
         facts.append(("progress", progress_line(job.progress, job.kind)))
     text = columns(facts)
     return f"{text}\n{result_text(job.result)}" if job.result is not None else text
+
+
+def _kept_text(job: JobView, name: str) -> list[tuple[str, str]]:
+    """What an unfinished job has kept, and the commands for it."""
+    match job.kind:
+        case JobKind.BUNDLE:
+            kept = f"{job.kept_parts} parts"
+        case JobKind.CONVERT:
+            kept = f"{job.kept_blocks} blocks"
+        case JobKind.VERIFY:
+            return [("kept", f"nothing; `amistream resume {name}` begins again, `amistream cancel {name}` ends it")]
+    return [
+        ("kept", f"{kept}; `amistream resume {name}` goes on from there,"),
+        ("", f"`amistream cancel {name}` removes them"),
+    ]
 
 
 def _state_text(job: JobView) -> str:
@@ -59,6 +74,8 @@ def result_text(result: JobResult) -> str:
             return _bundle_text(result)
         case ConversionResult():
             return _conversion_text(result)
+        case Report():
+            return report_text(result)
 
 
 def _bundle_text(result: BundleResult) -> str:
@@ -98,7 +115,7 @@ def _conversion_text(result: ConversionResult) -> str:
     return f"{columns(facts)}\n\n{_stage_table(result.stages)}"
 
 
-def _size_text(result: JobResult) -> str:
+def _size_text(result: BundleResult | ConversionResult) -> str:
     """The size of the volume, and how much of it was left out and why."""
     text = size_text(result.image_size)
     why = left_out_text(result.left_out) if result.left_out else ""

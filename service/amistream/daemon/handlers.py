@@ -28,7 +28,14 @@ from amistream.events import ErrorBody, ErrorResponse, Health, State
 from amistream.jobs.confinement import check_request
 from amistream.jobs.job import Job
 from amistream.jobs.queue import JobQueue
-from amistream.request import CheckRequest, ConvertCheckRequest, VolumeRequest, parse_check_request, parse_request
+from amistream.request import (
+    CheckRequest,
+    ConvertCheckRequest,
+    VerifyRequest,
+    VolumeRequest,
+    parse_check_request,
+    parse_request,
+)
 from amistream.roots import Roots
 from amistream.settings import Settings
 from amistream.values import STANDARD_INPUT
@@ -261,7 +268,7 @@ async def _object(request: web.Request) -> dict[str, Any]:
     return values
 
 
-def _refuse_stream(request: VolumeRequest) -> None:
+def _refuse_stream(request: VolumeRequest | VerifyRequest) -> None:
     if request.source == STANDARD_INPUT:
         raise UsageError(
             "source.stream",

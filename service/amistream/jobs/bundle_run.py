@@ -53,6 +53,7 @@ class BundleRun:
     """One run of a bundle job (`run.Run`)."""
 
     KEEPS: ClassVar[str] = "stored parts"
+    ONLY_READS: ClassVar[bool] = False
 
     def __init__(self, job: Job, entry: JournalEntry, parts: Sequence[SealedPart], shared: Shared) -> None:
         """`entry` and `parts` are the journal's record of earlier runs; the run keeps its copy up to date.
@@ -62,6 +63,7 @@ class BundleRun:
         request = job.request
         assert isinstance(request, BundleRequest)  # noqa: S101 - for the type checker; `KINDS` has chosen this run
         self._job = job
+        self._request = request
         self.entry = entry
         self._earlier = parts
         settings = shared.settings
@@ -207,7 +209,7 @@ class BundleRun:
         except ChangedError as change:
             key = await self._start_over(ready, change)
             pipeline, meter, measured = await self._pass(ready, key)
-        await report_tree(ready.volume, self._job.request.report, self._job.note)
+        await report_tree(ready.volume, self._request.report, self._job.note)
         await self._move(State.COMMITTING)
         self.result = _result(pipeline, meter, measured)
         await self._journal.conclude(self._job.id, self.result)

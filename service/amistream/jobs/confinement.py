@@ -13,7 +13,7 @@ from amistream.checks.tree import refuse_member_wishes
 from amistream.errors import AccessDeniedError
 from amistream.jobs.job import Job
 from amistream.location import SCHEME
-from amistream.request import CheckRequest, ConvertCheckRequest, VolumeRequest
+from amistream.request import CheckRequest, ConvertCheckRequest, Reach, VerifyRequest, VolumeRequest
 from amistream.roots import Roots
 from amistream.settings import Settings, conversion_ceiling, memory_ceiling
 from amistream.values import MIB
@@ -24,8 +24,14 @@ MEMORY = 512 * MIB
 _FALLBACK_REGION = "us-east-1"
 
 
-def check_request(request: VolumeRequest, settings: Settings) -> None:
+def check_request(request: VolumeRequest | VerifyRequest, settings: Settings) -> None:
     """Raise `AccessDeniedError` for a request beyond the limits, `RefusedError` if there are no roots."""
+    if isinstance(request, VerifyRequest):
+        Roots(settings.source_roots).require("manifest")
+        _check_endpoint(request, settings)
+        if request.deep:
+            _check_key(request.manifest, request.private_key)
+        return
     Roots(settings.source_roots).require("source")
     if request.freeze:
         raise AccessDeniedError(
@@ -37,7 +43,7 @@ def check_request(request: VolumeRequest, settings: Settings) -> None:
         )
     refuse_member_wishes(request)
     if isinstance(request, ConvertCheckRequest):
-        _check_key(request)
+        _check_key(request.source or "", request.private_key)
     _check_endpoint(request, settings)
     _check_memory(request, settings)
     if settings.limit_upload and request.limit_upload and request.limit_upload > settings.limit_upload:
@@ -53,19 +59,19 @@ def roots_of(job: Job, settings: Settings) -> Roots | None:
     return Roots(settings.source_roots, readers=settings.socket_group, user=job.user)
 
 
-def _check_key(request: ConvertCheckRequest) -> None:
+def _check_key(address: str, private_key: str | None) -> None:
     """A member opens a bundle with a key of his own: the daemon's opens those of root and of other members, too."""
-    if (request.source or "").startswith(SCHEME) and request.private_key is None:
+    if address.startswith(SCHEME) and private_key is None:
         raise AccessDeniedError(
             "access.private_key",
-            f"cannot open {request.source} with the daemon's private key: only root and the daemon's own user may use "
+            f"cannot open {address} with the daemon's private key: only root and the daemon's own user may use "
             "it to read bundles",
             hint="give --private-key FILE, the key of the bundle's owner, within source_roots",
             field="private_key",
         )
 
 
-def _check_endpoint(request: VolumeRequest, settings: Settings) -> None:
+def _check_endpoint(request: Reach, settings: Settings) -> None:
     """Signed requests carry session tokens: only the administrator chooses their endpoint."""
     given = (request.endpoint_url or "").rstrip("/")
     if given and given != settings.endpoint_url.rstrip("/"):

@@ -57,6 +57,7 @@ class ConvertRun:
     """One run of a conversion (`run.Run`)."""
 
     KEEPS: ClassVar[str] = "stored blocks"
+    ONLY_READS: ClassVar[bool] = False
 
     def __init__(self, job: Job, record: ConversionRecord | None, blocks: JournaledBlocks, shared: Shared) -> None:
         """`record` and `blocks` are the journal's of earlier runs; the run keeps its copy up to date.

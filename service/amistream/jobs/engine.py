@@ -36,6 +36,7 @@ from amistream.jobs.job import End, Job
 from amistream.jobs.journal import Journal
 from amistream.jobs.records import JournalEntry, NextStep
 from amistream.jobs.run import Run, Shared
+from amistream.jobs.verify_run import VerifyRun
 from amistream.settings import Settings
 
 log = structlog.get_logger()
@@ -43,6 +44,7 @@ log = structlog.get_logger()
 KINDS: Mapping[JobKind, Callable[[Job, JournalEntry, Shared], Awaitable[Run]]] = {
     JobKind.BUNDLE: BundleRun.load,
     JobKind.CONVERT: ConvertRun.load,
+    JobKind.VERIFY: VerifyRun.load,
 }
 """Makes a run of a job from its journal entry. Raises `AmistreamError` before anything is made.
 
@@ -145,7 +147,8 @@ class Engine:
             await self._end(job, End(State.FAILED, result=run.result, error=kept, resumable=True, kept=run.kept))
         else:
             refused = job.state is State.CHECKING and not run.resumed
-            await self._undo(job, run, End(State.REFUSED if refused else State.FAILED, error=error))
+            result = run.result if run.ONLY_READS else None
+            await self._undo(job, run, End(State.REFUSED if refused else State.FAILED, result=result, error=error))
 
     async def _undo(self, job: Job, run: Run, end: End) -> None:
         """Remove what the job made, and end it; the job stays resumable if anything is left."""
@@ -225,6 +228,6 @@ def _log_end(job: Job) -> None:
     view = job.view()
     facts = view.model_dump(mode="json", include={"kind", "source", "destinations", "result", "error", "resumable"})
     if view.result is not None:
-        facts["result"].pop("stages")
+        facts["result"].pop("stages", None)
     level = log.info if job.state is State.DONE else log.warning
     level("job.end", state=job.state.value, **facts)

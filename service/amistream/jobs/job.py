@@ -231,7 +231,7 @@ class Job:
         self._events.clear()
 
     def _kept_by_kind(self, kept: int) -> dict[str, int]:
-        return {"kept_parts" if self.request.kind is JobKind.BUNDLE else "kept_blocks": kept}
+        return {"kept_blocks" if self.request.kind is JobKind.CONVERT else "kept_parts": kept}
 
     def _restart_events(self) -> None:
         """Number events from the clock on, so that a subscriber of an earlier run continues behind its last event."""

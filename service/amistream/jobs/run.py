@@ -35,6 +35,8 @@ class Run(Protocol):
 
     KEEPS: ClassVar[str]
     """The things that a later run need not store again, in the plural, for users."""
+    ONLY_READS: ClassVar[bool]
+    """Nothing outside changes: the result of a run that failed is of use, and there is nothing to undo."""
 
     @property
     def resumed(self) -> bool:

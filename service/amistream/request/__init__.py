@@ -17,6 +17,7 @@ from amistream.request.parse import (
     parse_request,
     read_request,
 )
+from amistream.request.verify import VerifyRequest
 from amistream.request.words import AMI_NAME_PATTERN, DEVICE_PATTERN, FSTAB_WORDS, PATTERN_WORDS, PREFIX_WORDS, Category
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "Reach",
     "StoreReach",
     "TreeFields",
+    "VerifyRequest",
     "VolumeRequest",
     "option_of",
     "parse_bundle_request",

@@ -11,15 +11,17 @@ from amistream.errors import UsageError
 from amistream.events import JobKind
 from amistream.request.bundle import BundleRequest, CheckRequest
 from amistream.request.convert import ConvertCheckRequest, ConvertRequest
+from amistream.request.verify import VerifyRequest
 from amistream.request.words import PATTERN_WORDS
 from amistream.settings import in_words
 
-JobRequest: TypeAlias = BundleRequest | ConvertRequest
+JobRequest: TypeAlias = BundleRequest | ConvertRequest | VerifyRequest
 """The request of a job of any kind."""
 
-REQUESTS: dict[JobKind, type[BundleRequest | ConvertRequest]] = {
+REQUESTS: dict[JobKind, type[JobRequest]] = {
     JobKind.BUNDLE: BundleRequest,
     JobKind.CONVERT: ConvertRequest,
+    JobKind.VERIFY: VerifyRequest,
 }
 """The model of each kind's request."""
 
@@ -90,6 +92,8 @@ def parse_fields(model: type[_Model], values: dict[str, Any]) -> _Model:
 
 
 def _command_of(model: type[BaseModel]) -> JobKind:
+    if issubclass(model, VerifyRequest):
+        return JobKind.VERIFY
     return JobKind.CONVERT if issubclass(model, ConvertCheckRequest) else JobKind.BUNDLE
 
 

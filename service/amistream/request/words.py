@@ -105,6 +105,16 @@ def check_source(value: str) -> str:
     return value if value == STANDARD_INPUT or is_snapshot(value) else check_absolute(value)
 
 
+def check_manifest(value: str) -> str:
+    if value.startswith(SCHEME):
+        if UNSPEAKABLE.search(value):
+            raise ValueError(f"{value!r} has control characters, or is not UTF-8")
+        return value
+    if not value.startswith("/"):
+        raise ValueError("write s3://BUCKET/KEY/NAME.manifest.xml or an absolute path")
+    return check_absolute(value)
+
+
 def check_convertible(value: str) -> str:
     return value if value.startswith(SCHEME) else check_source(value)
 

@@ -1,24 +1,25 @@
-"""The command `verify`: compares a bundle with its manifest."""
+"""The command `verify`: compares a bundle with its manifest, in this process or, with --detach, as a daemon's job."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from amistream.cli.job_access import Jobs
 from amistream.cli.manifest_arguments import Manifest, path_of, settings_for
-from amistream.cli.options import ConfigOption, JsonOption
+from amistream.cli.options import ConfigOption, JsonOption, SocketOption
 from amistream.cli.output import put_answer
+from amistream.cli.report_text import report_text
 from amistream.cli.request_options import takes, validated
-from amistream.cli.table import columns, counted
 from amistream.errors import DifferenceError
-from amistream.request import Identity, StoreReach
-from amistream.units import duration_text, size_text
-
-if TYPE_CHECKING:
-    from amistream.reports import Report
+from amistream.events import JobKind
+from amistream.request import Identity, StoreReach, VerifyRequest
 
 Deep = Annotated[bool, typer.Option("--deep", help="Read, decrypt and unpack every part; needs the private key.")]
+Detach = Annotated[
+    bool, typer.Option("--detach", "--no-wait", help="Have the daemon do it, and print the id of its job only.")
+]
 
 
 @takes("certificate", "private_key", "region", "endpoint_url")
@@ -27,6 +28,8 @@ def verify(
     manifest: Manifest,
     *,
     deep: Deep = False,
+    detach: Detach = False,
+    socket: SocketOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
     **_: Any,
@@ -35,12 +38,17 @@ def verify(
 
     Without --deep it checks each part's size, checksum and ACL and downloads only the manifest; parts in a directory
     are read. With --deep it reads, decrypts, decompresses and unpacks all parts, and keeps nothing. Exit status: 0
-    without differences, 5 with any.
+    without differences, 5 with any; `amistream watch ID` has the same for a job.
 
     Example: [bold]amistream verify s3://my-bucket/web-1/image.manifest.xml[/bold]
 
     Example: [bold]amistream verify --deep --private-key pk.pem bundle/image.manifest.xml[/bold]
+
+    Example: [bold]amistream watch $(amistream verify --detach s3://my-bucket/web-1/image.manifest.xml)[/bold]
     """
+    if detach:
+        request = validated(VerifyRequest, context, kind=JobKind.VERIFY)
+        return Jobs(socket, config, in_process=False, detach=True).submit(request, as_json=as_json)
     from amistream.cli.foreground import run_here
 
     identity = validated(Identity, context)
@@ -54,38 +62,3 @@ def verify(
     )
     exit_status = put_answer(report, report_text, as_json=as_json)
     return DifferenceError.exit_status if report.differences else exit_status
-
-
-def report_text(report: Report) -> str:
-    """Format the facts, then a line for each note and difference."""
-    maker = f", by {report.bundler}" if report.bundler else ""
-    count = len(report.differences)
-    return columns(
-        [
-            ("manifest", report.manifest),
-            ("image", f"{report.image_name}, {report.kind}, {report.architecture}, {size_text(report.image_size)}"),
-            ("parts", f"{counted(report.parts, 'part')}, {size_text(report.bundled_size)} together{maker}"),
-            ("checksums", _digests_text(report)),
-            ("signature", report.signature),
-            ("access", report.access),
-            ("content", _content_text(report)),
-            ("elapsed", duration_text(report.elapsed_s)),
-            *(("note", note) for note in report.notes),
-            *(("DIFFERENT", difference.message) for difference in report.differences),
-            ("result", counted(count, "difference") if count else "OK"),
-        ]
-    )
-
-
-def _digests_text(report: Report) -> str:
-    wrong = sum(difference.what == "part.digest" for difference in report.differences)
-    return f"{report.digests.compared - wrong} of {report.parts} match"
-
-
-def _content_text(report: Report) -> str:
-    if not report.deep:
-        return "not checked; --deep checks it"
-    if report.content is None:
-        return "could not be unpacked to its end"
-    kind = f"sparse, {size_text(report.content.data_size)} of data" if report.content.sparse else "all of it data"
-    return f"decrypted, decompressed and unpacked: {size_text(report.content.size)}, {kind}"
