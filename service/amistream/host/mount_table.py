@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,24 @@ class Mount:
     source: bytes
     writable: bool
     """The file system may be written to, here or at another mount of it."""
+
+
+class MountWatch:
+    """Notices that this process sees other mounts than when the watch began. Raises OSError."""
+
+    def __init__(self) -> None:
+        self._descriptor = os.open(MOUNTS, os.O_RDONLY | os.O_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(self._descriptor, select.POLLPRI)
+        self._has_changed = False
+
+    def has_changed(self) -> bool:
+        """True from the first change on."""
+        self._has_changed = self._has_changed or bool(self._poll.poll(0))
+        return self._has_changed
+
+    def close(self) -> None:
+        os.close(self._descriptor)
 
 
 def mounts(path: Path = MOUNTS) -> list[Mount]:

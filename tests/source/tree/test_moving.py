@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from amistream.source.tree.handles import OpenDirectory, SwappedError, open_regu
 from amistream.source.tree.report import MOVED, Fate
 from source.nobody import as_nobody, open_folder
 from source.tree.images import content_of, is_clean, opened, write_image
+from support.mounts import mounted
 
 SECRET = b"from outside of the tree"
 
@@ -220,6 +222,48 @@ def test_pipe_in_a_directory_that_seems_unchanged(tree: Path) -> None:
     with pytest.raises(SwappedError):
         open_regular(b"file0", OpenDirectory(here, only_root_writes=True, as_walked=True), about.st_dev, about.st_ino)
     os.close(here)
+
+
+def swap_in(kind: str, path: Path) -> AbstractContextManager[object]:
+    """Put something into a file's place that may do something when it is opened."""
+    if kind == "mounted device":  # the times of the directory stay
+        return mounted(Path("/dev/zero"), path, "--bind")
+    path.unlink()
+    os.mkfifo(path)
+    return nullcontext()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs directories of root")
+@pytest.mark.parametrize("kind", ["pipe", "mounted device"])
+@pytest.mark.parametrize("moment", ["before the reading", "while its directory is read"])
+def test_never_opened(tree: Path, monkeypatch: pytest.MonkeyPatch, kind: str, moment: str) -> None:
+    """What is put into a file's place is not opened, also in a directory that is open and was unchanged then."""
+    victim = tree / "a/victim"
+    victim.write_bytes(b"v" * 5_000)
+    opened_names, really_open, clock = [], os.open, 0.0
+    with ExitStack() as undo, opened(tree) as volume:
+
+        def swap() -> None:
+            nonlocal clock
+            undo.enter_context(swap_in(kind, victim))
+            clock = 1.0
+
+        def open_later(path: Any, *given: Any, **named: Any) -> int:
+            if path == b"file3" and not clock:
+                swap()
+            opened_names.append(path)
+            return really_open(path, *given, **named)
+
+        monkeypatch.setattr("time.monotonic", lambda: clock)
+        if moment == "before the reading":
+            swap()
+        monkeypatch.setattr(os, "open", open_later)
+        volume.read_into(0, memoryview(bytearray(volume.size)))
+        volume.check_unchanged()
+        monkeypatch.undo()
+        assert volume.report.paths(*MOVED) == [b"a/victim"]
+    assert b"file3" in opened_names
+    assert b"victim" not in opened_names
 
 
 def test_shorter_than_it_says() -> None:

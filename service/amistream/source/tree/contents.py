@@ -11,6 +11,7 @@ import stat
 from collections.abc import Sequence
 
 from amistream.errors import SourceError
+from amistream.host.mount_table import MountWatch
 from amistream.source.tree.handles import Handles, OpenDirectory, is_gone, open_regular
 from amistream.source.tree.layers import Layer
 from amistream.source.tree.records import packed_time
@@ -23,12 +24,22 @@ _NONE = -1
 class Contents:
     """The files of one tree. For one thread at a time."""
 
-    def __init__(self, layers: Sequence[Layer], tree: Tree, report: Report, *, allow_unreadable: bool) -> None:
-        """`layers` are those that were walked; they stay the caller's."""
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        tree: Tree,
+        report: Report,
+        *,
+        allow_unreadable: bool,
+        watch: MountWatch | None = None,
+    ) -> None:
+        """`layers` are those that were walked, `watch` began before that. They stay the caller's."""
         self._tree = tree
         self._report = report
         self._allow_unreadable = allow_unreadable
-        self._handles = [Handles(layer.root, tree, number, member=layer.member) for number, layer in enumerate(layers)]
+        self._handles = [
+            Handles(layer.root, tree, number, member=layer.member, watch=watch) for number, layer in enumerate(layers)
+        ]
         self._row = self._descriptor = _NONE
         report.keep(*MOVED)  # a file that vanished during the walk is missing in each pass
 

@@ -4,8 +4,8 @@ A path is never given to the kernel, so it may be longer than the kernel takes, 
 link leads nowhere. Each file is looked at before it is opened: opening a device may already do something (a tape
 rewinds, a watchdog starts). Where others than root may put something into its directory, the very file that was looked
 at is opened, by its descriptor, so that nothing can be swapped in between. Elsewhere only root could do that, who alone
-makes devices: there it is opened by its name, for less than half of the time, and looked at again before it is read. If
-the directory has not changed since the walk, the look of the walk is the one before.
+makes devices: there it is opened by its name, for less than half of the time, and looked at again before it is read. As
+long as neither the directory nor any mount has changed since the walk, the look of the walk is the one before.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from amistream.host.mount_table import MountWatch
 from amistream.member import Member
 from amistream.source.tree.records import packed_time
 from amistream.source.tree.tree import ROOT, Tree
 
 _LEASE_S, _ASK_AGAIN_S = 5.0, 0.01
 """Guess: a file server gives back a lease within milliseconds after it was asked to."""
+_LOOK_COUNTS_S = 0.01
+"""A directory is looked at again so long after the last look, before a file in it is opened. Guess."""
 _MOST_OPEN = 64
 """Directories kept open. Guess: deeper than nearly every tree."""
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -51,9 +54,9 @@ class OpenDirectory:
 
     descriptor: int
     only_root_writes: bool
-    """Nobody else may put something into it."""
+    """At the last look nobody else could put something into it."""
     as_walked: bool
-    """When it was opened, its times were those of the walk: since then no name in it leads to something else."""
+    """Its times were those of the walk: since then no name in it leads to something else."""
     member: Member | None = None
     """Only what he may use in it is opened."""
 
@@ -61,10 +64,17 @@ class OpenDirectory:
 class Handles:
     """The open directories of one layer of a tree, by row. For one thread at a time."""
 
-    def __init__(self, root: int, tree: Tree, layer: int = 0, *, member: Member | None = None) -> None:
-        """`root` is the open directory of a layer, which stays the caller's. `member` must be let in below it."""
+    def __init__(
+        self, root: int, tree: Tree, layer: int = 0, *, member: Member | None = None, watch: MountWatch | None = None
+    ) -> None:
+        """`root` is the open directory of a layer, which stays the caller's. `member` must be let in below it.
+
+        `watch` began before the walk, of which all that is opened is looked at again without one.
+        """
         self._root = _known(root, os.fstat(root), member, as_walked=False)
         self._member = member
+        self._watch = watch
+        self._look_again = 0.0
         self._tree = tree
         self._layer = layer
         self._open: dict[int, OpenDirectory] = {}
@@ -75,13 +85,15 @@ class Handles:
     def directory(self, row: int) -> OpenDirectory:
         """A directory, open until the next call. Raises OSError."""
         if row == self._latest[0]:
-            return self._latest[1]
+            here = self._latest[1]
+            trusted = here.only_root_writes and row != ROOT
+            return self._looked_at(row) if trusted and time.monotonic() > self._look_again else here
         wanted, way = row, []
         while row != ROOT and row not in self._open:
             way.append(row)
             row = self._tree.parent[row]
         self._leave_below(row)
-        here = self._root if row == ROOT else self._open[row]
+        here = self._root if row == ROOT else self._looked_at(row)
         for below in reversed(way):
             here = self._enter(here, below)
             if len(self._open) > _MOST_OPEN:
@@ -113,10 +125,21 @@ class Handles:
         if self._member is not None and not self._member.may_list(opened):
             os.close(opened)
             raise SwappedError("the directory is closed to the member now")
+        return self._open_as(row, opened, about)
+
+    def _looked_at(self, row: int) -> OpenDirectory:
+        """A directory that is open, as it is now."""
+        opened = self._open[row].descriptor
+        return self._open_as(row, opened, os.fstat(opened))
+
+    def _open_as(self, row: int, opened: int, about: os.stat_result) -> OpenDirectory:
+        tree, watch = self._tree, self._watch
         times = packed_time(about.st_mtime_ns), packed_time(about.st_ctime_ns)
-        as_walked = times == (tree.mtime[row], tree.ctime[row])
-        self._open[row] = _known(opened, about, self._member, as_walked=as_walked)
-        return self._open[row]
+        as_walked = times == (tree.mtime[row], tree.ctime[row]) and watch is not None and not watch.has_changed()
+        self._open[row] = here = _known(opened, about, self._member, as_walked=as_walked)
+        self._latest = row, here
+        self._look_again = time.monotonic() + _LOOK_COUNTS_S
+        return here
 
 
 def _known(opened: int, about: os.stat_result, member: Member | None, *, as_walked: bool) -> OpenDirectory:

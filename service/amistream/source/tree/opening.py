@@ -14,7 +14,7 @@ from uuid import UUID
 
 from amistream.errors import RefusedError
 from amistream.host import capabilities
-from amistream.host.mount_table import Mount, mounts, shows_the_same
+from amistream.host.mount_table import Mount, MountWatch, mounts, shows_the_same
 from amistream.host.swaps import swap_places
 from amistream.member import Member
 from amistream.source.tree import fstab
@@ -105,7 +105,9 @@ def open_tree(path: Path, wishes: TreeWishes) -> TreeVolume | CopiedVolume:
         if wishes.changes is not None:
             root = _open_directory(Path(f"/proc/self/fd/{wishes.changes}"), "script", undo)
             layers.append(Layer(root=root, is_overlayfs=True))
-        volume = _open(path, layers, wishes)
+        watch = MountWatch()
+        undo.callback(watch.close)
+        volume = _open(path, layers, wishes, watch)
         if isinstance(volume, TreeVolume):
             undo.pop_all()
     return volume
@@ -123,7 +125,7 @@ def _open_directory(path: Path, field: str, undo: ExitStack) -> int:
     return descriptor
 
 
-def _open(path: Path, layers: Sequence[Layer], wishes: TreeWishes) -> TreeVolume | CopiedVolume:
+def _open(path: Path, layers: Sequence[Layer], wishes: TreeWishes, watch: MountWatch) -> TreeVolume | CopiedVolume:
     descriptor = layers[0].root
     table = mounts()
     number = mount_of(descriptor)
@@ -177,7 +179,7 @@ def _open(path: Path, layers: Sequence[Layer], wishes: TreeWishes) -> TreeVolume
     if wishes.mend_fstab:
         named = str(uuid).encode()
         tree.given = {row: content.replace(fstab.UUID, named) for row, content in tree.given.items()}
-    contents = Contents(layers, tree, walk.report, allow_unreadable=wishes.allow_unreadable)
+    contents = Contents(layers, tree, walk.report, allow_unreadable=wishes.allow_unreadable, watch=watch)
     if scratch is not None:
         made = XfsWishes(
             size=size,
@@ -196,6 +198,7 @@ def _open(path: Path, layers: Sequence[Layer], wishes: TreeWishes) -> TreeVolume
     return TreeVolume(
         path,
         [layer.root for layer in layers],
+        watch=watch,
         image=Image(layout, Identity(uuid=uuid, label=origin.label, time=time)),
         contents=contents,
         report=walk.report,

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from amistream.host.mount_table import MountWatch
 from amistream.ports.volume import Kind
 from amistream.source.extents import join_extents
 from amistream.source.tree.contents import Contents
@@ -26,13 +27,14 @@ class TreeVolume:
         path: Path,
         descriptors: Sequence[int],
         *,
+        watch: MountWatch,
         image: Image,
         contents: Contents,
         report: Report,
         size: int,
         digest: str,
     ) -> None:
-        """`descriptors` are the roots of the tree and of what lies over it, and the volume's from now on."""
+        """`descriptors`, the roots of the tree and of what lies over it, and `watch` are the volume's from now on."""
         layout = image.layout
         self.path = path
         self.kind = Kind.TREE
@@ -47,6 +49,7 @@ class TreeVolume:
         self.inodes = len(layout.tree)
         self.profile = layout.profile.name
         self._descriptors = descriptors
+        self._watch = watch
         self._layout = layout
         self._image = image
         self._contents = contents
@@ -86,6 +89,7 @@ class TreeVolume:
     def close(self) -> None:
         with self._one_at_a_time:
             self._contents.close()
+            self._watch.close()
             for descriptor in self._descriptors:
                 os.close(descriptor)
 
