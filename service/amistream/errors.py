@@ -190,6 +190,10 @@ class ThrottledError(StoreError):
     """The service asks for fewer requests. Transient: slower requests succeed."""
 
 
+class UnreachedError(StoreError):
+    """Nothing answers there, or nobody knows the host's name: the request has not arrived. Transient."""
+
+
 class StalledError(StoreError):
     """An attempt was given up because there was no progress. Transient."""
 

@@ -123,6 +123,15 @@ async def test_a_start_that_is_refused(scene: Scene, conversions: Conversions) -
     assert conversions.endpoint.requests("DeleteSnapshot") == []
 
 
+async def test_an_endpoint_that_is_not_there(scene: Scene, conversions: Conversions) -> None:
+    """A start that never arrived leaves nothing to remove, so the removal asks nobody."""
+    address = "http://127.0.0.1:9"
+    job = await scene.run(conversions.request(register_image=False, ami_name=None, endpoint_url=address))
+    assert job.error is not None
+    assert (job.state.value, job.error.code, job.resumable) == ("failed", "aws.unreachable", False)
+    assert [notice for notice in job.notices if "removed" in notice] == []
+
+
 async def test_blocks_that_are_refused(scene: Scene, conversions: Conversions) -> None:
     """A conversion whose blocks are refused keeps those that are stored, and a later run sends the others only."""
     blocks = conversions.blocks

@@ -20,6 +20,7 @@ from amistream.errors import (
     PreconditionError,
     StoreError,
     ThrottledError,
+    UnreachedError,
 )
 
 ENABLE_ACLS = (
@@ -427,6 +428,8 @@ CLASSES: Mapping[str, type[StoreError]] = {
     "NotImplemented": NotSupportedError,
     "PreconditionFailed": PreconditionError,
     "UnauthorizedOperation": DeniedError,
+    "refused": UnreachedError,
+    "unresolved": UnreachedError,
 }
 """The codes that callers decide by, with their classes; the part before a dot stands for all codes that begin so.
 All other codes are plain `StoreError`s.

@@ -198,7 +198,7 @@ def translate(error: BaseException, what: str, *, bucket: str = "") -> StoreErro
     row = TABLE[key]
     cause = row.cause.replace("{where}", _where(error)).replace("{said}", _said_by_sdk(error))
     ours = error if isinstance(error, ProviderError) else None
-    return StoreError(
+    return CLASSES.get(key, StoreError)(
         f"aws.{row.shown_as or key}",
         f"cannot {what}: {cause}",
         hint=(ours and ours.fix) or row.fix,

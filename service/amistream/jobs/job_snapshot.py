@@ -15,7 +15,7 @@ from typing import TypeVar
 import structlog
 
 from amistream.aws.ebs import VISIBLE_AFTER_S, Ebs
-from amistream.errors import DeniedError, NotSupportedError, NotVisibleError, StoreError
+from amistream.errors import DeniedError, NotSupportedError, NotVisibleError, StoreError, UnreachedError
 from amistream.flow.retry import RetryPolicy, with_retries
 from amistream.ports.snapshots import Snapshot, SnapshotOrder, SnapshotState
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class RefusedStartError(StoreError):
-    """The start was refused at once, so there is no snapshot."""
+    """No request for the start was taken, so there is no snapshot."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,19 +38,27 @@ class JobSnapshot:
 
     async def start(self, order: SnapshotOrder) -> Snapshot:
         """Start the snapshot of the order, or find it. Raises `RefusedStartError` if this call made none."""
-        asked = 0
+        may_exist = False
 
         async def ask(_: object) -> Snapshot:
-            nonlocal asked
-            asked += 1
+            nonlocal may_exist
+            # An attempt that stalls ends by a cancel.
+            before, may_exist = may_exist, True
             try:
                 return await self.ebs.start(order)
+            except UnreachedError:
+                may_exist = before
+                raise
             except StoreError as error:
-                if asked > 1 or error.transient:
-                    raise
-                raise RefusedStartError(error.code, error.message, hint=error.hint, field=error.field) from error
+                may_exist = before or error.transient
+                raise
 
-        return await with_retries(self.retry, f"start a snapshot of {order.volume_gib} GiB", ask)
+        try:
+            return await with_retries(self.retry, f"start a snapshot of {order.volume_gib} GiB", ask)
+        except StoreError as error:
+            if may_exist:
+                raise
+            raise RefusedStartError(error.code, error.message, hint=error.hint, field=error.field) from error
 
     async def look(
         self, snapshot_id: str, started_at: float, *, waiting: Callable[[], object] = lambda: None
