@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from amistream.errors import UsageError
-from amistream.request import PATTERN_WORDS, REQUESTS, parse_bundle_request
+from amistream.ports.registry import BUNDLE_TAG, JOB_TAG
+from amistream.request import PATTERN_WORDS, REQUESTS, parse_bundle_request, parse_request
 
 GOOD: dict[str, Any] = {"source": "/dev/sdf", "destinations": ["s3://bucket/some/prefix"]}
 
@@ -51,6 +52,8 @@ GOOD: dict[str, Any] = {"source": "/dev/sdf", "destinations": ["s3://bucket/some
         ({"destinations": ["/dir"], "register_image": True}, "", "EC2 registers from S3 only"),
         ({"register_image": False, "ami_name": "name"}, "", "need register_image"),
         ({"kind": "convert"}, "kind", "'bundle'"),
+        ({"tags": {"aws:x": "y"}}, "tags", "'aws:x' is a key of aws: its tags are set by nobody else"),
+        ({"tags": {"amistream:bundle": "b/k"}}, "tags", "'amistream:bundle' is a key of amistream"),
         ({"colour": "red"}, "colour", "there is no field 'colour'"),
         ({"destinations": "x", "destinatons": ["/dir"]}, "destinatons", "there is no field 'destinatons'"),
         ({"part_size": "10XB"}, "part_size", "'10XB' is not a size: write bytes, or a number with a unit"),
@@ -91,6 +94,14 @@ def test_every_wrong_field_is_named() -> None:
     assert (caught.value.code, caught.value.field) == ("request.unknown_field", "colour")
     also = caught.value.hint.splitlines()[1:]
     assert sorted(line.partition(" ")[2][:9] for line in also) == ["compress:", "workers: "]
+
+
+@pytest.mark.parametrize("field", ["tags", "snapshot_tags"])
+def test_tags_that_say_of_what_an_ami_is_made(field: str) -> None:
+    """No request sets the tag by which a bundle counts as converted, nor the one by which a job knows its own."""
+    for key in (BUNDLE_TAG, JOB_TAG):
+        with pytest.raises(UsageError, match="its tags are set by nobody else"):
+            parse_request({"kind": "convert", "source": "/dev/sdf", field: {key: "bucket/key"}})
 
 
 def test_every_pattern_has_words() -> None:

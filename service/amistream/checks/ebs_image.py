@@ -18,10 +18,9 @@ from amistream.checks.snapshot_order import SnapshotChecks
 from amistream.errors import RefusedError
 from amistream.flow.retry import with_retries
 from amistream.ports.registry import BUNDLE_TAG, JOB_TAG, LONGEST_TAG, Ami, Registration
-from amistream.request.words import ROOT_DEVICE_PATTERN
+from amistream.request.words import RESERVED_TAGS, ROOT_DEVICE_PATTERN
 
 _MOST_TAGS = 50
-_RESERVED = ("aws:", "amistream:")
 
 
 class EbsImageChecks:
@@ -143,7 +142,7 @@ class EbsImageChecks:
     def _tags(self) -> dict[str, str]:
         image = self._image
         old = image.tags if image and self._request.copy_tags else {}
-        kept = {key: value for key, value in old.items() if not key.startswith(_RESERVED)}
+        kept = {key: value for key, value in old.items() if not key.startswith(RESERVED_TAGS)}
         made_of = {BUNDLE_TAG: self._source.address[:LONGEST_TAG]} if isinstance(self._source, BundleChecks) else {}
         return {**kept, **self._request.tags, **made_of, JOB_TAG: self._context.job_id}
 

@@ -12,6 +12,7 @@ from amistream.request.options import IMAGE, REGISTRATION, SNAPSHOT, SPEED, Opti
 from amistream.request.words import (
     KMS_KEY_PATTERN,
     ROOT_DEVICE_PATTERN,
+    TagKey,
     check_convertible,
 )
 from amistream.values import GIB
@@ -41,7 +42,7 @@ class SnapshotFields(VolumeRequest):
         None, pattern=KMS_KEY_PATTERN, description="Encrypt the snapshot with this KMS key: its id or ARN."
     )
     snapshot_tags: Annotated[
-        dict[Annotated[str, Field(min_length=1, max_length=128)], Annotated[str, Field(max_length=256)]],
+        dict[TagKey, Annotated[str, Field(max_length=256)]],
         Option("--snapshot-tag", SNAPSHOT, "KEY=VALUE"),
     ] = Field(default_factory=dict, max_length=45, description="Tag of the snapshot; may be repeated.")
 

@@ -20,6 +20,7 @@ from amistream.request.words import (
     AMI_NAME_PATTERN,
     AbsolutePath,
     Category,
+    TagKey,
     check_account,
     check_fstab,
     check_mappings,
@@ -120,7 +121,7 @@ class RegistrationFields(Fields):
         None, max_length=255, description="Description of the AMI."
     )
     tags: Annotated[
-        dict[Annotated[str, Field(min_length=1, max_length=128)], Annotated[str, Field(max_length=256)]],
+        dict[TagKey, Annotated[str, Field(max_length=256)]],
         Option("--tag", REGISTRATION, "KEY=VALUE"),
     ] = Field(default_factory=dict, max_length=50, description="Tag of the AMI; may be repeated.")
 

@@ -6,7 +6,7 @@ import posixpath
 import re
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from amistream.location import SCHEME, DirectoryLocation, S3Location, parse_location
 from amistream.values import LONGEST_PREFIX, STANDARD_INPUT, is_prefix, is_snapshot
@@ -18,6 +18,7 @@ PREFIX_WORDS = (
     f"a name of up to {LONGEST_PREFIX} bytes: printable characters but a slash, no space at its ends, and no dash or "
     "dot in front"
 )
+RESERVED_TAGS = ("aws:", "amistream:")
 PATTERN_WORDS = {
     "region": "a region's name, such as eu-west-1, or RegionOne at an endpoint of your own",
     "endpoint_url": "a URL of the form http://HOST:PORT or https://HOST, or one with a path",
@@ -119,6 +120,13 @@ def check_convertible(value: str) -> str:
     return value if value.startswith(SCHEME) else check_source(value)
 
 
+def check_tag(key: str) -> str:
+    """Refuse the keys by which amistream finds what is its own, and what an AMI was made of."""
+    if key.startswith(RESERVED_TAGS):
+        raise ValueError(f"{key!r} is a key of {key.partition(':')[0]}: its tags are set by nobody else")
+    return key
+
+
 def check_fstab(value: str) -> str:
     return value if value in FSTAB_WORDS else check_absolute(value)
 
@@ -147,3 +155,6 @@ def split_categories(value: object) -> object:
         if name not in known:
             raise ValueError(f"{name!r} is none of {', '.join(known)}; or write all or none, alone")
     return tuple(dict.fromkeys(names))
+
+
+TagKey = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(check_tag)]
