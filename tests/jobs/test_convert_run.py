@@ -65,13 +65,16 @@ async def test_a_bundle(scene: Scene, conversions: Conversions) -> None:
     assert result.blocks == len(conversions.blocks)
 
 
-async def test_a_bundle_that_is_not_as_it_was_signed(scene: Scene, conversions: Conversions) -> None:
-    """A bundle with a changed part is never completed, and its snapshot is deleted."""
+@pytest.mark.parametrize(("number", "share"), [(-2, 0.5), (-1, 0.5), (-1, 1)])
+async def test_a_bundle_that_is_not_as_it_was_signed(
+    number: int, share: float, scene: Scene, conversions: Conversions
+) -> None:
+    """A bundle with a changed part is never completed, be it its last byte, and its snapshot is deleted."""
     made = await scene.run(scene.request(source=str(conversions.disk), part_size="1MiB"))
     assert made.state is State.DONE, made.error
-    part = sorted(scene.out.glob("*.part.*"))[-2]
+    part = sorted(scene.out.glob("*.part.*"))[number]
     data = bytearray(part.read_bytes())
-    data[len(data) // 2] ^= 1
+    data[int((len(data) - 1) * share)] ^= 1
     part.write_bytes(data)
     manifest = scene.out / "image.manifest.xml"
     job = await scene.run(conversions.request(manifest, private_key=str(scene.keys.user.key)))
