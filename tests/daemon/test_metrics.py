@@ -72,6 +72,17 @@ async def test_blocks_of_snapshots(start_daemon: StartDaemon) -> None:
         assert (await samples(daemon))["amistream_converted_bytes_total",] == CONVERTED.blocks << 19
 
 
+async def test_a_verification_reads_no_volume(start_daemon: StartDaemon) -> None:
+    """The bytes that a verification checks are none of a volume."""
+    async with start_daemon() as daemon:
+        body = {"kind": "verify", "manifest": "s3://bucket/image.manifest.xml"}
+        await daemon.ask("POST", "/v1/jobs", json=body)
+        job = await daemon.script.wait_begun()
+        job.report(progress(600))
+        assert (await samples(daemon))["amistream_read_bytes_total",] == 0
+        await daemon.queue.cancel(job.id)
+
+
 async def test_ended_jobs_are_counted_with_their_duration(start_daemon: StartDaemon) -> None:
     """The end of a job counts once, under its state."""
     async with start_daemon() as daemon:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from amistream.events import BundleResult, ConversionResult, State
+from amistream.events import BundleResult, ConversionResult, JobKind, State
 from amistream.jobs.job import Job
 from amistream.jobs.queue import JobQueue
 from amistream.ports.snapshots import BLOCK
@@ -93,8 +93,9 @@ class _Page:
 
 
 def _moved(job: Job) -> Counter[str]:
+    reads_volume = job.request.kind is not JobKind.VERIFY
     return Counter(
-        read=job.progress.bytes_done if job.progress else 0,
+        read=job.progress.bytes_done if job.progress and reads_volume else 0,
         stored=job.progress.bytes_stored if job.progress else 0,
         bundled=job.result.bundled_size if isinstance(job.result, BundleResult) else 0,
         converted=job.result.blocks * BLOCK if isinstance(job.result, ConversionResult) else 0,
