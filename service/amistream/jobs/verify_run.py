@@ -17,6 +17,7 @@ from amistream.bundles.verify import verify
 from amistream.errors import DifferenceError, RefusedError
 from amistream.events import State
 from amistream.flow.undo import Progress
+from amistream.jobs.bounded_report import bounded
 from amistream.jobs.bundle_progress import BundleMeter
 from amistream.jobs.confinement import roots_of
 from amistream.jobs.job import Job
@@ -72,11 +73,10 @@ class VerifyRun:
         await self._move(State.VERIFYING)
         meter = BundleMeter()
         async with reporting(self._job, meter):
-            self.result = await verify(
-                bundle, owner, settings, self._shared.aws, meter=meter.counters, deep=request.deep
-            )
-        if self.result.differences:
-            raise _difference_error(self.result)
+            report = await verify(bundle, owner, settings, self._shared.aws, meter=meter.counters, deep=request.deep)
+        self.result = bounded(report)
+        if report.differences:
+            raise _difference_error(report)
         return self.result
 
     def conclude(self) -> Report:
