@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,13 +14,14 @@ from amistream.events import JobKind, State
 from amistream.jobs.records import NextStep
 from amistream.reports import Report, Signature
 from amistream.request import VerifyRequest, parse_request
-from bundles.made import flip
+from bundles.made import flip, older_bundle, put_files
+from bundles.shell_bundle import shell_bundle
 from support.keys import make_keys
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from jobs.runs import Scene
+    from jobs.runs import Cloud, MakeScene, Scene
     from support.keys import KeyRing
 
 
@@ -101,3 +103,37 @@ async def test_a_members_directory(scene: Scene) -> None:
     job = await scene.run(asked(manifest), confined=True)
     assert job.error is not None
     assert (job.state, job.error.code) == (State.REFUSED, "manifest.directory")
+
+
+async def test_a_members_keys(cloud: Cloud, make_scene: MakeScene, key_ring: KeyRing, tmp_path: Path) -> None:
+    """A confined verification has the files that it names within the roots, and never the daemon's own."""
+    manifest = older_bundle(tmp_path / "old", key_ring, [3000, 100])
+    put_files(cloud.endpoint, cloud.bucket, manifest.parent)
+    address, own = f"s3://{cloud.bucket}/{manifest.name}", key_ring.user
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    key = shutil.copy(own.key, mine / "key.pem")
+    settings: dict[str, Any] = {"certificate": own.certificate, "private_key": own.key, "source_roots": (mine,)}
+    async with make_scene(endpoint_url=cloud.endpoint.url, **settings) as scene:
+        for fields, confined, found in (
+            ({}, False, Signature.RIGHT),
+            ({}, True, Signature.UNCHECKED),
+            ({"certificate": str(own.certificate)}, True, "roots.outside"),
+            ({"private_key": str(own.key)}, True, "roots.outside"),
+            # The key opens the bundle, whose parts hold noise.
+            ({"private_key": str(key), "deep": True}, True, "bundle.gzip.header"),
+        ):
+            job = await scene.run(asked(address, **fields), confined=confined)
+            result = job.result
+            seen = job.error.code if job.error else isinstance(result, Report) and result.signature
+            assert seen == found, (fields, job.error)
+
+
+async def test_a_name_that_is_not_utf_8(scene: Scene, key_ring: KeyRing, tmp_path: Path) -> None:
+    """An archive's member may have any name: the report shows its bytes escaped."""
+    manifest = shell_bundle(tmp_path / "odd", scene.image, key_ring, member="image\udcff")
+    job = await scene.run(asked(manifest, deep=True, private_key=str(key_ring.user.key)))
+    assert job.state is State.DONE, job.error
+    assert isinstance(job.result, Report)
+    assert job.result.content is not None
+    assert job.result.content.name == r"image\udcff"

@@ -19,6 +19,7 @@ from amistream.bundles.survey import survey
 from amistream.bundles.way_back import Unpacked, Unpacking, compare
 from amistream.reports import Content, Difference, Digests, Report, Signature
 from amistream.settings import Settings
+from amistream.values import as_utf8
 
 MOST_PADDING = 20 * 512 + 1024
 """The most zeros that GNU tar writes at an archive's end; some readers fail on many more."""
@@ -60,7 +61,7 @@ async def verify(bundle: Bundle, owner: Owner, settings: Settings, aws: Aws, *, 
         signature=signature,
         access=access,
         content=Content(
-            name=content.name,
+            name=as_utf8(content.name),
             size=content.image_size,
             data_size=content.data_size,
             sparse=content.sparse,
