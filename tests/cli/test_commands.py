@@ -6,6 +6,7 @@ import json
 import os
 import pty
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
@@ -239,6 +240,19 @@ async def test_every_help_has_an_example(cli: Cli, command: str) -> None:
     outcome = await cli(command, "--help")
     assert outcome.status == 0
     assert f"Example: amistream {command}" in outcome.stdout
+
+
+@pytest.mark.parametrize("command", ["bundle", "convert", "unbundle", "inspect"])
+async def test_the_help_fits_a_terminal_of_80_columns(cli: Cli, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """No line of a help is wider than 80 columns, no line of its text ends early, and no flag seems to take a value."""
+    monkeypatch.setenv("COLUMNS", "80")
+    text = (await cli(command, "--help")).stdout
+    lines = [line.strip() for line in text.partition("╭")[0].splitlines()]
+    assert max(map(len, text.splitlines())) <= 80
+    assert "<bool>" not in text
+    for line, following in pairwise(lines):
+        # The first word of the next line did not fit.
+        assert not line or not following or len(f"{line} {following.split()[0]}") > 78, (line, following)
 
 
 async def test_help_knows_both_names(cli: Cli) -> None:

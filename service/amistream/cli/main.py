@@ -6,6 +6,7 @@ or was cancelled; 5 a verification found a difference; 6 daemon not reachable; 1
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import traceback
@@ -54,10 +55,30 @@ def load_command(name: str) -> TyperCommand:
     function, context_settings = _commands[name]
     module, _, attribute = function.partition(":")
     only = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
-    only.command(name, context_settings=context_settings)(getattr(import_module(module), attribute))
+    only.command(name, cls=_Command, context_settings=context_settings)(getattr(import_module(module), attribute))
     made = typer.main.get_command(only)
     assert isinstance(made, TyperCommand)  # noqa: S101 - for the type checker: a group would have several
     return made
+
+
+def _without_types_of_flags(parameters: list[Any]) -> list[Any]:
+    """Take `<bool>` from the help of flags: readers take it for a value that they must give."""
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    return parameters
+
+
+class _Command(TyperCommand):
+    """A command whose help fills its lines at any width: typer keeps the line ends of docstrings."""
+
+    def __init__(self, *arguments: Any, **attributes: Any) -> None:
+        super().__init__(*arguments, **attributes)
+        paragraphs = inspect.cleandoc(self.help or "").split("\n\n")
+        self.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types_of_flags(super().get_params(ctx))
 
 
 class _LazyGroup(TyperGroup):
@@ -66,6 +87,9 @@ class _LazyGroup(TyperGroup):
     def __init__(self, **attributes: Any) -> None:
         names = {name: TyperCommand(name) for name in _commands}
         super().__init__(**{**attributes, "commands": names})
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types_of_flags(super().get_params(ctx))
 
     def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | None:  # noqa: ARG002 - typer's signature
         return load_command(cmd_name) if cmd_name in _commands else None
