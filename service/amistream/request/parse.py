@@ -81,7 +81,7 @@ def parse_fields(model: type[_Model], values: dict[str, Any]) -> _Model:
         hint = (
             "GET /v1/openapi.json lists the fields; check the spelling"
             if unknown
-            else f"`amistream {_command_of(model)} --help` and GET /v1/openapi.json say what each field takes"
+            else f"`amistream {_command_of(model)} --help` says what an option takes, GET /v1/openapi.json what a field"
         )
         raise UsageError(
             "request.unknown_field" if unknown else "request.invalid",

@@ -70,7 +70,7 @@ def _check_ssh(system: System) -> Iterator[Observation]:
         yield _found(
             "host_keys",
             _listed(keys),
-            "all instances share one identity, known to who has the image",
+            "all instances share one identity, known to everybody who has the image",
             "rm /etc/ssh/ssh_host_*; each instance makes its own with cloud-init",
         )
 
