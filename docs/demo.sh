@@ -192,6 +192,7 @@ export PATH=$(printf %q "$root/.venv/bin"):\$PATH
 export AWS_ACCESS_KEY_ID=$account AWS_SECRET_ACCESS_KEY=demo AWS_REGION=$region AWS_DEFAULT_REGION=$region
 export AWS_ENDPOINT_URL=$endpoint AMISTREAM_ENDPOINT_URL=$endpoint no_proxy=127.0.0.1
 export AMISTREAM_SOCKET="\$demo/amistream.sock" EC2_CERT="\$demo/cert.pem" EC2_PRIVATE_KEY="\$demo/pk.pem"
+export AMISTREAM_STATE_DIR="\$demo/in-process"
 amistream bundle "\$demo/volume.img" --to s3://$bucket/again --ec2-cert "\$demo/ec2-cert.pem"
 amistream verify --deep s3://$bucket/again/image.manifest.xml
 LINES
