@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from amistream.errors import SourceError
+from amistream.errors import RefusedError, SourceError
 from amistream.source.tree.handles import OpenDirectory, SwappedError, open_regular
 from amistream.source.tree.report import MOVED, Fate
+from amistream.source.tree.walk import Walk
 from source.nobody import as_nobody, open_folder
 from source.tree.images import content_of, is_clean, opened, write_image
 from support.mounts import mounted
@@ -264,6 +265,39 @@ def test_never_opened(tree: Path, monkeypatch: pytest.MonkeyPatch, kind: str, mo
         assert volume.report.paths(*MOVED) == [b"a/victim"]
     assert b"file3" in opened_names
     assert b"victim" not in opened_names
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
+@pytest.mark.parametrize("times", [1, 9])
+def test_mounted_during_the_walk(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """A directory of the same disk that is mounted there during the walk stays out; if that goes on, it is refused."""
+    walks, really_run, point = 0, Walk.run, tree / "point"
+    point.mkdir()
+    with ExitStack() as undo:
+
+        def run(walk: Walk, *given: Any) -> None:
+            """Mount something after the kernel was asked for the mounts."""
+            nonlocal walks
+            walks += 1
+            if walks <= times:
+                outside = tmp_path / f"outside{walks}"
+                outside.mkdir()
+                (outside / "secret").write_bytes(SECRET)
+                undo.enter_context(mounted(outside, point, "--bind"))
+            really_run(walk, *given)
+
+        monkeypatch.setattr(Walk, "run", run)
+        if times > 1:
+            with pytest.raises(RefusedError) as caught, opened(tree):
+                pass
+            assert caught.value.code == "source.mounts_change"
+            return
+        with opened(tree) as volume:
+            image = write_image(volume, tmp_path / "image")
+            assert volume.report.paths(*Fate) == [b"point"]
+    assert is_clean(image)
+    assert SECRET not in image.read_bytes()
+    assert content_of(image, "/a/file0") == b"0" * 5_000
 
 
 def test_shorter_than_it_says() -> None:

@@ -46,6 +46,8 @@ _LAST_TIME = (1 << 31) - 1
 """Seconds since 1970 that every kernel takes for the times in a superblock."""
 _SHOWN = 60
 """Bytes of a very long path that a message has."""
+_MOST_WALKS = 3
+"""A walk is repeated when a directory of the same disk was mounted in the tree meanwhile."""
 _MENU = b"boot/grub/menu.lst"
 
 
@@ -143,28 +145,12 @@ def _open(path: Path, layers: Sequence[Layer], wishes: TreeWishes, watch: MountW
     scratch = require_means(path, wishes.scratch) if profile is XFS else None
     wanted = wishes.size or min((origin.size or wishes.most) + wishes.reserved, wishes.most)
     size = -(-(wanted - wishes.reserved) // BLOCK) * BLOCK
-    selection = Selection(include=wishes.include, exclude=wishes.exclude, clean=wishes.clean)
-    real = Path(f"/proc/self/fd/{descriptor}").readlink()
-    around = _surroundings(real, table, mount, wishes, profile)
-    walk = Walk(layers, profile, selection, around)
-    try:
-        walk.run(wishes.stopped, lambda files: wishes.says(f"walked {files:,} files so far"))
-    except OSError as error:
-        raise RefusedError(
-            "source.unreadable", f"cannot read {path}: {error.strerror}", hint="check the disk: dmesg", field="source"
-        ) from error
-    except TooDeepError as error:
-        raise RefusedError(
-            "source.too_deep",
-            f"cannot bundle {path}: the path of a directory below {shown(error.path[:_SHOWN])} has {len(error.path)} "
-            f"bytes, and may have {LONGEST_PATH}",
-            hint="leave it out with --exclude",
-            field="source",
-        ) from error
+    walk = _walked(path, layers, mount, wishes, profile)
+    replaced = _replaced(wishes, profile).keys()
     if not wishes.allow_unreadable:
         _refuse_unreadable(path, walk)
     tree = walk.tree
-    if missing := around.replaced.keys() - {tree.path(row) for row in tree.given}:
+    if missing := replaced - {tree.path(row) for row in tree.given}:
         name = min(missing)
         folder = path / os.fsdecode(name.rpartition(b"/")[0])
         raise RefusedError(
@@ -205,6 +191,45 @@ def _open(path: Path, layers: Sequence[Layer], wishes: TreeWishes, watch: MountW
         size=size,
         digest=hashlib.blake2b(digest + names, digest_size=32).hexdigest(),
     )
+
+
+def _walked(path: Path, layers: Sequence[Layer], mount: Mount | None, wishes: TreeWishes, profile: Profile) -> Walk:
+    """Walk the tree, and again if a directory of its disk was mounted there meanwhile, and taken for a part of it."""
+    selection = Selection(include=wishes.include, exclude=wishes.exclude, clean=wishes.clean)
+    real = Path(f"/proc/self/fd/{layers[0].root}").readlink()
+    table, taken = mounts(), b""
+    for _ in range(_MOST_WALKS):
+        walk = Walk(layers, profile, selection, _surroundings(real, table, mount, wishes, profile))
+        _run(path, walk, wishes)
+        before, table = {each.number for each in table}, mounts()
+        late = [each.point for each in table if each.number not in before and mount and each.device == mount.device]
+        inside = ((os.path.relpath(point, os.fsencode(real)), point) for point in late)
+        taken = next((name for name, point in inside if walk.has_taken(name, point)), b"")
+        if not taken or wishes.cross:
+            return walk
+    raise RefusedError(
+        "source.mounts_change",
+        f"cannot bundle {path}: something of its own disk was mounted on {shown(taken)} of it during the walk",
+        hint="try again when nothing is mounted there any more, or leave it out with --exclude",
+        field="source",
+    )
+
+
+def _run(path: Path, walk: Walk, wishes: TreeWishes) -> None:
+    try:
+        walk.run(wishes.stopped, lambda files: wishes.says(f"walked {files:,} files so far"))
+    except OSError as error:
+        raise RefusedError(
+            "source.unreadable", f"cannot read {path}: {error.strerror}", hint="check the disk: dmesg", field="source"
+        ) from error
+    except TooDeepError as error:
+        raise RefusedError(
+            "source.too_deep",
+            f"cannot bundle {path}: the path of a directory below {shown(error.path[:_SHOWN])} has {len(error.path)} "
+            f"bytes, and may have {LONGEST_PATH}",
+            hint="leave it out with --exclude",
+            field="source",
+        ) from error
 
 
 def _profile(wishes: TreeWishes, origin: Origin) -> Profile:

@@ -107,6 +107,21 @@ class Walk:
             for handles in self._handles:
                 handles.close()
 
+    def has_taken(self, path: bytes, place: bytes) -> bool:
+        """True if the entry with this path in the tree is the very file or directory that is at a place now."""
+        tree, row = self.tree, ROOT
+        for step in path.split(b"/"):
+            first, count = tree.entries.get(row, (0, 0))
+            inside = (entry for entry in range(first, first + count) if tree.name_of(entry) == step)
+            if (entry := next(inside, None)) is None:
+                return False
+            row = tree.entry_row[entry]
+        try:
+            about = os.lstat(place)
+        except OSError:
+            return False
+        return tree.layer[row] == 0 and (about.st_dev, about.st_ino) == tree.identity(row, 0)
+
     def _add_root(self) -> None:
         """Add the root: that of the tree, or as a script left it. Others are only places for what lies over it."""
         numbers = range(len(self._layers))
