@@ -96,6 +96,7 @@ def test_changed_meanwhile(tree: Path, over: Path, tmp_path: Path) -> None:
         with (over / "etc/conf.d/more").open("a") as file:
             file.write("grown")
         image = write_image(volume, tmp_path / "image")
+        volume.check_unchanged()
         assert volume.report.paths(Fate.GONE) == [b"etc/hostname"]
         assert volume.report.paths(Fate.CUT) == [b"etc/conf.d/more"]
     assert is_clean(image)

@@ -44,43 +44,49 @@ class Contents:
         report.keep(*MOVED)  # a file that vanished during the walk is missing in each pass
 
     def read_into(self, row: int, offset: int, buffer: memoryview) -> None:
-        """Fill the buffer from a file; what is not there any more is zeros. Raises `SourceError`."""
-        if row in self._tree.given:
-            piece = self._tree.given[row][offset : offset + len(buffer)]
+        """Fill the buffer from a file; what is not there any more is zeros. Raises `SourceError`.
+
+        A change during the read is noticed by `compare_all`, which looks at the same times later.
+        """
+        tree = self._tree
+        if row in tree.given:
+            piece = tree.given[row][offset : offset + len(buffer)]
             buffer[:] = piece.ljust(len(buffer), b"\0")
             return
-        length, size = len(buffer), self._tree.size[row]
-        wanted = min(length, size - offset)
+        length, left = len(buffer), tree.size[row] - offset
+        wanted = min(length, left)
         done = 0
         if (row == self._row and self._descriptor != _NONE) or self._open(row):
             try:
                 while done < wanted:
                     count = os.preadv(self._descriptor, [buffer[done:wanted]], offset + done)
                     if not count:
-                        self._report.add(Fate.SHRUNK, self._tree.path(row))
+                        self._report.add(Fate.SHRUNK, tree.path(row))
                         break
                     done += count
             except OSError as error:
                 self._unreadable(row, error)
         if done < length:
             buffer[done:] = bytes(length - done)
-        if offset + length >= size and self._descriptor != _NONE:
-            self._compare(row, os.fstat(self._descriptor))
+        if left <= length:
             self._leave()
 
     def compare_all(self) -> None:
         """Look at every inode again: a file that was read early may have changed later."""
-        tree, above = self._tree, self._above
-        for row, mode in enumerate(tree.mode):
-            if stat.S_ISDIR(mode) or tree.inode[row] == NOBODY:
+        tree = self._tree
+        columns = (tree.mode, tree.inode, tree.entry, tree.parent, tree.layer)
+        for row, (mode, inode, entry, parent, layer) in enumerate(zip(*columns, strict=True)):
+            if inode == NOBODY or stat.S_ISDIR(mode):
                 continue
             try:
-                about = os.stat(tree.name_of(tree.entry[row]), dir_fd=above(row).descriptor, follow_symlinks=False)
+                above = self._handles[layer].directory(parent)
+                about = os.stat(tree.name_of(entry), dir_fd=above.descriptor, follow_symlinks=False)
             except OSError as error:
                 fate = Fate.GONE if is_gone(error) else Fate.CHANGED
                 self._report.add(fate, tree.path(row))
             else:
-                self._compare(row, about)
+                if change := self._fate_of(row, about):
+                    self._report.add(change, tree.path(row))
 
     def forget(self) -> None:
         """Prepare for another reading of everything."""
@@ -130,13 +136,18 @@ class Contents:
             ) from error
         self._report.add(Fate.UNREADABLE, path, error.strerror or "")
 
-    def _compare(self, row: int, about: os.stat_result) -> None:
+    def _fate_of(self, row: int, about: os.stat_result) -> Fate | None:
+        """The change of an inode since the walk, if there is one."""
         tree = self._tree
-        if about.st_ino != tree.inode[row] or about.st_dev != tree.devices[tree.device[row]]:
-            self._report.add(Fate.GONE, tree.path(row))
-            return
-        size = tree.size[row]
-        if about.st_size != size and stat.S_ISREG(tree.mode[row]):
-            self._report.add(Fate.CUT if about.st_size > size else Fate.SHRUNK, tree.path(row))
-        elif packed_time(about.st_mtime_ns) != tree.mtime[row] or packed_time(about.st_ctime_ns) != tree.ctime[row]:
-            self._report.add(Fate.CHANGED, tree.path(row))
+        kind, size = stat.S_IFMT(tree.mode[row]), tree.size[row]
+        if (
+            about.st_ino != tree.inode[row]
+            or about.st_dev != tree.devices[tree.device[row]]
+            or stat.S_IFMT(about.st_mode) != kind  # something else has got the number
+        ):
+            return Fate.GONE
+        if about.st_size != size and kind == stat.S_IFREG:
+            return Fate.CUT if about.st_size > size else Fate.SHRUNK
+        if packed_time(about.st_mtime_ns) != tree.mtime[row] or packed_time(about.st_ctime_ns) != tree.ctime[row]:
+            return Fate.CHANGED
+        return None
