@@ -174,9 +174,9 @@ def test_sdk_at_the_border() -> None:
 
 
 def test_http_at_the_border() -> None:
-    """The HTTP library appears in the daemon, its client, and the reader of instance metadata only."""
+    """The HTTP library appears in the daemon, its client, the reader of metadata, and the body of a block only."""
     rest = {file for file in users_of("aiohttp") if room_of(file) != "daemon"}
-    assert rest == {"aws/metadata.py", "cli/client.py"}
+    assert rest == {"aws/block_requests.py", "aws/metadata.py", "cli/client.py"}
 
 
 def test_an_adapter_knows_its_port_only() -> None:

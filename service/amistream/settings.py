@@ -34,8 +34,10 @@ BLOCKS_AT_ONCE = 8
 _BLOCK = 512 * KIB
 _EBS_CLIENTS = 12 * MIB
 """The SDK's clients of EBS and EC2. Measured: 8 MiB."""
-_UNPACKING = 28 * MIB
-"""Of the ranges that were fetched, and for each worker of a run of the archive. Measured: 78 MiB with 2 workers."""
+_TLS = 256 * KIB
+"""Of each connection: what it decrypts into, and slices that are encrypted. Measured."""
+_UNPACKING = 14 * MIB
+"""Of the ranges that were fetched, and for each worker of a run of the archive. Measured: 37 MiB with 2 workers."""
 PROCESS_BASELINE = 130 * MIB
 """Measured: the daemon's RSS with the clients of S3, EC2 and STS made and no job (123 MiB), rounded up."""
 
@@ -457,17 +459,17 @@ def memory_ceiling(*, workers: int, block_size: int, part_size: int, upload_conc
 def conversion_ceiling(*, workers: int, puts: int, jobs: int = 1, unpacks: bool = False) -> int:
     """Bytes of RSS that the process stays under with so many conversions at once, whatever the images' sizes.
 
-    baseline + the SDK's clients + per job: `conversion_buffers` blocks, and one more for each put, which is what HTTPS
-    holds for a connection. A job that `unpacks` a bundle has ranges and runs of its archive besides.
+    baseline + the SDK's clients + per job: `conversion_buffers` blocks, and for each put half a block, which is what
+    HTTPS holds for a connection. A job that `unpacks` a bundle has ranges and runs of its archive besides.
     """
-    blocks = conversion_buffers(workers=workers, puts=puts) + puts
-    return PROCESS_BASELINE + _EBS_CLIENTS + jobs * (blocks * _BLOCK + unpacks * (1 + workers) * _UNPACKING)
+    buffers = conversion_buffers(workers=workers, puts=puts) * _BLOCK + puts * _TLS
+    return PROCESS_BASELINE + _EBS_CLIENTS + jobs * (buffers + unpacks * (1 + workers) * _UNPACKING)
 
 
 def puts_within(limit: int, *, workers: int, unpacks: bool = False) -> int:
     """The most puts whose `conversion_ceiling` is within `limit` bytes; below 1 when not even one is."""
     spare = limit - conversion_ceiling(workers=workers, puts=0, unpacks=unpacks)
-    return spare // (2 * _BLOCK)
+    return spare // (_BLOCK + _TLS)
 
 
 def conversion_buffers(*, workers: int, puts: int) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from amistream.bundles.fetch import AHEAD, RANGE, Range, fetch
+from amistream.bundles.fetch import NARROW, WIDE, Range, Window, fetch
 from amistream.bundles.manifest import ManifestPart
 from amistream.bundles.parts import StoredPart
 from amistream.errors import StoreError
@@ -43,6 +43,7 @@ def part(number: int, size: int) -> StoredPart:
     return StoredPart(part=ManifestPart(index=number, filename=f"part.{number}", digest=""), size=size)
 
 
+RANGE = WIDE.size
 PARTS = [part(number, size) for number, size in enumerate([RANGE * 2 + 5, RANGE, 1, RANGE - 1, *[RANGE] * 20])]
 RANGES = [("part.0", 0, RANGE), ("part.0", RANGE, RANGE), ("part.0", 2 * RANGE, 5), ("part.1", 0, RANGE)]
 
@@ -66,7 +67,17 @@ async def test_in_order() -> None:
     assert takes.taken[:4] == RANGES
     assert [(name, offset) for name, offset, _ in takes.taken] == reads.begun
     assert len(reads.begun) == 26
-    assert reads.most == AHEAD
+    assert reads.most == WIDE.ahead
+
+
+@pytest.mark.parametrize("window", [NARROW, Window(size=RANGE, ahead=1, queued=1)])
+async def test_a_narrower_window(window: Window) -> None:
+    """Sizes and numbers of ranges are those of the window."""
+    reads, takes = Reads(), Takes()
+    assert await fetch(cast("Store", reads), PARTS, takes, window)
+    assert max(length for _, _, length in takes.taken) == window.size
+    assert sum(length for _, _, length in takes.taken) == sum(each.size for each in PARTS)
+    assert reads.most == window.ahead
 
 
 async def test_enough() -> None:
@@ -74,7 +85,7 @@ async def test_enough() -> None:
     reads, takes = Reads(), Takes(enough=3)
     assert not await fetch(cast("Store", reads), PARTS, takes)
     assert (len(takes.taken), reads.running) == (3, 0)
-    assert len(reads.begun) <= 3 + AHEAD
+    assert len(reads.begun) <= 3 + WIDE.ahead
 
 
 async def test_enough_at_the_very_end() -> None:

@@ -304,7 +304,7 @@ async def test_devices(desk: Desk, disk: Path) -> None:
 async def test_memory(desk: Desk, disk: Path) -> None:
     """A limit of memory lowers the blocks in flight, down to a refusal."""
     async with desk.ready(disk, workers=1, puts=64, memory_limit="160MiB") as ready:
-        assert ready.plan.puts == 6
+        assert ready.plan.puts == 8
     error = await desk.refused(disk, workers=1, memory_limit="140MiB")
     assert error.code == "memory_limit.too_small"
 

@@ -393,3 +393,14 @@ def test_a_members_verification(fields: dict[str, Any], code: str) -> None:
     assert caught.value.code == code
     with pytest.raises(RefusedError):
         check_request(request, Settings())
+
+
+@pytest.mark.parametrize("bundle", ["s3://bucket/web/image.manifest.xml", "/srv/image.manifest.xml"])
+def test_the_memory_of_unpacking_counts_for_a_member(bundle: str) -> None:
+    """Workers that may convert a disk are too many for a bundle."""
+    chosen = Settings(source_roots=("/srv",))
+    values = {"kind": "convert", "private_key": "/srv/key.pem", "workers": 20}
+    check_request(ConvertRequest.model_validate({**values, "source": "/srv/disk.img"}), chosen)
+    with pytest.raises(AccessDeniedError) as caught:
+        check_request(ConvertRequest.model_validate({**values, "source": bundle}), chosen)
+    assert caught.value.field == "memory_limit"

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.payload import Payload
 from botocore.auth import SIGNED_HEADERS_BLACKLIST, SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import ClientError
@@ -26,7 +27,10 @@ from botocore.parsers import create_parser
 from amistream.aws.providers import GuardedCredentials
 from amistream.aws.translate import IncompleteReplyError
 from amistream.ports.snapshots import BLOCK
-from amistream.values import Buffer
+from amistream.values import KIB, Buffer
+
+_TLS_SLICE = 64 * KIB
+"""Bytes that are encrypted and not yet sent, for each connection; up to twice as many."""
 
 
 class BlockRequests:
@@ -100,21 +104,39 @@ class BlockRequests:
         return ClientError(parsed, operation)
 
 
-class _Body:
+class _Body(Payload):
     """A block that the HTTP library sends as it is: bytes it would copy, to put the headers before them.
 
-    Another iteration, for a request that is sent again, begins anew.
+    Over TLS the block goes in slices, each when the one before has left: what is encrypted is a copy.
     """
 
+    _value: Buffer
+    _autoclose = True
+
     def __init__(self, data: Buffer) -> None:
-        self._data = data
+        super().__init__(data)
+        self._size = len(data)
 
     def __len__(self) -> int:
-        return len(self._data)
+        return len(self._value)
 
-    async def __aiter__(self) -> AsyncIterator[Buffer]:
-        yield b""  # the headers go out with the first piece
-        yield self._data
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """Send all of it; another call, for a request that is sent again, begins anew."""
+        view = memoryview(self._value)
+        slice_size = len(view)
+        transport = writer.transport
+        if transport is not None and transport.get_extra_info("sslcontext") is not None:
+            # By default 512 KiB.
+            transport.set_write_buffer_limits(high=_TLS_SLICE)
+            slice_size = _TLS_SLICE
+        await writer.write(b"")  # the headers go out with the first piece
+        for start in range(0, len(view), slice_size):
+            await writer.write(view[start : start + slice_size])
+            await writer.drain()
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """Give the block as text, which the library asks of all bodies."""
+        return str(self._value, encoding, errors)
 
 
 @dataclass(slots=True, kw_only=True)

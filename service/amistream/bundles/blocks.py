@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
+from amistream.bundles.fetch import NARROW
 from amistream.bundles.meter import Meter
 from amistream.bundles.unlocked import Unlocked
 from amistream.bundles.way_back import Unpacking
@@ -48,6 +49,7 @@ class BundleBlocks:
             workers=workers,
             slots=slots,
             nice=nice,
+            window=NARROW,
         )
         self.lanes = self._unpacking.workers
         self._batches: Channel[list[Block]] = Channel(_QUEUED)

@@ -1,7 +1,7 @@
 """Reads a bundle's parts in order, several ranges ahead of the consumer.
 
-A range is the data of one request; a part of usual size takes a few, so that parts of any size need the same memory. At
-most `AHEAD` ranges are requested or waiting.
+A range is the data of one request; a part of usual size takes a few, so that parts of any size need the same memory.
+`Window` bounds the ranges in memory.
 """
 
 from __future__ import annotations
@@ -17,9 +17,23 @@ from amistream.flow.gather import task_group
 from amistream.ports.store import Store
 from amistream.values import MIB
 
-RANGE = 4 * MIB
-AHEAD = 8
-"""Maximum number of ranges that are requested or waiting. Guess."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """Maximum sizes and numbers of ranges. The consumer holds one more, and one waits to be queued."""
+
+    size: int
+    """Bytes of a range."""
+    ahead: int
+    """Ranges that are requested, or fetched and not taken."""
+    queued: int
+    """Ranges that wait for a worker."""
+
+
+WIDE = Window(size=4 * MIB, ahead=8, queued=3)
+"""52 MiB. Guess."""
+NARROW = Window(size=2 * MIB, ahead=6, queued=1)
+"""18 MiB, for where the image is sent on and most memory is needed there. Guess."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,16 +49,18 @@ class Range:
         return self.offset + self.length == self.part.size
 
 
-async def fetch(store: Store, parts: Sequence[StoredPart], take: Callable[[Range, bytes], Awaitable[bool]]) -> bool:
+async def fetch(
+    store: Store, parts: Sequence[StoredPart], take: Callable[[Range, bytes], Awaitable[bool]], window: Window = WIDE
+) -> bool:
     """Pass every range to `take`, in order, until it returns False; returns True if it took all.
 
     Data shorter than its range means that the part has shrunk. Raises `StoreError`.
     """
     ahead: deque[tuple[Range, asyncio.Task[bytes]]] = deque()
-    ranges = _ranges(parts)
+    ranges = _ranges(parts, window.size)
     async with task_group() as group:
         while True:
-            for each in islice(ranges, AHEAD - len(ahead)):
+            for each in islice(ranges, window.ahead - len(ahead)):
                 ahead.append((each, group.create_task(store.read(each.part.name, each.offset, each.length))))
             if not ahead:
                 return True
@@ -55,7 +71,7 @@ async def fetch(store: Store, parts: Sequence[StoredPart], take: Callable[[Range
                 return False
 
 
-def _ranges(parts: Sequence[StoredPart]) -> Iterator[Range]:
+def _ranges(parts: Sequence[StoredPart], most: int) -> Iterator[Range]:
     for part in parts:
-        for offset in range(0, part.size, RANGE):
-            yield Range(part=part, offset=offset, length=min(RANGE, part.size - offset))
+        for offset in range(0, part.size, most):
+            yield Range(part=part, offset=offset, length=min(most, part.size - offset))

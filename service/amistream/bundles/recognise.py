@@ -15,12 +15,17 @@ _XML = (b"<?xml", b"<manifest")
 _HEAD = 512
 
 
+def is_named_as_manifest(source: str) -> bool:
+    """True for an address in S3, and for a path with a manifest's name; nothing is opened."""
+    return source.startswith(SCHEME) or source.endswith(MANIFEST_END)
+
+
 def names_manifest(source: str, roots: Roots | None = None) -> bool:
     """True for an address in S3, and for a file that begins as XML or has a manifest's name. Blocks.
 
     A file outside the roots is none: opening it as a disk reports the reason.
     """
-    if source.startswith(SCHEME) or source.endswith(MANIFEST_END):
+    if is_named_as_manifest(source):
         return True
     try:
         with pinned(Path(source), roots, field="source") as pin:

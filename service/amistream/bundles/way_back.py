@@ -24,7 +24,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from amistream.bundles.fetch import Range, fetch
+from amistream.bundles.fetch import WIDE, Range, Window, fetch
 from amistream.bundles.manifest import Manifest
 from amistream.bundles.meter import Meter
 from amistream.bundles.parts import StoredPart
@@ -46,8 +46,6 @@ from amistream.values import Buffer
 
 MOST_WORKERS = 8
 """A fifth of the work is the archive's serial SHA-1: more would wait, each with a run of up to 12 MiB."""
-RANGES = 3
-"""Maximum ranges that wait for a worker."""
 PIECES = 3
 """Maximum pieces of the archive that wait for the hashing thread, and blocks of the image that wait to be written."""
 
@@ -75,13 +73,15 @@ class Unpacking:
         workers: int | None = None,
         slots: AbstractContextManager[Any] | None = None,
         nice: int = 0,
+        window: Window = WIDE,
     ) -> None:
         """`sink` None: the pass only checks. `workers`: `MOST_WORKERS` at most; None: one per core of this process.
 
         `slots` and `nice` as for `Relay`.
         """
         self._store = store
-        self._ranges: Channel[tuple[Range, bytes]] = Channel(RANGES)
+        self._window = window
+        self._ranges: Channel[tuple[Range, bytes]] = Channel(window.queued)
         self._runs = _Runs(self._ranges, Decrypt(key=key.key.reveal(), iv=key.iv.reveal()), meter, thorough=thorough)
         self.workers = min(workers or len(os.sched_getaffinity(0)), MOST_WORKERS)
         self._inflate = InflateRuns()
@@ -120,7 +120,7 @@ class Unpacking:
             async with task_group() as group:
                 content = group.create_task(self._content(group) if complete else self._digests(), name="content")
                 try:
-                    if await fetch(self._store, parts, self._queue_range):
+                    if await fetch(self._store, parts, self._queue_range, self._window):
                         self._ranges.end()
                 except BaseException:
                     # No more data comes: wake all waiting workers.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from amistream.aws.regions import partition_of
+from amistream.bundles.recognise import is_named_as_manifest
 from amistream.checks.tree import refuse_member_wishes
 from amistream.errors import AccessDeniedError
 from amistream.jobs.job import Job
@@ -116,7 +117,7 @@ def _memory_of(request: VolumeRequest, settings: Settings) -> int:
     """Bytes that the job may use without a limit."""
     workers = request.workers or settings.worker_count()
     if isinstance(request, ConvertCheckRequest):
-        unpacks = (request.source or "").startswith(SCHEME)
+        unpacks = is_named_as_manifest(request.source or "")
         return conversion_ceiling(workers=workers, puts=request.puts or settings.puts, unpacks=unpacks)
     bundle = request if isinstance(request, CheckRequest) else None
     return memory_ceiling(
