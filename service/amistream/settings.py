@@ -257,8 +257,8 @@ class Settings(BaseSettings):
     # AWS.
     region: str = Field(
         "",
-        description="Region; default: the bucket's, which is where EC2 registers. The request for the bucket's region "
-        "goes first to AWS_REGION or the region of the SDK's configuration. Choice.",
+        description="Region; default: that of the bucket, where EC2 registers, or without a bucket AWS_REGION or the "
+        "region of the SDK's configuration. To these goes the request for the bucket's region, too. Choice.",
     )
     endpoint_url: str = Field(
         "",
