@@ -144,7 +144,7 @@ def outcomes_text(outcomes: Outcomes) -> str:
     ]
     states = [each.state for each in outcomes.bundles]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    summary = f"{counted(len(rows), 'bundle')}{f': {counts}' if rows else ''}"
+    summary = f"{counted(len(rows), 'bundle')}{f': {counts}' if rows else ' below that address'}"
     return "\n\n".join([*([columns([("STATE", "SNAPSHOT", "AMI", "MANIFEST"), *rows])] if rows else []), summary])
 
 
