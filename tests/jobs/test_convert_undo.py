@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -168,8 +169,9 @@ async def test_a_late_registration(scene: Scene, conversions: Conversions, monke
     assert (job.state, job.resumable, conversions.left()) == (State.CANCELLED, False, [])
 
 
+@pytest.mark.parametrize("set_back_s", [0, 7200], ids=["", "and the clock is set back"])
 async def test_a_snapshot_that_is_not_shown_yet(
-    scene: Scene, conversions: Conversions, monkeypatch: pytest.MonkeyPatch
+    set_back_s: int, scene: Scene, conversions: Conversions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A removal waits for a snapshot that EC2 does not show yet, and deletes it whether it was shown or not."""
     looks: list[str] = []
@@ -182,6 +184,8 @@ async def test_a_snapshot_that_is_not_shown_yet(
     job = await scene.enter(conversions.request())
     with scene.held("conversions.intend") as call:
         monkeypatch.setattr(Ebs, "describe", blind)
+        now = time.time
+        monkeypatch.setattr(time, "time", lambda: now() - set_back_s)
         await scene.stopped(job, call)
     assert (job.state, job.resumable, conversions.left(), len(looks)) == (State.CANCELLED, False, [], 4)
 

@@ -67,10 +67,13 @@ class JobSnapshot:
 
         `waiting` is called before each further look.
         """
+        # A clock that was set back since the start says nothing about the snapshot's age: it may be new.
+        age = max(0.0, time.time() - started_at)
+        last_look = time.monotonic() + VISIBLE_AFTER_S - age
         while True:
             what = f"look at {snapshot_id}"
             found = await with_retries(self.retry, what, lambda _: self.ebs.describe(snapshot_id))
-            if found is not None or not 0 <= time.time() - started_at < VISIBLE_AFTER_S:
+            if found is not None or time.monotonic() >= last_look:
                 return found
             waiting()
             await asyncio.sleep(self.poll_s)
