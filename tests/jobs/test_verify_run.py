@@ -76,6 +76,7 @@ async def test_differences(scene: Scene) -> None:
         assert view.error is not None
         assert view.error.code == f"bundle.{view.result.differences[0].what}"
         assert view.error.message.startswith(f"cannot confirm {manifest}: image.part.04: it is missing (")
+        assert f"`amistream status {job.id}`" in view.error.hint
 
 
 @pytest.mark.parametrize(

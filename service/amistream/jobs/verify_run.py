@@ -76,7 +76,7 @@ class VerifyRun:
             report = await verify(bundle, owner, settings, self._shared.aws, meter=meter.counters, deep=request.deep)
         self.result = bounded(report)
         if report.differences:
-            raise _difference_error(report)
+            raise _difference_error(report, self._job.id + self._shared.journal.option)
         return self.result
 
     def conclude(self) -> Report:
@@ -120,13 +120,13 @@ class VerifyRun:
         await self._shared.journal.update(self._job.view())
 
 
-def _difference_error(report: Report) -> DifferenceError:
-    """The error of the first difference, with the number of further ones."""
+def _difference_error(report: Report, job: str) -> DifferenceError:
+    """The error of the first difference, with the number of further ones. `job` names it in commands."""
     first, *others = report.differences
     more = f" ({len(others)} more)" if others else ""
     return DifferenceError(
         f"bundle.{first.what}",
         f"cannot confirm {report.manifest}: {first.message}{more}",
-        hint="the report lists all differences; `amistream status ID` shows it",
+        hint=f"`amistream status {job}` shows the report, which lists the differences",
         field="manifest",
     )
