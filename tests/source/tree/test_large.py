@@ -13,6 +13,7 @@ from amistream.source.tree import handles
 from amistream.source.tree.report import MOVED
 from amistream.source.tree.walk import LONGEST_PATH
 from source.tree.images import opened
+from support.mounts import small_disk
 
 
 def make_comb(root: Path, levels: int, name: bytes = b"d") -> None:
@@ -75,3 +76,15 @@ def test_one_directory(tree: Path) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 900 * names
+
+
+@pytest.mark.parametrize(("profile", "other"), [("ext4", "xfs"), ("ext2", "ext4")])
+def test_larger_than_a_file_can_be(tree: Path, profile: str, other: str) -> None:
+    """A file that the file system cannot have is refused, with the name of one that can."""
+    with small_disk(tree / "memory", "1m") as disk:
+        (disk / "huge").touch()
+        os.truncate(disk / "huge", 1 << 60)
+        with pytest.raises(RefusedError, match="/huge has") as caught, opened(disk, profile=profile):
+            pass
+    assert caught.value.code == "source.file_too_large"
+    assert f"--fs {other}," in caught.value.hint

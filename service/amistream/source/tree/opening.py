@@ -326,7 +326,7 @@ def _plan(path: Path, walk: Walk, profile: Profile, size: int, uuid: UUID, *, re
             "source.file_too_large",
             f"cannot bundle {path} as {profile.name}: {shown(walk.tree.path(error.row))} has "
             f"{walk.tree.size[error.row]} bytes with its holes, and a file there has at most {error.most}",
-            hint="give --fs ext4, or leave it out with --exclude",
+            hint=f"give --fs {XFS.name if profile.ext4 else DEFAULT_PROFILE}, or leave it out with --exclude",
             field="file_system",
         ) from error
     except TooManyLinksError as error:
