@@ -299,6 +299,16 @@ def test_what_a_member_may_ask_of_a_conversion(fields: dict[str, Any]) -> None:
     assert judge_conversion(ROOTED, **fields) is None
 
 
+def test_the_memory_of_a_member_s_bundle() -> None:
+    """Unpacking counts among the memory of a conversion: as many workers are fine for a disk of that size."""
+    settings = ROOTED.model_copy(update={"workers": 2})
+    bundle = {"source": "s3://bucket/image.manifest.xml", "private_key": "/volumes/pk.pem"}
+    assert judge_conversion(settings, workers=20) is None
+    error = judge_conversion(settings, workers=20, **bundle)
+    assert error is not None
+    assert (error.code, error.field) == ("access.too_much", "memory_limit")
+
+
 def test_the_settings_are_the_most_a_member_gets() -> None:
     """A member may use endpoint, region, memory, rate and priority up to the settings, and not beyond."""
     settings = ROOTED.model_copy(
