@@ -110,7 +110,7 @@ TROUBLES = (
 async def test_round_trip(
     trouble: Callable[[EbsEndpoint], None], ebs_endpoint: EbsEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is read back is the image, with every block put that holds data, and none besides."""
+    """The snapshot reads back as the image, with every block put that holds data, and none besides."""
     image = sparse_image(tmp_path / "image", SIZE, EXTENTS)
     trouble(ebs_endpoint)
     if trouble is writes_slowly:

@@ -103,7 +103,7 @@ async def listed(ebs: Ebs, snapshot_id: str, start: int = 0) -> list[StoredBlock
 
 
 async def test_blocks_come_back(place: Place) -> None:
-    """What is put, in any order and many at once, is listed and read back when the snapshot is complete."""
+    """Blocks that are put, in any order and many at once, are listed and read back when the snapshot is complete."""
     made = await completed(place.ebs, 7, 0, 2047, 64)
     blocks = await listed(place.ebs, made)
     if not place.can.sorts:

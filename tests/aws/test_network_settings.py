@@ -104,6 +104,6 @@ async def test_a_proxy_that_cannot_be_one(name: str, proxy: str, why: str, monke
     "proxy", [f"http://me:{PASSWORD}@proxy:3128", "proxy:3128", "//10.0.0.1", "https://[::1]:3128/"]
 )
 async def test_a_proxy(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the SDK understands is a proxy."""
+    """Every form that the SDK understands is a proxy."""
     monkeypatch.setenv("HTTPS_PROXY", proxy)
     await connect()

@@ -367,7 +367,7 @@ async def test_a_header_that_an_endpoint_does_not_know(
 async def test_ownership_controls_that_an_endpoint_does_not_know(
     answer: Answer | HollowReply, scene: Scene, bucket: str, ministack: Endpoint, make_proxy: MakeProxy
 ) -> None:
-    """Whatever an endpoint answers instead is a notice, because the probe shows whether the ACL is taken."""
+    """Any other answer of an endpoint is a notice, because the probe shows whether the ACL is taken."""
     proxy = make_proxy(ministack, Fault(action=answer, method="GET", query="ownershipControls", times=None))
     async with scene.ready(f"s3://{bucket}/x", endpoint_url=proxy.url, register_image=False):
         (notice,) = scene.notices

@@ -215,7 +215,7 @@ async def test_an_unknown_job(daemon: ScriptedDaemon, cli: Cli, command: str) ->
 
 
 async def test_an_id_cannot_leave_its_place(daemon: ScriptedDaemon, cli: Cli) -> None:
-    """Whatever is given as an id stays one step of the request's path."""
+    """Any text that is given as an id stays one step of the request's path."""
     daemon.refuse = NotFoundError("job.unknown", "cannot find it")
     await cli("status", "a/b?c")
     assert daemon.seen[0].path == "/v1/jobs/a%2Fb%3Fc"

@@ -218,7 +218,7 @@ async def test_ebs_refuses_the_snapshot(
     fault: dict[str, Any],
     says: str,
 ) -> None:
-    """What EBS refuses is named after one request, and nothing is left."""
+    """A refusal of EBS is named after one request, and nothing is left."""
     use_endpoint(ebs_endpoint, monkeypatch)
     ebs_endpoint.fault("StartSnapshot", times=None, **fault)
     outcome = await in_process(spawn, disk, "--endpoint-url", ebs_endpoint.url, "--encrypted")

@@ -327,7 +327,7 @@ async def test_a_wrong_option_is_named(cli: Cli, wrong: list[str], named: str) -
 
 
 def test_the_words_of_bundle_are_understood() -> None:
-    """Whatever `bundle` takes can be looked at beforehand; there is nothing to detach from."""
+    """Every option of `bundle` can be looked at beforehand; there is nothing to detach from."""
     options = {
         name: {option for each in load_command(name).params for option in each.opts} for name in ("bundle", "doctor")
     }

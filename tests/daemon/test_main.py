@@ -103,7 +103,7 @@ def test_daemon_serves_and_stops(tmp_path: Path, number: signal.Signals) -> None
 
 
 def test_nothing_is_asked_on_the_standard_input(tmp_path: Path) -> None:
-    """Whatever the daemon was started with, its standard input is empty: a program that asks there gets an end."""
+    """The standard input of the daemon is empty, however it was started: a program that asks there gets an end."""
     with running(tmp_path) as process:
         assert Path(f"/proc/{process.popen.pid}/fd/0").readlink() == Path(os.devnull)
 

@@ -42,7 +42,7 @@ def loops_of(image: Path) -> list[Path]:
 
 
 def test_mounted(image: Path, tmp_path: Path) -> None:
-    """What is written there is in the file afterwards, no other process sees the mount, and no device stays."""
+    """Files that are written there are in the image afterwards, no other process sees the mount, no device stays."""
     with image.open("r+b") as file, mounted_image(file.fileno(), "ext4", "", tmp_path) as root:
         opened = os.open("written", os.O_CREAT | os.O_WRONLY, dir_fd=root)
         os.write(opened, b"by its directory")
@@ -56,7 +56,7 @@ def test_mounted(image: Path, tmp_path: Path) -> None:
 
 
 def test_keeps_nothing_else_busy(image: Path, tmp_path: Path) -> None:
-    """What was mounted before can be unmounted meanwhile, and its device goes."""
+    """Other mounts can be unmounted meanwhile, and their devices go."""
     other = Path(shutil.copy(image, tmp_path / "other"))
     with image.open("r+b") as file, ExitStack() as until_later:
         with mounted(other, tmp_path / "mnt", "-o", "loop"):

@@ -42,7 +42,7 @@ def test_differences_are_counted() -> None:
 
 
 def test_texts_of_a_hostile_bundle_are_cut() -> None:
-    """Whatever texts manifest and archive hold, the report has some KiB."""
+    """The report has some KiB, whatever texts manifest and archive hold."""
     assert WHOLE.content is not None
     texts = dict.fromkeys(("bundler", "kind", "architecture"), LONG)
     hostile = Difference(what="content.name", part="p" * 255, expected=LONG, found=LONG, message=LONG)

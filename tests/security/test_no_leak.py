@@ -262,7 +262,7 @@ def check_that_it_was_looked_at(life: Life, watcher: Watcher) -> None:
 
 
 def test_nothing_secret_is_seen(life: Life, ministack: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the outcome of its jobs, a daemon at level debug shows no key, IV, private key or credential: not in a
+    """A daemon at level debug, whatever the outcome of its jobs, shows no key, IV, private key or credential: not in a
     log, an event, a response, the journal, the state directory or /proc.
     """
     monkeypatch.setenv("TMPDIR", str(life.folder / "tmp"))

@@ -206,7 +206,7 @@ async def test_a_stray_refusal_weakens_nothing(
     make_proxy: MakeProxy,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What an endpoint has understood once is sent again, not left out, and not left out from then on."""
+    """A header that an endpoint has understood once is sent again, and not left out from then on."""
     stray = Fault(action=Answer(status=status, code=code), path=".*part.01")
     proxy = make_proxy(ministack, stray)
     async with s3_store(proxy.endpoint, make_bucket(ministack), monkeypatch) as store:
@@ -257,7 +257,7 @@ async def test_a_rival_between_two_attempts(
 async def test_a_probe_learns_anew(
     ministack: Endpoint, make_bucket: MakeBucket, make_proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What an earlier job of the same daemon learnt, by a stray answer or from a policy, does not bind the next one."""
+    """Nothing that an earlier job of the same daemon learnt, by a stray answer or from a policy, binds the next one."""
     stray = Fault(action=Answer(status=501, code="NotImplemented"), header="if-none-match")
     policy = Fault(action=Answer(status=403, code="AccessDenied"), path=".*probe1")
     proxy, bucket = make_proxy(ministack, stray, policy), make_bucket(ministack)

@@ -86,7 +86,7 @@ def test_error_after(writer: Writer, ebs_endpoint: EbsEndpoint, operation: str) 
 
 @pytest.mark.parametrize("operation", ["StartSnapshot", "CompleteSnapshot", "RegisterImage"])
 def test_lost_answer(writer: Writer, ebs_endpoint: EbsEndpoint, operation: str) -> None:
-    """What was asked is done although the connection ends instead of an answer."""
+    """The request is done although the connection ends instead of an answer."""
     ebs_endpoint.fault(operation, "lose")
     with ebs_endpoint.blocking_client("ec2") as ec2:
 

@@ -154,7 +154,7 @@ class Aws:
             return await (await self._ready_session(region)).look_again()
 
     async def signing_credentials(self, region: str) -> GuardedCredentials | None:
-        """Those that the clients sign with; they renew themselves, and become newer ones that are found later."""
+        """The credentials that the clients sign with. They renew themselves; newer ones that are found replace them."""
         async with asking("find AWS credentials"):
             return await (await self._ready_session(region)).get_credentials()
 

@@ -109,7 +109,7 @@ def settled(bundle: ConvertibleBundle) -> Outcome | None:
 
 
 def plan(found: Sequence[ConvertibleBundle]) -> Outcomes:
-    """What would be done."""
+    """The plan alone: nothing is done."""
     return Outcomes(bundles=tuple(settled(each) or Outcome(manifest=each.manifest, state="waiting") for each in found))
 
 

@@ -48,7 +48,7 @@ def job_text(job: JobView, *, option: str = "") -> str:
 
 
 def _kept_text(job: JobView, name: str) -> list[tuple[str, str]]:
-    """What an unfinished job has kept, and the commands for it."""
+    """The parts or blocks that an unfinished job has kept, and the commands for it."""
     match job.kind:
         case JobKind.BUNDLE:
             kept = f"{job.kept_parts} parts"

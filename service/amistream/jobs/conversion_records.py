@@ -35,7 +35,7 @@ class ConversionRecord:
     image: str | None = ""
     """The id of the job's AMI; '' when none was registered; None while that is unknown."""
     result: ConversionResult | None = None
-    """What the snapshot holds, once every block is stored: it may have been completed since."""
+    """The content of the snapshot, once every block is stored. It may have been completed since."""
 
 
 class ConversionRecords:

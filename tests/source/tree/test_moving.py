@@ -238,7 +238,7 @@ def swap_in(kind: str, path: Path) -> AbstractContextManager[object]:
 @pytest.mark.parametrize("kind", ["pipe", "mounted device"])
 @pytest.mark.parametrize("moment", ["before the reading", "while its directory is read"])
 def test_never_opened(tree: Path, monkeypatch: pytest.MonkeyPatch, kind: str, moment: str) -> None:
-    """What is put into a file's place is not opened, also in a directory that is open and was unchanged then."""
+    """Nothing that is put into a file's place is opened, also in a directory that is open and was unchanged then."""
     victim = tree / "a/victim"
     victim.write_bytes(b"v" * 5_000)
     opened_names, really_open, clock = [], os.open, 0.0

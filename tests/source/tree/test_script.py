@@ -85,7 +85,7 @@ def nothing_left(point: Path) -> bool:
 
 
 def test_keeps_no_other_mount(tree: Path, point: Path, tmp_path: Path) -> None:
-    """What is unmounted elsewhere while the script runs is unmounted for it, too, so its device is free."""
+    """A mount that is unmounted elsewhere while the script runs is gone for it, too, so its device is free."""
     begun, gone = tmp_path / "begun", tmp_path / "gone"
     for each in (begun, gone):
         os.mkfifo(each)

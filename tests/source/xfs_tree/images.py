@@ -34,7 +34,7 @@ def copied(path: Path, scratch: Path | None, size: int = SIZE, **wishes: object)
 
 @contextmanager
 def shown(volume: CopiedVolume, folder: Path) -> Iterator[Path]:
-    """What the kernel shows of a volume, which xfs_repair finds whole."""
+    """The tree that the kernel shows of a volume, which xfs_repair finds whole."""
     image = write_image(volume, folder / "image")
     assert is_clean(image)
     # The tree that it was copied from may be mounted, with the same UUID.

@@ -43,7 +43,7 @@ def test_feature_that_the_program_lacks() -> None:
 
 
 def test_anything_else() -> None:
-    """What does not begin as an xfs, or is shorter, has no say."""
+    """A file that does not begin as an xfs, or is shorter, has no say."""
     assert format_of(b"XFSB") == format_of(bytes(512)) == Format()
 
 

@@ -73,7 +73,7 @@ def route(method: str, path: str, query: Mapping[str, str], headers: Mapping[str
 
 
 class Direct:
-    """What `ebs` does for one account."""
+    """The operations of `ebs` for one account."""
 
     def __init__(self, account: Account) -> None:
         self._account = account

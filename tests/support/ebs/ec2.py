@@ -17,7 +17,7 @@ Words = dict[str, Any]
 
 
 class Ec2:
-    """What `ec2` does for one account. Answers are nested values by their names on the wire."""
+    """The operations of `ec2` for one account. Answers are nested values by their names on the wire."""
 
     def __init__(self, account: Account) -> None:
         self._account = account

@@ -15,7 +15,7 @@ ACTIONS = (
 
 @dataclass
 class Knobs:
-    """What a test may turn. Seconds run on the account's clock, which `advance` moves."""
+    """The settings that a test may change. Seconds run on the account's clock, which `advance` moves."""
 
     # Delays of the service.
     unknown_seconds: float = 0.0
