@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import struct
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -36,6 +37,13 @@ class ConversionRecord:
     """The id of the job's AMI; '' when none was registered; None while that is unknown."""
     result: ConversionResult | None = None
     """The content of the snapshot, once every block is stored. It may have been completed since."""
+
+    def know_started(self, snapshot: str) -> None:
+        """Take the id of the snapshot, which was started, or found, just now."""
+        self.snapshot, self.started_at = snapshot, time.time()
+
+    def know_content(self, result: ConversionResult) -> None:
+        self.result = result
 
 
 class ConversionRecords:

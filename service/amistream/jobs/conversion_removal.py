@@ -7,7 +7,6 @@ or if its name, its snapshot and its tag prove it. Once the snapshot is gone, no
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import replace
 from functools import partial
 
@@ -34,7 +33,7 @@ async def remove_conversion(
     """
     if record.snapshot is None:
         started = await snapshot.start(record.converting.order)
-        record.snapshot, record.started_at = started.id, time.time()
+        record.know_started(started.id)
     if not record.snapshot:
         return
     registration = replace(registration, snapshot_id=record.snapshot) if registration else None

@@ -205,7 +205,7 @@ class ConvertRun:
                 if not why or self._attempts >= MOST_ATTEMPTS or self._request.source == STANDARD_INPUT:
                     raise
             else:
-                self._known.result = self.result
+                self._known.know_content(self.result)
                 await self._records.conclude(self._job.id, self.result)
                 return
             await self._begin_anew(ready, why)
@@ -285,7 +285,7 @@ class ConvertRun:
                     known.snapshot = ""
                     await self._records.started(self._job.id, "", 0)
                 raise
-            known.snapshot, known.started_at = found.id, time.time()
+            known.know_started(found.id)
             await self._records.started(self._job.id, found.id, known.started_at)
 
         # A cancel waits a little for the id: without it the removal has to ask again.
