@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from amistream.ports.snapshots import BLOCK
-from faults.conversion_kills import Kills
 from faults.conversion_soak import Wishes, soak
 from support.boot_disks import partitioned
 from support.volumes import sparse_image
@@ -31,12 +30,6 @@ def test_conversions_of_bundles_survive_the_daemon(
     wishes = Wishes(kinds=["convert bundle"], moments=[("PutSnapshotBlock", 9)], sides=["pause"])
     verdict = soak(wishes, tmp_path, ebs_endpoint, key_ring)
     assert (verdict.kills, verdict.jobs, verdict.missed) == (1, 1, [])
-
-
-def test_random_kills(ebs_endpoint: EbsEndpoint, key_ring: KeyRing, tmp_path: Path) -> None:
-    """The soak with late puts and disks that change finds nothing in its first kills."""
-    score = Kills(tmp_path, ebs_endpoint, key_ring, seed=1).kill(3)
-    assert (score.kills, score.jobs.total()) == (3, 1)
 
 
 def test_most_is_not_sent_again(ebs_endpoint: EbsEndpoint, key_ring: KeyRing, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ async def test_registered_from_s3(cloud: Cloud, image: Path, tmp_path: Path, key
         register_image=True,
         ami_name=name,
         description="a test",
-        tags={"Team": "build", "amistream:job": "another"},
+        tags={"Team": "build"},
         ena=True,
         sriov=True,
         block_device_mappings={"ami": "sda1", "ephemeral0": "sdb"},
