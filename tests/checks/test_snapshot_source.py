@@ -74,7 +74,7 @@ async def test_no_credentials(scene: Scene, ebs: EbsEndpoint, monkeypatch: pytes
 async def test_memory_for_a_snapshot(scene: Scene, ebs: EbsEndpoint) -> None:
     """The blocks that are read ahead count for the memory limit."""
     made = ebs.make_snapshot(scene.image)
-    chosen = {"endpoint_url": ebs.url, "memory_limit": "160MiB"}
+    chosen = {"endpoint_url": ebs.url, "memory_limit": "170MiB"}
     async with scene.ready(scene.out, settings=chosen, part_size="1MiB", workers=1, upload_concurrency=64) as ready:
         of_file = ready.plan.upload_concurrency
     async with scene.ready(
