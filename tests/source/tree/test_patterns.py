@@ -16,6 +16,7 @@ PATHS = (
     *("x/", "x/foo/", "x/foo/y/", "x/foo/y/bar", "a[b]", "ab]", "back\\slash", "star*", "foo.o"),
     *(".hid", "d2/", "d2/d1", "A1", "b-c"),
 )
+EVERYTHING = " ".join(PATHS)
 LEFT_OUT = {
     "c": "a/b/c a/c c",
     "/c": "c",
@@ -30,10 +31,7 @@ LEFT_OUT = {
     "**bar": "foo/bar/ foo/bar/baz bar x/foo/y/bar",
     "a/**/c": "a/b/c",
     "a/*/c": "a/b/c",
-    "*": (
-        "a/ a/b/ a/b/c a/b/cc a/c c foo/ foo/bar/ foo/bar/baz bar x/ x/foo/ x/foo/y/ x/foo/y/bar "
-        "a[b] ab] back\\slash star* foo.o .hid d2/ d2/d1 A1 b-c"
-    ),
+    "*": EVERYTHING,
     "*o*": "foo/ foo/bar/ foo/bar/baz x/foo/ x/foo/y/ x/foo/y/bar foo.o",
     "??": "a/b/cc d2/ d2/d1 A1",
     "[ab]": "a/ a/b/ a/b/c a/b/cc a/c",
@@ -49,11 +47,17 @@ LEFT_OUT = {
     "/*/": ("a/ a/b/ a/b/c a/b/cc a/c foo/ foo/bar/ foo/bar/baz x/ x/foo/ x/foo/y/ x/foo/y/bar d2/ d2/d1"),
     "*/": ("a/ a/b/ a/b/c a/b/cc a/c foo/ foo/bar/ foo/bar/baz x/ x/foo/ x/foo/y/ x/foo/y/bar d2/ d2/d1"),
     "foo/***": "foo/ foo/bar/ foo/bar/baz x/foo/ x/foo/y/ x/foo/y/bar",
+    "/***": EVERYTHING,
+    "/*****": EVERYTHING,
+    "//***": "",
+    "/foo/****": "foo/ foo/bar/ foo/bar/baz",
+    "f***": "foo/ foo/bar/ foo/bar/baz x/foo/ x/foo/y/ x/foo/y/bar foo.o",
     "x/***/bar": "x/foo/y/bar",
     "y/bar": "x/foo/y/bar",
     "b[+--]c": "b-c",
     "/x//foo": "",
     "d1/": "",
+    "foo//": "",
     "f**r": "foo/bar/ foo/bar/baz x/foo/y/bar",
 }
 

@@ -52,14 +52,15 @@ class _Pattern:
 def _parse(text: str) -> list[_Pattern]:
     glob = text.encode("utf-8", "surrogateescape")
     for_others = not glob.endswith(b"/") or glob == b"/"
-    glob = glob.rstrip(b"/") if not for_others else glob
+    glob = glob.removesuffix(b"/") if not for_others else glob
     wild = bool(_WILD & set(glob))
     if b"/" not in glob and b"**" not in glob:
         expression = _expression(_pieces(glob, wild=wild))
         return [_Pattern(text, expression, True, True, for_others, b"" if wild else glob)]
-    whole = glob.endswith(b"/***")
-    body = glob.removeprefix(b"/").removesuffix(b"/***") if whole else glob.removeprefix(b"/")
-    pieces = _pieces(body, wild=wild)
+    body = glob.removeprefix(b"/")
+    above = body.rstrip(b"*")
+    whole = body.endswith(b"***") and above.endswith(b"/")
+    pieces = _pieces(above[:-1] if whole else body, wild=wild)
     if glob.startswith(b"/"):
         pieces = [b"/", *pieces]
     elif not glob.startswith(b"**"):
