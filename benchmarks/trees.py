@@ -33,11 +33,21 @@ class Measure:
 
     inodes: int
     bytes_on_disk: int
+    copied_bytes: int
+    """The same with each hard link as a file of its own, as a copy without -H makes them."""
 
     @property
     def image_size(self) -> int:
         """Bytes of an image in which the tree has room, also with the inodes that mke2fs makes: one for 16 KiB."""
-        return -(-(self.bytes_on_disk * 5 // 4 + self.inodes * _FOR_INODE + _STEP) // _STEP) * _STEP
+        return self._room(self.bytes_on_disk)
+
+    @property
+    def copy_size(self) -> int:
+        """The same for a copy of the tree that has no hard links."""
+        return self._room(self.copied_bytes)
+
+    def _room(self, size: int) -> int:
+        return -(-(size * 5 // 4 + self.inodes * _FOR_INODE + _STEP) // _STEP) * _STEP
 
 
 def small_files(inputs: Inputs, count: int) -> Path:
@@ -69,18 +79,22 @@ def one_large_file(inputs: Inputs, size: int) -> Path:
 def measure(root: Path) -> Measure:
     """Count the tree's inodes on its own file system."""
     top = root.stat()
-    seen, blocks, device, waiting = {top.st_ino}, top.st_blocks, top.st_dev, [root]
+    seen, device, waiting = {top.st_ino}, top.st_dev, [root]
+    blocks = copied = top.st_blocks
     while waiting:
         with os.scandir(waiting.pop()) as entries:
             for entry in entries:
                 about = entry.stat(follow_symlinks=False)
-                if about.st_dev != device or about.st_ino in seen:
+                if about.st_dev != device:
+                    continue
+                copied += about.st_blocks
+                if about.st_ino in seen:
                     continue
                 seen.add(about.st_ino)
                 blocks += about.st_blocks
                 if stat.S_ISDIR(about.st_mode):
                     waiting.append(Path(entry))
-    return Measure(inodes=len(seen), bytes_on_disk=blocks * 512)
+    return Measure(inodes=len(seen), bytes_on_disk=blocks * 512, copied_bytes=copied * 512)
 
 
 def warm(root: Path) -> None:
