@@ -29,6 +29,7 @@ ORDER = (
     {"bundles"},
     {"checks"},
     {"jobs"},
+    {"fleet"},
     {"daemon", "cli"},
     {"compat"},
     {"entry"},
@@ -165,6 +166,11 @@ def test_pure(file: str) -> None:
     assert {other for other in map(file_of, own_imports(file)) if room_of(other) not in {"__init__", "values"}} <= {
         *PURE
     }
+
+
+def test_messages_are_read_without_io() -> None:
+    """Reading a message imports no loop, clock, randomness, file, socket or AWS library."""
+    assert top_names("fleet/messages.py") & IMPURE == set()
 
 
 def test_sdk_at_the_border() -> None:

@@ -106,6 +106,18 @@ class UnconfirmedError(RefusedError):
     """The user did not answer yes."""
 
 
+class MessageError(RefusedError):
+    """A message of the queue cannot be taken. The sender's fault. `job` is the name of its job, '' if it has none."""
+
+    def __init__(self, code: str, message: str, *, hint: str = "", field: str = "", job: str = "") -> None:
+        super().__init__(code, message, hint=hint, field=field)
+        self.job = job
+
+
+class NewerMessageError(MessageError):
+    """The message is in a later version's form: other hosts may know it. Nobody's fault."""
+
+
 class JobError(AmistreamError):
     """A job failed after it began; what it had stored was removed, or is kept for `resume`."""
 

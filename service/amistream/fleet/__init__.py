@@ -1,0 +1,1 @@
+"""Jobs from a message queue: messages, leases, the intake, and results."""
