@@ -198,6 +198,10 @@ class StaleTokenError(StoreError):
     """The token of a block or of a page is no longer valid; a new listing gives new ones."""
 
 
+class StaleHandleError(StoreError):
+    """The message is no longer held: its time ran out, it was deleted, or another host received it."""
+
+
 class ThrottledError(StoreError):
     """The service asks for fewer requests. Transient: slower requests succeed."""
 

@@ -65,13 +65,15 @@ def error_body(service: str, code: str, message: str, **more: str) -> str:
     if service == "ebs":
         kind, _, reason = code.partition(".")
         return json.dumps({"__type": kind, "Message": message, **({"Reason": reason} if reason else {})})
+    if service in {"sqs", "events"}:
+        return json.dumps({"__type": f"com.amazonaws.{service}#{code}", "message": message})
     said = f"<Code>{escape(code)}</Code><Message>{escape(message)}</Message>"
     first = '<?xml version="1.0" encoding="UTF-8"?>\n'
     if service == "ec2":
         return f"{first}<Response><Errors><Error>{said}</Error></Errors><RequestID>{REQUEST_ID}</RequestID></Response>"
-    if service == "sts":
+    if service in {"sts", "sns"}:
         inner = f"<Type>Sender</Type>{said}"
-        where = "https://sts.amazonaws.com/doc/2011-06-15/"
+        where = f"https://{service}.amazonaws.com/doc/2011-06-15/"
         return (
             f'<ErrorResponse xmlns="{where}"><Error>{inner}</Error><RequestId>{REQUEST_ID}</RequestId></ErrorResponse>'
         )

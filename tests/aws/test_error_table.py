@@ -26,12 +26,20 @@ import pytest_asyncio
 
 import amistream
 from amistream.aws.error_table import NEEDS, TABLE
+from amistream.aws.messaging_errors import MESSAGING_NEEDS, RENAMED
 from amistream.aws.session import Aws
 from amistream.aws.translate import asking, wanted
 from amistream.errors import StoreError
 from amistream.settings import Settings
 from aws.canned import ACCESS_KEY, CANONICAL, ENCODED, PRIVATE, SIGNATURE, TO_SIGN, TOKEN, Canned, Reply, error_body
 from aws.ebs_answers import EBS_ANSWERS, EBS_REQUESTS, EBS_SYNONYMS
+from aws.messaging_answers import (
+    ELSEWHERE,
+    MESSAGING_ANSWERS,
+    MESSAGING_REQUESTS,
+    MESSAGING_SYNONYMS,
+    QUERY_CODES,
+)
 from support.proxy import Fault, Reset
 
 if TYPE_CHECKING:
@@ -66,6 +74,7 @@ REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
     "DeleteObject": ("s3", KEY),
     "DeleteObjects": ("s3", {"Bucket": BUCKET, "Delete": {"Objects": [{"Key": "image.part.00"}]}}),
     **EBS_REQUESTS,
+    **MESSAGING_REQUESTS,
     "RegisterImage": ("ec2", IMAGE),
     "DescribeImages": ("ec2", {"Owners": ["self"]}),
     "DeregisterImage": ("ec2", {"ImageId": "ami-12345678"}),
@@ -206,7 +215,7 @@ InvalidBlockDeviceMapping RegisterImage 400 no block_device_mappings The device 
 InvalidParameterCombination RegisterImage 400 no - Enhanced networking is only supported on HVM images
 UnsupportedOperation RegisterImage 400 no region Instance store-backed AMIs are not supported in this region.
 DryRunOperation RegisterImage 412 no - Request would have succeeded, but DryRun flag is set.
-{EBS_ANSWERS}"""
+{EBS_ANSWERS}{MESSAGING_ANSWERS}"""
 """Code, operation, status, whether a repeat may help, the field at fault, and the words of AWS."""
 SYNONYMS = {
     "OptInRequired": "Blocked PendingVerification",
@@ -228,6 +237,7 @@ SYNONYMS = {
     "InvalidClientTokenId": "UnrecognizedClientException",
     "SignatureDoesNotMatch": "InvalidSignatureException",
     **EBS_SYNONYMS,
+    **MESSAGING_SYNONYMS,
 }
 """Further codes of the same row."""
 BESIDE: dict[str, dict[str, str]] = {
@@ -265,9 +275,30 @@ async def test_an_answer_of_aws(code: str, row: str, played: Played) -> None:
     case = AT_AWS[row]
     body = error_body(REQUESTS[case.operation][0], code, case.words, **BESIDE.get(code, {}))
     headers = {"x-amz-bucket-region": REGION_HEADER[code]} if code in REGION_HEADER else {}
+    if code in QUERY_CODES:
+        headers["x-amzn-query-error"] = f"{QUERY_CODES[code]};Sender"
     error = await played.ask(case.operation, Reply(status=case.status, body=body, headers=headers))
     assert (error.code, error.field, error.transient) == (f"aws.{code}", case.blames, case.transient)
     as_golden(row, error, **({} if code == row else {f"({row})": f"({code})"}))
+
+
+@pytest.mark.parametrize("line", ELSEWHERE.splitlines())
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_word_of_two_services(line: str, played: Played) -> None:
+    """A code that means something else in another service gets the cause and the fix of its own."""
+    operation, code, status, named, blames = line.split()
+    body = error_body(REQUESTS[operation][0], code, "It is not there.")
+    error = await played.ask(operation, Reply(status=int(status), body=body))
+    assert (error.code, error.field) == (f"aws.{named}", blames.strip("-"))
+    as_golden(f"{operation} {code}", error)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_permission_in_small_letters(played: Played) -> None:
+    """The hint for a request that SQS denies writes the action as policies do."""
+    said = "User: u is not authorized to perform: sqs:receivemessage on resource: r"
+    error = await played.ask("ReceiveMessage", Reply(status=403, body=error_body("sqs", "AccessDenied", said)))
+    assert "sqs:ReceiveMessage on the queue" in error.hint
 
 
 @pytest.mark.parametrize("operation", REQUESTS)
@@ -275,7 +306,8 @@ async def test_an_answer_of_aws(code: str, row: str, played: Played) -> None:
 async def test_a_permission_that_is_missing(operation: str, played: Played) -> None:
     """The hint for a denied operation names the IAM actions that it needs."""
     service = REQUESTS[operation][0]
-    code = {"ec2": "UnauthorizedOperation", "ebs": "AccessDeniedException"}.get(service, "AccessDenied")
+    codes = {"ec2": "UnauthorizedOperation", "sns": "AuthorizationError"}
+    code = codes.get(service, "AccessDeniedException" if service in {"ebs", "events"} else "AccessDenied")
     error = await played.ask(operation, Reply(status=403, body=error_body(service, code, "Access Denied")))
     assert (error.code, error.transient) == (f"aws.{code}", False)
     as_golden(f"denied {operation}", error)
@@ -301,7 +333,7 @@ def test_every_operation_has_its_permission() -> None:
     )
     assert found
     policy = {action for statement in json.loads(found[1])["Statement"] for action in statement["Action"]}
-    of_others = {"CreateBucket", "DeleteBucket", "AssumeRole", "AssumeRoleWithWebIdentity"}
+    of_others = {"CreateBucket", "DeleteBucket", "AssumeRole", "AssumeRoleWithWebIdentity", *MESSAGING_NEEDS}
     needs = " ".join(needed for operation, needed in NEEDS.items() if operation not in of_others)
     assert set(re.findall(r"[a-z0-9]+:[A-Z]\w+", needs)) <= policy
 
@@ -693,5 +725,5 @@ def test_every_row_is_provoked() -> None:
     """Every row of the table is met by a test here, and every code here has a row."""
     met = {code for row in AT_AWS for code in (row, *SYNONYMS.get(row, "").split())}
     assert {code for code in met if code not in TABLE and f"{code.partition('.')[0]}.*" not in TABLE} == set()
-    met |= {f"{code.partition('.')[0]}.*" for code in met}
+    met |= {f"{code.partition('.')[0]}.*" for code in met} | {*RENAMED.values()}
     assert set(TABLE) - met == WITHOUT_SERVER

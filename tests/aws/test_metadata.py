@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 
 import pytest
 
-from amistream.aws.metadata import Inherited, inherited
-from amistream.errors import RefusedError
+from amistream.aws.metadata import EndNotice, Inherited, end_notice, inherited
+from amistream.errors import RefusedError, UnreachedError
 from aws.instance import instance
 
 DATA = {
@@ -68,3 +69,36 @@ async def test_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RefusedError, match="does not answer at http://127") as caught:
         await inherited()
     assert "--inherit" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "notice"),
+    [
+        ("ami-id", "ami-22222222", None),
+        ("autoscaling/target-lifecycle-state", "InService", None),
+        (
+            "autoscaling/target-lifecycle-state",
+            "Terminated\n",
+            EndNotice("its Auto Scaling group ends the instance", None),
+        ),
+        (
+            "spot/instance-action",
+            '{"action": "terminate", "time": "2026-11-29T08:22:00Z"}',
+            EndNotice("the spot instance is interrupted", datetime(2026, 11, 29, 8, 22, tzinfo=UTC)),
+        ),
+        ("spot/instance-action", '{"action": "stop"}', EndNotice("the spot instance is interrupted", None)),
+        ("spot/instance-action", "soon", EndNotice("the spot instance is interrupted", None)),
+    ],
+)
+async def test_the_end_is_near(path: str, text: str, notice: EndNotice | None, service: dict[str, str]) -> None:
+    """An interruption of a spot instance and a scale-in of the group are noticed, and nothing else is."""
+    service[path] = text
+    assert await end_notice() == notice
+
+
+async def test_nobody_says_when_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Off EC2 the failure may pass, and says who has metadata."""
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(UnreachedError) as caught:
+        await end_notice()
+    assert (caught.value.code, caught.value.transient) == ("metadata.unreachable", True)

@@ -1,8 +1,9 @@
 """Every error of AWS, or of the way there: its cause, its fix, and whether a repeat may help.
 
 Data only; `translate` makes the messages. The codes are those of the S3, EC2 and STS API references; those of the EBS
-direct APIs stand in `ebs_errors`. Codes in lower case are failures that no server reported. Transient errors follow
-AWS's own list of retryable errors, except that 400 `BadDigest` is repeated too: the bytes were damaged on the way.
+direct APIs stand in `ebs_errors`, those of SQS, SNS and EventBridge in `messaging_errors`. Codes in lower case are
+failures that no server reported. Transient errors follow AWS's own list of retryable errors, except that 400
+`BadDigest` is repeated too: the bytes were damaged on the way.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 
 from amistream.aws.ebs_errors import EBS_CLASSES, EBS_NEEDS, EBS_ROWS
 from amistream.aws.error_row import Row
+from amistream.aws.messaging_errors import MESSAGING_CLASSES, MESSAGING_NEEDS, MESSAGING_ROWS
 from amistream.errors import (
     DeniedError,
     NameTakenError,
@@ -414,11 +416,12 @@ _ROWS = (
     Row(("sdk",), "{said}"),
 )
 
-TABLE: Mapping[str, Row] = {code: row for row in (*_ROWS, *EBS_ROWS) for code in row.codes}
+TABLE: Mapping[str, Row] = {code: row for row in (*_ROWS, *EBS_ROWS, *MESSAGING_ROWS) for code in row.codes}
 
 CLASSES: Mapping[str, type[StoreError]] = {
     **dict.fromkeys((*_THROTTLES, "SlowDown"), ThrottledError),
     **EBS_CLASSES,
+    **MESSAGING_CLASSES,
     "AccessDenied": DeniedError,
     "InvalidAMIName.Duplicate": NameTakenError,
     "InvalidAction": NotSupportedError,
@@ -462,6 +465,7 @@ NEEDS = {
     "DescribeImages": "ec2:DescribeImages",
     "DeregisterImage": "ec2:DeregisterImage",
     **EBS_NEEDS,
+    **MESSAGING_NEEDS,
     "GetCallerIdentity": "sts:GetCallerIdentity",
     # The SDK's own, when it makes credentials of a role.
     "AssumeRole": "sts:AssumeRole",

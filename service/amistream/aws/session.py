@@ -41,6 +41,7 @@ for a stall.
 """
 CONNECT_TIMEOUT_S = 10
 _MODELS = ("s3", "ec2", "ebs", "sts")
+"""The services of most jobs. The models of others are read when the first client of theirs is made."""
 _REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
 """The first is that of AWS's other SDKs, Lambda and ECS; this SDK reads the second only."""
 
@@ -90,6 +91,8 @@ class Aws:
             return self._clients[key]
 
     async def _make(self, session: Session, service: str, region: str, endpoint_url: str) -> Any:
+        if service not in _MODELS:
+            await asyncio.to_thread(_load_model, _loader(), service)
         maker = session.create_client(
             service,
             region_name=region or None,
@@ -231,10 +234,14 @@ def _loader() -> Any:
     """The SDK's service models, read once per process."""
     loader = create_loader()
     for service in _MODELS:
-        loader.load_service_model(service, "service-2")
-        loader.load_service_model(service, "endpoint-rule-set-1")
+        _load_model(loader, service)
     loader.load_data("endpoints")
     return loader
+
+
+def _load_model(loader: Any, service: str) -> None:
+    loader.load_service_model(service, "service-2")
+    loader.load_service_model(service, "endpoint-rule-set-1")
 
 
 def _socket_that_gives_up(after_s: float) -> Callable[[Any], socket.socket]:

@@ -43,6 +43,7 @@ from botocore.parsers import ResponseParserError
 from amistream.aws.ebs_errors import KMS_DENIED, SLOW_BODY, WRITE_TIMEOUT
 from amistream.aws.error_row import Row
 from amistream.aws.error_table import CLASSES, ENABLE_ACLS, NEEDS, OTHER_PARTITIONS, TABLE
+from amistream.aws.messaging_errors import RENAMED
 from amistream.errors import StoreError
 
 __all__ = [
@@ -146,7 +147,10 @@ def error_code(error: BaseException | None) -> str:
     """
     if not isinstance(error, ClientError):
         return ""
-    code = str(error.response.get("Error", {}).get("Code", ""))
+    found = error.response.get("Error", {})
+    # SQS gives the name of its older protocol as the code, and its own beside it.
+    code = str(found.get("QueryErrorCode") or found.get("Code", ""))
+    code = RENAMED.get((error.operation_name, code), code)
     if not code or code.isdigit():
         if NEEDS.get(error.operation_name, "").startswith("ebs:") and http_status(error) in _NOT_EBS:
             return "MethodNotAllowed"
@@ -231,7 +235,10 @@ def _from_reply(error: ClientError, what: str, bucket: str) -> StoreError:
 
 def _allow(error: ClientError, named: str) -> str:
     """The hint for a missing permission: `named` by newer replies, for older ones found by the operation."""
-    needed = named or NEEDS.get(error.operation_name, f"the action {error.operation_name}")
+    needed = NEEDS.get(error.operation_name, f"the action {error.operation_name}")
+    # SQS names its actions in small letters.
+    if named and not (named.islower() and error.operation_name in NEEDS):
+        needed = named
     if denied := _EXPLICIT_DENY.search(_reply(error)):
         policy = denied[1] or "a policy"
         return f"{policy} denies {needed} explicitly: change that policy, allowing it elsewhere has no effect"
