@@ -132,6 +132,10 @@ class JournalError(JobError):
     """The journal cannot be read or written."""
 
 
+class FencedError(JobError):
+    """Another host may run the job: its lease is not confirmed, or its claim is another host's. All stays as it is."""
+
+
 class NotJournaledError(JournalError):
     """The journal has no entry for the job."""
 

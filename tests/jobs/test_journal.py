@@ -149,11 +149,12 @@ async def found(journal: Journal, job: Job) -> JournalEntry:
 
 
 async def test_a_job_comes_back_as_it_was_entered(tmp_path: Path) -> None:
-    """Another process finds a job's request, state, key, next step and `by_itself`."""
+    """Another process finds a job's request, state, key, name, next step and `by_itself`."""
     asked = {"source": "/volumes/ä", "destinations": ["s3://b-1/x"], "part_size": "1MiB", "tags": {"Team": "b'u\"ild"}}
     request = parse_bundle_request(asked)
     async with Journal(tmp_path, by_itself=True) as journal:
-        job = await entered(journal, request, confined=True, user=1234, idempotency_key="one'; DROP TABLE jobs; --")
+        key, name = "one'; DROP TABLE jobs; --", "web-2026-11-28"
+        job = await entered(journal, request, confined=True, user=1234, idempotency_key=key, name=name)
         job.move(State.CHECKING)
         job.note("something worth knowing")
         await journal.update(job.view())
@@ -168,7 +169,8 @@ async def test_a_job_comes_back_as_it_was_entered(tmp_path: Path) -> None:
             by_itself=True,
             confined=True,
             user=1234,
-            idempotency_key="one'; DROP TABLE jobs; --",
+            idempotency_key=key,
+            name=name,
             bundling=None,
             manifests={},
             images={},
@@ -644,6 +646,7 @@ async def test_a_journal_of_version_3(tmp_path: Path) -> None:
             assert (cleaning.next_step, cleaning.kept, cleaning.user) == (NextStep.CLEANING, 1, None)
             assert cleaning.failure == ErrorBody(code="source.failed", message="cannot read it")
             assert cleaning.late == {0: {"image.part.0": (4102444800.0,)}}
+            assert {job.name for job in (done, kept, cleaning, waiting)} == {""}
             assert (waiting.next_step, waiting.view.state, waiting.bundling) == (NextStep.WAITING, State.QUEUED, None)
             assert [await journal.conversions.find(each.view.id) for each in (done, kept)] == [None, None]
     async with Journal(tmp_path, by_itself=True) as journal:
@@ -654,11 +657,11 @@ async def test_a_journal_of_version_3(tmp_path: Path) -> None:
 
 
 async def test_an_older_version_refuses_it(tmp_path: Path) -> None:
-    """A journal is of version 4 from its first opening on: amistream without conversions accepts up to 3."""
+    """A journal is of version 5 from its first opening on: amistream without names of jobs accepts up to 4."""
     async with Journal(tmp_path, by_itself=True):
         pass
     with sqlite3.connect(tmp_path / FILE) as database:
-        assert database.execute("PRAGMA user_version").fetchone() == (4,)
+        assert database.execute("PRAGMA user_version").fetchone() == (5,)
     database.close()
 
 

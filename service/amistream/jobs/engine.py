@@ -17,6 +17,7 @@ import structlog
 from amistream.aws.session import Aws
 from amistream.errors import (
     AmistreamError,
+    FencedError,
     JobError,
     JournalError,
     LateError,
@@ -62,7 +63,9 @@ class Engine:
 
     async def enter(self, job: Job) -> None:
         """Enter a new job in the journal, for callers that have no queue."""
-        await self._journal.add(job.view(), job.request, confined=job.confined, user=job.user, idempotency_key="")
+        await self._journal.add(
+            job.view(), job.request, confined=job.confined, user=job.user, idempotency_key="", name=job.name
+        )
 
     async def run(self, job: Job) -> None:
         """Bring a queued job, which is in the journal, to its end. Raises only CancelledError."""
@@ -81,7 +84,10 @@ class Engine:
     async def _clean(self, job: Job, undoing: Undoing) -> None:
         try:
             entry, run = await self._begin(job)
+            await job.confirm()
             await self._journal.set_next_step(job.id, NextStep.CLEANING, entry.failure)
+        except FencedError as error:
+            await self._end(job, End(State.INTERRUPTED, error=error, resumable=True))
         except AmistreamError as error:
             await self._end(job, End(State.FAILED, error=error, resumable=True))
         else:
@@ -115,6 +121,8 @@ class Engine:
         except asyncio.CancelledError:
             await self._cut_short(job, run)
             raise
+        except FencedError as error:
+            await self._end_fenced(job, run, error)
         except AmistreamError as error:
             await self._fail(job, run, error)
         except Exception as error:
@@ -128,9 +136,13 @@ class Engine:
         if run.finished:
             await self._end(job, End(State.DONE, result=run.conclude()))
         elif job.interrupt_requested:
-            await self._end(job, End(State.INTERRUPTED, resumable=True, kept=run.kept))
+            await self._end(job, End(State.INTERRUPTED, error=job.stop_cause, resumable=True, kept=run.kept))
         else:
             await self._undo(job, run, End(State.CANCELLED))
+
+    async def _end_fenced(self, job: Job, run: Run, error: FencedError) -> None:
+        """End a job that another host may have by now: all that it made stays for that one."""
+        await self._end(job, End(State.INTERRUPTED, error=error, resumable=True, kept=run.kept))
 
     async def _fail(self, job: Job, run: Run, error: AmistreamError) -> None:
         """Keep what is stored if a later run can use it, else remove it."""
@@ -154,6 +166,11 @@ class Engine:
         """Remove what the job made, and end it; the job stays resumable if anything is left."""
 
         async def undo(undoing: Undoing) -> None:
+            try:
+                await job.confirm()
+            except FencedError as error:
+                await self._end_fenced(job, run, error)
+                return
             try:
                 await self._journal.set_next_step(job.id, NextStep.CLEANING, end.body)
             except AmistreamError as failure:

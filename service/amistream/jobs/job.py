@@ -19,6 +19,7 @@ from typing import Literal
 
 from amistream.errors import AmistreamError
 from amistream.events import TRANSITIONS, ErrorBody, Event, JobKind, JobResult, JobView, Progress, State
+from amistream.jobs.lease import Lease
 from amistream.jobs.records import JournalEntry
 from amistream.request import JobRequest
 
@@ -50,20 +51,36 @@ class Job:
     """Owned by one event loop.
 
     `cancel_requested`: somebody asked this run to stop. `interrupt_requested`: and to keep what is stored.
-    `hurry_requested`: and to leave the rest of a removal to a later process.
+    `stop_cause` is the reason why, if it is to be shown. `hurry_requested`: and to leave the rest of a removal to a
+    later process.
     `ran_before`: an earlier run may have left objects behind, even if this one never begins.
     """
 
-    def __init__(self, request: JobRequest, *, confined: bool = False, user: int | None = None) -> None:
-        """`confined`: the job may use paths within the configured roots only. `user` submitted it, if that is known."""
+    def __init__(
+        self,
+        request: JobRequest,
+        *,
+        confined: bool = False,
+        user: int | None = None,
+        name: str = "",
+        lease: Lease | None = None,
+    ) -> None:
+        """`confined`: the job may use paths within the configured roots only. `user` submitted it, if that is known.
+
+        `name` identifies a job on all hosts, '' for one of this host alone. `lease` is the right to run it now, where a
+        queue of several hosts gives that.
+        """
         self.request = request
         self.confined = confined
         self.user = user
+        self.name = name
+        self.lease = lease
         self.resumable = False
         self.looks_again_at: datetime | None = None
         self.is_taken = False
         self.kept = 0
         self.interrupt_requested = self.hurry_requested = False
+        self.stop_cause: AmistreamError | None = None
         self.ran_before = False
         self.created_at = _now()
         self.id = f"{self.created_at:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
@@ -87,7 +104,7 @@ class Job:
     def remembered(cls, entry: JournalEntry) -> Job:
         """An earlier process's job as the journal has it; a job that it could not end is interrupted."""
         view = entry.view
-        job = cls(entry.request, confined=entry.confined, user=entry.user)
+        job = cls(entry.request, confined=entry.confined, user=entry.user, name=entry.name)
         job.id, job.created_at, job.started_at, job.ended_at = view.id, view.created_at, view.started_at, view.ended_at
         job.progress, job.result, job.error, job.notices = view.progress, view.result, view.error, view.notices
         job.state = view.state if view.state.ended else State.INTERRUPTED
@@ -98,9 +115,9 @@ class Job:
         job.ended.set()
         return job
 
-    def again(self) -> Job:
+    def again(self, lease: Lease | None = None) -> Job:
         """The same job, queued for another run."""
-        job = Job(self.request, confined=self.confined, user=self.user)
+        job = Job(self.request, confined=self.confined, user=self.user, name=self.name, lease=lease)
         job.id, job.created_at, job.notices = self.id, self.created_at, self.notices
         job.kept = self.kept
         job.ran_before = True
@@ -160,13 +177,19 @@ class Job:
             self.kept = end.kept
         self.move(end.state)
 
-    def ask_to_stop(self, *, keep: bool) -> bool:
+    async def confirm(self) -> None:
+        """Confirm that this host has the job still: before each commit point. Raises `FencedError`."""
+        if self.lease is not None:
+            await self.lease.confirm()
+
+    def ask_to_stop(self, *, keep: bool, cause: AmistreamError | None = None) -> bool:
         """Record that the run is to stop, with `keep` as interrupted; false when it was asked to already.
 
         A cancelled run that is interrupted too stops its removal.
         """
         if self.hurry_requested or (self.cancel_requested and not keep):
             return False
+        self.stop_cause = cause
         self.interrupt_requested = keep and not self.cancel_requested
         self.cancel_requested, self.hurry_requested = True, keep
         return True

@@ -69,12 +69,20 @@ class Journal:
         return self._file.notices
 
     async def add(
-        self, view: JobView, request: JobRequest, *, confined: bool, idempotency_key: str, user: int | None = None
+        self,
+        view: JobView,
+        request: JobRequest,
+        *,
+        confined: bool,
+        idempotency_key: str,
+        user: int | None = None,
+        name: str = "",
     ) -> None:
         """Enter a waiting job, in the journal that other processes find too."""
         statement = (
-            "INSERT INTO jobs (id, kind, runner, fate, by_itself, confined, user, idempotency_key, request, view) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            "INSERT INTO jobs "
+            "(id, kind, runner, fate, by_itself, confined, user, idempotency_key, name, request, view) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         )
         row = (
             view.id,
@@ -85,6 +93,7 @@ class Journal:
             confined,
             user,
             idempotency_key,
+            name,
         )
         await self._file.do(lambda _: self._file.check_place())
         await self._write(statement, *row, request.model_dump_json(), view.model_dump_json())
@@ -229,6 +238,7 @@ class Journal:
                 confined=bool(row["confined"]),
                 user=row["user"],
                 idempotency_key=row["idempotency_key"],
+                name=row["name"],
                 bundling=Bundling.model_validate_json(row["bundling"]) if row["bundling"] else None,
                 manifests={place["number"]: place["manifest"] for place in places},
                 images={place["number"]: place["image"] for place in places if place["image"] is not None},

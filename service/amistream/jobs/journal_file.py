@@ -37,9 +37,9 @@ FORGOTTEN = (
     "what can still be read of a damaged journal"
 )
 _LEAST_ROOM = 64 * KIB
-_VERSION = 4
+_VERSION = 5
 """Version 1 had no `kind`, and at first no `image`; version 2 no `late` and `failure`; version 3 no `user` and no
-conversions: `_upgrade` adds them."""
+conversions; version 4 no `name`: `_upgrade` adds them."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     id TEXT PRIMARY KEY,
@@ -55,7 +55,8 @@ CREATE TABLE IF NOT EXISTS jobs (
     kind TEXT NOT NULL DEFAULT 'bundle',
     late TEXT,
     failure TEXT,
-    user INTEGER
+    user INTEGER,
+    name TEXT NOT NULL DEFAULT ''
 );
 CREATE TABLE IF NOT EXISTS places (
     job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
@@ -97,7 +98,7 @@ CREATE TABLE IF NOT EXISTS blocks (
 """Statements, since version 4. A row of `blocks` holds many: a row for each would be 131,072 for 64 GiB."""
 _COLUMNS = (
     *(f"jobs.{name}" for name in ("id", "runner", "fate", "by_itself", "confined", "idempotency_key", "request")),
-    *(f"jobs.{name}" for name in ("view", "bundling", "result", "kind", "late", "failure", "user")),
+    *(f"jobs.{name}" for name in ("view", "bundling", "result", "kind", "late", "failure", "user", "name")),
     *(f"places.{name}" for name in ("job", "number", "manifest", "done", "image")),
     *(f"parts.{name}" for name in ("job", "number", "part", "stored")),
     *(f"conversions.{name}" for name in ("job", "settled", "snapshot", "started_at", "image", "result")),
@@ -265,6 +266,7 @@ class JournalFile:
                     "late": "TEXT",
                     "failure": "TEXT",
                     "user": "INTEGER",
+                    "name": "TEXT NOT NULL DEFAULT ''",
                 },
                 "places": {"image": "TEXT"},
             }

@@ -31,6 +31,7 @@ from amistream.flow.cancel import finish_despite_cancel
 from amistream.jobs.engine import Engine, end_job
 from amistream.jobs.job import End, Job
 from amistream.jobs.journal import Journal
+from amistream.jobs.lease import Lease
 from amistream.jobs.records import NextStep
 from amistream.jobs.roster import Roster, kept_there, writing_there
 from amistream.request import JobRequest
@@ -92,12 +93,14 @@ class JobQueue:
     async def recover(self, *, resume: bool) -> None:
         """Take up the jobs of earlier processes: finish every removal that began, and with `resume` every bundle.
 
-        Jobs that ran without a daemon are only remembered: their users may resume them.
+        Jobs that ran without a daemon are only remembered: their users may resume them. So are those with a name:
+        another host may have them by now, and they need a lease.
         """
         for entry in await self._journal.all():
             job = self._roster.remember(entry)
             removes = entry.next_step is NextStep.CLEANING
             continues = entry.next_step is not NextStep.OVER and job.state is State.INTERRUPTED and entry.by_itself
+            continues = continues and not entry.name
             if not removes and not (continues and resume):
                 continue
             await self._take_up(job, removes=removes)
@@ -123,11 +126,23 @@ class JobQueue:
             if not self.stopping:
                 self._begin(job.again(), self._clean if removes else self._run)
 
+    def named(self, name: str) -> Job | None:
+        """The newest job of this name that is remembered."""
+        return self._roster.named(name)
+
     async def submit(
-        self, request: JobRequest, *, idempotency_key: str = "", confined: bool = False, user: int | None = None
+        self,
+        request: JobRequest,
+        *,
+        idempotency_key: str = "",
+        confined: bool = False,
+        user: int | None = None,
+        name: str = "",
+        lease: Lease | None = None,
     ) -> tuple[Job, bool]:
         """Queue a job; returns it and whether it is new (false: the key came before, with the same request).
 
+        `name` and `lease` are those of `Job`. A job of the same name that is remembered is no obstacle: see `named`.
         Raises `BusyError` when stopping or full, `ConflictError` when the key came with another request or another job
         writes to the same destination, `JobError` when the journal cannot be written.
         """
@@ -140,9 +155,11 @@ class JobQueue:
             return known, False
         self._check_room()
         self._roster.check_destinations(request)
-        job = Job(request, confined=confined, user=user)
+        job = Job(request, confined=confined, user=user, name=name, lease=lease)
         self._roster.add(job, idempotency_key)
-        entering = self._journal.add(job.view(), request, confined=confined, user=user, idempotency_key=idempotency_key)
+        entering = self._journal.add(
+            job.view(), request, confined=confined, user=user, idempotency_key=idempotency_key, name=name
+        )
         try:
             await finish_despite_cancel(entering)
         except asyncio.CancelledError:
@@ -181,7 +198,17 @@ class JobQueue:
                 await self._journal.set_next_step(job_id, NextStep.CLEANING)
         return job
 
-    async def resume(self, job_id: str) -> Job:
+    def interrupt(self, job_id: str, cause: AmistreamError) -> Job:
+        """Ask a job to stop and to keep what is stored: its lease is lost, or it is given back. It ends with `cause`.
+
+        A removal stops, too. A job that has ended stays as it is.
+        """
+        job = self.get(job_id)
+        if not job.state.ended:
+            self._stop(job, keep=True, cause=cause)
+        return job
+
+    async def resume(self, job_id: str, lease: Lease | None = None) -> Job:
         """Take up a job that ended unfinished. Raises `ConflictError` when nothing of it is kept."""
         job = self.get(job_id)
         if not job.resumable:
@@ -197,7 +224,7 @@ class JobQueue:
             await self._claim(job)
             # A drain that began meanwhile did not see this job.
             self._check_room()
-        job = job.again()
+        job = job.again(lease)
         self._begin(job, self._run)
         return job
 
@@ -259,16 +286,20 @@ class JobQueue:
     async def _end_unrun(self, job: Job) -> None:
         """End a job whose run never began: kept for the next daemon, removed, or simply over."""
         if job.interrupt_requested:
-            job.end(End(State.INTERRUPTED, resumable=True))
+            job.end(End(State.INTERRUPTED, error=job.stop_cause, resumable=True))
         elif job.ran_before:
             # It is not cut short by a cancel, and hears that the process is to stop.
             await self._clean(job)
         else:
             await finish_despite_cancel(end_job(job, End(State.CANCELLED), self._journal))
 
-    def _stop(self, job: Job, *, keep: bool = False) -> None:
+    def _stop(self, job: Job, *, keep: bool = False, cause: AmistreamError | None = None) -> None:
         # A task that is cancelled before its first step would never get to end its job.
-        if job.ask_to_stop(keep=keep) and (task := self._tasks.get(job.id)) in self._begun and task is not None:
+        if (
+            job.ask_to_stop(keep=keep, cause=cause)
+            and (task := self._tasks.get(job.id)) in self._begun
+            and task is not None
+        ):
             task.cancel()
 
     def _settle(self, job_id: str, task: asyncio.Task[None]) -> None:

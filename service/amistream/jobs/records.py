@@ -62,6 +62,7 @@ class JournalEntry:
     confined: bool
     user: int | None
     idempotency_key: str
+    name: str
     bundling: Bundling | None
     manifests: dict[int, bytes]
     images: dict[int, str]

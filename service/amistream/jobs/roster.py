@@ -62,6 +62,10 @@ class Roster:
                 field="id",
             ) from None
 
+    def named(self, name: str) -> Job | None:
+        """The newest job of this name."""
+        return next((job for job in reversed(self._jobs.values()) if job.name == name), None) if name else None
+
     def jobs(self, state: State | None = None) -> list[Job]:
         """Every job, oldest first; with `state` only those in it."""
         return [job for job in self._jobs.values() if state in (None, job.state)]
