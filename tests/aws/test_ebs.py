@@ -366,9 +366,15 @@ async def test_an_answer_that_never_comes(ebs: Ebs, ebs_endpoint: EbsEndpoint) -
     """A caller's time-out ends a put that is not answered, and the next put succeeds."""
     made = (await ebs.start(order("hang"))).id
     ebs_endpoint.fault("PutSnapshotBlock", "hang_after")
+
+    async def put() -> None:
+        async with asyncio.timeout(None) as deadline, asyncio.TaskGroup() as group:
+            group.create_task(ebs.put(made, 0, *block(0)))
+            await asyncio.to_thread(ebs_endpoint.wait_for, "PutSnapshotBlock")
+            deadline.reschedule(asyncio.get_running_loop().time())
+
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.3):
-            await ebs.put(made, 0, *block(0))
+        await put()
     await ebs.put(made, 0, *block(0))
 
 

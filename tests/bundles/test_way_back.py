@@ -8,6 +8,7 @@ import os
 import random
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -159,8 +160,12 @@ class Behind(Kept):
     def __init__(self, meter: FirstPartRead) -> None:
         super().__init__()
         self._meter = meter
+        self.worker: Future[threading.Thread] = Future()
+        """The worker that has the first data."""
 
     def gather(self, offset: int, data: memoryview) -> Iterator[Piece]:
+        if not self.worker.done():
+            self.worker.set_result(threading.current_thread())
         assert self._meter.reached.wait(60)
         yield from super().gather(offset, data)
 
@@ -183,11 +188,13 @@ async def test_an_end_after_a_flaw_while_a_worker_waits(
     path = shell_bundle(tmp_path / "bundle", image, key_ring, part_size=6 * MIB, faults=flaw)
     failure = StoreError("store.broken", "cannot read: broken") if end == "the store fails" else None
     store, manifest, meter = Held(path.parent, failure), read(path), FirstPartRead()
-    unpacking = unpacking_of(store, manifest, Behind(meter), meter)
+    sink = Behind(meter)
+    unpacking = unpacking_of(store, manifest, sink, meter)
     running = asyncio.create_task(unpacking.run(stored_parts(path.parent, manifest)))
-    while not meter.reached.is_set() or workers() > 1:  # noqa: ASYNC110 - threads cannot be awaited
-        # One has the flaw in hand and ends; the other waits for the second part.
-        await asyncio.sleep(0.001)
+    # One has the flaw in hand and ends; the other waits for the second part.
+    with_the_flaw = await asyncio.wrap_future(sink.worker)
+    await asyncio.to_thread(with_the_flaw.join, 60)
+    assert meter.reached.is_set()
     assert workers() == 1
     if end == "a cancel":
         running.cancel()

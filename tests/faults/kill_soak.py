@@ -1,4 +1,4 @@
-"""Ends the daemon at random moments, again and again, and judges what comes of its jobs.
+"""Ends the daemon at random moments, or at chosen requests, and judges what comes of its jobs.
 
     python tests/faults/kill_soak.py --kills 300 --seed 1
     python tests/faults/kill_soak.py --kills 100 --signal TERM --seed 1
@@ -7,7 +7,7 @@
 Jobs bundle noise, text and a file system with free blocks, into a bucket, with small parts, with parts that are
 multipart uploads, or registered; into a directory; to two destinations; and from an image that is changed while no
 daemon runs. Some bundle a directory, unchanged, or changed in the same way. The daemon is started, given new jobs while
-there are any, and ended a random moment later: by SIGKILL, or by one SIGTERM (running jobs go on to their end) or two
+there are any, and ended later: by SIGKILL, or by one SIGTERM (running jobs go on to their end) or two
 (they stop). At last it is left alone until every job has ended. Then every job must be done, every bundle must pass the
 whole check, nothing else may lie at the destinations, each AMI must be there once, no part may have been stored twice,
 and no two plaintexts may have gone out under one key. Nothing may be left mounted, or in the directory for temporary
@@ -41,7 +41,7 @@ from support.daemons import owner
 from support.endpoints import run_ministack
 from support.keys import make_keys
 from support.processes import ServerProcess
-from support.proxy import FaultProxy, dry_run_answered
+from support.proxy import Fault, FaultProxy, PauseReply, PauseRequest, dry_run_answered
 from support.referee import check_bundle
 from support.volumes import ext4_image
 
@@ -82,6 +82,8 @@ class Wishes:
     end: signal.Signals = signal.SIGKILL
     longest_run_s: float = 1.2
     kinds: Sequence[str] = KINDS
+    requests: Sequence[int] = ()
+    """For each kill, the request of the daemon at which it comes; none: kills come at random moments."""
 
 
 @dataclass(kw_only=True)
@@ -143,15 +145,21 @@ class Soak:
         self._tree, self._tree_image = self._make_tree("tree"), self._directory / "tree.img"
         _write_tree(self._tree, self._tree_image)
         while self.verdict.kills < self._wishes.kills:
+            held = self._held_request()
             with_daemon = self._start()
             self._hand_in(images, at_once)
-            time.sleep(
-                self._dice.uniform(0, self._wishes.longest_run_s)
-            )  # the soak's own moment, not a synchronisation
+            if held is None:
+                # The soak's own moment, not a synchronisation.
+                time.sleep(self._dice.uniform(0, self._wishes.longest_run_s))
+            else:
+                self._proxy.wait_hit(held)
             under_way = [job for job in self._jobs() if not _ended(job)]
             self.verdict.states_at_kill.update(job["state"] for job in under_way)
             with_daemon.end(self._wishes.end, twice=self._dice.random() < 0.5)
             self.verdict.kills += 1
+            if held is not None:
+                self._proxy.mend(held)
+                self._proxy.let_go(held)
             self._change({job["id"] for job in under_way})
         last = self._start()
         try:
@@ -160,6 +168,16 @@ class Soak:
         finally:
             last.stop()
         return self.verdict
+
+    def _held_request(self) -> Fault | None:
+        """Hold the request at which the next kill comes: before the endpoint sees it, or after it was done, in turn."""
+        kills = self.verdict.kills
+        if not self._wishes.requests:
+            return None
+        action = PauseReply() if kills % 2 else PauseRequest()
+        held = Fault(action=action, method="PUT|POST|HEAD|DELETE", nth=self._wishes.requests[kills])
+        self._proxy.add(held)
+        return held
 
     def _image(self, number: int) -> Path:
         """3 MiB of text, noise and zeros in another order each time."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from amistream.events import BundleResult, State
+from amistream.flow import cancel
 from amistream.settings import OnStop
 from faults.scene import REGISTER, ended, hit, turns
 from support.proxy import Fault, PauseReply, PauseRequest
@@ -124,21 +125,35 @@ async def resumed(there: Scene, job: Job) -> Job:
     return again
 
 
+class CutLog:
+    """A log that shows when a cancelled request's answer is waited for."""
+
+    def __init__(self) -> None:
+        self.cut = asyncio.Event()
+
+    def info(self, event: str, **_: float) -> None:
+        assert event == "request.cut"
+        self.cut.set()
+
+
 @pytest.mark.parametrize(
     ("query", "form"),
     [("^uploads", ""), ("^uploadId=[^&]*$", ""), ("", REGISTER)],
     ids=["begin an upload", "complete an upload", "register"],
 )
-async def test_a_request_that_arrives_after_the_cancel(query: str, form: str, scene: MakeScene) -> None:
+async def test_a_request_that_arrives_after_the_cancel(
+    query: str, form: str, scene: MakeScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A request that takes effect after the cancel is undone too."""
+    log = CutLog()
+    monkeypatch.setattr(cancel, "log", log)
     held = Fault(action=PauseRequest(), method="POST", query=query, form=form)
     async with scene(held, **CHUNKED) as there:
         async with there.queue() as queue:
             job, _ = await queue.submit(there.request())
             await hit(there.proxy, held)
             await queue.cancel(job.id)
-            # As long as the clean-up takes that does not wait for it.
-            await asyncio.wait({asyncio.create_task(job.ended.wait())}, timeout=0.5)
+            await log.cut.wait()
             await let_go(there, held)
             await ended(job)
             await settled(there, held)
