@@ -48,7 +48,7 @@ def guard_of_this_process(role: str) -> int:
     children = " ".join(file.read_text() for file in Path("/proc/self/task").glob("*/children"))
     for number in children.split():
         words = Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0")
-        if len(words) > 4 and words[3].endswith(b"freeze_guard.py") and words[4] == role.encode():
+        if len(words) > 5 and words[3].endswith(b"freeze_guard.py") and words[5] == role.encode():
             return int(number)
     raise AssertionError(f"there is no {role}")
 

@@ -1,6 +1,6 @@
 """One of the two processes that thaw file systems in time (`frozen` starts them, and has the table of who may die).
 
-    python freeze_guard.py freezer|watcher PARENT OTHER PID LIMIT_S PLACE...
+    python freeze_guard.py PARENT freezer|watcher OTHER PID LIMIT_S PLACE...
 
 PARENT and OTHER are the descriptors of sockets to the parent and to the other guard, whose process is PID for the
 watcher. The PLACEs are those of directories in the file systems. While these are frozen a guard opens no file, writes
@@ -91,7 +91,7 @@ class Guard:
 
 
 def main() -> None:
-    role, parent, other, pid, limit_s, *places = sys.argv[1:]
+    parent, role, other, pid, limit_s, *places = sys.argv[1:]
     watched = os.pidfd_open(int(pid)) if role == "watcher" else None
     peer = socket.socket(fileno=int(other))
     guard = Guard(socket.socket(fileno=int(parent)), peer, float(limit_s))

@@ -35,7 +35,6 @@ import os
 import select
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +42,7 @@ from pathlib import Path
 from amistream.errors import RefusedError, SourceError
 from amistream.host import freeze_guard
 from amistream.host.freeze_guard import CANNOT_LOCK, thaw
+from amistream.host.guard import MOST, start_guard
 from amistream.host.mounts import shown
 from amistream.values import quoted
 
@@ -53,8 +53,6 @@ ANSWER_S = 5.0
 GRACE_S = 2.0
 """Time after the limit by which a guard must have thawed. Guess."""
 
-_MOST = 100
-"""Bytes of a message."""
 CAPABLE = (
     "run it as root; for the daemon: systemctl edit amistream, then [Service] and "
     "CapabilityBoundingSet=CAP_SYS_ADMIN CAP_IPC_LOCK, then systemctl restart amistream"
@@ -128,23 +126,10 @@ class Frozen:
         links = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with links[0], links[1]:
             for role, link in zip(("freezer", "watcher"), links, strict=True):
-                connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 other = self._guards[0].process.pid if self._guards else 0
-                numbers = [theirs.fileno(), link.fileno(), other, self._limit_s, *self._open]
-                with theirs:
-                    process = subprocess.Popen(
-                        # Its own file alone, without a package or site: little memory to lock.
-                        [sys.executable, "-I", "-S", freeze_guard.__file__, role, *map(str, numbers)],
-                        stdin=subprocess.DEVNULL,
-                        stdout=subprocess.DEVNULL,
-                        stderr=subprocess.DEVNULL,
-                        pass_fds=(theirs.fileno(), link.fileno(), *self._open),
-                        cwd="/",
-                        env={},
-                        # Ctrl-C is for this process.
-                        start_new_session=True,
-                    )
-                self._guards.append(_Guard(process, connection))
+                numbers = (link.fileno(), other, self._limit_s, *self._open)
+                keep = (link.fileno(), *self._open)
+                self._guards.append(_Guard(*start_guard(freeze_guard, role, *numbers, keep=keep)))
 
     def _thaw(self) -> bool:
         """Thaw all and end the guards; False if they were thawed before, or that cannot be known."""
@@ -220,7 +205,7 @@ class _Guard:
         """The next word of the guard; '' if it is gone, or none comes in time."""
         self._connection.settimeout(seconds)
         try:
-            return self._connection.recv(_MOST).decode()
+            return self._connection.recv(MOST).decode()
         except OSError:
             return ""
 

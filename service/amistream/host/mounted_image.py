@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from amistream.host import mount_guard
-
-_MOST = 100
-"""Bytes of an answer."""
+from amistream.host.guard import MOST, guarded, receive
 
 
 class MountRefusedError(OSError):
@@ -32,63 +28,30 @@ def mounted_image(image: int, kind: str, options: str, point: Path) -> Iterator[
     the file system is unmounted, and all is in the file: no other descriptor of it may be open by then. Raises
     `MountRefusedError`.
     """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours:
-        with theirs:
-            process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-I",
-                    "-S",
-                    mount_guard.__file__,
-                    str(theirs.fileno()),
-                    str(image),
-                    str(point.absolute()),
-                    kind,
-                    options,
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), image),
-                cwd="/",
-                env={},
-                start_new_session=True,  # Ctrl-C is for this process
-            )
+    with guarded(mount_guard, image, point.absolute(), kind, options, keep=[image]) as (_, guard):
+        answer, root = receive(guard)
+        if root is None:
+            raise _refused(answer)
         try:
-            root = _root(ours)
-            try:
-                yield root
-            finally:
-                os.close(root)
-            _unmount(ours)
+            yield root
         finally:
-            process.kill()
-            process.wait()
-
-
-def _root(guard: socket.socket) -> int:
-    message, descriptors, _, _ = socket.recv_fds(guard, _MOST, 1)
-    for each in descriptors:
-        os.set_inheritable(each, False)
-    if not descriptors:
-        raise _refused(message)
-    return descriptors[0]
+            os.close(root)
+        _unmount(guard)
 
 
 def _unmount(guard: socket.socket) -> None:
     try:
         guard.send(b"u")
-        message = guard.recv(_MOST)
+        answer = guard.recv(MOST).decode()
     except OSError:
-        message = b""
-    if message != b"unmounted 0":
-        raise _refused(message)
+        answer = ""
+    if answer != "unmounted 0":
+        raise _refused(answer)
 
 
-def _refused(message: bytes) -> MountRefusedError:
+def _refused(answer: str) -> MountRefusedError:
     """The error in the guard's last word."""
-    match message.decode().split():
+    match answer.split():
         case [step, number]:
             what = "no loop device can be had" if step == "loop" else f"it cannot be {step}ed"
             return MountRefusedError(int(number), f"{what}: {os.strerror(int(number))}")

@@ -9,22 +9,19 @@ from __future__ import annotations
 import os
 import select
 import signal
-import socket
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic
 
 from amistream.errors import RefusedError
 from amistream.host import script_guard
+from amistream.host.guard import guarded, receive
 from amistream.units import size_text
 from amistream.values import quoted
 
 _POLL_S = 0.2
 """Between two looks for a cancel."""
-_MOST = 100
-"""Bytes of an answer."""
 _LAST_WORDS = 2048
 """Bytes that are kept of what a script writes to its standard error."""
 _LINES_SHOWN = 5
@@ -57,38 +54,10 @@ def run_script(
             hint=f"ls -l {quoted(script)}; chmod +x {quoted(script)}",
             field=_FIELD,
         )
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours:
-        with theirs:
-            process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-I",
-                    "-S",
-                    script_guard.__file__,
-                    str(theirs.fileno()),
-                    str(space),
-                    str(point),
-                    str(script),
-                    *map(str, directories),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                pass_fds=(theirs.fileno(),),
-                cwd="/",
-                env={},
-                start_new_session=True,  # Ctrl-C is for this process
-            )
-        try:
-            words = _wait(process, script, limit_s, stopped)
-        finally:
-            # Ends the script's own processes, too: they have a namespace that ends with the guard.
-            process.kill()
-            process.wait()
-            if process.stderr is not None:
-                process.stderr.close()
-        answer, changes = _answer(ours)
+    # The guard's end is also that of the script's processes: they have a namespace that ends with it.
+    with guarded(script_guard, space, point, script, *directories, stderr=subprocess.PIPE) as (process, guard):
+        words = _wait(process, script, limit_s, stopped)
+        answer, changes = receive(guard)
     try:
         _check(script, answer, words, space)
     except BaseException:
@@ -125,14 +94,6 @@ def _wait(process: subprocess.Popen[bytes], script: Path, limit_s: float, stoppe
                 ended = True
         if ended:
             return words.decode("utf-8", "backslashreplace")
-
-
-def _answer(connection: socket.socket) -> tuple[str, int | None]:
-    """The guard's last word, and the descriptor that came with it."""
-    message, descriptors, _, _ = socket.recv_fds(connection, _MOST, 1)
-    for each in descriptors:
-        os.set_inheritable(each, False)
-    return message.decode(), descriptors[0] if descriptors else None
 
 
 def _check(script: Path, answer: str, words: str, space: int) -> None:
