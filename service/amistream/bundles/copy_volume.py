@@ -10,6 +10,7 @@ from amistream.bundles.results import Copied
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.ports.target import Target
 from amistream.ports.volume import Volume
+from amistream.targets.written import written
 from amistream.values import MIB
 
 _PIECE = 4 * MIB
@@ -38,18 +39,8 @@ async def copy_volume(volume: Volume, target: Target, meter: Meter, note: Note) 
         for batch in target.rest():
             target.write(batch)
 
-    try:
-        await finish_despite_cancel(asyncio.to_thread(target.open, volume.size, data))
+    async with written(target, volume.size, data, note):
         await finish_despite_cancel(asyncio.to_thread(copy), on_cancel=stop)
-        await finish_despite_cancel(asyncio.to_thread(target.commit))
-    except BaseException:
-
-        async def abandon() -> None:
-            if left := await asyncio.to_thread(target.abandon):
-                note(left)
-
-        await finish_despite_cancel(abandon())
-        raise
     return Copied(
         source=str(volume.path),
         destination=target.name,

@@ -6,7 +6,6 @@ when it turns out to be bad, or when the pass is cancelled.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from pathlib import Path
 
@@ -17,9 +16,9 @@ from amistream.bundles.results import Unbundled
 from amistream.bundles.unlocked import unlock
 from amistream.bundles.way_back import Unpacking
 from amistream.errors import RefusedError
-from amistream.flow.cancel import finish_despite_cancel
 from amistream.location import DirectoryLocation
 from amistream.ports.target import Target
+from amistream.targets.written import written
 
 
 def refuse_own_file(bundle: Bundle, destination: Path, *more: Path) -> None:
@@ -45,24 +44,12 @@ async def unbundle(
     started = time.monotonic()
     manifest = bundle.manifest
     unlocked = await unlock(bundle, owner, meter, note)
-    try:
-        await finish_despite_cancel(
-            asyncio.to_thread(target.open, manifest.size, min(manifest.size, manifest.bundled_size))
-        )
+    async with written(target, manifest.size, min(manifest.size, manifest.bundled_size), note):
         unpacking = Unpacking(
             bundle.place.store, manifest, unlocked.key, target, meter, thorough=False, workers=workers
         )
         content = unlocked.check(await unpacking.run(unlocked.parts))
         assert content is not None  # noqa: S101 - for the type checker: without a difference there is content
-        await finish_despite_cancel(asyncio.to_thread(target.commit))
-    except BaseException:
-
-        async def abandon() -> None:
-            if left := await asyncio.to_thread(target.abandon):
-                note(left)
-
-        await finish_despite_cancel(abandon())
-        raise
     return Unbundled(
         manifest=bundle.address,
         destination=target.name,
