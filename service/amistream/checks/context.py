@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from amistream.aws.ec2 import Ec2
 from amistream.aws.session import Aws
+from amistream.errors import JobError
+from amistream.flow.retry import retry_policy
 from amistream.request import VolumeRequest
 from amistream.roots import Roots
 from amistream.settings import Settings
@@ -24,6 +28,28 @@ class RequestContext:
         # Requests signed for a confined job go to the administrator's endpoint only.
         asked = request.endpoint_url if roots is None else None
         self.endpoint_url = (asked or settings.endpoint_url).rstrip("/")
+        self.retry = retry_policy(settings)
+
+    def keep_endpoint(self, earlier: str, what: str) -> None:
+        """Continue at the endpoint of an earlier run, where `what` is.
+
+        Raises `JobError` where a confined job would continue at an endpoint that the administrator has changed.
+        """
+        if earlier == self.endpoint_url:
+            return
+        if self.roots is not None:
+            raise JobError(
+                "resume.endpoint",
+                f"cannot reach {what} at {earlier or 'AWS'}: endpoint_url has changed since",
+                hint="restore the setting endpoint_url, then resume or cancel the job",
+            )
+        self.endpoint_url = earlier
+
+    async def client(self, service: str, region: str) -> Any:
+        return await self.aws.client(service, region, self.endpoint_url)
+
+    async def ec2(self, region: str) -> Ec2:
+        return Ec2(await self.client("ec2", region), region, self.settings.stall_timeout_s)
 
     async def source_region(self) -> str:
         """The region of a snapshot as source, or ''."""

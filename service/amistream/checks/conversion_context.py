@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
-from amistream.aws.ec2 import Ec2
 from amistream.aws.session import Aws
 from amistream.checks.context import RequestContext
-from amistream.errors import JobError
-from amistream.flow.retry import retry_policy
 from amistream.ports.registry import Registration
 from amistream.request import ConvertCheckRequest
 from amistream.roots import Roots
@@ -51,19 +48,12 @@ class ConversionContext(RequestContext):
     ) -> None:
         """`job_id` is that of a job or any other word, which marks what is made.
 
-        Raises `JobError` where a confined job would go on at an endpoint that the administrator has changed.
+        Raises `JobError` if `settled` may not win.
         """
         super().__init__(request, settings, aws, roots=roots)
         self.settled = settled
-        if settled is not None and settled.endpoint_url != self.endpoint_url:
-            if roots is not None:
-                raise JobError(
-                    "resume.endpoint",
-                    f"cannot reach the snapshot at {settled.endpoint_url or 'AWS'}: endpoint_url has changed since",
-                    hint="restore the setting endpoint_url, then resume or cancel the job",
-                )
-            self.endpoint_url = settled.endpoint_url
-        self.retry = retry_policy(settings)
+        if settled is not None:
+            self.keep_endpoint(settled.endpoint_url, "the snapshot")
         self.job_id, self._token = job_id, job_id.rpartition("-")[2]
 
     @property
@@ -81,9 +71,3 @@ class ConversionContext(RequestContext):
     def default_image_name(self, image: str, now: datetime) -> str:
         """The AMI's name if none was given; jobs of the same second get different names."""
         return default_name(image, now, self._token)
-
-    async def client(self, service: str, region: str) -> Any:
-        return await self.aws.client(service, region, self.endpoint_url)
-
-    async def ec2(self, region: str) -> Ec2:
-        return Ec2(await self.client("ec2", region), region, self.settings.stall_timeout_s)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from amistream.aws.ec2 import Ec2
 from amistream.aws.session import Aws
 from amistream.checks.context import RequestContext
-from amistream.errors import JobError
-from amistream.flow.retry import RetryPolicy, retry_policy
+from amistream.flow.retry import RetryPolicy
 from amistream.location import DirectoryLocation, S3Location, parse_location
 from amistream.plan import Bundling, BundlingPlace
 from amistream.ports.registry import Registration
@@ -82,15 +80,8 @@ class Destination(BundleContext):
         """
         super().__init__(request, settings, aws, roots=roots, settled=settled)
         self.location = parse_location(request.destinations[number])
-        if settled is not None and settled.endpoint_url not in (None, self.endpoint_url):
-            if roots is not None:
-                raise JobError(
-                    "resume.endpoint",
-                    f"cannot reach the parts stored at {settled.endpoint_url or 'AWS'}: endpoint_url has changed since",
-                    hint="restore the setting endpoint_url, then resume or cancel the job",
-                )
-            self.endpoint_url = settled.endpoint_url
-        self.retry = retry_policy(settings)
+        if settled is not None and settled.endpoint_url is not None:
+            self.keep_endpoint(settled.endpoint_url, "the parts stored")
         self.unanswered = Unanswered(late)
         """Shared by all stores that are made here."""
         self.job_id, self._token = job_id, job_id.rpartition("-")[2]
@@ -117,12 +108,6 @@ class Destination(BundleContext):
                 return None
             case S3Location():
                 return self.request.limit_upload or self.settings.limit_upload
-
-    async def client(self, service: str, region: str) -> Any:
-        return await self.aws.client(service, region, self.endpoint_url)
-
-    async def ec2(self, region: str) -> Ec2:
-        return Ec2(await self.client("ec2", region), region, self.settings.stall_timeout_s)
 
     async def store(self, region: str) -> Store:
         """Make the store, not opened yet; `region` is the bucket's."""
