@@ -5,28 +5,22 @@ Its options are the fields of `request.CheckRequest`: add one there.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from amistream.cli.job_access import Jobs
 from amistream.cli.options import ConfigOption, DetachOption, JsonOption, SocketOption
-from amistream.cli.output import put_note
-from amistream.cli.request_options import fields_of, in_option_words, make_request, takes
-from amistream.errors import UsageError
+from amistream.cli.request_options import fields_of, takes
+from amistream.cli.submitting import RunHere, refuse_standard_input, submit_job
 from amistream.request import BundleRequest, CheckRequest
-from amistream.values import STANDARD_INPUT
-
-InProcess = Annotated[
-    bool, typer.Option("--in-process", help="Run the job in this process, without a daemon; Ctrl-C cancels it.")
-]
 
 
 @takes(*fields_of(CheckRequest))
 def bundle(
     context: typer.Context,
     *,
-    in_process: InProcess = False,
+    in_process: RunHere = False,
     detach: DetachOption = False,
     socket: SocketOption = None,
     config: ConfigOption = None,
@@ -47,19 +41,6 @@ def bundle(
 
     Example: [bold]zcat disk.img.gz | amistream bundle - --image-size 10GiB --to s3://my-bucket/web --in-process[/bold]
     """
-    if given["source"] == STANDARD_INPUT and not in_process:
-        raise UsageError(
-            "usage",
-            "cannot bundle standard input in the daemon: it has one of its own",
-            hint="give --in-process: then the job runs in this process",
-            field="source",
-        )
+    refuse_standard_input(context, given, in_process=in_process)
     jobs = Jobs(socket, config, in_process=in_process, detach=detach)
-    try:
-        request = make_request(BundleRequest, given)
-        origin = context.get_parameter_source("config")
-        if not in_process and origin is not None and origin.name == "COMMANDLINE":
-            put_note("note: the job has the daemon's settings; of --config only the socket counts without --in-process")
-        return jobs.submit(request, as_json=as_json)
-    except UsageError as error:
-        raise in_option_words(error, context) from error
+    return submit_job(context, BundleRequest, given, jobs, in_process=in_process, as_json=as_json)

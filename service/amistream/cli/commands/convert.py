@@ -16,18 +16,15 @@ from amistream.cli.manifest_arguments import bucket_address, settings_for
 from amistream.cli.options import ConfigOption, DetachOption, JsonOption, SocketOption
 from amistream.cli.output import put_note, put_result
 from amistream.cli.request_options import fields_of, in_option_words, make_request, takes, validated
+from amistream.cli.submitting import RunHere, refuse_standard_input, submit_job
 from amistream.errors import EXIT_DONE, JobError, UsageError
 from amistream.events import JobKind
 from amistream.request import ConvertCheckRequest, ConvertRequest, StoreReach
-from amistream.values import STANDARD_INPUT
 
 if TYPE_CHECKING:
     from amistream.bundles.results import ConvertibleBundle
     from amistream.cli.every import Desk, Outcomes
 
-InProcess = Annotated[
-    bool, typer.Option("--in-process", help="Run the job in this process, without a daemon; Ctrl-C cancels it.")
-]
 Every = Annotated[
     bool,
     typer.Option(
@@ -54,7 +51,7 @@ def convert(
     every: Every = False,
     at_once: AtOnce = None,
     dry_run: Checks = False,
-    in_process: InProcess = False,
+    in_process: RunHere = False,
     detach: DetachOption = False,
     socket: SocketOption = None,
     config: ConfigOption = None,
@@ -83,13 +80,7 @@ def convert(
 
     Example: [bold]amistream convert s3://my-bucket/web --every --ena --jobs 4[/bold]
     """
-    if given["source"] == STANDARD_INPUT and not in_process:
-        raise UsageError(
-            "usage",
-            "cannot convert standard input in the daemon: it has one of its own",
-            hint="give --in-process: then the job runs in this process",
-            field="source",
-        )
+    refuse_standard_input(context, given, in_process=in_process)
     _refuse_together(given, every=every, detach=detach, at_once=at_once)
     given["kind"] = JobKind.CONVERT
     place = _Place(socket, config, in_process=in_process)
@@ -99,14 +90,10 @@ def convert(
             return _convert_every(given, reach, place, at_once=at_once, dry_run=dry_run, as_json=as_json)
         if dry_run:
             return _check(make_request(ConvertCheckRequest, given), place, as_json=as_json)
-        jobs = Jobs(socket, config, in_process=in_process, detach=detach)
-        request = make_request(ConvertRequest, given)
-        origin = context.get_parameter_source("config")
-        if not in_process and origin is not None and origin.name == "COMMANDLINE":
-            put_note("note: the job has the daemon's settings; of --config only the socket counts without --in-process")
-        return jobs.submit(request, as_json=as_json)
     except UsageError as error:
         raise in_option_words(error, context) from error
+    jobs = Jobs(socket, config, in_process=in_process, detach=detach)
+    return submit_job(context, ConvertRequest, given, jobs, in_process=in_process, as_json=as_json)
 
 
 def _refuse_together(given: dict[str, Any], *, every: bool, detach: bool, at_once: int | None) -> None:

@@ -1,0 +1,51 @@
+"""Submits the job of a command that makes one, `bundle` or `convert`, from the command's options."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from amistream.cli.output import put_note
+from amistream.cli.request_options import in_option_words, make_request
+from amistream.errors import UsageError
+from amistream.values import STANDARD_INPUT
+
+if TYPE_CHECKING:
+    from amistream.cli.job_access import Jobs
+    from amistream.request import BundleRequest, ConvertRequest
+
+RunHere = Annotated[
+    bool, typer.Option("--in-process", help="Run the job in this process, without a daemon; Ctrl-C cancels it.")
+]
+
+
+def refuse_standard_input(context: typer.Context, given: dict[str, Any], *, in_process: bool) -> None:
+    """Raise `UsageError` for standard input in the daemon."""
+    if given["source"] == STANDARD_INPUT and not in_process:
+        raise UsageError(
+            "usage",
+            f"cannot {context.info_name} standard input in the daemon: it has one of its own",
+            hint="give --in-process: then the job runs in this process",
+            field="source",
+        )
+
+
+def submit_job(
+    context: typer.Context,
+    model: type[BundleRequest | ConvertRequest],
+    given: dict[str, Any],
+    jobs: Jobs,
+    *,
+    in_process: bool,
+    as_json: bool,
+) -> int:
+    """Submit the job that `given` describes, follow it, and return the exit status."""
+    try:
+        request = make_request(model, given)
+        origin = context.get_parameter_source("config")
+        if not in_process and origin is not None and origin.name == "COMMANDLINE":
+            put_note("note: the job has the daemon's settings; of --config only the socket counts without --in-process")
+        return jobs.submit(request, as_json=as_json)
+    except UsageError as error:
+        raise in_option_words(error, context) from error
