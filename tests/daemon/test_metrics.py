@@ -4,25 +4,10 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from amistream.events import ConversionResult, State
+from amistream.events import State
 from amistream.jobs.job import End
 from daemon.rig import Daemon, StartDaemon, progress
-
-CONVERTED = ConversionResult(
-    snapshot_id="snap-0123456789abcdef0",
-    region="eu-west-1",
-    image_id=None,
-    image_name=None,
-    image_size=9,
-    volume_size=1 << 30,
-    blocks=3,
-    blocks_put=2,
-    blocks_read=4,
-    checksum="00" * 32,
-    elapsed_s=1.5,
-    cpu_s=0.5,
-    stages=(),
-)
+from jobs.converting import RESULT
 
 
 async def samples(daemon: Daemon) -> dict[tuple[str, ...], float]:
@@ -67,9 +52,9 @@ async def test_blocks_of_snapshots(start_daemon: StartDaemon) -> None:
         job = await daemon.submit_and_begin("a")
         job.move(State.CONVERTING)
         job.move(State.COMMITTING)
-        job.end(End(State.DONE, result=CONVERTED))
+        job.end(End(State.DONE, result=RESULT))
         await daemon.script.end(job)
-        assert (await samples(daemon))["amistream_converted_bytes_total",] == CONVERTED.blocks << 19
+        assert (await samples(daemon))["amistream_converted_bytes_total",] == RESULT.blocks << 19
 
 
 async def test_a_verification_reads_no_volume(start_daemon: StartDaemon) -> None:

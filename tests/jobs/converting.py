@@ -19,6 +19,23 @@ if TYPE_CHECKING:
     from amistream.jobs.job import Job
     from support.ebs_endpoint import EbsEndpoint
 
+RESULT = ConversionResult(
+    snapshot_id="snap-0123456789abcdef0",
+    region="eu-west-1",
+    image_id=None,
+    image_name=None,
+    image_size=9,
+    volume_size=1 << 30,
+    blocks=3,
+    blocks_put=2,
+    blocks_read=4,
+    checksum="00" * 32,
+    elapsed_s=1.5,
+    cpu_s=0.5,
+    stages=(),
+)
+"""A result that a snapshot without an AMI may have."""
+
 
 def make_disk(path: Path) -> Path:
     """A disk with a table, a hole, and an end within a block."""

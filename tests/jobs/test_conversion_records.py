@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from amistream.errors import JournalError
-from amistream.events import ConversionResult, State
+from amistream.events import State
 from amistream.jobs.conversion_records import ConversionRecord
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
@@ -20,6 +20,7 @@ from amistream.plan import Converting
 from amistream.ports.registry import JOB_TAG, Registration
 from amistream.ports.snapshots import SnapshotOrder
 from amistream.request import parse_request
+from jobs.converting import RESULT
 
 REQUEST = parse_request({"kind": "convert", "source": "/volumes/ä", "ami_name": "web"})
 CONVERTING = Converting(
@@ -37,21 +38,6 @@ CONVERTING = Converting(
     region="eu-west-1",
     endpoint_url="http://127.0.0.1:1",
     registration=Registration(name="web", architecture="x86_64", virtualization="hvm", tags={JOB_TAG: "x"}),
-)
-RESULT = ConversionResult(
-    snapshot_id="snap-0123456789abcdef0",
-    region="eu-west-1",
-    image_id=None,
-    image_name=None,
-    image_size=9,
-    volume_size=2**30,
-    blocks=3,
-    blocks_put=2,
-    blocks_read=4,
-    checksum="00" * 32,
-    elapsed_s=1.5,
-    cpu_s=0.5,
-    stages=(),
 )
 
 
