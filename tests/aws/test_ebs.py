@@ -365,16 +365,17 @@ async def test_a_snapshot_in_use(ebs: Ebs, ebs_endpoint: EbsEndpoint) -> None:
 async def test_an_answer_that_never_comes(ebs: Ebs, ebs_endpoint: EbsEndpoint) -> None:
     """A caller's time-out ends a put that is not answered, and the next put succeeds."""
     made = (await ebs.start(order("hang"))).id
-    ebs_endpoint.fault("PutSnapshotBlock", "hang_after")
+    ebs_endpoint.fault("PutSnapshotBlock", "pause_after")
 
     async def put() -> None:
         async with asyncio.timeout(None) as deadline, asyncio.TaskGroup() as group:
             group.create_task(ebs.put(made, 0, *block(0)))
-            await asyncio.to_thread(ebs_endpoint.wait_for, "PutSnapshotBlock")
+            await asyncio.to_thread(ebs_endpoint.wait_paused)
             deadline.reschedule(asyncio.get_running_loop().time())
 
     with pytest.raises(TimeoutError):
         await put()
+    ebs_endpoint.let_go()
     await ebs.put(made, 0, *block(0))
 
 

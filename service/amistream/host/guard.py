@@ -21,7 +21,7 @@ MOST = 100
 def start_guard(
     program: ModuleType, *words: object, keep: Sequence[int] = (), stderr: int = subprocess.DEVNULL
 ) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Start `program` with its end of the socket and `words` as arguments; the descriptors in `keep` stay open in it."""
+    """Start `program` with its end of the socket and `words` as arguments, and the descriptors in `keep` open."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         try:
