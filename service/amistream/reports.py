@@ -1,6 +1,6 @@
-"""The report of a verification: how a bundle compares with its manifest, as `verify --json` and the API write it.
+"""The reports of work on a bundle that exists, which its command and its job have in common, as JSON.
 
-Sizes in bytes.
+A verification: how the bundle compares with its manifest. A transfer: what was copied, and where to. Sizes in bytes.
 """
 
 from __future__ import annotations
@@ -90,3 +90,33 @@ class Report(_Result):
     differences: tuple[Difference, ...]
     notes: tuple[str, ...]
     elapsed_s: float
+
+
+class Transferred(_Result):
+    """A bundle that was downloaded, uploaded or migrated. `kept` parts were there already."""
+
+    manifest: str
+    source: str
+    parts: int
+    kept: int
+    bundled_size: int
+    elapsed_s: float
+
+
+class Registered(_Result):
+    """An AMI, registered by this command or earlier."""
+
+    image_id: str
+    image_name: str
+    manifest: str
+    region: str
+
+
+class Migrated(Transferred):
+    """`copied` parts never left S3, the others went through this machine."""
+
+    region: str
+    copied: int
+    kernel: str | None
+    ramdisk: str | None
+    image: Registered | None

@@ -11,11 +11,10 @@ import pytest
 from amistream.bundles.manifest import check_signature, parse_manifest
 from amistream.bundles.meter import Meter
 from amistream.bundles.migrate import MigrationOptions, MigrationRequest, new_manifest
-from amistream.bundles.results import Migrated
 from amistream.errors import AmistreamError, DifferenceError, RefusedError, RegisterError, StoreError
 from amistream.keys import load_certificate, load_identity, own_identity
 from amistream.ports.registry import Registration
-from amistream.reports import Signature
+from amistream.reports import Migrated, Signature
 from bundles.bucket import SIZES
 from bundles.made import (
     AES_IV,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from amistream.bundles.meter import Meter
-from amistream.bundles.results import Transferred
 from amistream.errors import DifferenceError, RefusedError, StoreError
+from amistream.reports import Transferred
 from bundles.made import Work, contents, engine_bundle, flip, older_bundle, put_files, stored_bytes, work
 from jobs.work import use_endpoint
 from support.buckets import list_keys, open_uploads

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from amistream.bundles.results import Deregistered, Inventory, Migrated, Registered, Removed, Transferred
+from amistream.bundles.results import Deregistered, Inventory, Removed
 from amistream.cli.commands.listing import age_text, cost_text
 from amistream.cli.options import parse_age
 from amistream.errors import UsageError
+from amistream.reports import Migrated, Registered, Transferred
 from bundles.made import contents, images, older_bundle, put_files, register, stored_bytes
 from cli.running import Cli, Outcome, Spawn, ended
 from jobs.work import use_endpoint

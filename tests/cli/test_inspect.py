@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from amistream.bundles.results import BundleFacts, Registered
+from amistream.bundles.results import BundleFacts
 from amistream.checks import inspection
 from amistream.checks.inspection import DiskFacts, inspect_disk
 from amistream.cli.commands.inspect import CORE_WORDS
+from amistream.reports import Registered
 from amistream.source.disks.loader import CorePlace
 from amistream.values import GIB
 from bundles.made import older_bundle

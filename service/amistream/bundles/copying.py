@@ -9,18 +9,18 @@ bundle itself is invalid.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
 from typing import TypeAlias
 
 from amistream.bundles.meter import Meter, Note
-from amistream.bundles.parts import StoredPart, differs, existing_names, holds_other, read_part
+from amistream.bundles.parts import StoredPart, differs, existing_names, holds_other
 from amistream.bundles.place import Bundle
-from amistream.bundles.results import Transferred
 from amistream.bundles.survey import check_parts
 from amistream.errors import AmistreamError, BundleExistsError, DifferenceError, LostError, StoreError, TakenError
 from amistream.flow.gather import gather_limited, try_each
 from amistream.flow.undo import Progress, undo_despite_cancel
-from amistream.ports.store import Store, Stored, sha1_of, whole_checksum
+from amistream.ports.store import Store, Stored, read_sha1, sha1_of, whole_checksum
+from amistream.reports import Transferred
 
 STALL_S = 120
 """Seconds without a part removed after which the rest is left. Guess."""
@@ -28,14 +28,19 @@ STALL_S = 120
 Begin: TypeAlias = Callable[[], None]
 
 
-async def _find_existing_parts(store: Store, parts: list[StoredPart]) -> dict[str, Stored]:
-    """Find the parts that already exist. Raises `StoreError` if one is another object."""
+async def find_existing_parts(
+    store: Store, parts: Sequence[StoredPart], *, own: Container[str] = ()
+) -> dict[str, Stored]:
+    """Find the parts that already exist. Raises `StoreError` if one is another object.
+
+    The checksums of `own` parts are not compared: they may be those of an upload in chunks.
+    """
     wanted = {part.name: part for part in parts}
     old = sorted(await existing_names(store, list(wanted)))
 
     async def check(name: str) -> Stored | None:
-        stored = await store.stat(name, read=False)
-        if stored is not None and (stored.size != wanted[name].size or differs(stored, wanted[name].part)):
+        stored, part = await store.stat(name, read=False), wanted[name]
+        if stored is not None and (stored.size != part.size or (name not in own and differs(stored, part.part))):
             raise taken_error(store, name)
         return stored
 
@@ -43,19 +48,18 @@ async def _find_existing_parts(store: Store, parts: list[StoredPart]) -> dict[st
     return {name: stored for name, stored in zip(old, found, strict=True) if stored is not None}
 
 
-async def _require_same(bundle: Bundle, part: StoredPart, store: Store, stored: Stored) -> None:
-    """Raise `StoreError` unless the object found by `_find_existing_parts` is the part."""
-    # Without a checksum in the store the object is read.
-    found = stored if stored.checksum is not None else await store.stat(part.name)
-    if found is not None and found.checksum == whole_checksum(part.sha1):
+async def require_same(store: Store, part: StoredPart, stored: Stored) -> None:
+    """Raise `StoreError` unless the object found by `find_existing_parts` is the part.
+
+    It is read unless the store has a checksum of the whole: that of an upload in chunks depends on their size.
+    """
+    if stored.checksum == whole_checksum(part.sha1):
         return
-    # The checksum may depend on how the part was cut into chunks.
-    data = await read_part(bundle, part)
-    if found is None or not found.is_the(part.size, await store.checksum(part.name, data, part.sha1)):
+    if await read_sha1(store, part.name, part.size) != part.sha1:
         raise taken_error(store, part.name)
 
 
-async def _refuse_other_manifest(store: Store, name: str, raw: bytes) -> None:
+async def refuse_other_manifest(store: Store, name: str, raw: bytes) -> None:
     """Refuse a place that has another bundle of this name."""
     if await holds_other(store, name, raw):
         raise BundleExistsError(
@@ -96,8 +100,8 @@ async def copy_bundle(
     parts = await check_parts(bundle)
     meter.begin(len(parts), bundle.manifest.bundled_size)
     name, raw = bundle.manifest_name, new_manifest or bundle.manifest.raw
-    await _refuse_other_manifest(store, name, raw)
-    there = await _find_existing_parts(store, parts)
+    await refuse_other_manifest(store, name, raw)
+    there = await find_existing_parts(store, parts)
     await prepare([part for part in parts if part.name not in there])
     begun: dict[str, None] = {}
     whole: set[str] = set()
@@ -107,13 +111,14 @@ async def copy_bundle(
         if stored is None:
             await send(part, lambda: begun.update({part.name: None}))
         else:
-            await _require_same(bundle, part, store, stored)
+            await require_same(store, part, stored)
         whole.add(part.name)
         meter.done(part.size, kept=stored is not None)
 
     try:
         await gather_limited(one, parts, limit(parts))
-        await _commit(store, name, raw, parts)
+        await check_present(store, parts)
+        await store.commit(name, raw, sha1_of(raw))
     except BaseException as error:
         all_of_them = new_manifest is not None or isinstance(error, DifferenceError)
         made = [each for each in begun if all_of_them or each not in whole]
@@ -162,8 +167,8 @@ async def _remove_copied_parts(
     await undo_despite_cancel(all_of_it, report, stall_s=STALL_S)
 
 
-async def _commit(store: Store, manifest_name: str, raw: bytes, parts: list[StoredPart]) -> None:
-    """Store the manifest, unless a part has disappeared: another copy that failed may have removed it."""
+async def check_present(store: Store, parts: Sequence[StoredPart]) -> None:
+    """Raise `StoreError` if a part has disappeared: another copy that failed may have removed it."""
     there = await existing_names(store, [part.name for part in parts])
     for part in parts:
         if part.name not in there:
@@ -173,4 +178,3 @@ async def _commit(store: Store, manifest_name: str, raw: bytes, parts: list[Stor
                 hint="does another command copy the same bundle there? Run this one again: existing parts stay",
                 field="destinations",
             )
-    await store.commit(manifest_name, raw, sha1_of(raw))

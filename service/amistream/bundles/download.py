@@ -17,10 +17,10 @@ from amistream.bundles.copying import Begin, copy_bundle, taken_error
 from amistream.bundles.meter import Meter, Note
 from amistream.bundles.parts import StoredPart, check_digest
 from amistream.bundles.place import Bundle
-from amistream.bundles.results import Transferred
 from amistream.errors import RefusedError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.host.new_file import NewFile
+from amistream.reports import Transferred
 from amistream.settings import Settings
 from amistream.stores.directory import DirectoryStore
 from amistream.values import MIB, quoted

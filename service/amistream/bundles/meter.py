@@ -11,13 +11,14 @@ Note = Callable[[str], None]
 
 @dataclass(slots=True)
 class Meter:
-    """Counters of one copy; `kept` parts were already there and valid, so they were not sent."""
+    """Counters of one copy; `kept` parts were already there and valid, so they were not sent or copied."""
 
     parts: int = 0
     parts_done: int = 0
     parts_kept: int = 0
     bytes_total: int = 0
     bytes_done: int = 0
+    bytes_sent: int = 0
 
     def begin(self, parts: int, size: int) -> None:
         self.parts = parts
@@ -27,3 +28,4 @@ class Meter:
         self.parts_done += 1
         self.parts_kept += kept
         self.bytes_done += size
+        self.bytes_sent += 0 if kept else size

@@ -9,27 +9,30 @@ manifest is put, all copies are deleted.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from cryptography import x509
 
+from amistream.aws.regions import find_ec2_certificate
 from amistream.aws.session import Aws
-from amistream.bundles.copying import Begin, copy_bundle
+from amistream.bundles.copying import copy_bundle
 from amistream.bundles.manifest import Manifest, check_signature, parse_manifest
 from amistream.bundles.meter import Meter, Note
-from amistream.bundles.owner import open_key
-from amistream.bundles.parts import StoredPart, different_part_error, parts_in_flight, read_part
-from amistream.bundles.place import BucketPlace, Bundle
+from amistream.bundles.owner import find_owner, open_key
+from amistream.bundles.part_sender import PartSender
+from amistream.bundles.parts import StoredPart, different_part_error, parts_in_flight
+from amistream.bundles.place import BucketPlace, Bundle, Place, open_place
 from amistream.bundles.register import Intent, carry_out, check_registration, ec2_of
-from amistream.bundles.results import Migrated
-from amistream.errors import RefusedError, StoreError, TakenError
+from amistream.errors import RefusedError
 from amistream.keys import UserIdentity, wrap
-from amistream.location import S3Location
+from amistream.location import Location
 from amistream.ports.registry import Registration
-from amistream.ports.store import ObjectStore, whole_checksum
-from amistream.reports import Signature
+from amistream.reports import Migrated, Signature
+from amistream.roots import Roots
 from amistream.settings import Settings
 from amistream.stages.manifest import ImageFacts, WrappedKeys, write_manifest
 from amistream.values import ArchiveResult, GzipResult, Measured, PartDigest, SplitResult
@@ -103,6 +106,73 @@ def new_manifest(manifest: Manifest, options: MigrationOptions) -> bytes:
     return write_manifest(facts, _measured(manifest), wrapped, options.identity.sign)
 
 
+def check_migration_signature(bundle: Bundle, identity: UserIdentity, note: Note) -> None:
+    """Refuse a changed manifest: it must not get a valid signature."""
+    state = check_signature(bundle.manifest, identity.certificate)
+    if state is Signature.WRONG:
+        raise different_part_error(
+            bundle, "its signature is not by the given certificate, or the manifest was changed since"
+        )
+    if state is Signature.ABSENT:
+        note(f"{bundle.address} has no signature; the new manifest is signed with your key")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MigrationKeys:
+    """The keys of a migration: those of the bundle's owner, and the certificate of the other region's EC2."""
+
+    identity: UserIdentity
+    ec2_certificate: x509.Certificate
+    notice: str = ""
+    """A doubt about the certificate, or ''."""
+
+
+def find_migration_keys(request: MigrationRequest, settings: Settings, roots: Roots | None = None) -> MigrationKeys:
+    """Read the keys. Raises `RefusedError`. Blocks on files, which must lie within the `roots`."""
+    owner = find_owner(settings, request.certificate, request.private_key, roots)
+    identity = owner.private_identity
+    certificate, notice = find_ec2_certificate(
+        request.region, explicit=request.ec2_certificate, configured=settings.ec2_certificates, roots=roots
+    )
+    return MigrationKeys(identity=identity, ec2_certificate=certificate, notice="" if settings.endpoint_url else notice)
+
+
+@asynccontextmanager
+async def open_source(
+    folder: Location, request: MigrationRequest, settings: Settings, aws: Aws
+) -> AsyncIterator[Place]:
+    """Open the place of the bundle, with its own endpoint and profile. Raises `AmistreamError`."""
+    # The settings' region is the target's.
+    settings = settings.model_copy(update={"region": ""})
+    url, profile = request.source_endpoint_url, request.source_profile
+    async with AsyncExitStack() as stack:
+        if profile:
+            aws = await stack.enter_async_context(Aws(settings, profile=profile))
+        yield await open_place(folder, settings, aws, endpoint_url=url)
+
+
+def migration_options(
+    bundle: Bundle, target: BucketPlace, keys: MigrationKeys, request: MigrationRequest, settings: Settings
+) -> MigrationOptions:
+    """Choose the values of the new manifest. Raises `RefusedError` for a kernel that is not known there."""
+    place, manifest = bundle.place, bundle.manifest
+    stays = isinstance(place, BucketPlace) and place.region == target.region
+    return MigrationOptions(
+        identity=keys.identity,
+        ec2_certificate=keys.ec2_certificate,
+        kernel=kernel_for_region("kernel", manifest.kernel, request.kernel, stays=stays),
+        ramdisk=kernel_for_region("ramdisk", manifest.ramdisk, request.ramdisk, stays=stays),
+        registration=request.registration,
+        server_side=is_one_service(request, settings),
+    )
+
+
+def is_one_service(request: MigrationRequest, settings: Settings) -> bool:
+    """One service, with the same credentials, has source and target: it may copy parts by itself."""
+    url = request.source_endpoint_url.rstrip("/")
+    return not request.source_profile and url in ("", settings.endpoint_url.rstrip("/"))
+
+
 async def migrate(
     bundle: Bundle,
     target: BucketPlace,
@@ -114,7 +184,7 @@ async def migrate(
     note: Note,
 ) -> Migrated:
     """Copy the bundle to a place that was checked, with a manifest for its region. Raises `AmistreamError`."""
-    _check_signature(bundle, options, note)
+    check_migration_signature(bundle, options.identity, note)
     raw = await asyncio.to_thread(new_manifest, bundle.manifest, options)
     new = Bundle(place=target, manifest_name=bundle.manifest_name, manifest=parse_manifest(raw, bundle.manifest_name))
     ec2 = await ec2_of(target.region, settings, aws)
@@ -125,76 +195,20 @@ async def migrate(
         if options.registration is not None:
             intent = await check_registration(new, options.registration, settings, ec2, note)
 
-    by_s3 = _CopiesByS3(bundle, target.store, note, switched_on=options.server_side)
-
-    async def send(part: StoredPart, begin: Begin) -> None:
-        if not await by_s3.copied(part, begin):
-            data = await read_part(bundle, part)
-            begin()
-            await target.store.put(part.name, data, part.sha1, lambda _: None)
-
+    sender = PartSender(bundle, target.store, note, server_side=options.server_side)
     limit = partial(parts_in_flight, settings)
     done = await copy_bundle(
-        bundle, target.store, meter, note, prepare=prepare, send=send, limit=limit, new_manifest=raw
+        bundle, target.store, meter, note, prepare=prepare, send=sender.send, limit=limit, new_manifest=raw
     )
     image = await carry_out(new, intent, settings, ec2, note) if intent else None
     return Migrated(
         **dict(done),
         region=target.region,
-        copied=by_s3.count,
+        copied=sender.copied_by_s3,
         kernel=new.manifest.kernel or None,
         ramdisk=new.manifest.ramdisk or None,
         image=image,
     )
-
-
-class _CopiesByS3:
-    """Has S3 copy parts by itself, as long as it does."""
-
-    def __init__(self, old: Bundle, store: ObjectStore, note: Note, *, switched_on: bool) -> None:
-        self._old = old
-        self._store = store
-        self._note = note
-        source = old.place.location
-        # None also after S3 has refused to copy once: then it refuses the rest too.
-        self._source = source if isinstance(source, S3Location) and switched_on else None
-        self.count = 0
-
-    async def copied(self, part: StoredPart, begin: Begin) -> bool:
-        """Have S3 copy the part; returns True if S3 copied and proved it. Raises `DifferenceError` for a bad part."""
-        source, name = self._source, part.name
-        if source is None:
-            return False
-        begin()
-        try:
-            checksum = await self._store.copy(name, source, name, part.sha1)
-        except TakenError:
-            raise
-        except StoreError as error:
-            if self._source is not None:
-                self._note(f"parts go through this machine, because S3 does not copy them: {error.message}")
-            self._source = None
-            return False
-        if checksum == whole_checksum(part.sha1):
-            self.count += 1
-            return True
-        if checksum is not None and "-" not in checksum:
-            raise different_part_error(self._old, f"{part.name} has another checksum than in the manifest")
-        # This store does not hash copies, or keeps the checksum of the original's chunks.
-        self._source = None
-        await self._store.delete(name)
-        return False
-
-
-def _check_signature(bundle: Bundle, options: MigrationOptions, note: Note) -> None:
-    """Refuse a changed manifest: it must not get a valid signature."""
-    state = check_signature(bundle.manifest, options.identity.certificate)
-    if state is Signature.WRONG:
-        raise different_part_error(
-            bundle, "its signature is not by the given certificate, or the manifest was changed since"
-        )
-    if state is Signature.ABSENT:
-        note(f"{bundle.address} has no signature; the new manifest is signed with your key")
 
 
 def _measured(manifest: Manifest) -> Measured:

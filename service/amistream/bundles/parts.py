@@ -57,7 +57,7 @@ def check_digest(bundle: Bundle, part: StoredPart, sha1: bytes, size: int) -> No
         )
 
 
-def parts_in_flight(settings: Settings, parts: list[StoredPart]) -> int:
+def parts_in_flight(settings: Settings, parts: Sequence[StoredPart]) -> int:
     """Compute how many whole parts may be held at a time."""
     largest = max(part.size for part in parts) or 1
     return max(1, min(settings.upload_concurrency, IN_FLIGHT_MOST // largest))

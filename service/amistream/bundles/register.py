@@ -14,11 +14,11 @@ from amistream.aws.session import Aws
 from amistream.bundles.meter import Note
 from amistream.bundles.parts import different_part_error, existing_names
 from amistream.bundles.place import BucketPlace, Bundle, Place
-from amistream.bundles.results import Registered
 from amistream.errors import AmistreamError, RefusedError, StoreError
 from amistream.flow.retry import retry_policy, with_retries
 from amistream.flow.undo import UNDO_STALLS, undo_despite_cancel
 from amistream.ports.registry import JOB_TAG, Ami, Registration
+from amistream.reports import Registered
 from amistream.settings import Settings
 from amistream.stages.register import RegistrationAttempt, default_name, find_ours
 
@@ -69,9 +69,14 @@ async def register_bundle(
     return await carry_out(bundle, intent, settings, ec2, note)
 
 
-async def check_registration(bundle: Bundle, options: Registration, settings: Settings, ec2: Ec2, note: Note) -> Intent:
-    """Check that EC2 would register the bundle, which may not exist yet. Raises `RefusedError` or `StoreError`."""
-    registration, retry = registration_of(bundle, options, datetime.now(UTC)), retry_policy(settings)
+async def check_registration(
+    bundle: Bundle, options: Registration, settings: Settings, ec2: Ec2, note: Note, *, mark: str = ""
+) -> Intent:
+    """Check that EC2 would register the bundle, which may not exist yet. Raises `RefusedError` or `StoreError`.
+
+    `mark` tags the AMI as that of a job; default: a random one.
+    """
+    registration, retry = registration_of(bundle, options, datetime.now(UTC), mark), retry_policy(settings)
     what = f"look for an AMI named {registration.name!r}"
     found = await with_retries(retry, what, lambda _: ec2.find(registration.name))
     if found is not None and found.location != registration.location:
@@ -132,7 +137,7 @@ async def _deregister_own(ec2: Ec2, attempt: RegistrationAttempt, settings: Sett
         await deregister_image(ec2, own, settings)
 
 
-def registration_of(bundle: Bundle, options: Registration, now: datetime) -> Registration:
+def registration_of(bundle: Bundle, options: Registration, now: datetime, mark: str = "") -> Registration:
     """Complete the options with the values of the manifest."""
     manifest = bundle.manifest
     kernel, ramdisk = options.kernel or manifest.kernel, options.ramdisk or manifest.ramdisk
@@ -147,7 +152,7 @@ def registration_of(bundle: Bundle, options: Registration, now: datetime) -> Reg
         kernel=kernel if paravirtual else "",
         ramdisk=ramdisk if paravirtual else "",
         block_device_mappings=options.block_device_mappings or manifest.block_device_mappings,
-        tags={**options.tags, JOB_TAG: f"register-{secrets.token_hex(8)}"},
+        tags={**options.tags, JOB_TAG: mark or f"register-{secrets.token_hex(8)}"},
     )
 
 

@@ -15,36 +15,6 @@ class _Result(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class Transferred(_Result):
-    """A bundle that was downloaded, uploaded or migrated. `kept` parts were there already."""
-
-    manifest: str
-    source: str
-    parts: int
-    kept: int
-    bundled_size: int
-    elapsed_s: float
-
-
-class Registered(_Result):
-    """An AMI, registered by this command or earlier."""
-
-    image_id: str
-    image_name: str
-    manifest: str
-    region: str
-
-
-class Migrated(Transferred):
-    """`copied` parts never left S3, the others went through this machine."""
-
-    region: str
-    copied: int
-    kernel: str | None
-    ramdisk: str | None
-    image: Registered | None
-
-
 class Removed(_Result):
     """The deleted objects; with `dry_run`, the objects that a removal would delete.
 

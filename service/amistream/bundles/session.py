@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 from amistream.aws.buckets import keeps_versions
-from amistream.aws.regions import find_ec2_certificate
 from amistream.aws.session import Aws
 from amistream.bundles.convertible import find_convertible
 from amistream.bundles.download import download
 from amistream.bundles.facts import bundle_facts
 from amistream.bundles.listing import take_inventory
 from amistream.bundles.meter import Meter, Note
-from amistream.bundles.migrate import MigrationOptions, MigrationRequest, kernel_for_region, migrate
+from amistream.bundles.migrate import (
+    MigrationRequest,
+    find_migration_keys,
+    migrate,
+    migration_options,
+    open_source,
+)
 from amistream.bundles.owner import find_owner
 from amistream.bundles.place import BucketPlace, Bundle, Place, check_bucket, find_bundle, open_bucket, open_place
 from amistream.bundles.register import deregister_image, ec2_of, find_image, register_bundle
@@ -28,10 +32,7 @@ from amistream.bundles.results import (
     ConvertibleBundle,
     Deregistered,
     Inventory,
-    Migrated,
-    Registered,
     Removed,
-    Transferred,
     Unbundled,
 )
 from amistream.bundles.unbundle import refuse_own_file, unbundle
@@ -40,7 +41,7 @@ from amistream.bundles.verify import verify
 from amistream.errors import RefusedError
 from amistream.location import S3Location, parse_location, parse_manifest_address, parse_s3_location
 from amistream.ports.registry import Registration
-from amistream.reports import Report
+from amistream.reports import Migrated, Registered, Report, Transferred
 from amistream.settings import Settings
 from amistream.targets.opening import choose_target
 from amistream.values import STANDARD_OUTPUT
@@ -218,35 +219,22 @@ class BundleSession:
                 hint="give s3://BUCKET or s3://BUCKET/PREFIX",
                 field="destinations",
             )
-        owner = await asyncio.to_thread(find_owner, settings, request.certificate, request.private_key)
-        identity = owner.private_identity
-        ec2_certificate, notice = await asyncio.to_thread(
-            find_ec2_certificate,
-            request.region,
-            explicit=request.ec2_certificate,
-            configured=settings.ec2_certificates,
-        )
-        if notice and not settings.endpoint_url:
-            self._note(notice)
-        # The settings' region is the target's.
-        source_settings = settings.model_copy(update={"region": ""})
-        url, profile = request.source_endpoint_url, request.source_profile
-        async with AsyncExitStack() as stack:
-            aws = await stack.enter_async_context(Aws(source_settings, profile=profile)) if profile else self._aws
-            source = await open_place(folder, source_settings, aws, endpoint_url=url)
+        keys = await asyncio.to_thread(find_migration_keys, request, settings)
+        if keys.notice:
+            self._note(keys.notice)
+        async with open_source(folder, request, settings, self._aws) as source:
             target = await open_bucket(location, settings, self._aws, region=request.region)
             await check_bucket(target, settings, self._aws, self._note, region=request.region)
             bundle = await find_bundle(source, name)
-            stays, manifest = isinstance(source, BucketPlace) and source.region == target.region, bundle.manifest
-            options = MigrationOptions(
-                identity=identity,
-                ec2_certificate=ec2_certificate,
-                kernel=kernel_for_region("kernel", manifest.kernel, request.kernel, stays=stays),
-                ramdisk=kernel_for_region("ramdisk", manifest.ramdisk, request.ramdisk, stays=stays),
-                registration=request.registration,
-                server_side=not profile and (not url or url.rstrip("/") == settings.endpoint_url.rstrip("/")),
+            return await migrate(
+                bundle,
+                target,
+                migration_options(bundle, target, keys, request, settings),
+                settings,
+                self._aws,
+                meter=meter,
+                note=self._note,
             )
-            return await migrate(bundle, target, options, settings, self._aws, meter=meter, note=self._note)
 
     async def _note_versions(self, place: Place) -> None:
         """Note that deleting frees nothing in a bucket that keeps versions."""

@@ -8,7 +8,7 @@ from amistream.bundles.copying import Begin, copy_bundle
 from amistream.bundles.meter import Meter, Note
 from amistream.bundles.parts import StoredPart, parts_in_flight, read_part
 from amistream.bundles.place import Bundle, Place
-from amistream.bundles.results import Transferred
+from amistream.reports import Transferred
 from amistream.settings import Settings
 
 _MULTIPART_CHECKSUM = "-1"

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from amistream.cli.request_options import validated
-from amistream.cli.table import columns, counted
 from amistream.errors import UsageError
 from amistream.location import S3Location, parse_location
 
 if TYPE_CHECKING:
-    from amistream.bundles.results import Transferred
     from amistream.ports.registry import Registration
     from amistream.request import StoreReach
     from amistream.settings import Settings
@@ -74,21 +72,3 @@ def registration_options(context: typer.Context) -> Registration:
 
 def path_of(text: str | None) -> Path | None:
     return Path(text) if text else None
-
-
-def transferred_text(done: Transferred) -> str:
-    return columns(transferred_facts(done))
-
-
-def transferred_facts(done: Transferred) -> list[tuple[str, str]]:
-    from amistream.units import duration_text, rate_text, size_text
-
-    kept = f", {done.kept} of them there before" if done.kept else ""
-    facts = [
-        ("manifest", done.manifest),
-        ("bundled", f"{size_text(done.bundled_size)} in {counted(done.parts, 'part')}{kept}"),
-        ("elapsed", duration_text(done.elapsed_s)),
-    ]
-    if not done.kept:
-        facts.append(("rate", rate_text(done.bundled_size, done.elapsed_s)))
-    return facts

@@ -12,7 +12,6 @@ from amistream.bundles.manifest import Manifest, check_signature
 from amistream.bundles.meter import Meter
 from amistream.bundles.migrate import MigrationOptions, MigrationRequest, kernel_for_region, new_manifest
 from amistream.bundles.place import read_manifest
-from amistream.bundles.results import Migrated
 from amistream.cli.output import put_note, put_result
 from amistream.compat.access import ami_tools_keys, bucket_address, region_of, settings_of
 from amistream.compat.options import Given
@@ -20,7 +19,7 @@ from amistream.compat.session import ANY_REGION, OldSession, run_old
 from amistream.errors import EXIT_DONE, DifferenceError, RefusedError
 from amistream.host.new_file import NewFile
 from amistream.keys import UserIdentity, load_identity
-from amistream.reports import Signature
+from amistream.reports import Migrated, Signature
 from amistream.stages.manifest import serialise
 from amistream.values import quoted
 

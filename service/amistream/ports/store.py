@@ -62,12 +62,17 @@ async def find(store: Store, name: str, size: int, progress: Callable[[], object
     found = await store.stat(name, read=False)
     if found != Stored(size, None):
         return found
+    return Stored(size, whole_checksum(await read_sha1(store, name, size, progress)))
+
+
+async def read_sha1(store: Store, name: str, size: int, progress: Callable[[], object] = lambda: None) -> bytes:
+    """Read the object's first `size` bytes for their SHA-1. Calls `progress` for each piece."""
     digest = hashlib.sha1(usedforsecurity=False)
     for start in range(0, size, PIECE):
         piece = await store.read(name, start, min(PIECE, size - start))
         await asyncio.to_thread(digest.update, piece)
         progress()
-    return Stored(size, whole_checksum(digest.digest()))
+    return digest.digest()
 
 
 class PartStore(Protocol):

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from amistream.cli.manifest_arguments import Manifest, settings_for, transferred_text
+from amistream.cli.manifest_arguments import Manifest, settings_for
 from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_answer
 from amistream.cli.request_options import takes, validated
+from amistream.cli.transfer_text import transferred_text
 from amistream.request import StoreReach
 
 Directory = Annotated[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -13,17 +13,13 @@ from amistream.cli.manifest_arguments import (
     path_of,
     registration_options,
     settings_for,
-    transferred_facts,
 )
 from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_answer
 from amistream.cli.request_options import takes, validated
-from amistream.cli.table import columns
+from amistream.cli.transfer_text import migrated_text
 from amistream.errors import UsageError
 from amistream.request import DESTINATION, IMAGE, REGISTRATION, Identity, StoreReach
-
-if TYPE_CHECKING:
-    from amistream.bundles.results import Migrated
 
 Region = Annotated[
     str,
@@ -115,15 +111,3 @@ def migrate(
         "copying",
     )
     return put_answer(done, migrated_text, as_json=as_json)
-
-
-def migrated_text(done: Migrated) -> str:
-    facts = transferred_facts(done)
-    facts.append(("copied", f"{done.copied} by S3, {done.parts - done.copied - done.kept} through this machine"))
-    facts += [
-        (what, identifier) for what, identifier in (("kernel", done.kernel), ("ramdisk", done.ramdisk)) if identifier
-    ]
-    facts.append(("region", done.region))
-    if done.image is not None:
-        facts += [("AMI", done.image.image_id), ("name", done.image.image_name)]
-    return columns(facts)

@@ -14,7 +14,7 @@ from amistream.cli.table import columns
 from amistream.request import StoreReach
 
 if TYPE_CHECKING:
-    from amistream.bundles.results import Registered
+    from amistream.reports import Registered
 
 
 @takes(

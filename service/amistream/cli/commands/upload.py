@@ -6,10 +6,11 @@ from typing import Any
 
 import typer
 
-from amistream.cli.manifest_arguments import Bucket, Manifest, bucket_address, settings_for, transferred_text
+from amistream.cli.manifest_arguments import Bucket, Manifest, bucket_address, settings_for
 from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_answer
 from amistream.cli.request_options import takes, validated
+from amistream.cli.transfer_text import transferred_text
 from amistream.request import StoreReach
 
 
