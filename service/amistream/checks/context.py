@@ -10,21 +10,18 @@ from amistream.aws.ec2 import Ec2
 from amistream.aws.session import Aws
 from amistream.errors import JobError
 from amistream.flow.retry import retry_policy
-from amistream.request import VolumeRequest
+from amistream.request import Reach, VolumeRequest
 from amistream.roots import Roots
 from amistream.settings import Settings
 
 
-class RequestContext:
-    """A request, the settings that complete it, and the roots within which a confined job must stay."""
+class ReachContext:
+    """The means to reach AWS for a request, and the roots within which a confined job must stay."""
 
-    def __init__(self, request: VolumeRequest, settings: Settings, aws: Aws, *, roots: Roots | None = None) -> None:
-        self.request = request
+    def __init__(self, request: Reach, settings: Settings, aws: Aws, *, roots: Roots | None = None) -> None:
         self.settings = settings
         self.aws = aws
         self.roots = roots
-        self.says: Callable[[str], None] = lambda _: None
-        """Is called while a large directory is walked or copied, on the thread of that, with how far it is."""
         # Requests signed for a confined job go to the administrator's endpoint only.
         asked = request.endpoint_url if roots is None else None
         self.endpoint_url = (asked or settings.endpoint_url).rstrip("/")
@@ -50,6 +47,16 @@ class RequestContext:
 
     async def ec2(self, region: str) -> Ec2:
         return Ec2(await self.client("ec2", region), region, self.settings.stall_timeout_s)
+
+
+class RequestContext(ReachContext):
+    """A request about a volume, and the settings that complete it."""
+
+    def __init__(self, request: VolumeRequest, settings: Settings, aws: Aws, *, roots: Roots | None = None) -> None:
+        super().__init__(request, settings, aws, roots=roots)
+        self.request = request
+        self.says: Callable[[str], None] = lambda _: None
+        """Is called while a large directory is walked or copied, on the thread of that, with how far it is."""
 
     async def source_region(self) -> str:
         """The region of a snapshot as source, or ''."""

@@ -29,6 +29,7 @@ from amistream.flow.undo import UNDO_STALLS, Progress, Undoing
 from amistream.jobs.confinement import roots_of
 from amistream.jobs.job import Job
 from amistream.jobs.lanes import Lanes
+from amistream.jobs.late import refuse_late
 from amistream.jobs.ledger import PartLedger
 from amistream.jobs.progress import ProgressMeter
 from amistream.jobs.records import JournalEntry, SealedPart
@@ -43,7 +44,6 @@ from amistream.plan import Bundling, BundlingPlace
 from amistream.ports.unanswered import AMI, latest
 from amistream.request import BundleRequest
 from amistream.stages.manifest import WrappedKeys, write_manifest
-from amistream.units import time_text
 from amistream.values import STANDARD_INPUT, ChangedError, Measured
 
 log = structlog.get_logger()
@@ -172,15 +172,7 @@ class BundleRun:
             )
         finally:
             await self._enter_late()
-        late = [self._described(number, name) for number, each in self.entry.late.items() for name in each]
-        if late:
-            raise LateError(
-                "removal.late",
-                f"cannot be sure that all is removed: until {time_text(latest(self.entry.late))} {late[0]} may still "
-                "appear, because the request for it was never answered"
-                + f" (and {len(late) - 1} more)"
-                * (len(late) > 1),
-            )
+        refuse_late(self.entry.late, self._described)
 
     def _described(self, number: int, name: str) -> str:
         place = self._bundling.places[number]

@@ -10,18 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from amistream.aws import buckets
-from amistream.aws.regions import on_aws
 from amistream.checks.destination import Destination, OpenDestination, open_destination
-from amistream.errors import DeniedError, JobError, NotSupportedError, StoreError
+from amistream.errors import JobError, StoreError
 from amistream.flow.gather import gather_limited, try_each
-from amistream.flow.retry import with_retries
 from amistream.flow.undo import Progress
+from amistream.jobs.manifest_removal import OwnManifest, remove_manifest
 from amistream.jobs.proof import names_to_tidy
 from amistream.jobs.records import JournalEntry, SealedPart
 from amistream.location import DirectoryLocation, S3Location
-from amistream.ports.store import Store, find, sha1_of, whole_checksum
-from amistream.ports.unanswered import AMI
-from amistream.stages.register import find_ours
+from amistream.ports.store import Store, find
 from amistream.values import manifest_name, part_name
 
 
@@ -55,7 +52,12 @@ async def remove_kept(
         try:
             await destination.store.tidy(names_to_tidy(address.prefix, earlier))
             if number in entry.manifests:
-                await _remove_manifest(address, destination, entry, number)
+                manifest = _manifest_of(address, destination, entry, number)
+                try:
+                    await remove_manifest(manifest)
+                finally:
+                    if manifest.image is not None:
+                        entry.images[number] = manifest.image
                 progress()
             await _refuse_another(destination.store, address.prefix, parts, progress)
             await try_each(partial(remove_part, destination.store, address.prefix), parts)
@@ -77,29 +79,19 @@ async def leave(store: Store, note: Callable[[str], None]) -> None:
         note(error.message)
 
 
-async def _remove_manifest(
-    address: Destination, destination: OpenDestination, entry: JournalEntry, number: int
-) -> None:
-    """Deregister the job's AMI and delete its manifest. Raises `JobError` if the manifest has another AMI."""
-    name, manifest = manifest_name(address.prefix), entry.manifests[number]
-    checksum = whole_checksum(sha1_of(manifest))
-    if isinstance(address.location, S3Location):
-        ec2, registration, retry = destination.ec2, destination.registration, destination.retry
-        own = entry.images.get(number, "")
-        if number not in entry.images and ec2 is not None and registration is not None:
-            # A request may have gone through: EC2 knows. An AMI without the mark may be the user's, made by hand.
-            found = await find_ours(ec2, registration, retry)
-            own = found.id if found is not None and found.is_by_job_of(registration) else ""
-        if own and ec2 is not None:
-            entry.images[number] = own
-            await with_retries(retry, f"deregister {own}", lambda _: ec2.deregister(own))
-        if number in entry.images:
-            address.unanswered.forget(AMI)
-        stored = await destination.store.stat(name)
-        if stored is not None and stored.is_the(len(manifest), checksum):
-            # EC2 may still show the job's own.
-            await _refuse_registered(address, destination, address.location.plain(name), own)
-    await destination.store.remove(name, len(manifest), checksum)
+def _manifest_of(address: Destination, destination: OpenDestination, entry: JournalEntry, number: int) -> OwnManifest:
+    return OwnManifest(
+        store=destination.store,
+        location=address.location,
+        name=manifest_name(address.prefix),
+        raw=entry.manifests[number],
+        image=entry.images.get(number),
+        registration=destination.registration,
+        registry=destination.ec2,
+        retry=destination.retry,
+        endpoint_url=address.endpoint_url,
+        open_ec2=partial(address.ec2, destination.region),
+    )
 
 
 async def _refuse_another(store: Store, prefix: str, parts: Sequence[SealedPart], progress: Progress) -> None:
@@ -120,38 +112,6 @@ async def _refuse_another(store: Store, prefix: str, parts: Sequence[SealedPart]
             f"cannot remove the parts in {store.location}: the manifest of another bundle, {name}, may need them",
             hint=f"`amistream verify {whole}` says if it does; `amistream delete {whole}` removes that bundle first",
         )
-
-
-async def _refuse_registered(address: Destination, destination: OpenDestination, location: str, own: str) -> None:
-    """Raise `JobError` if an AMI that is not this job's `own` is registered from the manifest at `location`."""
-    ec2 = destination.ec2 or await address.ec2(destination.region)
-    try:
-        images = await with_retries(destination.retry, f"look for AMIs of {location}", lambda _: ec2.own_images())
-    except StoreError as error:
-        if destination.ec2 is not None:
-            raise
-        if isinstance(error, DeniedError | NotSupportedError) and _is_s3_only(address, error):
-            return  # the job registers nothing, and nobody can
-        way_out = f"if no AMI uses it, first: amistream delete s3://{location} --no-ec2"
-        raise error.reworded(hint="; or, ".join(filter(None, (error.hint, way_out)))) from error
-    others = [image for image in images if image.id != own and image.location in (location, "")]
-    if others:
-        image = max(others, key=lambda each: each.location)
-        found = f"the AMI {image.id} is registered from it"
-        hint = (
-            f"if nobody needs it, first: amistream deregister {image.id}; if it has the name that the job was to give "
-            "it, resume the job, which takes it as its own"
-        )
-        if not image.location:
-            found = f"EC2 does not report from which bundle {image.id} is registered, so it may be this one"
-            hint = f"if no AMI uses it, first: amistream delete s3://{location} --no-ec2"
-        raise JobError("job.registered", f"cannot remove s3://{location}: {found}", hint=hint)
-
-
-def _is_s3_only(address: Destination, denial: StoreError) -> bool:
-    """Tell an endpoint that refuses whatever is not S3 from an EC2 that permits this user nothing."""
-    elsewhere = bool(address.endpoint_url) and not on_aws(address.endpoint_url)
-    return elsewhere and denial.code != "aws.UnauthorizedOperation"
 
 
 async def _remove_probe(address: Destination) -> None:
