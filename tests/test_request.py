@@ -104,6 +104,39 @@ def test_tags_that_say_of_what_an_ami_is_made(field: str) -> None:
             parse_request({"kind": "convert", "source": "/dev/sdf", field: {key: "bucket/key"}})
 
 
+MIGRATION = {
+    "kind": "migrate",
+    "manifest": "s3://my-bucket/web/image.manifest.xml",
+    "destinations": ["s3://my-us-bucket/web"],
+    "region": "us-west-2",
+}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"destinations": ["/bundles"]}, "destinations: .* only a bucket has a region"),
+        ({"destinations": []}, "destinations: "),
+        ({"destinations": ["s3://my-us-bucket/web", "s3://my-eu-bucket/web"]}, "destinations: "),
+        ({"kernel": "aki-12345678", "no_kernel": True}, "both named and left out"),
+        ({"kernel": "aki-12345678", "virtualization": "hvm"}, "need virtualization paravirtual"),
+        ({"ramdisk": "ari-12345678", "ena": True}, "sriov and ena need virtualization hvm"),
+        ({"ami_name": "web 1"}, "need register_image"),
+        ({"source_endpoint_url": "nowhere"}, "source_endpoint_url: 'nowhere' is not a URL"),
+        ({"source_profile": "a\nb"}, "source_profile: .* control characters"),
+        ({"source": "/dev/sdf"}, "there is no field 'source'"),
+    ],
+)
+def test_migrations_that_cannot_be(fields: dict[str, Any], words: str) -> None:
+    """The message names the field; a region is required."""
+    with pytest.raises(UsageError, match=words) as caught:
+        parse_request({**MIGRATION, **fields})
+    if "source" not in fields:
+        assert "amistream migrate --help" in caught.value.hint
+    with pytest.raises(UsageError, match="region"):
+        parse_request({name: value for name, value in MIGRATION.items() if name != "region"})
+
+
 def test_every_pattern_has_words() -> None:
     """No person ever sees a regular expression."""
     schemas = [model.model_json_schema()["properties"] for model in REQUESTS.values()]

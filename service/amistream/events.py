@@ -11,7 +11,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from amistream.reports import Report
+from amistream.reports import Migrated, Report
 from amistream.values import LeftOut, as_utf8
 
 
@@ -21,6 +21,7 @@ class JobKind(StrEnum):
     BUNDLE = "bundle"
     CONVERT = "convert"
     VERIFY = "verify"
+    MIGRATE = "migrate"
 
 
 class State(StrEnum):
@@ -31,6 +32,7 @@ class State(StrEnum):
     BUNDLING = "bundling"
     CONVERTING = "converting"
     VERIFYING = "verifying"
+    COPYING = "copying"
     COMMITTING = "committing"
     REGISTERING = "registering"
     DONE = "done"
@@ -49,11 +51,15 @@ _CUT_SHORT = (State.CANCELLED, State.FAILED, State.INTERRUPTED)
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.QUEUED: frozenset({State.CHECKING, *_CUT_SHORT}),
     State.CHECKING: frozenset(
-        {State.BUNDLING, State.CONVERTING, State.VERIFYING, State.COMMITTING, State.REFUSED, *_CUT_SHORT}
+        {
+            *(State.BUNDLING, State.CONVERTING, State.VERIFYING, State.COPYING, State.COMMITTING, State.REFUSED),
+            *_CUT_SHORT,
+        }
     ),
     State.BUNDLING: frozenset({State.COMMITTING, *_CUT_SHORT}),
     State.CONVERTING: frozenset({State.COMMITTING, *_CUT_SHORT}),
     State.VERIFYING: frozenset({State.DONE, *_CUT_SHORT}),
+    State.COPYING: frozenset({State.COMMITTING, *_CUT_SHORT}),
     State.COMMITTING: frozenset({State.REGISTERING, State.DONE, *_CUT_SHORT}),
     State.REGISTERING: frozenset({State.DONE, *_CUT_SHORT}),
     State.DONE: frozenset(),
@@ -82,8 +88,8 @@ class StageProgress(_Model):
 class Progress(_Model):
     """The whole data path so far. Rates are bytes per second of the volume."""
 
-    bytes_total: int = Field(description="size of the volume; of a verification, of all parts")
-    bytes_done: int = Field(description="bytes of them that were read, or whose checksum was looked up, so far")
+    bytes_total: int = Field(description="size of the volume; of a verification or a migration, of all parts")
+    bytes_done: int = Field(description="bytes of them that were read, copied, or looked up, so far")
     stored_share: float = Field(
         0.0, description="share of the volume, 0 to 1, that is stored, parts under way included"
     )
@@ -184,7 +190,7 @@ class ConversionResult(_Model):
     stages: tuple[StageProgress, ...]
 
 
-JobResult: TypeAlias = BundleResult | ConversionResult | Report
+JobResult: TypeAlias = BundleResult | ConversionResult | Report | Migrated
 """The result of a job of any kind."""
 
 

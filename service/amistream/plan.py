@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from amistream.ports.registry import Registration
 from amistream.ports.snapshots import SnapshotOrder
 from amistream.ports.store import Identity
+from amistream.settings import Acl
 from amistream.stages.manifest import ImageFacts, WrappedKeys
 from amistream.values import Checkpoint, Extent, LeftOut, PartDigest
 
@@ -108,6 +109,20 @@ class Bundling(Recorded):
     """None for other volumes than directories."""
     endpoint_url: str | None = None
     """Endpoint of S3 and EC2, '' for AWS; None in journals that were written before the field existed."""
+
+
+class Migrating(Recorded):
+    """The facts that were settled when a migration began, and hold for every later run."""
+
+    sizes: tuple[int, ...]
+    """Sizes of the parts, in the manifest's order."""
+    region: str
+    endpoint_url: str
+    """Endpoint of S3 and EC2, '' for AWS."""
+    acl: Acl
+    multipart_threshold: int
+    """Parts of more bytes are sent in chunks."""
+    registration: Registration | None
 
 
 class Converting(Recorded):

@@ -19,6 +19,7 @@ from amistream.request import (
     CheckRequest,
     ConvertCheckRequest,
     ConvertRequest,
+    MigrateRequest,
     VerifyRequest,
     parse_bundle_request,
     parse_request,
@@ -400,6 +401,39 @@ def test_a_members_verification(fields: dict[str, Any], code: str) -> None:
         return
     with pytest.raises(AccessDeniedError) as caught:
         check_request(request, ROOTED)
+    assert caught.value.code == code
+    with pytest.raises(RefusedError):
+        check_request(request, Settings())
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({}, ""),
+        ({"source_endpoint_url": "http://127.0.0.1:1/"}, ""),
+        ({"private_key": None}, "access.private_key"),
+        ({"endpoint_url": "http://127.0.0.1:9"}, "access.endpoint"),
+        ({"source_endpoint_url": "http://127.0.0.1:9"}, "access.endpoint"),
+        ({"source_profile": "root"}, "access.profile"),
+        ({"region": "xx-nowhere-1"}, "access.region"),
+    ],
+)
+def test_a_members_migration(fields: dict[str, Any], code: str) -> None:
+    """A member's migration opens no bundle with the daemon's key, and chooses neither endpoints nor credentials."""
+    values = {
+        "kind": "migrate",
+        "manifest": "s3://bucket/image.manifest.xml",
+        "destinations": ["s3://another"],
+        "region": "us-east-1",
+        "private_key": "/srv/key.pem",
+    }
+    request = MigrateRequest.model_validate({**values, **fields})
+    chosen = ROOTED.model_copy(update={"endpoint_url": "http://127.0.0.1:1"})
+    if not code:
+        check_request(request, chosen)
+        return
+    with pytest.raises(AccessDeniedError) as caught:
+        check_request(request, chosen)
     assert caught.value.code == code
     with pytest.raises(RefusedError):
         check_request(request, Settings())

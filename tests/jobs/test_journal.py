@@ -657,7 +657,7 @@ async def test_a_journal_of_version_3(tmp_path: Path) -> None:
 
 
 async def test_an_older_version_refuses_it(tmp_path: Path) -> None:
-    """A journal is of version 5 from its first opening on: amistream without names of jobs accepts up to 4."""
+    """A journal is of version 5 from its first opening on: amistream without migrations accepts up to 4."""
     async with Journal(tmp_path, by_itself=True):
         pass
     with sqlite3.connect(tmp_path / FILE) as database:

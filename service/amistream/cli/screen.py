@@ -68,7 +68,7 @@ class Announced:
 
 def progress_line(progress: Progress, kind: JobKind) -> str:
     """Format the progress of a job of this kind as one line."""
-    done = "checked" if kind is JobKind.VERIFY else "read"
+    done = {JobKind.VERIFY: "checked", JobKind.MIGRATE: "copied"}.get(kind, "read")
     words = [
         share_text(progress.stored_share, 1),
         f"{size_text(progress.bytes_done)} of {size_text(progress.bytes_total)} {done}",
@@ -91,6 +91,8 @@ def speed_words(progress: Progress, kind: JobKind) -> list[str]:
             words.append(f"blocks {progress.blocks_stored} stored of {progress.blocks_made} read")
         case JobKind.VERIFY:
             words.append(f"parts {progress.parts_stored} checked of {progress.parts_made}")
+        case JobKind.MIGRATE:
+            words.append(f"parts {progress.parts_stored} copied of {progress.parts_made}")
     return words
 
 

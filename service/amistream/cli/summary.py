@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from amistream.cli.report_text import report_text
 from amistream.cli.screen import progress_line, where_to
 from amistream.cli.table import columns
+from amistream.cli.transfer_text import migrated_text
 from amistream.events import BundleResult, ConversionResult, JobKind, JobResult, JobView, PlaceResult, StageProgress
-from amistream.reports import Report
+from amistream.reports import Migrated, Report
 from amistream.units import duration_text, left_out_text, rate_text, size_text, time_text
 
 
@@ -50,7 +51,7 @@ def job_text(job: JobView, *, option: str = "") -> str:
 def _kept_text(job: JobView, name: str) -> list[tuple[str, str]]:
     """The parts or blocks that an unfinished job has kept, and the commands for it."""
     match job.kind:
-        case JobKind.BUNDLE:
+        case JobKind.BUNDLE | JobKind.MIGRATE:
             kept = f"{job.kept_parts} parts"
         case JobKind.CONVERT:
             kept = f"{job.kept_blocks} blocks"
@@ -76,6 +77,8 @@ def result_text(result: JobResult) -> str:
             return _conversion_text(result)
         case Report():
             return report_text(result)
+        case Migrated():
+            return migrated_text(result)
 
 
 def _bundle_text(result: BundleResult) -> str:

@@ -31,7 +31,7 @@ from amistream.jobs.queue import JobQueue
 from amistream.request import (
     CheckRequest,
     ConvertCheckRequest,
-    VerifyRequest,
+    JobRequest,
     VolumeRequest,
     parse_check_request,
     parse_request,
@@ -268,7 +268,7 @@ async def _object(request: web.Request) -> dict[str, Any]:
     return values
 
 
-def _refuse_stream(request: VolumeRequest | VerifyRequest) -> None:
+def _refuse_stream(request: VolumeRequest | JobRequest) -> None:
     if request.source == STANDARD_INPUT:
         raise UsageError(
             "source.stream",

@@ -93,7 +93,7 @@ class _Page:
 
 
 def _moved(job: Job) -> Counter[str]:
-    reads_volume = job.request.kind is not JobKind.VERIFY
+    reads_volume = job.request.kind in {JobKind.BUNDLE, JobKind.CONVERT}
     return Counter(
         read=job.progress.bytes_done if job.progress and reads_volume else 0,
         stored=job.progress.bytes_stored if job.progress else 0,

@@ -34,7 +34,7 @@ class BundleMeter:
             stored_share=1.0 if over else round(min(1.0, done / total), 4) if total else 0.0,
             parts_made=counters.parts,
             parts_stored=counters.parts_done,
-            bytes_stored=0,
+            bytes_stored=counters.bytes_sent,
             elapsed_s=round(now - self._started, 3),
             rate=round(rate),
             eta_s=0.0 if over else left_s and round(left_s, 1),

@@ -14,7 +14,7 @@ from amistream.checks.tree import refuse_member_wishes
 from amistream.errors import AccessDeniedError
 from amistream.jobs.job import Job
 from amistream.location import SCHEME
-from amistream.request import CheckRequest, ConvertCheckRequest, Reach, VerifyRequest, VolumeRequest
+from amistream.request import CheckRequest, ConvertCheckRequest, MigrateRequest, Reach, VerifyRequest, VolumeRequest
 from amistream.roots import Roots
 from amistream.settings import Settings, conversion_ceiling, memory_ceiling
 from amistream.values import MIB
@@ -25,13 +25,10 @@ MEMORY = 512 * MIB
 _FALLBACK_REGION = "us-east-1"
 
 
-def check_request(request: VolumeRequest | VerifyRequest, settings: Settings) -> None:
+def check_request(request: VolumeRequest | VerifyRequest | MigrateRequest, settings: Settings) -> None:
     """Raise `AccessDeniedError` for a request beyond the limits, `RefusedError` if there are no roots."""
-    if isinstance(request, VerifyRequest):
-        Roots(settings.source_roots).require("manifest")
-        _check_endpoint(request, settings)
-        if request.deep:
-            _check_key(request.manifest, request.private_key)
+    if isinstance(request, VerifyRequest | MigrateRequest):
+        _check_bundle_request(request, settings)
         return
     Roots(settings.source_roots).require("source")
     if request.freeze:
@@ -60,6 +57,40 @@ def roots_of(job: Job, settings: Settings) -> Roots | None:
     return Roots(settings.source_roots, readers=settings.socket_group, user=job.user)
 
 
+def _check_bundle_request(request: VerifyRequest | MigrateRequest, settings: Settings) -> None:
+    Roots(settings.source_roots).require("manifest")
+    _check_endpoint(request, settings)
+    if isinstance(request, MigrateRequest):
+        _check_source(request, settings)
+    if isinstance(request, MigrateRequest) or request.deep:
+        _check_key(request.manifest, request.private_key)
+
+
+def _check_source(request: MigrateRequest, settings: Settings) -> None:
+    """Requests to the source are signed, too."""
+    if request.source_profile is not None:
+        raise AccessDeniedError(
+            "access.profile",
+            f"cannot read the source with the profile {request.source_profile}: its credentials are the daemon's, and "
+            "only root and the daemon's own user may choose others than the daemon uses by itself",
+            hint="omit --source-profile",
+            field="source_profile",
+        )
+    given = (request.source_endpoint_url or "").rstrip("/")
+    if given and given != settings.endpoint_url.rstrip("/"):
+        raise _other_endpoint(given, "source_endpoint_url")
+
+
+def _other_endpoint(given: str, field: str) -> AccessDeniedError:
+    return AccessDeniedError(
+        "access.endpoint",
+        f"cannot send requests to {given}: they are signed with the daemon's credentials, and only root and the "
+        "daemon's own user may choose another endpoint",
+        hint=f"omit --{field.replace('_', '-')}; the administrator sets endpoint_url",
+        field=field,
+    )
+
+
 def _check_key(address: str, private_key: str | None) -> None:
     """A member opens a bundle with a key of his own: the daemon's opens those of root and of other members, too."""
     if address.startswith(SCHEME) and private_key is None:
@@ -76,13 +107,7 @@ def _check_endpoint(request: Reach, settings: Settings) -> None:
     """Signed requests carry session tokens: only the administrator chooses their endpoint."""
     given = (request.endpoint_url or "").rstrip("/")
     if given and given != settings.endpoint_url.rstrip("/"):
-        raise AccessDeniedError(
-            "access.endpoint",
-            f"cannot send requests to {given}: they are signed with the daemon's credentials, and only root and the "
-            "daemon's own user may choose another endpoint",
-            hint="omit --endpoint-url; the administrator sets endpoint_url",
-            field="endpoint_url",
-        )
+        raise _other_endpoint(given, "endpoint_url")
     home = settings.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or _FALLBACK_REGION
     if not request.region or (settings.endpoint_url and request.region == home):
         return

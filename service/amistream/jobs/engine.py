@@ -35,6 +35,7 @@ from amistream.jobs.bundle_run import BundleRun
 from amistream.jobs.convert_run import ConvertRun
 from amistream.jobs.job import End, Job
 from amistream.jobs.journal import Journal
+from amistream.jobs.migrate_run import MigrateRun
 from amistream.jobs.records import JournalEntry, NextStep
 from amistream.jobs.run import Run, Shared
 from amistream.jobs.verify_run import VerifyRun
@@ -46,6 +47,7 @@ KINDS: Mapping[JobKind, Callable[[Job, JournalEntry, Shared], Awaitable[Run]]] =
     JobKind.BUNDLE: BundleRun.load,
     JobKind.CONVERT: ConvertRun.load,
     JobKind.VERIFY: VerifyRun.load,
+    JobKind.MIGRATE: MigrateRun.load,
 }
 """Makes a run of a job from its journal entry. Raises `AmistreamError` before anything is made.
 

@@ -1,9 +1,9 @@
 """The journal: records the progress of every job on disk, so that another process can finish or undo it.
 
 It holds the request, the facts that were settled when bundling began, every part before it is sent, and the manifest
-before it is put; of conversions, what `conversion_records` holds. The bundle's key and IV are in it only as they are in
-the manifest: encrypted for the user. Payload is never in it. Several processes may share it: each takes over only the
-jobs of processes that are gone (`journal_file`).
+before it is put; of conversions and migrations, what `conversion_records` and `migration_records` hold. The bundle's
+key and IV are in it only as they are in the manifest: encrypted for the user. Payload is never in it. Several processes
+may share it: each takes over only the jobs of processes that are gone (`journal_file`).
 
 Nothing here blocks the event loop.
 """
@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Self
 
 import structlog
-from pydantic import TypeAdapter
 
 from amistream.errors import ConflictError, JobError
 from amistream.events import BundleResult, ErrorBody, JobKind, JobView, PlaceResult
 from amistream.jobs.conversion_records import STORED_SIZE, ConversionRecords
 from amistream.jobs.journal_file import JournalFile
-from amistream.jobs.records import JournalEntry, NextStep, SealedPart
+from amistream.jobs.migration_records import MigrationRecords
+from amistream.jobs.records import JournalEntry, NextStep, SealedPart, late_text, read_late
 from amistream.plan import Bundling
 from amistream.ports.unanswered import Late
 from amistream.request import JobRequest, read_request
@@ -32,7 +32,6 @@ log = structlog.get_logger()
 REMEMBERED = 1000
 """Ended jobs that are kept for listing; older ones are deleted."""
 
-_LATE: TypeAdapter[dict[int, Late]] = TypeAdapter(dict[int, Late])
 _SELECT = (
     "SELECT *, (SELECT count(*) FROM parts WHERE job = id) AS parts, "
     "(SELECT sum(length(run)) FROM blocks WHERE job = id AND stored) AS block_bytes FROM jobs"
@@ -52,6 +51,8 @@ class Journal:
         self._write = self._file.write
         self.conversions = ConversionRecords(self._file)
         """The records that only conversions have."""
+        self.migrations = MigrationRecords(self._file)
+        """The records that only migrations have."""
         self._by_itself = by_itself
         self.option = "" if by_itself else " --in-process"
         """Suffix for suggested commands, for jobs that run without a daemon."""
@@ -165,7 +166,7 @@ class Journal:
 
     async def late(self, job_id: str, late: Mapping[int, Late]) -> None:
         """Enter the things that may still appear, by number of the destination."""
-        await self._write("UPDATE jobs SET late = ? WHERE id = ?", _LATE.dump_json(dict(late)).decode(), job_id)
+        await self._write("UPDATE jobs SET late = ? WHERE id = ?", late_text(late), job_id)
 
     async def end(self, view: JobView) -> None:
         """Enter that the job is over, and delete the records for later runs."""
@@ -175,6 +176,7 @@ class Journal:
                 db.execute("DELETE FROM parts WHERE job = ?", (view.id,))
                 db.execute("DELETE FROM places WHERE job = ?", (view.id,))
                 db.execute("DELETE FROM conversions WHERE job = ?", (view.id,))
+                db.execute("DELETE FROM migrations WHERE job = ?", (view.id,))
                 db.execute("DELETE FROM blocks WHERE job = ?", (view.id,))
                 db.execute(
                     "UPDATE jobs SET fate = ?, view = ?, bundling = NULL, result = NULL, late = NULL, failure = NULL "
@@ -244,7 +246,7 @@ class Journal:
                 images={place["number"]: place["image"] for place in places if place["image"] is not None},
                 done={each["number"]: PlaceResult.model_validate_json(each["done"]) for each in places if each["done"]},
                 result=BundleResult.model_validate_json(row["result"]) if row["result"] else None,
-                late=_LATE.validate_json(row["late"]) if row["late"] else {},
+                late=read_late(row["late"]) if row["late"] else {},
                 failure=ErrorBody.model_validate_json(row["failure"]) if row["failure"] else None,
                 kept=row["parts"] or (row["block_bytes"] or 0) // STORED_SIZE,
             )

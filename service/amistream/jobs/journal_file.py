@@ -39,7 +39,7 @@ FORGOTTEN = (
 _LEAST_ROOM = 64 * KIB
 _VERSION = 5
 """Version 1 had no `kind`, and at first no `image`; version 2 no `late` and `failure`; version 3 no `user` and no
-conversions; version 4 no `name`: `_upgrade` adds them."""
+conversions; version 4 no `name` and no migrations: `_upgrade` adds them."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     id TEXT PRIMARY KEY,
@@ -96,12 +96,22 @@ CREATE TABLE IF NOT EXISTS blocks (
     "CREATE INDEX IF NOT EXISTS blocks_of_job ON blocks (job)",
 )
 """Statements, since version 4. A row of `blocks` holds many: a row for each would be 131,072 for 64 GiB."""
+_MIGRATIONS = """
+CREATE TABLE IF NOT EXISTS migrations (
+    job TEXT PRIMARY KEY REFERENCES jobs ON DELETE CASCADE,
+    settled TEXT NOT NULL,
+    manifest BLOB NOT NULL,
+    image TEXT
+) WITHOUT ROWID
+"""
+"""Since version 5."""
 _COLUMNS = (
     *(f"jobs.{name}" for name in ("id", "runner", "fate", "by_itself", "confined", "idempotency_key", "request")),
     *(f"jobs.{name}" for name in ("view", "bundling", "result", "kind", "late", "failure", "user", "name")),
     *(f"places.{name}" for name in ("job", "number", "manifest", "done", "image")),
     *(f"parts.{name}" for name in ("job", "number", "part", "stored")),
     *(f"conversions.{name}" for name in ("job", "settled", "snapshot", "started_at", "image", "result")),
+    *(f"migrations.{name}" for name in ("job", "settled", "manifest", "image")),
     *(f"blocks.{name}" for name in ("number", "job", "stored", "run")),
 )
 
@@ -245,7 +255,7 @@ class JournalFile:
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
             self._db.execute(f"PRAGMA {pragma}")
         if found == 0:
-            self._db.executescript(";".join((_SCHEMA, *_CONVERSIONS)))
+            self._db.executescript(";".join((_SCHEMA, *_CONVERSIONS, _MIGRATIONS)))
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
         elif found < _VERSION:
             self._upgrade()
@@ -274,7 +284,7 @@ class JournalFile:
                 there = {column["name"] for column in self._db.execute(f"PRAGMA table_info({table})")}
                 for name in columns.keys() - there:
                     self._db.execute(f"ALTER TABLE {table} ADD COLUMN {name} {columns[name]}")
-            for statement in _CONVERSIONS:
+            for statement in (*_CONVERSIONS, _MIGRATIONS):
                 self._db.execute(statement)
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+
+from pydantic import TypeAdapter
 
 from amistream.events import BundleResult, ErrorBody, JobKind, JobView, PlaceResult
 from amistream.plan import Bundling, Recorded
@@ -11,6 +14,18 @@ from amistream.ports.store import whole_checksum
 from amistream.ports.unanswered import Late
 from amistream.request import JobRequest
 from amistream.values import PartDigest, PartMark
+
+_LATE: TypeAdapter[dict[int, Late]] = TypeAdapter(dict[int, Late])
+
+
+def late_text(late: Mapping[int, Late]) -> str:
+    """The things that may still appear, by number of the destination, as JSON."""
+    return _LATE.dump_json(dict(late)).decode()
+
+
+def read_late(text: str) -> dict[int, Late]:
+    """The things that `late_text` wrote. Raises ValueError."""
+    return _LATE.validate_json(text)
 
 
 class NextStep(StrEnum):
@@ -51,7 +66,8 @@ class JournalEntry:
     AMIs, '' if it is known that none was registered; without an entry nothing is known. `late`, by number of the
     destination, may still appear. `failure` is why the run failed whose removal is not finished.
 
-    A conversion has a `ConversionRecord` instead of all those that are about destinations and parts.
+    A conversion has a `ConversionRecord`, a migration a `MigrationRecord`, instead of those that are about destinations
+    and parts; of a migration `late` has its destination as number 0.
     """
 
     kind: JobKind

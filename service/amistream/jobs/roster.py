@@ -15,7 +15,7 @@ from amistream.events import State
 from amistream.jobs.job import Job
 from amistream.jobs.journal import REMEMBERED
 from amistream.jobs.records import JournalEntry
-from amistream.request import BundleRequest, ConvertRequest, JobRequest, VerifyRequest
+from amistream.request import BundleRequest, ConvertRequest, JobRequest, MigrateRequest, VerifyRequest
 from amistream.units import time_text
 
 FRESH = 16
@@ -114,7 +114,7 @@ class Roster:
 
     def _names(self, request: JobRequest) -> set[tuple[str, str]]:
         match request:
-            case BundleRequest():
+            case BundleRequest() | MigrateRequest():
                 return {(destination, request.prefix or self._default_prefix) for destination in request.destinations}
             case ConvertRequest(ami_name=str(name)):
                 return {(f"AMI in {request.region or ''} at {request.endpoint_url or ''}", name)}
@@ -161,4 +161,5 @@ def _in_common(request: JobRequest) -> tuple[str, str, str]:
     """The field that two requests have in common, its value in words, and words for another one."""
     if isinstance(request, ConvertRequest):
         return "ami_name", f"the AMI {request.ami_name!r}", "--ami-name"
-    return "destinations", request.destinations[0], "destination or prefix"
+    other = "destination" if isinstance(request, MigrateRequest) else "destination or prefix"
+    return "destinations", request.destinations[0], other

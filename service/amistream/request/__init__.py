@@ -7,6 +7,7 @@ Values are validated here as far as possible without disk, keys and AWS; `checks
 from amistream.request.bundle import BundleRequest, CheckRequest, ImageFields, StoreReach
 from amistream.request.convert import ConvertCheckRequest, ConvertRequest
 from amistream.request.fields import Identity, KeyFields, Reach, TreeFields, VolumeRequest
+from amistream.request.migrate import MigrateRequest
 from amistream.request.options import DESTINATION, IMAGE, REGISTRATION, Option, option_of
 from amistream.request.parse import (
     REQUESTS,
@@ -39,6 +40,7 @@ __all__ = [
     "ImageFields",
     "JobRequest",
     "KeyFields",
+    "MigrateRequest",
     "Option",
     "Reach",
     "StoreReach",

@@ -66,20 +66,25 @@ class KeyFields(Fields):
     )
 
 
-class Identity(KeyFields):
+class Ec2CertificateField(Fields):
+    """The certificate of EC2, for which the key of a bundle is encrypted."""
+
+    ec2_certificate: Annotated[AbsolutePath | None, Option("--ec2-cert", IDENTITY, "FILE")] = Field(
+        None, description="EC2's X.509 certificate, PEM; if not given, the one of the region."
+    )
+
+
+class Identity(Ec2CertificateField, KeyFields):
     """The owner of a bundle, and the certificates for which its key is encrypted."""
 
     account: Annotated[
         Annotated[str, AfterValidator(check_account)] | None,
         Option("--account", IDENTITY, "123456789012", ("EC2_ACCOUNT_ID", "AWS_ACCOUNT_ID")),
     ] = setting_field("account")
-    ec2_certificate: Annotated[AbsolutePath | None, Option("--ec2-cert", IDENTITY, "FILE")] = Field(
-        None, description="EC2's X.509 certificate, PEM; if not given, the one of the region."
-    )
 
 
-class BootFields(Fields):
-    """Boot options of the image that bundles and snapshots have in common."""
+class KernelFields(Fields):
+    """Architecture, kernel and devices of an image."""
 
     architecture: Annotated[Literal["i386", "x86_64", "arm64"] | None, Option("--arch", IMAGE, "i386|x86_64|arm64")] = (
         setting_field("architecture")
@@ -98,6 +103,11 @@ class BootFields(Fields):
         default_factory=dict,
         description="Virtual name and device, such as ephemeral0=sdb,root=/dev/sda1; may be repeated.",
     )
+
+
+class BootFields(KernelFields):
+    """Boot options of the image that bundles and snapshots have in common."""
+
     strict: Annotated[bool, Option("--strict", IMAGE)] = Field(
         False, description="Refuse the job if the AMI will not boot; default: go on, with notices."
     )

@@ -11,17 +11,19 @@ from amistream.errors import UsageError
 from amistream.events import JobKind
 from amistream.request.bundle import BundleRequest, CheckRequest
 from amistream.request.convert import ConvertCheckRequest, ConvertRequest
+from amistream.request.migrate import MigrateRequest
 from amistream.request.verify import VerifyRequest
 from amistream.request.words import PATTERN_WORDS
 from amistream.settings import in_words
 
-JobRequest: TypeAlias = BundleRequest | ConvertRequest | VerifyRequest
+JobRequest: TypeAlias = BundleRequest | ConvertRequest | VerifyRequest | MigrateRequest
 """The request of a job of any kind."""
 
 REQUESTS: dict[JobKind, type[JobRequest]] = {
     JobKind.BUNDLE: BundleRequest,
     JobKind.CONVERT: ConvertRequest,
     JobKind.VERIFY: VerifyRequest,
+    JobKind.MIGRATE: MigrateRequest,
 }
 """The model of each kind's request."""
 
@@ -94,6 +96,8 @@ def parse_fields(model: type[_Model], values: dict[str, Any]) -> _Model:
 def _command_of(model: type[BaseModel]) -> JobKind:
     if issubclass(model, VerifyRequest):
         return JobKind.VERIFY
+    if issubclass(model, MigrateRequest):
+        return JobKind.MIGRATE
     return JobKind.CONVERT if issubclass(model, ConvertCheckRequest) else JobKind.BUNDLE
 
 

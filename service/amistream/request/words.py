@@ -22,6 +22,7 @@ RESERVED_TAGS = ("aws:", "amistream:")
 PATTERN_WORDS = {
     "region": "a region's name, such as eu-west-1, or RegionOne at an endpoint of your own",
     "endpoint_url": "a URL of the form http://HOST:PORT or https://HOST, or one with a path",
+    "source_endpoint_url": "a URL of the form http://HOST:PORT or https://HOST, or one with a path",
     "ami_name": "an AMI name: 3 to 128 of letters, digits, spaces and ( ) [ ] . / - ' @ _",
     "kernel": "a kernel id, such as aki-12345678",
     "ramdisk": "a ramdisk id, such as ari-12345678",

@@ -1,4 +1,4 @@
-"""The command `migrate`: copies a bundle for use in another region."""
+"""The command `migrate`: copies a bundle for another region, in this process or, with --detach, as a daemon's job."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from amistream.cli.job_access import Jobs
 from amistream.cli.manifest_arguments import (
     Bucket,
     Manifest,
@@ -14,12 +15,13 @@ from amistream.cli.manifest_arguments import (
     registration_options,
     settings_for,
 )
-from amistream.cli.options import ConfigOption, JsonOption
+from amistream.cli.options import ConfigOption, JsonOption, SocketOption
 from amistream.cli.output import put_answer
 from amistream.cli.request_options import takes, validated
 from amistream.cli.transfer_text import migrated_text
 from amistream.errors import UsageError
-from amistream.request import DESTINATION, IMAGE, REGISTRATION, Identity, StoreReach
+from amistream.events import JobKind
+from amistream.request import DESTINATION, IMAGE, REGISTRATION, Identity, MigrateRequest, StoreReach
 
 Region = Annotated[
     str,
@@ -55,6 +57,10 @@ RegisterImage = Annotated[
     bool, typer.Option("--register/--no-register", rich_help_panel=REGISTRATION, help="Register the AMI there.")
 ]
 
+Detach = Annotated[
+    bool, typer.Option("--detach", "--no-wait", help="Have the daemon do it, and print the id of its job only.")
+]
+
 
 @takes(
     *("endpoint_url", "acl", "certificate", "private_key", "ec2_certificate", "architecture", "virtualization"),
@@ -71,6 +77,8 @@ def migrate(
     no_kernel: NoKernel = False,
     no_ramdisk: NoRamdisk = False,
     register_image: RegisterImage = False,
+    detach: Detach = False,
+    socket: SocketOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
     **given: Any,
@@ -79,7 +87,7 @@ def migrate(
 
     The bundle's key is encrypted for that region's EC2 with the help of your private key, and the manifest is signed
     again. S3 copies the parts itself where it can. A migration that fails leaves nothing there; the source never
-    changes.
+    changes. With --detach the daemon does it as a job, which can be followed, cancelled and resumed.
 
     Example: [bold]amistream migrate s3://my-bucket/web/image.manifest.xml s3://my-us-bucket/web --region us-west-2
     --cert cert.pem --private-key pk.pem --register --ami-name web-1[/bold]
@@ -92,6 +100,9 @@ def migrate(
 
     if (given["kernel"] and no_kernel) or (given["ramdisk"] and no_ramdisk):
         raise UsageError("usage", "cannot run the command: a kernel or RAM disk is both named and left out")
+    if detach:
+        asked = validated(MigrateRequest, context, kind=JobKind.MIGRATE, destinations=[destination])
+        return Jobs(socket, config, in_process=False, detach=True).submit(asked, as_json=as_json)
     address, reach, identity = bucket_address(destination), validated(StoreReach, context), validated(Identity, context)
     registration = registration_options(context)
     request = MigrationRequest(

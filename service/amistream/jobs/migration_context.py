@@ -1,0 +1,164 @@
+"""Reaches what a migration needs: its source, its target and EC2, by the request and the settings. No checks."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+from amistream.aws.session import Aws
+from amistream.bundles.manifest import parse_manifest
+from amistream.bundles.migrate import MigrationRequest, open_source
+from amistream.bundles.parts import StoredPart
+from amistream.bundles.place import BucketPlace, Bundle, find_bundle
+from amistream.checks.context import ReachContext
+from amistream.errors import RefusedError
+from amistream.jobs.manifest_removal import OwnManifest
+from amistream.jobs.migration_records import MigrationRecord
+from amistream.location import DirectoryLocation, S3Location, parse_manifest_address, parse_s3_location
+from amistream.plan import Migrating
+from amistream.ports.registry import Registration
+from amistream.ports.unanswered import Late, Unanswered
+from amistream.request import MigrateRequest
+from amistream.roots import Roots
+from amistream.settings import Settings
+from amistream.stores.opening import make_object_store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy:
+    """The bundle that a migration makes: its place, its manifest, and its parts, which need not exist yet."""
+
+    target: BucketPlace
+    bundle: Bundle
+    parts: tuple[StoredPart, ...]
+
+    @property
+    def address(self) -> str:
+        return self.bundle.address
+
+    @property
+    def raw(self) -> bytes:
+        return self.bundle.manifest.raw
+
+
+class MigrationContext(ReachContext):
+    """A migration's request, and the means to reach its places. `settings` are those of the job."""
+
+    def __init__(
+        self,
+        request: MigrateRequest,
+        settings: Settings,
+        aws: Aws,
+        *,
+        roots: Roots | None,
+        settled: Migrating | None,
+        late: Late | None,
+    ) -> None:
+        """`settled` are the decisions of an earlier run, which stay; `late` is what that left unanswered.
+
+        Raises `JobError` where a confined job would go on at an endpoint that the administrator has changed.
+        """
+        super().__init__(request, settings, aws, roots=roots)
+        self.request = request
+        own: dict[str, object] = {"region": request.region, "acl": request.acl or settings.acl}
+        if settled is not None:
+            self.keep_endpoint(settled.endpoint_url, "the parts stored")
+            own |= {"acl": settled.acl, "multipart_threshold": settled.multipart_threshold}
+        self.settings = settings.model_copy(update={**own, "endpoint_url": self.endpoint_url})
+        self.unanswered = Unanswered(late)
+        self.location: S3Location = parse_s3_location(request.destinations[0])
+        self._targets: dict[str, BucketPlace] = {}
+
+    @cached_property
+    def options(self) -> MigrationRequest:
+        """The request in the words of the commands on bundles."""
+        request = self.request
+        certificate, private_key, ec2_certificate = (
+            Path(each) if each else None for each in (request.certificate, request.private_key, request.ec2_certificate)
+        )
+        elsewhere = self.roots is None
+        return MigrationRequest(
+            region=request.region,
+            certificate=certificate,
+            private_key=private_key,
+            ec2_certificate=ec2_certificate,
+            kernel="" if request.no_kernel else request.kernel,
+            ramdisk="" if request.no_ramdisk else request.ramdisk,
+            source_endpoint_url=(request.source_endpoint_url or "") if elsewhere else "",
+            source_profile=(request.source_profile or "") if elsewhere else "",
+            registration=self._registration if request.register_image else None,
+        )
+
+    async def find_source(self, stack: AsyncExitStack) -> Bundle:
+        """Find the bundle, whose place `stack` closes. Raises `RefusedError` or `StoreError`."""
+        address = self.request.manifest
+        folder, name = parse_manifest_address(address)
+        if self.roots is not None and isinstance(folder, DirectoryLocation):
+            raise RefusedError(
+                "manifest.directory",
+                f"cannot migrate {address}: only root and the daemon's own user may migrate one in a directory",
+                hint="give the bundle's address in S3, s3://BUCKET/KEY/NAME.manifest.xml, or run `amistream migrate` "
+                "without --detach",
+                field="manifest",
+            )
+        place = await stack.enter_async_context(open_source(folder, self.options, self.settings, self.aws))
+        return await find_bundle(place, name)
+
+    async def target(self, region: str) -> BucketPlace:
+        """The target, whose bucket is in `region`: always the same, whose store knows its unfinished uploads."""
+        if region not in self._targets:
+            store = await make_object_store(
+                self.location,
+                self.settings,
+                self.aws,
+                region=region,
+                endpoint_url=self.endpoint_url,
+                limit_upload=int(self.settings.limit_upload or 0),
+                unanswered=self.unanswered,
+            )
+            self._targets[region] = BucketPlace(store=store, location=self.location, region=region)
+        return self._targets[region]
+
+    async def copy(self, record: MigrationRecord) -> Copy:
+        """The bundle that is made by this record."""
+        target = await self.target(record.migrating.region)
+        _, name = parse_manifest_address(self.request.manifest)
+        bundle = Bundle(place=target, manifest_name=name, manifest=parse_manifest(record.manifest, name))
+        sizes = record.migrating.sizes
+        parts = (StoredPart(part=part, size=size) for part, size in zip(bundle.manifest.parts, sizes, strict=True))
+        return Copy(target=target, bundle=bundle, parts=tuple(parts))
+
+    async def own_manifest(self, record: MigrationRecord, copy: Copy) -> OwnManifest:
+        """The manifest of the copy, to be removed."""
+        registration, region = record.migrating.registration, copy.target.region
+        return OwnManifest(
+            store=copy.target.store,
+            location=copy.target.location,
+            name=copy.bundle.manifest_name,
+            raw=copy.raw,
+            image=record.image,
+            registration=registration,
+            registry=await self.ec2(region) if registration else None,
+            retry=self.retry,
+            endpoint_url=self.endpoint_url,
+            open_ec2=partial(self.ec2, region),
+        )
+
+    @property
+    def _registration(self) -> Registration:
+        """The options of the AMI. The manifest supplies what the request leaves out."""
+        request = self.request
+        return Registration(
+            name=request.ami_name or "",
+            description=request.description or "",
+            architecture=request.architecture or "",
+            virtualization=request.virtualization or "",
+            kernel=request.kernel or "",
+            ramdisk=request.ramdisk or "",
+            sriov=request.sriov,
+            ena=request.ena,
+            block_device_mappings=request.block_device_mappings,
+            tags=request.tags,
+        )
