@@ -9,8 +9,7 @@ from amistream.bundles.place import BucketPlace
 from amistream.bundles.register import ec2_of
 from amistream.bundles.results import ConvertibleBundle
 from amistream.flow.retry import retry_policy, with_retries
-from amistream.location import SCHEME
-from amistream.ports.registry import BUNDLE_TAG, LONGEST_TAG
+from amistream.ports.registry import BUNDLE_TAG, tag_of_bundle
 from amistream.settings import Settings
 
 
@@ -27,7 +26,7 @@ async def find_convertible(
         ConvertibleBundle(
             manifest=bundle.manifest,
             image_size=bundle.image_size,
-            image_id=made.get(bundle.manifest.removeprefix(SCHEME)[:LONGEST_TAG], ""),
+            image_id=made.get(tag_of_bundle(bundle.manifest), ""),
             problem=bundle.problem,
         )
         for bundle in sorted(inventory.bundles, key=lambda each: each.manifest)

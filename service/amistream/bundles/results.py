@@ -103,7 +103,10 @@ class ConvertibleBundle(_Result):
 
 
 class BundleFacts(_Result):
-    """The content of a manifest. `images`: the caller's AMIs that are registered from it; None if unknown."""
+    """The content of a manifest, and what the caller's account has of it in the bucket's region; None if unknown.
+
+    `images`: AMIs that are registered from it; `converted`, `snapshots`: AMIs on EBS and snapshots that were made of it.
+    """
 
     type: Literal["bundle"] = "bundle"
     manifest: str
@@ -123,6 +126,8 @@ class BundleFacts(_Result):
     product_codes: tuple[str, ...]
     ancestors: tuple[str, ...]
     images: tuple[str, ...] | None
+    converted: tuple[str, ...] | None
+    snapshots: tuple[str, ...] | None
 
 
 class Unbundled(_Result):

@@ -17,7 +17,7 @@ from amistream.checks.findings import Check, Observation, notice
 from amistream.checks.snapshot_order import SnapshotChecks
 from amistream.errors import RefusedError
 from amistream.flow.retry import with_retries
-from amistream.ports.registry import BUNDLE_TAG, JOB_TAG, LONGEST_TAG, Ami, Registration
+from amistream.ports.registry import BUNDLE_TAG, JOB_TAG, Ami, Registration, tag_of_bundle
 from amistream.request.words import RESERVED_TAGS, ROOT_DEVICE_PATTERN
 
 _MOST_TAGS = 50
@@ -143,7 +143,7 @@ class EbsImageChecks:
         image = self._image
         old = image.tags if image and self._request.copy_tags else {}
         kept = {key: value for key, value in old.items() if not key.startswith(RESERVED_TAGS)}
-        made_of = {BUNDLE_TAG: self._source.address[:LONGEST_TAG]} if isinstance(self._source, BundleChecks) else {}
+        made_of = {BUNDLE_TAG: tag_of_bundle(self._source.address)} if isinstance(self._source, BundleChecks) else {}
         return {**kept, **self._request.tags, **made_of, JOB_TAG: self._context.job_id}
 
     def _kernel(self, what: str) -> str:

@@ -14,7 +14,7 @@ from amistream.checks.findings import Check, Observation, notice
 from amistream.checks.snapshot_source import reading_memory
 from amistream.errors import RefusedError, StoreError
 from amistream.flow.retry import with_retries
-from amistream.ports.registry import BUNDLE_TAG, JOB_TAG, LONGEST_TAG
+from amistream.ports.registry import BUNDLE_TAG, JOB_TAG, tag_of_bundle
 from amistream.ports.snapshots import BLOCK, MOST_PENDING, SnapshotOrder
 from amistream.settings import conversion_ceiling, puts_within
 from amistream.units import size_text
@@ -75,7 +75,7 @@ class SnapshotChecks:
     def order(self, bundle_address: str) -> SnapshotOrder:
         """The words of the snapshot; its token is the job's to choose."""
         request = self._request
-        made_of = {BUNDLE_TAG: bundle_address[:LONGEST_TAG]} if bundle_address else {}
+        made_of = {BUNDLE_TAG: tag_of_bundle(bundle_address)} if bundle_address else {}
         description = request.description or f"amistream: {request.source}"
         return SnapshotOrder(
             token="",

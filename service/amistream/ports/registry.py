@@ -6,12 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from amistream.location import SCHEME
+
 JOB_TAG = "amistream:job"
 """Tag of an AMI with the job, or a word for the command, that registered it: RegisterImage takes no client token."""
 BUNDLE_TAG = "amistream:bundle"
 """Tag of an AMI on EBS with the bundle of which it was made: bucket/key of the manifest, or the beginning of that."""
-LONGEST_TAG = 256
+_LONGEST_TAG = 256
 """Characters of a tag's value. AWS limit."""
+
+
+def tag_of_bundle(manifest: str) -> str:
+    """The value of `BUNDLE_TAG` for a manifest's address."""
+    return manifest.removeprefix(SCHEME)[:_LONGEST_TAG]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,8 +59,8 @@ def inspect(
     """Show what a disk or a bundle holds.
 
     Of a disk: its partitions, their file systems and used blocks, what a bundle would hold, the boot loader, and all
-    doubts. Of a manifest: architecture, size, kernel, block devices, its maker, and the AMIs that are registered from
-    it; no key is needed. Nothing is changed. A file needs no daemon, and no rights but to read it.
+    doubts. Of a manifest: architecture, size, kernel, block devices, its maker, the AMIs that are registered from it,
+    and the AMIs and snapshots on EBS that `convert` made of it; no key is needed. Nothing is changed. A file needs no daemon, and no rights but to read it.
 
     Example: [bold]amistream inspect disk.qcow2[/bold]
 
@@ -202,5 +202,7 @@ def bundle_text(bundle: BundleFacts) -> str:
         ("ancestors", ", ".join(bundle.ancestors)),
         ("digest", bundle.archive_sha1),
         ("AMIs", images or "not known"),
+        ("EBS AMIs", ", ".join(bundle.converted or ())),
+        ("snapshots", ", ".join(bundle.snapshots or ())),
     ]
     return "\n".join(line for word, text in facts if text for line in _wrapped(text, f"{word:<9}  "))
