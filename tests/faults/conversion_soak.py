@@ -49,11 +49,11 @@ MOMENTS = (
     ("PutSnapshotBlock", 25),
     ("CompleteSnapshot", 1),
     ("DescribeSnapshots", 2),
-    ("ListSnapshotBlocks", 1),
+    ("ListSnapshotBlocks", 2),
     ("RegisterImage", 2),
     ("DescribeImages", 2),
 )
-"""Operations, and which request of it. The first looks at snapshots and AMIs and the first registration are checks."""
+"""Operations, and which request of it. The first looks at snapshots, AMIs and blocks and the first registration are checks."""
 SIDES = ("pause", "pause_after")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from base64 import b64encode
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
@@ -15,6 +16,7 @@ from typing import Any
 
 from amistream.aws.block_requests import BlockRequests
 from amistream.aws.ec2_snapshots import Ec2Snapshots, as_state
+from amistream.aws.regions import on_aws
 from amistream.aws.session import Aws
 from amistream.aws.translate import IncompleteReplyError, asking, wanted
 from amistream.errors import NoSnapshotError, NotPendingError, NotVisibleError, StoreError
@@ -25,6 +27,7 @@ VISIBLE_AFTER_S = 120
 """Longest time that AWS needs to know a new snapshot everywhere. Its engineers' word, in coldsnap's issue 43."""
 PAGE = 1000
 """Blocks in one page of a listing. AWS's limit is 10,000, which would take tens of milliseconds to read on the loop."""
+_NO_SNAPSHOT = "snap-00000000000000000"
 
 
 async def open_ebs(aws: Aws, region: str, endpoint_url: str, timeout_s: float) -> Ebs:
@@ -37,6 +40,20 @@ async def open_ebs(aws: Aws, region: str, endpoint_url: str, timeout_s: float) -
     blocks = BlockRequests(client, await aws.signing_credentials(region))
     ec2 = Ec2Snapshots(await aws.client("ec2", region, endpoint_url), region, timeout_s)
     return Ebs(client, blocks, ec2, timeout_s)
+
+
+async def find_direct_apis(aws: Aws, region: str, endpoint_url: str, timeout_s: float) -> str:
+    """The address of the EBS direct APIs. Raises `NotSupportedError` where an endpoint has none, and `StoreError`.
+
+    At AWS they are in every region. Any other endpoint is asked for a snapshot that does not exist.
+    """
+    client = await aws.client("ebs", region, endpoint_url.rstrip("/"))
+    address = str(client.meta.endpoint_url)
+    if not on_aws(address):
+        with suppress(NoSnapshotError):
+            async with asking("look for the EBS direct APIs", timeout_s):
+                await client.list_snapshot_blocks(SnapshotId=_NO_SNAPSHOT)
+    return address
 
 
 class Ebs:

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from amistream.aws.credentials import find_credentials, no_credentials
+from amistream.aws.ebs import find_direct_apis
 from amistream.aws.regions import partition_of
 from amistream.checks.bucket import credentials_observation
 from amistream.checks.conversion_context import ConversionContext
 from amistream.checks.findings import Check, Observation, notice
 from amistream.checks.snapshot_source import reading_memory
-from amistream.errors import RefusedError, StoreError
+from amistream.errors import NotSupportedError, RefusedError, StoreError
 from amistream.flow.retry import with_retries
 from amistream.ports.registry import BUNDLE_TAG, JOB_TAG, tag_of_bundle
 from amistream.ports.snapshots import BLOCK, MOST_PENDING, SnapshotOrder
@@ -62,6 +63,7 @@ class SnapshotChecks:
         return [
             Check("credentials", "AWS refuses anonymous requests", self._check_credentials),
             Check("region", "a snapshot is made in a region", self._choose_region, after=(self._source,)),
+            Check("direct_apis", "no snapshot can be written", self._find_direct_apis, ("credentials", "region")),
             Check("volume_size", why_ec2, self._check_volume_size, (self._source, "size")),
             Check("encryption", why_ec2, self._check_encryption, ("credentials", "region")),
             Check("snapshots", why_ec2, self._count_pending, ("credentials", "region")),
@@ -107,6 +109,22 @@ class SnapshotChecks:
                 field="region",
             )
         return self.region
+
+    async def _find_direct_apis(self) -> Observation | str:
+        context = self._context
+        stall_s = context.settings.stall_timeout_s
+        try:
+            return await find_direct_apis(context.aws, self.region, context.endpoint_url, stall_s)
+        except NotSupportedError as error:
+            raise RefusedError(
+                "snapshot.no_direct_apis",
+                f"cannot make a snapshot: the endpoint does not have the EBS direct APIs ({error.code})",
+                hint="give the address of EBS in AWS_ENDPOINT_URL_EBS, if it has another one; on a cloud without these "
+                "APIs `amistream unbundle` writes a bundle's image to a volume that is attached",
+                field="endpoint_url",
+            ) from error
+        except StoreError as error:
+            return Observation(f"not known: {error.message}")
 
     def _check_volume_size(self) -> str:
         size, wished = self._size(), self._request.volume_size
