@@ -20,16 +20,18 @@ from hypothesis import strategies as st
 
 from amistream.conversion import BlockSource, Conversion, Converted, VolumeBlocks
 from amistream.errors import AmistreamError, NotVisibleError, SourceError, StalledError, StoreError, ThrottledError
+from amistream.flow.buffers import Buffers
 from amistream.flow.rate_limit import RateLimit
 from amistream.flow.retry import RetryPolicy
 from amistream.plan import ConversionPlan
 from amistream.ports.snapshots import BLOCK, ZERO_DIGEST
-from amistream.settings import conversion_buffers
+from amistream.settings import BLOCKS_AT_ONCE, conversion_buffers
 from amistream.source.file import open_volume
 from amistream.stages.earlier import Earlier
 from amistream.values import MIB, Extent
 from stages.memory_snapshot import BeforePut, MemoryBlockLedger, MemorySnapshot, at_once, earlier_of
 from support.passes import nothing_runs
+from support.volumes import sparse_image
 
 RETRY = RetryPolicy(attempts=3, base_s=0.0, cap_s=0.0, stall_s=5.0)
 PLAN = ConversionPlan(workers=2, puts=4)
@@ -381,6 +383,22 @@ async def test_an_unreadable_volume(tmp_path: Path) -> None:
 
     with pytest.raises(SourceError):
         await convert(path, MemorySnapshot(), wrap=cut)
+
+
+def test_share_of_a_sparse_image(tmp_path: Path) -> None:
+    """Of 10 GiB with 16 blocks of data half was read with the eighth, and all with the last."""
+    half, size = BLOCKS_AT_ONCE * BLOCK, 10 << 30
+    image = sparse_image(tmp_path / "image", size, [(0, half), (size - 2 * half, half)])
+    buffers = Buffers(count=2 * BLOCKS_AT_ONCE, size=BLOCK)
+    with closing(open_volume(image)) as volume:
+        source = VolumeBlocks(volume, replace(PLAN, extents=volume.extents()))
+        shares = [source.share]
+        last = False
+        while not last:
+            _, last = source.read(buffers)
+            shares.append(source.share)
+    assert shares == [0.0, 0.5, 1.0]
+    assert source.offset == size
 
 
 async def test_a_changed_volume(tmp_path: Path) -> None:

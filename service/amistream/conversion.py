@@ -51,6 +51,10 @@ class BlockSource(Protocol):
         """The position in the image up to which it was read; its size in the end."""
 
     @property
+    def share(self) -> float:
+        """Share of what has to be read, 0 to 1, that was read: holes are none of it."""
+
+    @property
     def busy_s(self) -> float:
         """Seconds of making blocks, without waiting for buffers."""
 
@@ -223,11 +227,17 @@ class VolumeBlocks:
         data = plan.extents if plan.used is None else plan.used
         readable, runs = (volume, None) if data is None else (UsedView(volume, data), _whole_blocks(data, volume.size))
         self._reader = Read(readable, runs, at_end=all_read)
+        self._bytes_total = volume.size if runs is None else sum(each.length for each in runs)
+        self._bytes_done = 0
         self.busy_s = 0.0
 
     @property
     def offset(self) -> int:
         return self._reader.offset
+
+    @property
+    def share(self) -> float:
+        return self._bytes_done / self._bytes_total if self._bytes_total else 1.0
 
     async def supply(self, buffers: Buffers) -> None:
         """Nothing: all work is reading."""
@@ -243,6 +253,7 @@ class VolumeBlocks:
             filled, last = self._reader.read(buffer)
             buffer[len(filled) :] = ZEROS[len(filled) :]
             self.busy_s += perf_counter() - started
+            self._bytes_done += len(filled)
             if filled:
                 blocks.append(Block(index, buffer))
             else:

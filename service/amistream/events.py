@@ -86,12 +86,12 @@ class StageProgress(_Model):
 
 
 class Progress(_Model):
-    """The whole data path so far. Rates are bytes per second of the volume."""
+    """The whole data path so far. Holes of the volume count neither for shares nor for rates."""
 
     bytes_total: int = Field(description="size of the volume; of a verification or a migration, of all parts")
     bytes_done: int = Field(description="bytes of them that were read, copied, or looked up, so far")
     stored_share: float = Field(
-        0.0, description="share of the volume, 0 to 1, that is stored, parts under way included"
+        0.0, description="share of the volume's data, 0 to 1, that is stored, parts under way included"
     )
     parts_made: int = 0
     parts_stored: int = 0
@@ -99,7 +99,7 @@ class Progress(_Model):
     blocks_stored: int = Field(0, description="blocks of a conversion that are stored, or are zeros")
     bytes_stored: int
     elapsed_s: float
-    rate: float = Field(description="bytes of the volume stored per second, over the last seconds")
+    rate: float = Field(description="bytes of the volume's data stored per second, over the last seconds")
     eta_s: float | None = Field(description="seconds left, or null when not known yet")
     bottleneck: str | None = Field(description="the stage that limits the speed now, or null in the first seconds")
     advice: str = Field("", description="which knob to turn to go faster")

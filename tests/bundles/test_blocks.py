@@ -50,10 +50,13 @@ async def convert(manifest: Path, keys: KeyRing, tmp_path: Path, snapshot: Memor
     """Convert a bundle; assert that nothing is left of the pass."""
     source = BundleBlocks(await unlocked(manifest, keys, tmp_path), Meter(), workers=2)
     made = Conversion(ConversionPlan(workers=2, puts=3), source, snapshot, "snap-1", retry=RETRY)
+    assert source.share == 0.0
     try:
-        return await asyncio.wait_for(made.run(), 60)
+        converted = await asyncio.wait_for(made.run(), 60)
     finally:
         await nothing_runs()
+    assert source.share == 1.0
+    return converted
 
 
 async def prove(manifest: Path, image: Path, keys: KeyRing, tmp_path: Path) -> Converted:

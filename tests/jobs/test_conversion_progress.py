@@ -21,7 +21,7 @@ class Counters:
     """Counters as a conversion has them."""
 
     puts: int = 4
-    source: Any = field(default_factory=lambda: SimpleNamespace(size=100 * BLOCK - 7, offset=0))
+    source: Any = field(default_factory=lambda: SimpleNamespace(size=100 * BLOCK - 7, offset=0, share=0.0))
     buffers: Any = field(default_factory=lambda: SimpleNamespace(waited_s=0.0))
     put: Any = field(default_factory=lambda: SimpleNamespace(blocks_stored=0))
     hashed_at: float | None = None
@@ -38,9 +38,10 @@ class Counters:
         sizes = {"read": self.blocks_read, "hash": self.blocks_read, "put": self.put.blocks_stored}
         return tuple(Meter(name, sizes[name] * BLOCK, busy_s) for name, busy_s in self.busy.items())
 
-    def moved(self, *, offset: int, made: int, settled: int, stored: int, **busy: float) -> None:
-        """The state of a later moment; offset in blocks."""
+    def moved(self, *, offset: int, made: int, settled: int, stored: int, data: int = 100, **busy: float) -> None:
+        """The state of a later moment; offset and data, which is all that has to be read, in blocks."""
         self.source.offset = min(self.source.size, offset * BLOCK)
+        self.source.share = made / data
         self.blocks_read, self.blocks_settled, self.put.blocks_stored = made, settled, stored
         self.busy.update(busy)
 
@@ -63,15 +64,15 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
 
 
 def test_how_far(scene: Scene) -> None:
-    """Blocks in work are not stored yet; holes that were passed count, and the end is all of the image."""
+    """Blocks in work are not stored yet, holes count for nothing, and the end is all of the image."""
     scene.now = 2.0
-    scene.counters.moved(offset=50, made=30, settled=20, stored=15)
+    scene.counters.moved(offset=50, made=30, settled=20, stored=15, data=80)
     progress = scene.meter.sample()
     assert (progress.bytes_done, progress.bytes_total) == (50 * BLOCK, 100 * BLOCK - 7)
-    assert progress.stored_share == pytest.approx(0.4, abs=0.001)
+    assert progress.stored_share == pytest.approx(0.25, abs=0.001)
     assert (progress.blocks_made, progress.blocks_stored, progress.bytes_stored) == (30, 20, 15 * BLOCK)
-    assert progress.rate == 20 * BLOCK
-    assert progress.eta_s == pytest.approx(3.0, abs=0.01)
+    assert progress.rate == 10 * BLOCK
+    assert progress.eta_s == pytest.approx(6.0, abs=0.01)
     assert (progress.bottleneck, progress.parts_made) == (None, 0)
     scene.counters.moved(offset=100, made=70, settled=70, stored=60)
     over = scene.meter.sample(over=True)

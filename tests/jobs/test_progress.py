@@ -11,7 +11,7 @@ from amistream.events import BundleResult, State
 from amistream.jobs.job import Job
 from jobs.work import request, run, running_engine, settings
 from support.proxy import PauseRequest
-from support.volumes import random_image
+from support.volumes import random_image, sparse_image
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,6 +43,26 @@ async def test_time_left_for_what_is_under_way(image: Path, cloud: Cloud, key_ri
     assert job.state is State.DONE, job.error
     assert job.progress is not None
     assert (job.progress.parts_stored, job.progress.eta_s) == (PARTS, 0)
+
+
+async def test_holes_take_no_time(cloud: Cloud, key_ring: KeyRing, tmp_path: Path) -> None:
+    """Of a sparse image the share that is stored, and so the time left, is that of its data."""
+    image = sparse_image(tmp_path / "sparse.img", 10 << 30, [(0, 8 << 20)])
+    all_but_one = await cloud.breaks(PauseRequest(), r".*/image\.part\.0[1-9]")
+    asked = cloud.request(image, key_ring, prefix="image", part_size="1MiB", upload_concurrency=PARTS)
+    async with running_engine(settings(tmp_path)) as engine, asyncio.TaskGroup() as group:
+        job = Job(asked)
+        await engine.enter(job)
+        group.create_task(engine.run(job))
+        async for event in job.events():
+            progress = event.job.progress
+            if progress is not None and (progress.parts_made, progress.parts_stored) == (9, 1):
+                break
+        assert progress is not None
+        assert progress.bytes_done == 10 << 30
+        assert 0.1 < progress.stored_share <= 1
+        await asyncio.to_thread(cloud.proxy.let_go, all_but_one)
+    assert job.state is State.DONE, job.error
 
 
 async def test_progress_within_a_part(cloud: Cloud, key_ring: KeyRing, tmp_path: Path) -> None:

@@ -36,9 +36,11 @@ class BundleBlocks:
         slots: AbstractContextManager[Any] | None = None,
         nice: int = 0,
     ) -> None:
-        """`slots` and `nice` as for the conversion."""
+        """`meter` is of this pass alone; `slots` and `nice` as for the conversion."""
         self.size = unlocked.bundle.manifest.size
         self._unlocked = unlocked
+        self._meter = meter
+        self._bytes_total = sum(part.size for part in unlocked.parts)
         self._unpacking = Unpacking(
             unlocked.bundle.place.store,
             unlocked.bundle.manifest,
@@ -61,6 +63,10 @@ class BundleBlocks:
         self._buffer = memoryview(b"")
         self._filled = BLOCK
         self.offset = 0
+
+    @property
+    def share(self) -> float:
+        return self._meter.bytes_done / self._bytes_total
 
     @property
     def busy_s(self) -> float:

@@ -21,7 +21,9 @@ _HELD_BACK = 0.8
 class _Sample:
     at: float
     settled: int
-    """Bytes of the image that need no more work."""
+    """Bytes of the blocks read that need no more work."""
+    share: float
+    """Share of all work that was done. Holes are none of it: they take no time."""
     sent: int
     put_s: float
     """Seconds that the pass waited for puts: its reading for buffers, then for the last blocks."""
@@ -51,7 +53,7 @@ class ConversionMeter:
         return Progress(
             bytes_total=total,
             bytes_done=min(total, conversion.source.offset),
-            stored_share=1.0 if over else round(now.settled / total, 4),
+            stored_share=1.0 if over else round(now.share, 4),
             blocks_made=conversion.blocks_read,
             blocks_stored=conversion.blocks_settled,
             bytes_stored=now.sent,
@@ -71,10 +73,9 @@ class ConversionMeter:
 
     def _time_left(self, now: _Sample) -> float | None:
         """Seconds until all is stored, at the rate of the last seconds, or of the whole pass."""
-        then = self._recent[0] if now.settled > self._recent[0].settled else self._first
-        gained = now.settled - then.settled
-        left = self._conversion.source.size - now.settled
-        return round(left * (now.at - then.at) / gained, 1) if gained > 0 else None
+        then = self._recent[0] if now.share > self._recent[0].share else self._first
+        gained = now.share - then.share
+        return round((1 - now.share) * (now.at - then.at) / gained, 1) if gained > 0 else None
 
     def _advice(self, bottleneck: str | None, then: _Sample, now: _Sample) -> str:
         """The option to change when `bottleneck` limits; never one that is in force already."""
@@ -99,10 +100,11 @@ class ConversionMeter:
     def _read_counters(self, at: float) -> _Sample:
         conversion = self._conversion
         hashed_at = conversion.hashed_at
-        in_work = (conversion.blocks_read - conversion.blocks_settled) * BLOCK
+        read, settled = conversion.blocks_read, conversion.blocks_settled
         return _Sample(
             at=at,
-            settled=min(conversion.source.size, max(0, conversion.source.offset - in_work)),
+            settled=settled * BLOCK,
+            share=min(1.0, conversion.source.share * settled / read) if read else 0.0,
             sent=conversion.put.blocks_stored * BLOCK,
             put_s=conversion.buffers.waited_s + (max(0.0, at - hashed_at) if hashed_at else 0.0),
             stages=self._stages(at),

@@ -27,7 +27,7 @@ _SMALL = 6
 class _Sample:
     at: float
     stored: float
-    """Bytes of the volume that are stored."""
+    """Bytes of the volume's data that are stored."""
     sent: int
     upload_s: float
     """Seconds that the pass waited for the upload: its workers for buffers, then for the last parts."""
@@ -43,8 +43,11 @@ class ProgressMeter:
         self._limit = limit
         self._started = perf_counter()
         self._size_before = sum(part.size for part in pipeline.parts_before)
+        extents = pipeline.plan.extents
+        self._data_size = pipeline.volume.size if extents is None else sum(each.length for each in extents)
+        """Bytes to read. Holes are none of them: they take no time."""
         self._trail: deque[tuple[int, int]] = deque()
-        """Bytes made, and how much of the volume was read for them: from the last stored ones on."""
+        """Bytes made, and how much data was read for them: from the last stored ones on."""
         self._first = self._read_counters()
         self._recent: deque[_Sample] = deque([self._first])
         self._before_first_part = self._first
@@ -59,12 +62,11 @@ class ProgressMeter:
         while now.at - self._recent[0].at > WINDOW_S:
             self._recent.popleft()
         then = self._recent[0]
-        total = pipeline.volume.size
         bottleneck = self._bottleneck(then, now)
         return Progress(
-            bytes_total=total,
+            bytes_total=pipeline.volume.size,
             bytes_done=pipeline.reader.offset,
-            stored_share=1.0 if over else round(now.stored / total, 4),
+            stored_share=1.0 if over else round(now.stored / self._data_size, 4) if self._data_size else 0.0,
             parts_made=len(pipeline.split.result().parts),
             parts_stored=len(pipeline.parts_before) + pipeline.upload.parts_stored,
             bytes_stored=self._size_before + pipeline.upload.bytes_stored,
@@ -112,11 +114,11 @@ class ProgressMeter:
                 return ""
 
     def _time_left(self, then: _Sample, now: _Sample) -> float | None:
-        """Seconds until the volume is stored, at the rate since `then`, or since the first part was sent."""
+        """Seconds until all data is stored, at the rate since `then`, or since the first part was sent."""
         if now.stored <= then.stored:
             then = self._before_first_part
         gained = now.stored - then.stored
-        left = self._pipeline.volume.size - now.stored
+        left = self._data_size - now.stored
         return round(left * (now.at - then.at) / gained, 1) if gained > 0 else None
 
     def _read_counters(self) -> _Sample:
@@ -131,9 +133,9 @@ class ProgressMeter:
         )
 
     def _stored(self) -> float:
-        """Bytes of the volume in what is stored so far: what was read when that was made."""
+        """Bytes of the volume's data in what is stored so far: what was read when that was made."""
         pipeline, upload, trail = self._pipeline, self._pipeline.upload, self._trail
-        read, made = pipeline.reader.offset, self._size_before + pipeline.relay.meters["encrypt"].bytes_out
+        read, made = pipeline.relay.read_meter.bytes_out, self._size_before + pipeline.relay.meters["encrypt"].bytes_out
         stored = self._size_before + upload.bytes_stored + upload.bytes_under_way
         if trail and trail[-1][0] == made:
             trail.pop()
