@@ -283,6 +283,19 @@ async def test_denied(desk: Desk, disk: Path) -> None:
     assert error.code == "aws.UnauthorizedOperation"
 
 
+async def test_an_endpoint_without_the_direct_apis(
+    ebs_server: EbsServer, seaweedfs: Endpoint, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An endpoint that has no EBS direct APIs is refused before the first byte is read, with what to do instead."""
+    use_endpoint(seaweedfs, monkeypatch)
+    with ebs_server.account(like=seaweedfs) as account:
+        for service, endpoint in (("EC2", account), ("EBS", seaweedfs), ("STS", account)):
+            monkeypatch.setenv(f"AWS_ENDPOINT_URL_{service}", endpoint.url)
+        error = await Desk(tmp_path, account, {"endpoint_url": ""}).refused(disk)
+    assert (error.code, error.field) == ("snapshot.no_direct_apis", "endpoint_url")
+    assert "AWS_ENDPOINT_URL_EBS" in error.hint
+
+
 async def test_many_pending(desk: Desk, disk: Path) -> None:
     """A notice comes before EBS refuses further snapshots."""
     async with desk.endpoint.client("ebs") as ebs:
@@ -316,5 +329,5 @@ async def test_doctor_without_a_source(desk: Desk) -> None:
     async with Aws(chosen) as aws:
         found = {each.name: each.status for each in await examine(asked, chosen, aws)}
     assert (found["source"], found["volume_size"]) == (Status.SKIPPED, Status.SKIPPED)
-    names = ("libraries", "memory_limit", "credentials", "region", "encryption", "snapshots")
+    names = ("libraries", "memory_limit", "credentials", "region", "direct_apis", "encryption", "snapshots")
     assert [found[name] for name in names] == [Status.OK] * len(names)

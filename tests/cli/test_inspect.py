@@ -14,6 +14,7 @@ from amistream.bundles.results import BundleFacts
 from amistream.checks import inspection
 from amistream.checks.inspection import DiskFacts, inspect_disk
 from amistream.cli.commands.inspect import CORE_WORDS
+from amistream.ports.registry import BUNDLE_TAG
 from amistream.reports import Registered
 from amistream.source.disks.loader import CorePlace
 from amistream.values import GIB
@@ -244,6 +245,19 @@ async def test_a_manifest_in_a_bucket(
     image = Registered.model_validate_json(told.stdout)
     assert (await document(cli, f"s3://{location}", *reach))["images"] == [image.image_id]
     assert (await document(cli, f"s3://{location}", "--no-ec2", *reach))["images"] is None
+    tag = [{"Key": BUNDLE_TAG, "Value": location}]
+    with cloud.blocking_client("ec2") as ec2:
+        volume = ec2.create_volume(Size=1, AvailabilityZone=f"{cloud.region}a")["VolumeId"]
+        specification = [{"ResourceType": "snapshot", "Tags": tag}]
+        snapshot = ec2.create_snapshot(VolumeId=volume, TagSpecifications=specification)["SnapshotId"]
+        mapping = [{"DeviceName": "/dev/xvda", "Ebs": {"SnapshotId": snapshot}}]
+        name = f"{location} on EBS"
+        converted = ec2.register_image(Name=name, RootDeviceName="/dev/xvda", BlockDeviceMappings=mapping)
+        ec2.create_tags(Resources=[converted["ImageId"]], Tags=tag)
+    found = await document(cli, f"s3://{location}", *reach)
+    assert (found["converted"], found["snapshots"]) == ([converted["ImageId"]], [snapshot])
+    words = " ".join((await cli("inspect", f"s3://{location}", *reach)).stdout.split())
+    assert f"EBS AMIs {converted['ImageId']} snapshots {snapshot}" in words
 
 
 async def test_a_snapshot(cli: Cli, ebs_endpoint: EbsEndpoint, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:

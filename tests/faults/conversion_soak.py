@@ -53,7 +53,7 @@ MOMENTS = (
     ("RegisterImage", 2),
     ("DescribeImages", 2),
 )
-"""Operations, and which request of it. The first looks at snapshots, AMIs and blocks and the first registration are checks."""
+"""Operations, and which request of it. The first look at snapshots, AMIs and blocks, and registration, is a check."""
 SIDES = ("pause", "pause_after")
 
 

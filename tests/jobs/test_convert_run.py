@@ -44,7 +44,8 @@ async def test_no_ami(scene: Scene, conversions: Conversions) -> None:
     result = conversions.fits(job)
     assert (result.image_id, result.image_name) == (None, None)
     assert job.state is State.DONE
-    assert [each["status"] for each in conversions.endpoint.requests("ListSnapshotBlocks")][:5] == [404, 404, 404, 404, 200]
+    listings = [each["status"] for each in conversions.endpoint.requests("ListSnapshotBlocks")]
+    assert listings[:5] == [404, 404, 404, 404, 200]
 
 
 async def test_zeros_only(scene: Scene, conversions: Conversions, tmp_path: Path) -> None:

@@ -47,9 +47,9 @@ async def test_time_left_for_what_is_under_way(image: Path, cloud: Cloud, key_ri
 
 async def test_holes_take_no_time(cloud: Cloud, key_ring: KeyRing, tmp_path: Path) -> None:
     """Of a sparse image the share that is stored, and so the time left, is that of its data."""
-    image = sparse_image(tmp_path / "sparse.img", 10 << 30, [(0, 8 << 20)])
+    image = sparse_image(tmp_path / "sparse.img", 10 << 30, [(0, 16 << 20)])
     all_but_one = await cloud.breaks(PauseRequest(), r".*/image\.part\.0[1-9]")
-    asked = cloud.request(image, key_ring, prefix="image", part_size="1MiB", upload_concurrency=PARTS)
+    asked = cloud.request(image, key_ring, prefix="image", part_size="2MiB", upload_concurrency=PARTS)
     async with running_engine(settings(tmp_path)) as engine, asyncio.TaskGroup() as group:
         job = Job(asked)
         await engine.enter(job)

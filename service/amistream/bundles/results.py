@@ -105,7 +105,7 @@ class ConvertibleBundle(_Result):
 class BundleFacts(_Result):
     """The content of a manifest, and what the caller's account has of it in the bucket's region; None if unknown.
 
-    `images`: AMIs that are registered from it; `converted`, `snapshots`: AMIs on EBS and snapshots that were made of it.
+    `images`: AMIs that are registered from it; `converted` and `snapshots`: AMIs and snapshots on EBS made of it.
     """
 
     type: Literal["bundle"] = "bundle"

@@ -60,7 +60,8 @@ def inspect(
 
     Of a disk: its partitions, their file systems and used blocks, what a bundle would hold, the boot loader, and all
     doubts. Of a manifest: architecture, size, kernel, block devices, its maker, the AMIs that are registered from it,
-    and the AMIs and snapshots on EBS that `convert` made of it; no key is needed. Nothing is changed. A file needs no daemon, and no rights but to read it.
+    and the AMIs and snapshots on EBS that `convert` made of it; no key is needed. Nothing is changed. A file needs no
+    daemon, and no rights but to read it.
 
     Example: [bold]amistream inspect disk.qcow2[/bold]
 
