@@ -38,7 +38,7 @@ class Counters:
         sizes = {"read": self.blocks_read, "hash": self.blocks_read, "put": self.put.blocks_stored}
         return tuple(Meter(name, sizes[name] * BLOCK, busy_s) for name, busy_s in self.busy.items())
 
-    def moved(self, *, offset: int, made: int, settled: int, stored: int, data: int = 100, **busy: float) -> None:
+    def moved(self, *, offset: int, made: int, settled: int, stored: int, data: float = 100, **busy: float) -> None:
         """The state of a later moment; offset and data, which is all that has to be read, in blocks."""
         self.source.offset = min(self.source.size, offset * BLOCK)
         self.source.share = made / data
