@@ -12,13 +12,15 @@ from collections.abc import Sequence
 
 from amistream.errors import SourceError
 from amistream.host.mount_table import MountWatch
-from amistream.source.tree.handles import Handles, OpenDirectory, is_gone, open_regular
+from amistream.source.tree.handles import Handles, is_gone, open_regular
 from amistream.source.tree.layers import Layer
-from amistream.source.tree.records import packed_time
+from amistream.source.tree.profiles import BLOCK
+from amistream.source.tree.records import TIME_SHIFT, packed_time
 from amistream.source.tree.report import MOVED, Fate, Report, shown
-from amistream.source.tree.tree import NOBODY, Tree
+from amistream.source.tree.tree import KIND_BITS, NOBODY, Tree
 
 _NONE = -1
+_ZEROS = memoryview(bytes(BLOCK))
 
 
 class Contents:
@@ -54,39 +56,56 @@ class Contents:
             buffer[:] = piece.ljust(len(buffer), b"\0")
             return
         length, left = len(buffer), tree.size[row] - offset
-        wanted = min(length, left)
+        wanted = min(left, length)
         done = 0
-        if (row == self._row and self._descriptor != _NONE) or self._open(row):
+        opened = self._descriptor if row == self._row else self._open(row)
+        if opened != _NONE:
             try:
+                # Of a file that grew more may come than is wanted.
+                done = os.preadv(opened, [buffer], offset)
                 while done < wanted:
-                    count = os.preadv(self._descriptor, [buffer[done:wanted]], offset + done)
+                    count = os.preadv(opened, [buffer[done:wanted]], offset + done)
                     if not count:
                         self._report.add(Fate.SHRUNK, tree.path(row))
                         break
                     done += count
             except OSError as error:
                 self._unreadable(row, error)
-        if done < length:
-            buffer[done:] = bytes(length - done)
+        if wanted < length or done < wanted:
+            done = max(0, min(done, wanted))  # the last block may be read from behind the last byte on
+            buffer[done:] = _ZEROS[: length - done] if length - done <= BLOCK else bytes(length - done)
         if left <= length:
             self._leave()
 
     def compare_all(self) -> None:
         """Look at every inode again: a file that was read early may have changed later."""
-        tree = self._tree
-        columns = (tree.mode, tree.inode, tree.entry, tree.parent, tree.layer)
-        for row, (mode, inode, entry, parent, layer) in enumerate(zip(*columns, strict=True)):
-            if inode == NOBODY or stat.S_ISDIR(mode):
+        tree, devices = self._tree, self._tree.devices
+        witness = (tree.inode, tree.device, tree.mode, tree.size, tree.mtime, tree.ctime)
+        place = (tree.layer, tree.parent, tree.entry)
+        latest, above = (_NONE, _NONE), _NONE
+        for row, columns in enumerate(zip(*witness, *place, strict=True)):
+            inode, device, mode, size, mtime, ctime, layer, parent, entry = columns
+            if inode == NOBODY or mode & KIND_BITS == stat.S_IFDIR:
                 continue
             try:
-                above = self._handles[layer].directory(parent)
-                about = os.stat(tree.name_of(entry), dir_fd=above.descriptor, follow_symlinks=False)
+                if latest != (layer, parent):
+                    above = self._handles[layer].directory(parent).descriptor
+                    latest = layer, parent
+                about = os.stat(tree.name_of(entry), dir_fd=above, follow_symlinks=False)
             except OSError as error:
                 fate = Fate.GONE if is_gone(error) else Fate.CHANGED
                 self._report.add(fate, tree.path(row))
-            else:
-                if change := self._fate_of(row, about):
-                    self._report.add(change, tree.path(row))
+                continue
+            # Nearly all are the same to the bit; the others may still be, in the form of the tree.
+            if (
+                about.st_ino != inode
+                or about.st_ctime_ns + TIME_SHIFT != ctime
+                or about.st_mtime_ns + TIME_SHIFT != mtime
+                or about.st_size != size
+                or about.st_mode != mode
+                or about.st_dev != devices[device]
+            ) and (change := self._fate_of(row, about)):
+                self._report.add(change, tree.path(row))
 
     def forget(self) -> None:
         """Prepare for another reading of everything."""
@@ -98,27 +117,22 @@ class Contents:
         for handles in self._handles:
             handles.close()
 
-    def _above(self, row: int) -> OpenDirectory:
-        """The open directory that has the first name of an inode."""
-        return self._handles[self._tree.layer[row]].directory(self._tree.parent[row])
-
-    def _open(self, row: int) -> bool:
-        if row == self._row:
-            return self._descriptor != _NONE
+    def _open(self, row: int) -> int:
+        """Open a file; returns its descriptor, or `_NONE`."""
         if self._row != _NONE:
             self._leave()
         tree = self._tree
         self._row = row
         try:
-            name = tree.name_of(tree.entry[row])
-            self._descriptor = open_regular(name, self._above(row), *tree.identity(row, tree.layer[row]))
+            above = self._handles[tree.layer[row]].directory(tree.parent[row])
+            device, name = tree.devices[tree.device[row]], tree.name_of(tree.entry[row])
+            self._descriptor = open_regular(name, above, device, tree.inode[row])
         except OSError as error:
             if is_gone(error):
                 self._report.add(Fate.GONE, tree.path(row))
             else:
                 self._unreadable(row, error)
-            return False
-        return True
+        return self._descriptor
 
     def _leave(self) -> None:
         if self._descriptor != _NONE:

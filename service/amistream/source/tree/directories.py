@@ -17,6 +17,8 @@ DIRECTORY_TYPE = 2
 LOST_AND_FOUND_BLOCKS = 4
 """Blocks of a fresh lost+found, so that e2fsck need not find any when the disk is full."""
 _ENTRY = struct.Struct("<IHBB")
+_PADDINGS = (b"", b"\0\0\0", b"\0\0", b"\0")
+"""By the last two bits of a name's length."""
 _TAIL = 12
 _INDEX_TAIL = 8
 _ROOT_ENTRIES, _NODE_ENTRIES = 32, 8
@@ -130,15 +132,17 @@ class Indexed:
 
 def _packed(entries: Iterable[Entry], profile: Profile) -> bytearray:
     """Entries one after the other; the last one reaches to the end of the room."""
-    block = bytearray(BLOCK)
+    pack, pieces = _ENTRY.pack, []
     at = last = 0
     for number, name, kind in entries:
-        size = entry_size(len(name))
-        _ENTRY.pack_into(block, at, number, size, len(name), kind)
-        block[at + _ENTRY.size : at + _ENTRY.size + len(name)] = name
+        length = len(name)
+        padding = _PADDINGS[length & 3]
+        size = _ENTRY.size + length + len(padding)
+        pieces.append(pack(number, size, length, kind) + name + padding)
         last, at = at, at + size
     if at > profile.room:
         raise OverflowError("a directory's block overflows")
+    block = bytearray(b"".join(pieces).ljust(BLOCK, b"\0"))
     struct.pack_into("<H", block, last + 4, profile.room - last)
     return block
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from amistream.host.mount_table import MountWatch
 from amistream.member import Member
 from amistream.source.tree.records import packed_time
-from amistream.source.tree.tree import ROOT, Tree
+from amistream.source.tree.tree import KIND_BITS, ROOT, Tree
 
 _LEASE_S, _ASK_AGAIN_S = 5.0, 0.01
 """Guess: a file server gives back a lease within milliseconds after it was asked to."""
@@ -79,13 +79,13 @@ class Handles:
         self._layer = layer
         self._open: dict[int, OpenDirectory] = {}
         """Directories on the way to the latest one, from the root down."""
-        self._latest: tuple[int, OpenDirectory] = ROOT, self._root
+        self._row, self._here = ROOT, self._root
         """The directory that was asked for last: most are asked for many times in a row."""
 
     def directory(self, row: int) -> OpenDirectory:
         """A directory, open until the next call. Raises OSError."""
-        if row == self._latest[0]:
-            here = self._latest[1]
+        if row == self._row:
+            here = self._here
             trusted = here.only_root_writes and row != ROOT
             return self._looked_at(row) if trusted and time.monotonic() > self._look_again else here
         wanted, way = row, []
@@ -98,7 +98,7 @@ class Handles:
             here = self._enter(here, below)
             if len(self._open) > _MOST_OPEN:
                 self._thin_out()
-        self._latest = wanted, here
+        self._row, self._here = wanted, here
         return here
 
     def close(self) -> None:
@@ -106,7 +106,7 @@ class Handles:
 
     def _leave_below(self, row: int) -> None:
         """Close all below a directory that is open: a walk has been there, and does not come back."""
-        self._latest = ROOT, self._root
+        self._row, self._here = ROOT, self._root
         while self._open and next(reversed(self._open)) != row:
             os.close(self._open.popitem()[1].descriptor)
 
@@ -137,7 +137,7 @@ class Handles:
         times = packed_time(about.st_mtime_ns), packed_time(about.st_ctime_ns)
         as_walked = times == (tree.mtime[row], tree.ctime[row]) and watch is not None and not watch.has_changed()
         self._open[row] = here = _known(opened, about, self._member, as_walked=as_walked)
-        self._latest = row, here
+        self._row, self._here = row, here
         self._look_again = time.monotonic() + _LOOK_COUNTS_S
         return here
 
@@ -160,7 +160,17 @@ def open_regular(name: bytes, above: OpenDirectory, device: int, inode: int, *, 
 
     `just_seen`: its lstat has just said that it is one.
     """
-    opened = _open_the_one(name, above, device, inode, just_seen=just_seen)
+    if not above.only_root_writes:
+        opened = _open_seen(name, above, device, inode)
+    else:
+        if not (just_seen or above.as_walked):
+            _compare(os.stat(name, dir_fd=above.descriptor, follow_symlinks=False), device, inode)
+        opened = _open(name, _READ_NAMED, above.descriptor)
+        try:
+            _compare(os.fstat(opened), device, inode)
+        except BaseException:
+            os.close(opened)
+            raise
     if (member := above.member) is not None and not (member.may_search(above.descriptor) and member.may_read(opened)):
         os.close(opened)
         raise SwappedError("the file is closed to the member now")
@@ -177,17 +187,8 @@ def pin(name: bytes, above: OpenDirectory, device: int, inode: int) -> int:
     return seen
 
 
-def _open_the_one(name: bytes, above: OpenDirectory, device: int, inode: int, *, just_seen: bool) -> int:
-    if above.only_root_writes:
-        if not (just_seen or above.as_walked):
-            _compare(os.stat(name, dir_fd=above.descriptor, follow_symlinks=False), device, inode)
-        opened = _open(name, _READ_NAMED, above.descriptor)
-        try:
-            _compare(os.fstat(opened), device, inode)
-        except BaseException:
-            os.close(opened)
-            raise
-        return opened
+def _open_seen(name: bytes, above: OpenDirectory, device: int, inode: int) -> int:
+    """Open the very file that is looked at, whatever gets its name meanwhile."""
     seen = os.open(name, _LOOK, dir_fd=above.descriptor)
     try:
         _compare(os.fstat(seen), device, inode)
@@ -197,7 +198,7 @@ def _open_the_one(name: bytes, above: OpenDirectory, device: int, inode: int, *,
 
 
 def _compare(about: os.stat_result, device: int, inode: int) -> None:
-    if about.st_ino != inode or about.st_dev != device or not stat.S_ISREG(about.st_mode):
+    if about.st_ino != inode or about.st_dev != device or about.st_mode & KIND_BITS != stat.S_IFREG:
         raise SwappedError("another file has its name")
 
 

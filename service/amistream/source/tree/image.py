@@ -72,12 +72,44 @@ class Image:
         return records.inode_seed(self._seed, JOURNAL_INODE if row == JOURNAL_ROW else number_of(row))
 
     def _table(self, group: int, place: int) -> bytes:
+        """A block of inodes."""
         per_block = self._profile.inodes_per_block
         first = group * self._geometry.inodes_per_group + place * per_block + 1
-        last = min(first + per_block, used_inodes(len(self._tree)) + 1)
-        return b"".join(map(self._inode, range(first, last))).ljust(BLOCK, b"\0")
+        end = min(first + per_block, used_inodes(len(self._tree)) + 1)
+        block = bytearray(BLOCK)
+        for number in range(first, min(INODES_RESERVED + 1, end)):
+            self._enter(block, number - first, number)
+        if end > INODES_RESERVED + 1:
+            self._enter_rows(block, first, max(first, INODES_RESERVED + 1), end)
+        return bytes(block)
 
-    def _inode(self, number: int) -> bytes:
+    def _enter_rows(self, block: bytearray, first: int, start: int, end: int) -> None:
+        """Enter the inodes from `start` to `end` of rows into a block that begins with inode `first`."""
+        tree, segments, profile = self._tree, self.layout.segments, self._profile
+        whole = profile.ext4 and profile.inode_size == records.LARGE_INODE
+        columns = (tree.mode, tree.links, tree.size, tree.uid, tree.gid, tree.mtime, tree.ctime, tree.xattrs)
+        rows = slice(start - INODES_RESERVED, end - INODES_RESERVED)
+        inodes = zip(*(each[rows] for each in (*columns, self.layout.first_segment)), strict=True)
+        for number, inode in enumerate(inodes, start):
+            mode, links, size, uid, gid, mtime, ctime, xattrs, segment = inode
+            if (
+                whole
+                and size
+                and not xattrs
+                and number - INODES_RESERVED not in tree.runs  # one that is a hole may have no segment
+                and segments.kind[segment] == Kind.FILE
+                and (blocks := segments.length[segment]) * BLOCK >= size
+            ):
+                at = (number - first) * records.LARGE_INODE
+                place = segments.start[segment]
+                records.pack_file_into(block, at, mode, links, size, uid, gid, mtime, ctime, place, blocks)
+                if profile.sealed:
+                    records.seal_inode(block, at, records.LARGE_INODE, self._seed, number)
+            else:
+                self._enter(block, number - first, number)
+
+    def _enter(self, block: bytearray, place: int, number: int) -> None:
+        """Enter an inode of any kind at its place in a block."""
         if number > INODES_RESERVED:
             inode = self._inode_of_row(number - INODES_RESERVED)
         elif number == ROOT_INODE:
@@ -87,9 +119,12 @@ class Image:
         elif number == RESIZE_INODE and self._geometry.reserved_descriptors:
             inode = self._resize_inode()
         else:
-            return bytes(self._profile.inode_size)
-        packed = records.pack_inode(self._profile, inode)
-        return records.sealed_inode(packed, self._seed, number) if self._profile.sealed else packed
+            return
+        size = self._profile.inode_size
+        at = place * size
+        block[at : at + size] = records.pack_inode(self._profile, inode)
+        if self._profile.sealed:
+            records.seal_inode(block, at, size, self._seed, number)
 
     def _inode_of_row(self, row: int) -> Inode:
         tree, layout = self._tree, self.layout

@@ -24,7 +24,7 @@ from amistream.source.tree.maps import (
     indirect_blocks,
 )
 from amistream.source.tree.profiles import BLOCK, GROUP
-from amistream.source.tree.tree import LOST_AND_FOUND, Tree, used_inodes
+from amistream.source.tree.tree import KIND_BITS, LOST_AND_FOUND, Tree, used_inodes
 from amistream.source.tree.xattrs import MOST_SHARING, AttributeSet
 
 LONGEST_FAST_LINK = 59
@@ -79,6 +79,12 @@ class Segments:
         self.kind.append(kind)
         self.reference.append(reference)
         self.logical.append(logical)
+
+    def between(self, first: int, last: int) -> Iterator[tuple[int, int, int, int, int]]:
+        """The segments from one to before another: first block, blocks, kind, reference, and place within that."""
+        part = slice(first, last)
+        columns = self.start[part], self.length[part], self.kind[part], self.reference[part], self.logical[part]
+        return zip(*columns, strict=True)
 
     def at_or_before(self, block: int) -> int:
         """The last segment that starts at the block or before it, -1 if none does."""
@@ -177,10 +183,11 @@ class Layout:
             blocks += indirect_blocks(((0, self.journal_blocks),))
         blocks += 1 if geometry.reserved_descriptors else 0
         blocks += sum(1 for _ in self._xattr_counts())
-        for row, mode in enumerate(tree.mode):
-            if stat.S_ISREG(mode):
-                blocks += tree.data_blocks(row)
-            elif stat.S_ISDIR(mode):
+        for row, (mode, size) in enumerate(zip(tree.mode, tree.size, strict=True)):
+            kind = mode & KIND_BITS
+            if kind == stat.S_IFREG:
+                blocks += tree.data_blocks(row) if row in tree.runs else -(-size // BLOCK)
+            elif kind == stat.S_IFDIR:
                 blocks += self.directory_size(row)
         blocks += sum(1 for target in tree.target.values() if len(target) > LONGEST_FAST_LINK)
         return blocks * BLOCK
@@ -222,10 +229,27 @@ class Layout:
         self._place_files()
 
     def _place_files(self) -> None:
-        tree = self.tree
-        for row, mode in enumerate(tree.mode):
-            if stat.S_ISREG(mode) and tree.size[row]:
+        """Place the files. Most need no more than a look at the run that is free here, and no map block."""
+        tree, runs, segments, first_segment = self.tree, self.tree.runs, self.segments, self.first_segment
+        most = LONGEST_EXTENT if self.profile.ext4 else DIRECT
+        start, end = self._free_here()
+        for row, (mode, size) in enumerate(zip(tree.mode, tree.size, strict=True)):
+            if not size or mode & KIND_BITS != stat.S_IFREG:
+                continue
+            count = (size + BLOCK - 1) // BLOCK
+            # Where a run begins, fixed segments before it are still to be appended.
+            if start < self._at <= end - count and count <= most and row not in runs:
+                first_segment[row] = len(segments)
+                segments.append(self._at, count, Kind.FILE, row, 0)
+                self._at += count
+            else:
                 self._place(row, tree.data_runs(row), Kind.FILE)
+                start, end = self._free_here()
+
+    def _free_here(self) -> Run:
+        """Start and end of the free run that the sweep is in."""
+        start, count = self._free[self._run]
+        return start, start + count
 
     def _xattr_counts(self) -> Iterator[tuple[int, int, Sequence[int]]]:
         """The blocks of attributes: set, number of inodes that share it, and their rows."""
@@ -245,15 +269,6 @@ class Layout:
     def _place(self, row: int, runs: Sequence[Run], kind: Kind) -> None:
         """Place a row's data, and its map blocks."""
         self.first_segment[row] = len(self.segments)
-        if len(runs) == 1:
-            # Nearly all files: one piece without any map block.
-            logical, count = runs[0]
-            start, length = self._free[self._run]
-            most = LONGEST_EXTENT if self.profile.ext4 else DIRECT - logical
-            if count <= most and self._at + count <= start + length and self._at < start + length:
-                self._emit(self._at, count, kind, row, logical)
-                self._at += count
-                return
         if not runs:
             return
         extents = 0

@@ -6,6 +6,7 @@ Numbers in, bytes out. All are little-endian, but for the journal.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -15,17 +16,26 @@ from amistream.source.tree.profiles import BLOCK, DESCRIPTOR, GROUP, Checksums, 
 EXTENTS_FLAG, INDEX_FLAG = 0x80000, 0x1000
 INODE_UNINIT, ITABLE_ZEROED = 1, 4
 ALL_ONES = 0xFFFFFFFF
-OLD_INODE = 128
+OLD_INODE, LARGE_INODE = 128, 256
 EXTRA_SIZE = 32
 """Bytes of an inode's second part, behind the first 128: the finer times."""
-NANOSECOND_BITS = 30
-_NANOSECONDS = (1 << NANOSECOND_BITS) - 1
-_NANOSECONDS_AND_LOW = NANOSECOND_BITS + 32
+_SECOND = 1_000_000_000
 _EPOCH = 1 << 31
 _LAST_SECOND = 0x37FFFFFFF
+TIME_SHIFT = _EPOCH * _SECOND
+"""The packed form of a time is more by so much, if it is none of those that are clamped."""
+_END = (_LAST_SECOND + 1) * _SECOND + TIME_SHIFT
+"""The first packed time that ext4 does not know."""
 _INODE = struct.Struct("<HHIIIIIHHIII60sIIIIHHHHHH")
 _EXTRA = struct.Struct("<HHIIIIIII96s")
+_FILE = struct.Struct("<HHIIII4xHHI24sH2xI44xI4x4xI4x4sIIIII104x")
+"""An inode of 256 bytes with a single extent; equal to those above, with two constant parts as bytes."""
+_ONE_EXTENT = struct.pack("<II HHHHI I", EXTENTS_FLAG, 0, 0xF30A, 1, 4, 0, 0, 0)
+"""Flags, and the head of a map of at most four extents, with one: from block 0 of the file on."""
+_EXTRA_HEAD = struct.pack("<HH", EXTRA_SIZE, 0)
 _DESCRIPTOR = struct.Struct("<IIIHHHHIHHHH")
+_NUMBER_AND_GENERATION, _CHECKSUM = struct.Struct("<II"), struct.Struct("<H")
+_SECTORS = BLOCK // 512
 _INODE_CHECKSUM_LOW, _INODE_CHECKSUM_HIGH = 124, 130
 _SUPER_CHECKSUM = 1020
 _OLD_DEVICE_LIMIT = 256
@@ -33,29 +43,36 @@ _OLD_DEVICE_LIMIT = 256
 
 def packed_time(nanoseconds: int) -> int:
     """A time since 1970 as one number that fits 64 bits for all times that ext4 knows; others are clamped."""
-    seconds, rest = divmod(nanoseconds, 1_000_000_000)
-    if not -_EPOCH <= seconds <= _LAST_SECOND:
-        seconds, rest = max(-_EPOCH, min(seconds, _LAST_SECOND)), 0
-    return seconds + _EPOCH << NANOSECOND_BITS | rest
+    packed = nanoseconds + TIME_SHIFT
+    if 0 <= packed < _END:
+        return packed
+    return 0 if packed < 0 else _END - _SECOND
+
+
+def packed_times(times: Iterable[int]) -> list[int]:
+    """Several times, packed."""
+    packed = [each + TIME_SHIFT for each in times]
+    if min(packed) >= 0 and max(packed) < _END:
+        return packed
+    return [packed_time(each - TIME_SHIFT) for each in packed]
 
 
 def seconds_of(packed: int) -> int:
-    return (packed >> NANOSECOND_BITS) - _EPOCH
+    return packed // _SECOND - _EPOCH
 
 
 def nanoseconds_of(packed: int) -> int:
     """The time since 1970 that was packed."""
-    return seconds_of(packed) * 1_000_000_000 + (packed & _NANOSECONDS)
+    return packed - TIME_SHIFT
 
 
-def _low_word(packed: int) -> int:
-    """The seconds of a time as an inode has had them from the start, in 32 bits."""
-    return (packed >> NANOSECOND_BITS) + _EPOCH & ALL_ONES
+def _words(packed: int) -> tuple[int, int]:
+    """The two words of a time: seconds in 32 bits, as inodes have had them from the start; nanoseconds and the rest.
 
-
-def _high_word(packed: int) -> int:
-    """The other word of a time: nanoseconds, and the bits for seconds past 2038."""
-    return (packed & _NANOSECONDS) << 2 | packed >> _NANOSECONDS_AND_LOW
+    The rest are the bits for seconds past 2038.
+    """
+    seconds, rest = divmod(packed, _SECOND)
+    return seconds + _EPOCH & ALL_ONES, rest << 2 | seconds >> 32
 
 
 def coarse_time(packed: int) -> int:
@@ -93,14 +110,16 @@ class Inode:
 def pack_inode(profile: Profile, inode: Inode) -> bytes:
     """Pack an inode without checksum. atime is mtime: else reading the tree would change the next image."""
     large = profile.inode_size > OLD_INODE
-    time = _low_word if large else coarse_time
-    mtime, size, sectors = time(inode.mtime), inode.size, inode.blocks * (BLOCK // 512)
+    (mtime, mtime_rest), (ctime, ctime_rest) = _words(inode.mtime), _words(inode.ctime)
+    if not large:
+        mtime, ctime = coarse_time(inode.mtime), coarse_time(inode.ctime)
+    size, sectors = inode.size, inode.blocks * _SECTORS
     packed = _INODE.pack(
         inode.mode,
         inode.uid & 0xFFFF,
         size & ALL_ONES,
         mtime,
-        time(inode.ctime),
+        ctime,
         mtime,
         0,
         inode.gid & 0xFFFF,
@@ -122,25 +141,65 @@ def pack_inode(profile: Profile, inode: Inode) -> bytes:
     )
     if not large:
         return packed
-    rest = _high_word(inode.mtime)
     return packed + _EXTRA.pack(
-        EXTRA_SIZE, 0, _high_word(inode.ctime), rest, rest, mtime, rest, 0, 0, inode.inline_xattrs
+        EXTRA_SIZE, 0, ctime_rest, mtime_rest, mtime_rest, mtime, mtime_rest, 0, 0, inode.inline_xattrs
+    )
+
+
+def pack_file_into(  # noqa: PLR0917 - called for nearly every inode, and keywords take time
+    table: bytearray,
+    at: int,
+    mode: int,
+    links: int,
+    size: int,
+    uid: int,
+    gid: int,
+    mtime: int,
+    ctime: int,
+    place: int,
+    blocks: int,
+) -> None:
+    """Pack the inode of 256 bytes of a file that is one extent, as nearly all are: what `pack_inode` does, at once."""
+    seconds, rest = divmod(mtime, _SECOND)
+    written, written_rest = seconds + _EPOCH & ALL_ONES, rest << 2 | seconds >> 32
+    seconds, rest = divmod(ctime, _SECOND)
+    _FILE.pack_into(
+        table,
+        at,
+        mode,
+        uid & 0xFFFF,
+        size & ALL_ONES,
+        written,
+        seconds + _EPOCH & ALL_ONES,
+        written,
+        gid & 0xFFFF,
+        links,
+        blocks * _SECTORS,
+        _ONE_EXTENT,
+        blocks,
+        place,
+        size >> 32,
+        uid >> 16 | gid & 0xFFFF0000,
+        _EXTRA_HEAD,
+        rest << 2 | seconds >> 32,
+        written_rest,
+        written_rest,
+        written,
+        written_rest,
     )
 
 
 def inode_seed(seed: int, number: int) -> int:
     """The seed of all checksums about one inode: its number, and its generation, which is 0."""
-    return crc32c(seed, struct.pack("<II", number, 0))
+    return crc32c(seed, _NUMBER_AND_GENERATION.pack(number, 0))
 
 
-def sealed_inode(inode: bytes, seed: int, number: int) -> bytes:
-    """The inode with the checksum of metadata_csum."""
-    packed = bytearray(inode)
-    checksum = crc32c(inode_seed(seed, number), packed)
-    struct.pack_into("<H", packed, _INODE_CHECKSUM_LOW, checksum & 0xFFFF)
-    if len(packed) > OLD_INODE:
-        struct.pack_into("<H", packed, _INODE_CHECKSUM_HIGH, checksum >> 16)
-    return bytes(packed)
+def seal_inode(table: bytearray, at: int, inode_size: int, seed: int, number: int) -> None:
+    """Enter the checksum of metadata_csum into an inode that has none yet."""
+    checksum = crc32c(seed, _NUMBER_AND_GENERATION.pack(number, 0) + table[at : at + inode_size])
+    _CHECKSUM.pack_into(table, at + _INODE_CHECKSUM_LOW, checksum & 0xFFFF)
+    if inode_size > OLD_INODE:
+        _CHECKSUM.pack_into(table, at + _INODE_CHECKSUM_HIGH, checksum >> 16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

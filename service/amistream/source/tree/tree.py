@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import stat
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, islice, pairwise, repeat
+from typing import Any, Protocol
 
 from amistream.source.tree.directories import entry_size
 from amistream.source.tree.profiles import BLOCK, INODES_RESERVED, ROOT_INODE
+from amistream.source.tree.records import packed_times
 from amistream.source.tree.xattrs import Attribute
 
 ROOT, LOST_AND_FOUND = 0, 1
@@ -22,7 +24,7 @@ LOST_AND_FOUND_NAME = b"lost+found"
 NOBODY = (1 << 64) - 1
 """The inode of a row that was made up."""
 
-_FORMAT = stat.S_IFMT(0o777777)
+KIND_BITS = stat.S_IFMT(0o777777)
 """The bits of a mode that tell the kind of an inode."""
 _MOST_OF_ENTRY = entry_size(0) + 3
 """Bytes of an entry besides its name, padding included."""
@@ -60,6 +62,16 @@ class Row:
     """Major and minor number, of a device."""
     runs: tuple[tuple[int, int], ...] | None = None
     """Blocks with data of a file with holes: place in the file, blocks."""
+
+
+class About(Protocol):
+    """An lstat. Its first items are mode, inode, device, links, owner, group and size."""
+
+    @property
+    def st_mtime_ns(self) -> int: ...
+    @property
+    def st_ctime_ns(self) -> int: ...
+    def __iter__(self) -> Iterator[Any]: ...
 
 
 def number_of(row: int) -> int:
@@ -127,7 +139,7 @@ class Tree:
         self.device.append(self._number_of_device(row.device))
         self.layer.append(row.layer)
         self.xattrs.append(self._number_of_set(row.xattrs) if row.xattrs else 0)
-        if mode & _FORMAT == stat.S_IFDIR:
+        if mode & KIND_BITS == stat.S_IFDIR:
             self.links[number] = 2
             if number:
                 self.links[parent] += 1
@@ -138,6 +150,36 @@ class Tree:
         if row.runs is not None:
             self.runs[number] = row.runs
         return number
+
+    def add_files(
+        self,
+        files: Sequence[About],
+        names: Sequence[bytes],
+        xattrs: Iterable[tuple[Attribute, ...]],
+        *,
+        layer: int,
+        parent: int,
+    ) -> None:
+        """Add regular files of one name each, without holes, and these names: `add` and `name`, for many at once."""
+        count, row = len(files), len(self.mode)
+        mode, inode, device, _, uid, gid, size, *_ = zip(*files, strict=True)
+        self.mode.extend(mode)
+        self.uid.extend(uid)
+        self.gid.extend(gid)
+        self.size.extend(size)
+        self.mtime.extend(packed_times(each.st_mtime_ns for each in files))
+        self.ctime.extend(packed_times(each.st_ctime_ns for each in files))
+        self.links.extend(repeat(1, count))
+        self.parent.extend(repeat(parent, count))
+        self.entry.extend(range(len(self.entry_row), len(self.entry_row) + count))
+        self.inode.extend(inode)
+        self.device.extend(map(self._number_of_device, device))
+        self.layer.extend(repeat(layer, count))
+        self.xattrs.extend(self._number_of_set(each) if each else 0 for each in xattrs)
+        self.entry_row.extend(range(row, row + count))
+        ends = accumulate(map(len, names), initial=len(self._names))
+        self._name_start.extend(islice(ends, 1, None))
+        self._names += b"".join(names)
 
     def _number_of_device(self, device: int) -> int:
         number = self._device_numbers.get(device)
@@ -158,7 +200,7 @@ class Tree:
         self.entry_row.append(row)
         self._names += name
         self._name_start.append(len(self._names))
-        if self.mode[row] & _FORMAT != stat.S_IFDIR:
+        if self.mode[row] & KIND_BITS != stat.S_IFDIR:
             self.links[row] += 1
 
     def name_of(self, entry: int) -> bytes:
@@ -167,9 +209,12 @@ class Tree:
     def names_in(self, row: int) -> Iterator[tuple[int, bytes, int]]:
         """The entries of a directory: inode, name, and type."""
         first, count = self.entries.get(row, (0, 0))
-        for entry in range(first, first + count):
-            inside = self.entry_row[entry]
-            yield number_of(inside), self.name_of(entry), _TYPES[stat.S_IFMT(self.mode[inside])]
+        starts = self._name_start[first : first + count + 1]
+        begin, mode = starts[0], self.mode
+        names = bytes(self._names[begin : starts[-1]])
+        for inside, (start, end) in zip(self.entry_row[first : first + count], pairwise(starts), strict=True):
+            name = names[start - begin : end - begin]
+            yield INODES_RESERVED + inside, name, _TYPES[mode[inside] & KIND_BITS]
 
     def entry_sizes(self, row: int) -> int:
         """Bytes of all entries of a directory, as a rule; for a small one a little more."""

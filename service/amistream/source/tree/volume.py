@@ -6,6 +6,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from amistream.host.mount_table import MountWatch
@@ -65,6 +66,10 @@ class TreeVolume:
         """Do nothing: the kernel reads ahead within each file."""
 
     def extents(self) -> tuple[Extent, ...]:
+        return self._extents
+
+    @cached_property
+    def _extents(self) -> tuple[Extent, ...]:
         return join_extents(self._runs(), self.size)
 
     def check_unchanged(self) -> None:
@@ -107,26 +112,27 @@ class TreeVolume:
             yield Extent(offset=begin * BLOCK, length=(end - begin) * BLOCK)
 
     def _read(self, offset: int, buffer: memoryview) -> None:
-        segments, read_file = self._layout.segments, self._contents.read_into
-        end = offset + len(buffer)
-        at = offset
-        segment = segments.at_or_before(offset // BLOCK)
-        while at < end:
-            start = segments.start[segment] * BLOCK if segment >= 0 else 0
-            stop = start + segments.length[segment] * BLOCK if segment >= 0 else 0
-            if at >= stop:
-                segment += 1
-                stop = min(segments.start[segment] * BLOCK, end) if segment < len(segments) else end
-                if stop > at:
-                    buffer[at - offset : stop - offset] = bytes(stop - at)
+        read_file, end, at = self._contents.read_into, offset + len(buffer), offset
+        segments = self._layout.segments
+        first = max(0, segments.at_or_before(offset // BLOCK))
+        last = segments.at_or_before((end - 1) // BLOCK) + 1
+        for segment, (block, length, kind, reference, logical) in enumerate(segments.between(first, last), first):
+            start = block * BLOCK
+            stop = start + length * BLOCK
+            stop = min(stop, end)
+            if stop <= at:
+                continue  # it ends before the first byte that is read
+            if start > at:
+                buffer[at - offset : start - offset] = bytes(start - at)
+                at = start
+            piece = buffer[at - offset : stop - offset]
+            if kind == Content.FILE:
+                read_file(reference, logical * BLOCK + at - start, piece)
             else:
-                stop = min(stop, end)
-                piece = buffer[at - offset : stop - offset]
-                if segments.kind[segment] == Content.FILE:
-                    read_file(segments.reference[segment], segments.logical[segment] * BLOCK + at - start, piece)
-                else:
-                    self._make(segment, at - start, piece)
+                self._make(segment, at - start, piece)
             at = stop
+        if at < end:
+            buffer[at - offset :] = bytes(end - at)
 
     def _make(self, segment: int, inside: int, buffer: memoryview) -> None:
         """Make bytes of the file system itself, that all lie within one segment."""
