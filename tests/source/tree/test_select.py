@@ -68,6 +68,8 @@ def test_other_private_keys() -> None:
     assert private_key_in(b"(21:protected-private-key(3:rsa(1:n")
     assert private_key_in(b"Created: 20240101T000000\nKey: (private-key (rsa (n #00\n")
     assert private_key_in(b"-----BEGIN PGP PRIVATE KEY BLOCK-----\n\nlQVY\n")
+    assert private_key_in(b"Label: (x\n" * 8 + b"Key: \n  (shadowed-private-key (ecc")
+    assert not private_key_in(b"Label: (x\n" * 9 + b"Key: \n  (shadowed-private-key (ecc")
 
 
 def test_private_keys_in_text() -> None:
