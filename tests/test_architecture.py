@@ -43,7 +43,7 @@ PURE = sorted(
         f"source/tree/{name}.py"
         for name in (
             *("admission", "confined", "contents", "crossing", "entries", "handles", "layers", "merged", "opening"),
-            *("origin", "replaced", "rows", "volume", "walk"),
+            *("origin", "plain", "replaced", "rows", "volume", "walk"),
         )
     }
 )

@@ -108,6 +108,33 @@ def test_every_place_of_a_star(glob: str, path: str) -> None:
     assert (found is not None) == (not f"/{glob}".endswith("/") and matches(f"/{glob}", f"/{path}"))
 
 
+@given(
+    globs=st.lists(
+        st.lists(st.sampled_from(["a", "b", "/", "?", "*", "**", "[ab]", "\\"]), min_size=1, max_size=7).map("".join),
+        min_size=1,
+        max_size=3,
+    ),
+    path=st.lists(st.text("ab\\", min_size=1, max_size=3), min_size=1, max_size=4).map("/".join),
+    anchored=st.booleans(),
+)
+def test_names_in_a_folder(globs: list[str], path: str, *, anchored: bool) -> None:
+    """Each name that a pattern matches is among those that may match in its folder."""
+    patterns = Patterns([f"/{glob}" if anchored else glob for glob in globs])
+    whole = f"/{path}".encode()
+    folder, _, name = whole.rpartition(b"/")
+    suspects = patterns.names_in(folder + b"/")
+    if patterns.match(whole, name, directory=False) is not None:
+        assert suspects is None or name in suspects
+
+
+def test_few_names_in_a_folder() -> None:
+    """Only the folders where a pattern with a star may match have any name for a suspect."""
+    patterns = Patterns(["/tmp/*", "/etc/ssh/ssh_host_*_key", ".netrc", "/etc/machine-id"])
+    assert patterns.names_in(b"/etc/") == patterns.names_in(b"/usr/share/") == frozenset({b".netrc", b"machine-id"})
+    assert patterns.names_in(b"/tmp/") is patterns.names_in(b"/tmp/a/") is patterns.names_in(b"/etc/ssh/") is None
+    assert Patterns(["*.o"]).names_in(b"/usr/") is None
+
+
 def matches(glob: str, path: str) -> bool:
     """Try everything that a star may stand for."""
     tokens = re.findall(r"\*\*+|.", glob)

@@ -18,7 +18,7 @@ Runs = tuple[tuple[int, int], ...]
 
 
 def read_attributes(
-    place: str | int, profile: Profile, *, follow: bool = False, hidden: str = ""
+    place: bytes | str | int, profile: Profile, *, follow: bool = False, hidden: str = ""
 ) -> tuple[tuple[Attribute, ...], list[str]]:
     """The attributes of an entry that have a place in the image, and the names of those that have none.
 

@@ -41,7 +41,7 @@ class Layer:
     def deletes(self, about: os.stat_result) -> bool:
         return self.is_overlayfs and stat.S_ISCHR(about.st_mode) and about.st_rdev == 0
 
-    def ends_merging(self, place: str | int, about: os.stat_result) -> bool:
+    def ends_merging(self, place: bytes | int, about: os.stat_result) -> bool:
         """True for a directory that hides those below it; `place` is its path."""
         if not self.is_overlayfs or not stat.S_ISDIR(about.st_mode):
             return False

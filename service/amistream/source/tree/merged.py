@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from amistream.source.tree.handles import OpenDirectory, open_regular
 from amistream.source.tree.layers import Layer
@@ -12,32 +12,41 @@ from amistream.source.tree.layers import Layer
 _NONE = -1
 
 
+Place = tuple[int, OpenDirectory]
+"""A directory in one layer: the layer, and the directory, open until the next one is read."""
+Found = dict[bytes, tuple[Place, ...]]
+"""The names in a directory, and where they are, the uppermost layer first."""
+
+
 class Seen:
     """An entry of a directory in one layer."""
 
-    __slots__ = ("_entry", "_file", "above", "layer", "name")
+    __slots__ = ("_about", "_file", "above", "layer", "name")
 
-    def __init__(self, layer: int, above: OpenDirectory, entry: os.DirEntry[str]) -> None:
-        """`above` is open until the next directory is read."""
-        self.layer = layer
-        self.above = above
-        self.name = os.fsencode(entry.name)
-        self._entry = entry
+    def __init__(self, name: bytes, place: Place, about: os.stat_result | None = None) -> None:
+        """`about` is its lstat, if that was made."""
+        self.name = name
+        self.layer, self.above = place
+        self._about = about
         self._file = _NONE
 
     @property
-    def place(self) -> str | int:
+    def place(self) -> bytes | int:
         """The entry for a call of the kernel that takes no directory: its open file, or a path."""
-        return self._file if self._file != _NONE else f"/proc/self/fd/{self.above.descriptor}/{self._entry.name}"
+        return self._file if self._file != _NONE else path_for_kernel(self.above, self.name)
 
     @property
     def listed_as_directory(self) -> bool:
         """The directory above lists it as one: what is mounted over it is not looked at."""
-        return self._entry.is_dir(follow_symlinks=False)
+        name = os.fsdecode(self.name)
+        with os.scandir(self.above.descriptor) as entries:
+            return any(entry.name == name and entry.is_dir(follow_symlinks=False) for entry in entries)
 
     def about(self) -> os.stat_result:
         """The entry's lstat, made once. Raises OSError."""
-        return self._entry.stat(follow_symlinks=False)
+        if self._about is None:
+            self._about = os.stat(self.name, dir_fd=self.above.descriptor, follow_symlinks=False)
+        return self._about
 
     def open(self) -> int:
         """Open the regular file that `about` tells of; it stays open until `close`. Raises OSError."""
@@ -52,18 +61,29 @@ class Seen:
             self._file = _NONE
 
 
-Found = dict[bytes, list[Seen]]
-"""The names in a directory, and their entries, that of the uppermost layer first."""
 Chosen = list[tuple[Seen, os.stat_result]]
 """The entry that comes in, and the directories below it that it is merged with."""
 
 
 def read_names(found: Found, layer: int, directory: OpenDirectory) -> None:
-    """Add the entries of a directory in one layer, below those that were found. Raises OSError."""
-    with os.scandir(directory.descriptor) as entries:
-        for entry in entries:
-            seen = Seen(layer, directory, entry)
-            found.setdefault(seen.name, []).append(seen)
+    """Add the names of a directory in one layer, below those that were found. Raises OSError."""
+    here = ((layer, directory),)
+    names = map(os.fsencode, os.listdir(directory.descriptor))  # noqa: PTH208 - of a descriptor
+    if not found:
+        found.update(dict.fromkeys(names, here))
+        return
+    for name in names:
+        found[name] = found.get(name, ()) + here
+
+
+def path_for_kernel(above: OpenDirectory, name: bytes) -> bytes:
+    """A path of an entry for calls that take no directory."""
+    return b"/proc/self/fd/%d/%b" % (above.descriptor, name)
+
+
+def entries_of(name: bytes, places: Iterable[Place]) -> list[Seen]:
+    """The entries of one name."""
+    return [Seen(name, place) for place in places]
 
 
 def choose(

@@ -19,6 +19,7 @@ _NOTHING = b"(?!)"
 _IN_A_NAME, _ANYTHING = b"[^/]*", b".*"
 """`*` and `**`."""
 _WILD = frozenset(b"*?[")
+_SPECIAL = re.compile(rb"[*?\[\\]")
 _SLASH, _STAR, _QUESTION, _OPEN, _CLOSE, _ESCAPE, _RANGE = b"/*?[]\\-"
 _NEGATIONS = frozenset(b"!^")
 _CLASSES: dict[bytes, Callable[[str], bool]] = {
@@ -47,6 +48,8 @@ class _Pattern:
     for_others: bool
     last: bytes = b""
     """The last name of what it matches, or of all that it matches; empty where that has wildcards."""
+    head: bytes = b""
+    """The beginning of all paths that it matches, if it is known."""
 
 
 def _parse(text: str) -> list[_Pattern]:
@@ -65,11 +68,15 @@ def _parse(text: str) -> list[_Pattern]:
         pieces = [b"/", *pieces]
     elif not glob.startswith(b"**"):
         pieces = [_ANYTHING, b"/", *pieces]
+    head = _SPECIAL.split(b"/" + (above[:-1] if whole else body), 1)[0] if glob.startswith(b"/") else b""
     if not whole:
         last = body.rpartition(b"/")[2]
-        return [_Pattern(text, _expression(pieces), False, True, for_others, b"" if wild else last)]
-    patterns = [_Pattern(text, _expression(pieces), False, True, False)]
-    return [*patterns, _Pattern(text, _expression([*pieces, b"/", _ANYTHING]), False, True, for_others)]
+        return [_Pattern(text, _expression(pieces), False, True, for_others, b"" if wild else last, head)]
+    below = _expression([*pieces, b"/", _ANYTHING])
+    return [
+        _Pattern(text, _expression(pieces), False, True, False, head=head),
+        _Pattern(text, below, False, True, for_others, head=head),
+    ]
 
 
 def _pieces(glob: bytes, *, wild: bool) -> list[bytes]:
@@ -177,6 +184,13 @@ class Patterns:
         """The text of a pattern that matches, if one does. `path` begins with a slash and ends with `name`."""
         return (self._for_directories if directory else self._for_others).match(path, name)
 
+    def names_in(self, folder: bytes) -> frozenset[bytes] | None:
+        """Among what is in a folder, and is no directory, only these names may match; None for any name.
+
+        `folder` begins and ends with a slash.
+        """
+        return self._for_others.names_in(folder)
+
 
 class _Compiled:
     """Patterns for one kind of file. Nearly all files match none, so their names are looked up before all else."""
@@ -190,6 +204,14 @@ class _Compiled:
         self._names = _joined((number, each) for number, each in numbered if each.of_names and not each.last)
         self._ending = _joined((number, each) for number, each in numbered if not each.of_names and each.last)
         self._paths = _joined((number, each) for number, each in numbered if not (each.of_names or each.last))
+        self._heads = tuple(each.head for each in every if not (each.of_names or each.last))
+        self._folders = {head[: head.rfind(b"/") + 1] for head in self._heads}
+        self._known = frozenset(self._literal) | self._ends
+
+    def names_in(self, folder: bytes) -> frozenset[bytes] | None:
+        if self._names is not None or folder in self._folders or folder.startswith(self._heads):
+            return None
+        return self._known
 
     def match(self, path: bytes, name: bytes) -> str | None:
         if name in self._literal:

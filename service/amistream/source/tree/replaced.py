@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from amistream.source.tree.fstab import LARGEST
-from amistream.source.tree.merged import Found, Seen
+from amistream.source.tree.merged import Found, Seen, entries_of
 from amistream.source.tree.report import Fate, Report, shown
 from amistream.source.tree.surroundings import Surroundings
 from amistream.source.tree.tree import NOBODY, ROOT, Row, Tree
@@ -33,7 +33,7 @@ def take_replaced(around: Surroundings, folder: bytes, found: Found, report: Rep
         above, _, name = path.rpartition(b"/")
         if above != folder:
             continue
-        taken.append(Replaced(name, found.pop(name, []), change))
+        taken.append(Replaced(name, entries_of(name, found.pop(name, ())), change))
         if found.pop(name + _OLD, None):
             report.add(Fate.LEFT_OUT, path + _OLD, "another file of the job has its name")
     return taken

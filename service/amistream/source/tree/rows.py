@@ -32,7 +32,7 @@ class RowMaker:
 
     def root(self, own: int) -> Row:
         """The row of the root, as layer `own` has it, with the attributes of the tree's."""
-        attributes = self._attributes(self._layers[0].root, b"", 0)
+        attributes = self.attributes(self._layers[0].root, b"", 0)
         return make_row(os.fstat(self._layers[own].root), attributes, layer=own)
 
     def row(self, seen: Seen, about: os.stat_result, path: bytes) -> Row:
@@ -44,13 +44,16 @@ class RowMaker:
         elif kind == stat.S_IFREG and may_have_holes(about):
             runs = _runs_of(seen, about.st_size)
         if seen.above.member is None:
-            attributes = self._attributes(seen.place, path, seen.layer)
+            attributes = self.attributes(seen.place, path, seen.layer)
         else:
             with place_for_member(seen.above.member, seen, about) as place:
-                attributes = self._attributes(place, path, seen.layer, follow=True)
+                attributes = self.attributes(place, path, seen.layer, follow=True)
         return make_row(about, attributes, target, runs, seen.layer)
 
-    def _attributes(self, place: str | int, path: bytes, layer: int, *, follow: bool = False) -> tuple[Attribute, ...]:
+    def attributes(
+        self, place: bytes | str | int, path: bytes, layer: int, *, follow: bool = False
+    ) -> tuple[Attribute, ...]:
+        """The extended attributes of an entry. Records those that have no place in the image."""
         kept, lost = read_attributes(place, self._profile, follow=follow, hidden=self._layers[layer].hidden)
         if lost:
             self._report.add(Fate.ATTRIBUTES, path, ", ".join(lost))

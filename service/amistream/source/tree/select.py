@@ -56,6 +56,18 @@ class Selection:
             return self._leaves_out_file(path, name)
         return found
 
+    def suspects(self, folder: bytes) -> frozenset[bytes] | None:
+        """The names of files in a folder that a rule may leave out or empty; None for any name.
+
+        `folder` begins and ends with a slash. The rules by content are others.
+        """
+        found: frozenset[bytes] = frozenset()
+        for patterns in (self._any, *self._files.values(), *self._emptied.values()):
+            if (names := patterns.names_in(folder)) is None:
+                return None
+            found |= names
+        return found
+
     def _leaves_out_file(self, path: bytes, name: bytes) -> str:
         """The rule that leaves out a regular file in a place where all else stays, or ''."""
         found = _category_of(self._files, path, name)

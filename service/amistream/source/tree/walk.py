@@ -15,7 +15,8 @@ from amistream.source.tree.admission import Admission
 from amistream.source.tree.crossing import STAYS_EMPTY, Crossing
 from amistream.source.tree.handles import Handles, mount_of, open_directory
 from amistream.source.tree.layers import Layer
-from amistream.source.tree.merged import Chosen, Found, Seen, read_names
+from amistream.source.tree.merged import Chosen, Found, Place, Seen, entries_of, read_names
+from amistream.source.tree.plain import PlainFiles
 from amistream.source.tree.profiles import Profile
 from amistream.source.tree.replaced import Replaced, add_replaced, take_replaced
 from amistream.source.tree.report import Fate, Report
@@ -81,6 +82,7 @@ class Walk:
         self._admission = Admission(layers, selection, around, self.report)
         self._crossing = Crossing(around, self.report)
         self._rows = RowMaker(layers, profile, self.report)
+        self._plain = PlainFiles(layers, selection, around, self.tree, self._rows)
         self._handles = [
             Handles(layer.root, self.tree, number, member=layer.member) for number, layer in enumerate(layers)
         ]
@@ -140,13 +142,11 @@ class Walk:
             raise TooDeepError(directory.path)
         found = self._names_in(directory)
         if row == ROOT:
-            self._add_lost_and_found(found.pop(LOST_AND_FOUND_NAME, []))
+            self._add_lost_and_found(entries_of(LOST_AND_FOUND_NAME, found.pop(LOST_AND_FOUND_NAME, ())))
         changes = take_replaced(self._around, directory.path, found, self.report) if directory.layers else []
         first = len(tree.entry_row)
         prefix = directory.path + b"/" if directory.path else b""
-        # Taken out one by one: what the kernel told of each takes much more memory than its row.
-        added = (self._add(directory, name, prefix + name, found.pop(name)) for name in sorted(found))
-        below = [inside for inside in added if inside]
+        below = self._add_names(directory, prefix, found)
         for file in changes:
             self._replace(directory, prefix + file.name, file)
         if row == ROOT:
@@ -157,6 +157,24 @@ class Walk:
                 tree.name(tree.add(device, row), name)
         tree.entries[row] = first, len(tree.entry_row) - first
         self._waiting += reversed(below)
+
+    def _add_names(self, directory: _Directory, prefix: bytes, found: Found) -> list[_Directory]:
+        """Add all names in a directory; returns the directories that are to be read."""
+        below = []
+        names = iter(sorted(found))
+        alone: tuple[Place, ...] = next(iter(found.values()), ()) if len(directory.layers) == 1 else ()
+        if alone and self._plain.enter(directory.row, directory.path, alone[0]):
+            while (seen := self._plain.add(names, self._stopped)) is not None:
+                if inside := self._add(directory, seen.name, prefix + seen.name, [seen]):
+                    below.append(inside)
+            if self._stopped():
+                raise StoppedError
+        for name in names:
+            if self._stopped():
+                raise StoppedError
+            if inside := self._add(directory, name, prefix + name, entries_of(name, found[name])):
+                below.append(inside)
+        return below
 
     def _names_in(self, directory: _Directory) -> Found:
         """The names of a directory in all layers that have it."""
@@ -172,8 +190,6 @@ class Walk:
 
     def _add(self, above: _Directory, name: bytes, path: bytes, found: Sequence[Seen]) -> _Directory | None:
         """Add one name; returns it if it is a directory that is to be read."""
-        if self._stopped():
-            raise StoppedError
         if path in self._around.remote:
             found = [seen for seen in found if seen.layer or not seen.listed_as_directory]
             if not found:
