@@ -1,6 +1,7 @@
 """Kills the daemon at random moments of conversions, while puts arrive late and disks change; judges what comes of it.
 
     python tests/faults/conversion_kills.py --kills 100 --seed 1
+    python tests/faults/conversion_kills.py --kills 40 --longest 8
 
 One conversion after the other, of a disk or of a bundle. The daemon is started and killed by SIGKILL a random moment
 later, again and again. Some puts are held by the endpoint, and go on during a later run of the daemon, as requests that
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from support.ebs_endpoint import EbsEndpoint
     from support.keys import KeyRing
 
-LONGEST_RUN_S = 1.5
 PUT_S = 0.06
 """Each put takes so long, that kills come between puts."""
 
@@ -58,9 +58,10 @@ class Score:
 class Kills(ConversionSoak):
     """A soak in one directory."""
 
-    def __init__(self, directory: Path, endpoint: EbsEndpoint, keys: KeyRing, seed: int) -> None:
+    def __init__(self, directory: Path, endpoint: EbsEndpoint, keys: KeyRing, seed: int, longest_run_s: float) -> None:
         super().__init__(directory, endpoint, keys)
         self._dice = random.Random(seed)
+        self._longest_run_s = longest_run_s
         self._versions: list[Path] = []
         self.score = Score()
 
@@ -84,7 +85,7 @@ class Kills(ConversionSoak):
                 self._endpoint.fault("PutSnapshotBlock", "pause", nth=self._dice.randint(1, 12))
             with self._daemon() as daemon:
                 job_id = job_id or self._ask("POST", "/v1/jobs", body)["id"]
-                self._wait(self._dice.uniform(0, LONGEST_RUN_S))
+                self._wait(self._dice.uniform(0, self._longest_run_s))
                 state = self._ask("GET", f"/v1/jobs/{job_id}")["state"]
                 daemon.end(signal.SIGKILL, twice=False)
             self.score.kills += 1
@@ -157,6 +158,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--longest",
+        type=float,
+        default=1.5,
+        metavar="S",
+        help="of a run of the daemon (default: 1.5); a busy machine needs more, or all kills come during the checks",
+    )
     parser.add_argument("--directory", type=Path, help="where to work (default: a new one, removed if all is well)")
     options = parser.parse_args()
     started = time.monotonic()
@@ -164,7 +172,8 @@ def main() -> None:
         directory = options.directory or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="convert-kills-")))
         directory.mkdir(parents=True, exist_ok=True)
         endpoint = stack.enter_context(stack.enter_context(run_ebs()).account())
-        print(Kills(directory, endpoint, make_keys(directory), options.seed).kill(options.kills))  # noqa: T201 - the script's answer
+        kills = Kills(directory, endpoint, make_keys(directory), options.seed, options.longest)
+        print(kills.kill(options.kills))  # noqa: T201 - the script's answer
     print(f"{time.monotonic() - started:.0f} s, seed {options.seed}")  # noqa: T201 - the script's answer
 
 
