@@ -17,7 +17,7 @@ from amistream.ports.volume import Volume
 from amistream.source import clone
 from amistream.source.clone import open_clone
 from amistream.source.tree.opening import TreeWishes, open_tree
-from amistream.source.tree.walk import StoppedError
+from amistream.source.tree.surroundings import StoppedError
 from support.boot_disks import GRUB_PARTITIONS, BootDisk, Table, boot_disk, ext4, write_loader
 from support.live_disks import LiveDisk, in_use
 from support.mounts import mounted, partition

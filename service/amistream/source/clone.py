@@ -23,7 +23,7 @@ from amistream.source.file import FileVolume, open_volume
 from amistream.source.pieces import Memory, Piece, PiecedVolume, Zeros, whole
 from amistream.source.tree.opening import DEFAULT_PROFILE, TreeWishes, open_tree
 from amistream.source.tree.profiles import XFS
-from amistream.source.tree.walk import StoppedError
+from amistream.source.tree.surroundings import StoppedError
 from amistream.source.tree_disk import check_driver, find_tree_disk, no_clone
 from amistream.values import KIB, MIB, Extent, quoted
 

@@ -10,7 +10,7 @@ import pytest
 
 from amistream.errors import RefusedError
 from amistream.host import capabilities
-from amistream.source.tree.walk import StoppedError
+from amistream.source.tree.surroundings import StoppedError
 from amistream.source.xfs_tree import making, opening
 from amistream.values import MIB
 from source.nobody import as_nobody, open_folder

@@ -17,7 +17,7 @@ from amistream.source.tree.merged import Place, Seen, path_for_kernel
 from amistream.source.tree.rows import RowMaker
 from amistream.source.tree.secrets import LARGEST, SMALLEST, private_key_in
 from amistream.source.tree.select import Selection
-from amistream.source.tree.surroundings import Surroundings
+from amistream.source.tree.surroundings import StoppedError, Surroundings
 from amistream.source.tree.tree import KIND_BITS, Tree
 from amistream.source.tree.xattrs import Attribute
 
@@ -65,7 +65,7 @@ class PlainFiles:
     def add(self, names: Iterator[bytes], stopped: Callable[[], bool]) -> Seen | None:
         """Add files up to the first entry that is none of these; returns that, with its lstat if there is one.
 
-        Ends early once it is `stopped`.
+        Raises `StoppedError` once it is `stopped`.
         """
         place, suspects, own_inodes = self._place, self._suspects, self._own_inodes
         descriptor, own_names = place[1].descriptor, self._around.own_names
@@ -74,7 +74,7 @@ class PlainFiles:
         other = None
         for name in names:
             if stopped():
-                break
+                raise StoppedError
             try:
                 about = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
             except OSError:

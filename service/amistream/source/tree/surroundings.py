@@ -16,6 +16,10 @@ _REMOTE = "9p afs ceph cifs coda glusterfs lustre ncpfs nfs nfs4 ocfs2 orangefs 
 _SERVERS = frozenset(_REMOTE.split())
 
 
+class StoppedError(Exception):
+    """The walk, or the copy of what it found, was stopped."""
+
+
 def waits_for_others(kind: str) -> bool:
     """True for a file system whose answers come from another machine, or from a program."""
     return kind in _SERVERS or kind == "fuse" or kind.startswith("fuse.")

@@ -22,7 +22,7 @@ from amistream.source.tree.replaced import Replaced, add_replaced, take_replaced
 from amistream.source.tree.report import Fate, Report
 from amistream.source.tree.rows import RowMaker, device_rows, emptied, make_row
 from amistream.source.tree.select import Selection
-from amistream.source.tree.surroundings import Surroundings
+from amistream.source.tree.surroundings import StoppedError, Surroundings
 from amistream.source.tree.tree import LOST_AND_FOUND, LOST_AND_FOUND_NAME, ROOT, Row, Tree
 
 FIRST_CALL = 100_000
@@ -32,10 +32,6 @@ _DEV = b"dev"
 
 LONGEST_PATH = 16_384
 """Bytes of a directory's path: four times as many as the kernel takes. All below costs as much time and memory."""
-
-
-class StoppedError(Exception):
-    """The walk was stopped."""
 
 
 class TooDeepError(Exception):
@@ -167,8 +163,6 @@ class Walk:
             while (seen := self._plain.add(names, self._stopped)) is not None:
                 if inside := self._add(directory, seen.name, prefix + seen.name, [seen]):
                     below.append(inside)
-            if self._stopped():
-                raise StoppedError
         for name in names:
             if self._stopped():
                 raise StoppedError

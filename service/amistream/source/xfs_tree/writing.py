@@ -14,8 +14,8 @@ from collections.abc import Callable
 from amistream.source.tree.contents import Contents
 from amistream.source.tree.profiles import BLOCK
 from amistream.source.tree.records import nanoseconds_of
+from amistream.source.tree.surroundings import StoppedError
 from amistream.source.tree.tree import LOST_AND_FOUND, NOBODY, ROOT, Tree
-from amistream.source.tree.walk import StoppedError
 from amistream.source.tree.xattrs import of_kernel
 from amistream.values import GIB, MIB
 
