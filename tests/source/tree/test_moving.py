@@ -105,6 +105,23 @@ def test_changed_after_it_was_read(tree: Path) -> None:
         assert volume.report.paths(*MOVED) == []
 
 
+@pytest.mark.parametrize("moment", ["before the reading", "behind it"])
+def test_time_set_back(tree: Path, moment: str) -> None:
+    """A file of another content is found at the end by its ctime, though it has the size and mtime of the walk."""
+    path = tree / "a/file2"
+    about = path.stat()
+    with opened(tree) as volume:
+        if moment == "behind it":
+            volume.read_into(0, memoryview(bytearray(volume.size)))
+        path.write_bytes(b"X" * 5_000)
+        os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+        if moment == "before the reading":
+            volume.read_into(0, memoryview(bytearray(volume.size)))
+        assert volume.report.paths(*MOVED) == []
+        volume.check_unchanged()
+        assert volume.report.paths(*MOVED) == volume.report.paths(Fate.CHANGED) == [b"a/file2"]
+
+
 def test_nothing_moved(tree: Path) -> None:
     """Reading a tree does not change it: no file is named, and the next plan is the same."""
     with opened(tree) as volume:

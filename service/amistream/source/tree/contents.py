@@ -78,7 +78,12 @@ class Contents:
             self._leave()
 
     def compare_all(self) -> None:
-        """Look at every inode again: a file that was read early may have changed later."""
+        """Look at every inode again, once all is read: a file that was read early may have changed later.
+
+        A look at each file behind its last read would find no more. Every change moves the ctime, which no call sets,
+        so that it still is another one than the walk saw. So is that of a new file with an old inode's number, and of
+        a file that was moved away and back. FAT alone keeps no ctime: there a time that is set back hides a change.
+        """
         tree, devices = self._tree, self._tree.devices
         witness = (tree.inode, tree.device, tree.mode, tree.size, tree.mtime, tree.ctime)
         place = (tree.layer, tree.parent, tree.entry)
