@@ -170,6 +170,10 @@ class PreconditionError(StoreError):
     """S3 refused a write because an object of that name exists: a rival's, or ours from a lost answer."""
 
 
+class RivalError(StoreError):
+    """A claim is not as it was when it was read: another process has put, replaced or removed it since."""
+
+
 class NoObjectError(StoreError):
     """The object does not exist."""
 

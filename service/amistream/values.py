@@ -192,6 +192,17 @@ def manifest_name(prefix: str) -> str:
     return f"{prefix}.manifest.xml"
 
 
+def claim_name(prefix: str) -> str:
+    """The object by which one of many hosts holds the prefix for its job."""
+    return f"{prefix}.claim"
+
+
+def is_part_of(prefix: str, name: str) -> bool:
+    """True for the name of a part of this prefix, whichever its number is."""
+    number = name.removeprefix(f"{prefix}.part.")
+    return number.isdecimal() and number.isascii() and name == part_name(prefix, int(number))
+
+
 def as_utf8(text: str) -> str:
     """The text with lone surrogates escaped: a file name need not be UTF-8, JSON and terminals require it."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -6,8 +6,8 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 
-from amistream.errors import TakenError
-from amistream.ports.store import Identity, OnBytes, Stored, whole_checksum
+from amistream.errors import RivalError, TakenError
+from amistream.ports.store import Identity, OnBytes, Stored, StoredClaim, sha1_of, whole_checksum
 from amistream.ports.unanswered import Unanswered
 
 BeforePut = Callable[[int], Awaitable[None]]
@@ -24,10 +24,12 @@ class MemoryStore:
 
     made_place = None
     unanswered = Unanswered()
+    keeps_marks = False
 
     def __init__(self, on_put: BeforePut = at_once) -> None:
         self.location = "memory://here"
         self.objects: dict[str, bytes] = {}
+        self.claims: dict[str, StoredClaim] = {}
         self.deleted: list[str] = []
         self.removed: list[str] = []
         """Names whose removal was asked for, whatever was there."""
@@ -90,6 +92,22 @@ class MemoryStore:
         found = await self.stat(name)
         if found is not None and found.is_the(size, *checksums):
             await self.delete(name)
+
+    async def abandon(self, begin: str, belongs: Callable[[str], bool]) -> None:
+        """Delete nothing: objects are never incomplete."""
+
+    async def read_claim(self, name: str) -> StoredClaim | None:
+        return self.claims.get(name)
+
+    async def put_claim(self, name: str, text: bytes, *, instead_of: StoredClaim | None) -> StoredClaim:
+        if self.claims.get(name) != instead_of:
+            raise RivalError("claim.rival", f"cannot claim {name}")
+        self.claims[name] = StoredClaim(name=name, text=text, version=sha1_of(text).hex())
+        return self.claims[name]
+
+    async def remove_claim(self, claim: StoredClaim) -> None:
+        if self.claims.get(claim.name) == claim:
+            del self.claims[claim.name]
 
     async def close(self) -> None:
         """Release nothing."""

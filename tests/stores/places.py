@@ -13,7 +13,7 @@ import pytest
 from amistream.aws.session import Aws
 from amistream.flow.retry import RetryPolicy
 from amistream.location import S3Location
-from amistream.ports.store import Store
+from amistream.ports.store import Mark, Store
 from amistream.settings import Acl, Settings
 from amistream.stores.s3.multipart import Multipart
 from amistream.stores.s3.store import S3Store
@@ -114,6 +114,7 @@ async def s3_store(
     retry: RetryPolicy = QUICK,
     threshold: int = 8 * MIB,
     sign_payload: bool = False,
+    mark: Mark | None = None,
 ) -> AsyncIterator[S3Store]:
     """An S3 store with the service's own client; objects above `threshold` are sent in chunks of 5 MiB."""
     for name, value in endpoint.environ().items():
@@ -126,4 +127,5 @@ async def s3_store(
             acl=Acl.AWS_EXEC_READ,
             retry=retry,
             multipart=Multipart(threshold=threshold, chunk=CHUNK, concurrency=2),
+            mark=mark,
         )

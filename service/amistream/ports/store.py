@@ -12,13 +12,13 @@ import asyncio
 import base64
 import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
 from amistream.location import S3Location
 from amistream.ports.unanswered import Unanswered
-from amistream.values import MIB, Buffer
+from amistream.values import KIB, MIB, Buffer
 
 PIECE = 16 * MIB
 """Bytes that are read at once to compare a whole object."""
@@ -29,20 +29,43 @@ OnBytes = Callable[[int], None]
 """Called with each number of bytes that was handed to the wire or disk, repeats included."""
 NO_CHECKSUM = "-"
 """Equals no real checksum, so such an object never counts as ours."""
+LARGEST_CLAIM = 16 * KIB
+"""Bytes of a claim that are read: a larger object is none of ours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """The job that stored an object, by its name on all hosts, and the run of that job, by its id on one host."""
+
+    job: str
+    run: str
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Size of a stored object and, where the store keeps one, its checksum (see `Store.checksum`)."""
+    """Size of a stored object and, where the store keeps one, its checksum (see `Store.checksum`).
+
+    `mark` is that of the named job that stored it, where the store keeps marks.
+    """
 
     size: int
     checksum: str | None
+    mark: Mark | None = field(default=None, compare=False)
 
     def is_the(self, size: int, *checksums: str) -> bool:
         """Compare with an object of `size` bytes and one of the checksums; without a known one the size decides."""
         # Some S3-compatible stores leave the number of chunks off a composite checksum.
         known = {*checksums, *(checksum.partition("-")[0] for checksum in checksums)}
         return self.size == size and (self.checksum is None or self.checksum in known)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredClaim:
+    """A claim as it was read or put. `version` is another one after each change; a `text` that is too long is empty."""
+
+    name: str
+    text: bytes
+    version: str
 
 
 def sha1_of(data: Buffer) -> bytes:
@@ -99,6 +122,10 @@ class Store(PartStore, Protocol):
     def unanswered(self) -> Unanswered:
         """The requests to make an object here that were given up without an answer."""
 
+    @property
+    def keeps_marks(self) -> bool:
+        """Each object that a named job stores here shows its `Mark`."""
+
     async def open(self, *, made_place: Identity | None = None) -> None:
         """Prepare the store, or raise `StoreError`. Called once, before the first `put`.
 
@@ -142,6 +169,25 @@ class Store(PartStore, Protocol):
 
         `unfinished` maps the names to look for to their checksums.
         """
+
+    async def abandon(self, begin: str, belongs: Callable[[str], bool]) -> None:
+        """Delete the remains of unfinished puts, whichever process began them.
+
+        The names begin with `begin`, and `belongs` says of each if it is to be treated so.
+        """
+
+    async def read_claim(self, name: str) -> StoredClaim | None:
+        """Return the claim as it is now; None if there is none."""
+
+    async def put_claim(self, name: str, text: bytes, *, instead_of: StoredClaim | None) -> StoredClaim:
+        """Store a claim, if there still is none, or in place of the one that was read.
+
+        `text` must differ from every other claim's. Of several rivals exactly one succeeds; the others get a
+        `RivalError`. A store that cannot do so raises `NotSupportedError`.
+        """
+
+    async def remove_claim(self, claim: StoredClaim) -> None:
+        """Delete the claim if it is still this one; else nothing happens."""
 
     async def close(self) -> None:
         """Release the store. If nothing is stored, undo `open`."""

@@ -19,10 +19,21 @@ from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
-from amistream.errors import RefusedError, StoreError, TakenError
+from amistream.errors import RefusedError, RivalError, StoreError, TakenError
 from amistream.flow.cancel import await_answer, finish_despite_cancel
+from amistream.host.file_lock import locked
 from amistream.host.new_file import NewFile, sync_directory, temporary_name
-from amistream.ports.store import NO_CHECKSUM, Identity, OnBytes, Stored, find, whole_checksum
+from amistream.ports.store import (
+    LARGEST_CLAIM,
+    NO_CHECKSUM,
+    Identity,
+    OnBytes,
+    Stored,
+    StoredClaim,
+    find,
+    sha1_of,
+    whole_checksum,
+)
 from amistream.ports.unanswered import Unanswered
 from amistream.roots import Roots, make_directory, pinned_directory
 from amistream.values import LARGEST_PART, MIB, quoted
@@ -40,6 +51,7 @@ class DirectoryStore:
         self._roots = roots
         self.unanswered = Unanswered()
         """Stays empty: every call waits for its thread."""
+        self.keeps_marks = False
         self.made_place: Identity | None = None
         self._token = token
         self._foreign: set[str] = set()
@@ -95,9 +107,58 @@ class DirectoryStore:
         del unfinished  # the token marks this job's files
         await self._unlink(*[name for name in await self.names(".") if name.endswith(f".{self._token}.partial")])
 
+    async def abandon(self, begin: str, belongs: Callable[[str], bool]) -> None:
+        left = [name for name in await self.names(f".{begin}") if name.endswith(".partial")]
+        await self._unlink(*(name for name in left if belongs(name[1:].removesuffix(".partial").rpartition(".")[0])))
+
+    async def read_claim(self, name: str) -> StoredClaim | None:
+        with self.failures("read", name), suppress(FileNotFoundError):
+            return await asyncio.to_thread(self._read_claim, name)
+        return None
+
+    async def put_claim(self, name: str, text: bytes, *, instead_of: StoredClaim | None) -> StoredClaim:
+        return await finish_despite_cancel(asyncio.to_thread(self._put_claim, name, text, instead_of))
+
+    async def remove_claim(self, claim: StoredClaim) -> None:
+        with self.failures("remove", claim.name), suppress(FileNotFoundError):
+            await finish_despite_cancel(asyncio.to_thread(self._remove_claim, claim))
+
     async def close(self) -> None:
         if self.made_place is not None:
             await asyncio.to_thread(self._remove_directory)
+
+    def _read_claim(self, name: str) -> StoredClaim:
+        with self._place() as place:
+            return self._claim_in(place, name)
+
+    def _claim_in(self, place: int, name: str) -> StoredClaim:
+        with os.fdopen(self._open_plain(place, name), "rb") as file:
+            text = file.read(LARGEST_CLAIM + 1)
+        whole = text if len(text) <= LARGEST_CLAIM else b""
+        return StoredClaim(name=name, text=whole, version=whole_checksum(sha1_of(text)))
+
+    def _put_claim(self, name: str, text: bytes, instead_of: StoredClaim | None) -> StoredClaim:
+        with self.failures("write", name), self._place() as place, locked(_path_of(place)):
+            found = None
+            with suppress(FileNotFoundError):
+                found = self._claim_in(place, name)
+            if found != instead_of:
+                raise RivalError(
+                    "claim.rival",
+                    f"cannot claim {self._directory / name}: another process has claimed it, or left it, just now",
+                    field=FIELD,
+                )
+            with NewFile(Path(name), token=self._token, folder=place) as file:
+                if self._roots is not None:
+                    self._roots.share(file.descriptor)
+                file.write(text)
+                file.replace()
+            return self._claim_in(place, name)
+
+    def _remove_claim(self, claim: StoredClaim) -> None:
+        with self._place() as place, locked(_path_of(place)):
+            if self._claim_in(place, claim.name) == claim:
+                os.unlink(claim.name, dir_fd=place)
 
     @contextmanager
     def _place(self) -> Iterator[int]:
@@ -275,6 +336,10 @@ def _sha1(file: FileIO, size: int) -> bytes | None:
         digest.update(buffer[:count])
         left -= count
     return None if left else digest.digest()
+
+
+def _path_of(place: int) -> Path:
+    return Path(f"/proc/self/fd/{place}")
 
 
 def _identity(info: os.stat_result) -> Identity:

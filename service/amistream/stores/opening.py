@@ -6,7 +6,7 @@ from amistream.aws.session import Aws
 from amistream.flow.rate_limit import RateLimit
 from amistream.flow.retry import retry_policy
 from amistream.location import DirectoryLocation, Location, S3Location
-from amistream.ports.store import ObjectStore, Store
+from amistream.ports.store import Mark, ObjectStore, Store
 from amistream.ports.unanswered import Unanswered
 from amistream.roots import Roots
 from amistream.settings import Acl, Settings
@@ -27,6 +27,7 @@ async def make_store(
     limit_upload: int | None = None,
     roots: Roots | None = None,
     unanswered: Unanswered | None = None,
+    mark: Mark | None = None,
 ) -> Store:
     """Make the store, without opening it.
 
@@ -46,6 +47,7 @@ async def make_store(
                 acl=acl,
                 limit_upload=limit_upload,
                 unanswered=unanswered,
+                mark=mark,
             )
 
 
@@ -59,10 +61,11 @@ async def make_object_store(
     acl: Acl | None = None,
     limit_upload: int | None = None,
     unanswered: Unanswered | None = None,
+    mark: Mark | None = None,
 ) -> ObjectStore:
     """Make the store of a bucket in `region`. `limit_upload` is in bytes per second; `acl` defaults to the setting.
 
-    `unanswered` has the requests of earlier stores at this place.
+    `unanswered` has the requests of earlier stores at this place; `mark` is that of a named job.
     """
     return S3Store(
         await aws.client("s3", region, endpoint_url),
@@ -76,4 +79,5 @@ async def make_object_store(
         ),
         limit=RateLimit(limit_upload) if limit_upload else None,
         unanswered=unanswered,
+        mark=mark,
     )

@@ -25,11 +25,11 @@ from amistream.flow.cancel import await_answer
 from amistream.flow.gather import task_group
 from amistream.flow.rate_limit import RateLimit
 from amistream.flow.retry import Alive
-from amistream.ports.store import OnBytes, sha1_of, whole_checksum
+from amistream.ports.store import Mark, OnBytes, sha1_of, whole_checksum
 from amistream.ports.unanswered import Unanswered
 from amistream.settings import Acl
 from amistream.stores.s3.body import Body
-from amistream.stores.s3.requests import S3Requests
+from amistream.stores.s3.requests import S3Requests, marking
 
 _GATEWAY_GAVE_UP = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT})
 """Such an answer says nothing about the endpoint behind the gateway."""
@@ -48,7 +48,14 @@ class MultipartUploads:
     """The multipart uploads of one store."""
 
     def __init__(
-        self, requests: S3Requests, acl: Acl, figures: Multipart, limit: RateLimit | None, unanswered: Unanswered
+        self,
+        requests: S3Requests,
+        acl: Acl,
+        figures: Multipart,
+        limit: RateLimit | None,
+        unanswered: Unanswered,
+        *,
+        mark: Mark | None,
     ) -> None:
         self._requests = requests
         self.unanswered = unanswered
@@ -56,6 +63,7 @@ class MultipartUploads:
         self._acl = acl
         self._figures = figures
         self._limit = limit
+        self._mark = mark
         self._digests: dict[str, list[bytes]] = {}
         """SHA-1 of each chunk of objects whose checksum was computed and that were not sent yet."""
         self._begun: dict[str, set[str]] = defaultdict(set)
@@ -142,8 +150,13 @@ class MultipartUploads:
         """Abort every unfinished upload of these objects. The caller knows that all of them belong to this job."""
         if not names:
             return
-        keys = {self._requests.location.key(name): name for name in names}
-        common = os.path.commonprefix(list(keys))  # noqa: RUF071 - keys are strings, not paths
+        common = os.path.commonprefix(list(names))  # noqa: RUF071 - names are strings, not paths
+        await self.abort_those(common, set(names).__contains__)
+
+    async def abort_those(self, begin: str, belongs: Callable[[str], bool]) -> None:
+        """Abort every unfinished upload of an object whose name, which begins so, belongs to this job."""
+        folder = self._requests.location.key("")
+        common = f"{folder}{begin}"
         position: dict[str, str] = {}
 
         async def uploads(_: Alive, position: dict[str, str]) -> Any:
@@ -162,8 +175,8 @@ class MultipartUploads:
             what = f"list unfinished uploads in {self._requests.location}"
             begun, position = await self._requests.ask(what, partial(uploads, position=position))
             for key, upload_id in begun:
-                if key in keys:
-                    await self._abort(keys[key], upload_id)
+                if key.startswith(folder) and belongs(name := key.removeprefix(folder)):
+                    await self._abort(name, upload_id)
             if not position:
                 return
 
@@ -173,6 +186,7 @@ class MultipartUploads:
                 **self._requests.object(name),
                 ACL=self._acl.value,
                 ContentType="application/octet-stream",
+                **marking(self._mark),
                 **dialect.of_object,
             )
             self._unanswered[name] += 1

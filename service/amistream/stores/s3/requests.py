@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -16,10 +16,13 @@ from amistream.aws.translate import IncompleteReplyError, asking, http_status, w
 from amistream.errors import PreconditionError, TakenError
 from amistream.flow.retry import Alive, RetryPolicy, with_retries
 from amistream.location import S3Location
-from amistream.ports.store import NO_CHECKSUM, PIECE, Stored, whole_checksum
+from amistream.ports.store import NO_CHECKSUM, PIECE, Mark, Stored, whole_checksum
 from amistream.values import LARGEST_PART, MIB
 
 T = TypeVar("T")
+
+_JOB, _RUN = "amistream-job", "amistream-run"
+"""Names of an object's metadata."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,27 +65,15 @@ class S3Requests:
 
     async def _hashed(self, name: str, stored: Stored) -> Stored:
         if stored.size > LARGEST_PART:
-            return Stored(stored.size, NO_CHECKSUM)
-        return Stored(stored.size, whole_checksum(await self._sha1(name, stored.size)))
+            return replace(stored, checksum=NO_CHECKSUM)
+        return replace(stored, checksum=whole_checksum(await self._sha1(name, stored.size)))
 
     async def read(self, name: str, start: int, length: int) -> bytes:
         """See `Store.read`."""
 
         async def attempt(alive: Alive) -> bytes:
             reply = await self.client.get_object(**self.object(name), Range=f"bytes={start}-{start + length - 1}")
-            pieces = []
-            try:
-                async with reply["Body"] as body:
-                    _check_range(reply, start, length)
-                    async for piece in body.iter_chunks(MIB):
-                        alive()
-                        pieces.append(piece)
-            except Exception as error:
-                # If a reply ends too early, the SDK passes the HTTP library's own error on.
-                if not type(error).__module__.startswith("aiohttp"):
-                    raise
-                raise ConnectionClosedError(endpoint_url="the endpoint", error=error) from error
-            return b"".join(pieces)
+            return await read_body(reply, alive, lambda: _check_range(reply, start, length))
 
         return await self.ask(f"read {self.url(name)}", attempt)
 
@@ -102,7 +93,7 @@ class S3Requests:
                     return None
                 raise
             wanted(reply, "ETag")
-            return Stored(wanted(reply, "ContentLength"), reply.get("ChecksumSHA1"))
+            return Stored(wanted(reply, "ContentLength"), reply.get("ChecksumSHA1"), mark_in(reply))
 
         return await self.ask(f"look at {self.url(name)}", head)
 
@@ -149,3 +140,31 @@ def _check_range(reply: Any, start: int, length: int) -> None:
 
 def object_arguments(location: S3Location, name: str) -> dict[str, str]:
     return {"Bucket": location.bucket, "Key": location.key(name)}
+
+
+async def read_body(reply: Any, alive: Alive, check: Callable[[], object] = lambda: None) -> bytes:
+    """Read an object's body after a `check` of its headers, which may raise."""
+    pieces = []
+    try:
+        async with reply["Body"] as body:
+            check()
+            async for piece in body.iter_chunks(MIB):
+                alive()
+                pieces.append(piece)
+    except Exception as error:
+        # If a reply ends too early, the SDK passes the HTTP library's own error on.
+        if not type(error).__module__.startswith("aiohttp"):
+            raise
+        raise ConnectionClosedError(endpoint_url="the endpoint", error=error) from error
+    return b"".join(pieces)
+
+
+def marking(mark: Mark | None) -> dict[str, Any]:
+    """The arguments of a request that makes an object of a named job."""
+    return {"Metadata": {_JOB: mark.job, _RUN: mark.run}} if mark is not None else {}
+
+
+def mark_in(reply: Any) -> Mark | None:
+    """The mark of the object that a reply is about."""
+    found = {key.lower(): value for key, value in reply.get("Metadata", {}).items()}
+    return Mark(job=found[_JOB], run=found.get(_RUN, "")) if _JOB in found else None

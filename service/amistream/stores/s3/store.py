@@ -24,12 +24,13 @@ from amistream.flow.gather import gather_limited
 from amistream.flow.rate_limit import RateLimit
 from amistream.flow.retry import Alive, RetryPolicy
 from amistream.location import S3Location
-from amistream.ports.store import Identity, Listed, OnBytes, Stored, find, whole_checksum
+from amistream.ports.store import Identity, Listed, Mark, OnBytes, Stored, StoredClaim, find, whole_checksum
 from amistream.ports.unanswered import Unanswered
 from amistream.settings import Acl
 from amistream.stores.s3.body import Body
+from amistream.stores.s3.claims import S3Claims
 from amistream.stores.s3.multipart import Multipart, MultipartUploads
-from amistream.stores.s3.requests import S3Requests, object_arguments
+from amistream.stores.s3.requests import S3Requests, marking, object_arguments
 
 DELETE_BATCH = 1000
 """Objects that one request can delete. AWS limit."""
@@ -53,13 +54,19 @@ class S3Store:
         multipart: Multipart,
         limit: RateLimit | None = None,
         unanswered: Unanswered | None = None,
+        mark: Mark | None = None,
     ) -> None:
-        """`limit` applies to all request bodies together; `unanswered` has the requests of earlier stores here."""
+        """`limit` applies to all request bodies together; `unanswered` has the requests of earlier stores here.
+
+        Every object that is made gets the `mark`.
+        """
         self._client = client
         self._place = location
         self._requests = S3Requests(client=client, location=location, retry=retry)
         self.unanswered = unanswered or Unanswered()
-        self._uploads = MultipartUploads(self._requests, acl, multipart, limit, self.unanswered)
+        self._uploads = MultipartUploads(self._requests, acl, multipart, limit, self.unanswered, mark=mark)
+        self._claims = S3Claims(self._requests, mark)
+        self._mark = mark
         self.location = str(location)
         self._acl = acl
         self._limit = limit
@@ -68,6 +75,7 @@ class S3Store:
 
     made_place = None
     """Buckets belong to the user."""
+    keeps_marks = True
 
     async def open(self, *, made_place: Identity | None = None) -> None:
         """Nothing to do."""
@@ -131,6 +139,7 @@ class S3Store:
                 ACL=self._acl.value,
                 MetadataDirective="REPLACE",
                 ContentType="application/octet-stream",
+                **marking(self._mark),
                 **dialect.of_object,
                 **dialect.if_absent,
             )
@@ -239,6 +248,18 @@ class S3Store:
         # Checksums of chunked objects end in the number of chunks; a whole object leaves nothing unfinished.
         await self._uploads.abort_all([name for name, checksum in unfinished.items() if "-" in checksum])
 
+    async def abandon(self, begin: str, belongs: Callable[[str], bool]) -> None:
+        await self._uploads.abort_those(begin, belongs)
+
+    async def read_claim(self, name: str) -> StoredClaim | None:
+        return await self._claims.read(name)
+
+    async def put_claim(self, name: str, text: bytes, *, instead_of: StoredClaim | None) -> StoredClaim:
+        return await self._claims.put(name, text, instead_of)
+
+    async def remove_claim(self, claim: StoredClaim) -> None:
+        await self._claims.remove(claim)
+
     async def close(self) -> None:
         """Nothing to do: the client is closed by its owner."""
 
@@ -257,6 +278,7 @@ class S3Store:
                     Body=body,
                     ACL=self._acl.value,
                     ContentType="application/octet-stream",
+                    **marking(self._mark),
                     **protection,
                     **dialect.of_object,
                     **dialect.if_absent,
