@@ -60,6 +60,13 @@ class Ec2:
         filters = [{"Name": "name", "Values": [name]}]
         return await self._describe(f"look for an AMI named {name!r}", Owners=["self"], Filters=filters)
 
+    async def tagged(self, tag: str, value: str) -> list[Ami]:
+        """The account's AMIs with this tag. New ones become visible with a delay."""
+        filters = [{"Name": f"tag:{tag}", "Values": [value]}]
+        async with self._asking(f"look for AMIs with the tag {tag}={value} in {self.region}"):
+            reply = await self.client.describe_images(Owners=["self"], Filters=filters)
+            return [_image(each) for each in wanted(reply, "Images")]
+
     async def describe(self, image_id: str) -> Ami | None:
         return await self._describe(f"look at {image_id}", ImageIds=[image_id])
 

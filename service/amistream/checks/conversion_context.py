@@ -11,7 +11,7 @@ from amistream.ports.registry import Registration
 from amistream.request import ConvertCheckRequest
 from amistream.roots import Roots
 from amistream.settings import Settings
-from amistream.stages.register import default_name
+from amistream.stages.register import default_name, lasting_name
 from amistream.values import GIB
 
 LARGEST_TREE = 1024 * GIB
@@ -45,8 +45,9 @@ class ConversionContext(RequestContext):
         *,
         roots: Roots | None = None,
         settled: Settled | None = None,
+        name: str = "",
     ) -> None:
-        """`job_id` is that of a job or any other word, which marks what is made.
+        """`job_id` is that of a job or any other word, which marks what is made; so does the `name` of a named job.
 
         Raises `JobError` if `settled` may not win.
         """
@@ -54,7 +55,9 @@ class ConversionContext(RequestContext):
         self.settled = settled
         if settled is not None:
             self.keep_endpoint(settled.endpoint_url, "the snapshot")
-        self.job_id, self._token = job_id, job_id.rpartition("-")[2]
+        self.name, self._token = name, job_id.rpartition("-")[2]
+        self.tag = name or job_id
+        """The tag of the snapshot and the AMI that the job makes."""
 
     @property
     def largest_tree(self) -> int:
@@ -69,5 +72,8 @@ class ConversionContext(RequestContext):
         return self.settings.model_copy(update={"endpoint_url": self.endpoint_url})
 
     def default_image_name(self, image: str, now: datetime) -> str:
-        """The AMI's name if none was given; jobs of the same second get different names."""
-        return default_name(image, now, self._token)
+        """The AMI's name if none was given; jobs of the same second get different names.
+
+        That of a named job is the same in every attempt: EC2 gives it to one AMI only.
+        """
+        return lasting_name(image, self.name) if self.name else default_name(image, now, self._token)

@@ -144,7 +144,7 @@ class EbsImageChecks:
         old = image.tags if image and self._request.copy_tags else {}
         kept = {key: value for key, value in old.items() if not key.startswith(RESERVED_TAGS)}
         made_of = {BUNDLE_TAG: tag_of_bundle(self._source.address)} if isinstance(self._source, BundleChecks) else {}
-        return {**kept, **self._request.tags, **made_of, JOB_TAG: self._context.job_id}
+        return {**kept, **self._request.tags, **made_of, JOB_TAG: self._context.tag}
 
     def _kernel(self, what: str) -> str:
         """The kernel or the RAM disk of a paravirtual AMI. Raises `RefusedError` for one of another region."""
@@ -272,6 +272,8 @@ class EbsImageChecks:
             return f"{name!r} is free"
         earlier = self._earlier
         self._registered = earlier is not None and (taken.is_of(earlier) or taken.is_by_job_of(earlier))
+        # Of a named job, an attempt on another host has registered it.
+        self._registered |= bool(self._context.name) and taken.tags.get(JOB_TAG) == self._context.name
         if not self._registered:
             raise RefusedError(
                 "ami_name.taken",

@@ -83,7 +83,7 @@ class SnapshotChecks:
             token="",
             volume_gib=self.volume_gib,
             description=description[:_LONGEST_DESCRIPTION],
-            tags={**request.snapshot_tags, **made_of, JOB_TAG: self._context.job_id},
+            tags={**request.snapshot_tags, **made_of, JOB_TAG: self._context.tag},
             encrypted=request.encrypts,
             kms_key_id=self._key,
             timeout_min=TIMEOUT_MIN,

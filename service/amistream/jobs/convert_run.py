@@ -30,6 +30,7 @@ from amistream.flow.cancel import await_answer
 from amistream.flow.undo import Progress
 from amistream.jobs.block_ledger import JournaledBlocks, load_blocks
 from amistream.jobs.confinement import roots_of
+from amistream.jobs.conversion_attempts import Attempts, likely_region
 from amistream.jobs.conversion_pass import make_pass
 from amistream.jobs.conversion_records import ConversionRecord
 from amistream.jobs.conversion_removal import remove_conversion
@@ -80,8 +81,9 @@ class ConvertRun:
             job.id,
             roots=roots_of(job, settings),
             settled=record.converting if record else None,
+            name=job.name,
         )
-        self._attempts = 0
+        self._attempts_made = 0
         self._is_lost = False
         self._image_id: str | None = None
         self._job_snapshot: JobSnapshot | None = None
@@ -117,17 +119,25 @@ class ConvertRun:
 
     async def run(self) -> ConversionResult:
         await self._move(State.CHECKING)
+        if await self._is_done_already():
+            self._job.move(State.COMMITTING)
+            return self.conclude()
         async with AsyncExitStack() as stack:
             if not await self._is_filled():
                 await self._convert(stack)
             await self._move(State.COMMITTING)
             await self._complete()
+            # Of a snapshot that was completed too late nothing is registered, and nothing said.
+            await self._job.confirm()
             await self._register()
+            await self._remove_others()
         return self.conclude()
 
     def conclude(self) -> ConversionResult:
         result, record = self.result, self._record
-        assert result is not None and record is not None  # noqa: S101, PT018 - for the type checker; it is finished
+        assert result is not None  # noqa: S101 - for the type checker; it is finished
+        if record is None:
+            return result  # an earlier attempt's on another host
         registration = record.converting.registration
         self.result = result.model_copy(
             update={
@@ -142,9 +152,14 @@ class ConvertRun:
     async def undo(self, progress: Progress) -> None:
         if self._record is None:
             return  # neither this run nor an earlier one has begun
+        snapshot = await self._snapshot()
+        if self._job.name and self._job.lease is None and await self._is_completed(snapshot):
+            # Another attempt may have taken it for the outcome of the job.
+            self._job.note(f"{self._snapshot_id} is completed, and stays: it may be the outcome of {self._job.name!r}")
+            return
         await remove_conversion(
             self._record,
-            await self._snapshot(),
+            snapshot,
             await self._context.ec2(self._record.converting.region),
             self._registration,
             progress,
@@ -169,14 +184,87 @@ class ConvertRun:
     async def _snapshot(self) -> JobSnapshot:
         """The means to reach the snapshot: always the same, which know when it was started."""
         if self._job_snapshot is None:
-            settings, region = self._shared.settings, self._known.converting.region
-            self._job_snapshot = JobSnapshot(
-                ebs=await open_ebs(self._shared.aws, region, self._context.endpoint_url, settings.stall_timeout_s),
-                retry=self._context.retry,
-                timeout_s=settings.register_timeout_s,
-                poll_s=settings.register_poll_s,
-            )
+            self._job_snapshot = await self._snapshots_in(self._known.converting.region)
         return self._job_snapshot
+
+    async def _snapshots_in(self, region: str) -> JobSnapshot:
+        settings = self._shared.settings
+        return JobSnapshot(
+            ebs=await open_ebs(self._shared.aws, region, self._context.endpoint_url, settings.stall_timeout_s),
+            retry=self._context.retry,
+            timeout_s=settings.register_timeout_s,
+            poll_s=settings.register_poll_s,
+        )
+
+    async def _attempts(self, region: str) -> Attempts:
+        snapshot, ec2 = await self._snapshots_in(region), await self._context.ec2(region)
+        return Attempts(name=self._job.name, snapshot=snapshot, ec2=ec2)
+
+    async def _is_done_already(self) -> bool:
+        """An attempt on another host has finished the job. Then the source need not be there any more."""
+        if not self._job.name:
+            return False
+        record = self._record
+        region = record.converting.region if record is not None else await likely_region(self._context)
+        if not region:
+            return False
+        attempts = await self._attempts(region)
+        found = await attempts.completed()
+        if found is None or (record is not None and found.id == record.snapshot):
+            return False
+        # A snapshot of this host's own goes in the end, with those of other attempts.
+        self._record, self.result = None, None
+        image = await attempts.image() if self._request.registers else None
+        if self._request.registers and image is None:
+            return False
+        self.result = await attempts.result(found, image)
+        self.finished = True
+        self._job.note(f"{found.id} is there already, made by an earlier attempt of this job")
+        return True
+
+    async def _take_over(self, ready: ReadyConversion) -> bool:
+        """Take over the completed snapshot of an attempt on another host, or remove what such attempts left."""
+        if not self._job.name:
+            return False
+        await self._job.confirm()
+        attempts = await self._attempts(ready.region)
+        found = await attempts.completed()
+        if found is None:
+            for removed in await attempts.remove_others("", completed=False):
+                self._job.note(f"the snapshot {removed} of an earlier attempt is removed: it begins anew")
+            return False
+        await self._enter(ready)
+        self.result = await attempts.result(found, None)
+        self._known.know_started(found.id)
+        self._known.know_content(self.result)
+        await self._records.started(self._job.id, found.id, self._known.started_at)
+        await self._records.conclude(self._job.id, self.result)
+        self._job.note(f"{found.id} is completed already, by an earlier attempt of this job")
+        return True
+
+    async def _check_not_replaced(self) -> None:
+        """Raise `FencedError` if the snapshot is lost because another attempt has removed it."""
+        await self._job.confirm()
+        if self._job.name:
+            attempts = await self._attempts(self._known.converting.region)
+            await attempts.check_none_but(self._snapshot_id)
+
+    async def _remove_others(self) -> None:
+        """Remove snapshots that became visible since this run began. One that stays is given up by EBS in time."""
+        if not self._job.name:
+            return
+        try:
+            attempts = await self._attempts(self._known.converting.region)
+            await attempts.remove_others(self._snapshot_id, completed=True)
+        except StoreError as error:
+            self._job.note(f"not looked for snapshots of earlier attempts: {error.message}")
+
+    async def _is_completed(self, snapshot: JobSnapshot) -> bool:
+        known = self._known
+        if not known.snapshot:
+            return False
+        found = await snapshot.look(known.snapshot, known.started_at)
+        return found is not None and found.state is SnapshotState.COMPLETED
 
     async def _is_filled(self) -> bool:
         """An earlier run has stored every block in a snapshot that is not lost."""
@@ -193,6 +281,8 @@ class ConvertRun:
         why = await self._why_anew(ready) if self._record else ""
         await self._move(State.CONVERTING)
         if self._record is None or self._record.snapshot == "":
+            if await self._take_over(ready):
+                return
             await self._begin(ready)
         elif why:
             await self._begin_anew(ready, why)
@@ -202,7 +292,7 @@ class ConvertRun:
             except StoreError:
                 why = await self._why_lost_now()
                 # Standard input cannot be read again.
-                if not why or self._attempts >= MOST_ATTEMPTS or self._request.source == STANDARD_INPUT:
+                if not why or self._attempts_made >= MOST_ATTEMPTS or self._request.source == STANDARD_INPUT:
                     raise
             else:
                 self._known.know_content(self.result)
@@ -249,10 +339,18 @@ class ConvertRun:
 
     async def _begin(self, ready: ReadyConversion) -> None:
         """Settle what every pass to a new snapshot keeps to, and start it."""
+        await self._job.confirm()
+        await self._enter(ready)
+        self._attempts_made += 1
+        await self._start(fresh=True)
+        self._is_lost = False
+
+    async def _enter(self, ready: ReadyConversion) -> None:
         attempt = self._record.converting.attempt + 1 if self._record else 1
+        whose = " ".join(filter(None, (self._job.name, self._job.id)))
         converting = Converting(
             attempt=attempt,
-            order=replace(ready.order, token=client_token(self._job.id, attempt)),
+            order=replace(ready.order, token=client_token(whose, attempt)),
             image_size=ready.image_size,
             region=ready.region,
             endpoint_url=ready.endpoint_url,
@@ -261,12 +359,10 @@ class ConvertRun:
         await self._records.begin(self._job.id, converting)
         self._record = ConversionRecord(converting=converting, snapshot=None)
         self._blocks = JournaledBlocks(self._records, self._job.id, Earlier())
-        self._attempts += 1
-        await self._start(fresh=True)
-        self._is_lost = False
 
     async def _begin_anew(self, ready: ReadyConversion, why: str) -> None:
         """Begin another snapshot, once the lost one is removed."""
+        await self._check_not_replaced()
         self._job.note(f"{why}: another snapshot is begun, and every block sent again")
         await self._shared.journal.update(self._job.view())
         self.result = None
@@ -335,11 +431,15 @@ class ConvertRun:
         """Complete the snapshot, and wait until it can be used."""
         result = self.result
         assert result is not None  # noqa: S101 - for the type checker; every block is stored
+        if not result.checksum:
+            return  # an earlier attempt on another host has completed it
+        await self._job.confirm()
         snapshot = await self._snapshot()
         try:
             await snapshot.complete(result.snapshot_id, result.blocks, bytes.fromhex(result.checksum))
         except StoreError as error:
-            await self._why_lost_now()
+            if await self._why_lost_now():
+                await self._check_not_replaced()
             # Another completion of the same content would be refused again. A put of an earlier run that arrived after
             # this run's put of the same block does that: the checksum is that of the blocks that this run read.
             is_refused = error.code.startswith(REFUSED_VALUE) and not isinstance(error, NotPendingError)
@@ -372,9 +472,9 @@ class ConvertRun:
         await self._shared.journal.update(self._job.view())
 
 
-def client_token(job_id: str, attempt: int) -> str:
+def client_token(job: str, attempt: int) -> str:
     """The token of a snapshot's start: 64 ASCII characters, which AWS allows."""
-    return hashlib.sha256(f"{job_id} {attempt}".encode()).hexdigest()
+    return hashlib.sha256(f"{job} {attempt}".encode()).hexdigest()
 
 
 def _uncounted(*, compared: bool = False) -> None:
