@@ -111,7 +111,7 @@ class AmiChecks:
             sriov=request.sriov,
             ena=request.ena,
             block_device_mappings=facts.block_device_mappings,
-            tags={**request.tags, JOB_TAG: self._address.job_id},
+            tags={**request.tags, JOB_TAG: self._address.tag},
         )
         return registration if self._may_tag else registration.unmarked
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -14,12 +13,12 @@ from amistream.aws.dialect import Dialect
 from amistream.aws.regions import on_aws
 from amistream.checks.destination import Destination
 from amistream.checks.findings import Check, Observation, notice
-from amistream.errors import AmistreamError, BundleExistsError, RefusedError, StoreError
+from amistream.checks.free_place import check_names
+from amistream.errors import AmistreamError, RefusedError, StoreError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.retry import with_retries
 from amistream.location import S3Location
 from amistream.settings import Acl
-from amistream.values import manifest_name
 
 SOON = timedelta(hours=1)
 """Credentials that expire within this time and are not renewed get a notice. Guess: a large job's time."""
@@ -179,29 +178,6 @@ class BucketChecks:
 
 def _doubtful(doubt: buckets.BucketDoubt) -> Observation:
     return notice(doubt.found, why=doubt.why, fix=doubt.fix)
-
-
-async def check_names(address: Destination, region: str, remove: str) -> str:
-    """Refuse a destination that holds a bundle of this prefix, complete or not: nothing is ever overwritten."""
-    prefix, store = address.prefix, await address.store(region)
-    manifest = manifest_name(prefix)
-    if await store.stat(manifest, read=False) is not None:
-        raise BundleExistsError(
-            "destination.exists",
-            f"cannot bundle to {store.location}: there is a bundle already, {manifest}",
-            hint="choose another --prefix or destination; overwriting would break the AMI registered on it",
-            field="destinations",
-        )
-    parts = await store.names(f"{prefix}.part.")
-    if parts:
-        raise RefusedError(
-            "destination.leftover",
-            f"cannot bundle to {store.location}: {len(parts)} parts of an unfinished bundle exist there",
-            hint=f"choose another --prefix; or, if nothing else is writing there, remove them: "
-            f"{remove} {shlex.quote(f'{store.location}/{parts[0]}')} and so on",
-            field="destinations",
-        )
-    return f"{store.location} is free for {manifest} and its parts"
 
 
 def credentials_observation(facts: CredentialFacts, now: datetime) -> Observation:

@@ -13,12 +13,12 @@ from amistream.flow.retry import RetryPolicy
 from amistream.location import DirectoryLocation, S3Location, parse_location
 from amistream.plan import Bundling, BundlingPlace
 from amistream.ports.registry import Registration
-from amistream.ports.store import Store
+from amistream.ports.store import Mark, Store
 from amistream.ports.unanswered import Late, Unanswered
 from amistream.request import CheckRequest
 from amistream.roots import Roots
 from amistream.settings import Settings
-from amistream.stages.register import default_name
+from amistream.stages.register import default_name, lasting_name
 from amistream.stores.opening import make_store
 
 
@@ -71,8 +71,9 @@ class Destination(BundleContext):
         roots: Roots | None = None,
         settled: Bundling | None = None,
         late: Late | None = None,
+        name: str = "",
     ) -> None:
-        """`job_id` is that of a job or any other word, which marks what is made.
+        """`job_id` is that of a job or any other word, which marks what is made; so does the `name` of a named job.
 
         `number` counts the request's destinations from 0; `late` is what an earlier run left unanswered there.
 
@@ -84,7 +85,10 @@ class Destination(BundleContext):
             self.keep_endpoint(settled.endpoint_url, "the parts stored")
         self.unanswered = Unanswered(late)
         """Shared by all stores that are made here."""
-        self.job_id, self._token = job_id, job_id.rpartition("-")[2]
+        self.name, self._token = name, job_id.rpartition("-")[2]
+        self.tag = name or job_id
+        """The tag of an AMI that the job registers."""
+        self._mark = Mark(job=name, run=job_id) if name else None
 
     async def s3_endpoint(self, region: str) -> str:
         """The address of S3 that the SDK uses, whatever named it. Raises `AmistreamError`."""
@@ -92,8 +96,11 @@ class Destination(BundleContext):
         return str(client.meta.endpoint_url)
 
     def default_image_name(self, now: datetime) -> str:
-        """The AMI's name if none was given; jobs of the same second get different names."""
-        return default_name(self.prefix, now, self._token)
+        """The AMI's name if none was given; jobs of the same second get different names.
+
+        That of a named job is the same in every attempt: EC2 gives it to one AMI only.
+        """
+        return lasting_name(self.prefix, self.name) if self.name else default_name(self.prefix, now, self._token)
 
     @property
     def probe_name(self) -> str:
@@ -122,6 +129,7 @@ class Destination(BundleContext):
             limit_upload=self.limit_upload,
             roots=self.roots,
             unanswered=self.unanswered,
+            mark=self._mark,
         )
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from amistream.checks.bucket import check_names
 from amistream.checks.destination import Destination
 from amistream.checks.findings import Check, Observation, notice
+from amistream.checks.free_place import check_names
 from amistream.checks.source import SourceChecks
 from amistream.errors import StoreError
 from amistream.location import DirectoryLocation

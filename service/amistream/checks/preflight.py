@@ -157,7 +157,9 @@ class DestinationChecks:
 
     def checks(self) -> list[Check]:
         identity = self.identity.checks() if self._first else [self.identity.ec2_check()]
-        return [*identity, *self._checks.checks(must_be_empty=self._settled is None), *self.ami.checks()]
+        # A named job has looked, and claimed the place, before.
+        must_be_empty = self._settled is None and not self._address.name
+        return [*identity, *self._checks.checks(must_be_empty=must_be_empty), *self.ami.checks()]
 
     async def destination(self) -> OpenDestination:
         registration, region = self.ami.registration, self._checks.region

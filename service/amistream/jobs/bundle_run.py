@@ -22,10 +22,11 @@ import structlog
 
 from amistream.checks import preflight
 from amistream.checks.destination import Destination, open_destination
-from amistream.errors import AmistreamError, JobError, JournalError, LateError, RefusedError
+from amistream.errors import AmistreamError, FencedError, JobError, JournalError, LateError, RefusedError
 from amistream.events import BundleResult, State
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.undo import UNDO_STALLS, Progress, Undoing
+from amistream.jobs.claims import Claims
 from amistream.jobs.confinement import roots_of
 from amistream.jobs.job import Job
 from amistream.jobs.lanes import Lanes
@@ -78,6 +79,7 @@ class BundleRun:
                 roots=roots,
                 settled=entry.bundling,
                 late=entry.late.get(number),
+                name=job.name,
             )
             for number in range(len(request.destinations))
         ]
@@ -85,7 +87,8 @@ class BundleRun:
         self._slots = shared.slots
         self._ledger = PartLedger(shared.journal, job.id, parts)
         self._started, self._cpu_started = time.perf_counter(), time.process_time()
-        self._lanes = Lanes(job, entry, self._addresses, shared.journal)
+        self._claims = Claims(job, entry, self._addresses)
+        self._lanes = Lanes(job, entry, self._addresses, shared.journal, self._claims)
         self.result: BundleResult | None = entry.result
         self.resumed = entry.bundling is not None
 
@@ -123,20 +126,37 @@ class BundleRun:
         return self.entry.bundling
 
     async def run(self) -> BundleResult:
-        numbers = self._lanes.missing
-        if not numbers:
+        if not self._lanes.missing:
             # An earlier process finished every destination and died before it entered the job's end.
             self._job.move(State.CHECKING)
-            self._job.move(State.COMMITTING)
-            return self.conclude()
+            for number in self.entry.done:
+                await self._claims.release_done(number)
+            return self._conclude_done()
         await self._move(State.CHECKING)
+        await self._claims.begin(self._lanes.missing)
+        numbers = self._lanes.missing
+        if not numbers:
+            self.result = self._claims.result
+            return self._conclude_done()
+        if self._claims.took_over and self.entry.result is not None:
+            await self._journal.reopen(self._job.id)
+            self.entry, self.result = replace(self.entry, result=None), None
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._enter_late)
-            if self.entry.result is None or any(number not in self.entry.manifests for number in numbers):
-                await self._bundle(numbers, stack)
-            else:
-                await self._open_bundled(numbers, stack)
-            await self._lanes.publish(self._ledger.parts, self._begin_registering)
+            try:
+                if self.entry.result is None or any(number not in self.entry.manifests for number in numbers):
+                    await self._bundle(numbers, stack)
+                else:
+                    await self._open_bundled(numbers, stack)
+                await self._lanes.publish(self._ledger.parts, self._begin_registering)
+                return self.conclude()
+            except FencedError:
+                raise
+            except AmistreamError as error:
+                raise await self._claims.cause(error) from error
+
+    def _conclude_done(self) -> BundleResult:
+        self._job.move(State.COMMITTING)
         return self.conclude()
 
     def conclude(self) -> BundleResult:
@@ -153,6 +173,7 @@ class BundleRun:
     async def undo(self, progress: Progress) -> None:
         try:
             await self._remove(progress)
+            await self._claims.leave()
         finally:
             await self._lanes.leave()
 
@@ -168,6 +189,7 @@ class BundleRun:
                 progress,
                 opened=opened,
                 earlier=self._earlier,
+                is_ours=self._claims.is_ours,
                 note=self._job.note,
             )
         finally:
@@ -243,7 +265,7 @@ class BundleRun:
             image_size=ready.volume.size,
             mtime=ready.volume.mtime,
             facts=ready.facts,
-            places=await asyncio.to_thread(_places, ready, key),
+            places=await asyncio.to_thread(_places, ready, key, self._lanes.missing, len(self._addresses)),
             tree=state_of(ready.volume),
             endpoint_url=self._addresses[0].endpoint_url,
         )
@@ -271,6 +293,7 @@ class BundleRun:
             )
         self._job.note(f"{why}: starting over under a new key")
         await self._journal.update(self._job.view())
+        await self._job.confirm()
         left = await self._undo_earlier()
         while isinstance(left, LateError):
             # A late part would get, or take, the name of a new one.
@@ -342,10 +365,13 @@ def _result(pipeline: Pipeline, meter: ProgressMeter, measured: Measured) -> Bun
     )
 
 
-def _places(ready: preflight.Ready, key: BundleKey) -> tuple[BundlingPlace, ...]:
-    """The key and IV, encrypted once for the user and for each destination's EC2 certificate."""
+def _places(ready: preflight.Ready, key: BundleKey, numbers: Sequence[int], count: int) -> tuple[BundlingPlace, ...]:
+    """The key and IV, encrypted once for the user and for each destination's EC2 certificate.
+
+    `numbers` are those of the destinations, of `count` in all; the others are done already, and need none of this.
+    """
     user_key, user_iv = wrap(ready.identity.certificate, key.key), wrap(ready.identity.certificate, key.iv)
-    return tuple(
+    places = [
         BundlingPlace(
             region=destination.region,
             registration=destination.registration,
@@ -358,4 +384,6 @@ def _places(ready: preflight.Ready, key: BundleKey) -> tuple[BundlingPlace, ...]
             ),
         )
         for destination, certificate in zip(ready.destinations, ready.ec2_certificates, strict=True)
-    )
+    ]
+    by_number = dict(zip(numbers, places, strict=True))
+    return tuple(by_number.get(number, places[0].model_copy(update={"registration": None})) for number in range(count))

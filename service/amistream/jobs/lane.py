@@ -13,6 +13,7 @@ from amistream.checks.destination import OpenDestination
 from amistream.errors import LostError, RegisterError, StoreError
 from amistream.events import PlaceResult
 from amistream.flow.cancel import finish_despite_cancel
+from amistream.jobs.claims import Claims
 from amistream.jobs.journal import Journal
 from amistream.jobs.proof import check_object, check_stored, prove
 from amistream.jobs.records import JournalEntry, SealedPart
@@ -39,6 +40,7 @@ class Lane(Member):
     journal: Journal
     enter_late: Callable[[], Awaitable[None]]
     """Enters the requests of all lanes that are not answered."""
+    claims: Claims
     manifest: bytes | None = None
     was_committed: bool = False
     """An earlier run was about to put the manifest, and may have registered the AMI."""
@@ -67,7 +69,7 @@ class Lane(Member):
     ) -> None:
         """Put the manifest once every part is proved to be stored, and register. A failure becomes `error`.
 
-        `registering` is awaited before the registration.
+        `registering` is awaited before the registration. Raises `FencedError` once another host may have the job.
         """
         assert self.manifest is not None  # noqa: S101 - for the type checker; the caller has checked
         store, name, job_id = self.store, manifest_name(self.prefix), self.entry.view.id
@@ -78,8 +80,11 @@ class Lane(Member):
                 self.entry.images[self.number] = ""
             self.entry.manifests[self.number] = self.manifest
             await self.journal.commit(job_id, self.number, self.manifest)
+            await self.claims.fence(self.number)
             await store.commit(name, self.manifest, sha1)
             await check_object(store, name, len(self.manifest), whole_checksum(sha1))
+            # Of a manifest that came too late nothing is registered, and nothing said.
+            await self.claims.fence(self.number)
             image_id = await self._register(settings, registering)
         except (StoreError, RegisterError) as error:
             self.error = error
@@ -100,6 +105,7 @@ class Lane(Member):
     async def _settle(self, result: PlaceResult) -> None:
         await self.journal.done(self.entry.view.id, self.number, result)
         self.entry.done[self.number] = result
+        await self.claims.release_done(self.number)
 
     async def _register(self, settings: Settings, registering: Callable[[], Awaitable[None]]) -> str | None:
         ec2, registration = self.destination.ec2, self.destination.registration

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 from amistream.checks.destination import Destination, OpenDestination
 from amistream.events import BundleResult, ErrorBody, PlaceResult
 from amistream.flow.gather import task_group
+from amistream.jobs.claims import Claims
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
 from amistream.jobs.lane import Lane
@@ -22,12 +23,15 @@ from amistream.stores.several import SeveralStores
 class Lanes:
     """A lane for each destination that an earlier run has not finished, once it is opened."""
 
-    def __init__(self, job: Job, entry: JournalEntry, addresses: Sequence[Destination], journal: Journal) -> None:
+    def __init__(
+        self, job: Job, entry: JournalEntry, addresses: Sequence[Destination], journal: Journal, claims: Claims
+    ) -> None:
         """`entry` is the job's record: the lanes keep it up to date."""
         self._job = job
         self._entry = entry
         self._addresses = addresses
         self._journal = journal
+        self._claims = claims
         self._lanes: list[Lane] = []
 
     def __iter__(self) -> Iterator[Lane]:
@@ -62,6 +66,7 @@ class Lanes:
             entry=self._entry,
             journal=self._journal,
             enter_late=self.enter_late,
+            claims=self._claims,
             manifest=self._entry.manifests.get(number),
             was_committed=number in self._entry.manifests,
         )

@@ -6,7 +6,7 @@ if it has that checksum. A bundle stays if another AMI is registered from it: EC
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 from amistream.aws import buckets
@@ -30,12 +30,13 @@ async def remove_kept(
     *,
     earlier: Sequence[SealedPart],
     opened: Mapping[int, OpenDestination],
+    is_ours: Callable[[int], Awaitable[bool]],
     note: Callable[[str], None],
 ) -> None:
     """Remove AMI, manifest and parts from every destination that is not finished. Raises the first error of all.
 
     `opened` destinations stay open; their stores know the unfinished uploads of this run. `earlier` are the parts that
-    an earlier run may have left unfinished.
+    an earlier run may have left unfinished. Destinations that another host has by now, by `is_ours`, stay as they are.
     """
 
     async def remove_part(store: Store, prefix: str, part: SealedPart) -> None:
@@ -45,6 +46,9 @@ async def remove_kept(
 
     async def remove_at(number: int) -> None:
         address = addresses[number]
+        if not await is_ours(number):
+            note(f"nothing is removed from {address.location}: another host has this job, or has ended it")
+            return
         if entry.bundling is None:
             await _remove_probe(address)
             return

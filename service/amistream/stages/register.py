@@ -7,6 +7,7 @@ or snapshot, the registration succeeded; if there is none, it is tried again.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -35,6 +36,16 @@ def default_name(image: str, now: datetime, token: str) -> str:
     """Default AMI name: bundle name, UTC time and a random token, in at most 128 characters that EC2 accepts."""
     ending = f" {now:%Y-%m-%d %H.%M.%S} {token}"
     return _NOT_IN_NAMES.sub("-", image)[: _NAME_MOST - len(ending)] + ending
+
+
+def lasting_name(image: str, job: str) -> str:
+    """Default AMI name of a named job: the same on every host, and another one for another job."""
+    wanted = f"{image} {job}"
+    name = _NOT_IN_NAMES.sub("-", wanted)
+    if name == wanted and len(name) <= _NAME_MOST:
+        return name
+    ending = f" {hashlib.sha256(wanted.encode()).hexdigest()[:8]}"
+    return name[: _NAME_MOST - len(ending)] + ending
 
 
 @dataclass(kw_only=True, eq=False)
