@@ -521,7 +521,7 @@ from amistream.request import parse_bundle_request
 async def main():
     request = parse_bundle_request({"source": "/volumes/a", "destinations": ["/bundles/a"]})
     async with Journal(Path(sys.argv[1]), by_itself=True) as journal:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
         try:
             while True:
                 job = Job(request)

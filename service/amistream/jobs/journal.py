@@ -20,6 +20,7 @@ import structlog
 from amistream.errors import ConflictError, JobError
 from amistream.events import BundleResult, ErrorBody, JobKind, JobView, PlaceResult
 from amistream.jobs.conversion_records import STORED_SIZE, ConversionRecords
+from amistream.jobs.deliveries import DeliveryRecords
 from amistream.jobs.journal_file import JournalFile
 from amistream.jobs.migration_records import MigrationRecords
 from amistream.jobs.records import JournalEntry, NextStep, SealedPart, late_text, read_late
@@ -53,6 +54,8 @@ class Journal:
         """The records that only conversions have."""
         self.migrations = MigrationRecords(self._file)
         """The records that only migrations have."""
+        self.deliveries = DeliveryRecords(self._file)
+        """The messages of a queue that this host holds, and results that are to be sent."""
         self._by_itself = by_itself
         self.option = "" if by_itself else " --in-process"
         """Suffix for suggested commands, for jobs that run without a daemon."""

@@ -39,7 +39,7 @@ FORGOTTEN = (
 _LEAST_ROOM = 64 * KIB
 _VERSION = 5
 """Version 1 had no `kind`, and at first no `image`; version 2 no `late` and `failure`; version 3 no `user` and no
-conversions; version 4 no `name` and no migrations: `_upgrade` adds them."""
+conversions; version 4 no `name`, no migrations and no messages: `_upgrade` adds them."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     id TEXT PRIMARY KEY,
@@ -105,6 +105,36 @@ CREATE TABLE IF NOT EXISTS migrations (
 ) WITHOUT ROWID
 """
 """Since version 5."""
+_MESSAGES = (
+    """
+CREATE TABLE IF NOT EXISTS deliveries (
+    message TEXT PRIMARY KEY,
+    runner TEXT NOT NULL,
+    name TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    handle TEXT NOT NULL,
+    body TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    sent_at REAL NOT NULL,
+    boot TEXT NOT NULL,
+    ends_at REAL NOT NULL,
+    parks_at REAL NOT NULL,
+    job TEXT,
+    verdict TEXT,
+    code TEXT
+)
+""",
+    "CREATE INDEX IF NOT EXISTS deliveries_of_job ON deliveries (job)",
+    """
+CREATE TABLE IF NOT EXISTS outbox (
+    id TEXT PRIMARY KEY,
+    outcome TEXT NOT NULL,
+    document TEXT NOT NULL,
+    entered REAL NOT NULL
+)
+""",
+)
+"""Statements, since version 5."""
 _COLUMNS = (
     *(f"jobs.{name}" for name in ("id", "runner", "fate", "by_itself", "confined", "idempotency_key", "request")),
     *(f"jobs.{name}" for name in ("view", "bundling", "result", "kind", "late", "failure", "user", "name")),
@@ -113,6 +143,9 @@ _COLUMNS = (
     *(f"conversions.{name}" for name in ("job", "settled", "snapshot", "started_at", "image", "result")),
     *(f"migrations.{name}" for name in ("job", "settled", "manifest", "image")),
     *(f"blocks.{name}" for name in ("number", "job", "stored", "run")),
+    *(f"deliveries.{name}" for name in ("message", "runner", "name", "queue", "handle", "body", "attempt", "sent_at")),
+    *(f"deliveries.{name}" for name in ("boot", "ends_at", "parks_at", "job", "verdict", "code")),
+    *(f"outbox.{name}" for name in ("id", "outcome", "document", "entered")),
 )
 
 T = TypeVar("T")
@@ -255,7 +288,7 @@ class JournalFile:
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
             self._db.execute(f"PRAGMA {pragma}")
         if found == 0:
-            self._db.executescript(";".join((_SCHEMA, *_CONVERSIONS, _MIGRATIONS)))
+            self._db.executescript(";".join((_SCHEMA, *_CONVERSIONS, _MIGRATIONS, *_MESSAGES)))
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
         elif found < _VERSION:
             self._upgrade()
@@ -284,7 +317,7 @@ class JournalFile:
                 there = {column["name"] for column in self._db.execute(f"PRAGMA table_info({table})")}
                 for name in columns.keys() - there:
                     self._db.execute(f"ALTER TABLE {table} ADD COLUMN {name} {columns[name]}")
-            for statement in (*_CONVERSIONS, _MIGRATIONS):
+            for statement in (*_CONVERSIONS, _MIGRATIONS, *_MESSAGES):
                 self._db.execute(statement)
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
 

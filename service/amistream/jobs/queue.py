@@ -28,6 +28,7 @@ from amistream.errors import (
 )
 from amistream.events import State
 from amistream.flow.cancel import finish_despite_cancel
+from amistream.jobs.deliveries import DeliveryRecords
 from amistream.jobs.engine import Engine, end_job
 from amistream.jobs.job import End, Job
 from amistream.jobs.journal import Journal
@@ -52,6 +53,7 @@ class JobQueue:
         self._clean = clean
         self._journal = journal
         self._max_queued = max_queued
+        self._max_jobs = max_jobs
         self._slots = asyncio.Semaphore(max_jobs)
         self._roster = Roster(default_prefix=default_prefix, option=journal.option)
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -81,6 +83,16 @@ class JobQueue:
     def notices(self) -> tuple[str, ...]:
         """Damage of the journal that was found when it was opened."""
         return self._journal.notices
+
+    @property
+    def deliveries(self) -> DeliveryRecords:
+        """The journal's records of messages."""
+        return self._journal.deliveries
+
+    @property
+    def places(self) -> int:
+        """Jobs that could begin at once."""
+        return max(0, self._max_jobs - len(self._tasks))
 
     def get(self, job_id: str) -> Job:
         """The job; raises `NotFoundError`."""
