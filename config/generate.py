@@ -24,6 +24,7 @@ WIDTH = 120
 UNITS = (("GiB", GIB), ("MiB", MIB), ("KiB", KIB))
 SECTIONS = {
     "socket": "The daemon",
+    "queue_url": "The queue of many hosts",
     "prefix": "The bundle",
     "account": "Identity",
     "region": "AWS",
@@ -122,7 +123,9 @@ def _toml(value: Any) -> str:
         return f'"{value // scale}{unit}"'
     if isinstance(value, str | Path):
         return f'"{value}"'
-    return "[]" if value == () else str(value)
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return str(value)
 
 
 def documents() -> dict[Path, str]:

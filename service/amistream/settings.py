@@ -15,7 +15,7 @@ import tomllib
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PositiveFloat, PositiveInt, ValidationError
 from pydantic_core import ErrorDetails
@@ -111,6 +111,21 @@ def _check_root(path: Path) -> Path:
 RootPaths = Annotated[tuple[Annotated[Path, AfterValidator(_check_root)], ...], NoDecode, BeforeValidator(_split_paths)]
 
 
+def _split_words(value: object) -> object:
+    """Take a list as a variable holds it too: `s3://a,s3://b`."""
+    return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+
+
+def _check_place(place: str) -> str:
+    if not place.startswith(("s3://", "/", "snap-")) or ".." in place.split("/"):
+        raise ValueError(f"{place!r} is none of s3://BUCKET[/KEY/PREFIX], an absolute path, snap-ID, and snap- for all")
+    return place
+
+
+Places = Annotated[tuple[Annotated[str, AfterValidator(_check_place)], ...], NoDecode, BeforeValidator(_split_words)]
+QueueKind = Literal["bundle", "convert", "verify", "migrate"]
+
+
 class Settings(BaseSettings):
     """Read-only once made. Names end in their unit: `_s` seconds; sizes are bytes and may be written `10MiB`."""
 
@@ -164,6 +179,51 @@ class Settings(BaseSettings):
     )
     log_format: LogFormat = Field(
         LogFormat.JSON, description='"json" for machines, "text" for people; one line an event, to stderr. Choice.'
+    )
+
+    # The queue.
+    queue_url: str = Field(
+        "",
+        description="URL of the Amazon SQS queue from which the daemon takes jobs, beside those of its socket, such as "
+        "https://sqs.eu-west-1.amazonaws.com/123456789012/amistream. A standard queue, with a queue of dead letters. "
+        "Empty: none. Choice.",
+    )
+    queue_jobs: PositiveInt = Field(
+        2,
+        description="Jobs of the queue that run at once; none is taken while max_jobs are running. Guess.",
+    )
+    queue_sources: Places = Field(
+        (),
+        description="Buckets and folders, snapshots and paths that messages may name as source, with everything below "
+        'them, such as ["s3://bundles/web", "snap-", "/srv/images"]; "s3://" is every bucket, "snap-" every snapshot. '
+        "Paths must lie within source_roots, too. As a variable: with commas between. Empty: nothing. Choice.",
+    )
+    queue_destinations: Places = Field(
+        (),
+        description='Buckets and folders to which messages may write, such as ["s3://bundles/web"]. As a variable: '
+        "with commas between. Empty: nothing. Choice.",
+    )
+    queue_kinds: Annotated[tuple[QueueKind, ...], NoDecode, BeforeValidator(_split_words)] = Field(
+        ("bundle", "convert", "verify", "migrate"),
+        description="Kinds of jobs that messages may start. As a variable: with commas between. Choice.",
+    )
+    queue_visibility_s: int = Field(
+        300,
+        ge=3,
+        le=3600,
+        description="Seconds for which a message is held without a word from this host, 3 to 3600. It is extended each "
+        "third of them. After a crash another host gets the job when they are over. Guess.",
+    )
+    queue_drain_s: PositiveFloat = Field(
+        100.0,
+        description="Seconds after SIGTERM in which running jobs of the queue may end; those that have not are given "
+        "back to it. Jobs of the socket are not concerned. Guess: a spot instance has 120 seconds.",
+    )
+    results: str = Field(
+        "",
+        pattern="^$|^events:.|^sns:arn:|^sqs:https?://",
+        description='Destination of a JSON document for each job of the queue that ended: "events:BUS", "sns:ARN" or '
+        '"sqs:URL". Empty: nowhere; the journal and the metrics have them. Choice.',
     )
 
     # The bundle.

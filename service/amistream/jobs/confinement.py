@@ -25,12 +25,20 @@ MEMORY = 512 * MIB
 _FALLBACK_REGION = "us-east-1"
 
 
-def check_request(request: VolumeRequest | VerifyRequest | MigrateRequest, settings: Settings) -> None:
-    """Raise `AccessDeniedError` for a request beyond the limits, `RefusedError` if there are no roots."""
+def check_request(
+    request: VolumeRequest | VerifyRequest | MigrateRequest, settings: Settings, *, needs_roots: bool = True
+) -> None:
+    """Raise `AccessDeniedError` for a request beyond the limits, `RefusedError` if there are no roots.
+
+    Without `needs_roots` only a request that names a file is refused for that, once the file is opened.
+    """
     if isinstance(request, VerifyRequest | MigrateRequest):
+        if needs_roots:
+            Roots(settings.source_roots).require("manifest")
         _check_bundle_request(request, settings)
         return
-    Roots(settings.source_roots).require("source")
+    if needs_roots:
+        Roots(settings.source_roots).require("source")
     if request.freeze:
         raise AccessDeniedError(
             "access.freeze",
@@ -58,7 +66,6 @@ def roots_of(job: Job, settings: Settings) -> Roots | None:
 
 
 def _check_bundle_request(request: VerifyRequest | MigrateRequest, settings: Settings) -> None:
-    Roots(settings.source_roots).require("manifest")
     _check_endpoint(request, settings)
     if isinstance(request, MigrateRequest):
         _check_source(request, settings)
