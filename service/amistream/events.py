@@ -240,6 +240,21 @@ class Event(_Model):
     job: JobView
 
 
+class QueueHealth(_Model):
+    """The queue from which the daemon takes jobs, and the outlet of their results."""
+
+    url: str
+    status: Literal["ok", "trouble", "stopping"] = Field(
+        description="trouble: it cannot be received from, or jobs cannot be held, or results cannot be sent; running "
+        "jobs continue as long as they can"
+    )
+    jobs: int = Field(description="jobs of the queue that run or wait here")
+    places: int = Field(description="jobs that would be taken now")
+    lease_s: float | None = Field(None, description="seconds until the first lease ends, or null without one")
+    results_waiting: int = Field(description="results that are still to be sent")
+    errors: tuple[ErrorBody, ...] = Field((), description="the present trouble")
+
+
 class Health(_Model):
     """The daemon's state and its load."""
 
@@ -249,3 +264,4 @@ class Health(_Model):
     jobs_queued: int
     uptime_s: float
     notices: tuple[str, ...] = Field((), description="damage of the journal that was found at the start")
+    queue: QueueHealth | None = Field(None, description="the queue of jobs, or null without one")

@@ -225,7 +225,14 @@ async def test_health_counts(start_daemon: StartDaemon) -> None:
         health = await daemon.ask("GET", "/v1/health")
         assert health.status == 200
         assert health.body.pop("uptime_s") >= 0
-        idle = {"status": "ok", "version": __version__, "jobs_running": 0, "jobs_queued": 0, "notices": []}
+        idle = {
+            "status": "ok",
+            "version": __version__,
+            "jobs_running": 0,
+            "jobs_queued": 0,
+            "notices": [],
+            "queue": None,
+        }
         assert health.body == idle
 
 

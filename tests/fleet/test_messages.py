@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amistream.errors import MessageError, NewerMessageError
@@ -175,6 +175,7 @@ def test_any_field(field: str, value: object) -> None:
         assert read_message(write_message(found)) == found
 
 
+@settings(max_examples=40)
 @given(
     kind=st.sampled_from(JobKind),
     fields=st.dictionaries(st.text(max_size=10) | st.sampled_from(sorted(BUNDLE)), json_values),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from amistream.errors import AccessDeniedError
+from amistream.events import JobKind
 from amistream.fleet.permissions import check_message_request, is_listed
 from amistream.request import parse_request
 from amistream.settings import Settings
@@ -15,6 +16,13 @@ from amistream.settings import Settings
 BUNDLE: dict[str, Any] = {"source": "/srv/images/web.img", "destinations": ["s3://bundles/web"]}
 VERIFY: dict[str, Any] = {"kind": "verify", "manifest": "s3://bundles/web/image.manifest.xml"}
 CONVERT: dict[str, Any] = {"kind": "convert", "source": "snap-12345678", "ami_name": "web"}
+MIGRATE: dict[str, Any] = {
+    "kind": "migrate",
+    "manifest": "s3://bundles/web/image.manifest.xml",
+    "destinations": ["s3://copies/web"],
+    "region": "eu-west-1",
+    "private_key": "/srv/images/pk.pem",
+}
 ALL: dict[str, Any] = {
     "queue_sources": ("s3://", "/", "snap-"),
     "queue_destinations": ("s3://", "/"),
@@ -28,7 +36,7 @@ def refusal(request: dict[str, Any], **settings: Any) -> AccessDeniedError:
     return caught.value
 
 
-@pytest.mark.parametrize("request_fields", [BUNDLE, VERIFY, CONVERT])
+@pytest.mark.parametrize("request_fields", [BUNDLE, VERIFY, CONVERT, MIGRATE])
 def test_allowed(request_fields: dict[str, Any]) -> None:
     """A request passes whose kind, source and destinations are listed."""
     check_message_request(parse_request(request_fields), Settings(**ALL))
@@ -57,6 +65,9 @@ def test_no_roots_are_needed_without_files(request_fields: dict[str, Any]) -> No
         ),
         ({**VERIFY, "endpoint_url": "http://192.0.2.1"}, ALL, "access.endpoint", "endpoint_url"),
         ({**VERIFY, "region": "cn-north-1"}, {**ALL, "region": "eu-west-1"}, "access.region", "region"),
+        ({**MIGRATE, "source_profile": "root"}, ALL, "access.profile", "source_profile"),
+        ({**MIGRATE, "source_endpoint_url": "http://192.0.2.1"}, ALL, "access.endpoint", "source_endpoint_url"),
+        (MIGRATE, {**ALL, "queue_destinations": ("s3://bundles",)}, "access.queue_destinations", "destinations"),
         ({**VERIFY, "deep": True}, ALL, "access.private_key", "private_key"),
         ({**BUNDLE, "freeze": True}, ALL, "access.freeze", "freeze"),
         ({**BUNDLE, "memory_limit": "900GiB"}, ALL, "access.too_much", "memory_limit"),
@@ -95,6 +106,11 @@ def test_refused(request_fields: dict[str, Any], settings: dict[str, Any], code:
 def test_entries(address: str, entries: tuple[str, ...], listed: bool) -> None:
     """An entry allows itself and everything below it, step by step."""
     assert is_listed(address, entries) is listed
+
+
+def test_all_kinds_are_allowed_at_first() -> None:
+    """The setting knows every kind of job, and lists each by default."""
+    assert Settings().queue_kinds == tuple(JobKind)
 
 
 def test_entries_of_the_settings() -> None:

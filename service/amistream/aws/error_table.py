@@ -472,3 +472,13 @@ NEEDS = {
     "AssumeRoleWithWebIdentity": "sts:AssumeRoleWithWebIdentity",
 }
 """The IAM actions of each operation. Uploads need s3:PutObjectAcl too, because each object gets an ACL."""
+
+
+def is_transient(code: str) -> bool:
+    """True if a repeat may help after an error that is shown under this code, such as `aws.SlowDown`."""
+    return code.removeprefix("aws.") in _TRANSIENT and code.startswith("aws.")
+
+
+_TRANSIENT = frozenset(row.shown_as or code for code, row in TABLE.items() if row.transient) | {
+    f"HTTP{status}" for status in (500, 502, 503, 504)
+}

@@ -35,6 +35,7 @@ from amistream.daemon.metrics import Metrics
 from amistream.daemon.openapi import make_document
 from amistream.daemon.routes import ENDPOINTS, Handler
 from amistream.errors import AccessDeniedError, AmistreamError, NotFoundError, UsageError
+from amistream.fleet.intake import Intake
 from amistream.jobs.queue import JobQueue
 from amistream.settings import Settings
 from amistream.values import KIB
@@ -57,11 +58,15 @@ def make_app(
     examine: Examine,
     *,
     settings: Settings | None = None,
+    intake: Intake | None = None,
     max_subscribers: int = MAX_SUBSCRIBERS,
     keep_alive_s: float = KEEP_ALIVE_S,
     body_timeout_s: float = BODY_TIMEOUT_S,
 ) -> web.Application:
-    """Make the application. `examine` runs `doctor`; `settings`: the limits of confined jobs, None for the defaults."""
+    """Make the application. `examine` runs `doctor`; `settings`: the limits of confined jobs, None for the defaults.
+
+    `intake` takes jobs from a queue, if there is one.
+    """
     app = web.Application(middlewares=[_log, _answer_errors, _guard], client_max_size=MAX_BODY)
     app[POLICY] = policy
     app[CONTEXT] = Context(
@@ -69,6 +74,7 @@ def make_app(
         metrics=metrics,
         examine=examine,
         settings=settings or Settings(),
+        intake=intake,
         document=json.dumps(make_document(ENDPOINTS), indent=2).encode(),
         max_subscribers=max_subscribers,
         keep_alive_s=keep_alive_s,

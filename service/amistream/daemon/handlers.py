@@ -25,6 +25,7 @@ from amistream.daemon.access import Peer, check_queue_share
 from amistream.daemon.metrics import Metrics
 from amistream.errors import AccessDeniedError, AmistreamError, BusyError, ConflictError, UsageError
 from amistream.events import ErrorBody, ErrorResponse, Health, State
+from amistream.fleet.intake import Intake
 from amistream.jobs.confinement import check_request
 from amistream.jobs.job import Job
 from amistream.jobs.queue import JobQueue
@@ -76,6 +77,7 @@ class Context:
     examine: Examine
     document: bytes
     max_subscribers: int
+    intake: Intake | None = None
     keep_alive_s: float = KEEP_ALIVE_S
     body_timeout_s: float = BODY_TIMEOUT_S
     followers: int = 0
@@ -203,6 +205,7 @@ async def show_health(request: web.Request) -> web.StreamResponse:
             jobs_queued=queued,
             uptime_s=round(time.monotonic() - context.started, 3),
             notices=context.queue.notices,
+            queue=context.intake.health() if context.intake is not None else None,
         )
     )
 
@@ -213,7 +216,9 @@ async def show_document(request: web.Request) -> web.StreamResponse:
 
 async def show_metrics(request: web.Request) -> web.StreamResponse:
     context = request.app[CONTEXT]
-    return web.Response(body=context.metrics.text(context.queue), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+    return web.Response(
+        body=context.metrics.text(context.queue, context.intake), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4}
+    )
 
 
 async def _stream(response: web.StreamResponse, job: Job, after: int, keep_alive_s: float) -> None:

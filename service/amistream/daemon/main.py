@@ -15,6 +15,7 @@ import socket
 import stat
 import sys
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import structlog
@@ -30,6 +31,8 @@ from amistream.daemon.listener import find_group, listening
 from amistream.daemon.metrics import Metrics
 from amistream.daemon.notify import notify
 from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, AmistreamError, UsageError
+from amistream.fleet.intake import Intake
+from amistream.fleet.opening import taking_jobs
 from amistream.jobs.queue import JobQueue, open_queue
 from amistream.process import close_stdin, keep_secrets_in, make_files_private, settle_memory
 from amistream.request import CheckRequest, ConvertCheckRequest
@@ -58,7 +61,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Started in a terminal it would ask there for an MFA code, and serve nobody meanwhile.
     close_stdin()
     try:
-        settings = load(options.config, socket=options.socket, state_dir=options.state_dir)
+        settings = load(
+            options.config,
+            socket=options.socket,
+            state_dir=options.state_dir,
+            queue_url=options.queue,
+            queue_jobs=options.queue_jobs,
+        )
         log.configure(settings.log_level, settings.log_format)
         group = find_group(settings.socket_group)
         _make_state_dir(settings.state_dir)
@@ -87,14 +96,45 @@ async def serve(settings: Settings, listener: socket.socket, policy: AccessPolic
         await queue.recover(resume=settings.resume_on_start)
         if unfinished := [job.id for job in queue.jobs() if job.resumable]:
             LOG.warning("daemon.unfinished", jobs=unfinished, hint="amistream resume ID, or amistream clean")
-        async with serving(make_app(queue, metrics, policy, examine, settings=settings), listener):
+        async with AsyncExitStack() as stack:
+            status = Status(f"amistream {__version__} on {address}")
+            intake = None
+            if settings.queue_url:
+                taking = taking_jobs(settings, aws, queue, lambda: status.tell(intake), hurry=signals.second)
+                intake = await stack.enter_async_context(taking)
+            app = make_app(queue, metrics, policy, examine, settings=settings, intake=intake)
+            await stack.enter_async_context(serving(app, listener))
             LOG.info("daemon.ready", socket=address, version=__version__, pid=os.getpid())
-            notify("READY=1", f"STATUS=amistream {__version__} on {address}")
+            status.tell(intake, "READY=1")
             await signals.first.wait()
             LOG.info("daemon.stopping", on_stop=settings.on_stop.value)
             notify("STOPPING=1", "STATUS=waiting for the jobs to end")
+            if intake is not None:
+                intake.stop()
             await drain(queue, settings.on_stop, hurry=signals.second)
     LOG.info("daemon.stopped", socket=address, version=__version__, pid=os.getpid())
+
+
+class Status:
+    """The daemon's line in `systemctl status`, sent when it changes; silent once the daemon stops."""
+
+    def __init__(self, about: str) -> None:
+        self._about = about
+        self._told = ""
+
+    def tell(self, intake: Intake | None, *also: str) -> None:
+        """Send the line, if it is another one than before, or anything else is to be sent with it."""
+        text = self._about
+        if intake is not None:
+            health = intake.health()
+            if health.status == "stopping":
+                return
+            jobs = f"{health.jobs} {'job' if health.jobs == 1 else 'jobs'} of the queue"
+            trouble = "".join(f"; {error.message}" for error in health.errors)
+            text = f"{self._about}; {jobs}{trouble}"
+        if also or text != self._told:
+            self._told = text
+            notify(*also, f"STATUS={text}")
 
 
 class StopSignals:
@@ -167,6 +207,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--socket", type=Path, metavar="PATH", help="Unix socket of the API (overrides the settings)")
     parser.add_argument(
         "--state-dir", type=Path, metavar="DIR", help="state directory, mode 0700 (overrides the settings)"
+    )
+    parser.add_argument(
+        "--queue", metavar="URL", help="SQS queue that jobs are taken from, too (overrides the settings)"
+    )
+    parser.add_argument(
+        "--queue-jobs", type=int, metavar="N", help="jobs of the queue at once (overrides the settings)"
     )
     parser.add_argument("--version", action="version", version=f"amistreamd {__version__}")
     return parser

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, ge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from amistream.events import BundleResult, ConversionResult, JobKind, State
+from amistream.fleet.intake import Intake
 from amistream.jobs.job import Job
 from amistream.jobs.queue import JobQueue
 from amistream.ports.snapshots import BLOCK
@@ -54,8 +55,8 @@ class Metrics:
 
         return run_and_count
 
-    def text(self, queue: JobQueue) -> bytes:
-        page = _Page([*self._jobs(queue), *self._totals()])
+    def text(self, queue: JobQueue, intake: Intake | None = None) -> bytes:
+        page = _Page([*self._jobs(queue), *self._totals(), *(_of_queue(intake) if intake is not None else ())])
         return generate_latest(page) + generate_latest(self._registry)
 
     def _jobs(self, queue: JobQueue) -> Iterator[Metric]:
@@ -80,6 +81,31 @@ class Metrics:
         yield CounterMetricFamily(
             "amistream_converted_bytes", "Bytes of the blocks of finished snapshots", value=moved["converted"]
         )
+
+
+def _of_queue(intake: Intake) -> Iterator[Metric]:
+    """The queue from which the daemon takes jobs."""
+    counts, health = intake.counts, intake.health()
+    for name, about, value in (
+        ("received", "Messages received", counts.received),
+        ("redeliveries", "Messages received that had been received before", counts.redelivered),
+        ("given_back", "Messages given back to the queue", counts.given_back),
+        ("dead_letters", "Messages that failed for good", counts.dead),
+        ("leases_lost", "Jobs that stopped because their lease was not confirmed", intake.leases_lost),
+        ("failed_heartbeats", "Extensions of leases that failed", intake.failed_beats),
+    ):
+        yield CounterMetricFamily(f"amistream_queue_{name}", about, value=value)
+    results = CounterMetricFamily("amistream_queue_results", "Results of jobs of the queue", labels=["outcome"])
+    for state in (State.DONE, State.REFUSED, State.FAILED, State.CANCELLED):
+        results.add_metric([state.value], counts.results[state.value])
+    yield results
+    yield GaugeMetricFamily("amistream_queue_jobs", "Jobs of the queue that run or wait here", value=health.jobs)
+    yield GaugeMetricFamily("amistream_queue_results_waiting", "Results to be sent", value=health.results_waiting)
+    yield GaugeMetricFamily(
+        "amistream_queue_trouble", "1 while the queue or the outlet fails", value=bool(health.errors)
+    )
+    if health.lease_s is not None:
+        yield GaugeMetricFamily("amistream_queue_lease_seconds", "Until the first lease ends", value=health.lease_s)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,291 @@
+"""One message, from its receive to its end: read, permitted, submitted as a job, followed, and dealt with.
+
+The order is what keeps a job from being lost or done twice by accident. The message is in the journal before its job is
+submitted; the verdict and the result are in the journal before anybody hears of them; the result is sent before the
+message is deleted, as far as the outlet answers in time. A message that is not deleted comes again, and its job or its
+verdict is found then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol
+
+import structlog
+
+from amistream.aws.sqs import RedrivePolicy
+from amistream.errors import (
+    AmistreamError,
+    ConflictError,
+    JobError,
+    JournalError,
+    MessageError,
+    NewerMessageError,
+    StoreError,
+)
+from amistream.events import State
+from amistream.fleet.counts import Counts
+from amistream.fleet.lease import Hold, Leases, QueueLease, Terms
+from amistream.fleet.messages import Message, read_message
+from amistream.fleet.outbox import Outbox
+from amistream.fleet.outcomes import Ending, Fate, fate_of
+from amistream.fleet.pause import jittered
+from amistream.fleet.permissions import check_message_request
+from amistream.fleet.results import result_of_job, result_of_refusal
+from amistream.jobs.deliveries import HeldMessage, Notice, Verdict
+from amistream.jobs.job import Job
+from amistream.jobs.queue import JobQueue
+from amistream.settings import Settings
+
+log = structlog.get_logger()
+
+SEND_FIRST_S = 30.0
+"""Seconds that the deletion of a message waits for its result to be sent. Guess: longer than a slow answer."""
+_LONGEST_BACK_S = 900
+_MOST_DOUBLINGS = 10
+
+
+class Deletes(Protocol):
+    """The part of a queue that is needed here (`aws.sqs.Sqs`)."""
+
+    async def delete(self, handles: Sequence[str]) -> dict[str, StoreError]:
+        """Delete messages. Returns the handles that failed."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Handling:
+    """Deals with messages, any number at once. `ended` hears of each whose job has ended, or has none."""
+
+    queue: Deletes
+    jobs: JobQueue
+    leases: Leases
+    settings: Settings
+    terms: Terms
+    counts: Counts
+    outbox: Outbox | None
+    policy: RedrivePolicy = field(default_factory=RedrivePolicy)
+    ended: Callable[[QueueLease], object]
+    may_give_back: Callable[[], Awaitable[object]]
+    """Waits until a message can be given back without coming to this host again."""
+    is_stopping: bool = False
+    running: dict[str, Job] = field(default_factory=dict)
+    """The jobs under way, by the id of the message."""
+
+    async def handle(self, lease: QueueLease) -> None:
+        """Deal with a message that was received. Its lease is over afterwards. Raises nothing but a cancel."""
+        try:
+            with structlog.contextvars.bound_contextvars(message=lease.message.message_id, name=lease.name):
+                await self._handle(lease)
+        finally:
+            self.leases.drop(lease)
+
+    def stop_job(self, lease: QueueLease, cause: AmistreamError) -> None:
+        """Interrupt the job of a lease that ended, if it has begun."""
+        if (job := self.running.get(lease.message.message_id)) is not None:
+            self.jobs.interrupt(job.id, cause)
+
+    def stop_all(self) -> None:
+        """Interrupt all jobs, so that their messages are given back."""
+        for job in self.running.values():
+            cause = JobError(
+                "lease.given_back",
+                f"cannot go on with the job {job.name}: this host stops",
+                hint="its message is given back, and the next host that receives it goes on with it or begins anew",
+            )
+            self.jobs.interrupt(job.id, cause)
+
+    async def _handle(self, lease: QueueLease) -> None:
+        try:
+            held = await self.jobs.deliveries.hold(lease.message)
+            if held.verdict is not None:
+                # Dealt with in an earlier delivery, but for its deletion.
+                self.ended(lease)
+                await self._finish(lease, held.verdict, held.code, None)
+                return
+            await self._work(lease)
+        except JournalError as error:
+            log.warning("journal.failed", reason=error.message)
+            await self._give_back(lease, self._later(lease))
+        except AmistreamError as error:
+            # The queue does not answer: the message comes again.
+            log.warning("message.left", code=error.code, reason=error.message)
+        except Exception:
+            # The bug of one message must not end the others.
+            log.exception("message.bug")
+            await self._give_back(lease, self._later(lease))
+        finally:
+            self.ended(lease)
+
+    async def _work(self, lease: QueueLease) -> None:
+        label = ""
+        try:
+            message = read_message(lease.message.body)
+            label = message.label
+            check_message_request(message.request, self.settings)
+            job = await self._begin(message, lease)
+        except NewerMessageError as error:
+            log.info("message.newer", reason=error.message)
+            await self._give_back(lease, self._later(lease))
+        except _RunsHereError:
+            # The same job, sent or delivered twice. Once it is done, so is this message.
+            await self._give_back(lease, self._later(lease))
+        except AmistreamError as error:
+            await self._refuse(lease, error, label)
+        else:
+            await self._follow(lease, job, label)
+
+    async def _begin(self, message: Message, lease: QueueLease) -> Job:
+        """The job of a message: found, resumed or new. Raises `_RunsHereError` if it runs already."""
+        known = self.jobs.named(message.job)
+        if known is not None and (not known.state.ended or known.is_taken):
+            raise _RunsHereError
+        if known is not None and (known.resumable or known.state is State.DONE):
+            if known.request != message.request:
+                raise ConflictError(
+                    "job.key_reused",
+                    f"cannot take the job {message.job}: job {known.id} has the same name and another request",
+                    hint="give a new request a new name",
+                    field="job",
+                )
+            return await self.jobs.resume(known.id, lease=lease) if known.resumable else known
+        message.check_deadline(datetime.now(UTC))
+        job, _ = await self.jobs.submit(message.request, confined=True, name=message.job, lease=lease)
+        return job
+
+    async def _follow(self, lease: QueueLease, job: Job, label: str) -> None:
+        message = lease.message
+        is_ours = job.lease is lease
+        self.running[message.message_id] = job
+        try:
+            await self.jobs.deliveries.submitted(message.message_id, job.id)
+            if lease.hold is not Hold.HELD:
+                # It ended while the job was entered.
+                self.stop_job(lease, lease.loss or self._parked(lease))
+            await job.ended.wait()
+        finally:
+            del self.running[message.message_id]
+        self.ended(lease)
+        view = job.view()
+        ending = Ending(
+            state=view.state,
+            code=view.error.code if view.error else "",
+            resumable=view.resumable,
+            lease_lost=self.leases.is_over(lease),
+            is_parked=lease.hold is Hold.PARKED,
+            is_stopping=self.is_stopping,
+            is_last=self._is_last(lease),
+        )
+        if not is_ours and await self.jobs.deliveries.is_settled(job.id):
+            # Its result was entered with another message of the same job.
+            await self._settle(lease, Verdict.DELETE, "", None)
+            return
+        notice = result_of_job(message, view, host=lease.holder, label=label)
+        await self._resolve(lease, fate_of(ending), ending.code or f"job.{view.state.value}", notice)
+
+    async def _refuse(self, lease: QueueLease, error: AmistreamError, label: str) -> None:
+        ending = Ending(
+            state=State.REFUSED,
+            code=error.code,
+            lease_lost=self.leases.is_over(lease),
+            is_last=self._is_last(lease),
+        )
+        level = log.info if isinstance(error, MessageError) else log.warning
+        level("message.refused", code=error.code, reason=error.message)
+        notice = result_of_refusal(lease.message, error, host=lease.holder, label=label)
+        await self._resolve(lease, fate_of(ending), error.code, notice)
+
+    async def _resolve(self, lease: QueueLease, fate: Fate, code: str, notice: Notice) -> None:
+        match fate:
+            case Fate.DONE:
+                await self._settle(lease, Verdict.DELETE, "", notice)
+            case Fate.DEAD:
+                await self._settle(lease, Verdict.BURY, code, notice)
+            case Fate.BACK_NOW:
+                await self._give_back(lease, 0)
+            case Fate.BACK_LATER:
+                await self._give_back(lease, self._later(lease))
+            case Fate.LEFT:
+                log.warning("message.fenced", reason=lease.loss.message if lease.loss else "its lease is over")
+                await self.jobs.deliveries.forget(lease.message.message_id)
+
+    async def _settle(self, lease: QueueLease, verdict: Verdict, code: str, notice: Notice | None) -> None:
+        """Enter the verdict with the result, then act on it."""
+        sent = notice if self.outbox is not None else None
+        await self.jobs.deliveries.settle(lease.message.message_id, verdict, code, sent)
+        if notice is not None:
+            self.counts.results[notice.outcome] += 1
+        await self._finish(lease, verdict, code, sent)
+
+    async def _finish(self, lease: QueueLease, verdict: Verdict, code: str, notice: Notice | None) -> None:
+        message, records = lease.message, self.jobs.deliveries
+        if notice is not None and self.outbox is not None:
+            await self.outbox.wait_sent(notice.notice_id, min(SEND_FIRST_S, self.terms.visibility_s))
+        if verdict is Verdict.BURY:
+            await self._bury(lease, code)
+            await records.buried(message.message_id)
+        if self.leases.is_over(lease):
+            log.info("message.late", verdict=verdict.value)
+            return
+        for error in (await self.queue.delete([message.handle])).values():
+            raise error
+        await records.over(message.message_id)
+
+    async def _bury(self, lease: QueueLease, code: str) -> None:
+        self.counts.dead += 1
+        if self.policy.dead is None:
+            log.warning(
+                "message.dead", code=code, hint="the queue has no queue of dead letters: the message is deleted"
+            )
+            return
+        attributes = {
+            "code": code,
+            "host": lease.holder,
+            "job": lease.name,
+            "job_id": job.id if (job := self.jobs.named(lease.name)) is not None else "",
+            "attempt": str(lease.attempt),
+        }
+        for error in (await self.policy.dead.send([lease.message.body], attributes)).values():
+            raise error
+
+    async def _give_back(self, lease: QueueLease, after_s: int) -> None:
+        await self.may_give_back()
+        if self.leases.is_over(lease):
+            return
+        try:
+            await self.leases.give_back(lease, after_s)
+            self.counts.given_back += 1
+            await self.jobs.deliveries.forget(lease.message.message_id)
+        except AmistreamError as error:
+            # It comes again when its lease ends.
+            log.warning("message.not_given_back", code=error.code, reason=error.message)
+
+    def _later(self, lease: QueueLease) -> int:
+        """Seconds after which a message is handed out again: more with each receive."""
+        first_s = self.terms.visibility_s / 10
+        most_s = min(_LONGEST_BACK_S, first_s * 2 ** min(lease.attempt - 1, _MOST_DOUBLINGS))
+        return max(1, round(jittered(most_s)))
+
+    def _is_last(self, lease: QueueLease) -> bool:
+        return self.policy.most_receives is not None and lease.attempt >= self.policy.most_receives
+
+    def _parked(self, lease: QueueLease) -> JobError:
+        return JobError("lease.parked", f"cannot go on with the job {lease.name} now: it is given back")
+
+
+class _RunsHereError(Exception):
+    """The job runs on this host for another message."""
+
+
+def read_name(body: str) -> str:
+    """The name of a message's job, '' if it has none."""
+    try:
+        return read_message(body).job
+    except MessageError as error:
+        return error.job
+
+
+def is_held(message: HeldMessage, *, boot: str, now: float, margin_s: float) -> bool:
+    """True if the lease of a process that is gone can still be confirmed."""
+    return message.boot == boot and now < message.ends_at - margin_s

@@ -1,0 +1,75 @@
+"""Starts the intake of the daemon's queue, with the queue and the outlet that the settings name."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from amistream.aws.notices import Outlet, open_outlet
+from amistream.aws.queue_address import parse_queue_url
+from amistream.aws.session import Aws
+from amistream.aws.sqs import Delivery, RedrivePolicy, Sqs, open_sqs
+from amistream.errors import StoreError
+from amistream.fleet.intake import Intake
+from amistream.flow.gather import task_group
+from amistream.jobs.queue import JobQueue
+from amistream.settings import Settings
+
+
+@asynccontextmanager
+async def taking_jobs(
+    settings: Settings, aws: Aws, jobs: JobQueue, changed: Callable[[], object], hurry: asyncio.Event
+) -> AsyncIterator[Intake]:
+    """Take jobs from the queue of the settings while the block runs. Leaving deals with every message first.
+
+    `changed` and `hurry` are those of the intake. Raises `UsageError` for a URL that is none.
+    """
+    parse_queue_url(settings.queue_url, field="queue_url")
+    holder = f"{socket.gethostname()}/{jobs.deliveries.runner}"
+
+    async def outlet() -> Outlet:
+        return await open_outlet(settings.results, aws, settings)
+
+    intake = Intake(
+        settings,
+        jobs,
+        LateQueue(settings, aws),
+        holder=holder,
+        open_outlet=outlet if settings.results else None,
+        changed=changed,
+        hurry=hurry,
+    )
+    async with task_group() as group:
+        group.create_task(intake.run(), name="intake")
+        try:
+            yield intake
+        finally:
+            intake.stop()
+
+
+class LateQueue:
+    """The queue of the settings, opened by the first request that succeeds in that: credentials may come later."""
+
+    def __init__(self, settings: Settings, aws: Aws) -> None:
+        self._settings = settings
+        self._aws = aws
+        self._opened: Sqs | None = None
+
+    async def receive(self, most: int, wait_s: int, visibility_s: int) -> list[Delivery]:
+        return await (await self._queue()).receive(most, wait_s, visibility_s)
+
+    async def extend(self, handles: Sequence[str], seconds: int) -> dict[str, StoreError]:
+        return await (await self._queue()).extend(handles, seconds)
+
+    async def delete(self, handles: Sequence[str]) -> dict[str, StoreError]:
+        return await (await self._queue()).delete(handles)
+
+    async def redrive_policy(self) -> RedrivePolicy:
+        return await (await self._queue()).redrive_policy()
+
+    async def _queue(self) -> Sqs:
+        if self._opened is None:
+            self._opened = await open_sqs(self._aws, self._settings.queue_url, self._settings, named="queue_url")
+        return self._opened

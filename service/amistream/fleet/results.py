@@ -1,0 +1,79 @@
+"""The results of jobs from the queue: one JSON document for each end, as `results` receives it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from amistream.errors import AmistreamError
+from amistream.events import ErrorBody, JobKind, JobResult, JobView, State
+from amistream.jobs.deliveries import HeldMessage, Notice
+from amistream.values import KIB
+
+MOST_BYTES = 200 * KIB
+"""A document that is larger is sent without the job's own result. The outlets take 256 KiB with all that they add."""
+
+
+class ResultModel(BaseModel):
+    """The end of a job from the queue. The same result may arrive twice, and has the same `id` then."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    v: int = Field(1, description="version of this form")
+    id: str = Field(description="the message's id and the attempt")
+    job: str = Field(description="name of the job; empty for a message that has none")
+    kind: JobKind | None = None
+    label: str = ""
+    outcome: State = Field(description="done, refused, failed or cancelled")
+    code: str = Field("", description="of the error; empty when done")
+    host: str = Field(description="host and process that ended it")
+    attempt: int = Field(description="receives of the message so far, this one included")
+    job_id: str = Field("", description="id of the job on that host; empty when it was refused unread")
+    queue: str
+    sent_at: datetime = Field(description="when the message was sent")
+    started_at: datetime | None = None
+    ended_at: datetime
+    result: JobResult | None = Field(None, description="as in GET /v1/jobs/{id}")
+    result_left_out: bool = Field(False, description="the result is too large to be sent; the host has it")
+    error: ErrorBody | None = None
+
+
+def result_of_job(message: HeldMessage, view: JobView, *, host: str, label: str) -> Notice:
+    """The result of a job that ended."""
+    ended_at = view.ended_at or datetime.now(UTC)
+    about: dict[str, Any] = {
+        "kind": view.kind,
+        "label": label,
+        "code": view.error.code if view.error else "",
+        "job_id": view.id,
+        "started_at": view.started_at,
+        "result": view.result,
+        "error": view.error,
+    }
+    return _notice(message, host, view.state, ended_at, about)
+
+
+def result_of_refusal(message: HeldMessage, error: AmistreamError, *, host: str, label: str) -> Notice:
+    """The result of a message for which no job was begun."""
+    about: dict[str, Any] = {"label": label, "code": error.code, "error": ErrorBody(**error.as_dict())}
+    return _notice(message, host, State.REFUSED, datetime.now(UTC), about)
+
+
+def _notice(message: HeldMessage, host: str, outcome: State, ended_at: datetime, about: dict[str, Any]) -> Notice:
+    model = ResultModel(
+        id=f"{message.message_id}#{message.attempt}",
+        job=message.name,
+        outcome=outcome,
+        host=host,
+        attempt=message.attempt,
+        queue=message.queue,
+        sent_at=datetime.fromtimestamp(message.sent_at, UTC),
+        ended_at=ended_at,
+        **about,
+    )
+    document = model.model_dump_json()
+    if len(document.encode()) > MOST_BYTES:
+        document = model.model_copy(update={"result": None, "result_left_out": True}).model_dump_json()
+    return Notice(notice_id=model.id, outcome=outcome.value, document=document)

@@ -1,0 +1,183 @@
+"""Real daemons on one real queue: results, dead letters, a host that sleeps past its lease, one that is stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from bundles.made import older_bundle, put_files
+from support.daemons import running_daemon
+from support.fleet_queues import Queues, open_queues
+from support.proxy import Fault, PauseRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from conftest import MakeBucket, MakeProxy
+    from support.daemons import Daemon
+    from support.endpoints import Endpoint
+    from support.keys import KeyRing
+    from support.proxy import FaultProxy
+
+SIZES = [3000, 3000, 100]
+
+
+@pytest.fixture
+def queues(ministack: Endpoint) -> Iterator[Queues]:
+    with open_queues(ministack) as made:
+        yield made
+
+
+@pytest.fixture
+def proxy(make_proxy: MakeProxy, ministack: Endpoint) -> FaultProxy:
+    return make_proxy(ministack)
+
+
+@pytest.fixture
+def manifest(ministack: Endpoint, make_bucket: MakeBucket, key_ring: KeyRing, tmp_path: Path) -> str:
+    """The address of a bundle of three parts in a bucket."""
+    made = older_bundle(tmp_path / "old", key_ring, SIZES)
+    bucket = make_bucket(ministack)
+    put_files(ministack, bucket, made.parent)
+    return f"s3://{bucket}/{made.name}"
+
+
+def held_part(proxy: FaultProxy) -> Fault:
+    """Hold every look at the second part."""
+    fault = Fault(action=PauseRequest(), method="HEAD", path=".*part.1", times=None)
+    proxy.add(fault)
+    return fault
+
+
+def folder(tmp_path: Path, name: str) -> Path:
+    made = tmp_path / name
+    made.mkdir()
+    return made
+
+
+def health(daemon: Daemon) -> dict[str, Any]:
+    found: dict[str, Any] = daemon.curl("/v1/health")[1]["queue"]
+    return found
+
+
+def metric(daemon: Daemon, name: str) -> float:
+    text = daemon.curl("/metrics")[1]
+    return float(next(line.split()[-1] for line in text.splitlines() if line.startswith(f"amistream_queue_{name} ")))
+
+
+def test_jobs_of_a_queue(queues: Queues, manifest: str, ministack: Endpoint, tmp_path: Path) -> None:
+    """A job has a result, and what cannot be a job has one too, and is a dead letter with its code."""
+    queues.send("web", "verify", manifest=manifest)
+    queues.send("foreign", "verify", manifest="/etc/shadow")
+    queues.send_text("poison")
+    with running_daemon(tmp_path, ministack, **queues.settings()) as daemon:
+        results = {result["job"]: result for result in queues.wait_results(3)}
+        assert {job: (result["outcome"], result["code"]) for job, result in results.items()} == {
+            "web": ("done", ""),
+            "foreign": ("refused", "manifest.directory"),
+            "": ("refused", "message.malformed"),
+        }
+        assert results["web"]["result"]["parts"] == len(SIZES)
+        assert daemon.job(results["web"]["job_id"])["state"] == "done"
+        assert (health(daemon)["status"], health(daemon)["url"]) == ("ok", queues.jobs)
+        assert metric(daemon, "received_total") == 3
+    assert queues.left() == 0
+    letters = queues.letters()
+    assert {each["code"] for each in letters} == {"manifest.directory", "message.malformed"}
+    assert {each["body"] for each in letters} >= {"poison"}
+
+
+def test_a_host_that_sleeps_past_its_lease(
+    queues: Queues, manifest: str, proxy: FaultProxy, ministack: Endpoint, tmp_path: Path
+) -> None:
+    """A suspended host that wakes up finds its job given to another: it sends no result and deletes no message."""
+    fault = held_part(proxy)
+    settings = queues.settings(queue_visibility_s=3)
+    with running_daemon(folder(tmp_path, "a"), ministack, **{**settings, "endpoint_url": proxy.url}) as zombie:
+        queues.send("web", "verify", manifest=manifest)
+        proxy.wait_hit(fault)
+        assert health(zombie)["jobs"] == 1
+        os.kill(zombie.process.pid, signal.SIGSTOP)
+        try:
+            with running_daemon(folder(tmp_path, "b"), ministack, **settings):
+                (result,) = queues.wait_results(1)
+        finally:
+            os.kill(zombie.process.pid, signal.SIGCONT)
+        assert (result["outcome"], result["attempt"]) == ("done", 2)
+        (job,) = zombie.curl("/v1/jobs")[1]["jobs"]
+        ended = zombie.wait_ended(job["id"])
+        assert (ended["state"], ended["error"]["code"]) == ("interrupted", "lease.lost")
+        assert metric(zombie, "leases_lost_total") == 1
+    assert queues.take_results() == []
+    assert queues.letters() == []
+    assert queues.left() == 0
+
+
+def test_a_stopped_host_gives_its_jobs_back(
+    queues: Queues, manifest: str, proxy: FaultProxy, ministack: Endpoint, tmp_path: Path
+) -> None:
+    """SIGTERM with `on_stop = interrupt` gives a running job back at once, and the next host does it."""
+    fault = held_part(proxy)
+    settings = queues.settings(on_stop="interrupt")
+    with running_daemon(folder(tmp_path, "a"), ministack, **{**settings, "endpoint_url": proxy.url}):
+        queues.send("web", "verify", manifest=manifest)
+        proxy.wait_hit(fault)
+    with running_daemon(folder(tmp_path, "b"), ministack, **settings):
+        (result,) = queues.wait_results(1)
+        assert (result["outcome"], result["attempt"]) == ("done", 2)
+    assert queues.left() == 0
+
+
+def test_a_killed_daemon_goes_on(
+    queues: Queues, manifest: str, proxy: FaultProxy, ministack: Endpoint, tmp_path: Path
+) -> None:
+    """The next daemon on the host continues with the message that the killed one held, in the same attempt."""
+    fault = held_part(proxy)
+    settings = queues.settings(endpoint_url=proxy.url, queue_visibility_s=30)
+    with running_daemon(tmp_path, ministack, **settings) as daemon:
+        queues.send("web", "verify", manifest=manifest)
+        proxy.wait_hit(fault)
+        os.kill(daemon.process.pid, signal.SIGKILL)
+    daemon.socket.unlink()
+    proxy.let_go(fault)
+    with running_daemon(tmp_path, ministack, **settings) as daemon:
+        (result,) = queues.wait_results(1)
+        assert (result["outcome"], result["attempt"]) == ("done", 1)
+        assert metric(daemon, "received_total") == 0
+        os.kill(daemon.process.pid, signal.SIGTERM)
+    assert queues.left() == 0
+
+
+def test_a_queue_that_is_deleted(
+    queues: Queues, manifest: str, proxy: FaultProxy, ministack: Endpoint, tmp_path: Path
+) -> None:
+    """The daemon goes on with its jobs and serves its socket; health has the reason."""
+    fault = held_part(proxy)
+    url = queues.jobs.replace(ministack.url, proxy.url)
+    settings = queues.settings(endpoint_url=proxy.url, queue_url=url, queue_visibility_s=300)
+    with (
+        running_daemon(tmp_path, ministack, **settings) as daemon,
+        ministack.blocking_client("sqs") as sqs,
+    ):
+        queues.send("web", "verify", manifest=manifest)
+        proxy.wait_hit(fault)
+        sqs.delete_queue(QueueUrl=queues.jobs)
+        # Else it notices at the end of its poll.
+        proxy.hang_up()
+        daemon.process.wait_ready(
+            lambda: "aws.QueueDoesNotExist" in {each["code"] for each in health(daemon)["errors"]}
+        )
+        assert health(daemon)["status"] == "trouble"
+        assert health(daemon)["jobs"] == 1
+        own = daemon.submit(kind="verify", manifest=manifest)
+        proxy.let_go(fault)
+        assert daemon.wait_ended(own)["state"] == "done"
+        (result,) = queues.wait_results(1)
+        assert (result["job"], result["outcome"]) == ("web", "done")
+        sqs.create_queue(QueueName=queues.jobs.rpartition("/")[2])
+        # The second signal, at the end, cuts its poll off.
+        os.kill(daemon.process.pid, signal.SIGTERM)

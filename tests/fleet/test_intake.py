@@ -1,0 +1,448 @@
+"""The intake: what it takes, what becomes of each message, and what it says when the queue is in trouble."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from amistream.errors import DeniedError, StalledError, StoreError
+from amistream.events import State
+from amistream.fleet.lease import Terms
+from amistream.settings import OnStop
+from fleet.memory_queue import put_forward
+from fleet.rig import URL, has_ended, message, running
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+AWAY = StalledError("store.stalled", "cannot reach the queue", transient=True)
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def test_done(tmp_path: Path) -> None:
+    """A job that is done has a result, and its message is deleted."""
+    async with running(tmp_path) as rig:
+        message_id = rig.send("web", label="nightly")
+        job = await rig.begun()
+        assert (job.name, job.confined, job.user) == ("web", True, None)
+        assert rig.intake.health().jobs == 1
+        await rig.hands.end(job)
+        await rig.settle()
+        (result,) = rig.results
+        assert result["sent_as"] == (f"{message_id}#1", "done")
+        assert {name: result[name] for name in ("job", "label", "outcome", "code", "host", "attempt", "job_id")} == {
+            "job": "web",
+            "label": "nightly",
+            "outcome": "done",
+            "code": "",
+            "host": "host-a/1",
+            "attempt": 1,
+            "job_id": job.id,
+        }
+        assert (result["queue"], result["kind"]) == (URL, "bundle")
+        assert rig.queue.waiting == {}
+        assert rig.dead.waiting == {}
+        assert rig.intake.health().jobs == 0
+        # One to receive and one to delete, besides the first look at the policy and the next poll.
+        assert rig.queue.calls["delete"] == 1
+        assert rig.queue.calls["extend"] == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "job"),
+    [
+        ("not JSON", "message.malformed", ""),
+        (message("web", extra=1), "message.malformed", "web"),
+        (message("web", request={"source": "/volumes/a"}), "request.invalid", "web"),
+        (message("web", deadline="2020-01-01T00:00:00Z"), "message.deadline", "web"),
+        (
+            message("web", request={"source": "/etc/shadow", "destinations": ["/bundles/a"]}),
+            "access.queue_sources",
+            "web",
+        ),
+    ],
+)
+async def test_refused_unread(body: str, code: str, job: str, tmp_path: Path) -> None:
+    """A message that cannot become a job has a result with the code, and is a dead letter with it."""
+    async with running(tmp_path) as rig:
+        rig.queue.put(body)
+        await rig.queue.wait_until(lambda: not rig.queue.waiting)
+        await rig.settle()
+        (result,) = rig.results
+        assert (result["outcome"], result["code"], result["job"], result["job_id"]) == ("refused", code, job, "")
+        assert result["error"]["message"].startswith("cannot ")
+        (letter,) = rig.dead.waiting.values()
+        assert (letter.body, letter.attributes["code"], letter.attributes["job"]) == (body, code, job)
+        assert rig.jobs.jobs() == []
+
+
+async def test_a_newer_version_is_left_to_others(tmp_path: Path) -> None:
+    """A message of a later version is given back, without a result, for a host that knows it."""
+    async with running(tmp_path) as rig:
+        message_id = rig.send(v=2)
+        await rig.queue.wait_until(lambda: rig.intake.counts.given_back == 1)
+        assert message_id in rig.queue.waiting
+        assert rig.queue.waiting[message_id].visible_at > now() + 10
+        assert rig.results == []
+        assert rig.dead.waiting == {}
+
+
+async def test_a_cancelled_job(tmp_path: Path) -> None:
+    """A job that somebody cancels on the host is over: result, dead letter with the job's id."""
+    async with running(tmp_path) as rig:
+        job = await rig.begin()
+        await rig.jobs.cancel(job.id)
+        await rig.queue.wait_until(lambda: not rig.queue.waiting)
+        await rig.settle()
+        assert rig.results[0]["outcome"] == "cancelled"
+        (letter,) = rig.dead.waiting.values()
+        assert (letter.attributes["job_id"], letter.attributes["host"]) == (job.id, "host-a/1")
+        assert rig.intake.counts.dead == 1
+
+
+async def test_a_resumable_failure(tmp_path: Path) -> None:
+    """A job that failed and kept its parts is given back, and goes on at its next receive under a new lease."""
+    async with running(tmp_path) as rig:
+        job = await rig.begin()
+        await rig.hands.end(job, State.FAILED)
+        await rig.queue.wait_until(lambda: rig.intake.counts.given_back == 1)
+        assert rig.results == []
+        await rig.pass_time(35)
+        again = await rig.begun()
+        assert (again.id, again.ran_before) == (job.id, True)
+        assert again.lease is not None
+        assert again.lease.attempt == 2
+        assert rig.intake.counts.redelivered == 1
+        await rig.hands.end(again)
+        await rig.settle()
+        assert [(result["outcome"], result["attempt"]) for result in rig.results] == [("done", 2)]
+        assert rig.queue.waiting == {}
+
+
+async def test_the_last_receive(tmp_path: Path) -> None:
+    """A failure at the last receive is a result and a dead letter with its code: the queue itself would tell nobody."""
+    async with running(tmp_path, most_receives=1) as rig:
+        job = await rig.begin()
+        await rig.hands.end(job, State.FAILED)
+        await rig.queue.wait_until(lambda: not rig.queue.waiting)
+        await rig.settle()
+        assert rig.results[0]["outcome"] == "failed"
+        (letter,) = rig.dead.waiting.values()
+        assert letter.attributes["code"] == "job.failed"
+
+
+async def test_a_lost_lease(tmp_path: Path) -> None:
+    """A job whose lease is not confirmed is interrupted; its message is neither deleted nor given back."""
+    async with running(tmp_path) as rig:
+        job = await rig.begin()
+        rig.queue.faults["extend"] = AWAY
+        await rig.pass_time(272)
+        assert await has_ended(job) is State.INTERRUPTED
+        await rig.settle()
+        assert rig.intake.leases_lost == 1
+        assert (rig.results, rig.queue.calls["delete"], rig.queue.calls["give_back"]) == ([], 0, 0)
+        # When it comes again, here, the job goes on.
+        del rig.queue.faults["extend"]
+        await rig.pass_time(60)
+        again = await rig.begun()
+        assert (again.id, again.lease is not job.lease) == (job.id, True)
+        await rig.hands.end(again)
+        await rig.settle()
+        assert [result["attempt"] for result in rig.results] == [2]
+
+
+async def test_parked(tmp_path: Path) -> None:
+    """A job that the queue lets nobody hold any longer is given back at once, and goes on."""
+    async with running(tmp_path, terms=Terms(visibility_s=300, park_after_s=120)) as rig:
+        job = await rig.begin()
+        await rig.pass_time(122)
+        assert await has_ended(job) is State.INTERRUPTED
+        again = await rig.begun()
+        assert again.id == job.id
+        assert rig.intake.counts.given_back == 1
+        assert rig.intake.leases_lost == 0
+        await rig.hands.end(again)
+        await rig.settle()
+
+
+async def test_places(tmp_path: Path) -> None:
+    """No more messages are received than jobs can begin, however many wait."""
+    async with running(tmp_path, queue_jobs=2, max_jobs=2) as rig:
+        for number in range(4):
+            rig.send(f"job-{number}")
+        first, second = await rig.begun(), await rig.begun()
+        await rig.turn()
+        assert sum(each.receives for each in rig.queue.waiting.values()) == 2
+        assert rig.intake.health().places == 0
+        await rig.hands.end(first)
+        third = await rig.begun()
+        assert third.name == "job-2"
+        for job in (second, third):
+            await rig.hands.end(job)
+        await rig.hands.end(await rig.begun())
+        await rig.settle()
+        assert sorted(result["job"] for result in rig.results) == [f"job-{number}" for number in range(4)]
+        assert all(each <= 2 for call, each in rig.queue.asked if call == "receive" and isinstance(each, int))
+
+
+async def test_jobs_of_the_socket_come_first(tmp_path: Path) -> None:
+    """While jobs of the socket take all places no message is received."""
+    async with running(tmp_path, max_jobs=1) as rig:
+        own = await rig.begin("first")
+        rig.send("second")
+        await rig.pass_time(5)
+        assert rig.queue.waiting["m2"].receives == 0
+        await rig.hands.end(own)
+        await rig.pass_time(3)
+        await rig.hands.end(await rig.begun())
+
+
+async def test_the_same_job_twice(tmp_path: Path) -> None:
+    """A second message of a running job waits, and of a job that is done is deleted without a second result."""
+    async with running(tmp_path) as rig:
+        job = await rig.begin("web")
+        rig.send("web")
+        await rig.queue.wait_until(lambda: rig.intake.counts.given_back == 1)
+        await rig.hands.end(job)
+        await rig.queue.wait_until(lambda: len(rig.queue.waiting) == 1)
+        await rig.pass_time(40)
+        await rig.queue.wait_until(lambda: not rig.queue.waiting)
+        await rig.settle()
+        assert [result["job"] for result in rig.results] == ["web"]
+        assert rig.hands.calls == [("run", job.id)]
+
+
+async def test_a_name_with_another_request(tmp_path: Path) -> None:
+    """A name that was used for another request is refused."""
+    async with running(tmp_path) as rig:
+        await rig.hands.end(await rig.begin("web"))
+        await rig.settle()
+        rig.queue.put(message("web", request={"source": "/volumes/other", "destinations": ["/bundles/other"]}))
+        await rig.queue.wait_until(lambda: len(rig.results) == 2)
+        assert rig.results[1]["code"] == "job.key_reused"
+        await rig.settle()
+
+
+async def test_a_dead_letter_that_is_sent_again(tmp_path: Path) -> None:
+    """A job that was refused or cancelled begins anew when its message is sent once more."""
+    async with running(tmp_path) as rig:
+        job = await rig.begin("web")
+        await rig.jobs.cancel(job.id)
+        await rig.queue.wait_until(lambda: bool(rig.results))
+        await rig.settle()
+        again = await rig.begin("web")
+        assert again.id != job.id
+        await rig.hands.end(again)
+        await rig.settle()
+        assert [result["outcome"] for result in rig.results] == ["cancelled", "done"]
+        assert len({result["id"] for result in rig.results}) == 2
+
+
+@pytest.mark.parametrize("fault", ["delete", "send"])
+async def test_a_queue_that_fails_at_the_end(fault: str, tmp_path: Path) -> None:
+    """A message that cannot be deleted, or be a dead letter, comes again, and there is no second result."""
+    async with running(tmp_path) as rig:
+        failing = rig.queue if fault == "delete" else rig.dead
+        failing.faults[fault] = AWAY
+        job = await rig.begin("web")
+        await rig.jobs.cancel(job.id)
+        await rig.queue.wait_until(lambda: failing.calls[fault] == 1)
+        await rig.settle()
+        assert len(rig.queue.waiting) == 1
+        del failing.faults[fault]
+        await rig.pass_time(310)
+        await rig.queue.wait_until(lambda: not rig.queue.waiting)
+        await rig.settle()
+        assert [result["outcome"] for result in rig.results] == ["cancelled"]
+        assert len(rig.dead.waiting) == 1
+        assert len(rig.hands.calls) == 1
+
+
+async def test_trouble(tmp_path: Path) -> None:
+    """While the queue does not answer, jobs go on, and health has the reason; then all goes on."""
+    async with running(tmp_path) as rig:
+        job = await rig.begin("web")
+        denied = DeniedError("aws.AccessDenied", "cannot receive: access is denied", hint="allow sqs:ReceiveMessage")
+        rig.queue.faults["receive"] = denied
+        await rig.pass_time(45)
+        health = rig.intake.health()
+        assert (health.status, [error.code for error in health.errors]) == ("trouble", ["aws.AccessDenied"])
+        assert (health.jobs, job.state.ended) == (1, False)
+        failed = rig.queue.calls["receive"]
+        await rig.pass_time(300)
+        assert rig.queue.calls["receive"] - failed < 15
+        del rig.queue.faults["receive"]
+        await rig.pass_time(61)
+        assert rig.intake.health().status == "ok"
+        await rig.hands.end(job)
+        await rig.settle()
+        assert [result["outcome"] for result in rig.results] == ["done"]
+
+
+async def test_results_cannot_be_sent(tmp_path: Path) -> None:
+    """A result that is not taken waits in the journal; the message is deleted, and health has the reason."""
+    async with running(tmp_path) as rig:
+        rig.sink.fault = StoreError("aws.EventBusDoesNotExist", "cannot send the result")
+        job = await rig.begin("web")
+        await rig.hands.end(job)
+        await rig.queue.wait_until(lambda: rig.intake.health().status == "trouble")
+        await rig.pass_time(32)
+        await rig.settle()
+        assert rig.queue.waiting == {}
+        health = rig.intake.health()
+        assert (health.status, health.results_waiting) == ("trouble", 1)
+        rig.sink.fault = None
+        await rig.pass_time(62)
+        await rig.queue.wait_until(lambda: rig.intake.health().results_waiting == 0)
+        assert [result["job"] for result in rig.results] == ["web"]
+        assert rig.intake.health().status == "ok"
+
+
+async def test_no_outlet(tmp_path: Path) -> None:
+    """Without `results` the message is deleted all the same, and the counts have the result."""
+    async with running(tmp_path, results=False) as rig:
+        await rig.hands.end(await rig.begin("web"))
+        await rig.settle()
+        assert (rig.queue.waiting, rig.results) == ({}, [])
+        assert rig.intake.counts.results == {"done": 1}
+        assert await rig.journal.deliveries.count_unsent() == 0
+
+
+async def test_an_idle_host(tmp_path: Path) -> None:
+    """An idle host asks less than 200 times an hour."""
+    async with running(tmp_path) as rig:
+        await rig.queue.wait_call("receive")
+        before = rig.queue.calls.total()
+        await rig.pass_time(3600)
+        assert 150 < rig.queue.calls.total() - before < 200
+
+
+async def test_stopping(tmp_path: Path) -> None:
+    """After a stop what the last poll brings is given back, and interrupted jobs once that poll is over."""
+    async with running(tmp_path) as rig:
+        job = await rig.begin("web")
+        await rig.queue.wait_call("receive", 2)
+        rig.intake.stop()
+        assert rig.intake.health().status == "stopping"
+        await rig.jobs.drain(OnStop.INTERRUPT)
+        assert await has_ended(job) is State.INTERRUPTED
+        await rig.turn()
+        assert rig.queue.calls["give_back"] == 0
+        rig.send("late")
+        await rig.running
+        assert [each.visible_at <= now() for each in rig.queue.waiting.values()] == [True, True]
+        assert [each.receives for each in rig.queue.waiting.values()] == [1, 1]
+        assert (rig.queue.calls["receive"], rig.results) == (2, [])
+
+
+async def test_a_hurried_stop(tmp_path: Path) -> None:
+    """A second signal cuts the last poll off, and interrupts the jobs."""
+    async with running(tmp_path) as rig:
+        job = await rig.begin("web")
+        rig.intake.stop()
+        await rig.turn()
+        assert not job.state.ended
+        rig.hurry.set()
+        await rig.running
+        assert await has_ended(job) is State.INTERRUPTED
+        assert rig.queue.waiting["m1"].visible_at <= now()
+
+
+async def test_a_bounded_stop(tmp_path: Path) -> None:
+    """A job that may finish is given back once `queue_drain_s` are over, and its result is not lost before."""
+    async with running(tmp_path, queue_drain_s=60) as rig:
+        slow, quick = await rig.begin("slow"), await rig.begin("quick")
+        rig.intake.stop()
+        await rig.hands.end(quick)
+        await rig.queue.wait_until(lambda: bool(rig.results))
+        await rig.pass_time(58)
+        assert not slow.state.ended
+        assert [result["job"] for result in rig.results] == ["quick"]
+        await rig.pass_time(4)
+        assert await has_ended(slow) is State.INTERRUPTED
+        await rig.running
+        assert rig.queue.waiting["m1"].visible_at <= now()
+
+
+async def test_a_killed_process_is_followed(tmp_path: Path) -> None:
+    """The next process on the host goes on with the job while its lease can be confirmed."""
+    async with running(tmp_path, kill=True) as rig:
+        queue = rig.queue
+        job = await rig.begin("web")
+    async with running(tmp_path, queue) as rig:
+        again = await rig.begun()
+        assert again.id == job.id
+        assert again.lease is not None
+        assert again.lease.attempt == 1
+        assert queue.waiting["m1"].receives == 1
+        await rig.hands.end(again)
+        await rig.settle()
+        assert [result["attempt"] for result in rig.results] == [1]
+        assert queue.waiting == {}
+
+
+async def test_a_process_killed_long_ago(tmp_path: Path) -> None:
+    """When the lease is over the next process waits until the message comes again, and resumes the job then."""
+    async with running(tmp_path, kill=True) as rig:
+        queue = rig.queue
+        job = await rig.begin("web")
+    put_forward(299)
+    async with running(tmp_path, queue) as rig:
+        await rig.turn()
+        assert rig.hands.calls == []
+        await rig.pass_time(3)
+        again = await rig.begun()
+        assert again.id == job.id
+        assert again.lease is not None
+        assert again.lease.attempt == 2
+        await rig.hands.end(again)
+        await rig.settle()
+        assert [result["attempt"] for result in rig.results] == [2]
+
+
+async def test_killed_before_the_deletion(tmp_path: Path) -> None:
+    """A process that died with a result in the journal is followed by one that sends it and deletes the message."""
+    async with running(tmp_path, kill=True) as rig:
+        queue = rig.queue
+        queue.held["delete"] = asyncio.Event()
+        rig.sink.fault = AWAY
+        await rig.hands.end(await rig.begin("web"))
+        await queue.wait_until(lambda: rig.intake.health().status == "trouble")
+        await rig.pass_time(31)
+        await queue.wait_call("delete")
+    queue.held.clear()
+    async with running(tmp_path, queue) as rig:
+        await queue.wait_until(lambda: not queue.waiting)
+        await rig.queue.wait_until(lambda: bool(rig.results))
+        assert [(result["job"], result["outcome"]) for result in rig.results] == [("web", "done")]
+        assert rig.hands.calls == []
+
+
+async def test_every_text_is_dealt_with(tmp_path: Path) -> None:
+    """Hostile bodies of any form are dead letters with a result each, and the host goes on."""
+    bodies = [
+        "",
+        "\x00",
+        "[" * 5000,
+        json.dumps({"v": 1, "job": "../../etc", "kind": "bundle", "request": {}}),
+        json.dumps({"v": 1, "job": "a", "kind": "bundle", "request": {"source": "/proc/self/environ"}}),
+        "x" * 70_000,
+        message("b", request={"source": "/volumes/../etc/shadow", "destinations": ["/bundles/a"]}),
+        message("c", request={"kind": "verify", "manifest": "s3://b/x", "endpoint_url": "http://192.0.2.1"}),
+    ]
+    async with running(tmp_path) as rig:
+        for body in bodies:
+            rig.queue.put(body)
+        job = await rig.begin("good")
+        await rig.hands.end(job)
+        await rig.queue.wait_until(lambda: len(rig.results) == len(bodies) + 1)
+        await rig.settle()
+        assert rig.queue.waiting == {}
+        assert len(rig.dead.waiting) == len(bodies)
+        assert [result["outcome"] for result in rig.results].count("done") == 1
