@@ -114,6 +114,35 @@ async def test_the_request_of_the_sdk(token: str | None, path: str, monkeypatch:
     assert ("x-amz-security-token" in of_ours.split("SignedHeaders=")[1]) is (token is not None)
 
 
+async def test_signatures_of_another_day_and_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts after midnight, and of another snapshot, have the signatures of the SDK, too."""
+    now = dt.datetime(2026, 11, 29, 23, 59, 58)  # noqa: DTZ001 - as the SDK has it
+    monkeypatch.setattr("botocore.auth.get_current_datetime", lambda *_, **__: now)
+    keys = AccessKeys(access_key="AKIAIOSFODNN7EXAMPLE", secret_key="secret", token=None)
+    data, digest = block(0)
+    async with recording() as (recorder, url), Aws(Settings(), keys) as aws:
+        client = await aws.client("ebs", "eu-west-1", url)
+        ours = BlockRequests(client, await aws.signing_credentials("eu-west-1"))
+        for snapshot, index, later_s in ((SNAPSHOT, 1, 0), (SNAPSHOT, 20, 1), (SNAPSHOT, 3, 1), ("snap-1", 4, 1)):
+            now += dt.timedelta(seconds=later_s)
+            for call in (
+                client.put_snapshot_block(
+                    SnapshotId=snapshot,
+                    BlockIndex=index,
+                    BlockData=data,
+                    DataLength=BLOCK,
+                    Checksum=b64encode(digest).decode(),
+                    ChecksumAlgorithm="SHA256",
+                ),
+                ours.put(snapshot, index, data, digest),
+            ):
+                with pytest.raises(client.exceptions.ClientError):
+                    await call
+    for theirs, mine in zip(recorder.heads[::2], recorder.heads[1::2], strict=True):
+        assert re.findall(r"Signature=(\w{64})", mine) == re.findall(r"Signature=(\w{64})", theirs)
+    assert len({head.split("Credential=")[1].split("/")[1] for head in recorder.heads}) == 2
+
+
 async def test_signatures_hold(ebs_endpoint: EbsEndpoint) -> None:
     """The double, which checks every signature, accepts that of a put, and refuses one with another secret."""
     keys = AccessKeys(access_key=ebs_endpoint.access_key, secret_key="another", token=None)

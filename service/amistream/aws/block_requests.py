@@ -5,6 +5,8 @@ requests have the SDK's own signature (`SigV4Auth`), credentials, endpoint, HTTP
 and time-outs, and its parser for errors; only the layers in between are left out. On the wire they are what the SDK
 sends, without the two `amz-sdk-` headers, which nothing signs.
 
+Puts share a signature's text (`signed_puts`). Gets, which are fewer where they limit anything, are signed one by one.
+
 As in the SDK, the body of a put is not signed (`UNSIGNED-PAYLOAD`): the signed header has its SHA-256.
 """
 
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -25,6 +27,7 @@ from botocore.exceptions import ClientError
 from botocore.parsers import create_parser
 
 from amistream.aws.providers import GuardedCredentials
+from amistream.aws.signed_puts import SignableRequest, SignedPuts, timestamp_now
 from amistream.aws.translate import IncompleteReplyError
 from amistream.ports.snapshots import BLOCK
 from amistream.values import KIB, Buffer
@@ -45,6 +48,7 @@ class BlockRequests:
         self._http = client._endpoint.http_session  # noqa: SLF001 - nothing public gives it
         agent = client._user_agent_creator.to_string()  # noqa: SLF001 - the same
         self._always = {"User-Agent": agent}
+        self._puts: SignedPuts | None = None
         self._host: str = SigV4Auth(None, "", "").headers_to_sign(AWSRequest(url=self._url))["host"]
 
     async def put(self, snapshot_id: str, index: int, data: Buffer, digest: bytes) -> None:
@@ -54,27 +58,24 @@ class BlockRequests:
         block then, because of its SHA-256.
         """
         checksum = b64encode(digest).decode()
-        request = _Request(
-            method="PUT",
-            url=f"{self._url}/snapshots/{snapshot_id}/blocks/{index}",
-            headers={
-                **self._always,
-                "x-amz-Data-Length": str(BLOCK),
-                "x-amz-Checksum": checksum,
-                "x-amz-Checksum-Algorithm": "SHA256",
-            },
-            body=_Body(data),
-            context={"payload_signing_enabled": False},
-        )
-        headers, _ = await self._ask("PutSnapshotBlock", request)
-        if headers.get("x-amz-checksum", checksum) != checksum:
+        url, timestamp = f"{self._url}/snapshots/{snapshot_id}/blocks", timestamp_now()
+        keys = await self._keys()
+        if self._puts is None or not self._puts.good(url, keys, timestamp):
+            always = {**self._always, "x-amz-Data-Length": str(BLOCK), "x-amz-Checksum-Algorithm": "SHA256"}
+            self._puts = SignedPuts(url, always, keys, self._model.signing_name, self._region)
+            timestamp = self._puts.made_at
+        headers = self._puts.sign(index, checksum, timestamp)
+        headers["Content-Length"] = str(BLOCK)
+        answered, _ = await self._ask("PutSnapshotBlock", "PUT", f"{url}/{index}", headers, _Body(data))
+        if answered.get("x-amz-checksum", checksum) != checksum:
             raise IncompleteReplyError("has the checksum of another block")
 
     async def get(self, snapshot_id: str, index: int, token: str) -> tuple[bytes, bytes]:
         """GetSnapshotBlock: the bytes, and the SHA-256 that the answer promises."""
         url = f"{self._url}/snapshots/{snapshot_id}/blocks/{index}?blockToken={quote(token, safe='-_.~')}"
-        request = _Request(method="GET", url=url, headers=self._always.copy())
-        headers, body = await self._ask("GetSnapshotBlock", request)
+        request = SignableRequest(method="GET", url=url, headers=self._always.copy())
+        _Signer(await self._keys(), self._model.signing_name, self._region, self._host).add_auth(request)
+        headers, body = await self._ask("GetSnapshotBlock", "GET", url, request.headers)
         if len(body) != BLOCK:
             raise IncompleteReplyError(f"has a block of {len(body)} bytes")
         try:
@@ -82,20 +83,21 @@ class BlockRequests:
         except (KeyError, Base64Error):
             raise IncompleteReplyError("has no checksum") from None
 
-    async def _ask(self, operation: str, request: _Request) -> tuple[dict[str, str], bytes]:
+    async def _keys(self) -> Any:
+        return None if self._credentials is None else await self._credentials.get_frozen_credentials()
+
+    async def _ask(
+        self, operation: str, method: str, url: str, headers: Mapping[str, str], body: _Body | None = None
+    ) -> tuple[Mapping[str, str], bytes]:
         """Headers and body of the answer; raises `ClientError` for a refusal."""
-        keys = None if self._credentials is None else await self._credentials.get_frozen_credentials()
-        _Signer(keys, self._model.signing_name, self._region, self._host).add_auth(request)
-        if request.body is not None:
-            request.headers["Content-Length"] = str(len(request.body))
-        answer = await self._http.send(request)
-        body = await answer.content
-        if answer.status_code >= HTTPStatus.MULTIPLE_CHOICES:
-            raise self._refusal(operation, answer, body)
-        return answer.headers, body
+        answer, content = await self._http.ask(method, url, headers, body)
+        if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
+            raise self._refusal(operation, answer, content)
+        return answer.headers, content
 
     def _refusal(self, operation: str, answer: Any, body: bytes) -> ClientError:
-        reply = {"status_code": answer.status_code, "headers": answer.headers, "body": body, "context": {}}
+        headers = {name.lower(): value for name, value in answer.headers.items()}
+        reply = {"status_code": answer.status, "headers": headers, "body": body, "context": {}}
         parser = create_parser("rest-json")
         parsed = parser.parse(reply, self._model.operation_model(operation).output_shape)
         shape = self._model.shape_for_error_code(parsed.get("Error", {}).get("Code"))
@@ -137,19 +139,6 @@ class _Body(Payload):
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         """Give the block as text, which the library asks of all bodies."""
         return str(self._value, encoding, errors)
-
-
-@dataclass(slots=True, kw_only=True)
-class _Request:
-    """Those attributes of the SDK's requests that its signer and its HTTP session use."""
-
-    method: str
-    url: str
-    headers: dict[str, str]
-    body: _Body | None = None
-    params: dict[str, str] = field(default_factory=dict)
-    context: dict[str, Any] = field(default_factory=dict)
-    stream_output: bool = False
 
 
 class _Headers(dict[str, str]):

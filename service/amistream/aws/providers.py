@@ -131,6 +131,9 @@ class GuardedCredentials:
         self._border = border
         self._patience_s = patience_s
         self.method = border.method
+        self._given: ReadOnlyCredentials | None = None
+        """The keys as they came last; `_cleaned` are the same, checked."""
+        self._cleaned: ReadOnlyCredentials | None = None
         self.refreshes = isinstance(inner, RefreshableCredentials)
         keys = inner
         if self.refreshes:
@@ -156,10 +159,15 @@ class GuardedCredentials:
     async def get_frozen_credentials(self) -> ReadOnlyCredentials:
         """The keys to sign with now, renewed where needed. Raises `ProviderError`."""
         with self._border.guarding():
-            async with asyncio.timeout(self._patience_s):
-                frozen = await self._inner.get_frozen_credentials()
-            keys = self._border.cleaned(frozen.access_key, frozen.secret_key, frozen.token)
-            return ReadOnlyCredentials(*keys, frozen.account_id)
+            given = await (self._renewed() if self.refreshes else self._inner.get_frozen_credentials())
+            if self._cleaned is None or given != self._given:
+                keys = self._border.cleaned(given.access_key, given.secret_key, given.token)
+                self._given, self._cleaned = given, ReadOnlyCredentials(*keys, given.account_id)
+            return self._cleaned
+
+    async def _renewed(self) -> Any:
+        async with asyncio.timeout(self._patience_s):
+            return await self._inner.get_frozen_credentials()
 
     async def get_account_id(self) -> Any:
         """For the SDK, whose rules for some services' endpoints want it."""
