@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol
@@ -109,7 +109,8 @@ class Conversion:
         """`slots` shares the cores among jobs; `ledger` gets every block before it is sent; `limit` slows the puts."""
         self.plan = plan
         self.source = source
-        self.buffers = Buffers(count=conversion_buffers(workers=plan.workers, puts=plan.puts), size=BLOCK)
+        count = conversion_buffers(workers=plan.workers, puts=plan.puts)
+        self.buffers = Buffers(count=count, size=BLOCK, wake_at=BLOCKS_AT_ONCE)
         self.choose = Choose(self.buffers.give, earlier or Earlier())
         self.put = Put(
             writer,
@@ -122,13 +123,13 @@ class Conversion:
         )
         self.hashed_at: float | None = None
         """When the last block was hashed, by `perf_counter`."""
-        loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
         # Bounded by the pool: each block in it holds a buffer, or takes the place of one of an earlier pass.
         self._send, self._receive = anyio.create_memory_object_stream[DigestedBlocks](float("inf"))
         self._relay = Relay(
             _Reader(source, self.buffers),
             block_path(Digest(self.buffers.give), self.choose),
-            lambda blocks: asyncio.run_coroutine_threadsafe(self._send.send(blocks), loop).result(),
+            self._hand_over,
             block_size=0,
             release=self._release,
             slots=slots,
@@ -184,10 +185,19 @@ class Conversion:
         with self._send:
             try:
                 await self._relay.run(self.plan.workers)
-            except (StoppedError, BuffersClosedError, anyio.BrokenResourceError):
+            except (StoppedError, BuffersClosedError):
                 # The cause is in `supply` or `put`, which raises it. `run` sees that not all was read.
                 return
         self.hashed_at = perf_counter()
+
+    def _hand_over(self, blocks: DigestedBlocks) -> None:
+        """Let the event loop put the blocks, which no worker waits for."""
+        self._loop.call_soon_threadsafe(self._offer, blocks)
+
+    def _offer(self, blocks: DigestedBlocks) -> None:
+        # Nobody takes them once the puts have failed, which ends the pass.
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+            self._send.send_nowait(blocks)
 
     def _release(self) -> None:
         """Wake the workers that wait for a free buffer, or for blocks."""

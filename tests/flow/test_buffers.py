@@ -64,6 +64,19 @@ def test_one_give_one_taker() -> None:
             assert [taker.result() is only for taker in done] == [True]
 
 
+def test_woken_for_several() -> None:
+    """A taker that waits gets a buffer when `wake_at` are free, and then the others without waiting."""
+    buffers = Buffers(count=3, size=4, wake_at=2)
+    taken = [buffers.take() for _ in range(3)]
+    with ThreadPoolExecutor(1) as pool:
+        (taker,) = start_takers(pool, buffers, 1)
+        buffers.give(taken[0])
+        assert not taker.done()
+        buffers.give(taken[1])
+        assert taker.result(10) is taken[1]
+    assert buffers.take() is taken[0]
+
+
 def test_close_wakes_takers() -> None:
     """Closing raises an error in all waiting takers and all later ones."""
     buffers = Buffers(count=1, size=4)

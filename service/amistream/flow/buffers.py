@@ -21,7 +21,12 @@ class BuffersClosedError(Exception):
 class Buffers:
     """`count` buffers of `size` bytes; the taker of a buffer owns it until it gives it back."""
 
-    def __init__(self, *, count: int, size: int) -> None:
+    def __init__(self, *, count: int, size: int, wake_at: int = 1) -> None:
+        """A taker that waits is woken when so many are free: to be woken for each one costs more than its work.
+
+        So many must become free while all takers wait.
+        """
+        self._wake_at = wake_at
         self._size = size
         self._count = count
         self._unmade = count
@@ -47,7 +52,8 @@ class Buffers:
         with self._changed:
             started = perf_counter()
             self._waiting_since.add(started)
-            self._changed.wait_for(lambda: self._closed or self._free or self._unmade)
+            if not self._free and not self._unmade:
+                self._changed.wait_for(lambda: self._closed or len(self._free) >= self._wake_at)
             self._waiting_since.remove(started)
             self._waited_s += perf_counter() - started
             if self._closed:
@@ -65,7 +71,8 @@ class Buffers:
         with self._changed:
             self._lent -= 1
             self._free.append(buffer)
-            self._changed.notify()
+            if len(self._free) >= self._wake_at:
+                self._changed.notify()
 
     def close(self) -> None:
         """Wake every waiting thread with `BuffersClosedError` and release the free buffers."""
