@@ -83,6 +83,7 @@ class StageProgress(_Model):
     busy_s: float = Field(description="seconds of CPU, of reading, or of uploads, summed over its threads or uploads")
     waiting_s: float = Field(description="seconds that work waited for it because it was busy")
     busy_share: float = Field(0.0, description="share of the time so far that it was busy, 0 to 1, over all its lanes")
+    lanes: int = Field(1, description="threads, or uploads, that work for it at once at most")
 
 
 class Progress(_Model):

@@ -61,7 +61,7 @@ def _bar(progress: Progress, kind: JobKind) -> Table:
 
 
 def _stages(progress: Progress) -> Table:
-    """Make a row per stage: its input, or what was sent; the speed while working; the share of the time."""
+    """Make a row per stage: its input, or the bytes sent; its speed while all lanes work; the share of the time."""
     table = Table.grid(padding=(0, 2))
     for justify in ("left", "right", "right", "right", "left"):
         table.add_column(justify=justify)
@@ -71,7 +71,7 @@ def _stages(progress: Progress) -> Table:
         table.add_row(
             stage.name,
             size_text(size),
-            rate_text(size, stage.busy_s),
+            rate_text(size, stage.busy_s / stage.lanes),
             f"busy {share_text(stage.busy_share, 1)}",
             "<- limits" if limits else "",
             style="yellow" if limits else None,

@@ -139,15 +139,17 @@ def _place_table(places: Sequence[PlaceResult]) -> str:
 
 
 def _stage_table(stages: Sequence[StageProgress]) -> str:
+    """A row per stage: the time that it would take alone with all its lanes at work, and its speed then."""
     rows = [
         (
             stage.name,
             size_text(stage.bytes_in),
             size_text(stage.bytes_out),
-            duration_text(stage.busy_s),
+            str(stage.lanes),
+            duration_text(stage.busy_s / stage.lanes),
             f"{stage.busy_share:.0%}",
-            rate_text(stage.bytes_in, stage.busy_s),
+            rate_text(stage.bytes_in, stage.busy_s / stage.lanes),
         )
         for stage in stages
     ]
-    return columns([("STAGE", "IN", "OUT", "BUSY", "SHARE", "SPEED"), *rows])
+    return columns([("STAGE", "IN", "OUT", "LANES", "BUSY", "SHARE", "SPEED"), *rows])

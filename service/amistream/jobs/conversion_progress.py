@@ -125,6 +125,7 @@ class ConversionMeter:
                     busy_s=round(busy_s, 3),
                     waiting_s=round(meter.waiting_s, 3),
                     busy_share=round(min(1.0, busy_s / elapsed / self._lanes[meter.name]), 3),
+                    lanes=self._lanes[meter.name],
                 )
             )
             entered = meter.bytes_out

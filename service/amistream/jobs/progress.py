@@ -167,6 +167,7 @@ class ProgressMeter:
                 busy_s=round(max(0.0, busy_s), 3),
                 waiting_s=round(waiting_s, 3),
                 busy_share=round(min(1.0, max(0.0, busy_s) / elapsed / lanes.get(name, 1)), 3),
+                lanes=lanes.get(name, 1),
             )
             for name, bytes_in, bytes_out, busy_s, waiting_s in rows
         )
