@@ -3,7 +3,8 @@
 A block's buffer goes back to the pool when the block is stored; when the pool is empty, the stages before it wait.
 
 The ledger has a block's index before the block may exist outside, and its digest once it is stored. Both are entered
-in batches, beside the puts: entries cost more than puts where each waits for the disk.
+in batches, beside the puts: entries cost more than puts where each waits for the disk. After a crash the next pass
+sends a batch of stored blocks again, `ENTERED_AT_ONCE` at most, and those that were in flight.
 """
 
 from __future__ import annotations
@@ -168,8 +169,10 @@ class Put:
         for refusals in itertools.count():
             if self._limit is not None:
                 await self._limit.wait_for(BLOCK)
-            # A link that is too slow for the deadline is given more time.
-            policy = replace(self._retry, stall_s=self._retry.stall_s * min(1 + stalls.in_all, _MOST_PATIENT))
+            policy = self._retry
+            if stalls.in_all:
+                # A link that is too slow for the deadline is given more time.
+                policy = replace(policy, stall_s=policy.stall_s * min(1 + stalls.in_all, _MOST_PATIENT))
             try:
                 refusal = await with_retries(policy, what, attempt, failed=self._failed)
             except StalledError as stalled:
