@@ -17,9 +17,8 @@ from benchmarks.sink_process import Sink, running_sink
 from benchmarks.timing import alternate
 from benchmarks.trees import measure
 
-PUTS = (1, 8, 64)
+FEW, MOST = (1, 8), 64
 """Blocks in flight, behind `LATENCY_S`."""
-MOST = PUTS[-1]
 LATENCY_S = 0.1
 GROWN = 4
 PUT_S = 0.6e-3
@@ -47,8 +46,9 @@ COLUMNS = (
 NOTE = (
     f"The path without its job, into an endpoint that discards, over HTTP, {MOST} puts at a time where not said "
     f"otherwise. Sum: the primitives and {PUT_S * 1e3:g} ms for each block that is sent. Possible: puts / "
-    f"{LATENCY_S * 1e3:g} ms, but no more than without latency. The endpoint runs on the same cores. coldsnap was not "
-    "at hand: the upload by hand is a script with the SDK, without repeats."
+    f"{LATENCY_S * 1e3:g} ms, but no more than the same image reaches without latency, which is what the CPU allows: "
+    "the endpoint runs on the same cores. coldsnap was not at hand: the upload by hand is a script with the SDK, "
+    "without repeats."
 )
 
 
@@ -57,6 +57,7 @@ def run(bench: Bench) -> Outcome:
     size = bench.options.size
     volume, grown = bench.inputs.volume(size), bench.inputs.repeated(size, GROWN)
     warm(volume)
+    warm(grown)
     stream, image, bundle = bench.scratch / "stream", bench.scratch / "image", bench.scratch / "bundle"
     primitives_back.make_stream(volume, stream)
     bench.jobs.unpack(volume, bundle=bundle, image=None)
@@ -72,7 +73,10 @@ def run(bench: Bench) -> Outcome:
             IMAGE: partial(_convert, bench, volume, sink),
             BUNDLE: partial(_convert, bench, manifest, sink),
             TREE: partial(_convert, bench, tree, sink, size=measure(tree).image_size),
-            **{_far(puts): partial(_convert, bench, volume, far, puts) for puts in PUTS},
+            GROWN_IMAGE: partial(_convert, bench, grown, sink),
+            **{_far(puts): partial(_convert, bench, volume, far, puts) for puts in FEW},
+            # Of the small one, the beginning and the end would be half of the time.
+            _far(MOST): partial(_convert, bench, grown, far),
             UNBUNDLE: partial(_unbundle, bench, volume, bundle, image),
             UPLOAD: partial(_upload, bench, volume, sink),
         }
@@ -81,9 +85,8 @@ def run(bench: Bench) -> Outcome:
             _compare(figures)
             for name, row in figures.items():
                 outcome.add(name, row)
-        outcome.add(GROWN_IMAGE, _convert(bench, grown, sink))
     growth = outcome.median(GROWN_IMAGE, "peak_rss_mib") / outcome.median(IMAGE, "peak_rss_mib")
-    for name in (IMAGE, BUNDLE):
+    for name in (IMAGE, GROWN_IMAGE, BUNDLE):
         outcome.goal(f"{name}, CPU over the sum", name, "cpu_ratio", MOST_CPU)
     outcome.goal(f"{MOST} puts behind a latency, of the possible", _far(MOST), "reach", LEAST_REACH, at_least=True)
     outcome.goal(f"{GROWN_IMAGE}, peak RSS in MiB", GROWN_IMAGE, "peak_rss_mib", MOST_RSS_MIB)
@@ -92,18 +95,18 @@ def run(bench: Bench) -> Outcome:
 
 
 def _far(puts: int) -> str:
-    return f"{IMAGE}, puts {puts}, answers after {LATENCY_S * 1e3:g} ms"
+    return f"{GROWN_IMAGE if puts == MOST else IMAGE}, puts {puts}, answers after {LATENCY_S * 1e3:g} ms"
 
 
 def _compare(figures: dict[str, dict[str, float]]) -> None:
     """Add to each row what it is held against, of the same round."""
-    for name, yardstick in ((IMAGE, READ), (BUNDLE, BACK), (TREE, READ)):
+    for name, yardstick in ((IMAGE, READ), (GROWN_IMAGE, READ), (BUNDLE, BACK), (TREE, READ)):
         row = figures[name]
         least = figures[yardstick]["cpu_s_per_byte"] * row["bytes"] + PUT_S * row["blocks"]
         row["cpu_ratio"] = row["cpu_s"] / least
-    for puts in PUTS:
+    for puts, near in (*((puts, IMAGE) for puts in FEW), (MOST, GROWN_IMAGE)):
         row = figures[_far(puts)]
-        row["reach"] = row["blocks_per_s"] / min(puts / LATENCY_S, figures[IMAGE]["blocks_per_s"])
+        row["reach"] = row["blocks_per_s"] / min(puts / LATENCY_S, figures[near]["blocks_per_s"])
     figures[BY_HAND] = {name: figures[UNBUNDLE][name] + figures[UPLOAD][name] for name in ("wall_s", "cpu_s")}
 
 
