@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bundles.made import older_bundle, put_files
-from support.daemons import running_daemon
+from support.buckets import download_bundle, list_keys
+from support.daemons import owner, running_daemon
 from support.fleet_queues import Queues, open_queues
 from support.proxy import Fault, PauseRequest
+from support.referee import check_bundle
+from support.volumes import random_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,6 +65,12 @@ def folder(tmp_path: Path, name: str) -> Path:
 def health(daemon: Daemon) -> dict[str, Any]:
     found: dict[str, Any] = daemon.curl("/v1/health")[1]["queue"]
     return found
+
+
+def begin_to_stop(daemon: Daemon) -> None:
+    """Send the first signal: the second one, at the end, cuts the last poll off."""
+    os.kill(daemon.process.pid, signal.SIGTERM)
+    daemon.process.wait_ready(lambda: health(daemon)["status"] == "stopping")
 
 
 def metric(daemon: Daemon, name: str) -> float:
@@ -117,6 +126,49 @@ def test_a_host_that_sleeps_past_its_lease(
     assert queues.left() == 0
 
 
+def test_a_bundle_of_a_host_that_sleeps(
+    queues: Queues,
+    proxy: FaultProxy,
+    ministack: Endpoint,
+    make_bucket: MakeBucket,
+    key_ring: KeyRing,
+    tmp_path: Path,
+) -> None:
+    """The next host removes what the sleeping one stored and makes the bundle; that one changes nothing more."""
+    bucket = make_bucket(ministack)
+    image = random_image(tmp_path / "disk.img", 2_000_000)
+    fault = Fault(action=PauseRequest(), method="PUT", path=".*part.03", times=None)
+    proxy.add(fault)
+    roots = f"{tmp_path}:{key_ring.user.key.parent}"
+    settings = queues.settings(queue_visibility_s=3, source_roots=roots, part_size="256KiB", upload_concurrency=1)
+    with running_daemon(folder(tmp_path, "a"), ministack, **{**settings, "endpoint_url": proxy.url}) as zombie:
+        request = {"source": str(image), "destinations": [f"s3://{bucket}/web"], **owner(key_ring)}
+        queues.send("web", "bundle", **request, register_image=False)
+        proxy.wait_hit(fault)
+        os.kill(zombie.process.pid, signal.SIGSTOP)
+        try:
+            with running_daemon(folder(tmp_path, "b"), ministack, **settings):
+                (result,) = queues.wait_results(1)
+        finally:
+            written = changes(proxy)
+            os.kill(zombie.process.pid, signal.SIGCONT)
+        assert (result["outcome"], result["attempt"], result["error"]) == ("done", 2, None)
+        (job,) = zombie.curl("/v1/jobs")[1]["jobs"]
+        ended = zombie.wait_ended(job["id"])
+        assert (ended["state"], ended["error"]["code"]) == ("interrupted", "lease.lost")
+    assert changes(proxy) == written
+    assert queues.take_results() == []
+    got = folder(tmp_path, "got")
+    download_bundle(ministack, bucket, "web/", got)
+    check_bundle(got, image, key_ring.user.key, key_ring.user.certificate)
+    assert not [key for key in list_keys(ministack, bucket) if "claim" in key]
+
+
+def changes(proxy: FaultProxy) -> list[tuple[str, str]]:
+    """The requests that may have changed something in a bucket."""
+    return [(request.method, request.path) for request in proxy.seen("PUT|DELETE|POST", "/amistream-.*")]
+
+
 def test_a_stopped_host_gives_its_jobs_back(
     queues: Queues, manifest: str, proxy: FaultProxy, ministack: Endpoint, tmp_path: Path
 ) -> None:
@@ -148,7 +200,7 @@ def test_a_killed_daemon_goes_on(
         (result,) = queues.wait_results(1)
         assert (result["outcome"], result["attempt"]) == ("done", 1)
         assert metric(daemon, "received_total") == 0
-        os.kill(daemon.process.pid, signal.SIGTERM)
+        begin_to_stop(daemon)
     assert queues.left() == 0
 
 
@@ -179,5 +231,3 @@ def test_a_queue_that_is_deleted(
         (result,) = queues.wait_results(1)
         assert (result["job"], result["outcome"]) == ("web", "done")
         sqs.create_queue(QueueName=queues.jobs.rpartition("/")[2])
-        # The second signal, at the end, cuts its poll off.
-        os.kill(daemon.process.pid, signal.SIGTERM)

@@ -70,9 +70,12 @@ class Rig:
         """Wait until no message is held here, or the end of each is recorded."""
         await self.queue.wait_until(lambda: not self.intake.messages)
 
-    async def pass_time(self, seconds: float, step_s: float = 1) -> None:
-        for _ in range(round(seconds / step_s)):
-            put_forward(step_s)
+    async def pass_time(self, seconds: float) -> None:
+        """Let time pass second by second; the journal's thread gets its turn in each."""
+        for _ in range(round(seconds)):
+            put_forward(1)
+            await self.turn()
+            await self.journal.deliveries.count_unsent()
             await self.turn()
 
     async def turn(self, times: int = TURNS) -> None:

@@ -112,6 +112,8 @@ async def serve(settings: Settings, listener: socket.socket, policy: AccessPolic
             if intake is not None:
                 intake.stop()
             await drain(queue, settings.on_stop, hurry=signals.second)
+            if intake is not None:
+                await intake.wait_over()
     LOG.info("daemon.stopped", socket=address, version=__version__, pid=os.getpid())
 
 

@@ -103,6 +103,7 @@ class Intake:
         self._place_free = asyncio.Event()
         self._stopping = asyncio.Event()
         self._receives_no_more = asyncio.Event()
+        self._over = asyncio.Event()
         self._failure: AmistreamError | None = None
 
     async def run(self) -> None:
@@ -125,6 +126,7 @@ class Intake:
             finally:
                 for helper in helpers:
                     helper.cancel()
+                self._over.set()
 
     def stop(self) -> None:
         """Receive no more messages, and give back those whose jobs do not end in time."""
@@ -132,6 +134,10 @@ class Intake:
         self._stopping.set()
         self._place_free.set()
         self._changed()
+
+    async def wait_over(self) -> None:
+        """Wait until every message is dealt with after a stop."""
+        await self._over.wait()
 
     @property
     def leases_lost(self) -> int:
