@@ -219,6 +219,12 @@ class Settings(BaseSettings):
         description="Seconds after SIGTERM in which running jobs of the queue may end; those that have not are given "
         "back to it. Jobs of the socket are not concerned. Guess: a spot instance has 120 seconds.",
     )
+    queue_watch_notices: bool = Field(
+        False,
+        description="true: when AWS is about to end this instance, as its metadata say, the daemon takes no more jobs "
+        "of the queue, and gives back those that do not end within queue_drain_s. For spot instances and Auto Scaling "
+        "groups. Choice.",
+    )
     results: str = Field(
         "",
         pattern="^$|^events:.|^sns:arn:|^sqs:https?://",

@@ -448,3 +448,11 @@ def test_the_memory_of_unpacking_counts_for_a_member(bundle: str) -> None:
     with pytest.raises(AccessDeniedError) as caught:
         check_request(ConvertRequest.model_validate({**values, "source": bundle}), chosen)
     assert caught.value.field == "memory_limit"
+
+
+@needs_root
+async def test_a_member_does_not_drain_the_daemon(start: Any) -> None:
+    """Whether the host takes jobs of the queue is not for members to decide."""
+    async with start() as daemon:
+        answer = await ask_as(daemon.path, "POST", "/v1/queue/drain", None, *MEMBER)
+        assert (answer.status, answer.error["code"]) == (403, "access.drain")

@@ -132,6 +132,7 @@ def test_every_endpoint_of_the_contract_is_there() -> None:
         ("POST", "/v1/jobs/{id}/resume"),
         ("GET", "/v1/jobs/{id}/events"),
         ("POST", "/v1/doctor"),
+        ("POST", "/v1/queue/drain"),
         ("GET", "/v1/health"),
         ("GET", "/v1/openapi.json"),
         ("GET", "/metrics"),

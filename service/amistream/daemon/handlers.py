@@ -210,6 +210,25 @@ async def show_health(request: web.Request) -> web.StreamResponse:
     )
 
 
+async def drain_queue(request: web.Request) -> web.StreamResponse:
+    """Take no more jobs from the queue, until the next start."""
+    context, peer = request.app[CONTEXT], request[PEER]
+    if not peer.privileged:
+        raise AccessDeniedError(
+            "access.drain",
+            f"cannot drain the daemon: user {peer.uid} is neither root nor the daemon's user",
+            hint="use sudo",
+        )
+    if context.intake is None:
+        raise ConflictError(
+            "queue.none",
+            "cannot drain the daemon: it takes no jobs from a queue",
+            hint="`amistream jobs` shows its jobs; `systemctl stop amistream` ends it",
+        )
+    context.intake.stop()
+    return _respond(context.intake.health(), HTTPStatus.ACCEPTED)
+
+
 async def show_document(request: web.Request) -> web.StreamResponse:
     return web.Response(body=request.app[CONTEXT].document, content_type="application/json")
 

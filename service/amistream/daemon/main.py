@@ -108,7 +108,7 @@ async def serve(settings: Settings, listener: socket.socket, policy: AccessPolic
             status.tell(intake, "READY=1")
             await signals.first.wait()
             LOG.info("daemon.stopping", on_stop=settings.on_stop.value)
-            notify("STOPPING=1", "STATUS=waiting for the jobs to end")
+            status.stop()
             if intake is not None:
                 intake.stop()
             await drain(queue, settings.on_stop, hurry=signals.second)
@@ -118,22 +118,29 @@ async def serve(settings: Settings, listener: socket.socket, policy: AccessPolic
 
 
 class Status:
-    """The daemon's line in `systemctl status`, sent when it changes; silent once the daemon stops."""
+    """The daemon's line in `systemctl status`, sent when it changes."""
 
     def __init__(self, about: str) -> None:
         self._about = about
         self._told = ""
+        self._is_stopping = False
+
+    def stop(self) -> None:
+        """Tell that the daemon stops, and nothing more."""
+        self._is_stopping = True
+        notify("STOPPING=1", "STATUS=waiting for the jobs to end")
 
     def tell(self, intake: Intake | None, *also: str) -> None:
         """Send the line, if it is another one than before, or anything else is to be sent with it."""
         text = self._about
         if intake is not None:
             health = intake.health()
-            if health.status == "stopping":
+            if self._is_stopping:
                 return
             jobs = f"{health.jobs} {'job' if health.jobs == 1 else 'jobs'} of the queue"
+            drained = ", no more are taken" * (health.status == "stopping")
             trouble = "".join(f"; {error.message}" for error in health.errors)
-            text = f"{self._about}; {jobs}{trouble}"
+            text = f"{self._about}; {jobs}{drained}{trouble}"
         if also or text != self._told:
             self._told = text
             notify(*also, f"STATUS={text}")

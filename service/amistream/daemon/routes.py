@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from amistream.checks.findings import Findings
 from amistream.daemon import handlers
 from amistream.daemon.access import Access
-from amistream.events import Event, Health, JobList, JobView, State
+from amistream.events import Event, Health, JobList, JobView, QueueHealth, State
 from amistream.request import REQUESTS, CheckRequest, ConvertCheckRequest
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -173,6 +173,14 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         bodies=(CheckRequest, ConvertCheckRequest),
         answers={HTTPStatus.OK: Answer("the findings; a failed check is no error", Findings)},
         errors=(HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.SERVICE_UNAVAILABLE),
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/queue/drain",
+        handler=handlers.drain_queue,
+        summary="Take no more jobs from the queue, and give back those that do not end in time",
+        answers={HTTPStatus.ACCEPTED: Answer("the queue", QueueHealth)},
+        errors=(HTTPStatus.CONFLICT,),
     ),
     Endpoint(
         method="GET",

@@ -12,6 +12,7 @@ from amistream.aws.queue_address import parse_queue_url
 from amistream.aws.session import Aws
 from amistream.aws.sqs import Delivery, RedrivePolicy, Sqs, open_sqs
 from amistream.errors import StoreError
+from amistream.fleet.end_watch import watch_end
 from amistream.fleet.intake import Intake
 from amistream.flow.gather import task_group
 from amistream.jobs.queue import JobQueue
@@ -43,9 +44,12 @@ async def taking_jobs(
     )
     async with task_group() as group:
         group.create_task(intake.run(), name="intake")
+        watch = group.create_task(watch_end(intake.stop), name="end watch") if settings.queue_watch_notices else None
         try:
             yield intake
         finally:
+            if watch is not None:
+                watch.cancel()
             intake.stop()
 
 
