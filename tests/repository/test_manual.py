@@ -6,15 +6,21 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import pytest
+from typer.core import TyperGroup
 
 from amistream.cli.main import load_command
 from amistream.daemon.routes import ENDPOINTS
 from amistream.events import State
 from amistream.settings import PROCESS_BASELINE, Settings, memory_ceiling
 from amistream.values import MIB
+
+if TYPE_CHECKING:
+    from typer.core import TyperCommand
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -50,8 +56,13 @@ def first_column(page: str, title: str) -> list[str]:
 @pytest.mark.parametrize("line", [line for line in shown_commands() if line.startswith("amistream ")])
 def test_a_shown_command_is_valid(line: str) -> None:
     """Every `amistream` line has an existing command and its options."""
-    _, name, *arguments = shlex.split(line, comments=True)
-    load_command(name).make_context(name, arguments)
+    _, name, *words = shlex.split(line, comments=True)
+    arguments = list(takewhile(lambda word: word not in {">", ">>", "|"}, words))
+    command = load_command(name)
+    while isinstance(command, TyperGroup) and arguments:
+        name = arguments.pop(0)
+        command = cast("TyperCommand | TyperGroup", command.commands[name])
+    command.make_context(name, arguments)
 
 
 def test_make_targets_exist() -> None:

@@ -30,7 +30,7 @@ from amistream.errors import (
     NotFoundError,
     UsageError,
 )
-from amistream.events import ErrorBody, Event, JobList, JobView, State
+from amistream.events import ErrorBody, Event, JobList, JobView, QueueHealth, State
 
 if TYPE_CHECKING:
     from amistream.checks.findings import Findings
@@ -91,6 +91,7 @@ class Health(BaseModel):
     jobs_running: int
     jobs_queued: int
     notices: tuple[str, ...] = ()
+    queue: QueueHealth | None = None
 
 
 class _ErrorReply(BaseModel):
@@ -148,6 +149,10 @@ class Client:
 
     async def health(self) -> Health:
         return self._read(Health, await self._ask("GET", "/v1/health"))
+
+    async def drain(self) -> QueueHealth:
+        """Let the daemon take no more jobs from its queue."""
+        return self._read(QueueHealth, await self._ask("POST", "/v1/queue/drain"))
 
     async def events(self, job_id: str) -> AsyncGenerator[Event, None]:
         """Yield the past and new events of the job, until it has ended."""

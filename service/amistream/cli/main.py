@@ -10,6 +10,7 @@ import inspect
 import os
 import sys
 import traceback
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
@@ -41,8 +42,11 @@ _IN_THEIR_OWN_NAME = (
 _commands: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (f"amistream.cli.commands.{name}:{name}", {}) for name in _IN_THEIR_OWN_NAME},
     "list": ("amistream.cli.commands.listing:list_bundles", {}),
+    "fleet": ("amistream.cli.commands.fleet:COMMANDS", {}),
 }
-"""Each command's function as MODULE:FUNCTION, and its context settings, in the order of --help."""
+"""Each command's function as MODULE:FUNCTION, and its context settings, in the order of --help. A mapping in place of
+the function has the commands below that one, by their names; its help is the module's.
+"""
 
 
 def add_command(name: str, function: str, **context_settings: Any) -> None:
@@ -50,15 +54,35 @@ def add_command(name: str, function: str, **context_settings: Any) -> None:
     _commands[name] = function, context_settings
 
 
-def load_command(name: str) -> TyperCommand:
+def load_command(name: str) -> TyperCommand | TyperGroup:
     """Import the file of a command and make the command of its function. Raises `KeyError`."""
     function, context_settings = _commands[name]
-    module, _, attribute = function.partition(":")
-    only = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
-    only.command(name, cls=_Command, context_settings=context_settings)(getattr(import_module(module), attribute))
+    place, _, attribute = function.partition(":")
+    module = import_module(place)
+    given = getattr(module, attribute)
+    plain: dict[str, Any] = {"rich_markup_mode": "rich", "pretty_exceptions_enable": False}
+    if isinstance(given, Mapping):
+        several = typer.Typer(name=name, cls=_Group, add_completion=False, **plain)
+        several.callback(help=_flowing(module.__doc__))(_nothing)
+        for own_name, each in given.items():
+            several.command(own_name, cls=_Command, context_settings=context_settings)(each)
+        group = typer.main.get_command(several)
+        assert isinstance(group, TyperGroup)  # noqa: S101 - for the type checker
+        return group
+    only = typer.Typer(add_completion=False, **plain)
+    only.command(name, cls=_Command, context_settings=context_settings)(given)
     made = typer.main.get_command(only)
     assert isinstance(made, TyperCommand)  # noqa: S101 - for the type checker: a group would have several
     return made
+
+
+def _nothing() -> None:
+    """Do nothing before a command of a group."""
+
+
+def _flowing(text: str | None) -> str:
+    """The paragraphs of a docstring without their line ends, which typer keeps."""
+    return "\n\n".join(" ".join(each.split()) for each in inspect.cleandoc(text or "").split("\n\n"))
 
 
 def _without_types_of_flags(parameters: list[Any]) -> list[Any]:
@@ -74,24 +98,27 @@ class _Command(TyperCommand):
 
     def __init__(self, *arguments: Any, **attributes: Any) -> None:
         super().__init__(*arguments, **attributes)
-        paragraphs = inspect.cleandoc(self.help or "").split("\n\n")
-        self.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+        self.help = _flowing(self.help)
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _without_types_of_flags(super().get_params(ctx))
 
 
-class _LazyGroup(TyperGroup):
+class _Group(TyperGroup):
+    """A command with commands below it."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types_of_flags(super().get_params(ctx))
+
+
+class _LazyGroup(_Group):
     """Knows the names of its commands, and imports a command's file when it is called or its help is shown."""
 
     def __init__(self, **attributes: Any) -> None:
         names = {name: TyperCommand(name) for name in _commands}
         super().__init__(**{**attributes, "commands": names})
 
-    def get_params(self, ctx: Any) -> list[Any]:
-        return _without_types_of_flags(super().get_params(ctx))
-
-    def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | None:  # noqa: ARG002 - typer's signature
+    def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | TyperGroup | None:  # noqa: ARG002 - typer's signature
         return load_command(cmd_name) if cmd_name in _commands else None
 
 

@@ -9,15 +9,18 @@ from amistream.cli.output import put_note
 from amistream.errors import UnconfirmedError
 
 
-async def confirm(question: str, *, yes: bool, what: str) -> None:
-    """Ask the person at the terminal, unless `yes`. Raises `RefusedError` without a terminal or a yes."""
+async def confirm(question: str, *, yes: bool, what: str, look: str = "with --dry-run") -> None:
+    """Ask the person at the terminal, unless `yes`. Raises `RefusedError` without a terminal or a yes.
+
+    `look` is the way to see before what will be done.
+    """
     if yes:
         return
     if not sys.stdin.isatty():
         raise UnconfirmedError(
             "unconfirmed",
             f"cannot {what} without a confirmation: there is no terminal to ask on",
-            hint="check with --dry-run, then give --yes",
+            hint=f"check {look}, then give --yes",
         )
     put_note(f"{question} [y/N]")
     if (await line_from_stdin()).strip().lower() not in {"y", "yes"}:
