@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.asyncio
 
 
+SEEN_LATER_S = 40.0
+"""From a snapshot's start to another process's first look at it."""
 CONFLICT = {"code": "ValidationException", "status": 400, "reason": "CONFLICTING_BLOCK_UPDATE"}
 
 
@@ -240,19 +244,26 @@ async def test_a_new_snapshot_is_not_visible(
 ) -> None:
     """A snapshot that is not found is waited for until two minutes after its start, also by another process."""
     ebs_endpoint.set(unknown_seconds=10_000)
-    made = ""
-    for described in (False, True):
-        async with snapshots_at(ebs_endpoint) as ebs:
-            if described:
-                assert await ebs.describe(made) is not None
-            else:
-                made = (await ebs.start(order("young"))).id
-            now = asyncio.get_running_loop().time()
-            monkeypatch.setattr("amistream.aws.ebs._clock", lambda now=now: now + age)
-            with pytest.raises(kind) as caught:
-                await ebs.put(made, 0, *block(0))
-            assert (type(caught.value), caught.value.transient) == (kind, kind is NotVisibleError)
-            monkeypatch.undo()
+    clock = 1000.0
+    monkeypatch.setattr("amistream.aws.ebs._clock", lambda: clock)
+
+    async def assert_refused(ebs: Ebs) -> None:
+        nonlocal clock
+        clock = 1000.0 + age
+        with pytest.raises(kind) as caught:
+            await ebs.put(made.id, 0, *block(0))
+        assert (type(caught.value), caught.value.transient) == (kind, kind is NotVisibleError)
+
+    async with snapshots_at(ebs_endpoint) as ebs:
+        made = await ebs.start(order("young"))
+        assert made.started_at is not None
+        await assert_refused(ebs)
+    clock = 1000.0 + SEEN_LATER_S
+    seen_at = made.started_at + timedelta(seconds=SEEN_LATER_S)
+    monkeypatch.setattr("amistream.aws.ebs.datetime", SimpleNamespace(now=lambda _: seen_at))
+    async with snapshots_at(ebs_endpoint) as ebs:
+        assert await ebs.describe(made.id) is not None
+        await assert_refused(ebs)
 
 
 async def test_an_old_snapshot_that_is_gone(ebs: Ebs, ebs_endpoint: EbsEndpoint) -> None:
