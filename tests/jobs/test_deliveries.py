@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,7 @@ async def test_the_next_process_finds_messages(tmp_path: Path) -> None:
         await records.settle("m2", Verdict.BURY, "source.missing", None)
         await records.hold(replace(HELD, message_id="m3"))
         await records.over("m3")
+        await records.hold(replace(HELD, message_id="m4", sent_at=time.time() - deliveries.LONGEST_KEPT_S - 60))
         async with Journal(tmp_path, by_itself=True) as other:
             assert await other.deliveries.left() == []
     async with Journal(tmp_path, by_itself=True) as journal:

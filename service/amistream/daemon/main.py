@@ -139,7 +139,8 @@ class Status:
                 return
             jobs = f"{health.jobs} {'job' if health.jobs == 1 else 'jobs'} of the queue"
             drained = ", no more are taken" * (health.status == "stopping")
-            trouble = "".join(f"; {error.message}" for error in health.errors)
+            # A line break would begin another assignment.
+            trouble = "".join(f"; {' '.join(error.message.split())}" for error in health.errors)
             text = f"{self._about}; {jobs}{drained}{trouble}"
         if also or text != self._told:
             self._told = text

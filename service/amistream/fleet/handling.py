@@ -185,6 +185,7 @@ class Handling:
         await self._resolve(lease, fate_of(ending), ending.code or f"job.{view.state.value}", notice)
 
     async def _refuse(self, lease: QueueLease, error: AmistreamError, label: str) -> None:
+        self.ended(lease)
         ending = Ending(
             state=State.REFUSED,
             code=error.code,

@@ -17,6 +17,8 @@ from amistream.jobs.journal_file import JournalFile
 
 REMEMBERED = 2000
 """Messages that were dealt with and are remembered. Guess: twice the jobs that are."""
+LONGEST_KEPT_S = 15 * 24 * 3600
+"""AWS limit: a message is kept for 14 days, so it does not come again after that."""
 
 
 class Verdict(StrEnum):
@@ -154,11 +156,12 @@ class DeliveryRecords:
         return await self._file.do(lambda db: db.execute(statement, (job_id,)).fetchone() is not None)
 
     async def left(self) -> list[HeldMessage]:
-        """Take over the messages of processes that are gone, and which are not dealt with."""
+        """Take over the messages of processes that are gone, and which are not dealt with; forget those of old."""
 
         def work(db: sqlite3.Connection) -> list[HeldMessage]:
             db.execute("BEGIN IMMEDIATE")
             with db:
+                db.execute("DELETE FROM deliveries WHERE sent_at < ?", (time.time() - LONGEST_KEPT_S,))
                 statement = "SELECT * FROM deliveries WHERE verdict IS NULL OR verdict != ? ORDER BY rowid"
                 rows = [row for row in db.execute(statement, (Verdict.OVER,)) if self._file.is_free(row["runner"])]
                 mine = [(self._file.runner, row["message"]) for row in rows]
