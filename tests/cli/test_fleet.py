@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -16,7 +17,7 @@ import pytest
 from amistream.events import State
 from bundles.made import older_bundle
 from cli.fleet_documents import result
-from cli.running import Cli
+from cli.running import Cli, Spawn, ended, lines_until
 from support.queues import queue_at
 
 if TYPE_CHECKING:
@@ -201,6 +202,19 @@ async def test_results_are_taken(queues: Queues, cli: Cli) -> None:
     outcome = await cli("fleet", "results", "--failed", "--take")
     assert outcome.status == 4
     assert queues.bodies(queues.results) == [bodies[0]]
+
+
+async def test_results_are_followed(queues: Queues, spawn: Spawn) -> None:
+    """New results are shown as they come, until Ctrl-C; then all of them can be read again."""
+    first, second = (result(name).model_dump_json() for name in ("a", "b"))
+    queues.put(queues.results, first)
+    running = await spawn("fleet", "results", "--follow", "--json")
+    assert json.loads((await lines_until(running.stdout, "a#0"))[-1])["job"] == "a"
+    queues.put(queues.results, second)
+    assert json.loads((await lines_until(running.stdout, "b#0"))[-1])["job"] == "b"
+    running.send_signal(signal.SIGINT)
+    assert (await ended(running)).status == 130
+    assert queues.bodies(queues.results) == sorted([first, second])
 
 
 async def test_results_elsewhere(queues: Queues, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,7 @@ def test_make_targets_exist() -> None:
 
 def test_files_exist() -> None:
     """Every file of this project that the manual refers to exists."""
-    for name in set(re.findall(r"\b(?:config|docs|tests)/[a-z0-9_./-]+[a-zA-Z]", MANUAL)):
+    for name in set(re.findall(r"\b(?:config|docs|examples|tests)/[a-z0-9_./-]+[a-zA-Z]", MANUAL)):
         assert (ROOT / name).exists(), name
 
 

@@ -23,8 +23,8 @@ SENDS_AT_ONCE = 8
 READERS = 4
 HOLD_S = 120
 """Seconds for which a message that is shown is kept from other readers, unless it is given back before."""
-POLL_S = 20
-"""Longest wait for a new message. AWS limit."""
+POLL_S = 2
+"""Longest wait for a new message, and so for the end after Ctrl-C."""
 GIVE_BACK_S = 10
 """Longest time for giving messages back, such as after Ctrl-C."""
 
@@ -97,7 +97,14 @@ class Reader:
         return sorted(found, key=lambda each: each.sent_at)
 
     async def read_some(self, wait_s: int) -> list[Delivery]:
-        """Some messages that were not given before; none if none comes within `wait_s`."""
+        """Some messages that were not given before; none if none comes within `wait_s`.
+
+        A poll is not cut off by a cancel: the queue would hand out messages to it all the same, those that are given
+        back among them.
+        """
+        return await finish_despite_cancel(self._receive(wait_s))
+
+    async def _receive(self, wait_s: int) -> list[Delivery]:
         received = await self._queue.receive(BATCH, wait_s, HOLD_S)
         new = [each for each in received if each.message_id not in self._held]
         self._held.update({each.message_id: each.handle for each in received})
