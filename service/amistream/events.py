@@ -181,7 +181,10 @@ class ConversionResult(_Model):
     blocks: int = Field(description="blocks of 512 KiB in the snapshot; all others are zeros")
     blocks_put: int = Field(description="blocks that this run sent; an earlier run sent the rest")
     blocks_read: int = Field(description="blocks that were read, those of zeros included")
-    checksum: str = Field(description="SHA-256 over the SHA-256 of all blocks in order, hex: that of the snapshot")
+    checksum: str = Field(
+        description="SHA-256 over the SHA-256 of all blocks in order, hex: that of the snapshot; empty if another host "
+        "had completed it"
+    )
     elapsed_s: float
     cpu_s: float = Field(description="CPU seconds of the whole process while the job ran")
     bottleneck: str | None = Field(

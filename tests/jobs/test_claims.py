@@ -358,6 +358,17 @@ async def test_two_that_receive_it_at_once(fleet: Fleet) -> None:
     fleet.is_whole(done[0])
 
 
+async def test_a_failure_of_its_own(fleet: Fleet) -> None:
+    """A job that holds its claim and fails shows its own failure, and the claim stays with its parts until it ends."""
+    denied = await fleet.cloud.breaks(Answer(status=403, code="AccessDenied"), ".*part.05")
+    job = await fleet.run(fleet.a)
+    assert job.error is not None
+    assert (job.state, job.error.code, job.resumable) == (State.FAILED, "aws.AccessDenied", True)
+    assert "image.claim" in fleet.objects()
+    await fleet.cloud.mend(denied)
+    fleet.is_whole(await fleet.again(fleet.a, job))
+
+
 async def test_cancelled_by_a_user(fleet: Fleet) -> None:
     """A cancelled job removes its claim last, and one that failed for good, too."""
     job = await fleet.job(fleet.a)

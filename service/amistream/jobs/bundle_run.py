@@ -153,7 +153,9 @@ class BundleRun:
             except FencedError:
                 raise
             except AmistreamError as error:
-                raise await self._claims.cause(error) from error
+                if (fenced := await self._claims.fencing(error)) is not None:
+                    raise fenced from error
+                raise
 
     def _conclude_done(self) -> BundleResult:
         self._job.move(State.COMMITTING)

@@ -19,7 +19,7 @@ from amistream.aws import buckets
 from amistream.bundles.place import Place
 from amistream.checks.destination import Destination
 from amistream.checks.free_place import leftover_error
-from amistream.errors import AmistreamError, StoreError, TakenError
+from amistream.errors import AmistreamError, FencedError, StoreError, TakenError
 from amistream.events import BundleResult
 from amistream.jobs.claim import Claim
 from amistream.jobs.finished import Found, find_manifest, finished_place, finished_result, refuse_registered
@@ -79,8 +79,8 @@ class Claims:
         """A destination had another run's claim: that run has removed what this one may have stored before."""
         return any(claim.took_over for number, claim in self._claims.items() if number not in self._entry.done)
 
-    async def cause(self, error: AmistreamError) -> AmistreamError:
-        """The cause of a failure: another attempt may have taken over a destination, or stored something late."""
+    async def fencing(self, error: AmistreamError) -> FencedError | None:
+        """The cause of a failure, if another attempt has taken over a destination, or stored something late."""
         for number, claim in self._claims.items():
             if number in self._entry.done or not claim.is_held:
                 continue
@@ -91,7 +91,7 @@ class Claims:
                     return claim.fenced("an earlier attempt has stored something since this one began")
             except StoreError as unknown:
                 log.warning("claim.unknown", reason=unknown.message)
-        return error
+        return None
 
     async def _begin(self, number: int) -> None:
         claim, place = await self._claim(number), self._places[number]
