@@ -36,7 +36,13 @@ def migrations(
 
 
 def settings(migrations: Migrations, **changes: Any) -> dict[str, Any]:
-    return {"endpoint_url": migrations.cloud.proxy.url, "register_poll_s": 0.05, "backoff_base_s": 0.01, **changes}
+    return {
+        "endpoint_url": migrations.cloud.proxy.url,
+        "register_poll_s": 0.05,
+        "backoff_base_s": 0.01,
+        "upload_concurrency": 1,
+        **changes,
+    }
 
 
 def submitted(daemon: Daemon, migrations: Migrations) -> str:

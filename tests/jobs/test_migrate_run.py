@@ -23,7 +23,7 @@ from amistream.settings import OnStop
 from bundles.made import put_files
 from faults.scene import quick_settings, turns
 from jobs.leases import LentJob
-from jobs.migrating import MANIFEST, REGION, Migrations
+from jobs.migrating import MANIFEST, NAME, REGION, Migrations
 from jobs.runs import DENIED, REGISTER, at_state
 from support.buckets import list_keys
 from support.proxy import Answer, PauseReply, PauseRequest
@@ -44,6 +44,7 @@ MANIFEST_PATH = rf".*/x/{MANIFEST}"
 LARGE = 6_500_000
 CHUNKED: dict[str, Any] = {"multipart_threshold": "5MiB", "multipart_chunk": "5MiB", "upload_concurrency": 1}
 LEAST_STEPS = 15
+CLAIM = f"{NAME}.claim"
 HELD: list[Action] = [PauseRequest(), PauseReply()]
 
 
@@ -185,21 +186,72 @@ async def test_its_parts_are_removed(scene: Scene, migrations: Migrations) -> No
     assert migrations.left() == ["other.part.0", first]
 
 
-@pytest.mark.parametrize(("lost_at", "manifests"), [(1, []), (2, [MANIFEST])])
+async def lent(scene: Scene, migrations: Migrations, lease: LentJob, **changes: Any) -> Job:
+    """One run of a job that a queue of many hosts has lent."""
+    job = Job(migrations.request(**changes), name=lease.name, lease=lease)
+    await scene.engine.enter(job)
+    await scene.engine.run(job)
+    return job
+
+
+@pytest.mark.parametrize(("lost_at", "manifests"), [(2, []), (3, [MANIFEST])])
 async def test_a_lease_that_is_lost(lost_at: int, manifests: list[str], scene: Scene, migrations: Migrations) -> None:
     """Neither manifest nor AMI is made once the lease is lost; all stays for the next one, whose AMI has the name."""
     lease = LentJob(lost_at=lost_at)
-    job = Job(migrations.request(), name=lease.name, lease=lease)
-    await scene.engine.enter(job)
-    await scene.engine.run(job)
+    job = await lent(scene, migrations, lease)
     assert job.error is not None
     assert (job.state, job.resumable, job.error.code) == (State.INTERRUPTED, True, "lease.lost")
-    assert migrations.left() == sorted([*migrations.parts, *manifests])
+    assert migrations.left() == sorted([CLAIM, *migrations.parts, *manifests])
     again = (await scene.remembered(job)).again(LentJob(attempt=2))
     await scene.engine.run(again)
     migrations.fits(again)
     (image,) = migrations.cloud.images(migrations.image_name)
     assert {"Key": JOB_TAG, "Value": lease.name} in image["Tags"]
+    assert migrations.sent() == migrations.parts
+
+
+@pytest.mark.parametrize("lost_at", [2, 3])
+async def test_another_host_takes_over(
+    lost_at: int, scene: Scene, make_scene: MakeScene, migrations: Migrations, tmp_path: Path
+) -> None:
+    """The next host makes use of the parts and the manifest that the first one stored; that one removes nothing."""
+    first = await lent(scene, migrations, LentJob(lost_at=lost_at))
+    assert first.state is State.INTERRUPTED
+    with migrations.cloud.endpoint.blocking_client() as s3:
+        s3.create_multipart_upload(Bucket=migrations.cloud.bucket, Key=f"x/{migrations.parts[0]}")
+    async with make_scene(state_dir=tmp_path / "other", upload_concurrency=1) as other:
+        second = await lent(other, migrations, LentJob(attempt=2, holder="host-b"))
+        result = migrations.fits(second)
+        assert (result.kept, migrations.sent()) == (len(migrations.parts), migrations.parts)
+        cleaned = await scene.clean(first)
+        assert cleaned.state is State.CANCELLED
+        assert any("another host has this job" in each for each in cleaned.notices)
+        third = await lent(other, migrations, LentJob(attempt=3, holder="host-c"))
+        assert migrations.fits(third).image == result.image
+
+
+async def test_a_host_that_took_over_removes_all(
+    scene: Scene, make_scene: MakeScene, migrations: Migrations, tmp_path: Path
+) -> None:
+    """A job that fails for good on another host leaves nothing of its first one, and no claim."""
+    assert (await lent(scene, migrations, LentJob(lost_at=2))).state is State.INTERRUPTED
+    async with make_scene(state_dir=tmp_path / "other", upload_concurrency=1) as other:
+        job = Job(migrations.request(), name=LentJob.name, lease=LentJob(attempt=2, holder="host-b"))
+        await other.engine.enter(job)
+        with other.held("update", at_state(State.COMMITTING)) as call:
+            await other.stopped(job, call)
+        assert (job.state, job.resumable) == (State.CANCELLED, False), job.notices
+    assert migrations.left() == []
+
+
+async def test_a_place_that_another_job_claims(scene: Scene, migrations: Migrations) -> None:
+    """A job is refused where another one of many hosts copies the same bundle to, and leaves its claim."""
+    await lent(scene, migrations, LentJob(lost_at=2))
+    before = migrations.left()
+    job = await lent(scene, migrations, LentJob(name="another"))
+    assert job.error is not None
+    assert (job.state, job.error.code) == (State.REFUSED, "destination.claimed")
+    assert migrations.left() == before
 
 
 async def test_another_object_under_the_name_of_a_part(scene: Scene, migrations: Migrations) -> None:

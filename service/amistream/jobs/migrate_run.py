@@ -33,15 +33,15 @@ from amistream.bundles.parts import IN_FLIGHT_MOST, StoredPart, parts_in_flight
 from amistream.bundles.place import Bundle, check_bucket, open_bucket
 from amistream.bundles.register import check_registration
 from amistream.bundles.survey import check_parts
-from amistream.errors import JournalError, RefusedError
+from amistream.errors import JournalError, RefusedError, TakenError
 from amistream.events import State
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.gather import gather_limited
 from amistream.flow.undo import Progress
 from amistream.jobs.bundle_progress import BundleMeter
-from amistream.jobs.confinement import roots_of
 from amistream.jobs.job import Job
 from amistream.jobs.late import refuse_late
+from amistream.jobs.migration_claim import MigrationClaim
 from amistream.jobs.migration_context import Copy, MigrationContext
 from amistream.jobs.migration_records import MigrationRecord
 from amistream.jobs.migration_removal import remove_migration, unfinished
@@ -49,6 +49,7 @@ from amistream.jobs.proof import check_object
 from amistream.jobs.records import JournalEntry
 from amistream.jobs.reporting import reporting
 from amistream.jobs.run import Shared
+from amistream.location import parse_manifest_address
 from amistream.plan import Migrating
 from amistream.ports.registry import Registration
 from amistream.ports.store import Stored, sha1_of, whole_checksum
@@ -79,15 +80,16 @@ class MigrateRun:
         self._records = shared.journal.migrations
         self._record = record
         self._context = MigrationContext(
+            job,
             request,
             shared.settings,
             shared.aws,
-            roots=roots_of(job, shared.settings),
             settled=record.migrating if record else None,
             late=late,
         )
         self._in_flight: set[str] = set()
         self._copy: Copy | None = None
+        self._taken: MigrationClaim | None = None
         self._copied_by_s3 = self._found = 0
         self._is_published = False
         self._image_id: str | None = None
@@ -128,15 +130,17 @@ class MigrateRun:
                 source = await self._context.find_source(stack)
                 there = await self._begin(source)
             else:
-                there = await self._look(await self._context.copy(self._record), self._record)
+                there = await self._go_on(self._record)
             copy, missing = self._made, [part for part in self._made.parts if part.name not in there]
             if missing and source is None:
                 source = await self._find_same_source(stack, copy)
             await self._move(State.COPYING)
+            await self._adopt(there)
             await self._copy_parts(source, there)
             await self._move(State.COMMITTING)
             await self._commit(copy)
             await self._register(copy)
+            await self._claim.release_done(copy.bundle.manifest_name)
         return self.conclude()
 
     def conclude(self) -> Migrated:
@@ -168,19 +172,32 @@ class MigrateRun:
     async def undo(self, progress: Progress) -> None:
         record = self._record
         if record is None:
-            return  # neither this run nor an earlier one has begun
+            # Neither this run nor an earlier one has copied anything.
+            if self._taken is not None:
+                await self._taken.release()
+            return
+        claim = await self._context.claim(record.migrating.region)
+        if not await claim.is_ours():
+            self._job.note(f"nothing is removed from {self._context.location}: another host has this job")
+            return
         copy = self._copy or await self._context.copy(record)
         manifest = await self._context.own_manifest(record, copy)
         try:
             await remove_migration(record, copy, manifest, progress, self._job.note)
         finally:
             await self._enter_late()
+        await claim.release()
         refuse_late({0: self._context.unanswered.late}, self._described)
 
     @property
     def _known(self) -> MigrationRecord:
         assert self._record is not None  # noqa: S101 - for the type checker; the migration has begun
         return self._record
+
+    @property
+    def _claim(self) -> MigrationClaim:
+        assert self._taken is not None  # noqa: S101 - for the type checker; the target is claimed
+        return self._taken
 
     @property
     def _made(self) -> Copy:
@@ -208,6 +225,9 @@ class MigrateRun:
         check_migration_signature(source, keys.identity, note)
         options = migration_options(source, bucket, keys, context.options, settings)
         parts = await check_parts(source)
+        raw = await self._take_claim(bucket.region, source.manifest_name)
+        if raw is None:
+            raw = await asyncio.to_thread(new_manifest, source.manifest, options)
         record = MigrationRecord(
             migrating=Migrating(
                 sizes=tuple(part.size for part in parts),
@@ -217,14 +237,39 @@ class MigrateRun:
                 multipart_threshold=int(settings.multipart_threshold),
                 registration=None,
             ),
-            manifest=await asyncio.to_thread(new_manifest, source.manifest, options),
+            manifest=raw,
         )
         copy = await context.copy(record)
+        _check_same(source, copy)
         there = await self._look(copy, record)
         record.settle_registration(await self._check_registration(copy, options))
         await self._records.begin(self._job.id, record)
         self._record = record
         return there
+
+    async def _go_on(self, record: MigrationRecord) -> Mapping[str, Stored]:
+        """Continue what earlier runs have begun. Returns the parts that are there already."""
+        _, name = parse_manifest_address(self._context.request.manifest)
+        if earlier := await self._take_claim(record.migrating.region, name):
+            record.know_manifest(earlier)
+            await self._records.replace_manifest(self._job.id, earlier)
+        return await self._look(await self._context.copy(record), record)
+
+    async def _take_claim(self, region: str, manifest_name: str) -> bytes | None:
+        """Claim the target; returns the manifest that an earlier attempt of the job has put there, if one has."""
+        self._taken = await self._context.claim(region)
+        await self._taken.take()
+        return await self._taken.earlier_manifest(manifest_name)
+
+    async def _adopt(self, there: Mapping[str, Stored]) -> None:
+        """Enter the parts that earlier attempts of the job have stored as this run's own."""
+        names = {part.name for part in self._made.parts}
+        await self._claim.sweep(self._made.bundle.manifest.name, names)
+        for part in self._made.parts:
+            stored = there.get(part.name)
+            if stored is not None and part.name not in self._known.parts and self._claim.is_own(stored):
+                await self._records.copying(self._job.id, part.part.index, part.name, self._late)
+                self._known.know_part(part.name, stored=False)
 
     async def _look(self, copy: Copy, record: MigrationRecord) -> Mapping[str, Stored]:
         """Look at the target: the parts that are there. Raises `AmistreamError` for another bundle, or other objects.
@@ -255,14 +300,7 @@ class MigrateRun:
     async def _find_same_source(self, stack: AsyncExitStack, copy: Copy) -> Bundle:
         """The source again. Raises `RefusedError` if it is another bundle by now."""
         source = await self._context.find_source(stack)
-        wanted = copy.bundle.manifest
-        if (source.manifest.parts, source.manifest.digest) != (wanted.parts, wanted.digest):
-            raise RefusedError(
-                "resume.changed",
-                f"cannot go on: {source.address} is another bundle than when this job began",
-                hint="cancel the job, which removes what it copied, and migrate the bundle again",
-                field="manifest",
-            )
+        _check_same(source, copy)
         await check_parts(source)
         return source
 
@@ -320,11 +358,16 @@ class MigrateRun:
         """Put the manifest, once more if an earlier run may have put it."""
         store, name, sha1 = copy.target.store, copy.bundle.manifest_name, sha1_of(copy.raw)
         await check_present(store, copy.parts)
-        await self._job.confirm()
+        await self._claim.check()
         self._is_published = True
-        async with self._awaiting(name):
-            await store.commit(name, copy.raw, sha1)
+        try:
+            async with self._awaiting(name):
+                await store.commit(name, copy.raw, sha1)
+        except TakenError as error:
+            raise await self._claim.cause(error, name) from error
         await check_object(store, name, len(copy.raw), whole_checksum(sha1))
+        # Of a manifest that came too late nothing is registered, and nothing said.
+        await self._claim.check()
 
     @asynccontextmanager
     async def _awaiting(self, name: str) -> AsyncIterator[None]:
@@ -348,7 +391,6 @@ class MigrateRun:
                 own=self._known.image,
                 look_first=self._look_first,
             )
-            await self._job.confirm()
             self._image_id = await attempt.run(timeout_s=settings.register_timeout_s, poll_s=settings.register_poll_s)
         self.finished = True
 
@@ -378,3 +420,15 @@ class MigrateRun:
     async def _move(self, state: State) -> None:
         self._job.move(state)
         await self._shared.journal.update(self._job.view())
+
+
+def _check_same(source: Bundle, copy: Copy) -> None:
+    """Raise `RefusedError` if the source is another bundle than the one that an earlier run began to copy."""
+    wanted = copy.bundle.manifest
+    if (source.manifest.parts, source.manifest.digest) != (wanted.parts, wanted.digest):
+        raise RefusedError(
+            "resume.changed",
+            f"cannot go on: {source.address} is another bundle than when this job began",
+            hint="cancel the job, which removes what it copied, and migrate the bundle again",
+            field="manifest",
+        )

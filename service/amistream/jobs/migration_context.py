@@ -14,15 +14,19 @@ from amistream.bundles.parts import StoredPart
 from amistream.bundles.place import BucketPlace, Bundle, find_bundle
 from amistream.checks.context import ReachContext
 from amistream.errors import RefusedError
+from amistream.jobs.confinement import roots_of
+from amistream.jobs.job import Job
 from amistream.jobs.manifest_removal import OwnManifest
+from amistream.jobs.migration_claim import MigrationClaim
 from amistream.jobs.migration_records import MigrationRecord
 from amistream.location import DirectoryLocation, S3Location, parse_manifest_address, parse_s3_location
 from amistream.plan import Migrating
 from amistream.ports.registry import Registration
+from amistream.ports.store import Mark
 from amistream.ports.unanswered import Late, Unanswered
 from amistream.request import MigrateRequest
-from amistream.roots import Roots
 from amistream.settings import Settings
+from amistream.stages.register import lasting_name
 from amistream.stores.opening import make_object_store
 
 
@@ -48,11 +52,11 @@ class MigrationContext(ReachContext):
 
     def __init__(
         self,
+        job: Job,
         request: MigrateRequest,
         settings: Settings,
         aws: Aws,
         *,
-        roots: Roots | None,
         settled: Migrating | None,
         late: Late | None,
     ) -> None:
@@ -60,8 +64,9 @@ class MigrationContext(ReachContext):
 
         Raises `JobError` where a confined job would go on at an endpoint that the administrator has changed.
         """
-        super().__init__(request, settings, aws, roots=roots)
+        super().__init__(request, settings, aws, roots=roots_of(job, settings))
         self.request = request
+        self._job = job
         own: dict[str, object] = {"region": request.region, "acl": request.acl or settings.acl}
         if settled is not None:
             self.keep_endpoint(settled.endpoint_url, "the parts stored")
@@ -70,6 +75,7 @@ class MigrationContext(ReachContext):
         self.unanswered = Unanswered(late)
         self.location: S3Location = parse_s3_location(request.destinations[0])
         self._targets: dict[str, BucketPlace] = {}
+        self._claim: MigrationClaim | None = None
 
     @cached_property
     def options(self) -> MigrationRequest:
@@ -117,9 +123,16 @@ class MigrationContext(ReachContext):
                 endpoint_url=self.endpoint_url,
                 limit_upload=int(self.settings.limit_upload or 0),
                 unanswered=self.unanswered,
+                mark=Mark(job=self._job.name, run=self._job.id) if self._job.name else None,
             )
             self._targets[region] = BucketPlace(store=store, location=self.location, region=region)
         return self._targets[region]
+
+    async def claim(self, region: str) -> MigrationClaim:
+        """The claim of the job at the target: always the same, too."""
+        if self._claim is None:
+            self._claim = MigrationClaim(self._job, (await self.target(region)).store, self.request.prefix)
+        return self._claim
 
     async def copy(self, record: MigrationRecord) -> Copy:
         """The bundle that is made by this record."""
@@ -149,9 +162,11 @@ class MigrationContext(ReachContext):
     @property
     def _registration(self) -> Registration:
         """The options of the AMI. The manifest supplies what the request leaves out."""
-        request = self.request
+        request, name = self.request, self._job.name
+        # That of a named job is the same in every attempt: EC2 gives it to one AMI only.
+        default_name = lasting_name(request.prefix, name) if name else ""
         return Registration(
-            name=request.ami_name or "",
+            name=request.ami_name or default_name,
             description=request.description or "",
             architecture=request.architecture or "",
             virtualization=request.virtualization or "",

@@ -35,6 +35,9 @@ class MigrationRecord:
     def know_part(self, name: str, *, stored: bool) -> None:
         self.parts[name] = stored
 
+    def know_manifest(self, raw: bytes) -> None:
+        self.manifest = raw
+
     def know_image(self, image_id: str | None) -> None:
         self.image = image_id
 
@@ -57,6 +60,10 @@ class MigrationRecords:
                 db.execute("UPDATE jobs SET fate = ? WHERE id = ?", (NextStep.KEPT, job_id))
 
         await self._file.do(work)
+
+    async def replace_manifest(self, job_id: str, raw: bytes) -> None:
+        """Enter another manifest: one that another attempt of the job has put."""
+        await self._file.write("UPDATE migrations SET manifest = ? WHERE job = ?", raw, job_id)
 
     async def copying(self, job_id: str, number: int, name: str, late: Late) -> None:
         """Enter a part that is about to be copied, and what may still appear."""
