@@ -42,13 +42,20 @@ def run_shell(script: str, *, directory: Path, environ: Mapping[str, str]) -> Co
 
     Raises `BenchmarkError` with what it printed when it, or any program of a pipeline in it, fails.
     """
+    return run_program(
+        ["bash", "-euo", "pipefail", "-c", script], directory=directory, environ={**os.environ, **environ}
+    )
+
+
+def run_program(argv: Sequence[str], *, directory: Path, environ: Mapping[str, str]) -> Cost:
+    """Run a program to its end, in this environment alone. Otherwise as `run_shell`."""
     wall = perf_counter()
     said = directory / "stderr"
     with said.open("wb") as errors:
         process = subprocess.Popen(
-            ["bash", "-euo", "pipefail", "-c", script],
+            argv,
             cwd=directory,
-            env={**os.environ, **environ},
+            env=environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,
@@ -58,7 +65,7 @@ def run_shell(script: str, *, directory: Path, environ: Mapping[str, str]) -> Co
     process.returncode = os.waitstatus_to_exitcode(status)
     wall = perf_counter() - wall
     if process.returncode:
-        raise BenchmarkError(f"a pipeline ended with {process.returncode}: {said.read_text(errors='replace')[-800:]}")
+        raise BenchmarkError(f"{argv[0]} ended with {process.returncode}: {said.read_text(errors='replace')[-800:]}")
     return Cost(wall, used.ru_utime + used.ru_stime)
 
 

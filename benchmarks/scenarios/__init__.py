@@ -11,6 +11,7 @@ from benchmarks.scenarios import (
     search,
     several,
     stages,
+    start,
     throughput,
     tree,
     tuning,
@@ -34,5 +35,6 @@ SCENARIOS = {
         used.SCENARIO,
         tree.SCENARIO,
         loop.SCENARIO,
+        start.SCENARIO,
     )
 }
