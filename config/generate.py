@@ -1,4 +1,4 @@
-"""Writes the documents that come from the models: `config/amistream.toml`, and the option tables of the commands.
+"""Writes the documents that come from the models: `config/amistream.toml`, the option tables, the list of commands.
 
 python config/generate.py            # write them
 python config/generate.py --check    # exit status 1 if one of them differs
@@ -14,6 +14,9 @@ from typing import Any
 
 from pydantic import BaseModel, ByteSize
 
+from amistream.cli.main import GROUPS, about, add_command, load_command
+from amistream.cli.quick import COMMANDS_FILE
+from amistream.entry import COMPAT, COMPAT_CONTEXT
 from amistream.request import BundleRequest, ConvertRequest, Option
 from amistream.settings import Settings, memory_ceiling
 from amistream.values import GIB, KIB, MIB
@@ -128,9 +131,33 @@ def _toml(value: Any) -> str:
     return str(value)
 
 
+def commands_text() -> str:
+    """Format the commands as `amistream.cli.quick` reads them."""
+    lines = [f"\t{paragraph}" for paragraph in about()]
+    add_command(*COMPAT, **COMPAT_CONTEXT)
+    for title, names in {**GROUPS, "As the older tools": COMPAT[:1]}.items():
+        lines.append(title)
+        for name in names:
+            command = load_command(name)
+            summary = (command.help or "").split("\n\n")[0].split(". ")[0].rstrip(".") + "."
+            # A group's commands are completed by the group itself.
+            options = () if hasattr(command, "commands") else _options_of(command)
+            lines.append("\t".join([name, summary, *(" ".join(sorted(each)) for each in options)]))
+    return "\n".join(lines) + "\n"
+
+
+def _options_of(command: Any) -> tuple[set[str], set[str]]:
+    """The flags, and the options that take a value."""
+    flags, valued = {"--help"}, set()
+    for parameter in command.params:
+        names = {name for name in (*parameter.opts, *parameter.secondary_opts) if name.startswith("-")}
+        (flags if getattr(parameter, "is_flag", False) else valued).update(names)
+    return flags, valued
+
+
 def documents() -> dict[Path, str]:
     """Make the text of every document, as it should be."""
-    made = {CONFIG: config_text()}
+    made = {CONFIG: config_text(), Path(COMMANDS_FILE): commands_text()}
     for path in (ROOT / "docs").glob("*.md"):
         text = path.read_text()
         if TABLE.search(text):
@@ -139,9 +166,9 @@ def documents() -> dict[Path, str]:
 
 
 def main() -> int:
-    different = [path for path, text in documents().items() if path.read_text() != text]
+    different = [path for path, text in documents().items() if not path.exists() or path.read_text() != text]
     for path in different:
-        print(path.relative_to(ROOT))
+        print(path.name)
         if "--check" not in sys.argv:
             path.write_text(documents()[path])
     return 1 if different and "--check" in sys.argv else 0

@@ -8,12 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+COMPAT = ("compat", "amistream.compat.command:compat")
+"""The command that calls one of an older tool, and its function."""
+COMPAT_CONTEXT = {"allow_extra_args": True, "allow_interspersed_args": False}
+"""The words after the old command's name are parsed by that command."""
+
 
 def client() -> NoReturn:
     with _interruptible():
-        from amistream.cli.main import add_command, main  # noqa: PLC0415 - an interrupt must work while it loads
-    # The words after the old command's name are parsed by that command.
-    add_command("compat", "amistream.compat.command:compat", allow_extra_args=True, allow_interspersed_args=False)
+        from amistream.cli.quick import answer  # noqa: PLC0415 - an interrupt must work while it loads
+
+        _put(answer(sys.argv[1:]))
+        from amistream.cli.main import add_command, main  # noqa: PLC0415
+    add_command(*COMPAT, **COMPAT_CONTEXT)
     main()
 
 
@@ -28,6 +35,18 @@ def old_command() -> NoReturn:
     with _interruptible():
         from amistream.compat.main import main  # noqa: PLC0415
     main()
+
+
+def _put(text: str | None) -> None:
+    """Write the whole output of a call, and end the process. The command itself reports that it cannot be written."""
+    if text is None:
+        return
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError:
+        return
+    sys.exit()
 
 
 @contextmanager

@@ -19,33 +19,28 @@ from typer.core import TyperCommand, TyperGroup
 
 from amistream import __version__
 from amistream.cli.output import lost_output, put_error, put_error_document, put_result
+from amistream.cli.quick import help_text
 from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, AmistreamError, UsageError, system_error
 from amistream.process import keep_secrets_in
 
-_IN_THEIR_OWN_NAME = (
-    *(
-        "bundle",
-        "convert",
-        "jobs",
-        "status",
-        "watch",
-        "cancel",
-        "resume",
-        "clean",
-        "doctor",
-        "tune",
-        "inspect",
-        "verify",
+GROUPS = {
+    "Make an AMI": ("bundle", "convert"),
+    "Look first": ("inspect", "doctor", "tune"),
+    "Jobs": ("jobs", "status", "watch", "cancel", "resume", "clean"),
+    "Bundles": (
+        *("list", "verify", "unbundle", "download", "upload", "delete"),
+        *("register", "deregister", "migrate"),
     ),
-    *("unbundle", "download", "upload", "delete", "register", "deregister", "migrate"),
-)
+    "Many hosts": ("fleet",),
+}
+"""The commands, in the order of --help."""
 _commands: dict[str, tuple[str, dict[str, Any]]] = {
-    **{name: (f"amistream.cli.commands.{name}:{name}", {}) for name in _IN_THEIR_OWN_NAME},
+    **{name: (f"amistream.cli.commands.{name}:{name}", {}) for names in GROUPS.values() for name in names},
     "list": ("amistream.cli.commands.listing:list_bundles", {}),
     "fleet": ("amistream.cli.commands.fleet:COMMANDS", {}),
 }
-"""Each command's function as MODULE:FUNCTION, and its context settings, in the order of --help. A mapping in place of
-the function has the commands below that one, by their names; its help is the module's.
+"""Each command's function as MODULE:FUNCTION, and its context settings. A mapping in place of the function has the
+commands below that one, by their names; its help is the module's.
 """
 
 
@@ -112,11 +107,14 @@ class _Group(TyperGroup):
 
 
 class _LazyGroup(_Group):
-    """Knows the names of its commands, and imports a command's file when it is called or its help is shown."""
+    """Knows the names of its commands, and imports a command's file when it is called."""
 
     def __init__(self, **attributes: Any) -> None:
         names = {name: TyperCommand(name) for name in _commands}
         super().__init__(**{**attributes, "commands": names})
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - typer's signature
+        formatter.write(help_text())
 
     def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | TyperGroup | None:  # noqa: ARG002 - typer's signature
         return load_command(cmd_name) if cmd_name in _commands else None
@@ -151,6 +149,12 @@ def _about(
     Example: [bold]amistream bundle /dev/xvda --to s3://my-bucket/images --ami-name web-1[/bold]
     """
     del version
+
+
+def about() -> list[str]:
+    """The paragraphs about the program as a whole."""
+    paragraphs = inspect.cleandoc(_about.__doc__ or "").replace("[bold]", "").replace("[/bold]", "").split("\n\n")
+    return [" ".join(paragraph.split()) for paragraph in paragraphs]
 
 
 def run(arguments: list[str]) -> int:
