@@ -71,7 +71,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class StageProgress(_Model):

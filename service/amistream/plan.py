@@ -70,7 +70,7 @@ class Resumption:
 class Recorded(BaseModel):
     """A value that the journal holds as JSON."""
 
-    model_config = ConfigDict(frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
+    model_config = ConfigDict(frozen=True, ser_json_bytes="base64", val_json_bytes="base64", defer_build=True)
 
 
 class BundlingPlace(Recorded):

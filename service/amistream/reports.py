@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class _Result(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
 
 class Signature(StrEnum):

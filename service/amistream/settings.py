@@ -9,6 +9,7 @@ The memory ceiling is a formula of these settings (`memory_ceiling`) and does no
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
@@ -17,9 +18,19 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from amistream.errors import UsageError
 from amistream.values import GIB, KIB, MIB
@@ -108,7 +119,7 @@ def _check_root(path: Path) -> Path:
     return path
 
 
-RootPaths = Annotated[tuple[Annotated[Path, AfterValidator(_check_root)], ...], NoDecode, BeforeValidator(_split_paths)]
+RootPaths = Annotated[tuple[Annotated[Path, AfterValidator(_check_root)], ...], BeforeValidator(_split_paths)]
 
 
 def _split_words(value: object) -> object:
@@ -122,14 +133,34 @@ def _check_place(place: str) -> str:
     return place
 
 
-Places = Annotated[tuple[Annotated[str, AfterValidator(_check_place)], ...], NoDecode, BeforeValidator(_split_words)]
+Places = Annotated[tuple[Annotated[str, AfterValidator(_check_place)], ...], BeforeValidator(_split_words)]
 QueueKind = Literal["bundle", "convert", "verify", "migrate"]
 
 
-class Settings(BaseSettings):
-    """Read-only once made. Names end in their unit: `_s` seconds; sizes are bytes and may be written `10MiB`."""
+def _parse_object(value: object) -> object:
+    """Take a JSON object as a variable holds it too."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError('it is not a JSON object: write {"eu-west-1": "/path/cert.pem"}') from None
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid")
+
+class Settings(BaseModel):
+    """Read-only once made. Names end in their unit: `_s` seconds; sizes are bytes and may be written `10MiB`.
+
+    A value that is not given is that of its `AMISTREAM_*` variable, and then the default.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, defer_build=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _add_variables(cls, given: dict[str, Any]) -> dict[str, Any]:
+        variables = {name.upper(): value for name, value in os.environ.items()}
+        found = {name: variables.get(f"{_PREFIX}{name.upper()}") for name in cls.model_fields}
+        return {**{name: value for name, value in found.items() if value is not None}, **given}
 
     # The daemon.
     socket: Path = Field(
@@ -314,7 +345,7 @@ class Settings(BaseSettings):
         description="true: accept a private key that every user of the machine can read. false: refuse it, and show "
         "the command that protects it. The older tools' commands accept it with a warning. Choice.",
     )
-    ec2_certificates: dict[str, Path] = Field(
+    ec2_certificates: Annotated[dict[str, Path], BeforeValidator(_parse_object)] = Field(
         default_factory=dict,
         description="EC2's certificate per region, for which the bundle's key is encrypted. The key 'default' serves "
         'the other regions, such as in { default = "/etc/amistream/cert-ec2.pem", "cn-north-1" = '
@@ -461,14 +492,6 @@ def load(config: Path | None = None, **overrides: Any) -> Settings:
         variables = {name.upper() for name in os.environ}
         from_file = {name: each for name, each in values.items() if f"AMISTREAM_{name.upper()}" not in variables}
         settings = Settings(**from_file | chosen)
-    except SettingsError as error:
-        # The one field that is not plain text in the environment.
-        raise UsageError(
-            "settings.invalid",
-            "cannot use AMISTREAM_EC2_CERTIFICATES: it is not a JSON object of region to path",
-            hint='write {"eu-west-1": "/path/cert.pem"}',
-            field="ec2_certificates",
-        ) from error
     except ValidationError as error:
         for fault in error.errors(include_url=False, include_context=False):
             name = str(fault["loc"][0]) if fault["loc"] else "settings"

@@ -12,7 +12,7 @@ from amistream.reports import Difference, Signature
 
 
 class _Result(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
 
 class Removed(_Result):

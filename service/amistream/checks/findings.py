@@ -37,7 +37,7 @@ class Finding(BaseModel):
     `unknown`: it cannot be told.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     name: str
     status: Status
@@ -63,7 +63,7 @@ class Finding(BaseModel):
 class Findings(BaseModel):
     """The results of all checks."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     findings: tuple[Finding, ...]
 

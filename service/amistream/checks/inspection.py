@@ -42,7 +42,7 @@ _LARGEST_TREE = 1024 * GIB
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class AreaFacts(_Model):

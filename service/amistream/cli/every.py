@@ -40,7 +40,7 @@ class Desk(Protocol):
 class Outcome(BaseModel):
     """The end of one bundle. `state`: that of its job; `there`: it had its AMI before; `broken`: it is not whole."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     manifest: str
     state: str
@@ -57,7 +57,7 @@ class Outcome(BaseModel):
 class Outcomes(BaseModel):
     """The end of every bundle."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     bundles: tuple[Outcome, ...]
 

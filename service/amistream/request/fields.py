@@ -39,9 +39,9 @@ SOURCE = (
 
 
 class Fields(BaseModel):
-    """A group of fields. Unknown ones are refused."""
+    """A group of fields. Unknown ones are refused. A model is built when it is used first: a command uses few."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Reach(Fields):
