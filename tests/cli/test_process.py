@@ -43,7 +43,7 @@ class Interrupt:
             os.kill(os.getpid(), signal.SIGINT)
 
 sys.meta_path.insert(0, Interrupt())
-sys.argv = ["amistream", "--version"]
+sys.argv = ["amistream", "jobs", "--help"]
 from amistream.entry import client
 client()
 """
