@@ -51,10 +51,10 @@ MEMORY = """
 #
 # One job's process stays below
 #
-#     133 MiB + workers * (3 * block_size + 128 KiB) + (upload_concurrency + 2) * part_size
+#     130 MiB + workers * (3 * block_size + 128 KiB) + (upload_concurrency + 2) * part_size
 #
 # whatever the volume's size: {ceiling} MiB with these defaults on 2 cores. Each additional concurrent job needs the
-# same amount without the 133 MiB.
+# same amount without the 130 MiB.
 """
 TABLE = re.compile(r"(<!-- options of (\w+): config/generate\.py -->\n).*?(<!-- end of options -->)", re.DOTALL)
 MODELS: dict[str, type[BaseModel]] = {"bundle": BundleRequest, "convert": ConvertRequest}

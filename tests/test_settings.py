@@ -252,8 +252,8 @@ def test_a_root_is_a_real_path(root: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_conversion_ceiling() -> None:
     """The ceiling of conversions grows by 768 KiB for each put, 4 MiB for each worker and two, and by bundles."""
-    assert conversion_ceiling(workers=2, puts=64) == PROCESS_BASELINE + 9 * MIB + 48 * MIB + 4 * 4 * MIB
-    assert conversion_ceiling(workers=4, puts=8, jobs=3) == PROCESS_BASELINE + 9 * MIB + 3 * (6 * MIB + 6 * 4 * MIB)
+    assert conversion_ceiling(workers=2, puts=64) == PROCESS_BASELINE + 12 * MIB + 48 * MIB + 4 * 4 * MIB
+    assert conversion_ceiling(workers=4, puts=8, jobs=3) == PROCESS_BASELINE + 12 * MIB + 3 * (6 * MIB + 6 * 4 * MIB)
     bundle = conversion_ceiling(workers=2, puts=64, unpacks=True)
     assert bundle == conversion_ceiling(workers=2, puts=64) + 3 * 14 * MIB < 250 * MIB
     assert puts_within(bundle, workers=2, unpacks=True) == 64

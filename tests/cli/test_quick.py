@@ -10,7 +10,15 @@ import pytest
 
 from amistream.cli import quick
 
-LOADED = "import sys; from amistream import entry; sys.argv = {argv}\ntry: entry.client()\nfinally: print('loaded:', *sys.modules)"
+LOADED = """
+import sys
+from amistream import entry
+sys.argv = {argv}
+try:
+    entry.client()
+finally:
+    print("loaded:", *sys.modules)
+"""
 
 
 def modules(*argv: str, **variables: str) -> set[str]:
