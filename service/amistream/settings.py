@@ -234,7 +234,7 @@ class Settings(BaseModel):
         description='Buckets and folders to which messages may write, such as ["s3://bundles/web"]. As a variable: '
         "with commas between. Empty: nothing. Choice.",
     )
-    queue_kinds: Annotated[tuple[QueueKind, ...], NoDecode, BeforeValidator(_split_words)] = Field(
+    queue_kinds: Annotated[tuple[QueueKind, ...], BeforeValidator(_split_words)] = Field(
         ("bundle", "convert", "verify", "migrate"),
         description="Kinds of jobs that messages may start. As a variable: with commas between. Choice.",
     )
