@@ -148,7 +148,7 @@ def commands_text() -> str:
 
 def _options_of(command: Any) -> tuple[set[str], set[str]]:
     """The flags, and the options that take a value."""
-    flags, valued = {"--help"}, set()
+    flags, valued = {"--help"}, set[str]()
     for parameter in command.params:
         names = {name for name in (*parameter.opts, *parameter.secondary_opts) if name.startswith("-")}
         (flags if getattr(parameter, "is_flag", False) else valued).update(names)

@@ -6,11 +6,11 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 COMPAT = ("compat", "amistream.compat.command:compat")
 """The command that calls one of an older tool, and its function."""
-COMPAT_CONTEXT = {"allow_extra_args": True, "allow_interspersed_args": False}
+COMPAT_CONTEXT: dict[str, Any] = {"allow_extra_args": True, "allow_interspersed_args": False}
 """The words after the old command's name are parsed by that command."""
 
 
