@@ -88,7 +88,7 @@ def test_nothing_is_known_at_the_start(scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("busy", "waited", "bottleneck", "word"),
     [
-        ({"read": 4.5, "hash": 2.0}, 0.5, "read", "the disk is the slowest part"),
+        ({"read": 4.5, "hash": 2.0}, 0.5, "read", "reading SOURCE is the slowest part"),
         ({"read": 0.5, "hash": 9.5}, 0.5, "hash", "SHA-256 is the slowest part"),
         ({"read": 0.5, "hash": 2.0}, 4.0, "put", "try a higher --puts"),
     ],

@@ -85,7 +85,7 @@ class ConversionMeter:
             case "read" if self._lanes["read"] > 1:
                 return f"fetching and unpacking the bundle is the slowest part: {cores} or a faster link help"
             case "read":
-                return "the disk is the slowest part: read from a faster volume, or a copy in memory"
+                return "reading SOURCE is the slowest part: a faster disk or link, or a copy in memory, helps"
             case "hash":
                 return f"SHA-256 is the slowest part: {cores} help"
             case "put":

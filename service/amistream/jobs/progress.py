@@ -91,7 +91,7 @@ class ProgressMeter:
         level = plan.level or 0  # 0: it follows the link
         match bottleneck:
             case "read":
-                return "the disk is the slowest part: read from a faster volume, or a copy in memory"
+                return "reading SOURCE is the slowest part: a faster disk or link, or a copy in memory, helps"
             case "archive":
                 return "SHA-1 on one core is the slowest part, and cannot use more cores: only a faster processor helps"
             case "compress":
