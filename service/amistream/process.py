@@ -22,12 +22,15 @@ import os
 import resource
 import signal
 from functools import cache
+from pathlib import Path
 
 from amistream.values import MIB
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Signals that ask a command to stop."""
 
+DEFAULT_CONFIG = Path("/etc/amistream/amistream.toml")
+DEFAULT_SOCKET = Path("/run/amistream/amistream.sock")
 _PR_SET_DUMPABLE = 4
 _OWNER_ONLY = 0o077
 _M_TRIM_THRESHOLD = -1

@@ -33,9 +33,9 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from amistream.errors import UsageError
+from amistream.process import DEFAULT_CONFIG, DEFAULT_SOCKET
 from amistream.values import GIB, KIB, MIB
 
-DEFAULT_CONFIG = Path("/etc/amistream/amistream.toml")
 _PREFIX = "AMISTREAM_"
 _OTHER_VARIABLES = ("AMISTREAM_CONFIG", "AMISTREAM_DEBUG")
 _OF_CONTAINERS = re.compile("AMISTREAM_(SERVICE_(HOST|PORT)|PORT|NAME|ENV)(_|$)")
@@ -164,7 +164,7 @@ class Settings(BaseModel):
 
     # The daemon.
     socket: Path = Field(
-        Path("/run/amistream/amistream.sock"),
+        DEFAULT_SOCKET,
         description="Unix socket of the API, with mode 0660. Its directory is made if it does not exist. Choice.",
     )
     socket_group: str = Field(

@@ -193,7 +193,7 @@ async def test_a_bug_is_one_line(daemon: ScriptedDaemon, cli: Cli, monkeypatch: 
         raise ZeroDivisionError("division by zero")
 
     daemon.add()
-    monkeypatch.setattr("amistream.cli.summary.job_table", broken)
+    monkeypatch.setattr("amistream.cli.commands.jobs.job_table", broken)
     outcome = await cli("jobs")
     assert outcome.status == 1
     assert outcome.stderr.startswith("amistream: cannot go on: an error in amistream itself (ZeroDivisionError: ")

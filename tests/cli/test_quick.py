@@ -40,6 +40,14 @@ def test_nothing_is_loaded(argv: list[str], variables: dict[str, str]) -> None:
     assert found & {"typer", "inspect", "json", "pathlib", "amistream.errors", "amistream.cli.main"} == set()
 
 
+def test_one_question_needs_no_models() -> None:
+    """A list of jobs loads neither models nor the libraries of streams."""
+    code = "import sys, amistream.cli.main, amistream.cli.commands.jobs; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = {*done.stdout.split()}
+    assert found & {"pydantic", "aiohttp", "asyncio", "amistream.settings", "amistream.events"} == set()
+
+
 def completed(monkeypatch: pytest.MonkeyPatch, shell: str, line: str) -> str | None:
     """The answer when a shell asks to complete the last word of a line."""
     words = line.split(" ")

@@ -8,18 +8,17 @@ never reached is reported at once.
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
-from urllib.parse import quote
 
 import aiohttp
 from pydantic import BaseModel, ValidationError
 
+from amistream.cli.one_request import job_path
 from amistream.errors import (
     AccessDeniedError,
     AmistreamError,
@@ -130,14 +129,14 @@ class Client:
         return self._read(JobList, await self._ask("GET", "/v1/jobs", params=params))
 
     async def get(self, job_id: str) -> JobView:
-        return self._read(JobView, await self._ask("GET", _path(job_id)))
+        return self._read(JobView, await self._ask("GET", job_path(job_id)))
 
     async def cancel(self, job_id: str) -> str:
         """Ask the daemon to cancel the job; its state changes once it has ended. Return the id."""
-        return self._read(_Accepted, await self._ask("DELETE", _path(job_id))).id
+        return self._read(_Accepted, await self._ask("DELETE", job_path(job_id))).id
 
     async def resume(self, job_id: str) -> str:
-        return self._read(_Accepted, await self._ask("POST", f"{_path(job_id)}/resume")).id
+        return self._read(_Accepted, await self._ask("POST", f"{job_path(job_id)}/resume")).id
 
     async def doctor(self, request: CheckRequest | ConvertCheckRequest) -> Findings:
         """Have the daemon run a job's checks."""
@@ -187,7 +186,7 @@ class Client:
         if seen:
             headers["Last-Event-ID"] = str(seen)
         # No time limit for an event: a job can wait in the queue for hours.
-        async with self._session.get(f"{_path(job_id)}/events", headers=headers, timeout=NO_READ_LIMIT) as response:
+        async with self._session.get(f"{job_path(job_id)}/events", headers=headers, timeout=NO_READ_LIMIT) as response:
             self._reached = True
             if response.status != HTTPStatus.OK:
                 raise self._error(response.status, await response.read())
@@ -276,8 +275,3 @@ class Client:
             f"cannot understand what answers at {self._socket}",
             hint="is it the socket of amistreamd, of the same version? `amistream --version` shows the client's",
         )
-
-
-def _path(job_id: str) -> str:
-    # The id comes from a command line: quoted, it stays one component of the path.
-    return f"/v1/jobs/{quote(os.fsencode(job_id), safe='')}"

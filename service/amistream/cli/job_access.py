@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from amistream.cli.one_request import fetch, job_path
 from amistream.cli.options import socket_path
 from amistream.errors import EXIT_INTERRUPTED, ConflictError, JobError, UsageError
 from amistream.events import JobList, JobView, State
@@ -40,6 +41,10 @@ class Jobs:
         )
 
     def get(self, job_id: str) -> JobView:
+        answer = None if self._in_process else fetch(socket_path(self._socket, self._config), job_path(job_id))
+        if answer is not None:
+            with suppress(ValueError):
+                return JobView.model_validate_json(answer)
         return self._ask(lambda client: client.get(job_id), lambda queue: queue.get(job_id).view())
 
     def submit(self, request: JobRequest, *, as_json: bool) -> int:
@@ -102,6 +107,8 @@ class Jobs:
                 return here(queue)
 
             return ask_in_process(look, self._config)
+        import asyncio
+
         from amistream.cli.client import Client
 
         async def ask() -> _Answer:

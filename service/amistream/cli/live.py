@@ -13,8 +13,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from amistream.cli.job_table import where_to
 from amistream.cli.output import visible
-from amistream.cli.screen import Announced, Screen, speed_words, where_to
+from amistream.cli.screen import Announced, Screen, speed_words
 from amistream.events import Event, JobKind, JobView, Progress
 from amistream.units import rate_text, share_text, size_text
 
@@ -44,7 +45,8 @@ def _picture(job: JobView) -> Group:
     lines: list[Table | Text] = []
     if job.progress is not None:
         lines += [_bar(job.progress, job.kind), _stages(job.progress)]
-    to = f" to {', '.join(where_to(job))}" if where_to(job) else ""
+    places = where_to(job.model_dump(mode="json", include={"kind", "destinations", "result"}))
+    to = f" to {', '.join(places)}" if places else ""
     about = f"job {job.id}: {job.state.value}  {job.source}{to}"
     return Group(*lines, Text(visible(about), "bold"))
 

@@ -6,11 +6,11 @@ A screen gets one event after the other and remembers only its own output.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol, Self
 
-from amistream.events import ConversionResult, Event, JobKind, JobView, Progress, State
+from amistream.events import Event, JobKind, JobView, Progress, State
 from amistream.units import duration_text, rate_text, share_text, size_text
 
 PLAIN_PERIOD_S = 5.0
@@ -94,15 +94,3 @@ def speed_words(progress: Progress, kind: JobKind) -> list[str]:
         case JobKind.MIGRATE:
             words.append(f"parts {progress.parts_stored} copied of {progress.parts_made}")
     return words
-
-
-def where_to(job: JobView) -> Sequence[str]:
-    """The destinations of a job; of a conversion, the snapshot and the AMI as soon as it has them.
-
-    A verification has none.
-    """
-    if isinstance(job.result, ConversionResult):
-        return [name for name in (job.result.snapshot_id, job.result.image_id) if name]
-    if job.kind is JobKind.VERIFY:
-        return []
-    return job.destinations or ["EBS"]

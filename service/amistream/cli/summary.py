@@ -1,22 +1,16 @@
-"""Text about jobs for stdout: the list, one job, and the result of a finished one."""
+"""Text about one job for stdout, and about the result of a finished one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from amistream.cli.report_text import report_text
-from amistream.cli.screen import progress_line, where_to
+from amistream.cli.screen import progress_line
 from amistream.cli.table import columns
 from amistream.cli.transfer_text import migrated_text
 from amistream.events import BundleResult, ConversionResult, JobKind, JobResult, JobView, PlaceResult, StageProgress
 from amistream.reports import Migrated, Report
 from amistream.units import duration_text, left_out_text, rate_text, size_text, time_text
-
-
-def job_table(jobs: Sequence[JobView]) -> str:
-    """Format one line per job, oldest first, below a heading."""
-    rows = [(job.id, _state_text(job), time_text(job.created_at), job.source, " ".join(where_to(job))) for job in jobs]
-    return columns([("ID", "STATE", "CREATED", "SOURCE", "DESTINATION"), *rows])
 
 
 def job_text(job: JobView, *, option: str = "") -> str:
@@ -61,11 +55,6 @@ def _kept_text(job: JobView, name: str) -> list[tuple[str, str]]:
         ("kept", f"{kept}; `amistream resume {name}` goes on from there,"),
         ("", f"`amistream cancel {name}` removes them"),
     ]
-
-
-def _state_text(job: JobView) -> str:
-    """The state, and that something of the job is left."""
-    return f"{job.state.value} (unfinished)" if job.resumable else job.state.value
 
 
 def result_text(result: JobResult) -> str:

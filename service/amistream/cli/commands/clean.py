@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from amistream.cli.job_access import Jobs
+from amistream.cli.job_table import job_table
 from amistream.cli.options import ConfigOption, InProcessOption, JsonOption, OlderThan, SocketOption, Yes, parse_age
 from amistream.cli.output import put_answer, put_error, put_note
 from amistream.cli.question import confirm
@@ -44,15 +45,13 @@ def clean(
 
     Example: [bold]amistream clean --older-than 7d --yes[/bold]
     """
-    from amistream.cli.summary import job_table
-
     jobs = Jobs(socket, config, in_process=in_process)
     before = None if older_than is None else datetime.now(UTC) - parse_age(older_than)
     found = _chosen(jobs.list().jobs, job_ids or (), before)
     exit_status = 0
     if found and not dry_run:
         if not yes:
-            put_note(job_table(found))
+            put_note(_table(found))
         question = f"Remove all that {counted(len(found), 'unfinished job')} stored?"
         asyncio.run(confirm(question, yes=yes, what="remove what unfinished jobs stored"))
         cleaned = []
@@ -68,7 +67,11 @@ def clean(
                 exit_status = EXIT_INTERRUPTED
                 break
         found = cleaned
-    return put_answer(JobList(jobs=tuple(found)), lambda listed: job_table(listed.jobs), as_json=as_json) or exit_status
+    return put_answer(JobList(jobs=tuple(found)), lambda listed: _table(listed.jobs), as_json=as_json) or exit_status
+
+
+def _table(jobs: Sequence[JobView]) -> str:
+    return job_table([job.model_dump(mode="json") for job in jobs])
 
 
 def _chosen(jobs: Sequence[JobView], ids: Sequence[str], before: datetime | None) -> list[JobView]:
