@@ -91,6 +91,8 @@ def run_as(user: Sequence[str], program: str, *arguments: object, given: str = "
 
 AMISTREAM = """
 import os, sys
+# Before the rights are given up: a member may be unable to read this Python.
+from amistream.checks import doctor
 from amistream.cli import foreground
 from amistream.cli.main import run
 os.setgroups([])
