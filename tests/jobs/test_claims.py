@@ -446,7 +446,13 @@ class TestDirectory:
 
     async def test_a_bundle(self, scene: Scene) -> None:
         """A named job leaves its bundle, and no claim; cancelled it leaves nothing, not even the directory."""
-        job = await self.run(scene, LentJob())
+        cancelled = Job(scene.request(), name=NAME, lease=LentJob())
+        await scene.engine.enter(cancelled)
+        with scene.held("seal", at_part(3)) as call:
+            await scene.stopped(cancelled, call)
+        assert cancelled.state is State.CANCELLED
+        assert not scene.out.exists()
+        job = await self.run(scene, LentJob(attempt=2))
         assert job.state is State.DONE, job.error
         assert "image.claim" not in scene.files()
         scene.fits()
