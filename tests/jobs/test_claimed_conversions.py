@@ -129,6 +129,21 @@ async def test_a_host_that_wakes_up(at: str, fleet: Fleet) -> None:
     assert fleet.conversions.left() == there
 
 
+@pytest.mark.parametrize("register", [True, False], ids=["an AMI", "a snapshot"])
+async def test_two_that_receive_it_at_once(register: bool, fleet: Fleet) -> None:
+    """Two deliveries of one message at the same moment, each with a good lease: one outcome comes of them."""
+    changes: dict[str, Any] = {} if register else {"register_image": False, "ami_name": None}
+    jobs = [await fleet.job(host, **changes) for host in (fleet.a, fleet.b)]
+    await asyncio.gather(*(host.engine.run(job) for host, job in zip((fleet.a, fleet.b), jobs, strict=True)))
+    assert all(job.state is State.DONE or job.resumable for job in jobs), [job.error for job in jobs]
+    for host, job in zip((fleet.a, fleet.b), jobs, strict=True):
+        if job.state is not State.DONE:
+            fleet.conversions.fits(await fleet.again(host, job))
+    fleet.conversions.fits(await fleet.run(fleet.a, **changes))
+    outcomes = {job.result.snapshot_id for job in jobs if isinstance(job.result, ConversionResult) and not job.error}
+    assert outcomes <= {snapshot["id"] for snapshot in fleet.conversions.endpoint.snapshots()}
+
+
 async def test_removed_by_hand(fleet: Fleet) -> None:
     """The removal of an attempt that another host has replaced touches nothing of that one's."""
     job = await fleet.run(fleet.a, fleet.lease(lost_at=3))
@@ -156,3 +171,28 @@ async def test_a_pending_snapshot_is_removed_by_hand(fleet: Fleet) -> None:
     assert len(fleet.conversions.left()) == 1
     assert (await fleet.a.clean(job)).state is State.CANCELLED
     assert fleet.conversions.left() == []
+
+
+async def test_two_that_remove_each_other_s(fleet: Fleet) -> None:
+    """An attempt whose completed snapshot another one removed at the last moment reports no result, and begins anew."""
+    changes: dict[str, Any] = {"register_image": False, "ami_name": None}
+    job = await fleet.job(fleet.a, **changes)
+    conversions, ec2 = fleet.conversions, fleet.conversions.endpoint.blocking_client("ec2")
+    with fleet.a.held("conversions.conclude") as call:
+        sleeper = asyncio.create_task(fleet.a.engine.run(job))
+        await call.came.wait()
+        (own,) = (snapshot["id"] for snapshot in conversions.endpoint.snapshots())
+        other = conversions.endpoint.make_snapshot(
+            conversions.disk, volume_gib=1, tags=[{"Key": "amistream:job", "Value": NAME}]
+        )
+        conversions.endpoint.set_state(other, "pending")
+        conversions.endpoint.fault("DeleteSnapshot", "pause")
+        call.go.set()
+        await asyncio.to_thread(conversions.endpoint.wait_paused)
+        with ec2 as client:
+            await asyncio.to_thread(client.delete_snapshot, SnapshotId=own)
+        conversions.endpoint.let_go()
+        await sleeper
+    assert_fenced(job)
+    assert conversions.left() == []
+    conversions.fits(await fleet.again(fleet.a, job))

@@ -69,11 +69,21 @@ class Attempts:
         """Raise `FencedError` if another attempt has a snapshot, in place of this one's."""
         for each in await self._snapshots():
             if each.id != own:
-                raise FencedError(
-                    "lease.lost",
-                    f"cannot go on with the job {self.name!r}: another attempt has begun, with the snapshot {each.id}",
-                    hint="nothing more is stored or removed here; the queue gives the job to whoever has it",
-                )
+                raise self._fenced(f"another attempt has begun, with the snapshot {each.id}")
+
+    async def settle(self, own: str) -> None:
+        """Make `own`, which is completed, the only snapshot of the job. Raises `FencedError` if another one is.
+
+        Two attempts may do so at the same moment, and remove each other's: then a further attempt begins anew.
+        """
+        outcome = await self.completed()
+        if outcome is not None and outcome.id != own:
+            raise self._fenced(f"the snapshot {outcome.id} of another attempt is the outcome")
+        if not await self.remove_others(own, completed=True):
+            return
+        what = f"look at {own}"
+        if await with_retries(self.snapshot.retry, what, lambda _: self.snapshot.ebs.describe(own)) is None:
+            raise self._fenced(f"another attempt has removed {own}")
 
     async def remove_others(self, own: str, *, completed: bool) -> list[str]:
         """Delete the snapshots of the job but `own` and those that an AMI uses; returns the ids.
@@ -116,6 +126,13 @@ class Attempts:
             count, page = count + len(listed.blocks), listed.next_page
             if not page:
                 return count
+
+    def _fenced(self, why: str) -> FencedError:
+        return FencedError(
+            "lease.lost",
+            f"cannot go on with the job {self.name!r}: {why}",
+            hint="nothing more is stored or removed here; the queue gives the job to whoever has it",
+        )
 
     async def _page(self, snapshot_id: str, page: str) -> BlockPage:
         what = f"list the blocks of {snapshot_id}"

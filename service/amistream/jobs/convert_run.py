@@ -217,6 +217,8 @@ class ConvertRun:
         image = await attempts.image() if self._request.registers else None
         if self._request.registers and image is None:
             return False
+        await self._job.confirm()
+        await attempts.settle(found.id)
         self.result = await attempts.result(found, image)
         self.finished = True
         self._job.note(f"{found.id} is there already, made by an earlier attempt of this job")
@@ -250,14 +252,14 @@ class ConvertRun:
             await attempts.check_none_but(self._snapshot_id)
 
     async def _remove_others(self) -> None:
-        """Remove snapshots that became visible since this run began. One that stays is given up by EBS in time."""
+        """Remove snapshots of other attempts, if this run's is the outcome. Raises `FencedError` if another one is."""
         if not self._job.name:
             return
         try:
-            attempts = await self._attempts(self._known.converting.region)
-            await attempts.remove_others(self._snapshot_id, completed=True)
+            await (await self._attempts(self._known.converting.region)).settle(self._snapshot_id)
         except StoreError as error:
-            self._job.note(f"not looked for snapshots of earlier attempts: {error.message}")
+            # A pending one is given up by EBS in time.
+            self._job.note(f"not looked for snapshots of other attempts: {error.message}")
 
     async def _is_completed(self, snapshot: JobSnapshot) -> bool:
         known = self._known
