@@ -212,9 +212,10 @@ def test_every_endpoint_answers_to_curl(daemon: Daemon, volume: Path, key_ring: 
     assert "amistream_" in daemon.curl("/metrics")[1]
     status, refused = daemon.curl("/v1/jobs", "-d", json.dumps({**body, "sauce": 1}))
     assert (status, refused["error"]["field"]) == (422, "sauce")
+    assert daemon.curl("/v1/queue/drain", "-X", "POST")[0] == 409
     assert set(document["paths"]) == {
         *("/v1/jobs", "/v1/jobs/{id}", "/v1/jobs/{id}/resume", "/v1/jobs/{id}/events"),
-        *("/v1/doctor", "/v1/health", "/v1/openapi.json", "/metrics"),
+        *("/v1/doctor", "/v1/health", "/v1/queue/drain", "/v1/openapi.json", "/metrics"),
     }
 
 
