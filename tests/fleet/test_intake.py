@@ -406,6 +406,38 @@ async def test_a_process_killed_long_ago(tmp_path: Path) -> None:
         assert [result["attempt"] for result in rig.results] == [2]
 
 
+async def test_a_dead_letter_waits_for_its_queue(tmp_path: Path) -> None:
+    """A message of a killed process is not deleted before the next one knows the queue of dead letters."""
+    async with running(tmp_path, kill=True) as rig:
+        queue = rig.queue
+        await rig.begin("web")
+    policy = queue.held["policy"] = asyncio.Event()
+    async with running(tmp_path, queue) as rig:
+        job = await rig.begun()
+        await rig.jobs.cancel(job.id)
+        await queue.wait_until(lambda: bool(rig.results))
+        await rig.turn()
+        assert (list(queue.waiting), rig.dead.waiting) == (["m1"], {})
+        policy.set()
+        await rig.settle()
+        assert queue.waiting == {}
+        assert [each.attributes["job"] for each in rig.dead.waiting.values()] == ["web"]
+
+
+async def test_a_dead_letter_of_a_stopping_host(tmp_path: Path) -> None:
+    """A host that stops before it knows the queue of dead letters leaves the message in its queue."""
+    async with running(tmp_path, kill=True) as rig:
+        queue = rig.queue
+        await rig.begin("web")
+    queue.held["policy"] = asyncio.Event()
+    async with running(tmp_path, queue) as rig:
+        job = await rig.begun()
+        await rig.jobs.cancel(job.id)
+        await queue.wait_until(lambda: bool(rig.results))
+        await rig.end()
+        assert (list(queue.waiting), rig.dead.waiting) == (["m1"], {})
+
+
 async def test_killed_before_the_deletion(tmp_path: Path) -> None:
     """A process that died with a result in the journal is followed by one that sends it and deletes the message."""
     async with running(tmp_path, kill=True) as rig:

@@ -8,6 +8,7 @@ verdict is found then.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -65,7 +66,10 @@ class Handling:
     terms: Terms
     counts: Counts
     outbox: Outbox | None
-    policy: RedrivePolicy = field(default_factory=RedrivePolicy)
+    policy: RedrivePolicy | None = None
+    """None: not known yet."""
+    policy_learned: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once `policy` changes no more."""
     ended: Callable[[QueueLease], object]
     may_give_back: Callable[[], Awaitable[object]]
     """Waits until a message can be given back without coming to this host again."""
@@ -224,7 +228,12 @@ class Handling:
         if notice is not None and self.outbox is not None:
             await self.outbox.wait_sent(notice.notice_id, min(SEND_FIRST_S, self.terms.visibility_s))
         if verdict is Verdict.BURY:
-            await self._bury(lease, code)
+            # A message of an earlier process may be here before anything is known about the queue.
+            await self.policy_learned.wait()
+            if self.policy is None:
+                log.warning("message.left", code=code, reason="this host stops, and does not know the dead letters")
+                return
+            await self._bury(lease, code, self.policy)
             await records.buried(message.message_id)
         if self.leases.is_over(lease):
             log.info("message.late", verdict=verdict.value)
@@ -233,9 +242,9 @@ class Handling:
             raise error
         await records.over(message.message_id)
 
-    async def _bury(self, lease: QueueLease, code: str) -> None:
+    async def _bury(self, lease: QueueLease, code: str, policy: RedrivePolicy) -> None:
         self.counts.dead += 1
-        if self.policy.dead is None:
+        if policy.dead is None:
             log.warning(
                 "message.dead", code=code, hint="the queue has no queue of dead letters: the message is deleted"
             )
@@ -247,7 +256,7 @@ class Handling:
             "job_id": job.id if (job := self.jobs.named(lease.name)) is not None else "",
             "attempt": str(lease.attempt),
         }
-        for error in (await self.policy.dead.send([lease.message.body], attributes)).values():
+        for error in (await policy.dead.send([lease.message.body], attributes)).values():
             raise error
 
     async def _give_back(self, lease: QueueLease, after_s: int) -> None:
@@ -269,7 +278,8 @@ class Handling:
         return max(1, round(jittered(most_s)))
 
     def _is_last(self, lease: QueueLease) -> bool:
-        return self.policy.most_receives is not None and lease.attempt >= self.policy.most_receives
+        most = self.policy.most_receives if self.policy is not None else None
+        return most is not None and lease.attempt >= most
 
     def _parked(self, lease: QueueLease) -> JobError:
         return JobError("lease.parked", f"cannot go on with the job {lease.name} now: it is given back")

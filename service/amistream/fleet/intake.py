@@ -116,7 +116,7 @@ class Intake:
                 async with asyncio.TaskGroup() as messages:
                     await self._take_over(messages)
                     receiving = messages.create_task(self._receive(messages), name="receive")
-                    receiving.add_done_callback(lambda _: self._receives_no_more.set())
+                    receiving.add_done_callback(self._end_receiving)
                     await self._stopping.wait()
                     helpers += [
                         group.create_task(self._end_in_time(), name="drain"),
@@ -169,13 +169,11 @@ class Intake:
 
     async def _receive(self, messages: asyncio.TaskGroup) -> None:
         failures = 0
-        knows_policy = False
         while places := await self._wait_places():
             asked_at = self._now()
             try:
-                if not knows_policy:
+                if not self._handling.policy_learned.is_set():
                     await self._learn_policy()
-                    knows_policy = True
                 received = await self._queue.receive(places, self._poll_s, self._terms.visibility_s)
             except AmistreamError as error:
                 failures += 1
@@ -192,6 +190,10 @@ class Intake:
             if not received:
                 await self._wait_stopping(jittered(_IDLE_PAUSE_S))
 
+    def _end_receiving(self, _: object) -> None:
+        self._receives_no_more.set()
+        self._handling.policy_learned.set()
+
     async def _return(self, received: Sequence[Delivery]) -> None:
         """Give back messages that came after the stop."""
         try:
@@ -204,8 +206,11 @@ class Intake:
             policy = await self._queue.redrive_policy()
         except DeniedError as error:
             log.warning("queue.policy_unknown", reason=error.message, hint=error.hint)
+            self._handling.policy = RedrivePolicy()
+            self._handling.policy_learned.set()
             return
         self._handling.policy = policy
+        self._handling.policy_learned.set()
         if policy.dead is None:
             log.warning(
                 "queue.no_dead_letters",
