@@ -459,6 +459,10 @@ class Killable(ServerProcess):
         self._process.send_signal(number)
         if number == signal.SIGTERM and twice:
             self._process.send_signal(number)
+        self.wait_end(number)
+
+    def wait_end(self, number: signal.Signals) -> None:
+        """Wait for the end that `number` brings."""
         status = self._process.wait(LONGEST_END_S)
         assert status == (-number if number == signal.SIGKILL else 0), self.output()
 
