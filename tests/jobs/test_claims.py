@@ -327,6 +327,20 @@ async def test_a_host_that_wakes_up_while_another_works(fleet: Fleet) -> None:
     fleet.is_whole(await fleet.again(fleet.b, late))
 
 
+async def test_an_upload_that_begins_too_late(fleet: Fleet) -> None:
+    """An upload that an earlier attempt begins when it has lost the claim is abandoned at the end of the later one."""
+    await fleet.cut(fleet.a)
+    job = await fleet.job(fleet.b)
+    with asleep(fleet.b, "conclude") as call:
+        worker = asyncio.create_task(fleet.b.engine.run(job))
+        await call.came.wait()
+        with fleet.cloud.endpoint.blocking_client() as s3:
+            s3.create_multipart_upload(Bucket=fleet.cloud.bucket, Key="x/image.part.02")
+        call.go.set()
+        await worker
+    fleet.is_whole(job)
+
+
 async def test_a_manifest_that_comes_too_late(fleet: Fleet) -> None:
     """A manifest that arrives when another host has begun anew is no result, and is removed by the next attempt."""
     pause = await fleet.cloud.breaks(PauseRequest(whole=True), ".*manifest.xml", times=1)

@@ -145,6 +145,14 @@ class Claim:
         are_left = await gather_limited(self._spare, names)
         return [name for name, is_left in zip(names, are_left, strict=True) if is_left]
 
+    async def sweep_uploads(self) -> None:
+        """Abandon uploads that an earlier attempt has begun since `sweep`, before it knew that the claim was lost.
+
+        Call it while the claim is held, and when no upload of this run is under way.
+        """
+        if self.took_over and await self.is_ours():
+            await self.store.abandon(self.prefix, self._belongs)
+
     async def has_strays(self) -> bool:
         """An earlier attempt has stored something since this one swept."""
         names = [*await self._part_names(), manifest_name(self.prefix)]

@@ -70,7 +70,9 @@ class Claims:
         if not self._job.name:
             return
         try:
-            await (await self._claim(number)).release()
+            claim = await self._claim(number)
+            await claim.sweep_uploads()
+            await claim.release()
         except StoreError as error:
             self._job.note(f"the claim stays: {error.message}")
 

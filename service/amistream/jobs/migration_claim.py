@@ -57,6 +57,8 @@ class MigrationClaim:
     async def release_done(self, manifest_name: str) -> None:
         """Give up the claim of a bundle that is there: what fails is a notice."""
         try:
+            if self._claim is not None:
+                await self._claim.sweep_uploads()
             await self.release()
         except StoreError as error:
             self._job.note(f"the claim beside {manifest_name} stays: {error.message}")
