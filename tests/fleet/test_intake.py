@@ -406,6 +406,24 @@ async def test_a_process_killed_long_ago(tmp_path: Path) -> None:
         assert [result["attempt"] for result in rig.results] == [2]
 
 
+async def test_a_deletion_that_takes_long(tmp_path: Path) -> None:
+    """A message that is being deleted is not extended any more, and its lease is not counted as lost."""
+    async with running(tmp_path) as rig:
+        job = await rig.begin("web")
+        rig.queue.held["extend"] = beat = asyncio.Event()
+        rig.queue.held["delete"] = deletion = asyncio.Event()
+        await rig.pass_time(101)
+        await rig.hands.end(job)
+        await rig.queue.wait_call("delete")
+        deletion.set()
+        await rig.queue.wait_until(lambda: not rig.queue.waiting)
+        beat.set()
+        await rig.settle()
+        await rig.pass_time(101)
+        assert rig.queue.calls["extend"] == 1
+        assert (rig.intake.leases_lost, rig.intake.failed_beats, rig.intake.health().status) == (0, 0, "ok")
+
+
 async def test_a_dead_letter_waits_for_its_queue(tmp_path: Path) -> None:
     """A message of a killed process is not deleted before the next one knows the queue of dead letters."""
     async with running(tmp_path, kill=True) as rig:

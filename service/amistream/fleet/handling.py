@@ -238,6 +238,8 @@ class Handling:
         if self.leases.is_over(lease):
             log.info("message.late", verdict=verdict.value)
             return
+        # An extension of a deleted message would look like a lost lease.
+        self.leases.drop(lease)
         for error in (await self.queue.delete([message.handle])).values():
             raise error
         await records.over(message.message_id)

@@ -191,7 +191,7 @@ class Leases:
             await self._sleep(self._pause_s(failures) if failures else self._terms.beat_s)
             async with self._asking:
                 held = [lease for lease in self._held.values() if lease.hold is not Hold.LOST]
-                failures = failures + 1 if held and not await self._extend(held) else 0
+                failures = failures + 1 if held and not await self._extend(held, is_beat=True) else 0
 
     async def _watch(self) -> None:
         """Fence what is not confirmed in time, and park what was held for long."""
@@ -205,7 +205,7 @@ class Leases:
                     self._ended(lease, _parked(lease.name))
             await asyncio.sleep(self._terms.tick_s)
 
-    async def _extend(self, leases: Sequence[QueueLease]) -> bool:
+    async def _extend(self, leases: Sequence[QueueLease], *, is_beat: bool = False) -> bool:
         """Extend leases; false if that failed for one. Those that the queue does not let us have any more are lost."""
         before = self._now()
         try:
@@ -219,8 +219,14 @@ class Leases:
             self._note_failure(error, len(leases))
             return False
         confirmed = []
+        refused = False
         for lease in leases:
             refusal = failed.get(lease.message.handle)
+            is_dropped = self._held.get(lease.message.message_id) is not lease
+            if is_beat and is_dropped and isinstance(refusal, StaleHandleError):
+                # It was deleted meanwhile.
+                continue
+            refused |= refusal is not None
             if isinstance(refusal, StaleHandleError):
                 self._lose(lease, refusal.message)
             if refusal is not None:
@@ -228,10 +234,10 @@ class Leases:
             elif lease.hold is not Hold.LOST:
                 lease.ends_at = max(lease.ends_at, before + self._terms.visibility_s)
                 confirmed.append(lease)
-        if not failed:
+        if not refused:
             self.failure = None
         await self._tell_extended(confirmed)
-        return not failed
+        return not refused
 
     def _note_failure(self, error: AmistreamError, count: int) -> None:
         self.failed_beats += 1
