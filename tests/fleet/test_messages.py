@@ -85,6 +85,7 @@ def test_only_given_fields_are_written() -> None:
         ({"job": "a b"}, "job", "letters, digits"),
         ({"job": "a\n"}, "job", "letters, digits"),
         ({"job": "x" * 129}, "job", "1 to 128"),
+        ({"job": "20261128-235959-00ff7a"}, "job", "not the form of a job's id"),
         ({"kind": "erase"}, "kind", "bundle, convert"),
         ({"kind": None}, "kind", "it has no kind"),
         ({"request": None}, "request", "it has no request"),

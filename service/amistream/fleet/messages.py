@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import from_json
 
 from amistream.errors import MessageError, NewerMessageError, UsageError
@@ -26,9 +26,11 @@ LARGEST = 64 * KIB
 """Bytes of a message, as of a request to the socket."""
 NAME_PATTERN = "[A-Za-z0-9][A-Za-z0-9._:@+=/-]{0,127}"
 """Letters that a tag of AWS, the metadata of an object and a header can hold."""
-NAME_WORDS = "1 to 128 letters, digits and . _ : @ + = / -, with a letter or digit in front"
+NAME_WORDS = "1 to 128 letters, digits and . _ : @ + = / -, a letter or digit in front, and not the form of a job's id"
 _HINT = 'a message is {"v": 1, "job": NAME, "kind": KIND, "request": {the fields of POST /v1/jobs}}'
 _NAME = re.compile(NAME_PATTERN)
+_JOB_ID = re.compile("[0-9]{8}-[0-9]{6}-[0-9a-f]{6}")
+"""Jobs without a name tag with their id what they make: no name may claim that."""
 _LONGEST_SHOWN = 80
 _LONGEST_REASON = 1000
 
@@ -48,6 +50,13 @@ class MessageModel(BaseModel):
     deadline: AwareDatetime | None = Field(
         None, description="Time after which the job is not begun any more, with its zone: 2026-11-29T06:00:00Z."
     )
+
+    @field_validator("job")
+    @classmethod
+    def _check_job(cls, value: str) -> str:
+        if not _is_name(value):
+            raise ValueError(f"it is not {NAME_WORDS}")
+        return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +90,7 @@ def read_message(text: str) -> Message:
         raise _too_large(size, "")
     values = _object(text)
     job = values.get("job")
-    job = job if isinstance(job, str) and _NAME.fullmatch(job) else ""
+    job = job if isinstance(job, str) and _is_name(job) else ""
     _check_version(values.get("v"), job)
     try:
         model = MessageModel.model_validate(values)
@@ -111,6 +120,10 @@ def write_message(message: Message) -> str:
     if (size := len(text.encode())) > LARGEST:
         raise _too_large(size, message.job)
     return text
+
+
+def _is_name(text: str) -> bool:
+    return bool(_NAME.fullmatch(text)) and not _JOB_ID.fullmatch(text)
 
 
 def _object(text: str) -> dict[str, Any]:
