@@ -46,7 +46,7 @@ class Queues:
                 sqs.send_message(QueueUrl=url, MessageBody=body, MessageAttributes=given)
 
     def bodies(self, url: str) -> list[str]:
-        """What can be received there now; it stays there."""
+        """The messages that can be received there now; they stay there."""
         with self.endpoint.blocking_client("sqs") as sqs:
             found: list[dict[str, Any]] = []
             while some := sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages"):

@@ -41,7 +41,7 @@ def test_nothing_is_loaded(argv: list[str], variables: dict[str, str]) -> None:
 
 
 def test_one_question_needs_no_models() -> None:
-    """A list of jobs loads neither models nor the libraries of streams."""
+    """The code of `jobs` itself loads neither models nor the libraries of streams; the parser of commands may."""
     code = "import sys, amistream.cli.main, amistream.cli.commands.jobs; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     found = {*done.stdout.split()}

@@ -452,7 +452,7 @@ def test_the_memory_of_unpacking_counts_for_a_member(bundle: str) -> None:
 
 @needs_root
 async def test_a_member_does_not_drain_the_daemon(start: Any) -> None:
-    """Whether the host takes jobs of the queue is not for members to decide."""
+    """A member cannot stop the host from taking jobs of the queue."""
     async with start() as daemon:
         answer = await ask_as(daemon.path, "POST", "/v1/queue/drain", None, *MEMBER)
         assert (answer.status, answer.error["code"]) == (403, "access.drain")

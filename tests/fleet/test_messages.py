@@ -168,7 +168,7 @@ def test_any_text(body: str) -> None:
 
 @given(field=st.sampled_from(["v", "job", "kind", "request", "label", "deadline", "other"]), value=json_values)
 def test_any_field(field: str, value: object) -> None:
-    """Whatever one field holds, the message is read, or refused with a short message."""
+    """A message with anything in one field is read, or refused with a short message."""
     found = read_or_fault(json.dumps({**MESSAGE, field: value}))
     if isinstance(found, MessageError):
         assert len(found.message) < 2000
@@ -182,7 +182,7 @@ def test_any_field(field: str, value: object) -> None:
     fields=st.dictionaries(st.text(max_size=10) | st.sampled_from(sorted(BUNDLE)), json_values),
 )
 def test_any_request(kind: JobKind, fields: dict[str, Any]) -> None:
-    """Whatever the request holds, it is read, or refused under the job's name."""
+    """A message with anything as its request is read, or refused under the job's name."""
     body = json.dumps({**MESSAGE, "kind": kind, "request": {**BUNDLE, **fields}})
     assert read_or_fault(body).job in {MESSAGE["job"], ""}
 

@@ -50,7 +50,7 @@ def test_the_table(ending: dict[str, Any], fate: Fate) -> None:
 
 @pytest.mark.parametrize("state", ENDS)
 def test_a_lost_lease_comes_first(state: State) -> None:
-    """Whatever the end, a message of another host is left alone."""
+    """A message of another host is left alone, however the job ended."""
     assert fate_of(Ending(state=state, lease_lost=True)) is Fate.LEFT
     assert fate_of(Ending(state=state, code="lease.lost", resumable=True, is_stopping=True)) is Fate.LEFT
 

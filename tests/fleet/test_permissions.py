@@ -1,4 +1,4 @@
-"""What a message may ask for: what the administrator lists, and never more than a member of the socket's group."""
+"""The rights of a message: those that the administrator lists, and never more than a member of the socket's group."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_no_roots_are_needed_without_files(request_fields: dict[str, Any]) -> No
     ],
 )
 def test_refused(request_fields: dict[str, Any], settings: dict[str, Any], code: str, field: str) -> None:
-    """What is not listed, and what no member may ask for, is refused with the setting or the input at fault."""
+    """A wish that is not listed, or that no member may have, is refused with the setting or the input at fault."""
     error = refusal(request_fields, **settings)
     assert (error.code, error.field) == (code, field)
     assert error.hint

@@ -1,4 +1,4 @@
-"""What becomes of a message when its job has ended, as a table. Nothing here asks anybody.
+"""The fate of a message whose job has ended, as a table. Nothing here asks anybody.
 
     job                                     lease     message
     ======================================  ========  =======================================================

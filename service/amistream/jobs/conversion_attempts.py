@@ -46,7 +46,7 @@ async def likely_region(context: ConversionContext) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempts:
-    """What other attempts of the job left in a region. Every method raises `StoreError`."""
+    """The snapshots and AMIs that other attempts of the job left in a region. Every method raises `StoreError`."""
 
     name: str
     snapshot: JobSnapshot
