@@ -153,6 +153,23 @@ async def test_removed_by_hand(fleet: Fleet) -> None:
     assert fleet.conversions.left() == there
 
 
+async def test_resumed_by_hand_while_another_host_has_it(fleet: Fleet) -> None:
+    """A run without a lease removes nothing of another host, which goes on."""
+    kept = await fleet.run(fleet.a, fleet.lease(lost_at=2))
+    other = await fleet.job(fleet.b)
+    with fleet.b.held("conversions.conclude") as call:
+        working = asyncio.create_task(fleet.b.engine.run(other))
+        await call.came.wait()
+        there = fleet.conversions.left()
+        by_hand = await fleet.a.remembered(kept)
+        await fleet.a.engine.run(by_hand)
+        assert_fenced(by_hand)
+        assert fleet.conversions.left() == there
+        call.go.set()
+        await working
+    fleet.conversions.fits(other)
+
+
 async def test_a_completed_snapshot_is_not_removed_by_hand(fleet: Fleet) -> None:
     """A completed snapshot may be the outcome that another host has reported: only a job with a lease removes it."""
     changes: dict[str, Any] = {"register_image": False, "ami_name": None}

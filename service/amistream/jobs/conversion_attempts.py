@@ -51,6 +51,8 @@ class Attempts:
     name: str
     snapshot: JobSnapshot
     ec2: Ec2
+    may_remove: bool
+    """The run has a lease. Without one, begun by hand, it cannot tell whether another host works on the job."""
 
     async def completed(self) -> Snapshot | None:
         """The completed snapshot of the job; of several the one that is registered, or else the oldest."""
@@ -88,8 +90,11 @@ class Attempts:
     async def remove_others(self, own: str, *, completed: bool) -> list[str]:
         """Delete the snapshots of the job but `own` and those that an AMI uses; returns the ids.
 
-        With `completed` also those that are completed.
+        With `completed` also those that are completed. Raises `FencedError` if it may not.
         """
+        if not self.may_remove:
+            await self.check_none_but(own)
+            return []
         removed = []
         for each in await self._snapshots():
             if each.id == own or (each.state is SnapshotState.COMPLETED and not completed):
