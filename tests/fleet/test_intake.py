@@ -12,7 +12,7 @@ from amistream.errors import DeniedError, StalledError, StoreError
 from amistream.events import State
 from amistream.fleet.lease import Terms
 from amistream.settings import OnStop
-from fleet.memory_queue import put_forward
+from fleet.memory_queue import MemoryQueue, put_forward
 from fleet.rig import URL, has_ended, message, running
 
 if TYPE_CHECKING:
@@ -440,6 +440,26 @@ async def test_a_dead_letter_waits_for_its_queue(tmp_path: Path) -> None:
         await rig.settle()
         assert queue.waiting == {}
         assert [each.attributes["job"] for each in rig.dead.waiting.values()] == ["web"]
+
+
+async def test_a_dead_letter_of_a_queue_that_may_not_be_looked_at(tmp_path: Path) -> None:
+    """While nobody permits a look at the redrive policy jobs are done, and no message that failed is deleted."""
+    queue = MemoryQueue()
+    queue.faults["policy"] = DeniedError("aws.AccessDenied", "cannot look for the dead letters: access is denied")
+    async with running(tmp_path, queue) as rig:
+        await rig.hands.end(await rig.begin("web"))
+        await rig.settle()
+        assert queue.waiting == {}
+        queue.put("no message")
+        await queue.wait_call("policy", 2)
+        await rig.settle()
+        assert (list(queue.waiting), rig.dead.waiting) == (["m2"], {})
+        del queue.faults["policy"]
+        await rig.pass_time(310)
+        await queue.wait_until(lambda: not queue.waiting)
+        await rig.settle()
+        assert [each.body for each in rig.dead.waiting.values()] == ["no message"]
+        assert [result["outcome"] for result in rig.results] == ["done", "refused"]
 
 
 async def test_a_dead_letter_of_a_stopping_host(tmp_path: Path) -> None:

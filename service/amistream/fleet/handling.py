@@ -49,10 +49,13 @@ _MOST_DOUBLINGS = 10
 
 
 class Deletes(Protocol):
-    """The part of a queue that is needed here (`aws.sqs.Sqs`)."""
+    """The part of a queue that is needed here (`aws.sqs.Sqs`). Every method raises `AmistreamError`."""
 
     async def delete(self, handles: Sequence[str]) -> dict[str, StoreError]:
         """Delete messages. Returns the handles that failed."""
+
+    async def redrive_policy(self) -> RedrivePolicy:
+        """The queue of dead letters, and the number of receives after which a message becomes one."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -69,7 +72,7 @@ class Handling:
     policy: RedrivePolicy | None = None
     """None: not known yet."""
     policy_learned: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once `policy` changes no more."""
+    """Set once `policy` is known, or was asked for in vain."""
     ended: Callable[[QueueLease], object]
     may_give_back: Callable[[], Awaitable[object]]
     """Waits until a message can be given back without coming to this host again."""
@@ -230,9 +233,12 @@ class Handling:
         if verdict is Verdict.BURY:
             # A message of an earlier process may be here before anything is known about the queue.
             await self.policy_learned.wait()
-            if self.policy is None:
+            if self.policy is None and self.is_stopping:
                 log.warning("message.left", code=code, reason="this host stops, and does not know the dead letters")
                 return
+            if self.policy is None:
+                # The first look was denied. As long as this one is, too, the message comes again.
+                self.policy = await self.queue.redrive_policy()
             await self._bury(lease, code, self.policy)
             await records.buried(message.message_id)
         if self.leases.is_over(lease):

@@ -18,7 +18,7 @@ from typing import Literal, Protocol
 
 import structlog
 
-from amistream.aws.sqs import Delivery, RedrivePolicy
+from amistream.aws.sqs import Delivery
 from amistream.errors import AmistreamError, DeniedError, JournalError
 from amistream.events import ErrorBody, QueueHealth
 from amistream.fleet.counts import Counts
@@ -50,9 +50,6 @@ class MessageQueue(Extends, Deletes, Protocol):
 
     async def receive(self, most: int, wait_s: int, visibility_s: int) -> list[Delivery]:
         """Receive up to `most` messages, and hold them for `visibility_s` seconds."""
-
-    async def redrive_policy(self) -> RedrivePolicy:
-        """The queue of dead letters, and the number of receives after which a message becomes one."""
 
 
 class Intake:
@@ -205,8 +202,8 @@ class Intake:
         try:
             policy = await self._queue.redrive_policy()
         except DeniedError as error:
+            # Jobs can be done without it. A message that is to be a dead letter asks again.
             log.warning("queue.policy_unknown", reason=error.message, hint=error.hint)
-            self._handling.policy = RedrivePolicy()
             self._handling.policy_learned.set()
             return
         self._handling.policy = policy
