@@ -476,6 +476,19 @@ async def test_a_dead_letter_of_a_stopping_host(tmp_path: Path) -> None:
         assert (list(queue.waiting), rig.dead.waiting) == (["m1"], {})
 
 
+async def test_a_dead_letter_that_is_late(tmp_path: Path) -> None:
+    """A host that was suspended before it could send a dead letter sends none: another host may have done the job."""
+    async with running(tmp_path) as rig:
+        rig.sink.fault = AWAY
+        job = await rig.begin("web")
+        await rig.jobs.cancel(job.id)
+        await rig.queue.wait_until(lambda: rig.intake.health().status == "trouble")
+        rig.queue.waiting.clear()
+        put_forward(301)
+        await rig.settle()
+        assert (rig.dead.calls["send"], rig.queue.calls["delete"]) == (0, 0)
+
+
 async def test_killed_before_the_deletion(tmp_path: Path) -> None:
     """A process that died with a result in the journal is followed by one that sends it and deletes the message."""
     async with running(tmp_path, kill=True) as rig:

@@ -239,6 +239,8 @@ class Handling:
             if self.policy is None:
                 # The first look was denied. As long as this one is, too, the message comes again.
                 self.policy = await self.queue.redrive_policy()
+            if self._is_late(lease, verdict):
+                return
             await self._bury(lease, code, self.policy)
             await records.buried(message.message_id)
         if self.leases.is_over(lease):
@@ -249,6 +251,12 @@ class Handling:
         for error in (await self.queue.delete([message.handle])).values():
             raise error
         await records.over(message.message_id)
+
+    def _is_late(self, lease: QueueLease, verdict: Verdict) -> bool:
+        """True if another host may have the message: it acts on the verdict of its own."""
+        if is_over := self.leases.is_over(lease):
+            log.info("message.late", verdict=verdict.value)
+        return is_over
 
     async def _bury(self, lease: QueueLease, code: str, policy: RedrivePolicy) -> None:
         self.counts.dead += 1
