@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from amistream.errors import DeniedError, StalledError, StoreError
+from amistream.errors import DeniedError, JournalError, StalledError, StoreError
 from amistream.events import State
 from amistream.fleet.lease import Terms
+from amistream.jobs.deliveries import DeliveryRecords
 from amistream.settings import OnStop
 from fleet.memory_queue import MemoryQueue, put_forward
 from fleet.rig import URL, has_ended, message, running
@@ -155,6 +156,32 @@ async def test_a_lost_lease(tmp_path: Path) -> None:
         await rig.hands.end(again)
         await rig.settle()
         assert [result["attempt"] for result in rig.results] == [2]
+
+
+async def test_a_message_that_cannot_be_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that cannot be entered with its message has ended before the message is given back, and goes on later."""
+    async with running(tmp_path) as rig:
+
+        async def fail(*_: object) -> None:
+            await rig.begun()
+            raise JournalError("journal.failed", "cannot write the journal: the disk is full")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(DeliveryRecords, "submitted", fail)
+            rig.queue.held["extend"] = asyncio.Event()
+            rig.send("web")
+            await rig.queue.wait_call("extend")
+            (job,) = rig.jobs.jobs()
+            assert job.state is State.INTERRUPTED
+            assert (rig.results, list(rig.queue.waiting)) == ([], ["m1"])
+        rig.queue.held.pop("extend").set()
+        await rig.settle()
+        await rig.pass_time(35)
+        again = await rig.begun()
+        assert again.id == job.id
+        await rig.hands.end(again)
+        await rig.settle()
+        assert [result["outcome"] for result in rig.results] == ["done"]
 
 
 async def test_parked(tmp_path: Path) -> None:

@@ -96,12 +96,7 @@ class Handling:
     def stop_all(self) -> None:
         """Interrupt all jobs, so that their messages are given back."""
         for job in self.running.values():
-            cause = JobError(
-                "lease.given_back",
-                f"cannot go on with the job {job.name}: this host stops",
-                hint="its message is given back, and the next host that receives it goes on with it or begins anew",
-            )
-            self.jobs.interrupt(job.id, cause)
+            self.jobs.interrupt(job.id, _given_back(job.name, "this host stops"))
 
     async def _handle(self, lease: QueueLease) -> None:
         try:
@@ -171,6 +166,11 @@ class Handling:
                 # It ended while the job was entered.
                 self.stop_job(lease, lease.loss or self._parked(lease))
             await job.ended.wait()
+        except Exception:
+            # Its lease ends with its message, and without one it would run on beside the next host's.
+            self.jobs.interrupt(job.id, _given_back(job.name, "its message cannot be recorded"))
+            await job.ended.wait()
+            raise
         finally:
             del self.running[message.message_id]
         self.ended(lease)
@@ -303,6 +303,14 @@ class Handling:
 
 class _RunsHereError(Exception):
     """The job runs on this host for another message."""
+
+
+def _given_back(name: str, why: str) -> JobError:
+    return JobError(
+        "lease.given_back",
+        f"cannot go on with the job {name}: {why}",
+        hint="its message is given back, and the next host that receives it goes on with it or begins anew",
+    )
 
 
 def read_name(body: str) -> str:
