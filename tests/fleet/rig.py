@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from amistream.aws.sqs import RedrivePolicy
-from amistream.errors import AmistreamError
+from amistream.errors import AmistreamError, StoreError
 from amistream.events import State
 from amistream.fleet.intake import Intake
 from amistream.fleet.lease import Terms
@@ -28,14 +28,19 @@ TURNS = 8
 
 @dataclass
 class Sink:
-    """Takes results, unless it is to fail."""
+    """Takes results, unless it is to fail. Those of the jobs in `refused` are refused for good."""
 
     fault: AmistreamError | None = None
+    refused: set[str] = field(default_factory=set)
     sent: list[dict[str, Any]] = field(default_factory=list)
+    documents: list[str] = field(default_factory=list)
 
     async def send(self, notice_id: str, document: str, outcome: str) -> None:
         if self.fault is not None:
             raise self.fault
+        if json.loads(document)["job"] in self.refused:
+            raise StoreError("aws.InvalidMessageContents", "cannot send the result: it has a letter that is refused")
+        self.documents.append(document)
         self.sent.append({**json.loads(document), "sent_as": (notice_id, outcome)})
 
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from amistream.errors import DeniedError, JournalError, StalledError, StoreError
+from amistream.errors import DeniedError, JobError, JournalError, StalledError, StoreError
 from amistream.events import State
 from amistream.fleet.lease import Terms
-from amistream.jobs.deliveries import DeliveryRecords
+from amistream.fleet.results import result_of_refusal
+from amistream.jobs.deliveries import DeliveryRecords, HeldMessage
 from amistream.settings import OnStop
 from fleet.memory_queue import MemoryQueue, put_forward
 from fleet.rig import URL, has_ended, message, running
@@ -329,6 +330,64 @@ async def test_results_cannot_be_sent(tmp_path: Path) -> None:
         await rig.queue.wait_until(lambda: rig.intake.health().results_waiting == 0)
         assert [result["job"] for result in rig.results] == ["web"]
         assert rig.intake.health().status == "ok"
+
+
+async def test_a_result_that_is_refused(tmp_path: Path) -> None:
+    """A result that the outlet refuses for good keeps none of the others back, old or new, and is tried again."""
+    async with running(tmp_path) as rig:
+        rig.sink.refused = {"first"}
+        rig.sink.fault = AWAY
+        for name in ("first", "second"):
+            await rig.hands.end(await rig.begin(name))
+            await rig.queue.wait_until(lambda: rig.intake.health().status == "trouble")
+            await rig.pass_time(32)
+            await rig.settle()
+        rig.sink.fault = None
+        await rig.pass_time(62)
+        await rig.hands.end(await rig.begin("third"))
+        await rig.queue.wait_until(lambda: len(rig.results) == 2)
+        await rig.settle()
+        health = rig.intake.health()
+        assert [result["job"] for result in rig.results] == ["second", "third"]
+        assert [error.code for error in health.errors] == ["aws.InvalidMessageContents"]
+        rig.sink.refused.clear()
+        await rig.pass_time(62)
+        await rig.queue.wait_until(lambda: rig.intake.health().status == "ok")
+        assert [result["job"] for result in rig.results] == ["second", "third", "first"]
+
+
+async def test_a_result_of_hostile_text(tmp_path: Path) -> None:
+    """What a result quotes of a refused message is short, and in ASCII."""
+    async with running(tmp_path) as rig:
+        rig.send("web", request={"kind": "é" * 10_000})
+        await rig.queue.wait_until(lambda: bool(rig.results))
+        await rig.settle()
+        (document,) = rig.sink.documents
+        assert document.isascii()
+        assert len(document) < 2000
+        assert (rig.results[0]["code"], "éé..." in rig.results[0]["error"]["message"]) == ("message.malformed", True)
+
+
+def test_a_result_of_a_long_error() -> None:
+    """An error that makes the result too large is cut."""
+    message = HeldMessage(
+        message_id="m1",
+        name="web",
+        queue=URL,
+        handle="",
+        body="",
+        attempt=1,
+        sent_at=0.0,
+        boot="",
+        ends_at=0,
+        parks_at=0,
+    )
+    error = JobError("job.failed", "cannot read " + "é" * 90_000, hint="look")
+    notice = result_of_refusal(message, error, host="a", label="\uffff")
+    found = json.loads(notice.document)
+    assert notice.document.isascii()
+    assert len(notice.document) < 30_000
+    assert (found["label"], found["error"]["hint"], found["error"]["message"][-4:]) == ("\uffff", "look", "é...")
 
 
 async def test_no_outlet(tmp_path: Path) -> None:

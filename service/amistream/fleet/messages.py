@@ -99,7 +99,7 @@ def read_message(text: str) -> Message:
     kind = model.request.get("kind", model.kind)
     if kind != model.kind:
         raise _malformed(
-            f"its request is of the kind {kind!r}, and it is of the kind {model.kind.value!r}", job, "kind"
+            f"its request is of the kind {_shown(kind)}, and it is of the kind {model.kind.value!r}", job, "kind"
         )
     try:
         request = parse_request({**model.request, "kind": model.kind.value})
@@ -160,7 +160,7 @@ def _invalid(error: ValidationError, job: str) -> MessageError:
     if fault["type"] == "missing":
         return _malformed(f"it has no {field}", job, field)
     reasons = {"job": f"it is not {NAME_WORDS}", "kind": f"it is none of {', '.join(JobKind)}"}
-    return _malformed(f"{field}: {reasons.get(field) or in_words(fault)}", job, field)
+    return _malformed(f"{field}: {reasons.get(field) or _cut(in_words(fault), _LONGEST_REASON)}", job, field)
 
 
 def _malformed(why: str, job: str, field: str = "") -> MessageError:

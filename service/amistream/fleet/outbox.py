@@ -1,7 +1,8 @@
 """Sends the results that the journal holds, oldest first, until each has arrived.
 
 A result is in the journal before anybody hears of it, and is deleted there once the outlet took it: it is sent at least
-once, under one id, whatever happens to this process.
+once, under one id, whatever happens to this process. One that the outlet refuses goes behind the others, which are sent
+meanwhile, and is tried again.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from typing import Protocol
 
 import structlog
 
-from amistream.errors import AmistreamError
+from amistream.errors import AmistreamError, StoreError
 from amistream.fleet.pause import pause_s
-from amistream.jobs.deliveries import DeliveryRecords
+from amistream.jobs.deliveries import DeliveryRecords, Notice
 
 log = structlog.get_logger()
 
@@ -44,9 +45,11 @@ class Outbox:
         self._new = asyncio.Event()
         self._empty = asyncio.Event()
         self._arrivals: dict[str, asyncio.Event] = {}
+        self._refused: set[str] = set()
+        """Results that the outlet refused, as far as they have not arrived."""
         self.waiting = 0
         self.failure: AmistreamError | None = None
-        """Why the last attempt failed; None since one succeeded."""
+        """Why the last attempt failed; None since one succeeded and no result is refused."""
 
     @property
     def is_full(self) -> bool:
@@ -84,6 +87,11 @@ class Outbox:
             self._new.clear()
             try:
                 idle = await self._send_some()
+            except _RefusedError as refused:
+                # Only what was refused is left, as far as is known: a new result may be taken.
+                failures += 1
+                self._set_failure(refused.error)
+                await self._wait_new(pause_s(failures))
             except AmistreamError as error:
                 failures += 1
                 self._set_failure(error)
@@ -94,21 +102,43 @@ class Outbox:
                     await self._new.wait()
 
     async def _send_some(self) -> bool:
-        """Send the oldest results; true if there are no more."""
+        """Send the oldest results; true if there are no more. Raises `_RefusedError` if the outlet refused each."""
         self.waiting = await self._records.count_unsent()
         self._changed()
         notices = await self._records.unsent(_BATCH)
-        for notice in notices:
-            if self._outlet is None:
-                self._outlet = await self._open_outlet()
-            await self._outlet.send(notice.notice_id, notice.document, notice.outcome)
-            self._set_failure(None)
-            if arrival := self._arrivals.get(notice.notice_id):
-                arrival.set()
-            await self._records.sent(notice.notice_id)
+        refusals = [refusal for notice in notices if (refusal := await self._send(notice)) is not None]
+        if notices and len(refusals) == len(notices):
+            raise _RefusedError(refusals[0])
         if not notices and not self._new.is_set():
             self._empty.set()
         return not notices
+
+    async def _send(self, notice: Notice) -> StoreError | None:
+        """Send a result, or put it behind the others; returns why the outlet refused it."""
+        if self._outlet is None:
+            self._outlet = await self._open_outlet()
+        try:
+            await self._outlet.send(notice.notice_id, notice.document, notice.outcome)
+        except StoreError as error:
+            if error.transient:
+                raise
+            if notice.notice_id not in self._refused:
+                log.warning("results.refused", result=notice.notice_id, code=error.code, reason=error.message)
+            self._refused.add(notice.notice_id)
+            await self._records.refused(notice.notice_id)
+            return error
+        self._refused.discard(notice.notice_id)
+        if not self._refused:
+            self._set_failure(None)
+        if arrival := self._arrivals.get(notice.notice_id):
+            arrival.set()
+        await self._records.sent(notice.notice_id)
+        return None
+
+    async def _wait_new(self, most_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(most_s):
+                await self._new.wait()
 
     def _set_failure(self, error: AmistreamError | None) -> None:
         if error is not None and (self.failure is None or self.failure.code != error.code):
@@ -117,3 +147,11 @@ class Outbox:
             log.info("results.recovered")
         self.failure = error
         self._changed()
+
+
+class _RefusedError(Exception):
+    """The outlet refused all results that were sent to it."""
+
+    def __init__(self, error: StoreError) -> None:
+        super().__init__(error.message)
+        self.error = error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +15,8 @@ from amistream.values import KIB
 
 MOST_BYTES = 200 * KIB
 """A document that is larger is sent without the job's own result. The outlets take 256 KiB with all that they add."""
+_LONGEST_TEXT = 4000
+"""Letters of each text of an error in a document that is too large without the job's own result."""
 
 
 class ResultModel(BaseModel):
@@ -73,7 +76,20 @@ def _notice(message: HeldMessage, host: str, outcome: State, ended_at: datetime,
         ended_at=ended_at,
         **about,
     )
-    document = model.model_dump_json()
-    if len(document.encode()) > MOST_BYTES:
-        document = model.model_copy(update={"result": None, "result_left_out": True}).model_dump_json()
+    document = _document(model)
+    if len(document) > MOST_BYTES and model.result is not None:
+        model = model.model_copy(update={"result": None, "result_left_out": True})
+        document = _document(model)
+    if len(document) > MOST_BYTES and model.error is not None:
+        document = _document(model.model_copy(update={"error": _cut(model.error)}))
     return Notice(notice_id=model.id, outcome=outcome.value, document=document)
+
+
+def _document(model: ResultModel) -> str:
+    """The JSON, in ASCII: SQS and SNS refuse some letters for good."""
+    return json.dumps(model.model_dump(mode="json"), separators=(",", ":"))
+
+
+def _cut(error: ErrorBody) -> ErrorBody:
+    texts = {name: f"{text[:_LONGEST_TEXT]}..." for name, text in error if len(text) > _LONGEST_TEXT}
+    return error.model_copy(update=texts)

@@ -179,6 +179,11 @@ class DeliveryRecords:
     async def count_unsent(self) -> int:
         return await self._file.do(lambda db: int(db.execute("SELECT count(*) FROM outbox").fetchone()[0]))
 
+    async def refused(self, notice_id: str) -> None:
+        """Enter that a result was refused: the others, and those of the next second, come before it."""
+        statement = "UPDATE outbox SET entered = (SELECT max(entered) FROM outbox) + 1 WHERE id = ?"
+        await self._file.write(statement, notice_id)
+
     async def sent(self, notice_id: str) -> None:
         """Enter that a result has arrived."""
         await self._file.write("DELETE FROM outbox WHERE id = ?", notice_id)
