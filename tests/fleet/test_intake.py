@@ -199,6 +199,21 @@ async def test_parked(tmp_path: Path) -> None:
         await rig.settle()
 
 
+async def test_a_second_delivery_of_a_running_job(tmp_path: Path) -> None:
+    """A message that comes again while its job runs here is held by its new handle, and the job goes on."""
+    async with running(tmp_path) as rig:
+        job = await rig.begin("web")
+        rig.queue.hand_out_again("m1")
+        await rig.queue.wait_until(lambda: rig.queue.waiting["m1"].handle == "m1/2")
+        await rig.pass_time(700)
+        assert (rig.intake.messages, rig.intake.leases_lost, rig.queue.calls["give_back"]) == (1, 0, 0)
+        assert rig.queue.waiting["m1"].receives == 2
+        await rig.hands.end(job)
+        await rig.settle()
+        assert [result["outcome"] for result in rig.results] == ["done"]
+        assert (rig.queue.waiting, rig.hands.calls) == ({}, [("run", job.id)])
+
+
 async def test_places(tmp_path: Path) -> None:
     """No more messages are received than jobs can begin, however many wait."""
     async with running(tmp_path, queue_jobs=2, max_jobs=2) as rig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -253,3 +253,21 @@ async def test_giving_back() -> None:
         assert scene.queue.calls["extend"] == 0
         with pytest.raises(AmistreamError, match="not ours"):
             await scene.leases.give_back(lease, 0)
+
+
+async def test_a_second_receive() -> None:
+    """A refusal of the first handle, asked for before the second receive, does not end the lease."""
+    async with running() as scene:
+        lease = await scene.take()
+        answer = scene.queue.held["extend"] = asyncio.Event()
+        confirming = asyncio.create_task(lease.confirm())
+        await scene.queue.wait_call("extend")
+        scene.queue.hand_out_again("m1")
+        (again,) = await scene.queue.receive(1, 0, 300)
+        assert scene.leases.renew(replace(lease.message, handle=again.handle, ends_at=now() + 300))
+        answer.set()
+        await scene.pass_time(10)
+        assert confirming.done()
+        assert (lease.hold, scene.ended) == (Hold.HELD, [])
+        scene.leases.drop(lease)
+        assert not scene.leases.renew(lease.message)

@@ -73,6 +73,17 @@ async def test_a_verdict_outlives_a_second_receive(tmp_path: Path) -> None:
         assert (await records.hold(third)).verdict is Verdict.OVER
 
 
+async def test_a_second_receive_of_a_held_message(tmp_path: Path) -> None:
+    """The next process finds a message that came twice under its last handle, with its job."""
+    again = replace(HELD, handle="h2", attempt=2, ends_at=900.0, parks_at=42000.0)
+    async with Journal(tmp_path, by_itself=True) as journal:
+        await journal.deliveries.hold(HELD)
+        await journal.deliveries.submitted("m1", "job-1")
+        await journal.deliveries.received_again(again)
+    async with Journal(tmp_path, by_itself=True) as journal:
+        assert await journal.deliveries.left() == [replace(again, job_id="job-1")]
+
+
 async def test_results_wait_until_they_are_sent(tmp_path: Path) -> None:
     """A result is entered with the verdict, once, and stays until it has arrived."""
     async with Journal(tmp_path, by_itself=True) as journal:

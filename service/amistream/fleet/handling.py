@@ -227,7 +227,7 @@ class Handling:
         await self._finish(lease, verdict, code, sent)
 
     async def _finish(self, lease: QueueLease, verdict: Verdict, code: str, notice: Notice | None) -> None:
-        message, records = lease.message, self.jobs.deliveries
+        message_id, records = lease.message.message_id, self.jobs.deliveries
         if notice is not None and self.outbox is not None:
             await self.outbox.wait_sent(notice.notice_id, min(SEND_FIRST_S, self.terms.visibility_s))
         if verdict is Verdict.BURY:
@@ -242,15 +242,14 @@ class Handling:
             if self._is_late(lease, verdict):
                 return
             await self._bury(lease, code, self.policy)
-            await records.buried(message.message_id)
-        if self.leases.is_over(lease):
-            log.info("message.late", verdict=verdict.value)
+            await records.buried(message_id)
+        if self._is_late(lease, verdict):
             return
         # An extension of a deleted message would look like a lost lease.
         self.leases.drop(lease)
-        for error in (await self.queue.delete([message.handle])).values():
+        for error in (await self.queue.delete([lease.message.handle])).values():
             raise error
-        await records.over(message.message_id)
+        await records.over(message_id)
 
     def _is_late(self, lease: QueueLease, verdict: Verdict) -> bool:
         """True if another host may have the message: it acts on the verdict of its own."""
@@ -295,7 +294,7 @@ class Handling:
 
     def _is_last(self, lease: QueueLease) -> bool:
         most = self.policy.most_receives if self.policy is not None else None
-        return most is not None and lease.attempt >= most
+        return most is not None and lease.message.attempt >= most
 
     def _parked(self, lease: QueueLease) -> JobError:
         return JobError("lease.parked", f"cannot go on with the job {lease.name} now: it is given back")

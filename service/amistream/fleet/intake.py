@@ -183,7 +183,7 @@ class Intake:
                 await self._return(received)
                 return
             for delivery in received:
-                self._take(self._held(delivery, asked_at), messages)
+                await self._take(self._held(delivery, asked_at), messages)
             if not received:
                 await self._wait_stopping(jittered(_IDLE_PAUSE_S))
 
@@ -230,11 +230,17 @@ class Intake:
             parks_at=asked_at + self._terms.park_after_s,
         )
 
-    def _take(self, message: HeldMessage, messages: asyncio.TaskGroup) -> None:
+    async def _take(self, message: HeldMessage, messages: asyncio.TaskGroup) -> None:
         self.counts.received += 1
         self.counts.redelivered += message.attempt > 1
         log.info("message.received", message=message.message_id, name=message.name, attempt=message.attempt)
-        self._begin(message, messages)
+        if not self._leases.renew(message):
+            self._begin(message, messages)
+            return
+        try:
+            await self._jobs.deliveries.received_again(message)
+        except JournalError as error:
+            log.warning("journal.failed", reason=error.message)
 
     def _begin(self, message: HeldMessage, messages: asyncio.TaskGroup) -> None:
         self._taken.add(message.message_id)

@@ -154,6 +154,18 @@ class Leases:
         self._some.set()
         return lease
 
+    def renew(self, message: HeldMessage) -> bool:
+        """Go on with the handle of a second receive, if the message is held here since an earlier one.
+
+        The first handle may hold it no longer. False if no lease of the message is held, or only one that is over.
+        """
+        lease = self._held.get(message.message_id)
+        if lease is None or self.is_over(lease):
+            return False
+        lease.message = message
+        lease.ends_at = max(lease.ends_at, message.ends_at)
+        return True
+
     def drop(self, lease: QueueLease) -> None:
         """End the care for a lease: its message is dealt with."""
         if self._held.get(lease.message.message_id) is lease:
@@ -208,9 +220,9 @@ class Leases:
     async def _extend(self, leases: Sequence[QueueLease], *, is_beat: bool = False) -> bool:
         """Extend leases; false if that failed for one. Those that the queue does not let us have any more are lost."""
         before = self._now()
+        handles = [lease.message.handle for lease in leases]
         try:
             async with asyncio.timeout(self._terms.beat_s):
-                handles = [lease.message.handle for lease in leases]
                 failed = await self._queue.extend(handles, self._terms.visibility_s)
         except TimeoutError:
             self._note_failure(_no_answer(self._terms.beat_s), len(leases))

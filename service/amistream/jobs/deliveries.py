@@ -111,6 +111,12 @@ class DeliveryRecords:
 
         await self._file.do(work)
 
+    async def received_again(self, held: HeldMessage) -> None:
+        """Enter the handle of a second receive of a message that is held here."""
+        statement = "UPDATE deliveries SET handle = ?, attempt = ?, ends_at = ?, parks_at = ? WHERE message = ?"
+        times = (held.ends_at, held.parks_at)
+        await self._file.write(statement, held.handle, held.attempt, *times, held.message_id)
+
     async def settle(self, message_id: str, verdict: Verdict, code: str, notice: Notice | None) -> None:
         """Enter the verdict about a message, and with it the result that is to be sent."""
 
