@@ -261,6 +261,23 @@ async def test_the_same_job_twice(tmp_path: Path) -> None:
         assert rig.hands.calls == [("run", job.id)]
 
 
+async def test_two_messages_of_a_job_at_once(tmp_path: Path) -> None:
+    """Of two messages of one name in one receive one begins the job, and the other waits."""
+    queue = MemoryQueue()
+    for _ in range(2):
+        queue.put(message("web", kind="verify", request={"manifest": "/volumes/web.manifest.xml"}))
+    async with running(tmp_path, queue) as rig:
+        job = await rig.begun()
+        await queue.wait_until(lambda: rig.intake.counts.given_back == 1)
+        assert [each.id for each in rig.jobs.jobs()] == [job.id]
+        await rig.hands.end(job)
+        await rig.pass_time(40)
+        await queue.wait_until(lambda: not queue.waiting)
+        await rig.settle()
+        assert [result["outcome"] for result in rig.results] == ["done"]
+        assert rig.hands.calls == [("run", job.id)]
+
+
 async def test_a_name_with_another_request(tmp_path: Path) -> None:
     """A name that was used for another request is refused."""
     async with running(tmp_path) as rig:

@@ -79,6 +79,8 @@ class Handling:
     is_stopping: bool = False
     running: dict[str, Job] = field(default_factory=dict)
     """The jobs under way, by the id of the message."""
+    beginning: set[str] = field(default_factory=set)
+    """The names of jobs that are being begun, which `jobs` may not know yet."""
 
     async def handle(self, lease: QueueLease) -> None:
         """Deal with a message that was received. Its lease is over afterwards. Raises nothing but a cancel."""
@@ -141,8 +143,16 @@ class Handling:
     async def _begin(self, message: Message, lease: QueueLease) -> Job:
         """The job of a message: found, resumed or new. Raises `_RunsHereError` if it runs already."""
         known = self.jobs.named(message.job)
-        if known is not None and (not known.state.ended or known.is_taken):
+        if message.job in self.beginning or (known is not None and (not known.state.ended or known.is_taken)):
             raise _RunsHereError
+        self.beginning.add(message.job)
+        try:
+            return await self._begin_first(message, lease, known)
+        finally:
+            self.beginning.discard(message.job)
+
+    async def _begin_first(self, message: Message, lease: QueueLease, known: Job | None) -> Job:
+        """Begin a job that no other message is beginning; `known` is the ended one of its name."""
         if known is not None and (known.resumable or known.state is State.DONE):
             if known.request != message.request:
                 raise ConflictError(
