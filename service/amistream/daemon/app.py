@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import structlog
 from aiohttp import web
@@ -35,10 +35,12 @@ from amistream.daemon.metrics import Metrics
 from amistream.daemon.openapi import make_document
 from amistream.daemon.routes import ENDPOINTS, Handler
 from amistream.errors import AccessDeniedError, AmistreamError, NotFoundError, UsageError
-from amistream.fleet.intake import Intake
 from amistream.jobs.queue import JobQueue
 from amistream.settings import Settings
 from amistream.values import KIB
+
+if TYPE_CHECKING:
+    from amistream.fleet.intake import Intake
 
 MAX_BODY = 64 * KIB
 LAST_ANSWERS_S = 5.0

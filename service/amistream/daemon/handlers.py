@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
@@ -25,7 +25,6 @@ from amistream.daemon.access import Peer, check_queue_share
 from amistream.daemon.metrics import Metrics
 from amistream.errors import AccessDeniedError, AmistreamError, BusyError, ConflictError, UsageError
 from amistream.events import ErrorBody, ErrorResponse, Health, State
-from amistream.fleet.intake import Intake
 from amistream.jobs.confinement import check_request
 from amistream.jobs.job import Job
 from amistream.jobs.queue import JobQueue
@@ -40,6 +39,9 @@ from amistream.request import (
 from amistream.roots import Roots
 from amistream.settings import Settings
 from amistream.values import STANDARD_INPUT
+
+if TYPE_CHECKING:
+    from amistream.fleet.intake import Intake
 
 IDEMPOTENCY_KEY = "[!-~]{1,255}"
 EVENT_ID = "[0-9]{1,15}"

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
@@ -31,14 +32,15 @@ from amistream.daemon.listener import find_group, listening
 from amistream.daemon.metrics import Metrics
 from amistream.daemon.notify import notify
 from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, AmistreamError, UsageError
-from amistream.fleet.intake import Intake
-from amistream.fleet.opening import taking_jobs
 from amistream.jobs.queue import JobQueue, open_queue
 from amistream.process import close_stdin, keep_secrets_in, make_files_private, settle_memory
 from amistream.request import CheckRequest, ConvertCheckRequest
 from amistream.roots import Roots
 from amistream.settings import OnStop, Settings, load
 from amistream.values import quoted
+
+if TYPE_CHECKING:
+    from amistream.fleet.intake import Intake
 
 EXAMPLE = """\
 example:
@@ -100,6 +102,8 @@ async def serve(settings: Settings, listener: socket.socket, policy: AccessPolic
             status = Status(f"amistream {__version__} on {address}")
             intake = None
             if settings.queue_url:
+                from amistream.fleet.opening import taking_jobs  # noqa: PLC0415 - two MiB for those who have a queue
+
                 taking = taking_jobs(settings, aws, queue, lambda: status.tell(intake), hurry=signals.second)
                 intake = await stack.enter_async_context(taking)
             app = make_app(queue, metrics, policy, examine, settings=settings, intake=intake)

@@ -8,15 +8,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from amistream.events import BundleResult, ConversionResult, JobKind, State
-from amistream.fleet.intake import Intake
 from amistream.jobs.job import Job
 from amistream.jobs.queue import JobQueue
 from amistream.ports.snapshots import BLOCK
+
+if TYPE_CHECKING:
+    from amistream.fleet.intake import Intake
 
 DURATION_BUCKETS_S = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200)
 """Guess: an empty volume takes a second, 10 GiB over a slow line two hours."""
