@@ -17,8 +17,9 @@ FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*
 
 ORDER = (
     {"__init__"},
+    {"basics"},
     {"values"},
-    {"units", "errors", "process", "member", "reports"},
+    {"units", "errors", "process", "member", "reports", "states"},
     {"events", "settings", "roots", "location"},
     {"request", "ports", "host"},
     {"log", "keys", "flow"},

@@ -10,7 +10,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import ClassVar, Self
 
-from amistream.values import as_utf8, quoted
+from amistream.basics import as_utf8, quoted
 
 
 class AmistreamError(Exception):

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-from amistream.values import GIB, KIB, MIB, LeftOut
+from amistream.basics import GIB, KIB, MIB
+
+if TYPE_CHECKING:
+    from amistream.values import LeftOut
 
 MINUTE_S = 60
 HOUR_S = 60 * MINUTE_S

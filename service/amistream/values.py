@@ -6,15 +6,15 @@ All are frozen. Sizes are bytes, digests raw bytes unless a name ends in `_hex`.
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeAlias
 
-KIB = 1024
-MIB = 1024 * KIB
-GIB = 1024 * MIB
+from amistream.basics import GIB as GIB  # noqa: PLC0414 - values, too
+from amistream.basics import KIB as KIB  # noqa: PLC0414
+from amistream.basics import MIB as MIB  # noqa: PLC0414
+from amistream.basics import as_utf8 as as_utf8  # noqa: PLC0414
+from amistream.basics import quoted as quoted  # noqa: PLC0414
 
 LARGEST_PART = 5 * GIB
 """The most that S3 accepts in one request, so no tool makes a larger part."""
@@ -201,16 +201,6 @@ def is_part_of(prefix: str, name: str) -> bool:
     """True for the name of a part of this prefix, whichever its number is."""
     number = name.removeprefix(f"{prefix}.part.")
     return number.isdecimal() and number.isascii() and name == part_name(prefix, int(number))
-
-
-def as_utf8(text: str) -> str:
-    """The text with lone surrogates escaped: a file name need not be UTF-8, JSON and terminals require it."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def quoted(path: Path | str) -> str:
-    """The path as a word of a shell's line, for hints."""
-    return shlex.quote(str(path))
 
 
 def is_path(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import sys
 import pytest
 
 from amistream.cli import quick
+from cli.scripted import ScriptedDaemon, succeed
 
 LOADED = """
 import sys
@@ -40,12 +42,14 @@ def test_nothing_is_loaded(argv: list[str], variables: dict[str, str]) -> None:
     assert found & {"typer", "inspect", "json", "pathlib", "amistream.errors", "amistream.cli.main"} == set()
 
 
-def test_one_question_needs_no_models() -> None:
-    """The code of `jobs` itself loads neither models nor the libraries of streams; the parser of commands may."""
-    code = "import sys, amistream.cli.main, amistream.cli.commands.jobs; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    found = {*done.stdout.split()}
-    assert found & {"pydantic", "aiohttp", "asyncio", "amistream.settings", "amistream.events"} == set()
+async def test_a_question_loads_neither_commands_nor_models(daemon: ScriptedDaemon) -> None:
+    """`jobs` and `status` load neither the library of commands nor models nor the libraries of streams."""
+    succeed(job := daemon.add())
+    for argv in (("jobs",), ("status", job.id)):
+        found = await asyncio.to_thread(modules, *argv, AMISTREAM_SOCKET=str(daemon.socket))
+        assert "amistream.cli.answers" in found
+        heavy = {"typer", "rich", "pydantic", "aiohttp", "asyncio", "dataclasses", "amistream.events"}
+        assert found & heavy == set()
 
 
 def completed(monkeypatch: pytest.MonkeyPatch, shell: str, line: str) -> str | None:

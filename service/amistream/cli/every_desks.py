@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amistream.cli.client import Client
+from amistream.cli.daemon_socket import socket_path
 from amistream.cli.every import Desk, Outcomes
-from amistream.cli.options import socket_path
 from amistream.errors import AmistreamError
 from amistream.events import Event, JobView
 from amistream.request import ConvertRequest

@@ -66,10 +66,10 @@ def put_end(job: JobView, *, as_json: bool, option: str = "") -> int:
         put_result(job.model_dump_json())
     if job.state is State.DONE:
         if job.result is not None and not as_json:
-            put_result(result_text(job.result))
+            put_result(result_text(job))
         return EXIT_DONE
     if isinstance(job.result, Report) and not as_json:
-        put_result(result_text(job.result))
+        put_result(result_text(job))
     error = _error(job, option)
     put_error(error)
     return error.exit_status

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from amistream.cli.one_request import fetch, job_path
-from amistream.cli.options import socket_path
+from amistream.cli.daemon_socket import socket_path
 from amistream.errors import EXIT_INTERRUPTED, ConflictError, JobError, UsageError
-from amistream.events import JobList, JobView, State
+from amistream.states import State
 
 if TYPE_CHECKING:
     from amistream.cli.client import Client
+    from amistream.events import JobList, JobView
     from amistream.jobs.job import Job
     from amistream.jobs.queue import JobQueue
     from amistream.request import JobRequest
@@ -35,16 +34,14 @@ class Jobs:
         self._option = " --in-process" if in_process else ""
 
     def list(self, state: State | None = None) -> JobList:
+        from amistream.events import JobList
+
         return self._ask(
             lambda client: client.jobs(state),
             lambda queue: JobList(jobs=tuple(job.view() for job in queue.jobs(state))),
         )
 
     def get(self, job_id: str) -> JobView:
-        answer = None if self._in_process else fetch(socket_path(self._socket, self._config), job_path(job_id))
-        if answer is not None:
-            with suppress(ValueError):
-                return JobView.model_validate_json(answer)
         return self._ask(lambda client: client.get(job_id), lambda queue: queue.get(job_id).view())
 
     def submit(self, request: JobRequest, *, as_json: bool) -> int:

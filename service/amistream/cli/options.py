@@ -1,4 +1,4 @@
-"""Options of every command, and the daemon's socket that they select."""
+"""Options that several commands have."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from amistream.errors import UsageError
-from amistream.process import DEFAULT_CONFIG, DEFAULT_SOCKET
 
 _AGES = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1), "y": timedelta(days=365)}
 
@@ -51,31 +50,6 @@ OlderThan = Annotated[
     typer.Option("--older-than", metavar="30d", help="Only those older than so many hours (h), days, weeks or years."),
 ]
 JobArgument = Annotated[str, typer.Argument(metavar="ID", help="The job's id, as `amistream jobs` shows it.")]
-
-
-def socket_path(socket: Path | None, config: Path | None) -> Path:
-    """Give the socket of the option, or else of the settings."""
-    if config is None and (known := socket or _socket_in(DEFAULT_CONFIG)):
-        return known
-    # Loading settings takes most of a quick command's time, and is skipped if the socket is known.
-    from amistream.settings import load
-
-    # A given file is always read, because it may be invalid.
-    settings = load(config)
-    return socket or settings.socket
-
-
-def _socket_in(config: Path) -> Path | None:
-    """The socket that a settings file names, or the default; None if the file is one for `settings` to judge."""
-    import tomllib
-
-    try:
-        named = tomllib.loads(config.read_text()).get("socket", DEFAULT_SOCKET)
-    except FileNotFoundError:
-        return DEFAULT_SOCKET
-    except (OSError, ValueError):
-        return None
-    return Path(named) if isinstance(named, str | Path) else None
 
 
 def parse_age(text: str) -> timedelta:

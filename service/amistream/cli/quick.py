@@ -1,4 +1,4 @@
-"""Answers what needs no command: the version, the help of all commands, and the completion of words in a shell.
+"""Answers calls without loading their commands: the version, the help, the completion of words, and short questions.
 
 They take little more time than Python itself, because nothing is loaded but this file and `commands.txt`. That file is
 made from the commands by `config/generate.py`; a test keeps them alike. Each line is a title of a group of commands, or
@@ -35,6 +35,10 @@ def answer(arguments: list[str]) -> str | None:
         return f"amistream {__version__}\n"
     if len(arguments) == 1 and arguments[0] in _HELP_FLAGS:
         return help_text()
+    if arguments[:1] in (["jobs"], ["status"]):
+        from amistream.cli.quick_jobs import answer as answered
+
+        return answered(arguments)
     return None
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from amistream.cli.table import columns, counted
-from amistream.reports import Report
 from amistream.units import duration_text, size_text
+
+if TYPE_CHECKING:
+    from amistream.reports import Report
 
 
 def report_text(report: Report) -> str:

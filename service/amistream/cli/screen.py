@@ -8,10 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
-from amistream.events import Event, JobKind, JobView, Progress, State
+from amistream.states import JobKind, State
 from amistream.units import duration_text, rate_text, share_text, size_text
+
+if TYPE_CHECKING:
+    from amistream.events import Event, JobView, Progress
 
 PLAIN_PERIOD_S = 5.0
 """Seconds between two plain progress lines; a change of state is shown at once."""

@@ -1,16 +1,23 @@
-"""Text about one job for stdout, and about the result of a finished one."""
+"""Text about one job for stdout, and about the result of a finished one.
+
+No model is loaded here: `status` shows the daemon's document in the place of one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
 
 from amistream.cli.report_text import report_text
 from amistream.cli.screen import progress_line
 from amistream.cli.table import columns
 from amistream.cli.transfer_text import migrated_text
-from amistream.events import BundleResult, ConversionResult, JobKind, JobResult, JobView, PlaceResult, StageProgress
-from amistream.reports import Migrated, Report
+from amistream.states import JobKind
 from amistream.units import duration_text, left_out_text, rate_text, size_text, time_text
+
+if TYPE_CHECKING:
+    from amistream.events import BundleResult, ConversionResult, JobView, PlaceResult, StageProgress
+    from amistream.reports import Migrated, Report
 
 
 def job_text(job: JobView, *, option: str = "") -> str:
@@ -39,7 +46,7 @@ def job_text(job: JobView, *, option: str = "") -> str:
     if job.progress is not None and not job.state.ended:
         facts.append(("progress", progress_line(job.progress, job.kind)))
     text = columns(facts)
-    return f"{text}\n{result_text(job.result)}" if job.result is not None else text
+    return f"{text}\n{result_text(job)}" if job.result is not None else text
 
 
 def _kept_text(job: JobView, name: str) -> list[tuple[str, str]]:
@@ -57,17 +64,17 @@ def _kept_text(job: JobView, name: str) -> list[tuple[str, str]]:
     ]
 
 
-def result_text(result: JobResult) -> str:
+def result_text(job: JobView) -> str:
     """Format the result of a finished job, and the time of its stages."""
-    match result:
-        case BundleResult():
-            return _bundle_text(result)
-        case ConversionResult():
-            return _conversion_text(result)
-        case Report():
-            return report_text(result)
-        case Migrated():
-            return migrated_text(result)
+    match job.kind:
+        case JobKind.BUNDLE:
+            return _bundle_text(cast("BundleResult", job.result))
+        case JobKind.CONVERT:
+            return _conversion_text(cast("ConversionResult", job.result))
+        case JobKind.VERIFY:
+            return report_text(cast("Report", job.result))
+        case JobKind.MIGRATE:
+            return migrated_text(cast("Migrated", job.result))
 
 
 def _bundle_text(result: BundleResult) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from amistream.cli.table import columns, counted
-from amistream.reports import Migrated, Transferred
 from amistream.units import duration_text, rate_text, size_text
+
+if TYPE_CHECKING:
+    from amistream.reports import Migrated, Transferred
 
 
 def transferred_text(done: Transferred) -> str:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from amistream.cli.options import ConfigOption, JsonOption, SocketOption, Yes, socket_path
+from amistream.cli.daemon_socket import socket_path
+from amistream.cli.options import ConfigOption, JsonOption, SocketOption, Yes
 from amistream.cli.output import put_answer, put_note, put_result
 from amistream.cli.request_options import takes, validated
 from amistream.cli.table import columns, counted

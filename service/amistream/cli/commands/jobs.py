@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import quote
 
 import typer
 
+from amistream.cli.answers import list_of_jobs
+from amistream.cli.daemon_socket import socket_path
 from amistream.cli.job_table import job_table
-from amistream.cli.one_request import fetch
-from amistream.cli.options import ConfigOption, InProcessOption, JsonOption, SocketOption, socket_path
+from amistream.cli.options import ConfigOption, InProcessOption, JsonOption, SocketOption
 from amistream.cli.output import put_result
 from amistream.errors import EXIT_DONE, UsageError
 
@@ -30,23 +30,9 @@ def jobs(
 
     Example: [bold]amistream jobs --state bundling[/bold]
     """
-    text = None
-    if not in_process:
-        query = "" if state is None else f"?state={quote(state, safe='')}"
-        text = _answered(socket_path(socket, config), f"/v1/jobs{query}", as_json=as_json)
+    text = None if in_process else list_of_jobs(socket_path(socket, config), state, as_json=as_json)
     put_result(_list(state, socket, config, in_process=in_process, as_json=as_json) if text is None else text)
     return EXIT_DONE
-
-
-def _answered(address: Path, path: str, *, as_json: bool) -> str | None:
-    """The daemon's answer, formatted; None if it has to be asked by the client, which says what is wrong."""
-    answer = fetch(address, path)
-    if answer is None:
-        return None
-    try:
-        return answer.decode() if as_json else job_table(json.loads(answer)["jobs"])
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def _list(state: str | None, socket: Path | None, config: Path | None, *, in_process: bool, as_json: bool) -> str:

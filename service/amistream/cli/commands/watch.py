@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from amistream.cli.daemon_socket import socket_path
 from amistream.cli.options import (
     ConfigOption,
     JobArgument,
     JsonOption,
     SocketOption,
-    socket_path,
 )
 
 if TYPE_CHECKING:
