@@ -19,6 +19,8 @@ VENV := .venv
 MINISTACK := .venv-ministack
 AUDIT := .venv-audit
 BIN := $(VENV)/bin
+# A third of the tests' time is waiting for endpoints and processes: three workers on two cores.
+WORKERS = $(shell echo $$(( ($$(nproc) * 3 + 1) / 2 )))
 
 # command:Debian package
 FOR_DEMO := python3:python3 openssl:openssl mke2fs:e2fsprogs cmp:diffutils
@@ -38,7 +40,7 @@ demo: $(VENV)/.installed $(MINISTACK)/.installed | system-demo ## bundle and che
 	@KEEP=$(KEEP) docs/demo.sh
 
 test: lint $(MINISTACK)/.installed | system-test ## lint, then all tests (ARGS='-k name' for some)
-	@$(BIN)/python -m pytest -n auto $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 boot-test: $(VENV)/.installed-dev | system-boot ## start unbundled disks with QEMU (ARGS='-m boot': a whole Debian, too)
 	@$(BIN)/python -m pytest -m 'boot and not slow' --log-cli-level=INFO --durations=0 --durations-min=1 \
@@ -48,7 +50,7 @@ coverage: lint $(MINISTACK)/.installed | system-test ## the same with branch cov
 	@data=$$(mktemp -d)
 	trap 'rm -rf "$$data"' EXIT
 	# Its own data file, so that two runs at a time, and daemons that tests start, do not mix their figures.
-	COVERAGE_FILE="$$data/coverage" $(BIN)/python -m pytest -n auto --cov --cov-report=term $(ARGS)
+	COVERAGE_FILE="$$data/coverage" $(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term $(ARGS)
 
 lint: $(VENV)/.installed-dev ## ruff and mypy
 	@$(BIN)/ruff check .
