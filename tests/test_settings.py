@@ -129,6 +129,8 @@ def test_bad_syntax(content: bytes, tmp_path: Path) -> None:
         ('acl = "bucket-owner-read"', "acl", "aws-exec-read"),
         ("backoff_base_s = 0", "backoff_base_s", "greater than 0"),
         ('prefx = "typo"', "prefx", "no such setting"),
+        ('on_failure = "say \'no"', "on_failure", "is not a command: No closing quotation"),
+        ('metrics_textfile = "/run/a.txt"', "metrics_textfile", "an absolute path that ends with .prom"),
         ("[ec2_certificates]\nx = 5", "ec2_certificates", "path"),
     ],
 )

@@ -43,6 +43,7 @@ class Progress(_Model):
     blocks_made: int = Field(0, description="blocks of a conversion that were read")
     blocks_stored: int = Field(0, description="blocks of a conversion that are stored, or are zeros")
     bytes_stored: int
+    bytes_in_flight: int = Field(0, description="bytes of the parts or blocks that are being stored")
     elapsed_s: float
     rate: float = Field(description="bytes of the volume's data stored per second, over the last seconds")
     eta_s: float | None = Field(description="seconds left, or null when not known yet")

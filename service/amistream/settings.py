@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import tomllib
 from difflib import get_close_matches
 from enum import StrEnum
@@ -127,6 +128,25 @@ def _split_words(value: object) -> object:
     return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
 
 
+def _split_command(value: object) -> object:
+    """Take a command as one line of words, too, as a shell splits it."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return shlex.split(value)
+    except ValueError as error:
+        raise ValueError(f"{value!r} is not a command: {error}") from None
+
+
+Command = Annotated[tuple[str, ...], BeforeValidator(_split_command)]
+
+
+def _check_textfile(path: Path) -> Path:
+    if not path.is_absolute() or path.suffix != ".prom":
+        raise ValueError(f"{str(path)!r} is not an absolute path that ends with .prom, as node_exporter reads them")
+    return path
+
+
 def _check_place(place: str) -> str:
     if not place.startswith(("s3://", "/", "snap-")) or ".." in place.split("/"):
         raise ValueError(f"{place!r} is none of s3://BUCKET[/KEY/PREFIX], an absolute path, snap-ID, and snap- for all")
@@ -210,6 +230,28 @@ class Settings(BaseModel):
     )
     log_format: LogFormat = Field(
         LogFormat.JSON, description='"json" for machines, "text" for people; one line an event, to stderr. Choice.'
+    )
+    metrics_textfile: Annotated[Path, AfterValidator(_check_textfile)] | None = Field(
+        None,
+        examples=["/var/lib/prometheus/node-exporter/amistream.prom"],
+        description="File for the textfile collector of node_exporter, with the metrics: replaced each minute and at "
+        "the end of a job, readable by every user. Its name ends with .prom. Default: none. The path is an example. "
+        "Choice.",
+    )
+    on_success: Command = Field(
+        (),
+        description="Command for each job of the daemon that is done, run as the daemon's user, without a shell. Its "
+        'standard input is the job as JSON. A list of words, or one line: "/usr/local/bin/announce --quiet". It never '
+        "changes the job. Empty: none. Choice.",
+    )
+    on_failure: Command = Field(
+        (), description="Command for each job of the daemon that failed or was refused, as on_success. Choice."
+    )
+    hook_timeout_s: PositiveFloat = Field(
+        60.0,
+        le=3600.0,
+        description="Seconds that a command of on_success or on_failure may take at the longest; after that it is "
+        "ended. Guess.",
     )
 
     # The queue.

@@ -138,6 +138,22 @@ def test_service_manager_is_notified(tmp_path: Path) -> None:
             assert manager.recv(200).startswith(b"STOPPING=1\n")
 
 
+def test_the_end_of_a_job_is_announced(tmp_path: Path) -> None:
+    """The hook of a refused job runs, also while the daemon stops, and the file for node_exporter has its end."""
+    hook, page = tmp_path / "job", tmp_path / "amistream.prom"
+    variables = {"AMISTREAM_ON_FAILURE": f"/bin/sh -c 'cat >{hook}'", "AMISTREAM_METRICS_TEXTFILE": str(page)}
+    with running(tmp_path, **variables) as process:
+        body = {"source": str(tmp_path / "none"), "destinations": [str(tmp_path / "bundle")]}
+        job = process.curl("/v1/jobs", "-d", json.dumps(body))
+        process.wait_logged("job.end")
+        process.popen.send_signal(signal.SIGTERM)
+        assert process.wait_logged("hook.end")["outcome"] == "ok"
+        assert process.popen.wait(PATIENCE_S) == 0
+    told = json.loads(hook.read_text())
+    assert (told["id"], told["state"], told["hook"]) == (job["id"], "refused", "on_failure")
+    assert 'amistream_jobs_ended_total{kind="bundle",state="refused"} 1.0' in page.read_text()
+
+
 def test_first_signal_lets_jobs_end_and_the_second_interrupts_them(tmp_path: Path) -> None:
     """After one SIGTERM a running job goes on and new ones are refused; after two it is interrupted, and resumable."""
     volume = tmp_path / "volume"

@@ -28,11 +28,13 @@ from amistream.checks import doctor
 from amistream.checks.findings import Finding
 from amistream.daemon.access import AccessPolicy
 from amistream.daemon.app import make_app, serving
+from amistream.daemon.hooks import Hooks
 from amistream.daemon.listener import find_group, listening
 from amistream.daemon.metrics import Metrics
 from amistream.daemon.notify import notify
+from amistream.daemon.textfile import writing_textfile
 from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, AmistreamError, UsageError
-from amistream.jobs.queue import JobQueue, open_queue
+from amistream.jobs.queue import JobQueue, Work, open_queue
 from amistream.process import close_stdin, keep_secrets_in, make_files_private, settle_memory
 from amistream.request import CheckRequest, ConvertCheckRequest
 from amistream.roots import Roots
@@ -88,12 +90,20 @@ async def serve(settings: Settings, listener: socket.socket, policy: AccessPolic
     """Run jobs and serve on `listener` until a signal asks to stop and the jobs have ended."""
     signals = StopSignals()
     metrics = Metrics()
+    hooks = Hooks(settings, metrics.hook_runs)
     address = listener.getsockname()
 
     async def examine(request: CheckRequest | ConvertCheckRequest, roots: Roots | None) -> list[Finding]:
         return await doctor.examine(request, settings, aws, roots)
 
-    async with Aws(settings) as aws, open_queue(settings, aws, by_itself=True, watch=metrics.watched) as queue:
+    def watch(run: Work) -> Work:
+        return hooks.watched(metrics.watched(run))
+
+    async with (
+        hooks.running(hurry=signals.second),
+        Aws(settings) as aws,
+        open_queue(settings, aws, by_itself=True, watch=watch) as queue,
+    ):
         # Clients are served only once the jobs of earlier runs are loaded.
         await queue.recover(resume=settings.resume_on_start)
         if unfinished := [job.id for job in queue.jobs() if job.resumable]:
@@ -106,6 +116,11 @@ async def serve(settings: Settings, listener: socket.socket, policy: AccessPolic
 
                 taking = taking_jobs(settings, aws, queue, lambda: status.tell(intake), hurry=signals.second)
                 intake = await stack.enter_async_context(taking)
+            if settings.metrics_textfile is not None:
+                written = writing_textfile(
+                    settings.metrics_textfile, lambda: metrics.own_text(queue, intake), metrics.job_ended
+                )
+                await stack.enter_async_context(written)
             app = make_app(queue, metrics, policy, examine, settings=settings, intake=intake)
             await stack.enter_async_context(serving(app, listener))
             LOG.info("daemon.ready", socket=address, version=__version__, pid=os.getpid())

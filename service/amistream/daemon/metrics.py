@@ -1,19 +1,31 @@
-"""Metrics for Prometheus: jobs by state, bytes moved, durations of jobs.
+"""Metrics for Prometheus: jobs by state, bytes moved, durations of jobs, retries, hooks.
 
 Totals grow while a job runs: each is the sum over ended jobs plus the progress of running jobs, added up per request.
+`docs/monitoring.md` describes each metric.
 """
 
 from __future__ import annotations
 
+import asyncio
+import platform
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from amistream import __version__
+from amistream.daemon.hooks import HOOKS, OUTCOMES
 from amistream.events import BundleResult, ConversionResult, JobKind, State
+from amistream.flow.retry import RETRIES
 from amistream.jobs.job import Job
 from amistream.jobs.queue import JobQueue
 from amistream.ports.snapshots import BLOCK
@@ -29,19 +41,27 @@ class Metrics:
     """Counts the jobs that run through `watched(run)`; `text(queue)` makes the page."""
 
     def __init__(self) -> None:
+        # They would add a series for each of the histogram's.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no annotation there
         self._running: set[Job] = set()
         self._ended_bytes: Counter[str] = Counter()
-        self._ended_jobs: Counter[State] = Counter()
+        self._ended_jobs: Counter[tuple[JobKind, State]] = Counter()
+        self._last_successes: dict[JobKind, float] = {}
+        self.hook_runs: Counter[tuple[str, str]] = Counter()
+        """Ends of hooks, by hook and outcome."""
+        self.job_ended = asyncio.Event()
+        """Set with each end of a job."""
         self._registry = CollectorRegistry()
         self._durations = Histogram(
             "amistream_job_duration_seconds",
-            "From a job's start to its end, by end state",
-            ["state"],
+            "From a job's start to its end, by kind and end state",
+            ["kind", "state"],
             buckets=DURATION_BUCKETS_S,
             registry=self._registry,
         )
         # Reads /proc/self, which is in memory: the event loop may wait for it.
-        ProcessCollector(registry=self._registry)
+        self._process = CollectorRegistry()
+        ProcessCollector(registry=self._process)
 
     def watched(self, run: Callable[[Job], Awaitable[None]]) -> Callable[[Job], Awaitable[None]]:
         async def run_and_count(job: Job) -> None:
@@ -50,29 +70,88 @@ class Metrics:
                 await run(job)
             finally:
                 self._running.discard(job)
-                self._ended_bytes.update(_moved(job))
-                self._ended_jobs[job.state] += 1
-                if job.started_at and job.ended_at:
-                    lasted_s = (job.ended_at - job.started_at).total_seconds()
-                    self._durations.labels(job.state.value).observe(lasted_s)
+                self._count(job)
+                self.job_ended.set()
 
         return run_and_count
 
+    def _count(self, job: Job) -> None:
+        kind = job.request.kind
+        self._ended_bytes.update(_moved(job))
+        self._ended_jobs[kind, job.state] += 1
+        if job.state is State.DONE and job.ended_at:
+            self._last_successes[kind] = job.ended_at.timestamp()
+        if job.started_at and job.ended_at:
+            lasted_s = (job.ended_at - job.started_at).total_seconds()
+            self._durations.labels(kind.value, job.state.value).observe(lasted_s)
+
     def text(self, queue: JobQueue, intake: Intake | None = None) -> bytes:
-        page = _Page([*self._jobs(queue), *self._totals(), *(_of_queue(intake) if intake is not None else ())])
+        """Make the page for a client of the socket."""
+        return self.own_text(queue, intake) + generate_latest(self._process)
+
+    def own_text(self, queue: JobQueue, intake: Intake | None = None) -> bytes:
+        """Make the page for a file: without the figures of the process, whose names node_exporter has for its own."""
+        page = _Page(
+            [
+                *self._jobs(queue),
+                *self._totals(),
+                *self._requests(),
+                *(_of_queue(intake) if intake is not None else ()),
+            ]
+        )
         return generate_latest(page) + generate_latest(self._registry)
 
     def _jobs(self, queue: JobQueue) -> Iterator[Metric]:
+        build = GaugeMetricFamily("amistream_build_info", "1, with the version", labels=["version", "python"])
+        build.add_metric([__version__, platform.python_version()], 1)
+        yield build
+        jobs = queue.jobs()
         now = GaugeMetricFamily("amistream_jobs", "Jobs the daemon remembers, by state", labels=["state"])
-        states = Counter(job.state for job in queue.jobs())
+        states = Counter(job.state for job in jobs)
         for state in State:
             now.add_metric([state.value], states[state])
         yield now
-        ended = CounterMetricFamily("amistream_jobs_ended", "Jobs that ran and ended, by end state", labels=["state"])
-        for state in State:
-            if state.ended:
-                ended.add_metric([state.value], self._ended_jobs[state])
+        ended = CounterMetricFamily(
+            "amistream_jobs_ended", "Jobs that ran and ended, by kind and end state", labels=["kind", "state"]
+        )
+        for kind in JobKind:
+            for state in State:
+                if state.ended:
+                    ended.add_metric([kind.value, state.value], self._ended_jobs[kind, state])
         yield ended
+        succeeded = GaugeMetricFamily(
+            "amistream_last_success_timestamp_seconds",
+            "When the newest job that is done ended, in Unix time, by kind",
+            labels=["kind"],
+        )
+        # Jobs of earlier processes are among those of the queue.
+        newest = self._last_successes
+        for job in jobs:
+            if job.state is State.DONE and job.ended_at:
+                newest[job.request.kind] = max(newest.get(job.request.kind, 0.0), job.ended_at.timestamp())
+        for kind, moment in sorted(newest.items()):
+            succeeded.add_metric([kind.value], moment)
+        yield succeeded
+
+    def _requests(self) -> Iterator[Metric]:
+        in_flight = sum(job.progress.bytes_in_flight for job in self._running if job.progress)
+        yield GaugeMetricFamily(
+            "amistream_in_flight_bytes", "Bytes of the parts and blocks that are being stored", value=in_flight
+        )
+        retries = CounterMetricFamily(
+            "amistream_retries", "Requests that were repeated, by the code of the error before", labels=["code"]
+        )
+        for code, count in sorted(RETRIES.items()):
+            retries.add_metric([code], count)
+        yield retries
+        hooks = CounterMetricFamily(
+            "amistream_hook_runs", "Commands of on_success and on_failure, by outcome", labels=["hook", "outcome"]
+        )
+        # All from the start, because the step from no series to 1 is no increase for Prometheus.
+        for hook in sorted({*HOOKS.values()}):
+            for outcome in OUTCOMES:
+                hooks.add_metric([hook, outcome], self.hook_runs[hook, outcome])
+        yield hooks
 
     def _totals(self) -> Iterator[Metric]:
         moved = self._ended_bytes.copy()

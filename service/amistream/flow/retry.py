@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -21,6 +22,8 @@ from amistream.settings import Settings
 log = structlog.get_logger()
 T = TypeVar("T")
 
+RETRIES: Counter[str] = Counter()
+"""Repeated requests of this process, by the code of the error before."""
 _MOST_DOUBLINGS = 30
 """Enough to reach any cap; an unbounded power would overflow a float."""
 
@@ -93,6 +96,7 @@ async def with_retries(
             if failures >= policy.attempts:
                 message = f"{error.message} (tried {failures} times)"
                 raise error.permanent().reworded(message=message) from error
+            RETRIES[error.code] += 1
             delay = policy.delay_s(failures)
             log.warning("request.retry", what=what, reason=error.message, failures=failures, delay_s=round(delay, 2))
             await asyncio.sleep(delay)

@@ -57,6 +57,7 @@ class ConversionMeter:
             blocks_made=conversion.blocks_read,
             blocks_stored=conversion.blocks_settled,
             bytes_stored=now.sent,
+            bytes_in_flight=conversion.put.bytes_in_flight,
             elapsed_s=round(now.at - self._first.at, 3),
             rate=round((now.settled - then.settled) / (now.at - then.at)) if now.at > then.at else 0,
             eta_s=0.0 if over else self._time_left(now),

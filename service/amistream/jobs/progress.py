@@ -70,6 +70,7 @@ class ProgressMeter:
             parts_made=len(pipeline.split.result().parts),
             parts_stored=len(pipeline.parts_before) + pipeline.upload.parts_stored,
             bytes_stored=self._size_before + pipeline.upload.bytes_stored,
+            bytes_in_flight=pipeline.upload.bytes_in_flight,
             elapsed_s=round(now.at - self._first.at, 3),
             rate=round((now.stored - then.stored) / (now.at - then.at)) if now.at > then.at else 0,
             eta_s=0.0 if over else self._time_left(then, now),

@@ -26,7 +26,7 @@ from amistream.flow.buffers import Buffers
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.gate import STALLED, Gate
 from amistream.flow.rate_limit import RateLimit
-from amistream.flow.retry import Alive, RetryPolicy, with_retries
+from amistream.flow.retry import RETRIES, Alive, RetryPolicy, with_retries
 from amistream.ports.snapshots import BLOCK, SnapshotWriter
 from amistream.stages.blocks import ZEROS, DigestedBlock, DigestedBlocks
 
@@ -97,6 +97,11 @@ class Put:
         """Blocks handed to the wire, repeats included."""
         self.throttled = 0
         """Puts that the service refused because there were too many."""
+
+    @property
+    def bytes_in_flight(self) -> int:
+        """Bytes of the blocks that are being stored, sent or not."""
+        return len(self._under_way) * BLOCK
 
     @property
     def busy_s(self) -> float:
@@ -183,6 +188,7 @@ class Put:
                 self.gate.widen()
                 return
             longest_s = self._bear(refusal, entered, since, stalls)
+            RETRIES[refusal.code] += 1
             most = min(longest_s, _FIRST_WAIT_S * 2 ** min(refusals, 10))
             entered = await self.gate.come_back(random.uniform(0, most))  # noqa: S311 - not a secret
 

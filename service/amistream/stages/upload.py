@@ -86,6 +86,11 @@ class Upload:
         return sum(min(put.size, put.sent // self._copies) for put in self._under_way)
 
     @property
+    def bytes_in_flight(self) -> int:
+        """Bytes of the parts that are being stored, sent or not."""
+        return sum(put.size for put in self._under_way)
+
+    @property
     def busy_s(self) -> float:
         """Seconds of storing parts, those under way included, each by itself."""
         now = perf_counter()
