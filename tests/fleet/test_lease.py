@@ -271,3 +271,14 @@ async def test_a_second_receive() -> None:
         assert (lease.hold, scene.ended) == (Hold.HELD, [])
         scene.leases.drop(lease)
         assert not scene.leases.renew(lease.message)
+
+
+async def test_a_check_after_a_suspension() -> None:
+    """A process that was stopped past the end of its lease finds that out at its next request, before any timer."""
+    async with running() as scene:
+        lease = await scene.take()
+        lease.check()
+        put_forward(271)
+        with pytest.raises(FencedError):
+            lease.check()
+        assert (lease.hold, scene.ended) == (Hold.LOST, [("web", "lease.lost")])

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from amistream.errors import StoreError
+from amistream.errors import FencedError, StoreError
 from amistream.flow.retry import Alive, RetryPolicy, with_retries
 from support.loop import clock
 
@@ -39,3 +39,22 @@ async def test_a_deadline_moves_with_progress(pause_s: float, steps: int) -> Non
     with stalled if pause_s > policy.stall_s else nullcontext():
         await with_retries(policy, "move", attempt)
     assert taken == steps
+
+
+async def test_a_check_before_each_attempt() -> None:
+    """A check that fails ends the attempts, and its error is raised as it is."""
+    made = 0
+
+    def check() -> None:
+        if made == 2:
+            raise FencedError("lease.lost", "cannot go on: the lease is over")
+
+    async def attempt(_: Alive) -> None:
+        nonlocal made
+        made += 1
+        raise StoreError("store.stalled", "cannot move", transient=True)
+
+    policy = RetryPolicy(attempts=5, base_s=0, cap_s=0, stall_s=60, check=check)
+    with pytest.raises(FencedError):
+        await with_retries(policy, "move", attempt)
+    assert made == 2

@@ -17,6 +17,14 @@ class LentJob:
     sent_at: float = 1_800_000_000.0
     lost_at: int = 0
     confirmations: int = 0
+    over_at: int = 0
+    """As `lost_at`, for the checks without a question to the queue."""
+    checks: int = 0
+
+    def check(self) -> None:
+        self.checks += 1
+        if 0 < self.over_at <= self.checks:
+            raise FencedError("lease.lost", f"cannot go on with {self.name!r}: its lease is over")
 
     async def confirm(self) -> None:
         self.confirmations += 1

@@ -129,6 +129,25 @@ async def test_a_host_that_wakes_up(at: str, fleet: Fleet) -> None:
     assert fleet.conversions.left() == there
 
 
+@pytest.mark.parametrize("at", ["conversions.intend", "conversions.conclude"])
+async def test_a_host_whose_new_snapshot_is_removed(at: str, fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run whose snapshot another attempt removes when it is new is fenced, and does not wait for it to appear."""
+    for module in (job_snapshot, ebs):
+        monkeypatch.setattr(module, "VISIBLE_AFTER_S", 1_000_000)
+    job = await fleet.job(fleet.a)
+    with fleet.a.held(at) as call:
+        sleeper = asyncio.create_task(fleet.a.engine.run(job))
+        await call.came.wait()
+        fleet.conversions.fits(await fleet.run(fleet.b))
+        there = fleet.conversions.left()
+        call.go.set()
+        await sleeper
+    assert_fenced(job)
+    assert job.error is not None
+    assert "another attempt has removed its snapshot" in job.error.message
+    assert fleet.conversions.left() == there
+
+
 @pytest.mark.parametrize("register", [True, False], ids=["an AMI", "a snapshot"])
 async def test_two_that_receive_it_at_once(register: bool, fleet: Fleet) -> None:
     """Two deliveries of one message at the same moment, each with a good lease: one outcome comes of them."""

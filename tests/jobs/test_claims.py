@@ -166,6 +166,29 @@ async def test_begun_anew_by_another_host(fleet: Fleet) -> None:
     assert fleet.objects() == there
 
 
+@pytest.mark.parametrize("at", ["part.00", "manifest.xml"])
+async def test_a_lease_that_ends_in_the_middle_of_a_removal(at: str, fleet: Fleet) -> None:
+    """A host that stops in the middle of a removal deletes nothing more once its lease is over."""
+    if at == "part.00":
+        job = await fleet.cut(fleet.a)
+    else:
+        job = await fleet.run(fleet.a, fleet.lease(lost_at=3))
+    there = fleet.objects()
+    lease = fleet.lease()
+    again = (await fleet.a.remembered(job)).again(lease)
+    held = await fleet.cloud.breaks(PauseRequest(), f".*{at}", method="HEAD", times=1)
+    removal = asyncio.create_task(fleet.a.engine.clean(again))
+    await asyncio.to_thread(fleet.cloud.proxy.wait_hit, held)
+    lease.over_at = lease.checks + 1
+    await asyncio.to_thread(fleet.cloud.proxy.let_go, held)
+    await removal
+    assert_fenced(again)
+    now = fleet.objects()
+    assert {f"image.{at}", "image.claim"} <= now.keys() <= there.keys()
+    cleaned = await fleet.a.clean(job)
+    assert (cleaned.state, fleet.objects()) == (State.CANCELLED, {})
+
+
 async def test_the_same_host_goes_on(fleet: Fleet) -> None:
     """A later attempt on the same host continues behind the parts that are stored, as after any restart."""
     job = await fleet.cut(fleet.a)

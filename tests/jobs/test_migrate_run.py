@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -244,6 +245,32 @@ async def test_a_host_that_took_over_removes_all(
     assert migrations.left() == []
 
 
+@pytest.mark.parametrize("lost", ["lease", "claim"])
+async def test_a_removal_that_loses_the_job(lost: str, scene: Scene, migrations: Migrations) -> None:
+    """A removal that stops in the middle for so long that another host has the job removes nothing more of its parts.
+
+    That host may make use of them as they are. A removal by hand has no lease, and sees that by the claim.
+    """
+    lease = LentJob(attempt=2)
+    first = await lent(scene, migrations, LentJob(lost_at=2))
+    there = migrations.left()
+    job = (await scene.remembered(first)).again(lease if lost == "lease" else None)
+    held = await migrations.cloud.breaks(PauseRequest(), f"/.*/x/{MANIFEST}", method="HEAD", times=1)
+    removal = asyncio.create_task(scene.engine.clean(job))
+    await asyncio.to_thread(migrations.cloud.proxy.wait_hit, held)
+    if lost == "lease":
+        lease.over_at = lease.checks + 1
+    else:
+        claim = json.dumps({"v": 1, "job": lease.name, "run": "another", "holder": "host-b", "nonce": "n"})
+        with migrations.cloud.endpoint.blocking_client() as s3:
+            s3.put_object(Bucket=migrations.cloud.bucket, Key=f"x/{CLAIM}", Body=claim.encode())
+    await asyncio.to_thread(migrations.cloud.proxy.let_go, held)
+    await removal
+    assert job.error is not None
+    assert (job.state, job.error.code, job.resumable) == (State.INTERRUPTED, "lease.lost", True)
+    assert migrations.left() == there
+
+
 async def test_a_place_that_another_job_claims(scene: Scene, migrations: Migrations) -> None:
     """A job is refused where another one of many hosts copies the same bundle to, and leaves its claim."""
     await lent(scene, migrations, LentJob(lost_at=2))
@@ -469,7 +496,8 @@ async def test_a_part_stored_in_chunks_is_recognised(
 async def test_a_copy_that_may_still_come(comes: bool, scene: Scene, migrations: Migrations) -> None:
     """A part that was in flight when the process died may come for a while: the removal does not end before."""
     denied = await migrations.cloud.breaks(DENIED, part(3))
-    job = await scene.enter(migrations.plain())
+    job = Job(migrations.plain(), name="" if comes else LentJob.name)
+    await scene.engine.enter(job)
     with scene.held("migrations.copied") as call:
         running = asyncio.create_task(scene.engine.run(job))
         await call.came.wait()
@@ -485,11 +513,16 @@ async def test_a_copy_that_may_still_come(comes: bool, scene: Scene, migrations:
         with migrations.cloud.endpoint.blocking_client() as s3:
             s3.delete_object(Bucket=migrations.cloud.bucket, Key=f"x/{ours}")
     cleaned = await scene.clean(job)
-    assert migrations.left() == []
+    # The claim of a named job goes last: without it the next removal would leave all as it is.
+    assert migrations.left() == ([] if comes else [CLAIM])
     assert cleaned.state is State.CANCELLED
     if not comes:
         assert (cleaned.resumable, cleaned.looks_again_at is not None) == (True, True)
         assert any(f"{ours} may still appear" in each for each in cleaned.notices)
+        await scene.journal.late(job.id, {})
+        migrations.put_part(ours)
+        assert (await scene.clean(job)).state is State.CANCELLED
+        assert migrations.left() == []
 
 
 @dataclass(kw_only=True)

@@ -18,14 +18,23 @@ from amistream.settings import Settings
 class ReachContext:
     """The means to reach AWS for a request, and the roots within which a confined job must stay."""
 
-    def __init__(self, request: Reach, settings: Settings, aws: Aws, *, roots: Roots | None = None) -> None:
+    def __init__(
+        self,
+        request: Reach,
+        settings: Settings,
+        aws: Aws,
+        *,
+        roots: Roots | None = None,
+        check: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`check` is called before each request, and raises once the job must send no more (`RetryPolicy.check`)."""
         self.settings = settings
         self.aws = aws
         self.roots = roots
         # Requests signed for a confined job go to the administrator's endpoint only.
         asked = request.endpoint_url if roots is None else None
         self.endpoint_url = (asked or settings.endpoint_url).rstrip("/")
-        self.retry = retry_policy(settings)
+        self.retry = retry_policy(settings, check)
 
     def keep_endpoint(self, earlier: str, what: str) -> None:
         """Continue at the endpoint of an earlier run, where `what` is.
@@ -52,8 +61,16 @@ class ReachContext:
 class RequestContext(ReachContext):
     """A request about a volume, and the settings that complete it."""
 
-    def __init__(self, request: VolumeRequest, settings: Settings, aws: Aws, *, roots: Roots | None = None) -> None:
-        super().__init__(request, settings, aws, roots=roots)
+    def __init__(
+        self,
+        request: VolumeRequest,
+        settings: Settings,
+        aws: Aws,
+        *,
+        roots: Roots | None = None,
+        check: Callable[[], object] = lambda: None,
+    ) -> None:
+        super().__init__(request, settings, aws, roots=roots, check=check)
         self.request = request
         self.says: Callable[[str], None] = lambda _: None
         """Is called while a large directory is walked or copied, on the thread of that, with how far it is."""

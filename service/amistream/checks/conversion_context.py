@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
 
@@ -46,12 +47,13 @@ class ConversionContext(RequestContext):
         roots: Roots | None = None,
         settled: Settled | None = None,
         name: str = "",
+        check: Callable[[], object] = lambda: None,
     ) -> None:
         """`job_id` is that of a job or any other word, which marks what is made; so does the `name` of a named job.
 
         Raises `JobError` if `settled` may not win.
         """
-        super().__init__(request, settings, aws, roots=roots)
+        super().__init__(request, settings, aws, roots=roots, check=check)
         self.settled = settled
         if settled is not None:
             self.keep_endpoint(settled.endpoint_url, "the snapshot")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -46,9 +47,10 @@ class BundleContext(RequestContext):
         *,
         roots: Roots | None = None,
         settled: Bundling | None = None,
+        check: Callable[[], object] = lambda: None,
     ) -> None:
         """The decisions that an earlier run `settled` win over the settings."""
-        super().__init__(request, settings, aws, roots=roots)
+        super().__init__(request, settings, aws, roots=roots, check=check)
         self.prefix = settled.plan.prefix if settled else request.prefix or settings.prefix
 
     @property
@@ -72,6 +74,7 @@ class Destination(BundleContext):
         settled: Bundling | None = None,
         late: Late | None = None,
         name: str = "",
+        check: Callable[[], object] = lambda: None,
     ) -> None:
         """`job_id` is that of a job or any other word, which marks what is made; so does the `name` of a named job.
 
@@ -79,7 +82,7 @@ class Destination(BundleContext):
 
         Raises `JobError` if `settled` may not win.
         """
-        super().__init__(request, settings, aws, roots=roots, settled=settled)
+        super().__init__(request, settings, aws, roots=roots, settled=settled, check=check)
         self.location = parse_location(request.destinations[number])
         if settled is not None and settled.endpoint_url is not None:
             self.keep_endpoint(settled.endpoint_url, "the parts stored")
@@ -130,6 +133,7 @@ class Destination(BundleContext):
             roots=self.roots,
             unanswered=self.unanswered,
             mark=self._mark,
+            retry=self.retry,
         )
 
 

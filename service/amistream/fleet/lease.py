@@ -2,7 +2,8 @@
 
 A lease is counted from before the request that got or extended it, by the clock that runs on while the machine or the
 process is suspended. A job whose lease is not confirmed by `margin_s` before its end is fenced: it stops, and puts and
-removes nothing more, because another host may have it soon. A lease that is lost never comes back.
+removes nothing more, because another host may have it soon. Each attempt of each request of a job asks before it is
+sent (`check`), so that a process that was stopped for long sends none. A lease that is lost never comes back.
 
 The queue counts 12 hours from the receive, whatever is confirmed. Before that the job is parked: it stops, keeps what
 it stored, and its message is given back.
@@ -101,6 +102,10 @@ class QueueLease:
         self.loss: FencedError | None = None
         """Why it is lost."""
 
+    def check(self) -> None:
+        """Raise `FencedError` if the lease is over, also before its end was noticed."""
+        self._leases.check(self)
+
     async def confirm(self) -> None:
         """Extend the lease at the queue now. Raises `FencedError` if that fails until its end comes near."""
         await self._leases.confirm(self)
@@ -182,6 +187,11 @@ class Leases:
     def is_over(self, lease: QueueLease) -> bool:
         """True if the job may put nothing more."""
         return lease.hold is Hold.LOST or self._now() >= lease.ends_at - self._terms.margin_s
+
+    def check(self, lease: QueueLease) -> None:
+        """Raise `FencedError` for a lease that is over: a process that was stopped may find that out here."""
+        if self.is_over(lease):
+            raise self._lose(lease, _SILENT)
 
     async def confirm(self, lease: QueueLease) -> None:
         """Extend a lease, and repeat that until it succeeds or the lease is over. Raises `FencedError`.

@@ -11,7 +11,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import structlog
@@ -28,22 +28,31 @@ _MOST_DOUBLINGS = 30
 """Enough to reach any cap; an unbounded power would overflow a float."""
 
 
+def _go_on() -> None:
+    """Check nothing."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """`attempts` counts the first try. Delay before try n: uniform in 0 .. min(cap, base * 2**(n-1)) seconds."""
+    """`attempts` counts the first try. Delay before try n: uniform in 0 .. min(cap, base * 2**(n-1)) seconds.
+
+    `check` is called before each attempt, and may raise: a job that must not go on sends no further request.
+    """
 
     attempts: int
     base_s: float
     cap_s: float
     stall_s: float
+    check: Callable[[], object] = field(default=_go_on, compare=False)
 
     def delay_s(self, failures: int) -> float:
         most = min(self.cap_s, self.base_s * 2 ** min(failures - 1, _MOST_DOUBLINGS))
         return random.uniform(0, most)  # noqa: S311 - not a secret
 
 
-def retry_policy(settings: Settings) -> RetryPolicy:
+def retry_policy(settings: Settings, check: Callable[[], object] = _go_on) -> RetryPolicy:
     return RetryPolicy(
+        check=check,
         attempts=settings.upload_attempts,
         base_s=settings.backoff_base_s,
         cap_s=settings.backoff_cap_s,
@@ -86,6 +95,7 @@ async def with_retries(
     """
     failures = 0
     while True:
+        policy.check()
         try:
             return await _once(policy, what, attempt)
         except StoreError as error:

@@ -80,6 +80,7 @@ class BundleRun:
                 settled=entry.bundling,
                 late=entry.late.get(number),
                 name=job.name,
+                check=job.check_lease,
             )
             for number in range(len(request.destinations))
         ]
@@ -192,6 +193,8 @@ class BundleRun:
                 opened=opened,
                 earlier=self._earlier,
                 is_ours=self._claims.is_ours,
+                check=self._claims.check_removal,
+                check_lease=self._job.check_lease,
                 note=self._job.note,
             )
         finally:

@@ -124,6 +124,15 @@ class Claim:
         owner = _parsed(found.text) if found is not None else None
         return owner is not None and (owner.job, owner.run) == (self._job.name, self._job.id)
 
+    async def check_removal(self) -> None:
+        """Return if lease and claim are still this job's on this host: the next request may delete. Raises as `check`.
+
+        The queue is not asked: a removal by hand has no lease, and goes by the claim alone.
+        """
+        self._job.check_lease()
+        if not await self.is_ours():
+            raise self.fenced("another host has claimed it since")
+
     async def release(self, *, whole_job: bool = False) -> None:
         """Remove the claim if it is this run's; with `whole_job`, if it is any run's of the job, which is done."""
         found = await self.store.read_claim(self._name)

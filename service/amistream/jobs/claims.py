@@ -58,6 +58,11 @@ class Claims:
         """The destination is this run's, or that of an earlier process: what the job stored there may be removed."""
         return not self._job.name or await (await self._claim(number)).is_ours()
 
+    async def check_removal(self, number: int) -> None:
+        """Raise `FencedError` if another host may have the destination. Called before a deletion."""
+        if self._job.name:
+            await (await self._claim(number)).check_removal()
+
     async def leave(self) -> None:
         """Give up the destinations that are not done: nothing of this run is left there."""
         for number, claim in self._claims.items():

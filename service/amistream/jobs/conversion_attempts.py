@@ -73,6 +73,12 @@ class Attempts:
             if each.id != own:
                 raise self._fenced(f"another attempt has begun, with the snapshot {each.id}")
 
+    async def check_not_replaced(self, own: str) -> None:
+        """Raise `FencedError` if another attempt has a snapshot, and this one's is there no more."""
+        found = {each.id for each in await self._snapshots()}
+        if found and own not in found:
+            raise self._fenced(f"another attempt has removed its snapshot {own}, and begun {min(found)}")
+
     async def settle(self, own: str) -> None:
         """Make `own`, which is completed, the only snapshot of the job. Raises `FencedError` if another one is.
 

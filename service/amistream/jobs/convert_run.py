@@ -38,6 +38,7 @@ from amistream.jobs.job import Job
 from amistream.jobs.job_snapshot import JobSnapshot, RefusedStartError
 from amistream.jobs.records import JournalEntry
 from amistream.jobs.reporting import reporting
+from amistream.jobs.rival_watch import RivalWatch
 from amistream.jobs.run import Shared
 from amistream.jobs.tree_report import report_tree
 from amistream.plan import Converting
@@ -82,6 +83,7 @@ class ConvertRun:
             roots=roots_of(job, settings),
             settled=record.converting if record else None,
             name=job.name,
+            check=job.check_lease,
         )
         self._attempts_made = 0
         self._is_lost = False
@@ -186,6 +188,14 @@ class ConvertRun:
         if self._job_snapshot is None:
             self._job_snapshot = await self._snapshots_in(self._known.converting.region)
         return self._job_snapshot
+
+    async def _watched(self) -> JobSnapshot:
+        """The same for the run itself, which ends as soon as another attempt has removed the snapshot."""
+        snapshot = await self._snapshot()
+        if not self._job.name:
+            return snapshot
+        attempts = await self._attempts(self._known.converting.region)
+        return replace(snapshot, ebs=RivalWatch(snapshot.ebs, lambda: attempts.check_not_replaced(self._snapshot_id)))
 
     async def _snapshots_in(self, region: str) -> JobSnapshot:
         settings = self._shared.settings
@@ -319,7 +329,7 @@ class ConvertRun:
     async def _why_lost(self) -> str:
         """The reason why the snapshot can neither take blocks nor be completed; '' if it can, or is complete."""
         known = self._known
-        snapshot = await self._snapshot()
+        snapshot = await self._watched()
         found = await snapshot.look(self._snapshot_id, known.started_at)
         if found is None:
             return f"the snapshot {self._snapshot_id} is gone"
@@ -394,7 +404,7 @@ class ConvertRun:
     async def _pass(self, ready: ReadyConversion) -> ConversionResult:
         """One pass over the image, with its progress reported; returns what the snapshot holds then."""
         known = self._known
-        snapshot = await self._snapshot()
+        snapshot = await self._watched()
         limit = int(self._request.limit_upload or self._shared.settings.limit_upload or 0)
         conversion, meter = await make_pass(
             ready,
@@ -436,7 +446,7 @@ class ConvertRun:
         if not result.checksum:
             return  # an earlier attempt on another host has completed it
         await self._job.confirm()
-        snapshot = await self._snapshot()
+        snapshot = await self._watched()
         try:
             await snapshot.complete(result.snapshot_id, result.blocks, bytes.fromhex(result.checksum))
         except StoreError as error:

@@ -183,6 +183,14 @@ class Engine:
 
     async def _undo_all(self, job: Job, run: Run, end: End, undoing: Undoing) -> None:
         error = await undoing.run(run.undo)
+        try:
+            job.check_lease()
+        except FencedError as fenced:
+            # The removal ended there, whatever else failed in it.
+            error = fenced
+        if isinstance(error, FencedError):
+            await self._end_fenced(job, run, error)
+            return
         for finished in run.stays:
             job.note(f"complete, and stays: {finished}")
         if error is not None:

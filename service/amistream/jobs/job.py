@@ -182,6 +182,11 @@ class Job:
         if self.lease is not None:
             await self.lease.confirm()
 
+    def check_lease(self) -> None:
+        """Raise `FencedError` if the lease is over by the clock here: before each request that changes something."""
+        if self.lease is not None:
+            self.lease.check()
+
     def ask_to_stop(self, *, keep: bool, cause: AmistreamError | None = None) -> bool:
         """Record that the run is to stop, with `keep` as interrupted; false when it was asked to already.
 

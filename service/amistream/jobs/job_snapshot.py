@@ -14,10 +14,10 @@ from typing import TypeVar
 
 import structlog
 
-from amistream.aws.ebs import VISIBLE_AFTER_S, Ebs
+from amistream.aws.ebs import VISIBLE_AFTER_S
 from amistream.errors import DeniedError, NotSupportedError, NotVisibleError, StoreError, UnreachedError
 from amistream.flow.retry import RetryPolicy, with_retries
-from amistream.ports.snapshots import Snapshot, SnapshotOrder, SnapshotState
+from amistream.ports.snapshots import Snapshot, SnapshotOrder, Snapshots, SnapshotState
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -31,7 +31,7 @@ class RefusedStartError(StoreError):
 class JobSnapshot:
     """`timeout_s` bounds the waits for its completion, `poll_s` is the time between two looks."""
 
-    ebs: Ebs
+    ebs: Snapshots
     retry: RetryPolicy
     timeout_s: float
     poll_s: float

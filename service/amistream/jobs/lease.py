@@ -3,7 +3,8 @@
 The queue gives a message to one host at a time, mostly, and to the next one when the lease ends. Several hosts may so
 believe that a job is theirs. Therefore a lease is confirmed before each commit point: before anything is made that
 another host cannot take back, and before anything is removed. A job whose lease is lost leaves all as it is: the next
-host finishes it or removes what is there.
+host finishes it or removes what is there. A removal without a lease, by hand or after a restart, goes by the
+claim alone (`claim`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ class Lease(Protocol):
     @property
     def sent_at(self) -> float:
         """When the message was sent, in seconds since 1970 by the queue's clock: a message sent again counts anew."""
+
+    def check(self) -> None:
+        """Raise `FencedError` if the lease is over by this host's clock. Asks nobody: called before each request."""
 
     async def confirm(self) -> None:
         """Extend the lease at the queue now. Raises `FencedError` if that cannot be done.

@@ -1,7 +1,9 @@
 """Removes a manifest that a job put, or was about to put, and the AMI that the job registered from it.
 
 The manifest goes only if it has the bytes that the journal holds, and stays if another AMI is registered from it: EC2
-is asked before. Without the manifest there is no bundle any more, so this comes before its parts are removed.
+is asked before. Without the manifest there is no bundle any more, so this comes before its parts are removed. An AMI
+that another attempt of a named job has registered looks like this one's, and so may its manifest: the claim is looked
+at right before each of them goes.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ class OwnManifest:
     endpoint_url: str
     open_ec2: Callable[[], Awaitable[Ec2]]
     """Opens EC2 in the region of the bucket, whether or not the job registers."""
+    check: Callable[[], Awaitable[object]]
+    """Raises `FencedError` once another host may have the job."""
 
     def know_image(self, image_id: str) -> None:
         self.image = image_id
@@ -51,6 +55,7 @@ async def remove_manifest(manifest: OwnManifest) -> None:
         if stored is not None and stored.is_the(size, checksum):
             # EC2 may still show the job's own.
             await _refuse_registered(manifest, manifest.location.plain(name))
+    await manifest.check()
     await store.remove(name, size, checksum)
 
 
@@ -62,6 +67,7 @@ async def _deregister(manifest: OwnManifest) -> None:
         if found is not None and found.is_by_job_of(registration):
             manifest.know_image(found.id)
     if (own := manifest.image) and ec2 is not None:
+        await manifest.check()
         await with_retries(retry, f"deregister {own}", lambda _: ec2.deregister(own))
     if manifest.image is not None:
         manifest.store.unanswered.forget(AMI)

@@ -186,8 +186,9 @@ class MigrateRun:
             await remove_migration(record, copy, manifest, progress, self._job.note)
         finally:
             await self._enter_late()
-        await claim.release()
+        # The next removal goes by the claim.
         refuse_late({0: self._context.unanswered.late}, self._described)
+        await claim.release()
 
     @property
     def _known(self) -> MigrationRecord:

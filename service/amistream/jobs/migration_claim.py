@@ -49,6 +49,15 @@ class MigrationClaim:
         """The target is this run's, or that of an earlier process: what the job stored there may be removed."""
         return self._claim is None or await self._claim.is_ours()
 
+    async def check_removal(self) -> None:
+        """Raise `FencedError` if another host may have the target. Called before each deletion.
+
+        A later attempt takes over the parts and the manifest of this one as they are: by their bytes and marks nobody
+        can see whose they are by now.
+        """
+        if self._claim is not None:
+            await self._claim.check_removal()
+
     async def release(self) -> None:
         """Give up the claim, if it is this run's."""
         if self._claim is not None:

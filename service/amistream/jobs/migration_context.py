@@ -64,7 +64,7 @@ class MigrationContext(ReachContext):
 
         Raises `JobError` where a confined job would go on at an endpoint that the administrator has changed.
         """
-        super().__init__(request, settings, aws, roots=roots_of(job, settings))
+        super().__init__(request, settings, aws, roots=roots_of(job, settings), check=job.check_lease)
         self.request = request
         self._job = job
         own: dict[str, object] = {"region": request.region, "acl": request.acl or settings.acl}
@@ -124,6 +124,7 @@ class MigrationContext(ReachContext):
                 limit_upload=int(self.settings.limit_upload or 0),
                 unanswered=self.unanswered,
                 mark=Mark(job=self._job.name, run=self._job.id) if self._job.name else None,
+                retry=self.retry,
             )
             self._targets[region] = BucketPlace(store=store, location=self.location, region=region)
         return self._targets[region]
@@ -157,6 +158,7 @@ class MigrationContext(ReachContext):
             retry=self.retry,
             endpoint_url=self.endpoint_url,
             open_ec2=partial(self.ec2, region),
+            check=(await self.claim(region)).check_removal,
         )
 
     @property

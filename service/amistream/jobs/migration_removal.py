@@ -2,7 +2,8 @@
 
 Parts are the job's own if the journal has entered them before they were copied, and are deleted only if their content
 is proved by a checksum. If another manifest has come to be there, another copy of the bundle was completed: the parts
-are that one's, too, and stay.
+are that one's, too, and stay. Before each deletion the claim of a named job is looked at: once a later attempt has it,
+the parts are that one's.
 """
 
 from __future__ import annotations
@@ -27,8 +28,12 @@ UNKNOWN_CHUNKS = "-1"
 async def remove_migration(
     record: MigrationRecord, copy: Copy, manifest: OwnManifest, progress: Progress, note: Callable[[str], None]
 ) -> None:
-    """Remove AMI, manifest and parts. Raises the first error of all. `record` is kept up to date."""
+    """Remove AMI, manifest and parts. Raises the first error of all, and `FencedError` once another host has the job.
+
+    `record` is kept up to date.
+    """
     store, own = copy.target.store, [part for part in copy.parts if part.name in record.parts]
+    await manifest.check()
     await store.tidy(unfinished(record, own))
     try:
         await remove_manifest(manifest)
@@ -39,10 +44,12 @@ async def remove_migration(
 
     async def remove(part: StoredPart) -> None:
         compared = partial(progress, compared=True)
+        checksums = () if is_anothers else await _checksums(store, part, compared)
+        await manifest.check()
         if is_anothers:
             await store.remove(part.name, NO_SIZE)
         else:
-            await store.remove(part.name, part.size, *await _checksums(store, part, compared), progress=compared)
+            await store.remove(part.name, part.size, *checksums, progress=compared)
         progress()
 
     await try_each(remove, own)

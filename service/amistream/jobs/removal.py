@@ -31,16 +31,21 @@ async def remove_kept(
     earlier: Sequence[SealedPart],
     opened: Mapping[int, OpenDestination],
     is_ours: Callable[[int], Awaitable[bool]],
+    check: Callable[[int], Awaitable[object]],
+    check_lease: Callable[[], object],
     note: Callable[[str], None],
 ) -> None:
     """Remove AMI, manifest and parts from every destination that is not finished. Raises the first error of all.
 
     `opened` destinations stay open; their stores know the unfinished uploads of this run. `earlier` are the parts that
-    an earlier run may have left unfinished. Destinations that another host has by now, by `is_ours`, stay as they are.
+    an earlier run may have left unfinished. Destinations that another host has by now, by `is_ours`, stay as they are;
+    `check` and `check_lease` raise `FencedError` once that is so in the middle of a removal. Parts of another attempt
+    have another key and so other bytes: before each part the lease is enough.
     """
 
     async def remove_part(store: Store, prefix: str, part: SealedPart) -> None:
         name = part_name(prefix, part.digest.index)
+        check_lease()
         await store.remove(name, part.digest.size, *part.checksums, progress=partial(progress, compared=True))
         progress()
 
@@ -56,7 +61,7 @@ async def remove_kept(
         try:
             await destination.store.tidy(names_to_tidy(address.prefix, earlier))
             if number in entry.manifests:
-                manifest = _manifest_of(address, destination, entry, number)
+                manifest = _manifest_of(address, destination, entry, number, partial(check, number))
                 try:
                     await remove_manifest(manifest)
                 finally:
@@ -83,7 +88,13 @@ async def leave(store: Store, note: Callable[[str], None]) -> None:
         note(error.message)
 
 
-def _manifest_of(address: Destination, destination: OpenDestination, entry: JournalEntry, number: int) -> OwnManifest:
+def _manifest_of(
+    address: Destination,
+    destination: OpenDestination,
+    entry: JournalEntry,
+    number: int,
+    check: Callable[[], Awaitable[object]],
+) -> OwnManifest:
     return OwnManifest(
         store=destination.store,
         location=address.location,
@@ -95,6 +106,7 @@ def _manifest_of(address: Destination, destination: OpenDestination, entry: Jour
         retry=destination.retry,
         endpoint_url=address.endpoint_url,
         open_ec2=partial(address.ec2, destination.region),
+        check=check,
     )
 
 

@@ -141,6 +141,10 @@ class SnapshotReader(Protocol):
         """The `BLOCK` bytes of a block, compared with the SHA-256 that came with them."""
 
 
+class Snapshots(SnapshotWriter, SnapshotReader, Protocol):
+    """Makes and reads snapshots in one region."""
+
+
 def linear_checksum(digests: Iterable[bytes]) -> bytes:
     """The checksum of a whole snapshot: SHA-256 over the SHA-256 of its blocks, in ascending order of their index."""
     whole = hashlib.sha256()

@@ -77,6 +77,7 @@ class RegistrationAttempt:
         failures = 0
         while True:
             await self._know(None)
+            self.retry.check()
             try:
                 image_id = await self.registry.register(self.registration)
             except StoreError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from amistream.aws.session import Aws
 from amistream.flow.rate_limit import RateLimit
-from amistream.flow.retry import retry_policy
+from amistream.flow.retry import RetryPolicy, retry_policy
 from amistream.location import DirectoryLocation, Location, S3Location
 from amistream.ports.store import Mark, ObjectStore, Store
 from amistream.ports.unanswered import Unanswered
@@ -28,6 +28,7 @@ async def make_store(
     roots: Roots | None = None,
     unanswered: Unanswered | None = None,
     mark: Mark | None = None,
+    retry: RetryPolicy | None = None,
 ) -> Store:
     """Make the store, without opening it.
 
@@ -48,6 +49,7 @@ async def make_store(
                 limit_upload=limit_upload,
                 unanswered=unanswered,
                 mark=mark,
+                retry=retry,
             )
 
 
@@ -62,16 +64,18 @@ async def make_object_store(
     limit_upload: int | None = None,
     unanswered: Unanswered | None = None,
     mark: Mark | None = None,
+    retry: RetryPolicy | None = None,
 ) -> ObjectStore:
     """Make the store of a bucket in `region`. `limit_upload` is in bytes per second; `acl` defaults to the setting.
 
-    `unanswered` has the requests of earlier stores at this place; `mark` is that of a named job.
+    `unanswered` has the requests of earlier stores at this place; `mark` is that of a named job, and `retry` that of a
+    job that has one of its own.
     """
     return S3Store(
         await aws.client("s3", region, endpoint_url),
         location,
         acl=acl or settings.acl,
-        retry=retry_policy(settings),
+        retry=retry or retry_policy(settings),
         multipart=Multipart(
             threshold=int(settings.multipart_threshold),
             chunk=int(settings.multipart_chunk),
