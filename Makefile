@@ -18,6 +18,7 @@ KEEP ?=
 VENV := .venv
 MINISTACK := .venv-ministack
 AUDIT := .venv-audit
+MANUAL := .venv-docs
 BIN := $(VENV)/bin
 # A third of the tests' time is waiting for endpoints and processes: three workers on two cores.
 WORKERS = $(shell echo $$(( ($$(nproc) * 3 + 1) / 2 )))
@@ -31,7 +32,7 @@ FOR_TEST += $(if $(filter x86_64,$(shell uname -m)),/usr/lib/grub/i386-pc/grub-b
 FOR_BOOT := $(FOR_TEST) qemu-system-x86_64:qemu-system-x86 cpio:cpio mmdebstrap:mmdebstrap mkfs.vfat:dosfstools
 FOR_BENCH := $(FOR_TEST) pigz:pigz igzip:isal
 
-.PHONY: help demo test boot-test coverage bench lint audit clean system-demo system-test system-boot system-bench
+.PHONY: help demo test boot-test coverage bench lint audit docs clean system-demo system-test system-boot system-bench
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -64,8 +65,13 @@ audit: $(AUDIT)/.installed $(VENV)/.installed ## check the installed packages fo
 bench: $(VENV)/.installed-bench | system-bench ## the benchmarks (ARGS=--list shows them)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+docs: $(MANUAL)/.installed ## the manual as a site, in build/manual/site; a broken link is an error
+	@rm -rf build/manual && mkdir -p build/manual
+	cp -r docs build/manual/docs && cp config/manual.yml build/manual/mkdocs.yml
+	$(MANUAL)/bin/zensical build --strict --config-file build/manual/mkdocs.yml
+
 clean: ## remove everything that these targets made
-	@rm -rf $(VENV) $(MINISTACK) $(AUDIT) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build dist
+	@rm -rf $(VENV) $(MINISTACK) $(AUDIT) $(MANUAL) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.installed: pyproject.toml | system-demo
@@ -96,6 +102,12 @@ $(AUDIT)/.installed: $(firstword $(MAKEFILE_LIST)) | system-demo
 	@echo 'installing pip-audit into $(AUDIT)'
 	$(PYTHON) -m venv $(AUDIT)
 	$(AUDIT)/bin/pip install --quiet 'pip-audit>=2.9,<3'
+	touch $@
+
+$(MANUAL)/.installed: $(firstword $(MAKEFILE_LIST)) | system-demo
+	@echo 'installing the generator of the manual into $(MANUAL)'
+	$(PYTHON) -m venv $(MANUAL)
+	$(MANUAL)/bin/pip install --quiet 'zensical>=0.0.73,<1'
 	touch $@
 
 system-demo: ; @$(call need,$(FOR_DEMO))
