@@ -151,6 +151,10 @@ class JobView(_Model):
     state: State
     source: str
     destinations: tuple[str, ...]
+    label: str = Field("", description="text of the one who submitted it")
+    user: int | None = Field(None, description="id of the user who submitted it, or null for a job of a queue")
+    name: str = Field("", description="name of a job of a queue, the same on all hosts")
+    place: int | None = Field(None, description="place in the queue of a job that waits; 1 is the next to begin")
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None

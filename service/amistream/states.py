@@ -6,6 +6,10 @@ Part of the documents of `events`, and apart from them for commands that show a 
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class JobKind(StrEnum):
@@ -39,6 +43,8 @@ class State(StrEnum):
         return not TRANSITIONS[self]
 
 
+UNFINISHED = "unfinished"
+"""Stands for every job that can be resumed or cleaned, whatever its state."""
 _CUT_SHORT = (State.CANCELLED, State.FAILED, State.INTERRUPTED)
 
 TRANSITIONS: dict[State, frozenset[State]] = {
@@ -61,3 +67,9 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.CANCELLED: frozenset(),
     State.INTERRUPTED: frozenset(),
 }
+
+
+def ids_like(word: str, ids: Iterable[str]) -> list[str]:
+    """The ids that `word` may stand for: that id alone, else all that begin with it, or whose last six letters do."""
+    found = [each for each in ids if word and (each.startswith(word) or each.rpartition("-")[2].startswith(word))]
+    return [word] if word in found else found

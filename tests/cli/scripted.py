@@ -16,6 +16,7 @@ from amistream.errors import AmistreamError
 from amistream.events import BundleResult, Progress, StageProgress, State
 from amistream.jobs.job import End, Job
 from amistream.request import parse_request
+from amistream.states import ids_like
 from amistream.values import MIB
 
 STAGES = (
@@ -169,12 +170,13 @@ class ScriptedDaemon:
         return _view(self.jobs[self.submitted[key]], 202)
 
     async def _list(self, request: web.Request) -> web.StreamResponse:
-        wanted = request.query.get("state")
-        jobs = [job.view().model_dump(mode="json") for job in self.jobs.values() if wanted in (None, job.state)]
-        return web.json_response({"jobs": jobs})
+        wanted, limit = request.query.getall("state", []), int(request.query.get("limit", "1000"))
+        jobs = [job.view().model_dump(mode="json") for job in self.jobs.values() if not wanted or job.state in wanted]
+        return web.json_response({"jobs": jobs[-limit:]})
 
     async def _show(self, request: web.Request) -> web.StreamResponse:
-        return _view(self.jobs[request.match_info["id"]], 200)
+        found = ids_like(request.match_info["id"], self.jobs)
+        return _view(self.jobs[found[0]], 200) if len(found) == 1 else _unknown("job.unknown")
 
     async def _cancel(self, request: web.Request) -> web.StreamResponse:
         job = self.jobs[request.match_info["id"]]

@@ -23,24 +23,44 @@ from cli.scripted import ScriptedDaemon, begin, succeed
 
 
 async def test_jobs_lists_one_line_each(daemon: ScriptedDaemon, cli: Cli) -> None:
-    """Jobs are listed oldest first below a heading, with state, source and destination."""
+    """Jobs are listed newest first below a heading, and the note says that there are older ones."""
     first, second = daemon.add(), daemon.add()
     begin(second)
     outcome = await cli("jobs")
     heading, *rows = outcome.stdout.splitlines()
     assert (outcome.status, outcome.stderr) == (0, "")
-    assert heading.split() == ["ID", "STATE", "CREATED", "SOURCE", "DESTINATION"]
-    assert [row.split()[:2] for row in rows] == [[first.id, "queued"], [second.id, "bundling"]]
-    assert rows[0].endswith("UTC  /dev/xvda  s3://bucket/web")
+    assert heading.split() == ["ID", "STATE", "AGE", "SIZE", "WHO", "SOURCE", "AMI", "OR", "DESTINATION"]
+    assert [row.split()[:3] for row in rows] == [[second.id, "bundling", "75"], [first.id, "queued", "0"]]
+    assert rows[1].endswith("s ago  -          -    /dev/xvda  s3://bucket/web")
+    limited = await cli("jobs", "--limit", "1")
+    assert [line.split()[0] for line in limited.stdout.splitlines()] == ["ID", second.id]
+    assert limited.stderr == "only the newest 1 are shown; --all shows every job, --limit N the newest N\n"
+    assert len((await cli("jobs", "--all")).stdout.splitlines()) == 3
+    assert [each.path for each in daemon.seen] == ["/v1/jobs?limit=21", "/v1/jobs?limit=2", "/v1/jobs"]
 
 
 async def test_jobs_of_one_state(daemon: ScriptedDaemon, cli: Cli) -> None:
-    """With --state only those jobs are asked for; with --json the answer is the API's document."""
+    """With --state and --label only those jobs are asked for; with --json the answer is the API's document."""
     daemon.add()
     succeed(wanted := daemon.add())
     outcome = await cli("jobs", "--state", "done", "--json")
-    assert daemon.seen[0].path == "/v1/jobs?state=done"
+    assert daemon.seen[0].path == "/v1/jobs?state=done&limit=20"
     assert [job["id"] for job in json.loads(outcome.stdout)["jobs"]] == [wanted.id]
+    await cli("jobs", "--state", "failed", "--label", "a b", "--all")
+    assert daemon.seen[-1].path == "/v1/jobs?state=failed&state=interrupted&state=unfinished&label=a+b"
+
+
+async def test_a_job_by_a_part_of_its_id(daemon: ScriptedDaemon, cli: Cli) -> None:
+    """What changes a job is asked for by its whole id, which the command asks for first."""
+    begin(job := daemon.add())
+    begin(daemon.add())
+    assert (await cli("cancel", job.id[-5:-1])).status == 2
+    outcome = await cli("cancel", job.id[16:])
+    assert (outcome.status, outcome.stdout) == (0, f"{job.id}\n")
+    assert [(each.method, each.path) for each in daemon.seen[-3:-1]] == [
+        ("GET", f"/v1/jobs/{job.id[16:]}"),
+        ("DELETE", f"/v1/jobs/{job.id}"),
+    ]
 
 
 async def test_an_unknown_state_is_refused(cli: Cli) -> None:
@@ -87,8 +107,8 @@ async def test_what_is_left_of_a_job(daemon: ScriptedDaemon, cli: Cli) -> None:
     job.end(End(State.CANCELLED, resumable=True, looks_again_at=until))
     succeed(done := daemon.add())
     listed = (await cli("jobs")).stdout.splitlines()
-    assert [" (unfinished) " in line for line in listed] == [False, True, False]
-    assert done.id in listed[-1]
+    assert [", unfinished " in line for line in listed] == [False, False, True]
+    assert done.id in listed[1]
     shown = (await cli("status", job.id)).stdout
     assert "not all is removed: image.part.01 may still appear" in shown
     assert "until 2026-11-29 02:15:00 UTC" in shown

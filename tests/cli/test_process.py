@@ -189,11 +189,11 @@ async def test_nobody_reads_the_progress(daemon: ScriptedDaemon, spawn: Spawn) -
 async def test_a_bug_is_one_line(daemon: ScriptedDaemon, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error that nobody foresaw asks for a report and exits with 1; AMISTREAM_DEBUG=1 adds where it happened."""
 
-    def broken(*_: object) -> str:
+    def broken(*_: object, **__: object) -> str:
         raise ZeroDivisionError("division by zero")
 
     daemon.add()
-    monkeypatch.setattr("amistream.cli.commands.jobs.job_table", broken)
+    monkeypatch.setattr("amistream.cli.commands.jobs.list_of_jobs", broken)
     outcome = await cli("jobs")
     assert outcome.status == 1
     assert outcome.stderr.startswith("amistream: cannot go on: an error in amistream itself (ZeroDivisionError: ")

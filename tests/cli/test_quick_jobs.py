@@ -84,7 +84,10 @@ async def test_both_ways_give_the_same_output(daemon: ScriptedDaemon, cli: Cli) 
         ["jobs", "--json"],
         ["jobs", "--state", "done"],
         ["jobs", "--state=done", "--json"],
+        ["jobs", "--limit", "1", "--label=x"],
+        ["jobs", "--all"],
         ["status", done.id],
+        ["status", done.id[:-1]],
         ["status", "--json", running.id],
         ["status", running.id, "--socket", str(daemon.socket)],
     ]
@@ -101,6 +104,7 @@ async def test_both_ways_give_the_same_output(daemon: ScriptedDaemon, cli: Cli) 
         "jobs --stat done",
         "jobs --state",
         "jobs --json=yes",
+        "jobs --limit 0",
         "jobs --in-process",
         "jobs --help",
         "status",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +14,7 @@ from amistream.events import JobKind, JobView, State
 from amistream.jobs.job import End
 from amistream.request import CheckRequest, ConvertCheckRequest
 from amistream.settings import OnStop
-from daemon.rig import StartDaemon
+from daemon.rig import StartDaemon, request_for
 
 if TYPE_CHECKING:
     from amistream.checks.findings import Finding
@@ -81,6 +82,29 @@ async def test_list_keeps_to_the_state_asked(start_daemon: StartDaemon) -> None:
         assert [job["id"] for job in queued.body["jobs"]] == [second.body["id"], third.body["id"]]
         done = await daemon.ask("GET", "/v1/jobs?state=done")
         assert (done.status, done.body) == (200, {"jobs": []})
+
+
+async def test_chosen_jobs(start_daemon: StartDaemon) -> None:
+    """A list takes several states, a label and a limit, and waiting jobs have a place; an id may be shortened."""
+    async with start_daemon(max_jobs=1) as daemon:
+        first = await daemon.submit_and_begin("a")
+        labelled = [{**request_for(name), "label": "x y"} for name in "bc"]
+        second, third = [(await daemon.ask("POST", "/v1/jobs", json=each)).body for each in labelled]
+        assert (first.user, second["user"], second["label"], second["place"]) == (os.getuid(), os.getuid(), "x y", 1)
+
+        async def listed(query: str) -> list[tuple[str, int | None]]:
+            return [(job["id"], job["place"]) for job in (await daemon.ask("GET", f"/v1/jobs?{query}")).body["jobs"]]
+
+        waiting = [(second["id"], 1), (third["id"], 2)]
+        assert await listed("state=queued&state=checking") == [(first.id, None), *waiting]
+        assert await listed("label=x%20y&state=unfinished&state=queued") == waiting
+        assert await listed("limit=1") == waiting[1:]
+        assert await listed("state=unfinished") == []
+        shown = [await daemon.ask("GET", f"/v1/jobs/{word}") for word in ("last", third["id"][-6:])]
+        assert [each.body["id"] for each in shown] == [third["id"]] * 2
+        assert (await daemon.ask("GET", "/v1/jobs/2")).error["code"] == "job.ambiguous"
+        assert (await daemon.ask("DELETE", "/v1/jobs/last")).status == 404
+        assert (await daemon.ask("GET", "/v1/jobs?limit=0")).error["field"] == "limit"
 
 
 async def test_list_refuses_a_state_that_is_none(start_daemon: StartDaemon) -> None:

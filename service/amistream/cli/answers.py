@@ -6,15 +6,16 @@ Whatever goes wrong gives None: the caller then asks by `client`, which repeats 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from amistream.cli.job_table import job_table
+from amistream.cli.job_table import SHOWN, job_table, listing_path
 from amistream.cli.one_request import fetch, job_path
+from amistream.cli.output import put_note
 from amistream.cli.summary import job_text
+from amistream.cli.table import terminal_width
 from amistream.states import JobKind, State
 
 if TYPE_CHECKING:
@@ -33,10 +34,35 @@ class Document(dict[str, Any]):
             raise AttributeError(name) from None
 
 
-def list_of_jobs(address: Path, state: str | None, *, as_json: bool) -> str | None:
+class Listing(NamedTuple):
+    """A list of jobs as it was asked for: a word of --state, a label, and at most so many, the newest."""
+
+    state: str | None = None
+    label: str | None = None
+    limit: int | None = SHOWN
+
+    def most(self, *, as_json: bool) -> int | None:
+        """The jobs to ask for: in a table one more, which shows that there are others."""
+        return None if self.limit is None else self.limit + (not as_json)
+
+
+def list_of_jobs(address: Path, asked: Listing, *, as_json: bool) -> str | None:
     """The jobs of the daemon, as `jobs` shows them."""
-    query = "" if state is None else f"?state={quote(state, safe='')}"
-    return _answered(address, f"/v1/jobs{query}", lambda answer: job_table(answer["jobs"]), as_json=as_json)
+    path = listing_path(asked.state, asked.label, asked.most(as_json=as_json))
+    return _answered(address, path, lambda answer: listed(answer, asked), as_json=as_json)
+
+
+def listed(answer: Mapping[str, Any], asked: Listing) -> str:
+    """The table of the jobs of an answer. A note says that there are more, below the table or aside of its reader."""
+    jobs, width = answer["jobs"], terminal_width()
+    if asked.limit is None or len(jobs) <= asked.limit:
+        return job_table(jobs, width=width)
+    table = job_table(jobs[-asked.limit :], width=width)
+    note = f"only the newest {asked.limit} are shown; --all shows every job, --limit N the newest N"
+    if width is not None:
+        return f"{table}\n{note}"
+    put_note(note)
+    return table
 
 
 def one_job(address: Path, job_id: str, *, as_json: bool) -> str | None:

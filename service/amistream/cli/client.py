@@ -8,6 +8,7 @@ never reached is reported at once.
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
@@ -29,7 +30,7 @@ from amistream.errors import (
     NotFoundError,
     UsageError,
 )
-from amistream.events import ErrorBody, Event, JobList, JobView, QueueHealth, State
+from amistream.events import ErrorBody, Event, JobList, JobView, QueueHealth
 
 if TYPE_CHECKING:
     from amistream.checks.findings import Findings
@@ -41,6 +42,7 @@ RETRY_DELAYS_S = (0.1, 0.2, 0.5, 1.0, 1.5)
 CONNECT_TIMEOUT_S = 5.0
 REPLY_TIMEOUT_S = 30.0
 NO_READ_LIMIT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
+FULL_ID = re.compile("[0-9]{8}-[0-9]{6}-[0-9a-f]{6}")
 LONGEST_LINE = 1024 * 1024
 """Maximum bytes of a line of an event stream; a job's view has a few KiB."""
 
@@ -124,18 +126,24 @@ class Client:
         headers = {"Idempotency-Key": key or secrets.token_hex(16)}
         return self._read(_Accepted, await self._ask("POST", "/v1/jobs", json=body, headers=headers)).id
 
-    async def jobs(self, state: State | None) -> JobList:
-        params = {"state": state.value} if state else {}
-        return self._read(JobList, await self._ask("GET", "/v1/jobs", params=params))
+    async def jobs(self, path: str = "/v1/jobs") -> JobList:
+        """The jobs of a list, whose `path` says which ones."""
+        return self._read(JobList, await self._ask("GET", path))
+
+    async def full_id(self, word: str) -> str:
+        """The id of the job that `word` stands for. What changes a job is asked for by its whole id only."""
+        return word if FULL_ID.fullmatch(word) else (await self.get(word)).id
 
     async def get(self, job_id: str) -> JobView:
         return self._read(JobView, await self._ask("GET", job_path(job_id)))
 
     async def cancel(self, job_id: str) -> str:
         """Ask the daemon to cancel the job; its state changes once it has ended. Return the id."""
+        job_id = await self.full_id(job_id)
         return self._read(_Accepted, await self._ask("DELETE", job_path(job_id))).id
 
     async def resume(self, job_id: str) -> str:
+        job_id = await self.full_id(job_id)
         return self._read(_Accepted, await self._ask("POST", f"{job_path(job_id)}/resume")).id
 
     async def doctor(self, request: CheckRequest | ConvertCheckRequest) -> Findings:

@@ -33,7 +33,7 @@ class DaemonDesk:
         self._client = client
 
     async def jobs(self) -> Sequence[JobView]:
-        return (await self._client.jobs(None)).jobs
+        return (await self._client.jobs()).jobs
 
     async def submit(self, request: ConvertRequest, key: str) -> str:
         return await self._client.submit(request, key)

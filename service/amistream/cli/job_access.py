@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from amistream.cli.daemon_socket import socket_path
+from amistream.cli.job_table import listing_path, states_of
 from amistream.errors import EXIT_INTERRUPTED, ConflictError, JobError, UsageError
 from amistream.states import State
 
@@ -33,16 +34,17 @@ class Jobs:
         self._detach = detach
         self._option = " --in-process" if in_process else ""
 
-    def list(self, state: State | None = None) -> JobList:
+    def list(self, state: str | None = None, label: str | None = None, limit: int | None = None) -> JobList:
+        """The jobs, oldest first; `state` is a word of --state, `limit` selects the newest."""
         from amistream.events import JobList
 
         return self._ask(
-            lambda client: client.jobs(state),
-            lambda queue: JobList(jobs=tuple(job.view() for job in queue.jobs(state))),
+            lambda client: client.jobs(listing_path(state, label, limit)),
+            lambda queue: JobList(jobs=tuple(queue.view(job) for job in queue.chosen(states_of(state), label, limit))),
         )
 
     def get(self, job_id: str) -> JobView:
-        return self._ask(lambda client: client.get(job_id), lambda queue: queue.get(job_id).view())
+        return self._ask(lambda client: client.get(job_id), lambda queue: queue.view(queue.find(job_id)))
 
     def submit(self, request: JobRequest, *, as_json: bool) -> int:
         """Run a job, write its result, and return the exit status."""
@@ -54,19 +56,25 @@ class Jobs:
 
     def resume(self, job_id: str, *, as_json: bool) -> int:
         """Continue a job, write its result, and return the exit status."""
-        return self._run(lambda client: client.resume(job_id), lambda queue: queue.resume(job_id), as_json=as_json)
+        return self._run(
+            lambda client: client.resume(job_id),
+            lambda queue: queue.resume(queue.find(job_id).id),
+            as_json=as_json,
+        )
 
     def cancel(self, job_id: str) -> tuple[JobView, bool]:
         """Cancel a job and wait until it is removed; return it, and whether a signal here interrupted that."""
-        job, interrupted = self._follow(lambda client: client.cancel(job_id), lambda queue: queue.cancel(job_id))
+        job, interrupted = self._follow(
+            lambda client: client.cancel(job_id), lambda queue: queue.cancel(queue.find(job_id).id)
+        )
         if self._detach or job.state is State.CANCELLED:
             return job, interrupted
         if job.resumable and job.error is not None:
             raise JobError(job.error.code, job.error.message, hint=job.error.hint, field=job.error.field)
         raise ConflictError(
             "job.ended",
-            f"cannot cancel job {job_id}: it has already ended ({job.state.value})",
-            hint=f"`amistream status {job_id}{self._option}` shows its result",
+            f"cannot cancel job {job.id}: it has already ended ({job.state.value})",
+            hint=f"`amistream status {job.id}{self._option}` shows its result",
         )
 
     def _run(

@@ -49,7 +49,13 @@ OlderThan = Annotated[
     str | None,
     typer.Option("--older-than", metavar="30d", help="Only those older than so many hours (h), days, weeks or years."),
 ]
-JobArgument = Annotated[str, typer.Argument(metavar="ID", help="The job's id, as `amistream jobs` shows it.")]
+JobArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID",
+        help="The job's id, its first letters, the first of its last six letters, or `last`: your newest job.",
+    ),
+]
 
 
 def parse_age(text: str) -> timedelta:

@@ -9,11 +9,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from amistream.cli.answers import list_of_jobs, one_job
+from amistream.cli.answers import Listing, list_of_jobs, one_job
 from amistream.cli.daemon_socket import socket_path
+from amistream.cli.job_table import SHOWN
 from amistream.cli.output import visible
 
-_OPTIONS = {"jobs": {"--state": True, "--json": False, "--socket": True}, "status": {"--json": False, "--socket": True}}
+_OPTIONS = {
+    "jobs": {"--state": True, "--label": True, "--limit": True, "--all": False, "--json": False, "--socket": True},
+    "status": {"--json": False, "--socket": True},
+}
 """The options that are understood here, and whether each takes a value."""
 
 
@@ -29,7 +33,12 @@ def answer(arguments: list[str]) -> str | None:
     as_json = "--json" in options
     text = None
     if command == "jobs" and not words:
-        text = list_of_jobs(address, options.get("--state"), as_json=as_json)
+        limit = options.get("--limit", str(SHOWN))
+        if not limit.isdecimal() or not int(limit):
+            return None
+        most = None if "--all" in options else int(limit)
+        asked = Listing(options.get("--state"), options.get("--label"), most)
+        text = list_of_jobs(address, asked, as_json=as_json)
     elif command == "status" and len(words) == 1:
         text = one_job(address, words[0], as_json=as_json)
     return None if text is None else f"{visible(text)}\n"

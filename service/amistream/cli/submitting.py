@@ -31,6 +31,14 @@ def refuse_standard_input(context: typer.Context, given: dict[str, Any], *, in_p
         )
 
 
+def refuse_label(given: dict[str, Any]) -> None:
+    """Raise `UsageError` for a label without a job."""
+    if given["label"]:
+        raise UsageError(
+            "usage", "cannot label the work: without --detach it is no job", hint="add --detach, or leave --label out"
+        )
+
+
 def submit_job(
     context: typer.Context,
     model: type[BundleRequest | ConvertRequest],

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
+from amistream.cli.job_table import submitter
 from amistream.cli.report_text import report_text
 from amistream.cli.screen import progress_line
 from amistream.cli.table import columns
@@ -24,10 +25,11 @@ def job_text(job: JobView, *, option: str = "") -> str:
     """Format one job. `option`: the suffix of suggested commands after its id."""
     facts = [
         ("job", job.id),
-        ("state", job.state.value),
+        ("state", job.state.value if job.place is None else f"{job.state.value}, place {job.place}"),
+        *([("label", job.label)] if job.label else []),
         ("source", job.source),
         *(("destination", destination) for destination in job.destinations),
-        ("created", time_text(job.created_at)),
+        ("created", f"{time_text(job.created_at)} by {submitter(job.user, job.name)}"),
     ]
     if job.started_at is not None:
         facts.append(("started", time_text(job.started_at)))

@@ -24,7 +24,7 @@ from amistream.checks.findings import Finding, Findings
 from amistream.daemon.access import Peer, check_queue_share
 from amistream.daemon.metrics import Metrics
 from amistream.errors import AccessDeniedError, AmistreamError, BusyError, ConflictError, UsageError
-from amistream.events import ErrorBody, ErrorResponse, Health, State
+from amistream.events import ErrorBody, ErrorResponse, Health
 from amistream.jobs.confinement import check_request
 from amistream.jobs.job import Job
 from amistream.jobs.queue import JobQueue
@@ -38,6 +38,7 @@ from amistream.request import (
 )
 from amistream.roots import Roots
 from amistream.settings import Settings
+from amistream.states import UNFINISHED, State
 from amistream.values import STANDARD_INPUT
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
 
 IDEMPOTENCY_KEY = "[!-~]{1,255}"
 EVENT_ID = "[0-9]{1,15}"
+LIMIT = "[1-9][0-9]{0,5}"
+LISTED_STATES = (*State, UNFINISHED)
+"""The states by which jobs can be listed."""
 BODY_TIMEOUT_S = 10.0
 """Time for a body of 64 KiB to arrive from this machine. Guess."""
 KEEP_ALIVE_S = 15.0
@@ -109,7 +113,7 @@ async def submit_job(request: web.Request) -> web.StreamResponse:
         key = key and f"{peer.uid} {key}"
     job, new = await context.queue.submit(job_request, idempotency_key=key, confined=not peer.privileged, user=peer.uid)
     path = request.app.router[show_job.__name__].url_for(id=job.id)
-    return _respond(job.view(), HTTPStatus.ACCEPTED if new else HTTPStatus.OK, location=str(path))
+    return _respond(context.queue.view(job), HTTPStatus.ACCEPTED if new else HTTPStatus.OK, location=str(path))
 
 
 async def run_doctor(request: web.Request) -> web.StreamResponse:
@@ -136,22 +140,29 @@ async def run_doctor(request: web.Request) -> web.StreamResponse:
 
 
 async def list_jobs(request: web.Request) -> web.StreamResponse:
-    state_name = request.query.get("state")
-    try:
-        state = None if state_name is None else State(state_name)
-    except ValueError:
-        raise UsageError(
-            "request.invalid",
-            f"cannot list the jobs: {state_name!r} is not a state",
-            hint=f"states are {', '.join(State)}",
-            field="state",
-        ) from None
+    states = request.query.getall("state", [])
+    for name in states:
+        if name not in LISTED_STATES:
+            raise UsageError(
+                "request.invalid",
+                f"cannot list the jobs: {name!r} is not a state",
+                hint=f"states are {', '.join(LISTED_STATES)}",
+                field="state",
+            )
+    limit = request.query.get("limit")
+    if limit is not None and not re.fullmatch(LIMIT, limit):
+        raise UsageError("request.invalid", "cannot list the jobs: limit must be a number, at least 1", field="limit")
+    queue = _queue(request)
+    found = queue.chosen(states, request.query.get("label"), None if limit is None else int(limit))
     # A `JobList` from stored text: to build and dump a thousand models would block the loop for 40 ms.
-    return _json(b'{"jobs":[%b]}' % b",".join(job.text() for job in _queue(request).jobs(state)))
+    texts = (queue.view(job).model_dump_json().encode() if job.state is State.QUEUED else job.text() for job in found)
+    return _json(b'{"jobs":[%b]}' % b",".join(texts))
 
 
 async def show_job(request: web.Request) -> web.StreamResponse:
-    return _respond(_job(request).view())
+    """Show the job of an id, of its first letters, or `last`: the newest job of the caller."""
+    queue = _queue(request)
+    return _respond(queue.view(queue.find(request.match_info["id"], request[PEER].uid)))
 
 
 async def cancel_job(request: web.Request) -> web.StreamResponse:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Literal, TypeAlias
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from amistream.checks.findings import Findings
 from amistream.daemon import handlers
 from amistream.daemon.access import Access
-from amistream.events import Event, Health, JobList, JobView, QueueHealth, State
+from amistream.events import Event, Health, JobList, JobView, QueueHealth
 from amistream.request import REQUESTS, CheckRequest, ConvertCheckRequest
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -114,7 +114,18 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         path="/v1/jobs",
         handler=handlers.list_jobs,
         summary="List the jobs, oldest first",
-        parameters=(Parameter(name="state", in_="query", description="only jobs in this state", values=tuple(State)),),
+        parameters=(
+            Parameter(
+                name="state",
+                in_="query",
+                description="only jobs in this state; may be repeated; unfinished: that can be resumed or cleaned",
+                values=handlers.LISTED_STATES,
+            ),
+            Parameter(name="label", in_="query", description="only jobs with this label"),
+            Parameter(
+                name="limit", in_="query", description="only so many jobs, the newest", pattern=f"^{handlers.LIMIT}$"
+            ),
+        ),
         answers={HTTPStatus.OK: Answer("the jobs", JobList)},
     ),
     Endpoint(
@@ -122,7 +133,12 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         path="/v1/jobs/{id}",
         handler=handlers.show_job,
         summary="Show a job",
-        parameters=(JOB_ID,),
+        parameters=(
+            replace(
+                JOB_ID,
+                description="the id, its first letters, or the first of its last six; `last`: the caller's newest",
+            ),
+        ),
         answers={HTTPStatus.OK: THE_JOB},
         errors=(HTTPStatus.NOT_FOUND,),
     ),

@@ -153,8 +153,9 @@ class Handling:
 
     async def _begin_first(self, message: Message, lease: QueueLease, known: Job | None) -> Job:
         """Begin a job that no other message is beginning; `known` is the ended one of its name."""
+        request = message.request.model_copy(update={"label": message.label})
         if known is not None and (known.resumable or known.state is State.DONE):
-            if known.request != message.request:
+            if known.request.model_copy(update={"label": message.label}) != request:
                 raise ConflictError(
                     "job.key_reused",
                     f"cannot take the job {message.job}: job {known.id} has the same name and another request",
@@ -163,7 +164,7 @@ class Handling:
                 )
             return await self.jobs.resume(known.id, lease=lease) if known.resumable else known
         message.check_deadline(datetime.now(UTC))
-        job, _ = await self.jobs.submit(message.request, confined=True, name=message.job, lease=lease)
+        job, _ = await self.jobs.submit(request, confined=True, name=message.job, lease=lease)
         return job
 
     async def _follow(self, lease: QueueLease, job: Job, label: str) -> None:

@@ -46,7 +46,7 @@ class MessageModel(BaseModel):
     )
     kind: JobKind = Field(description="Work of the job.")
     request: dict[str, Any] = Field(description="The fields of POST /v1/jobs for that kind.")
-    label: Annotated[str, Field(max_length=255)] = Field("", description="Text that is repeated in the result.")
+    label: Annotated[str, Field(max_length=255)] = Field("", description="Label of the job, repeated in the result.")
     deadline: AwareDatetime | None = Field(
         None, description="Time after which the job is not begun any more, with its zone: 2026-11-29T06:00:00Z."
     )
@@ -106,14 +106,18 @@ def read_message(text: str) -> Message:
     except UsageError as error:
         message, hint = (_cut(each, _LONGEST_REASON) for each in (error.message, error.hint))
         raise MessageError(error.code, message, hint=hint, field=_cut(error.field, _LONGEST_SHOWN), job=job) from None
-    return Message(job=job, request=request, label=model.label, deadline=model.deadline)
+    return Message(job=job, request=request, label=model.label or request.label, deadline=model.deadline)
 
 
 def write_message(message: Message) -> str:
     """The text of a message, which `read_message` reads. Raises `MessageError` for one that is too large."""
-    request = message.request.model_dump(mode="json", exclude_unset=True, exclude={"kind"})
+    request = message.request.model_dump(mode="json", exclude_unset=True, exclude={"kind", "label"})
     model = MessageModel(
-        job=message.job, kind=message.request.kind, request=request, label=message.label, deadline=message.deadline
+        job=message.job,
+        kind=message.request.kind,
+        request=request,
+        label=message.label or message.request.label,
+        deadline=message.deadline,
     )
     text = model.model_dump_json(exclude_defaults=True, exclude={"v"})
     text = f'{{"v":{VERSION},{text[1:]}'

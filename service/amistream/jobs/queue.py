@@ -8,7 +8,8 @@ left there are taken up at the start.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from types import TracebackType
@@ -26,7 +27,7 @@ from amistream.errors import (
     bug_error,
     first_cause,
 )
-from amistream.events import State
+from amistream.events import JobView, State
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.jobs.deliveries import DeliveryRecords
 from amistream.jobs.engine import Engine, end_job
@@ -60,6 +61,7 @@ class JobQueue:
         self._begun: set[asyncio.Task[None] | None] = set()
         self._group = asyncio.TaskGroup()
         self._looks: dict[str, asyncio.TimerHandle] = {}
+        self._waiting: dict[str, None] = {}
         self.stopping = False
         """No more jobs are taken."""
 
@@ -98,9 +100,23 @@ class JobQueue:
         """The job; raises `NotFoundError`."""
         return self._roster.get(job_id)
 
+    def find(self, word: str, user: int | None = None) -> Job:
+        """The job that `word` stands for, as `Roster.find` has it."""
+        return self._roster.find(word, user)
+
+    def view(self, job: Job) -> JobView:
+        """The job's view with its place in the queue."""
+        if job.state is not State.QUEUED or job.id not in self._waiting:
+            return job.view()
+        return job.view().model_copy(update={"place": list(self._waiting).index(job.id) + 1})
+
     def jobs(self, state: State | None = None) -> list[Job]:
         """Every job that is remembered, oldest first."""
         return self._roster.jobs(state)
+
+    def chosen(self, states: Collection[str] = (), label: str | None = None, limit: int | None = None) -> list[Job]:
+        """The jobs of a list, oldest first, as `Roster.chosen` has it."""
+        return self._roster.chosen(states, label, limit)
 
     async def recover(self, *, resume: bool) -> None:
         """Take up the jobs of earlier processes: finish every removal that began, and with `resume` every bundle.
@@ -167,6 +183,8 @@ class JobQueue:
             return known, False
         self._check_room()
         self._roster.check_destinations(request)
+        if user is None and self._journal.option:
+            user = os.geteuid()  # without a daemon
         job = Job(request, confined=confined, user=user, name=name, lease=lease)
         self._roster.add(job, idempotency_key)
         entering = self._journal.add(
@@ -271,6 +289,8 @@ class JobQueue:
         if (look := self._looks.pop(job.id, None)) is not None:
             look.cancel()
         self._roster.add(job)
+        if work is not self._clean:
+            self._waiting[job.id] = None
         task = self._group.create_task(self._work(job, work), name=f"job {job.id}")
         self._tasks[job.id] = task
         task.add_done_callback(lambda done: self._settle(job.id, done))
@@ -281,7 +301,7 @@ class JobQueue:
             if job.cancel_requested:
                 raise asyncio.CancelledError
             # A removal costs next to nothing, and a client waits for the destination.
-            async with nullcontext() if work is self._clean else self._slots:
+            async with nullcontext() if work is self._clean else self._turn(job):
                 await work(job)
         except asyncio.CancelledError:
             # A job that ran has ended itself.
@@ -294,6 +314,13 @@ class JobQueue:
             if not job.state.ended:
                 end = End(State.FAILED, error=bug_error(error), resumable=True)
                 await finish_despite_cancel(end_job(job, end, self._journal))
+
+    @asynccontextmanager
+    async def _turn(self, job: Job) -> AsyncIterator[None]:
+        """Wait for one of the slots, and hold it."""
+        async with self._slots:
+            del self._waiting[job.id]
+            yield
 
     async def _end_unrun(self, job: Job) -> None:
         """End a job whose run never began: kept for the next daemon, removed, or simply over."""
@@ -318,6 +345,7 @@ class JobQueue:
         self._begun.discard(task)
         # The next run of the job may have begun already.
         if self._tasks.get(job_id) is task:
+            self._waiting.pop(job_id, None)
             del self._tasks[job_id]
             job = self.get(job_id)
             if job.looks_again_at is not None and not self.stopping:

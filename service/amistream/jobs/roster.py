@@ -7,17 +7,19 @@ many as the journal keeps.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Container
+from collections.abc import Collection, Container
 from datetime import datetime
 
-from amistream.errors import ConflictError, NotFoundError
-from amistream.events import State
+from amistream.errors import ConflictError, NotFoundError, UsageError
 from amistream.jobs.job import Job
 from amistream.jobs.journal import REMEMBERED
 from amistream.jobs.records import JournalEntry
 from amistream.request import BundleRequest, ConvertRequest, JobRequest, MigrateRequest, VerifyRequest
+from amistream.states import UNFINISHED, State, ids_like
 from amistream.units import time_text
 
+LAST = "last"
+"""Stands for the newest job."""
 FRESH = 16
 """Newest ended jobs that are kept with all their events, for clients that are about to read them."""
 
@@ -62,6 +64,31 @@ class Roster:
                 field="id",
             ) from None
 
+    def find(self, word: str, user: int | None = None) -> Job:
+        """The job of this id; also the only one whose id, or its last six letters, begin with the word.
+
+        `last` is the newest job of `user`, or of anybody without one. Raises `NotFoundError` or `UsageError`.
+        """
+        if word == LAST:
+            newest = next((job for job in reversed(self._jobs.values()) if user in (None, job.user)), None)
+            if newest is not None:
+                return newest
+            raise NotFoundError(
+                "job.unknown",
+                "cannot find the last job: there is none" + f" of user {user}" * (user is not None),
+                hint="`amistream jobs` lists every job",
+                field="id",
+            )
+        found = ids_like(word, self._jobs)
+        if len(found) > 1:
+            raise UsageError(
+                "job.ambiguous",
+                f"cannot choose a job: {len(found)} have an id like {word!r}",
+                hint=f"write more letters; the newest of them is {found[-1]}",
+                field="id",
+            )
+        return self.get(found[0] if found else word)
+
     def named(self, name: str) -> Job | None:
         """The newest job of this name."""
         return next((job for job in reversed(self._jobs.values()) if job.name == name), None) if name else None
@@ -69,6 +96,19 @@ class Roster:
     def jobs(self, state: State | None = None) -> list[Job]:
         """Every job, oldest first; with `state` only those in it."""
         return [job for job in self._jobs.values() if state in (None, job.state)]
+
+    def chosen(self, states: Collection[str], label: str | None, limit: int | None) -> list[Job]:
+        """The newest `limit` jobs, oldest first, in one of these states and with this label.
+
+        `UNFINISHED` is the state of those that can be resumed or cleaned, whatever their end. No state is every one.
+        """
+        found = [
+            job
+            for job in self._jobs.values()
+            if (not states or job.state in states or (UNFINISHED in states and job.resumable))
+            and label in (None, job.request.label)
+        ]
+        return found if limit is None else found[max(0, len(found) - limit) :]
 
     def with_key(self, idempotency_key: str, request: JobRequest) -> Job | None:
         """The job that came with this key. Raises `ConflictError` when its request was another."""

@@ -23,6 +23,7 @@ from amistream.request.words import (
     TagKey,
     check_account,
     check_fstab,
+    check_label,
     check_mappings,
     check_pattern,
     check_source,
@@ -42,6 +43,14 @@ class Fields(BaseModel):
     """A group of fields. Unknown ones are refused. A model is built when it is used first: a command uses few."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+
+class LabelField(Fields):
+    """The label of a job."""
+
+    label: Annotated[Annotated[str, AfterValidator(check_label)], Option("--label", "", "TEXT")] = Field(
+        "", max_length=255, description="Text that is shown with the job, to find it by: `amistream jobs --label TEXT`."
+    )
 
 
 class Reach(Fields):
@@ -239,7 +248,7 @@ class TreeFields(Fields):
 
 
 # pydantic takes the fields of the last base first.
-class VolumeRequest(MachineFields, BootFields, KeyFields, Reach, TreeFields, Subject):
+class VolumeRequest(MachineFields, BootFields, KeyFields, Reach, TreeFields, LabelField, Subject):
     """The fields that decide about the volume of a job of any kind, for checks."""
 
     @model_validator(mode="after")

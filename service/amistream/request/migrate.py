@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from amistream.events import JobKind
 from amistream.location import SCHEME
 from amistream.request.bundle import StoreReach
-from amistream.request.fields import Ec2CertificateField, KernelFields, KeyFields, RegistrationFields
+from amistream.request.fields import Ec2CertificateField, KernelFields, KeyFields, LabelField, RegistrationFields
 from amistream.request.options import DESTINATION, IMAGE, REGISTRATION, Option
 from amistream.request.verify import MANIFEST, Manifest
 from amistream.request.words import UNSPEAKABLE, check_destination
@@ -89,7 +89,7 @@ class MigratedImageFields(RegistrationFields, KernelFields):
 
 
 # pydantic takes the fields of the last base first.
-class MigrateRequest(MigratedImageFields, Ec2CertificateField, KeyFields, CopyFields):
+class MigrateRequest(MigratedImageFields, Ec2CertificateField, KeyFields, CopyFields, LabelField):
     """One bundle to copy for use in another region. Unknown fields are refused."""
 
     kind: Literal[JobKind.MIGRATE] = Field(description="Work of the job.")

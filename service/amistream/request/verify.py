@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from amistream.events import JobKind
-from amistream.request.fields import KeyFields, Reach
+from amistream.request.fields import KeyFields, LabelField, Reach
 from amistream.request.options import Option
 from amistream.request.words import check_manifest
 
@@ -16,7 +16,7 @@ MANIFEST = "Manifest of the bundle: s3://BUCKET/KEY/NAME.manifest.xml, or the ab
 
 
 # pydantic takes the fields of the last base first.
-class VerifyRequest(KeyFields, Reach):
+class VerifyRequest(KeyFields, Reach, LabelField):
     """One bundle to compare with its manifest. Unknown fields are refused."""
 
     kind: Literal[JobKind.VERIFY] = Field(description="Work of the job.")

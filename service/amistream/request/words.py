@@ -40,7 +40,7 @@ DEVICE_PATTERN = re.compile(r"(/dev/)?(sd|hd)[a-z][0-9]{0,2}")
 VIRTUAL_PATTERN = re.compile(r"ami|root|swap|ephemeral([0-9]|1[0-9]|2[0-3])")
 BUCKET_PATTERN = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 UNSPEAKABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-"""Characters not allowed in paths: those that control a terminal, and lone surrogates, which JSON cannot hold."""
+"""Not allowed in paths and labels: what controls a terminal, and lone surrogates, which JSON cannot hold."""
 
 
 def check_destination(value: str) -> str:
@@ -126,6 +126,12 @@ def check_tag(key: str) -> str:
     if key.startswith(RESERVED_TAGS):
         raise ValueError(f"{key!r} is a key of {key.partition(':')[0]}: its tags are set by nobody else")
     return key
+
+
+def check_label(value: str) -> str:
+    if UNSPEAKABLE.search(value):
+        raise ValueError(f"{value!r} has control characters, or is not UTF-8")
+    return value
 
 
 def check_fstab(value: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -14,9 +14,10 @@ from amistream.cli.job_table import job_table
 from amistream.cli.options import ConfigOption, InProcessOption, JsonOption, OlderThan, SocketOption, Yes, parse_age
 from amistream.cli.output import put_answer, put_error, put_note
 from amistream.cli.question import confirm
-from amistream.cli.table import counted
+from amistream.cli.table import counted, terminal_width
 from amistream.errors import EXIT_INTERRUPTED, AmistreamError, ConflictError
 from amistream.events import JobList, JobView
+from amistream.states import ids_like
 
 JobIds = Annotated[
     list[str] | None, typer.Argument(metavar="[ID]...", help="Only these jobs; default: every unfinished job.")
@@ -71,18 +72,26 @@ def clean(
 
 
 def _table(jobs: Sequence[JobView]) -> str:
-    return job_table([job.model_dump(mode="json") for job in jobs])
+    return job_table([job.model_dump(mode="json") for job in jobs], width=terminal_width())
 
 
 def _chosen(jobs: Sequence[JobView], ids: Sequence[str], before: datetime | None) -> list[JobView]:
     """The unfinished jobs with these ids, if any are given, that ended before that time. Raises `ConflictError`."""
     unfinished = {job.id: job for job in jobs if job.resumable}
-    if missing := [job_id for job_id in ids if job_id not in unfinished]:
-        raise ConflictError(
-            "job.not_unfinished",
-            f"cannot clean job {missing[0] or repr('')}: nothing of it is kept, or there is no such job",
-            hint="`amistream clean --dry-run` lists the jobs with leftovers",
-            field="id",
-        )
-    chosen = [unfinished[job_id] for job_id in dict.fromkeys(ids)] or list(unfinished.values())
+    named = [_only(word, unfinished) for word in ids]
+    chosen = [unfinished[job_id] for job_id in dict.fromkeys(named)] or list(unfinished.values())
     return [job for job in chosen if before is None or (job.ended_at or job.created_at) < before]
+
+
+def _only(word: str, ids: Collection[str]) -> str:
+    """The id of the unfinished job that `word` stands for."""
+    found = ids_like(word, ids)
+    if len(found) == 1:
+        return found[0]
+    why = f"{len(found)} have such an id" if found else "nothing of it is kept, or there is no such job"
+    raise ConflictError(
+        "job.ambiguous" if found else "job.not_unfinished",
+        f"cannot clean job {word or repr('')}: {why}",
+        hint="`amistream clean --dry-run` lists the jobs with leftovers",
+        field="id",
+    )

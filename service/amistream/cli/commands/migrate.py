@@ -18,6 +18,7 @@ from amistream.cli.manifest_arguments import (
 from amistream.cli.options import ConfigOption, JsonOption, SocketOption
 from amistream.cli.output import put_answer
 from amistream.cli.request_options import takes, validated
+from amistream.cli.submitting import refuse_label
 from amistream.cli.transfer_text import migrated_text
 from amistream.errors import UsageError
 from amistream.events import JobKind
@@ -64,7 +65,7 @@ Detach = Annotated[
 
 @takes(
     *("endpoint_url", "acl", "certificate", "private_key", "ec2_certificate", "architecture", "virtualization"),
-    *("kernel", "ramdisk", "block_device_mappings", "ami_name", "description", "sriov", "ena", "tags"),
+    *("kernel", "ramdisk", "block_device_mappings", "ami_name", "description", "sriov", "ena", "tags", "label"),
 )
 def migrate(
     context: typer.Context,
@@ -103,6 +104,7 @@ def migrate(
     if detach:
         asked = validated(MigrateRequest, context, kind=JobKind.MIGRATE, destinations=[destination])
         return Jobs(socket, config, in_process=False, detach=True).submit(asked, as_json=as_json)
+    refuse_label(given)
     address, reach, identity = bucket_address(destination), validated(StoreReach, context), validated(Identity, context)
     registration = registration_options(context)
     request = MigrationRequest(

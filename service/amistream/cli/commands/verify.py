@@ -12,6 +12,7 @@ from amistream.cli.options import ConfigOption, JsonOption, SocketOption
 from amistream.cli.output import put_answer
 from amistream.cli.report_text import report_text
 from amistream.cli.request_options import takes, validated
+from amistream.cli.submitting import refuse_label
 from amistream.errors import DifferenceError
 from amistream.events import JobKind
 from amistream.request import Identity, StoreReach, VerifyRequest
@@ -22,7 +23,7 @@ Detach = Annotated[
 ]
 
 
-@takes("certificate", "private_key", "region", "endpoint_url")
+@takes("certificate", "private_key", "region", "endpoint_url", "label")
 def verify(
     context: typer.Context,
     manifest: Manifest,
@@ -32,7 +33,7 @@ def verify(
     socket: SocketOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
-    **_: Any,
+    **given: Any,
 ) -> int:
     """Compare a bundle with its manifest, and list all differences.
 
@@ -49,6 +50,7 @@ def verify(
     if detach:
         request = validated(VerifyRequest, context, kind=JobKind.VERIFY)
         return Jobs(socket, config, in_process=False, detach=True).submit(request, as_json=as_json)
+    refuse_label(given)
     from amistream.cli.foreground import run_here
 
     identity = validated(Identity, context)

@@ -29,7 +29,7 @@ def watch(
     """
     from amistream.cli.follow import follow_in_daemon, put_end
 
-    async def begin(_: Client) -> str:
-        return job_id
+    async def begin(client: Client) -> str:
+        return await client.full_id(job_id)
 
     return put_end(follow_in_daemon(socket_path(socket, config), begin, detach=False), as_json=as_json)
