@@ -11,8 +11,9 @@ import pytest
 from amistream.aws.notices import BusOutlet, open_outlet
 from amistream.aws.session import Aws
 from amistream.aws.sqs import open_sqs
-from amistream.errors import StoreError, UsageError
+from amistream.errors import UsageError
 from amistream.flow.retry import RetryPolicy
+from amistream.jobs.deliveries import Notice
 from amistream.settings import Settings
 from support.queues import queue_at
 
@@ -49,7 +50,7 @@ async def send(place: Endpoint, address: str, receiver: str) -> tuple[str, dict[
     settings = Settings(region=place.region, endpoint_url=place.url)
     async with Aws(settings) as aws:
         outlet = await open_outlet(address, aws, settings)
-        await outlet.send("web-1.2", DOCUMENT, "done")
+        assert await outlet.send([Notice(notice_id="web-1.2", outcome="done", document=DOCUMENT)]) == {}
         [delivery] = await (await open_sqs(aws, receiver, settings)).receive(1, 1, 60)
     return delivery.body, dict(delivery.attributes)
 
@@ -122,14 +123,31 @@ class Bus:
 async def test_an_event_that_the_bus_did_not_take(first: dict[str, str]) -> None:
     """An event that the bus did not take for a moment is put again, although the request went well."""
     bus = Bus(first, {"EventId": "e"})
-    await BusOutlet(bus, "default", QUICK).send("n", json.dumps({"id": "n"}), "done")
+    assert await BusOutlet(bus, "default", QUICK).send(notices("n")) == {}
     assert bus.ids == ["n", "n"]
 
 
-async def test_an_event_that_the_bus_refuses() -> None:
-    """An event that the bus refuses is an error, and is put once."""
-    bus = Bus({"ErrorCode": "NotAuthorizedForSourceException", "ErrorMessage": "no"})
-    with pytest.raises(StoreError) as caught:
-        await BusOutlet(bus, "default", QUICK).send("n", json.dumps({"id": "n"}), "done")
-    assert (caught.value.code, caught.value.transient) == ("aws.NotAuthorizedForSourceException", False)
-    assert bus.ids == ["n"]
+async def test_events_that_the_bus_refuses() -> None:
+    """An event that the bus refuses is put once, and keeps none of the others back."""
+    bus = Bus({"ErrorCode": "NotAuthorizedForSourceException", "ErrorMessage": "no"}, {"EventId": "e"})
+    failed = await BusOutlet(bus, "default", QUICK).send(notices("a", "b"))
+    assert {name: error.code for name, error in failed.items()} == {"a": "aws.NotAuthorizedForSourceException"}
+    assert bus.ids == ["a", "b"]
+
+
+async def test_several_to_a_queue(place: Endpoint, receiver: str) -> None:
+    """Notices share a request to a queue; each has its own attributes. A queue that is gone takes none of them."""
+    settings = Settings(region=place.region, endpoint_url=place.url)
+    async with Aws(settings) as aws:
+        outlet = await open_outlet(f"sqs:{receiver}", aws, settings)
+        assert await outlet.send(notices("a", "b")) == {}
+        queue = await open_sqs(aws, receiver, settings)
+        found = {each.body: each.attributes["id"] for each in await queue.receive(10, 1, 60)}
+        assert found == {'{"id": "a"}': "a", '{"id": "b"}': "b"}
+        gone = await open_outlet(f"sqs:{receiver}-gone", aws, settings)
+        failed = await gone.send(notices("a", "b"))
+    assert {name: error.code for name, error in failed.items()} == dict.fromkeys("ab", "aws.QueueDoesNotExist")
+
+
+def notices(*names: str) -> list[Notice]:
+    return [Notice(notice_id=each, outcome="done", document=json.dumps({"id": each})) for each in names]

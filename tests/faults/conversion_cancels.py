@@ -30,9 +30,9 @@ if __name__ == "__main__":
 from faults.conversion_soak import KINDS, ConversionSoak
 from support.ebs_endpoint import run_ebs
 from support.keys import make_keys
+from support.processes import Killable
 
 if TYPE_CHECKING:
-    from faults.kill_soak import Killable
     from support.ebs_endpoint import EbsEndpoint
     from support.keys import KeyRing
 

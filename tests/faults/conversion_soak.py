@@ -27,12 +27,13 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from amistream.stages.put import ENTERED_AT_ONCE
-from faults.kill_soak import Killable, UnixConnection
 from jobs.converting import Conversions, make_disk
 from support.commands import COMMANDS
 from support.daemons import owner
 from support.ebs_endpoint import run_ebs
 from support.keys import make_keys
+from support.processes import Killable
+from support.unix_http import UnixConnection
 
 if TYPE_CHECKING:
     from support.ebs_endpoint import EbsEndpoint

@@ -35,13 +35,12 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bundles.made import older_bundle, put_files, stored_bytes
-from faults.kill_soak import Killable, UnixConnection
 from jobs.converting import indices, make_disk
 from support.buckets import create_bucket, download_bundle, list_keys, open_uploads, remove_bucket
-from support.commands import COMMANDS
 from support.daemons import owner
 from support.ebs_endpoint import run_ebs
 from support.endpoints import run_ministack
+from support.fleet_hosts import Host
 from support.fleet_queues import open_queues
 from support.keys import make_keys
 from support.proxy import Fault, FaultProxy, PauseReply, PauseRequest
@@ -114,34 +113,6 @@ class Verdict:
     """From the first message to the last result."""
 
 
-@dataclass(kw_only=True)
-class Host:
-    """A daemon, with what remains of it when it is killed."""
-
-    name: str
-    directory: Path
-    process: Killable | None = None
-    starts: int = 0
-
-    @property
-    def socket(self) -> Path:
-        return self.directory / "s"
-
-    def ask(self, path: str) -> bytes:
-        connection = UnixConnection(self.socket)
-        try:
-            connection.request("GET", path)
-            return connection.getresponse().read()
-        finally:
-            connection.close()
-
-    def answers(self) -> bool:
-        try:
-            return bool(json.loads(self.ask("/v1/health"))["status"] == "ok")
-        except OSError:
-            return False
-
-
 @dataclass(frozen=True, kw_only=True)
 class Planned:
     """A job as it is sent; `image` is what its bundle must hold."""
@@ -198,7 +169,7 @@ class FleetSoak:
         for host in self._hosts:
             self._start(host)
         for host in self._hosts:
-            self._wait_ready(host)
+            host.wait_ready()
         started = time.monotonic()
         moments = self._moments()
         held = self._hold(moments[0]) if moments else None
@@ -269,7 +240,6 @@ class FleetSoak:
                 self._messages[planned.name] += 1
 
     def _start(self, host: Host) -> None:
-        host.directory.mkdir(exist_ok=True)
         settings = self._queues.settings(
             queue_url=self._by_proxy(self._queues.jobs),
             results=f"sqs:{self._by_proxy(self._queues.results)}",
@@ -282,31 +252,8 @@ class FleetSoak:
         )
         # Each service has an endpoint of its own.
         del settings["endpoint_url"]
-        environ = {
-            "PATH": "/usr/bin:/bin",
-            "HOME": str(host.directory),
-            **self._endpoint.environ(),
-            "AWS_SDK_UA_APP_ID": host.name,
-            "AWS_ENDPOINT_URL": self._proxy.url,
-            "AWS_ENDPOINT_URL_EC2": self._ebs.url,
-            "AWS_ENDPOINT_URL_EBS": self._ebs.url,
-            **{f"AMISTREAM_{name.upper()}": str(value) for name, value in settings.items()},
-        }
-        argv = [
-            str(COMMANDS / "amistreamd"),
-            "--socket",
-            str(host.socket),
-            "--state-dir",
-            str(host.directory / "state"),
-        ]
-        host.socket.unlink(missing_ok=True)
-        log = host.directory / f"daemon-{host.starts}.log"
-        host.process = Killable(argv, log=log, environ=environ, directory=host.directory, forked=True)
-        host.starts += 1
-
-    def _wait_ready(self, host: Host) -> None:
-        assert host.process is not None
-        host.process.wait_ready(host.answers)
+        other = {"AWS_ENDPOINT_URL_EC2": self._ebs.url, "AWS_ENDPOINT_URL_EBS": self._ebs.url}
+        host.start(self._proxy.endpoint, settings, **other)
 
     def _by_proxy(self, url: str) -> str:
         return url.replace(self._endpoint.url, self._proxy.url)
@@ -331,16 +278,14 @@ class FleetSoak:
             return
         request = next(each for each in self._proxy.requests if each.fault is held)
         host = self._host_of(request)
-        assert host.process is not None
-        host.process.end(signal.SIGKILL, twice=False)
-        host.process = None
+        host.kill()
         self._proxy.mend(held)
         self._proxy.let_go(held)
         self.verdict.kills[moment] += 1
         is_last = not any(each.process for each in self._hosts)
         if is_last or self._dice.random() < 0.5:
-            self._start(host)
-            self._wait_ready(host)
+            host.start_again()
+            host.wait_ready()
             self.verdict.started_again += 1
 
     def _comes(self, held: Fault) -> bool:
@@ -378,20 +323,15 @@ class FleetSoak:
         running = [each for each in self._hosts if each.process is not None]
         for host in running:
             with suppress(OSError):
-                text = host.ask("/metrics").decode()
-                lost = re.search(r"^amistream_queue_leases_lost_total (\S+)$", text, re.MULTILINE)
-                self.verdict.leases_lost += int(float(lost[1])) if lost else 0
+                self.verdict.leases_lost += int(host.metric("leases_lost_total"))
         try:
             for host in running:
-                assert host.process is not None
-                os.kill(host.process.pid, signal.SIGTERM)
+                os.kill(host.running.pid, signal.SIGTERM)
             for host in running:
-                assert host.process is not None
-                host.process.wait_end(signal.SIGTERM)
+                host.running.wait_end(signal.SIGTERM)
         finally:
             for host in running:
-                assert host.process is not None
-                host.process.stop()
+                host.running.stop()
 
     def _judge(self) -> None:
         verdict = self.verdict

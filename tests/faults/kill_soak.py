@@ -17,11 +17,9 @@ files, and a job that starts over for a directory names a file that changed.
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
 import random
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -40,9 +38,10 @@ from support.commands import COMMANDS
 from support.daemons import owner
 from support.endpoints import run_ministack
 from support.keys import make_keys
-from support.processes import ServerProcess
+from support.processes import Killable
 from support.proxy import Fault, FaultProxy, PauseReply, PauseRequest, dry_run_answered
 from support.referee import check_bundle
+from support.unix_http import UnixConnection
 from support.volumes import ext4_image
 
 if TYPE_CHECKING:
@@ -53,24 +52,10 @@ if TYPE_CHECKING:
 
 BUCKET = "kill-soak"
 SECOND = "kill-soak-2"
-LONGEST_END_S = 60
 PATIENCE_S = 180
 MIB = 1 << 20
 TREE_SIZE = 24 * MIB
 KINDS = ("small", "changed tree", "multipart", "registered", "tree", "directory", "two buckets", "changed")
-
-
-class UnixConnection(http.client.HTTPConnection):
-    """HTTP over the daemon's socket."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__("daemon", timeout=20)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -449,22 +434,6 @@ class Soak:
         ]
         jobs = [job for job in self._jobs() if f"s3://{bucket}/{key.partition('/')[0]}" in job["destinations"]]
         return "\n".join([key, *asked, *(json.dumps(job) for job in jobs)])
-
-
-class Killable(ServerProcess):
-    """A daemon that is ended by a signal."""
-
-    def end(self, number: signal.Signals, *, twice: bool) -> None:
-        """Send `number`, a second time too where `twice` and it is SIGTERM, and wait for the end."""
-        self._process.send_signal(number)
-        if number == signal.SIGTERM and twice:
-            self._process.send_signal(number)
-        self.wait_end(number)
-
-    def wait_end(self, number: signal.Signals) -> None:
-        """Wait for the end that `number` brings."""
-        status = self._process.wait(LONGEST_END_S)
-        assert status == (-number if number == signal.SIGKILL else 0), self.output()
 
 
 def _write_tree(tree: Path, image: Path) -> None:

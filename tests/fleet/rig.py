@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from amistream.aws.sqs import RedrivePolicy
-from amistream.errors import AmistreamError, StoreError
+from amistream.errors import StoreError
 from amistream.events import State
 from amistream.fleet.intake import Intake
 from amistream.fleet.lease import Terms
+from amistream.jobs.deliveries import Notice
 from amistream.jobs.job import Job
 from amistream.jobs.journal import Journal
 from amistream.jobs.queue import JobQueue
@@ -30,18 +31,24 @@ TURNS = 8
 class Sink:
     """Takes results, unless it is to fail. Those of the jobs in `refused` are refused for good."""
 
-    fault: AmistreamError | None = None
+    fault: StoreError | None = None
+    requests: int = 0
     refused: set[str] = field(default_factory=set)
     sent: list[dict[str, Any]] = field(default_factory=list)
     documents: list[str] = field(default_factory=list)
 
-    async def send(self, notice_id: str, document: str, outcome: str) -> None:
+    async def send(self, notices: Sequence[Notice]) -> dict[str, StoreError]:
+        self.requests += 1
         if self.fault is not None:
-            raise self.fault
-        if json.loads(document)["job"] in self.refused:
-            raise StoreError("aws.InvalidMessageContents", "cannot send the result: it has a letter that is refused")
-        self.documents.append(document)
-        self.sent.append({**json.loads(document), "sent_as": (notice_id, outcome)})
+            return {each.notice_id: self.fault for each in notices}
+        failed = {}
+        for each in notices:
+            if json.loads(each.document)["job"] in self.refused:
+                failed[each.notice_id] = StoreError("aws.InvalidMessageContents", "cannot send it: a letter is refused")
+                continue
+            self.documents.append(each.document)
+            self.sent.append({**json.loads(each.document), "sent_as": (each.notice_id, each.outcome)})
+        return failed
 
 
 @dataclass
@@ -116,6 +123,7 @@ async def running(
     results: bool = True,
     kill: bool = False,
     terms: Terms | None = None,
+    gather_s: float = 0.0,
     **settings: Any,
 ) -> AsyncIterator[Rig]:
     """An intake for the length of a test. With `kill` it ends as a killed process does: without a word to anybody."""
@@ -149,6 +157,7 @@ async def running(
                 open_outlet=outlet if results else None,
                 hurry=hurry,
                 terms=terms or Terms(visibility_s=300),
+                gather_s=gather_s,
                 now=asyncio.get_running_loop().time,
             )
             task = asyncio.create_task(intake.run())

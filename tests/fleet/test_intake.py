@@ -389,6 +389,25 @@ async def test_a_result_that_is_refused(tmp_path: Path) -> None:
         assert [result["job"] for result in rig.results] == ["second", "third", "first"]
 
 
+async def test_requests_of_a_busy_host(tmp_path: Path) -> None:
+    """Results that follow each other closely share a request, and so do the deletions of their messages."""
+    async with running(tmp_path, max_jobs=12, queue_jobs=12, gather_s=20) as rig:
+        jobs = [await rig.begin(f"job-{number}") for number in range(12)]
+        for job in jobs[:2]:
+            await rig.hands.end(job)
+        await rig.queue.wait_until(lambda: bool(rig.results))
+        await rig.turn()
+        assert [result["job"] for result in rig.results] == ["job-0"]
+        for job in jobs[2:]:
+            await rig.hands.end(job)
+        # A full request waits for nothing.
+        await rig.queue.wait_until(lambda: len(rig.results) >= 11)
+        await rig.pass_time(21)
+        await rig.settle()
+        assert (len(rig.results), rig.queue.waiting) == (12, {})
+        assert (rig.sink.requests, rig.queue.calls["delete"]) == (3, 3)
+
+
 async def test_a_result_of_hostile_text(tmp_path: Path) -> None:
     """What a result quotes of a refused message is short, and in ASCII."""
     async with running(tmp_path) as rig:
@@ -606,6 +625,9 @@ async def test_a_dead_letter_that_is_late(tmp_path: Path) -> None:
         put_forward(301)
         await rig.settle()
         assert (rig.dead.calls["send"], rig.queue.calls["delete"]) == (0, 0)
+        # Else the end waits for the result.
+        rig.sink.fault = None
+        await rig.pass_time(62)
 
 
 async def test_killed_before_the_deletion(tmp_path: Path) -> None:

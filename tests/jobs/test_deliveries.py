@@ -96,7 +96,7 @@ async def test_results_wait_until_they_are_sent(tmp_path: Path) -> None:
         records = journal.deliveries
         assert await records.is_settled("job-1")
         assert (await records.count_unsent(), await records.unsent(10)) == (1, [NOTICE])
-        await records.sent("m1#1")
+        await records.sent(["m1#1"])
         assert (await records.count_unsent(), await records.unsent(10)) == (0, [])
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 START_SECONDS = 60.0
 STOP_SECONDS = 10.0
+LONGEST_END_S = 60.0
 POLL_SECONDS = 0.05
 LOG_TAIL = 6000
 
@@ -108,6 +109,22 @@ class ServerProcess:
 
     def _report(self, what: str) -> str:
         return f"{self._process.args!r} {what}; it printed:\n{self.output()[-LOG_TAIL:]}"
+
+
+class Killable(ServerProcess):
+    """A daemon that is ended by a signal."""
+
+    def end(self, number: signal.Signals, *, twice: bool) -> None:
+        """Send `number`, a second time too where `twice` and it is SIGTERM, and wait for the end."""
+        self._process.send_signal(number)
+        if number == signal.SIGTERM and twice:
+            self._process.send_signal(number)
+        self.wait_end(number)
+
+    def wait_end(self, number: signal.Signals) -> None:
+        """Wait for the end that `number` brings."""
+        status = self._process.wait(LONGEST_END_S)
+        assert status == (-number if number == signal.SIGKILL else 0), self.output()
 
 
 def _plain_environ() -> dict[str, str]:

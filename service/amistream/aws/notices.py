@@ -6,6 +6,7 @@ receivers tell by the id. Errors are translated.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ from botocore.exceptions import ClientError
 from amistream.aws.session import Aws
 from amistream.aws.sqs import Sqs, as_attributes, open_sqs
 from amistream.aws.translate import IncompleteReplyError, asking, translate, wanted
-from amistream.errors import UsageError
+from amistream.errors import StoreError, UsageError
 from amistream.flow.retry import RetryPolicy, retry_policy, with_retries
 from amistream.settings import Settings
 from amistream.values import KIB
@@ -25,14 +26,24 @@ SOURCE = "amistream"
 """The source of the events on a bus."""
 
 
+class Sendable(Protocol):
+    """A notice: a JSON document under its id; `outcome`, such as `done`, is for the receivers' filters."""
+
+    @property
+    def notice_id(self) -> str: ...
+
+    @property
+    def document(self) -> str: ...
+
+    @property
+    def outcome(self) -> str: ...
+
+
 class Outlet(Protocol):
     """Takes notices."""
 
-    async def send(self, notice_id: str, document: str, outcome: str) -> None:
-        """Send a JSON document under its id; `outcome`, such as `done`, is for the receivers' filters.
-
-        Raises `StoreError` once no repeat helps.
-        """
+    async def send(self, notices: Sequence[Sendable]) -> dict[str, StoreError]:
+        """Send notices. Returns the ids of those that did not arrive although that was repeated, with why."""
 
 
 async def open_outlet(address: str, aws: Aws, settings: Settings, *, region: str = "") -> Outlet:
@@ -68,13 +79,17 @@ async def _client(aws: Aws, service: str, place: str, settings: Settings, region
 
 @dataclass(frozen=True, slots=True)
 class QueueOutlet:
-    """An SQS queue."""
+    """An SQS queue, which takes several notices in a request."""
 
     queue: Sqs
 
-    async def send(self, notice_id: str, document: str, outcome: str) -> None:
-        for error in (await self.queue.send([document], {"id": notice_id, "outcome": outcome})).values():
-            raise error
+    async def send(self, notices: Sequence[Sendable]) -> dict[str, StoreError]:
+        messages = [(each.document, {"id": each.notice_id, "outcome": each.outcome}) for each in notices]
+        try:
+            failed = await self.queue.send_each(messages)
+        except StoreError as error:
+            return {each.notice_id: error for each in notices}
+        return {notices[index].notice_id: error for index, error in failed.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +100,16 @@ class TopicOutlet:
     arn: str
     retry: RetryPolicy
 
-    async def send(self, notice_id: str, document: str, outcome: str) -> None:
+    async def send(self, notices: Sequence[Sendable]) -> dict[str, StoreError]:
+        return await _one_by_one(self._send, notices)
+
+    async def _send(self, notice: Sendable) -> None:
         what = f"publish a result to {self.arn.rpartition(':')[2]}"
 
         async def attempt(_: object) -> None:
             async with asking(what, self.retry.stall_s):
-                given = as_attributes({"id": notice_id, "outcome": outcome})
-                reply = await self.client.publish(TopicArn=self.arn, Message=document, MessageAttributes=given)
+                given = as_attributes({"id": notice.notice_id, "outcome": notice.outcome})
+                reply = await self.client.publish(TopicArn=self.arn, Message=notice.document, MessageAttributes=given)
                 wanted(reply, "MessageId")
 
         await with_retries(self.retry, what, attempt)
@@ -105,12 +123,15 @@ class BusOutlet:
     bus: str
     retry: RetryPolicy
 
-    async def send(self, notice_id: str, document: str, outcome: str) -> None:
-        what = f"put the result {notice_id} on the event bus {self.bus.rpartition('/')[2]}"
+    async def send(self, notices: Sequence[Sendable]) -> dict[str, StoreError]:
+        return await _one_by_one(self._send, notices)
+
+    async def _send(self, notice: Sendable) -> None:
+        what = f"put the result {notice.notice_id} on the event bus {self.bus.rpartition('/')[2]}"
         entry = {
             "Source": SOURCE,
-            "DetailType": f"amistream job {outcome}",
-            "Detail": document,
+            "DetailType": f"amistream job {notice.outcome}",
+            "Detail": notice.document,
             "EventBusName": self.bus,
         }
 
@@ -124,6 +145,18 @@ class BusOutlet:
                         raise IncompleteReplyError("has no EventId")
 
         await with_retries(self.retry, what, attempt)
+
+
+async def _one_by_one(
+    send: Callable[[Sendable], Awaitable[None]], notices: Sequence[Sendable]
+) -> dict[str, StoreError]:
+    failed: dict[str, StoreError] = {}
+    for notice in notices:
+        try:
+            await send(notice)
+        except StoreError as error:
+            failed[notice.notice_id] = error
+    return failed
 
 
 def _refused(code: str, message: str) -> ClientError:

@@ -133,12 +133,18 @@ class Sqs:
 
     async def send(self, bodies: Sequence[str], attributes: Mapping[str, str] | None = None) -> dict[int, StoreError]:
         """Send messages, each with the `attributes`. Returns the indexes in `bodies` that failed, with why."""
+        return await self.send_each([(body, attributes or {}) for body in bodies])
+
+    async def send_each(self, messages: Sequence[tuple[str, Mapping[str, str]]]) -> dict[int, StoreError]:
+        """Send messages with attributes of their own. Returns the indexes in `messages` that failed, with why."""
 
         async def ask(entries: list[dict[str, Any]]) -> Any:
             return await self._client.send_message_batch(QueueUrl=self.url, Entries=entries)
 
-        given = as_attributes(attributes or {})
-        forms = [{"MessageBody": body, **({"MessageAttributes": given} if given else {})} for body in bodies]
+        forms = []
+        for body, attributes in messages:
+            given = as_attributes(attributes)
+            forms.append({"MessageBody": body, **({"MessageAttributes": given} if given else {})})
         return await self._in_batches(f"send to {self._name}", "SendMessageBatch", forms, ask)
 
     async def counts(self) -> QueueCounts:

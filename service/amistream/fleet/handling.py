@@ -9,7 +9,7 @@ verdict is found then.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
@@ -24,10 +24,10 @@ from amistream.errors import (
     JournalError,
     MessageError,
     NewerMessageError,
-    StoreError,
 )
 from amistream.events import State
 from amistream.fleet.counts import Counts
+from amistream.fleet.deletions import Deletions
 from amistream.fleet.lease import Hold, Leases, QueueLease, Terms
 from amistream.fleet.messages import Message, read_message
 from amistream.fleet.outbox import Outbox
@@ -48,21 +48,22 @@ _LONGEST_BACK_S = 900
 _MOST_DOUBLINGS = 10
 
 
-class Deletes(Protocol):
-    """The part of a queue that is needed here (`aws.sqs.Sqs`). Every method raises `AmistreamError`."""
-
-    async def delete(self, handles: Sequence[str]) -> dict[str, StoreError]:
-        """Delete messages. Returns the handles that failed."""
+class Redrives(Protocol):
+    """The part of a queue that is needed here (`aws.sqs.Sqs`)."""
 
     async def redrive_policy(self) -> RedrivePolicy:
-        """The queue of dead letters, and the number of receives after which a message becomes one."""
+        """The queue of dead letters, and the number of receives after which a message becomes one.
+
+        Raises `AmistreamError`.
+        """
 
 
 @dataclass(slots=True, kw_only=True)
 class Handling:
     """Deals with messages, any number at once. `ended` hears of each whose job has ended, or has none."""
 
-    queue: Deletes
+    queue: Redrives
+    deletions: Deletions
     jobs: JobQueue
     leases: Leases
     settings: Settings
@@ -258,8 +259,7 @@ class Handling:
             return
         # An extension of a deleted message would look like a lost lease.
         self.leases.drop(lease)
-        for error in (await self.queue.delete([lease.message.handle])).values():
-            raise error
+        await self.deletions.delete(lease.message.handle)
         await records.over(message_id)
 
     def _is_late(self, lease: QueueLease, verdict: Verdict) -> bool:

@@ -22,9 +22,10 @@ from amistream.aws.sqs import Delivery
 from amistream.errors import AmistreamError, DeniedError, JournalError
 from amistream.events import ErrorBody, QueueHealth
 from amistream.fleet.counts import Counts
-from amistream.fleet.handling import Deletes, Handling, is_held, read_name
+from amistream.fleet.deletions import Deletes, Deletions
+from amistream.fleet.handling import Handling, Redrives, is_held, read_name
 from amistream.fleet.lease import Extends, Leases, QueueLease, Terms, boot_id, clock
-from amistream.fleet.outbox import Outbox, Takes
+from amistream.fleet.outbox import GATHER_S, Outbox, Takes
 from amistream.fleet.pause import jittered, pause_s
 from amistream.flow.gather import task_group
 from amistream.jobs.deliveries import HeldMessage
@@ -45,7 +46,7 @@ _LAST_RESULTS_S = 10.0
 """Seconds at the end in which waiting results may still be sent. Guess."""
 
 
-class MessageQueue(Extends, Deletes, Protocol):
+class MessageQueue(Extends, Deletes, Redrives, Protocol):
     """A queue (`aws.sqs.Sqs`). Every method raises `AmistreamError`."""
 
     async def receive(self, most: int, wait_s: int, visibility_s: int) -> list[Delivery]:
@@ -69,6 +70,7 @@ class Intake:
         changed: Callable[[], object] = lambda: None,
         hurry: asyncio.Event | None = None,
         terms: Terms | None = None,
+        gather_s: float = GATHER_S,
         now: Callable[[], float] = clock,
     ) -> None:
         self._settings = settings
@@ -81,10 +83,12 @@ class Intake:
         self._now = now
         self._boot = boot_id()
         self.counts = Counts()
-        self._outbox = Outbox(jobs.deliveries, open_outlet, changed) if open_outlet else None
+        self._outbox = Outbox(jobs.deliveries, open_outlet, changed, gather_s=gather_s) if open_outlet else None
         self._leases = Leases(queue, self._terms, ended=self._lease_ended, extended=self._enter_extended, now=now)
+        self._deletions = Deletions(queue)
         self._handling = Handling(
             queue=queue,
+            deletions=self._deletions,
             jobs=jobs,
             leases=self._leases,
             settings=settings,
@@ -105,7 +109,10 @@ class Intake:
 
     async def run(self) -> None:
         async with task_group() as group:
-            helpers = [group.create_task(self._leases.run(), name="leases")]
+            helpers = [
+                group.create_task(self._leases.run(), name="leases"),
+                group.create_task(self._deletions.run(), name="deletions"),
+            ]
             if self._outbox is not None:
                 helpers.append(group.create_task(self._outbox.run(), name="outbox"))
             try:

@@ -2,13 +2,13 @@
 
 A result is in the journal before anybody hears of it, and is deleted there once the outlet took it: it is sent at least
 once, under one id, whatever happens to this process. One that the outlet refuses goes behind the others, which are sent
-meanwhile, and is tried again.
+meanwhile, and is tried again. Results that follow each other closely share a request, where the outlet has such.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -23,27 +23,39 @@ log = structlog.get_logger()
 MOST_WAITING = 1000
 """Results that may wait before no more messages are received. Guess: a fifth of a GiB on disk at the very most."""
 _BATCH = 10
+"""Results of a request. AWS limit."""
+GATHER_S = 0.5
+"""Seconds between two requests in which results are gathered; a result after a longer pause goes at once. Guess."""
 
 
 class Takes(Protocol):
     """An outlet (`aws.notices.Outlet`)."""
 
-    async def send(self, notice_id: str, document: str, outcome: str) -> None:
-        """Send one result. Raises `AmistreamError`."""
+    async def send(self, notices: Sequence[Notice]) -> dict[str, StoreError]:
+        """Send results. Returns the ids of those that did not arrive, with why."""
 
 
 class Outbox:
     """`run` sends. `changed` is called when `failure` or `waiting` may have changed."""
 
     def __init__(
-        self, records: DeliveryRecords, open_outlet: Callable[[], Awaitable[Takes]], changed: Callable[[], object]
+        self,
+        records: DeliveryRecords,
+        open_outlet: Callable[[], Awaitable[Takes]],
+        changed: Callable[[], object],
+        *,
+        gather_s: float = GATHER_S,
     ) -> None:
         self._records = records
         self._open_outlet = open_outlet
         self._changed = changed
+        self._gather_s = gather_s
         self._outlet: Takes | None = None
         self._new = asyncio.Event()
         self._empty = asyncio.Event()
+        self._enough = asyncio.Event()
+        """Set when results fill a request."""
+        self._asked_at = -gather_s
         self._arrivals: dict[str, asyncio.Event] = {}
         self._refused: set[str] = set()
         """Results that the outlet refused, as far as they have not arrived."""
@@ -59,6 +71,8 @@ class Outbox:
         """Look for new results."""
         self._empty.clear()
         self._new.set()
+        if len(self._arrivals) >= _BATCH:
+            self._enough.set()
 
     async def wait_sent(self, notice_id: str, most_s: float) -> bool:
         """Wait until a result that was entered has arrived, `most_s` seconds at the longest; false if it has not."""
@@ -74,7 +88,9 @@ class Outbox:
         return True
 
     async def wait_empty(self, most_s: float) -> None:
-        """Wait until no result waits, `most_s` seconds at the longest."""
+        """Wait until no result waits, `most_s` seconds at the longest. None is held back for others from now on."""
+        self._gather_s = 0.0
+        self._enough.set()
         self.wake()
         with suppress(TimeoutError):
             async with asyncio.timeout(most_s):
@@ -84,6 +100,7 @@ class Outbox:
         """Send results until the task is cancelled."""
         failures = 0
         while True:
+            await self._gather()
             self._new.clear()
             try:
                 idle = await self._send_some()
@@ -106,34 +123,48 @@ class Outbox:
         self.waiting = await self._records.count_unsent()
         self._changed()
         notices = await self._records.unsent(_BATCH)
-        refusals = [refusal for notice in notices if (refusal := await self._send(notice)) is not None]
-        if notices and len(refusals) == len(notices):
-            raise _RefusedError(refusals[0])
-        if not notices and not self._new.is_set():
+        if notices:
+            refused = await self._send(notices)
+            if len(refused) == len(notices):
+                raise _RefusedError(next(iter(refused.values())))
+        elif not self._new.is_set():
             self._empty.set()
         return not notices
 
-    async def _send(self, notice: Notice) -> StoreError | None:
-        """Send a result, or put it behind the others; returns why the outlet refused it."""
+    async def _send(self, notices: Sequence[Notice]) -> dict[str, StoreError]:
+        """Send results; returns those that the outlet refused, which are behind the others now.
+
+        Raises the `StoreError` of one that did not arrive for another reason.
+        """
         if self._outlet is None:
             self._outlet = await self._open_outlet()
-        try:
-            await self._outlet.send(notice.notice_id, notice.document, notice.outcome)
-        except StoreError as error:
+        self._asked_at = _now()
+        failed = await self._outlet.send(notices)
+        arrived = [each.notice_id for each in notices if each.notice_id not in failed]
+        for notice_id in arrived:
+            self._refused.discard(notice_id)
+            if arrival := self._arrivals.get(notice_id):
+                arrival.set()
+        await self._records.sent(arrived)
+        refused = {notice_id: error for notice_id, error in failed.items() if not error.transient}
+        for notice_id, error in refused.items():
+            if notice_id not in self._refused:
+                log.warning("results.refused", result=notice_id, code=error.code, reason=error.message)
+            self._refused.add(notice_id)
+            await self._records.refused(notice_id)
+        for error in failed.values():
             if error.transient:
-                raise
-            if notice.notice_id not in self._refused:
-                log.warning("results.refused", result=notice.notice_id, code=error.code, reason=error.message)
-            self._refused.add(notice.notice_id)
-            await self._records.refused(notice.notice_id)
-            return error
-        self._refused.discard(notice.notice_id)
-        if not self._refused:
+                raise error
+        if arrived and not self._refused:
             self._set_failure(None)
-        if arrival := self._arrivals.get(notice.notice_id):
-            arrival.set()
-        await self._records.sent(notice.notice_id)
-        return None
+        return refused
+
+    async def _gather(self) -> None:
+        """Wait for more results if some were sent a moment ago."""
+        self._enough.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(self._asked_at + self._gather_s):
+                await self._enough.wait()
 
     async def _wait_new(self, most_s: float) -> None:
         with suppress(TimeoutError):
@@ -147,6 +178,10 @@ class Outbox:
             log.info("results.recovered")
         self.failure = error
         self._changed()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 class _RefusedError(Exception):

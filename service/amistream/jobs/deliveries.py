@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -190,9 +190,14 @@ class DeliveryRecords:
         statement = "UPDATE outbox SET entered = (SELECT max(entered) FROM outbox) + 1 WHERE id = ?"
         await self._file.write(statement, notice_id)
 
-    async def sent(self, notice_id: str) -> None:
-        """Enter that a result has arrived."""
-        await self._file.write("DELETE FROM outbox WHERE id = ?", notice_id)
+    async def sent(self, notice_ids: Sequence[str]) -> None:
+        """Enter that results have arrived."""
+
+        def work(db: sqlite3.Connection) -> None:
+            with db:
+                db.executemany("DELETE FROM outbox WHERE id = ?", [(each,) for each in notice_ids])
+
+        await self._file.do(work)
 
 
 def _held(row: sqlite3.Row) -> HeldMessage:
