@@ -81,9 +81,16 @@ def document_of(body: str) -> str:
 
 
 def last_of_each(results: Iterable[ResultModel]) -> list[ResultModel]:
-    """The last result of each job, in the order of their ends; of messages without a name, all."""
+    """The last result of each job, in the order of their ends; of messages without a name, all.
+
+    Of results with the same id, which are one that was sent again, the first counts.
+    """
     last: dict[str, ResultModel] = {}
+    seen: set[str] = set()
     for each in sorted(results, key=lambda each: each.ended_at):
+        if each.id in seen:
+            continue
+        seen.add(each.id)
         key = each.job or each.id
         last.pop(key, None)
         last[key] = each

@@ -1,4 +1,10 @@
-"""The results of jobs from the queue: one JSON document for each end, as `results` receives it."""
+"""The results of jobs from the queue: one JSON document for each end, as `results` receives it.
+
+A result arrives at least once, under one id. That of a job that is done has the job's name in it: a host that dies
+between the result and the deletion of its message is followed by another one, which finds the job done and sends the
+result again, and so does the host of a second message of the job. Every other result has the id of its message in it:
+a dead letter that is sent again is another message, and has a result of its own.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +26,13 @@ _LONGEST_TEXT = 4000
 
 
 class ResultModel(BaseModel):
-    """The end of a job from the queue. The same result may arrive twice, and has the same `id` then."""
+    """The end of a job from the queue. The same result may arrive twice, under the same `id`: the first counts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     v: int = Field(1, description="version of this form")
-    id: str = Field(description="the message's id and the attempt")
+    id: str = Field(description="JOB#done, or the message's id with the outcome: at most one result of a job is done")
+    message: str = Field("", description="id of the message")
     job: str = Field(description="name of the job; empty for a message that has none")
     kind: JobKind | None = None
     label: str = ""
@@ -66,7 +73,8 @@ def result_of_refusal(message: HeldMessage, error: AmistreamError, *, host: str,
 
 def _notice(message: HeldMessage, host: str, outcome: State, ended_at: datetime, about: dict[str, Any]) -> Notice:
     model = ResultModel(
-        id=f"{message.message_id}#{message.attempt}",
+        id=f"{message.name if outcome is State.DONE else message.message_id}#{outcome.value}",
+        message=message.message_id,
         job=message.name,
         outcome=outcome,
         host=host,
