@@ -11,13 +11,20 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-import structlog
+# structlog loads rich for tracebacks, which are written plainly here: a twentieth of a second in each command.
+_no_rich = sys.modules.setdefault("rich", cast("ModuleType", None)) is None
+import structlog  # noqa: E402
 
-from amistream.settings import LogFormat
+if _no_rich:
+    del sys.modules["rich"]
+
+from amistream.settings import LogFormat  # noqa: E402
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from structlog.typing import Processor
 
 OWN_LOGGERS = "amistream"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +42,17 @@ async def test_a_bundle_without_a_daemon(spawn: Spawn, key_ring: KeyRing, volume
     assert Path(job.result.manifest).is_file()
     assert job.result.image_size == volume.stat().st_size
     assert "Traceback" not in outcome.stderr
+
+
+def test_a_directory_needs_no_sdk(key_ring: KeyRing, volume: Path, tmp_path: Path) -> None:
+    """A bundle into a directory, whose region is given, loads neither the AWS SDK nor an HTTP library nor rich."""
+    words = ["bundle", str(volume), "--to", str(tmp_path / "out"), *identity(key_ring), "--in-process"]
+    code = "import sys; from amistream.cli.main import run; "
+    code += f"assert run({[*words, '--region', 'eu-west-1']!r}) == 0; print('loaded:', *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = {*done.stdout.partition("loaded:")[2].split()}
+    assert "amistream.jobs.engine" in found
+    assert found & {"aiobotocore", "botocore.client", "botocore.parsers", "aiohttp", "rich"} == set()
 
 
 async def test_a_refusal_without_a_daemon(spawn: Spawn, key_ring: KeyRing, tmp_path: Path) -> None:

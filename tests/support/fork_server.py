@@ -28,7 +28,7 @@ from pkgutil import walk_packages
 from typing import Any, NoReturn
 
 import amistream
-from amistream.aws import session
+from amistream.aws import sdk
 
 LARGEST_PACKET = 1 << 20
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
@@ -40,7 +40,7 @@ def import_scripts() -> dict[str, Callable[[], int]]:
         if not module.name.endswith("__main__"):
             import_module(module.name)
     # The SDK's service models, which each process reads once, are a fifth of a second.
-    session._loader()
+    sdk._loader()
     return {script.name: script.load() for script in distribution("amistream").entry_points}
 
 

@@ -15,13 +15,12 @@ from socket import gaierror
 from typing import Any
 
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError
-from botocore.parsers import ResponseParserError
 
 from amistream.aws.dialect import Dialect, answer_of, dialect_of, in_dialect, is_not_understood, learn_anew
 from amistream.aws.error_table import MAKE_BUCKET, USE_SSE_S3
 from amistream.aws.regions import FALLBACK_REGION, on_aws
 from amistream.aws.session import Aws
-from amistream.aws.translate import ENABLE_ACLS, asking, error_code, http_status, translate, wanted
+from amistream.aws.translate import ENABLE_ACLS, asking, error_code, http_status, is_unreadable, translate, wanted
 from amistream.errors import AmistreamError, DeniedError, NoBucketError, NotSupportedError, RefusedError, StoreError
 from amistream.flow.retry import Alive, RetryPolicy, with_retries
 from amistream.ports.store import sha1_of, whole_checksum
@@ -122,7 +121,8 @@ async def check_acls(client: Any, bucket: str, retry: RetryPolicy) -> BucketDoub
         code = error_code(answer_of(error))
         if code == "OwnershipControlsNotFoundError":
             return None  # a bucket older than these controls: ACLs are enabled
-        if not isinstance(answer_of(error), ClientError | ResponseParserError):
+        answer = answer_of(error)
+        if not isinstance(answer, ClientError) and not is_unreadable(answer):
             raise
         # Compatible endpoints refuse the question in many ways; the probe shows whether the ACL is taken.
         denied = isinstance(error, DeniedError)

@@ -12,9 +12,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from amistream.aws.block_requests import BlockRequests
 from amistream.aws.ec2_snapshots import Ec2Snapshots, as_state
 from amistream.aws.regions import on_aws
 from amistream.aws.session import Aws
@@ -22,6 +21,9 @@ from amistream.aws.translate import IncompleteReplyError, asking, wanted
 from amistream.errors import NoSnapshotError, NotPendingError, NotVisibleError, StoreError
 from amistream.ports.snapshots import BlockPage, Snapshot, SnapshotOrder, SnapshotState, StoredBlock
 from amistream.values import Buffer
+
+if TYPE_CHECKING:
+    from amistream.aws.block_requests import BlockRequests
 
 VISIBLE_AFTER_S = 120
 """Longest time that AWS needs to know a new snapshot everywhere. Its engineers' word, in coldsnap's issue 43."""
@@ -35,6 +37,8 @@ async def open_ebs(aws: Aws, region: str, endpoint_url: str, timeout_s: float) -
 
     A request is given up `timeout_s` after it began, or after the last byte of its answer.
     """
+    from amistream.aws.block_requests import BlockRequests
+
     endpoint_url = endpoint_url.rstrip("/")
     client = await aws.client("ebs", region, endpoint_url)
     blocks = BlockRequests(client, await aws.signing_credentials(region))

@@ -13,14 +13,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-
-import aiohttp
+from typing import TYPE_CHECKING
 
 from amistream.errors import RefusedError, UnreachedError
 
+if TYPE_CHECKING:
+    import aiohttp
+
 ENDPOINT = "http://169.254.169.254"
 TOKEN_TTL_S = 21600
-_TIMEOUT = aiohttp.ClientTimeout(total=5, sock_connect=1, sock_read=2)
 _NOT_FOUND = 404
 _NO_TOKENS = {403, 404, 405}
 """Answers for which the SDKs, too, go on with version 1."""
@@ -102,8 +103,11 @@ def _endpoint() -> str:
 @asynccontextmanager
 async def _service() -> AsyncIterator[Callable[[str], Awaitable[str]]]:
     """A function that gets the text at a path, '' if the instance has none. Raises `UnreachedError`."""
+    import aiohttp
+
+    timeout = aiohttp.ClientTimeout(total=5, sock_connect=1, sock_read=2)
     try:
-        async with aiohttp.ClientSession(timeout=_TIMEOUT, raise_for_status=False) as session:
+        async with aiohttp.ClientSession(timeout=timeout, raise_for_status=False) as session:
             token = await _token(session, _endpoint())
 
             async def get(path: str) -> str:

@@ -11,8 +11,6 @@ import ssl
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from botocore.utils import get_environ_proxies
-
 from amistream.errors import RefusedError
 
 
@@ -32,6 +30,8 @@ def check_ca_bundle(path: str, origin: str) -> None:
 
 def check_proxy(url: str) -> None:
     """Refuse a proxy for requests to `url` whose address cannot be one. Its password stays out of the message."""
+    from botocore.utils import get_environ_proxies
+
     scheme = urlsplit(url).scheme
     value = get_environ_proxies(url).get(scheme)
     if not value:

@@ -13,7 +13,6 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from botocore.loaders import create_loader
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA1
 
@@ -48,6 +47,8 @@ _FOLDERS = ("/etc/ec2/amitools", "/usr/share/euca2ools/certs")
 @cache
 def _partitions() -> tuple[Mapping[str, str], tuple[str, ...]]:
     """The partition of each region, and the domains of all partitions."""
+    from botocore.loaders import create_loader
+
     found = create_loader().load_data("partitions")["partitions"]
     suffixes = [each["outputs"][name] for each in found for name in ("dnsSuffix", "dualStackDnsSuffix")]
     return {region: each["id"] for each in found for region in each["regions"]}, tuple(f".{each}" for each in suffixes)

@@ -1,49 +1,32 @@
 """One SDK session and one client per service, region and endpoint, until the `Aws` is closed.
 
 Clients are created once, because creating one reads the service's model from disk; the reading happens on a thread
-beforehand. The SDK's own retries are off (`flow.retry` is the one layer), checksums are computed by our stages, and
-credentials stay with the provider chain so that they refresh.
+beforehand, and so does the loading of the SDK itself (`sdk`), before the first of them. The SDK's own retries are off
+(`flow.retry` is the one layer), checksums are computed by our stages, and credentials stay with the provider chain so
+that they refresh.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 import re
-import socket
-from collections.abc import Callable
 from contextlib import AsyncExitStack
-from functools import cache
-from http import HTTPStatus
-from typing import Any, Self
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Self
 
-from aiobotocore.config import AioConfig
-from aiobotocore.parsers import AioResponseParserFactory
 from botocore.exceptions import BotoCoreError
-from botocore.loaders import create_loader
-from botocore.parsers import ResponseParserError
 
 from amistream.aws.dialect import Dialect, speak
-from amistream.aws.direct_http import BoundedHttp, DirectHttp
 from amistream.aws.network_settings import check_ca_bundle, check_proxy
-from amistream.aws.providers import GuardedCredentials, Session
 from amistream.aws.regions import check_region_name, on_aws
 from amistream.aws.translate import CONFIGURATION_ERRORS, ProviderError, asking, translate, wanted
 from amistream.errors import RefusedError
 from amistream.settings import ServerEncryption, Settings
 from amistream.values import AccessKeys
 
-MOST_CONNECTIONS = 2048
-"""Higher than the number of requests that all jobs can have open, so that none waits for a connection and is mistaken
-for a stall.
-"""
-CONNECT_TIMEOUT_S = 10
-_MODELS = ("s3", "ec2", "ebs", "sts")
-"""The services of most jobs. The models of others are read when the first client of theirs is made."""
-_REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
-"""The first is that of AWS's other SDKs, Lambda and ECS; this SDK reads the second only."""
+if TYPE_CHECKING:
+    from amistream.aws.providers import GuardedCredentials
+    from amistream.aws.sdk import Session
 
 
 class Aws:
@@ -91,13 +74,14 @@ class Aws:
             return self._clients[key]
 
     async def _make(self, session: Session, service: str, region: str, endpoint_url: str) -> Any:
-        if service not in _MODELS:
-            await asyncio.to_thread(_load_model, _loader(), service)
+        from amistream.aws.sdk import make_config, read_model
+
+        await asyncio.to_thread(read_model, service)
         maker = session.create_client(
             service,
             region_name=region or None,
             endpoint_url=endpoint_url or None,
-            config=self._config(session, service, endpoint_url),
+            config=make_config(self._settings, session, service, endpoint_url),
         )
         made = await self._stack.enter_async_context(maker)
         real = str(made.meta.endpoint_url)
@@ -112,7 +96,7 @@ class Aws:
         # Jobs that begin together would each read the models: 40 MiB.
         async with self._loading:
             if self._session is None:
-                session = await asyncio.to_thread(_load_session, self._profile, self._settings)
+                session = await asyncio.to_thread(_loaded, self._profile, self._settings)
                 if self._keys is not None:
                     session.set_credentials(self._keys.access_key, self._keys.secret_key, self._keys.token)
                 self._session = session
@@ -167,48 +151,6 @@ class Aws:
         async with asking("look up the account id with STS", self._settings.stall_timeout_s):
             return str(wanted(await client.get_caller_identity(), "Account"))
 
-    def _config(self, session: Session, service: str, endpoint_url: str) -> AioConfig:
-        s3: dict[str, Any] = {"payload_signing_enabled": self._settings.sign_payload or _plain_and_remote(endpoint_url)}
-        own_s3 = session.get_scoped_config().get("s3")
-        if endpoint_url and not (isinstance(own_s3, dict) and "addressing_style" in own_s3):
-            s3["addressing_style"] = "path"
-        return AioConfig(
-            connector_args={"socket_factory": _socket_that_gives_up(self._settings.stall_timeout_s)},
-            connect_timeout=CONNECT_TIMEOUT_S,
-            read_timeout=self._settings.stall_timeout_s,
-            max_pool_connections=MOST_CONNECTIONS,
-            retries={"total_max_attempts": 1, "mode": "standard"},
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-            s3=s3 if service == "s3" else None,
-            user_agent_extra="amistream",
-            http_session_cls=DirectHttp if service == "s3" else BoundedHttp,
-        )
-
-
-class _Parsers(AioResponseParserFactory):  # type: ignore[misc, unused-ignore]  # the same
-    """The SDK's parsers, as `_Parser`s."""
-
-    def create_parser(self, protocol_name: str) -> Any:
-        return _Parser(super().create_parser(protocol_name))
-
-
-class _Parser:
-    """A parser that raises `ResponseParserError` for every reply that it cannot read, whatever it has."""
-
-    def __init__(self, parser: Any) -> None:
-        self._parser = parser
-
-    async def parse(self, response: Any, shape: Any) -> Any:
-        try:
-            parsed = await self._parser.parse(response, shape)
-            if response["status_code"] < HTTPStatus.MULTIPLE_CHOICES and shape and shape.name.startswith("AssumeRole"):
-                # The SDK itself reads this one, and raises a KeyError.
-                wanted(parsed, "Credentials", "SessionToken")
-            return parsed
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise ResponseParserError(type(error).__name__) from error
-
 
 def _stay(context: dict[str, Any], **_: Any) -> None:
     """Keep the SDK from following a bucket to another region: without a named region it does so endlessly."""
@@ -216,55 +158,7 @@ def _stay(context: dict[str, Any], **_: Any) -> None:
         context["s3_redirect"]["redirected"] = True
 
 
-def _load_session(profile: str, settings: Settings) -> Session:
-    # A provider that hangs is to be blamed before the request is that waits for it.
-    session = Session(settings.stall_timeout_s / 2, settings.region)
-    if profile:
-        session.set_config_variable("profile", profile)
-    # An empty variable would hide the next one.
-    variables = [name for name in _REGION_VARIABLES if os.environ.get(name)]
-    session.session_var_map["region"] = ("region", variables, None, None)
-    session.register_component("data_loader", _loader())
-    session.register_component("response_parser_factory", _Parsers())
-    return session
+def _loaded(profile: str, settings: Settings) -> Session:
+    from amistream.aws.sdk import load_session
 
-
-@cache
-def _loader() -> Any:
-    """The SDK's service models, read once per process."""
-    loader = create_loader()
-    for service in _MODELS:
-        _load_model(loader, service)
-    loader.load_data("endpoints")
-    return loader
-
-
-def _load_model(loader: Any, service: str) -> None:
-    loader.load_service_model(service, "service-2")
-    loader.load_service_model(service, "endpoint-rule-set-1")
-
-
-def _socket_that_gives_up(after_s: float) -> Callable[[Any], socket.socket]:
-    """Make sockets that the kernel closes when sent bytes stay unacknowledged, or unsendable, for `after_s` seconds.
-
-    Without it, a closed connection whose peer no longer reads would be kept, with its data, for many minutes.
-    """
-
-    def make(address: Any) -> socket.socket:
-        family, kind, protocol, _, _ = address
-        made = socket.socket(family, kind, protocol)
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(after_s * 1000))
-        return made
-
-    return make
-
-
-def _plain_and_remote(endpoint_url: str) -> bool:
-    """True if an unsigned body could be changed on the way: no TLS, and not this machine."""
-    parts = urlsplit(endpoint_url)
-    if parts.scheme != "http":
-        return False
-    try:
-        return not ipaddress.ip_address(parts.hostname or "").is_loopback
-    except ValueError:
-        return parts.hostname != "localhost"
+    return load_session(profile, settings)

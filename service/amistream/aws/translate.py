@@ -10,6 +10,7 @@ import asyncio
 import errno
 import re
 import ssl
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -38,7 +39,6 @@ from botocore.exceptions import (
 from botocore.exceptions import (
     ConnectionError as SdkConnectionError,
 )
-from botocore.parsers import ResponseParserError
 
 from amistream.aws.ebs_errors import KMS_DENIED, SLOW_BODY, WRITE_TIMEOUT
 from amistream.aws.error_row import Row
@@ -54,6 +54,7 @@ __all__ = [
     "asking",
     "error_code",
     "http_status",
+    "is_unreadable",
     "translate",
     "wanted",
 ]
@@ -69,7 +70,7 @@ class ProviderError(BotoCoreError):  # type: ignore[misc, unused-ignore]  # unty
         self.place, self.fix, self.transient = place, fix, transient
 
 
-class IncompleteReplyError(ResponseParserError):  # type: ignore[misc, unused-ignore]  # untyped, where no stubs are installed
+class IncompleteReplyError(Exception):
     """A reply says success, and lacks its content or contradicts itself. Raised within `asking`."""
 
 
@@ -84,7 +85,6 @@ _BY_TYPE: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] 
     ((TimeoutError, ConnectTimeoutError, ReadTimeoutError), "timeout"),
     ((ConnectionClosedError, IncompleteReadError), "broken_off"),
     (IncompleteReplyError, "incomplete"),
-    (ResponseParserError, "unreadable"),
 )
 
 _BY_STATUS = {
@@ -182,13 +182,24 @@ def wanted(reply: Any, *names: str) -> Any:
     return reply
 
 
+def is_unreadable(error: object) -> bool:
+    """True for an answer that the SDK's parser, or `wanted`, could not read."""
+    # A parser that was never loaded has raised nothing, and loading it takes long.
+    parsers = sys.modules.get("botocore.parsers")
+    return isinstance(error, IncompleteReplyError) or (
+        parsers is not None and isinstance(error, parsers.ResponseParserError)
+    )
+
+
 @asynccontextmanager
 async def asking(what: str, timeout_s: float | None = None, *, bucket: str = "") -> AsyncIterator[None]:
     """Limit the time of a request, and raise its failure as `StoreError` "cannot `what`: why"."""
     try:
         async with asyncio.timeout(timeout_s):
             yield
-    except (ClientError, BotoCoreError, ResponseParserError, TimeoutError) as error:
+    except Exception as error:
+        if not isinstance(error, ClientError | BotoCoreError | TimeoutError) and not is_unreadable(error):
+            raise
         raise translate(error, what, bucket=bucket) from error
 
 
@@ -277,22 +288,29 @@ def _key_of(error: BaseException) -> str:
     for kind, key in _BY_TYPE:
         if isinstance(error, kind):
             return key
+    if is_unreadable(error):
+        return "unreadable"
     reason = _reason(error)
     if isinstance(error, ProxyConnectionError):
         return _PROXY_STATUS.get(getattr(reason, "status", 0), "proxy")
     if isinstance(error, SSLError):
         return "tls" if isinstance(reason, ssl.SSLCertVerificationError) else "no_tls"
     if isinstance(error, SdkConnectionError | HTTPClientError):
-        if type(error) is HTTPClientError and isinstance(reason, _OURS):
-            return "unsendable"
-        if isinstance(reason, ResponseParserError):
-            return "unreadable"
-        if isinstance(reason, ConnectionRefusedError):
-            return "refused"
-        if isinstance(reason, gaierror):
-            return "unresolved"
-        return "broken_off" if getattr(reason, "errno", None) in _CUT else "unreachable"
+        return _key_of_connection(error, reason)
     return "sdk" if isinstance(error, BotoCoreError) else ""
+
+
+def _key_of_connection(error: SdkConnectionError | HTTPClientError, reason: object) -> str:
+    """The row of a connection that was not made, or was lost."""
+    if type(error) is HTTPClientError and isinstance(reason, _OURS):
+        return "unsendable"
+    if is_unreadable(reason):
+        return "unreadable"
+    if isinstance(reason, ConnectionRefusedError):
+        return "refused"
+    if isinstance(reason, gaierror):
+        return "unresolved"
+    return "broken_off" if getattr(reason, "errno", None) in _CUT else "unreachable"
 
 
 def _reason(error: BaseException) -> object:

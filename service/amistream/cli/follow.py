@@ -10,14 +10,17 @@ import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from amistream.cli.client import Client
 from amistream.cli.output import put_error, put_note, put_result
 from amistream.cli.screen import PlainScreen, Screen
 from amistream.cli.summary import result_text
 from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, AmistreamError, DifferenceError, JobError, RefusedError
 from amistream.events import Event, JobView, State
 from amistream.reports import Report
+
+if TYPE_CHECKING:
+    from amistream.cli.client import Client
 
 
 class CallerInterruptedError(AmistreamError):
@@ -28,6 +31,8 @@ class CallerInterruptedError(AmistreamError):
 
 def follow_in_daemon(socket: Path, begin: Callable[[Client], Awaitable[str]], *, detach: bool) -> JobView:
     """Call `begin` for a job's id, and return the job once it has ended; with `detach`, at once."""
+    from amistream.cli.client import Client
+
     job_id = ""
 
     async def follow() -> JobView:
