@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from amistream.bundles.results import Deregistered, Inventory, Removed
+from amistream.bundles.results import Deregistered, Inventory, Pruned, Removed
 from amistream.cli.commands.listing import age_text, cost_text
 from amistream.cli.options import parse_age
 from amistream.errors import UsageError
@@ -349,3 +349,25 @@ def test_ages_and_costs() -> None:
     assert age_text(timedelta(hours=5)) == "5h"
     assert age_text(timedelta(seconds=-5)) == "0h"
     assert [cost_text(cost) for cost in (None, 0.0, 0.001, 1.234)] == ["-", "0.00 USD", "<0.01 USD", "1.23 USD"]
+
+
+async def test_prune(run: Run, cloud: Endpoint, make_bucket: MakeBucket, bundle: Path) -> None:
+    """A bundle that is not old enough stays; a dry run shows what would go; a bucket is no group; nobody is asked."""
+    bucket = make_bucket(cloud)
+    for day in ("28", "29"):
+        put_files(cloud, bucket, bundle.parent, f"web/{day}/")
+    keys = list_keys(cloud, bucket)
+    folder = f"s3://{bucket}/web"
+    told = await run("prune", folder, "--keep-last", "1", "--yes")
+    assert (told.status, told.stdout) == (0, f"deleted 0 of 2 bundles in {folder}, 0 B\n")
+    words = ("--keep-last", "1", "--older-than", "0h")
+    told = await run("prune", folder, *words, "--dry-run")
+    assert [line.split()[0] for line in told.stdout.splitlines()[1:3]] == ["keep", "delete"]
+    assert told.stdout.endswith(f"\nwould delete 1 of 2 bundles in {folder}, 590.0 KiB\n")
+    told = await run("prune", folder, *words)
+    assert (told.status, list_keys(cloud, bucket)) == (3, keys)
+    assert f"cannot prune {folder} without a confirmation" in told.stderr
+    assert (await run("prune", f"s3://{bucket}", *words)).status == 2
+    told = await run("prune", f"s3://{bucket}", "--by-folder", *words, "--yes", "--json")
+    assert [len(each.deleted) for each in Pruned.model_validate_json(told.stdout).removed] == [4]
+    assert list_keys(cloud, bucket) == [key for key in keys if "/29/" in key]

@@ -9,6 +9,18 @@ Note = Callable[[str], None]
 """Shows a notice to the user."""
 
 
+def once(note: Note) -> Note:
+    """Show each notice the first time only."""
+    shown = set[str]()
+
+    def show(text: str) -> None:
+        if text not in shown:
+            shown.add(text)
+            note(text)
+
+    return show
+
+
 @dataclass(slots=True)
 class Meter:
     """Counters of one copy; `kept` parts were already there and valid, so they were not sent or copied."""

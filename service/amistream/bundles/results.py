@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from amistream.errors import DifferenceError
+from amistream.events import ErrorBody
 from amistream.reports import Difference, Signature
 
 
@@ -50,6 +51,35 @@ class ListedBundle(_Result):
     problem: str
     images: tuple[str, ...] | None
     cost: float | None
+
+
+class JudgedBundle(_Result):
+    """A bundle and what a retention rule says of it. `reason`: why it stays, or empty."""
+
+    manifest: str
+    group: str
+    made_at: datetime
+    stored: int
+    images: tuple[str, ...] | None
+    deletes: bool
+    reason: str
+
+
+class PruneFailure(_Result):
+    """A bundle that was to be deleted and was not."""
+
+    manifest: str
+    error: ErrorBody
+
+
+class Pruned(_Result):
+    """The bundles of a folder, the verdict on each, and what was deleted; nothing with `dry_run`."""
+
+    location: str
+    dry_run: bool
+    bundles: tuple[JudgedBundle, ...]
+    removed: tuple[Removed, ...]
+    failed: tuple[PruneFailure, ...]
 
 
 class ListedParts(_Result):

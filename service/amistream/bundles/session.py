@@ -15,7 +15,7 @@ from amistream.bundles.convertible import find_convertible
 from amistream.bundles.download import download
 from amistream.bundles.facts import bundle_facts
 from amistream.bundles.listing import take_inventory
-from amistream.bundles.meter import Meter, Note
+from amistream.bundles.meter import Meter, Note, once
 from amistream.bundles.migrate import (
     MigrationRequest,
     find_migration_keys,
@@ -32,9 +32,11 @@ from amistream.bundles.results import (
     ConvertibleBundle,
     Deregistered,
     Inventory,
+    Pruned,
     Removed,
     Unbundled,
 )
+from amistream.bundles.retention import Retention, judge, prune, pruned, still_agreed
 from amistream.bundles.unbundle import refuse_own_file, unbundle
 from amistream.bundles.upload import upload
 from amistream.bundles.verify import verify
@@ -196,6 +198,37 @@ class BundleSession:
         place = await open_bucket(location, self._settings, self._aws)
         ec2 = await ec2_of(place.region, self._settings, self._aws) if ask_ec2 else None
         return await take_inventory(place, self._settings, ec2, self._note, price=price)
+
+    async def prune(
+        self,
+        folder: str,
+        rule: Retention,
+        confirm: Callable[[Pruned], Awaitable[bool]],
+        done: Callable[[Removed], object],
+        *,
+        dry_run: bool = False,
+        versions_too: bool = False,
+    ) -> Pruned:
+        """Delete the bundles of a folder that the rule does not keep, with their AMIs.
+
+        `confirm` gets the verdicts if there is anything to delete; it returns True if a person was asked, which takes a
+        while. `done` is called behind each deletion.
+        """
+        inventory = await self.inventory(folder, ask_ec2=rule.asks_ec2)
+        judged = judge(inventory, rule)
+        if dry_run or not any(bundle.deletes for bundle in judged):
+            return pruned(inventory, judged, dry_run=dry_run)
+        if await confirm(pruned(inventory, judged, dry_run=True)):
+            inventory = await self.inventory(folder, ask_ec2=rule.asks_ec2)
+            judged = still_agreed(judge(inventory, rule), judged)
+        # The notice of a bucket with versions would come with each bundle.
+        quiet = BundleSession(self._settings, self._aws, once(self._note))
+
+        async def delete(address: str, check: Confirm) -> Removed:
+            return await quiet.delete(address, check, deregister=True, ask_ec2=rule.asks_ec2, versions_too=versions_too)
+
+        removed, failed = await prune(judged, delete, done)
+        return pruned(inventory, judged, removed, failed, dry_run=False)
 
     async def convertible(self, folder: str, *, region: str = "") -> list[ConvertibleBundle]:
         """The bundles in a bucket, each with the AMI on EBS that was made of it in `region`, or in the bucket's."""

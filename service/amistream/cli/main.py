@@ -28,7 +28,7 @@ GROUPS = {
     "Look first": ("inspect", "doctor", "tune"),
     "Jobs": ("jobs", "status", "watch", "cancel", "resume", "clean"),
     "Bundles": (
-        *("list", "verify", "unbundle", "download", "upload", "delete"),
+        *("list", "verify", "unbundle", "download", "upload", "delete", "prune"),
         *("register", "deregister", "migrate"),
     ),
     "Many hosts": ("fleet",),

@@ -1,0 +1,138 @@
+"""Retention: the bundles that stay, and those that go with their AMIs."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amistream.bundles.results import Inventory, ListedBundle, Pruned, Removed
+from amistream.bundles.retention import Retention, judge
+from bundles.bucket import SIZES
+from bundles.made import images, older_bundle, put_files, register, work
+from support.buckets import list_keys
+
+if TYPE_CHECKING:
+    from conftest import MakeBucket
+    from support.endpoints import Endpoint
+    from support.keys import KeyRing
+
+NOW = datetime(2026, 11, 30, tzinfo=UTC)
+
+
+def listed(name: str, days: float, **changes: Any) -> ListedBundle:
+    return ListedBundle(
+        **{
+            "manifest": f"s3://b/web/{name}.manifest.xml",
+            "name": name,
+            "made_at": NOW - timedelta(days=days),
+            "image_size": 1,
+            "stored": 10,
+            "parts": 1,
+            "missing": (),
+            "problem": "",
+            "images": (),
+            "cost": None,
+            **changes,
+        }
+    )
+
+
+def verdicts(*bundles: ListedBundle, keep_last: int = 2, **rule: Any) -> dict[str, str]:
+    """The reason to keep each bundle, by its name; '' for those to be deleted."""
+    inventory = Inventory(
+        location="s3://b/web",
+        region="eu-west-1",
+        bundles=bundles,
+        orphan_parts=(),
+        orphan_images=(),
+        stored=0,
+        cost=None,
+        price=None,
+        price_as_of="",
+    )
+    judged = judge(inventory, Retention(**{"keep_last": keep_last, "made_before": NOW - timedelta(hours=1), **rule}))
+    assert all(each.deletes == (not each.reason) for each in judged)
+    return {each.manifest.removeprefix("s3://b/web/").removesuffix(".manifest.xml"): each.reason for each in judged}
+
+
+def test_the_newest_stay() -> None:
+    """The newest whole bundles stay, whatever their order; what is broken or in doubt stays, and broken ones do not
+    count.
+    """
+    found = verdicts(
+        listed("old", 9, images=("ami-1",)),
+        listed("broken", 1, problem="2 of 3 parts missing"),
+        listed("newest", 0.5),
+        listed("older", 10, problem="cannot read it"),
+        listed("second", 3, images=None),
+        listed("unclear", 5, images=None),
+    )
+    assert found == {
+        "newest": "one of the newest 2",
+        "broken": "2 of 3 parts missing",
+        "second": "one of the newest 2",
+        "unclear": "EC2 does not report whether an AMI uses it",
+        "old": "",
+        "older": "cannot read it",
+    }
+    assert verdicts(listed("a", 3), listed("b", 2, images=None), listed("c", 1), keep_last=1, asks_ec2=False) == {
+        "c": "the newest",
+        "b": "",
+        "a": "",
+    }
+
+
+def test_age_and_ties() -> None:
+    """A bundle that is too young, or of a time to come, stays; of two of the same second the last by name is newer."""
+    found = verdicts(listed("a", 0), listed("b", 0), listed("c", -1), listed("d", 0), listed("e", 1), keep_last=1)
+    assert found == {"c": "the newest", **dict.fromkeys("dba", "not old enough"), "e": ""}
+    assert verdicts(listed("x1", 7), listed("x2", 7), keep_last=1) == {"x2": "the newest", "x1": ""}
+
+
+def test_groups() -> None:
+    """Each folder directly below the address is a group, with all folders in it; files beside them are one more."""
+    bundles = [listed(name, number) for number, name in enumerate(("a/1/i", "b/i", "a/2/i", "i", "j", "a/x"), 1)]
+    assert verdicts(*bundles, keep_last=1, by_folder=True) == {
+        **dict.fromkeys(("a/1/i", "b/i", "i"), "the newest"),
+        **dict.fromkeys(("a/2/i", "a/x", "j"), ""),
+    }
+
+
+async def test_the_old_ones_go_with_their_amis(
+    cloud: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path, key_ring: KeyRing
+) -> None:
+    """Of three bundles and the parts of a running job one is deleted with its AMI; one that gets an AMI while a person
+    thinks stays.
+    """
+    bucket = make_bucket(cloud)
+    older_bundle(tmp_path / "new", key_ring, SIZES)
+    for day in ("27", "28", "29"):
+        put_files(cloud, bucket, bundle.parent, f"web/{day}/")
+    running = [path.name for path in bundle.parent.iterdir() if ".part." in path.name]
+    with cloud.blocking_client() as s3:
+        for name in running:
+            s3.put_object(Bucket=bucket, Key=f"web/30/{name}", Body=b"")
+    old, new = (f"{bucket}/web/{day}/{bundle.name}" for day in ("27", "28"))
+    image = register(cloud, old)
+    rule = Retention(keep_last=1, made_before=datetime.now(UTC) + timedelta(hours=1))
+    deleted: list[str] = []
+
+    async def think(plan: Pruned) -> bool:
+        assert [each.deletes for each in plan.bundles] == [False, True, True]
+        register(cloud, new)
+        return True
+
+    def done(removed: Removed) -> None:
+        deleted.append(removed.manifest)
+
+    async with work(tmp_path, cloud).session() as session:
+        before = list_keys(cloud, bucket)
+        plan = await session.prune(f"s3://{bucket}/web", rule, think, done, dry_run=True)
+        assert (len(plan.removed), list_keys(cloud, bucket), image in images(cloud)) == (0, before, True)
+        told = await session.prune(f"s3://{bucket}/web", rule, think, done)
+    assert deleted == [f"s3://{old}"]
+    assert [each.reason for each in told.bundles] == ["the newest", "changed during the question", ""]
+    assert told.removed[0].deregistered == (image,)
+    assert (image in images(cloud), told.failed) == (False, ())
+    assert list_keys(cloud, bucket) == [key for key in before if not key.startswith("web/27/")]
