@@ -1,7 +1,7 @@
 # The commands of a developer; `make` alone lists them. Each target first installs its needs, also on a bare Debian.
 #
 # Environments: .venv holds amistream itself. ministack, the S3 and EC2 of the demo and the tests, needs a botocore
-# that aiobotocore does not accept, so it has its own environment. pip-audit has one, too.
+# that aiobotocore does not accept, so it has its own environment. pip-audit and the tools of `make dist` have one, too.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -19,20 +19,25 @@ VENV := .venv
 MINISTACK := .venv-ministack
 AUDIT := .venv-audit
 MANUAL := .venv-docs
+DIST := .venv-dist
 BIN := $(VENV)/bin
 # A third of the tests' time is waiting for endpoints and processes: three workers on two cores.
 WORKERS = $(shell echo $$(( ($$(nproc) * 3 + 1) / 2 )))
 
-# command:Debian package
+# A command, or a file with its path: the Debian package.
 FOR_DEMO := python3:python3 openssl:openssl mke2fs:e2fsprogs cmp:diffutils
 FOR_TEST := $(FOR_DEMO) curl:curl mkfs.xfs:xfsprogs losetup:mount fsfreeze:util-linux qemu-img:qemu-utils \
 	partclone.extfs:partclone sfdisk:fdisk sgdisk:gdisk grub-fstest:grub-common
 # The only program of that package, which is for PCs alone: tests that need it are skipped elsewhere.
 FOR_TEST += $(if $(filter x86_64,$(shell uname -m)),/usr/lib/grub/i386-pc/grub-bios-setup:grub-pc-bin)
 FOR_BOOT := $(FOR_TEST) qemu-system-x86_64:qemu-system-x86 cpio:cpio mmdebstrap:mmdebstrap mkfs.vfat:dosfstools
+FOR_DIST := python3:python3 gcc:gcc readelf:binutils xz:xz-utils
+FOR_DIST += /usr/lib/$(shell uname -m)-linux-gnu/libc.a:libc6-dev \
+	aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu /usr/aarch64-linux-gnu/lib/libc.a:libc6-dev-arm64-cross
 FOR_BENCH := $(FOR_TEST) pigz:pigz igzip:isal
 
-.PHONY: help demo test boot-test coverage bench lint audit docs clean system-demo system-test system-boot system-bench
+.PHONY: help demo test boot-test coverage bench lint audit docs dist dist-lock clean
+.PHONY: system-demo system-test system-boot system-bench system-dist
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -70,8 +75,14 @@ docs: $(MANUAL)/.installed ## the manual as a site, in build/manual/site; a brok
 	cp -r docs build/manual/docs && cp config/manual.yml build/manual/mkdocs.yml
 	$(MANUAL)/bin/zensical build --strict --config-file build/manual/mkdocs.yml
 
+dist: $(DIST)/.installed ## build installations for hosts without Python into dist/ (ARGS='--arch x86_64' for one)
+	@$(DIST)/bin/python -m config.dist build $(ARGS)
+
+dist-lock: $(DIST)/.installed ## pin the newest versions of all that `make dist` packs
+	@$(DIST)/bin/python -m config.dist lock
+
 clean: ## remove everything that these targets made
-	@rm -rf $(VENV) $(MINISTACK) $(AUDIT) $(MANUAL) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build dist
+	@rm -rf $(VENV) $(MINISTACK) $(AUDIT) $(MANUAL) $(DIST) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.installed: pyproject.toml | system-demo
@@ -108,18 +119,23 @@ $(MANUAL)/.installed: $(firstword $(MAKEFILE_LIST)) | system-demo
 	@echo 'installing the generator of the manual into $(MANUAL)'
 	$(PYTHON) -m venv $(MANUAL)
 	$(MANUAL)/bin/pip install --quiet 'zensical>=0.0.73,<1'
+$(DIST)/.installed: config/dist/lock/tools.txt | system-dist
+	@echo 'installing the tools of `make dist` into $(DIST)'
+	$(PYTHON) -m venv $(DIST)
+	$(DIST)/bin/pip install --quiet --require-hashes --requirement $<
 	touch $@
 
 system-demo: ; @$(call need,$(FOR_DEMO))
 system-test: ; @$(call need,$(FOR_TEST))
 system-boot: ; @$(call need,$(FOR_BOOT))
 system-bench: ; @$(call need,$(FOR_BENCH))
+system-dist: ; @$(call need,$(FOR_DIST))
 
 # Installs the missing packages of $(1) if run as root, else prints the command.
 define need
 missing=()
 for pair in $(1); do
-    command -v "$${pair%%:*}" >/dev/null || missing+=("$${pair##*:}")
+    command -v "$${pair%%:*}" >/dev/null || [[ -e $${pair%%:*} ]] || missing+=("$${pair##*:}")
 done
 $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 if (( $${#missing[@]} )); then
