@@ -65,6 +65,7 @@ EVERY = """\
 OTHERS = """\
 | `--in-process`, `--detach` | run the job without the daemon; do not wait for its end | |
 | `--config`, `--json` | settings file; result as JSON: in every command | |
+| `-q` `--quiet`, `-v` `--verbose`, `--no-progress` | less or [more output](jobs.md#follow-and-cancel) | |
 | `--socket` | the daemon's socket: in every command on jobs, and `doctor` | |
 """
 

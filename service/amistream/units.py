@@ -1,4 +1,4 @@
-"""Numbers as text: sizes in KiB, MiB and GiB as in options, rates in MB/s as in the benchmarks."""
+"""Numbers as text: sizes in KiB, MiB and GiB as in options, rates in the same units per second."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def size_text(size: int) -> str:
 
 
 def rate_text(bytes_done: float, seconds: float = 1.0) -> str:
-    """Bytes over seconds as `212.5 MB/s`; a dash when no time has passed."""
-    return f"{bytes_done / seconds / 1e6:.1f} MB/s" if seconds > 0 else "-"
+    """Bytes over seconds as `212.5 MiB/s`; a dash when no time has passed."""
+    return f"{size_text(round(bytes_done / seconds))}/s" if seconds > 0 else "-"
 
 
 def duration_text(seconds: float) -> str:

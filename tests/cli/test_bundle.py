@@ -149,6 +149,7 @@ async def test_options_win_over_variables(daemon: ScriptedDaemon, cli: Cli, monk
         (["--to", "http://bucket"], "--to: "),
         (["--nonsense"], "No such option: --nonsense"),
         (["--in-process", "--detach"], "--detach needs the daemon"),
+        (["-q", "-v"], "--quiet and --verbose exclude each other"),
     ],
 )
 async def test_a_wrong_option_is_named_without_a_daemon(cli: Cli, words: list[str], named: str) -> None:
@@ -177,14 +178,20 @@ async def test_a_wrong_variable_is_named(cli: Cli, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.usefixtures("daemon")
 async def test_the_end_is_told_to_people(cli: Cli) -> None:
-    """A finished job is summed up on stdout; how it went is on stderr, state by state."""
+    """A finished job is two lines on stdout; how it went is on stderr, state by state."""
     outcome = await cli(*PLAIN)
-    assert outcome.status == 0
-    for word in ("s3://bucket/web/image.manifest.xml", "ami-0123456789abcdef0", "web-1", "eu-west-1", "400.0 MiB",
-                 "120.0 MiB in 12 parts", "2.5 s", "167.8 MB/s", "compress"):  # fmt: skip
-        assert word in outcome.stdout
+    made = (
+        "done  s3://bucket/web/image.manifest.xml  ami-0123456789abcdef0  (web-1, eu-west-1)\n"
+        "400.0 MiB -> 120.0 MiB in 12 parts, 2.5 s, 160.0 MiB/s\n"
+    )
+    assert (outcome.status, outcome.stdout) == (0, made)
     states = [line.rpartition(" ")[2] for line in outcome.stderr.splitlines()]
     assert states == ["queued", "checking", "bundling", "committing", "registering", "done"]
+    quiet = await cli(*PLAIN, "-q")
+    assert (quiet.stdout, quiet.stderr) == (made, "")
+    verbose = await cli(*PLAIN, "-v", "--no-progress")
+    assert (verbose.stdout.startswith(f"{made}\n"), verbose.stderr) == (True, "")
+    assert [line.split()[0] for line in verbose.stdout.splitlines()[-4:]] == ["STAGE", "read", "compress", "upload"]
 
 
 @pytest.mark.usefixtures("daemon")
@@ -240,7 +247,9 @@ async def test_a_bad_end_is_told_to_machines(daemon: ScriptedDaemon, cli: Cli) -
     outcome = await cli(*PLAIN, "--json")
     error: dict[str, Any] = json.loads(outcome.stdout)["error"]
     assert (outcome.status, error["code"]) == (4, "store.lost")
-    assert "note: a part was left behind\n" in outcome.stderr
+    lines = [json.loads(line) for line in outcome.stderr.splitlines() if line.startswith("{")]
+    assert [each["message"] for each in lines if each["type"] == "note"] == ["a part was left behind"]
+    assert (lines[-1]["type"], lines[-1]["error"]["code"]) == ("error", "store.lost")
 
 
 async def test_detach_prints_the_id_only(daemon: ScriptedDaemon, cli: Cli) -> None:

@@ -77,8 +77,8 @@ async def test_status_of_a_running_job(daemon: ScriptedDaemon, cli: Cli) -> None
     job.note("the key was generated")
     outcome = await cli("status", job.id)
     assert outcome.status == 0
-    assert "75 %, 320.0 MiB of 400.0 MiB read, 150.0 MB/s, 0.7 s left" in outcome.stdout
-    assert "limited by compress" in outcome.stdout
+    assert "75 %, 0.7 s left, 320.0 MiB of 400.0 MiB read, 143.1 MiB/s, 9 parts stored" in outcome.stdout
+    assert "limited by compression" in outcome.stdout
     assert "the key was generated" in outcome.stdout
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from amistream.cli.screen import PlainScreen, progress_line
+from amistream.cli.screen import JsonScreen, PlainScreen, progress_line
+from amistream.cli.showing import Showing
 from amistream.events import Event, JobKind
 from amistream.jobs.job import Job
 from amistream.units import duration_text, rate_text, share_text, size_text
@@ -31,7 +34,7 @@ def test_a_progress_line_at_most_every_five_seconds() -> None:
     lines: list[str] = []
     clock = Clock()
     begin(job := make_job())
-    with PlainScreen(lines.append, clock) as screen:
+    with PlainScreen(lines.append, Showing(), clock) as screen:
         for moment in (0.0, 0.1, 4.9, 5.0, 9.9, 10.0):
             clock.now = 1000.0 + moment
             screen.show(newest(job))
@@ -44,7 +47,7 @@ def test_every_state_and_notice_once() -> None:
     begin(job := make_job())
     job.note("the clock is 3 s late")
     finish(job)
-    with PlainScreen(lines.append, Clock()) as screen:
+    with PlainScreen(lines.append, Showing(), Clock()) as screen:
         for event in [*job._events, *job._events[-1:]]:
             screen.show(event)
     told = [line.removeprefix(f"job {job.id}: ") for line in lines]
@@ -57,10 +60,50 @@ def test_what_is_not_known_yet_is_left_out() -> None:
     """A progress line without a rate yet has no time left and no bottleneck in it."""
     early = PROGRESS.model_copy(update={"eta_s": None, "bottleneck": None, "rate": 0.0})
     converting = early.model_copy(update={"blocks_made": 8, "blocks_stored": 7})
-    assert progress_line(converting, JobKind.CONVERT).endswith("0.0 MB/s, blocks 7 stored of 8 read")
-    assert (
-        progress_line(early, JobKind.BUNDLE) == "75 %, 320.0 MiB of 400.0 MiB read, 0.0 MB/s, parts 9 stored of 10 made"
-    )
+    assert progress_line(converting, JobKind.CONVERT).endswith("0 B/s, 7 blocks stored")
+    assert progress_line(early, JobKind.BUNDLE) == "75 %, 320.0 MiB of 400.0 MiB read, 0 B/s, 9 parts stored"
+
+
+def test_progress_for_machines() -> None:
+    """Each line is one object: every state and note once, progress at most once a second, and the end last."""
+    lines: list[str] = []
+    clock = Clock()
+    begin(job := make_job())
+    job.note("the clock is 3 s late")
+    with JsonScreen(lines.append, Showing(as_json=True), clock) as screen:
+        for event in job._events:
+            screen.show(event)
+        for moment in (0.0, 0.9, 1.0):
+            clock.now = 1000.0 + moment
+            screen.show(newest(job))
+        finish(job)
+        screen.show(job._events[-1])
+    documents = [json.loads(line) for line in lines]
+    assert {each["job"] for each in documents} == {job.id}
+    assert [(each["type"], each.get("state")) for each in documents] == [
+        *(("progress", state) for state in ("queued", "checking", "bundling")),
+        ("note", None),
+        *(("progress", "bundling"),) * 2,
+        ("result", "done"),
+    ]
+    assert documents[-2]["stored_share"] == 0.75
+
+
+@pytest.mark.parametrize(
+    ("shown", "kept"),
+    [(Showing(), 3), (Showing(progress=False), 1), (Showing(progress=False, notes=False), 0)],
+)
+def test_less_is_shown(shown: Showing, kept: int) -> None:
+    """Without progress the notes remain, and a quiet command shows none of both; in words as in JSON."""
+    begin(job := make_job())
+    job.note("the clock is 3 s late")
+    for kind in (PlainScreen, JsonScreen):
+        lines: list[str] = []
+        with kind(lines.append, shown, Clock()) as screen:
+            for event in job._events[-1:]:
+                screen.show(event)
+            screen.show(newest(job))
+        assert len(lines) == kept
 
 
 @pytest.mark.parametrize(
@@ -69,7 +112,7 @@ def test_what_is_not_known_yet_is_left_out() -> None:
         (size_text(1023), "1023 B"),
         (size_text(1536), "1.5 KiB"),
         (size_text(10 * 1024**3), "10.0 GiB"),
-        (rate_text(1e9, 2.0), "500.0 MB/s"),
+        (rate_text(1024**3, 2.0), "512.0 MiB/s"),
         (rate_text(1, 0), "-"),
         (duration_text(59.94), "59.9 s"),
         (duration_text(61.6), "1m 02s"),
@@ -79,5 +122,5 @@ def test_what_is_not_known_yet_is_left_out() -> None:
     ],
 )
 def test_units(text: str, expected: str) -> None:
-    """Sizes are binary, rates decimal, durations as short as is useful; what cannot be divided is a dash."""
+    """Sizes and rates are binary, durations as short as is useful; what cannot be divided is a dash."""
     assert text == expected

@@ -178,5 +178,5 @@ def test_tuning_for_real(
         assert fragment == {name: best[name] for name in ("part_size", "upload_concurrency", "compress")}
         assert (best, len(found["best"])) == (found["best"][0], 5)
     else:
-        rows = [line for line in shown.out.splitlines() if "MB/s" in line and "#" in line and "MiB" in line]
+        rows = [line for line in shown.out.splitlines() if "MiB/s" in line and "#" in line and "MiB " in line]
         assert ["<- recommended" in row for row in rows] == [True] + [False] * 4

@@ -12,11 +12,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from amistream.cli.outcome import outcome_text, paint_outcome
 from amistream.cli.output import put_error, put_note, put_result
-from amistream.cli.screen import PlainScreen, Screen
-from amistream.cli.summary import result_text
+from amistream.cli.screen import JsonScreen, PlainScreen, Screen
+from amistream.cli.showing import Showing
+from amistream.cli.summary import details_text
 from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, AmistreamError, DifferenceError, JobError, RefusedError
-from amistream.events import Event, JobView, State
+from amistream.events import Event, JobKind, JobView, State
 from amistream.reports import Report
 
 if TYPE_CHECKING:
@@ -29,7 +31,9 @@ class CallerInterruptedError(AmistreamError):
     exit_status = EXIT_INTERRUPTED
 
 
-def follow_in_daemon(socket: Path, begin: Callable[[Client], Awaitable[str]], *, detach: bool) -> JobView:
+def follow_in_daemon(
+    socket: Path, begin: Callable[[Client], Awaitable[str]], shown: Showing, *, detach: bool = False
+) -> JobView:
     """Call `begin` for a job's id, and return the job once it has ended; with `detach`, at once."""
     from amistream.cli.client import Client
 
@@ -39,7 +43,7 @@ def follow_in_daemon(socket: Path, begin: Callable[[Client], Awaitable[str]], *,
         nonlocal job_id
         async with Client(socket) as client:
             job_id = await begin(client)
-            return await (client.get(job_id) if detach else show_until_end(client.events(job_id)))
+            return await (client.get(job_id) if detach else show_until_end(client.events(job_id), shown))
 
     try:
         return asyncio.run(follow())
@@ -47,34 +51,36 @@ def follow_in_daemon(socket: Path, begin: Callable[[Client], Awaitable[str]], *,
         raise _left_running(job_id) from None
 
 
-async def show_until_end(events: AsyncIterator[Event]) -> JobView:
+async def show_until_end(events: AsyncIterator[Event], shown: Showing) -> JobView:
     """Show every event (a job has at least one) and return the job of the last one."""
-    with make_screen() as screen:
+    with make_screen(shown) as screen:
         async for event in events:
             screen.show(event)
     return event.job
 
 
-def make_screen() -> Screen:
-    """Make the kind of screen that stderr can show."""
-    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
-        return PlainScreen(put_note)
+def make_screen(shown: Showing) -> Screen:
+    """Make the kind of screen that is asked for and that stderr can show."""
+    if shown.as_json:
+        return JsonScreen(put_note, shown)
+    if not shown.progress or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        return PlainScreen(put_note, shown)
     # rich takes a twentieth of a second to import, and scripts never see it.
     from amistream.cli.live import LiveScreen
 
-    return LiveScreen()
+    return LiveScreen(stages=shown.stages)
 
 
-def put_end(job: JobView, *, as_json: bool, option: str = "") -> int:
+def put_end(job: JobView, shown: Showing, *, option: str = "") -> int:
     """Write the result of an ended job, and return its exit status. `option` completes suggested commands."""
-    if as_json:
+    if shown.as_json:
         put_result(job.model_dump_json())
+    elif job.result is not None and (job.state is State.DONE or isinstance(job.result, Report)):
+        put_result(outcome_text(job.result), paint_outcome)
+        if shown.stages and job.kind in {JobKind.BUNDLE, JobKind.CONVERT}:
+            put_result(f"\n{details_text(job)}")
     if job.state is State.DONE:
-        if job.result is not None and not as_json:
-            put_result(result_text(job))
         return EXIT_DONE
-    if isinstance(job.result, Report) and not as_json:
-        put_result(result_text(job))
     error = _error(job, option)
     put_error(error)
     return error.exit_status
@@ -112,6 +118,6 @@ def _left_running(job_id: str) -> AmistreamError:
         )
     return CallerInterruptedError(
         "interrupted",
-        f"cannot wait for job {job_id} any longer: interrupted here; the daemon goes on with it",
+        f"not following job {job_id} any longer; it continues in the daemon",
         hint=f"`amistream watch {job_id}` follows it again, `amistream cancel {job_id}` ends it",
     )

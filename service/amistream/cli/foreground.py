@@ -20,6 +20,7 @@ from amistream.aws.session import Aws
 from amistream.bundles.meter import Meter, Note
 from amistream.bundles.session import BundleSession
 from amistream.cli.output import put_note
+from amistream.cli.showing import Showing
 from amistream.errors import EXIT_INTERRUPTED, AmistreamError
 from amistream.process import STOP_SIGNALS, settle_memory
 from amistream.settings import LogFormat, Settings
@@ -81,9 +82,14 @@ def on_signals(stop: Callable[[], object], hang_up: Callable[[], object]) -> Non
         loop.add_signal_handler(signal.SIGHUP, hang_up)
 
 
-def run_here(settings: Settings, work: Callable[[BundleSession, Meter], Awaitable[_T]], verb: str = "") -> _T:
+def run_here(
+    settings: Settings,
+    work: Callable[[BundleSession, Meter], Awaitable[_T]],
+    verb: str = "",
+    shown: Showing | None = None,
+) -> _T:
     """Run `work` on bundles to its end; `verb` describes its progress, if it is shown. Raises `AmistreamError`."""
-    return run_session(BundleSession, settings, work, verb)
+    return run_session(BundleSession, settings, work, verb, shown=shown)
 
 
 def run_session(
@@ -92,13 +98,21 @@ def run_session(
     work: Callable[[_Session, Meter], Awaitable[_T]],
     verb: str = "",
     keys: AccessKeys | None = None,
+    *,
+    shown: Showing | None = None,
 ) -> _T:
     """Run `work` as `run_here` does, on a session of a kind; `keys` come before those the SDK finds."""
+    shown = shown or Showing()
+
+    def note(notice: str) -> None:
+        if shown.notes:
+            put_note(f"note: {notice}")
 
     async def run_with_session() -> _T:
         meter = Meter()
-        async with Aws(settings, keys) as aws, _progress_bar(meter, verb) if verb else nullcontext():
-            return await work(kind(settings, aws, lambda notice: put_note(f"note: {notice}")), meter)
+        bar = _progress_bar(meter, verb) if verb and shown.progress else nullcontext()
+        async with Aws(settings, keys) as aws, bar:
+            return await work(kind(settings, aws, note), meter)
 
     return run(run_with_session)
 

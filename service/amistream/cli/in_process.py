@@ -15,6 +15,7 @@ from amistream.aws.session import Aws
 from amistream.cli.follow import show_until_end
 from amistream.cli.foreground import on_signals, run
 from amistream.cli.output import put_note
+from amistream.cli.showing import Showing
 from amistream.events import JobView, State
 from amistream.jobs.job import Job
 from amistream.jobs.queue import JobQueue, open_queue
@@ -25,7 +26,10 @@ _Answer = TypeVar("_Answer")
 
 
 def follow_in_process(
-    begin: Callable[[JobQueue], Awaitable[Job]], config: Path | None, keys: AccessKeys | None = None
+    begin: Callable[[JobQueue], Awaitable[Job]],
+    config: Path | None,
+    keys: AccessKeys | None = None,
+    shown: Showing | None = None,
 ) -> tuple[JobView, bool]:
     """Follow the job that `begin` begins to its end; return it, and whether a signal ended it.
 
@@ -37,7 +41,7 @@ def follow_in_process(
         interrupted = False
 
         async with asyncio.TaskGroup() as group:
-            group.create_task(show_until_end(job.events()), name="progress")
+            group.create_task(show_until_end(job.events(), shown or Showing()), name="progress")
 
             def stop(how: OnStop) -> None:
                 nonlocal interrupted

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from amistream.cli.daemon_socket import socket_path
 from amistream.cli.job_table import listing_path, states_of
+from amistream.cli.showing import Showing
 from amistream.errors import EXIT_INTERRUPTED, ConflictError, JobError, UsageError
 from amistream.states import State
 
@@ -24,7 +25,15 @@ _Answer = TypeVar("_Answer")
 class Jobs:
     """The daemon's jobs, or with `in_process` those of the state directory."""
 
-    def __init__(self, socket: Path | None, config: Path | None, *, in_process: bool, detach: bool = False) -> None:
+    def __init__(
+        self,
+        socket: Path | None,
+        config: Path | None,
+        *,
+        in_process: bool,
+        detach: bool = False,
+        shown: Showing | None = None,
+    ) -> None:
         """`detach`: never wait for a job's end. Raises `UsageError`."""
         if detach and in_process:
             raise UsageError("usage", "cannot run the command: --detach needs the daemon, and --in-process has none")
@@ -32,6 +41,7 @@ class Jobs:
         self._config = config
         self._in_process = in_process
         self._detach = detach
+        self._shown = shown or Showing()
         self._option = " --in-process" if in_process else ""
 
     def list(self, state: str | None = None, label: str | None = None, limit: int | None = None) -> JobList:
@@ -46,21 +56,17 @@ class Jobs:
     def get(self, job_id: str) -> JobView:
         return self._ask(lambda client: client.get(job_id), lambda queue: queue.view(queue.find(job_id)))
 
-    def submit(self, request: JobRequest, *, as_json: bool) -> int:
+    def submit(self, request: JobRequest) -> int:
         """Run a job, write its result, and return the exit status."""
 
         async def begin_here(queue: JobQueue) -> Job:
             return (await queue.submit(request))[0]
 
-        return self._run(lambda client: client.submit(request), begin_here, as_json=as_json)
+        return self._run(lambda client: client.submit(request), begin_here)
 
-    def resume(self, job_id: str, *, as_json: bool) -> int:
+    def resume(self, job_id: str) -> int:
         """Continue a job, write its result, and return the exit status."""
-        return self._run(
-            lambda client: client.resume(job_id),
-            lambda queue: queue.resume(queue.find(job_id).id),
-            as_json=as_json,
-        )
+        return self._run(lambda client: client.resume(job_id), lambda queue: queue.resume(queue.find(job_id).id))
 
     def cancel(self, job_id: str) -> tuple[JobView, bool]:
         """Cancel a job and wait until it is removed; return it, and whether a signal here interrupted that."""
@@ -77,19 +83,13 @@ class Jobs:
             hint=f"`amistream status {job.id}{self._option}` shows its result",
         )
 
-    def _run(
-        self,
-        in_daemon: Callable[[Client], Awaitable[str]],
-        here: Callable[[JobQueue], Awaitable[Job]],
-        *,
-        as_json: bool,
-    ) -> int:
+    def _run(self, in_daemon: Callable[[Client], Awaitable[str]], here: Callable[[JobQueue], Awaitable[Job]]) -> int:
         from amistream.cli.follow import put_begun, put_end
 
         job, interrupted = self._follow(in_daemon, here)
         if self._detach:
-            return put_begun(job, as_json=as_json)
-        exit_status = put_end(job, as_json=as_json, option=self._option)
+            return put_begun(job, as_json=self._shown.as_json)
+        exit_status = put_end(job, self._shown, option=self._option)
         return EXIT_INTERRUPTED if interrupted else exit_status
 
     def _follow(
@@ -99,10 +99,11 @@ class Jobs:
         if self._in_process:
             from amistream.cli.in_process import follow_in_process
 
-            return follow_in_process(here, self._config)
+            return follow_in_process(here, self._config, shown=self._shown)
         from amistream.cli.follow import follow_in_daemon
 
-        return follow_in_daemon(socket_path(self._socket, self._config), in_daemon, detach=self._detach), False
+        socket = socket_path(self._socket, self._config)
+        return follow_in_daemon(socket, in_daemon, self._shown, detach=self._detach), False
 
     def _ask(self, daemon: Callable[[Client], Awaitable[_Answer]], here: Callable[[JobQueue], _Answer]) -> _Answer:
         if self._in_process:

@@ -1,10 +1,12 @@
-"""The progress of a job drawn on a terminal: its state, one bar for the volume, one row per stage.
+"""The progress of a job drawn on a terminal: one bar and one line; with `--verbose` a row per stage, too.
 
-Redrawn only at an event, without a thread; the daemon sends a few events per second.
+Redrawn only at an event, without a thread; the daemon sends a few events per second. All of it disappears at the end if
+the result follows on the same terminal.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Self
 
 from rich.console import Console, Group
@@ -15,18 +17,25 @@ from rich.text import Text
 
 from amistream.cli.job_table import where_to
 from amistream.cli.output import visible
-from amistream.cli.screen import Announced, Screen, speed_words
-from amistream.events import Event, JobKind, JobView, Progress
+from amistream.cli.screen import Announced, Screen, left_words, work_words
+from amistream.events import Event, JobView, Progress, State
 from amistream.units import rate_text, share_text, size_text
+
+_WIDEST = 100
+"""Columns beyond which the bar does not grow."""
+_COLOURS = {State.DONE: "green", State.FAILED: "red", State.REFUSED: "red", State.CANCELLED: "yellow"}
 
 
 class LiveScreen(Screen):
-    """Uses the lower lines of the terminal until its end; the last drawing stays."""
+    """Uses the lower lines of the terminal until its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, stages: bool = False) -> None:
         self._console = Console(stderr=True, highlight=False)
-        self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False)
-        self._told = Announced()
+        self._live = Live(
+            console=self._console, auto_refresh=False, redirect_stdout=False, transient=sys.stdout.isatty()
+        )
+        self._announced = Announced()
+        self._with_stages = stages
 
     def __enter__(self) -> Self:
         self._live.__enter__()
@@ -36,46 +45,53 @@ class LiveScreen(Screen):
         self._live.stop()
 
     def show(self, event: Event) -> None:
-        for line in self._told.new_notices(event.job):
-            self._console.print(Text(visible(line)))
-        self._live.update(_picture(event.job), refresh=True)
+        for notice in self._announced.new_notices(event.job):
+            self._console.print(Text.assemble(("note:", "yellow"), f" {visible(notice)}"))
+        width = min(self._console.width, _WIDEST)
+        self._live.update(_picture(event.job, width, with_stages=self._with_stages), refresh=True)
 
 
-def _picture(job: JobView) -> Group:
-    lines: list[Table | Text] = []
-    if job.progress is not None:
-        lines += [_bar(job.progress, job.kind), _stages(job.progress)]
+def _picture(job: JobView, width: int, *, with_stages: bool) -> Group:
     places = where_to(job.model_dump(mode="json", include={"kind", "destinations", "result"}))
-    to = f" to {', '.join(places)}" if places else ""
-    about = f"job {job.id}: {job.state.value}  {job.source}{to}"
-    return Group(*lines, Text(visible(about), "bold"))
+    about = visible(" -> ".join(filter(None, (job.source, ", ".join(places)))))
+    state = Text(job.state.value, _COLOURS.get(job.state, "bold"))
+    if job.progress is None:
+        return Group(Text.assemble(state, f"  {about}"))
+    lines: list[Table | Text] = []
+    if with_stages:
+        lines += [Text(f"job {job.id}  {about}"), _stages(job.progress)]
+    words = work_words(job.progress, job.kind)
+    if job.progress.bottleneck:
+        *words, limit = words
+    line = Text(", ".join(words))
+    if job.progress.bottleneck:
+        line.append(", ").append(limit, "yellow")
+    return Group(*lines, _bar(state, job.progress, width), line)
 
 
-def _bar(progress: Progress, kind: JobKind) -> Table:
-    row = Table.grid(padding=(0, 2))
-    row.add_row(
-        ProgressBar(total=1, completed=progress.stored_share, width=30),
-        share_text(progress.stored_share, 1),
-        size_text(progress.bytes_total),
-        *speed_words(progress, kind),
-    )
+def _bar(state: Text, progress: Progress, width: int) -> Table:
+    row = Table.grid(padding=(0, 2, 0, 0))
+    texts = [share_text(progress.stored_share, 1), *left_words(progress)]
+    taken = len(state) + sum(len(text) + 2 for text in texts) + 2
+    bar = ProgressBar(total=1, completed=progress.stored_share, width=max(4, width - taken))
+    row.add_row(state, bar, *texts)
     return row
 
 
 def _stages(progress: Progress) -> Table:
-    """Make a row per stage: its input, or the bytes sent; its speed while all lanes work; the share of the time."""
-    table = Table.grid(padding=(0, 2))
+    """Make a row per stage: its input, or the bytes sent; its speed while all lanes work; its share of the time."""
+    table = Table.grid(padding=(0, 2, 0, 0))
     for justify in ("left", "right", "right", "right", "left"):
-        table.add_column(justify=justify)
+        table.add_column(justify=justify, no_wrap=True)
     for stage in progress.stages:
-        limits = stage.name == progress.bottleneck
+        is_limit = stage.name == progress.bottleneck
         size = stage.bytes_out if stage.name in {"upload", "put"} else stage.bytes_in
         table.add_row(
             stage.name,
             size_text(size),
             rate_text(size, stage.busy_s / stage.lanes),
             f"busy {share_text(stage.busy_share, 1)}",
-            "<- limits" if limits else "",
-            style="yellow" if limits else None,
+            "<- limits" if is_limit else "",
+            style="yellow" if is_limit else None,
         )
     return table

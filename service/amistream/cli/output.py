@@ -2,6 +2,8 @@
 
 Names and messages may come from other users: characters that control a terminal are escaped.
 
+On a terminal long lines are folded between words, and colours show what is wrong (`cli.terminal`).
+
 A reader that leaves early (`amistream jobs | head -1`) is no error: the rest is dropped and the exit status stays. A
 result that cannot be written, for example to a full disk, is an error even if the work is done.
 """
@@ -15,6 +17,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
+from amistream.cli.terminal import folded, has_colours, painted, width_of
 from amistream.errors import EXIT_DONE, AmistreamError
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ _Answer = TypeVar("_Answer", bound="BaseModel")
 
 _lost: list[OSError] = []
 """Reasons why results could not be written."""
+_ERROR = "amistream: "
 _NOT_PLAIN = re.compile(r"[^\n\t -~]")
 
 
@@ -32,13 +36,16 @@ def visible(text: str) -> str:
     return _NOT_PLAIN.sub(lambda found: found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1], text)
 
 
-def put(stream: TextIO, text: str) -> None:
-    """Write `text` and a line end now; nothing more once nobody reads `stream`.
+def put(stream: TextIO, text: str, paint: Callable[[str], str] | None = None) -> None:
+    """Write `text` and a line end now; nothing more once nobody reads `stream`. `paint` colours each line.
 
     Does not raise: `lost_output` reports a result that could not be written.
     """
+    shown = folded(visible(text), width_of(stream))
+    if paint is not None and has_colours(stream):
+        shown = "\n".join(map(paint, shown.split("\n")))
     try:
-        stream.write(visible(text) + "\n")
+        stream.write(shown + "\n")
         stream.flush()
     except OSError as error:
         # Buffered text would fail again when the interpreter closes the stream: discard it.
@@ -62,8 +69,8 @@ def lost_output() -> AmistreamError | None:
     )
 
 
-def put_result(text: str) -> None:
-    put(sys.stdout, text)
+def put_result(text: str, paint: Callable[[str], str] | None = None) -> None:
+    put(sys.stdout, text, paint)
 
 
 def put_answer(
@@ -75,12 +82,19 @@ def put_answer(
 
 
 def put_note(text: str) -> None:
-    put(sys.stderr, text)
+    put(sys.stderr, text, _paint_note)
 
 
 def put_error(error: AmistreamError) -> None:
     """Write an error to stderr: its message, then on a new line its hint."""
-    put_note(f"amistream: {error}")
+    put_note(f"{_ERROR}{error}")
+
+
+def _paint_note(line: str) -> str:
+    for beginning, style in ((_ERROR, "bad"), ("note: ", "careful")):
+        if line.startswith(beginning):
+            return painted(beginning.rstrip(), style) + line[len(beginning) - 1 :]
+    return line
 
 
 def put_error_document(error: AmistreamError, *, aside: bool = False) -> None:

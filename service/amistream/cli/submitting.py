@@ -46,7 +46,6 @@ def submit_job(
     jobs: Jobs,
     *,
     in_process: bool,
-    as_json: bool,
 ) -> int:
     """Submit the job that `given` describes, follow it, and return the exit status."""
     try:
@@ -54,6 +53,6 @@ def submit_job(
         origin = context.get_parameter_source("config")
         if not in_process and origin is not None and origin.name == "COMMANDLINE":
             put_note("note: the job has the daemon's settings; of --config only the socket counts without --in-process")
-        return jobs.submit(request, as_json=as_json)
+        return jobs.submit(request)
     except UsageError as error:
         raise in_option_words(error, context) from error

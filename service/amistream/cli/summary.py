@@ -1,4 +1,4 @@
-"""Text about one job for stdout, and about the result of a finished one.
+"""Text about one job for stdout, and all about the result of a finished one. `cli.outcome` has its short form.
 
 No model is loaded here: `status` shows the daemon's document in the place of one.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 from amistream.cli.job_table import submitter
 from amistream.cli.report_text import report_text
 from amistream.cli.screen import progress_line
-from amistream.cli.table import columns
+from amistream.cli.table import columns, counted
 from amistream.cli.transfer_text import migrated_text
 from amistream.states import JobKind
 from amistream.units import duration_text, left_out_text, rate_text, size_text, time_text
@@ -79,6 +79,21 @@ def result_text(job: JobView) -> str:
             return migrated_text(cast("Migrated", job.result))
 
 
+def details_text(job: JobView) -> str:
+    """Format what the short form of a result leaves out: how it was made, and the time of its stages."""
+    result = cast("BundleResult | ConversionResult", job.result)
+    facts = [("CPU", duration_text(result.cpu_s))]
+    if result.left_out and (why := left_out_text(result.left_out)):
+        facts.append(("left out", why))
+    if job.kind is JobKind.CONVERT:
+        facts.append(("sent", _sent_text(cast("ConversionResult", result))))
+    elif kinds := cast("BundleResult", result).compression:
+        facts.append(("deflated", _compression_text(kinds)))
+    if result.advice:
+        facts.append(("limit", result.advice))
+    return f"{columns(facts)}\n\n{_stage_table(result.stages)}"
+
+
 def _bundle_text(result: BundleResult) -> str:
     facts = [("manifest", result.manifest)]
     if result.image_id is not None:
@@ -87,13 +102,11 @@ def _bundle_text(result: BundleResult) -> str:
         facts.append(("region", result.region))
     facts += [
         ("size", _size_text(result)),
-        ("bundled", f"{size_text(result.bundled_size)} in {result.parts} part{'s' * (result.parts != 1)}"),
-        ("elapsed", f"{duration_text(result.elapsed_s)}, {duration_text(result.cpu_s)} of CPU"),
-        ("rate", f"{rate_text(result.image_size, result.elapsed_s)} of the image"),
+        ("bundled", f"{size_text(result.bundled_size)} in {counted(result.parts, 'part')}"),
+        *_speed_facts(result),
     ]
     if result.compression:
-        kinds = sorted(result.compression.items(), key=lambda item: -item[1])
-        facts.append(("deflated", ", ".join(f"{size_text(size)} {kind}" for kind, size in kinds)))
+        facts.append(("deflated", _compression_text(result.compression)))
     if result.advice:
         facts.append(("limit", result.advice))
     places = f"\n\n{_place_table(result.places)}" if len(result.places) > 1 else ""
@@ -107,13 +120,28 @@ def _conversion_text(result: ConversionResult) -> str:
     facts += [
         ("region", result.region),
         ("size", _size_text(result)),
-        ("sent", f"{result.blocks_put} of {result.blocks} blocks of 512 KiB; all others are zeros"),
-        ("elapsed", f"{duration_text(result.elapsed_s)}, {duration_text(result.cpu_s)} of CPU"),
-        ("rate", f"{rate_text(result.image_size, result.elapsed_s)} of the image"),
+        ("sent", _sent_text(result)),
+        *_speed_facts(result),
     ]
     if result.advice:
         facts.append(("limit", result.advice))
     return f"{columns(facts)}\n\n{_stage_table(result.stages)}"
+
+
+def _speed_facts(result: BundleResult | ConversionResult) -> list[tuple[str, str]]:
+    return [
+        ("elapsed", f"{duration_text(result.elapsed_s)}, {duration_text(result.cpu_s)} of CPU"),
+        ("rate", f"{rate_text(result.image_size, result.elapsed_s)} of the image"),
+    ]
+
+
+def _compression_text(compression: dict[str, int]) -> str:
+    kinds = sorted(compression.items(), key=lambda item: -item[1])
+    return ", ".join(f"{size_text(size)} {kind}" for kind, size in kinds)
+
+
+def _sent_text(result: ConversionResult) -> str:
+    return f"{result.blocks_put} of {result.blocks} blocks of 512 KiB; all others are zeros"
 
 
 def _size_text(result: BundleResult | ConversionResult) -> str:
@@ -140,14 +168,13 @@ def _stage_table(stages: Sequence[StageProgress]) -> str:
     """A row per stage: the time that it would take alone with all its lanes at work, and its speed then."""
     rows = [
         (
-            stage.name,
+            f"{stage.name} x{stage.lanes}" if stage.lanes > 1 else stage.name,
             size_text(stage.bytes_in),
             size_text(stage.bytes_out),
-            str(stage.lanes),
             duration_text(stage.busy_s / stage.lanes),
             f"{stage.busy_share:.0%}",
             rate_text(stage.bytes_in, stage.busy_s / stage.lanes),
         )
         for stage in stages
     ]
-    return columns([("STAGE", "IN", "OUT", "LANES", "BUSY", "SHARE", "SPEED"), *rows])
+    return columns([("STAGE", "IN", "OUT", "TIME", "BUSY", "SPEED"), *rows])

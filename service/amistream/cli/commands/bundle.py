@@ -12,6 +12,7 @@ import typer
 from amistream.cli.job_access import Jobs
 from amistream.cli.options import ConfigOption, DetachOption, JsonOption, SocketOption
 from amistream.cli.request_options import fields_of, takes
+from amistream.cli.showing import NoProgressOption, QuietOption, VerboseOption, showing
 from amistream.cli.submitting import RunHere, refuse_standard_input, submit_job
 from amistream.request import BundleRequest, CheckRequest
 
@@ -22,6 +23,9 @@ def bundle(
     *,
     in_process: RunHere = False,
     detach: DetachOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+    no_progress: NoProgressOption = False,
     socket: SocketOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -42,5 +46,6 @@ def bundle(
     Example: [bold]zcat disk.img.gz | amistream bundle - --image-size 10GiB --to s3://my-bucket/web --in-process[/bold]
     """
     refuse_standard_input(context, given, in_process=in_process)
-    jobs = Jobs(socket, config, in_process=in_process, detach=detach)
-    return submit_job(context, BundleRequest, given, jobs, in_process=in_process, as_json=as_json)
+    shown = showing(quiet=quiet, verbose=verbose, no_progress=no_progress, as_json=as_json)
+    jobs = Jobs(socket, config, in_process=in_process, detach=detach, shown=shown)
+    return submit_job(context, BundleRequest, given, jobs, in_process=in_process)

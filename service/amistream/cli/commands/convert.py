@@ -16,6 +16,7 @@ from amistream.cli.manifest_arguments import bucket_address, settings_for
 from amistream.cli.options import ConfigOption, DetachOption, JsonOption, SocketOption
 from amistream.cli.output import put_note, put_result
 from amistream.cli.request_options import fields_of, in_option_words, make_request, takes, validated
+from amistream.cli.showing import NoProgressOption, QuietOption, VerboseOption, showing
 from amistream.cli.submitting import RunHere, refuse_standard_input, submit_job
 from amistream.errors import EXIT_DONE, JobError, UsageError
 from amistream.events import JobKind
@@ -53,6 +54,9 @@ def convert(
     dry_run: Checks = False,
     in_process: RunHere = False,
     detach: DetachOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+    no_progress: NoProgressOption = False,
     socket: SocketOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -80,6 +84,7 @@ def convert(
 
     Example: [bold]amistream convert s3://my-bucket/web --every --ena --jobs 4[/bold]
     """
+    shown = showing(quiet=quiet, verbose=verbose, no_progress=no_progress, as_json=as_json)
     refuse_standard_input(context, given, in_process=in_process)
     _refuse_together(given, every=every, detach=detach, at_once=at_once)
     given["kind"] = JobKind.CONVERT
@@ -92,8 +97,8 @@ def convert(
             return _check(make_request(ConvertCheckRequest, given), place, as_json=as_json)
     except UsageError as error:
         raise in_option_words(error, context) from error
-    jobs = Jobs(socket, config, in_process=in_process, detach=detach)
-    return submit_job(context, ConvertRequest, given, jobs, in_process=in_process, as_json=as_json)
+    jobs = Jobs(socket, config, in_process=in_process, detach=detach, shown=shown)
+    return submit_job(context, ConvertRequest, given, jobs, in_process=in_process)
 
 
 def _refuse_together(given: dict[str, Any], *, every: bool, detach: bool, at_once: int | None) -> None:

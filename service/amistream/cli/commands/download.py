@@ -11,6 +11,7 @@ from amistream.cli.manifest_arguments import Manifest, settings_for
 from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_answer
 from amistream.cli.request_options import takes, validated
+from amistream.cli.showing import NoProgressOption, QuietOption, showing
 from amistream.cli.transfer_text import transferred_text
 from amistream.request import StoreReach
 
@@ -26,6 +27,8 @@ def download(
     manifest: Manifest,
     directory: Directory,
     *,
+    quiet: QuietOption = False,
+    no_progress: NoProgressOption = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
     **_: Any,
@@ -36,11 +39,13 @@ def download(
 
     Example: [bold]amistream download s3://my-bucket/web/image.manifest.xml ./web[/bold]
     """
+    shown = showing(quiet=quiet, no_progress=no_progress, as_json=as_json)
     from amistream.cli.foreground import run_here
 
     done = run_here(
         settings_for(config, validated(StoreReach, context)),
         lambda session, meter: session.download(manifest, directory.absolute(), meter),
         "downloading",
+        shown,
     )
     return put_answer(done, transferred_text, as_json=as_json)

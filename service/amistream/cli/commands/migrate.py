@@ -18,6 +18,7 @@ from amistream.cli.manifest_arguments import (
 from amistream.cli.options import ConfigOption, JsonOption, SocketOption
 from amistream.cli.output import put_answer
 from amistream.cli.request_options import takes, validated
+from amistream.cli.showing import NoProgressOption, QuietOption, showing
 from amistream.cli.submitting import refuse_label
 from amistream.cli.transfer_text import migrated_text
 from amistream.errors import UsageError
@@ -79,6 +80,8 @@ def migrate(
     no_ramdisk: NoRamdisk = False,
     register_image: RegisterImage = False,
     detach: Detach = False,
+    quiet: QuietOption = False,
+    no_progress: NoProgressOption = False,
     socket: SocketOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -96,6 +99,7 @@ def migrate(
     Example: [bold]AWS_PROFILE=gov amistream migrate s3://my-bucket/web/image.manifest.xml s3://my-gov-bucket/web
     --region us-gov-west-1 --source-profile default --cert cert.pem --private-key pk.pem[/bold]
     """
+    shown = showing(quiet=quiet, no_progress=no_progress, as_json=as_json)
     from amistream.bundles.migrate import MigrationRequest
     from amistream.cli.foreground import run_here
 
@@ -103,7 +107,7 @@ def migrate(
         raise UsageError("usage", "cannot run the command: a kernel or RAM disk is both named and left out")
     if detach:
         asked = validated(MigrateRequest, context, kind=JobKind.MIGRATE, destinations=[destination])
-        return Jobs(socket, config, in_process=False, detach=True).submit(asked, as_json=as_json)
+        return Jobs(socket, config, in_process=False, detach=True, shown=shown).submit(asked)
     refuse_label(given)
     address, reach, identity = bucket_address(destination), validated(StoreReach, context), validated(Identity, context)
     registration = registration_options(context)
@@ -122,5 +126,6 @@ def migrate(
         settings_for(config, reach),
         lambda session, meter: session.migrate(manifest, address, meter, request),
         "copying",
+        shown,
     )
     return put_answer(done, migrated_text, as_json=as_json)

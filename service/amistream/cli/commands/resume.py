@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from amistream.cli.job_access import Jobs
 from amistream.cli.options import ConfigOption, DetachOption, InProcessOption, JobArgument, JsonOption, SocketOption
+from amistream.cli.showing import NoProgressOption, QuietOption, VerboseOption, showing
 
 
 def resume(
@@ -11,6 +12,9 @@ def resume(
     *,
     detach: DetachOption = False,
     in_process: InProcessOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+    no_progress: NoProgressOption = False,
     socket: SocketOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -21,4 +25,5 @@ def resume(
 
     Example: [bold]amistream resume 20250131-120000-5f3a9c[/bold]
     """
-    return Jobs(socket, config, in_process=in_process, detach=detach).resume(job_id, as_json=as_json)
+    shown = showing(quiet=quiet, verbose=verbose, no_progress=no_progress, as_json=as_json)
+    return Jobs(socket, config, in_process=in_process, detach=detach, shown=shown).resume(job_id)

@@ -11,6 +11,7 @@ from amistream.cli.manifest_arguments import Manifest, path_of, settings_for
 from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_answer, put_note, put_result
 from amistream.cli.request_options import takes, validated
+from amistream.cli.showing import NoProgressOption, QuietOption, showing
 from amistream.cli.table import columns, counted
 from amistream.errors import RefusedError
 from amistream.request import Identity, StoreReach
@@ -37,6 +38,8 @@ def unbundle(
     destination: Target,
     *,
     force: Force = False,
+    quiet: QuietOption = False,
+    no_progress: NoProgressOption = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
     **_: Any,
@@ -52,6 +55,7 @@ def unbundle(
 
     Example: [bold]amistream unbundle snap-0123456789abcdef0 disk.img[/bold]
     """
+    shown = showing(quiet=quiet, no_progress=no_progress, as_json=as_json)
     # stdout belongs to the image.
     put = put_note if destination == STANDARD_OUTPUT else put_result
     if is_snapshot(manifest):
@@ -68,6 +72,7 @@ def unbundle(
             manifest, destination, meter, force=force, certificate=certificate_file, private_key=key_file
         ),
         "read",
+        shown,
     )
     return put_answer(result, result_text, as_json=as_json, put=put)
 

@@ -10,6 +10,7 @@ from amistream.cli.manifest_arguments import Bucket, Manifest, bucket_address, s
 from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_answer
 from amistream.cli.request_options import takes, validated
+from amistream.cli.showing import NoProgressOption, QuietOption, showing
 from amistream.cli.transfer_text import transferred_text
 from amistream.request import StoreReach
 
@@ -20,6 +21,8 @@ def upload(
     manifest: Manifest,
     destination: Bucket,
     *,
+    quiet: QuietOption = False,
+    no_progress: NoProgressOption = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
     **_: Any,
@@ -31,6 +34,7 @@ def upload(
 
     Example: [bold]amistream upload ./web/image.manifest.xml s3://my-bucket/web[/bold]
     """
+    shown = showing(quiet=quiet, no_progress=no_progress, as_json=as_json)
     from amistream.cli.foreground import run_here
 
     address, reach = bucket_address(destination), validated(StoreReach, context)
@@ -38,5 +42,6 @@ def upload(
         settings_for(config, reach),
         lambda session, meter: session.upload(manifest, address, meter, region=reach.region or ""),
         "uploading",
+        shown,
     )
     return put_answer(done, transferred_text, as_json=as_json)

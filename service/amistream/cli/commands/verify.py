@@ -12,6 +12,7 @@ from amistream.cli.options import ConfigOption, JsonOption, SocketOption
 from amistream.cli.output import put_answer
 from amistream.cli.report_text import report_text
 from amistream.cli.request_options import takes, validated
+from amistream.cli.showing import NoProgressOption, QuietOption, showing
 from amistream.cli.submitting import refuse_label
 from amistream.errors import DifferenceError
 from amistream.events import JobKind
@@ -30,6 +31,8 @@ def verify(
     *,
     deep: Deep = False,
     detach: Detach = False,
+    quiet: QuietOption = False,
+    no_progress: NoProgressOption = False,
     socket: SocketOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -47,9 +50,10 @@ def verify(
 
     Example: [bold]amistream watch $(amistream verify --detach s3://my-bucket/web-1/image.manifest.xml)[/bold]
     """
+    shown = showing(quiet=quiet, no_progress=no_progress, as_json=as_json)
     if detach:
         request = validated(VerifyRequest, context, kind=JobKind.VERIFY)
-        return Jobs(socket, config, in_process=False, detach=True).submit(request, as_json=as_json)
+        return Jobs(socket, config, in_process=False, detach=True, shown=shown).submit(request)
     refuse_label(given)
     from amistream.cli.foreground import run_here
 
@@ -61,6 +65,7 @@ def verify(
             manifest, meter, deep=deep, certificate=certificate_file, private_key=key_file
         ),
         "read" if deep else "checked",
+        shown,
     )
     exit_status = put_answer(report, report_text, as_json=as_json)
     return DifferenceError.exit_status if report.differences else exit_status

@@ -11,6 +11,7 @@ from amistream.cli.options import (
     JsonOption,
     SocketOption,
 )
+from amistream.cli.showing import NoProgressOption, QuietOption, VerboseOption, showing
 
 if TYPE_CHECKING:
     from amistream.cli.client import Client
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 def watch(
     job_id: JobArgument,
     *,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+    no_progress: NoProgressOption = False,
     socket: SocketOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -32,4 +36,5 @@ def watch(
     async def begin(client: Client) -> str:
         return await client.full_id(job_id)
 
-    return put_end(follow_in_daemon(socket_path(socket, config), begin, detach=False), as_json=as_json)
+    shown = showing(quiet=quiet, verbose=verbose, no_progress=no_progress, as_json=as_json)
+    return put_end(follow_in_daemon(socket_path(socket, config), begin, shown), shown)
