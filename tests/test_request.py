@@ -8,7 +8,7 @@ import pytest
 
 from amistream.errors import UsageError
 from amistream.ports.registry import BUNDLE_TAG, JOB_TAG
-from amistream.request import PATTERN_WORDS, REQUESTS, parse_bundle_request, parse_request
+from amistream.request import PATTERN_WORDS, REQUESTS, digest_of, parse_bundle_request, parse_request
 
 GOOD: dict[str, Any] = {"source": "/dev/sdf", "destinations": ["s3://bucket/some/prefix"]}
 
@@ -165,3 +165,17 @@ def test_a_region_for_several_destinations() -> None:
     assert parse_bundle_request({**told, "destinations": ["/a", "/b"]}).region == "eu-west-1"
     with pytest.raises(UsageError, match="each of several buckets has its own"):
         parse_bundle_request({**told, "destinations": ["s3://bucket-a", "s3://bucket-b"]})
+
+
+def test_a_digest_of_a_request() -> None:
+    """Equal requests have equal digests, whatever default they spell out; another kind or field has another one."""
+    values = {"source": "/dev/xvdf", "destinations": ["s3://bucket/web"]}
+    digest = digest_of(parse_request(values))
+    assert digest_of(parse_request({**values, "kind": "bundle", "ami_name": None})) == digest
+    others: list[dict[str, object]] = [
+        {**values, "part_size": "8MiB"},
+        {**values, "source": "/dev/xvdg"},
+        {"kind": "convert", "source": "/dev/xvdf", "ami_name": "web"},
+        {"kind": "verify", "manifest": "s3://bucket/web/image.manifest.xml"},
+    ]
+    assert len({digest, *(digest_of(parse_request(other)) for other in others)}) == 5

@@ -109,6 +109,16 @@ async def test_done_already(fleet: Fleet, tmp_path: Path) -> None:
     assert any("is there already" in notice for notice in job.notices)
 
 
+async def test_another_request_under_the_name(fleet: Fleet) -> None:
+    """A conversion is refused where its name has made the snapshot for another request, and removes nothing."""
+    fleet.conversions.fits(await fleet.run(fleet.a))
+    there = fleet.conversions.left()
+    job = await fleet.run(fleet.b, volume_size="2GiB")
+    assert job.error is not None
+    assert (job.state, job.error.code) == (State.REFUSED, "job.key_reused")
+    assert fleet.conversions.left() == there
+
+
 @pytest.mark.parametrize("at", ["conversions.intend", "conversions.conclude", "conversions.registering"])
 async def test_a_host_that_wakes_up(at: str, fleet: Fleet) -> None:
     """A host that stopped, and wakes up with a lease that looks good when another has begun anew, changes nothing."""

@@ -252,6 +252,22 @@ async def test_a_bundle_that_is_another_job_s(fleet: Fleet) -> None:
     assert fleet.objects() == there
 
 
+async def test_another_request_under_the_name(fleet: Fleet) -> None:
+    """A job is refused where its name has claimed a place, or made the bundle, for another request; all stays."""
+    fleet.claim(request="0" * 32)
+    there = fleet.objects()
+    assert_refused(await fleet.run(fleet.a), "job.key_reused")
+    assert fleet.objects() == there
+    fleet.claim()
+    fleet.is_whole(await fleet.run(fleet.a))
+    there = fleet.objects()
+    refused = await fleet.run(fleet.b, part_size="1MiB")
+    assert_refused(refused, "job.key_reused")
+    assert refused.error is not None
+    assert "of a job of the same name with another request" in refused.error.message
+    assert fleet.objects() == there
+
+
 async def test_done_already(fleet: Fleet) -> None:
     """A job that is received once more ends with the result of its bundle, even if its source is gone by then."""
     first = fleet.is_whole(await fleet.run(fleet.a))

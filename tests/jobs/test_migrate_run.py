@@ -272,12 +272,15 @@ async def test_a_removal_that_loses_the_job(lost: str, scene: Scene, migrations:
 
 
 async def test_a_place_that_another_job_claims(scene: Scene, migrations: Migrations) -> None:
-    """A job is refused where another one of many hosts copies the same bundle to, and leaves its claim."""
+    """A job is refused where another one copies the same bundle to, or one of its name for another request does."""
     await lent(scene, migrations, LentJob(lost_at=2))
     before = migrations.left()
     job = await lent(scene, migrations, LentJob(name="another"))
     assert job.error is not None
     assert (job.state, job.error.code) == (State.REFUSED, "destination.claimed")
+    changed = await lent(scene, migrations, LentJob(attempt=2), ami_name="another")
+    assert changed.error is not None
+    assert (changed.state, changed.error.code) == (State.REFUSED, "job.key_reused")
     assert migrations.left() == before
 
 

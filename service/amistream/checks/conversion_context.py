@@ -8,8 +8,8 @@ from typing import Protocol
 
 from amistream.aws.session import Aws
 from amistream.checks.context import RequestContext
-from amistream.ports.registry import Registration
-from amistream.request import ConvertCheckRequest
+from amistream.ports.registry import JOB_TAG, REQUEST_TAG, Registration
+from amistream.request import ConvertCheckRequest, digest_of
 from amistream.roots import Roots
 from amistream.settings import Settings
 from amistream.stages.register import default_name, lasting_name
@@ -60,6 +60,11 @@ class ConversionContext(RequestContext):
         self.name, self._token = name, job_id.rpartition("-")[2]
         self.tag = name or job_id
         """The tag of the snapshot and the AMI that the job makes."""
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """The tags by which the job's snapshot is found, and the request of a named job compared."""
+        return {JOB_TAG: self.tag, **({REQUEST_TAG: digest_of(self.request)} if self.name else {})}
 
     @property
     def largest_tree(self) -> int:

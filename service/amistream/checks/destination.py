@@ -16,7 +16,7 @@ from amistream.plan import Bundling, BundlingPlace
 from amistream.ports.registry import Registration
 from amistream.ports.store import Mark, Store
 from amistream.ports.unanswered import Late, Unanswered
-from amistream.request import CheckRequest
+from amistream.request import CheckRequest, digest_of
 from amistream.roots import Roots
 from amistream.settings import Settings
 from amistream.stages.register import default_name, lasting_name
@@ -91,7 +91,7 @@ class Destination(BundleContext):
         self.name, self._token = name, job_id.rpartition("-")[2]
         self.tag = name or job_id
         """The tag of an AMI that the job registers."""
-        self._mark = Mark(job=name, run=job_id) if name else None
+        self._mark = Mark(job=name, run=job_id, request=digest_of(request)) if name else None
 
     async def s3_endpoint(self, region: str) -> str:
         """The address of S3 that the SDK uses, whatever named it. Raises `AmistreamError`."""

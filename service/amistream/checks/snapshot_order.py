@@ -15,7 +15,7 @@ from amistream.checks.findings import Check, Observation, notice
 from amistream.checks.snapshot_source import reading_memory
 from amistream.errors import NotSupportedError, RefusedError, StoreError
 from amistream.flow.retry import with_retries
-from amistream.ports.registry import BUNDLE_TAG, JOB_TAG, tag_of_bundle
+from amistream.ports.registry import BUNDLE_TAG, tag_of_bundle
 from amistream.ports.snapshots import BLOCK, MOST_PENDING, SnapshotOrder
 from amistream.settings import conversion_ceiling, puts_within
 from amistream.units import size_text
@@ -83,7 +83,7 @@ class SnapshotChecks:
             token="",
             volume_gib=self.volume_gib,
             description=description[:_LONGEST_DESCRIPTION],
-            tags={**request.snapshot_tags, **made_of, JOB_TAG: self._context.tag},
+            tags={**request.snapshot_tags, **made_of, **self._context.marks},
             encrypted=request.encrypts,
             kms_key_id=self._key,
             timeout_min=TIMEOUT_MIN,

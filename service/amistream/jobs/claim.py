@@ -7,6 +7,7 @@ that the claim is not its own any more, and changes nothing.
 
     the claim is      this attempt's run    another run, not later   another run, later   another job's
     take()            renews it             takes it over            FencedError          RefusedError
+                                            (RefusedError, too, if it is of another request)
     check()           ok                    FencedError              FencedError          FencedError
     release()         removes it            leaves it                leaves it            leaves it
 
@@ -28,7 +29,9 @@ from amistream.errors import FencedError, RivalError
 from amistream.flow.gather import gather_limited
 from amistream.jobs.job import Job
 from amistream.jobs.lease import Rank, rank_of
+from amistream.jobs.same_request import check_same_request
 from amistream.ports.store import Store, Stored, StoredClaim
+from amistream.request import digest_of
 from amistream.values import claim_name, is_part_of, manifest_name
 
 log = structlog.get_logger()
@@ -48,6 +51,8 @@ class ClaimText(BaseModel):
     run: str
     """The job's id on the host that has it."""
     holder: str
+    request: str = ""
+    """A digest of the job's request; '' in a claim of an older version."""
     attempt: int = 0
     sent_at: float = 0.0
     nonce: str
@@ -167,6 +172,12 @@ class Claim:
         names = [*await self._part_names(), manifest_name(self.prefix)]
         return self.store.keeps_marks and any(await gather_limited(self._is_stray, names))
 
+    def check_request(self, stored: Stored, name: str) -> None:
+        """Raise `RefusedError` for an object that another request under the job's name has stored."""
+        if stored.mark is not None and stored.mark.job == self._job.name:
+            there = f"{self.store.location}/{name}"
+            check_same_request(self._job.name, self._job.request, stored.mark.request, there)
+
     def is_of_another_run(self, stored: Stored) -> bool:
         """The object was stored by another run of this job."""
         return stored.mark is not None and stored.mark.job == self._job.name and stored.mark.run != self._job.id
@@ -207,6 +218,7 @@ class Claim:
         if owner.job != job.name:
             other = f"the job {owner.job!r} on {owner.holder}"
             raise claimed_error(self.store, self.prefix, other, self._remove)
+        check_same_request(job.name, job.request, owner.request, f"the claim of {self.prefix} in {self.store.location}")
         if lease is None:
             raise claimed_error(self.store, self.prefix, f"this job, on {owner.holder},", self._remove)
         if owner.rank > rank_of(lease):
@@ -217,6 +229,7 @@ class Claim:
         text = ClaimText(
             job=self._job.name,
             run=self._job.id,
+            request=digest_of(self._job.request),
             holder=lease.holder if lease is not None else "this host",
             attempt=lease.attempt if lease is not None else 0,
             sent_at=lease.sent_at if lease is not None else 0.0,

@@ -21,9 +21,11 @@ from amistream.errors import FencedError, InUseError
 from amistream.events import ConversionResult
 from amistream.flow.retry import with_retries
 from amistream.jobs.job_snapshot import JobSnapshot
+from amistream.jobs.same_request import check_same_request
 from amistream.location import SCHEME, S3Location, parse_manifest_address
-from amistream.ports.registry import JOB_TAG, Ami
+from amistream.ports.registry import JOB_TAG, REQUEST_TAG, Ami
 from amistream.ports.snapshots import BlockPage, Snapshot, SnapshotState
+from amistream.request import JobRequest
 from amistream.values import GIB
 
 
@@ -49,14 +51,21 @@ class Attempts:
     """The snapshots and AMIs that other attempts of the job left in a region. Every method raises `StoreError`."""
 
     name: str
+    request: JobRequest
     snapshot: JobSnapshot
     ec2: Ec2
     may_remove: bool
     """The run has a lease. Without one, begun by hand, it cannot tell whether another host works on the job."""
 
     async def completed(self) -> Snapshot | None:
-        """The completed snapshot of the job; of several the one that is registered, or else the oldest."""
-        found = [each for each in await self._snapshots() if each.state is SnapshotState.COMPLETED]
+        """The completed snapshot of the job; of several the one that is registered, or else the oldest.
+
+        Raises `RefusedError` if one is of another request under the job's name.
+        """
+        there = await self._snapshots()
+        for each in there:
+            check_same_request(self.name, self.request, each.tags.get(REQUEST_TAG, ""), f"the snapshot {each.id}")
+        found = [each for each in there if each.state is SnapshotState.COMPLETED]
         if len(found) > 1 and (image := await self.image()) is not None:
             found = [each for each in found if each.id == image.snapshot_id] or found
         return min(found, key=lambda each: (each.started_at is None, each.started_at, each.id), default=None)

@@ -208,7 +208,13 @@ class ConvertRun:
 
     async def _attempts(self, region: str) -> Attempts:
         snapshot, ec2 = await self._snapshots_in(region), await self._context.ec2(region)
-        return Attempts(name=self._job.name, snapshot=snapshot, ec2=ec2, may_remove=self._job.lease is not None)
+        return Attempts(
+            name=self._job.name,
+            request=self._request,
+            snapshot=snapshot,
+            ec2=ec2,
+            may_remove=self._job.lease is not None,
+        )
 
     async def _is_done_already(self) -> bool:
         """An attempt on another host has finished the job. Then the source need not be there any more."""

@@ -51,6 +51,7 @@ async def find_manifest(claim: Claim, place: Place, *, is_own: bool) -> Found | 
             if is_own:
                 return None
             raise exists_error(claim.store, claim.prefix)
+        claim.check_request(stored, name)
     elif is_own:
         return None
     elif not await claim.is_of_the_job():

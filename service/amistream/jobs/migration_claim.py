@@ -81,6 +81,8 @@ class MigrationClaim:
         found = await self._store.stat(name, read=False) if self._claim is not None else None
         if found is None or not self._is_of_another_run(found) or found.size > LARGEST:
             return None
+        if self._claim is not None:
+            self._claim.check_request(found, name)
         log.info("manifest.earlier", name=name)
         return await self._store.read(name, 0, found.size)
 

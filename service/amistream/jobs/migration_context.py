@@ -24,7 +24,7 @@ from amistream.plan import Migrating
 from amistream.ports.registry import Registration
 from amistream.ports.store import Mark
 from amistream.ports.unanswered import Late, Unanswered
-from amistream.request import MigrateRequest
+from amistream.request import MigrateRequest, digest_of
 from amistream.settings import Settings
 from amistream.stages.register import lasting_name
 from amistream.stores.opening import make_object_store
@@ -123,7 +123,7 @@ class MigrationContext(ReachContext):
                 endpoint_url=self.endpoint_url,
                 limit_upload=int(self.settings.limit_upload or 0),
                 unanswered=self.unanswered,
-                mark=Mark(job=self._job.name, run=self._job.id) if self._job.name else None,
+                mark=self._mark,
                 retry=self.retry,
             )
             self._targets[region] = BucketPlace(store=store, location=self.location, region=region)
@@ -160,6 +160,12 @@ class MigrationContext(ReachContext):
             open_ec2=partial(self.ec2, region),
             check=(await self.claim(region)).check_removal,
         )
+
+    @property
+    def _mark(self) -> Mark | None:
+        """The mark of a named job on all that it stores."""
+        job = self._job
+        return Mark(job=job.name, run=job.id, request=digest_of(job.request)) if job.name else None
 
     @property
     def _registration(self) -> Registration:

@@ -12,6 +12,8 @@ JOB_TAG = "amistream:job"
 """Tag of an AMI with the job, or a word for the command, that registered it: RegisterImage takes no client token."""
 BUNDLE_TAG = "amistream:bundle"
 """Tag of an AMI on EBS with the bundle of which it was made: bucket/key of the manifest, or the beginning of that."""
+REQUEST_TAG = "amistream:request"
+"""Tag of a named job's snapshot with the digest of its request."""
 _LONGEST_TAG = 256
 """Characters of a tag's value. AWS limit."""
 

@@ -35,10 +35,14 @@ LARGEST_CLAIM = 16 * KIB
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """The job that stored an object, by its name on all hosts, and the run of that job, by its id on one host."""
+    """The job that stored an object, by its name on all hosts, and the run of that job, by its id on one host.
+
+    `request` is a digest of the job's request, '' in a mark of an older version.
+    """
 
     job: str
     run: str
+    request: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ Values are validated here as far as possible without disk, keys and AWS; `checks
 
 from amistream.request.bundle import BundleRequest, CheckRequest, ImageFields, StoreReach
 from amistream.request.convert import ConvertCheckRequest, ConvertRequest
+from amistream.request.digest import digest_of
 from amistream.request.fields import Identity, KeyFields, Reach, TreeFields, VolumeRequest
 from amistream.request.migrate import MigrateRequest
 from amistream.request.options import DESTINATION, IMAGE, REGISTRATION, Option, option_of
@@ -47,6 +48,7 @@ __all__ = [
     "TreeFields",
     "VerifyRequest",
     "VolumeRequest",
+    "digest_of",
     "option_of",
     "parse_bundle_request",
     "parse_check_request",

@@ -21,7 +21,7 @@ from amistream.values import LARGEST_PART, MIB
 
 T = TypeVar("T")
 
-_JOB, _RUN = "amistream-job", "amistream-run"
+_JOB, _RUN, _REQUEST = "amistream-job", "amistream-run", "amistream-request"
 """Names of an object's metadata."""
 
 
@@ -161,10 +161,15 @@ async def read_body(reply: Any, alive: Alive, check: Callable[[], object] = lamb
 
 def marking(mark: Mark | None) -> dict[str, Any]:
     """The arguments of a request that makes an object of a named job."""
-    return {"Metadata": {_JOB: mark.job, _RUN: mark.run}} if mark is not None else {}
+    if mark is None:
+        return {}
+    request = {_REQUEST: mark.request} if mark.request else {}
+    return {"Metadata": {_JOB: mark.job, _RUN: mark.run, **request}}
 
 
 def mark_in(reply: Any) -> Mark | None:
     """The mark of the object that a reply is about."""
     found = {key.lower(): value for key, value in reply.get("Metadata", {}).items()}
-    return Mark(job=found[_JOB], run=found.get(_RUN, "")) if _JOB in found else None
+    if _JOB not in found:
+        return None
+    return Mark(job=found[_JOB], run=found.get(_RUN, ""), request=found.get(_REQUEST, ""))
