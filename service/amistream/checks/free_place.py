@@ -33,7 +33,7 @@ def exists_error(store: Store, prefix: str) -> BundleExistsError:
     return BundleExistsError(
         "destination.exists",
         f"cannot bundle to {store.location}: there is a bundle already, {manifest_name(prefix)}",
-        hint="choose another --prefix or destination; overwriting would break the AMI registered on it",
+        hint="choose another --prefix or destination, or delete that bundle with `amistream delete`",
         field="destinations",
     )
 

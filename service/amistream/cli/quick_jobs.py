@@ -7,12 +7,14 @@ errors, the command itself is loaded; both give the same output for the same ans
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from amistream.cli.answers import Listing, list_of_jobs, one_job
 from amistream.cli.daemon_socket import socket_path
 from amistream.cli.job_table import SHOWN
 from amistream.cli.output import visible
+from amistream.cli.terminal import folded, width_of
 
 _OPTIONS = {
     "jobs": {"--state": True, "--label": True, "--limit": True, "--all": False, "--json": False, "--socket": True},
@@ -41,7 +43,7 @@ def answer(arguments: list[str]) -> str | None:
         text = list_of_jobs(address, asked, as_json=as_json)
     elif command == "status" and len(words) == 1:
         text = one_job(address, words[0], as_json=as_json)
-    return None if text is None else f"{visible(text)}\n"
+    return None if text is None else f"{folded(visible(text), width_of(sys.stdout))}\n"
 
 
 def _parsed(arguments: list[str], known: dict[str, bool]) -> tuple[list[str], dict[str, str]] | None:

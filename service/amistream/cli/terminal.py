@@ -12,6 +12,7 @@ from typing import TextIO
 STYLES = {"good": "32", "bad": "1;31", "careful": "33", "faint": "2"}
 _RESET = "\x1b[0m"
 _GAP = re.compile(r"\s{2,}(?=\S)")
+_WIDEST_INDENT = 32
 _AS_THEY_ARE = ("{", "[", "#")
 """Beginnings of lines for machines, which are never folded: JSON, and comments of a configuration."""
 
@@ -53,9 +54,10 @@ def _fits(line: str, width: int) -> bool:
 def _fold(line: str, width: int) -> str:
     import textwrap  # most lines fit, and quick commands load little
 
-    gaps = [gap.end() for gap in _GAP.finditer(line) if gap.end() <= width // 2]
+    longest = max(map(len, line.split()))
+    most = min(width // 2, _WIDEST_INDENT, width - longest)
     lead = len(line) - len(line.lstrip())
-    indent = max(gaps, default=lead)
+    indent = max((gap.end() for gap in _GAP.finditer(line) if gap.end() <= most), default=lead)
     rest = textwrap.wrap(
         line[indent:],
         max(1, width - indent),

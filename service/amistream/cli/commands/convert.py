@@ -94,7 +94,7 @@ def convert(
             reach = validated(StoreReach, context)
             return _convert_every(given, reach, place, at_once=at_once, dry_run=dry_run, as_json=as_json)
         if dry_run:
-            return _check(make_request(ConvertCheckRequest, given), place, as_json=as_json)
+            return _check(make_request(ConvertCheckRequest, given), place, as_json=as_json, verbose=verbose)
     except UsageError as error:
         raise in_option_words(error, context) from error
     jobs = Jobs(socket, config, in_process=in_process, detach=detach, shown=shown)
@@ -123,14 +123,14 @@ class _Place:
     in_process: bool
 
 
-def _check(request: ConvertCheckRequest, place: _Place, *, as_json: bool) -> int:
-    from amistream.cli.commands.doctor import put_findings
+def _check(request: ConvertCheckRequest, place: _Place, *, as_json: bool, verbose: bool) -> int:
+    from amistream.cli.commands.doctor import find, put_findings, status_of
     from amistream.settings import load
 
     settings = load(place.config)
-    return put_findings(
-        request, settings, None if place.in_process else place.socket or settings.socket, as_json=as_json
-    )
+    findings = find(request, settings, None if place.in_process else place.socket or settings.socket)
+    put_findings(findings, as_json=as_json, verbose=verbose)
+    return status_of(findings)
 
 
 def _convert_every(

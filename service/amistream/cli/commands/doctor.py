@@ -14,6 +14,7 @@ from amistream.checks.findings import Finding, Status
 from amistream.cli.options import ConfigOption, JsonOption, SocketOption
 from amistream.cli.output import put_result
 from amistream.cli.request_options import fields_of, takes, validated
+from amistream.cli.terminal import painted
 from amistream.errors import EXIT_DONE, AmistreamError, NotFoundError, RefusedError
 from amistream.request import CheckRequest, ConvertCheckRequest
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from amistream.cli.client import Health
     from amistream.settings import Settings
 
+_ORDER = (Status.OK, Status.SKIPPED, Status.UNKNOWN, Status.NOTICE, Status.FAILED)
+_STYLES = {"ok": "good", "failed": "bad", "notice": "careful", "unknown": "careful", "skipped": "faint"}
+
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show also what each check found that is ok.")]
 InProcess = Annotated[
     bool,
     typer.Option("--in-process", help="Check this process and not the daemon, for jobs that run with --in-process."),
@@ -32,6 +37,7 @@ def doctor(
     context: typer.Context,
     *,
     in_process: InProcess = False,
+    verbose: Verbose = False,
     socket: SocketOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -53,15 +59,21 @@ def doctor(
 
     request = validated(CheckRequest, context)
     settings = load(config)
-    return put_findings(request, settings, None if in_process else socket or settings.socket, as_json=as_json)
+    findings = find(request, settings, None if in_process else socket or settings.socket)
+    put_findings(findings, as_json=as_json, verbose=verbose)
+    return status_of(findings)
 
 
-def put_findings(
-    request: CheckRequest | ConvertCheckRequest, settings: Settings, socket: Path | None, *, as_json: bool
-) -> int:
-    """Run the checks, in the daemon at `socket` or here, write what they found, and return the exit status."""
-    findings = _examine(request, settings, socket)
-    put_result(findings_json(findings) if as_json else findings_text(findings))
+def put_findings(findings: Sequence[Finding], *, as_json: bool, verbose: bool) -> None:
+    """Write what the checks found."""
+    if as_json:
+        put_result(findings_json(findings))
+    else:
+        put_result(findings_text(findings, with_all=verbose), paint_finding)
+
+
+def status_of(findings: Sequence[Finding]) -> int:
+    """The exit status of checks."""
     return RefusedError.exit_status if any(finding.status == "failed" for finding in findings) else EXIT_DONE
 
 
@@ -70,11 +82,17 @@ def findings_json(findings: Sequence[Finding]) -> str:
     return f"[{','.join(finding.model_dump_json() for finding in findings)}]"
 
 
-def findings_text(findings: Sequence[Finding]) -> str:
-    """Format a line for each finding; below a problem stand its reason and its fix."""
+def findings_text(findings: Sequence[Finding], *, with_all: bool = True) -> str:
+    """Format a line for each finding, the failed ones last; below a problem stand its reason and its fix.
+
+    Without `with_all` the checks that found nothing share one line.
+    """
     width = max(len(finding.name) for finding in findings)
-    lines = []
-    for finding in findings:
+    well = [finding.name for finding in findings if finding.status is Status.OK]
+    lines = [] if with_all or not well else [f"{'ok':<8} {', '.join(well)}"]
+    for finding in sorted(findings, key=lambda finding: _ORDER.index(finding.status)):
+        if finding.status is Status.OK and not with_all:
+            continue
         lines.append(f"{finding.status:<8} {finding.name:<{width}}  {finding.found}")
         about = (("why", finding.why), ("fix", finding.fix))
         for word, text in about:
@@ -85,7 +103,15 @@ def findings_text(findings: Sequence[Finding]) -> str:
     return "\n".join([*lines, "", summary])
 
 
-def _examine(request: CheckRequest | ConvertCheckRequest, settings: Settings, socket: Path | None) -> list[Finding]:
+def paint_finding(line: str) -> str:
+    """Colour the status at the beginning of a line."""
+    status = line.partition(" ")[0]
+    style = _STYLES.get(status)
+    return painted(status, style) + line[len(status) :] if style else line
+
+
+def find(request: CheckRequest | ConvertCheckRequest, settings: Settings, socket: Path | None) -> list[Finding]:
+    """Run the checks, in the daemon at `socket` or here."""
     try:
         from amistream import pipeline  # noqa: F401 - a job needs its libraries, which the checks do not import
         from amistream.aws.session import Aws
