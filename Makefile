@@ -34,7 +34,7 @@ FOR_BOOT := $(FOR_TEST) qemu-system-x86_64:qemu-system-x86 cpio:cpio mmdebstrap:
 FOR_DIST := python3:python3 gcc:gcc readelf:binutils xz:xz-utils
 FOR_DIST += /usr/lib/$(shell uname -m)-linux-gnu/libc.a:libc6-dev \
 	aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu /usr/aarch64-linux-gnu/lib/libc.a:libc6-dev-arm64-cross
-FOR_BENCH := $(FOR_TEST) pigz:pigz igzip:isal
+FOR_BENCH := $(FOR_TEST) pigz:pigz igzip:isal rclone:rclone
 
 .PHONY: help demo test boot-test coverage bench lint audit docs dist dist-lock clean
 .PHONY: system-demo system-test system-boot system-bench system-dist

@@ -15,12 +15,14 @@ from rich.console import Console
 from amistream.values import GIB, MIB
 from benchmarks import machine, results, table
 from benchmarks.bench import Bench, Options
+from benchmarks.charts import draw_all
 from benchmarks.inputs import Inputs, default_cache
 from benchmarks.jobs import JobRunner
 from benchmarks.scenarios import SCENARIOS
 from benchmarks.timing import BenchmarkError
 
 RESULTS = Path(__file__).parent / "results"
+CHARTS = Path(__file__).parents[1] / "docs" / "charts"
 EXIT_FAILED = 1
 FILE_WIDTH = 140
 """Columns of a table that goes into a file."""
@@ -37,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         _list(console)
         return 0
+    if options.charts:
+        return _draw(options.results, options.charts)
     host = machine.describe()
     console.print(machine.one_line(host))
     said = Console(stderr=True)
@@ -64,6 +68,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         results.write(done, options.json)
     print(f"results: {options.results}; inputs are kept in {options.cache}", file=sys.stderr)
+    return 0
+
+
+def _draw(kept: Path, directory: Path) -> int:
+    try:
+        for path in draw_all(kept, directory):
+            print(path)
+    except BenchmarkError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return EXIT_FAILED
     return 0
 
 
@@ -116,14 +130,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(SCENARIOS)}")
     parser.add_argument("--list", action="store_true", help="show the scenarios and how long each takes")
+    parser.add_argument(
+        "--charts", type=Path, nargs="?", const=CHARTS, metavar="DIR", help="only draw the kept results (docs/charts)"
+    )
     parser.add_argument("--size", type=_size, default=GIB // 2, help="of the volume (default: 512MiB)")
     parser.add_argument("--peer-size", type=_size, help="of the volume of `peers` (default: --size)")
     parser.add_argument("--scale-unit", type=_size, help="smallest volume of `scale` (default: twice --size)")
     parser.add_argument("--runs", type=_count, default=3, help="rounds, of which the medians are shown (default: 3)")
     parser.add_argument("--input", choices=("usr", "synthetic"), default="usr", help="what the volume holds")
-    parser.add_argument("--link", type=float, default=50.0, metavar="MB/S", help="of `tuning`, `search` (default: 50)")
+    parser.add_argument("--link", type=float, default=50.0, metavar="MB/S", help="of `resume`, `search` (default: 50)")
     parser.add_argument(
-        "--round-trip", type=float, default=20.0, metavar="MS", help="of `tuning`, `search` (default: 20)"
+        "--round-trip", type=float, default=20.0, metavar="MS", help="of `tuning`, `resume`, `search` (default: 20)"
     )
     parser.add_argument(
         "--connection", type=float, default=5.0, metavar="MB/S", help="each connection of `search` (default: 5)"

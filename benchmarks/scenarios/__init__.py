@@ -16,6 +16,7 @@ from benchmarks.scenarios import (
     tree,
     tuning,
     unpack,
+    uploads,
     used,
 )
 
@@ -26,6 +27,7 @@ SCENARIOS = {
         throughput.SCENARIO,
         several.SCENARIO,
         peers.SCENARIO,
+        uploads.SCENARIO,
         scale.SCENARIO,
         tuning.SCENARIO,
         search.SCENARIO,

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from amistream.values import GIB
 from benchmarks.bench import Bench, Scenario
-from benchmarks.chart import Panel, draw
 from benchmarks.inputs import warm
 from benchmarks.results import Column, Outcome
 from benchmarks.timing import alternate
@@ -74,7 +73,6 @@ def run(bench: Bench) -> Outcome:
     outcome.goal("time with holes over the data's alone", holes, "wall_ratio", SPARSE)
     if "zeros_gb_per_s" in outcome.rows[zeros].median:
         outcome.goal("GB/s over dense zeros", zeros, "zeros_gb_per_s", ZEROS_GB_PER_S, at_least=True)
-    _draw(bench, outcome, list(names.values()))
     return outcome
 
 
@@ -87,20 +85,6 @@ def _job(bench: Bench, volume: Path, **options: str) -> dict[str, float]:
 
 def _name(size: int) -> str:
     return f"{size / GIB:.3g} GiB"
-
-
-def _draw(bench: Bench, outcome: Outcome, names: list[str]) -> None:
-    medians = [outcome.rows[name].median for name in names]
-
-    def line(key: str) -> dict[str, list[tuple[float, float]]]:
-        return {key: [(median["size_gib"], median[key]) for median in medians]}
-
-    panels = [
-        Panel("time", "volume, GiB", "wall seconds", line("wall_s")),
-        Panel("memory", "volume, GiB", "peak RSS, MiB", line("peak_rss_mib")),
-    ]
-    if not draw("amistream: growth with the volume", panels, bench.results / "scale.png"):
-        bench.say("scale: no chart, matplotlib is not installed (extra `bench`)")
 
 
 SCENARIO = Scenario("scale", "1, 2, 4, 8 GiB; 10 GiB of which 1 GiB is used, as holes and as zeros", "3 min", run)

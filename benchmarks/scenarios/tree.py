@@ -8,14 +8,12 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from amistream.values import MIB
 from benchmarks.bench import Bench, Scenario
-from benchmarks.chart import Panel, draw
 from benchmarks.jobs import TreeFigures
 from benchmarks.results import Column, Outcome
 from benchmarks.sink_process import Sink, running_sink
@@ -124,7 +122,6 @@ def run(bench: Bench) -> Outcome:
                 for name, figures in _measured(bench, case, sink, copy).items():
                     outcome.add(f"{case.name}: {name}", figures)
     _goals(outcome, cases)
-    _draw(bench, outcome, [case for case in cases if case.name.endswith("small files")])
     return outcome
 
 
@@ -211,28 +208,6 @@ def _goals(outcome: Outcome, cases: list[Case]) -> None:
     outcome.goal(f"{whole}: CPU of the job over a dense image's", f"{whole}: {JOB}", "dense_ratio", MOST_CPU)
     old = f"{whole}: {OLD}"
     outcome.goal(f"{whole}: times faster than {OLD}", old, "wall_ratio", LEAST_TIMES, at_least=True)
-
-
-def _draw(bench: Bench, outcome: Outcome, cases: list[Case]) -> None:
-    def line(row: str, key: str) -> list[tuple[float, float]]:
-        return sorted(_points(outcome, cases, row, key))
-
-    panels = [
-        Panel(
-            "CPU",
-            "inodes, thousands",
-            "CPU seconds",
-            {row: line(row, "cpu_s") for row in (WALK, READ, FLOOR_ROW)},
-        ),
-        Panel("memory", "inodes, thousands", "peak RSS, MiB", {SOURCE: line(SOURCE, "peak_rss_mib")}),
-    ]
-    if not draw("amistream: growth with the files of a tree", panels, bench.results / "tree.png"):
-        bench.say("tree: no chart, matplotlib is not installed (extra `bench`)")
-
-
-def _points(outcome: Outcome, cases: list[Case], row: str, key: str) -> Iterator[tuple[float, float]]:
-    for case in cases:
-        yield case.size.inodes / 1e3, outcome.median(f"{case.name}: {row}", key)
 
 
 SCENARIO = Scenario(

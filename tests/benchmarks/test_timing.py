@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from benchmarks import chart
-from benchmarks.chart import Panel
 from benchmarks.results import Goal, Outcome
 from benchmarks.timing import BenchmarkError, Cost, alternate, medians, run_shell
 
@@ -68,11 +65,3 @@ def test_goals() -> None:
     outcome.goal("high enough", "row", "x", 3.0, at_least=True)
     assert [goal.met for goal in outcome.goals] == [True, False]
     assert Goal("exact", 1.0, 1.0).met
-
-
-def test_no_chart_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without matplotlib there is no chart, and no failure."""
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    panel = Panel("title", "x", "y", {"line": [(1, 2), (2, 3)]})
-    assert not chart.draw("title", [panel], tmp_path / "chart.png")
-    assert not list(tmp_path.iterdir())
