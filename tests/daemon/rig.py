@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import aiohttp
+from aiohttp import web
 from yarl import URL
 
 from amistream.checks.findings import Finding
+from amistream.daemon.access import AccessPolicy
+from amistream.daemon.app import make_app, serving
+from amistream.daemon.handlers import Examine
+from amistream.daemon.listener import listening
+from amistream.daemon.metrics import Metrics
 from amistream.events import Progress, State
 from amistream.jobs.job import End, Job
+from amistream.jobs.journal import Journal
 from amistream.jobs.queue import JobQueue
 from amistream.request import CheckRequest, ConvertCheckRequest
 from amistream.roots import Roots
+from amistream.settings import OnStop
 from jobs.queueing import RESULT
 
 PATIENCE_S = 120.0
@@ -134,3 +142,41 @@ def progress(done: int) -> Progress:
         bottleneck=None,
         stages=(),
     )
+
+
+@asynccontextmanager
+async def running_app(
+    directory: Path,
+    *,
+    path: Path | None = None,
+    max_jobs: int = 2,
+    max_queued: int = 10,
+    policy: AccessPolicy | None = None,
+    extra: Callable[[web.Application], object] = lambda _: None,
+    doors: dict[str, Any] | None = None,
+    examine: Examine = find_nothing,
+    **limits: Any,
+) -> AsyncIterator[Daemon]:
+    """Run the application, with its journal in `directory`, until the block ends."""
+    path = path or directory / "amistream.sock"
+    script, metrics = Script(), Metrics()
+    with listening(path, None) as listener:
+        async with (
+            Journal(directory / "state", by_itself=True) as journal,
+            JobQueue(
+                metrics.watched(script.run),
+                script.clean,
+                journal,
+                max_jobs=max_jobs,
+                max_queued=max_queued,
+                default_prefix="image",
+            ) as queue,
+        ):
+            app = make_app(queue, metrics, policy or AccessPolicy(), examine, **limits)
+            extra(app)
+            session = aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path)))
+            async with serving(app, listener, **(doors or {})), session:
+                try:
+                    yield Daemon(path, queue, script, session)
+                finally:
+                    await queue.drain(OnStop.CANCEL)
