@@ -134,6 +134,10 @@ class Client:
         """The id of the job that `word` stands for. What changes a job is asked for by its whole id only."""
         return word if FULL_ID.fullmatch(word) else (await self.get(word)).id
 
+    async def document(self, path: str) -> bytes:
+        """The daemon's answer to a GET, as it comes: for many jobs a model of each takes long."""
+        return await self._ask("GET", path)
+
     async def get(self, job_id: str) -> JobView:
         return self._read(JobView, await self._ask("GET", job_path(job_id)))
 

@@ -32,12 +32,14 @@ GROUPS = {
         *("register", "deregister", "migrate"),
     ),
     "Many hosts": ("fleet",),
+    "In a browser": ("web",),
 }
 """The commands, in the order of --help."""
 _commands: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (f"amistream.cli.commands.{name}:{name}", {}) for names in GROUPS.values() for name in names},
     "list": ("amistream.cli.commands.listing:list_bundles", {}),
     "fleet": ("amistream.cli.commands.fleet:COMMANDS", {}),
+    "web": ("amistream.web.command:web", {}),
 }
 """Each command's function as MODULE:FUNCTION, and its context settings. A mapping in place of the function has the
 commands below that one, by their names; its help is the module's.

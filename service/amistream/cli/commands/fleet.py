@@ -166,7 +166,7 @@ def status(
     from amistream.cli.fleet_results import status_line, status_text
 
     settings = _settings(config)
-    url, results_url = _queue_url(queue, settings), _results_url(results, settings)
+    url, results_url = _queue_url(queue, settings), results_queue(results, settings)
 
     async def look(target: Sqs, aws: Aws) -> FleetStatus:
         from amistream.aws.sqs import open_sqs
@@ -220,7 +220,7 @@ def results(
     from amistream.cli.fleet_results import document_of, last_of_each, result_line, results_text
 
     settings = _settings(config)
-    url = _results_url(results, settings, needed=True)
+    url = results_queue(results, settings, needed=True)
 
     def show(found: Sequence[tuple[Delivery, ResultModel]]) -> None:
         if as_json or follow:
@@ -338,7 +338,7 @@ def _queue_url(option: str | None, settings: Settings) -> str:
     )
 
 
-def _results_url(option: str | None, settings: Settings, *, needed: bool = False) -> str:
+def results_queue(option: str | None, settings: Settings, *, needed: bool = False) -> str:
     """The URL of the queue of results; '' if the results go elsewhere. Raises `UsageError` if it is `needed`."""
     address = option or settings.results
     if address.startswith("sqs:"):

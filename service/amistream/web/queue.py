@@ -1,0 +1,52 @@
+"""The queue of the fleet, counted as `amistream fleet status` does.
+
+Results are received to be counted, and given back at once: meanwhile no other reader sees them.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from pydantic import BaseModel
+
+from amistream.aws.session import Aws
+from amistream.aws.sqs import open_sqs
+from amistream.cli.fleet_desk import Board, Reader
+from amistream.cli.fleet_results import FleetStatus
+from amistream.settings import Settings
+from amistream.web.cached import Cached
+
+KEPT_S = 10.0
+"""As often as `fleet status --watch` looks, however many pages ask."""
+
+
+class Looked(BaseModel):
+    """The state of the queue at a time; null if the command line names no queue."""
+
+    looked_at: datetime
+    fleet: FleetStatus | None
+
+
+class FleetQueue:
+    """Counts the messages of one queue, and the results in another if there is one."""
+
+    def __init__(self, url: str, results_url: str, settings: Settings, aws: Aws) -> None:
+        """`url` is '' where no queue is to be shown, `results_url` where the results are not in a queue."""
+        self._url, self._results_url = url, results_url
+        self._settings, self._aws = settings, aws
+        self._found = Cached(self._look)
+
+    async def look(self) -> Looked:
+        """Raises `AmistreamError`."""
+        return await self._found.get(KEPT_S)
+
+    async def _look(self) -> Looked:
+        return Looked(looked_at=datetime.now(UTC), fleet=await self._count() if self._url else None)
+
+    async def _count(self) -> FleetStatus:
+        queue = await open_sqs(self._aws, self._url, self._settings)
+        if not self._results_url:
+            return await Board(queue, None).look()
+        reader = Reader(await open_sqs(self._aws, self._results_url, self._settings, named="results"))
+        async with reader.reading():
+            return await Board(queue, reader).look()
