@@ -14,13 +14,17 @@ from amistream.basics import as_utf8, quoted
 
 
 class AmistreamError(Exception):
-    """The root. `code` is stable, for programs; `field` names the input at fault, if there is one."""
+    """The root. `code` is stable, for programs; `field` names the input at fault, if there is one.
+
+    `request_id` is that of the request that AWS refused, which AWS support asks for.
+    """
 
     exit_status: ClassVar[int] = 1
     http_status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
 
-    def __init__(self, code: str, message: str, *, hint: str = "", field: str = "") -> None:
+    def __init__(self, code: str, message: str, *, hint: str = "", field: str = "", request_id: str = "") -> None:
         super().__init__(as_utf8(message))
+        self.request_id = request_id
         self.code = code
         self.message = as_utf8(message)
         self.hint = as_utf8(hint)
@@ -44,7 +48,13 @@ class AmistreamError(Exception):
 
     def as_dict(self) -> dict[str, str]:
         """The `error` object of the socket API and of `--json`."""
-        return {"code": self.code, "message": self.message, "hint": self.hint, "field": self.field}
+        return {
+            "code": self.code,
+            "message": self.message,
+            "hint": self.hint,
+            "field": self.field,
+            "request_id": self.request_id,
+        }
 
 
 class UsageError(AmistreamError):
@@ -147,8 +157,17 @@ class SourceError(JobError):
 class StoreError(JobError):
     """The destination, or AWS, refused a request or lost data. `transient`: repeating may help."""
 
-    def __init__(self, code: str, message: str, *, hint: str = "", field: str = "", transient: bool = False) -> None:
-        super().__init__(code, message, hint=hint, field=field)
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        hint: str = "",
+        field: str = "",
+        request_id: str = "",
+        transient: bool = False,
+    ) -> None:
+        super().__init__(code, message, hint=hint, field=field, request_id=request_id)
         self.transient = transient
 
     def permanent(self) -> Self:

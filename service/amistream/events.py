@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -62,6 +62,7 @@ class ErrorBody(_Model):
     message: str
     hint: str = ""
     field: str = ""
+    request_id: str = Field("", description="AWS's id of the request that failed, which its support asks for")
 
 
 class ErrorResponse(_Model):
@@ -183,6 +184,22 @@ class JobList(_Model):
     """Jobs, oldest first."""
 
     jobs: tuple[JobView, ...]
+
+
+class LogLine(_Model):
+    """One line of the daemon's log about a job."""
+
+    at: datetime
+    level: Literal["info", "warning", "error", "critical"]
+    event: str = Field(description="stable name, such as job.started")
+    fields: dict[str, Any] = Field(description="its values by name")
+
+
+class JobLines(_Model):
+    """The newest lines about a job, the oldest of them first."""
+
+    id: str
+    lines: tuple[LogLine, ...]
 
 
 class Event(_Model):

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 # structlog loads rich for tracebacks, which are written plainly here: a twentieth of a second in each command.
@@ -25,8 +27,9 @@ from amistream.settings import LogFormat  # noqa: E402
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from structlog.typing import Processor
+    from structlog.typing import EventDict, Processor
 
+_keepers: list[Callable[[str, EventDict], None]] = []
 OWN_LOGGERS = "amistream"
 """The root of the loggers that follow the configured level; `get_logger(__name__)` names one below it."""
 
@@ -41,8 +44,9 @@ def configure(level: str, log_format: LogFormat) -> None:
     ]
     structlog.configure(
         processors=[
-            structlog.stdlib.filter_by_level,
             *shared,
+            _keep,
+            structlog.stdlib.filter_by_level,
             structlog.stdlib.PositionalArgumentsFormatter(),
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
@@ -65,6 +69,27 @@ def configure(level: str, log_format: LogFormat) -> None:
     logging.getLogger(OWN_LOGGERS).setLevel(level.upper())
 
 
+@contextmanager
+def kept_by(keep: Callable[[str, EventDict], None]) -> Iterator[None]:
+    """Give `keep` each line from level info up that is about a job, with its id, whatever level is shown.
+
+    It is called on any thread, while the block runs.
+    """
+    _keepers.append(keep)
+    try:
+        yield
+    finally:
+        _keepers.remove(keep)
+
+
+def _keep(logger: object, name: str, entry: EventDict) -> EventDict:
+    if _keepers and "job" in entry and name != "debug":
+        plain = structlog.processors.format_exc_info(logger, name, dict(entry))
+        for keep in _keepers:
+            keep(entry["job"], plain)
+    return entry
+
+
 def _is_shown(record: logging.LogRecord) -> bool:
     """Select the lines, and leave out the SDK's tracebacks: each is of an error that is reported where it matters."""
     root = record.name.partition(".")[0]
@@ -74,12 +99,18 @@ def _is_shown(record: logging.LogRecord) -> bool:
 
 
 def _rendering(log_format: LogFormat) -> list[Processor]:
-    if log_format is LogFormat.TEXT:
+    is_terminal = sys.stderr.isatty()
+    if log_format is LogFormat.TEXT or (log_format is LogFormat.AUTO and is_terminal):
         # The default formatter of tracebacks is rich's, which prints local variables.
-        return [
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
-        ]
+        return [structlog.dev.ConsoleRenderer(colors=is_terminal, exception_formatter=structlog.dev.plain_traceback)]
     return [
         structlog.processors.format_exc_info,
+        _in_order,
         structlog.processors.JSONRenderer(default=str),
     ]
+
+
+def _in_order(_: object, __: str, entry: EventDict) -> EventDict:
+    """The names that every line has come first."""
+    first = {name: entry.pop(name) for name in ("timestamp", "level", "event", "job") if name in entry}
+    return {**first, **entry}

@@ -73,6 +73,7 @@ class Sparse(StrEnum):
 
 
 class LogFormat(StrEnum):
+    AUTO = "auto"
     JSON = "json"
     TEXT = "text"
 
@@ -229,7 +230,9 @@ class Settings(BaseModel):
         description='Least severe level that is logged: "debug", "info", "warning" or "error". Choice.',
     )
     log_format: LogFormat = Field(
-        LogFormat.JSON, description='"json" for machines, "text" for people; one line an event, to stderr. Choice.'
+        LogFormat.AUTO,
+        description='"json" for machines, "text" for people, "auto": text if stderr is a terminal, else json. One line '
+        "an event, to stderr. Choice.",
     )
     metrics_textfile: Annotated[Path, AfterValidator(_check_textfile)] | None = Field(
         None,

@@ -41,6 +41,17 @@ def code_message_hint(error: Exception) -> tuple[str, str, str]:
     return made.code, made.message, made.hint
 
 
+def test_the_ids_of_the_request() -> None:
+    """The error has the ids by which AWS support finds the request, and in every copy."""
+    error = refused("SlowDown", status=503)
+    error.response["ResponseMetadata"] |= {"RequestId": "4442587FB7D0A2F9", "HostId": "vUqsW+/=", "RetryAttempts": 0}
+    made = translate(error, "do it")
+    assert made.as_dict()["request_id"] == made.reworded(hint="x").request_id == "4442587FB7D0A2F9 vUqsW+/="
+    error.response["ResponseMetadata"]["HostId"] = "<script>"
+    assert translate(error, "do it").request_id == "4442587FB7D0A2F9"
+    assert translate(refused("SlowDown"), "do it").request_id == ""
+
+
 def test_a_reply_that_names_the_permission() -> None:
     """A newer reply names the one action that is missing, which beats what the operation needs in general."""
     words = f'{USER} s3:PutObjectAcl on resource: "arn:aws:s3:::b/k" because no identity-based policy allows the action'

@@ -83,7 +83,7 @@ class Answer:
     def error(self) -> dict[str, str]:
         """Check the shape of the error object and return it."""
         assert set(self.body) == {"error"}
-        assert set(self.body["error"]) == {"code", "message", "hint", "field"}
+        assert set(self.body["error"]) == {"code", "message", "hint", "field", "request_id"}
         error: dict[str, str] = self.body["error"]
         return error
 

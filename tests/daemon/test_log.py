@@ -4,37 +4,32 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+import os
+import pty
+import sys
 
 import pytest
 import structlog
 
 from amistream import log
 from amistream.settings import LogFormat
+from support.logs import restored_log
+
+__all__ = ["restored_log"]
+pytestmark = pytest.mark.usefixtures("restored_log")
 
 OWN = "amistream.daemon.test"
 
 
-@pytest.fixture(autouse=True)
-def _restore() -> Iterator[None]:
-    """Restore the process's logging."""
-    root, own = logging.getLogger(), logging.getLogger(log.OWN_LOGGERS)
-    before = root.handlers[:], root.level, own.level
-    yield
-    root.handlers[:], root_level, own_level = before
-    root.setLevel(root_level)
-    own.setLevel(own_level)
-    structlog.reset_defaults()
-
-
 def test_json_lines_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    """An event is one JSON object with its time, level, logger, fields and job."""
+    """An event is one JSON object: first its time, level, name and job, then the fields."""
     log.configure("info", LogFormat.JSON)
     with structlog.contextvars.bound_contextvars(job="j1"):
         structlog.get_logger(OWN).info("job.end", parts=3)
     out, err = capsys.readouterr()
     line = json.loads(err)
     assert out == ""
+    assert list(line)[:4] == ["timestamp", "level", "event", "job"]
     assert line.pop("timestamp").endswith("Z")
     assert line == {"event": "job.end", "level": "info", "logger": OWN, "job": "j1", "parts": 3}
 
@@ -47,6 +42,21 @@ def test_text_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert "job.end" in err
     assert "parts=3" in err
     assert "\x1b" not in err
+
+
+def test_auto_is_what_the_reader_can_use(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default is JSON, and text for a terminal."""
+    log.configure("info", LogFormat.AUTO)
+    structlog.get_logger(OWN).info("job.end")
+    assert json.loads(capsys.readouterr().err)["event"] == "job.end"
+    near, far = pty.openpty()
+    with os.fdopen(far, "w") as terminal, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal)
+        log.configure("info", LogFormat.AUTO)
+        structlog.get_logger(OWN).info("job.end")
+        shown = os.read(near, 4096)
+        assert (b"job.end" in shown, shown[:1] != b"{") == (True, True)
+    os.close(near)
 
 
 def test_level_holds_for_own_lines_only(capsys: pytest.CaptureFixture[str]) -> None:

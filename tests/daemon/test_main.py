@@ -146,6 +146,9 @@ def test_the_end_of_a_job_is_announced(tmp_path: Path) -> None:
         body = {"source": str(tmp_path / "none"), "destinations": [str(tmp_path / "bundle")]}
         job = process.curl("/v1/jobs", "-d", json.dumps(body))
         process.wait_logged("job.end")
+        lines = process.curl(f"/v1/jobs/{job['id']}/log")["lines"]
+        assert [line["event"] for line in (*lines[:2], lines[-1])] == ["job.submitted", "job.started", "job.end"]
+        assert (lines[0]["fields"]["user"], lines[-1]["fields"]["state"]) == (os.getuid(), "refused")
         process.popen.send_signal(signal.SIGTERM)
         assert process.wait_logged("hook.end")["outcome"] == "ok"
         assert process.popen.wait(PATIENCE_S) == 0

@@ -265,7 +265,7 @@ def check_answer(answer: bytes) -> str:
             error = json.loads(body)["error"]
         except (ValueError, KeyError, TypeError):
             return "the error is not the documented JSON: " + repr(answer[:400])
-        if set(error) != {"code", "message", "hint", "field"}:
+        if set(error) != {"code", "message", "hint", "field", "request_id"}:
             return "the error has other fields: " + repr(error)
     return ""
 

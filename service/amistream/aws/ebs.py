@@ -173,7 +173,7 @@ class Ebs:
         changed_at = self._changed_at.get(snapshot_id)
         if changed_at is None or _clock() - changed_at > VISIBLE_AFTER_S:
             return error
-        return NotVisibleError(error.code, error.message, hint=error.hint, field=error.field, transient=True)
+        return NotVisibleError(**error.as_dict(), transient=True)
 
 
 def _arguments(order: SnapshotOrder) -> dict[str, Any]:

@@ -240,6 +240,7 @@ def _from_reply(error: ClientError, what: str, bucket: str) -> StoreError:
         f"cannot {what}: {cause} ({name})",
         hint=hint.replace("BUCKET", bucket) if bucket else hint,
         field=row.field,
+        request_id=_request_id(error),
         transient=row.transient or status in (500, 502, 503, 504),
     )
 
@@ -262,6 +263,13 @@ def _allow(error: ClientError, named: str) -> str:
 
 def _reply(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Message") or "")
+
+
+def _request_id(error: ClientError) -> str:
+    """The id of the request, and the second one that S3 gives: AWS support asks for both."""
+    found = error.response.get("ResponseMetadata", {})
+    ids = [str(found.get(name) or "") for name in ("RequestId", "HostId")]
+    return " ".join(each for each in ids if re.fullmatch(r"[A-Za-z0-9+/=_-]{1,200}", each))
 
 
 def _is_skewed(error: ClientError) -> bool:

@@ -233,5 +233,5 @@ async def _opened(address: Destination, region: str, *, made_place: Identity | N
     try:
         await store.open(made_place=made_place)
     except StoreError as error:
-        raise RefusedError(error.code, error.message, hint=error.hint, field=error.field) from error
+        raise RefusedError(**error.as_dict()) from error
     return store

@@ -30,7 +30,7 @@ from amistream.errors import (
     NotFoundError,
     UsageError,
 )
-from amistream.events import ErrorBody, Event, JobList, JobView, QueueHealth
+from amistream.events import ErrorBody, Event, JobLines, JobList, JobView, QueueHealth
 
 if TYPE_CHECKING:
     from amistream.checks.findings import Findings
@@ -141,6 +141,10 @@ class Client:
     async def get(self, job_id: str) -> JobView:
         return self._read(JobView, await self._ask("GET", job_path(job_id)))
 
+    async def lines(self, job_id: str) -> JobLines:
+        """The daemon's log about the job."""
+        return self._read(JobLines, await self._ask("GET", f"{job_path(job_id)}/log"))
+
     async def cancel(self, job_id: str) -> str:
         """Ask the daemon to cancel the job; its state changes once it has ended. Return the id."""
         job_id = await self.full_id(job_id)
@@ -243,7 +247,7 @@ class Client:
         except ValidationError:
             return self._not_understood()
         default = UsageError if status < HTTPStatus.INTERNAL_SERVER_ERROR else AmistreamError
-        return _BY_STATUS.get(status, default)(reply.code, reply.message, hint=reply.hint, field=reply.field)
+        return _BY_STATUS.get(status, default)(**reply.model_dump())
 
     def _give_up_unless_reached(self, error: Exception) -> None:
         """Raise `DaemonUnreachableError` if no connection was ever made: such a daemon does not run."""

@@ -106,7 +106,7 @@ def _error(job: JobView, option: str) -> AmistreamError:
         )
     if job.error is None:
         return kind("job.cancelled", f"cannot finish job {job.id}: it was cancelled")
-    return kind(job.error.code, job.error.message, hint=job.error.hint, field=job.error.field)
+    return kind(**job.error.model_dump())
 
 
 def _left_running(job_id: str) -> AmistreamError:

@@ -14,7 +14,7 @@ from amistream.states import State
 
 if TYPE_CHECKING:
     from amistream.cli.client import Client
-    from amistream.events import JobList, JobView
+    from amistream.events import JobLines, JobList, JobView
     from amistream.jobs.job import Job
     from amistream.jobs.queue import JobQueue
     from amistream.request import JobRequest
@@ -56,6 +56,17 @@ class Jobs:
     def get(self, job_id: str) -> JobView:
         return self._ask(lambda client: client.get(job_id), lambda queue: queue.view(queue.find(job_id)))
 
+    def lines(self, job_id: str) -> JobLines:
+        """What was logged about a job."""
+
+        async def here(queue: JobQueue) -> JobLines:
+            from amistream.events import JobLines
+
+            found = queue.find(job_id).id
+            return JobLines(id=found, lines=tuple(await queue.lines(found)))
+
+        return self._ask_and_wait(lambda client: client.lines(job_id), here)
+
     def submit(self, request: JobRequest) -> int:
         """Run a job, write its result, and return the exit status."""
 
@@ -76,7 +87,7 @@ class Jobs:
         if self._detach or job.state is State.CANCELLED:
             return job, interrupted
         if job.resumable and job.error is not None:
-            raise JobError(job.error.code, job.error.message, hint=job.error.hint, field=job.error.field)
+            raise JobError(**job.error.model_dump())
         raise ConflictError(
             "job.ended",
             f"cannot cancel job {job.id}: it has already ended ({job.state.value})",
@@ -106,13 +117,18 @@ class Jobs:
         return follow_in_daemon(socket, in_daemon, self._shown, detach=self._detach), False
 
     def _ask(self, daemon: Callable[[Client], Awaitable[_Answer]], here: Callable[[JobQueue], _Answer]) -> _Answer:
+        async def look(queue: JobQueue) -> _Answer:
+            return here(queue)
+
+        return self._ask_and_wait(daemon, look)
+
+    def _ask_and_wait(
+        self, daemon: Callable[[Client], Awaitable[_Answer]], here: Callable[[JobQueue], Awaitable[_Answer]]
+    ) -> _Answer:
         if self._in_process:
             from amistream.cli.in_process import ask_in_process
 
-            async def look(queue: JobQueue) -> _Answer:
-                return here(queue)
-
-            return ask_in_process(look, self._config)
+            return ask_in_process(here, self._config)
         import asyncio
 
         from amistream.cli.client import Client

@@ -26,7 +26,7 @@ from amistream.process import keep_secrets_in
 GROUPS = {
     "Make an AMI": ("bundle", "convert"),
     "Look first": ("inspect", "doctor", "tune"),
-    "Jobs": ("jobs", "status", "watch", "cancel", "resume", "clean"),
+    "Jobs": ("jobs", "status", "watch", "logs", "cancel", "resume", "clean"),
     "Bundles": (
         *("list", "verify", "unbundle", "download", "upload", "delete", "prune"),
         *("register", "deregister", "migrate"),

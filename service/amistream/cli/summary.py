@@ -40,6 +40,8 @@ def job_text(job: JobView, *, option: str = "") -> str:
         facts.append(("error", job.error.message))
         if job.error.hint:
             facts.append(("", job.error.hint))
+        if job.error.request_id:
+            facts.append(("request", job.error.request_id))
     if job.looks_again_at is not None:
         facts.append(("unsure", f"until {time_text(job.looks_again_at)}: something may still appear there"))
     elif job.resumable and job.error is None:

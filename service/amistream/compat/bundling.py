@@ -200,4 +200,4 @@ def _error(job: JobView) -> RefusedError | JobError:
     kind = RefusedError if job.state is State.REFUSED else JobError
     if job.error is None:
         return kind("job.cut_short", f"cannot finish the bundle: the job is {job.state}")
-    return kind(job.error.code, job.error.message, hint=job.error.hint, field=job.error.field)
+    return kind(**job.error.model_dump())

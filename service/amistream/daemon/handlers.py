@@ -24,7 +24,7 @@ from amistream.checks.findings import Finding, Findings
 from amistream.daemon.access import Peer, check_queue_share
 from amistream.daemon.metrics import Metrics
 from amistream.errors import AccessDeniedError, AmistreamError, BusyError, ConflictError, UsageError
-from amistream.events import ErrorBody, ErrorResponse, Health
+from amistream.events import ErrorBody, ErrorResponse, Health, JobLines
 from amistream.jobs.confinement import check_request
 from amistream.jobs.job import Job
 from amistream.jobs.queue import JobQueue
@@ -166,7 +166,8 @@ async def show_job(request: web.Request) -> web.StreamResponse:
 
 
 async def cancel_job(request: web.Request) -> web.StreamResponse:
-    return _respond((await _queue(request).cancel(_own_job(request, "cancel").id)).view(), HTTPStatus.ACCEPTED)
+    job = await _queue(request).cancel(_own_job(request, "cancel").id, user=request[PEER].uid)
+    return _respond(job.view(), HTTPStatus.ACCEPTED)
 
 
 async def resume_job(request: web.Request) -> web.StreamResponse:
@@ -180,7 +181,13 @@ async def resume_job(request: web.Request) -> web.StreamResponse:
     context, peer = request.app[CONTEXT], request[PEER]
     if not peer.privileged:
         check_queue_share(context.queue, context.settings.max_queued, peer, except_job=job)
-    return _respond((await _queue(request).resume(job.id)).view(), HTTPStatus.ACCEPTED)
+    return _respond((await context.queue.resume(job.id, user=peer.uid)).view(), HTTPStatus.ACCEPTED)
+
+
+async def show_lines(request: web.Request) -> web.StreamResponse:
+    queue = _queue(request)
+    job = queue.find(request.match_info["id"], request[PEER].uid)
+    return _respond(JobLines(id=job.id, lines=tuple(await queue.lines(job.id))))
 
 
 async def follow_job(request: web.Request) -> web.StreamResponse:

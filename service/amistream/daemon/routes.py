@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from amistream.checks.findings import Findings
 from amistream.daemon import handlers
 from amistream.daemon.access import Access
-from amistream.events import Event, Health, JobList, JobView, QueueHealth
+from amistream.events import Event, Health, JobLines, JobList, JobView, QueueHealth
 from amistream.request import REQUESTS, CheckRequest, ConvertCheckRequest
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -82,6 +82,9 @@ class Endpoint:
 
 
 JOB_ID = Parameter(name="id", in_="path", description="the job's id, from the response of POST /v1/jobs")
+ANY_ID = replace(
+    JOB_ID, description="the id, its first letters, or the first of its last six; `last`: the caller's newest"
+)
 THE_JOB = Answer("the job", JobView)
 
 ENDPOINTS: tuple[Endpoint, ...] = (
@@ -133,12 +136,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         path="/v1/jobs/{id}",
         handler=handlers.show_job,
         summary="Show a job",
-        parameters=(
-            replace(
-                JOB_ID,
-                description="the id, its first letters, or the first of its last six; `last`: the caller's newest",
-            ),
-        ),
+        parameters=(ANY_ID,),
         answers={HTTPStatus.OK: THE_JOB},
         errors=(HTTPStatus.NOT_FOUND,),
     ),
@@ -180,6 +178,15 @@ ENDPOINTS: tuple[Endpoint, ...] = (
             )
         },
         errors=(HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE),
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/jobs/{id}/log",
+        handler=handlers.show_lines,
+        summary="Show what the daemon logged about a job, the newest 500 lines",
+        parameters=(ANY_ID,),
+        answers={HTTPStatus.OK: Answer("the lines", JobLines)},
+        errors=(HTTPStatus.NOT_FOUND,),
     ),
     Endpoint(
         method="POST",

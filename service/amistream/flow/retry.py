@@ -108,7 +108,14 @@ async def with_retries(
                 raise error.permanent().reworded(message=message) from error
             RETRIES[error.code] += 1
             delay = policy.delay_s(failures)
-            log.warning("request.retry", what=what, reason=error.message, failures=failures, delay_s=round(delay, 2))
+            log.warning(
+                "request.retry",
+                what=what,
+                reason=error.message,
+                failures=failures,
+                delay_s=round(delay, 2),
+                **({"request_id": error.request_id} if error.request_id else {}),
+            )
             await asyncio.sleep(delay)
 
 

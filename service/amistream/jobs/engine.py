@@ -11,6 +11,7 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import structlog
 
@@ -36,6 +37,7 @@ from amistream.jobs.convert_run import ConvertRun
 from amistream.jobs.job import End, Job
 from amistream.jobs.journal import Journal
 from amistream.jobs.migrate_run import MigrateRun
+from amistream.jobs.narration import Narrator
 from amistream.jobs.records import JournalEntry, NextStep
 from amistream.jobs.run import Run, Shared
 from amistream.jobs.verify_run import VerifyRun
@@ -55,6 +57,10 @@ A new kind is a member of `events.JobKind`, a request, a run in a file of its ow
 """
 
 
+_SHOWN_AT_END = {"manifest", "image_id", "snapshot_id", "region", "image_size", "bundled_size", "bottleneck"}
+"""The fields of a result that stand in the line of the log about a job's end."""
+
+
 class Engine:
     """`await Engine(settings, journal, aws).run(job)`; any number of jobs, also at once."""
 
@@ -71,7 +77,7 @@ class Engine:
 
     async def run(self, job: Job) -> None:
         """Bring a queued job, which is in the journal, to its end. Raises only CancelledError."""
-        with structlog.contextvars.bound_contextvars(job=job.id):
+        with structlog.contextvars.bound_contextvars(job=job.id), job.heard_by(Narrator()):
             try:
                 await self._run(job)
             finally:
@@ -252,9 +258,15 @@ async def end_job(job: Job, end: End, journal: Journal) -> None:
 
 
 def _log_end(job: Job) -> None:
+    """Write one short line: the state, and what was made or went wrong. `amistream status ID` has the rest."""
     view = job.view()
-    facts = view.model_dump(mode="json", include={"kind", "source", "destinations", "result", "error", "resumable"})
+    facts: dict[str, Any] = {"state": view.state.value, "kind": view.kind.value, "resumable": view.resumable}
+    if view.started_at and view.ended_at:
+        facts["elapsed_s"] = round((view.ended_at - view.started_at).total_seconds(), 3)
     if view.result is not None:
-        facts["result"].pop("stages", None)
-    level = log.info if job.state is State.DONE else log.warning
-    level("job.end", state=job.state.value, **facts)
+        facts |= view.result.model_dump(mode="json", include=_SHOWN_AT_END, exclude_none=True)
+    if view.error is not None:
+        facts |= {"code": view.error.code, "reason": view.error.message, "hint": view.error.hint}
+        facts |= {"request_id": view.error.request_id} if view.error.request_id else {}
+    level = log.info if view.state in {State.DONE, State.CANCELLED} else log.warning
+    level("job.end", **facts)

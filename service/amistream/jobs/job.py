@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -98,6 +98,7 @@ class Job:
         self._events: list[Event] = []
         self._newest_progress: Event | None = None
         self._changed = asyncio.Event()
+        self._listener: Callable[[Event], None] = lambda _: None
         self._add_event("state")
 
     @classmethod
@@ -224,7 +225,17 @@ class Job:
     def report(self, progress: Progress) -> None:
         self.progress = progress
         self._newest_progress = self._event("progress")
+        self._listener(self._newest_progress)
         self._wake()
+
+    @contextmanager
+    def heard_by(self, listener: Callable[[Event], None]) -> Iterator[None]:
+        """Call `listener` with each event while the block runs."""
+        self._listener = listener
+        try:
+            yield
+        finally:
+            self._listener = lambda _: None
 
     async def events(self, after: int = 0) -> AsyncGenerator[Event, None]:
         """Yield the events numbered above `after`, from the past on, until the job has ended.
@@ -275,7 +286,9 @@ class Job:
         return Event(id=self._serial, type=kind, job=self.view())
 
     def _add_event(self, kind: Literal["state", "notice"]) -> None:
-        self._events.append(self._event(kind))
+        event = self._event(kind)
+        self._events.append(event)
+        self._listener(event)
         self._wake()
 
     def _wake(self) -> None:

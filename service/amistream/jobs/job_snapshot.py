@@ -58,7 +58,7 @@ class JobSnapshot:
         except StoreError as error:
             if may_exist:
                 raise
-            raise RefusedStartError(error.code, error.message, hint=error.hint, field=error.field) from error
+            raise RefusedStartError(**error.as_dict(), transient=False) from error
 
     async def look(
         self, snapshot_id: str, started_at: float, *, waiting: Callable[[], object] = lambda: None

@@ -21,6 +21,7 @@ from amistream.errors import ConflictError, JobError
 from amistream.events import BundleResult, ErrorBody, JobKind, JobView, PlaceResult
 from amistream.jobs.conversion_records import STORED_SIZE, ConversionRecords
 from amistream.jobs.deliveries import DeliveryRecords
+from amistream.jobs.job_log import JobLog
 from amistream.jobs.journal_file import JournalFile
 from amistream.jobs.migration_records import MigrationRecords
 from amistream.jobs.records import JournalEntry, NextStep, SealedPart, late_text, read_late
@@ -56,6 +57,8 @@ class Journal:
         """The records that only migrations have."""
         self.deliveries = DeliveryRecords(self._file)
         """The messages of a queue that this host holds, and results that are to be sent."""
+        self.log = JobLog(self._file)
+        """What the log has said about each job."""
         self._by_itself = by_itself
         self.option = "" if by_itself else " --in-process"
         """Suffix for suggested commands, for jobs that run without a daemon."""

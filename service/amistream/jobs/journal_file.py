@@ -37,9 +37,9 @@ FORGOTTEN = (
     "what can still be read of a damaged journal"
 )
 _LEAST_ROOM = 64 * KIB
-_VERSION = 5
+_VERSION = 6
 """Version 1 had no `kind`, and at first no `image`; version 2 no `late` and `failure`; version 3 no `user` and no
-conversions; version 4 no `name`, no migrations and no messages: `_upgrade` adds them."""
+conversions; version 4 no `name`, no migrations and no messages; version 5 no lines: `_upgrade` adds them."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     id TEXT PRIMARY KEY,
@@ -135,6 +135,17 @@ CREATE TABLE IF NOT EXISTS outbox (
 """,
 )
 """Statements, since version 5."""
+_LINES = (
+    """
+CREATE TABLE IF NOT EXISTS lines (
+    number INTEGER PRIMARY KEY,
+    job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    line TEXT NOT NULL
+)
+""",
+    "CREATE INDEX IF NOT EXISTS lines_of_job ON lines (job)",
+)
+"""Statements, since version 6."""
 _COLUMNS = (
     *(f"jobs.{name}" for name in ("id", "runner", "fate", "by_itself", "confined", "idempotency_key", "request")),
     *(f"jobs.{name}" for name in ("view", "bundling", "result", "kind", "late", "failure", "user", "name")),
@@ -146,6 +157,7 @@ _COLUMNS = (
     *(f"deliveries.{name}" for name in ("message", "runner", "name", "queue", "handle", "body", "attempt", "sent_at")),
     *(f"deliveries.{name}" for name in ("boot", "ends_at", "parks_at", "job", "verdict", "code")),
     *(f"outbox.{name}" for name in ("id", "outcome", "document", "entered")),
+    *(f"lines.{name}" for name in ("number", "job", "line")),
 )
 
 T = TypeVar("T")
@@ -288,7 +300,7 @@ class JournalFile:
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
             self._db.execute(f"PRAGMA {pragma}")
         if found == 0:
-            self._db.executescript(";".join((_SCHEMA, *_CONVERSIONS, _MIGRATIONS, *_MESSAGES)))
+            self._db.executescript(";".join((_SCHEMA, *_CONVERSIONS, _MIGRATIONS, *_MESSAGES, *_LINES)))
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
         elif found < _VERSION:
             self._upgrade()
@@ -317,7 +329,7 @@ class JournalFile:
                 there = {column["name"] for column in self._db.execute(f"PRAGMA table_info({table})")}
                 for name in columns.keys() - there:
                     self._db.execute(f"ALTER TABLE {table} ADD COLUMN {name} {columns[name]}")
-            for statement in (*_CONVERSIONS, _MIGRATIONS, *_MESSAGES):
+            for statement in (*_CONVERSIONS, _MIGRATIONS, *_MESSAGES, *_LINES):
                 self._db.execute(statement)
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
 

@@ -27,7 +27,7 @@ from amistream.errors import (
     bug_error,
     first_cause,
 )
-from amistream.events import JobView, State
+from amistream.events import JobView, LogLine, State
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.jobs.deliveries import DeliveryRecords
 from amistream.jobs.engine import Engine, end_job
@@ -85,6 +85,10 @@ class JobQueue:
     def notices(self) -> tuple[str, ...]:
         """Damage of the journal that was found when it was opened."""
         return self._journal.notices
+
+    async def lines(self, job_id: str) -> list[LogLine]:
+        """What the log has said about a job, oldest first. Raises `JournalError`."""
+        return await self._journal.log.lines(job_id)
 
     @property
     def deliveries(self) -> DeliveryRecords:
@@ -202,16 +206,27 @@ class JobQueue:
         except AmistreamError:
             self._roster.forget(job.id)
             raise
+        log.info(
+            "job.submitted",
+            job=job.id,
+            kind=request.kind.value,
+            user=user,
+            source=request.source,
+            to=list(request.destinations),
+            **{key: value for key, value in (("label", request.label), ("name", name)) if value},
+        )
         self._begin(job, self._run)
         self._roster.put_away(self._tasks)
         return job, True
 
-    async def cancel(self, job_id: str) -> Job:
+    async def cancel(self, job_id: str, *, user: int | None = None) -> Job:
         """Ask a job to stop and clean up; its state says when it has. A second request changes nothing.
 
-        A job that ended and kept its parts is begun again, to remove them.
+        A job that ended and kept its parts is begun again, to remove them. `user` asked for it, if that is known.
         """
         job = self.get(job_id)
+        if job.resumable or not job.state.ended:
+            log.info("job.cancel", job=job_id, user=user, state=job.state.value)
         if job.resumable:
             with job.taking():
                 await self._claim(job)
@@ -238,8 +253,11 @@ class JobQueue:
             self._stop(job, keep=True, cause=cause)
         return job
 
-    async def resume(self, job_id: str, lease: Lease | None = None) -> Job:
-        """Take up a job that ended unfinished. Raises `ConflictError` when nothing of it is kept."""
+    async def resume(self, job_id: str, lease: Lease | None = None, *, user: int | None = None) -> Job:
+        """Take up a job that ended unfinished, for `user` if that is known.
+
+        Raises `ConflictError` when nothing of it is kept.
+        """
         job = self.get(job_id)
         if not job.resumable:
             raise ConflictError(
@@ -254,6 +272,7 @@ class JobQueue:
             await self._claim(job)
             # A drain that began meanwhile did not see this job.
             self._check_room()
+        log.info("job.resume", job=job_id, user=user, state=job.state.value)
         job = job.again(lease)
         self._begin(job, self._run)
         return job
@@ -395,7 +414,7 @@ async def open_queue(
 
     `by_itself` is the journal's: the next daemon takes up these jobs. `watch` wraps the engine's `run`.
     """
-    async with Journal(settings.state_dir, by_itself=by_itself) as journal:
+    async with Journal(settings.state_dir, by_itself=by_itself) as journal, journal.log.keeping():
         engine = Engine(settings, journal, aws)
         async with JobQueue(
             watch(engine.run),

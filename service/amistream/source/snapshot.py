@@ -124,7 +124,7 @@ class SnapshotVolume:
         except SourceError:
             raise
         except AmistreamError as error:
-            raise SourceError(error.code, error.message, hint=error.hint, field="source") from error
+            raise SourceError(**{**error.as_dict(), "field": "source"}) from error
 
 
 async def open_snapshot(

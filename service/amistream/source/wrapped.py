@@ -45,7 +45,7 @@ def wrap(volume: Volume, kind: TableKind) -> PiecedVolume:
             volume, "partition.file_system", f"its file system cannot be read: {error}", _OTHER_WAY
         ) from error
     except SourceError as error:
-        raise RefusedError(error.code, error.message, hint=error.hint, field="source") from error
+        raise RefusedError(**{**error.as_dict(), "field": "source"}) from error
 
 
 def _wrapped(volume: Volume, kind: TableKind, read: Reader) -> PiecedVolume:

@@ -114,7 +114,7 @@ def _inspect_disk(look: Callable[[], DiskFacts]) -> DiskFacts:
     except RefusedError as error:
         # The rooms below open volumes for bundles only.
         message = error.message.replace("cannot bundle", "cannot inspect", 1)
-        raise RefusedError(error.code, message, hint=error.hint, field=error.field) from error
+        raise RefusedError(**{**error.as_dict(), "message": message}) from error
 
 
 def disk_text(disk: DiskFacts) -> str:

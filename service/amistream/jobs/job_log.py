@@ -1,0 +1,109 @@
+"""Keeps what the log says about each job in the journal, from level info up, for `amistream logs`.
+
+A job has at most `MOST_LINES`, the newest; they are deleted with it. Lines are entered a moment after they were logged,
+together: a crash may lose those of the last half second, and a full disk any. Neither stops a job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+from amistream import log
+from amistream.errors import JournalError
+from amistream.events import LogLine
+from amistream.flow.cancel import finish_despite_cancel
+from amistream.flow.gather import task_group
+from amistream.jobs.journal_file import JournalFile
+
+MOST_LINES = 500
+LONGEST_VALUE = 2000
+"""Characters of one value of a line; of a longer one its end, which of a traceback says most."""
+PAUSE_S = 0.5
+_WAITING = 2000
+"""Lines that wait to be entered, at most: the oldest are lost."""
+_APART = ("event", "level", "timestamp", "job", "logger")
+
+
+class JobLog:
+    """The lines of all jobs of a journal."""
+
+    def __init__(self, file: JournalFile) -> None:
+        self._file = file
+        self._new: deque[tuple[str, str]] = deque(maxlen=_WAITING)
+        self._changed = asyncio.Event()
+
+    @asynccontextmanager
+    async def keeping(self) -> AsyncIterator[None]:
+        """Keep the lines that are logged while the block runs."""
+        loop = asyncio.get_running_loop()
+
+        def keep(job_id: str, entry: Mapping[str, Any]) -> None:
+            """Called on any thread."""
+            self._new.append((job_id, line_of(entry).model_dump_json()))
+            loop.call_soon_threadsafe(self._changed.set)
+
+        async def enter() -> None:
+            while True:
+                await self._changed.wait()
+                await asyncio.sleep(PAUSE_S)
+                await self._enter()
+
+        with log.kept_by(keep):
+            async with task_group() as group:
+                entering = group.create_task(enter(), name="lines")
+                try:
+                    yield
+                finally:
+                    entering.cancel()
+            await finish_despite_cancel(self._enter())
+
+    async def lines(self, job_id: str) -> list[LogLine]:
+        """The lines of a job, oldest first. Raises `JournalError`."""
+        await self._enter()
+        statement = "SELECT line FROM lines WHERE job = ? ORDER BY number"
+        rows = await self._file.do(lambda db: db.execute(statement, (job_id,)).fetchall())
+        return [LogLine.model_validate_json(row["line"]) for row in rows]
+
+    async def _enter(self) -> None:
+        self._changed.clear()
+        new = [self._new.popleft() for _ in range(len(self._new))]
+        if not new:
+            return
+
+        def work(db: sqlite3.Connection) -> None:
+            with db:
+                # A job that is not in the journal has no lines either.
+                db.executemany("INSERT INTO lines (job, line) SELECT id, ?2 FROM jobs WHERE id = ?1", new)
+                for job_id in {job_id for job_id, _ in new}:
+                    db.execute(
+                        "DELETE FROM lines WHERE job = ?1 AND number <= "
+                        "(SELECT number FROM lines WHERE job = ?1 ORDER BY number DESC LIMIT 1 OFFSET ?2)",
+                        (job_id, MOST_LINES),
+                    )
+
+        try:
+            await self._file.do(work)
+        except JournalError:
+            return  # the job itself finds that out, too
+
+
+def line_of(entry: Mapping[str, Any]) -> LogLine:
+    """The line of a log entry."""
+    fields = {name: _bounded(value) for name, value in entry.items() if name not in _APART}
+    return LogLine(
+        at=datetime.fromisoformat(entry["timestamp"]), level=entry["level"], event=entry["event"], fields=fields
+    )
+
+
+def _bounded(value: Any) -> Any:
+    if isinstance(value, str):
+        return value[-LONGEST_VALUE:]
+    text = json.dumps(value, default=str)
+    return text[-LONGEST_VALUE:] if len(text) > LONGEST_VALUE else json.loads(text)

@@ -1,0 +1,99 @@
+"""The lines that the log has about a job: kept in the journal, bounded, and told by the events of a run."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import structlog
+
+from amistream import log
+from amistream.events import State
+from amistream.jobs import job_log
+from amistream.jobs.job import End, Job
+from amistream.jobs.journal import Journal
+from amistream.jobs.journal_file import FILE
+from amistream.jobs.narration import Narrator
+from amistream.request import parse_bundle_request
+from amistream.settings import LogFormat
+from daemon.rig import progress
+from support.logs import restored_log
+
+__all__ = ["restored_log"]
+pytestmark = pytest.mark.usefixtures("restored_log")
+
+REQUEST = parse_bundle_request({"source": "/volumes/a", "destinations": ["/bundles/a"]})
+
+
+async def entered(journal: Journal) -> Job:
+    job = Job(REQUEST)
+    await journal.add(job.view(), REQUEST, confined=False, idempotency_key="")
+    return job
+
+
+async def test_lines_are_kept_as_long_as_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest lines from info up are kept whatever level is shown; those of other jobs, and long values, are not."""
+    monkeypatch.setattr(job_log, "MOST_LINES", 3)
+    monkeypatch.setattr(job_log, "LONGEST_VALUE", 5)
+    logger = structlog.get_logger("amistream.test")
+    async with Journal(tmp_path, by_itself=True) as journal, journal.log.keeping():
+        log.configure("error", LogFormat.JSON)
+        job, other = await entered(journal), await entered(journal)
+        with structlog.contextvars.bound_contextvars(job=job.id):
+            logger.debug("too.fine")
+            for number in range(4):
+                logger.info("job.state", number=number, text="123456", many=[1, 2, 3])
+            try:
+                raise ValueError
+            except ValueError:
+                logger.exception("job.bug")
+        logger.warning("job.end", job="gone")
+        logger.warning("daemon.ready")
+        *earlier, last = await journal.log.lines(job.id)
+        assert [(line.event, line.level, line.fields["number"]) for line in earlier] == [
+            ("job.state", "info", 2),
+            ("job.state", "info", 3),
+        ]
+        assert (earlier[0].fields["text"], earlier[0].fields["many"]) == ("23456", "2, 3]")
+        assert (last.event, last.fields["exception"]) == ("job.bug", "Error")
+        assert await journal.log.lines(other.id) == []
+        logger.info("job.end", job=other.id)
+    with closing(sqlite3.connect(tmp_path / FILE)) as database, database:
+        assert database.execute("SELECT job FROM lines GROUP BY job ORDER BY job").fetchall() == [
+            (each,) for each in sorted([job.id, other.id])
+        ]
+        database.execute("PRAGMA foreign_keys = ON")
+        database.execute("DELETE FROM jobs WHERE id = ?", (job.id,))
+        assert database.execute("SELECT job FROM lines").fetchall() == [(other.id,)]
+
+
+async def test_a_journal_without_lines_is_upgraded(tmp_path: Path) -> None:
+    """A journal of version 5 keeps its jobs, and gets lines."""
+    async with Journal(tmp_path, by_itself=True) as journal:
+        job = await entered(journal)
+    with closing(sqlite3.connect(tmp_path / FILE)) as database, database:
+        database.executescript("DROP TABLE lines; PRAGMA user_version = 5")
+    async with Journal(tmp_path, by_itself=True) as journal, journal.log.keeping():
+        log.configure("error", LogFormat.JSON)
+        structlog.get_logger("amistream.test").info("job.resume", job=job.id)
+        assert [line.event for line in await journal.log.lines(job.id)] == ["job.resume"]
+
+
+def test_a_run_is_told() -> None:
+    """The log has the start, each state and notice, and the progress once a minute."""
+    time_s = 0.0
+    job = Job(REQUEST)
+    with structlog.testing.capture_logs() as lines, job.heard_by(Narrator(clock=lambda: time_s)):
+        job.move(State.CHECKING)
+        job.note("a notice")
+        job.move(State.BUNDLING)
+        for time_s in (1.0, 60.0, 119.0, 120.0):
+            job.report(progress(int(time_s)))
+        job.end(End(State.FAILED))
+    assert [line["event"] for line in lines] == [
+        *("job.started", "job.notice", "job.state", "job.progress", "job.progress"),
+    ]
+    assert [line["rate"] for line in lines[3:]] == [60, 120]
+    assert lines[1]["notice"] == "a notice"
