@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,9 +22,13 @@ SIZES = [3000, 3000, 100]
 
 @pytest.fixture
 def cloud(ministack: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
-    """Start an endpoint with EC2."""
-    use_endpoint(ministack, monkeypatch)
-    return ministack
+    """Open an account of its own at an endpoint with EC2, which reports no AMI's bundle.
+
+    AMIs of other tests, whose names are no manifest's, would keep every bundle from being deleted.
+    """
+    account = replace(ministack, access_key=f"9{secrets.randbelow(10**11):011}")
+    use_endpoint(account, monkeypatch)
+    return account
 
 
 @pytest.fixture

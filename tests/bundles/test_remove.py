@@ -86,7 +86,7 @@ async def test_under_an_image(cloud: Endpoint, make_bucket: MakeBucket, bundle: 
     put_files(cloud, bucket, bundle.parent, "web/")
     ours = register(cloud, f"{bucket}/web/holes.img.manifest.xml")
     spelled = register(cloud, f"/{bucket}/web/holes.img.manifest.xml")
-    other = register(cloud, f"{bucket}/web/holes.img.manifest.xml.old")
+    other = register(cloud, f"{bucket}/web/other.img.manifest.xml")
     address = f"s3://{bucket}/web/holes.img.manifest.xml"
     async with it.session() as session:
         for dry_run in (True, False):

@@ -88,6 +88,10 @@ async def test_a_whole_life(
     assert facts["manifest"] == f"s3://{bucket}/there/holes.img.manifest.xml"
     assert facts["AMI"] in images(cloud)
     assert facts["name"].startswith("holes.img 20")
+    # The endpoint reports the name in place of the bundle: the AMI could be on any.
+    told = await run("list", f"s3://{bucket}")
+    assert [line.split()[-2] for line in told.stdout.splitlines()[1:3]] == ["?", image.image_id]
+    assert (await run("deregister", facts["AMI"], "--yes")).status == 0
 
     told = await run("download", address, tmp_path / "down")
     assert told.status == 0

@@ -60,7 +60,7 @@ async def take_inventory(
     """
     store = place.store
     images = await _images(place, settings, ec2, note)
-    unclear = sum(not image.location for image in images or ())
+    unclear = sum(image.is_on_any for image in images or ())
     if unclear:
         note(f"EC2 does not report on which bundles {unclear} AMIs are registered: a bundle shown with ? may have one")
     price = USD_PER_GIB_MONTH.get(place.region) if price is None else price

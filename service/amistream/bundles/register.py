@@ -34,7 +34,7 @@ async def images_on(place: Place, manifest_name: str, ec2: Ec2, settings: Settin
     """List the caller's AMIs that are registered on this manifest, and those that may be. Raises `StoreError`."""
     location = place.image_location(manifest_name)
     images = await with_retries(retry_policy(settings), f"look for images on {location}", lambda _: ec2.own_images())
-    return [image for image in images if image.location == location], [each for each in images if not each.location]
+    return [image for image in images if image.location == location], [each for each in images if each.is_on_any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,7 +65,7 @@ class Registration:
 class Ami:
     """An AMI as EC2 describes it. `reason` explains a failed `state`.
 
-    `location` is written as in `Registration`; '' where an endpoint does not report it: any bundle may be the AMI's.
+    `location` is written as in `Registration`. An endpoint may report none, or the AMI's name in its place.
     `snapshot_id` is that of the root device, '' for an AMI on a bundle.
     """
 
@@ -79,6 +79,11 @@ class Ami:
     description: str = ""
     sriov: bool = False
     ena: bool = False
+
+    @property
+    def is_on_any(self) -> bool:
+        """The endpoint does not report the AMI's bundle, so any bundle may be the one. Only for AMIs on bundles."""
+        return not self.location.endswith(".xml")
 
     def is_of(self, registration: Registration) -> bool:
         """The AMI is registered on the bundle, or the snapshot, of this registration."""
