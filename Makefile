@@ -119,6 +119,8 @@ $(MANUAL)/.installed: $(firstword $(MAKEFILE_LIST)) | system-demo
 	@echo 'installing the generator of the manual into $(MANUAL)'
 	$(PYTHON) -m venv $(MANUAL)
 	$(MANUAL)/bin/pip install --quiet 'zensical>=0.0.73,<1'
+	touch $@
+
 $(DIST)/.installed: config/dist/lock/tools.txt | system-dist
 	@echo 'installing the tools of `make dist` into $(DIST)'
 	$(PYTHON) -m venv $(DIST)

@@ -19,7 +19,7 @@ ORDER = (
     {"__init__"},
     {"basics"},
     {"values"},
-    {"units", "errors", "process", "member", "reports", "states"},
+    {"units", "errors", "process", "member", "reports", "shipped", "states"},
     {"events", "settings", "roots", "location"},
     {"request", "ports", "host"},
     {"log", "keys", "flow"},

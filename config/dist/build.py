@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from config.dist import archive, tree, wheels
+from config.dist import archive, packages, tree, wheels
 from config.dist.project import ARCHITECTURES, OUTPUT, Architecture, version
 
 
@@ -30,6 +30,11 @@ def _build_one(directory: Path, architecture: Architecture, own: Path, interpret
     tree.build(made, architecture, own, interpreter)
     archive.pack(made, directory / f"{name}.tar.xz")
     _publish(directory / f"{name}.tar.xz")
+    for file in packages.build(made, directory, architecture):
+        _publish(file)
+    listed = directory / f"{name}.cdx.json"
+    shutil.copy(made / "share" / "amistream" / "contents.cdx.json", listed)
+    _publish(listed)
     return made
 
 

@@ -115,7 +115,7 @@ class Apt:
 
 @contextmanager
 def apt(architecture: str) -> Iterator[Apt]:
-    """apt for that architecture of Debian, until the end of the block."""
+    """Apt for that architecture of Debian, until the end of the block."""
     with tempfile.TemporaryDirectory(prefix="amistream-apt-") as directory:
         yield Apt(Path(directory), architecture)
 

@@ -26,7 +26,7 @@ def write() -> None:
             found += [archive.described(name) for name in debian.PACKAGES]
     columns = "# architecture name version SHA-256 source source-version\n"
     rows = [
-        " ".join((each.architecture, each.name, each.version, each.sha256, each.source, each.source_version))
+        f"{each.architecture} {each.name} {each.version} {each.sha256} {each.source} {each.source_version}"
         for each in sorted(found, key=lambda each: (each.architecture, each.name))
     ]
     needed = wheels.requirements()
@@ -57,5 +57,7 @@ def debian_packages(architecture: str) -> list[DebianPackage]:
     lines = [line.split() for line in _DEBIAN.read_text().splitlines() if not line.startswith("#")]
     found = [DebianPackage(name, architecture, *rest) for of, name, *rest in lines if of == architecture]
     if [each.name for each in found] != sorted(debian.PACKAGES):
-        raise BuildError("cannot use the lock: it has other packages of Debian than config/dist/debian.py; make dist-lock")
+        raise BuildError(
+            "cannot use the lock: it has other packages of Debian than config/dist/debian.py; make dist-lock"
+        )
     return found

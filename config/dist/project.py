@@ -71,9 +71,7 @@ def epoch() -> int:
     """The time stamp of all files: SOURCE_DATE_EPOCH, else the time of the last commit."""
     if given := os.environ.get("SOURCE_DATE_EPOCH"):
         return int(given)
-    done = subprocess.run(
-        ["git", "log", "-1", "--format=%ct"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(["git", "log", "-1", "--format=%ct"], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise BuildError("cannot read the time of the last commit: this is no clone; set SOURCE_DATE_EPOCH")
     return int(done.stdout)
@@ -86,8 +84,7 @@ def run(*command: str | Path, env: dict[str, str] | None = None, cwd: Path | Non
         done = subprocess.run(
             words,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
             check=False,
             env={**os.environ, "LC_ALL": "C", **(env or {})},

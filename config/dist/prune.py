@@ -1,4 +1,7 @@
-"""Removes what amistream does not use: parts of the standard library, sources of extension modules, data of services."""
+"""Removes unused files: parts of the standard library, sources of extension modules, data of other services.
+
+Every pattern must match something, so that a new version of a package does not bring its unused files back unseen.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,14 @@ SERVICES = frozenset({"ebs", "ec2", "events", "s3", "signin", "sns", "sqs", "sso
 """The services of AWS that amistream asks, and those that the SDK asks for credentials."""
 
 _STANDARD = (
-    *("__phello__", "config-3.11-*", "curses", "dbm", "distutils", "ensurepip", "idlelib", "lib2to3", "pydoc_data"),
-    *("test", "tkinter", "turtledemo", "venv", "wsgiref", "xmlrpc", "EXTERNALLY-MANAGED", "LICENSE.txt"),
+    *("__phello__", "curses", "dbm", "distutils", "pydoc_data"),
+    *("test", "venv", "wsgiref", "xmlrpc", "EXTERNALLY-MANAGED", "LICENSE.txt"),
     *("antigravity.py", "sitecustomize.py", "this.py", "turtle.py", "pydoc.py", "imghdr.py", "sndhdr.py", "nntplib.py"),
     *(
         f"lib-dynload/{name}.cpython-*"
         for name in (
-            *("_codecs_*", "_crypt", "_curses*", "_dbm", "_gdbm", "_multibytecodec", "_test*", "_tkinter", "_xx*"),
-            *("audioop", "nis", "ossaudiodev", "readline", "spwd", "xx*"),
+            *("_codecs_*", "_crypt", "_curses*", "_dbm", "_multibytecodec", "_test*", "_xx*"),
+            *("audioop", "nis", "ossaudiodev", "readline", "xx*"),
         )
     ),
 )
@@ -26,11 +29,11 @@ _STANDARD = (
 
 _WHEELS = (
     *("**/*.pyx", "**/*.pxd", "**/*.pxi", "**/*.pyi", "**/*.c", "**/*.h", "**/py.typed"),
-    *("**/tests", "**/testing", "bin", "include", "share", "**/__pycache__"),
+    *("**/tests", "bin", "share"),
     *("*.dist-info/RECORD", "*.dist-info/INSTALLER", "*.dist-info/REQUESTED", "*.dist-info/direct_url.json"),
     *("lxml/html", "lxml/includes", "lxml/isoschematron", "lxml/objectify.*", "lxml/sax.*", "lxml/cssselect.py"),
-    *("lxml/etree.pyx", "lxml/ElementInclude.py", "lxml/doctestcompare.py", "lxml/usedoctest.py"),
-    *("uvloop/_testbase.py", "zstandard/_cffi*", "zstandard/backend_cffi.py", "zstandard/backend_rust*"),
+    *("lxml/ElementInclude.py", "lxml/doctestcompare.py", "lxml/usedoctest.py"),
+    *("uvloop/_testbase.py", "zstandard/_cffi*", "zstandard/backend_cffi.py"),
     *("botocore/data/*/*/examples-1.json", "cffi/recompiler.py", "cffi/setuptools_ext.py", "pycparser"),
     *("pygments/formatters/[!_]*", "pygments/lexers/[!_]*"),
 )
@@ -38,13 +41,13 @@ _WHEELS = (
 
 
 def prune_standard(library: Path) -> None:
-    """Prune the standard library."""
-    _remove(library, _STANDARD, needed=False)
+    """Prune the standard library. Raises `BuildError` for a pattern that matches nothing."""
+    _remove(library, _STANDARD)
 
 
 def prune_wheels(packages: Path) -> None:
-    """Prune the installed wheels. Raises `BuildError` if a pattern matches nothing: a package has changed."""
-    _remove(packages, _WHEELS, needed=False)
+    """Prune the installed wheels. Raises `BuildError` for a pattern that matches nothing."""
+    _remove(packages, _WHEELS)
     data = packages / "botocore" / "data"
     services = {each.name for each in data.iterdir() if each.is_dir()}
     if missing := SERVICES - services:
@@ -57,10 +60,10 @@ def prune_wheels(packages: Path) -> None:
             shutil.rmtree(version)
 
 
-def _remove(directory: Path, patterns: tuple[str, ...], *, needed: bool) -> None:
+def _remove(directory: Path, patterns: tuple[str, ...]) -> None:
     for pattern in patterns:
         found = list(directory.glob(pattern))
-        if needed and not found:
+        if not found:
             raise BuildError(f"cannot prune {directory.name}: nothing matches {pattern}")
         for path in found:
             if path.is_dir() and not path.is_symlink():

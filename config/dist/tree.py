@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from config.dist import debian, lock, native, prune, wheels
+from config.dist import contents, debian, lock, native, prune, wheels
 from config.dist.project import PYTHON, ROOT, Architecture, epoch, pyproject, run
 
 _START = """\
@@ -15,7 +15,7 @@ from {module} import {function}
 
 {function}()
 """
-UNITS = ("amistream.service", "amistream.socket")
+_SHELLS = {"bash": "amistream.bash", "zsh": "_amistream", "fish": "amistream.fish"}
 
 
 def build(directory: Path, architecture: Architecture, own: Path, interpreter: Path | None) -> None:
@@ -44,7 +44,9 @@ def build(directory: Path, architecture: Architecture, own: Path, interpreter: P
     native.build_launcher(libexec / "launcher", architecture)
     (libexec / "python3").symlink_to("launcher")
     _add_commands(directory, architecture)
+    contents.write(directory / "share" / "amistream" / "contents.cdx.json", architecture, own)
     _compile(library, interpreter or directory)
+    _add_completion(directory, interpreter or directory)
     _settle(directory)
 
 
@@ -52,6 +54,7 @@ def _add_wheels(files: list[Path], library: Path, architecture: Architecture, te
     """Add the wheels to the directory of the standard library: one directory is searched for a module, not two."""
     packages = temporary / "wheels"
     wheels.install(files, packages, architecture)
+    shutil.copytree(packages / "share" / "amistream", library.parents[1] / "share" / "amistream")
     prune.prune_wheels(packages)
     for path in sorted(packages.iterdir()):
         path.rename(library / path.name)
@@ -60,7 +63,7 @@ def _add_wheels(files: list[Path], library: Path, architecture: Architecture, te
 def _add_licences(system: Path, tree: Path, names: list[str]) -> None:
     """Add the licences of Debian's packages. Those of the wheels are in their directories."""
     target = tree / "share" / "licenses"
-    target.mkdir(parents=True)
+    target.mkdir(parents=True, exist_ok=True)
     for name in names:
         # A package may have its documents in common with another of the same source.
         document = (system / "usr/share/doc" / name / "copyright").resolve()
@@ -88,6 +91,18 @@ def _add_commands(tree: Path, architecture: Architecture) -> None:
         (tree / "lib" / "native" / name).symlink_to(architecture.loader)
 
 
+def _add_completion(tree: Path, interpreter: Path) -> None:
+    """Add the scripts that complete words in each shell, as the command itself shows them."""
+    directory = tree / "share" / "amistream" / "completion"
+    directory.mkdir()
+    for shell, name in _SHELLS.items():
+        text = run(
+            *(interpreter / "bin" / "amistream", "--show-completion", shell),
+            env={"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"},
+        )
+        (directory / name).write_text(text)
+
+
 def _compile(library: Path, interpreter: Path) -> None:
     """Compile all modules, to files that are never compared with their sources.
 
@@ -108,6 +123,6 @@ def _settle(tree: Path) -> None:
     stamp = epoch()
     for path in sorted(tree.rglob("*"), reverse=True):
         if not path.is_symlink():
-            path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 and not path.suffix == ".so" else 0o644)
+            path.chmod(0o755 if path.is_dir() or (path.stat().st_mode & 0o100 and path.suffix != ".so") else 0o644)
         os.utime(path, (stamp, stamp), follow_symlinks=False)
     os.utime(tree, (stamp, stamp))

@@ -114,8 +114,10 @@ def metadata(file: Path) -> dict[str, str]:
         (member,) = (each for each in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", each))
         fields = HeaderParser().parsestr(archive.read(member).decode())
     classified = [each for each in fields.get_all("Classifier", []) if each.startswith("License ::")]
-    named = fields["License-Expression"] or _short(fields["License"]) or "; ".join(
-        each.rpartition(" :: ")[2] for each in classified
+    named = (
+        fields["License-Expression"]
+        or _short(fields["License"])
+        or "; ".join(each.rpartition(" :: ")[2] for each in classified)
     )
     return {"name": normalised(fields["Name"]), "version": fields["Version"], "licence": named or "see its files"}
 

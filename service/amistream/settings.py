@@ -35,6 +35,7 @@ from pydantic_core import ErrorDetails
 
 from amistream.errors import UsageError
 from amistream.process import DEFAULT_CONFIG, DEFAULT_SOCKET
+from amistream.shipped import shipped
 from amistream.values import GIB, KIB, MIB
 
 _PREFIX = "AMISTREAM_"
@@ -550,7 +551,7 @@ def load(config: Path | None = None, **overrides: Any) -> Settings:
         raise UsageError(
             "settings.invalid",
             f"cannot use the setting {name} {first}",
-            hint="\n".join(["config/amistream.toml lists every setting with its unit and default", *also]),
+            hint="\n".join([f"{shipped('amistream.toml')} lists every setting with its unit and default", *also]),
             field=name,
         )
     return settings

@@ -1,0 +1,24 @@
+#!/bin/sh
+# After the files are unpacked. dpkg calls it with "configure", rpm with 1 or 2.
+set -e
+
+case "$1" in
+configure | 1 | 2) ;;
+*) exit 0 ;;
+esac
+
+if command -v systemd-sysusers >/dev/null 2>&1; then
+    systemd-sysusers amistream.conf
+else
+    getent group amistream >/dev/null || groupadd --system amistream
+    getent passwd amistream >/dev/null || useradd --system --gid amistream --no-create-home \
+        --home-dir /var/lib/amistream --shell /usr/sbin/nologin amistream
+fi
+
+[ -d /run/systemd/system ] || exit 0
+systemctl daemon-reload || true
+# rpm starts it in posttrans, when the files of the old version are gone.
+if [ "$1" = configure ] && [ -e /run/amistream-upgrade ]; then
+    rm -f /run/amistream-upgrade
+    systemctl start amistream.service || true
+fi

@@ -1,0 +1,73 @@
+"""The installations that `make dist` left in `dist/`, and the bare systems that they are used in."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import pytest
+
+from config.dist.project import OUTPUT, version
+from support.bare_roots import BareRoot, bare_root, debian_root
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from support.endpoints import Endpoint
+
+S3 = "s3.bare.test"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.dist)
+
+
+def made(suffix: str, architecture: str = "x86_64") -> Path:
+    """A file of `make dist`."""
+    path = OUTPUT / f"amistream-{version()}-linux-{architecture}{suffix}"
+    if not path.exists():
+        pytest.fail(f"{path.name} is not in dist/: make dist")
+    return path
+
+
+def unpacked(directory: Path, architecture: str = "x86_64") -> Path:
+    """Unpack the archive into a directory, and return the tree."""
+    with tarfile.open(made(".tar.xz", architecture)) as archive:
+        archive.extractall(directory, filter="tar")
+    return directory / f"amistream-{version()}"
+
+
+@pytest.fixture(scope="session")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BareRoot]:
+    """A root with the tree below /srv and nothing else."""
+    path = tmp_path_factory.mktemp("empty")
+    unpacked(path / "srv")
+    with bare_root(path, {S3: "127.0.0.1"}) as root:
+        yield root
+
+
+@pytest.fixture(scope="session")
+def bare_debian(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smallest Debian, not mounted."""
+    path = tmp_path_factory.mktemp("debian") / "root"
+    debian_root(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def debian(bare_debian: Path) -> Iterator[BareRoot]:
+    """The smallest Debian with the tree below /srv."""
+    unpacked(bare_debian / "srv")
+    with bare_root(bare_debian, {S3: "127.0.0.1", "localhost": "127.0.0.1"}) as root:
+        yield root
+
+
+@pytest.fixture
+def s3(ministack: Endpoint) -> dict[str, str]:
+    """Variables for the local endpoint by its name in /etc/hosts."""
+    port = urlsplit(ministack.url).port
+    return {**ministack.environ(), "AMISTREAM_ENDPOINT_URL": f"http://{S3}:{port}"}

@@ -1,0 +1,110 @@
+"""The unpacked archive in an empty root and in a bare Debian."""
+
+from __future__ import annotations
+
+import logging
+import random
+import shutil
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from config.dist.project import version
+from dist.running import LIBRARY, TREE, cpu_seconds
+from support.endpoints import SCRIPTS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from support.bare_roots import BareRoot
+    from support.endpoints import Endpoint
+    from support.keys import KeyRing
+
+MIB = 1 << 20
+KEYS = ("--cert", "/work/user.pem", "--private-key", "/work/user.key")
+OWNER = (*KEYS, "--ec2-cert", "/work/ec2.pem", "--account", "123456789012", "--no-register", "--in-process")
+
+
+@pytest.fixture(params=["empty", "debian"])
+def root(request: pytest.FixtureRequest, key_ring: KeyRing) -> BareRoot:
+    """Each of the bare systems, with a volume and the keys of a bundle's owner."""
+    found: BareRoot = request.getfixturevalue(request.param)
+    work = found.path / "work"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    (work / "volume.img").write_bytes(random.Random(1).randbytes(2 * MIB) + bytes(MIB))
+    shutil.copy(key_ring.user.certificate, work / "user.pem")
+    shutil.copy(key_ring.user.key, work / "user.key")
+    shutil.copy(key_ring.ec2.certificate, work / "ec2.pem")
+    return found
+
+
+def amistream(root: BareRoot, *words: str, environ: dict[str, str] | None = None, tree: str = TREE) -> str:
+    done = root.run(f"{tree}/bin/amistream", *words, environ=environ)
+    return done.stdout + done.stderr
+
+
+def test_a_directory(root: BareRoot) -> None:
+    """A bundle in a directory is made, found without fault, and restored; nothing is left in /tmp."""
+    assert amistream(root, "--version") == f"amistream {version()}\n"
+    amistream(root, "bundle", "/work/volume.img", "--to", "/work/out", *OWNER)
+    assert "nothing differs" in amistream(root, "verify", "--deep", "/work/out/image.manifest.xml", *KEYS)
+    amistream(root, "unbundle", "/work/out/image.manifest.xml", "/work/again.img", *KEYS)
+    assert (root.path / "work/again.img").read_bytes() == (root.path / "work/volume.img").read_bytes()
+    assert root.in_tmp() == []
+
+
+def test_s3_without_a_library_of_the_host(
+    root: BareRoot, ministack: Endpoint, make_bucket: Callable[[Endpoint], str], s3: dict[str, str], tmp_path: Path
+) -> None:
+    """A bundle in S3, by a name of /etc/hosts, opens no library outside of the tree; verify and unbundle take it."""
+    place = f"s3://{make_bucket(ministack)}/images/web"
+    command = (f"{TREE}/bin/amistream", "bundle", "/work/volume.img", "--to", place, *OWNER)
+    opened = root.opened(tmp_path / "trace", *command, environ=s3)
+    libraries = [path for path in opened if LIBRARY.search(path)]
+    assert len(libraries) > 20
+    assert [path for path in libraries if not path.startswith(TREE)] == []
+    manifest = f"{place}/image.manifest.xml"
+    assert "nothing differs" in amistream(root, "verify", "--deep", manifest, *KEYS, environ=s3)
+    amistream(root, "unbundle", manifest, "/work/again.img", *KEYS, environ=s3)
+    assert (root.path / "work/again.img").read_bytes() == (root.path / "work/volume.img").read_bytes()
+    assert root.in_tmp() == []
+
+
+def test_a_killed_run_leaves_nothing_in_tmp(root: BareRoot) -> None:
+    """After SIGKILL in the middle of a bundle /tmp is empty."""
+    with (root.path / "work/volume.img").open("r+b") as file:
+        file.truncate(64 << 30)
+    process = root.start(f"{TREE}/bin/amistream", "bundle", "/work/volume.img", "--to", "/work/out", *OWNER)
+    assert process.stdout is not None
+    while not list((root.path / "work").glob("out/*")):
+        assert process.poll() is None, process.stdout.read()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert root.in_tmp() == []
+
+
+def test_another_place(root: BareRoot) -> None:
+    """The tree works after it was moved, and through a link from elsewhere."""
+    moved = "/work/a place/of amistream"
+    (root.path / moved[1:]).parent.mkdir()
+    shutil.move(root.path / TREE[1:], root.path / moved[1:])
+    try:
+        amistream(root, "bundle", "/work/volume.img", "--to", "/work/out", *OWNER, tree=moved)
+        (root.path / "work/amistream").symlink_to(f"{moved}/bin/amistream")
+        assert root.run("/work/amistream", "--version").stdout == f"amistream {version()}\n"
+    finally:
+        shutil.move(root.path / moved[1:], root.path / TREE[1:])
+
+
+def test_start_up(empty: BareRoot) -> None:
+    """The start takes at most 1.2 times the CPU time of the same in a virtual environment."""
+    ours, theirs = [], []
+    for _ in range(9):
+        ours.append(cpu_seconds(str(empty.path / TREE[1:] / "bin/amistream"), "--version"))
+        theirs.append(cpu_seconds(str(SCRIPTS / "amistream"), "--version"))
+    logging.getLogger(__name__).info("tree %.3f s, virtual environment %.3f s", min(ours), min(theirs))
+    assert min(ours) <= 1.2 * min(theirs)
