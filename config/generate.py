@@ -14,11 +14,14 @@ from typing import Any
 
 from pydantic import BaseModel, ByteSize
 
+from amistream.cli.command_page import page_of
 from amistream.cli.main import GROUPS, about, add_command, load_command
 from amistream.cli.quick import COMMANDS_FILE
+from amistream.compat.tables import known_names
 from amistream.entry import COMPAT, COMPAT_CONTEXT
 from amistream.request import BundleRequest, ConvertRequest, Option
 from amistream.settings import Settings, memory_ceiling
+from amistream.states import State
 from amistream.values import GIB, KIB, MIB
 
 ROOT = Path(__file__).parents[1]
@@ -57,6 +60,8 @@ MEMORY = """
 # same amount without the 130 MiB.
 """
 TABLE = re.compile(r"(<!-- options of (\w+): config/generate\.py -->\n).*?(<!-- end of options -->)", re.DOTALL)
+COMPLETED = {"--state": [*State, "unfinished"], "NAME": known_names()}
+"""Values of options and arguments that their placeholders do not show."""
 MODELS: dict[str, type[BaseModel]] = {"bundle": BundleRequest, "convert": ConvertRequest}
 EVERY = """\
 | `--every`, `--jobs` `N` | each bundle of a bucket that has no AMI on EBS yet, N jobs at a time | `max_jobs` |
@@ -140,20 +145,28 @@ def commands_text() -> str:
         lines.append(title)
         for name in names:
             command = load_command(name)
-            summary = (command.help or "").split("\n\n")[0].split(". ")[0].rstrip(".") + "."
-            # A group's commands are completed by the group itself.
-            options = () if hasattr(command, "commands") else _options_of(command)
-            lines.append("\t".join([name, summary, *(" ".join(sorted(each)) for each in options)]))
+            below = getattr(command, "commands", {})
+            lines.append(f"{name}\t{page_of(command, name).summary}" if below else _row(command, name))
+            lines += [_row(each, f"{name} {own}") for own, each in below.items()]
     return "\n".join(lines) + "\n"
 
 
-def _options_of(command: Any) -> tuple[set[str], set[str]]:
-    """The flags, and the options that take a value."""
-    flags, valued = {"--help"}, set[str]()
-    for parameter in command.params:
-        names = {name for name in (*parameter.opts, *parameter.secondary_opts) if name.startswith("-")}
-        (flags if getattr(parameter, "is_flag", False) else valued).update(names)
-    return flags, valued
+def _row(command: Any, name: str) -> str:
+    """A command with its flags, its options that take a value, and its argument, each with the values it can have."""
+    page = page_of(command, name)
+    flags = sorted({"--help", *(each for entry in page.options if not entry.value for each in entry.names)})
+    valued = sorted(
+        f"{each}{_values(entry.names, entry.value)}" for entry in page.options if entry.value for each in entry.names
+    )
+    argument = re.sub(r"^\[(.*)\]\.*$", r"\1", page.arguments[0].value) if page.arguments else ""
+    return "\t".join((name, page.summary, " ".join(flags), " ".join(valued), argument + _values((argument,), argument)))
+
+
+def _values(names: tuple[str, ...], placeholder: str) -> str:
+    """The words that a value can be, behind an equals sign; '' where it is free text or a file."""
+    words = COMPLETED.get(names[-1], [each for part in placeholder.split("|") for each in part.split(",")])
+    found = [each for each in words if re.fullmatch("[a-z][a-z0-9_-]*", each)]
+    return f"={','.join(found)}" if found else ""
 
 
 def documents() -> dict[Path, str]:

@@ -47,7 +47,7 @@ def run(bench: Bench) -> Outcome:
     own_identity(directory / "ec2")
     bundling = [command, "bundle", directory / "disk.img", "--account", "123456789012", "--region", "eu-west-1"]
     bundling += ["--ec2-cert", directory / "ec2" / CERTIFICATE_FILE]
-    completing = {"_AMISTREAM_COMPLETE": "complete_bash", "COMP_WORDS": "amistream bundle --comp", "COMP_CWORD": "2"}
+    completing = {"_AMISTREAM_COMPLETE": "bash", "COMP_WORDS": "amistream\nbundle\n--comp", "COMP_CWORD": "2"}
 
     def one(*argv: object, **more: str) -> Cost:
         return run_program([str(each) for each in argv], directory=directory, environ={**environ, **more})

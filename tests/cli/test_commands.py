@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import pytest
-import typer
-from typer.core import TyperGroup
 
-from amistream.cli.main import app
+from amistream.cli.command_page import page_of
+from amistream.cli.main import add_command, load_command
+from amistream.cli.quick import rows
+from amistream.entry import COMPAT, COMPAT_CONTEXT
 from amistream.errors import ConflictError, NotFoundError
 from amistream.events import JobView, State
 from amistream.jobs.job import End, Job
@@ -254,25 +255,41 @@ async def test_the_socket_is_found_in_the_settings(
     assert (outcome.status, str(config) in outcome.stderr) == (2, True)
 
 
-@pytest.mark.parametrize("command", cast("TyperGroup", typer.main.get_command(app)).commands)
-async def test_every_help_has_an_example(cli: Cli, command: str) -> None:
-    """The help of each command can be shown, and shows how it is called."""
-    outcome = await cli(command, "--help")
-    assert outcome.status == 0
-    assert f"Example: amistream {command}" in outcome.stdout
+@pytest.mark.parametrize("name", [name for name, *rest in rows() if name and rest])
+async def test_every_help(cli: Cli, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The help of each command has an example and every option, whole at every width, and no types of flags."""
+    add_command(*COMPAT, **COMPAT_CONTEXT)
+    words = name.split()
+    command: Any = load_command(words[0])
+    page = page_of(command.commands[words[1]] if words[1:] else command, f"amistream {name}")
+    entries = (*page.arguments, *page.options)
+    wanted = [*(entry.term for entry in entries if entry.meaning), *(own for own, _ in page.commands)]
+    texts = []
+    for width in (60, 80, 140):
+        monkeypatch.setenv("COLUMNS", str(width))
+        outcome = await cli(*words, "--help-all")
+        assert outcome.status == 0
+        assert re.search(rf"^  (.* \| )?amistream {name}\b", outcome.stdout, re.MULTILINE)
+        assert "<" not in outcome.stdout.replace(" <", "")
+        assert "{SOURCE}" not in outcome.stdout
+        lines = outcome.stdout.splitlines()
+        # A single word may be longer.
+        assert max(len(line) for line in lines if len(line.split()) > 2) <= width
+        assert [term for term in wanted if not any(line.startswith(f"  {term}") for line in lines)] == []
+        texts.append(outcome.stdout.replace("\\\n", "").split())
+    assert texts[0] == texts[1] == texts[2]
 
 
-@pytest.mark.parametrize("command", ["bundle", "convert", "unbundle", "inspect"])
-async def test_the_help_fits_a_terminal_of_80_columns(cli: Cli, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
-    """No line of a help is wider than 80 columns, no line of its text ends early, and no flag seems to take a value."""
-    monkeypatch.setenv("COLUMNS", "80")
-    text = (await cli(command, "--help")).stdout
-    lines = [line.strip() for line in text.partition("╭")[0].splitlines()]
-    assert max(map(len, text.splitlines())) <= 80
-    assert "<bool>" not in text
-    for line, following in pairwise(lines):
-        # The first word of the next line did not fit.
-        assert not line or not following or len(f"{line} {following.split()[0]}") > 78, (line, following)
+async def test_a_short_help(cli: Cli) -> None:
+    """A command with many options shows the main ones, and says how to see the rest; alone, the groups show theirs."""
+    for words in (["bundle"], ["convert"], ["doctor"]):
+        text = (await cli(*words, "-h")).stdout
+        assert len(text.splitlines()) < 70
+        assert "\n  --help-all" in text
+        assert "--product-code" not in text
+    assert (await cli("fleet")).stdout == (await cli("fleet", "--help")).stdout
+    assert (await cli("fleet")).status == (await cli()).status == 0
+    assert (await cli()).stdout == (await cli("--help")).stdout
 
 
 async def test_help_knows_both_names(cli: Cli) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from amistream.cli import quick
-from cli.scripted import ScriptedDaemon, succeed
+from cli.scripted import ScriptedDaemon, begin, succeed
 
 LOADED = """
 import sys
@@ -31,7 +34,7 @@ def modules(*argv: str, **variables: str) -> set[str]:
     return {*done.stdout.partition("loaded:")[2].split()}
 
 
-BASH = {"_AMISTREAM_COMPLETE": "complete_bash", "COMP_WORDS": "amistream jo", "COMP_CWORD": "1"}
+BASH = {"_AMISTREAM_COMPLETE": "bash", "COMP_WORDS": "amistream\njo", "COMP_CWORD": "1"}
 
 
 @pytest.mark.parametrize(("argv", "variables"), [(["--version"], {}), (["--help"], {}), ([], BASH)])
@@ -55,43 +58,77 @@ async def test_a_question_loads_neither_commands_nor_models(daemon: ScriptedDaem
 def completed(monkeypatch: pytest.MonkeyPatch, shell: str, line: str) -> str | None:
     """The answer when a shell asks to complete the last word of a line."""
     words = line.split(" ")
-    monkeypatch.setenv("_AMISTREAM_COMPLETE", f"complete_{shell}")
-    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("_AMISTREAM_COMPLETE", shell)
+    monkeypatch.setenv("COMP_WORDS", "\n".join(words))
     monkeypatch.setenv("COMP_CWORD", str(len(words) - 1))
-    monkeypatch.setenv("_TYPER_COMPLETE_ARGS", line)
     return quick.answer([])
 
 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("amistream re", ["resume", "register"]),
-        ("amistream --v", ["--version"]),
-        ("amistream bundle --all", ["--all", "--all-or-none", "--allow-unreadable"]),
-        ("amistream bundle --compress --f", []),
-        ("amistream bundle disk", []),
-        ("amistream no-command --x", []),
+        ("amistream re", "resume register"),
+        ("amistream --v", "--version"),
+        ("amistream bundle --all", "--all --all-or-none --allow-unreadable"),
+        ("amistream bundle --compress f", "fast"),
+        ("amistream bundle --compress = s", "small"),
+        ("amistream bundle --virtualization ", "hvm paravirtual"),
+        ("amistream bundle --acl p", "public-read private"),
+        ("amistream jobs --state uns", ""),
+        ("amistream jobs --state unf", "unfinished"),
+        ("amistream bundle --to --f", ""),
+        ("amistream bundle disk", ""),
+        ("amistream no-command --x", ""),
+        ("amistream fleet re", "results redrive"),
+        ("amistream fleet submit --ki", "--kind"),
+        ("amistream completion z", "zsh"),
+        ("amistream compat euca", "euca-bundle-and-upload-image"),
+        ("amistream status 2", ""),
     ],
 )
-def test_words_in_bash(line: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands and options are completed; a value and a file are left to the shell."""
-    answer = completed(monkeypatch, "bash", line)
-    assert answer is not None
-    assert sorted(answer.split()) == sorted(words)
+def test_words_in_bash(line: str, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Commands, options and their values are completed; free text and files are left to the shell."""
+    monkeypatch.setenv("AMISTREAM_SOCKET", str(tmp_path / "none"))
+    assert sorted(str(completed(monkeypatch, "bash", line)).split()) == sorted(words.split())
 
 
 def test_words_in_other_shells(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Zsh and fish get the summary of each command, and zsh completes files where there is none."""
-    assert str(completed(monkeypatch, "zsh", "amistream tun")).startswith("""_arguments '*: :(("tune":"Find the part""")
-    assert completed(monkeypatch, "zsh", "amistream bundle disk") == "_files\n"
-    monkeypatch.setenv("_TYPER_COMPLETE_FISH_ACTION", "get-args")
+    """Zsh and fish get the summary of each command."""
+    assert str(completed(monkeypatch, "zsh", "amistream tun")).startswith("tune:Find the part size")
     assert str(completed(monkeypatch, "fish", "amistream tun")).startswith("tune\tFind the part size")
-    monkeypatch.setenv("_TYPER_COMPLETE_FISH_ACTION", "is-args")
-    for line, status in (("amistream tun", 0), ("amistream bundle disk", 1)):
-        with pytest.raises(SystemExit) as ended:
-            completed(monkeypatch, "fish", line)
-        assert ended.value.code == status
-    assert completed(monkeypatch, "powershell", "amistream tun") is None
+    assert completed(monkeypatch, "zsh", "amistream bundle disk") == ""
+
+
+async def test_ids_of_jobs(daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The ids of the daemon's jobs are completed; a daemon that answers nonsense, or not at all, is no error."""
+    succeed(first := daemon.add())
+    begin(second := daemon.add())
+    monkeypatch.setenv("AMISTREAM_SOCKET", str(daemon.socket))
+    answer = await asyncio.to_thread(completed, monkeypatch, "bash", "amistream status ")
+    assert answer == f"{second.id}\n{first.id}\n"
+    answer = await asyncio.to_thread(completed, monkeypatch, "fish", f"amistream cancel {second.id[:-1]}")
+    assert answer == f"{second.id}\tbundling, /dev/xvda\n"
+    daemon.garbage = b'{"jobs": [3]}'
+    assert await asyncio.to_thread(completed, monkeypatch, "bash", "amistream watch ") == ""
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(daemon.socket.with_name("silent")))
+        silent.listen()
+        monkeypatch.setattr("amistream.cli.completion._PATIENCE_S", 0.05)
+        line = f"amistream watch --socket {daemon.socket.with_name('silent')} "
+        assert await asyncio.to_thread(completed, monkeypatch, "bash", line) == ""
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_scripts(shell: str) -> None:
+    """Each shell takes its script, and bash completes by it; a shell that is not installed is left out."""
+    script = quick.answer(["completion", shell])
+    assert script is not None
+    if path := shutil.which(shell):
+        subprocess.run([path, "-n"], input=script, text=True, check=True, capture_output=True)
+    if shell == "bash":
+        line = "COMP_WORDS=(amistream bundle --compress s) COMP_CWORD=3; _amistream amistream; echo ${COMPREPLY[*]}"
+        done = subprocess.run(["bash"], input=f"{script}\n{line}", text=True, check=True, capture_output=True)
+        assert done.stdout == "small\n"
 
 
 @pytest.mark.parametrize("width", [40, 80, 100])

@@ -9,7 +9,7 @@ from amistream.process import DEFAULT_CONFIG, DEFAULT_SOCKET
 
 def socket_path(socket: Path | None, config: Path | None) -> Path:
     """Give the socket of the option, or else of the settings."""
-    if config is None and (known := socket or _socket_in(DEFAULT_CONFIG)):
+    if config is None and (known := socket or known_socket(DEFAULT_CONFIG)):
         return known
     # Loading settings takes most of a short command's time, and is skipped if the socket is known.
     from amistream.settings import load
@@ -19,7 +19,7 @@ def socket_path(socket: Path | None, config: Path | None) -> Path:
     return socket or settings.socket
 
 
-def _socket_in(config: Path) -> Path | None:
+def known_socket(config: Path) -> Path | None:
     """The socket that a settings file names, or the default; None if the file is one for `settings` to judge."""
     import tomllib
 

@@ -19,7 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from amistream import __version__
 from amistream.cli.output import lost_output, put_error, put_error_document, put_result
-from amistream.cli.quick import help_text
+from amistream.cli.quick import FULL_HELP, help_text
 from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, AmistreamError, UsageError, system_error
 from amistream.process import keep_secrets_in
 
@@ -33,6 +33,7 @@ GROUPS = {
     ),
     "Many hosts": ("fleet",),
     "In a browser": ("web",),
+    "Shell": ("completion",),
 }
 """The commands, in the order of --help."""
 _commands: dict[str, tuple[str, dict[str, Any]]] = {
@@ -57,10 +58,10 @@ def load_command(name: str) -> TyperCommand | TyperGroup:
     place, _, attribute = function.partition(":")
     module = import_module(place)
     given = getattr(module, attribute)
-    plain: dict[str, Any] = {"rich_markup_mode": "rich", "pretty_exceptions_enable": False}
+    plain: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False}
     if isinstance(given, Mapping):
         several = typer.Typer(name=name, cls=_Group, add_completion=False, **plain)
-        several.callback(help=_flowing(module.__doc__))(_nothing)
+        several.callback(help=module.__doc__)(_nothing)
         for own_name, each in given.items():
             several.command(own_name, cls=_Command, context_settings=context_settings)(each)
         group = typer.main.get_command(several)
@@ -77,35 +78,38 @@ def _nothing() -> None:
     """Do nothing before a command of a group."""
 
 
-def _flowing(text: str | None) -> str:
-    """The paragraphs of a docstring without their line ends, which typer keeps."""
-    return "\n\n".join(" ".join(each.split()) for each in inspect.cleandoc(text or "").split("\n\n"))
+def _help_of(command: TyperCommand | TyperGroup, ctx: Any, *, whole: bool = False) -> str:
+    from amistream.cli.command_page import page_of
+    from amistream.cli.help_text import help_of
 
-
-def _without_types_of_flags(parameters: list[Any]) -> list[Any]:
-    """Take `<bool>` from the help of flags: readers take it for a value that they must give."""
-    for parameter in parameters:
-        if getattr(parameter, "is_flag", False):
-            parameter.metavar = ""
-    return parameters
+    return help_of(page_of(command, ctx.command_path), whole=whole)
 
 
 class _Command(TyperCommand):
-    """A command whose help fills its lines at any width: typer keeps the line ends of docstrings."""
+    """A command whose help is our own: the library's looks different from version to version."""
 
-    def __init__(self, *arguments: Any, **attributes: Any) -> None:
-        super().__init__(*arguments, **attributes)
-        self.help = _flowing(self.help)
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        # Behind the name of an older command all words are for that one.
+        if FULL_HELP in (args[:1] if ctx.allow_extra_args else args):
+            put_result(_help_of(self, ctx, whole=True))
+            raise typer.Exit
+        return super().parse_args(ctx, args)
 
-    def get_params(self, ctx: Any) -> list[Any]:
-        return _without_types_of_flags(super().get_params(ctx))
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        formatter.write(_help_of(self, ctx))
 
 
 class _Group(TyperGroup):
-    """A command with commands below it."""
+    """A command with commands below it. Alone it shows its help."""
 
-    def get_params(self, ctx: Any) -> list[Any]:
-        return _without_types_of_flags(super().get_params(ctx))
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or args == [FULL_HELP]:
+            put_result(ctx.get_help())
+            raise typer.Exit
+        return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        formatter.write(_help_of(self, ctx))
 
 
 class _LazyGroup(_Group):
@@ -124,7 +128,8 @@ class _LazyGroup(_Group):
 
 app = typer.Typer(
     cls=_LazyGroup,
-    rich_markup_mode="rich",
+    add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from pathlib import Path
 from urllib.parse import quote
 
@@ -21,15 +22,29 @@ def job_path(job_id: str) -> str:
     return f"/v1/jobs/{quote(os.fsencode(job_id), safe='')}"
 
 
-def fetch(address: Path, path: str) -> bytes | None:
-    """The body of a whole answer with status 200 to a GET, or None."""
+def fetch(address: Path, path: str, *, within_s: float | None = None) -> bytes | None:
+    """The body of a whole answer with status 200 to a GET, or None.
+
+    `within_s` limits the time of all of it; without it, only that of each step is limited.
+    """
+    end = None if within_s is None else time.monotonic() + within_s
+
+    def wait_at_most(step_s: float) -> None:
+        left_s = step_s if end is None else min(step_s, end - time.monotonic())
+        if left_s <= 0:
+            raise TimeoutError
+        connection.settimeout(left_s)
+
+    def receive() -> bytes:
+        wait_at_most(_ANSWER_S)
+        return connection.recv(_PIECE)
+
     try:
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(_CONNECT_S)
+            wait_at_most(_CONNECT_S)
             connection.connect(os.fspath(address))
-            connection.settimeout(_ANSWER_S)
             connection.sendall(b"GET %b HTTP/1.0\r\nHost: localhost\r\n\r\n" % path.encode("ascii"))
-            answer = b"".join(iter(lambda: connection.recv(_PIECE), b""))
+            answer = b"".join(iter(receive, b""))
     except (OSError, ValueError):
         return None
     head, _, body = answer.partition(b"\r\n\r\n")
