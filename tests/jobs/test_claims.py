@@ -252,6 +252,14 @@ async def test_a_bundle_that_is_another_job_s(fleet: Fleet) -> None:
     assert fleet.objects() == there
 
 
+async def test_a_claim_of_a_dead_process(fleet: Fleet) -> None:
+    """A job whose process died between its claim and its first entry leaves no claim when it is cancelled."""
+    job = await fleet.job(fleet.a)
+    fleet.claim(run=job.id)
+    assert (await fleet.a.clean(job)).state is State.CANCELLED
+    assert fleet.objects() == {}
+
+
 async def test_another_request_under_the_name(fleet: Fleet) -> None:
     """A job is refused where its name has claimed a place, or made the bundle, for another request; all stays."""
     fleet.claim(request="0" * 32)

@@ -271,6 +271,17 @@ async def test_a_removal_that_loses_the_job(lost: str, scene: Scene, migrations:
     assert migrations.left() == there
 
 
+async def test_a_claim_of_a_dead_process(scene: Scene, migrations: Migrations) -> None:
+    """A job whose process died between its claim and its first entry leaves no claim when it is cancelled."""
+    job = Job(migrations.request(), name=LentJob.name)
+    await scene.engine.enter(job)
+    claim = json.dumps({"v": 1, "job": job.name, "run": job.id, "holder": "host-a", "nonce": "n"})
+    with migrations.cloud.endpoint.blocking_client() as s3:
+        s3.put_object(Bucket=migrations.cloud.bucket, Key=f"x/{CLAIM}", Body=claim.encode())
+    cleaned = await scene.clean(job)
+    assert (cleaned.state, cleaned.resumable, migrations.left()) == (State.CANCELLED, False, [])
+
+
 async def test_a_place_that_another_job_claims(scene: Scene, migrations: Migrations) -> None:
     """A job is refused where another one copies the same bundle to, or one of its name for another request does."""
     await lent(scene, migrations, LentJob(lost_at=2))

@@ -172,9 +172,12 @@ class MigrateRun:
     async def undo(self, progress: Progress) -> None:
         record = self._record
         if record is None:
-            # Neither this run nor an earlier one has copied anything.
-            if self._taken is not None:
-                await self._taken.release()
+            # Neither this run nor an earlier one has copied anything, but its claim may be there.
+            claim = self._taken
+            if claim is None and self._job.ran_before:
+                claim = await self._context.claim_of_dead_process()
+            if claim is not None:
+                await claim.release()
             return
         claim = await self._context.claim(record.migrating.region)
         if not await claim.is_ours():

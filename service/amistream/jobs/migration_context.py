@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
+from amistream.aws import buckets
 from amistream.aws.session import Aws
 from amistream.bundles.manifest import parse_manifest
 from amistream.bundles.migrate import MigrationRequest, open_source
 from amistream.bundles.parts import StoredPart
 from amistream.bundles.place import BucketPlace, Bundle, find_bundle
 from amistream.checks.context import ReachContext
-from amistream.errors import RefusedError
+from amistream.errors import NoBucketError, RefusedError
 from amistream.jobs.confinement import roots_of
 from amistream.jobs.job import Job
 from amistream.jobs.manifest_removal import OwnManifest
@@ -134,6 +135,22 @@ class MigrationContext(ReachContext):
         if self._claim is None:
             self._claim = MigrationClaim(self._job, (await self.target(region)).store, self.request.prefix)
         return self._claim
+
+    async def claim_of_dead_process(self) -> MigrationClaim | None:
+        """The claim of a named job whose process may have died before it entered anything; None if there is none."""
+        if not self._job.name:
+            return None
+        try:
+            region = await buckets.bucket_region(
+                self.aws,
+                self.location.bucket,
+                region=self.request.region or "",
+                endpoint_url=self.endpoint_url,
+                timeout_s=self.settings.stall_timeout_s,
+            )
+        except NoBucketError:
+            return None
+        return await self.claim(region)
 
     async def copy(self, record: MigrationRecord) -> Copy:
         """The bundle that is made by this record."""
