@@ -139,6 +139,42 @@ async def test_the_last_receive(tmp_path: Path) -> None:
         assert letter.attributes["code"] == "job.failed"
 
 
+async def test_given_back_after_the_last_receive(tmp_path: Path) -> None:
+    """What would be given back after its last receive has a result and a dead letter with the code instead."""
+    async with running(tmp_path, most_receives=1) as rig:
+        job = await rig.begin("web")
+        # Sent twice: the other message has the result.
+        rig.send("web")
+        rig.send("newer", v=2)
+        await rig.queue.wait_until(lambda: list(rig.queue.waiting) == ["m1"])
+        rig.intake.stop()
+        rig.hurry.set()
+        await rig.running
+        assert await has_ended(job) is State.INTERRUPTED
+        assert {each["id"]: each["code"] for each in rig.results} == {
+            "m3#refused": "message.newer",
+            "m1#failed": "lease.given_back",
+        }
+        letters = [(each.attributes["job"], each.attributes["code"]) for each in rig.dead.waiting.values()]
+        assert letters == [("newer", "message.newer"), ("web", "lease.given_back")]
+        assert (rig.queue.waiting, rig.intake.counts.dead, rig.intake.counts.given_back) == ({}, 2, 0)
+
+
+async def test_a_journal_that_fails_at_the_last_receive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message that cannot be entered at its last receive is a dead letter with the code of that, without a result."""
+
+    async def fail(*_: object) -> None:
+        raise JournalError("journal.full", "cannot write the journal: the disk is full")
+
+    async with running(tmp_path, most_receives=1) as rig:
+        monkeypatch.setattr(DeliveryRecords, "hold", fail)
+        rig.send("web")
+        await rig.queue.wait_until(lambda: not rig.queue.waiting)
+        await rig.settle()
+        (letter,) = rig.dead.waiting.values()
+        assert (letter.attributes["code"], rig.results, rig.hands.calls) == ("journal.full", [], [])
+
+
 async def test_a_lost_lease(tmp_path: Path) -> None:
     """A job whose lease is not confirmed is interrupted; its message is neither deleted nor given back."""
     async with running(tmp_path) as rig:
@@ -331,18 +367,19 @@ async def test_a_queue_that_fails_at_the_end(fault: str, tmp_path: Path) -> None
     """A message that cannot be deleted, or be a dead letter, comes again, and there is no second result."""
     async with running(tmp_path) as rig:
         failing = rig.queue if fault == "delete" else rig.dead
+        sends = fault == "send"
         failing.faults[fault] = AWAY
         job = await rig.begin("web")
         await rig.jobs.cancel(job.id)
         await rig.queue.wait_until(lambda: failing.calls[fault] == 1)
         await rig.settle()
-        assert len(rig.queue.waiting) == 1
+        assert (len(rig.queue.waiting), rig.intake.counts.dead) == (1, 0 if sends else 1)
         del failing.faults[fault]
         await rig.pass_time(310)
         await rig.queue.wait_until(lambda: not rig.queue.waiting)
         await rig.settle()
         assert [result["outcome"] for result in rig.results] == ["cancelled"]
-        assert len(rig.dead.waiting) == 1
+        assert len(rig.dead.waiting) == rig.intake.counts.dead == 1
         assert len(rig.hands.calls) == 1
 
 

@@ -195,7 +195,7 @@ class Sqs:
             "queue.no_dead_letters",
             f"cannot find the dead letters of {self.url}: the queue has no queue for them",
             hint="create one and name it with its ARN: `aws sqs set-queue-attributes --queue-url URL --attributes "
-            '\'{"RedrivePolicy": "{\\"deadLetterTargetArn\\": \\"ARN\\", \\"maxReceiveCount\\": \\"5\\"}"}\'`',
+            '\'{"RedrivePolicy": "{\\"deadLetterTargetArn\\": \\"ARN\\", \\"maxReceiveCount\\": \\"10\\"}"}\'`',
             field="queue",
         )
 

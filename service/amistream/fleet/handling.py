@@ -24,8 +24,9 @@ from amistream.errors import (
     JournalError,
     MessageError,
     NewerMessageError,
+    bug_error,
 )
-from amistream.events import State
+from amistream.events import ErrorBody, State
 from amistream.fleet.counts import Counts
 from amistream.fleet.deletions import Deletions
 from amistream.fleet.lease import Hold, Leases, QueueLease, Terms
@@ -112,14 +113,14 @@ class Handling:
             await self._work(lease)
         except JournalError as error:
             log.warning("journal.failed", reason=error.message)
-            await self._give_back(lease, self._later(lease))
+            await self._end_unrecorded(lease, error)
         except AmistreamError as error:
             # The queue does not answer: the message comes again.
             log.warning("message.left", code=error.code, reason=error.message)
-        except Exception:
+        except Exception as error:
             # The bug of one message must not end the others.
             log.exception("message.bug")
-            await self._give_back(lease, self._later(lease))
+            await self._end_unrecorded(lease, bug_error(error))
         finally:
             self.ended(lease)
 
@@ -132,14 +133,34 @@ class Handling:
             job = await self._begin(message, lease)
         except NewerMessageError as error:
             log.info("message.newer", reason=error.message)
-            await self._give_back(lease, self._later(lease))
+            if self._is_last(lease):
+                await self._refuse(lease, error, label)
+            else:
+                await self._give_back(lease, self._later(lease))
         except _RunsHereError:
-            # The same job, sent or delivered twice. Once it is done, so is this message.
-            await self._give_back(lease, self._later(lease))
+            await self._wait_turn(lease, label)
         except AmistreamError as error:
             await self._refuse(lease, error, label)
         else:
             await self._follow(lease, job, label)
+
+    async def _wait_turn(self, lease: QueueLease, label: str) -> None:
+        """Give back a message whose job runs here: sent twice. Once the job is done, so is the message.
+
+        After the last receive it is deleted: the other message is there, and has the result.
+        """
+        if not self._is_last(lease):
+            await self._give_back(lease, self._later(lease))
+        elif lease.name in self.beginning or any(job.name == lease.name for job in self.running.values()):
+            await self._settle(lease, Verdict.DELETE, "", None)
+        else:
+            error = ConflictError(
+                "job.running_elsewhere",
+                f"cannot take the job {lease.name}: it was begun by hand on this host",
+                hint="wait until it has ended, then send the message again",
+                field="job",
+            )
+            await self._refuse(lease, error, label)
 
     async def _begin(self, message: Message, lease: QueueLease) -> Job:
         """The job of a message: found, resumed or new. Raises `_RunsHereError` if it runs already."""
@@ -187,6 +208,10 @@ class Handling:
             del self.running[message.message_id]
         self.ended(lease)
         view = job.view()
+        if view.state is State.INTERRUPTED and view.error is None:
+            # The daemon stops.
+            given_back = _given_back(job.name, "this host stops")
+            view = view.model_copy(update={"error": ErrorBody(**given_back.as_dict())})
         ending = Ending(
             state=view.state,
             code=view.error.code if view.error else "",
@@ -257,9 +282,7 @@ class Handling:
             await records.buried(message_id)
         if self._is_late(lease, verdict):
             return
-        # An extension of a deleted message would look like a lost lease.
-        self.leases.drop(lease)
-        await self.deletions.delete(lease.message.handle)
+        await self._delete(lease)
         await records.over(message_id)
 
     def _is_late(self, lease: QueueLease, verdict: Verdict) -> bool:
@@ -268,9 +291,27 @@ class Handling:
             log.info("message.late", verdict=verdict.value)
         return is_over
 
+    async def _end_unrecorded(self, lease: QueueLease, error: AmistreamError) -> None:
+        """Give a message back whose end cannot be recorded; after the last receive, make it a dead letter as it is."""
+        policy = self.policy
+        if policy is None or not self._is_last(lease):
+            await self._give_back(lease, self._later(lease))
+            return
+        try:
+            if not self._is_late(lease, Verdict.BURY):
+                await self._bury(lease, error.code, policy)
+                await self._delete(lease)
+        except AmistreamError as failure:
+            log.warning("message.left", code=failure.code, reason=failure.message)
+
+    async def _delete(self, lease: QueueLease) -> None:
+        # An extension of a deleted message would look like a lost lease.
+        self.leases.drop(lease)
+        await self.deletions.delete(lease.message.handle)
+
     async def _bury(self, lease: QueueLease, code: str, policy: RedrivePolicy) -> None:
-        self.counts.dead += 1
         if policy.dead is None:
+            self.counts.dead += 1
             log.warning(
                 "message.dead", code=code, hint="the queue has no queue of dead letters: the message is deleted"
             )
@@ -284,6 +325,7 @@ class Handling:
         }
         for error in (await policy.dead.send([lease.message.body], attributes)).values():
             raise error
+        self.counts.dead += 1
 
     async def _give_back(self, lease: QueueLease, after_s: int) -> None:
         await self.may_give_back()

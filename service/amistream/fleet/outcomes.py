@@ -7,11 +7,15 @@
     interrupted, or cancelled by the stop   held      given back, at once
     of the daemon; parked
     interrupted by its journal              held      given back, later
-    failed, and resumable                   held      given back, later; the last time: result, dead letter
+    failed, and resumable                   held      the same
     refused or failed by what may pass      held      the same
+    given back by these lines, but for      held      result, dead letter, deleted
+    the last time
     refused or failed for good, cancelled   held      result, dead letter, deleted
 
-The queue counts the receives, not this host: a job that kills its hosts becomes a dead letter by the queue's policy.
+The queue counts the receives, not this host: a job that kills its hosts becomes a dead letter by the queue's policy,
+without a word. A message that is given back after its last receive would, too; so none is. A drain uses up a receive,
+and nobody can give that back: the number should leave room for some.
 """
 
 from __future__ import annotations
@@ -75,12 +79,14 @@ def fate_of(ending: Ending) -> Fate:
     match ending.state:
         case State.DONE:
             return Fate.DONE
+        case _ if ending.is_last:
+            return Fate.DEAD
         case State.INTERRUPTED:
             return Fate.BACK_NOW if given_back else Fate.BACK_LATER
         case State.CANCELLED if ending.is_stopping:
             return Fate.BACK_NOW
         case State.REFUSED | State.FAILED if ending.resumable or may_pass(ending.code):
-            return Fate.DEAD if ending.is_last else Fate.BACK_LATER
+            return Fate.BACK_LATER
     return Fate.DEAD
 
 

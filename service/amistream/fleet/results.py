@@ -51,7 +51,7 @@ class ResultModel(BaseModel):
 
 
 def result_of_job(message: HeldMessage, view: JobView, *, host: str, label: str) -> Notice:
-    """The result of a job that ended."""
+    """The result of a job that ended. One that was interrupted, and is not tried again, has failed."""
     ended_at = view.ended_at or datetime.now(UTC)
     about: dict[str, Any] = {
         "kind": view.kind,
@@ -62,7 +62,8 @@ def result_of_job(message: HeldMessage, view: JobView, *, host: str, label: str)
         "result": view.result,
         "error": view.error,
     }
-    return _notice(message, host, view.state, ended_at, about)
+    outcome = State.FAILED if view.state is State.INTERRUPTED else view.state
+    return _notice(message, host, outcome, ended_at, about)
 
 
 def result_of_refusal(message: HeldMessage, error: AmistreamError, *, host: str, label: str) -> Notice:
