@@ -505,16 +505,26 @@ class Settings(BaseModel):
         return self.workers or len(os.sched_getaffinity(0))
 
 
+def config_path(config: Path | None = None) -> Path | None:
+    """The configuration file that is read: the given one, that of AMISTREAM_CONFIG, or the default if it exists."""
+    named = config or (Path(os.environ["AMISTREAM_CONFIG"]) if os.environ.get("AMISTREAM_CONFIG") else None)
+    return named or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
+
+
+def variable_of(name: str) -> str | None:
+    """The environment variable that sets a setting, if there is one."""
+    return next((each for each in os.environ if each.upper() == f"{_PREFIX}{name.upper()}"), None)
+
+
 def load(config: Path | None = None, **overrides: Any) -> Settings:
     """Read the settings from `config` (default: /etc/amistream/amistream.toml where it exists) and the environment.
 
     `overrides` that are not None win over everything. Raises `UsageError` naming the file or variable at fault.
     """
-    named = config or (Path(os.environ["AMISTREAM_CONFIG"]) if os.environ.get("AMISTREAM_CONFIG") else None)
-    path = named or DEFAULT_CONFIG
+    path = config_path(config)
     values: dict[str, Any] = {}
     chosen = {name: value for name, value in overrides.items() if value is not None}
-    if named is not None or path.exists():
+    if path is not None:
         try:
             values = tomllib.loads(path.read_text())
         except OSError as error:

@@ -133,6 +133,7 @@ def progress(done: int) -> Progress:
     return Progress(
         bytes_total=1000,
         bytes_done=done,
+        stored_share=done / 1000,
         parts_made=1,
         parts_stored=1,
         bytes_stored=done // 2,

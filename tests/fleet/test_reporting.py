@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from amistream.daemon.main import Status
 from amistream.daemon.metrics import Metrics
+from amistream.daemon.status import PERIOD_S, Status, jobs_text
 from amistream.errors import StoreError
+from amistream.events import State
+from amistream.jobs.job import Job
+from amistream.request import parse_request
+from daemon.rig import progress
 from fleet.rig import Rig, running
 
 if TYPE_CHECKING:
@@ -55,32 +59,58 @@ async def test_metrics(tmp_path: Path) -> None:
 
 
 async def test_the_status_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The line has the number of jobs and the trouble, is sent when it changes, and says nothing while stopping."""
+    """The line has the jobs and the trouble, also while the daemon stops, and is sent when it changes."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.setblocking(False)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        status = Status("amistream on a socket")
-        status.tell(None)
         async with running(tmp_path / "state") as rig:
+            status = Status("amistream on a socket", rig.jobs)
+            status.send("READY=1")
             job = await rig.begin("web")
+            status.intake = rig.intake
             for _ in range(2):
-                status.tell(rig.intake)
+                status.send()
+            job.report(progress(430))
+            status.send()
             rig.queue.faults["receive"] = StoreError("aws.AccessDenied", "cannot receive:\nMAINPID=1")
             await rig.hands.end(job)
             await rig.pass_time(25)
             await rig.queue.wait_until(lambda: bool(rig.intake.health().errors))
-            status.tell(rig.intake)
+            async with status.shown():
+                await rig.pass_time(PERIOD_S)
             rig.intake.stop()
-            status.tell(rig.intake)
             status.stop()
             del rig.queue.faults["receive"]
-            status.tell(rig.intake)
         lines = [manager.recv(300).decode() for _ in range(5)]
         assert lines == [
-            "STATUS=amistream on a socket",
-            "STATUS=amistream on a socket; 1 job of the queue",
+            "READY=1\nSTATUS=amistream on a socket",
+            "STATUS=amistream on a socket; 1 running: web checking; 1 job of the queue",
+            "STATUS=amistream on a socket; 1 running: web 43 %; 1 job of the queue",
             "STATUS=amistream on a socket; 0 jobs of the queue; cannot receive: MAINPID=1",
-            "STATUS=amistream on a socket; 0 jobs of the queue, no more are taken; cannot receive: MAINPID=1",
-            "STOPPING=1\nSTATUS=waiting for the jobs to end",
+            (
+                "STOPPING=1\nSTATUS=waiting for the jobs to end; 0 jobs of the queue, no more are taken; "
+                "cannot receive: MAINPID=1"
+            ),
         ]
+
+
+def test_the_names_of_jobs() -> None:
+    """At most four running jobs are named: by their label, their name, their AMI, or the end of a path."""
+    requests: list[dict[str, Any]] = [
+        {"source": "/dev/xvdf", "destinations": ["s3://b/images/web-1/"]},
+        {"source": "/dev/xvdf", "destinations": ["s3://b/web"], "label": "nightly"},
+        {"source": "/dev/xvdf", "destinations": ["s3://b/web"], "ami_name": "db-1"},
+        {"kind": "verify", "manifest": "s3://b/web/image.manifest.xml"},
+        {"source": "/dev/xvdf", "destinations": ["s3://b/web"]},
+        {"source": "/dev/xvdf", "destinations": ["s3://b/web"]},
+    ]
+    jobs = [Job(parse_request(each)) for each in requests]
+    for job in jobs[:-1]:
+        job.move(State.CHECKING)
+    jobs[0].report(progress(430))
+    assert jobs_text(jobs) == [
+        "5 running: web-1 43 %, nightly checking, db-1 checking, image.manifest.xml checking, ...",
+        "1 queued",
+    ]
+    assert jobs_text([]) == []

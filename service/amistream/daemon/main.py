@@ -28,21 +28,22 @@ from amistream.checks import doctor
 from amistream.checks.findings import Finding
 from amistream.daemon.access import AccessPolicy
 from amistream.daemon.app import make_app, serving
+from amistream.daemon.config_report import config_text, faults_of
 from amistream.daemon.hooks import Hooks
 from amistream.daemon.listener import find_group, listening
 from amistream.daemon.metrics import Metrics
-from amistream.daemon.notify import notify
+from amistream.daemon.status import Status
 from amistream.daemon.textfile import writing_textfile
 from amistream.errors import EXIT_DONE, EXIT_INTERRUPTED, AmistreamError, UsageError
 from amistream.jobs.queue import JobQueue, Work, open_queue
 from amistream.process import close_stdin, keep_secrets_in, make_files_private, settle_memory
 from amistream.request import CheckRequest, ConvertCheckRequest
 from amistream.roots import Roots
-from amistream.settings import OnStop, Settings, load
+from amistream.settings import OnStop, Settings, config_path, load
 from amistream.values import quoted
 
 if TYPE_CHECKING:
-    from amistream.fleet.intake import Intake
+    pass
 
 EXAMPLE = """\
 example:
@@ -57,21 +58,22 @@ Exit status: 0 stopped; 1 bug; 2 invalid arguments, configuration or socket.
 LOG: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+def main(words: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(words)
     keep_secrets_in()
     settle_memory()
     make_files_private()
     # Started in a terminal it would ask there for an MFA code, and serve nobody meanwhile.
     close_stdin()
     try:
-        settings = load(
-            options.config,
-            socket=options.socket,
-            state_dir=options.state_dir,
-            queue_url=options.queue,
-            queue_jobs=options.queue_jobs,
-        )
+        arguments = {name: getattr(options, name) for name in ("socket", "state_dir", "queue_url", "queue_jobs")}
+        settings = load(options.config, **arguments)
+        if options.print_config:
+            print(config_text(settings, options.config, arguments))  # noqa: T201 - the output
+        if options.check_config:
+            return check_config(settings, options.config)
+        if options.print_config:
+            return EXIT_DONE
         log.configure(settings.log_level, settings.log_format)
         group = find_group(settings.socket_group)
         _make_state_dir(settings.state_dir)
@@ -109,13 +111,13 @@ async def serve(settings: Settings, listener: socket.socket, policy: AccessPolic
         if unfinished := [job.id for job in queue.jobs() if job.resumable]:
             LOG.warning("daemon.unfinished", jobs=unfinished, hint="amistream resume ID, or amistream clean")
         async with AsyncExitStack() as stack:
-            status = Status(f"amistream {__version__} on {address}")
+            status = Status(f"amistream {__version__} on {address}", queue)
             intake = None
             if settings.queue_url:
                 from amistream.fleet.opening import taking_jobs  # noqa: PLC0415 - two MiB for those who have a queue
 
-                taking = taking_jobs(settings, aws, queue, lambda: status.tell(intake), hurry=signals.second)
-                intake = await stack.enter_async_context(taking)
+                taking = taking_jobs(settings, aws, queue, status.send, hurry=signals.second)
+                status.intake = intake = await stack.enter_async_context(taking)
             if settings.metrics_textfile is not None:
                 written = writing_textfile(
                     settings.metrics_textfile, lambda: metrics.own_text(queue, intake), metrics.job_ended
@@ -123,8 +125,9 @@ async def serve(settings: Settings, listener: socket.socket, policy: AccessPolic
                 await stack.enter_async_context(written)
             app = make_app(queue, metrics, policy, examine, settings=settings, intake=intake)
             await stack.enter_async_context(serving(app, listener))
+            await stack.enter_async_context(status.shown())
             LOG.info("daemon.ready", socket=address, version=__version__, pid=os.getpid())
-            status.tell(intake, "READY=1")
+            status.send("READY=1")
             await signals.first.wait()
             LOG.info("daemon.stopping", on_stop=settings.on_stop.value)
             status.stop()
@@ -134,36 +137,6 @@ async def serve(settings: Settings, listener: socket.socket, policy: AccessPolic
             if intake is not None:
                 await intake.wait_over()
     LOG.info("daemon.stopped", socket=address, version=__version__, pid=os.getpid())
-
-
-class Status:
-    """The daemon's line in `systemctl status`, sent when it changes."""
-
-    def __init__(self, about: str) -> None:
-        self._about = about
-        self._told = ""
-        self._is_stopping = False
-
-    def stop(self) -> None:
-        """Tell that the daemon stops, and nothing more."""
-        self._is_stopping = True
-        notify("STOPPING=1", "STATUS=waiting for the jobs to end")
-
-    def tell(self, intake: Intake | None, *also: str) -> None:
-        """Send the line, if it is another one than before, or anything else is to be sent with it."""
-        text = self._about
-        if intake is not None:
-            health = intake.health()
-            if self._is_stopping:
-                return
-            jobs = f"{health.jobs} {'job' if health.jobs == 1 else 'jobs'} of the queue"
-            drained = ", no more are taken" * (health.status == "stopping")
-            # A line break would begin another assignment.
-            trouble = "".join(f"; {' '.join(error.message.split())}" for error in health.errors)
-            text = f"{self._about}; {jobs}{drained}{trouble}"
-        if also or text != self._told:
-            self._told = text
-            notify(*also, f"STATUS={text}")
 
 
 class StopSignals:
@@ -191,6 +164,17 @@ async def drain(queue: JobQueue, how: OnStop, *, hurry: asyncio.Event) -> None:
         hurrying = group.create_task(interrupt_all())
         await queue.drain(how)
         hurrying.cancel()
+
+
+def check_config(settings: Settings, config: Path | None) -> int:
+    """Write every fault of the settings, or that there is none, and return the exit status."""
+    faults = faults_of(settings)
+    for fault in faults:
+        print(f"amistreamd: {fault}", file=sys.stderr)  # noqa: T201 - a message to the user, not a log event
+    if faults:
+        return UsageError.exit_status
+    print(f"the configuration is valid: {config_path(config) or 'no file, the defaults'}", file=sys.stderr)  # noqa: T201
+    return EXIT_DONE
 
 
 def _make_state_dir(path: Path) -> None:
@@ -238,10 +222,19 @@ def _parser() -> argparse.ArgumentParser:
         "--state-dir", type=Path, metavar="DIR", help="state directory, mode 0700 (overrides the settings)"
     )
     parser.add_argument(
-        "--queue", metavar="URL", help="SQS queue that jobs are taken from, too (overrides the settings)"
+        "--queue",
+        dest="queue_url",
+        metavar="URL",
+        help="SQS queue that jobs are taken from, too (overrides the settings)",
     )
     parser.add_argument(
         "--queue-jobs", type=int, metavar="N", help="jobs of the queue at once (overrides the settings)"
+    )
+    parser.add_argument(
+        "--check-config", action="store_true", help="report every fault of the configuration, and exit: 0 valid, 2 not"
+    )
+    parser.add_argument(
+        "--print-config", action="store_true", help="print every setting with where it comes from, and exit"
     )
     parser.add_argument("--version", action="version", version=f"amistreamd {__version__}")
     return parser
