@@ -78,7 +78,7 @@ async def test_the_status_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             await rig.pass_time(25)
             await rig.queue.wait_until(lambda: bool(rig.intake.health().errors))
             async with status.shown():
-                await rig.pass_time(PERIOD_S)
+                await rig.pass_time(PERIOD_S + 1)
             rig.intake.stop()
             status.stop()
             del rig.queue.faults["receive"]
@@ -98,12 +98,12 @@ async def test_the_status_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_the_names_of_jobs() -> None:
     """At most four running jobs are named: by their label, their name, their AMI, or the end of a path."""
     requests: list[dict[str, Any]] = [
-        {"source": "/dev/xvdf", "destinations": ["s3://b/images/web-1/"]},
-        {"source": "/dev/xvdf", "destinations": ["s3://b/web"], "label": "nightly"},
-        {"source": "/dev/xvdf", "destinations": ["s3://b/web"], "ami_name": "db-1"},
-        {"kind": "verify", "manifest": "s3://b/web/image.manifest.xml"},
-        {"source": "/dev/xvdf", "destinations": ["s3://b/web"]},
-        {"source": "/dev/xvdf", "destinations": ["s3://b/web"]},
+        {"source": "/dev/xvdf", "destinations": ["s3://bucket/images/web-1/"]},
+        {"source": "/dev/xvdf", "destinations": ["s3://bucket/web"], "label": "nightly"},
+        {"source": "/dev/xvdf", "destinations": ["s3://bucket/web"], "ami_name": "db-1"},
+        {"kind": "verify", "manifest": "s3://bucket/web/image.manifest.xml"},
+        {"source": "/dev/xvdf", "destinations": ["s3://bucket/web"]},
+        {"source": "/dev/xvdf", "destinations": ["s3://bucket/web"]},
     ]
     jobs = [Job(parse_request(each)) for each in requests]
     for job in jobs[:-1]:
