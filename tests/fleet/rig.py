@@ -144,7 +144,7 @@ async def running(
         return sink
 
     async with Journal(state_dir, by_itself=True) as journal:
-        hands = Hands(journal)
+        hands = Hands(journal, keeps=True)
         async with JobQueue(
             hands.run, hands.clean, journal, max_jobs=max_jobs, max_queued=10, default_prefix="image"
         ) as jobs:

@@ -127,6 +127,23 @@ async def test_a_resumable_failure(tmp_path: Path) -> None:
         assert rig.queue.waiting == {}
 
 
+async def test_given_back_before_it_made_anything(tmp_path: Path) -> None:
+    """A job that is given back with nothing to go on with is over on this host, and begins anew when it comes again."""
+    async with running(tmp_path) as rig:
+        rig.hands.keeps = False
+        job = await rig.begin()
+        await rig.hands.end(job, State.FAILED)
+        await rig.settle()
+        (left,) = rig.jobs.jobs()
+        assert (left.id, left.state, left.resumable) == (job.id, State.FAILED, False)
+        await rig.pass_time(35)
+        again = await rig.begun()
+        assert again.id != job.id
+        await rig.hands.end(again)
+        await rig.settle()
+        assert [result["outcome"] for result in rig.results] == ["done"]
+
+
 async def test_the_last_receive(tmp_path: Path) -> None:
     """A failure at the last receive is a result and a dead letter with its code: the queue itself would tell nobody."""
     async with running(tmp_path, most_receives=1) as rig:
@@ -452,9 +469,9 @@ async def test_requests_of_a_busy_host(tmp_path: Path) -> None:
     """Results that follow each other closely share a request, and so do the deletions of their messages."""
     async with running(tmp_path, max_jobs=12, queue_jobs=12, gather_s=20) as rig:
         jobs = [await rig.begin(f"job-{number}") for number in range(12)]
-        for job in jobs[:2]:
-            await rig.hands.end(job)
+        await rig.hands.end(jobs[0])
         await rig.queue.wait_until(lambda: bool(rig.results))
+        await rig.hands.end(jobs[1])
         await rig.turn()
         assert [result["job"] for result in rig.results] == ["job-0"]
         for job in jobs[2:]:

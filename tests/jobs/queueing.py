@@ -49,6 +49,8 @@ class Hands:
     orders: dict[str, asyncio.Future[State]] = field(default_factory=dict)
     leaving: bool = False
     """The test is over: removals end by themselves."""
+    keeps: bool = False
+    """Jobs have made something when they end and are kept."""
 
     async def run(self, job: Job) -> None:
         job.move(State.CHECKING)
@@ -81,6 +83,8 @@ class Hands:
         job.resumable = state in {State.FAILED, State.INTERRUPTED}
         view = job.view().model_copy(update={"state": state})
         await (self.journal.update(view) if job.resumable else self.journal.end(view))
+        if job.resumable and self.keeps:
+            await self.journal.set_next_step(job.id, NextStep.KEPT)
         if state is State.DONE:
             job.move(State.BUNDLING)
             job.move(State.COMMITTING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +12,7 @@ from amistream.errors import ConflictError, FencedError
 from amistream.events import State
 from amistream.jobs.job import Job
 from amistream.jobs.lease import rank_of
+from amistream.jobs.old_jobs import end_old
 from amistream.jobs.queue import JobQueue
 from amistream.jobs.records import NextStep
 from jobs.leases import LentJob
@@ -51,6 +53,33 @@ async def test_no_daemon_takes_up_a_lent_job_by_itself(tmp_path: Path) -> None:
         again = await scene.queue.resume(job.id, lease=lease)
         assert await scene.hands.wait_begun() == ("run", again)
         assert (again.name, again.lease) == ("web", lease)
+
+
+async def test_a_job_that_nobody_goes_on_with(tmp_path: Path) -> None:
+    """A job of a queue that has waited for longer than a message can is removed; one that may be whole stays there."""
+    async with running(tmp_path) as scene:
+        scene.hands.keeps = True
+        kept = {}
+        for name in ("web", "db", ""):
+            job, _ = await scene.queue.submit(request(name or "own"), name=name)
+            await scene.hands.wait_begun()
+            await scene.hands.end(job, State.FAILED)
+            kept[name] = job
+        await scene.journal.commit(kept["db"].id, 0, b"<manifest>")
+        now = datetime.now(UTC)
+        await end_old(scene.queue, now + timedelta(days=14))
+        assert [job.resumable for job in scene.queue.jobs()] == [True] * 3
+        await end_old(scene.queue, now + timedelta(days=16))
+        what, job = await scene.hands.wait_begun()
+        assert (what, job.id) == ("clean", kept["web"].id)
+        await scene.hands.end(job, State.CANCELLED)
+        left = {name: scene.queue.get(job.id) for name, job in kept.items()}
+        assert [(job.state, job.resumable) for job in left.values()] == [
+            (State.CANCELLED, False),
+            (State.FAILED, False),
+            (State.FAILED, True),
+        ]
+        assert await scene.next_step(kept["db"]) is NextStep.OVER
 
 
 async def test_the_newest_job_of_a_name(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ from amistream.fleet.permissions import check_message_request
 from amistream.fleet.results import result_of_job, result_of_refusal
 from amistream.jobs.deliveries import HeldMessage, Notice, Verdict
 from amistream.jobs.job import Job
+from amistream.jobs.old_jobs import end_if_unkept
 from amistream.jobs.queue import JobQueue
 from amistream.settings import Settings
 
@@ -226,7 +227,10 @@ class Handling:
             await self._settle(lease, Verdict.DELETE, "", None)
             return
         notice = result_of_job(message, view, host=lease.holder, label=label)
-        await self._resolve(lease, fate_of(ending), ending.code or f"job.{view.state.value}", notice)
+        fate = fate_of(ending)
+        await self._resolve(lease, fate, ending.code or f"job.{view.state.value}", notice)
+        if fate in {Fate.LEFT, Fate.BACK_NOW, Fate.BACK_LATER}:
+            await end_if_unkept(self.jobs, job.id)
 
     async def _refuse(self, lease: QueueLease, error: AmistreamError, label: str) -> None:
         self.ended(lease)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Literal, Protocol
 
 import structlog
@@ -29,6 +30,7 @@ from amistream.fleet.outbox import GATHER_S, Outbox, Takes
 from amistream.fleet.pause import jittered, pause_s
 from amistream.flow.gather import task_group
 from amistream.jobs.deliveries import HeldMessage
+from amistream.jobs.old_jobs import end_old
 from amistream.jobs.queue import JobQueue
 from amistream.settings import Settings
 
@@ -40,6 +42,8 @@ _IDLE_PAUSE_S = 2.0
 """The longest pause between two polls that found nothing."""
 _LOOK_S = 1.0
 """Seconds after which a full host looks for a place again, because jobs of the socket end without a word."""
+_DAY_S = 24 * 3600
+"""Between two looks for jobs that nobody goes on with."""
 _GIVE_BACK_S = 30.0
 """Seconds for interrupted jobs to end and for their messages to be given back. Guess."""
 _LAST_RESULTS_S = 10.0
@@ -112,6 +116,7 @@ class Intake:
             helpers = [
                 group.create_task(self._leases.run(), name="leases"),
                 group.create_task(self._deletions.run(), name="deletions"),
+                group.create_task(self._end_old_jobs(), name="old jobs"),
             ]
             if self._outbox is not None:
                 helpers.append(group.create_task(self._outbox.run(), name="outbox"))
@@ -193,6 +198,11 @@ class Intake:
                 await self._take(self._held(delivery, asked_at), messages)
             if not received:
                 await self._wait_stopping(jittered(_IDLE_PAUSE_S))
+
+    async def _end_old_jobs(self) -> None:
+        while True:
+            await end_old(self._jobs, datetime.now(UTC))
+            await asyncio.sleep(_DAY_S)
 
     def _end_receiving(self, _: object) -> None:
         self._receives_no_more.set()

@@ -109,7 +109,7 @@ class Job:
         job.id, job.created_at, job.started_at, job.ended_at = view.id, view.created_at, view.started_at, view.ended_at
         job.progress, job.result, job.error, job.notices = view.progress, view.result, view.error, view.notices
         job.state = view.state if view.state.ended else State.INTERRUPTED
-        job.resumable = view.resumable or job.state is State.INTERRUPTED
+        job.resumable = view.resumable or not view.state.ended
         job.looks_again_at = view.looks_again_at
         job._restart_events()
         job.kept = entry.kept

@@ -91,6 +91,11 @@ class JobQueue:
         return await self._journal.log.lines(job_id)
 
     @property
+    def journal(self) -> Journal:
+        """The journal, for those who read what the jobs have left."""
+        return self._journal
+
+    @property
     def deliveries(self) -> DeliveryRecords:
         """The journal's records of messages."""
         return self._journal.deliveries
@@ -276,6 +281,17 @@ class JobQueue:
         job = job.again(lease)
         self._begin(job, self._run)
         return job
+
+    async def let_go(self, job_id: str) -> None:
+        """End a job that is kept, and leave all that it made as it is. Raises `ConflictError` or `JournalError`."""
+        job = self.get(job_id)
+        if not job.resumable:
+            return
+        with job.taking():
+            await self._claim(job)
+            await self._journal.end(job.view().model_copy(update={"resumable": False, "looks_again_at": None}))
+        if (entry := await self._journal.find(job_id)) is not None:
+            self._roster.remember(entry)
 
     async def drain(self, how: OnStop) -> None:
         """Take no more jobs, stop waiting ones and, unless they may finish, running ones; return when all ended.
