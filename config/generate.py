@@ -65,9 +65,9 @@ COMPLETED = {"--state": [*State, "unfinished"], "NAME": known_names()}
 MODELS: dict[str, type[BaseModel]] = {"bundle": BundleRequest, "convert": ConvertRequest}
 EVERY = """\
 | `--every`, `--jobs` `N` | each bundle of a bucket that has no AMI on EBS yet, N jobs at a time | `max_jobs` |
-| `--dry-run` | only run the checks; with `--every`, only list the bundles | |
 """
 OTHERS = """\
+| `--dry-run` | only run the checks and [estimate the job](checks.md#a-plan-before-a-job) | |
 | `--in-process`, `--detach` | run the job without the daemon; do not wait for its end | |
 | `--config`, `--json` | settings file; result as JSON: in every command | |
 | `-q` `--quiet`, `-v` `--verbose`, `--no-progress` | less or [more output](jobs.md#follow-and-cancel) | |

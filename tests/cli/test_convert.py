@@ -105,11 +105,14 @@ async def test_refused(
     assert "--partition mbr" in outcome.stderr
     outcome = await in_process(spawn, image, "--endpoint-url", ebs_endpoint.url, "--dry-run", "--json")
     assert outcome.status == 3
-    findings = {each["name"]: each["status"] for each in json.loads(outcome.stdout)}
+    findings = {each["name"]: each["status"] for each in json.loads(outcome.stdout)["findings"]}
     assert findings["bootable"] == "failed"
     assert (findings["source"], findings["ami_name"], findings["registration"]) == ("ok", "ok", "skipped")
     outcome = await in_process(spawn, image, "--endpoint-url", ebs_endpoint.url, "--dry-run", "--no-register")
     assert outcome.status == 0, outcome.stdout
+    plan = dict(line.split(maxsplit=1) for line in outcome.stdout.rpartition("\n\n")[2].splitlines())
+    assert list(plan) == ["read", "send", "time", "memory", "cost", "measured", "note"]
+    assert "4 blocks, 4 requests" in plan["send"]
     assert ebs_endpoint.snapshots() == []
 
 

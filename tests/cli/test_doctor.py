@@ -335,7 +335,15 @@ def test_the_words_of_bundle_are_understood() -> None:
     options = {
         name: {option for each in load_command(name).params for option in each.opts} for name in ("bundle", "doctor")
     }
-    assert options["bundle"] - options["doctor"] == {"--detach", "--no-wait", "--quiet", "-q", "--no-progress"}
+    assert options["bundle"] - options["doctor"] == {
+        "--detach",
+        "--no-wait",
+        "--quiet",
+        "-q",
+        "--no-progress",
+        "--dry-run",
+        "-n",
+    }
     assert options["doctor"] - options["bundle"] == set()
 
 

@@ -28,7 +28,7 @@ class BundlingChecks(SourceChecks):
         self._prefix = context.prefix
         self._compress = request.compress or settings.compress
         self._concurrency = 0
-        self._reading_memory = reading_memory(request.source, settings)
+        self.reading_memory = reading_memory(request.source, settings)
         self.part_size = int(request.part_size or settings.part_size)
         self.wanted_concurrency = request.upload_concurrency or settings.upload_concurrency
 
@@ -96,7 +96,7 @@ class BundlingChecks(SourceChecks):
         limit, self._concurrency = self.memory_limit, self.wanted_concurrency
         if limit is not None:
             block_size = int(self._settings.block_size)
-            spare = limit - self._reading_memory
+            spare = limit - self.reading_memory
             fitting = concurrency_within(spare, workers=self.workers, block_size=block_size, part_size=self.part_size)
             if fitting < 1:
                 raise RefusedError(
@@ -118,4 +118,4 @@ class BundlingChecks(SourceChecks):
             part_size=self.part_size,
             upload_concurrency=upload_concurrency,
         )
-        return ceiling + self._reading_memory
+        return ceiling + self.reading_memory

@@ -93,6 +93,10 @@ class ConversionChecks:
         state_dir = HostChecks(self._context.settings, self.snapshot).state_dir()
         return [_in_words(check) for check in (*of_source, *self.snapshot.checks(), *self.image.checks(), state_dir)]
 
+    def survey(self) -> list[Check]:
+        """The checks that show how much there is to read and to write."""
+        return [_in_words(check) for check in (*self._source.checks(), *self.snapshot.checks())]
+
     async def freeze(self) -> list[Finding]:
         return [] if self.volume is None else await self.volume.freeze()
 

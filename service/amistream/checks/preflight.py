@@ -71,6 +71,12 @@ class Measurable(CheckedVolume):
     """A volume and a store, checked for a trial that makes no bundle."""
 
     store: Store
+    region: str
+    """'' for a directory."""
+    reading_memory: int
+    """Bytes that reading the volume takes beside those of the plan."""
+    limit_upload: int
+    """Bytes per second; 0: no limit."""
 
 
 async def check(
@@ -214,7 +220,15 @@ async def check_measurable(request: BundleRequest, settings: Settings, aws: Aws,
         place = _location_checks(address, source)
         report(await run_checks([*source.checks(check_mounts=False), *place.checks(must_be_empty=False)]), note)
         store = await _opened(address, place.region)
-        return Measurable(plan=source.plan(), volume=source.volume, used=source.used, store=store)
+        return Measurable(
+            plan=source.plan(),
+            volume=source.volume,
+            used=source.used,
+            store=store,
+            region=place.region,
+            reading_memory=source.reading_memory,
+            limit_upload=int(address.limit_upload or 0),
+        )
     except BaseException:
         await source.close()
         raise

@@ -151,7 +151,8 @@ class Tuner:
         self._sent: dict[str, tuple[int, str]] = {}
         """Size and checksum of what was sent, by name."""
         self._extents = join_extents(measurable.used, measurable.volume.size)
-        self._data = sum(extent.length for extent in self._extents)
+        self.data = sum(extent.length for extent in self._extents)
+        """Bytes to read."""
         self.speeds = Speeds()
 
     @property
@@ -167,15 +168,16 @@ class Tuner:
         names = [name for name in names if name != AUTO]
         time_s = self._budget_s * LEVELS_SHARE
         self._announce(1, f"{len(names)} compressions, sends nothing", time_s)
-        fastest = await self._compress(names[0], min(FIRST_SAMPLE, self._data))
+        fastest = await self.compress(names[0], min(FIRST_SAMPLE, self.data))
         # The fastest one takes part of the time that the slowest one takes, and the others lie between.
         sample = int(fastest.rate * time_s / (2 * _SMALL_IS_SLOWER))
         for name in names:
-            speed = await self._compress(name, max(LEAST_SAMPLE, sample))
+            speed = await self.compress(name, max(LEAST_SAMPLE, sample))
             self.speeds.levels[name] = speed
             self._report(f"  {name}: compresses {rate_text(speed.rate)} to {speed.ratio:.0%}")
 
-    async def _compress(self, name: str, sample: int) -> LevelSpeed:
+    async def compress(self, name: str, sample: int) -> LevelSpeed:
+        """Compress and encrypt so much of the volume."""
         plan = self._plan(sample, level=level_number(name))
         started = perf_counter()
         measured = await self._pass(plan, _Nowhere())
@@ -190,15 +192,10 @@ class Tuner:
         noise = memoryview(os.urandom(PIECES[1]))
         until = perf_counter() + time_s
         try:
-            # The first one makes the connection.
-            delays = [KIB / (await self._send(noise[:KIB], 1, 0.0)).rate for _ in range(4)]
-            self.speeds.delay_s = min(delays[1:])
+            await self._measure_delay(noise)
             found = await self._send(noise[: PIECES[0]], concurrencies[0], 0.0)
             for concurrency in concurrencies:
-                # Most of the time of a piece must be its sending: `Speeds` takes the delay off it.
-                sending_s = max(PIECES[0] / 1e9, found.piece * concurrency / found.rate - self.speeds.delay_s)
-                fitting = found.piece / sending_s * max(_PIECE_S, 6 * self.speeds.delay_s)
-                piece = min(max(int(fitting) // KIB * KIB, PIECES[0]), PIECES[1])
+                piece = self._fitting(found, concurrency)
                 async with self._cut_off():
                     found = await self._send(noise[:piece], concurrency, min(each_s, until - perf_counter()))
                 self.speeds.links[concurrency] = found
@@ -207,6 +204,29 @@ class Tuner:
                     break
         finally:
             await self._remove()
+
+    async def probe_link(self, concurrency: int, most: int) -> int:
+        """Send a piece over each connection, `most` bytes together, and remove all. Returns how many were sent."""
+        noise = memoryview(os.urandom(PIECES[1]))
+        try:
+            await self._measure_delay(noise)
+            found = await self._send(noise[: PIECES[0]], concurrency, 0.0)
+            piece = min(self._fitting(found, concurrency), most // concurrency)
+            self.speeds.links[concurrency] = await self._send(noise[:piece], concurrency, 0.0)
+            return sum(size for size, _ in self._sent.values())
+        finally:
+            await self._remove()
+
+    async def _measure_delay(self, noise: memoryview) -> None:
+        # The first one makes the connection.
+        delays = [KIB / (await self._send(noise[:KIB], 1, 0.0)).rate for _ in range(4)]
+        self.speeds.delay_s = min(delays[1:])
+
+    def _fitting(self, found: LinkSpeed, concurrency: int) -> int:
+        """The size of a piece: most of its time must be its sending, because `Speeds` takes the delay off it."""
+        sending_s = max(PIECES[0] / 1e9, found.piece * concurrency / found.rate - self.speeds.delay_s)
+        fitting = found.piece / sending_s * max(_PIECE_S, 6 * self.speeds.delay_s)
+        return min(max(int(fitting) // KIB * KIB, PIECES[0]), PIECES[1])
 
     async def _send(self, piece: memoryview, concurrency: int, time_s: float) -> LinkSpeed:
         """Send the piece again and again over each connection for so long, at least twice if there is time at all."""
@@ -260,7 +280,7 @@ class Tuner:
         return sample / self.speeds.rate(candidate) + first / max(each.rate for each in self.speeds.levels.values())
 
     def _sample(self, candidate: Candidate) -> float:
-        return min(self._data, PARTS_EACH * candidate.in_flight / self.speeds.ratio(candidate))
+        return min(self.data, PARTS_EACH * candidate.in_flight / self.speeds.ratio(candidate))
 
     async def attempt(self, candidate: Candidate, sample: int) -> Trial:
         """One pass over so many bytes; its parts are removed, whatever happens."""

@@ -9,9 +9,11 @@ from typing import Any
 
 import typer
 
+from amistream.cli.dry_run import DryRunOption
+from amistream.cli.dry_run import dry_run as show_plan
 from amistream.cli.job_access import Jobs
 from amistream.cli.options import ConfigOption, DetachOption, JsonOption, SocketOption
-from amistream.cli.request_options import fields_of, takes
+from amistream.cli.request_options import fields_of, takes, validated
 from amistream.cli.showing import NoProgressOption, QuietOption, VerboseOption, showing
 from amistream.cli.submitting import RunHere, refuse_standard_input, submit_job
 from amistream.request import BundleRequest, CheckRequest
@@ -21,6 +23,7 @@ from amistream.request import BundleRequest, CheckRequest
 def bundle(
     context: typer.Context,
     *,
+    dry_run: DryRunOption = False,
     in_process: RunHere = False,
     detach: DetachOption = False,
     quiet: QuietOption = False,
@@ -43,9 +46,18 @@ def bundle(
 
     Example: [bold]amistream bundle disk.img --to ./bundle --cert cert.pem --private-key pk.pem[/bold]
 
+    Example: [bold]amistream bundle /dev/xvda --to s3://my-bucket/web --dry-run[/bold]
+
     Example: [bold]zcat disk.img.gz | amistream bundle - --image-size 10GiB --to s3://my-bucket/web --in-process[/bold]
     """
     refuse_standard_input(context, given, in_process=in_process)
     shown = showing(quiet=quiet, verbose=verbose, no_progress=no_progress, as_json=as_json)
+    if dry_run:
+        from amistream.settings import load
+
+        settings = load(config)
+        place = None if in_process else socket or settings.socket
+        request = validated(BundleRequest, context)
+        return show_plan(request, settings, place, as_json=as_json, verbose=verbose)
     jobs = Jobs(socket, config, in_process=in_process, detach=detach, shown=shown)
     return submit_job(context, BundleRequest, given, jobs, in_process=in_process)

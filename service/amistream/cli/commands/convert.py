@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from amistream.cli.dry_run import DryRunOption
+from amistream.cli.dry_run import dry_run as show_plan
 from amistream.cli.job_access import Jobs
 from amistream.cli.manifest_arguments import bucket_address, settings_for
 from amistream.cli.options import ConfigOption, DetachOption, JsonOption, SocketOption
@@ -40,9 +42,6 @@ AtOnce = Annotated[
         "--jobs", metavar="N", min=1, max=64, help="With --every: jobs at a time; default: the setting max_jobs."
     ),
 ]
-Checks = Annotated[
-    bool, typer.Option("--dry-run", "-n", help="Only run the job's checks, and report every problem with its fix.")
-]
 
 
 @takes(*fields_of(ConvertCheckRequest), model=ConvertRequest)
@@ -51,7 +50,7 @@ def convert(
     *,
     every: Every = False,
     at_once: AtOnce = None,
-    dry_run: Checks = False,
+    dry_run: DryRunOption = False,
     in_process: RunHere = False,
     detach: DetachOption = False,
     quiet: QuietOption = False,
@@ -94,7 +93,11 @@ def convert(
             reach = validated(StoreReach, context)
             return _convert_every(given, reach, place, at_once=at_once, dry_run=dry_run, as_json=as_json)
         if dry_run:
-            return _check(make_request(ConvertCheckRequest, given), place, as_json=as_json, verbose=verbose)
+            from amistream.settings import load
+
+            settings = load(config)
+            at = None if in_process else socket or settings.socket
+            return show_plan(make_request(ConvertRequest, given), settings, at, as_json=as_json, verbose=verbose)
     except UsageError as error:
         raise in_option_words(error, context) from error
     jobs = Jobs(socket, config, in_process=in_process, detach=detach, shown=shown)
@@ -121,16 +124,6 @@ class _Place:
     socket: Path | None
     config: Path | None
     in_process: bool
-
-
-def _check(request: ConvertCheckRequest, place: _Place, *, as_json: bool, verbose: bool) -> int:
-    from amistream.cli.commands.doctor import find, put_findings, status_of
-    from amistream.settings import load
-
-    settings = load(place.config)
-    findings = find(request, settings, None if place.in_process else place.socket or settings.socket)
-    put_findings(findings, as_json=as_json, verbose=verbose)
-    return status_of(findings)
 
 
 def _convert_every(
