@@ -20,6 +20,7 @@ MINISTACK := .venv-ministack
 AUDIT := .venv-audit
 MANUAL := .venv-docs
 DIST := .venv-dist
+EXAMPLES := .venv-examples
 BIN := $(VENV)/bin
 # A third of the tests' time is waiting for endpoints and processes: three workers on two cores.
 WORKERS = $(shell echo $$(( ($$(nproc) * 3 + 1) / 2 )))
@@ -36,11 +37,11 @@ FOR_DIST += /usr/lib/$(shell uname -m)-linux-gnu/libc.a:libc6-dev \
 	aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu /usr/aarch64-linux-gnu/lib/libc.a:libc6-dev-arm64-cross
 FOR_BENCH := $(FOR_TEST) pigz:pigz igzip:isal rclone:rclone
 
-.PHONY: help demo test boot-test coverage bench lint audit docs dist dist-lock clean
+.PHONY: help demo test boot-test examples-test coverage bench lint audit docs dist dist-lock clean
 .PHONY: system-demo system-test system-boot system-bench system-dist
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.installed $(MINISTACK)/.installed | system-demo ## bundle and check an ext4 volume here (KEEP=1: keep it running)
 	@KEEP=$(KEEP) docs/demo.sh
@@ -51,6 +52,10 @@ test: lint $(MINISTACK)/.installed | system-test ## lint, then all tests (ARGS='
 boot-test: $(VENV)/.installed-dev | system-boot ## start unbundled disks with QEMU (ARGS='-m boot': a whole Debian, too)
 	@$(BIN)/python -m pytest -m 'boot and not slow' --log-cli-level=INFO --durations=0 --durations-min=1 \
 		-o tmp_path_retention_policy=failed tests/boot $(ARGS)
+
+examples-test: $(EXAMPLES)/.installed $(VENV)/.installed-dev ## check each example with its own tool: promtool, packer, ansible ...
+	@export PATH="$$PWD/$(EXAMPLES)/bin:$$PWD/$(EXAMPLES)/debian/usr/bin:$$PATH"
+	$(BIN)/python -m pytest -m examples -rs tests/repository/test_examples.py $(ARGS)
 
 coverage: lint $(MINISTACK)/.installed | system-test ## the same with branch coverage (a third slower)
 	@data=$$(mktemp -d)
@@ -82,7 +87,7 @@ dist-lock: $(DIST)/.installed ## pin the newest versions of all that `make dist`
 	@$(DIST)/bin/python -m config.dist lock
 
 clean: ## remove everything that these targets made
-	@rm -rf $(VENV) $(MINISTACK) $(AUDIT) $(MANUAL) $(DIST) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build dist
+	@rm -rf $(VENV) $(MINISTACK) $(AUDIT) $(MANUAL) $(DIST) $(EXAMPLES) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.installed: pyproject.toml | system-demo
@@ -119,6 +124,20 @@ $(MANUAL)/.installed: $(firstword $(MAKEFILE_LIST)) | system-demo
 	@echo 'installing the generator of the manual into $(MANUAL)'
 	$(PYTHON) -m venv $(MANUAL)
 	$(MANUAL)/bin/pip install --quiet 'zensical>=0.0.73,<1'
+	touch $@
+
+# promtool, packer and the schema of cloud-init are taken out of Debian's packages, which are not installed: that of promtool
+# would start a server.
+$(EXAMPLES)/.installed: $(firstword $(MAKEFILE_LIST)) | system-demo
+	@echo 'installing the tools that check the examples into $(EXAMPLES)'
+	$(PYTHON) -m venv $(EXAMPLES)
+	$(EXAMPLES)/bin/pip install --quiet 'ansible-core>=2.18,<3' 'check-jsonschema>=0.37,<1' 'yamllint>=1.37,<2'
+	(cd $(EXAMPLES) && apt-get download -qq prometheus packer cloud-init) || \
+		echo 'no packages of Debian here: checks by promtool, packer and cloud-init are skipped' >&2
+	for package in $$(find $(EXAMPLES) -maxdepth 1 -name '*.deb'); do
+		dpkg-deb --extract "$$package" $(EXAMPLES)/debian
+		rm "$$package"
+	done
 	touch $@
 
 $(DIST)/.installed: config/dist/lock/tools.txt | system-dist
