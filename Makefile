@@ -27,7 +27,7 @@ WORKERS = $(shell echo $$(( ($$(nproc) * 3 + 1) / 2 )))
 
 # A command, or a file with its path: the Debian package.
 FOR_DEMO := python3:python3 openssl:openssl mke2fs:e2fsprogs cmp:diffutils
-FOR_TEST := $(FOR_DEMO) curl:curl mkfs.xfs:xfsprogs losetup:mount fsfreeze:util-linux qemu-img:qemu-utils \
+FOR_TEST := $(FOR_DEMO) curl:curl mandoc:mandoc mkfs.xfs:xfsprogs losetup:mount fsfreeze:util-linux qemu-img:qemu-utils \
 	partclone.extfs:partclone sfdisk:fdisk sgdisk:gdisk grub-fstest:grub-common
 # The only program of that package, which is for PCs alone: tests that need it are skipped elsewhere.
 FOR_TEST += $(if $(filter x86_64,$(shell uname -m)),/usr/lib/grub/i386-pc/grub-bios-setup:grub-pc-bin)

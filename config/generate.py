@@ -1,23 +1,30 @@
-"""Writes the documents that come from the models: `config/amistream.toml`, the option tables, the list of commands.
+"""Writes the documents that come from the models: `config/amistream.toml`, the pages of options, the list of commands.
 
 python config/generate.py            # write them
 python config/generate.py --check    # exit status 1 if one of them differs
+python config/generate.py --man DIR  # write the manual pages there, for packages; SOURCE_DATE_EPOCH is their day
 """
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import textwrap
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ByteSize
+from pydantic.fields import FieldInfo
 
-from amistream.cli.command_page import page_of
+from amistream import __version__
+from amistream.cli.command_page import CommandPage, page_of
 from amistream.cli.main import GROUPS, about, add_command, load_command
 from amistream.cli.quick import COMMANDS_FILE
 from amistream.compat.tables import known_names
+from amistream.daemon.main import _parser
 from amistream.entry import COMPAT, COMPAT_CONTEXT
 from amistream.request import BundleRequest, ConvertRequest, Option
 from amistream.settings import Settings, memory_ceiling
@@ -25,6 +32,10 @@ from amistream.states import State
 from amistream.values import GIB, KIB, MIB
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # a script does not find its neighbours
+from config import manpages  # noqa: E402
+from config.commands_page import commands_page  # noqa: E402
+
 CONFIG = ROOT / "config" / "amistream.toml"
 WIDTH = 120
 UNITS = (("GiB", GIB), ("MiB", MIB), ("KiB", KIB))
@@ -63,6 +74,8 @@ TABLE = re.compile(r"(<!-- options of (\w+): config/generate\.py -->\n).*?(<!-- 
 COMPLETED = {"--state": [*State, "unfinished"], "NAME": known_names()}
 """Values of options and arguments that their placeholders do not show."""
 MODELS: dict[str, type[BaseModel]] = {"bundle": BundleRequest, "convert": ConvertRequest}
+ELSEWHERE = {"bundle": "options.md", "convert": "leave-instance-store.md#options-of-convert", "doctor": "options.md"}
+"""Pages with the options of a command, and their defaults."""
 EVERY = """\
 | `--every`, `--jobs` `N` | each bundle of a bucket that has no AMI on EBS yet, N jobs at a time | `max_jobs` |
 """
@@ -83,8 +96,7 @@ def config_text() -> str:
             blocks.append(_rule(SECTIONS[name]))
         comment = textwrap.wrap(field.description or "", WIDTH - 2, break_on_hyphens=False, break_long_words=False)
         lines = [f"# {line}" for line in comment]
-        value = field.examples[0] if field.examples else field.get_default(call_default_factory=True)
-        blocks.append("\n".join([*lines, f"#{name} = {_toml(value)}"]) + "\n")
+        blocks.append("\n".join([*lines, f"#{name} = {_shown(field)}"]) + "\n")
     defaults = Settings.model_construct()
     ceiling = memory_ceiling(
         workers=2,
@@ -120,6 +132,11 @@ def _default(model: type[BaseModel], name: str) -> str:
     return f"`{str(_toml(value)).strip(chr(34))}`" if value or type(value) is int else ""
 
 
+def _shown(field: FieldInfo) -> str:
+    """The default of a setting, or an example where it has none."""
+    return _toml(field.examples[0] if field.examples else field.get_default(call_default_factory=True))
+
+
 def _rule(title: str) -> str:
     return f"# ---- {title} ".ljust(WIDTH, "-") + "\n"
 
@@ -137,23 +154,34 @@ def _toml(value: Any) -> str:
     return str(value)
 
 
+def command_pages() -> dict[str, list[CommandPage]]:
+    """The pages of all commands, those below others behind them, by group."""
+    add_command(*COMPAT, **COMPAT_CONTEXT)
+    groups = {**GROUPS, "As the older tools": COMPAT[:1]}
+    return {
+        title: [page for name in names for page in _pages(load_command(name), name)] for title, names in groups.items()
+    }
+
+
+def _pages(command: Any, name: str) -> Iterator[CommandPage]:
+    yield page_of(command, f"amistream {name}")
+    for own, each in getattr(command, "commands", {}).items():
+        yield from _pages(each, f"{name} {own}")
+
+
 def commands_text() -> str:
     """Format the commands as `amistream.cli.quick` reads them."""
     lines = [f"\t{paragraph}" for paragraph in about()]
-    add_command(*COMPAT, **COMPAT_CONTEXT)
-    for title, names in {**GROUPS, "As the older tools": COMPAT[:1]}.items():
-        lines.append(title)
-        for name in names:
-            command = load_command(name)
-            below = getattr(command, "commands", {})
-            lines.append(f"{name}\t{page_of(command, name).summary}" if below else _row(command, name))
-            lines += [_row(each, f"{name} {own}") for own, each in below.items()]
+    for title, pages in command_pages().items():
+        lines += [title, *map(_row, pages)]
     return "\n".join(lines) + "\n"
 
 
-def _row(command: Any, name: str) -> str:
+def _row(page: CommandPage) -> str:
     """A command with its flags, its options that take a value, and its argument, each with the values it can have."""
-    page = page_of(command, name)
+    name = page.name.removeprefix("amistream ")
+    if page.commands:
+        return f"{name}\t{page.summary}"
     flags = sorted({"--help", *(each for entry in page.options if not entry.value for each in entry.names)})
     valued = sorted(
         f"{each}{_values(entry.names, entry.value)}" for entry in page.options if entry.value for each in entry.names
@@ -169,9 +197,35 @@ def _values(names: tuple[str, ...], placeholder: str) -> str:
     return f"={','.join(found)}" if found else ""
 
 
+def manual_pages() -> dict[str, str]:
+    """Format the manual pages, by the names of their files."""
+    made = datetime.fromtimestamp(int(os.environ.get("SOURCE_DATE_EPOCH") or datetime.now(UTC).timestamp()), UTC)
+    edition = manpages.Edition(__version__, f"{made:%Y-%m-%d}")
+    groups = command_pages()
+    statuses = dict(re.findall(r"^\| (\d+) \| (.*) \|$", (ROOT / "docs" / "errors.md").read_text(), re.MULTILINE))
+    sections: dict[str, list[tuple[str, str, str]]] = {}
+    for name, field in Settings.model_fields.items():
+        title = SECTIONS.get(name) or next(reversed(sections))
+        sections.setdefault(title, []).append((name, _shown(field), field.description or ""))
+    about_file = re.sub(r"^# ?", "", HEAD, flags=re.MULTILINE).partition("\n\n")[2]
+    return {
+        "amistream.1": manpages.start_page(edition, about(), groups, statuses),
+        **{
+            f"{page.name.replace(' ', '-')}.1": manpages.command_page(edition, page)
+            for pages in groups.values()
+            for page in pages
+        },
+        "amistreamd.8": manpages.daemon_page(edition, _parser()),
+        "amistream.toml.5": manpages.settings_page(
+            edition, "\n\n".join(" ".join(each.split()) for each in about_file.split("\n\n")), sections
+        ),
+    }
+
+
 def documents() -> dict[Path, str]:
     """Make the text of every document, as it should be."""
     made = {CONFIG: config_text(), Path(COMMANDS_FILE): commands_text()}
+    made[ROOT / "docs" / "commands.md"] = commands_page(command_pages(), ELSEWHERE)
     for path in (ROOT / "docs").glob("*.md"):
         text = path.read_text()
         if TABLE.search(text):
@@ -180,6 +234,12 @@ def documents() -> dict[Path, str]:
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["--man"]:
+        directory = Path(sys.argv[2])
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, text in manual_pages().items():
+            (directory / name).write_text(text)
+        return 0
     different = [path for path, text in documents().items() if not path.exists() or path.read_text() != text]
     for path in different:
         print(path.name)

@@ -72,6 +72,7 @@ def completed(monkeypatch: pytest.MonkeyPatch, shell: str, line: str) -> str | N
         ("amistream bundle --all", "--all --all-or-none --allow-unreadable"),
         ("amistream bundle --compress f", "fast"),
         ("amistream bundle --compress = s", "small"),
+        ("amistream bundle --compress =", "fast balanced small auto"),
         ("amistream bundle --virtualization ", "hvm paravirtual"),
         ("amistream bundle --acl p", "public-read private"),
         ("amistream jobs --state uns", ""),

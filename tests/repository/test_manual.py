@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from typer.core import TyperGroup
 
-from amistream.cli.main import load_command
+from amistream.cli.main import add_command, load_command
 from amistream.daemon.routes import ENDPOINTS
+from amistream.entry import COMPAT, COMPAT_CONTEXT
 from amistream.events import State
 from amistream.settings import PROCESS_BASELINE, Settings, memory_ceiling
 from amistream.values import MIB
@@ -33,7 +34,7 @@ def shown_commands() -> Iterator[str]:
     """Give the indented lines, which a reader may type, with continued lines joined."""
     text = MANUAL.replace("\\\n", " ")
     for line in re.findall(r"^ {4,8}(?:\$ )?(\S.*)$", text, re.MULTILINE):
-        yield re.sub(r"^\w+=\$\((.*?)\)", r"\1", line)
+        yield re.sub(r"\$\(.*?\)", "VALUE", re.sub(r"^\w+=\$\((.*?)\)", r"\1", line))
 
 
 def anchors(text: str) -> set[str]:
@@ -56,6 +57,7 @@ def first_column(page: str, title: str) -> list[str]:
 @pytest.mark.parametrize("line", [line for line in shown_commands() if line.startswith("amistream ")])
 def test_a_shown_command_is_valid(line: str) -> None:
     """Every `amistream` line has an existing command and its options."""
+    add_command(*COMPAT, **COMPAT_CONTEXT)
     _, name, *words = shlex.split(line, comments=True)
     arguments = list(takewhile(lambda word: word not in {">", ">>", "|"}, words))
     command = load_command(name)

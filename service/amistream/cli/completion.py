@@ -58,6 +58,8 @@ def completed(shell: str, rows: list[list[str]]) -> str:
     number = os.environ.get("COMP_CWORD", "")
     at = int(number) if number.isdecimal() else len(words) - 1
     begun = words[at] if at < len(words) else ""
+    # bash breaks --option=value at the sign.
+    begun = "" if begun == "=" else begun
     found = [each for each in _choices(words[1:at], begun, rows) if each[0].startswith(begun)]
     if shell == "zsh":
         return "".join(f"{word.replace(':', chr(92) + ':')}{f':{about}' if about else ''}\n" for word, about in found)
@@ -80,7 +82,6 @@ def _choices(before: list[str], begun: str, rows: list[list[str]]) -> list[tuple
         return [(each, commands[f"{name} {each}" if below else each][0]) for each in names]
     _, flags, valued, argument = commands[name]
     values = dict(each.partition("=")[::2] for each in valued.split())
-    # bash breaks --option=value at the sign.
     previous = before[-2:-1] if before[-1] == "=" else before[-1:]
     if previous and previous[0] in values:
         return [(each, "") for each in values[previous[0]].split(",") if each]

@@ -18,11 +18,11 @@ def completion(shell: Shell) -> int:
 
     Packages install it; elsewhere put it where the shell finds it, or read it in each session.
 
-    Example: [bold]amistream completion bash >/etc/bash_completion.d/amistream[/bold]
+    Example: [bold]amistream completion bash > /etc/bash_completion.d/amistream[/bold]
 
-    Example: [bold]amistream completion zsh >/usr/local/share/zsh/site-functions/_amistream[/bold]
+    Example: [bold]amistream completion zsh > /usr/local/share/zsh/site-functions/_amistream[/bold]
 
-    Example: [bold]amistream completion fish >~/.config/fish/completions/amistream.fish[/bold]
+    Example: [bold]amistream completion fish > /usr/share/fish/vendor_completions.d/amistream.fish[/bold]
     """
     if shell not in SCRIPTS:
         raise UsageError(
