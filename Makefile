@@ -32,13 +32,14 @@ FOR_TEST := $(FOR_DEMO) curl:curl mandoc:mandoc mkfs.xfs:xfsprogs losetup:mount 
 # The only program of that package, which is for PCs alone: tests that need it are skipped elsewhere.
 FOR_TEST += $(if $(filter x86_64,$(shell uname -m)),/usr/lib/grub/i386-pc/grub-bios-setup:grub-pc-bin)
 FOR_BOOT := $(FOR_TEST) qemu-system-x86_64:qemu-system-x86 cpio:cpio mmdebstrap:mmdebstrap mkfs.vfat:dosfstools
+FOR_WEB := $(FOR_TEST) chromium:chromium
 FOR_DIST := python3:python3 gcc:gcc readelf:binutils xz:xz-utils
 FOR_DIST += /usr/lib/$(shell uname -m)-linux-gnu/libc.a:libc6-dev \
 	aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu /usr/aarch64-linux-gnu/lib/libc.a:libc6-dev-arm64-cross
 FOR_BENCH := $(FOR_TEST) pigz:pigz igzip:isal rclone:rclone
 
-.PHONY: help demo test boot-test examples-test coverage bench lint audit docs dist dist-lock clean
-.PHONY: system-demo system-test system-boot system-bench system-dist
+.PHONY: help demo test boot-test web-test examples-test coverage bench lint audit docs dist dist-lock clean
+.PHONY: system-demo system-test system-boot system-web system-bench system-dist
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -52,6 +53,9 @@ test: lint $(MINISTACK)/.installed | system-test ## lint, then all tests (ARGS='
 boot-test: $(VENV)/.installed-dev | system-boot ## start unbundled disks with QEMU (ARGS='-m boot': a whole Debian, too)
 	@$(BIN)/python -m pytest -m 'boot and not slow' --log-cli-level=INFO --durations=0 --durations-min=1 \
 		-o tmp_path_retention_policy=failed tests/boot $(ARGS)
+
+web-test: $(VENV)/.installed-browser | system-web ## look at the page with Chromium; screenshots in build/screenshots
+	@$(BIN)/python -m pytest -m browser --log-cli-level=INFO tests/web $(ARGS)
 
 examples-test: $(EXAMPLES)/.installed $(VENV)/.installed-dev ## check each example with its own tool: promtool, packer, ansible ...
 	@export PATH="$$PWD/$(EXAMPLES)/bin:$$PWD/$(EXAMPLES)/debian/usr/bin:$$PATH"
@@ -103,6 +107,11 @@ $(VENV)/.installed-dev: $(VENV)/.installed | system-test
 	$(BIN)/pip install --quiet --editable '.[test,lint]'
 	touch $@
 
+$(VENV)/.installed-browser: $(VENV)/.installed-dev | system-web
+	@echo 'installing the driver of the browser into $(VENV)'
+	$(BIN)/pip install --quiet --editable '.[browser]'
+	touch $@
+
 $(VENV)/.installed-bench: $(VENV)/.installed | system-bench
 	@echo 'installing the chart tools into $(VENV)'
 	$(BIN)/pip install --quiet --editable '.[bench]'
@@ -149,6 +158,7 @@ $(DIST)/.installed: config/dist/lock/tools.txt | system-dist
 system-demo: ; @$(call need,$(FOR_DEMO))
 system-test: ; @$(call need,$(FOR_TEST))
 system-boot: ; @$(call need,$(FOR_BOOT))
+system-web: ; @$(call need,$(FOR_WEB))
 system-bench: ; @$(call need,$(FOR_BENCH))
 system-dist: ; @$(call need,$(FOR_DIST))
 

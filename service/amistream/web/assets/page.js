@@ -128,6 +128,7 @@ const changed = new Set();
 let daemon = null;
 let trouble = null;
 let known = false;
+let seenAt = null;
 let drawing = false;
 let retryNow = () => {};
 
@@ -145,7 +146,7 @@ async function follow() {
       }
       trouble = { message: error instanceof Refused ? error.message : "Cannot reach amistream web." };
     }
-    trouble.hint = `Has it ended, or the ssh tunnel? The page tries again every ${wait} s.`;
+    trouble.hint = `Has it ended, or the ssh tunnel? The page tries again every ${wait} s`;
     trouble.retry = true;
     drawSoon();
     await Promise.race([pause(wait), new Promise((resolve) => { retryNow = resolve; })]);
@@ -180,6 +181,7 @@ async function readStream(onMessage) {
 }
 
 function take(message) {
+  if (!message.trouble) seenAt = new Date();
   daemon = message.daemon;
   trouble = message.trouble;
   if (message.everything) {
@@ -280,6 +282,7 @@ function drawProgress(card, job, progress) {
   bar.firstElementChild.style.transform = `scaleX(${share})`;
   setAttribute(bar, "aria-valuenow", String(Math.floor(share * 100)));
   setAttribute(bar, "aria-label", `Progress of ${job.source}`);
+  part(card, "figures").hidden = part(card, "inside").hidden = !progress;
   setText(part(card, "share"), progress ? percentText(share) : "–");
   setText(part(card, "rate"), rateText(progress?.rate));
   setText(part(card, "eta"), progress?.eta_s == null ? "not known yet" : durationText(progress.eta_s));
@@ -394,7 +397,7 @@ async function showDetail(id, detail) {
     detail.replaceChildren(element("p", { className: "problem", text: error.message }));
     return;
   }
-  const problem = element("p", { className: "problem wide", role: "alert" });
+  const problem = element("p", { className: "problem wide", role: "alert", hidden: "" });
   const buttons = actions(job, problem);
   const focused = detail.contains(document.activeElement) ? document.activeElement.dataset.verb : null;
   detail.replaceChildren(
@@ -600,7 +603,9 @@ function drawTrouble() {
     return;
   }
   setText(part(box, "message"), trouble.message);
-  setText(part(box, "hint"), [trouble.hint, trouble.retry || trouble.over ? "" : "The page tries again every 2 s."].filter(Boolean).join(". "));
+  const again = trouble.retry || trouble.over ? "" : "The page tries again every 2 s";
+  const since = seenAt && `This is the state of ${seenAt.toLocaleTimeString()}`;
+  setText(part(box, "hint"), [trouble.hint, again, since].filter(Boolean).join(". "));
   $("retry").hidden = !trouble.retry;
   box.hidden = false;
 }
