@@ -36,10 +36,12 @@ FOR_WEB := $(FOR_TEST) chromium:chromium
 FOR_DIST := python3:python3 gcc:gcc readelf:binutils xz:xz-utils
 FOR_DIST += /usr/lib/$(shell uname -m)-linux-gnu/libc.a:libc6-dev \
 	aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu /usr/aarch64-linux-gnu/lib/libc.a:libc6-dev-arm64-cross
+FOR_DIST_TEST := $(FOR_TEST) $(FOR_DIST) mmdebstrap:mmdebstrap strace:strace rpm:rpm rpm2cpio:rpm2cpio cpio:cpio \
+	qemu-aarch64-static:qemu-user-static systemd-analyze:systemd
 FOR_BENCH := $(FOR_TEST) pigz:pigz igzip:isal rclone:rclone
 
-.PHONY: help demo test boot-test web-test examples-test coverage bench lint audit docs dist dist-lock clean
-.PHONY: system-demo system-test system-boot system-web system-bench system-dist
+.PHONY: help demo test boot-test web-test examples-test coverage bench lint audit docs dist dist-test dist-lock clean
+.PHONY: system-demo system-test system-boot system-web system-bench system-dist system-dist-test
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -86,6 +88,9 @@ docs: $(MANUAL)/.installed ## the manual as a site, in build/manual/site; a brok
 
 dist: $(DIST)/.installed ## build installations for hosts without Python into dist/ (ARGS='--arch x86_64' for one)
 	@$(DIST)/bin/python -m config.dist build $(ARGS)
+
+dist-test: $(VENV)/.installed-dev $(MINISTACK)/.installed dist | system-dist-test ## use those installations in bare systems, which takes minutes
+	@$(BIN)/python -m pytest -m dist --log-cli-level=INFO -o tmp_path_retention_policy=failed tests/dist $(TESTS)
 
 dist-lock: $(DIST)/.installed ## pin the newest versions of all that `make dist` packs
 	@$(DIST)/bin/python -m config.dist lock
@@ -161,6 +166,7 @@ system-boot: ; @$(call need,$(FOR_BOOT))
 system-web: ; @$(call need,$(FOR_WEB))
 system-bench: ; @$(call need,$(FOR_BENCH))
 system-dist: ; @$(call need,$(FOR_DIST))
+system-dist-test: ; @$(call need,$(FOR_DIST_TEST))
 
 # Installs the missing packages of $(1) if run as root, else prints the command.
 define need

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from config.dist import build, lock
-from config.dist.project import ARCHITECTURES, BuildError
+from config.dist.project import ARCHITECTURES, OUTPUT, BuildError
 
 
 def main() -> int:
@@ -14,11 +15,12 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     building = commands.add_parser("build", help="build the installations into dist/")
     building.add_argument("--arch", nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES))
+    building.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="default: dist")
     commands.add_parser("lock", help="write the lock anew, from the newest versions")
     arguments = parser.parse_args()
     try:
         if arguments.command == "build":
-            build.build(arguments.arch)
+            build.build(arguments.arch, arguments.output)
         else:
             lock.write()
     except BuildError as error:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from config.dist.project import HERE, PREFIX, ROOT, Architecture, epoch, pyproject, run, version
+from config.dist.project import HERE, PREFIX, ROOT, TOOLS, Architecture, epoch, pyproject, run, version
 
 KINDS = ("deb", "rpm")
 LINKS = ("amistream", "amistreamd")
@@ -31,15 +30,19 @@ def build(tree: Path, directory: Path, architecture: Architecture) -> list[Path]
 
 
 def _build_one(kind: str, tree: Path, directory: Path, architecture: Architecture) -> Path:
-    configuration = directory / f"nfpm-{kind}-{architecture.name}.json"
-    configuration.write_text(json.dumps(describe(kind, tree, architecture), indent=1))
     target = directory / f"amistream-{version()}-linux-{architecture.name}.{kind}"
-    nfpm = Path(sys.executable).with_name("nfpm")
+    pack(kind, describe(kind, tree, architecture), target)
+    return target
+
+
+def pack(kind: str, description: dict[str, Any], target: Path) -> None:
+    """Let nfpm pack what `describe` described."""
+    configuration = target.with_name(f"{target.name}.json")
+    configuration.write_text(json.dumps(description, indent=1))
     run(
-        *(nfpm, "package", "--packager", kind, "--config", configuration, "--target", target),
+        *(TOOLS / "nfpm", "package", "--packager", kind, "--config", configuration, "--target", target),
         env={"SOURCE_DATE_EPOCH": str(epoch())},
     )
-    return target
 
 
 def describe(kind: str, tree: Path, architecture: Architecture) -> dict[str, Any]:

@@ -15,6 +15,7 @@ HERE = Path(__file__).parent
 LOCK = HERE / "lock"
 CACHE = ROOT / "build" / "dist"
 """Downloaded packages, by their digests. A later build takes them from here."""
+TOOLS = ROOT / ".venv-dist" / "bin"
 OUTPUT = ROOT / "dist"
 PREFIX = "/opt/amistream"
 """The tree's place when a package of the distribution installs it."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import zipfile
 from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path
 from typing import Any
 
-from config.dist.project import CACHE, PYTHON, ROOT, Architecture, pyproject, run
+from config.dist.project import CACHE, PYTHON, ROOT, TOOLS, Architecture, pyproject, run
 
 _GLIBC = 36
 """The minor version of the glibc that the tree brings: 2.36. Wheels for it and older ones are taken."""
@@ -35,7 +34,7 @@ def _platform(architecture: Architecture) -> list[str]:
 
 
 def _pip(*words: str | Path) -> str:
-    return run(sys.executable, "-m", "pip", "--disable-pip-version-check", *words)
+    return run(TOOLS / "python", "-m", "pip", "--disable-pip-version-check", *words)
 
 
 def resolve(requirements: list[str], architecture: Architecture | None) -> list[Wheel]:
@@ -105,6 +104,13 @@ def build_own(directory: Path) -> Path:
     """Build the wheel of amistream by the build tools of the lock, without their isolation."""
     _pip("wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-cache-dir", f"--wheel-dir={directory}", ROOT)
     (file,) = directory.glob("amistream-*.whl")
+    return file
+
+
+def build_sdist(directory: Path) -> Path:
+    """Build the sdist of amistream by the build tools of the lock."""
+    run(TOOLS / "python", "-m", "hatchling", "build", "--target", "sdist", "--directory", directory, cwd=ROOT)
+    (file,) = directory.glob("amistream-*.tar.gz")
     return file
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
 
-from config.dist.project import OUTPUT, version
+from dist.running import unpacked
 from support.bare_roots import BareRoot, bare_root, debian_root
 
 if TYPE_CHECKING:
@@ -24,21 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.dist)
-
-
-def made(suffix: str, architecture: str = "x86_64") -> Path:
-    """A file of `make dist`."""
-    path = OUTPUT / f"amistream-{version()}-linux-{architecture}{suffix}"
-    if not path.exists():
-        pytest.fail(f"{path.name} is not in dist/: make dist")
-    return path
-
-
-def unpacked(directory: Path, architecture: str = "x86_64") -> Path:
-    """Unpack the archive into a directory, and return the tree."""
-    with tarfile.open(made(".tar.xz", architecture)) as archive:
-        archive.extractall(directory, filter="tar")
-    return directory / f"amistream-{version()}"
+            item.add_marker(pytest.mark.timeout(1800))
 
 
 @pytest.fixture(scope="session")

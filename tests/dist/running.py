@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import tarfile
+from pathlib import Path
 
-from config.dist.project import version
+import pytest
+
+from config.dist.project import OUTPUT, version
 
 TREE = f"/srv/amistream-{version()}"
 LIBRARY = re.compile(r"\.so(\.[\d.]+)?$")
@@ -19,3 +23,18 @@ def cpu_seconds(*words: str) -> float:
     _, status, used = os.wait4(process, 0)
     assert status == 0
     return used.ru_utime + used.ru_stime
+
+
+def made(suffix: str, architecture: str = "x86_64") -> Path:
+    """A file of `make dist`."""
+    path = OUTPUT / f"amistream-{version()}-linux-{architecture}{suffix}"
+    if not path.exists():
+        pytest.fail(f"{path.name} is not in dist/: make dist")
+    return path
+
+
+def unpacked(directory: Path, architecture: str = "x86_64") -> Path:
+    """Unpack the archive into a directory, and return the tree."""
+    with tarfile.open(made(".tar.xz", architecture)) as archive:
+        archive.extractall(directory, filter="tar")
+    return directory / f"amistream-{version()}"

@@ -72,7 +72,7 @@ class BareRoot:
 
     def opened(self, trace: Path, *words: str, environ: Mapping[str, str] | None = None) -> list[str]:
         """Run a program under strace, and return the files that it and its children opened."""
-        follow = ["strace", "-f", "-qq", "-e", "trace=open,openat,openat2", "-o", str(trace)]
+        follow = ["strace", "-f", "-qq", "-e", "trace=open,openat,openat2,chroot", "-o", str(trace)]
         done = subprocess.run(
             [*follow, *self.command(*words)],
             env={**_PLAIN, **(environ or {})},
@@ -82,10 +82,9 @@ class BareRoot:
             timeout=240,
         )
         assert done.returncode == 0, done.stderr
-        # nsenter and chroot are programs of this machine: only what comes after them counts.
-        text = trace.read_text()
-        start = text.rindex(str(self.path) + '"') if str(self.path) + '"' in text else 0
-        return _OPENED.findall(text[start:])
+        # nsenter and chroot are programs of this machine: their files do not count.
+        _, _, after = trace.read_text().partition(" chroot(")
+        return _OPENED.findall(after)
 
     def in_tmp(self) -> list[str]:
         """The names in /tmp of the root."""
