@@ -13,7 +13,6 @@ from config.dist.project import HERE, PREFIX, ROOT, TOOLS, Architecture, epoch, 
 KINDS = ("deb", "rpm")
 LINKS = ("amistream", "amistreamd")
 """Commands in /usr/bin. The older tools' names are in the tree's bin alone: another package may own them there."""
-MAN = ROOT / "docs" / "man"
 """Pages of the manual that `man` shows, if they were made: NAME.SECTION."""
 _SCRIPTS = HERE / "scripts"
 _UNITS = "/usr/lib/systemd/system"
@@ -88,7 +87,9 @@ def _contents(kind: str, tree: Path) -> Iterator[dict[str, Any]]:
         _ZSH[kind]: tree / "share/amistream/completion/_amistream",
         **{place: tree / "share/amistream/completion" / name for name, place in _COMPLETIONS.items()},
     }
-    files |= {f"/usr/share/man/man{page.suffix[1:]}/{page.name}": page for page in sorted(MAN.glob("*.[1-8]"))}
+    files |= {
+        f"/usr/share/man/{page.parent.name}/{page.name}": page for page in sorted((tree / "share/man").glob("*/*"))
+    }
     yield {"dst": "/etc/amistream", "type": "dir", "file_info": {"mode": 0o755}}
     yield {
         "src": str(ROOT / "config/amistream.toml"),

@@ -15,7 +15,7 @@ SERVICES = frozenset({"ebs", "ec2", "events", "s3", "signin", "sns", "sqs", "sso
 
 _STANDARD = (
     *("__phello__", "curses", "dbm", "distutils", "pydoc_data"),
-    *("test", "venv", "wsgiref", "xmlrpc", "EXTERNALLY-MANAGED", "LICENSE.txt"),
+    *("test", "venv", "xmlrpc", "EXTERNALLY-MANAGED", "LICENSE.txt"),
     *("antigravity.py", "sitecustomize.py", "this.py", "turtle.py", "pydoc.py", "imghdr.py", "sndhdr.py", "nntplib.py"),
     *(
         f"lib-dynload/{name}.cpython-*"

@@ -47,6 +47,7 @@ def build(directory: Path, architecture: Architecture, own: Path, interpreter: P
     contents.write(directory / "share" / "amistream" / "contents.cdx.json", architecture, own)
     _compile(library, interpreter or directory)
     _add_completion(directory, interpreter or directory)
+    _add_manual_pages(directory, interpreter or directory)
     _settle(directory)
 
 
@@ -96,11 +97,20 @@ def _add_completion(tree: Path, interpreter: Path) -> None:
     directory = tree / "share" / "amistream" / "completion"
     directory.mkdir()
     for shell, name in _SHELLS.items():
-        text = run(
-            *(interpreter / "bin" / "amistream", "--show-completion", shell),
-            env={"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"},
-        )
-        (directory / name).write_text(text)
+        (directory / name).write_text(run(interpreter / "bin" / "amistream", "completion", shell))
+
+
+def _add_manual_pages(tree: Path, interpreter: Path) -> None:
+    """Add the manual pages, where man(1) looks for those of the commands in `bin`."""
+    pages = tree / "share" / "man"
+    run(
+        *(interpreter / "libexec" / "python3", ROOT / "config" / "generate.py", "--man", pages),
+        env={"SOURCE_DATE_EPOCH": str(epoch())},
+    )
+    for page in sorted(pages.iterdir()):
+        section = pages / f"man{page.suffix[1:]}"
+        section.mkdir(exist_ok=True)
+        page.rename(section / page.name)
 
 
 def _compile(library: Path, interpreter: Path) -> None:
