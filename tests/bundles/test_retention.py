@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from amistream.bundles.results import Inventory, ListedBundle, Pruned, Removed
-from amistream.bundles.retention import Retention, judge
+from amistream.bundles.results import Inventory, JudgedBundle, ListedBundle, Pruned, Removed
+from amistream.bundles.retention import Retention, judge, prune
+from amistream.errors import RefusedError, StoreError
 from bundles.bucket import SIZES
 from bundles.made import images, older_bundle, put_files, register, work
 from support.buckets import list_keys
 
 if TYPE_CHECKING:
+    from amistream.bundles.remove import Removal
     from conftest import MakeBucket
     from support.endpoints import Endpoint
     from support.keys import KeyRing
@@ -38,8 +42,7 @@ def listed(name: str, days: float, **changes: Any) -> ListedBundle:
     )
 
 
-def verdicts(*bundles: ListedBundle, keep_last: int = 2, **rule: Any) -> dict[str, str]:
-    """The reason to keep each bundle, by its name; '' for those to be deleted."""
+def judged_of(*bundles: ListedBundle, keep_last: int = 1, **rule: Any) -> tuple[JudgedBundle, ...]:
     inventory = Inventory(
         location="s3://b/web",
         region="eu-west-1",
@@ -51,7 +54,12 @@ def verdicts(*bundles: ListedBundle, keep_last: int = 2, **rule: Any) -> dict[st
         price=None,
         price_as_of="",
     )
-    judged = judge(inventory, Retention(**{"keep_last": keep_last, "made_before": NOW - timedelta(hours=1), **rule}))
+    return judge(inventory, Retention(**{"keep_last": keep_last, "made_before": NOW - timedelta(hours=1), **rule}))
+
+
+def verdicts(*bundles: ListedBundle, keep_last: int = 2, **rule: Any) -> dict[str, str]:
+    """The reason to keep each bundle, by its name; '' for those to be deleted."""
+    judged = judged_of(*bundles, keep_last=keep_last, **rule)
     assert all(each.deletes == (not each.reason) for each in judged)
     return {each.manifest.removeprefix("s3://b/web/").removesuffix(".manifest.xml"): each.reason for each in judged}
 
@@ -97,6 +105,29 @@ def test_groups() -> None:
         **dict.fromkeys(("a/1/i", "b/i", "i"), "the newest"),
         **dict.fromkeys(("a/2/i", "a/x", "j"), ""),
     }
+
+
+async def test_one_that_fails_stops_no_other() -> None:
+    """A bundle that somebody else has deleted is none of the failures, and one that got another AMI meanwhile stays."""
+    judged = judged_of(*(listed(name, days) for name, days in (("a", 4), ("b", 3), ("c", 2), ("d", 1), ("e", 0))))
+
+    async def delete(address: str, check: Callable[[Removal], Awaitable[None]]) -> Removed:
+        name = address.removesuffix(".manifest.xml")[-1]
+        if name == "a":
+            raise RefusedError("manifest.missing", "cannot find it: it is not there")
+        if name == "b":
+            raise StoreError("store.denied", "cannot delete it: a test")
+        plan: Any = SimpleNamespace(images=("ami-new",) if name == "c" else ())
+        await check(plan)
+        return Removed(
+            manifest=address, dry_run=False, deregistered=(), deleted=(), deleted_size=0, kept=(), missing=()
+        )
+
+    done: list[Removed] = []
+    removed, failed = await prune(judged, delete, done.append)
+    assert [each.manifest[-14] for each in removed] == ["d"]
+    assert done == removed
+    assert [each.error.code for each in failed] == ["store.denied", "prune.changed"]
 
 
 async def test_the_old_ones_go_with_their_amis(

@@ -18,6 +18,7 @@ socket_group = "no-such-group"
 source_roots = ["/no/such/root"]
 certificate = "/no/such/cert.pem"
 endpoint_url = "https://user:password@cloud:8773/path"
+metrics_textfile = "/no/such/a.prom"
 on_failure = ["/bin/page", "--token", "s3cr3t"]
 ec2_certificates = { default = "/no/such/ec2.pem" }
 """
@@ -38,6 +39,8 @@ def test_every_fault_is_told_at_once(file: Path, capfd: pytest.CaptureFixture[st
         "amistreamd: cannot open the socket to the group 'no-such-group': the group does not exist",
         "amistreamd: cannot allow /no/such/root as one of source_roots: it does not exist",
         "amistreamd: cannot use the settings certificate and private_key: one of the two is missing",
+        "amistreamd: cannot run /bin/page, the command of on_failure: there is no such program",
+        "amistreamd: cannot write /no/such/a.prom: there is no directory /no/such",
         "amistreamd: cannot read the certificate /no/such/ec2.pem: No such file or directory",
     ]
     file.write_text("part_size = '20MiB'")
@@ -62,4 +65,4 @@ def test_the_settings_as_they_are(file: Path, monkeypatch: pytest.MonkeyPatch) -
     } <= set(text.splitlines())
     again = Settings(**tomllib.loads(text))
     assert (again.part_size, again.workers) == (20 << 20, 3)
-    assert len(faults_of(again)) == 4
+    assert len(faults_of(again)) == 6

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -56,11 +57,32 @@ def _faults(settings: Settings) -> Iterator[AmistreamError]:
             )
     except AmistreamError as error:
         yield error
+    yield from _report_faults(settings)
     for path in settings.ec2_certificates.values():
         try:
             load_certificate(path, field="ec2_certificates")
         except AmistreamError as error:
             yield error
+
+
+def _report_faults(settings: Settings) -> Iterator[AmistreamError]:
+    """The faults of the settings that tell others of jobs."""
+    for name in _COMMANDS:
+        command = getattr(settings, name)
+        if command and shutil.which(command[0]) is None:
+            yield UsageError(
+                "settings.hook",
+                f"cannot run {command[0]}, the command of {name}: there is no such program",
+                hint="write its whole path; the daemon's user must be allowed to execute it",
+                field=name,
+            )
+    if (page := settings.metrics_textfile) is not None and not page.parent.is_dir():
+        yield UsageError(
+            "settings.metrics_textfile",
+            f"cannot write {page}: there is no directory {page.parent}",
+            hint="give a file in the directory of node_exporter's --collector.textfile.directory",
+            field="metrics_textfile",
+        )
 
 
 def config_text(settings: Settings, config: Path | None, arguments: Mapping[str, Any]) -> str:
