@@ -125,6 +125,24 @@ async def test_a_member_does_nothing_to_roots_jobs(start: Any, method: str, end:
 
 
 @needs_root
+@pytest.mark.parametrize(("method", "end"), [("DELETE", ""), ("POST", "/resume")])
+async def test_a_member_does_nothing_to_jobs_of_the_queue(start: Any, method: str, end: str) -> None:
+    """Members see a job that came from the queue, and cannot change it; it takes nothing of their share. Root can."""
+    async with start(max_jobs=9, max_queued=1) as daemon:
+        asked = parse_bundle_request({"source": "/volumes/web", "destinations": ["/bundles/web"]})
+        job, _ = await daemon.queue.submit(asked, confined=True, name="web")
+        await daemon.script.wait_begun()
+        job.end(End(State.FAILED, error=JobError("store.lost", "cannot go on"), resumable=True))
+        await daemon.script.end(job)
+        answer = await ask_as(daemon.path, method, f"/v1/jobs/{job.id}{end}")
+        assert (answer.status, answer.error["code"]) == (403, "access.not_yours")
+        assert "it came from the queue" in answer.error["message"]
+        assert (job.resumable, (await ask_as(daemon.path, "GET", f"/v1/jobs/{job.id}")).status) == (True, 200)
+        assert (await submit(daemon, "a")).status == 202
+        assert (await daemon.ask(method, f"/v1/jobs/{job.id}{end}")).status == 202
+
+
+@needs_root
 async def test_members_cancel_one_anothers_jobs(start: Any) -> None:
     """Members may cancel each other's confined jobs, and so may root."""
     async with start() as daemon:

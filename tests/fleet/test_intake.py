@@ -10,6 +10,7 @@ import pytest
 
 from amistream.errors import DeniedError, JobError, JournalError, StalledError, StoreError
 from amistream.events import State
+from amistream.fleet import outbox
 from amistream.fleet.lease import Terms
 from amistream.fleet.results import result_of_refusal
 from amistream.jobs.deliveries import DeliveryRecords, HeldMessage
@@ -463,6 +464,21 @@ async def test_a_result_that_is_refused(tmp_path: Path) -> None:
         await rig.pass_time(62)
         await rig.queue.wait_until(lambda: rig.intake.health().status == "ok")
         assert [result["job"] for result in rig.results] == ["second", "third", "first"]
+
+
+async def test_a_result_that_is_refused_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A result that the outlet has refused for too long is given up, with a line in the log and a count."""
+    async with running(tmp_path) as rig:
+        rig.sink.refused = {"web"}
+        await rig.hands.end(await rig.begin("web"))
+        await rig.queue.wait_until(lambda: rig.intake.health().status == "trouble")
+        await rig.pass_time(32)
+        await rig.settle()
+        assert (rig.intake.health().results_waiting, rig.intake.results_given_up) == (1, 0)
+        monkeypatch.setattr(outbox, "LONGEST_REFUSED_S", 0)
+        await rig.pass_time(62)
+        await rig.queue.wait_until(lambda: rig.intake.health().results_waiting == 0)
+        assert (rig.intake.results_given_up, rig.intake.health().status, rig.results) == (1, "ok", [])
 
 
 async def test_requests_of_a_busy_host(tmp_path: Path) -> None:

@@ -657,11 +657,11 @@ async def test_a_journal_of_version_3(tmp_path: Path) -> None:
 
 
 async def test_an_older_version_refuses_it(tmp_path: Path) -> None:
-    """A journal is of version 6 from its first opening on: amistream without lines accepts up to 5."""
+    """A journal is of version 7 from its first opening on: amistream without `refused` accepts up to 6."""
     async with Journal(tmp_path, by_itself=True):
         pass
     with sqlite3.connect(tmp_path / FILE) as database:
-        assert database.execute("PRAGMA user_version").fetchone() == (6,)
+        assert database.execute("PRAGMA user_version").fetchone() == (7,)
     database.close()
 
 

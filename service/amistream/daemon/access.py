@@ -84,7 +84,8 @@ def identify(connection: PeerSocket) -> Peer:
 class AccessPolicy:
     """Root and the daemon's own user may use every endpoint; other users none.
 
-    Members of `group` may read everything, submit confined jobs, and cancel or resume those.
+    Members of `group` may read everything, submit confined jobs, and cancel or resume those. Jobs of a queue of many
+    hosts are not theirs, though they are confined, too: who gave them may not even know this host.
     """
 
     group: int | None = None
@@ -103,12 +104,12 @@ class AccessPolicy:
 def check_queue_share(queue: JobQueue, max_queued: int, peer: Peer, *, except_job: Job | None = None) -> None:
     """Raise `BusyError` if the group has its share of waiting jobs, or of unfinished jobs that are kept."""
     most = peer.share(max_queued)
-    waiting = sum(job.confined for job in queue.jobs(State.QUEUED))
+    waiting = sum(job.is_members for job in queue.jobs(State.QUEUED))
     if waiting >= most:
         raise BusyError(
             "daemon.full", f"cannot take the job: {waiting} jobs of the group wait already", hint="try again later"
         )
-    kept = sum(job.confined and job.resumable and job is not except_job for job in queue.jobs())
+    kept = sum(job.is_members and job.resumable and job is not except_job for job in queue.jobs())
     if kept >= most:
         raise BusyError(
             "daemon.full",

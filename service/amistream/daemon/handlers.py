@@ -325,10 +325,11 @@ def _refuse_stream(request: VolumeRequest | JobRequest) -> None:
 def _own_job(request: web.Request, verb: str) -> Job:
     """Find the job in the path. Unprivileged peers may change only jobs that their group submitted."""
     job, peer = _job(request), request[PEER]
-    if not peer.privileged and not job.confined:
+    if not peer.privileged and not job.is_members:
+        came = "it came from the queue" if job.name else "root or the daemon's user submitted it"
         raise AccessDeniedError(
             "access.not_yours",
-            f"cannot {verb} job {job.id}: root or the daemon's user submitted it, and user {peer.uid} is neither",
+            f"cannot {verb} job {job.id}: {came}, and user {peer.uid} is neither root nor the daemon's user",
             hint=f"ask the administrator; `amistream watch {job.id}` follows it",
         )
     return job

@@ -175,6 +175,7 @@ def _of_queue(intake: Intake) -> Iterator[Metric]:
         ("dead_letters", "Messages that failed for good", counts.dead),
         ("leases_lost", "Jobs that stopped because their lease was not confirmed", intake.leases_lost),
         ("failed_heartbeats", "Extensions of leases that failed", intake.failed_beats),
+        ("results_given_up", "Results that the outlet refused for days", intake.results_given_up),
     ):
         yield CounterMetricFamily(f"amistream_queue_{name}", about, value=value)
     results = CounterMetricFamily("amistream_queue_results", "Results of jobs of the queue", labels=["outcome"])

@@ -157,6 +157,10 @@ class Intake:
         return self._leases.failed_beats
 
     @property
+    def results_given_up(self) -> int:
+        return self._outbox.given_up if self._outbox is not None else 0
+
+    @property
     def messages(self) -> int:
         """Messages that are not dealt with."""
         return len(self._handled)

@@ -2,7 +2,8 @@
 
 A result is in the journal before anybody hears of it, and is deleted there once the outlet took it: it is sent at least
 once, under one id, whatever happens to this process. One that the outlet refuses goes behind the others, which are sent
-meanwhile, and is tried again. Results that follow each other closely share a request, where the outlet has such.
+meanwhile, and is tried again for `LONGEST_REFUSED_S`. Results that follow each other closely share a request, where the
+outlet has such.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ _BATCH = 10
 """Results of a request. AWS limit."""
 GATHER_S = 0.5
 """Seconds between two requests in which results are gathered; a result after a longer pause goes at once. Guess."""
+LONGEST_REFUSED_S = 3 * 24 * 3600
+"""Seconds after which a result that the outlet refuses again and again is given up. Guess: a long weekend."""
 
 
 class Takes(Protocol):
@@ -60,6 +63,8 @@ class Outbox:
         self._refused: set[str] = set()
         """Results that the outlet refused, as far as they have not arrived."""
         self.waiting = 0
+        self.given_up = 0
+        """Results that the outlet refused for `LONGEST_REFUSED_S`."""
         self.failure: AmistreamError | None = None
         """Why the last attempt failed; None since one succeeded and no result is refused."""
 
@@ -152,12 +157,22 @@ class Outbox:
                 log.warning("results.refused", result=notice_id, code=error.code, reason=error.message)
             self._refused.add(notice_id)
             await self._records.refused(notice_id)
+        given_up = await self._give_up() if refused else set()
         for error in failed.values():
             if error.transient:
                 raise error
-        if arrived and not self._refused:
+        if (arrived or given_up) and not self._refused:
             self._set_failure(None)
-        return refused
+        return {notice_id: error for notice_id, error in refused.items() if notice_id not in given_up}
+
+    async def _give_up(self) -> set[str]:
+        """Forget the results that were refused for so long that nobody will mend that."""
+        given_up = set(await self._records.give_up(LONGEST_REFUSED_S))
+        for notice_id in given_up:
+            log.error("results.given_up", result=notice_id, hint="the job's view and the log of its end have the same")
+        self.given_up += len(given_up)
+        self._refused -= given_up
+        return given_up
 
     async def _gather(self) -> None:
         """Wait for more results if some were sent a moment ago."""

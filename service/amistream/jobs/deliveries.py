@@ -187,8 +187,23 @@ class DeliveryRecords:
 
     async def refused(self, notice_id: str) -> None:
         """Enter that a result was refused: the others, and those of the next second, come before it."""
-        statement = "UPDATE outbox SET entered = (SELECT max(entered) FROM outbox) + 1 WHERE id = ?"
-        await self._file.write(statement, notice_id)
+        statement = (
+            "UPDATE outbox SET entered = (SELECT max(entered) FROM outbox) + 1, refused = coalesce(refused, ?) "
+            "WHERE id = ?"
+        )
+        await self._file.write(statement, time.time(), notice_id)
+
+    async def give_up(self, longest_s: float) -> list[str]:
+        """Forget the results that were refused for the first time so long ago; returns their ids."""
+
+        def work(db: sqlite3.Connection) -> list[str]:
+            with db:
+                db.execute("BEGIN IMMEDIATE")
+                rows = db.execute("SELECT id FROM outbox WHERE refused <= ?", (time.time() - longest_s,)).fetchall()
+                db.executemany("DELETE FROM outbox WHERE id = ?", [(row["id"],) for row in rows])
+                return [row["id"] for row in rows]
+
+        return await self._file.do(work)
 
     async def sent(self, notice_ids: Sequence[str]) -> None:
         """Enter that results have arrived."""

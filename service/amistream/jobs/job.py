@@ -181,6 +181,11 @@ class Job:
             self.kept = end.kept
         self.move(end.state)
 
+    @property
+    def is_members(self) -> bool:
+        """A member of the socket's group submitted it. A job with a name came from the queue: it is nobody's here."""
+        return self.confined and not self.name
+
     async def confirm(self) -> None:
         """Confirm that this host has the job still: before each commit point. Raises `FencedError`."""
         if self.lease is not None:

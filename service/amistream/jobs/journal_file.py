@@ -37,9 +37,10 @@ FORGOTTEN = (
     "what can still be read of a damaged journal"
 )
 _LEAST_ROOM = 64 * KIB
-_VERSION = 6
+_VERSION = 7
 """Version 1 had no `kind`, and at first no `image`; version 2 no `late` and `failure`; version 3 no `user` and no
-conversions; version 4 no `name`, no migrations and no messages; version 5 no lines: `_upgrade` adds them."""
+conversions; version 4 no `name`, no migrations and no messages; version 5 no lines; version 6
+no `refused`: `_upgrade` adds them."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     id TEXT PRIMARY KEY,
@@ -130,7 +131,8 @@ CREATE TABLE IF NOT EXISTS outbox (
     id TEXT PRIMARY KEY,
     outcome TEXT NOT NULL,
     document TEXT NOT NULL,
-    entered REAL NOT NULL
+    entered REAL NOT NULL,
+    refused REAL
 )
 """,
 )
@@ -156,7 +158,7 @@ _COLUMNS = (
     *(f"blocks.{name}" for name in ("number", "job", "stored", "run")),
     *(f"deliveries.{name}" for name in ("message", "runner", "name", "queue", "handle", "body", "attempt", "sent_at")),
     *(f"deliveries.{name}" for name in ("boot", "ends_at", "parks_at", "job", "verdict", "code")),
-    *(f"outbox.{name}" for name in ("id", "outcome", "document", "entered")),
+    *(f"outbox.{name}" for name in ("id", "outcome", "document", "entered", "refused")),
     *(f"lines.{name}" for name in ("number", "job", "line")),
 )
 
@@ -324,13 +326,14 @@ class JournalFile:
                     "name": "TEXT NOT NULL DEFAULT ''",
                 },
                 "places": {"image": "TEXT"},
+                "outbox": {"refused": "REAL"},
             }
+            for statement in (*_CONVERSIONS, _MIGRATIONS, *_MESSAGES, *_LINES):
+                self._db.execute(statement)
             for table, columns in added.items():
                 there = {column["name"] for column in self._db.execute(f"PRAGMA table_info({table})")}
                 for name in columns.keys() - there:
                     self._db.execute(f"ALTER TABLE {table} ADD COLUMN {name} {columns[name]}")
-            for statement in (*_CONVERSIONS, _MIGRATIONS, *_MESSAGES, *_LINES):
-                self._db.execute(statement)
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
 
     def _unlock(self) -> None:
