@@ -8,6 +8,7 @@ Each request has its own connection to the endpoint; the client's connection is 
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import socket
 import ssl
@@ -454,10 +455,12 @@ class _Exchange:
     async def answer(self, action: Answer) -> bool:
         if not action.early:
             await self.read_all()
-        body = b"" if self.request.method == "HEAD" else _error_document(action, ec2=bool(self.request.form))
+        is_json = "x-amz-target" in self.request.headers
+        document = _json_error(action) if is_json else _error_document(action, ec2=bool(self.request.form))
+        body = b"" if self.request.method == "HEAD" else document
         headers = {
             "Date": formatdate(usegmt=True),
-            "Content-Type": "application/xml",
+            "Content-Type": "application/x-amz-json-1.0" if is_json else "application/xml",
             "Content-Length": str(len(body)),
             "x-amz-request-id": "FAULTPROXY000000",
             **({"Connection": "close"} if action.early else {}),
@@ -569,6 +572,11 @@ def _make_reset(writer: asyncio.StreamWriter) -> None:
     """Let the close of this connection be a reset."""
     sock = writer.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def _json_error(action: Answer) -> bytes:
+    """The error of a service that speaks JSON, such as SQS."""
+    return json.dumps({"__type": f"com.amazonaws#{action.code}", "message": action.message}).encode()
 
 
 def _error_document(action: Answer, *, ec2: bool) -> bytes:

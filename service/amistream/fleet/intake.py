@@ -268,7 +268,11 @@ class Intake:
         lease = self._leases.take(message, self._holder)
         task = messages.create_task(self._handling.handle(lease), name=f"message {message.message_id}")
         self._handled.add(task)
-        task.add_done_callback(self._handled.discard)
+        task.add_done_callback(self._forget)
+        self._changed()
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._handled.discard(task)
         self._changed()
 
     async def _take_over(self, messages: asyncio.TaskGroup) -> None:

@@ -136,7 +136,7 @@ class Leases:
         self._asking = asyncio.Lock()
         """Held by a beat, so that none arrives at the queue behind the return of a message."""
         self.failure: AmistreamError | None = None
-        """Why the last extension failed; None since one succeeded."""
+        """Why the last extension failed; None since one succeeded, or none is needed."""
         self.failed_beats = 0
         self.lost = 0
 
@@ -175,6 +175,9 @@ class Leases:
         """End the care for a lease: its message is dealt with."""
         if self._held.get(lease.message.message_id) is lease:
             del self._held[lease.message.message_id]
+        if not self._held:
+            # No extension follows that could succeed.
+            self.failure = None
 
     async def give_back(self, lease: QueueLease, after_s: int) -> None:
         """Let the queue hand the message out again in `after_s` seconds. Raises `AmistreamError`."""
