@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from amistream.request import BundleRequest, ConvertRequest, MigrateRequest, VerifyRequest
 from bundles.made import older_bundle, put_files
 from support.buckets import create_bucket, remove_bucket
 from support.daemons import owner
@@ -55,6 +56,17 @@ OPENED_ONCE = 8
 """Files that the daemon may open once and keep."""
 BUGS = ("Traceback", "message.bug", "job.bug", "internal.bug")
 IN_OPEN, IN_ACCESS = 0x20, 0x01
+
+FIELDS = {
+    "bundle": sorted(BundleRequest.model_fields),
+    "convert": sorted(ConvertRequest.model_fields),
+    "migrate": sorted(MigrateRequest.model_fields),
+    "verify": sorted(VerifyRequest.model_fields),
+}
+FILE_FIELDS = (
+    *("certificate", "private_key", "ec2_certificate"),
+    *("overlay", "script", "report", "fstab", "grub_config"),
+)
 
 Body = dict[str, Any]
 
@@ -138,11 +150,9 @@ class Writer:
             self._long,
             self._other_version,
             self._other_shape,
-            self._outside,
-            self._outside,
-            self._forged,
-            self._odd_field,
-            self._odd_field,
+            *[self._outside] * 5,
+            *[self._forged] * 2,
+            *[self._odd_field] * 5,
         ]
 
     def message(self, number: int) -> str:
@@ -239,7 +249,7 @@ class Writer:
 
     def _other_version(self, number: int) -> str:
         body = self._any(number)
-        version = self._dice.choice((0, -1, 1.0, 1.5, True, "1", None, [], 10**40, 2, 99))
+        version: Any = self._dice.choice((0, -1, 1.0, 1.5, True, "1", None, [], 10**40, 2, 99))
         return json.dumps({**body, "v": version})
 
     def _other_shape(self, number: int) -> str:
@@ -290,16 +300,7 @@ class Writer:
         body = self._any(number)
         request = body["request"]
         fields = [each for each in ("source", "manifest", "destinations") if each in request]
-        fields += [
-            "certificate",
-            "private_key",
-            "ec2_certificate",
-            "overlay",
-            "script",
-            "report",
-            "fstab",
-            "grub_config",
-        ]
+        fields += [each for each in FILE_FIELDS if each in FIELDS[body["kind"]]]
         for _ in range(dice.choice((1, 1, 2))):
             chosen = dice.choice(fields)
             place = dice.choice(places)
@@ -327,12 +328,7 @@ class Writer:
     def _odd_field(self, number: int) -> str:
         body = self._any(number)
         request = body["request"]
-        names = (
-            *("part_size", "workers", "nice", "memory_limit", "limit_upload", "upload_concurrency", "image_size"),
-            *("exclude", "include", "clean", "tags", "block_device_mappings", "prefix", "ami_name", "description"),
-            *("sparse", "freeze", "size", "file_system", "compress", "account", "architecture", "puts", "deep", "acl"),
-            *request,
-        )
+        names = (*FIELDS[body["kind"]], "unknown")
         for _ in range(self._dice.choice((1, 1, 3))):
             request[self._dice.choice(names)] = self._odd()
         return json.dumps(body)
@@ -380,17 +376,19 @@ class FleetFuzz:
             began = time.monotonic()
             self._send(json.dumps(writer.good(-1)))
             self._wait_all()
-            opened = self._opened()
+            before = self._opened()
             for number in range(messages):
                 self._send(writer.message(number))
             self._wait_all()
             self._send(json.dumps(writer.good(-2)))
             self._wait_all()
-            assert watch.seen() == []
+            seen = watch.seen()
+            assert seen == [], seen
             assert not trap.was_met()
             assert self._host.health()["queue"]["status"] == "ok"
             assert (self._host.running.pid, self._host.starts) == (pid, 1)
-            assert self._opened() <= opened + OPENED_ONCE
+            opened = self._opened()
+            assert opened.total() <= before.total() + OPENED_ONCE, opened - before
             self._judge_texts()
         return Verdict(seed=seed, outcomes=Counter(self._outcomes.values()), seconds=round(time.monotonic() - began, 1))
 
@@ -439,7 +437,7 @@ class FleetFuzz:
         while True:
             results, letters = self._queues.take_results(wait_s=1), self._queues.letters()
             for result in results:
-                message_id = result["id"].partition("#")[0]
+                message_id = result["message"]
                 body = self._sent[message_id]
                 if '"good-' in body:
                     assert result["outcome"] == "done", result
@@ -457,8 +455,15 @@ class FleetFuzz:
                 deadline = time.monotonic() + PATIENCE_S
             assert time.monotonic() < deadline, [body[:500] for body in left.values()]
 
-    def _opened(self) -> int:
-        return len(list(Path(f"/proc/{self._host.running.pid}/fd").iterdir()))
+    def _opened(self) -> Counter[str]:
+        """The files that the daemon has open, without sockets."""
+        names = []
+        for path in Path(f"/proc/{self._host.running.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                name = str(path.readlink()).partition(":")[0]
+                # Connections are kept for the next request.
+                names += [name] * (name != "socket")
+        return Counter(names)
 
     def _judge_texts(self) -> None:
         log = self._host.running.output()
@@ -481,9 +486,10 @@ def main() -> None:
     options = parser.parse_args()
     with ExitStack() as stack:
         directory = options.directory or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fleet-fuzz-")))
-        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "keys").mkdir(parents=True, exist_ok=True)
+        keys = make_keys(directory / "keys")
         endpoint = stack.enter_context(run_ministack())
-        print(fuzz(options.messages, options.seed, directory, endpoint, make_keys(directory)))  # noqa: T201 - the answer
+        print(fuzz(options.messages, options.seed, directory, endpoint, keys))  # noqa: T201 - the script's answer
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -50,7 +50,7 @@ TROUBLES: dict[str, tuple[Action, str]] = {
     "throttled": (Answer(status=400, code="ThrottlingException"), "aws.ThrottlingException"),
     "request throttled": (Answer(status=400, code="RequestThrottled"), "aws.RequestThrottled"),
     "over limit": (Answer(status=400, code="OverLimit"), "aws.OverLimit"),
-    "denied": (Answer(status=400, code="AccessDeniedException"), "aws.AccessDenied"),
+    "denied": (Answer(status=400, code="AccessDeniedException"), "aws.AccessDeniedException"),
     "unwell": (Answer(status=503, code="ServiceUnavailable"), "aws.ServiceUnavailable"),
 }
 """What the proxy does with each request to the queues, and the code that health has then."""
@@ -196,8 +196,9 @@ class Trouble:
             time.sleep(0.05)
         assert "queue.recovered" in self._host.running.output()
 
-    def _wait(self, condition: Callable[[dict[str, object]], bool], what: str) -> dict[str, object]:
+    def _wait(self, condition: Callable[[dict[str, Any]], bool], what: str) -> dict[str, Any]:
         until = time.monotonic() + PATIENCE_S
+        found: dict[str, Any]
         while not condition(found := self._host.health()["queue"]):
             assert time.monotonic() < until, f"no {what}: {found}"
             time.sleep(0.05)

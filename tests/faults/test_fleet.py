@@ -1,9 +1,10 @@
-"""A short run of the soak of a fleet; the long one is a script of its own."""
+"""Short runs of the soak of a fleet and of its messages by chance; the long ones are scripts of their own."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from faults.fleet_fuzz import fuzz
 from faults.fleet_soak import Wishes, soak
 
 if TYPE_CHECKING:
@@ -24,3 +25,11 @@ def test_a_fleet_loses_hosts(ministack: Endpoint, ebs_server: EbsServer, key_rin
     assert dict(verdict.kills) == {"part": 1, "deletion": 1}
     assert verdict.jobs.total() == 8
     assert verdict.dead_letters >= verdict.poison == 3
+
+
+def test_messages_that_nobody_should_send(ministack: Endpoint, key_ring: KeyRing, tmp_path: Path) -> None:
+    """Each has a result or is a dead letter, nothing outside of the roots is opened, and the daemon stays well."""
+    verdict = fuzz(40, 20261129, tmp_path, ministack, key_ring)
+    assert verdict.outcomes.total() == 42
+    assert verdict.outcomes["done"] >= 7
+    assert len(verdict.outcomes) > 6

@@ -97,6 +97,23 @@ def test_the_clock_runs_on_in_suspension() -> None:
     assert len(boot_id()) == 36
 
 
+@pytest.mark.parametrize("is_sent", [False, True], ids=["request", "answer"])
+async def test_an_extension_that_comes_too_late(is_sent: bool) -> None:
+    """A lease that is over stays lost, although the queue still takes its handle: another host may have the message."""
+    async with running() as scene:
+        scene.queue.takes_stale = True
+        scene.queue.held["extend"] = answered = asyncio.Event()
+        lease = await scene.take()
+        await scene.pass_time(101 if is_sent else 1)
+        assert scene.queue.calls["extend"] == is_sent
+        # Neither clock nor queue are heard in this time, as if the process had been stopped.
+        answered.set()
+        put_forward(170 if is_sent else 270)
+        await scene.queue.wait_until(lambda: bool(scene.ended))
+        await scene.pass_time(110)
+        assert (lease.hold, scene.ended, scene.extended) == (Hold.LOST, [("web", "lease.lost")], [])
+
+
 async def test_one_request_extends_all() -> None:
     """Each third of the visibility all leases are extended together, from before the request on."""
     async with running() as scene:

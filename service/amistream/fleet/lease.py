@@ -215,7 +215,7 @@ class Leases:
             await self._wait_some()
             await self._sleep(self._pause_s(failures) if failures else self._terms.beat_s)
             async with self._asking:
-                held = [lease for lease in self._held.values() if lease.hold is not Hold.LOST]
+                held = [lease for lease in list(self._held.values()) if not self._is_fenced(lease)]
                 failures = failures + 1 if held and not await self._extend(held, is_beat=True) else 0
 
     async def _watch(self) -> None:
@@ -223,15 +223,22 @@ class Leases:
         while True:
             await self._wait_some()
             for lease in list(self._held.values()):
-                if self.is_over(lease):
-                    self._lose(lease, _SILENT)
-                elif lease.hold is Hold.HELD and self._now() >= lease.message.parks_at:
+                if not self._is_fenced(lease) and lease.hold is Hold.HELD and self._now() >= lease.message.parks_at:
                     lease.hold = Hold.PARKED
                     self._ended(lease, _parked(lease.name))
             await asyncio.sleep(self._terms.tick_s)
 
+    def _is_fenced(self, lease: QueueLease) -> bool:
+        """True if the lease is over; it is lost then."""
+        if is_over := self.is_over(lease):
+            self._lose(lease, _SILENT)
+        return is_over
+
     async def _extend(self, leases: Sequence[QueueLease], *, is_beat: bool = False) -> bool:
-        """Extend leases; false if that failed for one. Those that the queue does not let us have any more are lost."""
+        """Extend leases; false if that failed for one. Those that the queue does not let us have any more are lost.
+
+        So are those whose end came near before the answer did: the queue may take the handle of an earlier receive.
+        """
         before = self._now()
         handles = [lease.message.handle for lease in leases]
         try:
@@ -256,7 +263,7 @@ class Leases:
                 self._lose(lease, refusal.message)
             if refusal is not None:
                 self._note_failure(refusal, 1)
-            elif lease.hold is not Hold.LOST:
+            elif not self._is_fenced(lease):
                 lease.ends_at = max(lease.ends_at, before + self._terms.visibility_s)
                 confirmed.append(lease)
         if not refused:
