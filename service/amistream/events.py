@@ -36,7 +36,9 @@ class Progress(_Model):
     bytes_total: int = Field(description="size of the volume; of a verification or a migration, of all parts")
     bytes_done: int = Field(description="bytes of them that were read, copied, or looked up, so far")
     stored_share: float = Field(
-        0.0, description="share of the volume's data, 0 to 1, that is stored, parts under way included"
+        0.0,
+        description="share of the volume's data, 0 to 1, that is stored, parts under way included; of a bundle, data "
+        "that is read and not on its way yet counts a fifth",
     )
     parts_made: int = 0
     parts_stored: int = 0
@@ -45,7 +47,7 @@ class Progress(_Model):
     bytes_stored: int
     bytes_in_flight: int = Field(0, description="bytes of the parts or blocks that are being stored")
     elapsed_s: float
-    rate: float = Field(description="bytes of the volume's data stored per second, over the last seconds")
+    rate: float = Field(description="bytes of the volume's data stored, or read before the first part, per second")
     eta_s: float | None = Field(description="seconds left, or null when not known yet")
     bottleneck: str | None = Field(description="the stage that limits the speed now, or null in the first seconds")
     advice: str = Field("", description="which knob to turn to go faster")

@@ -46,7 +46,7 @@ async def test_time_left_for_what_is_under_way(image: Path, cloud: Cloud, key_ri
 
 
 async def test_holes_take_no_time(cloud: Cloud, key_ring: KeyRing, tmp_path: Path) -> None:
-    """Of a sparse image the share that is stored, and so the time left, is that of its data."""
+    """Of a sparse image the share, and so the time left, is that of its data; data in memory counts a fifth."""
     image = sparse_image(tmp_path / "sparse.img", 10 << 30, [(0, 16 << 20)])
     all_but_one = await cloud.breaks(PauseRequest(), r".*/image\.part\.0[1-9]")
     asked = cloud.request(image, key_ring, prefix="image", part_size="2MiB", upload_concurrency=PARTS)
@@ -60,7 +60,7 @@ async def test_holes_take_no_time(cloud: Cloud, key_ring: KeyRing, tmp_path: Pat
                 break
         assert progress is not None
         assert progress.bytes_done == 10 << 30
-        assert 0.1 < progress.stored_share <= 1
+        assert 0.25 < progress.stored_share <= 1
         await asyncio.to_thread(cloud.proxy.let_go, all_but_one)
     assert job.state is State.DONE, job.error
 

@@ -15,6 +15,10 @@ WINDOW_S = 5.0
 TELLING_S = 5.0
 """A pass shorter than this reports no bottleneck: it may be that of its start. Guess."""
 
+_IN_MEMORY = 0.2
+"""Share by which data counts that is read and is not on its way yet: the first part of many small files takes long to
+make, and a small volume is read whole before much of it is sent. Guess.
+"""
 _HELD_BACK = 0.8
 """Share of an upload limit from which on that limit is the bottleneck. Guess."""
 _MOST_IN_FLIGHT = 64
@@ -28,6 +32,7 @@ class _Sample:
     at: float
     stored: float
     """Bytes of the volume's data that are stored."""
+    read: int
     sent: int
     upload_s: float
     """Seconds that the pass waited for the upload: its workers for buffers, then for the last parts."""
@@ -66,19 +71,29 @@ class ProgressMeter:
         return Progress(
             bytes_total=pipeline.volume.size,
             bytes_done=pipeline.reader.offset,
-            stored_share=1.0 if over else round(now.stored / self._data_size, 4) if self._data_size else 0.0,
+            stored_share=1.0 if over else self._share(now),
             parts_made=len(pipeline.split.result().parts),
             parts_stored=len(pipeline.parts_before) + pipeline.upload.parts_stored,
             bytes_stored=self._size_before + pipeline.upload.bytes_stored,
             bytes_in_flight=pipeline.upload.bytes_in_flight,
             elapsed_s=round(now.at - self._first.at, 3),
-            rate=round((now.stored - then.stored) / (now.at - then.at)) if now.at > then.at else 0,
+            rate=self._rate(then, now),
             eta_s=0.0 if over else self._time_left(then, now),
             bottleneck=bottleneck,
             advice=self._advice(bottleneck, then, now),
             compression=pipeline.compression,
             stages=now.stages,
         )
+
+    def _share(self, now: _Sample) -> float:
+        done = now.stored + _IN_MEMORY * max(0.0, now.read - now.stored)
+        return round(done / self._data_size, 4) if self._data_size else 0.0
+
+    @staticmethod
+    def _rate(then: _Sample, now: _Sample) -> int:
+        """Data stored per second; before the first part is on its way, data read."""
+        gained = now.stored - then.stored if now.sent else now.read - then.read
+        return round(gained / (now.at - then.at)) if now.at > then.at else 0
 
     def overall(self) -> tuple[str | None, str, tuple[StageProgress, ...]]:
         """The stage that limited the whole pass, which option to change, and all stages."""
@@ -128,6 +143,7 @@ class ProgressMeter:
         return _Sample(
             at=at,
             stored=self._stored(),
+            read=pipeline.relay.read_meter.bytes_out,
             sent=pipeline.upload.bytes_sent,
             upload_s=pipeline.buffers.waited_s + (max(0.0, at - pipeline.made_at) if pipeline.made_at else 0.0),
             stages=self._stages(at),
