@@ -13,7 +13,6 @@ from config.dist.project import HERE, PREFIX, ROOT, TOOLS, Architecture, epoch, 
 KINDS = ("deb", "rpm")
 LINKS = ("amistream", "amistreamd")
 """Commands in /usr/bin. The older tools' names are in the tree's bin alone: another package may own them there."""
-"""Pages of the manual that `man` shows, if they were made: NAME.SECTION."""
 _SCRIPTS = HERE / "scripts"
 _UNITS = "/usr/lib/systemd/system"
 _COMPLETIONS = {

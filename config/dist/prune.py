@@ -14,9 +14,9 @@ SERVICES = frozenset({"ebs", "ec2", "events", "s3", "signin", "sns", "sqs", "sso
 """The services of AWS that amistream asks, and those that the SDK asks for credentials."""
 
 _STANDARD = (
-    *("__phello__", "curses", "dbm", "distutils", "pydoc_data"),
-    *("test", "venv", "xmlrpc", "EXTERNALLY-MANAGED", "LICENSE.txt"),
-    *("antigravity.py", "sitecustomize.py", "this.py", "turtle.py", "pydoc.py", "imghdr.py", "sndhdr.py", "nntplib.py"),
+    *("__phello__", "curses", "distutils", "pydoc_data"),
+    *("test", "venv", "EXTERNALLY-MANAGED", "LICENSE.txt"),
+    *("antigravity.py", "sitecustomize.py", "this.py", "turtle.py", "imghdr.py", "sndhdr.py", "nntplib.py"),
     *(
         f"lib-dynload/{name}.cpython-*"
         for name in (
