@@ -26,7 +26,7 @@ from amistream.cli.quick import COMMANDS_FILE
 from amistream.compat.tables import known_names
 from amistream.daemon.main import _parser
 from amistream.entry import COMPAT, COMPAT_CONTEXT
-from amistream.request import BundleRequest, ConvertRequest, Option
+from amistream.request import BundleRequest, ConvertRequest, MigrateRequest, Option
 from amistream.settings import Settings, memory_ceiling
 from amistream.states import State
 from amistream.values import GIB, KIB, MIB
@@ -73,19 +73,37 @@ MEMORY = """
 TABLE = re.compile(r"(<!-- options of (\w+): config/generate\.py -->\n).*?(<!-- end of options -->)", re.DOTALL)
 COMPLETED = {"--state": [*State, "unfinished"], "NAME": known_names()}
 """Values of options and arguments that their placeholders do not show."""
-MODELS: dict[str, type[BaseModel]] = {"bundle": BundleRequest, "convert": ConvertRequest}
-ELSEWHERE = {"bundle": "options.md", "convert": "leave-instance-store.md#options-of-convert", "doctor": "options.md"}
+MODELS: dict[str, type[BaseModel]] = {
+    "bundle": BundleRequest,
+    "convert": ConvertRequest,
+    "migrate": MigrateRequest,
+}
+ELSEWHERE = {
+    "bundle": "options.md#options-of-bundle",
+    "convert": "leave-instance-store.md#options-of-convert",
+    "doctor": "options.md#options-of-bundle",
+    "migrate": "options.md#options-of-migrate",
+}
 """Pages with the options of a command, and their defaults."""
 EVERY = """\
 | `--every`, `--jobs` `N` | each bundle of a bucket that has no AMI on EBS yet, N jobs at a time | `max_jobs` |
 """
-OTHERS = """\
+CHECKED = """\
 | `--dry-run` | only run the checks and [estimate the job](checks.md#a-plan-before-a-job) | |
 | `--in-process`, `--detach` | run the job without the daemon; do not wait for its end | |
+"""
+DETACHED = """\
+| `--detach` | have the daemon do it as a job, and do not wait for its end | |
+"""
+OTHERS = """\
 | `--config`, `--json` | settings file; result as JSON: in every command | |
 | `-q` `--quiet`, `-v` `--verbose`, `--no-progress` | less or [more output](jobs.md#follow-and-cancel) | |
 | `--socket` | the daemon's socket: in every command on jobs, and `doctor` | |
 """
+ROWS = {"bundle": CHECKED, "convert": EVERY + CHECKED, "migrate": DETACHED}
+"""The options of commands that are no fields of a request."""
+DEFAULTS: dict[tuple[type[BaseModel], str], str] = {(MigrateRequest, "architecture"): "that of the manifest"}
+"""Defaults that are not those of the settings."""
 
 
 def config_text() -> str:
@@ -119,14 +137,16 @@ def option_table(command: str) -> str:
         values = f" `{option.metavar}`" if option.metavar else ""
         meaning = (field.description or "").replace("|", "\\|")
         lines.append(f"| {names}{values.replace('|', chr(92) + '|')} | {meaning} | {_default(model, name)} |")
-    return "\n".join(lines) + "\n" + (EVERY if command == "convert" else "") + OTHERS
+    return "\n".join(lines) + "\n" + ROWS[command] + OTHERS
 
 
 def _default(model: type[BaseModel], name: str) -> str:
-    field = Settings.model_fields.get(name, model.model_fields[name])
-    value = None if field.is_required() else field.get_default(call_default_factory=True)
-    if field.is_required():
+    if model.model_fields[name].is_required():
         return "required"
+    if (model, name) in DEFAULTS:
+        return DEFAULTS[model, name]
+    field = Settings.model_fields.get(name, model.model_fields[name])
+    value = field.get_default(call_default_factory=True)
     if isinstance(value, tuple):
         value = ",".join(value)
     return f"`{str(_toml(value)).strip(chr(34))}`" if value or type(value) is int else ""

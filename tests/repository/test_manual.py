@@ -97,7 +97,9 @@ def test_links_lead_somewhere(path: str) -> None:
         assert not anchor or anchor in anchors(target.read_text()), (name, anchor)
 
 
-@pytest.mark.parametrize(("command", "page"), [("bundle", "options"), ("convert", "leave-instance-store")])
+@pytest.mark.parametrize(
+    ("command", "page"), [("bundle", "options"), ("convert", "leave-instance-store"), ("migrate", "options")]
+)
 def test_the_option_table_is_whole(command: str, page: str) -> None:
     """Every option of the command is in its table, and no other."""
     cells = first_column(page, f"Options of `{command}`")
