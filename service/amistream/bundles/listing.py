@@ -62,7 +62,8 @@ async def take_inventory(
     images = await _images(place, settings, ec2, note)
     unclear = sum(image.is_on_any for image in images or ())
     if unclear:
-        note(f"EC2 does not report on which bundles {unclear} AMIs are registered: a bundle shown with ? may have one")
+        many = "AMI is" if unclear == 1 else "AMIs are"
+        note(f"EC2 does not report on which bundle {unclear} {many} registered: a bundle shown with ? may have one")
     price = USD_PER_GIB_MONTH.get(place.region) if price is None else price
     manifests: dict[str, Listed] = {}
     parts: dict[str, Listed] = {}

@@ -63,8 +63,8 @@ def prune(
 ) -> int:
     """Delete the old bundles below a prefix, and keep the newest: deregister their AMIs, then delete as `delete` does.
 
-    It lists the bundles and asks first. Bundles that lack parts or cannot be read stay and count for nothing; so do
-    those whose AMIs EC2 does not report. Parts without a manifest, and snapshots and AMIs on EBS, are not touched.
+    It lists the bundles and asks first. Bundles that lack parts or cannot be read stay, and are not counted. Bundles
+    whose AMIs EC2 does not report stay, too. Parts without a manifest, and snapshots and AMIs on EBS, are not touched.
 
     Example: [bold]amistream prune s3://my-bucket/web --keep-last 7 --dry-run[/bold]
 
