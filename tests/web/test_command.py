@@ -24,6 +24,11 @@ def test_the_page_is_served_until_ctrl_c(tmp_path: Path) -> None:
         address = process.stdout.readline().strip()
         token = address.partition("?token=")[2]
         assert address.startswith("http://127.0.0.1:")
+        with socket.create_connection(("127.0.0.1", int(address.split(":")[2].partition("/")[0]))) as broken:
+            broken.sendall(f"GET /?token={token} HTTP/9.9\r\n\r\n".encode())
+            answer = broken.makefile("rb").read()
+        assert b" 400 " in answer
+        assert token.encode() not in answer
         with urllib.request.urlopen(address) as response:  # noqa: S310 - the line above
             assert b"<title>amistream</title>" in response.read()
         assert token not in Path(f"/proc/{process.pid}/cmdline").read_text()

@@ -23,15 +23,13 @@ from amistream.cli.one_request import job_path
 from amistream.errors import AccessDeniedError, UsageError
 from amistream.flow.gather import task_group
 from amistream.web.bundles import Shelves
+from amistream.web.connections import BACKLOG, taking_connections
 from amistream.web.feed import Feed
 from amistream.web.guard import HINT, TOKEN_PARAMETER, Guard, Handler, harden
 from amistream.web.queue import FleetQueue
 from amistream.web.token import Admission
 
 ADDRESS = "127.0.0.1"
-BACKLOG = 16
-ENDING_S = 1.0
-"""Time for pages to read the rest of a response when the server ends."""
 _ASSETS = files("amistream.web") / "assets"
 _PLACE_OF_KEY = b'name="page-key" content=""'
 _LARGEST_BODY = 1024
@@ -89,17 +87,10 @@ def make_app(page: Page) -> web.Application:
 @asynccontextmanager
 async def serving(app: web.Application, listener: socket.socket) -> AsyncIterator[None]:
     """Serve while the block runs, and look at the daemon for the pages that are open."""
-    # A page that is closed ends its stream at once.
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=ENDING_S)
-    await runner.setup()
-    try:
-        await web.SockSite(runner, listener).start()
-        async with task_group() as group:
-            looking = group.create_task(app[PAGE].feed.run(), name="feed")
-            yield
-            looking.cancel()
-    finally:
-        await runner.cleanup()
+    async with taking_connections(app, listener), task_group() as group:
+        looking = group.create_task(app[PAGE].feed.run(), name="feed")
+        yield
+        looking.cancel()
 
 
 async def wait_unused(page: Page, idle_s: float) -> None:
