@@ -22,6 +22,7 @@ from daemon.rig import Daemon
 
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(1)</script>"
 """A name that would run a script in a page that takes text for markup."""
+LABEL = "nightly"
 ERROR = ErrorBody(
     code="aws.AccessDenied",
     message="cannot put part 17 to s3://images-eu/db-4: access denied (AccessDenied)",
@@ -193,7 +194,7 @@ class Fleet(FleetQueue):
 
 async def begin_job(daemon: Daemon, source: str = "/dev/xvdf", to: str = "s3://images-eu/db-primary-2026-11-30") -> Job:
     """Submit a job and let it bundle."""
-    answer = await daemon.ask("POST", "/v1/jobs", json={"source": source, "destinations": [to]})
+    answer = await daemon.ask("POST", "/v1/jobs", json={"source": source, "destinations": [to], "label": LABEL})
     assert answer.status == 202, answer.body
     job = await daemon.script.wait_begun()
     job.note("the volume has 6.8 GiB of free blocks, which are left out")

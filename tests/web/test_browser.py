@@ -86,6 +86,8 @@ async def test_every_view_is_whole(tmp_path: Path, width: int, scheme: str) -> N
         await page.locator(".row summary").filter(has_text="vg0-web001").click()
         await page.get_by_text("411 parts").wait_for()
         await page.locator(".row summary").filter(has_text="vg0-web000").scroll_into_view_if_needed()
+        await page.locator(".log summary").first.click()
+        await page.locator(".log li").first.wait_for()
         await page.evaluate("document.querySelector('.row [open]').scrollIntoView()")
         await look("ended")
         await page.get_by_role("button", name="Cancel /dev/xvdf").click()

@@ -41,6 +41,8 @@ async def test_a_job_is_followed_to_its_end(served: Served, daemon: Daemon) -> N
         assert "progress" not in row
         status, whole, _ = await served.ask("GET", f"/api/jobs/{late.id}")
         assert (status, whole["result"]["parts"]) == (200, 1)
+        status, log, _ = await served.ask("GET", f"/api/jobs/{late.id}/log")
+        assert (status, log["id"]) == (200, late.id)
         assert not early.state.ended
 
 

@@ -76,6 +76,7 @@ def make_app(page: Page) -> web.Application:
         app.router.add_get(f"/{name}", _shown(name, media_type), allow_head=False)
     app.router.add_get("/api/jobs", stream_jobs, allow_head=False)
     app.router.add_get("/api/jobs/{id}", show_job, allow_head=False)
+    app.router.add_get("/api/jobs/{id}/log", show_log, allow_head=False)
     app.router.add_post("/api/jobs/{id}/cancel", cancel_job)
     app.router.add_post("/api/jobs/{id}/resume", resume_job)
     app.router.add_get("/api/buckets", list_buckets, allow_head=False)
@@ -141,6 +142,11 @@ async def stream_jobs(request: web.Request) -> web.StreamResponse:
 async def show_job(request: web.Request) -> web.StreamResponse:
     async with _client(request) as client:
         return _json(await client.document(job_path(request.match_info["id"])))
+
+
+async def show_log(request: web.Request) -> web.StreamResponse:
+    async with _client(request) as client:
+        return _json(await client.document(f"{job_path(request.match_info['id'])}/log"))
 
 
 async def cancel_job(request: web.Request) -> web.StreamResponse:

@@ -231,7 +231,7 @@ function drawSoon() {
 
 /** The word for a state, and its kind: active, waiting, done, failed, unfinished or over. */
 function stateOf(job) {
-  if (job.state === "queued") return { word: "waiting", is: "waiting" };
+  if (job.state === "queued") return { word: job.place ? `waiting, no. ${job.place}` : "waiting", is: "waiting" };
   if (!job.ended_at) return { word: job.state, is: "active" };
   if (job.state === "done") return { word: "done", is: "done" };
   if (job.state === "interrupted") return { word: "interrupted", is: "unfinished" };
@@ -252,6 +252,9 @@ function targetText(job) {
   return `→ ${job.destinations.length ? job.destinations.join(", ") : "EBS"}`;
 }
 
+/** The name that its submitter gave it: a label, or the name of a job of a queue. */
+const labelOf = ({ label, name }) => label || name || "";
+
 const imageOf = ({ result }) => result?.image_id ?? result?.image?.image_id ?? "";
 
 // ---------------------------------------------------------------- Jobs in progress
@@ -269,6 +272,7 @@ function drawCard(job) {
   setText(part(card, "source"), job.source);
   setText(part(card, "to"), targetText(job));
   showState(part(card, "state"), job);
+  setText(part(card, "label"), labelOf(job));
   setText(part(card, "about"), `${job.kind} ${job.id}`);
   setAttribute(part(card, "cancel"), "aria-label", `Cancel ${job.source}`);
   drawProgress(card, job, progress);
@@ -373,7 +377,9 @@ function drawRow(job) {
   showState(part(row, "state"), job);
   setText(part(row, "source"), job.source);
   setText(part(row, "to"), targetText(job));
-  setText(part(row, "ami"), imageOf(job));
+  setText(part(row, "label"), labelOf(job));
+  setText(part(row, "made"), imageOf(job) || job.error?.code || "");
+  part(row, "made").toggleAttribute("data-failed", Boolean(job.error) && !imageOf(job));
   setText(part(row, "size"), job.result?.image_size ? sizeText(job.result.image_size) : "–");
   setText(part(row, "took"), durationText(between(job.started_at, job.ended_at)));
   drawAge(row, job);
@@ -399,11 +405,43 @@ async function showDetail(id, detail) {
   }
   const problem = element("p", { className: "problem wide", role: "alert", hidden: "" });
   const buttons = actions(job, problem);
+  const before = detail.querySelector(".log");
   const focused = detail.contains(document.activeElement) ? document.activeElement.dataset.verb : null;
   detail.replaceChildren(
-    ...[errorBlock(job), facts(job), stageTable(job.result?.stages), notices(job), buttons, problem].filter(Boolean),
+    ...[errorBlock(job), facts(job), stageTable(job.result?.stages), notices(job), logBlock(id, before), buttons, problem].filter(Boolean),
   );
   if (focused) (detail.querySelector(`[data-verb="${focused}"]`) ?? rows.get(id)?.querySelector("summary"))?.focus();
+}
+
+/** The log of a job, which is asked for when it is opened; `before` is the block that was shown until now. */
+function logBlock(id, before) {
+  if (before?.open) {
+    showLog(id, before.lastElementChild);
+    return before;
+  }
+  const block = element("details", { className: "log wide" }, element("summary", { text: "Log" }), element("ol"));
+  block.addEventListener("toggle", () => {
+    if (block.open) showLog(id, block.lastElementChild);
+  });
+  return block;
+}
+
+async function showLog(id, list) {
+  let lines;
+  try {
+    lines = (await (await ask(jobPath(id, "/log"))).json()).lines;
+  } catch (error) {
+    list.replaceChildren(element("li", { className: "problem", text: error.message }));
+    return;
+  }
+  if (!lines.length) lines = [{ at: "", event: "nothing was logged", level: "info", fields: {} }];
+  list.replaceChildren(...lines.map(({ at, level, event, fields }) => {
+    const values = Object.entries(fields).filter(([, value]) => value !== null && value !== "" && value?.length !== 0);
+    const words = values.map(([name, value]) => `${name}=${typeof value === "string" ? value : JSON.stringify(value)}`);
+    const item = element("li", { text: [at.slice(11, 19), event, ...words].filter(Boolean).join("  ") });
+    if (level !== "info") item.dataset.level = level;
+    return item;
+  }));
 }
 
 function errorBlock({ error }) {
@@ -420,9 +458,12 @@ function facts(job) {
   const places = (result.places ?? []).length > 1 ? result.places : [];
   const found = [
     ["Job", `${job.id} (${job.kind})`],
+    ["Label", job.label],
+    ["Name", job.name],
+    ["User", job.user == null ? "" : `id ${job.user}`],
     ["Source", job.source],
     ...job.destinations.map((destination) => ["Destination", destination]),
-    ["AMI", [imageOf(job), result.image_name ?? result.image?.image_name].filter(Boolean).join(", ")],
+    ["AMI", imageOf(job) && [imageOf(job), result.image_name ?? result.image?.image_name].filter(Boolean).join(", ")],
     ["Snapshot", result.snapshot_id],
     ["Region", result.region],
     ["Manifest", result.manifest],
@@ -431,7 +472,9 @@ function facts(job) {
     ["Bundled", result.bundled_size && `${sizeText(result.bundled_size)} in ${counted(result.parts, "part")}`],
     ["Rate", result.elapsed_s && result.image_size && rateText(result.image_size / result.elapsed_s)],
     ["Limit", result.advice || result.bottleneck],
-    ["Differences", result.differences?.map(({ message }) => message).join("; ")],
+    ["Signature", result.signature],
+    ["Access", result.access],
+    ["Differences", result.differences && (result.differences.map(({ message }) => message).join("; ") || "none")],
     ["Created", timeText(job.created_at)],
     ["Started", job.started_at && timeText(job.started_at)],
     ["Ended", job.ended_at && timeText(job.ended_at)],
@@ -508,7 +551,7 @@ function matches(job) {
   }[shownState];
   const words = search.value.trim().toLowerCase();
   if (!fits || !words) return fits;
-  return [job.id, job.source, job.kind, ...job.destinations, imageOf(job)].join("\n").toLowerCase().includes(words);
+  return [job.id, job.source, job.kind, ...job.destinations, imageOf(job), labelOf(job), job.error?.code ?? ""].join("\n").toLowerCase().includes(words);
 }
 
 const isCard = (job) => !job.ended_at && job.state !== "queued";
@@ -683,7 +726,7 @@ const BUNDLE_COLUMNS = [
   { name: "Manifest", whole: true, text: ({ manifest }, inventory) => shortened(manifest, inventory), flaw: ({ problem }) => problem },
   {
     name: "AMI", mono: true, whole: true, isNone: ({ images }) => !images?.length,
-    text: ({ images }) => (images === null ? "AMI not known" : images.join(", ") || "no AMI"),
+    text: ({ images }) => (images === null ? "? not known" : images.join(", ") || "no AMI"),
   },
   { name: "Image", right: true, text: ({ image_size: size }) => (size ? sizeText(size) : "–") },
   { name: "Stored", right: true, text: ({ stored }) => sizeText(stored) },
