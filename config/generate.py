@@ -91,13 +91,14 @@ EVERY = """\
 CHECKED = """\
 | `--dry-run` | only run the checks and [estimate the job](checks.md#a-plan-before-a-job) | |
 | `--in-process`, `--detach` | run the job without the daemon; do not wait for its end | |
+| `-q` `--quiet`, `-v` `--verbose`, `--no-progress` | less or [more output](jobs.md#follow-and-cancel) | |
 """
 DETACHED = """\
 | `--detach` | have the daemon do it as a job, and do not wait for its end | |
+| `-q` `--quiet`, `--no-progress` | less output | |
 """
 OTHERS = """\
 | `--config`, `--json` | settings file; result as JSON: in every command | |
-| `-q` `--quiet`, `-v` `--verbose`, `--no-progress` | less or [more output](jobs.md#follow-and-cancel) | |
 | `--socket` | the daemon's socket: in every command on jobs, and `doctor` | |
 """
 ROWS = {"bundle": CHECKED, "convert": EVERY + CHECKED, "migrate": DETACHED}
