@@ -22,6 +22,7 @@ FROM python:${PYTHON_VERSION}-slim AS build
 WORKDIR /build
 COPY pyproject.toml README.md ./
 COPY docs/LICENSE docs/
+COPY config/amistream.* config/
 COPY service service
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir wheels . \
     && python -m venv /opt/amistream \

@@ -74,9 +74,11 @@ lint: $(VENV)/.installed-dev ## ruff and mypy
 	$(BIN)/ruff format --check --quiet . || { echo 'not formatted: $(BIN)/ruff format .' >&2; exit 1; }
 	$(BIN)/mypy
 
-audit: $(AUDIT)/.installed $(VENV)/.installed ## check the installed packages for known vulnerabilities
+audit: $(AUDIT)/.installed $(VENV)/.installed ## check the installed packages, and those of `make dist`, for known vulnerabilities
 	@$(BIN)/pip freeze --exclude-editable >"$(AUDIT)/installed.txt"
 	$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip --requirement "$(AUDIT)/installed.txt" $(ARGS)
+	$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip --requirement config/dist/lock/wheels.txt $(ARGS)
+	$(BIN)/python -m config.dist audit
 
 bench: $(VENV)/.installed-bench | system-bench ## the benchmarks (ARGS=--list shows them)
 	@$(BIN)/python -m benchmarks $(ARGS)

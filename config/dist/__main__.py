@@ -1,4 +1,4 @@
-"""The command of the build: `python -m config.dist build`, `lock`."""
+"""The command of the build: `python -m config.dist build`, `audit`, `lock`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from config.dist import build, lock
+from config.dist import audit, build, lock
 from config.dist.project import ARCHITECTURES, OUTPUT, BuildError
 
 
@@ -16,11 +16,14 @@ def main() -> int:
     building = commands.add_parser("build", help="build the installations into dist/")
     building.add_argument("--arch", nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES))
     building.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="default: dist")
+    commands.add_parser("audit", help="report packages of the lock that Debian has published anew")
     commands.add_parser("lock", help="write the lock anew, from the newest versions")
     arguments = parser.parse_args()
     try:
         if arguments.command == "build":
             build.build(arguments.arch, arguments.output)
+        elif arguments.command == "audit":
+            audit.report()
         else:
             lock.write()
     except BuildError as error:
