@@ -124,7 +124,11 @@ def test_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         find_ec2_certificate("us-gov-west-1", explicit=None, configured={})
     assert caught.value.code == "ec2_certificate.missing"
     assert caught.value.message == f"cannot find EC2's certificate for us-gov-west-1: searched {system}"
-    assert "get cert-ec2-gov.pem from" in caught.value.hint
+    assert caught.value.hint.splitlines()[:3] == [
+        "get cert-ec2-gov.pem with Amazon's ec2-ami-tools:",
+        "curl -O https://s3.amazonaws.com/ec2-downloads/ec2-ami-tools.zip",
+        "unzip -j ec2-ami-tools.zip '*/etc/ec2/amitools/cert-ec2*.pem' -d /etc/ec2/amitools/",
+    ]
     monkeypatch.setenv("EC2_AMITOOL_HOME", str(tmp_path))
     with pytest.raises(RefusedError, match=f"searched {tmp_path}/etc/ec2/amitools/cert-ec2-gov.pem, /etc/ec2"):
         find_ec2_certificate("us-gov-west-1", explicit=None, configured={})

@@ -39,6 +39,7 @@ _BY_PREFIX = {
     **dict.fromkeys(("us-", "eu-", "ap-", "sa-", "ca-", "me-", "af-", "il-", "mx-"), _DEFAULT),
 }
 _REGION_NAME = re.compile(r"[a-z]{2,5}(-[a-z]+)+-[0-9]+|aws-global")
+AMI_TOOLS = "https://s3.amazonaws.com/ec2-downloads/ec2-ami-tools.zip"
 FALLBACK_REGION = "us-east-1"
 _ANY_REGION = {"aws-cn": "cn-north-1", "aws-us-gov": "us-gov-west-1"}
 _FOLDERS = ("/etc/ec2/amitools", "/usr/share/euca2ools/certs")
@@ -118,8 +119,11 @@ def find_ec2_certificate(
     raise RefusedError(
         "ec2_certificate.missing",
         f"cannot find EC2's certificate for {region}: searched {', '.join(map(str, places))}",
-        hint=f"get {known.file_name} from Amazon's ec2-ami-tools package or euca2ools, and give it with --ec2-cert "
-        "or the setting ec2_certificates",
+        hint=f"get {known.file_name} with Amazon's ec2-ami-tools:\n"
+        f"curl -O {AMI_TOOLS}\n"
+        "unzip -j ec2-ami-tools.zip '*/etc/ec2/amitools/cert-ec2*.pem' -d /etc/ec2/amitools/\n"
+        f"or `amistream init --region {region} --ami-tools ec2-ami-tools.zip`; in another place: --ec2-cert, or the "
+        "setting ec2_certificates",
         field="ec2_certificate",
     )
 

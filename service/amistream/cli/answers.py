@@ -6,6 +6,7 @@ Whatever goes wrong gives None: the caller then asks by `client`, which repeats 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ from amistream.cli.job_table import SHOWN, job_table, listing_path
 from amistream.cli.one_request import fetch, job_path
 from amistream.cli.output import put_note
 from amistream.cli.summary import job_text
-from amistream.cli.table import terminal_width
+from amistream.cli.terminal import width_of
 from amistream.states import JobKind, State
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def list_of_jobs(address: Path, asked: Listing, *, as_json: bool) -> str | None:
 
 def listed(answer: Mapping[str, Any], asked: Listing) -> str:
     """The table of the jobs of an answer. A note says that there are more, below the table or aside of its reader."""
-    jobs, width = answer["jobs"], terminal_width()
+    jobs, width = answer["jobs"], width_of(sys.stdout) or None
     if asked.limit is None or len(jobs) <= asked.limit:
         return job_table(jobs, width=width)
     table = job_table(jobs[-asked.limit :], width=width)

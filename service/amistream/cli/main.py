@@ -25,7 +25,7 @@ from amistream.process import keep_secrets_in
 
 GROUPS = {
     "Make an AMI": ("bundle", "convert"),
-    "Look first": ("inspect", "doctor", "tune"),
+    "Look first": ("init", "inspect", "doctor", "tune"),
     "Jobs": ("jobs", "status", "watch", "logs", "cancel", "resume", "clean"),
     "Bundles": (
         *("list", "verify", "unbundle", "download", "upload", "delete", "prune"),

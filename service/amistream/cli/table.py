@@ -2,17 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
-
-
-def terminal_width() -> int | None:
-    """The columns of the terminal that standard output is, or None for a file or a pipe."""
-    if not sys.stdout.isatty():
-        return None
-    columns = os.environ.get("COLUMNS", "")
-    return int(columns) if columns.isdecimal() and int(columns) else os.get_terminal_size(sys.stdout.fileno()).columns
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Annotated
@@ -14,7 +15,8 @@ from amistream.cli.job_table import job_table
 from amistream.cli.options import ConfigOption, InProcessOption, JsonOption, OlderThan, SocketOption, Yes, parse_age
 from amistream.cli.output import put_answer, put_error, put_note
 from amistream.cli.question import confirm
-from amistream.cli.table import counted, terminal_width
+from amistream.cli.table import counted
+from amistream.cli.terminal import width_of
 from amistream.errors import EXIT_INTERRUPTED, AmistreamError, ConflictError
 from amistream.events import JobList, JobView
 from amistream.states import ids_like
@@ -72,7 +74,7 @@ def clean(
 
 
 def _table(jobs: Sequence[JobView]) -> str:
-    return job_table([job.model_dump(mode="json") for job in jobs], width=terminal_width())
+    return job_table([job.model_dump(mode="json") for job in jobs], width=width_of(sys.stdout) or None)
 
 
 def _chosen(jobs: Sequence[JobView], ids: Sequence[str], before: datetime | None) -> list[JobView]:
