@@ -104,8 +104,19 @@ def default_state_dir() -> Path:
 def check_part_size(size: ByteSize) -> ByteSize:
     """A part size is a whole number of KiB: cipher blocks then never straddle a part's end."""
     if size < 16 * KIB or size > 5 * GIB or size % KIB:
-        raise ValueError("a part is 16KiB to 5GiB and a whole number of KiB")
+        decimal = next((each for each in _DECIMALS if size and not size % each), 0)
+        meant = f": did you mean {size // decimal}{_DECIMALS[decimal]}?" if decimal and size <= 5 * GIB else ""
+        raise ValueError(f"a part is 16KiB to 5GiB and a whole number of KiB{meant}")
     return size
+
+
+def common_architecture(name: object) -> object:
+    """EC2's name of an architecture for one that Debian, Linux or containers use."""
+    return _ARCHITECTURES.get(name, name) if isinstance(name, str) else name
+
+
+_DECIMALS = {10**9: "GiB", 10**6: "MiB", 10**3: "KiB"}
+_ARCHITECTURES = {"amd64": "x86_64", "x86-64": "x86_64", "aarch64": "arm64", "386": "i386", "i686": "i386"}
 
 
 PartSize = Annotated[ByteSize, AfterValidator(check_part_size)]
@@ -315,7 +326,7 @@ class Settings(BaseModel):
         description="Start of every object name, such as image.part.00 and image.manifest.xml, and name of the image "
         "inside the bundle. Choice: the default of the AMI tools.",
     )
-    architecture: str = Field(
+    architecture: Annotated[str, BeforeValidator(common_architecture)] = Field(
         "x86_64",
         pattern="^(i386|x86_64|arm64)$",
         description='Architecture of the image\'s kernel: "i386", "x86_64" or "arm64". Choice.',

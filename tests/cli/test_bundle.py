@@ -105,6 +105,7 @@ async def test_paths_are_made_absolute(
         ("EC2_ACCOUNT_ID=123456789012", "account"),
         ("AWS_ACCOUNT_ID=123456789012", "account"),
         ("AMISTREAM_ARCHITECTURE=arm64", "architecture"),
+        ("AMISTREAM_ARCHITECTURE=aarch64", "architecture"),
         ("AMISTREAM_PREFIX=web", "prefix"),
     ],
 )
@@ -115,7 +116,7 @@ async def test_variables_stand_for_options(
     variable, _, text = setting.partition("=")
     monkeypatch.setenv(variable, text)
     await cli(*PLAIN)
-    assert daemon.requests("POST")[0].body[field] == text
+    assert daemon.requests("POST")[0].body[field] == text.replace("aarch64", "arm64")
 
 
 async def test_options_win_over_variables(daemon: ScriptedDaemon, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,6 +134,7 @@ async def test_options_win_over_variables(daemon: ScriptedDaemon, cli: Cli, monk
         (["--account", "1 2"], "--account: "),
         (["--part-size", "1"], "--part-size: "),
         (["--part-size", "many"], "--part-size: "),
+        (["--part-size", "10MB"], "whole number of KiB: did you mean 10MiB?"),
         (["--upload-concurrency", "none"], "--upload-concurrency: "),
         (["--compress", "0"], "--compress: "),
         (["--kernel", "linux", "--virtualization", "paravirtual"], "--kernel: "),

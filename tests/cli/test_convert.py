@@ -280,7 +280,7 @@ async def test_every_option_reaches_the_daemon(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("-",), "--in-process"),
+        (("-", "--detach"), "--detach needs the daemon"),
         (("/x", "--jobs", "2"), "--jobs needs --every"),
         (("/x", "--every"), "is no bucket"),
         (("s3://b/m", "--every", "--detach"), "leave --detach out"),

@@ -59,6 +59,17 @@ async def test_verify_in_words(cli: Cli, manifest: Path) -> None:
     assert facts["result"] == "OK"
 
 
+async def test_verify_a_folder(cli: Cli, manifest: Path) -> None:
+    """A folder stands for the only manifest in it; of several one must be chosen."""
+    outcome = await cli("verify", str(manifest.parent))
+    assert outcome.status == 0, outcome.stderr
+    assert outcome.stdout.splitlines()[0].split() == ["manifest", str(manifest)]
+    manifest.with_name("other.manifest.xml").write_bytes(manifest.read_bytes())
+    outcome = await cli("verify", str(manifest.parent))
+    assert (outcome.status, outcome.stdout) == (3, "")
+    assert "there are 2\ngive one of them: image.manifest.xml, other.manifest.xml" in outcome.stderr
+
+
 async def test_verify_deep(cli: Cli, manifest: Path, key_ring: KeyRing) -> None:
     """A deep look says what the image is; the key may come from EC2_PRIVATE_KEY."""
     outcome = await cli("verify", "--deep", str(manifest), *key(key_ring))

@@ -16,6 +16,7 @@ from amistream.aws import buckets
 from amistream.aws.session import Aws
 from amistream.bundles.manifest import LARGEST, Manifest, parse_manifest
 from amistream.bundles.meter import Note
+from amistream.bundles.recognise import MANIFEST_END
 from amistream.errors import RefusedError
 from amistream.flow.retry import retry_policy
 from amistream.host.small_file import read_small_file
@@ -27,6 +28,8 @@ from amistream.stores.opening import make_object_store
 
 OLD_BUCKET_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,255}")
 """Names that S3 accepted in its early years, when most bundles were made, and that other services still accept."""
+_NAMED = 5
+"""Manifests that an error names."""
 NO_TOKEN = "none"  # noqa: S105 - no password: nothing temporary is written here
 
 
@@ -123,6 +126,23 @@ async def read_manifest(path: Path) -> Manifest:
         return data
 
     return parse_manifest(await asyncio.to_thread(read), str(path))
+
+
+async def only_manifest(place: Place) -> str:
+    """The name of the only manifest in the folder; '' without one. Raises `RefusedError` for several."""
+    if isinstance(place, BucketPlace):
+        entries = [listed.name async for listed in place.store.listed("", below=False)]
+    else:
+        entries = await aiofiles.os.listdir(place.store.location)
+    found = sorted(name for name in entries if name.endswith(MANIFEST_END))
+    if len(found) > 1:
+        raise RefusedError(
+            "manifest.several",
+            f"cannot choose a manifest in {place.store.location}: there are {len(found)}",
+            hint=f"give one of them: {', '.join(found[:_NAMED])}{', ...' if len(found) > _NAMED else ''}",
+            field="manifest",
+        )
+    return found[0] if found else ""
 
 
 async def find_bundle(place: Place, manifest_name: str, *, copy: Path | None = None) -> Bundle:

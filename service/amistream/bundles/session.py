@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import aiofiles.os
+
 from amistream.aws.buckets import keeps_versions
 from amistream.aws.session import Aws
 from amistream.bundles.convertible import find_convertible
@@ -24,7 +26,17 @@ from amistream.bundles.migrate import (
     open_source,
 )
 from amistream.bundles.owner import find_owner
-from amistream.bundles.place import BucketPlace, Bundle, Place, check_bucket, find_bundle, open_bucket, open_place
+from amistream.bundles.place import (
+    BucketPlace,
+    Bundle,
+    Place,
+    check_bucket,
+    find_bundle,
+    only_manifest,
+    open_bucket,
+    open_place,
+)
+from amistream.bundles.recognise import MANIFEST_END
 from amistream.bundles.register import deregister_image, ec2_of, find_image, register_bundle
 from amistream.bundles.remove import Removal, plan_removal, remove
 from amistream.bundles.results import (
@@ -41,7 +53,7 @@ from amistream.bundles.unbundle import refuse_own_file, unbundle
 from amistream.bundles.upload import upload
 from amistream.bundles.verify import verify
 from amistream.errors import RefusedError
-from amistream.location import S3Location, parse_location, parse_manifest_address, parse_s3_location
+from amistream.location import SCHEME, S3Location, parse_location, parse_manifest_address, parse_s3_location
 from amistream.ports.registry import Registration
 from amistream.reports import Migrated, Registered, Report, Transferred
 from amistream.settings import Settings
@@ -71,7 +83,7 @@ class BundleSession:
     ) -> Report:
         """Compare the bundle with its manifest; `deep` reads and unpacks all parts, which needs the private key."""
         owner = await asyncio.to_thread(find_owner, self._settings, certificate, private_key)
-        bundle = await self._bundle(address)
+        bundle = await self._bundle_to_read(address)
         return await verify(bundle, owner, self._settings, self._aws, meter=meter, deep=deep)
 
     async def unbundle(
@@ -87,13 +99,13 @@ class BundleSession:
         """Write the bundle's image to a file, a block device or, for `-`, the standard output."""
         target = await asyncio.to_thread(choose_target, destination, force=force)
         owner = await asyncio.to_thread(find_owner, self._settings, certificate, private_key)
-        bundle = await self._bundle(address)
+        bundle = await self._bundle_to_read(address)
         if destination != STANDARD_OUTPUT:
             await asyncio.to_thread(refuse_own_file, bundle, Path(destination))
         return await unbundle(bundle, owner, target, meter, self._note, workers=self._settings.workers)
 
     async def download(self, address: str, directory: Path, meter: Meter) -> Transferred:
-        return await download(await self._bundle(address), directory, self._settings, meter, self._note)
+        return await download(await self._bundle_to_read(address), directory, self._settings, meter, self._note)
 
     async def upload(self, address: str, to: str, meter: Meter, *, region: str = "") -> Transferred:
         if isinstance(parse_manifest_address(address)[0], S3Location):
@@ -236,7 +248,7 @@ class BundleSession:
         return await find_convertible(place, self._settings, self._aws, self._note, region=region or place.region)
 
     async def inspect(self, address: str, *, ask_ec2: bool = True) -> BundleFacts:
-        bundle = await self._bundle(address)
+        bundle = await self._bundle_to_read(address)
         in_bucket = isinstance(bundle.place, BucketPlace)
         ec2 = await ec2_of(bundle.place.region, self._settings, self._aws) if in_bucket and ask_ec2 else None
         return await bundle_facts(bundle, self._settings, ec2, self._note)
@@ -280,6 +292,17 @@ class BundleSession:
                 "volume; with --versions `amistream delete` deletes it for good, later a lifecycle rule with "
                 "NoncurrentVersionExpiration"
             )
+
+    async def _bundle_to_read(self, address: str) -> Bundle:
+        """The bundle of this manifest, or the only one in the folder of this address."""
+        is_folder = not address.endswith(MANIFEST_END)
+        if is_folder and not address.startswith(SCHEME):
+            is_folder = await aiofiles.os.path.isdir(address)
+        if is_folder:
+            place = await open_place(parse_location(address), self._settings, self._aws)
+            if name := await only_manifest(place):
+                return await find_bundle(place, name)
+        return await self._bundle(address)
 
     async def _bundle(self, address: str, *, region: str = "", copy: Path | None = None) -> Bundle:
         folder, name = parse_manifest_address(address)

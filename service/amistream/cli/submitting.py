@@ -20,15 +20,9 @@ RunHere = Annotated[
 ]
 
 
-def refuse_standard_input(context: typer.Context, given: dict[str, Any], *, in_process: bool) -> None:
-    """Raise `UsageError` for standard input in the daemon."""
-    if given["source"] == STANDARD_INPUT and not in_process:
-        raise UsageError(
-            "usage",
-            f"cannot {context.info_name} standard input in the daemon: it has one of its own",
-            hint="give --in-process: then the job runs in this process",
-            field="source",
-        )
+def runs_here(given: dict[str, Any], *, in_process: bool) -> bool:
+    """The job runs in this process: as asked, or because the daemon has a standard input of its own."""
+    return in_process or given["source"] == STANDARD_INPUT
 
 
 def refuse_label(given: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ LARGEST_VOLUME = 65536 * GIB
 
 SOURCE = (
     "Manifest of a bundle (s3://BUCKET/KEY or a file), directory, such as /, block device, image file, or snapshot "
-    "(snap-ID); - is standard input, with --in-process only."
+    "(snap-ID); - is standard input, which the command reads itself, without the daemon."
 )
 
 

@@ -29,13 +29,13 @@ from amistream.request.words import (
     check_source,
     split_categories,
 )
-from amistream.settings import Sparse
+from amistream.settings import Sparse, common_architecture
 from amistream.values import KIB
 
 Source = Annotated[str, AfterValidator(check_source), Option("SOURCE", "")]
 SOURCE = (
     "Directory, such as /, block device, EBS snapshot (snap-ID), or image file: raw, qcow2, VMDK, VHD, VHDX, VDI, QED, "
-    "Parallels; - is standard input, with --in-process only."
+    "Parallels; - is standard input, which the command reads itself, without the daemon."
 )
 
 
@@ -95,9 +95,11 @@ class Identity(Ec2CertificateField, KeyFields):
 class KernelFields(Fields):
     """Architecture, kernel and devices of an image."""
 
-    architecture: Annotated[Literal["i386", "x86_64", "arm64"] | None, Option("--arch", IMAGE, "i386|x86_64|arm64")] = (
-        setting_field("architecture")
-    )
+    architecture: Annotated[
+        Literal["i386", "x86_64", "arm64"] | None,
+        BeforeValidator(common_architecture),
+        Option("--arch", IMAGE, "i386|x86_64|arm64"),
+    ] = setting_field("architecture")
     kernel: Annotated[str | None, Option("-k --kernel", IMAGE, "aki-ID")] = Field(
         None, pattern="^[ae]ki-[0-9a-fA-F]{8,17}$", description="Kernel of a paravirtual AMI."
     )

@@ -163,7 +163,7 @@ def _wrong_kind(path: Path, mode: int) -> RefusedError:
     what = "a directory" if stat.S_ISDIR(mode) else "neither a file nor a block device"
     hint = "give an image file, such as disk.img, or a block device, such as /dev/xvdf"
     if stat.S_ISFIFO(mode):
-        what, hint = "a pipe", "send it to standard input: ... | amistream bundle - --image-size SIZE --in-process"
+        what, hint = "a pipe", "send it to standard input: ... | amistream bundle - --image-size SIZE"
     return RefusedError("source.kind", f"cannot bundle {path}: it is {what}", hint=hint, field="source")
 
 

@@ -15,7 +15,7 @@ from amistream.cli.job_access import Jobs
 from amistream.cli.options import ConfigOption, DetachOption, JsonOption, SocketOption
 from amistream.cli.request_options import fields_of, takes, validated
 from amistream.cli.showing import NoProgressOption, QuietOption, VerboseOption, showing
-from amistream.cli.submitting import RunHere, refuse_standard_input, submit_job
+from amistream.cli.submitting import RunHere, runs_here, submit_job
 from amistream.request import BundleRequest, CheckRequest
 
 
@@ -48,9 +48,9 @@ def bundle(
 
     Example: [bold]amistream bundle /dev/xvda --to s3://my-bucket/web --dry-run[/bold]
 
-    Example: [bold]zcat disk.img.gz | amistream bundle - --image-size 10GiB --to s3://my-bucket/web --in-process[/bold]
+    Example: [bold]zcat disk.img.gz | amistream bundle - --image-size 10GiB --to s3://my-bucket/web[/bold]
     """
-    refuse_standard_input(context, given, in_process=in_process)
+    in_process = runs_here(given, in_process=in_process)
     shown = showing(quiet=quiet, verbose=verbose, no_progress=no_progress, as_json=as_json)
     if dry_run:
         from amistream.settings import load

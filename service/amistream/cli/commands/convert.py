@@ -19,7 +19,7 @@ from amistream.cli.options import ConfigOption, DetachOption, JsonOption, Socket
 from amistream.cli.output import put_note, put_result
 from amistream.cli.request_options import fields_of, in_option_words, make_request, takes, validated
 from amistream.cli.showing import NoProgressOption, QuietOption, VerboseOption, showing
-from amistream.cli.submitting import RunHere, refuse_standard_input, submit_job
+from amistream.cli.submitting import RunHere, runs_here, submit_job
 from amistream.errors import EXIT_DONE, JobError, UsageError
 from amistream.events import JobKind
 from amistream.request import ConvertCheckRequest, ConvertRequest, StoreReach
@@ -84,7 +84,7 @@ def convert(
     Example: [bold]amistream convert s3://my-bucket/web --every --ena --jobs 4[/bold]
     """
     shown = showing(quiet=quiet, verbose=verbose, no_progress=no_progress, as_json=as_json)
-    refuse_standard_input(context, given, in_process=in_process)
+    in_process = runs_here(given, in_process=in_process)
     _refuse_together(given, every=every, detach=detach, at_once=at_once)
     given["kind"] = JobKind.CONVERT
     place = _Place(socket, config, in_process=in_process)
