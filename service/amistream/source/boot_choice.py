@@ -14,7 +14,7 @@ from amistream.source.disks.facts import TableKind
 from amistream.source.grub import require_grub
 from amistream.source.tree.opening import TreeWishes, open_tree
 from amistream.source.tree_disk import no_clone
-from amistream.source.wrapped import wrap
+from amistream.source.wrapped import no_kernel, wrap
 
 _FIELD = "partition"
 """The field that errors about boot areas name."""
@@ -94,7 +94,10 @@ class BootAreaChoice:
         return volume
 
     def _wrap(self, path: Path, wishes: TreeWishes, kind: TableKind) -> Volume:
-        require_grub()  # before the walk
+        # Before the walk, which may take minutes.
+        require_grub()
+        if _has_no_kernel(path, wishes):
+            raise no_kernel(path)
         tree = open_tree(path, replace(wishes, reserved=boot_area_size(kind)))
         try:
             volume = wrap(tree, kind)
@@ -103,6 +106,18 @@ class BootAreaChoice:
             raise
         self.words = f"the image gets a new boot area ({kind.value}) with this machine's GRUB"
         return volume
+
+
+def _has_no_kernel(path: Path, wishes: TreeWishes) -> bool:
+    """True if there is nothing in /boot, and nothing else puts something there."""
+    if wishes.member is not None or wishes.overlay is not None or wishes.changes is not None or wishes.menu is not None:
+        return False
+    try:
+        return not any((path / "boot").iterdir())
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
 
 
 def _has_files(folder: Path) -> bool:

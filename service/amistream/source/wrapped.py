@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from uuid import UUID
 
 from amistream.errors import RefusedError, SourceError
@@ -70,10 +71,7 @@ def _wrapped(volume: Volume, kind: TableKind, read: Reader) -> PiecedVolume:
     identifier = _identifier(volume, content)
     config = boot_config(Files(tree), identifier, partition_uuid(kind, identifier))
     if config is None:
-        why, hint = "there is neither a kernel nor a menu of GRUB in its /boot", "install a kernel in it"
-        raise _refused(
-            volume, "partition.no_kernel", why, f"{hint}; if /boot is a file system of its own: {_OTHER_WAY}"
-        )
+        raise no_kernel(volume.path)
     area = boot_area(kind, volume.size, identifier, grub_images(config, kind, _DRIVERS[content.kind]))
     return PiecedVolume(volume, [whole(Memory(area.head)), whole(volume), whole(Memory(area.tail))])
 
@@ -89,6 +87,16 @@ def _identifier(volume: Volume, content: FileSystem) -> UUID:
         fix = f"give it one: {tool} {quoted(volume.path)}"
         raise _refused(volume, "partition.uuid", "its file system has no UUID, by which GRUB would find it", fix)
     return UUID(content.uuid)
+
+
+def no_kernel(path: Path) -> RefusedError:
+    """The refusal of a file system or directory that GRUB could start nothing of."""
+    return RefusedError(
+        "partition.no_kernel",
+        f"cannot make a disk of {path}: there is neither a kernel nor a menu of GRUB in its /boot",
+        hint=f"install a kernel in it; if /boot is a file system of its own: {_OTHER_WAY}",
+        field="partition",
+    )
 
 
 def _refused(volume: Volume, code: str, why: str, hint: str) -> RefusedError:
