@@ -6,6 +6,7 @@ It runs in this process, also where a daemon runs, because it measures this mach
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,17 +15,18 @@ import typer
 from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_note, put_result
 from amistream.cli.request_options import make_request, takes
+from amistream.cli.terminal import width_of
 from amistream.errors import EXIT_DONE, UsageError
 from amistream.request import DESTINATION, BundleRequest
 from amistream.units import rate_text, size_text
-from amistream.values import STANDARD_INPUT
+from amistream.values import KIB, MIB, STANDARD_INPUT
 
 if TYPE_CHECKING:
     from amistream.jobs.search import Candidate, Trial
     from amistream.jobs.tune import Tuning
     from amistream.settings import Settings
 
-BAR_WIDTH = 30
+BAR_WIDTH, LEAST_BAR = 30, 5
 SHOWN = 5
 
 Destination = Annotated[
@@ -78,7 +80,9 @@ def tune(
     fragment = config_fragment(tuning)
     if write is not None:
         write.write_text(fragment)
-    put_result(json.dumps(tuning_document(tuning)) if as_json else f"{tuning_text(tuning)}\n\n{fragment}")
+    put_result(
+        json.dumps(tuning_document(tuning)) if as_json else f"{tuning_text(tuning, width_of(sys.stdout))}\n\n{fragment}"
+    )
     return EXIT_DONE
 
 
@@ -92,22 +96,35 @@ def _run(request: BundleRequest, settings: Settings, budget: float) -> Tuning:
     return run(work, after_interrupt="what the trials stored is removed, but for what a note above names")
 
 
-def tuning_text(tuning: Tuning) -> str:
-    """Format the best settings with a bar each, the recommended one first, and the reason when nothing changes."""
+def tuning_text(tuning: Tuning, width: int = 0) -> str:
+    """Format the best settings, the recommended one first, and the reason when nothing changes.
+
+    Each has a bar as far as a terminal of this width has room for it.
+    """
     best = tuning.ranking[:SHOWN]
     fastest = max(rate for _, rate in best)
-    lines = [f"{'PART':>10} {'IN FLIGHT':>9}  {'COMPRESS':8} {'SPEED':>11}  {'FOUND BY':11}"]
+    rows = [("PART", "IN FLIGHT", "COMPRESS", "SPEED")]
     for candidate, rate in best:
-        found_by = "measuring" if tuning.speeds.measured(candidate) else "computing"
-        mark = " <- recommended" if candidate == tuning.recommended else ""
-        mark += " (in force)" if candidate == tuning.in_force else ""
-        lines.append(
-            f"{size_text(candidate.part_size):>10} {candidate.upload_concurrency:>9}  {candidate.compress:8} "
-            f"{rate_text(rate):>11}  {found_by:11}  {'#' * round(BAR_WIDTH * rate / fastest)}{mark}"
-        )
+        computed = "" if tuning.speeds.measured(candidate) else "~"
+        part, in_flight = size_text(candidate.part_size), str(candidate.upload_concurrency)
+        rows.append((part, in_flight, candidate.compress, computed + rate_text(rate)))
+    lines = [f"{part:>9}  {in_flight:>9}  {compress:8}  {speed:>12}" for part, in_flight, compress, speed in rows]
+    marks = [_mark(candidate, tuning) for candidate, _ in best]
+    room = (width or len(lines[0]) + 2 * BAR_WIDTH) - len(lines[0]) - 2 - max(map(len, marks)) - 2
+    room = min(BAR_WIDTH, room) if room >= LEAST_BAR else 0
+    for index, (mark, (_, rate)) in enumerate(zip(marks, best, strict=True), 1):
+        bar = f"  {'#' * round(room * rate / fastest):{room}}" if room else ""
+        lines[index] = f"{lines[index]}{bar}  {mark}".rstrip()
+    if any("~" in line for line in lines):
+        lines.append("~ computed from what was measured")
     if tuning.recommended == tuning.in_force:
         lines.append(f"No setting was faster than the one in force by more than {tuning.speeds.spread:.0%}.")
     return "\n".join(lines)
+
+
+def _mark(candidate: Candidate, tuning: Tuning) -> str:
+    marks = (("recommended", tuning.recommended), ("in force", tuning.in_force))
+    return ", ".join(mark for mark, marked in marks if candidate == marked)
 
 
 def config_fragment(tuning: Tuning) -> str:
@@ -115,10 +132,14 @@ def config_fragment(tuning: Tuning) -> str:
     candidate = tuning.recommended
     return (
         f"# found by amistream tune: {rate_text(tuning.speeds.rate(candidate))}\n"
-        f"part_size = {candidate.part_size}\n"
+        f'part_size = "{_setting_text(candidate.part_size)}"\n'
         f"upload_concurrency = {candidate.upload_concurrency}\n"
         f'compress = "{candidate.compress}"\n'
     )
+
+
+def _setting_text(size: int) -> str:
+    return f"{size // MIB}MiB" if not size % MIB else f"{size // KIB}KiB"
 
 
 def tuning_document(tuning: Tuning) -> dict[str, Any]:
