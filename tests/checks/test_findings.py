@@ -168,5 +168,7 @@ async def test_the_refusal_has_the_first_failure_and_tells_the_others() -> None:
     assert caught.value.hint.splitlines() == [
         "mend it",
         "also: cannot use c: it is bad",
-        "also: cannot use d: it is bad; do this and that",
+        "also: cannot use d: it is bad",
+        "  do this",
+        "  and that",
     ]

@@ -168,5 +168,13 @@ def refuse_if_failed(findings: Iterable[Finding]) -> None:
     if not failed:
         return
     first, *others = failed
-    also = ["; ".join(filter(None, (f"also: {other.found}", other.fix))).replace("\n", " ") for other in others]
-    raise RefusedError(first.code, first.found, hint="\n".join(filter(None, (first.fix, *also))), field=first.field)
+    hint = "\n".join(filter(None, (first.fix, *map(_also, others))))
+    raise RefusedError(first.code, first.found, hint=hint, field=first.field)
+
+
+def _also(other: Finding) -> str:
+    """A further failure in a line; lines of its fix that are to be copied stay lines."""
+    found = f"also: {' '.join(other.found.split())}"
+    if "\n" in other.fix:
+        return "\n  ".join([found, *other.fix.splitlines()])
+    return f"{found}; {other.fix}" if other.fix else found

@@ -38,8 +38,7 @@ def job_text(job: JobView, *, option: str = "") -> str:
     facts += [("note", notice) for notice in job.notices]
     if job.error is not None:
         facts.append(("error", job.error.message))
-        if job.error.hint:
-            facts.append(("", job.error.hint))
+        facts += [("", line) for line in job.error.hint.splitlines()]
         if job.error.request_id:
             facts.append(("request", job.error.request_id))
     if job.looks_again_at is not None:
