@@ -97,11 +97,13 @@ def _run(request: BundleRequest, settings: Settings, budget: float) -> Tuning:
 
 
 def tuning_text(tuning: Tuning, width: int = 0) -> str:
-    """Format the best settings, the recommended one first, and the reason when nothing changes.
+    """Format the best settings and the one in force, the recommended one first, and the reason when nothing changes.
 
     Each has a bar as far as a terminal of this width has room for it.
     """
-    best = tuning.ranking[:SHOWN]
+    best = [*tuning.ranking[:SHOWN]]
+    if all(candidate != tuning.in_force for candidate, _ in best):
+        best[-1] = tuning.in_force, tuning.speeds.rate(tuning.in_force)
     fastest = max(rate for _, rate in best)
     rows = [("PART", "IN FLIGHT", "COMPRESS", "SPEED")]
     for candidate, rate in best:
