@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+from io import StringIO
 
+import pytest
+from rich.console import Console
+
+from amistream.cli.live import _picture
+from amistream.cli.summary import details_text
 from amistream.cli.terminal import folded
+from cli.scripted import begin, finish, make_job
 
 FINDING = f"failed   {'boot':<15}  cannot boot: it has no partition table, and no file system that is known"
 DONE = "done  s3://bucket/web/image.manifest.xml  ami-0123456789abcdef0  (web-1, eu-west-1)"
@@ -29,3 +35,26 @@ def test_the_rest_stands_below_the_last_column() -> None:
     assert first == f"failed   {'boot':<15}  cannot boot: it has no partition"
     assert all(line.startswith(" " * 26) and line[26] != " " for line in rest)
     assert folded(HASH, 60).splitlines()[1] == " " * 9 + "ab" * 20
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+@pytest.mark.parametrize("with_stages", [False, True])
+def test_a_live_screen_fits(width: int, *, with_stages: bool) -> None:
+    """The drawing of a running job, and the table at its end, are no wider than the terminal, with whole words."""
+    begin(job := make_job())
+    drawn = StringIO()
+    console = Console(width=width, file=drawn, force_terminal=False)
+    console.print(_picture(job.view(), width, with_stages=with_stages))
+    lines = drawn.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert len(lines) <= (8 if with_stages else 3)
+    text = " ".join(" ".join(lines).split())
+    for words in (
+        "bundling",
+        "75 % 0.7 s left",
+        "320.0 MiB of 400.0 MiB read,",
+        "9 parts stored, limited by compression",
+    ):
+        assert words in text
+    finish(job)
+    assert max(map(len, details_text(job.view()).splitlines())) <= width
