@@ -118,6 +118,7 @@ const jobPath = (id, verb = "") => `/api/jobs/${encodeURIComponent(id)}${verb}`;
 // ---------------------------------------------------------------- The stream of jobs
 
 const SILENCE_S = 45;
+const HIDDEN_S = 2;
 const LONGEST_PAUSE_S = 10;
 const RATES_KEPT = 600;
 const RATE_EVERY_S = 1;
@@ -224,14 +225,16 @@ function announce(before, job) {
 function drawSoon() {
   if (drawing) return;
   drawing = true;
-  requestAnimationFrame(draw);
+  // A tab in the background has no frames, and shows its title all the same.
+  if (document.hidden) setTimeout(draw, HIDDEN_S * 1000);
+  else requestAnimationFrame(draw);
 }
 
 // ---------------------------------------------------------------- Words about a job
 
 /** The word for a state, and its kind: active, waiting, done, failed, unfinished or over. */
 function stateOf(job) {
-  if (job.state === "queued") return { word: job.place ? `waiting, no. ${job.place}` : "waiting", is: "waiting" };
+  if (job.state === "queued") return { word: job.place ? `waiting #${job.place}` : "waiting", is: "waiting" };
   if (!job.ended_at) return { word: job.state, is: "active" };
   if (job.state === "done") return { word: "done", is: "done" };
   if (job.state === "interrupted") return { word: "interrupted", is: "unfinished" };
@@ -543,6 +546,7 @@ async function change(id, verb, problem) {
 
 const search = $("search");
 let shownState = "all";
+let newestCard;
 
 function matches(job) {
   const { is } = stateOf(job);
@@ -560,31 +564,39 @@ const newestFirst = (one, other) => (one.created_at < other.created_at ? 1 : one
 function draw() {
   drawing = false;
   const lost = focusThatGoes();
+  let moved = false;
+  let rowChanged = false;
   for (const id of changed) {
     const job = jobs.get(id);
-    if (!job || !isCard(job)) drop(cards, id);
-    if (!job || isCard(job)) drop(rows, id);
-    if (job) (isCard(job) ? drawCard : drawRow)(job);
-  }
-  const sorted = [...jobs.values()].sort(newestFirst);
-  if (changed.size) {
-    arrange($("cards"), sorted.filter(isCard).map(({ id }) => cards.get(id)));
-    arrange($("rows"), sorted.filter((job) => !isCard(job)).map(({ id }) => rows.get(id)));
+    const [here, there] = job && isCard(job) ? [cards, rows] : [rows, cards];
+    moved = drop(there, id) || moved;
+    moved = (job ? !here.has(id) : drop(here, id)) || moved;
+    rowChanged ||= here === rows;
+    if (job) (here === cards ? drawCard : drawRow)(job);
   }
   changed.clear();
-  filter();
-  const active = sorted.filter(isCard).length;
-  $("no-jobs").hidden = !known || jobs.size > 0;
-  $("no-cards").hidden = !known || active > 0 || jobs.size === 0;
-  $("jobs-title").hidden = jobs.size === 0;
-  document.querySelector(".list-head").hidden = rows.size === 0;
-  document.querySelector(".row-head").toggleAttribute("hidden", rows.size === 0);
-  $("running-count").hidden = active === 0;
-  setText($("running-count"), String(active));
+  if (moved) {
+    const sorted = [...jobs.values()].sort(newestFirst);
+    arrange($("cards"), sorted.filter(isCard).map(({ id }) => cards.get(id)));
+    arrange($("rows"), sorted.filter((job) => !isCard(job)).map(({ id }) => rows.get(id)));
+    newestCard = sorted.find(isCard)?.id;
+  }
+  if (moved || rowChanged) filter();
+  drawHeadings();
   drawDaemon();
   drawTrouble();
-  drawTitle(sorted.filter(isCard));
+  drawTitle(jobs.get(newestCard));
   if (lost) (rows.get(lost)?.querySelector("summary") ?? $("content")).focus();
+}
+
+function drawHeadings() {
+  $("no-jobs").hidden = !known || jobs.size > 0;
+  $("no-cards").hidden = !known || cards.size > 0 || jobs.size === 0;
+  $("jobs-title").hidden = jobs.size === 0;
+  document.querySelector(".list-head").hidden = rows.size === 0;
+  document.querySelector(".row-head").hidden = rows.size === 0;
+  $("running-count").hidden = cards.size === 0;
+  setText($("running-count"), String(cards.size));
 }
 
 /** The job whose card has the focus and is about to go: its row gets the focus then. */
@@ -598,9 +610,10 @@ function focusThatGoes() {
   return null;
 }
 
+/** Take a node out of the document; true if it was there. */
 function drop(nodes, id) {
   nodes.get(id)?.remove();
-  nodes.delete(id);
+  return nodes.delete(id);
 }
 
 /** Bring the children of a node into an order, and touch only those that are not in place. */
@@ -653,8 +666,8 @@ function drawTrouble() {
   box.hidden = false;
 }
 
-function drawTitle(active) {
-  const { progress } = active[0] ?? {};
+function drawTitle(job) {
+  const progress = job?.progress;
   document.title = progress ? `${percentText(progress.stored_share)} · amistream` : "amistream";
 }
 
@@ -870,6 +883,7 @@ function showView() {
 }
 
 addEventListener("hashchange", showView);
+document.addEventListener("visibilitychange", draw);
 $("skip").addEventListener("click", (event) => {
   event.preventDefault();
   $("content").focus();
