@@ -97,7 +97,7 @@ async def test_verify_finds_differences(cli: Cli, manifest: Path, key_ring: KeyR
 async def test_verify_for_machines(cli: Cli, manifest: Path, key_ring: KeyRing) -> None:
     """With --json there is one line that the model of the report reads, whatever the exit status."""
     flip(manifest.parent / "image.part.02")
-    outcome = await cli("verify", "--deep", "--json", str(manifest), *key(key_ring))
+    outcome = await cli("verify", "--deep", "--json", "-q", str(manifest), *key(key_ring))
     assert (outcome.status, outcome.stderr, outcome.stdout.count("\n")) == (5, "", 1)
     report = Report.model_validate_json(outcome.stdout)
     assert ("part.digest", "image.part.02") in {(each.what, each.part) for each in report.differences}

@@ -6,11 +6,10 @@ Imports the AWS SDK, so it is imported only by a call of a command that needs it
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
-import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import uvloop
@@ -19,14 +18,14 @@ from amistream import log
 from amistream.aws.session import Aws
 from amistream.bundles.meter import Meter, Note
 from amistream.bundles.session import BundleSession
+from amistream.cli.meter_screen import metered
 from amistream.cli.output import put_note
 from amistream.cli.showing import Showing
 from amistream.errors import EXIT_INTERRUPTED, AmistreamError
+from amistream.jobs.bundle_progress import BundleMeter
 from amistream.process import STOP_SIGNALS, settle_memory
 from amistream.settings import LogFormat, Settings
 from amistream.values import AccessKeys
-
-DRAWN_EVERY_S = 0.25
 
 _T = TypeVar("_T")
 _Session = TypeVar("_Session", bound=BundleSession)
@@ -106,45 +105,11 @@ def run_session(
 
     def note(notice: str) -> None:
         if shown.notes:
-            put_note(f"note: {notice}")
+            put_note(json.dumps({"type": "note", "message": notice}) if shown.as_json else f"note: {notice}")
 
     async def run_with_session() -> _T:
-        meter = Meter()
-        bar = _progress_bar(meter, verb) if verb and shown.progress else nullcontext()
-        async with Aws(settings, keys) as aws, bar:
-            return await work(kind(settings, aws, note), meter)
+        meter = BundleMeter()
+        async with Aws(settings, keys) as aws, metered(meter, verb, shown):
+            return await work(kind(settings, aws, note), meter.counters)
 
     return run(run_with_session)
-
-
-@asynccontextmanager
-async def _progress_bar(meter: Meter, verb: str) -> AsyncIterator[None]:
-    """Draw the meter on stderr during the work, if stderr is a terminal."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    # Scripts never see rich, which takes a twentieth of a second to import.
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as progress:
-        bar = progress.add_task(verb, total=None)
-
-        def draw() -> None:
-            words = f"{verb} {meter.parts_done} of {meter.parts} parts"
-            total = meter.bytes_total or None
-            progress.update(bar, total=total, completed=meter.bytes_done, description=words, refresh=True)
-
-        async def keep_drawing() -> None:
-            while True:
-                await asyncio.sleep(DRAWN_EVERY_S)
-                draw()
-
-        drawing = asyncio.create_task(keep_drawing())
-        try:
-            yield
-        finally:
-            drawing.cancel()
-            await asyncio.wait({drawing})
-            draw()

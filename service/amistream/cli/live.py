@@ -21,7 +21,7 @@ from amistream.cli.screen import Announced, Screen, left_words, work_words
 from amistream.events import Event, JobView, Progress, State
 from amistream.units import rate_text, share_text, size_text
 
-_WIDEST = 100
+WIDEST = 100
 """Columns beyond which the bar does not grow."""
 _COLOURS = {State.DONE: "green", State.FAILED: "red", State.REFUSED: "red", State.CANCELLED: "yellow"}
 
@@ -47,7 +47,7 @@ class LiveScreen(Screen):
     def show(self, event: Event) -> None:
         for notice in self._announced.new_notices(event.job):
             self._console.print(Text.assemble(("note:", "yellow"), f" {visible(notice)}"))
-        width = min(self._console.width, _WIDEST)
+        width = min(self._console.width, WIDEST)
         self._live.update(_picture(event.job, width, with_stages=self._with_stages), refresh=True)
 
 
@@ -66,10 +66,11 @@ def _picture(job: JobView, width: int, *, with_stages: bool) -> Group:
     line = Text(", ".join(words))
     if job.progress.bottleneck:
         line.append(", ").append(limit, "yellow")
-    return Group(*lines, _bar(state, job.progress, width), line)
+    return Group(*lines, progress_bar(state, job.progress, width), line)
 
 
-def _bar(state: Text, progress: Progress, width: int) -> Table:
+def progress_bar(state: Text, progress: Progress, width: int) -> Table:
+    """Make a line with a bar: a word, the bar, the share and the time left."""
     row = Table.grid(padding=(0, 2, 0, 0))
     texts = [share_text(progress.stored_share, 1), *left_words(progress)]
     taken = len(state) + sum(len(text) + 2 for text in texts) + 2
