@@ -21,14 +21,19 @@ SIZES = [3000, 3000, 100]
 
 
 @pytest.fixture
-def cloud(ministack: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
-    """Open an account of its own at an endpoint with EC2, which reports no AMI's bundle.
+def ministack(ministack: Endpoint) -> Endpoint:
+    """An account of its own.
 
-    AMIs of other tests, whose names are no manifest's, would keep every bundle from being deleted.
+    This endpoint reports no AMI's bundle, so AMIs of other tests would keep every bundle from being deleted.
     """
-    account = replace(ministack, access_key=f"9{secrets.randbelow(10**11):011}")
-    use_endpoint(account, monkeypatch)
-    return account
+    return replace(ministack, access_key=f"9{secrets.randbelow(10**11):011}")
+
+
+@pytest.fixture
+def cloud(ministack: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
+    """Start an endpoint with EC2."""
+    use_endpoint(ministack, monkeypatch)
+    return ministack
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from amistream.cli.main import run
-from bundles.bucket import bucket, cloud
+from bundles.bucket import bucket, cloud, ministack
 from cli.running import Cli, Outcome, Running, Spawn
 from cli.scripted import ScriptedDaemon
 from support import commands
 
-__all__ = ["bucket", "cloud"]
+__all__ = ["bucket", "cloud", "ministack"]
 
 
 @pytest.fixture

@@ -67,20 +67,21 @@ async def test_the_hook_of_an_end_gets_the_job(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    ("command", "settings", "outcome", "status"),
+    ("command", "settings", "outcome", "statuses"),
     [
-        ("echo no >&2; exit 3", {}, "failed", 3),
-        ("while :; do echo 0123456789; done", {"hook_timeout_s": 0.05}, "timeout", -15),
-        ("exec >&- 2>&-; sleep 3600 & exit 0", {}, "ok", 0),
+        ("echo no >&2; exit 3", {}, "failed", {3}),
+        ("while :; do echo 0123456789; done", {"hook_timeout_s": 0.05}, "timeout", {-signal.SIGTERM, -signal.SIGKILL}),
+        ("exec >&- 2>&-; sleep 3600 & exit 0", {}, "ok", {0}),
     ],
 )
-async def test_a_hook_is_limited(command: str, settings: dict[str, Any], outcome: str, status: int) -> None:
+async def test_a_hook_is_limited(command: str, settings: dict[str, Any], outcome: str, statuses: set[int]) -> None:
     """A hook that fails, does not end, or leaves a process behind is ended, logged with a part of its output."""
     with capture_logs() as log:
         counts = await end_jobs(shell(command, **settings), REFUSED)
     assert counts == {("on_failure", outcome): 1}
     [line] = log
-    assert (line["event"], line["status"], line["outcome"]) == ("hook.end", status, outcome)
+    assert (line["event"], line["outcome"]) == ("hook.end", outcome)
+    assert line["status"] in statuses
     assert len(line["output"]) <= MOST_OUTPUT
 
 

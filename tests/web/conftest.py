@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from bundles.bucket import bucket, bundle, cloud
+from bundles.bucket import bucket, bundle, cloud, ministack
 from daemon.rig import Daemon, running_app
 from web.rig import Served, serving_page
 
-__all__ = ["bucket", "bundle", "cloud"]
+__all__ = ["bucket", "bundle", "cloud", "ministack"]
 
 
 @pytest.fixture
