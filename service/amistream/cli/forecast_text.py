@@ -36,6 +36,8 @@ def _time_text(plan: Forecast) -> str:
     if plan.is_least:
         alone = f"; {plan.limited_by} alone takes {duration_text(plan.seconds)}" if plan.limited_by else ""
         return f"not known{alone}"
+    if not plan.limited_by:
+        return "moments: there is no data to read"
     rate = rate_text(plan.image_size, plan.seconds)
     return f"about {duration_text(plan.seconds)}, {rate}; limited by {plan.limited_by}"
 
