@@ -24,6 +24,7 @@ class EveryInterruptedError(AmistreamError):
     """The caller pressed Ctrl-C. Nobody's fault."""
 
     exit_status = 130
+    is_failure = False
 
 
 class DaemonDesk:
@@ -76,7 +77,7 @@ def work_in_daemon(work: Work, socket: Path | None, config: Path | None) -> Outc
     except KeyboardInterrupt:
         raise EveryInterruptedError(
             "interrupted",
-            "cannot wait any longer: interrupted here; the daemon goes on with the jobs that were begun",
+            "the jobs that were begun continue in the daemon",
             hint="the same command again takes up the rest",
         ) from None
 

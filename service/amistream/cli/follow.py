@@ -31,6 +31,12 @@ class CallerInterruptedError(AmistreamError):
     exit_status = EXIT_INTERRUPTED
 
 
+class LeftRunningError(CallerInterruptedError):
+    """The caller pressed Ctrl-C, and the job goes on. Nobody's fault."""
+
+    is_failure = False
+
+
 def follow_in_daemon(
     socket: Path, begin: Callable[[Client], Awaitable[str]], shown: Showing, *, detach: bool = False
 ) -> JobView:
@@ -116,8 +122,8 @@ def _left_running(job_id: str) -> AmistreamError:
             "cannot say whether the daemon took the request: interrupted before it answered",
             hint="`amistream jobs` shows it if it did",
         )
-    return CallerInterruptedError(
+    return LeftRunningError(
         "interrupted",
-        f"not following job {job_id} any longer; it continues in the daemon",
+        f"job {job_id} continues in the daemon",
         hint=f"`amistream watch {job_id}` follows it again, `amistream cancel {job_id}` ends it",
     )

@@ -87,7 +87,7 @@ def put_note(text: str) -> None:
 
 def put_error(error: AmistreamError) -> None:
     """Write an error to stderr: its message, then on a new line its hint."""
-    put_note(f"{_ERROR}{error}")
+    put_note(f"{_ERROR if error.is_failure else ''}{error}")
 
 
 def _paint_note(line: str) -> str:
