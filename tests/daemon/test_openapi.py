@@ -130,6 +130,7 @@ def test_every_endpoint_of_the_contract_is_there() -> None:
         ("GET", "/v1/jobs/{id}"),
         ("DELETE", "/v1/jobs/{id}"),
         ("POST", "/v1/jobs/{id}/resume"),
+        ("GET", "/v1/jobs/{id}/log"),
         ("GET", "/v1/jobs/{id}/events"),
         ("POST", "/v1/doctor"),
         ("POST", "/v1/queue/drain"),

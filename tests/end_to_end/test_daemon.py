@@ -213,7 +213,7 @@ def test_every_endpoint_answers_to_curl(daemon: Daemon, volume: Path, key_ring: 
     assert (status, refused["error"]["field"]) == (422, "sauce")
     assert daemon.curl("/v1/queue/drain", "-X", "POST")[0] == 409
     assert set(document["paths"]) == {
-        *("/v1/jobs", "/v1/jobs/{id}", "/v1/jobs/{id}/resume", "/v1/jobs/{id}/events"),
+        *("/v1/jobs", "/v1/jobs/{id}", "/v1/jobs/{id}/resume", "/v1/jobs/{id}/log", "/v1/jobs/{id}/events"),
         *("/v1/doctor", "/v1/health", "/v1/queue/drain", "/v1/openapi.json", "/metrics"),
     }
 

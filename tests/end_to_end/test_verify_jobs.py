@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -70,7 +71,8 @@ def test_a_verification_over_http(manifest: str, ministack: Endpoint, tmp_path: 
 
 def verified_here(daemon: Daemon, manifest: str) -> str:
     """Run the command without --detach: it verifies in its own process."""
-    done = daemon.command("verify", manifest, "--json")
+    own = replace(daemon, environ={**daemon.environ, "AMISTREAM_STATE_DIR": str(daemon.socket.with_name("no keys"))})
+    done = own.command("verify", manifest, "--json")
     assert done.returncode == 0, done.stderr
     return done.stdout
 
