@@ -23,7 +23,7 @@ class Counters:
     puts: int = 4
     source: Any = field(default_factory=lambda: SimpleNamespace(size=100 * BLOCK - 7, offset=0, share=0.0))
     buffers: Any = field(default_factory=lambda: SimpleNamespace(waited_s=0.0))
-    put: Any = field(default_factory=lambda: SimpleNamespace(blocks_stored=0))
+    put: Any = field(default_factory=lambda: SimpleNamespace(blocks_stored=0, bytes_in_flight=0))
     hashed_at: float | None = None
     blocks_read: int = 0
     blocks_settled: int = 0
@@ -91,10 +91,11 @@ def test_nothing_is_known_at_the_start(scene: Scene) -> None:
         ({"read": 4.5, "hash": 2.0}, 0.5, "read", "reading SOURCE is the slowest part"),
         ({"read": 0.5, "hash": 9.5}, 0.5, "hash", "SHA-256 is the slowest part"),
         ({"read": 0.5, "hash": 2.0}, 4.0, "put", "try a higher --puts"),
+        ({"read": 0.5, "hash": 2.0}, 1.0, None, ""),
     ],
 )
-def test_what_limits(busy: dict[str, float], waited: float, bottleneck: str, word: str, scene: Scene) -> None:
-    """The stage whose lanes were busiest limits, or the puts when the reading waited for them longer."""
+def test_what_limits(busy: dict[str, float], waited: float, bottleneck: str | None, word: str, scene: Scene) -> None:
+    """The stage whose lanes were busiest limits, or the puts when the reading waited longer; none if all were idle."""
     scene.now = 5.0
     scene.counters.moved(offset=50, made=30, settled=20, stored=3, **busy)
     scene.counters.buffers.waited_s = waited

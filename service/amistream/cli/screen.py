@@ -26,6 +26,7 @@ _LIMITS = {
     "compress": "compression",
     "encrypt": "AES on one core",
     "split": "SHA-1 on one core",
+    "hash": "SHA-256",
     "put": "the requests to EBS",
 }
 

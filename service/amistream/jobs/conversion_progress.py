@@ -9,7 +9,7 @@ from time import perf_counter
 
 from amistream.conversion import Conversion
 from amistream.events import Progress, StageProgress
-from amistream.jobs.progress import TELLING_S, WINDOW_S
+from amistream.jobs.progress import TELLING_S, WINDOW_S, slowest
 from amistream.ports.snapshots import BLOCK
 
 _MOST_PUTS = 256
@@ -141,4 +141,4 @@ class ConversionMeter:
             for before, after in zip(then.stages, now.stages, strict=True)
         }
         seconds["put"] = now.put_s - then.put_s
-        return max(seconds, key=lambda name: seconds[name])
+        return slowest(seconds, now.at - then.at)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -19,6 +20,8 @@ _IN_MEMORY = 0.2
 """Share by which data counts that is read and is not on its way yet: the first part of many small files takes long to
 make, and a small volume is read whole before much of it is sent. Guess.
 """
+_LEAST_BUSY = 0.25
+"""Share of the time for which a stage must be busy to be named. Guess."""
 _HELD_BACK = 0.8
 """Share of an upload limit from which on that limit is the bottleneck. Guess."""
 _MOST_IN_FLIGHT = 64
@@ -199,4 +202,10 @@ class ProgressMeter:
             for before, after in zip(then.stages, now.stages, strict=True)
         }
         seconds["upload"] = now.upload_s - then.upload_s
-        return max(seconds, key=lambda name: seconds[name])
+        return slowest(seconds, now.at - then.at)
+
+
+def slowest(seconds: Mapping[str, float], elapsed_s: float) -> str | None:
+    """The stage that was busy for the longest; None if even that one was idle mostly: other programs have the cores."""
+    name = max(seconds, key=lambda name: seconds[name])
+    return name if seconds[name] >= _LEAST_BUSY * elapsed_s else None
