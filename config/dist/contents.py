@@ -83,11 +83,13 @@ def _debian(package: DebianPackage) -> dict[str, Any]:
 
 def _wheel(file: Path) -> dict[str, Any]:
     found = wheels.metadata(file)
+    pinned = f"{found['name']}=={found['version']}"
     return {
         "type": "library",
         "bom-ref": found["name"],
         "name": found["name"],
         "version": found["version"],
+        "description": f"Its source distribution on PyPI: `pip download --no-deps --no-binary :all: {pinned}`.",
         "licenses": [{"license": {"name": found["licence"]}}],
         "purl": f"pkg:pypi/{found['name']}@{found['version']}",
         "hashes": [{"alg": "SHA-256", "content": _digest(file)}],

@@ -72,7 +72,7 @@ class BareRoot:
 
     def opened(self, trace: Path, *words: str, environ: Mapping[str, str] | None = None) -> list[str]:
         """Run a program under strace, and return the files that it and its children opened."""
-        follow = ["strace", "-f", "-qq", "-e", "trace=open,openat,openat2,chroot", "-o", str(trace)]
+        follow = ["strace", "-ff", "-qq", "-e", "trace=open,openat,openat2,chroot", "-o", str(trace)]
         done = subprocess.run(
             [*follow, *self.command(*words)],
             env={**_PLAIN, **(environ or {})},
@@ -82,9 +82,9 @@ class BareRoot:
             timeout=240,
         )
         assert done.returncode == 0, done.stderr
+        texts = [each.read_text() for each in trace.parent.glob(f"{trace.name}.*")]
         # nsenter and chroot are programs of this machine: their files do not count.
-        _, _, after = trace.read_text().partition(" chroot(")
-        return _OPENED.findall(after)
+        return [path for text in texts for path in _OPENED.findall(text.partition("\nchroot(")[2] or text)]
 
     def in_tmp(self) -> list[str]:
         """The names in /tmp of the root."""
