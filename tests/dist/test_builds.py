@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -69,6 +70,22 @@ def test_the_rpm(architecture: Architecture, empty: BareRoot, tmp_path: Path) ->
         subprocess.run(["bash", "-o", "pipefail", "-c", unpack, "bash", str(package)], cwd=where, check=True)
         done = empty.run(f"/rpm{PREFIX}/bin/amistream", "--version")
         assert done.stdout == f"amistream {version()}\n"
+
+
+def test_systemd_takes_the_units(tmp_path: Path) -> None:
+    """Systemd finds no fault in the units where the package puts them, and makes the user and the group."""
+    subprocess.run(["dpkg-deb", "--extract", str(made(".deb")), str(tmp_path)], check=True)
+    system = tmp_path / "usr/lib/systemd/system"
+    shutil.copytree("/usr/lib/systemd/system", system, symlinks=True, dirs_exist_ok=True)
+    verify = ["systemd-analyze", "verify", "--man=no", f"--root={tmp_path}", "amistream.service", "amistream.socket"]
+    done = subprocess.run(verify, capture_output=True, text=True, check=False)
+    assert (done.returncode, "amistream" in done.stderr) == (0, False), done.stderr
+    (tmp_path / "usr/bin/amistreamd").unlink()
+    assert subprocess.run(verify, capture_output=True, check=False).returncode != 0
+    (tmp_path / "etc").mkdir(exist_ok=True)
+    subprocess.run(["systemd-sysusers", f"--root={tmp_path}", "amistream.conf"], check=True, capture_output=True)
+    assert re.search("^amistream:.*/var/lib/amistream:", (tmp_path / "etc/passwd").read_text(), re.MULTILINE)
+    assert "amistream:" in (tmp_path / "etc/group").read_text()
 
 
 def test_the_list_of_contents() -> None:
