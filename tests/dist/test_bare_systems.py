@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 KEYS = ("--cert", "/work/user.pem", "--private-key", "/work/user.key")
+STATE = {"AMISTREAM_STATE_DIR": "/work/state"}
 OWNER = (*KEYS, "--ec2-cert", "/work/ec2.pem", "--account", "123456789012", "--no-register", "--in-process")
 
 
@@ -42,7 +43,7 @@ def root(request: pytest.FixtureRequest, key_ring: KeyRing) -> BareRoot:
 
 
 def amistream(root: BareRoot, *words: str, environ: dict[str, str] | None = None, tree: str = TREE) -> str:
-    done = root.run(f"{tree}/bin/amistream", *words, environ=environ)
+    done = root.run(f"{tree}/bin/amistream", *words, environ={**STATE, **(environ or {})})
     return done.stdout + done.stderr
 
 
@@ -62,7 +63,7 @@ def test_s3_without_a_library_of_the_host(
     """A bundle in S3, by a name of /etc/hosts, opens no library outside of the tree; verify and unbundle take it."""
     place = f"s3://{make_bucket(ministack)}/images/web"
     command = (f"{TREE}/bin/amistream", "bundle", "/work/volume.img", "--to", place, *OWNER)
-    opened = root.opened(tmp_path / "trace", *command, environ=s3)
+    opened = root.opened(tmp_path / "trace", *command, environ={**STATE, **s3})
     libraries = [path for path in opened if LIBRARY.search(path)]
     assert len(libraries) > 20
     assert [path for path in libraries if not path.startswith(TREE)] == []
@@ -77,7 +78,9 @@ def test_a_killed_run_leaves_nothing_in_tmp(root: BareRoot) -> None:
     """After SIGKILL in the middle of a bundle /tmp is empty."""
     with (root.path / "work/volume.img").open("r+b") as file:
         file.truncate(9 << 30)
-    process = root.start(f"{TREE}/bin/amistream", "bundle", "/work/volume.img", "--to", "/work/out", *OWNER)
+    process = root.start(
+        f"{TREE}/bin/amistream", "bundle", "/work/volume.img", "--to", "/work/out", *OWNER, environ=STATE
+    )
     assert process.stdout is not None
     while not list((root.path / "work").glob("out/*")):
         assert process.poll() is None, process.stdout.read()

@@ -48,14 +48,12 @@ def test_life_of_the_package(
 
     settings = debian.path / "etc/amistream/amistream.toml"
     assert settings.read_bytes() == (ROOT / "config/amistream.toml").read_bytes()
-    settings.write_text(
-        'account = "123456789012"\nlimit_upload = "2MiB"\npart_size = "1MiB"\nec2_certificate = "/ec2.pem"\n'
-    )
+    settings.write_text('account = "123456789012"\nlimit_upload = "2MiB"\npart_size = "1MiB"\n')
     shutil.copy(key_ring.ec2.certificate, debian.path / "ec2.pem")
     (debian.path / "volume.img").write_bytes(random.Random(2).randbytes(24 * MIB))
     place = f"s3://{bucket}/kept"
     with _daemon(debian, s3) as daemon:
-        words = ("bundle", "/volume.img", "--to", place, "--no-register", "--detach")
+        words = ("bundle", "/volume.img", "--to", place, "--ec2-cert", "/ec2.pem", "--no-register", "--detach")
         job = debian.run("amistream", *words).stdout.split()[-1]
         while len(list_keys(ministack, bucket)) < 3:
             assert daemon.poll() is None
