@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.scenarios import (
     convert,
+    fleet,
     loop,
     peers,
     resume,
@@ -37,6 +38,7 @@ SCENARIOS = {
         used.SCENARIO,
         tree.SCENARIO,
         loop.SCENARIO,
+        fleet.SCENARIO,
         start.SCENARIO,
     )
 }

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 180.0
 """Seconds without a new result after which the fleet is held to be stuck."""
+BETWEEN_LINES_S = 5.0
 MOST_RECEIVES = 10
 KINDS = ("bundle", "verify", "migrate", "bundle", "convert", "verify", "multipart", "migrate")
 OLD_SIZES = [30_000, 30_000, 100]
@@ -85,6 +86,8 @@ class Wishes:
     kills: int = 10
     seed: int = 1
     visibility_s: int = 6
+    is_loud: bool = False
+    """Show progress on stderr."""
     moments: Sequence[tuple[str, int]] = ()
     """The moment of each kill, and which of its requests; none: at random."""
 
@@ -144,6 +147,7 @@ class FleetSoak:
         self._hosts = [Host(name=f"host-{n:03d}", directory=directory / f"h{n}") for n in range(wishes.daemons)]
         self._results: dict[str, dict[str, Any]] = {}
         self._planned: list[Planned] = []
+        self._silent_until = 0.0
         self.verdict = Verdict()
 
     def run(self) -> Verdict:
@@ -167,13 +171,9 @@ class FleetSoak:
         for host in self._hosts:
             host.wait_ready()
         started = time.monotonic()
-        moments = self._moments()
-        held = self._hold(moments[0]) if moments else None
+        held = {self._hold(moment): moment[0] for moment in self._moments()}
         self._send()
-        for moment, following in zip(moments, [*moments[1:], None], strict=True):
-            assert held is not None
-            self._kill_at(moment[0], held)
-            held = self._hold(following) if following else None
+        self._kill_all(held)
         self._wait_all_done()
         self.verdict.seconds = round(time.monotonic() - started, 1)
 
@@ -254,8 +254,8 @@ class FleetSoak:
         return url.replace(self._endpoint.url, self._proxy.url)
 
     def _moments(self) -> list[tuple[str, int]]:
-        """The kills, spread over the work."""
-        share = max(2, self._wishes.jobs // (4 * max(1, self._wishes.kills)))
+        """The kills, spread over the first quarter of the requests of each kind."""
+        share = max(2, self._wishes.jobs // 4)
         chosen = [(self._dice.choice(sorted(MOMENTS)), self._dice.randint(1, share)) for _ in range(self._wishes.kills)]
         return list(self._wishes.moments) or chosen
 
@@ -267,32 +267,40 @@ class FleetSoak:
         self._proxy.add(held)
         return held
 
-    def _kill_at(self, moment: str, held: Fault) -> None:
-        if not self._comes(held):
+    def _kill_all(self, held: dict[Fault, str]) -> None:
+        """Kill a daemon at each of the requests that are to be held, until the queue is empty."""
+        while held:
+            for fault in list(held):
+                with suppress(TimeoutError):
+                    self._proxy.wait_hit(fault, 0.05)
+                    self._kill_at(held.pop(fault), fault)
+            if held and not self._queues.left():
+                for fault, moment in held.items():
+                    self._free(fault)
+                    self.verdict.missed.append(moment)
+                return
+
+    def _kill_at(self, moment: str, fault: Fault) -> None:
+        request = next(each for each in self._proxy.requests if each.fault is fault)
+        host = self._host_of(request)
+        if host.process is None:
+            # It was killed at another request meanwhile.
+            self._free(fault)
             self.verdict.missed.append(moment)
             return
-        request = next(each for each in self._proxy.requests if each.fault is held)
-        host = self._host_of(request)
         host.kill()
-        self._proxy.mend(held)
-        self._proxy.let_go(held)
+        self._free(fault)
         self.verdict.kills[moment] += 1
+        self._say(f"killed {host.name} at {moment}")
         is_last = not any(each.process for each in self._hosts)
         if is_last or self._dice.random() < 0.5:
             host.start_again()
             host.wait_ready()
             self.verdict.started_again += 1
 
-    def _comes(self, held: Fault) -> bool:
-        """Wait until a request is held; false if the queue is empty before."""
-        while True:
-            with suppress(TimeoutError):
-                self._proxy.wait_hit(held, 0.5)
-                return True
-            if not self._queues.left():
-                self._proxy.mend(held)
-                self._proxy.let_go(held)
-                return False
+    def _free(self, fault: Fault) -> None:
+        self._proxy.mend(fault)
+        self._proxy.let_go(fault)
 
     def _host_of(self, request: Request) -> Host:
         found = re.search(r"app/(host-\d+)", request.headers["user-agent"])
@@ -306,6 +314,7 @@ class FleetSoak:
             taken = self._queues.take_results(wait_s=1)
             if taken:
                 deadline = time.monotonic() + PATIENCE_S
+                self._say(f"{len(self._results)} results")
             for result in taken:
                 # The same result may come twice, from two hosts: the first counts.
                 first = self._results.setdefault(result["id"], result)
@@ -314,6 +323,12 @@ class FleetSoak:
                 break
             missing = wanted - {each["job"] for each in self._results.values()}
             assert time.monotonic() < deadline, f"no result of {sorted(missing)}, {self._queues.left()} messages left"
+
+    def _say(self, text: str) -> None:
+        """Show progress, once in a while."""
+        if self._wishes.is_loud and time.monotonic() > self._silent_until:
+            print(text, file=sys.stderr)  # noqa: T201 - progress
+            self._silent_until = time.monotonic() + BETWEEN_LINES_S
 
     def _end_all(self) -> None:
         running = [each for each in self._hosts if each.process is not None]
@@ -432,6 +447,7 @@ def main() -> None:
         kills=options.kills,
         seed=options.seed,
         visibility_s=options.visibility,
+        is_loud=True,
     )
     with ExitStack() as stack:
         directory = options.directory or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fleet-soak-")))

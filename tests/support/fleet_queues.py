@@ -49,10 +49,10 @@ class Queues:
         with self.endpoint.blocking_client("sqs") as sqs:
             sqs.send_message(QueueUrl=self.jobs, MessageBody=body)
 
-    def wait_results(self, count: int) -> list[dict[str, Any]]:
+    def wait_results(self, count: int, *, patience_s: float = PATIENCE_S) -> list[dict[str, Any]]:
         """Take results from their queue until there are so many."""
         found: list[dict[str, Any]] = []
-        end = time.monotonic() + PATIENCE_S
+        end = time.monotonic() + patience_s
         while len(found) < count:
             assert time.monotonic() < end, found
             found += self.take_results(wait_s=5)

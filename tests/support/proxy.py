@@ -14,6 +14,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
@@ -169,6 +170,7 @@ class Request:
     status: int | None = None
     upstream_status: int | None = None
     fault: Fault | None = None
+    came_at: float = field(default_factory=time.monotonic)
     over: threading.Event = field(default_factory=threading.Event)
     """Set when nothing is done for this request any more, whether or not anybody heard its reply."""
 

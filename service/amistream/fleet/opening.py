@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from amistream.aws.notices import Outlet, open_outlet
 from amistream.aws.queue_address import parse_queue_url
 from amistream.aws.session import Aws
 from amistream.aws.sqs import Delivery, RedrivePolicy, Sqs, open_sqs
-from amistream.errors import StoreError
+from amistream.errors import AmistreamError, StoreError
 from amistream.fleet.end_watch import watch_end
 from amistream.fleet.intake import Intake
 from amistream.flow.gather import task_group
@@ -53,8 +53,21 @@ async def taking_jobs(
             intake.stop()
 
 
+_PERHAPS_OLD = frozenset(
+    {
+        *("aws.ExpiredToken", "aws.InvalidToken", "aws.InvalidClientTokenId", "aws.UnrecognizedClientException"),
+        *("aws.InvalidAccessKeyId", "aws.SignatureDoesNotMatch", "aws.InvalidSignatureException"),
+    }
+)
+"""Codes of credentials that may have been replaced in their file meanwhile."""
+
+
 class LateQueue:
-    """The queue of the settings, opened by the first request that succeeds in that: credentials may come later."""
+    """The queue of the settings, opened by the first request that succeeds in that: credentials may come later.
+
+    Jobs look for newer credentials when they begin. A host whose credentials are refused receives none, so the next
+    request after such a refusal has the newest.
+    """
 
     def __init__(self, settings: Settings, aws: Aws) -> None:
         self._settings = settings
@@ -62,18 +75,29 @@ class LateQueue:
         self._opened: Sqs | None = None
 
     async def receive(self, most: int, wait_s: int, visibility_s: int) -> list[Delivery]:
-        return await (await self._queue()).receive(most, wait_s, visibility_s)
+        async with self._queue() as queue:
+            return await queue.receive(most, wait_s, visibility_s)
 
     async def extend(self, handles: Sequence[str], seconds: int) -> dict[str, StoreError]:
-        return await (await self._queue()).extend(handles, seconds)
+        async with self._queue() as queue:
+            return await queue.extend(handles, seconds)
 
     async def delete(self, handles: Sequence[str]) -> dict[str, StoreError]:
-        return await (await self._queue()).delete(handles)
+        async with self._queue() as queue:
+            return await queue.delete(handles)
 
     async def redrive_policy(self) -> RedrivePolicy:
-        return await (await self._queue()).redrive_policy()
+        async with self._queue() as queue:
+            return await queue.redrive_policy()
 
-    async def _queue(self) -> Sqs:
-        if self._opened is None:
-            self._opened = await open_sqs(self._aws, self._settings.queue_url, self._settings, named="queue_url")
-        return self._opened
+    @asynccontextmanager
+    async def _queue(self) -> AsyncIterator[Sqs]:
+        try:
+            if self._opened is None:
+                self._opened = await open_sqs(self._aws, self._settings.queue_url, self._settings, named="queue_url")
+            yield self._opened
+        except StoreError as error:
+            if error.code in _PERHAPS_OLD:
+                with suppress(AmistreamError):
+                    await self._aws.credentials()
+            raise
