@@ -294,15 +294,17 @@ class BundleSession:
             )
 
     async def _bundle_to_read(self, address: str) -> Bundle:
-        """The bundle of this manifest, or the only one in the folder of this address."""
-        is_folder = not address.endswith(MANIFEST_END)
-        if is_folder and not address.startswith(SCHEME):
-            is_folder = await aiofiles.os.path.isdir(address)
-        if is_folder:
-            place = await open_place(parse_location(address), self._settings, self._aws)
-            if name := await only_manifest(place):
-                return await find_bundle(place, name)
-        return await self._bundle(address)
+        """The bundle of this manifest or, if there is none of that name, the only one in the folder of this address."""
+        try:
+            return await self._bundle(address)
+        except RefusedError as missing:
+            if missing.code not in {"manifest.missing", "manifest.address"} or address.endswith(MANIFEST_END):
+                raise
+            is_folder = address.startswith(SCHEME) or await aiofiles.os.path.isdir(address)
+            place = await open_place(parse_location(address), self._settings, self._aws) if is_folder else None
+            if place is None or not (name := await only_manifest(place)):
+                raise
+        return await find_bundle(place, name)
 
     async def _bundle(self, address: str, *, region: str = "", copy: Path | None = None) -> Bundle:
         folder, name = parse_manifest_address(address)
