@@ -449,7 +449,7 @@ async def test_a_members_part_is_not_held_whole(
     migrations: Migrations, make_scene: MakeScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A part that is too large for a member's job goes through this machine for root only."""
-    monkeypatch.setattr("amistream.jobs.migrate_run.IN_FLIGHT_MOST", 2000)
+    monkeypatch.setattr("amistream.jobs.own_copy.IN_FLIGHT_MOST", 2000)
     put_files(migrations.cloud.endpoint, migrations.cloud.second, migrations.made, "a/")
     async with make_scene(source_roots=("/",), endpoint_url=migrations.cloud.proxy.url) as scene:
         job = await scene.run(migrations.plain(), confined=True)
