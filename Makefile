@@ -92,7 +92,7 @@ dist: $(DIST)/.installed ## build installations for hosts without Python into di
 	@$(DIST)/bin/python -m config.dist build $(ARGS)
 
 dist-test: $(VENV)/.installed-dev $(MINISTACK)/.installed dist | system-dist-test ## use those installations in bare systems, which takes minutes
-	@$(BIN)/python -m pytest -m dist --log-cli-level=INFO -o tmp_path_retention_policy=failed tests/dist $(TESTS)
+	@$(BIN)/python -m pytest -m dist --log-cli-level=INFO -o tmp_path_retention_policy=failed tests/dist
 
 dist-lock: $(DIST)/.installed ## pin the newest versions of all that `make dist` packs
 	@$(DIST)/bin/python -m config.dist lock

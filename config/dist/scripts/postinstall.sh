@@ -17,8 +17,8 @@ fi
 
 [ -d /run/systemd/system ] || exit 0
 systemctl daemon-reload || true
-# rpm starts it in posttrans, when the files of the old version are gone.
-if [ "$1" = configure ] && [ -e /run/amistream-upgrade ]; then
-    rm -f /run/amistream-upgrade
-    systemctl start amistream.service || true
-fi
+# rpm starts them in posttrans, when the files of the old version are gone.
+[ "$1" = configure ] || exit 0
+[ -e /run/amistream-upgrade ] || exit 0
+xargs -r systemctl start </run/amistream-upgrade || true
+rm -f /run/amistream-upgrade

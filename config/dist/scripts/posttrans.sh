@@ -1,7 +1,7 @@
 #!/bin/sh
-# rpm's last step: starts the daemon again that the upgrade stopped.
+# rpm's last step: starts again the units that the upgrade stopped.
 set -e
 
 [ -e /run/amistream-upgrade ] || exit 0
+xargs -r systemctl start </run/amistream-upgrade || true
 rm -f /run/amistream-upgrade
-systemctl start amistream.service || true
