@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import pytest
+
+from amistream.cli.forecast_text import forecast_text
 from amistream.events import BundleResult, JobView
+from amistream.jobs.forecast import Forecast
 from amistream.values import MIB
 from cli.running import Cli
 from cli.test_in_process import identity
@@ -53,3 +57,44 @@ async def test_no_plan(cli: Cli, tmp_path: Path) -> None:
     assert told.status == 3
     assert "failed   source" in told.stdout
     assert told.stderr.startswith("no estimate: cannot bundle /nothing.img: there is no such file or device")
+
+
+PLAN = Forecast(
+    image_size=400 * MIB,
+    read_size=300 * MIB,
+    sent_size=100 * MIB,
+    pieces=10,
+    requests=11,
+    seconds=20.0,
+    is_least=False,
+    limited_by="upload",
+    local_rate=200e6,
+    link_rate=5e6,
+    sample_size=72 * MIB,
+    probe_size=33 * MIB,
+    memory=200 * MIB,
+    stored_in="S3 in eu-west-1",
+    price=0.023,
+    cost=0.024,
+    cost_of_requests=0.0001,
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({}, "send      about 100.0 MiB (25 %) in 10 parts, 11 requests"),
+        ({}, "time      about 20.0 s, 20.0 MiB/s; limited by upload"),
+        ({}, "cost      about 0.02 USD a month (S3 in eu-west-1, at 0.023 USD per GiB), and less than 0.01 USD once"),
+        ({}, "measured  72.0 MiB read, 33.0 MiB put and deleted"),
+        ({"is_least": True, "limited_by": "reading"}, "time      not known; reading alone takes 20.0 s"),
+        ({"is_least": True, "limited_by": ""}, "time      not known"),
+        ({"limited_by": "", "seconds": 0.0}, "time      moments: there is no data to read"),
+        ({"requests": 0, "cost": None}, "send      about 100.0 MiB (25 %) in 10 parts"),
+        ({"requests": 0, "cost": None}, "cost      none: it is stored in a directory"),
+        ({"notes": ("the link is slow",)}, "note      the link is slow"),
+    ],
+)
+def test_a_plan_in_words(change: dict[str, Any], line: str) -> None:
+    """Each figure has its line; what is not known is said to be so."""
+    assert line in forecast_text(PLAN.model_copy(update=change), "part").splitlines()

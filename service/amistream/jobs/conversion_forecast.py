@@ -92,14 +92,14 @@ def _read_sample(checks: SourceChecks) -> _Sample:
     size = data = 0
     started = perf_counter()
     buffer = memoryview(bytearray(BLOCK))
-    for extent in sample_extents(checks.extents, MOST):
-        for offset in range(extent.offset, extent.end, BLOCK):
-            block = buffer[: min(BLOCK, extent.end - offset)]
-            checks.volume.read_into(offset, block)
-            size += len(block)
-            if any(block):
-                hashlib.sha256(block).digest()
-                data += len(block)
-            if perf_counter() > started + SAMPLE_S:
-                break
+    extents = sample_extents(checks.extents, MOST)
+    for offset, end in ((at, each.end) for each in extents for at in range(each.offset, each.end, BLOCK)):
+        block = buffer[: min(BLOCK, end - offset)]
+        checks.volume.read_into(offset, block)
+        size += len(block)
+        if any(block):
+            hashlib.sha256(block).digest()
+            data += len(block)
+        if perf_counter() > started + SAMPLE_S:
+            break
     return _Sample(size=size, data=data, seconds=perf_counter() - started)

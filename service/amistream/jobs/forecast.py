@@ -99,7 +99,12 @@ async def _sample(tuner: Tuner, compress: str) -> _Local:
         return _Local(rate=None, ratio=0.0, sampled=0)
     notes = ("--compress auto may send less than this estimate, which is that of fast",) if compress == AUTO else ()
     compress = FAST if compress == AUTO else compress
-    found = await tuner.compress(compress, FIRST)
+    try:
+        async with asyncio.timeout(SAMPLE_S):
+            found = await tuner.compress(compress, FIRST)
+    except TimeoutError:
+        slow = f"the volume is too slow for a sample of {duration_text(SAMPLE_S)}: taken as incompressible"
+        return _Local(rate=None, ratio=1.0, sampled=0, notes=(*notes, slow))
     sampled = min(FIRST, tuner.data)
     more = min(MOST, int(found.rate * SAMPLE_S / 3), tuner.data)
     if more > FIRST:
