@@ -11,6 +11,9 @@ from config.dist import contents, debian, lock, native, prune, wheels
 from config.dist.project import PYTHON, ROOT, Architecture, epoch, pyproject, run
 
 _START = """\
+import sys
+
+sys.argv[0] = f"{{sys.prefix}}/bin/{name}"
 from {module} import {function}
 
 {function}()
@@ -87,7 +90,7 @@ def _add_commands(tree: Path, architecture: Architecture) -> None:
     for name, function in commands().items():
         (links / name).symlink_to("../libexec/launcher")
         module, _, called = function.partition(":")
-        (starts / name).write_text(_START.format(module=module, function=called))
+        (starts / name).write_text(_START.format(name=name, module=module, function=called))
     for name in (*commands(), "python3"):
         (tree / "lib" / "native" / name).symlink_to(architecture.loader)
 

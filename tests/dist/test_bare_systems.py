@@ -103,6 +103,18 @@ def test_another_place(root: BareRoot) -> None:
         shutil.move(root.path / moved[1:], root.path / TREE[1:])
 
 
+def test_init_names_the_daemon_of_the_tree(empty: BareRoot) -> None:
+    """The unit that `init` writes starts the daemon of the tree, and the settings come from its template."""
+    try:
+        empty.run(f"{TREE}/bin/amistream", "init", "--system", environ=STATE, status=None)
+        unit = (empty.path / "etc/systemd/system/amistream.service").read_text()
+        assert f"ExecStart={TREE}/bin/amistreamd\n" in unit
+        assert (empty.path / "etc/amistream/amistream.toml").exists()
+    finally:
+        for name in ("amistream", "systemd"):
+            shutil.rmtree(empty.path / "etc" / name, ignore_errors=True)
+
+
 def test_start_up(empty: BareRoot) -> None:
     """The start takes at most 1.2 times the CPU time of the same in a virtual environment."""
     ours, theirs = [], []
