@@ -135,7 +135,7 @@ bundle() {
     show amistream bundle volume.img --to "s3://$bucket/images" --socket amistream.sock \
         --cert cert.pem --private-key pk.pem --ec2-cert ec2-cert.pem \
         --account $account --ami-name demo-1 --endpoint-url "$endpoint" | tee result.txt
-    ami=$(grep -o -m1 'ami-[0-9a-f]*' result.txt)
+    ami=$(grep -oE -m1 'ami-[0-9a-f]{17}' result.txt)
     [[ $ami == ami-* ]]
 }
 
