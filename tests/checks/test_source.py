@@ -147,7 +147,7 @@ def test_an_unreadable_source(tmp_path: Path) -> None:
     image = random_image(tmp_path / "disk.img", 1000)
     image.chmod(0o600)
     script = (
-        "import json, os, sys; from pathlib import Path; from amistream.source.file import open_volume;"
+        "import json, os, shlex, sys; from pathlib import Path; from amistream.source.file import open_volume;"
         "from amistream.errors import RefusedError\n"
         "os.setuid(65534)\n"
         "try: open_volume(Path(sys.argv[1]))\n"

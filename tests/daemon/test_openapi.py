@@ -132,6 +132,7 @@ def test_every_endpoint_of_the_contract_is_there() -> None:
         ("POST", "/v1/jobs/{id}/resume"),
         ("GET", "/v1/jobs/{id}/log"),
         ("GET", "/v1/jobs/{id}/events"),
+        ("GET", "/v1/jobs/{id}/log"),
         ("POST", "/v1/doctor"),
         ("POST", "/v1/queue/drain"),
         ("GET", "/v1/health"),

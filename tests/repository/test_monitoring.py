@@ -23,7 +23,11 @@ def metrics() -> set[str]:
     counts = dict.fromkeys(("received", "redelivered", "given_back", "dead"), 0)
     health = SimpleNamespace(jobs=0, results_waiting=0, errors=(), lease_s=1)
     intake: Any = SimpleNamespace(
-        counts=SimpleNamespace(**counts, results=Counter()), health=lambda: health, leases_lost=0, failed_beats=0
+        counts=SimpleNamespace(**counts, results=Counter()),
+        health=lambda: health,
+        leases_lost=0,
+        failed_beats=0,
+        results_given_up=0,
     )
     found = set()
     for family in text_string_to_metric_families(Metrics().own_text(queue, intake).decode()):

@@ -92,6 +92,7 @@ def run_as(user: Sequence[str], program: str, *arguments: object, given: str = "
 AMISTREAM = """
 import os, sys
 # Before the rights are given up: a member may be unable to read this Python.
+import aiohttp, netrc, shlex
 from amistream.checks import doctor
 from amistream.cli import foreground
 from amistream.cli.main import run

@@ -92,11 +92,13 @@ def running_daemon(
     environ = {
         "PATH": os.environ["PATH"],
         "HOME": str(directory),
+        # Else commands that work by themselves would take the keys of this machine's own daemon.
+        "AMISTREAM_STATE_DIR": str(directory / "state"),
         **(endpoint.environ() if endpoint else {}),
         **{name: value for name, value in os.environ.items() if name.startswith("COVERAGE")},
         **{f"AMISTREAM_{name.upper()}": str(value) for name, value in settings.items()},
     }
-    argv = [str(COMMANDS / "amistreamd"), "--socket", str(socket), "--state-dir", str(directory / "state")]
+    argv = [str(COMMANDS / "amistreamd"), "--socket", str(socket)]
     process = ServerProcess(argv, log=directory / "daemon.log", environ=environ, directory=directory, forked=forked)
     daemon = Daemon(process=process, socket=socket, environ=environ, forked=forked)
     try:

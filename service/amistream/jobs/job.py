@@ -20,7 +20,7 @@ from typing import Literal
 from amistream.errors import AmistreamError
 from amistream.events import TRANSITIONS, ErrorBody, Event, JobKind, JobResult, JobView, Progress, State
 from amistream.jobs.lease import Lease
-from amistream.jobs.records import JournalEntry
+from amistream.jobs.records import JournalEntry, NextStep
 from amistream.request import JobRequest
 
 
@@ -109,7 +109,8 @@ class Job:
         job.id, job.created_at, job.started_at, job.ended_at = view.id, view.created_at, view.started_at, view.ended_at
         job.progress, job.result, job.error, job.notices = view.progress, view.result, view.error, view.notices
         job.state = view.state if view.state.ended else State.INTERRUPTED
-        job.resumable = view.resumable or not view.state.ended
+        unfinished = job.state is State.INTERRUPTED and entry.next_step is not NextStep.OVER
+        job.resumable = view.resumable or unfinished
         job.looks_again_at = view.looks_again_at
         job._restart_events()
         job.kept = entry.kept
