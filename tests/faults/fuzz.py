@@ -434,6 +434,7 @@ def templates(fuzz: Fuzz, number: int) -> Sequence[Sequence[str]]:
         ("register", "s3://bucket/x/image.manifest.xml", "--ami-name", "name", "--ena"),
         ("deregister", "ami-12345678", "--delete", "--yes"),
         ("list", "s3://bucket/x", "--orphans", "--older-than", "30d", "--price", "0.023"),
+        ("prune", "s3://bucket/x", "--keep-last", "1", "--older-than", "0h", "--by-folder", "--yes"),
         ("migrate", "s3://bucket/x/image.manifest.xml", "s3://other/x", "--region", "eu-west-1", *pair),
     )
 
