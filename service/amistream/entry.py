@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ COMPAT_CONTEXT: dict[str, Any] = {"allow_extra_args": True, "allow_interspersed_
 
 
 def client() -> NoReturn:
+    _leave_out_plugins()
     with _interruptible():
         from amistream.cli.quick import answer  # noqa: PLC0415 - an interrupt must work while it loads
 
@@ -25,6 +27,7 @@ def client() -> NoReturn:
 
 
 def daemon() -> NoReturn:
+    _leave_out_plugins()
     with _interruptible():
         from amistream.daemon.main import main  # noqa: PLC0415
     sys.exit(main())
@@ -32,9 +35,15 @@ def daemon() -> NoReturn:
 
 def old_command() -> NoReturn:
     """A command of the older tools, chosen by the name under which it was called."""
+    _leave_out_plugins()
     with _interruptible():
         from amistream.compat.main import main  # noqa: PLC0415
     main()
+
+
+def _leave_out_plugins() -> None:
+    """Keep pydantic from looking for plugins among all installed packages, which takes longer than its models."""
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 
 def _put(text: str | None) -> None:

@@ -1,6 +1,6 @@
 """Runs work in the command's own process: event loop, signals, progress and questions.
 
-Imports the AWS SDK, so it is imported only by a call of a command that needs it.
+Imported only by a call of a command that needs it.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ import json
 import signal
 import threading
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import uvloop
 
 from amistream import log
 from amistream.aws.session import Aws
 from amistream.bundles.meter import Meter, Note
-from amistream.bundles.session import BundleSession
 from amistream.cli.meter_screen import metered
 from amistream.cli.output import put_note
 from amistream.cli.showing import Showing
@@ -27,8 +26,11 @@ from amistream.process import STOP_SIGNALS, settle_memory
 from amistream.settings import LogFormat, Settings
 from amistream.values import AccessKeys
 
+if TYPE_CHECKING:
+    from amistream.bundles.session import BundleSession
+
 _T = TypeVar("_T")
-_Session = TypeVar("_Session", bound=BundleSession)
+_Session = TypeVar("_Session", bound="BundleSession")
 
 
 class InterruptedHereError(AmistreamError):
@@ -88,6 +90,8 @@ def run_here(
     shown: Showing | None = None,
 ) -> _T:
     """Run `work` on bundles to its end; `verb` describes its progress, if it is shown. Raises `AmistreamError`."""
+    from amistream.bundles.session import BundleSession
+
     return run_session(BundleSession, settings, work, verb, shown=shown)
 
 

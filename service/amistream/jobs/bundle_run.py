@@ -62,7 +62,7 @@ class BundleRun:
         The settings of an earlier run hold for its destinations. Raises `JobError` where they must not.
         """
         request = job.request
-        assert isinstance(request, BundleRequest)  # noqa: S101 - for the type checker; `KINDS` has chosen this run
+        assert isinstance(request, BundleRequest)  # noqa: S101 - for the type checker; `load_run` has chosen this run
         self._job = job
         self._request = request
         self.entry = entry

@@ -54,7 +54,7 @@ class ConvertRun:
         Raises `JobError` where the settings of an earlier run must not hold.
         """
         request = job.request
-        assert isinstance(request, ConvertRequest)  # noqa: S101 - for the type checker; `KINDS` has chosen this run
+        assert isinstance(request, ConvertRequest)  # noqa: S101 - for the type checker; `load_run` has chosen this run
         settings = shared.settings
         self._job = job
         self._request = request

@@ -1,6 +1,6 @@
 """Runs jobs and ends them: done, failed with nothing left behind, or kept so that a later run can finish them.
 
-The same engine serves the daemon and `--in-process`. The work of a run differs from kind to kind (`KINDS`); here is
+The same engine serves the daemon and `--in-process`. The work of a run differs from kind to kind (`load_run`); here is
 what all kinds share: the means of a run, and the decision about what a run leaves.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -32,29 +32,39 @@ from amistream.errors import (
 from amistream.events import JobKind, State
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.undo import UNDO_STALLS, Undoing
-from amistream.jobs.bundle_run import BundleRun
-from amistream.jobs.convert_run import ConvertRun
 from amistream.jobs.job import End, Job
 from amistream.jobs.journal import Journal
-from amistream.jobs.migrate_run import MigrateRun
 from amistream.jobs.narration import Narrator
 from amistream.jobs.records import JournalEntry, NextStep
 from amistream.jobs.run import Run, Shared
-from amistream.jobs.verify_run import VerifyRun
 from amistream.settings import Settings
 
 log = structlog.get_logger()
 
-KINDS: Mapping[JobKind, Callable[[Job, JournalEntry, Shared], Awaitable[Run]]] = {
-    JobKind.BUNDLE: BundleRun.load,
-    JobKind.CONVERT: ConvertRun.load,
-    JobKind.VERIFY: VerifyRun.load,
-    JobKind.MIGRATE: MigrateRun.load,
-}
-"""Makes a run of a job from its journal entry. Raises `AmistreamError` before anything is made.
 
-A new kind is a member of `events.JobKind`, a request, a run in a file of its own, and a line here.
-"""
+async def load_run(job: Job, entry: JournalEntry, shared: Shared) -> Run:
+    """Make a run of a job from its journal entry. Raises `AmistreamError` before anything is made.
+
+    A new kind is a member of `states.JobKind`, a request, a run in a file of its own, and a case here. Each is loaded
+    by the first job of its kind: together they take long, and a command runs one job.
+    """
+    match entry.kind:
+        case JobKind.BUNDLE:
+            from amistream.jobs.bundle_run import BundleRun  # noqa: PLC0415
+
+            return await BundleRun.load(job, entry, shared)
+        case JobKind.CONVERT:
+            from amistream.jobs.convert_run import ConvertRun  # noqa: PLC0415
+
+            return await ConvertRun.load(job, entry, shared)
+        case JobKind.VERIFY:
+            from amistream.jobs.verify_run import VerifyRun  # noqa: PLC0415
+
+            return await VerifyRun.load(job, entry, shared)
+        case JobKind.MIGRATE:
+            from amistream.jobs.migrate_run import MigrateRun  # noqa: PLC0415
+
+            return await MigrateRun.load(job, entry, shared)
 
 
 _SHOWN_AT_END = {"manifest", "image_id", "snapshot_id", "region", "image_size", "bundled_size", "bottleneck"}
@@ -108,7 +118,7 @@ class Engine:
         entry = await self._journal.find(job.id)
         if entry is None:
             raise NotJournaledError("journal.missing", f"cannot run job {job.id}: it is not in the journal")
-        return entry, await KINDS[entry.kind](job, entry, self._shared)
+        return entry, await load_run(job, entry, self._shared)
 
     async def _run(self, job: Job) -> None:
         try:

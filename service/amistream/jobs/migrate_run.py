@@ -48,7 +48,7 @@ class MigrateRun:
         Raises `JobError` where the settings of an earlier run must not hold.
         """
         request = job.request
-        assert isinstance(request, MigrateRequest)  # noqa: S101 - for the type checker; `KINDS` has chosen this run
+        assert isinstance(request, MigrateRequest)  # noqa: S101 - for the type checker; `load_run` has chosen this run
         self._job = job
         self._shared = shared
         self._context = MigrationContext(

@@ -1,4 +1,4 @@
-"""The contract of a run: the part of a job's work that differs from one kind to another (`engine.KINDS`).
+"""The contract of a run: the part of a job's work that differs from one kind to another (`engine.load_run`).
 
 A run works; the engine enters and announces the job's end. A run that fails leaves things as they are: the engine
 then either keeps them for a later run, or calls `undo`.

@@ -45,7 +45,7 @@ class VerifyRun:
 
     def __init__(self, job: Job, shared: Shared) -> None:
         request = job.request
-        assert isinstance(request, VerifyRequest)  # noqa: S101 - for the type checker; `KINDS` has chosen this run
+        assert isinstance(request, VerifyRequest)  # noqa: S101 - for the type checker; `load_run` has chosen this run
         self._job = job
         self._request = request
         self._shared = shared
