@@ -137,7 +137,8 @@ class Handling:
             if self._is_last(lease):
                 await self._refuse(lease, error, label)
             else:
-                await self._give_back(lease, self._later(lease))
+                # It stays unknown here until this host has a newer version, so another host gets the time to take it.
+                await self._give_back(lease, self._later(lease, of_visibility=1))
         except _RunsHereError:
             await self._wait_turn(lease, label)
         except AmistreamError as error:
@@ -343,9 +344,9 @@ class Handling:
             # It comes again when its lease ends.
             log.warning("message.not_given_back", code=error.code, reason=error.message)
 
-    def _later(self, lease: QueueLease) -> int:
-        """Seconds after which a message is handed out again: more with each receive."""
-        first_s = self.terms.visibility_s / 10
+    def _later(self, lease: QueueLease, *, of_visibility: float = 0.1) -> int:
+        """Seconds after which a message is handed out again: a share of the visibility, and more with each receive."""
+        first_s = self.terms.visibility_s * of_visibility
         most_s = min(_LONGEST_BACK_S, first_s * 2 ** min(lease.attempt - 1, _MOST_DOUBLINGS))
         return max(1, round(jittered(most_s)))
 
