@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -45,8 +46,12 @@ def bare_debian(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def debian(bare_debian: Path) -> Iterator[BareRoot]:
-    """The smallest Debian with the tree below /srv."""
+    """The smallest Debian with the tree below /srv, whose libraries take part in lookups and in every program."""
     unpacked(bare_debian / "srv")
+    (bare_debian / "etc/nsswitch.conf").write_text(
+        "passwd: compat files\ngroup: compat files\nhosts: hesiod files dns\n"
+    )
+    (bare_debian / "etc/ld.so.preload").write_text(f"/lib/{os.uname().machine}-linux-gnu/libnss_compat.so.2\n")
     with bare_root(bare_debian, {S3: "127.0.0.1", "localhost": "127.0.0.1"}) as root:
         yield root
 
