@@ -10,7 +10,7 @@ from email.parser import HeaderParser
 from pathlib import Path
 from typing import Any
 
-from config.dist.project import CACHE, PYTHON, ROOT, TOOLS, Architecture, pyproject, run
+from config.dist.project import CACHE, PYTHON, ROOT, TOOLS, Architecture, epoch, pyproject, run
 
 _GLIBC = 36
 """The minor version of the glibc that the tree brings: 2.36. Wheels for it and older ones are taken."""
@@ -34,7 +34,8 @@ def _platform(architecture: Architecture) -> list[str]:
 
 
 def _pip(*words: str | Path) -> str:
-    return run(TOOLS / "python", "-m", "pip", "--disable-pip-version-check", *words)
+    stamp = {"SOURCE_DATE_EPOCH": str(epoch())}
+    return run(TOOLS / "python", "-m", "pip", "--disable-pip-version-check", *words, env=stamp)
 
 
 def resolve(requirements: list[str], architecture: Architecture | None) -> list[Wheel]:
@@ -109,7 +110,8 @@ def build_own(directory: Path) -> Path:
 
 def build_sdist(directory: Path) -> Path:
     """Build the sdist of amistream by the build tools of the lock."""
-    run(TOOLS / "python", "-m", "hatchling", "build", "--target", "sdist", "--directory", directory, cwd=ROOT)
+    stamp = {"SOURCE_DATE_EPOCH": str(epoch())}
+    run(TOOLS / "python", "-m", "hatchling", "build", "-t", "sdist", "-d", directory, cwd=ROOT, env=stamp)
     (file,) = directory.glob("amistream-*.tar.gz")
     return file
 
