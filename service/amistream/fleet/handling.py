@@ -8,15 +8,12 @@ verdict is found then.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Protocol
 
 import structlog
 
-from amistream.aws.sqs import RedrivePolicy
 from amistream.errors import (
     AmistreamError,
     ConflictError,
@@ -28,6 +25,7 @@ from amistream.errors import (
 )
 from amistream.events import ErrorBody, State
 from amistream.fleet.counts import Counts
+from amistream.fleet.dead_letters import DeadLetters
 from amistream.fleet.deletions import Deletions
 from amistream.fleet.lease import Hold, Leases, QueueLease, Terms
 from amistream.fleet.messages import Message, read_message
@@ -50,21 +48,11 @@ _LONGEST_BACK_S = 900
 _MOST_DOUBLINGS = 10
 
 
-class Redrives(Protocol):
-    """The part of a queue that is needed here (`aws.sqs.Sqs`)."""
-
-    async def redrive_policy(self) -> RedrivePolicy:
-        """The queue of dead letters, and the number of receives after which a message becomes one.
-
-        Raises `AmistreamError`.
-        """
-
-
 @dataclass(slots=True, kw_only=True)
 class Handling:
     """Deals with messages, any number at once. `ended` hears of each whose job has ended, or has none."""
 
-    queue: Redrives
+    dead_letters: DeadLetters
     deletions: Deletions
     jobs: JobQueue
     leases: Leases
@@ -72,10 +60,6 @@ class Handling:
     terms: Terms
     counts: Counts
     outbox: Outbox | None
-    policy: RedrivePolicy | None = None
-    """None: not known yet."""
-    policy_learned: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once `policy` is known, or was asked for in vain."""
     ended: Callable[[QueueLease], object]
     may_give_back: Callable[[], Awaitable[object]]
     """Waits until a message can be given back without coming to this host again."""
@@ -274,16 +258,14 @@ class Handling:
             await self.outbox.wait_sent(notice.notice_id, min(SEND_FIRST_S, self.terms.visibility_s))
         if verdict is Verdict.BURY:
             # A message of an earlier process may be here before anything is known about the queue.
-            await self.policy_learned.wait()
-            if self.policy is None and self.is_stopping:
+            await self.dead_letters.learned.wait()
+            if self.dead_letters.policy is None and self.is_stopping:
                 log.warning("message.left", code=code, reason="this host stops, and does not know the dead letters")
                 return
-            if self.policy is None:
-                # The first look was denied. As long as this one is, too, the message comes again.
-                self.policy = await self.queue.redrive_policy()
+            await self.dead_letters.look_again()
             if self._is_late(lease, verdict):
                 return
-            await self._bury(lease, code, self.policy)
+            await self._bury(lease, code)
             await records.buried(message_id)
         if self._is_late(lease, verdict):
             return
@@ -298,13 +280,12 @@ class Handling:
 
     async def _end_unrecorded(self, lease: QueueLease, error: AmistreamError) -> None:
         """Give a message back whose end cannot be recorded; after the last receive, make it a dead letter as it is."""
-        policy = self.policy
-        if policy is None or not self._is_last(lease):
+        if not self._is_last(lease):
             await self._give_back(lease, self._later(lease))
             return
         try:
             if not self._is_late(lease, Verdict.BURY):
-                await self._bury(lease, error.code, policy)
+                await self._bury(lease, error.code)
                 await self._delete(lease)
         except AmistreamError as failure:
             log.warning("message.left", code=failure.code, reason=failure.message)
@@ -314,23 +295,9 @@ class Handling:
         self.leases.drop(lease)
         await self.deletions.delete(lease.message.handle)
 
-    async def _bury(self, lease: QueueLease, code: str, policy: RedrivePolicy) -> None:
-        if policy.dead is None:
-            self.counts.dead += 1
-            log.warning(
-                "message.dead", code=code, hint="the queue has no queue of dead letters: the message is deleted"
-            )
-            return
-        attributes = {
-            "code": code,
-            "host": lease.holder,
-            "job": lease.name,
-            "job_id": job.id if (job := self.jobs.named(lease.name)) is not None else "",
-            "attempt": str(lease.attempt),
-        }
-        for error in (await policy.dead.send([lease.message.body], attributes)).values():
-            raise error
-        self.counts.dead += 1
+    async def _bury(self, lease: QueueLease, code: str) -> None:
+        job = self.jobs.named(lease.name)
+        await self.dead_letters.bury(lease, code, job.id if job is not None else "")
 
     async def _give_back(self, lease: QueueLease, after_s: int) -> None:
         await self.may_give_back()
@@ -351,8 +318,7 @@ class Handling:
         return max(1, round(jittered(most_s)))
 
     def _is_last(self, lease: QueueLease) -> bool:
-        most = self.policy.most_receives if self.policy is not None else None
-        return most is not None and lease.message.attempt >= most
+        return self.dead_letters.is_last(lease)
 
     def _parked(self, lease: QueueLease) -> JobError:
         return JobError("lease.parked", f"cannot go on with the job {lease.name} now: it is given back")

@@ -20,11 +20,12 @@ from typing import Literal, Protocol
 import structlog
 
 from amistream.aws.sqs import Delivery
-from amistream.errors import AmistreamError, DeniedError, JournalError
+from amistream.errors import AmistreamError, JournalError
 from amistream.events import ErrorBody, QueueHealth
 from amistream.fleet.counts import Counts
+from amistream.fleet.dead_letters import DeadLetters, Redrives
 from amistream.fleet.deletions import Deletes, Deletions
-from amistream.fleet.handling import Handling, Redrives, is_held, read_name
+from amistream.fleet.handling import Handling, is_held, read_name
 from amistream.fleet.lease import Extends, Leases, QueueLease, Terms, boot_id, clock
 from amistream.fleet.outbox import GATHER_S, Outbox, Takes
 from amistream.fleet.pause import jittered, pause_s
@@ -90,8 +91,9 @@ class Intake:
         self._outbox = Outbox(jobs.deliveries, open_outlet, changed, gather_s=gather_s) if open_outlet else None
         self._leases = Leases(queue, self._terms, ended=self._lease_ended, extended=self._enter_extended, now=now)
         self._deletions = Deletions(queue)
+        self._dead_letters = DeadLetters(queue=queue, url=settings.queue_url, counts=self.counts)
         self._handling = Handling(
-            queue=queue,
+            dead_letters=self._dead_letters,
             deletions=self._deletions,
             jobs=jobs,
             leases=self._leases,
@@ -185,8 +187,8 @@ class Intake:
         while places := await self._wait_places():
             asked_at = self._now()
             try:
-                if not self._handling.policy_learned.is_set():
-                    await self._learn_policy()
+                if not self._dead_letters.learned.is_set():
+                    await self._dead_letters.learn()
                 received = await self._queue.receive(places, self._poll_s, self._terms.visibility_s)
             except AmistreamError as error:
                 failures += 1
@@ -210,7 +212,7 @@ class Intake:
 
     def _end_receiving(self, _: object) -> None:
         self._receives_no_more.set()
-        self._handling.policy_learned.set()
+        self._dead_letters.learned.set()
 
     async def _return(self, received: Sequence[Delivery]) -> None:
         """Give back messages that came after the stop."""
@@ -218,24 +220,6 @@ class Intake:
             await self._queue.extend([delivery.handle for delivery in received], 0)
         except AmistreamError as error:
             log.warning("message.not_given_back", code=error.code, reason=error.message)
-
-    async def _learn_policy(self) -> None:
-        try:
-            policy = await self._queue.redrive_policy()
-        except DeniedError as error:
-            # Jobs can be done without it. A message that is to be a dead letter asks again.
-            log.warning("queue.policy_unknown", reason=error.message, hint=error.hint)
-            self._handling.policy_learned.set()
-            return
-        self._handling.policy = policy
-        self._handling.policy_learned.set()
-        if policy.dead is None:
-            log.warning(
-                "queue.no_dead_letters",
-                queue=self._settings.queue_url,
-                hint="give the queue a RedrivePolicy: jobs that fail for good are else only in their results, and one "
-                "that ends the daemon comes again and again",
-            )
 
     def _held(self, delivery: Delivery, asked_at: float) -> HeldMessage:
         return HeldMessage(
