@@ -51,6 +51,18 @@ async def test_a_plan_comes_true(
     assert names == ["read", "send", "time", "memory", "cost", "measured"]
 
 
+async def test_a_plan_without_the_link(cli: Cli, cloud: Endpoint, key_ring: KeyRing, tmp_path: Path) -> None:
+    """A destination that cannot be used leaves the link unmeasured, with the reason, and the rest of the plan whole."""
+    image = sparse_image(tmp_path / "disk.img", 8 * MIB, [(0, 4 * MIB)])
+    reach = ("--endpoint-url", cloud.url, "--region", "eu-west-1", "--no-register", "--in-process")
+    told = await cli("bundle", str(image), "--to", "s3://amistream-no-such/x", *identity(key_ring), *reach, "-n")
+    assert told.status == 3
+    plan = told.stdout.rpartition("\n\n")[2]
+    assert "in 1 part, 2 requests" in plan
+    assert "not known; reading and compressing alone takes" in plan
+    assert "the link was not measured: cannot " in plan
+
+
 async def test_no_plan(cli: Cli, tmp_path: Path) -> None:
     """Findings are shown also where nothing can be estimated, with the reason; the checks give the exit status."""
     told = await cli("bundle", "/nothing.img", "--to", str(tmp_path / "out"), "--in-process", "-n")

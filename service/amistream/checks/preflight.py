@@ -70,13 +70,22 @@ class Ready(CheckedVolume):
 class Measurable(CheckedVolume):
     """A volume and a store, checked for a trial that makes no bundle."""
 
-    store: Store
+    store: Store | None
+    reason: str
+    """Why there is no store; '' if there is one."""
     region: str
     """'' for a directory."""
     reading_memory: int
     """Bytes that reading the volume takes beside those of the plan."""
     limit_upload: int
     """Bytes per second; 0: no limit."""
+
+    async def close(self) -> None:
+        try:
+            if self.store is not None:
+                await self.store.close()
+        finally:
+            await CheckedVolume.close(self)
 
 
 async def check(
@@ -212,19 +221,28 @@ def _check_ami_names(places: Sequence[DestinationChecks]) -> str:
     return "one in each region"
 
 
-async def check_measurable(request: BundleRequest, settings: Settings, aws: Aws, note: Note) -> Measurable:
-    """Check volume and destination only: a trial needs neither keys nor an account. Raises as `check` does."""
+async def check_measurable(
+    request: BundleRequest, settings: Settings, aws: Aws, note: Note, *, needs_store: bool = True
+) -> Measurable:
+    """Check volume and destination only: a trial needs neither keys nor an account. Raises as `check` does.
+
+    Without `needs_store` a destination that cannot be used is no reason to raise.
+    """
     address = Destination(request, settings, aws, secrets.token_hex(4))
     source = BundlingChecks(address)
     try:
         place = _location_checks(address, source)
-        report(await run_checks([*source.checks(check_mounts=False), *place.checks(must_be_empty=False)]), note)
-        store = await _opened(address, place.region)
+        of_source = source.checks(check_mounts=False)
+        findings = await run_checks([*of_source, *place.checks(must_be_empty=False)])
+        known = {check.name for check in of_source}
+        failed = [each for each in findings if each.name not in known and each.status is Status.FAILED]
+        report(findings if needs_store else [each for each in findings if each.name in known], note)
         return Measurable(
             plan=source.plan(),
             volume=source.volume,
             used=source.used,
-            store=store,
+            store=None if failed else await _opened(address, place.region),
+            reason=failed[0].found if failed else "",
             region=place.region,
             reading_memory=source.reading_memory,
             limit_upload=int(address.limit_upload or 0),

@@ -65,9 +65,8 @@ async def forecast_bundle(request: BundleRequest, settings: Settings, note: Note
     """Estimate a bundle. Raises as the preflight does."""
     async with AsyncExitStack() as stack:
         aws = await stack.enter_async_context(Aws(settings))
-        measurable = await check_measurable(request, settings, aws, lambda _: None)
+        measurable = await check_measurable(request, settings, aws, lambda _: None, needs_store=False)
         stack.push_async_callback(measurable.close)
-        stack.push_async_callback(measurable.store.close)
         tuner = Tuner(measurable, note, lambda _: None, SAMPLE_S + PROBE_S)
         local = await _sample(tuner, request.compress or settings.compress)
         link = await _probe(tuner, measurable)
@@ -116,6 +115,8 @@ async def _sample(tuner: Tuner, compress: str) -> _Local:
 async def _probe(tuner: Tuner, measurable: Measurable) -> _Link:
     """Measure the link with the job's number of connections."""
     plan = measurable.plan
+    if measurable.store is None:
+        return _Link(notes=(f"the link was not measured: {measurable.reason}",))
     try:
         async with asyncio.timeout(PROBE_S):
             sent = await tuner.probe_link(plan.upload_concurrency, PROBE)
@@ -164,12 +165,16 @@ def _bundle_forecast(
         sample_size=local.sampled,
         probe_size=link.sent,
         memory=memory + measurable.reading_memory,
-        stored_in=f"S3 in {measurable.region}" if is_bucket else "a directory",
+        stored_in=_stored_in(measurable.region) if is_bucket else "a directory",
         price=price,
         cost=None if price is None else stored * places / GIB * price,
         cost_of_requests=None if price is None else requests * USD_PER_PUT,
         notes=(*local.notes, *link.notes),
     )
+
+
+def _stored_in(region: str) -> str:
+    return f"S3 in {region}" if region else "S3"
 
 
 def longest(times: dict[str, float]) -> tuple[float, str]:

@@ -99,7 +99,6 @@ async def tune(
         aws = await stack.enter_async_context(Aws(settings))
         measurable = await check_measurable(request, settings, aws, note)
         stack.push_async_callback(measurable.close)
-        stack.push_async_callback(measurable.store.close)
         plan = measurable.plan
         limit = request.memory_limit or settings.memory_limit or DEFAULT_MEMORY_LIMIT
         grid = candidates(workers=plan.workers, block_size=plan.block_size, memory_limit=limit)
@@ -154,6 +153,12 @@ class Tuner:
         self.data = sum(extent.length for extent in self._extents)
         """Bytes to read."""
         self.speeds = Speeds()
+
+    @property
+    def _store(self) -> Store:
+        store = self._measurable.store
+        assert store is not None  # noqa: S101 - for the type checker: a caller without a store sends nothing
+        return store
 
     @property
     def _left_s(self) -> float:
@@ -232,7 +237,7 @@ class Tuner:
         """Send the piece again and again over each connection for so long, at least twice if there is time at all."""
         sha1 = sha1_of(piece)
         until = perf_counter() + time_s
-        store = self._measurable.store
+        store = self._store
         moments: list[list[float]] = [[] for _ in range(concurrency)]
 
         async def send(sent: list[float]) -> None:
@@ -289,7 +294,7 @@ class Tuner:
             part_size=candidate.part_size,
             upload_concurrency=candidate.upload_concurrency,
         )
-        store, ledger = _Timed(self._measurable.store), MemoryLedger()
+        store, ledger = _Timed(self._store), MemoryLedger()
         started = perf_counter()
         try:
             stored = await self._pass(plan, store, ledger)
@@ -308,7 +313,7 @@ class Tuner:
 
     async def _remove(self) -> None:
         """Remove everything that was sent."""
-        store = self._measurable.store
+        store = self._store
 
         async def remove_all(progress: Progress) -> None:
             async def remove(name: str) -> None:
