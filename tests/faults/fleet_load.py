@@ -6,7 +6,7 @@
 Every job verifies a bundle of three parts that is in a bucket. Requests to the queues go through a proxy that counts
 them; those to the bucket do not. At the end every job must have one result and be done, and no message may be left. The
 rate of the last thousand jobs must not be far below that of the first, the memory of the daemons must not grow with
-the jobs, a job may take two requests beside the extensions, and an idle daemon may ask 200 times an hour.
+the jobs, a job may take two requests to its queue beside the extensions, and an idle daemon may ask 200 times an hour.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class Figures:
     last_mib: float = 0.0
     calls: Counter[str] = field(default_factory=Counter)
     calls_per_job: float = 0.0
-    """Without the extensions, and without what the daemons ask for before the first job is sent."""
+    """To the queue of jobs, from the first message on, without the extensions."""
+    result_calls_per_job: float = 0.0
     idle_calls_per_hour: float = 0.0
     """Of one daemon."""
 
@@ -133,7 +134,10 @@ class FleetLoad:
         figures.jobs_per_s = round(figures.jobs / figures.seconds, 1)
         figures.first_jobs_per_s = self._rate(0, part)
         figures.last_jobs_per_s = self._rate(figures.jobs - part, figures.jobs)
-        figures.calls_per_job = round((figures.calls.total() - figures.calls[EXTENSION]) / figures.jobs, 2)
+        of_results = figures.calls["SendMessageBatch"]
+        figures.result_calls_per_job = round(of_results / figures.jobs, 2)
+        of_jobs = figures.calls.total() - figures.calls[EXTENSION] - of_results
+        figures.calls_per_job = round(of_jobs / figures.jobs, 2)
 
     def _idle(self, seconds: float) -> None:
         self._wait_polls()

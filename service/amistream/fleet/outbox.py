@@ -25,7 +25,7 @@ MOST_WAITING = 1000
 """Results that may wait before no more messages are received. Guess: a fifth of a GiB on disk at the very most."""
 _BATCH = 10
 """Results of a request. AWS limit."""
-GATHER_S = 0.5
+GATHER_S = 1.0
 """Seconds between two requests in which results are gathered; a result after a longer pause goes at once. Guess."""
 LONGEST_REFUSED_S = 3 * 24 * 3600
 """Seconds after which a result that the outlet refuses again and again is given up. Guess: a long weekend."""
