@@ -17,18 +17,18 @@ ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "examples" / "prometheus"
 
 
+class Zeros(SimpleNamespace):
+    """Every other attribute is zero."""
+
+    def __getattr__(self, _: str) -> int:
+        return 0
+
+
 def metrics() -> set[str]:
     """The names of all metrics: with a queue, a retry and a success."""
     queue: Any = SimpleNamespace(jobs=list)
-    counts = dict.fromkeys(("received", "redelivered", "given_back", "dead"), 0)
     health = SimpleNamespace(jobs=0, results_waiting=0, errors=(), lease_s=1)
-    intake: Any = SimpleNamespace(
-        counts=SimpleNamespace(**counts, results=Counter()),
-        health=lambda: health,
-        leases_lost=0,
-        failed_beats=0,
-        results_given_up=0,
-    )
+    intake: Any = Zeros(counts=Zeros(results=Counter()), health=lambda: health)
     found = set()
     for family in text_string_to_metric_families(Metrics().own_text(queue, intake).decode()):
         found.add(f"{family.name}_total" if family.type == "counter" else family.name)
