@@ -153,7 +153,7 @@ def _about(
 
     Jobs run in the daemon amistreamd; this command submits them and shows their progress. Results go to stdout.
 
-    Example: [bold]amistream bundle /dev/xvda --to s3://my-bucket/images --ami-name web-1[/bold]
+    Example: [bold]amistream bundle /dev/xvda --to s3://my-bucket/web-1[/bold]
     """
     del version
 

@@ -53,7 +53,9 @@ def help_text() -> str:
     width = help_width()
     lines = ["Usage: amistream COMMAND [OPTIONS] ..."]
     for name, *rest in rows():
-        if not name:
+        if not name and rest[0].startswith("Example: "):
+            lines += ["", "Example:", *wrapped(rest[0].removeprefix("Example: "), width, "  ", "      ")]
+        elif not name:
             lines += ["", *wrapped(rest[0], width, "", "")]
         elif not rest:
             lines += ["", f"{name}:"]
