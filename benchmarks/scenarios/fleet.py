@@ -35,7 +35,7 @@ COLUMNS = (
     Column("idle_per_hour", "idle calls / host and h", ".0f"),
 )
 MOST_CALLS, MOST_IDLE = 2, 200
-_PATIENCE_S = 120.0
+_PATIENCE_S = 600.0
 _EXTENSION = "ChangeMessageVisibilityBatch"
 _ROOT = Path(__file__).parents[2]
 

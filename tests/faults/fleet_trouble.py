@@ -110,7 +110,11 @@ class Trouble:
     def _start(self, notify: Path, *, with_credentials: bool) -> None:
         by_proxy = self._queues.jobs.replace(self._endpoint.url, self._proxy.url)
         settings = self._queues.settings(
-            queue_url=by_proxy, queue_visibility_s=VISIBILITY_S, stall_timeout_s=20, upload_attempts=2
+            queue_url=by_proxy,
+            queue_visibility_s=VISIBILITY_S,
+            # A request of the job is held for the length of each trouble.
+            stall_timeout_s=20 + 2 * self._seconds,
+            upload_attempts=2,
         )
         del settings["endpoint_url"]
         if with_credentials:
