@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.hashes import SHA1
 from amistream.aws import regions
 from amistream.aws.iam_policy import iam_policy
 from amistream.cli.commands import init as command
+from amistream.cli.set_up import MakeFile, carry_out
 from amistream.keys import load_certificate, load_identity
 from amistream.settings import load
 from cli.running import Cli
@@ -78,16 +79,17 @@ async def test_a_set_up_of_ones_own(
     assert (state / "user-private-key.pem").stat().st_mode & 0o777 == 0o600
     assert settings.ec2_certificates["default"].parent == config.parent
     before = config.read_bytes()
-    assert (await outcomes(cli, *words))[0] == ["ok"] * 3
+    again = (await cli("init", *words)).stdout
+    assert [line.split()[0] for line in again.splitlines()[:3]] == ["ok"] * 3
+    assert ("0 failed" in again, f"export AMISTREAM_CONFIG={config}" in again) == (True, True)
     assert config.read_bytes() == before
     config.write_bytes(before + b"max_jobs = 1\n")
-    assert (await outcomes(cli, *words))[0] == ["ok", "ok", "kept"]
+    assert (await outcomes(cli, *words, "--dry-run"))[0] == ["ok", "ok", "kept"]
+    assert (await outcomes(cli, *words, "--dry-run", "--force"))[0] == ["ok", "ok", "would replace"]
     assert load(config).max_jobs == 1
-    assert (await outcomes(cli, *words, "--force"))[0] == ["ok", "ok", "replaced"]
+    step = MakeFile(about="", path=config, content=before)
+    assert [outcome for _, outcome in carry_out([step], force=True, dry_run=False)] == ["replaced"]
     assert config.read_bytes() == before
-    text = (await cli("init", *words)).stdout
-    assert f"export AMISTREAM_CONFIG={config}" in text
-    assert "0 failed" in text
 
 
 async def test_a_set_up_of_the_system(
