@@ -23,22 +23,22 @@ if TYPE_CHECKING:
     from support.keys import KeyRing
 
 MIB = 1 << 20
-KEYS = ("--cert", "/work/user.pem", "--private-key", "/work/user.key")
-STATE = {"AMISTREAM_STATE_DIR": "/work/state"}
-OWNER = (*KEYS, "--ec2-cert", "/work/ec2.pem", "--account", "123456789012", "--no-register", "--in-process")
+KEYS = ("--cert", "/lab/user.pem", "--private-key", "/lab/user.key")
+STATE = {"AMISTREAM_STATE_DIR": "/lab/state"}
+OWNER = (*KEYS, "--ec2-cert", "/lab/ec2.pem", "--account", "123456789012", "--no-register", "--in-process")
 
 
 @pytest.fixture(params=["empty", "debian"])
 def root(request: pytest.FixtureRequest, key_ring: KeyRing) -> BareRoot:
     """Each of the bare systems, with a volume and the keys of a bundle's owner."""
     found: BareRoot = request.getfixturevalue(request.param)
-    work = found.path / "work"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
-    (work / "volume.img").write_bytes(random.Random(1).randbytes(2 * MIB) + bytes(MIB))
-    shutil.copy(key_ring.user.certificate, work / "user.pem")
-    shutil.copy(key_ring.user.key, work / "user.key")
-    shutil.copy(key_ring.ec2.certificate, work / "ec2.pem")
+    lab = found.path / "lab"
+    shutil.rmtree(lab, ignore_errors=True)
+    lab.mkdir()
+    (lab / "volume.img").write_bytes(random.Random(1).randbytes(2 * MIB) + bytes(MIB))
+    shutil.copy(key_ring.user.certificate, lab / "user.pem")
+    shutil.copy(key_ring.user.key, lab / "user.key")
+    shutil.copy(key_ring.ec2.certificate, lab / "ec2.pem")
     return found
 
 
@@ -50,10 +50,10 @@ def amistream(root: BareRoot, *words: str, environ: dict[str, str] | None = None
 def test_a_directory(root: BareRoot) -> None:
     """A bundle in a directory is made, found without fault, and restored; nothing is left in /tmp."""
     assert amistream(root, "--version") == f"amistream {version()}\n"
-    amistream(root, "bundle", "/work/volume.img", "--to", "/work/out", *OWNER)
-    amistream(root, "verify", "--deep", "/work/out/image.manifest.xml", *KEYS)
-    amistream(root, "unbundle", "/work/out/image.manifest.xml", "/work/again.img", *KEYS)
-    assert (root.path / "work/again.img").read_bytes() == (root.path / "work/volume.img").read_bytes()
+    amistream(root, "bundle", "/lab/volume.img", "--to", "/lab/out", *OWNER)
+    amistream(root, "verify", "--deep", "/lab/out/image.manifest.xml", *KEYS)
+    amistream(root, "unbundle", "/lab/out/image.manifest.xml", "/lab/again.img", *KEYS)
+    assert (root.path / "lab/again.img").read_bytes() == (root.path / "lab/volume.img").read_bytes()
     assert root.in_tmp() == []
 
 
@@ -62,27 +62,27 @@ def test_s3_without_a_library_of_the_host(
 ) -> None:
     """A bundle in S3, by a name of /etc/hosts, opens no library outside of the tree; verify and unbundle take it."""
     place = f"s3://{make_bucket(ministack)}/images/web"
-    command = (f"{TREE}/bin/amistream", "bundle", "/work/volume.img", "--to", place, *OWNER)
+    command = (f"{TREE}/bin/amistream", "bundle", "/lab/volume.img", "--to", place, *OWNER)
     opened = root.opened(tmp_path / "trace", *command, environ={**STATE, **s3})
     libraries = [path for path in opened if LIBRARY.search(path)]
     assert len(libraries) > 20
     assert [path for path in libraries if not path.startswith(TREE)] == []
     manifest = f"{place}/image.manifest.xml"
     amistream(root, "verify", "--deep", manifest, *KEYS, environ=s3)
-    amistream(root, "unbundle", manifest, "/work/again.img", *KEYS, environ=s3)
-    assert (root.path / "work/again.img").read_bytes() == (root.path / "work/volume.img").read_bytes()
+    amistream(root, "unbundle", manifest, "/lab/again.img", *KEYS, environ=s3)
+    assert (root.path / "lab/again.img").read_bytes() == (root.path / "lab/volume.img").read_bytes()
     assert root.in_tmp() == []
 
 
 def test_a_killed_run_leaves_nothing_in_tmp(root: BareRoot) -> None:
     """After SIGKILL in the middle of a bundle /tmp is empty."""
-    with (root.path / "work/volume.img").open("r+b") as file:
+    with (root.path / "lab/volume.img").open("r+b") as file:
         file.truncate(9 << 30)
     process = root.start(
-        f"{TREE}/bin/amistream", "bundle", "/work/volume.img", "--to", "/work/out", *OWNER, environ=STATE
+        f"{TREE}/bin/amistream", "bundle", "/lab/volume.img", "--to", "/lab/out", *OWNER, environ=STATE
     )
     assert process.stdout is not None
-    while not list((root.path / "work").glob("out/*")):
+    while not list((root.path / "lab").glob("out/*")):
         assert process.poll() is None, process.stdout.read()
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -92,13 +92,13 @@ def test_a_killed_run_leaves_nothing_in_tmp(root: BareRoot) -> None:
 
 def test_another_place(root: BareRoot) -> None:
     """The tree works after it was moved, and through a link from elsewhere."""
-    moved = "/work/a place/of amistream"
+    moved = "/lab/a place/of amistream"
     (root.path / moved[1:]).parent.mkdir()
     shutil.move(root.path / TREE[1:], root.path / moved[1:])
     try:
-        amistream(root, "bundle", "/work/volume.img", "--to", "/work/out", *OWNER, tree=moved)
-        (root.path / "work/amistream").symlink_to(f"{moved}/bin/amistream")
-        assert root.run("/work/amistream", "--version").stdout == f"amistream {version()}\n"
+        amistream(root, "bundle", "/lab/volume.img", "--to", "/lab/out", *OWNER, tree=moved)
+        (root.path / "lab/amistream").symlink_to(f"{moved}/bin/amistream")
+        assert root.run("/lab/amistream", "--version").stdout == f"amistream {version()}\n"
     finally:
         shutil.move(root.path / moved[1:], root.path / TREE[1:])
 
