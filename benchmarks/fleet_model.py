@@ -39,7 +39,7 @@ class Assumptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnPaper:
-    """What so many hosts do together. Rates are per second."""
+    """The work of so many hosts together. Rates are per second."""
 
     hosts: int
     idle_requests: float

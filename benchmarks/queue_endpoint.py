@@ -37,7 +37,7 @@ class Queue:
     held: dict[str, tuple[dict[str, Any], float]] = field(default_factory=dict)
     arrived: asyncio.Condition = field(default_factory=asyncio.Condition)
     sent_at: list[float] = field(default_factory=list)
-    """When each message was sent, by the clock of the system."""
+    """Times at which the messages were sent, by the clock of the system."""
 
     async def send(self, bodies: list[str]) -> None:
         async with self.arrived:

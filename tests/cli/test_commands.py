@@ -52,7 +52,7 @@ async def test_jobs_of_one_state(daemon: ScriptedDaemon, cli: Cli) -> None:
 
 
 async def test_a_job_by_a_part_of_its_id(daemon: ScriptedDaemon, cli: Cli) -> None:
-    """What changes a job is asked for by its whole id, which the command asks for first."""
+    """A change of a job is asked for by its whole id, which the command asks for first."""
     begin(job := daemon.add())
     begin(daemon.add())
     assert (await cli("cancel", job.id[-5:-1])).status == 2

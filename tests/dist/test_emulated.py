@@ -39,7 +39,7 @@ def emulated(tree: Path, architecture: str, *words: str, kernel: str = "") -> st
 
 @pytest.mark.parametrize("kernel", ["3.10.0", "4.14.0"])
 def test_old_kernels(kernel: str, tmp_path: Path, key_ring: KeyRing) -> None:
-    """Where the kernel calls itself that of CentOS 7 or Amazon Linux 1, the commands start, and make a bundle."""
+    """On a kernel that calls itself that of CentOS 7 or Amazon Linux 1 the commands start, and make a bundle."""
     tree = unpacked(tmp_path)
     assert emulated(tree, "x86_64", "--version", kernel=kernel) == f"amistream {version()}\n"
     _bundle(tree, "x86_64", tmp_path, key_ring, kernel=kernel)

@@ -51,7 +51,7 @@ class Verdict:
 
     leases_ended: float = 0.0
     last_change: float = 0.0
-    """When the last object was put or removed before the queue answered again."""
+    """Time of the last object that was put or removed before the queue answered again."""
     first_change_after: float = 0.0
     changes_before: int = 0
     changes_in_silence: int = 0
@@ -142,7 +142,7 @@ def _hush(verdict: Verdict, to_queue: FaultProxy, to_bucket: FaultProxy, visibil
 
 
 def _changes(to_bucket: FaultProxy) -> list[float]:
-    """When each request came that puts or removes an object."""
+    """Times of the requests that put or remove an object."""
     return [each.came_at for each in to_bucket.seen("PUT|POST|DELETE")]
 
 

@@ -53,7 +53,7 @@ TROUBLES: dict[str, tuple[Action, str]] = {
     "denied": (Answer(status=400, code="AccessDeniedException"), "aws.AccessDeniedException"),
     "unwell": (Answer(status=503, code="ServiceUnavailable"), "aws.ServiceUnavailable"),
 }
-"""What the proxy does with each request to the queues, and the code that health has then."""
+"""Faults of the proxy for each request to the queues, and the code that health has then."""
 ALL = ("no credentials", *TROUBLES, "expired", "deleted")
 
 

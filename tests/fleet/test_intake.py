@@ -158,7 +158,7 @@ async def test_the_last_receive(tmp_path: Path) -> None:
 
 
 async def test_given_back_after_the_last_receive(tmp_path: Path) -> None:
-    """What would be given back after its last receive has a result and a dead letter with the code instead."""
+    """A message that would be given back after its last receive gets a result and a dead letter with the code."""
     async with running(tmp_path, most_receives=1) as rig:
         job = await rig.begin("web")
         # Sent twice: the other message has the result.
@@ -501,7 +501,7 @@ async def test_requests_of_a_busy_host(tmp_path: Path) -> None:
 
 
 async def test_a_result_of_hostile_text(tmp_path: Path) -> None:
-    """What a result quotes of a refused message is short, and in ASCII."""
+    """A result quotes little of a refused message, in ASCII."""
     async with running(tmp_path) as rig:
         rig.send("web", request={"kind": "é" * 10_000})
         await rig.queue.wait_until(lambda: bool(rig.results))

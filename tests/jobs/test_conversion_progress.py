@@ -108,7 +108,7 @@ def test_what_limits(busy: dict[str, float], waited: float, bottleneck: str | No
 
 
 def test_the_limit_of_the_rate(scene: Scene) -> None:
-    """Where the limit of the rate is reached, it is what to raise; where all puts are in force, no more are advised."""
+    """A limit of the rate that is reached is what to raise; if all puts are in force, no more are advised."""
     scene.now = 5.0
     scene.counters.buffers.waited_s = 4.5
     scene.counters.moved(offset=50, made=30, settled=20, stored=9)

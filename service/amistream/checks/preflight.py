@@ -72,7 +72,7 @@ class Measurable(CheckedVolume):
 
     store: Store | None
     reason: str
-    """Why there is no store; '' if there is one."""
+    """The reason for which there is no store; '' if there is one."""
     region: str
     """'' for a directory."""
     reading_memory: int

@@ -31,7 +31,7 @@ class Entry(NamedTuple):
 
     @property
     def meaning(self) -> str:
-        """What it is about, its default, and the variables that stand for it."""
+        """Its meaning, its default, and the variables that stand for it."""
         default = f" Default: {self.default}." if self.default else ""
         variables = f" [{', '.join(self.variables)}]" if self.variables else ""
         return f"{self.about}{default}{variables}".strip()

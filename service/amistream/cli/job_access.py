@@ -57,7 +57,7 @@ class Jobs:
         return self._ask(lambda client: client.get(job_id), lambda queue: queue.view(queue.find(job_id)))
 
     def lines(self, job_id: str) -> JobLines:
-        """What was logged about a job."""
+        """The lines that were logged about a job."""
 
         async def here(queue: JobQueue) -> JobLines:
             from amistream.events import JobLines

@@ -26,7 +26,7 @@ _UNIT_FOLDERS = ("usr/lib/systemd/system", "lib/systemd/system")
 
 
 class State(StrEnum):
-    """What a step finds."""
+    """The finding of a step."""
 
     MISSING = "make"
     THERE = "ok"

@@ -100,7 +100,7 @@ class QueueLease:
         self.ends_at = message.ends_at
         self.hold = Hold.HELD
         self.loss: FencedError | None = None
-        """Why it is lost."""
+        """The cause of its loss."""
 
     def check(self) -> None:
         """Raise `FencedError` if the lease is over, also before its end was noticed."""
@@ -136,7 +136,7 @@ class Leases:
         self._asking = asyncio.Lock()
         """Held by a beat, so that none arrives at the queue behind the return of a message."""
         self.failure: AmistreamError | None = None
-        """Why the last extension failed; None since one succeeded, or none is needed."""
+        """The failure of the last extension; None since one succeeded, or none is needed."""
         self.failed_beats = 0
         self.lost = 0
 

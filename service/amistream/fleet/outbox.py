@@ -66,7 +66,7 @@ class Outbox:
         self.given_up = 0
         """Results that the outlet refused for `LONGEST_REFUSED_S`."""
         self.failure: AmistreamError | None = None
-        """Why the last attempt failed; None since one succeeded and no result is refused."""
+        """The failure of the last attempt; None since one succeeded and no result is refused."""
 
     @property
     def is_full(self) -> bool:

@@ -59,7 +59,7 @@ class Fate(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """How a job ended, with what matters for its message."""
+    """The end of a job, with what matters for its message."""
 
     state: State
     code: str = ""

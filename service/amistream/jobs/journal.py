@@ -58,7 +58,7 @@ class Journal:
         self.deliveries = DeliveryRecords(self._file)
         """The messages of a queue that this host holds, and results that are to be sent."""
         self.log = JobLog(self._file)
-        """What the log has said about each job."""
+        """Lines of the log about each job."""
         self._by_itself = by_itself
         self.option = "" if by_itself else " --in-process"
         """Suffix for suggested commands, for jobs that run without a daemon."""

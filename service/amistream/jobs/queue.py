@@ -87,7 +87,7 @@ class JobQueue:
         return self._journal.notices
 
     async def lines(self, job_id: str) -> list[LogLine]:
-        """What the log has said about a job, oldest first. Raises `JournalError`."""
+        """Lines of the log about a job, oldest first. Raises `JournalError`."""
         return await self._journal.log.lines(job_id)
 
     @property
