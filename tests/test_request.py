@@ -168,10 +168,10 @@ def test_a_region_for_several_destinations() -> None:
 
 
 def test_a_digest_of_a_request() -> None:
-    """Equal requests have equal digests, whatever default they spell out; another kind or field has another one."""
+    """Equal requests have equal digests, whatever default or label they have; another kind or field has another one."""
     values = {"source": "/dev/xvdf", "destinations": ["s3://bucket/web"]}
     digest = digest_of(parse_request(values))
-    assert digest_of(parse_request({**values, "kind": "bundle", "ami_name": None})) == digest
+    assert digest_of(parse_request({**values, "kind": "bundle", "ami_name": None, "label": "a"})) == digest
     others: list[dict[str, object]] = [
         {**values, "part_size": "8MiB"},
         {**values, "source": "/dev/xvdg"},
