@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from structlog.testing import capture_logs
@@ -45,6 +46,10 @@ async def end_jobs(settings: Settings, *ends: End, hurry: asyncio.Event | None =
 
 def shell(script: str, **changes: Any) -> Settings:
     return Settings(on_failure=("/bin/sh", "-c", script), **changes)
+
+
+def no_descriptor(*_: object) -> NoReturn:
+    raise OSError(errno.EMFILE, "Too many open files")
 
 
 async def test_the_hook_of_an_end_gets_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,6 +96,16 @@ async def test_a_command_that_is_not_there() -> None:
         counts = await end_jobs(Settings(on_success=("/no/such",)), DONE, DONE)
     assert counts == {("on_success", "failed"): 2}
     assert log[0]["output"] == "cannot start /no/such: No such file or directory"
+
+
+async def test_no_descriptor_for_a_hook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hook that cannot even get its pipes has failed, and the daemon goes on."""
+    await end_jobs(Settings(on_success=("/bin/true",)), DONE)  # the first process of a loop opens files that stay
+    before = len([*Path("/proc/self/fd").iterdir()])
+    for name in ("memfd_create", "pipe"):
+        monkeypatch.setattr(os, name, no_descriptor)
+        assert await end_jobs(Settings(on_success=("/bin/true",)), DONE) == {("on_success", "failed"): 1}
+    assert len([*Path("/proc/self/fd").iterdir()]) == before
 
 
 async def test_hooks_are_few(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,7 +116,11 @@ class Hooks:
     async def _run(self, hook: str, command: Sequence[str], document: bytes, job_id: str) -> None:
         async with self._slots:
             began = time.monotonic()
-            end = await _run_command(command, document, self._timeout_s)
+            try:
+                end = await _run_command(command, document, self._timeout_s)
+            except (OSError, ValueError) as error:  # a word has a NUL, for example
+                why = getattr(error, "strerror", None) or error
+                end = _End("failed", output=f"cannot start {command[0]}: {why}")
         self._counts[hook, end.outcome] += 1
         level = LOG.info if end.outcome == "ok" else LOG.warning
         elapsed_s = round(time.monotonic() - began, 3)
@@ -155,11 +159,11 @@ async def _run_command(command: Sequence[str], document: bytes, timeout_s: float
         _Output, os.fdopen(outlet, "rb", buffering=0)
     )
     try:
-        # A file in memory: the hook need not read it, and nothing waits until it does.
-        with os.fdopen(os.memfd_create("job"), "w+b", buffering=0) as given:
-            given.write(document)
-            given.seek(0)
-            try:
+        try:
+            # A file in memory: the hook need not read it, and nothing waits until it does.
+            with os.fdopen(os.memfd_create("job"), "w+b", buffering=0) as given:
+                given.write(document)
+                given.seek(0)
                 process = await asyncio.create_subprocess_exec(
                     *command,
                     stdin=given,
@@ -169,10 +173,8 @@ async def _run_command(command: Sequence[str], document: bytes, timeout_s: float
                     env={name: os.environ[name] for name in PASSED_ON if name in os.environ},
                     start_new_session=True,
                 )
-            except OSError as error:
-                return _End("failed", output=f"cannot start {command[0]}: {error.strerror}")
-            finally:
-                os.close(inlet)
+        finally:
+            os.close(inlet)
         outcome = "timeout"
         try:
             with suppress(TimeoutError):
