@@ -81,6 +81,14 @@ async def test_a_journal_without_lines_is_upgraded(tmp_path: Path) -> None:
         assert [line.event for line in await journal.log.lines(job.id)] == ["job.resume"]
 
 
+def test_a_line_of_anything() -> None:
+    """Values that JSON cannot hold become others; the output of a hook is not for those who may read a job's lines."""
+    values = {"name": "a\udcff", "many": ["\udcff", {("a",): 1}], "output": "secret"}
+    line = job_log.line_of({"timestamp": "2026-01-01T00:00:00Z", "level": "info", "event": "hook.end", **values})
+    assert line.fields == {"name": "a\\udcff", "many": ["?", {}]}
+    assert b"secret" not in line.model_dump_json().encode()
+
+
 def test_a_run_is_told() -> None:
     """The log has the start, each state and notice, and the progress once a minute."""
     time_s = 0.0

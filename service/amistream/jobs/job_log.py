@@ -16,6 +16,7 @@ from datetime import datetime
 from typing import Any
 
 from amistream import log
+from amistream.basics import as_utf8
 from amistream.errors import JournalError
 from amistream.events import LogLine
 from amistream.flow.cancel import finish_despite_cancel
@@ -29,6 +30,10 @@ PAUSE_S = 0.5
 _WAITING = 2000
 """Lines that wait to be entered, at most: the oldest are lost."""
 _APART = ("event", "level", "timestamp", "job", "logger")
+_WITHHELD = ("output",)
+"""Fields that are for the administrator, in the daemon's own log: every member of its group may read a job's lines, and
+the output of a hook may hold what only root may know.
+"""
 
 
 class JobLog:
@@ -96,7 +101,7 @@ class JobLog:
 
 def line_of(entry: Mapping[str, Any]) -> LogLine:
     """The line of a log entry."""
-    fields = {name: _bounded(value) for name, value in entry.items() if name not in _APART}
+    fields = {name: _bounded(value) for name, value in entry.items() if name not in (*_APART, *_WITHHELD)}
     return LogLine(
         at=datetime.fromisoformat(entry["timestamp"]), level=entry["level"], event=entry["event"], fields=fields
     )
@@ -104,6 +109,7 @@ def line_of(entry: Mapping[str, Any]) -> LogLine:
 
 def _bounded(value: Any) -> Any:
     if isinstance(value, str):
-        return value[-LONGEST_VALUE:]
-    text = json.dumps(value, default=str)
+        return as_utf8(value)[-LONGEST_VALUE:]
+    # A line that cannot be kept must not end the job that it is about.
+    text = json.dumps(value, default=str, skipkeys=True, ensure_ascii=False).encode("utf-8", "replace").decode()
     return text[-LONGEST_VALUE:] if len(text) > LONGEST_VALUE else json.loads(text)
