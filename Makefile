@@ -40,14 +40,21 @@ FOR_DIST_TEST := $(FOR_TEST) $(FOR_DIST) mmdebstrap:mmdebstrap strace:strace rpm
 	qemu-aarch64-static:qemu-user-static systemd-analyze:systemd
 FOR_BENCH := $(FOR_TEST) pigz:pigz igzip:isal rclone:rclone
 
-.PHONY: help demo test boot-test web-test examples-test coverage bench lint audit docs dist dist-test dist-lock clean
+.PHONY: help demo say-duration test boot-test web-test examples-test coverage bench lint audit docs dist dist-test dist-lock clean
 .PHONY: system-demo system-test system-boot system-web system-bench system-dist system-dist-test
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: $(VENV)/.installed $(MINISTACK)/.installed | system-demo ## bundle and check an ext4 volume here (KEEP=1: keep it running)
+demo: say-duration $(VENV)/.installed $(MINISTACK)/.installed | system-demo ## bundle and check an ext4 volume here (KEEP=1: keep it running)
 	@KEEP=$(KEEP) docs/demo.sh
+
+say-duration:
+	@if [[ -e $(VENV)/.installed && -e $(MINISTACK)/.installed ]]; then
+	    echo 'this takes about half a minute'
+	else
+	    echo 'this takes one to four minutes: it installs what it needs first; later half a minute'
+	fi
 
 test: lint $(MINISTACK)/.installed | system-test ## lint, then all tests (ARGS='-k name' for some)
 	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
