@@ -14,7 +14,7 @@ from amistream.jobs.job import Job
 from amistream.jobs.lease import rank_of
 from amistream.jobs.old_jobs import end_old
 from amistream.jobs.queue import JobQueue
-from amistream.jobs.records import NextStep
+from amistream.jobs.records import JournalEntry, NextStep
 from jobs.leases import LentJob
 from jobs.queueing import ended, left_behind, request, running
 from jobs.runs import at_part
@@ -80,6 +80,27 @@ async def test_a_job_that_nobody_goes_on_with(tmp_path: Path) -> None:
             (State.FAILED, True),
         ]
         assert await scene.next_step(kept["db"]) is NextStep.OVER
+
+
+async def test_an_old_job_that_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An old job that is resumed while the old ones are looked through runs on."""
+    async with running(tmp_path) as scene:
+        scene.hands.keeps = True
+        job, _ = await scene.queue.submit(request("web"), name="web")
+        await scene.hands.wait_begun()
+        await scene.hands.end(job, State.FAILED)
+        find = scene.journal.find
+
+        async def find_and_resume(job_id: str) -> JournalEntry | None:
+            found = await find(job_id)
+            await scene.queue.resume(job_id)
+            return found
+
+        monkeypatch.setattr(scene.journal, "find", find_and_resume)
+        await end_old(scene.queue, datetime.now(UTC) + timedelta(days=16))
+        what, again = await scene.hands.wait_begun()
+        assert (what, again.cancel_requested) == ("run", False)
+        await scene.hands.end(again)
 
 
 async def test_the_newest_job_of_a_name(tmp_path: Path) -> None:

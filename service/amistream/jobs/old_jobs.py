@@ -10,7 +10,7 @@ from datetime import datetime
 
 import structlog
 
-from amistream.errors import ConflictError, JournalError
+from amistream.errors import ConflictError, JournalError, NotFoundError
 from amistream.jobs.deliveries import LONGEST_KEPT_S
 from amistream.jobs.journal import Journal
 from amistream.jobs.queue import JobQueue
@@ -34,9 +34,11 @@ async def end_old(queue: JobQueue, now: datetime) -> None:
             if entry is None:
                 continue
             stays = await _may_be_whole(entry, queue.journal)
+            if queue.get(job.id) is not job or not job.resumable:
+                continue  # it was resumed meanwhile: a cancel would end that run
             log.info("job.old", job=job.id, name=job.name, stays=stays)
             await (queue.let_go(job.id) if stays else queue.cancel(job.id))
-        except (ConflictError, JournalError) as error:
+        except (ConflictError, JournalError, NotFoundError) as error:
             # Somebody else has it by now, or it is tried again the next day.
             log.warning("job.old_stays", job=job.id, reason=error.message)
 
