@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from amistream.errors import BusyError, ConflictError, LostError, NotFoundError
 from amistream.events import ErrorBody, State
@@ -38,7 +39,11 @@ async def test_what_was_cut_short_goes_on(next_step: NextStep, state: State, tmp
     """A job of a daemon that is gone is run again under its id, whether it waited, ran, or was interrupted."""
     view = await left_behind(tmp_path, next_step, state=state, notices=("seen before",))
     async with running(tmp_path) as scene:
-        await scene.queue.recover(resume=True)
+        with structlog.testing.capture_logs() as lines:
+            await scene.queue.recover(resume=True)
+        assert [(line["job"], line["state"]) for line in lines if line["event"] == "job.resume"] == [
+            (view.id, "interrupted")
+        ]
         what, job = await scene.hands.wait_begun()
         assert (what, job.id, job.created_at, job.notices) == ("run", view.id, view.created_at, view.notices)
         assert scene.queue.get(view.id) is job

@@ -161,6 +161,8 @@ class JobQueue:
             job.note(f"not taken up again: {error.message}; {error.hint}; then `{how}`")
         else:
             if not self.stopping:
+                if not removes:
+                    log.info("job.resume", job=job.id, state=job.state.value)
                 self._begin(job.again(), self._clean if removes else self._run)
 
     def named(self, name: str) -> Job | None:
