@@ -107,7 +107,8 @@ def _unwrap(identity: UserIdentity, wrapped: bytes) -> Secret:
         raise RefusedError(
             "key.other",
             "cannot decrypt the bundle's key: it was encrypted for another certificate",
-            hint="give the private key of the certificate that the bundle was made with: --private-key",
+            hint="give the private key of the certificate that the bundle was made with: --private-key; a job without "
+            f"that option used {PRIVATE_KEY_FILE} in the state directory of its daemon",
             field="private_key",
         )
     return Secret(value)

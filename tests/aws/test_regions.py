@@ -134,13 +134,15 @@ def test_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         find_ec2_certificate("us-gov-west-1", explicit=None, configured={})
 
 
-@pytest.mark.parametrize(("region", "shown"), [("mars-1", "mars-1"), ("", "(none)")])
-def test_unknown_region(region: str, shown: str) -> None:
+@pytest.mark.parametrize(
+    ("region", "why"), [("mars-1", "region mars-1 is in no known partition"), ("", "no region is known")]
+)
+def test_unknown_region(region: str, why: str) -> None:
     """Without a known region or a given file there is nothing to choose by, and the error says so."""
     with pytest.raises(RefusedError) as caught:
         find_ec2_certificate(region, explicit=None, configured={})
     assert caught.value.code == "ec2_certificate.unknown_region"
-    assert caught.value.message == (f"cannot choose EC2's certificate: region {shown} is in no known partition")
+    assert caught.value.message == f"cannot choose EC2's certificate: {why}"
 
 
 def test_given_and_missing(tmp_path: Path, home: Path) -> None:

@@ -52,7 +52,7 @@ async def test_a_region_of_no_known_partition(scene: Scene, region: str | None) 
     hint = await scene.hint(
         scene.tmp_path / "out",
         code="ec2_certificate.unknown_region",
-        says=region or "(none)",
+        says=region or "no region is known",
         ec2_certificate=None,
         region=region,
     )

@@ -103,9 +103,10 @@ def find_ec2_certificate(
         certificate = load_certificate(chosen, field="ec2_certificate", roots=roots if explicit else None)
         return certificate, _notice(certificate, chosen, region, known)
     if known is None:
+        why = f"region {region} is in no known partition" if region else "no region is known"
         raise RefusedError(
             "ec2_certificate.unknown_region",
-            f"cannot choose EC2's certificate: region {region or '(none)'} is in no known partition",
+            f"cannot choose EC2's certificate: {why}",
             hint="give the certificate with --ec2-cert, or the region with --region",
             field="ec2_certificate",
         )

@@ -14,7 +14,7 @@ import os
 from amistream import __version__
 
 COMMANDS_FILE = os.path.join(os.path.dirname(__file__), "commands.txt")  # noqa: PTH118, PTH120 - pathlib takes longer
-DOCUMENTATION = "Documentation: man {}; all topics: docs/index.md in the sources."
+DOCUMENTATION = "All topics: docs/index.md in the sources. The packages also have `man {}`."
 _WIDEST = 100
 _NARROWEST = 40
 FULL_HELP = "--help-all"

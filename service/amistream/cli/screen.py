@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from amistream.cli.table import counted
 from amistream.states import JobKind, State
 from amistream.units import duration_text, rate_text, share_text, size_text
 
@@ -148,9 +149,9 @@ def work_words(progress: Progress, kind: JobKind) -> list[str]:
     ]
     match kind:
         case JobKind.BUNDLE:
-            words.append(f"{progress.parts_stored} parts stored")
+            words.append(f"{counted(progress.parts_stored, 'part')} stored")
         case JobKind.CONVERT:
-            words.append(f"{progress.blocks_stored} blocks stored")
+            words.append(f"{counted(progress.blocks_stored, 'block')} stored")
         case JobKind.VERIFY:
             words.append(f"{progress.parts_stored} of {progress.parts_made} parts checked")
         case JobKind.MIGRATE:

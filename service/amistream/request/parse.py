@@ -83,7 +83,7 @@ def parse_fields(model: type[_Model], values: dict[str, Any]) -> _Model:
         hint = (
             "GET /v1/openapi.json lists the fields; check the spelling"
             if unknown
-            else f"`amistream {_command_of(model)} --help` says what an option takes, GET /v1/openapi.json what a field"
+            else f"{_help_of(model)} says what an option takes, GET /v1/openapi.json what a field"
         )
         raise UsageError(
             "request.unknown_field" if unknown else "request.invalid",
@@ -93,12 +93,12 @@ def parse_fields(model: type[_Model], values: dict[str, Any]) -> _Model:
         ) from None
 
 
-def _command_of(model: type[BaseModel]) -> JobKind:
-    if issubclass(model, VerifyRequest):
-        return JobKind.VERIFY
-    if issubclass(model, MigrateRequest):
-        return JobKind.MIGRATE
-    return JobKind.CONVERT if issubclass(model, ConvertCheckRequest) else JobKind.BUNDLE
+def _help_of(model: type[BaseModel]) -> str:
+    kinds: dict[JobKind, type[BaseModel]] = {**REQUESTS, JobKind.CONVERT: ConvertCheckRequest}
+    kinds[JobKind.BUNDLE] = CheckRequest
+    kind = next((kind for kind, request in kinds.items() if issubclass(model, request)), None)
+    # Commands that start no job, such as `register`, take some of the fields.
+    return f"`amistream {kind} --help`" if kind else "the command with --help"
 
 
 def _reason(fault: ErrorDetails) -> str:

@@ -296,11 +296,9 @@ class DirectoryStore:
             yield
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            hint = (
-                f"free some space: df -h {quoted(self._directory)}"
-                if full
-                else "check the directory and its permissions"
-            )
+            # The directory itself may be removed with the job's other leftovers.
+            disk = next((each for each in (self._directory, *self._directory.parents) if each.is_mount()), Path("/"))
+            hint = f"free some space: df -h {quoted(disk)}" if full else "check the directory and its permissions"
             if error.errno == errno.EROFS:
                 hint = (
                     f"ReadWritePaths= limits where the service may write: `systemctl edit amistream`, "
