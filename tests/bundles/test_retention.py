@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -117,7 +118,8 @@ async def test_one_that_fails_stops_no_other() -> None:
             raise RefusedError("manifest.missing", "cannot find it: it is not there")
         if name == "b":
             raise StoreError("store.denied", "cannot delete it: a test")
-        plan: Any = SimpleNamespace(images=("ami-new",) if name == "c" else ())
+        bundle = SimpleNamespace(place=None, manifest_name="")
+        plan: Any = SimpleNamespace(images=("ami-new",) if name == "c" else (), bundle=bundle)
         await check(plan)
         return Removed(
             manifest=address, dry_run=False, deregistered=(), deleted=(), deleted_size=0, kept=(), missing=()
@@ -134,7 +136,7 @@ async def test_the_old_ones_go_with_their_amis(
     cloud: Endpoint, make_bucket: MakeBucket, bundle: Path, tmp_path: Path, key_ring: KeyRing
 ) -> None:
     """Of three bundles and the parts of a running job one is deleted with its AMI; one that gets an AMI while a person
-    thinks stays.
+    thinks stays, and so does one that is made again under its name during the deletions.
     """
     bucket = make_bucket(cloud)
     older_bundle(tmp_path / "new", key_ring, SIZES)
@@ -166,4 +168,11 @@ async def test_the_old_ones_go_with_their_amis(
     assert [each.reason for each in told.bundles] == ["the newest", "changed during the question", ""]
     assert told.removed[0].deregistered == (image,)
     assert (image in images(cloud), told.failed) == (False, ())
-    assert list_keys(cloud, bucket) == [key for key in before if not key.startswith("web/27/")]
+    after = [key for key in before if not key.startswith("web/27/")]
+    assert list_keys(cloud, bucket) == after
+    made_before = [each.model_copy(update={"made_at": each.made_at - timedelta(days=1)}) for each in told.bundles]
+    async with work(tmp_path, cloud).session() as session:
+        judged = [each.model_copy(update={"deletes": True, "images": (image,)}) for each in made_before[:1]]
+        removed, failed = await prune(judged, partial(session.delete, deregister=True), done)
+    assert (removed, [each.error.code for each in failed]) == ([], ["prune.changed"])
+    assert list_keys(cloud, bucket) == after

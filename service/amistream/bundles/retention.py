@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from amistream.bundles.place import BucketPlace
 from amistream.bundles.remove import Removal
 from amistream.bundles.results import Inventory, JudgedBundle, ListedBundle, Pruned, PruneFailure, Removed
 from amistream.errors import AmistreamError, RefusedError
@@ -90,6 +91,7 @@ async def prune(
 
         async def check(plan: Removal, bundle: JudgedBundle = bundle) -> None:
             _refuse_new_images(plan, bundle)
+            await _refuse_new_manifest(plan, bundle)
 
         try:
             removal = await delete(bundle.manifest, check)
@@ -111,6 +113,21 @@ def _refuse_new_images(plan: Removal, bundle: JudgedBundle) -> None:
             hint="run the command again to decide anew",
             field="manifest",
         )
+
+
+async def _refuse_new_manifest(plan: Removal, bundle: JudgedBundle) -> None:
+    """Raise `RefusedError` if the manifest was put after the listing: it is another bundle's, and a young one."""
+    place, name = plan.bundle.place, plan.bundle.manifest_name
+    if not isinstance(place, BucketPlace):
+        return
+    async for listed in place.store.listed(name, below=False):
+        if listed.name == name and listed.modified != bundle.made_at:
+            raise RefusedError(
+                "prune.changed",
+                f"cannot delete {bundle.manifest}: it was made again after the listing",
+                hint="run the command again to decide anew",
+                field="manifest",
+            )
 
 
 def pruned(
