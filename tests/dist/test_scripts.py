@@ -22,7 +22,7 @@ esac
 
 
 def test_an_upgrade_stops_the_units_and_starts_them_again(debian: BareRoot) -> None:
-    """The scripts close the socket, send the daemon two signals, and start both afterwards: for dpkg and rpm."""
+    """The scripts stop socket and daemon, and start them afterwards: for dpkg, also if it failed, and for rpm."""
     calls = debian.path / "calls"
     (debian.path / "usr/local/bin/systemctl").write_text(SYSTEMCTL)
     (debian.path / "usr/local/bin/systemctl").chmod(0o755)
@@ -30,6 +30,7 @@ def test_an_upgrade_stops_the_units_and_starts_them_again(debian: BareRoot) -> N
     try:
         for upgrade, start in (
             (("preinstall", "upgrade"), ("postinstall", "configure")),
+            (("preinstall", "upgrade"), ("postinstall", "abort-upgrade")),
             (("preinstall", "2"), ("posttrans", "0")),
         ):
             calls.write_text("")

@@ -1,9 +1,10 @@
 #!/bin/sh
-# After the files are unpacked. dpkg calls it with "configure", rpm with 1 or 2.
+# After the files are unpacked. dpkg calls it with "configure", and with "abort-upgrade" if an upgrade failed before that:
+# the units that it stopped are started again. rpm calls it with 1 or 2.
 set -e
 
 case "$1" in
-configure | 1 | 2) ;;
+configure | abort-upgrade | 1 | 2) ;;
 *) exit 0 ;;
 esac
 
@@ -18,7 +19,9 @@ fi
 [ -d /run/systemd/system ] || exit 0
 systemctl daemon-reload || true
 # rpm starts them in posttrans, when the files of the old version are gone.
-[ "$1" = configure ] || exit 0
+case "$1" in
+1 | 2) exit 0 ;;
+esac
 [ -e /run/amistream-upgrade ] || exit 0
 xargs -r systemctl start </run/amistream-upgrade || true
 rm -f /run/amistream-upgrade
