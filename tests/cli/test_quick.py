@@ -109,8 +109,10 @@ async def test_ids_of_jobs(daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPat
     assert answer == f"{second.id}\n{first.id}\n"
     answer = await asyncio.to_thread(completed, monkeypatch, "fish", f"amistream cancel {second.id[:-1]}")
     assert answer == f"{second.id}\tbundling, /dev/xvda\n"
-    daemon.garbage = b'{"jobs": [3]}'
-    assert await asyncio.to_thread(completed, monkeypatch, "bash", "amistream watch ") == ""
+    for daemon.garbage in (b'{"jobs": [3]}', b"[" * 10_000, b'{"jobs": [{"id": "$(id)", "state": "", "source": ""}]}'):
+        assert await asyncio.to_thread(completed, monkeypatch, "bash", "amistream watch ") == ""
+    daemon.garbage = b'{"jobs": [{"id": "a", "state": "done", "source": "/a\\u001b[2J\\nb"}]}'
+    assert await asyncio.to_thread(completed, monkeypatch, "fish", "amistream watch ") == "a\tdone, /a\\u001b[2J b\n"
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(daemon.socket.with_name("silent")))
         silent.listen()

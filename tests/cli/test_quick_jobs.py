@@ -121,6 +121,6 @@ async def test_anything_else_is_left_to_the_command(daemon: ScriptedDaemon, cli:
 
 async def test_an_answer_that_is_none_is_left_to_the_command(daemon: ScriptedDaemon, cli: Cli) -> None:
     """The command explains what another program answers at the socket."""
-    for daemon.garbage in (b"hello", b"{}", b'{"jobs": [{}]}', b'{"jobs": 3}', b'{"state": "done"}'):
+    for daemon.garbage in (b"hello", b"{}", b'{"jobs": [{}]}', b'{"jobs": 3}', b'{"state": "done"}', b"[" * 10_000):
         for arguments in (["jobs"], ["status", "x"]):
             assert await asyncio.to_thread(quick.answer, arguments) is None

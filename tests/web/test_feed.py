@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import cast
 
 from amistream.aws.session import Aws
+from amistream.cli.client import Client
 from amistream.settings import Settings
 from amistream.web.bundles import Shelves
 from amistream.web.feed import Feed
@@ -106,3 +108,29 @@ async def test_an_unused_page_ends(tmp_path: Path) -> None:
     loop.put_forward(3601)
     async with asyncio.timeout(60):
         await unused
+
+
+async def test_another_programs_answers(tmp_path: Path) -> None:
+    """Documents of any other shape are reported as trouble, and the feed goes on."""
+    for garbage in (
+        b"[]",
+        b"5",
+        b"[" * 10_000,
+        b'{"jobs": ["a"]}',
+        b'{"jobs": [{"id": "a", "ended_at": 1, "result": "a"}]}',
+    ):
+        feed = Feed(tmp_path)
+        for _ in range(2):
+            await feed._look(cast("Client", Answering(garbage)))
+            assert feed._trouble is not None
+            assert feed._trouble["code"] == "daemon.not_understood"
+
+
+class Answering:
+    """A client whose daemon has one answer."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
+
+    async def document(self, _: str) -> bytes:
+        return self._answer

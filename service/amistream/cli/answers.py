@@ -83,6 +83,6 @@ def _answered(address: Path, path: str, as_text: Callable[[Document], str], *, a
         return None
     try:
         return answer.decode() if as_json else as_text(json.loads(answer, object_hook=Document))
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         # Another program's answer, or that of another version.
         return None

@@ -98,6 +98,7 @@ def _job_ids(before: list[str]) -> Iterator[tuple[str, str]]:
 
     from amistream.cli.daemon_socket import known_socket
     from amistream.cli.one_request import fetch
+    from amistream.cli.output import visible
     from amistream.process import DEFAULT_CONFIG
 
     named = before[before.index("--socket") + 1 :][:1] if "--socket" in before else [os.environ.get("AMISTREAM_SOCKET")]
@@ -106,7 +107,9 @@ def _job_ids(before: list[str]) -> Iterator[tuple[str, str]]:
     answer = fetch(address, f"/v1/jobs?limit={_MOST_JOBS}", within_s=_PATIENCE_S) if address else None
     try:
         for job in reversed(loads(answer or "{}").get("jobs", ())):
-            yield job["id"], f"{job['state']}, {job['source']}"
-    except (ValueError, LookupError, TypeError, AttributeError):
+            # The shell puts the word into a command line, and the text on the terminal.
+            if job["id"].replace("-", "").isalnum():
+                yield job["id"], " ".join(visible(f"{job['state']}, {job['source']}").split())
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         # Another program's answer.
         return

@@ -138,7 +138,7 @@ class Feed:
         except AmistreamError as error:
             self._trouble, self._list_is_old = error.as_dict(), True
             return self._tell_all()
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             self._trouble = DaemonUnreachableError(
                 "daemon.not_understood",
                 f"cannot understand the daemon's answer: {error}",
