@@ -92,6 +92,7 @@ def test_only_given_fields_are_written() -> None:
         ({"request": []}, "request", "dictionary"),
         ({"request": {**BUNDLE, "kind": "verify"}}, "kind", "'verify'"),
         ({"label": "x" * 256}, "label", "255"),
+        ({"label": "a\x1bb"}, "label", "control characters"),
         ({"deadline": "2026-11-29T06:00:00"}, "deadline", "timezone"),
         ({"deadline": "soon"}, "deadline", "datetime"),
         ({"labels": "x"}, "labels", "no field 'labels'"),

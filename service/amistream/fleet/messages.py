@@ -12,12 +12,13 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import from_json
 
 from amistream.errors import MessageError, NewerMessageError, UsageError
 from amistream.events import JobKind
 from amistream.request import JobRequest, parse_request
+from amistream.request.words import check_label
 from amistream.settings import in_words
 from amistream.values import KIB
 
@@ -46,7 +47,9 @@ class MessageModel(BaseModel):
     )
     kind: JobKind = Field(description="Work of the job.")
     request: dict[str, Any] = Field(description="The fields of POST /v1/jobs for that kind.")
-    label: Annotated[str, Field(max_length=255)] = Field("", description="Label of the job, repeated in the result.")
+    label: Annotated[Annotated[str, AfterValidator(check_label)], Field(max_length=255)] = Field(
+        "", description="Label of the job, repeated in the result."
+    )
     deadline: AwareDatetime | None = Field(
         None, description="Time after which the job is not begun any more, with its zone: 2026-11-29T06:00:00Z."
     )
