@@ -12,7 +12,6 @@ from amistream.events import State
 from amistream.host import capabilities
 from amistream.host.mounts import Mount
 from amistream.jobs.confinement import check_request
-from amistream.source.boot_choice import BootAreaChoice
 from jobs.work import request, run, settings
 from support.frozen import freezable
 from support.mounts import mounted
@@ -126,7 +125,7 @@ async def test_a_directory(
     data: tuple[Path, Path], tmp_path: Path, key_ring: KeyRing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A directory is read file by file, so there is nothing to freeze for it: it is refused before the walk."""
-    monkeypatch.setattr(BootAreaChoice, "open_tree", lambda *_: pytest.fail("walked"))
+    monkeypatch.setattr("amistream.checks.tree.open_with_boot_area", lambda *_: pytest.fail("walked"))
     error = await refused(data[1], tmp_path / "out", key_ring, tmp_path)
     assert "it is a directory" in error.message
 

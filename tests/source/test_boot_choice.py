@@ -9,6 +9,7 @@ import pytest
 
 from amistream.errors import RefusedError
 from amistream.source.boot_choice import BootAreaChoice, Partitioning
+from amistream.source.boot_opening import open_with_boot_area
 from amistream.source.clone import CloneVolume
 from amistream.source.disk_reader import reader_of
 from amistream.source.disks.facts import TableKind
@@ -35,7 +36,9 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def opened(path: Path, choice: BootAreaChoice) -> TableKind:
     """The table of the disk that is made of a directory, all of which has the wished size."""
-    volume = open_source(str(path), partition=choice.table, tree=lambda directory: choice.open_tree(directory, WISHES))
+    volume = open_source(
+        str(path), partition=choice.table, tree=lambda directory: open_with_boot_area(choice, directory, WISHES)
+    )
     try:
         assert (volume.size, tree_of(volume) is not None) == (SIZE, True)
         assert isinstance(volume, CloneVolume) is choice.words.startswith("the image gets the boot area of")
@@ -114,5 +117,5 @@ def test_another_refusal(tree: Path) -> None:
     """A directory that does not fit is refused for that, and nothing else is tried."""
     choice = BootAreaChoice(Partitioning.AUTO)
     with pytest.raises(RefusedError) as caught:
-        choice.open_tree(tree, TreeWishes(most=MIB, size=MIB))
+        open_with_boot_area(choice, tree, TreeWishes(most=MIB, size=MIB))
     assert caught.value.code == "source.no_room"

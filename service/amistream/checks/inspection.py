@@ -20,13 +20,14 @@ from amistream.checks.findings import Finding, Observation, notice
 from amistream.checks.free_blocks import doubts, map_volume
 from amistream.checks.snapshot_source import open_snapshot_source
 from amistream.checks.source import look_at
-from amistream.checks.tree import no_directory
+from amistream.checks.tree_wishes import no_directory
 from amistream.errors import RefusedError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.host.mounts import mount_point
 from amistream.ports.volume import Volume
 from amistream.settings import Settings
 from amistream.source.boot_choice import BootAreaChoice, Partitioning
+from amistream.source.boot_opening import open_with_boot_area
 from amistream.source.disk_reader import reader_of
 from amistream.source.disks.disk_map import Area
 from amistream.source.disks.loader import find_loader
@@ -135,11 +136,11 @@ def _open_tree(directory: Path, choice: BootAreaChoice, clean: Sequence[str] | N
     categories = BY_DEFAULT if clean is None else clean
     wishes = TreeWishes(most=_LARGEST_IMAGE, allow_unreadable=True, clean=categories)
     try:
-        return choice.open_tree(directory, wishes)
+        return open_with_boot_area(choice, directory, wishes)
     except RefusedError as error:
         if error.code != "source.no_room":
             raise
-    return choice.open_tree(directory, replace(wishes, most=_LARGEST_TREE))
+    return open_with_boot_area(choice, directory, replace(wishes, most=_LARGEST_TREE))
 
 
 def _facts(source: str, volume: Volume, doubt: str, wanted: Wanted) -> DiskFacts:

@@ -6,14 +6,13 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from amistream.checks.context import RequestContext
 from amistream.checks.findings import Check, Finding, Observation, notice, run_checks
 from amistream.checks.free_blocks import find_blocks, keep_all
 from amistream.checks.freezing import places_to_freeze, writable_devices
-from amistream.checks.snapshot_source import open_snapshot_source
-from amistream.checks.taken_over import find_taken_over
-from amistream.checks.tree import describe, describe_boot_area, open_wished, refuse_wishes
+from amistream.checks.tree_wishes import refuse_wishes
 from amistream.errors import RefusedError, SourceError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.host.frozen import Frozen
@@ -21,7 +20,6 @@ from amistream.host.mounts import mount_point, offsets_on, shown
 from amistream.ports.volume import Kind, Volume
 from amistream.settings import Sparse
 from amistream.source.boot_choice import BootAreaChoice, Partitioning
-from amistream.source.clone import CloneVolume
 from amistream.source.disk_reader import reader_of
 from amistream.source.doubt import doubt_about
 from amistream.source.extents import join_extents
@@ -29,10 +27,12 @@ from amistream.source.file import too_large
 from amistream.source.foreign import HEAD, recognise
 from amistream.source.frozen import FrozenVolume
 from amistream.source.opening import open_source, tree_of
-from amistream.source.tree.volume import TreeVolume
-from amistream.source.xfs_tree.volume import CopiedVolume
 from amistream.units import size_text
 from amistream.values import Extent, LeftOut, is_snapshot, quoted
+
+if TYPE_CHECKING:
+    from amistream.source.tree.volume import TreeVolume
+    from amistream.source.xfs_tree.volume import CopiedVolume
 
 
 class SourceChecks:
@@ -124,6 +124,8 @@ class SourceChecks:
         stopped, context, source = threading.Event(), self._context, self._request.source or ""
         snapshot = None
         if is_snapshot(source):
+            from amistream.checks.snapshot_source import open_snapshot_source
+
             snapshot = await open_snapshot_source(
                 context.aws,
                 context.settings,
@@ -149,13 +151,15 @@ class SourceChecks:
             most=self.largest,
             as_it_is=self._as_it_is,
             partition=self.boot_area.table,
-            tree=lambda path: open_wished(self._context, self.boot_area, path, stopped),
+            tree=lambda path: self._open_tree(path, stopped),
             snapshot=snapshot,
         )
         self.opened = True
         self.used = volume.extents()
         self.tree = tree_of(volume)
         if self.tree is not None:
+            from amistream.checks.tree import describe, describe_boot_area
+
             return [
                 describe(self.tree, for_member=self._context.roots is not None),
                 *describe_boot_area(self.boot_area),
@@ -166,6 +170,11 @@ class SourceChecks:
         self._doubt = "" if self._as_it_is else look_at(volume)
         return notice(f"{found}; {self._doubt}", why="the AMI may not boot") if self._doubt else found
 
+    def _open_tree(self, path: Path, stopped: Callable[[], bool]) -> Volume:
+        from amistream.checks.tree import open_wished
+
+        return open_wished(self._context, self.boot_area, path, stopped)
+
     @property
     def _as_it_is(self) -> bool:
         return self._request.source_format is not None
@@ -174,10 +183,10 @@ class SourceChecks:
         volume, data = self.volume, self.used
         if self._sparse is Sparse.NEVER:
             found = keep_all(volume, [Extent(offset=0, length=volume.size)], "as --sparse never asks for")
-        elif isinstance(volume, CloneVolume):
-            found = find_taken_over(volume, data)
         elif self.tree is not None:
-            found = keep_all(volume, data, "the file system is a fresh one")
+            from amistream.checks.tree import find_tree_blocks
+
+            found = find_tree_blocks(volume, data)
         elif volume.kind is Kind.STREAM:
             found = keep_all(volume, data, "a stream is read from front to back")
         elif self.to_freeze and self._frozen is None:

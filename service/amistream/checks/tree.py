@@ -4,39 +4,32 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from amistream.checks.context import RequestContext
 from amistream.checks.findings import Observation, notice
-from amistream.errors import AccessDeniedError, RefusedError
+from amistream.checks.free_blocks import Blocks, keep_all
+from amistream.checks.taken_over import find_taken_over
+from amistream.checks.tree_wishes import refuse_member_wishes
+from amistream.errors import RefusedError
 from amistream.host.scripted import run_script
 from amistream.ports.volume import Volume
-from amistream.request import FSTAB_WORDS, TreeFields, VolumeRequest, option_of
+from amistream.request import FSTAB_WORDS
 from amistream.roots import Roots, pinned
 from amistream.source.boot_choice import BootAreaChoice
+from amistream.source.boot_opening import open_with_boot_area
+from amistream.source.clone import CloneVolume
 from amistream.source.tree.fstab import LARGEST
 from amistream.source.tree.opening import TreeWishes
-from amistream.source.tree.profiles import PROFILES, XFS
+from amistream.source.tree.profiles import XFS
 from amistream.source.tree.report import Fate
 from amistream.source.tree.volume import TreeVolume
 from amistream.source.xfs_tree.volume import CopiedVolume
 from amistream.units import size_text
-from amistream.values import quoted
+from amistream.values import Extent, quoted
 
-_BY_DAEMON = "the daemon would use that path with its own rights"
-_NOT_FOR_MEMBERS = {
-    "script": "the daemon would run it",
-    "overlay": _BY_DAEMON,
-    "grub_config": _BY_DAEMON,
-    "fstab": _BY_DAEMON,
-    "report": _BY_DAEMON,
-    "all_file_systems": "other file systems may lie outside of source_roots",
-    "file_system": "the daemon would mount an xfs, and copy all files",
-}
-_FOR_MEMBERS = (*FSTAB_WORDS, *PROFILES)
-"""Values of these that are none of that."""
 _RULES_NAMED = 6
 _NAMED_FATES = (
     *(Fate.CLOSED, Fate.EMPTIED, Fate.COVERED, Fate.SPLIT, Fate.MOUNTED, Fate.ATTRIBUTES),
@@ -107,7 +100,7 @@ def open_wished(context: RequestContext, choice: BootAreaChoice, path: Path, sto
         return _open_for_member(context, context.roots, choice, path, stopped)
     wishes, script = tree_wishes(context, stopped), context.request.script
     if script is None:
-        return choice.open_tree(path, wishes)
+        return open_with_boot_area(choice, path, wishes)
     point = context.settings.state_dir
     point.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Walked more than once where a boot area turns out not to work; the script runs once.
@@ -120,7 +113,7 @@ def open_wished(context: RequestContext, choice: BootAreaChoice, path: Path, sto
         stopped=stopped,
     )
     try:
-        return choice.open_tree(path, replace(wishes, changes=changes))
+        return open_with_boot_area(choice, path, replace(wishes, changes=changes))
     finally:
         os.close(changes)
 
@@ -140,21 +133,7 @@ def _open_for_member(
                 "everybody count, and access lists do not",
                 field="source",
             )
-        return choice.open_tree(path, replace(tree_wishes(context, stopped), root=tree, member=member))
-
-
-def refuse_member_wishes(request: VolumeRequest) -> None:
-    """Raise `AccessDeniedError` for the wishes about a directory that only root's jobs may have."""
-    for name, why in _NOT_FOR_MEMBERS.items():
-        field, value = TreeFields.model_fields[name], getattr(request, name)
-        if value != field.default and value not in _FOR_MEMBERS:
-            raise AccessDeniedError(
-                f"access.{name}",
-                f"cannot apply {option_of(field).names}: {why}, and only root and the daemon's own user may ask for "
-                "that",
-                hint="leave it out, or bundle the directory yourself with --in-process",
-                field=name,
-            )
+        return open_with_boot_area(choice, path, replace(tree_wishes(context, stopped), root=tree, member=member))
 
 
 def _read_text(path: Path, field: str) -> bytes:
@@ -170,30 +149,6 @@ def _read_text(path: Path, field: str) -> bytes:
         what = field.replace("_", " ")
         raise RefusedError(f"{field}.unreadable", f"cannot read the {what} {path}: {reason}", hint=hint, field=field)
     return content
-
-
-def refuse_wishes(request: VolumeRequest) -> None:
-    """Raise `RefusedError` for a wish about a directory where the source is none."""
-    if request.partition == "clone":
-        raise RefusedError(
-            "source.no_directory",
-            f"cannot take over a boot area: {request.source} is no directory",
-            hint="leave --partition out: a disk keeps its boot area as it is",
-            field="partition",
-        )
-    for name, field in TreeFields.model_fields.items():
-        if getattr(request, name) != field.default:
-            raise no_directory(name, str(request.source))
-
-
-def no_directory(field: str, source: str) -> RefusedError:
-    """The error for a wish about a directory where the source is none."""
-    return RefusedError(
-        "source.no_directory",
-        f"cannot apply {option_of(TreeFields.model_fields[field]).names}: {source} is no directory",
-        hint="leave it out, or give a directory or mount point as SOURCE",
-        field=field,
-    )
 
 
 def describe(volume: TreeVolume | CopiedVolume, *, for_member: bool) -> Observation:
@@ -224,3 +179,10 @@ def describe_boot_area(choice: BootAreaChoice) -> list[Observation]:
         return [Observation(choice.words)]
     fix = "--partition clone, mbr, gpt or none asks for another one"
     return [notice(choice.words, why="an AMI for hvm needs a boot area to boot", fix=fix)]
+
+
+def find_tree_blocks(volume: Volume, data: Sequence[Extent]) -> Blocks:
+    """Find the used blocks of a volume that is made of a tree, with or without a boot area."""
+    if isinstance(volume, CloneVolume):
+        return find_taken_over(volume, data)
+    return keep_all(volume, data, "the file system is a fresh one")

@@ -10,7 +10,7 @@ import os
 
 from amistream.aws.regions import partition_of
 from amistream.bundles.recognise import is_named_as_manifest
-from amistream.checks.tree import refuse_member_wishes
+from amistream.checks.tree_wishes import refuse_member_wishes
 from amistream.errors import AccessDeniedError
 from amistream.jobs.job import Job
 from amistream.location import SCHEME

@@ -11,7 +11,6 @@ from amistream.plan import TreeState
 from amistream.ports.volume import Volume
 from amistream.source.opening import tree_of
 from amistream.source.tree.report import MOVED, Fate, Report
-from amistream.source.xfs_tree.volume import CopiedVolume
 from amistream.values import ChangedError
 
 
@@ -26,6 +25,8 @@ def check_tree(before: TreeState | None, volume: Volume) -> None:
     now = state_of(volume)
     if now == before:
         return
+    from amistream.source.xfs_tree.volume import CopiedVolume  # noqa: PLC0415 - loads all that makes an xfs
+
     tree = tree_of(volume)
     if isinstance(tree, CopiedVolume):
         raise ChangedError("its xfs is made anew in each run")

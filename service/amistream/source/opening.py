@@ -12,6 +12,7 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from amistream.errors import RefusedError, SourceError
 from amistream.ports.volume import Kind, Volume
@@ -24,10 +25,11 @@ from amistream.source.qemu.converted import open_converted
 from amistream.source.qemu.formats import Format, detect_format
 from amistream.source.qemu.headers import read_range
 from amistream.source.stream import STANDARD_INPUT_PATH, open_standard_input
-from amistream.source.tree.volume import TreeVolume
-from amistream.source.wrapped import wrap
-from amistream.source.xfs_tree.volume import CopiedVolume
 from amistream.values import STANDARD_INPUT, quoted
+
+if TYPE_CHECKING:
+    from amistream.source.tree.volume import TreeVolume
+    from amistream.source.xfs_tree.volume import CopiedVolume
 
 
 def open_source(
@@ -71,6 +73,8 @@ def open_source(
                 field="image_size",
             )
         if partition is not TableKind.NONE and tree_of(volume) is None:
+            from amistream.source.wrapped import wrap  # noqa: PLC0415 - loads all readers of files
+
             volume = wrap(volume, partition)
     except BaseException:
         volume.close()
@@ -90,7 +94,7 @@ def tree_of(volume: Volume) -> TreeVolume | CopiedVolume | None:
     """The tree that a volume is made of, alone or with a boot area; None for other volumes."""
     while isinstance(volume, PiecedVolume):
         volume = volume.inner
-    return volume if isinstance(volume, TreeVolume | CopiedVolume) else None
+    return cast("TreeVolume | CopiedVolume", volume) if volume.kind is Kind.TREE else None
 
 
 def _format_of(volume: FileVolume) -> Format | None:

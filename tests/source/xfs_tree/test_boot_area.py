@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from amistream.source.boot_choice import BootAreaChoice, Partitioning
+from amistream.source.boot_opening import open_with_boot_area
 from amistream.source.tree.opening import TreeWishes
 from source.tree.images import write_image
 from source.xfs_tree.images import SIZE
@@ -24,7 +25,9 @@ def test_a_new_boot_area(wish: Partitioning, tree: Path, scratch: Path, tmp_path
     (tree / "boot").mkdir()
     random_image(tree / KERNEL, MIB + 17)
     choice = BootAreaChoice(wish)
-    volume = choice.open_tree(tree, TreeWishes(most=1 << 30, size=SIZE + MIB, profile="xfs", scratch=scratch))
+    volume = open_with_boot_area(
+        choice, tree, TreeWishes(most=1 << 30, size=SIZE + MIB, profile="xfs", scratch=scratch)
+    )
     try:
         assert (volume.size, choice.is_new) == (SIZE + MIB, True)
         image = write_image(volume, tmp_path / "image")
