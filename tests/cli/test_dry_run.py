@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -25,7 +26,12 @@ if TYPE_CHECKING:
 
 
 async def test_a_plan_comes_true(
-    cli: Cli, cloud: Endpoint, make_bucket: MakeBucket, key_ring: KeyRing, tmp_path: Path
+    cli: Cli,
+    cloud: Endpoint,
+    make_bucket: MakeBucket,
+    key_ring: KeyRing,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The plan has the size, parts and requests of the bundle that is made afterwards, and leaves nothing stored."""
     bucket = make_bucket(cloud)
@@ -45,10 +51,12 @@ async def test_a_plan_comes_true(
     assert isinstance(result, BundleResult)
     assert (plan["pieces"], plan["requests"]) == (result.parts, len(list_keys(cloud, bucket)))
     assert abs(plan["sent_size"] - result.bundled_size) < 0.02 * result.bundled_size
+    monkeypatch.setattr("amistream.jobs.forecast.keeps_versions", AsyncMock(return_value=True))
     told = await cli(*words, "-n")
     assert "there is a bundle already" in told.stdout
-    names = [line.split()[0] for line in told.stdout.rpartition("\n\n")[2].splitlines()]
-    assert names == ["read", "send", "time", "memory", "cost", "measured"]
+    lines = told.stdout.rpartition("\n\n")[2].splitlines()
+    assert [line.split()[0] for line in lines] == ["read", "send", "time", "memory", "cost", "measured", "note"]
+    assert "the bucket keeps versions" in lines[-1]
 
 
 async def test_a_plan_without_the_link(cli: Cli, cloud: Endpoint, key_ring: KeyRing, tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from amistream.aws.buckets import keeps_versions
 from amistream.aws.session import Aws
 from amistream.bundles.listing import USD_PER_GIB_MONTH
 from amistream.checks.preflight import Measurable, Note, check_measurable
@@ -21,7 +22,7 @@ from amistream.jobs.tune import Tuner
 from amistream.location import S3Location, parse_location
 from amistream.request import BundleRequest
 from amistream.settings import Settings, memory_ceiling
-from amistream.units import duration_text
+from amistream.units import duration_text, size_text
 from amistream.values import GIB, MIB
 
 SAMPLE_S, PROBE_S = 5.0, 6.0
@@ -70,6 +71,9 @@ async def forecast_bundle(request: BundleRequest, settings: Settings, note: Note
         tuner = Tuner(measurable, note, lambda _: None, SAMPLE_S + PROBE_S)
         local = await _sample(tuner, request.compress or settings.compress)
         link = await _probe(tuner, measurable)
+        if link.sent and await _keeps_versions(request, settings, aws, measurable.region):
+            stays = f"the bucket keeps versions: the {size_text(link.sent)} of the probe stay there as such"
+            link = replace(link, notes=(*link.notes, stays))
     return _bundle_forecast(request, settings, measurable, local, link)
 
 
@@ -125,6 +129,16 @@ async def _probe(tuner: Tuner, measurable: Measurable) -> _Link:
     except StoreError as error:
         return _Link(notes=(f"the link was not measured: {error.message}",))
     return _Link(rate=tuner.speeds.upload_rate(plan.part_size, plan.upload_concurrency), sent=sent)
+
+
+async def _keeps_versions(request: BundleRequest, settings: Settings, aws: Aws, region: str) -> bool:
+    """The first destination keeps what is deleted."""
+    location = parse_location(request.destinations[0])
+    if not isinstance(location, S3Location):
+        return False
+    endpoint_url = (request.endpoint_url or settings.endpoint_url or "").rstrip("/")
+    client = await aws.client("s3", region, endpoint_url)
+    return await keeps_versions(client, location.bucket, settings.stall_timeout_s)
 
 
 def _bundle_forecast(
