@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import struct
 
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
@@ -40,6 +39,6 @@ def wake_promptly() -> None:
 
 
 def _call(numbers: dict[str, int], *arguments: int | bytes) -> None:
-    number = numbers.get(platform.machine())
+    number = numbers.get(os.uname().machine)
     if number is not None:
         ctypes.CDLL(None).syscall(number, *arguments)

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-from amistream.source.disks.ext4.files import Ext4Tree
 from amistream.source.disks.facts import FileSystem, Partition, PartitionTable, TableKind
-from amistream.source.disks.files import Node, Tree
 from amistream.source.disks.partition_types import BIOS_BOOT, EFI_SYSTEM
 from amistream.source.disks.partitions import read_table
 from amistream.source.disks.reading import DoubtError, Reader, window
 from amistream.source.disks.signatures import identify
-from amistream.source.disks.xfs.files import XfsTree
+
+if TYPE_CHECKING:
+    from amistream.source.disks.files import Node, Tree
 
 OPAQUE = {"LVM2_member", "crypto_LUKS", "linux_raid_member", "zfs_member", "bcache", "BitLocker"}
 """Content that is seen only by the running system."""
@@ -72,8 +73,12 @@ class Volume:
         """Its files. Where they cannot be read, each call of the tree raises `DoubtError`."""
         try:
             if self.is_ext:
+                from amistream.source.disks.ext4.files import Ext4Tree  # noqa: PLC0415 - for nothing on most volumes
+
                 return Ext4Tree(self.read, self.size)
             if self.kind == "xfs":
+                from amistream.source.disks.xfs.files import XfsTree  # noqa: PLC0415 - as above
+
                 return XfsTree(self.read, self.size)
         except DoubtError as doubt:
             return _Unread(str(doubt))

@@ -6,8 +6,13 @@ image. Text of an image may come from anybody: what does not print is replaced i
 
 from __future__ import annotations
 
-from amistream.checks.findings import Observation, Status
+from collections.abc import Callable, Iterable
 
+from amistream.checks.findings import Observation, Status
+from amistream.source.disks.reading import DoubtError
+
+IDENTITY = "identity"
+"""First word of the codes of what belongs to one machine or person."""
 _LONGEST = 120
 
 
@@ -22,6 +27,16 @@ def noted(code: str, found: str, *, why: str, fix: str = "") -> Observation:
 def unknown(subject: str, reason: str) -> Observation:
     """`subject` completes "cannot check"."""
     return _finding("unknown", f"cannot check {subject}: {reason}", Status.UNKNOWN)
+
+
+def guarded(subject: str, check: Callable[[], Iterable[Observation]]) -> list[Observation]:
+    """The findings of a check, up to a doubt, which is one of them: it hides no findings of other checks."""
+    found: list[Observation] = []
+    try:
+        found.extend(check())
+    except DoubtError as doubt:
+        found.append(unknown(subject, str(doubt)))
+    return found
 
 
 def shown(text: str) -> str:

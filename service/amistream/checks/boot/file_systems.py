@@ -1,11 +1,11 @@
-"""Checks the file systems as such: not unmounted, or with features that GRUB cannot read."""
+"""Checks the file systems as such: not unmounted, with features that GRUB cannot read, or of a kind not read here."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from amistream.checks.boot.disk import Disk, Volume
-from amistream.checks.boot.faults import failed, noted
+from amistream.checks.boot.disk import OPAQUE, Disk, Volume
+from amistream.checks.boot.faults import failed, noted, shown
 from amistream.checks.findings import Observation
 from amistream.source.disks.ext4.features import UNREADABLE_BY_GRUB
 from amistream.source.disks.ext4.superblock import read_superblock
@@ -70,3 +70,14 @@ def check_features(boot: Volume) -> Iterator[Observation]:
             why="GRUB cannot read such a file system, and stops",
             fix=f"make it anew without: mke2fs -t ext4 -O {','.join(f'^{each}' for each in found)} ...",
         )
+
+
+def check_root_kind(disk: Disk) -> Iterator[Observation]:
+    """Of a disk without a system that is read."""
+    for volume in disk.volumes:
+        if volume.kind in OPAQUE:
+            yield noted(
+                "root_kind",
+                f"{volume.words} is {shown(volume.kind)}",
+                why="it boots only if the initramfs has the tools for it, and its files were not checked",
+            )

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from amistream.checks.boot.cloud import has_cloud_init
-from amistream.checks.boot.faults import noted, shown
+from amistream.checks.boot.faults import IDENTITY, noted, shown
 from amistream.checks.boot.system import System
 from amistream.checks.findings import Observation
 from amistream.source.disks.files import Kind
@@ -26,7 +26,6 @@ _LOGS = (
     "/var/log/cloud-init.log",
 )
 _LEASES = ("/var/lib/dhcp", "/var/lib/dhclient", "/var/lib/NetworkManager", "/var/lib/dhcpcd")
-CODE = "identity"
 
 
 def check_identity(system: System) -> Iterator[Observation]:
@@ -101,7 +100,7 @@ def _check_homes(system: System, homes: list[str]) -> Iterator[Observation]:
 
 
 def _found(what: str, paths: str, why: str, fix: str) -> Observation:
-    return noted(f"{CODE}.{what}", f"the image holds {paths}", why=why, fix=f"in the system: {fix}")
+    return noted(f"{IDENTITY}.{what}", f"the image holds {paths}", why=why, fix=f"in the system: {fix}")
 
 
 def _has_bytes(system: System, path: str) -> bool:

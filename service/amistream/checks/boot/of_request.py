@@ -10,8 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from amistream.checks.boot.examine import examine_boot
-from amistream.checks.boot.faults import noted
-from amistream.checks.boot.identity import CODE as IDENTITY
+from amistream.checks.boot.faults import IDENTITY, noted
 from amistream.checks.boot.wanted import Wanted
 from amistream.checks.context import RequestContext
 from amistream.checks.findings import Check, Observation, Status

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from amistream.source.disks.ext4.used import used_blocks as ext4_used_blocks
 from amistream.source.disks.facts import (
     MOST_EXTENTS,
     TOO_MANY,
@@ -22,7 +21,6 @@ from amistream.source.disks.facts import (
 from amistream.source.disks.partitions import read_table
 from amistream.source.disks.reading import DoubtError, NotUnderstoodError, Reader, window
 from amistream.source.disks.signatures import identify
-from amistream.source.disks.xfs.used import used_blocks as xfs_used_blocks
 from amistream.values import Extent, LeftOut
 
 
@@ -151,9 +149,13 @@ def _examined(read: Reader, size: int, area: Area, *, frozen: bool) -> Area:
 def _used_blocks(read: Reader, size: int, file_system: FileSystem, *, frozen: bool) -> UsedBlocks | None:
     """The used blocks of a file system; None for a kind whose blocks cannot be told. Raises `DoubtError`."""
     if file_system.kind in {"ext2", "ext3", "ext4"}:
-        used = ext4_used_blocks(read, size)
+        from amistream.source.disks.ext4 import used as ext4  # noqa: PLC0415 - a reader is loaded by its first volume
+
+        used = ext4.used_blocks(read, size)
     elif file_system.kind == "xfs":
-        used = xfs_used_blocks(read, size, frozen=frozen)
+        from amistream.source.disks.xfs import used as xfs  # noqa: PLC0415 - as above
+
+        used = xfs.used_blocks(read, size, frozen=frozen)
     else:
         return None
     if used.size > size:
