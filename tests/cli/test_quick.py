@@ -130,7 +130,8 @@ def test_scripts(shell: str) -> None:
         subprocess.run([path, "-n"], input=script, text=True, check=True, capture_output=True)
     if shell == "bash":
         line = "COMP_WORDS=(amistream bundle --compress s) COMP_CWORD=3; _amistream amistream; echo ${COMPREPLY[*]}"
-        done = subprocess.run(["bash"], input=f"{script}\n{line}", text=True, check=True, capture_output=True)
+        given = f"PATH={Path(sys.executable).parent}:$PATH\n{script}\n{line}"
+        done = subprocess.run(["bash"], input=given, text=True, check=True, capture_output=True)
         assert done.stdout == "small\n"
 
 
