@@ -9,7 +9,9 @@ import secrets
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Protocol
 
+import hypothesis
 import pytest
+from hypothesis import HealthCheck
 
 from support import endpoints, keys, tls
 from support.buckets import create_bucket, remove_bucket
@@ -40,8 +42,10 @@ def pytest_asyncio_loop_factories() -> dict[str, type[asyncio.AbstractEventLoop]
 
 
 def pytest_configure() -> None:
-    """Collect garbage less often: the collector took a sixth of the suite's CPU time."""
+    """Collect garbage less often: the collector took a sixth of the suite's CPU time. Let no clock fail a test."""
     gc.set_threshold(10_000)
+    hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    hypothesis.settings.load_profile("patient")
 
 
 def pytest_collection_finish() -> None:
