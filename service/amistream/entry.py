@@ -16,8 +16,8 @@ COMPAT = ("compat", "amistream.compat.command:compat")
 COMPAT_CONTEXT: dict[str, Any] = {"allow_extra_args": True, "allow_interspersed_args": False}
 """The words after the old command's name are parsed by that command."""
 
-_COLLECT_AFTER = 50_000
-"""New objects after which a command looks for garbage. Its modules are up to 120,000 objects, and no garbage."""
+_COLLECT_AFTER = 100_000
+"""New objects after which a command looks for garbage. Its modules are up to 100,000 objects, and no garbage."""
 
 
 def client() -> NoReturn:

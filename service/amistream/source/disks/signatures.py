@@ -12,14 +12,14 @@ from itertools import islice
 from typing import TypeAlias
 
 from amistream.source.disks import marks
-from amistream.source.disks.ext4 import superblock as ext4
 from amistream.source.disks.ext4.features import feature_names, kind_of
+from amistream.source.disks.ext4.mark import LENGTH, OFFSET, is_superblock
 from amistream.source.disks.facts import FileSystem
 from amistream.source.disks.fat import identify_exfat, identify_vfat
 from amistream.source.disks.ids import label_text, uuid_text
 from amistream.source.disks.ntfs import identify_ntfs
 from amistream.source.disks.reading import DoubtError, Reader
-from amistream.source.disks.xfs import superblock as xfs
+from amistream.source.disks.xfs import head as xfs
 from amistream.values import KIB
 
 Probe: TypeAlias = Callable[[Reader, int], FileSystem | None]
@@ -122,10 +122,10 @@ def _swap(read: Reader, size: int) -> FileSystem | None:
 
 
 def _ext(read: Reader, size: int) -> FileSystem | None:
-    if size < ext4.OFFSET + ext4.LENGTH:
+    if size < OFFSET + LENGTH:
         return None
-    block = read(ext4.OFFSET, ext4.LENGTH)
-    if not ext4.is_superblock(block):
+    block = read(OFFSET, LENGTH)
+    if not is_superblock(block):
         return None
     features = feature_names(*struct.unpack_from("<3I", block, 0x5C))
     blocks, shift = int.from_bytes(block[4:8], "little"), int.from_bytes(block[24:28], "little")

@@ -9,7 +9,8 @@ from itertools import pairwise
 from typing import Final
 
 from amistream.source.disks.ext4.checksums import checksum, crc16
-from amistream.source.disks.ext4.superblock import OFFSET, Superblock
+from amistream.source.disks.ext4.mark import OFFSET
+from amistream.source.disks.ext4.superblock import Superblock
 from amistream.source.disks.reading import DoubtError, Reader
 
 _NO_INODES: Final = 1

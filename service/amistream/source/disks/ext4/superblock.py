@@ -14,11 +14,8 @@ from uuid import UUID
 
 from amistream.source.disks.ext4.checksums import START, checksum
 from amistream.source.disks.ext4.features import feature_names, kind_of, not_understood
+from amistream.source.disks.ext4.mark import LENGTH, OFFSET, is_superblock
 from amistream.source.disks.reading import DoubtError, NotUnderstoodError, Reader
-
-OFFSET: Final = 1024
-LENGTH: Final = 1024
-MAGIC: Final = 0xEF53
 
 _LARGEST_BLOCK_LOG: Final = 6
 """64 KiB."""
@@ -94,11 +91,6 @@ class Superblock:
     def group_blocks(self, group: int) -> int:
         """Number of blocks of a group: the last one may be shorter."""
         return min(self.blocks_per_group, self.blocks - self.group_start(group))
-
-
-def is_superblock(raw: bytes) -> bool:
-    """Recognise a superblock by its magic number."""
-    return len(raw) >= LENGTH and _u16(raw, 0x38) == MAGIC
 
 
 def read_superblock(read: Reader) -> Superblock:

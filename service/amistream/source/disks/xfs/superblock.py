@@ -7,19 +7,15 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from amistream.source.disks.facts import FileSystem
-from amistream.source.disks.ids import label_text, uuid_text
 from amistream.source.disks.reading import DoubtError, NotUnderstoodError
 from amistream.source.disks.xfs.checksum import has_checksum
+from amistream.source.disks.xfs.head import HEAD, MAGIC, Fields, parse_head
 
 if TYPE_CHECKING:
     from amistream.source.disks.reading import Reader
 
-_MAGIC = b"XFSB"
-_HEAD = 512
-"""All fields are within the smallest sector."""
 _LARGEST_SECTOR, _LARGEST_BLOCK = 32 * 1024, 64 * 1024
 _FEWEST_GROUP_BLOCKS = 64
 """The kernel refuses smaller groups."""
@@ -43,29 +39,6 @@ _KNOWN_FLAGS = _LAZY_COUNTERS | 0x8 | 0x80 | 0x200
 
 _UNREADABLE_BY_GRUB = {0x40: "exchange", 0x80: "parent"}
 """Features with which GRUB, up to 2.12, finds no xfs. Names as `mkfs.xfs` has them."""
-
-
-class _Fields(NamedTuple):
-    magic: bytes
-    block_size: int
-    blocks: int
-    realtime_blocks: int
-    realtime_extents: int
-    uuid: bytes
-    log_start: int
-    group_blocks: int
-    groups: int
-    log_blocks: int
-    version_and_flags: int
-    sector_size: int
-    label: bytes
-    group_bits: int
-    in_progress: int
-    free_blocks: int
-    more_flags: int
-
-
-_FIELDS = struct.Struct(">4s I QQQ 16s Q 28x II 4x I HH 4x 12s 4x Bx B 17x Q 48x I")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,19 +71,10 @@ class Superblock:
         return min(self.group_blocks, self.blocks - group * self.group_blocks)
 
 
-def identify(head: bytes) -> FileSystem | None:
-    """The file system by the first 512 bytes of a partition, unchecked; None where they are not of xfs."""
-    if len(head) < _HEAD or not head.startswith(_MAGIC):
-        return None
-    fields = _Fields(*_FIELDS.unpack_from(head))
-    size = fields.blocks * fields.block_size
-    return FileSystem(kind="xfs", size=size, label=label_text(fields.label), uuid=uuid_text(fields.uuid))
-
-
 def unreadable_by_grub(read: Reader) -> list[str]:
     """The features for which GRUB does not read a file system whose superblock has been checked."""
-    head = read(0, _HEAD)
-    if _Fields(*_FIELDS.unpack_from(head)).version_and_flags & 0xF != _VERSION_5:
+    head = read(0, HEAD)
+    if parse_head(head).version_and_flags & 0xF != _VERSION_5:
         return []
     _, incompatible, _ = _FEATURES.unpack_from(head, _FEATURES_AT)
     return [name for bit, name in _UNREADABLE_BY_GRUB.items() if incompatible & bit]
@@ -118,13 +82,13 @@ def unreadable_by_grub(read: Reader) -> list[str]:
 
 def read_superblock(read: Reader, size: int) -> Superblock:
     """Read and check the superblock of a file system within `size` bytes."""
-    head = read(0, _HEAD)
-    fields = _Fields(*_FIELDS.unpack_from(head))
+    head = read(0, HEAD)
+    fields = parse_head(head)
     version = fields.version_and_flags & 0xF
     block, sector = fields.block_size, fields.sector_size
-    _require(fields.magic == _MAGIC, "its superblock does not begin as one of xfs")
+    _require(fields.magic == MAGIC, "its superblock does not begin as one of xfs")
     _require(version in {4, _VERSION_5}, f"it is xfs of version {version}, which is not known here")
-    _require(_is_power(sector, _HEAD, _LARGEST_SECTOR), f"its superblock gives sectors of {sector} bytes")
+    _require(_is_power(sector, HEAD, _LARGEST_SECTOR), f"its superblock gives sectors of {sector} bytes")
     _require(_is_power(block, sector, _LARGEST_BLOCK), f"its superblock gives blocks of {block} bytes")
     has_checksums = version == _VERSION_5
     if has_checksums:
@@ -170,7 +134,7 @@ def _check_features(head: bytes, uuid: bytes) -> bytes:
     return head[_METADATA_UUID_AT:][:16] if incompatible & _OWN_METADATA_UUID else uuid
 
 
-def _log_offset(fields: _Fields) -> int | None:
+def _log_offset(fields: Fields) -> int | None:
     """The place of the log, which is within one allocation group; its address has the group in the upper bits."""
     if not fields.log_start:
         return None
