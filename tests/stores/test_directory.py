@@ -22,12 +22,22 @@ SHA1 = hashlib.sha1(DATA).digest()
 
 
 async def test_a_directory_that_was_made_for_nothing_goes_again(tmp_path: Path) -> None:
-    """A store removes a directory that it created and that is still empty."""
-    store = DirectoryStore(tmp_path / "new", token="t0")
+    """A store removes a directory that it created and that is still empty, with the parents that it created for it."""
+    for place in ("new", "some/parents/new"):
+        store = DirectoryStore(tmp_path / place, token="t0")
+        await store.open()
+        assert (tmp_path / place).is_dir()
+        await store.close()
+        assert not list(tmp_path.iterdir())
+
+
+async def test_a_parent_with_content_stays(tmp_path: Path) -> None:
+    """Of the parents that a store created, those that hold something else by now stay."""
+    store = DirectoryStore(tmp_path / "some" / "parents" / "new", token="t0")
     await store.open()
-    assert (tmp_path / "new").is_dir()
+    (tmp_path / "some" / "other").write_bytes(DATA)
     await store.close()
-    assert not (tmp_path / "new").exists()
+    assert [path.name for path in (tmp_path / "some").iterdir()] == ["other"]
 
 
 async def test_a_directory_with_content_stays(tmp_path: Path) -> None:

@@ -53,6 +53,8 @@ class DirectoryStore:
         """Stays empty: every call waits for its thread."""
         self.keeps_marks = False
         self.made_place: Identity | None = None
+        self._made_above: list[tuple[Path, Identity]] = []
+        """Parents that `open` made, the lowest first: they go with the directory."""
         self._token = token
         self._foreign: set[str] = set()
         self._identity: Identity | None = None
@@ -176,8 +178,11 @@ class DirectoryStore:
     def _open(self) -> None:
         with self.failures("make", self._directory.name):
             try:
+                # Within roots others can replace a parent by a link meanwhile, so there parents stay.
+                missing = [] if self._roots else [each for each in self._directory.parents if not each.exists()]
                 with _refusals_translated():
                     made = make_directory(self._directory, self._roots, field=FIELD)
+                self._made_above = [(each, _identity(each.stat())) for each in missing]
                 with self._place() as place:
                     self._identity = _identity(os.fstat(place))
                 if made:
@@ -202,6 +207,13 @@ class DirectoryStore:
             now = os.stat(name, dir_fd=place, follow_symlinks=False)
             if _identity(now) == self.made_place and not self._names(""):
                 os.rmdir(name, dir_fd=place)
+                self._remove_parents()
+
+    def _remove_parents(self) -> None:
+        with suppress(OSError):  # one holds something else by now
+            for parent, identity in self._made_above:
+                if _identity(parent.lstat()) == identity:
+                    parent.rmdir()
 
     async def _unlink(self, *names: str) -> None:
         for name in names:
