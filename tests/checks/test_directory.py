@@ -36,6 +36,12 @@ async def test_a_destination_that_cannot_be_written(scene: Scene, tmp_path: Path
     assert (error.code, error.hint) == ("directory.failed", f"check the directory and its permissions: ls -ld {place}")
 
 
+async def test_a_bucket_without_its_scheme(scene: Scene) -> None:
+    """A directory whose parent is missing, too, is taken with a notice: a bucket may have been meant."""
+    async with scene.ready(scene.out / "web"):
+        assert [notice for notice in scene.notices if "s3://BUCKET/PREFIX" in notice] == scene.notices != []
+
+
 async def test_a_full_destination(scene: Scene, tmp_path: Path) -> None:
     """A full disk is refused; a disk with room for a part of the volume gets a notice."""
     with small_disk(tmp_path / "disk", "512k") as place:

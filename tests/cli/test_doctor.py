@@ -262,7 +262,8 @@ async def test_a_directory(cli: Cli, words: tuple[str, ...], tmp_path: Path) -> 
     outcome = await cli(*words, "--to", str(tmp_path / "out" / "below"), "--json")
     findings = read(outcome.stdout)
     assert outcome.status == 0
-    assert findings["directory"].found == f"{tmp_path}/out/below will be created"
+    assert findings["directory"].found == f"{tmp_path}/out/below will be created, and {tmp_path}/out, too"
+    assert findings["directory"].status is Status.NOTICE
     assert "credentials" not in findings
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()

@@ -48,7 +48,7 @@ class DirectoryChecks:
         self.region = self._address.request.region or await self._address.aws.default_region()
         return self.region or "not known"
 
-    def _check_directory(self) -> str:
+    def _check_directory(self) -> Observation | str:
         """Check the directory, or if it is missing its nearest parent. Both must lie within the roots."""
         directory = self._directory
         for folder in (directory, *directory.parents):
@@ -71,7 +71,13 @@ class DirectoryChecks:
             if not writable:
                 raise self._unfit(folder, "it cannot be written to")
             self._free = room.f_bavail * room.f_frsize
-            return f"{directory} can be written to" if folder == directory else f"{directory} will be created"
+            if folder in (directory, directory.parent):
+                return f"{directory} can be written to" if folder == directory else f"{directory} will be created"
+            return notice(
+                f"{directory} will be created, and {directory.parent}, too",
+                why="the bundle goes to a directory of this machine, not into a bucket",
+                fix="a bucket begins with s3://, as s3://BUCKET/PREFIX",
+            )
         raise self._unfit(directory, "it does not exist")
 
     def _unfit(self, folder: Path, why: str) -> StoreError:
