@@ -45,7 +45,10 @@ async def test_a_bundle_without_a_daemon(spawn: Spawn, key_ring: KeyRing, volume
 
 
 def test_a_directory_needs_no_sdk(key_ring: KeyRing, volume: Path, tmp_path: Path) -> None:
-    """A bundle into a directory, whose region is given, loads neither the AWS SDK nor an HTTP library nor rich."""
+    """A bundle into a directory, whose region is given, loads neither the AWS SDK nor an HTTP library nor rich.
+
+    Of a disk without a table and a file system, it loads nothing that reads or makes one.
+    """
     words = ["bundle", str(volume), "--to", str(tmp_path / "out"), *identity(key_ring), "--in-process"]
     code = "import sys; from amistream.cli.main import run; "
     code += f"assert run({[*words, '--region', 'eu-west-1']!r}) == 0; print('loaded:', *sys.modules)"
@@ -53,6 +56,8 @@ def test_a_directory_needs_no_sdk(key_ring: KeyRing, volume: Path, tmp_path: Pat
     found = {*done.stdout.partition("loaded:")[2].split()}
     assert "amistream.jobs.engine" in found
     assert found & {"aiobotocore", "botocore.client", "botocore.parsers", "aiohttp", "rich"} == set()
+    of_file_systems = {"source.tree.opening", "source.clone", "source.disks.ext4.superblock", "checks.boot.contents"}
+    assert found & {"crc32c", *(f"amistream.{name}" for name in of_file_systems)} == set()
 
 
 async def test_a_refusal_without_a_daemon(spawn: Spawn, key_ring: KeyRing, tmp_path: Path) -> None:
