@@ -11,13 +11,13 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from cryptography import x509
 
 from amistream.aws.session import Aws
 from amistream.checks.ami import AmiChecks
 from amistream.checks.boot.of_request import BootChecks
-from amistream.checks.bucket import BucketChecks
 from amistream.checks.bundling import BundlingChecks
 from amistream.checks.destination import Destination, OpenDestination
 from amistream.checks.directory import DirectoryChecks
@@ -35,6 +35,9 @@ from amistream.request import BundleRequest
 from amistream.settings import Settings
 from amistream.stages.manifest import ImageFacts
 from amistream.values import Extent
+
+if TYPE_CHECKING:
+    from amistream.checks.bucket import BucketChecks
 
 Note = Callable[[str], None]
 """Receives a notice for the user."""
@@ -192,6 +195,8 @@ def _location_checks(address: Destination, source: BundlingChecks) -> BucketChec
         case DirectoryLocation() as location:
             return DirectoryChecks(address, location, source)
         case S3Location() as location:
+            from amistream.checks.bucket import BucketChecks  # noqa: PLC0415 - for a bucket only
+
             return BucketChecks(address, location)
 
 

@@ -11,8 +11,6 @@ from amistream.ports.unanswered import Unanswered
 from amistream.roots import Roots
 from amistream.settings import Acl, Settings
 from amistream.stores.directory import DirectoryStore
-from amistream.stores.s3.multipart import Multipart
-from amistream.stores.s3.store import S3Store
 
 
 async def make_store(
@@ -71,6 +69,10 @@ async def make_object_store(
     `unanswered` has the requests of earlier stores at this place; `mark` is that of a named job, and `retry` that of a
     job that has one of its own.
     """
+    # As the SDK, for the first bucket only.
+    from amistream.stores.s3.multipart import Multipart  # noqa: PLC0415
+    from amistream.stores.s3.store import S3Store  # noqa: PLC0415
+
     return S3Store(
         await aws.client("s3", region, endpoint_url),
         location,
