@@ -271,6 +271,38 @@ async def test_a_removal_that_loses_the_job(lost: str, scene: Scene, migrations:
     assert migrations.left() == there
 
 
+async def test_a_part_that_disappears(scene: Scene, migrations: Migrations) -> None:
+    """A part that is found and goes before it is read is copied: an attempt that lost the claim may have removed it."""
+    name = migrations.parts[1]
+    migrations.put_part(name)
+    held = await migrations.cloud.breaks(PauseRequest(), rf"/.*/x/{name}", method="GET", times=1)
+    job = asyncio.create_task(lent(scene, migrations, LentJob()))
+    await asyncio.to_thread(migrations.cloud.proxy.wait_hit, held)
+    with migrations.cloud.endpoint.blocking_client() as s3:
+        s3.delete_object(Bucket=migrations.cloud.bucket, Key=f"x/{name}")
+    await asyncio.to_thread(migrations.cloud.proxy.let_go, held)
+    assert migrations.fits(await job).kept == 0
+
+
+async def test_a_copy_that_another_host_may_have(scene: Scene, migrations: Migrations) -> None:
+    """A copy without a checksum stays if another host has claimed the job before the copy would be removed."""
+    cloud = migrations.cloud
+    put_files(cloud.endpoint, cloud.second, migrations.made, "old/")
+    held = await cloud.breaks(PauseReply(), rf"/.*/x/{migrations.parts[0]}", times=1)
+    lease = LentJob()
+    source = migrations.source.replace("/a/", "/old/")
+    running = asyncio.create_task(lent(scene, migrations, lease, manifest=source))
+    await asyncio.to_thread(cloud.proxy.wait_hit, held)
+    claim = json.dumps({"v": 1, "job": lease.name, "run": "another", "holder": "host-b", "nonce": "n"})
+    with cloud.endpoint.blocking_client() as s3:
+        s3.put_object(Bucket=cloud.bucket, Key=f"x/{CLAIM}", Body=claim.encode())
+    await asyncio.to_thread(cloud.proxy.let_go, held)
+    job = await running
+    assert job.error is not None
+    assert (job.state, job.error.code) == (State.INTERRUPTED, "lease.lost")
+    assert migrations.left() == sorted([CLAIM, migrations.parts[0]])
+
+
 async def test_a_claim_of_a_dead_process(scene: Scene, migrations: Migrations) -> None:
     """A job whose process died between its claim and its first entry leaves no claim when it is cancelled."""
     job = Job(migrations.request(), name=LentJob.name)

@@ -172,9 +172,14 @@ async def check_present(store: Store, parts: Sequence[StoredPart]) -> None:
     there = await existing_names(store, [part.name for part in parts])
     for part in parts:
         if part.name not in there:
-            raise LostError(
-                "store.lost",
-                f"cannot complete the bundle in {store.location}: {part.name} has disappeared",
-                hint="does another command copy the same bundle there? Run this one again: existing parts stay",
-                field="destinations",
-            )
+            raise lost_error(store, part.name)
+
+
+def lost_error(store: Store, name: str) -> LostError:
+    """Make the error for a part that was there."""
+    return LostError(
+        "store.lost",
+        f"cannot complete the bundle in {store.location}: {name} has disappeared",
+        hint="does another command copy the same bundle there? Run this one again: existing parts stay",
+        field="destinations",
+    )

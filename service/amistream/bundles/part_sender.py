@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from amistream.bundles.copying import Begin
 from amistream.bundles.meter import Note
 from amistream.bundles.parts import StoredPart, different_part_error, read_part
@@ -16,10 +18,21 @@ class PartSender:
     """Copies parts: has S3 copy them by itself as long as it does, and then sends them through this machine."""
 
     def __init__(
-        self, old: Bundle, store: ObjectStore, note: Note, *, server_side: bool, most_read: int = LARGEST_PART
+        self,
+        old: Bundle,
+        store: ObjectStore,
+        note: Note,
+        *,
+        server_side: bool,
+        most_read: int = LARGEST_PART,
+        check_removal: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """A part of more than `most_read` bytes is not sent through this machine, which holds the whole of it."""
+        """A part of more than `most_read` bytes is not sent through this machine, which holds the whole of it.
+
+        `check_removal` is called before a copy is deleted, and raises if it may be another host's by now.
+        """
         self._old = old
+        self._check_removal = check_removal
         self._store = store
         self._note = note
         self._most_read = most_read
@@ -66,5 +79,7 @@ class PartSender:
             raise different_part_error(self._old, f"{part.name} has another checksum than in the manifest")
         # This store does not hash copies, or keeps the checksum of the original's chunks.
         self._source = None
+        if self._check_removal is not None:
+            await self._check_removal()
         await self._store.delete(name)
         return False

@@ -38,6 +38,8 @@ PASSING = frozenset(
         *("aws.RequestTimeTooSkewed", "aws.RequestExpired", "aws.AuthFailure", "aws.ca_bundle", "aws.proxy"),
         # For a time.
         *("job.same_destination", "job.kept_there", "job.running_elsewhere", "removal.late", "store.stalled"),
+        # Of two messages of one name the later one wins; a part may go when the earlier attempt sees that.
+        "store.lost",
         *("register.timeout", "snapshot.timeout", "queue.silent"),
     }
 )

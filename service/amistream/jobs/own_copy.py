@@ -12,12 +12,12 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from amistream.bundles.copying import find_existing_parts, refuse_other_manifest, require_same
+from amistream.bundles.copying import find_existing_parts, lost_error, refuse_other_manifest, require_same
 from amistream.bundles.migrate import is_one_service
 from amistream.bundles.part_sender import PartSender
 from amistream.bundles.parts import IN_FLIGHT_MOST, StoredPart, parts_in_flight
 from amistream.bundles.place import Bundle
-from amistream.errors import JournalError
+from amistream.errors import JournalError, StoreError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.gather import gather_limited
 from amistream.jobs.bundle_progress import BundleMeter
@@ -28,7 +28,7 @@ from amistream.jobs.migration_records import MigrationRecord
 from amistream.jobs.migration_removal import unfinished
 from amistream.jobs.reporting import reporting
 from amistream.jobs.run import Shared
-from amistream.ports.store import Stored
+from amistream.ports.store import Store, Stored
 from amistream.ports.unanswered import AMI, LIFE_S, Late
 from amistream.values import LARGEST_PART
 
@@ -132,11 +132,13 @@ class OwnCopy:
 
         async def one(part: StoredPart) -> None:
             stored = there.get(part.name)
+            if stored is not None and not await _is_there(store, part, stored):
+                stored = None
             if stored is None:
-                assert sender is not None  # noqa: S101 - for the type checker; a part is missing
+                if sender is None:
+                    raise lost_error(store, part.name)
                 await self._send(sender, part)
             else:
-                await require_same(store, part, stored)
                 self.found += 1
                 if part.name in record.parts:
                     await self._know_stored(part)
@@ -178,6 +180,7 @@ class OwnCopy:
             self.job.note,
             server_side=is_one_service(context.options, context.settings),
             most_read=LARGEST_PART if context.roots is None else IN_FLIGHT_MOST,
+            check_removal=self.claim.check_removal,
         )
 
     async def _send(self, sender: PartSender, part: StoredPart) -> None:
@@ -194,3 +197,17 @@ class OwnCopy:
         if not self.known.parts[part.name]:
             self.known.know_part(part.name, stored=True)
             await self._records.copied(self.job.id, part.part.index, self._late)
+
+
+async def _is_there(store: Store, part: StoredPart, stored: Stored) -> bool:
+    """Prove a part that was found; false if it has disappeared since. Raises `StoreError` for another object.
+
+    An earlier attempt of the job that does not know yet that it lost the claim may remove what it has just copied.
+    """
+    try:
+        await require_same(store, part, stored)
+    except StoreError:
+        if await store.stat(part.name, read=False) is not None:
+            raise
+        return False
+    return True
