@@ -9,6 +9,8 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
+from amistream.values import OTHERS_SIGNATURE
+
 
 class _Result(BaseModel):
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -25,7 +27,7 @@ class Signature(StrEnum):
     WRONG = "wrong"
     ABSENT = "absent"
     UNCHECKED = "not checked: no certificate at hand"
-    OTHER = "not checked: it is another user's"
+    OTHER = OTHERS_SIGNATURE
 
 
 class Difference(_Result):

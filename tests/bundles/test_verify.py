@@ -13,6 +13,7 @@ import pytest
 from amistream.aws.regions import on_aws
 from amistream.bundles import acls
 from amistream.bundles.acls import EC2_READER, who_can_read
+from amistream.cli.report_text import report_text
 from amistream.errors import StoreError
 from amistream.events import BundleResult
 from amistream.flow.gather import gather_limited
@@ -249,6 +250,7 @@ async def test_the_kept_pair(key_ring: KeyRing, tmp_path: Path) -> None:
     theirs = shell_bundle(tmp_path / "theirs", image, key_ring)
     report = await shallow(str(theirs), tmp_path)
     assert (report.signature, report.differences) == (Signature.OTHER, ())
+    assert "give the --cert and --private-key that it was made with" in report_text(report)
 
 
 async def test_a_manifest_written_again(key_ring: KeyRing, tmp_path: Path) -> None:

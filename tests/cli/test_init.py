@@ -133,3 +133,17 @@ def test_the_policy_is_that_of_the_manual() -> None:
     shown = re.search(r"```json\n(.*?)```", (ROOT / "docs/permissions.md").read_text(), re.DOTALL)
     assert shown is not None
     assert json.loads(shown[1]) == iam_policy("aws", "BUCKET")
+
+
+async def test_a_key_pair_that_the_variables_name(
+    cli: Cli, key_ring: KeyRing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pair of EC2_CERT and EC2_PRIVATE_KEY goes into the configuration, and no other is made."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("EC2_CERT", str(key_ring.user.certificate))
+    monkeypatch.setenv("EC2_PRIVATE_KEY", str(key_ring.user.key))
+    made, _ = await outcomes(cli, "--user", "--region", "eu-west-1", "--endpoint-url", "http://127.0.0.1:9")
+    settings = load(tmp_path / "amistream" / "amistream.toml")
+    assert made == ["ok", "made"]
+    assert (settings.certificate, settings.private_key) == (key_ring.user.certificate, key_ring.user.key)
+    assert not (settings.state_dir / "user-private-key.pem").exists()

@@ -231,6 +231,8 @@ async def test_a_manifest_in_a_file(cli: Cli, tmp_path: Path, key_ring: KeyRing)
     words = " ".join(told.stdout.split())
     for fact in ("made by ec2-ami-tools 1.5", "machine, x86_64, 40.0 MiB", "2 parts", "kernel aki-1", "AMIs not known"):
         assert fact in words
+    manifest.rename(bundle)
+    assert f"amistream inspect {bundle}` shows it" in (await cli("inspect", str(bundle.parent))).stderr
 
 
 async def test_a_manifest_in_a_bucket(

@@ -63,6 +63,16 @@ async def test_a_bundle_that_somebody_registered(name: str, scene: Scene, cloud:
         assert job.result.image_id == made
 
 
+async def test_a_bucket_that_is_gone_holds_nothing(scene: Scene, cloud: Cloud) -> None:
+    """The job of a bucket that was deleted can be cancelled: there is nothing left to remove."""
+    job = await scene.run(cloud.request(scene.image, scene.keys), room=5)
+    assert (job.state, job.resumable) == (State.FAILED, True)
+    await cloud.breaks(Answer(status=404, code="NoSuchBucket"), method="DELETE")
+    job = await scene.clean(job)
+    assert job.state is State.CANCELLED
+    assert "the bucket does not exist any more" in str(job.notices)
+
+
 @pytest.mark.parametrize(
     ("status", "code", "removed"),
     [(405, "MethodNotAllowed", True), (403, "AccessDenied", True), (403, "UnauthorizedOperation", False)],

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from amistream.cli.table import columns, counted
 from amistream.units import duration_text, size_text
+from amistream.values import OTHERS_SIGNATURE
 
 if TYPE_CHECKING:
     from amistream.reports import Report
@@ -21,7 +22,7 @@ def report_text(report: Report) -> str:
             ("image", f"{report.image_name}, {report.kind}, {report.architecture}, {size_text(report.image_size)}"),
             ("parts", f"{counted(report.parts, 'part')}, {size_text(report.bundled_size)} together{maker}"),
             ("checksums", _digests_text(report)),
-            ("signature", report.signature),
+            ("signature", _signature_text(report)),
             ("access", report.access),
             ("content", _content_text(report)),
             ("elapsed", duration_text(report.elapsed_s)),
@@ -30,6 +31,12 @@ def report_text(report: Report) -> str:
             ("result", counted(count, "difference") if count else "OK"),
         ]
     )
+
+
+def _signature_text(report: Report) -> str:
+    if report.signature == OTHERS_SIGNATURE:
+        return f"{report.signature}; give the --cert and --private-key that it was made with"
+    return report.signature
 
 
 def _digests_text(report: Report) -> str:

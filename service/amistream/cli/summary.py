@@ -43,9 +43,8 @@ def job_text(job: JobView, *, option: str = "") -> str:
             facts.append(("request", job.error.request_id))
     if job.looks_again_at is not None:
         facts.append(("unsure", f"until {time_text(job.looks_again_at)}: something may still appear there"))
-    elif job.resumable and job.error is None:
-        name = job.id + option
-        facts += _kept_text(job, name)
+    elif job.resumable and job.error is None:  # the hint of an error has it
+        facts += _kept_text(job, job.id + option)
     if job.progress is not None and not job.state.ended:
         facts.append(("progress", progress_line(job.progress, job.kind)))
     text = columns(facts)
@@ -56,9 +55,9 @@ def _kept_text(job: JobView, name: str) -> list[tuple[str, str]]:
     """The parts or blocks that an unfinished job has kept, and the commands for it."""
     match job.kind:
         case JobKind.BUNDLE | JobKind.MIGRATE:
-            kept = f"{job.kept_parts} parts"
+            kept = counted(job.kept_parts, "part")
         case JobKind.CONVERT:
-            kept = f"{job.kept_blocks} blocks"
+            kept = counted(job.kept_blocks, "block")
         case JobKind.VERIFY:
             return [("kept", f"nothing; `amistream resume {name}` begins again, `amistream cancel {name}` ends it")]
     return [

@@ -11,7 +11,7 @@ from functools import partial
 
 from amistream.aws import buckets
 from amistream.checks.destination import Destination, OpenDestination, open_destination
-from amistream.errors import JobError, StoreError
+from amistream.errors import JobError, RefusedError, StoreError
 from amistream.flow.gather import gather_limited, try_each
 from amistream.flow.undo import Progress
 from amistream.jobs.manifest_removal import OwnManifest, remove_manifest
@@ -20,6 +20,8 @@ from amistream.jobs.records import JournalEntry, SealedPart
 from amistream.location import DirectoryLocation, S3Location
 from amistream.ports.store import Store, find
 from amistream.values import manifest_name, part_name
+
+_NO_BUCKET = {"bucket.missing", "aws.NoSuchBucket"}
 
 
 async def remove_kept(
@@ -54,6 +56,11 @@ async def remove_kept(
         if not await is_ours(number):
             note(f"nothing is removed from {address.location}: another host has this job, or has ended it")
             return
+        removal = remove_there(number, address)
+        # With a manifest there may be an AMI, which outlives the bucket.
+        await (removal if number in entry.manifests else _unless_gone(removal, address, note))
+
+    async def remove_there(number: int, address: Destination) -> None:
         if entry.bundling is None:
             await _remove_probe(address)
             return
@@ -78,6 +85,16 @@ async def remove_kept(
                 await leave(destination.store, note)
 
     await try_each(remove_at, [number for number in range(len(addresses)) if number not in entry.done])
+
+
+async def _unless_gone(removal: Awaitable[None], address: Destination, note: Callable[[str], None]) -> None:
+    """Wait for a removal, and note that nothing is left where the bucket was deleted."""
+    try:
+        await removal
+    except (RefusedError, StoreError) as error:
+        if error.code not in _NO_BUCKET:
+            raise
+        note(f"nothing is left to remove at {address.location}: the bucket does not exist any more")
 
 
 async def leave(store: Store, note: Callable[[str], None]) -> None:

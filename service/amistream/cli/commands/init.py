@@ -85,8 +85,9 @@ def init(
 ) -> int:
     """Set up what a first job needs, check it, and print the IAM policy.
 
-    It makes a key pair, takes EC2's certificate from ec2-ami-tools by its fingerprint, and writes the configuration,
-    as root also the units of systemd. It changes nothing that is there, so it can be run again; it starts nothing.
+    It makes a key pair, unless EC2_CERT and EC2_PRIVATE_KEY name yours, takes EC2's certificate from ec2-ami-tools by
+    its fingerprint, and writes the configuration, as root also the units of systemd. It changes nothing that is there,
+    so it can be run again; it starts nothing.
     Exit status: 0 when no check failed, else 3.
 
     Example: [bold]amistream init --bucket s3://my-bucket --ami-tools ec2-ami-tools.zip[/bold]
@@ -172,7 +173,7 @@ def _region_of(asked: _Asked) -> str:
 
 def _steps(asked: _Asked, region: str) -> list[Step]:
     """Everything that is needed, in order. Raises `RefusedError` for ec2-ami-tools without the certificate."""
-    from amistream.cli.set_up import MakeFile, MakeGroup, MakeKeys, configured, units
+    from amistream.cli.set_up import Found, MakeFile, MakeGroup, MakeKeys, configured, units
     from amistream.settings import Settings, variable_of
 
     state_dir = Settings().state_dir
@@ -180,13 +181,28 @@ def _steps(asked: _Asked, region: str) -> list[Step]:
     if variable_of("state_dir") is not None:
         # The variable need not be set in a later command.
         values["state_dir"] = json.dumps(str(state_dir))
+    pair = _named_pair()
+    values |= {name: json.dumps(path) for name, path in pair.items()}
     certificate, place = _certificate(asked, region)
     if place is not None and not asked.is_system:
         values["ec2_certificates"] = f"{{ default = {json.dumps(str(place))} }}"
     group = [MakeGroup(about=f"the group {asked.group}", name=asked.group)] if asked.group else []
     config = MakeFile(about=f"the configuration {asked.config}", path=asked.config, content=configured(values))
-    keys = MakeKeys(about=f"your key pair in {state_dir}: keep a copy of it", state_dir=state_dir)
+    keys: Step = MakeKeys(about=f"your key pair in {state_dir}: keep a copy of it", state_dir=state_dir)
+    if pair:
+        keys = Found(about=f"your key pair {pair['private_key']} and {pair['certificate']}")
     return [*group, keys, *certificate, config, *(units(_ROOT, asked.group) if asked.is_system else [])]
+
+
+def _named_pair() -> dict[str, str]:
+    """The settings for the key pair that the variables of every job name, if both files are there."""
+    names = {"certificate": "EC2_CERT", "private_key": "EC2_PRIVATE_KEY"}
+    named = {
+        setting: os.environ.get(f"AMISTREAM_{setting.upper()}") or os.environ.get(variable, "")
+        for setting, variable in names.items()
+    }
+    pair = {setting: str(Path(path).absolute()) for setting, path in named.items() if path and Path(path).is_file()}
+    return pair if len(pair) == len(names) else {}
 
 
 def _settings(asked: _Asked, state_dir: Path) -> dict[str, str]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import textwrap
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amistream.bundles.recognise import names_manifest
+from amistream.bundles.recognise import MANIFEST_END, names_manifest
 from amistream.cli.manifest_arguments import NoEc2, settings_for
 from amistream.cli.options import ConfigOption, JsonOption
-from amistream.cli.output import put_answer
+from amistream.cli.output import put_answer, put_note
 from amistream.cli.request_options import takes, validated
 from amistream.cli.table import columns, counted
 from amistream.errors import RefusedError, UsageError
@@ -92,8 +94,15 @@ def inspect(
     else:
         from amistream.checks.inspection import inspect_disk
 
+        _note_manifests(Path(source))
         disk = _inspect_disk(lambda: inspect_disk(source, **how))
     return put_answer(disk, disk_text, as_json=as_json)
+
+
+def _note_manifests(folder: Path) -> None:
+    """Say so if a directory holds a bundle: it is shown as the disk that it would make."""
+    for path in sorted(folder.glob(f"*{MANIFEST_END}")):
+        put_note(f"note: a bundle is in this directory: `amistream inspect {shlex.quote(str(path))}` shows it")
 
 
 def _inspect_snapshot(snapshot_id: str, settings: Settings, how: dict[str, Any]) -> DiskFacts:
