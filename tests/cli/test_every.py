@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from amistream.bundles.results import ConvertibleBundle
-from amistream.cli.every import convert_every, outcomes_text
+from amistream.cli.every import convert_every, outcomes_text, plan
 from amistream.errors import BusyError, DaemonUnreachableError
 from amistream.events import ErrorBody, Event, JobKind, JobView, State
 from amistream.request import ConvertRequest
@@ -116,6 +116,9 @@ async def test_a_failure_stops_no_other() -> None:
     failing = {"s3://b/fails": view(1, "s3://b/fails", State.FAILED, error="no way")}
     desk = ScriptedDesk(ends=failing, refuses=["s3://b/busy"])
     assert await ends(desk, found) == ["failed", "refused", "done", "there", "broken"]
+    planned = plan(found, {"s3://b/fails": "no way", "s3://b/busy": "", "s3://b/good": ""}.__getitem__)
+    assert [each.state for each in planned.bundles] == ["refused", "waiting", "waiting", "there", "broken"]
+    assert "s3://b/fails  <- no way" in outcomes_text(planned)
 
 
 async def test_without_a_daemon_all_ends() -> None:

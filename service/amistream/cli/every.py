@@ -108,9 +108,14 @@ def settled(bundle: ConvertibleBundle) -> Outcome | None:
     return None
 
 
-def plan(found: Sequence[ConvertibleBundle]) -> Outcomes:
-    """The plan alone: nothing is done."""
-    return Outcomes(bundles=tuple(settled(each) or Outcome(manifest=each.manifest, state="waiting") for each in found))
+def plan(found: Sequence[ConvertibleBundle], check: Callable[[str], str]) -> Outcomes:
+    """The plan alone: nothing is made. `check` runs a bundle's checks, and returns the reason of a refusal, or ''."""
+
+    def planned(bundle: ConvertibleBundle) -> Outcome:
+        reason = check(bundle.manifest)
+        return Outcome(manifest=bundle.manifest, state=State.REFUSED if reason else "waiting", error=reason)
+
+    return Outcomes(bundles=tuple(settled(each) or planned(each) for each in found))
 
 
 async def _begin(desk: Desk, request: ConvertRequest, earlier: Sequence[JobView]) -> str:

@@ -20,8 +20,8 @@ from amistream.cli.output import put_note, put_result
 from amistream.cli.request_options import fields_of, in_option_words, make_request, takes, validated
 from amistream.cli.showing import NoProgressOption, QuietOption, VerboseOption, showing
 from amistream.cli.submitting import RunHere, runs_here, submit_job
-from amistream.errors import EXIT_DONE, JobError, UsageError
-from amistream.events import JobKind
+from amistream.errors import EXIT_DONE, JobError, RefusedError, UsageError
+from amistream.events import JobKind, State
 from amistream.request import ConvertCheckRequest, ConvertRequest, StoreReach
 
 if TYPE_CHECKING:
@@ -129,7 +129,9 @@ class _Place:
 def _convert_every(
     given: dict[str, Any], reach: StoreReach, place: _Place, *, at_once: int | None, dry_run: bool, as_json: bool
 ) -> int:
-    """Convert the bundles of a bucket; the exit status is that of a failed job if one of them failed."""
+    """Convert the bundles of a bucket; the exit status is that of a failed job, or check, if one of them failed."""
+    from amistream.checks.findings import Status
+    from amistream.cli.commands.doctor import find
     from amistream.cli.every import convert_every, outcomes_text, plan
     from amistream.cli.every_desks import work_here, work_in_daemon
     from amistream.cli.foreground import run_here
@@ -148,12 +150,16 @@ def _convert_every(
     async def work(desk: Desk) -> Outcomes:
         return await convert_every(desk, found, make, at_once=at_once or settings.max_jobs, tell=put_note)
 
+    def check(manifest: str) -> str:
+        put_note(f"{manifest}: checking")
+        findings = find(make(manifest), settings, None if place.in_process else place.socket or settings.socket)
+        return "; ".join(each.found for each in findings if each.status is Status.FAILED)
+
     if dry_run:
-        outcomes = plan(found)
-    elif place.in_process:
-        outcomes = work_here(work, place.config)
-    else:
-        outcomes = work_in_daemon(work, place.socket, place.config)
+        outcomes = plan(found, check)
+        put_result(outcomes.model_dump_json() if as_json else outcomes_text(outcomes))
+        return RefusedError.exit_status if any(each.state == State.REFUSED for each in outcomes.bundles) else EXIT_DONE
+    outcomes = work_here(work, place.config) if place.in_process else work_in_daemon(work, place.socket, place.config)
     put_result(outcomes.model_dump_json() if as_json else outcomes_text(outcomes))
     failed = any(each.is_failed for each in outcomes.bundles)
-    return JobError.exit_status if failed and not dry_run else EXIT_DONE
+    return JobError.exit_status if failed else EXIT_DONE
