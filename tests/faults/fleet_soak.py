@@ -409,7 +409,7 @@ class FleetSoak:
         assert planned.image is not None
         made = {each.name: each.read_bytes() for each in planned.image.parent.iterdir()}
         copied = stored_bytes(self._endpoint, self._bucket, f"{planned.name}/")
-        assert names == set(made)
+        assert names == set(made), (planned.name, names ^ set(made))
         # The manifest is signed anew.
         del made[planned.image.name], copied[planned.image.name]
         assert copied == made
