@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -172,8 +173,11 @@ class FleetSoak:
             host.wait_ready()
         started = time.monotonic()
         held = {self._hold(moment): moment[0] for moment in self._moments()}
-        self._send()
-        self._kill_all(held)
+        # A request that is held for longer than a host waits for an answer would come after the host went on.
+        with ThreadPoolExecutor(1) as pool:
+            sending = pool.submit(self._send)
+            self._kill_all(held, sending)
+            sending.result()
         self._wait_all_done()
         self.verdict.seconds = round(time.monotonic() - started, 1)
 
@@ -267,14 +271,14 @@ class FleetSoak:
         self._proxy.add(held)
         return held
 
-    def _kill_all(self, held: dict[Fault, str]) -> None:
+    def _kill_all(self, held: dict[Fault, str], sending: Future[None]) -> None:
         """Kill a daemon at each of the requests that are to be held, until the queue is empty."""
         while held:
             for fault in list(held):
                 with suppress(TimeoutError):
                     self._proxy.wait_hit(fault, 0.05)
                     self._kill_at(held.pop(fault), fault)
-            if held and not self._queues.left():
+            if held and sending.done() and not self._queues.left():
                 for fault, moment in held.items():
                     self._free(fault)
                     self.verdict.missed.append(moment)

@@ -284,6 +284,22 @@ async def test_a_part_that_disappears(scene: Scene, migrations: Migrations) -> N
     assert migrations.fits(await job).kept == 0
 
 
+async def test_a_manifest_that_an_earlier_attempt_puts_late(scene: Scene, migrations: Migrations) -> None:
+    """A manifest that an earlier attempt was just about to put is no other bundle: the next one finishes it."""
+    cloud, lease = migrations.cloud, LentJob()
+    held = await cloud.breaks(PauseRequest(), MANIFEST_PATH, method="HEAD", nth=2, times=1)
+    running = asyncio.create_task(lent(scene, migrations, lease))
+    await asyncio.to_thread(cloud.proxy.wait_hit, held)
+    mark = {"amistream-job": lease.name, "amistream-run": "another"}
+    with cloud.endpoint.blocking_client() as s3:
+        s3.put_object(Bucket=cloud.bucket, Key=f"x/{MANIFEST}", Body=b"<manifest/>", Metadata=mark)
+    await asyncio.to_thread(cloud.proxy.let_go, held)
+    job = await running
+    assert job.error is not None
+    assert (job.state, job.error.code) == (State.INTERRUPTED, "lease.lost")
+    assert migrations.left() == sorted([CLAIM, MANIFEST])
+
+
 async def test_a_copy_that_another_host_may_have(scene: Scene, migrations: Migrations) -> None:
     """A copy without a checksum stays if another host has claimed the job before the copy would be removed."""
     cloud = migrations.cloud

@@ -12,7 +12,7 @@ from collections.abc import Container
 import structlog
 
 from amistream.bundles.manifest import LARGEST
-from amistream.errors import FencedError, StoreError, TakenError
+from amistream.errors import BundleExistsError, FencedError, StoreError, TakenError
 from amistream.jobs.claim import Claim
 from amistream.jobs.job import Job
 from amistream.ports.store import Store, Stored
@@ -86,8 +86,10 @@ class MigrationClaim:
         log.info("manifest.earlier", name=name)
         return await self._store.read(name, 0, found.size)
 
-    async def cause(self, error: TakenError, name: str) -> TakenError | FencedError:
-        """The cause of a failure to put the manifest: an earlier attempt may have put its own just now."""
+    async def cause(
+        self, error: BundleExistsError | TakenError, name: str
+    ) -> BundleExistsError | TakenError | FencedError:
+        """The cause of another manifest in the way: an earlier attempt may have put its own just now."""
         found = await self._store.stat(name, read=False) if self._claim is not None else None
         if self._claim is not None and found is not None and self._is_of_another_run(found):
             return self._claim.fenced("an earlier attempt has put its manifest since this one began")

@@ -17,7 +17,7 @@ from amistream.bundles.migrate import is_one_service
 from amistream.bundles.part_sender import PartSender
 from amistream.bundles.parts import IN_FLIGHT_MOST, StoredPart, parts_in_flight
 from amistream.bundles.place import Bundle
-from amistream.errors import JournalError, StoreError
+from amistream.errors import BundleExistsError, JournalError, StoreError
 from amistream.flow.cancel import finish_despite_cancel
 from amistream.flow.gather import gather_limited
 from amistream.jobs.bundle_progress import BundleMeter
@@ -78,7 +78,10 @@ class OwnCopy:
         Nothing is read yet.
         """
         store = copy.target.store
-        await refuse_other_manifest(store, copy.bundle.manifest_name, copy.raw)
+        try:
+            await refuse_other_manifest(store, copy.bundle.manifest_name, copy.raw)
+        except BundleExistsError as error:
+            raise await self.claim.cause(error, copy.bundle.manifest_name) from error
         there = await find_existing_parts(store, copy.parts, own=record.parts)
         self.made = copy
         return there
