@@ -28,7 +28,7 @@ from amistream.daemon.main import _parser
 from amistream.entry import COMPAT, COMPAT_CONTEXT
 from amistream.request import BundleRequest, ConvertRequest, MigrateRequest, Option
 from amistream.settings import Settings, memory_ceiling
-from amistream.states import State
+from amistream.states import TRANSITIONS, State
 from amistream.values import GIB, KIB, MIB
 
 ROOT = Path(__file__).parents[1]
@@ -243,15 +243,43 @@ def manual_pages() -> dict[str, str]:
     }
 
 
+def settings_tables() -> str:
+    """Format every setting as tables in Markdown, one for each section."""
+    lines: list[str] = []
+    for name, field in Settings.model_fields.items():
+        if name in SECTIONS:
+            lines += ["", f"### {SECTIONS[name]}", "", "| setting | meaning | default or example |", "|---|---|---|"]
+        meaning = (field.description or "").replace("|", "\\|")
+        lines.append(f"| `{name}` | {meaning} | `{_shown(field)}` |")
+    return "\n".join(lines) + "\n\n"
+
+
+def state_diagram() -> str:
+    """Draw the states of a job as Mermaid has them; those of a job that is cut short are one there."""
+    cut_short = {State.CANCELLED, State.FAILED, State.INTERRUPTED}
+    lines = ["```mermaid", "stateDiagram-v2", "    [*] --> queued"]
+    for state, following in TRANSITIONS.items():
+        lines += [f"    {state.value} --> {each.value}" for each in State if each in following - cut_short]
+    ended = [state.value for state in State if state.ended and state not in cut_short]
+    return "\n".join([*lines, *(f"    {each} --> [*]" for each in ended), "```"]) + "\n"
+
+
 def documents() -> dict[Path, str]:
     """Make the text of every document, as it should be."""
     made = {CONFIG: config_text(), Path(COMMANDS_FILE): commands_text()}
     made[ROOT / "docs" / "commands.md"] = commands_page(command_pages(), ELSEWHERE)
     for path in (ROOT / "docs").glob("*.md"):
         text = path.read_text()
-        if TABLE.search(text):
-            made[path] = TABLE.sub(lambda found: f"{found[1]}{option_table(found[2])}{found[3]}", text)
+        filled = TABLE.sub(lambda found: f"{found[1]}{option_table(found[2])}{found[3]}", text)
+        filled = PART.sub(lambda found: f"{found[1]}{PARTS[found[2]]()}{found[3]}", filled)
+        if TABLE.search(text) or PART.search(text):
+            made[path] = filled
     return made
+
+
+PART = re.compile(r"(<!-- (settings|states): config/generate\.py -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
+PARTS = {"settings": settings_tables, "states": state_diagram}
+"""The parts of pages that are made here, beside the tables of options."""
 
 
 def main() -> int:

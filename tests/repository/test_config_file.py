@@ -18,10 +18,10 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_documents_are_generated() -> None:
-    """The settings file and the tables of options are as `python config/generate.py` writes them."""
+    """The settings file and the generated parts of pages are as `python config/generate.py` writes them."""
     made = documents()
     assert {path.name for path in made} >= {"amistream.toml"}
-    assert len(made) == 5
+    assert len(made) == 7
     for path, text in made.items():
         assert path.read_text() == text, f"python {CONFIG.relative_to(ROOT).with_name('generate.py')}"
 
