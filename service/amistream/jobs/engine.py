@@ -7,10 +7,12 @@ what all kinds share: the means of a run, and the decision about what a run leav
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import structlog
@@ -42,12 +44,23 @@ from amistream.settings import Settings
 log = structlog.get_logger()
 
 
+_MODULES = {
+    JobKind.BUNDLE: "amistream.jobs.bundle_run",
+    JobKind.CONVERT: "amistream.jobs.convert_run",
+    JobKind.VERIFY: "amistream.jobs.verify_run",
+    JobKind.MIGRATE: "amistream.jobs.migrate_run",
+}
+
+
 async def load_run(job: Job, entry: JournalEntry, shared: Shared) -> Run:
     """Make a run of a job from its journal entry. Raises `AmistreamError` before anything is made.
 
     A new kind is a member of `states.JobKind`, a request, a run in a file of its own, and a case here. Each is loaded
     by the first job of its kind: together they take long, and a command runs one job.
     """
+    if _MODULES[entry.kind] not in sys.modules:
+        # It takes a tenth of a second, in which other jobs go on.
+        await asyncio.to_thread(import_module, _MODULES[entry.kind])
     match entry.kind:
         case JobKind.BUNDLE:
             from amistream.jobs.bundle_run import BundleRun  # noqa: PLC0415
