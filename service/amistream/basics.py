@@ -11,6 +11,9 @@ KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
 
+OTHERS_SIGNATURE = "not checked: it is another user's"
+"""The state of a signature by a key that is not at hand, as `--json` has it."""
+
 
 def as_utf8(text: str) -> str:
     """The text with lone surrogates escaped: a file name need not be UTF-8, JSON and terminals require it."""

@@ -22,9 +22,6 @@ LARGEST_PART = 5 * GIB
 STANDARD_INPUT = STANDARD_OUTPUT = "-"
 """The name of a pipe as source of a request, and as destination of an unbundled image."""
 
-OTHERS_SIGNATURE = "not checked: it is another user's"
-"""The state of a signature by a key that is not at hand, as `--json` has it."""
-
 _SNAPSHOT = re.compile("snap-([0-9a-f]{8}|[0-9a-f]{17})")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 

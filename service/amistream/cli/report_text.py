@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from amistream.basics import OTHERS_SIGNATURE
 from amistream.cli.table import columns, counted
 from amistream.units import duration_text, size_text
-from amistream.values import OTHERS_SIGNATURE
 
 if TYPE_CHECKING:
     from amistream.reports import Report
