@@ -37,7 +37,7 @@ class Progress(_Model):
     bytes_done: int = Field(description="bytes of them that were read, copied, or looked up, so far")
     stored_share: float = Field(
         0.0,
-        description="share of the volume's data, 0 to 1, that is stored, parts under way included; of a bundle, data "
+        description="share of the volume's data, 0 to 1, that is stored, parts in progress included; of a bundle, data "
         "that is read and not on its way yet counts a fifth",
     )
     parts_made: int = 0

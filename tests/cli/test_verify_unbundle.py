@@ -46,7 +46,7 @@ def key(keys: KeyRing) -> tuple[str, str]:
 
 
 async def test_verify_in_words(cli: Cli, manifest: Path) -> None:
-    """A bundle that is right is told in a table of facts, with exit status 0, and nothing goes to stderr."""
+    """A valid bundle gives a table of facts, with exit status 0, and nothing goes to stderr."""
     outcome = await cli("verify", str(manifest))
     assert (outcome.status, outcome.stderr) == (0, "")
     facts = dict(line.split(maxsplit=1) for line in outcome.stdout.splitlines())
@@ -113,13 +113,13 @@ async def test_verify_that_cannot_be(cli: Cli, manifest: Path, tmp_path: Path) -
 
 
 async def test_unbundle_in_words(cli: Cli, manifest: Path, image: Path, key_ring: KeyRing, tmp_path: Path) -> None:
-    """The image is there, and what was done is told on stdout."""
+    """The image is written, and stdout has a table of facts."""
     outcome = await cli("unbundle", str(manifest), str(tmp_path / "out.img"), *key(key_ring))
     assert (outcome.status, outcome.stderr) == (0, "")
     assert (tmp_path / "out.img").read_bytes() == image.read_bytes()
     facts = dict(line.split(maxsplit=1) for line in outcome.stdout.splitlines())
     assert facts["size"] == "2.0 MiB, 300.0 KiB of it data"
-    assert (facts["image"], facts["signature"]) == (str(tmp_path / "out.img"), "right")
+    assert (facts["image"], facts["signature"]) == (str(tmp_path / "out.img"), "valid")
     again = await cli("unbundle", str(manifest), str(tmp_path / "out.img"), *key(key_ring))
     assert (again.status, "--force" in again.stderr) == (3, True)
     forced = await cli("unbundle", "--force", "--json", str(manifest), str(tmp_path / "out.img"), *key(key_ring))
@@ -151,7 +151,7 @@ async def test_unbundle_to_another_program(spawn: Spawn, manifest: Path, image: 
     stdout, stderr = await process.communicate()
     assert await process.wait() == 0, stderr
     assert stdout == image.read_bytes()
-    assert b"signature  right" in stderr
+    assert b"signature  valid" in stderr
 
 
 async def test_unbundle_to_one_that_leaves(spawn: Spawn, manifest: Path, key_ring: KeyRing) -> None:
@@ -232,7 +232,7 @@ async def test_from_a_bucket(
     address = f"s3://{bucket}/a/image.manifest.xml"
     looked = await ended(await spawn("verify", address, *where, env=moto_server.environ()))
     assert looked.status == 0, looked.stderr
-    assert "not told by this endpoint" in looked.stdout
+    assert "not available from this endpoint" in looked.stdout
     process = await spawn("unbundle", address, tmp_path / "out.img", *where, *key(key_ring), env=moto_server.environ())
     assert (await ended(process)).status == 0
     assert (tmp_path / "out.img").read_bytes() == image.read_bytes()

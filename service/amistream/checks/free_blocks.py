@@ -85,7 +85,7 @@ def doubts(disk: DiskMap, volume: Volume, used: Sequence[Extent]) -> Iterator[Ob
         elif partition and partition.type_name in BOOT_AREAS:
             continue
         elif area.kind:
-            yield kept_whole(place, f"those of {area.kind} cannot be told")
+            yield kept_whole(place, f"those of {area.kind} cannot be found")
         elif partition:
             yield kept_whole(place, "its content is not known")
     if places := [place_of(area, volume) for area in disk.areas if area.used and area.used.keeps_preallocated]:

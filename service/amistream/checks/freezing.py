@@ -46,7 +46,7 @@ def places_to_freeze(volume: Volume, request: VolumeRequest, settings: Settings)
     for device, mount in {mount.device: mount for mount in reversed(mounts)}.items():
         place = Path(mount.place)
         if not mount.is_plain:
-            why = f"files on {mount.kind} have device numbers of their own, so what else is on it cannot be told"
+            why = f"files on {mount.kind} have device numbers of their own, so nothing shows which files are on it"
             raise _refused(place, why, f"umount {quoted(shown(place))}, or bundle a snapshot")
         if device in needed:
             why = f"{needed[device]} is on it, and whoever writes there would wait until the thaw"

@@ -61,7 +61,7 @@ class AreaFacts(_Model):
     label: str = ""
     uuid: str = ""
     file_system_size: int | None = None
-    used: int | None = Field(None, description="bytes in use, or null where they cannot be told")
+    used: int | None = Field(None, description="bytes in use, or null where they are not known")
     bundled: int = Field(description="bytes that a bundle would read")
     doubt: str = Field("", description="why the table or the file system is not trusted")
 

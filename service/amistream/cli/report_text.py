@@ -11,6 +11,16 @@ from amistream.units import duration_text, size_text
 if TYPE_CHECKING:
     from amistream.reports import Report
 
+_IN_TEXT = {
+    "right": "valid",
+    "right once written as Amazon's tools write it": "valid once written as Amazon's tools write it",
+    "wrong": "not valid",
+    OTHERS_SIGNATURE: f"{OTHERS_SIGNATURE}; give the --cert and --private-key that it was made with",
+    "not told by this endpoint": "not available from this endpoint",
+    "not told: s3:GetObjectAcl is not allowed": "not known: s3:GetObjectAcl is not allowed",
+}
+"""Text for people of values that JSON has in older words."""
+
 
 def report_text(report: Report) -> str:
     """Format the facts, then a line for each note and difference."""
@@ -22,8 +32,8 @@ def report_text(report: Report) -> str:
             ("image", f"{report.image_name}, {report.kind}, {report.architecture}, {size_text(report.image_size)}"),
             ("parts", f"{counted(report.parts, 'part')}, {size_text(report.bundled_size)} together{maker}"),
             ("checksums", _digests_text(report)),
-            ("signature", _signature_text(report)),
-            ("access", report.access),
+            ("signature", in_text(report.signature)),
+            ("access", in_text(report.access)),
             ("content", _content_text(report)),
             ("elapsed", duration_text(report.elapsed_s)),
             *(("note", note) for note in report.notes),
@@ -33,10 +43,9 @@ def report_text(report: Report) -> str:
     )
 
 
-def _signature_text(report: Report) -> str:
-    if report.signature == OTHERS_SIGNATURE:
-        return f"{report.signature}; give the --cert and --private-key that it was made with"
-    return report.signature
+def in_text(value: str) -> str:
+    """A signature's or an access's value of JSON, as people read it."""
+    return _IN_TEXT.get(value, value)
 
 
 def _digests_text(report: Report) -> str:

@@ -44,7 +44,7 @@ class BootChecks:
 
     def _all(self) -> list[Observation]:
         if self._source.volume.kind is Kind.STREAM:
-            return [Observation("cannot be told from a stream before it has come", Status.SKIPPED)]
+            return [Observation("a stream cannot be checked before it has been read", Status.SKIPPED)]
         return self._examine() or [Observation("nothing was found that keeps the AMI from booting")]
 
     def _as_notices(self) -> list[Observation]:

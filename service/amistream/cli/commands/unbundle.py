@@ -10,6 +10,7 @@ import typer
 from amistream.cli.manifest_arguments import Manifest, path_of, settings_for
 from amistream.cli.options import ConfigOption, JsonOption
 from amistream.cli.output import put_answer, put_note, put_result
+from amistream.cli.report_text import in_text
 from amistream.cli.request_options import takes, validated
 from amistream.cli.showing import NoProgressOption, QuietOption, showing
 from amistream.cli.table import columns, counted
@@ -126,7 +127,7 @@ def result_text(result: Unbundled) -> str:
             ("size", f"{size_text(result.image_size)}, {size_text(result.data_size)} of it data"),
             ("manifest", result.manifest),
             ("bundled", f"{size_text(result.bundled_size)} in {counted(result.parts, 'part')}"),
-            ("signature", result.signature),
+            ("signature", in_text(result.signature)),
             ("elapsed", duration_text(result.elapsed_s)),
             ("rate", f"{rate_text(result.image_size, result.elapsed_s)} of the image"),
         ]
