@@ -52,7 +52,7 @@ SECTIONS = {
 
 HEAD = """\
 # Settings of amistream. Install as /etc/amistream/amistream.toml, or specify another file with --config or
-# AMISTREAM_CONFIG. Made by config/generate.py from service/amistream/settings.py.
+# AMISTREAM_CONFIG. Made by config/generate.py from service/amistream/settings/model.py.
 #
 # Order: command-line options, then AMISTREAM_* variables (AMISTREAM_PART_SIZE=20MiB), then this file, then the
 # defaults. Every setting is here with its default, commented out. A name that ends in _s is in seconds. A size is a

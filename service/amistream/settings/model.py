@@ -1,23 +1,14 @@
 """Every setting of the service, once: its default, its unit and where the default comes from.
 
-Sources, the first wins: arguments, `AMISTREAM_*` variables, the TOML file, the defaults here. AWS credentials are
-never settings: they come from the SDK's provider chain. `config/amistream.toml` shows every field; a test keeps the
-two alike.
-
-The memory ceiling is a formula of these settings (`memory_ceiling`) and does not depend on the volume's size.
+AWS credentials are never settings: they come from the SDK's provider chain. `config/amistream.toml` shows every field;
+a test keeps the two alike.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import shlex
-import tomllib
-from difflib import get_close_matches
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -28,70 +19,25 @@ from pydantic import (
     Field,
     PositiveFloat,
     PositiveInt,
-    ValidationError,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
-from amistream.errors import UsageError
-from amistream.process import DEFAULT_CONFIG, DEFAULT_SOCKET
-from amistream.shipped import shipped
+from amistream.process import DEFAULT_SOCKET
+from amistream.settings.choices import Acl, LogFormat, OnStop, ServerEncryption, Sparse
+from amistream.settings.parsing import (
+    Command,
+    PartSize,
+    Places,
+    QueueKinds,
+    RootPaths,
+    TextfilePath,
+    common_architecture,
+    parse_object,
+)
 from amistream.values import GIB, KIB, MIB
 
-_PREFIX = "AMISTREAM_"
-_OTHER_VARIABLES = ("AMISTREAM_CONFIG", "AMISTREAM_DEBUG")
-_OF_CONTAINERS = re.compile("AMISTREAM_(SERVICE_(HOST|PORT)|PORT|NAME|ENV)(_|$)")
-"""Variables by which Kubernetes and Docker describe a service with the name `amistream`."""
-BLOCKS_AT_ONCE = 8
-"""Blocks of 512 KiB that a conversion reads and hands over together."""
-_BLOCK = 512 * KIB
-_EBS_CLIENTS = 12 * MIB
-"""The SDK's clients of EBS and EC2. Measured: 8 MiB."""
-_TLS = 256 * KIB
-"""Of each connection: what it decrypts into, and slices that are encrypted. Measured."""
-_UNPACKING = 14 * MIB
-"""Of the ranges that were fetched, and for each worker of a run of the archive. Measured: 37 MiB with 2 workers."""
-PROCESS_BASELINE = 130 * MIB
-"""Measured: the daemon's RSS with the clients of S3, EC2 and STS made and no job (125 MiB), rounded up. It was 4 MiB
-more with pydantic-settings and every model built when it is loaded.
-"""
-
-
-class OnStop(StrEnum):
-    """Effect of the first SIGTERM on running jobs. A second one interrupts them: they resume at the next start."""
-
-    FINISH = "finish"
-    INTERRUPT = "interrupt"
-    CANCEL = "cancel"
-
-
-class Sparse(StrEnum):
-    """Treatment of the volume's holes and free blocks: left out through the archive's sparse map, or bundled."""
-
-    AUTO = "auto"
-    ALWAYS = "always"
-    NEVER = "never"
-
-
-class LogFormat(StrEnum):
-    AUTO = "auto"
-    JSON = "json"
-    TEXT = "text"
-
-
-class Acl(StrEnum):
-    """Canned ACLs. EC2 can read a bundle under all but `private`, which is for bundles that are only stored."""
-
-    AWS_EXEC_READ = "aws-exec-read"
-    PUBLIC_READ = "public-read"
-    PRIVATE = "private"
-
-
-class ServerEncryption(StrEnum):
-    """The encryption that requests to S3 name."""
-
-    AUTO = "auto"
-    AES256 = "AES256"
+PREFIX = "AMISTREAM_"
+"""Start of the variables' names."""
 
 
 def default_state_dir() -> Path:
@@ -99,85 +45,6 @@ def default_state_dir() -> Path:
     if os.geteuid() == 0:
         return Path("/var/lib/amistream")
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "amistream"
-
-
-def check_part_size(size: ByteSize) -> ByteSize:
-    """A part size is a whole number of KiB: cipher blocks then never straddle a part's end."""
-    if size < 16 * KIB or size > 5 * GIB or size % KIB:
-        decimal = next((each for each in _DECIMALS if size and not size % each), 0)
-        meant = f": did you mean {size // decimal}{_DECIMALS[decimal]}?" if decimal and size <= 5 * GIB else ""
-        raise ValueError(f"a part is 16KiB to 5GiB and a whole number of KiB{meant}")
-    return size
-
-
-def common_architecture(name: object) -> object:
-    """EC2's name of an architecture for one that Debian, Linux or containers use."""
-    return _ARCHITECTURES.get(name, name) if isinstance(name, str) else name
-
-
-_DECIMALS = {10**9: "GiB", 10**6: "MiB", 10**3: "KiB"}
-_ARCHITECTURES = {"amd64": "x86_64", "x86-64": "x86_64", "aarch64": "arm64", "386": "i386", "i686": "i386"}
-
-
-PartSize = Annotated[ByteSize, AfterValidator(check_part_size)]
-
-
-def _split_paths(value: object) -> object:
-    """Take paths as a variable holds them too: `/srv/images:/dev/dm-0`."""
-    return [path for path in value.split(":") if path] if isinstance(value, str) else value
-
-
-def _check_root(path: Path) -> Path:
-    if not path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"{path} is not an absolute path without '..'")
-    return path
-
-
-RootPaths = Annotated[tuple[Annotated[Path, AfterValidator(_check_root)], ...], BeforeValidator(_split_paths)]
-
-
-def _split_words(value: object) -> object:
-    """Take a list as a variable holds it too: `s3://a,s3://b`."""
-    return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
-
-
-def _split_command(value: object) -> object:
-    """Take a command as one line of words, too, as a shell splits it."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return shlex.split(value)
-    except ValueError as error:
-        raise ValueError(f"{value!r} is not a command: {error}") from None
-
-
-Command = Annotated[tuple[str, ...], BeforeValidator(_split_command)]
-
-
-def _check_textfile(path: Path) -> Path:
-    if not path.is_absolute() or path.suffix != ".prom":
-        raise ValueError(f"{str(path)!r} is not an absolute path that ends with .prom, as node_exporter reads them")
-    return path
-
-
-def _check_place(place: str) -> str:
-    if not place.startswith(("s3://", "/", "snap-")) or ".." in place.split("/"):
-        raise ValueError(f"{place!r} is none of s3://BUCKET[/KEY/PREFIX], an absolute path, snap-ID, and snap- for all")
-    return place
-
-
-Places = Annotated[tuple[Annotated[str, AfterValidator(_check_place)], ...], BeforeValidator(_split_words)]
-QueueKind = Literal["bundle", "convert", "verify", "migrate"]
-
-
-def _parse_object(value: object) -> object:
-    """Take a JSON object as a variable holds it too."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        raise ValueError('it is not a JSON object: write {"eu-west-1": "/path/cert.pem"}') from None
 
 
 class Settings(BaseModel):
@@ -192,7 +59,7 @@ class Settings(BaseModel):
     @classmethod
     def _add_variables(cls, given: dict[str, Any]) -> dict[str, Any]:
         variables = {name.upper(): value for name, value in os.environ.items()}
-        found = {name: variables.get(f"{_PREFIX}{name.upper()}") for name in cls.model_fields}
+        found = {name: variables.get(f"{PREFIX}{name.upper()}") for name in cls.model_fields}
         return {**{name: value for name, value in found.items() if value is not None}, **given}
 
     # The daemon.
@@ -246,7 +113,7 @@ class Settings(BaseModel):
         description='"json" for machines, "text" for people, "auto": text if stderr is a terminal, else json. One line '
         "an event, to stderr. Choice.",
     )
-    metrics_textfile: Annotated[Path, AfterValidator(_check_textfile)] | None = Field(
+    metrics_textfile: TextfilePath | None = Field(
         None,
         examples=["/var/lib/prometheus/node-exporter/amistream.prom"],
         description="File for the textfile collector of node_exporter, with the metrics: replaced each minute and at "
@@ -291,7 +158,7 @@ class Settings(BaseModel):
         description='Buckets and folders to which messages may write, such as ["s3://bundles/web"]. As a variable: '
         "with commas between. Empty: nothing. Choice.",
     )
-    queue_kinds: Annotated[tuple[QueueKind, ...], BeforeValidator(_split_words)] = Field(
+    queue_kinds: QueueKinds = Field(
         ("bundle", "convert", "verify", "migrate"),
         description="Kinds of jobs that messages may start. As a variable: with commas between. Choice.",
     )
@@ -402,7 +269,7 @@ class Settings(BaseModel):
         description="true: accept a private key that every user of the machine can read. false: refuse it, and show "
         "the command that protects it. The older tools' commands accept it with a warning. Choice.",
     )
-    ec2_certificates: Annotated[dict[str, Path], BeforeValidator(_parse_object)] = Field(
+    ec2_certificates: Annotated[dict[str, Path], BeforeValidator(parse_object)] = Field(
         default_factory=dict,
         description="EC2's certificate per region, for which the bundle's key is encrypted. The key 'default' serves "
         'the other regions, such as in { default = "/etc/amistream/cert-ec2.pem", "cn-north-1" = '
@@ -514,128 +381,3 @@ class Settings(BaseModel):
     def worker_count(self) -> int:
         """Compute threads: as set, else one per core this process may use."""
         return self.workers or len(os.sched_getaffinity(0))
-
-
-def config_path(config: Path | None = None) -> Path | None:
-    """The configuration file that is read: the given one, that of AMISTREAM_CONFIG, or the default if it exists."""
-    named = config or (Path(os.environ["AMISTREAM_CONFIG"]) if os.environ.get("AMISTREAM_CONFIG") else None)
-    return named or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
-
-
-def variable_of(name: str) -> str | None:
-    """The environment variable that sets a setting, if there is one."""
-    return next((each for each in os.environ if each.upper() == f"{_PREFIX}{name.upper()}"), None)
-
-
-def load(config: Path | None = None, **overrides: Any) -> Settings:
-    """Read the settings from `config` (default: /etc/amistream/amistream.toml where it exists) and the environment.
-
-    `overrides` that are not None win over everything. Raises `UsageError` naming the file or variable at fault.
-    """
-    path = config_path(config)
-    values: dict[str, Any] = {}
-    chosen = {name: value for name, value in overrides.items() if value is not None}
-    if path is not None:
-        try:
-            values = tomllib.loads(path.read_text())
-        except OSError as error:
-            raise UsageError(
-                "settings.unreadable",
-                f"cannot read the configuration {path}: {error.strerror}",
-                hint="check the path and its permissions; without --config and AMISTREAM_CONFIG it is "
-                f"{DEFAULT_CONFIG}, where there is one",
-                field="config",
-            ) from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UsageError(
-                "settings.syntax",
-                f"cannot read the configuration {path}: {error}",
-                hint='it is TOML: text, and sizes with a unit, are in quotes, such as part_size = "10MiB"',
-                field="config",
-            ) from error
-    faults = _unknown_variables()
-    try:
-        # Arguments win over the variables, which the class reads; those win over the file.
-        variables = {name.upper() for name in os.environ}
-        from_file = {name: each for name, each in values.items() if f"AMISTREAM_{name.upper()}" not in variables}
-        settings = Settings(**from_file | chosen)
-    except ValidationError as error:
-        for fault in error.errors(include_url=False, include_context=False):
-            name = str(fault["loc"][0]) if fault["loc"] else "settings"
-            variable = f"{_PREFIX}{name.upper()}"
-            where = "the arguments" if name in chosen else variable if variable in os.environ else str(path)
-            unknown = fault["type"] == "extra_forbidden"
-            faults.setdefault(name, f"(from {where}): {_no_such(name) if unknown else in_words(fault)}")
-    if faults:
-        (name, first), *others = faults.items()
-        also = [f"also: the setting {other} {reason}" for other, reason in others]
-        raise UsageError(
-            "settings.invalid",
-            f"cannot use the setting {name} {first}",
-            hint="\n".join([f"{shipped('amistream.toml')} lists every setting with its unit and default", *also]),
-            field=name,
-        )
-    return settings
-
-
-def _unknown_variables() -> dict[str, str]:
-    """The faults of variables that look like a setting's: by the name, where it comes from and the reason."""
-    names = [name for name in os.environ if name.startswith(_PREFIX)]
-    known = {*_OTHER_VARIABLES, *(f"{_PREFIX}{name.upper()}" for name in Settings.model_fields)}
-    unknown = [name for name in names if name not in known and not _OF_CONTAINERS.match(name)]
-    return {
-        (setting := name.removeprefix(_PREFIX).lower()): f"(from {name}): {_no_such(setting)}"
-        for name in sorted(unknown)
-    }
-
-
-def _no_such(name: str) -> str:
-    close = get_close_matches(name, Settings.model_fields, n=1)
-    return f"there is no such setting; is {close[0]} meant?" if close else "there is no such setting"
-
-
-def in_words(error: ErrorDetails) -> str:
-    """Describe the fault of one field; pydantic's message about sizes is not helpful."""
-    if error["type"].startswith("byte_size"):
-        return f"{error['input']!r} is not a size: write bytes, or a number with a unit, such as 10MiB"
-    if error["type"] in {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}:
-        bound = error["msg"].removeprefix("Input should be ")
-        return f"{error['input']!r} is out of range: it must be {bound}"
-    return error["msg"].removeprefix("Value error, ")
-
-
-def memory_ceiling(*, workers: int, block_size: int, part_size: int, upload_concurrency: int, jobs: int = 1) -> int:
-    """Bytes of RSS that the process stays under with so many jobs at once, whatever the volumes' sizes.
-
-    baseline + per job: per worker (a block, its deflated form twice, 128 KiB of ciphertext) + (uploads in flight + 2)
-    parts: one part being filled and one being handed over.
-    """
-    per_worker = 3 * block_size + 128 * KIB
-    return PROCESS_BASELINE + jobs * (workers * per_worker + (upload_concurrency + 2) * part_size)
-
-
-def conversion_ceiling(*, workers: int, puts: int, jobs: int = 1, unpacks: bool = False) -> int:
-    """Bytes of RSS that the process stays under with so many conversions at once, whatever the images' sizes.
-
-    baseline + the SDK's clients + per job: `conversion_buffers` blocks, and for each put half a block, which is what
-    HTTPS holds for a connection. A job that `unpacks` a bundle has ranges and runs of its archive besides.
-    """
-    buffers = conversion_buffers(workers=workers, puts=puts) * _BLOCK + puts * _TLS
-    return PROCESS_BASELINE + _EBS_CLIENTS + jobs * (buffers + unpacks * (1 + workers) * _UNPACKING)
-
-
-def puts_within(limit: int, *, workers: int, unpacks: bool = False) -> int:
-    """The most puts whose `conversion_ceiling` is within `limit` bytes; below 1 when not even one is."""
-    spare = limit - conversion_ceiling(workers=workers, puts=0, unpacks=unpacks)
-    return spare // (_BLOCK + _TLS)
-
-
-def conversion_buffers(*, workers: int, puts: int) -> int:
-    """Blocks in memory: those in flight, and 4 MiB for each worker, for the one being read and for the ledger."""
-    return puts + (workers + 2) * BLOCKS_AT_ONCE
-
-
-def concurrency_within(limit: int, *, workers: int, block_size: int, part_size: int) -> int:
-    """The most parts in flight whose `memory_ceiling` is within `limit` bytes; below 1 when not even one is."""
-    spare = limit - memory_ceiling(workers=workers, block_size=block_size, part_size=part_size, upload_concurrency=0)
-    return spare // part_size
