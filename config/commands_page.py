@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from amistream.cli.command_page import CommandPage, Entry
+from config.markdown import cell, table
 
 HEAD = """\
 # Commands
@@ -27,15 +28,11 @@ def _section(page: CommandPage, elsewhere: Mapping[str, str]) -> str:
     if link := elsewhere.get(name):
         lines += [f"Options: [{link}]({link}).", ""]
     elif entries := [*(entry for entry in page.arguments if entry.meaning), *page.options]:
-        lines += ["| option | meaning |", "|---|---|", *map(_row, entries), ""]
+        lines.append(table(("option", "meaning"), map(_row, entries)))
     return "\n".join(lines)
 
 
-def _row(entry: Entry) -> str:
+def _row(entry: Entry) -> tuple[str, str]:
     names = ", ".join(f"`{each}`" for each in entry.names)
-    value = f"`{_in_table(entry.value)}`" if entry.value else ""
-    return f"| {' '.join(each for each in (names, value) if each)} | {_in_table(entry.meaning)} |"
-
-
-def _in_table(text: str) -> str:
-    return text.replace("|", "\\|")
+    value = cell(f"`{entry.value}`") if entry.value else ""
+    return " ".join(each for each in (names, value) if each), cell(entry.meaning)

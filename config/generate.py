@@ -26,6 +26,7 @@ from amistream.cli.quick import COMMANDS_FILE
 from amistream.compat.tables import known_names
 from amistream.daemon.main import _parser
 from amistream.entry import COMPAT, COMPAT_CONTEXT
+from amistream.errors import EXIT_STATUSES
 from amistream.request import BundleRequest, ConvertRequest, MigrateRequest, Option
 from amistream.settings import Settings, memory_ceiling
 from amistream.states import TRANSITIONS, State
@@ -33,8 +34,9 @@ from amistream.values import GIB, KIB, MIB
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # a script does not find its neighbours
-from config import manpages  # noqa: E402
+from config import api_page, errors_page, manpages  # noqa: E402
 from config.commands_page import commands_page  # noqa: E402
+from config.markdown import cell, table  # noqa: E402
 
 CONFIG = ROOT / "config" / "amistream.toml"
 WIDTH = 120
@@ -129,16 +131,15 @@ def config_text() -> str:
 def option_table(command: str) -> str:
     """Format the options of a command as a table in Markdown."""
     model = MODELS[command]
-    lines = ["| option | meaning | default |", "|---|---|---|"]
+    rows = []
     for name, field in model.model_fields.items():
         option = next((each for each in field.metadata if isinstance(each, Option)), None)
         if option is None or not option.names.startswith("-"):
             continue
         names = ", ".join(f"`{each}`" for each in re.split("[ /]", option.names))
         values = f" `{option.metavar}`" if option.metavar else ""
-        meaning = (field.description or "").replace("|", "\\|")
-        lines.append(f"| {names}{values.replace('|', chr(92) + '|')} | {meaning} | {_default(model, name)} |")
-    return "\n".join(lines) + "\n" + ROWS[command] + OTHERS
+        rows.append((cell(names + values), cell(field.description or ""), _default(model, name)))
+    return table(("option", "meaning", "default"), rows) + ROWS[command] + OTHERS
 
 
 def _default(model: type[BaseModel], name: str) -> str:
@@ -223,7 +224,7 @@ def manual_pages() -> dict[str, str]:
     made = datetime.fromtimestamp(int(os.environ.get("SOURCE_DATE_EPOCH") or datetime.now(UTC).timestamp()), UTC)
     edition = manpages.Edition(__version__, f"{made:%Y-%m-%d}")
     groups = command_pages()
-    statuses = dict(re.findall(r"^\| (\d+) \| (.*) \|$", (ROOT / "docs" / "errors.md").read_text(), re.MULTILINE))
+    statuses = {str(status): meaning for status, meaning in EXIT_STATUSES.items()}
     sections: dict[str, list[tuple[str, str, str]]] = {}
     for name, field in Settings.model_fields.items():
         title = SECTIONS.get(name) or next(reversed(sections))
@@ -245,13 +246,13 @@ def manual_pages() -> dict[str, str]:
 
 def settings_tables() -> str:
     """Format every setting as tables in Markdown, one for each section."""
-    lines: list[str] = []
+    sections: dict[str, list[tuple[str, str, str]]] = {}
     for name, field in Settings.model_fields.items():
-        if name in SECTIONS:
-            lines += ["", f"### {SECTIONS[name]}", "", "| setting | meaning | default or example |", "|---|---|---|"]
-        meaning = (field.description or "").replace("|", "\\|")
-        lines.append(f"| `{name}` | {meaning} | `{_shown(field)}` |")
-    return "\n".join(lines) + "\n\n"
+        title = SECTIONS.get(name) or next(reversed(sections))
+        row = (f"`{name}`", cell(field.description or ""), f"`{_shown(field)}`")
+        sections.setdefault(title, []).append(row)
+    head = ("setting", "meaning", "default or example")
+    return "\n" + "\n".join(f"### {title}\n\n{table(head, rows)}" for title, rows in sections.items()) + "\n"
 
 
 def state_diagram() -> str:
@@ -277,9 +278,20 @@ def documents() -> dict[Path, str]:
     return made
 
 
-PART = re.compile(r"(<!-- (settings|states): config/generate\.py -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
-PARTS = {"settings": settings_tables, "states": state_diagram}
+PARTS = {
+    "settings": settings_tables,
+    "states": state_diagram,
+    "statuses": errors_page.statuses_table,
+    "errors": errors_page.codes_table,
+    "AWS errors": errors_page.aws_table,
+    "permissions": errors_page.needs_table,
+    "requests": api_page.requests_table,
+    "parameters": api_page.parameters_table,
+    "fields": api_page.fields_table,
+    "documents": api_page.documents_tables,
+}
 """The parts of pages that are made here, beside the tables of options."""
+PART = re.compile(rf"(<!-- ({'|'.join(PARTS)}): config/generate\.py -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
 
 
 def main() -> int:
@@ -289,11 +301,11 @@ def main() -> int:
         for name, text in manual_pages().items():
             (directory / name).write_text(text)
         return 0
-    different = [path for path, text in documents().items() if not path.exists() or path.read_text() != text]
-    for path in different:
+    different = {path: text for path, text in documents().items() if not path.exists() or path.read_text() != text}
+    for path, text in different.items():
         print(path.name)
         if "--check" not in sys.argv:
-            path.write_text(documents()[path])
+            path.write_text(text)
     return 1 if different and "--check" in sys.argv else 0
 
 

@@ -293,6 +293,17 @@ def bug_error(error: Exception) -> AmistreamError:
 
 EXIT_DONE = 0
 EXIT_INTERRUPTED = 130
+EXIT_STATUSES = {
+    EXIT_DONE: "done",
+    1: "a bug in amistream, or the result could not be written",
+    2: "an invalid command, setting or job id, another user's job, or a conflict with a job",
+    3: "refused by a check or not confirmed, before anything was changed",
+    4: "the job or a request to AWS failed, the job was cancelled, or the daemon accepts no more jobs",
+    5: "data differs from the manifest, also if `delete` therefore kept it",
+    6: "the daemon is not reachable",
+    EXIT_INTERRUPTED: "interrupted",
+}
+"""The meanings of all statuses, for the manual."""
 
 
 def first_cause(errors: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -92,7 +92,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         method="POST",
         path="/v1/jobs",
         handler=handlers.submit_job,
-        summary="Submit a job",
+        summary="Submit a job; `kind` is `bundle`, the default, `convert`, `verify` or `migrate`",
         bodies=tuple(REQUESTS.values()),
         parameters=(
             Parameter(
@@ -121,7 +121,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
             Parameter(
                 name="state",
                 in_="query",
-                description="only jobs in this state; may be repeated; unfinished: that can be resumed or cleaned",
+                description="only jobs in this state; may be repeated; `unfinished`: every job that can be resumed or "
+                "cleaned",
                 values=handlers.LISTED_STATES,
             ),
             Parameter(name="label", in_="query", description="only jobs with this label"),
@@ -144,7 +145,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         method="DELETE",
         path="/v1/jobs/{id}",
         handler=handlers.cancel_job,
-        summary="Cancel a job; its state changes once it has stopped and cleaned up",
+        summary="Cancel a job, also one that ended `resumable`; its state changes once it has stopped and cleaned up",
         parameters=(JOB_ID,),
         answers={HTTPStatus.ACCEPTED: THE_JOB},
         errors=(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
@@ -153,7 +154,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         method="POST",
         path="/v1/jobs/{id}/resume",
         handler=handlers.resume_job,
-        summary="Resume an interrupted job",
+        summary="Resume a `resumable` job; a verification begins again. 409: nothing of it is kept",
         parameters=(JOB_ID,),
         answers={HTTPStatus.ACCEPTED: THE_JOB},
         errors=(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
@@ -162,7 +163,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         method="GET",
         path="/v1/jobs/{id}/events",
         handler=handlers.follow_job,
-        summary="Follow a job: its events from the first to the last",
+        summary="Follow a job until its end: its events from the first to the last",
         parameters=(
             JOB_ID,
             Parameter(
@@ -192,7 +193,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         method="POST",
         path="/v1/doctor",
         handler=handlers.run_doctor,
-        summary="Run a job's checks with the caller's rights, without starting the job",
+        summary="Run a job's checks with the caller's rights, without starting the job. No field is required but "
+        "`kind`, and that only for a conversion",
         bodies=(CheckRequest, ConvertCheckRequest),
         answers={HTTPStatus.OK: Answer("the findings; a failed check is no error", Findings)},
         errors=(HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.SERVICE_UNAVAILABLE),
@@ -201,7 +203,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         method="POST",
         path="/v1/queue/drain",
         handler=handlers.drain_queue,
-        summary="Take no more jobs from the queue, and give back those that do not end in time",
+        summary="Take no more jobs from the queue until the next start, and give back those that do not end within "
+        "queue_drain_s",
         answers={HTTPStatus.ACCEPTED: Answer("the queue", QueueHealth)},
         errors=(HTTPStatus.CONFLICT,),
     ),

@@ -318,7 +318,7 @@ def _plan(path: Path, walk: Walk, profile: Profile, size: int, uuid: UUID, *, re
         raise RefusedError(
             "source.no_room",
             f"cannot fit {path} into an image of {size_text(size + reserved)}: it needs at least {what}",
-            hint="give a larger --size, or leave something out with --exclude",
+            hint=f"give a larger --size, or leave something out with --exclude: du -xh --max-depth=2 {quoted(path)}",
             field="size",
         ) from error
     except FileTooLargeError as error:
