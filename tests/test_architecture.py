@@ -61,7 +61,7 @@ IMPURE = {
     "threading",
     "subprocess",
 }
-IMPURE |= {"anyio", "aiofiles", "aiohttp", "aiobotocore", "botocore", "structlog"}
+IMPURE |= {"aiofiles", "aiohttp", "aiobotocore", "botocore", "structlog"}
 
 
 def imports_of(file: str) -> set[str]:

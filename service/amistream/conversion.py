@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol
 
-import anyio
-
 from amistream.flow.buffers import Buffers, BuffersClosedError
+from amistream.flow.channel import Channel, ChannelError
 from amistream.flow.gather import task_group
 from amistream.flow.priority import wake_promptly
 from amistream.flow.rate_limit import RateLimit
@@ -125,7 +124,7 @@ class Conversion:
         """When the last block was hashed, by `perf_counter`."""
         self._loop = asyncio.get_running_loop()
         # Bounded by the pool: each block in it holds a buffer, or takes the place of one of an earlier pass.
-        self._send, self._receive = anyio.create_memory_object_stream[DigestedBlocks](float("inf"))
+        self._blocks = Channel[DigestedBlocks]()
         self._relay = Relay(
             _Reader(source, self.buffers),
             block_path(Digest(self.buffers.give), self.choose),
@@ -163,10 +162,10 @@ class Conversion:
         try:
             async with task_group() as group:
                 group.create_task(self.source.supply(self.buffers), name="supply")
-                group.create_task(self.put.run(self._receive), name="put")
+                group.create_task(self.put.run(self._blocks), name="put")
                 group.create_task(self._carry(), name="relay")
         finally:
-            self._receive.close()
+            self._blocks.close()
             self.buffers.close()
         if self.hashed_at is None:
             raise self._relay.cause or RelayStoppedError
@@ -182,12 +181,13 @@ class Conversion:
         )
 
     async def _carry(self) -> None:
-        with self._send:
-            try:
-                await self._relay.run(self.plan.workers)
-            except (StoppedError, BuffersClosedError):
-                # The cause is in `supply` or `put`, which raises it. `run` sees that not all was read.
-                return
+        try:
+            await self._relay.run(self.plan.workers)
+        except (StoppedError, BuffersClosedError):
+            # The cause is in `supply` or `put`, which raises it. `run` sees that not all was read.
+            return
+        finally:
+            self._blocks.end()
         self.hashed_at = perf_counter()
 
     def _hand_over(self, blocks: DigestedBlocks) -> None:
@@ -196,8 +196,8 @@ class Conversion:
 
     def _offer(self, blocks: DigestedBlocks) -> None:
         # Nobody takes them once the puts have failed, which ends the pass.
-        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-            self._send.send_nowait(blocks)
+        with suppress(ChannelError):
+            self._blocks.send_nowait(blocks)
 
     def _release(self) -> None:
         """Wake the workers that wait for a free buffer, or for blocks."""

@@ -17,9 +17,8 @@ from functools import partial
 from time import perf_counter
 from typing import Any
 
-import anyio
-
 from amistream.flow.buffers import Buffers
+from amistream.flow.channel import Channel
 from amistream.flow.gather import task_group
 from amistream.flow.priority import wake_promptly
 from amistream.flow.relay import Ordered, Parallel, Relay, Step
@@ -102,11 +101,11 @@ class Pipeline:
         """When the last part was made, by `perf_counter`."""
         loop = asyncio.get_running_loop()
         # One place for each buffer: `send` never blocks, so workers wait only for buffers.
-        self._send, self._receive = anyio.create_memory_object_stream[Part](most_parts)
+        self._parts = Channel[Part](most_parts)
         self.relay = Relay(
             self.reader,
             data_path(self.archive, self.deflate, self.member, encrypt, self.split),
-            lambda part: asyncio.run_coroutine_threadsafe(self._send.send(part), loop).result(),
+            lambda part: asyncio.run_coroutine_threadsafe(self._parts.send(part), loop).result(),
             block_size=plan.block_size,
             release=self._release,
             slots=slots,
@@ -125,10 +124,10 @@ class Pipeline:
         wake_promptly()
         try:
             async with task_group() as group:
-                group.create_task(self.upload.run(self._receive, self.plan.upload_concurrency), name="upload")
+                group.create_task(self.upload.run(self._parts, self.plan.upload_concurrency), name="upload")
                 group.create_task(self._carry(), name="relay")
         finally:
-            self._receive.close()
+            self._parts.close()
             self.buffers.close()
         await asyncio.to_thread(self.volume.check_unchanged)
         return Measured(
@@ -139,8 +138,10 @@ class Pipeline:
         )
 
     async def _carry(self) -> None:
-        with self._send:
+        try:
             await self.relay.run(self.plan.workers)
+        finally:
+            self._parts.end()
         self.made_at = perf_counter()
 
     def _release(self) -> None:

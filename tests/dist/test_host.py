@@ -19,7 +19,7 @@ CALL = re.compile(r'^(execve|openat)\((?:AT_FDCWD, )?"([^"]+)".* = \d+$', re.MUL
 LOADS_ALL = """
 import importlib, pkgutil, sys
 failed = []
-for name in ("aiobotocore", "aiohttp", "amistream", "anyio", "botocore", "cryptography", "pydantic", "rich", "typer"):
+for name in ("aiobotocore", "aiohttp", "amistream", "botocore", "cryptography", "pydantic", "rich", "typer"):
     package = importlib.import_module(name)
     for found in pkgutil.walk_packages(package.__path__, f"{name}."):
         if "__main__" in found.name:
@@ -31,7 +31,7 @@ for name in ("aiobotocore", "aiohttp", "amistream", "anyio", "botocore", "crypto
 print(*failed, sep="\\n")
 """
 NOT_LOADED = re.compile(
-    r"aiohttp\.(pytest_plugin|worker)|anyio\.(_backends\._trio|pytest_plugin)|botocore\.(crt\.auth|docs\.translator)|"
+    r"aiohttp\.(pytest_plugin|worker)|botocore\.(crt\.auth|docs\.translator)|"
     r"pydantic\.(v1\.)?(mypy|_hypothesis_plugin)|(rich|typer)\._?\w*(win32_console|windows_renderer|winconsole)|"
     r"typer\._click\._winconsole"
 )

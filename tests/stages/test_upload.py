@@ -6,11 +6,11 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 
-import anyio
 import pytest
 
 from amistream.errors import StoreError
 from amistream.flow.buffers import Buffers
+from amistream.flow.channel import BrokenError, Channel
 from amistream.ports.store import whole_checksum
 from amistream.stages.split import Part
 from amistream.stages.upload import Ledger, MemoryLedger, Upload
@@ -58,13 +58,13 @@ class Scene:
         self.buffers = Buffers(count=buffers, size=SIZE)
         self.ledger = ledger or MemoryLedger()
         self.upload = Upload(self.store, prefix="image", buffers=self.buffers, ledger=self.ledger)
-        self.send, self.receive = anyio.create_memory_object_stream[Part](100)
+        self.parts = Channel[Part](100)
 
     def offer(self, count: int) -> None:
         """Put `count` parts into the channel and end it; enough buffers must be free."""
-        with self.send:
-            for index in range(count):
-                self.send.send_nowait(self.part(index))
+        for index in range(count):
+            self.parts.send_nowait(self.part(index))
+        self.parts.end()
 
     def part(self, index: int) -> Part:
         buffer = self.buffers.take()
@@ -73,7 +73,7 @@ class Scene:
         return Part(PartDigest(index=index, size=SIZE, sha1=hashlib.sha1(data).digest()), data, buffer, mark(index))
 
     async def run(self, concurrency: int = 2) -> None:
-        await self.upload.run(self.receive, concurrency)
+        await self.upload.run(self.parts, concurrency)
 
 
 def stored(count: int) -> dict[str, bytes]:
@@ -165,14 +165,13 @@ async def test_failure_stops_the_others() -> None:
 
     scene = Scene(on_put)
     for index in range(3):
-        scene.send.send_nowait(scene.part(index))
+        scene.parts.send_nowait(scene.part(index))
     with pytest.raises(ExceptionGroup) as caught:
         await scene.run()
     assert [str(error) for error in caught.value.exceptions] == ["cannot store: broken"]
     assert scene.store.in_flight == 0
-    with pytest.raises(anyio.BrokenResourceError):
-        scene.send.send_nowait(scene.part(3))
-    scene.send.close()
+    with pytest.raises(BrokenError):
+        scene.parts.send_nowait(scene.part(3))
 
 
 async def test_known_before_it_is_sent() -> None:
@@ -256,11 +255,11 @@ async def test_entered_in_order_as_they_come() -> None:
     book = Book(hold=hold)
     scene = Scene(buffers=12, ledger=book)
     running = asyncio.create_task(scene.run(4))
-    async with scene.send:
-        for index in range(12):
-            await scene.send.send(scene.part(index))
-            for _ in range(index % 4):
-                await asyncio.sleep(0)
+    for index in range(12):
+        await scene.parts.send(scene.part(index))
+        for _ in range(index % 4):
+            await asyncio.sleep(0)
+    scene.parts.end()
     await running
     assert [index for word, index in book.lines if word == "sealed"] == list(range(12))
 

@@ -13,17 +13,15 @@ import asyncio
 import itertools
 import random
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from time import monotonic, perf_counter
 from typing import Protocol
 
-from anyio import EndOfStream, WouldBlock, create_memory_object_stream
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
-
 from amistream.errors import AmistreamError, NotVisibleError, StalledError, StoreError, ThrottledError
 from amistream.flow.buffers import Buffers
 from amistream.flow.cancel import finish_despite_cancel
+from amistream.flow.channel import Channel
 from amistream.flow.gate import STALLED, Gate
 from amistream.flow.rate_limit import RateLimit
 from amistream.flow.retry import RETRIES, Alive, RetryPolicy, with_retries
@@ -109,16 +107,17 @@ class Put:
         now = perf_counter()
         return self._busy_s + sum(now - started for started in self._under_way)
 
-    async def run(self, batches: MemoryObjectReceiveStream[DigestedBlocks]) -> None:
+    async def run(self, batches: Channel[DigestedBlocks]) -> None:
         """Store every block until the channel ends. The first failure stops all puts and is raised."""
-        send, ready = create_memory_object_stream[Sequence[DigestedBlock]](1)
+        ready = Channel[Sequence[DigestedBlock]](1)
         try:
-            async with batches, ready, asyncio.TaskGroup() as group:
-                group.create_task(self._intend(batches, send), name="intend")
-                async for blocks in ready:
-                    for block in blocks:
-                        entered = await self.gate.enter()
-                        group.create_task(self._store(block, entered), name=f"put {block.index}")
+            with closing(batches), closing(ready):
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._intend(batches, ready), name="intend")
+                    async for blocks in ready:
+                        for block in blocks:
+                            entered = await self.gate.enter()
+                            group.create_task(self._store(block, entered), name=f"put {block.index}")
         except BaseException:
             # The first cause is what the user sees; blocks that are not entered are sent again.
             with suppress(AmistreamError):
@@ -126,19 +125,16 @@ class Put:
             raise
         await self._enter_stored()
 
-    async def _intend(
-        self,
-        batches: MemoryObjectReceiveStream[DigestedBlocks],
-        ready: MemoryObjectSendStream[Sequence[DigestedBlock]],
-    ) -> None:
-        async with ready:
+    async def _intend(self, batches: Channel[DigestedBlocks], ready: Channel[Sequence[DigestedBlock]]) -> None:
+        try:
             async for batch in batches:
                 blocks = [*batch.blocks]
-                with suppress(WouldBlock, EndOfStream):
-                    while len(blocks) < ENTERED_AT_ONCE:
-                        blocks += batches.receive_nowait().blocks
+                while batches.waiting and len(blocks) < ENTERED_AT_ONCE:
+                    blocks += batches.receive_nowait().blocks
                 await self._ledger.intend([block.index for block in blocks])
                 await ready.send(blocks)
+        finally:
+            ready.end()
 
     async def _store(self, block: DigestedBlock, entered: float) -> None:
         started = perf_counter()

@@ -9,15 +9,14 @@ no other bytes are ever sent in their place.
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
 from typing import Protocol
 
-from anyio import EndOfStream
-from anyio.streams.memory import MemoryObjectReceiveStream
-
 from amistream.flow.buffers import Buffers
+from amistream.flow.channel import Channel
 from amistream.ports.store import PartStore
 from amistream.stages.split import Part
 from amistream.values import PartDigest, PartMark, part_name
@@ -96,18 +95,15 @@ class Upload:
         now = perf_counter()
         return self._busy_s + sum(now - put.started for put in self._under_way)
 
-    async def run(self, parts: MemoryObjectReceiveStream[Part], concurrency: int) -> None:
+    async def run(self, parts: Channel[Part], concurrency: int) -> None:
         """Store every part until the channel ends. The first failure stops all uploads and is raised."""
-        async with parts, asyncio.TaskGroup() as group:
-            for number in range(concurrency):
-                group.create_task(self._store_from(parts), name=f"upload {number}")
+        with closing(parts):
+            async with asyncio.TaskGroup() as group:
+                for number in range(concurrency):
+                    group.create_task(self._store_from(parts), name=f"upload {number}")
 
-    async def _store_from(self, parts: MemoryObjectReceiveStream[Part]) -> None:
-        while True:
-            try:
-                part = await parts.receive()
-            except EndOfStream:
-                return
+    async def _store_from(self, parts: Channel[Part]) -> None:
+        async for part in parts:
             name = part_name(self._prefix, part.digest.index)
             # The lock is fair, and nothing waits between receiving and locking: parts are sealed in their order.
             async with self._sealing:
