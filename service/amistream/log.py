@@ -5,15 +5,19 @@ every line of that task. Stdlib loggers (aiohttp, botocore, asyncio) use the sam
 
 No secret reaches a line: foreign loggers stay at WARNING whatever their level, since the SDK's debug lines hold
 signatures and tokens; tracebacks are written without local variables, since those hold keys.
+
+Where stderr goes to the journal of systemd, each line begins with its priority, as sd-daemon(3) has it, which the
+journal takes off: `journalctl -p warning` finds warnings.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TextIO, cast
 
 # structlog loads rich for tracebacks, which are written plainly here: a twentieth of a second in each command.
 _no_rich = sys.modules.setdefault("rich", cast("ModuleType", None)) is None
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor
 
 _keepers: list[Callable[[str, EventDict], None]] = []
+_PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+"""Of syslog(3), by level."""
 OWN_LOGGERS = "amistream"
 """The root of the loggers that follow the configured level; `get_logger(__name__)` names one below it."""
 
@@ -55,7 +61,7 @@ def configure(level: str, log_format: LogFormat) -> None:
         # A cached logger would keep the processors of an earlier call.
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -67,6 +73,33 @@ def configure(level: str, log_format: LogFormat) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger(OWN_LOGGERS).setLevel(level.upper())
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes each line of a record with its priority, if the journal of systemd reads it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return for_journal(super().format(record), record.levelno)
+
+
+def for_journal(text: str, level: int = logging.ERROR) -> str:
+    """Put the priority of a level before each line of a text for stderr, if the journal of systemd reads it."""
+    if not _journal_reads_stderr():
+        return text
+    mark = f"<{_PRIORITIES.get(level, _PRIORITIES[logging.INFO])}>"
+    return "\n".join(mark + line for line in text.split("\n"))
+
+
+def _journal_reads_stderr() -> bool:
+    """True if stderr is the stream that systemd named: a program between may have put another in its place."""
+    named = os.environ.get("JOURNAL_STREAM")
+    if not named:
+        return False
+    try:
+        about = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError):
+        return False
+    return named == f"{about.st_dev}:{about.st_ino}"
 
 
 @contextmanager

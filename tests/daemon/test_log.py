@@ -7,6 +7,7 @@ import logging
 import os
 import pty
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 import structlog
@@ -14,6 +15,9 @@ import structlog
 from amistream import log
 from amistream.settings import LogFormat
 from support.logs import restored_log
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["restored_log"]
 pytestmark = pytest.mark.usefixtures("restored_log")
@@ -57,6 +61,22 @@ def test_auto_is_what_the_reader_can_use(capsys: pytest.CaptureFixture[str], mon
         shown = os.read(near, 4096)
         assert (b"job.end" in shown, shown[:1] != b"{") == (True, True)
     os.close(near)
+
+
+def test_the_journal_gets_priorities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each line for the journal of systemd begins with its priority; another stream at its place gets plain lines."""
+    with (tmp_path / "journal").open("w+") as journal, monkeypatch.context() as patch:
+        about = os.fstat(journal.fileno())
+        patch.setenv("JOURNAL_STREAM", f"{about.st_dev}:{about.st_ino}")
+        patch.setattr(sys, "stderr", journal)
+        log.configure("debug", LogFormat.TEXT)
+        for level in ("debug", "info", "warning", "error"):
+            getattr(structlog.get_logger(OWN), level)(f"two\n{level}")
+        journal.seek(0)
+        assert [line[:3] for line in journal] == [f"<{number}>" for number in (7, 7, 6, 6, 4, 4, 3, 3)]
+        assert log.for_journal("amistreamd: no") == "<3>amistreamd: no"
+        patch.setenv("JOURNAL_STREAM", f"{about.st_dev}:{about.st_ino + 1}")
+        assert log.for_journal("amistreamd: no") == "amistreamd: no"
 
 
 def test_level_holds_for_own_lines_only(capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,11 +77,15 @@ def test_life_of_the_package(
     assert not (debian.path / "usr/bin/amistream").is_symlink()
     assert (debian.path / JOURNAL).exists()
 
+    for of_somebody in ("etc/amistream/ec2.pem", "var/lib/amistream/bundle"):
+        (debian.path / of_somebody).write_text("not of the package")
     purged = debian.run("dpkg", "--purge", "amistream").stdout
-    assert "its key opens your bundles" in purged
-    assert not (debian.path / "etc/amistream").exists()
-    assert not (debian.path / JOURNAL).exists()
+    for left in ("/var/lib/amistream stays", "/etc/amistream stays"):
+        assert left in purged
+    assert not settings.exists()
+    assert {path.name for path in settings.parent.iterdir()} == {"ec2.pem"}
     assert {path.name for path in (debian.path / KEY).parent.iterdir()} == {
+        "bundle",
         "user-private-key.pem",
         "user-certificate.pem",
     }

@@ -80,6 +80,13 @@ def test_lines_that_the_documentation_relies_on() -> None:
     assert values("SystemCallFilter")[:2] == ["@system-service", "~@privileged @resources"]
 
 
+def test_nothing_of_the_file_system_is_hidden() -> None:
+    """The daemon sees every file of the system, so that a bundle of / is whole: it only cannot write there."""
+    hiding = ("InaccessiblePaths", "TemporaryFileSystem", "RootDirectory", "PrivateTmp", "ProtectKernelModules")
+    assert {name: values(name) for name in hiding if values(name) not in ([], ["no"])} == {}
+    assert values("ProtectHome") in ([], ["no"], ["read-only"])
+
+
 @needs_root
 def test_the_daemon_works_with_the_units_capabilities(tmp_path: Path, key_ring: KeyRing) -> None:
     """With the unit's capabilities, no new privileges and no writable code, the daemon gives the socket to its group,

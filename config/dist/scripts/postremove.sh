@@ -15,10 +15,12 @@ remove | 0)
     echo "amistream: the user and group amistream stay"
     ;;
 purge)
-    rm -rf /etc/amistream
+    # dpkg has removed amistream.toml. What else is there somebody put there: keys, for example.
+    rmdir /etc/amistream 2>/dev/null || [ ! -d /etc/amistream ] ||
+        echo "amistream: /etc/amistream stays: files that are not of the package are in it; remove them by hand"
     [ -d "$state" ] || exit 0
-    # A generated key is the only one that opens the bundles it was used for: nothing but a person deletes it.
-    find "$state" -mindepth 1 -maxdepth 1 ! -name "user-*.pem" -exec rm -rf {} +
-    rmdir "$state" 2>/dev/null || echo "amistream: $state stays: its key opens your bundles; remove it by hand"
+    rm -rf "$state"/journal.sqlite* "$state"/runner-*.lock "$state/user-key.lock" "$state/tmp"
+    rmdir "$state" 2>/dev/null ||
+        echo "amistream: $state stays: keys that open your bundles, or other files of yours, are in it; remove it by hand"
     ;;
 esac

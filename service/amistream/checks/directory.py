@@ -12,6 +12,7 @@ from amistream.checks.source import SourceChecks
 from amistream.errors import StoreError
 from amistream.location import DirectoryLocation
 from amistream.roots import pinned_directory
+from amistream.stores.directory import read_only_hint
 from amistream.units import size_text
 from amistream.values import GIB, quoted
 
@@ -68,6 +69,8 @@ class DirectoryChecks:
                 ) from None
             except OSError as error:
                 raise self._unfit(folder, error.strerror or "") from error
+            if room.f_flag & os.ST_RDONLY:
+                raise self._unfit(folder, "it is read-only here", hint=read_only_hint(directory))
             if not writable:
                 raise self._unfit(folder, "it cannot be written to")
             self._free = room.f_bavail * room.f_frsize
@@ -80,11 +83,11 @@ class DirectoryChecks:
             )
         raise self._unfit(directory, "it does not exist")
 
-    def _unfit(self, folder: Path, why: str) -> StoreError:
+    def _unfit(self, folder: Path, why: str, *, hint: str = "") -> StoreError:
         return StoreError(
             "directory.failed",
             f"cannot write a bundle to {self._directory}: {folder}: {why}",
-            hint=f"check the directory and its permissions: ls -ld {quoted(folder)}",
+            hint=hint or f"check the directory and its permissions: ls -ld {quoted(folder)}",
             field="destinations",
         )
 

@@ -81,7 +81,8 @@ def main(words: Sequence[str] | None = None) -> int:
         with listening(settings.socket, group) as listener:
             uvloop.run(serve(settings, listener, AccessPolicy(group=group)))
     except AmistreamError as error:
-        print(f"amistreamd: {error}", file=sys.stderr)  # noqa: T201 - a message to the user, not a log event
+        # A message to the user, not a log event.
+        print(log.for_journal(f"amistreamd: {error}"), file=sys.stderr)  # noqa: T201
         return error.exit_status
     except KeyboardInterrupt:  # before `serve` set its signal handlers
         return EXIT_INTERRUPTED

@@ -312,16 +312,21 @@ class DirectoryStore:
             disk = next((each for each in (self._directory, *self._directory.parents) if each.is_mount()), Path("/"))
             hint = f"free some space: df -h {quoted(disk)}" if full else "check the directory and its permissions"
             if error.errno == errno.EROFS:
-                hint = (
-                    f"ReadWritePaths= limits where the service may write: `systemctl edit amistream`, "
-                    f"[Service], ReadWritePaths={self._directory}"
-                )
+                hint = read_only_hint(self._directory)
             raise StoreError(
                 "directory.full" if full else "directory.failed",
                 f"cannot {verb} {name} in {self._directory}: {error.strerror}",
                 hint=hint,
                 field=FIELD,
             ) from error
+
+
+def read_only_hint(directory: Path) -> str:
+    """The way out where the unit of systemd lets the daemon only read. A path that is missing would fail the unit."""
+    return (
+        f"for the daemon: mkdir -p {quoted(directory)}; `systemctl edit amistream`, [Service], "
+        f"ReadWritePaths={directory}; `systemctl restart amistream`; otherwise remount the file system"
+    )
 
 
 PIECE = MIB
