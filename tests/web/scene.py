@@ -8,7 +8,7 @@ from typing import Any
 
 from amistream.aws.session import Aws
 from amistream.bundles.results import Inventory, ListedBundle, ListedImage, ListedParts
-from amistream.cli.fleet_results import FleetStatus, HostTally, Tally
+from amistream.cli.fleet.status import FleetStatus, HostTally, Tally
 from amistream.errors import JobError
 from amistream.events import BundleResult, ErrorBody, Progress, StageProgress, State
 from amistream.jobs.job import Job

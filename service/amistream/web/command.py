@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from amistream.cli.commands.fleet import Results, results_queue
 from amistream.cli.daemon_socket import socket_path
+from amistream.cli.fleet.queues import Results, results_queue
 from amistream.cli.manifest_arguments import NoEc2, bucket_address, settings_for
 from amistream.cli.options import ConfigOption, SocketOption
 from amistream.cli.output import put_note, put_result

@@ -11,8 +11,8 @@ from pydantic import BaseModel
 
 from amistream.aws.session import Aws
 from amistream.aws.sqs import open_sqs
-from amistream.cli.fleet_desk import Board, Reader
-from amistream.cli.fleet_results import FleetStatus
+from amistream.cli.fleet.counter import open_counter
+from amistream.cli.fleet.status import FleetStatus
 from amistream.settings import Settings
 from amistream.web.cached import Cached
 
@@ -45,8 +45,5 @@ class FleetQueue:
 
     async def _count(self) -> FleetStatus:
         queue = await open_sqs(self._aws, self._url, self._settings)
-        if not self._results_url:
-            return await Board(queue, None).look()
-        reader = Reader(await open_sqs(self._aws, self._results_url, self._settings, named="results"))
-        async with reader.reading():
-            return await Board(queue, reader).look()
+        async with open_counter(queue, self._results_url, self._settings, self._aws) as counter:
+            return await counter.look()

@@ -1,17 +1,15 @@
-"""Reads the results of a fleet's jobs, counts them, and shows them as tables. Nothing here uses the network."""
+"""The state of a fleet: its messages and results as numbers, and those as text. Nothing here uses the network."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from amistream.cli.table import columns, counted
+from amistream.cli.table import columns
 from amistream.events import State
 from amistream.fleet.results import ResultModel
-from amistream.reports import Report
 from amistream.units import HOUR_S, duration_text, time_text
 
 WINDOW = timedelta(hours=1)
@@ -52,49 +50,6 @@ class FleetStatus(BaseModel):
     dead: int | None = Field(description="dead letters; null if the queue has no queue for them")
     results: Tally | None = Field(description="null if the results are not in a queue")
     eta_s: float | None = Field(description="seconds until all are done, at the present rate; null if it is not known")
-
-
-def read_result(body: str) -> ResultModel | None:
-    """The result in a message of a results queue, also if EventBridge or SNS put it there; None if it is none."""
-    try:
-        values = json.loads(document_of(body))
-        # Hosts of a later version may say more.
-        known = {name: value for name, value in values.items() if name in ResultModel.model_fields}
-    except (ValueError, AttributeError):
-        return None
-    for given in (known, {**known, "result": None}):
-        try:
-            return ResultModel.model_validate_json(json.dumps(given))
-        except ValidationError:
-            continue
-    return None
-
-
-def document_of(body: str) -> str:
-    """The document as the host sent it, without the envelope of EventBridge or SNS; on one line. Raises ValueError."""
-    values = json.loads(body)
-    if isinstance(values, dict) and isinstance(values.get("detail"), dict):
-        values = values["detail"]
-    elif isinstance(values, dict) and isinstance(values.get("Message"), str):
-        values = json.loads(values["Message"])
-    return json.dumps(values)
-
-
-def last_of_each(results: Iterable[ResultModel]) -> list[ResultModel]:
-    """The last result of each job, in the order of their ends; of messages without a name, all.
-
-    Of results with the same id, which are one that was sent again, the first counts.
-    """
-    last: dict[str, ResultModel] = {}
-    seen: set[str] = set()
-    for each in sorted(results, key=lambda each: each.ended_at):
-        if each.id in seen:
-            continue
-        seen.add(each.id)
-        key = each.job or each.id
-        last.pop(key, None)
-        last[key] = each
-    return list(last.values())
 
 
 def tally(results: Sequence[ResultModel], now: datetime) -> Tally:
@@ -161,36 +116,3 @@ def status_line(status: FleetStatus) -> str:
     if status.eta_s is not None:
         words.append(f"about {duration_text(status.eta_s)} left")
     return ", ".join(words)
-
-
-def results_text(results: Sequence[ResultModel]) -> str:
-    """Format a table of results, and their number by outcome."""
-    outcomes = [each.outcome.value for each in results]
-    counts = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in dict.fromkeys(outcomes))
-    summary = counted(len(results), "result") + (f": {counts}" if results else "")
-    if not results:
-        return summary
-    head = ("OUTCOME", "ENDED", "TOOK", "TRY", "HOST", "JOB", "RESULT")
-    return f"{columns([head, *map(result_row, results)])}\n\n{summary}"
-
-
-def result_line(result: ResultModel) -> str:
-    """Format one result as a line."""
-    return "  ".join(result_row(result))
-
-
-def result_row(result: ResultModel) -> tuple[str, ...]:
-    took = duration_text((result.ended_at - result.started_at).total_seconds()) if result.started_at else "-"
-    ended = time_text(result.ended_at)
-    return (result.outcome.value, ended, took, str(result.attempt), result.host, result.job or "-", _made(result))
-
-
-def _made(result: ResultModel) -> str:
-    """The thing that the job made, or the reason why it did not."""
-    if result.error is not None:
-        return f"{result.error.code}: {result.error.message}"
-    made = result.result
-    if isinstance(made, Report):
-        return "no differences" if not made.differences else counted(len(made.differences), "difference")
-    names = [getattr(made, field, None) for field in ("image_id", "snapshot_id", "manifest")]
-    return " ".join(filter(None, names)) or result.label or "-"

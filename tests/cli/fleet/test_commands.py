@@ -16,7 +16,7 @@ import pytest
 
 from amistream.events import State
 from bundles.made import older_bundle
-from cli.fleet_documents import result
+from cli.fleet.documents import result
 from cli.running import Cli, Spawn, ended, lines_until
 from support.queues import queue_at
 

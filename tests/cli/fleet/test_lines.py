@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from amistream.cli.fleet_lines import job_name, make_messages, read_lines
+from amistream.cli.fleet.lines import job_name, make_messages, read_lines
 from amistream.errors import UsageError
 from amistream.events import JobKind
 from amistream.fleet.messages import NAME_PATTERN, read_message, write_message

@@ -11,7 +11,8 @@ from typing import cast
 import pytest
 
 from amistream.aws.sqs import Delivery, Sqs
-from amistream.cli.fleet_desk import Reader, send_all
+from amistream.cli.fleet.reader import QueueReader
+from amistream.cli.fleet.sending import send_all
 from amistream.errors import JobError, StoreError
 
 NOON = datetime(2026, 11, 29, 12, tzinfo=UTC)
@@ -99,7 +100,7 @@ async def test_a_queue_that_takes_nothing() -> None:
 async def test_each_message_is_given_once_and_goes_back() -> None:
     """A message that comes again while it is read is not given again, and all are given back at the end."""
     queue = FakeQueue(there=[str(number) for number in range(12)])
-    reader = Reader(as_sqs(queue))
+    reader = QueueReader(as_sqs(queue))
     async with reader.reading():
         found = await reader.read_all()
         assert sorted(int(each.body) for each in found) == [*range(12)]
@@ -111,7 +112,7 @@ async def test_each_message_is_given_once_and_goes_back() -> None:
 async def test_what_was_taken_does_not_go_back() -> None:
     """Messages that were deleted are not given back; one that cannot be deleted is an error, and is."""
     queue = FakeQueue(there=["a", "b", "c"], kept=frozenset({"handle-b"}))
-    reader = Reader(as_sqs(queue))
+    reader = QueueReader(as_sqs(queue))
     async with reader.reading():
         found = await reader.read_all()
         with pytest.raises(StoreError, match="access is denied"):
@@ -122,7 +123,7 @@ async def test_what_was_taken_does_not_go_back() -> None:
 async def test_giving_back_fails_silently() -> None:
     """Messages that cannot be given back come back by themselves: that is no error of the command."""
     queue = FakeQueue(there=["a"])
-    reader = Reader(as_sqs(queue))
+    reader = QueueReader(as_sqs(queue))
     async with reader.reading():
         await reader.read_all()
         queue.fails = REFUSED
@@ -132,7 +133,7 @@ async def test_giving_back_fails_silently() -> None:
 async def test_an_interrupt_gives_back() -> None:
     """A reader that is cancelled lets its poll end, and gives back what came with it, too."""
     queue = FakeQueue(there=["a"])
-    reader = Reader(as_sqs(queue))
+    reader = QueueReader(as_sqs(queue))
     may_end = asyncio.Event()
 
     async def read() -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from amistream.cli.fleet_lines import make_messages, read_lines
+from amistream.cli.fleet.lines import make_messages, read_lines
 from amistream.cli.manifest_arguments import bucket_address
 from amistream.cli.output import put_note
 from amistream.errors import UsageError

@@ -1,0 +1,1 @@
+"""The work of `amistream fleet`: messages, results and counts of the queues that many hosts share."""
